@@ -1,0 +1,176 @@
+"""What a card (``dataset.yaml``) may say: every field, its default, and what it means."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class CardPart(BaseModel):
+    """Base of all parts: unknown keys are faults, values do not change after loading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Plant(CardPart):
+    """Thin out one group x label cell of the *training* split, to plant an association on purpose."""
+
+    attribute: str
+    group: str
+    label: str
+    keep: Share  # share of the cell's training images that stay
+
+
+class Rendered(CardPart):
+    """Size and association of the built-in rendered faces."""
+
+    train_images: Positive = 2400
+    audit_images: Positive = 1200
+    # Share of "smiling" among training faces of the first group minus that of the second, 0 = none planted.
+    association: Annotated[float, Field(ge=-0.98, le=0.98)] = 0.0
+    attribute: Literal["skin_tone", "hair_length"] = "skin_tone"  # the group that the association is planted on
+    seed: int = 0
+
+
+class DataSpec(CardPart):
+    """Where the images lie and which columns say what."""
+
+    reader: Literal["table", "folder", "cifar100", "synthetic"] = "table"
+    path: str | None = None  # relative to --data / VIT_AUDIT_DATA where given, else to the card
+    image: str = "image"  # column names of a table
+    label: str = "label"
+    subject: str | list[str] | None = None  # unit of splitting and inference; the image where absent
+    labels: list[str] | None = None  # keep these, in this order; the rest is counted and listed
+    split: str | None = None  # a column that names train / discovery / confirmation, instead of drawing
+    shares: tuple[Share, Share, Share] = (0.5, 0.25, 0.25)  # train, discovery, confirmation
+    seed: int = 0  # of the split
+    plant: list[Plant] = []
+    balance_training: bool = False  # thin the training split until every group x label cell is equal
+    rendered: Rendered = Rendered()
+    licence: str = ""
+    citation: str = ""
+
+    @field_validator("labels")
+    @classmethod
+    def _two_labels(cls, labels: list[str] | None) -> list[str] | None:
+        if labels is not None and len(labels) != len(set(labels)):
+            raise ValueError("a label stands twice; name each once")
+        return labels
+
+    @model_validator(mode="after")
+    def _path_where_needed(self) -> DataSpec:
+        if self.reader != "synthetic" and self.path is None:
+            raise ValueError(f"reader '{self.reader}' needs 'path'; name the file or folder")
+        return self
+
+
+class GroupSpec(CardPart):
+    """One attribute: which column, who assigned it, whom the others are compared with."""
+
+    column: str
+    assigned_by: str = "not stated"
+    reference: str | None = None  # default: the group with the most images
+    values: list[str] | None = None  # keep these groups; other values count as unknown
+    note: str = ""
+
+
+class ModelSpec(CardPart):
+    """The vision transformer."""
+
+    name: str = "vit_small_patch16_224"  # a timm model name
+    weights: str = "pretrained"  # pretrained | none | FILE.safetensors | FILE.pth
+    classes: list[str] | None = None  # class names of the user's own checkpoint, in the order of its outputs
+    image_size: Positive | None = None  # default: the model's own
+    train_blocks: Positive | None = None  # fine-tune the last so many blocks; default: all
+    overrides: dict[str, int | float | str | bool] = {}  # further keyword arguments of timm's model
+
+
+class TrainingSpec(CardPart):
+    """Fine-tuning of the audited model."""
+
+    epochs: Positive = 3
+    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    batch_size: Positive = 32
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    warmup_share: Share = 0.1
+    flip: bool = True  # random horizontal flips
+    balanced_seeds: Annotated[int, Field(ge=0)] = 1  # balanced reference models for Design C; 0 turns it off
+
+
+class ControlsSpec(CardPart):
+    """Where and how the colour and blur controls run."""
+
+    card: str = "rendered"  # rendered | cifar100 | same | a path to another card
+    path: str | None = None  # overrides that card's data.path
+    train_images: Positive = 2000  # at most so many
+    eval_images: Positive = 300
+    base_epochs: Positive = 4
+    condition_epochs: Positive = 3
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    batch_size: Positive = 32
+    seed: int = 0
+
+
+class AuditSpec(CardPart):
+    """What is tested, and how strictly."""
+
+    outcomes: list[str] | None = None  # labels whose prediction is audited; default: all but the first of two
+    alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
+    min_group_size: Positive = 30  # subjects
+    layers: Literal["all", "trained"] = "all"
+    permutations: Annotated[int, Field(ge=200)] = 5000
+    bootstrap: Annotated[int, Field(ge=200)] = 2000
+    max_images: Positive | None = None  # recipients a split at most, balanced over group x label
+    seed: int = 0
+
+
+class PolicySpec(CardPart):
+    """From what size on a disparity counts: the user's own thresholds."""
+
+    impact_ratio_below: Share = 0.8
+    gap_above: Share = 0.1
+
+
+class ReportSpec(CardPart):
+    """What the report may show and who ran the audit."""
+
+    show_examples: bool = False  # images of the data; never on by itself
+    run_by: str = ""
+
+
+class Card(CardPart):
+    """A whole card. A first card needs ``data`` and ``groups`` only."""
+
+    name: str = "Unnamed audit"
+    task: Literal["emotion", "action", "other"] = "other"
+    description: str = ""
+    intended_use: str = ""
+    out_of_scope: str = ""
+    data: DataSpec
+    groups: Annotated[dict[str, GroupSpec], Field(min_length=1)]
+    intersections: list[Annotated[list[str], Field(min_length=2, max_length=3)]] = []
+    match_on: list[str] = []  # nuisance columns that donors are matched on
+    model: ModelSpec = ModelSpec()
+    training: Literal["none"] | TrainingSpec = TrainingSpec()
+    controls: ControlsSpec = ControlsSpec()
+    audit: AuditSpec = AuditSpec()
+    policy: PolicySpec = PolicySpec()
+    legal: dict[str, str] = {}  # answers to the legal screen, by clause id
+    report: ReportSpec = ReportSpec()
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Card:
+        for combination in self.intersections:
+            for attribute in combination:
+                if attribute not in self.groups:
+                    raise ValueError(
+                        f"intersections name '{attribute}', which is not under groups ({', '.join(self.groups)})"
+                    )
+        if self.training == "none" and self.model.classes is None:
+            raise ValueError("training: none needs model.classes, the class names in the order of the outputs")
+        return self

@@ -1,0 +1,65 @@
+"""The table of samples: what every stage after the readers sees of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import pandas as pd
+from PIL import Image
+
+from audit.records import AttributeInfo, ExcludedRow
+
+SPLITS = ("train", "discovery", "confirmation")
+UNKNOWN = "unknown"
+
+
+class ImageSource(Protocol):
+    """Where pixels come from: files, archives, or the renderer."""
+
+    def open(self, key: str) -> Image.Image:
+        """Return the image as RGB; raise ``audit.errors.DataError`` where it cannot be read."""
+        ...
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images with labels, groups, subjects and splits.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        One row an image, index 0..n-1. Columns: ``image`` (key for ``source``), ``label``, ``subject``,
+        ``split`` (one of SPLITS), one column per attribute of ``attributes`` (string, ``unknown`` where missing)
+        and one per ``nuisance`` name (string). Sorted by image key, so that it does not depend on file order.
+    source : ImageSource
+        Opens the pixels of a key.
+    labels : tuple of str
+        Class names in the order of the model's outputs.
+    attributes : mapping of str to AttributeInfo
+        The card's groups.
+    nuisance : tuple of str
+        The card's ``match_on`` columns.
+    excluded, quarantined : sequence of ExcludedRow
+        What was left out, and why.
+    fingerprint : str
+        SHA-256 over the rows and the bytes of the images.
+    source_name : str
+        For people: reader and relative path.
+    """
+
+    frame: pd.DataFrame
+    source: ImageSource
+    labels: tuple[str, ...]
+    attributes: Mapping[str, AttributeInfo]
+    nuisance: tuple[str, ...] = ()
+    excluded: Sequence[ExcludedRow] = ()
+    quarantined: Sequence[ExcludedRow] = ()
+    fingerprint: str = ""
+    source_name: str = ""
+    warnings: Sequence[str] = field(default_factory=tuple)
+
+    def of_split(self, *splits: str) -> pd.DataFrame:
+        """Return the rows of the named splits, index kept."""
+        return self.frame[self.frame["split"].isin(splits)]

@@ -1,0 +1,72 @@
+"""What can go wrong, as one tree. Each error names the place and the mend, in one line.
+
+    AuditError
+    ├── InputError          exit 2: the card, the data or the weights must change
+    │   ├── CardError       ... the card; carries every fault found, each with its line
+    │   ├── DataError       ... the images, the table, the groups
+    │   └── ModelError      ... the architecture or the weights
+    └── UnfinishedError     exit 5: the input may be right, but the run could not finish
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+EXIT_PASSED = 0
+EXIT_DISPARITY = 1
+EXIT_BAD_INPUT = 2
+EXIT_INVALID = 3
+EXIT_INCONCLUSIVE = 4
+EXIT_UNFINISHED = 5
+
+
+class AuditError(Exception):
+    """Anything that the tool itself reports; never shown as a traceback unless ``--debug`` is given.
+
+    Parameters
+    ----------
+    where : str
+        The place: a file, a line of a card, a column, a layer.
+    what : str
+        What is wrong there, with what was found.
+    mend : str
+        What the user can do about it.
+    """
+
+    exit_code: int = EXIT_UNFINISHED
+
+    def __init__(self, where: str, what: str, mend: str = "") -> None:
+        self.where, self.what, self.mend = where, what, mend
+        super().__init__(f"{where}: {what}" + (f"; {mend}" if mend else ""))
+
+
+class InputError(AuditError):
+    """The input must change before the audit can run."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class CardError(InputError):
+    """One or more faults of a card, all reported at once.
+
+    Parameters
+    ----------
+    faults : sequence of str
+        One complete line each: ``dataset.yaml:14 groups.gender: unknown key 'colum'; did you mean 'column'?``
+    """
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = tuple(faults)
+        Exception.__init__(self, "\n".join(self.faults))
+
+
+class DataError(InputError):
+    """The images, the table, the groups or the splits."""
+
+
+class ModelError(InputError):
+    """The architecture or its weights."""
+
+
+class UnfinishedError(AuditError):
+    """The run could not finish; what was finished is kept."""

@@ -1,0 +1,328 @@
+"""Frozen records that pass between the stages and make up ``audit.json``.
+
+Numbers here are the only numbers a report may show: HTML, PDF and CSV are printed from these records.
+Probabilities and rates are fractions in [0, 1]; differences of rates are fractions in [-1, 1];
+``None`` means "not estimable", never zero.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = "1.0"
+
+Outcome = Literal["PASSED", "DISPARITY FOUND", "INCONCLUSIVE", "INVALID"]
+State = Literal["disparity", "no disparity detected", "too little data", "not estimable"]
+Metric = Literal["standardised_gap", "tpr_gap", "fpr_gap"]
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, and strict about its fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Estimate(Record):
+    """A number with its interval (``level`` coverage); bounds are None where no interval could be had."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    level: float = 0.95
+
+
+class Control(Record):
+    """One check of the instrument: what was measured, against what, and what to do if it failed."""
+
+    id: str
+    title: str  # plain words, e.g. "Patching a head with itself changes nothing"
+    kind: Literal["identity", "initialisation", "effect", "null"]
+    setting: str  # where it ran: "this audit's model", "colour control", "blur control"
+    statistic: str  # what the number is, with its unit
+    estimate: Estimate
+    relation: Literal["==", "<=", "<", ">=", ">"]
+    threshold: float
+    passed: bool
+    n: int | None = None  # images behind the number
+    meaning: str  # one sentence: what passing shows, or what failing means
+    mend: str  # what to do if it failed
+
+
+class HeadGrid(Record):
+    """A layer x head picture: ``values[layer][head]``, verdict symbols beside."""
+
+    id: str  # "colour", "colour_null", "blur", "blur_null", "bias:<contrast id>"
+    title: str
+    unit: str
+    values: list[list[float | None]]
+    marks: list[list[str]]  # "" | "discovered" | "confirmed" | "beyond null" ...
+    layers: list[int]  # 0-based layer numbers of the rows
+    caption: str
+
+
+class ControlReport(Record):
+    """The gate: every control, and the grids that show them."""
+
+    valid: bool
+    controls: list[Control]
+    grids: list[HeadGrid]
+    setting: str  # in words: which images, which backbone, cached or trained now
+    not_run: list[str] = []  # controls that do not apply here, and why
+
+
+class CountRow(Record):
+    """Images and subjects in one attribute x group x label x split cell. ``group`` may be "unknown"."""
+
+    attribute: str
+    group: str
+    label: str
+    split: str  # "train" | "discovery" | "confirmation"
+    images: int
+    subjects: int
+
+
+class ExcludedRow(Record):
+    """Images that were left out, and why. Nothing is left out that is not in such a row."""
+
+    reason: str
+    images: int
+    examples: list[str] = []  # relative paths, at most five
+
+
+class AttributeInfo(Record):
+    """Where a group annotation comes from."""
+
+    attribute: str
+    assigned_by: str
+    reference: str
+    groups: list[str]
+    unknown_images: int
+    note: str = ""
+
+
+class DataReport(Record):
+    """What was audited: every image accounted for."""
+
+    source: str  # reader and relative path
+    images: int
+    subjects: int
+    labels: list[str]
+    fingerprint: str  # SHA-256 over table and images
+    attributes: list[AttributeInfo]
+    counts: list[CountRow]
+    excluded: list[ExcludedRow]
+    quarantined: list[ExcludedRow]
+    splits: dict[str, int]
+    licence: str = ""
+    citation: str = ""
+    limits: list[str] = []  # what these sizes can and cannot detect, in words
+    warnings: list[str] = []
+
+
+class RateRow(Record):
+    """Rates of one outcome in one group; ``attribute`` may be an intersection "gender x skin_tone"."""
+
+    attribute: str
+    group: str
+    outcome: str
+    is_reference: bool
+    images: int
+    subjects: int
+    positives: int  # images whose label is the outcome
+    selection_rate: Estimate  # P(predicted = outcome)
+    true_positive_rate: Estimate
+    false_positive_rate: Estimate
+    mean_probability: Estimate  # mean p(outcome)
+    standardised_rate: Estimate  # selection rate at common label weights
+    accuracy: Estimate
+    impact_ratio: float | None  # selection rate / reference's
+    impact_ratio_highest: float | None  # selection rate / the highest group's
+    note: str = ""
+
+
+class ContrastRow(Record):
+    """One group against its reference in one metric: the four-state answer."""
+
+    id: str  # "gender:female-male:happiness:standardised_gap"
+    attribute: str
+    group: str
+    reference: str
+    outcome: str
+    metric: Metric
+    estimate: Estimate  # group minus reference
+    ratio: float | None  # of standardised rates (standardised_gap only)
+    p_raw: float | None
+    p_adjusted: float | None
+    family_size: int
+    smallest_detectable: float | None  # at 80% power and the family's level
+    state: State
+    above_policy: bool
+    by_seed: list[float]  # the same estimate for each training seed
+    n_group: int
+    n_reference: int
+    reason: str = ""  # why "too little data" or "not estimable"
+
+
+class HeadRow(Record):
+    """One head x outcome x contrast in Design A (and C where it ran). Heads with no effect included."""
+
+    contrast: str  # "gender:female-male"
+    outcome: str
+    layer: int
+    head: int
+    name: str  # "L9H3"
+    discovery: Estimate  # mediated gap on the discovery split: gap(same-group donors) - gap(pooled donors)
+    discovery_p: float | None
+    discovery_p_adjusted: float | None
+    confirmation: Estimate
+    confirmation_p: float | None  # only for heads found in discovery
+    confirmation_p_adjusted: float | None
+    iie_forward: Estimate  # reference images, donors of the group (confirmation split)
+    iie_backward: Estimate  # group images, donors of the reference
+    placebo: Estimate  # same-group donors against the unpatched image: disruption alone
+    share_of_gap: Estimate  # mediated gap / audited gap; None where the gap's interval holds 0
+    percentile_in_layer: float | None  # of |confirmation| among heads of its layer, 0..100
+    accuracy_change: float | None  # with cross-group donors, against unpatched
+    design_c: Estimate | None  # gap change with the balanced reference model's head, minus other seed's
+    by_seed: list[float]
+    verdict: Literal["confirmed", "found, not confirmed", "no effect found", "too little data"]
+    smallest_detectable: float | None
+
+
+class Finding(Record):
+    """One claim that a reviewer can accept or reject."""
+
+    id: str  # stable across reruns of the same question, e.g. "F-3fa9c1d2"
+    kind: Literal["disparity", "head"]
+    title: str
+    severity: Literal["high", "medium", "low"]
+    severity_reason: str
+    confidence: Literal["high", "moderate", "low"]
+    confidence_reason: str
+    criterion: str
+    condition: str
+    cause: str
+    effect: str
+    recommendation: str
+    attribute: str
+    group: str
+    reference: str
+    outcome: str
+    metric: str
+    n_group: int
+    n_reference: int
+    unknown: int
+    estimate: Estimate
+    p_raw: float | None
+    p_adjusted: float | None
+    family_size: int
+    heads: list[str]
+    intervention: str
+    placebo: str
+    percentile_in_layer: float | None
+    accuracy_change: float | None
+    agreement_over_seeds: str
+    replication: str
+    other_explanations: list[str]
+    hashes: dict[str, str]
+    reproduce: str  # the command
+    expected: float
+    tolerance: float
+    wording: str  # the full, bounded statement in plain words
+
+
+class Stability(Record):
+    """How far the ranking of heads repeats itself."""
+
+    contrast: str
+    outcome: str
+    split_half_rank_correlation: float | None
+    top10_overlap: float | None  # share of the top ten in common, discovery against confirmation
+    seeds_rank_correlation: float | None  # mean over pairs of seeds
+    note: str
+
+
+class ModelInfo(Record):
+    """The audited model."""
+
+    name: str
+    origin: str  # "trained by this audit from FILE" | "the user's own checkpoint"
+    weights_sha256: str
+    parameters: int
+    layers: int
+    heads: int
+    image_size: int
+    classes: list[str]
+    training: str  # in words
+    seeds: list[int]
+    accuracy_by_seed: list[float]  # held-out images
+    balanced_accuracy_by_seed: list[float]
+
+
+class LegalAnswer(Record):
+    """An answer of the legal screen, recorded and not judged."""
+
+    clause: str
+    question: str
+    answer: str  # "not answered" where the card is silent
+
+
+class MethodReport(Record):
+    """What was fixed before the run."""
+
+    preregistration_sha256: str  # over card, code version, metrics, thresholds and family
+    hypotheses: list[str]
+    metrics: list[str]
+    thresholds: dict[str, float]
+    family: str
+    permutations: int
+    bootstrap: int
+    estimands: list[tuple[str, str, str]]  # name, formula, in words
+    designs: list[str]
+    engine: str  # what ran, and its measured agreement with plain hooks
+
+
+class Provenance(Record):
+    """Enough to repeat the run."""
+
+    command: str
+    started: str  # ISO 8601, UTC
+    seconds: float
+    run_by: str
+    hardware: str
+    versions: dict[str, str]
+    seeds: list[int]
+    hashes: dict[str, str]
+    stages: list[tuple[str, float]]  # name, seconds
+
+
+class Audit(Record):
+    """The whole of ``audit.json``."""
+
+    schema_version: str = SCHEMA_VERSION
+    audit_id: str
+    name: str
+    task: str
+    outcome: Outcome
+    exit_code: int
+    reasons: list[str]  # why this outcome, one sentence each
+    not_shown: list[str]  # what this audit does not show
+    next_steps: list[str]
+    intended_use: str
+    out_of_scope: str
+    model: ModelInfo
+    legal: list[LegalAnswer]
+    controls: ControlReport
+    data: DataReport
+    rates: list[RateRow]
+    contrasts: list[ContrastRow]
+    findings: list[Finding]
+    heads: list[HeadRow]
+    grids: list[HeadGrid]
+    stability: list[Stability]
+    localisation: dict[str, str]  # contrast:outcome -> "localised: L9H3" | "not localisable" | "too little data"
+    method: MethodReport
+    provenance: Provenance
+    synthetic: bool  # True for rendered data: examples may be shown
