@@ -1,0 +1,8 @@
+"""The YAML card: its schema, its faults with line numbers, and where its paths lead."""
+
+from __future__ import annotations
+
+from audit.card.load import find_card, load_card, resolve
+from audit.card.schema import Card
+
+__all__ = ["Card", "find_card", "load_card", "resolve"]

@@ -1,0 +1,254 @@
+"""From a YAML file to a Card, and from a path in a card to a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from audit.card.faults import Lines, PathParts, did_you_mean, fault_lines, spell
+from audit.card.schema import Card
+from audit.errors import CardError, DataError, InputError
+from audit.resources import resource_dir
+
+MAX_CARD_BYTES = 1_000_000
+DATA_ENV = "VIT_AUDIT_DATA"
+RESERVED = ("image", "label", "subject", "split")  # columns of every table of samples
+_WRITE_ONE = "'vit-audit init PATH' writes a first card"
+
+
+def load_card(path: Path) -> Card:
+    """Read and check a card.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        A YAML file in UTF-8, with or without a byte order mark.
+
+    Returns
+    -------
+    Card
+        Complete, with every default filled in.
+
+    Raises
+    ------
+    CardError
+        With every fault found, each with its line.
+    InputError
+        If the file is not there or is no file.
+    """
+    text = _read_text(path)
+    root, data = _parse(text, path)
+    lines = Lines(root)
+    faults = [
+        f"{path}:{line} {spell(where)}: key stands twice; the first is on line {first}, keep one of them"
+        for where, line, first in lines.duplicates
+    ]
+    try:
+        card = Card.model_validate(data)
+    except ValidationError as error:
+        raise CardError([*faults, *fault_lines(str(path), error, Card, data, lines)]) from None
+    faults += [f"{path}:{lines.line(where)} {spell(where)}: {what}" for where, what in _disagreements(card)]
+    if faults:
+        raise CardError(faults)
+    return card
+
+
+def find_card(name_or_path: str | Path) -> Path:
+    """Return the file of a card, given its path or the name of a built-in card.
+
+    Parameters
+    ----------
+    name_or_path : str or pathlib.Path
+        A path, or ``synthetic-expressions``, or ``datasets/synthetic-expressions.yaml`` from any folder.
+
+    Returns
+    -------
+    pathlib.Path
+        An existing file.
+
+    Raises
+    ------
+    InputError
+        If there is neither such a file nor such a built-in card.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    folder = resource_dir("datasets")
+    built_in = {card.stem: card for card in sorted(folder.glob("*.yaml"))}
+    if path.stem in built_in and path.parent.as_posix() in (".", "datasets") and _is_card_name(path):
+        return built_in[path.stem]
+    if path.is_dir():
+        raise InputError(str(path), "is a folder, not a card", f"name the YAML file; {_WRITE_ONE}")
+    hint = did_you_mean(path.stem, built_in)
+    hint = hint if hint.startswith("did you mean") else f"built-in cards: {', '.join(built_in)}"
+    raise InputError(str(name_or_path), "no such card", f"{hint}; {_WRITE_ONE}")
+
+
+def resolve(path: str, *, card_path: Path, data_root: Path | None, missing_ok: bool = False) -> Path:
+    """Return the file or folder that a path in a card means on this machine.
+
+    Parameters
+    ----------
+    path : str
+        As it stands in the card: ``data.path``, ``model.weights``, ``controls.path``.
+    card_path : pathlib.Path
+        The card's file; its folder is where relative paths start.
+    data_root : pathlib.Path or None
+        ``--data``; where None, the environment variable VIT_AUDIT_DATA is asked. It comes first,
+        the card's folder second.
+    missing_ok : bool
+        Return the first place tried, rather than raise, where there is nothing yet (for downloads).
+
+    Returns
+    -------
+    pathlib.Path
+        An existing file or folder (but for ``missing_ok``).
+
+    Raises
+    ------
+    DataError
+        If it is in neither place; both are named.
+    """
+    if data_root is None and os.environ.get(DATA_ENV):
+        data_root = Path(os.environ[DATA_ENV])
+    roots = [card_path.parent] if data_root is None else [data_root, card_path.parent]
+    tried = list(dict.fromkeys(root / Path(path).expanduser() for root in roots))
+    for candidate in tried:
+        if candidate.exists():
+            return candidate
+    if missing_ok:
+        return tried[0]
+    places = " or ".join(f"'{candidate}'" for candidate in tried)
+    raise DataError(
+        f"{card_path.name} '{path}'",
+        f"no such file or folder at {places}",
+        f"say where the files lie with --data PATH or {DATA_ENV}",
+    )
+
+
+def _is_card_name(path: Path) -> bool:
+    return path.suffix in ("", ".yaml", ".yml")
+
+
+def _read_text(path: Path) -> str:
+    if path.is_dir():
+        raise InputError(str(path), "is a folder, not a card", f"name the YAML file; {_WRITE_ONE}")
+    try:
+        size = path.stat().st_size
+        if size > MAX_CARD_BYTES:
+            raise CardError(
+                [f"{path}:1 card: {size:,} bytes is over the limit of {MAX_CARD_BYTES:,}; is this a card?"]
+            )
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(str(path), "no such card", _WRITE_ONE) from None
+    except OSError as error:
+        raise InputError(str(path), f"cannot be read ({error.strerror})", "check its permissions") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise CardError([f"{path}:{line} card: not UTF-8 text; save the file as UTF-8"]) from None
+
+
+def _parse(text: str, path: Path) -> tuple[yaml.Node | None, dict[str, Any]]:
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):  # a few lines of aliases can unfold to gigabytes
+                line = event.start_mark.line + 1
+                raise CardError([f"{path}:{line} card: alias '*{event.anchor}' is not allowed; write it out"])
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        data = loader.construct_document(root) if root is not None else None
+    except yaml.MarkedYAMLError as error:
+        raise CardError([_syntax_fault(path, error)]) from None
+    except yaml.YAMLError as error:
+        raise CardError([f"{path}:1 card: not YAML ({_one_line(error)}); remove that character"]) from None
+    except ValueError as error:  # the 30th of February, a number of 5,000 digits
+        raise CardError([f"{path}:1 card: a value cannot be read ({error}); put it in quotes"]) from None
+    except RecursionError:
+        raise CardError([f"{path}:1 card: nested too deep to be a card"]) from None
+    if data is None:
+        raise CardError([f"{path}:1 card: the file is empty; {_WRITE_ONE}"])
+    if not isinstance(data, dict):
+        raise CardError([f"{path}:1 card: expected a mapping (key: value), got {_kind(data)}; {_WRITE_ONE}"])
+    return root, data
+
+
+def _syntax_fault(path: Path, error: yaml.MarkedYAMLError) -> str:
+    mark = error.problem_mark or error.context_mark
+    line = mark.line + 1 if mark else 1
+    problem = error.problem or "cannot be read"
+    if "\\t" in problem:
+        mend = "indent with spaces, not tabs"
+    elif "mapping values are not allowed" in problem:
+        mend = "check the indentation, and put a value that holds ': ' in quotes"
+    elif "could not determine a constructor" in problem:
+        mend = "remove the tag"
+    elif "single document" in (error.context or ""):
+        mend = "a card is one document; remove the second '---'"
+    else:
+        mend = "check quotes, brackets, colons and indentation around this line"
+    return f"{path}:{line} card: YAML syntax: {problem}; {mend}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _kind(data: object) -> str:
+    return "a list" if isinstance(data, list) else "a single value"
+
+
+def _disagreements(card: Card) -> Iterator[tuple[PathParts, str]]:
+    """Yield what is wrong between parts that are each right: (path, message)."""
+    yield from _bad_groups(card)
+    yield from _bad_data(card)
+    for position, outcome in enumerate(card.audit.outcomes or []):
+        known = card.model.classes if card.training == "none" else card.data.labels
+        if known is not None and outcome not in known:
+            what = f"'{outcome}' is not a label; {did_you_mean(outcome, known)}"
+            yield ("audit", "outcomes", position), what
+
+
+def _bad_groups(card: Card) -> Iterator[tuple[PathParts, str]]:
+    for name, group in card.groups.items():
+        if name in RESERVED or " x " in name or ":" in name:
+            what = (
+                f"'{name}' cannot name an attribute: {', '.join(RESERVED)}, ' x ' and ':' mean something else"
+            )
+            yield ("groups", name), f"{what}; rename it ('column' may stay as it is)"
+        if group.values is not None and len(set(group.values)) < 2:
+            yield ("groups", name, "values"), "fewer than two groups; name two or leave it out"
+        elif group.values and group.reference is not None and group.reference not in group.values:
+            hint = did_you_mean(group.reference, group.values)
+            yield ("groups", name, "reference"), f"'{group.reference}' is not among values; {hint}"
+    for position, column in enumerate(card.match_on):
+        if column in (*RESERVED, *card.groups):
+            yield ("match_on", position), f"'{column}' is a group or a column of every table; name a nuisance"
+
+
+def _bad_data(card: Card) -> Iterator[tuple[PathParts, str]]:
+    data = card.data
+    if data.labels is not None and len(data.labels) < 2:
+        yield ("data", "labels"), "fewer than two labels; a classifier needs two"
+    if abs(sum(data.shares) - 1) > 1e-6:
+        yield ("data", "shares"), f"the shares sum to {sum(data.shares):g}; they must sum to 1"
+    elif min(data.shares[1:]) == 0 or (data.shares[0] == 0 and card.training != "none"):
+        yield ("data", "shares"), "a share is 0; every split that is used needs images"
+    for position, plant in enumerate(data.plant):
+        where: PathParts = ("data", "plant", position)
+        group = card.groups.get(plant.attribute)
+        if group is None:
+            hint = did_you_mean(plant.attribute, card.groups)
+            yield (*where, "attribute"), f"'{plant.attribute}' is not under groups; {hint}"
+        elif group.values is not None and plant.group not in group.values:
+            hint = did_you_mean(plant.group, group.values)
+            yield (*where, "group"), f"'{plant.group}' is no such group; {hint}"
+        if data.labels is not None and plant.label not in data.labels:
+            hint = did_you_mean(plant.label, data.labels)
+            yield (*where, "label"), f"'{plant.label}' is not in data.labels; {hint}"
