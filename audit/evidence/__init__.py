@@ -1,0 +1,1 @@
+"""From numbers to graded claims; needs no torch."""

@@ -1,0 +1,1 @@
+"""timm models: building, fine-tuning, safe loading."""

@@ -1,0 +1,176 @@
+"""timm models from a card: by name, with pretrained, given or random weights."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import nn
+
+from audit.card.schema import ModelSpec
+from audit.errors import ModelError
+from audit.models.checkpoint import hash_state, read_weights
+
+SUPPORTED = (
+    "vit_*",
+    "deit_*",
+    "deit3_*",
+    "vit_*_dinov2",
+    "vit_*_reg4_dinov2",
+    "vit_*_clip_*",
+    "flexivit_*",
+)
+FAULTS_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A recipe for fresh copies of one initialisation: same weights each time, any number of classes.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        The card's model.
+    weights : pathlib.Path, optional
+        The weights file, found; None for ``pretrained`` and ``none``.
+    """
+
+    spec: ModelSpec
+    weights: Path | None
+
+    def build(self, classes: int, *, seed: int = 0) -> VisionTransformer:
+        """Return a model in evaluation mode whose body is this initialisation.
+
+        Parameters
+        ----------
+        classes : int
+            Outputs of the classifier. Where the weights hold another number, the classifier is new.
+        seed : int
+            Of whatever is drawn: the classifier, or everything where ``weights: none``.
+
+        Raises
+        ------
+        ModelError
+            If timm does not know the model, this tool cannot patch it, or the weights do not fit.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = create_architecture(
+                self.spec, classes, pretrained=self.weights is None and self.spec.weights == "pretrained"
+            )
+        if self.weights is not None:
+            load_into(model, self.weights, keep_classifier=False)
+        return model.eval()
+
+    def build_as_is(self, classes: int) -> VisionTransformer:
+        """Return the user's own model, classifier included; every tensor must fit."""
+        if self.weights is None:
+            raise ModelError(
+                "model.weights", f"'{self.spec.weights}' with training: none", "name the weights file to audit"
+            )
+        model = create_architecture(self.spec, classes, pretrained=False)
+        load_into(model, self.weights, keep_classifier=True)
+        return model.eval()
+
+    def body_hash(self) -> str:
+        """SHA-256 of the initial weights, classifier aside."""
+        state = self.build(2).state_dict()
+        return hash_state({k: v for k, v in state.items() if not k.startswith("head.")})
+
+
+def create_architecture(spec: ModelSpec, classes: int, *, pretrained: bool) -> VisionTransformer:
+    """Create a timm model by name and refuse what cannot be patched head by head."""
+    options = dict(spec.overrides)
+    if spec.image_size is not None:
+        options["img_size"] = spec.image_size
+    if not timm.is_model(spec.name):
+        near = difflib.get_close_matches(spec.name, timm.list_models(), n=3)
+        raise ModelError(
+            "model.name", f"timm has no model '{spec.name}'", f"did you mean {', '.join(near) or SUPPORTED[0]}"
+        )
+    entry = timm.model_entrypoint(spec.name)
+    if inspect.getmodule(entry) is not inspect.getmodule(VisionTransformer) and not spec.name.startswith("deit"):
+        raise unsupported(spec.name, "it is not a plain vision transformer")
+    try:
+        model = timm.create_model(spec.name, pretrained=pretrained, num_classes=classes, **options)
+    except (TypeError, AssertionError, ValueError) as error:
+        raise ModelError(
+            "model", f"timm refuses {spec.name} with {options} ({error})", "correct image_size or overrides"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        raise ModelError(
+            "model.weights",
+            f"pretrained weights of {spec.name} could not be fetched ({type(error).__name__})",
+            "connect to the network once, or name a weights FILE",
+        ) from error
+    reason = why_not_patchable(model)
+    if reason:
+        raise unsupported(spec.name, reason)
+    return model  # type: ignore[no-any-return]
+
+
+def unsupported(name: str, reason: str) -> ModelError:
+    """Refuse a model by name, with the list of what is supported."""
+    return ModelError("model.name", f"'{name}' is not supported: {reason}", f"supported: {', '.join(SUPPORTED)}")
+
+
+def why_not_patchable(model: nn.Module) -> str:
+    """Return why heads of ``model`` cannot be told apart at ``attn.proj``, or "" if they can."""
+    if not isinstance(model, VisionTransformer):
+        return "it is not a timm VisionTransformer"
+    for i, block in enumerate(model.blocks):
+        attention = getattr(block, "attn", None)
+        if not all(hasattr(block, part) for part in ("norm1", "norm2", "mlp", "ls1", "ls2")) or attention is None:
+            return f"block {i} is a {type(block).__name__}, not attention then MLP"
+        if not all(hasattr(attention, part) for part in ("qkv", "proj", "num_heads", "head_dim")):
+            return f"attention of block {i} is a {type(attention).__name__}"
+        if not isinstance(getattr(attention, "norm", nn.Identity()), nn.Identity):
+            return f"block {i} normalises across heads before the projection"
+    return ""
+
+
+def load_into(model: VisionTransformer, path: Path, *, keep_classifier: bool) -> None:
+    """Load a weights file, resampling the position grid; name what does not fit."""
+    state = read_weights(path)
+    own = model.state_dict()
+    if "patch_embed.proj.weight" not in state:
+        found = ", ".join(sorted(state)[:FAULTS_SHOWN])
+        raise ModelError(str(path), f"not weights of a timm vision transformer (it has {found} ...)", mend_of(model))
+    check_shapes(state, own, path, model)
+    state = checkpoint_filter_fn(state, model)
+    if not keep_classifier:
+        state = {k: v for k, v in state.items() if k not in own or own[k].shape == v.shape}
+        state = {k: v for k, v in state.items() if not k.startswith(("head.", "head_dist."))}
+    missing = [k for k in own if k not in state and (keep_classifier or not k.startswith(("head.", "head_dist.")))]
+    surplus = [k for k in state if k not in own]
+    if missing or surplus:
+        what = f"lacks {missing[0]}" if missing else f"has {surplus[0]}, which the model lacks"
+        more = len(missing) + len(surplus) - 1
+        raise ModelError(str(path), f"another architecture: it {what} (and {more} more)", mend_of(model))
+    model.load_state_dict(state, strict=False)
+
+
+def check_shapes(
+    state: dict[str, torch.Tensor], own: dict[str, torch.Tensor], path: Path, model: VisionTransformer
+) -> None:
+    """Raise for the first tensor whose shape differs, other than what is resampled or replaced."""
+    free = ("pos_embed", "patch_embed", "head")
+    for name, tensor in state.items():
+        if name in own and tensor.shape != own[name].shape and not name.startswith(free):
+            shapes = f"{tuple(tensor.shape)}, the model's is {tuple(own[name].shape)}"
+            raise ModelError(str(path), f"another architecture: {name} is {shapes}", mend_of(model))
+    width = own["patch_embed.proj.weight"].shape[0]
+    if state["patch_embed.proj.weight"].shape[0] != width:
+        found = state["patch_embed.proj.weight"].shape[0]
+        raise ModelError(str(path), f"another architecture: width {found}, the model's is {width}", mend_of(model))
+
+
+def mend_of(model: VisionTransformer) -> str:
+    """Return what to change when weights do not fit."""
+    name = model.pretrained_cfg.get("architecture", "the model")
+    return f"name weights of {name}, or the model that these weights belong to"

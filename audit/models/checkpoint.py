@@ -1,0 +1,79 @@
+"""Weights files: read safely, written as safetensors, named by their content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+
+from audit.errors import ModelError
+
+StateDict = Mapping[str, torch.Tensor]
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read a state dict without running anything that the file says.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        ``.safetensors``, or a PyTorch file, which is read with ``weights_only=True``. A file that holds the
+        state dict under ``model`` or ``state_dict`` is accepted.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        In float32, on the CPU.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, damaged, or holds anything but tensors.
+    """
+    if not path.is_file():
+        raise ModelError(str(path), "no such weights file", "correct model.weights in the card")
+    try:
+        if path.suffix == ".safetensors":
+            loaded: object = load_file(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise ModelError(
+            str(path), f"cannot be read as weights ({first})", "save it as .safetensors and name that file"
+        ) from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict) or not loaded:
+        raise ModelError(str(path), "holds no state dict", "save model.state_dict() as .safetensors")
+    odd = [k for k, v in loaded.items() if not isinstance(v, torch.Tensor)]
+    if odd:
+        raise ModelError(str(path), f"'{odd[0]}' is not a tensor", "save model.state_dict() as .safetensors")
+    return {
+        str(k).removeprefix("module."): v.float() if v.is_floating_point() else v for k, v in loaded.items()
+    }
+
+
+def save_weights(state: StateDict, path: Path) -> None:
+    """Write a state dict as safetensors, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary)
+    os.replace(temporary, path)
+
+
+def hash_state(state: StateDict) -> str:
+    """SHA-256 over the names, shapes, types and bytes of a state dict, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

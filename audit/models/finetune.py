@@ -1,0 +1,221 @@
+"""Fine-tuning with a frozen prefix, whose features are computed once.
+
+Every fine-tuning starts from one initialisation, classifier included; the seed orders the images and nothing
+else. That is what makes models comparable head by head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from torch import nn
+from torch.nn import functional as F
+
+from audit.data.pixels import Pixels
+from audit.errors import UnfinishedError
+from audit.models.predict import batches, classify, embed
+from audit.models.transforms import as_input
+
+Progress = Callable[[int, int], None]  # steps done, steps in all
+PREFIX_BATCH = 64
+CLIP_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to fine-tune. ``train_blocks`` None trains everything; ``freeze_classifier`` keeps norm and classifier."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    warmup_share: float
+    seed: int
+    train_blocks: int | None = None
+    freeze_classifier: bool = False
+
+
+@dataclass(frozen=True)
+class Views:
+    """Training input: each image in one or more views, of which every epoch draws one.
+
+    Parameters
+    ----------
+    data : sequence of arrays
+        A view each: uint8 pixels (N, H, W, 3) where the whole model trains, else float32 features
+        (N, tokens, width) that leave the frozen prefix.
+    prefix : int
+        Blocks of the frozen prefix; 0 where ``data`` holds pixels.
+    """
+
+    data: Sequence[Pixels | torch.Tensor]
+    prefix: int
+
+    def __len__(self) -> int:
+        return len(self.data[0])
+
+
+def make_views(model: VisionTransformer, pixels: Sequence[Pixels], train_blocks: int | None) -> Views:
+    """Compute what the trained blocks read, once for each view.
+
+    Parameters
+    ----------
+    model : VisionTransformer
+        Its frozen prefix is run here; every later model must share it.
+    pixels : sequence of uint8 arrays (N, H, W, 3)
+        A view each, such as the images and their mirror images.
+    train_blocks : int or None
+        Blocks to be trained, counted from the end; None for everything.
+    """
+    prefix = prefix_blocks(model, train_blocks)
+    if prefix == 0:
+        return Views(list(pixels), 0)
+    return Views([_prefix_features(model, view, prefix) for view in pixels], prefix)
+
+
+def prefix_blocks(model: VisionTransformer, train_blocks: int | None) -> int:
+    """Return how many blocks stay frozen."""
+    return 0 if train_blocks is None else max(0, len(model.blocks) - train_blocks)
+
+
+def mirrored(pixels: Pixels) -> Pixels:
+    """Return the images flipped left to right."""
+    return np.ascontiguousarray(pixels[:, :, ::-1])
+
+
+@torch.inference_mode()
+def _prefix_features(model: VisionTransformer, pixels: Pixels, prefix: int) -> torch.Tensor:
+    model.eval()
+    parts = []
+    for part in batches(len(pixels), PREFIX_BATCH):
+        stream = embed(model, as_input(model, pixels[part]))
+        for block in model.blocks[:prefix]:
+            stream = block(stream)
+        parts.append(stream)
+    return torch.cat(parts)
+
+
+def finetune(
+    model: VisionTransformer,
+    views: Views,
+    targets: npt.NDArray[np.int64],
+    recipe: Recipe,
+    *,
+    rows: npt.NDArray[np.int64] | None = None,
+    progress: Progress | None = None,
+) -> list[float]:
+    """Train ``model`` in place and leave it in evaluation mode.
+
+    Parameters
+    ----------
+    model : VisionTransformer
+        Shares its frozen prefix with the model that made ``views``.
+    views : Views
+        Input of the trained part.
+    targets : numpy.ndarray, shape (N,)
+        Class numbers.
+    recipe : Recipe
+        Epochs, rates and the seed, which orders images and draws views.
+    rows : numpy.ndarray, optional
+        Train on these rows only.
+    progress : callable, optional
+        Called after each step with the steps done and the steps in all.
+
+    Returns
+    -------
+    list of float
+        Mean cross-entropy (nats) of each epoch.
+
+    Raises
+    ------
+    UnfinishedError
+        If the loss is not a number.
+    """
+    rows = np.arange(len(views)) if rows is None else rows
+    _freeze(model, views.prefix, recipe)
+    steps = math.ceil(len(rows) / recipe.batch_size)
+    optimizer = create_optimizer_v2(
+        model, opt="adamw", lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched="cosine",
+        num_epochs=recipe.epochs,
+        warmup_epochs=0,
+        step_on_epochs=False,
+        updates_per_epoch=steps,
+    )
+    order = np.random.default_rng(recipe.seed)
+    model.train()
+    losses = []
+    for epoch in range(recipe.epochs):
+        drawn = rows[order.permutation(len(rows))]
+        view_of = order.integers(len(views.data), size=len(rows))
+        total = 0.0
+        for step, part in enumerate(batches(len(rows), recipe.batch_size)):
+            done = epoch * steps + step
+            _set_rate(optimizer, scheduler, recipe, done, steps)
+            chosen = drawn[part]
+            logits = _forward_tail(model, views, chosen, view_of[part])
+            loss = F.cross_entropy(logits, torch.from_numpy(targets[chosen]))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], CLIP_NORM)
+            optimizer.step()
+            total += float(loss.detach()) * len(chosen)
+            if progress is not None:
+                progress(done + 1, recipe.epochs * steps)
+        losses.append(total / len(rows))
+        if not math.isfinite(losses[-1]):
+            raise UnfinishedError(
+                f"training, epoch {epoch + 1}", f"the loss is {losses[-1]}", "lower training.learning_rate"
+            )
+    model.eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return losses
+
+
+def _set_rate(
+    optimizer: torch.optim.Optimizer, scheduler: object, recipe: Recipe, done: int, steps: int
+) -> None:
+    """Follow timm's cosine schedule, with a linear start over the first share of all steps."""
+    scheduler.step_update(done)  # type: ignore[attr-defined]
+    warm = recipe.warmup_share * recipe.epochs * steps
+    if done < warm:
+        for group in optimizer.param_groups:
+            group["lr"] *= (done + 1) / (warm + 1)
+
+
+def _freeze(model: VisionTransformer, prefix: int, recipe: Recipe) -> None:
+    for parameter in model.parameters():
+        parameter.requires_grad_(prefix == 0)
+    if prefix:
+        for part in (*model.blocks[prefix:], model.norm, model.fc_norm, model.head):
+            for parameter in part.parameters():
+                parameter.requires_grad_(True)
+    if recipe.freeze_classifier:
+        for part in (model.norm, model.fc_norm, model.head):
+            for parameter in part.parameters():
+                parameter.requires_grad_(False)
+
+
+def _forward_tail(
+    model: VisionTransformer, views: Views, rows: npt.NDArray[np.int64], view_of: npt.NDArray[np.int64]
+) -> torch.Tensor:
+    if views.prefix == 0:
+        pixels = np.stack([views.data[v][r] for v, r in zip(view_of, rows, strict=True)])
+        stream = embed(model, as_input(model, pixels))
+    else:
+        stream = torch.stack([views.data[v][r] for v, r in zip(view_of, rows, strict=True)])  # type: ignore[arg-type]
+    for block in model.blocks[views.prefix :]:
+        stream = block(stream)
+    return classify(model, stream)

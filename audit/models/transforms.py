@@ -1,0 +1,47 @@
+"""The two corruptions that the controls use, and pixels as model input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torchvision.transforms.v2 import functional as tvf
+
+from audit.data.pixels import Pixels
+
+Corruption = Callable[[torch.Tensor], torch.Tensor]
+BLUR_SHARE = 1 / 24  # standard deviation of the Gaussian blur, as a share of the image's side
+CHUNK = 256
+
+
+def gray(images: torch.Tensor) -> torch.Tensor:
+    """Remove colour: luma (ITU-R BT.601) in all three channels of uint8 images (B, 3, H, W)."""
+    result: torch.Tensor = tvf.rgb_to_grayscale(images, num_output_channels=3)
+    return result
+
+
+def blur(images: torch.Tensor) -> torch.Tensor:
+    """Remove fine detail: Gaussian blur with a standard deviation of 1/24 of the image's side."""
+    sigma = images.shape[-1] * BLUR_SHARE
+    kernel = 2 * int(3 * sigma) + 1
+    result: torch.Tensor = tvf.gaussian_blur(images, kernel_size=[kernel, kernel], sigma=[sigma, sigma])
+    return result
+
+
+def corrupt_pixels(pixels: Pixels, corruption: Corruption) -> Pixels:
+    """Return corrupted copies of uint8 pixels (N, H, W, 3)."""
+    out = np.empty_like(pixels)
+    for start in range(0, len(pixels), CHUNK):
+        part = torch.from_numpy(pixels[start : start + CHUNK]).permute(0, 3, 1, 2)
+        out[start : start + CHUNK] = corruption(part).permute(0, 2, 3, 1).numpy()
+    return out
+
+
+def as_input(model: VisionTransformer, pixels: Pixels) -> torch.Tensor:
+    """Turn uint8 pixels (B, H, W, 3) into float32 (B, 3, H, W), shifted and scaled as the model was pretrained."""
+    images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float()
+    mean = torch.tensor(model.pretrained_cfg["mean"]).view(1, 3, 1, 1) * 255
+    std = torch.tensor(model.pretrained_cfg["std"]).view(1, 3, 1, 1) * 255
+    return (images - mean) / std

@@ -1,0 +1,1 @@
+"""Who donates what to whom, and the sweep."""

@@ -1,0 +1,126 @@
+"""The fast exact engine: every head of a layer in one batch, each patch started at its own layer.
+
+A patch at layer l cannot change anything before l, so the engine starts from the recorded residual stream of the
+recipient, adds ``u_h(donor) - u_h(recipient)``, and runs only what comes after. Where the classifier reads
+prefix tokens only, the last block computes only their rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import nn
+from torch.nn import functional as F
+
+from audit.models.predict import classify
+from audit.patching.sites import Trace, head_writes
+
+ROWS_AT_ONCE = 64  # patched images in one batch; larger ones fall out of the processor's caches
+
+
+@dataclass(frozen=True)
+class Donor:
+    """A model and its recorded forward pass, image for image beside the recipient's."""
+
+    model: VisionTransformer
+    trace: Trace
+
+
+def rows_read(model: VisionTransformer) -> int | None:
+    """Return how many leading tokens the classifier reads, or None if it reads all."""
+    if model.attn_pool is None and model.global_pool == "token":
+        return int(model.num_prefix_tokens)
+    return None
+
+
+def _is_plain(block: nn.Module) -> bool:
+    """Tell whether a block's attention can be computed for some rows only by ``_leading_rows``."""
+    return type(block) is Block and type(block.attn) is Attention and getattr(block.attn, "gate", None) is None
+
+
+def _leading_rows(block: Block, stream: torch.Tensor, rows: int) -> torch.Tensor:
+    """Run a block for its first ``rows`` tokens: queries of those, keys and values of all."""
+    attention = block.attn
+    n_heads, inner = attention.num_heads, attention.attn_dim
+    normed = block.norm1(stream)
+    weight, bias = attention.qkv.weight, attention.qkv.bias
+    q = F.linear(normed[:, :rows], weight[:inner], None if bias is None else bias[:inner])
+    kv = F.linear(normed, weight[inner:], None if bias is None else bias[inner:])
+    q = attention.q_norm(q.unflatten(-1, (n_heads, -1)).transpose(1, 2))
+    k, v = kv.unflatten(-1, (2, n_heads, -1)).permute(2, 0, 3, 1, 4)
+    mixed = F.scaled_dot_product_attention(q, attention.k_norm(k), v)
+    out = attention.proj(attention.norm(mixed.transpose(1, 2).flatten(2)))
+    return _after_attention(block, stream[:, :rows] + block.ls1(out))
+
+
+def _after_attention(block: nn.Module, stream: torch.Tensor) -> torch.Tensor:
+    """Run the MLP half of a block."""
+    out: torch.Tensor = stream + block.ls2(block.mlp(block.norm2(stream)))
+    return out
+
+
+def _continue(model: VisionTransformer, layer: int, stream: torch.Tensor) -> torch.Tensor:
+    """Return the logits from a residual stream (B, tokens, width) after the attention of ``layer``."""
+    rows, last = rows_read(model), len(model.blocks) - 1
+    if layer == last and rows is not None:
+        stream = stream[:, :rows]
+    stream = _after_attention(model.blocks[layer], stream)
+    for block in model.blocks[layer + 1 : last]:
+        stream = block(stream)
+    if layer < last:
+        end = model.blocks[last]
+        stream = _leading_rows(end, stream, rows) if rows is not None and _is_plain(end) else end(stream)
+    return classify(model, stream)
+
+
+@torch.inference_mode()
+def patch_layer(
+    model: VisionTransformer, recipient: Trace, donor: Donor, layer: int, heads: list[int] | None = None
+) -> torch.Tensor:
+    """Patch each head of a layer, one at a time.
+
+    Parameters
+    ----------
+    model : VisionTransformer
+        The recipient's model, in evaluation mode.
+    recipient : Trace
+        Its recorded pass over B images.
+    donor : Donor
+        The donor's recorded pass, row i donating to recipient i.
+    layer : int
+        0-based.
+    heads : list of int, optional
+        Which heads; all by default.
+
+    Returns
+    -------
+    torch.Tensor (heads, B, classes)
+        The logits with that head patched.
+    """
+    after = recipient.entering[layer] + recipient.attention[layer]
+    rows = rows_read(model)
+    z_recipient, z_donor = recipient.z[layer], donor.trace.z[layer]
+    if layer == len(model.blocks) - 1 and rows is not None:
+        after, z_recipient, z_donor = after[:, :rows], z_recipient[:, :rows], z_donor[:, :rows]
+    if donor.model is model:
+        change = head_writes(model, layer, z_donor - z_recipient)
+    else:
+        change = head_writes(donor.model, layer, z_donor) - head_writes(model, layer, z_recipient)
+    if heads is not None:
+        change = change[heads]
+    patched = (after.unsqueeze(0) + change).flatten(0, 1)
+    logits = [_continue(model, layer, part) for part in patched.split(ROWS_AT_ONCE)]
+    return torch.cat(logits).unflatten(0, (change.shape[0], -1))
+
+
+@torch.inference_mode()
+def continue_unpatched(model: VisionTransformer, recipient: Trace, layer: int, copies: int) -> torch.Tensor:
+    """Return (copies, B, classes) logits by the engine's own path with no patch: the yardstick of a self-patch."""
+    after = recipient.entering[layer] + recipient.attention[layer]
+    stream = after.unsqueeze(0).expand(copies, *after.shape).flatten(0, 1)
+    return torch.cat([_continue(model, layer, part) for part in stream.split(ROWS_AT_ONCE)]).unflatten(
+        0, (copies, -1)
+    )

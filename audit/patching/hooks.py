@@ -1,0 +1,121 @@
+"""The slow reference: patching with plain PyTorch hooks, a whole forward pass for every patch.
+
+It shares no arithmetic with the engine, so that their agreement means something. It also patches several heads,
+or whole branches, at once; the engine does single heads only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import groupby
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+from torch.nn import functional as F
+
+from audit.patching.sites import Site, scale_of
+
+Writes = Mapping[Site, torch.Tensor]  # what each head shall add to the residual stream: (B, tokens, width)
+
+
+def _write_of(block: nn.Module, head: int, z: torch.Tensor) -> torch.Tensor:
+    """What one head writes: the projection of z with every other head set to zero, without the bias."""
+    width = z.shape[-1] // int(block.attn.num_heads)
+    only = torch.zeros_like(z)
+    only[..., head * width : (head + 1) * width] = z[..., head * width : (head + 1) * width]
+    u = F.linear(only, block.attn.proj.weight)
+    gamma = scale_of(block)
+    return u if gamma is None else u * gamma
+
+
+@contextmanager
+def _hooked(
+    *hooks: tuple[nn.Module, Callable[..., Any]], before: Sequence[tuple[nn.Module, Callable[..., Any]]] = ()
+) -> Iterator[None]:
+    """Hold forward hooks (and pre-hooks, ``before``) for the length of a block; none is left behind."""
+    with ExitStack() as stack:
+        for module, hook in hooks:
+            stack.callback(module.register_forward_hook(hook).remove)
+        for module, hook in before:
+            stack.callback(module.register_forward_pre_hook(hook).remove)
+        yield
+
+
+@torch.inference_mode()
+def donor_writes(model: VisionTransformer, images: torch.Tensor, sites: Sequence[Site]) -> dict[Site, torch.Tensor]:
+    """Return what each of ``sites`` writes when ``model`` sees ``images`` (B, 3, H, W)."""
+    caught: dict[int, torch.Tensor] = {}
+
+    def catch(layer: int) -> Callable[..., None]:
+        return lambda _module, args: caught.__setitem__(layer, args[0])
+
+    layers = {site.layer for site in sites}
+    with _hooked(before=[(model.blocks[i].attn.proj, catch(i)) for i in layers]):
+        model(images)
+    return {site: _write_of(model.blocks[site.layer], site.head, caught[site.layer]) for site in sites}
+
+
+@torch.inference_mode()
+def patch_with_hooks(model: VisionTransformer, images: torch.Tensor, writes: Writes) -> torch.Tensor:
+    """Return the logits (B, classes) when each head of ``writes`` writes that instead of its own.
+
+    Heads of several layers are patched in one pass: each replaces what the head would have written *given the
+    patches below it*, so that the sum is the joint effect.
+    """
+    hooks, before = [], []
+    for layer, sites in groupby(sorted(writes), key=lambda site: site.layer):
+        caught: list[torch.Tensor] = []
+        block = model.blocks[layer]
+        before.append((block.attn.proj, _catch_into(caught)))
+        hooks.append((block.ls1, _replace_writes(block, {s: writes[s] for s in sites}, caught)))
+    with _hooked(*hooks, before=before):
+        logits: torch.Tensor = model(images)
+    return logits
+
+
+def _catch_into(caught: list[torch.Tensor]) -> Callable[..., None]:
+    return lambda _module, args: caught.append(args[0])
+
+
+def _replace_writes(block: nn.Module, writes: Writes, caught: list[torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def hook(_module: nn.Module, _args: object, out: torch.Tensor) -> torch.Tensor:
+        for site, write in writes.items():
+            out = out + write - _write_of(block, site.head, caught[-1])
+        return out
+
+    return hook
+
+
+@torch.inference_mode()
+def patch_everything(
+    model: VisionTransformer, donor: VisionTransformer, images: torch.Tensor, donor_images: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Patch the embeddings and every attention and MLP output of ``donor`` into ``model``.
+
+    Returns
+    -------
+    tuple of torch.Tensor
+        The patched model's last residual stream (B, tokens, width), the donor's own, and the patched logits.
+    """
+    parts = [model.norm_pre, *(part for b in model.blocks for part in (b.ls1, b.ls2))]
+    donor_parts = [donor.norm_pre, *(part for b in donor.blocks for part in (b.ls1, b.ls2))]
+    outputs: dict[int, torch.Tensor] = {}
+    ends: dict[str, torch.Tensor] = {}
+
+    def keep(i: int) -> Callable[..., None]:
+        return lambda _module, _args, out: outputs.__setitem__(i, out)
+
+    def give(i: int) -> Callable[..., torch.Tensor]:
+        return lambda _module, _args, _out: outputs[i]
+
+    def end(name: str) -> Callable[..., None]:
+        return lambda _module, args: ends.__setitem__(name, args[0])
+
+    with _hooked(*[(p, keep(i)) for i, p in enumerate(donor_parts)], before=[(donor.norm, end("donor"))]):
+        donor(donor_images)
+    with _hooked(*[(p, give(i)) for i, p in enumerate(parts)], before=[(model.norm, end("patched"))]):
+        logits = model(images)
+    return ends["patched"], ends["donor"], logits

@@ -1,0 +1,144 @@
+"""Who donates what to whom in Design A: pairs of donors, one of each group, each donor subject used once.
+
+The unit of the randomisation is the *donor pair*: one image of the group and one of the reference, of equal label
+and equal nuisance values. For a recipient of either group one of the two is the cross-group donor and the other
+the same-group placebo. Swapping the two group labels inside a pair is the permutation of donor labels within
+strata under which the null hypothesis is tested, so pairs must not share subjects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+PLAN_COLUMNS = ["recipient", "cross", "placebo", "unit", "side", "label"]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One group of an attribute against its reference."""
+
+    attribute: str
+    group: str
+    reference: str
+
+    def __str__(self) -> str:
+        return f"{self.attribute}:{self.group}-{self.reference}"
+
+
+@dataclass(frozen=True)
+class GroupSwapPlan:
+    """Recipients with their two donors.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        ``recipient``, ``cross``, ``placebo``: index values of the samples; ``unit``: the donor pair; ``side``:
+        "group" or "reference", the recipient's; ``label``: the recipient's and both donors'.
+    without_donor : int
+        Recipients that no donor pair matches.
+    """
+
+    rows: pd.DataFrame
+    without_donor: int
+
+
+def plan_group_swap(
+    frame: pd.DataFrame, contrast: Contrast, nuisance: Sequence[str], *, seed: int, max_images: int | None = None
+) -> GroupSwapPlan:
+    """Match every recipient with a pair of donors.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Samples of one split; columns ``label``, ``subject``, the attribute and the nuisance columns.
+    contrast : Contrast
+        Which two groups.
+    nuisance : sequence of str
+        Columns on which recipient and donors agree, beside the label.
+    seed : int
+        Of the pairing.
+    max_images : int, optional
+        At most so many recipients, drawn evenly over label x group.
+
+    Returns
+    -------
+    GroupSwapPlan
+    """
+    rng = np.random.default_rng(seed)
+    sides = {contrast.group: "group", contrast.reference: "reference"}
+    known = frame[frame[contrast.attribute].isin(list(sides))].sort_index()
+    known = known.assign(side=known[contrast.attribute].map(sides), row=known.index)
+    recipients = draw_evenly(known, ["label", "side"], max_images, rng)
+    used: set[str] = set()
+    parts: list[pd.DataFrame] = []
+    units = 0
+    for _, stratum in known.groupby(["label", *nuisance], sort=True):
+        pairs = _donor_pairs(stratum, used, rng)
+        chosen = recipients[recipients["row"].isin(stratum["row"])]
+        parts.append(_assign(chosen, pairs, rng, first_unit=units))
+        units += len(pairs)
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=PLAN_COLUMNS)
+    return GroupSwapPlan(table.sort_values("recipient", ignore_index=True), len(recipients) - len(table))
+
+
+def draw_evenly(
+    frame: pd.DataFrame, cells: Sequence[str], at_most: int | None, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Draw at most ``at_most`` rows, evenly over the cells; small cells are taken whole."""
+    if at_most is None or len(frame) <= at_most:
+        return frame
+    shuffled = frame.iloc[rng.permutation(len(frame))]
+    turn = shuffled.groupby(list(cells)).cumcount()
+    return shuffled.loc[turn.sort_values(kind="stable").index[:at_most]].sort_index()
+
+
+def _donor_pairs(stratum: pd.DataFrame, used: set[str], rng: np.random.Generator) -> pd.DataFrame:
+    """Pair an image of the group with one of the reference; a subject joins one pair in all, and is added to ``used``.
+
+    Where a subject is seen in both groups (drawings, edited photographs), the pair is made within the subject.
+    """
+    free = stratum[~stratum["subject"].isin(used)]
+    once = free.iloc[rng.permutation(len(free))].drop_duplicates(["side", "subject"])
+    group, reference = (once.loc[once["side"] == side, ["row", "subject"]] for side in ("group", "reference"))
+    within = group.merge(reference, on="subject", suffixes=("_group", "_reference"))
+    within["subject_group"] = within["subject_reference"] = within["subject"]
+    alone = [part[~part["subject"].isin(within["subject"])].reset_index(drop=True) for part in (group, reference)]
+    across = alone[0].join(alone[1], how="inner", lsuffix="_group", rsuffix="_reference")
+    pairs = pd.concat([within, across], ignore_index=True)
+    used.update(pairs["subject_group"], pairs["subject_reference"])
+    return pairs
+
+
+def _assign(
+    recipients: pd.DataFrame, pairs: pd.DataFrame, rng: np.random.Generator, *, first_unit: int
+) -> pd.DataFrame:
+    """Deal recipients over the donor pairs, all images of a subject to one pair, never to a pair it is itself in."""
+    rows = []
+    for side, part in recipients.groupby("side", sort=True):
+        cross, same = ("reference", "group") if side == "group" else ("group", "reference")
+        subjects = part["subject"].unique()
+        turn = 0
+        for subject in subjects[rng.permutation(len(subjects))]:
+            unit = _next_pair(pairs, subject, turn)
+            if unit is None:
+                continue
+            turn = unit + 1
+            pair = pairs.iloc[unit % len(pairs)]
+            for _, image in part[part["subject"] == subject].iterrows():
+                donors = int(pair[f"row_{cross}"]), int(pair[f"row_{same}"])
+                number = first_unit + unit % len(pairs)
+                rows.append((int(image["row"]), *donors, number, side, image["label"]))
+    return pd.DataFrame(rows, columns=PLAN_COLUMNS)
+
+
+def _next_pair(pairs: pd.DataFrame, subject: str, start: int) -> int | None:
+    """Return the first pair from ``start`` on, counted in circles, that ``subject`` is not in."""
+    for i in range(start, start + len(pairs)):
+        pair = pairs.iloc[i % len(pairs)]
+        if subject not in (pair["subject_group"], pair["subject_reference"]):
+            return i
+    return None
