@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from audit.card.first import first_card
 from audit.card.load import find_card, load_card, resolve
 from audit.card.schema import Card
 
-__all__ = ["Card", "find_card", "load_card", "resolve"]
+__all__ = ["Card", "find_card", "first_card", "load_card", "resolve"]

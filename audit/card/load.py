@@ -159,7 +159,7 @@ def _parse(text: str, path: Path) -> tuple[yaml.Node | None, dict[str, Any]]:
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):  # a few lines of aliases can unfold to gigabytes
-                line = event.start_mark.line + 1
+                line = event.start_mark.line + 1 if event.start_mark is not None else 1
                 raise CardError([f"{path}:{line} card: alias '*{event.anchor}' is not allowed; write it out"])
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
@@ -181,7 +181,7 @@ def _parse(text: str, path: Path) -> tuple[yaml.Node | None, dict[str, Any]]:
 
 def _syntax_fault(path: Path, error: yaml.MarkedYAMLError) -> str:
     mark = error.problem_mark or error.context_mark
-    line = mark.line + 1 if mark else 1
+    line = mark.line + 1 if mark is not None else 1
     problem = error.problem or "cannot be read"
     if "\\t" in problem:
         mend = "indent with spaces, not tabs"

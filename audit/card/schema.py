@@ -32,7 +32,7 @@ class Rendered(CardPart):
     audit_images: Positive = 1200
     # Share of "smiling" among training faces of the first group minus that of the second, 0 = none planted.
     association: Annotated[float, Field(ge=-0.98, le=0.98)] = 0.0
-    attribute: Literal["skin_tone", "hair_length"] = "skin_tone"  # the group that the association is planted on
+    attribute: Literal["skin_tone", "hair_length"] = "skin_tone"  # what the association is planted on
     seed: int = 0
 
 
@@ -168,9 +168,10 @@ class Card(CardPart):
         for combination in self.intersections:
             for attribute in combination:
                 if attribute not in self.groups:
-                    raise ValueError(
-                        f"intersections name '{attribute}', which is not under groups ({', '.join(self.groups)})"
-                    )
+                    known = ", ".join(self.groups)
+                    raise ValueError(f"intersections name '{attribute}', which is not under groups ({known})")
         if self.training == "none" and self.model.classes is None:
-            raise ValueError("training: none needs model.classes, the class names in the order of the outputs")
+            raise ValueError(
+                "training: none needs model.classes, the class names in the order of the outputs"
+            )
         return self

@@ -98,7 +98,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     if not frame.columns.is_unique:  # told by read_table
         return frame
     columns = {
-        name: [None if value is pd.NA else value.strip() or None for value in frame[name].astype("string")]
+        name: [value.strip() or None for value in frame[name].astype("string").fillna("")]
         for name in frame.columns
     }
     return pd.DataFrame(columns, dtype=object)

@@ -1,0 +1,20 @@
+"""From a card to a table of samples: readers, labels, groups, splits, and every image accounted for."""
+
+from __future__ import annotations
+
+from audit.data.assemble import read_samples
+from audit.data.readers import ControlImages, read_control_images
+from audit.data.samples import SPLITS, UNKNOWN, ImageSource, Samples
+from audit.data.summary import counts_table, describe_data
+
+__all__ = [
+    "SPLITS",
+    "UNKNOWN",
+    "ControlImages",
+    "ImageSource",
+    "Samples",
+    "counts_table",
+    "describe_data",
+    "read_control_images",
+    "read_samples",
+]

@@ -1,0 +1,127 @@
+"""Group annotations: kept as they were given, "unknown" where they were not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from audit.card.faults import did_you_mean
+from audit.card.schema import GroupSpec
+from audit.data.samples import UNKNOWN
+from audit.errors import DataError
+from audit.records import AttributeInfo
+
+
+def group_column(raw: pd.Series, spec: GroupSpec) -> pd.Series:
+    """Return an attribute's groups: the annotation, or ``unknown`` where it is missing or not kept.
+
+    Parameters
+    ----------
+    raw : pandas.Series
+        The column as text, missing where a cell was empty.
+    spec : GroupSpec
+        ``values`` names the groups to keep.
+
+    Returns
+    -------
+    pandas.Series
+        Texts, none missing.
+    """
+    filled = raw.fillna(UNKNOWN)
+    return filled if spec.values is None else filled.where(filled.isin(spec.values), UNKNOWN)
+
+
+def attribute_info(name: str, spec: GroupSpec, raw: pd.Series, known: pd.Series) -> AttributeInfo:
+    """Describe an attribute and check that groups can be compared.
+
+    Parameters
+    ----------
+    name : str
+        The attribute's name in the card.
+    spec : GroupSpec
+        Its part of the card.
+    raw : pandas.Series
+        The column as it was read.
+    known : pandas.Series
+        The same rows after ``group_column``.
+
+    Returns
+    -------
+    AttributeInfo
+        Groups in the card's order, else the alphabet's; the reference is the largest group unless named.
+
+    Raises
+    ------
+    DataError
+        If nobody has an annotation, there is only one group, or a named group has no image.
+    """
+    where = f"groups.{name} (column '{spec.column}')"
+    counts = known[known != UNKNOWN].value_counts()
+    present = sorted(counts.index)
+    if not present:
+        found = sorted(raw.dropna().unique())[:5]
+        what = (
+            f"no image has one of {', '.join(spec.values)}"
+            if spec.values and found
+            else "no image has a group"
+        )
+        raise DataError(
+            where, what, f"the column holds {', '.join(found)}" if found else "fill in the column"
+        )
+    absent = [value for value in spec.values or [] if value not in counts.index]
+    if absent:
+        hint = did_you_mean(absent[0], raw.dropna().unique())
+        raise DataError(where, f"no image has the group '{absent[0]}'", hint)
+    if len(present) == 1:
+        what = f"one group only ('{present[0]}', {counts.iloc[0]} images)"
+        raise DataError(where, what, "annotate a second group, or remove this attribute")
+    if spec.reference is not None and spec.reference not in present:
+        raise DataError(
+            where, f"no image has the reference '{spec.reference}'", did_you_mean(spec.reference, present)
+        )
+    return AttributeInfo(
+        attribute=name,
+        assigned_by=spec.assigned_by,
+        reference=spec.reference or max(present, key=lambda group: counts[group]),
+        groups=list(spec.values or present),
+        unknown_images=int((known == UNKNOWN).sum()),
+        note=" ".join(filter(None, [spec.note, _not_kept(raw, known)])),
+    )
+
+
+def disagreement_warnings(frame: pd.DataFrame, attributes: Mapping[str, AttributeInfo]) -> list[str]:
+    """Return a warning for each attribute whose group changes from image to image of one subject.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Columns ``subject`` and the attributes.
+    attributes : mapping of str to AttributeInfo
+        The card's groups.
+
+    Returns
+    -------
+    list of str
+        At most one sentence an attribute.
+    """
+    warnings = []
+    for name in attributes:
+        known = frame[frame[name] != UNKNOWN]
+        several = known.groupby("subject")[name].nunique() > 1
+        if several.any():
+            examples = ", ".join(sorted(several.index[several])[:3])
+            warnings.append(
+                f"{name}: {int(several.sum())} of {len(several)} subjects have images in more than one group "
+                f"(e.g. {examples})"
+            )
+    return warnings
+
+
+def _not_kept(raw: pd.Series, known: pd.Series) -> str:
+    others = raw[raw.notna() & (known == UNKNOWN) & (raw != UNKNOWN)].value_counts()
+    if others.empty:
+        return ""
+    named = ", ".join(f"{value} ({count})" for value, count in others.head(5).items())
+    more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+    return f"{int(others.sum())} images with other values count as unknown: {named}{more}."

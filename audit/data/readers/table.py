@@ -1,0 +1,43 @@
+"""``reader: table``: a CSV, TSV or Parquet file whose rows name image files beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from audit.card.schema import DataSpec
+from audit.card.tables import read_table
+from audit.data.quality import FileSource, safe_key
+from audit.data.readers.raw import RawTable, require_columns
+
+
+def read_image_table(spec: DataSpec, path: Path) -> RawTable:
+    """Read the table of images.
+
+    Parameters
+    ----------
+    spec : DataSpec
+        Names the image column.
+    path : pathlib.Path
+        The table; image paths are relative to its folder.
+
+    Returns
+    -------
+    RawTable
+        Image paths in their one spelling.
+
+    Raises
+    ------
+    DataError
+        If the table cannot be read, has no image column, or a path leaves the table's folder.
+    """
+    frame = read_table(path)
+    require_columns(frame, [(spec.image, "data.image")], str(path))
+    return RawTable(with_safe_paths(frame, spec.image, path), FileSource(path.parent), str(path))
+
+
+def with_safe_paths(frame: pd.DataFrame, column: str, path: Path) -> pd.DataFrame:
+    """Return the table with image paths relative, with forward slashes, or raise ``DataError``."""
+    keys = [None if pd.isna(value) else safe_key(value, str(path)) for value in frame[column]]
+    return frame.assign(**{column: pd.Series(keys, index=frame.index, dtype=object)})

@@ -1,0 +1,267 @@
+"""Who goes to train, discovery and confirmation: by subject, stratified, the same on every machine.
+
+Chance is drawn by hashing the seed with a name, not from a stream of random numbers: so neither the order of
+the rows nor images added later change where a subject stands within its stratum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from audit.card.faults import did_you_mean
+from audit.card.schema import DataSpec
+from audit.data.samples import SPLITS, UNKNOWN
+from audit.errors import DataError
+from audit.records import ExcludedRow
+
+GIVEN = "given_split"  # optional column of what the table or the folders say
+TO_DEAL = ("test", "val", "validation")  # given names that leave open which of the two audit splits
+_EXAMPLES = 5
+
+
+def assign_splits(
+    frame: pd.DataFrame, spec: DataSpec, attributes: Iterable[str], *, trains: bool = True
+) -> pd.Series:
+    """Assign each image to a split, all images of a subject to the same one.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Columns ``label``, ``subject``, one per attribute, and ``given_split`` where the data say it
+        (train, discovery, confirmation, or test/val to be dealt to the latter two).
+    spec : DataSpec
+        ``shares`` (of subjects) and ``seed``.
+    attributes : iterable of str
+        Strata are the subject's commonest label x its commonest group of each of these.
+    trains : bool
+        False where no model is trained (``training: none``): all subjects go to the audit splits.
+
+    Returns
+    -------
+    pandas.Series
+        One of SPLITS for each row, on the frame's index.
+
+    Raises
+    ------
+    DataError
+        If a given split has another name, a subject stands in two, or a split stays empty.
+    """
+    first = spec.shares[0] if trains else 0.0
+    shares = np.array([first, *spec.shares[1:]], dtype=float)
+    shares /= shares.sum()
+    if GIVEN in frame:
+        of_subject = _given_splits(frame, spec, list(attributes), shares)
+    else:
+        of_subject = deal_subjects(strata_of(frame, list(attributes)), shares, spec.seed)
+    splits = frame["subject"].map(of_subject).rename("split")
+    _check_none_empty(splits, frame, trains)
+    return splits
+
+
+def strata_of(frame: pd.DataFrame, attributes: Sequence[str]) -> pd.Series:
+    """Return each subject's stratum: its commonest label and groups, joined.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Columns ``subject``, ``label`` and the attributes.
+    attributes : sequence of str
+        Columns beside the label.
+
+    Returns
+    -------
+    pandas.Series
+        Stratum by subject; of equally common values the first in the alphabet counts.
+    """
+    columns = ["label", *attributes]
+    commonest = pd.DataFrame({column: _commonest(frame, column) for column in columns})
+    return commonest.agg("|".join, axis=1)
+
+
+def deal_subjects(strata: pd.Series, shares: np.ndarray, seed: int) -> pd.Series:
+    """Deal subjects to splits so that the shares hold overall and nearly so in each stratum.
+
+    Parameters
+    ----------
+    strata : pandas.Series
+        Stratum by subject.
+    shares : numpy.ndarray, shape (3,)
+        Of train, discovery, confirmation; they sum to 1.
+    seed : int
+        Of the shuffle within strata.
+
+    Returns
+    -------
+    pandas.Series
+        Split by subject. Each goes to the split that is furthest behind its quota, so the counts differ from
+        the shares by less than one subject overall.
+    """
+    order = sorted(strata.index, key=lambda subject: (strata[subject], _chance(seed, subject)))
+    dealt = np.zeros(len(SPLITS))
+    answer = {}
+    for position, subject in enumerate(order, start=1):
+        behind = shares * position - dealt
+        behind[shares == 0] = -np.inf
+        chosen = int(np.argmax(np.round(behind, 9)))  # rounded, so that equal arrears tie on every machine
+        dealt[chosen] += 1
+        answer[subject] = SPLITS[chosen]
+    return pd.Series(answer, dtype=object)
+
+
+def thin_training(
+    frame: pd.DataFrame, spec: DataSpec, attributes: Mapping[str, Sequence[str]]
+) -> tuple[pd.DataFrame, list[ExcludedRow]]:
+    """Drop training images as the card asks: planted cells first, then balancing.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Columns ``image``, ``label``, ``split`` and the attributes.
+    spec : DataSpec
+        ``plant``, ``balance_training`` and ``seed``.
+    attributes : mapping of str to sequence of str
+        The groups of each attribute; balancing uses the first attribute.
+
+    Returns
+    -------
+    frame : pandas.DataFrame
+        What is left.
+    excluded : list of ExcludedRow
+        What was dropped, one row a cause.
+
+    Raises
+    ------
+    DataError
+        If a planted group or label is not in the data, or a cell to balance is empty.
+    """
+    excluded: list[ExcludedRow] = []
+    for plant in spec.plant:
+        groups = attributes[plant.attribute]
+        if plant.group not in groups:
+            what = f"no group '{plant.group}' in '{plant.attribute}'"
+            raise DataError("data.plant", what, did_you_mean(plant.group, groups))
+        cell = _training_cell(frame, plant.attribute, plant.group, plant.label)
+        if cell.empty:
+            what = f"no training image of {plant.group} x {plant.label}"
+            raise DataError("data.plant", what, did_you_mean(plant.label, set(frame["label"])))
+        dropped = _fewest(cell, round(plant.keep * len(cell)), spec.seed)
+        reason = (
+            f"thinned from training on purpose: {plant.attribute}={plant.group} x {plant.label}, "
+            f"{plant.keep:.0%} kept"
+        )
+        frame = _without(frame, dropped, reason, excluded)
+    if spec.balance_training:
+        attribute = next(iter(attributes))
+        kept = balanced_training(frame, attribute, attributes[attribute], spec.seed)
+        dropped = frame.index[frame["split"] == "train"].difference(kept)
+        reason = f"thinned from training on purpose: every {attribute} x label cell made equal"
+        frame = _without(frame, dropped, reason, excluded)
+    return frame, excluded
+
+
+def balanced_training(frame: pd.DataFrame, attribute: str, groups: Sequence[str], seed: int) -> pd.Index:
+    """Choose training images so that every group x label cell has as many as the smallest.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Columns ``image``, ``label``, ``split`` and ``attribute``.
+    attribute : str
+        A column of groups; images whose group is unknown are not chosen.
+    groups : sequence of str
+        The groups to balance.
+    seed : int
+        Of the choice.
+
+    Returns
+    -------
+    pandas.Index
+        Rows of the chosen images, in the frame's order.
+
+    Raises
+    ------
+    DataError
+        If a cell is empty.
+    """
+    labels = sorted(set(frame.loc[frame["split"] == "train", "label"]))
+    cells = {(g, y): _training_cell(frame, attribute, g, y) for g in groups for y in labels if g != UNKNOWN}
+    empty = [f"{group} x {label}" for (group, label), cell in cells.items() if cell.empty]
+    if empty:
+        what = f"no training image of {empty[0]}, so no balanced sample can be drawn"
+        raise DataError(f"groups.{attribute}", what, "add images, or name the groups to keep under 'values'")
+    size = min(len(cell) for cell in cells.values())
+    dropped = [row for cell in cells.values() for row in _fewest(cell, size, seed)]
+    chosen = [row for cell in cells.values() for row in cell.index]
+    return frame.index[frame.index.isin(chosen) & ~frame.index.isin(dropped)]
+
+
+def _training_cell(frame: pd.DataFrame, attribute: str, group: str, label: str) -> pd.Series:
+    """Return the image keys of a training cell."""
+    chosen = (frame["split"] == "train") & (frame[attribute] == group) & (frame["label"] == label)
+    return frame.loc[chosen, "image"]
+
+
+def _fewest(cell: pd.Series, keep: int, seed: int) -> pd.Index:
+    """Return the rows to drop so that ``keep`` are left."""
+    return cell.index[np.argsort([_chance(seed, image) for image in cell], kind="stable")[keep:]]
+
+
+def _without(frame: pd.DataFrame, rows: pd.Index, reason: str, excluded: list[ExcludedRow]) -> pd.DataFrame:
+    if len(rows):
+        examples = sorted(frame.loc[rows, "image"])[:_EXAMPLES]
+        excluded.append(ExcludedRow(reason=reason, images=len(rows), examples=examples))
+    return frame.drop(index=rows)
+
+
+def _chance(seed: int, name: str) -> str:
+    return hashlib.sha256(f"{seed}\0{name}".encode()).hexdigest()
+
+
+def _commonest(frame: pd.DataFrame, column: str) -> pd.Series:
+    counts = frame.groupby(["subject", column]).size().rename("images").reset_index()
+    ordered = counts.sort_values(["subject", "images", column], ascending=[True, False, True])
+    return ordered.drop_duplicates("subject").set_index("subject")[column].astype(str)
+
+
+def _given_splits(
+    frame: pd.DataFrame, spec: DataSpec, attributes: list[str], shares: np.ndarray
+) -> pd.Series:
+    where = f"split column '{spec.split}'" if spec.split else "split folders"
+    allowed = (*SPLITS, *TO_DEAL)
+    for value in sorted(frame[GIVEN].dropna().unique()):
+        if value not in allowed:
+            raise DataError(where, f"'{value}' is no split", did_you_mean(value, allowed))
+    if frame[GIVEN].isna().any():
+        example = frame.loc[frame[GIVEN].isna(), "image"].iloc[0]
+        raise DataError(where, f"'{example}' has no split", f"write one of {', '.join(allowed)}")
+    given = frame[GIVEN].where(~frame[GIVEN].isin(TO_DEAL), "test")
+    several = given.groupby(frame["subject"]).nunique()
+    torn = sorted(several.index[several > 1])
+    if torn:
+        raise DataError(
+            where,
+            f"{len(torn)} subjects stand in two splits (e.g. {', '.join(torn[:3])})",
+            "put all images of a subject in one split",
+        )
+    of_subject = given.groupby(frame["subject"]).first()
+    open_subjects = of_subject.index[of_subject == "test"]
+    if len(open_subjects):
+        audit_only = np.array([0.0, *shares[1:]]) / shares[1:].sum()
+        strata = strata_of(frame[frame["subject"].isin(open_subjects)], attributes)
+        of_subject[open_subjects] = deal_subjects(strata, audit_only, spec.seed)[open_subjects]
+    return of_subject
+
+
+def _check_none_empty(splits: pd.Series, frame: pd.DataFrame, trains: bool) -> None:
+    needed = SPLITS if trains else SPLITS[1:]
+    for split in needed:
+        if not (splits == split).any():
+            raise DataError(
+                "data.shares",
+                f"no image falls into '{split}' ({frame['subject'].nunique()} subjects in all)",
+                "add subjects, or change data.shares or the split column",
+            )

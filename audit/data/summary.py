@@ -1,0 +1,177 @@
+"""The data section of a report: every image counted, and what these sizes can detect."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pandas as pd
+from statsmodels.stats.power import NormalIndPower
+
+from audit.card.schema import Card
+from audit.data.samples import SPLITS, UNKNOWN, Samples
+from audit.records import AttributeInfo, CountRow, DataReport
+
+METRICS_TESTED = 3  # standardised, true-positive and false-positive gap
+POWER = 0.8
+_LISTED = 4  # cells named in one warning
+
+
+def describe_data(samples: Samples, card: Card) -> DataReport:
+    """Count every image and say what can be detected.
+
+    Parameters
+    ----------
+    samples : Samples
+        What the readers found.
+    card : Card
+        Its card.
+
+    Returns
+    -------
+    DataReport
+        Counts by attribute x group x label x split, with "unknown" as a group of its own; cells without an
+        image are rows with 0.
+    """
+    frame = samples.frame
+    return DataReport(
+        source=samples.source_name,
+        images=len(frame),
+        subjects=int(frame["subject"].nunique()),
+        labels=list(samples.labels),
+        fingerprint=samples.fingerprint,
+        attributes=list(samples.attributes.values()),
+        counts=[row for info in samples.attributes.values() for row in _count_rows(samples, info)],
+        excluded=list(samples.excluded),
+        quarantined=list(samples.quarantined),
+        splits={split: int((frame["split"] == split).sum()) for split in SPLITS},
+        licence=card.data.licence,
+        citation=card.data.citation,
+        limits=[line for info in samples.attributes.values() for line in _limits(samples, card, info)],
+        warnings=[*samples.warnings, *_small_cells(samples, card)],
+    )
+
+
+def counts_table(report: DataReport) -> pd.DataFrame:
+    """Pivot the counts for printing.
+
+    Parameters
+    ----------
+    report : DataReport
+        From ``describe_data``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index (attribute, group, label) in the report's order, one column a split; images, int.
+    """
+    rows = pd.DataFrame([row.model_dump() for row in report.counts])
+    wide = rows.pivot_table(
+        index=["attribute", "group", "label"], columns="split", values="images", aggfunc="sum", sort=False
+    )
+    return wide.reindex(columns=list(SPLITS), fill_value=0).fillna(0).astype(int).rename_axis(columns=None)
+
+
+def detectable_difference(rate: float, n_group: int, n_reference: int, alpha: float) -> float | None:
+    """Return the smallest difference of two proportions that a test finds with 80% power.
+
+    Cohen's effect size of proportions (arcsine scale, "Statistical Power Analysis", 1988, chapter 6), solved
+    by statsmodels and turned back into a difference around ``rate``.
+
+    Parameters
+    ----------
+    rate : float
+        The reference's rate, in [0, 1].
+    n_group, n_reference : int
+        Independent subjects on each side.
+    alpha : float
+        Two-sided level of one test.
+
+    Returns
+    -------
+    float or None
+        In (0, 1]; the larger one where a rise and a fall differ. None where not even the largest possible
+        difference would be found.
+    """
+    if min(n_group, n_reference) < 2:
+        return None
+    effect = float(
+        NormalIndPower().solve_power(
+            None, nobs1=n_group, ratio=n_reference / n_group, alpha=alpha, power=POWER
+        )
+    )
+    angle = math.asin(math.sqrt(rate))
+    found = []
+    if angle + effect / 2 <= math.pi / 2:
+        found.append(math.sin(angle + effect / 2) ** 2 - rate)
+    if angle - effect / 2 >= 0:
+        found.append(rate - math.sin(angle - effect / 2) ** 2)
+    return max(found, default=None)
+
+
+def _count_rows(samples: Samples, info: AttributeInfo) -> Iterator[CountRow]:
+    frame = samples.frame
+    cells = frame.groupby([info.attribute, "label", "split"])
+    images = cells.size()
+    subjects = cells["subject"].nunique()
+    groups = [*info.groups, UNKNOWN] if info.unknown_images else info.groups
+    for group in groups:
+        for label in samples.labels:
+            for split in SPLITS:
+                cell = (group, label, split)
+                yield CountRow(
+                    attribute=info.attribute,
+                    group=group,
+                    label=label,
+                    split=split,
+                    images=int(images.get(cell, 0)),
+                    subjects=int(subjects.get(cell, 0)),
+                )
+
+
+def _small_cells(samples: Samples, card: Card) -> Iterator[str]:
+    """Yield one warning an attribute about audit cells under the least size that is tested."""
+    least = card.audit.min_group_size
+    for info in samples.attributes.values():
+        rows = [row for row in _count_rows(samples, info) if row.split != "train" and row.group != UNKNOWN]
+        small = [row for row in rows if row.subjects < least]
+        if small:
+            named = ", ".join(f"{r.group} x {r.label} in {r.split} ({r.subjects})" for r in small[:_LISTED])
+            more = f" and {len(small) - _LISTED} more" if len(small) > _LISTED else ""
+            yield f"{info.attribute}: {len(small)} of {len(rows)} cells under {least} subjects: {named}{more}"
+
+
+def audited_outcomes(card: Card, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the labels whose prediction is audited: the card's, else the second of two, else all."""
+    if card.audit.outcomes is not None:
+        return tuple(card.audit.outcomes)
+    return labels[1:] if len(labels) == 2 else labels
+
+
+def _limits(samples: Samples, card: Card, info: AttributeInfo) -> Iterator[str]:
+    audited = samples.of_split("discovery", "confirmation")
+    subjects = audited.groupby(info.attribute)["subject"].nunique()
+    outcomes = audited_outcomes(card, samples.labels)
+    contrasts = sum(len(each.groups) - 1 for each in samples.attributes.values())
+    family = contrasts * len(outcomes) * METRICS_TESTED
+    for group in info.groups:
+        if group == info.reference:
+            continue
+        n_group, n_reference = int(subjects.get(group, 0)), int(subjects.get(info.reference, 0))
+        sizes = f"{info.attribute} {group} ({n_group} subjects) against {info.reference} ({n_reference})"
+        if min(n_group, n_reference) < card.audit.min_group_size:
+            yield f"{sizes}: too little data; {card.audit.min_group_size} subjects in each group are needed"
+            continue
+        found = {
+            outcome: detectable_difference(
+                float((audited["label"] == outcome).mean()), n_group, n_reference, card.audit.alpha / family
+            )
+            for outcome in outcomes
+        }
+        yield f"{sizes}: gaps this audit can detect at {POWER:.0%} power, corrected over {family} tests: " + (
+            "; ".join(f"{outcome} {_in_points(gap)}" for outcome, gap in found.items())
+        )
+
+
+def _in_points(gap: float | None) -> str:
+    return "none, however large" if gap is None else f"{100 * gap:.1f} points or more"
