@@ -1,0 +1,239 @@
+"""Pictures as deterministic SVG: group rates with intervals, and heads beside their placebo.
+
+Text is drawn as outlines with the font that comes with matplotlib, so that a figure looks the same on every
+machine, on screen and in the PDF; its numbers stand in words in ``alt`` and in the table beside it.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from audit.records import Estimate
+from audit.report import formats
+from audit.report.shapes import Picture
+
+INK, MUTED, RULE = "#1c2733", "#566372", "#d4dae1"
+GROUP, REFERENCE, EFFECT, REFERENCE_MODEL = "#2f6da8", "#8794a3", "#c05a12", "#5b4b9a"
+_DARK = {
+    INK: "#e8edf2",
+    MUTED: "#a9b5c2",
+    RULE: "#3a4552",
+    GROUP: "#74aee2",
+    REFERENCE: "#8f9cab",
+    EFFECT: "#f0954e",
+    REFERENCE_MODEL: "#b0a2ee",
+}
+_SETTINGS: Any = {
+    "svg.fonttype": "path",
+    "svg.hashsalt": "vit-audit",
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "text.parse_math": False,
+    "axes.edgecolor": RULE,
+    "axes.linewidth": 0.8,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": INK,
+}
+_INCH = 72  # SVG points an inch
+_NAME_CHARACTERS = 24
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One group of a rates picture; ``rate`` in [0, 1]."""
+
+    name: str
+    rate: Estimate
+    is_reference: bool
+
+
+@dataclass(frozen=True)
+class HeadEffect:
+    """One head of a forest plot; estimates are fractions in [-1, 1]."""
+
+    name: str
+    symbol: str
+    effect: Estimate
+    placebo: Estimate
+    design_c: Estimate | None
+
+
+@cache
+def _drawable() -> frozenset[int]:
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+
+
+def _drawn(name: str) -> str:
+    """Shorten a name and replace what the font lacks: an empty box is honest, a warning is not."""
+    shown = formats.label(name, _NAME_CHARACTERS).split(" (")[0] if len(name) > _NAME_CHARACTERS else name
+    return "".join(c if ord(c) in _drawable() else "□" for c in formats.clean(shown))
+
+
+def rates_picture(bars: Sequence[Bar], title: str, compact: bool = False) -> Picture | None:
+    """Draw one horizontal bar a group with its interval.
+
+    Parameters
+    ----------
+    bars : sequence of Bar
+        Groups in the order of the table; those without an estimate are named in ``alt`` and not drawn.
+    title : str
+        What the rates are, for the description.
+    compact : bool
+        A smaller picture for page one.
+
+    Returns
+    -------
+    Picture or None
+        None where no group has an estimate.
+    """
+    drawn = [bar for bar in bars if bar.rate.value is not None]
+    if not drawn:
+        return None
+    with mpl.rc_context(_SETTINGS):
+        height = 0.42 + 0.34 * len(drawn)
+        figure, axes = _axes(3.5 if compact else 5.6, height)
+        for position, bar in enumerate(drawn):
+            _draw_bar(axes, position, bar)
+        top = max(bar.rate.high or bar.rate.value or 0.0 for bar in drawn)
+        axes.set_xlim(0, min(1.0, max(top * 1.04, 0.02)) if top < 0.96 else 1.0)
+        _name_rows(axes, [_drawn(bar.name) for bar in drawn])
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.3g}%"))
+        alt = f"{title}. " + "; ".join(f"{formats.label(b.name)}: {formats.rate(b.rate)}" for b in bars) + "."
+        return _picture(figure, title, alt)
+
+
+def _draw_bar(axes: Axes, position: int, bar: Bar) -> None:
+    value = bar.rate.value or 0.0
+    colour = REFERENCE if bar.is_reference else GROUP
+    axes.barh(position, value, height=0.56, color=colour, linewidth=0)
+    if bar.rate.low is not None and bar.rate.high is not None:
+        axes.plot([bar.rate.low, bar.rate.high], [position, position], color=INK, linewidth=1.3)
+        for end in (bar.rate.low, bar.rate.high):
+            axes.plot([end, end], [position - 0.13, position + 0.13], color=INK, linewidth=1.3)
+
+
+def forest_picture(heads: Sequence[HeadEffect], title: str, compact: bool = False) -> Picture | None:
+    """Draw heads with their effect, the placebo and, where it ran, Design C, on one axis in points.
+
+    Parameters
+    ----------
+    heads : sequence of HeadEffect
+        In the order to draw, top first.
+    title : str
+        What is drawn, for the description.
+    compact : bool
+        A smaller picture for page one.
+
+    Returns
+    -------
+    Picture or None
+        None where no head has an estimate.
+    """
+    drawn = [head for head in heads if head.effect.value is not None]
+    if not drawn:
+        return None
+    has_c = any(head.design_c is not None for head in drawn)
+    with mpl.rc_context(_SETTINGS):
+        figure, axes = _axes(3.5 if compact else 6.6, 0.92 + 0.36 * len(drawn))
+        axes.axvline(0, color=MUTED, linewidth=1)
+        for position, head in enumerate(drawn):
+            _draw_head(axes, position, head, has_c)
+        _name_rows(axes, [f"{head.symbol} {head.name}" for head in drawn])
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: formats.decimal(x, 1, signed=True)))
+        axes.set_xlabel("percentage points")
+        axes.margins(x=0.06)
+        axes.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 1.0),
+            ncols=3,
+            frameon=False,
+            fontsize=8,
+            handletextpad=0.3,
+            columnspacing=1.2,
+            borderaxespad=0.2,
+            labelcolor=INK,
+        )
+        return _picture(figure, title, f"{title}. " + " ".join(_in_words(head) for head in drawn))
+
+
+def _draw_head(axes: Axes, position: int, head: HeadEffect, has_c: bool) -> None:
+    spread = 0.24 if has_c else 0.16
+    first = position == 0
+    _draw_estimate(axes, position - spread, head.effect, EFFECT, "o", "effect" if first else None)
+    _draw_estimate(
+        axes,
+        position if has_c else position + spread,
+        head.placebo,
+        REFERENCE,
+        "s",
+        "placebo" if first else None,
+    )
+    if has_c:
+        design_c = head.design_c or Estimate(value=None)
+        _draw_estimate(axes, position + spread, design_c, REFERENCE_MODEL, "^", "Design C" if first else None)
+
+
+def _draw_estimate(
+    axes: Axes, y: float, estimate: Estimate, colour: str, marker: str, name: str | None
+) -> None:
+    # A missing value is drawn off the data, so that the legend is the same in every picture.
+    x = [] if estimate.value is None else [100 * estimate.value]
+    axes.plot(x, [y] * len(x), marker, color=colour, markersize=4.6, label=name or "_", linestyle="none")
+    if x and estimate.low is not None and estimate.high is not None:
+        axes.plot([100 * estimate.low, 100 * estimate.high], [y, y], color=colour, linewidth=1.5)
+
+
+def _in_words(head: HeadEffect) -> str:
+    parts = [f"effect {formats.difference(head.effect)}", f"placebo {formats.difference(head.placebo)}"]
+    if head.design_c is not None:
+        parts.append(f"Design C {formats.difference(head.design_c)}")
+    return f"{head.name}: {', '.join(parts)} points."
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.grid(axis="x", color=RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+
+
+def _picture(figure: Figure, title: str, alt: str) -> Picture:
+    buffer = io.StringIO()
+    figure.savefig(
+        buffer, format="svg", metadata={"Date": None, "Creator": None, "Title": formats.clean(title)}
+    )
+    svg = buffer.getvalue()
+    width, height = figure.get_size_inches() * _INCH
+    dark = svg
+    for light_colour, dark_colour in _DARK.items():
+        dark = dark.replace(light_colour, dark_colour)
+    return Picture(_data_address(svg), _data_address(dark), alt, width=round(width), height=round(height))
+
+
+def _data_address(svg: str) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode("ascii")

@@ -1,0 +1,102 @@
+"""The CSV tables: every field of the records, full precision, harmless in a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from audit.records import (
+    Audit,
+    ContrastRow,
+    Control,
+    CountRow,
+    Estimate,
+    ExcludedRow,
+    Finding,
+    HeadRow,
+    RateRow,
+    Record,
+)
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def csv_tables(audit: Audit) -> dict[str, str]:
+    """Write each table of an audit as CSV text.
+
+    Parameters
+    ----------
+    audit : Audit
+        The record. Where the instrument is invalid, contrasts, heads and findings have their header only.
+
+    Returns
+    -------
+    dict of str to str
+        File name to content, lines ending in CR LF as RFC 4180 has it. Missing numbers are empty cells.
+    """
+    shown = audit.outcome != "INVALID" and audit.controls.valid
+    left_out = [("excluded", row) for row in audit.data.excluded]
+    left_out += [("quarantined", row) for row in audit.data.quarantined]
+    return {
+        "rates.csv": _table(RateRow, audit.rates),
+        "contrasts.csv": _table(ContrastRow, audit.contrasts if shown else []),
+        "heads.csv": _table(HeadRow, audit.heads if shown else []),
+        "counts.csv": _table(CountRow, audit.data.counts),
+        "controls.csv": _table(Control, audit.controls.controls),
+        "findings.csv": _table(Finding, audit.findings if shown else []),
+        "excluded.csv": _csv(
+            ["kind", *_columns(ExcludedRow)], [[kind, *_values(row)] for kind, row in left_out]
+        ),
+    }
+
+
+def _table(kind: type[Record], rows: Sequence[Record]) -> str:
+    return _csv(_columns(kind), [_values(row) for row in rows])
+
+
+def _csv(columns: list[str], rows: list[list[Any]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(columns)
+    writer.writerows([_harmless(value) for value in row] for row in rows)
+    return buffer.getvalue()
+
+
+def _columns(kind: type[BaseModel]) -> list[str]:
+    columns: list[str] = []
+    for name, field in kind.model_fields.items():
+        columns += (
+            [name, *(f"{name}_{part}" for part in ("low", "high", "level"))]
+            if _is_estimate(field)
+            else [name]
+        )
+    return columns
+
+
+def _is_estimate(field: Any) -> bool:
+    return field.annotation is Estimate or Estimate in getattr(field.annotation, "__args__", ())
+
+
+def _values(row: Record) -> list[Any]:
+    values: list[Any] = []
+    for name, field in type(row).model_fields.items():
+        value = getattr(row, name)
+        if _is_estimate(field):
+            values += [value.value, value.low, value.high, value.level] if value else [None] * 4
+        else:
+            values.append(
+                json.dumps(value, ensure_ascii=False) if isinstance(value, (list, tuple, dict)) else value
+            )
+    return values
+
+
+def _harmless(value: Any) -> Any:
+    """Put an apostrophe before text that a spreadsheet would run as a formula; numbers stay numbers."""
+    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+        return "'" + value
+    return value

@@ -1,0 +1,385 @@
+"""From the record of an audit to what the templates print. No arithmetic is left to a template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from audit.records import Audit, HeadGrid
+from audit.report import formats, view_data, view_findings, view_instrument, wording
+from audit.report.legal import NOT_ANSWERED, clause_of
+from audit.report.shapes import Badge, Cell, Column, Fact, Table, TableGroup, header_cell, number_cell
+from audit.report.view_findings import FindingCard
+
+
+@dataclass(frozen=True)
+class Line:
+    """One control in one line."""
+
+    badge: Badge
+    title: str
+    setting: str
+
+
+@dataclass(frozen=True)
+class ReportView:
+    """Everything that ``report.html.j2`` prints, as finished strings."""
+
+    title: str
+    audit_id: str
+    short_hash: str
+    audit_hash: str
+    date: str
+    run_by: str
+    outcome: Badge
+    outcome_sentence: str
+    reasons: tuple[str, ...]
+    audited: tuple[Fact, ...]
+    purpose: tuple[Fact, ...]
+    controls_summary: str
+    control_lines: tuple[Line, ...]
+    top: tuple[FindingCard, ...]
+    no_findings: str
+    not_shown: tuple[str, ...]
+    next_steps: tuple[str, ...]
+    withheld: tuple[tuple[str, str, str, str], ...]
+    is_invalid: bool
+    legal: Table
+    controls: Table
+    controls_setting: str
+    controls_not_run: tuple[str, ...]
+    control_grids: TableGroup | None
+    data_facts: tuple[Fact, ...]
+    data_tables: tuple[Table, ...]
+    count_tables: tuple[Table, ...]
+    data_limits: tuple[str, ...]
+    data_warnings: tuple[str, ...]
+    rates: tuple[TableGroup, ...]
+    cards: tuple[FindingCard, ...]
+    heads: tuple[TableGroup, ...]
+    other_grids: TableGroup | None
+    stability: Table | None
+    model_facts: tuple[Fact, ...]
+    model_seeds: Table
+    method_facts: tuple[Fact, ...]
+    hypotheses: tuple[str, ...]
+    metrics: tuple[str, ...]
+    designs: tuple[str, ...]
+    thresholds: Table
+    estimands: Table
+    provenance_facts: tuple[Fact, ...]
+    hashes: Table
+    versions: Table
+    stages: Table
+    glossary: tuple[tuple[str, str], ...]
+    emotion_note: str
+    fixed: dict[str, str]
+
+
+def build_view(audit: Audit, audit_sha256: str) -> ReportView:
+    """Compute the view of a report.
+
+    Parameters
+    ----------
+    audit : Audit
+        The record; where it is invalid, findings, heads and comparisons are left out here.
+    audit_sha256 : str
+        Hash of the bytes of ``audit.json``, which binds the report to them.
+
+    Returns
+    -------
+    ReportView
+        Finished strings, tables and pictures.
+    """
+    is_invalid = audit.outcome == "INVALID" or not audit.controls.valid
+    badge, sentence = wording.OUTCOMES["INVALID" if is_invalid else audit.outcome]
+    cards = (
+        []
+        if is_invalid
+        else [view_findings.finding_card(audit, f) for f in view_findings.ordered_findings(audit)]
+    )
+    top = [] if is_invalid else view_findings.top_findings(audit)
+    return ReportView(
+        title=formats.label(audit.name, 120),
+        audit_id=formats.label(audit.audit_id, 80),
+        short_hash=formats.short_hash(audit_sha256),
+        audit_hash=audit_sha256,
+        date=audit.provenance.started[:10],
+        run_by=audit.provenance.run_by or "not stated",
+        outcome=badge,
+        outcome_sentence=sentence,
+        reasons=tuple(audit.reasons),
+        audited=_audited(audit),
+        purpose=_purpose(audit),
+        controls_summary=_controls_summary(audit),
+        control_lines=_control_lines(audit),
+        top=tuple(view_findings.finding_card(audit, finding, compact=True) for finding in top),
+        no_findings=_no_findings(audit, is_invalid),
+        not_shown=_not_shown(audit),
+        next_steps=tuple(audit.next_steps),
+        withheld=tuple(view_instrument.failed_controls(audit)) if is_invalid else (),
+        is_invalid=is_invalid,
+        legal=_legal(audit),
+        controls=view_instrument.controls_table(audit),
+        controls_setting=audit.controls.setting,
+        controls_not_run=tuple(audit.controls.not_run),
+        control_grids=view_instrument.control_grids(audit),
+        data_facts=_data_facts(audit),
+        data_tables=tuple(view_data.data_tables(audit)),
+        count_tables=tuple(view_data.count_tables(audit)),
+        data_limits=tuple(audit.data.limits),
+        data_warnings=tuple(audit.data.warnings),
+        rates=tuple(view_data.rate_groups(audit, with_verdicts=not is_invalid)),
+        cards=tuple(cards),
+        heads=() if is_invalid else tuple(view_findings.head_groups(audit)),
+        other_grids=None if is_invalid else _other_grids(audit),
+        stability=view_findings.stability_table(audit.stability)
+        if audit.stability and not is_invalid
+        else None,
+        model_facts=_model_facts(audit),
+        model_seeds=_model_seeds(audit),
+        method_facts=_method_facts(audit),
+        hypotheses=tuple(audit.method.hypotheses),
+        metrics=tuple(audit.method.metrics),
+        designs=tuple(audit.method.designs),
+        thresholds=_pairs(
+            "thresholds",
+            "Thresholds, fixed before the run",
+            "Threshold",
+            "Value",
+            [(name, formats.quantity(value)) for name, value in audit.method.thresholds.items()],
+            is_number=True,
+        ),
+        estimands=_estimands(audit),
+        provenance_facts=_provenance_facts(audit, audit_sha256),
+        hashes=_pairs(
+            "hashes", "Hashes (SHA-256)", "Of", "Hash", list(audit.provenance.hashes.items()), mono=True
+        ),
+        versions=_pairs(
+            "versions", "Software versions", "Package", "Version", list(audit.provenance.versions.items())
+        ),
+        stages=_pairs(
+            "stages",
+            "Stages and how long they took",
+            "Stage",
+            "Time",
+            [(name, formats.seconds(took)) for name, took in audit.provenance.stages],
+            is_number=True,
+        ),
+        glossary=wording.glossary(),
+        emotion_note=wording.EMOTION_NOTE if audit.task == "emotion" else "",
+        fixed={
+            "no_certificate": wording.NO_CERTIFICATE,
+            "perceptions": wording.PERCEPTIONS,
+            "bounded_claim": wording.BOUNDED_CLAIM,
+        },
+    )
+
+
+def _audited(audit: Audit) -> tuple[Fact, ...]:
+    model, data = audit.model, audit.data
+    return (
+        Fact(
+            "Model",
+            f"{model.name}, {_size(audit)}",
+        ),
+        Fact("Weights", f"SHA-256 {formats.short_hash(model.weights_sha256)}…", mono=True),
+        Fact(
+            "Data",
+            f"{data.source}: {formats.plural(data.images, 'image')} of {formats.plural(data.subjects, 'subject')}"
+            + (" (rendered, no real people)" if audit.synthetic else ""),
+        ),
+        Fact("Data hash", f"SHA-256 {formats.short_hash(data.fingerprint)}…", mono=True),
+        Fact(
+            "Groups",
+            "; ".join(
+                f"{formats.label(a.attribute)} ({formats.plural(len(a.groups), 'group')})"
+                for a in data.attributes
+            ),
+        ),
+    )
+
+
+def _size(audit: Audit) -> str:
+    return f"{formats.plural(audit.model.layers, 'layer')} of {formats.plural(audit.model.heads, 'head')}"
+
+
+def _purpose(audit: Audit) -> tuple[Fact, ...]:
+    return (
+        Fact("Intended use", audit.intended_use or "not stated in the card"),
+        Fact("Out of scope", audit.out_of_scope or "not stated in the card"),
+    )
+
+
+def _controls_summary(audit: Audit) -> str:
+    controls = audit.controls.controls
+    passed = sum(control.passed for control in controls)
+    if not controls:
+        return "No control was recorded."
+    return f"{passed} of {formats.plural(len(controls), 'check')} passed"
+
+
+def _control_lines(audit: Audit) -> tuple[Line, ...]:
+    ordered = sorted(audit.controls.controls, key=lambda control: control.passed)
+    return tuple(
+        Line(wording.PASSED_CHECK if c.passed else wording.FAILED_CHECK, c.title, c.setting) for c in ordered
+    )
+
+
+def _no_findings(audit: Audit, is_invalid: bool) -> str:
+    if is_invalid:
+        return "Findings are withheld, because a check of the instrument failed."
+    if audit.findings:
+        return ""
+    return (
+        "No finding. Every comparison that was made, with the smallest gap it could have detected, is listed "
+        "under “Rates by group”."
+    )
+
+
+def _not_shown(audit: Audit) -> tuple[str, ...]:
+    fixed = [wording.NO_CERTIFICATE, wording.PERCEPTIONS]
+    if audit.task == "emotion":
+        fixed.append(wording.EMOTION_NOTE)
+    return (*audit.not_shown, *(sentence for sentence in fixed if sentence not in audit.not_shown))
+
+
+def _legal(audit: Audit) -> Table:
+    rows = []
+    for answer in audit.legal:
+        clause = clause_of(answer.clause)
+        title = clause.title if clause else answer.clause
+        note = f"{clause.summary} Applies: {clause.applies}." if clause else ""
+        tone = "unanswered" if answer.answer == NOT_ANSWERED else ""
+        rows.append((header_cell(title, note), Cell(answer.question), Cell(answer.answer, tone=tone)))
+    return Table(
+        id="legal-table",
+        caption="Legal screen: answers given in the card",
+        columns=(Column("Clause"), Column("Question"), Column("Answer in the card")),
+        rows=tuple(rows),
+        note="Summaries are in the tool’s own words; the official text stands above them. Answers are "
+        "recorded as given and are not checked.",
+    )
+
+
+def _data_facts(audit: Audit) -> tuple[Fact, ...]:
+    data = audit.data
+    splits = ", ".join(f"{name} {formats.count(images)}" for name, images in data.splits.items())
+    return (
+        Fact("Source", data.source),
+        Fact("Images and subjects", f"{formats.count(data.images)} and {formats.count(data.subjects)}"),
+        Fact("Images in each split", splits),
+        Fact("Labels", ", ".join(formats.label(name) for name in data.labels)),
+        Fact("SHA-256 of table and images", data.fingerprint, mono=True),
+        Fact("Licence", data.licence or "not stated"),
+        Fact("Citation", data.citation or "not stated"),
+    )
+
+
+def _other_grids(audit: Audit) -> TableGroup | None:
+    blocks = {(row.contrast, row.outcome) for row in audit.heads}
+    taken = {f"bias:{contrast}" for contrast, _ in blocks} | {f"bias:{c}:{outcome}" for c, outcome in blocks}
+    grids: Sequence[HeadGrid] = [grid for grid in audit.grids if grid.id not in taken]
+    if not grids:
+        return None
+    return TableGroup(
+        id="other-grids",
+        title="Further head grids",
+        tables=tuple(
+            view_instrument.grid_table(grid, view_instrument.largest(grids, grid.unit)) for grid in grids
+        ),
+        scale=view_instrument.scale(grids),
+    )
+
+
+def _model_facts(audit: Audit) -> tuple[Fact, ...]:
+    model = audit.model
+    return (
+        Fact("Architecture", model.name),
+        Fact("Origin", model.origin),
+        Fact("Training", model.training),
+        Fact("SHA-256 of the weights", model.weights_sha256, mono=True),
+        Fact(
+            "Size",
+            f"{formats.count(model.parameters)} parameters; {_size(audit)}; "
+            f"images of {model.image_size} × {model.image_size} pixels",
+        ),
+        Fact("Classes", ", ".join(formats.label(name) for name in model.classes)),
+    )
+
+
+def _model_seeds(audit: Audit) -> Table:
+    model = audit.model
+    scores = zip(model.accuracy_by_seed, model.balanced_accuracy_by_seed, strict=False)
+    names = [str(seed) for seed in model.seeds] or ["–"]
+    return Table(
+        id="model-seeds",
+        caption="Accuracy on held-out images, for each training seed",
+        columns=(
+            Column("Seed"),
+            Column("Accuracy", is_number=True),
+            Column("Balanced accuracy", is_number=True),
+        ),
+        rows=tuple(
+            (header_cell(name), number_cell(formats.percent(plain)), number_cell(formats.percent(balanced)))
+            for name, (plain, balanced) in zip(names, scores, strict=False)
+        ),
+    )
+
+
+def _method_facts(audit: Audit) -> tuple[Fact, ...]:
+    method = audit.method
+    return (
+        Fact("Preregistration, SHA-256", method.preregistration_sha256, mono=True),
+        Fact("Family of tests", method.family),
+        Fact("Permutations", formats.count(method.permutations)),
+        Fact("Bootstrap samples", formats.count(method.bootstrap)),
+        Fact("Seeds", ", ".join(map(str, audit.provenance.seeds)) or "none"),
+        Fact("Patching engine", method.engine),
+    )
+
+
+def _estimands(audit: Audit) -> Table:
+    return Table(
+        id="estimands",
+        caption="What is estimated",
+        columns=(Column("Name"), Column("Formula"), Column("In words")),
+        rows=tuple(
+            (header_cell(name), Cell(formula, tone="formula"), Cell(words))
+            for name, formula, words in audit.method.estimands
+        ),
+    )
+
+
+def _provenance_facts(audit: Audit, audit_sha256: str) -> tuple[Fact, ...]:
+    provenance = audit.provenance
+    return (
+        Fact("Audit id", audit.audit_id),
+        Fact("SHA-256 of audit.json", audit_sha256, mono=True),
+        Fact("Command", provenance.command, mono=True),
+        Fact("Started", provenance.started),
+        Fact("Took", formats.seconds(provenance.seconds)),
+        Fact("Run by", provenance.run_by or "not stated"),
+        Fact("Hardware", provenance.hardware),
+        Fact("Seeds", ", ".join(map(str, provenance.seeds)) or "none"),
+        Fact("Schema of audit.json", f"version {audit.schema_version}"),
+    )
+
+
+def _pairs(
+    table_id: str,
+    caption: str,
+    left: str,
+    right: str,
+    rows: Sequence[tuple[str, str]],
+    *,
+    is_number: bool = False,
+    mono: bool = False,
+) -> Table:
+    tone = "mono" if mono else ""
+    return Table(
+        id=table_id,
+        caption=caption,
+        columns=(Column(left), Column(right, is_number=is_number)),
+        rows=tuple((header_cell(name), Cell(value, tone=tone, is_number=is_number)) for name, value in rows),
+    )

@@ -1,0 +1,243 @@
+"""Sections "Data" and "Rates by group" as tables and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from audit.records import Audit, ContrastRow, CountRow, ExcludedRow, RateRow
+from audit.report import figures, formats, wording
+from audit.report.shapes import Cell, Column, Picture, Table, TableGroup, badge_cell, header_cell, number_cell
+
+SPLITS = ("train", "discovery", "confirmation")
+
+
+def data_tables(audit: Audit) -> list[Table]:
+    """Return who assigned each attribute, the splits, and what was left out."""
+    data = audit.data
+    return [
+        Table(
+            id="attributes",
+            caption="Group annotations: where they come from",
+            columns=(
+                Column("Attribute"),
+                Column("Assigned by"),
+                Column("Groups"),
+                Column("Reference"),
+                Column("Unknown", "images", True),
+            ),
+            rows=tuple(
+                (
+                    header_cell(formats.label(a.attribute), a.note),
+                    Cell(a.assigned_by),
+                    Cell(", ".join(formats.label(group) for group in a.groups)),
+                    Cell(formats.label(a.reference)),
+                    number_cell(formats.count(a.unknown_images)),
+                )
+                for a in data.attributes
+            ),
+            note=wording.PERCEPTIONS,
+        ),
+        _left_out("excluded", "Excluded: readable, but not part of the question", data.excluded),
+        _left_out("quarantined", "Quarantined: could not be read", data.quarantined),
+    ]
+
+
+def _left_out(table_id: str, caption: str, rows: Sequence[ExcludedRow]) -> Table:
+    listed = tuple(
+        (
+            header_cell(row.reason),
+            number_cell(formats.count(row.images)),
+            Cell(", ".join(formats.label(example) for example in row.examples) or "–"),
+        )
+        for row in rows
+    )
+    nothing = ((header_cell("None"), number_cell("0"), Cell("–")),)
+    columns = (Column("Reason"), Column("Images", is_number=True), Column("Examples", "at most five"))
+    return Table(id=table_id, caption=caption, columns=columns, rows=listed or nothing)
+
+
+def count_tables(audit: Audit) -> list[Table]:
+    """Return one table of images by group x label x split for each attribute; "unknown" has its own rows."""
+    attributes = dict.fromkeys(row.attribute for row in audit.data.counts)
+    return [
+        _count_table(attribute, [row for row in audit.data.counts if row.attribute == attribute])
+        for attribute in attributes
+    ]
+
+
+def _count_table(attribute: str, counts: Sequence[CountRow]) -> Table:
+    splits = [*SPLITS, *dict.fromkeys(row.split for row in counts if row.split not in SPLITS)]
+    shown = [split for split in splits if any(row.split == split for row in counts)]
+    cells = {(row.group, row.label, row.split): row for row in counts}
+    pairs = dict.fromkeys((row.group, row.label) for row in counts)
+    return Table(
+        id=f"counts-{formats.slug(attribute)}",
+        caption=f"Images by {formats.label(attribute)}, label and split (subjects in brackets)",
+        columns=(
+            Column("Group"),
+            Column("Label"),
+            *(Column(split.capitalize(), is_number=True) for split in shown),
+            Column("All", is_number=True),
+        ),
+        rows=tuple(
+            _count_row(group, label, [cells.get((group, label, split)) for split in shown])
+            for group, label in pairs
+        ),
+    )
+
+
+def _count_row(group: str, label: str, rows: Sequence[CountRow | None]) -> tuple[Cell, ...]:
+    unknown = group == "unknown"
+    total = sum(row.images for row in rows if row)
+    return (
+        Cell(formats.label(group), tone="unknown" if unknown else "", is_header=True),
+        Cell(formats.label(label)),
+        *(
+            number_cell(f"{formats.count(row.images)} ({formats.count(row.subjects)})" if row else "0")
+            for row in rows
+        ),
+        number_cell(formats.count(total)),
+    )
+
+
+def rate_groups(audit: Audit, with_verdicts: bool) -> list[TableGroup]:
+    """Return one block for each attribute (or intersection) and outcome.
+
+    Parameters
+    ----------
+    audit : Audit
+        The record.
+    with_verdicts : bool
+        False where the instrument is invalid: rates are shown, comparisons are withheld.
+    """
+    blocks = dict.fromkeys((row.attribute, row.outcome) for row in audit.rates)
+    blocks |= dict.fromkeys((row.attribute, row.outcome) for row in audit.contrasts)
+    return [_rate_group(audit, attribute, outcome, with_verdicts) for attribute, outcome in blocks]
+
+
+def _rate_group(audit: Audit, attribute: str, outcome: str, with_verdicts: bool) -> TableGroup:
+    rates = [row for row in audit.rates if (row.attribute, row.outcome) == (attribute, outcome)]
+    contrasts = [row for row in audit.contrasts if (row.attribute, row.outcome) == (attribute, outcome)]
+    key = formats.slug(f"{attribute}:{outcome}")
+    title = f"{formats.label(attribute)}: predicted “{formats.label(outcome)}”"
+    picture = group_picture(audit, attribute, outcome)
+    tables = [_rate_table(key, title, rates)]
+    if with_verdicts and contrasts:
+        tables.append(_contrast_table(key, title, contrasts))
+    return TableGroup(
+        id=f"rates-{key}", title=title, tables=tuple(tables), pictures=(picture,) if picture else ()
+    )
+
+
+def group_picture(audit: Audit, attribute: str, outcome: str, compact: bool = False) -> Picture | None:
+    """Draw the selection rates of one attribute for one outcome; None where nothing can be drawn."""
+    bars = [
+        figures.Bar(row.group, row.selection_rate, row.is_reference)
+        for row in audit.rates
+        if (row.attribute, row.outcome) == (attribute, outcome)
+    ]
+    title = (
+        f"Share of images predicted “{formats.label(outcome)}”, by {formats.label(attribute)}, with intervals"
+    )
+    return figures.rates_picture(bars, title, compact)
+
+
+def _rate_table(key: str, title: str, rates: Sequence[RateRow]) -> Table:
+    return Table(
+        id=f"table-{key}",
+        caption=f"Rates - {title}",
+        columns=(
+            Column("Group"),
+            Column("n", "images (subjects)", True),
+            Column("Positives", "labelled so", True),
+            Column("Selection rate", "predicted so", True),
+            Column("True-positive rate", is_number=True),
+            Column("False-positive rate", is_number=True),
+            Column("At equal label mix", "standardised rate", True),
+            Column("Mean probability", is_number=True),
+            Column("Accuracy", is_number=True),
+            Column("Impact ratio", "to the reference", True),
+            Column("Impact ratio", "to the highest", True),
+        ),
+        rows=tuple(_rate_row(row) for row in rates),
+        note=formats.level_note(row.selection_rate for row in rates),
+        kind="dense",
+    )
+
+
+def _rate_row(row: RateRow) -> tuple[Cell, ...]:
+    note = "; ".join(part for part in ("reference" if row.is_reference else "", row.note) if part)
+    estimates = (
+        row.selection_rate,
+        row.true_positive_rate,
+        row.false_positive_rate,
+        row.standardised_rate,
+        row.mean_probability,
+        row.accuracy,
+    )
+    return (
+        header_cell(formats.label(row.group), note),
+        number_cell(f"{formats.count(row.images)} ({formats.count(row.subjects)})"),
+        number_cell(formats.count(row.positives)),
+        *(number_cell(formats.rate(estimate)) for estimate in estimates),
+        number_cell(formats.ratio(row.impact_ratio)),
+        number_cell(formats.ratio(row.impact_ratio_highest)),
+    )
+
+
+def _contrast_table(key: str, title: str, contrasts: Sequence[ContrastRow]) -> Table:
+    sizes = sorted({row.family_size for row in contrasts})
+    return Table(
+        id=f"contrasts-{key}",
+        caption=f"Compared with the reference - {title}",
+        columns=(
+            Column("Group against reference"),
+            Column("Question"),
+            Column("Gap", "points, with interval", True),
+            Column("Ratio", is_number=True),
+            Column("p", "raw", True),
+            Column("p", "adjusted", True),
+            Column("Detectable", "points, 80% power", True),
+            Column("By seed", "points", True),
+            Column("Answer"),
+        ),
+        rows=tuple(_contrast_row(row) for row in contrasts),
+        note=f"{formats.level_note(row.estimate for row in contrasts)} Adjusted over a family of "
+        f"{', '.join(map(formats.count, sizes))} tests.",
+        kind="dense",
+    )
+
+
+def _contrast_row(row: ContrastRow) -> tuple[Cell, ...]:
+    name, meaning = wording.METRICS[row.metric]
+    return (
+        header_cell(
+            f"{formats.label(row.group)} − {formats.label(row.reference)}",
+            f"n = {formats.count(row.n_group)} and {formats.count(row.n_reference)}",
+        ),
+        Cell(name, note=meaning),
+        number_cell(
+            formats.difference(row.estimate) if row.estimate.value is not None else _missing(row.reason)
+        ),
+        number_cell("–" if row.metric != "standardised_gap" else formats.ratio(row.ratio)),
+        number_cell(formats.p_value(row.p_raw)),
+        number_cell(formats.p_value(row.p_adjusted)),
+        number_cell(formats.points(row.smallest_detectable, signed=False)),
+        number_cell(", ".join(formats.points(value) for value in row.by_seed) or "–"),
+        badge_cell(wording.STATES[row.state], _state_note(row)),
+    )
+
+
+def _missing(reason: str) -> str:
+    return f"{formats.NOT_AVAILABLE}: {reason}" if reason else formats.NOT_AVAILABLE
+
+
+def _state_note(row: ContrastRow) -> str:
+    if row.state == "no disparity detected" and row.smallest_detectable is not None:
+        smallest = formats.points(row.smallest_detectable, 0, signed=False)
+        return (
+            f"with n = {formats.count(row.n_group)} this audit could detect gaps of {smallest} points or more"
+        )
+    if row.state == "disparity":
+        return "above policy" if row.above_policy else "below the policy threshold"
+    return row.reason

@@ -1,0 +1,333 @@
+"""Sections "Findings" and "Heads": one card a finding, and every head with its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from audit.records import Audit, Estimate, Finding, HeadRow, Stability
+from audit.report import figures, formats, view_data, wording
+from audit.report.shapes import (
+    Badge,
+    Cell,
+    Column,
+    Fact,
+    Picture,
+    Table,
+    TableGroup,
+    badge_cell,
+    header_cell,
+    number_cell,
+)
+from audit.report.view_instrument import grid_table, largest, scale
+
+FOREST_HEADS = 12  # heads drawn; the table lists all of them
+TOP_FINDINGS = 3
+_SEVERITY_ORDER = {"high": 0, "medium": 1, "low": 2}
+
+
+@dataclass(frozen=True)
+class FindingCard:
+    """One finding, ready to print."""
+
+    anchor: str
+    id: str
+    title: str
+    wording: str
+    severity: Badge
+    severity_reason: str
+    confidence: Badge
+    confidence_reason: str
+    picture: Picture | None
+    argument: tuple[Fact, ...]  # criterion, condition, cause, effect, recommendation
+    numbers: tuple[Fact, ...]
+    patching: tuple[Fact, ...]
+    repeat: tuple[Fact, ...]
+    other_explanations: tuple[str, ...]
+    figure_text: str  # the estimate in one line, for page one
+
+
+def ordered_findings(audit: Audit) -> list[Finding]:
+    """Return the findings, most severe and largest first."""
+    return sorted(
+        audit.findings,
+        key=lambda f: (
+            _SEVERITY_ORDER[f.severity],
+            f.kind != "disparity",
+            -abs(f.estimate.value or 0.0),
+            f.id,
+        ),
+    )
+
+
+def top_findings(audit: Audit) -> list[Finding]:
+    """Return the two or three findings of page one: the largest of each question, one head at least."""
+    seen: set[tuple[str, ...]] = set()
+    chosen = []
+    for finding in ordered_findings(audit):
+        question = (finding.kind, finding.attribute, finding.group, finding.outcome)
+        if question not in seen:
+            seen.add(question)
+            chosen.append(finding)
+    heads = [finding for finding in chosen if finding.kind == "head"][:1]
+    disparities = [finding for finding in chosen if finding.kind == "disparity"][: TOP_FINDINGS - len(heads)]
+    return (disparities + heads)[:TOP_FINDINGS]
+
+
+def finding_card(audit: Audit, finding: Finding, compact: bool = False) -> FindingCard:
+    """Write one finding as a card; ``compact`` draws the small picture of page one."""
+    return FindingCard(
+        anchor=f"finding-{formats.slug(finding.id)}",
+        id=finding.id,
+        title=finding.title,
+        wording=finding.wording,
+        severity=wording.SEVERITIES[finding.severity],
+        severity_reason=finding.severity_reason,
+        confidence=wording.CONFIDENCES[finding.confidence],
+        confidence_reason=finding.confidence_reason,
+        picture=_picture(audit, finding, compact),
+        argument=(
+            Fact("Criterion", finding.criterion),
+            Fact("Condition", finding.condition),
+            Fact("Cause", finding.cause),
+            Fact("Effect", finding.effect),
+            Fact("Recommendation", finding.recommendation),
+        ),
+        numbers=_numbers(finding),
+        patching=_patching(finding),
+        repeat=_repeat(finding),
+        other_explanations=tuple(finding.other_explanations),
+        figure_text=_estimate(finding.estimate),
+    )
+
+
+def _estimate(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return formats.NOT_AVAILABLE
+    level = f", {formats.percent(estimate.level, 0)} interval" if estimate.low is not None else ""
+    return f"{points_text(estimate.value)} {formats.interval_of(estimate)}".strip() + level
+
+
+def points_text(value: float) -> str:
+    """Write a difference with its unit: "+3.1 points"."""
+    return f"{formats.points(value)} points"
+
+
+def _numbers(finding: Finding) -> tuple[Fact, ...]:
+    metric = wording.METRICS.get(finding.metric, (finding.metric, ""))[0]
+    return (
+        Fact(
+            "Group and reference",
+            f"{formats.label(finding.group)} against {formats.label(finding.reference)} "
+            f"({formats.label(finding.attribute)})",
+        ),
+        Fact("Outcome", formats.label(finding.outcome)),
+        Fact("Measure", metric),
+        Fact("Estimate", _estimate(finding.estimate)),
+        Fact(
+            "n",
+            f"{formats.count(finding.n_group)} and {formats.count(finding.n_reference)}; unknown "
+            f"{formats.count(finding.unknown)}",
+        ),
+        Fact("p, raw", formats.p_value(finding.p_raw)),
+        Fact(
+            "p, adjusted",
+            f"{formats.p_value(finding.p_adjusted)} over {formats.count(finding.family_size)} tests",
+        ),
+    )
+
+
+def _patching(finding: Finding) -> tuple[Fact, ...]:
+    percentile = finding.percentile_in_layer
+    return (
+        Fact("Heads", ", ".join(finding.heads) or "none: this finding is about rates, not about heads"),
+        Fact("Intervention", finding.intervention or "none"),
+        Fact("Placebo", finding.placebo or "none"),
+        Fact(
+            "Among random heads of its layer",
+            formats.NOT_AVAILABLE if percentile is None else f"percentile {formats.decimal(percentile, 0)}",
+        ),
+        Fact(
+            "Accuracy change under the patch",
+            formats.NOT_AVAILABLE
+            if finding.accuracy_change is None
+            else points_text(finding.accuracy_change),
+        ),
+        Fact("Agreement over seeds", finding.agreement_over_seeds),
+        Fact("Replication on the confirmation split", finding.replication),
+    )
+
+
+def _repeat(finding: Finding) -> tuple[Fact, ...]:
+    return (
+        Fact("Command", finding.reproduce, mono=True),
+        Fact("Value to expect", f"{finding.expected!r} ({points_text(finding.expected)})"),
+        Fact(
+            "Tolerance",
+            f"± {finding.tolerance!r} ({formats.points(finding.tolerance, 3, signed=False)} points)",
+        ),
+        *(Fact(f"SHA-256 of {name}", digest, mono=True) for name, digest in finding.hashes.items()),
+    )
+
+
+def _picture(audit: Audit, finding: Finding, compact: bool) -> Picture | None:
+    if finding.kind == "disparity":
+        return view_data.group_picture(audit, finding.attribute, finding.outcome, compact)
+    contrast = f"{finding.attribute}:{finding.group}-{finding.reference}"
+    rows = [
+        row
+        for row in audit.heads
+        if row.name in finding.heads and row.contrast == contrast and row.outcome == finding.outcome
+    ]
+    return _forest(rows, f"Effect of {', '.join(finding.heads)} beside the placebo", compact)
+
+
+def _forest(rows: Sequence[HeadRow], title: str, compact: bool = False) -> Picture | None:
+    heads = [
+        figures.HeadEffect(
+            row.name, wording.VERDICTS[row.verdict].symbol, _headline(row), row.placebo, row.design_c
+        )
+        for row in rows
+    ]
+    return figures.forest_picture(heads, title, compact)
+
+
+def _headline(row: HeadRow) -> Estimate:
+    """Return the estimate to show: on the confirmation split where there is one."""
+    return row.confirmation if row.confirmation.value is not None else row.discovery
+
+
+def head_groups(audit: Audit) -> list[TableGroup]:
+    """Return one block for each contrast and outcome: answer, grid, forest plot, whole table."""
+    blocks = dict.fromkeys((row.contrast, row.outcome) for row in audit.heads)
+    return [_head_group(audit, contrast, outcome) for contrast, outcome in blocks]
+
+
+def _head_group(audit: Audit, contrast: str, outcome: str) -> TableGroup:
+    rows = [row for row in audit.heads if (row.contrast, row.outcome) == (contrast, outcome)]
+    strongest = sorted(rows, key=lambda row: (row.verdict != "confirmed", -abs(_headline(row).value or 0.0)))
+    key = formats.slug(f"{contrast}:{outcome}")
+    title = f"{formats.label(contrast)}: predicted “{formats.label(outcome)}”"
+    grids = [grid for grid in audit.grids if grid.id in {f"bias:{contrast}", f"bias:{contrast}:{outcome}"}]
+    drawn = strongest[:FOREST_HEADS]
+    picture = _forest(
+        drawn, f"The {formats.plural(len(drawn), 'strongest head')} beside the placebo - {title}"
+    )
+    answer = audit.localisation.get(f"{contrast}:{outcome}", "")
+    return TableGroup(
+        id=f"heads-{key}",
+        title=title,
+        paragraphs=(_answer(answer, len(rows)),),
+        tables=tuple(grid_table(grid, largest(grids, grid.unit)) for grid in grids),
+        scale=scale(grids) if grids else None,
+        pictures=(picture,) if picture else (),
+        folded=(_head_table(key, title, rows),),
+    )
+
+
+def _answer(answer: str, heads: int) -> str:
+    tested = formats.plural(heads, "head")
+    if answer.startswith("localised"):
+        named = formats.clean(answer.partition(":")[2]).strip()
+        return f"Localised: {named}. Confirmed on people not used to find it, out of {tested}."
+    if answer.startswith("not localisable"):
+        return (
+            f"Not localisable: none of {tested} carries a part of the gap that stands out "
+            "from the placebo after adjustment. The gap may be spread over many parts of the model."
+        )
+    return f"{formats.clean(answer).capitalize() or 'No answer was recorded'}: {tested} tested."
+
+
+def _head_table(key: str, title: str, rows: Sequence[HeadRow]) -> Table:
+    has_c = any(row.design_c is not None for row in rows)
+    has_seeds = any(len(row.by_seed) > 1 for row in rows)
+    optional = (
+        *((Column("Design C", "points", True),) if has_c else ()),
+        *((Column("By seed", "points", True),) if has_seeds else ()),
+    )
+    return Table(
+        id=f"all-heads-{key}",
+        caption=f"All {len(rows)} heads - {title}",
+        columns=(
+            Column("Head"),
+            Column("Verdict"),
+            Column("Discovery", "mediated gap, points", True),
+            Column("p", "raw; adjusted", True),
+            Column("Confirmation", "mediated gap, points", True),
+            Column("p", "raw; adjusted", True),
+            Column("Reference takes group’s", "points", True),
+            Column("Group takes reference’s", "points", True),
+            Column("Placebo", "points", True),
+            Column("Share of gap", is_number=True),
+            Column("In layer", "percentile", True),
+            Column("Accuracy", "points", True),
+            *optional,
+            Column("Detectable", "points", True),
+        ),
+        rows=tuple(_head_row(row, has_c, has_seeds) for row in rows),
+        note=f"{formats.level_note(row.confirmation for row in rows)} {wording.NOT_SHOWN_HEADS}",
+        kind="dense",
+    )
+
+
+def _head_row(row: HeadRow, has_c: bool, has_seeds: bool) -> tuple[Cell, ...]:
+    percentile = row.percentile_in_layer
+    c_cell = (
+        (_stacked(row.design_c) if row.design_c else number_cell(formats.NOT_AVAILABLE),) if has_c else ()
+    )
+    seeds = (number_cell(", ".join(formats.points(v, 2) for v in row.by_seed) or "–"),) if has_seeds else ()
+    return (
+        header_cell(row.name),
+        badge_cell(wording.VERDICTS[row.verdict]),
+        _stacked(row.discovery),
+        _p_pair(row.discovery_p, row.discovery_p_adjusted),
+        _stacked(row.confirmation),
+        _p_pair(row.confirmation_p, row.confirmation_p_adjusted),
+        _stacked(row.iie_forward),
+        _stacked(row.iie_backward),
+        _stacked(row.placebo),
+        number_cell(formats.rate(row.share_of_gap)),
+        number_cell(formats.NOT_AVAILABLE if percentile is None else formats.decimal(percentile, 0)),
+        number_cell(formats.points(row.accuracy_change, 2)),
+        *c_cell,
+        *seeds,
+        number_cell(formats.points(row.smallest_detectable, 2, signed=False)),
+    )
+
+
+def _stacked(estimate: Estimate) -> Cell:
+    return number_cell(formats.points(estimate.value, 2), formats.interval_of(estimate, 2))
+
+
+def _p_pair(raw: float | None, adjusted: float | None) -> Cell:
+    if raw is None and adjusted is None:
+        return number_cell("–")
+    return number_cell(f"{formats.p_value(raw)}; {formats.p_value(adjusted)}")
+
+
+def stability_table(rows: Sequence[Stability]) -> Table:
+    """Return how far the ranking of heads repeats itself, a row for each contrast and outcome."""
+    return Table(
+        id="stability-table",
+        caption="How far the ranking of heads repeats itself",
+        columns=(
+            Column("Contrast"),
+            Column("Outcome"),
+            Column("Split-half rank correlation", is_number=True),
+            Column("Top ten in common", is_number=True),
+            Column("Rank correlation over seeds", is_number=True),
+            Column("In words"),
+        ),
+        rows=tuple(
+            (
+                header_cell(formats.label(row.contrast)),
+                Cell(formats.label(row.outcome)),
+                number_cell(formats.ratio(row.split_half_rank_correlation)),
+                number_cell(formats.percent(row.top10_overlap, 0)),
+                number_cell(formats.ratio(row.seeds_rank_correlation)),
+                Cell(row.note),
+            )
+            for row in rows
+        ),
+        note="1 means the same order again, 0 means no relation.",
+    )

@@ -1,0 +1,185 @@
+"""Section "Is the instrument valid?": controls and head grids as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from audit.records import Audit, Control, HeadGrid
+from audit.report import formats, wording
+from audit.report.shapes import (
+    Cell,
+    Column,
+    Scale,
+    Swatch,
+    Table,
+    TableGroup,
+    badge_cell,
+    header_cell,
+    number_cell,
+)
+
+STEPS = 5  # colour steps on each side of zero
+_RELATIONS = {"==": "=", "<=": "≤", ">=": "≥", "<": "<", ">": ">"}
+
+
+def controls_table(audit: Audit) -> Table:
+    """Return every control with statistic, interval, threshold and verdict; failed ones first."""
+    ordered = sorted(audit.controls.controls, key=lambda control: control.passed)
+    return Table(
+        id="controls-table",
+        caption="Controls: checks of the instrument with a known answer",
+        columns=(
+            Column("Result"),
+            Column("Check"),
+            Column("Where it ran"),
+            Column("Measured", "with interval", True),
+            Column("Required", is_number=True),
+            Column("n", "images", True),
+        ),
+        rows=tuple(_control_row(control) for control in ordered),
+        note=formats.level_note(control.estimate for control in ordered),
+        kind="dense",
+    )
+
+
+def _control_row(control: Control) -> tuple[Cell, ...]:
+    result = wording.PASSED_CHECK if control.passed else wording.FAILED_CHECK
+    return (
+        badge_cell(result),
+        header_cell(
+            control.title, control.meaning if control.passed else f"{control.meaning} Mend: {control.mend}"
+        ),
+        Cell(control.setting),
+        number_cell(formats.measured(control.estimate), control.statistic),
+        number_cell(f"{_RELATIONS[control.relation]} {formats.quantity(control.threshold)}"),
+        number_cell("–" if control.n is None else formats.count(control.n)),
+    )
+
+
+def failed_controls(audit: Audit) -> list[tuple[str, str, str, str]]:
+    """Return title, what was measured against what, meaning and mend of each control that failed."""
+    return [
+        (
+            f"{control.title} ({control.setting})",
+            (
+                f"{control.statistic}: {formats.measured(control.estimate)}, required "
+                f"{_RELATIONS[control.relation]} {formats.quantity(control.threshold)}"
+            ),
+            control.meaning,
+            control.mend,
+        )
+        for control in audit.controls.controls
+        if not control.passed
+    ]
+
+
+def control_grids(audit: Audit) -> TableGroup | None:
+    """Return the control grids side by side on one scale, or None where there are none."""
+    grids = audit.controls.grids
+    if not grids:
+        return None
+    return TableGroup(
+        id="control-grids",
+        title="Head grids of the controls, each beside its null",
+        paragraphs=(
+            (
+                "Each cell is one attention head: rows are layers, columns are heads. All grids here share one colour "
+                "scale for each unit, so that a strong colour beside a pale null means that the instrument sees what it "
+                "should, and sees little where there is nothing."
+            ),
+        ),
+        tables=tuple(grid_table(grid, largest(grids, grid.unit)) for grid in grids),
+        scale=scale(grids),
+    )
+
+
+def largest(grids: Sequence[HeadGrid], unit: str) -> float:
+    """Return the largest absolute value over all grids of one unit; 0 where there is none."""
+    values = (v for grid in grids if grid.unit == unit for row in grid.values for v in row if v is not None)
+    return max((abs(value) for value in values), default=0.0)
+
+
+def grid_table(grid: HeadGrid, limit: float) -> Table:
+    """Write a layer x head grid as a table whose cells carry value, colour step and symbol.
+
+    Parameters
+    ----------
+    grid : HeadGrid
+        The values and marks.
+    limit : float
+        The value of the strongest colour, shared between grids to compare.
+    """
+    width = max((len(row) for row in grid.values), default=0)
+    return Table(
+        id=f"grid-{formats.slug(grid.id)}",
+        caption=grid.title,
+        columns=(Column("Layer"), *(Column(f"H{head}", is_number=True) for head in range(width))),
+        rows=tuple(
+            (header_cell(f"L{layer}"), *(_grid_cell(grid, row, head, limit) for head in range(width)))
+            for row, layer in enumerate(grid.layers)
+        ),
+        note=f"{grid.caption} Unit: {unit_name(grid.unit)}.".strip(),
+        kind="grid",
+    )
+
+
+def _grid_cell(grid: HeadGrid, row: int, head: int, limit: float) -> Cell:
+    value = grid.values[row][head] if head < len(grid.values[row]) else None
+    if value is None:
+        return Cell(formats.NOT_AVAILABLE, tone="step-none", is_number=True)
+    mark = grid.marks[row][head] if row < len(grid.marks) and head < len(grid.marks[row]) else ""
+    return Cell(
+        grid_number(value, grid.unit),
+        tone=f"step-{_step(value, limit)}",
+        symbol=mark_symbol(mark),
+        is_number=True,
+    )
+
+
+def grid_number(value: float, unit: str) -> str:
+    """Write a grid value: two decimals, in points where the unit says so (the record holds fractions)."""
+    return formats.points(value, 2) if is_points(unit) else formats.decimal(value, 2, signed=True)
+
+
+def is_points(unit: str) -> bool:
+    """Tell whether a grid's values are differences of rates, recorded as fractions and shown in points."""
+    return "point" in unit.lower()
+
+
+def unit_name(unit: str) -> str:
+    """Name a unit in full."""
+    return "percentage points" if is_points(unit) else formats.clean(unit)
+
+
+def mark_symbol(mark: str) -> str:
+    """Return the symbol of a mark, "" for none."""
+    if not mark:
+        return ""
+    return wording.MARKS[mark][0] if mark in wording.MARKS else wording.OTHER_MARK
+
+
+def _step(value: float, limit: float) -> str:
+    step = round(STEPS * value / limit) if limit else 0
+    return f"{'neg' if step < 0 else 'pos'}{abs(step)}" if step else "zero"
+
+
+def scale(grids: Sequence[HeadGrid]) -> Scale:
+    """Return the colour and symbol legend of grids that are shown together."""
+    units = list(dict.fromkeys(grid.unit for grid in grids))
+    ends = [(largest(grids, unit), unit) for unit in units]
+    swatches = []
+    for step in range(-STEPS, STEPS + 1):
+        text = ""
+        if step in (-STEPS, 0, STEPS):
+            text = " / ".join(grid_number(limit * step / STEPS, unit) for limit, unit in ends)
+        tone = f"{'neg' if step < 0 else 'pos'}{abs(step)}" if step else "zero"
+        swatches.append(Swatch(f"step-{tone}", text))
+    return Scale(
+        unit=" / ".join(unit_name(unit) for unit in units), swatches=tuple(swatches), symbols=_symbols(grids)
+    )
+
+
+def _symbols(grids: Sequence[HeadGrid]) -> tuple[tuple[str, str], ...]:
+    marks = dict.fromkeys(mark for grid in grids for row in grid.marks for mark in row if mark)
+    known = [symbol for mark, symbol in wording.MARKS.items() if mark in marks]
+    return (*known, *((wording.OTHER_MARK, mark) for mark in marks if mark not in wording.MARKS))

@@ -1,0 +1,125 @@
+"""The report's fixed sentences, symbols and glossary, and the words it may not use."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+import yaml
+
+from audit.records import State
+from audit.report.shapes import Badge
+from audit.resources import resource_dir
+
+OUTCOMES: dict[str, tuple[Badge, str]] = {
+    "PASSED": (
+        Badge("✓", "PASSED", "good"),
+        (
+            "The instrument worked, and no difference between groups above the policy of this audit was detected. "
+            "That is not the same as no difference: the report says how small a gap could have been seen."
+        ),
+    ),
+    "DISPARITY FOUND": (
+        Badge("▲", "DISPARITY FOUND", "bad"),
+        (
+            "The instrument worked, and the model treats at least one group differently by more than the policy of "
+            "this audit allows."
+        ),
+    ),
+    "INCONCLUSIVE": (
+        Badge("?", "INCONCLUSIVE", "unsure"),
+        "The instrument worked, but there is too little data to answer the question either way.",
+    ),
+    "INVALID": (
+        Badge("✕", "INVALID", "broken"),
+        (
+            "A check of the instrument failed. Nothing it measured about groups can be relied on, so every finding "
+            "is withheld until the cause is mended and the audit is run again."
+        ),
+    ),
+}
+
+STATES: dict[State, Badge] = {
+    "disparity": Badge("▲", "disparity", "bad"),
+    "no disparity detected": Badge("○", "no disparity detected", "calm"),
+    "too little data": Badge("?", "too little data", "unsure"),
+    "not estimable": Badge("–", "not estimable", "unsure"),
+}
+
+VERDICTS: dict[str, Badge] = {
+    "confirmed": Badge("◆", "confirmed", "bad"),
+    "found, not confirmed": Badge("◇", "found, not confirmed", "warm"),
+    "no effect found": Badge("○", "no effect found", "calm"),
+    "too little data": Badge("?", "too little data", "unsure"),
+}
+
+PASSED_CHECK = Badge("✓", "pass", "good")
+FAILED_CHECK = Badge("✕", "FAIL", "broken")
+
+# Symbols of the head grids; a mark that is not listed is printed as "†" and explained in the legend.
+MARKS: dict[str, tuple[str, str]] = {
+    "confirmed": ("◆", "confirmed on people not used to find it"),
+    "discovered": ("◇", "found in discovery, not confirmed"),
+    "beyond null": ("●", "beyond the null"),
+}
+OTHER_MARK = "†"
+
+METRICS: dict[str, tuple[str, str]] = {
+    "standardised_gap": ("Label-standardised gap", "how often the outcome is predicted, at equal label mix"),
+    "tpr_gap": ("True-positive gap", "how often the outcome is predicted where the label says it"),
+    "fpr_gap": ("False-positive gap", "how often the outcome is predicted where the label does not say it"),
+}
+
+SEVERITIES: dict[str, Badge] = {
+    "high": Badge("▲", "high", "bad"),
+    "medium": Badge("◆", "medium", "warm"),
+    "low": Badge("▽", "low", "calm"),
+}
+CONFIDENCES: dict[str, Badge] = {
+    "high": Badge("●", "high", "calm"),
+    "moderate": Badge("◐", "moderate", "calm"),
+    "low": Badge("○", "low", "unsure"),
+}
+
+NO_CERTIFICATE = "This report does not certify legal compliance."
+PERCEPTIONS = "Group labels are annotators' perceptions."
+EMOTION_NOTE = "A predicted emotion is not a felt emotion."
+BOUNDED_CLAIM = (
+    "A head finding shows that the head's activation affects this output under this intervention; it does not "
+    "show that the head encodes the attribute, is the only route, or that removing it makes the system fair."
+)
+NOT_SHOWN_HEADS = (
+    "Heads: no effect found is not proof of no effect; each row states the smallest effect it could see."
+)
+
+_FORBIDDEN = re.compile(
+    r"\b(unbiased|de-?biased|bias[- ]free|fair|fairly|prove[sdn]?|proven|compliant|certif(?:y|ies|ied|icate))\b",
+    re.IGNORECASE,
+)
+_ALLOWED = (NO_CERTIFICATE, "that removing it makes the system fair.")
+
+
+def forbidden_words(text: str) -> list[str]:
+    """Return the words of a rendered text that the report may not use.
+
+    Parameters
+    ----------
+    text : str
+        Rendered text, white space of any kind.
+
+    Returns
+    -------
+    list of str
+        Each forbidden word found, in order, but for the two fixed sentences that deny a claim.
+    """
+    flat = " ".join(text.split())
+    for sentence in _ALLOWED:
+        flat = flat.replace(sentence, "")
+    return [match.group(0) for match in _FORBIDDEN.finditer(flat)]
+
+
+@cache
+def glossary() -> tuple[tuple[str, str], ...]:
+    """Return terms and their meanings, from ``templates/glossary.yaml``."""
+    content = yaml.safe_load((resource_dir("templates") / "glossary.yaml").read_text(encoding="utf-8"))
+    return tuple((term, " ".join(meaning.split())) for term, meaning in content["terms"].items())
