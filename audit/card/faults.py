@@ -101,39 +101,31 @@ def spell(path: PathParts) -> str:
     return text.removeprefix(".") or "card"
 
 
-def fault_lines(
-    file: str, error: ValidationError, model: type[BaseModel], data: Mapping[str, Any], lines: Lines
-) -> list[str]:
-    """Return one message a fault of a validation, in the order of the file.
+def faults_of(error: ValidationError, model: type[BaseModel], data: Mapping[str, Any]) -> list[tuple[PathParts, str]]:
+    """Return the faults of a validation in plain words.
 
     Parameters
     ----------
-    file : str
-        The card's name, as the user gave it.
     error : pydantic.ValidationError
         What pydantic found.
     model : type of pydantic.BaseModel
         What it was validated against.
     data : mapping
         What was validated.
-    lines : Lines
-        Where everything stands.
 
     Returns
     -------
-    list of str
-        ``FILE:LINE PATH: MESSAGE``, each once.
+    list of (path, str)
+        Where, and what is wrong there with the mend; each place once.
     """
     by_path: dict[PathParts, list[ErrorDetails]] = {}
     for found in error.errors():
         by_path.setdefault(_path_in_file(found, data), []).append(found)
-    faults = []
-    for path, found_here in by_path.items():
-        # a union complains once for each of its members: what stands deeper in the file says more
-        if any(len(other) > len(path) and other[: len(path)] == path for other in by_path):
-            continue
-        faults.append((lines.line(path), f"{spell(path)}: {_message(found_here, path, model)}"))
-    return [f"{file}:{line} {text}" for line, text in sorted(faults)]
+    # a union complains once for each of its members: what stands deeper in the file says more
+    deepest = [
+        path for path in by_path if not any(len(other) > len(path) and other[: len(path)] == path for other in by_path)
+    ]
+    return [(path, _message(by_path[path], path, model)) for path in deepest]
 
 
 def _path_in_file(found: ErrorDetails, data: Any) -> PathParts:

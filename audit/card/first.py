@@ -21,6 +21,7 @@ _GROUPS = ("gender", "sex", "race", "ethnicity", "ethnic", "age", "skin", "tone"
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _EMOTIONS = ("expression", "emotion")
 _MOST_LABELS, _MOST_GROUPS = 1000, 12  # distinct values; more are no classes, no groups
+_TRIED = 20  # values of a column that are looked for on disk
 _FEWEST_IMAGES = 30  # of a group that is named where there are many
 
 
@@ -48,9 +49,7 @@ def first_card(path: Path, *, card_folder: Path | None = None) -> str:
     if path.is_dir():
         return _card_of_folder(path, where)
     if not path.exists():
-        raise DataError(
-            str(path), "no such file or folder", "name a table of images or a folder of class folders"
-        )
+        raise DataError(str(path), "no such file or folder", "name a table of images or a folder of class folders")
     frame = read_table(path)
     return _card_of_table(frame, path, where)
 
@@ -100,7 +99,7 @@ def _card_of_folder(path: Path, where: str) -> str:
         groups = [line for column in named for line in _group_lines(column, frame[column])]
     else:
         groups = [
-            "  # Folders name no groups. Write groups.csv into the folder: a column 'image' (class/image.png)",
+            "  # Folders name no groups. Write groups.csv into the folder: a column 'image' (class/a.png)",
             "  # and one column an attribute; then name those columns here.",
             *_group_lines("gender", pd.Series([], dtype=object)),
         ]
@@ -179,21 +178,22 @@ def _match_lines(others: Sequence[str]) -> list[str]:
 
 def _image_column(frame: pd.DataFrame, path: Path) -> str:
     columns = [str(column) for column in frame.columns]
-    looks = [column for column in columns if _holds_images(frame[column])]
+    looks = [column for column in columns if _holds_images(frame[column], path.parent)]
     ranked = sorted(looks, key=lambda column: (_rank(column, _IMAGE), columns.index(column)))
     if not ranked:
         raise _cannot_guess(path, "image", "image, file or path, holding names such as a.png", columns)
     return ranked[0]
 
 
-def _holds_images(values: pd.Series) -> bool:
+def _holds_images(values: pd.Series, folder: Path) -> bool:
     known = values.dropna()
-    return len(known) > 0 and float(known.str.lower().str.endswith(_SUFFIXES).mean()) >= 0.8
+    if known.empty:
+        return False
+    named_so = float(known.str.lower().str.endswith(_SUFFIXES).mean()) >= 0.8
+    return named_so or all((folder / value).is_file() for value in known.head(_TRIED))
 
 
-def _named(
-    frame: pd.DataFrame, names: Sequence[str], taken: Sequence[str], *, most: int | None
-) -> str | None:
+def _named(frame: pd.DataFrame, names: Sequence[str], taken: Sequence[str], *, most: int | None) -> str | None:
     """Return the column whose name comes first in ``names`` and that has two values or more."""
     columns = [str(column) for column in frame.columns]
     fitting = [
@@ -211,9 +211,7 @@ def _group_columns(frame: pd.DataFrame, taken: Sequence[str]) -> list[str]:
     return [
         str(column)
         for column in frame.columns
-        if column not in taken
-        and _rank(str(column), _GROUPS) < len(_GROUPS)
-        and _can_be_groups(frame[column])
+        if column not in taken and _rank(str(column), _GROUPS) < len(_GROUPS) and _can_be_groups(frame[column])
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from audit.card.faults import Lines, PathParts, did_you_mean, fault_lines, spell
+from audit.card.faults import Lines, PathParts, did_you_mean, faults_of, spell
 from audit.card.schema import Card
 from audit.errors import CardError, DataError, InputError
 from audit.resources import resource_dir
@@ -45,16 +45,19 @@ def load_card(path: Path) -> Card:
     root, data = _parse(text, path)
     lines = Lines(root)
     faults = [
-        f"{path}:{line} {spell(where)}: key stands twice; the first is on line {first}, keep one of them"
+        (line, where, f"key stands twice; the first is on line {first}, keep one of them")
         for where, line, first in lines.duplicates
     ]
+    card = None
     try:
         card = Card.model_validate(data)
+        found = list(_disagreements(card))
     except ValidationError as error:
-        raise CardError([*faults, *fault_lines(str(path), error, Card, data, lines)]) from None
-    faults += [f"{path}:{lines.line(where)} {spell(where)}: {what}" for where, what in _disagreements(card)]
-    if faults:
-        raise CardError(faults)
+        found = faults_of(error, Card, data)
+    faults += [(lines.line(where), where, what) for where, what in found]
+    if faults or card is None:
+        in_order = sorted(faults, key=lambda fault: fault[0])
+        raise CardError([f"{path}:{line} {spell(where)}: {what}" for line, where, what in in_order])
     return card
 
 
@@ -142,9 +145,7 @@ def _read_text(path: Path) -> str:
     try:
         size = path.stat().st_size
         if size > MAX_CARD_BYTES:
-            raise CardError(
-                [f"{path}:1 card: {size:,} bytes is over the limit of {MAX_CARD_BYTES:,}; is this a card?"]
-            )
+            raise CardError([f"{path}:1 card: {size:,} bytes is over the limit of {MAX_CARD_BYTES:,}; is this a card?"])
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(str(path), "no such card", _WRITE_ONE) from None
@@ -218,9 +219,7 @@ def _disagreements(card: Card) -> Iterator[tuple[PathParts, str]]:
 def _bad_groups(card: Card) -> Iterator[tuple[PathParts, str]]:
     for name, group in card.groups.items():
         if name in RESERVED or " x " in name or ":" in name:
-            what = (
-                f"'{name}' cannot name an attribute: {', '.join(RESERVED)}, ' x ' and ':' mean something else"
-            )
+            what = f"'{name}' cannot name an attribute: {', '.join(RESERVED)}, ' x ' and ':' mean something else"
             yield ("groups", name), f"{what}; rename it ('column' may stay as it is)"
         if group.values is not None and len(set(group.values)) < 2:
             yield ("groups", name, "values"), "fewer than two groups; name two or leave it out"

@@ -171,7 +171,5 @@ class Card(CardPart):
                     known = ", ".join(self.groups)
                     raise ValueError(f"intersections name '{attribute}', which is not under groups ({known})")
         if self.training == "none" and self.model.classes is None:
-            raise ValueError(
-                "training: none needs model.classes, the class names in the order of the outputs"
-            )
+            raise ValueError("training: none needs model.classes, the class names in the order of the outputs")
         return self

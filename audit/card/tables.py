@@ -68,9 +68,7 @@ def _check_header(header: list[str], path: Path) -> None:
     if not any(header):
         raise DataError(str(path), "the table is empty", "give a header and one row an image")
     if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
-        raise DataError(
-            f"{path}:1", "columns are not separated by commas", "save it with commas, or with tabs as .tsv"
-        )
+        raise DataError(f"{path}:1", "columns are not separated by commas", "save it with commas, or with tabs as .tsv")
 
 
 def _fit(row: list[str], header: list[str], path: Path, line: int) -> list[str | None]:
@@ -98,7 +96,6 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     if not frame.columns.is_unique:  # told by read_table
         return frame
     columns = {
-        name: [value.strip() or None for value in frame[name].astype("string").fillna("")]
-        for name in frame.columns
+        name: [value.strip() or None for value in frame[name].astype("string").fillna("")] for name in frame.columns
     }
     return pd.DataFrame(columns, dtype=object)

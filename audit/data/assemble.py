@@ -56,7 +56,12 @@ def read_samples(
     if card.data.reader == "synthetic":
         from audit.data.synthetic import rendered_samples
 
-        return _thinned(rendered_samples(card.data, card.groups, card.match_on), card.data)
+        rendered = rendered_samples(card.data, card.groups, card.match_on)
+        samples = _thinned(rendered, card.data)
+        if len(samples.frame) == len(rendered.frame):
+            return samples
+        left = fingerprint(samples.frame, pd.Series(rendered.fingerprint, index=samples.frame["image"]))
+        return dataclasses.replace(samples, fingerprint=left)
     raw = _read_raw(card.data, card_path, data_root)
     excluded: list[ExcludedRow] = []
     warnings: list[str] = []
@@ -134,9 +139,7 @@ def _merge_duplicates(rows: pd.DataFrame, where: str, warnings: list[str]) -> pd
         both = twice[twice["image"] == image].drop(columns="image").astype(object).fillna("")
         column = next(name for name in both if both[name].nunique() > 1)
         values = " and ".join(f"'{value}'" for value in both[column].unique()[:2])
-        what = (
-            f"image '{image}' stands twice, with {column} {values} ({twice['image'].nunique()} such images)"
-        )
+        what = f"image '{image}' stands twice, with {column} {values} ({twice['image'].nunique()} such images)"
         raise DataError(where, what, "keep one row an image")
     dropped = int(rows["image"].notna().sum()) - len(named)
     if dropped:
@@ -157,9 +160,7 @@ def _keep_usable(rows: pd.DataFrame, card: Card, excluded: list[ExcludedRow]) ->
     return rows.sort_values("image", ignore_index=True)
 
 
-def _leave_out(
-    rows: pd.DataFrame, which: pd.Series, reason: str, excluded: list[ExcludedRow]
-) -> pd.DataFrame:
+def _leave_out(rows: pd.DataFrame, which: pd.Series, reason: str, excluded: list[ExcludedRow]) -> pd.DataFrame:
     if which.any():
         examples = sorted(rows.loc[which, "image"].dropna())[:_EXAMPLES]
         excluded.append(ExcludedRow(reason=reason, images=int(which.sum()), examples=examples))

@@ -1,0 +1,273 @@
+"""Every fault of a card, its line and its mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from audit.card import find_card, load_card, resolve
+from audit.errors import CardError, DataError, InputError
+from audit.resources import resource_dir
+from tests.strategies import card_mappings
+
+pytestmark = pytest.mark.unit
+
+GOOD = """\
+name: Try
+data:
+  path: faces.csv
+  labels: [neutral, happiness]
+groups:
+  gender:
+    column: gender
+"""
+
+
+def write(folder: Path, text: str | bytes) -> Path:
+    path = folder / "dataset.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def faults(folder: Path, text: str | bytes) -> list[str]:
+    path = write(folder, text)
+    with pytest.raises(CardError) as caught:
+        load_card(path)
+    assert all("\n" not in fault for fault in caught.value.faults)
+    return [fault.replace(str(folder) + "/", "") for fault in caught.value.faults]
+
+
+def test_smallest_card_has_every_default(tmp_path: Path) -> None:
+    card = load_card(write(tmp_path, GOOD))
+    assert card.data.labels == ["neutral", "happiness"]
+    assert card.groups["gender"].assigned_by == "not stated"
+    assert card.policy.impact_ratio_below == 0.8
+
+
+def test_byte_order_mark_is_tolerated(tmp_path: Path) -> None:
+    assert load_card(write(tmp_path, b"\xef\xbb\xbf" + GOOD.encode())).name == "Try"
+
+
+ONE_FAULT = {
+    "unknown key": (
+        GOOD.replace("    column: gender", "    column: gender\n    colum: x"),
+        "dataset.yaml:8 groups.gender.colum: unknown key 'colum'; did you mean 'column'?",
+    ),
+    "unknown top key": (
+        GOOD + "modle: {}\n",
+        "dataset.yaml:8 modle: unknown key 'modle'; did you mean 'model'?",
+    ),
+    "unknown key in a union": (
+        GOOD + "training:\n  epoch: 2\n",
+        "dataset.yaml:9 training.epoch: unknown key 'epoch'; did you mean 'epochs'?",
+    ),
+    "unknown key in a list": (
+        GOOD.replace(
+            "  labels:", "  plant:\n    - {attribute: gender, group: a, label: b, keep: 0, kep: 1}\n  labels:"
+        ),
+        "dataset.yaml:5 data.plant[0].kep: unknown key 'kep'; did you mean 'keep'?",
+    ),
+    "missing key points at its parent": (
+        GOOD.replace("column: gender", "note: none"),
+        "dataset.yaml:6 groups.gender.column: required key is missing; write 'column: ...'",
+    ),
+    "missing part": (
+        "name: Try\ngroups:\n  gender: {column: gender}\n",
+        "dataset.yaml:1 data: required key is missing; write 'data: ...'",
+    ),
+    "no groups": (
+        GOOD[: GOOD.index("groups")] + "groups: {}\n",
+        "dataset.yaml:5 groups: too few entries (0); give at least 1",
+    ),
+    "literal": (
+        GOOD + "task: emotoin\n",
+        "dataset.yaml:8 task: 'emotoin' is not one of emotion, action, other; did you mean 'emotion'?",
+    ),
+    "union of a literal": (
+        GOOD + "training: non\n",
+        "dataset.yaml:8 training: expected 'none' or a mapping (key: value), got 'non'",
+    ),
+    "number for text": (
+        GOOD.replace("    column: gender", "    column: gender\n    values: [1, '2']"),
+        "dataset.yaml:8 groups.gender.values[0]: expected text, got the number 1; put it in quotes",
+    ),
+    "yes is true": (
+        GOOD.replace("[neutral, happiness]", "['no', yes]"),
+        "dataset.yaml:4 data.labels[1]: expected text, got true; put it in quotes",
+    ),
+    "text for number": (
+        GOOD + "audit: {alpha: small}\n",
+        "dataset.yaml:8 audit.alpha: expected a number, got 'small'",
+    ),
+    "list for mapping": (
+        GOOD + "model: [vit]\n",
+        "dataset.yaml:8 model: expected a mapping (key: value), got a list",
+    ),
+    "text or list": (
+        GOOD.replace("  path:", "  subject: 3\n  path:"),
+        "dataset.yaml:3 data.subject: expected text or a list, got the number 3; put it in quotes",
+    ),
+    "range": (
+        GOOD + "audit:\n  alpha: 0.9\n",
+        "dataset.yaml:9 audit.alpha: the number 0.9 is out of range; it must be less than 0.5",
+    ),
+    "part between parts": (
+        GOOD + "intersections: [[gender, race]]\n",
+        "dataset.yaml:8 intersections: intersections name 'race', which is not under groups (gender)",
+    ),
+    "training none needs classes": (
+        GOOD + "training: none\n",
+        "dataset.yaml:8 training: training: none needs model.classes, the class names in the order of the outputs",
+    ),
+    "no path": (
+        GOOD.replace("  path: faces.csv\n", ""),
+        "dataset.yaml:2 data: reader 'table' needs 'path'; name the file or folder",
+    ),
+    "one label": (
+        GOOD.replace("[neutral, happiness]", "[neutral]"),
+        "dataset.yaml:4 data.labels: fewer than two labels; a classifier needs two",
+    ),
+    "outcome": (
+        GOOD + "audit: {outcomes: [hapiness]}\n",
+        "dataset.yaml:8 audit.outcomes[0]: 'hapiness' is not a label; did you mean 'happiness'?",
+    ),
+    "shares": (
+        GOOD.replace("  path:", "  shares: [0.5, 0.2, 0.2]\n  path:"),
+        "dataset.yaml:3 data.shares: the shares sum to 0.9; they must sum to 1",
+    ),
+    "reference": (
+        GOOD + "    values: [male, female]\n    reference: mal\n",
+        "dataset.yaml:9 groups.gender.reference: 'mal' is not among values; did you mean 'male'?",
+    ),
+    "duplicate key": (
+        GOOD + "name: Again\n",
+        "dataset.yaml:8 name: key stands twice; the first is on line 1, keep one of them",
+    ),
+    "syntax": (
+        GOOD + "model: {name: vit\n",
+        (
+            "dataset.yaml:9 card: YAML syntax: expected ',' or '}', but got '<stream end>'; "
+            "check quotes, brackets, colons and indentation around this line"
+        ),
+    ),
+    "tab": (
+        "data:\n\tpath: x\n",
+        (
+            "dataset.yaml:2 card: YAML syntax: found character '\\t' that cannot start any token; "
+            "indent with spaces, not tabs"
+        ),
+    ),
+    "alias": (
+        "data: &d {path: x}\ngroups: *d\n",
+        "dataset.yaml:2 card: alias '*d' is not allowed; write it out",
+    ),
+    "tag": (
+        "data: !!python/object/apply:os.getcwd []\n",
+        (
+            "dataset.yaml:1 card: YAML syntax: could not determine a constructor for the tag "
+            "'tag:yaml.org,2002:python/object/apply:os.getcwd'; remove the tag"
+        ),
+    ),
+    "empty": ("# nothing\n", "dataset.yaml:1 card: the file is empty; 'vit-audit init PATH' writes a first card"),
+    "no mapping": (
+        "- a\n",
+        "dataset.yaml:1 card: expected a mapping (key: value), got a list; 'vit-audit init PATH' writes a first card",
+    ),
+    "not utf-8": (b"name: x\ntask: \xff\n", "dataset.yaml:2 card: not UTF-8 text; save the file as UTF-8"),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), ONE_FAULT.values(), ids=ONE_FAULT.keys())
+def test_each_fault_is_exactly_one_line(tmp_path: Path, text: str | bytes, expected: str) -> None:
+    assert faults(tmp_path, text) == [expected]
+
+
+def test_all_faults_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = GOOD.replace("path:", "pth:") + "    colour: x\naudit: {alpha: 2}\nname: Again\npolcy: {}\n"
+    lines = [fault.split(" ")[0] for fault in faults(tmp_path, text)]
+    assert lines == [f"dataset.yaml:{line}" for line in (3, 8, 9, 10, 11)]
+
+
+def test_a_huge_card_is_refused_unread(tmp_path: Path) -> None:
+    assert "over the limit" in faults(tmp_path, "#" * 1_000_001)[0]
+
+
+def test_deep_nesting_is_no_traceback(tmp_path: Path) -> None:
+    assert "nested too deep" in faults(tmp_path, "a: " + "[" * 1500 + "]" * 1500)[0]
+
+
+def test_missing_card_names_init(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such card; 'vit-audit init PATH' writes a first card"):
+        load_card(tmp_path / "none.yaml")
+    with pytest.raises(InputError, match="is a folder, not a card"):
+        load_card(tmp_path)
+
+
+@pytest.mark.property
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(mapping=card_mappings())
+def test_what_is_valid_loads_and_says_the_same(tmp_path: Path, mapping: dict[str, Any]) -> None:
+    card = load_card(write(tmp_path, yaml.safe_dump(mapping)))
+    assert list(card.groups) == sorted(mapping["groups"])
+    assert card.data.labels == mapping["data"]["labels"]
+
+
+@pytest.mark.property
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(start=st.integers(0, len(GOOD)), length=st.integers(0, 9), put=st.text(max_size=6))
+def test_no_damage_to_a_card_makes_a_traceback(tmp_path: Path, start: int, length: int, put: str) -> None:
+    damaged = GOOD[:start] + put + GOOD[start + length :]
+    path = write(tmp_path, damaged.encode("utf-8", "surrogatepass"))
+    try:
+        load_card(path)
+    except CardError as error:
+        assert error.faults
+        assert all(fault.startswith(f"{path}:") for fault in error.faults)
+
+
+def test_every_built_in_card_loads_and_names_its_command() -> None:
+    folder = resource_dir("datasets")
+    cards = sorted(folder.rglob("*.yaml"))
+    assert cards
+    for path in cards:
+        load_card(path)
+        assert f"vit-audit run datasets/{path.name}" in path.read_text(encoding="utf-8").split("name:")[0]
+
+
+def test_find_card_knows_paths_and_built_in_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = write(tmp_path, GOOD)
+    monkeypatch.chdir(tmp_path)
+    built_in = resource_dir("datasets") / "synthetic-expressions.yaml"
+    assert find_card(own) == own
+    assert find_card("synthetic-expressions") == built_in
+    assert find_card("datasets/synthetic-expressions.yaml") == built_in
+    with pytest.raises(InputError, match="did you mean 'synthetic-expressions'"):
+        find_card("synthetic-expresions")
+    with pytest.raises(InputError, match=r"no such card; built-in cards: .*synthetic-balanced"):
+        find_card("qqqq.yaml")
+
+
+def test_paths_start_at_the_data_root_then_at_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VIT_AUDIT_DATA", raising=False)
+    here, there = tmp_path / "cards", tmp_path / "data"
+    here.mkdir()
+    there.mkdir()
+    card = here / "dataset.yaml"
+    (here / "a.csv").touch()
+    assert resolve("a.csv", card_path=card, data_root=None) == here / "a.csv"
+    assert resolve("a.csv", card_path=card, data_root=there) == here / "a.csv"
+    (there / "a.csv").touch()
+    assert resolve("a.csv", card_path=card, data_root=there) == there / "a.csv"
+    monkeypatch.setenv("VIT_AUDIT_DATA", str(there))
+    assert resolve("a.csv", card_path=card, data_root=None) == there / "a.csv"
+    assert resolve("b", card_path=card, data_root=None, missing_ok=True) == there / "b"
+    with pytest.raises(DataError) as caught:
+        resolve("b.csv", card_path=card, data_root=there)
+    assert str(there / "b.csv") in str(caught.value)
+    assert str(here / "b.csv") in str(caught.value)
+    assert "--data PATH or VIT_AUDIT_DATA" in str(caught.value)
