@@ -3,10 +3,14 @@
 from audit.data.synthetic.drawing import RENDERER_VERSION, render
 from audit.data.synthetic.faces import Face, edit, face_of_row
 from audit.data.synthetic.sampling import sample_faces
+from audit.data.synthetic.shapes import HUES, SHAPES, TEXTURES, sample_shapes
 from audit.data.synthetic.source import SyntheticSource, edited_key, rendered_samples
 
 __all__ = [
+    "HUES",
     "RENDERER_VERSION",
+    "SHAPES",
+    "TEXTURES",
     "Face",
     "SyntheticSource",
     "edit",
@@ -15,4 +19,5 @@ __all__ = [
     "render",
     "rendered_samples",
     "sample_faces",
+    "sample_shapes",
 ]

@@ -32,9 +32,11 @@ MONK_TONES = (
 _SUPERSAMPLE = 4
 _NOISE_SD = 4.0  # grey levels
 
-# Mouth, teeth and eyes have the same colours on every tone, so that no tone makes a smile easier to see.
-_LIPS = (164, 84, 80)
-_MOUTH = (58, 22, 26)
+# Redder than every skin tone, so that the same direction in colour shows the mouth on all of them; lips and
+# mouth also take on some of the skin's lightness (see _draw_mouth). Thus a change of expression moves the
+# pixels about equally on every tone, and no group's smile is easier to learn than the other's.
+_LIPS = (136, 62, 60)
+_MOUTH = (110, 24, 34)
 _TEETH = (236, 232, 222)
 _EYE_WHITE = (228, 226, 218)
 _IRIS = (50, 34, 26)
@@ -79,9 +81,7 @@ class _Pen:
 
     def line(self, points: ArrayLike, width: float, colour: Colour) -> None:
         corners = np.rint(np.asarray(points) @ self._turn + self._origin)
-        self._draw.line(
-            corners.ravel().tolist(), fill=colour, width=round(width * _SUPERSAMPLE), joint="curve"
-        )
+        self._draw.line(corners.ravel().tolist(), fill=colour, width=round(width * _SUPERSAMPLE), joint="curve")
 
 
 def render(face: Face) -> Image.Image:
@@ -104,7 +104,7 @@ def render(face: Face) -> Image.Image:
     _draw_head(pen, face, skin)
     _draw_hair(pen, face)
     _draw_eyes(pen, face)
-    _draw_mouth(pen, face)
+    _draw_mouth(pen, face, skin)
     _draw_accessories(pen, face)
     return Image.fromarray(_lit(np.asarray(large.reduce(_SUPERSAMPLE)), face))
 
@@ -137,7 +137,7 @@ def _draw_head(pen: _Pen, face: Face, skin: Colour) -> None:
     pen.polygon([(-0.2, -4), (1.0, 5.2), (-1.4, 5.4)], bright)
     cheek = _blend(skin, (204, 112, 92), 0.24)
     for side in (-1, 1):  # cheeks rise with the smile
-        pen.oval(side * half * 0.6, 7.0 - 1.8 * face.intensity, 3.8, 2.6, cheek)
+        pen.oval(side * half * 0.6, 7.0 - 1.8 * face.intensity, 3.8, 2.4 + 0.6 * face.intensity, cheek)
 
 
 def _draw_hair(pen: _Pen, face: Face) -> None:
@@ -154,7 +154,7 @@ def _draw_hair(pen: _Pen, face: Face) -> None:
 
 
 def _draw_eyes(pen: _Pen, face: Face) -> None:
-    opening = 2.5 - 0.6 * face.intensity  # half height; a smile narrows the eyes
+    opening = 2.4 - 0.4 * face.intensity  # half height; a smile narrows the eyes
     lids = opening * (1 - _ACROSS**2)
     brow = _blend(_rgb(face.hair_colour), (0, 0, 0), 0.35)
     for side in (-1, 1):
@@ -162,20 +162,29 @@ def _draw_eyes(pen: _Pen, face: Face) -> None:
         _band(pen, x + 4.6 * _ACROSS, -4.4 - lids, -4.0 + lids, brow)  # lashes
         _band(pen, x + 4.2 * _ACROSS, -3.5 - lids, -3.5 + lids, _EYE_WHITE)
         pen.oval(x, -3.5, 1.9, min(1.9, opening), _IRIS)
-        pen.polygon([(x - 4.2, -8.6), (x + 4.2, -8.6), (x + 3.6, -10.2), (x - 3.6, -10.2)], brow)
+        ends = [(x - side * 4.2, -8.8 - 1.3 * face.intensity), (x + side * 4.2, -8.8 + 0.6 * face.intensity)]
+        pen.polygon([*ends, *((end, y - 1.7) for end, y in reversed(ends))], brow)
 
 
-def _draw_mouth(pen: _Pen, face: Face) -> None:
-    across = _ACROSS * (face.mouth_width / 2)
+def _draw_mouth(pen: _Pen, face: Face, skin: Colour) -> None:
+    lightness = sum(skin) / 765
+    lips_colour = _blend(_LIPS, skin, 0.35 * lightness)
+    mouth_colour = _blend(_MOUTH, skin, 0.25 * lightness)
+    opening = 1.45 + 1.35 * face.intensity  # half height in the middle; 0.1 at a full frown
+    _mouth_band(pen, face, 1.0, opening + 0.9, colour=lips_colour)
+    _mouth_band(pen, face, 0.95, opening, colour=mouth_colour)
+    teeth = max(face.intensity - 0.1, 0.0) / 0.9  # they come in from a point, well past the ambiguous range
+    if teeth > 0:
+        _mouth_band(pen, face, 0.85 * math.sqrt(teeth), 0.8 * opening, below=-0.2, colour=_TEETH)
+
+
+def _mouth_band(pen: _Pen, face: Face, width: float, height: float, below: float = 1.0, *, colour: Colour) -> None:
+    """Draw a crescent along the mouth: width as a share of the mouth's, half height in pixels."""
+    across = _ACROSS * width * (1 + 0.1 * face.intensity)
     # Corners and middle are 6 px apart at full intensity; the mouth's mean height does not move.
-    middle = 14.0 - 6.0 * face.intensity * (_ACROSS**2 - 1 / 3)
-    taper = 1 - 0.75 * _ACROSS**2
-    opening = (1.25 + 0.75 * face.intensity) * taper
-    lips = opening + 1.1 * taper + 0.35
-    _band(pen, across, middle - lips, middle + lips, _LIPS)
-    _band(pen, across, middle - opening, middle + opening, _MOUTH)
-    teeth = 0.5 * (1 + face.intensity)  # share of the opening; none at a full frown
-    _band(pen, 0.8 * across, middle - 0.8 * opening, middle + (1.6 * teeth - 0.8) * opening, _TEETH)
+    middle = 14.0 - 6.0 * face.intensity * (across**2 - 1 / 3)
+    half = height * (1 - 0.85 * _ACROSS**2)
+    _band(pen, across * (face.mouth_width / 2), middle - half, middle + below * half, colour)
 
 
 def _band(pen: _Pen, x: Points, upper: Points, lower: Points, colour: Colour) -> None:

@@ -11,9 +11,7 @@ from typing import Any
 from audit.errors import DataError
 
 TONES = 10
-HAIR_STEPS = (
-    256  # hair_extent lies on this dyadic grid, so that mirroring it twice is exact in floating point
-)
+HAIR_STEPS = 256  # hair_extent lies on this dyadic grid, so that mirroring it twice is exact in floating point
 
 # Attribute -> its groups, the first one first. Named for what is drawn, never for who is meant.
 GROUPS: Mapping[str, tuple[str, str]] = {
@@ -75,7 +73,7 @@ class Face:
     earrings: bool = False
     hat: bool = False
     face_width: float = 38.0
-    mouth_width: float = 18.0
+    mouth_width: float = 20.5
     noise_seed: int = 0
 
     def __post_init__(self) -> None:

@@ -113,9 +113,7 @@ def _expression(smiling: NDArray[np.intp], rng: np.random.Generator) -> dict[str
     return {"intensity": sign * intensity, "annotator_noise": sign * noise}
 
 
-def _appearance(
-    skin: NDArray[np.intp], hair: NDArray[np.intp], rng: np.random.Generator
-) -> dict[str, NDArray[Any]]:
+def _appearance(skin: NDArray[np.intp], hair: NDArray[np.intp], rng: np.random.Generator) -> dict[str, NDArray[Any]]:
     n, per_group = len(skin), TONES // 2
     steps = rng.integers(0, int(0.4 * HAIR_STEPS), n, endpoint=True)  # clear of the middle: no doubtful group
     is_long = hair == GROUPS["hair_length"].index("long")
@@ -128,12 +126,12 @@ def _appearance(
 def _nuisance(n: int, rng: np.random.Generator) -> dict[str, Any]:
     """Draw what must not depend on label or group; order of the draws is part of the renderer's version."""
     return {
-        "shift_x": rng.uniform(-3.0, 3.0, n),
-        "shift_y": rng.uniform(-2.0, 2.0, n),
-        "tilt_deg": rng.uniform(-10.0, 10.0, n),
-        "scale": rng.uniform(0.9, 1.08, n),
+        "shift_x": rng.uniform(-2.0, 2.0, n),
+        "shift_y": rng.uniform(-1.5, 1.5, n),
+        "tilt_deg": rng.uniform(-7.0, 7.0, n),
+        "scale": rng.uniform(0.95, 1.08, n),
         "light_angle_deg": rng.uniform(0.0, 360.0, n),
-        "light_gradient": rng.uniform(0.0, 0.25, n),
+        "light_gradient": rng.uniform(0.0, 0.2, n),
         "brightness": rng.uniform(0.85, 1.1, n),
         "background": _muted_colours(80, 210, n, rng),
         "hair_colour": np.array(_HAIR_COLOURS)[rng.integers(0, len(_HAIR_COLOURS), n)],
@@ -142,7 +140,7 @@ def _nuisance(n: int, rng: np.random.Generator) -> dict[str, Any]:
         "earrings": _yes_with(0.3, n, rng),
         "hat": _yes_with(0.2, n, rng),
         "face_width": rng.uniform(35.0, 41.0, n),
-        "mouth_width": rng.uniform(16.0, 20.0, n),
+        "mouth_width": rng.uniform(19.0, 22.0, n),
         "noise_seed": rng.integers(0, 2**31, n),
     }
 

@@ -114,9 +114,7 @@ def rendered_samples(spec: DataSpec, groups: Mapping[str, GroupSpec], match_on: 
     fingerprint = _fingerprint(faces)
     frame = faces.assign(label=faces["expression"])
     for attribute, group in groups.items():
-        frame = _with_attribute(
-            frame, attribute, _categorical(faces, group.column, f"groups.{attribute}"), group
-        )
+        frame = _with_attribute(frame, attribute, _categorical(faces, group.column, f"groups.{attribute}"), group)
     for column in match_on:
         if column not in groups:
             frame[column] = _categorical(faces, column, "match_on")
@@ -174,15 +172,11 @@ def _ordered_labels(wanted: Sequence[str] | None) -> tuple[str, ...]:
 
 def _categorical(faces: pd.DataFrame, column: str, where: str) -> pd.Series[str]:
     if column not in CATEGORICAL:
-        raise DataError(
-            where, f"the rendered faces have no groups '{column}'", suggestion(column, CATEGORICAL)
-        )
+        raise DataError(where, f"the rendered faces have no groups '{column}'", suggestion(column, CATEGORICAL))
     return faces[column].astype(str)
 
 
-def _with_attribute(
-    frame: pd.DataFrame, attribute: str, values: pd.Series[str], group: GroupSpec
-) -> pd.DataFrame:
+def _with_attribute(frame: pd.DataFrame, attribute: str, values: pd.Series[str], group: GroupSpec) -> pd.DataFrame:
     if attribute != group.column and attribute in frame.columns:
         raise DataError(
             f"groups.{attribute}",
