@@ -127,7 +127,7 @@ def _distances(shape: NDArray[np.intp], layout: _Layout) -> Pixels:
     x, y = axis[None, None, :] - layout.x, axis[None, :, None] - layout.y
     cos, sin = np.cos(layout.angle), np.sin(layout.angle)
     x, y = cos * x + sin * y, cos * y - sin * x
-    distance = np.empty_like(x)
+    distance: Pixels = np.empty_like(x)
     for index, measure in enumerate((_disc, _square, _triangle, _cross)):
         rows = shape == index
         distance[rows] = measure(x[rows], y[rows], layout.radius[rows])
@@ -135,8 +135,8 @@ def _distances(shape: NDArray[np.intp], layout: _Layout) -> Pixels:
 
 
 def _disc(x: Pixels, y: Pixels, radius: Pixels) -> Pixels:
-    distance: Pixels = np.sqrt(x**2 + y**2)
-    return distance - np.float32(0.88) * radius
+    distance: Pixels = np.sqrt(x * x + y * y) - np.float32(0.88) * radius
+    return distance
 
 
 def _square(x: Pixels, y: Pixels, radius: Pixels) -> Pixels:
