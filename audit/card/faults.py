@@ -50,7 +50,7 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """
     known = [str(choice) for choice in choices]
     lowered = {choice.lower(): choice for choice in known}
-    close = difflib.get_close_matches(word.lower(), list(lowered), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word.lower(), list(lowered), n=1, cutoff=0.65)
     if close:
         return f"did you mean '{lowered[close[0]]}'?"
     return f"choose from {', '.join(known)}" if known else ""

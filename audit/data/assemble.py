@@ -54,25 +54,19 @@ def read_samples(
         If the data cannot serve an audit; the message names the place and the mend.
     """
     if card.data.reader == "synthetic":
-        from audit.data.synthetic import rendered_samples
-
-        rendered = rendered_samples(card.data, card.groups, card.match_on)
-        samples = _thinned(rendered, card.data)
-        if len(samples.frame) == len(rendered.frame):
-            return samples
-        left = fingerprint(samples.frame, pd.Series(rendered.fingerprint, index=samples.frame["image"]))
-        return dataclasses.replace(samples, fingerprint=left)
+        return _read_rendered(card)
     raw = _read_raw(card.data, card_path, data_root)
     excluded: list[ExcludedRow] = []
     warnings: list[str] = []
     rows = _chosen_columns(raw, card)
     rows = _merge_duplicates(rows, raw.where, warnings)
+    seen = sorted(set(rows["label"].dropna()))
     rows = _keep_usable(rows, card, excluded)
-    labels = _labels_of(rows, card, raw.where)
-    _attributes(rows, card)  # what is wrong with the groups shows before thousands of files are opened
+    _labels_of(rows, card, raw.where, seen)
+    _attributes(rows, card)  # what is wrong with labels and groups shows before any file is opened
     inspection = inspect_images(raw.source, list(rows["image"]), raw.where, progress=progress)
     rows = rows[rows["image"].isin(inspection.digests.index)]
-    labels = _labels_of(rows, card, raw.where)
+    labels = _labels_of(rows, card, raw.where, seen)
     attributes = _attributes(rows, card)
     frame = _finished(rows, card)
     samples = Samples(
@@ -94,6 +88,17 @@ def read_samples(
     if card.training != "none":
         _check_trained(samples.frame, raw.where)
     return dataclasses.replace(samples, fingerprint=fingerprint(samples.frame, inspection.digests))
+
+
+def _read_rendered(card: Card) -> Samples:
+    from audit.data.synthetic import rendered_samples
+
+    rendered = rendered_samples(card.data, card.groups, card.match_on)
+    samples = _thinned(rendered, card.data)
+    if len(samples.frame) == len(rendered.frame):
+        return samples
+    left = fingerprint(samples.frame, pd.Series(rendered.fingerprint, index=samples.frame["image"]))
+    return dataclasses.replace(samples, fingerprint=left)
 
 
 def _read_raw(spec: DataSpec, card_path: Path, data_root: Path | None) -> RawTable:
@@ -167,13 +172,13 @@ def _leave_out(rows: pd.DataFrame, which: pd.Series, reason: str, excluded: list
     return rows[~which]
 
 
-def _labels_of(rows: pd.DataFrame, card: Card, where: str) -> tuple[str, ...]:
+def _labels_of(rows: pd.DataFrame, card: Card, where: str, seen: Sequence[str]) -> tuple[str, ...]:
     """Return the class names in the order of the model's outputs, once they have been checked."""
     present = sorted(set(rows["label"]))
     for label in card.data.labels or []:
         if label not in present:
             what = f"no image has the label '{label}'"
-            raise DataError(f"{where} (data.labels)", what, did_you_mean(label, present))
+            raise DataError(f"{where} (data.labels)", what, did_you_mean(label, seen))
     if not present:
         raise DataError(where, "no image has a label that is kept", "check data.label and data.labels")
     if len(present) == 1:

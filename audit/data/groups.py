@@ -61,14 +61,10 @@ def attribute_info(name: str, spec: GroupSpec, raw: pd.Series, known: pd.Series)
     present = sorted(counts.index)
     if not present:
         found = sorted(raw.dropna().unique())[:5]
-        what = (
-            f"no image has one of {', '.join(spec.values)}"
-            if spec.values and found
-            else "no image has a group"
-        )
-        raise DataError(
-            where, what, f"the column holds {', '.join(found)}" if found else "fill in the column"
-        )
+        if spec.values and found:
+            what = f"no image has one of {', '.join(spec.values)}"
+            raise DataError(where, what, f"the column holds {', '.join(found)}")
+        raise DataError(where, "no image has a group", "fill in the column, or remove this attribute")
     absent = [value for value in spec.values or [] if value not in counts.index]
     if absent:
         hint = did_you_mean(absent[0], raw.dropna().unique())
@@ -77,9 +73,7 @@ def attribute_info(name: str, spec: GroupSpec, raw: pd.Series, known: pd.Series)
         what = f"one group only ('{present[0]}', {counts.iloc[0]} images)"
         raise DataError(where, what, "annotate a second group, or remove this attribute")
     if spec.reference is not None and spec.reference not in present:
-        raise DataError(
-            where, f"no image has the reference '{spec.reference}'", did_you_mean(spec.reference, present)
-        )
+        raise DataError(where, f"no image has the reference '{spec.reference}'", did_you_mean(spec.reference, present))
     return AttributeInfo(
         attribute=name,
         assigned_by=spec.assigned_by,

@@ -23,9 +23,7 @@ TO_DEAL = ("test", "val", "validation")  # given names that leave open which of 
 _EXAMPLES = 5
 
 
-def assign_splits(
-    frame: pd.DataFrame, spec: DataSpec, attributes: Iterable[str], *, trains: bool = True
-) -> pd.Series:
+def assign_splits(frame: pd.DataFrame, spec: DataSpec, attributes: Iterable[str], *, trains: bool = True) -> pd.Series:
     """Assign each image to a split, all images of a subject to the same one.
 
     Parameters
@@ -150,8 +148,7 @@ def thin_training(
             raise DataError("data.plant", what, did_you_mean(plant.label, set(frame["label"])))
         dropped = _fewest(cell, round(plant.keep * len(cell)), spec.seed)
         reason = (
-            f"thinned from training on purpose: {plant.attribute}={plant.group} x {plant.label}, "
-            f"{plant.keep:.0%} kept"
+            f"thinned from training on purpose: {plant.attribute}={plant.group} x {plant.label}, {plant.keep:.0%} kept"
         )
         frame = _without(frame, dropped, reason, excluded)
     if spec.balance_training:
@@ -227,9 +224,7 @@ def _commonest(frame: pd.DataFrame, column: str) -> pd.Series:
     return ordered.drop_duplicates("subject").set_index("subject")[column].astype(str)
 
 
-def _given_splits(
-    frame: pd.DataFrame, spec: DataSpec, attributes: list[str], shares: np.ndarray
-) -> pd.Series:
+def _given_splits(frame: pd.DataFrame, spec: DataSpec, attributes: list[str], shares: np.ndarray) -> pd.Series:
     where = f"split column '{spec.split}'" if spec.split else "split folders"
     allowed = (*SPLITS, *TO_DEAL)
     for value in sorted(frame[GIVEN].dropna().unique()):

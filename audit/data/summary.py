@@ -96,9 +96,7 @@ def detectable_difference(rate: float, n_group: int, n_reference: int, alpha: fl
     if min(n_group, n_reference) < 2:
         return None
     effect = float(
-        NormalIndPower().solve_power(
-            None, nobs1=n_group, ratio=n_reference / n_group, alpha=alpha, power=POWER
-        )
+        NormalIndPower().solve_power(None, nobs1=n_group, ratio=n_reference / n_group, alpha=alpha, power=POWER)
     )
     angle = math.asin(math.sqrt(rate))
     found = []

@@ -152,9 +152,7 @@ def _download(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path) as unfinished:
-            download_and_extract_archive(
-                CIFAR100.url, unfinished, filename=CIFAR100.filename, md5=CIFAR100.tgz_md5
-            )
+            download_and_extract_archive(CIFAR100.url, unfinished, filename=CIFAR100.filename, md5=CIFAR100.tgz_md5)
             (Path(unfinished) / PYTHON_FOLDER).rename(path / PYTHON_FOLDER)
     except (OSError, RuntimeError) as error:  # no network, no space, a wrong checksum
         reason = " ".join(str(error).split())[:160]

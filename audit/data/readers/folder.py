@@ -65,9 +65,7 @@ def class_folders(path: Path) -> pd.DataFrame:
     if not path.is_dir():
         raise DataError(str(path), "is not a folder", "name the folder that holds the class folders")
     tops = list(_folders(path))
-    split_layout = "train" in {top.name for top in tops} and all(
-        top.name in ("train", *TO_DEAL) for top in tops
-    )
+    split_layout = "train" in {top.name for top in tops} and all(top.name in ("train", *TO_DEAL) for top in tops)
     rows: list[tuple[str, str, str | None]] = []
     for top in tops:
         classes = list(_folders(top)) if split_layout else [top]

@@ -1,0 +1,127 @@
+"""Image files of every mode, and those that are none."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from audit.data.quality import FileSource, decode_image, fingerprint, inspect_images, safe_key
+from audit.errors import DataError
+
+pytestmark = pytest.mark.unit
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def pixel(content: bytes) -> tuple[int, ...]:
+    image = decode_image("a", content)
+    assert image.mode == "RGB"
+    value = image.getpixel((0, 0))
+    assert isinstance(value, tuple)
+    return value
+
+
+def test_every_mode_becomes_rgb_with_the_colour_it_shows() -> None:
+    size = (9, 8)
+    palette = Image.new("RGB", size, (200, 0, 0)).convert("P", palette=Image.Palette.ADAPTIVE)
+    clear = Image.new("RGBA", size, (0, 0, 0, 0))
+    half = Image.new("LA", size, (0, 128))
+    assert pixel(encoded(Image.new("L", size, 77))) == (77, 77, 77)
+    assert pixel(encoded(Image.new("1", size, 1))) == (255, 255, 255)
+    assert pixel(encoded(palette)) == (200, 0, 0)
+    assert pixel(encoded(clear)) == (255, 255, 255)
+    assert pixel(encoded(half)) == (127, 127, 127)
+    assert pixel(encoded(Image.new("CMYK", size, (0, 0, 0, 0)), "JPEG")) == (255, 255, 255)
+    deep = Image.fromarray(np.full((8, 9), 65535 // 2, dtype=np.uint16))
+    assert pixel(encoded(deep)) == (127, 127, 127)
+    assert pixel(encoded(Image.fromarray(np.full((8, 9), 70000, dtype=np.int32)), "TIFF")) == (255, 255, 255)
+
+
+def test_exif_orientation_is_applied() -> None:
+    image = Image.new("RGB", (10, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    assert decode_image("a", encoded(image, "JPEG", exif=exif)).size == (20, 10)
+
+
+def bomb() -> bytes:
+    """Return a PNG of a few bytes that claims 60,000 x 60,000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+BAD = {
+    "1x1": (encoded(Image.new("RGB", (1, 1))), "1x1 px is under 8 px on a side"),
+    "thin": (encoded(Image.new("RGB", (100, 7))), "100x7 px is under 8 px on a side"),
+    "empty": (b"", "not an image"),
+    "text": (b"hello", "not an image"),
+    "truncated": (encoded(Image.effect_noise((64, 64), 50))[:-600], "damaged or truncated image"),
+    "bomb": (bomb(), "over 50,000,000 pixels"),
+    "large": (encoded(Image.new("1", (8000, 7000))), "over 50,000,000 pixels"),
+    "float": (encoded(Image.new("F", (9, 9)), "TIFF"), "floating-point pixels have no stated range"),
+    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+}
+
+
+@pytest.mark.parametrize(("content", "what"), BAD.values(), ids=BAD.keys())
+def test_what_is_no_usable_image_says_so(content: bytes, what: str) -> None:
+    with pytest.raises(DataError) as caught:
+        decode_image("a.png", content)
+    assert caught.value.what == what
+    assert str(caught.value).startswith("a.png: ")
+    assert caught.value.mend
+
+
+def test_a_source_opens_only_below_its_root(tmp_path: Path) -> None:
+    inside = tmp_path / "data"
+    inside.mkdir()
+    (tmp_path / "secret.png").write_bytes(encoded(Image.new("RGB", (9, 9))))
+    (inside / "a.png").write_bytes(encoded(Image.new("RGB", (9, 9))))
+    source = FileSource(inside)
+    assert source.open("a.png").size == (9, 9)
+    for key in ("../secret.png", str(tmp_path / "secret.png"), "none.png"):
+        with pytest.raises(DataError):
+            source.open(key)
+    assert safe_key(".\\b\\.\\a.png", "t") == "b/a.png"
+
+
+def test_inspection_hashes_what_is_readable_and_lists_the_rest(tmp_path: Path) -> None:
+    content = {f"{n:02d}.png": encoded(Image.new("L", (8, 8), n)) for n in range(20)}
+    for name, data in content.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "07.png").write_bytes(encoded(Image.new("L", (1, 1))))
+    done: list[int] = []
+    found = inspect_images(FileSource(tmp_path), list(content), "t.csv", progress=done.append)
+    assert done == list(range(1, 21))
+    assert [(row.reason, row.images, row.examples) for row in found.quarantined] == [
+        ("1x1 px is under 8 px on a side", 1, ["07.png"])
+    ]
+    assert found.digests["00.png"] == hashlib.sha256(content["00.png"]).hexdigest()
+    assert set(found.digests.index) == set(content) - {"07.png"}
+
+
+def test_no_image_at_all_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"1 of 1 images \(100%\) cannot be read: missing file \(1\); e.g. a.png"):
+        inspect_images(FileSource(tmp_path), ["a.png"], "t.csv")
+
+
+def test_the_fingerprint_is_a_known_one() -> None:
+    frame = pd.DataFrame({"image": ["a"], "label": ["x"]})
+    expected = hashlib.sha256(b"image,label,sha256\na,x,00\n").hexdigest()
+    assert fingerprint(frame, pd.Series({"a": "00"})) == expected

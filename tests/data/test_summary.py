@@ -1,0 +1,96 @@
+"""Counts that add up, and what sizes can detect."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from audit.data import counts_table, describe_data
+from audit.data.summary import audited_outcomes, detectable_difference
+from tests.data.faces import card_of, face_table, read, write_faces
+
+pytestmark = pytest.mark.unit
+
+
+def test_every_image_is_counted_once_an_attribute(tmp_path: Path) -> None:
+    frame = face_table(40)
+    frame.loc[4:9, "gender"] = None
+    frame.loc[0, "expression"] = "anger"
+    write_faces(tmp_path, frame)
+    (tmp_path / frame.loc[20, "image"]).write_bytes(b"")
+    groups = {"gender": {"column": "gender", "assigned_by": "hand"}, "source": {"column": "source"}}
+    card = card_of(tmp_path, groups=groups, match_on=[], licence="CC0", citation="Nobody 2020")
+    samples = read(tmp_path, card)
+    report = describe_data(samples, card)
+    for attribute in groups:
+        assert sum(row.images for row in report.counts if row.attribute == attribute) == report.images == 78
+    unknown = [row for row in report.counts if row.group == "unknown"]
+    assert {row.attribute for row in unknown} == {"gender"}
+    assert sum(row.images for row in unknown) == 6
+    assert sum(report.splits.values()) == 78
+    assert [row.reason for row in report.excluded] == ["label 'anger' is not in data.labels"]
+    assert [row.reason for row in report.quarantined] == ["not an image"]
+    assert (report.licence, report.citation, report.subjects) == ("CC0", "Nobody 2020", 40)
+    assert report.fingerprint == samples.fingerprint
+    table = counts_table(report)
+    assert list(table.columns) == ["train", "discovery", "confirmation"]
+    assert table.loc["gender"].to_numpy().sum() == 78
+    assert list(dict.fromkeys(table.loc["gender"].index.get_level_values("group"))) == ["female", "male", "unknown"]
+    again = samples.frame.query("gender == 'male' and label == 'neutral' and split == 'train'")
+    assert table.loc[("gender", "male", "neutral"), "train"] == len(again)
+
+
+def test_cells_without_an_image_are_rows_with_zero(tmp_path: Path) -> None:
+    frame = face_table().assign(tone=["dark", "light"] * 24)  # tone says the expression
+    write_faces(tmp_path, frame)
+    card = card_of(tmp_path, groups={"tone": {"column": "tone"}})
+    table = counts_table(describe_data(read(tmp_path, card), card))
+    assert table.loc[("tone", "dark", "happiness")].tolist() == [0, 0, 0]
+    assert table.loc[("tone", "dark", "neutral")].tolist() == [12, 6, 6]
+
+
+def test_small_cells_are_named_and_small_groups_not_promised(tmp_path: Path) -> None:
+    write_faces(tmp_path)
+    card = card_of(tmp_path)
+    report = describe_data(read(tmp_path, card), card)
+    assert report.warnings[0].startswith("gender: 8 of 8 cells under 30 subjects: female x neutral in discovery (3)")
+    assert report.limits == [
+        "gender male (6 subjects) against female (6): too little data; 30 subjects in each group are needed"
+    ]
+    smaller = card_of(tmp_path, audit={"min_group_size": 2})
+    limit = describe_data(read(tmp_path, smaller), smaller).limits[0]
+    assert "at 80% power, corrected over 3 tests: happiness none, however large" in limit
+
+
+@pytest.mark.parametrize("sizes", [(50, 50), (349, 987), (5000, 40)])
+def test_detectable_difference_is_that_of_the_formula(sizes: tuple[int, int]) -> None:
+    alpha = 0.05 / 3
+    effect = (norm.isf(alpha / 2) + norm.ppf(0.8)) * math.sqrt(1 / sizes[0] + 1 / sizes[1])
+    expected = math.sin(math.pi / 4 + effect / 2) ** 2 - 0.5
+    found = detectable_difference(0.5, *sizes, alpha)
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_detectable_difference_has_the_power_it_promises() -> None:
+    gap = detectable_difference(0.3, 200, 200, 0.05)
+    assert gap is not None
+    rng = np.random.default_rng(0)
+    a, b = rng.binomial(200, 0.3, 20_000) / 200, rng.binomial(200, 0.3 + gap, 20_000) / 200
+    pooled = (a + b) / 2
+    found = np.abs(b - a) / np.sqrt(2 * pooled * (1 - pooled) / 200) > norm.isf(0.025)
+    assert found.mean() == pytest.approx(0.8, abs=0.02)
+
+
+def test_what_cannot_be_detected_is_none() -> None:
+    assert detectable_difference(0.5, 1, 900, 0.05) is None
+    assert detectable_difference(0.5, 4, 4, 0.01) is None
+
+
+def test_outcomes_default_to_the_second_of_two_or_all(tmp_path: Path) -> None:
+    assert audited_outcomes(card_of(tmp_path), ("a", "b")) == ("b",)
+    assert audited_outcomes(card_of(tmp_path), ("a", "b", "c")) == ("a", "b", "c")
+    assert audited_outcomes(card_of(tmp_path, audit={"outcomes": ["neutral"]}), ("a", "b")) == ("neutral",)
