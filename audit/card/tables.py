@@ -31,6 +31,8 @@ def read_table(path: Path) -> pd.DataFrame:
     DataError
         If it cannot be read, has no rows, names a column twice or has a row longer than its header.
     """
+    if path.is_dir():
+        raise DataError(str(path), "is a folder, not a table", "name the table in it, or use reader: folder")
     if path.suffix.lower() not in TABLE_SUFFIXES:
         raise DataError(str(path), f"'{path.suffix}' is not a table", f"use {', '.join(TABLE_SUFFIXES)}")
     try:

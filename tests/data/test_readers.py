@@ -368,6 +368,10 @@ def test_each_bad_file_is_one_line(tmp_path: Path, content: bytes, expected: str
 
 def test_no_table_a_wrong_suffix_and_a_broken_parquet(tmp_path: Path) -> None:
     assert message(tmp_path).startswith("dataset.yaml 'faces.csv': no such file or folder at")
+    (tmp_path / "folder").mkdir()
+    assert message(tmp_path, path="folder") == (
+        "folder: is a folder, not a table; name the table in it, or use reader: folder"
+    )
     (tmp_path / "faces.xlsx").touch()
     assert message(tmp_path, path="faces.xlsx") == ("faces.xlsx: '.xlsx' is not a table; use .csv, .tsv, .parquet")
     (tmp_path / "faces.parquet").write_bytes(b"PAR1 not really")
