@@ -47,7 +47,7 @@ _SETTINGS: Any = {
     "xtick.color": MUTED,
     "ytick.color": INK,
 }
-_INCH = 72  # SVG points an inch
+_PIXELS = 96  # CSS pixels an inch
 _NAME_CHARACTERS = 24
 
 
@@ -186,9 +186,7 @@ def _draw_head(axes: Axes, position: int, head: HeadEffect, has_c: bool) -> None
         _draw_estimate(axes, position + spread, design_c, REFERENCE_MODEL, "^", "Design C" if first else None)
 
 
-def _draw_estimate(
-    axes: Axes, y: float, estimate: Estimate, colour: str, marker: str, name: str | None
-) -> None:
+def _draw_estimate(axes: Axes, y: float, estimate: Estimate, colour: str, marker: str, name: str | None) -> None:
     # A missing value is drawn off the data, so that the legend is the same in every picture.
     x = [] if estimate.value is None else [100 * estimate.value]
     axes.plot(x, [y] * len(x), marker, color=colour, markersize=4.6, label=name or "_", linestyle="none")
@@ -224,11 +222,9 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
 
 def _picture(figure: Figure, title: str, alt: str) -> Picture:
     buffer = io.StringIO()
-    figure.savefig(
-        buffer, format="svg", metadata={"Date": None, "Creator": None, "Title": formats.clean(title)}
-    )
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Title": formats.clean(title)})
     svg = buffer.getvalue()
-    width, height = figure.get_size_inches() * _INCH
+    width, height = figure.get_size_inches() * _PIXELS
     dark = svg
     for light_colour, dark_colour in _DARK.items():
         dark = dark.replace(light_colour, dark_colour)

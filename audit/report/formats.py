@@ -111,10 +111,12 @@ def quantity(value: float | None) -> str:
     exponent = math.floor(math.log10(abs(value)))
     if exponent < -3 or exponent > 5:
         mantissa, power = f"{value:.2e}".split("e")
-        return f"{mantissa.replace('-', MINUS)} × 10{str(int(power)).translate(_SUPERSCRIPTS)}"
-    if value == int(value):
-        return decimal(value, 0)
-    return decimal(value, max(0, 2 - exponent))
+        return f"{_trimmed(mantissa).replace('-', MINUS)} × 10{str(int(power)).translate(_SUPERSCRIPTS)}"
+    return _trimmed(decimal(value, max(0, 2 - exponent)))
+
+
+def _trimmed(text: str) -> str:
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def seconds(value: float) -> str:
@@ -142,6 +144,11 @@ def difference(estimate: Estimate, digits: int = 1) -> str:
 def measured(estimate: Estimate) -> str:
     """Write an estimate of unknown scale with its interval."""
     return quantity(estimate.value) + _interval(estimate, quantity)
+
+
+def rate_interval(estimate: Estimate) -> str:
+    """Write only the interval of a rate: "[27.1, 35.6]", or "" where there is none."""
+    return _interval(estimate, lambda bound: decimal(100 * bound, 1)).strip()
 
 
 def interval_of(estimate: Estimate, digits: int = 1) -> str:

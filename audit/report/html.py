@@ -60,9 +60,7 @@ def render_html(view: ReportView, for_print: bool = False) -> str:
     """
     style = _style_sheet("report.css") + (_style_sheet("print.css") if for_print else "")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
-    policy = (
-        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
-    )
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
     template = _environment().get_template("report.html.j2")
     # The style sheet is ours, ships with the package and holds no foreign text.
     style_sheet = Markup(style)  # noqa: S704

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -67,12 +68,15 @@ def _printed(html: str, audit_json: bytes, audit_sha256: str, moment: datetime) 
         url_fetcher=fetcher,
     )
     document = HTML(string=html, url_fetcher=fetcher, base_url=None)
-    printed: bytes = document.write_pdf(
-        attachments=[attachment],
-        pdf_variant="pdf/a-3a",
-        pdf_tags=True,
-        pdf_identifier=audit_sha256[:32].encode("ascii"),
-    )
+    with warnings.catch_warnings():
+        # WeasyPrint leaves its colour profile to the garbage collector.
+        warnings.simplefilter("ignore", ResourceWarning)
+        printed: bytes = document.write_pdf(
+            attachments=[attachment],
+            pdf_variant="pdf/a-3a",
+            pdf_tags=True,
+            pdf_identifier=audit_sha256[:32].encode("ascii"),
+        )
     return printed
 
 

@@ -36,7 +36,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
-    kind: Literal["plain", "dense", "grid", "facts"] = "plain"
+    kind: Literal["plain", "dense", "dense heads", "grid"] = "plain"
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,7 @@ def csv_tables(audit: Audit) -> dict[str, str]:
         "counts.csv": _table(CountRow, audit.data.counts),
         "controls.csv": _table(Control, audit.controls.controls),
         "findings.csv": _table(Finding, audit.findings if shown else []),
-        "excluded.csv": _csv(
-            ["kind", *_columns(ExcludedRow)], [[kind, *_values(row)] for kind, row in left_out]
-        ),
+        "excluded.csv": _csv(["kind", *_columns(ExcludedRow)], [[kind, *_values(row)] for kind, row in left_out]),
     }
 
 
@@ -70,11 +68,7 @@ def _csv(columns: list[str], rows: list[list[Any]]) -> str:
 def _columns(kind: type[BaseModel]) -> list[str]:
     columns: list[str] = []
     for name, field in kind.model_fields.items():
-        columns += (
-            [name, *(f"{name}_{part}" for part in ("low", "high", "level"))]
-            if _is_estimate(field)
-            else [name]
-        )
+        columns += [name, *(f"{name}_{part}" for part in ("low", "high", "level"))] if _is_estimate(field) else [name]
     return columns
 
 
@@ -89,9 +83,7 @@ def _values(row: Record) -> list[Any]:
         if _is_estimate(field):
             values += [value.value, value.low, value.high, value.level] if value else [None] * 4
         else:
-            values.append(
-                json.dumps(value, ensure_ascii=False) if isinstance(value, (list, tuple, dict)) else value
-            )
+            values.append(json.dumps(value, ensure_ascii=False) if isinstance(value, (list, tuple, dict)) else value)
     return values
 
 

@@ -18,7 +18,6 @@ class Line:
 
     badge: Badge
     title: str
-    setting: str
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class ReportView:
     audited: tuple[Fact, ...]
     purpose: tuple[Fact, ...]
     controls_summary: str
-    control_lines: tuple[Line, ...]
+    control_lines: tuple[tuple[str, tuple[Line, ...]], ...]  # by where they ran
     top: tuple[FindingCard, ...]
     no_findings: str
     not_shown: tuple[str, ...]
@@ -93,11 +92,7 @@ def build_view(audit: Audit, audit_sha256: str) -> ReportView:
     """
     is_invalid = audit.outcome == "INVALID" or not audit.controls.valid
     badge, sentence = wording.OUTCOMES["INVALID" if is_invalid else audit.outcome]
-    cards = (
-        []
-        if is_invalid
-        else [view_findings.finding_card(audit, f) for f in view_findings.ordered_findings(audit)]
-    )
+    cards = [] if is_invalid else [view_findings.finding_card(audit, f) for f in view_findings.ordered_findings(audit)]
     top = [] if is_invalid else view_findings.top_findings(audit)
     return ReportView(
         title=formats.label(audit.name, 120),
@@ -133,9 +128,7 @@ def build_view(audit: Audit, audit_sha256: str) -> ReportView:
         cards=tuple(cards),
         heads=() if is_invalid else tuple(view_findings.head_groups(audit)),
         other_grids=None if is_invalid else _other_grids(audit),
-        stability=view_findings.stability_table(audit.stability)
-        if audit.stability and not is_invalid
-        else None,
+        stability=view_findings.stability_table(audit) if audit.stability and not is_invalid else None,
         model_facts=_model_facts(audit),
         model_seeds=_model_seeds(audit),
         method_facts=_method_facts(audit),
@@ -152,12 +145,8 @@ def build_view(audit: Audit, audit_sha256: str) -> ReportView:
         ),
         estimands=_estimands(audit),
         provenance_facts=_provenance_facts(audit, audit_sha256),
-        hashes=_pairs(
-            "hashes", "Hashes (SHA-256)", "Of", "Hash", list(audit.provenance.hashes.items()), mono=True
-        ),
-        versions=_pairs(
-            "versions", "Software versions", "Package", "Version", list(audit.provenance.versions.items())
-        ),
+        hashes=_pairs("hashes", "Hashes (SHA-256)", "Of", "Hash", list(audit.provenance.hashes.items()), mono=True),
+        versions=_pairs("versions", "Software versions", "Package", "Version", list(audit.provenance.versions.items())),
         stages=_pairs(
             "stages",
             "Stages and how long they took",
@@ -193,8 +182,7 @@ def _audited(audit: Audit) -> tuple[Fact, ...]:
         Fact(
             "Groups",
             "; ".join(
-                f"{formats.label(a.attribute)} ({formats.plural(len(a.groups), 'group')})"
-                for a in data.attributes
+                f"{formats.label(a.attribute)} ({formats.plural(len(a.groups), 'group')})" for a in data.attributes
             ),
         ),
     )
@@ -219,11 +207,13 @@ def _controls_summary(audit: Audit) -> str:
     return f"{passed} of {formats.plural(len(controls), 'check')} passed"
 
 
-def _control_lines(audit: Audit) -> tuple[Line, ...]:
+def _control_lines(audit: Audit) -> tuple[tuple[str, tuple[Line, ...]], ...]:
     ordered = sorted(audit.controls.controls, key=lambda control: control.passed)
-    return tuple(
-        Line(wording.PASSED_CHECK if c.passed else wording.FAILED_CHECK, c.title, c.setting) for c in ordered
-    )
+    lines: dict[str, list[Line]] = {}
+    for control in ordered:
+        badge = wording.PASSED_CHECK if control.passed else wording.FAILED_CHECK
+        lines.setdefault(control.setting, []).append(Line(badge, control.title))
+    return tuple((setting, tuple(rows)) for setting, rows in lines.items())
 
 
 def _no_findings(audit: Audit, is_invalid: bool) -> str:
@@ -285,9 +275,7 @@ def _other_grids(audit: Audit) -> TableGroup | None:
     return TableGroup(
         id="other-grids",
         title="Further head grids",
-        tables=tuple(
-            view_instrument.grid_table(grid, view_instrument.largest(grids, grid.unit)) for grid in grids
-        ),
+        tables=tuple(view_instrument.grid_table(grid, view_instrument.largest(grids, grid.unit)) for grid in grids),
         scale=view_instrument.scale(grids),
     )
 

@@ -80,8 +80,7 @@ def _count_table(attribute: str, counts: Sequence[CountRow]) -> Table:
             Column("All", is_number=True),
         ),
         rows=tuple(
-            _count_row(group, label, [cells.get((group, label, split)) for split in shown])
-            for group, label in pairs
+            _count_row(group, label, [cells.get((group, label, split)) for split in shown]) for group, label in pairs
         ),
     )
 
@@ -92,10 +91,7 @@ def _count_row(group: str, label: str, rows: Sequence[CountRow | None]) -> tuple
     return (
         Cell(formats.label(group), tone="unknown" if unknown else "", is_header=True),
         Cell(formats.label(label)),
-        *(
-            number_cell(f"{formats.count(row.images)} ({formats.count(row.subjects)})" if row else "0")
-            for row in rows
-        ),
+        *(number_cell(f"{formats.count(row.images)} ({formats.count(row.subjects)})" if row else "0") for row in rows),
         number_cell(formats.count(total)),
     )
 
@@ -124,9 +120,7 @@ def _rate_group(audit: Audit, attribute: str, outcome: str, with_verdicts: bool)
     tables = [_rate_table(key, title, rates)]
     if with_verdicts and contrasts:
         tables.append(_contrast_table(key, title, contrasts))
-    return TableGroup(
-        id=f"rates-{key}", title=title, tables=tuple(tables), pictures=(picture,) if picture else ()
-    )
+    return TableGroup(id=f"rates-{key}", title=title, tables=tuple(tables), pictures=(picture,) if picture else ())
 
 
 def group_picture(audit: Audit, attribute: str, outcome: str, compact: bool = False) -> Picture | None:
@@ -136,9 +130,7 @@ def group_picture(audit: Audit, attribute: str, outcome: str, compact: bool = Fa
         for row in audit.rates
         if (row.attribute, row.outcome) == (attribute, outcome)
     ]
-    title = (
-        f"Share of images predicted “{formats.label(outcome)}”, by {formats.label(attribute)}, with intervals"
-    )
+    title = f"Share of images predicted “{formats.label(outcome)}”, by {formats.label(attribute)}, with intervals"
     return figures.rates_picture(bars, title, compact)
 
 
@@ -179,7 +171,7 @@ def _rate_row(row: RateRow) -> tuple[Cell, ...]:
         header_cell(formats.label(row.group), note),
         number_cell(f"{formats.count(row.images)} ({formats.count(row.subjects)})"),
         number_cell(formats.count(row.positives)),
-        *(number_cell(formats.rate(estimate)) for estimate in estimates),
+        *(number_cell(formats.percent(e.value), formats.rate_interval(e)) for e in estimates),
         number_cell(formats.ratio(row.impact_ratio)),
         number_cell(formats.ratio(row.impact_ratio_highest)),
     )
@@ -193,13 +185,13 @@ def _contrast_table(key: str, title: str, contrasts: Sequence[ContrastRow]) -> T
         columns=(
             Column("Group against reference"),
             Column("Question"),
+            Column("Answer"),
             Column("Gap", "points, with interval", True),
             Column("Ratio", is_number=True),
             Column("p", "raw", True),
             Column("p", "adjusted", True),
             Column("Detectable", "points, 80% power", True),
             Column("By seed", "points", True),
-            Column("Answer"),
         ),
         rows=tuple(_contrast_row(row) for row in contrasts),
         note=f"{formats.level_note(row.estimate for row in contrasts)} Adjusted over a family of "
@@ -216,28 +208,20 @@ def _contrast_row(row: ContrastRow) -> tuple[Cell, ...]:
             f"n = {formats.count(row.n_group)} and {formats.count(row.n_reference)}",
         ),
         Cell(name, note=meaning),
-        number_cell(
-            formats.difference(row.estimate) if row.estimate.value is not None else _missing(row.reason)
-        ),
+        badge_cell(wording.STATES[row.state], _state_note(row)),
+        number_cell(formats.points(row.estimate.value), formats.interval_of(row.estimate)),
         number_cell("–" if row.metric != "standardised_gap" else formats.ratio(row.ratio)),
         number_cell(formats.p_value(row.p_raw)),
         number_cell(formats.p_value(row.p_adjusted)),
         number_cell(formats.points(row.smallest_detectable, signed=False)),
         number_cell(", ".join(formats.points(value) for value in row.by_seed) or "–"),
-        badge_cell(wording.STATES[row.state], _state_note(row)),
     )
-
-
-def _missing(reason: str) -> str:
-    return f"{formats.NOT_AVAILABLE}: {reason}" if reason else formats.NOT_AVAILABLE
 
 
 def _state_note(row: ContrastRow) -> str:
     if row.state == "no disparity detected" and row.smallest_detectable is not None:
         smallest = formats.points(row.smallest_detectable, 0, signed=False)
-        return (
-            f"with n = {formats.count(row.n_group)} this audit could detect gaps of {smallest} points or more"
-        )
+        return f"with n = {formats.count(row.n_group)} this audit could detect gaps of {smallest} points or more"
     if row.state == "disparity":
         return "above policy" if row.above_policy else "below the policy threshold"
     return row.reason

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from audit.records import Audit, Estimate, Finding, HeadRow, Stability
+from audit.records import Audit, Estimate, Finding, HeadRow
 from audit.report import figures, formats, view_data, wording
 from audit.report.shapes import (
     Badge,
@@ -149,9 +149,7 @@ def _patching(finding: Finding) -> tuple[Fact, ...]:
         ),
         Fact(
             "Accuracy change under the patch",
-            formats.NOT_AVAILABLE
-            if finding.accuracy_change is None
-            else points_text(finding.accuracy_change),
+            formats.NOT_AVAILABLE if finding.accuracy_change is None else points_text(finding.accuracy_change),
         ),
         Fact("Agreement over seeds", finding.agreement_over_seeds),
         Fact("Replication on the confirmation split", finding.replication),
@@ -184,9 +182,7 @@ def _picture(audit: Audit, finding: Finding, compact: bool) -> Picture | None:
 
 def _forest(rows: Sequence[HeadRow], title: str, compact: bool = False) -> Picture | None:
     heads = [
-        figures.HeadEffect(
-            row.name, wording.VERDICTS[row.verdict].symbol, _headline(row), row.placebo, row.design_c
-        )
+        figures.HeadEffect(row.name, wording.VERDICTS[row.verdict].symbol, _headline(row), row.placebo, row.design_c)
         for row in rows
     ]
     return figures.forest_picture(heads, title, compact)
@@ -207,12 +203,10 @@ def _head_group(audit: Audit, contrast: str, outcome: str) -> TableGroup:
     rows = [row for row in audit.heads if (row.contrast, row.outcome) == (contrast, outcome)]
     strongest = sorted(rows, key=lambda row: (row.verdict != "confirmed", -abs(_headline(row).value or 0.0)))
     key = formats.slug(f"{contrast}:{outcome}")
-    title = f"{formats.label(contrast)}: predicted “{formats.label(outcome)}”"
+    title = f"{contrast_name(audit, contrast)}, predicted “{formats.label(outcome)}”"
     grids = [grid for grid in audit.grids if grid.id in {f"bias:{contrast}", f"bias:{contrast}:{outcome}"}]
     drawn = strongest[:FOREST_HEADS]
-    picture = _forest(
-        drawn, f"The {formats.plural(len(drawn), 'strongest head')} beside the placebo - {title}"
-    )
+    picture = _forest(drawn, f"The {formats.plural(len(drawn), 'strongest head')} beside the placebo - {title}")
     answer = audit.localisation.get(f"{contrast}:{outcome}", "")
     return TableGroup(
         id=f"heads-{key}",
@@ -223,6 +217,15 @@ def _head_group(audit: Audit, contrast: str, outcome: str) -> TableGroup:
         pictures=(picture,) if picture else (),
         folded=(_head_table(key, title, rows),),
     )
+
+
+def contrast_name(audit: Audit, contrast: str) -> str:
+    """Write a contrast in words, "gender: female against male"; its id where the record holds no such rates."""
+    for row in audit.contrasts:
+        if contrast == f"{row.attribute}:{row.group}-{row.reference}":
+            groups = f"{formats.label(row.group)} against {formats.label(row.reference)}"
+            return f"{formats.label(row.attribute)}: {groups}"
+    return formats.label(contrast)
 
 
 def _answer(answer: str, heads: int) -> str:
@@ -266,15 +269,13 @@ def _head_table(key: str, title: str, rows: Sequence[HeadRow]) -> Table:
         ),
         rows=tuple(_head_row(row, has_c, has_seeds) for row in rows),
         note=f"{formats.level_note(row.confirmation for row in rows)} {wording.NOT_SHOWN_HEADS}",
-        kind="dense",
+        kind="dense heads",
     )
 
 
 def _head_row(row: HeadRow, has_c: bool, has_seeds: bool) -> tuple[Cell, ...]:
     percentile = row.percentile_in_layer
-    c_cell = (
-        (_stacked(row.design_c) if row.design_c else number_cell(formats.NOT_AVAILABLE),) if has_c else ()
-    )
+    c_cell = (_stacked(row.design_c) if row.design_c else number_cell(formats.NOT_AVAILABLE),) if has_c else ()
     seeds = (number_cell(", ".join(formats.points(v, 2) for v in row.by_seed) or "–"),) if has_seeds else ()
     return (
         header_cell(row.name),
@@ -305,7 +306,7 @@ def _p_pair(raw: float | None, adjusted: float | None) -> Cell:
     return number_cell(f"{formats.p_value(raw)}; {formats.p_value(adjusted)}")
 
 
-def stability_table(rows: Sequence[Stability]) -> Table:
+def stability_table(audit: Audit) -> Table:
     """Return how far the ranking of heads repeats itself, a row for each contrast and outcome."""
     return Table(
         id="stability-table",
@@ -320,14 +321,14 @@ def stability_table(rows: Sequence[Stability]) -> Table:
         ),
         rows=tuple(
             (
-                header_cell(formats.label(row.contrast)),
+                header_cell(contrast_name(audit, row.contrast)),
                 Cell(formats.label(row.outcome)),
                 number_cell(formats.ratio(row.split_half_rank_correlation)),
                 number_cell(formats.percent(row.top10_overlap, 0)),
                 number_cell(formats.ratio(row.seeds_rank_correlation)),
                 Cell(row.note),
             )
-            for row in rows
+            for row in audit.stability
         ),
         note="1 means the same order again, 0 means no relation.",
     )

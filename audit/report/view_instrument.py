@@ -46,9 +46,7 @@ def _control_row(control: Control) -> tuple[Cell, ...]:
     result = wording.PASSED_CHECK if control.passed else wording.FAILED_CHECK
     return (
         badge_cell(result),
-        header_cell(
-            control.title, control.meaning if control.passed else f"{control.meaning} Mend: {control.mend}"
-        ),
+        header_cell(control.title, control.meaning if control.passed else f"{control.meaning} Mend: {control.mend}"),
         Cell(control.setting),
         number_cell(formats.measured(control.estimate), control.statistic),
         number_cell(f"{_RELATIONS[control.relation]} {formats.quantity(control.threshold)}"),
@@ -174,9 +172,7 @@ def scale(grids: Sequence[HeadGrid]) -> Scale:
             text = " / ".join(grid_number(limit * step / STEPS, unit) for limit, unit in ends)
         tone = f"{'neg' if step < 0 else 'pos'}{abs(step)}" if step else "zero"
         swatches.append(Swatch(f"step-{tone}", text))
-    return Scale(
-        unit=" / ".join(unit_name(unit) for unit in units), swatches=tuple(swatches), symbols=_symbols(grids)
-    )
+    return Scale(unit=" / ".join(unit_name(unit) for unit in units), swatches=tuple(swatches), symbols=_symbols(grids))
 
 
 def _symbols(grids: Sequence[HeadGrid]) -> tuple[tuple[str, str], ...]:

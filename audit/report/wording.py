@@ -88,9 +88,7 @@ BOUNDED_CLAIM = (
     "A head finding shows that the head's activation affects this output under this intervention; it does not "
     "show that the head encodes the attribute, is the only route, or that removing it makes the system fair."
 )
-NOT_SHOWN_HEADS = (
-    "Heads: no effect found is not proof of no effect; each row states the smallest effect it could see."
-)
+NOT_SHOWN_HEADS = "“No effect found” is not evidence of no effect: the last column says how small an effect would show."
 
 _FORBIDDEN = re.compile(
     r"\b(unbiased|de-?biased|bias[- ]free|fair|fairly|prove[sdn]?|proven|compliant|certif(?:y|ies|ied|icate))\b",

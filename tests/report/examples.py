@@ -1,5 +1,7 @@
 """Complete audits of every outcome, with content as a real run would leave it."""
 
+# ruff: noqa: E501 - the sentences of a report are long
+
 from __future__ import annotations
 
 import random
@@ -32,7 +34,7 @@ HOSTILE = (
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
     "\u202egnp.exe\u202c {{ 7 * 7 }} \u05e9\u05dc\u05d5\u05dd",
-    "=HYPERLINK(\"//evil\",\"x\") 😀 $\\frac{a}{b}$",
+    '=HYPERLINK("//evil","x") 😀 $\\frac{a}{b}$',
     "x" * 10_000,
 )
 HASHES = {name: f"{index:x}" * 64 for index, name in enumerate(("card", "data", "weights", "code"), start=1)}
@@ -58,7 +60,9 @@ def control(
         threshold=threshold,
         passed=passed,
         n=n,
-        meaning="The instrument adds nothing of its own." if passed else "The instrument sees an effect where there is none.",
+        meaning="The instrument adds nothing of its own."
+        if passed
+        else "The instrument sees an effect where there is none.",
         mend="Use a backbone whose donor shares its initialisation, or raise controls.train_images in the card.",
     )
 
@@ -102,9 +106,7 @@ def controls(valid: bool, layers: int, heads: int) -> ControlReport:
     )
 
 
-def grid(
-    grid_id: str, title: str, unit: str, layers: int, heads: int, draw: random.Random, size: float
-) -> HeadGrid:
+def grid(grid_id: str, title: str, unit: str, layers: int, heads: int, draw: random.Random, size: float) -> HeadGrid:
     values = [[round(draw.gauss(0, size / 8), 5) for _ in range(heads)] for _ in range(layers)]
     marks = [[""] * heads for _ in range(layers)]
     values[-1][heads // 2] = size
@@ -160,7 +162,7 @@ def rate_rows(attribute: str, groups: list[str], outcome: str) -> list[RateRow]:
                 attribute=attribute, group=group, outcome=outcome, is_reference=index == len(groups) - 1,
                 images=1204 - 17 * index, subjects=871 - 9 * index, positives=540 - 60 * index,
                 selection_rate=estimate(value, 0.031), true_positive_rate=estimate(0.902 - 0.01 * index),
-                false_positive_rate=estimate(0.153 - 0.08 * index), mean_probability=estimate(value + 0.011),
+                false_positive_rate=estimate(0.153 - 0.05 * index), mean_probability=estimate(value + 0.011),
                 standardised_rate=estimate(value - 0.02), accuracy=estimate(0.891, 0.014),
                 impact_ratio=1.1897 - 0.1897 * index, impact_ratio_highest=None if index == 2 else 1 - 0.159 * index,
             )
@@ -169,7 +171,9 @@ def rate_rows(attribute: str, groups: list[str], outcome: str) -> list[RateRow]:
 
 
 def contrast(attribute: str, group: str, reference: str, outcome: str, metric: Metric, state: State) -> ContrastRow:
-    value = None if state == "not estimable" else {"standardised_gap": 0.0572, "tpr_gap": 0.0104, "fpr_gap": 0.0883}[metric]
+    value = (
+        None if state == "not estimable" else {"standardised_gap": 0.0572, "tpr_gap": 0.0104, "fpr_gap": 0.0883}[metric]
+    )
     return ContrastRow(
         id=f"{attribute}:{group}-{reference}:{outcome}:{metric}", attribute=attribute, group=group,
         reference=reference, outcome=outcome, metric=metric, estimate=estimate(value, 0.019),
@@ -301,7 +305,7 @@ def base(
             thresholds={"alpha": 0.05, "gap above": 0.1, "impact ratio below": 0.8, "subjects in a group, at least": 30},
             family="16 heads x 1 outcome x 1 contrast, Westfall-Young max-T", permutations=5000, bootstrap=2000,
             estimands=[
-                ("Interventional indirect effect", "IIE(a→b) = E[p(x; u←u(x′)) − p(x; u←u(x″))]",
+                ("Interventional indirect effect", "IIE(a→b) = E[p(x; u←u(x')) − p(x; u←u(x''))]",
                  "How much the prediction changes when the head takes its activation from the other group, beyond a same-group swap."),
                 ("Label-standardised gap", "D = Σ w(y) (E[p | a, y] − E[p | b, y])", "The gap at equal label mix."),
             ],

@@ -1,0 +1,223 @@
+import base64
+import hashlib
+import re
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+
+from audit.report import formats, wording
+
+from .examples import HOSTILE, examples
+
+pytestmark = pytest.mark.unit
+NAMES = sorted(examples())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_page_is_well_formed_with_unique_ids_and_live_links(page, name) -> None:
+    tree = page(name).tree
+    ids = [element.get("id") for element in tree.iter() if isinstance(element.tag, str) and element.get("id")]
+    assert [key for key, times in Counter(ids).items() if times > 1] == []
+    links = [a.get("href") for a in tree.iter("a")]
+    assert links
+    assert {link.removeprefix("#") for link in links} <= set(ids)
+    assert {a for e in tree.iter("article", "section") for a in (e.get("aria-labelledby"),) if a} <= set(ids)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_structure_serves_assistive_technology(page, name) -> None:
+    tree = page(name).tree
+    assert len(tree.xpath("//h1")) == len(tree.xpath("//main")) == 1
+    assert tree.get("lang") == "en"
+    assert all(th.get("scope") in {"row", "col"} for th in tree.iter("th"))
+    assert all("".join(table.find("caption").itertext()).strip() for table in tree.iter("table"))
+    assert all(image.get("alt") for image in tree.iter("img"))
+    assert all(r.get("tabindex") == "0" for r in tree.xpath("//*[@role='region']"))
+    levels = [int(h.tag[1]) for h in tree.xpath("//h1|//h2|//h3|//h4|//h5")]
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_fetched_and_nothing_runs(page, name) -> None:
+    page = page(name)
+    assert page.tree.xpath("//script|//iframe|//object|//link|//form|//*[@style]") == []
+    assert [k for e in page.tree.iter() if isinstance(e.tag, str) for k in e.attrib if k.startswith("on")] == []
+    sources = page.tree.xpath("//img/@src|//source/@srcset")
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
+    assert not re.search(r"""(?:url\(|@import|(?:href|src)=["']?(?:https?:|//))""", page.source)
+
+
+def test_policy_admits_exactly_the_style_sheet(page) -> None:
+    tree = page("disparity").tree
+    policy = tree.xpath("//meta[@http-equiv='Content-Security-Policy']/@content")[0]
+    (style,) = tree.xpath("//style/text()")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "hostile"])
+def test_report_uses_no_forbidden_word(page, name) -> None:
+    assert wording.forbidden_words(page(name).text) == []
+
+
+def test_forbidden_words_are_found() -> None:
+    text = "It is fair, certified and proves that the\n model is UNBIASED. " + wording.NO_CERTIFICATE
+    assert wording.forbidden_words(text) == ["fair", "certified", "proves", "UNBIASED"]
+    assert wording.forbidden_words("fairlearn 0.12; legal compliance; fairface") == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outcome_stands_in_words_and_symbol(page, name) -> None:
+    page = page(name)
+    badge = wording.OUTCOMES[page.audit.outcome][0]
+    assert page.tree.xpath("string(//*[@class='outcome-word'])").split() == [badge.symbol, *badge.text.split()]
+    assert wording.NO_CERTIFICATE in page.text
+
+
+def test_rates_agree_with_the_records(page) -> None:
+    page = page("disparity")
+    rows = page.table("Rates - gender: predicted")
+    records = [row for row in page.audit.rates if row.attribute == "gender"]
+    assert len(rows) == len(records)
+    for cells, row in zip(rows, records, strict=True):
+        assert cells[1] == f"{row.images:,} ({row.subjects})"
+        assert cells[2] == str(row.positives)
+        rate = row.selection_rate
+        assert cells[3] == f"{100 * rate.value:.1f}% [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+        assert cells[9] == f"{row.impact_ratio:.2f}"
+
+
+def test_every_contrast_keeps_its_state(page) -> None:
+    page = page("disparity")
+    rows = page.table("Compared with the reference - gender:")
+    records = [row for row in page.audit.contrasts if row.attribute == "gender"]
+    for cells, row in zip(rows, records, strict=True):
+        assert row.state in cells[2]
+        shown = "n/a" if row.estimate.value is None else f"{100 * row.estimate.value:+.1f}"
+        assert cells[3].startswith(shown)
+    assert "could detect gaps of 4 points or more" in rows[1][2]
+    assert "no image has this label" in rows[2][2]
+
+
+@pytest.mark.parametrize("name", ["disparity", "many", "not_localisable", "no_design_c", "single_layer"])
+def test_every_head_is_listed_with_its_numbers(page, name) -> None:
+    page = page(name)
+    rows = page.table(f"All {len(page.audit.heads)} heads")
+    for cells, head in zip(rows, page.audit.heads, strict=True):
+        assert cells[0] == head.name
+        assert cells[1].endswith(head.verdict)
+        assert cells[4].split()[0] == formats.points(head.confirmation.value, 2)
+    assert ("Design C" in page.text.split("All ")[-1].split("Stability")[0]) == (name != "no_design_c")
+
+
+def test_grids_hold_value_and_symbol(page) -> None:
+    page = page("disparity")
+    grid = page.table("Mediated gap of each head")
+    assert [len(row) for row in grid] == [5] * 4
+    assert grid[3][3] == "◆ +2.85"
+    assert page.table("Colour: what each head restores")[3][3] == "● +0.30"
+
+
+def test_control_grids_share_one_scale(page) -> None:
+    tree = page("disparity").tree
+    tones = {
+        table.findtext("caption/span"): {cell.get("class").split()[0] for cell in table.iter("td")}
+        for table in tree.xpath("//table[contains(@class, 'grid')]")
+    }
+    assert "step-pos5" in tones["Colour: what each head restores"]
+    assert tones["Colour, null: donor of another seed"] == {"step-zero"}
+
+
+def test_unknown_excluded_and_quarantined_have_their_rows(page) -> None:
+    page = page("disparity")
+    counts = page.table("Images by gender")
+    unknown = [row for row in counts if row[0] == "unknown"]
+    records = [row for row in page.audit.data.counts if row.group == "unknown"]
+    assert sum(int(row[-1].replace(",", "")) for row in unknown) == sum(row.images for row in records) > 0
+    assert page.table("Excluded")[0][1] == "112"
+    assert page.table("Quarantined")[0][:2] == ["truncated JPEG", "2"]
+
+
+def test_controls_show_statistic_threshold_and_verdict(page) -> None:
+    page = page("invalid")
+    rows = page.table("Controls:")
+    assert len(rows) == len(page.audit.controls.controls)
+    assert rows[0][0] == "✕ FAIL"
+    assert rows[0][3].startswith("0.29 [0.26, 0.32]")
+    assert rows[0][4] == "≤ 0.1"
+    assert {row[0] for row in rows[1:]} == {"✓ pass"}
+
+
+def test_invalid_withholds_findings_heads_and_comparisons(page) -> None:
+    page = page("invalid")
+    assert page.audit.findings
+    assert page.audit.heads
+    for finding in page.audit.findings:
+        assert finding.id not in page.text
+        assert finding.title not in page.text
+    for absent in ("Compared with the reference", "All 16 heads", "Mediated gap of each head", "Reviewer’s decision"):
+        assert absent not in page.text
+    failed = next(c for c in page.audit.controls.controls if not c.passed)
+    summary = " ".join(page.tree.get_element_by_id("summary").itertext())
+    assert failed.title in summary
+    assert failed.mend in summary
+
+
+def test_a_failed_gate_withholds_whatever_the_outcome_says(page) -> None:
+    from audit.report.view import build_view
+
+    audit = page("invalid").audit.model_copy(update={"outcome": "DISPARITY FOUND"})
+    view = build_view(audit, "0" * 64)
+    assert view.outcome.text == "INVALID"
+    assert view.cards == view.heads == ()
+
+
+@pytest.mark.parametrize("name", ["disparity", "many", "no_design_c"])
+def test_each_finding_has_all_its_fields(page, name) -> None:
+    page = page(name)
+    cards = {
+        card.xpath("string(header/p)").strip(): " ".join(card.text_content().split())
+        for card in page.tree.xpath("//article[@class='finding']")
+    }
+    assert set(cards) == {finding.id for finding in page.audit.findings}
+    for finding in page.audit.findings:
+        card = cards[finding.id]
+        wanted = [
+            finding.title, finding.wording, finding.criterion, finding.condition, finding.cause, finding.effect,
+            finding.recommendation, finding.severity_reason, finding.confidence_reason, finding.reproduce,
+            repr(finding.expected), repr(finding.tolerance), finding.agreement_over_seeds, finding.replication,
+            *finding.other_explanations, *finding.hashes.values(), *finding.heads, "risk accepted",
+        ]  # fmt: skip
+        assert [text for text in wanted if text not in card] == []
+
+
+def test_page_one_shows_at_most_three_findings_with_a_picture(page) -> None:
+    top = page("many").tree.xpath("//article[@class='top-finding']")
+    assert 2 <= len(top) <= 3
+    assert all(card.xpath(".//img/@alt") for card in top)
+
+
+def test_passed_says_that_nothing_was_found(page) -> None:
+    assert "No finding." in page("passed").text
+    assert "not localisable" in page("not_localisable").text.lower()
+    assert "No head was tested" in page("no_heads").text
+
+
+def test_hostile_text_stays_text(page) -> None:
+    page = page("hostile")
+    assert page.tree.xpath("//img[@onerror]|//script") == []
+    assert HOSTILE[0] in page.text
+    assert "{{ 7 * 7 }}" in page.text
+    assert "\u202e" not in page.source
+    assert "\\u202e" in page.text
+    assert "x" * 200 not in page.source
+
+
+def test_glossary_and_screen_are_complete(page) -> None:
+    text = page("disparity").text
+    assert all(isinstance(term, str) and term in text for term, _ in wording.glossary())
+    assert text.count("not answered") >= 6
+    assert wording.EMOTION_NOTE in text
