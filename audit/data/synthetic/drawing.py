@@ -35,8 +35,8 @@ _NOISE_SD = 4.0  # grey levels
 # Redder than every skin tone, so that the same direction in colour shows the mouth on all of them; lips and
 # mouth also take on some of the skin's lightness (see _draw_mouth). Thus a change of expression moves the
 # pixels about equally on every tone, and no group's smile is easier to learn than the other's.
-_LIPS = (136, 62, 60)
-_MOUTH = (110, 24, 34)
+_LIPS = (142, 62, 60)
+_MOUTH = (128, 24, 36)
 _TEETH = (236, 232, 222)
 _EYE_WHITE = (228, 226, 218)
 _IRIS = (50, 34, 26)
@@ -169,8 +169,8 @@ def _draw_eyes(pen: _Pen, face: Face) -> None:
 def _draw_mouth(pen: _Pen, face: Face, skin: Colour) -> None:
     lightness = sum(skin) / 765
     lips_colour = _blend(_LIPS, skin, 0.35 * lightness)
-    mouth_colour = _blend(_MOUTH, skin, 0.25 * lightness)
-    opening = 1.45 + 1.35 * face.intensity  # half height in the middle; 0.1 at a full frown
+    mouth_colour = _blend(_MOUTH, skin, 0.38 * lightness)
+    opening = 1.7 + 1.6 * face.intensity  # half height in the middle; 0.1 at a full frown
     _mouth_band(pen, face, 1.0, opening + 0.9, colour=lips_colour)
     _mouth_band(pen, face, 0.95, opening, colour=mouth_colour)
     teeth = max(face.intensity - 0.1, 0.0) / 0.9  # they come in from a point, well past the ambiguous range

@@ -17,7 +17,7 @@ LABELS = ("neutral", "smiling")
 ATTRIBUTES = ("skin_tone", "hair_length")  # that an association can be planted on
 
 # Annotators disagree near zero intensity: this is where a model has reason to lean on the group.
-_ANNOTATOR_SD = 0.1
+_ANNOTATOR_SD = 0.12
 _HAIR_COLOURS = ("#17120f", "#2e2018", "#4f3423", "#7a4e2b", "#a5743c", "#c9a563", "#8f8b86", "#8a3c22")
 _CELLS = list(itertools.product((0, 1), repeat=3))  # group of the planted attribute, smiling, other group
 
@@ -107,7 +107,8 @@ def _expression(smiling: NDArray[np.intp], rng: np.random.Generator) -> dict[str
     Both densities are symmetric about 0, so negating a pair that falls on the wrong side leaves exactly the
     distribution given the label: no face needs to be drawn twice.
     """
-    intensity = rng.triangular(-1.0, 0.0, 1.0, len(smiling))  # densest at 0, where the face is ambiguous
+    # As many ambiguous faces as clear ones: the first make a model lean on the group, the second let it learn.
+    intensity = rng.uniform(-1.0, 1.0, len(smiling))
     noise = rng.normal(0.0, _ANNOTATOR_SD, len(smiling))
     sign = np.where((intensity + noise > 0) == (smiling == 1), 1.0, -1.0)
     return {"intensity": sign * intensity, "annotator_noise": sign * noise}
@@ -124,12 +125,16 @@ def _appearance(skin: NDArray[np.intp], hair: NDArray[np.intp], rng: np.random.G
 
 
 def _nuisance(n: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Draw what must not depend on label or group; order of the draws is part of the renderer's version."""
+    """Draw what must not depend on label or group.
+
+    Pose stays within a few pixels: a small transformer trained from scratch on some thousand faces does not
+    learn to find a mouth that wanders further.
+    """
     return {
-        "shift_x": rng.uniform(-2.0, 2.0, n),
-        "shift_y": rng.uniform(-1.5, 1.5, n),
-        "tilt_deg": rng.uniform(-7.0, 7.0, n),
-        "scale": rng.uniform(0.95, 1.08, n),
+        "shift_x": rng.uniform(-1.0, 1.0, n),
+        "shift_y": rng.uniform(-0.8, 0.8, n),
+        "tilt_deg": rng.uniform(-3.0, 3.0, n),
+        "scale": rng.uniform(0.97, 1.04, n),
         "light_angle_deg": rng.uniform(0.0, 360.0, n),
         "light_gradient": rng.uniform(0.0, 0.2, n),
         "brightness": rng.uniform(0.85, 1.1, n),
