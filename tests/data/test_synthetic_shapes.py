@@ -17,7 +17,7 @@ from audit.errors import DataError
 
 pytestmark = pytest.mark.unit
 
-N = 1024
+N = 768
 FRAME, IMAGES = sample_shapes(N, 0)
 # Guessing among four on half of the images, and four standard deviations more.
 CHANCE = 0.25 + 4 * np.sqrt(0.25 * 0.75 / (N / 2))
