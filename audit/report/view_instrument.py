@@ -79,13 +79,7 @@ def control_grids(audit: Audit) -> TableGroup | None:
     return TableGroup(
         id="control-grids",
         title="Head grids of the controls, each beside its null",
-        paragraphs=(
-            (
-                "Each cell is one attention head: rows are layers, columns are heads. All grids here share one colour "
-                "scale for each unit, so that a strong colour beside a pale null means that the instrument sees what it "
-                "should, and sees little where there is nothing."
-            ),
-        ),
+        paragraphs=(wording.CONTROL_GRIDS,),
         tables=tuple(grid_table(grid, largest(grids, grid.unit)) for grid in grids),
         scale=scale(grids),
     )

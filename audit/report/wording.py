@@ -88,6 +88,11 @@ BOUNDED_CLAIM = (
     "A head finding shows that the head's activation affects this output under this intervention; it does not "
     "show that the head encodes the attribute, is the only route, or that removing it makes the system fair."
 )
+CONTROL_GRIDS = (
+    "Each cell is one attention head: rows are layers, columns are heads. All grids here share one colour scale "
+    "for each unit, so that a strong colour beside a pale null means that the instrument sees what it should, and "
+    "sees little where there is nothing."
+)
 NOT_SHOWN_HEADS = "“No effect found” is not evidence of no effect: the last column says how small an effect would show."
 
 _FORBIDDEN = re.compile(
