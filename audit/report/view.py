@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from audit.records import Audit, HeadGrid
-from audit.report import formats, view_data, view_findings, view_instrument, wording
+from audit.report import formats, view_data, view_findings, view_instrument, view_method, wording
 from audit.report.legal import NOT_ANSWERED, clause_of
-from audit.report.shapes import Badge, Cell, Column, Fact, Table, TableGroup, header_cell, number_cell
+from audit.report.shapes import Badge, Cell, Column, Fact, Table, TableGroup, header_cell
 from audit.report.view_findings import FindingCard
 
 
@@ -129,13 +129,13 @@ def build_view(audit: Audit, audit_sha256: str) -> ReportView:
         heads=() if is_invalid else tuple(view_findings.head_groups(audit)),
         other_grids=None if is_invalid else _other_grids(audit),
         stability=view_findings.stability_table(audit) if audit.stability and not is_invalid else None,
-        model_facts=_model_facts(audit),
-        model_seeds=_model_seeds(audit),
-        method_facts=_method_facts(audit),
+        model_facts=view_method.model_facts(audit),
+        model_seeds=view_method.model_seeds(audit),
+        method_facts=view_method.method_facts(audit),
         hypotheses=tuple(audit.method.hypotheses),
         metrics=tuple(audit.method.metrics),
         designs=tuple(audit.method.designs),
-        thresholds=_pairs(
+        thresholds=view_method.pairs(
             "thresholds",
             "Thresholds, fixed before the run",
             "Threshold",
@@ -143,11 +143,15 @@ def build_view(audit: Audit, audit_sha256: str) -> ReportView:
             [(name, formats.quantity(value)) for name, value in audit.method.thresholds.items()],
             is_number=True,
         ),
-        estimands=_estimands(audit),
-        provenance_facts=_provenance_facts(audit, audit_sha256),
-        hashes=_pairs("hashes", "Hashes (SHA-256)", "Of", "Hash", list(audit.provenance.hashes.items()), mono=True),
-        versions=_pairs("versions", "Software versions", "Package", "Version", list(audit.provenance.versions.items())),
-        stages=_pairs(
+        estimands=view_method.estimands(audit),
+        provenance_facts=view_method.provenance_facts(audit, audit_sha256),
+        hashes=view_method.pairs(
+            "hashes", "Hashes (SHA-256)", "Of", "Hash", list(audit.provenance.hashes.items()), mono=True
+        ),
+        versions=view_method.pairs(
+            "versions", "Software versions", "Package", "Version", list(audit.provenance.versions.items())
+        ),
+        stages=view_method.pairs(
             "stages",
             "Stages and how long they took",
             "Stage",
@@ -170,7 +174,7 @@ def _audited(audit: Audit) -> tuple[Fact, ...]:
     return (
         Fact(
             "Model",
-            f"{model.name}, {_size(audit)}",
+            f"{model.name}, {view_method.model_size(audit)}",
         ),
         Fact("Weights", f"SHA-256 {formats.short_hash(model.weights_sha256)}…", mono=True),
         Fact(
@@ -186,10 +190,6 @@ def _audited(audit: Audit) -> tuple[Fact, ...]:
             ),
         ),
     )
-
-
-def _size(audit: Audit) -> str:
-    return f"{formats.plural(audit.model.layers, 'layer')} of {formats.plural(audit.model.heads, 'head')}"
 
 
 def _purpose(audit: Audit) -> tuple[Fact, ...]:
@@ -277,97 +277,4 @@ def _other_grids(audit: Audit) -> TableGroup | None:
         title="Further head grids",
         tables=tuple(view_instrument.grid_table(grid, view_instrument.largest(grids, grid.unit)) for grid in grids),
         scale=view_instrument.scale(grids),
-    )
-
-
-def _model_facts(audit: Audit) -> tuple[Fact, ...]:
-    model = audit.model
-    return (
-        Fact("Architecture", model.name),
-        Fact("Origin", model.origin),
-        Fact("Training", model.training),
-        Fact("SHA-256 of the weights", model.weights_sha256, mono=True),
-        Fact(
-            "Size",
-            f"{formats.count(model.parameters)} parameters; {_size(audit)}; "
-            f"images of {model.image_size} × {model.image_size} pixels",
-        ),
-        Fact("Classes", ", ".join(formats.label(name) for name in model.classes)),
-    )
-
-
-def _model_seeds(audit: Audit) -> Table:
-    model = audit.model
-    scores = zip(model.accuracy_by_seed, model.balanced_accuracy_by_seed, strict=False)
-    names = [str(seed) for seed in model.seeds] or ["–"]
-    return Table(
-        id="model-seeds",
-        caption="Accuracy on held-out images, for each training seed",
-        columns=(
-            Column("Seed"),
-            Column("Accuracy", is_number=True),
-            Column("Balanced accuracy", is_number=True),
-        ),
-        rows=tuple(
-            (header_cell(name), number_cell(formats.percent(plain)), number_cell(formats.percent(balanced)))
-            for name, (plain, balanced) in zip(names, scores, strict=False)
-        ),
-    )
-
-
-def _method_facts(audit: Audit) -> tuple[Fact, ...]:
-    method = audit.method
-    return (
-        Fact("Preregistration, SHA-256", method.preregistration_sha256, mono=True),
-        Fact("Family of tests", method.family),
-        Fact("Permutations", formats.count(method.permutations)),
-        Fact("Bootstrap samples", formats.count(method.bootstrap)),
-        Fact("Seeds", ", ".join(map(str, audit.provenance.seeds)) or "none"),
-        Fact("Patching engine", method.engine),
-    )
-
-
-def _estimands(audit: Audit) -> Table:
-    return Table(
-        id="estimands",
-        caption="What is estimated",
-        columns=(Column("Name"), Column("Formula"), Column("In words")),
-        rows=tuple(
-            (header_cell(name), Cell(formula, tone="formula"), Cell(words))
-            for name, formula, words in audit.method.estimands
-        ),
-    )
-
-
-def _provenance_facts(audit: Audit, audit_sha256: str) -> tuple[Fact, ...]:
-    provenance = audit.provenance
-    return (
-        Fact("Audit id", audit.audit_id),
-        Fact("SHA-256 of audit.json", audit_sha256, mono=True),
-        Fact("Command", provenance.command, mono=True),
-        Fact("Started", provenance.started),
-        Fact("Took", formats.seconds(provenance.seconds)),
-        Fact("Run by", provenance.run_by or "not stated"),
-        Fact("Hardware", provenance.hardware),
-        Fact("Seeds", ", ".join(map(str, provenance.seeds)) or "none"),
-        Fact("Schema of audit.json", f"version {audit.schema_version}"),
-    )
-
-
-def _pairs(
-    table_id: str,
-    caption: str,
-    left: str,
-    right: str,
-    rows: Sequence[tuple[str, str]],
-    *,
-    is_number: bool = False,
-    mono: bool = False,
-) -> Table:
-    tone = "mono" if mono else ""
-    return Table(
-        id=table_id,
-        caption=caption,
-        columns=(Column(left), Column(right, is_number=is_number)),
-        rows=tuple((header_cell(name), Cell(value, tone=tone, is_number=is_number)) for name, value in rows),
     )

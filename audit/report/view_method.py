@@ -1,0 +1,113 @@
+"""Sections "Method" and "Provenance" as facts and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from audit.records import Audit
+from audit.report import formats
+from audit.report.shapes import Cell, Column, Fact, Table, header_cell, number_cell
+
+
+def model_size(audit: Audit) -> str:
+    """Return layers and heads in words."""
+    return f"{formats.plural(audit.model.layers, 'layer')} of {formats.plural(audit.model.heads, 'head')}"
+
+
+def model_facts(audit: Audit) -> tuple[Fact, ...]:
+    """Return what is known of the audited model."""
+    model = audit.model
+    return (
+        Fact("Architecture", model.name),
+        Fact("Origin", model.origin),
+        Fact("Training", model.training),
+        Fact("SHA-256 of the weights", model.weights_sha256, mono=True),
+        Fact(
+            "Size",
+            f"{formats.count(model.parameters)} parameters; {model_size(audit)}; "
+            f"images of {model.image_size} × {model.image_size} pixels",
+        ),
+        Fact("Classes", ", ".join(formats.label(name) for name in model.classes)),
+    )
+
+
+def model_seeds(audit: Audit) -> Table:
+    """Return the accuracy of each training seed."""
+    model = audit.model
+    scores = zip(model.accuracy_by_seed, model.balanced_accuracy_by_seed, strict=False)
+    names = [str(seed) for seed in model.seeds] or ["–"]
+    return Table(
+        id="model-seeds",
+        caption="Accuracy on held-out images, for each training seed",
+        columns=(
+            Column("Seed"),
+            Column("Accuracy", is_number=True),
+            Column("Balanced accuracy", is_number=True),
+        ),
+        rows=tuple(
+            (header_cell(name), number_cell(formats.percent(plain)), number_cell(formats.percent(balanced)))
+            for name, (plain, balanced) in zip(names, scores, strict=False)
+        ),
+    )
+
+
+def method_facts(audit: Audit) -> tuple[Fact, ...]:
+    """Return what was fixed before the run."""
+    method = audit.method
+    return (
+        Fact("Preregistration, SHA-256", method.preregistration_sha256, mono=True),
+        Fact("Family of tests", method.family),
+        Fact("Permutations", formats.count(method.permutations)),
+        Fact("Bootstrap samples", formats.count(method.bootstrap)),
+        Fact("Seeds", ", ".join(map(str, audit.provenance.seeds)) or "none"),
+        Fact("Patching engine", method.engine),
+    )
+
+
+def estimands(audit: Audit) -> Table:
+    """Return name, formula and meaning of each estimand."""
+    return Table(
+        id="estimands",
+        caption="What is estimated",
+        columns=(Column("Name"), Column("Formula"), Column("In words")),
+        rows=tuple(
+            (header_cell(name), Cell(formula, tone="formula"), Cell(words))
+            for name, formula, words in audit.method.estimands
+        ),
+    )
+
+
+def provenance_facts(audit: Audit, audit_sha256: str) -> tuple[Fact, ...]:
+    """Return what is needed to repeat the run."""
+    provenance = audit.provenance
+    return (
+        Fact("Audit id", audit.audit_id),
+        Fact("SHA-256 of audit.json", audit_sha256, mono=True),
+        Fact("Command", provenance.command, mono=True),
+        Fact("Started", provenance.started),
+        Fact("Took", formats.seconds(provenance.seconds)),
+        Fact("Run by", provenance.run_by or "not stated"),
+        Fact("Hardware", provenance.hardware),
+        Fact("Seeds", ", ".join(map(str, provenance.seeds)) or "none"),
+        Fact("Schema of audit.json", f"version {audit.schema_version}"),
+    )
+
+
+def pairs(
+    table_id: str,
+    caption: str,
+    left: str,
+    right: str,
+    rows: Sequence[tuple[str, str]],
+    *,
+    is_number: bool = False,
+    mono: bool = False,
+) -> Table:
+    """Return a table of names and values."""
+    tone = "mono" if mono else ""
+    return Table(
+        id=table_id,
+        caption=caption,
+        columns=(Column(left), Column(right, is_number=is_number)),
+        rows=tuple((header_cell(name), Cell(value, tone=tone, is_number=is_number)) for name, value in rows),
+    )
