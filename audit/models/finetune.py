@@ -31,7 +31,11 @@ CLIP_NORM = 1.0
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to fine-tune. ``train_blocks`` None trains everything; ``freeze_classifier`` keeps norm and classifier."""
+    """How to fine-tune.
+
+    ``train_blocks`` None trains everything; ``freeze_classifier`` keeps norm and classifier as they are;
+    ``attention_only`` trains nothing but the attention branches of the trained blocks.
+    """
 
     epochs: int
     batch_size: int
@@ -41,6 +45,7 @@ class Recipe:
     seed: int
     train_blocks: int | None = None
     freeze_classifier: bool = False
+    attention_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ def _prefix_features(model: VisionTransformer, pixels: Pixels, prefix: int) -> t
 def finetune(
     model: VisionTransformer,
     views: Views,
-    targets: npt.NDArray[np.int64],
+    targets: npt.NDArray[np.int64] | npt.NDArray[np.float32],
     recipe: Recipe,
     *,
     rows: npt.NDArray[np.int64] | None = None,
@@ -120,8 +125,8 @@ def finetune(
         Shares its frozen prefix with the model that made ``views``.
     views : Views
         Input of the trained part.
-    targets : numpy.ndarray, shape (N,)
-        Class numbers.
+    targets : numpy.ndarray, shape (N,) or (N, classes)
+        Class numbers, or shares of the classes.
     recipe : Recipe
         Epochs, rates and the seed, which orders images and draws views.
     rows : numpy.ndarray, optional
@@ -179,8 +184,7 @@ def finetune(
                 f"training, epoch {epoch + 1}", f"the loss is {losses[-1]}", "lower training.learning_rate"
             )
     model.eval()
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
+    model.requires_grad_(False)
     return losses
 
 
@@ -196,16 +200,12 @@ def _set_rate(
 
 
 def _freeze(model: VisionTransformer, prefix: int, recipe: Recipe) -> None:
-    for parameter in model.parameters():
-        parameter.requires_grad_(prefix == 0)
-    if prefix:
-        for part in (*model.blocks[prefix:], model.norm, model.fc_norm, model.head):
-            for parameter in part.parameters():
-                parameter.requires_grad_(True)
-    if recipe.freeze_classifier:
-        for part in (model.norm, model.fc_norm, model.head):
-            for parameter in part.parameters():
-                parameter.requires_grad_(False)
+    """Let the gradient reach what the recipe trains, and nothing else."""
+    blocks = model.blocks[prefix:]
+    classifier: list[nn.Module] = [] if recipe.freeze_classifier else [model.norm, model.fc_norm, model.head]
+    model.requires_grad_(prefix == 0 and not recipe.freeze_classifier and not recipe.attention_only)
+    for part in [*([b.attn for b in blocks] if recipe.attention_only else blocks), *classifier]:
+        part.requires_grad_(True)
 
 
 def _forward_tail(

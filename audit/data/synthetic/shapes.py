@@ -32,12 +32,15 @@ TEXTURES = tuple(_WAVES)
 # Directions in the plane of equal luma (Cb, Cr).
 _CHROMA = {"blue": (1.0, 0.0), "red": (0.0, 1.0), "yellow": (-1.0, 0.0), "green": (0.0, -1.0)}
 HUES = tuple(_CHROMA)
+BRIGHTNESS = ("dark", "dim", "light", "bright")
 
 # With this chroma, luma and texture no channel leaves [0, 255], so no hue is clipped: see the unit test.
-_CHROMA_RADIUS = 42.0
+_CHROMA_RADIUS = 30.0
 _LUMA = (110.0, 145.0)
-_TEXTURE_RMS = 15.0  # grey levels, inside the shape
+_LUMA_STEPS = np.linspace(*_LUMA, 5)[1:-1]
+_TEXTURE_RMS = 24.0  # grey levels, inside the shape
 _PERIOD = 4.0  # pixels
+_PHASE = np.pi / 2  # radians; waves of any phase would cancel in a linear reading of the pixels
 _FADE = 5.0  # pixels, from the outline to full texture
 
 # ITU-R BT.601, the weights of PIL's "L": luma (1st), Cb and Cr to RGB.
@@ -87,7 +90,7 @@ def sample_shapes(n: int, seed: int) -> tuple[pd.DataFrame, NDArray[np.uint8]]:
     shape, hue, texture = _balanced(n, rng)
     luma, background = rng.uniform(*_LUMA, n), rng.uniform(40.0, 215.0, n)
     layout = _layout(n, rng)
-    phase = rng.uniform(0.0, 2 * np.pi, (n, 2))
+    phase = rng.uniform(0.0, _PHASE, (n, 2))
     images = np.empty((n, SIZE, SIZE, 3), dtype=np.uint8)
     for start in range(0, n, _BATCH):
         part = slice(start, start + _BATCH)
@@ -101,6 +104,7 @@ def sample_shapes(n: int, seed: int) -> tuple[pd.DataFrame, NDArray[np.uint8]]:
             "hue": np.array(HUES)[hue],
             "texture": np.array(TEXTURES)[texture],
             "luma": luma,
+            "brightness": np.array(BRIGHTNESS)[np.digitize(luma, _LUMA_STEPS)],
         }
     )
     return frame, images
@@ -118,7 +122,7 @@ def _layout(n: int, rng: np.random.Generator) -> _Layout:
     def draw(low: float, high: float) -> Pixels:
         return rng.uniform(low, high, (n, 1, 1)).astype(np.float32)
 
-    return _Layout(draw(27, 37), draw(27, 37), draw(17, 23), draw(0.0, 2 * np.pi))
+    return _Layout(draw(27, 37), draw(27, 37), draw(17, 23), draw(-0.2, 0.2))
 
 
 def _distances(shape: NDArray[np.intp], layout: _Layout) -> Pixels:

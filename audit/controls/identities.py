@@ -1,0 +1,234 @@
+"""Identities: what must hold exactly if patching does what it says, on the audit's own model and images."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from audit.controls.verdict import judge
+from audit.patching.engine import Donor, continue_unpatched, patch_layer
+from audit.patching.hooks import donor_writes, patch_everything, patch_with_hooks
+from audit.patching.sites import Site, Trace, head_writes, heads_of, record, scale_of, sites_of
+from audit.records import Control, Estimate
+
+SUM_TOLERANCE = 1e-5
+ENGINE_TOLERANCE = 1e-4
+Patch = Callable[[VisionTransformer, Trace, Donor, int], torch.Tensor]
+MEND = "this is a fault of the tool or of the model's code, not of the data; report it with the model's name"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the identities are checked on: a model, some of the audit's images, and other images as donors."""
+
+    model: VisionTransformer
+    images: torch.Tensor  # (B, 3, H, W)
+    donors: torch.Tensor  # (B, 3, H, W)
+    setting: str
+
+
+def run_identities(subject: Subject, *, patch: Patch = patch_layer) -> list[Control]:
+    """Run every identity.
+
+    Parameters
+    ----------
+    subject : Subject
+    patch : callable
+        The engine under test.
+    """
+    return [
+        self_patch(subject, patch=patch),
+        writes_sum_to_attention(subject),
+        everything_patched_is_the_donor(subject),
+        rotation_changes_nothing(subject, patch=patch),
+        every_site_is_live(subject),
+        engine_equals_hooks(subject, patch=patch),
+    ]
+
+
+def _largest(values: Sequence[torch.Tensor]) -> Estimate:
+    return Estimate(value=max(float(v.abs().max()) for v in values))
+
+
+def self_patch(subject: Subject, *, patch: Patch = patch_layer) -> Control:
+    """Patch every head with itself: not a bit may change."""
+    model = subject.model
+    trace = record(model, subject.images)
+    changes = [
+        patch(model, trace, Donor(model, trace), i) - continue_unpatched(model, trace, i, heads_of(model, i))
+        for i in range(len(model.blocks))
+    ]
+    return judge(
+        id="self_patch",
+        title="Patching a head with itself changes nothing",
+        kind="identity",
+        setting=subject.setting,
+        statistic="largest change of any logit",
+        estimate=_largest(changes),
+        relation="==",
+        threshold=0.0,
+        n=len(subject.images),
+        meaning="A patch that carries no difference makes no difference.",
+        mend=MEND,
+    )
+
+
+def writes_sum_to_attention(subject: Subject) -> Control:
+    """The writes of all heads and the projection's bias add up to what the attention layer puts out."""
+    model = subject.model
+    trace = record(model, subject.images)
+    errors = []
+    for i, block in enumerate(model.blocks):
+        total = head_writes(model, i, trace.z[i]).sum(0)
+        bias, gamma = block.attn.proj.bias, scale_of(block)
+        if bias is not None:
+            total = total + (bias if gamma is None else bias * gamma)
+        errors.append((total - trace.attention[i]).norm() / trace.attention[i].norm())
+    return judge(
+        id="writes_sum",
+        title="What the heads write adds up to what attention writes",
+        kind="identity",
+        setting=subject.setting,
+        statistic="largest relative error over layers",
+        estimate=_largest(errors),
+        relation="<=",
+        threshold=SUM_TOLERANCE,
+        n=len(subject.images),
+        meaning="The tool splits each attention layer into its heads without loss.",
+        mend=MEND,
+    )
+
+
+def everything_patched_is_the_donor(subject: Subject) -> Control:
+    """With embeddings and all attention and MLP outputs patched, nothing of the recipient is left."""
+    model = subject.model
+    patched, donor, logits = patch_everything(model, model, subject.images, subject.donors)
+    with torch.inference_mode():
+        changes = [(patched - donor) / donor.abs().max(), logits - model(subject.donors)]
+    return judge(
+        id="everything_patched",
+        title="Patching every part turns the recipient into the donor",
+        kind="identity",
+        setting=subject.setting,
+        statistic="largest difference of residual stream (relative) and of logits",
+        estimate=_largest(changes),
+        relation="<=",
+        threshold=SUM_TOLERANCE,
+        n=len(subject.images),
+        meaning="The patched parts are all there is; no path goes around them.",
+        mend=MEND,
+    )
+
+
+def rotated(model: VisionTransformer, *, seed: int = 0) -> VisionTransformer:
+    """Return a copy whose V and W_O are transformed, head by head, by a random A and its inverse.
+
+    The copy computes the same function. Raw z differs, u does not.
+    """
+    twin = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    for block in twin.blocks:
+        attention = block.attn
+        n, width = attention.num_heads, attention.head_dim
+        for h in range(n):
+            q, _ = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))
+            rotation = q.float()
+            values = slice(2 * n * width + h * width, 2 * n * width + (h + 1) * width)
+            columns = slice(h * width, (h + 1) * width)
+            with torch.no_grad():
+                attention.qkv.weight[values] = rotation @ attention.qkv.weight[values]
+                if attention.qkv.bias is not None:
+                    attention.qkv.bias[values] = rotation @ attention.qkv.bias[values]
+                attention.proj.weight[:, columns] = attention.proj.weight[:, columns] @ rotation.T
+    return twin
+
+
+def rotation_changes_nothing(
+    subject: Subject,
+    *,
+    patch: Patch = patch_layer,
+    rotate: Callable[[VisionTransformer], VisionTransformer] = rotated,
+) -> Control:
+    """Rewrite each head in other coordinates: patching from the rewritten model must give the same logits."""
+    model = subject.model
+    twin = rotate(model)
+    trace, donor = record(model, subject.images), record(model, subject.donors)
+    turned = record(twin, subject.donors)
+    changes = [
+        patch(model, trace, Donor(twin, turned), i) - patch(model, trace, Donor(model, donor), i)
+        for i in range(len(model.blocks))
+    ]
+    return judge(
+        id="rotation",
+        title="A head's effect does not depend on the coordinates it is written in",
+        kind="identity",
+        setting=subject.setting,
+        statistic="largest change of any logit",
+        estimate=_largest(changes),
+        relation="<=",
+        threshold=ENGINE_TOLERANCE * _scale(subject),
+        n=len(subject.images),
+        meaning="Two models may be patched head for head: what is patched is what the head writes, not how it stores it.",
+        mend=MEND,
+    )
+
+
+@torch.inference_mode()
+def _scale(subject: Subject) -> float:
+    """Size of the logits, at least 1: tolerances are relative to it."""
+    return max(1.0, float(subject.model(subject.images).abs().max()))
+
+
+def every_site_is_live(subject: Subject, *, sites: Sequence[Site] | None = None) -> Control:
+    """Silence each head: some logit must change, or the patch does not reach the model."""
+    model = subject.model
+    one = subject.images[:1]
+    with torch.inference_mode():
+        unpatched = model(one)
+    least = []
+    for site in sites or sites_of(model):
+        nothing = torch.zeros_like(donor_writes(model, one, [site])[site])
+        least.append(float((patch_with_hooks(model, one, {site: nothing}) - unpatched).abs().max()))
+    return judge(
+        id="live_sites",
+        title="Every head is connected: silencing it changes the output",
+        kind="identity",
+        setting=subject.setting,
+        statistic="smallest change of the largest logit, over heads",
+        estimate=Estimate(value=min(least)),
+        relation=">",
+        threshold=0.0,
+        n=len(least),
+        meaning="No head is reported to have no effect merely because the patch did not reach it.",
+        mend=MEND,
+    )
+
+
+def engine_equals_hooks(subject: Subject, *, patch: Patch = patch_layer) -> Control:
+    """Compare the fast engine with plain hooks, every head, on this audit's own images."""
+    model = subject.model
+    trace, donor = record(model, subject.images), record(model, subject.donors)
+    writes = donor_writes(model, subject.donors, sites_of(model))
+    changes = []
+    for i in range(len(model.blocks)):
+        fast = patch(model, trace, Donor(model, donor), i)
+        for h in range(heads_of(model, i)):
+            site = Site(i, h)
+            changes.append(fast[h] - patch_with_hooks(model, subject.images, {site: writes[site]}))
+    return judge(
+        id="engine",
+        title="The fast engine agrees with the slow reference",
+        kind="identity",
+        setting=subject.setting,
+        statistic="largest difference of any logit (float32, both)",
+        estimate=_largest(changes),
+        relation="<=",
+        threshold=ENGINE_TOLERANCE * _scale(subject),
+        n=len(subject.images),
+        meaning="The numbers of this audit are those that plain PyTorch hooks give.",
+        mend=MEND,
+    )

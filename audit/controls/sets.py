@@ -1,0 +1,151 @@
+"""The images on which colour and blur are tried: rendered ones, whose answer is certain, or real ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from audit.card.load import find_card, load_card, resolve
+from audit.card.schema import Card, DataSpec
+from audit.data.pixels import Pixels, load_pixels
+from audit.data.readers.control import read_control_images
+from audit.data.samples import Samples
+from audit.data.synthetic.shapes import sample_shapes
+from audit.errors import DataError
+
+Role = Literal["colour", "blur"]
+ROLES: tuple[Role, ...] = ("colour", "blur")
+RENDERED_ROLES: Mapping[Role, str] = {"colour": "hue", "blur": "texture"}
+RENDERED_BASE = ("brightness", "hue", "texture")
+
+
+@dataclass(frozen=True)
+class ControlSet:
+    """Images with a label for the colour task and one for the blur task.
+
+    On real images both are the class, which the base is trained on too. On rendered images they are hue and fine
+    texture; the base learns to see all that is drawn, and the conditions then learn *names* for hue or texture that the
+    base never had. A model that learns them from gray images cannot know them: the answer is certain.
+
+    Parameters
+    ----------
+    base_targets : numpy.ndarray (N,) or (N, outputs)
+        What the base is trained on: class numbers, or shares of its own outputs.
+    base_classes : int
+        Outputs of the base.
+    """
+
+    name: str
+    train: Pixels
+    evaluate: Pixels
+    targets: Mapping[Role, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]  # train, evaluate
+    classes: int
+    base_targets: npt.NDArray[np.int64] | npt.NDArray[np.float32]
+    base_classes: int
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over pixels and targets."""
+        digest = hashlib.sha256(self.train.tobytes() + self.evaluate.tobytes())
+        for role in ROLES:
+            for part in self.targets[role]:
+                digest.update(part.tobytes())
+        return digest.hexdigest()
+
+    @property
+    def one_task(self) -> bool:
+        """Tell whether colour and blur are tried on the same task."""
+        return np.array_equal(self.targets["colour"][0], self.targets["blur"][0])
+
+
+def load_control_set(
+    card: Card, samples: Samples, size: int, *, card_path: Path, data_root: Path | None
+) -> ControlSet:
+    """Load what ``controls.card`` names, at the audited model's image size.
+
+    Parameters
+    ----------
+    card : Card
+    samples : Samples
+        The audit's own, for ``controls: {card: same}``.
+    size : int
+        Side in pixels.
+    card_path, data_root : pathlib.Path
+        Where relative paths start.
+    """
+    spec = card.controls
+    if spec.card == "rendered":
+        return _rendered(spec.train_images, spec.eval_images, size, spec.seed)
+    if spec.card == "same":
+        return _same(card, samples, size)
+    if spec.card == "cifar100":
+        data = DataSpec(reader="cifar100", path=spec.path or "cifar100", seed=spec.seed)
+    else:
+        data = load_card(find_card(spec.card)).data
+    path = resolve(spec.path or data.path or ".", card_path=card_path, data_root=data_root)
+    images = read_control_images(data.model_copy(update={"path": str(path.resolve())}), base=path.parent)
+    frame = images.frame
+    train = _take(frame[frame["split"] == "train"], spec.train_images, spec.seed)
+    evaluate = _take(frame[frame["split"] == "test"], spec.eval_images, spec.seed)
+    return _real(spec.card, images.source, train, evaluate, size)
+
+
+def _rendered(n_train: int, n_eval: int, size: int, seed: int) -> ControlSet:
+    frame, pixels = sample_shapes(n_train + n_eval, seed)
+    if size != pixels.shape[1]:
+        pixels = _resized(pixels, size)
+    seen = np.hstack([pd.get_dummies(frame[c]).to_numpy(dtype=np.float32) for c in RENDERED_BASE])[:n_train]
+    codes = {role: pd.factorize(frame[column], sort=True)[0] for role, column in RENDERED_ROLES.items()}
+    return ControlSet(
+        name="rendered shapes (label: hue for colour, fine texture for blur)",
+        train=pixels[:n_train],
+        evaluate=pixels[n_train:],
+        targets={r: (c[:n_train].astype(np.int64), c[n_train:].astype(np.int64)) for r, c in codes.items()},
+        classes=max(int(c.max()) for c in codes.values()) + 1,
+        base_targets=seen / seen.sum(axis=1, keepdims=True),
+        base_classes=seen.shape[1],
+    )
+
+
+def _resized(pixels: Pixels, size: int) -> Pixels:
+    from PIL import Image  # noqa: PLC0415 - only here
+
+    return np.stack([np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BICUBIC)) for p in pixels])
+
+
+def _same(card: Card, samples: Samples, size: int) -> ControlSet:
+    spec = card.controls
+    train = _take(samples.of_split("train"), spec.train_images, spec.seed)
+    if not len(train):
+        raise DataError("controls.card", "'same' needs a training split, and this card has none", "use 'rendered'")
+    evaluate = _take(samples.of_split("discovery", "confirmation"), spec.eval_images, spec.seed)
+    return _real("this audit's own images", samples.source, train, evaluate, size)
+
+
+def _take(frame: pd.DataFrame, at_most: int, seed: int) -> pd.DataFrame:
+    """Draw at most so many rows, evenly over the labels."""
+    shuffled = frame.sample(frac=1.0, random_state=seed)
+    turn = shuffled.groupby("label").cumcount().sort_values(kind="stable")
+    return frame.loc[turn.index[:at_most]]
+
+
+def _real(name: str, source: object, train: pd.DataFrame, evaluate: pd.DataFrame, size: int) -> ControlSet:
+    labels = sorted(set(train["label"]))
+    codes = [pd.Index(labels).get_indexer(pd.Index(part["label"])).astype(np.int64) for part in (train, evaluate)]
+    pixels = [load_pixels(source, part["image"].tolist(), size) for part in (train, evaluate)]  # type: ignore[arg-type]
+    return ControlSet(
+        name=f"{name}, {len(labels)} classes",
+        train=pixels[0],
+        evaluate=pixels[1],
+        targets=dict.fromkeys(ROLES, (codes[0], codes[1])),
+        classes=len(labels),
+        base_targets=codes[0],
+        base_classes=len(labels),
+    )

@@ -1,0 +1,169 @@
+"""The models behind the colour and blur controls: one base, then conditions that differ in their images alone.
+
+The base is trained on clean, gray and blurred images together. Each condition then fine-tunes the base's blocks on
+one kind of image. Last norm and classifier are common to all conditions and stay as they are, so that a complete
+patch gives exactly the donor's logits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
+
+from audit.card.schema import ControlsSpec
+from audit.controls.sets import ControlSet, Role
+from audit.data.pixels import Pixels
+from audit.models.build import Backbone
+from audit.models.checkpoint import hash_state, save_weights
+from audit.models.finetune import Recipe, Views, finetune, make_views
+from audit.models.transforms import blur, corrupt_pixels, gray
+
+RECIPE_VERSION = 1  # raise when the training below changes: cached models are then made anew
+WEIGHT_DECAY = 0.05
+WARMUP_SHARE = 0.1
+Step = Callable[[str], Callable[[int, int], None]]  # a named progress bar
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One fine-tuning of the base: on which task, on which images, with which seed."""
+
+    name: str
+    role: Role
+    corruption: str  # "clean" | "gray" | "blur"
+    seed: int
+
+
+def conditions(one_task: bool) -> list[Condition]:
+    """Return what is trained: clean models, corrupted ones, and corrupted ones of another seed as null donors."""
+    wanted = [
+        Condition("clean_colour", "colour", "clean", 1),
+        Condition("gray", "colour", "gray", 1),
+        Condition("gray_null", "colour", "gray", 2),
+        Condition("clean_blur", "blur", "clean", 1),
+        Condition("blur", "blur", "blur", 1),
+        Condition("blur_null", "blur", "blur", 2),
+    ]
+    return [c for c in wanted if not (one_task and c.name == "clean_blur")]
+
+
+@dataclass(frozen=True)
+class ControlModels:
+    """The trained models by condition name, the hash of their common base, and whether they came from the cache."""
+
+    models: Mapping[str, VisionTransformer]
+    base_hash: str
+    from_cache: bool
+
+
+def spoil(pixels: Pixels, corruption: str) -> Pixels:
+    """Return pixels as the named condition sees them."""
+    return {"clean": lambda p: p, "gray": lambda p: corrupt_pixels(p, gray), "blur": lambda p: corrupt_pixels(p, blur)}[
+        corruption
+    ](pixels)
+
+
+def cache_key(backbone: Backbone, spec: ControlsSpec, images: ControlSet) -> str:
+    """Return the hash of all that makes the control models what they are."""
+    made_of = {
+        "version": RECIPE_VERSION,
+        "model": backbone.spec.model_dump(exclude={"weights", "classes"}),
+        "body": backbone.body_hash(),
+        "controls": spec.model_dump(exclude={"card", "path", "eval_images"}),
+        "images": images.fingerprint,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+
+def train_controls(
+    backbone: Backbone, spec: ControlsSpec, images: ControlSet, *, cache: Path, step: Step
+) -> ControlModels:
+    """Train the control models, or load them where the same have been trained before.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        The audited model's.
+    spec : ControlsSpec
+    images : ControlSet
+    cache : pathlib.Path
+        Folder of trained control models.
+    step : callable
+        Given a name, returns a progress callback.
+    """
+    folder = cache / f"controls-{cache_key(backbone, spec, images)[:24]}"
+    wanted = conditions(images.one_task)
+    models = {c.name: backbone.build(images.classes) for c in wanted}
+    if all((folder / f"{name}.safetensors").is_file() for name in [*models, "base"]):
+        for name, model in models.items():
+            model.load_state_dict(load_file(folder / f"{name}.safetensors"))
+        base_hash = hash_state(load_file(folder / "base.safetensors"))
+        return ControlModels({k: m.eval() for k, m in models.items()}, base_hash, from_cache=True)
+    base = _train_all(backbone, spec, images, models, wanted, step)
+    for name, model in {**models, "base": base}.items():
+        save_weights(model.state_dict(), folder / f"{name}.safetensors")
+    (folder / "recipe.json").write_text(json.dumps([asdict(c) for c in wanted], indent=1))
+    return ControlModels(models, hash_state(base.state_dict()), from_cache=False)
+
+
+def _train_all(
+    backbone: Backbone,
+    spec: ControlsSpec,
+    images: ControlSet,
+    models: Mapping[str, VisionTransformer],
+    wanted: list[Condition],
+    step: Step,
+) -> VisionTransformer:
+    """Train the base, then every condition from it, in place. Random weights are trained whole in the base."""
+    base = backbone.build(images.base_classes)
+    spoilt = {name: spoil(images.train, name) for name in ("clean", "gray", "blur")}
+    last = backbone.spec.train_blocks
+    whole = backbone.spec.weights == "none"
+    mixed = make_views(base, list(spoilt.values()), None if whole else last)
+    first = _recipe(spec, spec.base_epochs, spec.seed, None if whole else last)
+    finetune(base, mixed, images.base_targets, first, progress=step("controls: base"))
+    tail = make_views(base, list(spoilt.values()), last) if whole else mixed
+    views = {name: Views([data], tail.prefix) for name, data in zip(spoilt, tail.data, strict=True)}
+    for condition in wanted:
+        model = models[condition.name]
+        start_from(base, model)
+        recipe = _recipe(spec, spec.condition_epochs, spec.seed + condition.seed, last)
+        recipe = replace(recipe, freeze_classifier=True, attention_only=not images.one_task)
+        targets = images.targets[condition.role][0]
+        title = f"controls: {condition.name.replace('_', ' ')}"
+        finetune(model, views[condition.corruption], targets, recipe, progress=step(title))
+    return base
+
+
+def start_from(base: VisionTransformer, model: VisionTransformer) -> None:
+    """Give ``model`` the base's weights; a classifier for other classes is set to fixed, distinct directions."""
+    state = base.state_dict()
+    if base.head.weight.shape != model.head.weight.shape:
+        generator = torch.Generator().manual_seed(0)
+        torch.nn.init.orthogonal_(model.head.weight, generator=generator)
+        torch.nn.init.zeros_(model.head.bias)
+        state = {**state, "head.weight": model.head.weight, "head.bias": model.head.bias}
+    model.load_state_dict(state)
+
+
+def _recipe(spec: ControlsSpec, epochs: int, seed: int, train_blocks: int | None) -> Recipe:
+    return Recipe(
+        epochs=epochs,
+        batch_size=spec.batch_size,
+        learning_rate=spec.learning_rate,
+        weight_decay=WEIGHT_DECAY,
+        warmup_share=WARMUP_SHARE,
+        seed=seed,
+        train_blocks=train_blocks,
+    )

@@ -1,0 +1,273 @@
+"""Rates by group, and the four-state answer for every group against its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from fairlearn.metrics import (
+    MetricFrame,
+    count,
+    false_positive_rate,
+    selection_rate,
+    true_positive_rate,
+)
+from sklearn.metrics import accuracy_score
+
+from audit.evidence.stats import Combination, combine_cells, holm, rate_interval, smallest_detectable
+from audit.records import ContrastRow, Estimate, Metric, RateRow, State
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is compared: an attribute or intersection, its groups, the reference, and the thresholds.
+
+    Parameters
+    ----------
+    attribute : str
+        Column of the group; for an intersection such as ``gender x skin_tone`` a joined column.
+    reference : str
+    groups : sequence of str
+        Reported even where no image is of the group.
+    """
+
+    attribute: str
+    reference: str
+    groups: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Strictness and policy of the card."""
+
+    alpha: float
+    min_group_size: int
+    impact_ratio_below: float
+    gap_above: float
+
+
+def label_shares(frame: pd.DataFrame, question: Question) -> dict[str, float]:
+    """Return the common label weights: shares of each label among images of known group."""
+    known = frame[frame[question.attribute].isin(question.groups)]
+    return {str(k): float(v) for k, v in known["label"].value_counts(normalize=True).sort_index().items()}
+
+
+def rates_by_group(frame: pd.DataFrame, question: Question, outcomes: Sequence[str]) -> list[RateRow]:
+    """Return a row for every group and outcome; images of unknown group have their own rows.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Audit images: ``label``, ``predicted``, ``subject``, ``p:<outcome>`` and the attribute's column.
+    question : Question
+    outcomes : sequence of str
+    """
+    shares = label_shares(frame, question)
+    groups = [*question.groups] + ([UNKNOWN] if (frame[question.attribute] == UNKNOWN).any() else [])
+    rows: list[RateRow] = []
+    for outcome in outcomes:
+        metrics = _metric_frame(frame, question, outcome)
+        selection = metrics.by_group["selection_rate"]
+        known = selection[selection.index.isin(question.groups)]
+        for group in groups:
+            part = frame[frame[question.attribute] == group]
+            row = _rate_row(part, group, question, outcome, shares)
+            if group in selection.index:
+                row = row.model_copy(
+                    update={
+                        "impact_ratio": _ratio(selection[group], selection.get(question.reference)),
+                        "impact_ratio_highest": _ratio(selection[group], known.max() if len(known) else None),
+                    }
+                )
+                _agree(row, metrics.by_group.loc[group])
+            rows.append(row)
+    return rows
+
+
+def _metric_frame(frame: pd.DataFrame, question: Question, outcome: str) -> MetricFrame:
+    return MetricFrame(
+        metrics={
+            "count": count,
+            "selection_rate": selection_rate,
+            "true_positive_rate": true_positive_rate,
+            "false_positive_rate": false_positive_rate,
+            "accuracy": accuracy_score,
+        },
+        y_true=(frame["label"] == outcome).astype(int),
+        y_pred=(frame["predicted"] == outcome).astype(int),
+        sensitive_features=frame[question.attribute],
+    )
+
+
+def _agree(row: RateRow, by_group: pd.Series) -> None:
+    """Hold our rates, which carry intervals, against fairlearn's: two ways to the same number."""
+    for name in ("selection_rate", "true_positive_rate", "false_positive_rate"):
+        own = getattr(row, name).value
+        if own is not None and abs(own - by_group[name]) > 1e-9:
+            raise AssertionError(f"{row.attribute}={row.group}: {name} {own} differs from fairlearn's {by_group[name]}")
+
+
+def _rate_row(
+    part: pd.DataFrame, group: str, question: Question, outcome: str, shares: dict[str, float]
+) -> RateRow:
+    truth = (part["label"] == outcome).to_numpy()
+    chosen = (part["predicted"] == outcome).to_numpy()
+    subjects = pd.factorize(part["subject"])[0].astype(np.int64)
+    return RateRow(
+        attribute=question.attribute,
+        group=group,
+        outcome=outcome,
+        is_reference=group == question.reference,
+        images=len(part),
+        subjects=int(part["subject"].nunique()),
+        positives=int(truth.sum()),
+        selection_rate=rate_interval(chosen, subjects),
+        true_positive_rate=rate_interval(chosen[truth], subjects[truth]),
+        false_positive_rate=rate_interval(chosen[~truth], subjects[~truth]),
+        mean_probability=_standardised(part, shares, part[f"p:{outcome}"].to_numpy(), raw=True),
+        standardised_rate=_standardised(part, shares, chosen.astype(np.float64)),
+        accuracy=rate_interval((part["label"] == part["predicted"]).to_numpy(), subjects),
+        impact_ratio=None,
+        impact_ratio_highest=None,
+        note="" if len(part) else "no image of this group in the audit splits",
+    )
+
+
+def _standardised(
+    part: pd.DataFrame, shares: dict[str, float], y: npt.NDArray[np.float64], *, raw: bool = False
+) -> Estimate:
+    """Return the mean of y, label by label at common shares (or plain, ``raw``), with its interval in [0, 1]."""
+    if not len(part):
+        return Estimate(value=None)
+    names = ["all"] if raw else [k for k, v in shares.items() if v > 0]
+    labels = np.repeat("all", len(part)) if raw else part["label"].to_numpy()
+    if not set(names) <= set(labels):
+        return Estimate(value=None)
+    cells = pd.Index(names).get_indexer(pd.Index(labels)).astype(np.int64)
+    weights = [1.0] if raw else [shares[k] for k in names]
+    found = combine_cells(y, cells, weights, pd.factorize(part["subject"])[0].astype(np.int64)).interval()
+    return found.model_copy(update={"low": max(0.0, found.low or 0.0), "high": min(1.0, found.high or 0.0)})
+
+
+def _ratio(value: float, base: float | None) -> float | None:
+    return None if base is None or base == 0 or np.isnan(base) else float(value / base)
+
+
+def contrasts(
+    frame: pd.DataFrame, questions: Iterable[Question], outcomes: Sequence[str], limits: Thresholds
+) -> list[ContrastRow]:
+    """Compare every group with its reference in the three gaps; Holm over all that can be tested.
+
+    Returns
+    -------
+    list of ContrastRow
+        Every comparison, those that cannot be tested with the reason.
+    """
+    drafts = [
+        _draft(frame, q, group, outcome, metric, limits)
+        for q in questions
+        for group in q.groups
+        if group != q.reference
+        for outcome in outcomes
+        for metric in get_args(Metric)
+    ]
+    tested = [d for d in drafts if d.combination is not None]
+    adjusted = iter(holm([d.combination.p for d in tested if d.combination is not None]))
+    return [
+        d.row if d.combination is None else _decide(d, next(adjusted), len(tested), limits) for d in drafts
+    ]
+
+
+@dataclass(frozen=True)
+class _Draft:
+    row: ContrastRow
+    combination: Combination | None
+
+
+def _draft(
+    frame: pd.DataFrame, question: Question, group: str, outcome: str, metric: Metric, limits: Thresholds
+) -> _Draft:
+    """Estimate one gap, or say why not."""
+    pair = frame[frame[question.attribute].isin([group, question.reference])]
+    keep = {
+        "standardised_gap": np.ones(len(pair), dtype=bool),
+        "tpr_gap": (pair["label"] == outcome).to_numpy(),
+        "fpr_gap": (pair["label"] != outcome).to_numpy(),
+    }[metric]
+    part = pair[keep]
+    shares = label_shares(frame, question) if metric == "standardised_gap" else {"": 1.0}
+    labels = part["label"] if metric == "standardised_gap" else pd.Series("", index=part.index)
+    is_group = (part[question.attribute] == group).to_numpy()
+    sizes = [int(part.loc[side, "subject"].nunique()) for side in (is_group, ~is_group)]
+    row = ContrastRow(
+        id=f"{question.attribute}:{group}-{question.reference}:{outcome}:{metric}",
+        attribute=question.attribute,
+        group=group,
+        reference=question.reference,
+        outcome=outcome,
+        metric=metric,
+        estimate=Estimate(value=None),
+        ratio=None,
+        p_raw=None,
+        p_adjusted=None,
+        family_size=0,
+        smallest_detectable=None,
+        state="not estimable",
+        above_policy=False,
+        by_seed=[],
+        n_group=int(is_group.sum()),
+        n_reference=int((~is_group).sum()),
+    )
+    names = list(shares)
+    cells = pd.Index(names).get_indexer(pd.Index(labels)) + len(names) * ~is_group
+    if len(np.unique(cells)) < 2 * len(names):
+        reason = "a label has no image in one of the two groups"
+        return _Draft(row.model_copy(update={"reason": reason}), None)
+    chosen = (part["predicted"] == outcome).to_numpy().astype(np.float64)
+    weights = np.array([*shares.values()])
+    subjects = pd.factorize(part["subject"])[0].astype(np.int64)
+    found = combine_cells(chosen, cells.astype(np.int64), [*weights, *-weights], subjects)
+    ratio = None
+    if metric == "standardised_gap":
+        means = np.bincount(cells, weights=chosen) / np.bincount(cells)
+        ratio = _ratio(float(weights @ means[: len(names)]), float(weights @ means[len(names) :]))
+    row = row.model_copy(update={"estimate": found.interval(), "ratio": ratio})
+    if min(sizes) < limits.min_group_size:
+        reason = f"{min(sizes)} subjects in the smaller group, fewer than {limits.min_group_size}"
+        return _Draft(row.model_copy(update={"state": "too little data", "reason": reason}), None)
+    return _Draft(row, found)
+
+
+def _decide(draft: _Draft, p_adjusted: float, family: int, limits: Thresholds) -> ContrastRow:
+    """Grade a tested gap."""
+    assert draft.combination is not None
+    found = draft.combination
+    state: State = "disparity" if p_adjusted <= limits.alpha else "no disparity detected"
+    ratio = draft.row.ratio
+    unequal = ratio is not None and min(ratio, 1 / ratio if ratio > 0 else 0.0) < limits.impact_ratio_below
+    return draft.row.model_copy(
+        update={
+            "p_raw": found.p,
+            "p_adjusted": p_adjusted,
+            "family_size": family,
+            "smallest_detectable": smallest_detectable(found.error, alpha=limits.alpha, family=family),
+            "state": state,
+            "above_policy": state == "disparity" and (abs(found.value) > limits.gap_above or unequal),
+        }
+    )
+
+
+def with_seeds(rows: Sequence[ContrastRow], by_seed: Sequence[Sequence[ContrastRow]]) -> list[ContrastRow]:
+    """Add to each comparison its estimate under every training seed."""
+    return [
+        row.model_copy(
+            update={"by_seed": [s[i].estimate.value for s in by_seed if s[i].estimate.value is not None]}
+        )
+        for i, row in enumerate(rows)
+    ]

@@ -1,0 +1,312 @@
+"""Every head's verdict: found on the discovery split, confirmed on people not used to find it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from scipy import stats as sps
+
+from audit.evidence.effects import (
+    Bootstrap,
+    PermutationResult,
+    SwapEffects,
+    draw_bootstrap,
+    lay_out,
+    permute_donor_labels,
+    resample_clusters,
+    share_of_gap,
+    unit_sums,
+    weighted_estimates,
+)
+from audit.evidence.stats import Array, holm, smallest_detectable
+from audit.records import Estimate, HeadRow, Stability
+
+MIN_UNITS = 10  # donor pairs; with fewer, swaps alone cannot reach small p-values
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Strictness and sizes of the localisation."""
+
+    alpha: float
+    permutations: int
+    bootstrap: int
+    seed: int
+    min_group_size: int
+
+
+@dataclass(frozen=True)
+class StoredEffects:
+    """What the sweeps left behind.
+
+    Parameters
+    ----------
+    swap : pandas.DataFrame
+        Design A: columns of a sweep, and ``seed``, ``contrast``, ``split``, ``unit``, ``side``, ``label``.
+    reference : pandas.DataFrame or None
+        Design C of the first seed: donor kinds "balanced" and "reseed", each image its own donor.
+    unpatched : pandas.DataFrame
+        ``seed``, ``recipient``, ``predicted``, ``p:<outcome>``.
+    frame : pandas.DataFrame
+        The samples.
+    """
+
+    swap: pd.DataFrame
+    reference: pd.DataFrame | None
+    unpatched: pd.DataFrame
+    frame: pd.DataFrame
+
+    def of(self, seed: int, contrast: str, split: str, outcome: str) -> SwapEffects:
+        """Lay out Design A of one seed, contrast, split and outcome."""
+        swap = self.swap
+        rows = swap[(swap["seed"] == seed) & (swap["contrast"] == contrast) & (swap["split"] == split)]
+        own = self.unpatched[self.unpatched["seed"] == seed]
+        return lay_out(rows, own, self.frame["subject"], outcome)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One contrast and outcome on both splits, primary seed."""
+
+    contrast: str
+    outcome: str
+    discovery: SwapEffects
+    confirmation: SwapEffects
+
+    @property
+    def key(self) -> str:
+        """Name of the question in ``Audit.localisation``."""
+        return f"{self.contrast}:{self.outcome}"
+
+    def enough(self, least: int) -> bool:
+        """Tell whether both splits have enough subjects on both sides, and enough donor pairs."""
+        return all(
+            len(np.unique(e.unit)) >= MIN_UNITS
+            and min(len(np.unique(e.subject[e.is_group])), len(np.unique(e.subject[~e.is_group]))) >= least
+            for e in (self.discovery, self.confirmation)
+        )
+
+
+def localise(
+    stored: StoredEffects, contrasts: Sequence[str], outcomes: Sequence[str], seeds: Sequence[int], settings: Settings
+) -> tuple[list[HeadRow], list[Stability]]:
+    """Grade every head for every contrast and outcome.
+
+    Discovery: swaps of donor labels, adjusted by max-|T| over heads x outcomes x contrasts. Confirmation: the same
+    swaps on the other split for the found heads only, Holm over those, same sign asked for.
+
+    Returns
+    -------
+    tuple of (list of HeadRow, list of Stability)
+    """
+    parts = [
+        Part(c, o, stored.of(seeds[0], c, "discovery", o), stored.of(seeds[0], c, "confirmation", o))
+        for c in contrasts
+        for o in outcomes
+    ]
+    discovered = _permute(parts, "discovery", settings, settings.seed)
+    repeated = _permute(parts, "confirmation", settings, settings.seed + 1)
+    found = {
+        part.key: _found(part, result, settings) for part, result in zip(parts, discovered, strict=True)
+    }
+    confirmed_p = _confirm(parts, repeated, found)
+    rows: list[HeadRow] = []
+    for part, first in zip(parts, discovered, strict=True):
+        rows += _rows_of(part, first, found[part.key], confirmed_p, stored, seeds, settings)
+    return rows, [_stability(part, stored, seeds) for part in parts]
+
+
+def _permute(parts: Sequence[Part], split: str, settings: Settings, seed: int) -> list[PermutationResult]:
+    """Swap donor labels with outcomes of one contrast side by side, so that they share the swaps."""
+    by_contrast: dict[str, list[int]] = {}
+    for i, part in enumerate(parts):
+        by_contrast.setdefault(part.contrast, []).append(i)
+    families = [np.hstack([unit_sums(getattr(parts[i], split)) for i in ids]) for ids in by_contrast.values()]
+    results = permute_donor_labels(families, permutations=settings.permutations, seed=seed)
+    out: dict[int, PermutationResult] = {}
+    for ids, result in zip(by_contrast.values(), results, strict=True):
+        cuts = len(ids)
+        columns = (np.split(a, cuts) for a in (result.statistic, result.raw, result.adjusted))
+        for i, three in zip(ids, zip(*columns, strict=True), strict=True):
+            out[i] = PermutationResult(*three)
+    return [out[i] for i in range(len(parts))]
+
+
+def _found(part: Part, result: PermutationResult, settings: Settings) -> list[int]:
+    if not part.enough(settings.min_group_size):
+        return []
+    return [int(k) for k in np.flatnonzero(result.adjusted <= settings.alpha)]
+
+
+def _confirm(
+    parts: Sequence[Part], repeated: Sequence[PermutationResult], found: Mapping[str, list[int]]
+) -> dict[tuple[str, int], tuple[float, float]]:
+    """Return raw and Holm-adjusted p of each found head on the confirmation split."""
+    asked = [
+        (part.key, k, float(result.raw[k]))
+        for part, result in zip(parts, repeated, strict=True)
+        for k in found[part.key]
+    ]
+    adjusted = holm([p for _, _, p in asked])
+    return {(key, k): (p, q) for (key, k, p), q in zip(asked, adjusted, strict=True)}
+
+
+def _rows_of(
+    part: Part,
+    first: PermutationResult,
+    found: list[int],
+    confirmed_p: Mapping[tuple[str, int], tuple[float, float]],
+    stored: StoredEffects,
+    seeds: Sequence[int],
+    settings: Settings,
+) -> list[HeadRow]:
+    """Make the rows of all heads of one contrast and outcome."""
+    enough = part.enough(settings.min_group_size)
+    a, b = part.discovery, part.confirmation
+    boot_a = draw_bootstrap(a, resamples=settings.bootstrap, seed=settings.seed)
+    boot_b = draw_bootstrap(b, resamples=settings.bootstrap, seed=settings.seed + 1)
+    mediated_a = weighted_estimates(a.difference, a.mediated_weights(), a, boot_a)
+    mediated_b = weighted_estimates(b.difference, b.mediated_weights(), b, boot_b)
+    both = (b.side_weights(group=True) + b.side_weights(group=False)) / 2
+    forward = weighted_estimates(b.difference, b.side_weights(group=False), b, boot_b)
+    backward = weighted_estimates(b.difference, b.side_weights(group=True), b, boot_b)
+    placebo = weighted_estimates(b.placebo - b.unpatched[:, None], both, b, boot_b)
+    shares = share_of_gap(b, boot_b)
+    accuracy = _accuracy_change(part, stored, seeds[0])
+    design_c = _design_c(part, stored, seeds[0], settings)
+    by_seed = np.array([_mediated(stored.of(s, part.contrast, "confirmation", part.outcome)) for s in seeds])
+    layers = np.array([layer for layer, _ in b.heads])
+    size = np.abs([e.value or 0.0 for e in mediated_b])
+    units = unit_sums(b)
+    errors = np.sqrt((units**2).sum(axis=0))
+    rows = []
+    for k, (layer, head) in enumerate(b.heads):
+        p, q = confirmed_p.get((part.key, k), (None, None))
+        same_sign = (mediated_a[k].value or 0.0) * (mediated_b[k].value or 0.0) > 0
+        held = q is not None and q <= settings.alpha and same_sign
+        rows.append(
+            HeadRow(
+                contrast=part.contrast,
+                outcome=part.outcome,
+                layer=layer,
+                head=head,
+                name=f"L{layer}H{head}",
+                discovery=mediated_a[k],
+                discovery_p=float(first.raw[k]),
+                discovery_p_adjusted=float(first.adjusted[k]),
+                confirmation=mediated_b[k],
+                confirmation_p=p,
+                confirmation_p_adjusted=q,
+                iie_forward=forward[k],
+                iie_backward=backward[k],
+                placebo=placebo[k],
+                share_of_gap=shares[k],
+                percentile_in_layer=float(sps.percentileofscore(size[layers == layer], size[k], kind="mean")),
+                accuracy_change=accuracy[k],
+                design_c=None if design_c is None else design_c[k],
+                by_seed=[float(v) for v in by_seed[:, k]],
+                verdict=(
+                    "too little data"
+                    if not enough
+                    else "confirmed"
+                    if held
+                    else "found, not confirmed"
+                    if k in found
+                    else "no effect found"
+                ),
+                smallest_detectable=smallest_detectable(
+                    float(errors[k]), alpha=settings.alpha, family=max(1, len(confirmed_p))
+                ),
+            )
+        )
+    return rows
+
+
+def _mediated(effects: SwapEffects) -> Array:
+    """Return the mediated gap of every head."""
+    result: Array = effects.mediated_weights() @ effects.difference
+    return result
+
+
+def _accuracy_change(part: Part, stored: StoredEffects, seed: int) -> list[float | None]:
+    """Return accuracy with cross-group donors minus accuracy unpatched, for each head, confirmation split."""
+    swap = stored.swap
+    rows = swap[
+        (swap["seed"] == seed)
+        & (swap["contrast"] == part.contrast)
+        & (swap["split"] == "confirmation")
+        & (swap["donor_kind"] == "cross")
+    ]
+    right = (rows["predicted"] == rows["label"]).groupby([rows["layer"], rows["head"]]).mean().sort_index()
+    own = stored.unpatched[stored.unpatched["seed"] == seed].set_index("recipient")
+    recipients = rows.drop_duplicates("position")
+    base = (own.loc[recipients["recipient"], "predicted"].to_numpy() == recipients["label"].to_numpy()).mean()
+    return [float(v - base) for v in right]
+
+
+def _design_c(part: Part, stored: StoredEffects, seed: int, settings: Settings) -> list[Estimate] | None:
+    """Return how the gap changes with each head of the balanced model, minus the same with another seed's.
+
+    ``CM_h = gap(M) - gap(M; u_h of the balanced model)`` less ``gap(M) - gap(M; u_h of another seed)``, on all audit
+    images of the contrast; clusters are subjects. Positive: the head's training on this sample widened the gap.
+    """
+    if stored.reference is None:
+        return None
+    attribute, groups = part.contrast.split(":", 1)
+    group = _group_of(groups, stored.frame[attribute])
+    table = stored.reference.pivot(
+        index="recipient", columns=["donor_kind", "layer", "head"], values=f"p:{part.outcome}"
+    ).sort_index(axis=1)
+    frame = stored.frame.loc[table.index]
+    known = frame[attribute].isin([group, groups.removeprefix(f"{group}-")]).to_numpy()
+    frame, table = frame[known], table[known]
+    effects = SwapEffects(
+        cross=table["reseed"].to_numpy(dtype=np.float64),
+        placebo=table["balanced"].to_numpy(dtype=np.float64),
+        unpatched=np.zeros(len(table)),
+        is_group=(frame[attribute] == group).to_numpy(),
+        label=pd.factorize(frame["label"], sort=True)[0].astype(np.int64),
+        subject=pd.factorize(frame["subject"])[0].astype(np.int64),
+        unit=np.arange(len(frame)),
+        heads=part.confirmation.heads,
+    )
+    bootstrap: Bootstrap = resample_clusters(effects.subject, resamples=settings.bootstrap, seed=settings.seed + 2)
+    return weighted_estimates(effects.difference, effects.gap_weights(), effects, bootstrap)
+
+
+def _group_of(groups: str, values: pd.Series) -> str:
+    """Return the group of "<group>-<reference>", either of which may hold a dash."""
+    known = set(values)
+    for i, sign in enumerate(groups):
+        if sign == "-" and groups[:i] in known and groups[i + 1 :] in known:
+            return groups[:i]
+    raise ValueError(f"{groups}: not two groups of {sorted(known)}")
+
+
+def _stability(part: Part, stored: StoredEffects, seeds: Sequence[int]) -> Stability:
+    """Compare the ranking of heads between the two splits, and between training seeds."""
+    a, b = _mediated(part.discovery), _mediated(part.confirmation)
+    top = min(10, len(a))
+    shared = set(np.argsort(-np.abs(a))[:top]) & set(np.argsort(-np.abs(b))[:top])
+    by_seed = [_mediated(stored.of(s, part.contrast, "confirmation", part.outcome)) for s in seeds]
+    pairs = [_rank_correlation(x, y) for x, y in combinations(by_seed, 2)]
+    known = [r for r in pairs if r is not None]
+    return Stability(
+        contrast=part.contrast,
+        outcome=part.outcome,
+        split_half_rank_correlation=_rank_correlation(a, b),
+        top10_overlap=len(shared) / top,
+        seeds_rank_correlation=float(np.mean(known)) if known else None,
+        note=f"{len(a)} heads; {top} compared for overlap, {top * top / len(a):.1f} expected by chance; {len(seeds)} seed(s)",
+    )
+
+
+def _rank_correlation(x: Array, y: Array) -> float | None:
+    """Spearman's correlation, or None where one side does not vary."""
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    return float(sps.spearmanr(x, y).statistic)
