@@ -125,11 +125,12 @@ def _train_all(
     wanted: list[Condition],
     step: Step,
 ) -> VisionTransformer:
-    """Train the base, then every condition from it, in place. Random weights are trained whole in the base."""
+    """Train the base, then every condition from it, in place. Small models without pretraining are
+    trained whole in the base."""
     base = backbone.build(images.base_classes)
     spoilt = {name: spoil(images.train, name) for name in ("clean", "gray", "blur")}
     last = backbone.spec.train_blocks
-    whole = backbone.spec.weights == "none"
+    whole = backbone.spec.weights in ("none", "rendered")
     mixed = make_views(base, list(spoilt.values()), None if whole else last)
     first = _recipe(spec, spec.base_epochs, spec.seed, None if whole else last)
     finetune(base, mixed, images.base_targets, first, progress=step("controls: base"))

@@ -48,17 +48,26 @@ class StoredEffects:
     swap : pandas.DataFrame
         Design A: columns of a sweep, and ``seed``, ``contrast``, ``split``, ``unit``, ``side``, ``label``.
     reference : pandas.DataFrame or None
-        Design C of the first seed: donor kinds "balanced" and "reseed", each image its own donor.
+        Design C of the first seed: donor kinds "balanced-<k>" and "reseed", each image its own donor.
     unpatched : pandas.DataFrame
         ``seed``, ``recipient``, ``predicted``, ``p:<outcome>``.
     frame : pandas.DataFrame
         The samples.
+    balanced_on : str
+        The attribute on which the reference models' training sample was balanced.
     """
 
     swap: pd.DataFrame
     reference: pd.DataFrame | None
     unpatched: pd.DataFrame
     frame: pd.DataFrame
+    balanced_on: str = ""
+
+    def contrasts(self, seed: int) -> list[str]:
+        """Return the contrasts that were patched in both splits, in order."""
+        rows = self.swap[self.swap["seed"] == seed].drop_duplicates(["contrast", "split"])
+        splits = rows.groupby("contrast", sort=False)["split"].nunique()
+        return [str(c) for c in splits.index[splits == 2]]
 
     def of(self, seed: int, contrast: str, split: str, outcome: str) -> SwapEffects:
         """Lay out Design A of one seed, contrast, split and outcome."""
@@ -254,9 +263,9 @@ def _design_c(part: Part, stored: StoredEffects, seed: int, settings: Settings) 
     ``CM_h = gap(M) - gap(M; u_h of the balanced model)`` less ``gap(M) - gap(M; u_h of another seed)``, on all audit
     images of the contrast; clusters are subjects. Positive: the head's training on this sample widened the gap.
     """
-    if stored.reference is None:
-        return None
     attribute, groups = part.contrast.split(":", 1)
+    if stored.reference is None or attribute != stored.balanced_on:
+        return None
     group = _group_of(groups, stored.frame[attribute])
     table = stored.reference.pivot(
         index="recipient", columns=["donor_kind", "layer", "head"], values=f"p:{part.outcome}"
@@ -264,9 +273,11 @@ def _design_c(part: Part, stored: StoredEffects, seed: int, settings: Settings) 
     frame = stored.frame.loc[table.index]
     known = frame[attribute].isin([group, groups.removeprefix(f"{group}-")]).to_numpy()
     frame, table = frame[known], table[known]
+    kinds = [k for k in table.columns.get_level_values(0).unique() if k.startswith("balanced")]
+    balanced = np.mean([table[k].to_numpy(dtype=np.float64) for k in kinds], axis=0)
     effects = SwapEffects(
         cross=table["reseed"].to_numpy(dtype=np.float64),
-        placebo=table["balanced"].to_numpy(dtype=np.float64),
+        placebo=balanced,
         unpatched=np.zeros(len(table)),
         is_group=(frame[attribute] == group).to_numpy(),
         label=pd.factorize(frame["label"], sort=True)[0].astype(np.int64),

@@ -1,0 +1,250 @@
+"""Graded claims: what a reviewer can accept or reject, in sentences that say no more than was measured."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from audit.records import ContrastRow, Estimate, Finding, HeadRow, Metric
+
+OUTCOME_UNCERTAINTY = "A predicted label is not what a person feels or does."
+METRIC_WORDS: Mapping[Metric, str] = {
+    "standardised_gap": "rate of being called '{outcome}', at equal labels",
+    "tpr_gap": "rate of being called '{outcome}' among images labelled so",
+    "fpr_gap": "rate of being called '{outcome}' among images labelled otherwise",
+}
+ALTERNATIVES = (
+    "The labels themselves may differ in quality between groups (label noise, annotators' own leanings).",
+    "Something that goes with the group in these images (hair, make-up, light, source, image quality) may be what the "
+    "model reads, unless donors were matched on it.",
+    "The audit images may not represent the images the model will meet.",
+)
+HEAD_ALTERNATIVES = (
+    "Other heads may carry the same information: heads are redundant, so single shares do not add up.",
+    "The head may pass on what an earlier part of the model produced, rather than be its origin.",
+    *ALTERNATIVES,
+)
+MAX_TOLERANCE = 1e-4
+Grade = Literal["high", "medium", "low"]
+Trust = Literal["high", "moderate", "low"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every finding of a run shares."""
+
+    name: str
+    model: str
+    matched_on: Sequence[str]
+    unknown: Mapping[str, int]  # images of unknown group, by attribute
+    alpha: float
+    gap_above: float
+    impact_ratio_below: float
+    hashes: Mapping[str, str]
+    seeds: Sequence[int]
+
+
+def stable_id(context: Context, *question: str) -> str:
+    """Return an id that is the same whenever the same question is asked of the same card and model."""
+    text = "|".join((context.name, context.model, *question))
+    return f"F-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def points(value: float | None) -> str:
+    """Return a fraction as percentage points with a sign."""
+    return "n/a" if value is None else f"{100 * value:+.1f} points"
+
+
+def spread(estimate: Estimate) -> str:
+    """Return "+3.1 points [+1.2, +4.9]"."""
+    if estimate.low is None or estimate.high is None:
+        return points(estimate.value)
+    return f"{points(estimate.value)} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
+
+
+def make_findings(
+    contrasts: Sequence[ContrastRow], heads: Sequence[HeadRow], localisation: Mapping[str, str], context: Context
+) -> list[Finding]:
+    """Return a finding for each contrast and outcome with a disparity, and one for each confirmed head.
+
+    Sorted by severity, disparities before heads, larger before smaller.
+    """
+    found: list[Finding] = []
+    by_question: dict[tuple[str, str, str, str], list[ContrastRow]] = {}
+    for row in contrasts:
+        if row.state == "disparity":
+            by_question.setdefault((row.attribute, row.group, row.reference, row.outcome), []).append(row)
+    for rows in by_question.values():
+        worst = max(rows, key=lambda r: (r.above_policy, abs(r.estimate.value or 0.0)))
+        found.append(_disparity(worst, rows, localisation, context))
+    tested = sum(row.confirmation_p is not None for row in heads)
+    found += [_head(row, contrasts, context, family=tested) for row in heads if row.verdict == "confirmed"]
+    rank = {"high": 0, "medium": 1, "low": 2}
+    return sorted(found, key=lambda f: (f.kind != "disparity", rank[f.severity], -abs(f.estimate.value or 0.0)))
+
+
+def _seeds_agree(values: Sequence[float], value: float) -> str:
+    if len(values) < 2:
+        return "one training seed only; agreement over seeds was not measured"
+    same = sum(v * value > 0 for v in values)
+    spelled = ", ".join(f"{100 * v:+.1f}" for v in values)
+    return f"same direction in {same} of {len(values)} training seeds ({spelled} points)"
+
+
+def _disparity(
+    row: ContrastRow, rows: Sequence[ContrastRow], localisation: Mapping[str, str], context: Context
+) -> Finding:
+    """One group against its reference: the metric that is furthest off, the others named."""
+    value = row.estimate.value or 0.0
+    heads = localisation.get(f"{row.attribute}:{row.group}-{row.reference}:{row.outcome}", "not examined")
+    words = METRIC_WORDS[row.metric].format(outcome=row.outcome)
+    more = "more" if value > 0 else "less"
+    title = f"{row.attribute}: '{row.group}' is called '{row.outcome}' {more} often than '{row.reference}'"
+    severity: Grade = "low"
+    if row.above_policy:
+        severity = "high" if abs(value) > 2 * context.gap_above else "medium"
+    consistent = len(row.by_seed) > 1 and all(v * value > 0 for v in row.by_seed)
+    confidence: Trust = "high" if consistent and (row.p_adjusted or 1) <= context.alpha / 5 else "moderate"
+    others = "; ".join(f"{r.metric.replace('_', ' ')} {spread(r.estimate)}" for r in rows if r is not row)
+    condition = f"Difference in {words}: {spread(row.estimate)}" + (f"; {others}" if others else "") + "."
+    return Finding(
+        id=stable_id(context, "disparity", row.attribute, row.group, row.reference, row.outcome),
+        kind="disparity",
+        title=title,
+        severity=severity,
+        severity_reason=_severity_reason(row, context),
+        confidence=confidence,
+        confidence_reason=(
+            f"adjusted p {_p(row.p_adjusted)} among {row.family_size} comparisons; "
+            + _seeds_agree(row.by_seed, value)
+        ),
+        criterion=(
+            f"Policy of this audit: a gap above {100 * context.gap_above:.0f} points, or a ratio of rates below "
+            f"{context.impact_ratio_below:.2f}, that is unlikely to be chance (adjusted p at most {context.alpha:g})."
+        ),
+        condition=condition,
+        cause=f"Where in the model: {heads}.",
+        effect=(
+            f"At the same label, people or images of '{row.group}' would be called '{row.outcome}' {more} often than "
+            f"those of '{row.reference}'. {OUTCOME_UNCERTAINTY}"
+        ),
+        recommendation=(
+            "Do not rely on this output for decisions about the groups named until the gap has been reduced and "
+            "re-measured; begin with the balance of labels over groups in the training data."
+        ),
+        attribute=row.attribute,
+        group=row.group,
+        reference=row.reference,
+        outcome=row.outcome,
+        metric=row.metric,
+        n_group=row.n_group,
+        n_reference=row.n_reference,
+        unknown=context.unknown.get(row.attribute, 0),
+        estimate=row.estimate,
+        p_raw=row.p_raw,
+        p_adjusted=row.p_adjusted,
+        family_size=row.family_size,
+        heads=[h for h in heads.removeprefix("localised: ").split(", ") if heads.startswith("localised")],
+        intervention="none: rates of the model as it is",
+        placebo="none: rates of the model as it is",
+        percentile_in_layer=None,
+        accuracy_change=None,
+        agreement_over_seeds=_seeds_agree(row.by_seed, value),
+        replication="estimated on all people kept out of training, without selection",
+        other_explanations=list(ALTERNATIVES),
+        hashes=dict(context.hashes),
+        reproduce="",
+        expected=value,
+        tolerance=MAX_TOLERANCE,
+        wording=(
+            f"On this data, '{row.group}' differs from '{row.reference}' in the {words} by {spread(row.estimate)}. "
+            f"Group labels are as annotated. {OUTCOME_UNCERTAINTY}"
+        ),
+    )
+
+
+def _severity_reason(row: ContrastRow, context: Context) -> str:
+    ratio = "" if row.ratio is None else f", ratio of rates {row.ratio:.2f}"
+    verb = "above" if row.above_policy else "within"
+    return f"{points(row.estimate.value)}{ratio}: {verb} the policy of {100 * context.gap_above:.0f} points"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "n/a"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _head(row: HeadRow, contrasts: Sequence[ContrastRow], context: Context, *, family: int) -> Finding:
+    """One confirmed head."""
+    attribute = row.contrast.split(":", 1)[0]
+    gap = next(
+        c
+        for c in contrasts
+        if f"{c.attribute}:{c.group}-{c.reference}" == row.contrast
+        and c.outcome == row.outcome
+        and c.metric == "standardised_gap"
+    )
+    value = row.confirmation.value or 0.0
+    widens = value * (gap.estimate.value or 0.0) > 0
+    share = row.share_of_gap.value
+    severity: Grade = "low" if share is None or share < 0.1 else "medium" if share < 0.5 else "high"
+    matched = ", ".join(("label", *context.matched_on))
+    verb = "widens" if widens else "narrows"
+    consistent = len(row.by_seed) > 1 and all(v * value > 0 for v in row.by_seed)
+    return Finding(
+        id=stable_id(context, "head", row.contrast, row.outcome, row.name),
+        kind="head",
+        title=f"Head {row.name} {verb} the gap in '{row.outcome}' between '{gap.group}' and '{gap.reference}'",
+        severity=severity,
+        severity_reason="share of the audited gap: "
+        + ("not estimable, the gap itself may be zero" if share is None else f"{100 * share:.0f}%"),
+        confidence="high" if consistent else "moderate",
+        confidence_reason=(
+            f"found on one set of people (adjusted p {_p(row.discovery_p_adjusted)}), confirmed on another "
+            f"(adjusted p {_p(row.confirmation_p_adjusted)}); {_seeds_agree(row.by_seed, value)}"
+        ),
+        criterion=(
+            f"Mediated gap different from zero: adjusted p at most {context.alpha:g} over all heads, outcomes and "
+            f"contrasts on the discovery split, and again over the found heads on the confirmation split."
+        ),
+        condition=f"Mediated gap {spread(row.confirmation)} in the mean probability of '{row.outcome}'.",
+        cause=f"What head {row.head} of layer {row.layer} writes depends on '{attribute}' and reaches this output.",
+        effect=f"With donors from both groups alike, the gap changes by {spread(row.confirmation)}.",
+        recommendation=(
+            "Use it to look further (which images move most, what the head attends to); do not switch the head off "
+            "without measuring both groups' rates and accuracy again."
+        ),
+        attribute=attribute,
+        group=gap.group,
+        reference=gap.reference,
+        outcome=row.outcome,
+        metric="mediated_gap",
+        n_group=gap.n_group,
+        n_reference=gap.n_reference,
+        unknown=context.unknown.get(attribute, 0),
+        estimate=row.confirmation,
+        p_raw=row.confirmation_p,
+        p_adjusted=row.confirmation_p_adjusted,
+        family_size=family,
+        heads=[row.name],
+        intervention=f"what the head writes is replaced by what it writes for an image of the other group, same {matched}",
+        placebo=f"the same with an image of the same group, same {matched}: {spread(row.placebo)} by itself",
+        percentile_in_layer=row.percentile_in_layer,
+        accuracy_change=row.accuracy_change,
+        agreement_over_seeds=_seeds_agree(row.by_seed, value),
+        replication=f"discovery {spread(row.discovery)}; confirmation, on other people, {spread(row.confirmation)}",
+        other_explanations=list(HEAD_ALTERNATIVES),
+        hashes=dict(context.hashes),
+        reproduce="",
+        expected=value,
+        tolerance=MAX_TOLERANCE,
+        wording=(
+            f"Patching {row.name} changed the gap in the mean probability of '{row.outcome}' by "
+            f"{spread(row.confirmation)} on this data. This shows that the head's activation affects this output under "
+            "this intervention; it does not show that the head encodes the attribute, is the only route, or that "
+            "removing it would make the system treat the groups alike."
+        ),
+    )

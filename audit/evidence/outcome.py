@@ -1,0 +1,108 @@
+"""The outcome of an audit, and the sentences that say why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from audit.errors import EXIT_DISPARITY, EXIT_INCONCLUSIVE, EXIT_INVALID, EXIT_PASSED
+from audit.records import ContrastRow, ControlReport, HeadRow, Outcome
+
+EXIT_CODES: dict[Outcome, int] = {
+    "PASSED": EXIT_PASSED,
+    "DISPARITY FOUND": EXIT_DISPARITY,
+    "INVALID": EXIT_INVALID,
+    "INCONCLUSIVE": EXIT_INCONCLUSIVE,
+}
+NOT_SHOWN = [
+    "This report does not certify legal compliance.",
+    "A predicted emotion or action is not what a person feels or does.",
+    "Group labels are annotators' perceptions or drawn attributes, not identities.",
+    "A head that carries part of a gap need not be where the gap came from, nor its only route.",
+    "Other data, other groups and other versions of the model were not tested.",
+]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Outcome, exit code, and the reasons as sentences."""
+
+    outcome: Outcome
+    exit_code: int
+    reasons: list[str]
+    next_steps: list[str]
+
+
+def decide(controls: ControlReport, contrasts: Sequence[ContrastRow], *, gap_above: float) -> Verdict:
+    """Grade the whole audit.
+
+    INVALID if a control failed; DISPARITY FOUND if a detected gap is above policy; INCONCLUSIVE if some attribute has
+    no comparison in which a gap of the policy's size could have been detected; PASSED otherwise.
+    """
+    failed = [c for c in controls.controls if not c.passed]
+    if failed or not controls.valid:
+        return _verdict(
+            "INVALID",
+            [f"Control failed: {c.title} ({c.setting})." for c in failed] or ["The controls could not be run."],
+            sorted({f"{c.mend[:1].upper()}{c.mend[1:]}." for c in failed}),
+        )
+    above = [c for c in contrasts if c.above_policy]
+    if above:
+        return _verdict("DISPARITY FOUND", _unique(map(_sentence, above)), [
+            "Read the findings, and record for each whether it is accepted, rejected or needs more.",
+            "Look at the balance of labels over groups in the training data, retrain, and audit again.",
+        ])  # fmt: skip
+    blind = _blind_attributes(contrasts, gap_above)
+    if blind:
+        return _verdict(
+            "INCONCLUSIVE",
+            [f"For {a} there is too little data to detect a gap of {100 * gap_above:.0f} points." for a in blind],
+            ["Add images of the smaller groups, or state a larger gap in the card's policy, and audit again."],
+        )
+    least = max((c.smallest_detectable or 0.0 for c in contrasts if c.smallest_detectable), default=0.0)
+    small = [c for c in contrasts if c.state == "disparity"]
+    reasons = ["No gap above the policy of this audit was detected."]
+    if small:
+        reasons.append(f"{len(small)} smaller gap(s) were detected; they are listed as findings.")
+    reasons.append(f"In its least certain comparison this audit could detect gaps of {100 * least:.1f} points or more.")
+    return _verdict("PASSED", reasons, ["Repeat the audit when the model, its use or the people it meets change."])
+
+
+def _verdict(outcome: Outcome, reasons: list[str], next_steps: list[str]) -> Verdict:
+    return Verdict(outcome, EXIT_CODES[outcome], reasons, next_steps)
+
+
+def _unique(sentences: object) -> list[str]:
+    return list(dict.fromkeys(sentences))  # type: ignore[call-overload]
+
+
+def _sentence(row: ContrastRow) -> str:
+    words = {"standardised_gap": "at equal labels", "tpr_gap": "among images labelled so",
+             "fpr_gap": "among images labelled otherwise"}[row.metric]  # fmt: skip
+    value = 100 * (row.estimate.value or 0.0)
+    return (
+        f"'{row.group}' is called '{row.outcome}' {abs(value):.1f} points {'more' if value > 0 else 'less'} often than "
+        f"'{row.reference}' ({row.attribute}), {words}."
+    )
+
+
+def _blind_attributes(contrasts: Sequence[ContrastRow], gap_above: float) -> list[str]:
+    """Return attributes (not intersections) in which no gap of the policy's size could have been seen."""
+    sighted: dict[str, bool] = {}
+    for row in contrasts:
+        if " x " in row.attribute:
+            continue
+        sees = row.smallest_detectable is not None and row.smallest_detectable <= max(gap_above, 1e-12)
+        sighted[row.attribute] = sighted.get(row.attribute, False) or sees
+    return [a for a, sees in sighted.items() if not sees]
+
+
+def localisation(heads: Sequence[HeadRow]) -> dict[str, str]:
+    """Return for each contrast and outcome where the gap was found: heads, "not localisable", or too little data."""
+    answer: dict[str, str] = {}
+    for row in heads:
+        key = f"{row.contrast}:{row.outcome}"
+        before = answer.setdefault(key, "too little data" if row.verdict == "too little data" else "not localisable")
+        if row.verdict == "confirmed":
+            answer[key] = f"{before}, {row.name}" if before.startswith("localised") else f"localised: {row.name}"
+    return answer

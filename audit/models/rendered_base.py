@@ -1,0 +1,66 @@
+"""``weights: rendered``: a small base trained here on rendered faces, for audits without network or weights files.
+
+The faces are drawn with no association between group and expression, from seeds that no card reaches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+
+from audit.card.schema import ModelSpec
+from audit.data.pixels import load_pixels
+from audit.data.synthetic import RENDERER_VERSION, SyntheticSource, sample_faces
+from audit.models.build import create_architecture
+from audit.models.checkpoint import save_weights
+from audit.models.finetune import Progress, Recipe, finetune, make_views, mirrored
+
+FACES = 2400
+SEED = 1_000_003
+RECIPE = Recipe(
+    epochs=12, batch_size=32, learning_rate=1e-3, weight_decay=0.05, warmup_share=0.1, seed=SEED, train_blocks=None
+)
+
+
+def rendered_base(spec: ModelSpec, *, cache: Path, progress: Progress | None = None) -> Path:
+    """Train the base, or find it where the same has been trained before.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        Architecture and image size.
+    cache : pathlib.Path
+        Folder of trained models.
+    progress : callable, optional
+        Called with the steps done and in all.
+
+    Returns
+    -------
+    pathlib.Path
+        A safetensors file.
+    """
+    made_of = {
+        "model": spec.model_dump(include={"name", "image_size", "overrides"}),
+        "recipe": repr(RECIPE),
+        "faces": [FACES, SEED, RENDERER_VERSION],
+        "versions": [torch.__version__, timm.__version__, torch.get_num_threads()],
+    }
+    key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:24]
+    path = cache / f"base-{key}.safetensors"
+    if path.is_file():
+        return path
+    faces = sample_faces(FACES, SEED, split="train")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = create_architecture(spec, 2, pretrained=False)
+    size = int(model.patch_embed.img_size[0])
+    pixels = load_pixels(SyntheticSource(faces), faces["image"].tolist(), size)
+    targets = (faces["expression"] == "smiling").to_numpy().astype(np.int64)
+    finetune(model, make_views(model, [pixels, mirrored(pixels)], None), targets, RECIPE, progress=progress)
+    save_weights(model.state_dict(), path)
+    return path

@@ -1,0 +1,159 @@
+"""The audit as a straight line: card, data, models, controls, patching, evidence, findings, report."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from audit import __version__
+from audit.card.load import load_card, resolve
+from audit.card.schema import Card
+from audit.data.assemble import read_samples
+from audit.data.pixels import load_pixels
+from audit.errors import ModelError
+from audit.models.build import Backbone
+from audit.models.rendered_base import rendered_base
+from audit.pipeline.checking import check_known_effects, check_own_model, check_reference_models
+from audit.pipeline.judging import judge_effects
+from audit.pipeline.recording import EMPTY, record_audit, utc_now
+from audit.pipeline.setting import Setting, Step
+from audit.pipeline.sweeping import sweep_all
+from audit.pipeline.training import AuditedModels, train_audited
+from audit.records import Audit, ControlReport
+from audit.report import answers, render_run
+from audit.store import cache_folder, locked, question_hash, run_folder, write_manifest, write_text
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for."""
+
+    card_path: Path
+    data_root: Path | None
+    out: Path
+    command: str
+
+
+def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
+    """Run a whole audit, from card to report.
+
+    Parameters
+    ----------
+    request : Request
+    step : callable
+        Given the name of a step, returns a callback (done, total).
+
+    Returns
+    -------
+    tuple of (Audit, pathlib.Path)
+        The record and the run directory.
+    """
+    begun = time.monotonic()
+    setting = prepare(request, step)
+    with locked(setting.run):
+        write_text(setting.run / "card.yaml", request.card_path.read_text(encoding="utf-8-sig"))
+        audit = _measure(setting, begun)
+        write_text(setting.run / "audit.json", audit.model_dump_json(indent=1) + "\n")
+        write_text(setting.run / "log.jsonl", _log(setting))
+        step("report: HTML and PDF")(0, 1)
+        render_run(setting.run)
+        write_manifest(setting.run)
+    return audit, setting.run
+
+
+def _measure(setting: Setting, begun: float) -> Audit:
+    """Run the stages in order; a failed known effect ends the audit before anything is said about groups."""
+    legal = answers(setting.card.legal, setting.card.task)
+    with setting.stage("known effects (colour and blur controls)"):
+        controls = check_known_effects(setting)
+    if not controls.valid:
+        return record_audit(setting, legal, controls, None, None, EMPTY, time.monotonic() - begun)
+    with setting.stage("models"):
+        models = train_audited(setting)
+    with setting.stage("identities"):
+        controls, design_c = _with_own(controls, setting, models)
+    if not controls.valid:
+        return record_audit(setting, legal, controls, models, None, EMPTY, time.monotonic() - begun)
+    with setting.stage("patching"):
+        swept = sweep_all(setting, models, design_c=design_c)
+    with setting.stage("evidence"):
+        setting.step("evidence: permutations and intervals")(0, 1)
+        judged = judge_effects(setting, swept, {"data": setting.samples.fingerprint, **models.hashes()})
+    return record_audit(setting, legal, controls, models, swept, judged, time.monotonic() - begun)
+
+
+def _with_own(controls: ControlReport, setting: Setting, models: AuditedModels) -> tuple[ControlReport, bool]:
+    """Add the identities on the audit's own model, and tell whether Design C may run."""
+    own = check_own_model(setting, models)
+    reference = check_reference_models(setting, models)
+    failed = [c for c in reference if not c.passed]
+    not_run = [*controls.not_run]
+    if not reference:
+        not_run.append("Design C: it needs training by this audit and training.balanced_seeds of at least 1.")
+    if failed:
+        not_run += [f"Design C: {c.title.lower()}: failed ({c.setting}); its estimates are left out." for c in failed]
+    together = ControlReport(
+        valid=controls.valid and all(c.passed for c in own),
+        controls=[*own, *controls.controls, *([] if failed else reference)],
+        grids=controls.grids,
+        setting=controls.setting,
+        not_run=not_run,
+    )
+    return together, bool(reference) and not failed
+
+
+def prepare(request: Request, step: Step) -> Setting:
+    """Open card, data and weights, and find the run directory; nothing is written yet."""
+    card = load_card(request.card_path)
+    torch.use_deterministic_algorithms(True)
+    samples = read_samples(card, card_path=request.card_path, data_root=request.data_root)
+    cache = cache_folder()
+    backbone = find_backbone(card, request, cache, step)
+    model = backbone.build_as_is(len(samples.labels)) if card.training == "none" else backbone.build(len(samples.labels))
+    size = int(model.patch_embed.img_size[0])
+    tick = step("data: decoding images")
+    keys = samples.frame["image"].tolist()
+    pixels = load_pixels(samples.source, keys, size, progress=lambda n: tick(n, len(keys)))
+    key = question_hash(
+        {
+            "card": card.model_dump(),
+            "data": samples.fingerprint,
+            "base": backbone.body_hash(),
+            "version": __version__,
+            "torch": torch.__version__,
+        }
+    )
+    return Setting(
+        card=card,
+        card_path=request.card_path,
+        data_root=request.data_root,
+        run=run_folder(request.out, card.name, key),
+        cache=cache,
+        samples=samples,
+        pixels=pixels,
+        backbone=backbone,
+        step=step,
+        command=request.command,
+        started=utc_now(),
+    )
+
+
+def find_backbone(card: Card, request: Request, cache: Path, step: Step) -> Backbone:
+    """Find the weights that the card names; ``rendered`` ones are made here."""
+    weights = card.model.weights
+    if card.training == "none" and weights in ("pretrained", "none", "rendered"):
+        raise ModelError("model.weights", f"'{weights}' with training: none", "name the weights file to audit")
+    if weights == "rendered":
+        return Backbone(card.model, rendered_base(card.model, cache=cache, progress=step("base: rendered faces")))
+    if weights in ("pretrained", "none"):
+        return Backbone(card.model, None)
+    return Backbone(card.model, resolve(weights, card_path=request.card_path, data_root=request.data_root))
+
+
+def _log(setting: Setting) -> str:
+    """Return the stages and their seconds, one JSON object a line."""
+    return "".join(json.dumps({"stage": name, "seconds": seconds}) + "\n" for name, seconds in setting.stages)

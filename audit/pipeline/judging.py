@@ -1,0 +1,122 @@
+"""Stage: from stored effects to rates, contrasts, heads and findings."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from audit.data.samples import UNKNOWN
+from audit.evidence.disparity import Question, Thresholds, contrasts, rates_by_group, with_seeds
+from audit.evidence.findings import Context, make_findings
+from audit.evidence.heads import Settings, localise
+from audit.evidence.outcome import localisation
+from audit.pipeline.setting import Setting
+from audit.pipeline.sweeping import Swept
+from audit.records import ContrastRow, Finding, HeadGrid, HeadRow, RateRow, Stability
+
+JOINED = " x "
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Everything that the report says about groups and heads."""
+
+    rates: list[RateRow]
+    contrasts: list[ContrastRow]
+    heads: list[HeadRow]
+    stability: list[Stability]
+    localisation: dict[str, str]
+    findings: list[Finding]
+    grids: list[HeadGrid]
+
+
+def judge_effects(setting: Setting, swept: Swept, hashes: dict[str, str]) -> Judged:
+    """Compare groups, grade heads, and write the findings."""
+    outcomes = list(setting.outcomes)
+    by_seed = [_predictions(setting, swept, seed) for seed in setting.seeds]
+    frame = by_seed[0]
+    asked = questions(setting, frame)
+    limits = Thresholds(
+        alpha=setting.card.audit.alpha,
+        min_group_size=setting.card.audit.min_group_size,
+        impact_ratio_below=setting.card.policy.impact_ratio_below,
+        gap_above=setting.card.policy.gap_above,
+    )
+    rates = [row for question in asked for row in rates_by_group(frame, question, outcomes)]
+    compared = [contrasts(f, asked, outcomes, limits) for f in by_seed]
+    rows = with_seeds(compared[0], compared)
+    spec = setting.card.audit
+    heads, stability = localise(
+        swept.effects,
+        swept.effects.contrasts(setting.seeds[0]),
+        outcomes,
+        setting.seeds,
+        Settings(spec.alpha, spec.permutations, spec.bootstrap, spec.seed, spec.min_group_size),
+    )
+    where = localisation(heads)
+    context = Context(
+        name=setting.card.name,
+        model=setting.card.model.name,
+        matched_on=setting.samples.nuisance,
+        unknown={a: info.unknown_images for a, info in setting.samples.attributes.items()},
+        alpha=spec.alpha,
+        gap_above=limits.gap_above,
+        impact_ratio_below=limits.impact_ratio_below,
+        hashes=hashes,
+        seeds=setting.seeds,
+    )
+    findings = [
+        f.model_copy(update={"reproduce": f"vit-audit reproduce {shlex.quote(setting.run.name)} {f.id}"})
+        for f in make_findings(rows, heads, where, context)
+    ]
+    return Judged(rates, rows, heads, stability, where, findings, _grids(heads))
+
+
+def _predictions(setting: Setting, swept: Swept, seed: int) -> pd.DataFrame:
+    """Join the samples with one seed's predictions; intersections get columns of their own."""
+    own = swept.effects.unpatched
+    own = own[own["seed"] == seed].set_index("recipient").drop(columns="seed")
+    frame = setting.samples.frame.drop(columns="predicted", errors="ignore").join(own, how="inner")
+    for combination in setting.card.intersections:
+        known = (frame[combination] != UNKNOWN).all(axis=1)
+        joined = frame[combination].agg(JOINED.join, axis=1)
+        frame[JOINED.join(combination)] = joined.where(known, UNKNOWN)
+    return frame
+
+
+def questions(setting: Setting, frame: pd.DataFrame) -> list[Question]:
+    """Return what is compared: every attribute, then every intersection, each with its reference."""
+    asked = [Question(name, info.reference, info.groups) for name, info in setting.samples.attributes.items()]
+    for combination in setting.card.intersections:
+        infos = [setting.samples.attributes[name] for name in combination]
+        reference = JOINED.join(info.reference for info in infos)
+        grid = np.array(np.meshgrid(*[info.groups for info in infos], indexing="ij")).reshape(len(infos), -1).T
+        asked.append(Question(JOINED.join(combination), reference, [JOINED.join(map(str, g)) for g in grid]))
+    return asked
+
+
+def _grids(heads: Sequence[HeadRow]) -> list[HeadGrid]:
+    """Lay the mediated gaps out layer by layer, a grid for each contrast and outcome."""
+    marks = {"confirmed": "confirmed", "found, not confirmed": "discovered"}
+    grids = []
+    for contrast, outcome in dict.fromkeys((h.contrast, h.outcome) for h in heads):
+        rows = [h for h in heads if (h.contrast, h.outcome) == (contrast, outcome)]
+        layers = sorted({h.layer for h in rows})
+        by_layer = [sorted((h for h in rows if h.layer == i), key=lambda h: h.head) for i in layers]
+        grids.append(
+            HeadGrid(
+                id=f"bias:{contrast}:{outcome}",
+                title=f"Where the gap in '{outcome}' is carried: {contrast.replace(':', ', ')}",
+                unit="points of mean probability",
+                values=[[h.confirmation.value for h in layer] for layer in by_layer],
+                marks=[[marks.get(h.verdict, "") for h in layer] for layer in by_layer],
+                layers=layers,
+                caption="Mediated gap of each head on the confirmation split; positive: the head widens the gap "
+                "between the group and its reference.",
+            )
+        )
+    return grids

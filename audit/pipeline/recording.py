@@ -1,0 +1,241 @@
+"""Stage: everything into one record, ``audit.json``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+import torch
+from sklearn.metrics import balanced_accuracy_score
+
+from audit import __version__
+from audit.card.schema import Card
+from audit.data.summary import describe_data
+from audit.evidence.outcome import NOT_SHOWN, decide
+from audit.patching.sites import heads_of
+from audit.pipeline.judging import Judged
+from audit.pipeline.setting import Setting
+from audit.pipeline.sweeping import Swept, swept_layers
+from audit.pipeline.training import AuditedModels
+from audit.records import Audit, ControlReport, LegalAnswer, MethodReport, ModelInfo, Provenance
+from audit.store import file_hash
+
+PACKAGES = ("torch", "torchvision", "timm", "fairlearn", "pandas", "numpy", "scipy", "statsmodels", "weasyprint")
+EMPTY = Judged([], [], [], [], {}, [], [])
+ESTIMANDS = [
+    (
+        "Audited gap",
+        "D_c = sum_y w_y (P(called c | group a, label y) - P(called c | reference b, label y))",
+        "How much more often one group is called c than the reference, among images with the same label; the labels "
+        "weigh the same in both groups.",
+    ),
+    (
+        "Interventional indirect effect",
+        "IIE_{a->b}(h, c) = E_x [ E_x' p_c(x; u_h <- u_h(x')) - E_x'' p_c(x; u_h <- u_h(x'')) ]",
+        "How the probability of c changes for images of group a when head h writes what it writes for an image of "
+        "group b (x'), beyond what it does when it writes what it writes for another image of group a (x'').",
+    ),
+    (
+        "Mediated gap of a head",
+        "(IIE_{b->a} - IIE_{a->b}) / 2",
+        "How much the gap in the mean probability shrinks when the head's donors come from both groups alike.",
+    ),
+    (
+        "Change with the balanced model's head (Design C)",
+        "gap(M; u_h <- u_h of another seed) - gap(M; u_h <- u_h of the balanced model)",
+        "How much the gap shrinks when the head writes what it writes in a model trained on a balanced sample, beyond "
+        "what another model of the same training does.",
+    ),
+]
+
+
+def registration(card: Card) -> dict[str, object]:
+    """Return what is fixed before the run: thresholds, metrics and families as the card and this version have them."""
+    return {
+        "version": __version__,
+        "audit": card.audit.model_dump(),
+        "policy": card.policy.model_dump(),
+        "groups": {k: v.model_dump() for k, v in card.groups.items()},
+        "intersections": card.intersections,
+        "match_on": card.match_on,
+        "estimands": ESTIMANDS,
+    }
+
+
+def record_audit(
+    setting: Setting,
+    legal: Sequence[LegalAnswer],
+    controls: ControlReport,
+    models: AuditedModels | None,
+    swept: Swept | None,
+    judged: Judged,
+    seconds: float,
+) -> Audit:
+    """Put the record together. Where a control failed, nothing about groups or heads is in it."""
+    card = setting.card
+    shown = judged if controls.valid else EMPTY
+    verdict = decide(controls, shown.contrasts, gap_above=card.policy.gap_above)
+    fixed = hashlib.sha256(json.dumps(registration(card), sort_keys=True).encode()).hexdigest()
+    data = describe_data(setting.samples, card)
+    if swept is not None:
+        missed = [f"{n} images of {where} had no matching donor" for where, n in swept.without_donor.items() if n]
+        data = data.model_copy(update={"warnings": [*data.warnings, *missed]})
+    return Audit(
+        audit_id=setting.run.name,
+        name=card.name,
+        task=card.task,
+        outcome=verdict.outcome,
+        exit_code=verdict.exit_code,
+        reasons=verdict.reasons,
+        not_shown=NOT_SHOWN,
+        next_steps=verdict.next_steps,
+        intended_use=card.intended_use,
+        out_of_scope=card.out_of_scope,
+        model=_model_info(setting, models),
+        legal=list(legal),
+        controls=controls,
+        data=data,
+        rates=shown.rates,
+        contrasts=shown.contrasts,
+        findings=shown.findings,
+        heads=shown.heads,
+        grids=shown.grids,
+        stability=shown.stability,
+        localisation=shown.localisation,
+        method=_method(setting, fixed, controls),
+        provenance=_provenance(setting, models, fixed, seconds),
+        synthetic=card.data.reader == "synthetic",
+    )
+
+
+def _model_info(setting: Setting, models: AuditedModels | None) -> ModelInfo:
+    card, backbone = setting.card, setting.backbone
+    model = models.primary if models is not None else backbone.build(len(setting.samples.labels))
+    accuracy, balanced = _accuracies(setting)
+    own = setting.training is None
+    return ModelInfo(
+        name=card.model.name,
+        origin="the user's own checkpoint" if own else f"trained by this audit from weights '{_shown(card.model.weights)}'",
+        weights_sha256=next(iter(models.hashes().values())) if models is not None else backbone.body_hash(),
+        parameters=sum(p.numel() for p in model.parameters()),
+        layers=len(model.blocks),
+        heads=heads_of(model, 0),
+        image_size=int(model.patch_embed.img_size[0]),
+        classes=list(setting.samples.labels),
+        training=_training_words(setting),
+        seeds=setting.seeds if not own else [],
+        accuracy_by_seed=accuracy,
+        balanced_accuracy_by_seed=balanced,
+    )
+
+
+def _shown(weights: str) -> str:
+    """Return a weights file's name without its folders, which are nobody else's business."""
+    return Path(weights).name
+
+
+def _accuracies(setting: Setting) -> tuple[list[float], list[float]]:
+    path = setting.run / "effects" / "unpatched.parquet"
+    if not path.is_file():
+        return [], []
+    own = pd.read_parquet(path, columns=["seed", "recipient", "predicted"])
+    truth = setting.samples.frame["label"]
+    plain, balanced = [], []
+    for seed in setting.seeds:
+        part = own[own["seed"] == seed]
+        labels = truth.loc[part["recipient"]].to_numpy()
+        plain.append(float((labels == part["predicted"].to_numpy()).mean()))
+        balanced.append(float(balanced_accuracy_score(labels, part["predicted"])))
+    return plain, balanced
+
+
+def _training_words(setting: Setting) -> str:
+    training = setting.training
+    if training is None:
+        return "not trained by this audit"
+    blocks = setting.card.model.train_blocks
+    what = "all parts" if blocks is None else f"the last {blocks} blocks"
+    n = int((setting.samples.frame["split"] == "train").sum())
+    return (
+        f"{what} fine-tuned on {n} images for {training.epochs} epochs, batches of {training.batch_size}, AdamW, "
+        f"learning rate {training.learning_rate:g} with cosine schedule, weight decay {training.weight_decay:g}"
+    )
+
+
+def _method(setting: Setting, fixed: str, controls: ControlReport) -> MethodReport:
+    card = setting.card
+    layers = swept_layers(setting)
+    engine = next((c for c in controls.controls if c.id == "engine"), None)
+    agreement = "not measured, the audit ended before" if engine is None else f"{engine.estimate.value:.1e} in a logit"
+    return MethodReport(
+        preregistration_sha256=fixed,
+        hypotheses=[
+            "At equal labels, every group is called each outcome as often as its reference.",
+            "No attention head's output carries a difference between groups to the prediction.",
+        ],
+        metrics=["label-standardised gap", "true-positive-rate gap", "false-positive-rate gap", "mediated gap"],
+        thresholds={
+            "alpha": card.audit.alpha,
+            "policy.gap_above": card.policy.gap_above,
+            "policy.impact_ratio_below": card.policy.impact_ratio_below,
+            "min_group_size": float(card.audit.min_group_size),
+        },
+        family=(
+            "Rates: Holm over all groups, intersections, outcomes and the three gaps. Heads: max-|T| over "
+            f"{len(layers)} layers' heads x outcomes x contrasts on the discovery split by swapping donor labels "
+            "within matched pairs; Holm over the found heads on the confirmation split."
+        ),
+        permutations=card.audit.permutations,
+        bootstrap=card.audit.bootstrap,
+        estimands=ESTIMANDS,
+        designs=[
+            "Design A: heads patched between images of two groups, with a same-group placebo.",
+            "Design C: heads patched from a model trained on a balanced sample, with another seed as placebo.",
+        ],
+        engine=f"exact patching, float32, CPU; largest difference from plain hooks in this run: {agreement}",
+    )
+
+
+def _provenance(setting: Setting, models: AuditedModels | None, fixed: str, seconds: float) -> Provenance:
+    hashes = {
+        "card": file_hash(setting.card_path),
+        "data": setting.samples.fingerprint,
+        "preregistration": fixed,
+        "base weights": setting.backbone.body_hash(),
+    }
+    training = setting.training
+    return Provenance(
+        command=setting.command,
+        started=setting.started,
+        seconds=round(seconds, 1),
+        run_by=setting.card.report.run_by or "not stated",
+        hardware=_hardware(),
+        versions={"vit-audit": __version__, "python": sys.version.split()[0], **{p: version(p) for p in PACKAGES}},
+        seeds=[] if training is None else training.seeds,
+        hashes={**hashes, **(models.hashes() if models is not None else {})},
+        stages=setting.stages,
+    )
+
+
+def _hardware() -> str:
+    """Return the processor and how many cores torch uses; no host name."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = [x for x in info.read_text(encoding="utf-8").splitlines() if x.startswith("model name")]
+        name = lines[0].split(":", 1)[1].strip() if lines else name
+    return f"{name}, {torch.get_num_threads()} threads, no accelerator used"
+
+
+def utc_now() -> str:
+    """Return the time as ISO 8601, to the second."""
+    return datetime.fromtimestamp(time.time(), UTC).replace(microsecond=0).isoformat()
+

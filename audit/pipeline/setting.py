@@ -1,0 +1,77 @@
+"""What every stage of one run shares."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from audit.card.schema import Card, TrainingSpec
+from audit.data.pixels import Pixels
+from audit.data.samples import Samples
+from audit.data.summary import audited_outcomes
+from audit.models.build import Backbone
+from audit.patching.plans import Contrast
+
+Step = Callable[[str], Callable[[int, int], None]]
+
+
+@dataclass
+class Setting:
+    """One run: card, data, folders, progress, and the seconds that each stage took."""
+
+    card: Card
+    card_path: Path
+    data_root: Path | None
+    run: Path
+    cache: Path
+    samples: Samples
+    pixels: Pixels
+    backbone: Backbone
+    step: Step
+    command: str
+    started: str
+    stages: list[tuple[str, float]] = field(default_factory=list)
+
+    @property
+    def training(self) -> TrainingSpec | None:
+        """How to train, or None where the user's own model is audited."""
+        return None if self.card.training == "none" else self.card.training
+
+    @property
+    def seeds(self) -> list[int]:
+        """Training seeds; one nominal seed for the user's own model."""
+        return [0] if self.training is None else self.training.seeds
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """Audited labels and their class numbers."""
+        return {name: self.samples.labels.index(name) for name in audited_outcomes(self.card, self.samples.labels)}
+
+    @property
+    def targets(self) -> npt.NDArray[np.int64]:
+        """Class number of every image."""
+        numbers = {name: i for i, name in enumerate(self.samples.labels)}
+        return self.samples.frame["label"].map(numbers).to_numpy(dtype=np.int64)
+
+    @property
+    def contrasts(self) -> list[Contrast]:
+        """Every group of every attribute against its reference."""
+        return [
+            Contrast(name, group, info.reference)
+            for name, info in self.samples.attributes.items()
+            for group in info.groups
+            if group != info.reference
+        ]
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage."""
+        begun = time.monotonic()
+        yield
+        self.stages.append((name, round(time.monotonic() - begun, 1)))

@@ -1,0 +1,147 @@
+"""Stage: the sweeps of Designs A and C, stored one row an image x head x donor kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from audit.evidence.heads import StoredEffects
+from audit.patching.plans import Contrast, plan_group_swap
+from audit.patching.sweep import DonorKind, measure_unpatched, sweep
+from audit.pipeline.checking import trained_layers
+from audit.pipeline.setting import Setting
+from audit.pipeline.training import AuditedModels, reseed_of
+from audit.store import write_table
+
+AUDIT_SPLITS = ("discovery", "confirmation")
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Stored effects, and how many recipients found no donor."""
+
+    effects: StoredEffects
+    without_donor: dict[str, int]
+
+
+def sweep_all(setting: Setting, models: AuditedModels, *, design_c: bool) -> Swept:
+    """Measure unpatched images, Design A for every seed, and Design C for the first. What stands is not redone."""
+    unpatched = _unpatched(setting, models)
+    plans, without_donor = _plans(setting)
+    swaps = [_swap(setting, models, seed, plans) for seed in setting.seeds]
+    reference = _reference(setting, models) if design_c else None
+    frame = setting.samples.frame
+    effects = StoredEffects(pd.concat(swaps, ignore_index=True), reference, unpatched, frame, models.balanced_on)
+    return Swept(effects, without_donor)
+
+
+def audit_rows(setting: Setting) -> npt.NDArray[np.int64]:
+    """Return the rows of all images kept out of training."""
+    return np.flatnonzero(setting.samples.frame["split"].isin(AUDIT_SPLITS)).astype(np.int64)
+
+
+def _named(table: pd.DataFrame, labels: tuple[str, ...]) -> pd.DataFrame:
+    """Replace class numbers by class names."""
+    return table.assign(predicted=pd.Categorical.from_codes(table["predicted"].to_numpy(), list(labels)).astype(str))
+
+
+def _unpatched(setting: Setting, models: AuditedModels) -> pd.DataFrame:
+    path = setting.run / "effects" / "unpatched.parquet"
+    if path.is_file():
+        return pd.read_parquet(path)
+    outcomes, rows = setting.outcomes, audit_rows(setting)
+    parts = [
+        measure_unpatched(models.by_seed[seed], setting.pixels, rows, outcomes).assign(seed=seed)
+        for seed in setting.seeds
+    ]
+    table = _named(pd.concat(parts, ignore_index=True), setting.samples.labels)
+    write_table(path, table)
+    return table
+
+
+def _plans(setting: Setting) -> tuple[list[tuple[Contrast, str, pd.DataFrame]], dict[str, int]]:
+    """Match recipients and donors for every contrast and audit split."""
+    plans, without = [], {}
+    spec = setting.card.audit
+    for contrast in setting.contrasts:
+        for number, split in enumerate(AUDIT_SPLITS):
+            plan = plan_group_swap(
+                setting.samples.of_split(split),
+                contrast,
+                setting.samples.nuisance,
+                seed=spec.seed + number,
+                max_images=spec.max_images,
+            )
+            without[f"{contrast} {split}"] = plan.without_donor
+            if len(plan.rows):
+                plans.append((contrast, split, plan.rows))
+    return plans, without
+
+
+def swept_layers(setting: Setting) -> range:
+    """Return the layers whose heads are patched."""
+    trained = trained_layers(setting)
+    return trained if setting.card.audit.layers == "trained" else range(trained.stop)
+
+
+def _swap(
+    setting: Setting, models: AuditedModels, seed: int, plans: list[tuple[Contrast, str, pd.DataFrame]]
+) -> pd.DataFrame:
+    """Run Design A of one seed."""
+    path = setting.run / "effects" / f"swap-seed-{seed}.parquet"
+    if path.is_file():
+        return pd.read_parquet(path)
+    model, parts = models.by_seed[seed], []
+    for contrast, split, rows in plans:
+        table = sweep(
+            model,
+            setting.pixels,
+            rows["recipient"].to_numpy(dtype=np.int64),
+            [DonorKind(k, model, rows[k].to_numpy(dtype=np.int64)) for k in ("cross", "placebo")],
+            layers=swept_layers(setting),
+            outcomes=setting.outcomes,
+            progress=setting.step(f"patching: {contrast}, {split}, seed {seed}"),
+        )
+        plan = rows[["unit", "side", "label"]]
+        parts.append(table.join(plan, on="position").assign(contrast=str(contrast), split=split, seed=seed))
+    table = _named(pd.concat(parts, ignore_index=True), setting.samples.labels) if parts else _no_swaps(setting)
+    keys = setting.samples.frame["image"]
+    table = table.assign(image=keys.loc[table["recipient"]].to_numpy(), donor_image=keys.loc[table["donor"]].to_numpy())
+    write_table(path, table)
+    return table
+
+
+def _no_swaps(setting: Setting) -> pd.DataFrame:
+    """Return the table of a sweep in which nobody had a donor."""
+    columns = ["position", "recipient", "donor", "donor_kind", "layer", "head", "predicted", "unit", "side", "label"]
+    values = [f"{kind}:{name}" for name in setting.outcomes for kind in ("p", "m")]
+    return pd.DataFrame(columns=[*columns, *values, "contrast", "split", "seed"])
+
+
+def _reference(setting: Setting, models: AuditedModels) -> pd.DataFrame | None:
+    """Run Design C: heads of the balanced model and of a second seed into the first, each image its own donor."""
+    reseed = reseed_of(setting)
+    if reseed is None:
+        return None
+    path = setting.run / "effects" / "reference.parquet"
+    if path.is_file():
+        return pd.read_parquet(path)
+    rows = audit_rows(setting)
+    balanced = [DonorKind(f"balanced-{k}", m, rows) for k, m in enumerate(models.balanced)]
+    table = sweep(
+        models.primary,
+        setting.pixels,
+        rows,
+        [*balanced, DonorKind("reseed", models.by_seed[reseed], rows)],
+        layers=swept_layers(setting),
+        outcomes=setting.outcomes,
+        progress=setting.step("patching: balanced reference model"),
+    )
+    table = _named(table, setting.samples.labels)
+    keys = setting.samples.frame["image"]
+    table = table.assign(image=keys.loc[table["recipient"]].to_numpy())
+    write_table(path, table)
+    return table

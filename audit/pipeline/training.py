@@ -1,0 +1,117 @@
+"""Stage: the audited models, trained or taken as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
+
+from audit.card.schema import TrainingSpec
+from audit.data.splits import balanced_training
+from audit.models.checkpoint import hash_state, save_weights
+from audit.models.finetune import Recipe, Views, finetune, make_views, mirrored
+from audit.pipeline.setting import Setting
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class AuditedModels:
+    """The models by seed, the balanced reference models, and the hash of the base that all were trained from."""
+
+    by_seed: Mapping[int, VisionTransformer]
+    balanced: list[VisionTransformer]
+    balanced_on: str  # the attribute
+    base_hash: str
+
+    @property
+    def primary(self) -> VisionTransformer:
+        """The model whose numbers the report quotes: the first seed's."""
+        return next(iter(self.by_seed.values()))
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each audited model's weights."""
+        return {f"model seed {seed}": hash_state(m.state_dict()) for seed, m in self.by_seed.items()}
+
+
+def train_audited(setting: Setting) -> AuditedModels:
+    """Train a model for each seed and the balanced references, or load the user's own. What stands is not redone."""
+    classes = len(setting.samples.labels)
+    training = setting.training
+    if training is None:
+        model = setting.backbone.build_as_is(classes)
+        save_weights(model.state_dict(), setting.run / "models" / "audited.safetensors")
+        return AuditedModels({0: model}, [], "", hash_state(model.state_dict()))
+    base = setting.backbone.build(classes)
+    base_hash = hash_state(base.state_dict())
+    train = np.flatnonzero(setting.samples.frame["split"] == "train")
+    views: Views | None = None
+    by_seed: dict[int, VisionTransformer] = {}
+    balanced: list[VisionTransformer] = []
+    jobs = _jobs(setting, training, train)
+    for name, seed, rows in jobs:
+        model = setting.backbone.build(classes)
+        path = setting.run / "models" / f"{name}.safetensors"
+        if path.is_file():
+            model.load_state_dict(load_file(path))
+        else:
+            views = views or _views(base, setting, training, train)
+            recipe = _recipe(training, seed, setting.card.model.train_blocks)
+            positions = np.searchsorted(train, rows)
+            title = f"training: {name.replace('-', ' ')}"
+            finetune(model, views, setting.targets[train], recipe, rows=positions, progress=setting.step(title))
+            save_weights(model.state_dict(), path)
+        if name.startswith("seed"):
+            by_seed[seed] = model
+        else:
+            balanced.append(model)
+    return AuditedModels(by_seed, balanced, next(iter(setting.samples.attributes)), base_hash)
+
+
+def _jobs(setting: Setting, training: TrainingSpec, train: Rows) -> list[tuple[str, int, Rows]]:
+    """Return what is to be trained: name, seed, rows."""
+    jobs = [(f"seed-{seed}", seed, train) for seed in training.seeds]
+    if training.balanced_seeds:
+        attribute, info = next(iter(setting.samples.attributes.items()))
+        groups = [g for g in info.groups]
+        chosen = balanced_training(setting.samples.frame, attribute, groups, setting.card.audit.seed)
+        rows = np.asarray(chosen, dtype=np.int64)
+        jobs += [(f"balanced-{k}", 1000 + k, rows) for k in range(training.balanced_seeds)]
+        # Design C compares with a second seed; where the card gives one only, another is trained for that alone.
+        if len(training.seeds) == 1:
+            jobs.append((f"seed-{_reseed(training)}", _reseed(training), train))
+    return jobs
+
+
+def _reseed(training: TrainingSpec) -> int:
+    """Return the seed whose model is Design C's null donor."""
+    return training.seeds[1] if len(training.seeds) > 1 else training.seeds[0] + 1
+
+
+def reseed_of(setting: Setting) -> int | None:
+    """Return the seed of Design C's null donor, or None where Design C does not run."""
+    training = setting.training
+    return None if training is None or not training.balanced_seeds else _reseed(training)
+
+
+def _views(base: VisionTransformer, setting: Setting, training: TrainingSpec, train: Rows) -> Views:
+    pixels = setting.pixels[train]
+    both = [pixels, mirrored(pixels)] if training.flip else [pixels]
+    setting.step("training: features of the frozen blocks")(0, 1)
+    return make_views(base, both, setting.card.model.train_blocks)
+
+
+def _recipe(training: TrainingSpec, seed: int, train_blocks: int | None) -> Recipe:
+    return Recipe(
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        warmup_share=training.warmup_share,
+        seed=seed,
+        train_blocks=train_blocks,
+    )

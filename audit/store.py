@@ -1,0 +1,107 @@
+"""The run directory: found again by what the run is made of, locked while in use, written whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from audit.errors import UnfinishedError
+
+CACHE_VARIABLE = "VIT_AUDIT_CACHE"
+MANIFEST = "manifest.json"
+LOCK = ".lock"
+DIGEST_CHUNK = 1 << 20
+
+
+def cache_folder() -> Path:
+    """Return the folder of trained control models: ``VIT_AUDIT_CACHE``, else the user's cache folder."""
+    given = os.environ.get(CACHE_VARIABLE)
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(given) if given else Path(base) / "vit-audit"
+
+
+def slug(name: str) -> str:
+    """Return a name that is safe as a folder's."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "audit"
+
+
+def question_hash(made_of: Mapping[str, object]) -> str:
+    """Return the SHA-256 of all that a run is made of."""
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def run_folder(out: Path, name: str, key: str) -> Path:
+    """Return the folder of a run: an earlier one of the same question, else a new one named by date and hash."""
+    ending = f"-{key[:8]}"
+    earlier = sorted(p for p in out.glob(f"{slug(name)}-*{ending}") if p.is_dir())
+    if earlier:
+        return earlier[-1]
+    return out / f"{slug(name)}-{datetime.now(UTC):%Y-%m-%d}{ending}"
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold the run directory; a second run in it is refused. The folder goes again if nothing was written.
+
+    Raises
+    ------
+    UnfinishedError
+        If another process holds it, or it cannot be written to.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        handle = (run / LOCK).open("w")
+    except OSError as error:
+        raise UnfinishedError(str(run), f"cannot be written ({error.strerror})", "choose another --out") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UnfinishedError(str(run), "another run is at work in this folder", "wait for it to end") from error
+        yield
+    finally:
+        handle.close()
+        (run / LOCK).unlink(missing_ok=True)
+        if not any(run.iterdir()):
+            run.rmdir()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file through a temporary name and a rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a Parquet file through a temporary name and a rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    table.to_parquet(temporary, index=False, compression="zstd")
+    os.replace(temporary, path)
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(DIGEST_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_manifest(run: Path) -> None:
+    """Write the hash of every file of a run, itself and temporary files aside."""
+    files = sorted(p for p in run.rglob("*") if p.is_file() and p.name not in (MANIFEST, LOCK) and p.suffix != ".part")
+    rows = {p.relative_to(run).as_posix(): {"sha256": file_hash(p), "bytes": p.stat().st_size} for p in files}
+    write_text(run / MANIFEST, json.dumps({"files": rows}, indent=1) + "\n")
