@@ -30,7 +30,7 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
     """Turn the tool's own errors into one line and an exit code; ``--debug`` lets the traceback through."""
 
     @functools.wraps(command)
-    def wrapped(*args: Any, debug: bool, **kwargs: Any) -> None:  # noqa: ANN401 - click's own
+    def wrapped(*args: Any, debug: bool, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
         except AuditError as error:
@@ -66,15 +66,17 @@ def main() -> None:
 @main.command(epilog=EPILOG)
 @click.argument("card", type=click.Path(path_type=Path))
 @data_option
-@click.option("--out", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Where runs go.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Where runs go."
+)
 @reported
 def run(card: Path, data_root: Path | None, out: Path) -> None:
     """Run a whole audit of CARD: controls, models, patching, evidence, report.
 
     CARD is a YAML file or the name of a built-in card. Run the same command again to go on after an interruption.
     """
-    from audit.card.load import find_card  # noqa: PLC0415 - --help stays fast
-    from audit.pipeline import Request, run_audit  # noqa: PLC0415 - imports torch
+    from audit.card.load import find_card
+    from audit.pipeline import Request, run_audit
 
     command = "vit-audit run " + shlex.quote(card.as_posix() if not card.is_absolute() else card.name)
     request = Request(find_card(card), data_root, out, command)
@@ -90,8 +92,8 @@ def run(card: Path, data_root: Path | None, out: Path) -> None:
 @reported
 def check(card: Path, data_root: Path | None) -> None:
     """Check CARD and its data without training: faults, counts, and what the audit could detect."""
-    from audit.card.load import find_card, load_card  # noqa: PLC0415
-    from audit.data import counts_table, describe_data, read_samples  # noqa: PLC0415
+    from audit.card.load import find_card, load_card
+    from audit.data import counts_table, describe_data, read_samples
 
     path = find_card(card)
     loaded = load_card(path)
@@ -118,9 +120,9 @@ def check(card: Path, data_root: Path | None) -> None:
 @reported
 def init(path: Path, out: Path) -> None:
     """Write a first card for PATH, a CSV or Parquet table or a folder of class folders."""
-    from audit.card.first import first_card  # noqa: PLC0415
-    from audit.errors import InputError  # noqa: PLC0415
-    from audit.store import write_text  # noqa: PLC0415
+    from audit.card.first import first_card
+    from audit.errors import InputError
+    from audit.store import write_text
 
     if out.exists():
         raise InputError(str(out), "exists already", "remove it, or name another with --out")
@@ -133,8 +135,8 @@ def init(path: Path, out: Path) -> None:
 @reported
 def render(run_dir: Path) -> None:
     """Write the reports of RUN anew from its audit.json; needs no torch."""
-    from audit.report import render_run  # noqa: PLC0415
-    from audit.store import locked, write_manifest  # noqa: PLC0415
+    from audit.report import render_run
+    from audit.store import locked, write_manifest
 
     with locked(run_dir):
         for path in render_run(run_dir):
@@ -149,7 +151,7 @@ def render(run_dir: Path) -> None:
 @reported
 def reproduce(run_dir: Path, finding: str, data_root: Path | None) -> None:
     """Measure one FINDING of RUN again, from images and stored weights, and compare it with the report."""
-    from audit.pipeline.reproducing import reproduce_finding  # noqa: PLC0415 - imports torch
+    from audit.pipeline.reproducing import reproduce_finding
 
     result = reproduce_finding(run_dir, finding, data_root)
     click.echo(f"{result.title}\nexpected  {result.expected:+.6f}\nobtained  {result.obtained:+.6f}")
@@ -181,8 +183,8 @@ def summarise(audit: Audit, folder: Path) -> None:
 @contextmanager
 def progress() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     """Show steps with time left: bars in a terminal, a line now and then elsewhere."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn  # noqa: PLC0415
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -216,4 +218,3 @@ def _lines() -> Callable[[str], Callable[[int, int], None]]:
         return update
 
     return step
-

@@ -1,11 +1,11 @@
 """What can go wrong, as one tree. Each error names the place and the mend, in one line.
 
-    AuditError
-    ├── InputError          exit 2: the card, the data or the weights must change
-    │   ├── CardError       ... the card; carries every fault found, each with its line
-    │   ├── DataError       ... the images, the table, the groups
-    │   └── ModelError      ... the architecture or the weights
-    └── UnfinishedError     exit 5: the input may be right, but the run could not finish
+AuditError
+├── InputError          exit 2: the card, the data or the weights must change
+│   ├── CardError       ... the card; carries every fault found, each with its line
+│   ├── DataError       ... the images, the table, the groups
+│   └── ModelError      ... the architecture or the weights
+└── UnfinishedError     exit 5: the input may be right, but the run could not finish
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ Probabilities and rates are fractions in [0, 1]; differences of rates are fracti
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -16,6 +17,18 @@ SCHEMA_VERSION = "1.0"
 Outcome = Literal["PASSED", "DISPARITY FOUND", "INCONCLUSIVE", "INVALID"]
 State = Literal["disparity", "no disparity detected", "too little data", "not estimable"]
 Metric = Literal["standardised_gap", "tpr_gap", "fpr_gap"]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One group of an attribute against its reference."""
+
+    attribute: str
+    group: str
+    reference: str
+
+    def __str__(self) -> str:
+        return f"{self.attribute}:{self.group}-{self.reference}"
 
 
 class Record(BaseModel):

@@ -80,7 +80,7 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -88,7 +88,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     table.to_parquet(temporary, index=False, compression="zstd")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def file_hash(path: Path) -> str:

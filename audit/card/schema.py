@@ -82,7 +82,9 @@ class ModelSpec(CardPart):
     """The vision transformer."""
 
     name: str = "vit_small_patch16_224"  # a timm model name
-    weights: str = "pretrained"  # pretrained | rendered (a small base trained here) | none | FILE.safetensors | FILE.pth
+    weights: str = (
+        "pretrained"  # pretrained | rendered (a small base trained here) | none | FILE.safetensors | FILE.pth
+    )
     classes: list[str] | None = None  # class names of the user's own checkpoint, in the order of its outputs
     image_size: Positive | None = None  # default: the model's own
     train_blocks: Positive | None = None  # fine-tune the last so many blocks; default: all

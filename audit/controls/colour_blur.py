@@ -148,7 +148,7 @@ def run_channel(channel: Channel, *, seed: int = 0) -> ChannelResult:
     on_spoilt = measure_shift(channel.corrupted, channel.clean, spoilt, spoilt, targets, layers)
     null_spoilt = measure_shift(channel.corrupted, channel.null, spoilt, spoilt, targets, layers)
     order = np.random.default_rng(seed).permutation(len(targets))
-    others = clean_images[_elsewhere(targets, seed)]
+    others = clean_images[_elsewhere(targets)]
     shuffled = measure_shift(channel.corrupted, channel.clean, clean_images, others, targets, layers)
     choose, judge_on = order[: len(order) // 2], order[len(order) // 2 :]
     specific = Shift(effect.heads - null.heads, effect.joint - null.joint, effect.total - null.total)
@@ -162,7 +162,7 @@ def run_channel(channel: Channel, *, seed: int = 0) -> ChannelResult:
     return ChannelResult(controls, _grids(channel, specific, null, on_input))
 
 
-def _elsewhere(targets: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
+def _elsewhere(targets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return for each image another one of a different class, as far as possible."""
     order = np.argsort(targets, kind="stable")
     jump = int(np.bincount(targets).max())

@@ -78,7 +78,7 @@ def self_patch(subject: Subject, *, patch: Patch = patch_layer) -> Control:
 
 
 def writes_sum_to_attention(subject: Subject) -> Control:
-    """The writes of all heads and the projection's bias add up to what the attention layer puts out."""
+    """Add up the writes of all heads and the bias: the sum must be what the attention layer puts out."""
     model = subject.model
     trace = record(model, subject.images)
     errors = []
@@ -172,7 +172,7 @@ def rotation_changes_nothing(
         relation="<=",
         threshold=ENGINE_TOLERANCE * _scale(subject),
         n=len(subject.images),
-        meaning="Two models may be patched head for head: what is patched is what the head writes, not how it stores it.",
+        meaning="What is patched is what the head writes, not how it stores it; so two models may be compared.",
         mend=MEND,
     )
 

@@ -32,9 +32,7 @@ class Pair:
     setting: str
 
 
-def run_initialisation(
-    pair: Pair, pixels: Pixels, targets: npt.NDArray[np.int64], *, layers: range
-) -> list[Control]:
+def run_initialisation(pair: Pair, pixels: Pixels, targets: npt.NDArray[np.int64], *, layers: range) -> list[Control]:
     """Check base hash, head-to-head match and the interpolation barrier of two models.
 
     Parameters
@@ -51,7 +49,7 @@ def run_initialisation(
 
 
 def same_base(pair: Pair) -> Control:
-    """The two models started from the same weights."""
+    """Compare the hashes of the weights that the two models started from."""
     return judge(
         id=f"same_base:{pair.setting}",
         title="Both models were trained from the same weights",
@@ -100,7 +98,7 @@ def _product_cosine(
 
 
 def heads_match(pair: Pair, layers: range) -> Control:
-    """Each head resembles its namesake more than any other head of the layer, by its QK and OV products."""
+    """Match every head with the most similar one of the layer, by QK and OV products: it must be its namesake."""
     hits: list[bool] = []
     for layer in layers:
         best = circuit_similarity(pair.recipient, pair.donor, layer).argmax(1)

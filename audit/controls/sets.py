@@ -65,9 +65,7 @@ class ControlSet:
         return np.array_equal(self.targets["colour"][0], self.targets["blur"][0])
 
 
-def load_control_set(
-    card: Card, samples: Samples, size: int, *, card_path: Path, data_root: Path | None
-) -> ControlSet:
+def load_control_set(card: Card, samples: Samples, size: int, *, card_path: Path, data_root: Path | None) -> ControlSet:
     """Load what ``controls.card`` names, at the audited model's image size.
 
     Parameters
@@ -115,7 +113,7 @@ def _rendered(n_train: int, n_eval: int, size: int, seed: int) -> ControlSet:
 
 
 def _resized(pixels: Pixels, size: int) -> Pixels:
-    from PIL import Image  # noqa: PLC0415 - only here
+    from PIL import Image
 
     return np.stack([np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BICUBIC)) for p in pixels])
 

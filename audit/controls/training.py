@@ -24,11 +24,12 @@ from audit.data.pixels import Pixels
 from audit.models.build import Backbone
 from audit.models.checkpoint import hash_state, save_weights
 from audit.models.finetune import Recipe, Views, finetune, make_views
-from audit.models.transforms import blur, corrupt_pixels, gray
+from audit.models.transforms import Corruption, blur, corrupt_pixels, gray
 
 RECIPE_VERSION = 1  # raise when the training below changes: cached models are then made anew
 WEIGHT_DECAY = 0.05
 WARMUP_SHARE = 0.1
+CORRUPTIONS: Mapping[str, Corruption] = {"gray": gray, "blur": blur}
 Step = Callable[[str], Callable[[int, int], None]]  # a named progress bar
 
 
@@ -66,9 +67,7 @@ class ControlModels:
 
 def spoil(pixels: Pixels, corruption: str) -> Pixels:
     """Return pixels as the named condition sees them."""
-    return {"clean": lambda p: p, "gray": lambda p: corrupt_pixels(p, gray), "blur": lambda p: corrupt_pixels(p, blur)}[
-        corruption
-    ](pixels)
+    return pixels if corruption == "clean" else corrupt_pixels(pixels, CORRUPTIONS[corruption])
 
 
 def cache_key(backbone: Backbone, spec: ControlsSpec, images: ControlSet) -> str:
@@ -125,8 +124,7 @@ def _train_all(
     wanted: list[Condition],
     step: Step,
 ) -> VisionTransformer:
-    """Train the base, then every condition from it, in place. Small models without pretraining are
-    trained whole in the base."""
+    """Train the base, whole where it has no pretraining, then every condition from it, in place."""
     base = backbone.build(images.base_classes)
     spoilt = {name: spoil(images.train, name) for name in ("clean", "gray", "blur")}
     last = backbone.spec.train_blocks

@@ -113,9 +113,7 @@ def _agree(row: RateRow, by_group: pd.Series) -> None:
             raise AssertionError(f"{row.attribute}={row.group}: {name} {own} differs from fairlearn's {by_group[name]}")
 
 
-def _rate_row(
-    part: pd.DataFrame, group: str, question: Question, outcome: str, shares: dict[str, float]
-) -> RateRow:
+def _rate_row(part: pd.DataFrame, group: str, question: Question, outcome: str, shares: dict[str, float]) -> RateRow:
     truth = (part["label"] == outcome).to_numpy()
     chosen = (part["predicted"] == outcome).to_numpy()
     subjects = pd.factorize(part["subject"])[0].astype(np.int64)
@@ -179,9 +177,7 @@ def contrasts(
     ]
     tested = [d for d in drafts if d.combination is not None]
     adjusted = iter(holm([d.combination.p for d in tested if d.combination is not None]))
-    return [
-        d.row if d.combination is None else _decide(d, next(adjusted), len(tested), limits) for d in drafts
-    ]
+    return [d.row if d.combination is None else _decide(d, next(adjusted), len(tested), limits) for d in drafts]
 
 
 @dataclass(frozen=True)
@@ -266,8 +262,6 @@ def _decide(draft: _Draft, p_adjusted: float, family: int, limits: Thresholds) -
 def with_seeds(rows: Sequence[ContrastRow], by_seed: Sequence[Sequence[ContrastRow]]) -> list[ContrastRow]:
     """Add to each comparison its estimate under every training seed."""
     return [
-        row.model_copy(
-            update={"by_seed": [s[i].estimate.value for s in by_seed if s[i].estimate.value is not None]}
-        )
+        row.model_copy(update={"by_seed": [s[i].estimate.value for s in by_seed if s[i].estimate.value is not None]})
         for i, row in enumerate(rows)
     ]

@@ -106,7 +106,7 @@ def lay_out(effects: pd.DataFrame, unpatched: pd.DataFrame, subjects: pd.Series,
         label=pd.factorize(rows["label"], sort=True)[0].astype(np.int64),
         subject=pd.factorize(subjects.loc[rows["recipient"]])[0].astype(np.int64),
         unit=rows["unit"].to_numpy(dtype=np.int64),
-        heads=[(int(a), int(b)) for a, b in tables["cross"].columns],
+        heads=[(int(c[0]), int(c[1])) for c in tables["cross"].columns],
     )
 
 
@@ -239,6 +239,4 @@ def share_of_gap(effects: SwapEffects, bootstrap: Bootstrap) -> list[Estimate]:
         return [Estimate(value=None)] * effects.cross.shape[1]
     mediated = effects.mediated_weights()
     draws = bootstrap.mean(effects.difference, mediated, cell) / gap_draws[:, None]
-    return [
-        percentile_interval(v / gap, draws[:, k]) for k, v in enumerate(mediated @ effects.difference)
-    ]
+    return [percentile_interval(v / gap, draws[:, k]) for k, v in enumerate(mediated @ effects.difference)]

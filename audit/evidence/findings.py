@@ -17,8 +17,10 @@ METRIC_WORDS: Mapping[Metric, str] = {
 }
 ALTERNATIVES = (
     "The labels themselves may differ in quality between groups (label noise, annotators' own leanings).",
-    "Something that goes with the group in these images (hair, make-up, light, source, image quality) may be what the "
-    "model reads, unless donors were matched on it.",
+    (
+        "Something that goes with the group in these images (hair, make-up, light, source, image quality) may be what "
+        "the model reads, unless donors were matched on it."
+    ),
     "The audit images may not represent the images the model will meet.",
 )
 HEAD_ALTERNATIVES = (
@@ -117,8 +119,7 @@ def _disparity(
         severity_reason=_severity_reason(row, context),
         confidence=confidence,
         confidence_reason=(
-            f"adjusted p {_p(row.p_adjusted)} among {row.family_size} comparisons; "
-            + _seeds_agree(row.by_seed, value)
+            f"adjusted p {_p(row.p_adjusted)} among {row.family_size} comparisons; " + _seeds_agree(row.by_seed, value)
         ),
         criterion=(
             f"Policy of this audit: a gap above {100 * context.gap_above:.0f} points, or a ratio of rates below "
@@ -230,7 +231,7 @@ def _head(row: HeadRow, contrasts: Sequence[ContrastRow], context: Context, *, f
         p_adjusted=row.confirmation_p_adjusted,
         family_size=family,
         heads=[row.name],
-        intervention=f"what the head writes is replaced by what it writes for an image of the other group, same {matched}",
+        intervention=f"the head writes what it writes for an image of the other group, same {matched}",
         placebo=f"the same with an image of the same group, same {matched}: {spread(row.placebo)} by itself",
         percentile_in_layer=row.percentile_in_layer,
         accuracy_change=row.accuracy_change,

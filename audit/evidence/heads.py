@@ -23,7 +23,7 @@ from audit.evidence.effects import (
     weighted_estimates,
 )
 from audit.evidence.stats import Array, holm, smallest_detectable
-from audit.records import Estimate, HeadRow, Stability
+from audit.records import Contrast, Estimate, HeadRow, Stability
 
 MIN_UNITS = 10  # donor pairs; with fewer, swaps alone cannot reach small p-values
 
@@ -63,16 +63,15 @@ class StoredEffects:
     frame: pd.DataFrame
     balanced_on: str = ""
 
-    def contrasts(self, seed: int) -> list[str]:
-        """Return the contrasts that were patched in both splits, in order."""
-        rows = self.swap[self.swap["seed"] == seed].drop_duplicates(["contrast", "split"])
-        splits = rows.groupby("contrast", sort=False)["split"].nunique()
-        return [str(c) for c in splits.index[splits == 2]]
+    def patched_in_both_splits(self, contrasts: Sequence[Contrast]) -> list[Contrast]:
+        """Return those of ``contrasts`` that found recipients and donors in both splits."""
+        splits = self.swap.drop_duplicates(["contrast", "split"]).groupby("contrast")["split"].nunique()
+        return [c for c in contrasts if splits.get(str(c), 0) == 2]
 
-    def of(self, seed: int, contrast: str, split: str, outcome: str) -> SwapEffects:
+    def of(self, seed: int, contrast: Contrast, split: str, outcome: str) -> SwapEffects:
         """Lay out Design A of one seed, contrast, split and outcome."""
         swap = self.swap
-        rows = swap[(swap["seed"] == seed) & (swap["contrast"] == contrast) & (swap["split"] == split)]
+        rows = swap[(swap["seed"] == seed) & (swap["contrast"] == str(contrast)) & (swap["split"] == split)]
         own = self.unpatched[self.unpatched["seed"] == seed]
         return lay_out(rows, own, self.frame["subject"], outcome)
 
@@ -81,7 +80,7 @@ class StoredEffects:
 class Part:
     """One contrast and outcome on both splits, primary seed."""
 
-    contrast: str
+    contrast: Contrast
     outcome: str
     discovery: SwapEffects
     confirmation: SwapEffects
@@ -101,7 +100,11 @@ class Part:
 
 
 def localise(
-    stored: StoredEffects, contrasts: Sequence[str], outcomes: Sequence[str], seeds: Sequence[int], settings: Settings
+    stored: StoredEffects,
+    contrasts: Sequence[Contrast],
+    outcomes: Sequence[str],
+    seeds: Sequence[int],
+    settings: Settings,
 ) -> tuple[list[HeadRow], list[Stability]]:
     """Grade every head for every contrast and outcome.
 
@@ -119,9 +122,7 @@ def localise(
     ]
     discovered = _permute(parts, "discovery", settings, settings.seed)
     repeated = _permute(parts, "confirmation", settings, settings.seed + 1)
-    found = {
-        part.key: _found(part, result, settings) for part, result in zip(parts, discovered, strict=True)
-    }
+    found = {part.key: _found(part, result, settings) for part, result in zip(parts, discovered, strict=True)}
     confirmed_p = _confirm(parts, repeated, found)
     rows: list[HeadRow] = []
     for part, first in zip(parts, discovered, strict=True):
@@ -131,7 +132,7 @@ def localise(
 
 def _permute(parts: Sequence[Part], split: str, settings: Settings, seed: int) -> list[PermutationResult]:
     """Swap donor labels with outcomes of one contrast side by side, so that they share the swaps."""
-    by_contrast: dict[str, list[int]] = {}
+    by_contrast: dict[Contrast, list[int]] = {}
     for i, part in enumerate(parts):
         by_contrast.setdefault(part.contrast, []).append(i)
     families = [np.hstack([unit_sums(getattr(parts[i], split)) for i in ids]) for ids in by_contrast.values()]
@@ -186,7 +187,7 @@ def _rows_of(
     placebo = weighted_estimates(b.placebo - b.unpatched[:, None], both, b, boot_b)
     shares = share_of_gap(b, boot_b)
     accuracy = _accuracy_change(part, stored, seeds[0])
-    design_c = _design_c(part, stored, seeds[0], settings)
+    design_c = _design_c(part, stored, settings)
     by_seed = np.array([_mediated(stored.of(s, part.contrast, "confirmation", part.outcome)) for s in seeds])
     layers = np.array([layer for layer, _ in b.heads])
     size = np.abs([e.value or 0.0 for e in mediated_b])
@@ -199,7 +200,7 @@ def _rows_of(
         held = q is not None and q <= settings.alpha and same_sign
         rows.append(
             HeadRow(
-                contrast=part.contrast,
+                contrast=str(part.contrast),
                 outcome=part.outcome,
                 layer=layer,
                 head=head,
@@ -246,7 +247,7 @@ def _accuracy_change(part: Part, stored: StoredEffects, seed: int) -> list[float
     swap = stored.swap
     rows = swap[
         (swap["seed"] == seed)
-        & (swap["contrast"] == part.contrast)
+        & (swap["contrast"] == str(part.contrast))
         & (swap["split"] == "confirmation")
         & (swap["donor_kind"] == "cross")
     ]
@@ -257,21 +258,20 @@ def _accuracy_change(part: Part, stored: StoredEffects, seed: int) -> list[float
     return [float(v - base) for v in right]
 
 
-def _design_c(part: Part, stored: StoredEffects, seed: int, settings: Settings) -> list[Estimate] | None:
+def _design_c(part: Part, stored: StoredEffects, settings: Settings) -> list[Estimate] | None:
     """Return how the gap changes with each head of the balanced model, minus the same with another seed's.
 
     ``CM_h = gap(M) - gap(M; u_h of the balanced model)`` less ``gap(M) - gap(M; u_h of another seed)``, on all audit
     images of the contrast; clusters are subjects. Positive: the head's training on this sample widened the gap.
     """
-    attribute, groups = part.contrast.split(":", 1)
+    attribute, group = part.contrast.attribute, part.contrast.group
     if stored.reference is None or attribute != stored.balanced_on:
         return None
-    group = _group_of(groups, stored.frame[attribute])
     table = stored.reference.pivot(
         index="recipient", columns=["donor_kind", "layer", "head"], values=f"p:{part.outcome}"
     ).sort_index(axis=1)
     frame = stored.frame.loc[table.index]
-    known = frame[attribute].isin([group, groups.removeprefix(f"{group}-")]).to_numpy()
+    known = frame[attribute].isin([group, part.contrast.reference]).to_numpy()
     frame, table = frame[known], table[known]
     kinds = [k for k in table.columns.get_level_values(0).unique() if k.startswith("balanced")]
     balanced = np.mean([table[k].to_numpy(dtype=np.float64) for k in kinds], axis=0)
@@ -289,15 +289,6 @@ def _design_c(part: Part, stored: StoredEffects, seed: int, settings: Settings) 
     return weighted_estimates(effects.difference, effects.gap_weights(), effects, bootstrap)
 
 
-def _group_of(groups: str, values: pd.Series) -> str:
-    """Return the group of "<group>-<reference>", either of which may hold a dash."""
-    known = set(values)
-    for i, sign in enumerate(groups):
-        if sign == "-" and groups[:i] in known and groups[i + 1 :] in known:
-            return groups[:i]
-    raise ValueError(f"{groups}: not two groups of {sorted(known)}")
-
-
 def _stability(part: Part, stored: StoredEffects, seeds: Sequence[int]) -> Stability:
     """Compare the ranking of heads between the two splits, and between training seeds."""
     a, b = _mediated(part.discovery), _mediated(part.confirmation)
@@ -307,12 +298,12 @@ def _stability(part: Part, stored: StoredEffects, seeds: Sequence[int]) -> Stabi
     pairs = [_rank_correlation(x, y) for x, y in combinations(by_seed, 2)]
     known = [r for r in pairs if r is not None]
     return Stability(
-        contrast=part.contrast,
+        contrast=str(part.contrast),
         outcome=part.outcome,
         split_half_rank_correlation=_rank_correlation(a, b),
         top10_overlap=len(shared) / top,
         seeds_rank_correlation=float(np.mean(known)) if known else None,
-        note=f"{len(a)} heads; {top} compared for overlap, {top * top / len(a):.1f} expected by chance; {len(seeds)} seed(s)",
+        note=f"{len(a)} heads, {len(seeds)} seed(s); overlap of the top {top}, {top / len(a):.0%} expected by chance",
     )
 
 

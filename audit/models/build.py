@@ -111,7 +111,7 @@ def create_architecture(spec: ModelSpec, classes: int, *, pretrained: bool) -> V
     reason = why_not_patchable(model)
     if reason:
         raise unsupported(spec.name, reason)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def unsupported(name: str, reason: str) -> ModelError:

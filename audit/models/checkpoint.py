@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,9 +55,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     odd = [k for k, v in loaded.items() if not isinstance(v, torch.Tensor)]
     if odd:
         raise ModelError(str(path), f"'{odd[0]}' is not a tensor", "save model.state_dict() as .safetensors")
-    return {
-        str(k).removeprefix("module."): v.float() if v.is_floating_point() else v for k, v in loaded.items()
-    }
+    return {str(k).removeprefix("module."): v.float() if v.is_floating_point() else v for k, v in loaded.items()}
 
 
 def save_weights(state: StateDict, path: Path) -> None:
@@ -66,7 +63,7 @@ def save_weights(state: StateDict, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".part")
     save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def hash_state(state: StateDict) -> str:

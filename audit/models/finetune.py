@@ -147,9 +147,7 @@ def finetune(
     rows = np.arange(len(views)) if rows is None else rows
     _freeze(model, views.prefix, recipe)
     steps = math.ceil(len(rows) / recipe.batch_size)
-    optimizer = create_optimizer_v2(
-        model, opt="adamw", lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched="cosine",
@@ -172,7 +170,7 @@ def finetune(
             logits = _forward_tail(model, views, chosen, view_of[part])
             loss = F.cross_entropy(logits, torch.from_numpy(targets[chosen]))
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], CLIP_NORM)
             optimizer.step()
             total += float(loss.detach()) * len(chosen)
@@ -188,9 +186,7 @@ def finetune(
     return losses
 
 
-def _set_rate(
-    optimizer: torch.optim.Optimizer, scheduler: object, recipe: Recipe, done: int, steps: int
-) -> None:
+def _set_rate(optimizer: torch.optim.Optimizer, scheduler: object, recipe: Recipe, done: int, steps: int) -> None:
     """Follow timm's cosine schedule, with a linear start over the first share of all steps."""
     scheduler.step_update(done)  # type: ignore[attr-defined]
     warm = recipe.warmup_share * recipe.epochs * steps
@@ -215,7 +211,7 @@ def _forward_tail(
         pixels = np.stack([views.data[v][r] for v, r in zip(view_of, rows, strict=True)])
         stream = embed(model, as_input(model, pixels))
     else:
-        stream = torch.stack([views.data[v][r] for v, r in zip(view_of, rows, strict=True)])  # type: ignore[arg-type]
+        stream = torch.stack([views.data[v][r] for v, r in zip(view_of, rows, strict=True)])
     for block in model.blocks[views.prefix :]:
         stream = block(stream)
     return classify(model, stream)

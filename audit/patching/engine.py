@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
-from torch import nn
 from torch.nn import functional as F
 
 from audit.models.predict import classify
@@ -36,7 +35,7 @@ def rows_read(model: VisionTransformer) -> int | None:
     return None
 
 
-def _is_plain(block: nn.Module) -> bool:
+def _is_plain(block: Block) -> bool:
     """Tell whether a block's attention can be computed for some rows only by ``_leading_rows``."""
     return type(block) is Block and type(block.attn) is Attention and getattr(block.attn, "gate", None) is None
 
@@ -56,7 +55,7 @@ def _leading_rows(block: Block, stream: torch.Tensor, rows: int) -> torch.Tensor
     return _after_attention(block, stream[:, :rows] + block.ls1(out))
 
 
-def _after_attention(block: nn.Module, stream: torch.Tensor) -> torch.Tensor:
+def _after_attention(block: Block, stream: torch.Tensor) -> torch.Tensor:
     """Run the MLP half of a block."""
     out: torch.Tensor = stream + block.ls2(block.mlp(block.norm2(stream)))
     return out
@@ -113,7 +112,8 @@ def patch_layer(
         change = change[heads]
     patched = (after.unsqueeze(0) + change).flatten(0, 1)
     logits = [_continue(model, layer, part) for part in patched.split(ROWS_AT_ONCE)]
-    return torch.cat(logits).unflatten(0, (change.shape[0], -1))
+    patched_logits: torch.Tensor = torch.cat(logits).unflatten(0, (change.shape[0], -1))
+    return patched_logits
 
 
 @torch.inference_mode()
@@ -121,6 +121,6 @@ def continue_unpatched(model: VisionTransformer, recipient: Trace, layer: int, c
     """Return (copies, B, classes) logits by the engine's own path with no patch: the yardstick of a self-patch."""
     after = recipient.entering[layer] + recipient.attention[layer]
     stream = after.unsqueeze(0).expand(copies, *after.shape).flatten(0, 1)
-    return torch.cat([_continue(model, layer, part) for part in stream.split(ROWS_AT_ONCE)]).unflatten(
-        0, (copies, -1)
-    )
+    logits = [_continue(model, layer, part) for part in stream.split(ROWS_AT_ONCE)]
+    unpatched: torch.Tensor = torch.cat(logits).unflatten(0, (copies, -1))
+    return unpatched

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 from torch.nn import functional as F
 
@@ -21,8 +21,8 @@ from audit.patching.sites import Site, scale_of
 Writes = Mapping[Site, torch.Tensor]  # what each head shall add to the residual stream: (B, tokens, width)
 
 
-def _write_of(block: nn.Module, head: int, z: torch.Tensor) -> torch.Tensor:
-    """What one head writes: the projection of z with every other head set to zero, without the bias."""
+def _write_of(block: Block, head: int, z: torch.Tensor) -> torch.Tensor:
+    """Project z with every other head set to zero, without the bias: what one head writes."""
     width = z.shape[-1] // int(block.attn.num_heads)
     only = torch.zeros_like(z)
     only[..., head * width : (head + 1) * width] = z[..., head * width : (head + 1) * width]
@@ -80,7 +80,7 @@ def _catch_into(caught: list[torch.Tensor]) -> Callable[..., None]:
     return lambda _module, args: caught.append(args[0])
 
 
-def _replace_writes(block: nn.Module, writes: Writes, caught: list[torch.Tensor]) -> Callable[..., torch.Tensor]:
+def _replace_writes(block: Block, writes: Writes, caught: list[torch.Tensor]) -> Callable[..., torch.Tensor]:
     def hook(_module: nn.Module, _args: object, out: torch.Tensor) -> torch.Tensor:
         for site, write in writes.items():
             out = out + write - _write_of(block, site.head, caught[-1])

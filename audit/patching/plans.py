@@ -14,19 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from audit.records import Contrast
+
 PLAN_COLUMNS = ["recipient", "cross", "placebo", "unit", "side", "label"]
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """One group of an attribute against its reference."""
-
-    attribute: str
-    group: str
-    reference: str
-
-    def __str__(self) -> str:
-        return f"{self.attribute}:{self.group}-{self.reference}"
 
 
 @dataclass(frozen=True)

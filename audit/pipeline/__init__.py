@@ -113,7 +113,9 @@ def prepare(request: Request, step: Step) -> Setting:
     samples = read_samples(card, card_path=request.card_path, data_root=request.data_root)
     cache = cache_folder()
     backbone = find_backbone(card, request, cache, step)
-    model = backbone.build_as_is(len(samples.labels)) if card.training == "none" else backbone.build(len(samples.labels))
+    model = (
+        backbone.build_as_is(len(samples.labels)) if card.training == "none" else backbone.build(len(samples.labels))
+    )
     size = int(model.patch_embed.img_size[0])
     tick = step("data: decoding images")
     keys = samples.frame["image"].tolist()

@@ -37,9 +37,9 @@ class Judged:
 def judge_effects(setting: Setting, swept: Swept, hashes: dict[str, str]) -> Judged:
     """Compare groups, grade heads, and write the findings."""
     outcomes = list(setting.outcomes)
-    by_seed = [_predictions(setting, swept, seed) for seed in setting.seeds]
+    by_seed = [predictions(setting, swept.effects.unpatched, seed) for seed in setting.seeds]
     frame = by_seed[0]
-    asked = questions(setting, frame)
+    asked = questions(setting)
     limits = Thresholds(
         alpha=setting.card.audit.alpha,
         min_group_size=setting.card.audit.min_group_size,
@@ -52,7 +52,7 @@ def judge_effects(setting: Setting, swept: Swept, hashes: dict[str, str]) -> Jud
     spec = setting.card.audit
     heads, stability = localise(
         swept.effects,
-        swept.effects.contrasts(setting.seeds[0]),
+        swept.effects.patched_in_both_splits(setting.contrasts),
         outcomes,
         setting.seeds,
         Settings(spec.alpha, spec.permutations, spec.bootstrap, spec.seed, spec.min_group_size),
@@ -76,10 +76,9 @@ def judge_effects(setting: Setting, swept: Swept, hashes: dict[str, str]) -> Jud
     return Judged(rates, rows, heads, stability, where, findings, _grids(heads))
 
 
-def _predictions(setting: Setting, swept: Swept, seed: int) -> pd.DataFrame:
+def predictions(setting: Setting, unpatched: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Join the samples with one seed's predictions; intersections get columns of their own."""
-    own = swept.effects.unpatched
-    own = own[own["seed"] == seed].set_index("recipient").drop(columns="seed")
+    own = unpatched[unpatched["seed"] == seed].set_index("recipient").drop(columns="seed")
     frame = setting.samples.frame.drop(columns="predicted", errors="ignore").join(own, how="inner")
     for combination in setting.card.intersections:
         known = (frame[combination] != UNKNOWN).all(axis=1)
@@ -88,7 +87,7 @@ def _predictions(setting: Setting, swept: Swept, seed: int) -> pd.DataFrame:
     return frame
 
 
-def questions(setting: Setting, frame: pd.DataFrame) -> list[Question]:
+def questions(setting: Setting) -> list[Question]:
     """Return what is compared: every attribute, then every intersection, each with its reference."""
     asked = [Question(name, info.reference, info.groups) for name, info in setting.samples.attributes.items()]
     for combination in setting.card.intersections:

@@ -30,18 +30,28 @@ from audit.store import file_hash
 
 PACKAGES = ("torch", "torchvision", "timm", "fairlearn", "pandas", "numpy", "scipy", "statsmodels", "weasyprint")
 EMPTY = Judged([], [], [], [], {}, [], [])
+GAP_WORDS = (
+    "How much more often one group is called c than the reference, among images with the same label; the labels weigh "
+    "the same in both groups."
+)
+IIE_WORDS = (
+    "How the probability of c changes for images of group a when head h writes what it writes for an image of group b "
+    "(x'), beyond what it does when it writes what it writes for another image of group a (x'')."
+)
+DESIGN_C_WORDS = (
+    "How much the gap shrinks when the head writes what it writes in a model trained on a balanced sample, beyond what "
+    "another model of the same training does."
+)
 ESTIMANDS = [
     (
         "Audited gap",
         "D_c = sum_y w_y (P(called c | group a, label y) - P(called c | reference b, label y))",
-        "How much more often one group is called c than the reference, among images with the same label; the labels "
-        "weigh the same in both groups.",
+        GAP_WORDS,
     ),
     (
         "Interventional indirect effect",
         "IIE_{a->b}(h, c) = E_x [ E_x' p_c(x; u_h <- u_h(x')) - E_x'' p_c(x; u_h <- u_h(x'')) ]",
-        "How the probability of c changes for images of group a when head h writes what it writes for an image of "
-        "group b (x'), beyond what it does when it writes what it writes for another image of group a (x'').",
+        IIE_WORDS,
     ),
     (
         "Mediated gap of a head",
@@ -51,8 +61,7 @@ ESTIMANDS = [
     (
         "Change with the balanced model's head (Design C)",
         "gap(M; u_h <- u_h of another seed) - gap(M; u_h <- u_h of the balanced model)",
-        "How much the gap shrinks when the head writes what it writes in a model trained on a balanced sample, beyond "
-        "what another model of the same training does.",
+        DESIGN_C_WORDS,
     ),
 ]
 
@@ -123,7 +132,9 @@ def _model_info(setting: Setting, models: AuditedModels | None) -> ModelInfo:
     own = setting.training is None
     return ModelInfo(
         name=card.model.name,
-        origin="the user's own checkpoint" if own else f"trained by this audit from weights '{_shown(card.model.weights)}'",
+        origin="the user's own checkpoint"
+        if own
+        else f"trained by this audit from weights '{_shown(card.model.weights)}'",
         weights_sha256=next(iter(models.hashes().values())) if models is not None else backbone.body_hash(),
         parameters=sum(p.numel() for p in model.parameters()),
         layers=len(model.blocks),
@@ -238,4 +249,3 @@ def _hardware() -> str:
 def utc_now() -> str:
     """Return the time as ISO 8601, to the second."""
     return datetime.fromtimestamp(time.time(), UTC).replace(microsecond=0).isoformat()
-

@@ -16,7 +16,7 @@ from audit.data.pixels import Pixels
 from audit.data.samples import Samples
 from audit.data.summary import audited_outcomes
 from audit.models.build import Backbone
-from audit.patching.plans import Contrast
+from audit.records import Contrast
 
 Step = Callable[[str], Callable[[int, int], None]]
 
@@ -57,7 +57,7 @@ class Setting:
     def targets(self) -> npt.NDArray[np.int64]:
         """Class number of every image."""
         numbers = {name: i for i, name in enumerate(self.samples.labels)}
-        return self.samples.frame["label"].map(numbers).to_numpy(dtype=np.int64)
+        return np.array([numbers[label] for label in self.samples.frame["label"]], dtype=np.int64)
 
     @property
     def contrasts(self) -> list[Contrast]:

@@ -9,11 +9,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from audit.evidence.heads import StoredEffects
-from audit.patching.plans import Contrast, plan_group_swap
+from audit.patching.plans import plan_group_swap
 from audit.patching.sweep import DonorKind, measure_unpatched, sweep
 from audit.pipeline.checking import trained_layers
 from audit.pipeline.setting import Setting
 from audit.pipeline.training import AuditedModels, reseed_of
+from audit.records import Contrast
 from audit.store import write_table
 
 AUDIT_SPLITS = ("discovery", "confirmation")
@@ -43,9 +44,9 @@ def audit_rows(setting: Setting) -> npt.NDArray[np.int64]:
     return np.flatnonzero(setting.samples.frame["split"].isin(AUDIT_SPLITS)).astype(np.int64)
 
 
-def _named(table: pd.DataFrame, labels: tuple[str, ...]) -> pd.DataFrame:
+def with_class_names(table: pd.DataFrame, labels: tuple[str, ...]) -> pd.DataFrame:
     """Replace class numbers by class names."""
-    return table.assign(predicted=pd.Categorical.from_codes(table["predicted"].to_numpy(), list(labels)).astype(str))
+    return table.assign(predicted=np.asarray(labels)[table["predicted"].to_numpy(dtype=np.int64)])
 
 
 def _unpatched(setting: Setting, models: AuditedModels) -> pd.DataFrame:
@@ -57,7 +58,7 @@ def _unpatched(setting: Setting, models: AuditedModels) -> pd.DataFrame:
         measure_unpatched(models.by_seed[seed], setting.pixels, rows, outcomes).assign(seed=seed)
         for seed in setting.seeds
     ]
-    table = _named(pd.concat(parts, ignore_index=True), setting.samples.labels)
+    table = with_class_names(pd.concat(parts, ignore_index=True), setting.samples.labels)
     write_table(path, table)
     return table
 
@@ -107,7 +108,9 @@ def _swap(
         )
         plan = rows[["unit", "side", "label"]]
         parts.append(table.join(plan, on="position").assign(contrast=str(contrast), split=split, seed=seed))
-    table = _named(pd.concat(parts, ignore_index=True), setting.samples.labels) if parts else _no_swaps(setting)
+    table = (
+        with_class_names(pd.concat(parts, ignore_index=True), setting.samples.labels) if parts else _no_swaps(setting)
+    )
     keys = setting.samples.frame["image"]
     table = table.assign(image=keys.loc[table["recipient"]].to_numpy(), donor_image=keys.loc[table["donor"]].to_numpy())
     write_table(path, table)
@@ -140,7 +143,7 @@ def _reference(setting: Setting, models: AuditedModels) -> pd.DataFrame | None:
         outcomes=setting.outcomes,
         progress=setting.step("patching: balanced reference model"),
     )
-    table = _named(table, setting.samples.labels)
+    table = with_class_names(table, setting.samples.labels)
     keys = setting.samples.frame["image"]
     table = table.assign(image=keys.loc[table["recipient"]].to_numpy())
     write_table(path, table)

@@ -77,7 +77,7 @@ def _jobs(setting: Setting, training: TrainingSpec, train: Rows) -> list[tuple[s
     jobs = [(f"seed-{seed}", seed, train) for seed in training.seeds]
     if training.balanced_seeds:
         attribute, info = next(iter(setting.samples.attributes.items()))
-        groups = [g for g in info.groups]
+        groups = list(info.groups)
         chosen = balanced_training(setting.samples.frame, attribute, groups, setting.card.audit.seed)
         rows = np.asarray(chosen, dtype=np.int64)
         jobs += [(f"balanced-{k}", 1000 + k, rows) for k in range(training.balanced_seeds)]
