@@ -1,0 +1,80 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer and pip: everything else is set up here, once.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PANGO := libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0 fonts-dejavu-core
+CODE := audit tests
+DISPARITY_FOUND := 1
+
+.PHONY: help demo test check format clean setup pango
+
+help: ## show what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: setup ## audit the built-in rendered data, in which a disparity is planted
+	@code=0; $(BIN)/vit-audit run datasets/synthetic-expressions.yaml || code=$$?; \
+	if [ $$code -ne $(DISPARITY_FOUND) ]; then \
+		echo "make demo: expected exit code $(DISPARITY_FOUND) (disparity found), got $$code" >&2; exit 1; \
+	fi
+
+test: setup ## run all tests
+	@$(BIN)/python -m pytest
+
+check: setup ## format, lint, types, import layers, tests
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory test
+
+format: setup ## format the code and mend what the linter can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean: ## remove the environment and all caches; reports stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup: pango $(STAMP) ## install what is missing; the other targets do this by themselves
+
+# A changed pyproject.toml brings the environment up to date; otherwise nothing is done twice.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "make: $(PYTHON) is not Python 3.11 or newer; install it (Debian: apt-get install python3.11 python3-pip)," \
+			"or name another: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || $(PYTHON) -c 'import venv, pip' 2>/dev/null || { \
+		echo "make: $(PYTHON) has neither ensurepip nor pip; install one (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@echo "setting up $(VENV) with $$($(PYTHON) --version); the first time this takes some minutes"
+	@if [ ! -x $(BIN)/python ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+			$(PYTHON) -m venv $(VENV); \
+		else \
+			$(PYTHON) -m venv --without-pip $(VENV); \
+			$(PYTHON) -m pip --python $(BIN)/python install --quiet pip; \
+		fi; \
+	fi
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# WeasyPrint prints the PDF with Pango, which pip cannot install.
+pango:
+	@command -v dpkg-query >/dev/null || exit 0; \
+	missing=(); \
+	for package in $(PANGO); do \
+		dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing+=($$package); \
+	done; \
+	[ $${#missing[@]} -gt 0 ] || exit 0; \
+	if [ "$$(id -u)" -ne 0 ]; then \
+		echo "make: the PDF report needs system packages. Run this, then make again:" >&2; \
+		echo "  sudo apt-get update && sudo apt-get install --no-install-recommends $${missing[*]}" >&2; exit 1; \
+	fi; \
+	echo "installing $${missing[*]}"; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	apt-get update -qq && apt-get install -qq -y --no-install-recommends "$${missing[@]}" >/dev/null

@@ -1,0 +1,218 @@
+"""What a person sees in a terminal: progress while an audit runs, and a few lines at its end."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+from rich.text import Text
+
+from audit.records import Audit, ContrastRow, DataReport, ExcludedRow
+
+Step = Callable[[str], Callable[[int, int], None]]
+SECONDS_BETWEEN_LINES = 10.0
+ROOM_FOR_BAR = 60  # columns; in a narrower terminal the share done is shown as a number only
+WIDEST = 100  # columns that prose is wrapped at
+UNWRAPPED = 10_000  # where no terminal is at the other end, lines stay whole
+REASONS_SHOWN = 3
+HEADS_SHOWN = 3
+
+
+@contextmanager
+def progress() -> Iterator[Step]:
+    """Show steps with time left: one bar in a terminal, a line now and then elsewhere.
+
+    A step's name is ``part: what``. In a terminal a part that is over collapses into one line.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines()
+        return
+    name = TextColumn(
+        "{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+    )
+    columns: list[ProgressColumn] = [name]
+    if console.width >= ROOM_FOR_BAR:
+        columns.append(BarColumn(bar_width=20))
+    columns += [TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn(compact=True)]
+    with Progress(*columns, console=console, transient=True, expand=True) as bars:
+        parts = _Parts(bars)
+        yield parts.step
+        parts.close()
+
+
+class _Parts:
+    """The bar of the step at work, and a line for each part that is over."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._part = ""
+        self._begun = time.monotonic()
+        self._task: TaskID | None = None
+
+    def step(self, name: str) -> Callable[[int, int], None]:
+        """Begin a step; the one before it is over."""
+        part = name.split(":", 1)[0]
+        if part != self._part:
+            self.close()
+            self._part, self._begun = part, time.monotonic()
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        task = self._task = self._bars.add_task(name, total=None)
+
+        def update(done: int, total: int) -> None:
+            if task == self._task:  # a step that is over has no bar any more
+                self._bars.update(task, completed=done, total=total or None)
+
+        return update
+
+    def close(self) -> None:
+        """Write the line of the part that is over."""
+        if self._part:
+            self._bars.console.print(f"{self._part}: {time.monotonic() - self._begun:.0f} s", highlight=False)
+        self._part = ""
+
+
+def _lines() -> Step:
+    """Return a step that prints a line when it begins and then every ten seconds."""
+
+    def step(name: str) -> Callable[[int, int], None]:
+        print(name, file=sys.stderr, flush=True)  # noqa: T201 - this is the command line
+        begun = last = time.monotonic()
+
+        def update(done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if done and now - last >= SECONDS_BETWEEN_LINES:
+                last = now
+                state = f"{100 * done // total}%, {(now - begun) * (total - done) / done:.0f} s left" if total else done
+                print(f"{name}: {state}", file=sys.stderr, flush=True)  # noqa: T201
+
+        return update
+
+    return step
+
+
+def summary(audit: Audit, folder: Path) -> str:
+    """Return outcome, three figures and the report's path.
+
+    Parameters
+    ----------
+    audit : Audit
+    folder : pathlib.Path
+        The run directory.
+
+    Returns
+    -------
+    str
+        Wrapped to the terminal; without one, a line a fact.
+    """
+    lines = [f"outcome: {audit.outcome}", *(f"  {reason}" for reason in audit.reasons[:REASONS_SHOWN])]
+    if len(audit.reasons) > REASONS_SHOWN:
+        lines.append(f"  and {len(audit.reasons) - REASONS_SHOWN} more, see the report")
+    gap = _largest_gap(audit)
+    if gap is not None:
+        e = gap.estimate
+        interval = "" if e.low is None or e.high is None else f" [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
+        lines.append(
+            f"largest gap: {100 * (e.value or 0.0):+.1f} points{interval} in '{gap.outcome}' at equal labels, "
+            f"{gap.attribute} {gap.group} against {gap.reference}"
+        )
+        lines.append(f"carried by: {_carriers(audit, gap)}")
+    passed = sum(c.passed for c in audit.controls.controls)
+    lines.append(f"controls: {passed} of {len(audit.controls.controls)} passed")
+    return "\n".join([*map(wrapped, lines), f"report: {folder / 'report.html'}"])
+
+
+def _largest_gap(audit: Audit) -> ContrastRow | None:
+    """Return the largest label-standardised gap of a single attribute, whose heads were looked at."""
+    gaps = [c for c in audit.contrasts if c.metric == "standardised_gap" and c.estimate.value is not None]
+    examined = [c for c in gaps if _question(c) in audit.localisation]
+    return max(examined or gaps, key=lambda c: abs(c.estimate.value or 0.0), default=None)
+
+
+def _question(row: ContrastRow) -> str:
+    return f"{row.attribute}:{row.group}-{row.reference}:{row.outcome}"
+
+
+def _carriers(audit: Audit, gap: ContrastRow) -> str:
+    """Return the confirmed heads of a gap, largest first, or why there are none."""
+    contrast, outcome = _question(gap).rsplit(":", 1)
+    heads = [h for h in audit.heads if (h.contrast, h.outcome) == (contrast, outcome)]
+    held = sorted((h for h in heads if h.verdict == "confirmed"), key=lambda h: -abs(h.confirmation.value or 0.0))
+    if not held:
+        return audit.localisation.get(_question(gap), "not examined")
+    more = f" and {len(held) - HEADS_SHOWN} more" if len(held) > HEADS_SHOWN else ""
+    return f"{', '.join(h.name for h in held[:HEADS_SHOWN])}{more}, of {len(heads)} heads"
+
+
+def data_summary(report: DataReport, name: str) -> str:
+    """Return what the data hold, as counts, lists and sentences.
+
+    Parameters
+    ----------
+    report : DataReport
+    name : str
+        The audit's.
+    """
+    about = f"{name}: {report.images} images of {report.subjects} subjects; {report.source}"
+    blocks = [wrapped(about), _counts(report)]
+    for title, rows in (("left out", report.excluded), ("unreadable", report.quarantined)):
+        blocks.append("\n".join([f"{title}: {sum(r.images for r in rows)} images", *map(_left_out, rows)]))
+    for title, lines in (("what this audit can detect", report.limits), ("warnings", report.warnings)):
+        if lines:
+            blocks.append("\n".join([f"{title}:", *(wrapped(f"  {line}") for line in lines)]))
+    return "\n\n".join(blocks)
+
+
+def _left_out(row: ExcludedRow) -> str:
+    examples = f" (e.g. {', '.join(row.examples[:2])})" if row.examples else ""
+    return wrapped(f"  {row.images}  {row.reason}{examples}")
+
+
+def _counts(report: DataReport) -> str:
+    """Return the table of images by group, label and split; what repeats from row to row is left blank."""
+    splits = list(dict.fromkeys(row.split for row in report.counts))
+    table = Table(box=None, pad_edge=False)
+    for title in ("attribute", "group", "label"):
+        table.add_column(title, overflow="fold")
+    for split in splits:
+        table.add_column(split, justify="right", overflow="fold")
+    cells: dict[tuple[str, str, str], dict[str, int]] = {}
+    for row in report.counts:
+        cells.setdefault((row.attribute, row.group, row.label), {})[row.split] = row.images
+    before: Sequence[str] = ("", "")
+    for (attribute, group, label), images in cells.items():
+        first = attribute if attribute != before[0] else ""
+        second = group if (attribute, group) != tuple(before) else ""
+        values = (first, second, label, *(str(images.get(split, 0)) for split in splits))
+        table.add_row(*map(Text, values))  # not markup, whatever brackets a group's name holds
+        before = (attribute, group)
+    page = io.StringIO()
+    Console(file=page, width=terminal_width() or UNWRAPPED, highlight=False).print(table)
+    return "\n".join(line.rstrip() for line in page.getvalue().splitlines())
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that stdout goes to, or None where it goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def wrapped(line: str) -> str:
+    """Wrap a line at words, its continuation indented, where a terminal is at the other end."""
+    width = terminal_width()
+    if width is None:
+        return line
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.fill(
+        line, min(width, WIDEST), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
