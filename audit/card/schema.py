@@ -136,6 +136,7 @@ class PolicySpec(CardPart):
 
     impact_ratio_below: Share = 0.8
     gap_above: Share = 0.1
+    head_share_above: Share = 0.05  # a confirmed head that carries less of the gap gets no finding of its own
 
 
 class ReportSpec(CardPart):

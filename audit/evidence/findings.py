@@ -44,6 +44,7 @@ class Context:
     alpha: float
     gap_above: float
     impact_ratio_below: float
+    head_share_above: float
     hashes: Mapping[str, str]
     seeds: Sequence[int]
 
@@ -69,7 +70,7 @@ def spread(estimate: Estimate) -> str:
 def make_findings(
     contrasts: Sequence[ContrastRow], heads: Sequence[HeadRow], localisation: Mapping[str, str], context: Context
 ) -> list[Finding]:
-    """Return a finding for each contrast and outcome with a disparity, and one for each confirmed head.
+    """Return a finding for each contrast and outcome with a disparity, and one for each confirmed head that matters.
 
     Sorted by severity, disparities before heads, larger before smaller.
     """
@@ -82,9 +83,15 @@ def make_findings(
         worst = max(rows, key=lambda r: (r.above_policy, abs(r.estimate.value or 0.0)))
         found.append(_disparity(worst, rows, localisation, context))
     tested = sum(row.confirmation_p is not None for row in heads)
-    found += [_head(row, contrasts, context, family=tested) for row in heads if row.verdict == "confirmed"]
+    found += [_head(row, contrasts, context, family=tested) for row in heads if _is_worth_a_card(row, context)]
     rank = {"high": 0, "medium": 1, "low": 2}
     return sorted(found, key=lambda f: (f.kind != "disparity", rank[f.severity], -abs(f.estimate.value or 0.0)))
+
+
+def _is_worth_a_card(row: HeadRow, context: Context) -> bool:
+    """Tell whether a head is confirmed and carries enough of the gap; the table of heads names the others."""
+    share = row.share_of_gap.value
+    return row.verdict == "confirmed" and (share is None or abs(share) >= context.head_share_above)
 
 
 def _seeds_agree(values: Sequence[float], value: float) -> str:

@@ -16,8 +16,7 @@ EXIT_CODES: dict[Outcome, int] = {
 }
 NOT_SHOWN = [
     "This report does not certify legal compliance.",
-    "A predicted emotion or action is not what a person feels or does.",
-    "Group labels are annotators' perceptions or drawn attributes, not identities.",
+    "Group labels are annotators' perceptions.",
     "A head that carries part of a gap need not be where the gap came from, nor its only route.",
     "Other data, other groups and other versions of the model were not tested.",
 ]

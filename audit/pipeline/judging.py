@@ -66,6 +66,7 @@ def judge_effects(setting: Setting, swept: Swept, hashes: dict[str, str]) -> Jud
         alpha=spec.alpha,
         gap_above=limits.gap_above,
         impact_ratio_below=limits.impact_ratio_below,
+        head_share_above=setting.card.policy.head_share_above,
         hashes=hashes,
         seeds=setting.seeds,
     )

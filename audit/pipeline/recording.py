@@ -197,6 +197,7 @@ def _method(setting: Setting, fixed: str, controls: ControlReport) -> MethodRepo
             "alpha": card.audit.alpha,
             "policy.gap_above": card.policy.gap_above,
             "policy.impact_ratio_below": card.policy.impact_ratio_below,
+            "policy.head_share_above": card.policy.head_share_above,
             "min_group_size": float(card.audit.min_group_size),
         },
         family=(

@@ -208,12 +208,21 @@ def _controls_summary(audit: Audit) -> str:
 
 
 def _control_lines(audit: Audit) -> tuple[tuple[str, tuple[Line, ...]], ...]:
-    ordered = sorted(audit.controls.controls, key=lambda control: control.passed)
-    lines: dict[str, list[Line]] = {}
-    for control in ordered:
-        badge = wording.PASSED_CHECK if control.passed else wording.FAILED_CHECK
-        lines.setdefault(control.setting, []).append(Line(badge, control.title))
-    return tuple((setting, tuple(rows)) for setting, rows in lines.items())
+    """One line for each kind of check and setting; a failed check has a line of its own."""
+    failed = [Line(wording.FAILED_CHECK, f"{c.title} ({c.setting})") for c in audit.controls.controls if not c.passed]
+    kinds: dict[str, dict[str, list[bool]]] = {}
+    for control in audit.controls.controls:
+        where = next((w for w in ("colour", "blur") if control.setting.startswith(w)), control.setting)
+        if control.kind in ("identity", "initialisation"):
+            where = wording.CONTROL_KINDS[control.kind]
+        kinds.setdefault(control.kind, {}).setdefault(where, []).append(control.passed)
+    whole = [
+        Line(wording.PASSED_CHECK, wording.control_line(kind, where, len(passed)))
+        for kind, settings in kinds.items()
+        for where, passed in settings.items()
+        if all(passed)
+    ]
+    return (("Failed", tuple(failed)),) * bool(failed) + (("Passed", tuple(whole)),) * bool(whole)
 
 
 def _no_findings(audit: Audit, is_invalid: bool) -> str:

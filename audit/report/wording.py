@@ -53,8 +53,21 @@ VERDICTS: dict[str, Badge] = {
     "too little data": Badge("?", "too little data", "unsure"),
 }
 
+CONTROL_KINDS = {
+    "identity": "Patching does exactly what it says on this model",
+    "initialisation": "Models that are compared come from one start",
+    "effect": "The known effect of {where} is found, and in single heads",
+    "null": "Where there is no {where} to carry, none is found",
+}
 PASSED_CHECK = Badge("✓", "pass", "good")
 FAILED_CHECK = Badge("✕", "FAIL", "broken")
+
+
+
+def control_line(kind: str, where: str, checks: int) -> str:
+    """Return the page-one line of one kind of control that passed, with how many checks it stands for."""
+    return f"{CONTROL_KINDS[kind].format(where=where)} ({checks} {'check' if checks == 1 else 'checks'})"
+
 
 # Symbols of the head grids; a mark that is not listed is printed as "†" and explained in the legend.
 MARKS: dict[str, tuple[str, str]] = {
