@@ -16,6 +16,7 @@ SCHEMA_VERSION = "1.0"
 
 Outcome = Literal["PASSED", "DISPARITY FOUND", "INCONCLUSIVE", "INVALID"]
 State = Literal["disparity", "no disparity detected", "too little data", "not estimable"]
+Verdict = Literal["confirmed", "found, not confirmed", "no effect found", "too little data"]
 Metric = Literal["standardised_gap", "tpr_gap", "fpr_gap"]
 
 
@@ -200,7 +201,7 @@ class HeadRow(Record):
     accuracy_change: float | None  # with cross-group donors, against unpatched
     design_c: Estimate | None  # gap change with the balanced reference model's head, minus other seed's
     by_seed: list[float]
-    verdict: Literal["confirmed", "found, not confirmed", "no effect found", "too little data"]
+    verdict: Verdict
     smallest_detectable: float | None
 
 

@@ -30,7 +30,30 @@ HEAD_ALTERNATIVES = (
 )
 MAX_TOLERANCE = 1e-4
 Grade = Literal["high", "medium", "low"]
-Trust = Literal["high", "moderate", "low"]
+
+
+DISPARITY_ADVICE = (
+    "Do not rely on this output for decisions about the groups named until the gap has been reduced and re-measured; "
+    "begin with the balance of labels over groups in the training data."
+)
+HEAD_ADVICE = (
+    "Use it to look further (which images move most, what the head attends to); do not switch the head off without "
+    "measuring both groups' rates and accuracy again."
+)
+AS_IT_IS = "none: rates of the model as it is"
+LOCALISED = "localised: "
+
+
+@dataclass(frozen=True)
+class Words:
+    """The sentences of one finding."""
+
+    title: str
+    criterion: str
+    condition: str
+    cause: str
+    effect: str
+    wording: str
 
 
 @dataclass(frozen=True)
@@ -105,43 +128,28 @@ def _seeds_agree(values: Sequence[float], value: float) -> str:
 def _disparity(
     row: ContrastRow, rows: Sequence[ContrastRow], localisation: Mapping[str, str], context: Context
 ) -> Finding:
-    """One group against its reference: the metric that is furthest off, the others named."""
+    """Write up one group against its reference: the metric that is furthest off, the others named."""
     value = row.estimate.value or 0.0
-    heads = localisation.get(f"{row.attribute}:{row.group}-{row.reference}:{row.outcome}", "not examined")
-    words = METRIC_WORDS[row.metric].format(outcome=row.outcome)
-    more = "more" if value > 0 else "less"
-    title = f"{row.attribute}: '{row.group}' is called '{row.outcome}' {more} often than '{row.reference}'"
+    where = localisation.get(f"{row.attribute}:{row.group}-{row.reference}:{row.outcome}", "not examined")
+    words = _disparity_words(row, rows, where, context)
     severity: Grade = "low"
     if row.above_policy:
         severity = "high" if abs(value) > 2 * context.gap_above else "medium"
-    consistent = len(row.by_seed) > 1 and all(v * value > 0 for v in row.by_seed)
-    confidence: Trust = "high" if consistent and (row.p_adjusted or 1) <= context.alpha / 5 else "moderate"
-    others = "; ".join(f"{r.metric.replace('_', ' ')} {spread(r.estimate)}" for r in rows if r is not row)
-    condition = f"Difference in {words}: {spread(row.estimate)}" + (f"; {others}" if others else "") + "."
+    sure = _is_consistent(row.by_seed, value) and (row.p_adjusted or 1) <= context.alpha / 5
+    agreement = _seeds_agree(row.by_seed, value)
     return Finding(
         id=stable_id(context, "disparity", row.attribute, row.group, row.reference, row.outcome),
         kind="disparity",
-        title=title,
+        title=words.title,
         severity=severity,
         severity_reason=_severity_reason(row, context),
-        confidence=confidence,
-        confidence_reason=(
-            f"adjusted p {_p(row.p_adjusted)} among {row.family_size} comparisons; " + _seeds_agree(row.by_seed, value)
-        ),
-        criterion=(
-            f"Policy of this audit: a gap above {100 * context.gap_above:.0f} points, or a ratio of rates below "
-            f"{context.impact_ratio_below:.2f}, that is unlikely to be chance (adjusted p at most {context.alpha:g})."
-        ),
-        condition=condition,
-        cause=f"Where in the model: {heads}.",
-        effect=(
-            f"At the same label, people or images of '{row.group}' would be called '{row.outcome}' {more} often than "
-            f"those of '{row.reference}'. {OUTCOME_UNCERTAINTY}"
-        ),
-        recommendation=(
-            "Do not rely on this output for decisions about the groups named until the gap has been reduced and "
-            "re-measured; begin with the balance of labels over groups in the training data."
-        ),
+        confidence="high" if sure else "moderate",
+        confidence_reason=f"adjusted p {_p(row.p_adjusted)} among {row.family_size} comparisons; {agreement}",
+        criterion=words.criterion,
+        condition=words.condition,
+        cause=words.cause,
+        effect=words.effect,
+        recommendation=DISPARITY_ADVICE,
         attribute=row.attribute,
         group=row.group,
         reference=row.reference,
@@ -154,23 +162,49 @@ def _disparity(
         p_raw=row.p_raw,
         p_adjusted=row.p_adjusted,
         family_size=row.family_size,
-        heads=[h for h in heads.removeprefix("localised: ").split(", ") if heads.startswith("localised")],
-        intervention="none: rates of the model as it is",
-        placebo="none: rates of the model as it is",
+        heads=where.removeprefix(LOCALISED).split(", ") if where.startswith(LOCALISED) else [],
+        intervention=AS_IT_IS,
+        placebo=AS_IT_IS,
         percentile_in_layer=None,
         accuracy_change=None,
-        agreement_over_seeds=_seeds_agree(row.by_seed, value),
+        agreement_over_seeds=agreement,
         replication="estimated on all people kept out of training, without selection",
         other_explanations=list(ALTERNATIVES),
         hashes=dict(context.hashes),
         reproduce="",
         expected=value,
         tolerance=MAX_TOLERANCE,
+        wording=words.wording,
+    )
+
+
+def _disparity_words(row: ContrastRow, rows: Sequence[ContrastRow], where: str, context: Context) -> Words:
+    value = row.estimate.value or 0.0
+    rate = METRIC_WORDS[row.metric].format(outcome=row.outcome)
+    more = "more" if value > 0 else "less"
+    others = "; ".join(f"{r.metric.replace('_', ' ')} {spread(r.estimate)}" for r in rows if r is not row)
+    return Words(
+        title=f"{row.attribute}: '{row.group}' is called '{row.outcome}' {more} often than '{row.reference}'",
+        criterion=(
+            f"Policy of this audit: a gap above {100 * context.gap_above:.0f} points, or a ratio of rates below "
+            f"{context.impact_ratio_below:.2f}, that is unlikely to be chance (adjusted p at most {context.alpha:g})."
+        ),
+        condition=f"Difference in {rate}: {spread(row.estimate)}" + (f"; {others}" if others else "") + ".",
+        cause=f"Where in the model: {where}.",
+        effect=(
+            f"At the same label, people or images of '{row.group}' would be called '{row.outcome}' {more} often than "
+            f"those of '{row.reference}'. {OUTCOME_UNCERTAINTY}"
+        ),
         wording=(
-            f"On this data, '{row.group}' differs from '{row.reference}' in the {words} by {spread(row.estimate)}. "
+            f"On this data, '{row.group}' differs from '{row.reference}' in the {rate} by {spread(row.estimate)}. "
             f"Group labels are as annotated. {OUTCOME_UNCERTAINTY}"
         ),
     )
+
+
+def _is_consistent(values: Sequence[float], value: float) -> bool:
+    """Tell whether two or more training seeds agree on the direction."""
+    return len(values) > 1 and all(v * value > 0 for v in values)
 
 
 def _severity_reason(row: ContrastRow, context: Context) -> str:
@@ -186,53 +220,42 @@ def _p(value: float | None) -> str:
 
 
 def _head(row: HeadRow, contrasts: Sequence[ContrastRow], context: Context, *, family: int) -> Finding:
-    """One confirmed head."""
-    attribute = row.contrast.split(":", 1)[0]
+    """Write up one confirmed head."""
     gap = next(
         c
         for c in contrasts
-        if f"{c.attribute}:{c.group}-{c.reference}" == row.contrast
-        and c.outcome == row.outcome
-        and c.metric == "standardised_gap"
+        if (f"{c.attribute}:{c.group}-{c.reference}", c.outcome, c.metric)
+        == (row.contrast, row.outcome, "standardised_gap")
     )
-    value = row.confirmation.value or 0.0
-    widens = value * (gap.estimate.value or 0.0) > 0
-    share = row.share_of_gap.value
-    severity: Grade = "low" if share is None or share < 0.1 else "medium" if share < 0.5 else "high"
+    value, share = row.confirmation.value or 0.0, row.share_of_gap.value
+    words = _head_words(row, gap, context)
     matched = ", ".join(("label", *context.matched_on))
-    verb = "widens" if widens else "narrows"
-    consistent = len(row.by_seed) > 1 and all(v * value > 0 for v in row.by_seed)
+    agreement = _seeds_agree(row.by_seed, value)
     return Finding(
         id=stable_id(context, "head", row.contrast, row.outcome, row.name),
         kind="head",
-        title=f"Head {row.name} {verb} the gap in '{row.outcome}' between '{gap.group}' and '{gap.reference}'",
-        severity=severity,
+        title=words.title,
+        severity="low" if share is None or share < 0.1 else "medium" if share < 0.5 else "high",
         severity_reason="share of the audited gap: "
         + ("not estimable, the gap itself may be zero" if share is None else f"{100 * share:.0f}%"),
-        confidence="high" if consistent else "moderate",
+        confidence="high" if _is_consistent(row.by_seed, value) else "moderate",
         confidence_reason=(
             f"found on one set of people (adjusted p {_p(row.discovery_p_adjusted)}), confirmed on another "
-            f"(adjusted p {_p(row.confirmation_p_adjusted)}); {_seeds_agree(row.by_seed, value)}"
+            f"(adjusted p {_p(row.confirmation_p_adjusted)}); {agreement}"
         ),
-        criterion=(
-            f"Mediated gap different from zero: adjusted p at most {context.alpha:g} over all heads, outcomes and "
-            f"contrasts on the discovery split, and again over the found heads on the confirmation split."
-        ),
-        condition=f"Mediated gap {spread(row.confirmation)} in the mean probability of '{row.outcome}'.",
-        cause=f"What head {row.head} of layer {row.layer} writes depends on '{attribute}' and reaches this output.",
-        effect=f"With donors from both groups alike, the gap changes by {spread(row.confirmation)}.",
-        recommendation=(
-            "Use it to look further (which images move most, what the head attends to); do not switch the head off "
-            "without measuring both groups' rates and accuracy again."
-        ),
-        attribute=attribute,
+        criterion=words.criterion,
+        condition=words.condition,
+        cause=words.cause,
+        effect=words.effect,
+        recommendation=HEAD_ADVICE,
+        attribute=gap.attribute,
         group=gap.group,
         reference=gap.reference,
         outcome=row.outcome,
         metric="mediated_gap",
         n_group=gap.n_group,
         n_reference=gap.n_reference,
-        unknown=context.unknown.get(attribute, 0),
+        unknown=context.unknown.get(gap.attribute, 0),
         estimate=row.confirmation,
         p_raw=row.confirmation_p,
         p_adjusted=row.confirmation_p_adjusted,
@@ -242,17 +265,33 @@ def _head(row: HeadRow, contrasts: Sequence[ContrastRow], context: Context, *, f
         placebo=f"the same with an image of the same group, same {matched}: {spread(row.placebo)} by itself",
         percentile_in_layer=row.percentile_in_layer,
         accuracy_change=row.accuracy_change,
-        agreement_over_seeds=_seeds_agree(row.by_seed, value),
+        agreement_over_seeds=agreement,
         replication=f"discovery {spread(row.discovery)}; confirmation, on other people, {spread(row.confirmation)}",
         other_explanations=list(HEAD_ALTERNATIVES),
         hashes=dict(context.hashes),
         reproduce="",
         expected=value,
         tolerance=MAX_TOLERANCE,
+        wording=words.wording,
+    )
+
+
+def _head_words(row: HeadRow, gap: ContrastRow, context: Context) -> Words:
+    verb = "widens" if (row.confirmation.value or 0.0) * (gap.estimate.value or 0.0) > 0 else "narrows"
+    found = spread(row.confirmation)
+    return Words(
+        title=f"Head {row.name} {verb} the gap in '{row.outcome}' between '{gap.group}' and '{gap.reference}'",
+        criterion=(
+            f"Mediated gap different from zero: adjusted p at most {context.alpha:g} over all heads, outcomes and "
+            "contrasts on the discovery split, and again over the found heads on the confirmation split."
+        ),
+        condition=f"Mediated gap {found} in the mean probability of '{row.outcome}'.",
+        cause=f"What head {row.head} of layer {row.layer} writes depends on '{gap.attribute}' and reaches this output.",
+        effect=f"With donors from both groups alike, the gap changes by {found}.",
         wording=(
-            f"Patching {row.name} changed the gap in the mean probability of '{row.outcome}' by "
-            f"{spread(row.confirmation)} on this data. This shows that the head's activation affects this output under "
-            "this intervention; it does not show that the head encodes the attribute, is the only route, or that "
-            "removing it would make the system treat the groups alike."
+            f"Patching {row.name} changed the gap in the mean probability of '{row.outcome}' by {found} on this data. "
+            "This shows that the head's activation affects this output under this intervention; it does not show that "
+            "the head encodes the attribute, is the only route, or that removing it would make the system treat the "
+            "groups alike."
         ),
     )

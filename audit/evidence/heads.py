@@ -23,7 +23,7 @@ from audit.evidence.effects import (
     weighted_estimates,
 )
 from audit.evidence.stats import Array, holm, smallest_detectable
-from audit.records import Contrast, Estimate, HeadRow, Stability
+from audit.records import Contrast, Estimate, HeadRow, Stability, Verdict
 
 MIN_UNITS = 10  # donor pairs; with fewer, swaps alone cannot reach small p-values
 
@@ -175,65 +175,88 @@ def _rows_of(
     settings: Settings,
 ) -> list[HeadRow]:
     """Make the rows of all heads of one contrast and outcome."""
-    enough = part.enough(settings.min_group_size)
-    a, b = part.discovery, part.confirmation
-    boot_a = draw_bootstrap(a, resamples=settings.bootstrap, seed=settings.seed)
-    boot_b = draw_bootstrap(b, resamples=settings.bootstrap, seed=settings.seed + 1)
-    mediated_a = weighted_estimates(a.difference, a.mediated_weights(), a, boot_a)
-    mediated_b = weighted_estimates(b.difference, b.mediated_weights(), b, boot_b)
-    both = (b.side_weights(group=True) + b.side_weights(group=False)) / 2
-    forward = weighted_estimates(b.difference, b.side_weights(group=False), b, boot_b)
-    backward = weighted_estimates(b.difference, b.side_weights(group=True), b, boot_b)
-    placebo = weighted_estimates(b.placebo - b.unpatched[:, None], both, b, boot_b)
-    shares = share_of_gap(b, boot_b)
+    measured = _estimates(part, settings)
     accuracy = _accuracy_change(part, stored, seeds[0])
     design_c = _design_c(part, stored, settings)
     by_seed = np.array([_mediated(stored.of(s, part.contrast, "confirmation", part.outcome)) for s in seeds])
-    layers = np.array([layer for layer, _ in b.heads])
-    size = np.abs([e.value or 0.0 for e in mediated_b])
-    units = unit_sums(b)
-    errors = np.sqrt((units**2).sum(axis=0))
+    errors = np.sqrt((unit_sums(part.confirmation) ** 2).sum(axis=0))
+    percentile = _percentiles(part.confirmation)
     rows = []
-    for k, (layer, head) in enumerate(b.heads):
+    for k, (layer, head) in enumerate(part.confirmation.heads):
         p, q = confirmed_p.get((part.key, k), (None, None))
-        same_sign = (mediated_a[k].value or 0.0) * (mediated_b[k].value or 0.0) > 0
-        held = q is not None and q <= settings.alpha and same_sign
-        rows.append(
-            HeadRow(
-                contrast=str(part.contrast),
-                outcome=part.outcome,
-                layer=layer,
-                head=head,
-                name=f"L{layer}H{head}",
-                discovery=mediated_a[k],
-                discovery_p=float(first.raw[k]),
-                discovery_p_adjusted=float(first.adjusted[k]),
-                confirmation=mediated_b[k],
-                confirmation_p=p,
-                confirmation_p_adjusted=q,
-                iie_forward=forward[k],
-                iie_backward=backward[k],
-                placebo=placebo[k],
-                share_of_gap=shares[k],
-                percentile_in_layer=float(sps.percentileofscore(size[layers == layer], size[k], kind="mean")),
-                accuracy_change=accuracy[k],
-                design_c=None if design_c is None else design_c[k],
-                by_seed=[float(v) for v in by_seed[:, k]],
-                verdict=(
-                    "too little data"
-                    if not enough
-                    else "confirmed"
-                    if held
-                    else "found, not confirmed"
-                    if k in found
-                    else "no effect found"
-                ),
-                smallest_detectable=smallest_detectable(
-                    float(errors[k]), alpha=settings.alpha, family=max(1, len(confirmed_p))
-                ),
-            )
+        row = HeadRow(
+            contrast=str(part.contrast),
+            outcome=part.outcome,
+            layer=layer,
+            head=head,
+            name=f"L{layer}H{head}",
+            discovery=measured.discovery[k],
+            confirmation=measured.confirmation[k],
+            iie_forward=measured.iie_forward[k],
+            iie_backward=measured.iie_backward[k],
+            placebo=measured.placebo[k],
+            share_of_gap=measured.share_of_gap[k],
+            discovery_p=float(first.raw[k]),
+            discovery_p_adjusted=float(first.adjusted[k]),
+            confirmation_p=p,
+            confirmation_p_adjusted=q,
+            percentile_in_layer=percentile[k],
+            accuracy_change=accuracy[k],
+            design_c=None if design_c is None else design_c[k],
+            by_seed=[float(v) for v in by_seed[:, k]],
+            verdict="too little data",
+            smallest_detectable=smallest_detectable(
+                float(errors[k]), alpha=settings.alpha, family=max(1, len(confirmed_p))
+            ),
         )
+        if part.enough(settings.min_group_size):
+            row = row.model_copy(update={"verdict": _verdict(row, found=k in found, alpha=settings.alpha)})
+        rows.append(row)
     return rows
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Every head's estimates, in the order of the heads; names as in HeadRow."""
+
+    discovery: list[Estimate]
+    confirmation: list[Estimate]
+    iie_forward: list[Estimate]
+    iie_backward: list[Estimate]
+    placebo: list[Estimate]
+    share_of_gap: list[Estimate]
+
+
+def _estimates(part: Part, settings: Settings) -> Measured:
+    """Estimate everything that has an interval."""
+    a, b = part.discovery, part.confirmation
+    boot_a = draw_bootstrap(a, resamples=settings.bootstrap, seed=settings.seed)
+    boot_b = draw_bootstrap(b, resamples=settings.bootstrap, seed=settings.seed + 1)
+    group, reference = b.side_weights(group=True), b.side_weights(group=False)
+    return Measured(
+        discovery=weighted_estimates(a.difference, a.mediated_weights(), a, boot_a),
+        confirmation=weighted_estimates(b.difference, b.mediated_weights(), b, boot_b),
+        iie_forward=weighted_estimates(b.difference, reference, b, boot_b),
+        iie_backward=weighted_estimates(b.difference, group, b, boot_b),
+        placebo=weighted_estimates(b.placebo - b.unpatched[:, None], (group + reference) / 2, b, boot_b),
+        share_of_gap=share_of_gap(b, boot_b),
+    )
+
+
+def _verdict(row: HeadRow, *, found: bool, alpha: float) -> Verdict:
+    """Grade a head with enough data: confirmed means found, significant again, and of the same sign."""
+    if not found:
+        return "no effect found"
+    again = row.confirmation_p_adjusted is not None and row.confirmation_p_adjusted <= alpha
+    same_sign = (row.discovery.value or 0.0) * (row.confirmation.value or 0.0) > 0
+    return "confirmed" if again and same_sign else "found, not confirmed"
+
+
+def _percentiles(effects: SwapEffects) -> list[float]:
+    """Return each head's percentile (0 to 100) by size of its mediated gap among the heads of its layer."""
+    size = np.abs(_mediated(effects))
+    layers = np.array([layer for layer, _ in effects.heads])
+    return [float(sps.percentileofscore(size[layers == layer], size[k], kind="mean")) for k, layer in enumerate(layers)]
 
 
 def _mediated(effects: SwapEffects) -> Array:

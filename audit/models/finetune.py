@@ -147,6 +147,33 @@ def finetune(
     rows = np.arange(len(views)) if rows is None else rows
     _freeze(model, views.prefix, recipe)
     steps = math.ceil(len(rows) / recipe.batch_size)
+    update = _updater(model, recipe, steps)
+    order = np.random.default_rng(recipe.seed)
+    model.train()
+    losses = []
+    for epoch in range(recipe.epochs):
+        drawn = rows[order.permutation(len(rows))]
+        view_of = order.integers(len(views.data), size=len(rows))
+        total = 0.0
+        for step, part in enumerate(batches(len(rows), recipe.batch_size)):
+            chosen = drawn[part]
+            logits = _forward_tail(model, views, chosen, view_of[part])
+            loss = F.cross_entropy(logits, torch.from_numpy(targets[chosen]))
+            update(loss, epoch * steps + step)
+            total += float(loss.detach()) * len(chosen)
+            if progress is not None:
+                progress(epoch * steps + step + 1, recipe.epochs * steps)
+        losses.append(total / len(rows))
+        if not math.isfinite(losses[-1]):
+            what = f"the loss is {losses[-1]}"
+            raise UnfinishedError(f"training, epoch {epoch + 1}", what, "lower training.learning_rate")
+    model.requires_grad_(False)
+    model.eval()
+    return losses
+
+
+def _updater(model: VisionTransformer, recipe: Recipe, steps: int) -> Callable[[torch.Tensor, int], None]:
+    """Return the function that follows the gradient of a loss, at timm's cosine rate of the given step."""
     optimizer = create_optimizer_v2(model, opt="adamw", lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     scheduler, _ = create_scheduler_v2(
         optimizer,
@@ -156,34 +183,16 @@ def finetune(
         step_on_epochs=False,
         updates_per_epoch=steps,
     )
-    order = np.random.default_rng(recipe.seed)
-    model.train()
-    losses = []
-    for epoch in range(recipe.epochs):
-        drawn = rows[order.permutation(len(rows))]
-        view_of = order.integers(len(views.data), size=len(rows))
-        total = 0.0
-        for step, part in enumerate(batches(len(rows), recipe.batch_size)):
-            done = epoch * steps + step
-            _set_rate(optimizer, scheduler, recipe, done, steps)
-            chosen = drawn[part]
-            logits = _forward_tail(model, views, chosen, view_of[part])
-            loss = F.cross_entropy(logits, torch.from_numpy(targets[chosen]))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], CLIP_NORM)
-            optimizer.step()
-            total += float(loss.detach()) * len(chosen)
-            if progress is not None:
-                progress(done + 1, recipe.epochs * steps)
-        losses.append(total / len(rows))
-        if not math.isfinite(losses[-1]):
-            raise UnfinishedError(
-                f"training, epoch {epoch + 1}", f"the loss is {losses[-1]}", "lower training.learning_rate"
-            )
-    model.eval()
-    model.requires_grad_(False)
-    return losses
+    trained = [p for p in model.parameters() if p.requires_grad]
+
+    def update(loss: torch.Tensor, done: int) -> None:
+        _set_rate(optimizer, scheduler, recipe, done, steps)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, CLIP_NORM)
+        optimizer.step()
+
+    return update
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, scheduler: object, recipe: Recipe, done: int, steps: int) -> None:

@@ -63,7 +63,6 @@ PASSED_CHECK = Badge("✓", "pass", "good")
 FAILED_CHECK = Badge("✕", "FAIL", "broken")
 
 
-
 def control_line(kind: str, where: str, checks: int) -> str:
     """Return the page-one line of one kind of control that passed, with how many checks it stands for."""
     return f"{CONTROL_KINDS[kind].format(where=where)} ({checks} {'check' if checks == 1 else 'checks'})"
