@@ -36,7 +36,9 @@ def heads_of(model: VisionTransformer, layer: int) -> int:
 
 def sites_of(model: VisionTransformer, layers: range | None = None) -> list[Site]:
     """Return all heads, layer by layer; of some layers only where ``layers`` is given."""
-    return [Site(i, h) for i in layers or range(len(model.blocks)) for h in range(heads_of(model, i))]
+    return [
+        Site(i, h) for i in (range(len(model.blocks)) if layers is None else layers) for h in range(heads_of(model, i))
+    ]
 
 
 def scale_of(block: nn.Module) -> torch.Tensor | None:
@@ -104,6 +106,7 @@ def _listening(model: VisionTransformer, z: list[torch.Tensor], attention: list[
             handle.remove()
 
 
+@torch.inference_mode()
 def head_writes(model: VisionTransformer, layer: int, z: torch.Tensor) -> torch.Tensor:
     """Return u of every head of a layer.
 
