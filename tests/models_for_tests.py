@@ -1,0 +1,85 @@
+"""Tiny models of every supported kind, with weights large enough that every head moves the logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+TINY: dict[str, Any] = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 4}
+CLASSES = 3
+
+# What distinguishes the supported models, each on a tiny variant of the real architecture.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "class token": ("vit_tiny_patch16_224", {}),
+    "average pool": ("vit_tiny_patch16_224", {"global_pool": "avg"}),
+    "average pool, registers": ("vit_medium_patch16_reg4_gap_256", {}),
+    "attention pool": ("vit_base_patch16_siglip_224", {}),
+    "distilled": ("deit_tiny_distilled_patch16_224", {}),
+    "LayerScale": ("vit_tiny_patch16_224", {"init_values": 0.5}),
+    "deit3": ("deit3_small_patch16_224", {}),
+    "dinov2, registers": ("vit_small_patch14_reg4_dinov2", {}),
+    "dinov2, SwiGLU": ("vit_giant_patch14_reg4_dinov2", {}),
+    "clip, pre-norm": ("vit_base_patch16_clip_224", {}),
+    "flexivit": ("flexivit_small", {}),
+    "qk norm": ("vit_tiny_patch16_224", {"qk_norm": True}),
+    "no bias": ("vit_tiny_patch16_224", {"qkv_bias": False, "proj_bias": False}),
+    "one layer": ("vit_tiny_patch16_224", {"depth": 1}),
+    "one layer, average pool": ("vit_tiny_patch16_224", {"depth": 1, "global_pool": "avg"}),
+    "one head": ("vit_tiny_patch16_224", {"num_heads": 1}),
+    "three layers": ("vit_tiny_patch16_224", {"depth": 3}),
+}
+
+
+def tiny(family: str = "class token", *, seed: int = 0, classes: int = CLASSES, **options: Any) -> VisionTransformer:
+    """Build a tiny model of a family with random weights drawn from ``seed``."""
+    name, own = FAMILIES[family]
+    model = timm.create_model(name, num_classes=classes, **{**TINY, **own, **options})
+    return enlarged(model, seed).eval()
+
+
+def enlarged(model: VisionTransformer, seed: int) -> VisionTransformer:
+    """Draw every weight anew, matrices at unit gain and norms around one, so that no part is idle."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            noise = torch.randn(weight.shape, generator=generator)
+            if weight.ndim == 1:
+                around_one = name.endswith("gamma") or ("norm" in name and name.endswith("weight"))
+                weight.copy_(float(around_one) + 0.2 * noise)
+            elif name.endswith("weight"):
+                gain = 2.0 if "head" in name or "attn" in name else 1.0
+                weight.copy_(noise * gain / weight[0].numel() ** 0.5)
+            else:
+                weight.copy_(0.5 * noise)
+    return model
+
+
+def noise_images(n: int, *, seed: int = 0, size: int = 32) -> torch.Tensor:
+    """Return random model input (n, 3, size, size)."""
+    return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def noise_pixels(n: int, *, seed: int = 0, size: int = 32) -> npt.NDArray[np.uint8]:
+    """Return random uint8 pixels (n, size, size, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+
+
+def two_tones(n: int, *, seed: int = 0, size: int = 32) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Return a separable toy: noise whose left half (class 0) or right half (class 1) is brighter."""
+    rng = np.random.default_rng(seed)
+    targets = (np.arange(n) % 2).astype(np.int64)
+    pixels = rng.integers(0, 120, (n, size, size, 3), dtype=np.uint8)
+    half = size // 2
+    pixels[targets == 0, :, :half] += 100
+    pixels[targets == 1, :, half:] += 100
+    return pixels, targets
+
+
+def hooks_left(model: VisionTransformer) -> int:
+    """Count the hooks that stand on any part of a model."""
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())

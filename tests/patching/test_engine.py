@@ -1,0 +1,163 @@
+"""The engine against plain hooks, on every supported kind of model, and on answers known without either."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from audit.patching import engine
+from audit.patching.engine import Donor, continue_unpatched, patch_layer, rows_read
+from audit.patching.hooks import donor_writes, patch_with_hooks
+from audit.patching.sites import Site, heads_of, record, sites_of
+from tests.models_for_tests import FAMILIES, noise_images, tiny
+
+pytestmark = pytest.mark.unit
+
+
+def by_hooks(
+    model: VisionTransformer, donor: VisionTransformer, images: torch.Tensor, donors: torch.Tensor, layer: int
+) -> torch.Tensor:
+    sites = [Site(layer, h) for h in range(heads_of(model, layer))]
+    writes = donor_writes(donor, donors, sites)
+    return torch.stack([patch_with_hooks(model, images, {s: writes[s]}) for s in sites])
+
+
+def by_engine(
+    model: VisionTransformer, donor: VisionTransformer, images: torch.Tensor, donors: torch.Tensor, layer: int
+) -> torch.Tensor:
+    return patch_layer(model, record(model, images), Donor(donor, record(donor, donors)), layer)
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_engine_gives_what_hooks_give(family: str, n: int) -> None:
+    model, images, donors = tiny(family), noise_images(n), noise_images(n, seed=1)
+    with torch.inference_mode():
+        unpatched = model(images)
+    for layer in range(len(model.blocks)):
+        slow = by_hooks(model, model, images, donors, layer)
+        assert relative(by_engine(model, model, images, donors, layer), slow) < 1e-4
+        assert (slow - unpatched).abs().amax((1, 2)).min() > 1e-3 * unpatched.abs().max()  # each head was patched
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_engine_gives_what_hooks_give_between_two_models(family: str) -> None:
+    model, donor = tiny(family), tiny(family, seed=7)
+    images, donors = noise_images(3), noise_images(3, seed=1)
+    for layer in range(len(model.blocks)):
+        slow = by_hooks(model, donor, images, donors, layer)
+        assert relative(by_engine(model, donor, images, donors, layer), slow) < 1e-4
+
+
+@pytest.mark.parametrize("pool", ["avg", "max", "avgmax"])
+def test_engine_gives_what_hooks_give_for_each_pool(pool: str) -> None:
+    model, images, donors = tiny(global_pool=pool), noise_images(2), noise_images(2, seed=1)
+    for layer in range(2):
+        slow = by_hooks(model, model, images, donors, layer)
+        assert relative(by_engine(model, model, images, donors, layer), slow) < 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_self_patch_changes_not_one_bit(family: str) -> None:
+    model = tiny(family)
+    trace = record(model, noise_images(3))
+    for layer in range(len(model.blocks)):
+        patched = patch_layer(model, trace, Donor(model, trace), layer)
+        assert torch.equal(patched, continue_unpatched(model, trace, layer, heads_of(model, layer)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_unpatched_path_is_the_model(family: str) -> None:
+    model, images = tiny(family), noise_images(3)
+    trace = record(model, images)
+    with torch.inference_mode():
+        logits = model(images)
+    for layer in range(len(model.blocks)):
+        assert relative(continue_unpatched(model, trace, layer, 2), logits.expand(2, -1, -1)) < 1e-5
+
+
+def test_a_twin_in_other_coordinates_patches_alike() -> None:
+    """u is what is patched: a donor that stores the same heads elsewhere makes no difference, raw z would."""
+    model = tiny()
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for block in twin.blocks:
+            block.attn.qkv.weight[64:] *= 3.0
+            block.attn.qkv.bias[64:] *= 3.0
+            block.attn.proj.weight /= 3.0
+    images, donors = noise_images(3), noise_images(3, seed=1)
+    own, other = by_engine(model, model, images, donors, 0), by_engine(model, twin, images, donors, 0)
+    assert relative(other, own) < 1e-5
+    assert not torch.allclose(record(twin, donors).z[0], record(model, donors).z[0])
+
+
+def test_each_recipient_gets_its_own_donor() -> None:
+    model, images, donors = tiny(), noise_images(4), noise_images(4, seed=1)
+    together = by_engine(model, model, images, donors, 0)
+    for i in range(4):
+        alone = by_engine(model, model, images[i : i + 1], donors[i : i + 1], 0)
+        assert relative(together[:, i : i + 1], alone) < 1e-5
+
+
+def test_chosen_heads_are_those_of_the_full_run_in_the_order_asked() -> None:
+    model, images, donors = tiny(), noise_images(3), noise_images(3, seed=1)
+    trace, donor = record(model, images), Donor(model, record(model, donors))
+    full, some = patch_layer(model, trace, donor, 1), patch_layer(model, trace, donor, 1, heads=[3, 1])
+    assert some.shape == (2, 3, 3)
+    assert relative(some, full[[3, 1]]) < 1e-5
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 5, 12])
+@pytest.mark.parametrize("family", ["class token", "average pool"])
+def test_batch_boundaries_do_not_matter(family: str, rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images, donors = tiny(family), noise_images(3), noise_images(3, seed=1)
+    whole = [by_engine(model, model, images, donors, layer) for layer in range(2)]
+    monkeypatch.setattr(engine, "ROWS_AT_ONCE", rows_at_once)
+    for layer in range(2):
+        assert relative(by_engine(model, model, images, donors, layer), whole[layer]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("family", "rows"),
+    [
+        ("class token", 1),
+        ("distilled", 2),
+        ("dinov2, registers", 5),
+        ("average pool", None),
+        ("attention pool", None),
+    ],
+)
+def test_rows_that_the_classifier_reads(family: str, rows: int | None) -> None:
+    assert rows_read(tiny(family)) == rows
+
+
+@pytest.mark.parametrize("family", ["class token", "distilled", "dinov2, registers"])
+def test_the_classifier_reads_no_other_rows(family: str) -> None:
+    model = tiny(family)
+    rows = rows_read(model)
+    stream = torch.randn(2, 21, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.allclose(
+            model.forward_head(model.norm(stream)), model.forward_head(model.norm(stream[:, :rows])), atol=1e-6
+        )
+
+
+def test_a_take_of_a_trace_patches_like_the_whole() -> None:
+    model, images, donors = tiny(), noise_images(5), noise_images(5, seed=1)
+    own, given, rows = record(model, images), record(model, donors), torch.tensor([4, 0, 2])
+    whole = patch_layer(model, own, Donor(model, given), 0)[:, rows]
+    assert relative(patch_layer(model, own.take(rows), Donor(model, given.take(rows)), 0), whole) < 1e-5
+
+
+def test_sites_are_all_heads_layer_by_layer() -> None:
+    model = tiny("three layers")
+    assert sites_of(model) == [Site(layer, head) for layer in range(3) for head in range(4)]
+    assert [str(s) for s in sites_of(model, range(2, 3))] == ["L2H0", "L2H1", "L2H2", "L2H3"]
+    assert sites_of(model, range(0)) == []  # an empty range is no layers, not all of them
