@@ -9,7 +9,7 @@ the images and judged on the other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,7 @@ from audit.records import Control, Estimate, HeadGrid
 
 Array = npt.NDArray[np.float64]
 BATCH = 32
+MEASUREMENTS = 6
 HALF = 0.5  # a joint patch must carry more than this share; a null must carry less
 MORE_TRAINING = "raise controls.condition_epochs or controls.train_images, or choose other control images"
 QUIET = "raise controls.eval_images; if it stays, head-level effects in this model cannot be told from noise"
@@ -43,7 +44,7 @@ class Shift:
     Parameters
     ----------
     heads : numpy.ndarray (N, layers, heads)
-        One head patched at a time.
+        One head patched at a time; empty where only the joint patch was asked for.
     joint : numpy.ndarray (N,)
         All heads of those layers patched together.
     total : numpy.ndarray (N,)
@@ -62,19 +63,23 @@ def measure_shift(
     donor_pixels: Pixels,
     targets: npt.NDArray[np.int64],
     layers: range,
+    *,
+    singly: bool = True,
 ) -> Shift:
-    """Patch every head of ``layers``, singly and jointly, image i donating to image i."""
+    """Patch the heads of ``layers`` jointly and, if asked, singly, image i donating to image i."""
     heads, joint, total = [], [], []
     for part in batches(len(targets), BATCH):
         truth = torch.from_numpy(targets[part])
         ours, theirs = as_input(recipient, recipient_pixels[part]), as_input(donor, donor_pixels[part])
-        own, given = record(recipient, ours), record(donor, theirs)
         base, best = _log_odds(recipient, ours, truth), _log_odds(donor, theirs, truth)
-        heads.append(_single(recipient, own, Donor(donor, given), layers, truth) - base[:, None, None])
         writes = donor_writes(donor, theirs, sites_of(donor, layers))
         joint.append(_true_class(patch_with_hooks(recipient, ours, writes), truth) - base)
         total.append(best - base)
-    return Shift(np.concatenate(heads), np.concatenate(joint), np.concatenate(total))
+        if singly:
+            own, given = record(recipient, ours), Donor(donor, record(donor, theirs))
+            heads.append(_single(recipient, own, given, layers, truth) - base[:, None, None])
+    none = np.empty((0, len(layers), 0))
+    return Shift(np.concatenate(heads) if singly else none, np.concatenate(joint), np.concatenate(total))
 
 
 def _true_class(logits: torch.Tensor, truth: torch.Tensor) -> Array:
@@ -138,18 +143,31 @@ class ChannelResult:
     grids: list[HeadGrid]
 
 
-def run_channel(channel: Channel, *, seed: int = 0) -> ChannelResult:
-    """Measure one channel in both forms with its nulls, and judge it."""
-    clean_images, spoilt = channel.pixels, spoil(channel.pixels, channel.corruption)
-    layers, targets = channel.layers, channel.targets
-    effect = measure_shift(channel.corrupted, channel.clean, clean_images, clean_images, targets, layers)
-    null = measure_shift(channel.corrupted, channel.null, clean_images, clean_images, targets, layers)
-    on_input = measure_shift(channel.clean, channel.clean, spoilt, clean_images, targets, layers)
-    on_spoilt = measure_shift(channel.corrupted, channel.clean, spoilt, spoilt, targets, layers)
-    null_spoilt = measure_shift(channel.corrupted, channel.null, spoilt, spoilt, targets, layers)
-    order = np.random.default_rng(seed).permutation(len(targets))
-    others = clean_images[_elsewhere(targets)]
-    shuffled = measure_shift(channel.corrupted, channel.clean, clean_images, others, targets, layers)
+def run_channel(channel: Channel, *, seed: int = 0, tick: Callable[[], None] | None = None) -> ChannelResult:
+    """Measure one channel in both forms with its nulls, and judge it; ``tick`` is called MEASUREMENTS times."""
+    clean, corrupted, null_donor = channel.clean, channel.corrupted, channel.null
+    whole, spoilt = channel.pixels, spoil(channel.pixels, channel.corruption)
+
+    def measure(
+        recipient: VisionTransformer,
+        donor: VisionTransformer,
+        images: Pixels,
+        donor_images: Pixels,
+        *,
+        singly: bool = True,
+    ) -> Shift:
+        shift = measure_shift(recipient, donor, images, donor_images, channel.targets, channel.layers, singly=singly)
+        if tick is not None:
+            tick()
+        return shift
+
+    effect = measure(corrupted, clean, whole, whole)
+    null = measure(corrupted, null_donor, whole, whole)
+    on_input = measure(clean, clean, spoilt, whole)
+    shuffled = measure(corrupted, clean, whole, whole[_elsewhere(channel.targets)], singly=False)
+    blind = measure(corrupted, clean, spoilt, spoilt, singly=False)
+    blind_null = measure(corrupted, null_donor, spoilt, spoilt, singly=False)
+    order = np.random.default_rng(seed).permutation(len(channel.targets))
     choose, judge_on = order[: len(order) // 2], order[len(order) // 2 :]
     specific = Shift(effect.heads - null.heads, effect.joint - null.joint, effect.total - null.total)
     controls = [
@@ -157,7 +175,7 @@ def run_channel(channel: Channel, *, seed: int = 0) -> ChannelResult:
         *_form_controls(channel, on_input, choose, judge_on, form="input"),
         _quiet(channel, "other_seed", null.joint, effect.total),
         _quiet(channel, "shuffled", shuffled.joint, effect.total),
-        _quiet(channel, "nothing_to_carry", on_spoilt.joint - null_spoilt.joint, effect.total),
+        _quiet(channel, "nothing_to_carry", blind.joint - blind_null.joint, effect.total),
     ]
     return ChannelResult(controls, _grids(channel, specific, null, on_input))
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import statsmodels.api as sm
 from scipy import sparse, stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
@@ -20,12 +19,14 @@ from audit.records import Estimate
 Array = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 POWER = 0.8
+NO_SPREAD = 1e-24  # variance of a mean that is nothing but rounding
 
 
 def rate_interval(hits: npt.NDArray[np.bool_], subjects: Codes, *, level: float = 0.95) -> Estimate:
     """Return a rate with Wilson's interval at the effective sample size.
 
-    The number of images is divided by the design effect of the subjects (never raised by it).
+    The number of images is divided by the design effect of the subjects (never raised by it); where that cannot be
+    seen, with one subject or with all images alike, the subjects are counted instead of the images.
 
     Parameters
     ----------
@@ -43,9 +44,11 @@ def rate_interval(hits: npt.NDArray[np.bool_], subjects: Codes, *, level: float 
         return Estimate(value=None)
     rate = float(hits.mean())
     spread = rate * (1 - rate) / n
-    totals = np.bincount(np.unique(subjects, return_inverse=True)[1], weights=hits - rate)
-    design_effect = max(1.0, float((totals**2).sum()) / n**2 / spread) if spread > 0 else 1.0
-    effective = n / design_effect
+    of_subject = np.unique(subjects, return_inverse=True)[1]
+    totals = np.bincount(of_subject, weights=hits - rate)
+    effective = float(len(totals))
+    if spread > 0 and len(totals) > 1:
+        effective = n / max(1.0, float((totals**2).sum()) / n**2 / spread)
     low, high = proportion_confint(rate * effective, effective, alpha=1 - level, method="wilson")
     return Estimate(value=rate, low=float(low), high=float(high), level=level)
 
@@ -79,20 +82,25 @@ def combine_cells(y: Array, cells: Codes, weights: Sequence[float], subjects: Co
     Returns
     -------
     Combination
-        Cluster-robust (Liang & Zeger 1986), but never below the error that Agresti & Caffo's (2000) adjusted
-        proportions give, so that cells without a single hit do not look certain.
+        Cluster-robust (Liang & Zeger 1986). A cell whose subjects do not differ, or that holds one subject only,
+        shows no spread of its own and would look certain; its variance is that of Agresti & Caffo's (2000)
+        adjusted proportion over its subjects.
     """
-    k = len(weights)
+    n, k = len(y), len(weights)
+    w = np.asarray(weights, dtype=np.float64)
+    of_subject = np.unique(subjects, return_inverse=True)[1]
     counts = np.bincount(cells, minlength=k)
     means = np.bincount(cells, weights=y, minlength=k) / counts
-    design = np.eye(k)[cells]
-    fit = sm.OLS(y, design).fit(cov_type="cluster", cov_kwds={"groups": subjects, "use_correction": True})
-    w = np.asarray(weights, dtype=np.float64)
-    robust = float(np.sqrt(max(0.0, w @ np.asarray(fit.cov_params()) @ w)))
-    adjusted = (means * counts + 1) / (counts + 2)
-    floor = float(np.sqrt((w**2 * adjusted * (1 - adjusted) / (counts + 2)).sum()))
-    plain = float(np.sqrt((w**2 * means * (1 - means) / counts).sum()))
-    error = robust if plain > 0 and (counts * means * (1 - means)).min() > 0 else max(robust, floor)
+    pull = np.zeros((of_subject.max() + 1, k))  # of each subject on each cell's mean
+    np.add.at(pull, (of_subject, cells), (y - means[cells]) / counts[cells])
+    seen = np.zeros_like(pull, dtype=bool)
+    seen[of_subject, cells] = True
+    clusters, in_cell = len(pull), seen.sum(axis=0)
+    correction = clusters / (clusters - 1) * (n - 1) / (n - k) if clusters > 1 and n > k else 1.0
+    adjusted = (means * in_cell + 1) / (in_cell + 2)
+    certain = (pull**2).sum(axis=0) < NO_SPREAD
+    hidden = np.where(certain, adjusted * (1 - adjusted) / (in_cell + 2), 0.0)
+    error = float(np.sqrt(correction * ((pull @ w) ** 2).sum() + (w**2 * hidden).sum()))
     value = float(w @ means)
     return Combination(value, error, float(2 * stats.norm.sf(abs(value) / error)))
 

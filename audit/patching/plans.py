@@ -97,7 +97,7 @@ def _donor_pairs(stratum: pd.DataFrame, used: set[str], rng: np.random.Generator
     within = group.merge(reference, on="subject", suffixes=("_group", "_reference"))
     within["subject_group"] = within["subject_reference"] = within["subject"]
     alone = [part[~part["subject"].isin(within["subject"])].reset_index(drop=True) for part in (group, reference)]
-    across = alone[0].join(alone[1], how="inner", lsuffix="_group", rsuffix="_reference")
+    across = pd.concat([alone[0].add_suffix("_group"), alone[1].add_suffix("_reference")], axis=1, join="inner")
     pairs = pd.concat([within, across], ignore_index=True)
     used.update(pairs["subject_group"], pairs["subject_reference"])
     return pairs

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Callable
 
 import numpy as np
 
-from audit.controls.colour_blur import channels, run_channel
+from audit.controls.colour_blur import MEASUREMENTS, channels, run_channel
 from audit.controls.identities import Subject, run_identities
 from audit.controls.initialisation import Pair, run_initialisation
 from audit.controls.sets import load_control_set
@@ -46,9 +48,9 @@ def check_known_effects(setting: Setting) -> ControlReport:
     layers = range(prefix_blocks(model, setting.card.model.train_blocks), len(model.blocks))
     controls: list[Control] = []
     grids = []
-    tick = setting.step("controls: patching")
-    for i, channel in enumerate(channels(trained, images, layers)):
-        tick(i, 2)
+    tried = channels(trained, images, layers)
+    tick = _counter(setting, "controls: patching", MEASUREMENTS * len(tried))
+    for channel in tried:
         base = trained.base_hash
         pairs = [
             (Pair(channel.corrupted, channel.clean, base, base, f"{channel.name} models"), channel.pixels),
@@ -59,10 +61,9 @@ def check_known_effects(setting: Setting) -> ControlReport:
         ]
         for pair, pixels in pairs:
             controls += run_initialisation(pair, pixels, channel.targets, layers=layers)
-        result = run_channel(channel, seed=spec.seed)
+        result = run_channel(channel, seed=spec.seed, tick=tick)
         controls += result.controls
         grids += result.grids
-    tick(2, 2)
     origin = "taken from the cache" if trained.from_cache else "trained in this run"
     report = ControlReport(
         valid=all(c.passed for c in controls),
@@ -75,6 +76,14 @@ def check_known_effects(setting: Setting) -> ControlReport:
     )
     write_text(stored, report.model_dump_json(indent=1))
     return report
+
+
+def _counter(setting: Setting, name: str, total: int) -> Callable[[], None]:
+    """Return a function that moves a step on by one."""
+    update = setting.step(name)
+    done = itertools.count(1)
+    update(0, total)
+    return lambda: update(next(done), total)
 
 
 def check_own_model(setting: Setting, models: AuditedModels) -> list[Control]:
