@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from fairlearn.metrics import MetricFrame, false_positive_rate, selection_rate, true_positive_rate
-from sklearn.metrics import accuracy_score
 
 from audit.evidence.stats import Combination, combine_cells, holm, rate_interval, smallest_detectable
 from audit.records import ContrastRow, Estimate, Metric, RateRow, State
@@ -20,7 +19,6 @@ RATES = {
     "selection_rate": selection_rate,
     "true_positive_rate": true_positive_rate,
     "false_positive_rate": false_positive_rate,
-    "accuracy": accuracy_score,
 }
 
 

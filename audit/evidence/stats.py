@@ -84,7 +84,7 @@ def combine_cells(y: Array, cells: Codes, weights: Sequence[float], subjects: Co
     Combination
         Cluster-robust (Liang & Zeger 1986). A cell whose subjects do not differ, or that holds one subject only,
         shows no spread of its own and would look certain; its variance is that of Agresti & Caffo's (2000)
-        adjusted proportion over its subjects.
+        adjusted proportion over its subjects. Likewise all cells, where no subject moves the sum.
     """
     n, k = len(y), len(weights)
     w = np.asarray(weights, dtype=np.float64)
@@ -98,9 +98,10 @@ def combine_cells(y: Array, cells: Codes, weights: Sequence[float], subjects: Co
     clusters, in_cell = len(pull), seen.sum(axis=0)
     correction = clusters / (clusters - 1) * (n - 1) / (n - k) if clusters > 1 and n > k else 1.0
     adjusted = (means * in_cell + 1) / (in_cell + 2)
-    certain = (pull**2).sum(axis=0) < NO_SPREAD
+    spread = float(((pull @ w) ** 2).sum())
+    certain = ((pull**2).sum(axis=0) < NO_SPREAD) | (spread < NO_SPREAD)
     hidden = np.where(certain, adjusted * (1 - adjusted) / (in_cell + 2), 0.0)
-    error = float(np.sqrt(correction * ((pull @ w) ** 2).sum() + (w**2 * hidden).sum()))
+    error = float(np.sqrt(correction * spread + (w**2 * hidden).sum()))
     value = float(w @ means)
     return Combination(value, error, float(2 * stats.norm.sf(abs(value) / error)))
 
