@@ -1,0 +1,130 @@
+"""What a sweep measures, and how it lays it out."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+import torch
+from scipy.special import logit
+from timm.models.vision_transformer import VisionTransformer
+
+from audit.models.transforms import as_input
+from audit.patching import sweep as sweeping
+from audit.patching.hooks import donor_writes, patch_with_hooks
+from audit.patching.sites import Site
+from audit.patching.sweep import DonorKind, class_log_odds, measure_logits, measure_unpatched, sweep
+from tests.models_for_tests import noise_pixels, tiny
+
+pytestmark = pytest.mark.unit
+OUTCOMES = {"happiness": 2, "anger": 0}
+KEYS = ["position", "layer", "head", "donor_kind"]
+
+
+def rows(*numbers: int) -> npt.NDArray[np.int64]:
+    return np.array(numbers, dtype=np.int64)
+
+
+def test_log_odds_by_hand() -> None:
+    """For two classes the log-odds are the difference of the logits; for three equal ones, odds of 1 to 2."""
+    assert class_log_odds(torch.tensor([1.5, -0.5])).tolist() == pytest.approx([2.0, -2.0])
+    assert class_log_odds(torch.zeros(3)).tolist() == pytest.approx([-np.log(2)] * 3)
+
+
+def test_log_odds_against_the_formula() -> None:
+    logits = torch.randn(4, 5, 7, generator=torch.Generator().manual_seed(0)).double() * 3
+    m = class_log_odds(logits)
+    for c in range(7):
+        others = [j for j in range(7) if j != c]
+        assert torch.allclose(m[..., c], logits[..., c] - logits[..., others].exp().sum(-1).log())
+    np.testing.assert_allclose(m.numpy(), logit(logits.softmax(-1).numpy()), rtol=1e-7)
+
+
+def test_log_odds_stay_finite_where_probabilities_round_to_one() -> None:
+    m = class_log_odds(torch.tensor([2000.0, 0.0, 0.0]))
+    assert m.tolist() == pytest.approx([2000 - np.log(2), -2000.0, -2000.0])
+
+
+def test_measures_of_known_logits() -> None:
+    columns = measure_logits(torch.log(torch.tensor([[0.2, 0.3, 0.5], [0.7, 0.2, 0.1]])), {"b": 1})
+    assert columns["predicted"].tolist() == [2, 0]
+    np.testing.assert_allclose(columns["p:b"], [0.3, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(columns["m:b"], logit([0.3, 0.2]), rtol=1e-6)
+    assert set(columns) == {"predicted", "p:b", "m:b"}
+
+
+def setting() -> tuple[VisionTransformer, npt.NDArray[np.uint8], npt.NDArray[np.int64], list[DonorKind]]:
+    model, other = tiny(), tiny(seed=4)
+    kinds = [
+        DonorKind("cross", model, rows(3, 0, 5, 2, 1)),
+        DonorKind("elsewhere", other, rows(5, 1, 0, 4, 3)),
+    ]
+    return model, noise_pixels(6), rows(4, 2, 1, 5, 0), kinds
+
+
+def test_every_position_head_and_kind_stands_once() -> None:
+    model, pixels, recipients, kinds = setting()
+    table = sweep(model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES)
+    assert len(table) == 5 * 2 * 2 * 4
+    assert not table.duplicated(KEYS).any()
+    for column, expected in {"position": range(5), "layer": range(2), "head": range(4)}.items():
+        assert sorted(table[column].unique()) == list(expected)
+    assert (table["recipient"] == recipients[table["position"]]).all()
+    for kind in kinds:
+        own = table[table["donor_kind"] == kind.name]
+        assert (own["donor"] == kind.rows[own["position"]]).all()
+
+
+def test_every_row_is_what_hooks_give() -> None:
+    model, pixels, recipients, kinds = setting()
+    table = sweep(model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES).set_index(KEYS)
+    for kind in kinds:
+        ours, theirs = as_input(model, pixels[recipients]), as_input(kind.model, pixels[kind.rows])
+        for site in (Site(0, 0), Site(0, 3), Site(1, 1), Site(1, 2)):
+            logits = patch_with_hooks(model, ours, donor_writes(kind.model, theirs, [site])).double()
+            p, m = logits.softmax(-1).numpy(), class_log_odds(logits).numpy()
+            for position in range(5):
+                row = table.loc[(position, site.layer, site.head, kind.name)]
+                assert row["predicted"] == logits[position].argmax()
+                for name, number in OUTCOMES.items():
+                    assert row[f"p:{name}"] == pytest.approx(p[position, number], abs=1e-5)
+                    assert row[f"m:{name}"] == pytest.approx(m[position, number], abs=1e-4)
+
+
+def test_some_layers_only() -> None:
+    model, pixels, recipients, kinds = setting()
+    full = sweep(model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES)
+    last = sweep(model, pixels, recipients, kinds, layers=range(1, 2), outcomes=OUTCOMES)
+    expected = full[full["layer"] == 1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(last, expected)
+
+
+def test_batches_of_recipients_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pixels, recipients, kinds = setting()
+    whole = sweep(model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES)
+    monkeypatch.setattr(sweeping, "RECIPIENTS_AT_ONCE", 2)
+    parts = sweep(model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES)
+    pd.testing.assert_frame_equal(
+        parts.sort_values(KEYS, ignore_index=True), whole.sort_values(KEYS, ignore_index=True), rtol=0, atol=1e-5
+    )
+
+
+def test_an_image_as_its_own_donor_is_the_unpatched_image() -> None:
+    model, pixels, recipients, _ = setting()
+    own = [DonorKind("self", model, recipients)]
+    table = sweep(model, pixels, recipients, own, layers=range(2), outcomes=OUTCOMES)
+    unpatched = measure_unpatched(model, pixels, recipients, OUTCOMES).set_index("recipient")
+    assert unpatched.index.tolist() == recipients.tolist()
+    expected = unpatched.loc[table["recipient"]]
+    assert (table["predicted"].to_numpy() == expected["predicted"].to_numpy()).all()
+    for column in ("p:happiness", "m:happiness", "p:anger", "m:anger"):
+        np.testing.assert_allclose(table[column], expected[column], atol=2e-5)
+
+
+def test_progress_counts_every_patch_once() -> None:
+    model, pixels, recipients, kinds = setting()
+    seen: list[tuple[int, int]] = []
+    sweep(model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES, progress=lambda *n: seen.append(n))
+    assert [total for _, total in seen] == [80] * 4
+    assert [done for done, _ in seen] == [20, 40, 60, 80]
