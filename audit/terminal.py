@@ -151,8 +151,10 @@ def _carriers(audit: Audit, gap: ContrastRow) -> str:
     held = sorted((h for h in heads if h.verdict == "confirmed"), key=lambda h: -abs(h.confirmation.value or 0.0))
     if not held:
         return audit.localisation.get(_question(gap), "not examined")
-    more = f" and {len(held) - HEADS_SHOWN} more" if len(held) > HEADS_SHOWN else ""
-    return f"{', '.join(h.name for h in held[:HEADS_SHOWN])}{more}, of {len(heads)} heads"
+    if len(held) > HEADS_SHOWN:
+        largest = ", ".join(h.name for h in held[:HEADS_SHOWN])
+        return f"{largest} and {len(held) - HEADS_SHOWN} more ({len(held)} of {len(heads)} heads)"
+    return f"{', '.join(h.name for h in held)} ({len(held)} of {len(heads)} heads)"
 
 
 def data_summary(report: DataReport, name: str) -> str:

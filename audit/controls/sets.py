@@ -51,12 +51,19 @@ class ControlSet:
     base_classes: int
 
     @property
-    def fingerprint(self) -> str:
-        """SHA-256 over pixels and targets."""
-        digest = hashlib.sha256(self.train.tobytes() + self.evaluate.tobytes())
+    def training_fingerprint(self) -> str:
+        """SHA-256 over all that is trained on: pixels and targets."""
+        digest = hashlib.sha256(self.train.tobytes() + self.base_targets.tobytes())
         for role in ROLES:
-            for part in self.targets[role]:
-                digest.update(part.tobytes())
+            digest.update(self.targets[role][0].tobytes())
+        return digest.hexdigest()
+
+    @property
+    def judging_fingerprint(self) -> str:
+        """SHA-256 over all that the trained models are judged on."""
+        digest = hashlib.sha256(self.evaluate.tobytes())
+        for role in ROLES:
+            digest.update(self.targets[role][1].tobytes())
         return digest.hexdigest()
 
     @property

@@ -58,10 +58,11 @@ def conditions(one_task: bool) -> list[Condition]:
 
 @dataclass(frozen=True)
 class ControlModels:
-    """The trained models by condition name, the hash of their common base, and whether they came from the cache."""
+    """The trained models by condition name, the hash of their common base, their folder, and whether they lay there before."""
 
     models: Mapping[str, VisionTransformer]
     base_hash: str
+    folder: Path
     from_cache: bool
 
 
@@ -77,7 +78,7 @@ def cache_key(backbone: Backbone, spec: ControlsSpec, images: ControlSet) -> str
         "model": backbone.spec.model_dump(exclude={"weights", "classes"}),
         "body": backbone.body_hash(),
         "controls": spec.model_dump(exclude={"card", "path", "eval_images"}),
-        "images": images.fingerprint,
+        "images": images.training_fingerprint,
         "torch": torch.__version__,
         "timm": timm.__version__,
         "threads": torch.get_num_threads(),
@@ -108,12 +109,12 @@ def train_controls(
         for name, model in models.items():
             model.load_state_dict(load_file(folder / f"{name}.safetensors"))
         base_hash = hash_state(load_file(folder / "base.safetensors"))
-        return ControlModels({k: m.eval() for k, m in models.items()}, base_hash, from_cache=True)
+        return ControlModels({k: m.eval() for k, m in models.items()}, base_hash, folder, from_cache=True)
     base = _train_all(backbone, spec, images, models, wanted, step)
     for name, model in {**models, "base": base}.items():
         save_weights(model.state_dict(), folder / f"{name}.safetensors")
     (folder / "recipe.json").write_text(json.dumps([asdict(c) for c in wanted], indent=1))
-    return ControlModels(models, hash_state(base.state_dict()), from_cache=False)
+    return ControlModels(models, hash_state(base.state_dict()), folder, from_cache=False)
 
 
 def _train_all(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import timm
 import torch
+from timm.layers.attention import Attention
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import nn
 
@@ -65,7 +67,7 @@ class Backbone:
             )
         if self.weights is not None:
             load_into(model, self.weights, keep_classifier=False)
-        return model.eval()
+        return model.eval().requires_grad_(False)  # training asks for gradients itself
 
     def build_as_is(self, classes: int) -> VisionTransformer:
         """Return the user's own model, classifier included; every tensor must fit."""
@@ -75,7 +77,7 @@ class Backbone:
             )
         model = create_architecture(self.spec, classes, pretrained=False)
         load_into(model, self.weights, keep_classifier=True)
-        return model.eval()
+        return model.eval().requires_grad_(False)  # training asks for gradients itself
 
     def body_hash(self) -> str:
         """SHA-256 of the initial weights, classifier aside."""
@@ -127,9 +129,9 @@ def why_not_patchable(model: nn.Module) -> str:
         attention = getattr(block, "attn", None)
         if not all(hasattr(block, part) for part in ("norm1", "norm2", "mlp", "ls1", "ls2")) or attention is None:
             return f"block {i} is a {type(block).__name__}, not attention then MLP"
-        if not all(hasattr(attention, part) for part in ("qkv", "proj", "num_heads", "head_dim")):
+        if not isinstance(attention, Attention):
             return f"attention of block {i} is a {type(attention).__name__}"
-        if not isinstance(getattr(attention, "norm", nn.Identity()), nn.Identity):
+        if not isinstance(attention.norm, nn.Identity):
             return f"block {i} normalises across heads before the projection"
     return ""
 
@@ -137,37 +139,59 @@ def why_not_patchable(model: nn.Module) -> str:
 def load_into(model: VisionTransformer, path: Path, *, keep_classifier: bool) -> None:
     """Load a weights file, resampling the position grid; name what does not fit."""
     state = read_weights(path)
-    own = model.state_dict()
+    wanted = model.state_dict()
     if "patch_embed.proj.weight" not in state:
         found = ", ".join(sorted(state)[:FAULTS_SHOWN])
         raise ModelError(str(path), f"not weights of a timm vision transformer (it has {found} ...)", mend_of(model))
-    check_shapes(state, own, path, model)
-    state = checkpoint_filter_fn(state, model)
-    if not keep_classifier:
-        state = {k: v for k, v in state.items() if k not in own or own[k].shape == v.shape}
-        state = {k: v for k, v in state.items() if not k.startswith(("head.", "head_dist."))}
-    missing = [k for k in own if k not in state and (keep_classifier or not k.startswith(("head.", "head_dist.")))]
-    surplus = [k for k in state if k not in own]
+    if keep_classifier:
+        check_outputs(state, wanted, path)
+    else:
+        state, wanted = without_classifier(state), without_classifier(wanted)
+    check_shapes(state, wanted, path, model, free=("pos_embed", "patch_embed"))
+    try:
+        state = checkpoint_filter_fn(state, model)
+    except RuntimeError:  # a position grid that cannot be resampled
+        check_shapes(state, wanted, path, model)
+        raise
+    missing = [k for k in wanted if k not in state]
+    surplus = [k for k in state if k not in wanted]
     if missing or surplus:
         what = f"lacks {missing[0]}" if missing else f"has {surplus[0]}, which the model lacks"
         more = len(missing) + len(surplus) - 1
         raise ModelError(str(path), f"another architecture: it {what} (and {more} more)", mend_of(model))
+    check_shapes(state, wanted, path, model)
     model.load_state_dict(state, strict=False)
 
 
+def without_classifier(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a state dict without the tensors that depend on the classes."""
+    return {k: v for k, v in state.items() if not k.startswith(("head.", "head_dist."))}
+
+
+def check_outputs(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Raise where the weights' own classifier has another number of outputs than the card names classes."""
+    found, named = (len(part["head.bias"]) if "head.bias" in part else None for part in (state, own))
+    if found is not None and found != named:
+        raise ModelError(
+            str(path),
+            f"the classifier has {found} outputs, the card names {named} classes",
+            "name every class, in the order of the outputs, under model.classes",
+        )
+
+
 def check_shapes(
-    state: dict[str, torch.Tensor], own: dict[str, torch.Tensor], path: Path, model: VisionTransformer
+    state: Mapping[str, torch.Tensor],
+    own: Mapping[str, torch.Tensor],
+    path: Path,
+    model: VisionTransformer,
+    *,
+    free: tuple[str, ...] = (),
 ) -> None:
-    """Raise for the first tensor whose shape differs, other than what is resampled or replaced."""
-    free = ("pos_embed", "patch_embed", "head")
+    """Raise for the first tensor whose shape differs, but for those ``free`` ones that are resampled."""
     for name, tensor in state.items():
         if name in own and tensor.shape != own[name].shape and not name.startswith(free):
             shapes = f"{tuple(tensor.shape)}, the model's is {tuple(own[name].shape)}"
             raise ModelError(str(path), f"another architecture: {name} is {shapes}", mend_of(model))
-    width = own["patch_embed.proj.weight"].shape[0]
-    if state["patch_embed.proj.weight"].shape[0] != width:
-        found = state["patch_embed.proj.weight"].shape[0]
-        raise ModelError(str(path), f"another architecture: width {found}, the model's is {width}", mend_of(model))
 
 
 def mend_of(model: VisionTransformer) -> str:

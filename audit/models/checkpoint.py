@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -41,9 +40,11 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             loaded: object = load_file(path)
         else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        first = str(error).splitlines()[0]
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Detected pickle protocol")
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file may raise anything while it is parsed
+        first = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ModelError(
             str(path), f"cannot be read as weights ({first})", "save it as .safetensors and name that file"
         ) from error

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable
 
 import numpy as np
 
-from audit.controls.colour_blur import MEASUREMENTS, channels, run_channel
+from audit import __version__
+from audit.controls.colour_blur import MEASUREMENTS, Channel, channels, run_channel
 from audit.controls.identities import Subject, run_identities
 from audit.controls.initialisation import Pair, run_initialisation
 from audit.controls.sets import load_control_set
-from audit.controls.training import spoil, train_controls
+from audit.controls.training import ControlModels, spoil, train_controls
 from audit.models.finetune import prefix_blocks
 from audit.models.transforms import as_input
 from audit.pipeline.setting import Setting
 from audit.pipeline.training import AuditedModels, reseed_of
-from audit.records import Control, ControlReport
+from audit.records import Control, ControlReport, HeadGrid
 from audit.store import write_text
 
 IDENTITY_IMAGES = 4
@@ -34,48 +34,48 @@ def trained_layers(setting: Setting) -> range:
 
 
 def check_known_effects(setting: Setting) -> ControlReport:
-    """Run the colour and blur controls with their nulls and the same-initialisation gate."""
-    stored = setting.run / "controls.json"
-    if stored.is_file():
-        return ControlReport.model_validate(json.loads(stored.read_text(encoding="utf-8")))
+    """Run the colour and blur controls with their nulls and the same-initialisation gate.
+
+    Models and measurements are kept with the trained control models, named by the hash of all that made them: another
+    audit of the same backbone on the same control images finds them there.
+    """
     model = setting.backbone.build(2)
     size = int(model.patch_embed.img_size[0])
     images = load_control_set(
         setting.card, setting.samples, size, card_path=setting.card_path, data_root=setting.data_root
     )
-    spec = setting.card.controls
-    trained = train_controls(setting.backbone, spec, images, cache=setting.cache, step=setting.step)
+    trained = train_controls(setting.backbone, setting.card.controls, images, cache=setting.cache, step=setting.step)
     layers = range(prefix_blocks(model, setting.card.model.train_blocks), len(model.blocks))
+    kept = trained.folder / f"judged-{images.judging_fingerprint[:24]}-{__version__}.json"
+    if kept.is_file():
+        report = ControlReport.model_validate_json(kept.read_text(encoding="utf-8"))
+    else:
+        report = _judge(setting, trained, channels(trained, images, layers))
+        write_text(kept, report.model_dump_json(indent=1))
+    origin = "taken from the cache" if trained.from_cache else "trained in this run"
+    words = (
+        f"Images: {images.name}; {len(images.train)} for training, {len(images.evaluate)} for judging. "
+        f"Models: {len(trained.models)} of this audit's backbone, {origin}."
+    )
+    return report.model_copy(update={"setting": words})
+
+
+def _judge(setting: Setting, trained: ControlModels, tried: list[Channel]) -> ControlReport:
+    """Measure and judge every channel."""
     controls: list[Control] = []
-    grids = []
-    tried = channels(trained, images, layers)
+    grids: list[HeadGrid] = []
     tick = _counter(setting, "controls: patching", MEASUREMENTS * len(tried))
+    base = trained.base_hash
     for channel in tried:
-        base = trained.base_hash
-        pairs = [
-            (Pair(channel.corrupted, channel.clean, base, base, f"{channel.name} models"), channel.pixels),
-            (
-                Pair(channel.corrupted, channel.null, base, base, f"{channel.name} null models"),
-                spoil(channel.pixels, channel.corruption),
-            ),
-        ]
-        for pair, pixels in pairs:
-            controls += run_initialisation(pair, pixels, channel.targets, layers=layers)
-        result = run_channel(channel, seed=spec.seed, tick=tick)
+        apart = Pair(channel.corrupted, channel.clean, base, base, f"{channel.name} models")
+        alike = Pair(channel.corrupted, channel.null, base, base, f"{channel.name} null models")
+        spoilt = spoil(channel.pixels, channel.corruption)
+        controls += run_initialisation(apart, channel.pixels, channel.targets, layers=channel.layers)
+        controls += run_initialisation(alike, spoilt, channel.targets, layers=channel.layers)
+        result = run_channel(channel, seed=setting.card.controls.seed, tick=tick)
         controls += result.controls
         grids += result.grids
-    origin = "taken from the cache" if trained.from_cache else "trained in this run"
-    report = ControlReport(
-        valid=all(c.passed for c in controls),
-        controls=controls,
-        grids=grids,
-        setting=(
-            f"Images: {images.name}; {len(images.train)} for training, {len(images.evaluate)} for judging. "
-            f"Models: {len(trained.models)} of this audit's backbone, {origin}."
-        ),
-    )
-    write_text(stored, report.model_dump_json(indent=1))
-    return report
+    return ControlReport(valid=all(c.passed for c in controls), controls=controls, grids=grids, setting="")
 
 
 def _counter(setting: Setting, name: str, total: int) -> Callable[[], None]:

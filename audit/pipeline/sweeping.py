@@ -33,7 +33,10 @@ def sweep_all(setting: Setting, models: AuditedModels, *, design_c: bool) -> Swe
     unpatched = _unpatched(setting, models)
     plans, without_donor = _plans(setting)
     swaps = [_swap(setting, models, seed, plans) for seed in setting.seeds]
-    reference = _reference(setting, models) if design_c else None
+    recipients = (
+        np.unique(np.concatenate([rows["recipient"] for _, _, rows in plans])) if plans else audit_rows(setting)
+    )
+    reference = _reference(setting, models, recipients.astype(np.int64)) if design_c else None
     frame = setting.samples.frame
     effects = StoredEffects(pd.concat(swaps, ignore_index=True), reference, unpatched, frame, models.balanced_on)
     return Swept(effects, without_donor)
@@ -124,7 +127,7 @@ def _no_swaps(setting: Setting) -> pd.DataFrame:
     return pd.DataFrame(columns=[*columns, *values, "contrast", "split", "seed"])
 
 
-def _reference(setting: Setting, models: AuditedModels) -> pd.DataFrame | None:
+def _reference(setting: Setting, models: AuditedModels, rows: npt.NDArray[np.int64]) -> pd.DataFrame | None:
     """Run Design C: heads of the balanced model and of a second seed into the first, each image its own donor."""
     reseed = reseed_of(setting)
     if reseed is None:
@@ -132,7 +135,6 @@ def _reference(setting: Setting, models: AuditedModels) -> pd.DataFrame | None:
     path = setting.run / "effects" / "reference.parquet"
     if path.is_file():
         return pd.read_parquet(path)
-    rows = audit_rows(setting)
     balanced = [DonorKind(f"balanced-{k}", m, rows) for k, m in enumerate(models.balanced)]
     table = sweep(
         models.primary,
