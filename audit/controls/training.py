@@ -58,7 +58,7 @@ def conditions(one_task: bool) -> list[Condition]:
 
 @dataclass(frozen=True)
 class ControlModels:
-    """The trained models by condition, the hash of their common base, their folder, and whether they lay there before."""
+    """The models by condition, the hash of their common base, their folder, and whether they lay there before."""
 
     models: Mapping[str, VisionTransformer]
     base_hash: str

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 import pandas as pd
 from statsmodels.stats.power import NormalIndPower
 
+from audit.card.faults import did_you_mean
 from audit.card.schema import Card
 from audit.data.samples import SPLITS, UNKNOWN, Samples
+from audit.errors import DataError
 from audit.records import AttributeInfo, CountRow, DataReport
 
 METRICS_TESTED = 3  # standardised, true-positive and false-positive gap
@@ -142,6 +144,9 @@ def _small_cells(samples: Samples, card: Card) -> Iterator[str]:
 def audited_outcomes(card: Card, labels: tuple[str, ...]) -> tuple[str, ...]:
     """Return the labels whose prediction is audited: the card's, else the second of two, else all."""
     if card.audit.outcomes is not None:
+        unknown = [outcome for outcome in card.audit.outcomes if outcome not in labels]
+        if unknown:
+            raise DataError("audit.outcomes", f"'{unknown[0]}' is not a label", did_you_mean(unknown[0], labels))
         return tuple(card.audit.outcomes)
     return labels[1:] if len(labels) == 2 else labels
 

@@ -47,7 +47,7 @@ def decide(controls: ControlReport, contrasts: Sequence[ContrastRow], *, gap_abo
         )
     above = [c for c in contrasts if c.above_policy]
     if above:
-        return _verdict("DISPARITY FOUND", _unique(map(_sentence, above)), [
+        return _verdict("DISPARITY FOUND", [_sentence(c) for c in _widest(above)], [
             "Read the findings, and record for each whether it is accepted, rejected or needs more.",
             "Look at the balance of labels over groups in the training data, retrain, and audit again.",
         ])  # fmt: skip
@@ -71,8 +71,10 @@ def _verdict(outcome: Outcome, reasons: list[str], next_steps: list[str]) -> Ver
     return Verdict(outcome, EXIT_CODES[outcome], reasons, next_steps)
 
 
-def _unique(sentences: object) -> list[str]:
-    return list(dict.fromkeys(sentences))  # type: ignore[call-overload]
+def _widest(rows: Sequence[ContrastRow]) -> list[ContrastRow]:
+    """Keep, for each group and outcome, the widest gap; attributes before intersections, wide before narrow."""
+    ordered = sorted(rows, key=lambda c: (" x " in c.attribute, -abs(c.estimate.value or 0.0)))
+    return list({(c.attribute, c.group, c.outcome): c for c in reversed(ordered)}.values())[::-1]
 
 
 def _sentence(row: ContrastRow) -> str:

@@ -14,6 +14,7 @@ from audit.card.load import load_card, resolve
 from audit.card.schema import Card
 from audit.data.assemble import read_samples
 from audit.data.pixels import load_pixels
+from audit.data.summary import audited_outcomes
 from audit.errors import ModelError
 from audit.models.build import Backbone
 from audit.models.rendered_base import rendered_base
@@ -54,9 +55,10 @@ def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
     """
     begun = time.monotonic()
     setting = prepare(request, step)
+    card_text = request.card_path.read_text(encoding="utf-8-sig")
     with locked(setting.run):
-        write_text(setting.run / "card.yaml", request.card_path.read_text(encoding="utf-8-sig"))
         audit = _measure(setting, begun)
+        write_text(setting.run / "card.yaml", card_text)
         write_text(setting.run / "audit.json", audit.model_dump_json(indent=1) + "\n")
         write_text(setting.run / "log.jsonl", _log(setting))
         step("report: HTML and PDF")(0, 1)
@@ -111,6 +113,7 @@ def prepare(request: Request, step: Step) -> Setting:
     card = load_card(request.card_path)
     torch.use_deterministic_algorithms(True)
     samples = read_samples(card, card_path=request.card_path, data_root=request.data_root)
+    audited_outcomes(card, samples.labels)  # a wrong name shows before anything is trained
     cache = cache_folder()
     backbone = find_backbone(card, request, cache, step)
     model = (

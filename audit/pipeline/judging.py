@@ -70,8 +70,10 @@ def judge_effects(setting: Setting, swept: Swept, hashes: dict[str, str]) -> Jud
         hashes=hashes,
         seeds=setting.seeds,
     )
+    # where the data lie on this machine is nobody else's business
+    data = "" if setting.card.data.reader == "synthetic" else " --data FOLDER"
     findings = [
-        f.model_copy(update={"reproduce": f"vit-audit reproduce {shlex.quote(setting.run.name)} {f.id}"})
+        f.model_copy(update={"reproduce": f"vit-audit reproduce {shlex.quote(setting.run.name)} {f.id}{data}"})
         for f in make_findings(rows, heads, where, context)
     ]
     return Judged(rates, rows, heads, stability, where, findings, _grids(heads))
