@@ -139,11 +139,13 @@ def _standardised(
         return Estimate(value=None)
     names = ["all"] if raw else [k for k, v in shares.items() if v > 0]
     labels = np.repeat("all", len(part)) if raw else part["label"].to_numpy()
-    if not set(names) <= set(labels):
+    if not names or not set(names) <= set(labels):
         return Estimate(value=None)
     cells = pd.Index(names).get_indexer(pd.Index(labels)).astype(np.int64)
     weights = [1.0] if raw else [shares[k] for k in names]
-    found = combine_cells(y, cells, weights, pd.factorize(part["subject"])[0].astype(np.int64)).interval()
+    subjects = pd.factorize(part["subject"])[0].astype(np.int64)
+    weighted = cells >= 0  # a label seen only where the group is unknown has no share
+    found = combine_cells(y[weighted], cells[weighted], weights, subjects[weighted]).interval()
     return found.model_copy(update={"low": max(0.0, found.low or 0.0), "high": min(1.0, found.high or 0.0)})
 
 
