@@ -149,11 +149,14 @@ def _train_all(
 def start_from(base: VisionTransformer, model: VisionTransformer) -> None:
     """Give ``model`` the base's weights; a classifier for other classes is set to fixed, distinct directions."""
     state = base.state_dict()
-    if base.head.weight.shape != model.head.weight.shape:
-        generator = torch.Generator().manual_seed(0)
-        torch.nn.init.orthogonal_(model.head.weight, generator=generator)
-        torch.nn.init.zeros_(model.head.bias)
-        state = {**state, "head.weight": model.head.weight, "head.bias": model.head.bias}
+    generator = torch.Generator().manual_seed(0)
+    for name in ("head", "head_dist"):
+        classifier = getattr(model, name, None)
+        if classifier is None or classifier.weight.shape == state[f"{name}.weight"].shape:
+            continue
+        torch.nn.init.orthogonal_(classifier.weight, generator=generator)
+        torch.nn.init.zeros_(classifier.bias)
+        state |= {f"{name}.weight": classifier.weight, f"{name}.bias": classifier.bias}
     model.load_state_dict(state)
 
 

@@ -27,6 +27,7 @@ from audit.models.transforms import as_input
 Progress = Callable[[int, int], None]  # steps done, steps in all
 PREFIX_BATCH = 64
 CLIP_NORM = 1.0
+CLASSIFIER = ("attn_pool", "norm", "fc_norm", "head", "head_dist")  # what follows the last block, where a model has it
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,9 @@ def _set_rate(optimizer: torch.optim.Optimizer, scheduler: object, recipe: Recip
 def _freeze(model: VisionTransformer, prefix: int, recipe: Recipe) -> None:
     """Let the gradient reach what the recipe trains, and nothing else."""
     blocks = model.blocks[prefix:]
-    classifier: list[nn.Module] = [] if recipe.freeze_classifier else [model.norm, model.fc_norm, model.head]
+    classifier = (
+        [] if recipe.freeze_classifier else [p for n in CLASSIFIER if (p := getattr(model, n, None)) is not None]
+    )
     model.requires_grad_(prefix == 0 and not recipe.freeze_classifier and not recipe.attention_only)
     for part in [*([b.attn for b in blocks] if recipe.attention_only else blocks), *classifier]:
         part.requires_grad_(True)
