@@ -1,0 +1,197 @@
+"""Fine-tuning: repeatable to the bit, and training what it says and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from audit.errors import UnfinishedError
+from audit.models.checkpoint import hash_state
+from audit.models.finetune import Recipe, Views, finetune, make_views, mirrored, prefix_blocks
+from audit.models.predict import predict_logits
+from audit.models.transforms import as_input
+from tests.models_for_tests import noise_pixels, tiny, two_tones
+
+pytestmark = pytest.mark.unit
+RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=1e-3, weight_decay=0.05, warmup_share=0.1, seed=0)
+PIXELS, TARGETS = two_tones(24)
+
+
+def fresh(family: str = "three layers") -> VisionTransformer:
+    return tiny(family, classes=2)
+
+
+def trained(recipe: Recipe = RECIPE, *, family: str = "three layers", flip: bool = False) -> VisionTransformer:
+    model = fresh(family)
+    views = make_views(model, [PIXELS, mirrored(PIXELS)] if flip else [PIXELS], recipe.train_blocks)
+    finetune(model, views, TARGETS, recipe)
+    return model
+
+
+def changed(before: VisionTransformer, after: VisionTransformer) -> set[str]:
+    """Return the names of the weights that differ."""
+    old, new = before.state_dict(), after.state_dict()
+    return {name for name in old if not torch.equal(old[name], new[name])}
+
+
+@pytest.mark.parametrize("train_blocks", [None, 1])
+def test_twice_the_same_to_the_bit(train_blocks: int | None) -> None:
+    recipe = replace(RECIPE, train_blocks=train_blocks)
+    first, second = trained(recipe, flip=True), trained(recipe, flip=True)
+    assert hash_state(first.state_dict()) == hash_state(second.state_dict())
+
+
+def test_the_seed_orders_the_images_and_the_global_seed_does_nothing() -> None:
+    original = hash_state(trained().state_dict())
+    torch.manual_seed(99)
+    assert hash_state(trained().state_dict()) == original
+    assert hash_state(trained(replace(RECIPE, seed=1)).state_dict()) != original
+
+
+def test_the_loss_falls_and_the_toy_is_learnt() -> None:
+    model = fresh()
+    before = (predict_logits(model, PIXELS).argmax(1) == TARGETS).mean()
+    losses = finetune(model, make_views(model, [PIXELS], None), TARGETS, replace(RECIPE, epochs=12))
+    assert len(losses) == 12
+    assert losses[-1] < 0.5 * losses[0]
+    others, truth = two_tones(40, seed=1)
+    after = (predict_logits(model, others).argmax(1) == truth).mean()
+    assert after > 0.9 > before
+
+
+def test_the_first_loss_is_the_cross_entropy() -> None:
+    """One epoch of one batch reports the loss before any step."""
+    model = fresh()
+    logits = torch.from_numpy(predict_logits(model, PIXELS))
+    expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(TARGETS))
+    views = make_views(model, [PIXELS], None)
+    losses = finetune(model, views, TARGETS, replace(RECIPE, epochs=1, batch_size=24))
+    assert losses == pytest.approx([float(expected)], rel=1e-4)
+
+
+def test_shares_of_classes_are_targets_too() -> None:
+    """All mass on one class is that class."""
+    by_number, by_share = fresh(), fresh()
+    views = make_views(by_number, [PIXELS], None)
+    first = finetune(by_number, views, TARGETS, RECIPE)
+    second = finetune(by_share, views, np.eye(2, dtype=np.float32)[TARGETS], RECIPE)
+    assert first == pytest.approx(second, rel=1e-4)
+
+
+@pytest.mark.parametrize("train_blocks", [1, 2])
+def test_training_from_features_is_training_the_whole_model_with_a_frozen_prefix(train_blocks: int) -> None:
+    """The reference runs pixels through every block, and freezes the prefix by the gradient alone."""
+    from_features = trained(replace(RECIPE, train_blocks=train_blocks))
+    whole = fresh()
+    for block in whole.blocks[: 3 - train_blocks]:
+        block.attn.register_forward_hook(lambda _m, _a, out: out.detach())
+    optimised = Views([PIXELS], 0)
+    frozen = {k for k in whole.state_dict() if k.split(".")[0] in ("cls_token", "pos_embed", "patch_embed")}
+    frozen |= {k for k in whole.state_dict() if k.startswith("blocks.") and int(k.split(".")[1]) < 3 - train_blocks}
+    import audit.models.finetune as module
+
+    original = module._freeze
+    with pytest.MonkeyPatch.context() as patch:
+
+        def freeze(model: VisionTransformer, prefix: int, recipe: Recipe) -> None:
+            original(model, prefix, recipe)
+            for name, weight in model.named_parameters():
+                weight.requires_grad_(name not in frozen)
+
+        patch.setattr(module, "_freeze", freeze)
+        finetune(whole, optimised, TARGETS, RECIPE)
+    assert changed(fresh(), whole) == set(whole.state_dict()) - frozen
+    for name, weight in from_features.state_dict().items():
+        torch.testing.assert_close(weight, whole.state_dict()[name], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "trains"),
+    [
+        ("three layers", {}, lambda _n: True),
+        ("three layers", {"train_blocks": 3}, lambda _n: True),
+        ("three layers", {"train_blocks": 9}, lambda _n: True),
+        ("three layers", {"train_blocks": 1}, lambda n: n.startswith(("blocks.2.", "norm.", "head."))),
+        (
+            "three layers",
+            {"train_blocks": 2, "freeze_classifier": True},
+            lambda n: n.startswith(("blocks.1", "blocks.2")),
+        ),
+        (
+            "three layers",
+            {"train_blocks": 1, "attention_only": True, "freeze_classifier": True},
+            lambda n: n.startswith("blocks.2.attn."),
+        ),
+        ("three layers", {"attention_only": True, "freeze_classifier": True}, lambda n: ".attn." in n),
+        ("three layers", {"freeze_classifier": True}, lambda n: n.startswith("blocks.")),
+        ("average pool", {"train_blocks": 1}, lambda n: n.startswith(("blocks.1.", "fc_norm.", "head."))),
+        ("distilled", {"train_blocks": 1}, lambda n: n.startswith(("blocks.1.", "norm.", "head.", "head_dist."))),
+        ("attention pool", {"train_blocks": 1}, lambda n: n.startswith(("blocks.1.", "norm.", "attn_pool.", "head."))),
+    ],
+)
+def test_what_is_trained_and_nothing_else(
+    family: str, options: dict[str, int | bool], trains: Callable[[str], bool]
+) -> None:
+    model = trained(replace(RECIPE, **options), family=family)  # type: ignore[arg-type]
+    expected = {name for name in model.state_dict() if trains(name)}
+    assert changed(fresh(family), model) == expected
+    assert not model.training
+    assert not any(weight.requires_grad for weight in model.parameters())
+
+
+def test_features_are_what_leaves_the_prefix() -> None:
+    model = fresh()
+    views = make_views(model, [PIXELS, mirrored(PIXELS)], 1)
+    assert (views.prefix, len(views), len(views.data)) == (2, 24, 2)
+    with torch.inference_mode():
+        last = model.forward_head(model.norm(model.blocks[2](views.data[1])))
+        torch.testing.assert_close(last, model(as_input(model, PIXELS[:, :, ::-1])), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("train", "frozen"), [(None, 0), (1, 2), (3, 0), (7, 0)])
+def test_blocks_of_the_prefix(train: int | None, frozen: int) -> None:
+    assert prefix_blocks(fresh(), train) == frozen
+
+
+def test_mirroring_twice_is_nothing_and_once_moves_left_to_right() -> None:
+    pixels = noise_pixels(2)
+    assert (mirrored(mirrored(pixels)) == pixels).all()
+    assert (mirrored(pixels)[:, :, 0] == pixels[:, :, -1]).all()
+
+
+def test_only_the_named_rows_are_seen() -> None:
+    rows = np.arange(0, 24, 3)
+    some, alone = fresh(), fresh()
+    finetune(some, make_views(some, [PIXELS], None), TARGETS, RECIPE, rows=rows)
+    finetune(alone, make_views(alone, [PIXELS[rows]], None), TARGETS[rows], RECIPE)
+    assert hash_state(some.state_dict()) == hash_state(alone.state_dict())
+
+
+def test_both_views_are_drawn() -> None:
+    """With a second view of noise the result differs from training on the first alone, and from the second alone."""
+    hashes = set()
+    for data in ([PIXELS], [noise_pixels(24)], [PIXELS, noise_pixels(24)]):
+        model = fresh()
+        finetune(model, make_views(model, data, None), TARGETS, RECIPE)
+        hashes.add(hash_state(model.state_dict()))
+    assert len(hashes) == 3
+
+
+def test_a_loss_that_is_no_number_ends_the_run() -> None:
+    model = fresh()
+    with torch.no_grad():
+        model.head.bias[0] = float("nan")
+    with pytest.raises(UnfinishedError, match=r"training, epoch 1: the loss is nan; lower training\.learning_rate"):
+        finetune(model, make_views(model, [PIXELS], None), TARGETS, RECIPE)
+
+
+def test_progress_counts_every_step() -> None:
+    model, seen = fresh(), []
+    views = make_views(model, [PIXELS], None)
+    finetune(model, views, TARGETS, replace(RECIPE, batch_size=10), progress=lambda *n: seen.append(n))
+    assert seen == [(i, 6) for i in range(1, 7)]
