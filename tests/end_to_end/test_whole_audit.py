@@ -1,0 +1,285 @@
+"""One small audit from card to report, begun, gone on with, rendered again and reproduced."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+from audit.controls.training import ControlModels, train_controls
+from audit.errors import UnfinishedError
+from tests.end_to_end.conftest import TABLE, TONE, Invoke, Run, write_card
+
+pytestmark = pytest.mark.end_to_end
+NO_TORCH = """
+import sys
+class Forbid:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision", "timm"):
+            raise ImportError(name + " is forbidden here")
+sys.meta_path.insert(0, Forbid())
+from audit.cli import main
+main()
+"""
+
+
+def without_times(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record without what may differ between two runs of the same question."""
+    provenance = {k: v for k, v in record["provenance"].items() if k not in ("started", "seconds", "stages")}
+    return {**record, "provenance": provenance}
+
+
+def test_prints_outcome_three_figures_and_path(small_run: Run) -> None:
+    lines = small_run.result.stdout.splitlines()
+    assert lines[0] == f"outcome: {small_run.record['outcome']}"
+    for start in ("largest gap: ", "carried by: ", "controls: "):
+        assert sum(line.startswith(start) for line in lines) == 1
+    assert lines[-1] == f"report: {small_run.folder / 'report.html'}"
+    assert small_run.result.exit_code == small_run.record["exit_code"]
+
+
+def test_planted_association_is_found(small_run: Run) -> None:
+    assert small_run.record["outcome"] == "DISPARITY FOUND"
+    assert {f["kind"] for f in small_run.record["findings"]} == {"disparity", "head"}
+
+
+def test_run_directory_is_complete(small_run: Run) -> None:
+    names = {p.relative_to(small_run.folder).as_posix() for p in small_run.folder.rglob("*") if p.is_file()}
+    wanted = {
+        "audit.json", "audit.schema.json", "card.yaml", "controls.json", "log.jsonl", "manifest.json", "report.html",
+        "report.pdf", "effects/swap-seed-0.parquet", "effects/unpatched.parquet", "models/seed-0.safetensors",
+        "models/seed-1.safetensors", "models/balanced-0.safetensors",
+    }  # fmt: skip
+    assert wanted <= names
+    assert {n for n in names if n.startswith("tables/") and n.endswith(".csv")}
+    assert not {n for n in names if n.endswith((".part", ".lock"))}
+    assert (small_run.folder / "report.pdf").read_bytes().startswith(b"%PDF")
+    assert load_file(small_run.folder / "models" / "seed-0.safetensors")
+    for line in (small_run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines():
+        assert json.loads(line)["seconds"] >= 0
+    assert (small_run.folder / "card.yaml").read_text(encoding="utf-8") == small_run.card.read_text(encoding="utf-8")
+
+
+def test_record_fits_its_schema(small_run: Run) -> None:
+    schema = json.loads((small_run.folder / "audit.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(small_run.record, schema)
+
+
+def test_manifest_holds_the_hash_of_every_file(small_run: Run) -> None:
+    files = json.loads((small_run.folder / "manifest.json").read_text(encoding="utf-8"))["files"]
+    present = {p.relative_to(small_run.folder).as_posix() for p in small_run.folder.rglob("*") if p.is_file()}
+    assert set(files) == present - {"manifest.json"}
+    for name, row in files.items():
+        content = (small_run.folder / name).read_bytes()
+        assert (row["sha256"], row["bytes"]) == (hashlib.sha256(content).hexdigest(), len(content)), name
+
+
+def test_effects_have_one_row_an_image_head_and_donor_kind(small_run: Run) -> None:
+    table = pd.read_parquet(small_run.folder / "effects" / "swap-seed-0.parquet")
+    key = ["contrast", "split", "recipient", "layer", "head", "donor_kind"]
+    assert not table.duplicated(key).any()
+    for _, part in table.groupby(["contrast", "split"]):
+        assert len(part) == part["recipient"].nunique() * 8 * 2
+    assert set(table["donor_kind"]) == {"cross", "placebo"}
+    assert (table["donor"] != table["recipient"]).all()
+
+
+def test_second_run_takes_up_what_stands(small_run: Run, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_named: object) -> None:
+        raise AssertionError("trained again")
+
+    for module in ("audit.pipeline.training", "audit.controls.training", "audit.models.rendered_base"):
+        monkeypatch.setattr(f"{module}.finetune", refuse)
+    monkeypatch.setattr("audit.pipeline.sweeping.sweep", refuse)
+    before = small_run.record
+    result = invoke("run", small_run.card, "--out", small_run.out)
+    assert result.exit_code == small_run.result.exit_code, result.output
+    assert [p.name for p in small_run.out.iterdir()] == [small_run.folder.name]
+    assert without_times(small_run.record) == without_times(before)
+
+
+def test_render_repeats_the_report_without_torch(small_run: Run) -> None:
+    before = {name: (small_run.folder / name).read_bytes() for name in ("report.html", "report.pdf", "manifest.json")}
+    done = subprocess.run(
+        [sys.executable, "-c", NO_TORCH, "render", str(small_run.folder)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for name, content in before.items():
+        assert (small_run.folder / name).read_bytes() == content, name
+
+
+@pytest.mark.parametrize("kind", ["disparity", "head"])
+def test_findings_reproduce(small_run: Run, invoke: Invoke, kind: str) -> None:
+    finding = next(f for f in small_run.record["findings"] if f["kind"] == kind)
+    result = invoke("reproduce", small_run.folder, finding["id"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == "reproduced"
+    assert f"expected  {finding['expected']:+.6f}" in result.stdout
+
+
+def test_the_command_in_a_finding_works_as_it_stands(
+    small_run: Run, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(small_run.folder, tmp_path / "reports" / small_run.folder.name)
+    monkeypatch.chdir(tmp_path)
+    command = small_run.record["findings"][0]["reproduce"].split()
+    assert command[0] == "vit-audit"
+    assert invoke(*command[1:]).exit_code == 0
+
+
+def test_a_changed_number_is_not_reproduced(small_run: Run, invoke: Invoke, tmp_path: Path) -> None:
+    folder = tmp_path / small_run.folder.name
+    shutil.copytree(small_run.folder, folder)
+    record = small_run.record
+    record["findings"][0]["expected"] += 0.01
+    (folder / "audit.json").write_text(json.dumps(record), encoding="utf-8")
+    result = invoke("reproduce", folder, record["findings"][0]["id"])
+    assert result.exit_code == 1
+    assert "NOT REPRODUCED" in result.stdout
+
+
+def test_unknown_finding_names_those_there_are(small_run: Run, invoke: Invoke) -> None:
+    result = invoke("reproduce", small_run.folder, "F-00000000")
+    assert result.exit_code == 2
+    assert small_run.record["findings"][0]["id"] in result.stderr
+
+
+def with_null_that_knows(trained: ControlModels) -> ControlModels:
+    """Let the null donors be the clean models: they carry what a null must not."""
+    models = dict(trained.models)
+    models["gray_null"], models["blur_null"] = models["clean_colour"], models["clean_blur"]
+    return replace(trained, models=models)
+
+
+def with_stranger(trained: ControlModels) -> ControlModels:
+    """Let the clean model come from elsewhere: its heads in another order."""
+    models = dict(trained.models)
+    model = models["clean_colour"]
+    for block in model.blocks:
+        n, width = block.attn.num_heads, block.attn.head_dim
+        qkv, proj = block.attn.qkv, block.attn.proj
+        qkv.weight.data = qkv.weight.data.unflatten(0, (3, n, width)).flip(1).flatten(0, 2).clone()
+        qkv.bias.data = qkv.bias.data.unflatten(0, (3, n, width)).flip(1).flatten(0, 2).clone()
+        proj.weight.data = proj.weight.data.unflatten(1, (n, width)).flip(1).flatten(1, 2).clone()
+    return replace(trained, models=models)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "title"),
+    [
+        (with_null_that_knows, "carries none"),
+        (with_stranger, "Heads of one model correspond to their namesakes in the other"),
+    ],
+)
+def test_failed_control_shows_no_finding(
+    small_run: Run, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Any, title: str
+) -> None:
+    def spoiled(*args: Any, **named: Any) -> ControlModels:
+        changed: ControlModels = spoil(train_controls(*args, **named))
+        return changed
+
+    monkeypatch.setattr("audit.pipeline.checking.train_controls", spoiled)
+    result = invoke("run", small_run.card, "--out", tmp_path)
+    assert result.exit_code == 3, result.output
+    assert result.stdout.startswith("outcome: INVALID\n")
+    assert "largest gap" not in result.stdout
+    (folder,) = tmp_path.iterdir()
+    record = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+    for part in ("rates", "contrasts", "findings", "heads", "grids", "localisation", "stability"):
+        assert not record[part], part
+    assert any(title in reason for reason in record["reasons"])
+    assert record["next_steps"]
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "INVALID" in page
+    assert title in page
+    assert "vit-audit reproduce" not in page
+    assert not (folder / "effects").exists()
+
+
+def test_unfinished_run_keeps_whole_stages_and_goes_on(
+    small_run: Run, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object, **_named: object) -> None:
+        raise UnfinishedError("patching", "the machine went away", "run again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("audit.pipeline.sweeping.sweep", fail)
+        result = invoke("run", small_run.card, "--out", tmp_path)
+    assert result.exit_code == 5
+    assert result.stderr.splitlines()[-1] == "patching: the machine went away; run again"
+    (folder,) = tmp_path.iterdir()
+    names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert "controls.json" in names
+    assert not names & {"audit.json", "report.html", "manifest.json"}
+    assert not [n for n in names if n.endswith((".part", ".lock"))]
+    assert invoke("run", small_run.card, "--out", tmp_path).exit_code == small_run.result.exit_code
+    (again,) = tmp_path.iterdir()
+    record = json.loads((again / "audit.json").read_text(encoding="utf-8"))
+    assert without_times(record)["contrasts"] == small_run.record["contrasts"]
+
+
+@pytest.fixture(scope="module")
+def own_run(small_run: Run, face_folder: Path, invoke: Invoke, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Audit a checkpoint that the user already has, on image files and a table."""
+    shutil.copy(small_run.folder / "models" / "seed-0.safetensors", face_folder / "mine.safetensors")
+    card = write_card(
+        face_folder / "card.yaml",
+        name="My own model",
+        data=TABLE,
+        groups=TONE,
+        model={"weights": "mine.safetensors", "classes": ["neutral", "smiling"]},
+        training="none",
+        audit={"min_group_size": 20},
+    )
+    out = tmp_path_factory.mktemp("own")
+    result = invoke("run", card, "--out", out)
+    assert result.exit_code in (0, 1, 4), result.output
+    (folder,) = out.iterdir()
+    return Run(card, out, folder, result)
+
+
+def test_own_model_is_audited_as_it_is(own_run: Run, small_run: Run) -> None:
+    record = own_run.record
+    assert record["model"]["origin"] == "the user's own checkpoint"
+    assert record["model"]["weights_sha256"] == small_run.record["model"]["weights_sha256"]
+    assert record["model"]["seeds"] == []
+    assert any(reason.startswith("Design C: it needs training") for reason in record["controls"]["not_run"])
+    assert all(head["design_c"] is None for head in record["heads"])
+    assert "Design C: it needs training" in (own_run.folder / "report.html").read_text(encoding="utf-8")
+    assert not (own_run.folder / "effects" / "reference.parquet").exists()
+
+
+def test_missing_annotations_are_shown_as_unknown(own_run: Run) -> None:
+    record = own_run.record
+    (attribute,) = record["data"]["attributes"]
+    assert attribute["unknown_images"] == 4
+    unknown = [row for row in record["data"]["counts"] if row["group"] == "unknown"]
+    assert sum(row["images"] for row in unknown) == 4
+    assert sum(row["images"] for row in record["data"]["counts"]) == record["data"]["images"] == 160
+    assert "unknown" in {row["group"] for row in record["rates"]}
+    assert "unknown" in (own_run.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_own_findings_reproduce_with_the_data_folder(own_run: Run, invoke: Invoke) -> None:
+    finding = own_run.record["findings"][0]
+    assert finding["reproduce"].endswith("--data FOLDER")
+    result = invoke("reproduce", own_run.folder, finding["id"], "--data", own_run.card.parent)
+    assert result.exit_code == 0, result.output
+
+
+def test_no_path_of_this_machine_in_the_record(own_run: Run) -> None:
+    for name in ("audit.json", "report.html"):
+        text = (own_run.folder / name).read_text(encoding="utf-8")
+        assert str(own_run.card.parent) not in text
+        assert str(Path.home()) + "/" not in text
