@@ -51,7 +51,8 @@ def run_identities(subject: Subject, *, patch: Patch = patch_layer) -> list[Cont
 
 
 def _largest(values: Sequence[torch.Tensor]) -> Estimate:
-    return Estimate(value=max(float(v.abs().max()) for v in values))
+    """Return the largest absolute value; not a number where any of them is none, which Python's max would pass over."""
+    return Estimate(value=float(torch.stack([v.abs().max() for v in values]).max()))
 
 
 def self_patch(subject: Subject, *, patch: Patch = patch_layer) -> Control:
@@ -77,6 +78,7 @@ def self_patch(subject: Subject, *, patch: Patch = patch_layer) -> Control:
     )
 
 
+@torch.inference_mode()
 def writes_sum_to_attention(subject: Subject) -> Control:
     """Add up the writes of all heads and the bias: the sum must be what the attention layer puts out."""
     model = subject.model
@@ -192,14 +194,14 @@ def every_site_is_live(subject: Subject, *, sites: Sequence[Site] | None = None)
     least = []
     for site in sites or sites_of(model):
         nothing = torch.zeros_like(donor_writes(model, one, [site])[site])
-        least.append(float((patch_with_hooks(model, one, {site: nothing}) - unpatched).abs().max()))
+        least.append((patch_with_hooks(model, one, {site: nothing}) - unpatched).abs().max())
     return judge(
         id="live_sites",
         title="Every head is connected: silencing it changes the output",
         kind="identity",
         setting=subject.setting,
         statistic="smallest change of the largest logit, over heads",
-        estimate=Estimate(value=min(least)),
+        estimate=Estimate(value=float(torch.stack(least).min())),
         relation=">",
         threshold=0.0,
         n=len(least),
