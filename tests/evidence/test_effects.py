@@ -168,7 +168,7 @@ def test_bootstrap_renormalises_within_cells() -> None:
 
 
 @pytest.mark.property
-@pytest.mark.parametrize(("units", "per_unit", "donor_noise"), [(60, 1, 0.05), (60, 3, 0.1)])
+@pytest.mark.parametrize(("units", "per_unit", "donor_noise"), [(30, 2, 0.05), (60, 1, 0.05), (60, 3, 0.1)])
 def test_interval_of_the_mediated_gap_covers(units: int, per_unit: int, donor_noise: float) -> None:
     rng = np.random.default_rng(6)
     held = 0

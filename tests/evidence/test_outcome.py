@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audit.evidence.outcome import EXIT_CODES, NOT_SHOWN, decide, localisation
+from audit.records import ContrastRow
+from audit.report.wording import forbidden_words
+from tests.evidence.rows import around, contrast_row, contrast_rows, controls, head_row
+
+pytestmark = pytest.mark.unit
+
+QUIET = {"state": "no disparity detected", "above_policy": False, "p_adjusted": 0.4, "estimate": around(0.01)}
+
+
+def quiet(**changes: object) -> ContrastRow:
+    return contrast_row(**QUIET | changes)
+
+
+def test_exit_codes_are_those_of_the_manual() -> None:
+    assert EXIT_CODES == {"PASSED": 0, "DISPARITY FOUND": 1, "INVALID": 3, "INCONCLUSIVE": 4}
+
+
+def test_a_failed_control_overrides_everything() -> None:
+    verdict = decide(controls(failed=2), [contrast_row()], gap_above=0.1)
+    assert (verdict.outcome, verdict.exit_code) == ("INVALID", 3)
+    assert verdict.reasons == [f"Control failed: Control {i} (this audit's model)." for i in range(2)]
+    assert verdict.next_steps == ["Train the control models for longer."]
+
+
+def test_controls_that_could_not_run_are_no_pass() -> None:
+    verdict = decide(controls(valid=False), [quiet()], gap_above=0.1)
+    assert verdict.outcome == "INVALID"
+    assert verdict.reasons == ["The controls could not be run."]
+
+
+def test_disparity_above_policy_names_the_widest_gap_of_each_group() -> None:
+    more = contrast_row(metric="tpr_gap", estimate=around(0.2), group="darker")
+    wider = contrast_row(metric="fpr_gap", estimate=around(-0.18))
+    verdict = decide(controls(), [quiet(attribute="hair"), contrast_row(), more, wider], gap_above=0.1)
+    assert (verdict.outcome, verdict.exit_code) == ("DISPARITY FOUND", 1)
+    assert verdict.reasons == [
+        "'darker' is called 'smiling' 20.0 points more often than 'light' (tone), among images labelled so.",
+        "'dark' is called 'smiling' 18.0 points less often than 'light' (tone), among images labelled otherwise.",
+    ]
+
+
+def test_a_disparity_is_told_even_where_another_attribute_is_too_small() -> None:
+    small = quiet(attribute="age", state="too little data", smallest_detectable=None)
+    assert decide(controls(), [small, contrast_row()], gap_above=0.1).outcome == "DISPARITY FOUND"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        quiet(smallest_detectable=0.11),
+        quiet(state="too little data", smallest_detectable=None),
+        quiet(state="not estimable", smallest_detectable=None, estimate=around(None)),
+    ],
+)
+def test_inconclusive_where_an_attribute_could_not_be_seen(row: ContrastRow) -> None:
+    verdict = decide(controls(), [row, quiet(attribute="hair")], gap_above=0.1)
+    assert (verdict.outcome, verdict.exit_code) == ("INCONCLUSIVE", 4)
+    assert verdict.reasons == ["For tone there is too little data to detect a gap of 10 points."]
+
+
+def test_an_audit_that_compared_nothing_does_not_pass() -> None:
+    verdict = decide(controls(), [], gap_above=0.1)
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert verdict.reasons == ["No two groups could be compared."]
+
+
+def test_a_small_intersection_does_not_make_the_audit_inconclusive() -> None:
+    small = quiet(attribute="tone x hair", state="too little data", smallest_detectable=None)
+    assert decide(controls(), [quiet(), small], gap_above=0.1).outcome == "PASSED"
+
+
+def test_passed_says_how_small_a_gap_could_have_been_seen() -> None:
+    rows = [quiet(smallest_detectable=0.04), quiet(metric="tpr_gap", smallest_detectable=0.083)]
+    verdict = decide(controls(), rows, gap_above=0.1)
+    assert (verdict.outcome, verdict.exit_code) == ("PASSED", 0)
+    assert "8.3 points" in verdict.reasons[-1]
+    within = contrast_row(above_policy=False, estimate=around(0.05))
+    assert any("1 smaller gap" in r for r in decide(controls(), [within], gap_above=0.1).reasons)
+
+
+@given(st.lists(contrast_rows(), max_size=6), st.integers(0, 3), st.floats(0, 1))
+def test_every_audit_has_an_outcome_with_reasons(rows: list[ContrastRow], failed: int, gap_above: float) -> None:
+    verdict = decide(controls(failed=failed), rows, gap_above=gap_above)
+    assert verdict.exit_code == EXIT_CODES[verdict.outcome]
+    assert verdict.reasons and verdict.next_steps
+    assert (verdict.outcome == "INVALID") == (failed > 0)
+    assert (verdict.outcome == "DISPARITY FOUND") == (failed == 0 and any(r.above_policy for r in rows))
+    for sentence in (*verdict.reasons, *verdict.next_steps, *NOT_SHOWN):
+        assert sentence.endswith(".")
+        assert not forbidden_words(sentence)
+
+
+def test_localisation_names_confirmed_heads_or_says_why_none() -> None:
+    heads = [
+        head_row(),
+        head_row(name="L3H0", layer=3, head=0),
+        head_row(name="L3H1", layer=3, head=1, verdict="found, not confirmed"),
+        head_row(outcome="neutral", verdict="no effect found"),
+        head_row(contrast="age:old-young", verdict="too little data"),
+    ]
+    assert localisation(heads) == {
+        "tone:dark-light:smiling": "localised: L2H1, L3H0",
+        "tone:dark-light:neutral": "not localisable",
+        "age:old-young:smiling": "too little data",
+    }
+    assert localisation(heads[2:3] + heads[:1]) == {"tone:dark-light:smiling": "localised: L2H1"}
