@@ -36,7 +36,8 @@ def decide(controls: ControlReport, contrasts: Sequence[ContrastRow], *, gap_abo
     """Grade the whole audit.
 
     INVALID if a control failed; DISPARITY FOUND if a detected gap is above policy; INCONCLUSIVE if some attribute has
-    no comparison in which a gap of the policy's size could have been detected; PASSED otherwise.
+    no comparison in which a gap of the policy's size could have been detected, or nothing was compared; PASSED
+    otherwise.
     """
     failed = [c for c in controls.controls if not c.passed]
     if failed or not controls.valid:
@@ -52,10 +53,11 @@ def decide(controls: ControlReport, contrasts: Sequence[ContrastRow], *, gap_abo
             "Look at the balance of labels over groups in the training data, retrain, and audit again.",
         ])  # fmt: skip
     blind = _blind_attributes(contrasts, gap_above)
-    if blind:
+    if blind or not contrasts:
+        unseen = [f"For {a} there is too little data to detect a gap of {100 * gap_above:.0f} points." for a in blind]
         return _verdict(
             "INCONCLUSIVE",
-            [f"For {a} there is too little data to detect a gap of {100 * gap_above:.0f} points." for a in blind],
+            unseen or ["No two groups could be compared."],
             ["Add images of the smaller groups, or state a larger gap in the card's policy, and audit again."],
         )
     least = max((c.smallest_detectable or 0.0 for c in contrasts if c.smallest_detectable), default=0.0)
