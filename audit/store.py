@@ -62,17 +62,17 @@ def locked(run: Path) -> Iterator[None]:
         handle = (run / LOCK).open("w")
     except OSError as error:
         raise UnfinishedError(str(run), f"cannot be written ({error.strerror})", "choose another --out") from error
-    try:
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UnfinishedError(str(run), "another run is at work in this folder", "wait for it to end") from error
-        yield
-    finally:
-        handle.close()
-        (run / LOCK).unlink(missing_ok=True)
-        if not any(run.iterdir()):
-            run.rmdir()
+        try:
+            yield
+        finally:
+            (run / LOCK).unlink(missing_ok=True)  # by its holder alone, while it is held
+            if not any(run.iterdir()):
+                run.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:
