@@ -68,7 +68,7 @@ data_option = click.option(
 
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="vit-audit")
+@click.version_option(package_name="vit-audit", prog_name="vit-audit")
 def main() -> None:
     """Find out whether a vision transformer treats groups differently, and which attention heads carry it."""
 

@@ -1,0 +1,143 @@
+"""What holds the project together: cards, documents, version, wheel, and nothing of one machine in it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from audit import __version__
+from audit.card import load_card
+from audit.card.faults import _model_in
+from audit.card.schema import Card
+from audit.cli import main
+from audit.resources import resource_dir
+
+pytestmark = pytest.mark.unit
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def settings() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", sorted(resource_dir("datasets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_built_in_cards_load_and_say_what_they_are_for(path: Path) -> None:
+    card = load_card(path)
+    assert card.name != "Unnamed audit"
+    assert card.intended_use
+    assert card.out_of_scope
+
+
+def test_every_command_and_option_is_documented() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    context = click.Context(main)
+    for name in main.list_commands(context):
+        command = main.get_command(context, name)
+        assert command is not None
+        assert f"`vit-audit {name}" in text, name
+        for option in command.params:
+            if isinstance(option, click.Option):
+                assert max(option.opts, key=len) in text, f"{name} {option.opts}"
+    for variable in ("VIT_AUDIT_DATA", "VIT_AUDIT_CACHE"):
+        assert variable in text
+
+
+def parts(model: type[BaseModel], seen: set[type[BaseModel]]) -> Iterator[type[BaseModel]]:
+    """Yield a schema and every schema inside it, once."""
+    if model in seen:
+        return
+    seen.add(model)
+    yield model
+    for field in model.model_fields.values():
+        for inner in models_inside(field.annotation):
+            yield from parts(inner, seen)
+
+
+def models_inside(annotation: object) -> Iterator[type[BaseModel]]:
+    """Yield the schemas that an annotation names, inside lists and mappings too."""
+    found = _model_in(annotation)
+    if found is not None:
+        yield found
+    for argument in getattr(annotation, "__args__", ()):
+        yield from models_inside(argument)
+
+
+def documented() -> dict[str, str]:
+    """Return the default of every field in docs/card.md by field; fields of one name are joined."""
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", (ROOT / "docs" / "card.md").read_text(encoding="utf-8"), re.M)
+    answer: dict[str, str] = {}
+    for name, default in rows:
+        answer[name] = answer.get(name, "") + " " + default
+    return answer
+
+
+def test_every_card_field_is_documented_with_its_default() -> None:
+    known = documented()
+    schemas = list(parts(Card, set()))
+    assert len(schemas) >= 11
+    names = set()
+    for schema in schemas:
+        for name, field in schema.model_fields.items():
+            names.add(name)
+            assert name in known, f"{schema.__name__}.{name}"
+            if isinstance(field.default, (bool, int, float)) or (isinstance(field.default, str) and field.default):
+                shown = yaml.safe_dump(field.default).splitlines()[0]
+                plain = f"{field.default:g}" if isinstance(field.default, float) else shown
+                assert f"`{shown}`" in known[name] or f"`{plain}`" in known[name], f"{schema.__name__}.{name}"
+    assert set(known) == names
+
+
+def test_version_is_the_same_everywhere() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == __version__ == settings()["project"]["version"]
+    assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_wheel_takes_templates_and_cards_along() -> None:
+    wheel = settings()["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["packages"] == ["audit"]
+    assert wheel["force-include"] == {"templates": "audit/_templates", "datasets": "audit/_datasets"}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), target
+
+
+def test_rooms_of_the_architecture_are_those_of_the_code() -> None:
+    layers = settings()["tool"]["importlinter"]["contracts"][0]["layers"]
+    rows = re.findall(
+        r"^\| `audit/([\w/.]+?)(?:\.py|/)` \|", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), re.M
+    )
+    assert [f"audit.{name}" for name in rows] == layers
+
+
+def test_no_path_of_a_machine_in_tracked_files() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    own = re.compile(rb"(?<![\w.])/(?:home|root|work|Users)/\w+|C:\\Users")
+    faults = []
+    for name in listed.stdout.decode().split("\0"):
+        path = ROOT / name
+        if name and path.is_file() and own.search(path.read_bytes()):
+            faults.append(name)
+    assert faults == []
+
+
+def test_continuous_integration_runs_the_same_check() -> None:
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & 0o111
+    assert "make check" in script.read_text(encoding="utf-8")

@@ -1,0 +1,121 @@
+"""The run directory: names, lock, whole files, manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from audit.errors import UnfinishedError
+from audit.store import (
+    cache_folder,
+    file_hash,
+    locked,
+    question_hash,
+    run_folder,
+    slug,
+    write_manifest,
+    write_table,
+    write_text,
+)
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("Faces, 2024: a/b", "faces-2024-a-b"),
+        ("../../etc", "etc"),
+        ("!!!", "audit"),
+        ("x" * 90, "x" * 40),
+        ("Gesichter äöü", "gesichter"),
+    ],
+)
+def test_slug_is_safe_as_a_folder(name: str, safe: str) -> None:
+    assert slug(name) == safe
+
+
+def test_question_hash_depends_on_content_not_on_order() -> None:
+    assert question_hash({"a": 1, "b": [2]}) == question_hash({"b": [2], "a": 1})
+    assert question_hash({"a": 1, "b": [2]}) != question_hash({"a": 1, "b": [3]})
+
+
+def test_run_folder_of_the_same_question_is_found_again(tmp_path: Path) -> None:
+    key = "0123456789abcdef"
+    old = tmp_path / "faces-2020-01-01-01234567"
+    old.mkdir()
+    assert run_folder(tmp_path, "Faces", key) == old
+    assert run_folder(tmp_path, "Faces", "f" * 16) != old
+    assert run_folder(tmp_path, "Other", key).name.startswith("other-")
+
+
+def test_second_run_in_one_folder_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with locked(run):
+        (run / "kept.txt").write_text("x", encoding="utf-8")
+        with pytest.raises(UnfinishedError, match="another run is at work"), locked(run):
+            pass
+        assert (run / ".lock").exists()  # the refused run leaves the other's lock alone
+    assert [p.name for p in run.iterdir()] == ["kept.txt"]
+    with locked(run):
+        pass
+
+
+def test_folder_goes_again_where_nothing_was_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="stop"), locked(tmp_path / "run"):
+        raise ValueError("stop")
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(UnfinishedError, match="choose another --out"), locked(tmp_path / "file" / "run"):
+        pass
+
+
+def test_files_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "a.txt"
+    write_text(path, "old")
+
+    def full(*_args: object, **_named: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+        write_text(path, "new")
+    assert path.read_text(encoding="utf-8") == "old"
+
+
+def test_table_comes_back_as_it_was(tmp_path: Path) -> None:
+    table = pd.DataFrame({"head": [0, 1], "p": [0.25, 0.5]})
+    write_table(tmp_path / "t.parquet", table)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "t.parquet"), table)
+    assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def test_manifest_lists_every_file_but_itself(tmp_path: Path) -> None:
+    write_text(tmp_path / "a" / "b.txt", "content")
+    for name in (".lock", "half.part"):
+        (tmp_path / name).write_text("", encoding="utf-8")
+    write_manifest(tmp_path)
+    write_manifest(tmp_path)
+    files = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["files"]
+    assert files == {"a/b.txt": {"sha256": hashlib.sha256(b"content").hexdigest(), "bytes": 7}}
+
+
+def test_file_hash_reads_files_larger_than_a_chunk(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 5000
+    (tmp_path / "big").write_bytes(content)
+    assert file_hash(tmp_path / "big") == hashlib.sha256(content).hexdigest()
+
+
+def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    monkeypatch.delenv("VIT_AUDIT_CACHE", raising=False)
+    assert cache_folder() == Path("/elsewhere/vit-audit")
+    monkeypatch.setenv("VIT_AUDIT_CACHE", "/here")
+    assert cache_folder() == Path("/here")
