@@ -124,9 +124,10 @@ def localise(
     repeated = _permute(parts, "confirmation", settings, settings.seed + 1)
     found = {part.key: _found(part, result, settings) for part, result in zip(parts, discovered, strict=True)}
     confirmed_p = _confirm(parts, repeated, found)
+    family = sum(len(part.discovery.heads) for part in parts)
     rows: list[HeadRow] = []
     for part, first in zip(parts, discovered, strict=True):
-        rows += _rows_of(part, first, found[part.key], confirmed_p, stored, seeds, settings)
+        rows += _rows_of(part, first, found[part.key], confirmed_p, stored, seeds, settings, family=family)
     return rows, [_stability(part, stored, seeds) for part in parts]
 
 
@@ -173,13 +174,16 @@ def _rows_of(
     stored: StoredEffects,
     seeds: Sequence[int],
     settings: Settings,
+    *,
+    family: int,
 ) -> list[HeadRow]:
-    """Make the rows of all heads of one contrast and outcome."""
+    """Make the rows of all heads of one contrast and outcome; ``family`` tests are adjusted for in discovery."""
     measured = _estimates(part, settings)
     accuracy = _accuracy_change(part, stored, seeds[0])
     design_c = _design_c(part, stored, settings)
     by_seed = np.array([_mediated(stored.of(s, part.contrast, "confirmation", part.outcome)) for s in seeds])
-    errors = np.sqrt((unit_sums(part.confirmation) ** 2).sum(axis=0))
+    # To be confirmed a head must first be found among all, on the less certain of the two splits.
+    errors = np.max([np.sqrt((unit_sums(e) ** 2).sum(axis=0)) for e in (part.discovery, part.confirmation)], axis=0)
     percentile = _percentiles(part.confirmation)
     rows = []
     for k, (layer, head) in enumerate(part.confirmation.heads):
@@ -205,9 +209,7 @@ def _rows_of(
             design_c=None if design_c is None else design_c[k],
             by_seed=[float(v) for v in by_seed[:, k]],
             verdict="too little data",
-            smallest_detectable=smallest_detectable(
-                float(errors[k]), alpha=settings.alpha, family=max(1, len(confirmed_p))
-            ),
+            smallest_detectable=smallest_detectable(float(errors[k]), alpha=settings.alpha, family=family),
         )
         if part.enough(settings.min_group_size):
             row = row.model_copy(update={"verdict": _verdict(row, found=k in found, alpha=settings.alpha)})
