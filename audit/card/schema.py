@@ -140,9 +140,8 @@ class PolicySpec(CardPart):
 
 
 class ReportSpec(CardPart):
-    """What the report may show and who ran the audit."""
+    """What the report says about the audit itself."""
 
-    show_examples: bool = False  # images of the data; never on by itself
     run_by: str = ""
 
 
