@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from audit.errors import DataError
 from audit.records import ExcludedRow
@@ -120,6 +120,7 @@ def decode_image(name: str, content: bytes) -> Image.Image:
     DataError
         If it is no image, is damaged, smaller than 8 px on a side or larger than 50 million pixels.
     """
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # importing WeasyPrint turns this on for the whole process
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         width, height = image.size
