@@ -93,4 +93,4 @@ def test_what_cannot_be_detected_is_none() -> None:
 def test_outcomes_default_to_the_second_of_two_or_all(tmp_path: Path) -> None:
     assert audited_outcomes(card_of(tmp_path), ("a", "b")) == ("b",)
     assert audited_outcomes(card_of(tmp_path), ("a", "b", "c")) == ("a", "b", "c")
-    assert audited_outcomes(card_of(tmp_path, audit={"outcomes": ["neutral"]}), ("a", "b")) == ("neutral",)
+    assert audited_outcomes(card_of(tmp_path, audit={"outcomes": ["neutral"]}), ("neutral", "b")) == ("neutral",)
