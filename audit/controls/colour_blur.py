@@ -32,6 +32,7 @@ from audit.records import Control, Estimate, HeadGrid
 Array = npt.NDArray[np.float64]
 BATCH = 32
 MEASUREMENTS = 6
+JUDGING_VERSION = 1  # raise when what is measured or judged below changes: kept verdicts are then made anew
 HALF = 0.5  # a joint patch must carry more than this share; a null must carry less
 MORE_TRAINING = "raise controls.condition_epochs or controls.train_images, or choose other control images"
 QUIET = "raise controls.eval_images; if it stays, head-level effects in this model cannot be told from noise"

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from audit import __version__
-from audit.controls.colour_blur import MEASUREMENTS, Channel, channels, run_channel
+from audit.controls.colour_blur import JUDGING_VERSION, MEASUREMENTS, Channel, channels, run_channel
 from audit.controls.identities import Subject, run_identities
 from audit.controls.initialisation import Pair, run_initialisation
 from audit.controls.sets import load_control_set
@@ -46,7 +45,7 @@ def check_known_effects(setting: Setting) -> ControlReport:
     )
     trained = train_controls(setting.backbone, setting.card.controls, images, cache=setting.cache, step=setting.step)
     layers = range(prefix_blocks(model, setting.card.model.train_blocks), len(model.blocks))
-    kept = trained.folder / f"judged-{images.judging_fingerprint[:24]}-{__version__}.json"
+    kept = trained.folder / f"judged-{images.judging_fingerprint[:24]}-v{JUDGING_VERSION}.json"
     if kept.is_file():
         report = ControlReport.model_validate_json(kept.read_text(encoding="utf-8"))
     else:

@@ -64,7 +64,7 @@ class Swept:
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     samples = rendered_samples(
-        DataSpec(reader="synthetic", rendered=Rendered(association=0.85, train_images=2400, audit_images=480)),
+        DataSpec(reader="synthetic", rendered=Rendered(association=0.85, train_images=2400, audit_images=1200)),
         {"skin_tone": GroupSpec(column="skin_tone", reference="lighter")},
         ["hair_length"],
     )
@@ -148,7 +148,8 @@ def test_design_a_agrees_with_its_oracle(swept: Swept) -> None:
     assert np.mean(shares) >= 0.9
     (mean,) = estimates(a.difference.mean(axis=1, keepdims=True), gap, a)
     assert holds(mean, float((gap @ oracle.difference).mean()))
-    assert not holds(mean, 0.0)
+    largest = found[int(np.abs(mediated(oracle)).argmax())]
+    assert not holds(largest, 0.0)
     assert stats.spearmanr(mediated(a), mediated(oracle)).statistic > 0.8
 
 
