@@ -149,8 +149,9 @@ def _carriers(audit: Audit, gap: ContrastRow) -> str:
     contrast, outcome = _question(gap).rsplit(":", 1)
     heads = [h for h in audit.heads if (h.contrast, h.outcome) == (contrast, outcome)]
     held = sorted((h for h in heads if h.verdict == "confirmed"), key=lambda h: -abs(h.confirmation.value or 0.0))
-    if not held:
-        return audit.localisation.get(_question(gap), "not examined")
+    where = audit.localisation.get(_question(gap), "not examined")
+    if not held or not where.startswith("localised"):
+        return where
     if len(held) > HEADS_SHOWN:
         largest = ", ".join(h.name for h in held[:HEADS_SHOWN])
         return f"{largest} and {len(held) - HEADS_SHOWN} more ({len(held)} of {len(heads)} heads)"

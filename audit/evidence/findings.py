@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from audit.evidence.outcome import detected_gaps
 from audit.records import ContrastRow, Estimate, Finding, HeadRow, Metric
 
 OUTCOME_UNCERTAINTY = "A predicted label is not what a person feels or does."
@@ -95,6 +96,8 @@ def make_findings(
 ) -> list[Finding]:
     """Return a finding for each contrast and outcome with a disparity, and one for each confirmed head that matters.
 
+    Heads have findings only where a gap was detected: without a gap there is nothing that they carry.
+
     Sorted by severity, disparities before heads, larger before smaller.
     """
     found: list[Finding] = []
@@ -106,7 +109,12 @@ def make_findings(
         worst = max(rows, key=lambda r: (r.above_policy, abs(r.estimate.value or 0.0)))
         found.append(_disparity(worst, rows, localisation, context))
     tested = sum(row.confirmation_p is not None for row in heads)
-    found += [_head(row, contrasts, context, family=tested) for row in heads if _is_worth_a_card(row, context)]
+    detected = detected_gaps(contrasts)
+    found += [
+        _head(row, contrasts, context, family=tested)
+        for row in heads
+        if f"{row.contrast}:{row.outcome}" in detected and _is_worth_a_card(row, context)
+    ]
     rank = {"high": 0, "medium": 1, "low": 2}
     return sorted(found, key=lambda f: (f.kind != "disparity", rank[f.severity], -abs(f.estimate.value or 0.0)))
 

@@ -100,12 +100,26 @@ def _blind_attributes(contrasts: Sequence[ContrastRow], gap_above: float) -> lis
     return [a for a, sees in sighted.items() if not sees]
 
 
-def localisation(heads: Sequence[HeadRow]) -> dict[str, str]:
-    """Return for each contrast and outcome where the gap was found: heads, "not localisable", or too little data."""
+def detected_gaps(contrasts: Sequence[ContrastRow]) -> set[str]:
+    """Return the questions ("attribute:group-reference:outcome") in which some gap was detected."""
+    return {f"{c.attribute}:{c.group}-{c.reference}:{c.outcome}" for c in contrasts if c.state == "disparity"}
+
+
+def localisation(heads: Sequence[HeadRow], contrasts: Sequence[ContrastRow]) -> dict[str, str]:
+    """Return for each contrast and outcome where the gap was found: heads, "not localisable", or why it was not asked.
+
+    Where no gap was detected there is nothing to localise, whatever single heads do: their effects may cancel.
+    """
+    detected = detected_gaps(contrasts)
     answer: dict[str, str] = {}
     for row in heads:
         key = f"{row.contrast}:{row.outcome}"
-        before = answer.setdefault(key, "too little data" if row.verdict == "too little data" else "not localisable")
-        if row.verdict == "confirmed":
-            answer[key] = f"{before}, {row.name}" if before.startswith("localised") else f"localised: {row.name}"
+        if row.verdict == "too little data":
+            answer[key] = "too little data"
+        elif key not in detected:
+            answer[key] = "no gap detected, nothing to localise"
+        else:
+            before = answer.setdefault(key, "not localisable")
+            if row.verdict == "confirmed":
+                answer[key] = f"{before}, {row.name}" if before.startswith("localised") else f"localised: {row.name}"
     return answer

@@ -57,7 +57,7 @@ def judge_effects(setting: Setting, swept: Swept, hashes: dict[str, str]) -> Jud
         setting.seeds,
         Settings(spec.alpha, spec.permutations, spec.bootstrap, spec.seed, spec.min_group_size),
     )
-    where = localisation(heads)
+    where = localisation(heads, rows)
     context = Context(
         name=setting.card.name,
         model=setting.card.model.name,

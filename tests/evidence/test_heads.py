@@ -11,6 +11,7 @@ from audit.evidence.effects import SwapEffects
 from audit.evidence.heads import Settings, StoredEffects, localise
 from audit.evidence.outcome import localisation
 from audit.records import Contrast, HeadRow, Stability
+from tests.evidence.rows import contrast_row
 from tests.evidence.simulate import swap_effects
 
 pytestmark = pytest.mark.unit
@@ -85,7 +86,7 @@ def test_planted_head_is_confirmed_and_the_others_are_not() -> None:
     assert head.share_of_gap.value == pytest.approx(0.5, abs=0.2)
     assert head.percentile_in_layer == pytest.approx(100 * 2.5 / 3)
     assert head.accuracy_change == pytest.approx(-0.5)  # patched it always says smile, unpatched it is right
-    assert localisation(rows) == {"tone:dark-light:smile": "localised: L0H1"}
+    assert localisation(rows, [contrast_row(outcome="smile")]) == {"tone:dark-light:smile": "localised: L0H1"}
     for row in (*rows[:1], *rows[2:]):
         assert row.verdict == "no effect found"
         assert row.confirmation_p is None and row.confirmation_p_adjusted is None
@@ -96,7 +97,7 @@ def test_planted_head_is_confirmed_and_the_others_are_not() -> None:
 def test_what_does_not_repeat_itself_is_not_confirmed(confirmation: list[float]) -> None:
     rows, _ = audit({"discovery": [0.1], "confirmation": confirmation})
     assert verdicts(rows)[0] == "found, not confirmed"
-    assert localisation(rows) == {"tone:dark-light:smile": "not localisable"}
+    assert localisation(rows, [contrast_row(outcome="smile")]) == {"tone:dark-light:smile": "not localisable"}
 
 
 def test_what_is_not_found_first_is_not_asked_again() -> None:
@@ -106,13 +107,13 @@ def test_what_is_not_found_first_is_not_asked_again() -> None:
 
 
 def test_too_few_subjects_or_pairs_give_no_verdict() -> None:
-    few_pairs, _ = audit({s: [0.1] for s in SPLITS}, units=9, per_unit=10)
+    few_pairs, _ = audit({s: [0.1] for s in SPLITS}, units=29, per_unit=10)
     few_people, _ = audit({s: [0.1] for s in SPLITS}, units=29, per_unit=1)
     for rows in (few_pairs, few_people):
         assert set(verdicts(rows)) == {"too little data"}
         assert rows[0].confirmation_p is None
         assert rows[0].confirmation.value == pytest.approx(0.1, abs=0.06)
-    assert localisation(few_people) == {"tone:dark-light:smile": "too little data"}
+    assert localisation(few_people, []) == {"tone:dark-light:smile": "too little data"}
 
 
 def test_too_little_data_in_one_contrast_leaves_the_other() -> None:

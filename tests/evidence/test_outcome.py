@@ -105,9 +105,17 @@ def test_localisation_names_confirmed_heads_or_says_why_none() -> None:
         head_row(outcome="neutral", verdict="no effect found"),
         head_row(contrast="age:old-young", verdict="too little data"),
     ]
-    assert localisation(heads) == {
+    gaps = [contrast_row(), contrast_row(outcome="neutral", metric="tpr_gap")]
+    assert localisation(heads, gaps) == {
         "tone:dark-light:smiling": "localised: L2H1, L3H0",
         "tone:dark-light:neutral": "not localisable",
         "age:old-young:smiling": "too little data",
     }
-    assert localisation(heads[2:3] + heads[:1]) == {"tone:dark-light:smiling": "localised: L2H1"}
+    assert localisation(heads[2:3] + heads[:1], gaps) == {"tone:dark-light:smiling": "localised: L2H1"}
+
+
+def test_without_a_gap_there_is_nothing_to_localise() -> None:
+    quiet = contrast_row(state="no disparity detected", above_policy=False)
+    answer = {"tone:dark-light:smiling": "no gap detected, nothing to localise"}
+    assert localisation([head_row()], [quiet]) == answer
+    assert localisation([head_row()], []) == answer
