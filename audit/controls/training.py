@@ -23,13 +23,15 @@ from audit.controls.sets import ControlSet, Role
 from audit.data.pixels import Pixels
 from audit.models.build import Backbone
 from audit.models.checkpoint import hash_state, save_weights
-from audit.models.finetune import Recipe, Views, finetune, make_views
+from audit.models.finetune import Recipe, finetune, make_views
 from audit.models.transforms import Corruption, blur, corrupt_pixels, gray
+from audit.store import write_text
 
 RECIPE_VERSION = 1  # raise when the training below changes: cached models are then made anew
 WEIGHT_DECAY = 0.05
 WARMUP_SHARE = 0.1
 CORRUPTIONS: Mapping[str, Corruption] = {"gray": gray, "blur": blur}
+SEEN = ("clean", "gray", "blur")  # by the base
 Step = Callable[[str], Callable[[int, int], None]]  # a named progress bar
 
 
@@ -104,46 +106,64 @@ def train_controls(
     """
     folder = cache / f"controls-{cache_key(backbone, spec, images)[:24]}"
     wanted = conditions(images.one_task)
-    models = {c.name: backbone.build(images.classes) for c in wanted}
-    if all((folder / f"{name}.safetensors").is_file() for name in [*models, "base"]):
-        for name, model in models.items():
-            model.load_state_dict(load_file(folder / f"{name}.safetensors"))
-        base_hash = hash_state(load_file(folder / "base.safetensors"))
-        return ControlModels({k: m.eval() for k, m in models.items()}, base_hash, folder, from_cache=True)
-    base = _train_all(backbone, spec, images, models, wanted, step)
-    for name, model in {**models, "base": base}.items():
-        save_weights(model.state_dict(), folder / f"{name}.safetensors")
-    (folder / "recipe.json").write_text(json.dumps([asdict(c) for c in wanted], indent=1))
-    return ControlModels(models, hash_state(base.state_dict()), folder, from_cache=False)
+    absent = [c for c in wanted if not (folder / f"{c.name}.safetensors").is_file()]
+    base, fresh = _base(backbone, spec, images, folder, step)
+    if absent:
+        _train_conditions(backbone, spec, images, base, absent, folder, step)
+    write_text(folder / "recipe.json", json.dumps([asdict(c) for c in wanted], indent=1))
+    models = {c.name: _stored(backbone, images.classes, folder / f"{c.name}.safetensors") for c in wanted}
+    return ControlModels(models, hash_state(base.state_dict()), folder, from_cache=not (fresh or absent))
 
 
-def _train_all(
+def _stored(backbone: Backbone, classes: int, path: Path) -> VisionTransformer:
+    """Load a model that was trained here."""
+    model = backbone.build(classes)
+    model.load_state_dict(load_file(path))
+    return model
+
+
+def _is_whole(backbone: Backbone) -> bool:
+    """Tell whether the base is trained whole, because its weights were not pretrained for much."""
+    return backbone.spec.weights in ("none", "rendered")
+
+
+def _base(
+    backbone: Backbone, spec: ControlsSpec, images: ControlSet, folder: Path, step: Step
+) -> tuple[VisionTransformer, bool]:
+    """Train the base, or load it; tell whether it was trained."""
+    path = folder / "base.safetensors"
+    if path.is_file():
+        return _stored(backbone, images.base_classes, path), False
+    base = backbone.build(images.base_classes)
+    blocks = None if _is_whole(backbone) else backbone.spec.train_blocks
+    mixed = make_views(base, [spoil(images.train, name) for name in SEEN], blocks)
+    recipe = _recipe(spec, spec.base_epochs, spec.seed, blocks)
+    finetune(base, mixed, images.base_targets, recipe, progress=step("controls: base"))
+    save_weights(base.state_dict(), path)
+    return base, True
+
+
+def _train_conditions(
     backbone: Backbone,
     spec: ControlsSpec,
     images: ControlSet,
-    models: Mapping[str, VisionTransformer],
-    wanted: list[Condition],
+    base: VisionTransformer,
+    absent: list[Condition],
+    folder: Path,
     step: Step,
-) -> VisionTransformer:
-    """Train the base, whole where it has no pretraining, then every condition from it, in place."""
-    base = backbone.build(images.base_classes)
-    spoilt = {name: spoil(images.train, name) for name in ("clean", "gray", "blur")}
-    last = backbone.spec.train_blocks
-    whole = backbone.spec.weights in ("none", "rendered")
-    mixed = make_views(base, list(spoilt.values()), None if whole else last)
-    first = _recipe(spec, spec.base_epochs, spec.seed, None if whole else last)
-    finetune(base, mixed, images.base_targets, first, progress=step("controls: base"))
-    tail = make_views(base, list(spoilt.values()), last) if whole else mixed
-    views = {name: Views([data], tail.prefix) for name, data in zip(spoilt, tail.data, strict=True)}
-    for condition in wanted:
-        model = models[condition.name]
+) -> None:
+    """Train conditions from the base, storing each as soon as it is done."""
+    blocks = backbone.spec.train_blocks
+    views = {c: make_views(base, [spoil(images.train, c)], blocks) for c in {a.corruption for a in absent}}
+    for condition in absent:
+        model = backbone.build(images.classes)
         start_from(base, model)
-        recipe = _recipe(spec, spec.condition_epochs, spec.seed + condition.seed, last)
+        recipe = _recipe(spec, spec.condition_epochs, spec.seed + condition.seed, blocks)
         recipe = replace(recipe, freeze_classifier=True, attention_only=not images.one_task)
-        targets = images.targets[condition.role][0]
         title = f"controls: {condition.name.replace('_', ' ')}"
+        targets = images.targets[condition.role][0]
         finetune(model, views[condition.corruption], targets, recipe, progress=step(title))
-    return base
+        save_weights(model.state_dict(), folder / f"{condition.name}.safetensors")
 
 
 def start_from(base: VisionTransformer, model: VisionTransformer) -> None:

@@ -57,7 +57,7 @@ def differing(a: VisionTransformer, b: VisionTransformer) -> set[str]:
 @pytest.mark.parametrize("one_task", [True, False])
 def test_the_second_call_loads_the_same_models(one_task: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = train(tmp_path, one_task=one_task)
-    monkeypatch.setattr(training, "_train_all", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(training, "finetune", lambda *_args, **_named: pytest.fail("trained again"))
     second = train(tmp_path, one_task=one_task)
     assert (first.from_cache, second.from_cache) == (False, True)
     assert first.base_hash == second.base_hash
@@ -67,11 +67,13 @@ def test_the_second_call_loads_the_same_models(one_task: bool, tmp_path: Path, m
         assert not second.models[name].training
 
 
-def test_a_cache_that_lacks_a_model_is_made_anew(tmp_path: Path) -> None:
+def test_a_model_that_is_lacking_is_made_anew_and_no_other(tmp_path: Path) -> None:
     first = train(tmp_path)
     (first.folder / "gray_null.safetensors").unlink()
+    stamps = {p.name: p.stat().st_mtime_ns for p in first.folder.glob("*.safetensors")}
     second = train(tmp_path)
     assert not second.from_cache
+    assert all((first.folder / name).stat().st_mtime_ns == stamp for name, stamp in stamps.items())
     assert hash_state(second.models["gray_null"].state_dict()) == hash_state(first.models["gray_null"].state_dict())
 
 
