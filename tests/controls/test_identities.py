@@ -95,8 +95,9 @@ def test_a_wrong_engine_does_not_equal_hooks(engine: identities.Patch) -> None:
     assert not engine_equals_hooks(subject(tiny()), patch=engine).passed
 
 
-def test_a_wrong_slice_fails_nothing_but_the_comparison_with_hooks() -> None:
-    assert failed(tiny(), patch=shifted) == {"engine"}
+def test_a_wrong_slice_fails_the_comparison_with_hooks() -> None:
+    """Heads change places in the batch, so that rounding may show in the self-patch too, and nowhere else."""
+    assert {"engine"} <= failed(tiny(), patch=shifted) <= {"engine", "self_patch"}
 
 
 def test_noise_a_millionth_high_fails_the_self_patch_alone() -> None:

@@ -71,7 +71,7 @@ def write_card(path: Path, **changes: Any) -> Path:
     return path
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep trained models in a folder of this session, and train the rendered base on few faces."""
     with pytest.MonkeyPatch.context() as patch:
@@ -82,7 +82,7 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def invoke() -> Invoke:
     """Return a call of the command line in this process."""
 
@@ -92,7 +92,7 @@ def invoke() -> Invoke:
     return call
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def small_run(tmp_path_factory: pytest.TempPathFactory, invoke: Invoke) -> Run:
     """Run the small audit once."""
     place = tmp_path_factory.mktemp("small")
@@ -120,7 +120,7 @@ def odd_image(image: Image.Image, number: int) -> bytes:
     return page.getvalue()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def face_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write 160 rendered faces as image files of mixed modes and sizes, with a table that has seen a spreadsheet."""
     folder = tmp_path_factory.mktemp("faces")
