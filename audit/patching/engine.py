@@ -43,7 +43,7 @@ def _is_plain(block: Block) -> bool:
 def _leading_rows(block: Block, stream: torch.Tensor, rows: int) -> torch.Tensor:
     """Run a block for its first ``rows`` tokens: queries of those, keys and values of all."""
     attention = block.attn
-    n_heads, inner = attention.num_heads, attention.attn_dim
+    n_heads, inner = attention.num_heads, attention.num_heads * attention.head_dim
     normed = block.norm1(stream)
     weight, bias = attention.qkv.weight, attention.qkv.bias
     q = F.linear(normed[:, :rows], weight[:inner], None if bias is None else bias[:inner])
