@@ -32,7 +32,7 @@ from audit.records import Control, Estimate, HeadGrid
 Array = npt.NDArray[np.float64]
 BATCH = 32
 MEASUREMENTS = 6
-JUDGING_VERSION = 1  # raise when what is measured or judged below changes: kept verdicts are then made anew
+JUDGING_VERSION = 2  # raise when what is measured or judged below changes: kept verdicts are then made anew
 HALF = 0.5  # a joint patch must carry more than this share; a null must carry less
 MORE_TRAINING = "raise controls.condition_epochs or controls.train_images, or choose other control images"
 QUIET = "raise controls.eval_images; if it stays, head-level effects in this model cannot be told from noise"
@@ -216,7 +216,7 @@ def _form_controls(
             title=f"There is an effect of {carries} to find",
             kind="effect",
             setting=setting,
-            statistic=f"log-odds of the true class, donor minus recipient, {beyond}nats",
+            statistic=f"lower end of the log-odds of the true class, donor minus recipient, {beyond}nats",
             estimate=total,
             judged=total.low,
             relation=">",
@@ -243,7 +243,7 @@ def _form_controls(
             title=f"A single head is found to carry {carries}",
             kind="effect",
             setting=setting,
-            statistic=f"shift by {site} alone, {beyond}on images not used to choose it, nats",
+            statistic=f"lower end of the shift by {site} alone, {beyond}on images not used to choose it, nats",
             estimate=single,
             judged=single.low,
             relation=">",

@@ -46,12 +46,19 @@ def _control_row(control: Control) -> tuple[Cell, ...]:
     result = wording.PASSED_CHECK if control.passed else wording.FAILED_CHECK
     return (
         badge_cell(result),
-        header_cell(control.title, control.meaning if control.passed else f"{control.meaning} Mend: {control.mend}"),
+        header_cell(
+            control.title, control.meaning if control.passed else f"{_not_shown(control)} Mend: {control.mend}"
+        ),
         Cell(control.setting),
         number_cell(formats.measured(control.estimate), control.statistic),
         number_cell(f"{_RELATIONS[control.relation]} {formats.quantity(control.threshold)}"),
         number_cell("–" if control.n is None else formats.count(control.n)),
     )
+
+
+def _not_shown(control: Control) -> str:
+    """Say what a failed control would have shown: its meaning holds only where it passed."""
+    return f"Not shown, because the check failed: {control.meaning}"
 
 
 def failed_controls(audit: Audit) -> list[tuple[str, str, str, str]]:
@@ -63,7 +70,7 @@ def failed_controls(audit: Audit) -> list[tuple[str, str, str, str]]:
                 f"{control.statistic}: {formats.measured(control.estimate)}, required "
                 f"{_RELATIONS[control.relation]} {formats.quantity(control.threshold)}"
             ),
-            control.meaning,
+            _not_shown(control),
             control.mend,
         )
         for control in audit.controls.controls
