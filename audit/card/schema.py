@@ -113,6 +113,7 @@ class ControlsSpec(CardPart):
     eval_images: Positive = 300
     base_epochs: Positive = 4
     condition_epochs: Positive = 3
+    donor_seeds: Annotated[int, Field(ge=2)] = 2  # donors of each kind; the null needs two
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     batch_size: Positive = 32
     seed: int = 0

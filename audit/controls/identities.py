@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from audit.controls.verdict import judge
 from audit.patching.engine import Donor, continue_unpatched, patch_layer
 from audit.patching.hooks import donor_writes, patch_everything, patch_with_hooks
-from audit.patching.sites import Site, Trace, head_writes, heads_of, record, scale_of, sites_of
+from audit.patching.sites import Site, Trace, bias_write, head_writes, heads_of, record, sites_of
 from audit.records import Control, Estimate
 
 SUM_TOLERANCE = 1e-5
@@ -84,11 +84,8 @@ def writes_sum_to_attention(subject: Subject) -> Control:
     model = subject.model
     trace = record(model, subject.images)
     errors = []
-    for i, block in enumerate(model.blocks):
-        total = head_writes(model, i, trace.z[i]).sum(0)
-        bias, gamma = block.attn.proj.bias, scale_of(block)
-        if bias is not None:
-            total = total + (bias if gamma is None else bias * gamma)
+    for i in range(len(model.blocks)):
+        total = head_writes(model, i, trace.z[i]).sum(0) + bias_write(model, i)
         errors.append((total - trace.attention[i]).norm() / trace.attention[i].norm())
     return judge(
         id="writes_sum",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from audit.models.finetune import Recipe, finetune, make_views
 from audit.models.transforms import Corruption, blur, corrupt_pixels, gray
 from audit.store import write_text
 
-RECIPE_VERSION = 1  # raise when the training below changes: cached models are then made anew
+RECIPE_VERSION = 2  # raise when the training below changes: cached models are then made anew
 WEIGHT_DECAY = 0.05
 WARMUP_SHARE = 0.1
 CORRUPTIONS: Mapping[str, Corruption] = {"gray": gray, "blur": blur}
@@ -45,17 +45,25 @@ class Condition:
     seed: int
 
 
-def conditions(one_task: bool) -> list[Condition]:
-    """Return what is trained: clean models, corrupted ones, and corrupted ones of another seed as null donors."""
-    wanted = [
-        Condition("clean_colour", "colour", "clean", 1),
-        Condition("gray", "colour", "gray", 1),
-        Condition("gray_null", "colour", "gray", 2),
-        Condition("clean_blur", "blur", "clean", 1),
-        Condition("blur", "blur", "blur", 1),
-        Condition("blur_null", "blur", "blur", 2),
-    ]
-    return [c for c in wanted if not (one_task and c.name == "clean_blur")]
+def conditions(one_task: bool, donor_seeds: int) -> list[Condition]:
+    """Return what is trained: for gray and for blur a recipient, and donors of other seeds, clean and corrupted.
+
+    A clean donor and its corrupted twin share a seed: the order of the images. On one task, colour and blur share the
+    clean donors.
+    """
+    tasks: Sequence[tuple[Role, str]] = (("colour", "gray"), ("blur", "blur"))
+    wanted: list[Condition] = []
+    for role, corruption in tasks:
+        wanted.append(Condition(corruption, role, corruption, 1))
+        for seed in range(2, 2 + donor_seeds):
+            shared = one_task and role != tasks[0][0]
+            wanted += [] if shared else [Condition(_donor_name(role, "clean", seed), role, "clean", seed)]
+            wanted.append(Condition(_donor_name(role, corruption, seed), role, corruption, seed))
+    return wanted
+
+
+def _donor_name(role: Role, corruption: str, seed: int) -> str:
+    return f"{role}_{corruption}_donor_{seed}"
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,12 @@ class ControlModels:
     base_hash: str
     folder: Path
     from_cache: bool
+
+    def donors(self, role: Role, corruption: str) -> tuple[VisionTransformer, ...]:
+        """Return the donors of a channel that were trained on ``corruption`` ("clean", "gray", "blur"), by seed."""
+        found = [n for n in self.models if n.startswith(f"{role}_{corruption}_donor_")]
+        found = found or [n for n in self.models if f"_{corruption}_donor_" in n]
+        return tuple(self.models[n] for n in found)
 
 
 def spoil(pixels: Pixels, corruption: str) -> Pixels:
@@ -79,7 +93,7 @@ def cache_key(backbone: Backbone, spec: ControlsSpec, images: ControlSet) -> str
         "version": RECIPE_VERSION,
         "model": backbone.spec.model_dump(exclude={"weights", "classes"}),
         "body": backbone.body_hash(),
-        "controls": spec.model_dump(exclude={"card", "path", "eval_images"}),
+        "controls": spec.model_dump(exclude={"card", "path", "eval_images", "donor_seeds"}),
         "images": images.training_fingerprint,
         "torch": torch.__version__,
         "timm": timm.__version__,
@@ -105,7 +119,7 @@ def train_controls(
         Given a name, returns a progress callback.
     """
     folder = cache / f"controls-{cache_key(backbone, spec, images)[:24]}"
-    wanted = conditions(images.one_task)
+    wanted = conditions(images.one_task, spec.donor_seeds)
     absent = [c for c in wanted if not (folder / f"{c.name}.safetensors").is_file()]
     base, fresh = _base(backbone, spec, images, folder, step)
     if absent:

@@ -79,6 +79,10 @@ class Backbone:
         load_into(model, self.weights, keep_classifier=True)
         return model.eval().requires_grad_(False)  # training asks for gradients itself
 
+    def build_untrained(self, classes: int, *, seed: int = 0) -> VisionTransformer:
+        """Return a model of this architecture with random weights, which knows nothing."""
+        return Backbone(self.spec.model_copy(update={"weights": "none"}), None).build(classes, seed=seed)
+
     def body_hash(self) -> str:
         """SHA-256 of the initial weights, classifier aside."""
         state = self.build(2).state_dict()

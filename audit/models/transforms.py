@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as tvf
 from audit.data.pixels import Pixels
 
 Corruption = Callable[[torch.Tensor], torch.Tensor]
-BLUR_SHARE = 1 / 24  # standard deviation of the Gaussian blur, as a share of the image's side
+BLUR_SHARE = 1 / 14  # standard deviation of the Gaussian blur, as a share of the image's side
 CHUNK = 256
 
 
@@ -23,7 +23,7 @@ def gray(images: torch.Tensor) -> torch.Tensor:
 
 
 def blur(images: torch.Tensor) -> torch.Tensor:
-    """Remove fine detail: Gaussian blur with a standard deviation of 1/24 of the image's side."""
+    """Remove fine detail: Gaussian blur with a standard deviation of 1/14 of the image's side."""
     sigma = images.shape[-1] * BLUR_SHARE
     kernel = 2 * int(3 * sigma) + 1
     result: torch.Tensor = tvf.gaussian_blur(images, kernel_size=[kernel, kernel], sigma=[sigma, sigma])

@@ -7,6 +7,7 @@ prefix tokens only, the last block computes only their rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,8 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch.nn import functional as F
 
 from audit.models.predict import classify
-from audit.patching.sites import Trace, head_writes
+from audit.patching.hooks import replacing_writes
+from audit.patching.sites import Site, Trace, bias_write, head_writes
 
 ROWS_AT_ONCE = 64  # patched images in one batch; larger ones fall out of the processor's caches
 
@@ -64,9 +66,7 @@ def _after_attention(block: Block, stream: torch.Tensor) -> torch.Tensor:
 def _continue(model: VisionTransformer, layer: int, stream: torch.Tensor) -> torch.Tensor:
     """Return the logits from a residual stream (B, tokens, width) after the attention of ``layer``."""
     rows, last = rows_read(model), len(model.blocks) - 1
-    if layer == last and rows is not None:
-        stream = stream[:, :rows]
-    stream = _after_attention(model.blocks[layer], stream)
+    stream = _after_attention(model.blocks[layer], _read(model, layer, stream))
     for block in model.blocks[layer + 1 : last]:
         stream = block(stream)
     if layer < last:
@@ -99,21 +99,62 @@ def patch_layer(
     torch.Tensor (heads, B, classes)
         The logits with that head patched.
     """
-    after = recipient.entering[layer] + recipient.attention[layer]
-    rows = rows_read(model)
-    z_recipient, z_donor = recipient.z[layer], donor.trace.z[layer]
-    if layer == len(model.blocks) - 1 and rows is not None:
-        after, z_recipient, z_donor = after[:, :rows], z_recipient[:, :rows], z_donor[:, :rows]
+    z_recipient, z_donor = (_read(model, layer, t.z[layer]) for t in (recipient, donor.trace))
     if donor.model is model:
         change = head_writes(model, layer, z_donor - z_recipient)
     else:
         change = head_writes(donor.model, layer, z_donor) - head_writes(model, layer, z_recipient)
-    if heads is not None:
-        change = change[heads]
-    patched = (after.unsqueeze(0) + change).flatten(0, 1)
+    return add_to_stream(model, recipient, layer, change if heads is None else change[heads])
+
+
+def _read(model: VisionTransformer, layer: int, tokens: torch.Tensor) -> torch.Tensor:
+    """Keep of (..., tokens, width) after a layer's attention what can still reach the classifier."""
+    rows = rows_read(model)
+    return tokens[..., :rows, :] if layer == len(model.blocks) - 1 and rows is not None else tokens
+
+
+@torch.inference_mode()
+def add_to_stream(model: VisionTransformer, recipient: Trace, layer: int, change: torch.Tensor) -> torch.Tensor:
+    """Return logits (K, B, classes) with each of ``change`` (K, B, tokens, width) added after a layer's attention."""
+    after = _read(model, layer, recipient.entering[layer] + recipient.attention[layer])
+    patched = (after.unsqueeze(0) + _read(model, layer, change)).flatten(0, 1)
     logits = [_continue(model, layer, part) for part in patched.split(ROWS_AT_ONCE)]
     patched_logits: torch.Tensor = torch.cat(logits).unflatten(0, (change.shape[0], -1))
     return patched_logits
+
+
+@torch.inference_mode()
+def patch_attention(model: VisionTransformer, recipient: Trace, donor: Donor, layers: range) -> torch.Tensor:
+    """Patch all heads of adjacent layers together; return the logits (B, classes).
+
+    Every head writes what the donor's does, so nothing is left to attend to: between the layers only the MLPs run.
+    The biases of the output projections, which belong to no head, stay the recipient's.
+    """
+    stream = recipient.entering[layers.start]
+    for layer in layers:
+        ours, theirs = (bias_write(m, layer) for m in (model, donor.model))
+        stream = _after_attention(model.blocks[layer], stream + (donor.trace.attention[layer] - theirs + ours))
+    for block in model.blocks[layers.stop :]:
+        stream = block(stream)
+    return classify(model, stream)
+
+
+@torch.inference_mode()
+def patch_together(model: VisionTransformer, recipient: Trace, donor: Donor, sites: Sequence[Site]) -> torch.Tensor:
+    """Patch several heads, of any layers, at once; return the logits (B, classes).
+
+    Each head writes what the donor's does, instead of what it would write given the patches below it.
+    """
+    writes: dict[Site, torch.Tensor] = {}
+    for layer in {site.layer for site in sites}:
+        given = head_writes(donor.model, layer, donor.trace.z[layer])
+        writes |= {site: given[site.head] for site in sites if site.layer == layer}
+    first = min(site.layer for site in sites)
+    stream = recipient.entering[first]
+    with replacing_writes(model, writes):
+        for block in model.blocks[first:]:
+            stream = block(stream)
+    return classify(model, stream)
 
 
 @torch.inference_mode()

@@ -65,6 +65,14 @@ def patch_with_hooks(model: VisionTransformer, images: torch.Tensor, writes: Wri
     Heads of several layers are patched in one pass: each replaces what the head would have written *given the
     patches below it*, so that the sum is the joint effect.
     """
+    with replacing_writes(model, writes):
+        logits: torch.Tensor = model(images)
+    return logits
+
+
+@contextmanager
+def replacing_writes(model: VisionTransformer, writes: Writes) -> Iterator[None]:
+    """Let each head of ``writes`` write that instead of its own, for the length of a block."""
     hooks, before = [], []
     for layer, sites in groupby(sorted(writes), key=lambda site: site.layer):
         caught: list[torch.Tensor] = []
@@ -72,8 +80,7 @@ def patch_with_hooks(model: VisionTransformer, images: torch.Tensor, writes: Wri
         before.append((block.attn.proj, _catch_into(caught)))
         hooks.append((block.ls1, _replace_writes(block, {s: writes[s] for s in sites}, caught)))
     with _hooked(*hooks, before=before):
-        logits: torch.Tensor = model(images)
-    return logits
+        yield
 
 
 def _catch_into(caught: list[torch.Tensor]) -> Callable[..., None]:

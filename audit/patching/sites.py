@@ -47,6 +47,16 @@ def scale_of(block: nn.Module) -> torch.Tensor | None:
     return None if gamma is None else gamma.detach()
 
 
+def bias_write(model: VisionTransformer, layer: int) -> torch.Tensor | float:
+    """Return what the output projection's bias, which belongs to no head, adds to the residual stream: (width,)."""
+    block = model.blocks[layer]
+    bias, gamma = block.attn.proj.bias, scale_of(block)
+    if bias is None:
+        return 0.0
+    written: torch.Tensor = bias.detach() if gamma is None else bias.detach() * gamma
+    return written
+
+
 @dataclass(frozen=True)
 class Trace:
     """One forward pass of B images, kept at every layer.
@@ -79,17 +89,39 @@ class Trace:
 
 
 @torch.inference_mode()
-def record(model: VisionTransformer, images: torch.Tensor) -> Trace:
-    """Run ``images`` (B, 3, H, W) through the model and keep what patching needs."""
-    entering: list[torch.Tensor] = []
-    attention: list[torch.Tensor] = []
-    z: list[torch.Tensor] = []
-    with _listening(model, z, attention):
+def record(model: VisionTransformer, images: torch.Tensor, *, prefix: Trace | None = None, start: int = 0) -> Trace:
+    """Run ``images`` (B, 3, H, W) through the model and keep what patching needs.
+
+    Parameters
+    ----------
+    prefix : Trace, optional
+        The same images through a model that is this one up to block ``start``: what it holds of those blocks is
+        taken over, not computed again.
+    start : int
+        First block that is run where ``prefix`` is given.
+    """
+    if prefix is None:
+        entering, attention, z, start = [], [], [], 0
         stream = embed(model, images)
-        for block in model.blocks:
+    else:
+        entering, attention, z = prefix.entering[:start], prefix.attention[:start], prefix.z[:start]
+        stream = prefix.entering[start]
+    with _listening(model, z, attention):
+        for block in model.blocks[start:]:
             entering.append(stream)
             stream = block(stream)
     return Trace(entering, attention, z, stream)
+
+
+def same_up_to(a: VisionTransformer, b: VisionTransformer, start: int) -> bool:
+    """Tell whether two models are one, bit for bit, up to block ``start``, so that they can share a pass."""
+    ours, theirs = ({k: v for k, v in m.state_dict().items() if not k.startswith(_after(m, start))} for m in (a, b))
+    return ours.keys() == theirs.keys() and all(torch.equal(v, theirs[k]) for k, v in ours.items())
+
+
+def _after(model: VisionTransformer, start: int) -> tuple[str, ...]:
+    """Return the prefixes of the names of what comes after block ``start``."""
+    return ("norm.", "fc_norm.", "head", "attn_pool.", *(f"blocks.{i}." for i in range(start, len(model.blocks))))
 
 
 @contextmanager

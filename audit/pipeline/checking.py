@@ -20,6 +20,7 @@ from audit.records import Control, ControlReport, HeadGrid
 from audit.store import write_text
 
 IDENTITY_IMAGES = 4
+BARRIER_IMAGES = 600
 OWN = "this audit's model"
 
 
@@ -49,7 +50,8 @@ def check_known_effects(setting: Setting) -> ControlReport:
     if kept.is_file():
         report = ControlReport.model_validate_json(kept.read_text(encoding="utf-8"))
     else:
-        report = _judge(setting, trained, channels(trained, images, layers))
+        untrained = setting.backbone.build_untrained(images.classes)
+        report = _judge(setting, trained, channels(trained, images, layers, untrained=untrained))
         write_text(kept, report.model_dump_json(indent=1))
     origin = "taken from the cache" if trained.from_cache else "trained in this run"
     words = (
@@ -66,11 +68,12 @@ def _judge(setting: Setting, trained: ControlModels, tried: list[Channel]) -> Co
     tick = _counter(setting, "controls: patching", MEASUREMENTS * len(tried))
     base = trained.base_hash
     for channel in tried:
-        apart = Pair(channel.corrupted, channel.clean, base, base, f"{channel.name} models")
-        alike = Pair(channel.corrupted, channel.null, base, base, f"{channel.name} null models")
-        spoilt = spoil(channel.pixels, channel.corruption)
-        controls += run_initialisation(apart, channel.pixels, channel.targets, layers=channel.layers)
-        controls += run_initialisation(alike, spoilt, channel.targets, layers=channel.layers)
+        some = slice(BARRIER_IMAGES)
+        pixels, targets = channel.pixels[some], channel.targets[some]
+        apart = Pair(channel.corrupted, channel.clean[0], base, base, f"{channel.name} models")
+        alike = Pair(channel.corrupted, channel.null[0], base, base, f"{channel.name} null models")
+        controls += run_initialisation(apart, pixels, targets, layers=channel.layers)
+        controls += run_initialisation(alike, spoil(pixels, channel.corruption), targets, layers=channel.layers)
         result = run_channel(channel, seed=setting.card.controls.seed, tick=tick)
         controls += result.controls
         grids += result.grids

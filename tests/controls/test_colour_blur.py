@@ -12,14 +12,28 @@ from timm.models.vision_transformer import VisionTransformer
 
 from audit.card.schema import ControlsSpec, ModelSpec
 from audit.controls import colour_blur
-from audit.controls.colour_blur import Channel, Shift, best_head, channels, measure_shift, run_channel
+from audit.controls.colour_blur import (
+    Channel,
+    Giver,
+    Shift,
+    best_head,
+    channels,
+    measure_heads,
+    measure_random_direction,
+    measure_shifts,
+    run_channel,
+)
 from audit.controls.initialisation import Pair, run_initialisation
 from audit.controls.sets import ControlSet, _rendered
 from audit.controls.training import ControlModels, spoil, train_controls
+from audit.data.pixels import Pixels
 from audit.models.build import Backbone
-from audit.models.predict import predict_logits
+from audit.models.predict import classify, predict_logits
+from audit.models.transforms import as_input
 from audit.patching.engine import Donor, patch_layer
-from audit.patching.sites import Trace
+from audit.patching.hooks import donor_writes, patch_with_hooks
+from audit.patching.sites import Site, Trace
+from audit.patching.sweep import class_log_odds
 from tests.models_for_tests import noise_pixels, tiny
 
 pytestmark = pytest.mark.property
@@ -48,7 +62,8 @@ def models(images: ControlSet, tmp_path_factory: pytest.TempPathFactory) -> Cont
 
 @pytest.fixture(scope="module")
 def tried(models: ControlModels, images: ControlSet) -> dict[str, Channel]:
-    return {c.name: c for c in channels(models, images, range(2))}
+    untrained = Backbone(MODEL, None).build_untrained(images.classes, seed=1)
+    return {c.name: c for c in channels(models, images, range(2), untrained=untrained)}
 
 
 def failed(channel: Channel) -> set[str]:
@@ -61,7 +76,7 @@ def test_everything_passes_on_trained_models(role: str, tried: dict[str, Channel
     ticks: list[None] = []
     result = run_channel(tried[role], tick=lambda: ticks.append(None))
     assert {c.id: c.estimate for c in result.controls if not c.passed} == {}
-    assert len({c.id for c in result.controls}) == 9
+    assert len({c.id for c in result.controls}) == 12
     assert len(ticks) == colour_blur.MEASUREMENTS
     assert [g.id for g in result.grids] == [role, f"{role}_null", f"{role}_input"]
     for grid in result.grids:
@@ -76,34 +91,49 @@ def test_the_models_know_what_they_should_and_cannot_know_the_rest(role: str, tr
         found = predict_logits(model, spoil(channel.pixels, corruption)).argmax(1)
         return float((found == channel.targets).mean())
 
-    assert accuracy(channel.clean, "clean") > 0.9
-    assert accuracy(channel.clean, channel.corruption) < 0.5
-    assert accuracy(channel.corrupted, channel.corruption) < 0.5
+    for model in channel.clean:
+        assert accuracy(model, "clean") > 0.9
+        assert accuracy(model, channel.corruption) < 0.5
+    for model in (channel.corrupted, *channel.null):
+        assert accuracy(model, channel.corruption) < 0.5
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_the_gate_is_open_for_models_of_one_base(role: str, tried: dict[str, Channel]) -> None:
     channel = tried[role]
-    pair = Pair(channel.corrupted, channel.clean, "a", "a", role)
+    pair = Pair(channel.corrupted, channel.clean[0], "a", "a", role)
     controls = run_initialisation(pair, channel.pixels, channel.targets, layers=range(2))
     assert [c.id for c in controls if not c.passed] == []
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_clean_model_that_knows_nothing_has_no_effect(role: str, tried: dict[str, Channel]) -> None:
+def test_clean_models_that_know_nothing_have_no_effect(role: str, tried: dict[str, Channel]) -> None:
     broken = replace(tried[role], clean=tried[role].null)
     assert failed(broken) >= {"gap_models", "joint_models", "head_models"}
 
 
-def test_an_untrained_clean_model_has_no_effect(tried: dict[str, Channel]) -> None:
-    untrained = Backbone(MODEL, None).build(4)
-    assert failed(replace(tried["colour"], clean=untrained)) >= {"gap_models", "joint_models"}
+def test_untrained_clean_models_have_no_effect(tried: dict[str, Channel]) -> None:
+    channel = tried["colour"]
+    assert failed(replace(channel, clean=(channel.untrained,) * 2)) >= {"gap_models", "joint_models"}
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_null_donor_that_knows_is_not_quiet(role: str, tried: dict[str, Channel]) -> None:
+def test_null_donors_that_know_show_no_effect(role: str, tried: dict[str, Channel]) -> None:
     broken = replace(tried[role], null=tried[role].clean)
-    assert failed(broken) == {"gap_models", "joint_models", "head_models", "null_other_seed"}
+    assert failed(broken) >= {"gap_models", "joint_models", "head_models"}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_null_donor_that_knows_more_than_the_others_is_not_quiet(role: str, tried: dict[str, Channel]) -> None:
+    channel = tried[role]
+    broken = replace(channel, null=(channel.clean[0], *channel.null[1:]))
+    assert "null_other_seed" in failed(broken)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_an_untrained_donor_that_was_trained_is_not_quiet(role: str, tried: dict[str, Channel]) -> None:
+    broken = replace(tried[role], untrained=tried[role].clean[0])
+    assert failed(broken) == {"null_untrained"}
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -124,7 +154,8 @@ def test_a_corruption_that_leaves_the_images_whole(
 ) -> None:
     """There is nothing between an image and its copy, and where nothing should be carried all is."""
     monkeypatch.setattr(colour_blur, "spoil", lambda pixels, _corruption: pixels)
-    assert failed(tried[role]) == {"gap_input", "joint_input", "head_input", "null_nothing_to_carry"}
+    nothing = {"null_nothing_to_carry", "null_nothing_to_carry_head"}
+    assert failed(tried[role]) == {"gap_input", "joint_input", "head_input"} | nothing
 
 
 def test_donors_that_show_the_same_image_are_not_the_shuffled_null(
@@ -137,8 +168,10 @@ def test_donors_that_show_the_same_image_are_not_the_shuffled_null(
 def test_an_engine_that_patches_nothing_finds_no_head(
     tried: dict[str, Channel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lazy(model: VisionTransformer, own: Trace, _donor: Donor, layer: int) -> torch.Tensor:
-        return patch_layer(model, own, Donor(model, own), layer)
+    def lazy(
+        model: VisionTransformer, own: Trace, _donor: Donor, layer: int, heads: list[int] | None = None
+    ) -> torch.Tensor:
+        return patch_layer(model, own, Donor(model, own), layer, heads)
 
     monkeypatch.setattr(colour_blur, "patch_layer", lazy)
     assert failed(tried["colour"]) >= {"head_models"}
@@ -147,28 +180,94 @@ def test_an_engine_that_patches_nothing_finds_no_head(
 def test_a_joint_patch_that_does_nothing_carries_nothing(
     tried: dict[str, Channel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(colour_blur, "patch_with_hooks", lambda model, pixels, _writes: model(pixels))
+    def idle(model: VisionTransformer, own: Trace, _donor: Donor, _layers: range) -> torch.Tensor:
+        return classify(model, own.leaving)
+
+    monkeypatch.setattr(colour_blur, "patch_attention", idle)
     assert failed(tried["colour"]) == {"joint_models", "joint_input"}
+
+
+def test_a_random_direction_that_is_the_right_one_is_not_quiet(
+    tried: dict[str, Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = tried["colour"]
+
+    def right(
+        recipient: VisionTransformer,
+        pixels: Pixels,
+        donor: VisionTransformer,
+        targets: colour_blur.Index,
+        site: Site,
+        *,
+        seed: int,
+    ) -> colour_blur.Array:
+        found = measure_shifts(recipient, pixels, {"it": Giver(donor, pixels)}, targets, channel.layers, site)
+        return found["it"].single
+
+    monkeypatch.setattr(colour_blur, "measure_random_direction", right)
+    assert failed(channel) == {"null_random_direction"}
+
+
+SITE = Site(1, 2)
 
 
 @pytest.mark.unit
 def test_a_model_as_its_own_donor_shifts_nothing() -> None:
-    model, pixels = tiny(), noise_pixels(5)
-    shift = measure_shift(model, model, pixels, pixels, np.array([0, 1, 2, 0, 1]), range(2))
-    assert shift.heads.shape == (5, 2, 4)
-    for part in (shift.heads, shift.joint, shift.total):
-        np.testing.assert_allclose(part, 0, atol=2e-5)
+    model, pixels, targets = tiny(), noise_pixels(5), np.array([0, 1, 2, 0, 1])
+    own = {"own": Giver(model, pixels), "copy": Giver(tiny(), pixels.copy())}
+    heads = measure_heads(model, pixels, own, targets, range(2))
+    shifts = measure_shifts(model, pixels, own, targets, range(2), SITE)
+    for name in own:
+        assert heads[name].shape == (5, 2, 4)
+        for part in (heads[name], shifts[name].joint, shifts[name].total, shifts[name].single):
+            np.testing.assert_allclose(part, 0, atol=2e-5)
 
 
 @pytest.mark.unit
 def test_the_whole_shift_is_the_difference_of_the_log_odds() -> None:
     model, donor, targets = tiny(classes=2), tiny(classes=2, seed=1), np.array([0, 1, 1])
     ours, theirs = noise_pixels(3), noise_pixels(3, seed=1)
-    shift = measure_shift(model, donor, ours, theirs, targets, range(2), singly=False)
+    shift = measure_shifts(model, ours, {"donor": Giver(donor, theirs)}, targets, range(2), SITE)["donor"]
     sign = np.where(targets == 0, 1, -1)
     expected = [sign * (lo[:, 0] - lo[:, 1]) for lo in (predict_logits(donor, theirs), predict_logits(model, ours))]
     np.testing.assert_allclose(shift.total, expected[0] - expected[1], rtol=1e-4, atol=1e-4)
-    assert shift.heads.size == 0
+
+
+@pytest.mark.unit
+def test_single_heads_are_measured_alike_one_by_one_and_all_together() -> None:
+    model, donor, targets, pixels = tiny(), tiny(seed=1), np.array([0, 1, 2]), noise_pixels(3)
+    givers = {"donor": Giver(donor, pixels)}
+    heads = measure_heads(model, pixels, givers, targets, range(2))["donor"]
+    shift = measure_shifts(model, pixels, givers, targets, range(2), SITE)["donor"]
+    np.testing.assert_allclose(shift.single, heads[:, SITE.layer, SITE.head], atol=1e-5)
+
+
+@pytest.mark.unit
+def test_a_frozen_prefix_is_shared_where_it_is_one_and_only_there() -> None:
+    model, pixels, targets = tiny("three layers"), noise_pixels(3), np.array([0, 1, 2])
+    twin, stranger = tiny("three layers"), tiny("three layers", seed=1)
+    with torch.no_grad():
+        twin.blocks[2].attn.proj.weight.mul_(2)
+    givers = {"twin": Giver(twin, pixels), "stranger": Giver(stranger, pixels)}
+    assert colour_blur._sharing(model, pixels, givers | {"elsewhere": Giver(twin, pixels.copy())}, 2) == {"twin"}
+    for name, giver in givers.items():
+        shared = measure_heads(model, pixels, {name: giver}, targets, range(2, 3))[name]
+        apart = measure_heads(model, pixels, {name: replace(giver, pixels=pixels.copy())}, targets, range(2, 3))[name]
+        np.testing.assert_allclose(shared, apart, atol=1e-6)
+
+
+@pytest.mark.unit
+def test_a_random_direction_is_as_long_as_the_true_change() -> None:
+    model, donor, targets, pixels = tiny(), tiny(seed=1), np.array([0, 1]), noise_pixels(2)
+    shift = measure_random_direction(model, pixels, donor, targets, SITE, seed=3)
+    images, rows = as_input(model, pixels), (np.arange(2), targets)
+    own, theirs = donor_writes(model, images, [SITE])[SITE], donor_writes(donor, images, [SITE])[SITE]
+    aside = torch.randn(own.shape, generator=torch.Generator().manual_seed(3))
+    aside *= (theirs - own).norm(dim=-1, keepdim=True) / aside.norm(dim=-1, keepdim=True)
+    with torch.inference_mode():
+        before = class_log_odds(model(images))[rows]
+    after = class_log_odds(patch_with_hooks(model, images, {SITE: own + aside}))[rows]
+    np.testing.assert_allclose(shift, (after - before).numpy(), atol=1e-4)
 
 
 @pytest.mark.unit
@@ -188,9 +287,17 @@ def test_images_elsewhere_are_of_another_class_where_the_classes_are_even() -> N
 
 
 def test_a_gap_of_the_wrong_sign_has_no_share(tried: dict[str, Channel]) -> None:
-    n = np.random.default_rng(0).normal(size=(20, 2, 4))
-    shift = Shift(n, np.ones(20), -np.ones(20))
-    halves = np.arange(10), np.arange(10, 20)
-    controls = {c.id: c for c in colour_blur._form_controls(tried["colour"], shift, *halves, form="models")}
+    shift = Shift(np.ones(20), -np.ones(20), np.ones(20))
+    found = colour_blur._form_controls(tried["colour"], shift, np.arange(10), Site(0, 0), form="models")
+    controls = {c.id: c for c in found}
     assert controls["colour_joint_models"].estimate.value is None
     assert not controls["colour_joint_models"].passed
+
+
+@pytest.mark.unit
+def test_a_share_is_a_ratio_of_means_with_an_interval() -> None:
+    rng = np.random.default_rng(0)
+    total = rng.normal(1.0, 0.2, 400)
+    share = colour_blur._share(0.7 * total + rng.normal(0, 0.05, 400), total)
+    assert share.low is not None and share.high is not None
+    assert 0.69 < share.low < 0.7 < share.high < 0.71

@@ -69,12 +69,14 @@ def test_the_second_call_loads_the_same_models(one_task: bool, tmp_path: Path, m
 
 def test_a_model_that_is_lacking_is_made_anew_and_no_other(tmp_path: Path) -> None:
     first = train(tmp_path)
-    (first.folder / "gray_null.safetensors").unlink()
+    (first.folder / "colour_gray_donor_2.safetensors").unlink()
     stamps = {p.name: p.stat().st_mtime_ns for p in first.folder.glob("*.safetensors")}
     second = train(tmp_path)
     assert not second.from_cache
     assert all((first.folder / name).stat().st_mtime_ns == stamp for name, stamp in stamps.items())
-    assert hash_state(second.models["gray_null"].state_dict()) == hash_state(first.models["gray_null"].state_dict())
+    assert hash_state(second.models["colour_gray_donor_2"].state_dict()) == hash_state(
+        first.models["colour_gray_donor_2"].state_dict()
+    )
 
 
 def test_whatever_makes_the_models_makes_the_key() -> None:
@@ -101,7 +103,9 @@ def test_a_changed_recipe_trains_anew(tmp_path: Path) -> None:
 
 def test_conditions_of_two_tasks_train_attention_only(tmp_path: Path) -> None:
     models = train(tmp_path).models
-    assert set(models) == {"clean_colour", "gray", "gray_null", "clean_blur", "blur", "blur_null"}
+    donors = {f"{role}_{c}_donor_{k}" for role, c in [("colour", "gray"), ("blur", "blur")] for k in (2, 3)}
+    clean = {f"{role}_clean_donor_{k}" for role in ("colour", "blur") for k in (2, 3)}
+    assert set(models) == {"gray", "blur"} | donors | clean
     for name, model in models.items():
         assert name == "gray" or differing(models["gray"], model)
         assert all(".attn." in k for k in differing(models["gray"], model))
@@ -109,7 +113,11 @@ def test_conditions_of_two_tasks_train_attention_only(tmp_path: Path) -> None:
 
 def test_conditions_of_one_task_share_norm_and_classifier(tmp_path: Path) -> None:
     models = train(tmp_path, one_task=True).models
-    assert set(models) == {"clean_colour", "gray", "gray_null", "blur", "blur_null"}
+    assert set(models) == {"gray", "blur"} | {
+        f"{role}_{c}_donor_{k}"
+        for role, c in [("colour", "clean"), ("colour", "gray"), ("blur", "blur")]
+        for k in (2, 3)
+    }
     for name, model in models.items():
         assert name == "gray" or differing(models["gray"], model)
         assert all(k.startswith("blocks.") for k in differing(models["gray"], model))
@@ -120,12 +128,24 @@ def test_the_frozen_prefix_is_common_too(tmp_path: Path) -> None:
     assert all(k.startswith("blocks.1.") for k in differing(models["gray"], models["blur"]))
 
 
-def test_null_donors_differ_from_their_condition_by_the_seed_alone() -> None:
-    by_name = {c.name: c for c in conditions(one_task=False)}
-    for name in ("gray", "blur"):
-        one, null = by_name[name], by_name[f"{name}_null"]
-        assert (one.role, one.corruption) == (null.role, null.corruption)
-        assert one.seed != null.seed
+def test_null_donors_differ_from_the_recipient_by_the_seed_alone_and_from_clean_ones_by_the_images() -> None:
+    by_name = {c.name: c for c in conditions(one_task=False, donor_seeds=3)}
+    for role, corruption in (("colour", "gray"), ("blur", "blur")):
+        recipient = by_name[corruption]
+        for k in (2, 3, 4):
+            null, clean = by_name[f"{role}_{corruption}_donor_{k}"], by_name[f"{role}_clean_donor_{k}"]
+            assert (recipient.role, recipient.corruption) == (null.role, null.corruption)
+            assert (clean.role, clean.corruption) == (role, "clean")
+            assert clean.seed == null.seed != recipient.seed
+
+
+@pytest.mark.parametrize("one_task", [True, False])
+def test_each_channel_has_its_twins(one_task: bool, tmp_path: Path) -> None:
+    models = train(tmp_path, one_task=one_task)
+    for role, corruption in (("colour", "gray"), ("blur", "blur")):
+        clean, null = models.donors(role, "clean"), models.donors(role, corruption)
+        assert len(clean) == len(null) == 2
+        assert not set(clean) & set(null)
 
 
 @pytest.mark.parametrize("family", ["class token", "distilled", "attention pool"])
@@ -148,7 +168,7 @@ def test_a_classifier_that_fits_is_kept() -> None:
 
 def test_distilled_models_have_control_models_too(tmp_path: Path) -> None:
     distilled = MODEL.model_copy(update={"name": "deit_tiny_distilled_patch16_224", "train_blocks": 1})
-    assert set(train(tmp_path, model=distilled).models) >= {"clean_colour", "gray"}
+    assert set(train(tmp_path, model=distilled).models) >= {"colour_clean_donor_2", "gray"}
 
 
 def test_clean_pixels_are_not_touched() -> None:

@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from audit.data.synthetic import HUES, SHAPES, TEXTURES, sample_shapes
 from audit.errors import DataError
+from audit.models.transforms import BLUR_SHARE
 
 pytestmark = pytest.mark.unit
 
@@ -28,7 +29,7 @@ def grey(images: np.ndarray) -> np.ndarray:
 
 
 def blurred(images: np.ndarray) -> np.ndarray:
-    sigma = images.shape[1] / 24
+    sigma = images.shape[1] * BLUR_SHARE
     return np.stack([gaussian_filter(image, (sigma, sigma, 0)) for image in images])
 
 

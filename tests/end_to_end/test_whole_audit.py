@@ -156,16 +156,17 @@ def test_unknown_finding_names_those_there_are(small_run: Run, invoke: Invoke) -
 
 
 def with_null_that_knows(trained: ControlModels) -> ControlModels:
-    """Let the null donors be the clean models: they carry what a null must not."""
+    """Let one null donor of each channel be a clean model: it carries what a null must not."""
     models = dict(trained.models)
-    models["gray_null"], models["blur_null"] = models["clean_colour"], models["clean_blur"]
+    for role, corruption in (("colour", "gray"), ("blur", "blur")):
+        models[f"{role}_{corruption}_donor_2"] = models[f"{role}_clean_donor_2"]
     return replace(trained, models=models)
 
 
 def with_stranger(trained: ControlModels) -> ControlModels:
     """Let the clean model come from elsewhere: its heads in another order."""
     models = dict(trained.models)
-    model = models["clean_colour"]
+    model = models["colour_clean_donor_2"]
     for block in model.blocks:
         n, width = block.attn.num_heads, block.attn.head_dim
         qkv, proj = block.attn.qkv, block.attn.proj

@@ -40,7 +40,7 @@ def test_blur_leaves_flat_images() -> None:
     assert (corrupt_pixels(flat, blur) == flat).all()
 
 
-def test_blur_spreads_a_point_by_a_twenty_fourth_of_the_side() -> None:
+def test_blur_spreads_a_point_by_a_fourteenth_of_the_side() -> None:
     point = np.zeros((1, 96, 96, 3), dtype=np.uint8)
     point[0, 40:56, 40:56] = 255
     column = corrupt_pixels(point, blur)[0, :, 48, 0].astype(float)
@@ -48,7 +48,7 @@ def test_blur_spreads_a_point_by_a_twenty_fourth_of_the_side() -> None:
     centre = (column * at).sum() / column.sum()
     spread = np.sqrt((column * (at - centre) ** 2).sum() / column.sum())
     assert centre == pytest.approx(47.5, abs=0.1)
-    assert spread == pytest.approx(np.sqrt((16**2 - 1) / 12 + 4.0**2), rel=0.03)
+    assert spread == pytest.approx(np.sqrt((16**2 - 1) / 12 + (96 / 14) ** 2), rel=0.03)
 
 
 def test_corrupting_in_chunks_is_corrupting_one_by_one() -> None:

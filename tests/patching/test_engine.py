@@ -9,10 +9,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from audit.patching import engine
-from audit.patching.engine import Donor, continue_unpatched, patch_layer, rows_read
+from audit.patching.engine import Donor, continue_unpatched, patch_attention, patch_layer, patch_together, rows_read
 from audit.patching.hooks import donor_writes, patch_with_hooks
-from audit.patching.sites import Site, heads_of, record, sites_of
-from tests.models_for_tests import FAMILIES, noise_images, tiny
+from audit.patching.sites import Site, heads_of, record, same_up_to, sites_of
+from tests.models_for_tests import FAMILIES, hooks_left, noise_images, tiny
 
 pytestmark = pytest.mark.unit
 
@@ -62,6 +62,49 @@ def test_engine_gives_what_hooks_give_for_each_pool(pool: str) -> None:
     for layer in range(2):
         slow = by_hooks(model, model, images, donors, layer)
         assert relative(by_engine(model, model, images, donors, layer), slow) < 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_heads_of_some_layers_together_give_what_hooks_give(family: str) -> None:
+    model, donor = tiny(family), tiny(family, seed=7)
+    images, donors = noise_images(3), noise_images(3, seed=1)
+    own, given = record(model, images), Donor(donor, record(donor, donors))
+    depth = len(model.blocks)
+    for layers in {range(depth), range(depth - 1, depth), range(1)}:
+        slow = patch_with_hooks(model, images, donor_writes(donor, donors, sites_of(donor, layers)))
+        assert relative(patch_attention(model, own, given, layers), slow) < 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_several_heads_together_give_what_hooks_give(family: str) -> None:
+    model, donor = tiny(family), tiny(family, seed=7)
+    images, donors = noise_images(3), noise_images(3, seed=1)
+    own, given = record(model, images), Donor(donor, record(donor, donors))
+    every = sites_of(model)
+    for sites in ([every[0]], every[-1:], every[::2], every):
+        slow = patch_with_hooks(model, images, donor_writes(donor, donors, sites))
+        assert relative(patch_together(model, own, given, sites), slow) < 1e-4
+    alone = patch_layer(model, own, given, every[0].layer, [every[0].head])[0]
+    assert relative(patch_together(model, own, given, every[:1]), alone) < 1e-4
+    assert hooks_left(model) == 0
+
+
+@pytest.mark.parametrize("family", ["class token", "three layers", "LayerScale"])
+def test_a_pass_taken_up_from_a_shared_prefix_is_the_whole_pass(family: str) -> None:
+    model, twin, images = tiny(family), tiny(family), noise_images(2)
+    start = len(model.blocks) - 1
+    with torch.no_grad():
+        twin.blocks[start].attn.proj.weight.mul_(1.5)
+        twin.head.weight.mul_(1.5)
+    assert same_up_to(model, twin, start)
+    assert not same_up_to(model, twin, start + 1)
+    assert not same_up_to(model, tiny(family, seed=1), 0)
+    whole, resumed = record(twin, images), record(twin, images, prefix=record(model, images), start=start)
+    assert torch.equal(whole.leaving, resumed.leaving)
+    for name in ("entering", "attention", "z"):
+        pairs = list(zip(getattr(whole, name), getattr(resumed, name), strict=True))
+        assert len(pairs) == start + 1
+        assert all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
