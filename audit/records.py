@@ -205,6 +205,20 @@ class HeadRow(Record):
     smallest_detectable: float | None
 
 
+class JointRow(Record):
+    """Several heads patched at once, on the confirmation split, beside the sum of what they do one by one."""
+
+    contrast: str
+    outcome: str
+    heads: list[str]
+    all_heads: bool  # every swept head
+    together: Estimate  # mediated gap of the set
+    sum_of_singles: Estimate  # of the mediated gaps of its heads
+    beyond_sum: Estimate  # together minus the sum; towards 0 from the sum: redundant
+    share_of_gap: Estimate
+    sum_share_of_gap: Estimate
+
+
 class Finding(Record):
     """One claim that a reviewer can accept or reject."""
 
@@ -334,6 +348,7 @@ class Audit(Record):
     contrasts: list[ContrastRow]
     findings: list[Finding]
     heads: list[HeadRow]
+    joint: list[JointRow] = []
     grids: list[HeadGrid]
     stability: list[Stability]
     localisation: dict[str, str]  # contrast:outcome -> "localised: L9H3" | "not localisable" | "too little data"

@@ -135,7 +135,7 @@ def no_barrier(pair: Pair, pixels: Pixels, targets: npt.NDArray[np.int64]) -> Co
     """
 
     def points(model: VisionTransformer) -> npt.NDArray[np.float64]:
-        return 100.0 * (predict_logits(model, pixels).argmax(1) == targets)
+        return np.where(predict_logits(model, pixels).argmax(1) == targets, 100.0, 0.0)
 
     worse = min((points(pair.recipient), points(pair.donor)), key=np.mean)
     lowest = min((points(interpolate(pair.recipient, pair.donor, s)) for s in STEPS), key=np.mean)

@@ -36,7 +36,7 @@ class SwapEffects:
     label, subject, unit : numpy.ndarray of int (R,)
         Codes of label, recipient's subject, and donor pair.
     heads : sequence of (layer, head)
-        Of the K columns.
+        Of the K columns; empty where a column is a set of heads.
     """
 
     cross: Array
@@ -77,7 +77,14 @@ class SwapEffects:
         return self.side_weights(group=True) - self.side_weights(group=False)
 
 
-def lay_out(effects: pd.DataFrame, unpatched: pd.DataFrame, subjects: pd.Series, outcome: str) -> SwapEffects:
+def lay_out(
+    effects: pd.DataFrame,
+    unpatched: pd.DataFrame,
+    subjects: pd.Series,
+    outcome: str,
+    *,
+    by: Sequence[str] = ("layer", "head"),
+) -> SwapEffects:
     """Turn stored rows of Design A into arrays.
 
     Parameters
@@ -90,10 +97,12 @@ def lay_out(effects: pd.DataFrame, unpatched: pd.DataFrame, subjects: pd.Series,
         Subject by recipient row.
     outcome : str
         Audited label.
+    by : sequence of str
+        Columns that say what was patched; each combination becomes one of the K columns, in sorted order.
     """
     value = f"p:{outcome}"
     tables = {
-        kind: part.pivot(index="position", columns=["layer", "head"], values=value).sort_index(axis=1)
+        kind: part.pivot(index="position", columns=list(by), values=value).sort_index(axis=1)
         for kind, part in effects.groupby("donor_kind")
     }
     rows = effects.drop_duplicates("position").sort_values("position")
@@ -106,7 +115,7 @@ def lay_out(effects: pd.DataFrame, unpatched: pd.DataFrame, subjects: pd.Series,
         label=pd.factorize(rows["label"], sort=True)[0].astype(np.int64),
         subject=pd.factorize(subjects.loc[rows["recipient"]])[0].astype(np.int64),
         unit=rows["unit"].to_numpy(dtype=np.int64),
-        heads=[(int(c[0]), int(c[1])) for c in tables["cross"].columns],
+        heads=[(int(c[0]), int(c[1])) for c in tables["cross"].columns] if "head" in by else [],
     )
 
 

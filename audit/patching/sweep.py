@@ -14,8 +14,8 @@ from timm.models.vision_transformer import VisionTransformer
 from audit.data.pixels import Pixels
 from audit.models.predict import batches
 from audit.models.transforms import as_input
-from audit.patching.engine import Donor, patch_layer
-from audit.patching.sites import heads_of, record
+from audit.patching.engine import Donor, patch_layer, patch_together
+from audit.patching.sites import Site, heads_of, record
 
 RECIPIENTS_AT_ONCE = 32
 Progress = Callable[[int, int], None]  # patches done, patches in all
@@ -105,6 +105,41 @@ def sweep(
                 logits = patch_layer(model, own, Donor(kind.model, trace), layer)
                 parts.append(_table(logits, recipients, kind, layer, part, outcomes))
                 done += logits.shape[0] * logits.shape[1]
+                if progress is not None:
+                    progress(done, total)
+    return pd.concat(parts, ignore_index=True)
+
+
+def sweep_together(
+    model: VisionTransformer,
+    pixels: Pixels,
+    recipients: Rows,
+    donors: Sequence[DonorKind],
+    *,
+    sets: Mapping[str, Sequence[Site]],
+    outcomes: Mapping[str, int],
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Patch sets of heads, each set at once, for every recipient and every donor kind.
+
+    Parameters are those of :func:`sweep`; ``sets`` are named.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As of :func:`sweep`, with ``set`` in place of layer and head.
+    """
+    total, done = len(recipients) * len(donors) * len(sets), 0
+    parts: list[pd.DataFrame] = []
+    for part in batches(len(recipients), RECIPIENTS_AT_ONCE):
+        own = record(model, as_input(model, pixels[recipients[part]]))
+        for kind in donors:
+            donor = Donor(kind.model, record(kind.model, as_input(kind.model, pixels[kind.rows[part]])))
+            for name, sites in sets.items():
+                logits = patch_together(model, own, donor, sites)
+                table = _table(logits.unsqueeze(0), recipients, kind, -1, part, outcomes)
+                parts.append(table.drop(columns=["layer", "head"]).assign(set=name))
+                done += len(logits)
                 if progress is not None:
                     progress(done, total)
     return pd.concat(parts, ignore_index=True)

@@ -16,13 +16,14 @@ from audit.data.assemble import read_samples
 from audit.data.pixels import load_pixels
 from audit.data.summary import audited_outcomes
 from audit.errors import ModelError
+from audit.evidence.together import sets_to_patch
 from audit.models.build import Backbone
 from audit.models.rendered_base import rendered_base
 from audit.pipeline.checking import check_known_effects, check_own_model, check_reference_models
-from audit.pipeline.judging import judge_effects
+from audit.pipeline.judging import judge_effects, judge_sets
 from audit.pipeline.recording import EMPTY, record_audit, utc_now
 from audit.pipeline.setting import Setting, Step
-from audit.pipeline.sweeping import sweep_all
+from audit.pipeline.sweeping import sweep_all, sweep_sets
 from audit.pipeline.training import AuditedModels, train_audited
 from audit.records import Audit, ControlReport
 from audit.report import answers, render_run
@@ -85,6 +86,9 @@ def _measure(setting: Setting, begun: float) -> Audit:
     with setting.stage("evidence"):
         setting.step("evidence: permutations and intervals")(0, 1)
         judged = judge_effects(setting, swept, {"data": setting.samples.fingerprint, **models.hashes()})
+    with setting.stage("heads together"):
+        together = sweep_sets(setting, models, sets_to_patch(judged.heads, judged.localisation))
+        judged = judge_sets(setting, swept, together, judged)
     return record_audit(setting, legal, controls, models, swept, judged, time.monotonic() - begun)
 
 

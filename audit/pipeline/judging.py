@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -14,9 +14,10 @@ from audit.evidence.disparity import Question, Thresholds, contrasts, rates_by_g
 from audit.evidence.findings import Context, make_findings
 from audit.evidence.heads import Settings, localise
 from audit.evidence.outcome import localisation
+from audit.evidence.together import judge_together
 from audit.pipeline.setting import Setting
 from audit.pipeline.sweeping import Swept
-from audit.records import ContrastRow, Finding, HeadGrid, HeadRow, RateRow, Stability
+from audit.records import ContrastRow, Finding, HeadGrid, HeadRow, JointRow, RateRow, Stability
 
 JOINED = " x "
 
@@ -32,6 +33,7 @@ class Judged:
     localisation: dict[str, str]
     findings: list[Finding]
     grids: list[HeadGrid]
+    joint: list[JointRow] = field(default_factory=list)
 
 
 def judge_effects(setting: Setting, swept: Swept, hashes: dict[str, str]) -> Judged:
@@ -55,7 +57,7 @@ def judge_effects(setting: Setting, swept: Swept, hashes: dict[str, str]) -> Jud
         swept.effects.patched_in_both_splits(setting.contrasts),
         outcomes,
         setting.seeds,
-        Settings(spec.alpha, spec.permutations, spec.bootstrap, spec.seed, spec.min_group_size),
+        head_settings(setting),
     )
     where = localisation(heads, rows)
     context = Context(
@@ -77,6 +79,22 @@ def judge_effects(setting: Setting, swept: Swept, hashes: dict[str, str]) -> Jud
         for f in make_findings(rows, heads, where, context)
     ]
     return Judged(rates, rows, heads, stability, where, findings, _grids(heads))
+
+
+def head_settings(setting: Setting) -> Settings:
+    """Return strictness and sizes of the localisation, as the card has them."""
+    spec = setting.card.audit
+    return Settings(spec.alpha, spec.permutations, spec.bootstrap, spec.seed, spec.min_group_size)
+
+
+def judge_sets(setting: Setting, swept: Swept, table: pd.DataFrame, judged: Judged) -> Judged:
+    """Add what sets of heads do together."""
+    contrasts = swept.effects.patched_in_both_splits(setting.contrasts)
+    rows = judge_together(
+        swept.effects, table, contrasts, list(setting.outcomes), setting.seeds[0], head_settings(setting)
+    )
+    asked = [r for r in rows if judged.localisation[f"{r.contrast}:{r.outcome}"].startswith("localised")]
+    return replace(judged, joint=asked)
 
 
 def predictions(setting: Setting, unpatched: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -116,6 +116,7 @@ def record_audit(
         contrasts=shown.contrasts,
         findings=shown.findings,
         heads=shown.heads,
+        joint=shown.joint,
         grids=shown.grids,
         stability=shown.stability,
         localisation=shown.localisation,

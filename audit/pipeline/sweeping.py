@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from audit.evidence.heads import StoredEffects
+from audit.evidence.together import HeadSet
 from audit.patching.plans import plan_group_swap
-from audit.patching.sweep import DonorKind, measure_unpatched, sweep
+from audit.patching.sites import Site
+from audit.patching.sweep import DonorKind, measure_unpatched, sweep, sweep_together
 from audit.pipeline.checking import trained_layers
 from audit.pipeline.setting import Setting
 from audit.pipeline.training import AuditedModels, reseed_of
@@ -18,6 +21,7 @@ from audit.records import Contrast
 from audit.store import write_table
 
 AUDIT_SPLITS = ("discovery", "confirmation")
+SWAP_KINDS = ("cross", "placebo")
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def _swap(
             model,
             setting.pixels,
             rows["recipient"].to_numpy(dtype=np.int64),
-            [DonorKind(k, model, rows[k].to_numpy(dtype=np.int64)) for k in ("cross", "placebo")],
+            [DonorKind(k, model, rows[k].to_numpy(dtype=np.int64)) for k in SWAP_KINDS],
             layers=swept_layers(setting),
             outcomes=setting.outcomes,
             progress=setting.step(f"patching: {contrast}, {split}, seed {seed}"),
@@ -118,6 +122,37 @@ def _swap(
     table = table.assign(image=keys.loc[table["recipient"]].to_numpy(), donor_image=keys.loc[table["donor"]].to_numpy())
     write_table(path, table)
     return table
+
+
+def sweep_sets(setting: Setting, models: AuditedModels, wanted: Mapping[str, Sequence[HeadSet]]) -> pd.DataFrame:
+    """Patch sets of heads at once, for the first seed on the confirmation split, by contrast."""
+    path = setting.run / "effects" / "together.parquet"
+    if path.is_file():
+        stored = pd.read_parquet(path)
+        if set(zip(stored["contrast"], stored["set"], strict=True)) == {
+            (c, str(s)) for c, ss in wanted.items() for s in ss
+        }:
+            return stored
+    parts = []
+    for contrast, split, rows in _plans(setting)[0]:
+        sets = {str(s): [Site(*head) for head in s.heads] for s in wanted.get(str(contrast), [])}
+        if split != "confirmation" or not sets:
+            continue
+        table = sweep_together(
+            models.primary,
+            setting.pixels,
+            rows["recipient"].to_numpy(dtype=np.int64),
+            [DonorKind(k, models.primary, rows[k].to_numpy(dtype=np.int64)) for k in SWAP_KINDS],
+            sets=sets,
+            outcomes=setting.outcomes,
+            progress=setting.step(f"patching: {contrast}, heads together"),
+        )
+        parts.append(table.join(rows[["unit", "side", "label"]], on="position").assign(contrast=str(contrast)))
+    if not parts:
+        return pd.DataFrame(columns=["contrast", "set"])
+    together = with_class_names(pd.concat(parts, ignore_index=True), setting.samples.labels)
+    write_table(path, together)
+    return together
 
 
 def _no_swaps(setting: Setting) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from audit.records import (
     ExcludedRow,
     Finding,
     HeadRow,
+    JointRow,
     RateRow,
     Record,
 )
@@ -46,6 +47,7 @@ def csv_tables(audit: Audit) -> dict[str, str]:
         "rates.csv": _table(RateRow, audit.rates),
         "contrasts.csv": _table(ContrastRow, audit.contrasts if shown else []),
         "heads.csv": _table(HeadRow, audit.heads if shown else []),
+        "heads_together.csv": _table(JointRow, audit.joint if shown else []),
         "counts.csv": _table(CountRow, audit.data.counts),
         "controls.csv": _table(Control, audit.controls.controls),
         "findings.csv": _table(Finding, audit.findings if shown else []),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from audit.records import Audit, Estimate, Finding, HeadRow
+from audit.records import Audit, Estimate, Finding, HeadRow, JointRow
 from audit.report import figures, formats, view_data, wording
 from audit.report.shapes import (
     Badge,
@@ -23,6 +23,7 @@ from audit.report.view_instrument import grid_table, largest, scale
 
 FOREST_HEADS = 12  # heads drawn; the table lists all of them
 TOP_FINDINGS = 3
+SET_NAMED = 6  # heads of a set that are named one by one; larger sets are counted
 _SEVERITY_ORDER = {"high": 0, "medium": 1, "low": 2}
 
 
@@ -212,11 +213,53 @@ def _head_group(audit: Audit, contrast: str, outcome: str) -> TableGroup:
         id=f"heads-{key}",
         title=title,
         paragraphs=(_answer(answer, len(rows)),),
-        tables=tuple(grid_table(grid, largest(grids, grid.unit)) for grid in grids),
+        tables=(
+            *(grid_table(grid, largest(grids, grid.unit)) for grid in grids),
+            *_together_table(audit, key, title, contrast, outcome),
+        ),
         scale=scale(grids) if grids else None,
         pictures=(picture,) if picture else (),
         folded=(_head_table(key, title, rows),),
     )
+
+
+def _together_table(audit: Audit, key: str, title: str, contrast: str, outcome: str) -> tuple[Table, ...]:
+    """Return what sets of heads carry together, beside the sum of their single effects; nothing if none was tried."""
+    rows = [row for row in audit.joint if (row.contrast, row.outcome) == (contrast, outcome)]
+    if not rows:
+        return ()
+    rows = sorted(rows, key=lambda row: (-len(row.heads), row.heads))
+    table = Table(
+        id=f"together-{key}",
+        caption=f"Heads patched together - {title}",
+        columns=(
+            Column("Heads"),
+            Column("Together", "mediated gap, points", True),
+            Column("Sum of single heads", "points", True),
+            Column("Together beyond the sum", "points", True),
+            Column("Share of gap", "together", True),
+            Column("Share of gap", "sum", True),
+        ),
+        rows=tuple(
+            (
+                header_cell(_set_name(row)),
+                _stacked(row.together),
+                _stacked(row.sum_of_singles),
+                _stacked(row.beyond_sum),
+                number_cell(formats.rate(row.share_of_gap)),
+                number_cell(formats.rate(row.sum_share_of_gap)),
+            )
+            for row in rows
+        ),
+        note=f"{formats.level_note(row.together for row in rows)} {wording.TOGETHER}",
+    )
+    return (table,)
+
+
+def _set_name(row: JointRow) -> str:
+    several = len(row.heads) > SET_NAMED
+    named = f"{len(row.heads)} confirmed heads" if several else ", ".join(row.heads)
+    return f"All {len(row.heads)} heads that were tested" if row.all_heads else named
 
 
 def contrast_name(audit: Audit, contrast: str) -> str:

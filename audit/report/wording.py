@@ -106,6 +106,10 @@ CONTROL_GRIDS = (
     "sees little where there is nothing."
 )
 NOT_SHOWN_HEADS = "“No effect found” is not evidence of no effect: the last column says how small an effect would show."
+TOGETHER = (
+    "What single heads carry does not add up. Where heads patched together do less than the sum, they carry the same "
+    "thing twice; where they do more, one makes up for the other while only one is patched."
+)
 
 _FORBIDDEN = re.compile(
     r"\b(unbiased|de-?biased|bias[- ]free|fair|fairly|prove[sdn]?|proven|compliant|certif(?:y|ies|ied|icate))\b",

@@ -57,9 +57,9 @@ def test_planted_association_is_found(small_run: Run) -> None:
 def test_run_directory_is_complete(small_run: Run) -> None:
     names = {p.relative_to(small_run.folder).as_posix() for p in small_run.folder.rglob("*") if p.is_file()}
     wanted = {
-        "audit.json", "audit.schema.json", "card.yaml", "log.jsonl", "manifest.json", "report.html",
-        "report.pdf", "effects/swap-seed-0.parquet", "effects/unpatched.parquet", "models/seed-0.safetensors",
-        "models/seed-1.safetensors", "models/balanced-0.safetensors",
+        "audit.json", "audit.schema.json", "card.yaml", "log.jsonl", "manifest.json", "report.html", "report.pdf",
+        "effects/swap-seed-0.parquet", "effects/together.parquet", "effects/unpatched.parquet",
+        "models/seed-0.safetensors", "models/seed-1.safetensors", "models/balanced-0.safetensors",
     }  # fmt: skip
     assert wanted <= names
     assert {n for n in names if n.startswith("tables/") and n.endswith(".csv")}
@@ -95,13 +95,28 @@ def test_effects_have_one_row_an_image_head_and_donor_kind(small_run: Run) -> No
     assert (table["donor"] != table["recipient"]).all()
 
 
+def test_sets_of_heads_are_patched_beside_single_ones(small_run: Run) -> None:
+    record = small_run.record
+    confirmed = [h for h in record["heads"] if h["verdict"] == "confirmed"]
+    assert confirmed
+    (every,) = (row for row in record["joint"] if row["all_heads"])
+    assert len(every["heads"]) == 8
+    summed = sum(h["confirmation"]["value"] for h in record["heads"])
+    assert every["sum_of_singles"]["value"] == pytest.approx(summed, abs=1e-9)
+    assert every["beyond_sum"]["value"] == pytest.approx(every["together"]["value"] - summed, abs=1e-9)
+    assert len(record["joint"]) == len(set(map(str, (row["heads"] for row in record["joint"]))))
+    if len(confirmed) > 1:
+        assert sorted(h["name"] for h in confirmed) in [sorted(row["heads"]) for row in record["joint"]]
+
+
 def test_second_run_takes_up_what_stands(small_run: Run, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_args: object, **_named: object) -> None:
         raise AssertionError("trained again")
 
     for module in ("audit.pipeline.training", "audit.controls.training", "audit.models.rendered_base"):
         monkeypatch.setattr(f"{module}.finetune", refuse)
-    monkeypatch.setattr("audit.pipeline.sweeping.sweep", refuse)
+    for name in ("sweep", "sweep_together"):
+        monkeypatch.setattr(f"audit.pipeline.sweeping.{name}", refuse)
     before = small_run.record
     result = invoke("run", small_run.card, "--out", small_run.out)
     assert result.exit_code == small_run.result.exit_code, result.output

@@ -14,7 +14,7 @@ from audit.models.transforms import as_input
 from audit.patching import sweep as sweeping
 from audit.patching.hooks import donor_writes, patch_with_hooks
 from audit.patching.sites import Site
-from audit.patching.sweep import DonorKind, class_log_odds, measure_logits, measure_unpatched, sweep
+from audit.patching.sweep import DonorKind, class_log_odds, measure_logits, measure_unpatched, sweep, sweep_together
 from tests.models_for_tests import noise_pixels, tiny
 
 pytestmark = pytest.mark.unit
@@ -128,3 +128,32 @@ def test_progress_counts_every_patch_once() -> None:
     sweep(model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES, progress=lambda *n: seen.append(n))
     assert [total for _, total in seen] == [80] * 4
     assert [done for done, _ in seen] == [20, 40, 60, 80]
+
+
+def test_sets_of_heads_are_what_hooks_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeping, "RECIPIENTS_AT_ONCE", 2)
+    model, pixels, recipients, kinds = setting()
+    sets = {"one": [Site(1, 2)], "across": [Site(0, 0), Site(1, 1), Site(1, 3)]}
+    seen: list[tuple[int, int]] = []
+    table = sweep_together(
+        model, pixels, recipients, kinds, sets=sets, outcomes=OUTCOMES, progress=lambda *n: seen.append(n)
+    )
+    assert seen[-1] == (20, 20)
+    assert set(table.columns) == {
+        "position", "recipient", "donor", "donor_kind", "set", "predicted",
+        *(f"{k}:{name}" for k in "pm" for name in OUTCOMES),
+    }  # fmt: skip
+    found = table.set_index(["position", "set", "donor_kind"])
+    assert found.index.is_unique
+    for kind in kinds:
+        ours, theirs = as_input(model, pixels[recipients]), as_input(kind.model, pixels[kind.rows])
+        for name, sites in sets.items():
+            logits = patch_with_hooks(model, ours, donor_writes(kind.model, theirs, sites)).double()
+            for position in range(5):
+                row = found.loc[(position, name, kind.name)]
+                assert row["p:happiness"] == pytest.approx(float(logits.softmax(-1)[position, 2]), abs=1e-5)
+                assert (row["recipient"], row["donor"]) == (recipients[position], kind.rows[position])
+    singly = sweep(model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES).set_index(KEYS)
+    one = found.xs("one", level="set")
+    for (position, name), row in one.iterrows():
+        assert row["p:anger"] == pytest.approx(singly.loc[(position, 1, 2, name), "p:anger"], abs=1e-5)

@@ -20,6 +20,7 @@ from audit.records import (
     Finding,
     HeadGrid,
     HeadRow,
+    JointRow,
     MethodReport,
     Metric,
     ModelInfo,
@@ -210,6 +211,18 @@ def head_rows(contrast_id: str, outcome: str, layers: int, heads: int, planted: 
     return rows
 
 
+def joint_rows(contrast_id: str, outcome: str, layers: int, heads: int) -> list[JointRow]:
+    sets = [[f"L{i}H{h}" for i in range(layers) for h in range(heads)], ["L0H0", f"L{layers - 1}H{heads // 2}"]]
+    return [
+        JointRow(
+            contrast=contrast_id, outcome=outcome, heads=names, all_heads=len(names) == layers * heads,
+            together=estimate(0.0411, 0.008), sum_of_singles=estimate(0.1234, 0.021), beyond_sum=estimate(-0.0823, 0.015),
+            share_of_gap=estimate(0.72, 0.1), sum_share_of_gap=estimate(2.16, 0.3),
+        )
+        for names in sets
+    ]  # fmt: skip
+
+
 def disparity_finding(number: int, attribute: str, group: str, reference: str, outcome: str) -> Finding:
     return Finding(
         id=f"F-{number:08x}", kind="disparity",
@@ -290,6 +303,7 @@ def base(
         + [contrast("gender x race", "female, asian", "male, caucasian", outcome, "standardised_gap", "too little data")],
         findings=cards,
         heads=head_rows(contrast_id, outcome, layers, heads, planted, design_c),
+        joint=joint_rows(contrast_id, outcome, layers, heads) if planted else [],
         grids=[grid(f"bias:{contrast_id}", "Mediated gap of each head", "points", layers, heads, random.Random(5), 0.0285)],
         stability=[
             Stability(
@@ -342,7 +356,7 @@ def examples() -> dict[str, Audit]:
             reasons=["One group has 12 subjects; 30 are needed."],
         ),
         "not_localisable": base(planted=False),
-        "no_heads": changed(quiet, outcome="PASSED", exit_code=0, heads=[], grids=[], stability=[], localisation={}),
+        "no_heads": changed(quiet, outcome="PASSED", exit_code=0, heads=[], joint=[], grids=[], stability=[], localisation={}),
         "no_design_c": base(design_c=False),
         "single_layer": base(layers=1, heads=3),
         "hostile": base(

@@ -113,6 +113,14 @@ def test_every_head_is_listed_with_its_numbers(page, name) -> None:
     assert ("Design C" in page.text.split("All ")[-1].split("Stability")[0]) == (name != "no_design_c")
 
 
+def test_heads_together_stand_beside_the_sum(page) -> None:
+    rows = page("disparity").table("Heads patched together")
+    assert [cells[0] for cells in rows] == ["All 16 heads that were tested", "L0H0, L3H2"]
+    for cells in rows:
+        assert [cells[k].split()[0] for k in (1, 2, 3)] == ["+4.11", "+12.34", "−8.23"]
+    assert "Heads patched together" not in page("not_localisable").text
+
+
 def test_grids_hold_value_and_symbol(page) -> None:
     page = page("disparity")
     grid = page.table("Mediated gap of each head")

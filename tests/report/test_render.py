@@ -40,7 +40,8 @@ def test_rendering_again_gives_the_same_bytes(run_dir: Path) -> None:
     assert {path.name for path in written} >= FILES
     assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
     assert {path.name for path in (run_dir / "tables").iterdir()} == {
-        f"{name}.csv" for name in ("rates", "contrasts", "heads", "counts", "controls", "findings", "excluded")
+        f"{name}.csv"
+        for name in ("rates", "contrasts", "heads", "heads_together", "counts", "controls", "findings", "excluded")
     }
 
 

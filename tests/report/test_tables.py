@@ -34,6 +34,7 @@ def test_rows_are_complete() -> None:
         "rates.csv": len(audit.rates),
         "contrasts.csv": len(audit.contrasts),
         "heads.csv": 72,
+        "heads_together.csv": 2,
         "counts.csv": len(audit.data.counts),
         "controls.csv": 15,
         "findings.csv": 13,
@@ -43,7 +44,7 @@ def test_rows_are_complete() -> None:
 
 def test_invalid_leaves_only_headers() -> None:
     tables = csv_tables(AUDITS["invalid"])
-    for name in ("contrasts.csv", "heads.csv", "findings.csv"):
+    for name in ("contrasts.csv", "heads.csv", "heads_together.csv", "findings.csv"):
         assert tables[name].count("\n") == 1
     assert read(tables["controls.csv"])
 

@@ -1,0 +1,140 @@
+"""Heads patched together: redundancy and self-repair, which single heads cannot show.
+
+Effects of single heads do not add up. Two heads that carry the same are *redundant*: each alone seems to do little or
+much, together they do less than the sum. Where another head makes up for a patched one (self-repair), they do more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from audit.evidence.effects import SwapEffects, draw_bootstrap, lay_out, share_of_gap, weighted_estimates
+from audit.evidence.heads import Settings, StoredEffects
+from audit.evidence.stats import Array
+from audit.records import Contrast, Estimate, HeadRow, JointRow
+
+IN_PAIRS = 4  # the largest confirmed heads of a question that are patched two by two
+NAMES_JOINED = "+"
+
+
+@dataclass(frozen=True, order=True)
+class HeadSet:
+    """Heads (layer, head) that are patched at once."""
+
+    heads: tuple[tuple[int, int], ...]
+
+    def __str__(self) -> str:
+        return NAMES_JOINED.join(f"L{layer}H{head}" for layer, head in self.heads)
+
+
+def sets_of_question(rows: Sequence[HeadRow]) -> list[HeadSet]:
+    """Return what to patch together, from all head rows of one contrast and outcome.
+
+    All swept heads; all confirmed ones, if there are several; the largest confirmed ones two by two.
+    """
+    confirmed = [r for r in rows if r.verdict == "confirmed"]
+    if not confirmed:
+        return []
+    largest = sorted(confirmed, key=lambda r: -abs(r.confirmation.value or 0.0))[:IN_PAIRS]
+    chosen: list[Sequence[HeadRow]] = [rows, *([confirmed] if len(confirmed) > 1 else []), *combinations(largest, 2)]
+    sets = (HeadSet(tuple(sorted((r.layer, r.head) for r in part))) for part in chosen)
+    return list(dict.fromkeys(sets))
+
+
+def sets_to_patch(heads: Sequence[HeadRow], localisation: Mapping[str, str]) -> dict[str, list[HeadSet]]:
+    """Return for each contrast what to patch together, over all its outcomes whose gap was localised."""
+    wanted: dict[str, list[HeadSet]] = {}
+    for contrast, outcome in dict.fromkeys((r.contrast, r.outcome) for r in heads):
+        if localisation.get(f"{contrast}:{outcome}", "").startswith("localised"):
+            sets = sets_of_question([r for r in heads if (r.contrast, r.outcome) == (contrast, outcome)])
+            wanted[contrast] = list(dict.fromkeys([*wanted.get(contrast, []), *sets]))
+    return wanted
+
+
+def judge_together(
+    stored: StoredEffects,
+    table: pd.DataFrame,
+    contrasts: Sequence[Contrast],
+    outcomes: Sequence[str],
+    seed: int,
+    settings: Settings,
+) -> list[JointRow]:
+    """Estimate what sets of heads mediate, beside the sum of their single effects, on the confirmation split.
+
+    Parameters
+    ----------
+    stored : StoredEffects
+        Single heads.
+    table : pandas.DataFrame
+        Rows of the joint sweep: columns of Design A with ``set`` in place of layer and head.
+    contrasts, outcomes
+        The questions.
+    seed : int
+        Of the audited model.
+    settings : Settings
+
+    Returns
+    -------
+    list of JointRow
+    """
+    rows: list[JointRow] = []
+    own = stored.unpatched[stored.unpatched["seed"] == seed]
+    for contrast in contrasts:
+        part = table[table["contrast"] == str(contrast)]
+        if part.empty:
+            continue
+        for outcome in outcomes:
+            together = lay_out(part, own, stored.frame["subject"], outcome, by=["set"])
+            singly = stored.of(seed, contrast, "confirmation", outcome)
+            names = sorted(part["set"].unique())
+            rows += _rows(together, singly, [parse_set(n) for n in names], contrast, outcome, settings)
+    return rows
+
+
+def parse_set(name: str) -> HeadSet:
+    """Read ``L1H0+L2H3``."""
+    parts = (p.removeprefix("L").split("H") for p in name.split(NAMES_JOINED))
+    return HeadSet(tuple((int(layer), int(head)) for layer, head in parts))
+
+
+def _rows(
+    together: SwapEffects,
+    singly: SwapEffects,
+    sets: Sequence[HeadSet],
+    contrast: Contrast,
+    outcome: str,
+    settings: Settings,
+) -> list[JointRow]:
+    column = {head: k for k, head in enumerate(singly.heads)}
+    membership: Array = np.zeros((len(singly.heads), len(sets)))
+    for s, heads in enumerate(sets):
+        membership[[column[h] for h in heads.heads], s] = 1.0
+    summed = singly.difference @ membership
+    bootstrap = draw_bootstrap(together, resamples=settings.bootstrap, seed=settings.seed + 1)
+    weights = together.mediated_weights()
+
+    def estimate(values: Array) -> list[Estimate]:
+        return weighted_estimates(values, weights, together, bootstrap)
+
+    joint, sums, beyond = (estimate(v) for v in (together.difference, summed, together.difference - summed))
+    shares = share_of_gap(together, bootstrap)
+    sum_shares = share_of_gap(replace(together, cross=together.placebo + summed), bootstrap)
+    return [
+        JointRow(
+            contrast=str(contrast),
+            outcome=outcome,
+            heads=[f"L{layer}H{head}" for layer, head in heads.heads],
+            all_heads=len(heads.heads) == len(singly.heads),
+            together=joint[s],
+            sum_of_singles=sums[s],
+            beyond_sum=beyond[s],
+            share_of_gap=shares[s],
+            sum_share_of_gap=sum_shares[s],
+        )
+        for s, heads in enumerate(sets)
+    ]
