@@ -17,6 +17,7 @@ SCHEMA_VERSION = "1.0"
 Outcome = Literal["PASSED", "DISPARITY FOUND", "INCONCLUSIVE", "INVALID"]
 State = Literal["disparity", "no disparity detected", "too little data", "not estimable"]
 Verdict = Literal["confirmed", "found, not confirmed", "no effect found", "too little data"]
+Design = Literal["attribution patching", "Design C", "weight transplant"]
 Metric = Literal["standardised_gap", "tpr_gap", "fpr_gap"]
 
 
@@ -200,6 +201,8 @@ class HeadRow(Record):
     percentile_in_layer: float | None  # of |confirmation| among heads of its layer, 0..100
     accuracy_change: float | None  # with cross-group donors, against unpatched
     design_c: Estimate | None  # gap change with the balanced reference model's head, minus other seed's
+    transplant: Estimate | None = None  # likewise, with the head's weights instead of what it writes there
+    attribution: float | None = None  # first-order estimate of the mediated gap, confirmation split
     by_seed: list[float]
     verdict: Verdict
     smallest_detectable: float | None
@@ -270,6 +273,17 @@ class Stability(Record):
     top10_overlap: float | None  # share of the top ten in common, discovery against confirmation
     seeds_rank_correlation: float | None  # mean over pairs of seeds
     note: str
+
+
+class Agreement(Record):
+    """How far another way to rank the heads of one question agrees with Design A's exact patches."""
+
+    contrast: str
+    outcome: str
+    design: Literal["attribution patching", "Design C", "weight transplant"]
+    rank_correlation: float | None  # Spearman, over all heads
+    sign_agreement: float | None  # among Design A's ten largest heads
+    top10_recall: float | None  # share of Design A's ten largest among the other's ten largest
 
 
 class ModelInfo(Record):
@@ -351,6 +365,7 @@ class Audit(Record):
     joint: list[JointRow] = []
     grids: list[HeadGrid]
     stability: list[Stability]
+    agreement: list[Agreement] = []
     localisation: dict[str, str]  # contrast:outcome -> "localised: L9H3" | "not localisable" | "too little data"
     method: MethodReport
     provenance: Provenance

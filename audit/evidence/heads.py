@@ -23,8 +23,9 @@ from audit.evidence.effects import (
     weighted_estimates,
 )
 from audit.evidence.stats import Array, holm, smallest_detectable
-from audit.records import Contrast, Estimate, HeadRow, Stability, Verdict
+from audit.records import Agreement, Contrast, Design, Estimate, HeadRow, Stability, Verdict
 
+TOP = 10  # heads that two rankings are compared on
 MIN_UNITS = 30  # donor pairs; with fewer, the bootstrap interval of a mediated gap covers less than it says
 
 
@@ -55,6 +56,10 @@ class StoredEffects:
         The samples.
     balanced_on : str
         The attribute on which the reference models' training sample was balanced.
+    transplant : pandas.DataFrame or None
+        As ``reference``, with weights transplanted.
+    estimates : pandas.DataFrame or None
+        Design A by attribution patching, first seed, confirmation split: ``p:<outcome>`` is the estimated change.
     """
 
     swap: pd.DataFrame
@@ -62,6 +67,8 @@ class StoredEffects:
     unpatched: pd.DataFrame
     frame: pd.DataFrame
     balanced_on: str = ""
+    transplant: pd.DataFrame | None = None
+    estimates: pd.DataFrame | None = None
 
     def patched_in_both_splits(self, contrasts: Sequence[Contrast]) -> list[Contrast]:
         """Return those of ``contrasts`` that found recipients and donors in both splits."""
@@ -180,7 +187,9 @@ def _rows_of(
     """Make the rows of all heads of one contrast and outcome; ``family`` tests are adjusted for in discovery."""
     measured = _estimates(part, settings)
     accuracy = _accuracy_change(part, stored, seeds[0])
-    design_c = _design_c(part, stored, settings)
+    design_c = _design_c(part, stored, stored.reference, settings)
+    transplant = _design_c(part, stored, stored.transplant, settings)
+    attribution = _attribution(part, stored)
     by_seed = np.array([_mediated(stored.of(s, part.contrast, "confirmation", part.outcome)) for s in seeds])
     # To be confirmed a head must first be found among all, on the less certain of the two splits.
     errors = np.max([np.sqrt((unit_sums(e) ** 2).sum(axis=0)) for e in (part.discovery, part.confirmation)], axis=0)
@@ -207,6 +216,8 @@ def _rows_of(
             percentile_in_layer=percentile[k],
             accuracy_change=accuracy[k],
             design_c=None if design_c is None else design_c[k],
+            transplant=None if transplant is None else transplant[k],
+            attribution=None if attribution is None else float(attribution[k]),
             by_seed=[float(v) for v in by_seed[:, k]],
             verdict="too little data",
             smallest_detectable=smallest_detectable(float(errors[k]), alpha=settings.alpha, family=family),
@@ -283,16 +294,18 @@ def _accuracy_change(part: Part, stored: StoredEffects, seed: int) -> list[float
     return [float(v - base) for v in right]
 
 
-def _design_c(part: Part, stored: StoredEffects, settings: Settings) -> list[Estimate] | None:
+def _design_c(
+    part: Part, stored: StoredEffects, reference: pd.DataFrame | None, settings: Settings
+) -> list[Estimate] | None:
     """Return how the gap changes with each head of the balanced model, minus the same with another seed's.
 
     ``CM_h = gap(M) - gap(M; u_h of the balanced model)`` less ``gap(M) - gap(M; u_h of another seed)``, on all audit
     images of the contrast; clusters are subjects. Positive: the head's training on this sample widened the gap.
     """
     attribute, group = part.contrast.attribute, part.contrast.group
-    if stored.reference is None or attribute != stored.balanced_on:
+    if reference is None or attribute != stored.balanced_on:
         return None
-    table = stored.reference.pivot(
+    table = reference.pivot(
         index="recipient", columns=["donor_kind", "layer", "head"], values=f"p:{part.outcome}"
     ).sort_index(axis=1)
     frame = stored.frame.loc[table.index]
@@ -314,10 +327,53 @@ def _design_c(part: Part, stored: StoredEffects, settings: Settings) -> list[Est
     return weighted_estimates(effects.difference, effects.gap_weights(), effects, bootstrap)
 
 
+def _attribution(part: Part, stored: StoredEffects) -> Array | None:
+    """Return the first-order estimate of every head's mediated gap."""
+    if stored.estimates is None:
+        return None
+    table = stored.estimates[stored.estimates["contrast"] == str(part.contrast)]
+    kinds = {
+        kind: rows.pivot(index="position", columns=["layer", "head"], values=f"p:{part.outcome}").sort_index(axis=1)
+        for kind, rows in table.groupby("donor_kind")
+    }
+    change: Array = kinds["cross"].to_numpy(dtype=np.float64) - kinds["placebo"].to_numpy(dtype=np.float64)
+    return part.confirmation.mediated_weights() @ change
+
+
+def agreements(rows: Sequence[HeadRow]) -> list[Agreement]:
+    """Compare, question by question, Design A's exact ranking of the heads with those of the other designs."""
+    found = []
+    for contrast, outcome in dict.fromkeys((r.contrast, r.outcome) for r in rows):
+        own = [r for r in rows if (r.contrast, r.outcome) == (contrast, outcome)]
+        exact = np.array([r.confirmation.value for r in own], dtype=np.float64)
+        others: dict[Design, list[float | None]] = {
+            "attribution patching": [r.attribution for r in own],
+            "Design C": [r.design_c.value if r.design_c else None for r in own],
+            "weight transplant": [r.transplant.value if r.transplant else None for r in own],
+        }
+        for design, values in others.items():
+            if any(v is None for v in values):
+                continue
+            other = np.array(values, dtype=np.float64)
+            top, top_other = (set(np.argsort(-np.abs(x))[:TOP].tolist()) for x in (exact, other))
+            same = [np.sign(exact[k]) == np.sign(other[k]) for k in top]
+            found.append(
+                Agreement(
+                    contrast=contrast,
+                    outcome=outcome,
+                    design=design,
+                    rank_correlation=_rank_correlation(exact, other),
+                    sign_agreement=float(np.mean(same)),
+                    top10_recall=len(top & top_other) / len(top),
+                )
+            )
+    return found
+
+
 def _stability(part: Part, stored: StoredEffects, seeds: Sequence[int]) -> Stability:
     """Compare the ranking of heads between the two splits, and between training seeds."""
     a, b = _mediated(part.discovery), _mediated(part.confirmation)
-    top = min(10, len(a))
+    top = min(TOP, len(a))
     shared = set(np.argsort(-np.abs(a))[:top]) & set(np.argsort(-np.abs(b))[:top])
     by_seed = [_mediated(stored.of(s, part.contrast, "confirmation", part.outcome)) for s in seeds]
     pairs = [_rank_correlation(x, y) for x, y in combinations(by_seed, 2)]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from audit.models.predict import classify
@@ -105,6 +106,32 @@ def patch_layer(
     else:
         change = head_writes(donor.model, layer, z_donor) - head_writes(model, layer, z_recipient)
     return add_to_stream(model, recipient, layer, change if heads is None else change[heads])
+
+
+@torch.inference_mode()
+def transplant_layer(model: VisionTransformer, recipient: Trace, donor: VisionTransformer, layer: int) -> torch.Tensor:
+    """Give each head of a layer, one at a time, the donor's weights (its Q, K, V and O slices).
+
+    The head still reads the recipient's residual stream: what it writes changes by its weights alone, not by what the
+    donor's earlier layers would have told it. Norms and LayerScale stay the recipient's.
+
+    Returns
+    -------
+    torch.Tensor (heads, B, classes)
+    """
+    block, stranger = model.blocks[layer], donor.blocks[layer].attn
+    weights = {
+        f"{part}.{name}": w for part in ("qkv", "proj") for name, w in getattr(stranger, part).named_parameters()
+    }
+    caught: list[torch.Tensor] = []
+    handle = block.attn.proj.register_forward_pre_hook(lambda _module, args: caught.append(args[0]))
+    try:
+        functional_call(block.attn, weights, (block.norm1(recipient.entering[layer]),))
+    finally:
+        handle.remove()
+    given = head_writes(donor, layer, _read(model, layer, caught[0]), scale_from=model)
+    change = given - head_writes(model, layer, _read(model, layer, recipient.z[layer]))
+    return add_to_stream(model, recipient, layer, change)
 
 
 def _read(model: VisionTransformer, layer: int, tokens: torch.Tensor) -> torch.Tensor:

@@ -139,17 +139,21 @@ def _listening(model: VisionTransformer, z: list[torch.Tensor], attention: list[
 
 
 @torch.inference_mode()
-def head_writes(model: VisionTransformer, layer: int, z: torch.Tensor) -> torch.Tensor:
+def head_writes(
+    model: VisionTransformer, layer: int, z: torch.Tensor, *, scale_from: VisionTransformer | None = None
+) -> torch.Tensor:
     """Return u of every head of a layer.
 
     Parameters
     ----------
     model : VisionTransformer
-        Its own output projection and LayerScale are used.
+        Its own output projection is used.
     layer : int
         0-based.
     z : torch.Tensor (B, tokens, heads * head width)
         From the same model and layer.
+    scale_from : VisionTransformer, optional
+        Whose LayerScale is used instead of the model's own.
 
     Returns
     -------
@@ -160,5 +164,5 @@ def head_writes(model: VisionTransformer, layer: int, z: torch.Tensor) -> torch.
     per_head = z.unflatten(-1, (n_heads, -1)).movedim(-2, 0)
     columns = weight.unflatten(1, (n_heads, -1)).movedim(1, 0)  # (heads, width, head width)
     u = torch.matmul(per_head, columns.mT.unsqueeze(1))
-    gamma = scale_of(block)
+    gamma = scale_of((scale_from or model).blocks[layer])
     return u if gamma is None else u * gamma

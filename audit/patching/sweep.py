@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,9 @@ from timm.models.vision_transformer import VisionTransformer
 from audit.data.pixels import Pixels
 from audit.models.predict import batches
 from audit.models.transforms import as_input
-from audit.patching.engine import Donor, patch_layer, patch_together
-from audit.patching.sites import Site, heads_of, record
+from audit.patching.attribution import attribute, gradients
+from audit.patching.engine import Donor, patch_layer, patch_together, transplant_layer
+from audit.patching.sites import Site, Trace, heads_of, record
 
 RECIPIENTS_AT_ONCE = 32
 Progress = Callable[[int, int], None]  # patches done, patches in all
@@ -24,11 +25,16 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class DonorKind:
-    """A donor for each recipient: whose model, and which image of the sample."""
+    """A donor for each recipient: whose model, and which image of the sample.
+
+    With ``weights_only`` a head takes the model's weights, not what it writes there, and the recipient's own image
+    passes through them; ``rows`` are then the recipients themselves.
+    """
 
     name: str
     model: VisionTransformer
     rows: Rows
+    weights_only: bool = False
 
 
 def class_log_odds(logits: torch.Tensor) -> torch.Tensor:
@@ -100,14 +106,23 @@ def sweep(
     for part in batches(len(recipients), RECIPIENTS_AT_ONCE):
         own = record(model, as_input(model, pixels[recipients[part]]))
         for kind in donors:
-            trace = record(kind.model, as_input(kind.model, pixels[kind.rows[part]]))
-            for layer in layers:
-                logits = patch_layer(model, own, Donor(kind.model, trace), layer)
+            for layer, logits in _layer_by_layer(model, own, kind, pixels[kind.rows[part]], layers):
                 parts.append(_table(logits, recipients, kind, layer, part, outcomes))
                 done += logits.shape[0] * logits.shape[1]
                 if progress is not None:
                     progress(done, total)
     return pd.concat(parts, ignore_index=True)
+
+
+def _layer_by_layer(
+    model: VisionTransformer, own: Trace, kind: DonorKind, donor_pixels: Pixels, layers: range
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield each layer with the logits (heads, B, classes) of its heads patched one at a time."""
+    if kind.weights_only:
+        yield from ((layer, transplant_layer(model, own, kind.model, layer)) for layer in layers)
+        return
+    donor = Donor(kind.model, record(kind.model, as_input(kind.model, donor_pixels)))
+    yield from ((layer, patch_layer(model, own, donor, layer)) for layer in layers)
 
 
 def sweep_together(
@@ -143,6 +158,52 @@ def sweep_together(
                 if progress is not None:
                     progress(done, total)
     return pd.concat(parts, ignore_index=True)
+
+
+def sweep_estimates(
+    model: VisionTransformer,
+    pixels: Pixels,
+    recipients: Rows,
+    donors: Sequence[DonorKind],
+    *,
+    layers: range,
+    outcomes: Mapping[str, int],
+) -> pd.DataFrame:
+    """Estimate every patch of :func:`sweep` to first order (attribution patching), without patching.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``position``, ``recipient``, ``donor_kind``, ``layer``, ``head``, and ``p:<outcome>``: the estimated
+        *change* of the probability.
+    """
+    parts: list[pd.DataFrame] = []
+    for part in batches(len(recipients), RECIPIENTS_AT_ONCE):
+        images = as_input(model, pixels[recipients[part]])
+        own = record(model, images)
+        slopes = {name: gradients(model, images, _probability_of(c), layers) for name, c in outcomes.items()}
+        for kind in donors:
+            donor = Donor(kind.model, record(kind.model, as_input(kind.model, pixels[kind.rows[part]])))
+            found = {f"p:{name}": attribute(model, own, donor, s).double().numpy() for name, s in slopes.items()}
+            shape = next(iter(found.values())).shape
+            position, row, head = (i.ravel() for i in np.indices(shape))
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "position": position + part.start,
+                        "recipient": recipients[part][position],
+                        "donor_kind": kind.name,
+                        "layer": (row + layers.start).astype(np.int16),
+                        "head": head.astype(np.int16),
+                        **{name: values.ravel() for name, values in found.items()},
+                    }
+                )
+            )
+    return pd.concat(parts, ignore_index=True)
+
+
+def _probability_of(number: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda logits: logits.softmax(-1)[:, number]
 
 
 def _table(

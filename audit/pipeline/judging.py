@@ -12,12 +12,12 @@ import pandas as pd
 from audit.data.samples import UNKNOWN
 from audit.evidence.disparity import Question, Thresholds, contrasts, rates_by_group, with_seeds
 from audit.evidence.findings import Context, make_findings
-from audit.evidence.heads import Settings, localise
+from audit.evidence.heads import Settings, agreements, localise
 from audit.evidence.outcome import localisation
 from audit.evidence.together import judge_together
 from audit.pipeline.setting import Setting
 from audit.pipeline.sweeping import Swept
-from audit.records import ContrastRow, Finding, HeadGrid, HeadRow, JointRow, RateRow, Stability
+from audit.records import Agreement, ContrastRow, Finding, HeadGrid, HeadRow, JointRow, RateRow, Stability
 
 JOINED = " x "
 
@@ -34,6 +34,7 @@ class Judged:
     findings: list[Finding]
     grids: list[HeadGrid]
     joint: list[JointRow] = field(default_factory=list)
+    agreement: list[Agreement] = field(default_factory=list)
 
 
 def judge_effects(setting: Setting, swept: Swept, hashes: dict[str, str]) -> Judged:
@@ -78,7 +79,7 @@ def judge_effects(setting: Setting, swept: Swept, hashes: dict[str, str]) -> Jud
         f.model_copy(update={"reproduce": f"vit-audit reproduce {shlex.quote(setting.run.name)} {f.id}{data}"})
         for f in make_findings(rows, heads, where, context)
     ]
-    return Judged(rates, rows, heads, stability, where, findings, _grids(heads))
+    return Judged(rates, rows, heads, stability, where, findings, _grids(heads), agreement=agreements(heads))
 
 
 def head_settings(setting: Setting) -> Settings:

@@ -42,6 +42,13 @@ DESIGN_C_WORDS = (
     "How much the gap shrinks when the head writes what it writes in a model trained on a balanced sample, beyond what "
     "another model of the same training does."
 )
+TRANSPLANT_WORDS = (
+    "Likewise, but the head takes the balanced model's weights and reads this model's own layers. Where Design C shows "
+    "an effect and this does not, the head passes on what earlier layers learned: it is a conduit, not the origin."
+)
+TOGETHER_WORDS = (
+    "Below 0 beside a positive sum: the heads carry the same thing twice. Above 0: one makes up for another."
+)
 ESTIMANDS = [
     (
         "Audited gap",
@@ -59,9 +66,19 @@ ESTIMANDS = [
         "How much the gap in the mean probability shrinks when the head's donors come from both groups alike.",
     ),
     (
+        "Heads together",
+        "the mediated gap with a set of heads patched at once, less the sum of their single ones",
+        TOGETHER_WORDS,
+    ),
+    (
         "Change with the balanced model's head (Design C)",
         "gap(M; u_h <- u_h of another seed) - gap(M; u_h <- u_h of the balanced model)",
         DESIGN_C_WORDS,
+    ),
+    (
+        "Weight transplant",
+        "gap(M; Q, K, V, O of head h from another seed) - gap(M; Q, K, V, O of head h from the balanced model)",
+        TRANSPLANT_WORDS,
     ),
 ]
 
@@ -119,6 +136,7 @@ def record_audit(
         joint=shown.joint,
         grids=shown.grids,
         stability=shown.stability,
+        agreement=shown.agreement,
         localisation=shown.localisation,
         method=_method(setting, fixed, controls),
         provenance=_provenance(setting, models, fixed, seconds),
@@ -212,6 +230,8 @@ def _method(setting: Setting, fixed: str, controls: ControlReport) -> MethodRepo
         designs=[
             "Design A: heads patched between images of two groups, with a same-group placebo.",
             "Design C: heads patched from a model trained on a balanced sample, with another seed as placebo.",
+            "Weight transplant: the weights of the balanced model's head instead of what it writes there.",
+            "Attribution patching: Design A to first order, from one backward pass; for comparison only.",
         ],
         engine=f"exact patching, float32, CPU; largest difference from plain hooks in this run: {agreement}",
     )

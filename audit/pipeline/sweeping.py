@@ -13,7 +13,7 @@ from audit.evidence.heads import StoredEffects
 from audit.evidence.together import HeadSet
 from audit.patching.plans import plan_group_swap
 from audit.patching.sites import Site
-from audit.patching.sweep import DonorKind, measure_unpatched, sweep, sweep_together
+from audit.patching.sweep import DonorKind, measure_unpatched, sweep, sweep_estimates, sweep_together
 from audit.pipeline.checking import trained_layers
 from audit.pipeline.setting import Setting
 from audit.pipeline.training import AuditedModels, reseed_of
@@ -40,9 +40,16 @@ def sweep_all(setting: Setting, models: AuditedModels, *, design_c: bool) -> Swe
     recipients = (
         np.unique(np.concatenate([rows["recipient"] for _, _, rows in plans])) if plans else audit_rows(setting)
     )
-    reference = _reference(setting, models, recipients.astype(np.int64)) if design_c else None
-    frame = setting.samples.frame
-    effects = StoredEffects(pd.concat(swaps, ignore_index=True), reference, unpatched, frame, models.balanced_on)
+    rows = recipients.astype(np.int64)
+    effects = StoredEffects(
+        swap=pd.concat(swaps, ignore_index=True),
+        reference=_reference(setting, models, rows) if design_c else None,
+        unpatched=unpatched,
+        frame=setting.samples.frame,
+        balanced_on=models.balanced_on,
+        transplant=_reference(setting, models, rows, weights_only=True) if design_c else None,
+        estimates=_estimates(setting, models, plans),
+    )
     return Swept(effects, without_donor)
 
 
@@ -162,23 +169,55 @@ def _no_swaps(setting: Setting) -> pd.DataFrame:
     return pd.DataFrame(columns=[*columns, *values, "contrast", "split", "seed"])
 
 
-def _reference(setting: Setting, models: AuditedModels, rows: npt.NDArray[np.int64]) -> pd.DataFrame | None:
-    """Run Design C: heads of the balanced model and of a second seed into the first, each image its own donor."""
+def _estimates(
+    setting: Setting, models: AuditedModels, plans: list[tuple[Contrast, str, pd.DataFrame]]
+) -> pd.DataFrame | None:
+    """Estimate Design A of the first seed by attribution patching, on the confirmation split."""
+    path = setting.run / "effects" / "attribution.parquet"
+    if path.is_file():
+        return pd.read_parquet(path)
+    parts = []
+    for contrast, split, rows in plans:
+        if split != "confirmation":
+            continue
+        table = sweep_estimates(
+            models.primary,
+            setting.pixels,
+            rows["recipient"].to_numpy(dtype=np.int64),
+            [DonorKind(k, models.primary, rows[k].to_numpy(dtype=np.int64)) for k in SWAP_KINDS],
+            layers=swept_layers(setting),
+            outcomes=setting.outcomes,
+        )
+        parts.append(table.join(rows[["unit", "side", "label"]], on="position").assign(contrast=str(contrast)))
+    if not parts:
+        return None
+    estimates = pd.concat(parts, ignore_index=True)
+    write_table(path, estimates)
+    return estimates
+
+
+def _reference(
+    setting: Setting, models: AuditedModels, rows: npt.NDArray[np.int64], *, weights_only: bool = False
+) -> pd.DataFrame | None:
+    """Run Design C: heads of the balanced model and of a second seed into the first, each image its own donor.
+
+    With ``weights_only`` the heads' weights are transplanted, not what they write.
+    """
     reseed = reseed_of(setting)
     if reseed is None:
         return None
-    path = setting.run / "effects" / "reference.parquet"
+    path = setting.run / "effects" / ("transplant.parquet" if weights_only else "reference.parquet")
     if path.is_file():
         return pd.read_parquet(path)
-    balanced = [DonorKind(f"balanced-{k}", m, rows) for k, m in enumerate(models.balanced)]
+    donors = {f"balanced-{k}": m for k, m in enumerate(models.balanced)} | {"reseed": models.by_seed[reseed]}
     table = sweep(
         models.primary,
         setting.pixels,
         rows,
-        [*balanced, DonorKind("reseed", models.by_seed[reseed], rows)],
+        [DonorKind(name, m, rows, weights_only=weights_only) for name, m in donors.items()],
         layers=swept_layers(setting),
         outcomes=setting.outcomes,
-        progress=setting.step("patching: balanced reference model"),
+        progress=setting.step("patching: " + ("weight transplant" if weights_only else "balanced reference model")),
     )
     table = with_class_names(table, setting.samples.labels)
     keys = setting.samples.frame["image"]

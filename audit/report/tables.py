@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from audit.records import (
+    Agreement,
     Audit,
     ContrastRow,
     Control,
@@ -48,6 +49,7 @@ def csv_tables(audit: Audit) -> dict[str, str]:
         "contrasts.csv": _table(ContrastRow, audit.contrasts if shown else []),
         "heads.csv": _table(HeadRow, audit.heads if shown else []),
         "heads_together.csv": _table(JointRow, audit.joint if shown else []),
+        "agreement.csv": _table(Agreement, audit.agreement if shown else []),
         "counts.csv": _table(CountRow, audit.data.counts),
         "controls.csv": _table(Control, audit.controls.controls),
         "findings.csv": _table(Finding, audit.findings if shown else []),

@@ -58,6 +58,7 @@ class ReportView:
     heads: tuple[TableGroup, ...]
     other_grids: TableGroup | None
     stability: Table | None
+    agreement: Table | None
     model_facts: tuple[Fact, ...]
     model_seeds: Table
     method_facts: tuple[Fact, ...]
@@ -129,6 +130,7 @@ def build_view(audit: Audit, audit_sha256: str) -> ReportView:
         heads=() if is_invalid else tuple(view_findings.head_groups(audit)),
         other_grids=None if is_invalid else _other_grids(audit),
         stability=view_findings.stability_table(audit) if audit.stability and not is_invalid else None,
+        agreement=view_findings.agreement_table(audit) if audit.agreement and not is_invalid else None,
         model_facts=view_method.model_facts(audit),
         model_seeds=view_method.model_seeds(audit),
         method_facts=view_method.method_facts(audit),

@@ -287,8 +287,10 @@ def _answer(answer: str, heads: int) -> str:
 def _head_table(key: str, title: str, rows: Sequence[HeadRow]) -> Table:
     has_c = any(row.design_c is not None for row in rows)
     has_seeds = any(len(row.by_seed) > 1 for row in rows)
+    has_weights = any(row.transplant is not None for row in rows)
     optional = (
         *((Column("Design C", "points", True),) if has_c else ()),
+        *((Column("Weights", "transplanted, points", True),) if has_weights else ()),
         *((Column("By seed", "points", True),) if has_seeds else ()),
     )
     return Table(
@@ -310,15 +312,18 @@ def _head_table(key: str, title: str, rows: Sequence[HeadRow]) -> Table:
             *optional,
             Column("Detectable", "points", True),
         ),
-        rows=tuple(_head_row(row, has_c, has_seeds) for row in rows),
+        rows=tuple(_head_row(row, has_c, has_weights, has_seeds) for row in rows),
         note=f"{formats.level_note(row.confirmation for row in rows)} {wording.NOT_SHOWN_HEADS}",
         kind="dense heads",
     )
 
 
-def _head_row(row: HeadRow, has_c: bool, has_seeds: bool) -> tuple[Cell, ...]:
+def _head_row(row: HeadRow, has_c: bool, has_weights: bool, has_seeds: bool) -> tuple[Cell, ...]:
     percentile = row.percentile_in_layer
-    c_cell = (_stacked(row.design_c) if row.design_c else number_cell(formats.NOT_AVAILABLE),) if has_c else ()
+    optional = [(has_c, row.design_c), (has_weights, row.transplant)]
+    by_design = [
+        number_cell(formats.NOT_AVAILABLE) if found is None else _stacked(found) for shown, found in optional if shown
+    ]
     seeds = (number_cell(", ".join(formats.points(v, 2) for v in row.by_seed) or "–"),) if has_seeds else ()
     return (
         header_cell(row.name),
@@ -333,7 +338,7 @@ def _head_row(row: HeadRow, has_c: bool, has_seeds: bool) -> tuple[Cell, ...]:
         number_cell(formats.rate(row.share_of_gap)),
         number_cell(formats.NOT_AVAILABLE if percentile is None else formats.decimal(percentile, 0)),
         number_cell(formats.points(row.accuracy_change, 2)),
-        *c_cell,
+        *by_design,
         *seeds,
         number_cell(formats.points(row.smallest_detectable, 2, signed=False)),
     )
@@ -347,6 +352,34 @@ def _p_pair(raw: float | None, adjusted: float | None) -> Cell:
     if raw is None and adjusted is None:
         return number_cell("–")
     return number_cell(f"{formats.p_value(raw)}; {formats.p_value(adjusted)}")
+
+
+def agreement_table(audit: Audit) -> Table:
+    """Return how far other designs rank the heads as Design A does, a row for each question and design."""
+    return Table(
+        id="agreement-table",
+        caption="How far other ways to look agree with the exact patches of Design A",
+        columns=(
+            Column("Contrast"),
+            Column("Outcome"),
+            Column("Other design"),
+            Column("Rank correlation", "over all heads", True),
+            Column("Same sign", "of the ten largest", True),
+            Column("Found again", "of the ten largest", True),
+        ),
+        rows=tuple(
+            (
+                header_cell(contrast_name(audit, row.contrast)),
+                Cell(formats.label(row.outcome)),
+                Cell(row.design),
+                number_cell(formats.ratio(row.rank_correlation)),
+                number_cell(formats.percent(row.sign_agreement, 0)),
+                number_cell(formats.percent(row.top10_recall, 0)),
+            )
+            for row in audit.agreement
+        ),
+        note=wording.AGREEMENT,
+    )
 
 
 def stability_table(audit: Audit) -> Table:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,10 +9,10 @@ import pytest
 from scipy import stats
 
 from audit.evidence.effects import SwapEffects
-from audit.evidence.heads import Settings, StoredEffects, localise
+from audit.evidence.heads import Settings, StoredEffects, agreements, localise
 from audit.evidence.outcome import localisation
 from audit.records import Contrast, HeadRow, Stability
-from tests.evidence.rows import contrast_row
+from tests.evidence.rows import around, contrast_row, head_row
 from tests.evidence.simulate import swap_effects
 
 pytestmark = pytest.mark.unit
@@ -224,6 +225,41 @@ def test_design_c_answers_for_the_attribute_that_was_balanced_only() -> None:
     rows, _ = localise(with_reference(stored, lifts), [TONE, HAIR], ["smile"], [0], SETTINGS)
     assert {(r.contrast, r.design_c is None) for r in rows} == {("tone:dark-light", False), ("hair:short-long", True)}
     assert rows[0].design_c is not None and rows[0].design_c.value == pytest.approx(0.1)
+
+
+def test_transplanted_weights_are_judged_as_design_c_is() -> None:
+    stored = simulated({(0, TONE, s): swap_effects(np.random.default_rng(7)) for s in SPLITS})
+    lifts = {"balanced-0": [0.0, 0.1, 0.2, 0.2, 0.2, 0.2], "reseed": [0.2, 0.2, 0.2, 0.2, 0.2, 0.1]}
+    reference = with_reference(stored, lifts)
+    both = replace(reference, transplant=reference.reference, reference=None)
+    rows, _ = localise(both, [TONE], ["smile"], [0], SETTINGS)
+    assert [r.transplant.value for r in rows if r.transplant] == pytest.approx([0.2, 0.1, 0.0, 0.0, 0.0, -0.1])
+    assert {r.design_c for r in rows} == {None}
+
+
+def test_first_order_estimates_are_laid_out_as_the_exact_effects() -> None:
+    """An estimate equal to the exact change gives the exact mediated gap, and full agreement."""
+    stored = simulated({(0, TONE, s): swap_effects(np.random.default_rng(7), planted=[0.1]) for s in SPLITS})
+    swap = stored.swap[stored.swap["split"] == "confirmation"]
+    with_estimates = replace(stored, estimates=swap.sample(frac=1, random_state=3))
+    rows, _ = localise(with_estimates, [TONE], ["smile"], [0], SETTINGS)
+    exact = [r.confirmation.value for r in rows]
+    assert [r.attribution for r in rows] == pytest.approx(exact)
+    (found,) = agreements(rows)
+    assert found.design == "attribution patching"
+    assert (found.rank_correlation, found.sign_agreement, found.top10_recall) == pytest.approx((1.0, 1.0, 1.0))
+    assert agreements(localise(stored, [TONE], ["smile"], [0], SETTINGS)[0]) == []
+
+
+def test_designs_that_disagree_are_told() -> None:
+    rows = [
+        head_row(layer=0, head=h, name=f"L0H{h}", confirmation=around(0.01 * h), attribution=-0.01 * h)
+        for h in range(12)
+    ]
+    (found,) = agreements(rows)
+    assert found.rank_correlation == pytest.approx(-1.0)
+    assert found.sign_agreement == 0.0
+    assert found.top10_recall == 1.0
 
 
 @pytest.mark.property

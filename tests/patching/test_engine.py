@@ -9,7 +9,15 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from audit.patching import engine
-from audit.patching.engine import Donor, continue_unpatched, patch_attention, patch_layer, patch_together, rows_read
+from audit.patching.engine import (
+    Donor,
+    continue_unpatched,
+    patch_attention,
+    patch_layer,
+    patch_together,
+    rows_read,
+    transplant_layer,
+)
 from audit.patching.hooks import donor_writes, patch_with_hooks
 from audit.patching.sites import Site, heads_of, record, same_up_to, sites_of
 from tests.models_for_tests import FAMILIES, hooks_left, noise_images, tiny
@@ -87,6 +95,45 @@ def test_several_heads_together_give_what_hooks_give(family: str) -> None:
     alone = patch_layer(model, own, given, every[0].layer, [every[0].head])[0]
     assert relative(patch_together(model, own, given, every[:1]), alone) < 1e-4
     assert hooks_left(model) == 0
+
+
+def with_head_of(model: VisionTransformer, donor: VisionTransformer, site: Site) -> VisionTransformer:
+    """Return a copy of ``model`` whose one head has the donor's Q, K, V and O weights."""
+    mixed = copy.deepcopy(model)
+    ours, theirs = mixed.blocks[site.layer].attn, donor.blocks[site.layer].attn
+    width = ours.head_dim
+    own = slice(site.head * width, (site.head + 1) * width)
+    with torch.no_grad():
+        for part in range(3):
+            rows = slice(
+                part * ours.num_heads * ours.head_dim + own.start, part * ours.num_heads * ours.head_dim + own.stop
+            )
+            ours.qkv.weight[rows] = theirs.qkv.weight[rows]
+            if ours.qkv.bias is not None:
+                ours.qkv.bias[rows] = theirs.qkv.bias[rows]
+        ours.proj.weight[:, own] = theirs.proj.weight[:, own]
+    return mixed
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_transplanted_head_is_a_model_with_that_heads_weights(family: str) -> None:
+    model, donor, images = tiny(family), tiny(family, seed=7), noise_images(3)
+    own = record(model, images)
+    with torch.inference_mode():
+        for layer in range(len(model.blocks)):
+            found = transplant_layer(model, own, donor, layer)
+            for head in range(heads_of(model, layer)):
+                assert relative(found[head], with_head_of(model, donor, Site(layer, head))(images)) < 1e-4
+    assert hooks_left(model) == 0
+
+
+@pytest.mark.parametrize("family", ["class token", "LayerScale", "average pool"])
+def test_a_models_own_weights_transplanted_change_next_to_nothing(family: str) -> None:
+    model, images = tiny(family), noise_images(2)
+    own = record(model, images)
+    for layer in range(2):
+        unpatched = continue_unpatched(model, own, layer, heads_of(model, layer))
+        assert relative(transplant_layer(model, own, tiny(family), layer), unpatched) < 1e-5
 
 
 @pytest.mark.parametrize("family", ["class token", "three layers", "LayerScale"])

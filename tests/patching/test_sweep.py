@@ -12,9 +12,18 @@ from timm.models.vision_transformer import VisionTransformer
 
 from audit.models.transforms import as_input
 from audit.patching import sweep as sweeping
+from audit.patching.engine import transplant_layer
 from audit.patching.hooks import donor_writes, patch_with_hooks
-from audit.patching.sites import Site
-from audit.patching.sweep import DonorKind, class_log_odds, measure_logits, measure_unpatched, sweep, sweep_together
+from audit.patching.sites import Site, record
+from audit.patching.sweep import (
+    DonorKind,
+    class_log_odds,
+    measure_logits,
+    measure_unpatched,
+    sweep,
+    sweep_estimates,
+    sweep_together,
+)
 from tests.models_for_tests import noise_pixels, tiny
 
 pytestmark = pytest.mark.unit
@@ -157,3 +166,36 @@ def test_sets_of_heads_are_what_hooks_give(monkeypatch: pytest.MonkeyPatch) -> N
     one = found.xs("one", level="set")
     for (position, name), row in one.iterrows():
         assert row["p:anger"] == pytest.approx(singly.loc[(position, 1, 2, name), "p:anger"], abs=1e-5)
+
+
+def test_weights_of_another_model_read_the_recipients_own_image() -> None:
+    model, pixels, recipients, _ = setting()
+    kinds = [DonorKind("weights", tiny(seed=4), recipients, weights_only=True)]
+    table = sweep(model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES).set_index(KEYS)
+    own = record(model, as_input(model, pixels[recipients]))
+    for layer in range(2):
+        p = transplant_layer(model, own, kinds[0].model, layer).double().softmax(-1)
+        for head in range(4):
+            for position in range(5):
+                found = table.loc[(position, layer, head, "weights"), "p:happiness"]
+                assert found == pytest.approx(float(p[head, position, 2]), abs=1e-5)
+
+
+def test_estimates_have_a_row_for_every_patch_and_tell_its_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between an image and itself nothing changes; between close images first order is nearly exact."""
+    monkeypatch.setattr(sweeping, "RECIPIENTS_AT_ONCE", 2)
+    model, pixels, recipients, _ = setting()
+    near = np.clip(pixels[recipients].astype(int) + 1, 0, 255).astype(np.uint8)
+    both = np.concatenate([pixels, near])
+    kinds = [DonorKind("self", model, recipients), DonorKind("near", model, rows(6, 7, 8, 9, 10))]
+    found = sweep_estimates(model, both, recipients, kinds, layers=range(2), outcomes=OUTCOMES).set_index(KEYS)
+    exact = sweep(model, both, recipients, kinds, layers=range(2), outcomes=OUTCOMES).set_index(KEYS)
+    unpatched = measure_unpatched(model, both, recipients, OUTCOMES).set_index("recipient")
+    assert found.index.is_unique
+    assert set(found.index) == set(exact.index)
+    own = found.xs("self", level="donor_kind")
+    assert (own[["p:happiness", "p:anger"]] == 0).all(axis=None)
+    for name in ("p:happiness", "p:anger"):
+        change = exact[name] - unpatched.loc[exact["recipient"], name].to_numpy()
+        pair = pd.concat([found[name], change], axis=1, keys=["first order", "exact"]).xs("near", level="donor_kind")
+        assert pair.corr().iloc[0, 1] > 0.9

@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import random
-from typing import Literal
+from typing import Literal, get_args
 
 from audit.records import (
+    Agreement,
     AttributeInfo,
     Audit,
     ContrastRow,
@@ -15,6 +16,7 @@ from audit.records import (
     ControlReport,
     CountRow,
     DataReport,
+    Design,
     Estimate,
     ExcludedRow,
     Finding,
@@ -204,6 +206,7 @@ def head_rows(contrast_id: str, outcome: str, layers: int, heads: int, planted: 
                     placebo=estimate(0.0011, 0.004), share_of_gap=estimate(0.44, 0.1) if is_planted else estimate(None),
                     percentile_in_layer=100.0 if is_planted else draw.random() * 99,
                     accuracy_change=-0.0012, design_c=estimate(value * 0.9, 0.008) if design_c else None,
+                    transplant=estimate(value * 0.4, 0.007) if design_c else None, attribution=value * 0.8,
                     by_seed=[value, value * 0.93], verdict="confirmed" if is_planted else "no effect found",
                     smallest_detectable=0.0091,
                 )
@@ -303,6 +306,13 @@ def base(
         + [contrast("gender x race", "female, asian", "male, caucasian", outcome, "standardised_gap", "too little data")],
         findings=cards,
         heads=head_rows(contrast_id, outcome, layers, heads, planted, design_c),
+        agreement=[
+            Agreement(
+                contrast=contrast_id, outcome=outcome, design=design, rank_correlation=0.83, sign_agreement=0.9,
+                top10_recall=0.7,
+            )
+            for design in get_args(Design)
+        ] if planted else [],
         joint=joint_rows(contrast_id, outcome, layers, heads) if planted else [],
         grids=[grid(f"bias:{contrast_id}", "Mediated gap of each head", "points", layers, heads, random.Random(5), 0.0285)],
         stability=[
@@ -356,7 +366,7 @@ def examples() -> dict[str, Audit]:
             reasons=["One group has 12 subjects; 30 are needed."],
         ),
         "not_localisable": base(planted=False),
-        "no_heads": changed(quiet, outcome="PASSED", exit_code=0, heads=[], joint=[], grids=[], stability=[], localisation={}),
+        "no_heads": changed(quiet, outcome="PASSED", exit_code=0, heads=[], joint=[], agreement=[], grids=[], stability=[], localisation={}),
         "no_design_c": base(design_c=False),
         "single_layer": base(layers=1, heads=3),
         "hostile": base(

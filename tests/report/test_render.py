@@ -41,7 +41,17 @@ def test_rendering_again_gives_the_same_bytes(run_dir: Path) -> None:
     assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
     assert {path.name for path in (run_dir / "tables").iterdir()} == {
         f"{name}.csv"
-        for name in ("rates", "contrasts", "heads", "heads_together", "counts", "controls", "findings", "excluded")
+        for name in (
+            "rates",
+            "contrasts",
+            "heads",
+            "heads_together",
+            "agreement",
+            "counts",
+            "controls",
+            "findings",
+            "excluded",
+        )
     }
 
 

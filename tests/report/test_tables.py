@@ -35,6 +35,7 @@ def test_rows_are_complete() -> None:
         "contrasts.csv": len(audit.contrasts),
         "heads.csv": 72,
         "heads_together.csv": 2,
+        "agreement.csv": 3,
         "counts.csv": len(audit.data.counts),
         "controls.csv": 15,
         "findings.csv": 13,
@@ -44,7 +45,7 @@ def test_rows_are_complete() -> None:
 
 def test_invalid_leaves_only_headers() -> None:
     tables = csv_tables(AUDITS["invalid"])
-    for name in ("contrasts.csv", "heads.csv", "heads_together.csv", "findings.csv"):
+    for name in ("contrasts.csv", "heads.csv", "heads_together.csv", "agreement.csv", "findings.csv"):
         assert tables[name].count("\n") == 1
     assert read(tables["controls.csv"])
 
