@@ -174,10 +174,29 @@ class ContrastRow(Record):
     smallest_detectable: float | None  # at 80% power and the family's level
     state: State
     above_policy: bool
+    equivalence_margin: float | None = None  # the policy's gap
+    equivalence_p: float | None = None  # two one-sided tests
+    within_margin: bool | None = None  # the gap is shown to be below the margin, at the audit's alpha
     by_seed: list[float]  # the same estimate for each training seed
+    over_seeds: Estimate | None = None  # mean and interval with the seed as the unit, from six seeds on
+    p_over_seeds: float | None = None  # exact sign-flip test over seeds
     n_group: int
     n_reference: int
     reason: str = ""  # why "too little data" or "not estimable"
+
+
+class RangeRow(Record):
+    """The widest difference between any two groups of an attribute, which chance alone makes positive."""
+
+    attribute: str
+    outcome: str
+    highest: str
+    lowest: str
+    groups: int  # with enough subjects
+    widest: float  # difference of the standardised rates
+    by_chance: float  # its mean when group labels are dealt out at random
+    corrected: float  # widest minus by_chance, at least 0
+    p: float  # share of random deals at least as wide
 
 
 class HeadRow(Record):
@@ -204,6 +223,11 @@ class HeadRow(Record):
     transplant: Estimate | None = None  # likewise, with the head's weights instead of what it writes there
     attribution: float | None = None  # first-order estimate of the mediated gap, confirmation split
     by_seed: list[float]
+    over_seeds: Estimate | None = None  # mean and interval with the seed as the unit, from six seeds on
+    p_over_seeds: float | None = None
+    equivalence_margin: float | None = None  # the policy's share of the audited gap
+    equivalence_p: float | None = None  # two one-sided tests on the confirmation split
+    within_margin: bool | None = None  # the effect is shown to be below the margin, at the audit's alpha
     verdict: Verdict
     smallest_detectable: float | None
 
@@ -360,6 +384,7 @@ class Audit(Record):
     data: DataReport
     rates: list[RateRow]
     contrasts: list[ContrastRow]
+    ranges: list[RangeRow] = []
     findings: list[Finding]
     heads: list[HeadRow]
     joint: list[JointRow] = []

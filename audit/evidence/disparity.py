@@ -11,10 +11,20 @@ import numpy.typing as npt
 import pandas as pd
 from fairlearn.metrics import MetricFrame, false_positive_rate, selection_rate, true_positive_rate
 
-from audit.evidence.stats import Combination, combine_cells, holm, rate_interval, smallest_detectable
-from audit.records import ContrastRow, Estimate, Metric, RateRow, State
+from audit.evidence.stats import (
+    Codes,
+    Combination,
+    combine_cells,
+    equivalence_p,
+    holm,
+    over_seeds,
+    rate_interval,
+    smallest_detectable,
+)
+from audit.records import ContrastRow, Estimate, Metric, RangeRow, RateRow, State
 
 UNKNOWN = "unknown"
+DEALS = 1000  # random deals of group labels
 RATES = {
     "selection_rate": selection_rate,
     "true_positive_rate": true_positive_rate,
@@ -242,6 +252,7 @@ def _decide(draft: _Draft, p_adjusted: float, family: int, limits: Thresholds) -
     found = draft.combination
     state: State = "disparity" if p_adjusted <= limits.alpha else "no disparity detected"
     ratio = draft.row.ratio
+    equivalent = equivalence_p(found.value, found.error, limits.gap_above)
     unequal = ratio is not None and min(ratio, 1 / ratio if ratio > 0 else 0.0) < limits.impact_ratio_below
     return draft.row.model_copy(
         update={
@@ -249,6 +260,9 @@ def _decide(draft: _Draft, p_adjusted: float, family: int, limits: Thresholds) -
             "p_adjusted": p_adjusted,
             "family_size": family,
             "smallest_detectable": smallest_detectable(found.error, alpha=limits.alpha, family=family),
+            "equivalence_margin": limits.gap_above,
+            "equivalence_p": equivalent,
+            "within_margin": equivalent <= limits.alpha,
             "state": state,
             "above_policy": state == "disparity" and (abs(found.value) > limits.gap_above or unequal),
         }
@@ -256,8 +270,84 @@ def _decide(draft: _Draft, p_adjusted: float, family: int, limits: Thresholds) -
 
 
 def with_seeds(rows: Sequence[ContrastRow], by_seed: Sequence[Sequence[ContrastRow]]) -> list[ContrastRow]:
-    """Add to each comparison its estimate under every training seed."""
-    return [
-        row.model_copy(update={"by_seed": [s[i].estimate.value for s in by_seed if s[i].estimate.value is not None]})
-        for i, row in enumerate(rows)
-    ]
+    """Add to each comparison its estimate under every training seed, and what six or more of them say together."""
+    found = []
+    for i, row in enumerate(rows):
+        values = [v for s in by_seed if (v := s[i].estimate.value) is not None]
+        together = over_seeds(values)
+        update = {"over_seeds": together.estimate, "p_over_seeds": together.p} if together else {}
+        found.append(row.model_copy(update={"by_seed": values, **update}))
+    return found
+
+
+def ranges(
+    frame: pd.DataFrame, questions: Iterable[Question], outcomes: Sequence[str], limits: Thresholds, *, seed: int
+) -> list[RangeRow]:
+    """Measure the widest difference between groups, less what chance makes of it (Lum, Zhang & Bower 2022).
+
+    The largest of several rates lies above the smallest even where all groups are alike, the more so the smaller they
+    are. So group labels are dealt out at random, subject by subject (within a subject that is seen in several groups),
+    and the mean of the widest difference over such deals is subtracted.
+
+    Returns
+    -------
+    list of RangeRow
+        One for each attribute and outcome with at least two groups of enough subjects, each seen with every label.
+    """
+    rows = []
+    for question in questions:
+        known = frame[frame[question.attribute].isin(question.groups)]
+        sizes = known.groupby(question.attribute)["subject"].nunique()
+        groups = [g for g in question.groups if sizes.get(g, 0) >= limits.min_group_size]
+        part = known[known[question.attribute].isin(groups)]
+        if len(groups) < 2 or (pd.crosstab(part[question.attribute], part["label"]) == 0).any(axis=None):
+            continue
+        codes = pd.Index(groups).get_indexer(pd.Index(part[question.attribute])).astype(np.int64)
+        labels = pd.factorize(part["label"], sort=True)[0].astype(np.int64)
+        subjects = pd.factorize(part["subject"])[0].astype(np.int64)
+        deals = [deal_groups(codes, subjects, rng) for rng in np.random.default_rng(seed).spawn(DEALS)]
+        for outcome in outcomes:
+            chosen = (part["predicted"] == outcome).to_numpy().astype(np.float64)
+            rates = _rates_at_common_shares(chosen, codes, labels, len(groups))
+            drawn = np.array([np.ptp(_rates_at_common_shares(chosen, d, labels, len(groups))) for d in deals])
+            widest, by_chance = float(np.ptp(rates)), float(np.nanmean(drawn))
+            rows.append(
+                RangeRow(
+                    attribute=question.attribute,
+                    outcome=outcome,
+                    highest=groups[int(rates.argmax())],
+                    lowest=groups[int(rates.argmin())],
+                    groups=len(groups),
+                    widest=widest,
+                    by_chance=by_chance,
+                    corrected=max(0.0, widest - by_chance),
+                    p=float((1 + (drawn >= widest - 1e-12).sum()) / (1 + len(drawn))),
+                )
+            )
+    return rows
+
+
+def deal_groups(groups: Codes, subjects: Codes, rng: np.random.Generator) -> Codes:
+    """Deal group labels out anew: over subjects where each has one group, else over the images of each subject."""
+    first, of_subject = np.unique(subjects, return_index=True, return_inverse=True)[1:]
+    own = groups[first]
+    if (groups == own[of_subject]).all():
+        return rng.permutation(own)[of_subject]
+    order, shuffled = np.lexsort((subjects,)), np.lexsort((rng.random(len(groups)), subjects))
+    dealt = np.empty_like(groups)
+    dealt[order] = groups[shuffled]
+    return dealt
+
+
+def _rates_at_common_shares(
+    chosen: npt.NDArray[np.float64], groups: Codes, labels: Codes, n_groups: int
+) -> npt.NDArray[np.float64]:
+    """Return each group's rate with all labels at their common shares; not a number where a group lacks a label."""
+    n_labels = int(labels.max()) + 1
+    cells = groups * n_labels + labels
+    counts = np.bincount(cells, minlength=n_groups * n_labels).reshape(n_groups, n_labels)
+    hits = np.bincount(cells, weights=chosen, minlength=n_groups * n_labels).reshape(n_groups, n_labels)
+    shares = np.bincount(labels, minlength=n_labels) / len(labels)
+    means = np.divide(hits, counts, out=np.full(hits.shape, np.nan), where=counts > 0)
+    rates: npt.NDArray[np.float64] = means @ shares
+    return rates

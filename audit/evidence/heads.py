@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from audit.evidence.effects import (
     unit_sums,
     weighted_estimates,
 )
-from audit.evidence.stats import Array, holm, smallest_detectable
+from audit.evidence.stats import Array, equivalence_p, holm, over_seeds, smallest_detectable
 from audit.records import Agreement, Contrast, Design, Estimate, HeadRow, Stability, Verdict
 
 TOP = 10  # heads that two rankings are compared on
@@ -38,6 +39,7 @@ class Settings:
     bootstrap: int
     seed: int
     min_group_size: int
+    head_share: float = 0.05  # of the audited gap; a head shown to carry less is equivalent to one that carries nothing
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,9 @@ def _rows_of(
     # To be confirmed a head must first be found among all, on the less certain of the two splits.
     errors = np.max([np.sqrt((unit_sums(e) ** 2).sum(axis=0)) for e in (part.discovery, part.confirmation)], axis=0)
     percentile = _percentiles(part.confirmation)
+    spread = np.sqrt((unit_sums(part.confirmation) ** 2).sum(axis=0))
+    gap = float(part.confirmation.gap_weights() @ part.confirmation.unpatched)
+    margin = settings.head_share * abs(gap)
     rows = []
     for k, (layer, head) in enumerate(part.confirmation.heads):
         p, q = confirmed_p.get((part.key, k), (None, None))
@@ -219,6 +224,10 @@ def _rows_of(
             transplant=None if transplant is None else transplant[k],
             attribution=None if attribution is None else float(attribution[k]),
             by_seed=[float(v) for v in by_seed[:, k]],
+            **_over_seeds(by_seed[:, k]),
+            equivalence_margin=margin,
+            equivalence_p=(small := equivalence_p(measured.confirmation[k].value or 0.0, float(spread[k]), margin)),
+            within_margin=small <= settings.alpha,
             verdict="too little data",
             smallest_detectable=smallest_detectable(float(errors[k]), alpha=settings.alpha, family=family),
         )
@@ -226,6 +235,11 @@ def _rows_of(
             row = row.model_copy(update={"verdict": _verdict(row, found=k in found, alpha=settings.alpha)})
         rows.append(row)
     return rows
+
+
+def _over_seeds(values: Array) -> dict[str, Any]:
+    together = over_seeds(values.tolist())
+    return {"over_seeds": together.estimate, "p_over_seeds": together.p} if together else {}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from audit.records import Estimate
 Array = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 POWER = 0.8
+SEEDS_AS_UNIT = 6  # the fewest whose sign-flip test can reach p = 0.05 two-sided: 2 / 2^6
 NO_SPREAD = 1e-24  # variance of a mean that is nothing but rounding
 
 
@@ -116,6 +117,46 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def smallest_detectable(error: float, *, alpha: float, family: int) -> float:
     """Return the smallest true difference found with 80% power by a two-sided test at ``alpha / family``."""
     return float((stats.norm.ppf(1 - alpha / (2 * max(1, family))) + stats.norm.ppf(POWER)) * error)
+
+
+def equivalence_p(value: float, error: float, margin: float) -> float:
+    """Return the p-value of two one-sided tests that the true value lies within ``margin`` of 0 (Schuirmann 1987).
+
+    Small: the effect is shown to be smaller than the margin. Large: it may or may not be.
+    """
+    if error <= 0:
+        return 0.0 if abs(value) < margin else 1.0
+    return float(stats.norm.sf((margin - abs(value)) / error))
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """What training seeds say together, each counting once: mean with Student's t interval, exact two-sided p."""
+
+    estimate: Estimate
+    p: float
+
+
+def over_seeds(values: Sequence[float], *, level: float = 0.95) -> OverSeeds | None:
+    """Take the training seed as the unit: what would another model of the same recipe do.
+
+    Parameters
+    ----------
+    values : sequence of float
+        One estimate a seed.
+    level : float
+
+    Returns
+    -------
+    OverSeeds or None
+        The p-value is that of the sign-flip test over all 2^S patterns. None under six seeds: fewer cannot reach 0.05.
+    """
+    if len(values) < SEEDS_AS_UNIT:
+        return None
+    sample = np.asarray(values, dtype=np.float64)
+    p = stats.permutation_test((sample,), np.mean, permutation_type="samples", n_resamples=2 ** len(sample)).pvalue
+    mean, half = float(sample.mean()), float(stats.t.ppf(0.5 + level / 2, len(sample) - 1) * stats.sem(sample))
+    return OverSeeds(Estimate(value=mean, low=mean - half, high=mean + half, level=level), float(p))
 
 
 def components(first: Codes, second: Codes) -> Codes:

@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 
 from audit.data.samples import UNKNOWN
-from audit.evidence.disparity import Question, Thresholds, contrasts, rates_by_group, with_seeds
+from audit.evidence.disparity import Question, Thresholds, contrasts, ranges, rates_by_group, with_seeds
 from audit.evidence.findings import Context, make_findings
 from audit.evidence.heads import Settings, agreements, localise
 from audit.evidence.outcome import localisation
 from audit.evidence.together import judge_together
 from audit.pipeline.setting import Setting
 from audit.pipeline.sweeping import Swept
-from audit.records import Agreement, ContrastRow, Finding, HeadGrid, HeadRow, JointRow, RateRow, Stability
+from audit.records import Agreement, ContrastRow, Finding, HeadGrid, HeadRow, JointRow, RangeRow, RateRow, Stability
 
 JOINED = " x "
 
@@ -35,6 +35,7 @@ class Judged:
     grids: list[HeadGrid]
     joint: list[JointRow] = field(default_factory=list)
     agreement: list[Agreement] = field(default_factory=list)
+    ranges: list[RangeRow] = field(default_factory=list)
 
 
 def judge_effects(setting: Setting, swept: Swept, hashes: dict[str, str]) -> Judged:
@@ -79,13 +80,24 @@ def judge_effects(setting: Setting, swept: Swept, hashes: dict[str, str]) -> Jud
         f.model_copy(update={"reproduce": f"vit-audit reproduce {shlex.quote(setting.run.name)} {f.id}{data}"})
         for f in make_findings(rows, heads, where, context)
     ]
-    return Judged(rates, rows, heads, stability, where, findings, _grids(heads), agreement=agreements(heads))
+    return Judged(
+        rates,
+        rows,
+        heads,
+        stability,
+        where,
+        findings,
+        _grids(heads),
+        agreement=agreements(heads),
+        ranges=ranges(frame, asked, outcomes, limits, seed=spec.seed),
+    )
 
 
 def head_settings(setting: Setting) -> Settings:
     """Return strictness and sizes of the localisation, as the card has them."""
     spec = setting.card.audit
-    return Settings(spec.alpha, spec.permutations, spec.bootstrap, spec.seed, spec.min_group_size)
+    share = setting.card.policy.head_share_above
+    return Settings(spec.alpha, spec.permutations, spec.bootstrap, spec.seed, spec.min_group_size, share)
 
 
 def judge_sets(setting: Setting, swept: Swept, table: pd.DataFrame, judged: Judged) -> Judged:

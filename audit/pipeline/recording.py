@@ -131,6 +131,7 @@ def record_audit(
         data=data,
         rates=shown.rates,
         contrasts=shown.contrasts,
+        ranges=shown.ranges,
         findings=shown.findings,
         heads=shown.heads,
         joint=shown.joint,

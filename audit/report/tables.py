@@ -21,6 +21,7 @@ from audit.records import (
     Finding,
     HeadRow,
     JointRow,
+    RangeRow,
     RateRow,
     Record,
 )
@@ -47,6 +48,7 @@ def csv_tables(audit: Audit) -> dict[str, str]:
     return {
         "rates.csv": _table(RateRow, audit.rates),
         "contrasts.csv": _table(ContrastRow, audit.contrasts if shown else []),
+        "ranges.csv": _table(RangeRow, audit.ranges if shown else []),
         "heads.csv": _table(HeadRow, audit.heads if shown else []),
         "heads_together.csv": _table(JointRow, audit.joint if shown else []),
         "agreement.csv": _table(Agreement, audit.agreement if shown else []),

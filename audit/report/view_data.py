@@ -120,6 +120,7 @@ def _rate_group(audit: Audit, attribute: str, outcome: str, with_verdicts: bool)
     tables = [_rate_table(key, title, rates)]
     if with_verdicts and contrasts:
         tables.append(_contrast_table(key, title, contrasts))
+        tables += _range_table(audit, attribute, outcome, key, title)
     return TableGroup(id=f"rates-{key}", title=title, tables=tuple(tables), pictures=(picture,) if picture else ())
 
 
@@ -214,14 +215,62 @@ def _contrast_row(row: ContrastRow) -> tuple[Cell, ...]:
         number_cell(formats.p_value(row.p_raw)),
         number_cell(formats.p_value(row.p_adjusted)),
         number_cell(formats.points(row.smallest_detectable, signed=False)),
-        number_cell(", ".join(formats.points(value) for value in row.by_seed) or "–"),
+        _seeds_cell(row),
     )
+
+
+def _equivalence(row: ContrastRow) -> str:
+    """Say whether the gap was shown to be within the policy's margin, which not detecting one does not show."""
+    margin = formats.points(row.equivalence_margin, 0, signed=False)
+    shown = "shown" if row.within_margin else "not shown"
+    return f"{shown} to be under {margin} points (two one-sided tests, p {formats.p_value(row.equivalence_p)})"
+
+
+def _seeds_cell(row: ContrastRow) -> Cell:
+    each = ", ".join(formats.points(value) for value in row.by_seed) or "–"
+    if row.over_seeds is None:
+        return number_cell(each)
+    mean = f"{formats.points(row.over_seeds.value)} {formats.interval_of(row.over_seeds)}"
+    return number_cell(each, f"mean {mean}, p {formats.p_value(row.p_over_seeds)}")
+
+
+def _range_table(audit: Audit, attribute: str, outcome: str, key: str, title: str) -> tuple[Table, ...]:
+    """Return the widest difference between any two groups, where there are more than two to choose from."""
+    rows = [r for r in audit.ranges if (r.attribute, r.outcome) == (attribute, outcome) and r.groups > 2]
+    if not rows:
+        return ()
+    table = Table(
+        id=f"range-{key}",
+        caption=f"Widest difference between groups - {title}",
+        columns=(
+            Column("Highest and lowest"),
+            Column("Groups", is_number=True),
+            Column("Widest difference", "points", True),
+            Column("By chance", "points", True),
+            Column("Corrected", "points", True),
+            Column("p", "raw", True),
+        ),
+        rows=tuple(
+            (
+                header_cell(f"{formats.label(row.highest)}, {formats.label(row.lowest)}"),
+                number_cell(formats.count(row.groups)),
+                number_cell(formats.points(row.widest, signed=False)),
+                number_cell(formats.points(row.by_chance, signed=False)),
+                number_cell(formats.points(row.corrected, signed=False)),
+                number_cell(formats.p_value(row.p)),
+            )
+            for row in rows
+        ),
+        note=wording.RANGE,
+    )
+    return (table,)
 
 
 def _state_note(row: ContrastRow) -> str:
     if row.state == "no disparity detected" and row.smallest_detectable is not None:
         smallest = formats.points(row.smallest_detectable, 0, signed=False)
-        return f"with n = {formats.count(row.n_group)} this audit could detect gaps of {smallest} points or more"
+        note = f"with n = {formats.count(row.n_group)} this audit could detect gaps of {smallest} points or more"
+        return f"{note}; {_equivalence(row)}" if row.equivalence_p is not None else note
     if row.state == "disparity":
         return "above policy" if row.above_policy else "below the policy threshold"
     return row.reason

@@ -110,6 +110,10 @@ TOGETHER = (
     "What single heads carry does not add up. Where heads patched together do less than the sum, they carry the same "
     "thing twice; where they do more, one makes up for the other while only one is patched."
 )
+RANGE = (
+    "With several groups the widest difference is above zero even where all groups are alike, the more so the smaller "
+    "they are. “By chance” is its mean when group labels are dealt out at random; “corrected” is what is left."
+)
 AGREEMENT = (
     "The designs ask different questions, so they need not agree. Attribution patching approximates Design A and "
     "shares its images; Design C and the transplant share no donor with it, and ask where training put the gap."

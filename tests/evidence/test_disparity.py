@@ -9,7 +9,7 @@ from fairlearn.metrics import MetricFrame, false_positive_rate, selection_rate, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit.evidence.disparity import Question, Thresholds, contrasts, rates_by_group, with_seeds
+from audit.evidence.disparity import Question, Thresholds, contrasts, deal_groups, ranges, rates_by_group, with_seeds
 from audit.records import ContrastRow
 from tests.evidence.simulate import plausible, predictions, with_probabilities
 
@@ -292,3 +292,75 @@ def test_every_seed_is_kept_in_order() -> None:
     row = gap(with_seeds(seeds[0], seeds), "tpr_gap")
     assert row.by_seed == pytest.approx([0.0, 0.25, 0.1])
     assert row.estimate.value == pytest.approx(0.0)
+    assert row.over_seeds is None
+
+
+def test_six_seeds_are_judged_together() -> None:
+    seeds = [
+        compare(predictions([*counted("a", (30 + k, 10 - k), (20, 20)), *counted("b", (20, 20), (20, 20))]))
+        for k in range(6)
+    ]
+    row = gap(with_seeds(seeds[0], seeds), "tpr_gap")
+    assert row.over_seeds is not None
+    assert row.over_seeds.value == pytest.approx(np.mean(row.by_seed))
+    assert row.p_over_seeds == pytest.approx(2 / 64)
+
+
+@pytest.mark.parametrize(("n", "shown"), [(20, False), (4000, True)])
+def test_no_gap_is_shown_to_be_small_only_where_there_is_enough_data(n: int, shown: bool) -> None:
+    row = gap(compare(predictions([*counted("a", (n, n), (n, n)), *counted("b", (n, n), (n, n))])))
+    assert row.state == "no disparity detected"
+    assert row.equivalence_margin == LIMITS.gap_above
+    assert row.within_margin == shown
+    assert (row.equivalence_p or 0) <= 0.05 if shown else (row.equivalence_p or 0) > 0.05
+
+
+THREE = Question("group", "b", ["a", "b", "c"])
+
+
+def test_widest_difference_by_hand() -> None:
+    rows = [*counted("a", (30, 10), (20, 20)), *counted("b", (20, 20), (20, 20)), *counted("c", (10, 30), (20, 20))]
+    (row,) = ranges(predictions(rows), [THREE], ["smile"], LIMITS, seed=0)
+    assert (row.highest, row.lowest, row.groups) == ("a", "c", 3)
+    assert row.widest == pytest.approx(0.25)  # 0.5 among the half that is labelled smile
+    assert 0 < row.by_chance < 0.25
+    assert row.corrected == pytest.approx(row.widest - row.by_chance)
+    assert row.p < 0.01
+
+
+def test_the_widest_difference_between_like_groups_is_chance_alone() -> None:
+    """Uncorrected, small groups that are alike seem to differ; corrected, the mean over many draws is near zero."""
+    rng = np.random.default_rng(3)
+    found = []
+    for _ in range(40):
+        frame = pd.DataFrame({"group": np.repeat(["a", "b", "c"], 40), "label": np.tile(["smile", "frown"], 60)})
+        frame["predicted"] = rng.choice(["smile", "frown"], 120)
+        frame["subject"] = np.arange(120).astype(str)
+        (row,) = ranges(with_probabilities(frame, LABELS[:2]), [THREE], ["smile"], LIMITS, seed=0)
+        found.append((row.widest, row.widest - row.by_chance, row.p))
+    widest, beyond, p = np.array(found).T
+    assert widest.mean() > 0.08
+    assert abs(beyond.mean()) < 3 * beyond.std() / np.sqrt(40)
+    assert plausible(int((p <= 0.1).sum()), 40, 0.05, 0.15)
+
+
+def test_groups_too_small_or_without_a_label_are_not_ranked() -> None:
+    few = counted("c", (3, 3), (0, 0))
+    rows = [*counted("a", (30, 10), (20, 20)), *counted("b", (20, 20), (20, 20))]
+    (row,) = ranges(predictions([*rows, *few]), [THREE], ["smile"], LIMITS, seed=0)
+    assert row.groups == 2
+    one_label = counted("c", (20, 20), (0, 0))
+    assert ranges(predictions([*rows, *one_label]), [THREE], ["smile"], LIMITS, seed=0) == []
+
+
+@given(st.integers(0, 1000), st.booleans())
+def test_dealing_keeps_subjects_whole_or_deals_within_them(seed: int, within: bool) -> None:
+    rng = np.random.default_rng(seed)
+    subjects = np.sort(rng.integers(0, 8, 30))
+    groups = rng.integers(0, 3, 30) if within else rng.integers(0, 3, 8)[subjects]
+    dealt = deal_groups(groups, subjects, rng)
+    if within and not all(len(set(groups[subjects == s])) == 1 for s in set(subjects)):
+        for s in set(subjects):
+            assert sorted(dealt[subjects == s]) == sorted(groups[subjects == s])
+    else:
+        assert all(len(set(dealt[subjects == s])) == 1 for s in set(subjects))

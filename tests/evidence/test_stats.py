@@ -8,8 +8,17 @@ from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import NormalIndPower
 from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.weightstats import DescrStatsW
 
-from audit.evidence.stats import combine_cells, components, holm, rate_interval, smallest_detectable
+from audit.evidence.stats import (
+    combine_cells,
+    components,
+    equivalence_p,
+    holm,
+    over_seeds,
+    rate_interval,
+    smallest_detectable,
+)
 from tests.evidence.simulate import clustered_rates, plausible
 
 pytestmark = pytest.mark.unit
@@ -165,3 +174,42 @@ def test_components_join_what_shares_a_subject_or_a_pair() -> None:
     assert components(subject, pair).tolist() == [0, 0, 0, 1, 1]
     assert components(np.arange(3), np.arange(3)).tolist() == [0, 1, 2]
     assert components(np.arange(3), np.zeros(3, dtype=np.int64)).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("margin", [0.05, 0.2])
+@pytest.mark.parametrize("shift", [-0.1, 0.0, 0.03])
+def test_equivalence_is_that_of_statsmodels(shift: float, margin: float) -> None:
+    sample = np.random.default_rng(0).normal(0, 0.3, 80)
+    sample += shift - sample.mean()
+    described = DescrStatsW(sample)
+    expected = described.ztost_mean(-margin, margin)[0]
+    assert equivalence_p(shift, float(described.std_mean), margin) == pytest.approx(expected)
+
+
+def test_equivalence_without_spread() -> None:
+    assert equivalence_p(0.01, 0.0, 0.05) == 0.0
+    assert equivalence_p(0.06, 0.0, 0.05) == 1.0
+
+
+def test_a_true_effect_of_the_margins_size_is_called_equivalent_five_percent_of_the_time() -> None:
+    rng = np.random.default_rng(1)
+    hits = sum(equivalence_p(float(v), 0.02, 0.05) <= 0.05 for v in rng.normal(0.05, 0.02, 4000))
+    assert plausible(hits, 4000, 0.045, 0.055)
+
+
+def test_six_seeds_of_one_sign_are_the_fewest_that_can_tell() -> None:
+    assert over_seeds([0.1] * 5) is None
+    six = over_seeds([0.1, 0.2, 0.15, 0.12, 0.18, 0.2])
+    assert six is not None
+    assert six.p == pytest.approx(2 / 64)
+    low, high = DescrStatsW([0.1, 0.2, 0.15, 0.12, 0.18, 0.2]).tconfint_mean()
+    assert (six.estimate.low, six.estimate.high) == pytest.approx((low, high))
+    mixed = over_seeds([0.1, -0.1, 0.2, -0.2, 0.3, -0.3])
+    assert mixed is not None and mixed.p == pytest.approx(1.0)
+
+
+def test_seeds_without_an_effect_are_told_apart_no_more_often_than_alpha_allows() -> None:
+    rng = np.random.default_rng(2)
+    found = [over_seeds(v.tolist()) for v in rng.normal(size=(600, 7))]
+    hits = sum(f is not None and f.p <= 0.05 for f in found)
+    assert plausible(hits, 600, 0.03, 0.05)

@@ -27,6 +27,7 @@ from audit.records import (
     Metric,
     ModelInfo,
     Provenance,
+    RangeRow,
     RateRow,
     Stability,
     State,
@@ -304,6 +305,12 @@ def base(
         + rate_rows("gender x race", ["female, asian", "female, caucasian", "male, caucasian"], outcome),
         contrasts=[contrast(attribute, group, reference, outcome, m, s) for m, s in zip(metrics, states, strict=True)]
         + [contrast("gender x race", "female, asian", "male, caucasian", outcome, "standardised_gap", "too little data")],
+        ranges=[
+            RangeRow(
+                attribute=attribute, outcome=outcome, highest=group, lowest=reference, groups=len(groups),
+                widest=0.0712, by_chance=0.0223, corrected=0.0489, p=0.004,
+            )
+        ],
         findings=cards,
         heads=head_rows(contrast_id, outcome, layers, heads, planted, design_c),
         agreement=[

@@ -130,6 +130,12 @@ def test_designs_are_compared_and_transplanted_weights_stand_in_the_table_of_hea
     assert "Agreement between designs" not in page("not_localisable").text
 
 
+def test_the_widest_difference_is_shown_less_chance_where_there_are_several_groups(page) -> None:
+    (cells,) = page("many").table("Widest difference between groups")
+    assert cells[1:] == ["3", "7.1", "2.2", "4.9", "0.004"]
+    assert "Widest difference between groups" not in page("disparity").text
+
+
 def test_grids_hold_value_and_symbol(page) -> None:
     page = page("disparity")
     grid = page.table("Mediated gap of each head")

@@ -44,6 +44,7 @@ def test_rendering_again_gives_the_same_bytes(run_dir: Path) -> None:
         for name in (
             "rates",
             "contrasts",
+            "ranges",
             "heads",
             "heads_together",
             "agreement",

@@ -33,6 +33,7 @@ def test_rows_are_complete() -> None:
     assert sizes == {
         "rates.csv": len(audit.rates),
         "contrasts.csv": len(audit.contrasts),
+        "ranges.csv": 1,
         "heads.csv": 72,
         "heads_together.csv": 2,
         "agreement.csv": 3,
@@ -45,7 +46,7 @@ def test_rows_are_complete() -> None:
 
 def test_invalid_leaves_only_headers() -> None:
     tables = csv_tables(AUDITS["invalid"])
-    for name in ("contrasts.csv", "heads.csv", "heads_together.csv", "agreement.csv", "findings.csv"):
+    for name in ("contrasts.csv", "ranges.csv", "heads.csv", "heads_together.csv", "agreement.csv", "findings.csv"):
         assert tables[name].count("\n") == 1
     assert read(tables["controls.csv"])
 
