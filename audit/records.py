@@ -17,7 +17,7 @@ SCHEMA_VERSION = "1.0"
 Outcome = Literal["PASSED", "DISPARITY FOUND", "INCONCLUSIVE", "INVALID"]
 State = Literal["disparity", "no disparity detected", "too little data", "not estimable"]
 Verdict = Literal["confirmed", "found, not confirmed", "no effect found", "too little data"]
-Design = Literal["attribution patching", "Design C", "weight transplant"]
+Design = Literal["attribution patching", "Design B", "Design C", "weight transplant"]
 Metric = Literal["standardised_gap", "tpr_gap", "fpr_gap"]
 
 
@@ -221,6 +221,8 @@ class HeadRow(Record):
     accuracy_change: float | None  # with cross-group donors, against unpatched
     design_c: Estimate | None  # gap change with the balanced reference model's head, minus other seed's
     transplant: Estimate | None = None  # likewise, with the head's weights instead of what it writes there
+    natural_indirect: Estimate | None = None  # Design B: on exact pairs, by this head alone
+    natural_direct: Estimate | None = None  # Design B: on exact pairs, past this head
     attribution: float | None = None  # first-order estimate of the mediated gap, confirmation split
     by_seed: list[float]
     over_seeds: Estimate | None = None  # mean and interval with the seed as the unit, from six seeds on
@@ -230,6 +232,17 @@ class HeadRow(Record):
     within_margin: bool | None = None  # the effect is shown to be below the margin, at the audit's alpha
     verdict: Verdict
     smallest_detectable: float | None
+
+
+class PairRow(Record):
+    """Design B of one question: the same pictures in both groups."""
+
+    contrast: str
+    outcome: str
+    pairs: int
+    subjects: int
+    total: Estimate  # from the reference's version to the group's, label-standardised
+    round_trip: float | None  # largest change of p when heads are patched from an edit there and back; must be 0
 
 
 class JointRow(Record):
@@ -304,7 +317,7 @@ class Agreement(Record):
 
     contrast: str
     outcome: str
-    design: Literal["attribution patching", "Design C", "weight transplant"]
+    design: Design
     rank_correlation: float | None  # Spearman, over all heads
     sign_agreement: float | None  # among Design A's ten largest heads
     top10_recall: float | None  # share of Design A's ten largest among the other's ten largest
@@ -388,6 +401,7 @@ class Audit(Record):
     findings: list[Finding]
     heads: list[HeadRow]
     joint: list[JointRow] = []
+    pairs: list[PairRow] = []
     grids: list[HeadGrid]
     stability: list[Stability]
     agreement: list[Agreement] = []

@@ -75,6 +75,7 @@ class GroupSpec(CardPart):
     assigned_by: str = "not stated"
     reference: str | None = None  # default: the group with the most images
     values: list[str] | None = None  # keep these groups; other values count as unknown
+    pair: list[str] | None = None  # images that agree on these columns differ in nothing but this attribute
     note: str = ""
 
 

@@ -15,7 +15,7 @@ from audit.data.groups import attribute_info, disagreement_warnings, group_colum
 from audit.data.quality import duplicate_warnings, fingerprint, inspect_images
 from audit.data.readers import RawTable, read_cifar100, read_folder, read_image_table
 from audit.data.readers.raw import require_columns
-from audit.data.samples import SPLITS, UNKNOWN, Samples
+from audit.data.samples import SPLITS, UNKNOWN, Samples, pair_column
 from audit.data.splits import GIVEN, assign_splits, thin_training
 from audit.errors import DataError
 from audit.records import AttributeInfo, ExcludedRow
@@ -116,23 +116,30 @@ def _chosen_columns(raw: RawTable, card: Card) -> pd.DataFrame:
     subject = [spec.subject] if isinstance(spec.subject, str) else (spec.subject or [spec.image])
     needed = [(spec.label, "data.label"), *((column, "data.subject") for column in subject)]
     needed += [(group.column, f"groups.{name}.column") for name, group in card.groups.items()]
+    needed += [(column, f"groups.{name}.pair") for name, group in card.groups.items() for column in group.pair or []]
     needed += [(column, "match_on") for column in card.match_on]
     if spec.split is not None:
         needed.append((spec.split, "data.split"))
     require_columns(raw.frame, needed, raw.where)
     chosen = {"image": raw.frame[spec.image], "label": raw.frame[spec.label]}
-    parts = raw.frame[subject]
-    joined = parts.fillna("").agg("/".join, axis=1)
-    chosen["subject"] = joined.where(parts.notna().all(axis=1), None)
+    chosen["subject"] = _joined(raw.frame[subject])
     if spec.split is not None:
         chosen[GIVEN] = raw.frame[spec.split]
     elif GIVEN in raw.frame:
         chosen[GIVEN] = raw.frame[GIVEN]
     for name, group in card.groups.items():
         chosen[name] = raw.frame[group.column]
+        if group.pair:
+            chosen[pair_column(name)] = _joined(raw.frame[group.pair]).fillna("")
     for column in card.match_on:
         chosen[column] = raw.frame[column].fillna(UNKNOWN)
     return pd.DataFrame(chosen)
+
+
+def _joined(parts: pd.DataFrame) -> pd.Series:
+    """Join the values of each row; None where one is missing."""
+    joined = parts.fillna("").agg("/".join, axis=1)
+    return joined.where(parts.notna().all(axis=1), None)
 
 
 def _merge_duplicates(rows: pd.DataFrame, where: str, warnings: list[str]) -> pd.DataFrame:
@@ -205,7 +212,8 @@ def _finished(rows: pd.DataFrame, card: Card) -> pd.DataFrame:
     groups = {name: group_column(rows[name], group) for name, group in card.groups.items()}
     frame = rows.assign(**groups)
     frame["split"] = assign_splits(frame, card.data, card.groups, trains=card.training != "none")
-    columns: Sequence[str] = ["image", "label", "subject", "split", *card.groups, *card.match_on]
+    pairs = [pair_column(name) for name, group in card.groups.items() if group.pair]
+    columns: Sequence[str] = ["image", "label", "subject", "split", *card.groups, *card.match_on, *pairs]
     return frame[columns].astype(str).reset_index(drop=True)
 
 

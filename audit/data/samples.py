@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pandas as pd
 from PIL import Image
@@ -21,6 +21,24 @@ class ImageSource(Protocol):
     def open(self, key: str) -> Image.Image:
         """Return the image as RGB; raise ``audit.errors.DataError`` where it cannot be read."""
         ...
+
+
+@runtime_checkable
+class EditableSource(ImageSource, Protocol):
+    """A source that can show an image with one attribute changed and all else equal."""
+
+    def can_edit(self, attribute: str) -> bool:
+        """Tell whether it can change this attribute."""
+        ...
+
+    def edited(self, key: str, attribute: str, group: str) -> str:
+        """Return the key of that image."""
+        ...
+
+
+def pair_column(attribute: str) -> str:
+    """Return the column that names an image's exact pair in an attribute, where the card has told of pairs."""
+    return f"pair:{attribute}"
 
 
 @dataclass(frozen=True)

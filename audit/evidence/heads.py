@@ -362,6 +362,7 @@ def agreements(rows: Sequence[HeadRow]) -> list[Agreement]:
         exact = np.array([r.confirmation.value for r in own], dtype=np.float64)
         others: dict[Design, list[float | None]] = {
             "attribution patching": [r.attribution for r in own],
+            "Design B": [r.natural_indirect.value if r.natural_indirect else None for r in own],
             "Design C": [r.design_c.value if r.design_c else None for r in own],
             "weight transplant": [r.transplant.value if r.transplant else None for r in own],
         }

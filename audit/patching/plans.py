@@ -86,6 +86,27 @@ def draw_evenly(
     return shuffled.loc[turn.sort_values(kind="stable").index[:at_most]].sort_index()
 
 
+def find_twins(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Find for each image its exact pair: the image of the other side with the same pair name and label.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        ``side``, ``label`` and ``column``, which is empty for images that are of no pair.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The images that have a twin, with ``row`` and ``row_twin``. Of several images alike the first counts.
+    """
+    named = frame[frame[column] != ""].assign(row=lambda f: f.index)
+    keys = [column, "label", "side"]
+    once = named.drop_duplicates(keys)
+    other = {"group": "reference", "reference": "group"}
+    twins = once[[*keys, "row"]].assign(side=once["side"].map(other))
+    return once.merge(twins, on=keys, suffixes=("", "_twin")).set_index("row", drop=False).sort_index()
+
+
 def _donor_pairs(stratum: pd.DataFrame, used: set[str], rng: np.random.Generator) -> pd.DataFrame:
     """Pair an image of the group with one of the reference; a subject joins one pair in all, and is added to ``used``.
 

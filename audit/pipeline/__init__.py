@@ -21,6 +21,7 @@ from audit.models.build import Backbone
 from audit.models.rendered_base import rendered_base
 from audit.pipeline.checking import check_known_effects, check_own_model, check_reference_models
 from audit.pipeline.judging import judge_effects, judge_sets
+from audit.pipeline.pairing import sweep_pairs
 from audit.pipeline.recording import EMPTY, record_audit, utc_now
 from audit.pipeline.setting import Setting, Step
 from audit.pipeline.sweeping import sweep_all, sweep_sets
@@ -83,9 +84,10 @@ def _measure(setting: Setting, begun: float) -> Audit:
         return record_audit(setting, legal, controls, models, None, EMPTY, time.monotonic() - begun)
     with setting.stage("patching"):
         swept = sweep_all(setting, models, design_c=design_c)
+        pairs = sweep_pairs(setting, models)
     with setting.stage("evidence"):
         setting.step("evidence: permutations and intervals")(0, 1)
-        judged = judge_effects(setting, swept, {"data": setting.samples.fingerprint, **models.hashes()})
+        judged = judge_effects(setting, swept, pairs, {"data": setting.samples.fingerprint, **models.hashes()})
     with setting.stage("heads together"):
         together = sweep_sets(setting, models, sets_to_patch(judged.heads, judged.localisation))
         judged = judge_sets(setting, swept, together, judged)

@@ -14,10 +14,22 @@ from audit.evidence.disparity import Question, Thresholds, contrasts, ranges, ra
 from audit.evidence.findings import Context, make_findings
 from audit.evidence.heads import Settings, agreements, localise
 from audit.evidence.outcome import localisation
+from audit.evidence.pairs import judge_pairs, with_natural
 from audit.evidence.together import judge_together
 from audit.pipeline.setting import Setting
 from audit.pipeline.sweeping import Swept
-from audit.records import Agreement, ContrastRow, Finding, HeadGrid, HeadRow, JointRow, RangeRow, RateRow, Stability
+from audit.records import (
+    Agreement,
+    ContrastRow,
+    Finding,
+    HeadGrid,
+    HeadRow,
+    JointRow,
+    PairRow,
+    RangeRow,
+    RateRow,
+    Stability,
+)
 
 JOINED = " x "
 
@@ -36,10 +48,11 @@ class Judged:
     joint: list[JointRow] = field(default_factory=list)
     agreement: list[Agreement] = field(default_factory=list)
     ranges: list[RangeRow] = field(default_factory=list)
+    pairs: list[PairRow] = field(default_factory=list)
 
 
-def judge_effects(setting: Setting, swept: Swept, hashes: dict[str, str]) -> Judged:
-    """Compare groups, grade heads, and write the findings."""
+def judge_effects(setting: Setting, swept: Swept, pairs: pd.DataFrame | None, hashes: dict[str, str]) -> Judged:
+    """Compare groups, grade heads, and write the findings; ``pairs`` are effects on exact pairs, if there are any."""
     outcomes = list(setting.outcomes)
     by_seed = [predictions(setting, swept.effects.unpatched, seed) for seed in setting.seeds]
     frame = by_seed[0]
@@ -61,6 +74,8 @@ def judge_effects(setting: Setting, swept: Swept, hashes: dict[str, str]) -> Jud
         setting.seeds,
         head_settings(setting),
     )
+    natural = [] if pairs is None else judge_pairs(pairs, setting.contrasts, outcomes, head_settings(setting))
+    heads = with_natural(heads, natural)
     where = localisation(heads, rows)
     context = Context(
         name=setting.card.name,
@@ -89,6 +104,7 @@ def judge_effects(setting: Setting, swept: Swept, hashes: dict[str, str]) -> Jud
         findings,
         _grids(heads),
         agreement=agreements(heads),
+        pairs=[n.row for n in natural],
         ranges=ranges(frame, asked, outcomes, limits, seed=spec.seed),
     )
 

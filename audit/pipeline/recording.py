@@ -49,6 +49,10 @@ TRANSPLANT_WORDS = (
 TOGETHER_WORDS = (
     "Below 0 beside a positive sum: the heads carry the same thing twice. Above 0: one makes up for another."
 )
+PAIRS_WORDS = (
+    "Where the same picture x' exists in the other group: how much the probability changes in all, by way of the head "
+    "alone, and past the head."
+)
 ESTIMANDS = [
     (
         "Audited gap",
@@ -64,6 +68,11 @@ ESTIMANDS = [
         "Mediated gap of a head",
         "(IIE_{b->a} - IIE_{a->b}) / 2",
         "How much the gap in the mean probability shrinks when the head's donors come from both groups alike.",
+    ),
+    (
+        "Effects on exact pairs (Design B)",
+        "TE = p(x') - p(x); NIE_h = p(x; u_h <- u_h(x')) - p(x); NDE_h = p(x'; u_h <- u_h(x)) - p(x)",
+        PAIRS_WORDS,
     ),
     (
         "Heads together",
@@ -135,6 +144,7 @@ def record_audit(
         findings=shown.findings,
         heads=shown.heads,
         joint=shown.joint,
+        pairs=shown.pairs,
         grids=shown.grids,
         stability=shown.stability,
         agreement=shown.agreement,
@@ -230,6 +240,7 @@ def _method(setting: Setting, fixed: str, controls: ControlReport) -> MethodRepo
         estimands=ESTIMANDS,
         designs=[
             "Design A: heads patched between images of two groups, with a same-group placebo.",
+            "Design B: likewise on exact pairs, the same picture in both groups, where there are any.",
             "Design C: heads patched from a model trained on a balanced sample, with another seed as placebo.",
             "Weight transplant: the weights of the balanced model's head instead of what it writes there.",
             "Attribution patching: Design A to first order, from one backward pass; for comparison only.",

@@ -212,7 +212,7 @@ def _head_group(audit: Audit, contrast: str, outcome: str) -> TableGroup:
     return TableGroup(
         id=f"heads-{key}",
         title=title,
-        paragraphs=(_answer(answer, len(rows)),),
+        paragraphs=(_answer(answer, len(rows)), *_pairs(audit, contrast, outcome)),
         tables=(
             *(grid_table(grid, largest(grids, grid.unit)) for grid in grids),
             *_together_table(audit, key, title, contrast, outcome),
@@ -220,6 +220,16 @@ def _head_group(audit: Audit, contrast: str, outcome: str) -> TableGroup:
         scale=scale(grids) if grids else None,
         pictures=(picture,) if picture else (),
         folded=(_head_table(key, title, rows),),
+    )
+
+
+def _pairs(audit: Audit, contrast: str, outcome: str) -> tuple[str, ...]:
+    """Say what changes when the same pictures are shown in the other group; nothing if there are no such pictures."""
+    rows = [row for row in audit.pairs if (row.contrast, row.outcome) == (contrast, outcome)]
+    return tuple(
+        f"On {formats.plural(row.pairs, 'picture')} that exist in both groups, all else equal, the mean probability of "
+        f"“{formats.label(outcome)}” changes by {_estimate(row.total)} from the reference’s version to the group’s."
+        for row in rows
     )
 
 
@@ -288,7 +298,9 @@ def _head_table(key: str, title: str, rows: Sequence[HeadRow]) -> Table:
     has_c = any(row.design_c is not None for row in rows)
     has_seeds = any(len(row.by_seed) > 1 for row in rows)
     has_weights = any(row.transplant is not None for row in rows)
+    has_pairs = any(row.natural_indirect is not None for row in rows)
     optional = (
+        *((Column("Exact pairs", "by the head; past it, points", True),) if has_pairs else ()),
         *((Column("Design C", "points", True),) if has_c else ()),
         *((Column("Weights", "transplanted, points", True),) if has_weights else ()),
         *((Column("By seed", "points", True),) if has_seeds else ()),
@@ -312,13 +324,13 @@ def _head_table(key: str, title: str, rows: Sequence[HeadRow]) -> Table:
             *optional,
             Column("Detectable", "points", True),
         ),
-        rows=tuple(_head_row(row, has_c, has_weights, has_seeds) for row in rows),
+        rows=tuple(_head_row(row, has_pairs, has_c, has_weights, has_seeds) for row in rows),
         note=f"{formats.level_note(row.confirmation for row in rows)} {wording.NOT_SHOWN_HEADS}",
         kind="dense heads",
     )
 
 
-def _head_row(row: HeadRow, has_c: bool, has_weights: bool, has_seeds: bool) -> tuple[Cell, ...]:
+def _head_row(row: HeadRow, has_pairs: bool, has_c: bool, has_weights: bool, has_seeds: bool) -> tuple[Cell, ...]:
     percentile = row.percentile_in_layer
     optional = [(has_c, row.design_c), (has_weights, row.transplant)]
     by_design = [
@@ -338,9 +350,19 @@ def _head_row(row: HeadRow, has_c: bool, has_weights: bool, has_seeds: bool) -> 
         number_cell(formats.rate(row.share_of_gap)),
         number_cell(formats.NOT_AVAILABLE if percentile is None else formats.decimal(percentile, 0)),
         number_cell(formats.points(row.accuracy_change, 2)),
+        *((_pair_cell(row),) if has_pairs else ()),
         *by_design,
         *seeds,
         number_cell(formats.points(row.smallest_detectable, 2, signed=False)),
+    )
+
+
+def _pair_cell(row: HeadRow) -> Cell:
+    if row.natural_indirect is None or row.natural_direct is None:
+        return number_cell(formats.NOT_AVAILABLE)
+    past = formats.points(row.natural_direct.value, 2)
+    return number_cell(
+        f"{formats.points(row.natural_indirect.value, 2)}; {past}", formats.interval_of(row.natural_indirect, 2)
     )
 
 

@@ -109,6 +109,18 @@ def test_sets_of_heads_are_patched_beside_single_ones(small_run: Run) -> None:
         assert sorted(h["name"] for h in confirmed) in [sorted(row["heads"]) for row in record["joint"]]
 
 
+def test_exact_pairs_are_drawn_and_patched(small_run: Run) -> None:
+    (row,) = small_run.record["pairs"]
+    assert row["pairs"] > 60
+    assert row["round_trip"] == 0.0  # an edit there and back is the picture itself, and patches nothing
+    table = pd.read_parquet(small_run.folder / "effects" / "pairs.parquet")
+    whole = table[table["layer"] == -1].pivot(index="pair", columns="version", values="p:smiling")
+    assert (whole["own"] - whole["edited"]).abs().max() > 0.01
+    heads = small_run.record["heads"]
+    assert all(head["natural_indirect"]["low"] <= head["natural_indirect"]["value"] for head in heads)
+    assert {a["design"] for a in small_run.record["agreement"]} >= {"Design B", "attribution patching"}
+
+
 def test_second_run_takes_up_what_stands(small_run: Run, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_args: object, **_named: object) -> None:
         raise AssertionError("trained again")
@@ -117,6 +129,7 @@ def test_second_run_takes_up_what_stands(small_run: Run, invoke: Invoke, monkeyp
         monkeypatch.setattr(f"{module}.finetune", refuse)
     for name in ("sweep", "sweep_together"):
         monkeypatch.setattr(f"audit.pipeline.sweeping.{name}", refuse)
+    monkeypatch.setattr("audit.pipeline.pairing.sweep", refuse)
     before = small_run.record
     result = invoke("run", small_run.card, "--out", small_run.out)
     assert result.exit_code == small_run.result.exit_code, result.output

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit.evidence.effects import SwapEffects, unit_sums
-from audit.patching.plans import PLAN_COLUMNS, draw_evenly, plan_group_swap
+from audit.patching.plans import PLAN_COLUMNS, draw_evenly, find_twins, plan_group_swap
 from audit.records import Contrast
 from tests.strategies import subject_tables
 
@@ -220,3 +220,22 @@ def test_relabelling_the_groups_turns_the_sign_of_every_mediated_gap(seed: int) 
     turned = dataclasses.replace(effects, is_group=~effects.is_group)
     np.testing.assert_allclose(unit_sums(turned), -unit_sums(effects), atol=1e-12)
     np.testing.assert_allclose(turned.gap_weights() @ effects.unpatched, -(effects.gap_weights() @ effects.unpatched))
+
+
+def test_twins_share_pair_and_label_and_stand_on_the_other_side() -> None:
+    frame = pd.DataFrame(
+        [
+            ("run/1", "sport", "group"),
+            ("run/1", "sport", "reference"),
+            ("run/2", "sport", "group"),  # no twin
+            ("wave/1", "gesture", "group"),
+            ("wave/1", "role", "reference"),  # another label
+            ("", "sport", "group"),
+            ("", "sport", "reference"),  # of no pair
+            ("run/1", "sport", "reference"),  # a second one like row 1
+        ],
+        columns=["pair:gender", "label", "side"],
+        index=range(10, 18),
+    )
+    found = find_twins(frame, "pair:gender")
+    assert list(zip(found["row"], found["row_twin"], strict=True)) == [(10, 11), (11, 10)]

@@ -26,6 +26,7 @@ from audit.records import (
     MethodReport,
     Metric,
     ModelInfo,
+    PairRow,
     Provenance,
     RangeRow,
     RateRow,
@@ -208,6 +209,7 @@ def head_rows(contrast_id: str, outcome: str, layers: int, heads: int, planted: 
                     percentile_in_layer=100.0 if is_planted else draw.random() * 99,
                     accuracy_change=-0.0012, design_c=estimate(value * 0.9, 0.008) if design_c else None,
                     transplant=estimate(value * 0.4, 0.007) if design_c else None, attribution=value * 0.8,
+                    natural_indirect=estimate(value * 0.7, 0.003), natural_direct=estimate(0.0433, 0.01),
                     by_seed=[value, value * 0.93], verdict="confirmed" if is_planted else "no effect found",
                     smallest_detectable=0.0091,
                 )
@@ -319,6 +321,11 @@ def base(
                 top10_recall=0.7,
             )
             for design in get_args(Design)
+        ] if planted else [],
+        pairs=[
+            PairRow(
+                contrast=contrast_id, outcome=outcome, pairs=400, subjects=380, total=estimate(0.0611, 0.012), round_trip=0.0
+            )
         ] if planted else [],
         joint=joint_rows(contrast_id, outcome, layers, heads) if planted else [],
         grids=[grid(f"bias:{contrast_id}", "Mediated gap of each head", "points", layers, heads, random.Random(5), 0.0285)],

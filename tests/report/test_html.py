@@ -123,7 +123,7 @@ def test_heads_together_stand_beside_the_sum(page) -> None:
 
 def test_designs_are_compared_and_transplanted_weights_stand_in_the_table_of_heads(page) -> None:
     rows = page("disparity").table("How far other ways to look agree")
-    assert [cells[2] for cells in rows] == ["attribution patching", "Design C", "weight transplant"]
+    assert [cells[2] for cells in rows] == ["attribution patching", "Design B", "Design C", "weight transplant"]
     assert {tuple(cells[3:]) for cells in rows} == {("0.83", "90%", "70%")}
     assert "transplanted" in page("disparity").text
     assert "transplanted, points" not in page("no_design_c").text

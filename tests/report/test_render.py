@@ -47,6 +47,7 @@ def test_rendering_again_gives_the_same_bytes(run_dir: Path) -> None:
             "ranges",
             "heads",
             "heads_together",
+            "exact_pairs",
             "agreement",
             "counts",
             "controls",

@@ -81,6 +81,14 @@ class SyntheticSource:
             face = edit(face, **{attribute: group})
         return face
 
+    def can_edit(self, attribute: str) -> bool:
+        """Tell whether faces can be drawn in another group of an attribute."""
+        return attribute in GROUPS
+
+    def edited(self, key: str, attribute: str, group: str) -> str:
+        """Return the key of the same face in another group of an attribute."""
+        return edited_key(key, **{attribute: group})
+
     def open(self, key: str) -> Image.Image:
         """Return the 64 x 64 RGB image of a key, edited or not; see :meth:`face` for what is refused."""
         return render(self.face(key))

@@ -1,0 +1,133 @@
+"""Stage: Design B, where exact pairs exist: the same picture in two groups, everything else equal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from audit.data.pixels import Pixels, load_pixels
+from audit.data.samples import EditableSource, pair_column
+from audit.patching.plans import draw_evenly, find_twins
+from audit.patching.sweep import DonorKind, measure_unpatched, sweep
+from audit.pipeline.setting import Setting
+from audit.pipeline.sweeping import swept_layers
+from audit.pipeline.training import AuditedModels
+from audit.records import Contrast
+from audit.store import write_table
+
+ROUND_TRIPS = 8  # images whose edit there and back is patched
+VERSIONS = ("own", "edited")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Images as they are and their twins of the other group, row by row.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        Of the samples, with ``side`` ("group" or "reference").
+    own, edited : numpy.ndarray (N, H, W, 3), uint8
+    back : numpy.ndarray or None
+        The first few edited there and back again, where the source can do that.
+    """
+
+    rows: pd.DataFrame
+    own: Pixels
+    edited: Pixels
+    back: Pixels | None
+
+
+def sweep_pairs(setting: Setting, models: AuditedModels) -> pd.DataFrame | None:
+    """Patch each picture's heads from its twin, and the twin's from it, on the confirmation split.
+
+    Returns
+    -------
+    pandas.DataFrame or None
+        Rows of a sweep with ``contrast``, ``pair`` (0..N-1), ``version`` ("own", "edited": who receives; "back": the
+        picture from its edit there and back), ``side``, ``label``, ``subject``; rows without patch have layer -1. None
+        where no exact pairs exist.
+    """
+    path = setting.run / "effects" / "pairs.parquet"
+    if path.is_file():
+        return pd.read_parquet(path)
+    parts = [
+        _sweep_contrast(setting, models, contrast, pairs)
+        for contrast in setting.contrasts
+        if (pairs := _exact_pairs(setting, contrast)) is not None
+    ]
+    if not parts:
+        return None
+    table = pd.concat(parts, ignore_index=True)
+    write_table(path, table)
+    return table
+
+
+def _exact_pairs(setting: Setting, contrast: Contrast) -> Pairs | None:
+    """Edit pictures where the source can, or look up their twins where the card names the columns of a pair."""
+    frame = setting.samples.of_split("confirmation")
+    sides = {contrast.group: "group", contrast.reference: "reference"}
+    known = frame[frame[contrast.attribute].isin(list(sides))].sort_index()
+    known = known.assign(side=known[contrast.attribute].map(sides))
+    rng, spec, source = np.random.default_rng(setting.card.audit.seed), setting.card.audit, setting.samples.source
+    size = int(setting.pixels.shape[1])
+    column = pair_column(contrast.attribute)
+    drawn = setting.card.groups[contrast.attribute].column
+    if isinstance(source, EditableSource) and source.can_edit(drawn):
+        rows = draw_evenly(known, ["label", "side"], spec.max_images, rng)
+        other = {contrast.group: contrast.reference, contrast.reference: contrast.group}
+        there = [
+            source.edited(k, drawn, other[g]) for k, g in zip(rows["image"], rows[contrast.attribute], strict=True)
+        ]
+        few = list(zip(there, rows[contrast.attribute], strict=True))[:ROUND_TRIPS]
+        back = load_pixels(source, [source.edited(key, drawn, g) for key, g in few], size)
+        return Pairs(rows, setting.pixels[rows.index], load_pixels(source, there, size), back) if len(rows) else None
+    if column not in known:
+        return None
+    found = find_twins(known, column)
+    rows = draw_evenly(found, ["label", "side"], spec.max_images, rng)
+    return Pairs(rows, setting.pixels[rows["row"]], setting.pixels[rows["row_twin"]], None) if len(rows) else None
+
+
+def _sweep_contrast(setting: Setting, models: AuditedModels, contrast: Contrast, pairs: Pairs) -> pd.DataFrame:
+    """Run both directions of one contrast."""
+    n, model = len(pairs.rows), models.primary
+    backs = pairs.own[:0] if pairs.back is None else pairs.back
+    pixels = np.concatenate([pairs.own, pairs.edited, backs])
+    every = np.arange(2 * n, dtype=np.int64)
+    step = setting.step(f"patching: {contrast}, exact pairs")
+    patched = sweep(
+        model,
+        pixels,
+        every,
+        [DonorKind("pair", model, np.roll(every, n))],
+        layers=swept_layers(setting),
+        outcomes=setting.outcomes,
+        progress=step,
+    )
+    unpatched = measure_unpatched(model, pixels, every, setting.outcomes).assign(position=every, layer=-1, head=-1)
+    parts = [_described(part, pairs.rows, np.repeat(VERSIONS, n), n) for part in (patched, unpatched)]
+    if len(backs):
+        few = np.arange(len(backs), dtype=np.int64)
+        trip = sweep(
+            model,
+            pixels,
+            few,
+            [DonorKind("back", model, few + 2 * n)],
+            layers=swept_layers(setting),
+            outcomes=setting.outcomes,
+        )
+        parts.append(_described(trip, pairs.rows, np.repeat("back", n), n))
+    return pd.concat(parts, ignore_index=True).assign(contrast=str(contrast))
+
+
+def _described(table: pd.DataFrame, rows: pd.DataFrame, versions: npt.NDArray[np.str_], n: int) -> pd.DataFrame:
+    """Say of each row which pair it is of, and who receives."""
+    position = table["position"].to_numpy()
+    about = rows.iloc[position % n]
+    told = {name: about[name].to_numpy() for name in ("side", "label", "subject")}
+    kept = table.drop(columns=["recipient", "donor", "donor_kind", "predicted", "position"], errors="ignore")
+    return kept.assign(pair=position % n, version=versions[position], image=about["image"].to_numpy(), **told)
