@@ -79,8 +79,7 @@ def _judge(part: pd.DataFrame, contrast: Contrast, outcome: str, settings: Setti
         return weighted_estimates(change, weights, effects, bootstrap)
 
     direct = edited[heads].to_numpy(dtype=np.float64) - before[:, None]
-    back = part[part["version"] == "back"]
-    trips = back.join(pd.Series(before, index=about.index, name="before"), on="pair")
+    back, itself = (part[part["version"] == v].set_index(["pair", "layer", "head"])[value] for v in ("back", "self"))
     return Natural(
         row=PairRow(
             contrast=str(contrast),
@@ -88,7 +87,7 @@ def _judge(part: pd.DataFrame, contrast: Contrast, outcome: str, settings: Setti
             pairs=len(about),
             subjects=int(subjects.max()) + 1,
             total=estimate((after - before)[:, None])[0],
-            round_trip=float((trips[value] - trips["before"]).abs().max()) if len(trips) else None,
+            round_trip=float((back - itself).abs().max()) if len(back) else None,
         ),
         indirect=dict(zip(heads, estimate(effects.difference), strict=True)),
         direct=dict(zip(heads, estimate(direct), strict=True)),

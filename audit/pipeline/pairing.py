@@ -47,8 +47,8 @@ def sweep_pairs(setting: Setting, models: AuditedModels) -> pd.DataFrame | None:
     Returns
     -------
     pandas.DataFrame or None
-        Rows of a sweep with ``contrast``, ``pair`` (0..N-1), ``version`` ("own", "edited": who receives; "back": the
-        picture from its edit there and back), ``side``, ``label``, ``subject``; rows without patch have layer -1. None
+        Rows of a sweep with ``contrast``, ``pair`` (0..N-1), ``version`` ("own", "edited": who receives from its twin;
+        "back", "self": the picture from its edit there and back, and from itself), ``side``, ``label``, ``subject``; rows without patch have layer -1. None
         where no exact pairs exist.
     """
     path = setting.run / "effects" / "pairs.parquet"
@@ -110,17 +110,17 @@ def _sweep_contrast(setting: Setting, models: AuditedModels, contrast: Contrast,
     )
     unpatched = measure_unpatched(model, pixels, every, setting.outcomes).assign(position=every, layer=-1, head=-1)
     parts = [_described(part, pairs.rows, np.repeat(VERSIONS, n), n) for part in (patched, unpatched)]
-    if len(backs):
-        few = np.arange(len(backs), dtype=np.int64)
+    few = np.arange(len(backs), dtype=np.int64)
+    for version, donors in (("back", few + 2 * n), ("self", few)) if len(few) else ():
         trip = sweep(
             model,
             pixels,
             few,
-            [DonorKind("back", model, few + 2 * n)],
+            [DonorKind(version, model, donors)],
             layers=swept_layers(setting),
             outcomes=setting.outcomes,
         )
-        parts.append(_described(trip, pairs.rows, np.repeat("back", n), n))
+        parts.append(_described(trip, pairs.rows, np.repeat(version, n), n))
     return pd.concat(parts, ignore_index=True).assign(contrast=str(contrast))
 
 
