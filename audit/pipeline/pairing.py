@@ -47,9 +47,9 @@ def sweep_pairs(setting: Setting, models: AuditedModels) -> pd.DataFrame | None:
     Returns
     -------
     pandas.DataFrame or None
-        Rows of a sweep with ``contrast``, ``pair`` (0..N-1), ``version`` ("own", "edited": who receives from its twin;
-        "back", "self": the picture from its edit there and back, and from itself), ``side``, ``label``, ``subject``; rows without patch have layer -1. None
-        where no exact pairs exist.
+        Rows of a sweep with ``contrast``, ``pair`` (0..N-1), ``version``, ``side``, ``label``, ``subject``; rows without
+        patch have layer -1. Versions: "own" and "edited" receive from their twin; "back" and "self" are the picture
+        with donors from its edit there and back, and from itself. None where no exact pairs exist.
     """
     path = setting.run / "effects" / "pairs.parquet"
     if path.is_file():
