@@ -77,8 +77,9 @@ def main() -> None:
 @click.argument("card", type=click.Path(path_type=Path))
 @data_option
 @click.option("--out", type=click.Path(path_type=Path), default=RUNS, show_default=True, help="Where runs go.")
+@click.option("--report/--no-report", default=True, help="Leave out HTML and PDF; 'render' makes them later.")
 @reported
-def run(card: Path, data_root: Path | None, out: Path) -> None:
+def run(card: Path, data_root: Path | None, out: Path, *, report: bool) -> None:
     """Run a whole audit of CARD: controls, models, patching, evidence, report.
 
     CARD is a YAML file or the name of a built-in card. Run the same command again to go on after an interruption.
@@ -88,10 +89,10 @@ def run(card: Path, data_root: Path | None, out: Path) -> None:
     from audit.terminal import progress, summary
 
     command = "vit-audit run " + shlex.quote(card.as_posix() if not card.is_absolute() else card.name)
-    request = Request(find_card(card), _existing(data_root), out, command)
+    request = Request(find_card(card), _existing(data_root), out, command, report=report)
     with progress() as step:
         audit, folder = run_audit(request, step)
-    click.echo(summary(audit, folder))
+    click.echo(summary(audit, folder, report=report))
     sys.exit(audit.exit_code)
 
 

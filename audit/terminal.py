@@ -102,7 +102,7 @@ def _lines() -> Step:
     return step
 
 
-def summary(audit: Audit, folder: Path) -> str:
+def summary(audit: Audit, folder: Path, *, report: bool = True) -> str:
     """Return outcome, three figures and the report's path.
 
     Parameters
@@ -110,6 +110,8 @@ def summary(audit: Audit, folder: Path) -> str:
     audit : Audit
     folder : pathlib.Path
         The run directory.
+    report : bool
+        Whether the report was rendered.
 
     Returns
     -------
@@ -130,7 +132,8 @@ def summary(audit: Audit, folder: Path) -> str:
         lines.append(f"carried by: {_carriers(audit, gap)}")
     passed = sum(c.passed for c in audit.controls.controls)
     lines.append(f"controls: {passed} of {len(audit.controls.controls)} passed")
-    return "\n".join([*map(wrapped, lines), f"report: {folder / 'report.html'}"])
+    where = f"report: {folder / 'report.html'}" if report else f"run: {folder}"
+    return "\n".join([*map(wrapped, lines), where])
 
 
 def _largest_gap(audit: Audit) -> ContrastRow | None:

@@ -221,6 +221,7 @@ def test_summary_fits_the_terminal(columns: int | None, monkeypatch: pytest.Monk
     lines = text.splitlines()
     assert lines[0] == f"outcome: {audit.outcome}"
     assert lines[-1] == "report: reports/faces/report.html"
+    assert terminal.summary(audit, Path("reports/faces"), report=False).splitlines()[-1] == "run: reports/faces"
     assert sum(line.startswith(("largest gap:", "carried by:", "controls:")) for line in lines) == 3
     if columns is not None:
         assert max(map(len, lines)) <= columns

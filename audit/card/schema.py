@@ -33,6 +33,8 @@ class Rendered(CardPart):
     # Share of "smiling" among training faces of the first group minus that of the second, 0 = none planted.
     association: Annotated[float, Field(ge=-0.98, le=0.98)] = 0.0
     attribute: Literal["skin_tone", "hair_length"] = "skin_tone"  # what the association is planted on
+    # The same among audited faces: base rates that differ, which is no fault of a model.
+    audit_association: Annotated[float, Field(ge=-0.98, le=0.98)] = 0.0
     seed: int = 0
 
 
@@ -75,6 +77,7 @@ class GroupSpec(CardPart):
     assigned_by: str = "not stated"
     reference: str | None = None  # default: the group with the most images
     values: list[str] | None = None  # keep these groups; other values count as unknown
+    permuted: int | None = None  # a seed: deal the groups out at random within each label, to see what chance finds
     pair: list[str] | None = None  # images that agree on these columns differ in nothing but this attribute
     note: str = ""
 

@@ -11,7 +11,7 @@ import pandas as pd
 from audit.card.faults import did_you_mean
 from audit.card.load import resolve
 from audit.card.schema import Card, DataSpec
-from audit.data.groups import attribute_info, disagreement_warnings, group_column
+from audit.data.groups import attribute_info, disagreement_warnings, group_column, permute_groups
 from audit.data.quality import duplicate_warnings, fingerprint, inspect_images
 from audit.data.readers import RawTable, read_cifar100, read_folder, read_image_table
 from audit.data.readers.raw import require_columns
@@ -54,7 +54,7 @@ def read_samples(
         If the data cannot serve an audit; the message names the place and the mend.
     """
     if card.data.reader == "synthetic":
-        return _read_rendered(card)
+        return permute_groups(_read_rendered(card), card.groups)
     raw = _read_raw(card.data, card_path, data_root)
     excluded: list[ExcludedRow] = []
     warnings: list[str] = []
@@ -84,7 +84,7 @@ def read_samples(
             *duplicate_warnings(frame, inspection.digests),
         ),
     )
-    samples = _thinned(samples, card.data)
+    samples = permute_groups(_thinned(samples, card.data), card.groups)
     if card.training != "none":
         _check_trained(samples.frame, raw.where)
     return dataclasses.replace(samples, fingerprint=fingerprint(samples.frame, inspection.digests))

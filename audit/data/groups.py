@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from audit.card.faults import did_you_mean
 from audit.card.schema import GroupSpec
-from audit.data.samples import UNKNOWN
+from audit.data.samples import UNKNOWN, Samples
+from audit.data.splits import strata_of
 from audit.errors import DataError
 from audit.records import AttributeInfo
+
+Codes = npt.NDArray[np.int64]
 
 
 def group_column(raw: pd.Series, spec: GroupSpec) -> pd.Series:
@@ -30,6 +36,49 @@ def group_column(raw: pd.Series, spec: GroupSpec) -> pd.Series:
     """
     filled = raw.fillna(UNKNOWN)
     return filled if spec.values is None else filled.where(filled.isin(spec.values), UNKNOWN)
+
+
+def deal_groups(groups: Codes, subjects: Codes, rng: np.random.Generator) -> Codes:
+    """Deal group codes out anew: over subjects where each has one group, else over the images of each subject.
+
+    Parameters
+    ----------
+    groups, subjects : numpy.ndarray of int (N,)
+        Of each image.
+    rng : numpy.random.Generator
+    """
+    first, of_subject = np.unique(subjects, return_index=True, return_inverse=True)[1:]
+    own = groups[first]
+    if (groups == own[of_subject]).all():
+        return rng.permutation(own)[of_subject]
+    order, shuffled = np.lexsort((subjects,)), np.lexsort((rng.random(len(groups)), subjects))
+    dealt = np.empty_like(groups)
+    dealt[order] = groups[shuffled]
+    return dealt
+
+
+def permute_groups(samples: Samples, specs: Mapping[str, GroupSpec]) -> Samples:
+    """Deal out at random the groups of those attributes whose card says ``permuted``: a null run.
+
+    Labels go round within split and label (the subject's commonest), so that all counts stay nearly as they were and
+    nothing but chance ties group to image.
+    """
+    frame, infos, warnings = samples.frame, dict(samples.attributes), [*samples.warnings]
+    subjects = pd.factorize(frame["subject"])[0].astype(np.int64)
+    for number, (name, spec) in enumerate(specs.items()):
+        if spec.permuted is None:
+            continue
+        rng = np.random.default_rng([spec.permuted, number])
+        codes, groups = pd.factorize(frame[name], sort=True)
+        stratum = frame["subject"].map(strata_of(frame, ["split"]))
+        dealt = codes.astype(np.int64)
+        for _, rows in sorted(frame.groupby(stratum).indices.items()):
+            dealt[rows] = deal_groups(dealt[rows], subjects[rows], rng)
+        frame = frame.assign(**{name: groups.to_numpy()[dealt]})
+        note = f"NULL RUN: groups dealt out at random within each label (seed {spec.permuted})."
+        infos[name] = infos[name].model_copy(update={"note": " ".join(filter(None, [infos[name].note, note]))})
+        warnings.append(f"{name}: {note} Whatever this audit finds by {name} is chance.")
+    return dataclasses.replace(samples, frame=frame, attributes=infos, warnings=tuple(warnings))
 
 
 def attribute_info(name: str, spec: GroupSpec, raw: pd.Series, known: pd.Series) -> AttributeInfo:

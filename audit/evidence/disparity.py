@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from fairlearn.metrics import MetricFrame, false_positive_rate, selection_rate, true_positive_rate
 
+from audit.data.groups import deal_groups
 from audit.evidence.stats import (
     Codes,
     Combination,
@@ -325,18 +326,6 @@ def ranges(
                 )
             )
     return rows
-
-
-def deal_groups(groups: Codes, subjects: Codes, rng: np.random.Generator) -> Codes:
-    """Deal group labels out anew: over subjects where each has one group, else over the images of each subject."""
-    first, of_subject = np.unique(subjects, return_index=True, return_inverse=True)[1:]
-    own = groups[first]
-    if (groups == own[of_subject]).all():
-        return rng.permutation(own)[of_subject]
-    order, shuffled = np.lexsort((subjects,)), np.lexsort((rng.random(len(groups)), subjects))
-    dealt = np.empty_like(groups)
-    dealt[order] = groups[shuffled]
-    return dealt
 
 
 def _rates_at_common_shares(

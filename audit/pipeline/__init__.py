@@ -39,6 +39,7 @@ class Request:
     data_root: Path | None
     out: Path
     command: str
+    report: bool = True  # render HTML, PDF and tables
 
 
 def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
@@ -63,8 +64,9 @@ def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
         write_text(setting.run / "card.yaml", card_text)
         write_text(setting.run / "audit.json", audit.model_dump_json(indent=1) + "\n")
         write_text(setting.run / "log.jsonl", _log(setting))
-        step("report: HTML and PDF")(0, 1)
-        render_run(setting.run)
+        if request.report:
+            step("report: HTML and PDF")(0, 1)
+            render_run(setting.run)
         write_manifest(setting.run)
     return audit, setting.run
 

@@ -47,9 +47,9 @@ def sweep_pairs(setting: Setting, models: AuditedModels) -> pd.DataFrame | None:
     Returns
     -------
     pandas.DataFrame or None
-        Rows of a sweep with ``contrast``, ``pair`` (0..N-1), ``version``, ``side``, ``label``, ``subject``; rows without
-        patch have layer -1. Versions: "own" and "edited" receive from their twin; "back" and "self" are the picture
-        with donors from its edit there and back, and from itself. None where no exact pairs exist.
+        Rows of a sweep with ``contrast``, ``pair`` (0..N-1), ``version``, ``side``, ``label``, ``subject``; where
+        nothing was patched layer is -1. Versions: "own" and "edited" receive from their twin; "back" and "self" are the
+        picture with donors from its edit there and back, and from itself. None where no exact pairs exist.
     """
     path = setting.run / "effects" / "pairs.parquet"
     if path.is_file():
@@ -68,6 +68,8 @@ def sweep_pairs(setting: Setting, models: AuditedModels) -> pd.DataFrame | None:
 
 def _exact_pairs(setting: Setting, contrast: Contrast) -> Pairs | None:
     """Edit pictures where the source can, or look up their twins where the card names the columns of a pair."""
+    if setting.card.groups[contrast.attribute].permuted is not None:
+        return None  # the annotation no longer says what is drawn
     frame = setting.samples.of_split("confirmation")
     sides = {contrast.group: "group", contrast.reference: "reference"}
     known = frame[frame[contrast.attribute].isin(list(sides))].sort_index()

@@ -132,3 +132,10 @@ def test_unknown_names_are_refused(groups: dict[str, GroupSpec], match_on: tuple
 def test_a_spec_that_cannot_be_audited_is_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         rendered_samples(spec().model_copy(update=change), GROUPS, ())
+
+
+def test_audited_faces_may_differ_in_base_rates() -> None:
+    frame = rendered_samples(spec(audit_association=0.5), GROUPS, ()).frame
+    audited = frame[frame["split"] != "train"]
+    shares = (audited["label"] == "smiling").groupby(audited["skin_tone"]).mean()
+    assert shares["lighter"] - shares["darker"] == pytest.approx(0.5)

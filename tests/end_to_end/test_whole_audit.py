@@ -137,6 +137,19 @@ def test_second_run_takes_up_what_stands(small_run: Run, invoke: Invoke, monkeyp
     assert without_times(small_run.record) == without_times(before)
 
 
+def test_a_run_without_report_is_rendered_later(small_run: Run, invoke: Invoke, tmp_path: Path) -> None:
+    shutil.copytree(small_run.folder, tmp_path / small_run.folder.name)
+    folder = tmp_path / small_run.folder.name
+    for name in ("report.html", "report.pdf"):
+        (folder / name).unlink()
+    result = invoke("run", small_run.card, "--out", tmp_path, "--no-report")
+    assert result.exit_code == small_run.result.exit_code, result.output
+    assert result.stdout.splitlines()[-1] == f"run: {folder}"
+    assert not list(folder.glob("report.*"))
+    assert invoke("render", folder).exit_code == 0
+    assert (folder / "report.pdf").is_file()
+
+
 def test_render_repeats_the_report_without_torch(small_run: Run) -> None:
     before = {name: (small_run.folder / name).read_bytes() for name in ("report.html", "report.pdf", "manifest.json")}
     done = subprocess.run(

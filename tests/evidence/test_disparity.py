@@ -9,7 +9,7 @@ from fairlearn.metrics import MetricFrame, false_positive_rate, selection_rate, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit.evidence.disparity import Question, Thresholds, contrasts, deal_groups, ranges, rates_by_group, with_seeds
+from audit.evidence.disparity import Question, Thresholds, contrasts, ranges, rates_by_group, with_seeds
 from audit.records import ContrastRow
 from tests.evidence.simulate import plausible, predictions, with_probabilities
 
@@ -351,16 +351,3 @@ def test_groups_too_small_or_without_a_label_are_not_ranked() -> None:
     assert row.groups == 2
     one_label = counted("c", (20, 20), (0, 0))
     assert ranges(predictions([*rows, *one_label]), [THREE], ["smile"], LIMITS, seed=0) == []
-
-
-@given(st.integers(0, 1000), st.booleans())
-def test_dealing_keeps_subjects_whole_or_deals_within_them(seed: int, within: bool) -> None:
-    rng = np.random.default_rng(seed)
-    subjects = np.sort(rng.integers(0, 8, 30))
-    groups = rng.integers(0, 3, 30) if within else rng.integers(0, 3, 8)[subjects]
-    dealt = deal_groups(groups, subjects, rng)
-    if within and not all(len(set(groups[subjects == s])) == 1 for s in set(subjects)):
-        for s in set(subjects):
-            assert sorted(dealt[subjects == s]) == sorted(groups[subjects == s])
-    else:
-        assert all(len(set(dealt[subjects == s])) == 1 for s in set(subjects))

@@ -109,8 +109,8 @@ def rendered_samples(spec: DataSpec, groups: Mapping[str, GroupSpec], match_on: 
     Returns
     -------
     Samples
-        The training images carry the association, discovery and confirmation none. The frame keeps every
-        parameter of the faces, so that they can be edited later.
+        The training images carry ``association``, discovery and confirmation ``audit_association``. The frame keeps
+        every parameter of the faces, so that they can be edited later.
 
     Raises
     ------
@@ -155,7 +155,13 @@ def _sampled(rendered: Rendered) -> pd.DataFrame:
         split="train",
     )
     audits = [
-        sample_faces(images, rendered.seed, split=split)
+        sample_faces(
+            images,
+            rendered.seed,
+            association=rendered.audit_association,
+            attribute=rendered.attribute,
+            split=split,
+        )
         for images, split in ((discovery, "discovery"), (confirmation, "confirmation"))
     ]
     return pd.concat([train, *audits]).sort_values("image", ignore_index=True)

@@ -1,0 +1,74 @@
+"""Groups dealt out at random: counts stay, ties to the image go, and the record says so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audit.card.schema import GroupSpec
+from audit.data.groups import deal_groups, permute_groups
+from audit.data.samples import Samples
+from audit.data.synthetic import SyntheticSource, sample_faces
+from audit.records import AttributeInfo
+
+pytestmark = pytest.mark.unit
+
+
+@given(st.integers(0, 1000), st.booleans())
+def test_dealing_keeps_subjects_whole_or_deals_within_them(seed: int, within: bool) -> None:
+    rng = np.random.default_rng(seed)
+    subjects = np.sort(rng.integers(0, 8, 30))
+    groups = rng.integers(0, 3, 30) if within else rng.integers(0, 3, 8)[subjects]
+    dealt = deal_groups(groups, subjects, rng)
+    if within and not all(len(set(groups[subjects == s])) == 1 for s in set(subjects)):
+        for s in set(subjects):
+            assert sorted(dealt[subjects == s]) == sorted(groups[subjects == s])
+    else:
+        assert all(len(set(dealt[subjects == s])) == 1 for s in set(subjects))
+
+
+def samples() -> Samples:
+    rng = np.random.default_rng(0)
+    person = np.repeat(np.arange(300), 2)
+    frame = pd.DataFrame(
+        {
+            "image": [f"i{k:03d}" for k in range(600)],
+            "label": np.repeat(rng.choice(["neutral", "happy"], 300), 2),
+            "subject": [f"p{k}" for k in person],
+            "split": np.repeat(rng.choice(["train", "discovery", "confirmation"], 300), 2),
+        }
+    )
+    frame["gender"] = np.where(np.repeat(rng.random(300), 2) < 0.4 + 0.3 * (frame["label"] == "happy"), "woman", "man")
+    frame["age"] = np.repeat(rng.choice(["old", "young"], 300), 2)
+    about = {"assigned_by": "x", "reference": "man", "groups": [], "unknown_images": 0}
+    info = {n: AttributeInfo.model_validate({"attribute": n, **about}) for n in ("gender", "age")}
+    return Samples(frame, SyntheticSource(sample_faces(8, 0, split="train")), ("neutral", "happy"), info)
+
+
+def test_permuted_groups_keep_their_counts_and_their_people() -> None:
+    before = samples()
+    specs = {"gender": GroupSpec(column="gender", permuted=3), "age": GroupSpec(column="age")}
+    after = permute_groups(before, specs)
+    cells = ["split", "label", "gender"]
+    counts = [s.frame.value_counts(cells).sort_index() for s in (before, after)]
+    pd.testing.assert_series_equal(*counts)
+    assert (after.frame.groupby("subject")["gender"].nunique() == 1).all()
+    assert (after.frame["gender"] == before.frame["gender"]).mean() < 0.7
+    pd.testing.assert_frame_equal(after.frame.drop(columns="gender"), before.frame.drop(columns="gender"))
+    assert "NULL RUN" in after.attributes["gender"].note
+    assert "NULL RUN" not in after.attributes["age"].note
+    assert any("chance" in warning for warning in after.warnings)
+    again = permute_groups(before, specs)
+    pd.testing.assert_frame_equal(after.frame, again.frame)
+    other = permute_groups(before, {"gender": GroupSpec(column="gender", permuted=4)})
+    assert (other.frame["gender"] != after.frame["gender"]).any()
+
+
+def test_groups_stay_where_the_card_asks_for_nothing() -> None:
+    before = samples()
+    after = permute_groups(before, {"gender": GroupSpec(column="gender")})
+    pd.testing.assert_frame_equal(after.frame, before.frame)
+    assert not after.warnings
