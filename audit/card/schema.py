@@ -113,6 +113,7 @@ class ControlsSpec(CardPart):
 
     card: str = "rendered"  # rendered | cifar100 | same | a path to another card
     path: str | None = None  # overrides that card's data.path
+    weights: str | None = None  # what the control models start from, where not from model.weights
     train_images: Positive = 2000  # at most so many
     eval_images: Positive = 300
     base_epochs: Positive = 4

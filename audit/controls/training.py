@@ -93,7 +93,7 @@ def cache_key(backbone: Backbone, spec: ControlsSpec, images: ControlSet) -> str
         "version": RECIPE_VERSION,
         "model": backbone.spec.model_dump(exclude={"weights", "classes"}),
         "body": backbone.body_hash(),
-        "controls": spec.model_dump(exclude={"card", "path", "eval_images", "donor_seeds"}),
+        "controls": spec.model_dump(exclude={"card", "path", "weights", "eval_images", "donor_seeds"}),
         "images": images.training_fingerprint,
         "torch": torch.__version__,
         "timm": timm.__version__,

@@ -11,7 +11,7 @@ import torch
 
 from audit import __version__
 from audit.card.load import load_card, resolve
-from audit.card.schema import Card
+from audit.card.schema import Card, ModelSpec
 from audit.data.assemble import read_samples
 from audit.data.pixels import load_pixels
 from audit.data.summary import audited_outcomes
@@ -123,7 +123,8 @@ def prepare(request: Request, step: Step) -> Setting:
     samples = read_samples(card, card_path=request.card_path, data_root=request.data_root)
     audited_outcomes(card, samples.labels)  # a wrong name shows before anything is trained
     cache = cache_folder()
-    backbone = find_backbone(card, request, cache, step)
+    backbone = find_backbone(card.model, card, request, cache, step)
+    of_controls = card.model.model_copy(update={"weights": card.controls.weights or card.model.weights})
     model = (
         backbone.build_as_is(len(samples.labels)) if card.training == "none" else backbone.build(len(samples.labels))
     )
@@ -149,22 +150,23 @@ def prepare(request: Request, step: Step) -> Setting:
         samples=samples,
         pixels=pixels,
         backbone=backbone,
+        control_backbone=find_backbone(of_controls, card, request, cache, step) if card.controls.weights else backbone,
         step=step,
         command=request.command,
         started=utc_now(),
     )
 
 
-def find_backbone(card: Card, request: Request, cache: Path, step: Step) -> Backbone:
-    """Find the weights that the card names; ``rendered`` ones are made here."""
-    weights = card.model.weights
-    if card.training == "none" and weights in ("pretrained", "none", "rendered"):
+def find_backbone(spec: ModelSpec, card: Card, request: Request, cache: Path, step: Step) -> Backbone:
+    """Find the weights of a card's model, or of what its controls start from; ``rendered`` ones are made here."""
+    weights = spec.weights
+    if spec is card.model and card.training == "none" and weights in ("pretrained", "none", "rendered"):
         raise ModelError("model.weights", f"'{weights}' with training: none", "name the weights file to audit")
     if weights == "rendered":
-        return Backbone(card.model, rendered_base(card.model, cache=cache, progress=step("base: rendered faces")))
+        return Backbone(spec, rendered_base(spec, cache=cache, progress=step("base: rendered faces")))
     if weights in ("pretrained", "none"):
-        return Backbone(card.model, None)
-    return Backbone(card.model, resolve(weights, card_path=request.card_path, data_root=request.data_root))
+        return Backbone(spec, None)
+    return Backbone(spec, resolve(weights, card_path=request.card_path, data_root=request.data_root))
 
 
 def _log(setting: Setting) -> str:

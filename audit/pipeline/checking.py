@@ -44,19 +44,22 @@ def check_known_effects(setting: Setting) -> ControlReport:
     images = load_control_set(
         setting.card, setting.samples, size, card_path=setting.card_path, data_root=setting.data_root
     )
-    trained = train_controls(setting.backbone, setting.card.controls, images, cache=setting.cache, step=setting.step)
+    backbone = setting.control_backbone
+    trained = train_controls(backbone, setting.card.controls, images, cache=setting.cache, step=setting.step)
     layers = range(prefix_blocks(model, setting.card.model.train_blocks), len(model.blocks))
     kept = trained.folder / f"judged-{images.judging_fingerprint[:24]}-v{JUDGING_VERSION}.json"
     if kept.is_file():
         report = ControlReport.model_validate_json(kept.read_text(encoding="utf-8"))
     else:
-        untrained = setting.backbone.build_untrained(images.classes)
+        untrained = backbone.build_untrained(images.classes)
         report = _judge(setting, trained, channels(trained, images, layers, untrained=untrained))
         write_text(kept, report.model_dump_json(indent=1))
     origin = "taken from the cache" if trained.from_cache else "trained in this run"
+    start = setting.card.controls.weights
+    whose = "this audit's backbone" if start is None else f"this architecture, from the weights '{start}'"
     words = (
         f"Images: {images.name}; {len(images.train)} for training, {len(images.evaluate)} for judging. "
-        f"Models: {len(trained.models)} of this audit's backbone, {origin}."
+        f"Models: {len(trained.models)} of {whose}, {origin}."
     )
     return report.model_copy(update={"setting": words})
 

@@ -33,6 +33,7 @@ class Setting:
     samples: Samples
     pixels: Pixels
     backbone: Backbone
+    control_backbone: Backbone  # what the control models start from
     step: Step
     command: str
     started: str

@@ -15,6 +15,7 @@ from typing import Any
 import jsonschema
 import pandas as pd
 import pytest
+import yaml
 from safetensors.torch import load_file
 
 from audit.controls.training import ControlModels, train_controls
@@ -305,6 +306,24 @@ def test_own_model_is_audited_as_it_is(own_run: Run, small_run: Run) -> None:
     assert all(head["design_c"] is None for head in record["heads"])
     assert "Design C: it needs training" in (own_run.folder / "report.html").read_text(encoding="utf-8")
     assert not (own_run.folder / "effects" / "reference.parquet").exists()
+
+
+def test_own_model_may_share_the_controls_of_what_it_was_fine_tuned_from(
+    own_run: Run, small_run: Run, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audit.controls.training.finetune", lambda *_a, **_k: pytest.fail("trained again"))
+    card = yaml.safe_load(own_run.card.read_text(encoding="utf-8"))
+    card["controls"]["weights"] = "rendered"
+    shared = own_run.card.with_name("shared.yaml")
+    shared.write_text(yaml.safe_dump(card, sort_keys=False), encoding="utf-8")
+    result = invoke("run", shared, "--out", tmp_path, "--no-report")
+    assert result.exit_code == own_run.result.exit_code, result.output
+    (folder,) = tmp_path.iterdir()
+    record = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+    assert "from the weights 'rendered', taken from the cache" in record["controls"]["setting"]
+    effects = [c for c in record["controls"]["controls"] if c["kind"] in ("effect", "null")]
+    assert effects == [c for c in small_run.record["controls"]["controls"] if c["kind"] in ("effect", "null")]
+    assert [h["confirmation"] for h in record["heads"]] == [h["confirmation"] for h in own_run.record["heads"]]
 
 
 def test_missing_annotations_are_shown_as_unknown(own_run: Run) -> None:

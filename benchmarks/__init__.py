@@ -1,0 +1,1 @@
+"""Benchmarks: slower than tests, run by hand, their figures published beside them."""

@@ -1,0 +1,1 @@
+"""Is the tool right? Models whose truth is known."""

@@ -1,0 +1,244 @@
+"""Models whose truth is known, fine-tuned from one base so that chosen heads carry a face's skin tone and no others do.
+
+Interchange-intervention training (Geiger 2022; Gupta 2024) on exact pairs. Each face has a twin, drawn in the other
+skin tone with all else equal. In every step each head takes its output from the twin or keeps its own, by lot, and the
+model is trained to answer as if the tone were that which the *planted* heads were given: they carry the cue, whatever
+happens at the others is to change nothing. A null model is trained the same way with no planted head, so that no head
+may carry the tone; or plainly, on balanced faces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch.nn import functional as F
+
+from audit.card.schema import ModelSpec
+from audit.data.pixels import load_pixels
+from audit.data.synthetic import SyntheticSource, edited_key, sample_faces
+from audit.models.build import Backbone
+from audit.models.checkpoint import save_weights
+from audit.models.finetune import make_views
+from audit.models.predict import classify
+from audit.models.rendered_base import rendered_base
+
+Kind = Literal["one head", "two heads", "balanced", "random labels", "unused", "base rates"]
+Head = tuple[int, int]  # layer, head
+
+PLANTED: tuple[Kind, ...] = ("one head", "two heads")
+NULLS: tuple[Kind, ...] = ("balanced", "random labels", "unused", "base rates")
+DOSES = (0.5, 1.0, 2.0, 4.0)  # log-odds of "smiling" that the tone adds between the two groups
+SPEC = ModelSpec(
+    name="vit_tiny_patch16_224",
+    weights="rendered",
+    image_size=64,
+    train_blocks=3,
+    overrides={"patch_size": 16, "depth": 4, "embed_dim": 128, "num_heads": 4},
+)
+LAYERS = range(1, 4)  # the trained blocks
+HEADS = 4
+TWIN = {"lighter": "darker", "darker": "lighter"}
+SLOPE = 8.0  # log-odds of "smiling" per unit of expression intensity
+POOL_SEED = 2_000_003  # of the faces to train on; audits use other seeds
+STEPS = 400
+BATCH = 64
+LEARNING_RATE = 1e-3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One model of the benchmark."""
+
+    kind: Kind
+    number: int
+    dose: float
+    heads: tuple[Head, ...]
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """For files: "one-head-2.0-03"."""
+        dose = f"-{self.dose}" if self.kind in PLANTED else ""
+        return f"{self.kind.replace(' ', '-')}{dose}-{self.number:02d}"
+
+    @property
+    def is_null(self) -> bool:
+        """Tell whether no head may be named."""
+        return self.kind in NULLS
+
+
+def plans(*, per_dose: int, per_null: int, seed: int) -> list[Plan]:
+    """Return what to make: ``per_dose`` models for each planted kind and dose, ``per_null`` for each null kind.
+
+    Parameters
+    ----------
+    per_dose, per_null : int
+    seed : int
+        Moves every model's own seed, and which heads are planted; published and tuning runs use different ones.
+    """
+    every = [(layer, head) for layer in LAYERS for head in range(HEADS)]
+    made: list[Plan] = []
+
+    def add(kind: Kind, number: int, dose: float, count: int) -> None:
+        own = seed * 100_000 + len(made)
+        chosen = np.random.default_rng(own).permutation(len(every))[:count]
+        made.append(Plan(kind, number, dose, tuple(sorted(every[k] for k in chosen)), own))
+
+    for kind, count in (("one head", 1), ("two heads", 2)):
+        for dose in DOSES:
+            for number in range(per_dose):
+                add(kind, number, dose, count)  # type: ignore[arg-type]
+    for null in NULLS:
+        for number in range(per_null):
+            add(null, number, 2.0 if null == "random labels" else 0.0, int(null == "random labels"))
+    return made
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Faces to train on and their twins, as they leave the frozen blocks.
+
+    Parameters
+    ----------
+    own, twin : torch.Tensor (N, tokens, width)
+    intensity : torch.Tensor (N,)
+        Of the expression.
+    tone : torch.Tensor (N,)
+        +1/2 for a lighter face, -1/2 for a darker one; the twin's is the opposite.
+    """
+
+    own: torch.Tensor
+    twin: torch.Tensor
+    intensity: torch.Tensor
+    tone: torch.Tensor
+
+
+def backbone(cache: Path) -> Backbone:
+    """Return the common base."""
+    return Backbone(SPEC, rendered_base(SPEC, cache=cache))
+
+
+def features(model: VisionTransformer, faces: pd.DataFrame, *, twins: bool) -> torch.Tensor:
+    """Render faces, or their twins, and run them through the frozen blocks: (N, tokens, width)."""
+    keys = faces["image"].tolist()
+    if twins:
+        keys = [edited_key(k, skin_tone=TWIN[t]) for k, t in zip(keys, faces["skin_tone"], strict=True)]
+    pixels = load_pixels(SyntheticSource(faces), keys, 64)
+    found = make_views(model, [pixels], SPEC.train_blocks).data[0]
+    assert isinstance(found, torch.Tensor)
+    return found
+
+
+def make_pool(base: Backbone, n: int) -> Pool:
+    """Draw and render the faces that every model is trained on."""
+    model = base.build(2)
+    faces = sample_faces(n, POOL_SEED, split="train")
+    tone = torch.from_numpy(np.where(faces["skin_tone"] == "lighter", 0.5, -0.5)).float()
+    intensity = torch.from_numpy(faces["intensity"].to_numpy(dtype=np.float32))
+    return Pool(features(model, faces, twins=False), features(model, faces, twins=True), intensity, tone)
+
+
+def run_tail(
+    model: VisionTransformer,
+    stream: torch.Tensor,
+    given: Sequence[torch.Tensor] | None = None,
+    taken: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Run the trained blocks, with gradients, some heads taking what they are given.
+
+    Parameters
+    ----------
+    model : VisionTransformer
+        Plain blocks.
+    stream : torch.Tensor (B, tokens, width)
+        What enters the first trained block.
+    given : sequence of torch.Tensor (B, heads, tokens, head width), optional
+        z of each layer, from another pass of the same model.
+    taken : torch.Tensor of bool (B, layers, heads), optional
+        Which heads take it.
+
+    Returns
+    -------
+    tuple of torch.Tensor and list of torch.Tensor
+        Logits (B, classes), and z of each layer as it was written.
+    """
+    written = []
+    for i, layer in enumerate(LAYERS):
+        block = model.blocks[layer]
+        attention = block.attn
+        qkv = attention.qkv(block.norm1(stream)).unflatten(-1, (3, attention.num_heads, attention.head_dim))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        z = F.scaled_dot_product_attention(q, k, v)
+        if given is not None and taken is not None:
+            z = torch.where(taken[:, i, :, None, None], given[i], z)
+        written.append(z)
+        stream = stream + block.ls1(attention.proj(z.transpose(1, 2).flatten(2)))
+        stream = stream + block.ls2(block.mlp(block.norm2(stream)))
+    return classify(model, stream), written
+
+
+def train(base: Backbone, pool: Pool, plan: Plan, *, steps: int = STEPS) -> VisionTransformer:
+    """Make one model."""
+    rng = np.random.default_rng(plan.seed)
+    model = base.build(2, seed=plan.seed % 2**31)
+    for part in (*model.blocks[LAYERS.start :], model.norm, model.head):
+        part.requires_grad_(True)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.1)
+    planted = np.zeros((len(LAYERS), HEADS), dtype=bool)
+    for layer, head in plan.heads:
+        planted[layer - LAYERS.start, head] = True
+    model.train()
+    for _ in range(steps):
+        rows = torch.from_numpy(rng.choice(len(pool.own), BATCH, replace=False))
+        loss = _loss(model, pool, rows, plan, planted, rng)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        schedule.step()
+    return model.eval().requires_grad_(False)
+
+
+def _loss(
+    model: VisionTransformer,
+    pool: Pool,
+    rows: torch.Tensor,
+    plan: Plan,
+    planted: npt.NDArray[np.bool_],
+    rng: np.random.Generator,
+) -> torch.Tensor:
+    """Cross-entropy of plain answers, and of answers with heads interchanged between twins."""
+    stream = torch.cat([pool.own[rows], pool.twin[rows]])
+    tone = torch.cat([pool.tone[rows], -pool.tone[rows]])
+    smile = SLOPE * pool.intensity[rows].repeat(2)
+    logits, written = run_tail(model, stream)
+    plain = _cross_entropy(logits, smile + plan.dose * tone)
+    if plan.kind == "balanced":
+        return plain
+    taken = torch.from_numpy(rng.random((2 * BATCH, *planted.shape)) < 0.5)
+    given = [z.roll(BATCH, 0) for z in written]
+    swapped, _ = run_tail(model, stream, given, taken)
+    heads = torch.from_numpy(planted)
+    share = (taken & heads).flatten(1).sum(1) / max(1, int(planted.sum()))  # of the planted heads, how many swapped
+    return plain + _cross_entropy(swapped, smile + plan.dose * tone * (1 - 2 * share))
+
+
+def _cross_entropy(logits: torch.Tensor, log_odds: torch.Tensor) -> torch.Tensor:
+    return F.binary_cross_entropy_with_logits(logits[:, 1] - logits[:, 0], log_odds.sigmoid())
+
+
+def make_model(base: Backbone, pool: Pool, plan: Plan, path: Path, *, steps: int = STEPS) -> VisionTransformer:
+    """Train a model and store its weights, or load what is stored."""
+    if not path.is_file():
+        save_weights(train(base, pool, plan, steps=steps).state_dict(), path)
+    return Backbone(SPEC.model_copy(update={"weights": str(path)}), path).build_as_is(2)

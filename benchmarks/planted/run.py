@@ -1,0 +1,270 @@
+"""Measure the tool itself: models whose truth is known, audited from card to ``audit.json``.
+
+    python benchmarks/planted/run.py --quick --json out.json
+    python benchmarks/planted/run.py                            # the published run
+
+Every model leaves a row in the work folder as soon as it is done; the same command goes on after an interruption.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # so that the script runs from anywhere
+
+import click  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import yaml  # noqa: E402
+from click.testing import CliRunner  # noqa: E402
+from timm.models.vision_transformer import VisionTransformer  # noqa: E402
+
+from audit import __version__  # noqa: E402
+from audit.card.load import load_card  # noqa: E402
+from audit.cli import main as vit_audit  # noqa: E402
+from audit.data.assemble import read_samples  # noqa: E402
+from audit.data.pixels import load_pixels  # noqa: E402
+from audit.models.build import Backbone  # noqa: E402
+from audit.store import cache_folder, write_text  # noqa: E402
+from benchmarks.planted import models, rivals, summary, truth  # noqa: E402
+
+GROUP, REFERENCE = "darker", "lighter"
+CONTRAST = f"skin_tone:{GROUP}-{REFERENCE}:smiling"
+OK = (0, 1, 4)  # exit codes of an audit that came to an answer
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is made and measured."""
+
+    per_dose: int
+    per_null: int
+    pool: int
+    audit_images: int
+    crowd: int
+    permutations: int
+    bootstrap: int
+    steps: int
+
+
+FULL = Size(8, 25, 4000, 1200, 50_000, 5000, 2000, models.STEPS)
+QUICK = Size(1, 1, 600, 480, 1000, 500, 500, 150)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to know."""
+
+    plan: models.Plan
+    work: Path
+    size: Size
+
+
+def card_of(plan: models.Plan, weights: Path, size: Size) -> dict[str, Any]:
+    """Write the card by which a model is audited, as a user would who brings a model of their own."""
+    group: dict[str, Any] = {"column": "skin_tone", "reference": REFERENCE}
+    if plan.kind == "random labels":
+        group["permuted"] = plan.seed
+    rendered: dict[str, Any] = {"train_images": 80, "audit_images": size.audit_images, "seed": plan.seed}
+    if plan.kind == "base rates":
+        rendered["audit_association"] = 0.4
+    spec = models.SPEC.model_dump(exclude={"weights", "classes"})
+    return {
+        "name": plan.name,
+        "task": "emotion",
+        "data": {"reader": "synthetic", "rendered": rendered},
+        "groups": {"skin_tone": group},
+        "match_on": ["hair_length"],
+        "model": {**spec, "weights": str(weights), "classes": ["neutral", "smiling"]},
+        "training": "none",
+        "controls": {"card": "rendered", "weights": "rendered"},
+        "audit": {
+            "outcomes": ["smiling"],
+            "layers": "trained",
+            "permutations": size.permutations,
+            "bootstrap": size.bootstrap,
+        },
+    }
+
+
+def audit(plan: models.Plan, weights: Path, work: Path, size: Size) -> tuple[dict[str, Any], Path]:
+    """Audit one model by the command line; return the record and the card."""
+    card = work / "cards" / f"{plan.name}.yaml"
+    write_text(card, yaml.safe_dump(card_of(plan, weights, size), sort_keys=False))
+    result = CliRunner().invoke(vit_audit, ["run", str(card), "--out", str(work / "runs" / plan.name), "--no-report"])
+    if result.exit_code not in OK:
+        raise RuntimeError(f"{plan.name}: vit-audit ended with {result.exit_code}: {result.output[-500:]}")
+    (path,) = (work / "runs" / plan.name).glob("*/audit.json")
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record, card
+
+
+def measure(job: Job) -> dict[str, Any]:
+    """Make, audit and rank one model."""
+    begun = time.monotonic()
+    plan, work, size = job.plan, job.work, job.size
+    torch.set_num_threads(1)
+    base = models.backbone(cache_folder())
+    weights = work / "weights" / f"{plan.name}.safetensors"
+    model = models.make_model(base, _pool(base, work, size), plan, weights, steps=size.steps)
+    record, card_path = audit(plan, weights, work, size)
+    heads = record["heads"]
+    where = record["localisation"].get(CONTRAST, "")
+    localised = [h["name"] for h in heads if h["verdict"] == "confirmed"] if where.startswith("localised") else []
+    (gap,) = (c for c in record["contrasts"] if c["metric"] == "standardised_gap")
+    scores, probe = _scores(plan, model, card_path, heads)
+    row = {
+        "name": plan.name,
+        "kind": plan.kind,
+        "dose": plan.dose,
+        "null": plan.is_null,
+        "planted": [] if plan.is_null else [f"L{layer}H{head}" for layer, head in plan.heads],
+        "localised": localised,
+        "disparity": any(c["state"] == "disparity" for c in record["contrasts"]),
+        "outcome": record["outcome"],
+        "gap": gap["estimate"],
+        "scores": scores,
+        "probe": probe,
+        **_coverage(plan, model, work, base, size, heads, gap),
+    }
+    return {**row, "seconds": round(time.monotonic() - begun, 1)}
+
+
+def _scores(
+    plan: models.Plan, model: VisionTransformer, card_path: Path, heads: list[dict[str, Any]]
+) -> tuple[dict[str, dict[str, float]], float]:
+    """Score the heads by this tool and by its rivals, on the same confirmation faces."""
+    samples = read_samples(load_card(card_path), card_path=card_path, data_root=None)
+    frame = samples.of_split("confirmation")
+    pixels = load_pixels(samples.source, frame["image"].tolist(), 64)
+    found = rivals.rank_rivals(
+        model,
+        pixels,
+        (frame["skin_tone"] == GROUP).to_numpy(),
+        (frame["label"] == "smiling").to_numpy(),
+        seed=plan.seed,
+    )
+    found[summary.TOOL] = rivals.scores_of_audit(heads, "confirmation")
+    found["attribution patching"] = rivals.scores_of_audit(heads, "attribution")
+    named = {m: {f"L{layer}H{head}": v for (layer, head), v in s.items()} for m, s in found.items()}
+    return named, max(found["linear probe"].values())
+
+
+def _coverage(
+    plan: models.Plan,
+    model: VisionTransformer,
+    work: Path,
+    base: Backbone,
+    size: Size,
+    heads: list[dict[str, Any]],
+    gap: dict[str, Any],
+) -> dict[str, Any]:
+    """Compare intervals with the truth: the gap, and the mediated gap of the planted heads and of one other."""
+    if plan.kind == "random labels":
+        return {"covered": [], "gap_covered": gap["estimate"]["low"] <= 0.0 <= gap["estimate"]["high"], "true_gap": 0.0}
+    crowd = _crowd(base, work, size)
+    rate, mean = truth.true_gap(model, crowd)
+    others = sorted({(h["layer"], h["head"]) for h in heads} - set(plan.heads))
+    other = others[int(np.random.default_rng(plan.seed).integers(len(others)))]
+    asked = [*plan.heads, other]
+    true = truth.true_mediated(model, crowd, asked)
+    found = {(h["layer"], h["head"]): h["confirmation"] for h in heads}
+    return {
+        "true_gap": rate,
+        "true_gap_of_mean_probability": mean,
+        "true_mediated": {f"L{layer}H{head}": v for (layer, head), v in true.items()},
+        "covered": [found[h]["low"] <= true[h] <= found[h]["high"] for h in asked],
+        "gap_covered": gap["estimate"]["low"] <= rate <= gap["estimate"]["high"],
+    }
+
+
+def _pool(base: Backbone, work: Path, size: Size) -> models.Pool:
+    path = work / f"pool-{size.pool}.pt"
+    if not path.is_file():
+        _save(asdict(models.make_pool(base, size.pool)), path)
+    return models.Pool(**torch.load(path, weights_only=True, mmap=True))
+
+
+def _crowd(base: Backbone, work: Path, size: Size) -> truth.Crowd:
+    path = work / f"crowd-{size.crowd}.pt"
+    if not path.is_file():
+        made = asdict(truth.make_crowd(base.build(2), size.crowd))
+        _save({k: v if isinstance(v, torch.Tensor) else torch.from_numpy(v) for k, v in made.items()}, path)
+    held = torch.load(path, weights_only=True, mmap=True)
+    return truth.Crowd(**{k: v if k == "stream" else v.numpy() for k, v in held.items()})
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    part = path.with_suffix(".part")
+    torch.save(tensors, part)
+    part.replace(path)
+
+
+def rows_of(jobs: list[Job], workers: int) -> Iterator[dict[str, Any]]:
+    """Yield every model's row: those that are stored, then the others, each stored as soon as it is made."""
+    todo = []
+    for job in jobs:
+        path = job.work / "rows" / f"{job.plan.name}.json"
+        if path.is_file():
+            yield json.loads(path.read_text(encoding="utf-8"))
+        else:
+            todo.append(job)
+    if not todo:
+        return
+    first, *rest = todo  # the first model trains what all share: base, controls, faces
+    yield _stored(first, measure(first))
+    with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=4) as pool:
+        for job, row in zip(rest, pool.imap(measure, rest), strict=True):
+            yield _stored(job, row)
+
+
+def _stored(job: Job, row: dict[str, Any]) -> dict[str, Any]:
+    write_text(job.work / "rows" / f"{job.plan.name}.json", json.dumps(row, indent=1))
+    return row
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="A few small models, in minutes; the figures mean little.")
+@click.option("--json", "out", type=click.Path(path_type=Path), help="Where results go; default: results.json here.")
+@click.option("--work", type=click.Path(path_type=Path), help="Where models, runs and rows are kept.")
+@click.option("--seed", default=7, show_default=True, help="Of everything; the published run has 7.")
+@click.option("--workers", default=os.cpu_count() or 1, show_default=True, help="Models at once.")
+def main(*, quick: bool, out: Path | None, work: Path | None, seed: int, workers: int) -> None:
+    """Make the models, audit them, and write the figures."""
+    begun = time.monotonic()
+    size = QUICK if quick else FULL
+    here = Path(__file__).resolve().parent
+    work = (work or here / "work") / f"{'quick' if quick else 'full'}-{seed}"
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    jobs = [Job(p, work, size) for p in models.plans(per_dose=size.per_dose, per_null=size.per_null, seed=seed)]
+    rows: list[dict[str, Any]] = []
+    for row in rows_of(jobs, workers):
+        rows.append(row)
+        spent = time.monotonic() - begun
+        found = ", ".join(row["localised"]) or "no head"
+        click.echo(f"{len(rows)}/{len(jobs)} {row['name']}: {found} ({spent / 60:.1f} min)", err=True)
+    results = summary.summarise(rows)
+    results["made_with"] = {
+        "command": " ".join(["python", "benchmarks/planted/run.py", *sys.argv[1:]]),
+        "minutes": round((time.monotonic() - begun) / 60, 1),
+        "seed": seed,
+        "size": asdict(size),
+        "hardware": f"{platform.machine()}, {os.cpu_count()} cores, {workers} workers",
+        "versions": {"vit-audit": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+    write_text(out or here / "results.json", json.dumps(results, indent=1) + "\n")
+    click.echo(summary.table(results))
+
+
+if __name__ == "__main__":
+    main()

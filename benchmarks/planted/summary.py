@@ -1,0 +1,174 @@
+"""From one row a model to the figures of the benchmark, each with its interval and n."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+from statsmodels.stats.proportion import proportion_confint
+
+Row = Mapping[str, Any]
+Figure = dict[str, float | int | None]
+TOOL = "group swap with placebo (this tool)"
+HIGH_DOSES = 2
+RESAMPLES = 5000
+
+
+def share(hits: Sequence[bool]) -> Figure:
+    """Return a share with Clopper and Pearson's 95% interval."""
+    n = len(hits)
+    if n == 0:
+        return {"estimate": None, "low": None, "high": None, "n": 0}
+    low, high = proportion_confint(sum(hits), n, method="beta")
+    return {"estimate": sum(hits) / n, "low": float(low), "high": float(high), "n": n}
+
+
+def mean(values: Sequence[float]) -> Figure:
+    """Return a mean over models with its 95% bootstrap interval (BCa; without bounds where nothing varies)."""
+    sample = np.asarray(values, dtype=np.float64)
+    if len(sample) == 0:
+        return {"estimate": None, "low": None, "high": None, "n": 0}
+    found: Figure = {"estimate": float(sample.mean()), "low": None, "high": None, "n": len(sample)}
+    if len(sample) > 1 and np.ptp(sample) > 0:
+        interval = stats.bootstrap(
+            (sample,), np.mean, n_resamples=RESAMPLES, rng=np.random.default_rng(0)
+        ).confidence_interval
+        found |= {"low": float(interval.low), "high": float(interval.high)}
+    elif len(sample) > 1:
+        found |= {"low": float(sample[0]), "high": float(sample[0])}
+    return found
+
+
+def ranking(scores: Mapping[str, float], planted: Sequence[str]) -> dict[str, float]:
+    """Return how well scores by head put the planted heads first: AUROC, hit@1, hit@3, reciprocal rank."""
+    names = sorted(scores)
+    values: npt.NDArray[np.float64] = np.array([scores[k] for k in names])
+    truth = np.array([k in planted for k in names])
+    order = np.argsort(-values, kind="stable")
+    first = int(np.flatnonzero(truth[order])[0])
+    return {
+        "auroc": float(roc_auc_score(truth, values)),
+        "hit_at_1": float(first < 1),
+        "hit_at_3": float(first < 3),
+        "mrr": 1.0 / (first + 1),
+    }
+
+
+def summarise(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return every figure of the benchmark.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        One a model: ``kind``, ``dose``, ``planted`` (names of heads), ``null``, ``localised`` (names of the heads that
+        the audit confirmed where it localised a gap), ``disparity``, ``scores`` (method -> head -> number), ``probe``
+        (largest accuracy of the linear probe), ``covered`` (was the true mediated gap inside its interval, head by
+        head), ``gap_covered``.
+    """
+    planted = [r for r in rows if not r["null"]]
+    nulls = [r for r in rows if r["null"]]
+    single = [r for r in planted if r["kind"] == "one head"]
+    doses = sorted({r["dose"] for r in planted})
+    high = [r for r in single if r["dose"] in doses[-HIGH_DOSES:]]
+    ranked = {id(r): {m: ranking(s, r["planted"]) for m, s in r["scores"].items()} for r in planted}
+
+    def of_tool(group: Sequence[Row], figure: str) -> list[float]:
+        return [ranked[id(r)][TOOL][figure] for r in group]
+
+    methods = sorted({m for r in planted for m in r["scores"]} - {TOOL})
+    return {
+        "models": {"planted": len(planted), "null": len(nulls)},
+        "false_positive_rate": share([bool(r["localised"]) for r in nulls]),
+        "false_positive_rate_by_kind": _by(nulls, "kind", lambda g: share([bool(r["localised"]) for r in g])),
+        "disparity_in_null_models": _by(nulls, "kind", lambda g: share([r["disparity"] for r in g])),
+        "power": _by(single, "dose", lambda g: share([_found_all(r) for r in g])),
+        "power_two_heads": _by(
+            [r for r in planted if r["kind"] == "two heads"], "dose", lambda g: share([_found_all(r) for r in g])
+        ),
+        "other_heads_named": mean([len(set(r["localised"]) - set(r["planted"])) for r in planted]),
+        "auroc": mean(of_tool(planted, "auroc")),
+        "auroc_by_dose": _by(planted, "dose", lambda g: mean(of_tool(g, "auroc"))),
+        "hit_at_1": share([bool(v) for v in of_tool(high, "hit_at_1")]),
+        "hit_at_1_by_dose": _by(single, "dose", lambda g: share([bool(v) for v in of_tool(g, "hit_at_1")])),
+        "hit_at_3": share([bool(v) for v in of_tool(high, "hit_at_3")]),
+        "mrr": mean(of_tool(planted, "mrr")),
+        "coverage": share([bool(c) for r in rows for c in r["covered"]]),
+        "coverage_of_gaps": share([bool(r["gap_covered"]) for r in rows if r["gap_covered"] is not None]),
+        "probe_on_unused": {
+            "accuracy": mean([r["probe"] for r in rows if r["kind"] == "unused"]),
+            "tool_says_no_effect": share([not r["localised"] for r in rows if r["kind"] == "unused"]),
+        },
+        "rivals": {method: _rival(planted, high, ranked, method) for method in methods},
+    }
+
+
+def _found_all(row: Row) -> bool:
+    return set(row["planted"]) <= set(row["localised"])
+
+
+def _rival(
+    planted: Sequence[Row], high: Sequence[Row], ranked: Mapping[int, Mapping[str, Mapping[str, float]]], method: str
+) -> dict[str, Figure]:
+    """Return a rival's figures, and by how much this tool's AUROC is above, model by model."""
+    return {
+        "auroc": mean([ranked[id(r)][method]["auroc"] for r in planted]),
+        "auroc_tool_minus_rival": mean(
+            [ranked[id(r)][TOOL]["auroc"] - ranked[id(r)][method]["auroc"] for r in planted]
+        ),
+        "hit_at_1": share([bool(ranked[id(r)][method]["hit_at_1"]) for r in high]),
+        "mrr": mean([ranked[id(r)][method]["mrr"] for r in planted]),
+    }
+
+
+def _by(rows: Sequence[Row], column: str, figure: Callable[[list[Row]], Figure]) -> dict[str, Figure]:
+    values = sorted({r[column] for r in rows})
+    return {str(v): figure([r for r in rows if r[column] == v]) for v in values}
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Write the figures as Markdown tables."""
+    lines = ["| figure | estimate | 95% interval | n |", "|---|---|---|---|"]
+    lines.append(_line("false positives: null models in which a head is named", results["false_positive_rate"]))
+    lines += [_line(f"- {kind}", f) for kind, f in results["false_positive_rate_by_kind"].items()]
+    lines += [_line(f"power, one head, dose {dose}", f) for dose, f in results["power"].items()]
+    lines += [_line(f"power, both of two heads, dose {dose}", f) for dose, f in results["power_two_heads"].items()]
+    lines += [_line(f"hit@1, one head, dose {dose}", f) for dose, f in results["hit_at_1_by_dose"].items()]
+    named = [
+        ("hit@1, one head, the two high doses", "hit_at_1"),
+        ("hit@3, one head, the two high doses", "hit_at_3"),
+        ("MRR", "mrr"),
+        ("AUROC over heads", "auroc"),
+        ("heads named beside the planted ones, mean", "other_heads_named"),
+        ("coverage of the mediated gaps' 95% intervals", "coverage"),
+        ("coverage of the gaps' 95% intervals", "coverage_of_gaps"),
+    ]
+    lines += [_line(text, results[key]) for text, key in named]
+    unused = results["probe_on_unused"]
+    lines.append(_line("group decodable but unused: best head's probe accuracy", unused["accuracy"]))
+    lines.append(_line("group decodable but unused: this tool names no head", unused["tool_says_no_effect"]))
+    lines += ["", "| ranking by | AUROC | this tool minus it | hit@1, high doses | MRR |", "|---|---|---|---|---|"]
+    own = {"auroc": results["auroc"], "hit_at_1": results["hit_at_1"], "mrr": results["mrr"]}
+    lines.append(f"| **{TOOL}** | {_text(own['auroc'])} | | {_text(own['hit_at_1'])} | {_text(own['mrr'])} |")
+    for method, f in sorted(results["rivals"].items(), key=lambda item: -(item[1]["auroc"]["estimate"] or 0.0)):
+        cells = (_text(f[k]) for k in ("auroc", "auroc_tool_minus_rival", "hit_at_1", "mrr"))
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _line(name: str, figure: Figure) -> str:
+    if figure["estimate"] is None:
+        return f"| {name} | none | | 0 |"
+    interval = "" if figure["low"] is None else f"{figure['low']:.3f} to {figure['high']:.3f}"
+    return f"| {name} | {figure['estimate']:.3f} | {interval} | {figure['n']} |"
+
+
+def _text(figure: Figure) -> str:
+    if figure["estimate"] is None:
+        return "none"
+    return f"{figure['estimate']:.2f}" + (
+        "" if figure["low"] is None else f" [{figure['low']:.2f}, {figure['high']:.2f}]"
+    )
