@@ -4,7 +4,7 @@ Interchange-intervention training (Geiger 2022; Gupta 2024) on exact pairs. Each
 skin tone with all else equal. In every step each head takes its output from the twin or keeps its own, by lot, and the
 model is trained to answer as if the tone were that which the *planted* heads were given: they carry the cue, whatever
 happens at the others is to change nothing. A null model is trained the same way with no planted head, so that no head
-may carry the tone; or plainly, on balanced faces.
+may carry the tone; or its answer as a whole is told not to depend on the tone, and its heads are free.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ POOL_SEED = 2_000_003  # of the faces to train on; audits use other seeds
 STEPS = 400
 BATCH = 64
 LEARNING_RATE = 1e-3
+CHANGE_WEIGHT = 0.2  # of the squared errors of changes of the log-odds
 
 
 @dataclass(frozen=True)
@@ -217,24 +218,34 @@ def _loss(
     planted: npt.NDArray[np.bool_],
     rng: np.random.Generator,
 ) -> torch.Tensor:
-    """Cross-entropy of plain answers, and of answers with heads interchanged between twins."""
+    """Cross-entropy of the answers, and squared errors of how they change from twin to twin and from swap to swap."""
     stream = torch.cat([pool.own[rows], pool.twin[rows]])
     tone = torch.cat([pool.tone[rows], -pool.tone[rows]])
     smile = SLOPE * pool.intensity[rows].repeat(2)
     logits, written = run_tail(model, stream)
-    plain = _cross_entropy(logits, smile + plan.dose * tone)
-    if plan.kind == "balanced":
-        return plain
+    plain = _log_odds(logits)
+    between_twins = plain[:BATCH] - plain[BATCH:] - plan.dose * (tone[:BATCH] - tone[BATCH:])
+    loss = _cross_entropy(plain, smile + plan.dose * tone) + CHANGE_WEIGHT * between_twins.square().mean()
+    if plan.kind == "balanced":  # the whole is told not to depend on the tone; its heads are free
+        return loss
     taken = torch.from_numpy(rng.random((2 * BATCH, *planted.shape)) < 0.5)
-    given = [z.roll(BATCH, 0) for z in written]
-    swapped, _ = run_tail(model, stream, given, taken)
+    swapped = _log_odds(run_tail(model, stream, [z.roll(BATCH, 0) for z in written], taken)[0])
     heads = torch.from_numpy(planted)
     share = (taken & heads).flatten(1).sum(1) / max(1, int(planted.sum()))  # of the planted heads, how many swapped
-    return plain + _cross_entropy(swapped, smile + plan.dose * tone * (1 - 2 * share))
+    by_swap = swapped - plain + 2 * plan.dose * tone * share
+    return (
+        loss
+        + _cross_entropy(swapped, smile + plan.dose * tone * (1 - 2 * share))
+        + (CHANGE_WEIGHT * by_swap.square().mean())
+    )
 
 
-def _cross_entropy(logits: torch.Tensor, log_odds: torch.Tensor) -> torch.Tensor:
-    return F.binary_cross_entropy_with_logits(logits[:, 1] - logits[:, 0], log_odds.sigmoid())
+def _log_odds(logits: torch.Tensor) -> torch.Tensor:
+    return logits[:, 1] - logits[:, 0]
+
+
+def _cross_entropy(log_odds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return F.binary_cross_entropy_with_logits(log_odds, target.sigmoid())
 
 
 def make_model(base: Backbone, pool: Pool, plan: Plan, path: Path, *, steps: int = STEPS) -> VisionTransformer:
