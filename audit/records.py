@@ -72,7 +72,7 @@ class HeadGrid(Record):
     title: str
     unit: str
     values: list[list[float | None]]
-    marks: list[list[str]]  # "" | "discovered" | "confirmed" | "beyond null" ...
+    marks: list[list[str]]  # "" | "discovered" | "confirmed" | "above zero" ...
     layers: list[int]  # 0-based layer numbers of the rows
     caption: str
 
@@ -230,6 +230,8 @@ class HeadRow(Record):
     equivalence_margin: float | None = None  # the policy's share of the audited gap
     equivalence_p: float | None = None  # two one-sided tests on the confirmation split
     within_margin: bool | None = None  # the effect is shown to be below the margin, at the audit's alpha
+    n_group: int = 0  # images that were patched, confirmation split
+    n_reference: int = 0
     verdict: Verdict
     smallest_detectable: float | None
 
@@ -351,7 +353,7 @@ class LegalAnswer(Record):
 class MethodReport(Record):
     """What was fixed before the run."""
 
-    preregistration_sha256: str  # over card, code version, metrics, thresholds and family
+    preregistration_sha256: str  # of preregistration.json, written before anything was measured
     hypotheses: list[str]
     metrics: list[str]
     thresholds: dict[str, float]

@@ -34,7 +34,7 @@ Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 BATCH = 32
 MEASUREMENTS = 5
-JUDGING_VERSION = 3  # raise when what is measured or judged below changes: kept verdicts are then made anew
+JUDGING_VERSION = 4  # raise when what is measured or judged below changes: kept verdicts are then made anew
 CHOOSE_AT_MOST = 200  # images on which every head is tried, to rank them; at most half of all
 HALF = 0.5  # a joint patch must carry more than this share; a null must carry less
 RESAMPLES = 2000
@@ -396,32 +396,34 @@ def _quiet(channel: Channel, which: str, shift: Array, limit: Array, site: Site 
     carries, corruption = channel.carries, channel.corruption
     words = {
         "other_seed": (
-            f"A donor that knows no more about {carries} carries none",
+            f"A donor that knows no more about {carries} carries less than half of its effect",
             f"one seed of the {corruption} condition as donor, minus the same for its other seeds",
         ),
         "shuffled": (
-            "Donors that show other images carry no help",
+            "Donors that show other images help less than half as much",
             "the clean model as donor, looking at images of other classes",
         ),
         "untrained": (
-            "A donor that has learned nothing carries nothing",
+            "A donor that has learned nothing helps less than half as much",
             "a model of random weights as donor",
         ),
         "nothing_to_carry": (
-            f"Where the images hold no {carries}, none is carried",
+            f"Where the images hold no {carries}, patching helps less than half as much",
             f"all models looking at {corruption} images, minus the same for null donors",
         ),
         "nothing_to_carry_head": (
-            f"Where the images hold no {carries}, the head that was found carries none",
+            f"Where the images hold no {carries}, the head that was found helps less than half as much",
             f"all models looking at {corruption} images, minus the same for null donors",
         ),
         "random_direction": (
-            "A random change as large as the head's carries nothing",
+            "A random change as large as the head's helps less than half as much",
             f"at {site}, a random direction as long as the true change",
         ),
     }
     title, setting = words[which]
-    below = mean_interval(limit - shift)
+    # Another seed is above or below by lot, so both ways count; the others can only help, or harm, which is no effect.
+    margins = [limit - shift, limit + shift] if which == "other_seed" else [limit - shift]
+    below = min(map(mean_interval, margins), key=lambda e: -np.inf if e.low is None else e.low)
     means = f"{shift.mean():.3f} against {limit.mean() / HALF:.3f}"
     moved = "all heads jointly" if site is None else f"{site} alone"
     return judge(
@@ -435,7 +437,7 @@ def _quiet(channel: Channel, which: str, shift: Array, limit: Array, site: Site 
         relation=">",
         threshold=0.0,
         n=len(shift),
-        meaning="No effect is reported where there is none.",
+        meaning="What is reported as an effect is more than twice what shows up without its cause.",
         mend=QUIET,
     )
 
@@ -456,7 +458,7 @@ def _grids(channel: Channel, heads: Array, null: Array, on_input: Array) -> list
 def _grid(channel: Channel, name: str, title: str, heads: Array, caption: str) -> HeadGrid:
     means = heads.mean(0)
     errors = heads.std(0, ddof=1) / np.sqrt(len(heads))
-    marks = [["beyond null" if m - 3 * e > 0 else "" for m, e in zip(*rows, strict=True)]
+    marks = [["above zero" if m - 3 * e > 0 else "" for m, e in zip(*rows, strict=True)]
              for rows in zip(means, errors, strict=True)]  # fmt: skip
     return HeadGrid(
         id=name,

@@ -228,6 +228,6 @@ def engine_equals_hooks(subject: Subject, *, patch: Patch = patch_layer) -> Cont
         relation="<=",
         threshold=ENGINE_TOLERANCE * _scale(subject),
         n=len(subject.images),
-        meaning="The numbers of this audit are those that plain PyTorch hooks give.",
+        meaning="Single heads patched by the fast engine give what plain PyTorch hooks give.",
         mend=MEND,
     )

@@ -142,7 +142,7 @@ def no_barrier(pair: Pair, pixels: Pixels, targets: npt.NDArray[np.int64]) -> Co
     drop = mean_interval(worse - lowest)
     return judge(
         id=f"barrier:{pair.setting}",
-        title="Nothing breaks on the way from one model to the other",
+        title="No break above 2 points shows on the way from one model to the other",
         kind="initialisation",
         setting=pair.setting,
         statistic="lower end of the worse model's accuracy minus the lowest on the straight line to the other, points",

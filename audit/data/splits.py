@@ -189,7 +189,11 @@ def balanced_training(frame: pd.DataFrame, attribute: str, groups: Sequence[str]
     empty = [f"{group} x {label}" for (group, label), cell in cells.items() if cell.empty]
     if empty:
         what = f"no training image of {empty[0]}, so no balanced sample can be drawn"
-        raise DataError(f"groups.{attribute}", what, "add images, or name the groups to keep under 'values'")
+        raise DataError(
+            f"groups.{attribute}",
+            what,
+            "add images, name the groups to keep under 'values', or balance nothing (training.balanced_seeds: 0)",
+        )
     size = min(len(cell) for cell in cells.values())
     dropped = [row for cell in cells.values() for row in _fewest(cell, size, seed)]
     chosen = [row for cell in cells.values() for row in cell.index]

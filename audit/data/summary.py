@@ -155,7 +155,9 @@ def _limits(samples: Samples, card: Card, info: AttributeInfo) -> Iterator[str]:
     audited = samples.of_split("discovery", "confirmation")
     subjects = audited.groupby(info.attribute)["subject"].nunique()
     outcomes = audited_outcomes(card, samples.labels)
-    contrasts = sum(len(each.groups) - 1 for each in samples.attributes.values())
+    sizes_of = {name: len(each.groups) for name, each in samples.attributes.items()}
+    contrasts = sum(n - 1 for n in sizes_of.values())
+    contrasts += sum(math.prod(sizes_of[name] for name in combination) - 1 for combination in card.intersections)
     family = contrasts * len(outcomes) * METRICS_TESTED
     for group in info.groups:
         if group == info.reference:

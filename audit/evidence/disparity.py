@@ -254,7 +254,12 @@ def _decide(draft: _Draft, p_adjusted: float, family: int, limits: Thresholds) -
     state: State = "disparity" if p_adjusted <= limits.alpha else "no disparity detected"
     ratio = draft.row.ratio
     equivalent = equivalence_p(found.value, found.error, limits.gap_above)
-    unequal = ratio is not None and min(ratio, 1 / ratio if ratio > 0 else 0.0) < limits.impact_ratio_below
+    if draft.row.metric != "standardised_gap":
+        unequal = False
+    elif ratio is None:  # nobody of the reference is called so
+        unequal = found.value > 0
+    else:
+        unequal = min(ratio, 1 / ratio if ratio > 0 else 0.0) < limits.impact_ratio_below
     return draft.row.model_copy(
         update={
             "p_raw": found.p,
@@ -287,8 +292,8 @@ def ranges(
     """Measure the widest difference between groups, less what chance makes of it (Lum, Zhang & Bower 2022).
 
     The largest of several rates lies above the smallest even where all groups are alike, the more so the smaller they
-    are. So group labels are dealt out at random, subject by subject (within a subject that is seen in several groups),
-    and the mean of the widest difference over such deals is subtracted.
+    are. So group labels are dealt out at random within each label, subject by subject (within a subject that is seen
+    in several groups), and the mean of the widest difference over such deals is subtracted.
 
     Returns
     -------
@@ -306,7 +311,7 @@ def ranges(
         codes = pd.Index(groups).get_indexer(pd.Index(part[question.attribute])).astype(np.int64)
         labels = pd.factorize(part["label"], sort=True)[0].astype(np.int64)
         subjects = pd.factorize(part["subject"])[0].astype(np.int64)
-        deals = [deal_groups(codes, subjects, rng) for rng in np.random.default_rng(seed).spawn(DEALS)]
+        deals = [_deal_within_labels(codes, labels, subjects, r) for r in np.random.default_rng(seed).spawn(DEALS)]
         for outcome in outcomes:
             chosen = (part["predicted"] == outcome).to_numpy().astype(np.float64)
             rates = _rates_at_common_shares(chosen, codes, labels, len(groups))
@@ -326,6 +331,15 @@ def ranges(
                 )
             )
     return rows
+
+
+def _deal_within_labels(groups: Codes, labels: Codes, subjects: Codes, rng: np.random.Generator) -> Codes:
+    """Deal groups out among images of each label, so that base rates stay what they are."""
+    dealt = groups.copy()
+    for label in np.unique(labels):
+        rows = labels == label
+        dealt[rows] = deal_groups(groups[rows], subjects[rows], rng)
+    return dealt
 
 
 def _rates_at_common_shares(

@@ -176,7 +176,7 @@ def _disparity(
         percentile_in_layer=None,
         accuracy_change=None,
         agreement_over_seeds=agreement,
-        replication="estimated on all people kept out of training, without selection",
+        replication="estimated once, on all people kept out of training; the widest of the tested gaps is quoted",
         other_explanations=list(ALTERNATIVES),
         hashes=dict(context.hashes),
         reproduce="",
@@ -217,8 +217,12 @@ def _is_consistent(values: Sequence[float], value: float) -> bool:
 
 def _severity_reason(row: ContrastRow, context: Context) -> str:
     ratio = "" if row.ratio is None else f", ratio of rates {row.ratio:.2f}"
-    verb = "above" if row.above_policy else "within"
-    return f"{points(row.estimate.value)}{ratio}: {verb} the policy of {100 * context.gap_above:.0f} points"
+    found, limit = f"{points(row.estimate.value)}{ratio}", f"{100 * context.gap_above:.0f} points"
+    if not row.above_policy:
+        return f"{found}: within the policy of {limit}"
+    if abs(row.estimate.value or 0.0) > context.gap_above:
+        return f"{found}: above the policy of {limit}"
+    return f"{found}: the ratio is beyond the policy of {context.impact_ratio_below:.2f}, either way round"
 
 
 def _p(value: float | None) -> str:
@@ -261,8 +265,8 @@ def _head(row: HeadRow, contrasts: Sequence[ContrastRow], context: Context, *, f
         reference=gap.reference,
         outcome=row.outcome,
         metric="mediated_gap",
-        n_group=gap.n_group,
-        n_reference=gap.n_reference,
+        n_group=row.n_group,
+        n_reference=row.n_reference,
         unknown=context.unknown.get(gap.attribute, 0),
         estimate=row.confirmation,
         p_raw=row.confirmation_p,
@@ -284,9 +288,16 @@ def _head(row: HeadRow, contrasts: Sequence[ContrastRow], context: Context, *, f
     )
 
 
+def _opposite(estimate: Estimate) -> Estimate:
+    """Turn the sign: what a head mediates is what the gap loses when the head no longer tells the groups apart."""
+    turned = {"value": estimate.value, "low": estimate.high, "high": estimate.low}
+    return estimate.model_copy(update={k: None if v is None else -v for k, v in turned.items()})
+
+
 def _head_words(row: HeadRow, gap: ContrastRow, context: Context) -> Words:
     verb = "widens" if (row.confirmation.value or 0.0) * (gap.estimate.value or 0.0) > 0 else "narrows"
-    found = spread(row.confirmation)
+    found, change = spread(row.confirmation), spread(_opposite(row.confirmation))
+    shift = "narrows" if verb == "widens" else "widens"
     return Words(
         title=f"Head {row.name} {verb} the gap in '{row.outcome}' between '{gap.group}' and '{gap.reference}'",
         criterion=(
@@ -294,10 +305,14 @@ def _head_words(row: HeadRow, gap: ContrastRow, context: Context) -> Words:
             "contrasts on the discovery split, and again over the found heads on the confirmation split."
         ),
         condition=f"Mediated gap {found} in the mean probability of '{row.outcome}'.",
-        cause=f"What head {row.head} of layer {row.layer} writes depends on '{gap.attribute}' and reaches this output.",
-        effect=f"With donors from both groups alike, the gap changes by {found}.",
+        cause=(
+            f"What head {row.head} of layer {row.layer} writes differs between images of the two groups, and the "
+            "difference reaches this output."
+        ),
+        effect=f"With donors from both groups alike, the gap changes by {change}: it {shift}.",
         wording=(
-            f"Patching {row.name} changed the gap in the mean probability of '{row.outcome}' by {found} on this data. "
+            f"Patching {row.name} with donors from both groups alike changed the gap in the mean probability of "
+            f"'{row.outcome}' by {change} on this data. "
             "This shows that the head's activation affects this output under this intervention; it does not show that "
             "the head encodes the attribute, is the only route, or that removing it would make the system treat the "
             "groups alike."

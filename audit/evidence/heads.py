@@ -23,11 +23,11 @@ from audit.evidence.effects import (
     unit_sums,
     weighted_estimates,
 )
-from audit.evidence.stats import Array, equivalence_p, holm, over_seeds, smallest_detectable
+from audit.evidence.stats import Array, components, equivalence_p, holm, over_seeds, smallest_detectable
 from audit.records import Agreement, Contrast, Design, Estimate, HeadRow, Stability, Verdict
 
 TOP = 10  # heads that two rankings are compared on
-MIN_UNITS = 30  # donor pairs; with fewer, the bootstrap interval of a mediated gap covers less than it says
+MIN_UNITS = 30  # clusters of donor pairs; with fewer, the bootstrap interval of a mediated gap covers less than it says
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Part:
     def enough(self, least: int) -> bool:
         """Tell whether both splits have enough subjects on both sides, and enough donor pairs."""
         return all(
-            len(np.unique(e.unit)) >= MIN_UNITS
+            len(np.unique(components(e.subject, e.unit))) >= MIN_UNITS
             and min(len(np.unique(e.subject[e.is_group])), len(np.unique(e.subject[~e.is_group]))) >= least
             for e in (self.discovery, self.confirmation)
         )
@@ -228,6 +228,8 @@ def _rows_of(
             equivalence_margin=margin,
             equivalence_p=(small := equivalence_p(measured.confirmation[k].value or 0.0, float(spread[k]), margin)),
             within_margin=small <= settings.alpha,
+            n_group=int(part.confirmation.is_group.sum()),
+            n_reference=int((~part.confirmation.is_group).sum()),
             verdict="too little data",
             smallest_detectable=smallest_detectable(float(errors[k]), alpha=settings.alpha, family=family),
         )

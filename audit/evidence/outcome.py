@@ -35,9 +35,9 @@ class Verdict:
 def decide(controls: ControlReport, contrasts: Sequence[ContrastRow], *, gap_above: float) -> Verdict:
     """Grade the whole audit.
 
-    INVALID if a control failed; DISPARITY FOUND if a detected gap is above policy; INCONCLUSIVE if some attribute has
-    no comparison in which a gap of the policy's size could have been detected, or nothing was compared; PASSED
-    otherwise.
+    INVALID if a control failed; DISPARITY FOUND if a detected gap is above policy; INCONCLUSIVE if for some group of an
+    attribute a label-standardised gap of the policy's size could not have been detected, or nothing was compared;
+    PASSED otherwise.
     """
     failed = [c for c in controls.controls if not c.passed]
     if failed or not controls.valid:
@@ -52,9 +52,9 @@ def decide(controls: ControlReport, contrasts: Sequence[ContrastRow], *, gap_abo
             "Read the findings, and record for each whether it is accepted, rejected or needs more.",
             "Look at the balance of labels over groups in the training data, retrain, and audit again.",
         ])  # fmt: skip
-    blind = _blind_attributes(contrasts, gap_above)
+    blind = _blind_groups(contrasts, gap_above)
     if blind or not contrasts:
-        unseen = [f"For {a} there is too little data to detect a gap of {100 * gap_above:.0f} points." for a in blind]
+        unseen = [f"For {b} there is too little data to detect a gap of {100 * gap_above:.0f} points." for b in blind]
         return _verdict(
             "INCONCLUSIVE",
             unseen or ["No two groups could be compared."],
@@ -66,6 +66,11 @@ def decide(controls: ControlReport, contrasts: Sequence[ContrastRow], *, gap_abo
     if small:
         reasons.append(f"{len(small)} smaller gap(s) were detected; they are listed as findings.")
     reasons.append(f"In its least certain comparison this audit could detect gaps of {100 * least:.1f} points or more.")
+    untested = sum(c.smallest_detectable is None for c in contrasts)
+    if untested:
+        reasons.append(
+            f"{untested} comparison(s), of intersections or of rates by label, had too little data; see Rates."
+        )
     return _verdict("PASSED", reasons, ["Repeat the audit when the model, its use or the people it meets change."])
 
 
@@ -89,15 +94,15 @@ def _sentence(row: ContrastRow) -> str:
     )
 
 
-def _blind_attributes(contrasts: Sequence[ContrastRow], gap_above: float) -> list[str]:
-    """Return attributes (not intersections) in which no gap of the policy's size could have been seen."""
-    sighted: dict[str, bool] = {}
+def _blind_groups(contrasts: Sequence[ContrastRow], gap_above: float) -> list[str]:
+    """Name the groups (not of intersections) whose standardised gap could not have been seen at the policy's size."""
+    blind: dict[str, None] = {}
     for row in contrasts:
-        if " x " in row.attribute:
+        if " x " in row.attribute or row.metric != "standardised_gap":
             continue
-        sees = row.smallest_detectable is not None and row.smallest_detectable <= max(gap_above, 1e-12)
-        sighted[row.attribute] = sighted.get(row.attribute, False) or sees
-    return [a for a, sees in sighted.items() if not sees]
+        if row.smallest_detectable is None or row.smallest_detectable > max(gap_above, 1e-12):
+            blind[f"'{row.group}' against '{row.reference}' ({row.attribute})"] = None
+    return list(blind)
 
 
 def detected_gaps(contrasts: Sequence[ContrastRow]) -> set[str]:

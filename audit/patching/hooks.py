@@ -1,7 +1,7 @@
 """The slow reference: patching with plain PyTorch hooks, a whole forward pass for every patch.
 
-It shares no arithmetic with the engine, so that their agreement means something. It also patches several heads,
-or whole branches, at once; the engine does single heads only.
+The engine's patches of single heads and of whole layers share no arithmetic with it, so that their agreement means
+something. Sets of heads (``engine.patch_together``) are patched by these hooks themselves, from a cached prefix.
 """
 
 from __future__ import annotations

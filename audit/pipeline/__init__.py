@@ -22,10 +22,10 @@ from audit.models.rendered_base import rendered_base
 from audit.pipeline.checking import check_known_effects, check_own_model, check_reference_models
 from audit.pipeline.judging import judge_effects, judge_sets
 from audit.pipeline.pairing import sweep_pairs
-from audit.pipeline.recording import EMPTY, record_audit, utc_now
+from audit.pipeline.recording import EMPTY, record_audit, register, utc_now
 from audit.pipeline.setting import Setting, Step
 from audit.pipeline.sweeping import sweep_all, sweep_sets
-from audit.pipeline.training import AuditedModels, train_audited
+from audit.pipeline.training import AuditedModels, train_audited, training_jobs
 from audit.records import Audit, ControlReport
 from audit.report import answers, render_run
 from audit.store import cache_folder, locked, question_hash, run_folder, write_manifest, write_text
@@ -59,7 +59,9 @@ def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
     begun = time.monotonic()
     setting = prepare(request, step)
     card_text = request.card_path.read_text(encoding="utf-8-sig")
+    training_jobs(setting)  # a sample that cannot be balanced shows before anything is trained
     with locked(setting.run):
+        register(setting)
         audit = _measure(setting, begun)
         write_text(setting.run / "card.yaml", card_text)
         write_text(setting.run / "audit.json", audit.model_dump_json(indent=1) + "\n")

@@ -47,7 +47,8 @@ def check_known_effects(setting: Setting) -> ControlReport:
     backbone = setting.control_backbone
     trained = train_controls(backbone, setting.card.controls, images, cache=setting.cache, step=setting.step)
     layers = range(prefix_blocks(model, setting.card.model.train_blocks), len(model.blocks))
-    kept = trained.folder / f"judged-{images.judging_fingerprint[:24]}-v{JUDGING_VERSION}.json"
+    seeds = setting.card.controls.donor_seeds
+    kept = trained.folder / f"judged-{images.judging_fingerprint[:24]}-{seeds}-v{JUDGING_VERSION}.json"
     if kept.is_file():
         report = ControlReport.model_validate_json(kept.read_text(encoding="utf-8"))
     else:
@@ -105,7 +106,8 @@ def check_reference_models(setting: Setting, models: AuditedModels) -> list[Cont
     reseed = reseed_of(setting)
     if reseed is None:
         return []
-    rows = np.flatnonzero(setting.samples.frame["split"] != "train")
+    audited = np.flatnonzero(setting.samples.frame["split"] != "train")
+    rows = np.sort(np.random.default_rng(setting.card.audit.seed).permutation(audited)[:BARRIER_IMAGES])
     donors = {"balanced reference model": models.balanced[0], "second seed": models.by_seed[reseed]}
     controls: list[Control] = []
     for name, donor in donors.items():

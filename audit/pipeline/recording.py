@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import sys
@@ -17,7 +16,6 @@ import torch
 from sklearn.metrics import balanced_accuracy_score
 
 from audit import __version__
-from audit.card.schema import Card
 from audit.data.summary import describe_data
 from audit.evidence.outcome import NOT_SHOWN, decide
 from audit.patching.sites import heads_of
@@ -26,10 +24,12 @@ from audit.pipeline.setting import Setting
 from audit.pipeline.sweeping import Swept, swept_layers
 from audit.pipeline.training import AuditedModels
 from audit.records import Audit, ControlReport, LegalAnswer, MethodReport, ModelInfo, Provenance
-from audit.store import file_hash
+from audit.store import file_hash, write_text
 
 PACKAGES = ("torch", "torchvision", "timm", "fairlearn", "pandas", "numpy", "scipy", "statsmodels", "weasyprint")
 EMPTY = Judged([], [], [], [], {}, [], [])
+REGISTRATION = "preregistration.json"
+METRICS = ["label-standardised gap", "true-positive-rate gap", "false-positive-rate gap", "mediated gap"]
 GAP_WORDS = (
     "How much more often one group is called c than the reference, among images with the same label; the labels weigh "
     "the same in both groups."
@@ -40,11 +40,11 @@ IIE_WORDS = (
 )
 DESIGN_C_WORDS = (
     "How much the gap shrinks when the head writes what it writes in a model trained on a balanced sample, beyond what "
-    "another model of the same training does."
+    "another model of the same training does. The balanced sample is smaller, which may account for a part."
 )
 TRANSPLANT_WORDS = (
     "Likewise, but the head takes the balanced model's weights and reads this model's own layers. Where Design C shows "
-    "an effect and this does not, the head passes on what earlier layers learned: it is a conduit, not the origin."
+    "an effect and this next to none, the head seems to pass on what earlier layers learned."
 )
 TOGETHER_WORDS = (
     "Below 0 beside a positive sum: the heads carry the same thing twice. Above 0: one makes up for another."
@@ -92,17 +92,34 @@ ESTIMANDS = [
 ]
 
 
-def registration(card: Card) -> dict[str, object]:
-    """Return what is fixed before the run: thresholds, metrics and families as the card and this version have them."""
+def registration(setting: Setting) -> dict[str, object]:
+    """Return what is fixed before anything is measured: card, data, model, code version, measures and families."""
     return {
         "version": __version__,
-        "audit": card.audit.model_dump(),
-        "policy": card.policy.model_dump(),
-        "groups": {k: v.model_dump() for k, v in card.groups.items()},
-        "intersections": card.intersections,
-        "match_on": card.match_on,
+        "card": setting.card.model_dump(),
+        "data": setting.samples.fingerprint,
+        "base weights": setting.backbone.body_hash(),
+        "metrics": METRICS,
         "estimands": ESTIMANDS,
+        "family": family_of(setting),
+        "questions": [f"{c}:{name}" for c in setting.contrasts for name in setting.outcomes],
     }
+
+
+def family_of(setting: Setting) -> str:
+    """Say over which tests is adjusted."""
+    return (
+        "Rates: Holm over all groups, intersections, outcomes and the three gaps. Heads: max-|T| over "
+        f"{len(swept_layers(setting))} layers' heads x outcomes x contrasts on the discovery split by swapping donor "
+        "labels within matched pairs; Holm over the found heads on the confirmation split."
+    )
+
+
+def register(setting: Setting) -> None:
+    """Write down what is fixed, before anything is measured; a run that goes on keeps what it began with."""
+    path = setting.run / REGISTRATION
+    if not path.is_file():
+        write_text(path, json.dumps(registration(setting), indent=1, sort_keys=True) + "\n")
 
 
 def record_audit(
@@ -118,7 +135,7 @@ def record_audit(
     card = setting.card
     shown = judged if controls.valid else EMPTY
     verdict = decide(controls, shown.contrasts, gap_above=card.policy.gap_above)
-    fixed = hashlib.sha256(json.dumps(registration(card), sort_keys=True).encode()).hexdigest()
+    fixed = file_hash(setting.run / REGISTRATION)
     data = describe_data(setting.samples, card)
     if swept is not None:
         missed = [f"{n} images of {where} had no matching donor" for where, n in swept.without_donor.items() if n]
@@ -213,7 +230,6 @@ def _training_words(setting: Setting) -> str:
 
 def _method(setting: Setting, fixed: str, controls: ControlReport) -> MethodReport:
     card = setting.card
-    layers = swept_layers(setting)
     engine = next((c for c in controls.controls if c.id == "engine"), None)
     agreement = "not measured, the audit ended before" if engine is None else f"{engine.estimate.value:.1e} in a logit"
     return MethodReport(
@@ -222,7 +238,7 @@ def _method(setting: Setting, fixed: str, controls: ControlReport) -> MethodRepo
             "At equal labels, every group is called each outcome as often as its reference.",
             "No attention head's output carries a difference between groups to the prediction.",
         ],
-        metrics=["label-standardised gap", "true-positive-rate gap", "false-positive-rate gap", "mediated gap"],
+        metrics=METRICS,
         thresholds={
             "alpha": card.audit.alpha,
             "policy.gap_above": card.policy.gap_above,
@@ -230,11 +246,7 @@ def _method(setting: Setting, fixed: str, controls: ControlReport) -> MethodRepo
             "policy.head_share_above": card.policy.head_share_above,
             "min_group_size": float(card.audit.min_group_size),
         },
-        family=(
-            "Rates: Holm over all groups, intersections, outcomes and the three gaps. Heads: max-|T| over "
-            f"{len(layers)} layers' heads x outcomes x contrasts on the discovery split by swapping donor labels "
-            "within matched pairs; Holm over the found heads on the confirmation split."
-        ),
+        family=family_of(setting),
         permutations=card.audit.permutations,
         bootstrap=card.audit.bootstrap,
         estimands=ESTIMANDS,

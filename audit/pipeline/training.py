@@ -52,8 +52,7 @@ def train_audited(setting: Setting) -> AuditedModels:
     views: Views | None = None
     by_seed: dict[int, VisionTransformer] = {}
     balanced: list[VisionTransformer] = []
-    jobs = _jobs(setting, training, train)
-    for name, seed, rows in jobs:
+    for name, seed, rows in training_jobs(setting):
         model = setting.backbone.build(classes)
         path = setting.run / "models" / f"{name}.safetensors"
         if path.is_file():
@@ -72,8 +71,18 @@ def train_audited(setting: Setting) -> AuditedModels:
     return AuditedModels(by_seed, balanced, next(iter(setting.samples.attributes)), base_hash)
 
 
-def _jobs(setting: Setting, training: TrainingSpec, train: Rows) -> list[tuple[str, int, Rows]]:
-    """Return what is to be trained: name, seed, rows."""
+def training_jobs(setting: Setting) -> list[tuple[str, int, Rows]]:
+    """Return what is to be trained: name, seed, rows; nothing where the user's own model is audited.
+
+    Raises
+    ------
+    DataError
+        If a balanced sample is asked for and some group has no training image of some label.
+    """
+    training = setting.training
+    if training is None:
+        return []
+    train = np.flatnonzero(setting.samples.frame["split"] == "train")
     jobs = [(f"seed-{seed}", seed, train) for seed in training.seeds]
     if training.balanced_seeds:
         attribute, info = next(iter(setting.samples.attributes.items()))

@@ -285,6 +285,10 @@ def _answer(answer: str, heads: int) -> str:
     tested = formats.plural(heads, "head")
     if answer.startswith("localised"):
         named = formats.clean(answer.partition(":")[2]).strip()
+        count = len(named.split(", "))
+        if count > heads / 2:
+            spread = f"Spread over {count} of {tested}: {named}."
+            return f"{spread} Confirmed on people not used to find them; so many heads say little about where."
         return f"Localised: {named}. Confirmed on people not used to find it, out of {tested}."
     if answer.startswith("not localisable"):
         return (

@@ -57,7 +57,7 @@ CONTROL_KINDS = {
     "identity": "Patching does exactly what it says on this model",
     "initialisation": "Models that are compared come from one start",
     "effect": "The known effect of {where} is found, and in single heads",
-    "null": "Where there is no {where} to carry, none is found",
+    "null": "Where there is no {where} to carry, less than half of its effect shows",
 }
 PASSED_CHECK = Badge("✓", "pass", "good")
 FAILED_CHECK = Badge("✕", "FAIL", "broken")
@@ -72,7 +72,7 @@ def control_line(kind: str, where: str, checks: int) -> str:
 MARKS: dict[str, tuple[str, str]] = {
     "confirmed": ("◆", "confirmed on people not used to find it"),
     "discovered": ("◇", "found in discovery, not confirmed"),
-    "beyond null": ("●", "beyond the null"),
+    "above zero": ("●", "at least three standard errors above zero"),
 }
 OTHER_MARK = "†"
 

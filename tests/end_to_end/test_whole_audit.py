@@ -58,9 +58,10 @@ def test_planted_association_is_found(small_run: Run) -> None:
 def test_run_directory_is_complete(small_run: Run) -> None:
     names = {p.relative_to(small_run.folder).as_posix() for p in small_run.folder.rglob("*") if p.is_file()}
     wanted = {
-        "audit.json", "audit.schema.json", "card.yaml", "log.jsonl", "manifest.json", "report.html", "report.pdf",
-        "effects/swap-seed-0.parquet", "effects/together.parquet", "effects/unpatched.parquet",
-        "models/seed-0.safetensors", "models/seed-1.safetensors", "models/balanced-0.safetensors",
+        "audit.json", "audit.schema.json", "card.yaml", "preregistration.json", "log.jsonl", "manifest.json",
+        "report.html", "report.pdf", "effects/swap-seed-0.parquet", "effects/together.parquet",
+        "effects/unpatched.parquet", "models/seed-0.safetensors", "models/seed-1.safetensors",
+        "models/balanced-0.safetensors",
     }  # fmt: skip
     assert wanted <= names
     assert {n for n in names if n.startswith("tables/") and n.endswith(".csv")}

@@ -237,6 +237,14 @@ def test_ratio_is_judged_alike_from_both_sides() -> None:
     assert gap(compare(rare, question=Question("group", "a", ["a", "b"]))).above_policy
 
 
+def test_a_group_called_so_beside_a_reference_that_never_is_crosses_the_ratio_both_ways() -> None:
+    rare = predictions([*counted("a", (60, 940), (60, 940)), *counted("b", (0, 1000), (0, 1000))])
+    for reference in ("a", "b"):
+        row = gap(compare(rare, question=Question("group", reference, ["a", "b"])))
+        assert abs(row.estimate.value or 0) == pytest.approx(0.06)
+        assert row.above_policy
+
+
 def test_impact_ratio_over_nothing_is_none() -> None:
     frame = predictions([*counted("a", (20, 20), (20, 20)), *counted("b", (0, 40), (0, 40))])
     a, b = rates_by_group(frame, QUESTION, ["smile"])

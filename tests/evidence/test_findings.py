@@ -37,6 +37,19 @@ def test_one_finding_a_question_with_the_other_metrics_named() -> None:
     assert (found.n_group, found.n_reference, found.unknown, found.family_size) == (300, 310, 7, 3)
 
 
+@pytest.mark.parametrize(("mediated", "verb", "change"), [(-0.05, "widens", "+5.0"), (0.05, "narrows", "-5.0")])
+def test_a_head_that_widens_the_gap_is_said_to_move_it_towards_zero_when_patched(
+    mediated: float, verb: str, change: str
+) -> None:
+    """The gap is -15 points; a head that mediates -5 of it widens it, and patched from both groups moves it by +5."""
+    row = head_row(confirmation=around(mediated), discovery=around(mediated), share_of_gap=around(-mediated / 0.15))
+    head = next(f for f in findings(contrast_row(estimate=around(-0.15)), heads=(row,)) if f.kind == "head")
+    assert f" {verb} the gap" in head.title
+    assert f"changes by {change} points" in head.effect
+    assert f"by {change} points" in head.wording
+    assert head.effect.endswith("it narrows." if verb == "widens" else "it widens.")
+
+
 def test_nothing_detected_nothing_found() -> None:
     quiet = contrast_row(state="no disparity detected", above_policy=False)
     assert findings(quiet, contrast_row(state="too little data", above_policy=False)) == []
@@ -51,7 +64,9 @@ def test_severity_of_a_disparity_is_its_size_against_policy(value: float, above:
     (found,) = findings(contrast_row(estimate=around(value), above_policy=above))
     assert found.severity == severity
     assert f"{100 * value:+.1f} points" in found.severity_reason
-    assert ("above the policy" in found.severity_reason) == above
+    assert ("within the policy" in found.severity_reason) == (not above)
+    crossed = "above the policy of 10 points" if abs(value) > 0.1 else "the ratio is beyond the policy of 0.80"
+    assert (crossed in found.severity_reason) == above
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,23 @@ def test_a_disparity_is_told_even_where_another_attribute_is_too_small() -> None
 def test_inconclusive_where_an_attribute_could_not_be_seen(row: ContrastRow) -> None:
     verdict = decide(controls(), [row, quiet(attribute="hair")], gap_above=0.1)
     assert (verdict.outcome, verdict.exit_code) == ("INCONCLUSIVE", 4)
-    assert verdict.reasons == ["For tone there is too little data to detect a gap of 10 points."]
+    assert verdict.reasons == [
+        "For 'dark' against 'light' (tone) there is too little data to detect a gap of 10 points."
+    ]
+
+
+def test_one_group_that_could_not_be_seen_is_enough_to_be_inconclusive() -> None:
+    blind = quiet(group="grey", state="too little data", smallest_detectable=None)
+    verdict = decide(controls(), [quiet(), blind], gap_above=0.1)
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert "'grey' against 'light'" in verdict.reasons[0]
+
+
+def test_passed_counts_what_could_not_be_tested() -> None:
+    rare = quiet(metric="tpr_gap", state="too little data", smallest_detectable=None)
+    verdict = decide(controls(), [quiet(), rare], gap_above=0.1)
+    assert verdict.outcome == "PASSED"
+    assert verdict.reasons[-1].startswith("1 comparison(s)")
 
 
 def test_an_audit_that_compared_nothing_does_not_pass() -> None:

@@ -116,7 +116,7 @@ def grid(grid_id: str, title: str, unit: str, layers: int, heads: int, draw: ran
     marks = [[""] * heads for _ in range(layers)]
     values[-1][heads // 2] = size
     if "null" not in grid_id:
-        marks[-1][heads // 2] = "confirmed" if grid_id.startswith("bias") else "beyond null"
+        marks[-1][heads // 2] = "confirmed" if grid_id.startswith("bias") else "above zero"
     return HeadGrid(
         id=grid_id, title=title, unit=unit, values=values, marks=marks, layers=list(range(layers)),
         caption="Mean over images not used to choose a head.",
