@@ -12,6 +12,7 @@ import torch
 from audit import __version__
 from audit.card.load import load_card, resolve
 from audit.card.schema import Card, ModelSpec
+from audit.controls.sets import ControlSet
 from audit.data.assemble import read_samples
 from audit.data.pixels import load_pixels
 from audit.data.summary import audited_outcomes
@@ -19,7 +20,7 @@ from audit.errors import ModelError
 from audit.evidence.together import sets_to_patch
 from audit.models.build import Backbone
 from audit.models.rendered_base import rendered_base
-from audit.pipeline.checking import check_known_effects, check_own_model, check_reference_models
+from audit.pipeline.checking import check_known_effects, check_own_model, check_reference_models, control_images
 from audit.pipeline.judging import judge_effects, judge_sets
 from audit.pipeline.pairing import sweep_pairs
 from audit.pipeline.recording import EMPTY, record_audit, register, utc_now
@@ -59,10 +60,11 @@ def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
     begun = time.monotonic()
     setting = prepare(request, step)
     card_text = request.card_path.read_text(encoding="utf-8-sig")
-    training_jobs(setting)  # a sample that cannot be balanced shows before anything is trained
+    training_jobs(setting)  # what is wrong with the training sample or the control images shows
+    images = control_images(setting)  # before anything is written
     with locked(setting.run):
         register(setting)
-        audit = _measure(setting, begun)
+        audit = _measure(setting, images, begun)
         write_text(setting.run / "card.yaml", card_text)
         write_text(setting.run / "audit.json", audit.model_dump_json(indent=1) + "\n")
         write_text(setting.run / "log.jsonl", _log(setting))
@@ -73,11 +75,11 @@ def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
     return audit, setting.run
 
 
-def _measure(setting: Setting, begun: float) -> Audit:
+def _measure(setting: Setting, images: ControlSet, begun: float) -> Audit:
     """Run the stages in order; a failed known effect ends the audit before anything is said about groups."""
     legal = answers(setting.card.legal, setting.card.task)
     with setting.stage("known effects (colour and blur controls)"):
-        controls = check_known_effects(setting)
+        controls = check_known_effects(setting, images)
     if not controls.valid:
         return record_audit(setting, legal, controls, None, None, EMPTY, time.monotonic() - begun)
     with setting.stage("models"):

@@ -10,7 +10,7 @@ import numpy as np
 from audit.controls.colour_blur import JUDGING_VERSION, MEASUREMENTS, Channel, channels, run_channel
 from audit.controls.identities import Subject, run_identities
 from audit.controls.initialisation import Pair, run_initialisation
-from audit.controls.sets import load_control_set
+from audit.controls.sets import ControlSet, load_control_set
 from audit.controls.training import ControlModels, spoil, train_controls
 from audit.models.finetune import prefix_blocks
 from audit.models.transforms import as_input
@@ -33,17 +33,21 @@ def trained_layers(setting: Setting) -> range:
     return range(max(0, depth - spec.train_blocks), depth)
 
 
-def check_known_effects(setting: Setting) -> ControlReport:
+def control_images(setting: Setting) -> ControlSet:
+    """Load the images that colour and blur are tried on, at the audited model's size."""
+    size = int(setting.pixels.shape[1])
+    return load_control_set(
+        setting.card, setting.samples, size, card_path=setting.card_path, data_root=setting.data_root
+    )
+
+
+def check_known_effects(setting: Setting, images: ControlSet) -> ControlReport:
     """Run the colour and blur controls with their nulls and the same-initialisation gate.
 
     Models and measurements are kept with the trained control models, named by the hash of all that made them: another
     audit of the same backbone on the same control images finds them there.
     """
     model = setting.backbone.build(2)
-    size = int(model.patch_embed.img_size[0])
-    images = load_control_set(
-        setting.card, setting.samples, size, card_path=setting.card_path, data_root=setting.data_root
-    )
     backbone = setting.control_backbone
     trained = train_controls(backbone, setting.card.controls, images, cache=setting.cache, step=setting.step)
     layers = range(prefix_blocks(model, setting.card.model.train_blocks), len(model.blocks))

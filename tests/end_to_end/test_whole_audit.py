@@ -222,7 +222,7 @@ def with_stranger(trained: ControlModels) -> ControlModels:
 @pytest.mark.parametrize(
     ("spoil", "title"),
     [
-        (with_null_that_knows, "carries none"),
+        (with_null_that_knows, "carries less than half of its effect"),
         (with_stranger, "Heads of one model correspond to their namesakes in the other"),
     ],
 )
