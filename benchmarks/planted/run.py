@@ -206,6 +206,7 @@ def _crowd(base: Backbone, work: Path, size: Size) -> truth.Crowd:
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
     part = path.with_suffix(".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
     torch.save(tensors, part)
     part.replace(path)
 
