@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from audit import __version__
+from audit.allocator import keep_freed_memory
 from audit.card.load import load_card, resolve
 from audit.card.schema import Card, ModelSpec
 from audit.controls.sets import ControlSet
@@ -58,6 +59,7 @@ def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
         The record and the run directory.
     """
     begun = time.monotonic()
+    keep_freed_memory()
     setting = prepare(request, step)
     card_text = request.card_path.read_text(encoding="utf-8-sig")
     training_jobs(setting)  # what is wrong with the training sample or the control images shows
