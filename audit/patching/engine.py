@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from audit.models.predict import classify
 from audit.patching.hooks import replacing_writes
-from audit.patching.sites import Site, Trace, bias_write, head_writes
+from audit.patching.sites import Site, Trace, bias_write, head_writes, scale_of
 
 ROWS_AT_ONCE = 64  # patched images in one batch; larger ones fall out of the processor's caches
 
@@ -45,6 +45,11 @@ def _is_plain(block: Block) -> bool:
 
 def _leading_rows(block: Block, stream: torch.Tensor, rows: int) -> torch.Tensor:
     """Run a block for its first ``rows`` tokens: queries of those, keys and values of all."""
+    return _after_attention(block, stream[:, :rows] + _attend(block, stream, rows)[1])
+
+
+def _attend(block: Block, stream: torch.Tensor, rows: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return z (B, rows, heads * head width) of the first ``rows`` tokens (None: all), and what attention adds."""
     attention = block.attn
     n_heads, inner = attention.num_heads, attention.num_heads * attention.head_dim
     normed = block.norm1(stream)
@@ -53,9 +58,8 @@ def _leading_rows(block: Block, stream: torch.Tensor, rows: int) -> torch.Tensor
     kv = F.linear(normed, weight[inner:], None if bias is None else bias[inner:])
     q = attention.q_norm(q.unflatten(-1, (n_heads, -1)).transpose(1, 2))
     k, v = kv.unflatten(-1, (2, n_heads, -1)).permute(2, 0, 3, 1, 4)
-    mixed = F.scaled_dot_product_attention(q, attention.k_norm(k), v)
-    out = attention.proj(attention.norm(mixed.transpose(1, 2).flatten(2)))
-    return _after_attention(block, stream[:, :rows] + block.ls1(out))
+    z = attention.norm(F.scaled_dot_product_attention(q, attention.k_norm(k), v).transpose(1, 2).flatten(2))
+    return z, block.ls1(attention.proj(z))
 
 
 def _after_attention(block: Block, stream: torch.Tensor) -> torch.Tensor:
@@ -172,16 +176,39 @@ def patch_together(model: VisionTransformer, recipient: Trace, donor: Donor, sit
 
     Each head writes what the donor's does, instead of what it would write given the patches below it.
     """
-    writes: dict[Site, torch.Tensor] = {}
-    for layer in {site.layer for site in sites}:
-        given = head_writes(donor.model, layer, donor.trace.z[layer])
-        writes |= {site: given[site.head] for site in sites if site.layer == layer}
-    first = min(site.layer for site in sites)
+    first, last = min(site.layer for site in sites), len(model.blocks) - 1
+    rows = rows_read(model)
     stream = recipient.entering[first]
-    with replacing_writes(model, writes):
-        for block in model.blocks[first:]:
-            stream = block(stream)
+    for layer in range(first, len(model.blocks)):
+        block, heads = model.blocks[layer], [site.head for site in sites if site.layer == layer]
+        if not _is_plain(block):
+            with replacing_writes(model, _writes(donor, layer, heads)):
+                stream = block(stream)
+            continue
+        few = rows if layer == last else None
+        z, added = _attend(block, stream, few) if layer > first else (recipient.z[layer], recipient.attention[layer])
+        if heads:
+            change = _of_heads(donor.model, layer, donor.trace.z[layer][:, :few], heads)
+            added = added[:, :few] + change - _of_heads(model, layer, z[:, :few], heads)
+        stream = _after_attention(block, stream[:, :few] + added)
     return classify(model, stream)
+
+
+def _of_heads(model: VisionTransformer, layer: int, z: torch.Tensor, heads: list[int]) -> torch.Tensor:
+    """Return what some heads of a layer write together: (B, tokens, width)."""
+    attention = model.blocks[layer].attn
+    every, weight = (
+        z.unflatten(-1, (attention.num_heads, -1)),
+        attention.proj.weight.unflatten(1, (attention.num_heads, -1)),
+    )
+    u = F.linear(every[..., heads, :].flatten(-2), weight[:, heads].flatten(1))
+    gamma = scale_of(model.blocks[layer])
+    return u if gamma is None else u * gamma
+
+
+def _writes(donor: Donor, layer: int, heads: list[int]) -> dict[Site, torch.Tensor]:
+    given = head_writes(donor.model, layer, donor.trace.z[layer])
+    return {Site(layer, head): given[head] for head in heads}
 
 
 @torch.inference_mode()

@@ -1,7 +1,7 @@
 """The slow reference: patching with plain PyTorch hooks, a whole forward pass for every patch.
 
-The engine's patches of single heads and of whole layers share no arithmetic with it, so that their agreement means
-something. Sets of heads (``engine.patch_together``) are patched by these hooks themselves, from a cached prefix.
+The engine shares no arithmetic with it, so that their agreement means something; in blocks that the engine does not
+know, sets of heads (``engine.patch_together``) are patched by these hooks themselves.
 """
 
 from __future__ import annotations

@@ -128,28 +128,27 @@ def _assign(
     recipients: pd.DataFrame, pairs: pd.DataFrame, rng: np.random.Generator, *, first_unit: int
 ) -> pd.DataFrame:
     """Deal recipients over the donor pairs, all images of a subject to one pair, never to a pair it is itself in."""
-    rows = []
+    donors = {side: pairs[f"row_{side}"].to_numpy() for side in ("group", "reference")}
+    inside = list(zip(pairs["subject_group"], pairs["subject_reference"], strict=True))
+    parts: list[pd.DataFrame] = []
     for side, part in recipients.groupby("side", sort=True):
         cross, same = ("reference", "group") if side == "group" else ("group", "reference")
-        subjects = part["subject"].unique()
+        codes, subjects = pd.factorize(part["subject"])
+        pair_of = np.full(len(subjects), -1)
         turn = 0
-        for subject in subjects[rng.permutation(len(subjects))]:
-            unit = _next_pair(pairs, subject, turn)
-            if unit is None:
-                continue
-            turn = unit + 1
-            pair = pairs.iloc[unit % len(pairs)]
-            for _, image in part[part["subject"] == subject].iterrows():
-                donors = int(pair[f"row_{cross}"]), int(pair[f"row_{same}"])
-                number = first_unit + unit % len(pairs)
-                rows.append((int(image["row"]), *donors, number, side, image["label"]))
-    return pd.DataFrame(rows, columns=PLAN_COLUMNS)
+        for k in rng.permutation(len(subjects)):
+            pair = _next_pair(inside, subjects[k], turn)
+            if pair is not None:
+                pair_of[k], turn = pair, pair + 1
+        unit = pair_of[codes]
+        served = part[unit >= 0]
+        unit = unit[unit >= 0]
+        table = {"recipient": served["row"], "cross": donors[cross][unit], "placebo": donors[same][unit]}
+        parts.append(pd.DataFrame({**table, "unit": first_unit + unit, "side": side, "label": served["label"]}))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=PLAN_COLUMNS)
 
 
-def _next_pair(pairs: pd.DataFrame, subject: str, start: int) -> int | None:
+def _next_pair(inside: Sequence[tuple[str, str]], subject: str, start: int) -> int | None:
     """Return the first pair from ``start`` on, counted in circles, that ``subject`` is not in."""
-    for i in range(start, start + len(pairs)):
-        pair = pairs.iloc[i % len(pairs)]
-        if subject not in (pair["subject_group"], pair["subject_reference"]):
-            return i
-    return None
+    turns = (i % len(inside) for i in range(start, start + len(inside)))
+    return next((i for i in turns if subject not in inside[i]), None)

@@ -97,7 +97,7 @@ def _measure(setting: Setting, images: ControlSet, begun: float) -> Audit:
         setting.step("evidence: permutations and intervals")(0, 1)
         judged = judge_effects(setting, swept, pairs, {"data": setting.samples.fingerprint, **models.hashes()})
     with setting.stage("heads together"):
-        together = sweep_sets(setting, models, sets_to_patch(judged.heads, judged.localisation))
+        together = sweep_sets(setting, models, swept.plans, sets_to_patch(judged.heads, judged.localisation))
         judged = judge_sets(setting, swept, together, judged)
     return record_audit(setting, legal, controls, models, swept, judged, time.monotonic() - begun)
 

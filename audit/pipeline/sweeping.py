@@ -22,13 +22,15 @@ from audit.store import write_table
 
 AUDIT_SPLITS = ("discovery", "confirmation")
 SWAP_KINDS = ("cross", "placebo")
+Plans = Sequence[tuple[Contrast, str, pd.DataFrame]]  # contrast, split, who donates to whom
 
 
 @dataclass(frozen=True)
 class Swept:
-    """Stored effects, and how many recipients found no donor."""
+    """Stored effects, the plans they follow, and how many recipients found no donor."""
 
     effects: StoredEffects
+    plans: Plans
     without_donor: dict[str, int]
 
 
@@ -50,7 +52,7 @@ def sweep_all(setting: Setting, models: AuditedModels, *, design_c: bool) -> Swe
         transplant=_reference(setting, models, rows, weights_only=True) if design_c else None,
         estimates=_estimates(setting, models, plans),
     )
-    return Swept(effects, without_donor)
+    return Swept(effects, plans, without_donor)
 
 
 def audit_rows(setting: Setting) -> npt.NDArray[np.int64]:
@@ -77,7 +79,7 @@ def _unpatched(setting: Setting, models: AuditedModels) -> pd.DataFrame:
     return table
 
 
-def _plans(setting: Setting) -> tuple[list[tuple[Contrast, str, pd.DataFrame]], dict[str, int]]:
+def _plans(setting: Setting) -> tuple[Plans, dict[str, int]]:
     """Match recipients and donors for every contrast and audit split."""
     plans, without = [], {}
     spec = setting.card.audit
@@ -102,9 +104,7 @@ def swept_layers(setting: Setting) -> range:
     return trained if setting.card.audit.layers == "trained" else range(trained.stop)
 
 
-def _swap(
-    setting: Setting, models: AuditedModels, seed: int, plans: list[tuple[Contrast, str, pd.DataFrame]]
-) -> pd.DataFrame:
+def _swap(setting: Setting, models: AuditedModels, seed: int, plans: Plans) -> pd.DataFrame:
     """Run Design A of one seed."""
     path = setting.run / "effects" / f"swap-seed-{seed}.parquet"
     if path.is_file():
@@ -131,7 +131,9 @@ def _swap(
     return table
 
 
-def sweep_sets(setting: Setting, models: AuditedModels, wanted: Mapping[str, Sequence[HeadSet]]) -> pd.DataFrame:
+def sweep_sets(
+    setting: Setting, models: AuditedModels, plans: Plans, wanted: Mapping[str, Sequence[HeadSet]]
+) -> pd.DataFrame:
     """Patch sets of heads at once, for the first seed on the confirmation split, by contrast."""
     path = setting.run / "effects" / "together.parquet"
     if path.is_file():
@@ -141,7 +143,7 @@ def sweep_sets(setting: Setting, models: AuditedModels, wanted: Mapping[str, Seq
         }:
             return stored
     parts = []
-    for contrast, split, rows in _plans(setting)[0]:
+    for contrast, split, rows in plans:
         sets = {str(s): [Site(*head) for head in s.heads] for s in wanted.get(str(contrast), [])}
         if split != "confirmation" or not sets:
             continue
@@ -169,9 +171,7 @@ def _no_swaps(setting: Setting) -> pd.DataFrame:
     return pd.DataFrame(columns=[*columns, *values, "contrast", "split", "seed"])
 
 
-def _estimates(
-    setting: Setting, models: AuditedModels, plans: list[tuple[Contrast, str, pd.DataFrame]]
-) -> pd.DataFrame | None:
+def _estimates(setting: Setting, models: AuditedModels, plans: Plans) -> pd.DataFrame | None:
     """Estimate Design A of the first seed by attribution patching, on the confirmation split."""
     path = setting.run / "effects" / "attribution.parquet"
     if path.is_file():
