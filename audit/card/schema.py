@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Channels = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -91,6 +92,8 @@ class ModelSpec(CardPart):
     )
     classes: list[str] | None = None  # class names of the user's own checkpoint, in the order of its outputs
     image_size: Positive | None = None  # default: the model's own
+    mean: Channels | None = None  # of red, green and blue, 0 to 1, subtracted from pixels; default: timm's for the name
+    std: Channels | None = None  # likewise, what pixels are divided by
     train_blocks: Positive | None = None  # fine-tune the last so many blocks; default: all
     overrides: dict[str, int | float | str | bool] = {}  # further keyword arguments of timm's model
 

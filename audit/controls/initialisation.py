@@ -18,6 +18,7 @@ from audit.records import Control, Estimate
 MATCH_AT_LEAST = 0.95
 BARRIER_AT_MOST = 2.0  # points of accuracy
 STEPS = (0.25, 0.5, 0.75)
+KNOWS = 2.0  # times chance: below, a model has nothing to lose on the way
 MEND = "fine-tune both models from the same weights file, more gently (fewer epochs or a lower learning rate)"
 
 
@@ -33,19 +34,29 @@ class Pair:
 
 
 def run_initialisation(pair: Pair, pixels: Pixels, targets: npt.NDArray[np.int64], *, layers: range) -> list[Control]:
-    """Check base hash, head-to-head match and the interpolation barrier of two models.
+    """Check base hash, head-to-head match and, where both models can do the task, the interpolation barrier.
+
+    A model near chance loses nothing on the way to another, so no barrier could show; then there is no such control.
 
     Parameters
     ----------
     pair : Pair
     pixels : numpy.ndarray (N, H, W, 3), uint8
-        Images that both models are meant for.
+        Images to measure the barrier on.
     targets : numpy.ndarray (N,)
         Their classes.
     layers : range
         The trained layers.
     """
-    return [same_base(pair), heads_match(pair, layers), no_barrier(pair, pixels, targets)]
+    barrier = [no_barrier(pair, pixels, targets)] if knows_the_task(pair, pixels, targets) else []
+    return [same_base(pair), heads_match(pair, layers), *barrier]
+
+
+def knows_the_task(pair: Pair, pixels: Pixels, targets: npt.NDArray[np.int64]) -> bool:
+    """Tell whether both models are right at least twice as often as the commonest class would be."""
+    chance = np.bincount(targets).max() / len(targets)
+    right = [(predict_logits(m, pixels).argmax(1) == targets).mean() for m in (pair.recipient, pair.donor)]
+    return bool(min(right) >= min(KNOWS * chance, (1 + chance) / 2))
 
 
 def same_base(pair: Pair) -> Control:
@@ -55,8 +66,8 @@ def same_base(pair: Pair) -> Control:
         title="Both models were trained from the same weights",
         kind="initialisation",
         setting=pair.setting,
-        statistic="1 if the hashes of the starting weights are equal",
-        estimate=Estimate(value=float(pair.recipient_base == pair.donor_base)),
+        statistic="1 if the hashes of the starting weights, as stored with each model, are equal",
+        estimate=Estimate(value=float(pair.recipient_base != "" and pair.recipient_base == pair.donor_base)),
         relation="==",
         threshold=1.0,
         meaning="Head 3 of one model and head 3 of the other began as the same head.",

@@ -22,12 +22,12 @@ from audit.card.schema import ControlsSpec
 from audit.controls.sets import ControlSet, Role
 from audit.data.pixels import Pixels
 from audit.models.build import Backbone
-from audit.models.checkpoint import hash_state, save_weights
+from audit.models.checkpoint import hash_state, save_weights, started_from
 from audit.models.finetune import Recipe, finetune, make_views
 from audit.models.transforms import Corruption, blur, corrupt_pixels, gray
 from audit.store import write_text
 
-RECIPE_VERSION = 2  # raise when the training below changes: cached models are then made anew
+RECIPE_VERSION = 3  # raise when the training below changes: cached models are then made anew
 WEIGHT_DECAY = 0.05
 WARMUP_SHARE = 0.1
 CORRUPTIONS: Mapping[str, Corruption] = {"gray": gray, "blur": blur}
@@ -68,18 +68,17 @@ def _donor_name(role: Role, corruption: str, seed: int) -> str:
 
 @dataclass(frozen=True)
 class ControlModels:
-    """The models by condition, the hash of their common base, their folder, and whether they lay there before."""
+    """The models by condition, the hash of the weights each was trained from, their folder, whether they lay there."""
 
     models: Mapping[str, VisionTransformer]
-    base_hash: str
+    started_from: Mapping[str, str]
     folder: Path
     from_cache: bool
 
-    def donors(self, role: Role, corruption: str) -> tuple[VisionTransformer, ...]:
-        """Return the donors of a channel that were trained on ``corruption`` ("clean", "gray", "blur"), by seed."""
+    def donors(self, role: Role, corruption: str) -> tuple[str, ...]:
+        """Name the donors of a channel that were trained on ``corruption`` ("clean", "gray", "blur"), by seed."""
         found = [n for n in self.models if n.startswith(f"{role}_{corruption}_donor_")]
-        found = found or [n for n in self.models if f"_{corruption}_donor_" in n]
-        return tuple(self.models[n] for n in found)
+        return tuple(found or [n for n in self.models if f"_{corruption}_donor_" in n])
 
 
 def spoil(pixels: Pixels, corruption: str) -> Pixels:
@@ -125,8 +124,10 @@ def train_controls(
     if absent:
         _train_conditions(backbone, spec, images, base, absent, folder, step)
     write_text(folder / "recipe.json", json.dumps([asdict(c) for c in wanted], indent=1))
-    models = {c.name: _stored(backbone, images.classes, folder / f"{c.name}.safetensors") for c in wanted}
-    return ControlModels(models, hash_state(base.state_dict()), folder, from_cache=not (fresh or absent))
+    files = {c.name: folder / f"{c.name}.safetensors" for c in wanted}
+    models = {name: _stored(backbone, images.classes, path) for name, path in files.items()}
+    starts = {name: started_from(path) for name, path in files.items()}
+    return ControlModels(models, starts, folder, from_cache=not (fresh or absent))
 
 
 def _stored(backbone: Backbone, classes: int, path: Path) -> VisionTransformer:
@@ -172,12 +173,13 @@ def _train_conditions(
     for condition in absent:
         model = backbone.build(images.classes)
         start_from(base, model)
+        start = hash_state(model.state_dict())
         recipe = _recipe(spec, spec.condition_epochs, spec.seed + condition.seed, blocks)
         recipe = replace(recipe, freeze_classifier=True, attention_only=not images.one_task)
         title = f"controls: {condition.name.replace('_', ' ')}"
         targets = images.targets[condition.role][0]
         finetune(model, views[condition.corruption], targets, recipe, progress=step(title))
-        save_weights(model.state_dict(), folder / f"{condition.name}.safetensors")
+        save_weights(model.state_dict(), folder / f"{condition.name}.safetensors", started_from=start)
 
 
 def start_from(base: VisionTransformer, model: VisionTransformer) -> None:

@@ -114,6 +114,8 @@ def create_architecture(spec: ModelSpec, classes: int, *, pretrained: bool) -> V
             f"pretrained weights of {spec.name} could not be fetched ({type(error).__name__})",
             "connect to the network once, or name a weights FILE",
         ) from error
+    given = {k: tuple(v) for k, v in (("mean", spec.mean), ("std", spec.std)) if v is not None}
+    model.pretrained_cfg = {**model.pretrained_cfg, **given}
     reason = why_not_patchable(model)
     if reason:
         raise unsupported(spec.name, reason)

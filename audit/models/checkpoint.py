@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from audit.errors import ModelError
 
 StateDict = Mapping[str, torch.Tensor]
+STARTED_FROM = "started_from"  # in a file's metadata: hash_state of the weights before training
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -59,12 +61,19 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return {str(k).removeprefix("module."): v.float() if v.is_floating_point() else v for k, v in loaded.items()}
 
 
-def save_weights(state: StateDict, path: Path) -> None:
-    """Write a state dict as safetensors, whole or not at all."""
+def save_weights(state: StateDict, path: Path, *, started_from: str | None = None) -> None:
+    """Write a state dict as safetensors, whole or not at all, with the hash of the weights it was trained from."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".part")
-    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary)
+    metadata = None if started_from is None else {STARTED_FROM: started_from}
+    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, metadata)
     temporary.replace(path)
+
+
+def started_from(path: Path) -> str:
+    """Return the hash of the weights that a safetensors file says it was trained from, or ""."""
+    with safe_open(path, framework="pt") as opened:
+        return str((opened.metadata() or {}).get(STARTED_FROM, ""))
 
 
 def hash_state(state: StateDict) -> str:

@@ -74,18 +74,27 @@ def _judge(setting: Setting, trained: ControlModels, tried: list[Channel]) -> Co
     controls: list[Control] = []
     grids: list[HeadGrid] = []
     tick = _counter(setting, "controls: patching", MEASUREMENTS * len(tried))
-    base = trained.base_hash
     for channel in tried:
         some = slice(BARRIER_IMAGES)
         pixels, targets = channel.pixels[some], channel.targets[some]
-        apart = Pair(channel.corrupted, channel.clean[0], base, base, f"{channel.name} models")
-        alike = Pair(channel.corrupted, channel.null[0], base, base, f"{channel.name} null models")
-        controls += run_initialisation(apart, pixels, targets, layers=channel.layers)
-        controls += run_initialisation(alike, spoil(pixels, channel.corruption), targets, layers=channel.layers)
+        spoilt = spoil(pixels, channel.corruption)
+        clean, null = trained.donors(channel.name, "clean"), trained.donors(channel.name, channel.corruption)
+        for recipient, donor, seen, words in (
+            (channel.corruption, clean[0], pixels, "models"),
+            (channel.corruption, null[0], spoilt, "null models"),
+            (clean[0], clean[1], pixels, "donors"),
+        ):
+            pair = _pair(trained, recipient, donor, f"{channel.name} {words}")
+            controls += run_initialisation(pair, seen, targets, layers=channel.layers)
         result = run_channel(channel, seed=setting.card.controls.seed, tick=tick)
         controls += result.controls
         grids += result.grids
     return ControlReport(valid=all(c.passed for c in controls), controls=controls, grids=grids, setting="")
+
+
+def _pair(trained: ControlModels, recipient: str, donor: str, setting: str) -> Pair:
+    models, starts = trained.models, trained.started_from
+    return Pair(models[recipient], models[donor], starts[recipient], starts[donor], setting)
 
 
 def _counter(setting: Setting, name: str, total: int) -> Callable[[], None]:
@@ -112,10 +121,14 @@ def check_reference_models(setting: Setting, models: AuditedModels) -> list[Cont
         return []
     audited = np.flatnonzero(setting.samples.frame["split"] != "train")
     rows = np.sort(np.random.default_rng(setting.card.audit.seed).permutation(audited)[:BARRIER_IMAGES])
-    donors = {"balanced reference model": models.balanced[0], "second seed": models.by_seed[reseed]}
+    donors = {
+        "balanced reference model": ("balanced-0", models.balanced[0]),
+        "second seed": (f"seed-{reseed}", models.by_seed[reseed]),
+    }
     controls: list[Control] = []
-    for name, donor in donors.items():
-        pair = Pair(models.primary, donor, models.base_hash, models.base_hash, f"Design C, {name}")
+    start = models.started_from
+    for name, (file, donor) in donors.items():
+        pair = Pair(models.primary, donor, start[f"seed-{setting.seeds[0]}"], start[file], f"Design C, {name}")
         controls += run_initialisation(
             pair, setting.pixels[rows], setting.targets[rows], layers=trained_layers(setting)
         )

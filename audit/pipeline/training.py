@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from audit.card.schema import TrainingSpec
 from audit.data.splits import balanced_training
-from audit.models.checkpoint import hash_state, save_weights
+from audit.models.checkpoint import hash_state, save_weights, started_from
 from audit.models.finetune import Recipe, Views, finetune, make_views, mirrored
 from audit.pipeline.setting import Setting
 
@@ -21,12 +21,22 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class AuditedModels:
-    """The models by seed, the balanced reference models, and the hash of the base that all were trained from."""
+    """The audited models by seed, the balanced reference models, and what each was trained from.
+
+    Parameters
+    ----------
+    by_seed : mapping of int to VisionTransformer
+    balanced : list of VisionTransformer
+    balanced_on : str
+        The attribute on which the references' sample is balanced.
+    started_from : mapping of str to str
+        SHA-256 of the weights before training, by the name of the file ("seed-0", "balanced-0", "audited").
+    """
 
     by_seed: Mapping[int, VisionTransformer]
     balanced: list[VisionTransformer]
-    balanced_on: str  # the attribute
-    base_hash: str
+    balanced_on: str
+    started_from: Mapping[str, str]
 
     @property
     def primary(self) -> VisionTransformer:
@@ -44,31 +54,34 @@ def train_audited(setting: Setting) -> AuditedModels:
     training = setting.training
     if training is None:
         model = setting.backbone.build_as_is(classes)
-        save_weights(model.state_dict(), setting.run / "models" / "audited.safetensors")
-        return AuditedModels({0: model}, [], "", hash_state(model.state_dict()))
+        start = hash_state(model.state_dict())
+        save_weights(model.state_dict(), setting.run / "models" / "audited.safetensors", started_from=start)
+        return AuditedModels({0: model}, [], "", {"audited": start})
     base = setting.backbone.build(classes)
-    base_hash = hash_state(base.state_dict())
     train = np.flatnonzero(setting.samples.frame["split"] == "train")
     views: Views | None = None
     by_seed: dict[int, VisionTransformer] = {}
     balanced: list[VisionTransformer] = []
+    starts: dict[str, str] = {}
     for name, seed, rows in training_jobs(setting):
         model = setting.backbone.build(classes)
         path = setting.run / "models" / f"{name}.safetensors"
         if path.is_file():
             model.load_state_dict(load_file(path))
         else:
+            start = hash_state(model.state_dict())
             views = views or _views(base, setting, training, train)
             recipe = _recipe(training, seed, setting.card.model.train_blocks)
             positions = np.searchsorted(train, rows)
             title = f"training: {name.replace('-', ' ')}"
             finetune(model, views, setting.targets[train], recipe, rows=positions, progress=setting.step(title))
-            save_weights(model.state_dict(), path)
+            save_weights(model.state_dict(), path, started_from=start)
+        starts[name] = started_from(path)
         if name.startswith("seed"):
             by_seed[seed] = model
         else:
             balanced.append(model)
-    return AuditedModels(by_seed, balanced, next(iter(setting.samples.attributes)), base_hash)
+    return AuditedModels(by_seed, balanced, next(iter(setting.samples.attributes)), starts)
 
 
 def training_jobs(setting: Setting) -> list[tuple[str, int, Rows]]:

@@ -60,7 +60,9 @@ def test_the_second_call_loads_the_same_models(one_task: bool, tmp_path: Path, m
     monkeypatch.setattr(training, "finetune", lambda *_args, **_named: pytest.fail("trained again"))
     second = train(tmp_path, one_task=one_task)
     assert (first.from_cache, second.from_cache) == (False, True)
-    assert first.base_hash == second.base_hash
+    assert first.started_from == second.started_from
+    assert len(set(first.started_from.values())) == 1
+    assert "" not in first.started_from.values()
     assert first.models.keys() == second.models.keys()
     for name, model in first.models.items():
         assert hash_state(model.state_dict()) == hash_state(second.models[name].state_dict())
