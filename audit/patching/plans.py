@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from audit.records import Contrast
@@ -128,24 +129,43 @@ def _assign(
     recipients: pd.DataFrame, pairs: pd.DataFrame, rng: np.random.Generator, *, first_unit: int
 ) -> pd.DataFrame:
     """Deal recipients over the donor pairs, all images of a subject to one pair, never to a pair it is itself in."""
-    donors = {side: pairs[f"row_{side}"].to_numpy() for side in ("group", "reference")}
+    if not len(pairs) or not len(recipients):
+        return pd.DataFrame(columns=PLAN_COLUMNS)
+    unit = _deal(recipients, pairs, rng)
+    served, unit = recipients[unit >= 0], unit[unit >= 0]
+    is_group = (served["side"] == "group").to_numpy()
+    group, reference = (pairs[f"row_{side}"].to_numpy()[unit] for side in ("group", "reference"))
+    return pd.DataFrame(
+        {
+            "recipient": served["row"].to_numpy(),
+            "cross": np.where(is_group, reference, group),
+            "placebo": np.where(is_group, group, reference),
+            "unit": first_unit + unit,
+            "side": served["side"].to_numpy(),
+            "label": served["label"].to_numpy(),
+        },
+    )
+
+
+def _deal(recipients: pd.DataFrame, pairs: pd.DataFrame, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Return the pair (its place in ``pairs``, or -1) of each recipient; subjects of a kind use the pairs evenly.
+
+    Subjects seen in both groups are dealt first, whole: were their two sides dealt apart, chains of shared subjects
+    would tie all pairs together.
+    """
     inside = list(zip(pairs["subject_group"], pairs["subject_reference"], strict=True))
-    parts: list[pd.DataFrame] = []
-    for side, part in recipients.groupby("side", sort=True):
-        cross, same = ("reference", "group") if side == "group" else ("group", "reference")
-        codes, subjects = pd.factorize(part["subject"])
-        pair_of = np.full(len(subjects), -1)
-        turn = 0
-        for k in rng.permutation(len(subjects)):
+    codes, subjects = pd.factorize(recipients["subject"])
+    sides = recipients.groupby("subject")["side"].agg(lambda s: "both" if s.nunique() > 1 else s.iloc[0])
+    kind = sides.loc[subjects].to_numpy()
+    pair_of = np.full(len(subjects), -1, dtype=np.int64)
+    for kind_of in ("both", "group", "reference"):
+        turn, own = 0, np.flatnonzero(kind == kind_of)
+        for k in own[rng.permutation(len(own))]:
             pair = _next_pair(inside, subjects[k], turn)
             if pair is not None:
                 pair_of[k], turn = pair, pair + 1
-        unit = pair_of[codes]
-        served = part[unit >= 0]
-        unit = unit[unit >= 0]
-        table = {"recipient": served["row"], "cross": donors[cross][unit], "placebo": donors[same][unit]}
-        parts.append(pd.DataFrame({**table, "unit": first_unit + unit, "side": side, "label": served["label"]}))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=PLAN_COLUMNS)
+    dealt: npt.NDArray[np.int64] = pair_of[codes]
+    return dealt
 
 
 def _next_pair(inside: Sequence[tuple[str, str]], subject: str, start: int) -> int | None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit.evidence.effects import SwapEffects, unit_sums
+from audit.evidence.stats import components
 from audit.patching.plans import PLAN_COLUMNS, draw_evenly, find_twins, plan_group_swap
 from audit.records import Contrast
 from tests.strategies import subject_tables
@@ -106,6 +107,17 @@ def test_pairs_are_made_within_people_seen_in_both_groups() -> None:
     check_plan(frame, plan, GENDER, [])
     assert len(plan) == 10
     assert (frame.loc[plan["cross"], "subject"].to_numpy() == frame.loc[plan["placebo"], "subject"].to_numpy()).all()
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("n", [60, 200])
+def test_people_seen_in_both_groups_tie_no_pairs_together(n: int) -> None:
+    """Clusters of recipients linked by a subject or a pair stay small, so that more people make more of them."""
+    frame = people(*[("happy", f"s{i}", g) for i in range(n) for g in ("female", "male")])
+    plan = plan_group_swap(frame, GENDER, [], seed=0).rows
+    assert len(plan) == 2 * n
+    subjects = pd.factorize(frame.loc[plan["recipient"], "subject"])[0]
+    assert len(np.unique(components(subjects, plan["unit"].to_numpy(dtype=np.int64)))) >= n - 2
 
 
 @pytest.mark.unit
