@@ -104,6 +104,7 @@ def check(card: Path, data_root: Path | None) -> None:
     """Check CARD and its data without training: faults, counts, and what the audit could detect."""
     from audit.card.load import find_card, load_card
     from audit.data import describe_data, read_samples
+    from audit.evidence.foresight import foresee_heads
     from audit.terminal import data_summary, progress
 
     path = find_card(card)
@@ -113,7 +114,9 @@ def check(card: Path, data_root: Path | None) -> None:
         samples = read_samples(
             loaded, card_path=path, data_root=_existing(data_root), progress=lambda done: tick(done, 0)
         )
-    click.echo(data_summary(describe_data(samples, loaded), loaded.name))
+    report = describe_data(samples, loaded)
+    limits = [*report.limits, *foresee_heads(samples, loaded.audit)]
+    click.echo(data_summary(report.model_copy(update={"limits": limits}), loaded.name))
 
 
 @main.command(short_help="Write a first card for a table or class folders.")

@@ -60,6 +60,7 @@ class Control(Record):
     relation: Literal["==", "<=", "<", ">=", ">"]
     threshold: float
     passed: bool
+    gates: Literal["audit", "Design C"] = "audit"  # what is withheld if it fails
     n: int | None = None  # images behind the number
     meaning: str  # one sentence: what passing shows, or what failing means
     mend: str  # what to do if it failed
@@ -103,7 +104,7 @@ class ExcludedRow(Record):
 
     reason: str
     images: int
-    examples: list[str] = []  # relative paths, at most five
+    examples: list[str] = []  # relative paths; every one where a file could not be read, else at most five
 
 
 class AttributeInfo(Record):
@@ -154,6 +155,8 @@ class RateRow(Record):
     accuracy: Estimate
     impact_ratio: float | None  # selection rate / reference's
     impact_ratio_highest: float | None  # selection rate / the highest group's
+    difference: Estimate | None = None  # of the raw selection rates, group minus reference
+    equalised_odds: float | None = None  # larger of the differences in true- and false-positive rate to the reference
     note: str = ""
 
 
@@ -215,6 +218,7 @@ class HeadRow(Record):
     confirmation_p_adjusted: float | None
     iie_forward: Estimate  # reference images, donors of the group (confirmation split)
     iie_backward: Estimate  # group images, donors of the reference
+    null_bound: float | None = None  # 95% of permutations lie within +- this, over all heads at once (confirmation)
     placebo: Estimate  # same-group donors against the unpatched image: disruption alone
     share_of_gap: Estimate  # mediated gap / audited gap; None where the gap's interval holds 0
     percentile_in_layer: float | None  # of |confirmation| among heads of its layer, 0..100

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -27,6 +28,25 @@ def cache_folder() -> Path:
     given = os.environ.get(CACHE_VARIABLE)
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(given) if given else Path(base) / "vit-audit"
+
+
+def open_cache() -> Path:
+    """Return the cache folder, made if need be.
+
+    Raises
+    ------
+    UnfinishedError
+        If it cannot be written to.
+    """
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        what = f"the cache cannot be written ({error.strerror})"
+        raise UnfinishedError(str(folder), what, f"name another folder with {CACHE_VARIABLE}") from error
+    return folder
 
 
 def slug(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from audit.resources import resource_dir
 
 MAX_CARD_BYTES = 1_000_000
 DATA_ENV = "VIT_AUDIT_DATA"
+MISSING = "?"  # stands for a required word that a faulty card lacks
 RESERVED = ("image", "label", "subject", "split")  # columns of every table of samples
 _WRITE_ONE = "'vit-audit init PATH' writes a first card"
 
@@ -48,17 +50,55 @@ def load_card(path: Path) -> Card:
         (line, where, f"key stands twice; the first is on line {first}, keep one of them")
         for where, line, first in lines.duplicates
     ]
-    card = None
-    try:
-        card = Card.model_validate(data)
-        found = list(_disagreements(card))
-    except ValidationError as error:
-        found = faults_of(error, Card, data)
+    card, found = _validate(data)
     faults += [(lines.line(where), where, what) for where, what in found]
     if faults or card is None:
         in_order = sorted(faults, key=lambda fault: fault[0])
         raise CardError([f"{path}:{line} {spell(where)}: {what}" for line, where, what in in_order])
     return card
+
+
+def _validate(data: dict[str, Any]) -> tuple[Card | None, list[tuple[PathParts, str]]]:
+    """Return the card and every fault: of single fields, and of parts that disagree although each is right.
+
+    Faulty values are taken out, so that their defaults stand in for them while the rest is compared.
+    """
+    try:
+        card = Card.model_validate(data)
+        return card, list(_disagreements(card))
+    except ValidationError as error:
+        found = faults_of(error, Card, data)
+    rest = copy.deepcopy(data)
+    for where, _ in found:
+        _take_out(rest, where)
+    try:
+        spared = Card.model_validate(rest)
+    except ValidationError:
+        return None, found  # something that has no default
+    beside = [f for f in _disagreements(spared) if not any(_nested(f[0], where) for where, _ in found)]
+    return None, found + beside
+
+
+def _nested(a: PathParts, b: PathParts) -> bool:
+    """Tell whether one place lies within the other."""
+    return a[: len(b)] == b[: len(a)]
+
+
+def _take_out(data: Any, where: PathParts) -> None:
+    """Remove what stands at ``where``, or put a word there if it is missing, so that the rest can be read."""
+    *path, last = where or ("",)
+    for part in path:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return
+    if isinstance(data, list) and isinstance(last, int):
+        data[last] = str(data[last])
+    elif isinstance(data, dict):
+        if last in data:
+            del data[last]
+        elif last:
+            data[last] = MISSING
 
 
 def find_card(name_or_path: str | Path) -> Path:
@@ -209,8 +249,15 @@ def _disagreements(card: Card) -> Iterator[tuple[PathParts, str]]:
     """Yield what is wrong between parts that are each right: (path, message)."""
     yield from _bad_groups(card)
     yield from _bad_data(card)
+    for place, combination in enumerate(card.intersections):
+        for position, attribute in enumerate(combination):
+            if attribute not in card.groups:
+                what = f"'{attribute}' is not under groups; {did_you_mean(attribute, card.groups)}"
+                yield ("intersections", place, position), what
+    if card.training == "none" and card.model.classes is None:
+        yield ("training",), "training: none needs model.classes, the class names in the order of the outputs"
     for position, outcome in enumerate(card.audit.outcomes or []):
-        known = card.model.classes if card.training == "none" else card.data.labels
+        known = (card.model.classes if card.training == "none" else None) or card.data.labels
         if known is not None and outcome not in known:
             what = f"'{outcome}' is not a label; {did_you_mean(outcome, known)}"
             yield ("audit", "outcomes", position), what
@@ -233,6 +280,8 @@ def _bad_groups(card: Card) -> Iterator[tuple[PathParts, str]]:
 
 def _bad_data(card: Card) -> Iterator[tuple[PathParts, str]]:
     data = card.data
+    if data.reader != "synthetic" and data.path is None:
+        yield ("data",), f"reader '{data.reader}' needs 'path'; name the file or folder"
     if data.labels is not None and len(data.labels) < 2:
         yield ("data", "labels"), "fewer than two labels; a classifier needs two"
     if abs(sum(data.shares) - 1) > 1e-6:

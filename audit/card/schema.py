@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Channels = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
 Positive = Annotated[int, Field(ge=1)]
+AtLeast20 = Annotated[int, Field(ge=20)]
 
 
 class CardPart(BaseModel):
@@ -64,12 +65,6 @@ class DataSpec(CardPart):
             raise ValueError("a label stands twice; name each once")
         return labels
 
-    @model_validator(mode="after")
-    def _path_where_needed(self) -> DataSpec:
-        if self.reader != "synthetic" and self.path is None:
-            raise ValueError(f"reader '{self.reader}' needs 'path'; name the file or folder")
-        return self
-
 
 class GroupSpec(CardPart):
     """One attribute: which column, who assigned it, whom the others are compared with."""
@@ -110,6 +105,13 @@ class TrainingSpec(CardPart):
     flip: bool = True  # random horizontal flips
     balanced_seeds: Annotated[int, Field(ge=0)] = 1  # balanced reference models for Design C; 0 turns it off
 
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        if len(seeds) != len(set(seeds)):
+            raise ValueError("a seed stands twice; the same model would count twice, name each once")
+        return seeds
+
 
 class ControlsSpec(CardPart):
     """Where and how the colour and blur controls run."""
@@ -117,8 +119,8 @@ class ControlsSpec(CardPart):
     card: str = "rendered"  # rendered | cifar100 | same | a path to another card
     path: str | None = None  # overrides that card's data.path
     weights: str | None = None  # what the control models start from, where not from model.weights
-    train_images: Positive = 2000  # at most so many
-    eval_images: Positive = 300
+    train_images: AtLeast20 = 2000  # at most so many
+    eval_images: AtLeast20 = 300
     base_epochs: Positive = 4
     condition_epochs: Positive = 3
     donor_seeds: Annotated[int, Field(ge=2)] = 2  # donors of each kind; the null needs two
@@ -173,14 +175,3 @@ class Card(CardPart):
     policy: PolicySpec = PolicySpec()
     legal: dict[str, str] = {}  # answers to the legal screen, by clause id
     report: ReportSpec = ReportSpec()
-
-    @model_validator(mode="after")
-    def _names_agree(self) -> Card:
-        for combination in self.intersections:
-            for attribute in combination:
-                if attribute not in self.groups:
-                    known = ", ".join(self.groups)
-                    raise ValueError(f"intersections name '{attribute}', which is not under groups ({known})")
-        if self.training == "none" and self.model.classes is None:
-            raise ValueError("training: none needs model.classes, the class names in the order of the outputs")
-        return self

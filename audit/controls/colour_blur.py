@@ -34,7 +34,6 @@ Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 BATCH = 32
 MEASUREMENTS = 5
-JUDGING_VERSION = 4  # raise when what is measured or judged below changes: kept verdicts are then made anew
 CHOOSE_AT_MOST = 200  # images on which every head is tried, to rank them; at most half of all
 HALF = 0.5  # a joint patch must carry more than this share; a null must carry less
 RESAMPLES = 2000

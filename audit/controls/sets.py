@@ -93,8 +93,10 @@ def load_control_set(card: Card, samples: Samples, size: int, *, card_path: Path
     if spec.card == "cifar100":
         data = DataSpec(reader="cifar100", path=spec.path or "cifar100", seed=spec.seed)
     else:
-        data = load_card(find_card(spec.card)).data
-    path = resolve(spec.path or data.path or ".", card_path=card_path, data_root=data_root)
+        beside = resolve(spec.card, card_path=card_path, data_root=data_root, missing_ok=True)
+        data = load_card(beside if beside.is_file() else find_card(spec.card)).data
+    may_download = data.reader == "cifar100"
+    path = resolve(spec.path or data.path or ".", card_path=card_path, data_root=data_root, missing_ok=may_download)
     images = read_control_images(data.model_copy(update={"path": str(path.resolve())}), base=path.parent)
     frame = images.frame
     train = _take(frame[frame["split"] == "train"], spec.train_images, spec.seed)

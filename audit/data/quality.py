@@ -21,7 +21,6 @@ from audit.records import ExcludedRow
 MIN_SIDE_PX = 8
 MAX_PIXELS = 50_000_000  # a larger image is a mistake or a decompression bomb
 MAX_QUARANTINED_SHARE = 0.05
-EXAMPLES = 5
 # Formats that Pillow decodes by itself; others (EPS, for one) would start a program.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _REPAIR = "repair or remove it"
@@ -270,8 +269,7 @@ def _by_reason(bad: Sequence[tuple[str, DataError]]) -> list[ExcludedRow]:
     for key, error in bad:
         reasons.setdefault(error.what, []).append(key)
     return [
-        ExcludedRow(reason=reason, images=len(keys), examples=sorted(keys)[:EXAMPLES])
-        for reason, keys in sorted(reasons.items())
+        ExcludedRow(reason=reason, images=len(keys), examples=sorted(keys)) for reason, keys in sorted(reasons.items())
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import pandas as pd
 from PIL import Image
 
-from audit.records import AttributeInfo, ExcludedRow
+from audit.records import AttributeInfo, Contrast, ExcludedRow
 
 SPLITS = ("train", "discovery", "confirmation")
 UNKNOWN = "unknown"
@@ -81,3 +81,13 @@ class Samples:
     def of_split(self, *splits: str) -> pd.DataFrame:
         """Return the rows of the named splits, index kept."""
         return self.frame[self.frame["split"].isin(splits)]
+
+    @property
+    def contrasts(self) -> list[Contrast]:
+        """Every group of every attribute against its reference."""
+        return [
+            Contrast(name, group, info.reference)
+            for name, info in self.attributes.items()
+            for group in info.groups
+            if group != info.reference
+        ]

@@ -49,7 +49,10 @@ def describe_data(samples: Samples, card: Card) -> DataReport:
         splits={split: int((frame["split"] == split).sum()) for split in SPLITS},
         licence=card.data.licence,
         citation=card.data.citation,
-        limits=[line for info in samples.attributes.values() for line in _limits(samples, card, info)],
+        limits=[
+            *(line for info in samples.attributes.values() for line in _limits(samples, card, info)),
+            *_crossed(samples, card),
+        ],
         warnings=[*samples.warnings, *_small_cells(samples, card)],
     )
 
@@ -167,15 +170,35 @@ def _limits(samples: Samples, card: Card, info: AttributeInfo) -> Iterator[str]:
         if min(n_group, n_reference) < card.audit.min_group_size:
             yield f"{sizes}: too little data; {card.audit.min_group_size} subjects in each group are needed"
             continue
+        absent = [o for o in outcomes if not (audited["label"] == o).any()]
+        if absent:
+            yield f"{sizes}: no image labelled {', '.join(absent)} outside the training split; nothing can be estimated"
+        both = audited[audited[info.attribute].isin([group, info.reference])]
+        paired = int((both.groupby("subject")[info.attribute].nunique() > 1).sum())
+        within = f"; {paired} subjects are in both groups, so that smaller ones can show" if paired else ""
         found = {
             outcome: detectable_difference(
                 float((audited["label"] == outcome).mean()), n_group, n_reference, card.audit.alpha / family
             )
             for outcome in outcomes
+            if outcome not in absent
         }
+        if not found:
+            continue
         yield f"{sizes}: gaps this audit can detect at {POWER:.0%} power, corrected over {family} tests: " + (
-            "; ".join(f"{outcome} {_in_points(gap)}" for outcome, gap in found.items())
+            "; ".join(f"{outcome} {_in_points(gap)}" for outcome, gap in found.items()) + within
         )
+
+
+def _crossed(samples: Samples, card: Card) -> Iterator[str]:
+    """Yield a line for each intersection: how many of its groups are large enough to be compared."""
+    audited = samples.of_split("discovery", "confirmation")
+    for combination in card.intersections:
+        known = audited[(audited[combination] != UNKNOWN).all(axis=1)]
+        sizes = known.groupby(combination)["subject"].nunique()
+        cells = math.prod(len(samples.attributes[name].groups) for name in combination)
+        enough = int((sizes >= card.audit.min_group_size).sum())
+        yield f"{' x '.join(combination)}: {enough} of {cells} groups have {card.audit.min_group_size} subjects or more"
 
 
 def _in_points(gap: float | None) -> str:

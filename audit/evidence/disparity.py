@@ -9,7 +9,13 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from fairlearn.metrics import MetricFrame, false_positive_rate, selection_rate, true_positive_rate
+from fairlearn.metrics import (
+    MetricFrame,
+    equalized_odds_difference,
+    false_positive_rate,
+    selection_rate,
+    true_positive_rate,
+)
 
 from audit.data.groups import deal_groups
 from audit.evidence.stats import (
@@ -93,10 +99,26 @@ def rates_by_group(frame: pd.DataFrame, question: Question, outcomes: Sequence[s
                         **_fairlearn_values(row, metrics.by_group.loc[group]),
                         "impact_ratio": _ratio(selection[group], selection.get(question.reference)),
                         "impact_ratio_highest": _ratio(selection[group], known.max() if len(known) else None),
+                        **_raw_differences(frame, question, group, outcome),
                     }
                 )
             rows.append(row)
     return rows
+
+
+def _raw_differences(frame: pd.DataFrame, question: Question, group: str, outcome: str) -> dict[str, object]:
+    """Return the raw difference to the reference, base rates and all, and the equalised-odds difference."""
+    pair = frame[frame[question.attribute].isin([group, question.reference])]
+    is_group = (pair[question.attribute] == group).to_numpy()
+    if group in (question.reference, UNKNOWN) or is_group.all():
+        return {}
+    truth, chosen = (pair["label"] == outcome).astype(int), (pair["predicted"] == outcome).astype(int)
+    subjects = pd.factorize(pair["subject"])[0].astype(np.int64)
+    found = combine_cells(chosen.to_numpy().astype(np.float64), (~is_group).astype(np.int64), [1.0, -1.0], subjects)
+    odds = None
+    if not (pd.crosstab(is_group, truth) == 0).any(axis=None) and truth.nunique() == 2:
+        odds = float(equalized_odds_difference(truth, chosen, sensitive_features=is_group))
+    return {"difference": found.interval(), "equalised_odds": odds}
 
 
 def _metric_frame(frame: pd.DataFrame, question: Question, outcome: str) -> MetricFrame:

@@ -130,14 +130,20 @@ def unit_sums(effects: SwapEffects) -> Array:
 
 @dataclass(frozen=True)
 class PermutationResult:
-    """Two-sided p-values: ``raw`` of each test by itself, ``adjusted`` over the family by max-|T|."""
+    """Two-sided p-values: ``raw`` of each test by itself, ``adjusted`` over the family by max-|T|.
+
+    ``critical``: the value of |T| that the family's maximum stays under in all but ``alpha`` of the permutations.
+    """
 
     statistic: Array
     raw: Array
     adjusted: Array
+    critical: float
 
 
-def permute_donor_labels(families: Sequence[Array], *, permutations: int, seed: int) -> list[PermutationResult]:
+def permute_donor_labels(
+    families: Sequence[Array], *, permutations: int, seed: int, alpha: float = 0.05
+) -> list[PermutationResult]:
     """Test every head of every contrast and outcome by swapping the group labels inside donor pairs.
 
     Swapping a pair's labels turns its cross-group donor into the placebo and back, so its contribution changes
@@ -151,6 +157,8 @@ def permute_donor_labels(families: Sequence[Array], *, permutations: int, seed: 
     permutations : int
         Random swaps, beside the observed one.
     seed : int
+    alpha : float
+        Of the critical value.
 
     Returns
     -------
@@ -162,6 +170,7 @@ def permute_donor_labels(families: Sequence[Array], *, permutations: int, seed: 
     observed = [_divide(f.sum(axis=0), s) for f, s in zip(families, scales, strict=True)]
     beyond = [np.zeros(f.shape[1]) for f in families]
     beyond_max = [np.zeros(f.shape[1]) for f in families]
+    maxima: list[Array] = []
     for start in range(0, permutations, CHUNK):
         n = min(CHUNK, permutations - start)
         drawn = [
@@ -169,12 +178,14 @@ def permute_donor_labels(families: Sequence[Array], *, permutations: int, seed: 
             for f, s in zip(families, scales, strict=True)
         ]
         highest = np.max([d.max(axis=1) for d in drawn], axis=0)
+        maxima.append(highest)
         for i, d in enumerate(drawn):
             reached = np.abs(observed[i]) - 1e-12
             beyond[i] += (d >= reached).sum(axis=0)
             beyond_max[i] += (highest[:, None] >= reached).sum(axis=0)
+    critical = float(np.quantile(np.concatenate(maxima), 1 - alpha)) if maxima else 0.0
     return [
-        PermutationResult(t, (1 + b) / (permutations + 1), (1 + m) / (permutations + 1))
+        PermutationResult(t, (1 + b) / (permutations + 1), (1 + m) / (permutations + 1), critical)
         for t, b, m in zip(observed, beyond, beyond_max, strict=True)
     ]
 

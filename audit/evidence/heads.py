@@ -135,8 +135,10 @@ def localise(
     confirmed_p = _confirm(parts, repeated, found)
     family = sum(len(part.discovery.heads) for part in parts)
     rows: list[HeadRow] = []
-    for part, first in zip(parts, discovered, strict=True):
-        rows += _rows_of(part, first, found[part.key], confirmed_p, stored, seeds, settings, family=family)
+    for part, first, again in zip(parts, discovered, repeated, strict=True):
+        rows += _rows_of(
+            part, first, found[part.key], confirmed_p, stored, seeds, settings, family=family, critical=again.critical
+        )
     return rows, [_stability(part, stored, seeds) for part in parts]
 
 
@@ -146,13 +148,13 @@ def _permute(parts: Sequence[Part], split: str, settings: Settings, seed: int) -
     for i, part in enumerate(parts):
         by_contrast.setdefault(part.contrast, []).append(i)
     families = [np.hstack([unit_sums(getattr(parts[i], split)) for i in ids]) for ids in by_contrast.values()]
-    results = permute_donor_labels(families, permutations=settings.permutations, seed=seed)
+    results = permute_donor_labels(families, permutations=settings.permutations, seed=seed, alpha=settings.alpha)
     out: dict[int, PermutationResult] = {}
     for ids, result in zip(by_contrast.values(), results, strict=True):
         cuts = len(ids)
         columns = (np.split(a, cuts) for a in (result.statistic, result.raw, result.adjusted))
-        for i, three in zip(ids, zip(*columns, strict=True), strict=True):
-            out[i] = PermutationResult(*three)
+        for i, (statistic, raw, adjusted) in zip(ids, zip(*columns, strict=True), strict=True):
+            out[i] = PermutationResult(statistic, raw, adjusted, result.critical)
     return [out[i] for i in range(len(parts))]
 
 
@@ -185,8 +187,12 @@ def _rows_of(
     settings: Settings,
     *,
     family: int,
+    critical: float,
 ) -> list[HeadRow]:
-    """Make the rows of all heads of one contrast and outcome; ``family`` tests are adjusted for in discovery."""
+    """Make the rows of all heads of one contrast and outcome.
+
+    ``family`` tests are adjusted for in discovery; ``critical`` bounds |T| over them all on the confirmation split.
+    """
     measured = _estimates(part, settings)
     accuracy = _accuracy_change(part, stored, seeds[0])
     design_c = _design_c(part, stored, stored.reference, settings)
@@ -212,6 +218,7 @@ def _rows_of(
             confirmation=measured.confirmation[k],
             iie_forward=measured.iie_forward[k],
             iie_backward=measured.iie_backward[k],
+            null_bound=critical * float(spread[k]),
             placebo=measured.placebo[k],
             share_of_gap=measured.share_of_gap[k],
             discovery_p=float(first.raw[k]),

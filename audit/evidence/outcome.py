@@ -35,11 +35,11 @@ class Verdict:
 def decide(controls: ControlReport, contrasts: Sequence[ContrastRow], *, gap_above: float) -> Verdict:
     """Grade the whole audit.
 
-    INVALID if a control failed; DISPARITY FOUND if a detected gap is above policy; INCONCLUSIVE if for some group of an
-    attribute a label-standardised gap of the policy's size could not have been detected, or nothing was compared;
-    PASSED otherwise.
+    INVALID if a control of the audit failed; DISPARITY FOUND if a detected gap is above policy; INCONCLUSIVE if for
+    some group of an attribute a label-standardised gap of the policy's size could not have been detected, or nothing
+    was compared; PASSED otherwise.
     """
-    failed = [c for c in controls.controls if not c.passed]
+    failed = [c for c in controls.controls if not c.passed and c.gates == "audit"]
     if failed or not controls.valid:
         return _verdict(
             "INVALID",
@@ -110,13 +110,16 @@ def detected_gaps(contrasts: Sequence[ContrastRow]) -> set[str]:
     return {f"{c.attribute}:{c.group}-{c.reference}:{c.outcome}" for c in contrasts if c.state == "disparity"}
 
 
-def localisation(heads: Sequence[HeadRow], contrasts: Sequence[ContrastRow]) -> dict[str, str]:
+def localisation(
+    heads: Sequence[HeadRow], contrasts: Sequence[ContrastRow], unpatched: Sequence[str] = ()
+) -> dict[str, str]:
     """Return for each contrast and outcome where the gap was found: heads, "not localisable", or why it was not asked.
 
     Where no gap was detected there is nothing to localise, whatever single heads do: their effects may cancel.
+    ``unpatched`` names the questions for whose groups there were too few subjects to patch at all.
     """
     detected = detected_gaps(contrasts)
-    answer: dict[str, str] = {}
+    answer: dict[str, str] = dict.fromkeys(unpatched, "too little data")
     for row in heads:
         key = f"{row.contrast}:{row.outcome}"
         if row.verdict == "too little data":

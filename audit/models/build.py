@@ -116,6 +116,10 @@ def create_architecture(spec: ModelSpec, classes: int, *, pretrained: bool) -> V
         ) from error
     given = {k: tuple(v) for k, v in (("mean", spec.mean), ("std", spec.std)) if v is not None}
     model.pretrained_cfg = {**model.pretrained_cfg, **given}
+    side, patch = int(model.patch_embed.img_size[0]), int(model.patch_embed.patch_size[0])
+    if side % patch:
+        mend = f"take {max(1, side // patch) * patch} or {(side // patch + 1) * patch}"
+        raise ModelError("model.image_size", f"{side} is no multiple of the patch size {patch} of {spec.name}", mend)
     reason = why_not_patchable(model)
     if reason:
         raise unsupported(spec.name, reason)

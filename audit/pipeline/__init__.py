@@ -30,7 +30,7 @@ from audit.pipeline.sweeping import sweep_all, sweep_sets
 from audit.pipeline.training import AuditedModels, train_audited, training_jobs
 from audit.records import Audit, ControlReport
 from audit.report import answers, render_run
-from audit.store import cache_folder, locked, question_hash, run_folder, write_manifest, write_text
+from audit.store import locked, open_cache, question_hash, run_folder, write_manifest, write_text
 
 
 @dataclass(frozen=True)
@@ -105,16 +105,16 @@ def _measure(setting: Setting, images: ControlSet, begun: float) -> Audit:
 def _with_own(controls: ControlReport, setting: Setting, models: AuditedModels) -> tuple[ControlReport, bool]:
     """Add the identities on the audit's own model, and tell whether Design C may run."""
     own = check_own_model(setting, models)
-    reference = check_reference_models(setting, models)
+    reference = [c.model_copy(update={"gates": "Design C"}) for c in check_reference_models(setting, models)]
     failed = [c for c in reference if not c.passed]
     not_run = [*controls.not_run]
     if not reference:
         not_run.append("Design C: it needs training by this audit and training.balanced_seeds of at least 1.")
     if failed:
-        not_run += [f"Design C: {c.title.lower()}: failed ({c.setting}); its estimates are left out." for c in failed]
+        not_run.append(f"Design C: {len(failed)} of its {len(reference)} checks failed; its estimates are left out.")
     together = ControlReport(
         valid=controls.valid and all(c.passed for c in own),
-        controls=[*own, *controls.controls, *([] if failed else reference)],
+        controls=[*own, *controls.controls, *reference],
         grids=controls.grids,
         setting=controls.setting,
         not_run=not_run,
@@ -128,7 +128,7 @@ def prepare(request: Request, step: Step) -> Setting:
     torch.use_deterministic_algorithms(True)
     samples = read_samples(card, card_path=request.card_path, data_root=request.data_root)
     audited_outcomes(card, samples.labels)  # a wrong name shows before anything is trained
-    cache = cache_folder()
+    cache = open_cache()
     backbone = find_backbone(card.model, card, request, cache, step)
     of_controls = card.model.model_copy(update={"weights": card.controls.weights or card.model.weights})
     model = (

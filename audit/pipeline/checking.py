@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
-from audit.controls.colour_blur import JUDGING_VERSION, MEASUREMENTS, Channel, channels, run_channel
+import audit.controls
+import audit.models
+import audit.patching
+from audit import __version__
+from audit.controls.colour_blur import MEASUREMENTS, Channel, channels, run_channel
 from audit.controls.identities import Subject, run_identities
 from audit.controls.initialisation import Pair, run_initialisation
 from audit.controls.sets import ControlSet, load_control_set
@@ -44,29 +51,41 @@ def control_images(setting: Setting) -> ControlSet:
 def check_known_effects(setting: Setting, images: ControlSet) -> ControlReport:
     """Run the colour and blur controls with their nulls and the same-initialisation gate.
 
-    Models and measurements are kept with the trained control models, named by the hash of all that made them: another
-    audit of the same backbone on the same control images finds them there.
+    Models and measurements are kept with the trained control models, named by the hash of all that made them, the code
+    that measures included: another audit of the same backbone on the same control images finds them there.
     """
     model = setting.backbone.build(2)
     backbone = setting.control_backbone
     trained = train_controls(backbone, setting.card.controls, images, cache=setting.cache, step=setting.step)
     layers = range(prefix_blocks(model, setting.card.model.train_blocks), len(model.blocks))
     seeds = setting.card.controls.donor_seeds
-    kept = trained.folder / f"judged-{images.judging_fingerprint[:24]}-{seeds}-v{JUDGING_VERSION}.json"
+    kept = trained.folder / f"judged-{images.judging_fingerprint[:24]}-{seeds}-{instrument_hash()[:16]}.json"
     if kept.is_file():
         report = ControlReport.model_validate_json(kept.read_text(encoding="utf-8"))
     else:
         untrained = backbone.build_untrained(images.classes)
         report = _judge(setting, trained, channels(trained, images, layers, untrained=untrained))
+        report = report.model_copy(update={"setting": f"on {setting.started[:10]}, by vit-audit {__version__}"})
         write_text(kept, report.model_dump_json(indent=1))
     origin = "taken from the cache" if trained.from_cache else "trained in this run"
+    measured = report.setting
     start = setting.card.controls.weights
     whose = "this audit's backbone" if start is None else f"this architecture, from the weights '{start}'"
     words = (
         f"Images: {images.name}; {len(images.train)} for training, {len(images.evaluate)} for judging. "
-        f"Models: {len(trained.models)} of {whose}, {origin}."
+        f"Models: {len(trained.models)} of {whose}, {origin}. Colour and blur were measured {measured}."
     )
     return report.model_copy(update={"setting": words})
+
+
+@functools.cache
+def instrument_hash() -> str:
+    """SHA-256 over the source of all that measures: measurements by other code are made anew."""
+    digest = hashlib.sha256()
+    for package in (audit.controls, audit.patching, audit.models):
+        for source in sorted(Path(package.__path__[0]).glob("*.py")):
+            digest.update(source.read_bytes())
+    return digest.hexdigest()
 
 
 def _judge(setting: Setting, trained: ControlModels, tried: list[Channel]) -> ControlReport:

@@ -76,7 +76,9 @@ def judge_effects(setting: Setting, swept: Swept, pairs: pd.DataFrame | None, ha
     )
     natural = [] if pairs is None else judge_pairs(pairs, setting.contrasts, outcomes, head_settings(setting))
     heads = with_natural(heads, natural)
-    where = localisation(heads, rows)
+    asked_of_heads = {f"{h.contrast}:{h.outcome}" for h in heads}
+    every = [f"{contrast}:{outcome}" for contrast in setting.contrasts for outcome in outcomes]
+    where = localisation(heads, rows, [key for key in every if key not in asked_of_heads])
     context = Context(
         name=setting.card.name,
         model=setting.card.model.name,
@@ -164,8 +166,8 @@ def _grids(heads: Sequence[HeadRow]) -> list[HeadGrid]:
                 values=[[h.confirmation.value for h in layer] for layer in by_layer],
                 marks=[[marks.get(h.verdict, "") for h in layer] for layer in by_layer],
                 layers=layers,
-                caption="Mediated gap of each head on the confirmation split; positive: the head widens the gap "
-                "between the group and its reference.",
+                caption="Mediated gap of each head on the confirmation split. Where it has the sign of the gap, the "
+                "head widens the gap, where it has the other it narrows it.",
             )
         )
     return grids

@@ -63,12 +63,7 @@ class Setting:
     @property
     def contrasts(self) -> list[Contrast]:
         """Every group of every attribute against its reference."""
-        return [
-            Contrast(name, group, info.reference)
-            for name, info in self.samples.attributes.items()
-            for group in info.groups
-            if group != info.reference
-        ]
+        return self.samples.contrasts
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

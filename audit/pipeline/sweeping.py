@@ -95,7 +95,18 @@ def _plans(setting: Setting) -> tuple[Plans, dict[str, int]]:
             without[f"{contrast} {split}"] = plan.without_donor
             if len(plan.rows):
                 plans.append((contrast, split, plan.rows))
-    return plans, without
+    small = {str(c) for c in setting.contrasts if not _enough_subjects(setting, c)}
+    return [p for p in plans if str(p[0]) not in small], without
+
+
+def _enough_subjects(setting: Setting, contrast: Contrast) -> bool:
+    """Tell whether both groups have enough subjects in both splits for heads to be graded at all."""
+    return all(
+        setting.samples.of_split(split).groupby(contrast.attribute)["subject"].nunique().get(group, 0)
+        >= setting.card.audit.min_group_size
+        for split in AUDIT_SPLITS
+        for group in (contrast.group, contrast.reference)
+    )
 
 
 def swept_layers(setting: Setting) -> range:
@@ -105,12 +116,14 @@ def swept_layers(setting: Setting) -> range:
 
 
 def _swap(setting: Setting, models: AuditedModels, seed: int, plans: Plans) -> pd.DataFrame:
-    """Run Design A of one seed."""
+    """Run Design A of one seed: both splits for the first, whose heads are searched, confirmation for the others."""
     path = setting.run / "effects" / f"swap-seed-{seed}.parquet"
     if path.is_file():
         return pd.read_parquet(path)
     model, parts = models.by_seed[seed], []
     for contrast, split, rows in plans:
+        if split == "discovery" and seed != setting.seeds[0]:
+            continue
         table = sweep(
             model,
             setting.pixels,

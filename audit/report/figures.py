@@ -69,6 +69,7 @@ class HeadEffect:
     effect: Estimate
     placebo: Estimate
     design_c: Estimate | None
+    null_bound: float | None = None  # chance alone stays within +- this, over all heads
 
 
 @cache
@@ -126,7 +127,7 @@ def _draw_bar(axes: Axes, position: int, bar: Bar) -> None:
 
 
 def forest_picture(heads: Sequence[HeadEffect], title: str, compact: bool = False) -> Picture | None:
-    """Draw heads with their effect, the placebo and, where it ran, Design C, on one axis in points.
+    """Draw heads with their effect, the placebo, where it ran Design C, and the range of chance, in points.
 
     Parameters
     ----------
@@ -158,7 +159,7 @@ def forest_picture(heads: Sequence[HeadEffect], title: str, compact: bool = Fals
         axes.legend(
             loc="lower left",
             bbox_to_anchor=(0, 1.0),
-            ncols=3,
+            ncols=4,
             frameon=False,
             fontsize=8,
             handletextpad=0.3,
@@ -172,6 +173,8 @@ def forest_picture(heads: Sequence[HeadEffect], title: str, compact: bool = Fals
 def _draw_head(axes: Axes, position: int, head: HeadEffect, has_c: bool) -> None:
     spread = 0.24 if has_c else 0.16
     first = position == 0
+    bound = 100 * (head.null_bound or 0.0)
+    axes.barh(position, 2 * bound, left=-bound, height=0.8, color=RULE, linewidth=0, label="chance" if first else "_")
     _draw_estimate(axes, position - spread, head.effect, EFFECT, "o", "effect" if first else None)
     _draw_estimate(
         axes,
@@ -196,6 +199,8 @@ def _draw_estimate(axes: Axes, y: float, estimate: Estimate, colour: str, marker
 
 def _in_words(head: HeadEffect) -> str:
     parts = [f"effect {formats.difference(head.effect)}", f"placebo {formats.difference(head.placebo)}"]
+    if head.null_bound is not None:
+        parts.append(f"chance within ±{formats.decimal(100 * head.null_bound, 1)}")
     if head.design_c is not None:
         parts.append(f"Design C {formats.difference(head.design_c)}")
     return f"{head.name}: {', '.join(parts)} points."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from audit.records import Audit, HeadGrid
+from audit.records import Audit, Control, HeadGrid
 from audit.report import formats, view_data, view_findings, view_instrument, view_method, wording
 from audit.report.legal import NOT_ANSWERED, clause_of
 from audit.report.shapes import Badge, Cell, Column, Fact, Table, TableGroup, header_cell
@@ -211,7 +211,11 @@ def _controls_summary(audit: Audit) -> str:
 
 def _control_lines(audit: Audit) -> tuple[tuple[str, tuple[Line, ...]], ...]:
     """One line for each kind of check and setting; a failed check has a line of its own."""
-    failed = [Line(wording.FAILED_CHECK, f"{c.title} ({c.setting})") for c in audit.controls.controls if not c.passed]
+    failed = [
+        Line(wording.FAILED_CHECK, f"{c.title} ({c.setting}){_withheld(c)}")
+        for c in audit.controls.controls
+        if not c.passed
+    ]
     kinds: dict[str, dict[str, list[bool]]] = {}
     for control in audit.controls.controls:
         where = next((w for w in ("colour", "blur") if control.setting.startswith(w)), control.setting)
@@ -225,6 +229,10 @@ def _control_lines(audit: Audit) -> tuple[tuple[str, tuple[Line, ...]], ...]:
         if all(passed)
     ]
     return (("Failed", tuple(failed)),) * bool(failed) + (("Passed", tuple(whole)),) * bool(whole)
+
+
+def _withheld(control: Control) -> str:
+    return "" if control.gates == "audit" else f": {control.gates} is left out"
 
 
 def _no_findings(audit: Audit, is_invalid: bool) -> str:

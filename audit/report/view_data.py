@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from audit.records import Audit, ContrastRow, CountRow, ExcludedRow, RateRow
 from audit.report import figures, formats, wording
 from audit.report.shapes import Cell, Column, Picture, Table, TableGroup, badge_cell, header_cell, number_cell
 
 SPLITS = ("train", "discovery", "confirmation")
+
+EXAMPLES = 5
 
 
 def data_tables(audit: Audit) -> list[Table]:
@@ -47,12 +49,16 @@ def _left_out(table_id: str, caption: str, rows: Sequence[ExcludedRow]) -> Table
         (
             header_cell(row.reason),
             number_cell(formats.count(row.images)),
-            Cell(", ".join(formats.label(example) for example in row.examples) or "–"),
+            Cell(", ".join(formats.label(example) for example in row.examples[:EXAMPLES]) or "–"),
         )
         for row in rows
     )
     nothing = ((header_cell("None"), number_cell("0"), Cell("–")),)
-    columns = (Column("Reason"), Column("Images", is_number=True), Column("Examples", "at most five"))
+    columns = (
+        Column("Reason"),
+        Column("Images", is_number=True),
+        Column("Examples", f"at most {EXAMPLES}; every unreadable file: tables/excluded.csv"),
+    )
     return Table(id=table_id, caption=caption, columns=columns, rows=listed or nothing)
 
 
@@ -119,7 +125,7 @@ def _rate_group(audit: Audit, attribute: str, outcome: str, with_verdicts: bool)
     picture = group_picture(audit, attribute, outcome)
     tables = [_rate_table(key, title, rates)]
     if with_verdicts and contrasts:
-        tables.append(_contrast_table(key, title, contrasts))
+        tables.append(_contrast_table(key, title, contrasts, rates))
         tables += _range_table(audit, attribute, outcome, key, title)
     return TableGroup(id=f"rates-{key}", title=title, tables=tuple(tables), pictures=(picture,) if picture else ())
 
@@ -178,7 +184,7 @@ def _rate_row(row: RateRow) -> tuple[Cell, ...]:
     )
 
 
-def _contrast_table(key: str, title: str, contrasts: Sequence[ContrastRow]) -> Table:
+def _contrast_table(key: str, title: str, contrasts: Sequence[ContrastRow], rates: Sequence[RateRow]) -> Table:
     sizes = sorted({row.family_size for row in contrasts})
     return Table(
         id=f"contrasts-{key}",
@@ -194,7 +200,10 @@ def _contrast_table(key: str, title: str, contrasts: Sequence[ContrastRow]) -> T
             Column("Detectable", "points, 80% power", True),
             Column("By seed", "points", True),
         ),
-        rows=tuple(_contrast_row(row) for row in contrasts),
+        rows=(
+            *map(_contrast_row, contrasts),
+            *(r for row in rates for r in _described_rows(row, contrasts[0].reference)),
+        ),
         note=f"{formats.level_note(row.estimate for row in contrasts)} Adjusted over a family of "
         f"{', '.join(map(formats.count, sizes))} tests.",
         kind="dense",
@@ -217,6 +226,26 @@ def _contrast_row(row: ContrastRow) -> tuple[Cell, ...]:
         number_cell(formats.points(row.smallest_detectable, signed=False)),
         _seeds_cell(row),
     )
+
+
+def _described_rows(row: RateRow, reference: str) -> Iterator[tuple[Cell, ...]]:
+    """Yield what is told of a group beside the tested gaps: raw difference and equalised odds."""
+    if row.difference is None:
+        return
+    names = header_cell(f"{formats.label(row.group)} − {formats.label(reference)}")
+    told = [
+        ("Raw difference", wording.RAW_DIFFERENCE, row.difference.value, formats.interval_of(row.difference)),
+        ("Equalised odds", wording.EQUALISED_ODDS, row.equalised_odds, ""),
+    ]
+    nothing = (number_cell("–"),) * 5
+    for name, meaning, value, interval in told:
+        yield (
+            names,
+            Cell(name, note=meaning),
+            Cell("not tested"),
+            number_cell(formats.points(value), interval),
+            *nothing,
+        )
 
 
 def _equivalence(row: ContrastRow) -> str:

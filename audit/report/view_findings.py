@@ -183,7 +183,9 @@ def _picture(audit: Audit, finding: Finding, compact: bool) -> Picture | None:
 
 def _forest(rows: Sequence[HeadRow], title: str, compact: bool = False) -> Picture | None:
     heads = [
-        figures.HeadEffect(row.name, wording.VERDICTS[row.verdict].symbol, _headline(row), row.placebo, row.design_c)
+        figures.HeadEffect(
+            row.name, wording.VERDICTS[row.verdict].symbol, _headline(row), row.placebo, row.design_c, row.null_bound
+        )
         for row in rows
     ]
     return figures.forest_picture(heads, title, compact)

@@ -74,7 +74,7 @@ def failed_controls(audit: Audit) -> list[tuple[str, str, str, str]]:
             control.mend,
         )
         for control in audit.controls.controls
-        if not control.passed
+        if not control.passed and control.gates == "audit"
     ]
 
 

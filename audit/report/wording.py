@@ -110,6 +110,8 @@ TOGETHER = (
     "What single heads carry does not add up. Where heads patched together do less than the sum, they carry the same "
     "thing twice; where they do more, one makes up for the other while only one is patched."
 )
+RAW_DIFFERENCE = "of the selection rates as they are; what the labels differ by is part of it"
+EQUALISED_ODDS = "the larger of the differences in true- and in false-positive rate, without sign"
 RANGE = (
     "With several groups the widest difference is above zero even where all groups are alike, the more so the smaller "
     "they are. “By chance” is its mean when group labels are dealt out at random; “corrected” is what is left."

@@ -68,7 +68,7 @@ ONE_FAULT = {
     ),
     "unknown key in a list": (
         GOOD.replace(
-            "  labels:", "  plant:\n    - {attribute: gender, group: a, label: b, keep: 0, kep: 1}\n  labels:"
+            "  labels:", "  plant:\n    - {attribute: gender, group: a, label: neutral, keep: 0, kep: 1}\n  labels:"
         ),
         "dataset.yaml:5 data.plant[0].kep: unknown key 'kep'; did you mean 'keep'?",
     ),
@@ -118,7 +118,7 @@ ONE_FAULT = {
     ),
     "part between parts": (
         GOOD + "intersections: [[gender, race]]\n",
-        "dataset.yaml:8 intersections: intersections name 'race', which is not under groups (gender)",
+        "dataset.yaml:8 intersections[0][1]: 'race' is not under groups; choose from gender",
     ),
     "training none needs classes": (
         GOOD + "training: none\n",
@@ -185,6 +185,26 @@ ONE_FAULT = {
 @pytest.mark.parametrize(("text", "expected"), ONE_FAULT.values(), ids=ONE_FAULT.keys())
 def test_each_fault_is_exactly_one_line(tmp_path: Path, text: str | bytes, expected: str) -> None:
     assert faults(tmp_path, text) == [expected]
+
+
+def test_faults_of_single_fields_hide_none_between_parts(tmp_path: Path) -> None:
+    text = (
+        GOOD
+        + "  x y: {colum: a}\nmatch_on: [label]\naudit: {alpha: 2, outcomes: [joy]}\nintersections: [[gender, race]]\n"
+    )
+    text += "training: none\nmodel: {image_size: -1}\n"
+    found = "\n".join(faults(tmp_path, text))
+    for place in (
+        "colum",
+        "column",
+        "match_on[0]",
+        "audit.alpha",
+        "audit.outcomes[0]",
+        "intersections[0][1]",
+        "training",
+    ):
+        assert place in found
+    assert "model.image_size" in found
 
 
 def test_all_faults_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
