@@ -13,7 +13,7 @@ PANGO := libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0 fonts-dejavu-core
 CODE := audit tests
 DISPARITY_FOUND := 1
 
-.PHONY: help demo test check format clean setup pango
+.PHONY: help demo test check lowest format clean setup pango
 
 help: ## show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,12 +34,21 @@ check: setup ## format, lint, types, import layers, tests
 	@$(BIN)/lint-imports
 	@$(MAKE) --no-print-directory test
 
+lowest: pango ## run all tests with the oldest versions that pyproject.toml allows
+	@$(PYTHON) -m venv .venv-lowest
+	@$(PYTHON) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		print("\n".join(p["dependencies"] + p["optional-dependencies"]["dev"]).replace(">=", "=="))' \
+		>.venv-lowest/constraints.txt
+	@.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint .venv-lowest/constraints.txt --editable '.[dev]'
+	@.venv-lowest/bin/python -m pytest
+
 format: setup ## format the code and mend what the linter can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 clean: ## remove the environment and all caches; reports stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-lowest .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup: pango $(STAMP) ## install what is missing; the other targets do this by themselves

@@ -9,7 +9,7 @@ may carry the tone; or its answer as a whole is told not to depend on the tone, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch.nn import functional as F
 
 from audit.card.schema import ModelSpec
@@ -32,6 +32,7 @@ from audit.models.rendered_base import rendered_base
 
 Kind = Literal["one head", "two heads", "balanced", "random labels", "unused", "base rates"]
 Head = tuple[int, int]  # layer, head
+State = Mapping[str, torch.Tensor]
 
 PLANTED: tuple[Kind, ...] = ("one head", "two heads")
 NULLS: tuple[Kind, ...] = ("balanced", "random labels", "unused", "base rates")
@@ -48,7 +49,9 @@ HEADS = 4
 TWIN = {"lighter": "darker", "darker": "lighter"}
 SLOPE = 8.0  # log-odds of "smiling" per unit of expression intensity
 POOL_SEED = 2_000_003  # of the faces to train on; audits use other seeds
-STEPS = 400
+START_SEED = 2_000_029  # of the start in which no head carries the tone
+START_STEPS = 500
+STEPS = 120
 BATCH = 64
 LEARNING_RATE = 1e-3
 CHANGE_WEIGHT = 0.2  # of the squared errors of changes of the log-odds
@@ -169,27 +172,52 @@ def run_tail(
     Returns
     -------
     tuple of torch.Tensor and list of torch.Tensor
-        Logits (B, classes), and z of each layer as it was written.
+        Logits (B, classes), and z of each layer as it was written; in the last layer that of the class token alone,
+        which is all that the classifier reads.
     """
     written = []
     for i, layer in enumerate(LAYERS):
         block = model.blocks[layer]
-        attention = block.attn
-        qkv = attention.qkv(block.norm1(stream)).unflatten(-1, (3, attention.num_heads, attention.head_dim))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        z = F.scaled_dot_product_attention(q, k, v)
+        rows = 1 if layer == LAYERS[-1] else stream.shape[1]
+        z = attend(block, stream, rows)
         if given is not None and taken is not None:
             z = torch.where(taken[:, i, :, None, None], given[i], z)
         written.append(z)
-        stream = stream + block.ls1(attention.proj(z.transpose(1, 2).flatten(2)))
-        stream = stream + block.ls2(block.mlp(block.norm2(stream)))
+        stream = after_attention(block, stream[:, :rows] + block.ls1(block.attn.proj(z.transpose(1, 2).flatten(2))))
     return classify(model, stream), written
 
 
-def train(base: Backbone, pool: Pool, plan: Plan, *, steps: int = STEPS) -> VisionTransformer:
-    """Make one model."""
+def attend(block: Block, stream: torch.Tensor, rows: int) -> torch.Tensor:
+    """Return z (B, heads, rows, head width) of the first ``rows`` tokens."""
+    normed, width = block.norm1(stream), stream.shape[-1]
+    weight, bias = block.attn.qkv.weight, block.attn.qkv.bias
+    heads = (block.attn.num_heads, block.attn.head_dim)
+    q = F.linear(normed[:, :rows], weight[:width], bias[:width]).unflatten(-1, heads).transpose(1, 2)
+    k, v = F.linear(normed, weight[width:], bias[width:]).unflatten(-1, (2, *heads)).permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def after_attention(block: Block, stream: torch.Tensor) -> torch.Tensor:
+    """Run the second half of a block."""
+    out: torch.Tensor = stream + block.ls2(block.mlp(block.norm2(stream)))
+    return out
+
+
+def make_start(base: Backbone, pool: Pool, *, steps: int = START_STEPS) -> State:
+    """Fine-tune the base until no head carries the tone: where all models but the balanced ones are trained from."""
+    nothing = Plan("unused", 0, 0.0, (), START_SEED)
+    state: State = train(base, pool, nothing, steps=steps).state_dict()
+    return state
+
+
+def train(
+    base: Backbone, pool: Pool, plan: Plan, *, start: State | None = None, steps: int = STEPS
+) -> VisionTransformer:
+    """Make one model, from the base or, where given, from ``start``."""
     rng = np.random.default_rng(plan.seed)
     model = base.build(2, seed=plan.seed % 2**31)
+    if start is not None:
+        model.load_state_dict(start)
     for part in (*model.blocks[LAYERS.start :], model.norm, model.head):
         part.requires_grad_(True)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -248,8 +276,11 @@ def _cross_entropy(log_odds: torch.Tensor, target: torch.Tensor) -> torch.Tensor
     return F.binary_cross_entropy_with_logits(log_odds, target.sigmoid())
 
 
-def make_model(base: Backbone, pool: Pool, plan: Plan, path: Path, *, steps: int = STEPS) -> VisionTransformer:
-    """Train a model and store its weights, or load what is stored."""
+def make_model(
+    base: Backbone, pool: Pool, plan: Plan, path: Path, *, start: State, steps: int = STEPS
+) -> VisionTransformer:
+    """Train a model and store its weights, or load what is stored. In balanced models the heads are free."""
     if not path.is_file():
-        save_weights(train(base, pool, plan, steps=steps).state_dict(), path)
+        begun = None if plan.kind == "balanced" else start
+        save_weights(train(base, pool, plan, start=begun, steps=steps).state_dict(), path)
     return Backbone(SPEC.model_copy(update={"weights": str(path)}), path).build_as_is(2)

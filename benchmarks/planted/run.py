@@ -54,11 +54,12 @@ class Size:
     crowd: int
     permutations: int
     bootstrap: int
+    start_steps: int
     steps: int
 
 
-FULL = Size(8, 25, 4000, 1200, 50_000, 5000, 2000, models.STEPS)
-QUICK = Size(1, 1, 600, 480, 1000, 500, 500, 150)
+FULL = Size(8, 25, 4000, 1200, 20_000, 5000, 2000, models.START_STEPS, models.STEPS)
+QUICK = Size(1, 1, 600, 480, 1000, 500, 500, 100, 40)
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,9 @@ def measure(job: Job) -> dict[str, Any]:
     torch.set_num_threads(1)
     base = models.backbone(cache_folder())
     weights = work / "weights" / f"{plan.name}.safetensors"
-    model = models.make_model(base, _pool(base, work, size), plan, weights, steps=size.steps)
+    pool = _pool(base, work, size)
+    start = _start(base, pool, work, size)
+    model = models.make_model(base, pool, plan, weights, start=start, steps=size.steps)
     record, card_path = audit(plan, weights, work, size)
     heads = record["heads"]
     where = record["localisation"].get(CONTRAST, "")
@@ -172,19 +175,18 @@ def _coverage(
     """Compare intervals with the truth: the gap, and the mediated gap of the planted heads and of one other."""
     if plan.kind == "random labels":
         return {"covered": [], "gap_covered": gap["estimate"]["low"] <= 0.0 <= gap["estimate"]["high"], "true_gap": 0.0}
-    crowd = _crowd(base, work, size)
-    rate, mean = truth.true_gap(model, crowd)
     others = sorted({(h["layer"], h["head"]) for h in heads} - set(plan.heads))
     other = others[int(np.random.default_rng(plan.seed).integers(len(others)))]
     asked = [*plan.heads, other]
-    true = truth.true_mediated(model, crowd, asked)
+    true = truth.measure(model, _crowd(base, work, size), asked)
     found = {(h["layer"], h["head"]): h["confirmation"] for h in heads}
     return {
-        "true_gap": rate,
-        "true_gap_of_mean_probability": mean,
-        "true_mediated": {f"L{layer}H{head}": v for (layer, head), v in true.items()},
-        "covered": [found[h]["low"] <= true[h] <= found[h]["high"] for h in asked],
-        "gap_covered": gap["estimate"]["low"] <= rate <= gap["estimate"]["high"],
+        "true_gap": true.rate,
+        "true_gap_of_mean_probability": true.mean,
+        "true_mediated": {f"L{layer}H{head}": v for (layer, head), v in true.mediated.items()},
+        "error_of_true_mediated": {f"L{layer}H{head}": v for (layer, head), v in true.error.items()},
+        "covered": [found[h]["low"] <= true.mediated[h] <= found[h]["high"] for h in asked],
+        "gap_covered": gap["estimate"]["low"] <= true.rate <= gap["estimate"]["high"],
     }
 
 
@@ -193,6 +195,14 @@ def _pool(base: Backbone, work: Path, size: Size) -> models.Pool:
     if not path.is_file():
         _save(asdict(models.make_pool(base, size.pool)), path)
     return models.Pool(**torch.load(path, weights_only=True, mmap=True))
+
+
+def _start(base: Backbone, pool: models.Pool, work: Path, size: Size) -> models.State:
+    path = work / f"start-{size.start_steps}.pt"
+    if not path.is_file():
+        _save(dict(models.make_start(base, pool, steps=size.start_steps)), path)
+    state: models.State = torch.load(path, weights_only=True)
+    return state
 
 
 def _crowd(base: Backbone, work: Path, size: Size) -> truth.Crowd:

@@ -10,12 +10,16 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from timm.models.vision_transformer import VisionTransformer
+from torch.nn import functional as F
 
 from audit.data.synthetic import sample_faces
-from benchmarks.planted.models import LAYERS, Head, features, run_tail
+from audit.models.predict import classify
+from benchmarks.planted.models import LAYERS, Head, after_attention, attend, features
 
 TRUTH_SEED = 3_000_017
-BATCH = 512
+BATCH = 256
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -40,41 +44,104 @@ def _columns(faces: pd.DataFrame) -> tuple[npt.NDArray[np.bool_], ...]:
     return tuple((faces[column] == value).to_numpy() for column, value in asked)
 
 
+@dataclass(frozen=True)
+class Truth:
+    """What is true of a model, darker minus lighter, labels at equal shares.
+
+    Parameters
+    ----------
+    rate, mean : float
+        The gap in the rate of "smiling", and in its mean probability.
+    mediated : dict of head to float
+        As Design A defines it, donors matched on label and hair length.
+    error : dict of head to float
+        Standard error of ``mediated``, from the finite crowd.
+    """
+
+    rate: float
+    mean: float
+    mediated: dict[Head, float]
+    error: dict[Head, float]
+
+
 @torch.inference_mode()
-def true_gap(model: VisionTransformer, crowd: Crowd) -> tuple[float, float]:
-    """Return the label-standardised gap, darker minus lighter, in the rate of "smiling" and in its mean probability."""
-    parts = [run_tail(model, s.float())[0].double().softmax(-1)[:, 1] for s in crowd.stream.split(BATCH)]
-    p = torch.cat(parts).numpy()
+def measure(model: VisionTransformer, crowd: Crowd, heads: Sequence[Head], *, seed: int = 0) -> Truth:
+    """Measure gaps, and the mediated gaps of some heads.
+
+    Every face receives from one of the other group and from one of its own, drawn at random.
+    """
+    p, streams, z = _run(model, crowd, heads)
+    rng = np.random.default_rng(seed)
+    donors = {sign: torch.from_numpy(_donors(crowd, rng, other=sign > 0)) for sign in (1, -1)}
+    mediated, error = {}, {}
+    for head in heads:
+        change = sum(sign * _patched(model, streams[head[0]], z[head], of, head) for sign, of in donors.items())
+        assert isinstance(change, np.ndarray)
+        # half the difference between what the reference gains and what the group gains
+        mediated[head] = -_standardised(change, crowd.darker, crowd.smiling) / 2
+        error[head] = _error(change, crowd.darker, crowd.smiling) / 2
     rate, mean = (_standardised(v, crowd.darker, crowd.smiling) for v in ((p > 0.5).astype(np.float64), p))
-    return rate, mean
+    return Truth(rate, mean, mediated, error)
 
 
-def _standardised(values: npt.NDArray[np.float64], side: npt.NDArray[np.bool_], label: npt.NDArray[np.bool_]) -> float:
+def _run(
+    model: VisionTransformer, crowd: Crowd, heads: Sequence[Head]
+) -> tuple[Floats, dict[int, torch.Tensor], dict[Head, torch.Tensor]]:
+    """Return p of every face; the residual stream after the attention of the heads' layers; and the heads' z."""
+    p: list[torch.Tensor] = []
+    streams: dict[int, list[torch.Tensor]] = {layer: [] for layer, _ in heads}
+    z: dict[Head, list[torch.Tensor]] = {head: [] for head in heads}
+    for part in crowd.stream.split(BATCH):
+        stream = part.float()
+        for layer in LAYERS:
+            block, rows = model.blocks[layer], _rows(stream, layer)
+            mixed = attend(block, stream, rows)
+            stream = stream[:, :rows] + block.ls1(block.attn.proj(mixed.transpose(1, 2).flatten(2)))
+            if layer in streams:
+                streams[layer].append(stream.half())
+            for head in heads:
+                if head[0] == layer:
+                    z[head].append(mixed[:, head[1]])
+            stream = after_attention(block, stream)
+        p.append(classify(model, stream).double().softmax(-1)[:, 1])
+    joined = {layer: torch.cat(parts) for layer, parts in streams.items()}
+    return torch.cat(p).numpy(), joined, {head: torch.cat(parts) for head, parts in z.items()}
+
+
+def _patched(
+    model: VisionTransformer, stream: torch.Tensor, z: torch.Tensor, donors: torch.Tensor, head: Head
+) -> Floats:
+    """Return p of every face whose head ``head`` writes what it writes for the face's donor."""
+    layer, number = head
+    block = model.blocks[layer]
+    width = block.attn.head_dim
+    columns = block.attn.proj.weight[:, number * width : (number + 1) * width]
+    p: list[torch.Tensor] = []
+    for rows in torch.arange(len(z)).split(BATCH):
+        change = block.ls1(F.linear(z[donors[rows]] - z[rows], columns))
+        own = after_attention(block, stream[rows].float() + change)
+        for later in range(layer + 1, LAYERS.stop):
+            after, read = model.blocks[later], _rows(own, later)
+            mixed = attend(after, own, read)
+            own = after_attention(after, own[:, :read] + after.ls1(after.attn.proj(mixed.transpose(1, 2).flatten(2))))
+        p.append(classify(model, own).double().softmax(-1)[:, 1])
+    return torch.cat(p).numpy()
+
+
+def _rows(stream: torch.Tensor, layer: int) -> int:
+    """Return how many tokens of a layer the classifier can still see."""
+    return 1 if layer == LAYERS[-1] else stream.shape[1]
+
+
+def _standardised(values: Floats, side: npt.NDArray[np.bool_], label: npt.NDArray[np.bool_]) -> float:
     cells = [values[(label == y) & side].mean() - values[(label == y) & ~side].mean() for y in (False, True)]
     return float(np.mean(cells))
 
 
-@torch.inference_mode()
-def true_mediated(model: VisionTransformer, crowd: Crowd, heads: Sequence[Head], *, seed: int = 0) -> dict[Head, float]:
-    """Return the mediated gap of heads as Design A defines it, donors matched on label and hair length.
-
-    Every face receives from one of the other group and from one of its own, drawn at random.
-    """
-    rng = np.random.default_rng(seed)
-    cross, placebo = (_donors(crowd, rng, other=other) for other in (True, False))
-    sums = {head: np.zeros(len(crowd.darker)) for head in heads}
-    for start in range(0, len(crowd.darker), BATCH):
-        rows = np.arange(start, min(start + BATCH, len(crowd.darker)))
-        own = crowd.stream[rows].float()
-        for donors, sign in ((cross, 1.0), (placebo, -1.0)):
-            _, given = run_tail(model, crowd.stream[donors[rows]].float())
-            for layer, head in heads:
-                taken = torch.zeros(len(rows), len(LAYERS), given[0].shape[1], dtype=torch.bool)
-                taken[:, layer - LAYERS.start, head] = True
-                p = run_tail(model, own, given, taken)[0].double().softmax(-1)[:, 1].numpy()
-                sums[(layer, head)][rows] += sign * p
-    # half the difference between what the reference gains and what the group gains
-    return {head: -_standardised(d, crowd.darker, crowd.smiling) / 2 for head, d in sums.items()}
+def _error(values: Floats, side: npt.NDArray[np.bool_], label: npt.NDArray[np.bool_]) -> float:
+    """Standard error of the standardised difference, faces independent of each other."""
+    parts = [values[(label == y) & s] for y in (False, True) for s in (side, ~side)]
+    return float(np.sqrt(sum(part.var(ddof=1) / len(part) for part in parts)) / 2)
 
 
 def _donors(crowd: Crowd, rng: np.random.Generator, *, other: bool) -> npt.NDArray[np.int64]:

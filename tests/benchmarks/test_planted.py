@@ -42,7 +42,7 @@ def test_the_tail_is_the_model() -> None:
     pixels = noise_pixels(4, size=64)
     logits, written = models.run_tail(model, stream_of(model))
     torch.testing.assert_close(logits, model(models_input(model, pixels)), atol=1e-4, rtol=1e-4)
-    assert [tuple(z.shape) for z in written] == [(4, models.HEADS, 17, 32)] * len(models.LAYERS)
+    assert [tuple(z.shape) for z in written] == [(4, models.HEADS, n, 32) for n in (17, 17, 1)]
 
 
 def models_input(model: models.VisionTransformer, pixels: np.ndarray) -> torch.Tensor:
@@ -79,6 +79,33 @@ def test_donors_agree_in_label_and_hair_and_differ_in_group_where_they_should() 
         assert (crowd.long_hair[donors] == crowd.long_hair).all()
         assert ((crowd.darker[donors] != crowd.darker) == other).all()
         assert (donors != np.arange(400)).all()
+
+
+def test_truth_is_that_of_plain_swaps() -> None:
+    model, n, rng = tiny_base(), 64, np.random.default_rng(0)
+    columns = [np.arange(n) // k % 2 == 0 for k in (1, 2, 4)]
+    crowd = truth.Crowd(stream_of(model, n).half(), *columns)
+    heads = [(1, 2), (2, 0), (3, 1)]
+    found = truth.measure(model, crowd, heads, seed=3)
+    rng = np.random.default_rng(3)
+    stream = crowd.stream.float()
+    with torch.inference_mode():
+        logits, written = models.run_tail(model, stream)
+        change = {head: np.zeros(n) for head in heads}
+        for sign in (1, -1):
+            donors = torch.from_numpy(truth._donors(crowd, rng, other=sign > 0))
+            for layer, head in heads:
+                taken = torch.zeros(n, len(models.LAYERS), models.HEADS, dtype=torch.bool)
+                taken[:, layer - models.LAYERS.start, head] = True
+                patched = models.run_tail(model, stream, [z[donors] for z in written], taken)[0]
+                change[(layer, head)] += sign * patched.double().softmax(-1)[:, 1].numpy()
+    gap = truth._standardised(logits.double().softmax(-1)[:, 1].numpy(), crowd.darker, crowd.smiling)
+    assert found.mean == pytest.approx(gap, abs=1e-3)
+    for head in heads:
+        by_hand = -truth._standardised(change[head], crowd.darker, crowd.smiling) / 2
+        assert found.mediated[head] == pytest.approx(by_hand, abs=1e-3)
+        assert abs(by_hand) > 0
+        assert 0 < found.error[head] < 0.5
 
 
 def test_ranking_by_hand() -> None:

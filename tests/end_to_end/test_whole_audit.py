@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
@@ -15,11 +16,15 @@ from typing import Any
 import jsonschema
 import pandas as pd
 import pytest
+import torch
 import yaml
+from click.testing import Result
 from safetensors.torch import load_file
 
 from audit.controls.training import ControlModels, train_controls
 from audit.errors import UnfinishedError
+from audit.models.checkpoint import started_from
+from audit.patching.sites import head_writes
 from tests.end_to_end.conftest import TABLE, TONE, Invoke, Run, write_card
 
 pytestmark = pytest.mark.end_to_end
@@ -219,9 +224,22 @@ def with_stranger(trained: ControlModels) -> ControlModels:
     return replace(trained, models=models)
 
 
+def with_independent_donor(trained: ControlModels) -> ControlModels:
+    """Let a clean model have been trained from weights of its own."""
+    name = "colour_clean_donor_2"
+    model = copy.deepcopy(trained.models[name])
+    lot = torch.Generator().manual_seed(5)
+    for weights in model.parameters():
+        weights.data.normal_(std=0.05, generator=lot)
+    return replace(
+        trained, models={**trained.models, name: model}, started_from={**trained.started_from, name: "elsewhere"}
+    )
+
+
 @pytest.mark.parametrize(
     ("spoil", "title"),
     [
+        (with_independent_donor, "Both models were trained from the same weights"),
         (with_null_that_knows, "carries less than half of its effect"),
         (with_stranger, "Heads of one model correspond to their namesakes in the other"),
     ],
@@ -240,10 +258,15 @@ def test_failed_control_shows_no_finding(
 
     monkeypatch.setattr("audit.pipeline.checking.train_controls", spoiled)
     result = invoke("run", small_run.card, "--out", tmp_path / "out")
+    check_invalid(result, tmp_path / "out", title)
+
+
+def check_invalid(result: Result, out: Path, title: str) -> None:
+    """Assert that an audit ended INVALID because of the control ``title``, and says nothing about groups."""
     assert result.exit_code == 3, result.output
     assert result.stdout.startswith("outcome: INVALID\n")
     assert "largest gap" not in result.stdout
-    (folder,) = (tmp_path / "out").iterdir()
+    (folder,) = out.iterdir()
     record = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     for part in ("rates", "contrasts", "findings", "heads", "grids", "localisation", "stability"):
         assert not record[part], part
@@ -254,6 +277,55 @@ def test_failed_control_shows_no_finding(
     assert title in page
     assert "vit-audit reproduce" not in page
     assert not (folder / "effects").exists()
+
+
+def test_engine_that_takes_the_wrong_head_is_caught(
+    small_run: Run, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Colour and blur come from the cache here; the identities are run anew on every audit's own model."""
+
+    def of_its_neighbour(*args: Any, **named: Any) -> torch.Tensor:
+        return head_writes(*args, **named).roll(1, 0)
+
+    monkeypatch.setattr("audit.patching.engine.head_writes", of_its_neighbour)
+    result = invoke("run", small_run.card, "--out", tmp_path / "out")
+    check_invalid(result, tmp_path / "out", "The fast engine agrees with the slow reference")
+
+
+def test_a_stranger_in_design_c_is_shown_and_left_out(
+    small_run: Run, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def elsewhere(path: Path) -> str:
+        return "elsewhere" if path.stem == "balanced-0" else started_from(path)
+
+    monkeypatch.setattr("audit.pipeline.training.started_from", elsewhere)
+    result = invoke("run", small_run.card, "--out", tmp_path)
+    assert result.exit_code == small_run.result.exit_code, result.output
+    (folder,) = tmp_path.iterdir()
+    record = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+    failed = [c for c in record["controls"]["controls"] if not c["passed"]]
+    assert [(c["gates"], c["title"]) for c in failed] == [
+        ("Design C", "Both models were trained from the same weights")
+    ]
+    assert any(text.startswith("Design C: 1 of its 6 checks failed") for text in record["controls"]["not_run"])
+    assert all(head["design_c"] is None and head["transplant"] is None for head in record["heads"])
+    assert [h["confirmation"] for h in record["heads"]] == [h["confirmation"] for h in small_run.record["heads"]]
+    assert "Design C is left out" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_where_nothing_is_planted_the_audit_passes(invoke: Invoke, tmp_path: Path) -> None:
+    """The rates of 240 faces are coarse, so the policy is too; nothing above it may be found."""
+    rendered = {"train_images": 400, "audit_images": 240, "association": 0.0}
+    card = write_card(
+        tmp_path / "card.yaml", data={"reader": "synthetic", "rendered": rendered}, policy={"gap_above": 0.4}
+    )
+    result = invoke("run", card, "--out", tmp_path / "out", "--no-report")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("outcome: PASSED\n")
+    (folder,) = (tmp_path / "out").iterdir()
+    record = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+    assert not record["findings"]
+    assert not any(where.startswith("localised") for where in record["localisation"].values())
 
 
 def test_unfinished_run_keeps_whole_stages_and_goes_on(

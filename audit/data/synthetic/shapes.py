@@ -2,7 +2,7 @@
 
 Luma is drawn from one range for all hues, so a grey image holds no hue. All textures have a period of 4 px,
 one mean and one contrast, and fade toward the outline, so a Gaussian blur of standard deviation size/24
-leaves none of them. (Pillow's GaussianBlur does leave a trace: it stands for the Gaussian with three box
+or more leaves none of them. (Pillow's GaussianBlur does leave a trace: it stands for the Gaussian with three box
 filters, whose side lobes pass a hundredth of the waves.) Shape survives both.
 """
 
