@@ -89,6 +89,7 @@ def run(card: Path, data_root: Path | None, out: Path, *, report: bool) -> None:
     from audit.terminal import progress, summary
 
     command = "vit-audit run " + shlex.quote(card.as_posix() if not card.is_absolute() else card.name)
+    command += " --data FOLDER" if data_root is not None else ""  # where it lies here is nobody else's business
     request = Request(find_card(card), _existing(data_root), out, command, report=report)
     with progress() as step:
         audit, folder = run_audit(request, step)

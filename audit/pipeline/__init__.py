@@ -71,8 +71,7 @@ def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
         write_text(setting.run / "audit.json", audit.model_dump_json(indent=1) + "\n")
         write_text(setting.run / "log.jsonl", _log(setting))
         if request.report:
-            step("report: HTML and PDF")(0, 1)
-            render_run(setting.run)
+            render_run(setting.run, progress=step("report: HTML and PDF"))
         write_manifest(setting.run)
     return audit, setting.run
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -17,6 +18,7 @@ from audit.report.pdf import render_pdf
 from audit.report.tables import csv_tables
 from audit.report.view import build_view
 
+DOCUMENTS = 4  # figures and tables, HTML, PDF, files: steps of progress
 _MEND = "restore it from a copy, or run the audit again"
 
 
@@ -66,13 +68,15 @@ def audit_schema() -> str:
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
 
 
-def render_run(run_dir: Path) -> list[Path]:
+def render_run(run_dir: Path, *, progress: Callable[[int, int], None] | None = None) -> list[Path]:
     """Print report.html, report.pdf, audit.schema.json and tables/*.csv from a run's ``audit.json``.
 
     Parameters
     ----------
     run_dir : pathlib.Path
         A run directory.
+    progress : callable, optional
+        Called with the documents done and in all.
 
     Returns
     -------
@@ -91,16 +95,22 @@ def render_run(run_dir: Path) -> list[Path]:
     content = _read(path)
     audit = _parsed(content, path)
     digest = hashlib.sha256(content).hexdigest()
+    tell = progress or (lambda _done, _total: None)
     view = build_view(audit, digest)
+    tell(1, DOCUMENTS)
+    page = render_html(view).encode()
+    tell(2, DOCUMENTS)
     pdf = render_pdf(render_html(view, for_print=True), content, digest, audit.provenance.started)
+    tell(3, DOCUMENTS)
     files = {
-        run_dir / "report.html": render_html(view).encode(),
+        run_dir / "report.html": page,
         run_dir / "report.pdf": pdf,
         run_dir / "audit.schema.json": audit_schema().encode(),
     }
     files |= {run_dir / "tables" / name: text.encode() for name, text in csv_tables(audit).items()}
     for target, data in files.items():
         _replace(target, data)
+    tell(DOCUMENTS, DOCUMENTS)
     return list(files)
 
 
