@@ -218,6 +218,8 @@ class HeadRow(Record):
     confirmation_p_adjusted: float | None
     iie_forward: Estimate  # reference images, donors of the group (confirmation split)
     iie_backward: Estimate  # group images, donors of the reference
+    confirmation_rate: Estimate | None = None  # mediated gap in the rate of being called so, instead of mean p
+    confirmation_log_odds: Estimate | None = None  # ... and in the class log-odds (nats)
     null_bound: float | None = None  # 95% of permutations lie within +- this, over all heads at once (confirmation)
     placebo: Estimate  # same-group donors against the unpatched image: disruption alone
     share_of_gap: Estimate  # mediated gap / audited gap; None where the gap's interval holds 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from audit.evidence.stats import Array, Codes, components
 from audit.records import Estimate
 
 CHUNK = 500  # permutations at once
+Scalar = Literal["p", "m", "called"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ def lay_out(
     outcome: str,
     *,
     by: Sequence[str] = ("layer", "head"),
+    scalar: Scalar = "p",
 ) -> SwapEffects:
     """Turn stored rows of Design A into arrays.
 
@@ -99,8 +102,14 @@ def lay_out(
         Audited label.
     by : sequence of str
         Columns that say what was patched; each combination becomes one of the K columns, in sorted order.
+    scalar : "p", "m" or "called"
+        What is laid out: the probability of the outcome, its log-odds (nats), or whether it is predicted (0 or 1).
     """
-    value = f"p:{outcome}"
+    value = f"{scalar}:{outcome}"
+    if scalar == "called":
+        effects, unpatched = (
+            t.assign(**{value: (t["predicted"] == outcome).astype(np.float64)}) for t in (effects, unpatched)
+        )
     tables = {
         kind: part.pivot(index="position", columns=list(by), values=value).sort_index(axis=1)
         for kind, part in effects.groupby("donor_kind")

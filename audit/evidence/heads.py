@@ -14,6 +14,7 @@ from scipy import stats as sps
 from audit.evidence.effects import (
     Bootstrap,
     PermutationResult,
+    Scalar,
     SwapEffects,
     draw_bootstrap,
     lay_out,
@@ -26,6 +27,7 @@ from audit.evidence.effects import (
 from audit.evidence.stats import Array, components, equivalence_p, holm, over_seeds, smallest_detectable
 from audit.records import Agreement, Contrast, Design, Estimate, HeadRow, Stability, Verdict
 
+SCALES: tuple[Scalar, Scalar] = ("called", "m")  # beside the probability
 TOP = 10  # heads that two rankings are compared on
 MIN_UNITS = 30  # clusters of donor pairs; with fewer, the bootstrap interval of a mediated gap covers less than it says
 
@@ -77,12 +79,12 @@ class StoredEffects:
         splits = self.swap.drop_duplicates(["contrast", "split"]).groupby("contrast")["split"].nunique()
         return [c for c in contrasts if splits.get(str(c), 0) == 2]
 
-    def of(self, seed: int, contrast: Contrast, split: str, outcome: str) -> SwapEffects:
+    def of(self, seed: int, contrast: Contrast, split: str, outcome: str, *, scalar: Scalar = "p") -> SwapEffects:
         """Lay out Design A of one seed, contrast, split and outcome."""
         swap = self.swap
         rows = swap[(swap["seed"] == seed) & (swap["contrast"] == str(contrast)) & (swap["split"] == split)]
         own = self.unpatched[self.unpatched["seed"] == seed]
-        return lay_out(rows, own, self.frame["subject"], outcome)
+        return lay_out(rows, own, self.frame["subject"], outcome, scalar=scalar)
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,7 @@ def _rows_of(
     ``family`` tests are adjusted for in discovery; ``critical`` bounds |T| over them all on the confirmation split.
     """
     measured = _estimates(part, settings)
+    called, log_odds = (_on_scale(part, stored, seeds[0], settings, scalar) for scalar in SCALES)
     accuracy = _accuracy_change(part, stored, seeds[0])
     design_c = _design_c(part, stored, stored.reference, settings)
     transplant = _design_c(part, stored, stored.transplant, settings)
@@ -218,6 +221,8 @@ def _rows_of(
             confirmation=measured.confirmation[k],
             iie_forward=measured.iie_forward[k],
             iie_backward=measured.iie_backward[k],
+            confirmation_rate=called[k],
+            confirmation_log_odds=log_odds[k],
             null_bound=critical * float(spread[k]),
             placebo=measured.placebo[k],
             share_of_gap=measured.share_of_gap[k],
@@ -277,6 +282,13 @@ def _estimates(part: Part, settings: Settings) -> Measured:
         placebo=weighted_estimates(b.placebo - b.unpatched[:, None], (group + reference) / 2, b, boot_b),
         share_of_gap=share_of_gap(b, boot_b),
     )
+
+
+def _on_scale(part: Part, stored: StoredEffects, seed: int, settings: Settings, scalar: Scalar) -> list[Estimate]:
+    """Estimate the mediated gaps of the confirmation split on another scale, with the same resamples."""
+    effects = stored.of(seed, part.contrast, "confirmation", part.outcome, scalar=scalar)
+    bootstrap = draw_bootstrap(effects, resamples=settings.bootstrap, seed=settings.seed + 1)
+    return weighted_estimates(effects.difference, effects.mediated_weights(), effects, bootstrap)
 
 
 def _verdict(row: HeadRow, *, found: bool, alpha: float) -> Verdict:

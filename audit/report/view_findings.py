@@ -324,6 +324,7 @@ def _head_table(key: str, title: str, rows: Sequence[HeadRow]) -> Table:
             Column("Reference takes group’s", "points", True),
             Column("Group takes reference’s", "points", True),
             Column("Placebo", "points", True),
+            Column("Other scales", "rate, points; log-odds, nats", True),
             Column("Share of gap", is_number=True),
             Column("In layer", "percentile", True),
             Column("Accuracy", "points", True),
@@ -353,6 +354,7 @@ def _head_row(row: HeadRow, has_pairs: bool, has_c: bool, has_weights: bool, has
         _stacked(row.iie_forward),
         _stacked(row.iie_backward),
         _stacked(row.placebo),
+        _other_scales(row),
         number_cell(formats.rate(row.share_of_gap)),
         number_cell(formats.NOT_AVAILABLE if percentile is None else formats.decimal(percentile, 0)),
         number_cell(formats.points(row.accuracy_change, 2)),
@@ -361,6 +363,13 @@ def _head_row(row: HeadRow, has_pairs: bool, has_c: bool, has_weights: bool, has
         *seeds,
         number_cell(formats.points(row.smallest_detectable, 2, signed=False)),
     )
+
+
+def _other_scales(row: HeadRow) -> Cell:
+    if row.confirmation_rate is None or row.confirmation_log_odds is None:
+        return number_cell(formats.NOT_AVAILABLE)
+    log_odds = formats.decimal(row.confirmation_log_odds.value or 0.0, 3, signed=True)
+    return number_cell(f"{formats.points(row.confirmation_rate.value, 2)}; {log_odds}")
 
 
 def _pair_cell(row: HeadRow) -> Cell:

@@ -232,11 +232,25 @@ def rows_of(jobs: list[Job], workers: int) -> Iterator[dict[str, Any]]:
             todo.append(job)
     if not todo:
         return
-    first, *rest = todo  # the first model trains what all share: base, controls, faces
-    yield _stored(first, measure(first))
+    models.backbone(cache_folder())  # trained here, if it has never been
     with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=4) as pool:
-        for job, row in zip(rest, pool.imap(measure, rest), strict=True):
+        pool.map(_prepare, [(todo[0], what) for what in ("controls", "faces")], chunksize=1)
+        for job, row in zip(todo, pool.imap(measure, todo), strict=True):
             yield _stored(job, row)
+
+
+def _prepare(task: tuple[Job, str]) -> None:
+    """Make what all models share: the control models, by an audit of the base itself; or faces and the common start."""
+    (job, what), size = task, task[0].size
+    torch.set_num_threads(1)
+    base = models.backbone(cache_folder())
+    if what == "controls":
+        assert base.weights is not None
+        nothing = models.Plan("unused", 0, 0.0, (), job.plan.seed)
+        audit(nothing, base.weights, job.work / "prepare", QUICK)
+    else:
+        _start(base, _pool(base, job.work, size), job.work, size)
+        _crowd(base, job.work, size)
 
 
 def _stored(job: Job, row: dict[str, Any]) -> dict[str, Any]:
@@ -256,7 +270,8 @@ def main(*, quick: bool, out: Path | None, work: Path | None, seed: int, workers
     size = QUICK if quick else FULL
     here = Path(__file__).resolve().parent
     work = (work or here / "work") / f"{'quick' if quick else 'full'}-{seed}"
-    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # of the workers
+    torch.set_num_threads(1)
     jobs = [Job(p, work, size) for p in models.plans(per_dose=size.per_dose, per_null=size.per_null, seed=seed)]
     rows: list[dict[str, Any]] = []
     for row in rows_of(jobs, workers):

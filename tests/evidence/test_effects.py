@@ -139,6 +139,18 @@ def test_a_stored_table_in_any_order_gives_the_same_arrays() -> None:
     np.testing.assert_array_equal(other.cross, effects.cross)
 
 
+def test_what_is_called_counts_as_one_and_all_else_as_nothing() -> None:
+    rng = np.random.default_rng(5)
+    effects = swap_effects(rng, units=12, heads=3)
+    table, own, subjects = stored(effects, rng)
+    table, own = (t.assign(predicted=np.where(t["p:smile"] > 0.5, "smile", "frown")) for t in (table, own))
+    found = lay_out(table, own, subjects, "smile", scalar="called")
+    np.testing.assert_array_equal(found.cross, (effects.cross > 0.5).astype(float))
+    np.testing.assert_array_equal(found.placebo, (effects.placebo > 0.5).astype(float))
+    np.testing.assert_array_equal(found.unpatched, (effects.unpatched > 0.5).astype(float))
+    assert len(np.unique(found.cross)) == 2
+
+
 def test_an_image_may_be_recipient_twice() -> None:
     rng = np.random.default_rng(4)
     effects = swap_effects(rng, units=4, heads=2)

@@ -36,7 +36,8 @@ def simulated(cells: Mapping[Cell, SwapEffects]) -> StoredEffects:
                 {
                     "seed": seed, "contrast": str(contrast), "split": split, "position": np.arange(n),
                     "recipient": rows, "donor_kind": kind, "layer": layer, "head": head, "predicted": "smile",
-                    "p:smile": values[:, k], "p:frown": 1 - values[:, k], "unit": effects.unit,
+                    "p:smile": values[:, k], "p:frown": 1 - values[:, k],
+                    "m:smile": 4 * values[:, k], "m:frown": -4 * values[:, k], "unit": effects.unit,
                     "side": np.where(effects.is_group, "group", "reference"), "label": label,
                 }
             )
@@ -46,7 +47,7 @@ def simulated(cells: Mapping[Cell, SwapEffects]) -> StoredEffects:
         own.append(
             pd.DataFrame(
                 {"seed": seed, "recipient": rows, "predicted": label, "p:smile": effects.unpatched,
-                 "p:frown": 1 - effects.unpatched}
+                 "p:frown": 1 - effects.unpatched, "m:smile": 4 * effects.unpatched, "m:frown": -4 * effects.unpatched}
             )
         )  # fmt: skip
         groups = np.where(effects.is_group, contrast.group, contrast.reference)
@@ -78,6 +79,11 @@ def test_planted_head_is_confirmed_and_the_others_are_not() -> None:
     assert [r.name for r in rows] == ["L0H0", "L0H1", "L0H2", "L1H0", "L1H1", "L1H2"]
     assert [r.name for r in rows if r.verdict == "confirmed"] == ["L0H1"]
     head = rows[1]
+    assert head.confirmation_log_odds is not None
+    assert head.confirmation_rate is not None
+    for end in ("value", "low", "high"):  # the simulated log-odds are four times p, and all are called alike
+        assert getattr(head.confirmation_log_odds, end) == pytest.approx(4 * getattr(head.confirmation, end))
+        assert getattr(head.confirmation_rate, end) == 0.0
     for estimate in (head.discovery, head.confirmation):
         assert estimate.value == pytest.approx(0.1, abs=0.03)
         assert estimate.low is not None and estimate.low > 0
