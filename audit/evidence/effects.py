@@ -8,7 +8,7 @@ minus p_c with the same-group placebo; its mean over recipients of a is IIE_{a->
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,6 +39,8 @@ class SwapEffects:
         Codes of label, recipient's subject, and donor pair.
     heads : sequence of (layer, head)
         Of the K columns; empty where a column is a set of heads.
+    shares : mapping of int to float, optional
+        Common weight of each label's code, as the audited gap has them; shares among these recipients by default.
     """
 
     cross: Array
@@ -49,6 +51,7 @@ class SwapEffects:
     subject: Codes
     unit: Codes
     heads: Sequence[tuple[int, int]]
+    shares: Mapping[int, float] | None = None
 
     @property
     def difference(self) -> Array:
@@ -58,9 +61,9 @@ class SwapEffects:
     def label_weights(self) -> dict[int, float]:
         """Return the common label weights: shares of the labels seen on both sides, summing to 1."""
         both = np.intersect1d(self.label[self.is_group], self.label[~self.is_group])
-        counts = {int(y): int((self.label == y).sum()) for y in both}
-        total = sum(counts.values())
-        return {y: n / total for y, n in counts.items()}
+        shares = self.shares or {int(y): float((self.label == y).sum()) for y in both}
+        total = sum(shares[int(y)] for y in both)
+        return {int(y): shares[int(y)] / total for y in both}
 
     def side_weights(self, *, group: bool) -> Array:
         """Return weights (R,) whose product with d is the label-standardised mean over one side."""
@@ -87,6 +90,7 @@ def lay_out(
     *,
     by: Sequence[str] = ("layer", "head"),
     scalar: Scalar = "p",
+    label_shares: Mapping[str, float] | None = None,
 ) -> SwapEffects:
     """Turn stored rows of Design A into arrays.
 
@@ -104,6 +108,8 @@ def lay_out(
         Columns that say what was patched; each combination becomes one of the K columns, in sorted order.
     scalar : "p", "m" or "called"
         What is laid out: the probability of the outcome, its log-odds (nats), or whether it is predicted (0 or 1).
+    label_shares : mapping of str to float, optional
+        Common weight of each label, by name.
     """
     value = f"{scalar}:{outcome}"
     if scalar == "called":
@@ -116,16 +122,23 @@ def lay_out(
     }
     rows = effects.drop_duplicates("position").sort_values("position")
     own = unpatched.set_index("recipient")[value]
+    label, names = pd.factorize(rows["label"], sort=True)
     return SwapEffects(
         cross=tables["cross"].to_numpy(dtype=np.float64),
         placebo=tables["placebo"].to_numpy(dtype=np.float64),
         unpatched=own.loc[rows["recipient"]].to_numpy(dtype=np.float64),
         is_group=(rows["side"] == "group").to_numpy(),
-        label=pd.factorize(rows["label"], sort=True)[0].astype(np.int64),
+        label=label.astype(np.int64),
         subject=pd.factorize(subjects.loc[rows["recipient"]])[0].astype(np.int64),
         unit=rows["unit"].to_numpy(dtype=np.int64),
         heads=[(int(c[0]), int(c[1])) for c in tables["cross"].columns] if "head" in by else [],
+        shares=by_code(label_shares, names),
     )
+
+
+def by_code(label_shares: Mapping[str, float] | None, names: Iterable[str]) -> dict[int, float] | None:
+    """Turn weights by label name into weights by the label's code, its place in ``names``."""
+    return None if label_shares is None else {code: label_shares[name] for code, name in enumerate(names)}
 
 
 def unit_sums(effects: SwapEffects) -> Array:

@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats as sps
 
+from audit.data.samples import UNKNOWN
 from audit.evidence.effects import (
     Bootstrap,
     PermutationResult,
     Scalar,
     SwapEffects,
+    by_code,
     draw_bootstrap,
     lay_out,
     permute_donor_labels,
@@ -74,6 +76,12 @@ class StoredEffects:
     transplant: pd.DataFrame | None = None
     estimates: pd.DataFrame | None = None
 
+    def label_shares(self, attribute: str) -> dict[str, float]:
+        """Return the weights of the labels in the audited gap: their shares among audited images of known group."""
+        audited = self.frame.loc[self.unpatched["recipient"].unique()]
+        shares = audited.loc[audited[attribute] != UNKNOWN, "label"].value_counts(normalize=True)
+        return {str(label): float(share) for label, share in shares.items()}
+
     def patched_in_both_splits(self, contrasts: Sequence[Contrast]) -> list[Contrast]:
         """Return those of ``contrasts`` that found recipients and donors in both splits."""
         splits = self.swap.drop_duplicates(["contrast", "split"]).groupby("contrast")["split"].nunique()
@@ -84,7 +92,8 @@ class StoredEffects:
         swap = self.swap
         rows = swap[(swap["seed"] == seed) & (swap["contrast"] == str(contrast)) & (swap["split"] == split)]
         own = self.unpatched[self.unpatched["seed"] == seed]
-        return lay_out(rows, own, self.frame["subject"], outcome, scalar=scalar)
+        shares = self.label_shares(contrast.attribute)
+        return lay_out(rows, own, self.frame["subject"], outcome, scalar=scalar, label_shares=shares)
 
 
 @dataclass(frozen=True)
@@ -347,16 +356,18 @@ def _design_c(
     known = frame[attribute].isin([group, part.contrast.reference]).to_numpy()
     frame, table = frame[known], table[known]
     kinds = [k for k in table.columns.get_level_values(0).unique() if k.startswith("balanced")]
+    label, names = pd.factorize(frame["label"], sort=True)
     balanced = np.mean([table[k].to_numpy(dtype=np.float64) for k in kinds], axis=0)
     effects = SwapEffects(
         cross=table["reseed"].to_numpy(dtype=np.float64),
         placebo=balanced,
         unpatched=np.zeros(len(table)),
         is_group=(frame[attribute] == group).to_numpy(),
-        label=pd.factorize(frame["label"], sort=True)[0].astype(np.int64),
+        label=label.astype(np.int64),
         subject=pd.factorize(frame["subject"])[0].astype(np.int64),
         unit=np.arange(len(frame)),
         heads=part.confirmation.heads,
+        shares=by_code(stored.label_shares(attribute), names),
     )
     bootstrap: Bootstrap = resample_clusters(effects.subject, resamples=settings.bootstrap, seed=settings.seed + 2)
     return weighted_estimates(effects.difference, effects.gap_weights(), effects, bootstrap)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from audit.evidence.effects import SwapEffects, resample_clusters, weighted_estimates
-from audit.evidence.heads import Settings
+from audit.evidence.effects import SwapEffects, by_code, resample_clusters, weighted_estimates
+from audit.evidence.heads import Settings, StoredEffects
 from audit.evidence.stats import Array, Codes
 from audit.records import Contrast, Estimate, HeadRow, PairRow
 
@@ -31,7 +31,12 @@ class Natural:
 
 
 def judge_pairs(
-    table: pd.DataFrame, contrasts: Sequence[Contrast], outcomes: Sequence[str], settings: Settings
+    table: pd.DataFrame,
+    contrasts: Sequence[Contrast],
+    outcomes: Sequence[str],
+    settings: Settings,
+    *,
+    stored: StoredEffects | None = None,
 ) -> list[Natural]:
     """Estimate total, indirect and direct effects with intervals over subjects.
 
@@ -43,17 +48,22 @@ def judge_pairs(
     contrasts, outcomes
         The questions.
     settings : Settings
+    stored : StoredEffects, optional
+        The audit's other effects: the labels are then weighted as in the audited gap.
     """
     found = []
     for contrast in contrasts:
         part = table[table["contrast"] == str(contrast)]
         labels = part.groupby("label")["side"].nunique() if len(part) else pd.Series(dtype=int)
         if (labels == 2).any():
-            found += [_judge(part, contrast, outcome, settings) for outcome in outcomes]
+            shares = None if stored is None else stored.label_shares(contrast.attribute)
+            found += [_judge(part, contrast, outcome, settings, shares) for outcome in outcomes]
     return found
 
 
-def _judge(part: pd.DataFrame, contrast: Contrast, outcome: str, settings: Settings) -> Natural:
+def _judge(
+    part: pd.DataFrame, contrast: Contrast, outcome: str, settings: Settings, shares: Mapping[str, float] | None
+) -> Natural:
     value = f"p:{outcome}"
     about = part[part["version"] == "own"].drop_duplicates("pair").set_index("pair").sort_index()
     wide = part.pivot(index="pair", columns=["version", "layer", "head"], values=value).sort_index(axis=1)
@@ -61,16 +71,18 @@ def _judge(part: pd.DataFrame, contrast: Contrast, outcome: str, settings: Setti
     before, after = (w[(-1, -1)].to_numpy(dtype=np.float64) for w in (own, edited))
     heads: list[Head] = [(int(layer), int(head)) for layer, head in own.columns if layer >= 0]
     # Clusters are subjects: a pair is one picture twice, and all pictures of a subject stand together.
+    label, names = pd.factorize(about["label"], sort=True)
     subjects: Codes = pd.factorize(about["subject"])[0].astype(np.int64)
     effects = SwapEffects(
         cross=own[heads].to_numpy(dtype=np.float64),
         placebo=before[:, None],
         unpatched=before,
         is_group=(about["side"] == "group").to_numpy(),
-        label=pd.factorize(about["label"], sort=True)[0].astype(np.int64),
+        label=label.astype(np.int64),
         subject=subjects,
         unit=subjects,
         heads=heads,
+        shares=by_code(shares, names),
     )
     bootstrap = resample_clusters(subjects, resamples=settings.bootstrap, seed=settings.seed + 3)
     weights = effects.mediated_weights()

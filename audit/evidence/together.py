@@ -89,7 +89,8 @@ def judge_together(
         if part.empty:
             continue
         for outcome in outcomes:
-            together = lay_out(part, own, stored.frame["subject"], outcome, by=["set"])
+            shares = stored.label_shares(contrast.attribute)
+            together = lay_out(part, own, stored.frame["subject"], outcome, by=["set"], label_shares=shares)
             singly = stored.of(seed, contrast, "confirmation", outcome)
             names = sorted(part["set"].unique())
             rows += _rows(together, singly, [parse_set(n) for n in names], contrast, outcome, settings)

@@ -74,7 +74,11 @@ def judge_effects(setting: Setting, swept: Swept, pairs: pd.DataFrame | None, ha
         setting.seeds,
         head_settings(setting),
     )
-    natural = [] if pairs is None else judge_pairs(pairs, setting.contrasts, outcomes, head_settings(setting))
+    natural = (
+        []
+        if pairs is None
+        else judge_pairs(pairs, setting.contrasts, outcomes, head_settings(setting), stored=swept.effects)
+    )
     heads = with_natural(heads, natural)
     asked_of_heads = {f"{h.contrast}:{h.outcome}" for h in heads}
     every = [f"{contrast}:{outcome}" for contrast in setting.contrasts for outcome in outcomes]

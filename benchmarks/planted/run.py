@@ -8,6 +8,7 @@ Every model leaves a row in the work folder as soon as it is done; the same comm
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -40,7 +41,8 @@ from benchmarks.planted import models, rivals, summary, truth  # noqa: E402
 
 GROUP, REFERENCE = "darker", "lighter"
 CONTRAST = f"skin_tone:{GROUP}-{REFERENCE}:smiling"
-OK = (0, 1, 4)  # exit codes of an audit that came to an answer
+PUBLISHED_SEED = 7
+FINISHED = (0, 1, 3, 4)  # exit codes of an audit that came to an answer, INVALID among them
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,9 @@ class Size:
 
 FULL = Size(8, 25, 4000, 1200, 20_000, 5000, 2000, models.START_STEPS, models.STEPS)
 QUICK = Size(1, 1, 600, 480, 1000, 500, 500, 100, 40)
+
+
+ALPHA = 0.05  # of the audits, by default
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def audit(plan: models.Plan, weights: Path, work: Path, size: Size) -> tuple[dic
     card = work / "cards" / f"{plan.name}.yaml"
     write_text(card, yaml.safe_dump(card_of(plan, weights, size), sort_keys=False))
     result = CliRunner().invoke(vit_audit, ["run", str(card), "--out", str(work / "runs" / plan.name), "--no-report"])
-    if result.exit_code not in OK:
+    if result.exit_code not in FINISHED:
         raise RuntimeError(f"{plan.name}: vit-audit ended with {result.exit_code}: {result.output[-500:]}")
     (path,) = (work / "runs" / plan.name).glob("*/audit.json")
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -121,18 +126,18 @@ def measure(job: Job) -> dict[str, Any]:
     start = _start(base, pool, work, size)
     model = models.make_model(base, pool, plan, weights, start=start, steps=size.steps)
     record, card_path = audit(plan, weights, work, size)
+    if record["outcome"] == "INVALID":
+        return {**_about(plan), "outcome": "INVALID", "seconds": round(time.monotonic() - begun, 1)}
     heads = record["heads"]
     where = record["localisation"].get(CONTRAST, "")
     localised = [h["name"] for h in heads if h["verdict"] == "confirmed"] if where.startswith("localised") else []
     (gap,) = (c for c in record["contrasts"] if c["metric"] == "standardised_gap")
     scores, probe = _scores(plan, model, card_path, heads)
     row = {
-        "name": plan.name,
-        "kind": plan.kind,
-        "dose": plan.dose,
-        "null": plan.is_null,
-        "planted": [] if plan.is_null else [f"L{layer}H{head}" for layer, head in plan.heads],
+        **_about(plan),
         "localised": localised,
+        "confirmed": [h["name"] for h in heads if h["verdict"] == "confirmed"],
+        "discovered": [h["name"] for h in heads if h["discovery_p_adjusted"] <= ALPHA],
         "disparity": any(c["state"] == "disparity" for c in record["contrasts"]),
         "outcome": record["outcome"],
         "gap": gap["estimate"],
@@ -141,6 +146,12 @@ def measure(job: Job) -> dict[str, Any]:
         **_coverage(plan, model, work, base, size, heads, gap),
     }
     return {**row, "seconds": round(time.monotonic() - begun, 1)}
+
+
+def _about(plan: models.Plan) -> dict[str, Any]:
+    """Say what is known of a model before it is audited."""
+    planted = [] if plan.is_null else [f"L{layer}H{head}" for layer, head in plan.heads]
+    return {"name": plan.name, "kind": plan.kind, "dose": plan.dose, "null": plan.is_null, "planted": planted}
 
 
 def _scores(
@@ -235,8 +246,7 @@ def rows_of(jobs: list[Job], workers: int) -> Iterator[dict[str, Any]]:
     models.backbone(cache_folder())  # trained here, if it has never been
     with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=4) as pool:
         pool.map(_prepare, [(todo[0], what) for what in ("controls", "faces")], chunksize=1)
-        for job, row in zip(todo, pool.imap(measure, todo), strict=True):
-            yield _stored(job, row)
+        yield from pool.imap_unordered(_stored, todo)
 
 
 def _prepare(task: tuple[Job, str]) -> None:
@@ -253,23 +263,40 @@ def _prepare(task: tuple[Job, str]) -> None:
         _crowd(base, job.work, size)
 
 
-def _stored(job: Job, row: dict[str, Any]) -> dict[str, Any]:
+def _stored(job: Job) -> dict[str, Any]:
+    """Measure a model and store its row as soon as it is there."""
+    row = measure(job)
     write_text(job.work / "rows" / f"{job.plan.name}.json", json.dumps(row, indent=1))
     return row
 
 
+def code_hash(size: Size) -> str:
+    """SHA-256 over the code that makes the rows, and the sizes: rows of other code are not mixed in."""
+    digest = hashlib.sha256(repr((size, torch.__version__)).encode())
+    for folder in (ROOT / "audit", ROOT / "benchmarks" / "planted"):
+        for source in sorted(folder.rglob("*.py")):
+            digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
 @click.command()
 @click.option("--quick", is_flag=True, help="A few small models, in minutes; the figures mean little.")
-@click.option("--json", "out", type=click.Path(path_type=Path), help="Where results go; default: results.json here.")
+@click.option(
+    "--json",
+    "out",
+    type=click.Path(path_type=Path),
+    help="Where results go; default: results.json here for the published run, else in the work folder.",
+)
 @click.option("--work", type=click.Path(path_type=Path), help="Where models, runs and rows are kept.")
-@click.option("--seed", default=7, show_default=True, help="Of everything; the published run has 7.")
+@click.option("--seed", default=PUBLISHED_SEED, show_default=True, help="Of everything; the published run has 7.")
 @click.option("--workers", default=os.cpu_count() or 1, show_default=True, help="Models at once.")
 def main(*, quick: bool, out: Path | None, work: Path | None, seed: int, workers: int) -> None:
     """Make the models, audit them, and write the figures."""
     begun = time.monotonic()
     size = QUICK if quick else FULL
     here = Path(__file__).resolve().parent
-    work = (work or here / "work") / f"{'quick' if quick else 'full'}-{seed}"
+    made_by = code_hash(size)
+    work = (work or here / "work") / f"{'quick' if quick else 'full'}-{seed}-{made_by[:8]}"
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # of the workers
     torch.set_num_threads(1)
     jobs = [Job(p, work, size) for p in models.plans(per_dose=size.per_dose, per_null=size.per_null, seed=seed)]
@@ -279,16 +306,19 @@ def main(*, quick: bool, out: Path | None, work: Path | None, seed: int, workers
         spent = time.monotonic() - begun
         found = ", ".join(row["localised"]) or "no head"
         click.echo(f"{len(rows)}/{len(jobs)} {row['name']}: {found} ({spent / 60:.1f} min)", err=True)
-    results = summary.summarise(rows)
+    results = summary.summarise(sorted(rows, key=lambda row: str(row["name"])))
     results["made_with"] = {
         "command": " ".join(["python", "benchmarks/planted/run.py", *sys.argv[1:]]),
-        "minutes": round((time.monotonic() - begun) / 60, 1),
+        "minutes": round((time.monotonic() - begun) / 60, 1),  # of this call; rows of earlier ones were taken up
+        "minutes_of_models": round(sum(row["seconds"] for row in rows) / 60, 1),
+        "code": made_by,
         "seed": seed,
         "size": asdict(size),
         "hardware": f"{platform.machine()}, {os.cpu_count()} cores, {workers} workers",
         "versions": {"vit-audit": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
-    write_text(out or here / "results.json", json.dumps(results, indent=1) + "\n")
+    published = not quick and seed == PUBLISHED_SEED
+    write_text(out or (here if published else work) / "results.json", json.dumps(results, indent=1) + "\n")
     click.echo(summary.table(results))
 
 

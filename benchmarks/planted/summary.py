@@ -64,11 +64,14 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     Parameters
     ----------
     rows : sequence of mapping
-        One a model: ``kind``, ``dose``, ``planted`` (names of heads), ``null``, ``localised`` (names of the heads that
-        the audit confirmed where it localised a gap), ``disparity``, ``scores`` (method -> head -> number), ``probe``
+        One a model: ``kind``, ``dose``, ``planted`` (names of heads), ``null``, ``outcome``, ``localised`` (the
+        heads that the audit confirmed where it localised a gap), ``confirmed`` and ``discovered`` (gap or no gap),
+        ``disparity``, ``scores`` (method -> head -> number), ``probe``
         (largest accuracy of the linear probe), ``covered`` (was the true mediated gap inside its interval, head by
         head), ``gap_covered``.
     """
+    invalid = [str(r["name"]) for r in rows if r["outcome"] == "INVALID"]
+    rows = [r for r in rows if r["outcome"] != "INVALID"]  # these audits named nothing and measured nothing
     planted = [r for r in rows if not r["null"]]
     nulls = [r for r in rows if r["null"]]
     single = [r for r in planted if r["kind"] == "one head"]
@@ -81,9 +84,13 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
 
     methods = sorted({m for r in planted for m in r["scores"]} - {TOOL})
     return {
-        "models": {"planted": len(planted), "null": len(nulls)},
+        "models": {"planted": len(planted), "null": len(nulls), "invalid": len(invalid)},
         "false_positive_rate": share([bool(r["localised"]) for r in nulls]),
         "false_positive_rate_by_kind": _by(nulls, "kind", lambda g: share([bool(r["localised"]) for r in g])),
+        "false_positive_rate_without_a_gap_gate": {
+            "confirmed": _by(nulls, "kind", lambda g: share([bool(r["confirmed"]) for r in g])),
+            "discovered": _by(nulls, "kind", lambda g: share([bool(r["discovered"]) for r in g])),
+        },
         "disparity_in_null_models": _by(nulls, "kind", lambda g: share([r["disparity"] for r in g])),
         "power": _by(single, "dose", lambda g: share([_found_all(r) for r in g])),
         "power_two_heads": _by(
@@ -134,6 +141,8 @@ def table(results: Mapping[str, Any]) -> str:
     lines = ["| figure | estimate | 95% interval | n |", "|---|---|---|---|"]
     lines.append(_line("false positives: null models in which a head is named", results["false_positive_rate"]))
     lines += [_line(f"- {kind}", f) for kind, f in results["false_positive_rate_by_kind"].items()]
+    for step, by_kind in results["false_positive_rate_without_a_gap_gate"].items():
+        lines += [_line(f"any head {step}, gap or no gap: {kind}", f) for kind, f in by_kind.items()]
     lines += [_line(f"power, one head, dose {dose}", f) for dose, f in results["power"].items()]
     lines += [_line(f"power, both of two heads, dose {dose}", f) for dose, f in results["power_two_heads"].items()]
     lines += [_line(f"hit@1, one head, dose {dose}", f) for dose, f in results["hit_at_1_by_dose"].items()]

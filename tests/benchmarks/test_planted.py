@@ -120,13 +120,23 @@ def row(**changes: Any) -> dict[str, Any]:
     good, bad = {"L1H0": 0.9, "L1H1": 0.1, "L2H0": 0.2}, {"L1H0": 0.1, "L1H1": 0.9, "L2H0": 0.2}
     return {
         "kind": "one head", "dose": 2.0, "null": False, "planted": ["L1H0"], "localised": ["L1H0"],
+        "outcome": "DISPARITY FOUND", "confirmed": ["L1H0"], "discovered": ["L1H0"],
         "disparity": True, "scores": {summary.TOOL: good, "random": bad}, "probe": 0.9, "covered": [True, False],
         "gap_covered": True,
     } | changes  # fmt: skip
 
 
 def test_figures_by_hand() -> None:
-    quiet = {"null": True, "planted": [], "localised": [], "disparity": False, "dose": 0.0, "covered": [True]}
+    quiet = {
+        "null": True,
+        "planted": [],
+        "localised": [],
+        "confirmed": [],
+        "discovered": ["L1H1"],
+        "disparity": False,
+        "dose": 0.0,
+        "covered": [True],
+    }
     rows = [
         row(),
         row(dose=4.0, localised=["L1H0", "L2H0"]),
@@ -134,9 +144,12 @@ def test_figures_by_hand() -> None:
         row(kind="two heads", planted=["L1H0", "L2H0"], localised=["L1H0"]),
         row(kind="unused", **quiet),
         row(kind="balanced", **{**quiet, "localised": ["L1H1"], "gap_covered": None}),
+        {"name": "unused-01", "kind": "unused", "null": True, "outcome": "INVALID", "planted": [], "dose": 0.0},
     ]
     found = summary.summarise(rows)
-    assert found["models"] == {"planted": 4, "null": 2}
+    assert found["models"] == {"planted": 4, "null": 2, "invalid": 1}
+    ungated = found["false_positive_rate_without_a_gap_gate"]
+    assert [ungated[k]["unused"]["estimate"] for k in ("confirmed", "discovered")] == [0.0, 1.0]
     assert (found["false_positive_rate"]["estimate"], found["false_positive_rate"]["n"]) == (0.5, 2)
     assert found["false_positive_rate_by_kind"]["unused"]["estimate"] == 0.0
     assert {d: f["estimate"] for d, f in found["power"].items()} == {"0.5": 0.0, "2.0": 1.0, "4.0": 1.0}

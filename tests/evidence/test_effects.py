@@ -139,6 +139,20 @@ def test_a_stored_table_in_any_order_gives_the_same_arrays() -> None:
     np.testing.assert_array_equal(other.cross, effects.cross)
 
 
+def test_labels_weigh_what_the_audited_gap_gives_them_however_many_were_drawn() -> None:
+    rng = np.random.default_rng(6)
+    effects = swap_effects(rng, units=12, heads=2)
+    found = lay_out(*stored(effects, rng), "smile", label_shares={"smile": 0.9, "frown": 0.1, "stare": 0.5})
+    assert found.label_weights() == {0: pytest.approx(0.1), 1: pytest.approx(0.9)}
+    by_label = [
+        (found.unpatched[found.is_group & (found.label == y)].mean()
+         - found.unpatched[~found.is_group & (found.label == y)].mean())
+        for y in (0, 1)
+    ]  # fmt: skip
+    assert found.gap_weights() @ found.unpatched == pytest.approx(0.1 * by_label[0] + 0.9 * by_label[1])
+    assert effects.label_weights() == {0: 0.5, 1: 0.5}
+
+
 def test_what_is_called_counts_as_one_and_all_else_as_nothing() -> None:
     rng = np.random.default_rng(5)
     effects = swap_effects(rng, units=12, heads=3)
