@@ -95,7 +95,7 @@ def load_control_set(card: Card, samples: Samples, size: int, *, card_path: Path
     else:
         beside = resolve(spec.card, card_path=card_path, data_root=data_root, missing_ok=True)
         data = load_card(beside if beside.is_file() else find_card(spec.card)).data
-    may_download = data.reader == "cifar100"
+    may_download = data.reader == "cifar100" and spec.path is None  # a path that was named and is not there is a slip
     path = resolve(spec.path or data.path or ".", card_path=card_path, data_root=data_root, missing_ok=may_download)
     images = read_control_images(data.model_copy(update={"path": str(path.resolve())}), base=path.parent)
     frame = images.frame

@@ -307,18 +307,16 @@ def test_a_stranger_in_design_c_is_shown_and_left_out(
     assert [(c["gates"], c["title"]) for c in failed] == [
         ("Design C", "Both models were trained from the same weights")
     ]
-    assert any(text.startswith("Design C: 1 of its 6 checks failed") for text in record["controls"]["not_run"])
+    assert any(text.startswith("Design C: 1 of its ") for text in record["controls"]["not_run"])
     assert all(head["design_c"] is None and head["transplant"] is None for head in record["heads"])
     assert [h["confirmation"] for h in record["heads"]] == [h["confirmation"] for h in small_run.record["heads"]]
     assert "Design C is left out" in (folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_where_nothing_is_planted_the_audit_passes(invoke: Invoke, tmp_path: Path) -> None:
-    """The rates of 240 faces are coarse, so the policy is too; nothing above it may be found."""
-    rendered = {"train_images": 400, "audit_images": 240, "association": 0.0}
-    card = write_card(
-        tmp_path / "card.yaml", data={"reader": "synthetic", "rendered": rendered}, policy={"gap_above": 0.4}
-    )
+def test_groups_that_mean_nothing_pass(invoke: Invoke, tmp_path: Path) -> None:
+    """Groups dealt out at random; the rates of 240 faces are coarse, so the policy is too."""
+    dealt = {"skin_tone": {"column": "skin_tone", "reference": "lighter", "permuted": 3}}
+    card = write_card(tmp_path / "card.yaml", groups=dealt, policy={"gap_above": 0.4})
     result = invoke("run", card, "--out", tmp_path / "out", "--no-report")
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("outcome: PASSED\n")
