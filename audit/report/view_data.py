@@ -243,7 +243,7 @@ def _described_rows(row: RateRow, reference: str) -> Iterator[tuple[Cell, ...]]:
             names,
             Cell(name, note=meaning),
             Cell("not tested"),
-            number_cell(formats.points(value), interval),
+            number_cell(formats.points(value, signed=name != "Equalised odds"), interval),
             *nothing,
         )
 
