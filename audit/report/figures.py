@@ -148,7 +148,7 @@ def forest_picture(heads: Sequence[HeadEffect], title: str, compact: bool = Fals
         return None
     has_c = any(head.design_c is not None for head in drawn)
     with mpl.rc_context(_SETTINGS):
-        figure, axes = _axes(3.5 if compact else 6.6, 0.92 + 0.36 * len(drawn))
+        figure, axes = _axes(3.5 if compact else 6.6, (1.12 if compact else 0.92) + 0.36 * len(drawn))
         axes.axvline(0, color=MUTED, linewidth=1)
         for position, head in enumerate(drawn):
             _draw_head(axes, position, head, has_c)
@@ -159,7 +159,7 @@ def forest_picture(heads: Sequence[HeadEffect], title: str, compact: bool = Fals
         axes.legend(
             loc="lower left",
             bbox_to_anchor=(0, 1.0),
-            ncols=4,
+            ncols=2 if compact else 4,  # a small picture has no room for four names in a row
             frameon=False,
             fontsize=8,
             handletextpad=0.3,
