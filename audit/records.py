@@ -60,7 +60,7 @@ class Control(Record):
     relation: Literal["==", "<=", "<", ">=", ">"]
     threshold: float
     passed: bool
-    gates: Literal["audit", "Design C"] = "audit"  # what is withheld if it fails
+    gates: Literal["audit", "Design B", "Design C"] = "audit"  # what is withheld if it fails
     n: int | None = None  # images behind the number
     meaning: str  # one sentence: what passing shows, or what failing means
     mend: str  # what to do if it failed
@@ -233,7 +233,7 @@ class HeadRow(Record):
     by_seed: list[float]
     over_seeds: Estimate | None = None  # mean and interval with the seed as the unit, from six seeds on
     p_over_seeds: float | None = None
-    equivalence_margin: float | None = None  # the policy's share of the audited gap
+    equivalence_margin: float | None = None  # the policy's head_share_above times its gap_above
     equivalence_p: float | None = None  # two one-sided tests on the confirmation split
     within_margin: bool | None = None  # the effect is shown to be below the margin, at the audit's alpha
     n_group: int = 0  # images that were patched, confirmation split
@@ -250,7 +250,6 @@ class PairRow(Record):
     pairs: int
     subjects: int
     total: Estimate  # from the reference's version to the group's, label-standardised
-    round_trip: float | None  # largest change of p when heads are patched from an edit there and back; must be 0
 
 
 class JointRow(Record):

@@ -2,6 +2,7 @@
 
 Two forms. *Models*: heads of a model trained on clean images are patched into one trained on corrupted images, both
 looking at clean images. *Input*: in one clean model, heads are patched from the clean image into its corrupted copy.
+Both forms are run the other way too, from corrupted to clean: what a patch can bring, a patch must be able to take.
 Scalar: log-odds of the true class, in nats. A donor of another seed moves it a little too, whatever it was trained
 on. So each clean donor has a twin, a null donor: trained with the same seed, in the same order, but on corrupted
 images as the recipient was. The effect of colour or detail is the difference between the two, image by image, averaged
@@ -33,7 +34,7 @@ from audit.records import Control, Estimate, HeadGrid
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 BATCH = 32
-MEASUREMENTS = 5
+MEASUREMENTS = 6
 CHOOSE_AT_MOST = 200  # images on which every head is tried, to rank them; at most half of all
 HALF = 0.5  # a joint patch must carry more than this share; a null must carry less
 RESAMPLES = 2000
@@ -114,6 +115,9 @@ class Shift:
     joint: Array
     total: Array
     single: Array
+
+    def __neg__(self) -> Shift:
+        return Shift(-self.joint, -self.total, -self.single)
 
     def __sub__(self, other: Shift) -> Shift:
         return Shift(self.joint - other.joint, self.total - other.total, self.single - other.single)
@@ -265,12 +269,20 @@ def run_channel(channel: Channel, *, seed: int = 0, tick: Callable[[], None] | N
         one_clean, spoilt, {"clean": Giver(one_clean, whole)}, channel.targets, channel.layers, input_site
     )["clean"]
     tick()
+    # The other way round: the first clean model receives, so the twins of its own seed are no donors.
+    loss = measure_shifts(
+        one_clean, whole, _twins(channel, whole, start=1) | {"input": Giver(one_clean, spoilt)}, channel.targets,
+        channel.layers, site,
+    )  # fmt: skip
+    tick()
 
     effect = _beyond_null(seen)
     joint_limit, head_limit = HALF * effect.total, HALF * effect.single[rest]
     controls = [
         *_form_controls(channel, effect, rest, site, form="models"),
         *_form_controls(channel, on_input, rest, input_site, form="input"),
+        _noising(channel, _beyond_null(loss), site, form="models"),
+        _noising(channel, -loss["input"], site, form="input"),
         _quiet(channel, "other_seed", _odd_one_out(seen).joint, joint_limit),
         _quiet(channel, "shuffled", seen["shuffled"].joint, joint_limit),
         _quiet(channel, "untrained", seen["untrained"].joint, joint_limit),
@@ -282,10 +294,10 @@ def run_channel(channel: Channel, *, seed: int = 0, tick: Callable[[], None] | N
     return ChannelResult(controls, grids)
 
 
-def _twins(channel: Channel, pixels: Pixels) -> dict[str, Giver]:
-    """Return clean donors and their null twins, all looking at ``pixels``."""
+def _twins(channel: Channel, pixels: Pixels, *, start: int = 0) -> dict[str, Giver]:
+    """Return clean donors and their null twins, from the ``start``-th seed on, all looking at ``pixels``."""
     named = [("clean", channel.clean), ("null", channel.null)]
-    return {f"{kind}-{k}": Giver(m, pixels) for kind, models in named for k, m in enumerate(models)}
+    return {f"{kind}-{k}": Giver(m, pixels) for kind, models in named for k, m in enumerate(models) if k >= start}
 
 
 def _beyond_null(shifts: Mapping[str, Shift]) -> Shift:
@@ -321,8 +333,8 @@ def _best_site(heads: Array, layers: range) -> Site:
 
 
 def _share(joint: Array, total: Array) -> Estimate:
-    """Return a ratio of means with its bootstrap interval over images; no value where the whole is not above 0."""
-    if not total.mean() > 0:
+    """Return a ratio of means with its bootstrap interval over images; no value where the whole may be 0 or less."""
+    if not (mean_interval(total).low or 0.0) > 0:
         return Estimate(value=None)
 
     def ratio(x: Array, y: Array, axis: int = -1) -> Array:
@@ -365,8 +377,10 @@ def _form_controls(channel: Channel, shift: Shift, rest: Index, site: Site, *, f
             title=f"The attention heads together carry most of the effect of {carries}",
             kind="effect",
             setting=setting,
-            statistic=f"shift by all heads jointly ({joint.value:.2f} nats) as a share of the whole effect",
-            estimate=_share(shift.joint, shift.total),
+            statistic=f"lower end of the shift by all heads jointly ({joint.value:.2f} nats) as a share of the whole "
+            "effect",
+            estimate=(share := _share(shift.joint, shift.total)),
+            judged=share.low,
             relation=">",
             threshold=HALF,
             n=len(shift.joint),
@@ -388,6 +402,29 @@ def _form_controls(channel: Channel, shift: Shift, rest: Index, site: Site, *, f
             mend=MORE_TRAINING,
         ),
     ]
+
+
+def _noising(channel: Channel, loss: Shift, site: Site, *, form: str) -> Control:
+    """Judge what all heads jointly take away when the donor lacks what the recipient has."""
+    name, carries, corruption = channel.name, channel.carries, channel.corruption
+    setting = f"{corruption} model into clean model" if form == "models" else f"{corruption} image into clean image"
+    beyond = "beyond what another clean donor takes, " if form == "models" else ""
+    share = _share(loss.joint, loss.total)
+    return judge(
+        id=f"{name}_noising_{form}",
+        title=f"The attention heads together can take {carries} away again",
+        kind="effect",
+        setting=f"{name} control, {setting}",
+        statistic=f"lower end of the loss of log-odds by all heads jointly ({loss.joint.mean():.2f} nats, {beyond}"
+        f"{site} alone {loss.single.mean():.3f}) as a share of the whole loss",
+        estimate=share,
+        judged=share.low,
+        relation=">",
+        threshold=HALF,
+        n=len(loss.joint),
+        meaning="What patching shows to be enough in one direction is needed in the other.",
+        mend=MORE_TRAINING,
+    )
 
 
 def _quiet(channel: Channel, which: str, shift: Array, limit: Array, site: Site | None = None) -> Control:

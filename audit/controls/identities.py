@@ -6,6 +6,8 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import pandas as pd
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
@@ -48,6 +50,36 @@ def run_identities(subject: Subject, *, patch: Patch = patch_layer) -> list[Cont
         every_site_is_live(subject),
         engine_equals_hooks(subject, patch=patch),
     ]
+
+
+def round_trip(table: pd.DataFrame, setting: str) -> Control:
+    """Edit a picture into the other group and back: patched from the result, no head may change anything.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``pair``, ``version``, ``layer``, ``head`` and ``p:<outcome>``; version "back" received from the picture edited
+        there and back, "self" from itself.
+    setting : str
+        Which attribute was edited, in words.
+    """
+    columns = [c for c in table.columns if c.startswith("p:")]
+    indexed = table.set_index(["version", "pair", "layer", "head"])[columns]
+    back, itself = indexed.loc["back"], indexed.loc["self"]
+    changes = torch.from_numpy((back - itself).to_numpy(dtype=np.float64))
+    return judge(
+        id=f"round_trip:{setting}",
+        title="An edit there and back again changes nothing",
+        kind="identity",
+        setting=f"exact pairs, {setting}",
+        statistic="largest change of any audited probability, any head patched",
+        estimate=_largest([changes]),
+        relation="==",
+        threshold=0.0,
+        n=int(back.index.get_level_values("pair").nunique()),
+        meaning="Editing changes the group and nothing else, so effects on exact pairs are effects of the group.",
+        mend="this is a fault of the pictures' source; report it with its name",
+    )
 
 
 def _largest(values: Sequence[torch.Tensor]) -> Estimate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from audit.controls.verdict import judge, mean_interval
 from audit.data.pixels import Pixels
 from audit.models.predict import predict_logits
+from audit.patching.sites import heads_of
 from audit.records import Control, Estimate
 
 MATCH_AT_LEAST = 0.95
@@ -30,46 +32,61 @@ class Pair:
     donor: VisionTransformer
     recipient_base: str
     donor_base: str
-    setting: str
 
 
-def run_initialisation(pair: Pair, pixels: Pixels, targets: npt.NDArray[np.int64], *, layers: range) -> list[Control]:
+@dataclass(frozen=True)
+class Task:
+    """Images (N, H, W, 3; uint8) and their classes (N,), on which models are compared."""
+
+    pixels: Pixels
+    targets: npt.NDArray[np.int64]
+
+    def points(self, model: VisionTransformer) -> npt.NDArray[np.float64]:
+        """Return 100 for each image that ``model`` is right on, else 0: points of accuracy."""
+        return np.where(predict_logits(model, self.pixels).argmax(1) == self.targets, 100.0, 0.0)
+
+    def is_known(self, points: npt.NDArray[np.float64]) -> bool:
+        """Tell whether a model with these points is right at least twice as often as the commonest class would be."""
+        chance = float(np.bincount(self.targets).max() / len(self.targets))
+        return bool(points.mean() / 100 >= min(KNOWS * chance, (1 + chance) / 2))
+
+
+def run_initialisation(pairs: Sequence[Pair], task: Task, setting: str, *, layers: range) -> list[Control]:
     """Check base hash, head-to-head match and, where both models can do the task, the interpolation barrier.
 
-    A model near chance loses nothing on the way to another, so no barrier could show; then there is no such control.
+    A model near chance loses nothing on the way to another, so no barrier could show; without a pair that knows the
+    task there is no such control. Of several pairs the worst counts.
 
     Parameters
     ----------
-    pair : Pair
-    pixels : numpy.ndarray (N, H, W, 3), uint8
-        Images to measure the barrier on.
-    targets : numpy.ndarray (N,)
-        Their classes.
+    pairs : sequence of Pair
+    task : Task
+        What the barrier is measured on.
+    setting : str
+        Which models these are, in words.
     layers : range
         The trained layers.
     """
-    barrier = [no_barrier(pair, pixels, targets)] if knows_the_task(pair, pixels, targets) else []
-    return [same_base(pair), heads_match(pair, layers), *barrier]
+    distinct = {id(m): m for p in pairs for m in (p.recipient, p.donor)}
+    points = {key: task.points(model) for key, model in distinct.items()}
+    able = [p for p in pairs if all(task.is_known(points[id(m)]) for m in (p.recipient, p.donor))]
+    drops = [barrier(p, task, points[id(p.recipient)], points[id(p.donor)]) for p in able]
+    return [same_base(pairs, setting), heads_match(pairs, setting, layers), *no_barrier(drops, task, setting)]
 
 
-def knows_the_task(pair: Pair, pixels: Pixels, targets: npt.NDArray[np.int64]) -> bool:
-    """Tell whether both models are right at least twice as often as the commonest class would be."""
-    chance = np.bincount(targets).max() / len(targets)
-    right = [(predict_logits(m, pixels).argmax(1) == targets).mean() for m in (pair.recipient, pair.donor)]
-    return bool(min(right) >= min(KNOWS * chance, (1 + chance) / 2))
-
-
-def same_base(pair: Pair) -> Control:
-    """Compare the hashes of the weights that the two models started from."""
+def same_base(pairs: Sequence[Pair], setting: str) -> Control:
+    """Compare the hashes of the weights that the models started from."""
+    equal = all(p.recipient_base != "" and p.recipient_base == p.donor_base for p in pairs)
     return judge(
-        id=f"same_base:{pair.setting}",
-        title="Both models were trained from the same weights",
+        id=f"same_base:{setting}",
+        title="The models were trained from the same weights",
         kind="initialisation",
-        setting=pair.setting,
+        setting=setting,
         statistic="1 if the hashes of the starting weights, as stored with each model, are equal",
-        estimate=Estimate(value=float(pair.recipient_base != "" and pair.recipient_base == pair.donor_base)),
+        estimate=Estimate(value=float(equal)),
         relation="==",
         threshold=1.0,
+        n=len(pairs),
         meaning="Head 3 of one model and head 3 of the other began as the same head.",
         mend=MEND,
     )
@@ -108,22 +125,22 @@ def _product_cosine(
     return inner(left_a, right_a, left_b, right_b) / (norms[0][:, None] * norms[1][None, :])
 
 
-def heads_match(pair: Pair, layers: range) -> Control:
+def heads_match(pairs: Sequence[Pair], setting: str, layers: range) -> Control:
     """Match every head with the most similar one of the layer, by QK and OV products: it must be its namesake."""
-    hits: list[bool] = []
-    for layer in layers:
-        best = circuit_similarity(pair.recipient, pair.donor, layer).argmax(1)
-        hits += (best == torch.arange(len(best))).tolist()
+    shares = []
+    for pair in pairs:
+        best = [circuit_similarity(pair.recipient, pair.donor, i).argmax(1) for i in layers]
+        shares.append(float(np.mean([(b == torch.arange(len(b))).tolist() for b in best])))
     return judge(
-        id=f"heads_match:{pair.setting}",
+        id=f"heads_match:{setting}",
         title="Heads of one model correspond to their namesakes in the other",
         kind="initialisation",
-        setting=pair.setting,
-        statistic="share of heads whose best match is their namesake",
-        estimate=Estimate(value=float(np.mean(hits))),
+        setting=setting,
+        statistic="share of heads whose best match is their namesake" + (", worst pair of models" * (len(pairs) > 1)),
+        estimate=Estimate(value=min(shares)),
         relation=">=",
         threshold=MATCH_AT_LEAST,
-        n=len(hits),
+        n=sum(heads_of(pairs[0].recipient, i) for i in layers),
         meaning="Patching head for head compares like with like.",
         mend=MEND,
     )
@@ -139,29 +156,40 @@ def interpolate(a: VisionTransformer, b: VisionTransformer, share: float) -> Vis
     return mixed
 
 
-def no_barrier(pair: Pair, pixels: Pixels, targets: npt.NDArray[np.int64]) -> Control:
-    """On the straight line between the two, accuracy stays with that of the worse end.
+def barrier(pair: Pair, task: Task, recipient: npt.NDArray[np.float64], donor: npt.NDArray[np.float64]) -> Estimate:
+    """Measure how far accuracy falls on the straight line between two models, below that of the worse end.
 
-    Fails where the drop is more than chance in these images can explain: the lower end of its interval counts.
+    Parameters
+    ----------
+    pair : Pair
+    task : Task
+    recipient, donor : numpy.ndarray (N,)
+        Points of the two ends.
     """
+    worse = min((recipient, donor), key=np.mean)
+    lowest = min((task.points(interpolate(pair.recipient, pair.donor, s)) for s in STEPS), key=np.mean)
+    return mean_interval(worse - lowest)
 
-    def points(model: VisionTransformer) -> npt.NDArray[np.float64]:
-        return np.where(predict_logits(model, pixels).argmax(1) == targets, 100.0, 0.0)
 
-    worse = min((points(pair.recipient), points(pair.donor)), key=np.mean)
-    lowest = min((points(interpolate(pair.recipient, pair.donor, s)) for s in STEPS), key=np.mean)
-    drop = mean_interval(worse - lowest)
-    return judge(
-        id=f"barrier:{pair.setting}",
-        title="No break above 2 points shows on the way from one model to the other",
-        kind="initialisation",
-        setting=pair.setting,
-        statistic="lower end of the worse model's accuracy minus the lowest on the straight line to the other, points",
-        estimate=drop,
-        judged=drop.low,
-        relation="<=",
-        threshold=BARRIER_AT_MOST,
-        n=len(pixels),
-        meaning="The two models lie in one basin, so parts of one make sense inside the other.",
-        mend=MEND,
-    )
+def no_barrier(drops: Sequence[Estimate], task: Task, setting: str) -> list[Control]:
+    """Judge the deepest of the drops; it fails where it is more than chance in these images can explain."""
+    if not drops:
+        return []
+    deepest = max(drops, key=lambda d: -np.inf if d.low is None else d.low)
+    return [
+        judge(
+            id=f"barrier:{setting}",
+            title="No break above 2 points shows on the way from one model to the other",
+            kind="initialisation",
+            setting=setting,
+            statistic="lower end of the worse model's accuracy minus the lowest on the straight line to the other, "
+            "points" + (", worst pair of models" * (len(drops) > 1)),
+            estimate=deepest,
+            judged=deepest.low,
+            relation="<=",
+            threshold=BARRIER_AT_MOST,
+            n=len(task.targets),
+            meaning="The two models lie in one basin, so parts of one make sense inside the other.",
+            mend=MEND,
+        )
+    ]

@@ -314,8 +314,8 @@ def ranges(
     """Measure the widest difference between groups, less what chance makes of it (Lum, Zhang & Bower 2022).
 
     The largest of several rates lies above the smallest even where all groups are alike, the more so the smaller they
-    are. So group labels are dealt out at random within each label, subject by subject (within a subject that is seen
-    in several groups), and the mean of the widest difference over such deals is subtracted.
+    are. So group labels are dealt out at random among subjects that are seen with the same labels (within a subject
+    that is seen in several groups), and the mean of the widest difference over such deals is subtracted.
 
     Returns
     -------
@@ -333,7 +333,8 @@ def ranges(
         codes = pd.Index(groups).get_indexer(pd.Index(part[question.attribute])).astype(np.int64)
         labels = pd.factorize(part["label"], sort=True)[0].astype(np.int64)
         subjects = pd.factorize(part["subject"])[0].astype(np.int64)
-        deals = [_deal_within_labels(codes, labels, subjects, r) for r in np.random.default_rng(seed).spawn(DEALS)]
+        strata = _label_profiles(labels, subjects)
+        deals = [_deal_within(strata, codes, subjects, r) for r in np.random.default_rng(seed).spawn(DEALS)]
         for outcome in outcomes:
             chosen = (part["predicted"] == outcome).to_numpy().astype(np.float64)
             rates = _rates_at_common_shares(chosen, codes, labels, len(groups))
@@ -355,11 +356,20 @@ def ranges(
     return rows
 
 
-def _deal_within_labels(groups: Codes, labels: Codes, subjects: Codes, rng: np.random.Generator) -> Codes:
-    """Deal groups out among images of each label, so that base rates stay what they are."""
+def _label_profiles(labels: Codes, subjects: Codes) -> Codes:
+    """Return for each image a code of which labels its subject is seen with."""
+    seen = np.zeros((int(subjects.max()) + 1, int(labels.max()) + 1), dtype=np.int64)
+    seen[subjects, labels] = 1
+    profile = np.unique(seen, axis=0, return_inverse=True)[1]
+    of_image: Codes = profile.reshape(-1)[subjects].astype(np.int64)
+    return of_image
+
+
+def _deal_within(strata: Codes, groups: Codes, subjects: Codes, rng: np.random.Generator) -> Codes:
+    """Deal groups out anew within each stratum; no subject is in two of them."""
     dealt = groups.copy()
-    for label in np.unique(labels):
-        rows = labels == label
+    for stratum in np.unique(strata):
+        rows = strata == stratum
         dealt[rows] = deal_groups(groups[rows], subjects[rows], rng)
     return dealt
 

@@ -227,14 +227,14 @@ class Bootstrap:
         """Return resampled weighted sums (B, K) of ``values`` (R, K), weights renormalised within each cell.
 
         ``base`` (R,) are the estimate's own weights; ``cell`` (R,) says within which images a weight was shared
-        out, so that each resample is again a sum of cell means.
+        out, so that each resample is again a sum of cell means; not a number where a resample has nothing of a cell.
         """
         result = np.zeros((len(self.weights), values.shape[1]))
         for code in np.unique(cell):
             rows = cell == code
             w = self.weights[:, rows]
             total = w.sum(axis=1, keepdims=True)
-            means = np.divide(w @ values[rows], total, out=np.zeros((len(w), values.shape[1])), where=total > 0)
+            means = np.divide(w @ values[rows], total, out=np.full((len(w), values.shape[1]), np.nan), where=total > 0)
             result += base[rows].sum() * means
         return result
 
@@ -253,8 +253,8 @@ def resample_clusters(clusters: Codes, *, resamples: int, seed: int) -> Bootstra
 
 
 def percentile_interval(value: float, draws: Array, *, level: float = 0.95) -> Estimate:
-    """Return an estimate with the percentile interval of its resamples."""
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    """Return an estimate with the percentile interval of its resamples, of those that give a number."""
+    low, high = np.quantile(draws[np.isfinite(draws)], [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value=float(value), low=float(low), high=float(high), level=level)
 
 

@@ -43,7 +43,7 @@ class Settings:
     bootstrap: int
     seed: int
     min_group_size: int
-    head_share: float = 0.05  # of the audited gap; a head shown to carry less is equivalent to one that carries nothing
+    margin: float = 0.005  # of probability; a head shown to carry less is equivalent to one that carries nothing
 
 
 @dataclass(frozen=True)
@@ -215,8 +215,6 @@ def _rows_of(
     errors = np.max([np.sqrt((unit_sums(e) ** 2).sum(axis=0)) for e in (part.discovery, part.confirmation)], axis=0)
     percentile = _percentiles(part.confirmation)
     spread = np.sqrt((unit_sums(part.confirmation) ** 2).sum(axis=0))
-    gap = float(part.confirmation.gap_weights() @ part.confirmation.unpatched)
-    margin = settings.head_share * abs(gap)
     rows = []
     for k, (layer, head) in enumerate(part.confirmation.heads):
         p, q = confirmed_p.get((part.key, k), (None, None))
@@ -246,8 +244,10 @@ def _rows_of(
             attribution=None if attribution is None else float(attribution[k]),
             by_seed=[float(v) for v in by_seed[:, k]],
             **_over_seeds(by_seed[:, k]),
-            equivalence_margin=margin,
-            equivalence_p=(small := equivalence_p(measured.confirmation[k].value or 0.0, float(spread[k]), margin)),
+            equivalence_margin=settings.margin,
+            equivalence_p=(
+                small := equivalence_p(measured.confirmation[k].value or 0.0, float(spread[k]), settings.margin)
+            ),
             within_margin=small <= settings.alpha,
             n_group=int(part.confirmation.is_group.sum()),
             n_reference=int((~part.confirmation.is_group).sum()),

@@ -110,6 +110,14 @@ def detected_gaps(contrasts: Sequence[ContrastRow]) -> set[str]:
     return {f"{c.attribute}:{c.group}-{c.reference}:{c.outcome}" for c in contrasts if c.state == "disparity"}
 
 
+NOT_LOCALISABLE = "not localisable"
+
+
+def was_asked(answer: str) -> bool:
+    """Tell from the answer of :func:`localisation` whether there was a gap, and data enough to ask for heads."""
+    return answer.startswith(("localised", NOT_LOCALISABLE))
+
+
 def localisation(
     heads: Sequence[HeadRow], contrasts: Sequence[ContrastRow], unpatched: Sequence[str] = ()
 ) -> dict[str, str]:
@@ -127,7 +135,7 @@ def localisation(
         elif key not in detected:
             answer[key] = "no gap detected, nothing to localise"
         else:
-            before = answer.setdefault(key, "not localisable")
+            before = answer.setdefault(key, NOT_LOCALISABLE)
             if row.verdict == "confirmed":
                 answer[key] = f"{before}, {row.name}" if before.startswith("localised") else f"localised: {row.name}"
     return answer

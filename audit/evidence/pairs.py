@@ -91,7 +91,6 @@ def _judge(
         return weighted_estimates(change, weights, effects, bootstrap)
 
     direct = edited[heads].to_numpy(dtype=np.float64) - before[:, None]
-    back, itself = (part[part["version"] == v].set_index(["pair", "layer", "head"])[value] for v in ("back", "self"))
     return Natural(
         row=PairRow(
             contrast=str(contrast),
@@ -99,7 +98,6 @@ def _judge(
             pairs=len(about),
             subjects=int(subjects.max()) + 1,
             total=estimate((after - before)[:, None])[0],
-            round_trip=float((back - itself).abs().max()) if len(back) else None,
         ),
         indirect=dict(zip(heads, estimate(effects.difference), strict=True)),
         direct=dict(zip(heads, estimate(direct), strict=True)),

@@ -15,10 +15,11 @@ import pandas as pd
 
 from audit.evidence.effects import SwapEffects, draw_bootstrap, lay_out, share_of_gap, weighted_estimates
 from audit.evidence.heads import Settings, StoredEffects
+from audit.evidence.outcome import was_asked
 from audit.evidence.stats import Array
 from audit.records import Contrast, Estimate, HeadRow, JointRow
 
-IN_PAIRS = 4  # the largest confirmed heads of a question that are patched two by two
+IN_PAIRS = 4  # so many heads of a question, the largest on the discovery split, are patched two by two
 NAMES_JOINED = "+"
 
 
@@ -35,22 +36,22 @@ class HeadSet:
 def sets_of_question(rows: Sequence[HeadRow]) -> list[HeadSet]:
     """Return what to patch together, from all head rows of one contrast and outcome.
 
-    All swept heads; all confirmed ones, if there are several; the largest confirmed ones two by two.
+    All swept heads; all confirmed ones, if there are several; two by two those that were largest on the discovery
+    split, whether confirmed or not. Sets are measured on the confirmation split, which has no part in their choice, but
+    for that of the confirmed.
     """
     confirmed = [r for r in rows if r.verdict == "confirmed"]
-    if not confirmed:
-        return []
-    largest = sorted(confirmed, key=lambda r: -abs(r.confirmation.value or 0.0))[:IN_PAIRS]
+    largest = sorted(rows, key=lambda r: -abs(r.discovery.value or 0.0))[:IN_PAIRS]
     chosen: list[Sequence[HeadRow]] = [rows, *([confirmed] if len(confirmed) > 1 else []), *combinations(largest, 2)]
     sets = (HeadSet(tuple(sorted((r.layer, r.head) for r in part))) for part in chosen)
     return list(dict.fromkeys(sets))
 
 
 def sets_to_patch(heads: Sequence[HeadRow], localisation: Mapping[str, str]) -> dict[str, list[HeadSet]]:
-    """Return for each contrast what to patch together, over all its outcomes whose gap was localised."""
+    """Return for each contrast what to patch together, over all its outcomes in which a gap was detected."""
     wanted: dict[str, list[HeadSet]] = {}
     for contrast, outcome in dict.fromkeys((r.contrast, r.outcome) for r in heads):
-        if localisation.get(f"{contrast}:{outcome}", "").startswith("localised"):
+        if was_asked(localisation.get(f"{contrast}:{outcome}", "")):
             sets = sets_of_question([r for r in heads if (r.contrast, r.outcome) == (contrast, outcome)])
             wanted[contrast] = list(dict.fromkeys([*wanted.get(contrast, []), *sets]))
     return wanted

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from audit import __version__
@@ -21,7 +22,13 @@ from audit.errors import ModelError
 from audit.evidence.together import sets_to_patch
 from audit.models.build import Backbone
 from audit.models.rendered_base import rendered_base
-from audit.pipeline.checking import check_known_effects, check_own_model, check_reference_models, control_images
+from audit.pipeline.checking import (
+    check_known_effects,
+    check_own_model,
+    check_reference_models,
+    check_round_trips,
+    control_images,
+)
 from audit.pipeline.judging import judge_effects, judge_sets
 from audit.pipeline.pairing import sweep_pairs
 from audit.pipeline.recording import EMPTY, record_audit, register, utc_now
@@ -91,7 +98,7 @@ def _measure(setting: Setting, images: ControlSet, begun: float) -> Audit:
         return record_audit(setting, legal, controls, models, None, EMPTY, time.monotonic() - begun)
     with setting.stage("patching"):
         swept = sweep_all(setting, models, design_c=design_c)
-        pairs = sweep_pairs(setting, models)
+        controls, pairs = _with_round_trips(controls, sweep_pairs(setting, models))
     with setting.stage("evidence"):
         setting.step("evidence: permutations and intervals")(0, 1)
         judged = judge_effects(setting, swept, pairs, {"data": setting.samples.fingerprint, **models.hashes()})
@@ -119,6 +126,15 @@ def _with_own(controls: ControlReport, setting: Setting, models: AuditedModels) 
         not_run=not_run,
     )
     return together, bool(reference) and not failed
+
+
+def _with_round_trips(controls: ControlReport, pairs: pd.DataFrame | None) -> tuple[ControlReport, pd.DataFrame | None]:
+    """Add the check of the edited pictures, and return the exact pairs, or None where it failed."""
+    trips = [c.model_copy(update={"gates": "Design B"}) for c in check_round_trips(pairs)]
+    failed = [c for c in trips if not c.passed]
+    not_run = [f"Design B: {len(failed)} of its {len(trips)} checks failed; its estimates are left out."] * bool(failed)
+    update = {"controls": [*controls.controls, *trips], "not_run": [*controls.not_run, *not_run]}
+    return controls.model_copy(update=update), None if failed else pairs
 
 
 def prepare(request: Request, step: Step) -> Setting:

@@ -9,14 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 import audit.controls
 import audit.models
 import audit.patching
 from audit import __version__
 from audit.controls.colour_blur import MEASUREMENTS, Channel, channels, run_channel
-from audit.controls.identities import Subject, run_identities
-from audit.controls.initialisation import Pair, run_initialisation
+from audit.controls.identities import Subject, round_trip, run_identities
+from audit.controls.initialisation import Pair, Task, run_initialisation
 from audit.controls.sets import ControlSet, load_control_set
 from audit.controls.training import ControlModels, spoil, train_controls
 from audit.models.finetune import prefix_blocks
@@ -95,25 +96,25 @@ def _judge(setting: Setting, trained: ControlModels, tried: list[Channel]) -> Co
     tick = _counter(setting, "controls: patching", MEASUREMENTS * len(tried))
     for channel in tried:
         some = slice(BARRIER_IMAGES)
-        pixels, targets = channel.pixels[some], channel.targets[some]
-        spoilt = spoil(pixels, channel.corruption)
+        clean_images = Task(channel.pixels[some], channel.targets[some])
+        spoilt_images = Task(spoil(clean_images.pixels, channel.corruption), clean_images.targets)
         clean, null = trained.donors(channel.name, "clean"), trained.donors(channel.name, channel.corruption)
-        for recipient, donor, seen, words in (
-            (channel.corruption, clean[0], pixels, "models"),
-            (channel.corruption, null[0], spoilt, "null models"),
-            (clean[0], clean[1], pixels, "donors"),
+        for recipient, donors, task, words in (
+            (channel.corruption, clean, clean_images, "models"),
+            (channel.corruption, null, spoilt_images, "null models"),
+            (clean[0], (*clean[1:], *null[1:]), clean_images, "donors"),
         ):
-            pair = _pair(trained, recipient, donor, f"{channel.name} {words}")
-            controls += run_initialisation(pair, seen, targets, layers=channel.layers)
+            pairs = [_pair(trained, recipient, donor) for donor in donors]
+            controls += run_initialisation(pairs, task, f"{channel.name} {words}", layers=channel.layers)
         result = run_channel(channel, seed=setting.card.controls.seed, tick=tick)
         controls += result.controls
         grids += result.grids
     return ControlReport(valid=all(c.passed for c in controls), controls=controls, grids=grids, setting="")
 
 
-def _pair(trained: ControlModels, recipient: str, donor: str, setting: str) -> Pair:
+def _pair(trained: ControlModels, recipient: str, donor: str) -> Pair:
     models, starts = trained.models, trained.started_from
-    return Pair(models[recipient], models[donor], starts[recipient], starts[donor], setting)
+    return Pair(models[recipient], models[donor], starts[recipient], starts[donor])
 
 
 def _counter(setting: Setting, name: str, total: int) -> Callable[[], None]:
@@ -147,8 +148,15 @@ def check_reference_models(setting: Setting, models: AuditedModels) -> list[Cont
     controls: list[Control] = []
     start = models.started_from
     for name, (file, donor) in donors.items():
-        pair = Pair(models.primary, donor, start[f"seed-{setting.seeds[0]}"], start[file], f"Design C, {name}")
-        controls += run_initialisation(
-            pair, setting.pixels[rows], setting.targets[rows], layers=trained_layers(setting)
-        )
+        pair = Pair(models.primary, donor, start[f"seed-{setting.seeds[0]}"], start[file])
+        task = Task(setting.pixels[rows], setting.targets[rows])
+        controls += run_initialisation([pair], task, f"Design C, {name}", layers=trained_layers(setting))
     return controls
+
+
+def check_round_trips(pairs: pd.DataFrame | None) -> list[Control]:
+    """Check for each contrast with edited pictures that editing them there and back changes nothing."""
+    if pairs is None:
+        return []
+    edited = pairs[pairs["version"].isin(["back", "self"])]
+    return [round_trip(table, str(contrast)) for contrast, table in edited.groupby("contrast")]

@@ -13,7 +13,7 @@ from audit.data.samples import UNKNOWN
 from audit.evidence.disparity import Question, Thresholds, contrasts, ranges, rates_by_group, with_seeds
 from audit.evidence.findings import Context, make_findings
 from audit.evidence.heads import Settings, agreements, localise
-from audit.evidence.outcome import localisation
+from audit.evidence.outcome import localisation, was_asked
 from audit.evidence.pairs import judge_pairs, with_natural
 from audit.evidence.together import judge_together
 from audit.pipeline.setting import Setting
@@ -117,9 +117,9 @@ def judge_effects(setting: Setting, swept: Swept, pairs: pd.DataFrame | None, ha
 
 def head_settings(setting: Setting) -> Settings:
     """Return strictness and sizes of the localisation, as the card has them."""
-    spec = setting.card.audit
-    share = setting.card.policy.head_share_above
-    return Settings(spec.alpha, spec.permutations, spec.bootstrap, spec.seed, spec.min_group_size, share)
+    spec, policy = setting.card.audit, setting.card.policy
+    margin = policy.head_share_above * policy.gap_above
+    return Settings(spec.alpha, spec.permutations, spec.bootstrap, spec.seed, spec.min_group_size, margin)
 
 
 def judge_sets(setting: Setting, swept: Swept, table: pd.DataFrame, judged: Judged) -> Judged:
@@ -128,7 +128,7 @@ def judge_sets(setting: Setting, swept: Swept, table: pd.DataFrame, judged: Judg
     rows = judge_together(
         swept.effects, table, contrasts, list(setting.outcomes), setting.seeds[0], head_settings(setting)
     )
-    asked = [r for r in rows if judged.localisation[f"{r.contrast}:{r.outcome}"].startswith("localised")]
+    asked = [r for r in rows if was_asked(judged.localisation[f"{r.contrast}:{r.outcome}"])]
     return replace(judged, joint=asked)
 
 

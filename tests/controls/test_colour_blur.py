@@ -23,7 +23,7 @@ from audit.controls.colour_blur import (
     measure_shifts,
     run_channel,
 )
-from audit.controls.initialisation import Pair, run_initialisation
+from audit.controls.initialisation import Pair, Task, run_initialisation
 from audit.controls.sets import ControlSet, _rendered
 from audit.controls.training import ControlModels, spoil, train_controls
 from audit.data.pixels import Pixels
@@ -76,7 +76,7 @@ def test_everything_passes_on_trained_models(role: str, tried: dict[str, Channel
     ticks: list[None] = []
     result = run_channel(tried[role], tick=lambda: ticks.append(None))
     assert {c.id: c.estimate for c in result.controls if not c.passed} == {}
-    assert len({c.id for c in result.controls}) == 12
+    assert len({c.id for c in result.controls}) == 14
     assert len(ticks) == colour_blur.MEASUREMENTS
     assert [g.id for g in result.grids] == [role, f"{role}_null", f"{role}_input"]
     for grid in result.grids:
@@ -101,8 +101,8 @@ def test_the_models_know_what_they_should_and_cannot_know_the_rest(role: str, tr
 @pytest.mark.parametrize("role", ROLES)
 def test_the_gate_is_open_for_models_of_one_base(role: str, tried: dict[str, Channel]) -> None:
     channel = tried[role]
-    pair = Pair(channel.corrupted, channel.clean[0], "a", "a", role)
-    controls = run_initialisation(pair, channel.pixels, channel.targets, layers=range(2))
+    pairs = [Pair(channel.corrupted, donor, "a", "a") for donor in channel.clean]
+    controls = run_initialisation(pairs, Task(channel.pixels, channel.targets), role, layers=range(2))
     assert [c.id for c in controls if not c.passed] == []
 
 
@@ -155,7 +155,7 @@ def test_a_corruption_that_leaves_the_images_whole(
     """There is nothing between an image and its copy, and where nothing should be carried all is."""
     monkeypatch.setattr(colour_blur, "spoil", lambda pixels, _corruption: pixels)
     nothing = {"null_nothing_to_carry", "null_nothing_to_carry_head"}
-    assert failed(tried[role]) == {"gap_input", "joint_input", "head_input"} | nothing
+    assert failed(tried[role]) == {"gap_input", "joint_input", "head_input", "noising_input"} | nothing
 
 
 def test_donors_that_show_the_same_image_are_not_the_shuffled_null(
@@ -184,7 +184,15 @@ def test_a_joint_patch_that_does_nothing_carries_nothing(
         return classify(model, own.leaving)
 
     monkeypatch.setattr(colour_blur, "patch_attention", idle)
-    assert failed(tried["colour"]) == {"joint_models", "joint_input"}
+    assert failed(tried["colour"]) == {"joint_models", "joint_input", "noising_models", "noising_input"}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_donors_that_take_nothing_away_fail_the_other_direction(role: str, tried: dict[str, Channel]) -> None:
+    """The later null donors are as clean as the recipient, so they leave it what it knows."""
+    channel = tried[role]
+    broken = replace(channel, null=(channel.null[0], *channel.clean[1:]))
+    assert "noising_models" in failed(broken)
 
 
 def test_a_random_direction_that_is_the_right_one_is_not_quiet(
@@ -298,6 +306,9 @@ def test_a_gap_of_the_wrong_sign_has_no_share(tried: dict[str, Channel]) -> None
 def test_a_share_is_a_ratio_of_means_with_an_interval() -> None:
     rng = np.random.default_rng(0)
     total = rng.normal(1.0, 0.2, 400)
-    share = colour_blur._share(0.7 * total + rng.normal(0, 0.05, 400), total)
+    part = 0.7 * total + rng.normal(0, 0.05, 400)
+    share = colour_blur._share(part, total)
     assert share.low is not None and share.high is not None
     assert 0.69 < share.low < 0.7 < share.high < 0.71
+    uncertain = total - total.mean() + 0.001  # above zero by less than its error
+    assert colour_blur._share(part, uncertain).value is None

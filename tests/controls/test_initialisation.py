@@ -12,10 +12,11 @@ from timm.models.vision_transformer import VisionTransformer
 from audit.controls.identities import rotated
 from audit.controls.initialisation import (
     Pair,
+    Task,
+    barrier,
     circuit_similarity,
     heads_match,
     interpolate,
-    no_barrier,
     run_initialisation,
     same_base,
 )
@@ -25,6 +26,7 @@ from tests.models_for_tests import noise_images, tiny, two_tones
 
 pytestmark = pytest.mark.unit
 PIXELS, TARGETS = two_tones(64, seed=5)
+TASK = Task(PIXELS, TARGETS)
 
 
 @cache
@@ -38,11 +40,11 @@ def trained(init: int, seed: int) -> VisionTransformer:
 
 
 def pair(recipient: VisionTransformer, donor: VisionTransformer, *, bases: tuple[str, str] = ("a", "a")) -> Pair:
-    return Pair(recipient, donor, *bases, "two models")
+    return Pair(recipient, donor, *bases)
 
 
-def failed(of: Pair) -> set[str]:
-    controls = run_initialisation(of, PIXELS, TARGETS, layers=range(3))
+def failed(*pairs: Pair) -> set[str]:
+    controls = run_initialisation(pairs, TASK, "two models", layers=range(3))
     assert [c.id for c in controls] == [f"{k}:two models" for k in ("same_base", "heads_match", "barrier")]
     assert all(c.kind == "initialisation" for c in controls)
     return {c.id.split(":")[0] for c in controls if not c.passed}
@@ -62,9 +64,24 @@ def test_a_stranger_fails_by_its_heads_and_by_the_barrier() -> None:
     assert failed(pair(trained(0, 0), trained(1, 0))) == {"heads_match", "barrier"}
 
 
+def test_one_stranger_among_the_donors_is_enough() -> None:
+    good, stranger = pair(trained(0, 0), trained(0, 1)), pair(trained(0, 0), trained(1, 0))
+    for pairs in ((good, stranger), (stranger, good)):
+        assert failed(*pairs) == {"heads_match", "barrier"}
+    other_base = pair(trained(0, 0), trained(0, 1), bases=("a", "b"))
+    assert failed(good, other_base) == {"same_base"}
+
+
+def test_where_no_pair_knows_the_task_there_is_no_barrier_to_measure() -> None:
+    """The answers are the opposite of what both models learnt."""
+    wrong = Task(PIXELS, 1 - TARGETS)
+    controls = run_initialisation([pair(trained(0, 0), trained(0, 1))], wrong, "two models", layers=range(3))
+    assert [c.id.split(":")[0] for c in controls] == ["same_base", "heads_match"]
+
+
 def test_another_base_fails_by_its_hash_alone() -> None:
     assert failed(pair(trained(0, 0), trained(0, 1), bases=("a", "b"))) == {"same_base"}
-    assert same_base(pair(trained(0, 0), trained(0, 0), bases=("a", "b"))).estimate.value == 0.0
+    assert same_base([pair(trained(0, 0), trained(0, 0), bases=("a", "b"))], "").estimate.value == 0.0
 
 
 def permuted(model: VisionTransformer, layer: int) -> VisionTransformer:
@@ -84,17 +101,17 @@ def test_heads_in_each_others_place_do_not_match() -> None:
     twin = permuted(model, 1)
     with torch.inference_mode():
         torch.testing.assert_close(twin(noise_images(2)), model(noise_images(2)), atol=1e-4, rtol=1e-4)
-    control = heads_match(pair(model, twin), range(3))
+    control = heads_match([pair(model, twin)], "", range(3))
     assert control.estimate.value == pytest.approx(10 / 12)
     assert not control.passed
-    assert heads_match(pair(model, twin), range(2, 3)).passed
+    assert heads_match([pair(model, twin)], "", range(2, 3)).passed
 
 
 def test_likeness_does_not_depend_on_the_coordinates_inside_a_head() -> None:
     model = tiny()
     found = circuit_similarity(model, rotated(model), 0)
     torch.testing.assert_close(found.diagonal(), torch.ones(4), atol=1e-5, rtol=0)
-    assert heads_match(pair(model, rotated(model)), range(2)).passed
+    assert heads_match([pair(model, rotated(model))], "", range(2)).passed
 
 
 def test_likeness_by_hand() -> None:
@@ -125,9 +142,11 @@ def test_the_straight_line() -> None:
 def test_a_barrier_is_measured_from_the_worse_end() -> None:
     """From a good model to an untrained one accuracy falls to the untrained one's, which is no barrier."""
     model = trained(0, 0)
-    assert no_barrier(pair(model, model), PIXELS, TARGETS).estimate.value == 0.0
+    good = TASK.points(model)
+    assert barrier(pair(model, model), TASK, good, good).value == 0.0
     flipped = copy.deepcopy(model)
     with torch.no_grad():
         flipped.head.weight.copy_(model.head.weight.flip(0))
         flipped.head.bias.copy_(model.head.bias.flip(0))
-    assert no_barrier(pair(model, flipped), PIXELS, TARGETS).passed  # the worse end knows nothing
+    drop = barrier(pair(model, flipped), TASK, good, TASK.points(flipped))
+    assert drop.value is not None and drop.value <= 0  # the worse end knows nothing

@@ -22,6 +22,7 @@ from click.testing import Result
 from safetensors.torch import load_file
 
 from audit.controls.training import ControlModels, train_controls
+from audit.data.synthetic import SyntheticSource, edited_key
 from audit.errors import UnfinishedError
 from audit.models.checkpoint import started_from
 from audit.patching.sites import head_writes
@@ -119,7 +120,8 @@ def test_sets_of_heads_are_patched_beside_single_ones(small_run: Run) -> None:
 def test_exact_pairs_are_drawn_and_patched(small_run: Run) -> None:
     (row,) = small_run.record["pairs"]
     assert row["pairs"] > 60
-    assert row["round_trip"] == 0.0  # an edit there and back is the picture itself, and patches nothing
+    (trip,) = (c for c in small_run.record["controls"]["controls"] if c["id"].startswith("round_trip"))
+    assert (trip["estimate"]["value"], trip["passed"], trip["gates"]) == (0.0, True, "Design B")
     table = pd.read_parquet(small_run.folder / "effects" / "pairs.parquet")
     whole = table[table["layer"] == -1].pivot(index="pair", columns="version", values="p:smiling")
     assert (whole["own"] - whole["edited"]).abs().max() > 0.01
@@ -239,7 +241,7 @@ def with_independent_donor(trained: ControlModels) -> ControlModels:
 @pytest.mark.parametrize(
     ("spoil", "title"),
     [
-        (with_independent_donor, "Both models were trained from the same weights"),
+        (with_independent_donor, "The models were trained from the same weights"),
         (with_null_that_knows, "carries less than half of its effect"),
         (with_stranger, "Heads of one model correspond to their namesakes in the other"),
     ],
@@ -304,13 +306,29 @@ def test_a_stranger_in_design_c_is_shown_and_left_out(
     (folder,) = tmp_path.iterdir()
     record = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     failed = [c for c in record["controls"]["controls"] if not c["passed"]]
-    assert [(c["gates"], c["title"]) for c in failed] == [
-        ("Design C", "Both models were trained from the same weights")
-    ]
+    assert [(c["gates"], c["title"]) for c in failed] == [("Design C", "The models were trained from the same weights")]
     assert any(text.startswith("Design C: 1 of its ") for text in record["controls"]["not_run"])
     assert all(head["design_c"] is None and head["transplant"] is None for head in record["heads"])
     assert [h["confirmation"] for h in record["heads"]] == [h["confirmation"] for h in small_run.record["heads"]]
     assert "Design C is left out" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_an_edit_that_cannot_be_undone_is_shown_and_left_out(
+    small_run: Run, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_glasses(_self: SyntheticSource, key: str, attribute: str, group: str) -> str:
+        return edited_key(key, glasses="yes", **{attribute: group})
+
+    monkeypatch.setattr(SyntheticSource, "edited", with_glasses)
+    result = invoke("run", small_run.card, "--out", tmp_path, "--no-report")
+    assert result.exit_code == small_run.result.exit_code, result.output
+    (folder,) = tmp_path.iterdir()
+    record = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+    failed = [c for c in record["controls"]["controls"] if not c["passed"]]
+    assert [c["title"] for c in failed] == ["An edit there and back again changes nothing"]
+    assert record["pairs"] == []
+    assert all(head["natural_indirect"] is None for head in record["heads"])
+    assert any(text.startswith("Design B: 1 of its ") for text in record["controls"]["not_run"])
 
 
 def test_groups_that_mean_nothing_pass(invoke: Invoke, tmp_path: Path) -> None:

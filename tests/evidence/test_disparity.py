@@ -352,6 +352,19 @@ def test_the_widest_difference_between_like_groups_is_chance_alone() -> None:
     assert plausible(int((p <= 0.1).sum()), 40, 0.05, 0.15)
 
 
+def test_people_with_several_labels_are_dealt_whole() -> None:
+    """Each person smiles in one picture and frowns in the other; some are always called smiling, some never."""
+    rng = np.random.default_rng(5)
+    p = []
+    for _ in range(60):
+        called = np.where(rng.random(80) < 0.5, "smile", "frown")
+        people = [{"subject": str(k), "group": "ab"[k % 2], "predicted": called[k]} for k in range(80)]
+        frame = pd.DataFrame([{**person, "label": label} for person in people for label in LABELS[:2]])
+        (row,) = ranges(with_probabilities(frame, LABELS[:2]), [QUESTION], ["smile"], LIMITS, seed=0)
+        p.append(row.p)
+    assert plausible(int((np.array(p) <= 0.1).sum()), 60, 0.05, 0.15)
+
+
 def test_groups_too_small_or_without_a_label_are_not_ranked() -> None:
     few = counted("c", (3, 3), (0, 0))
     rows = [*counted("a", (30, 10), (20, 20)), *counted("b", (20, 20), (20, 20))]

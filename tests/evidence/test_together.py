@@ -77,22 +77,36 @@ def test_every_head_at_once_is_called_so() -> None:
     assert judge_together(stored, pd.DataFrame(columns=["contrast", "set"]), [TONE], ["smile"], 0, SETTINGS) == []
 
 
-def test_sets_are_all_heads_the_confirmed_ones_and_the_largest_in_pairs() -> None:
-    confirmed = [head_row(layer=1, head=h, name=f"L1H{h}", confirmation=around(-0.01 * (h + 1))) for h in range(5)]
-    others = [head_row(layer=0, head=h, name=f"L0H{h}", verdict="no effect found") for h in range(2)]
+def test_sets_are_all_heads_the_confirmed_ones_and_the_largest_of_discovery_in_pairs() -> None:
+    """Sizes on the confirmation split, here in the opposite order, choose nothing."""
+    confirmed = [
+        head_row(
+            layer=1, head=h, name=f"L1H{h}", discovery=around(-0.01 * (h + 1)), confirmation=around(-0.01 * (9 - h))
+        )
+        for h in range(5)
+    ]
+    none = "no effect found"
+    others = [head_row(layer=0, head=h, name=f"L0H{h}", discovery=around(0.002), verdict=none) for h in range(2)]
     sets = [str(s) for s in sets_of_question([*others, *confirmed])]
     assert sets[0] == "L0H0+L0H1+L1H0+L1H1+L1H2+L1H3+L1H4"
     assert sets[1] == "L1H0+L1H1+L1H2+L1H3+L1H4"
     assert sorted(sets[2:]) == ["L1H1+L1H2", "L1H1+L1H3", "L1H1+L1H4", "L1H2+L1H3", "L1H2+L1H4", "L1H3+L1H4"]
-    assert sets_of_question(others) == []
-    assert [str(s) for s in sets_of_question([*others, confirmed[0]])] == ["L0H0+L0H1+L1H0"]
+    assert [str(s) for s in sets_of_question(others)] == ["L0H0+L0H1"]  # redundant heads may both stay unconfirmed
+    assert [str(s) for s in sets_of_question([*others, confirmed[0]])] == [
+        "L0H0+L0H1+L1H0",
+        "L0H0+L1H0",
+        "L0H1+L1H0",
+        "L0H0+L0H1",
+    ]
 
 
-def test_nothing_is_patched_together_where_no_gap_was_localised() -> None:
+def test_sets_are_patched_where_a_gap_was_detected_and_nowhere_else() -> None:
     rows = [head_row(layer=1, head=h, name=f"L1H{h}") for h in range(2)]
     key = f"{rows[0].contrast}:{rows[0].outcome}"
-    assert sets_to_patch(rows, {key: "no gap detected, nothing to localise"}) == {}
+    for answer in ("no gap detected, nothing to localise", "too little data"):
+        assert sets_to_patch(rows, {key: answer}) == {}
     found = sets_to_patch(rows, {key: "localised: L1H0, L1H1"})
+    assert sets_to_patch(rows, {key: "not localisable"}) == found
     assert {c: [str(s) for s in sets] for c, sets in found.items()} == {rows[0].contrast: ["L1H0+L1H1"]}
     again = [r.model_copy(update={"outcome": "frowning"}) for r in rows]
     both = sets_to_patch([*rows, *again], {key: "localised: x", f"{rows[0].contrast}:frowning": "localised: x"})

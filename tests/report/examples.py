@@ -324,7 +324,7 @@ def base(
         ] if planted else [],
         pairs=[
             PairRow(
-                contrast=contrast_id, outcome=outcome, pairs=400, subjects=380, total=estimate(0.0611, 0.012), round_trip=0.0
+                contrast=contrast_id, outcome=outcome, pairs=400, subjects=380, total=estimate(0.0611, 0.012),
             )
         ] if planted else [],
         joint=joint_rows(contrast_id, outcome, layers, heads) if planted else [],
