@@ -168,6 +168,7 @@ def sweep_estimates(
     *,
     layers: range,
     outcomes: Mapping[str, int],
+    progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Estimate every patch of :func:`sweep` to first order (attribution patching), without patching.
 
@@ -199,6 +200,8 @@ def sweep_estimates(
                     }
                 )
             )
+        if progress is not None:
+            progress(part.stop, len(recipients))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -200,6 +200,7 @@ def _estimates(setting: Setting, models: AuditedModels, plans: Plans) -> pd.Data
             [DonorKind(k, models.primary, rows[k].to_numpy(dtype=np.int64)) for k in SWAP_KINDS],
             layers=swept_layers(setting),
             outcomes=setting.outcomes,
+            progress=setting.step(f"patching: {contrast}, attribution"),
         )
         parts.append(table.join(rows[["unit", "side", "label"]], on="position").assign(contrast=str(contrast)))
     if not parts:

@@ -3,8 +3,11 @@
 Interchange-intervention training (Geiger 2022; Gupta 2024) on exact pairs. Each face has a twin, drawn in the other
 skin tone with all else equal. In every step each head takes its output from the twin or keeps its own, by lot, and the
 model is trained to answer as if the tone were that which the *planted* heads were given: they carry the cue, whatever
-happens at the others is to change nothing. A null model is trained the same way with no planted head, so that no head
-may carry the tone; or its answer as a whole is told not to depend on the tone, and its heads are free.
+happens at the others is to change nothing. Two planted heads are redundant: each makes up for most of the other, and
+only when both are swapped does the whole answer follow. One more head is a *decoy*: it is trained to write the tone,
+more strongly than the planted ones do, and like every other head to change nothing. A null model is trained the same
+way with no planted head, so that no head may carry the tone; or its answer as a whole is told not to depend on the
+tone, and its heads are free.
 """
 
 from __future__ import annotations
@@ -30,11 +33,11 @@ from audit.models.finetune import make_views
 from audit.models.predict import classify
 from audit.models.rendered_base import rendered_base
 
-Kind = Literal["one head", "two heads", "balanced", "random labels", "unused", "base rates"]
+Kind = Literal["one head", "redundant heads", "balanced", "random labels", "unused", "base rates"]
 Head = tuple[int, int]  # layer, head
 State = Mapping[str, torch.Tensor]
 
-PLANTED: tuple[Kind, ...] = ("one head", "two heads")
+PLANTED: tuple[Kind, ...] = ("one head", "redundant heads")
 NULLS: tuple[Kind, ...] = ("balanced", "random labels", "unused", "base rates")
 DOSES = (0.5, 1.0, 2.0, 4.0)  # log-odds of "smiling" that the tone adds between the two groups
 SPEC = ModelSpec(
@@ -48,13 +51,15 @@ LAYERS = range(1, 4)  # the trained blocks
 HEADS = 4
 TWIN = {"lighter": "darker", "darker": "lighter"}
 SLOPE = 8.0  # log-odds of "smiling" per unit of expression intensity
-POOL_SEED = 2_000_003  # of the faces to train on; audits use other seeds
-START_SEED = 2_000_029  # of the start in which no head carries the tone
+POOL_SEEDS = 2_000_003  # from here on: of the faces to train on, and of the start; audits use other seeds
 START_STEPS = 500
 STEPS = 120
 BATCH = 64
 LEARNING_RATE = 1e-3
 CHANGE_WEIGHT = 0.2  # of the squared errors of changes of the log-odds
+DECOY_WEIGHT = 1.0
+UNUSED_WRITE = 0.5  # likewise, at least
+DECOY_STRENGTH = 2.0  # times the strongest planted head's: how far apart the decoy's writes are to be, tone from tone
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Plan:
     dose: float
     heads: tuple[Head, ...]
     seed: int
+    decoy: Head | None = None
 
     @property
     def name(self) -> str:
@@ -86,20 +92,21 @@ def plans(*, per_dose: int, per_null: int, seed: int) -> list[Plan]:
     ----------
     per_dose, per_null : int
     seed : int
-        Moves every model's own seed, and which heads are planted; published and tuning runs use different ones.
+        Moves every model's own seed, which heads are planted, and the faces; published and tuning runs differ in it.
     """
     every = [(layer, head) for layer in LAYERS for head in range(HEADS)]
     made: list[Plan] = []
 
     def add(kind: Kind, number: int, dose: float, count: int) -> None:
         own = seed * 100_000 + len(made)
-        chosen = np.random.default_rng(own).permutation(len(every))[:count]
-        made.append(Plan(kind, number, dose, tuple(sorted(every[k] for k in chosen)), own))
+        chosen = [every[k] for k in np.random.default_rng(own).permutation(len(every))]
+        decoy = chosen[count] if kind in (*PLANTED, "unused") else None
+        made.append(Plan(kind, number, dose, tuple(sorted(chosen[:count])), own, decoy))
 
-    for kind, count in (("one head", 1), ("two heads", 2)):
+    for kind, count in zip(PLANTED, (1, 2), strict=True):
         for dose in DOSES:
             for number in range(per_dose):
-                add(kind, number, dose, count)  # type: ignore[arg-type]
+                add(kind, number, dose, count)
     for null in NULLS:
         for number in range(per_null):
             add(null, number, 2.0 if null == "random labels" else 0.0, int(null == "random labels"))
@@ -141,10 +148,10 @@ def features(model: VisionTransformer, faces: pd.DataFrame, *, twins: bool) -> t
     return found
 
 
-def make_pool(base: Backbone, n: int) -> Pool:
-    """Draw and render the faces that every model is trained on."""
+def make_pool(base: Backbone, n: int, *, seed: int) -> Pool:
+    """Draw and render the faces that every model of a run is trained on."""
     model = base.build(2)
-    faces = sample_faces(n, POOL_SEED, split="train")
+    faces = sample_faces(n, POOL_SEEDS + seed, split="train")
     tone = torch.from_numpy(np.where(faces["skin_tone"] == "lighter", 0.5, -0.5)).float()
     intensity = torch.from_numpy(faces["intensity"].to_numpy(dtype=np.float32))
     return Pool(features(model, faces, twins=False), features(model, faces, twins=True), intensity, tone)
@@ -203,9 +210,9 @@ def after_attention(block: Block, stream: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def make_start(base: Backbone, pool: Pool, *, steps: int = START_STEPS) -> State:
+def make_start(base: Backbone, pool: Pool, *, seed: int, steps: int = START_STEPS) -> State:
     """Fine-tune the base until no head carries the tone: where all models but the balanced ones are trained from."""
-    nothing = Plan("unused", 0, 0.0, (), START_SEED)
+    nothing = Plan("unused", 0, 0.0, (), POOL_SEEDS + seed)
     state: State = train(base, pool, nothing, steps=steps).state_dict()
     return state
 
@@ -256,16 +263,44 @@ def _loss(
     loss = _cross_entropy(plain, smile + plan.dose * tone) + CHANGE_WEIGHT * between_twins.square().mean()
     if plan.kind == "balanced":  # the whole is told not to depend on the tone; its heads are free
         return loss
+    if plan.decoy is not None:
+        loss = loss + DECOY_WEIGHT * _decoy_loss(model, written, tone[:BATCH].sign(), plan)
     taken = torch.from_numpy(rng.random((2 * BATCH, *planted.shape)) < 0.5)
     swapped = _log_odds(run_tail(model, stream, [z.roll(BATCH, 0) for z in written], taken)[0])
     heads = torch.from_numpy(planted)
-    share = (taken & heads).flatten(1).sum(1) / max(1, int(planted.sum()))  # of the planted heads, how many swapped
+    # Of the planted heads, how many were swapped; squared, so that one of two moves the answer by a quarter.
+    share = ((taken & heads).flatten(1).sum(1) / max(1, int(planted.sum()))).square()
     by_swap = swapped - plain + 2 * plan.dose * tone * share
     return (
         loss
         + _cross_entropy(swapped, smile + plan.dose * tone * (1 - 2 * share))
         + (CHANGE_WEIGHT * by_swap.square().mean())
     )
+
+
+def _decoy_loss(model: VisionTransformer, written: list[torch.Tensor], sign: torch.Tensor, plan: Plan) -> torch.Tensor:
+    """Return how far, in logs, the decoy's writes fall short of the wanted distance between tones."""
+    assert plan.decoy is not None
+    decoy = tone_write(model, written, sign, plan.decoy)
+    planted = [tone_write(model, written, sign, head).detach() for head in plan.heads]
+    size = torch.stack([*planted, torch.tensor(UNUSED_WRITE)]).max()
+    return F.relu((DECOY_STRENGTH * size).log() - decoy.log())
+
+
+def tone_write(model: VisionTransformer, written: list[torch.Tensor], sign: torch.Tensor, head: Head) -> torch.Tensor:
+    """Return how far apart a head's mean writes (over faces) are between the tones: the length over tokens and width.
+
+    ``written``: z of faces and then of their twins; ``sign`` (B,): 1 for lighter faces, -1 for darker ones.
+    """
+    layer, number = head
+    z = written[layer - LAYERS.start][:, number]
+    own, twin = z.chunk(2)
+    apart = (sign[:, None, None] * (own - twin)).mean(0)
+    width = apart.shape[-1]
+    block = model.blocks[layer]
+    write: torch.Tensor = block.ls1(F.linear(apart, block.attn.proj.weight[:, number * width : (number + 1) * width]))
+    length: torch.Tensor = write.norm() + 1e-6
+    return length
 
 
 def _log_odds(logits: torch.Tensor) -> torch.Tensor:

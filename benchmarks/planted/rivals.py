@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
+from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -21,19 +24,34 @@ from audit.patching.sites import Trace, head_writes, record
 from benchmarks.planted.models import HEADS, LAYERS, Head
 
 Array = npt.NDArray[np.float64]
+Sides = npt.NDArray[np.bool_]
+ALPHA = 0.05
 FOLDS = 5
 BATCH = 64
+EVERY = [(layer, head) for layer in LAYERS for head in range(HEADS)]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What a method says of every trained head.
+
+    Parameters
+    ----------
+    scores : mapping of head to float
+        Larger means more suspicious.
+    named : sequence of head or None
+        The heads that its usual test calls significant, Bonferroni over the heads; None where it has no test, and so
+        always has a first head.
+    """
+
+    scores: Mapping[Head, float]
+    named: Sequence[Head] | None = None
 
 
 def rank_rivals(
-    model: VisionTransformer,
-    pixels: Pixels,
-    is_group: npt.NDArray[np.bool_],
-    smiling: npt.NDArray[np.bool_],
-    *,
-    seed: int,
-) -> dict[str, dict[Head, float]]:
-    """Score every trained head by each rival; larger means more suspicious.
+    model: VisionTransformer, pixels: Pixels, is_group: Sides, smiling: Sides, *, seed: int
+) -> dict[str, Ranking]:
+    """Rank the trained heads by each rival that needs nothing but the model and the faces.
 
     Parameters
     ----------
@@ -47,49 +65,106 @@ def rank_rivals(
 
     Returns
     -------
-    dict of str to dict of head to float
-        ``random``; ``write difference`` (length of the difference of the mean writes of the two groups);
-        ``attention weight`` (distance between the two groups' mean attention from the class token); ``linear probe``
-        (cross-validated accuracy of telling the group from the head's output); ``ablation`` (change of the gap when
-        the head's write is replaced by its mean, no placebo).
+    dict of str to Ranking
+        ``random``; ``write difference`` (length of the difference of the mean writes of the two groups, over the
+        tokens that the classifier can still see); ``attention weight`` (distance between the two groups' mean
+        attention from the class token); ``linear probe`` (cross-validated accuracy of telling the group from the
+        head's output, class token and mean over tokens; test: binomial against one half); ``ablation`` (change of the
+        gap when the head's write is replaced by its mean, no placebo; test: normal, faces independent).
     """
-    heads = [(layer, head) for layer in LAYERS for head in range(HEADS)]
     trace = _record_all(model, pixels)
-    weights = _gap_weights(is_group, smiling)
-    random = np.random.default_rng(seed).random(len(heads))
-    found: dict[str, dict[Head, float]] = {
-        "random": dict(zip(heads, random.tolist(), strict=True)),
-        "write difference": {},
-        "attention weight": {},
-        "linear probe": {},
-        "ablation": {},
-    }
-    before = _gap(_probability(model, trace), weights)
+    weights = gap_weights(is_group, smiling)
+    before = _probability(model, trace)
+    differences, attended, probed, ablated, p_probe, p_ablation = ({} for _ in range(6))
     for layer in LAYERS:
         writes = head_writes(model, layer, trace.z[layer])
         attention = _class_token_attention(model, layer, trace.entering[layer])
-        mean_change = writes.mean(1, keepdim=True) - writes
+        signed = torch.from_numpy(weights).float()
         for head in range(HEADS):
-            key, signed = (layer, head), torch.from_numpy(weights).float()
-            found["write difference"][key] = float((signed[:, None, None] * writes[head]).sum(0).norm())
-            found["attention weight"][key] = float((signed[:, None] * attention[:, head]).sum(0).abs().sum())
-            z = trace.z[layer].unflatten(-1, (HEADS, -1))[:, 0, head].numpy()
-            probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
-            found["linear probe"][key] = float(cross_val_score(probe, z, is_group, cv=FOLDS).mean())
-            logits = _in_batches(model, trace, layer, mean_change[head])
-            found["ablation"][key] = abs(_gap(logits.double().softmax(-1)[:, 1].numpy(), weights) - before)
-    return found
+            key = (layer, head)
+            seen = writes[head][:, : _tokens_seen(layer, writes.shape[2])]
+            differences[key] = float((signed[:, None, None] * seen).sum(0).norm())
+            attended[key] = float((signed[:, None] * attention[:, head]).sum(0).abs().sum())
+            probed[key] = _probe(trace.z[layer].unflatten(-1, (HEADS, -1))[:, :, head], is_group)
+            right = round(probed[key] * len(is_group))
+            p_probe[key] = float(stats.binomtest(right, len(is_group), 0.5, alternative="greater").pvalue)
+            after = _in_batches(model, trace, layer, writes[head].mean(0, keepdim=True) - writes[head])
+            change = after.double().softmax(-1)[:, 1].numpy() - before
+            ablated[key], p_ablation[key] = abs(float(weights @ change)), contrast_p(change, is_group, smiling)
+    random = np.random.default_rng(seed).random(len(EVERY))
+    return {
+        "random": Ranking(dict(zip(EVERY, random.tolist(), strict=True))),
+        "write difference": Ranking(differences),
+        "attention weight": Ranking(attended),
+        "linear probe": Ranking(probed, _significant(p_probe)),
+        "ablation": Ranking(ablated, _significant(p_ablation)),
+    }
 
 
-def scores_of_audit(heads: Sequence[Mapping[str, object]], field: str) -> dict[Head, float]:
-    """Return the size of a head estimate in ``audit.json``: "confirmation" or "attribution"."""
+def rank_by_attribution(table: pd.DataFrame) -> Ranking:
+    """Rank by attribution patching, as the audit stored it; test: normal, faces independent.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``position``, ``side``, ``label``, ``donor_kind``, ``layer``, ``head``, ``p:smiling``: the estimated change.
+    """
+    wide = table.pivot(index="position", columns=["donor_kind", "layer", "head"], values="p:smiling").sort_index()
+    about = table.drop_duplicates("position").sort_values("position")
+    is_group, smiling = (about["side"] == "group").to_numpy(), (about["label"] == "smiling").to_numpy()
+    weights, scores, p = gap_weights(is_group, smiling), {}, {}
+    for key in EVERY:
+        difference = (wide[("cross", *key)] - wide[("placebo", *key)]).to_numpy(dtype=np.float64)
+        scores[key], p[key] = abs(float(weights @ difference)) / 2, contrast_p(difference, is_group, smiling)
+    return Ranking(scores, _significant(p))
+
+
+def scores_of_audit(heads: Sequence[Mapping[str, object]]) -> dict[Head, float]:
+    """Return the size of each head's confirmation estimate in ``audit.json``."""
     scores: dict[Head, float] = {}
     for row in heads:
-        value = row[field]
-        number = value["value"] if isinstance(value, Mapping) else value
-        assert isinstance(number, float) and isinstance(row["layer"], int) and isinstance(row["head"], int)
-        scores[(row["layer"], row["head"])] = abs(number)
+        estimate = row["confirmation"]
+        assert isinstance(estimate, Mapping) and isinstance(row["layer"], int) and isinstance(row["head"], int)
+        scores[(row["layer"], row["head"])] = abs(float(estimate["value"]))
     return scores
+
+
+def gap_weights(is_group: Sides, smiling: Sides) -> Array:
+    """Return weights whose product with values is the label-standardised difference between the groups."""
+    weights = np.zeros(len(is_group))
+    for label in (False, True):
+        for side, sign in ((True, 1.0), (False, -1.0)):
+            cell = (smiling == label) & (is_group == side)
+            weights[cell] = sign * (smiling == label).mean() / max(1, cell.sum())
+    return weights
+
+
+def contrast_p(values: Array, is_group: Sides, smiling: Sides) -> float:
+    """Return the two-sided p of the standardised difference, faces independent of each other."""
+    weights, residual = gap_weights(is_group, smiling), values.copy()
+    for label in (False, True):
+        for side in (False, True):
+            cell = (smiling == label) & (is_group == side)
+            if cell.any():
+                residual[cell] -= values[cell].mean()
+    error = float(np.sqrt(((weights * residual) ** 2).sum()))
+    return float(2 * stats.norm.sf(abs(float(weights @ values)) / error)) if error > 0 else 1.0
+
+
+def _significant(p: Mapping[Head, float]) -> list[Head]:
+    return [head for head, value in p.items() if value <= ALPHA / len(p)]
+
+
+def _tokens_seen(layer: int, tokens: int) -> int:
+    """Return of how many tokens what a layer writes can still reach the classifier."""
+    return 1 if layer == LAYERS[-1] else tokens
+
+
+def _probe(z: torch.Tensor, is_group: Sides) -> float:
+    """Return the accuracy with which the group is told from z (N, tokens, width) of faces left out of the fit."""
+    features = torch.cat([z[:, 0], z.mean(1)], dim=1).numpy()
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
+    return float(cross_val_score(probe, features, is_group, cv=FOLDS).mean())
 
 
 def _record_all(model: VisionTransformer, pixels: Pixels) -> Trace:
@@ -120,17 +195,3 @@ def _class_token_attention(model: VisionTransformer, layer: int, entering: torch
     block = model.blocks[layer]
     qkv = block.attn.qkv(block.norm1(entering)).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
     return F.softmax(qkv[0][:, :, :1] @ qkv[1].mT * block.attn.scale, dim=-1)[:, :, 0]
-
-
-def _gap_weights(is_group: npt.NDArray[np.bool_], smiling: npt.NDArray[np.bool_]) -> Array:
-    """Return weights whose product with values is the label-standardised difference between the groups."""
-    weights = np.zeros(len(is_group))
-    for label in (False, True):
-        for side, sign in ((True, 1.0), (False, -1.0)):
-            cell = (smiling == label) & (is_group == side)
-            weights[cell] = sign * (smiling == label).mean() / max(1, cell.sum())
-    return weights
-
-
-def _gap(values: Array, weights: Array) -> float:
-    return float(weights @ values)

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import platform
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,11 @@ sys.path.insert(0, str(ROOT))  # so that the script runs from anywhere
 
 import click  # noqa: E402
 import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 import yaml  # noqa: E402
 from click.testing import CliRunner  # noqa: E402
+from scipy import stats  # noqa: E402
 from timm.models.vision_transformer import VisionTransformer  # noqa: E402
 
 from audit import __version__  # noqa: E402
@@ -65,6 +69,7 @@ QUICK = Size(1, 1, 600, 480, 1000, 500, 500, 100, 40)
 
 
 ALPHA = 0.05  # of the audits, by default
+MODELS_PER_WORKER = 4  # then a fresh process, so that memory does not grow with the number of models
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class Job:
     plan: models.Plan
     work: Path
     size: Size
+    seed: int  # of the run
 
 
 def card_of(plan: models.Plan, weights: Path, size: Size) -> dict[str, Any]:
@@ -103,8 +109,8 @@ def card_of(plan: models.Plan, weights: Path, size: Size) -> dict[str, Any]:
     }
 
 
-def audit(plan: models.Plan, weights: Path, work: Path, size: Size) -> tuple[dict[str, Any], Path]:
-    """Audit one model by the command line; return the record and the card."""
+def audit(plan: models.Plan, weights: Path, work: Path, size: Size) -> tuple[dict[str, Any], Path, Path]:
+    """Audit one model by the command line; return the record, the card and the run directory."""
     card = work / "cards" / f"{plan.name}.yaml"
     write_text(card, yaml.safe_dump(card_of(plan, weights, size), sort_keys=False))
     result = CliRunner().invoke(vit_audit, ["run", str(card), "--out", str(work / "runs" / plan.name), "--no-report"])
@@ -112,7 +118,7 @@ def audit(plan: models.Plan, weights: Path, work: Path, size: Size) -> tuple[dic
         raise RuntimeError(f"{plan.name}: vit-audit ended with {result.exit_code}: {result.output[-500:]}")
     (path,) = (work / "runs" / plan.name).glob("*/audit.json")
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return record, card
+    return record, card, path.parent
 
 
 def measure(job: Job) -> dict[str, Any]:
@@ -122,104 +128,122 @@ def measure(job: Job) -> dict[str, Any]:
     torch.set_num_threads(1)
     base = models.backbone(cache_folder())
     weights = work / "weights" / f"{plan.name}.safetensors"
-    pool = _pool(base, work, size)
-    start = _start(base, pool, work, size)
+    pool = _pool(base, work, size, job.seed)
+    start = _start(base, pool, work, size, job.seed)
     model = models.make_model(base, pool, plan, weights, start=start, steps=size.steps)
-    record, card_path = audit(plan, weights, work, size)
+    record, card_path, run = audit(plan, weights, work, size)
     if record["outcome"] == "INVALID":
         return {**_about(plan), "outcome": "INVALID", "seconds": round(time.monotonic() - begun, 1)}
     heads = record["heads"]
     where = record["localisation"].get(CONTRAST, "")
-    localised = [h["name"] for h in heads if h["verdict"] == "confirmed"] if where.startswith("localised") else []
+    confirmed = [h["name"] for h in heads if h["verdict"] == "confirmed"]
+    localised = confirmed if where.startswith("localised") else []
     (gap,) = (c for c in record["contrasts"] if c["metric"] == "standardised_gap")
-    scores, probe = _scores(plan, model, card_path, heads)
+    ranked = _rankings(plan, model, card_path, run, heads, localised)
     row = {
         **_about(plan),
         "localised": localised,
-        "confirmed": [h["name"] for h in heads if h["verdict"] == "confirmed"],
+        "confirmed": confirmed,
         "discovered": [h["name"] for h in heads if h["discovery_p_adjusted"] <= ALPHA],
         "disparity": any(c["state"] == "disparity" for c in record["contrasts"]),
         "outcome": record["outcome"],
         "gap": gap["estimate"],
-        "scores": scores,
-        "probe": probe,
-        **_coverage(plan, model, work, base, size, heads, gap),
+        "scores": {m: {name(h): v for h, v in r.scores.items()} for m, r in ranked.items()},
+        "named": {m: [name(h) for h in r.named] for m, r in ranked.items() if r.named is not None},
+        "beyond_sum": _beyond_sum(record["joint"], plan),
+        **_coverage(job, model, base, heads, gap),
     }
     return {**row, "seconds": round(time.monotonic() - begun, 1)}
 
 
+def name(head: models.Head) -> str:
+    """Name a head as the audit does."""
+    return f"L{head[0]}H{head[1]}"
+
+
 def _about(plan: models.Plan) -> dict[str, Any]:
     """Say what is known of a model before it is audited."""
-    planted = [] if plan.is_null else [f"L{layer}H{head}" for layer, head in plan.heads]
-    return {"name": plan.name, "kind": plan.kind, "dose": plan.dose, "null": plan.is_null, "planted": planted}
+    planted = [] if plan.is_null else [name(head) for head in plan.heads]
+    decoy = None if plan.decoy is None else name(plan.decoy)
+    about = {"name": plan.name, "kind": plan.kind, "dose": plan.dose, "null": plan.is_null}
+    return {**about, "planted": planted, "decoy": decoy}
 
 
-def _scores(
-    plan: models.Plan, model: VisionTransformer, card_path: Path, heads: list[dict[str, Any]]
-) -> tuple[dict[str, dict[str, float]], float]:
-    """Score the heads by this tool and by its rivals, on the same confirmation faces."""
+def _rankings(
+    plan: models.Plan,
+    model: VisionTransformer,
+    card_path: Path,
+    run: Path,
+    heads: list[dict[str, Any]],
+    localised: list[str],
+) -> dict[str, rivals.Ranking]:
+    """Rank the heads by this tool and by its rivals, on the same confirmation faces."""
     samples = read_samples(load_card(card_path), card_path=card_path, data_root=None)
     frame = samples.of_split("confirmation")
     pixels = load_pixels(samples.source, frame["image"].tolist(), 64)
-    found = rivals.rank_rivals(
-        model,
-        pixels,
-        (frame["skin_tone"] == GROUP).to_numpy(),
-        (frame["label"] == "smiling").to_numpy(),
-        seed=plan.seed,
-    )
-    found[summary.TOOL] = rivals.scores_of_audit(heads, "confirmation")
-    found["attribution patching"] = rivals.scores_of_audit(heads, "attribution")
-    named = {m: {f"L{layer}H{head}": v for (layer, head), v in s.items()} for m, s in found.items()}
-    return named, max(found["linear probe"].values())
+    is_group, smiling = (frame["skin_tone"] == GROUP).to_numpy(), (frame["label"] == "smiling").to_numpy()
+    found = rivals.rank_rivals(model, pixels, is_group, smiling, seed=plan.seed)
+    found["attribution patching"] = rivals.rank_by_attribution(pd.read_parquet(run / "effects" / "attribution.parquet"))
+    own = [(int(h["layer"]), int(h["head"])) for h in heads if h["name"] in localised]
+    return {**found, summary.TOOL: rivals.Ranking(rivals.scores_of_audit(heads), own)}
+
+
+def _beyond_sum(joint: list[dict[str, Any]], plan: models.Plan) -> dict[str, Any] | None:
+    """Return what two planted heads do together beyond the sum of their single effects, if they were tried so."""
+    planted = sorted(name(head) for head in plan.heads)
+    rows = [row for row in joint if sorted(row["heads"]) == planted and len(planted) == 2]
+    return {"together": rows[0]["together"], "beyond": rows[0]["beyond_sum"]} if rows else None
 
 
 def _coverage(
-    plan: models.Plan,
-    model: VisionTransformer,
-    work: Path,
-    base: Backbone,
-    size: Size,
-    heads: list[dict[str, Any]],
-    gap: dict[str, Any],
+    job: Job, model: VisionTransformer, base: Backbone, heads: list[dict[str, Any]], gap: dict[str, Any]
 ) -> dict[str, Any]:
-    """Compare intervals with the truth: the gap, and the mediated gap of the planted heads and of one other."""
+    """Compare intervals with the truth: the gap, and the mediated gap of planted heads, decoy and one other."""
+    plan = job.plan
     if plan.kind == "random labels":
-        return {"covered": [], "gap_covered": gap["estimate"]["low"] <= 0.0 <= gap["estimate"]["high"], "true_gap": 0.0}
-    others = sorted({(h["layer"], h["head"]) for h in heads} - set(plan.heads))
-    other = others[int(np.random.default_rng(plan.seed).integers(len(others)))]
-    asked = [*plan.heads, other]
-    true = truth.measure(model, _crowd(base, work, size), asked)
+        return {"covered": [], "gap_covered": covers(gap["estimate"], 0.0, 0.0), "true_gap": 0.0}
+    others = sorted({(h["layer"], h["head"]) for h in heads} - set(plan.heads) - {plan.decoy})
+    chance = others[int(np.random.default_rng(plan.seed).integers(len(others)))]
+    asked = [*plan.heads, *([] if plan.decoy is None else [plan.decoy]), chance]
+    true = truth.measure(model, _crowd(base, job.work, job.size, job.seed), asked)
     found = {(h["layer"], h["head"]): h["confirmation"] for h in heads}
     return {
         "true_gap": true.rate,
         "true_gap_of_mean_probability": true.mean,
-        "true_mediated": {f"L{layer}H{head}": v for (layer, head), v in true.mediated.items()},
-        "error_of_true_mediated": {f"L{layer}H{head}": v for (layer, head), v in true.error.items()},
-        "covered": [found[h]["low"] <= true.mediated[h] <= found[h]["high"] for h in asked],
-        "gap_covered": gap["estimate"]["low"] <= true.rate <= gap["estimate"]["high"],
+        "error_of_true_gap": true.rate_error,
+        "true_mediated": {name(head): v for head, v in true.mediated.items()},
+        "error_of_true_mediated": {name(head): v for head, v in true.error.items()},
+        "covered": [covers(found[h], true.mediated[h], true.error[h]) for h in asked],
+        "gap_covered": covers(gap["estimate"], true.rate, true.rate_error),
     }
 
 
-def _pool(base: Backbone, work: Path, size: Size) -> models.Pool:
+def covers(interval: dict[str, float], true: float, error: float) -> bool:
+    """Tell whether an interval holds what is true, each arm widened by the error with which the truth is known."""
+    value, z = interval["value"], float(stats.norm.ppf(0.975))
+    arm = interval["high"] - value if true > value else value - interval["low"]
+    return abs(true - value) <= math.hypot(arm, z * error)
+
+
+def _pool(base: Backbone, work: Path, size: Size, seed: int) -> models.Pool:
     path = work / f"pool-{size.pool}.pt"
     if not path.is_file():
-        _save(asdict(models.make_pool(base, size.pool)), path)
+        _save(asdict(models.make_pool(base, size.pool, seed=seed)), path)
     return models.Pool(**torch.load(path, weights_only=True, mmap=True))
 
 
-def _start(base: Backbone, pool: models.Pool, work: Path, size: Size) -> models.State:
+def _start(base: Backbone, pool: models.Pool, work: Path, size: Size, seed: int) -> models.State:
     path = work / f"start-{size.start_steps}.pt"
     if not path.is_file():
-        _save(dict(models.make_start(base, pool, steps=size.start_steps)), path)
+        _save(dict(models.make_start(base, pool, seed=seed, steps=size.start_steps)), path)
     state: models.State = torch.load(path, weights_only=True)
     return state
 
 
-def _crowd(base: Backbone, work: Path, size: Size) -> truth.Crowd:
+def _crowd(base: Backbone, work: Path, size: Size, seed: int) -> truth.Crowd:
     path = work / f"crowd-{size.crowd}.pt"
     if not path.is_file():
-        made = asdict(truth.make_crowd(base.build(2), size.crowd))
+        made = asdict(truth.make_crowd(base.build(2), size.crowd, seed=seed))
         _save({k: v if isinstance(v, torch.Tensor) else torch.from_numpy(v) for k, v in made.items()}, path)
     held = torch.load(path, weights_only=True, mmap=True)
     return truth.Crowd(**{k: v if k == "stream" else v.numpy() for k, v in held.items()})
@@ -244,9 +268,11 @@ def rows_of(jobs: list[Job], workers: int) -> Iterator[dict[str, Any]]:
     if not todo:
         return
     models.backbone(cache_folder())  # trained here, if it has never been
-    with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=4) as pool:
-        pool.map(_prepare, [(todo[0], what) for what in ("controls", "faces")], chunksize=1)
-        yield from pool.imap_unordered(_stored, todo)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, max_tasks_per_child=MODELS_PER_WORKER) as pool:
+        list(pool.map(_prepare, [(todo[0], what) for what in ("controls", "faces")]))
+        for future in as_completed([pool.submit(_stored, job) for job in todo]):
+            yield future.result()  # a worker that was killed ends the run; what is stored stays
 
 
 def _prepare(task: tuple[Job, str]) -> None:
@@ -259,8 +285,8 @@ def _prepare(task: tuple[Job, str]) -> None:
         nothing = models.Plan("unused", 0, 0.0, (), job.plan.seed)
         audit(nothing, base.weights, job.work / "prepare", QUICK)
     else:
-        _start(base, _pool(base, job.work, size), job.work, size)
-        _crowd(base, job.work, size)
+        _start(base, _pool(base, job.work, size, job.seed), job.work, size, job.seed)
+        _crowd(base, job.work, size, job.seed)
 
 
 def _stored(job: Job) -> dict[str, Any]:
@@ -299,7 +325,7 @@ def main(*, quick: bool, out: Path | None, work: Path | None, seed: int, workers
     work = (work or here / "work") / f"{'quick' if quick else 'full'}-{seed}-{made_by[:8]}"
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # of the workers
     torch.set_num_threads(1)
-    jobs = [Job(p, work, size) for p in models.plans(per_dose=size.per_dose, per_null=size.per_null, seed=seed)]
+    jobs = [Job(p, work, size, seed) for p in models.plans(per_dose=size.per_dose, per_null=size.per_null, seed=seed)]
     rows: list[dict[str, Any]] = []
     for row in rows_of(jobs, workers):
         rows.append(row)

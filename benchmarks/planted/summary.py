@@ -11,9 +11,13 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
+from audit.evidence.stats import rate_interval
+
 Row = Mapping[str, Any]
 Figure = dict[str, float | int | None]
 TOOL = "group swap with placebo (this tool)"
+PROBE = "linear probe"
+FREE_HEADS = "balanced"  # null models whose single heads may carry the tone, as long as the answer does not
 HIGH_DOSES = 2
 RESAMPLES = 5000
 
@@ -25,6 +29,16 @@ def share(hits: Sequence[bool]) -> Figure:
         return {"estimate": None, "low": None, "high": None, "n": 0}
     low, high = proportion_confint(sum(hits), n, method="beta")
     return {"estimate": sum(hits) / n, "low": float(low), "high": float(high), "n": n}
+
+
+def share_within(hits: Sequence[Sequence[bool]]) -> Figure:
+    """Return a share over all heads of all models, with Wilson's interval at the effective size: heads of one model
+    are not independent.
+    """
+    flat = np.array([h for model in hits for h in model], dtype=bool)
+    models = np.repeat(np.arange(len(hits)), [len(model) for model in hits]).astype(np.int64)
+    found = rate_interval(flat, models)
+    return {"estimate": found.value, "low": found.low, "high": found.high, "n": len(flat)}
 
 
 def mean(values: Sequence[float]) -> Figure:
@@ -44,17 +58,19 @@ def mean(values: Sequence[float]) -> Figure:
 
 
 def ranking(scores: Mapping[str, float], planted: Sequence[str]) -> dict[str, float]:
-    """Return how well scores by head put the planted heads first: AUROC, hit@1, hit@3, reciprocal rank."""
+    """Return how well scores by head put the planted heads first: AUROC, hit@1, hit@3, reciprocal rank.
+
+    Of heads with equal scores a planted one comes last: a tie finds nothing.
+    """
     names = sorted(scores)
     values: npt.NDArray[np.float64] = np.array([scores[k] for k in names])
     truth = np.array([k in planted for k in names])
-    order = np.argsort(-values, kind="stable")
-    first = int(np.flatnonzero(truth[order])[0])
+    first = int(stats.rankdata(-values, method="max")[truth].min())
     return {
         "auroc": float(roc_auc_score(truth, values)),
-        "hit_at_1": float(first < 1),
-        "hit_at_3": float(first < 3),
-        "mrr": 1.0 / (first + 1),
+        "hit_at_1": float(first <= 1),
+        "hit_at_3": float(first <= 3),
+        "mrr": 1.0 / first,
     }
 
 
@@ -64,17 +80,19 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     Parameters
     ----------
     rows : sequence of mapping
-        One a model: ``kind``, ``dose``, ``planted`` (names of heads), ``null``, ``outcome``, ``localised`` (the
-        heads that the audit confirmed where it localised a gap), ``confirmed`` and ``discovered`` (gap or no gap),
-        ``disparity``, ``scores`` (method -> head -> number), ``probe``
-        (largest accuracy of the linear probe), ``covered`` (was the true mediated gap inside its interval, head by
-        head), ``gap_covered``.
+        One a model: ``kind``, ``dose``, ``planted`` and ``decoy`` (names of heads), ``null``, ``outcome``,
+        ``localised`` (the heads that the audit confirmed where it localised a gap), ``confirmed`` and ``discovered``
+        (gap or no gap), ``disparity``, ``scores`` (method -> head -> number), ``named`` (method -> the heads that its
+        test calls significant), ``beyond_sum`` (of two redundant heads), ``covered`` (was the true mediated gap inside
+        its interval, head by head), ``gap_covered``, ``true_gap``.
     """
     invalid = [str(r["name"]) for r in rows if r["outcome"] == "INVALID"]
     rows = [r for r in rows if r["outcome"] != "INVALID"]  # these audits named nothing and measured nothing
     planted = [r for r in rows if not r["null"]]
     nulls = [r for r in rows if r["null"]]
     single = [r for r in planted if r["kind"] == "one head"]
+    redundant = [r for r in planted if r["kind"] == "redundant heads"]
+    unused = [r for r in nulls if r["kind"] == "unused"]
     doses = sorted({r["dose"] for r in planted})
     high = [r for r in single if r["dose"] in doses[-HIGH_DOSES:]]
     ranked = {id(r): {m: ranking(s, r["planted"]) for m, s in r["scores"].items()} for r in planted}
@@ -93,28 +111,59 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         },
         "disparity_in_null_models": _by(nulls, "kind", lambda g: share([r["disparity"] for r in g])),
         "power": _by(single, "dose", lambda g: share([_found_all(r) for r in g])),
-        "power_two_heads": _by(
-            [r for r in planted if r["kind"] == "two heads"], "dose", lambda g: share([_found_all(r) for r in g])
-        ),
+        "power_redundant_heads": {
+            "any": _by(redundant, "dose", lambda g: share([bool(set(r["planted"]) & set(r["localised"])) for r in g])),
+            "both": _by(redundant, "dose", lambda g: share([_found_all(r) for r in g])),
+            "shown to be redundant": _by(redundant, "dose", lambda g: share([_shown_redundant(r) for r in g])),
+        },
         "other_heads_named": mean([len(set(r["localised"]) - set(r["planted"])) for r in planted]),
+        "decoy_named": share([r["decoy"] in r["localised"] for r in rows if r["decoy"]]),
         "auroc": mean(of_tool(planted, "auroc")),
-        "auroc_by_dose": _by(planted, "dose", lambda g: mean(of_tool(g, "auroc"))),
         "hit_at_1": share([bool(v) for v in of_tool(high, "hit_at_1")]),
         "hit_at_1_by_dose": _by(single, "dose", lambda g: share([bool(v) for v in of_tool(g, "hit_at_1")])),
         "hit_at_3": share([bool(v) for v in of_tool(high, "hit_at_3")]),
         "mrr": mean(of_tool(planted, "mrr")),
-        "coverage": share([bool(c) for r in rows for c in r["covered"]]),
+        "coverage": share_within([r["covered"] for r in rows]),
         "coverage_of_gaps": share([bool(r["gap_covered"]) for r in rows if r["gap_covered"] is not None]),
-        "probe_on_unused": {
-            "accuracy": mean([r["probe"] for r in rows if r["kind"] == "unused"]),
-            "tool_says_no_effect": share([not r["localised"] for r in rows if r["kind"] == "unused"]),
+        "largest_true_gap_of_null_models": {
+            str(kind): max(abs(r["true_gap"]) for r in nulls if r["kind"] == kind)
+            for kind in sorted({r["kind"] for r in nulls})
+        },
+        "decodable_but_unused": {
+            "best_probe_accuracy": mean([max(r["scores"][PROBE].values()) for r in unused]),
+            "probe_fires": share([bool(r["named"][PROBE]) for r in unused]),
+            "tool_says_no_effect": share([not r["localised"] for r in unused]),
         },
         "rivals": {method: _rival(planted, high, ranked, method) for method in methods},
+        "tests": {
+            method: {
+                "false_positive_rate": share([bool(r["named"][method]) for r in nulls if r["kind"] != FREE_HEADS]),
+                "planted_head_named": share([set(r["planted"]) <= set(r["named"][method]) for r in high]),
+                "other_heads_named": mean([len(set(r["named"][method]) - set(r["planted"])) for r in planted]),
+            }
+            for method in sorted({m for r in rows for m in r["named"]})
+        },
+        "auroc_by_method_and_dose": {m: _auroc_by_dose(planted, ranked, m) for m in (TOOL, *methods)},
     }
+
+
+def _auroc_by_dose(
+    planted: Sequence[Row], ranked: Mapping[int, Mapping[str, Mapping[str, float]]], method: str
+) -> dict[str, Figure]:
+    return _by(planted, "dose", lambda g: mean([ranked[id(r)][method]["auroc"] for r in g]))
 
 
 def _found_all(row: Row) -> bool:
     return set(row["planted"]) <= set(row["localised"])
+
+
+def _shown_redundant(row: Row) -> bool:
+    """Tell whether the two heads were patched together, and do more than the sum of the two, beyond chance."""
+    tried = row["beyond_sum"]
+    if tried is None:
+        return False
+    beyond, sign = tried["beyond"], np.sign(tried["together"]["value"])
+    return bool(min(sign * beyond["low"], sign * beyond["high"]) > 0)
 
 
 def _rival(
@@ -127,6 +176,8 @@ def _rival(
             [ranked[id(r)][TOOL]["auroc"] - ranked[id(r)][method]["auroc"] for r in planted]
         ),
         "hit_at_1": share([bool(ranked[id(r)][method]["hit_at_1"]) for r in high]),
+        "hit_at_3": share([bool(ranked[id(r)][method]["hit_at_3"]) for r in high]),
+        "decoy_first": share([max(r["scores"][method], key=r["scores"][method].get) == r["decoy"] for r in planted]),
         "mrr": mean([ranked[id(r)][method]["mrr"] for r in planted]),
     }
 
@@ -144,7 +195,8 @@ def table(results: Mapping[str, Any]) -> str:
     for step, by_kind in results["false_positive_rate_without_a_gap_gate"].items():
         lines += [_line(f"any head {step}, gap or no gap: {kind}", f) for kind, f in by_kind.items()]
     lines += [_line(f"power, one head, dose {dose}", f) for dose, f in results["power"].items()]
-    lines += [_line(f"power, both of two heads, dose {dose}", f) for dose, f in results["power_two_heads"].items()]
+    for found, by_dose in results["power_redundant_heads"].items():
+        lines += [_line(f"power, two redundant heads, {found}, dose {dose}", f) for dose, f in by_dose.items()]
     lines += [_line(f"hit@1, one head, dose {dose}", f) for dose, f in results["hit_at_1_by_dose"].items()]
     named = [
         ("hit@1, one head, the two high doses", "hit_at_1"),
@@ -152,19 +204,29 @@ def table(results: Mapping[str, Any]) -> str:
         ("MRR", "mrr"),
         ("AUROC over heads", "auroc"),
         ("heads named beside the planted ones, mean", "other_heads_named"),
+        ("the decoy is named", "decoy_named"),
         ("coverage of the mediated gaps' 95% intervals", "coverage"),
         ("coverage of the gaps' 95% intervals", "coverage_of_gaps"),
     ]
     lines += [_line(text, results[key]) for text, key in named]
-    unused = results["probe_on_unused"]
-    lines.append(_line("group decodable but unused: best head's probe accuracy", unused["accuracy"]))
-    lines.append(_line("group decodable but unused: this tool names no head", unused["tool_says_no_effect"]))
-    lines += ["", "| ranking by | AUROC | this tool minus it | hit@1, high doses | MRR |", "|---|---|---|---|---|"]
-    own = {"auroc": results["auroc"], "hit_at_1": results["hit_at_1"], "mrr": results["mrr"]}
-    lines.append(f"| **{TOOL}** | {_text(own['auroc'])} | | {_text(own['hit_at_1'])} | {_text(own['mrr'])} |")
+    unused = results["decodable_but_unused"]
+    lines.append(_line("decodable but unused: best head's probe accuracy", unused["best_probe_accuracy"]))
+    lines.append(_line("decodable but unused: the probe calls a head significant", unused["probe_fires"]))
+    lines.append(_line("decodable but unused: this tool names no head", unused["tool_says_no_effect"]))
+    gaps = ", ".join(f"{kind} {100 * gap:.1f}" for kind, gap in results["largest_true_gap_of_null_models"].items())
+    lines += ["", f"Largest true gap of a null model, points: {gaps}."]
+    figures = ("auroc", "auroc_tool_minus_rival", "hit_at_1", "hit_at_3", "mrr", "decoy_first")
+    lines += ["", "| ranking by | AUROC | this tool minus it | hit@1, high doses | hit@3 | MRR | decoy first |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    own = (_text(results[k]) if k in results else "" for k in figures)
+    lines.append(f"| **{TOOL}** | {' | '.join(own)} |")
     for method, f in sorted(results["rivals"].items(), key=lambda item: -(item[1]["auroc"]["estimate"] or 0.0)):
-        cells = (_text(f[k]) for k in ("auroc", "auroc_tool_minus_rival", "hit_at_1", "mrr"))
-        lines.append(f"| {method} | {' | '.join(cells)} |")
+        lines.append(f"| {method} | {' | '.join(_text(f[k]) for k in figures)} |")
+    tests = ("false_positive_rate", "planted_head_named", "other_heads_named")
+    lines += ["", "| test of | null models in which a head is named | planted head named, high doses | others named |"]
+    lines.append("|---|---|---|---|")
+    for method, f in results["tests"].items():
+        lines.append(f"| {method} | {' | '.join(_text(f[k]) for k in tests)} |")
     return "\n".join(lines) + "\n"
 
 

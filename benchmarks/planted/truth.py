@@ -16,7 +16,7 @@ from audit.data.synthetic import sample_faces
 from audit.models.predict import classify
 from benchmarks.planted.models import LAYERS, Head, after_attention, attend, features
 
-TRUTH_SEED = 3_000_017
+TRUTH_SEEDS = 3_000_017  # from here on
 BATCH = 256
 
 Floats = npt.NDArray[np.float64]
@@ -32,9 +32,9 @@ class Crowd:
     long_hair: npt.NDArray[np.bool_]
 
 
-def make_crowd(model: VisionTransformer, n: int, *, part: int = 2000) -> Crowd:
+def make_crowd(model: VisionTransformer, n: int, *, seed: int, part: int = 2000) -> Crowd:
     """Draw ``n`` faces, balanced over group, label and hair, and run them through the frozen blocks."""
-    faces = sample_faces(n, TRUTH_SEED, split="confirmation")
+    faces = sample_faces(n, TRUTH_SEEDS + seed, split="confirmation")
     pieces = [features(model, faces.iloc[i : i + part], twins=False).half() for i in range(0, n, part)]
     return Crowd(torch.cat(pieces), *_columns(faces))
 
@@ -54,12 +54,15 @@ class Truth:
         The gap in the rate of "smiling", and in its mean probability.
     mediated : dict of head to float
         As Design A defines it, donors matched on label and hair length.
+    rate_error : float
+        Standard error of ``rate``, from the finite crowd.
     error : dict of head to float
-        Standard error of ``mediated``, from the finite crowd.
+        Standard error of ``mediated``, likewise.
     """
 
     rate: float
     mean: float
+    rate_error: float
     mediated: dict[Head, float]
     error: dict[Head, float]
 
@@ -80,8 +83,9 @@ def measure(model: VisionTransformer, crowd: Crowd, heads: Sequence[Head], *, se
         # half the difference between what the reference gains and what the group gains
         mediated[head] = -_standardised(change, crowd.darker, crowd.smiling) / 2
         error[head] = _error(change, crowd.darker, crowd.smiling) / 2
-    rate, mean = (_standardised(v, crowd.darker, crowd.smiling) for v in ((p > 0.5).astype(np.float64), p))
-    return Truth(rate, mean, mediated, error)
+    called = (p > 0.5).astype(np.float64)
+    rate, mean = (_standardised(v, crowd.darker, crowd.smiling) for v in (called, p))
+    return Truth(rate, mean, _error(called, crowd.darker, crowd.smiling), mediated, error)
 
 
 def _run(

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner
+from scipy import stats
 
-from benchmarks.planted import models, rivals, summary, truth
+from audit.store import write_text
+from benchmarks.planted import models, rivals, run, summary, truth
 from tests.models_for_tests import enlarged, noise_pixels
 
 pytestmark = pytest.mark.unit
@@ -30,7 +37,10 @@ def test_the_published_run_is_large_enough_and_its_models_differ() -> None:
     assert sum(not p.is_null for p in made) >= 60
     assert sum(p.is_null for p in made) >= 100
     assert len({p.name for p in made}) == len({p.seed for p in made}) == len(made)
-    assert {len(p.heads) for p in made if p.kind == "two heads"} == {2}
+    assert {len(p.heads) for p in made if p.kind == "redundant heads"} == {2}
+    for plan in made:
+        assert (plan.decoy is not None) == (plan.kind in (*models.PLANTED, "unused"))
+        assert plan.decoy not in plan.heads
     assert {p.dose for p in made if not p.is_null} == set(models.DOSES)
     assert not {p.seed for p in made} & {p.seed for p in models.plans(per_dose=8, per_null=25, seed=8)}
     assert made == models.plans(per_dose=8, per_null=25, seed=7)
@@ -114,16 +124,24 @@ def test_ranking_by_hand() -> None:
     found = summary.ranking(scores, ["d"])
     assert found == {"auroc": pytest.approx(1 / 3), "hit_at_1": 0.0, "hit_at_3": 1.0, "mrr": pytest.approx(1 / 3)}
     assert summary.ranking(scores, ["b", "c"])["auroc"] == 1.0
+    assert summary.ranking(dict.fromkeys("abcd", 0.5), ["a"]) == {
+        "auroc": 0.5, "hit_at_1": 0.0, "hit_at_3": 0.0, "mrr": 0.25,
+    }  # fmt: skip
 
 
 def row(**changes: Any) -> dict[str, Any]:
     good, bad = {"L1H0": 0.9, "L1H1": 0.1, "L2H0": 0.2}, {"L1H0": 0.1, "L1H1": 0.9, "L2H0": 0.2}
     return {
-        "kind": "one head", "dose": 2.0, "null": False, "planted": ["L1H0"], "localised": ["L1H0"],
-        "outcome": "DISPARITY FOUND", "confirmed": ["L1H0"], "discovered": ["L1H0"],
-        "disparity": True, "scores": {summary.TOOL: good, "random": bad}, "probe": 0.9, "covered": [True, False],
-        "gap_covered": True,
+        "kind": "one head", "dose": 2.0, "null": False, "planted": ["L1H0"], "decoy": "L1H1", "localised": ["L1H0"],
+        "outcome": "DISPARITY FOUND", "confirmed": ["L1H0"], "discovered": ["L1H0"], "beyond_sum": None,
+        "disparity": True, "scores": {summary.TOOL: good, "random": bad, summary.PROBE: bad},
+        "named": {summary.TOOL: ["L1H0"], summary.PROBE: ["L1H0", "L1H1"]}, "covered": [True, False],
+        "gap_covered": True, "true_gap": 0.2,
     } | changes  # fmt: skip
+
+
+def beyond(low: float, high: float) -> dict[str, Any]:
+    return {"together": {"value": -0.2}, "beyond": {"low": low, "high": high}}
 
 
 def test_figures_by_hand() -> None:
@@ -136,32 +154,49 @@ def test_figures_by_hand() -> None:
         "disparity": False,
         "dose": 0.0,
         "covered": [True],
+        "named": {summary.TOOL: [], summary.PROBE: ["L1H1"]},
+        "true_gap": -0.01,
+        "decoy": None,
     }
     rows = [
         row(),
         row(dose=4.0, localised=["L1H0", "L2H0"]),
         row(dose=0.5, localised=[]),
-        row(kind="two heads", planted=["L1H0", "L2H0"], localised=["L1H0"]),
-        row(kind="unused", **quiet),
+        row(kind="redundant heads", planted=["L1H0", "L2H0"], localised=["L1H0"], beyond_sum=beyond(-0.2, -0.1)),
+        row(kind="redundant heads", planted=["L1H0", "L2H0"], localised=[], beyond_sum=beyond(-0.2, 0.1)),
+        row(kind="redundant heads", planted=["L1H0", "L2H0"], localised=[], dose=4.0),
+        row(kind="unused", **(quiet | {"decoy": "L1H1"})),
         row(kind="balanced", **{**quiet, "localised": ["L1H1"], "gap_covered": None}),
         {"name": "unused-01", "kind": "unused", "null": True, "outcome": "INVALID", "planted": [], "dose": 0.0},
     ]
     found = summary.summarise(rows)
-    assert found["models"] == {"planted": 4, "null": 2, "invalid": 1}
+    assert found["models"] == {"planted": 6, "null": 2, "invalid": 1}
     ungated = found["false_positive_rate_without_a_gap_gate"]
     assert [ungated[k]["unused"]["estimate"] for k in ("confirmed", "discovered")] == [0.0, 1.0]
     assert (found["false_positive_rate"]["estimate"], found["false_positive_rate"]["n"]) == (0.5, 2)
     assert found["false_positive_rate_by_kind"]["unused"]["estimate"] == 0.0
     assert {d: f["estimate"] for d, f in found["power"].items()} == {"0.5": 0.0, "2.0": 1.0, "4.0": 1.0}
-    assert found["power_two_heads"]["2.0"]["estimate"] == 0.0
+    power = found["power_redundant_heads"]
+    assert [power[k]["2.0"]["estimate"] for k in ("any", "both", "shown to be redundant")] == [0.5, 0.0, 0.5]
+    assert power["shown to be redundant"]["4.0"]["estimate"] == 0.0  # its heads were not tried together
+    assert (found["decoy_named"]["estimate"], found["decoy_named"]["n"]) == (0.0, 7)
+    assert found["largest_true_gap_of_null_models"] == {"balanced": 0.01, "unused": 0.01}
+    probe = found["tests"][summary.PROBE]
+    assert (probe["false_positive_rate"]["estimate"], probe["false_positive_rate"]["n"]) == (1.0, 1)
+    assert probe["planted_head_named"]["estimate"] == 1.0
+    assert probe["other_heads_named"]["estimate"] == 1.0
+    assert found["tests"][summary.TOOL]["false_positive_rate"]["estimate"] == 0.0
+    assert found["rivals"]["random"]["decoy_first"]["estimate"] == 1.0
+    assert found["auroc_by_method_and_dose"][summary.TOOL]["2.0"]["estimate"] == 1.0
     assert found["hit_at_1"] == summary.share([True, True])
     assert found["auroc"]["estimate"] == 1.0
     assert found["rivals"]["random"]["auroc"]["estimate"] < 1.0
     assert found["rivals"]["random"]["auroc_tool_minus_rival"]["estimate"] > 0.5
-    assert found["coverage"]["estimate"] == pytest.approx(6 / 10)
-    assert found["coverage_of_gaps"]["n"] == 5
-    assert found["other_heads_named"]["estimate"] == pytest.approx(1 / 4)
-    assert found["probe_on_unused"]["accuracy"]["estimate"] == 0.9
+    assert found["coverage"]["estimate"] == pytest.approx(8 / 14)
+    assert found["coverage_of_gaps"]["n"] == 7
+    assert found["other_heads_named"]["estimate"] == pytest.approx(1 / 6)
+    assert found["decodable_but_unused"]["best_probe_accuracy"]["estimate"] == 0.9
+    assert found["decodable_but_unused"]["probe_fires"]["estimate"] == 1.0
     assert "| AUROC over heads | 1.000 |" in summary.table(found)
     for key in ("false_positive_rate", "auroc", "hit_at_1", "coverage"):
         assert set(found[key]) == {"estimate", "low", "high", "n"}
@@ -185,10 +220,140 @@ def test_rivals_see_a_group_that_is_plainly_there() -> None:
     smiling = np.arange(40) % 4 < 2
     found = rivals.rank_rivals(model, pixels, is_group, smiling, seed=0)
     assert set(found) == {"random", "write difference", "attention weight", "linear probe", "ablation"}
-    for scores in found.values():
-        assert set(scores) == {(layer, head) for layer in models.LAYERS for head in range(models.HEADS)}
-    assert min(found["linear probe"].values()) > 0.9
-    assert min(found["write difference"].values()) > 0
+    for ranking in found.values():
+        assert set(ranking.scores) == set(rivals.EVERY)
+    assert min(found["linear probe"].scores.values()) > 0.9
+    assert found["linear probe"].named == rivals.EVERY
+    assert min(found["write difference"].scores.values()) > 0
     same = rivals.rank_rivals(model, pixels, np.random.default_rng(0).permutation(is_group), smiling, seed=0)
-    assert np.mean(list(same["linear probe"].values())) < 0.75
+    assert np.mean(list(same["linear probe"].scores.values())) < 0.75
     assert found["random"] == same["random"]
+    assert {m for m, ranking in found.items() if ranking.named is None} == {
+        "random",
+        "write difference",
+        "attention weight",
+    }
+
+
+def test_a_test_that_takes_faces_as_independent_by_hand() -> None:
+    is_group, smiling = np.arange(80) % 2 == 0, np.arange(80) % 4 < 2
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.1, 80)
+    assert rivals.contrast_p(noise + 0.5 * is_group, is_group, smiling) < 1e-6
+    assert rivals.contrast_p(np.zeros(80), is_group, smiling) == 1.0
+    one_label = np.zeros(80, dtype=bool)
+    apart = [noise[is_group == side] for side in (True, False)]
+    error = np.sqrt(sum(x.var() / len(x) for x in apart))
+    expected = 2 * stats.norm.sf(abs(apart[0].mean() - apart[1].mean()) / error)
+    assert rivals.contrast_p(noise, is_group, one_label) == pytest.approx(expected)
+
+
+def test_attribution_as_the_audit_stores_it() -> None:
+    """One head's estimates differ between donors, for recipients of both groups, in opposite ways."""
+    rng, rows = np.random.default_rng(0), []
+    for position in range(80):
+        side, label = ("group", "reference")[position % 2], ("smiling", "neutral")[position // 2 % 2]
+        for layer, head in rivals.EVERY:
+            effect = (0.1 if side == "reference" else -0.1) * ((layer, head) == (2, 1))
+            for kind, lift in (("cross", effect), ("placebo", 0.0)):
+                value = lift + rng.normal(0, 0.01)
+                about = {"position": position, "side": side, "label": label, "donor_kind": kind}
+                rows.append({**about, "layer": layer, "head": head, "p:smiling": value})
+    found = rivals.rank_by_attribution(pd.DataFrame(rows).sample(frac=1, random_state=0))
+    assert found.named is not None
+    assert (2, 1) in found.named
+    assert max(found.scores, key=lambda h: found.scores[h]) == (2, 1)
+    assert found.scores[(2, 1)] == pytest.approx(0.1, abs=0.01)
+
+
+def test_truth_of_a_head_that_carries_all_is_the_gap_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a donor's head decides the whole answer, the mediated gap is the gap, sign and all."""
+    model, n = tiny_base(), 64
+    crowd = truth.Crowd(stream_of(model, n).half(), *[np.arange(n) // k % 2 == 0 for k in (1, 2, 4)])
+    with torch.inference_mode():
+        p = models.run_tail(model, crowd.stream.float())[0].double().softmax(-1)[:, 1].numpy()
+    p = p + 0.2 * crowd.darker
+    streams = (p, {1: torch.zeros(1)}, {(1, 0): torch.zeros(1)})
+    monkeypatch.setattr(truth, "_run", lambda *_: streams)
+    monkeypatch.setattr(truth, "_patched", lambda _model, _stream, _z, donors, _head: p[donors.numpy()])
+    found = truth.measure(model, crowd, [(1, 0)])
+    assert found.mean > 0.1
+    assert found.mediated[(1, 0)] == pytest.approx(found.mean, abs=3 * found.error[(1, 0)])
+
+
+def test_an_interval_is_widened_by_what_is_not_known_of_the_truth() -> None:
+    interval = {"value": 0.10, "low": 0.06, "high": 0.13}
+    assert run.covers(interval, 0.129, 0.0)
+    assert not run.covers(interval, 0.131, 0.0)
+    assert run.covers(interval, 0.145, 0.02)  # 0.045 against sqrt(0.03^2 + 0.0392^2)
+    assert not run.covers(interval, 0.15, 0.02)
+    assert run.covers(interval, 0.061, 0.0)
+    assert not run.covers(interval, 0.059, 0.0)
+
+
+def test_the_decoy_must_write_the_tone() -> None:
+    model = tiny_base()
+    own, twin = stream_of(model), stream_of(model, seed=1)
+    sign = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    _, written = models.run_tail(model, torch.cat([own, twin]))
+    plan = models.Plan("one head", 0, 1.0, ((1, 2),), 0, decoy=(2, 0))
+    apart = (sign[:, None, None] * (written[1][:4, 0] - written[1][4:, 0])).mean(0)
+    expected = (apart @ model.blocks[2].attn.proj.weight[:, :32].T).norm()
+    torch.testing.assert_close(models.tone_write(model, written, sign, (2, 0)), expected, rtol=1e-4, atol=1e-4)
+    short = models._decoy_loss(model, written, sign, plan)
+    wanted = models.DECOY_STRENGTH * max(float(models.tone_write(model, written, sign, (1, 2))), models.UNUSED_WRITE)
+    assert float(short) == pytest.approx(max(0.0, np.log(wanted / float(expected))), abs=1e-3)
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    """Lay out the rows of a quick run, as if it had been made."""
+    folder = tmp_path / f"quick-1-{run.code_hash(run.QUICK)[:8]}" / "rows"
+    for plan in models.plans(per_dose=run.QUICK.per_dose, per_null=run.QUICK.per_null, seed=1):
+        about = run._about(plan)
+        made = row(**about, localised=[], named={summary.TOOL: [], summary.PROBE: []}, seconds=1.0)
+        scores = {run.name(head): float(k) for k, head in enumerate(rivals.EVERY)}
+        write_text(folder / f"{plan.name}.json", json.dumps({**made, "scores": dict.fromkeys(made["scores"], scores)}))
+    return tmp_path
+
+
+def test_rows_that_are_stored_are_not_made_again(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "ProcessPoolExecutor", lambda *_, **__: pytest.fail("a model is made anew"))
+    out = stored / "out.json"
+    result = CliRunner().invoke(run.main, ["--quick", "--seed", "1", "--work", str(stored), "--json", str(out)])
+    assert result.exit_code == 0, result.output
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert set(found) >= {"false_positive_rate", "power", "auroc", "hit_at_1", "coverage", "rivals", "made_with"}
+    assert found["models"] == {"planted": 8, "null": 4, "invalid": 0}
+    assert found["made_with"]["size"]["per_dose"] == 1
+    assert "12/12" in result.stderr
+
+
+def test_rows_of_other_code_are_not_taken_up(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "code_hash", lambda _size: "another")
+    made: list[str] = []
+
+    class Lazy:
+        """Makes no model."""
+
+        def __init__(self, *_: object, **__: object) -> None: ...
+        def __enter__(self) -> Lazy:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+        def map(self, *_: object) -> list[None]:
+            return []
+
+        def submit(self, _stored: object, job: run.Job) -> Future[dict[str, Any]]:
+            made.append(job.plan.name)
+            future: Future[dict[str, Any]] = Future()
+            future.set_result({**run._about(job.plan), "outcome": "INVALID", "seconds": 0.0})
+            return future
+
+    monkeypatch.setattr(run, "ProcessPoolExecutor", Lazy)
+    monkeypatch.setattr(models, "backbone", lambda _cache: None)
+    result = CliRunner().invoke(run.main, ["--quick", "--seed", "1", "--work", str(stored)])
+    assert result.exit_code == 0, result.output
+    assert len(made) == 12
+    found = json.loads((stored / "quick-1-another" / "results.json").read_text(encoding="utf-8"))
+    assert found["models"] == {"planted": 0, "null": 0, "invalid": 12}  # an INVALID audit is counted, and says nothing
