@@ -330,7 +330,7 @@ def main(*, quick: bool, out: Path | None, work: Path | None, seed: int, workers
     for row in rows_of(jobs, workers):
         rows.append(row)
         spent = time.monotonic() - begun
-        found = ", ".join(row["localised"]) or "no head"
+        found = row["outcome"] if "localised" not in row else ", ".join(row["localised"]) or "no head"
         click.echo(f"{len(rows)}/{len(jobs)} {row['name']}: {found} ({spent / 60:.1f} min)", err=True)
     results = summary.summarise(sorted(rows, key=lambda row: str(row["name"])))
     results["made_with"] = {
