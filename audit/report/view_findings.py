@@ -139,19 +139,17 @@ def _numbers(finding: Finding) -> tuple[Fact, ...]:
 
 
 def _patching(finding: Finding) -> tuple[Fact, ...]:
-    percentile = finding.percentile_in_layer
+    percentile, accuracy = finding.percentile_in_layer, finding.accuracy_change
+    of_head = []
+    if percentile is not None:
+        of_head.append(Fact("Among random heads of its layer", f"percentile {formats.decimal(percentile, 0)}"))
+    if accuracy is not None:
+        of_head.append(Fact("Accuracy change under the patch", points_text(accuracy)))
     return (
         Fact("Heads", ", ".join(finding.heads) or "none: this finding is about rates, not about heads"),
         Fact("Intervention", finding.intervention or "none"),
         Fact("Placebo", finding.placebo or "none"),
-        Fact(
-            "Among random heads of its layer",
-            formats.NOT_AVAILABLE if percentile is None else f"percentile {formats.decimal(percentile, 0)}",
-        ),
-        Fact(
-            "Accuracy change under the patch",
-            formats.NOT_AVAILABLE if finding.accuracy_change is None else points_text(finding.accuracy_change),
-        ),
+        *of_head,
         Fact("Agreement over seeds", finding.agreement_over_seeds),
         Fact("Replication on the confirmation split", finding.replication),
     )
