@@ -66,7 +66,7 @@ def round_trip(table: pd.DataFrame, setting: str) -> Control:
     columns = [c for c in table.columns if c.startswith("p:")]
     indexed = table.set_index(["version", "pair", "layer", "head"])[columns]
     back, itself = indexed.loc["back"], indexed.loc["self"]
-    changes = torch.from_numpy((back - itself).to_numpy(dtype=np.float64))
+    changes = torch.tensor((back - itself).to_numpy(dtype=np.float64))
     return judge(
         id=f"round_trip:{setting}",
         title="An edit there and back again changes nothing",

@@ -20,10 +20,10 @@ from audit.models.build import create_architecture
 from audit.models.checkpoint import save_weights
 from audit.models.finetune import Progress, Recipe, finetune, make_views, mirrored
 
-FACES = 2400
+FACES = 1600
 SEED = 1_000_003
 RECIPE = Recipe(
-    epochs=12, batch_size=32, learning_rate=1e-3, weight_decay=0.05, warmup_share=0.1, seed=SEED, train_blocks=None
+    epochs=6, batch_size=32, learning_rate=1e-3, weight_decay=0.05, warmup_share=0.1, seed=SEED, train_blocks=None
 )
 
 
