@@ -37,7 +37,8 @@ check: setup ## format, lint, types, import layers, tests
 lowest: pango ## run all tests with the oldest versions that pyproject.toml allows
 	@$(PYTHON) -m venv .venv-lowest
 	@$(PYTHON) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-		print("\n".join(p["dependencies"] + p["optional-dependencies"]["dev"]).replace(">=", "=="))' \
+		every = p["dependencies"] + p["optional-dependencies"]["dev"]; \
+		print("\n".join(d.replace(">=", "==") for d in every if "stubs" not in d and "types-" not in d))' \
 		>.venv-lowest/constraints.txt
 	@.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint .venv-lowest/constraints.txt --editable '.[dev]'
