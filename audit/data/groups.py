@@ -39,7 +39,10 @@ def group_column(raw: pd.Series, spec: GroupSpec) -> pd.Series:
 
 
 def deal_groups(groups: Codes, subjects: Codes, rng: np.random.Generator) -> Codes:
-    """Deal group codes out anew: over subjects where each has one group, else over the images of each subject.
+    """Deal group codes out anew: over subjects of one group each, and within a subject that is seen in several.
+
+    Within a subject its groups change names with each other, so that images of one subject in one group, which resemble
+    each other, stay in one group.
 
     Parameters
     ----------
@@ -47,14 +50,17 @@ def deal_groups(groups: Codes, subjects: Codes, rng: np.random.Generator) -> Cod
         Of each image.
     rng : numpy.random.Generator
     """
-    first, of_subject = np.unique(subjects, return_index=True, return_inverse=True)[1:]
-    own = groups[first]
-    if (groups == own[of_subject]).all():
-        return rng.permutation(own)[of_subject]
-    order, shuffled = np.lexsort((subjects,)), np.lexsort((rng.random(len(groups)), subjects))
-    dealt = np.empty_like(groups)
-    dealt[order] = groups[shuffled]
-    return dealt
+    sides, of_image = np.unique(np.stack([subjects, groups], axis=1), axis=0, return_inverse=True)
+    subject, own = sides.T
+    _, number, sizes = np.unique(subject, return_inverse=True, return_counts=True)
+    alone = sizes[number] == 1
+    dealt = own.copy()
+    dealt[alone] = rng.permutation(own[alone])
+    several = np.flatnonzero(~alone)
+    shuffled = several[np.lexsort((rng.random(len(several)), subject[several]))]
+    dealt[several] = own[shuffled]
+    result: Codes = dealt[of_image.reshape(-1)]
+    return result
 
 
 def permute_groups(samples: Samples, specs: Mapping[str, GroupSpec]) -> Samples:

@@ -18,16 +18,28 @@ pytestmark = pytest.mark.unit
 
 
 @given(st.integers(0, 1000), st.booleans())
-def test_dealing_keeps_subjects_whole_or_deals_within_them(seed: int, within: bool) -> None:
+def test_dealing_goes_over_people_of_one_group_and_within_people_of_several(seed: int, within: bool) -> None:
     rng = np.random.default_rng(seed)
     subjects = np.sort(rng.integers(0, 8, 30))
     groups = rng.integers(0, 3, 30) if within else rng.integers(0, 3, 8)[subjects]
     dealt = deal_groups(groups, subjects, rng)
-    if within and not all(len(set(groups[subjects == s])) == 1 for s in set(subjects)):
-        for s in set(subjects):
-            assert sorted(dealt[subjects == s]) == sorted(groups[subjects == s])
-    else:
-        assert all(len(set(dealt[subjects == s])) == 1 for s in set(subjects))
+    before, after = ([], [])
+    for s in set(subjects):
+        own, new = groups[subjects == s], dealt[subjects == s]
+        assert len(set(zip(own, new, strict=True))) == len(set(own)) == len(set(new))  # a renaming
+        if len(set(own)) == 1:
+            before.append(own[0])
+            after.append(new[0])
+        else:
+            assert set(own) == set(new)
+    assert sorted(before) == sorted(after)
+
+
+def test_every_deal_comes_up() -> None:
+    subjects, groups = np.array([0, 0, 0, 1, 2]), np.array([0, 0, 1, 0, 1])
+    rng = np.random.default_rng(0)
+    seen = {tuple(deal_groups(groups, subjects, rng)) for _ in range(200)}
+    assert seen == {(*a, *b) for a in ((0, 0, 1), (1, 1, 0)) for b in ((0, 1), (1, 0))}
 
 
 def samples() -> Samples:

@@ -365,6 +365,22 @@ def test_people_with_several_labels_are_dealt_whole() -> None:
     assert plausible(int((np.array(p) <= 0.1).sum()), 60, 0.05, 0.15)
 
 
+def test_images_that_resemble_each_other_are_dealt_together() -> None:
+    """Drawings of an action in two groups, five each; all five of a kind are called alike, and by chance."""
+    rng = np.random.default_rng(6)
+    p = []
+    for _ in range(60):
+        rows = []
+        for action in range(60):
+            for group in "ab":
+                called = "smile" if rng.random() < 0.5 else "frown"
+                about = {"subject": str(action), "group": group, "label": LABELS[action % 2], "predicted": called}
+                rows += [about] * 5
+        (row,) = ranges(with_probabilities(pd.DataFrame(rows), LABELS[:2]), [QUESTION], ["smile"], LIMITS, seed=0)
+        p.append(row.p)
+    assert plausible(int((np.array(p) <= 0.1).sum()), 60, 0.05, 0.15)
+
+
 def test_groups_too_small_or_without_a_label_are_not_ranked() -> None:
     few = counted("c", (3, 3), (0, 0))
     rows = [*counted("a", (30, 10), (20, 20)), *counted("b", (20, 20), (20, 20))]
