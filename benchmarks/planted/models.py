@@ -58,8 +58,8 @@ BATCH = 64
 LEARNING_RATE = 1e-3
 CHANGE_WEIGHT = 0.2  # of the squared errors of changes of the log-odds
 DECOY_WEIGHT = 1.0
-UNUSED_WRITE = 0.5  # likewise, at least
-DECOY_STRENGTH = 2.0  # times the strongest planted head's: how far apart the decoy's writes are to be, tone from tone
+UNUSED_WRITE = 4.0  # likewise, at least
+DECOY_STRENGTH = 1.5  # times the strongest planted head's: how far apart the decoy's writes are to be, tone from tone
 
 
 @dataclass(frozen=True)
