@@ -98,7 +98,7 @@ def make_findings(
 
     Heads have findings only where a gap was detected: without a gap there is nothing that they carry.
 
-    Sorted by severity, disparities before heads, larger before smaller.
+    Disparities before heads, severe before light, larger before smaller, of equal ones attributes before intersections.
     """
     found: list[Finding] = []
     by_question: dict[tuple[str, str, str, str], list[ContrastRow]] = {}
@@ -116,7 +116,9 @@ def make_findings(
         if f"{row.contrast}:{row.outcome}" in detected and _is_worth_a_card(row, context)
     ]
     rank = {"high": 0, "medium": 1, "low": 2}
-    return sorted(found, key=lambda f: (f.kind != "disparity", rank[f.severity], -abs(f.estimate.value or 0.0)))
+    return sorted(
+        found, key=lambda f: (f.kind != "disparity", rank[f.severity], -round(abs(f.estimate.value or 0.0), 4))
+    )
 
 
 def _is_worth_a_card(row: HeadRow, context: Context) -> bool:

@@ -49,15 +49,10 @@ class FindingCard:
 
 
 def ordered_findings(audit: Audit) -> list[Finding]:
-    """Return the findings, most severe and largest first."""
+    """Return the findings, most severe and largest first; equal ones stay in the record's order."""
     return sorted(
         audit.findings,
-        key=lambda f: (
-            _SEVERITY_ORDER[f.severity],
-            f.kind != "disparity",
-            -abs(f.estimate.value or 0.0),
-            f.id,
-        ),
+        key=lambda f: (_SEVERITY_ORDER[f.severity], f.kind != "disparity", -round(abs(f.estimate.value or 0.0), 4)),
     )
 
 
