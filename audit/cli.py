@@ -6,7 +6,9 @@ import errno
 import functools
 import os
 import shlex
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +32,8 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapped(*args: Any, debug: bool, **kwargs: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _stop)
         try:
             command(*args, **kwargs)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
@@ -42,6 +46,11 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
             sys.exit(code)
 
     return click.option("--debug", is_flag=True, help="Show the traceback of an error.")(wrapped)
+
+
+def _stop(_number: int, _frame: object) -> None:
+    """End as Ctrl-C does: what is held is let go."""
+    raise KeyboardInterrupt
 
 
 def in_one_line(error: BaseException) -> tuple[str, int]:
@@ -90,6 +99,8 @@ def run(card: Path, data_root: Path | None, out: Path, *, report: bool) -> None:
 
     command = "vit-audit run " + shlex.quote(card.as_posix() if not card.is_absolute() else card.name)
     command += " --data FOLDER" if data_root is not None else ""  # where it lies here is nobody else's business
+    if out.exists() and not out.is_dir():
+        raise InputError(str(out), "is a file, and runs go to a folder", "name a folder with --out")
     request = Request(find_card(card), _existing(data_root), out, command, report=report)
     with progress() as step:
         audit, folder = run_audit(request, step)
@@ -134,7 +145,7 @@ def init(path: Path, out: Path) -> None:
     if out.exists():
         raise InputError(str(out), "exists already", "remove it, or name another with --out")
     write_text(out, first_card(path, card_folder=out.absolute().parent))
-    click.echo(f"wrote {out}; read it, fill in assigned_by, then: vit-audit check {out}")
+    click.echo(f"wrote {out}; read it, replace what its comments call a guess, then: vit-audit check {out}")
 
 
 @main.command(short_help="Write the reports of a run anew.")

@@ -8,14 +8,15 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 
-from audit.errors import UnfinishedError
+from audit.errors import InputError, UnfinishedError
 
 CACHE_VARIABLE = "VIT_AUDIT_CACHE"
 MANIFEST = "manifest.json"
@@ -35,7 +36,7 @@ def open_cache() -> Path:
 
     Raises
     ------
-    UnfinishedError
+    InputError
         If it cannot be written to.
     """
     folder = cache_folder()
@@ -45,7 +46,7 @@ def open_cache() -> Path:
             pass
     except OSError as error:
         what = f"the cache cannot be written ({error.strerror})"
-        raise UnfinishedError(str(folder), what, f"name another folder with {CACHE_VARIABLE}") from error
+        raise InputError(str(folder), what, f"name another folder with {CACHE_VARIABLE}") from error
     return folder
 
 
@@ -57,6 +58,15 @@ def slug(name: str) -> str:
 def question_hash(made_of: Mapping[str, object]) -> str:
     """Return the SHA-256 of all that a run is made of."""
     return hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def source_hash(packages: Iterable[ModuleType]) -> str:
+    """SHA-256 over the source of packages: what other code has measured is not taken for this code's."""
+    digest = hashlib.sha256()
+    for package in packages:
+        for source in sorted(file for folder in package.__path__ for file in Path(folder).rglob("*.py")):
+            digest.update(source.read_bytes())
+    return digest.hexdigest()
 
 
 def run_folder(out: Path, name: str, key: str) -> Path:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from audit import __version__, terminal
-from audit.cli import in_one_line, main
+from audit.cli import STOPPED, in_one_line, main
 from audit.data.synthetic import SyntheticSource, sample_faces
 from audit.errors import DataError
 from audit.records import Audit
@@ -83,6 +84,33 @@ def test_failures_in_one_line(error: BaseException, line: str, code: int) -> Non
     assert in_one_line(error) == (line, code)
 
 
+def test_sigterm_ends_a_command_as_ctrl_c_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_args: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("audit.card.load.find_card", killed)
+    try:
+        result = invoke("check", "synthetic-expressions")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert result.exit_code == 5
+    assert result.stderr == f"{STOPPED}\n"
+
+
+def test_a_file_is_no_folder_for_runs_or_for_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.write_text("", encoding="utf-8")
+    result = invoke("run", "synthetic-expressions", "--out", str(file))
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == f"{file}: is a file, and runs go to a folder; name a folder with --out"
+    monkeypatch.setenv("VIT_AUDIT_CACHE", str(file))
+    result = invoke("run", "synthetic-expressions", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert "the cache cannot be written" in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("debug", [False, True])
 def test_internal_error_shows_a_traceback_only_when_asked(monkeypatch: pytest.MonkeyPatch, debug: bool) -> None:
     def broken(*_args: object) -> None:
@@ -119,7 +147,7 @@ def test_init_writes_a_card_that_check_accepts(table: Path) -> None:
     card = table.parent / "dataset.yaml"
     result = invoke("init", table, "--out", card)
     assert result.exit_code == 0, result.output
-    assert result.stdout == f"wrote {card}; read it, fill in assigned_by, then: vit-audit check {card}\n"
+    assert result.stdout == f"wrote {card}; read it, replace what its comments call a guess, then: vit-audit check {card}\n"
     assert "8 images" in invoke("check", card).stdout
 
 

@@ -258,7 +258,7 @@ def engine_equals_hooks(subject: Subject, *, patch: Patch = patch_layer) -> Cont
         statistic="largest difference of any logit (float32, both)",
         estimate=_largest(changes),
         relation="<=",
-        threshold=ENGINE_TOLERANCE * _scale(subject),
+        threshold=ENGINE_TOLERANCE,
         n=len(subject.images),
         meaning="Single heads patched by the fast engine give what plain PyTorch hooks give.",
         mend=MEND,

@@ -98,6 +98,8 @@ def cache_key(backbone: Backbone, spec: ControlsSpec, images: ControlSet) -> str
         "timm": timm.__version__,
         "threads": torch.get_num_threads(),
     }
+    if _is_whole(backbone):
+        made_of["base"] = "trained whole"
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 

@@ -187,7 +187,9 @@ def _labels_of(rows: pd.DataFrame, card: Card, where: str, seen: Sequence[str]) 
             what = f"no image has the label '{label}'"
             raise DataError(f"{where} (data.labels)", what, did_you_mean(label, seen))
     if not present:
-        raise DataError(where, "no image has a label that is kept", "check data.label and data.labels")
+        wanted = "data.labels" if card.data.labels is not None or card.model.classes is None else "model.classes"
+        found = f" (found: {', '.join(map(str, seen[:_EXAMPLES]))})" if len(seen) else ""
+        raise DataError(where, f"no image has a label that is kept{found}", f"check data.label and {wanted}")
     if len(present) == 1:
         mend = "an audit needs two labels; check data.label and data.labels"
         raise DataError(where, f"one class only ('{present[0]}', {len(rows)} images)", mend)

@@ -135,6 +135,8 @@ def why_not_patchable(model: nn.Module) -> str:
     """Return why heads of ``model`` cannot be told apart at ``attn.proj``, or "" if they can."""
     if not isinstance(model, VisionTransformer):
         return "it is not a timm VisionTransformer"
+    if len(model.blocks) == 0:
+        return "it has no block; give a depth of 1 or more in model.overrides"
     for i, block in enumerate(model.blocks):
         attention = getattr(block, "attn", None)
         if not all(hasattr(block, part) for part in ("norm1", "norm2", "mlp", "ls1", "ls2")) or attention is None:

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import timm
 import torch
 
+import audit.data
+import audit.models
+import audit.patching
 from audit import __version__
 from audit.allocator import keep_freed_memory
 from audit.card.load import load_card, resolve
@@ -21,6 +25,7 @@ from audit.data.summary import audited_outcomes
 from audit.errors import ModelError
 from audit.evidence.together import sets_to_patch
 from audit.models.build import Backbone
+from audit.models.checkpoint import hash_state
 from audit.models.rendered_base import rendered_base
 from audit.pipeline.checking import (
     check_known_effects,
@@ -37,7 +42,7 @@ from audit.pipeline.sweeping import sweep_all, sweep_sets
 from audit.pipeline.training import AuditedModels, train_audited, training_jobs
 from audit.records import Audit, ControlReport
 from audit.report import answers, render_run
-from audit.store import locked, open_cache, question_hash, run_folder, write_manifest, write_text
+from audit.store import locked, open_cache, question_hash, run_folder, source_hash, write_manifest, write_text
 
 
 @dataclass(frozen=True)
@@ -146,9 +151,8 @@ def prepare(request: Request, step: Step) -> Setting:
     cache = open_cache()
     backbone = find_backbone(card.model, card, request, cache, step)
     of_controls = card.model.model_copy(update={"weights": card.controls.weights or card.model.weights})
-    model = (
-        backbone.build_as_is(len(samples.labels)) if card.training == "none" else backbone.build(len(samples.labels))
-    )
+    own = card.training == "none"
+    model = backbone.build_as_is(len(samples.labels)) if own else backbone.build(len(samples.labels))
     size = int(model.patch_embed.img_size[0])
     tick = step("data: decoding images")
     keys = samples.frame["image"].tolist()
@@ -157,9 +161,9 @@ def prepare(request: Request, step: Step) -> Setting:
         {
             "card": card.model_dump(),
             "data": samples.fingerprint,
-            "base": backbone.body_hash(),
-            "version": __version__,
-            "torch": torch.__version__,
+            "weights": hash_state(model.state_dict()) if own else backbone.body_hash(),
+            "version": [__version__, source_hash((audit.data, audit.models, audit.patching, audit.pipeline))],
+            "libraries": [torch.__version__, timm.__version__, torch.get_num_threads()],
         }
     )
     return Setting(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -25,7 +23,7 @@ from audit.models.transforms import as_input
 from audit.pipeline.setting import Setting
 from audit.pipeline.training import AuditedModels, reseed_of
 from audit.records import Control, ControlReport, HeadGrid
-from audit.store import write_text
+from audit.store import source_hash, write_text
 
 IDENTITY_IMAGES = 4
 BARRIER_IMAGES = 600
@@ -82,11 +80,7 @@ def check_known_effects(setting: Setting, images: ControlSet) -> ControlReport:
 @functools.cache
 def instrument_hash() -> str:
     """SHA-256 over the source of all that measures: measurements by other code are made anew."""
-    digest = hashlib.sha256()
-    for package in (audit.controls, audit.patching, audit.models):
-        for source in sorted(Path(package.__path__[0]).glob("*.py")):
-            digest.update(source.read_bytes())
-    return digest.hexdigest()
+    return source_hash((audit.controls, audit.patching, audit.models))
 
 
 def _judge(setting: Setting, trained: ControlModels, tried: list[Channel]) -> ControlReport:

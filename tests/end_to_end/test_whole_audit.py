@@ -19,13 +19,15 @@ import pytest
 import torch
 import yaml
 from click.testing import Result
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from audit.controls.training import ControlModels, train_controls
 from audit.data.synthetic import SyntheticSource, edited_key
 from audit.errors import UnfinishedError
+from audit.evidence.outcome import decide
 from audit.models.checkpoint import started_from
 from audit.patching.sites import head_writes
+from audit.records import Audit
 from tests.end_to_end.conftest import TABLE, TONE, Invoke, Run, write_card
 
 pytestmark = pytest.mark.end_to_end
@@ -395,6 +397,37 @@ def test_own_model_is_audited_as_it_is(own_run: Run, small_run: Run) -> None:
     assert all(head["design_c"] is None for head in record["heads"])
     assert "Design C: it needs training" in (own_run.folder / "report.html").read_text(encoding="utf-8")
     assert not (own_run.folder / "effects" / "reference.parquet").exists()
+
+
+def test_another_classifier_under_the_same_name_is_another_model(
+    own_run: Run, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of the first model stands there, and must not be taken up."""
+    monkeypatch.setattr("audit.controls.training.finetune", lambda *_a, **_k: pytest.fail("trained again"))
+    path = own_run.card.with_name("mine.safetensors")
+    kept, state = path.read_bytes(), load_file(path)
+    try:
+        save_file({**state, "head.weight": -state["head.weight"]}, path)
+        result = invoke("run", own_run.card, "--out", own_run.out, "--no-report")
+    finally:
+        path.write_bytes(kept)
+    assert result.exit_code in (0, 1, 4), result.output
+    (other,) = set(own_run.out.iterdir()) - {own_run.folder}
+    rates = [json.loads((f / "audit.json").read_text(encoding="utf-8"))["rates"] for f in (own_run.folder, other)]
+    assert rates[0] != rates[1]
+    shutil.rmtree(other)
+
+
+def test_any_failed_control_of_the_audit_makes_it_invalid(small_run: Run) -> None:
+    report = Audit.model_validate(small_run.record).controls
+    contrasts = Audit.model_validate(small_run.record).contrasts
+    assert decide(report, contrasts, gap_above=0.1).outcome != "INVALID"
+    for number, control in enumerate(report.controls):
+        broken = [*report.controls]
+        broken[number] = control.model_copy(update={"passed": False})
+        failed = report.model_copy(update={"controls": broken})
+        verdict = decide(failed, contrasts, gap_above=0.1)
+        assert ((verdict.outcome, verdict.exit_code) == ("INVALID", 3)) == (control.gates == "audit"), control.id
 
 
 def test_own_model_may_share_the_controls_of_what_it_was_fine_tuned_from(

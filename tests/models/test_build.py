@@ -216,6 +216,10 @@ def test_heads_mixed_before_the_projection_cannot_be_told_apart() -> None:
     assert "block 1 normalises across heads" in why_not_patchable(model)
 
 
+def test_a_model_without_blocks_has_nothing_to_patch() -> None:
+    assert "it has no block" in one_line(lambda: create_architecture(spec(depth=0), 2, pretrained=False)).what
+
+
 def test_an_unknown_name_with_the_nearest_ones() -> None:
     error = one_line(lambda: create_architecture(spec("vit_tiny_pach16_224"), 2, pretrained=False))
     assert "timm has no model 'vit_tiny_pach16_224'" in error.what
