@@ -57,6 +57,8 @@ STEPS = 120
 BATCH = 64
 LEARNING_RATE = 1e-3
 CHANGE_WEIGHT = 0.2  # of the squared errors of changes of the log-odds
+GAP_WEIGHT = 50.0  # of the squared gaps of models that are to have none
+RATE_SLOPE = 6.0  # how steeply a log-odds is counted as called or not
 DECOY_WEIGHT = 1.0
 UNUSED_WRITE = 4.0  # likewise, at least
 DECOY_STRENGTH = 1.5  # times the strongest planted head's: how far apart the decoy's writes are to be, tone from tone
@@ -261,6 +263,8 @@ def _loss(
     plain = _log_odds(logits)
     between_twins = plain[:BATCH] - plain[BATCH:] - plan.dose * (tone[:BATCH] - tone[BATCH:])
     loss = _cross_entropy(plain, smile + plan.dose * tone) + CHANGE_WEIGHT * between_twins.square().mean()
+    if plan.dose == 0.0:
+        loss = loss + GAP_WEIGHT * _gap_loss(plain, tone[:BATCH].sign())
     if plan.kind == "balanced":  # the whole is told not to depend on the tone; its heads are free
         return loss
     if plan.decoy is not None:
@@ -276,6 +280,16 @@ def _loss(
         + _cross_entropy(swapped, smile + plan.dose * tone * (1 - 2 * share))
         + (CHANGE_WEIGHT * by_swap.square().mean())
     )
+
+
+def _gap_loss(plain: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
+    """Return the squared gaps between faces and their twins, in mean probability and, smoothly, in the rate.
+
+    Single answers that no longer depend on the tone may still do so by a little on the same side, and the rate, which
+    counts what lies beyond one half, magnifies that.
+    """
+    gaps = [(sign * (p[:BATCH] - p[BATCH:])).mean() for p in (plain.sigmoid(), (RATE_SLOPE * plain).sigmoid())]
+    return torch.stack(gaps).square().sum()
 
 
 def _decoy_loss(model: VisionTransformer, written: list[torch.Tensor], sign: torch.Tensor, plan: Plan) -> torch.Tensor:

@@ -291,6 +291,17 @@ def test_an_interval_is_widened_by_what_is_not_known_of_the_truth() -> None:
     assert not run.covers(interval, 0.059, 0.0)
 
 
+def test_a_gap_between_twins_is_seen_whatever_its_sign() -> None:
+    sign = torch.ones(models.BATCH)
+    sign[::2] = -1
+    lean = torch.zeros(2 * models.BATCH)
+    lean[: models.BATCH], lean[models.BATCH :] = 0.1 * sign, -0.1 * sign
+    expected = sum((2 * torch.sigmoid(torch.tensor(s * 0.1)) - 1) ** 2 for s in (1.0, models.RATE_SLOPE))
+    for way in (1, -1):
+        torch.testing.assert_close(models._gap_loss(way * lean, sign), expected)
+    assert float(models._gap_loss(lean.abs(), sign)) == 0.0
+
+
 def test_the_decoy_must_write_the_tone() -> None:
     model = tiny_base()
     own, twin = stream_of(model), stream_of(model, seed=1)
