@@ -86,7 +86,6 @@ def same_base(pairs: Sequence[Pair], setting: str) -> Control:
         estimate=Estimate(value=float(equal)),
         relation="==",
         threshold=1.0,
-        n=len(pairs),
         meaning="Head 3 of one model and head 3 of the other began as the same head.",
         mend=MEND,
     )
