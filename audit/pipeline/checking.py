@@ -13,7 +13,8 @@ import audit.controls
 import audit.models
 import audit.patching
 from audit import __version__
-from audit.controls.colour_blur import MEASUREMENTS, Channel, channels, run_channel
+from audit.controls.channel import Channel, channels
+from audit.controls.colour_blur import MEASUREMENTS, run_channel
 from audit.controls.identities import Subject, round_trip, run_identities
 from audit.controls.initialisation import Pair, Task, run_initialisation
 from audit.controls.sets import ControlSet, load_control_set

@@ -11,20 +11,13 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from audit.card.schema import ControlsSpec, ModelSpec
-from audit.controls import colour_blur
-from audit.controls.colour_blur import (
-    Channel,
-    Giver,
-    Shift,
-    best_head,
-    channels,
-    measure_heads,
-    measure_random_direction,
-    measure_shifts,
-    run_channel,
-)
+from audit.controls import colour_blur, shifts
+from audit.controls.channel import Channel, channels
+from audit.controls.colour_blur import best_head, run_channel
+from audit.controls.expected import judge_form, share_of
 from audit.controls.initialisation import Pair, Task, run_initialisation
 from audit.controls.sets import ControlSet, _rendered
+from audit.controls.shifts import Giver, Shift, measure_heads, measure_random_direction, measure_shifts
 from audit.controls.training import ControlModels, spoil, train_controls
 from audit.data.pixels import Pixels
 from audit.models.build import Backbone
@@ -173,7 +166,7 @@ def test_an_engine_that_patches_nothing_finds_no_head(
     ) -> torch.Tensor:
         return patch_layer(model, own, Donor(model, own), layer, heads)
 
-    monkeypatch.setattr(colour_blur, "patch_layer", lazy)
+    monkeypatch.setattr(shifts, "patch_layer", lazy)
     assert failed(tried["colour"]) >= {"head_models"}
 
 
@@ -183,7 +176,7 @@ def test_a_joint_patch_that_does_nothing_carries_nothing(
     def idle(model: VisionTransformer, own: Trace, _donor: Donor, _layers: range) -> torch.Tensor:
         return classify(model, own.leaving)
 
-    monkeypatch.setattr(colour_blur, "patch_attention", idle)
+    monkeypatch.setattr(shifts, "patch_attention", idle)
     assert failed(tried["colour"]) == {"joint_models", "joint_input", "noising_models", "noising_input"}
 
 
@@ -204,11 +197,11 @@ def test_a_random_direction_that_is_the_right_one_is_not_quiet(
         recipient: VisionTransformer,
         pixels: Pixels,
         donor: VisionTransformer,
-        targets: colour_blur.Index,
+        targets: shifts.Index,
         site: Site,
         *,
         seed: int,
-    ) -> colour_blur.Array:
+    ) -> shifts.Array:
         found = measure_shifts(recipient, pixels, {"it": Giver(donor, pixels)}, targets, channel.layers, site)
         return found["it"].single
 
@@ -224,10 +217,10 @@ def test_a_model_as_its_own_donor_shifts_nothing() -> None:
     model, pixels, targets = tiny(), noise_pixels(5), np.array([0, 1, 2, 0, 1])
     own = {"own": Giver(model, pixels), "copy": Giver(tiny(), pixels.copy())}
     heads = measure_heads(model, pixels, own, targets, range(2))
-    shifts = measure_shifts(model, pixels, own, targets, range(2), SITE)
+    moved = measure_shifts(model, pixels, own, targets, range(2), SITE)
     for name in own:
         assert heads[name].shape == (5, 2, 4)
-        for part in (heads[name], shifts[name].joint, shifts[name].total, shifts[name].single):
+        for part in (heads[name], moved[name].joint, moved[name].total, moved[name].single):
             np.testing.assert_allclose(part, 0, atol=2e-5)
 
 
@@ -257,7 +250,7 @@ def test_a_frozen_prefix_is_shared_where_it_is_one_and_only_there() -> None:
     with torch.no_grad():
         twin.blocks[2].attn.proj.weight.mul_(2)
     givers = {"twin": Giver(twin, pixels), "stranger": Giver(stranger, pixels)}
-    assert colour_blur._sharing(model, pixels, givers | {"elsewhere": Giver(twin, pixels.copy())}, 2) == {"twin"}
+    assert shifts._sharing(model, pixels, givers | {"elsewhere": Giver(twin, pixels.copy())}, 2) == {"twin"}
     for name, giver in givers.items():
         shared = measure_heads(model, pixels, {name: giver}, targets, range(2, 3))[name]
         apart = measure_heads(model, pixels, {name: replace(giver, pixels=pixels.copy())}, targets, range(2, 3))[name]
@@ -296,7 +289,7 @@ def test_images_elsewhere_are_of_another_class_where_the_classes_are_even() -> N
 
 def test_a_gap_of_the_wrong_sign_has_no_share(tried: dict[str, Channel]) -> None:
     shift = Shift(np.ones(20), -np.ones(20), np.ones(20))
-    found = colour_blur._form_controls(tried["colour"], shift, np.arange(10), Site(0, 0), form="models")
+    found = judge_form(tried["colour"], shift, np.arange(10), Site(0, 0), form="models")
     controls = {c.id: c for c in found}
     assert controls["colour_joint_models"].estimate.value is None
     assert not controls["colour_joint_models"].passed
@@ -307,8 +300,8 @@ def test_a_share_is_a_ratio_of_means_with_an_interval() -> None:
     rng = np.random.default_rng(0)
     total = rng.normal(1.0, 0.2, 400)
     part = 0.7 * total + rng.normal(0, 0.05, 400)
-    share = colour_blur._share(part, total)
+    share = share_of(part, total)
     assert share.low is not None and share.high is not None
     assert 0.69 < share.low < 0.7 < share.high < 0.71
     uncertain = total - total.mean() + 0.001  # above zero by less than its error
-    assert colour_blur._share(part, uncertain).value is None
+    assert share_of(part, uncertain).value is None

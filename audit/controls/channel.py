@@ -1,0 +1,61 @@
+"""The two channels of information that the control models differ in: colour, and fine detail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from timm.models.vision_transformer import VisionTransformer
+
+from audit.controls.sets import ControlSet, Role
+from audit.controls.shifts import Index
+from audit.controls.training import ControlModels
+from audit.data.pixels import Pixels
+
+
+@dataclass(frozen=True)
+class Channel:
+    """Colour or blur: its models, images, and the words for it.
+
+    Parameters
+    ----------
+    clean, null : tuple of VisionTransformer
+        The donors, trained on clean and on corrupted images; those at the same place are of one seed.
+    corrupted : VisionTransformer
+        The recipient, of a seed of its own.
+    untrained : VisionTransformer
+        Of the same architecture, weights drawn by lot.
+    """
+
+    name: Role  # "colour" | "blur"
+    carries: str  # "colour" | "fine detail"
+    corruption: str  # "gray" | "blur"
+    clean: tuple[VisionTransformer, ...]
+    corrupted: VisionTransformer
+    null: tuple[VisionTransformer, ...]
+    untrained: VisionTransformer
+    pixels: Pixels
+    targets: Index
+    layers: range
+
+
+def channels(
+    models: ControlModels, images: ControlSet, layers: range, *, untrained: VisionTransformer
+) -> list[Channel]:
+    """Return the colour and the blur channel."""
+    named: Sequence[tuple[Role, str, str]] = (("colour", "colour", "gray"), ("blur", "fine detail", "blur"))
+    return [
+        Channel(
+            name=role,
+            carries=carries,
+            corruption=corruption,
+            clean=tuple(models.models[n] for n in models.donors(role, "clean")),
+            corrupted=models.models[corruption],
+            null=tuple(models.models[n] for n in models.donors(role, corruption)),
+            untrained=untrained,
+            pixels=images.evaluate,
+            targets=images.targets[role][1],
+            layers=layers,
+        )
+        for role, carries, corruption in named
+    ]

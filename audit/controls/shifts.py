@@ -1,0 +1,159 @@
+"""How patching one model's heads into another moves the log-odds of the true class, image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from audit.data.pixels import Pixels
+from audit.models.predict import batches, classify
+from audit.models.transforms import as_input
+from audit.patching.engine import Donor, add_to_stream, patch_attention, patch_layer
+from audit.patching.sites import Site, Trace, head_writes, record, same_up_to
+from audit.patching.sweep import class_log_odds
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Giver:
+    """A donor model and the images that it looks at."""
+
+    model: VisionTransformer
+    pixels: Pixels
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How patching moves the true class's log-odds (nats), image by image.
+
+    Parameters
+    ----------
+    joint : numpy.ndarray (N,)
+        All heads of the layers patched together.
+    total : numpy.ndarray (N,)
+        The donor's own log-odds minus the recipient's: what patching everything would give.
+    single : numpy.ndarray (N,)
+        One head patched.
+    """
+
+    joint: Array
+    total: Array
+    single: Array
+
+    def __neg__(self) -> Shift:
+        return Shift(-self.joint, -self.total, -self.single)
+
+    def __sub__(self, other: Shift) -> Shift:
+        return Shift(self.joint - other.joint, self.total - other.total, self.single - other.single)
+
+    @staticmethod
+    def mean(shifts: Sequence[Shift]) -> Shift:
+        """Average image by image."""
+        columns = zip(*((s.joint, s.total, s.single) for s in shifts), strict=True)
+        joint, total, single = (np.mean(c, axis=0) for c in columns)
+        return Shift(joint, total, single)
+
+
+def measure_heads(
+    recipient: VisionTransformer, pixels: Pixels, givers: Mapping[str, Giver], targets: Index, layers: range
+) -> dict[str, Array]:
+    """Patch every head of ``layers`` by itself, image i of a giver donating to image i.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray (N, layers, heads)
+        Shift of the true class's log-odds in nats, for each giver.
+    """
+    parts: dict[str, list[Array]] = {name: [] for name in givers}
+    sharing = _sharing(recipient, pixels, givers, layers.start)
+    for part in batches(len(targets), BATCH):
+        truth = torch.from_numpy(targets[part])
+        own = record(recipient, as_input(recipient, pixels[part]))
+        base = _true_class(_finish(recipient, own), truth)
+        for name, giver in givers.items():
+            donor = _donor(giver, part, own if name in sharing else None, layers.start)
+            shifts = [_true_class(patch_layer(recipient, own, donor, i), truth) - base for i in layers]
+            parts[name].append(np.stack(shifts).transpose(2, 0, 1))
+    return {name: np.concatenate(p) for name, p in parts.items()}
+
+
+def measure_shifts(
+    recipient: VisionTransformer,
+    pixels: Pixels,
+    givers: Mapping[str, Giver],
+    targets: Index,
+    layers: range,
+    site: Site,
+) -> dict[str, Shift]:
+    """Patch all heads of ``layers`` jointly, and that of ``site`` by itself, image i of a giver donating to image i."""
+    parts: dict[str, list[Shift]] = {name: [] for name in givers}
+    sharing = _sharing(recipient, pixels, givers, layers.start)
+    for part in batches(len(targets), BATCH):
+        truth = torch.from_numpy(targets[part])
+        own = record(recipient, as_input(recipient, pixels[part]))
+        base = _true_class(_finish(recipient, own), truth)
+        for name, giver in givers.items():
+            donor = _donor(giver, part, own if name in sharing else None, layers.start)
+            joint = _true_class(patch_attention(recipient, own, donor, layers), truth)
+            total = _true_class(_finish(giver.model, donor.trace), truth)
+            single = _true_class(patch_layer(recipient, own, donor, site.layer, [site.head])[0], truth)
+            parts[name].append(Shift(joint - base, total - base, single - base))
+    return {
+        name: Shift(*(np.concatenate([getattr(s, f) for s in p]) for f in ("joint", "total", "single")))
+        for name, p in parts.items()
+    }
+
+
+def measure_random_direction(
+    recipient: VisionTransformer, pixels: Pixels, donor: VisionTransformer, targets: Index, site: Site, *, seed: int
+) -> Array:
+    """Change what ``site`` writes by as much as the donor's head would, token by token, but in a random direction.
+
+    Returns
+    -------
+    numpy.ndarray (N,)
+        Shift of the true class's log-odds in nats.
+    """
+    lot = torch.Generator().manual_seed(seed)
+    parts: list[Array] = []
+    for part in batches(len(targets), BATCH):
+        truth = torch.from_numpy(targets[part])
+        own = record(recipient, as_input(recipient, pixels[part]))
+        theirs = record(donor, as_input(donor, pixels[part]))
+        base = _true_class(_finish(recipient, own), truth)
+        ours, given = (
+            head_writes(m, site.layer, t.z[site.layer])[site.head] for m, t in ((recipient, own), (donor, theirs))
+        )
+        aside = torch.randn(ours.shape, generator=lot)
+        aside *= (given - ours).norm(dim=-1, keepdim=True) / aside.norm(dim=-1, keepdim=True)
+        logits = add_to_stream(recipient, own, site.layer, aside.unsqueeze(0))[0]
+        parts.append(_true_class(logits, truth) - base)
+    return np.concatenate(parts)
+
+
+def _sharing(recipient: VisionTransformer, pixels: Pixels, givers: Mapping[str, Giver], start: int) -> set[str]:
+    """Name the givers that look at the recipient's own images through the same frozen blocks."""
+    return {n for n, g in givers.items() if g.pixels is pixels and same_up_to(recipient, g.model, start)}
+
+
+def _donor(giver: Giver, part: slice, prefix: Trace | None, start: int) -> Donor:
+    images = as_input(giver.model, giver.pixels[part])
+    return Donor(giver.model, record(giver.model, images, prefix=prefix, start=start))
+
+
+@torch.inference_mode()
+def _finish(model: VisionTransformer, trace: Trace) -> torch.Tensor:
+    return classify(model, trace.leaving)
+
+
+def _true_class(logits: torch.Tensor, truth: torch.Tensor) -> Array:
+    picked = class_log_odds(logits.double()).gather(-1, truth.expand(logits.shape[:-1]).unsqueeze(-1))
+    return picked.squeeze(-1).numpy()
