@@ -64,12 +64,12 @@ class Size:
     steps: int
 
 
-FULL = Size(8, 25, 4000, 1200, 20_000, 5000, 2000, models.START_STEPS, models.STEPS)
-QUICK = Size(1, 1, 600, 480, 1000, 500, 500, 100, 40)
+FULL = Size(8, 25, 4000, 1000, 8000, 5000, 2000, models.START_STEPS, models.STEPS)
+QUICK = Size(1, 1, 400, 320, 1000, 500, 500, 60, 30)
 
 
 ALPHA = 0.05  # of the audits, by default
-MODELS_PER_WORKER = 4  # then a fresh process, so that memory does not grow with the number of models
+TASKS_PER_WORKER = 12  # then a fresh process, so that memory does not grow with the number of models
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,7 @@ def measure(job: Job) -> dict[str, Any]:
     """Make, audit and rank one model."""
     begun = time.monotonic()
     plan, work, size = job.plan, job.work, job.size
-    torch.set_num_threads(1)
-    base = models.backbone(cache_folder())
-    weights = work / "weights" / f"{plan.name}.safetensors"
-    pool = _pool(base, work, size, job.seed)
-    start = _start(base, pool, work, size, job.seed)
-    model = models.make_model(base, pool, plan, weights, start=start, steps=size.steps)
+    base, model, weights = make(job)
     record, card_path, run = audit(plan, weights, work, size)
     if record["outcome"] == "INVALID":
         return {**_about(plan), "outcome": "INVALID", "seconds": round(time.monotonic() - begun, 1)}
@@ -154,6 +149,16 @@ def measure(job: Job) -> dict[str, Any]:
         **_coverage(job, model, base, heads, gap),
     }
     return {**row, "seconds": round(time.monotonic() - begun, 1)}
+
+
+def make(job: Job) -> tuple[Backbone, VisionTransformer, Path]:
+    """Train a model, or load it where that is done; return the common base, the model and its file."""
+    torch.set_num_threads(1)
+    base = models.backbone(cache_folder())
+    weights = job.work / "weights" / f"{job.plan.name}.safetensors"
+    pool = _pool(base, job.work, job.size, job.seed)
+    start = _start(base, pool, job.work, job.size, job.seed)
+    return base, models.make_model(base, pool, job.plan, weights, start=start, steps=job.size.steps), weights
 
 
 def name(head: models.Head) -> str:
@@ -269,24 +274,40 @@ def rows_of(jobs: list[Job], workers: int) -> Iterator[dict[str, Any]]:
         return
     models.backbone(cache_folder())  # trained here, if it has never been
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, max_tasks_per_child=MODELS_PER_WORKER) as pool:
-        list(pool.map(_prepare, [(todo[0], what) for what in ("controls", "faces")]))
-        for future in as_completed([pool.submit(_stored, job) for job in todo]):
-            yield future.result()  # a worker that was killed ends the run; what is stored stays
+    with ProcessPoolExecutor(workers, mp_context=spawn, max_tasks_per_child=TASKS_PER_WORKER) as pool:
+        try:
+            controls = pool.submit(_prepare_controls, todo[0])
+            pool.submit(_prepare_faces, todo[0]).result()
+            for ahead in todo:  # one worker trains models until the other has the controls, which every audit needs
+                if controls.done():
+                    break
+                pool.submit(_make_ahead, ahead).result()
+            controls.result()
+            for future in as_completed([pool.submit(_stored, job) for job in todo]):
+                yield future.result()
+        except BaseException:  # a model that cannot be made, or a worker that was killed; what is stored stays
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-def _prepare(task: tuple[Job, str]) -> None:
-    """Make what all models share: the control models, by an audit of the base itself; or faces and the common start."""
-    (job, what), size = task, task[0].size
+def _prepare_controls(job: Job) -> None:
+    """Make the control models and their verdict, by an audit of the base itself: every audit takes them up."""
     torch.set_num_threads(1)
     base = models.backbone(cache_folder())
-    if what == "controls":
-        assert base.weights is not None
-        nothing = models.Plan("unused", 0, 0.0, (), job.plan.seed)
-        audit(nothing, base.weights, job.work / "prepare", QUICK)
-    else:
-        _start(base, _pool(base, job.work, size, job.seed), job.work, size, job.seed)
-        _crowd(base, job.work, size, job.seed)
+    assert base.weights is not None
+    audit(models.Plan("unused", 0, 0.0, (), job.plan.seed), base.weights, job.work / "prepare", QUICK)
+
+
+def _prepare_faces(job: Job) -> None:
+    """Draw the faces, and train the start that all models share."""
+    torch.set_num_threads(1)
+    base = models.backbone(cache_folder())
+    _start(base, _pool(base, job.work, job.size, job.seed), job.work, job.size, job.seed)
+    _crowd(base, job.work, job.size, job.seed)
+
+
+def _make_ahead(job: Job) -> None:
+    make(job)
 
 
 def _stored(job: Job) -> dict[str, Any]:

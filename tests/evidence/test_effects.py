@@ -5,8 +5,11 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.sandwich_covariance import cov_cluster_2groups
 
 from audit.evidence.effects import (
     SwapEffects,
@@ -206,6 +209,34 @@ def test_interval_of_the_mediated_gap_covers(units: int, per_unit: int, donor_no
         found = weighted_estimates(effects.difference, effects.mediated_weights(), effects, boot)
         held += sum(e.low <= v <= e.high for e, v in zip(found, [0.1, 0.03, 0.0, -0.05], strict=True))
     assert plausible(held, 1200, 0.93, 0.97)
+
+
+@pytest.mark.property
+def test_interval_is_as_wide_as_the_two_way_clustered_error_of_statsmodels() -> None:
+    """The mediated gap is a contrast of cell means, so a regression on cells has it too, with errors by two clusters.
+
+    Each subject has two images and receives from one pair, where the two ways of clustering agree.
+    """
+    rng = np.random.default_rng(8)
+    drawn = swap_effects(rng, units=200, per_unit=4, heads=3, planted=[0.1, 0.0], donor_noise=0.08)
+    subject = (np.arange(len(drawn.label)) // 2).astype(np.int64)
+    own = rng.normal(0, 0.05, subject.max() + 1)[subject, None]
+    effects = dataclasses.replace(drawn, subject=subject, cross=drawn.cross + own)
+    found = weighted_estimates(
+        effects.difference, effects.mediated_weights(), effects, draw_bootstrap(effects, resamples=4000, seed=0)
+    )
+    cell = effects.label * 2 + effects.is_group
+    cells = np.eye(4)[cell]
+    contrast = effects.mediated_weights() @ cells  # the weights of a cell, summed, are those of its mean
+    for k, estimate in enumerate(found):
+        fitted = sm.OLS(effects.difference[:, k], cells).fit()
+        assert contrast @ fitted.params == pytest.approx(estimate.value)
+        error = np.sqrt(contrast @ cov_cluster_2groups(fitted, subject, effects.unit)[0] @ contrast)
+        assert estimate.low is not None and estimate.high is not None
+        width = (estimate.high - estimate.low) / (2 * stats.norm.ppf(0.975))
+        assert width == pytest.approx(error, rel=0.06)
+        naive = np.sqrt(contrast @ fitted.cov_params() @ contrast)
+        assert error > 1.5 * naive  # were images independent, the interval would be far too narrow
 
 
 def test_share_of_gap_is_the_ratio_and_none_where_there_may_be_no_gap() -> None:
