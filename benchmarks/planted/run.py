@@ -65,7 +65,7 @@ class Size:
 
 
 FULL = Size(8, 25, 4000, 1000, 8000, 5000, 2000, models.START_STEPS, models.STEPS)
-QUICK = Size(1, 1, 400, 320, 1000, 500, 500, 60, 30)
+QUICK = Size(1, 1, 400, 240, 1000, 500, 500, 60, 30)
 
 
 ALPHA = 0.05  # of the audits, by default

@@ -24,7 +24,11 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Crowd:
-    """Many faces as they leave the frozen blocks, with group, label and hair length."""
+    """Many faces as they leave the frozen blocks, with group, label and hair length.
+
+    The second half are the twins of the first, in the same order: the same faces in the other skin tone. So the two
+    groups differ in nothing else, not even by chance.
+    """
 
     stream: torch.Tensor  # (N, tokens, width), float16
     darker: npt.NDArray[np.bool_]
@@ -33,10 +37,14 @@ class Crowd:
 
 
 def make_crowd(model: VisionTransformer, n: int, *, seed: int, part: int = 2000) -> Crowd:
-    """Draw ``n`` faces, balanced over group, label and hair, and run them through the frozen blocks."""
-    faces = sample_faces(n, TRUTH_SEEDS + seed, split="confirmation")
-    pieces = [features(model, faces.iloc[i : i + part], twins=False).half() for i in range(0, n, part)]
-    return Crowd(torch.cat(pieces), *_columns(faces))
+    """Draw ``n`` faces, half of them twins, balanced over label and hair, and run them through the frozen blocks."""
+    faces = sample_faces(n // 2, TRUTH_SEEDS + seed, split="confirmation")
+    halves = [
+        torch.cat([features(model, faces.iloc[i : i + part], twins=t).half() for i in range(0, len(faces), part)])
+        for t in (False, True)
+    ]
+    darker, smiling, long_hair = _columns(faces)
+    return Crowd(torch.cat(halves), np.append(darker, ~darker), np.tile(smiling, 2), np.tile(long_hair, 2))
 
 
 def _columns(faces: pd.DataFrame) -> tuple[npt.NDArray[np.bool_], ...]:
@@ -143,9 +151,10 @@ def _standardised(values: Floats, side: npt.NDArray[np.bool_], label: npt.NDArra
 
 
 def _error(values: Floats, side: npt.NDArray[np.bool_], label: npt.NDArray[np.bool_]) -> float:
-    """Standard error of the standardised difference, faces independent of each other."""
-    parts = [values[(label == y) & s] for y in (False, True) for s in (side, ~side)]
-    return float(np.sqrt(sum(part.var(ddof=1) / len(part) for part in parts)) / 2)
+    """Standard error of the standardised difference, from face to face, each beside its twin."""
+    between = np.where(side, values, -values).reshape(2, -1).sum(0)
+    cells = [between[label[: len(between)] == y] for y in (False, True)]
+    return float(np.sqrt(sum(cell.var(ddof=1) / len(cell) for cell in cells)) / 2)
 
 
 def _donors(crowd: Crowd, rng: np.random.Generator, *, other: bool) -> npt.NDArray[np.int64]:

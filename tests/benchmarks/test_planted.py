@@ -93,7 +93,7 @@ def test_donors_agree_in_label_and_hair_and_differ_in_group_where_they_should() 
 
 def test_truth_is_that_of_plain_swaps() -> None:
     model, n, rng = tiny_base(), 64, np.random.default_rng(0)
-    columns = [np.arange(n) // k % 2 == 0 for k in (1, 2, 4)]
+    columns = [np.arange(n) < n // 2, *(np.arange(n) // k % 2 == 0 for k in (2, 4))]
     crowd = truth.Crowd(stream_of(model, n).half(), *columns)
     heads = [(1, 2), (2, 0), (3, 1)]
     found = truth.measure(model, crowd, heads, seed=3)
@@ -116,6 +116,28 @@ def test_truth_is_that_of_plain_swaps() -> None:
         assert found.mediated[head] == pytest.approx(by_hand, abs=1e-3)
         assert abs(by_hand) > 0
         assert 0 < found.error[head] < 0.5
+
+
+def test_the_crowd_holds_every_face_in_both_tones() -> None:
+    crowd = truth.make_crowd(tiny_base(), 16, seed=1)
+    assert len(crowd.stream) == 16
+    assert (crowd.darker[:8] != crowd.darker[8:]).all()
+    assert (crowd.smiling[:8] == crowd.smiling[8:]).all()
+    assert (crowd.long_hair[:8] == crowd.long_hair[8:]).all()
+    assert (crowd.stream[:8] != crowd.stream[8:]).flatten(1).any(1).all()
+
+
+def test_the_error_of_the_truth_is_that_of_a_paired_difference() -> None:
+    rng = np.random.default_rng(0)
+    face, extra = rng.normal(0, 1, 100), rng.normal(0.3, 0.1, 100)
+    label = np.arange(200) % 2 == 0
+    side = np.append(np.arange(100) < 60, np.arange(100) >= 60)
+    values = np.tile(face, 2)
+    values[side] += extra
+    by_label = [extra[label[:100] == y].mean() for y in (False, True)]
+    assert truth._standardised(values, side, label) == pytest.approx(np.mean(by_label))
+    error = np.sqrt(sum(extra[label[:100] == y].var(ddof=1) / 50 for y in (False, True))) / 2
+    assert truth._error(values, side, label) == pytest.approx(error)
 
 
 def test_ranking_by_hand() -> None:
@@ -269,7 +291,8 @@ def test_attribution_as_the_audit_stores_it() -> None:
 def test_truth_of_a_head_that_carries_all_is_the_gap_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a donor's head decides the whole answer, the mediated gap is the gap, sign and all."""
     model, n = tiny_base(), 64
-    crowd = truth.Crowd(stream_of(model, n).half(), *[np.arange(n) // k % 2 == 0 for k in (1, 2, 4)])
+    columns = [np.arange(n) < n // 2, *(np.arange(n) // k % 2 == 0 for k in (2, 4))]
+    crowd = truth.Crowd(stream_of(model, n).half(), *columns)
     with torch.inference_mode():
         p = models.run_tail(model, crowd.stream.float())[0].double().softmax(-1)[:, 1].numpy()
     p = p + 0.2 * crowd.darker
