@@ -141,6 +141,12 @@ def by_code(label_shares: Mapping[str, float] | None, names: Iterable[str]) -> d
     return None if label_shares is None else {code: label_shares[name] for code, name in enumerate(names)}
 
 
+def mediated_gaps(effects: SwapEffects) -> Array:
+    """Return the mediated gap of every head."""
+    result: Array = effects.mediated_weights() @ effects.difference
+    return result
+
+
 def unit_sums(effects: SwapEffects) -> Array:
     """Return each donor pair's contribution (U, K) to the mediated gaps; their sum is the estimate."""
     contributions = effects.mediated_weights()[:, None] * effects.difference

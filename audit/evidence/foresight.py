@@ -7,8 +7,8 @@ import pandas as pd
 
 from audit.card.schema import AuditSpec
 from audit.data.samples import Samples
-from audit.evidence.heads import MIN_UNITS
 from audit.evidence.stats import components
+from audit.evidence.stored import MIN_UNITS
 from audit.patching.plans import plan_group_swap
 
 SPLITS = ("discovery", "confirmation")

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from audit.evidence.effects import SwapEffects, draw_bootstrap, lay_out, share_of_gap, weighted_estimates
-from audit.evidence.heads import Settings, StoredEffects
 from audit.evidence.outcome import was_asked
 from audit.evidence.stats import Array
+from audit.evidence.stored import Settings, StoredEffects
 from audit.records import Contrast, Estimate, HeadRow, JointRow
 
 IN_PAIRS = 4  # so many heads of a question, the largest on the discovery split, are patched two by two

@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 
 from audit.data.samples import UNKNOWN
+from audit.evidence.agreement import agreements
 from audit.evidence.disparity import Question, Thresholds, contrasts, ranges, rates_by_group, with_seeds
 from audit.evidence.findings import Context, make_findings
-from audit.evidence.heads import Settings, agreements, localise
+from audit.evidence.heads import localise
 from audit.evidence.outcome import localisation, was_asked
 from audit.evidence.pairs import judge_pairs, with_natural
+from audit.evidence.stored import Settings
 from audit.evidence.together import judge_together
 from audit.pipeline.setting import Setting
 from audit.pipeline.sweeping import Swept

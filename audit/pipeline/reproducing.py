@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from audit.errors import InputError
 from audit.evidence.disparity import Thresholds, contrasts
-from audit.evidence.heads import StoredEffects
+from audit.evidence.stored import StoredEffects
 from audit.patching.plans import plan_group_swap
 from audit.patching.sweep import DonorKind, measure_unpatched, sweep
 from audit.pipeline import Request, prepare

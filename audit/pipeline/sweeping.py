@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from audit.evidence.heads import StoredEffects
+from audit.evidence.stored import StoredEffects
 from audit.evidence.together import HeadSet
 from audit.patching.plans import plan_group_swap
 from audit.patching.sites import Site

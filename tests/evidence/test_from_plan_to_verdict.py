@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from audit.evidence.heads import Settings, StoredEffects, localise
+from audit.evidence.heads import localise
+from audit.evidence.stored import Settings, StoredEffects
 from audit.patching.plans import plan_group_swap
 from audit.records import Contrast, HeadRow
 from tests.evidence.simulate import plausible
