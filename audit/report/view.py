@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from audit.records import Audit, Control, HeadGrid
-from audit.report import formats, view_data, view_findings, view_instrument, view_method, wording
+from audit.report import formats, view_data, view_findings, view_heads, view_instrument, view_method, wording
 from audit.report.legal import NOT_ANSWERED, clause_of
 from audit.report.shapes import Badge, Cell, Column, Fact, Table, TableGroup, header_cell
 from audit.report.view_findings import FindingCard
@@ -127,10 +127,10 @@ def build_view(audit: Audit, audit_sha256: str) -> ReportView:
         data_warnings=tuple(audit.data.warnings),
         rates=tuple(view_data.rate_groups(audit, with_verdicts=not is_invalid)),
         cards=tuple(cards),
-        heads=() if is_invalid else tuple(view_findings.head_groups(audit)),
+        heads=() if is_invalid else tuple(view_heads.head_groups(audit)),
         other_grids=None if is_invalid else _other_grids(audit),
-        stability=view_findings.stability_table(audit) if audit.stability and not is_invalid else None,
-        agreement=view_findings.agreement_table(audit) if audit.agreement and not is_invalid else None,
+        stability=view_heads.stability_table(audit) if audit.stability and not is_invalid else None,
+        agreement=view_heads.agreement_table(audit) if audit.agreement and not is_invalid else None,
         model_facts=view_method.model_facts(audit),
         model_seeds=view_method.model_seeds(audit),
         method_facts=view_method.method_facts(audit),

@@ -1,29 +1,15 @@
-"""Sections "Findings" and "Heads": one card a finding, and every head with its numbers."""
+"""Section "Findings": one card a finding."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from audit.records import Audit, Estimate, Finding, HeadRow, JointRow
-from audit.report import figures, formats, view_data, wording
-from audit.report.shapes import (
-    Badge,
-    Cell,
-    Column,
-    Fact,
-    Picture,
-    Table,
-    TableGroup,
-    badge_cell,
-    header_cell,
-    number_cell,
-)
-from audit.report.view_instrument import grid_table, largest, scale
+from audit.records import Audit, Finding
+from audit.report import formats, view_data, wording
+from audit.report.shapes import Badge, Fact, Picture
+from audit.report.view_heads import estimate_text, forest, points_text
 
-FOREST_HEADS = 12  # heads drawn; the table lists all of them
 TOP_FINDINGS = 3
-SET_NAMED = 6  # heads of a set that are named one by one; larger sets are counted
 _SEVERITY_ORDER = {"high": 0, "medium": 1, "low": 2}
 
 
@@ -93,20 +79,8 @@ def finding_card(audit: Audit, finding: Finding, compact: bool = False) -> Findi
         patching=_patching(finding),
         repeat=_repeat(finding),
         other_explanations=tuple(finding.other_explanations),
-        figure_text=_estimate(finding.estimate),
+        figure_text=estimate_text(finding.estimate),
     )
-
-
-def _estimate(estimate: Estimate) -> str:
-    if estimate.value is None:
-        return formats.NOT_AVAILABLE
-    level = f", {formats.percent(estimate.level, 0)} interval" if estimate.low is not None else ""
-    return f"{points_text(estimate.value)} {formats.interval_of(estimate)}".strip() + level
-
-
-def points_text(value: float) -> str:
-    """Write a difference with its unit: "+3.1 points"."""
-    return f"{formats.points(value)} points"
 
 
 def _numbers(finding: Finding) -> tuple[Fact, ...]:
@@ -119,7 +93,7 @@ def _numbers(finding: Finding) -> tuple[Fact, ...]:
         ),
         Fact("Outcome", formats.label(finding.outcome)),
         Fact("Measure", metric),
-        Fact("Estimate", _estimate(finding.estimate)),
+        Fact("Estimate", estimate_text(finding.estimate)),
         Fact(
             "n",
             f"{formats.count(finding.n_group)} and {formats.count(finding.n_reference)}; unknown "
@@ -171,270 +145,4 @@ def _picture(audit: Audit, finding: Finding, compact: bool) -> Picture | None:
         for row in audit.heads
         if row.name in finding.heads and row.contrast == contrast and row.outcome == finding.outcome
     ]
-    return _forest(rows, f"Effect of {', '.join(finding.heads)} beside the placebo", compact)
-
-
-def _forest(rows: Sequence[HeadRow], title: str, compact: bool = False) -> Picture | None:
-    heads = [
-        figures.HeadEffect(
-            row.name, wording.VERDICTS[row.verdict].symbol, _headline(row), row.placebo, row.design_c, row.null_bound
-        )
-        for row in rows
-    ]
-    return figures.forest_picture(heads, title, compact)
-
-
-def _headline(row: HeadRow) -> Estimate:
-    """Return the estimate to show: on the confirmation split where there is one."""
-    return row.confirmation if row.confirmation.value is not None else row.discovery
-
-
-def head_groups(audit: Audit) -> list[TableGroup]:
-    """Return one block for each contrast and outcome: answer, grid, forest plot, whole table."""
-    blocks = dict.fromkeys((row.contrast, row.outcome) for row in audit.heads)
-    return [_head_group(audit, contrast, outcome) for contrast, outcome in blocks]
-
-
-def _head_group(audit: Audit, contrast: str, outcome: str) -> TableGroup:
-    rows = [row for row in audit.heads if (row.contrast, row.outcome) == (contrast, outcome)]
-    strongest = sorted(rows, key=lambda row: (row.verdict != "confirmed", -abs(_headline(row).value or 0.0)))
-    key = formats.slug(f"{contrast}:{outcome}")
-    title = f"{contrast_name(audit, contrast)}, predicted “{formats.label(outcome)}”"
-    grids = [grid for grid in audit.grids if grid.id in {f"bias:{contrast}", f"bias:{contrast}:{outcome}"}]
-    drawn = strongest[:FOREST_HEADS]
-    picture = _forest(drawn, f"The {formats.plural(len(drawn), 'strongest head')} beside the placebo - {title}")
-    answer = audit.localisation.get(f"{contrast}:{outcome}", "")
-    return TableGroup(
-        id=f"heads-{key}",
-        title=title,
-        paragraphs=(_answer(answer, len(rows)), *_pairs(audit, contrast, outcome)),
-        tables=(
-            *(grid_table(grid, largest(grids, grid.unit)) for grid in grids),
-            *_together_table(audit, key, title, contrast, outcome),
-        ),
-        scale=scale(grids) if grids else None,
-        pictures=(picture,) if picture else (),
-        folded=(_head_table(key, title, rows),),
-    )
-
-
-def _pairs(audit: Audit, contrast: str, outcome: str) -> tuple[str, ...]:
-    """Say what changes when the same pictures are shown in the other group; nothing if there are no such pictures."""
-    rows = [row for row in audit.pairs if (row.contrast, row.outcome) == (contrast, outcome)]
-    return tuple(
-        f"On {formats.plural(row.pairs, 'picture')} that exist in both groups, all else equal, the mean probability of "
-        f"“{formats.label(outcome)}” changes by {_estimate(row.total)} from the reference’s version to the group’s."
-        for row in rows
-    )
-
-
-def _together_table(audit: Audit, key: str, title: str, contrast: str, outcome: str) -> tuple[Table, ...]:
-    """Return what sets of heads carry together, beside the sum of their single effects; nothing if none was tried."""
-    rows = [row for row in audit.joint if (row.contrast, row.outcome) == (contrast, outcome)]
-    if not rows:
-        return ()
-    rows = sorted(rows, key=lambda row: (-len(row.heads), row.heads))
-    table = Table(
-        id=f"together-{key}",
-        caption=f"Heads patched together - {title}",
-        columns=(
-            Column("Heads"),
-            Column("Together", "mediated gap, points", True),
-            Column("Sum of single heads", "points", True),
-            Column("Together beyond the sum", "points", True),
-            Column("Share of gap", "together", True),
-            Column("Share of gap", "sum", True),
-        ),
-        rows=tuple(
-            (
-                header_cell(_set_name(row)),
-                _stacked(row.together),
-                _stacked(row.sum_of_singles),
-                _stacked(row.beyond_sum),
-                number_cell(formats.rate(row.share_of_gap)),
-                number_cell(formats.rate(row.sum_share_of_gap)),
-            )
-            for row in rows
-        ),
-        note=f"{formats.level_note(row.together for row in rows)} {wording.TOGETHER}",
-    )
-    return (table,)
-
-
-def _set_name(row: JointRow) -> str:
-    several = len(row.heads) > SET_NAMED
-    named = f"{len(row.heads)} confirmed heads" if several else ", ".join(row.heads)
-    return f"All {len(row.heads)} heads that were tested" if row.all_heads else named
-
-
-def contrast_name(audit: Audit, contrast: str) -> str:
-    """Write a contrast in words, "gender: female against male"; its id where the record holds no such rates."""
-    for row in audit.contrasts:
-        if contrast == f"{row.attribute}:{row.group}-{row.reference}":
-            groups = f"{formats.label(row.group)} against {formats.label(row.reference)}"
-            return f"{formats.label(row.attribute)}: {groups}"
-    return formats.label(contrast)
-
-
-def _answer(answer: str, heads: int) -> str:
-    tested = formats.plural(heads, "head")
-    if answer.startswith("localised"):
-        named = formats.clean(answer.partition(":")[2]).strip()
-        count = len(named.split(", "))
-        if count > heads / 2:
-            spread = f"Spread over {count} of {tested}: {named}."
-            return f"{spread} Confirmed on people not used to find them; so many heads say little about where."
-        return f"Localised: {named}. Confirmed on people not used to find it, out of {tested}."
-    if answer.startswith("not localisable"):
-        return (
-            f"Not localisable: none of {tested} carries a part of the gap that stands out "
-            "from the placebo after adjustment. The gap may be spread over many parts of the model."
-        )
-    return f"{formats.clean(answer).capitalize() or 'No answer was recorded'}: {tested} tested."
-
-
-def _head_table(key: str, title: str, rows: Sequence[HeadRow]) -> Table:
-    has_c = any(row.design_c is not None for row in rows)
-    has_seeds = any(len(row.by_seed) > 1 for row in rows)
-    has_weights = any(row.transplant is not None for row in rows)
-    has_pairs = any(row.natural_indirect is not None for row in rows)
-    optional = (
-        *((Column("Exact pairs", "by the head; past it, points", True),) if has_pairs else ()),
-        *((Column("Design C", "points", True),) if has_c else ()),
-        *((Column("Weights", "transplanted, points", True),) if has_weights else ()),
-        *((Column("By seed", "points", True),) if has_seeds else ()),
-    )
-    return Table(
-        id=f"all-heads-{key}",
-        caption=f"All {len(rows)} heads - {title}",
-        columns=(
-            Column("Head"),
-            Column("Verdict"),
-            Column("Discovery", "mediated gap, points", True),
-            Column("p", "raw; adjusted", True),
-            Column("Confirmation", "mediated gap, points", True),
-            Column("p", "raw; adjusted", True),
-            Column("Reference takes group’s", "points", True),
-            Column("Group takes reference’s", "points", True),
-            Column("Placebo", "points", True),
-            Column("Other scales", "rate, points; log-odds, nats", True),
-            Column("Share of gap", is_number=True),
-            Column("In layer", "percentile", True),
-            Column("Accuracy", "points", True),
-            *optional,
-            Column("Detectable", "points", True),
-        ),
-        rows=tuple(_head_row(row, has_pairs, has_c, has_weights, has_seeds) for row in rows),
-        note=f"{formats.level_note(row.confirmation for row in rows)} {wording.NOT_SHOWN_HEADS}",
-        kind="dense heads",
-    )
-
-
-def _head_row(row: HeadRow, has_pairs: bool, has_c: bool, has_weights: bool, has_seeds: bool) -> tuple[Cell, ...]:
-    percentile = row.percentile_in_layer
-    optional = [(has_c, row.design_c), (has_weights, row.transplant)]
-    by_design = [
-        number_cell(formats.NOT_AVAILABLE) if found is None else _stacked(found) for shown, found in optional if shown
-    ]
-    seeds = (number_cell(", ".join(formats.points(v, 2) for v in row.by_seed) or "–"),) if has_seeds else ()
-    return (
-        header_cell(row.name),
-        badge_cell(wording.VERDICTS[row.verdict]),
-        _stacked(row.discovery),
-        _p_pair(row.discovery_p, row.discovery_p_adjusted),
-        _stacked(row.confirmation),
-        _p_pair(row.confirmation_p, row.confirmation_p_adjusted),
-        _stacked(row.iie_forward),
-        _stacked(row.iie_backward),
-        _stacked(row.placebo),
-        _other_scales(row),
-        number_cell(formats.rate(row.share_of_gap)),
-        number_cell(formats.NOT_AVAILABLE if percentile is None else formats.decimal(percentile, 0)),
-        number_cell(formats.points(row.accuracy_change, 2)),
-        *((_pair_cell(row),) if has_pairs else ()),
-        *by_design,
-        *seeds,
-        number_cell(formats.points(row.smallest_detectable, 2, signed=False)),
-    )
-
-
-def _other_scales(row: HeadRow) -> Cell:
-    if row.confirmation_rate is None or row.confirmation_log_odds is None:
-        return number_cell(formats.NOT_AVAILABLE)
-    log_odds = formats.decimal(row.confirmation_log_odds.value or 0.0, 3, signed=True)
-    return number_cell(f"{formats.points(row.confirmation_rate.value, 2)}; {log_odds}")
-
-
-def _pair_cell(row: HeadRow) -> Cell:
-    if row.natural_indirect is None or row.natural_direct is None:
-        return number_cell(formats.NOT_AVAILABLE)
-    past = formats.points(row.natural_direct.value, 2)
-    return number_cell(
-        f"{formats.points(row.natural_indirect.value, 2)}; {past}", formats.interval_of(row.natural_indirect, 2)
-    )
-
-
-def _stacked(estimate: Estimate) -> Cell:
-    return number_cell(formats.points(estimate.value, 2), formats.interval_of(estimate, 2))
-
-
-def _p_pair(raw: float | None, adjusted: float | None) -> Cell:
-    if raw is None and adjusted is None:
-        return number_cell("–")
-    return number_cell(f"{formats.p_value(raw)}; {formats.p_value(adjusted)}")
-
-
-def agreement_table(audit: Audit) -> Table:
-    """Return how far other designs rank the heads as Design A does, a row for each question and design."""
-    return Table(
-        id="agreement-table",
-        caption="How far other ways to look agree with the exact patches of Design A",
-        columns=(
-            Column("Contrast"),
-            Column("Outcome"),
-            Column("Other design"),
-            Column("Rank correlation", "over all heads", True),
-            Column("Same sign", "of the ten largest", True),
-            Column("Found again", "of the ten largest", True),
-        ),
-        rows=tuple(
-            (
-                header_cell(contrast_name(audit, row.contrast)),
-                Cell(formats.label(row.outcome)),
-                Cell(row.design),
-                number_cell(formats.ratio(row.rank_correlation)),
-                number_cell(formats.percent(row.sign_agreement, 0)),
-                number_cell(formats.percent(row.top10_recall, 0)),
-            )
-            for row in audit.agreement
-        ),
-        note=wording.AGREEMENT,
-    )
-
-
-def stability_table(audit: Audit) -> Table:
-    """Return how far the ranking of heads repeats itself, a row for each contrast and outcome."""
-    return Table(
-        id="stability-table",
-        caption="How far the ranking of heads repeats itself",
-        columns=(
-            Column("Contrast"),
-            Column("Outcome"),
-            Column("Split-half rank correlation", is_number=True),
-            Column("Top ten in common", is_number=True),
-            Column("Rank correlation over seeds", is_number=True),
-            Column("In words"),
-        ),
-        rows=tuple(
-            (
-                header_cell(contrast_name(audit, row.contrast)),
-                Cell(formats.label(row.outcome)),
-                number_cell(formats.ratio(row.split_half_rank_correlation)),
-                number_cell(formats.percent(row.top10_overlap, 0)),
-                number_cell(formats.ratio(row.seeds_rank_correlation)),
-                Cell(row.note),
-            )
-            for row in audit.stability
-        ),
-        note="1 means the same order again, 0 means no relation.",
-    )
+    return forest(rows, f"Effect of {', '.join(finding.heads)} beside the placebo", compact)
