@@ -25,6 +25,7 @@ from benchmarks.planted.models import HEADS, LAYERS, Head
 
 Array = npt.NDArray[np.float64]
 Sides = npt.NDArray[np.bool_]
+TOOL = "group swap with placebo (this tool)"
 ALPHA = 0.05
 FOLDS = 5
 BATCH = 64

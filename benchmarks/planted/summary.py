@@ -12,10 +12,10 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
 from audit.evidence.stats import rate_interval
+from benchmarks.planted.rivals import TOOL
 
 Row = Mapping[str, Any]
 Figure = dict[str, float | int | None]
-TOOL = "group swap with placebo (this tool)"
 PROBE = "linear probe"
 FREE_HEADS = "balanced"  # null models whose single heads may carry the tone, as long as the answer does not
 HIGH_DOSES = 2

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from scipy import stats
 
 from audit.store import write_text
-from benchmarks.planted import models, rivals, run, summary, truth
+from benchmarks.planted import measure, models, rivals, run, summary, truth
 from tests.models_for_tests import enlarged, noise_pixels
 
 pytestmark = pytest.mark.unit
@@ -306,12 +306,12 @@ def test_truth_of_a_head_that_carries_all_is_the_gap_itself(monkeypatch: pytest.
 
 def test_an_interval_is_widened_by_what_is_not_known_of_the_truth() -> None:
     interval = {"value": 0.10, "low": 0.06, "high": 0.13}
-    assert run.covers(interval, 0.129, 0.0)
-    assert not run.covers(interval, 0.131, 0.0)
-    assert run.covers(interval, 0.145, 0.02)  # 0.045 against sqrt(0.03^2 + 0.0392^2)
-    assert not run.covers(interval, 0.15, 0.02)
-    assert run.covers(interval, 0.061, 0.0)
-    assert not run.covers(interval, 0.059, 0.0)
+    assert measure.covers(interval, 0.129, 0.0)
+    assert not measure.covers(interval, 0.131, 0.0)
+    assert measure.covers(interval, 0.145, 0.02)  # 0.045 against sqrt(0.03^2 + 0.0392^2)
+    assert not measure.covers(interval, 0.15, 0.02)
+    assert measure.covers(interval, 0.061, 0.0)
+    assert not measure.covers(interval, 0.059, 0.0)
 
 
 def test_a_gap_between_twins_is_seen_whatever_its_sign() -> None:
@@ -339,14 +339,27 @@ def test_the_decoy_must_write_the_tone() -> None:
     assert float(short) == pytest.approx(max(0.0, np.log(wanted / float(expected))), abs=1e-3)
 
 
+def test_the_controls_are_the_same_whichever_model_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or else a run that was interrupted would find two audits where it looks for one."""
+    base = models.Backbone(models.SPEC, tmp_path / "base.safetensors")
+    monkeypatch.setattr(models, "backbone", lambda _cache: base)
+    asked: list[Any] = []
+    monkeypatch.setattr(measure, "audit", lambda *arguments: asked.append(arguments))
+    first, *_, last = models.plans(per_dose=1, per_null=1, seed=1)
+    for plan in (first, last):
+        measure.prepare_controls(measure.Job(plan, tmp_path, run.FULL, 1))
+    assert len(asked) == 2
+    assert asked[0] == asked[1]
+
+
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
     """Lay out the rows of a quick run, as if it had been made."""
     folder = tmp_path / f"quick-1-{run.code_hash(run.QUICK)[:8]}" / "rows"
     for plan in models.plans(per_dose=run.QUICK.per_dose, per_null=run.QUICK.per_null, seed=1):
-        about = run._about(plan)
+        about = measure._about(plan)
         made = row(**about, localised=[], named={summary.TOOL: [], summary.PROBE: []}, seconds=1.0)
-        scores = {run.name(head): float(k) for k, head in enumerate(rivals.EVERY)}
+        scores = {measure.name(head): float(k) for k, head in enumerate(rivals.EVERY)}
         write_text(folder / f"{plan.name}.json", json.dumps({**made, "scores": dict.fromkeys(made["scores"], scores)}))
     return tmp_path
 
@@ -375,11 +388,11 @@ def test_rows_of_other_code_are_not_taken_up(stored: Path, monkeypatch: pytest.M
             return self
 
         def __exit__(self, *_: object) -> None: ...
-        def submit(self, task: object, job: run.Job) -> Future[dict[str, Any]]:
+        def submit(self, task: object, job: measure.Job) -> Future[dict[str, Any]]:
             if task is run._stored:
                 made.append(job.plan.name)
             future: Future[dict[str, Any]] = Future()
-            future.set_result({**run._about(job.plan), "outcome": "INVALID", "seconds": 0.0})
+            future.set_result({**measure._about(job.plan), "outcome": "INVALID", "seconds": 0.0})
             return future
 
     monkeypatch.setattr(run, "ProcessPoolExecutor", Lazy)
