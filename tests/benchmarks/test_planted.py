@@ -352,6 +352,18 @@ def test_the_controls_are_the_same_whichever_model_comes_first(tmp_path: Path, m
     assert asked[0] == asked[1]
 
 
+def test_the_table_in_the_readme_is_that_of_the_published_results() -> None:
+    folder = Path(run.__file__).parent
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert summary.table(results).rstrip() in (folder / "README.md").read_text(encoding="utf-8")
+    assert results["made_with"]["seed"] == run.PUBLISHED_SEED
+    assert results["models"]["planted"] >= 60
+    assert results["models"]["null"] >= 100
+    for figure in ("false_positive_rate", "auroc", "hit_at_1", "coverage"):
+        assert set(results[figure]) == {"estimate", "low", "high", "n"}
+    assert set(results["power"]) == {str(dose) for dose in models.DOSES}
+
+
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
     """Lay out the rows of a quick run, as if it had been made."""
