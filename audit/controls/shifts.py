@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -73,15 +74,10 @@ def measure_heads(
         Shift of the true class's log-odds in nats, for each giver.
     """
     parts: dict[str, list[Array]] = {name: [] for name in givers}
-    sharing = _sharing(recipient, pixels, givers, layers.start)
-    for part in batches(len(targets), BATCH):
-        truth = torch.from_numpy(targets[part])
-        own = record(recipient, as_input(recipient, pixels[part]))
-        base = _true_class(_finish(recipient, own), truth)
-        for name, giver in givers.items():
-            donor = _donor(giver, part, own if name in sharing else None, layers.start)
-            shifts = [_true_class(patch_layer(recipient, own, donor, i), truth) - base for i in layers]
-            parts[name].append(np.stack(shifts).transpose(2, 0, 1))
+    for name, own, donor, log_odds in _donations(recipient, pixels, givers, targets, layers.start):
+        base = log_odds(_finish(recipient, own))
+        shifts = [log_odds(patch_layer(recipient, own, donor, i)) - base for i in layers]
+        parts[name].append(np.stack(shifts).transpose(2, 0, 1))
     return {name: np.concatenate(p) for name, p in parts.items()}
 
 
@@ -95,17 +91,12 @@ def measure_shifts(
 ) -> dict[str, Shift]:
     """Patch all heads of ``layers`` jointly, and that of ``site`` by itself, image i of a giver donating to image i."""
     parts: dict[str, list[Shift]] = {name: [] for name in givers}
-    sharing = _sharing(recipient, pixels, givers, layers.start)
-    for part in batches(len(targets), BATCH):
-        truth = torch.from_numpy(targets[part])
-        own = record(recipient, as_input(recipient, pixels[part]))
-        base = _true_class(_finish(recipient, own), truth)
-        for name, giver in givers.items():
-            donor = _donor(giver, part, own if name in sharing else None, layers.start)
-            joint = _true_class(patch_attention(recipient, own, donor, layers), truth)
-            total = _true_class(_finish(giver.model, donor.trace), truth)
-            single = _true_class(patch_layer(recipient, own, donor, site.layer, [site.head])[0], truth)
-            parts[name].append(Shift(joint - base, total - base, single - base))
+    for name, own, donor, log_odds in _donations(recipient, pixels, givers, targets, layers.start):
+        base = log_odds(_finish(recipient, own))
+        joint = log_odds(patch_attention(recipient, own, donor, layers)) - base
+        total = log_odds(_finish(donor.model, donor.trace)) - base
+        single = log_odds(patch_layer(recipient, own, donor, site.layer, [site.head])[0]) - base
+        parts[name].append(Shift(joint, total, single))
     return {
         name: Shift(*(np.concatenate([getattr(s, f) for s in p]) for f in ("joint", "total", "single")))
         for name, p in parts.items()
@@ -137,6 +128,18 @@ def measure_random_direction(
         logits = add_to_stream(recipient, own, site.layer, aside.unsqueeze(0))[0]
         parts.append(_true_class(logits, truth) - base)
     return np.concatenate(parts)
+
+
+def _donations(
+    recipient: VisionTransformer, pixels: Pixels, givers: Mapping[str, Giver], targets: Index, start: int
+) -> Iterator[tuple[str, Trace, Donor, Callable[[torch.Tensor], Array]]]:
+    """Yield, batch by batch and giver by giver: its name, the recipient's pass, the donor, and what reads log-odds."""
+    sharing = _sharing(recipient, pixels, givers, start)
+    for part in batches(len(targets), BATCH):
+        log_odds = partial(_true_class, truth=torch.from_numpy(targets[part]))
+        own = record(recipient, as_input(recipient, pixels[part]))
+        for name, giver in givers.items():
+            yield name, own, _donor(giver, part, own if name in sharing else None, start), log_odds
 
 
 def _sharing(recipient: VisionTransformer, pixels: Pixels, givers: Mapping[str, Giver], start: int) -> set[str]:

@@ -68,7 +68,6 @@ def judge_effects(setting: Setting, swept: Swept, pairs: pd.DataFrame | None, ha
     rates = [row for question in asked for row in rates_by_group(frame, question, outcomes)]
     compared = [contrasts(f, asked, outcomes, limits) for f in by_seed]
     rows = with_seeds(compared[0], compared)
-    spec = setting.card.audit
     heads, stability = localise(
         swept.effects,
         swept.effects.patched_in_both_splits(setting.contrasts),
@@ -85,36 +84,41 @@ def judge_effects(setting: Setting, swept: Swept, pairs: pd.DataFrame | None, ha
     asked_of_heads = {f"{h.contrast}:{h.outcome}" for h in heads}
     every = [f"{contrast}:{outcome}" for contrast in setting.contrasts for outcome in outcomes]
     where = localisation(heads, rows, [key for key in every if key not in asked_of_heads])
-    context = Context(
-        name=setting.card.name,
-        model=setting.card.model.name,
-        matched_on=setting.samples.nuisance,
-        unknown={a: info.unknown_images for a, info in setting.samples.attributes.items()},
-        alpha=spec.alpha,
-        gap_above=limits.gap_above,
-        impact_ratio_below=limits.impact_ratio_below,
-        head_share_above=setting.card.policy.head_share_above,
-        hashes=hashes,
-        seeds=setting.seeds,
-    )
-    # where the data lie on this machine is nobody else's business
-    data = "" if setting.card.data.reader == "synthetic" else " --data FOLDER"
-    findings = [
-        f.model_copy(update={"reproduce": f"vit-audit reproduce {shlex.quote(setting.run.name)} {f.id}{data}"})
-        for f in make_findings(rows, heads, where, context)
-    ]
+    found = make_findings(rows, heads, where, _context(setting, limits, hashes))
     return Judged(
         rates,
         rows,
         heads,
         stability,
         where,
-        findings,
+        _with_commands(setting, found),
         _grids(heads),
         agreement=agreements(heads),
         pairs=[n.row for n in natural],
-        ranges=ranges(frame, asked, outcomes, limits, seed=spec.seed),
+        ranges=ranges(frame, asked, outcomes, limits, seed=setting.card.audit.seed),
     )
+
+
+def _context(setting: Setting, limits: Thresholds, hashes: dict[str, str]) -> Context:
+    return Context(
+        name=setting.card.name,
+        model=setting.card.model.name,
+        matched_on=setting.samples.nuisance,
+        unknown={a: info.unknown_images for a, info in setting.samples.attributes.items()},
+        alpha=limits.alpha,
+        gap_above=limits.gap_above,
+        impact_ratio_below=limits.impact_ratio_below,
+        head_share_above=setting.card.policy.head_share_above,
+        hashes=hashes,
+        seeds=setting.seeds,
+    )
+
+
+def _with_commands(setting: Setting, findings: Sequence[Finding]) -> list[Finding]:
+    """Give each finding its command; where the data lie on this machine is nobody else's business."""
+    data = "" if setting.card.data.reader == "synthetic" else " --data FOLDER"
+    run = shlex.quote(setting.run.name)
+    return [f.model_copy(update={"reproduce": f"vit-audit reproduce {run} {f.id}{data}"}) for f in findings]
 
 
 def head_settings(setting: Setting) -> Settings:
