@@ -16,7 +16,8 @@ SCHEMA_VERSION = "1.0"
 
 Outcome = Literal["PASSED", "DISPARITY FOUND", "INCONCLUSIVE", "INVALID"]
 State = Literal["disparity", "no disparity detected", "too little data", "not estimable"]
-Verdict = Literal["confirmed", "found, not confirmed", "no effect found", "too little data"]
+# "confirmed, no gap": moves the outcome by group on both splits, but no gap was detected that it could carry.
+Verdict = Literal["confirmed", "confirmed, no gap", "found, not confirmed", "no effect found", "too little data"]
 Design = Literal["attribution patching", "Design B", "Design C", "weight transplant"]
 Metric = Literal["standardised_gap", "tpr_gap", "fpr_gap"]
 
@@ -222,7 +223,7 @@ class HeadRow(Record):
     confirmation_log_odds: Estimate | None = None  # ... and in the class log-odds (nats)
     null_bound: float | None = None  # 95% of permutations lie within +- this, over all heads at once (confirmation)
     placebo: Estimate  # same-group donors against the unpatched image: disruption alone
-    share_of_gap: Estimate  # mediated gap / audited gap; None where the gap's interval holds 0
+    share_of_gap: Estimate  # mediated gap / gap in mean p of the patched images; None where that gap's interval holds 0
     percentile_in_layer: float | None  # of |confirmation| among heads of its layer, 0..100
     accuracy_change: float | None  # with cross-group donors, against unpatched
     design_c: Estimate | None  # gap change with the balanced reference model's head, minus other seed's
@@ -328,6 +329,7 @@ class Agreement(Record):
     rank_correlation: float | None  # Spearman, over all heads
     sign_agreement: float | None  # among Design A's ten largest heads
     top10_recall: float | None  # share of Design A's ten largest among the other's ten largest
+    top10_by_chance: float | None = None  # the same for a ranking by lot
 
 
 class ModelInfo(Record):

@@ -42,6 +42,7 @@ def agreements(rows: Sequence[HeadRow]) -> list[Agreement]:
                     rank_correlation=_rank_correlation(exact, other),
                     sign_agreement=float(np.mean(same)),
                     top10_recall=len(top & top_other) / len(top),
+                    top10_by_chance=len(top) / len(exact),
                 )
             )
     return found

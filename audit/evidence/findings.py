@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from audit.evidence.outcome import detected_gaps
 from audit.records import ContrastRow, Estimate, Finding, HeadRow, Metric
 
 OUTCOME_UNCERTAINTY = "A predicted label is not what a person feels or does."
@@ -96,8 +95,6 @@ def make_findings(
 ) -> list[Finding]:
     """Return a finding for each contrast and outcome with a disparity, and one for each confirmed head that matters.
 
-    Heads have findings only where a gap was detected: without a gap there is nothing that they carry.
-
     Disparities before heads, severe before light, larger before smaller, of equal ones attributes before intersections.
     """
     found: list[Finding] = []
@@ -109,12 +106,7 @@ def make_findings(
         worst = max(rows, key=lambda r: (r.above_policy, abs(r.estimate.value or 0.0)))
         found.append(_disparity(worst, rows, localisation, context))
     tested = sum(row.confirmation_p is not None for row in heads)
-    detected = detected_gaps(contrasts)
-    found += [
-        _head(row, contrasts, context, family=tested)
-        for row in heads
-        if f"{row.contrast}:{row.outcome}" in detected and _is_worth_a_card(row, context)
-    ]
+    found += [_head(row, contrasts, context, family=tested) for row in heads if _is_worth_a_card(row, context)]
     rank = {"high": 0, "medium": 1, "low": 2}
     return sorted(
         found, key=lambda f: (f.kind != "disparity", rank[f.severity], -round(abs(f.estimate.value or 0.0), 4))
@@ -250,7 +242,7 @@ def _head(row: HeadRow, contrasts: Sequence[ContrastRow], context: Context, *, f
         kind="head",
         title=words.title,
         severity="low" if share is None or share < 0.1 else "medium" if share < 0.5 else "high",
-        severity_reason="share of the audited gap: "
+        severity_reason="share of the gap in mean probability, on the same images: "
         + ("not estimable, the gap itself may be zero" if share is None else f"{100 * share:.0f}%"),
         confidence="high" if _is_consistent(row.by_seed, value) else "moderate",
         confidence_reason=(

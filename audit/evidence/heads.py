@@ -18,10 +18,11 @@ from audit.evidence.effects import (
     mediated_gaps,
     permute_donor_labels,
     share_of_gap,
+    shown_smaller_p,
     unit_sums,
     weighted_estimates,
 )
-from audit.evidence.stats import equivalence_p, holm, over_seeds, smallest_detectable
+from audit.evidence.stats import holm, over_seeds, smallest_detectable
 from audit.evidence.stored import Part, Settings, StoredEffects
 from audit.records import Contrast, Estimate, HeadRow, Stability, Verdict
 
@@ -162,7 +163,6 @@ def _columns(
     by_seed = np.array([mediated_gaps(stored.of(s, part.contrast, "confirmation", part.outcome)) for s in seeds])
     called, log_odds = (_on_scale(part, stored, seeds[0], settings, scalar) for scalar in SCALES)
     estimates = _estimates(part, settings)
-    mediated = [e.value or 0.0 for e in estimates["confirmation"]]
     beside = {
         "design_c": design_c(part, stored, stored.reference, settings),
         "transplant": design_c(part, stored, stored.transplant, settings),
@@ -178,9 +178,9 @@ def _columns(
         "percentile_in_layer": _percentiles(part.confirmation),
         "accuracy_change": accuracy_change(part, stored, seeds[0]),
         "by_seed": by_seed.T.tolist(),
-        "equivalence_p": [equivalence_p(m, e, settings.margin) for m, e in zip(mediated, spread.tolist(), strict=True)],
+        "equivalence_p": _shown_smaller(part, settings),
         "smallest_detectable": [smallest_detectable(e, alpha=settings.alpha, family=family) for e in errors.tolist()],
-        **{name: values or [None] * len(mediated) for name, values in beside.items()},
+        **{name: values or [None] * len(spread) for name, values in beside.items()},
     }
 
 
@@ -198,6 +198,13 @@ def _estimates(part: Part, settings: Settings) -> dict[str, list[Estimate]]:
         "placebo": weighted_estimates(b.placebo - b.unpatched[:, None], (group + reference) / 2, b, boot_b),
         "share_of_gap": share_of_gap(b, boot_b),
     }
+
+
+def _shown_smaller(part: Part, settings: Settings) -> list[float]:
+    """Test on the confirmation split, with the resamples of its intervals, whether heads are shown to carry little."""
+    effects = part.confirmation
+    bootstrap = draw_bootstrap(effects, resamples=settings.bootstrap, seed=settings.seed + 1)
+    return shown_smaller_p(effects, bootstrap, settings.margin)
 
 
 def _on_scale(part: Part, stored: StoredEffects, seed: int, settings: Settings, scalar: Scalar) -> list[Estimate]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from audit.errors import EXIT_DISPARITY, EXIT_INCONCLUSIVE, EXIT_INVALID, EXIT_PASSED
@@ -116,6 +116,16 @@ NOT_LOCALISABLE = "not localisable"
 def was_asked(answer: str) -> bool:
     """Tell from the answer of :func:`localisation` whether there was a gap, and data enough to ask for heads."""
     return answer.startswith(("localised", NOT_LOCALISABLE))
+
+
+def without_gap(heads: Sequence[HeadRow], localisation: Mapping[str, str]) -> list[HeadRow]:
+    """Say of confirmed heads whose question has no gap that there is none: their effects cancel, or are small."""
+    return [
+        row.model_copy(update={"verdict": "confirmed, no gap"})
+        if row.verdict == "confirmed" and not was_asked(localisation[f"{row.contrast}:{row.outcome}"])
+        else row
+        for row in heads
+    ]
 
 
 def localisation(

@@ -33,6 +33,7 @@ from audit.pipeline.checking import (
     check_reference_models,
     check_round_trips,
     control_images,
+    pairs_as_given,
 )
 from audit.pipeline.judging import judge_effects, judge_sets
 from audit.pipeline.pairing import sweep_pairs
@@ -138,6 +139,7 @@ def _with_round_trips(controls: ControlReport, pairs: pd.DataFrame | None) -> tu
     trips = [c.model_copy(update={"gates": "Design B"}) for c in check_round_trips(pairs)]
     failed = [c for c in trips if not c.passed]
     not_run = [f"Design B: {len(failed)} of its {len(trips)} checks failed; its estimates are left out."] * bool(failed)
+    not_run += [f"An edit there and back, {c}: its pairs are pictures as given." for c in pairs_as_given(pairs)]
     update = {"controls": [*controls.controls, *trips], "not_run": [*controls.not_run, *not_run]}
     return controls.model_copy(update=update), None if failed else pairs
 

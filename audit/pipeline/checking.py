@@ -137,15 +137,15 @@ def check_reference_models(setting: Setting, models: AuditedModels) -> list[Cont
     audited = np.flatnonzero(setting.samples.frame["split"] != "train")
     rows = np.sort(np.random.default_rng(setting.card.audit.seed).permutation(audited)[:BARRIER_IMAGES])
     donors = {
-        "balanced reference model": ("balanced-0", models.balanced[0]),
-        "second seed": (f"seed-{reseed}", models.by_seed[reseed]),
+        "balanced reference model": {f"balanced-{k}": model for k, model in enumerate(models.balanced)},
+        "second seed": {f"seed-{reseed}": models.by_seed[reseed]},
     }
     controls: list[Control] = []
     start = models.started_from
-    for name, (file, donor) in donors.items():
-        pair = Pair(models.primary, donor, start[f"seed-{setting.seeds[0]}"], start[file])
-        task = Task(setting.pixels[rows], setting.targets[rows])
-        controls += run_initialisation([pair], task, f"Design C, {name}", layers=trained_layers(setting))
+    own, task = start[f"seed-{setting.seeds[0]}"], Task(setting.pixels[rows], setting.targets[rows])
+    for name, files in donors.items():
+        pairs = [Pair(models.primary, donor, own, start[file]) for file, donor in files.items()]
+        controls += run_initialisation(pairs, task, f"Design C, {name}", layers=trained_layers(setting))
     return controls
 
 
@@ -155,3 +155,11 @@ def check_round_trips(pairs: pd.DataFrame | None) -> list[Control]:
         return []
     edited = pairs[pairs["version"].isin(["back", "self"])]
     return [round_trip(table, str(contrast)) for contrast, table in edited.groupby("contrast")]
+
+
+def pairs_as_given(pairs: pd.DataFrame | None) -> list[str]:
+    """Return the contrasts whose exact pairs the data name; no picture is edited, so no edit can be undone."""
+    if pairs is None:
+        return []
+    edited = set(pairs.loc[pairs["version"] == "back", "contrast"])
+    return sorted(set(pairs["contrast"].map(str)) - edited)

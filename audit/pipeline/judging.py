@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from audit.evidence.agreement import agreements
 from audit.evidence.disparity import Question, Thresholds, contrasts, ranges, rates_by_group, with_seeds
 from audit.evidence.findings import Context, make_findings
 from audit.evidence.heads import localise
-from audit.evidence.outcome import localisation, was_asked
+from audit.evidence.outcome import localisation, was_asked, without_gap
 from audit.evidence.pairs import judge_pairs, with_natural
 from audit.evidence.stored import Settings
 from audit.evidence.together import judge_together
@@ -84,6 +84,7 @@ def judge_effects(setting: Setting, swept: Swept, pairs: pd.DataFrame | None, ha
     asked_of_heads = {f"{h.contrast}:{h.outcome}" for h in heads}
     every = [f"{contrast}:{outcome}" for contrast in setting.contrasts for outcome in outcomes]
     where = localisation(heads, rows, [key for key in every if key not in asked_of_heads])
+    heads = without_gap(heads, where)
     found = make_findings(rows, heads, where, _context(setting, limits, hashes))
     return Judged(
         rates,
@@ -92,7 +93,7 @@ def judge_effects(setting: Setting, swept: Swept, pairs: pd.DataFrame | None, ha
         stability,
         where,
         _with_commands(setting, found),
-        _grids(heads),
+        _grids(heads, where),
         agreement=agreements(heads),
         pairs=[n.row for n in natural],
         ranges=ranges(frame, asked, outcomes, limits, seed=setting.card.audit.seed),
@@ -160,18 +161,20 @@ def questions(setting: Setting) -> list[Question]:
     return asked
 
 
-def _grids(heads: Sequence[HeadRow]) -> list[HeadGrid]:
+def _grids(heads: Sequence[HeadRow], where: Mapping[str, str]) -> list[HeadGrid]:
     """Lay the mediated gaps out layer by layer, a grid for each contrast and outcome."""
-    marks = {"confirmed": "confirmed", "found, not confirmed": "discovered"}
+    marks = {"confirmed": "confirmed", "confirmed, no gap": "no gap", "found, not confirmed": "discovered"}
     grids = []
     for contrast, outcome in dict.fromkeys((h.contrast, h.outcome) for h in heads):
         rows = [h for h in heads if (h.contrast, h.outcome) == (contrast, outcome)]
         layers = sorted({h.layer for h in rows})
+        asked = was_asked(where[f"{contrast}:{outcome}"])
+        what = f"Where the gap in '{outcome}' is carried" if asked else f"What each head does to '{outcome}', by group"
         by_layer = [sorted((h for h in rows if h.layer == i), key=lambda h: h.head) for i in layers]
         grids.append(
             HeadGrid(
                 id=f"bias:{contrast}:{outcome}",
-                title=f"Where the gap in '{outcome}' is carried: {contrast.replace(':', ', ')}",
+                title=f"{what}: {contrast.replace(':', ', ')}",
                 unit="points of mean probability",
                 values=[[h.confirmation.value for h in layer] for layer in by_layer],
                 marks=[[marks.get(h.verdict, "") for h in layer] for layer in by_layer],

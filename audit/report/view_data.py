@@ -260,7 +260,7 @@ def _seeds_cell(row: ContrastRow) -> Cell:
     if row.over_seeds is None:
         return number_cell(each)
     mean = f"{formats.points(row.over_seeds.value)} {formats.interval_of(row.over_seeds)}"
-    return number_cell(each, f"mean {mean}, p {formats.p_value(row.p_over_seeds)}")
+    return number_cell(each, f"mean {mean}, raw p {formats.p_value(row.p_over_seeds)}")
 
 
 def _range_table(audit: Audit, attribute: str, outcome: str, key: str, title: str) -> tuple[Table, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from audit.records import Audit, Estimate, HeadRow, JointRow
+from audit.records import Agreement, Audit, Estimate, HeadRow, JointRow
 from audit.report import figures, formats, wording
 from audit.report.shapes import Cell, Column, Picture, Table, TableGroup, badge_cell, header_cell, number_cell
 from audit.report.view_instrument import grid_table, largest, scale
@@ -60,7 +60,7 @@ def _head_group(audit: Audit, contrast: str, outcome: str) -> TableGroup:
     return TableGroup(
         id=f"heads-{key}",
         title=title,
-        paragraphs=(_answer(answer, len(rows)), *_pairs(audit, contrast, outcome)),
+        paragraphs=(_answer(answer, rows), *_pairs(audit, contrast, outcome)),
         tables=(
             *(grid_table(grid, largest(grids, grid.unit)) for grid in grids),
             *_together_table(audit, key, title, contrast, outcome),
@@ -129,7 +129,8 @@ def contrast_name(audit: Audit, contrast: str) -> str:
     return formats.label(contrast)
 
 
-def _answer(answer: str, heads: int) -> str:
+def _answer(answer: str, rows: Sequence[HeadRow]) -> str:
+    heads = len(rows)
     tested = formats.plural(heads, "head")
     if answer.startswith("localised"):
         named = formats.clean(answer.partition(":")[2]).strip()
@@ -143,7 +144,9 @@ def _answer(answer: str, heads: int) -> str:
             f"Not localisable: none of {tested} carries a part of the gap that stands out "
             "from the placebo after adjustment. The gap may be spread over many parts of the model."
         )
-    return f"{formats.clean(answer).capitalize() or 'No answer was recorded'}: {tested} tested."
+    moving = [row.name for row in rows if row.verdict == "confirmed, no gap"]
+    cancel = f" {wording.NO_GAP_TO_CARRY.format(heads=', '.join(moving))}" if moving else ""
+    return f"{formats.clean(answer).capitalize() or 'No answer was recorded'}: {tested} tested.{cancel}"
 
 
 def _head_table(key: str, title: str, rows: Sequence[HeadRow]) -> Table:
@@ -189,7 +192,7 @@ def _head_row(row: HeadRow, has_pairs: bool, has_c: bool, has_weights: bool, has
     by_design = [
         number_cell(formats.NOT_AVAILABLE) if found is None else _stacked(found) for shown, found in optional if shown
     ]
-    seeds = (number_cell(", ".join(formats.points(v, 2) for v in row.by_seed) or "–"),) if has_seeds else ()
+    seeds = (_seeds_cell(row),) if has_seeds else ()
     return (
         header_cell(row.name),
         badge_cell(wording.VERDICTS[row.verdict]),
@@ -207,8 +210,22 @@ def _head_row(row: HeadRow, has_pairs: bool, has_c: bool, has_weights: bool, has
         *((_pair_cell(row),) if has_pairs else ()),
         *by_design,
         *seeds,
-        number_cell(formats.points(row.smallest_detectable, 2, signed=False)),
+        number_cell(formats.points(row.smallest_detectable, 2, signed=False), _shown_small(row)),
     )
+
+
+def _seeds_cell(row: HeadRow) -> Cell:
+    each = ", ".join(formats.points(v, 2) for v in row.by_seed) or "–"
+    if row.over_seeds is None:
+        return number_cell(each)
+    mean = f"{formats.points(row.over_seeds.value, 2)} {formats.interval_of(row.over_seeds, 2)}"
+    return number_cell(each, f"mean {mean}, raw p {formats.p_value(row.p_over_seeds)}")
+
+
+def _shown_small(row: HeadRow) -> str:
+    if not row.within_margin or row.verdict == "too little data":
+        return ""
+    return f"shown to be under {formats.points(row.equivalence_margin, 2, signed=False)}"
 
 
 def _other_scales(row: HeadRow) -> Cell:
@@ -257,12 +274,16 @@ def agreement_table(audit: Audit) -> Table:
                 Cell(row.design),
                 number_cell(formats.ratio(row.rank_correlation)),
                 number_cell(formats.percent(row.sign_agreement, 0)),
-                number_cell(formats.percent(row.top10_recall, 0)),
+                number_cell(formats.percent(row.top10_recall, 0), _by_chance(row)),
             )
             for row in audit.agreement
         ),
         note=wording.AGREEMENT,
     )
+
+
+def _by_chance(row: Agreement) -> str:
+    return "" if row.top10_by_chance is None else f"{formats.percent(row.top10_by_chance, 0)} by chance"
 
 
 def stability_table(audit: Audit) -> Table:

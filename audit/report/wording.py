@@ -48,6 +48,7 @@ STATES: dict[State, Badge] = {
 
 VERDICTS: dict[str, Badge] = {
     "confirmed": Badge("◆", "confirmed", "bad"),
+    "confirmed, no gap": Badge("◈", "confirmed, no gap", "calm"),
     "found, not confirmed": Badge("◇", "found, not confirmed", "warm"),
     "no effect found": Badge("○", "no effect found", "calm"),
     "too little data": Badge("?", "too little data", "unsure"),
@@ -71,6 +72,7 @@ def control_line(kind: str, where: str, checks: int) -> str:
 # Symbols of the head grids; a mark that is not listed is printed as "†" and explained in the legend.
 MARKS: dict[str, tuple[str, str]] = {
     "confirmed": ("◆", "confirmed on people not used to find it"),
+    "no gap": ("◈", "moves the prediction by group, seen again on other people; but no gap was detected"),
     "discovered": ("◇", "found in discovery, not confirmed"),
     "above zero": ("●", "at least three standard errors above zero"),
 }
@@ -105,7 +107,14 @@ CONTROL_GRIDS = (
     "for each unit, so that a strong colour beside a pale null means that the instrument sees what it should, and "
     "sees little where there is nothing."
 )
-NOT_SHOWN_HEADS = "“No effect found” is not evidence of no effect: the last column says how small an effect would show."
+NOT_SHOWN_HEADS = (
+    "“No effect found” is not evidence of no effect: the last column says how small an effect would be found, and of "
+    "which heads it is shown, each by itself, that they carry less than the margin of this audit."
+)
+NO_GAP_TO_CARRY = (
+    "On both halves of the people, patching {heads} moves the prediction by group all the same. With no gap detected, "
+    "such effects are small or cancel each other; they are no finding."
+)
 TOGETHER = (
     "What single heads carry does not add up. Where heads patched together do less than the sum, they carry the same "
     "thing twice; where they do more, one makes up for the other while only one is patched."

@@ -106,7 +106,7 @@ def measure(job: Job) -> dict[str, Any]:
         return {**_about(plan), "outcome": "INVALID", "seconds": round(time.monotonic() - begun, 1)}
     heads = record["heads"]
     where = record["localisation"].get(CONTRAST, "")
-    confirmed = [h["name"] for h in heads if h["verdict"] == "confirmed"]
+    confirmed = [h["name"] for h in heads if h["verdict"] in ("confirmed", "confirmed, no gap")]
     localised = confirmed if where.startswith("localised") else []
     (gap,) = (c for c in record["contrasts"] if c["metric"] == "standardised_gap")
     ranked = _rankings(plan, model, card_path, run, heads, localised)
@@ -118,6 +118,7 @@ def measure(job: Job) -> dict[str, Any]:
         "disparity": any(c["state"] == "disparity" for c in record["contrasts"]),
         "outcome": record["outcome"],
         "gap": gap["estimate"],
+        "gap_within_margin": gap["within_margin"],
         "scores": {m: {name(h): v for h, v in r.scores.items()} for m, r in ranked.items()},
         "named": {m: [name(h) for h in r.named] for m, r in ranked.items() if r.named is not None},
         "beyond_sum": _beyond_sum(record["joint"], plan),

@@ -12,12 +12,12 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
 from audit.evidence.stats import rate_interval
+from benchmarks.planted.models import DOSES
 from benchmarks.planted.rivals import TOOL
 
 Row = Mapping[str, Any]
 Figure = dict[str, float | int | None]
 PROBE = "linear probe"
-FREE_HEADS = "balanced"  # null models whose single heads may carry the tone, as long as the answer does not
 HIGH_DOSES = 2
 RESAMPLES = 5000
 
@@ -82,8 +82,9 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     rows : sequence of mapping
         One a model: ``kind``, ``dose``, ``planted`` and ``decoy`` (names of heads), ``null``, ``outcome``,
         ``localised`` (the heads that the audit confirmed where it localised a gap), ``confirmed`` and ``discovered``
-        (gap or no gap), ``disparity``, ``scores`` (method -> head -> number), ``named`` (method -> the heads that its
-        test calls significant), ``beyond_sum`` (of two redundant heads), ``covered`` (was the true mediated gap inside
+        (gap or no gap), ``disparity``, ``gap_within_margin`` (shown to be small), ``scores`` (method -> head ->
+        number), ``named`` (method -> the heads that its test calls significant), ``beyond_sum`` (of two redundant
+        heads), ``true_mediated`` (by head, of those that were measured), ``covered`` (was the true mediated gap inside
         its interval, head by head), ``gap_covered``, ``true_gap``.
     """
     invalid = [str(r["name"]) for r in rows if r["outcome"] == "INVALID"]
@@ -93,8 +94,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     single = [r for r in planted if r["kind"] == "one head"]
     redundant = [r for r in planted if r["kind"] == "redundant heads"]
     unused = [r for r in nulls if r["kind"] == "unused"]
-    doses = sorted({r["dose"] for r in planted})
-    high = [r for r in single if r["dose"] in doses[-HIGH_DOSES:]]
+    high = [r for r in single if r["dose"] in DOSES[-HIGH_DOSES:]]
     ranked = {id(r): {m: ranking(s, r["planted"]) for m, s in r["scores"].items()} for r in planted}
 
     def of_tool(group: Sequence[Row], figure: str) -> list[float]:
@@ -114,9 +114,12 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         "power_redundant_heads": {
             "any": _by(redundant, "dose", lambda g: share([bool(set(r["planted"]) & set(r["localised"])) for r in g])),
             "both": _by(redundant, "dose", lambda g: share([_found_all(r) for r in g])),
-            "shown to be redundant": _by(redundant, "dose", lambda g: share([_shown_redundant(r) for r in g])),
+            "shown to make up for each other": _by(redundant, "dose", lambda g: share([_beyond_sum(r) for r in g])),
         },
         "other_heads_named": mean([len(set(r["localised"]) - set(r["planted"])) for r in planted]),
+        "other_heads_named_by_dose": _by(
+            planted, "dose", lambda g: mean([len(set(r["localised"]) - set(r["planted"])) for r in g])
+        ),
         "decoy_named": share([r["decoy"] in r["localised"] for r in rows if r["decoy"]]),
         "auroc": mean(of_tool(planted, "auroc")),
         "hit_at_1": share([bool(v) for v in of_tool(high, "hit_at_1")]),
@@ -129,22 +132,37 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
             str(kind): max(abs(r["true_gap"]) for r in nulls if r["kind"] == kind)
             for kind in sorted({r["kind"] for r in nulls})
         },
+        "true_mediated_gaps": {
+            "planted": _sizes(single, planted=True),
+            "others": _sizes(single, planted=False),
+            "of_null_models": _sizes(nulls, planted=False),
+        },
         "decodable_but_unused": {
             "best_probe_accuracy": mean([max(r["scores"][PROBE].values()) for r in unused]),
             "probe_fires": share([bool(r["named"][PROBE]) for r in unused]),
-            "tool_says_no_effect": share([not r["localised"] for r in unused]),
+            "tool_names_no_head": share([not r["localised"] for r in unused]),
+            "tool_shows_the_gap_to_be_small": share([r["gap_within_margin"] for r in unused]),
         },
         "rivals": {method: _rival(planted, high, ranked, method) for method in methods},
         "tests": {
-            method: {
-                "false_positive_rate": share([bool(r["named"][method]) for r in nulls if r["kind"] != FREE_HEADS]),
-                "planted_head_named": share([set(r["planted"]) <= set(r["named"][method]) for r in high]),
-                "other_heads_named": mean([len(set(r["named"][method]) - set(r["planted"])) for r in planted]),
-            }
-            for method in sorted({m for r in rows for m in r["named"]})
+            method: _test(nulls, high, planted, method) for method in sorted({m for r in rows for m in r["named"]})
         },
         "auroc_by_method_and_dose": {m: _auroc_by_dose(planted, ranked, m) for m in (TOOL, *methods)},
     }
+
+
+def _sizes(rows: Sequence[Row], *, planted: bool) -> dict[str, dict[str, float]]:
+    """Return median and largest size of the true mediated gaps, dose by dose: of planted heads, or of the others."""
+    sizes: dict[str, list[float]] = {}
+    for r in rows:
+        true = r.get("true_mediated", {})  # with random labels it is 0 by design, and not measured
+        sizes.setdefault(str(r["dose"]), []).extend(abs(v) for h, v in true.items() if (h in r["planted"]) == planted)
+    return {d: {"median": float(np.median(s)), "largest": max(s)} for d, s in sorted(sizes.items()) if s}
+
+
+def _significant(row: Row, method: str) -> set[str]:
+    """Return the heads that a method's test calls significant, gap or no gap: of this tool the confirmed ones."""
+    return set(row["confirmed"] if method == TOOL else row["named"][method])
 
 
 def _auroc_by_dose(
@@ -157,7 +175,7 @@ def _found_all(row: Row) -> bool:
     return set(row["planted"]) <= set(row["localised"])
 
 
-def _shown_redundant(row: Row) -> bool:
+def _beyond_sum(row: Row) -> bool:
     """Tell whether the two heads were patched together, and do more than the sum of the two, beyond chance."""
     tried = row["beyond_sum"]
     if tried is None:
@@ -179,6 +197,16 @@ def _rival(
         "hit_at_3": share([bool(ranked[id(r)][method]["hit_at_3"]) for r in high]),
         "decoy_first": share([max(r["scores"][method], key=r["scores"][method].get) == r["decoy"] for r in planted]),
         "mrr": mean([ranked[id(r)][method]["mrr"] for r in planted]),
+    }
+
+
+def _test(nulls: Sequence[Row], high: Sequence[Row], planted: Sequence[Row], method: str) -> dict[str, Any]:
+    """Return how often a method's own test calls heads significant, where it should and where it should not."""
+    return {
+        "null_models": _by(nulls, "kind", lambda g: share([bool(_significant(r, method)) for r in g])),
+        "null_models_with_a_gap": share([r["disparity"] and bool(_significant(r, method)) for r in nulls]),
+        "planted_head_named": share([set(r["planted"]) <= _significant(r, method) for r in high]),
+        "other_heads_named": mean([len(_significant(r, method) - set(r["planted"])) for r in planted]),
     }
 
 
@@ -209,12 +237,20 @@ def table(results: Mapping[str, Any]) -> str:
         ("coverage of the gaps' 95% intervals", "coverage_of_gaps"),
     ]
     lines += [_line(text, results[key]) for text, key in named]
+    others = results["other_heads_named_by_dose"]
+    lines += [_line(f"heads named beside the planted ones, dose {dose}", f) for dose, f in others.items()]
     unused = results["decodable_but_unused"]
     lines.append(_line("decodable but unused: best head's probe accuracy", unused["best_probe_accuracy"]))
     lines.append(_line("decodable but unused: the probe calls a head significant", unused["probe_fires"]))
-    lines.append(_line("decodable but unused: this tool names no head", unused["tool_says_no_effect"]))
+    lines.append(_line("decodable but unused: this tool names no head", unused["tool_names_no_head"]))
+    lines.append(_line("decodable but unused: it shows the gap to be small", unused["tool_shows_the_gap_to_be_small"]))
     gaps = ", ".join(f"{kind} {100 * gap:.1f}" for kind, gap in results["largest_true_gap_of_null_models"].items())
     lines += ["", f"Largest true gap of a null model, points: {gaps}."]
+    lines += ["", "| true mediated gaps, points | median | largest |", "|---|---|---|"]
+    for which, by_dose in results["true_mediated_gaps"].items():
+        for dose, size in by_dose.items():
+            name = "heads of null models" if which == "of_null_models" else f"one head, {which}, dose {dose}"
+            lines.append(f"| {name} | {100 * size['median']:.1f} | {100 * size['largest']:.1f} |")
     figures = ("auroc", "auroc_tool_minus_rival", "hit_at_1", "hit_at_3", "mrr", "decoy_first")
     lines += ["", "| ranking by | AUROC | this tool minus it | hit@1, high doses | hit@3 | MRR | decoy first |"]
     lines.append("|---|---|---|---|---|---|---|")
@@ -222,11 +258,14 @@ def table(results: Mapping[str, Any]) -> str:
     lines.append(f"| **{TOOL}** | {' | '.join(own)} |")
     for method, f in sorted(results["rivals"].items(), key=lambda item: -(item[1]["auroc"]["estimate"] or 0.0)):
         lines.append(f"| {method} | {' | '.join(_text(f[k]) for k in figures)} |")
-    tests = ("false_positive_rate", "planted_head_named", "other_heads_named")
-    lines += ["", "| test of | null models in which a head is named | planted head named, high doses | others named |"]
-    lines.append("|---|---|---|---|")
+    tests = ("null_models_with_a_gap", "planted_head_named", "other_heads_named")
+    kinds = sorted({kind for f in results["tests"].values() for kind in f["null_models"]})
+    asked = [f"null models in which a head is significant: {kind}" for kind in kinds]
+    asked += ["all null models, where a gap is detected", "planted head significant, high doses", "others significant"]
+    lines += ["", f"| test of | {' | '.join(asked)} |", "|---" * (1 + len(asked)) + "|"]
     for method, f in results["tests"].items():
-        lines.append(f"| {method} | {' | '.join(_text(f[k]) for k in tests)} |")
+        shown = [f["null_models"][kind] for kind in kinds] + [f[k] for k in tests]
+        lines.append(f"| {method} | {' | '.join(_text(figure) for figure in shown)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -158,14 +158,14 @@ def _error(values: Floats, side: npt.NDArray[np.bool_], label: npt.NDArray[np.bo
 
 
 def _donors(crowd: Crowd, rng: np.random.Generator, *, other: bool) -> npt.NDArray[np.int64]:
-    """Draw for each face a donor of equal label and hair, of the other group or of its own but not itself."""
+    """Deal each face a donor of equal label and hair, of the other group or of its own but not itself."""
     stratum = 2 * crowd.smiling + crowd.long_hair
     donors = np.empty(len(stratum), dtype=np.int64)
     for s in np.unique(stratum):
         sides = [np.flatnonzero((stratum == s) & (crowd.darker == side)) for side in (False, True)]
         for rows, others in (sides, sides[::-1]):
             if other:
-                donors[rows] = rng.choice(others, len(rows))
+                donors[rows] = rng.permutation(np.resize(others, len(rows)))  # as evenly as it goes; among twins, once
             else:
                 order = rng.permutation(rows)
                 donors[order] = np.roll(order, 1)

@@ -156,7 +156,8 @@ def row(**changes: Any) -> dict[str, Any]:
     return {
         "kind": "one head", "dose": 2.0, "null": False, "planted": ["L1H0"], "decoy": "L1H1", "localised": ["L1H0"],
         "outcome": "DISPARITY FOUND", "confirmed": ["L1H0"], "discovered": ["L1H0"], "beyond_sum": None,
-        "disparity": True, "scores": {summary.TOOL: good, "random": bad, summary.PROBE: bad},
+        "disparity": True, "gap_within_margin": False,
+        "scores": {summary.TOOL: good, "random": bad, summary.PROBE: bad},
         "named": {summary.TOOL: ["L1H0"], summary.PROBE: ["L1H0", "L1H1"]}, "covered": [True, False],
         "gap_covered": True, "true_gap": 0.2,
     } | changes  # fmt: skip
@@ -188,7 +189,10 @@ def test_figures_by_hand() -> None:
         row(kind="redundant heads", planted=["L1H0", "L2H0"], localised=[], beyond_sum=beyond(-0.2, 0.1)),
         row(kind="redundant heads", planted=["L1H0", "L2H0"], localised=[], dose=4.0),
         row(kind="unused", **(quiet | {"decoy": "L1H1"})),
-        row(kind="balanced", **{**quiet, "localised": ["L1H1"], "gap_covered": None}),
+        row(
+            kind="balanced",
+            **{**quiet, "localised": ["L1H1"], "confirmed": ["L1H1"], "disparity": True, "gap_covered": None},
+        ),
         {"name": "unused-01", "kind": "unused", "null": True, "outcome": "INVALID", "planted": [], "dose": 0.0},
     ]
     found = summary.summarise(rows)
@@ -199,15 +203,18 @@ def test_figures_by_hand() -> None:
     assert found["false_positive_rate_by_kind"]["unused"]["estimate"] == 0.0
     assert {d: f["estimate"] for d, f in found["power"].items()} == {"0.5": 0.0, "2.0": 1.0, "4.0": 1.0}
     power = found["power_redundant_heads"]
-    assert [power[k]["2.0"]["estimate"] for k in ("any", "both", "shown to be redundant")] == [0.5, 0.0, 0.5]
-    assert power["shown to be redundant"]["4.0"]["estimate"] == 0.0  # its heads were not tried together
+    assert [power[k]["2.0"]["estimate"] for k in ("any", "both", "shown to make up for each other")] == [0.5, 0.0, 0.5]
+    assert power["shown to make up for each other"]["4.0"]["estimate"] == 0.0  # its heads were not tried together
     assert (found["decoy_named"]["estimate"], found["decoy_named"]["n"]) == (0.0, 7)
     assert found["largest_true_gap_of_null_models"] == {"balanced": 0.01, "unused": 0.01}
     probe = found["tests"][summary.PROBE]
-    assert (probe["false_positive_rate"]["estimate"], probe["false_positive_rate"]["n"]) == (1.0, 1)
+    assert {kind: f["estimate"] for kind, f in probe["null_models"].items()} == {"balanced": 1.0, "unused": 1.0}
+    assert (probe["null_models_with_a_gap"]["estimate"], probe["null_models_with_a_gap"]["n"]) == (0.5, 2)
     assert probe["planted_head_named"]["estimate"] == 1.0
     assert probe["other_heads_named"]["estimate"] == 1.0
-    assert found["tests"][summary.TOOL]["false_positive_rate"]["estimate"] == 0.0
+    own = found["tests"][summary.TOOL]  # its confirmed heads, gap or no gap
+    assert {kind: f["estimate"] for kind, f in own["null_models"].items()} == {"balanced": 1.0, "unused": 0.0}
+    assert own["null_models_with_a_gap"]["estimate"] == 0.5
     assert found["rivals"]["random"]["decoy_first"]["estimate"] == 1.0
     assert found["auroc_by_method_and_dose"][summary.TOOL]["2.0"]["estimate"] == 1.0
     assert found["hit_at_1"] == summary.share([True, True])
@@ -219,6 +226,7 @@ def test_figures_by_hand() -> None:
     assert found["other_heads_named"]["estimate"] == pytest.approx(1 / 6)
     assert found["decodable_but_unused"]["best_probe_accuracy"]["estimate"] == 0.9
     assert found["decodable_but_unused"]["probe_fires"]["estimate"] == 1.0
+    assert found["decodable_but_unused"]["tool_shows_the_gap_to_be_small"]["estimate"] == 0.0
     assert "| AUROC over heads | 1.000 |" in summary.table(found)
     for key in ("false_positive_rate", "auroc", "hit_at_1", "coverage"):
         assert set(found[key]) == {"estimate", "low", "high", "n"}

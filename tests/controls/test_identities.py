@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -24,8 +24,8 @@ from audit.controls.identities import (
     writes_sum_to_attention,
 )
 from audit.patching import sites
-from audit.patching.engine import Donor, patch_layer
-from audit.patching.sites import Trace
+from audit.patching.engine import Donor, patch_layer, patch_together
+from audit.patching.sites import Site, Trace
 from tests.models_for_tests import FAMILIES, hooks_left, noise_images, tiny
 
 pytestmark = pytest.mark.unit
@@ -96,6 +96,25 @@ def test_a_wrong_engine_does_not_equal_hooks(engine: identities.Patch) -> None:
     assert not engine_equals_hooks(subject(tiny()), patch=engine).passed
 
 
+def first_only(model: VisionTransformer, own: Trace, donor: Donor, sites: Sequence[Site]) -> torch.Tensor:
+    """Patch one head of the set."""
+    return patch_together(model, own, donor, sites[:1])
+
+
+def test_a_set_of_which_one_head_is_patched_does_not_equal_hooks() -> None:
+    assert engine_equals_hooks(subject(tiny())).passed
+    assert not engine_equals_hooks(subject(tiny()), patch_set=first_only).passed
+
+
+def test_a_self_patch_is_tried_as_between_two_models() -> None:
+    """An engine that is exact within a model, and off by a millionth between two."""
+
+    def unequal(model: VisionTransformer, own: Trace, donor: Donor, layer: int) -> torch.Tensor:
+        return patch_layer(model, own, donor, layer) + (0.0 if donor.model is model else 1e-6)
+
+    assert failed(tiny(), patch=unequal) == {"self_patch"}
+
+
 def test_a_wrong_slice_fails_the_comparison_with_hooks() -> None:
     """Heads change places in the batch, so that rounding may show in the self-patch too, and nowhere else."""
     assert {"engine"} <= failed(tiny(), patch=shifted) <= {"engine", "self_patch"}
@@ -118,6 +137,22 @@ def test_a_rotation_leaves_the_model_and_moves_its_coordinates() -> None:
     with torch.inference_mode():
         torch.testing.assert_close(twin(images), model(images), atol=1e-5, rtol=1e-4)
     assert not torch.allclose(twin.blocks[0].attn.proj.weight, model.blocks[0].attn.proj.weight, atol=1e-2)
+
+
+def test_the_rotation_says_what_a_patch_of_raw_values_would_have_changed() -> None:
+    changed = float(rotation_changes_nothing(subject(tiny())).meaning.rsplit(" ", 1)[1].rstrip("."))
+    assert changed > 1e-3
+    same = rotation_changes_nothing(subject(tiny()), rotate=copy.deepcopy).meaning
+    assert same.endswith("changed a logit by 0.")
+
+
+def test_a_copy_that_is_another_function_fails_the_rotation() -> None:
+    def other(model: VisionTransformer) -> VisionTransformer:
+        twin = rotated(model)
+        torch.nn.init.constant_(twin.head.bias, 1.0)
+        return twin
+
+    assert not rotation_changes_nothing(subject(tiny()), rotate=other).passed
 
 
 def half_rotated(model: VisionTransformer, part: str) -> VisionTransformer:

@@ -300,12 +300,13 @@ def test_a_stranger_in_design_c_is_shown_and_left_out(
     small_run: Run, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def elsewhere(path: Path) -> str:
-        return "elsewhere" if path.stem == "balanced-0" else started_from(path)
+        return "elsewhere" if path.stem == "balanced-1" else started_from(path)
 
     monkeypatch.setattr("audit.pipeline.training.started_from", elsewhere)
-    result = invoke("run", small_run.card, "--out", tmp_path)
+    card = write_card(tmp_path / "card.yaml", training={"balanced_seeds": 2})
+    result = invoke("run", card, "--out", tmp_path / "out")
     assert result.exit_code == small_run.result.exit_code, result.output
-    (folder,) = tmp_path.iterdir()
+    (folder,) = (tmp_path / "out").iterdir()
     record = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     failed = [c for c in record["controls"]["controls"] if not c["passed"]]
     assert [(c["gates"], c["title"]) for c in failed] == [("Design C", "The models were trained from the same weights")]

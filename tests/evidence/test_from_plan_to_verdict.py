@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,21 +23,25 @@ STRENGTH = 0.3  # mean change of p per unit of what a donor's head carries
 Sizes = tuple[int, int]
 
 
-def audited(rng: np.random.Generator, sizes: Sizes, *, images_each: int, carried: float = 0.0) -> list[HeadRow]:
+def audited(
+    rng: np.random.Generator, sizes: Sizes, *, images_each: int, carried: float = 0.0, mixed: bool = False
+) -> list[HeadRow]:
     """Audit images that are each both recipient and donor, in one split or the other.
 
     An image's heads carry something, alike for images of one subject in part; how much a recipient's answer depends on
-    it goes with what its own heads carry. The first head's content is ``carried`` higher in the group.
+    it goes with what its own heads carry. The first head's content is ``carried`` higher in the group. With ``mixed``
+    the images of one person have different labels, so that the person receives from several donor pairs.
     """
     parts, swaps = [], []
     for number, split in enumerate(("discovery", "confirmation")):
         people = sum(sizes)
         subject = np.repeat(np.arange(people), images_each)
+        of_person = rng.choice(["frown", "smile"], people)
         frame = pd.DataFrame(
             {
                 "subject": [f"{split}-{s}" for s in subject],
                 "tone": np.repeat(["dark", "light"], np.array(sizes) * images_each),
-                "label": rng.choice(["frown", "smile"], people)[subject],
+                "label": rng.choice(["frown", "smile"], len(subject)) if mixed else of_person[subject],
                 "split": split,
             },
             index=10_000 * number + np.arange(len(subject)),
@@ -65,35 +71,36 @@ def audited(rng: np.random.Generator, sizes: Sizes, *, images_each: int, carried
 
 
 SHARING = {
-    "each pair serves one image of each group": ((70, 70), 1),
-    "each pair serves six images": ((40, 200), 1),
-    "three images a person": ((50, 60), 3),
+    "each pair serves one image of each group": {"sizes": (70, 70), "images_each": 1},
+    "each pair serves six images": {"sizes": (40, 200), "images_each": 1},
+    "three images a person": {"sizes": (50, 60), "images_each": 3},
+    "two images a person, of either label": {"sizes": (130, 130), "images_each": 2, "mixed": True},
 }
 
 
-@pytest.mark.parametrize(("sizes", "images_each"), SHARING.values(), ids=SHARING)
-def test_where_heads_carry_nothing_of_the_group_none_is_found_too_often(sizes: Sizes, images_each: int) -> None:
-    rng, runs = np.random.default_rng(4), 50
+@pytest.mark.parametrize("sharing", SHARING.values(), ids=SHARING)
+def test_where_heads_carry_nothing_of_the_group_none_is_found_too_often(sharing: dict[str, Any]) -> None:
+    rng, runs = np.random.default_rng(4), 200
     found = confirmed = 0
     covered: list[bool] = []
     for _ in range(runs):
-        heads = audited(rng, sizes, images_each=images_each)
+        heads = audited(rng, **sharing)
         assert {h.verdict for h in heads} != {"too little data"}
         found += min(h.discovery_p_adjusted for h in heads) <= SETTINGS.alpha
         confirmed += any(h.verdict == "confirmed" for h in heads)
-        covered.append(covers(heads[0], 0.0))
+        covered += [covers(h, 0.0) for h in heads]
     assert plausible(found, runs, 0.02, SETTINGS.alpha)
     assert plausible(confirmed, runs, 0.0, 0.01)
     assert plausible(sum(covered), runs, 0.92, 0.97)
 
 
-@pytest.mark.parametrize(("sizes", "images_each"), SHARING.values(), ids=SHARING)
-def test_a_head_that_carries_something_is_found_and_its_interval_covers(sizes: Sizes, images_each: int) -> None:
-    rng, runs, carried = np.random.default_rng(5), 24, 1.2
+@pytest.mark.parametrize("sharing", SHARING.values(), ids=SHARING)
+def test_a_head_that_carries_something_is_found_and_its_interval_covers(sharing: dict[str, Any]) -> None:
+    rng, runs, carried = np.random.default_rng(5), 60, 1.2
     named: list[set[str]] = []
     covered: list[bool] = []
     for _ in range(runs):
-        heads = audited(rng, sizes, images_each=images_each, carried=carried)
+        heads = audited(rng, **sharing, carried=carried)
         named.append({h.name for h in heads if h.verdict == "confirmed"})
         covered.append(covers(heads[0], STRENGTH * carried))
     assert sum("L0H0" in n for n in named) > 0.8 * runs

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.evidence.outcome import EXIT_CODES, NOT_SHOWN, decide, localisation
+from audit.evidence.outcome import EXIT_CODES, NOT_SHOWN, decide, localisation, without_gap
 from audit.records import ContrastRow
 from audit.report.wording import forbidden_words
 from tests.evidence.rows import around, contrast_row, contrast_rows, controls, head_row
@@ -128,6 +128,21 @@ def test_localisation_names_confirmed_heads_or_says_why_none() -> None:
         "age:old-young:smiling": "too little data",
     }
     assert localisation(heads[2:3] + heads[:1], gaps) == {"tone:dark-light:smiling": "localised: L2H1"}
+
+
+def test_confirmed_heads_without_a_gap_are_called_so() -> None:
+    heads = [
+        head_row(),
+        head_row(name="L3H0", layer=3, head=0, verdict="no effect found"),
+        head_row(outcome="neutral"),
+        head_row(contrast="age:old-young", verdict="found, not confirmed"),
+    ]
+    where = localisation(heads, [contrast_row(outcome="neutral")])
+    verdicts = [h.verdict for h in without_gap(heads, where)]
+    assert verdicts == ["confirmed, no gap", "no effect found", "confirmed", "found, not confirmed"]
+    assert [h.model_copy(update={"verdict": ""}) for h in without_gap(heads, where)] == [
+        h.model_copy(update={"verdict": ""}) for h in heads
+    ]
 
 
 def test_without_a_gap_there_is_nothing_to_localise() -> None:

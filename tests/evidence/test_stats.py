@@ -5,7 +5,6 @@ import pytest
 import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import NormalIndPower
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
@@ -150,8 +149,16 @@ def test_rare_outcomes_are_not_called_different_too_often() -> None:
 
 
 @given(st.lists(st.integers(0, 1000).map(lambda n: n / 1000), min_size=1, max_size=12))
-def test_holm_is_that_of_statsmodels(p_values: list[float]) -> None:
-    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1].tolist())
+def test_holm_is_the_step_down_of_its_definition(p_values: list[float]) -> None:
+    """Rejected at a level are those before the first sorted p above level / (tests left)."""
+    order, adjusted = sorted(range(len(p_values)), key=lambda i: p_values[i]), holm(p_values)
+    for level in (0.001, 0.01, 0.05, 0.2, 0.7):
+        rejected: set[int] = set()
+        for left, i in zip(range(len(p_values), 0, -1), order, strict=True):
+            if p_values[i] * left > level + 1e-12:
+                break
+            rejected.add(i)
+        assert {i for i, q in enumerate(adjusted) if q <= level + 1e-12} == rejected
 
 
 def test_holm_by_hand_and_of_nothing() -> None:

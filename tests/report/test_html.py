@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import pytest
 
-from audit.report import formats, wording
+from audit.report import formats, view_heads, wording
 
-from .examples import HOSTILE, examples
+from .examples import HOSTILE, estimate, examples
 
 pytestmark = pytest.mark.unit
 NAMES = sorted(examples())
@@ -244,3 +244,19 @@ def test_glossary_and_screen_are_complete(page) -> None:
     assert all(isinstance(term, str) and term in text for term, _ in wording.glossary())
     assert text.count("not answered") >= 6
     assert wording.EMOTION_NOTE in text
+
+
+def test_heads_that_move_the_prediction_without_a_gap_are_told_and_not_called_a_finding() -> None:
+    audit = examples()["not_localisable"]
+    seeds = {"over_seeds": estimate(0.012), "p_over_seeds": 0.03125}
+    small = {"within_margin": True, "equivalence_margin": 0.005}
+    moving = audit.heads[0].model_copy(update={"verdict": "confirmed, no gap", **seeds, **small})
+    where = dict.fromkeys(audit.localisation, "no gap detected, nothing to localise")
+    audit = audit.model_copy(update={"heads": [moving, *audit.heads[1:]], "localisation": where})
+    (group,) = view_heads.head_groups(audit)
+    assert wording.NO_GAP_TO_CARRY.format(heads=moving.name) in group.paragraphs[0]
+    first, *others = group.folded[0].rows
+    assert "confirmed, no gap" in first[1].text
+    assert "shown to be under 0.50" in first[-1].note
+    assert not any("shown" in row[-1].note for row in others)
+    assert any("mean +1.20 [" in cell.note and "raw p 0.031" in cell.note for cell in first)
