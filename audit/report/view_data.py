@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from audit.records import Audit, ContrastRow, CountRow, ExcludedRow, RateRow
+from audit.records import Audit, ContrastRow, CountRow, ExcludedRow, HeadRow, RateRow
 from audit.report import figures, formats, wording
 from audit.report.shapes import Cell, Column, Picture, Table, TableGroup, badge_cell, header_cell, number_cell
 
@@ -185,7 +185,8 @@ def _rate_row(row: RateRow) -> tuple[Cell, ...]:
 
 
 def _contrast_table(key: str, title: str, contrasts: Sequence[ContrastRow], rates: Sequence[RateRow]) -> Table:
-    sizes = sorted({row.family_size for row in contrasts})
+    sizes = sorted({row.family_size for row in contrasts if row.family_size})
+    family = f" Adjusted over a family of {', '.join(map(formats.count, sizes))} tests." if sizes else ""
     return Table(
         id=f"contrasts-{key}",
         caption=f"Compared with the reference - {title}",
@@ -198,14 +199,13 @@ def _contrast_table(key: str, title: str, contrasts: Sequence[ContrastRow], rate
             Column("p", "raw", True),
             Column("p", "adjusted", True),
             Column("Detectable", "points, 80% power", True),
-            Column("By seed", "points", True),
+            seeds_column(contrasts),
         ),
         rows=(
             *map(_contrast_row, contrasts),
             *(r for row in rates for r in _described_rows(row, contrasts[0].reference)),
         ),
-        note=f"{formats.level_note(row.estimate for row in contrasts)} Adjusted over a family of "
-        f"{', '.join(map(formats.count, sizes))} tests.",
+        note=f"{formats.level_note(row.estimate for row in contrasts)}{family}",
         kind="dense",
     )
 
@@ -224,7 +224,7 @@ def _contrast_row(row: ContrastRow) -> tuple[Cell, ...]:
         number_cell(formats.p_value(row.p_raw)),
         number_cell(formats.p_value(row.p_adjusted)),
         number_cell(formats.points(row.smallest_detectable, signed=False)),
-        _seeds_cell(row),
+        seeds_cell(row),
     )
 
 
@@ -255,12 +255,19 @@ def _equivalence(row: ContrastRow) -> str:
     return f"{shown} to be under {margin} points (two one-sided tests, p {formats.p_value(row.equivalence_p)})"
 
 
-def _seeds_cell(row: ContrastRow) -> Cell:
-    each = ", ".join(formats.points(value) for value in row.by_seed) or "–"
+def seeds_column(rows: Sequence[ContrastRow] | Sequence[HeadRow]) -> Column:
+    """Head the column of ``seeds_cell``."""
+    together = any(row.over_seeds is not None for row in rows)
+    return Column("By seed", "points; mean of seeds; raw p" if together else "points")
+
+
+def seeds_cell(row: ContrastRow | HeadRow, places: int = 1) -> Cell:
+    """Show an estimate under each training seed and, with seeds enough, what they say together."""
+    each = ", ".join(formats.points(value, places) for value in row.by_seed) or "–"
     if row.over_seeds is None:
-        return number_cell(each)
-    mean = f"{formats.points(row.over_seeds.value)} {formats.interval_of(row.over_seeds)}"
-    return number_cell(each, f"mean {mean}, raw p {formats.p_value(row.p_over_seeds)}")
+        return Cell(each)
+    mean = f"{formats.points(row.over_seeds.value, places)} {formats.interval_of(row.over_seeds, places)}"
+    return Cell(each, note=f"{mean}; {formats.p_value(row.p_over_seeds)}")
 
 
 def _range_table(audit: Audit, attribute: str, outcome: str, key: str, title: str) -> tuple[Table, ...]:

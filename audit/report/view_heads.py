@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from audit.records import Agreement, Audit, Estimate, HeadRow, JointRow
 from audit.report import figures, formats, wording
 from audit.report.shapes import Cell, Column, Picture, Table, TableGroup, badge_cell, header_cell, number_cell
+from audit.report.view_data import seeds_cell, seeds_column
 from audit.report.view_instrument import grid_table, largest, scale
 
 FOREST_HEADS = 12  # heads drawn; the table lists all of them
@@ -158,7 +159,7 @@ def _head_table(key: str, title: str, rows: Sequence[HeadRow]) -> Table:
         *((Column("Exact pairs", "by the head; past it, points", True),) if has_pairs else ()),
         *((Column("Design C", "points", True),) if has_c else ()),
         *((Column("Weights", "transplanted, points", True),) if has_weights else ()),
-        *((Column("By seed", "points", True),) if has_seeds else ()),
+        *((seeds_column(rows),) if has_seeds else ()),
     )
     return Table(
         id=f"all-heads-{key}",
@@ -192,7 +193,7 @@ def _head_row(row: HeadRow, has_pairs: bool, has_c: bool, has_weights: bool, has
     by_design = [
         number_cell(formats.NOT_AVAILABLE) if found is None else _stacked(found) for shown, found in optional if shown
     ]
-    seeds = (_seeds_cell(row),) if has_seeds else ()
+    seeds = (seeds_cell(row, 2),) if has_seeds else ()
     return (
         header_cell(row.name),
         badge_cell(wording.VERDICTS[row.verdict]),
@@ -212,14 +213,6 @@ def _head_row(row: HeadRow, has_pairs: bool, has_c: bool, has_weights: bool, has
         *seeds,
         number_cell(formats.points(row.smallest_detectable, 2, signed=False), _shown_small(row)),
     )
-
-
-def _seeds_cell(row: HeadRow) -> Cell:
-    each = ", ".join(formats.points(v, 2) for v in row.by_seed) or "–"
-    if row.over_seeds is None:
-        return number_cell(each)
-    mean = f"{formats.points(row.over_seeds.value, 2)} {formats.interval_of(row.over_seeds, 2)}"
-    return number_cell(each, f"mean {mean}, raw p {formats.p_value(row.p_over_seeds)}")
 
 
 def _shown_small(row: HeadRow) -> str:

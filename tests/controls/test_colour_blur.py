@@ -123,6 +123,12 @@ def test_a_null_donor_that_knows_more_than_the_others_is_not_quiet(role: str, tr
     assert "null_other_seed" in failed(broken)
 
 
+def test_the_odd_null_donor_is_found_wherever_it_stands(tried: dict[str, Channel]) -> None:
+    channel = tried["colour"]
+    among = [*channel.null, *channel.null, channel.clean[0]]  # a fifth of the others' mean is not half of the effect
+    assert "null_other_seed" in failed(replace(channel, null=tuple(among)))
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_an_untrained_donor_that_was_trained_is_not_quiet(role: str, tried: dict[str, Channel]) -> None:
     broken = replace(tried[role], untrained=tried[role].clean[0])

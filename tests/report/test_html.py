@@ -259,4 +259,5 @@ def test_heads_that_move_the_prediction_without_a_gap_are_told_and_not_called_a_
     assert "confirmed, no gap" in first[1].text
     assert "shown to be under 0.50" in first[-1].note
     assert not any("shown" in row[-1].note for row in others)
-    assert any("mean +1.20 [" in cell.note and "raw p 0.031" in cell.note for cell in first)
+    assert any(cell.note.startswith("+1.20 [") and cell.note.endswith("]; 0.031") for cell in first)
+    assert "points; mean of seeds; raw p" in [column.unit for column in group.folded[0].columns]
