@@ -24,24 +24,24 @@ Sizes = tuple[int, int]
 
 
 def audited(
-    rng: np.random.Generator, sizes: Sizes, *, images_each: int, carried: float = 0.0, mixed: bool = False
+    rng: np.random.Generator, sizes: Sizes, *, images_each: int, carried: float = 0.0, mixed: float = 0.0
 ) -> list[HeadRow]:
     """Audit images that are each both recipient and donor, in one split or the other.
 
     An image's heads carry something, alike for images of one subject in part; how much a recipient's answer depends on
-    it goes with what its own heads carry. The first head's content is ``carried`` higher in the group. With ``mixed``
-    the images of one person have different labels, so that the person receives from several donor pairs.
+    it goes with what its own heads carry. The first head's content is ``carried`` higher in the group. Of a share
+    ``mixed`` of the people the images may differ in label, so that they receive from several donor pairs.
     """
     parts, swaps = [], []
     for number, split in enumerate(("discovery", "confirmation")):
         people = sum(sizes)
         subject = np.repeat(np.arange(people), images_each)
-        of_person = rng.choice(["frown", "smile"], people)
+        of_person, of_image = (rng.choice(["frown", "smile"], n) for n in (people, len(subject)))
         frame = pd.DataFrame(
             {
                 "subject": [f"{split}-{s}" for s in subject],
                 "tone": np.repeat(["dark", "light"], np.array(sizes) * images_each),
-                "label": rng.choice(["frown", "smile"], len(subject)) if mixed else of_person[subject],
+                "label": np.where(rng.random(people)[subject] < mixed, of_image, of_person[subject]),
                 "split": split,
             },
             index=10_000 * number + np.arange(len(subject)),
@@ -74,13 +74,13 @@ SHARING = {
     "each pair serves one image of each group": {"sizes": (70, 70), "images_each": 1},
     "each pair serves six images": {"sizes": (40, 200), "images_each": 1},
     "three images a person": {"sizes": (50, 60), "images_each": 3},
-    "two images a person, of either label": {"sizes": (130, 130), "images_each": 2, "mixed": True},
+    "two images a person, for some of either label": {"sizes": (110, 110), "images_each": 2, "mixed": 0.15},
 }
 
 
 @pytest.mark.parametrize("sharing", SHARING.values(), ids=SHARING)
 def test_where_heads_carry_nothing_of_the_group_none_is_found_too_often(sharing: dict[str, Any]) -> None:
-    rng, runs = np.random.default_rng(4), 200
+    rng, runs = np.random.default_rng(4), 80
     found = confirmed = 0
     covered: list[bool] = []
     for _ in range(runs):
@@ -91,12 +91,12 @@ def test_where_heads_carry_nothing_of_the_group_none_is_found_too_often(sharing:
         covered += [covers(h, 0.0) for h in heads]
     assert plausible(found, runs, 0.02, SETTINGS.alpha)
     assert plausible(confirmed, runs, 0.0, 0.01)
-    assert plausible(sum(covered), runs, 0.92, 0.97)
+    assert plausible(sum(covered), len(covered), 0.92, 0.97)
 
 
 @pytest.mark.parametrize("sharing", SHARING.values(), ids=SHARING)
 def test_a_head_that_carries_something_is_found_and_its_interval_covers(sharing: dict[str, Any]) -> None:
-    rng, runs, carried = np.random.default_rng(5), 60, 1.2
+    rng, runs, carried = np.random.default_rng(5), 30, 1.2
     named: list[set[str]] = []
     covered: list[bool] = []
     for _ in range(runs):
@@ -105,7 +105,7 @@ def test_a_head_that_carries_something_is_found_and_its_interval_covers(sharing:
         covered.append(covers(heads[0], STRENGTH * carried))
     assert sum("L0H0" in n for n in named) > 0.8 * runs
     assert sum(bool(n - {"L0H0"}) for n in named) <= 1
-    assert plausible(sum(covered), runs, 0.92, 0.97)
+    assert plausible(sum(covered), len(covered), 0.92, 0.97)
 
 
 def covers(head: HeadRow, true: float) -> bool:
