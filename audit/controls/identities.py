@@ -92,11 +92,10 @@ def self_patch(subject: Subject, *, patch: Patch = patch_layer) -> Control:
     """Patch every head with itself, from the model and from a copy of it as between two models: no bit may change."""
     model, twin = subject.model, copy.deepcopy(subject.model)
     trace = record(model, subject.images)
-    changes = [
-        patch(model, trace, Donor(donor, trace), i) - continue_unpatched(model, trace, i, heads_of(model, i))
-        for i in range(len(model.blocks))
-        for donor in (model, twin)
-    ]
+    changes = []
+    for i in range(len(model.blocks)):
+        unpatched = continue_unpatched(model, trace, i, heads_of(model, i))
+        changes += [patch(model, trace, Donor(donor, trace), i) - unpatched for donor in (model, twin)]
     return judge(
         id="self_patch",
         title="Patching a head with itself changes nothing",

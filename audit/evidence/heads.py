@@ -11,6 +11,7 @@ from scipy import stats as sps
 from audit.evidence.agreement import stability
 from audit.evidence.beside import accuracy_change, attribution, design_c
 from audit.evidence.effects import (
+    Bootstrap,
     PermutationResult,
     Scalar,
     SwapEffects,
@@ -161,8 +162,9 @@ def _columns(
     # To be confirmed a head must first be found among all, on the less certain of the two splits.
     errors = np.maximum(spread, of_discovery)
     by_seed = np.array([mediated_gaps(stored.of(s, part.contrast, "confirmation", part.outcome)) for s in seeds])
-    called, log_odds = (_on_scale(part, stored, seeds[0], settings, scalar) for scalar in SCALES)
-    estimates = _estimates(part, settings)
+    resamples = draw_bootstrap(part.confirmation, resamples=settings.bootstrap, seed=settings.seed + 1)
+    called, log_odds = (_on_scale(part, stored, seeds[0], resamples, scalar) for scalar in SCALES)
+    estimates = _estimates(part, settings, resamples)
     beside = {
         "design_c": design_c(part, stored, stored.reference, settings),
         "transplant": design_c(part, stored, stored.transplant, settings),
@@ -178,17 +180,16 @@ def _columns(
         "percentile_in_layer": _percentiles(part.confirmation),
         "accuracy_change": accuracy_change(part, stored, seeds[0]),
         "by_seed": by_seed.T.tolist(),
-        "equivalence_p": _shown_smaller(part, settings),
+        "equivalence_p": shown_smaller_p(part.confirmation, resamples, settings.margin),
         "smallest_detectable": [smallest_detectable(e, alpha=settings.alpha, family=family) for e in errors.tolist()],
         **{name: values or [None] * len(spread) for name, values in beside.items()},
     }
 
 
-def _estimates(part: Part, settings: Settings) -> dict[str, list[Estimate]]:
-    """Estimate everything that has an interval."""
+def _estimates(part: Part, settings: Settings, boot_b: Bootstrap) -> dict[str, list[Estimate]]:
+    """Estimate everything that has an interval; ``boot_b`` resamples the confirmation split."""
     a, b = part.discovery, part.confirmation
     boot_a = draw_bootstrap(a, resamples=settings.bootstrap, seed=settings.seed)
-    boot_b = draw_bootstrap(b, resamples=settings.bootstrap, seed=settings.seed + 1)
     group, reference = b.side_weights(group=True), b.side_weights(group=False)
     return {
         "discovery": weighted_estimates(a.difference, a.mediated_weights(), a, boot_a),
@@ -200,18 +201,10 @@ def _estimates(part: Part, settings: Settings) -> dict[str, list[Estimate]]:
     }
 
 
-def _shown_smaller(part: Part, settings: Settings) -> list[float]:
-    """Test on the confirmation split, with the resamples of its intervals, whether heads are shown to carry little."""
-    effects = part.confirmation
-    bootstrap = draw_bootstrap(effects, resamples=settings.bootstrap, seed=settings.seed + 1)
-    return shown_smaller_p(effects, bootstrap, settings.margin)
-
-
-def _on_scale(part: Part, stored: StoredEffects, seed: int, settings: Settings, scalar: Scalar) -> list[Estimate]:
+def _on_scale(part: Part, stored: StoredEffects, seed: int, resamples: Bootstrap, scalar: Scalar) -> list[Estimate]:
     """Estimate the mediated gaps of the confirmation split on another scale, with the same resamples."""
     effects = stored.of(seed, part.contrast, "confirmation", part.outcome, scalar=scalar)
-    bootstrap = draw_bootstrap(effects, resamples=settings.bootstrap, seed=settings.seed + 1)
-    return weighted_estimates(effects.difference, effects.mediated_weights(), effects, bootstrap)
+    return weighted_estimates(effects.difference, effects.mediated_weights(), effects, resamples)
 
 
 def _verdict(row: HeadRow, *, found: bool, alpha: float) -> Verdict:

@@ -46,10 +46,9 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
                 warnings.filterwarnings("ignore", message="Detected pickle protocol")
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file may raise anything while it is parsed
-        first = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ModelError(
-            str(path), f"cannot be read as weights ({first})", "save it as .safetensors and name that file"
-        ) from error
+        # Its kind only: what torch says of a pickle is to load it unsafely, in colours.
+        what = f"cannot be read as weights ({type(error).__name__})"
+        raise ModelError(str(path), what, "save it as .safetensors and name that file") from error
     for wrapper in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]

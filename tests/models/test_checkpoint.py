@@ -99,7 +99,10 @@ def test_a_damaged_file(suffix: str, keep: int, tmp_path: Path) -> None:
 def test_something_else_under_the_name_of_weights(content: bytes, tmp_path: Path) -> None:
     for name in ("w.pth", "w.safetensors"):
         (tmp_path / name).write_bytes(content)
-        refusal(tmp_path / name)
+        line = refusal(tmp_path / name)
+        assert "cannot be read as weights" in line
+        assert "weights_only" not in line  # torch's own advice is to load it unsafely
+        assert "\x1b" not in line
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
@@ -112,7 +115,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 )
 def test_no_state_dict(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "w.pth")
-    refusal(tmp_path / "w.pth")
+    assert "holds no state dict" in refusal(tmp_path / "w.pth")
 
 
 def test_what_is_not_a_tensor_is_named(tmp_path: Path) -> None:
