@@ -241,6 +241,8 @@ class HeadRow(Record):
     n_reference: int = 0
     verdict: Verdict
     smallest_detectable: float | None
+    patched_share: float = 1.0  # of the recipients, confirmation split; the others are estimated to first order
+    first_order_correlation: float | None = None  # with exact effects, where some are not patched
 
 
 class PairRow(Record):
@@ -332,6 +334,19 @@ class Agreement(Record):
     top10_by_chance: float | None = None  # the same for a ranking by lot
 
 
+class Effort(Record):
+    """How many exact patches one sweep of Design A took; a patch is one head of one image from one donor."""
+
+    contrast: str
+    split: str
+    seed: int
+    patches: int
+    of: int  # of all heads and recipients, both donors
+    found_early: int = 0  # heads that were found at the first look, over all outcomes of the contrast
+    given_up_early: int = 0  # heads that were not patched further because the second look would hardly find them
+    found: list[tuple[int, int]] = []  # layer and head, discovery split
+
+
 class ModelInfo(Record):
     """The audited model."""
 
@@ -370,6 +385,8 @@ class MethodReport(Record):
     estimands: list[tuple[str, str, str]]  # name, formula, in words
     designs: list[str]
     engine: str  # what ran, and its measured agreement with plain hooks
+    patches: str = ""  # all of them or some, and why
+    effort: list[Effort] = []  # by contrast, split and seed
 
 
 class Provenance(Record):

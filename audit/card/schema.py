@@ -136,6 +136,11 @@ class AuditSpec(CardPart):
     alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
     min_group_size: Positive = 30  # subjects
     layers: Literal["all", "trained"] = "all"
+    # Patch every head of every recipient, or as many as are needed; auto: what all of them cost decides.
+    patches: Literal["auto", "all", "sampled"] = "auto"
+    # How far a head's 95% interval may reach to either side, as probability, where not all are patched; by default as
+    # far as if they were.
+    half_width: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     permutations: Annotated[int, Field(ge=200)] = 5000
     bootstrap: Annotated[int, Field(ge=200)] = 2000
     max_images: Positive | None = None  # recipients a split at most, balanced over group x label

@@ -41,6 +41,9 @@ class SwapEffects:
         Of the K columns; empty where a column is a set of heads.
     shares : mapping of int to float, optional
         Common weight of each label's code, as the audited gap has them; shares among these recipients by default.
+    tested : numpy.ndarray (R, K), optional
+        What the permutation test sums over a donor pair, where that is not ``difference``: its sum over all recipients
+        of a label and side is the same, and swapping the labels of the donor pair changes its sign.
     """
 
     cross: Array
@@ -52,6 +55,7 @@ class SwapEffects:
     unit: Codes
     heads: Sequence[tuple[int, int]]
     shares: Mapping[int, float] | None = None
+    tested: Array | None = None
 
     @property
     def difference(self) -> Array:
@@ -91,6 +95,7 @@ def lay_out(
     by: Sequence[str] = ("layer", "head"),
     scalar: Scalar = "p",
     label_shares: Mapping[str, float] | None = None,
+    everyone: pd.DataFrame | None = None,
 ) -> SwapEffects:
     """Turn stored rows of Design A into arrays.
 
@@ -110,17 +115,22 @@ def lay_out(
         What is laid out: the probability of the outcome, its log-odds (nats), or whether it is predicted (0 or 1).
     label_shares : mapping of str to float, optional
         Common weight of each label, by name.
+    everyone : pandas.DataFrame, optional
+        Rows of all recipients and all that might be patched, where ``effects`` has only some: the others are NaN.
     """
     value = f"{scalar}:{outcome}"
     if scalar == "called":
         effects, unpatched = (
             t.assign(**{value: (t["predicted"] == outcome).astype(np.float64)}) for t in (effects, unpatched)
         )
+    every = effects if everyone is None else everyone
+    rows = every.drop_duplicates("position").sort_values("position")
+    shape = every[every["donor_kind"] == "cross"].pivot(index="position", columns=list(by), values="donor_kind")
+    patched = shape.sort_index(axis=1).columns
     tables = {
-        kind: part.pivot(index="position", columns=list(by), values=value).sort_index(axis=1)
+        kind: part.pivot(index="position", columns=list(by), values=value).reindex(rows["position"], columns=patched)
         for kind, part in effects.groupby("donor_kind")
     }
-    rows = effects.drop_duplicates("position").sort_values("position")
     own = unpatched.set_index("recipient")[value]
     label, names = pd.factorize(rows["label"], sort=True)
     return SwapEffects(
@@ -131,7 +141,7 @@ def lay_out(
         label=label.astype(np.int64),
         subject=pd.factorize(subjects.loc[rows["recipient"]])[0].astype(np.int64),
         unit=rows["unit"].to_numpy(dtype=np.int64),
-        heads=[(int(c[0]), int(c[1])) for c in tables["cross"].columns] if "head" in by else [],
+        heads=[(int(c[0]), int(c[1])) for c in patched] if "head" in by else [],
         shares=by_code(label_shares, names),
     )
 
@@ -149,7 +159,8 @@ def mediated_gaps(effects: SwapEffects) -> Array:
 
 def unit_sums(effects: SwapEffects) -> Array:
     """Return each donor pair's contribution (U, K) to the mediated gaps; their sum is the estimate."""
-    contributions = effects.mediated_weights()[:, None] * effects.difference
+    differences = effects.difference if effects.tested is None else effects.tested
+    contributions = effects.mediated_weights()[:, None] * differences
     codes = np.unique(effects.unit, return_inverse=True)[1]
     sums = np.zeros((codes.max() + 1, contributions.shape[1]))
     np.add.at(sums, codes, contributions)

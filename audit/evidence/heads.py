@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats as sps
 
 from audit.evidence.agreement import stability
@@ -23,11 +25,14 @@ from audit.evidence.effects import (
     unit_sums,
     weighted_estimates,
 )
-from audit.evidence.stats import holm, over_seeds, smallest_detectable
+from audit.evidence.sampled import Sampled
+from audit.evidence.stats import Array, holm, over_seeds, smallest_detectable
 from audit.evidence.stored import Part, Settings, StoredEffects
 from audit.records import Contrast, Estimate, HeadRow, Stability, Verdict
 
 SCALES: tuple[Scalar, Scalar] = ("called", "m")  # beside the probability
+FIRST_LOOK = 0.2  # share of alpha that is spent on the first of two looks
+HOPELESS = 0.1  # conditional power below which a head is not patched further
 
 
 def localise(
@@ -39,21 +44,18 @@ def localise(
 ) -> tuple[list[HeadRow], list[Stability]]:
     """Grade every head for every contrast and outcome.
 
-    Discovery: swaps of donor labels, adjusted by max-|T| over heads x outcomes x contrasts. Confirmation: the same
-    swaps on the other split for the found heads only, Holm over those, same sign asked for.
+    Discovery: swaps of donor labels, adjusted by max-|T| over heads x outcomes x contrasts; where heads were looked at
+    twice, alpha is spent on both looks. Confirmation: the same swaps on the other split for the found heads only, Holm
+    over those, same sign asked for.
 
     Returns
     -------
     tuple of (list of HeadRow, list of Stability)
     """
-    parts = [
-        Part(c, o, stored.of(seeds[0], c, "discovery", o), stored.of(seeds[0], c, "confirmation", o))
-        for c in contrasts
-        for o in outcomes
-    ]
-    discovered = _permute(parts, "discovery", settings, settings.seed)
+    parts = parts_of(stored, contrasts, outcomes, seeds[0])
+    discovered = discover(parts, settings)
     repeated = _permute(parts, "confirmation", settings, settings.seed + 1)
-    found = {part.key: _found(part, result, settings) for part, result in zip(parts, discovered, strict=True)}
+    found = {part.key: found_heads(part, result, settings) for part, result in zip(parts, discovered, strict=True)}
     confirmed_p = _confirm(parts, repeated, found)
     family = sum(len(part.discovery.heads) for part in parts)
     rows: list[HeadRow] = []
@@ -62,6 +64,87 @@ def localise(
             part, first, found[part.key], confirmed_p, stored, seeds, settings, family=family, critical=again.critical
         )
     return rows, [stability(part, stored, seeds) for part in parts]
+
+
+def parts_of(
+    stored: StoredEffects,
+    contrasts: Sequence[Contrast],
+    outcomes: Sequence[str],
+    seed: int,
+) -> list[Part]:
+    """Return both splits of every contrast and outcome, and the first look at discovery where there were two."""
+    twice = "look" in stored.swap
+    return [
+        Part(
+            c,
+            o,
+            stored.of(seed, c, "discovery", o),
+            stored.of(seed, c, "confirmation", o),
+            stored.of(seed, c, "discovery", o, first_look=True) if twice else None,
+        )
+        for c in contrasts
+        for o in outcomes
+    ]
+
+
+def discover(parts: Sequence[Part], settings: Settings) -> list[PermutationResult]:
+    """Test every head of every part on the discovery split, adjusted over them all.
+
+    Where the split was looked at twice, the shares ``FIRST_LOOK`` and ``1 - FIRST_LOOK`` of alpha are spent on the two
+    looks (alpha spending, Lan & DeMets 1983; the shares are fixed, and add up by Bonferroni's inequality): a p-value is
+    the smaller of those of the looks, each divided by its share. A head that was patched no further after the first
+    look stands in the second look's family as it was.
+    """
+    last = _permute(parts, "discovery", settings, settings.seed)
+    if all(part.first_look is None for part in parts):
+        return last
+    first = _permute(parts, "first_look", settings, settings.seed)
+    return [
+        replace(b, raw=_spend(a.raw, b.raw), adjusted=_spend(a.adjusted, b.adjusted))
+        for a, b in zip(first, last, strict=True)
+    ]
+
+
+def _spend(first: Array, last: Array) -> Array:
+    """Return the smaller of the p-values of two looks, each divided by its share of alpha."""
+    return np.minimum(np.minimum(first / FIRST_LOOK, last / (1 - FIRST_LOOK)), 1.0)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """Which heads of a part (K,) need no further patches for discovery: found already, or without hope."""
+
+    found: npt.NDArray[np.bool_]
+    hopeless: npt.NDArray[np.bool_]
+
+
+def decide_early(parts: Sequence[Part], further: Sequence[Array], settings: Settings) -> list[Decided]:
+    """Look at the discovery split for the first time.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+        As they are now.
+    further : sequence of numpy.ndarray (K,)
+        For each part and head, the variance that is expected after all patches that are still to come, as a share of
+        that at the first look.
+    settings : Settings
+
+    Returns
+    -------
+    list of Decided
+        Found: significant at the first look's share of alpha. Hopeless: if the effect is as large as it looks, the
+        second look would find it with a probability (conditional power, Lan & Wittes 1988) under ``HOPELESS``. To give
+        up can only lose findings, never make any.
+    """
+    decided = []
+    for result, left in zip(_permute(parts, "discovery", settings, settings.seed), further, strict=True):
+        found = result.adjusted <= FIRST_LOOK * settings.alpha
+        remaining = left.clip(1e-9, 1 - 1e-9)
+        expected = np.abs(result.statistic) / np.sqrt(remaining)
+        power = sps.norm.sf((result.critical - expected) / np.sqrt(1 - remaining))
+        decided.append(Decided(found, ~found & (power < HOPELESS)))
+    return decided
 
 
 def _permute(parts: Sequence[Part], split: str, settings: Settings, seed: int) -> list[PermutationResult]:
@@ -80,7 +163,8 @@ def _permute(parts: Sequence[Part], split: str, settings: Settings, seed: int) -
     return [out[i] for i in range(len(parts))]
 
 
-def _found(part: Part, result: PermutationResult, settings: Settings) -> list[int]:
+def found_heads(part: Part, result: PermutationResult, settings: Settings) -> list[int]:
+    """Return the columns of the heads that discovery found; none where there is too little data."""
     if not part.enough(settings.min_group_size):
         return []
     return [int(k) for k in np.flatnonzero(result.adjusted <= settings.alpha)]
@@ -183,6 +267,17 @@ def _columns(
         "equivalence_p": shown_smaller_p(part.confirmation, resamples, settings.margin),
         "smallest_detectable": [smallest_detectable(e, alpha=settings.alpha, family=family) for e in errors.tolist()],
         **{name: values or [None] * len(spread) for name, values in beside.items()},
+        **_effort(stored.sampled(seeds[0], part.contrast, "confirmation", part.outcome), len(spread)),
+    }
+
+
+def _effort(patched: Sampled | SwapEffects, heads: int) -> dict[str, Sequence[Any]]:
+    """Return for each head what share of the recipients was patched, and what made it suffice."""
+    if isinstance(patched, SwapEffects):
+        return {"patched_share": [1.0] * heads}
+    return {
+        "patched_share": patched.chosen.mean(axis=0).tolist(),
+        "first_order_correlation": patched.correlation.tolist(),
     }
 
 

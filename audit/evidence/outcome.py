@@ -105,12 +105,19 @@ def _blind_groups(contrasts: Sequence[ContrastRow], gap_above: float) -> list[st
     return list(blind)
 
 
+def has_gap(row: ContrastRow) -> bool:
+    """Tell whether a gap was detected in a comparison."""
+    return row.state == "disparity"
+
+
 def detected_gaps(contrasts: Sequence[ContrastRow]) -> set[str]:
     """Return the questions ("attribute:group-reference:outcome") in which some gap was detected."""
-    return {f"{c.attribute}:{c.group}-{c.reference}:{c.outcome}" for c in contrasts if c.state == "disparity"}
+    return {f"{c.attribute}:{c.group}-{c.reference}:{c.outcome}" for c in contrasts if has_gap(c)}
 
 
 NOT_LOCALISABLE = "not localisable"
+NO_GAP = "no gap detected, nothing to localise"
+TOO_LITTLE = "too little data"
 
 
 def was_asked(answer: str) -> bool:
@@ -129,21 +136,22 @@ def without_gap(heads: Sequence[HeadRow], localisation: Mapping[str, str]) -> li
 
 
 def localisation(
-    heads: Sequence[HeadRow], contrasts: Sequence[ContrastRow], unpatched: Sequence[str] = ()
+    heads: Sequence[HeadRow], contrasts: Sequence[ContrastRow], unpatched: Mapping[str, bool] | None = None
 ) -> dict[str, str]:
     """Return for each contrast and outcome where the gap was found: heads, "not localisable", or why it was not asked.
 
     Where no gap was detected there is nothing to localise, whatever single heads do: their effects may cancel.
-    ``unpatched`` names the questions for whose groups there were too few subjects to patch at all.
+    ``unpatched`` names the questions for which nothing was patched, and tells of each whether there were subjects
+    enough to patch.
     """
     detected = detected_gaps(contrasts)
-    answer: dict[str, str] = dict.fromkeys(unpatched, "too little data")
+    answer = {key: NO_GAP if enough else TOO_LITTLE for key, enough in (unpatched or {}).items()}
     for row in heads:
         key = f"{row.contrast}:{row.outcome}"
         if row.verdict == "too little data":
-            answer[key] = "too little data"
+            answer[key] = TOO_LITTLE
         elif key not in detected:
-            answer[key] = "no gap detected, nothing to localise"
+            answer[key] = NO_GAP
         else:
             before = answer.setdefault(key, NOT_LOCALISABLE)
             if row.verdict == "confirmed":

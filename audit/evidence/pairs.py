@@ -113,7 +113,7 @@ def with_natural(rows: Sequence[HeadRow], found: Sequence[Natural]) -> list[Head
         update = (
             {}
             if natural is None
-            else {"natural_indirect": natural.indirect[head], "natural_direct": natural.direct[head]}
+            else {"natural_indirect": natural.indirect.get(head), "natural_direct": natural.direct.get(head)}
         )
         updated.append(row.model_copy(update=update))
     return updated

@@ -1,43 +1,85 @@
-"""Attribution patching: a first-order estimate of every head's patch at once, from one backward pass a class.
+"""Attribution patching: a first-order estimate of every head's patch at once, from one backward pass an outcome.
 
 What a head writes enters the residual stream as a sum, so the gradient with respect to it is the gradient with respect
 to the stream after that layer's attention, the same for all heads of the layer. The estimate of a patch is its inner
-product with the change of the write (Nanda 2023). It is wrong where the model is far from linear between recipient and
-donor: softmax saturation, effects that cancel, points without slope. It screens; it decides nothing.
+product with the change of the write (Nanda 2023). It is taken of a class's log-odds, and carried to the probability by
+the logistic function, which saturates as softmax does. It is still wrong where the model is far from linear between
+recipient and donor: effects that cancel, points without slope. It says where to look, and lets fewer exact patches
+suffice; it decides nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from audit.patching.engine import Donor
-from audit.patching.sites import Trace, head_writes
+from audit.models.predict import classify, embed
+from audit.patching.sites import Trace, heads_of, listening, scale_of
+
+Slopes = Mapping[int, torch.Tensor]  # by layer: (B, tokens, width)
 
 
-def gradients(
-    model: VisionTransformer, images: torch.Tensor, scalar: Callable[[torch.Tensor], torch.Tensor], layers: range
-) -> dict[int, torch.Tensor]:
-    """Return the gradient of a scalar with respect to the residual stream after each layer's attention.
+@dataclass(frozen=True)
+class Linearised:
+    """A recorded pass, its logits (B, classes), and the slopes of scalars of them, by the scalar's name."""
+
+    trace: Trace
+    logits: torch.Tensor
+    slopes: Mapping[str, Slopes]
+
+
+def linearise(
+    model: VisionTransformer,
+    images: torch.Tensor,
+    scalars: Mapping[str, Callable[[torch.Tensor], torch.Tensor]],
+    layers: range,
+) -> Linearised:
+    """Run images once forward, and once backward a scalar.
 
     Parameters
     ----------
     model : VisionTransformer
         In evaluation mode.
     images : torch.Tensor (B, 3, H, W)
-    scalar : callable
-        From logits (B, classes) to (B,), such as a class's log-odds.
+    scalars : mapping of str to callable
+        Each from logits (B, classes) to (B,), such as a class's log-odds.
     layers : range
-        Which layers, 0-based.
+        At which layers the slopes are wanted, 0-based. Blocks before the first are run without a graph.
 
     Returns
     -------
-    dict of int to torch.Tensor (B, tokens, width)
+    Linearised
+        The trace as ``record`` makes it, and for each scalar the gradient with respect to the residual stream after the
+        attention of each of ``layers``.
     """
+    entering: list[torch.Tensor] = []
+    attention: list[torch.Tensor] = []
+    z: list[torch.Tensor] = []
     probes: dict[int, torch.Tensor] = {}
+    with torch.no_grad():
+        stream = embed(model, images)
+    with listening(model, z, attention), _probing(model, layers, probes), torch.enable_grad():
+        for block in model.blocks:
+            entering.append(stream)
+            stream = block(stream)
+        logits = classify(model, stream)
+    slopes = {}
+    for name, scalar in scalars.items():
+        with torch.enable_grad():
+            found = torch.autograd.grad(scalar(logits).sum(), [probes[i] for i in layers], retain_graph=True)
+        slopes[name] = dict(zip(layers, found, strict=True))
+    entered, added, inside = ([t.detach() for t in part] for part in (entering, attention, z))
+    return Linearised(Trace(entered, added, inside, stream.detach()), logits.detach(), slopes)
+
+
+@contextmanager
+def _probing(model: VisionTransformer, layers: range, probes: dict[int, torch.Tensor]) -> Iterator[None]:
+    """Add a zero to each layer's attention output, whose gradient is the slope there; hooks are gone afterwards."""
 
     def probe(layer: int) -> Callable[[nn.Module, object, torch.Tensor], torch.Tensor]:
         def hook(_module: nn.Module, _args: object, out: torch.Tensor) -> torch.Tensor:
@@ -46,40 +88,43 @@ def gradients(
 
         return hook
 
-    handles = [model.blocks[i].ls1.register_forward_hook(probe(i)) for i in layers]
-    try:
-        with torch.enable_grad():
-            found = torch.autograd.grad(scalar(model(images)).sum(), [probes[i] for i in layers])
-    finally:
-        for handle in handles:
-            handle.remove()
-    return dict(zip(layers, found, strict=True))
+    with ExitStack() as stack:
+        for i in layers:
+            stack.callback(model.blocks[i].ls1.register_forward_hook(probe(i)).remove)
+        yield
 
 
 @torch.inference_mode()
-def attribute(
-    model: VisionTransformer, recipient: Trace, donor: Donor, slopes: dict[int, torch.Tensor]
-) -> torch.Tensor:
-    """Estimate what patching each head by itself does to the scalar whose ``gradients`` are given.
+def attribute(model: VisionTransformer, recipient: Trace, donor: Trace, slopes: Slopes) -> torch.Tensor:
+    """Estimate what patching each head by itself does to the scalar whose slopes are given, from every donor.
 
     Parameters
     ----------
     model : VisionTransformer
-        The recipient's.
+        The recipients' and the donors'.
     recipient : Trace
-        Of B images, those of the gradients.
-    donor : Donor
-        Row i donates to recipient i.
-    slopes : dict of int to torch.Tensor (B, tokens, width)
-        From ``gradients``.
+        Of B images, those of the slopes.
+    donor : Trace
+        Of D images.
+    slopes : mapping of int to torch.Tensor (B, tokens, width)
+        From ``linearise``.
 
     Returns
     -------
-    torch.Tensor (B, layers, heads)
-        In the order of ``slopes``.
+    torch.Tensor (B, D, layers, heads)
+        The estimated change of the scalar; layers in the order of ``slopes``.
     """
     columns = []
     for layer, slope in slopes.items():
-        change = head_writes(donor.model, layer, donor.trace.z[layer]) - head_writes(model, layer, recipient.z[layer])
-        columns.append((change * slope).sum((-1, -2)).T)
-    return torch.stack(columns, dim=1)
+        block, n_heads = model.blocks[layer], heads_of(model, layer)
+        gamma = scale_of(block)
+        at_z = (slope if gamma is None else slope * gamma) @ block.attn.proj.weight
+        along, own, given = (_by_head(t, n_heads) for t in (at_z, recipient.z[layer], donor.z[layer]))
+        columns.append(along @ given.mT - (along * own).sum(-1, keepdim=True))
+    return torch.stack(columns).permute(2, 3, 0, 1)
+
+
+def _by_head(z: torch.Tensor, n_heads: int) -> torch.Tensor:
+    """Turn (B, tokens, heads * head width) into (heads, B, tokens * head width)."""
+    by_head: torch.Tensor = z.unflatten(-1, (n_heads, -1)).movedim(-2, 0).flatten(2)
+    return by_head

@@ -7,7 +7,7 @@ prefix tokens only, the last block computes only their rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from audit.models.predict import classify
 from audit.patching.hooks import replacing_writes
-from audit.patching.sites import Site, Trace, bias_write, head_writes, scale_of
+from audit.patching.sites import Site, Trace, bias_write, head_writes, heads_of, scale_of
 
 ROWS_AT_ONCE = 64  # patched images in one batch; larger ones fall out of the processor's caches
 
@@ -80,36 +80,108 @@ def _continue(model: VisionTransformer, layer: int, stream: torch.Tensor) -> tor
     return classify(model, stream)
 
 
+@dataclass(frozen=True)
+class Patches:
+    """M patches of one layer, each of one head.
+
+    Parameters
+    ----------
+    head : torch.Tensor of int (M,)
+        0-based.
+    recipient, donor : torch.Tensor of int (M,)
+        Rows of the recipients' trace and of the donors'.
+    """
+
+    head: torch.Tensor
+    recipient: torch.Tensor
+    donor: torch.Tensor
+
+    @staticmethod
+    def of_heads(heads: Sequence[int], recipient: torch.Tensor, donor: torch.Tensor) -> Patches:
+        """Return the patches of each of ``heads`` for all pairs of rows, head by head."""
+        n = len(recipient)
+        return Patches(torch.tensor(heads).repeat_interleave(n), recipient.repeat(len(heads)), donor.repeat(len(heads)))
+
+    def __len__(self) -> int:
+        return len(self.head)
+
+    def split(self, size: int) -> Iterator[Patches]:
+        """Cut into parts of at most ``size``."""
+        columns = zip(self.head.split(size), self.recipient.split(size), self.donor.split(size), strict=True)
+        return (Patches(*part) for part in columns)
+
+
 @torch.inference_mode()
-def patch_layer(
-    model: VisionTransformer, recipient: Trace, donor: Donor, layer: int, heads: list[int] | None = None
-) -> torch.Tensor:
-    """Patch each head of a layer, one at a time.
+def patch(model: VisionTransformer, recipient: Trace, donor: Donor, layer: int, patches: Patches) -> torch.Tensor:
+    """Patch single heads of a layer, each patch by itself.
 
     Parameters
     ----------
     model : VisionTransformer
-        The recipient's model, in evaluation mode.
+        The recipients' model, in evaluation mode.
     recipient : Trace
-        Its recorded pass over B images.
+        Its recorded pass over the recipients.
     donor : Donor
-        The donor's recorded pass, row i donating to recipient i.
+        The donors' recorded pass.
     layer : int
         0-based.
-    heads : list of int, optional
-        Which heads; all by default.
+    patches : Patches
+        Which heads, from which donor into which recipient.
+
+    Returns
+    -------
+    torch.Tensor (M, classes)
+        The logits of each patch.
+    """
+    logits = [
+        _continue(model, layer, _patched(model, recipient, donor, layer, part)) for part in patches.split(ROWS_AT_ONCE)
+    ]
+    return torch.cat(logits)
+
+
+def patch_layer(
+    model: VisionTransformer, recipient: Trace, donor: Donor, layer: int, heads: Sequence[int] | None = None
+) -> torch.Tensor:
+    """Patch each head of a layer (or each of ``heads``), one at a time, row i of the donor's trace into recipient i.
+
+    Parameters are those of :func:`patch`.
 
     Returns
     -------
     torch.Tensor (heads, B, classes)
         The logits with that head patched.
     """
-    z_recipient, z_donor = (_read(model, layer, t.z[layer]) for t in (recipient, donor.trace))
-    if donor.model is model:
-        change = head_writes(model, layer, z_donor - z_recipient)
-    else:
-        change = head_writes(donor.model, layer, z_donor) - head_writes(model, layer, z_recipient)
-    return add_to_stream(model, recipient, layer, change if heads is None else change[heads])
+    every = torch.arange(len(recipient.leaving))
+    asked = range(heads_of(model, layer)) if heads is None else heads
+    logits = patch(model, recipient, donor, layer, Patches.of_heads(list(asked), every, every))
+    by_head: torch.Tensor = logits.unflatten(0, (len(asked), len(every)))
+    return by_head
+
+
+def _patched(model: VisionTransformer, recipient: Trace, donor: Donor, layer: int, patches: Patches) -> torch.Tensor:
+    """Return the residual streams (M, tokens, width) after a layer's attention, a head of each patched."""
+    stream, attention = (_read(model, layer, t[layer]) for t in (recipient.entering, recipient.attention))
+    patched = stream[patches.recipient] + attention[patches.recipient]
+    n_heads = heads_of(model, layer)
+    ours, theirs = (_read(model, layer, t.z[layer]).unflatten(-1, (n_heads, -1)) for t in (recipient, donor.trace))
+    for head in patches.head.unique().tolist():
+        at = (patches.head == head).nonzero().squeeze(-1)
+        own = ours[patches.recipient[at], :, head]
+        given = theirs[patches.donor[at], :, head]
+        if donor.model is model:
+            change = _write(model, layer, head, given - own)
+        else:
+            change = _write(donor.model, layer, head, given) - _write(model, layer, head, own)
+        patched[at] += change
+    return patched
+
+
+def _write(model: VisionTransformer, layer: int, head: int, z: torch.Tensor) -> torch.Tensor:
+    """Return what one head writes, from its own z (M, tokens, head width)."""
+    block = model.blocks[layer]
+    u = F.linear(z, block.attn.proj.weight.unflatten(1, (heads_of(model, layer), -1))[:, head])
+    gamma = scale_of(block)
+    return u if gamma is None else u * gamma
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ import pandas as pd
 
 from audit.records import Contrast
 
-PLAN_COLUMNS = ["recipient", "cross", "placebo", "unit", "side", "label"]
+PLAN_COLUMNS = ["recipient", "cross", "placebo", "unit", "side", "label", "stratum"]
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ def plan_group_swap(
     used: set[str] = set()
     parts: list[pd.DataFrame] = []
     units = 0
-    for _, stratum in known.groupby(["label", *nuisance], sort=True):
+    for number, (_, stratum) in enumerate(known.groupby(["label", *nuisance], sort=True)):
         pairs = _donor_pairs(stratum, used, rng)
         chosen = recipients[recipients["row"].isin(stratum["row"])]
-        parts.append(_assign(chosen, pairs, rng, first_unit=units))
+        parts.append(_assign(chosen, pairs, rng, first_unit=units).assign(stratum=number))
         units += len(pairs)
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=PLAN_COLUMNS)
     return GroupSwapPlan(table.sort_values("recipient", ignore_index=True), len(recipients) - len(table))

@@ -106,7 +106,7 @@ def record(model: VisionTransformer, images: torch.Tensor, *, prefix: Trace | No
     else:
         entering, attention, z = prefix.entering[:start], prefix.attention[:start], prefix.z[:start]
         stream = prefix.entering[start]
-    with _listening(model, z, attention):
+    with listening(model, z, attention):
         for block in model.blocks[start:]:
             entering.append(stream)
             stream = block(stream)
@@ -125,7 +125,7 @@ def _after(model: VisionTransformer, start: int) -> tuple[str, ...]:
 
 
 @contextmanager
-def _listening(model: VisionTransformer, z: list[torch.Tensor], attention: list[torch.Tensor]) -> Iterator[None]:
+def listening(model: VisionTransformer, z: list[torch.Tensor], attention: list[torch.Tensor]) -> Iterator[None]:
     """Append what enters each output projection and what leaves each attention branch; hooks are gone afterwards."""
     handles = []
     for block in model.blocks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +15,8 @@ from timm.models.vision_transformer import VisionTransformer
 from audit.data.pixels import Pixels
 from audit.models.predict import batches
 from audit.models.transforms import as_input
-from audit.patching.attribution import attribute, gradients
-from audit.patching.engine import Donor, patch_layer, patch_together, transplant_layer
-from audit.patching.sites import Site, Trace, heads_of, record
+from audit.patching.engine import Donor, Patches, patch, patch_together, transplant_layer
+from audit.patching.sites import Site, Trace, record, same_up_to, sites_of
 
 RECIPIENTS_AT_ONCE = 32
 Progress = Callable[[int, int], None]  # patches done, patches in all
@@ -74,9 +74,11 @@ def sweep(
     *,
     layers: range,
     outcomes: Mapping[str, int],
+    chosen: npt.NDArray[np.bool_] | None = None,
+    units: Rows | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Patch every head of ``layers`` for every recipient and every donor kind.
+    """Patch single heads of ``layers`` for every recipient and every donor kind.
 
     Parameters
     ----------
@@ -92,6 +94,10 @@ def sweep(
         Which layers, 0-based.
     outcomes : mapping of str to int
         Audited outcomes and their class numbers.
+    chosen : numpy.ndarray of bool (R, K), optional
+        Which heads are patched for which recipient, heads in the order of ``sites_of(model, layers)``; by default all.
+    units : numpy.ndarray of int (R,), optional
+        Recipients of one unit are taken side by side, so that an image they share goes through the model once.
     progress : callable, optional
         Called with the patches done and in all.
 
@@ -101,28 +107,126 @@ def sweep(
         Columns ``position`` (0..R-1, into ``recipients``), ``recipient``, ``donor``, ``donor_kind``, ``layer``,
         ``head``, ``predicted``, and ``p:<outcome>`` (probability), ``m:<outcome>`` (log-odds, nats).
     """
-    total = len(recipients) * len(donors) * sum(heads_of(model, i) for i in layers)
-    done, parts = 0, []
-    for part in batches(len(recipients), RECIPIENTS_AT_ONCE):
-        own = record(model, as_input(model, pixels[recipients[part]]))
-        for kind in donors:
-            for layer, logits in _layer_by_layer(model, own, kind, pixels[kind.rows[part]], layers):
-                parts.append(_table(logits, recipients, kind, layer, part, outcomes))
-                done += logits.shape[0] * logits.shape[1]
+    sites = sites_of(model, layers)
+    asked = np.ones((len(recipients), len(sites)), dtype=bool) if chosen is None else chosen
+    total, done, parts = int(asked.sum()) * len(donors), 0, []
+    for positions in side_by_side(len(recipients), units, asked.sum(axis=1) > 0):
+        batch = Batch(model, pixels, recipients, donors, positions, layers.start)
+        for layer in layers:
+            heads = asked[positions][:, [site.layer == layer for site in sites]]
+            for kinds in batch.kinds_of_one_model():
+                patches = _Asked.of(heads, kinds)
+                if not len(patches.head):
+                    continue
+                parts.append(batch.table(patches, batch.logits(layer, patches), layer, outcomes))
+                done += len(patches.head)
                 if progress is not None:
                     progress(done, total)
     return pd.concat(parts, ignore_index=True)
 
 
-def _layer_by_layer(
-    model: VisionTransformer, own: Trace, kind: DonorKind, donor_pixels: Pixels, layers: range
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield each layer with the logits (heads, B, classes) of its heads patched one at a time."""
-    if kind.weights_only:
-        yield from ((layer, transplant_layer(model, own, kind.model, layer)) for layer in layers)
-        return
-    donor = Donor(kind.model, record(kind.model, as_input(kind.model, donor_pixels)))
-    yield from ((layer, patch_layer(model, own, donor, layer)) for layer in layers)
+def side_by_side(n: int, units: Rows | None, asked: npt.NDArray[np.bool_] | None = None) -> Iterator[Rows]:
+    """Yield positions 0..n-1 batch by batch, those of one unit in a row; of ``asked`` only, where it is given."""
+    order = np.arange(n) if units is None else np.argsort(units, kind="stable")
+    if asked is not None:
+        order = order[asked[order]]
+    yield from (order[part] for part in batches(len(order), RECIPIENTS_AT_ONCE))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """M patches of one layer and batch: by donor kind (its number), head, and place of the recipient in the batch."""
+
+    kind: Rows
+    head: Rows
+    place: Rows
+
+    @staticmethod
+    def of(heads: npt.NDArray[np.bool_], kinds: Sequence[int]) -> _Asked:
+        """List the patches of (recipients, heads) that are wanted, for each of ``kinds``."""
+        head, place = np.nonzero(heads.T)
+        return _Asked(np.repeat(kinds, len(head)), np.tile(head, len(kinds)), np.tile(place, len(kinds)))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some recipients with their donors: each image goes through each model once."""
+
+    model: VisionTransformer
+    pixels: Pixels
+    recipients: Rows
+    donors: Sequence[DonorKind]
+    positions: Rows
+    start: int  # the first patched layer
+
+    @cached_property
+    def images(self) -> Rows:
+        """Rows of the images that the recipients' own model sees."""
+        given = [kind.rows[self.positions] for kind in self.donors if self._is_own(kind)]
+        return np.unique(np.concatenate([self.recipients[self.positions], *given]))
+
+    @cached_property
+    def trace(self) -> Trace:
+        """The recipients' own model on ``images``."""
+        return record(self.model, as_input(self.model, self.pixels[self.images]))
+
+    def _is_own(self, kind: DonorKind) -> bool:
+        return kind.model is self.model and not kind.weights_only
+
+    def kinds_of_one_model(self) -> list[list[int]]:
+        """Return the numbers of the donor kinds, those of the recipients' own model together."""
+        own = [i for i, kind in enumerate(self.donors) if self._is_own(kind)]
+        return [*([own] if own else []), *([i] for i, kind in enumerate(self.donors) if not self._is_own(kind))]
+
+    def logits(self, layer: int, asked: _Asked) -> torch.Tensor:
+        """Return the logits (M, classes) of patches whose donors are of one model."""
+        kind = self.donors[int(asked.kind[0])]
+        recipient = self.places(self.images, self.recipients[self.positions[asked.place]])
+        if kind.weights_only:
+            return transplant_layer(self.model, self.trace, kind.model, layer)[torch.from_numpy(asked.head), recipient]
+        given = np.stack([k.rows[self.positions] for k in self.donors])[asked.kind, asked.place]
+        seen, donor = self.donor(int(asked.kind[0]))
+        patches = Patches(torch.from_numpy(asked.head), recipient, self.places(seen, given))
+        return patch(self.model, self.trace, donor, layer, patches)
+
+    def donor(self, number: int) -> tuple[Rows, Donor]:
+        """Return the rows that a kind's donor model has seen, and the recorded pass."""
+        kind = self.donors[number]
+        if self._is_own(kind):
+            return self.images, Donor(self.model, self.trace)
+        if number not in self._others:
+            seen = np.unique(kind.rows[self.positions])
+            shared = np.array_equal(seen, self.images) and same_up_to(self.model, kind.model, self.start)
+            pixels = as_input(kind.model, self.pixels[seen])
+            prefix = self.trace if shared else None
+            self._others[number] = seen, Donor(kind.model, record(kind.model, pixels, prefix=prefix, start=self.start))
+        return self._others[number]
+
+    @cached_property
+    def _others(self) -> dict[int, tuple[Rows, Donor]]:
+        """Passes of other models, by the number of the donor kind."""
+        return {}
+
+    @staticmethod
+    def places(among: Rows, rows: Rows) -> torch.Tensor:
+        """Return the place of each of ``rows`` in the sorted ``among``."""
+        return torch.from_numpy(np.searchsorted(among, rows))
+
+    def table(self, asked: _Asked, logits: torch.Tensor, layer: int, outcomes: Mapping[str, int]) -> pd.DataFrame:
+        """Lay out the logits (M, classes) of patches as rows."""
+        position = self.positions[asked.place]
+        names = np.array([kind.name for kind in self.donors], dtype=object)
+        return pd.DataFrame(
+            {
+                "position": position,
+                "recipient": self.recipients[position],
+                "donor": np.stack([kind.rows for kind in self.donors])[asked.kind, position],
+                "donor_kind": names[asked.kind],
+                "layer": np.int16(layer),
+                "head": asked.head.astype(np.int16),
+                **measure_logits(logits, outcomes),
+            }
+        )
 
 
 def sweep_together(
@@ -133,6 +237,7 @@ def sweep_together(
     *,
     sets: Mapping[str, Sequence[Site]],
     outcomes: Mapping[str, int],
+    units: Rows | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Patch sets of heads, each set at once, for every recipient and every donor kind.
@@ -146,82 +251,18 @@ def sweep_together(
     """
     total, done = len(recipients) * len(donors) * len(sets), 0
     parts: list[pd.DataFrame] = []
-    for part in batches(len(recipients), RECIPIENTS_AT_ONCE):
-        own = record(model, as_input(model, pixels[recipients[part]]))
-        for kind in donors:
-            donor = Donor(kind.model, record(kind.model, as_input(kind.model, pixels[kind.rows[part]])))
+    for positions in side_by_side(len(recipients), units):
+        batch = Batch(model, pixels, recipients, donors, positions, 0)
+        every = np.arange(len(positions))
+        own = batch.trace.take(batch.places(batch.images, recipients[positions]))
+        for number, kind in enumerate(donors):
+            seen, donor = batch.donor(number)
+            given = Donor(kind.model, donor.trace.take(batch.places(seen, kind.rows[positions])))
+            asked = _Asked(np.full(len(every), number), every, every)
             for name, sites in sets.items():
-                logits = patch_together(model, own, donor, sites)
-                table = _table(logits.unsqueeze(0), recipients, kind, -1, part, outcomes)
+                table = batch.table(asked, patch_together(model, own, given, sites), -1, outcomes)
                 parts.append(table.drop(columns=["layer", "head"]).assign(set=name))
-                done += len(logits)
+                done += len(positions)
                 if progress is not None:
                     progress(done, total)
     return pd.concat(parts, ignore_index=True)
-
-
-def sweep_estimates(
-    model: VisionTransformer,
-    pixels: Pixels,
-    recipients: Rows,
-    donors: Sequence[DonorKind],
-    *,
-    layers: range,
-    outcomes: Mapping[str, int],
-    progress: Progress | None = None,
-) -> pd.DataFrame:
-    """Estimate every patch of :func:`sweep` to first order (attribution patching), without patching.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns ``position``, ``recipient``, ``donor_kind``, ``layer``, ``head``, and ``p:<outcome>``: the estimated
-        *change* of the probability.
-    """
-    parts: list[pd.DataFrame] = []
-    for part in batches(len(recipients), RECIPIENTS_AT_ONCE):
-        images = as_input(model, pixels[recipients[part]])
-        own = record(model, images)
-        slopes = {name: gradients(model, images, _probability_of(c), layers) for name, c in outcomes.items()}
-        for kind in donors:
-            donor = Donor(kind.model, record(kind.model, as_input(kind.model, pixels[kind.rows[part]])))
-            found = {f"p:{name}": attribute(model, own, donor, s).double().numpy() for name, s in slopes.items()}
-            shape = next(iter(found.values())).shape
-            position, row, head = (i.ravel() for i in np.indices(shape))
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "position": position + part.start,
-                        "recipient": recipients[part][position],
-                        "donor_kind": kind.name,
-                        "layer": (row + layers.start).astype(np.int16),
-                        "head": head.astype(np.int16),
-                        **{name: values.ravel() for name, values in found.items()},
-                    }
-                )
-            )
-        if progress is not None:
-            progress(part.stop, len(recipients))
-    return pd.concat(parts, ignore_index=True)
-
-
-def _probability_of(number: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda logits: logits.softmax(-1)[:, number]
-
-
-def _table(
-    logits: torch.Tensor, recipients: Rows, kind: DonorKind, layer: int, part: slice, outcomes: Mapping[str, int]
-) -> pd.DataFrame:
-    """Lay out the logits (heads, B, classes) of one layer and batch as rows."""
-    n_heads, n_images = logits.shape[:2]
-    return pd.DataFrame(
-        {
-            "position": np.tile(np.arange(part.start, part.stop), n_heads),
-            "recipient": np.tile(recipients[part], n_heads),
-            "donor": np.tile(kind.rows[part], n_heads),
-            "donor_kind": kind.name,
-            "layer": np.int16(layer),
-            "head": np.repeat(np.arange(n_heads, dtype=np.int16), n_images),
-            **measure_logits(logits, outcomes),
-        }
-    )

@@ -35,11 +35,12 @@ from audit.pipeline.checking import (
     control_images,
     pairs_as_given,
 )
-from audit.pipeline.judging import judge_effects, judge_sets
+from audit.pipeline.judging import judge_effects, judge_rates, judge_sets
 from audit.pipeline.pairing import sweep_pairs
+from audit.pipeline.patching import patch_heads
 from audit.pipeline.recording import EMPTY, record_audit, register, utc_now
 from audit.pipeline.setting import Setting, Step
-from audit.pipeline.sweeping import sweep_all, sweep_sets
+from audit.pipeline.sweeping import measure_images, sweep_sets
 from audit.pipeline.training import AuditedModels, train_audited, training_jobs
 from audit.records import Audit, ControlReport
 from audit.report import answers, render_run
@@ -103,11 +104,12 @@ def _measure(setting: Setting, images: ControlSet, begun: float) -> Audit:
     if not controls.valid:
         return record_audit(setting, legal, controls, models, None, EMPTY, time.monotonic() - begun)
     with setting.stage("patching"):
-        swept = sweep_all(setting, models, design_c=design_c)
-        controls, pairs = _with_round_trips(controls, sweep_pairs(setting, models))
+        rates = judge_rates(setting, measure_images(setting, models))
+        swept = patch_heads(setting, models, rates, design_c=design_c)
+        controls, pairs = _with_round_trips(controls, sweep_pairs(setting, models, swept.heads))
     with setting.stage("evidence"):
         setting.step("evidence: permutations and intervals")(0, 1)
-        judged = judge_effects(setting, swept, pairs, {"data": setting.samples.fingerprint, **models.hashes()})
+        judged = judge_effects(setting, rates, swept, pairs, {"data": setting.samples.fingerprint, **models.hashes()})
     with setting.stage("heads together"):
         together = sweep_sets(setting, models, swept.plans, sets_to_patch(judged.heads, judged.localisation))
         judged = judge_sets(setting, swept, together, judged)

@@ -14,14 +14,14 @@ from audit.evidence.agreement import agreements
 from audit.evidence.disparity import Question, Thresholds, contrasts, ranges, rates_by_group, with_seeds
 from audit.evidence.findings import Context, make_findings
 from audit.evidence.heads import localise
-from audit.evidence.outcome import localisation, was_asked, without_gap
+from audit.evidence.outcome import has_gap, localisation, was_asked, without_gap
 from audit.evidence.pairs import judge_pairs, with_natural
-from audit.evidence.stored import Settings
 from audit.evidence.together import judge_together
 from audit.pipeline.setting import Setting
-from audit.pipeline.sweeping import Swept
+from audit.pipeline.sweeping import AUDIT_SPLITS, Swept, head_settings
 from audit.records import (
     Agreement,
+    Contrast,
     ContrastRow,
     Finding,
     HeadGrid,
@@ -53,42 +53,65 @@ class Judged:
     pairs: list[PairRow] = field(default_factory=list)
 
 
-def judge_effects(setting: Setting, swept: Swept, pairs: pd.DataFrame | None, hashes: dict[str, str]) -> Judged:
-    """Compare groups, grade heads, and write the findings; ``pairs`` are effects on exact pairs, if there are any."""
-    outcomes = list(setting.outcomes)
-    by_seed = [predictions(setting, swept.effects.unpatched, seed) for seed in setting.seeds]
-    frame = by_seed[0]
-    asked = questions(setting)
+@dataclass(frozen=True)
+class Rates:
+    """What the models say of unpatched images, and the groups compared."""
+
+    unpatched: pd.DataFrame
+    rates: list[RateRow]
+    contrasts: list[ContrastRow]
+    ranges: list[RangeRow]
+    limits: Thresholds
+
+    def asked(self, contrasts: Sequence[Contrast]) -> dict[Contrast, list[str]]:
+        """Return by contrast the outcomes in which a gap was detected: only there are heads asked for."""
+        gaps = dict.fromkeys(
+            (c, row.outcome)
+            for c in contrasts
+            for row in self.contrasts
+            if (row.attribute, row.group, row.reference) == (c.attribute, c.group, c.reference) and has_gap(row)
+        )
+        return {c: [outcome for of, outcome in gaps if of == c] for c in contrasts if any(of == c for of, _ in gaps)}
+
+
+def judge_rates(setting: Setting, unpatched: pd.DataFrame) -> Rates:
+    """Compare the groups."""
+    outcomes, asked = list(setting.outcomes), questions(setting)
+    by_seed = [predictions(setting, unpatched, seed) for seed in setting.seeds]
     limits = Thresholds(
         alpha=setting.card.audit.alpha,
         min_group_size=setting.card.audit.min_group_size,
         impact_ratio_below=setting.card.policy.impact_ratio_below,
         gap_above=setting.card.policy.gap_above,
     )
-    rates = [row for question in asked for row in rates_by_group(frame, question, outcomes)]
     compared = [contrasts(f, asked, outcomes, limits) for f in by_seed]
-    rows = with_seeds(compared[0], compared)
-    heads, stability = localise(
-        swept.effects,
-        swept.effects.patched_in_both_splits(setting.contrasts),
-        outcomes,
-        setting.seeds,
-        head_settings(setting),
+    return Rates(
+        unpatched,
+        [row for question in asked for row in rates_by_group(by_seed[0], question, outcomes)],
+        with_seeds(compared[0], compared),
+        ranges(by_seed[0], asked, outcomes, limits, seed=setting.card.audit.seed),
+        limits,
     )
-    natural = (
-        []
-        if pairs is None
-        else judge_pairs(pairs, setting.contrasts, outcomes, head_settings(setting), stored=swept.effects)
-    )
+
+
+def judge_effects(
+    setting: Setting, rates: Rates, swept: Swept, pairs: pd.DataFrame | None, hashes: dict[str, str]
+) -> Judged:
+    """Grade heads and write the findings; ``pairs`` are effects on exact pairs, if there are any."""
+    outcomes, settings = list(setting.outcomes), head_settings(setting)
+    patched = swept.effects.patched_in_both_splits(setting.contrasts)
+    heads, stability = localise(swept.effects, patched, outcomes, setting.seeds, settings)
+    natural = [] if pairs is None else judge_pairs(pairs, setting.contrasts, outcomes, settings, stored=swept.effects)
     heads = with_natural(heads, natural)
-    asked_of_heads = {f"{h.contrast}:{h.outcome}" for h in heads}
-    every = [f"{contrast}:{outcome}" for contrast in setting.contrasts for outcome in outcomes]
-    where = localisation(heads, rows, [key for key in every if key not in asked_of_heads])
+    planned = [plan.contrast for plan in swept.plans]
+    enough = {c: planned.count(c) == len(AUDIT_SPLITS) for c in setting.contrasts if c not in patched}
+    unpatched = {f"{c}:{o}": yes for c, yes in enough.items() for o in outcomes}
+    where = localisation(heads, rates.contrasts, unpatched)
     heads = without_gap(heads, where)
-    found = make_findings(rows, heads, where, _context(setting, limits, hashes))
+    found = make_findings(rates.contrasts, heads, where, _context(setting, rates.limits, hashes))
     return Judged(
-        rates,
-        rows,
+        rates.rates,
+        rates.contrasts,
         heads,
         stability,
         where,
@@ -96,7 +119,7 @@ def judge_effects(setting: Setting, swept: Swept, pairs: pd.DataFrame | None, ha
         _grids(heads, where),
         agreement=agreements(heads),
         pairs=[n.row for n in natural],
-        ranges=ranges(frame, asked, outcomes, limits, seed=setting.card.audit.seed),
+        ranges=rates.ranges,
     )
 
 
@@ -120,13 +143,6 @@ def _with_commands(setting: Setting, findings: Sequence[Finding]) -> list[Findin
     data = "" if setting.card.data.reader == "synthetic" else " --data FOLDER"
     run = shlex.quote(setting.run.name)
     return [f.model_copy(update={"reproduce": f"vit-audit reproduce {run} {f.id}{data}"}) for f in findings]
-
-
-def head_settings(setting: Setting) -> Settings:
-    """Return strictness and sizes of the localisation, as the card has them."""
-    spec, policy = setting.card.audit, setting.card.policy
-    margin = policy.head_share_above * policy.gap_above
-    return Settings(spec.alpha, spec.permutations, spec.bootstrap, spec.seed, spec.min_group_size, margin)
 
 
 def judge_sets(setting: Setting, swept: Swept, table: pd.DataFrame, judged: Judged) -> Judged:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +12,10 @@ import pandas as pd
 from audit.data.pixels import Pixels, load_pixels
 from audit.data.samples import EditableSource, pair_column
 from audit.patching.plans import draw_evenly, find_twins
+from audit.patching.sites import Site
 from audit.patching.sweep import DonorKind, measure_unpatched, sweep
 from audit.pipeline.setting import Setting
-from audit.pipeline.sweeping import swept_layers
+from audit.pipeline.sweeping import choose, swept_layers
 from audit.pipeline.training import AuditedModels
 from audit.records import Contrast
 from audit.store import write_table
@@ -41,8 +43,10 @@ class Pairs:
     back: Pixels | None
 
 
-def sweep_pairs(setting: Setting, models: AuditedModels) -> pd.DataFrame | None:
+def sweep_pairs(setting: Setting, models: AuditedModels, heads: Sequence[Site] | None) -> pd.DataFrame | None:
     """Patch each picture's heads from its twin, and the twin's from it, on the confirmation split.
+
+    Of ``heads`` only, where they are given.
 
     Returns
     -------
@@ -55,11 +59,11 @@ def sweep_pairs(setting: Setting, models: AuditedModels) -> pd.DataFrame | None:
     if path.is_file():
         return pd.read_parquet(path)
     parts = [
-        _sweep_contrast(setting, models, contrast, pairs)
+        _sweep_contrast(setting, models, contrast, pairs, heads)
         for contrast in setting.contrasts
         if (pairs := _exact_pairs(setting, contrast)) is not None
     ]
-    if not parts:
+    if not parts or heads == []:
         return None
     table = pd.concat(parts, ignore_index=True)
     write_table(path, table)
@@ -94,33 +98,36 @@ def _exact_pairs(setting: Setting, contrast: Contrast) -> Pairs | None:
     return Pairs(rows, setting.pixels[rows["row"]], setting.pixels[rows["row_twin"]], None) if len(rows) else None
 
 
-def _sweep_contrast(setting: Setting, models: AuditedModels, contrast: Contrast, pairs: Pairs) -> pd.DataFrame:
-    """Run both directions of one contrast."""
-    n, model = len(pairs.rows), models.primary
-    backs = pairs.own[:0] if pairs.back is None else pairs.back
-    pixels = np.concatenate([pairs.own, pairs.edited, backs])
-    every = np.arange(2 * n, dtype=np.int64)
-    step = setting.step(f"patching: {contrast}, exact pairs")
+def _sweep_contrast(
+    setting: Setting, models: AuditedModels, contrast: Contrast, pairs: Pairs, heads: Sequence[Site] | None
+) -> pd.DataFrame:
+    """Run both directions of one contrast, and the edits there and back."""
+    n, model, layers = len(pairs.rows), models.primary, swept_layers(setting)
+    pixels, every = np.concatenate([pairs.own, pairs.edited]), np.arange(2 * n, dtype=np.int64)
     patched = sweep(
         model,
         pixels,
         every,
         [DonorKind("pair", model, np.roll(every, n))],
-        layers=swept_layers(setting),
+        layers=layers,
         outcomes=setting.outcomes,
-        progress=step,
+        chosen=choose(model, layers, 2 * n, heads),
+        units=every % n,
+        progress=setting.step(f"patching: {contrast}, exact pairs"),
     )
     unpatched = measure_unpatched(model, pixels, every, setting.outcomes).assign(position=every, layer=-1, head=-1)
     parts = [_described(part, pairs.rows, np.repeat(VERSIONS, n), n) for part in (patched, unpatched)]
-    few = np.arange(len(backs), dtype=np.int64)
-    for version, donors in (("back", few + 2 * n), ("self", few)) if len(few) else ():
+    for version, donors in () if pairs.back is None else (("back", pairs.back), ("self", pairs.own[: len(pairs.back)])):
+        few = np.arange(len(donors), dtype=np.int64)
+        # "self" donors are copies: both versions run in batches alike, in which equal images give equal bits.
         trip = sweep(
             model,
-            pixels,
+            np.concatenate([pairs.own[: len(donors)], donors]),
             few,
-            [DonorKind(version, model, donors)],
-            layers=swept_layers(setting),
+            [DonorKind(version, model, few + len(donors))],
+            layers=layers,
             outcomes=setting.outcomes,
+            chosen=choose(model, layers, len(few), heads),
         )
         parts.append(_described(trip, pairs.rows, np.repeat(version, n), n))
     return pd.concat(parts, ignore_index=True).assign(contrast=str(contrast))

@@ -166,7 +166,7 @@ def record_audit(
         stability=shown.stability,
         agreement=shown.agreement,
         localisation=shown.localisation,
-        method=_method(setting, fixed, controls),
+        method=_method(setting, fixed, controls, swept),
         provenance=_provenance(setting, models, fixed, seconds),
         synthetic=card.data.reader == "synthetic",
     )
@@ -228,7 +228,7 @@ def _training_words(setting: Setting) -> str:
     )
 
 
-def _method(setting: Setting, fixed: str, controls: ControlReport) -> MethodReport:
+def _method(setting: Setting, fixed: str, controls: ControlReport, swept: Swept | None) -> MethodReport:
     card = setting.card
     engine = next((c for c in controls.controls if c.id == "engine"), None)
     agreement = "not measured, the audit ended before" if engine is None else f"{engine.estimate.value:.1e} in a logit"
@@ -257,6 +257,8 @@ def _method(setting: Setting, fixed: str, controls: ControlReport) -> MethodRepo
             "Weight transplant: the weights of the balanced model's head instead of what it writes there.",
             "Attribution patching: Design A to first order, from one backward pass; for comparison only.",
         ],
+        patches="" if swept is None else swept.choice,
+        effort=[] if swept is None else swept.effort,
         engine=f"exact patching, float32, CPU; largest difference from plain hooks in this run: {agreement}",
     )
 

@@ -14,11 +14,12 @@ from audit.errors import InputError
 from audit.evidence.disparity import Thresholds, contrasts
 from audit.evidence.stored import StoredEffects
 from audit.patching.plans import plan_group_swap
+from audit.patching.sites import Site
 from audit.patching.sweep import DonorKind, measure_unpatched, sweep
 from audit.pipeline import Request, prepare
 from audit.pipeline.judging import predictions, questions
 from audit.pipeline.setting import Setting
-from audit.pipeline.sweeping import audit_rows, with_class_names
+from audit.pipeline.sweeping import SWAP_KINDS, audit_rows, choose, with_class_names
 from audit.records import Contrast, Finding
 from audit.report import load_audit
 
@@ -110,11 +111,13 @@ def _measure_head(setting: Setting, run: Path, finding: Finding) -> float:
         model,
         setting.pixels,
         rows["recipient"].to_numpy(dtype=np.int64),
-        [DonorKind(k, model, rows[k].to_numpy(dtype=np.int64)) for k in ("cross", "placebo")],
+        [DonorKind(k, model, rows[k].to_numpy(dtype=np.int64)) for k in SWAP_KINDS],
         layers=range(layer, layer + 1),
         outcomes=setting.outcomes,
+        chosen=choose(model, range(layer, layer + 1), len(rows), [Site(layer, head)]),
+        units=rows["unit"].to_numpy(dtype=np.int64),
     )
-    table = table[table["head"] == head].join(rows[["unit", "side", "label"]], on="position")
+    table = table.join(rows[["unit", "side", "label"]], on="position")
     table = table.assign(contrast=str(contrast), split="confirmation", seed=setting.seeds[0])
     stored = StoredEffects(table, None, _unpatched(setting, run), setting.samples.frame)
     effects = stored.of(setting.seeds[0], contrast, "confirmation", finding.outcome)

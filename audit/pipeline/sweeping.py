@@ -8,51 +8,60 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from timm.models.vision_transformer import VisionTransformer
 
-from audit.evidence.stored import StoredEffects
+from audit.evidence.stored import Settings, StoredEffects
 from audit.evidence.together import HeadSet
+from audit.patching.first_order import sweep_first_order
 from audit.patching.plans import plan_group_swap
-from audit.patching.sites import Site
-from audit.patching.sweep import DonorKind, measure_unpatched, sweep, sweep_estimates, sweep_together
+from audit.patching.sites import Site, sites_of
+from audit.patching.sweep import DonorKind, measure_unpatched, sweep, sweep_together
 from audit.pipeline.checking import trained_layers
 from audit.pipeline.setting import Setting
 from audit.pipeline.training import AuditedModels, reseed_of
-from audit.records import Contrast
+from audit.records import Contrast, Effort
 from audit.store import write_table
 
 AUDIT_SPLITS = ("discovery", "confirmation")
 SWAP_KINDS = ("cross", "placebo")
-Plans = Sequence[tuple[Contrast, str, pd.DataFrame]]  # contrast, split, who donates to whom
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who donates to whom in one contrast and split: ``rows`` as of ``plan_group_swap``."""
+
+    contrast: Contrast
+    split: str
+    rows: pd.DataFrame
+
+    def column(self, name: str) -> npt.NDArray[np.int64]:
+        """Return a column of row numbers or codes."""
+        values: npt.NDArray[np.int64] = self.rows[name].to_numpy(dtype=np.int64)
+        return values
+
+    def donors(self, model: VisionTransformer) -> list[DonorKind]:
+        """Return the donors that share the recipients' model."""
+        return [DonorKind(kind, model, self.column(kind)) for kind in SWAP_KINDS]
 
 
 @dataclass(frozen=True)
 class Swept:
-    """Stored effects, the plans they follow, and how many recipients found no donor."""
+    """Stored effects, the plans they follow, how many recipients found no donor, and how much was patched.
+
+    ``heads``: where not everything was patched, the heads that were found; Designs B and C try no others.
+    """
 
     effects: StoredEffects
-    plans: Plans
+    plans: Sequence[Plan]
     without_donor: dict[str, int]
+    heads: list[Site] | None
+    choice: str
+    effort: list[Effort]
 
 
-def sweep_all(setting: Setting, models: AuditedModels, *, design_c: bool) -> Swept:
-    """Measure unpatched images, Design A for every seed, and Design C for the first. What stands is not redone."""
-    unpatched = _unpatched(setting, models)
-    plans, without_donor = _plans(setting)
-    swaps = [_swap(setting, models, seed, plans) for seed in setting.seeds]
-    recipients = (
-        np.unique(np.concatenate([rows["recipient"] for _, _, rows in plans])) if plans else audit_rows(setting)
-    )
-    rows = recipients.astype(np.int64)
-    effects = StoredEffects(
-        swap=pd.concat(swaps, ignore_index=True),
-        reference=_reference(setting, models, rows) if design_c else None,
-        unpatched=unpatched,
-        frame=setting.samples.frame,
-        balanced_on=models.balanced_on,
-        transplant=_reference(setting, models, rows, weights_only=True) if design_c else None,
-        estimates=_estimates(setting, models, plans),
-    )
-    return Swept(effects, plans, without_donor)
+def sweep_every(setting: Setting, models: AuditedModels, plans: Sequence[Plan]) -> pd.DataFrame:
+    """Run Design A with every head of every recipient. What stands is not redone."""
+    return pd.concat([_swap(setting, models, seed, plans) for seed in setting.seeds], ignore_index=True)
 
 
 def audit_rows(setting: Setting) -> npt.NDArray[np.int64]:
@@ -65,7 +74,8 @@ def with_class_names(table: pd.DataFrame, labels: tuple[str, ...]) -> pd.DataFra
     return table.assign(predicted=np.asarray(labels)[table["predicted"].to_numpy(dtype=np.int64)])
 
 
-def _unpatched(setting: Setting, models: AuditedModels) -> pd.DataFrame:
+def measure_images(setting: Setting, models: AuditedModels) -> pd.DataFrame:
+    """Predict all images kept out of training, with every seed's model."""
     path = setting.run / "effects" / "unpatched.parquet"
     if path.is_file():
         return pd.read_parquet(path)
@@ -79,7 +89,7 @@ def _unpatched(setting: Setting, models: AuditedModels) -> pd.DataFrame:
     return table
 
 
-def _plans(setting: Setting) -> tuple[Plans, dict[str, int]]:
+def make_plans(setting: Setting) -> tuple[list[Plan], dict[str, int]]:
     """Match recipients and donors for every contrast and audit split."""
     plans, without = [], {}
     spec = setting.card.audit
@@ -94,9 +104,9 @@ def _plans(setting: Setting) -> tuple[Plans, dict[str, int]]:
             )
             without[f"{contrast} {split}"] = plan.without_donor
             if len(plan.rows):
-                plans.append((contrast, split, plan.rows))
+                plans.append(Plan(contrast, split, plan.rows))
     small = {str(c) for c in setting.contrasts if not _enough_subjects(setting, c)}
-    return [p for p in plans if str(p[0]) not in small], without
+    return [p for p in plans if str(p.contrast) not in small], without
 
 
 def _enough_subjects(setting: Setting, contrast: Contrast) -> bool:
@@ -115,37 +125,76 @@ def swept_layers(setting: Setting) -> range:
     return trained if setting.card.audit.layers == "trained" else range(trained.stop)
 
 
-def _swap(setting: Setting, models: AuditedModels, seed: int, plans: Plans) -> pd.DataFrame:
+def head_settings(setting: Setting) -> Settings:
+    """Return strictness and sizes of the localisation, as the card has them."""
+    spec, policy = setting.card.audit, setting.card.policy
+    margin = policy.head_share_above * policy.gap_above
+    return Settings(spec.alpha, spec.permutations, spec.bootstrap, spec.seed, spec.min_group_size, margin)
+
+
+def _swap(setting: Setting, models: AuditedModels, seed: int, plans: Sequence[Plan]) -> pd.DataFrame:
     """Run Design A of one seed: both splits for the first, whose heads are searched, confirmation for the others."""
     path = setting.run / "effects" / f"swap-seed-{seed}.parquet"
     if path.is_file():
         return pd.read_parquet(path)
-    model, parts = models.by_seed[seed], []
-    for contrast, split, rows in plans:
-        if split == "discovery" and seed != setting.seeds[0]:
-            continue
-        table = sweep(
-            model,
-            setting.pixels,
-            rows["recipient"].to_numpy(dtype=np.int64),
-            [DonorKind(k, model, rows[k].to_numpy(dtype=np.int64)) for k in SWAP_KINDS],
-            layers=swept_layers(setting),
-            outcomes=setting.outcomes,
-            progress=setting.step(f"patching: {contrast}, {split}, seed {seed}"),
-        )
-        plan = rows[["unit", "side", "label"]]
-        parts.append(table.join(plan, on="position").assign(contrast=str(contrast), split=split, seed=seed))
-    table = (
-        with_class_names(pd.concat(parts, ignore_index=True), setting.samples.labels) if parts else _no_swaps(setting)
-    )
-    keys = setting.samples.frame["image"]
-    table = table.assign(image=keys.loc[table["recipient"]].to_numpy(), donor_image=keys.loc[table["donor"]].to_numpy())
+    model = models.by_seed[seed]
+    parts = [
+        patch_part(setting, model, seed, plan)
+        for plan in plans
+        if plan.split == "confirmation" or seed == setting.seeds[0]
+    ]
+    table = pd.concat(parts, ignore_index=True) if parts else no_swaps(setting)
     write_table(path, table)
     return table
 
 
+def patch_part(
+    setting: Setting,
+    model: VisionTransformer,
+    seed: int,
+    plan: Plan,
+    chosen: npt.NDArray[np.bool_] | None = None,
+) -> pd.DataFrame:
+    """Patch one contrast and split of Design A: all of it, or what is ``chosen`` (recipients, heads)."""
+    table = sweep(
+        model,
+        setting.pixels,
+        plan.column("recipient"),
+        plan.donors(model),
+        layers=swept_layers(setting),
+        outcomes=setting.outcomes,
+        chosen=chosen,
+        units=plan.column("unit"),
+        progress=setting.step(f"patching: {plan.contrast}, {plan.split}, seed {seed}"),
+    )
+    table = with_class_names(_described(table, plan, seed), setting.samples.labels)
+    keys = setting.samples.frame["image"]
+    return table.assign(image=keys.loc[table["recipient"]].to_numpy(), donor_image=keys.loc[table["donor"]].to_numpy())
+
+
+def estimate_part(setting: Setting, model: VisionTransformer, seed: int, plan: Plan) -> pd.DataFrame:
+    """Estimate one contrast and split of Design A by attribution patching."""
+    table = sweep_first_order(
+        model,
+        setting.pixels,
+        plan.rows,
+        pd.factorize(setting.samples.frame["subject"])[0].astype(np.int64),
+        SWAP_KINDS,
+        layers=swept_layers(setting),
+        outcomes=setting.outcomes,
+        progress=setting.step(f"patching: {plan.contrast}, {plan.split}, seed {seed}, first order"),
+    )
+    return _described(table, plan, seed)
+
+
+def _described(table: pd.DataFrame, plan: Plan, seed: int) -> pd.DataFrame:
+    """Say of each row what it is part of."""
+    about = plan.rows[["unit", "side", "label"]]
+    return table.join(about, on="position").assign(contrast=str(plan.contrast), split=plan.split, seed=seed)
+
+
 def sweep_sets(
-    setting: Setting, models: AuditedModels, plans: Plans, wanted: Mapping[str, Sequence[HeadSet]]
+    setting: Setting, models: AuditedModels, plans: Sequence[Plan], wanted: Mapping[str, Sequence[HeadSet]]
 ) -> pd.DataFrame:
     """Patch sets of heads at once, for the first seed on the confirmation split, by contrast."""
     path = setting.run / "effects" / "together.parquet"
@@ -156,20 +205,21 @@ def sweep_sets(
         }:
             return stored
     parts = []
-    for contrast, split, rows in plans:
-        sets = {str(s): [Site(*head) for head in s.heads] for s in wanted.get(str(contrast), [])}
-        if split != "confirmation" or not sets:
+    for plan in plans:
+        sets = {str(s): [Site(*head) for head in s.heads] for s in wanted.get(str(plan.contrast), [])}
+        if plan.split != "confirmation" or not sets:
             continue
         table = sweep_together(
             models.primary,
             setting.pixels,
-            rows["recipient"].to_numpy(dtype=np.int64),
-            [DonorKind(k, models.primary, rows[k].to_numpy(dtype=np.int64)) for k in SWAP_KINDS],
+            plan.column("recipient"),
+            plan.donors(models.primary),
             sets=sets,
             outcomes=setting.outcomes,
-            progress=setting.step(f"patching: {contrast}, heads together"),
+            units=plan.column("unit"),
+            progress=setting.step(f"patching: {plan.contrast}, heads together"),
         )
-        parts.append(table.join(rows[["unit", "side", "label"]], on="position").assign(contrast=str(contrast)))
+        parts.append(_described(table, plan, setting.seeds[0]))
     if not parts:
         return pd.DataFrame(columns=["contrast", "set"])
     together = with_class_names(pd.concat(parts, ignore_index=True), setting.samples.labels)
@@ -177,32 +227,21 @@ def sweep_sets(
     return together
 
 
-def _no_swaps(setting: Setting) -> pd.DataFrame:
+def no_swaps(setting: Setting) -> pd.DataFrame:
     """Return the table of a sweep in which nobody had a donor."""
     columns = ["position", "recipient", "donor", "donor_kind", "layer", "head", "predicted", "unit", "side", "label"]
     values = [f"{kind}:{name}" for name in setting.outcomes for kind in ("p", "m")]
     return pd.DataFrame(columns=[*columns, *values, "contrast", "split", "seed"])
 
 
-def _estimates(setting: Setting, models: AuditedModels, plans: Plans) -> pd.DataFrame | None:
-    """Estimate Design A of the first seed by attribution patching, on the confirmation split."""
-    path = setting.run / "effects" / "attribution.parquet"
+def estimate_confirmation(setting: Setting, models: AuditedModels, plans: Sequence[Plan]) -> pd.DataFrame | None:
+    """Estimate Design A of the first seed by attribution patching on the confirmation split, to stand beside it."""
+    path = setting.run / "effects" / f"first-order-seed-{setting.seeds[0]}.parquet"
     if path.is_file():
         return pd.read_parquet(path)
-    parts = []
-    for contrast, split, rows in plans:
-        if split != "confirmation":
-            continue
-        table = sweep_estimates(
-            models.primary,
-            setting.pixels,
-            rows["recipient"].to_numpy(dtype=np.int64),
-            [DonorKind(k, models.primary, rows[k].to_numpy(dtype=np.int64)) for k in SWAP_KINDS],
-            layers=swept_layers(setting),
-            outcomes=setting.outcomes,
-            progress=setting.step(f"patching: {contrast}, attribution"),
-        )
-        parts.append(table.join(rows[["unit", "side", "label"]], on="position").assign(contrast=str(contrast)))
+    parts = [
+        estimate_part(setting, models.primary, setting.seeds[0], plan) for plan in plans if plan.split == "confirmation"
+    ]
     if not parts:
         return None
     estimates = pd.concat(parts, ignore_index=True)
@@ -210,15 +249,20 @@ def _estimates(setting: Setting, models: AuditedModels, plans: Plans) -> pd.Data
     return estimates
 
 
-def _reference(
-    setting: Setting, models: AuditedModels, rows: npt.NDArray[np.int64], *, weights_only: bool = False
+def sweep_reference(
+    setting: Setting,
+    models: AuditedModels,
+    rows: npt.NDArray[np.int64],
+    heads: Sequence[Site] | None,
+    *,
+    weights_only: bool = False,
 ) -> pd.DataFrame | None:
     """Run Design C: heads of the balanced model and of a second seed into the first, each image its own donor.
 
-    With ``weights_only`` the heads' weights are transplanted, not what they write.
+    With ``weights_only`` the heads' weights are transplanted, not what they write; with ``heads`` only these are tried.
     """
     reseed = reseed_of(setting)
-    if reseed is None:
+    if reseed is None or heads == []:
         return None
     path = setting.run / "effects" / ("transplant.parquet" if weights_only else "reference.parquet")
     if path.is_file():
@@ -231,6 +275,7 @@ def _reference(
         [DonorKind(name, m, rows, weights_only=weights_only) for name, m in donors.items()],
         layers=swept_layers(setting),
         outcomes=setting.outcomes,
+        chosen=choose(models.primary, swept_layers(setting), len(rows), heads),
         progress=setting.step("patching: " + ("weight transplant" if weights_only else "balanced reference model")),
     )
     table = with_class_names(table, setting.samples.labels)
@@ -238,3 +283,10 @@ def _reference(
     table = table.assign(image=keys.loc[table["recipient"]].to_numpy())
     write_table(path, table)
     return table
+
+
+def choose(
+    model: VisionTransformer, layers: range, images: int, heads: Sequence[Site] | None
+) -> npt.NDArray[np.bool_] | None:
+    """Return the mask (images, heads of ``layers``) of some heads for every image; None for all heads."""
+    return None if heads is None else np.tile([site in heads for site in sites_of(model, layers)], (images, 1))

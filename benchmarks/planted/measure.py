@@ -164,7 +164,8 @@ def _rankings(
     pixels = load_pixels(samples.source, frame["image"].tolist(), 64)
     is_group, smiling = (frame["skin_tone"] == GROUP).to_numpy(), (frame["label"] == "smiling").to_numpy()
     found = rivals.rank_rivals(model, pixels, is_group, smiling, seed=plan.seed)
-    found["attribution patching"] = rivals.rank_by_attribution(pd.read_parquet(run / "effects" / "attribution.parquet"))
+    stored = pd.read_parquet(run / "effects" / "first-order-seed-0.parquet")
+    found["attribution patching"] = rivals.rank_by_attribution(stored[stored["split"] == "confirmation"])
     own = [(int(h["layer"]), int(h["head"])) for h in heads if h["name"] in localised]
     return {**found, rivals.TOOL: rivals.Ranking(rivals.scores_of_audit(heads), own)}
 

@@ -108,9 +108,9 @@ def rank_by_attribution(table: pd.DataFrame) -> Ranking:
     Parameters
     ----------
     table : pandas.DataFrame
-        ``position``, ``side``, ``label``, ``donor_kind``, ``layer``, ``head``, ``p:smiling``: the estimated change.
+        ``position``, ``side``, ``label``, ``donor_kind``, ``layer``, ``head``, ``own:smiling``: the estimated change.
     """
-    wide = table.pivot(index="position", columns=["donor_kind", "layer", "head"], values="p:smiling").sort_index()
+    wide = table.pivot(index="position", columns=["donor_kind", "layer", "head"], values="own:smiling").sort_index()
     about = table.drop_duplicates("position").sort_values("position")
     is_group, smiling = (about["side"] == "group").to_numpy(), (about["label"] == "smiling").to_numpy()
     weights, scores, p = gap_weights(is_group, smiling), {}, {}

@@ -288,7 +288,7 @@ def test_attribution_as_the_audit_stores_it() -> None:
             for kind, lift in (("cross", effect), ("placebo", 0.0)):
                 value = lift + rng.normal(0, 0.01)
                 about = {"position": position, "side": side, "label": label, "donor_kind": kind}
-                rows.append({**about, "layer": layer, "head": head, "p:smiling": value})
+                rows.append({**about, "layer": layer, "head": head, "own:smiling": value})
     found = rivals.rank_by_attribution(pd.DataFrame(rows).sample(frac=1, random_state=0))
     assert found.named is not None
     assert (2, 1) in found.named

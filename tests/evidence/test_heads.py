@@ -249,7 +249,8 @@ def test_first_order_estimates_are_laid_out_as_the_exact_effects() -> None:
     """An estimate equal to the exact change gives the exact mediated gap, and full agreement."""
     stored = simulated({(0, TONE, s): swap_effects(np.random.default_rng(7), planted=[0.1]) for s in SPLITS})
     swap = stored.swap[stored.swap["split"] == "confirmation"]
-    with_estimates = replace(stored, estimates=swap.sample(frac=1, random_state=3))
+    estimates = swap.assign(**{f"{a}:smile": swap["p:smile"] for a in ("own", "pair", "both")})
+    with_estimates = replace(stored, first_order=estimates.sample(frac=1, random_state=3))
     rows, _ = localise(with_estimates, [TONE], ["smile"], [0], SETTINGS)
     exact = [r.confirmation.value for r in rows]
     assert [r.attribution for r in rows] == pytest.approx(exact)

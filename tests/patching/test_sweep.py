@@ -20,8 +20,8 @@ from audit.patching.sweep import (
     class_log_odds,
     measure_logits,
     measure_unpatched,
+    side_by_side,
     sweep,
-    sweep_estimates,
     sweep_together,
 )
 from tests.models_for_tests import noise_pixels, tiny
@@ -139,6 +139,64 @@ def test_progress_counts_every_patch_once() -> None:
     assert [done for done, _ in seen] == [20, 40, 60, 80]
 
 
+@pytest.mark.parametrize("batch", [2, 32])
+def test_chosen_patches_are_those_of_the_whole_sweep(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    """One recipient has no head chosen, one all, the others some; the rest is not computed, and progress knows."""
+    monkeypatch.setattr(sweeping, "RECIPIENTS_AT_ONCE", batch)
+    model, pixels, recipients, kinds = setting()
+    whole = sweep(model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES)
+    chosen = np.random.default_rng(0).random((5, 8)) < 0.4
+    chosen[1], chosen[3] = False, True
+    seen: list[tuple[int, int]] = []
+    some = sweep(
+        model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES, chosen=chosen,
+        progress=lambda *n: seen.append(n),
+    )  # fmt: skip
+    expected = whole[chosen[whole["position"], 4 * whole["layer"] + whole["head"]]]
+    assert len(some) == 2 * chosen.sum() == seen[-1][0] == seen[-1][1]
+    pd.testing.assert_frame_equal(
+        some.sort_values(KEYS, ignore_index=True), expected.sort_values(KEYS, ignore_index=True), rtol=0, atol=1e-5
+    )
+
+
+def test_units_stand_side_by_side_and_change_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeping, "RECIPIENTS_AT_ONCE", 2)
+    units = rows(1, 0, 1, 0, 2)
+    assert [part.tolist() for part in side_by_side(5, units)] == [[1, 3], [0, 2], [4]]
+    model, pixels, recipients, kinds = setting()
+    plain = sweep(model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES)
+    by_unit = sweep(model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES, units=units)
+    pd.testing.assert_frame_equal(
+        by_unit.sort_values(KEYS, ignore_index=True), plain.sort_values(KEYS, ignore_index=True), rtol=0, atol=1e-5
+    )
+
+
+def test_each_image_goes_through_the_model_once_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three recipients whose donors are among them: three images in all, not nine."""
+    model, pixels, _, _ = setting()
+    kinds = [DonorKind("cross", model, rows(1, 2, 0)), DonorKind("placebo", model, rows(2, 0, 1))]
+    seen: list[int] = []
+    monkeypatch.setattr(sweeping, "record", lambda m, x, **k: seen.append(len(x)) or record(m, x, **k))
+    sweep(model, pixels, rows(0, 1, 2), kinds, layers=range(2), outcomes=OUTCOMES)
+    assert seen == [3]
+
+
+def test_a_donor_model_that_shares_the_frozen_blocks_does_not_run_them_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same numbers as with a whole pass of its own."""
+    model, pixels, recipients, _ = setting()
+    other = tiny()
+    with torch.no_grad():
+        other.blocks[1].attn.qkv.weight.mul_(1.5)
+    kinds = [DonorKind("other", other, recipients)]
+    starts: list[object] = []
+    monkeypatch.setattr(sweeping, "record", lambda m, x, **k: starts.append(k.get("prefix")) or record(m, x, **k))
+    shared = sweep(model, pixels, recipients, kinds, layers=range(1, 2), outcomes=OUTCOMES)
+    assert [start is not None for start in starts] == [False, True]
+    monkeypatch.setattr(sweeping, "same_up_to", lambda *_: False)
+    whole = sweep(model, pixels, recipients, kinds, layers=range(1, 2), outcomes=OUTCOMES)
+    pd.testing.assert_frame_equal(shared, whole, rtol=0, atol=1e-6)
+
+
 def test_sets_of_heads_are_what_hooks_give(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeping, "RECIPIENTS_AT_ONCE", 2)
     model, pixels, recipients, kinds = setting()
@@ -179,23 +237,3 @@ def test_weights_of_another_model_read_the_recipients_own_image() -> None:
             for position in range(5):
                 found = table.loc[(position, layer, head, "weights"), "p:happiness"]
                 assert found == pytest.approx(float(p[head, position, 2]), abs=1e-5)
-
-
-def test_estimates_have_a_row_for_every_patch_and_tell_its_direction(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between an image and itself nothing changes; between close images first order is nearly exact."""
-    monkeypatch.setattr(sweeping, "RECIPIENTS_AT_ONCE", 2)
-    model, pixels, recipients, _ = setting()
-    near = np.clip(pixels[recipients].astype(int) + 1, 0, 255).astype(np.uint8)
-    both = np.concatenate([pixels, near])
-    kinds = [DonorKind("self", model, recipients), DonorKind("near", model, rows(6, 7, 8, 9, 10))]
-    found = sweep_estimates(model, both, recipients, kinds, layers=range(2), outcomes=OUTCOMES).set_index(KEYS)
-    exact = sweep(model, both, recipients, kinds, layers=range(2), outcomes=OUTCOMES).set_index(KEYS)
-    unpatched = measure_unpatched(model, both, recipients, OUTCOMES).set_index("recipient")
-    assert found.index.is_unique
-    assert set(found.index) == set(exact.index)
-    own = found.xs("self", level="donor_kind")
-    assert (own[["p:happiness", "p:anger"]] == 0).all(axis=None)
-    for name in ("p:happiness", "p:anger"):
-        change = exact[name] - unpatched.loc[exact["recipient"], name].to_numpy()
-        pair = pd.concat([found[name], change], axis=1, keys=["first order", "exact"]).xs("near", level="donor_kind")
-        assert pair.corr().iloc[0, 1] > 0.9

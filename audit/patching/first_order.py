@@ -1,0 +1,163 @@
+"""Design A to first order: every head, recipient and donor of a batch, at the price of one backward pass an outcome.
+
+A recipient has one donor pair in the plan, for patches are dear. Its estimate costs next to nothing for the other pairs
+of its batch as well, and their average varies less. Three numbers are kept of each recipient, donor kind and head:
+
+own
+    with the donors that the plan gives it: what an exact patch of this recipient is compared with.
+pair
+    with the same donors, averaged over the recipients of its side: what this donor pair does. It depends on the labels
+    of this pair alone, so that swapping them changes its sign, as it does with an exact patch.
+both
+    ``recipient + pair - batch``: what this recipient receives from all pairs, what its pair gives to all recipients,
+    less what is counted twice. The sum over a side is that of ``pair``; what remains of it belongs to this recipient or
+    to this pair, so that clusters of either can be resampled.
+
+Expectations of all three are the same, whatever first order misses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from scipy.special import expit
+from timm.models.vision_transformer import VisionTransformer
+
+from audit.data.pixels import Pixels
+from audit.models.transforms import as_input
+from audit.patching.attribution import attribute, linearise
+from audit.patching.sites import record, sites_of
+from audit.patching.sweep import Progress, Rows, class_log_odds, side_by_side
+
+Array = npt.NDArray[np.float64]
+AVERAGES = ("own", "pair", "both")
+
+
+def sweep_first_order(
+    model: VisionTransformer,
+    pixels: Pixels,
+    plan: pd.DataFrame,
+    subjects: Rows,
+    kinds: Sequence[str],
+    *,
+    layers: range,
+    outcomes: Mapping[str, int],
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Estimate every patch of a plan.
+
+    Parameters
+    ----------
+    model : VisionTransformer
+        In evaluation mode.
+    pixels : numpy.ndarray (N, H, W, 3), uint8
+        All images of the sample; rows count into it.
+    plan : pandas.DataFrame
+        Of ``plan_group_swap``.
+    subjects : numpy.ndarray of int (N,)
+        Code of every image's subject: nobody's estimate is taken from a pair that he or she is in.
+    kinds : sequence of str
+        Columns of the plan that hold donors.
+    layers : range
+        0-based.
+    outcomes : mapping of str to int
+        Audited outcomes and their class numbers.
+    progress : callable, optional
+        Called with the recipients done and in all.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``position`` (row of the plan), ``recipient``, ``donor_kind``, ``layer``, ``head``, and for each outcome
+        ``own:``, ``pair:`` and ``both:``, estimated changes of its probability.
+    """
+    scalars = {name: _log_odds_of(number) for name, number in outcomes.items()}
+    done, parts = 0, []
+    for positions in side_by_side(len(plan), plan["unit"].to_numpy(dtype=np.int64)):
+        batch = plan.iloc[positions]
+        recipients, given = batch["recipient"].to_numpy(dtype=np.int64), batch[list(kinds)].to_numpy(dtype=np.int64)
+        passed = linearise(model, as_input(model, pixels[recipients]), scalars, layers)
+        images = np.unique(given)
+        donors = record(model, as_input(model, pixels[images]))
+        alike = subjects[recipients][:, None] == subjects[images]
+        places = np.searchsorted(images, given).T
+        values: dict[str, Array] = {}
+        for name, scalar in scalars.items():
+            base = scalar(passed.logits).double().numpy()
+            change = attribute(model, passed.trace, donors, passed.slopes[name]).flatten(2).double().numpy()
+            moved = expit(base[:, None, None] + change) - expit(base)[:, None, None]
+            averages = [average(moved, alike, at, batch) for at in places]
+            values |= {f"{a}:{name}": np.stack([k[a] for k in averages]) for a in AVERAGES}
+        parts.append(_table(batch, positions, kinds, model, layers, values))
+        done += len(positions)
+        if progress is not None:
+            progress(done, len(plan))
+    return pd.concat(parts, ignore_index=True)
+
+
+def average(moved: Array, alike: npt.NDArray[np.bool_], place: Rows, batch: pd.DataFrame) -> dict[str, Array]:
+    """Average the estimates of one batch and donor kind.
+
+    Parameters
+    ----------
+    moved : numpy.ndarray (B, D, K)
+        From every donor image of the batch.
+    alike : numpy.ndarray of bool (B, D)
+        Where recipient and donor are one subject.
+    place : numpy.ndarray of int (B,)
+        Which of the D is each recipient's own donor.
+    batch : pandas.DataFrame
+        ``stratum``, ``side`` and ``unit`` of the B recipients.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray (B, K)
+        "own", "pair" and "both".
+    """
+    own: Array = moved[np.arange(len(place)), place]
+    pair, both = np.empty_like(own), np.empty_like(own)
+    cells = batch.groupby(["stratum", "side"]).ngroup().to_numpy()
+    units = batch["unit"].to_numpy()
+    for cell in np.unique(cells):
+        rows = np.flatnonzero(cells == cell)
+        _, first, of_unit, count = np.unique(units[rows], return_index=True, return_inverse=True, return_counts=True)
+        donors = place[rows[first]]
+        block, self_given = moved[np.ix_(rows, donors)], alike[np.ix_(rows, donors)]
+        allowed = ~self_given[..., None]
+        by_pair = (block * allowed).sum(axis=0) / allowed.sum(axis=0)
+        block = np.where(allowed, block, by_pair)
+        by_recipient = (block * count[:, None]).sum(axis=1) / count.sum()
+        pair[rows] = by_pair[of_unit]
+        both[rows] = by_recipient + by_pair[of_unit] - by_recipient.mean(axis=0)
+    return {"own": own, "pair": pair, "both": both}
+
+
+def _table(
+    batch: pd.DataFrame,
+    positions: Rows,
+    kinds: Sequence[str],
+    model: VisionTransformer,
+    layers: range,
+    values: Mapping[str, Array],
+) -> pd.DataFrame:
+    """Lay out values (kinds, B, K) as rows."""
+    sites = sites_of(model, layers)
+    kind, place, site = (i.ravel() for i in np.indices((len(kinds), len(positions), len(sites))))
+    return pd.DataFrame(
+        {
+            "position": positions[place],
+            "recipient": batch["recipient"].to_numpy()[place],
+            "donor_kind": np.array(kinds, dtype=object)[kind],
+            "layer": np.array([s.layer for s in sites], dtype=np.int16)[site],
+            "head": np.array([s.head for s in sites], dtype=np.int16)[site],
+            **{name: array.ravel() for name, array in values.items()},
+        }
+    )
+
+
+def _log_odds_of(number: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda logits: class_log_odds(logits)[..., number]

@@ -1,0 +1,203 @@
+"""Stage: Design A with fewer patches. First-order estimates of all of them are corrected by exact patches of some.
+
+On the discovery split every head is patched for a few recipients; heads that are found then, or that more patches would
+hardly let find, are left; the others are patched until their intervals are as narrow as the card asks. On the
+confirmation split found heads are patched for every recipient, the others as before. What the numbers mean stands in
+``evidence.sampled``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from timm.models.vision_transformer import VisionTransformer
+
+from audit.evidence.heads import decide_early, discover, found_heads, parts_of
+from audit.evidence.sampled import Sampled, draw
+from audit.evidence.stats import Array
+from audit.evidence.stored import StoredEffects
+from audit.patching.sites import Site, sites_of
+from audit.pipeline.setting import Setting
+from audit.pipeline.sweeping import Plan, estimate_part, head_settings, no_swaps, patch_part, swept_layers
+from audit.pipeline.training import AuditedModels
+from audit.records import Contrast, Effort
+from audit.store import write_table, write_text
+
+Asked = Mapping[Contrast, Sequence[str]]  # the outcomes in which a gap was detected
+Mask = npt.NDArray[np.bool_]
+ROUNDS = 4  # of patching until the intervals are narrow enough
+ENOUGH = 1.05  # a share that falls short of the needed one by less is enough
+
+
+@dataclass(frozen=True)
+class SampledSweep:
+    """What was patched and what was estimated, how many patches it took, and the heads that discovery found."""
+
+    swap: pd.DataFrame
+    first_order: pd.DataFrame
+    effort: list[Effort]
+
+    @property
+    def heads(self) -> list[Site]:
+        """Return the heads that discovery found in any contrast."""
+        return sorted({Site(*head) for effort in self.effort for head in effort.found})
+
+
+@dataclass
+class _Part:
+    """One contrast and split of one model on its way."""
+
+    plan: Plan
+    estimates: pd.DataFrame
+    chosen: Mask  # (R, K), patched so far
+    patched: list[pd.DataFrame] = field(default_factory=list)
+    found_early: int = 0
+    given_up_early: int = 0
+    found: list[tuple[int, int]] = field(default_factory=list)
+
+
+def sweep_sampled(
+    setting: Setting, models: AuditedModels, plans: Sequence[Plan], asked: Asked, unpatched: pd.DataFrame
+) -> SampledSweep:
+    """Patch as many recipients as are needed for every contrast of ``asked``. What stands is not redone."""
+    wanted = [plan for plan in plans if plan.contrast in asked]
+    swap, first_order, effort = [], [], []
+    for seed in setting.seeds if wanted else []:
+        tables, counts = _files(setting, seed)
+        if not counts.is_file():
+            parts = _Sampling(setting, models.by_seed[seed], seed, asked, unpatched).run(wanted)
+            write_table(tables["swap"], pd.concat([t for part in parts for t in part.patched], ignore_index=True))
+            write_table(tables["first-order"], pd.concat([part.estimates for part in parts], ignore_index=True))
+            write_text(counts, json.dumps([_effort(part, seed).model_dump() for part in parts], indent=1))
+        swap.append(pd.read_parquet(tables["swap"]))
+        first_order.append(pd.read_parquet(tables["first-order"]))
+        effort += [Effort.model_validate(row) for row in json.loads(counts.read_text(encoding="utf-8"))]
+    if not wanted:
+        return SampledSweep(no_swaps(setting), pd.DataFrame(), [])
+    return SampledSweep(pd.concat(swap, ignore_index=True), pd.concat(first_order, ignore_index=True), effort)
+
+
+def _files(setting: Setting, seed: int) -> tuple[dict[str, Path], Path]:
+    """Return the tables of a seed, and the counts, which are written last."""
+    folder = setting.run / "effects"
+    tables = {name: folder / f"{name}-seed-{seed}.parquet" for name in ("swap", "first-order")}
+    return tables, folder / f"effort-seed-{seed}.json"
+
+
+def _effort(part: _Part, seed: int) -> Effort:
+    return Effort(
+        contrast=str(part.plan.contrast),
+        split=part.plan.split,
+        seed=seed,
+        patches=2 * int(part.chosen.sum()),
+        of=2 * part.chosen.size,
+        found_early=part.found_early,
+        given_up_early=part.given_up_early,
+        found=part.found,
+    )
+
+
+@dataclass(frozen=True)
+class _Sampling:
+    """The sampled sweep of one seed's model."""
+
+    setting: Setting
+    model: VisionTransformer
+    seed: int
+    asked: Asked
+    unpatched: pd.DataFrame
+
+    def run(self, plans: Sequence[Plan]) -> list[_Part]:
+        """Patch both splits for the first seed, whose heads are searched, confirmation for the others."""
+        searched = self.seed == self.setting.seeds[0]
+        parts = [self._begin(plan) for plan in plans if searched or plan.split == "confirmation"]
+        for part in parts:
+            self._patch(part, np.zeros(part.chosen.shape[1]), look=1)
+        found = self._search(parts) if searched else {}
+        for part in (p for p in parts if p.plan.split == "confirmation"):
+            heads = found.get(part.plan.contrast, np.zeros(part.chosen.shape[1], dtype=bool))
+            self._patch(part, heads.astype(np.float64), look=1)
+            self._narrow(parts, part, ~heads)
+        return parts
+
+    def _begin(self, plan: Plan) -> _Part:
+        estimates = estimate_part(self.setting, self.model, self.seed, plan)
+        heads = len(sites_of(self.model, swept_layers(self.setting)))
+        return _Part(plan, estimates, np.zeros((len(plan.rows), heads), dtype=bool))
+
+    def _patch(self, part: _Part, share: Array, *, look: int) -> None:
+        """Patch heads for these shares of the recipients, beside those that are patched."""
+        cell = part.plan.rows.groupby(["label", "side"]).ngroup().to_numpy().astype(np.int64)
+        wanted = draw(cell, share, seed=self.setting.card.audit.seed) | part.chosen
+        if (wanted != part.chosen).any():
+            new = patch_part(self.setting, self.model, self.seed, part.plan, wanted & ~part.chosen)
+            part.patched.append(new.assign(look=np.int8(look)))
+            part.chosen = wanted
+
+    def _search(self, parts: Sequence[_Part]) -> dict[Contrast, Mask]:
+        """Look at the discovery split twice; return by contrast which heads were found for any outcome."""
+        settings, outcomes = head_settings(self.setting), list(self.setting.outcomes)
+        contrasts = [part.plan.contrast for part in parts if part.plan.split == "discovery"]
+        stored = self._stored(parts)
+        questions = parts_of(stored, contrasts, outcomes, self.seed)
+        shrinking = [self._still_to_come(stored, q.contrast, q.outcome) for q in questions]
+        decided = decide_early(questions, shrinking, settings)
+        for part in (p for p in parts if p.plan.split == "discovery"):
+            own = [d for q, d in zip(questions, decided, strict=True) if self._is_asked(q.contrast, q.outcome, part)]
+            found, hopeless = (np.array([getattr(d, name) for d in own]) for name in ("found", "hopeless"))
+            part.found_early = int(found.any(axis=0).sum())
+            part.given_up_early = int((hopeless.all(axis=0)).sum())
+            self._narrow(parts, part, ~(found | hopeless).all(axis=0))
+        questions = parts_of(self._stored(parts), contrasts, outcomes, self.seed)
+        heads = {c: np.zeros(parts[0].chosen.shape[1], dtype=bool) for c in contrasts}
+        for question, result in zip(questions, discover(questions, settings), strict=True):
+            heads[question.contrast][found_heads(question, result, settings)] = True
+        sites = sites_of(self.model, swept_layers(self.setting))
+        for part in (p for p in parts if p.plan.split == "discovery"):
+            part.found = [(sites[k].layer, sites[k].head) for k in np.flatnonzero(heads[part.plan.contrast])]
+        return heads
+
+    def _narrow(self, parts: Sequence[_Part], part: _Part, heads: Mask) -> None:
+        """Patch ``heads`` for more recipients until their intervals are as narrow as the card asks."""
+        for _ in range(ROUNDS):
+            needed = np.where(heads, self._share_needed(self._stored(parts), part), 0.0)
+            share: Array = part.chosen.mean(axis=0)
+            if (needed <= ENOUGH * share).all():
+                return
+            self._patch(part, needed, look=2)
+
+    def _share_needed(self, stored: StoredEffects, part: _Part) -> Array:
+        """Return the share of recipients to patch by head, for the outcome that needs most."""
+        width, plan = self.setting.card.audit.half_width, part.plan
+        sampled = [stored.sampled(self.seed, plan.contrast, plan.split, o) for o in self.asked[plan.contrast]]
+        needed = [s.share_needed(width) for s in sampled if isinstance(s, Sampled)]
+        most: Array = np.max([np.zeros(part.chosen.shape[1]), *needed], axis=0)
+        return most
+
+    def _still_to_come(self, stored: StoredEffects, contrast: Contrast, outcome: str) -> Array:
+        """Return the variance at the second look as a share of that at the first, by head."""
+        sampled = stored.sampled(self.seed, contrast, "discovery", outcome)
+        if not isinstance(sampled, Sampled):
+            return np.ones(sampled.cross.shape[1])
+        now = sampled.chosen.mean(axis=0)
+        later = np.maximum(now, sampled.share_needed(self.setting.card.audit.half_width))
+        before, after = sampled.variance(now), sampled.variance(later)
+        return np.divide(after, before, out=np.ones_like(after), where=before > 0)
+
+    def _is_asked(self, contrast: Contrast, outcome: str, part: _Part) -> bool:
+        return contrast == part.plan.contrast and outcome in self.asked[contrast]
+
+    def _stored(self, parts: Sequence[_Part]) -> StoredEffects:
+        return StoredEffects(
+            swap=pd.concat([table for part in parts for table in part.patched], ignore_index=True),
+            reference=None,
+            unpatched=self.unpatched,
+            frame=self.setting.samples.frame,
+            first_order=pd.concat([part.estimates for part in parts], ignore_index=True),
+        )
