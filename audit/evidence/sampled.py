@@ -25,6 +25,7 @@ from audit.evidence.stats import Array, components
 
 Mask = npt.NDArray[np.bool_]
 LEAST = 40  # recipients that every head is patched for, or all where there are fewer
+SLACK = 1.05  # of the variance: an interval that is wider by half as much counts as just as narrow
 MARGIN = 1.5  # as many more patches than seem enough: what first order misses is known from a sample only
 
 
@@ -121,11 +122,12 @@ class Sampled:
         Parameters
         ----------
         half_width : float, optional
-            Of the 95% interval of a mediated gap, as probability. By default the interval is to be as narrow as if
-            every recipient were patched.
+            Of the 95% interval of a mediated gap, as probability. By default the interval is to be as narrow, to within
+            the ``SLACK``, as if every recipient were patched: with what is estimated averaged over donors, or with
+            nothing estimated, whichever is wider.
         """
         averaged, plain, missed = self._variances
-        allowed = plain + missed if half_width is None else (half_width / sps.norm.ppf(0.975)) ** 2
+        allowed = SLACK * (np.maximum(plain, averaged) + missed) if half_width is None else (half_width / sps.norm.ppf(0.975)) ** 2
         room = allowed - averaged
         share = np.divide(missed, room, out=np.ones_like(missed), where=room > missed)
         return np.where(missed > 0, (MARGIN * share).clip(0.0, 1.0), 0.0)

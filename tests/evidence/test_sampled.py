@@ -167,7 +167,7 @@ def test_the_worse_first_order_is_the_more_is_patched() -> None:
         patched(simulate(np.random.default_rng(4), World(carried=0.5, noise=noise)), 0.25).share_needed().mean()
         for noise in (0.001, 0.01, 0.1)
     ]
-    assert needed[0] < 0.01 < needed[1] < 0.5 < needed[2]
+    assert needed[0] < 0.02 < needed[1] < 0.5 < needed[2]
     some = patched(simulate(np.random.default_rng(4), World(carried=0.5)), 0.25)
     wide, narrow = some.share_needed(0.05), some.share_needed(1e-6)
     assert (wide < some.share_needed(0.005)).all()
