@@ -6,12 +6,14 @@ import numpy as np
 from scipy import stats
 
 from audit.controls.channel import Channel
+from audit.controls.identities import ENGINE_TOLERANCE
 from audit.controls.shifts import Array, Index, Shift
 from audit.controls.verdict import judge, mean_interval
 from audit.patching.sites import Site
 from audit.records import Control, Estimate
 
 HALF = 0.5  # a joint patch must carry more than this share; a null must carry less
+ROUNDING = 2 * ENGINE_TOLERANCE  # nats of log-odds, a difference of two logits: an effect must be more than this
 RESAMPLES = 2000
 MORE_TRAINING = "raise controls.condition_epochs or controls.train_images, or choose other control images"
 QUIET = "raise controls.eval_images or controls.donor_seeds; if it stays, head effects here cannot be told from noise"
@@ -52,7 +54,7 @@ def judge_form(channel: Channel, shift: Shift, rest: Index, site: Site, *, form:
             estimate=total,
             judged=total.low,
             relation=">",
-            threshold=0.0,
+            threshold=ROUNDING,
             n=len(shift.total),
             meaning=f"With {carries} the model knows something that it does not know without; the interval excludes 0.",
             mend=MORE_TRAINING,
@@ -81,7 +83,7 @@ def judge_form(channel: Channel, shift: Shift, rest: Index, site: Site, *, form:
             estimate=single,
             judged=single.low,
             relation=">",
-            threshold=0.0,
+            threshold=ROUNDING,
             n=len(rest),
             meaning=f"A search over heads finds {carries}, and the find holds on other images.",
             mend=MORE_TRAINING,

@@ -127,7 +127,11 @@ class Sampled:
             nothing estimated, whichever is wider.
         """
         averaged, plain, missed = self._variances
-        allowed = SLACK * (np.maximum(plain, averaged) + missed) if half_width is None else (half_width / sps.norm.ppf(0.975)) ** 2
+        allowed = (
+            SLACK * (np.maximum(plain, averaged) + missed)
+            if half_width is None
+            else (half_width / sps.norm.ppf(0.975)) ** 2
+        )
         room = allowed - averaged
         share = np.divide(missed, room, out=np.ones_like(missed), where=room > missed)
         return np.where(missed > 0, (MARGIN * share).clip(0.0, 1.0), 0.0)

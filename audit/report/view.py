@@ -67,6 +67,7 @@ class ReportView:
     designs: tuple[str, ...]
     thresholds: Table
     estimands: Table
+    effort: Table | None
     provenance_facts: tuple[Fact, ...]
     hashes: Table
     versions: Table
@@ -146,6 +147,7 @@ def build_view(audit: Audit, audit_sha256: str) -> ReportView:
             is_number=True,
         ),
         estimands=view_method.estimands(audit),
+        effort=view_method.effort(audit),
         provenance_facts=view_method.provenance_facts(audit, audit_sha256),
         hashes=view_method.pairs(
             "hashes", "Hashes (SHA-256)", "Of", "Hash", list(audit.provenance.hashes.items()), mono=True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from audit.records import Agreement, Audit, Estimate, HeadRow, JointRow
 from audit.report import figures, formats, wording
@@ -150,17 +150,47 @@ def _answer(answer: str, rows: Sequence[HeadRow]) -> str:
     return f"{formats.clean(answer).capitalize() or 'No answer was recorded'}: {tested} tested.{cancel}"
 
 
+def _optional(rows: Sequence[HeadRow]) -> list[tuple[Column, Callable[[HeadRow], Cell]]]:
+    """Return the columns that only some audits have, with what fills them."""
+    every: list[tuple[bool, Column, Callable[[HeadRow], Cell]]] = [
+        (
+            any(row.natural_indirect is not None for row in rows),
+            Column("Exact pairs", "by the head; past it, points", True),
+            _pair_cell,
+        ),
+        (
+            any(row.design_c is not None for row in rows),
+            Column("Design C", "points", True),
+            lambda row: _stacked_or_not(row.design_c),
+        ),
+        (
+            any(row.transplant is not None for row in rows),
+            Column("Weights", "transplanted, points", True),
+            lambda row: _stacked_or_not(row.transplant),
+        ),
+        (any(len(row.by_seed) > 1 for row in rows), seeds_column(rows), lambda row: seeds_cell(row, 2)),
+        (
+            any(row.patched_share < 1 for row in rows),
+            Column("Patched", "share of images; agreement of first order", True),
+            _patched_cell,
+        ),
+    ]
+    return [(column, fill) for shown, column, fill in every if shown]
+
+
+def _stacked_or_not(estimate: Estimate | None) -> Cell:
+    return number_cell(formats.NOT_AVAILABLE) if estimate is None else _stacked(estimate)
+
+
+def _patched_cell(row: HeadRow) -> Cell:
+    agreement = row.first_order_correlation
+    if row.patched_share == 1 or agreement is None:
+        return number_cell(formats.percent(row.patched_share, 0))
+    return number_cell(formats.percent(row.patched_share, 0), formats.decimal(agreement, 3))
+
+
 def _head_table(key: str, title: str, rows: Sequence[HeadRow]) -> Table:
-    has_c = any(row.design_c is not None for row in rows)
-    has_seeds = any(len(row.by_seed) > 1 for row in rows)
-    has_weights = any(row.transplant is not None for row in rows)
-    has_pairs = any(row.natural_indirect is not None for row in rows)
-    optional = (
-        *((Column("Exact pairs", "by the head; past it, points", True),) if has_pairs else ()),
-        *((Column("Design C", "points", True),) if has_c else ()),
-        *((Column("Weights", "transplanted, points", True),) if has_weights else ()),
-        *((seeds_column(rows),) if has_seeds else ()),
-    )
+    optional = _optional(rows)
     return Table(
         id=f"all-heads-{key}",
         caption=f"All {len(rows)} heads - {title}",
@@ -178,22 +208,17 @@ def _head_table(key: str, title: str, rows: Sequence[HeadRow]) -> Table:
             Column("Share of gap", is_number=True),
             Column("In layer", "percentile", True),
             Column("Accuracy", "points", True),
-            *optional,
+            *(column for column, _ in optional),
             Column("Detectable", "points", True),
         ),
-        rows=tuple(_head_row(row, has_pairs, has_c, has_weights, has_seeds) for row in rows),
+        rows=tuple((*_head_row(row), *(fill(row) for _, fill in optional), _detectable_cell(row)) for row in rows),
         note=f"{formats.level_note(row.confirmation for row in rows)} {wording.NOT_SHOWN_HEADS}",
         kind="dense heads",
     )
 
 
-def _head_row(row: HeadRow, has_pairs: bool, has_c: bool, has_weights: bool, has_seeds: bool) -> tuple[Cell, ...]:
+def _head_row(row: HeadRow) -> tuple[Cell, ...]:
     percentile = row.percentile_in_layer
-    optional = [(has_c, row.design_c), (has_weights, row.transplant)]
-    by_design = [
-        number_cell(formats.NOT_AVAILABLE) if found is None else _stacked(found) for shown, found in optional if shown
-    ]
-    seeds = (seeds_cell(row, 2),) if has_seeds else ()
     return (
         header_cell(row.name),
         badge_cell(wording.VERDICTS[row.verdict]),
@@ -208,11 +233,11 @@ def _head_row(row: HeadRow, has_pairs: bool, has_c: bool, has_weights: bool, has
         number_cell(formats.rate(row.share_of_gap)),
         number_cell(formats.NOT_AVAILABLE if percentile is None else formats.decimal(percentile, 0)),
         number_cell(formats.points(row.accuracy_change, 2)),
-        *((_pair_cell(row),) if has_pairs else ()),
-        *by_design,
-        *seeds,
-        number_cell(formats.points(row.smallest_detectable, 2, signed=False), _shown_small(row)),
     )
+
+
+def _detectable_cell(row: HeadRow) -> Cell:
+    return number_cell(formats.points(row.smallest_detectable, 2, signed=False), _shown_small(row))
 
 
 def _shown_small(row: HeadRow) -> str:

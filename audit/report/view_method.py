@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from audit.records import Audit
-from audit.report import formats
+from audit.report import formats, wording
 from audit.report.shapes import Cell, Column, Fact, Table, header_cell, number_cell
 
 
@@ -61,6 +61,41 @@ def method_facts(audit: Audit) -> tuple[Fact, ...]:
         Fact("Bootstrap samples", formats.count(method.bootstrap)),
         Fact("Seeds", ", ".join(map(str, audit.provenance.seeds)) or "none"),
         Fact("Patching engine", method.engine),
+        *((Fact("Patches", method.patches),) if method.patches else ()),
+    )
+
+
+def effort(audit: Audit) -> Table | None:
+    """Return how many patches were made, part by part; None where all were."""
+    rows = audit.method.effort
+    if not rows:
+        return None
+    made, every = sum(row.patches for row in rows), sum(row.of for row in rows)
+    return Table(
+        id="effort",
+        caption=f"Patches made: {formats.count(made)} of {formats.count(every)}",
+        columns=(
+            Column("Question"),
+            Column("Images"),
+            Column("Seed", is_number=True),
+            Column("Patches", is_number=True),
+            Column("Of all", is_number=True),
+            Column("Found early", "heads", True),
+            Column("Given up early", "heads", True),
+        ),
+        rows=tuple(
+            (
+                header_cell(formats.label(row.contrast)),
+                Cell(row.split),
+                number_cell(str(row.seed)),
+                number_cell(formats.count(row.patches)),
+                number_cell(formats.percent(row.patches / row.of, 0)),
+                number_cell(str(row.found_early)),
+                number_cell(str(row.given_up_early)),
+            )
+            for row in rows
+        ),
+        note=wording.EFFORT,
     )
 
 

@@ -125,6 +125,12 @@ RANGE = (
     "With several groups the widest difference is above zero even where all groups are alike, the more so the smaller "
     "they are. “By chance” is its mean when group labels are dealt out at random; “corrected” is what is left."
 )
+EFFORT = (
+    "A patch is one head of one image, from one donor. What was not patched was estimated to first order; exact "
+    "patches of images drawn by lot correct that estimate, whatever it misses. Found early: clear after the first few "
+    "images. Given up early: further patches had less than one chance in ten to find the head. Heads that were found "
+    "are patched for every confirmation image."
+)
 AGREEMENT = (
     "The designs ask different questions, so they need not agree. Attribution patching approximates Design A and "
     "shares its images; Design C and the transplant share no donor with it, and ask where training put the gap."
