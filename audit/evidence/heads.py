@@ -52,6 +52,8 @@ def localise(
     -------
     tuple of (list of HeadRow, list of Stability)
     """
+    if not contrasts:
+        return [], []
     parts = parts_of(stored, contrasts, outcomes, seeds[0])
     discovered = discover(parts, settings)
     repeated = _permute(parts, "confirmation", settings, settings.seed + 1)

@@ -52,12 +52,13 @@ class Job:
     """What a worker needs to know."""
 
     plan: models.Plan
-    work: Path
+    work: Path  # of runs and rows
+    made: Path  # of faces and weights, which no audit changes
     size: Size
     seed: int  # of the run
 
 
-def card_of(plan: models.Plan, weights: Path, size: Size) -> dict[str, Any]:
+def card_of(plan: models.Plan, weights: Path, size: Size, patches: str) -> dict[str, Any]:
     """Write the card by which a model is audited, as a user would who brings a model of their own."""
     group: dict[str, Any] = {"column": "skin_tone", "reference": REFERENCE}
     if plan.kind == "random labels":
@@ -78,20 +79,23 @@ def card_of(plan: models.Plan, weights: Path, size: Size) -> dict[str, Any]:
         "audit": {
             "outcomes": ["smiling"],
             "layers": "trained",
+            "patches": patches,
             "permutations": size.permutations,
             "bootstrap": size.bootstrap,
         },
     }
 
 
-def audit(plan: models.Plan, weights: Path, work: Path, size: Size) -> tuple[dict[str, Any], Path, Path]:
+def audit(
+    plan: models.Plan, weights: Path, work: Path, size: Size, *, patches: str = "all"
+) -> tuple[dict[str, Any], Path, Path]:
     """Audit one model by the command line; return the record, the card and the run directory."""
-    card = work / "cards" / f"{plan.name}.yaml"
-    write_text(card, yaml.safe_dump(card_of(plan, weights, size), sort_keys=False))
-    result = CliRunner().invoke(vit_audit, ["run", str(card), "--out", str(work / "runs" / plan.name), "--no-report"])
+    card, out = work / "cards" / f"{plan.name}-{patches}.yaml", work / "runs" / f"{plan.name}-{patches}"
+    write_text(card, yaml.safe_dump(card_of(plan, weights, size, patches), sort_keys=False))
+    result = CliRunner().invoke(vit_audit, ["run", str(card), "--out", str(out), "--no-report"])
     if result.exit_code not in FINISHED:
         raise RuntimeError(f"{plan.name}: vit-audit ended with {result.exit_code}: {result.output[-500:]}")
-    (path,) = (work / "runs" / plan.name).glob("*/audit.json")
+    (path,) = out.glob("*/audit.json")
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return record, card, path.parent
 
@@ -102,18 +106,18 @@ def measure(job: Job) -> dict[str, Any]:
     plan, work, size = job.plan, job.work, job.size
     base, model, weights = make(job)
     record, card_path, run = audit(plan, weights, work, size)
+    sampled, _, _ = audit(plan, weights, work, size, patches="sampled")
     if record["outcome"] == "INVALID":
         return {**_about(plan), "outcome": "INVALID", "seconds": round(time.monotonic() - begun, 1)}
     heads = record["heads"]
-    where = record["localisation"].get(CONTRAST, "")
-    confirmed = [h["name"] for h in heads if h["verdict"] in ("confirmed", "confirmed, no gap")]
-    localised = confirmed if where.startswith("localised") else []
+    localised = _localised(record)
     (gap,) = (c for c in record["contrasts"] if c["metric"] == "standardised_gap")
     ranked = _rankings(plan, model, card_path, run, heads, localised)
+    true = _truth(job, model, base, heads)
     row = {
         **_about(plan),
         "localised": localised,
-        "confirmed": confirmed,
+        "confirmed": _confirmed(record),
         "discovered": [h["name"] for h in heads if h["discovery_p_adjusted"] <= ALPHA],
         "disparity": any(c["state"] == "disparity" for c in record["contrasts"]),
         "outcome": record["outcome"],
@@ -122,7 +126,17 @@ def measure(job: Job) -> dict[str, Any]:
         "scores": {m: {name(h): v for h, v in r.scores.items()} for m, r in ranked.items()},
         "named": {m: [name(h) for h in r.named] for m, r in ranked.items() if r.named is not None},
         "beyond_sum": _beyond_sum(record["joint"], plan),
-        **_coverage(job, model, base, heads, gap),
+        "patching_seconds": _patching_seconds(record),
+        **_coverage(true, heads, gap),
+        "sampled": {
+            "localised": _localised(sampled),
+            "confirmed": _confirmed(sampled),
+            "patching_seconds": _patching_seconds(sampled),
+            "patches": sum(part["patches"] for part in sampled["method"]["effort"]),
+            "patches_in_all": sum(part["of"] for part in sampled["method"]["effort"]),
+            "covered": _coverage(true, sampled["heads"], gap)["covered"],
+            "half_widths": _half_widths(sampled["heads"], heads),
+        },
     }
     return {**row, "seconds": round(time.monotonic() - begun, 1)}
 
@@ -131,9 +145,9 @@ def make(job: Job) -> tuple[Backbone, VisionTransformer, Path]:
     """Train a model, or load it where that is done; return the common base, the model and its file."""
     torch.set_num_threads(1)
     base = models.backbone(cache_folder())
-    weights = job.work / "weights" / f"{job.plan.name}.safetensors"
-    pool = _pool(base, job.work, job.size, job.seed)
-    start = _start(base, pool, job.work, job.size, job.seed)
+    weights = job.made / "weights" / f"{job.plan.name}.safetensors"
+    pool = _pool(base, job.made, job.size, job.seed)
+    start = _start(base, pool, job.made, job.size, job.seed)
     return base, models.make_model(base, pool, job.plan, weights, start=start, steps=job.size.steps), weights
 
 
@@ -177,17 +191,48 @@ def _beyond_sum(joint: list[dict[str, Any]], plan: models.Plan) -> dict[str, Any
     return {"together": rows[0]["together"], "beyond": rows[0]["beyond_sum"]} if rows else None
 
 
-def _coverage(
-    job: Job, model: VisionTransformer, base: Backbone, heads: list[dict[str, Any]], gap: dict[str, Any]
-) -> dict[str, Any]:
-    """Compare intervals with the truth: the gap, and the mediated gap of planted heads, decoy and one other."""
+def _localised(record: dict[str, Any]) -> list[str]:
+    """Return the heads that an audit names as carriers of the gap."""
+    return _confirmed(record) if record["localisation"].get(CONTRAST, "").startswith("localised") else []
+
+
+def _confirmed(record: dict[str, Any]) -> list[str]:
+    """Return the heads that pass on both splits, gap or no gap."""
+    return [h["name"] for h in record["heads"] if h["verdict"] in ("confirmed", "confirmed, no gap")]
+
+
+def _patching_seconds(record: dict[str, Any]) -> float:
+    """Return the seconds of all sweeps: what an audit costs beside its controls, which are measured once."""
+    seconds = dict(record["provenance"]["stages"])
+    return float(seconds["patching"] + seconds["heads together"])
+
+
+def _half_widths(sampled: list[dict[str, Any]], every: list[dict[str, Any]]) -> dict[str, float]:
+    """Return how wide each head's interval is with a sample of the patches, as a multiple of that with all."""
+    wide = {h["name"]: h["confirmation"]["high"] - h["confirmation"]["low"] for h in every}
+    return {h["name"]: (h["confirmation"]["high"] - h["confirmation"]["low"]) / wide[h["name"]] for h in sampled}
+
+
+def _truth(
+    job: Job, model: VisionTransformer, base: Backbone, heads: list[dict[str, Any]]
+) -> tuple[truth.Truth, list[models.Head]] | None:
+    """Measure what is true of the gap, and of planted heads, decoy and one other; None where labels are dealt out."""
     plan = job.plan
     if plan.kind == "random labels":
-        return {"covered": [], "gap_covered": covers(gap["estimate"], 0.0, 0.0), "true_gap": 0.0}
+        return None
     others = sorted({(h["layer"], h["head"]) for h in heads} - set(plan.heads) - {plan.decoy})
     chance = others[int(np.random.default_rng(plan.seed).integers(len(others)))]
     asked = [*plan.heads, *([] if plan.decoy is None else [plan.decoy]), chance]
-    true = truth.measure(model, _crowd(base, job.work, job.size, job.seed), asked)
+    return truth.measure(model, _crowd(base, job.made, job.size, job.seed), asked), asked
+
+
+def _coverage(
+    known: tuple[truth.Truth, list[models.Head]] | None, heads: list[dict[str, Any]], gap: dict[str, Any]
+) -> dict[str, Any]:
+    """Compare intervals with the truth; heads that were not patched are left out."""
+    if known is None:
+        return {"covered": [], "gap_covered": covers(gap["estimate"], 0.0, 0.0), "true_gap": 0.0}
+    true, asked = known
     found = {(h["layer"], h["head"]): h["confirmation"] for h in heads}
     return {
         "true_gap": true.rate,
@@ -195,7 +240,7 @@ def _coverage(
         "error_of_true_gap": true.rate_error,
         "true_mediated": {name(head): v for head, v in true.mediated.items()},
         "error_of_true_mediated": {name(head): v for head, v in true.error.items()},
-        "covered": [covers(found[h], true.mediated[h], true.error[h]) for h in asked],
+        "covered": [covers(found[h], true.mediated[h], true.error[h]) for h in asked if h in found],
         "gap_covered": covers(gap["estimate"], true.rate, true.rate_error),
     }
 
@@ -254,5 +299,5 @@ def prepare_faces(job: Job) -> None:
     """Draw the faces, and train the start that all models share."""
     torch.set_num_threads(1)
     base = models.backbone(cache_folder())
-    _start(base, _pool(base, job.work, job.size, job.seed), job.work, job.size, job.seed)
-    _crowd(base, job.work, job.size, job.seed)
+    _start(base, _pool(base, job.made, job.size, job.seed), job.made, job.size, job.seed)
+    _crowd(base, job.made, job.size, job.seed)

@@ -15,10 +15,11 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,14 +78,15 @@ def _stored(job: Job) -> dict[str, Any]:
     return row
 
 
-def code_hash(size: Size) -> str:
+def code_hash(size: Size, *, of: Sequence[ModuleType] = (measure, models, rivals, truth), rooms: str = "*") -> str:
     """SHA-256 over the code that makes the rows, and the sizes: rows of other code are not mixed in.
 
-    How rows are scheduled and summed up (this file, ``summary``) has no part in them.
+    How rows are scheduled and summed up (this file, ``summary``) has no part in them. The models themselves are made
+    of less: ``rooms`` of the package, and the modules ``of`` this benchmark.
     """
     digest = hashlib.sha256(repr((size, torch.__version__)).encode())
-    makers = [Path(str(module.__file__)) for module in (measure, models, rivals, truth)]
-    for source in [*sorted((ROOT / "audit").rglob("*.py")), *makers]:
+    makers = [Path(str(module.__file__)) for module in of]
+    for source in [*sorted((ROOT / "audit").glob(f"{rooms}/**/*.py")), *makers]:
         digest.update(source.read_bytes())
     return digest.hexdigest()
 
@@ -106,10 +108,13 @@ def main(*, quick: bool, out: Path | None, work: Path | None, seed: int, workers
     size = QUICK if quick else FULL
     here = Path(__file__).resolve().parent
     made_by = code_hash(size)
-    work = (work or here / "work") / f"{'quick' if quick else 'full'}-{seed}-{made_by[:8]}"
+    named = f"{'quick' if quick else 'full'}-{seed}"
+    made = (work or here / "work") / f"models-{named}-{code_hash(size, of=(models, truth), rooms='models')[:8]}"
+    work = (work or here / "work") / f"{named}-{made_by[:8]}"
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # of the workers
     torch.set_num_threads(1)
-    jobs = [Job(p, work, size, seed) for p in models.plans(per_dose=size.per_dose, per_null=size.per_null, seed=seed)]
+    plans = models.plans(per_dose=size.per_dose, per_null=size.per_null, seed=seed)
+    jobs = [Job(plan, work, made, size, seed) for plan in plans]
     rows: list[dict[str, Any]] = []
     for row in rows_of(jobs, workers):
         rows.append(row)

@@ -147,6 +147,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         "tests": {
             method: _test(nulls, high, planted, method) for method in sorted({m for r in rows for m in r["named"]})
         },
+        "sampled": _sampled(rows, nulls, planted),
         "auroc_by_method_and_dose": {m: _auroc_by_dose(planted, ranked, m) for m in (TOOL, *methods)},
     }
 
@@ -198,6 +199,46 @@ def _rival(
         "decoy_first": share([max(r["scores"][method], key=r["scores"][method].get) == r["decoy"] for r in planted]),
         "mrr": mean([ranked[id(r)][method]["mrr"] for r in planted]),
     }
+
+
+def _sampled(rows: Sequence[Row], nulls: Sequence[Row], planted: Sequence[Row]) -> dict[str, Any]:
+    """Compare audits that patch a sample with those of the same models that patch all."""
+
+    def cheaper(group: Sequence[Row]) -> float | None:
+        spent = sum(r["sampled"]["patching_seconds"] for r in group)
+        return sum(r["patching_seconds"] for r in group) / spent if spent else None
+
+    def seldom(group: Sequence[Row]) -> float | None:
+        made = sum(r["sampled"]["patches"] for r in group)
+        return sum(r["sampled"]["patches_in_all"] for r in group) / made if made else None
+
+    def alike(row: Row) -> bool:
+        return set(row["sampled"]["localised"]) == set(row["localised"])
+
+    widths = [w for r in planted for w in r["sampled"]["half_widths"].values()]
+    first = [r for r in planted if r["localised"] and r["sampled"]["localised"]]
+    return {
+        "times_cheaper": cheaper(rows),
+        "times_cheaper_planted": cheaper(planted),
+        "times_fewer_patches_where_a_gap_is": seldom(rows),
+        "same_heads_named": share([alike(r) for r in rows]),
+        "same_heads_named_planted": share([alike(r) for r in planted]),
+        "same_answer": share([bool(r["localised"]) == bool(r["sampled"]["localised"]) for r in rows]),
+        "planted_heads_kept": share([_kept(r) for r in planted]),
+        "false_positive_rate": share([bool(r["sampled"]["localised"]) for r in nulls]),
+        "coverage": share_within([r["sampled"]["covered"] for r in rows if r["sampled"]["covered"]]),
+        "heads_lost": mean([len(set(r["localised"]) - set(r["sampled"]["localised"])) for r in first]),
+        "heads_gained": mean([len(set(r["sampled"]["localised"]) - set(r["localised"])) for r in first]),
+        "half_width": {
+            "median": float(np.median(widths)) if widths else None,
+            "largest": float(np.max(widths)) if widths else None,
+        },
+    }
+
+
+def _kept(row: Row) -> bool:
+    """Tell whether the sampled audit names those planted heads that the full one does."""
+    return set(row["planted"]) & set(row["localised"]) <= set(row["sampled"]["localised"])
 
 
 def _test(nulls: Sequence[Row], high: Sequence[Row], planted: Sequence[Row], method: str) -> dict[str, Any]:
@@ -266,7 +307,33 @@ def table(results: Mapping[str, Any]) -> str:
     for method, f in results["tests"].items():
         shown = [f["null_models"][kind] for kind in kinds] + [f[k] for k in tests]
         lines.append(f"| {method} | {' | '.join(_text(figure) for figure in shown)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_sampled_lines(results.get("sampled"))]) + "\n"
+
+
+def _sampled_lines(figures: Mapping[str, Any] | None) -> list[str]:
+    """Write the comparison of sampled audits with full ones; nothing for results that are older than it."""
+    if figures is None:
+        return []
+    named = [
+        ("the same heads are named, all models", "same_heads_named"),
+        ("the same heads are named, planted models", "same_heads_named_planted"),
+        ("the same answer: some head or none", "same_answer"),
+        ("planted heads that all patches name are named", "planted_heads_kept"),
+        ("false positives: null models in which a head is named", "false_positive_rate"),
+        ("coverage of the mediated gaps' 95% intervals", "coverage"),
+        ("heads named by all patches only, mean", "heads_lost"),
+        ("heads named by the sample only, mean", "heads_gained"),
+    ]
+    ratios = [
+        ("times cheaper, all models", figures["times_cheaper"]),
+        ("times cheaper, planted models", figures["times_cheaper_planted"]),
+        ("times fewer patches in Design A, where a gap is detected", figures["times_fewer_patches_where_a_gap_is"]),
+        ("half-width of a head's interval against all patches: median", figures["half_width"]["median"]),
+        ("half-width of a head's interval against all patches: largest", figures["half_width"]["largest"]),
+    ]
+    lines = ["", "| a sample of the patches, against all | estimate | 95% interval | n |", "|---|---|---|---|"]
+    lines += [f"| {text} | {'none' if ratio is None else f'{ratio:.2f}'} | | |" for text, ratio in ratios]
+    return lines + [_line(text, figures[key]) for text, key in named]
 
 
 def _line(name: str, figure: Figure) -> str:

@@ -159,8 +159,43 @@ def row(**changes: Any) -> dict[str, Any]:
         "disparity": True, "gap_within_margin": False,
         "scores": {summary.TOOL: good, "random": bad, summary.PROBE: bad},
         "named": {summary.TOOL: ["L1H0"], summary.PROBE: ["L1H0", "L1H1"]}, "covered": [True, False],
-        "gap_covered": True, "true_gap": 0.2,
+        "gap_covered": True, "true_gap": 0.2, "patching_seconds": 12.0, "sampled": sampled(["L1H0"]),
     } | changes  # fmt: skip
+
+
+def sampled(localised: list[str], **changes: Any) -> dict[str, Any]:
+    return {
+        "localised": localised, "confirmed": localised, "patching_seconds": 2.0, "patches": 20, "patches_in_all": 100,
+        "covered": [True], "half_widths": {"L1H0": 1.0},
+    } | changes  # fmt: skip
+
+
+def test_a_sample_of_the_patches_is_compared_with_all() -> None:
+    nothing = sampled([], patches=0, patches_in_all=0, covered=[], half_widths={}, patching_seconds=1.0)
+    quiet = {"null": True, "planted": [], "localised": [], "dose": 0.0, "kind": "unused", "decoy": None}
+    rows = [
+        row(),
+        row(
+            localised=["L1H0", "L1H1"],
+            sampled=sampled(["L1H0", "L2H0", "L2H1"], half_widths={"L1H0": 0.8, "L1H1": 1.1}),
+        ),
+        row(sampled=sampled([])),
+        row(**quiet, sampled=nothing),
+        row(**quiet, sampled=sampled(["L1H1"], covered=[False])),
+    ]
+    found = summary.summarise(rows)["sampled"]
+    assert found["times_cheaper"] == pytest.approx(60 / 9)
+    assert found["times_cheaper_planted"] == pytest.approx(6.0)
+    assert found["times_fewer_patches_where_a_gap_is"] == pytest.approx(5.0)
+    estimates = {k: found[k]["estimate"] for k in found if isinstance(found[k], dict) and "estimate" in found[k]}
+    assert estimates == pytest.approx(
+        {
+            "same_heads_named": 2 / 5, "same_heads_named_planted": 1 / 3, "same_answer": 3 / 5,
+            "planted_heads_kept": 2 / 3,
+            "false_positive_rate": 0.5, "coverage": 3 / 4, "heads_lost": 0.5, "heads_gained": 1.0,
+        }
+    )  # fmt: skip
+    assert found["half_width"] == {"median": 1.0, "largest": 1.1}
 
 
 def beyond(low: float, high: float) -> dict[str, Any]:
@@ -355,7 +390,7 @@ def test_the_controls_are_the_same_whichever_model_comes_first(tmp_path: Path, m
     monkeypatch.setattr(measure, "audit", lambda *arguments: asked.append(arguments))
     first, *_, last = models.plans(per_dose=1, per_null=1, seed=1)
     for plan in (first, last):
-        measure.prepare_controls(measure.Job(plan, tmp_path, run.FULL, 1))
+        measure.prepare_controls(measure.Job(plan, tmp_path, tmp_path, run.FULL, 1))
     assert len(asked) == 2
     assert asked[0] == asked[1]
 
@@ -397,7 +432,7 @@ def test_rows_that_are_stored_are_not_made_again(stored: Path, monkeypatch: pyte
 
 
 def test_rows_of_other_code_are_not_taken_up(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "code_hash", lambda _size: "another")
+    monkeypatch.setattr(run, "code_hash", lambda _size, **_: "another")
     made: list[str] = []
 
     class Lazy:
