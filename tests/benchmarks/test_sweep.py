@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,16 @@ from benchmarks.sweep.plot import plot_cost
 from tests.models_for_tests import hooks_left
 
 pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Spare these small models the wait of one thread for another, which on a busy machine is most of their time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
 
 SMALL = Case(DEMO, 3, 2, depth=3)
 TINY = "vit_tiny_patch16_224"
