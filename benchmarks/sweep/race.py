@@ -70,7 +70,7 @@ def race(case: Case, contenders: Mapping[str, Contender], seed: int) -> Record:
         laps, logits = {FLOOR: floor_lap(sizes, case.images)}, {}
         for name in order.permutation(list(sweeps)):
             laps[name], logits[name] = _run(sweeps[name], images, donors, layers)
-        record.rounds.append(laps)
+        record.rounds.append({name: laps[name] for name in (*sweeps, FLOOR)})
         for name, found in logits.items():
             apart = (found - logits[HOOKS]).abs().max().item()
             record.max_abs_diff[name] = max(apart, record.max_abs_diff.get(name, 0.0))

@@ -152,7 +152,7 @@ def _stored(case: Case, rows: Path, seed: int, *, with_memory: bool) -> summary.
     if not path.is_file():
         record = race(case, CONTENDERS, seed)
         if with_memory:
-            record.peak_bytes = peak_memory(case, list(record.rounds[0].keys() & CONTENDERS.keys()), seed)
+            record.peak_bytes = peak_memory(case, [name for name in CONTENDERS if name in record.rounds[0]], seed)
         write_text(path, json.dumps(asdict(record), indent=1))
     found: summary.Json = json.loads(path.read_text(encoding="utf-8"))
     return found
