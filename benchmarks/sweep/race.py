@@ -61,7 +61,7 @@ def race(case: Case, contenders: Mapping[str, Contender], seed: int) -> Record:
     for name, contender in contenders.items():
         try:
             sweeps[name] = contender(copy.deepcopy(model))
-            sweeps[name](images[:1], donors[:1], layers[-1:])  # warms up, too
+            sweeps[name](images[:1], donors[:1], sorted({0, layers[-1]}))  # warms up, too
         except Exception as error:  # whatever keeps a peer from running is a result too
             sweeps.pop(name, None)
             record.failed[name] = f"{type(error).__name__}: {error}"
