@@ -1,0 +1,1 @@
+"""Is the sweep fast? A race against the peers, and against the arithmetic itself."""
