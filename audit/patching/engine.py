@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
+from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
@@ -50,16 +51,52 @@ def _leading_rows(block: Block, stream: torch.Tensor, rows: int) -> torch.Tensor
 
 def _attend(block: Block, stream: torch.Tensor, rows: int | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return z (B, rows, heads * head width) of the first ``rows`` tokens (None: all), and what attention adds."""
-    attention = block.attn
-    n_heads, inner = attention.num_heads, attention.num_heads * attention.head_dim
-    normed = block.norm1(stream)
+    attention, normed = block.attn, block.norm1(stream)
+    few = rows is not None and rows < attention.head_dim
+    z = attention.norm((_folded if few and _folds(block) else _unfolded)(block, normed, rows))
+    return z, block.ls1(attention.proj(z))
+
+
+def _folds(block: Block) -> bool:
+    """Tell whether keys enter the scores as they leave their projection, so that its weights can be folded."""
+    return isinstance(block.attn.k_norm, nn.Identity)
+
+
+def _queries(block: Block, normed: torch.Tensor, rows: int | None) -> torch.Tensor:
+    """Return the queries (B, heads, rows, head width) of the first ``rows`` tokens."""
+    attention, inner = block.attn, block.attn.num_heads * block.attn.head_dim
     weight, bias = attention.qkv.weight, attention.qkv.bias
     q = F.linear(normed[:, :rows], weight[:inner], None if bias is None else bias[:inner])
+    queries: torch.Tensor = attention.q_norm(q.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2))
+    return queries
+
+
+def _unfolded(block: Block, normed: torch.Tensor, rows: int | None) -> torch.Tensor:
+    """Return z from keys and values of all tokens."""
+    attention, inner = block.attn, block.attn.num_heads * block.attn.head_dim
+    weight, bias = attention.qkv.weight, attention.qkv.bias
     kv = F.linear(normed, weight[inner:], None if bias is None else bias[inner:])
-    q = attention.q_norm(q.unflatten(-1, (n_heads, -1)).transpose(1, 2))
-    k, v = kv.unflatten(-1, (2, n_heads, -1)).permute(2, 0, 3, 1, 4)
-    z = attention.norm(F.scaled_dot_product_attention(q, attention.k_norm(k), v).transpose(1, 2).flatten(2))
-    return z, block.ls1(attention.proj(z))
+    k, v = kv.unflatten(-1, (2, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    q = _queries(block, normed, rows)
+    z: torch.Tensor = F.scaled_dot_product_attention(q, attention.k_norm(k), v).transpose(1, 2).flatten(2)
+    return z
+
+
+def _folded(block: Block, normed: torch.Tensor, rows: int | None) -> torch.Tensor:
+    """Return z without computing keys and values: their weights are applied to the few queries and outputs instead.
+
+    ``softmax((q W_k) x^T) x W_v^T + b_v``: the keys' bias adds the same to every score of a query, which softmax does
+    not see, and the values' bias is weighted by shares that add up to 1.
+    """
+    attention, n_heads = block.attn, block.attn.num_heads
+    _, of_keys, of_values = attention.qkv.weight.unflatten(0, (3, n_heads, -1))  # each (heads, head width, width)
+    q = _queries(block, normed, rows)
+    scores = attention.scale * (q @ of_keys).flatten(1, 2) @ normed.mT
+    seen = (scores.softmax(-1) @ normed).unflatten(1, (n_heads, -1)) @ of_values.mT
+    if attention.qkv.bias is not None:
+        seen = seen + attention.qkv.bias.unflatten(0, (3, n_heads, 1, -1))[2]
+    folded: torch.Tensor = seen.transpose(1, 2).flatten(2)
+    return folded
 
 
 def _after_attention(block: Block, stream: torch.Tensor) -> torch.Tensor:

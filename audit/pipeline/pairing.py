@@ -58,12 +58,14 @@ def sweep_pairs(setting: Setting, models: AuditedModels, heads: Sequence[Site] |
     path = setting.run / "effects" / "pairs.parquet"
     if path.is_file():
         return pd.read_parquet(path)
+    if heads == []:
+        return None
     parts = [
         _sweep_contrast(setting, models, contrast, pairs, heads)
         for contrast in setting.contrasts
         if (pairs := _exact_pairs(setting, contrast)) is not None
     ]
-    if not parts or heads == []:
+    if not parts:
         return None
     table = pd.concat(parts, ignore_index=True)
     write_table(path, table)
