@@ -50,7 +50,7 @@ class SampledSweep:
 
 
 @dataclass
-class _Part:
+class PartlyPatched:
     """One contrast and split of one model on its way."""
 
     plan: Plan
@@ -71,7 +71,7 @@ def sweep_sampled(
     for seed in setting.seeds if wanted else []:
         tables, counts = _files(setting, seed)
         if not counts.is_file():
-            parts = _Sampling(setting, models.by_seed[seed], seed, asked, unpatched).run(wanted)
+            parts = Sampling(setting, models.by_seed[seed], seed, asked, unpatched).run(wanted)
             write_table(tables["swap"], pd.concat([t for part in parts for t in part.patched], ignore_index=True))
             write_table(tables["first-order"], pd.concat([part.estimates for part in parts], ignore_index=True))
             write_text(counts, json.dumps([_effort(part, seed).model_dump() for part in parts], indent=1))
@@ -90,7 +90,7 @@ def _files(setting: Setting, seed: int) -> tuple[dict[str, Path], Path]:
     return tables, folder / f"effort-seed-{seed}.json"
 
 
-def _effort(part: _Part, seed: int) -> Effort:
+def _effort(part: PartlyPatched, seed: int) -> Effort:
     return Effort(
         contrast=str(part.plan.contrast),
         split=part.plan.split,
@@ -104,7 +104,7 @@ def _effort(part: _Part, seed: int) -> Effort:
 
 
 @dataclass(frozen=True)
-class _Sampling:
+class Sampling:
     """The sampled sweep of one seed's model."""
 
     setting: Setting
@@ -113,25 +113,26 @@ class _Sampling:
     asked: Asked
     unpatched: pd.DataFrame
 
-    def run(self, plans: Sequence[Plan]) -> list[_Part]:
+    def run(self, plans: Sequence[Plan]) -> list[PartlyPatched]:
         """Patch both splits for the first seed, whose heads are searched, confirmation for the others."""
         searched = self.seed == self.setting.seeds[0]
-        parts = [self._begin(plan) for plan in plans if searched or plan.split == "confirmation"]
+        parts = [self.begin(plan) for plan in plans if searched or plan.split == "confirmation"]
         for part in parts:
-            self._patch(part, np.zeros(part.chosen.shape[1]), look=1)
+            self.patch(part, np.zeros(part.chosen.shape[1]), look=1)
         found = self._search(parts) if searched else {}
         for part in (p for p in parts if p.plan.split == "confirmation"):
             heads = found.get(part.plan.contrast, np.zeros(part.chosen.shape[1], dtype=bool))
-            self._patch(part, heads.astype(np.float64), look=1)
-            self._narrow(parts, part, ~heads)
+            self.patch(part, heads.astype(np.float64), look=1)
+            self.narrow(parts, part, ~heads)
         return parts
 
-    def _begin(self, plan: Plan) -> _Part:
+    def begin(self, plan: Plan) -> PartlyPatched:
+        """Estimate a part to first order."""
         estimates = estimate_part(self.setting, self.model, self.seed, plan)
         heads = len(sites_of(self.model, swept_layers(self.setting)))
-        return _Part(plan, estimates, np.zeros((len(plan.rows), heads), dtype=bool))
+        return PartlyPatched(plan, estimates, np.zeros((len(plan.rows), heads), dtype=bool))
 
-    def _patch(self, part: _Part, share: Array, *, look: int) -> None:
+    def patch(self, part: PartlyPatched, share: Array, *, look: int) -> None:
         """Patch heads for these shares of the recipients, beside those that are patched."""
         cell = part.plan.rows.groupby(["label", "side"]).ngroup().to_numpy().astype(np.int64)
         wanted = draw(cell, share, seed=self.setting.card.audit.seed) | part.chosen
@@ -140,11 +141,11 @@ class _Sampling:
             part.patched.append(new.assign(look=np.int8(look)))
             part.chosen = wanted
 
-    def _search(self, parts: Sequence[_Part]) -> dict[Contrast, Mask]:
+    def _search(self, parts: Sequence[PartlyPatched]) -> dict[Contrast, Mask]:
         """Look at the discovery split twice; return by contrast which heads were found for any outcome."""
         settings, outcomes = head_settings(self.setting), list(self.setting.outcomes)
         contrasts = [part.plan.contrast for part in parts if part.plan.split == "discovery"]
-        stored = self._stored(parts)
+        stored = self.stored(parts)
         questions = parts_of(stored, contrasts, outcomes, self.seed)
         shrinking = [self._still_to_come(stored, q.contrast, q.outcome) for q in questions]
         decided = decide_early(questions, shrinking, settings)
@@ -153,8 +154,8 @@ class _Sampling:
             found, hopeless = (np.array([getattr(d, name) for d in own]) for name in ("found", "hopeless"))
             part.found_early = int(found.any(axis=0).sum())
             part.given_up_early = int((hopeless.all(axis=0)).sum())
-            self._narrow(parts, part, ~(found | hopeless).all(axis=0))
-        questions = parts_of(self._stored(parts), contrasts, outcomes, self.seed)
+            self.narrow(parts, part, ~(found | hopeless).all(axis=0))
+        questions = parts_of(self.stored(parts), contrasts, outcomes, self.seed)
         heads = {c: np.zeros(parts[0].chosen.shape[1], dtype=bool) for c in contrasts}
         for question, result in zip(questions, discover(questions, settings), strict=True):
             heads[question.contrast][found_heads(question, result, settings)] = True
@@ -163,16 +164,16 @@ class _Sampling:
             part.found = [(sites[k].layer, sites[k].head) for k in np.flatnonzero(heads[part.plan.contrast])]
         return heads
 
-    def _narrow(self, parts: Sequence[_Part], part: _Part, heads: Mask) -> None:
+    def narrow(self, parts: Sequence[PartlyPatched], part: PartlyPatched, heads: Mask) -> None:
         """Patch ``heads`` for more recipients until their intervals are as narrow as the card asks."""
         for _ in range(ROUNDS):
-            needed = np.where(heads, self._share_needed(self._stored(parts), part), 0.0)
+            needed = np.where(heads, self._share_needed(self.stored(parts), part), 0.0)
             share: Array = part.chosen.mean(axis=0)
             if (needed <= ENOUGH * share).all():
                 return
-            self._patch(part, needed, look=2)
+            self.patch(part, needed, look=2)
 
-    def _share_needed(self, stored: StoredEffects, part: _Part) -> Array:
+    def _share_needed(self, stored: StoredEffects, part: PartlyPatched) -> Array:
         """Return the share of recipients to patch by head, for the outcome that needs most."""
         width, plan = self.setting.card.audit.half_width, part.plan
         sampled = [stored.sampled(self.seed, plan.contrast, plan.split, o) for o in self.asked[plan.contrast]]
@@ -190,10 +191,11 @@ class _Sampling:
         before, after = sampled.variance(now), sampled.variance(later)
         return np.divide(after, before, out=np.ones_like(after), where=before > 0)
 
-    def _is_asked(self, contrast: Contrast, outcome: str, part: _Part) -> bool:
+    def _is_asked(self, contrast: Contrast, outcome: str, part: PartlyPatched) -> bool:
         return contrast == part.plan.contrast and outcome in self.asked[contrast]
 
-    def _stored(self, parts: Sequence[_Part]) -> StoredEffects:
+    def stored(self, parts: Sequence[PartlyPatched]) -> StoredEffects:
+        """Return what the parts have so far, for the statistics."""
         return StoredEffects(
             swap=pd.concat([table for part in parts for table in part.patched], ignore_index=True),
             reference=None,
