@@ -1,0 +1,158 @@
+"""What first-order estimates save: exact patches, for intervals as narrow as those of all patches.
+
+Design A of one model on both splits of a card, once with every patch and once with as many as are needed for every
+head's interval, without stopping early for heads that are found or without hope.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from audit.cli import DATA_VARIABLE
+from audit.evidence.effects import SwapEffects, draw_bootstrap, weighted_estimates
+from audit.evidence.sampled import Sampled
+from audit.evidence.stored import StoredEffects
+from audit.patching.sites import heads_of, sites_of
+from audit.pipeline import Request, prepare
+from audit.pipeline.sampling import PartlyPatched, Sampling
+from audit.pipeline.setting import Setting
+from audit.pipeline.sweeping import Plan, make_plans, measure_images, patch_part, swept_layers
+from audit.pipeline.training import AuditedModels, train_audited
+from audit.resources import resource_dir
+
+REAL, RENDERED = "expressions.yaml", "synthetic-expressions.yaml"
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Swept:
+    """One split patched both ways, and the seconds that either took."""
+
+    plan: Plan
+    every: pd.DataFrame
+    every_seconds: float
+    part: PartlyPatched
+    part_seconds: float
+
+
+def measure_saving(*, quick: bool) -> Figures:
+    """Compare both ways on the real card, where its photographs are to be had, and on the rendered one for ``quick``.
+
+    The photographs lie in the folder that ``VIT_AUDIT_DATA`` names.
+    """
+    folder = os.environ.get(DATA_VARIABLE)
+    name = RENDERED if quick or folder is None else REAL
+    with TemporaryDirectory() as place:
+        card = resource_dir("datasets") / name
+        request = Request(card, None if name == RENDERED else Path(str(folder)), Path(place), "benchmark")
+        setting = prepare(request, lambda _name: lambda _done, _total: None)
+        training = setting.training
+        assert training is not None
+        one = training.model_copy(update={"seeds": training.seeds[:1], "balanced_seeds": 0})
+        setting.card = setting.card.model_copy(update={"training": one})
+        models = train_audited(setting)
+        return {"card": name, **_compare(setting, models)}
+
+
+def _compare(setting: Setting, models: AuditedModels) -> Figures:
+    unpatched, seed = measure_images(setting, models), setting.seeds[0]
+    plans, _ = make_plans(setting)
+    outcomes = list(setting.outcomes)
+    sampling = Sampling(setting, models.primary, seed, {p.contrast: outcomes for p in plans}, unpatched)
+    swept = [_both_ways(setting, models, sampling, plan) for plan in plans]
+    parts = [s.part for s in swept]
+    exhaustive = StoredEffects(pd.concat([s.every for s in swept]), None, unpatched, setting.samples.frame)
+    heads = [row for s in swept for o in outcomes for row in _heads(sampling.stored(parts), exhaustive, s, o, seed)]
+    made, every = (2 * sum(int(count(p.chosen)) for p in parts) for count in (np.sum, np.size))
+    gradients = _gradients_in_patches(setting, models, plans)
+    ratio = np.array([row["half_width_ratio"] for row in heads])
+    return {
+        "images": {f"{p.contrast} {p.split}": len(p.rows) for p in plans},
+        "patches": made,
+        "patches_in_all": every,
+        "gradients_cost_in_patches": round(gradients),
+        "times_fewer_patches": every / made,
+        "times_fewer_with_gradients": every / (made + gradients),
+        "times_faster": sum(s.every_seconds for s in swept) / sum(s.part_seconds for s in swept),
+        "half_width_ratio": {
+            "median": float(np.median(ratio)),
+            "largest": float(ratio.max()),
+            "share_at_most_1": float((ratio <= 1).mean()),
+            "share_at_most_1.05": float((ratio <= 1.05).mean()),
+        },
+        "correlation_median": float(np.median([row["correlation"] for row in heads])),
+        "inside_exhaustive_interval": float(np.mean([row["inside"] for row in heads])),
+        "heads": heads,
+    }
+
+
+def _both_ways(setting: Setting, models: AuditedModels, sampling: Sampling, plan: Plan) -> Swept:
+    begun = time.perf_counter()
+    every = patch_part(setting, models.primary, sampling.seed, plan)
+    between = time.perf_counter()
+    part = sampling.begin(plan)
+    heads = np.ones(part.chosen.shape[1], dtype=bool)
+    sampling.patch(part, np.zeros(len(heads)), look=1)
+    sampling.narrow([part], part, heads)
+    return Swept(plan, every, between - begun, part, time.perf_counter() - between)
+
+
+def _heads(
+    sampled: StoredEffects, exhaustive: StoredEffects, swept: Swept, outcome: str, seed: int
+) -> Sequence[Figures]:
+    """Compare a split's heads: interval, estimate, how many recipients were patched, and how good first order was."""
+    plan = swept.plan
+    some = sampled.sampled(seed, plan.contrast, plan.split, outcome)
+    every = exhaustive.of(seed, plan.contrast, plan.split, outcome)
+    mixed = some.combined() if isinstance(some, Sampled) else some
+    correlation = some.correlation if isinstance(some, Sampled) else np.ones(len(every.heads))
+    (narrow, value), (wide, true) = (_intervals(effects) for effects in (mixed, every))
+    return [
+        {
+            "part": f"{plan.contrast} {plan.split} {outcome}",
+            "head": f"L{layer}H{head}",
+            "patched_share": float(swept.part.chosen[:, k].mean()),
+            "correlation": float(correlation[k]),
+            "half_width_ratio": float(narrow[k] / wide[k]),
+            "inside": bool(abs(value[k] - true[k]) <= wide[k]),
+        }
+        for k, (layer, head) in enumerate(every.heads)
+    ]
+
+
+def _intervals(effects: SwapEffects) -> tuple[np.ndarray, np.ndarray]:
+    """Return half-width and value of each head's mediated gap."""
+    bootstrap = draw_bootstrap(effects, resamples=5000, seed=0)
+    found = weighted_estimates(effects.difference, effects.mediated_weights(), effects, bootstrap)
+    ends = np.array([(e.low, e.high, e.value) for e in found], dtype=np.float64)
+    return (ends[:, 1] - ends[:, 0]) / 2, ends[:, 2]
+
+
+def _gradients_in_patches(setting: Setting, models: AuditedModels, plans: Sequence[Plan]) -> float:
+    """Return what the backward passes cost, counted in patches of average depth.
+
+    A backward pass through blocks whose weights stand still costs as much as the forward pass through them.
+    """
+    model, layers = models.primary, swept_layers(setting)
+    depth = len(model.blocks)
+    backward = len(setting.outcomes) * (depth - layers.start)
+    patch = sum(heads_of(model, i) * (depth - i - 0.5) for i in layers) / len(sites_of(model, layers))
+    return sum(len(plan.rows) for plan in plans) * backward / patch
+
+
+if __name__ == "__main__":
+    import json
+    import sys
+
+    torch.manual_seed(0)
+    print(json.dumps(measure_saving(quick="--quick" in sys.argv), indent=1))
