@@ -9,7 +9,7 @@ minus p_c with the same-group placebo; its mean over recipients of a is IIE_{a->
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,6 +21,9 @@ from audit.records import Estimate
 
 CHUNK = 500  # permutations at once
 Scalar = Literal["p", "m", "called"]
+
+
+_BY_RECIPIENT = ("cross", "placebo", "unpatched", "is_group", "label", "subject", "unit")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,11 @@ class SwapEffects:
     def difference(self) -> Array:
         """p_c with the cross-group donor minus p_c with the placebo, (R, K)."""
         return self.cross - self.placebo
+
+    def take(self, rows: Codes) -> SwapEffects:
+        """Return the effects of some of the recipients."""
+        columns = {name: getattr(self, name)[rows] for name in _BY_RECIPIENT}
+        return replace(self, tested=None if self.tested is None else self.tested[rows], **columns)
 
     def label_weights(self) -> dict[int, float]:
         """Return the common label weights: shares of the labels seen on both sides, summing to 1."""

@@ -92,7 +92,7 @@ def judge_together(
         for outcome in outcomes:
             shares = stored.label_shares(contrast.attribute)
             together = lay_out(part, own, stored.frame["subject"], outcome, by=["set"], label_shares=shares)
-            singly = stored.of(seed, contrast, "confirmation", outcome)
+            singly = stored.of(seed, contrast, "confirmation", outcome).take(np.sort(part["position"].unique()))
             names = sorted(part["set"].unique())
             rows += _rows(together, singly, [parse_set(n) for n in names], contrast, outcome, settings)
     return rows

@@ -106,12 +106,12 @@ def _measure(setting: Setting, images: ControlSet, begun: float) -> Audit:
     with setting.stage("patching"):
         rates = judge_rates(setting, measure_images(setting, models))
         swept = patch_heads(setting, models, rates, design_c=design_c)
-        controls, pairs = _with_round_trips(controls, sweep_pairs(setting, models, swept.heads))
+        controls, pairs = _with_round_trips(controls, sweep_pairs(setting, models, swept))
     with setting.stage("evidence"):
         setting.step("evidence: permutations and intervals")(0, 1)
         judged = judge_effects(setting, rates, swept, pairs, {"data": setting.samples.fingerprint, **models.hashes()})
     with setting.stage("heads together"):
-        together = sweep_sets(setting, models, swept.plans, sets_to_patch(judged.heads, judged.localisation))
+        together = sweep_sets(setting, models, swept, sets_to_patch(judged.heads, judged.localisation))
         judged = judge_sets(setting, swept, together, judged)
     return record_audit(setting, legal, controls, models, swept, judged, time.monotonic() - begun)
 

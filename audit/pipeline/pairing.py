@@ -15,7 +15,7 @@ from audit.patching.plans import draw_evenly, find_twins
 from audit.patching.sites import Site
 from audit.patching.sweep import DonorKind, measure_unpatched, sweep
 from audit.pipeline.setting import Setting
-from audit.pipeline.sweeping import choose, swept_layers
+from audit.pipeline.sweeping import Swept, choose, swept_layers
 from audit.pipeline.training import AuditedModels
 from audit.records import Contrast
 from audit.store import write_table
@@ -43,10 +43,10 @@ class Pairs:
     back: Pixels | None
 
 
-def sweep_pairs(setting: Setting, models: AuditedModels, heads: Sequence[Site] | None) -> pd.DataFrame | None:
+def sweep_pairs(setting: Setting, models: AuditedModels, swept: Swept) -> pd.DataFrame | None:
     """Patch each picture's heads from its twin, and the twin's from it, on the confirmation split.
 
-    Of ``heads`` only, where they are given.
+    Where Design A was not patched in full: only the heads that it found, on some of the pictures.
 
     Returns
     -------
@@ -58,12 +58,12 @@ def sweep_pairs(setting: Setting, models: AuditedModels, heads: Sequence[Site] |
     path = setting.run / "effects" / "pairs.parquet"
     if path.is_file():
         return pd.read_parquet(path)
-    if heads == []:
+    if swept.heads == []:
         return None
     parts = [
-        _sweep_contrast(setting, models, contrast, pairs, heads)
+        _sweep_contrast(setting, models, contrast, pairs, swept.heads)
         for contrast in setting.contrasts
-        if (pairs := _exact_pairs(setting, contrast)) is not None
+        if (pairs := _exact_pairs(setting, contrast, swept.beside)) is not None
     ]
     if not parts:
         return None
@@ -72,7 +72,7 @@ def sweep_pairs(setting: Setting, models: AuditedModels, heads: Sequence[Site] |
     return table
 
 
-def _exact_pairs(setting: Setting, contrast: Contrast) -> Pairs | None:
+def _exact_pairs(setting: Setting, contrast: Contrast, beside: int | None) -> Pairs | None:
     """Edit pictures where the source can, or look up their twins where the card names the columns of a pair."""
     if setting.card.groups[contrast.attribute].permuted is not None:
         return None  # the annotation no longer says what is drawn
@@ -80,12 +80,13 @@ def _exact_pairs(setting: Setting, contrast: Contrast) -> Pairs | None:
     sides = {contrast.group: "group", contrast.reference: "reference"}
     known = frame[frame[contrast.attribute].isin(list(sides))].sort_index()
     known = known.assign(side=known[contrast.attribute].map(sides))
-    rng, spec, source = np.random.default_rng(setting.card.audit.seed), setting.card.audit, setting.samples.source
+    rng, source = np.random.default_rng(setting.card.audit.seed), setting.samples.source
+    at_most = min((n for n in (setting.card.audit.max_images, beside) if n is not None), default=None)
     size = int(setting.pixels.shape[1])
     column = pair_column(contrast.attribute)
     drawn = setting.card.groups[contrast.attribute].column
     if isinstance(source, EditableSource) and source.can_edit(drawn):
-        rows = draw_evenly(known, ["label", "side"], spec.max_images, rng)
+        rows = draw_evenly(known, ["label", "side"], at_most, rng)
         other = {contrast.group: contrast.reference, contrast.reference: contrast.group}
         there = [
             source.edited(k, drawn, other[g]) for k, g in zip(rows["image"], rows[contrast.attribute], strict=True)
@@ -96,7 +97,7 @@ def _exact_pairs(setting: Setting, contrast: Contrast) -> Pairs | None:
     if column not in known:
         return None
     found = find_twins(known, column)
-    rows = draw_evenly(found, ["label", "side"], spec.max_images, rng)
+    rows = draw_evenly(found, ["label", "side"], at_most, rng)
     return Pairs(rows, setting.pixels[rows["row"]], setting.pixels[rows["row_twin"]], None) if len(rows) else None
 
 

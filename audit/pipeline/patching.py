@@ -13,11 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from audit.evidence.sampled import LEAST
 from audit.evidence.stored import StoredEffects
 from audit.models.transforms import as_input
+from audit.patching.plans import draw_evenly
 from audit.patching.sites import Site, heads_of
 from audit.pipeline.judging import Rates
 from audit.pipeline.sampling import sweep_sampled
 from audit.pipeline.setting import Setting
 from audit.pipeline.sweeping import (
+    BESIDE,
     SWAP_KINDS,
     Plan,
     Swept,
@@ -59,6 +61,10 @@ def patch_heads(setting: Setting, models: AuditedModels, rates: Rates, *, design
     else:
         swap, first_order = sweep_every(setting, models, plans), estimate_confirmation(setting, models, plans)
     images = np.unique(np.concatenate([plan.column("recipient") for plan in plans])) if plans else audit_rows(setting)
+    if heads is not None:
+        lot = np.random.default_rng(setting.card.audit.seed)
+        cells = ["label", models.balanced_on] if models.balanced_on else ["label"]
+        images = draw_evenly(setting.samples.frame.loc[images], cells, BESIDE, lot).index.to_numpy(dtype=np.int64)
     of_c = [
         sweep_reference(setting, models, images, heads, weights_only=weights_only) if design_c else None
         for weights_only in (False, True)

@@ -6,20 +6,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 
 from audit.errors import InputError
 from audit.evidence.disparity import Thresholds, contrasts
+from audit.evidence.effects import mediated_gaps
 from audit.evidence.stored import StoredEffects
-from audit.patching.plans import plan_group_swap
-from audit.patching.sites import Site
-from audit.patching.sweep import DonorKind, measure_unpatched, sweep
+from audit.patching.sites import Site, sites_of
+from audit.patching.sweep import measure_unpatched
 from audit.pipeline import Request, prepare
 from audit.pipeline.judging import predictions, questions
 from audit.pipeline.setting import Setting
-from audit.pipeline.sweeping import SWAP_KINDS, audit_rows, choose, with_class_names
+from audit.pipeline.sweeping import (
+    Plan,
+    audit_rows,
+    estimate_part,
+    make_plans,
+    patch_part,
+    swept_layers,
+    with_class_names,
+)
 from audit.records import Contrast, Finding
 from audit.report import load_audit
 
@@ -96,29 +105,36 @@ def _measure_rates(setting: Setting, run: Path, finding: Finding) -> float:
 
 
 def _measure_head(setting: Setting, run: Path, finding: Finding) -> float:
-    """Patch the finding's head again on the confirmation split."""
+    """Patch the finding's head again on the confirmation split: for all recipients, or those that the run drew."""
     contrast = Contrast(finding.attribute, finding.group, finding.reference)
-    layer, head = (int(n) for n in finding.heads[0].removeprefix("L").split("H"))
-    spec, model = setting.card.audit, _model(setting, run)
-    rows = plan_group_swap(
-        setting.samples.of_split("confirmation"),
-        contrast,
-        setting.samples.nuisance,
-        seed=spec.seed + 1,
-        max_images=spec.max_images,
-    ).rows
-    table = sweep(
-        model,
-        setting.pixels,
-        rows["recipient"].to_numpy(dtype=np.int64),
-        [DonorKind(k, model, rows[k].to_numpy(dtype=np.int64)) for k in SWAP_KINDS],
-        layers=range(layer, layer + 1),
-        outcomes=setting.outcomes,
-        chosen=choose(model, range(layer, layer + 1), len(rows), [Site(layer, head)]),
-        units=rows["unit"].to_numpy(dtype=np.int64),
+    site, seed = Site(*(int(n) for n in finding.heads[0].removeprefix("L").split("H"))), setting.seeds[0]
+    model, sites = _model(setting, run), sites_of(_model(setting, run), swept_layers(setting))
+    (plan,) = (p for p in make_plans(setting)[0] if (p.contrast, p.split) == (contrast, "confirmation"))
+    patched = _patched(run, seed, plan, site)
+    chosen = np.zeros((len(plan.rows), len(sites)), dtype=bool)
+    chosen[patched, sites.index(site)] = True
+    table = patch_part(setting, model, seed, plan, chosen)
+    estimates = None
+    if len(patched) < len(plan.rows):
+        estimates = estimate_part(setting, model, seed, plan)
+        estimates = estimates[(estimates["layer"] == site.layer) & (estimates["head"] == site.head)]
+    stored = StoredEffects(table, None, _unpatched(setting, run), setting.samples.frame, first_order=estimates)
+    return float(mediated_gaps(stored.of(seed, contrast, "confirmation", finding.outcome))[0])
+
+
+def _patched(run: Path, seed: int, plan: Plan, site: Site) -> npt.NDArray[np.int64]:
+    """Return the positions of the recipients for which the run patched a head; all where nothing is stored."""
+    path = run / "effects" / f"swap-seed-{seed}.parquet"
+    if not path.is_file():
+        return np.arange(len(plan.rows), dtype=np.int64)
+    stored = pd.read_parquet(
+        path,
+        columns=["contrast", "split", "layer", "head", "position"],
+        filters=[
+            ("contrast", "==", str(plan.contrast)),
+            ("split", "==", plan.split),
+            ("layer", "==", site.layer),
+            ("head", "==", site.head),
+        ],
     )
-    table = table.join(rows[["unit", "side", "label"]], on="position")
-    table = table.assign(contrast=str(contrast), split="confirmation", seed=setting.seeds[0])
-    stored = StoredEffects(table, None, _unpatched(setting, run), setting.samples.frame)
-    effects = stored.of(setting.seeds[0], contrast, "confirmation", finding.outcome)
-    return float((effects.mediated_weights() @ effects.difference)[0])
+    return np.unique(stored["position"].to_numpy(dtype=np.int64))

@@ -2,8 +2,7 @@
 
 On the discovery split every head is patched for a few recipients; heads that are found then, or that more patches would
 hardly let find, are left; the others are patched until their intervals are as narrow as the card asks. On the
-confirmation split found heads are patched for every recipient, the others as before. What the numbers mean stands in
-``evidence.sampled``.
+confirmation split that is done for all. What the numbers mean stands in ``evidence.sampled``.
 """
 
 from __future__ import annotations
@@ -119,11 +118,10 @@ class Sampling:
         parts = [self.begin(plan) for plan in plans if searched or plan.split == "confirmation"]
         for part in parts:
             self.patch(part, np.zeros(part.chosen.shape[1]), look=1)
-        found = self._search(parts) if searched else {}
+        if searched:
+            self._search(parts)
         for part in (p for p in parts if p.plan.split == "confirmation"):
-            heads = found.get(part.plan.contrast, np.zeros(part.chosen.shape[1], dtype=bool))
-            self.patch(part, heads.astype(np.float64), look=1)
-            self.narrow(parts, part, ~heads)
+            self.narrow(parts, part, np.ones(part.chosen.shape[1], dtype=bool))
         return parts
 
     def begin(self, plan: Plan) -> PartlyPatched:
@@ -141,8 +139,8 @@ class Sampling:
             part.patched.append(new.assign(look=np.int8(look)))
             part.chosen = wanted
 
-    def _search(self, parts: Sequence[PartlyPatched]) -> dict[Contrast, Mask]:
-        """Look at the discovery split twice; return by contrast which heads were found for any outcome."""
+    def _search(self, parts: Sequence[PartlyPatched]) -> None:
+        """Look at the discovery split twice, and note which heads were found for any outcome."""
         settings, outcomes = head_settings(self.setting), list(self.setting.outcomes)
         contrasts = [part.plan.contrast for part in parts if part.plan.split == "discovery"]
         stored = self.stored(parts)
@@ -162,7 +160,6 @@ class Sampling:
         sites = sites_of(self.model, swept_layers(self.setting))
         for part in (p for p in parts if p.plan.split == "discovery"):
             part.found = [(sites[k].layer, sites[k].head) for k in np.flatnonzero(heads[part.plan.contrast])]
-        return heads
 
     def narrow(self, parts: Sequence[PartlyPatched], part: PartlyPatched, heads: Mask) -> None:
         """Patch ``heads`` for more recipients until their intervals are as narrow as the card asks."""

@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from audit.evidence.stored import Settings, StoredEffects
 from audit.evidence.together import HeadSet
 from audit.patching.first_order import sweep_first_order
-from audit.patching.plans import plan_group_swap
+from audit.patching.plans import draw_evenly, plan_group_swap
 from audit.patching.sites import Site, sites_of
 from audit.patching.sweep import DonorKind, measure_unpatched, sweep, sweep_together
 from audit.pipeline.checking import trained_layers
@@ -24,6 +24,7 @@ from audit.store import write_table
 
 AUDIT_SPLITS = ("discovery", "confirmation")
 SWAP_KINDS = ("cross", "placebo")
+BESIDE = 200  # images for what stands beside Design A, where that is not patched in full
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Plan:
 class Swept:
     """Stored effects, the plans they follow, how many recipients found no donor, and how much was patched.
 
-    ``heads``: where not everything was patched, the heads that were found; Designs B and C try no others.
+    ``heads``: where not everything was patched, the heads that were found; Designs B and C try no others, and they and
+    sets of heads take ``BESIDE`` images at most.
     """
 
     effects: StoredEffects
@@ -57,6 +59,11 @@ class Swept:
     heads: list[Site] | None
     choice: str
     effort: list[Effort]
+
+    @property
+    def beside(self) -> int | None:
+        """How many images may be patched for what stands beside Design A; None for all."""
+        return None if self.heads is None else BESIDE
 
 
 def sweep_every(setting: Setting, models: AuditedModels, plans: Sequence[Plan]) -> pd.DataFrame:
@@ -194,7 +201,7 @@ def _described(table: pd.DataFrame, plan: Plan, seed: int) -> pd.DataFrame:
 
 
 def sweep_sets(
-    setting: Setting, models: AuditedModels, plans: Sequence[Plan], wanted: Mapping[str, Sequence[HeadSet]]
+    setting: Setting, models: AuditedModels, swept: Swept, wanted: Mapping[str, Sequence[HeadSet]]
 ) -> pd.DataFrame:
     """Patch sets of heads at once, for the first seed on the confirmation split, by contrast."""
     path = setting.run / "effects" / "together.parquet"
@@ -205,20 +212,23 @@ def sweep_sets(
         }:
             return stored
     parts = []
-    for plan in plans:
+    for plan in swept.plans:
         sets = {str(s): [Site(*head) for head in s.heads] for s in wanted.get(str(plan.contrast), [])}
         if plan.split != "confirmation" or not sets:
             continue
+        lot = np.random.default_rng(setting.card.audit.seed)
+        part = Plan(plan.contrast, plan.split, draw_evenly(plan.rows, ["label", "side"], swept.beside, lot))
         table = sweep_together(
             models.primary,
             setting.pixels,
-            plan.column("recipient"),
-            plan.donors(models.primary),
+            part.column("recipient"),
+            part.donors(models.primary),
             sets=sets,
             outcomes=setting.outcomes,
-            units=plan.column("unit"),
+            units=part.column("unit"),
             progress=setting.step(f"patching: {plan.contrast}, heads together"),
         )
+        table = table.assign(position=part.rows.index.to_numpy()[table["position"]])
         parts.append(_described(table, plan, setting.seeds[0]))
     if not parts:
         return pd.DataFrame(columns=["contrast", "set"])

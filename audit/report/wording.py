@@ -128,8 +128,7 @@ RANGE = (
 EFFORT = (
     "A patch is one head of one image, from one donor. What was not patched was estimated to first order; exact "
     "patches of images drawn by lot correct that estimate, whatever it misses. Found early: clear after the first few "
-    "images. Given up early: further patches had less than one chance in ten to find the head. Heads that were found "
-    "are patched for every confirmation image."
+    "images. Given up early: further patches had less than one chance in ten to find the head."
 )
 AGREEMENT = (
     "The designs ask different questions, so they need not agree. Attribution patching approximates Design A and "

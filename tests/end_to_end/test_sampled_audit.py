@@ -26,13 +26,14 @@ def sampled_run(tmp_path_factory: pytest.TempPathFactory, invoke: Invoke) -> Run
     return Run(card, place / "out", folder, result)
 
 
-def test_found_heads_have_the_values_of_all_patches(sampled_run: Run, small_run: Run) -> None:
-    every = {head["name"]: head for head in small_run.record["heads"]}
-    found = [head for head in sampled_run.record["heads"] if head["confirmation_p"] is not None]
-    assert found
-    for head in found:
-        assert head["patched_share"] == 1.0
-        assert head["confirmation"]["value"] == pytest.approx(every[head["name"]]["confirmation"]["value"], abs=1e-6)
+def test_estimates_are_those_of_all_patches_to_within_their_intervals(sampled_run: Run, small_run: Run) -> None:
+    every = {head["name"]: head["confirmation"] for head in small_run.record["heads"]}
+    for head in sampled_run.record["heads"]:
+        exact, found = every[head["name"]], head["confirmation"]
+        assert head["first_order_correlation"] > 0.5
+        assert exact["low"] <= found["value"] <= exact["high"]
+    shares = [head["patched_share"] for head in sampled_run.record["heads"]]
+    assert sum(shares) / len(shares) < 0.8
     assert sampled_run.record["localisation"][TONE].startswith("localised")
     assert sampled_run.record["outcome"] == small_run.record["outcome"]
 
