@@ -267,7 +267,7 @@ def _head(row: HeadRow, contrasts: Sequence[ContrastRow], context: Context, *, f
         p_adjusted=row.confirmation_p_adjusted,
         family_size=family,
         heads=[row.name],
-        intervention=f"the head writes what it writes for an image of the other group, same {matched}",
+        intervention=f"the head writes what it writes for an image of the other group, same {matched}{_sample(row)}",
         placebo=f"the same with an image of the same group, same {matched}: {spread(row.placebo)} by itself",
         percentile_in_layer=row.percentile_in_layer,
         accuracy_change=row.accuracy_change,
@@ -279,6 +279,16 @@ def _head(row: HeadRow, contrasts: Sequence[ContrastRow], context: Context, *, f
         expected=value,
         tolerance=MAX_TOLERANCE,
         wording=words.wording,
+    )
+
+
+def _sample(row: HeadRow) -> str:
+    """Say for which images the head was patched, where it was not for all."""
+    if row.patched_share == 1:
+        return ""
+    return (
+        f"; for {100 * row.patched_share:.0f}% of the images, drawn by lot, the others being estimated to first order "
+        "and corrected by these"
     )
 
 

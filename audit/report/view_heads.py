@@ -276,7 +276,7 @@ def agreement_table(audit: Audit) -> Table:
     """Return how far other designs rank the heads as Design A does, a row for each question and design."""
     return Table(
         id="agreement-table",
-        caption="How far other ways to look agree with the exact patches of Design A",
+        caption="How far other ways to look agree with Design A",
         columns=(
             Column("Contrast"),
             Column("Outcome"),
