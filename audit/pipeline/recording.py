@@ -255,8 +255,7 @@ def _method(setting: Setting, fixed: str, controls: ControlReport, swept: Swept 
             "Design B: likewise on exact pairs, the same picture in both groups, where there are any.",
             "Design C: heads patched from a model trained on a balanced sample, with another seed as placebo.",
             "Weight transplant: the weights of the balanced model's head instead of what it writes there.",
-            "Attribution patching: Design A to first order, from one backward pass; for comparison, and, where not all "
-            "patches are made, to be corrected by those that are.",
+            "Attribution patching: Design A to first order; where not all patches are made, those that are correct it.",
         ],
         patches="" if swept is None else swept.choice,
         effort=[] if swept is None else swept.effort,
