@@ -131,8 +131,8 @@ EFFORT = (
     "images. Given up early: further patches had less than one chance in ten to find the head."
 )
 AGREEMENT = (
-    "The designs ask different questions, so they need not agree. Attribution patching approximates Design A and shares "
-    "its images; where not everything was patched, Design A itself is corrected from it. Design C and the transplant "
+    "The designs ask different questions, so they need not agree. Attribution patching approximates Design A and "
+    "shares its images; where not everything was patched, Design A itself is corrected from it. Design C and the transplant "
     "share no donor with it, and ask where training put the gap."
 )
 
