@@ -44,6 +44,11 @@ def _is_plain(block: Block) -> bool:
     return type(block) is Block and type(block.attn) is Attention and getattr(block.attn, "gate", None) is None
 
 
+def unknown_blocks(model: VisionTransformer) -> list[int]:
+    """Return the layers whose blocks the fast path does not know: run whole, and by hooks for sets of heads."""
+    return [i for i, block in enumerate(model.blocks) if not _is_plain(block)]
+
+
 def _leading_rows(block: Block, stream: torch.Tensor, rows: int) -> torch.Tensor:
     """Run a block for its first ``rows`` tokens: queries of those, keys and values of all."""
     return _after_attention(block, stream[:, :rows] + _attend(block, stream, rows)[1])

@@ -18,6 +18,7 @@ from sklearn.metrics import balanced_accuracy_score
 from audit import __version__
 from audit.data.summary import describe_data
 from audit.evidence.outcome import NOT_SHOWN, decide
+from audit.patching.engine import unknown_blocks
 from audit.patching.sites import heads_of
 from audit.pipeline.judging import Judged
 from audit.pipeline.setting import Setting
@@ -166,7 +167,7 @@ def record_audit(
         stability=shown.stability,
         agreement=shown.agreement,
         localisation=shown.localisation,
-        method=_method(setting, fixed, controls, swept),
+        method=_method(setting, fixed, controls, models, swept),
         provenance=_provenance(setting, models, fixed, seconds),
         synthetic=card.data.reader == "synthetic",
     )
@@ -228,10 +229,18 @@ def _training_words(setting: Setting) -> str:
     )
 
 
-def _method(setting: Setting, fixed: str, controls: ControlReport, swept: Swept | None) -> MethodReport:
+def _method(
+    setting: Setting, fixed: str, controls: ControlReport, models: AuditedModels | None, swept: Swept | None
+) -> MethodReport:
     card = setting.card
     engine = next((c for c in controls.controls if c.id == "engine"), None)
     agreement = "not measured, the audit ended before" if engine is None else f"{engine.estimate.value:.1e} in a logit"
+    unknown = [] if models is None else unknown_blocks(models.primary)
+    slow = (
+        f"; layers {', '.join(map(str, unknown))} are of a kind that it does not know, run by plain hooks"
+        if unknown
+        else ""
+    )
     return MethodReport(
         preregistration_sha256=fixed,
         hypotheses=[
@@ -259,7 +268,7 @@ def _method(setting: Setting, fixed: str, controls: ControlReport, swept: Swept 
         ],
         patches="" if swept is None else swept.choice,
         effort=[] if swept is None else swept.effort,
-        engine=f"exact patching, float32, CPU; largest difference from plain hooks in this run: {agreement}",
+        engine=f"exact patching, float32, CPU; largest difference from plain hooks in this run: {agreement}{slow}",
     )
 
 

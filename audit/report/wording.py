@@ -132,8 +132,8 @@ EFFORT = (
 )
 AGREEMENT = (
     "The designs ask different questions, so they need not agree. Attribution patching approximates Design A and "
-    "shares its images; where not everything was patched, Design A itself is corrected from it. Design C and the transplant "
-    "share no donor with it, and ask where training put the gap."
+    "shares its images; where not everything was patched, Design A itself is corrected from it. Design C and the "
+    "transplant share no donor with it, and ask where training put the gap."
 )
 
 _FORBIDDEN = re.compile(
