@@ -87,13 +87,15 @@ def main() -> None:
 @data_option
 @click.option("--out", type=click.Path(path_type=Path), default=RUNS, show_default=True, help="Where runs go.")
 @click.option("--report/--no-report", default=True, help="Leave out HTML and PDF; 'render' makes them later.")
+@click.option("--memory", metavar="SIZE", help="Keep within so much memory, as 4G: fewer images are computed at once.")
 @reported
-def run(card: Path, data_root: Path | None, out: Path, *, report: bool) -> None:
+def run(card: Path, data_root: Path | None, out: Path, *, report: bool, memory: str | None) -> None:
     """Run a whole audit of CARD: controls, models, patching, evidence, report.
 
     CARD is a YAML file or the name of a built-in card. Run the same command again to go on after an interruption.
     """
     from audit.card.load import find_card
+    from audit.memory import limit_memory, parse_size
     from audit.pipeline import Request, run_audit
     from audit.terminal import progress, summary
 
@@ -101,6 +103,7 @@ def run(card: Path, data_root: Path | None, out: Path, *, report: bool) -> None:
     command += " --data FOLDER" if data_root is not None else ""  # where it lies here is nobody else's business
     if out.exists() and not out.is_dir():
         raise InputError(str(out), "is a file, and runs go to a folder", "name a folder with --out")
+    limit_memory(None if memory is None else parse_size(memory))
     request = Request(find_card(card), _existing(data_root), out, command, report=report)
     with progress() as step:
         audit, folder = run_audit(request, step)

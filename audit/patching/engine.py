@@ -17,11 +17,14 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from audit.memory import fitting
 from audit.models.predict import classify
 from audit.patching.hooks import replacing_writes
-from audit.patching.sites import Site, Trace, bias_write, head_writes, heads_of, scale_of
+from audit.patching.sites import Site, Trace, bias_write, head_writes, heads_of, scale_of, tokens_of
 
 ROWS_AT_ONCE = 64  # patched images in one batch; larger ones fall out of the processor's caches
+STREAMS = 8  # copies of the residual stream that a block holds at once, beside what its MLP holds
+ROOM = 0.8  # of what is left of the memory's limit
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,12 @@ class Patches:
         return (Patches(*part) for part in columns)
 
 
+def rows_at_once(model: VisionTransformer) -> int:
+    """Return how many patched images are computed at once: as many as pay, or as fit into memory."""
+    width, hidden = int(model.embed_dim), int(model.blocks[0].mlp.fc1.out_features)
+    return fitting(ROWS_AT_ONCE, 4 * tokens_of(model) * (STREAMS * width + 2 * hidden), share=ROOM)
+
+
 @torch.inference_mode()
 def patch(model: VisionTransformer, recipient: Trace, donor: Donor, layer: int, patches: Patches) -> torch.Tensor:
     """Patch single heads of a layer, each patch by itself.
@@ -176,7 +185,8 @@ def patch(model: VisionTransformer, recipient: Trace, donor: Donor, layer: int, 
         The logits of each patch.
     """
     logits = [
-        _continue(model, layer, _patched(model, recipient, donor, layer, part)) for part in patches.split(ROWS_AT_ONCE)
+        _continue(model, layer, _patched(model, recipient, donor, layer, part))
+        for part in patches.split(rows_at_once(model))
     ]
     return torch.cat(logits)
 
@@ -263,7 +273,7 @@ def add_to_stream(model: VisionTransformer, recipient: Trace, layer: int, change
     """Return logits (K, B, classes) with each of ``change`` (K, B, tokens, width) added after a layer's attention."""
     after = _read(model, layer, recipient.entering[layer] + recipient.attention[layer])
     patched = (after.unsqueeze(0) + _read(model, layer, change)).flatten(0, 1)
-    logits = [_continue(model, layer, part) for part in patched.split(ROWS_AT_ONCE)]
+    logits = [_continue(model, layer, part) for part in patched.split(rows_at_once(model))]
     patched_logits: torch.Tensor = torch.cat(logits).unflatten(0, (change.shape[0], -1))
     return patched_logits
 
@@ -330,6 +340,6 @@ def continue_unpatched(model: VisionTransformer, recipient: Trace, layer: int, c
     """Return (copies, B, classes) logits by the engine's own path with no patch: the yardstick of a self-patch."""
     after = recipient.entering[layer] + recipient.attention[layer]
     stream = after.unsqueeze(0).expand(copies, *after.shape).flatten(0, 1)
-    logits = [_continue(model, layer, part) for part in stream.split(ROWS_AT_ONCE)]
+    logits = [_continue(model, layer, part) for part in stream.split(rows_at_once(model))]
     unpatched: torch.Tensor = torch.cat(logits).unflatten(0, (copies, -1))
     return unpatched

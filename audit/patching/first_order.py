@@ -31,9 +31,10 @@ from audit.data.pixels import Pixels
 from audit.models.transforms import as_input
 from audit.patching.attribution import attribute, linearise
 from audit.patching.sites import record, sites_of
-from audit.patching.sweep import Progress, Rows, class_log_odds, side_by_side
+from audit.patching.sweep import Progress, Rows, class_log_odds, recipients_at_once, side_by_side
 
 Array = npt.NDArray[np.float64]
+GRAPH = 4.0  # traces' worth of memory that an image takes until its slopes are known
 AVERAGES = ("own", "pair", "both")
 
 
@@ -77,7 +78,8 @@ def sweep_first_order(
     """
     scalars = {name: _log_odds_of(number) for name, number in outcomes.items()}
     done, parts = 0, []
-    for positions in side_by_side(len(plan), plan["unit"].to_numpy(dtype=np.int64)):
+    at_once = recipients_at_once(model, len(kinds), passes=GRAPH)
+    for positions in side_by_side(at_once, len(plan), plan["unit"].to_numpy(dtype=np.int64)):
         batch = plan.iloc[positions]
         recipients, given = batch["recipient"].to_numpy(dtype=np.int64), batch[list(kinds)].to_numpy(dtype=np.int64)
         passed = linearise(model, as_input(model, pixels[recipients]), scalars, layers)

@@ -88,6 +88,18 @@ class Trace:
         )
 
 
+def trace_bytes(model: VisionTransformer) -> int:
+    """Return the size of one image's trace in float32."""
+    block = model.blocks[0]
+    width, inner = int(model.embed_dim), int(block.attn.num_heads * block.attn.head_dim)
+    return 4 * tokens_of(model) * (len(model.blocks) * (2 * width + inner) + width)
+
+
+def tokens_of(model: VisionTransformer) -> int:
+    """Return how many tokens the blocks see."""
+    return int(model.patch_embed.num_patches + model.num_prefix_tokens)
+
+
 @torch.inference_mode()
 def record(model: VisionTransformer, images: torch.Tensor, *, prefix: Trace | None = None, start: int = 0) -> Trace:
     """Run ``images`` (B, 3, H, W) through the model and keep what patching needs.

@@ -13,10 +13,11 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from audit.data.pixels import Pixels
+from audit.memory import fitting
 from audit.models.predict import batches
 from audit.models.transforms import as_input
 from audit.patching.engine import Donor, Patches, patch, patch_together, transplant_layer
-from audit.patching.sites import Site, Trace, record, same_up_to, sites_of
+from audit.patching.sites import Site, Trace, record, same_up_to, sites_of, trace_bytes
 
 RECIPIENTS_AT_ONCE = 32
 Progress = Callable[[int, int], None]  # patches done, patches in all
@@ -110,7 +111,8 @@ def sweep(
     sites = sites_of(model, layers)
     asked = np.ones((len(recipients), len(sites)), dtype=bool) if chosen is None else chosen
     total, done, parts = int(asked.sum()) * len(donors), 0, []
-    for positions in side_by_side(len(recipients), units, asked.sum(axis=1) > 0):
+    at_once = recipients_at_once(model, len(donors))
+    for positions in side_by_side(at_once, len(recipients), units, asked.sum(axis=1) > 0):
         batch = Batch(model, pixels, recipients, donors, positions, layers.start)
         for layer in layers:
             heads = asked[positions][:, [site.layer == layer for site in sites]]
@@ -125,12 +127,22 @@ def sweep(
     return pd.concat(parts, ignore_index=True)
 
 
-def side_by_side(n: int, units: Rows | None, asked: npt.NDArray[np.bool_] | None = None) -> Iterator[Rows]:
+def recipients_at_once(model: VisionTransformer, donors: int, *, passes: float = 1.0) -> int:
+    """Return how many recipients are taken at once, with so many donors each: as many as pay, or as fit into memory.
+
+    ``passes``: how much more than a trace is kept of each image.
+    """
+    return fitting(RECIPIENTS_AT_ONCE, passes * (1 + donors) * trace_bytes(model), share=0.5)
+
+
+def side_by_side(
+    at_once: int, n: int, units: Rows | None, asked: npt.NDArray[np.bool_] | None = None
+) -> Iterator[Rows]:
     """Yield positions 0..n-1 batch by batch, those of one unit in a row; of ``asked`` only, where it is given."""
     order = np.arange(n) if units is None else np.argsort(units, kind="stable")
     if asked is not None:
         order = order[asked[order]]
-    yield from (order[part] for part in batches(len(order), RECIPIENTS_AT_ONCE))
+    yield from (order[part] for part in batches(len(order), at_once))
 
 
 @dataclass(frozen=True)
@@ -251,7 +263,7 @@ def sweep_together(
     """
     total, done = len(recipients) * len(donors) * len(sets), 0
     parts: list[pd.DataFrame] = []
-    for positions in side_by_side(len(recipients), units):
+    for positions in side_by_side(recipients_at_once(model, len(donors)), len(recipients), units):
         batch = Batch(model, pixels, recipients, donors, positions, 0)
         every = np.arange(len(positions))
         own = batch.trace.take(batch.places(batch.images, recipients[positions]))

@@ -15,7 +15,6 @@ import audit.data
 import audit.models
 import audit.patching
 from audit import __version__
-from audit.allocator import keep_freed_memory
 from audit.card.load import load_card, resolve
 from audit.card.schema import Card, ModelSpec
 from audit.controls.sets import ControlSet
@@ -24,6 +23,7 @@ from audit.data.pixels import load_pixels
 from audit.data.summary import audited_outcomes
 from audit.errors import ModelError
 from audit.evidence.together import sets_to_patch
+from audit.memory import keep_freed_memory
 from audit.models.build import Backbone
 from audit.models.checkpoint import hash_state
 from audit.models.rendered_base import rendered_base

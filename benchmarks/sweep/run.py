@@ -80,7 +80,7 @@ def measure(*, quick: bool, work: Path, seed: int) -> summary.Json:
     """Race over all cases, and return the figures with all that they were made with."""
     import torch
 
-    from audit.allocator import keep_freed_memory
+    from audit.memory import keep_freed_memory
     from benchmarks.sweep.contenders import CONTENDERS
     from benchmarks.sweep.race import cost_series
 

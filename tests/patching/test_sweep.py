@@ -162,7 +162,7 @@ def test_chosen_patches_are_those_of_the_whole_sweep(monkeypatch: pytest.MonkeyP
 def test_units_stand_side_by_side_and_change_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeping, "RECIPIENTS_AT_ONCE", 2)
     units = rows(1, 0, 1, 0, 2)
-    assert [part.tolist() for part in side_by_side(5, units)] == [[1, 3], [0, 2], [4]]
+    assert [part.tolist() for part in side_by_side(2, 5, units)] == [[1, 3], [0, 2], [4]]
     model, pixels, recipients, kinds = setting()
     plain = sweep(model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES)
     by_unit = sweep(model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES, units=units)

@@ -1,0 +1,105 @@
+"""How much memory a run takes: what the C library keeps for the next tensor, and how many images fit at once.
+
+By default glibc hands large freed blocks back at once, and asks for them again. Patching allocates and frees the same
+large tensors thousands of times. Keeping them costs no more than the peak.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import resource
+import sys
+from pathlib import Path
+
+from audit.errors import InputError, UnfinishedError
+
+# From glibc's malloc.h.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_KEEP = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**28))
+UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+LEAST = 2**30  # Python, torch and a small model alone take most of it
+_limit: int | None = None
+
+
+class _Mallinfo(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )
+    ]  # fmt: skip
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep freed memory for the next tensor; return whether it was told.
+
+    Elsewhere than on Linux with glibc nothing happens.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    return all(mallopt(option, value) == 1 for option, value in _KEEP)
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of a size such as "6G", "512M" or "1.5g".
+
+    Raises
+    ------
+    InputError
+        If it is no size, or less than anything could run in.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", text.lower())
+    size = 0 if match is None else int(float(match[1]) * UNITS[match[2]])
+    if size < LEAST:
+        raise InputError("--memory", f"'{text}' is no size of {LEAST >> 30}G or more", "write 4G or 512M, as you mean")
+    return size
+
+
+def limit_memory(size: int | None) -> None:
+    """Let so many images be computed at once as this process can hold in so many bytes; None: no limit."""
+    global _limit
+    _limit = size
+
+
+def fitting(most: int, bytes_each: float, *, share: float = 1.0) -> int:
+    """Return how many things fit into a share of what is left of the limit; at most ``most``, which is without a limit.
+
+    Raises
+    ------
+    UnfinishedError
+        If not even one fits.
+    """
+    if _limit is None:
+        return most
+    number = int((_limit - used()) * share / bytes_each)
+    if number < 1:
+        needed = (used() + bytes_each / share) / 2**30
+        raise UnfinishedError("memory", f"one image more does not fit into {_limit / 2**30:.1f}G",
+                              f"give --memory {needed:.1f}G or more")  # fmt: skip
+    return min(most, number)
+
+
+def used() -> int:
+    """Return the bytes of this process in memory, without what the C library is known to keep for reuse."""
+    statm = Path("/proc/self/statm")
+    if not statm.is_file():
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    resident = int(statm.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    return resident - _kept()
+
+
+def _kept() -> int:
+    """Return the bytes that glibc holds free, but for the top of its heap, which may never have been used; or 0."""
+    try:
+        mallinfo = ctypes.CDLL(None).mallinfo2
+    except (OSError, AttributeError):
+        return 0
+    mallinfo.restype = _Mallinfo
+    held = mallinfo()
+    return int(held.fordblks - held.keepcost)

@@ -1,0 +1,108 @@
+"""The allocator is told where there is one to tell; a limit decides how many images are computed at once."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from audit import memory
+from audit.errors import InputError, UnfinishedError
+from audit.patching.engine import ROWS_AT_ONCE, rows_at_once
+from audit.patching.sweep import RECIPIENTS_AT_ONCE, recipients_at_once
+from tests.models_for_tests import tiny
+
+pytestmark = pytest.mark.unit
+MIB = 2**20
+SWEEP = """
+import re, sys
+import numpy as np, timm, torch
+from pathlib import Path
+from audit.memory import keep_freed_memory, limit_memory
+from audit.patching.sweep import DonorKind, sweep
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+torch.set_num_threads(1)
+keep_freed_memory()
+limit, images, layers = int(sys.argv[1]), int(sys.argv[2]), range(1, 2)
+model = timm.create_model("vit_small_patch16_224", num_classes=2, depth=2).eval().requires_grad_(False)
+rows = np.arange(images)
+pixels = np.random.default_rng(0).integers(0, 256, (images, 224, 224, 3), dtype=np.uint8)
+limit_memory(limit or None)
+donors = [DonorKind(k, model, np.roll(rows, i)) for i, k in enumerate(("cross", "placebo"), 1)]
+sweep(model, pixels, rows, donors, layers=layers, outcomes={"a": 0})
+print(peak())
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_limit() -> Iterator[None]:
+    yield
+    memory.limit_memory(None)
+
+
+def peak_of_sweep(limit: int, images: int) -> int:
+    arguments = [sys.executable, "-c", SWEEP, str(limit), str(images)]
+    return int(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)
+
+
+def test_glibc_is_told() -> None:
+    assert memory.keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+
+
+def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    assert not memory.keep_freed_memory()
+
+
+@pytest.mark.parametrize(("text", "gib"), [("4G", 4), ("1.5g", 1.5), ("2 GiB", 2), ("2048M", 2), ("1073741824", 1)])
+def test_sizes(text: str, gib: float) -> None:
+    assert memory.parse_size(text) == gib * 2**30
+
+
+@pytest.mark.parametrize("text", ["", "four", "-4G", "4X", "512M", "0"])
+def test_what_is_no_size_is_refused_by_name(text: str) -> None:
+    with pytest.raises(InputError, match="--memory"):
+        memory.parse_size(text)
+
+
+def test_memory_in_use_grows_by_what_is_held_and_not_by_what_was_freed() -> None:
+    before = memory.used()
+    held = [np.ones(8 * MIB, dtype=np.uint8) for _ in range(9)]
+    during = memory.used()
+    assert during - before == pytest.approx(9 * 8 * MIB, rel=0.15)
+    del held[:8]
+    assert memory.used() < during - 48 * MIB
+
+
+def test_without_a_limit_batches_are_as_large_as_pays() -> None:
+    assert recipients_at_once(tiny(), 2) == RECIPIENTS_AT_ONCE
+    assert rows_at_once(tiny()) == ROWS_AT_ONCE
+
+
+def test_a_limit_makes_batches_smaller_and_says_when_nothing_fits() -> None:
+    assert memory.fitting(100, 10 * MIB) == 100
+    memory.limit_memory(memory.used() + 105 * MIB)
+    assert 8 <= memory.fitting(100, 10 * MIB) <= 10
+    assert 3 <= memory.fitting(100, 10 * MIB, share=0.5) <= 5
+    with pytest.raises(UnfinishedError, match=r"does not fit into .* give --memory"):
+        memory.fitting(100, 1000 * MIB)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
+def test_a_sweep_stays_within_its_limit() -> None:
+    free = peak_of_sweep(0, 32)
+    limit = free - 80 * MIB
+    within = peak_of_sweep(limit, 32)
+    assert within <= 1.2 * limit
+    assert within < free - 40 * MIB
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
+def test_ten_times_the_images_take_hardly_more_memory() -> None:
+    """Of the last layer's heads, which are quick; the images themselves are among what is held."""
+    assert peak_of_sweep(0, 320) <= 1.15 * peak_of_sweep(0, 32)
