@@ -20,6 +20,7 @@ from audit.models.build import create_architecture
 from audit.models.checkpoint import save_weights
 from audit.models.finetune import Progress, Recipe, finetune, make_views, mirrored
 
+VERSION = 2  # raise when the training changes: cached bases are then made anew
 FACES = 1600
 SEED = 1_000_003
 RECIPE = Recipe(
@@ -46,7 +47,7 @@ def rendered_base(spec: ModelSpec, *, cache: Path, progress: Progress | None = N
     """
     made_of = {
         "model": spec.model_dump(include={"name", "image_size", "overrides"}),
-        "recipe": repr(RECIPE),
+        "recipe": [VERSION, repr(RECIPE)],
         "faces": [FACES, SEED, RENDERER_VERSION],
         "versions": [torch.__version__, timm.__version__, torch.get_num_threads()],
     }
