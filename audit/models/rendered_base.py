@@ -1,6 +1,9 @@
 """``weights: rendered``: a small base trained here on rendered faces, for audits without network or weights files.
 
-The faces are drawn with no association between group and expression, from seeds that no card reaches.
+The faces are drawn with no association between group and expression, from seeds that no card reaches. Training begins
+with random weights, so rounding (other threads, another processor) leads to another base. After six passes over the
+faces that mattered: accuracy on other faces was .88 to .91, and the effect of fine texture in control models that began
+from it varied threefold. After eight it was .915 and .918, with two seeds.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ VERSION = 2  # raise when the training changes: cached bases are then made anew
 FACES = 1600
 SEED = 1_000_003
 RECIPE = Recipe(
-    epochs=6, batch_size=32, learning_rate=1e-3, weight_decay=0.05, warmup_share=0.1, seed=SEED, train_blocks=None
+    epochs=8, batch_size=32, learning_rate=1e-3, weight_decay=0.05, warmup_share=0.1, seed=SEED, train_blocks=None
 )
 
 
