@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,9 @@ from timm.models.vision_transformer import VisionTransformer
 
 from audit.controls.verdict import judge, mean_interval
 from audit.data.pixels import Pixels
-from audit.models.predict import predict_logits
-from audit.patching.sites import heads_of
+from audit.models.finetune import make_views
+from audit.models.predict import finish_logits, predict_logits
+from audit.patching.sites import heads_of, same_up_to
 from audit.records import Control, Estimate
 
 MATCH_AT_LEAST = 0.95
@@ -36,14 +37,38 @@ class Pair:
 
 @dataclass(frozen=True)
 class Task:
-    """Images (N, H, W, 3; uint8) and their classes (N,), on which models are compared."""
+    """Images and their classes, on which models are compared.
+
+    Parameters
+    ----------
+    pixels : numpy.ndarray (N, H, W, 3), uint8
+    targets : numpy.ndarray (N,)
+    stream : torch.Tensor (N, tokens, width), optional
+        The images as they enter block ``start`` of every model that is compared.
+    start : int
+    """
 
     pixels: Pixels
     targets: npt.NDArray[np.int64]
+    stream: torch.Tensor | None = None
+    start: int = 0
+
+    def after_frozen_blocks(self, models: Sequence[VisionTransformer], start: int) -> Task:
+        """Return the task with the pass up to block ``start`` done once for all models, if they share it."""
+        first, *others = models
+        if start == 0 or not all(same_up_to(first, m, start) for m in others):
+            return self
+        (stream,) = make_views(first, [self.pixels], len(first.blocks) - start, dtype=torch.float32).data
+        assert isinstance(stream, torch.Tensor)
+        return replace(self, stream=stream, start=start)
 
     def points(self, model: VisionTransformer) -> npt.NDArray[np.float64]:
         """Return 100 for each image that ``model`` is right on, else 0: points of accuracy."""
-        return np.where(predict_logits(model, self.pixels).argmax(1) == self.targets, 100.0, 0.0)
+        if self.stream is None:
+            logits = predict_logits(model, self.pixels)
+        else:
+            logits = finish_logits(model, self.stream, self.start)
+        return np.where(logits.argmax(1) == self.targets, 100.0, 0.0)
 
     def is_known(self, points: npt.NDArray[np.float64]) -> bool:
         """Tell whether a model with these points is right at least twice as often as the commonest class would be."""
@@ -68,6 +93,7 @@ def run_initialisation(pairs: Sequence[Pair], task: Task, setting: str, *, layer
         The trained layers.
     """
     distinct = {id(m): m for p in pairs for m in (p.recipient, p.donor)}
+    task = task.after_frozen_blocks(list(distinct.values()), layers.start)
     points = {key: task.points(model) for key, model in distinct.items()}
     able = [p for p in pairs if all(task.is_known(points[id(m)]) for m in (p.recipient, p.donor))]
     drops = [barrier(p, task, points[id(p.recipient)], points[id(p.donor)]) for p in able]

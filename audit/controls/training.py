@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -23,11 +24,13 @@ from audit.controls.sets import ControlSet, Role
 from audit.data.pixels import Pixels
 from audit.models.build import Backbone
 from audit.models.checkpoint import hash_state, save_weights, started_from
-from audit.models.finetune import Recipe, finetune, make_views
+from audit.models.finetune import Progress, Recipe, Views, count_steps, finetune, make_views, prefix_blocks
+from audit.models.side_by_side import train_side_by_side
 from audit.models.transforms import Corruption, blur, corrupt_pixels, gray
 from audit.store import write_text
 
-RECIPE_VERSION = 3  # raise when the training below changes: cached models are then made anew
+RECIPE_VERSION = 4  # raise when the training below changes: cached models are then made anew
+BASE = "base.safetensors"
 WEIGHT_DECAY = 0.05
 WARMUP_SHARE = 0.1
 CORRUPTIONS: Mapping[str, Corruption] = {"gray": gray, "blur": blur}
@@ -121,15 +124,16 @@ def train_controls(
     """
     folder = cache / f"controls-{cache_key(backbone, spec, images)[:24]}"
     wanted = conditions(images.one_task, spec.donor_seeds)
-    absent = [c for c in wanted if not (folder / f"{c.name}.safetensors").is_file()]
-    base, fresh = _base(backbone, spec, images, folder, step)
-    if absent:
-        _train_conditions(backbone, spec, images, base, absent, folder, step)
+    files = {c: folder / f"{c.name}.safetensors" for c in wanted}
+    fresh = not all(path.is_file() for path in (folder / BASE, *files.values()))
+    if fresh:
+        base, views = _base(backbone, spec, images, folder, step)
+        models = _train_conditions(backbone, spec, images, base, views, files, step)
+    else:
+        models = {c.name: _stored(backbone, images.classes, path) for c, path in files.items()}
     write_text(folder / "recipe.json", json.dumps([asdict(c) for c in wanted], indent=1))
-    files = {c.name: folder / f"{c.name}.safetensors" for c in wanted}
-    models = {name: _stored(backbone, images.classes, path) for name, path in files.items()}
-    starts = {name: started_from(path) for name, path in files.items()}
-    return ControlModels(models, starts, folder, from_cache=not (fresh or absent))
+    starts = {c.name: started_from(path) for c, path in files.items()}
+    return ControlModels(models, starts, folder, from_cache=not fresh)
 
 
 def _stored(backbone: Backbone, classes: int, path: Path) -> VisionTransformer:
@@ -146,18 +150,26 @@ def _is_whole(backbone: Backbone) -> bool:
 
 def _base(
     backbone: Backbone, spec: ControlsSpec, images: ControlSet, folder: Path, step: Step
-) -> tuple[VisionTransformer, bool]:
-    """Train the base, or load it; tell whether it was trained."""
-    path = folder / "base.safetensors"
+) -> tuple[VisionTransformer, Mapping[str, Views]]:
+    """Train the base, or load it; return with it what its frozen blocks make of the images, if that is known by now."""
+    path = folder / BASE
     if path.is_file():
-        return _stored(backbone, images.base_classes, path), False
+        return _stored(backbone, images.base_classes, path), {}
     base = backbone.build(images.base_classes)
     blocks = None if _is_whole(backbone) else backbone.spec.train_blocks
-    mixed = make_views(base, [spoil(images.train, name) for name in SEEN], blocks)
+    views = _views(base, images, blocks, SEEN)
+    mixed = Views([v.data[0] for v in views.values()], prefix_blocks(base, blocks))
     recipe = _recipe(spec, spec.base_epochs, spec.seed, blocks)
     finetune(base, mixed, images.base_targets, recipe, progress=step("controls: base"))
     save_weights(base.state_dict(), path)
-    return base, True
+    return base, {} if _is_whole(backbone) else views
+
+
+def _views(
+    model: VisionTransformer, images: ControlSet, train_blocks: int | None, corruptions: Sequence[str]
+) -> dict[str, Views]:
+    """Return the training images by corruption, as the trained blocks of ``model`` read them."""
+    return {name: make_views(model, [spoil(images.train, name)], train_blocks) for name in corruptions}
 
 
 def _train_conditions(
@@ -165,23 +177,34 @@ def _train_conditions(
     spec: ControlsSpec,
     images: ControlSet,
     base: VisionTransformer,
-    absent: list[Condition],
-    folder: Path,
+    views: Mapping[str, Views],
+    files: Mapping[Condition, Path],
     step: Step,
-) -> None:
-    """Train conditions from the base, storing each as soon as it is done."""
+) -> dict[str, VisionTransformer]:
+    """Train the conditions that are not stored yet from the base, storing each as soon as it is done; return all."""
+    absent = [c for c, path in files.items() if not path.is_file()]
     blocks = backbone.spec.train_blocks
-    views = {c: make_views(base, [spoil(images.train, c)], blocks) for c in {a.corruption for a in absent}}
-    for condition in absent:
-        model = backbone.build(images.classes)
-        start_from(base, model)
-        start = hash_state(model.state_dict())
+    views = views or _views(base, images, blocks, sorted({c.corruption for c in absent}))
+    models = {c: backbone.build(images.classes) for c in files}
+
+    def recipe_of(condition: Condition) -> Recipe:
         recipe = _recipe(spec, spec.condition_epochs, spec.seed + condition.seed, blocks)
-        recipe = replace(recipe, freeze_classifier=True, attention_only=not images.one_task)
-        title = f"controls: {condition.name.replace('_', ' ')}"
-        targets = images.targets[condition.role][0]
-        finetune(model, views[condition.corruption], targets, recipe, progress=step(title))
-        save_weights(model.state_dict(), folder / f"{condition.name}.safetensors", started_from=start)
+        return replace(recipe, freeze_classifier=True, attention_only=not images.one_task)
+
+    def train(condition: Condition, progress: Progress) -> None:
+        model, path = models[condition], files[condition]
+        if condition not in absent:
+            model.load_state_dict(load_file(path))
+            return
+        start_from(base, model)
+        start, targets = hash_state(model.state_dict()), images.targets[condition.role][0]
+        finetune(model, views[condition.corruption], targets, recipe_of(condition), progress=progress)
+        save_weights(model.state_dict(), path, started_from=start)
+
+    steps = [count_steps(len(images.train), recipe_of(c)) if c in absent else 0 for c in files]
+    progress = step(f"controls: {len(absent)} models side by side")
+    train_side_by_side([partial(train, c) for c in files], list(models.values()), steps, progress=progress)
+    return {c.name: model for c, model in models.items()}
 
 
 def start_from(base: VisionTransformer, model: VisionTransformer) -> None:

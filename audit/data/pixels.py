@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +13,7 @@ from PIL import Image, ImageOps
 from audit.data.samples import ImageSource
 
 Pixels = npt.NDArray[np.uint8]
+TOLD_EVERY = 64  # images
 
 
 def load_pixels(
@@ -20,7 +23,7 @@ def load_pixels(
     *,
     progress: Callable[[int], None] | None = None,
 ) -> Pixels:
-    """Decode images, crop them to a centred square and resize them.
+    """Decode images, crop them to a centred square and resize them; several at once, on as many cores as there are.
 
     Parameters
     ----------
@@ -38,11 +41,19 @@ def load_pixels(
     numpy.ndarray, shape (len(keys), size, size, 3), uint8
     """
     out = np.empty((len(keys), size, size, 3), dtype=np.uint8)
-    for i, key in enumerate(keys):
-        image = source.open(key)
-        if image.size != (size, size):
-            image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-        out[i] = np.asarray(image)
-        if progress is not None and (i + 1) % 64 == 0:
-            progress(i + 1)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            for i, image in enumerate(pool.map(lambda key: _fitted(source.open(key), size), keys)):
+                out[i] = image
+                if progress is not None and (i + 1) % TOLD_EVERY == 0:
+                    progress(i + 1)
+        except BaseException:  # an image that cannot be opened, or an interrupted run: the others are not waited for
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return out
+
+
+def _fitted(image: Image.Image, size: int) -> Pixels:
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+    return np.asarray(image)

@@ -7,6 +7,7 @@ else. That is what makes models comparable head by head.
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,11 +22,12 @@ from torch.nn import functional as F
 
 from audit.data.pixels import Pixels
 from audit.errors import UnfinishedError
-from audit.models.predict import batches, classify, embed
+from audit.models.predict import batches, embed, finish
 from audit.models.transforms import as_input
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
 PREFIX_BATCH = 64
+MAPPED_ABOVE = 1 << 30  # bytes; larger features of a view lie in a file
 CLIP_NORM = 1.0
 CLASSIFIER = ("attn_pool", "norm", "fc_norm", "head", "head_dist")  # what follows the last block, where a model has it
 
@@ -56,7 +58,7 @@ class Views:
     Parameters
     ----------
     data : sequence of arrays
-        A view each: uint8 pixels (N, H, W, 3) where the whole model trains, else float32 features
+        A view each: uint8 pixels (N, H, W, 3) where the whole model trains, else features
         (N, tokens, width) that leave the frozen prefix.
     prefix : int
         Blocks of the frozen prefix; 0 where ``data`` holds pixels.
@@ -69,8 +71,20 @@ class Views:
         return len(self.data[0])
 
 
-def make_views(model: VisionTransformer, pixels: Sequence[Pixels], train_blocks: int | None) -> Views:
+def make_views(
+    model: VisionTransformer,
+    pixels: Sequence[Pixels],
+    train_blocks: int | None,
+    *,
+    dtype: torch.dtype = torch.float16,
+) -> Views:
     """Compute what the trained blocks read, once for each view.
+
+    Features of a frozen prefix are kept in float16 and turned into float32 batch by batch: half the memory, for a
+    rounding of each value by at most 1/2048 of itself, which is less than the grey levels of the pixels were rounded
+    by. Features that do not fit into float16's range (65504) stay in float32. Where a view's take more than
+    ``MAPPED_ABOVE`` bytes they lie in a temporary file that is mapped into memory: the system reads what a batch needs
+    and lets go of the rest. The file has no name, and is gone with the last view of it.
 
     Parameters
     ----------
@@ -80,11 +94,13 @@ def make_views(model: VisionTransformer, pixels: Sequence[Pixels], train_blocks:
         A view each, such as the images and their mirror images.
     train_blocks : int or None
         Blocks to be trained, counted from the end; None for everything.
+    dtype : torch.dtype
+        Of the features: float16, or float32 where nothing may be rounded.
     """
     prefix = prefix_blocks(model, train_blocks)
     if prefix == 0:
         return Views(list(pixels), 0)
-    return Views([_prefix_features(model, view, prefix) for view in pixels], prefix)
+    return Views([_prefix_features(model, view, prefix, dtype) for view in pixels], prefix)
 
 
 def prefix_blocks(model: VisionTransformer, train_blocks: int | None) -> int:
@@ -98,15 +114,29 @@ def mirrored(pixels: Pixels) -> Pixels:
 
 
 @torch.inference_mode()
-def _prefix_features(model: VisionTransformer, pixels: Pixels, prefix: int) -> torch.Tensor:
+def _prefix_features(model: VisionTransformer, pixels: Pixels, prefix: int, dtype: torch.dtype) -> torch.Tensor:
     model.eval()
-    parts = []
+    features = torch.empty(0)
     for part in batches(len(pixels), PREFIX_BATCH):
         stream = embed(model, as_input(model, pixels[part]))
         for block in model.blocks[:prefix]:
             stream = block(stream)
-        parts.append(stream)
-    return torch.cat(parts)
+        if part.start == 0:
+            features = _room((len(pixels), *stream.shape[1:]), dtype)
+        kept = features[part].copy_(stream)
+        if dtype != torch.float32 and not kept.isfinite().all() and stream.isfinite().all():
+            return _prefix_features(model, pixels, prefix, torch.float32)
+    return features
+
+
+def _room(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Return an empty tensor, in memory, or in a file without a name where it is larger than ``MAPPED_ABOVE``."""
+    if math.prod(shape) * dtype.itemsize <= MAPPED_ABOVE:
+        return torch.empty(shape, dtype=dtype)
+    with tempfile.TemporaryFile() as file:  # the mapping holds it open
+        return torch.from_numpy(
+            np.memmap(file, np.float16 if dtype == torch.float16 else np.float32, "w+", shape=shape)
+        )
 
 
 def finetune(
@@ -147,7 +177,7 @@ def finetune(
     """
     rows = np.arange(len(views)) if rows is None else rows
     _freeze(model, views.prefix, recipe)
-    steps = math.ceil(len(rows) / recipe.batch_size)
+    steps = _steps_an_epoch(len(rows), recipe)
     update = _updater(model, recipe, steps)
     order = np.random.default_rng(recipe.seed)
     model.train()
@@ -173,9 +203,20 @@ def finetune(
     return losses
 
 
+def count_steps(images: int, recipe: Recipe) -> int:
+    """Return how many steps a fine-tuning on so many images takes."""
+    return recipe.epochs * _steps_an_epoch(images, recipe)
+
+
+def _steps_an_epoch(images: int, recipe: Recipe) -> int:
+    return math.ceil(images / recipe.batch_size)
+
+
 def _updater(model: VisionTransformer, recipe: Recipe, steps: int) -> Callable[[torch.Tensor, int], None]:
     """Return the function that follows the gradient of a loss, at timm's cosine rate of the given step."""
-    optimizer = create_optimizer_v2(model, opt="adamw", lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimizer = create_optimizer_v2(
+        model, opt="adamw", lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched="cosine",
@@ -219,11 +260,17 @@ def _freeze(model: VisionTransformer, prefix: int, recipe: Recipe) -> None:
 def _forward_tail(
     model: VisionTransformer, views: Views, rows: npt.NDArray[np.int64], view_of: npt.NDArray[np.int64]
 ) -> torch.Tensor:
-    if views.prefix == 0:
-        pixels = np.stack([views.data[v][r] for v, r in zip(view_of, rows, strict=True)])
-        stream = embed(model, as_input(model, pixels))
-    else:
-        stream = torch.stack([views.data[v][r] for v, r in zip(view_of, rows, strict=True)])
-    for block in model.blocks[views.prefix :]:
-        stream = block(stream)
-    return classify(model, stream)
+    drawn = _drawn(views, rows, view_of)
+    stream = embed(model, as_input(model, drawn.numpy())) if views.prefix == 0 else drawn.float()
+    return finish(model, stream, views.prefix)
+
+
+def _drawn(views: Views, rows: npt.NDArray[np.int64], view_of: npt.NDArray[np.int64]) -> torch.Tensor:
+    """Return each row from the view that was drawn for it."""
+    data = [view if isinstance(view, torch.Tensor) else torch.from_numpy(view) for view in views.data]
+    chosen, drawn = torch.from_numpy(rows), torch.from_numpy(view_of)
+    batch = data[0].index_select(0, chosen)
+    for number, view in enumerate(data[1:], start=1):
+        of_view = (drawn == number).nonzero().squeeze(1)
+        batch.index_copy_(0, of_view, view.index_select(0, chosen[of_view]))
+    return batch

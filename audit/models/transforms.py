@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
+from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tvf
 
 from audit.data.pixels import Pixels
@@ -23,11 +24,22 @@ def gray(images: torch.Tensor) -> torch.Tensor:
 
 
 def blur(images: torch.Tensor) -> torch.Tensor:
-    """Remove fine detail: Gaussian blur with a standard deviation of 1/14 of the image's side."""
+    """Remove fine detail: Gaussian blur with a standard deviation of 1/14 of the image's side.
+
+    Down the columns, then along the rows, each as one matrix product: what a square kernel gives, at a small fraction
+    of its cost.
+    """
     sigma = images.shape[-1] * BLUR_SHARE
-    kernel = 2 * int(3 * sigma) + 1
-    result: torch.Tensor = tvf.gaussian_blur(images, kernel_size=[kernel, kernel], sigma=[sigma, sigma])
-    return result
+    down, along = (_blurring(length, sigma) for length in images.shape[-2:])
+    return (down @ images.float() @ along.T).round_().to(torch.uint8)
+
+
+def _blurring(length: int, sigma: float) -> torch.Tensor:
+    """Return the matrix (length, length) that blurs a line of pixels, mirrored at its ends; cut at 3 sigma."""
+    reach = int(3 * sigma)
+    bell = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, dtype=torch.float32) / sigma) ** 2)
+    every = F.pad(torch.eye(length).unsqueeze(0), [reach, reach], mode="reflect")[0]
+    return (every.unfold(1, len(bell), 1) @ (bell / bell.sum())).T
 
 
 def corrupt_pixels(pixels: Pixels, corruption: Corruption) -> Pixels:
@@ -44,4 +56,4 @@ def as_input(model: VisionTransformer, pixels: Pixels) -> torch.Tensor:
     images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float()
     mean = torch.tensor(model.pretrained_cfg["mean"]).view(1, 3, 1, 1) * 255
     std = torch.tensor(model.pretrained_cfg["std"]).view(1, 3, 1, 1) * 255
-    return (images - mean) / std
+    return images.sub_(mean).div_(std)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,8 @@ from timm.models.vision_transformer import VisionTransformer
 from audit.card.schema import TrainingSpec
 from audit.data.splits import balanced_training
 from audit.models.checkpoint import hash_state, save_weights, started_from
-from audit.models.finetune import Recipe, Views, finetune, make_views, mirrored
+from audit.models.finetune import Progress, Recipe, Views, count_steps, finetune, make_views, mirrored
+from audit.models.side_by_side import train_side_by_side
 from audit.pipeline.setting import Setting
 
 Rows = npt.NDArray[np.int64]
@@ -57,30 +59,33 @@ def train_audited(setting: Setting) -> AuditedModels:
         start = hash_state(model.state_dict())
         save_weights(model.state_dict(), setting.run / "models" / "audited.safetensors", started_from=start)
         return AuditedModels({0: model}, [], "", {"audited": start})
-    base = setting.backbone.build(classes)
     train = np.flatnonzero(setting.samples.frame["split"] == "train")
-    views: Views | None = None
-    by_seed: dict[int, VisionTransformer] = {}
-    balanced: list[VisionTransformer] = []
-    starts: dict[str, str] = {}
-    for name, seed, rows in training_jobs(setting):
-        model = setting.backbone.build(classes)
-        path = setting.run / "models" / f"{name}.safetensors"
-        if path.is_file():
+    jobs = training_jobs(setting)
+    files = {name: setting.run / "models" / f"{name}.safetensors" for name, _, _ in jobs}
+    models = {name: setting.backbone.build(classes) for name in files}
+    absent = {name for name, path in files.items() if not path.is_file()}
+    views = _views(models[jobs[0][0]], setting, training, train) if absent else None
+
+    def work(name: str, recipe: Recipe, rows: Rows, progress: Progress) -> None:
+        model, path = models[name], files[name]
+        if views is None or name not in absent:
             model.load_state_dict(load_file(path))
-        else:
-            start = hash_state(model.state_dict())
-            views = views or _views(base, setting, training, train)
-            recipe = _recipe(training, seed, setting.card.model.train_blocks)
-            positions = np.searchsorted(train, rows)
-            title = f"training: {name.replace('-', ' ')}"
-            finetune(model, views, setting.targets[train], recipe, rows=positions, progress=setting.step(title))
-            save_weights(model.state_dict(), path, started_from=start)
-        starts[name] = started_from(path)
-        if name.startswith("seed"):
-            by_seed[seed] = model
-        else:
-            balanced.append(model)
+            return
+        start = hash_state(model.state_dict())
+        positions = np.searchsorted(train, rows)
+        finetune(model, views, setting.targets[train], recipe, rows=positions, progress=progress)
+        save_weights(model.state_dict(), path, started_from=start)
+
+    recipes = {name: _recipe(training, seed, setting.card.model.train_blocks) for name, seed, _ in jobs}
+    train_side_by_side(
+        [partial(work, name, recipes[name], rows) for name, _, rows in jobs],
+        list(models.values()),
+        [count_steps(len(rows), recipes[name]) if name in absent else 0 for name, _, rows in jobs],
+        progress=setting.step(f"training: {len(absent)} models side by side"),
+    )
+    by_seed = {seed: models[name] for name, seed, _ in jobs if name.startswith("seed")}
+    balanced = [models[name] for name in models if not name.startswith("seed")]
+    starts = {name: started_from(path) for name, path in files.items()}
     return AuditedModels(by_seed, balanced, next(iter(setting.samples.attributes)), starts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import warnings
@@ -42,8 +43,20 @@ def render_pdf(html: str, audit_json: bytes, audit_sha256: str, started: str) ->
         If WeasyPrint or the Pango library beneath it cannot be loaded.
     """
     moment = _moment(started)
-    with _source_date(moment):
+    with _source_date(moment), _collecting_later():
         return _finished(_printed(html, audit_json, audit_sha256, moment))
+
+
+@contextmanager
+def _collecting_later() -> Iterator[None]:
+    """Hold back the garbage collector: layout makes very many objects, and nearly all of them live to its end."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _printed(html: str, audit_json: bytes, audit_sha256: str, moment: datetime) -> bytes:

@@ -145,7 +145,7 @@ def features(model: VisionTransformer, faces: pd.DataFrame, *, twins: bool) -> t
     if twins:
         keys = [edited_key(k, skin_tone=TWIN[t]) for k, t in zip(keys, faces["skin_tone"], strict=True)]
     pixels = load_pixels(SyntheticSource(faces), keys, 64)
-    found = make_views(model, [pixels], SPEC.train_blocks).data[0]
+    found = make_views(model, [pixels], SPEC.train_blocks, dtype=torch.float32).data[0]
     assert isinstance(found, torch.Tensor)
     return found
 

@@ -27,7 +27,8 @@ def tiny_base() -> models.VisionTransformer:
 
 
 def stream_of(model: models.VisionTransformer, n: int = 4, seed: int = 0) -> torch.Tensor:
-    found = models.make_views(model, [noise_pixels(n, seed=seed, size=64)], models.SPEC.train_blocks).data[0]
+    pixels = [noise_pixels(n, seed=seed, size=64)]
+    found = models.make_views(model, pixels, models.SPEC.train_blocks, dtype=torch.float32).data[0]
     assert isinstance(found, torch.Tensor)
     return found
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from torchvision.transforms.v2 import functional as tvf
 
 from audit.models.predict import batches, predict_logits
 from audit.models.transforms import as_input, blur, corrupt_pixels, gray
@@ -84,3 +86,15 @@ def test_prediction_does_not_depend_on_the_batch() -> None:
 def test_batches_cover_the_range_once() -> None:
     assert list(batches(7, 3)) == [slice(0, 3), slice(3, 6), slice(6, 7)]
     assert list(batches(0, 3)) == []
+
+
+@pytest.mark.parametrize("size", [16, 31, 64])
+def test_blur_is_that_of_a_square_kernel(size: int) -> None:
+    """Torchvision's, but for rounding at halves of a grey level."""
+    images = torch.from_numpy(noise_pixels(3, size=size)).permute(0, 3, 1, 2)
+    sigma = size / 14
+    kernel = 2 * int(3 * sigma) + 1
+    expected = tvf.gaussian_blur(images, kernel_size=[kernel, kernel], sigma=[sigma, sigma])
+    away = (blur(images).int() - expected.int()).abs()
+    assert away.max() <= 1
+    assert (away > 0).float().mean() < 1e-3
