@@ -13,8 +13,8 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 import torch
 from torch import nn
 
+from audit.models.blocks import drops_at_random
 from audit.models.finetune import Progress
-from audit.models.predict import drops_at_random
 
 AT_ONCE = 4  # models; bounds memory on machines of many cores
 Job = Callable[[Progress], None]  # trains one model, telling its steps done and in all

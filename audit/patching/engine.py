@@ -11,14 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from timm.layers.attention import Attention
-from timm.models.vision_transformer import Block, VisionTransformer
-from torch import nn
+from timm.models.vision_transformer import VisionTransformer
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from audit.memory import fitting
-from audit.models.predict import classify
+from audit.models.blocks import after_attention, attend, is_plain, rows_read
+from audit.models.predict import classify, finish
 from audit.patching.hooks import replacing_writes
 from audit.patching.sites import Site, Trace, bias_write, head_writes, heads_of, scale_of, tokens_of
 
@@ -35,94 +34,9 @@ class Donor:
     trace: Trace
 
 
-def rows_read(model: VisionTransformer) -> int | None:
-    """Return how many leading tokens the classifier reads, or None if it reads all."""
-    if model.attn_pool is None and model.global_pool == "token":
-        return int(model.num_prefix_tokens)
-    return None
-
-
-def _is_plain(block: Block) -> bool:
-    """Tell whether a block's attention can be computed for some rows only by ``_leading_rows``."""
-    return type(block) is Block and type(block.attn) is Attention and getattr(block.attn, "gate", None) is None
-
-
-def unknown_blocks(model: VisionTransformer) -> list[int]:
-    """Return the layers whose blocks the fast path does not know: run whole, and by hooks for sets of heads."""
-    return [i for i, block in enumerate(model.blocks) if not _is_plain(block)]
-
-
-def _leading_rows(block: Block, stream: torch.Tensor, rows: int) -> torch.Tensor:
-    """Run a block for its first ``rows`` tokens: queries of those, keys and values of all."""
-    return _after_attention(block, stream[:, :rows] + _attend(block, stream, rows)[1])
-
-
-def _attend(block: Block, stream: torch.Tensor, rows: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return z (B, rows, heads * head width) of the first ``rows`` tokens (None: all), and what attention adds."""
-    attention, normed = block.attn, block.norm1(stream)
-    few = rows is not None and rows < attention.head_dim
-    z = attention.norm((_folded if few and _folds(block) else _unfolded)(block, normed, rows))
-    return z, block.ls1(attention.proj(z))
-
-
-def _folds(block: Block) -> bool:
-    """Tell whether keys enter the scores as they leave their projection, so that its weights can be folded."""
-    return isinstance(block.attn.k_norm, nn.Identity)
-
-
-def _queries(block: Block, normed: torch.Tensor, rows: int | None) -> torch.Tensor:
-    """Return the queries (B, heads, rows, head width) of the first ``rows`` tokens."""
-    attention, inner = block.attn, block.attn.num_heads * block.attn.head_dim
-    weight, bias = attention.qkv.weight, attention.qkv.bias
-    q = F.linear(normed[:, :rows], weight[:inner], None if bias is None else bias[:inner])
-    queries: torch.Tensor = attention.q_norm(q.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2))
-    return queries
-
-
-def _unfolded(block: Block, normed: torch.Tensor, rows: int | None) -> torch.Tensor:
-    """Return z from keys and values of all tokens."""
-    attention, inner = block.attn, block.attn.num_heads * block.attn.head_dim
-    weight, bias = attention.qkv.weight, attention.qkv.bias
-    kv = F.linear(normed, weight[inner:], None if bias is None else bias[inner:])
-    k, v = kv.unflatten(-1, (2, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    q = _queries(block, normed, rows)
-    z: torch.Tensor = F.scaled_dot_product_attention(q, attention.k_norm(k), v).transpose(1, 2).flatten(2)
-    return z
-
-
-def _folded(block: Block, normed: torch.Tensor, rows: int | None) -> torch.Tensor:
-    """Return z without computing keys and values: their weights are applied to the few queries and outputs instead.
-
-    ``softmax((q W_k) x^T) x W_v^T + b_v``: the keys' bias adds the same to every score of a query, which softmax does
-    not see, and the values' bias is weighted by shares that add up to 1.
-    """
-    attention, n_heads = block.attn, block.attn.num_heads
-    _, of_keys, of_values = attention.qkv.weight.unflatten(0, (3, n_heads, -1))  # each (heads, head width, width)
-    q = _queries(block, normed, rows)
-    scores = attention.scale * (q @ of_keys).flatten(1, 2) @ normed.mT
-    seen = (scores.softmax(-1) @ normed).unflatten(1, (n_heads, -1)) @ of_values.mT
-    if attention.qkv.bias is not None:
-        seen = seen + attention.qkv.bias.unflatten(0, (3, n_heads, 1, -1))[2]
-    folded: torch.Tensor = seen.transpose(1, 2).flatten(2)
-    return folded
-
-
-def _after_attention(block: Block, stream: torch.Tensor) -> torch.Tensor:
-    """Run the MLP half of a block."""
-    out: torch.Tensor = stream + block.ls2(block.mlp(block.norm2(stream)))
-    return out
-
-
 def _continue(model: VisionTransformer, layer: int, stream: torch.Tensor) -> torch.Tensor:
     """Return the logits from a residual stream (B, tokens, width) after the attention of ``layer``."""
-    rows, last = rows_read(model), len(model.blocks) - 1
-    stream = _after_attention(model.blocks[layer], _read(model, layer, stream))
-    for block in model.blocks[layer + 1 : last]:
-        stream = block(stream)
-    if layer < last:
-        end = model.blocks[last]
-        stream = _leading_rows(end, stream, rows) if rows is not None and _is_plain(end) else end(stream)
-    return classify(model, stream)
+    return finish(model, after_attention(model.blocks[layer], _read(model, layer, stream)), layer + 1)
 
 
 @dataclass(frozen=True)
@@ -288,7 +202,7 @@ def patch_attention(model: VisionTransformer, recipient: Trace, donor: Donor, la
     stream = recipient.entering[layers.start]
     for layer in layers:
         ours, theirs = (bias_write(m, layer) for m in (model, donor.model))
-        stream = _after_attention(model.blocks[layer], stream + (donor.trace.attention[layer] - theirs + ours))
+        stream = after_attention(model.blocks[layer], stream + (donor.trace.attention[layer] - theirs + ours))
     for block in model.blocks[layers.stop :]:
         stream = block(stream)
     return classify(model, stream)
@@ -305,16 +219,16 @@ def patch_together(model: VisionTransformer, recipient: Trace, donor: Donor, sit
     stream = recipient.entering[first]
     for layer in range(first, len(model.blocks)):
         block, heads = model.blocks[layer], [site.head for site in sites if site.layer == layer]
-        if not _is_plain(block):
+        if not is_plain(block):
             with replacing_writes(model, _writes(donor, layer, heads)):
                 stream = block(stream)
             continue
         few = rows if layer == last else None
-        z, added = _attend(block, stream, few) if layer > first else (recipient.z[layer], recipient.attention[layer])
+        z, added = attend(block, stream, few) if layer > first else (recipient.z[layer], recipient.attention[layer])
         if heads:
             change = _of_heads(donor.model, layer, donor.trace.z[layer][:, :few], heads)
             added = added[:, :few] + change - _of_heads(model, layer, z[:, :few], heads)
-        stream = _after_attention(block, stream[:, :few] + added)
+        stream = after_attention(block, stream[:, :few] + added)
     return classify(model, stream)
 
 

@@ -18,7 +18,7 @@ from sklearn.metrics import balanced_accuracy_score
 from audit import __version__
 from audit.data.summary import describe_data
 from audit.evidence.outcome import NOT_SHOWN, decide
-from audit.patching.engine import unknown_blocks
+from audit.models.blocks import unknown_blocks
 from audit.patching.sites import heads_of
 from audit.pipeline.judging import Judged
 from audit.pipeline.setting import Setting

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from audit.patching.engine import rows_read
+from audit.models.blocks import rows_read
 
 Flops = Counter[str]  # by kind of product
 ROWS = 64  # images in one product whose speed is measured

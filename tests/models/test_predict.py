@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from audit.models.predict import drops_at_random, embed, finish, finish_logits, predict_logits
+from audit.models.blocks import drops_at_random
+from audit.models.predict import embed, finish, finish_logits, predict_logits
 from audit.models.transforms import as_input
 from tests.models_for_tests import FAMILIES, noise_pixels, tiny
 

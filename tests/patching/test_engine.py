@@ -8,6 +8,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from audit.models.blocks import rows_read
 from audit.patching import engine
 from audit.patching.engine import (
     Donor,
@@ -15,7 +16,6 @@ from audit.patching.engine import (
     patch_attention,
     patch_layer,
     patch_together,
-    rows_read,
     transplant_layer,
 )
 from audit.patching.hooks import donor_writes, patch_with_hooks
