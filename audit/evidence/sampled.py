@@ -24,7 +24,7 @@ from audit.evidence.effects import SwapEffects
 from audit.evidence.stats import Array, components
 
 Mask = npt.NDArray[np.bool_]
-LEAST = 40  # recipients that every head is patched for, or all where there are fewer
+LEAST = 30  # recipients that every head is patched for, or all where there are fewer
 SLACK = 1.05  # of the variance: an interval that is wider by half as much counts as just as narrow
 MARGIN = 1.5  # as many more patches than seem enough: what first order misses is known from a sample only
 

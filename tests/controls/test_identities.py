@@ -23,7 +23,7 @@ from audit.controls.identities import (
     self_patch,
     writes_sum_to_attention,
 )
-from audit.patching import sites
+from audit.patching import engine, sites
 from audit.patching.engine import Donor, patch_layer, patch_together
 from audit.patching.sites import Site, Trace
 from tests.models_for_tests import FAMILIES, hooks_left, noise_images, tiny
@@ -190,7 +190,8 @@ def test_a_bias_applied_twice_fails_the_sum() -> None:
 
 
 def test_layer_scale_overlooked_fails_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sites, "scale_of", lambda _block: None)
+    for module in (sites, engine):
+        monkeypatch.setattr(module, "scale_of", lambda _block: None)
     assert not writes_sum_to_attention(subject(tiny("LayerScale"))).passed
     assert not engine_equals_hooks(subject(tiny("LayerScale"))).passed  # hooks still know of it
     assert writes_sum_to_attention(subject(tiny())).passed  # where there is none, nothing is overlooked
