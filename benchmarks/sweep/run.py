@@ -121,7 +121,7 @@ def _cases(*, quick: bool) -> list[tuple[Case, bool]]:
 
     if quick:
         return [(Case(DEMO, 16, 2), True), (Case(TINY, 2, 2), False), (Case(SMALL, 1, 2), False)]
-    cases = [Case(DEMO, 64, 9), Case(TINY, 16, 5), Case(TINY, 64, 3), Case(SMALL, 8, 5), Case(BASE, 8, 2)]
+    cases = [Case(DEMO, 64, 9), Case(TINY, 16, 3), Case(TINY, 64, 1), Case(SMALL, 8, 3), Case(BASE, 4, 2)]
     return [(case, True) for case in cases]
 
 
