@@ -87,9 +87,12 @@ def main() -> None:
 @data_option
 @click.option("--out", type=click.Path(path_type=Path), default=RUNS, show_default=True, help="Where runs go.")
 @click.option("--report/--no-report", default=True, help="Leave out HTML and PDF; 'render' makes them later.")
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where heads are patched."
+)
 @click.option("--memory", metavar="SIZE", help="Keep within so much memory, as 4G: fewer images are computed at once.")
 @reported
-def run(card: Path, data_root: Path | None, out: Path, *, report: bool, memory: str | None) -> None:
+def run(card: Path, data_root: Path | None, out: Path, *, report: bool, device: str, memory: str | None) -> None:
     """Run a whole audit of CARD: controls, models, patching, evidence, report.
 
     CARD is a YAML file or the name of a built-in card. Run the same command again to go on after an interruption.
@@ -104,7 +107,7 @@ def run(card: Path, data_root: Path | None, out: Path, *, report: bool, memory: 
     if out.exists() and not out.is_dir():
         raise InputError(str(out), "is a file, and runs go to a folder", "name a folder with --out")
     limit_memory(None if memory is None else parse_size(memory))
-    request = Request(find_card(card), _existing(data_root), out, command, report=report)
+    request = Request(find_card(card), _existing(data_root), out, command, report=report, device=device)
     with progress() as step:
         audit, folder = run_audit(request, step)
     click.echo(summary(audit, folder, report=report))

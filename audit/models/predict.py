@@ -26,7 +26,9 @@ def batches(n: int, size: int) -> Iterator[slice]:
 def predict_logits(model: VisionTransformer, pixels: Pixels, *, batch: int = 64) -> Floats:
     """Return the logits (N, classes) of a model in evaluation mode."""
     model.eval()
-    parts = [finish(model, embed(model, as_input(model, pixels[s])), 0).numpy() for s in batches(len(pixels), batch)]
+    parts = [
+        finish(model, embed(model, as_input(model, pixels[s])), 0).cpu().numpy() for s in batches(len(pixels), batch)
+    ]
     return np.concatenate(parts).astype(np.float32)
 
 
@@ -34,7 +36,7 @@ def predict_logits(model: VisionTransformer, pixels: Pixels, *, batch: int = 64)
 def finish_logits(model: VisionTransformer, stream: torch.Tensor, start: int, *, batch: int = 64) -> Floats:
     """Return the logits (N, classes) of the residual stream (N, tokens, width) that enters block ``start``."""
     model.eval()
-    return np.concatenate([finish(model, stream[s], start).numpy() for s in batches(len(stream), batch)])
+    return np.concatenate([finish(model, stream[s], start).cpu().numpy() for s in batches(len(stream), batch)])
 
 
 def embed(model: VisionTransformer, images: torch.Tensor) -> torch.Tensor:

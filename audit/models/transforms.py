@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tvf
 
 from audit.data.pixels import Pixels
+from audit.models.device import CUDA, device_of
 
 Corruption = Callable[[torch.Tensor], torch.Tensor]
 BLUR_SHARE = 1 / 14  # standard deviation of the Gaussian blur, as a share of the image's side
@@ -52,8 +53,13 @@ def corrupt_pixels(pixels: Pixels, corruption: Corruption) -> Pixels:
 
 
 def as_input(model: VisionTransformer, pixels: Pixels) -> torch.Tensor:
-    """Turn uint8 pixels (B, H, W, 3) into float32 (B, 3, H, W), shifted and scaled as the model was pretrained."""
-    images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float()
-    mean = torch.tensor(model.pretrained_cfg["mean"]).view(1, 3, 1, 1) * 255
-    std = torch.tensor(model.pretrained_cfg["std"]).view(1, 3, 1, 1) * 255
+    """Turn uint8 pixels (B, H, W, 3) into float32 (B, 3, H, W), shifted and scaled as the model was pretrained.
+
+    They are where the model is. To an accelerator they travel as bytes, from pinned memory, while it computes.
+    """
+    device, raw = device_of(model), torch.from_numpy(np.ascontiguousarray(pixels))
+    if device.type == CUDA:
+        raw = raw.pin_memory()
+    images = raw.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+    mean, std = (torch.tensor(model.pretrained_cfg[k], device=device).view(1, 3, 1, 1) * 255 for k in ("mean", "std"))
     return images.sub_(mean).div_(std)

@@ -41,7 +41,7 @@ def _continue(model: VisionTransformer, layer: int, stream: torch.Tensor) -> tor
 
 @dataclass(frozen=True)
 class Patches:
-    """M patches of one layer, each of one head.
+    """M patches of one layer, each of one head. The numbers are in main memory, wherever the model is.
 
     Parameters
     ----------
@@ -127,13 +127,13 @@ def patch_layer(
 def _patched(model: VisionTransformer, recipient: Trace, donor: Donor, layer: int, patches: Patches) -> torch.Tensor:
     """Return the residual streams (M, tokens, width) after a layer's attention, a head of each patched."""
     stream, attention = (_read(model, layer, t[layer]) for t in (recipient.entering, recipient.attention))
-    patched = stream[patches.recipient] + attention[patches.recipient]
+    rows, given_rows = (index.to(stream.device, non_blocking=True) for index in (patches.recipient, patches.donor))
+    patched = stream[rows] + attention[rows]
     n_heads = heads_of(model, layer)
     ours, theirs = (_read(model, layer, t.z[layer]).unflatten(-1, (n_heads, -1)) for t in (recipient, donor.trace))
     for head in patches.head.unique().tolist():
-        at = (patches.head == head).nonzero().squeeze(-1)
-        own = ours[patches.recipient[at], :, head]
-        given = theirs[patches.donor[at], :, head]
+        at = (patches.head == head).nonzero().squeeze(-1).to(stream.device, non_blocking=True)
+        own, given = ours[rows[at], :, head], theirs[given_rows[at], :, head]
         if donor.model is model:
             change = _write(model, layer, head, given - own)
         else:

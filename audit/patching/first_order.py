@@ -89,8 +89,8 @@ def sweep_first_order(
         places = np.searchsorted(images, given).T
         values: dict[str, Array] = {}
         for name, scalar in scalars.items():
-            base = scalar(passed.logits).double().numpy()
-            change = attribute(model, passed.trace, donors, passed.slopes[name]).flatten(2).double().numpy()
+            base = scalar(passed.logits).cpu().double().numpy()
+            change = attribute(model, passed.trace, donors, passed.slopes[name]).flatten(2).cpu().double().numpy()
             moved = expit(base[:, None, None] + change) - expit(base)[:, None, None]
             averages = [average(moved, alike, at, batch) for at in places]
             values |= {f"{a}:{name}": np.stack([k[a] for k in averages]) for a in AVERAGES}

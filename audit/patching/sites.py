@@ -80,6 +80,7 @@ class Trace:
 
     def take(self, rows: torch.Tensor) -> Trace:
         """Return the trace of some of the images."""
+        rows = rows.to(self.leaving.device)
         return Trace(
             [t[rows] for t in self.entering],
             [t[rows] for t in self.attention],

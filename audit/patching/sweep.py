@@ -41,14 +41,14 @@ class DonorKind:
 def class_log_odds(logits: torch.Tensor) -> torch.Tensor:
     """Return ``m_c = l_c - logsumexp over j != c of l_j`` for logits (..., classes); the log-odds of p_c, in nats."""
     n = logits.shape[-1]
-    others = ~torch.eye(n, dtype=torch.bool)
+    others = ~torch.eye(n, dtype=torch.bool, device=logits.device)
     rest = logits.unsqueeze(-2).expand(*logits.shape, n).masked_fill(~others, -torch.inf)
     return logits - torch.logsumexp(rest, dim=-1)
 
 
 def measure_logits(logits: torch.Tensor, outcomes: Mapping[str, int]) -> dict[str, npt.NDArray[np.generic]]:
     """Return p and m of each outcome and the predicted class number, for logits (..., classes)."""
-    flat = logits.flatten(0, -2).double()
+    flat = logits.flatten(0, -2).cpu().double()
     p, m = flat.softmax(-1), class_log_odds(flat)
     columns: dict[str, npt.NDArray[np.generic]] = {"predicted": flat.argmax(-1).to(torch.int16).numpy()}
     for name, number in outcomes.items():
@@ -110,20 +110,23 @@ def sweep(
     """
     sites = sites_of(model, layers)
     asked = np.ones((len(recipients), len(sites)), dtype=bool) if chosen is None else chosen
-    total, done, parts = int(asked.sum()) * len(donors), 0, []
+    total, done = int(asked.sum()) * len(donors), 0
+    parts: list[pd.DataFrame] = []
     at_once = recipients_at_once(model, len(donors))
     for positions in side_by_side(at_once, len(recipients), units, asked.sum(axis=1) > 0):
         batch = Batch(model, pixels, recipients, donors, positions, layers.start)
+        computed = []
         for layer in layers:
             heads = asked[positions][:, [site.layer == layer for site in sites]]
             for kinds in batch.kinds_of_one_model():
                 patches = _Asked.of(heads, kinds)
-                if not len(patches.head):
-                    continue
-                parts.append(batch.table(patches, batch.logits(layer, patches), layer, outcomes))
-                done += len(patches.head)
-                if progress is not None:
-                    progress(done, total)
+                if len(patches.head):
+                    computed.append((patches, batch.logits(layer, patches), layer))
+                    done += len(patches.head)
+                    if progress is not None:
+                        progress(done, total)
+        # Only now are results waited for: an accelerator has a whole batch to do until then.
+        parts += [batch.table(patches, logits, layer, outcomes) for patches, logits, layer in computed]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -195,7 +198,8 @@ class Batch:
         kind = self.donors[int(asked.kind[0])]
         recipient = self.places(self.images, self.recipients[self.positions[asked.place]])
         if kind.weights_only:
-            return transplant_layer(self.model, self.trace, kind.model, layer)[torch.from_numpy(asked.head), recipient]
+            every = transplant_layer(self.model, self.trace, kind.model, layer)
+            return every[torch.from_numpy(asked.head).to(every.device), recipient.to(every.device)]
         given = np.stack([k.rows[self.positions] for k in self.donors])[asked.kind, asked.place]
         seen, donor = self.donor(int(asked.kind[0]))
         patches = Patches(torch.from_numpy(asked.head), recipient, self.places(seen, given))

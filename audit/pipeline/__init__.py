@@ -26,6 +26,7 @@ from audit.evidence.together import sets_to_patch
 from audit.memory import keep_freed_memory
 from audit.models.build import Backbone
 from audit.models.checkpoint import hash_state
+from audit.models.device import CPU, open_device
 from audit.models.rendered_base import rendered_base
 from audit.pipeline.checking import (
     check_known_effects,
@@ -56,6 +57,7 @@ class Request:
     out: Path
     command: str
     report: bool = True  # render HTML, PDF and tables
+    device: str = CPU  # of the sweeps
 
 
 def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
@@ -103,14 +105,14 @@ def _measure(setting: Setting, images: ControlSet, begun: float) -> Audit:
         controls, design_c = _with_own(controls, setting, models)
     if not controls.valid:
         return record_audit(setting, legal, controls, models, None, EMPTY, time.monotonic() - begun)
-    with setting.stage("patching"):
+    with setting.stage("patching"), models.on(setting.device):
         rates = judge_rates(setting, measure_images(setting, models))
         swept = patch_heads(setting, models, rates, design_c=design_c)
         controls, pairs = _with_round_trips(controls, sweep_pairs(setting, models, swept))
     with setting.stage("evidence"):
         setting.step("evidence: permutations and intervals")(0, 1)
         judged = judge_effects(setting, rates, swept, pairs, {"data": setting.samples.fingerprint, **models.hashes()})
-    with setting.stage("heads together"):
+    with setting.stage("heads together"), models.on(setting.device):
         together = sweep_sets(setting, models, swept, sets_to_patch(judged.heads, judged.localisation))
         judged = judge_sets(setting, swept, together, judged)
     return record_audit(setting, legal, controls, models, swept, judged, time.monotonic() - begun)
@@ -183,6 +185,7 @@ def prepare(request: Request, step: Step) -> Setting:
         step=step,
         command=request.command,
         started=utc_now(),
+        device=open_device(request.device),
     )
 
 

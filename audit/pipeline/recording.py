@@ -19,6 +19,7 @@ from audit import __version__
 from audit.data.summary import describe_data
 from audit.evidence.outcome import NOT_SHOWN, decide
 from audit.models.blocks import unknown_blocks
+from audit.models.device import CPU, device_name
 from audit.patching.sites import heads_of
 from audit.pipeline.judging import Judged
 from audit.pipeline.setting import Setting
@@ -268,7 +269,8 @@ def _method(
         ],
         patches="" if swept is None else swept.choice,
         effort=[] if swept is None else swept.effort,
-        engine=f"exact patching, float32, CPU; largest difference from plain hooks in this run: {agreement}{slow}",
+        engine=f"exact patching, float32, {device_name(setting.device)}; largest difference from plain hooks in this run: "
+        f"{agreement}{slow}",
     )
 
 
@@ -285,7 +287,7 @@ def _provenance(setting: Setting, models: AuditedModels | None, fixed: str, seco
         started=setting.started,
         seconds=round(seconds, 1),
         run_by=setting.card.report.run_by or "not stated",
-        hardware=_hardware(),
+        hardware=_hardware(setting.device),
         versions={"vit-audit": __version__, "python": sys.version.split()[0], **{p: version(p) for p in PACKAGES}},
         seeds=[] if training is None else training.seeds,
         hashes={**hashes, **(models.hashes() if models is not None else {})},
@@ -293,14 +295,15 @@ def _provenance(setting: Setting, models: AuditedModels | None, fixed: str, seco
     )
 
 
-def _hardware() -> str:
+def _hardware(device: torch.device) -> str:
     """Return the processor and how many cores torch uses; no host name."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
         lines = [x for x in info.read_text(encoding="utf-8").splitlines() if x.startswith("model name")]
         name = lines[0].split(":", 1)[1].strip() if lines else name
-    return f"{name}, {torch.get_num_threads()} threads, no accelerator used"
+    accelerator = "no accelerator used" if device.type == CPU else f"heads patched on {device_name(device)}"
+    return f"{name}, {torch.get_num_threads()} threads, {accelerator}"
 
 
 def utc_now() -> str:

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from audit.card.schema import Card, TrainingSpec
 from audit.data.pixels import Pixels
 from audit.data.samples import Samples
 from audit.data.summary import audited_outcomes
 from audit.models.build import Backbone
+from audit.models.device import CPU
 from audit.records import Contrast
 
 Step = Callable[[str], Callable[[int, int], None]]
@@ -37,6 +39,7 @@ class Setting:
     step: Step
     command: str
     started: str
+    device: torch.device = field(default_factory=lambda: torch.device(CPU))  # of the sweeps
     stages: list[tuple[str, float]] = field(default_factory=list)
 
     @property

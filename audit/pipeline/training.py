@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 
@@ -39,6 +41,18 @@ class AuditedModels:
     balanced: list[VisionTransformer]
     balanced_on: str
     started_from: Mapping[str, str]
+
+    @contextmanager
+    def on(self, device: torch.device) -> Iterator[None]:
+        """Hold all models on a device for the length of a block."""
+        every = [*self.by_seed.values(), *self.balanced]
+        for model in every:
+            model.to(device)
+        try:
+            yield
+        finally:
+            for model in every:
+                model.to("cpu")
 
     @property
     def primary(self) -> VisionTransformer:
