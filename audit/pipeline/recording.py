@@ -269,8 +269,10 @@ def _method(
         ],
         patches="" if swept is None else swept.choice,
         effort=[] if swept is None else swept.effort,
-        engine=f"exact patching, float32, {device_name(setting.device)}; largest difference from plain hooks in this run: "
-        f"{agreement}{slow}",
+        engine=(
+            f"exact patching, float32, {device_name(setting.device)}; largest difference from plain hooks in this "
+            f"run: {agreement}{slow}"
+        ),
     )
 
 
