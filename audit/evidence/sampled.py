@@ -92,7 +92,7 @@ class Sampled:
         trust: Array = np.where(self.chosen.all(axis=0), 0.0, slope)
         return trust
 
-    @property
+    @cached_property
     def correlation(self) -> Array:
         """Correlation (uncentred) of exact and first-order differences where patched, (K,)."""
         own = np.where(self.chosen, self.first_order.own[0] - self.first_order.own[1], 0.0)

@@ -96,11 +96,16 @@ class StoredEffects:
         if estimates is None or len(estimates) <= len(rows):
             return lay_out(rows, own, subjects, outcome, scalar=scalar, label_shares=shares)
         patched = lay_out(rows, own, subjects, outcome, scalar=scalar, label_shares=shares, everyone=estimates)
-        return Sampled(patched, FirstOrder(*(_by_kind(estimates, f"{a}:{outcome}") for a in ("own", "pair", "both"))))
+        return Sampled(patched, first_order_of(estimates, outcome))
 
 
 def _part(table: pd.DataFrame, seed: int, contrast: Contrast, split: str) -> pd.DataFrame:
     return table[(table["seed"] == seed) & (table["contrast"] == str(contrast)) & (table["split"] == split)]
+
+
+def first_order_of(estimates: pd.DataFrame, outcome: str) -> FirstOrder:
+    """Lay out the first-order estimates of one contrast, split and outcome."""
+    return FirstOrder(*(_by_kind(estimates, f"{average}:{outcome}") for average in ("own", "pair", "both")))
 
 
 def _by_kind(estimates: pd.DataFrame, value: str) -> Array:

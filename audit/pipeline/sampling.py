@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,11 @@ import numpy.typing as npt
 import pandas as pd
 from timm.models.vision_transformer import VisionTransformer
 
-from audit.evidence.heads import decide_early, discover, found_heads, parts_of
-from audit.evidence.sampled import Sampled, draw
+from audit.evidence.effects import lay_out
+from audit.evidence.heads import decide_early, discover, found_heads
+from audit.evidence.sampled import FirstOrder, Sampled, draw
 from audit.evidence.stats import Array
-from audit.evidence.stored import StoredEffects
+from audit.evidence.stored import Part, StoredEffects, first_order_of
 from audit.patching.sites import Site, sites_of
 from audit.pipeline.setting import Setting
 from audit.pipeline.sweeping import Plan, estimate_part, head_settings, no_swaps, patch_part, swept_layers
@@ -59,6 +60,16 @@ class PartlyPatched:
     found_early: int = 0
     given_up_early: int = 0
     found: list[tuple[int, int]] = field(default_factory=list)
+    first_order: dict[str, FirstOrder] = field(default_factory=dict)  # the estimates, laid out by outcome
+
+
+@dataclass(frozen=True)
+class _Question:
+    """One outcome of a part of the discovery split, with what both splits have of it."""
+
+    part: PartlyPatched
+    outcome: str
+    effects: Part
 
 
 def sweep_sampled(
@@ -121,7 +132,7 @@ class Sampling:
         if searched:
             self._search(parts)
         for part in (p for p in parts if p.plan.split == "confirmation"):
-            self.narrow(parts, part, np.ones(part.chosen.shape[1], dtype=bool))
+            self.narrow(part, np.ones(part.chosen.shape[1], dtype=bool))
         return parts
 
     def begin(self, plan: Plan) -> PartlyPatched:
@@ -141,62 +152,71 @@ class Sampling:
 
     def _search(self, parts: Sequence[PartlyPatched]) -> None:
         """Look at the discovery split twice, and note which heads were found for any outcome."""
-        settings, outcomes = head_settings(self.setting), list(self.setting.outcomes)
-        contrasts = [part.plan.contrast for part in parts if part.plan.split == "discovery"]
-        stored = self.stored(parts)
-        questions = parts_of(stored, contrasts, outcomes, self.seed)
-        shrinking = [self._still_to_come(stored, q.contrast, q.outcome) for q in questions]
-        decided = decide_early(questions, shrinking, settings)
-        for part in (p for p in parts if p.plan.split == "discovery"):
-            own = [d for q, d in zip(questions, decided, strict=True) if self._is_asked(q.contrast, q.outcome, part)]
+        settings = head_settings(self.setting)
+        before = self._questions(parts)
+        shrinking = [self._still_to_come(self.laid_out(q.part, q.outcome)) for q in before]
+        decided = decide_early([q.effects for q in before], shrinking, settings)
+        discovery = [part for part in parts if part.plan.split == "discovery"]
+        for part in discovery:
+            own = [
+                d for q, d in zip(before, decided, strict=True) if q.part is part and q.outcome in self._asked_of(part)
+            ]
             found, hopeless = (np.array([getattr(d, name) for d in own]) for name in ("found", "hopeless"))
             part.found_early = int(found.any(axis=0).sum())
             part.given_up_early = int((hopeless.all(axis=0)).sum())
-            self.narrow(parts, part, ~(found | hopeless).all(axis=0))
-        questions = parts_of(self.stored(parts), contrasts, outcomes, self.seed)
-        heads = {c: np.zeros(parts[0].chosen.shape[1], dtype=bool) for c in contrasts}
-        for question, result in zip(questions, discover(questions, settings), strict=True):
-            heads[question.contrast][found_heads(question, result, settings)] = True
+            self.narrow(part, ~(found | hopeless).all(axis=0))
+        after = self._questions(parts)
+        looked = [replace(b.effects, first_look=a.effects.discovery) for a, b in zip(before, after, strict=True)]
+        results = discover(looked, settings)
         sites = sites_of(self.model, swept_layers(self.setting))
-        for part in (p for p in parts if p.plan.split == "discovery"):
-            part.found = [(sites[k].layer, sites[k].head) for k in np.flatnonzero(heads[part.plan.contrast])]
+        for part in discovery:
+            columns = {k for q, r in zip(after, results, strict=True) if q.part is part
+                       for k in found_heads(q.effects, r, settings)}  # fmt: skip
+            part.found = [(sites[k].layer, sites[k].head) for k in sorted(columns)]
 
-    def narrow(self, parts: Sequence[PartlyPatched], part: PartlyPatched, heads: Mask) -> None:
+    def _questions(self, parts: Sequence[PartlyPatched]) -> list[_Question]:
+        """Return both splits of every contrast and outcome as they are now."""
+        by_split = {(part.plan.contrast, part.plan.split): part for part in parts}
+        questions = []
+        for (contrast, split), part in by_split.items():
+            for outcome in self.setting.outcomes if split == "discovery" else ():
+                both = (part, by_split[contrast, "confirmation"])
+                effects = (self.laid_out(p, outcome).combined() for p in both)
+                questions.append(_Question(part, outcome, Part(contrast, outcome, *effects)))
+        return questions
+
+    def narrow(self, part: PartlyPatched, heads: Mask) -> None:
         """Patch ``heads`` for more recipients until their intervals are as narrow as the card asks."""
+        width = self.setting.card.audit.half_width
         for _ in range(ROUNDS):
-            needed = np.where(heads, self._share_needed(self.stored(parts), part), 0.0)
-            share: Array = part.chosen.mean(axis=0)
-            if (needed <= ENOUGH * share).all():
+            asked = [self.laid_out(part, outcome).share_needed(width) for outcome in self._asked_of(part)]
+            needed: Array = np.where(heads, np.max(asked, axis=0), 0.0)
+            if (needed <= ENOUGH * part.chosen.mean(axis=0)).all():
                 return
             self.patch(part, needed, look=2)
 
-    def _share_needed(self, stored: StoredEffects, part: PartlyPatched) -> Array:
-        """Return the share of recipients to patch by head, for the outcome that needs most."""
-        width, plan = self.setting.card.audit.half_width, part.plan
-        sampled = [stored.sampled(self.seed, plan.contrast, plan.split, o) for o in self.asked[plan.contrast]]
-        needed = [s.share_needed(width) for s in sampled if isinstance(s, Sampled)]
-        most: Array = np.max([np.zeros(part.chosen.shape[1]), *needed], axis=0)
-        return most
+    def laid_out(self, part: PartlyPatched, outcome: str) -> Sampled:
+        """Return what a part has so far, for the statistics."""
+        stored = StoredEffects(pd.concat(part.patched), None, self.unpatched, self.setting.samples.frame)
+        effects = lay_out(
+            stored.swap,
+            self.unpatched[self.unpatched["seed"] == self.seed],
+            self.setting.samples.frame["subject"],
+            outcome,
+            label_shares=stored.label_shares(part.plan.contrast.attribute),
+            everyone=part.estimates,
+        )
+        if outcome not in part.first_order:
+            part.first_order[outcome] = first_order_of(part.estimates, outcome)
+        return Sampled(effects, part.first_order[outcome])
 
-    def _still_to_come(self, stored: StoredEffects, contrast: Contrast, outcome: str) -> Array:
+    def _still_to_come(self, sampled: Sampled) -> Array:
         """Return the variance at the second look as a share of that at the first, by head."""
-        sampled = stored.sampled(self.seed, contrast, "discovery", outcome)
-        if not isinstance(sampled, Sampled):
-            return np.ones(sampled.cross.shape[1])
         now = sampled.chosen.mean(axis=0)
         later = np.maximum(now, sampled.share_needed(self.setting.card.audit.half_width))
         before, after = sampled.variance(now), sampled.variance(later)
         return np.divide(after, before, out=np.ones_like(after), where=before > 0)
 
-    def _is_asked(self, contrast: Contrast, outcome: str, part: PartlyPatched) -> bool:
-        return contrast == part.plan.contrast and outcome in self.asked[contrast]
-
-    def stored(self, parts: Sequence[PartlyPatched]) -> StoredEffects:
-        """Return what the parts have so far, for the statistics."""
-        return StoredEffects(
-            swap=pd.concat([table for part in parts for table in part.patched], ignore_index=True),
-            reference=None,
-            unpatched=self.unpatched,
-            frame=self.setting.samples.frame,
-            first_order=pd.concat([part.estimates for part in parts], ignore_index=True),
-        )
+    def _asked_of(self, part: PartlyPatched) -> Sequence[str]:
+        """Return the outcomes in which a gap was detected in a part's contrast."""
+        return self.asked[part.plan.contrast]

@@ -20,7 +20,6 @@ import torch
 
 from audit.cli import DATA_VARIABLE
 from audit.evidence.effects import SwapEffects, draw_bootstrap, weighted_estimates
-from audit.evidence.sampled import Sampled
 from audit.evidence.stored import StoredEffects
 from audit.patching.sites import heads_of, sites_of
 from audit.pipeline import Request, prepare
@@ -72,7 +71,7 @@ def _compare(setting: Setting, models: AuditedModels) -> Figures:
     swept = [_both_ways(setting, models, sampling, plan) for plan in plans]
     parts = [s.part for s in swept]
     exhaustive = StoredEffects(pd.concat([s.every for s in swept]), None, unpatched, setting.samples.frame)
-    heads = [row for s in swept for o in outcomes for row in _heads(sampling.stored(parts), exhaustive, s, o, seed)]
+    heads = [row for s in swept for o in outcomes for row in _heads(sampling, exhaustive, s, o)]
     made, every = (2 * sum(int(count(p.chosen)) for p in parts) for count in (np.sum, np.size))
     gradients = _gradients_in_patches(setting, models, plans)
     ratio = np.array([row["half_width_ratio"] for row in heads])
@@ -103,26 +102,22 @@ def _both_ways(setting: Setting, models: AuditedModels, sampling: Sampling, plan
     part = sampling.begin(plan)
     heads = np.ones(part.chosen.shape[1], dtype=bool)
     sampling.patch(part, np.zeros(len(heads)), look=1)
-    sampling.narrow([part], part, heads)
+    sampling.narrow(part, heads)
     return Swept(plan, every, between - begun, part, time.perf_counter() - between)
 
 
-def _heads(
-    sampled: StoredEffects, exhaustive: StoredEffects, swept: Swept, outcome: str, seed: int
-) -> Sequence[Figures]:
+def _heads(sampling: Sampling, exhaustive: StoredEffects, swept: Swept, outcome: str) -> Sequence[Figures]:
     """Compare a split's heads: interval, estimate, how many recipients were patched, and how good first order was."""
     plan = swept.plan
-    some = sampled.sampled(seed, plan.contrast, plan.split, outcome)
-    every = exhaustive.of(seed, plan.contrast, plan.split, outcome)
-    mixed = some.combined() if isinstance(some, Sampled) else some
-    correlation = some.correlation if isinstance(some, Sampled) else np.ones(len(every.heads))
-    (narrow, value), (wide, true) = (_intervals(effects) for effects in (mixed, every))
+    some = sampling.laid_out(swept.part, outcome)
+    every = exhaustive.of(sampling.seed, plan.contrast, plan.split, outcome)
+    (narrow, value), (wide, true) = (_intervals(effects) for effects in (some.combined(), every))
     return [
         {
             "part": f"{plan.contrast} {plan.split} {outcome}",
             "head": f"L{layer}H{head}",
             "patched_share": float(swept.part.chosen[:, k].mean()),
-            "correlation": float(correlation[k]),
+            "correlation": float(some.correlation[k]),
             "half_width_ratio": float(narrow[k] / wide[k]),
             "inside": bool(abs(value[k] - true[k]) <= wide[k]),
         }
