@@ -6,9 +6,10 @@ or prediction-powered inference (Angelopoulos et al. 2023). It is unbiased whate
 makes it wider, and more patches make it narrower. All of it can be written as one value a recipient, so that the
 permutations, intervals and shares of ``effects`` apply as they stand.
 
-What decides how many recipients are patched (``share_needed``) and how far first order is trusted (``trust``) are sums
-of squares and of products of two differences. Swapping the labels of a donor pair changes the sign of both factors, so
-that neither sees the labels that the permutation test swaps: it stays exact.
+How far first order is trusted (``trust``) is a ratio of sums of products of two differences. Swapping the labels of a
+donor pair changes the sign of both factors, so that it does not see the labels that the permutation test swaps. How
+many recipients are patched (``share_needed``) follows variances, which see them through means alone; simulations count
+how often something is found in nothing.
 """
 
 from __future__ import annotations

@@ -238,9 +238,12 @@ def test_the_asked_width_is_reached_with_a_fraction_of_the_patches() -> None:
 
 @property_test
 def test_without_an_effect_p_values_are_uniform() -> None:
+    """With as many patches as the first few say are needed."""
     rng, small, runs = np.random.default_rng(8), 0, 150
     for run in range(runs):
-        found = patched(simulate(rng, World(noise=0.02), units=40), 0.2, seed=run).combined()
+        whole = simulate(rng, World(noise=0.02), units=40)
+        needed = patched(whole, 0.0, seed=run).share_needed()
+        found = patched(whole, needed, seed=run).combined()
         (result,) = permute_donor_labels([unit_sums(found)], permutations=199, seed=run)
         small += bool((result.adjusted <= 0.1).any())
     assert plausible(small, runs, 0.05, 0.13)
@@ -260,10 +263,11 @@ def test_two_looks_find_something_in_nothing_no_more_often_than_one() -> None:
     for run in range(runs):
         whole = simulate(rng, World(noise=0.05), units=40)
         first = patched(whole, 0.0, seed=run)
-        further = np.full(HEADS, 0.5)
+        needed = first.share_needed()
+        further = first.variance(np.maximum(needed, 0.2)) / first.variance(first.chosen.mean(axis=0))
         (decided,) = decide_early([part_of(whole, first, first)], [further], SETTINGS)
         go_on = ~(decided.found | decided.hopeless)
-        last = patched(whole, np.where(go_on, 1.0, 0.0), seed=run)
+        last = patched(whole, np.where(go_on, needed, 0.0), seed=run)
         (result,) = discover([part_of(whole, first, last)], SETTINGS)
         found += bool((result.adjusted <= SETTINGS.alpha).any())
     assert plausible(found, runs, 0.03, SETTINGS.alpha)
