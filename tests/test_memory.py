@@ -40,7 +40,8 @@ keep_freed_memory()
 limit, images, layers = int(sys.argv[1]), int(sys.argv[2]), range(1, 2)
 model = timm.create_model("vit_small_patch16_224", num_classes=2, depth=2).eval().requires_grad_(False)
 rows = np.arange(images)
-pixels = np.random.default_rng(0).integers(0, 256, (images, 224, 224, 3), dtype=np.uint8)
+image = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+pixels = np.broadcast_to(image, (images, *image.shape))
 limit_memory(limit or None)
 donors = [DonorKind(k, model, np.roll(rows, i)) for i, k in enumerate(("cross", "placebo"), 1)]
 sweep(model, pixels, rows, donors, layers=layers, outcomes={"a": 0})
@@ -112,5 +113,8 @@ def test_a_sweep_stays_within_its_limit() -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
 def test_ten_times_the_images_take_hardly_more_memory() -> None:
-    """Of the last layer's heads, which are quick; the images themselves are among what is held."""
-    assert peak_of_sweep(0, 320) <= 1.15 * peak_of_sweep(0, 32)
+    """Of the last layer's heads, which are quick, and beside the images' own bytes: here they are one image.
+
+    Ten times took 1.03 to 1.09 times as much; where the C library puts things is worth 5% from run to run.
+    """
+    assert peak_of_sweep(0, 640) <= 1.15 * peak_of_sweep(0, 64)
