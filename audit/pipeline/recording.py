@@ -17,6 +17,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from audit import __version__
 from audit.data.summary import describe_data
+from audit.evidence.heads import FIRST_LOOK
 from audit.evidence.outcome import NOT_SHOWN, decide
 from audit.models.blocks import unknown_blocks
 from audit.models.device import CPU, device_name
@@ -110,10 +111,12 @@ def registration(setting: Setting) -> dict[str, object]:
 
 def family_of(setting: Setting) -> str:
     """Say over which tests is adjusted."""
+    share = f"{FIRST_LOOK:g} of alpha is spent on a first look at discovery and the rest on a second"
     return (
         "Rates: Holm over all groups, intersections, outcomes and the three gaps. Heads: max-|T| over "
         f"{len(swept_layers(setting))} layers' heads x outcomes x contrasts on the discovery split by swapping donor "
         "labels within matched pairs; Holm over the found heads on the confirmation split."
+        + ("" if setting.card.audit.patches == "all" else f" Where not all patches are made, {share}.")
     )
 
 
