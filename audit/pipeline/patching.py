@@ -34,7 +34,7 @@ from audit.pipeline.training import AuditedModels
 from audit.records import Effort
 
 AFFORDABLE = 5e13  # floating-point operations for Design A: about ten minutes on two cores
-LIKELY_SHARE = 0.2  # of the recipients that is patched where not all are; measured: benchmarks/sweep
+LIKELY_SHARE = 0.2  # of the recipients that is patched where not all are: about as many on photographs
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def choose_patches(setting: Setting, cost: Cost) -> tuple[bool, str]:
     asked = setting.card.audit.patches
     sampled = asked == "sampled" or (asked == "auto" and cost.every * cost.forward > AFFORDABLE)
     costs = f"all patches cost about {cost.every:,.0f} forward passes of an image, a sample about {cost.sampled:,.0f}"
-    what = "as many as are needed" if sampled else "all"
+    what = "as many as are needed" if sampled else "every one"
     if asked == "auto":
         limit = f"{AFFORDABLE / cost.forward:,.0f} are held to be affordable for this model"
         return sampled, f"{what}: {costs}; {limit}"
