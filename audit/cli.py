@@ -90,9 +90,18 @@ def main() -> None:
 @click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where heads are patched."
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="In what heads are searched; findings are computed in float32.",
+)
 @click.option("--memory", metavar="SIZE", help="Keep within so much memory, as 4G: fewer images are computed at once.")
 @reported
-def run(card: Path, data_root: Path | None, out: Path, *, report: bool, device: str, memory: str | None) -> None:
+def run(
+    card: Path, data_root: Path | None, out: Path, *, report: bool, device: str, precision: str, memory: str | None
+) -> None:
     """Run a whole audit of CARD: controls, models, patching, evidence, report.
 
     CARD is a YAML file or the name of a built-in card. Run the same command again to go on after an interruption.
@@ -107,7 +116,9 @@ def run(card: Path, data_root: Path | None, out: Path, *, report: bool, device: 
     if out.exists() and not out.is_dir():
         raise InputError(str(out), "is a file, and runs go to a folder", "name a folder with --out")
     limit_memory(None if memory is None else parse_size(memory))
-    request = Request(find_card(card), _existing(data_root), out, command, report=report, device=device)
+    request = Request(
+        find_card(card), _existing(data_root), out, command, report=report, device=device, precision=precision
+    )
     with progress() as step:
         audit, folder = run_audit(request, step)
     click.echo(summary(audit, folder, report=report))

@@ -347,6 +347,14 @@ class Effort(Record):
     found: list[tuple[int, int]] = []  # layer and head, discovery split
 
 
+class SearchPrecision(Record):
+    """Where heads are searched for in less than float32; what is found is computed in float32."""
+
+    dtype: str  # "bfloat16" | "float16"
+    largest_difference: float  # of a probability from float32, among the patches that were computed both ways
+    compared: int  # patches
+
+
 class ModelInfo(Record):
     """The audited model."""
 
@@ -387,6 +395,7 @@ class MethodReport(Record):
     engine: str  # what ran, and its measured agreement with plain hooks
     patches: str = ""  # all of them or some, and why
     effort: list[Effort] = []  # by contrast, split and seed
+    precision: SearchPrecision | None = None  # None: float32 throughout
 
 
 class Provenance(Record):

@@ -1,8 +1,9 @@
-"""Where models compute: the processor, or a CUDA device for the sweeps."""
+"""Where models compute, and how exactly: the processor, or a CUDA device for the sweeps; float32, or less of it."""
 
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -26,6 +27,22 @@ def open_device(name: str) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or deterministic products are refused
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     return torch.device(name)
+
+
+def open_precision(name: str) -> torch.dtype:
+    """Return the type of a name such as "bfloat16"."""
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def precision_name(precision: torch.dtype) -> str:
+    """Return the name of a type, such as "bfloat16"."""
+    return str(precision).removeprefix("torch.")
+
+
+def computing_in(precision: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
+    """Let matrix products be computed in another type than float32, for the length of a block (autocast)."""
+    return nullcontext() if precision == torch.float32 else torch.autocast(device.type, dtype=precision)
 
 
 def device_of(model: nn.Module) -> torch.device:

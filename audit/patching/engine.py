@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from audit.memory import fitting
 from audit.models.blocks import after_attention, attend, is_plain, rows_read
+from audit.models.device import computing_in
 from audit.models.predict import classify, finish
 from audit.patching.hooks import replacing_writes
 from audit.patching.sites import Site, Trace, bias_write, head_writes, heads_of, scale_of, tokens_of
@@ -77,7 +78,15 @@ def rows_at_once(model: VisionTransformer) -> int:
 
 
 @torch.inference_mode()
-def patch(model: VisionTransformer, recipient: Trace, donor: Donor, layer: int, patches: Patches) -> torch.Tensor:
+def patch(
+    model: VisionTransformer,
+    recipient: Trace,
+    donor: Donor,
+    layer: int,
+    patches: Patches,
+    *,
+    precision: torch.dtype = torch.float32,
+) -> torch.Tensor:
     """Patch single heads of a layer, each patch by itself.
 
     Parameters
@@ -92,21 +101,30 @@ def patch(model: VisionTransformer, recipient: Trace, donor: Donor, layer: int, 
         0-based.
     patches : Patches
         Which heads, from which donor into which recipient.
+    precision : torch.dtype, optional
+        Of the matrix products after the patch. What the patch changes is computed in float32 whatever it is.
 
     Returns
     -------
     torch.Tensor (M, classes)
-        The logits of each patch.
+        The logits of each patch, float32.
     """
-    logits = [
-        _continue(model, layer, _patched(model, recipient, donor, layer, part))
-        for part in patches.split(rows_at_once(model))
-    ]
-    return torch.cat(logits)
+    logits = []
+    for part in patches.split(rows_at_once(model)):
+        patched = _patched(model, recipient, donor, layer, part)
+        with computing_in(precision, patched.device):
+            logits.append(_continue(model, layer, patched))
+    return torch.cat(logits).float()
 
 
 def patch_layer(
-    model: VisionTransformer, recipient: Trace, donor: Donor, layer: int, heads: Sequence[int] | None = None
+    model: VisionTransformer,
+    recipient: Trace,
+    donor: Donor,
+    layer: int,
+    heads: Sequence[int] | None = None,
+    *,
+    precision: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """Patch each head of a layer (or each of ``heads``), one at a time, row i of the donor's trace into recipient i.
 
@@ -119,7 +137,8 @@ def patch_layer(
     """
     every = torch.arange(len(recipient.leaving))
     asked = range(heads_of(model, layer)) if heads is None else heads
-    logits = patch(model, recipient, donor, layer, Patches.of_heads(list(asked), every, every))
+    patches = Patches.of_heads(list(asked), every, every)
+    logits = patch(model, recipient, donor, layer, patches, precision=precision)
     by_head: torch.Tensor = logits.unflatten(0, (len(asked), len(every)))
     return by_head
 

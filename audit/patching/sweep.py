@@ -77,6 +77,7 @@ def sweep(
     outcomes: Mapping[str, int],
     chosen: npt.NDArray[np.bool_] | None = None,
     units: Rows | None = None,
+    precision: torch.dtype = torch.float32,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Patch single heads of ``layers`` for every recipient and every donor kind.
@@ -99,6 +100,8 @@ def sweep(
         Which heads are patched for which recipient, heads in the order of ``sites_of(model, layers)``; by default all.
     units : numpy.ndarray of int (R,), optional
         Recipients of one unit are taken side by side, so that an image they share goes through the model once.
+    precision : torch.dtype, optional
+        Of the matrix products after a patch.
     progress : callable, optional
         Called with the patches done and in all.
 
@@ -121,7 +124,7 @@ def sweep(
             for kinds in batch.kinds_of_one_model():
                 patches = _Asked.of(heads, kinds)
                 if len(patches.head):
-                    computed.append((patches, batch.logits(layer, patches), layer))
+                    computed.append((patches, batch.logits(layer, patches, precision), layer))
                     done += len(patches.head)
                     if progress is not None:
                         progress(done, total)
@@ -193,7 +196,7 @@ class Batch:
         own = [i for i, kind in enumerate(self.donors) if self._is_own(kind)]
         return [*([own] if own else []), *([i] for i, kind in enumerate(self.donors) if not self._is_own(kind))]
 
-    def logits(self, layer: int, asked: _Asked) -> torch.Tensor:
+    def logits(self, layer: int, asked: _Asked, precision: torch.dtype) -> torch.Tensor:
         """Return the logits (M, classes) of patches whose donors are of one model."""
         kind = self.donors[int(asked.kind[0])]
         recipient = self.places(self.images, self.recipients[self.positions[asked.place]])
@@ -203,7 +206,7 @@ class Batch:
         given = np.stack([k.rows[self.positions] for k in self.donors])[asked.kind, asked.place]
         seen, donor = self.donor(int(asked.kind[0]))
         patches = Patches(torch.from_numpy(asked.head), recipient, self.places(seen, given))
-        return patch(self.model, self.trace, donor, layer, patches)
+        return patch(self.model, self.trace, donor, layer, patches, precision=precision)
 
     def donor(self, number: int) -> tuple[Rows, Donor]:
         """Return the rows that a kind's donor model has seen, and the recorded pass."""

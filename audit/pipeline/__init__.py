@@ -26,7 +26,7 @@ from audit.evidence.together import sets_to_patch
 from audit.memory import keep_freed_memory
 from audit.models.build import Backbone
 from audit.models.checkpoint import hash_state
-from audit.models.device import CPU, open_device
+from audit.models.device import CPU, open_device, open_precision
 from audit.models.rendered_base import rendered_base
 from audit.pipeline.checking import (
     check_known_effects,
@@ -58,6 +58,7 @@ class Request:
     command: str
     report: bool = True  # render HTML, PDF and tables
     device: str = CPU  # of the sweeps
+    precision: str = "float32"  # of Design A on the discovery split
 
 
 def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
@@ -170,6 +171,7 @@ def prepare(request: Request, step: Step) -> Setting:
             "weights": hash_state(model.state_dict()) if own else backbone.body_hash(),
             "version": [__version__, source_hash((audit.data, audit.models, audit.patching, audit.pipeline))],
             "libraries": [torch.__version__, timm.__version__, torch.get_num_threads()],
+            "computed": [request.device, request.precision],
         }
     )
     return Setting(
@@ -186,6 +188,7 @@ def prepare(request: Request, step: Step) -> Setting:
         command=request.command,
         started=utc_now(),
         device=open_device(request.device),
+        precision=open_precision(request.precision),
     )
 
 

@@ -20,11 +20,11 @@ from audit.data.summary import describe_data
 from audit.evidence.heads import FIRST_LOOK
 from audit.evidence.outcome import NOT_SHOWN, decide
 from audit.models.blocks import unknown_blocks
-from audit.models.device import CPU, device_name
+from audit.models.device import CPU, device_name, precision_name
 from audit.patching.sites import heads_of
 from audit.pipeline.judging import Judged
 from audit.pipeline.setting import Setting
-from audit.pipeline.sweeping import Swept, swept_layers
+from audit.pipeline.sweeping import Swept, search_precision, swept_layers
 from audit.pipeline.training import AuditedModels
 from audit.records import Audit, ControlReport, LegalAnswer, MethodReport, ModelInfo, Provenance
 from audit.store import file_hash, write_text
@@ -105,6 +105,7 @@ def registration(setting: Setting) -> dict[str, object]:
         "metrics": METRICS,
         "estimands": ESTIMANDS,
         "family": family_of(setting),
+        "precision of the search": precision_name(setting.precision),
         "questions": [f"{c}:{name}" for c in setting.contrasts for name in setting.outcomes],
     }
 
@@ -272,9 +273,10 @@ def _method(
         ],
         patches="" if swept is None else swept.choice,
         effort=[] if swept is None else swept.effort,
+        precision=None if swept is None else search_precision(setting, swept.effects.swap),
         engine=(
-            f"exact patching, float32, {device_name(setting.device)}; largest difference from plain hooks in this "
-            f"run: {agreement}{slow}"
+            f"exact patching, float32 where nothing else is said, {device_name(setting.device)}; largest difference "
+            f"from plain hooks in this run: {agreement}{slow}"
         ),
     )
 

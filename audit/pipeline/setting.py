@@ -40,6 +40,7 @@ class Setting:
     command: str
     started: str
     device: torch.device = field(default_factory=lambda: torch.device(CPU))  # of the sweeps
+    precision: torch.dtype = torch.float32  # of Design A on the discovery split
     stages: list[tuple[str, float]] = field(default_factory=list)
 
     @property

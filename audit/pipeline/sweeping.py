@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from audit.evidence.stored import Settings, StoredEffects
 from audit.evidence.together import HeadSet
+from audit.models.device import precision_name
 from audit.patching.first_order import sweep_first_order
 from audit.patching.plans import draw_evenly, plan_group_swap
 from audit.patching.sites import Site, sites_of
@@ -19,11 +22,14 @@ from audit.patching.sweep import DonorKind, measure_unpatched, sweep, sweep_toge
 from audit.pipeline.checking import trained_layers
 from audit.pipeline.setting import Setting
 from audit.pipeline.training import AuditedModels, reseed_of
-from audit.records import Contrast, Effort
+from audit.records import Contrast, Effort, SearchPrecision
 from audit.store import write_table
 
 AUDIT_SPLITS = ("discovery", "confirmation")
 SWAP_KINDS = ("cross", "placebo")
+PATCH = ["position", "donor_kind", "layer", "head"]  # what tells one patch of a sweep from the others
+IN_FLOAT32 = "float32:"  # begins the columns of what was computed again
+COMPARED = 8  # recipients of every part that is computed less precisely
 BESIDE = 200  # images for what stands beside Design A, where that is not patched in full
 
 
@@ -162,21 +168,57 @@ def patch_part(
     plan: Plan,
     chosen: npt.NDArray[np.bool_] | None = None,
 ) -> pd.DataFrame:
-    """Patch one contrast and split of Design A: all of it, or what is ``chosen`` (recipients, heads)."""
-    table = sweep(
+    """Patch one contrast and split of Design A: all of it, or what is ``chosen`` (recipients, heads).
+
+    Discovery is computed as precisely as the user asked. Where that is less than float32, some recipients are computed
+    in float32 as well, in columns ``float32:<outcome>``.
+    """
+    run = partial(
+        sweep,
         model,
         setting.pixels,
         plan.column("recipient"),
         plan.donors(model),
         layers=swept_layers(setting),
         outcomes=setting.outcomes,
-        chosen=chosen,
         units=plan.column("unit"),
-        progress=setting.step(f"patching: {plan.contrast}, {plan.split}, seed {seed}"),
     )
+    progress = setting.step(f"patching: {plan.contrast}, {plan.split}, seed {seed}")
+    if plan.split == "discovery" and setting.precision != torch.float32:
+        table = run(chosen=chosen, precision=setting.precision, progress=progress)
+        every = np.ones((len(plan.rows), len(sites_of(model, swept_layers(setting)))), dtype=bool)
+        again = run(chosen=_few(every if chosen is None else chosen))
+        names = {f"p:{name}": f"{IN_FLOAT32}{name}" for name in setting.outcomes}
+        table = table.merge(again[[*PATCH, *names]].rename(columns=names), on=PATCH, how="left")
+    else:
+        table = run(chosen=chosen, progress=progress)
     table = with_class_names(_described(table, plan, seed), setting.samples.labels)
     keys = setting.samples.frame["image"]
     return table.assign(image=keys.loc[table["recipient"]].to_numpy(), donor_image=keys.loc[table["donor"]].to_numpy())
+
+
+def _few(chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Keep of (recipients, heads) at most ``COMPARED`` recipients, evenly over those for whom anything is patched."""
+    rows = np.flatnonzero(chosen.any(axis=1))
+    kept = rows[np.linspace(0, len(rows) - 1, min(COMPARED, len(rows))).astype(int)]
+    few = np.zeros_like(chosen)
+    few[kept] = chosen[kept]
+    return few
+
+
+def search_precision(setting: Setting, swap: pd.DataFrame) -> SearchPrecision | None:
+    """Return how far discovery is from float32, in probability, where both were computed; None where it is float32."""
+    pairs = [(f"{IN_FLOAT32}{name}", f"p:{name}") for name in setting.outcomes if f"{IN_FLOAT32}{name}" in swap]
+    if not pairs:
+        return None
+    apart = np.concatenate(
+        [(swap[exact] - swap[rough]).abs().dropna().to_numpy(dtype=np.float64) for exact, rough in pairs]
+    )
+    return SearchPrecision(
+        dtype=precision_name(setting.precision),
+        largest_difference=float(apart.max()),
+        compared=len(apart) // len(pairs),
+    )
 
 
 def estimate_part(setting: Setting, model: VisionTransformer, seed: int, plan: Plan) -> pd.DataFrame:

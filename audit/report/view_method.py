@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from audit.records import Audit
+from audit.records import Audit, SearchPrecision
 from audit.report import formats, wording
 from audit.report.shapes import Cell, Column, Fact, Table, header_cell, number_cell
 
@@ -62,6 +62,14 @@ def method_facts(audit: Audit) -> tuple[Fact, ...]:
         Fact("Seeds", ", ".join(map(str, audit.provenance.seeds)) or "none"),
         Fact("Patching engine", method.engine),
         *((Fact("Patches", method.patches),) if method.patches else ()),
+        *((Fact("Precision", _precision(method.precision)),) if method.precision else ()),
+    )
+
+
+def _precision(found: SearchPrecision) -> str:
+    """Say how precisely heads were searched for."""
+    return wording.PRECISION.format(
+        dtype=found.dtype, apart=f"{found.largest_difference:.1g}", compared=formats.count(found.compared)
     )
 
 

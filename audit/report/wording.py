@@ -130,6 +130,10 @@ EFFORT = (
     "patches of images drawn by lot correct that estimate, whatever it misses. Found early: clear after the first few "
     "images. Given up early: further patches had less than one chance in ten to find the head."
 )
+PRECISION = (
+    "Heads were searched for in {dtype}. Among {compared} patches that were computed in float32 as well, the largest "
+    "difference of a probability is {apart}. Whatever is reported of the confirmation images is computed in float32."
+)
 AGREEMENT = (
     "The designs ask different questions, so they need not agree. Attribution patching approximates Design A and "
     "shares its images; where not everything was patched, Design A itself is corrected from it. Design C and the "

@@ -20,21 +20,22 @@ from audit.models.predict import batches
 from audit.patching.engine import Donor, patch_layer
 from audit.patching.sites import heads_of, record
 from audit.patching.sweep import RECIPIENTS_AT_ONCE
-from benchmarks.sweep.summary import HOOKS, SKIP, TOOL
+from benchmarks.sweep.summary import HOOKS, ROUGH, SKIP, TOOL
 
 Layers = Sequence[int]
 Sweep = Callable[[torch.Tensor, torch.Tensor, Layers], torch.Tensor]
 Contender = Callable[[VisionTransformer], Sweep]
 
 
-def this_tool(model: VisionTransformer) -> Sweep:
+def this_tool(model: VisionTransformer, *, precision: torch.dtype = torch.float32) -> Sweep:
     """Patch with this tool's exact engine, in batches of recipients as ``audit.patching.sweep`` has them."""
 
     def sweep(images: torch.Tensor, donors: torch.Tensor, layers: Layers) -> torch.Tensor:
         parts = []
         for part in batches(len(images), RECIPIENTS_AT_ONCE):
             recipient, donor = record(model, images[part]), Donor(model, record(model, donors[part]))
-            parts.append(torch.stack([patch_layer(model, recipient, donor, layer) for layer in layers]))
+            by_layer = [patch_layer(model, recipient, donor, layer, precision=precision) for layer in layers]
+            parts.append(torch.stack(by_layer))
         return torch.cat(parts, dim=2)
 
     return sweep
@@ -196,6 +197,7 @@ def _every_head(model: VisionTransformer, layers: Layers, patch: Callable[[int, 
 
 CONTENDERS: dict[str, Contender] = {
     TOOL: this_tool,
+    ROUGH: partial(this_tool, precision=torch.bfloat16),
     HOOKS: plain_hooks,
     "TransformerLens": transformer_lens,
     "nnsight": nnsight,

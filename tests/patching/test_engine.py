@@ -55,6 +55,18 @@ def test_engine_gives_what_hooks_give(family: str, n: int) -> None:
         assert (slow - unpatched).abs().amax((1, 2)).min() > 1e-3 * unpatched.abs().max()  # each head was patched
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_with_less_precision_the_engine_gives_nearly_the_same(family: str, dtype: torch.dtype) -> None:
+    model, images, donors = tiny(family), noise_images(3), noise_images(3, seed=1)
+    recipient, donor = record(model, images), Donor(model, record(model, donors))
+    for layer in range(len(model.blocks)):
+        exact, rough = (patch_layer(model, recipient, donor, layer, precision=p) for p in (torch.float32, dtype))
+        assert torch.equal(exact, patch_layer(model, recipient, donor, layer))
+        assert rough.dtype == torch.float32
+        assert 0 < relative(rough, exact) < (2e-2 if dtype == torch.bfloat16 else 3e-3)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_engine_gives_what_hooks_give_between_two_models(family: str) -> None:
     model, donor = tiny(family), tiny(family, seed=7)
