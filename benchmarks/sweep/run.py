@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,9 +98,8 @@ def measure(*, quick: bool, work: Path, seed: int) -> summary.Json:
     fastest = next(case["fastest_peer"] for label, case in results["cases"].items() if label.startswith(model))
     compared = {name: CONTENDERS[name] for name in (summary.TOOL, summary.HOOKS, fastest) if name is not None}
     results["series"] = {"model": model, "of": cost_series(series, compared, seed)}
-    if (HERE / "saving.py").is_file():
-        saving = importlib.import_module("benchmarks.sweep.saving")
-        results["control_variate_saving"] = saving.measure_saving(quick=quick)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        results["control_variate_saving"] = pool.submit(_saving, quick=quick).result()
     results["made_with"] = {
         "command": " ".join(["python", "benchmarks/sweep/run.py", *sys.argv[1:]]),
         "minutes": round((time.monotonic() - begun) / 60, 1),
@@ -113,6 +113,15 @@ def measure(*, quick: bool, work: Path, seed: int) -> summary.Json:
     }
     shutil.rmtree(rows)
     return results
+
+
+def _saving(*, quick: bool) -> summary.Json:
+    """Measure what first-order estimates save; in a process of its own, for nnsight changes ``object`` in this one."""
+    from audit.memory import keep_freed_memory
+    from benchmarks.sweep.saving import measure_saving
+
+    keep_freed_memory()
+    return measure_saving(quick=quick)
 
 
 def _cases(*, quick: bool) -> list[tuple[Case, bool]]:
