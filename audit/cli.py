@@ -97,7 +97,7 @@ def main() -> None:
     show_default=True,
     help="In what heads are searched; findings are computed in float32.",
 )
-@click.option("--memory", metavar="SIZE", help="Keep within so much memory, as 4G: fewer images are computed at once.")
+@click.option("--memory", metavar="SIZE", help="Keep the sweeps within so much memory, as 4G: fewer images at once.")
 @reported
 def run(
     card: Path, data_root: Path | None, out: Path, *, report: bool, device: str, precision: str, memory: str | None

@@ -56,7 +56,7 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", text.lower())
     size = 0 if match is None else int(float(match[1]) * UNITS[match[2]])
     if size < LEAST:
-        raise InputError("--memory", f"'{text}' is no size of {LEAST >> 30}G or more", "write 4G or 512M, as you mean")
+        raise InputError("--memory", f"'{text}' is no size of {LEAST >> 30}G or more", "write 4G or 1.5G, as you mean")
     return size
 
 

@@ -243,6 +243,8 @@ class HeadRow(Record):
     smallest_detectable: float | None
     patched_share: float = 1.0  # of the recipients, confirmation split; the others are estimated to first order
     first_order_correlation: float | None = None  # with exact effects, where some are not patched
+    exact_where_patched: float | None = None  # mediated gap of the patched recipients alone, where some are not
+    attribution_where_patched: float | None = None  # the same recipients' to first order
 
 
 class PairRow(Record):

@@ -8,10 +8,23 @@ import numpy as np
 import numpy.typing as npt
 import timm
 import torch
+from timm.layers.attention import Attention
 from timm.models.vision_transformer import VisionTransformer
 
 TINY: dict[str, Any] = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 4}
 CLASSES = 3
+
+
+class Gated(Attention):
+    """Attention whose output a gate scales, token by token and channel by channel, before its projection."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, gated=True, **options)
+
+
+class Unknown(Attention):
+    """Attention of a kind that the fast path does not know, though it does nothing new."""
+
 
 # What distinguishes the supported models, each on a tiny variant of the real architecture.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -27,6 +40,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "clip, pre-norm": ("vit_base_patch16_clip_224", {}),
     "flexivit": ("flexivit_small", {}),
     "qk norm": ("vit_tiny_patch16_224", {"qk_norm": True}),
+    "unknown attention": ("vit_tiny_patch16_224", {"attn_layer": Unknown}),
     "no bias": ("vit_tiny_patch16_224", {"qkv_bias": False, "proj_bias": False}),
     "one layer": ("vit_tiny_patch16_224", {"depth": 1}),
     "one layer, average pool": ("vit_tiny_patch16_224", {"depth": 1, "global_pool": "avg"}),

@@ -17,7 +17,11 @@ TOP = 10  # heads that two rankings are compared on
 
 
 def agreements(rows: Sequence[HeadRow]) -> list[Agreement]:
-    """Compare, question by question, Design A's exact ranking of the heads with those of the other designs."""
+    """Compare, question by question, Design A's ranking of the heads with those of the other designs.
+
+    Where not all recipients were patched, Design A is corrected from attribution patching; these two are compared on
+    the patched recipients alone, exact patches with estimates. Designs that tried some heads only are left out.
+    """
     found = []
     for contrast, outcome in dict.fromkeys((r.contrast, r.outcome) for r in rows):
         own = [r for r in rows if (r.contrast, r.outcome) == (contrast, outcome)]
@@ -28,21 +32,26 @@ def agreements(rows: Sequence[HeadRow]) -> list[Agreement]:
             "Design C": [r.design_c.value if r.design_c else None for r in own],
             "weight transplant": [r.transplant.value if r.transplant else None for r in own],
         }
+        patched = [r.exact_where_patched for r in own]
+        sampled = all(v is not None for v in patched)
+        if sampled:
+            others["attribution patching"] = [r.attribution_where_patched for r in own]
         for design, values in others.items():
             if any(v is None for v in values):
                 continue
+            compared = np.array(patched, dtype=np.float64) if sampled and design == "attribution patching" else exact
             other = np.array(values, dtype=np.float64)
-            top, top_other = (set(np.argsort(-np.abs(x))[:TOP].tolist()) for x in (exact, other))
-            same = [np.sign(exact[k]) == np.sign(other[k]) for k in top]
+            top, top_other = (set(np.argsort(-np.abs(x))[:TOP].tolist()) for x in (compared, other))
+            same = [np.sign(compared[k]) == np.sign(other[k]) for k in top]
             found.append(
                 Agreement(
                     contrast=contrast,
                     outcome=outcome,
                     design=design,
-                    rank_correlation=_rank_correlation(exact, other),
+                    rank_correlation=_rank_correlation(compared, other),
                     sign_agreement=float(np.mean(same)),
                     top10_recall=len(top & top_other) / len(top),
-                    top10_by_chance=len(top) / len(exact),
+                    top10_by_chance=len(top) / len(compared),
                 )
             )
     return found

@@ -277,7 +277,10 @@ def _effort(patched: Sampled | SwapEffects, heads: int) -> dict[str, Sequence[An
     """Return for each head what share of the recipients was patched, and what made it suffice."""
     if isinstance(patched, SwapEffects):
         return {"patched_share": [1.0] * heads}
+    exact, first_order = patched.where_patched()
     return {
+        "exact_where_patched": exact.tolist(),
+        "attribution_where_patched": first_order.tolist(),
         "patched_share": patched.chosen.mean(axis=0).tolist(),
         "first_order_correlation": patched.correlation.tolist(),
     }

@@ -2,9 +2,10 @@
 
 The estimate of a mediated gap is the mean of the first-order estimates of every recipient and donor pair, plus the mean
 of (exact - first order) over recipients drawn by lot and patched exactly: a difference estimator, or control variate,
-or prediction-powered inference (Angelopoulos et al. 2023). It is unbiased whatever first order misses; what is missed
-makes it wider, and more patches make it narrower. All of it can be written as one value a recipient, so that the
-permutations, intervals and shares of ``effects`` apply as they stand.
+or prediction-powered inference (Angelopoulos et al. 2023). Whatever first order misses makes it wider, not wrong: it is
+unbiased for a given trust in first order, and nearly so for the trust that the patches suggest. More patches make it
+narrower. All of it can be written as one value a recipient, so that the permutations, intervals and shares of
+``effects`` apply as they stand.
 
 How far first order is trusted (``trust``) is a ratio of sums of products of two differences. Swapping the labels of a
 donor pair changes the sign of both factors, so that it does not see the labels that the permutation test swaps. How
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from scipy import stats as sps
 
 from audit.evidence.effects import SwapEffects
-from audit.evidence.stats import Array, components
+from audit.evidence.stats import Array, Codes, components
 
 Mask = npt.NDArray[np.bool_]
 LEAST = 30  # recipients that every head is patched for, or all where there are fewer
@@ -101,6 +102,17 @@ class Sampled:
         together = (own * self.exact).sum(axis=0)
         correlation: Array = np.divide(together, scale, out=np.zeros_like(scale), where=scale > 0)
         return correlation
+
+    def take(self, rows: Codes) -> Sampled:
+        """Return some of the recipients; what share of them is patched, and how far to trust, is theirs."""
+        first = self.first_order
+        return Sampled(self.effects.take(rows), FirstOrder(*(a[:, rows] for a in (first.own, first.pair, first.both))))
+
+    def where_patched(self) -> tuple[Array, Array]:
+        """Return the mediated gaps (K,) by exact patches and to first order, both of the patched recipients alone."""
+        weights = self.effects.mediated_weights()[:, None] * np.where(self.chosen, 1 / self.share, 0.0)
+        own = self.first_order.own[0] - self.first_order.own[1]
+        return (weights * self.exact).sum(axis=0), (weights * own).sum(axis=0)
 
     def combined(self) -> SwapEffects:
         """Return the effects with a value for every recipient: first order, corrected where patched."""

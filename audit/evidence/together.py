@@ -15,7 +15,8 @@ import pandas as pd
 
 from audit.evidence.effects import SwapEffects, draw_bootstrap, lay_out, share_of_gap, weighted_estimates
 from audit.evidence.outcome import was_asked
-from audit.evidence.stats import Array
+from audit.evidence.sampled import Sampled
+from audit.evidence.stats import Array, Codes
 from audit.evidence.stored import Settings, StoredEffects
 from audit.records import Contrast, Estimate, HeadRow, JointRow
 
@@ -92,10 +93,18 @@ def judge_together(
         for outcome in outcomes:
             shares = stored.label_shares(contrast.attribute)
             together = lay_out(part, own, stored.frame["subject"], outcome, by=["set"], label_shares=shares)
-            singly = stored.of(seed, contrast, "confirmation", outcome).take(np.sort(part["position"].unique()))
+            singly = _of_recipients(
+                stored.sampled(seed, contrast, "confirmation", outcome), np.sort(part["position"].unique())
+            )
             names = sorted(part["set"].unique())
             rows += _rows(together, singly, [parse_set(n) for n in names], contrast, outcome, settings)
     return rows
+
+
+def _of_recipients(patched: Sampled | SwapEffects, rows: Codes) -> SwapEffects:
+    """Lay out single heads for the recipients of the sets, who are drawn by the same lot as those who were patched."""
+    some = patched.take(rows)
+    return some.combined() if isinstance(some, Sampled) else some
 
 
 def parse_set(name: str) -> HeadSet:

@@ -145,6 +145,8 @@ def why_not_patchable(model: nn.Module) -> str:
             return f"attention of block {i} is a {type(attention).__name__}"
         if not isinstance(attention.norm, nn.Identity):
             return f"block {i} normalises across heads before the projection"
+        if getattr(attention, "gate", None) is not None:
+            return f"block {i} scales its heads by a gate, so that what they hold cannot be rotated"
     return ""
 
 

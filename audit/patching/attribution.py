@@ -22,6 +22,7 @@ from audit.models.predict import classify, embed
 from audit.patching.sites import Trace, heads_of, listening, scale_of
 
 Slopes = Mapping[int, torch.Tensor]  # by layer: (B, tokens, width)
+Written = Mapping[int, torch.Tensor]  # by layer: z (B, tokens, heads * head width)
 
 
 @dataclass(frozen=True)
@@ -95,17 +96,17 @@ def _probing(model: VisionTransformer, layers: range, probes: dict[int, torch.Te
 
 
 @torch.inference_mode()
-def attribute(model: VisionTransformer, recipient: Trace, donor: Trace, slopes: Slopes) -> torch.Tensor:
+def attribute(model: VisionTransformer, recipient: Written, donor: Written, slopes: Slopes) -> torch.Tensor:
     """Estimate what patching each head by itself does to the scalar whose slopes are given, from every donor.
 
     Parameters
     ----------
     model : VisionTransformer
         The recipients' and the donors'.
-    recipient : Trace
-        Of B images, those of the slopes.
-    donor : Trace
-        Of D images.
+    recipient : mapping of int to torch.Tensor (B, tokens, heads * head width)
+        By layer the input of its output projection (z), for the B images of the slopes.
+    donor : mapping of int to torch.Tensor (D, tokens, heads * head width)
+        Likewise, for D images.
     slopes : mapping of int to torch.Tensor (B, tokens, width)
         From ``linearise``.
 
@@ -119,7 +120,7 @@ def attribute(model: VisionTransformer, recipient: Trace, donor: Trace, slopes: 
         block, n_heads = model.blocks[layer], heads_of(model, layer)
         gamma = scale_of(block)
         at_z = (slope if gamma is None else slope * gamma) @ block.attn.proj.weight
-        along, own, given = (_by_head(t, n_heads) for t in (at_z, recipient.z[layer], donor.z[layer]))
+        along, own, given = (_by_head(t, n_heads) for t in (at_z, recipient[layer], donor[layer]))
         columns.append(along @ given.mT - (along * own).sum(-1, keepdim=True))
     return torch.stack(columns).permute(2, 3, 0, 1)
 

@@ -17,12 +17,13 @@ from torch.nn import functional as F
 
 from audit.memory import fitting
 from audit.models.blocks import after_attention, attend, is_plain, rows_read
-from audit.models.device import computing_in
+from audit.models.device import CPU, computing_in, device_of
 from audit.models.predict import classify, finish
 from audit.patching.hooks import replacing_writes
 from audit.patching.sites import Site, Trace, bias_write, head_writes, heads_of, scale_of, tokens_of
 
-ROWS_AT_ONCE = 64  # patched images in one batch; larger ones fall out of the processor's caches
+CACHED = 10 * 2**20  # bytes of a batch inside an MLP; more fall out of a processor's caches, and take longer each
+ROWS_AT_ONCE = 128  # patched images in one batch; more do not pay, small as they may be
 STREAMS = 8  # copies of the residual stream that a block holds at once, beside what its MLP holds
 ROOM = 0.8  # of what is left of the memory's limit
 
@@ -73,8 +74,9 @@ class Patches:
 
 def rows_at_once(model: VisionTransformer) -> int:
     """Return how many patched images are computed at once: as many as pay, or as fit into memory."""
-    width, hidden = int(model.embed_dim), int(model.blocks[0].mlp.fc1.out_features)
-    return fitting(ROWS_AT_ONCE, 4 * tokens_of(model) * (STREAMS * width + 2 * hidden), share=ROOM)
+    width, hidden, tokens = int(model.embed_dim), int(model.blocks[0].mlp.fc1.out_features), tokens_of(model)
+    cached = CACHED // (4 * tokens * hidden) if device_of(model).type == CPU else ROWS_AT_ONCE
+    return fitting(min(max(cached, 1), ROWS_AT_ONCE), 4 * tokens * (STREAMS * width + 2 * hidden), share=ROOM)
 
 
 @torch.inference_mode()

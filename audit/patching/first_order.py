@@ -1,7 +1,7 @@
 """Design A to first order: every head, recipient and donor of a batch, at the price of one backward pass an outcome.
 
 A recipient has one donor pair in the plan, for patches are dear. Its estimate costs next to nothing for the other pairs
-of its batch as well, and their average varies less. Three numbers are kept of each recipient, donor kind and head:
+of its block as well, and their average varies less. Three numbers are kept of each recipient, donor kind and head:
 
 own
     with the donors that the plan gives it: what an exact patch of this recipient is compared with.
@@ -28,12 +28,15 @@ from scipy.special import expit
 from timm.models.vision_transformer import VisionTransformer
 
 from audit.data.pixels import Pixels
+from audit.memory import fitting
+from audit.models.predict import batches
 from audit.models.transforms import as_input
 from audit.patching.attribution import attribute, linearise
-from audit.patching.sites import record, sites_of
-from audit.patching.sweep import Progress, Rows, class_log_odds, recipients_at_once, side_by_side
+from audit.patching.sites import record, sites_of, trace_bytes
+from audit.patching.sweep import Progress, Rows, class_log_odds, side_by_side
 
 Array = npt.NDArray[np.float64]
+BLOCK = 32  # recipients that share their donors' estimates: part of what is computed, whatever fits into memory
 GRAPH = 4.0  # traces' worth of memory that an image takes until its slopes are known
 AVERAGES = ("own", "pair", "both")
 
@@ -60,7 +63,7 @@ def sweep_first_order(
     plan : pandas.DataFrame
         Of ``plan_group_swap``.
     subjects : numpy.ndarray of int (N,)
-        Code of every image's subject: nobody's estimate is taken from a pair that he or she is in.
+        Code of every image's subject: nobody's estimate is taken from an image of his or her own.
     kinds : sequence of str
         Columns of the plan that hold donors.
     layers : range
@@ -78,27 +81,50 @@ def sweep_first_order(
     """
     scalars = {name: _log_odds_of(number) for name, number in outcomes.items()}
     done, parts = 0, []
-    at_once = recipients_at_once(model, len(kinds), passes=GRAPH)
-    for positions in side_by_side(at_once, len(plan), plan["unit"].to_numpy(dtype=np.int64)):
+    for positions in side_by_side(BLOCK, len(plan), plan["unit"].to_numpy(dtype=np.int64)):
         batch = plan.iloc[positions]
         recipients, given = batch["recipient"].to_numpy(dtype=np.int64), batch[list(kinds)].to_numpy(dtype=np.int64)
-        passed = linearise(model, as_input(model, pixels[recipients]), scalars, layers)
         images = np.unique(given)
-        donors = record(model, as_input(model, pixels[images]))
+        moved = _moved(model, pixels, recipients, images, scalars, layers)
         alike = subjects[recipients][:, None] == subjects[images]
         places = np.searchsorted(images, given).T
         values: dict[str, Array] = {}
-        for name, scalar in scalars.items():
-            base = scalar(passed.logits).cpu().double().numpy()
-            change = attribute(model, passed.trace, donors, passed.slopes[name]).flatten(2).cpu().double().numpy()
-            moved = expit(base[:, None, None] + change) - expit(base)[:, None, None]
-            averages = [average(moved, alike, at, batch) for at in places]
+        for name, of_outcome in moved.items():
+            averages = [average(of_outcome, alike, at, batch) for at in places]
             values |= {f"{a}:{name}": np.stack([k[a] for k in averages]) for a in AVERAGES}
         parts.append(_table(batch, positions, kinds, model, layers, values))
         done += len(positions)
         if progress is not None:
             progress(done, len(plan))
     return pd.concat(parts, ignore_index=True)
+
+
+def _moved(
+    model: VisionTransformer,
+    pixels: Pixels,
+    recipients: Rows,
+    donors: Rows,
+    scalars: Mapping[str, Callable[[torch.Tensor], torch.Tensor]],
+    layers: range,
+) -> dict[str, Array]:
+    """Return by outcome the estimated change of its probability (B, D, K), each head of each recipient and donor.
+
+    As many images go through the model at once as fit into memory; what is estimated does not depend on that.
+    """
+    written = [
+        record(model, as_input(model, pixels[donors[part]])).z
+        for part in batches(len(donors), fitting(len(donors), trace_bytes(model), share=0.5))
+    ]
+    given = {layer: torch.cat([z[layer] for z in written]) for layer in layers}
+    found: dict[str, list[Array]] = {name: [] for name in scalars}
+    for part in batches(len(recipients), fitting(len(recipients), GRAPH * trace_bytes(model), share=0.5)):
+        passed = linearise(model, as_input(model, pixels[recipients[part]]), scalars, layers)
+        own = {layer: passed.trace.z[layer] for layer in layers}
+        for name, scalar in scalars.items():
+            base = scalar(passed.logits).cpu().double().numpy()[:, None, None]
+            change = attribute(model, own, given, passed.slopes[name]).flatten(2).cpu().double().numpy()
+            found[name].append(expit(base + change) - expit(base))
+    return {name: np.concatenate(values) for name, values in found.items()}
 
 
 def average(moved: Array, alike: npt.NDArray[np.bool_], place: Rows, batch: pd.DataFrame) -> dict[str, Array]:

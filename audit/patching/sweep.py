@@ -133,12 +133,9 @@ def sweep(
     return pd.concat(parts, ignore_index=True)
 
 
-def recipients_at_once(model: VisionTransformer, donors: int, *, passes: float = 1.0) -> int:
-    """Return how many recipients are taken at once, with so many donors each: as many as pay, or as fit into memory.
-
-    ``passes``: how much more than a trace is kept of each image.
-    """
-    return fitting(RECIPIENTS_AT_ONCE, passes * (1 + donors) * trace_bytes(model), share=0.5)
+def recipients_at_once(model: VisionTransformer, donors: int) -> int:
+    """Return how many recipients are taken at once, with so many donors each: as many as pay, or as fit into memory."""
+    return fitting(RECIPIENTS_AT_ONCE, (1 + donors) * trace_bytes(model), share=0.5)
 
 
 def side_by_side(

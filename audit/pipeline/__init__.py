@@ -12,6 +12,7 @@ import timm
 import torch
 
 import audit.data
+import audit.evidence
 import audit.models
 import audit.patching
 from audit import __version__
@@ -169,7 +170,10 @@ def prepare(request: Request, step: Step) -> Setting:
             "card": card.model_dump(),
             "data": samples.fingerprint,
             "weights": hash_state(model.state_dict()) if own else backbone.body_hash(),
-            "version": [__version__, source_hash((audit.data, audit.models, audit.patching, audit.pipeline))],
+            "version": [
+                __version__,
+                source_hash((audit.data, audit.models, audit.patching, audit.evidence, audit.pipeline)),
+            ],
             "libraries": [torch.__version__, timm.__version__, torch.get_num_threads()],
             "computed": [request.device, request.precision],
         }

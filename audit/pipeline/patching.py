@@ -88,11 +88,13 @@ def estimate_cost(setting: Setting, models: AuditedModels, plans: Sequence[Plan]
     sweeps = [p for p in plans for seed in setting.seeds if p.split == "confirmation" or seed == setting.seeds[0]]
     recipients, images = sum(len(p.rows) for p in sweeps), sum(_images(p) for p in sweeps)
     backward = len(setting.outcomes) * (depth - layers.start) / depth
+    beside = [p for p in plans if p.split == "confirmation"]  # estimated to first order where all is patched, too
+    estimated = sum(_images(p) + backward * len(p.rows) for p in beside)
     share = sum(max(LIKELY_SHARE * len(p.rows), min(LEAST, len(p.rows))) for p in sweeps)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(as_input(model, setting.pixels[:1]))
     return Cost(
-        every=images + len(SWAP_KINDS) * tail * recipients,
+        every=images + len(SWAP_KINDS) * tail * recipients + estimated,
         sampled=images + backward * recipients + len(SWAP_KINDS) * tail * share,
         forward=float(counter.get_total_flops()),
     )
@@ -106,7 +108,8 @@ def _images(plan: Plan) -> int:
 def choose_patches(setting: Setting, cost: Cost) -> tuple[bool, str]:
     """Return whether to patch a sample of the recipients, and why, in words."""
     asked = setting.card.audit.patches
-    sampled = asked == "sampled" or (asked == "auto" and cost.every * cost.forward > AFFORDABLE)
+    dear = cost.every * cost.forward > AFFORDABLE and cost.sampled < cost.every
+    sampled = asked == "sampled" or (asked == "auto" and dear)
     costs = f"all patches cost about {cost.every:,.0f} forward passes of an image, a sample about {cost.sampled:,.0f}"
     what = "as many as are needed" if sampled else "every one"
     if asked == "auto":

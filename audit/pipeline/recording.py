@@ -32,6 +32,8 @@ from audit.store import file_hash, write_text
 PACKAGES = ("torch", "torchvision", "timm", "fairlearn", "pandas", "numpy", "scipy", "statsmodels", "weasyprint")
 EMPTY = Judged([], [], [], [], {}, [], [])
 REGISTRATION = "preregistration.json"
+UNKNOWN_BLOCKS = "are of a kind that it does not know: run whole, and by plain hooks where sets of heads are patched"
+SAMPLED = "Where not all patches are made, the contrasts are those in which a gap was detected, and"
 METRICS = ["label-standardised gap", "true-positive-rate gap", "false-positive-rate gap", "mediated gap"]
 GAP_WORDS = (
     "How much more often one group is called c than the reference, among images with the same label; the labels weigh "
@@ -117,7 +119,7 @@ def family_of(setting: Setting) -> str:
         "Rates: Holm over all groups, intersections, outcomes and the three gaps. Heads: max-|T| over "
         f"{len(swept_layers(setting))} layers' heads x outcomes x contrasts on the discovery split by swapping donor "
         "labels within matched pairs; Holm over the found heads on the confirmation split."
-        + ("" if setting.card.audit.patches == "all" else f" Where not all patches are made, {share}.")
+        + ("" if setting.card.audit.patches == "all" else f" {SAMPLED} {share}.")
     )
 
 
@@ -241,11 +243,8 @@ def _method(
     engine = next((c for c in controls.controls if c.id == "engine"), None)
     agreement = "not measured, the audit ended before" if engine is None else f"{engine.estimate.value:.1e} in a logit"
     unknown = [] if models is None else unknown_blocks(models.primary)
-    slow = (
-        f"; layers {', '.join(map(str, unknown))} are of a kind that it does not know, run by plain hooks"
-        if unknown
-        else ""
-    )
+    named = ", ".join(map(str, unknown))
+    slow = f"; layers {named} {UNKNOWN_BLOCKS}" if unknown else ""
     return MethodReport(
         preregistration_sha256=fixed,
         hypotheses=[

@@ -24,7 +24,15 @@ from audit.evidence.stats import Array
 from audit.evidence.stored import Part, StoredEffects, first_order_of
 from audit.patching.sites import Site, sites_of
 from audit.pipeline.setting import Setting
-from audit.pipeline.sweeping import Plan, estimate_part, head_settings, no_swaps, patch_part, swept_layers
+from audit.pipeline.sweeping import (
+    AUDIT_SPLITS,
+    Plan,
+    estimate_part,
+    head_settings,
+    no_swaps,
+    patch_part,
+    swept_layers,
+)
 from audit.pipeline.training import AuditedModels
 from audit.records import Contrast, Effort
 from audit.store import write_table, write_text
@@ -76,7 +84,8 @@ def sweep_sampled(
     setting: Setting, models: AuditedModels, plans: Sequence[Plan], asked: Asked, unpatched: pd.DataFrame
 ) -> SampledSweep:
     """Patch as many recipients as are needed for every contrast of ``asked``. What stands is not redone."""
-    wanted = [plan for plan in plans if plan.contrast in asked]
+    splits = {c: {plan.split for plan in plans if plan.contrast == c} for c in asked}
+    wanted = [plan for plan in plans if splits.get(plan.contrast, set()) == set(AUDIT_SPLITS)]
     swap, first_order, effort = [], [], []
     for seed in setting.seeds if wanted else []:
         tables, counts = _files(setting, seed)

@@ -136,8 +136,9 @@ PRECISION = (
 )
 AGREEMENT = (
     "The designs ask different questions, so they need not agree. Attribution patching approximates Design A and "
-    "shares its images; where not everything was patched, Design A itself is corrected from it. Design C and the "
-    "transplant share no donor with it, and ask where training put the gap."
+    "shares its images; where not everything was patched, the two are compared on the images that were, and designs "
+    "that tried the found heads only are not compared. Design C and the transplant share no donor with Design A, and "
+    "ask where training put the gap."
 )
 
 _FORBIDDEN = re.compile(

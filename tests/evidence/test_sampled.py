@@ -135,6 +135,37 @@ def test_where_first_order_is_exact_few_patches_say_all() -> None:
     )
 
 
+@property_test
+def test_some_of_the_recipients_are_estimated_by_what_is_patched_of_them() -> None:
+    """The lot that draws who is patched draws these too: all of them that are patched come first."""
+    rng, errors, naive = np.random.default_rng(12), [], []
+    for run in range(60):
+        whole = simulate(rng, World(hidden=0.05, noise=0.02))
+        rows = np.flatnonzero(draw(whole.cell, np.full(1, 0.6), seed=run)[:, 0])
+        some = patched(whole, 0.3, seed=run)
+        true = mediated_gaps(whole.effects.take(rows))
+        errors.append(mediated_gaps(some.take(rows).combined()) - true)
+        naive.append(mediated_gaps(some.combined().take(rows)) - true)
+    assert abs(np.mean(errors)) < 4 * np.std(errors) / np.sqrt(np.size(errors))
+    assert np.mean(naive) > 0.03  # what is hidden counts about twice
+
+
+@unit_test
+def test_where_all_of_some_recipients_are_patched_they_keep_their_exact_values() -> None:
+    some = patched(simulate(np.random.default_rng(1), World(carried=1.0)), 0.25)
+    rows = np.flatnonzero(some.chosen.all(axis=1))
+    np.testing.assert_allclose(some.take(rows).combined().cross, some.effects.cross[rows])
+
+
+@unit_test
+def test_the_patched_recipients_alone_show_what_first_order_misses() -> None:
+    some = patched(simulate(np.random.default_rng(1), World(carried=1.0, slope=0.7, noise=0.0)), 0.25)
+    exact, first_order = some.where_patched()
+    assert exact == pytest.approx(0.7 * first_order)
+    whole = simulate(np.random.default_rng(1), World(carried=1.0))
+    assert whole.where_patched()[0] == pytest.approx(mediated_gaps(whole.effects))
+
+
 @unit_test
 def test_the_tested_sums_are_the_estimate() -> None:
     some = patched(simulate(np.random.default_rng(2), World(carried=0.5)), 0.25).combined()
@@ -234,6 +265,33 @@ def test_the_asked_width_is_reached_with_a_fraction_of_the_patches() -> None:
         shares.append(some.chosen.mean())
     assert np.mean(ratios) < 1.0
     assert np.mean(shares) < 0.5
+
+
+@property_test
+def test_a_width_that_is_asked_for_is_reached_by_every_head() -> None:
+    rng, ratios = np.random.default_rng(13), []
+    for run in range(12):
+        whole = simulate(rng, World(carried=0.5, noise=0.02), units=160)
+        asked = 1.2 * float(half_widths(whole.effects).max())
+        some = patched(whole, 0.0, seed=run)
+        for _ in range(4):
+            some = patched(whole, np.maximum(some.chosen.mean(axis=0), some.share_needed(asked)), seed=run)
+        ratios += (half_widths(some.combined()) / asked).tolist()
+    assert max(ratios) < 1.1
+
+
+@property_test
+def test_intervals_cover_with_as_many_patches_as_the_first_few_say_are_needed() -> None:
+    rng, covered = np.random.default_rng(14), []
+    for run in range(60):
+        world = World(carried=0.5, noise=0.05)
+        whole = simulate(rng, world)
+        found = patched(whole, patched(whole, 0.0, seed=run).share_needed(), seed=run).combined()
+        bootstrap = draw_bootstrap(found, resamples=300, seed=run)
+        for e in weighted_estimates(found.difference, found.mediated_weights(), found, bootstrap):
+            assert e.low is not None and e.high is not None
+            covered.append(e.low <= world.true <= e.high)
+    assert plausible(sum(covered), len(covered), 0.925, 0.975)
 
 
 @property_test

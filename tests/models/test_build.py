@@ -16,7 +16,7 @@ from audit.card.schema import ModelSpec
 from audit.errors import ModelError
 from audit.models.build import SUPPORTED, Backbone, create_architecture, why_not_patchable
 from audit.models.checkpoint import hash_state
-from tests.models_for_tests import FAMILIES, enlarged, noise_images, tiny
+from tests.models_for_tests import FAMILIES, Gated, enlarged, noise_images, tiny
 
 pytestmark = pytest.mark.unit
 BODY: dict[str, int | float | str | bool] = {"patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 4}
@@ -154,7 +154,7 @@ def test_only_as_it_is_needs_the_classifier(tmp_path: Path) -> None:
     assert "lacks head.weight" in one_line(lambda: Backbone(spec(weights="file"), file).build_as_is(3)).what
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [name for name, (_, own) in FAMILIES.items() if "attn_layer" not in own])
 def test_every_family_comes_back_from_its_own_weights(family: str, tmp_path: Path) -> None:
     name, own = FAMILIES[family]
     model = tiny(family)
@@ -214,6 +214,10 @@ def test_heads_mixed_before_the_projection_cannot_be_told_apart() -> None:
     model = copy.deepcopy(tiny())
     model.blocks[1].attn.norm = torch.nn.LayerNorm(32)
     assert "block 1 normalises across heads" in why_not_patchable(model)
+
+
+def test_gated_attention_is_refused() -> None:
+    assert "block 0 scales its heads by a gate" in why_not_patchable(tiny(attn_layer=Gated))
 
 
 def test_a_model_without_blocks_has_nothing_to_patch() -> None:

@@ -13,6 +13,10 @@ from tests.models_for_tests import FAMILIES, hooks_left, noise_images, tiny
 pytestmark = pytest.mark.unit
 
 
+def z_of(trace: Trace) -> dict[int, torch.Tensor]:
+    return dict(enumerate(trace.z))
+
+
 def first_logit(logits: torch.Tensor) -> torch.Tensor:
     return logits[:, 0]
 
@@ -38,7 +42,7 @@ def test_small_patches_are_estimated_exactly(family: str) -> None:
     layers = range(len(model.blocks))
     passed = linearise(model, images, {"first": first_logit}, layers)
     near = towards(passed.trace, record(model, donors), 1e-3)
-    found = attribute(model, passed.trace, near, passed.slopes["first"])
+    found = attribute(model, z_of(passed.trace), z_of(near), passed.slopes["first"])
     recipient, donor = torch.cartesian_prod(torch.arange(3), torch.arange(3)).T
     columns = []
     for i in layers:
@@ -71,7 +75,7 @@ def test_a_model_as_its_own_donor_has_no_effect() -> None:
     """To the rounding of two sums in different orders; another image's estimate is far from that."""
     model, images = tiny(), noise_images(2)
     passed = linearise(model, images, {"first": first_logit}, range(2))
-    found = attribute(model, passed.trace, passed.trace, passed.slopes["first"])
+    found = attribute(model, z_of(passed.trace), z_of(passed.trace), passed.slopes["first"])
     itself, other = found[[0, 1], [0, 1]], found[[0, 1], [1, 0]]
     assert float(itself.abs().max()) < 1e-6 < 1e-3 < float(other.abs().min())
 
@@ -98,7 +102,9 @@ def test_the_estimate_is_linear_in_the_donors_write() -> None:
     model, images = tiny(), noise_images(2)
     passed, other = linearise(model, images, {"first": first_logit}, range(2)), record(model, noise_images(2, seed=1))
     half, whole = (
-        attribute(model, passed.trace, towards(passed.trace, other, s), passed.slopes["first"])[[0, 1], [0, 1]]
+        attribute(model, z_of(passed.trace), z_of(towards(passed.trace, other, s)), passed.slopes["first"])[
+            [0, 1], [0, 1]
+        ]
         for s in (0.5, 1.0)
     )
     torch.testing.assert_close(2 * half, whole, rtol=1e-4, atol=1e-5)
@@ -107,5 +113,5 @@ def test_the_estimate_is_linear_in_the_donors_write() -> None:
 def test_heads_are_in_the_order_of_the_sites() -> None:
     model, images = tiny("three layers"), noise_images(1)
     passed = linearise(model, images, {"first": first_logit}, range(1, 3))
-    found = attribute(model, passed.trace, record(model, noise_images(1, seed=1)), passed.slopes["first"])
+    found = attribute(model, z_of(passed.trace), z_of(record(model, noise_images(1, seed=1))), passed.slopes["first"])
     assert found.flatten(2).shape[-1] == len(sites_of(model, range(1, 3)))

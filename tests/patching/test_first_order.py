@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from audit.patching import sweep as sweeping
 from audit.patching.first_order import average, sweep_first_order
@@ -62,6 +64,26 @@ def test_close_donors_are_estimated_nearly_exactly() -> None:
         together = pd.concat([values, change], axis=1).xs("cross", level="donor_kind")
         assert together.corr().iloc[0, 1] > 0.9
         assert values.xs("placebo", level="donor_kind").abs().max() < 1e-6
+
+
+def test_how_much_fits_into_memory_changes_no_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pixels, own, layers = tiny(), noise_pixels(8), plan(), range(2)
+    subjects = np.arange(8)
+    roomy = sweep_first_order(model, pixels, own, subjects, KINDS, layers=layers, outcomes=OUTCOMES)
+    monkeypatch.setattr("audit.patching.first_order.fitting", lambda most, _bytes, share: 1)
+    tight = sweep_first_order(model, pixels, own, subjects, KINDS, layers=layers, outcomes=OUTCOMES)
+    assert not np.allclose(roomy["own:anger"], roomy["both:anger"])
+    pd.testing.assert_frame_equal(tight, roomy, rtol=0, atol=1e-6)
+
+
+def test_an_image_costs_less_than_four_forward_passes() -> None:
+    """One outcome, as many donors as recipients: each image forward, the recipients backward."""
+    model, pixels, own = tiny("three layers"), noise_pixels(8), plan()
+    with FlopCounterMode(display=False) as one, torch.inference_mode():
+        model(torch.zeros(1, 3, 32, 32))
+    with FlopCounterMode(display=False) as all_of_it:
+        sweep_first_order(model, pixels, own, np.arange(8), KINDS, layers=range(3), outcomes={"happiness": 2})
+    assert all_of_it.get_total_flops() < 4 * 8 * one.get_total_flops()
 
 
 def batch(units: list[int], sides: str) -> pd.DataFrame:
