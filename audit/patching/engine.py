@@ -72,10 +72,11 @@ class Patches:
         return (Patches(*part) for part in columns)
 
 
-def rows_at_once(model: VisionTransformer) -> int:
+def rows_at_once(model: VisionTransformer, precision: torch.dtype = torch.float32) -> int:
     """Return how many patched images are computed at once: as many as pay, or as fit into memory."""
     width, hidden, tokens = int(model.embed_dim), int(model.blocks[0].mlp.fc1.out_features), tokens_of(model)
-    cached = CACHED // (4 * tokens * hidden) if device_of(model).type == CPU else ROWS_AT_ONCE
+    whole = device_of(model).type == CPU and precision == torch.float32  # others pay more for few rows than for memory
+    cached = CACHED // (4 * tokens * hidden) if whole else ROWS_AT_ONCE // 2
     return fitting(min(max(cached, 1), ROWS_AT_ONCE), 4 * tokens * (STREAMS * width + 2 * hidden), share=ROOM)
 
 
@@ -112,7 +113,7 @@ def patch(
         The logits of each patch, float32.
     """
     logits = []
-    for part in patches.split(rows_at_once(model)):
+    for part in patches.split(rows_at_once(model, precision)):
         patched = _patched(model, recipient, donor, layer, part)
         with computing_in(precision, patched.device):
             logits.append(_continue(model, layer, patched))
