@@ -13,10 +13,10 @@ PANGO := libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0 fonts-dejavu-core
 CODE := audit tests
 DISPARITY_FOUND := 1
 
-.PHONY: help demo test check lowest format clean setup pango
+.PHONY: help demo test test-browser check lowest format clean setup pango chromium
 
 help: ## show what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: setup ## audit the built-in rendered data, in which a disparity is planted
 	@code=0; $(BIN)/vit-audit run datasets/synthetic-expressions.yaml || code=$$?; \
@@ -27,6 +27,9 @@ demo: setup ## audit the built-in rendered data, in which a disparity is planted
 # Small models gain nothing from several threads: a test a core, file by file, is three times as fast.
 test: setup ## run all tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+test-browser: setup chromium $(VENV)/.browser ## try the report's page in chromium: accessibility, and all it offers
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/browser
 
 check: setup ## format, lint, types, import layers, tests
 	@$(BIN)/ruff format --check .
@@ -73,6 +76,19 @@ $(STAMP): pyproject.toml
 	fi
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
+
+$(VENV)/.browser: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,browser]'
+	@touch $@
+
+chromium:
+	@command -v chromium >/dev/null && exit 0; \
+	if [ "$$(id -u)" -ne 0 ]; then \
+		echo "make: the tests of the page need a browser: sudo apt-get install --no-install-recommends chromium" >&2; exit 1; \
+	fi; \
+	echo "installing chromium"; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null
 
 # WeasyPrint prints the PDF with Pango, which pip cannot install.
 pango:

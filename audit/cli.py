@@ -174,13 +174,101 @@ def render(run_dir: Path) -> None:
     RUN is a run directory, or the name of one in reports/.
     """
     from audit.report import render_run
-    from audit.store import locked, write_manifest
+    from audit.report.manifest import write_manifest
+    from audit.store import locked
 
     folder = _find_run(run_dir)
     with locked(folder):
         for path in render_run(folder):
             click.echo(path)
         write_manifest(folder)
+
+
+@main.command(short_help="Add a reviewer's decisions to a run.")
+@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("review_json", metavar="REVIEW", type=click.Path(path_type=Path))
+@reported
+def review(run_dir: Path, review_json: Path) -> None:
+    """Add the decisions in REVIEW, the review.json that a report's page saved, to RUN, and write its reports anew.
+
+    Decisions are only ever added: a later one about the same finding stands, the earlier one stays on record.
+    """
+    from audit.report.manifest import write_manifest
+    from audit.report.render import read_run, render_run
+    from audit.report.reviews import DECISIONS, merge, read_review
+    from audit.store import locked, write_text
+
+    folder = _find_run(run_dir)
+    with locked(folder):
+        source = read_run(folder)
+        text, new = merge(folder, read_review(review_json), source.audit, source.digest)
+        if new:
+            write_text(folder / DECISIONS, text)
+            render_run(folder)
+            write_manifest(folder)
+    click.echo(f"{len(new)} decisions added, {len(source.decisions) + len(new)} in all: {folder / DECISIONS}")
+    if new:
+        click.echo(f"report: {folder / 'report.html'}")
+
+
+@main.command(short_help="Check a run: hashes, figures, pages.")
+@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--key", type=click.Path(path_type=Path), help="Public key (Ed25519, PEM): the signature is checked too.")
+@reported
+def verify(run_dir: Path, key: Path | None) -> None:
+    """Check RUN: hash every file, derive every figure again from the stored effects, and print every page again.
+
+    Names whatever is not as it was written, and exits with 1 then. Needs neither images nor a GPU.
+    """
+    from audit.pipeline.verifying import verify_run
+    from audit.terminal import progress, wrapped
+
+    with progress() as step:
+        found = verify_run(_find_run(run_dir), step, key=key)
+    for fault in found.faults:
+        click.echo(wrapped(str(fault)))
+    checked = f"{found.files} files, {found.figures:,} figures"
+    click.echo(f"NOT VERIFIED: {len(found.faults)} faults in {checked}" if found.faults else f"verified: {checked}")
+    sys.exit(1 if found.faults else 0)
+
+
+@main.command(short_help="Sign the manifest of a run.")
+@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--key", type=click.Path(path_type=Path), required=True, help="Private key (Ed25519, PEM, not encrypted)."
+)
+@reported
+def sign(run_dir: Path, key: Path) -> None:
+    """Sign RUN's manifest, and with it every file of the run. A review that changes the run takes the signature off."""
+    from audit.report.manifest import sign as sign_manifest
+    from audit.store import locked
+
+    folder = _find_run(run_dir)
+    with locked(folder):
+        click.echo(sign_manifest(folder, key))
+
+
+@main.command(short_help="Compare the findings of two runs.")
+@click.argument("before", metavar="A", type=click.Path(path_type=Path))
+@click.argument("after", metavar="B", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for diff.html and diff.json; default: diff-A-B.")
+@reported
+def diff(before: Path, after: Path, out: Path | None) -> None:
+    """Say which findings of run B are new, which of run A are gone, still there, or can no longer be tested."""
+    from audit.pipeline.comparing import compare_runs
+    from audit.report.html import render_diff
+    from audit.report.view_diff import counted, diff_view
+    from audit.store import write_text
+
+    first, second = _find_run(before), _find_run(after)
+    comparison = compare_runs(first, second)
+    folder = out or Path(f"diff-{comparison.before.audit_id}-{comparison.after.audit_id}")
+    write_text(folder / "diff.json", comparison.model_dump_json(indent=1) + "\n")
+    write_text(folder / "diff.html", render_diff(diff_view(comparison)))
+    click.echo(f"{comparison.before.outcome} -> {comparison.after.outcome}; {counted(comparison)}")
+    for note in comparison.notes:
+        click.echo(note)
+    click.echo(f"report: {folder / 'diff.html'}")
 
 
 @main.command(short_help="Measure one finding of a run again.")

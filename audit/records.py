@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = "1.0"
 
@@ -313,6 +313,73 @@ class Finding(Record):
     wording: str  # the full, bounded statement in plain words
 
 
+class AttentionMap(Record):
+    """Where a head looks in the images of one group: an average over images, which shows none of them."""
+
+    contrast: str
+    name: str  # "L9H3"
+    group: str
+    images: int
+    weights: list[list[float]]  # share of the head's attention on each patch, row by row from the top
+
+
+class Decision(Record):
+    """What a reviewer made of one finding."""
+
+    finding: str  # its id
+    decision: Literal["accept", "reject", "needs more", "risk accepted"]
+    name: str = Field(min_length=1, max_length=200)
+    role: str = Field(min_length=1, max_length=200)
+    reason: str = Field(min_length=1, max_length=5000)
+    decided: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$")  # ISO 8601
+
+
+class Review(Record):
+    """The whole of ``review.json``: what the page of a report saves, bound to the audit that was read."""
+
+    review_version: Literal["1.0"] = "1.0"
+    audit_sha256: str = Field(pattern="^[0-9a-f]{64}$")  # of audit.json
+    decisions: list[Decision]
+
+
+class RunName(Record):
+    """Which run a comparison is of."""
+
+    audit_id: str
+    audit_sha256: str
+    name: str
+    outcome: Outcome
+    started: str
+    weights_sha256: str
+    data_fingerprint: str
+
+
+class ComparedFinding(Record):
+    """What became of one finding between two runs."""
+
+    id: str
+    title: str
+    kind: Literal["disparity", "head"]
+    state: Literal["new", "gone", "persisting", "no longer testable"]
+    before: Estimate | None  # the first run's number, finding or not
+    after: Estimate | None
+    change: Estimate | None = None  # after minus before, where both measured the same images
+    p: float | None = None  # of no change, by swapping the runs within people
+    images: int | None = None  # measured by both
+    reason: str = ""  # why it cannot be tested, or not pairwise
+
+
+class RunComparison(Record):
+    """The whole of ``diff.json``."""
+
+    diff_version: Literal["1.0"] = "1.0"
+    before: RunName
+    after: RunName
+    same_images: bool
+    findings: list[ComparedFinding]
+    notes: list[str] = []
+
+
 class Stability(Record):
     """How far the ranking of heads repeats itself."""
 
@@ -439,6 +506,7 @@ class Audit(Record):
     heads: list[HeadRow]
     joint: list[JointRow] = []
     pairs: list[PairRow] = []
+    attention: list[AttentionMap] = []
     grids: list[HeadGrid]
     stability: list[Stability]
     agreement: list[Agreement] = []

@@ -19,7 +19,6 @@ import pandas as pd
 from audit.errors import InputError, UnfinishedError
 
 CACHE_VARIABLE = "VIT_AUDIT_CACHE"
-MANIFEST = "manifest.json"
 LOCK = ".lock"
 DIGEST_CHUNK = 1 << 20
 
@@ -107,9 +106,14 @@ def locked(run: Path) -> Iterator[None]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file through a temporary name and a rename."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file through a temporary name and a rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content)
     temporary.replace(path)
 
 
@@ -128,10 +132,3 @@ def file_hash(path: Path) -> str:
         while chunk := file.read(DIGEST_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def write_manifest(run: Path) -> None:
-    """Write the hash of every file of a run, itself and temporary files aside."""
-    files = sorted(p for p in run.rglob("*") if p.is_file() and p.name not in (MANIFEST, LOCK) and p.suffix != ".part")
-    rows = {p.relative_to(run).as_posix(): {"sha256": file_hash(p), "bytes": p.stat().st_size} for p in files}
-    write_text(run / MANIFEST, json.dumps({"files": rows}, indent=1) + "\n")

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColum
 from rich.table import Column, Table
 from rich.text import Text
 
+from audit.evidence.findings import spread
 from audit.records import Audit, ContrastRow, DataReport, ExcludedRow
 
 Step = Callable[[str], Callable[[int, int], None]]
@@ -25,6 +26,7 @@ WIDEST = 100  # columns that prose is wrapped at
 UNWRAPPED = 10_000  # where no terminal is at the other end, lines stay whole
 REASONS_SHOWN = 3
 HEADS_SHOWN = 3
+STEPS_SHOWN = 2
 
 
 @contextmanager
@@ -103,7 +105,7 @@ def _lines() -> Step:
 
 
 def summary(audit: Audit, folder: Path, *, report: bool = True) -> str:
-    """Return outcome, three figures and the report's path.
+    """Return what page one of the report says, in a dozen lines, and the report's path.
 
     Parameters
     ----------
@@ -121,6 +123,10 @@ def summary(audit: Audit, folder: Path, *, report: bool = True) -> str:
     lines = [f"outcome: {audit.outcome}", *(f"  {reason}" for reason in audit.reasons[:REASONS_SHOWN])]
     if len(audit.reasons) > REASONS_SHOWN:
         lines.append(f"  and {len(audit.reasons) - REASONS_SHOWN} more, see the report")
+    model, data = audit.model, audit.data
+    lines.append(f"audited: {model.name}, on {data.images:,} images of {data.subjects:,} subjects ({data.source})")
+    passed = sum(c.passed for c in audit.controls.controls)
+    lines.append(f"controls: {passed} of {len(audit.controls.controls)} passed")
     gap = _largest_gap(audit)
     if gap is not None:
         e = gap.estimate
@@ -130,10 +136,21 @@ def summary(audit: Audit, folder: Path, *, report: bool = True) -> str:
             f"{gap.attribute} {gap.group} against {gap.reference}"
         )
         lines.append(f"carried by: {_carriers(audit, gap)}")
-    passed = sum(c.passed for c in audit.controls.controls)
-    lines.append(f"controls: {passed} of {len(audit.controls.controls)} passed")
+    lines += _findings(audit)
+    lines.append(f"does not show: {' '.join(audit.not_shown[:2])}")
+    lines += [f"next: {step}" for step in audit.next_steps[:STEPS_SHOWN]]
     where = f"report: {folder / 'report.html'}" if report else f"run: {folder}"
     return "\n".join([*map(wrapped, lines), where])
+
+
+def _findings(audit: Audit) -> list[str]:
+    """Count the findings, and name those of page one."""
+    from audit.report.view_findings import top_findings  # draws pictures, too: slow to import
+
+    if audit.outcome == "INVALID":
+        return ["findings: withheld, because a check of the instrument failed"]
+    top = [f"  {f.id}, {f.severity}: {f.title} ({spread(f.estimate)})" for f in top_findings(audit)]
+    return [f"findings: {len(audit.findings)}", *top]
 
 
 def _largest_gap(audit: Audit) -> ContrastRow | None:

@@ -177,10 +177,11 @@ def test_render_by_path_and_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert result.exit_code == 0, result.output
     assert "reports/faces/report.html" in result.stdout.splitlines()
     assert (run / "report.html").read_bytes() == page
-    assert "report.pdf" in json.loads((run / "manifest.json").read_text(encoding="utf-8"))["files"]
+    subjects = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["subject"]
+    assert "report.pdf" in {subject["name"] for subject in subjects}
 
 
-@pytest.mark.parametrize("command", [["render"], ["reproduce"]])
+@pytest.mark.parametrize("command", [["render"], ["reproduce"], ["verify"]])
 def test_missing_run(tmp_path: Path, command: list[str]) -> None:
     result = invoke(*command, tmp_path / "gone", *(["F-1"] if command == ["reproduce"] else []))
     assert result.exit_code == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +16,6 @@ from audit.store import (
     question_hash,
     run_folder,
     slug,
-    write_manifest,
     write_table,
     write_text,
 )
@@ -95,16 +93,6 @@ def test_table_comes_back_as_it_was(tmp_path: Path) -> None:
     write_table(tmp_path / "t.parquet", table)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "t.parquet"), table)
     assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
-
-
-def test_manifest_lists_every_file_but_itself(tmp_path: Path) -> None:
-    write_text(tmp_path / "a" / "b.txt", "content")
-    for name in (".lock", "half.part"):
-        (tmp_path / name).write_text("", encoding="utf-8")
-    write_manifest(tmp_path)
-    write_manifest(tmp_path)
-    files = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["files"]
-    assert files == {"a/b.txt": {"sha256": hashlib.sha256(b"content").hexdigest(), "bytes": 7}}
 
 
 def test_file_hash_reads_files_larger_than_a_chunk(tmp_path: Path) -> None:

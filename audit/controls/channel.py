@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from timm.models.vision_transformer import VisionTransformer
@@ -11,6 +11,20 @@ from audit.controls.sets import ControlSet, Role
 from audit.controls.shifts import Index
 from audit.controls.training import ControlModels
 from audit.data.pixels import Pixels
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a channel is called, and the sizes that its controls name."""
+
+    name: Role  # "colour" | "blur"
+    carries: str  # "colour" | "fine detail"
+    corruption: str  # "gray" | "blur"
+    layers: range
+    seeds: int  # of the donors, and of the null donors
+
+
+CALLED: Mapping[Role, tuple[str, str]] = {"colour": ("colour", "gray"), "blur": ("fine detail", "blur")}
 
 
 @dataclass(frozen=True)
@@ -27,35 +41,31 @@ class Channel:
         Of the same architecture, weights drawn by lot.
     """
 
-    name: Role  # "colour" | "blur"
-    carries: str  # "colour" | "fine detail"
-    corruption: str  # "gray" | "blur"
+    words: Words
     clean: tuple[VisionTransformer, ...]
     corrupted: VisionTransformer
     null: tuple[VisionTransformer, ...]
     untrained: VisionTransformer
     pixels: Pixels
     targets: Index
-    layers: range
 
 
 def channels(
     models: ControlModels, images: ControlSet, layers: range, *, untrained: VisionTransformer
 ) -> list[Channel]:
     """Return the colour and the blur channel."""
-    named: Sequence[tuple[Role, str, str]] = (("colour", "colour", "gray"), ("blur", "fine detail", "blur"))
-    return [
-        Channel(
-            name=role,
-            carries=carries,
-            corruption=corruption,
-            clean=tuple(models.models[n] for n in models.donors(role, "clean")),
-            corrupted=models.models[corruption],
-            null=tuple(models.models[n] for n in models.donors(role, corruption)),
-            untrained=untrained,
-            pixels=images.evaluate,
-            targets=images.targets[role][1],
-            layers=layers,
+    made = []
+    for role, (carries, corruption) in CALLED.items():
+        clean, null = models.donors(role, "clean"), models.donors(role, corruption)
+        made.append(
+            Channel(
+                words=Words(role, carries, corruption, layers, len(null)),
+                clean=tuple(models.models[n] for n in clean),
+                corrupted=models.models[corruption],
+                null=tuple(models.models[n] for n in null),
+                untrained=untrained,
+                pixels=images.evaluate,
+                targets=images.targets[role][1],
+            )
         )
-        for role, carries, corruption in named
-    ]
+    return made

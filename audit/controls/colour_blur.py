@@ -11,19 +11,24 @@ over several such seeds. Heads are ranked on some images, and the best is judged
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from audit.controls.channel import Channel
+from audit.controls.channel import CALLED, Channel, Words
 from audit.controls.expected import HALF, judge_form, judge_noising, judge_null
+from audit.controls.sets import Role
 from audit.controls.shifts import Array, Giver, Index, Shift, measure_heads, measure_random_direction, measure_shifts
 from audit.controls.training import spoil
 from audit.data.pixels import Pixels
 from audit.patching.sites import Site
 from audit.records import Control, HeadGrid
+from audit.store import write_bytes
 
+SHIFTS, FIELDS = ("seen", "blind", "loss"), ("joint", "total", "single")
 MEASUREMENTS = 6
 CHOOSE_AT_MOST = 200  # images on which every head is tried, to rank them; at most half of all
 
@@ -36,63 +41,138 @@ class ChannelResult:
     grids: list[HeadGrid]
 
 
-def run_channel(channel: Channel, *, seed: int = 0, tick: Callable[[], None] | None = None) -> ChannelResult:
-    """Measure one channel in both forms with its nulls, and judge it; ``tick`` is called MEASUREMENTS times."""
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one channel, image by image: all that its controls and grids are computed from.
+
+    Parameters
+    ----------
+    words : Words
+    heads, null_heads, input_heads : numpy.ndarray (N, layers, heads)
+        Shifts on the images that heads are ranked on: by clean donors beyond their twins, by the twins, and from clean
+        into corrupted images.
+    rest : numpy.ndarray of int
+        Places of the other images, on which the best head is judged.
+    aside : numpy.ndarray
+        Shift of each of those by a random direction.
+    seen, blind, loss : mapping of str to Shift
+        By donor: on clean images, on corrupted ones, and with the first clean model receiving.
+    on_input : Shift
+        From clean into corrupted images.
+    """
+
+    words: Words
+    heads: Array
+    null_heads: Array
+    input_heads: Array
+    rest: Index
+    aside: Array
+    seen: Mapping[str, Shift]
+    blind: Mapping[str, Shift]
+    loss: Mapping[str, Shift]
+    on_input: Shift
+
+    def save(self, path: Path) -> None:
+        """Write all arrays to one file, whole or not at all."""
+        shifts = {f"{part}/{name}": s for part in SHIFTS for name, s in getattr(self, part).items()}
+        shifts["on_input"] = self.on_input
+        columns = {f"{name}/{f}": getattr(s, f) for name, s in shifts.items() for f in FIELDS}
+        plain = {name: getattr(self, name) for name in ("heads", "null_heads", "input_heads", "rest", "aside")}
+        layers = np.array([self.words.layers.start, self.words.layers.stop])
+        page = io.BytesIO()
+        np.savez_compressed(page, layers=layers, seeds=np.array(self.words.seeds), **plain, **columns)
+        write_bytes(path, page.getvalue())
+
+    @staticmethod
+    def load(path: Path, role: Role) -> Measured:
+        """Read what ``save`` wrote of the channel ``role``."""
+        with np.load(path, allow_pickle=False) as file:
+            held = {name: file[name] for name in file.files}
+        shifts = {
+            name.removesuffix("/joint"): Shift(*(held[name.removesuffix("joint") + f] for f in FIELDS))
+            for name in held
+            if name.endswith("/joint")
+        }
+
+        def of(part: str) -> dict[str, Shift]:
+            return {n.removeprefix(f"{part}/"): s for n, s in shifts.items() if n.startswith(f"{part}/")}
+
+        return Measured(
+            words=Words(role, *CALLED[role], range(*held["layers"].tolist()), int(held["seeds"])),
+            heads=held["heads"],
+            null_heads=held["null_heads"],
+            input_heads=held["input_heads"],
+            rest=held["rest"],
+            aside=held["aside"],
+            seen=of("seen"),
+            blind=of("blind"),
+            loss=of("loss"),
+            on_input=shifts["on_input"],
+        )
+
+
+def measure_channel(channel: Channel, *, seed: int = 0, tick: Callable[[], None] | None = None) -> Measured:
+    """Measure one channel in both forms with its nulls; ``tick`` is called MEASUREMENTS times."""
     tick = tick or (lambda: None)
-    whole, spoilt = channel.pixels, spoil(channel.pixels, channel.corruption)
+    layers = channel.words.layers
+    whole, spoilt = channel.pixels, spoil(channel.pixels, channel.words.corruption)
     one_clean = channel.clean[0]
     order = np.random.default_rng(seed).permutation(len(channel.targets))
     choose, rest = np.split(order, [min(len(order) // 2, CHOOSE_AT_MOST)])
 
     some = whole[choose]
-    by_donor = measure_heads(channel.corrupted, some, _twins(channel, some), channel.targets[choose], channel.layers)
+    by_donor = measure_heads(channel.corrupted, some, _twins(channel, some), channel.targets[choose], layers)
     null_heads = np.mean([v for name, v in by_donor.items() if name.startswith("null")], axis=0)
     heads = np.mean([v for name, v in by_donor.items() if name.startswith("clean")], axis=0) - null_heads
     tick()
     input_heads = measure_heads(
-        one_clean, spoilt[choose], {"clean": Giver(one_clean, some)}, channel.targets[choose], channel.layers
+        one_clean, spoilt[choose], {"clean": Giver(one_clean, some)}, channel.targets[choose], layers
     )["clean"]
     tick()
-    site, input_site = _best_site(heads, channel.layers), _best_site(input_heads, channel.layers)
+    # As they will be read from a file: sums over images must not depend on how the numbers lie in memory.
+    heads, null_heads, input_heads = (np.ascontiguousarray(a) for a in (heads, null_heads, input_heads))
+    site, input_site = _best_site(heads, layers), _best_site(input_heads, layers)
 
     others = {
         "shuffled": Giver(one_clean, whole[_elsewhere(channel.targets)]),
         "untrained": Giver(channel.untrained, whole),
     }
-    seen = measure_shifts(
-        channel.corrupted, whole, _twins(channel, whole) | others, channel.targets, channel.layers, site
-    )
+    seen = measure_shifts(channel.corrupted, whole, _twins(channel, whole) | others, channel.targets, layers, site)
     aside = measure_random_direction(channel.corrupted, whole[rest], one_clean, channel.targets[rest], site, seed=seed)
     tick()
-    blind = measure_shifts(channel.corrupted, spoilt, _twins(channel, spoilt), channel.targets, channel.layers, site)
+    blind = measure_shifts(channel.corrupted, spoilt, _twins(channel, spoilt), channel.targets, layers, site)
     tick()
     on_input = measure_shifts(
-        one_clean, spoilt, {"clean": Giver(one_clean, whole)}, channel.targets, channel.layers, input_site
+        one_clean, spoilt, {"clean": Giver(one_clean, whole)}, channel.targets, layers, input_site
     )["clean"]
     tick()
     # The other way round: the first clean model receives, so the twins of its own seed are no donors.
-    loss = measure_shifts(
-        one_clean, whole, _twins(channel, whole, start=1) | {"input": Giver(one_clean, spoilt)}, channel.targets,
-        channel.layers, site,
-    )  # fmt: skip
+    givers = _twins(channel, whole, start=1) | {"input": Giver(one_clean, spoilt)}
+    loss = measure_shifts(one_clean, whole, givers, channel.targets, layers, site)
     tick()
+    return Measured(channel.words, heads, null_heads, input_heads, rest, aside, seen, blind, loss, on_input)
 
+
+def judge_channel(measured: Measured) -> ChannelResult:
+    """Judge what was measured of one channel."""
+    words, seen, rest = measured.words, measured.seen, measured.rest
+    site, input_site = _best_site(measured.heads, words.layers), _best_site(measured.input_heads, words.layers)
     effect = _beyond_null(seen)
     joint_limit, head_limit = HALF * effect.total, HALF * effect.single[rest]
+    blind = _beyond_null(measured.blind)
     controls = [
-        *judge_form(channel, effect, rest, site, form="models"),
-        *judge_form(channel, on_input, rest, input_site, form="input"),
-        judge_noising(channel, _beyond_null(loss), site, form="models"),
-        judge_noising(channel, -loss["input"], site, form="input"),
-        _worst([judge_null(channel, "other_seed", odd.joint, joint_limit) for odd in _odd_ones_out(seen)]),
-        judge_null(channel, "shuffled", seen["shuffled"].joint, joint_limit),
-        judge_null(channel, "untrained", seen["untrained"].joint, joint_limit),
-        judge_null(channel, "nothing_to_carry", _beyond_null(blind).joint, joint_limit),
-        judge_null(channel, "nothing_to_carry_head", _beyond_null(blind).single[rest], head_limit, site),
-        judge_null(channel, "random_direction", aside, head_limit, site),
+        *judge_form(words, effect, rest, site, form="models"),
+        *judge_form(words, measured.on_input, rest, input_site, form="input"),
+        judge_noising(words, _beyond_null(measured.loss), site, form="models"),
+        judge_noising(words, -measured.loss["input"], site, form="input"),
+        _worst([judge_null(words, "other_seed", odd.joint, joint_limit) for odd in _odd_ones_out(seen)]),
+        judge_null(words, "shuffled", seen["shuffled"].joint, joint_limit),
+        judge_null(words, "untrained", seen["untrained"].joint, joint_limit),
+        judge_null(words, "nothing_to_carry", blind.joint, joint_limit),
+        judge_null(words, "nothing_to_carry_head", blind.single[rest], head_limit, site),
+        judge_null(words, "random_direction", measured.aside, head_limit, site),
     ]
-    grids = _grids(channel, heads, null_heads, input_heads)
-    return ChannelResult(controls, grids)
+    return ChannelResult(controls, _grids(words, measured.heads, measured.null_heads, measured.input_heads))
 
 
 def _twins(channel: Channel, pixels: Pixels, *, start: int = 0) -> dict[str, Giver]:
@@ -138,7 +218,7 @@ def _best_site(heads: Array, layers: range) -> Site:
     return Site(layers[row], head)
 
 
-def _grids(channel: Channel, heads: Array, null: Array, on_input: Array) -> list[HeadGrid]:
+def _grids(channel: Words, heads: Array, null: Array, on_input: Array) -> list[HeadGrid]:
     corruption = channel.corruption
     pictures = [
         (channel.name, f"{channel.name.capitalize()}: what each head carries", heads,
@@ -151,7 +231,7 @@ def _grids(channel: Channel, heads: Array, null: Array, on_input: Array) -> list
     return [_grid(channel, *picture) for picture in pictures]
 
 
-def _grid(channel: Channel, name: str, title: str, heads: Array, caption: str) -> HeadGrid:
+def _grid(channel: Words, name: str, title: str, heads: Array, caption: str) -> HeadGrid:
     means = heads.mean(0)
     errors = heads.std(0, ddof=1) / np.sqrt(len(heads))
     marks = [["above zero" if m - 3 * e > 0 else "" for m, e in zip(*rows, strict=True)]

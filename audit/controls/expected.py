@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from audit.controls.channel import Channel
+from audit.controls.channel import Words
 from audit.controls.identities import ENGINE_TOLERANCE
 from audit.controls.shifts import Array, Index, Shift
 from audit.controls.verdict import judge, mean_interval
@@ -35,7 +35,7 @@ def share_of(joint: Array, total: Array) -> Estimate:
     return Estimate(value=float(joint.mean() / total.mean()), low=float(drawn.low), high=float(drawn.high), level=0.95)
 
 
-def judge_form(channel: Channel, shift: Shift, rest: Index, site: Site, *, form: str) -> list[Control]:
+def judge_form(channel: Words, shift: Shift, rest: Index, site: Site, *, form: str) -> list[Control]:
     """Judge total gap, joint patch and the best head of one form."""
     name, carries = channel.name, channel.carries
     setting = f"{name} control, " + (
@@ -43,7 +43,7 @@ def judge_form(channel: Channel, shift: Shift, rest: Index, site: Site, *, form:
     )
     total, joint = mean_interval(shift.total), mean_interval(shift.joint)
     single = mean_interval(shift.single[rest])
-    beyond = f"minus the same for null donors ({len(channel.null)} seeds), " if form == "models" else ""
+    beyond = f"minus the same for null donors ({channel.seeds} seeds), " if form == "models" else ""
     return [
         judge(
             id=f"{name}_gap_{form}",
@@ -91,7 +91,7 @@ def judge_form(channel: Channel, shift: Shift, rest: Index, site: Site, *, form:
     ]
 
 
-def judge_noising(channel: Channel, loss: Shift, site: Site, *, form: str) -> Control:
+def judge_noising(channel: Words, loss: Shift, site: Site, *, form: str) -> Control:
     """Judge what all heads jointly take away when the donor lacks what the recipient has."""
     name, carries, corruption = channel.name, channel.carries, channel.corruption
     setting = f"{corruption} model into clean model" if form == "models" else f"{corruption} image into clean image"
@@ -114,7 +114,7 @@ def judge_noising(channel: Channel, loss: Shift, site: Site, *, form: str) -> Co
     )
 
 
-def judge_null(channel: Channel, which: str, shift: Array, limit: Array, site: Site | None = None) -> Control:
+def judge_null(channel: Words, which: str, shift: Array, limit: Array, site: Site | None = None) -> Control:
     """Judge a null: it must carry less than ``limit``, half of the true effect on the same images."""
     carries, corruption = channel.carries, channel.corruption
     words = {

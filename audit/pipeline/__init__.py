@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -38,6 +38,8 @@ from audit.pipeline.checking import (
     pairs_as_given,
 )
 from audit.pipeline.judging import judge_effects, judge_rates, judge_sets
+from audit.pipeline.looking import look
+from audit.pipeline.opening import SAMPLES
 from audit.pipeline.pairing import sweep_pairs
 from audit.pipeline.patching import patch_heads
 from audit.pipeline.recording import EMPTY, record_audit, register, utc_now
@@ -46,7 +48,8 @@ from audit.pipeline.sweeping import measure_images, sweep_sets
 from audit.pipeline.training import AuditedModels, train_audited, training_jobs
 from audit.records import Audit, ControlReport
 from audit.report import answers, render_run
-from audit.store import locked, open_cache, question_hash, run_folder, source_hash, write_manifest, write_text
+from audit.report.manifest import write_manifest
+from audit.store import locked, open_cache, question_hash, run_folder, source_hash, write_bytes, write_table, write_text
 
 
 @dataclass(frozen=True)
@@ -79,13 +82,14 @@ def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
     begun = time.monotonic()
     keep_freed_memory()
     setting = prepare(request, step)
-    card_text = request.card_path.read_text(encoding="utf-8-sig")
+    card_text = request.card_path.read_bytes()
     training_jobs(setting)  # what is wrong with the training sample or the control images shows
     images = control_images(setting)  # before anything is written
     with locked(setting.run):
         register(setting)
+        write_table(setting.run / SAMPLES, setting.samples.frame.drop(columns="predicted", errors="ignore"))
         audit = _measure(setting, images, begun)
-        write_text(setting.run / "card.yaml", card_text)
+        write_bytes(setting.run / "card.yaml", card_text)
         write_text(setting.run / "audit.json", audit.model_dump_json(indent=1) + "\n")
         write_text(setting.run / "log.jsonl", _log(setting))
         if request.report:
@@ -117,6 +121,7 @@ def _measure(setting: Setting, images: ControlSet, begun: float) -> Audit:
     with setting.stage("heads together"), models.on(setting.device):
         together = sweep_sets(setting, models, swept, sets_to_patch(judged.heads, judged.localisation))
         judged = judge_sets(setting, swept, together, judged)
+        judged = replace(judged, attention=look(setting, models, judged.findings))
     return record_audit(setting, legal, controls, models, swept, judged, time.monotonic() - begun)
 
 

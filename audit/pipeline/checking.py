@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,22 +14,23 @@ import audit.controls
 import audit.models
 import audit.patching
 from audit import __version__
-from audit.controls.channel import Channel, channels
-from audit.controls.colour_blur import MEASUREMENTS, run_channel
+from audit.controls.channel import CALLED, Channel, channels
+from audit.controls.colour_blur import MEASUREMENTS, judge_channel, measure_channel
 from audit.controls.identities import Subject, round_trip, run_identities
 from audit.controls.initialisation import Pair, Task, run_initialisation
-from audit.controls.sets import ControlSet, load_control_set
+from audit.controls.sets import ControlSet, Role, load_control_set
 from audit.controls.training import ControlModels, spoil, train_controls
 from audit.models.finetune import prefix_blocks
 from audit.models.transforms import as_input
 from audit.pipeline.setting import Setting
 from audit.pipeline.training import AuditedModels, reseed_of
 from audit.records import Control, ControlReport, HeadGrid
-from audit.store import source_hash, write_text
+from audit.store import source_hash, write_bytes, write_text
 
 IDENTITY_IMAGES = 4
 BARRIER_IMAGES = 600
 OWN = "this audit's model"
+CONTROL_EFFECTS = "effects/control-{}.npz"  # of the run; by channel
 
 
 def trained_layers(setting: Setting) -> range:
@@ -64,9 +66,11 @@ def check_known_effects(setting: Setting, images: ControlSet) -> ControlReport:
         report = ControlReport.model_validate_json(kept.read_text(encoding="utf-8"))
     else:
         untrained = backbone.build_untrained(images.classes)
-        report = _judge(setting, trained, channels(trained, images, layers, untrained=untrained))
+        report = _judge(setting, trained, channels(trained, images, layers, untrained=untrained), kept)
         report = report.model_copy(update={"setting": f"on {setting.started[:10]}, by vit-audit {__version__}"})
         write_text(kept, report.model_dump_json(indent=1))
+    for role in CALLED:  # beside the run's other effects, so that whoever has the run can judge again
+        write_bytes(setting.run / CONTROL_EFFECTS.format(role), measured_file(kept, role).read_bytes())
     origin = "taken from the cache" if trained.from_cache else "trained in this run"
     measured = report.setting
     start = setting.card.controls.weights
@@ -78,13 +82,18 @@ def check_known_effects(setting: Setting, images: ControlSet) -> ControlReport:
     return report.model_copy(update={"setting": words})
 
 
+def measured_file(kept: Path, role: Role) -> Path:
+    """Return where the measurements of a channel are kept, beside the verdict on them."""
+    return kept.with_name(f"{kept.stem}-{role}.npz")
+
+
 @functools.cache
 def instrument_hash() -> str:
     """SHA-256 over the source of all that measures: measurements by other code are made anew."""
     return source_hash((audit.controls, audit.patching, audit.models))
 
 
-def _judge(setting: Setting, trained: ControlModels, tried: list[Channel]) -> ControlReport:
+def _judge(setting: Setting, trained: ControlModels, tried: list[Channel], kept: Path) -> ControlReport:
     """Measure and judge every channel."""
     controls: list[Control] = []
     grids: list[HeadGrid] = []
@@ -92,16 +101,21 @@ def _judge(setting: Setting, trained: ControlModels, tried: list[Channel]) -> Co
     for channel in tried:
         some = slice(BARRIER_IMAGES)
         clean_images = Task(channel.pixels[some], channel.targets[some])
-        spoilt_images = Task(spoil(clean_images.pixels, channel.corruption), clean_images.targets)
-        clean, null = trained.donors(channel.name, "clean"), trained.donors(channel.name, channel.corruption)
+        spoilt_images = Task(spoil(clean_images.pixels, channel.words.corruption), clean_images.targets)
+        clean, null = (
+            trained.donors(channel.words.name, "clean"),
+            trained.donors(channel.words.name, channel.words.corruption),
+        )
         for recipient, donors, task, words in (
-            (channel.corruption, clean, clean_images, "models"),
-            (channel.corruption, null, spoilt_images, "null models"),
+            (channel.words.corruption, clean, clean_images, "models"),
+            (channel.words.corruption, null, spoilt_images, "null models"),
             (clean[0], (*clean[1:], *null[1:]), clean_images, "donors"),
         ):
             pairs = [_pair(trained, recipient, donor) for donor in donors]
-            controls += run_initialisation(pairs, task, f"{channel.name} {words}", layers=channel.layers)
-        result = run_channel(channel, seed=setting.card.controls.seed, tick=tick)
+            controls += run_initialisation(pairs, task, f"{channel.words.name} {words}", layers=channel.words.layers)
+        measured = measure_channel(channel, seed=setting.card.controls.seed, tick=tick)
+        measured.save(measured_file(kept, channel.words.name))
+        result = judge_channel(measured)
         controls += result.controls
         grids += result.grids
     return ControlReport(valid=all(c.passed for c in controls), controls=controls, grids=grids, setting="")

@@ -17,10 +17,11 @@ from audit.evidence.heads import localise
 from audit.evidence.outcome import has_gap, localisation, was_asked, without_gap
 from audit.evidence.pairs import judge_pairs, with_natural
 from audit.evidence.together import judge_together
-from audit.pipeline.setting import Setting
+from audit.pipeline.setting import Scope
 from audit.pipeline.sweeping import AUDIT_SPLITS, Swept, head_settings
 from audit.records import (
     Agreement,
+    AttentionMap,
     Contrast,
     ContrastRow,
     Finding,
@@ -51,6 +52,7 @@ class Judged:
     agreement: list[Agreement] = field(default_factory=list)
     ranges: list[RangeRow] = field(default_factory=list)
     pairs: list[PairRow] = field(default_factory=list)
+    attention: list[AttentionMap] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -74,48 +76,48 @@ class Rates:
         return {c: [outcome for of, outcome in gaps if of == c] for c in contrasts if any(of == c for of, _ in gaps)}
 
 
-def judge_rates(setting: Setting, unpatched: pd.DataFrame) -> Rates:
+def judge_rates(scope: Scope, unpatched: pd.DataFrame) -> Rates:
     """Compare the groups."""
-    outcomes, asked = list(setting.outcomes), questions(setting)
-    by_seed = [predictions(setting, unpatched, seed) for seed in setting.seeds]
+    outcomes, asked = list(scope.outcomes), questions(scope)
+    by_seed = [predictions(scope, unpatched, seed) for seed in scope.seeds]
     limits = Thresholds(
-        alpha=setting.card.audit.alpha,
-        min_group_size=setting.card.audit.min_group_size,
-        impact_ratio_below=setting.card.policy.impact_ratio_below,
-        gap_above=setting.card.policy.gap_above,
+        alpha=scope.card.audit.alpha,
+        min_group_size=scope.card.audit.min_group_size,
+        impact_ratio_below=scope.card.policy.impact_ratio_below,
+        gap_above=scope.card.policy.gap_above,
     )
     compared = [contrasts(f, asked, outcomes, limits) for f in by_seed]
     return Rates(
         unpatched,
         [row for question in asked for row in rates_by_group(by_seed[0], question, outcomes)],
         with_seeds(compared[0], compared),
-        ranges(by_seed[0], asked, outcomes, limits, seed=setting.card.audit.seed),
+        ranges(by_seed[0], asked, outcomes, limits, seed=scope.card.audit.seed),
         limits,
     )
 
 
 def judge_effects(
-    setting: Setting, rates: Rates, swept: Swept, pairs: pd.DataFrame | None, hashes: dict[str, str]
+    scope: Scope, rates: Rates, swept: Swept, pairs: pd.DataFrame | None, hashes: dict[str, str]
 ) -> Judged:
     """Grade heads and write the findings; ``pairs`` are effects on exact pairs, if there are any."""
-    outcomes, settings = list(setting.outcomes), head_settings(setting)
-    patched = swept.effects.patched_in_both_splits(setting.contrasts)
-    heads, stability = localise(swept.effects, patched, outcomes, setting.seeds, settings)
-    natural = [] if pairs is None else judge_pairs(pairs, setting.contrasts, outcomes, settings, stored=swept.effects)
+    outcomes, settings = list(scope.outcomes), head_settings(scope)
+    patched = swept.effects.patched_in_both_splits(scope.contrasts)
+    heads, stability = localise(swept.effects, patched, outcomes, scope.seeds, settings)
+    natural = [] if pairs is None else judge_pairs(pairs, scope.contrasts, outcomes, settings, stored=swept.effects)
     heads = with_natural(heads, natural)
     planned = [plan.contrast for plan in swept.plans]
-    enough = {c: planned.count(c) == len(AUDIT_SPLITS) for c in setting.contrasts if c not in patched}
+    enough = {c: planned.count(c) == len(AUDIT_SPLITS) for c in scope.contrasts if c not in patched}
     unpatched = {f"{c}:{o}": yes for c, yes in enough.items() for o in outcomes}
     where = localisation(heads, rates.contrasts, unpatched)
     heads = without_gap(heads, where)
-    found = make_findings(rates.contrasts, heads, where, _context(setting, rates.limits, hashes))
+    found = make_findings(rates.contrasts, heads, where, _context(scope, rates.limits, hashes))
     return Judged(
         rates.rates,
         rates.contrasts,
         heads,
         stability,
         where,
-        _with_commands(setting, found),
+        _with_commands(scope, found),
         _grids(heads, where),
         agreement=agreements(heads),
         pairs=[n.row for n in natural],
@@ -123,54 +125,52 @@ def judge_effects(
     )
 
 
-def _context(setting: Setting, limits: Thresholds, hashes: dict[str, str]) -> Context:
+def _context(scope: Scope, limits: Thresholds, hashes: dict[str, str]) -> Context:
     return Context(
-        name=setting.card.name,
-        model=setting.card.model.name,
-        matched_on=setting.samples.nuisance,
-        unknown={a: info.unknown_images for a, info in setting.samples.attributes.items()},
+        name=scope.card.name,
+        model=scope.card.model.name,
+        matched_on=scope.samples.nuisance,
+        unknown={a: info.unknown_images for a, info in scope.samples.attributes.items()},
         alpha=limits.alpha,
         gap_above=limits.gap_above,
         impact_ratio_below=limits.impact_ratio_below,
-        head_share_above=setting.card.policy.head_share_above,
+        head_share_above=scope.card.policy.head_share_above,
         hashes=hashes,
-        seeds=setting.seeds,
+        seeds=scope.seeds,
     )
 
 
-def _with_commands(setting: Setting, findings: Sequence[Finding]) -> list[Finding]:
+def _with_commands(scope: Scope, findings: Sequence[Finding]) -> list[Finding]:
     """Give each finding its command; where the data lie on this machine is nobody else's business."""
-    data = "" if setting.card.data.reader == "synthetic" else " --data FOLDER"
-    run = shlex.quote(setting.run.name)
+    data = "" if scope.card.data.reader == "synthetic" else " --data FOLDER"
+    run = shlex.quote(scope.run.name)
     return [f.model_copy(update={"reproduce": f"vit-audit reproduce {run} {f.id}{data}"}) for f in findings]
 
 
-def judge_sets(setting: Setting, swept: Swept, table: pd.DataFrame, judged: Judged) -> Judged:
+def judge_sets(scope: Scope, swept: Swept, table: pd.DataFrame, judged: Judged) -> Judged:
     """Add what sets of heads do together."""
-    contrasts = swept.effects.patched_in_both_splits(setting.contrasts)
-    rows = judge_together(
-        swept.effects, table, contrasts, list(setting.outcomes), setting.seeds[0], head_settings(setting)
-    )
+    contrasts = swept.effects.patched_in_both_splits(scope.contrasts)
+    rows = judge_together(swept.effects, table, contrasts, list(scope.outcomes), scope.seeds[0], head_settings(scope))
     asked = [r for r in rows if was_asked(judged.localisation[f"{r.contrast}:{r.outcome}"])]
     return replace(judged, joint=asked)
 
 
-def predictions(setting: Setting, unpatched: pd.DataFrame, seed: int) -> pd.DataFrame:
+def predictions(scope: Scope, unpatched: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Join the samples with one seed's predictions; intersections get columns of their own."""
     own = unpatched[unpatched["seed"] == seed].set_index("recipient").drop(columns="seed")
-    frame = setting.samples.frame.drop(columns="predicted", errors="ignore").join(own, how="inner")
-    for combination in setting.card.intersections:
+    frame = scope.samples.frame.drop(columns="predicted", errors="ignore").join(own, how="inner")
+    for combination in scope.card.intersections:
         known = (frame[combination] != UNKNOWN).all(axis=1)
         joined = frame[combination].agg(JOINED.join, axis=1)
         frame[JOINED.join(combination)] = joined.where(known, UNKNOWN)
     return frame
 
 
-def questions(setting: Setting) -> list[Question]:
+def questions(scope: Scope) -> list[Question]:
     """Return what is compared: every attribute, then every intersection, each with its reference."""
-    asked = [Question(name, info.reference, info.groups) for name, info in setting.samples.attributes.items()]
-    for combination in setting.card.intersections:
-        infos = [setting.samples.attributes[name] for name in combination]
+    asked = [Question(name, info.reference, info.groups) for name, info in scope.samples.attributes.items()]
+    for combination in scope.card.intersections:
+        infos = [scope.samples.attributes[name] for name in combination]
         reference = JOINED.join(info.reference for info in infos)
         grid = np.array(np.meshgrid(*[info.groups for info in infos], indexing="ij")).reshape(len(infos), -1).T
         asked.append(Question(JOINED.join(combination), reference, [JOINED.join(map(str, g)) for g in grid]))

@@ -23,7 +23,7 @@ from audit.models.blocks import unknown_blocks
 from audit.models.device import CPU, device_name, precision_name
 from audit.patching.sites import heads_of
 from audit.pipeline.judging import Judged
-from audit.pipeline.setting import Setting
+from audit.pipeline.setting import Scope, Setting
 from audit.pipeline.sweeping import Swept, search_precision, swept_layers
 from audit.pipeline.training import AuditedModels
 from audit.records import Audit, ControlReport, LegalAnswer, MethodReport, ModelInfo, Provenance
@@ -170,6 +170,7 @@ def record_audit(
         heads=shown.heads,
         joint=shown.joint,
         pairs=shown.pairs,
+        attention=shown.attention,
         grids=shown.grids,
         stability=shown.stability,
         agreement=shown.agreement,
@@ -183,7 +184,7 @@ def record_audit(
 def _model_info(setting: Setting, models: AuditedModels | None) -> ModelInfo:
     card, backbone = setting.card, setting.backbone
     model = models.primary if models is not None else backbone.build(len(setting.samples.labels))
-    accuracy, balanced = _accuracies(setting)
+    accuracy, balanced = accuracies(setting)
     own = setting.training is None
     return ModelInfo(
         name=card.model.name,
@@ -208,14 +209,15 @@ def _shown(weights: str) -> str:
     return Path(weights).name
 
 
-def _accuracies(setting: Setting) -> tuple[list[float], list[float]]:
-    path = setting.run / "effects" / "unpatched.parquet"
+def accuracies(scope: Scope) -> tuple[list[float], list[float]]:
+    """Return accuracy and balanced accuracy on the images kept out of training, by seed."""
+    path = scope.run / "effects" / "unpatched.parquet"
     if not path.is_file():
         return [], []
     own = pd.read_parquet(path, columns=["seed", "recipient", "predicted"])
-    truth = setting.samples.frame["label"]
+    truth = scope.samples.frame["label"]
     plain, balanced = [], []
-    for seed in setting.seeds:
+    for seed in scope.seeds:
         part = own[own["seed"] == seed]
         labels = truth.loc[part["recipient"]].to_numpy()
         plain.append(float((labels == part["predicted"].to_numpy()).mean()))
@@ -272,7 +274,9 @@ def _method(
         ],
         patches="" if swept is None else swept.choice,
         effort=[] if swept is None else swept.effort,
-        precision=None if swept is None else search_precision(setting, swept.effects.swap),
+        precision=None
+        if swept is None
+        else search_precision(swept.effects.swap, list(setting.outcomes), precision_name(setting.precision)),
         engine=(
             f"exact patching, float32 where nothing else is said, {device_name(setting.device)}; largest difference "
             f"from plain hooks in this run: {agreement}{slow}"

@@ -24,24 +24,12 @@ Step = Callable[[str], Callable[[int, int], None]]
 
 
 @dataclass
-class Setting:
-    """One run: card, data, folders, progress, and the seconds that each stage took."""
+class Scope:
+    """What is asked, and of which images: all that statistics on stored effects need."""
 
     card: Card
-    card_path: Path
-    data_root: Path | None
     run: Path
-    cache: Path
     samples: Samples
-    pixels: Pixels
-    backbone: Backbone
-    control_backbone: Backbone  # what the control models start from
-    step: Step
-    command: str
-    started: str
-    device: torch.device = field(default_factory=lambda: torch.device(CPU))  # of the sweeps
-    precision: torch.dtype = torch.float32  # of Design A on the discovery split
-    stages: list[tuple[str, float]] = field(default_factory=list)
 
     @property
     def training(self) -> TrainingSpec | None:
@@ -68,6 +56,24 @@ class Setting:
     def contrasts(self) -> list[Contrast]:
         """Every group of every attribute against its reference."""
         return self.samples.contrasts
+
+
+@dataclass
+class Setting(Scope):
+    """One run: what is asked, pixels, models to start from, folders, progress, and the seconds each stage took."""
+
+    card_path: Path
+    data_root: Path | None
+    cache: Path
+    pixels: Pixels
+    backbone: Backbone
+    control_backbone: Backbone  # what the control models start from
+    step: Step
+    command: str
+    started: str
+    device: torch.device = field(default_factory=lambda: torch.device(CPU))  # of the sweeps
+    precision: torch.dtype = torch.float32  # of Design A on the discovery split
+    stages: list[tuple[str, float]] = field(default_factory=list)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

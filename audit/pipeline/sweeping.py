@@ -14,13 +14,12 @@ from timm.models.vision_transformer import VisionTransformer
 
 from audit.evidence.stored import Settings, StoredEffects
 from audit.evidence.together import HeadSet
-from audit.models.device import precision_name
 from audit.patching.first_order import sweep_first_order
 from audit.patching.plans import draw_evenly, plan_group_swap
 from audit.patching.sites import Site, sites_of
 from audit.patching.sweep import DonorKind, measure_unpatched, sweep, sweep_together
 from audit.pipeline.checking import trained_layers
-from audit.pipeline.setting import Setting
+from audit.pipeline.setting import Scope, Setting
 from audit.pipeline.training import AuditedModels, reseed_of
 from audit.records import Contrast, Effort, SearchPrecision
 from audit.store import write_table
@@ -77,9 +76,9 @@ def sweep_every(setting: Setting, models: AuditedModels, plans: Sequence[Plan]) 
     return pd.concat([_swap(setting, models, seed, plans) for seed in setting.seeds], ignore_index=True)
 
 
-def audit_rows(setting: Setting) -> npt.NDArray[np.int64]:
+def audit_rows(scope: Scope) -> npt.NDArray[np.int64]:
     """Return the rows of all images kept out of training."""
-    return np.flatnonzero(setting.samples.frame["split"].isin(AUDIT_SPLITS)).astype(np.int64)
+    return np.flatnonzero(scope.samples.frame["split"].isin(AUDIT_SPLITS)).astype(np.int64)
 
 
 def with_class_names(table: pd.DataFrame, labels: tuple[str, ...]) -> pd.DataFrame:
@@ -102,31 +101,31 @@ def measure_images(setting: Setting, models: AuditedModels) -> pd.DataFrame:
     return table
 
 
-def make_plans(setting: Setting) -> tuple[list[Plan], dict[str, int]]:
+def make_plans(scope: Scope) -> tuple[list[Plan], dict[str, int]]:
     """Match recipients and donors for every contrast and audit split."""
     plans, without = [], {}
-    spec = setting.card.audit
-    for contrast in setting.contrasts:
+    spec = scope.card.audit
+    for contrast in scope.contrasts:
         for number, split in enumerate(AUDIT_SPLITS):
             plan = plan_group_swap(
-                setting.samples.of_split(split),
+                scope.samples.of_split(split),
                 contrast,
-                setting.samples.nuisance,
+                scope.samples.nuisance,
                 seed=spec.seed + number,
                 max_images=spec.max_images,
             )
             without[f"{contrast} {split}"] = plan.without_donor
             if len(plan.rows):
                 plans.append(Plan(contrast, split, plan.rows))
-    small = {str(c) for c in setting.contrasts if not _enough_subjects(setting, c)}
+    small = {str(c) for c in scope.contrasts if not _enough_subjects(scope, c)}
     return [p for p in plans if str(p.contrast) not in small], without
 
 
-def _enough_subjects(setting: Setting, contrast: Contrast) -> bool:
+def _enough_subjects(scope: Scope, contrast: Contrast) -> bool:
     """Tell whether both groups have enough subjects in both splits for heads to be graded at all."""
     return all(
-        setting.samples.of_split(split).groupby(contrast.attribute)["subject"].nunique().get(group, 0)
-        >= setting.card.audit.min_group_size
+        scope.samples.of_split(split).groupby(contrast.attribute)["subject"].nunique().get(group, 0)
+        >= scope.card.audit.min_group_size
         for split in AUDIT_SPLITS
         for group in (contrast.group, contrast.reference)
     )
@@ -138,9 +137,9 @@ def swept_layers(setting: Setting) -> range:
     return trained if setting.card.audit.layers == "trained" else range(trained.stop)
 
 
-def head_settings(setting: Setting) -> Settings:
+def head_settings(scope: Scope) -> Settings:
     """Return strictness and sizes of the localisation, as the card has them."""
-    spec, policy = setting.card.audit, setting.card.policy
+    spec, policy = scope.card.audit, scope.card.policy
     margin = policy.head_share_above * policy.gap_above
     return Settings(spec.alpha, spec.permutations, spec.bootstrap, spec.seed, spec.min_group_size, margin)
 
@@ -206,19 +205,15 @@ def _few(chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return few
 
 
-def search_precision(setting: Setting, swap: pd.DataFrame) -> SearchPrecision | None:
+def search_precision(swap: pd.DataFrame, outcomes: Sequence[str], dtype: str) -> SearchPrecision | None:
     """Return how far discovery is from float32, in probability, where both were computed; None where it is float32."""
-    pairs = [(f"{IN_FLOAT32}{name}", f"p:{name}") for name in setting.outcomes if f"{IN_FLOAT32}{name}" in swap]
+    pairs = [(f"{IN_FLOAT32}{name}", f"p:{name}") for name in outcomes if f"{IN_FLOAT32}{name}" in swap]
     if not pairs:
         return None
     apart = np.concatenate(
         [(swap[exact] - swap[rough]).abs().dropna().to_numpy(dtype=np.float64) for exact, rough in pairs]
     )
-    return SearchPrecision(
-        dtype=precision_name(setting.precision),
-        largest_difference=float(apart.max()),
-        compared=len(apart) // len(pairs),
-    )
+    return SearchPrecision(dtype=dtype, largest_difference=float(apart.max()), compared=len(apart) // len(pairs))
 
 
 def estimate_part(setting: Setting, model: VisionTransformer, seed: int, plan: Plan) -> pd.DataFrame:

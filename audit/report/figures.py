@@ -14,10 +14,12 @@ from functools import cache
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from PIL import Image
 
 from audit.records import Estimate
 from audit.report import formats
@@ -49,6 +51,7 @@ _SETTINGS: Any = {
 }
 _PIXELS = 96  # CSS pixels an inch
 _NAME_CHARACTERS = 24
+SQUARE = 10  # pixels of a patch where attention is drawn
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,39 @@ def rates_picture(bars: Sequence[Bar], title: str, compact: bool = False) -> Pic
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.3g}%"))
         alt = f"{title}. " + "; ".join(f"{formats.label(b.name)}: {formats.rate(b.rate)}" for b in bars) + "."
         return _picture(figure, title, alt)
+
+
+def shares_picture(bars: Sequence[Bar], title: str) -> Picture | None:
+    """Draw what share of a gap heads carry, one bar a head or set, with its interval; as ``rates_picture``.
+
+    A share may be negative (the head narrows the gap) or above 1.
+    """
+    drawn = [bar for bar in bars if bar.rate.value is not None]
+    if not drawn:
+        return None
+    with mpl.rc_context(_SETTINGS):
+        figure, axes = _axes(6.6, 0.42 + 0.34 * len(drawn))
+        axes.axvline(0, color=MUTED, linewidth=1)
+        axes.axvline(1, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+        for position, bar in enumerate(drawn):
+            _draw_bar(axes, position, bar)
+        _name_rows(axes, [_drawn(bar.name) for bar in drawn])
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.3g}%".replace("-", formats.MINUS)))
+        alt = f"{title}. " + "; ".join(f"{formats.label(b.name)}: {formats.rate(b.rate)}" for b in bars) + "."
+        return _picture(figure, title, alt)
+
+
+def attention_picture(weights: Sequence[Sequence[float]], largest: float, title: str, alt: str) -> Picture:
+    """Draw where a head looks, a square a patch, from dark (nothing) to light (``largest``), in cividis."""
+    shares = np.array(weights, dtype=np.float64) / (largest or 1.0)
+    colours = (255 * mpl.colormaps["cividis"](shares)[..., :3]).round().astype(np.uint8)
+    squares = Image.fromarray(colours).resize(
+        (SQUARE * shares.shape[1], SQUARE * shares.shape[0]), Image.Resampling.NEAREST
+    )
+    page = io.BytesIO()
+    squares.save(page, format="PNG", optimize=True)
+    address = "data:image/png;base64," + base64.b64encode(page.getvalue()).decode("ascii")
+    return Picture(address, address, alt, caption=title, width=squares.width, height=squares.height)
 
 
 def _draw_bar(axes: Axes, position: int, bar: Bar) -> None:

@@ -6,15 +6,18 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from audit.errors import InputError
-from audit.records import Audit
+from audit.records import Audit, Decision
+from audit.report.exports import exports
 from audit.report.html import render_html
 from audit.report.pdf import render_pdf
+from audit.report.reviews import read_decisions
 from audit.report.tables import csv_tables
 from audit.report.view import build_view
 
@@ -69,7 +72,9 @@ def audit_schema() -> str:
 
 
 def render_run(run_dir: Path, *, progress: Callable[[int, int], None] | None = None) -> list[Path]:
-    """Print report.html, report.pdf, audit.schema.json and tables/*.csv from a run's ``audit.json``.
+    """Print every file that people and other tools read from a run's ``audit.json`` and its reviewers' decisions.
+
+    These are report.html, report.pdf, audit.schema.json, ``tables/`` and ``exports/``.
 
     Parameters
     ----------
@@ -87,31 +92,62 @@ def render_run(run_dir: Path, *, progress: Callable[[int, int], None] | None = N
     Raises
     ------
     InputError
-        If ``audit.json`` is missing or damaged.
+        If ``audit.json`` or the decisions are missing or damaged.
     UnfinishedError
         If the PDF library cannot be loaded.
     """
-    path = run_dir / "audit.json"
-    content = _read(path)
-    audit = _parsed(content, path)
-    digest = hashlib.sha256(content).hexdigest()
     tell = progress or (lambda _done, _total: None)
-    view = build_view(audit, digest)
-    tell(1, DOCUMENTS)
-    page = render_html(view).encode()
-    tell(2, DOCUMENTS)
-    pdf = render_pdf(render_html(view, for_print=True), content, digest, audit.provenance.started)
-    tell(3, DOCUMENTS)
-    files = {
-        run_dir / "report.html": page,
-        run_dir / "report.pdf": pdf,
-        run_dir / "audit.schema.json": audit_schema().encode(),
-    }
-    files |= {run_dir / "tables" / name: text.encode() for name, text in csv_tables(audit).items()}
+    files = {run_dir / name: data for name, data in printed(read_run(run_dir), progress=progress).items()}
     for target, data in files.items():
         _replace(target, data)
     tell(DOCUMENTS, DOCUMENTS)
     return list(files)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What every file is printed from."""
+
+    audit: Audit
+    content: bytes  # of audit.json
+    decisions: Sequence[Decision]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of ``audit.json``."""
+        return hashlib.sha256(self.content).hexdigest()
+
+
+def read_run(run_dir: Path) -> Source:
+    """Read the record of a run and its reviewers' decisions.
+
+    Raises
+    ------
+    InputError
+        If either is damaged, or the record is missing.
+    """
+    path = run_dir / "audit.json"
+    content = _read(path)
+    audit = _parsed(content, path)
+    return Source(audit, content, read_decisions(run_dir, hashlib.sha256(content).hexdigest()))
+
+
+def printed(
+    source: Source, *, progress: Callable[[int, int], None] | None = None, pdf: bool = True
+) -> dict[str, bytes]:
+    """Return every file by its name in the run directory; without ``pdf`` all but that."""
+    tell = progress or (lambda _done, _total: None)
+    view = build_view(source.audit, source.digest, source.decisions)
+    tell(1, DOCUMENTS)
+    files = {"report.html": render_html(view).encode()}
+    tell(2, DOCUMENTS)
+    if pdf:
+        page = render_html(view, for_print=True)
+        files["report.pdf"] = render_pdf(page, source.content, source.digest, source.audit.provenance.started)
+    tell(3, DOCUMENTS)
+    files["audit.schema.json"] = audit_schema().encode()
+    files |= {f"tables/{name}": text.encode() for name, text in csv_tables(source.audit).items()}
+    return files | {f"exports/{name}": text.encode() for name, text in exports(source.audit, source.digest).items()}
 
 
 def _replace(target: Path, data: bytes) -> None:

@@ -37,6 +37,8 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
     kind: Literal["plain", "dense", "dense heads", "grid"] = "plain"
+    printed: tuple[tuple[Cell, ...], ...] | None = None  # the rows of the PDF, where they are fewer
+    printed_note: str = ""  # where the others stand
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from audit.records import (
     Agreement,
+    AttentionMap,
     Audit,
     ContrastRow,
     Control,
@@ -54,6 +55,7 @@ def csv_tables(audit: Audit) -> dict[str, str]:
         "heads_together.csv": _table(JointRow, audit.joint if shown else []),
         "exact_pairs.csv": _table(PairRow, audit.pairs if shown else []),
         "agreement.csv": _table(Agreement, audit.agreement if shown else []),
+        "attention.csv": _table(AttentionMap, audit.attention if shown else []),
         "counts.csv": _table(CountRow, audit.data.counts),
         "controls.csv": _table(Control, audit.controls.controls),
         "findings.csv": _table(Finding, audit.findings if shown else []),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from audit.records import Audit, Control, HeadGrid
+from audit.records import Audit, Control, Decision, HeadGrid
 from audit.report import formats, view_data, view_findings, view_heads, view_instrument, view_method, wording
+from audit.report.crosswalk import crosswalk_table
 from audit.report.legal import NOT_ANSWERED, clause_of
-from audit.report.shapes import Badge, Cell, Column, Fact, Table, TableGroup, header_cell
+from audit.report.reviews import by_finding
+from audit.report.shapes import Badge, Cell, Column, Fact, Table, TableGroup, badge_cell, header_cell
 from audit.report.view_findings import FindingCard
 
 
@@ -75,9 +77,13 @@ class ReportView:
     glossary: tuple[tuple[str, str], ...]
     emotion_note: str
     fixed: dict[str, str]
+    choices: tuple[str, ...]  # what a reviewer may decide
+    reviewed: str  # how many findings are decided; "" where nobody has decided anything
+    decisions: Table | None
+    crosswalk: Table
 
 
-def build_view(audit: Audit, audit_sha256: str) -> ReportView:
+def build_view(audit: Audit, audit_sha256: str, decisions: Sequence[Decision] = ()) -> ReportView:
     """Compute the view of a report.
 
     Parameters
@@ -86,6 +92,8 @@ def build_view(audit: Audit, audit_sha256: str) -> ReportView:
         The record; where it is invalid, findings, heads and comparisons are left out here.
     audit_sha256 : str
         Hash of the bytes of ``audit.json``, which binds the report to them.
+    decisions : sequence of Decision
+        Of reviewers, oldest first.
 
     Returns
     -------
@@ -94,7 +102,13 @@ def build_view(audit: Audit, audit_sha256: str) -> ReportView:
     """
     is_invalid = audit.outcome == "INVALID" or not audit.controls.valid
     badge, sentence = wording.OUTCOMES["INVALID" if is_invalid else audit.outcome]
-    cards = [] if is_invalid else [view_findings.finding_card(audit, f) for f in view_findings.ordered_findings(audit)]
+    decided = by_finding(decisions)
+    cards = [
+        view_findings.finding_card(
+            audit, finding, decisions=decided.get(finding.id, ()), drawn=number < view_findings.DRAWN
+        )
+        for number, finding in enumerate([] if is_invalid else view_findings.ordered_findings(audit))
+    ]
     top = [] if is_invalid else view_findings.top_findings(audit)
     return ReportView(
         title=formats.label(audit.name, 120),
@@ -170,6 +184,48 @@ def build_view(audit: Audit, audit_sha256: str) -> ReportView:
             "perceptions": wording.PERCEPTIONS,
             "bounded_claim": wording.BOUNDED_CLAIM,
         },
+        choices=tuple(wording.DECISIONS),
+        reviewed=_reviewed(audit, decided),
+        decisions=_decisions(decisions),
+        crosswalk=crosswalk_table(audit),
+    )
+
+
+def _reviewed(audit: Audit, decided: Mapping[str, Sequence[Decision]]) -> str:
+    """Say how many findings a reviewer has decided about."""
+    if not decided:
+        return ""
+    return f"Reviewed: {len(decided)} of {formats.plural(len(audit.findings), 'finding')} decided; see the findings."
+
+
+def _decisions(decisions: Sequence[Decision]) -> Table | None:
+    """Return every decision in the order in which they were merged; None where there is none."""
+    if not decisions:
+        return None
+    return Table(
+        id="decisions",
+        caption="Decisions of reviewers",
+        columns=(
+            Column("Finding"),
+            Column("Decision"),
+            Column("Name"),
+            Column("Role"),
+            Column("Decided"),
+            Column("Reason"),
+        ),
+        rows=tuple(
+            (
+                header_cell(formats.label(d.finding)),
+                badge_cell(wording.DECISIONS[d.decision]),
+                Cell(formats.label(d.name)),
+                Cell(formats.label(d.role)),
+                Cell(d.decided),
+                Cell(d.reason),
+            )
+            for d in decisions
+        ),
+        note="Oldest first; of several decisions about one finding the last one stands. Kept in decisions.jsonl, "
+        "each with the hash of the one before it.",
     )
 
 

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from audit.records import Audit, Finding
-from audit.report import formats, view_data, wording
-from audit.report.shapes import Badge, Fact, Picture
+import numpy as np
+
+from audit.records import AttentionMap, Audit, Decision, Finding
+from audit.report import figures, formats, view_data, wording
+from audit.report.shapes import Badge, Column, Fact, Picture, Table, header_cell, number_cell
 from audit.report.view_heads import estimate_text, forest, points_text
 
 TOP_FINDINGS = 3
+DOWN, ACROSS = ("top", "middle", "bottom"), ("left", "centre", "right")
+DRAWN = 24  # findings with a picture of their own; all of them stand in the forest plots and tables
 _SEVERITY_ORDER = {"high": 0, "medium": 1, "low": 2}
+
+
+@dataclass(frozen=True)
+class Decided:
+    """One decision of a reviewer; the last one of a finding stands."""
+
+    badge: Badge
+    by: str  # name, role and day
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,9 @@ class FindingCard:
     repeat: tuple[Fact, ...]
     other_explanations: tuple[str, ...]
     figure_text: str  # the estimate in one line, for page one
+    decisions: tuple[Decided, ...] = ()  # oldest first
+    looks: tuple[Picture, ...] = ()  # where the head looks, a picture a group
+    regions: Table | None = None  # the same in numbers
 
 
 def ordered_findings(audit: Audit) -> list[Finding]:
@@ -56,8 +73,15 @@ def top_findings(audit: Audit) -> list[Finding]:
     return (disparities + heads)[:TOP_FINDINGS]
 
 
-def finding_card(audit: Audit, finding: Finding, compact: bool = False) -> FindingCard:
-    """Write one finding as a card; ``compact`` draws the small picture of page one."""
+def finding_card(
+    audit: Audit,
+    finding: Finding,
+    *,
+    compact: bool = False,
+    drawn: bool = True,
+    decisions: Sequence[Decision] = (),
+) -> FindingCard:
+    """Write one finding as a card; ``compact`` draws the small picture of page one, not ``drawn`` means none."""
     return FindingCard(
         anchor=f"finding-{formats.slug(finding.id)}",
         id=finding.id,
@@ -67,7 +91,7 @@ def finding_card(audit: Audit, finding: Finding, compact: bool = False) -> Findi
         severity_reason=finding.severity_reason,
         confidence=wording.CONFIDENCES[finding.confidence],
         confidence_reason=finding.confidence_reason,
-        picture=_picture(audit, finding, compact),
+        picture=_picture(audit, finding, compact) if drawn else None,
         argument=(
             Fact("Criterion", finding.criterion),
             Fact("Condition", finding.condition),
@@ -80,7 +104,75 @@ def finding_card(audit: Audit, finding: Finding, compact: bool = False) -> Findi
         repeat=_repeat(finding),
         other_explanations=tuple(finding.other_explanations),
         figure_text=estimate_text(finding.estimate),
+        looks=() if compact else _looks(audit, finding),
+        regions=None if compact else _regions(audit, finding),
+        decisions=tuple(Decided(wording.DECISIONS[d.decision], decided_by(d), d.reason) for d in decisions),
     )
+
+
+def _maps(audit: Audit, finding: Finding) -> list[AttentionMap]:
+    contrast = f"{finding.attribute}:{finding.group}-{finding.reference}"
+    return [m for m in audit.attention if (m.contrast, [m.name]) == (contrast, finding.heads)]
+
+
+def _looks(audit: Audit, finding: Finding) -> tuple[Picture, ...]:
+    """Draw where the finding's head looks in the images of either group, on one scale."""
+    maps = _maps(audit, finding)
+    largest = max((v for seen in maps for row in seen.weights for v in row), default=0.0)
+    return tuple(
+        figures.attention_picture(
+            seen.weights,
+            largest,
+            f"{formats.label(seen.group)}: mean over {formats.plural(seen.images, 'image')}",
+            f"Where {seen.name} looks in images of {formats.label(seen.group)}: {_in_words(seen)}.",
+        )
+        for seen in maps
+    )
+
+
+def _in_words(seen: AttentionMap) -> str:
+    """Name the region that gets the most attention."""
+    shares = region_shares(seen.weights)
+    name, share = max(shares.items(), key=lambda item: item[1])
+    return f"most on the {name} ninth, {formats.percent(share, 0)} of its attention"
+
+
+def region_shares(weights: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Return what share of a head's attention falls on each ninth of the image; no patch is in two of them."""
+    grid = np.array(weights, dtype=np.float64)
+    names = [f"{down} {across}" for down in DOWN for across in ACROSS]
+    parts = [part for rows in np.array_split(grid, 3, axis=0) for part in np.array_split(rows, 3, axis=1)]
+    return {name: float(part.sum()) for name, part in zip(names, parts, strict=True)}
+
+
+def _regions(audit: Audit, finding: Finding) -> Table | None:
+    """Return the attention on each ninth of the image, three columns a group; None where it was not measured."""
+    maps = _maps(audit, finding)
+    if not maps:
+        return None
+    shares = [region_shares(seen.weights) for seen in maps]
+    return Table(
+        id=f"regions-{formats.slug(finding.id)}",
+        caption=f"Where {maps[0].name} looks: share of its attention on each ninth of the image",
+        columns=(
+            Column("Region"),
+            *(Column(formats.label(seen.group), across, True) for seen in maps for across in ACROSS),
+        ),
+        rows=tuple(
+            (
+                header_cell(down),
+                *(number_cell(formats.percent(share[f"{down} {across}"], 0)) for share in shares for across in ACROSS),
+            )
+            for down in DOWN
+        ),
+        note=wording.ATTENTION,
+        kind="dense",
+    )
+
+
+def decided_by(decision: Decision) -> str:
+    """Write who decided, and on which day."""
+    return f"{formats.label(decision.name)}, {formats.label(decision.role)}, {decision.decided[:10]}"
 
 
 def _numbers(finding: Finding) -> tuple[Fact, ...]:

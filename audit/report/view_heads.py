@@ -11,6 +11,8 @@ from audit.report.view_data import seeds_cell, seeds_column
 from audit.report.view_instrument import grid_table, largest, scale
 
 FOREST_HEADS = 12  # heads drawn; the table lists all of them
+PRINTED_HEADS = 36  # rows of the table in the PDF, found heads aside
+FOUND = ("confirmed", "confirmed, no gap", "found, not confirmed")
 SET_NAMED = 6  # heads of a set that are named one by one; larger sets are counted
 
 
@@ -67,8 +69,8 @@ def _head_group(audit: Audit, contrast: str, outcome: str) -> TableGroup:
             *_together_table(audit, key, title, contrast, outcome),
         ),
         scale=scale(grids) if grids else None,
-        pictures=(picture,) if picture else (),
-        folded=(_head_table(key, title, rows),),
+        pictures=tuple(p for p in (picture, _shares(audit, title, contrast, outcome, strongest)) if p),
+        folded=(_head_table(key, title, rows, strongest),),
     )
 
 
@@ -80,6 +82,18 @@ def _pairs(audit: Audit, contrast: str, outcome: str) -> tuple[str, ...]:
         f"“{formats.label(outcome)}” changes by {estimate_text(row.total)} from the reference’s version to the group’s."
         for row in rows
     )
+
+
+def _shares(audit: Audit, title: str, contrast: str, outcome: str, rows: Sequence[HeadRow]) -> Picture | None:
+    """Draw what share of the gap confirmed heads carry singly, and sets of them jointly; nothing where none does."""
+    singly = [
+        figures.Bar(row.name, row.share_of_gap, is_reference=False) for row in rows if row.verdict == "confirmed"
+    ][:FOREST_HEADS]
+    sets = [row for row in audit.joint if (row.contrast, row.outcome) == (contrast, outcome)]
+    jointly = [figures.Bar(_set_name(row), row.share_of_gap, is_reference=True) for row in sets]
+    if not singly:
+        return None
+    return figures.shares_picture([*singly, *jointly], f"Share of the gap: single heads, then heads together - {title}")
 
 
 def _together_table(audit: Audit, key: str, title: str, contrast: str, outcome: str) -> tuple[Table, ...]:
@@ -189,8 +203,12 @@ def _patched_cell(row: HeadRow) -> Cell:
     return number_cell(formats.percent(row.patched_share, 0), formats.decimal(agreement, 3))
 
 
-def _head_table(key: str, title: str, rows: Sequence[HeadRow]) -> Table:
+def _head_table(key: str, title: str, rows: Sequence[HeadRow], strongest: Sequence[HeadRow]) -> Table:
     optional = _optional(rows)
+    cells = {row.name: (*_head_row(row), *(fill(row) for _, fill in optional), _detectable_cell(row)) for row in rows}
+    shown = [row.name for row in strongest if row.verdict in FOUND]
+    shown += [row.name for row in strongest if row.verdict not in FOUND][: max(0, PRINTED_HEADS - len(shown))]
+    left = len(rows) - len(shown)
     return Table(
         id=f"all-heads-{key}",
         caption=f"All {len(rows)} heads - {title}",
@@ -211,7 +229,9 @@ def _head_table(key: str, title: str, rows: Sequence[HeadRow]) -> Table:
             *(column for column, _ in optional),
             Column("Detectable", "points", True),
         ),
-        rows=tuple((*_head_row(row), *(fill(row) for _, fill in optional), _detectable_cell(row)) for row in rows),
+        rows=tuple(cells.values()),
+        printed=tuple(cells[name] for name in shown) if left else None,
+        printed_note=f"{wording.LEFT_OUT_HEADS.format(left=formats.plural(left, 'head'))}" if left else "",
         note=f"{formats.level_note(row.confirmation for row in rows)} {wording.NOT_SHOWN_HEADS}",
         kind="dense heads",
     )

@@ -95,6 +95,13 @@ CONFIDENCES: dict[str, Badge] = {
     "low": Badge("○", "low", "unsure"),
 }
 
+DECISIONS: dict[str, Badge] = {
+    "accept": Badge("✓", "accepted", "calm"),
+    "reject": Badge("✕", "rejected", "calm"),
+    "needs more": Badge("?", "needs more", "unsure"),
+    "risk accepted": Badge("▽", "risk accepted", "warm"),
+}
+
 NO_CERTIFICATE = "This report does not certify legal compliance."
 PERCEPTIONS = "Group labels are annotators' perceptions."
 EMOTION_NOTE = "A predicted emotion is not a felt emotion."
@@ -133,6 +140,20 @@ EFFORT = (
 PRECISION = (
     "Heads were searched for in {dtype}. Among {compared} patches that were computed in float32 as well, the largest "
     "difference of a probability is {apart}. Whatever is reported of the confirmation images is computed in float32."
+)
+LEFT_OUT_HEADS = (
+    "{left} more, in none of which an effect was found and all smaller than these, are left out of the PDF; they stand "
+    "in report.html and in tables/heads.csv."
+)
+ATTENTION = (
+    "An average over all images of a group, so no image can be seen in it. Where a head looks is not what it passes "
+    "on: heads can look alike in both groups and write differently."
+)
+DIFF = (
+    "“Gone” means that the question was asked again and no finding came of it; that is not the same as no effect. "
+    "“New” may have been there before, too small to be found. What tells is the change: it is measured person by "
+    "person where both runs saw the same images, and p says how often chance alone would change as much, each finding "
+    "by itself."
 )
 AGREEMENT = (
     "The designs ask different questions, so they need not agree. Attribution patching approximates Design A and "

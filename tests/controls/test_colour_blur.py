@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ from timm.models.vision_transformer import VisionTransformer
 from audit.card.schema import ControlsSpec, ModelSpec
 from audit.controls import colour_blur, shifts
 from audit.controls.channel import Channel, channels
-from audit.controls.colour_blur import best_head, run_channel
+from audit.controls.colour_blur import Measured, best_head, judge_channel, measure_channel
 from audit.controls.expected import judge_form, share_of
 from audit.controls.initialisation import Pair, Task, run_initialisation
-from audit.controls.sets import ControlSet, _rendered
+from audit.controls.sets import ControlSet, Role, _rendered
 from audit.controls.shifts import Giver, Shift, measure_heads, measure_random_direction, measure_shifts
 from audit.controls.training import ControlModels, spoil, train_controls
 from audit.data.pixels import Pixels
@@ -30,7 +31,7 @@ from audit.patching.sweep import class_log_odds
 from tests.models_for_tests import noise_pixels, tiny
 
 pytestmark = pytest.mark.property
-ROLES = ["colour", "blur"]
+ROLES: list[Role] = ["colour", "blur"]
 MODEL = ModelSpec(
     name="vit_tiny_patch16_224",
     weights="none",
@@ -56,24 +57,38 @@ def models(images: ControlSet, tmp_path_factory: pytest.TempPathFactory) -> Cont
 @pytest.fixture(scope="module")
 def tried(models: ControlModels, images: ControlSet) -> dict[str, Channel]:
     untrained = Backbone(MODEL, None).build_untrained(images.classes, seed=1)
-    return {c.name: c for c in channels(models, images, range(2), untrained=untrained)}
+    return {c.words.name: c for c in channels(models, images, range(2), untrained=untrained)}
 
 
 def failed(channel: Channel) -> set[str]:
     """Return the failed controls of a channel, without the channel's name."""
-    return {c.id.removeprefix(f"{channel.name}_") for c in run_channel(channel).controls if not c.passed}
+    return {
+        c.id.removeprefix(f"{channel.words.name}_")
+        for c in judge_channel(measure_channel(channel)).controls
+        if not c.passed
+    }
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_everything_passes_on_trained_models(role: str, tried: dict[str, Channel]) -> None:
     ticks: list[None] = []
-    result = run_channel(tried[role], tick=lambda: ticks.append(None))
+    result = judge_channel(measure_channel(tried[role], tick=lambda: ticks.append(None)))
     assert {c.id: c.estimate for c in result.controls if not c.passed} == {}
     assert len({c.id for c in result.controls}) == 14
     assert len(ticks) == colour_blur.MEASUREMENTS
     assert [g.id for g in result.grids] == [role, f"{role}_null", f"{role}_input"]
     for grid in result.grids:
         assert np.shape(grid.values) == np.shape(grid.marks) == (2, 4)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_what_was_measured_can_be_judged_again_from_its_file(
+    role: Role, tried: dict[str, Channel], tmp_path: Path
+) -> None:
+    measured = measure_channel(tried[role], seed=3)
+    measured.save(tmp_path / "measured.npz")
+    assert judge_channel(Measured.load(tmp_path / "measured.npz", role)) == judge_channel(measured)
+    assert [p.name for p in tmp_path.iterdir()] == ["measured.npz"]
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -86,9 +101,9 @@ def test_the_models_know_what_they_should_and_cannot_know_the_rest(role: str, tr
 
     for model in channel.clean:
         assert accuracy(model, "clean") > 0.9
-        assert accuracy(model, channel.corruption) < 0.5
+        assert accuracy(model, channel.words.corruption) < 0.5
     for model in (channel.corrupted, *channel.null):
-        assert accuracy(model, channel.corruption) < 0.5
+        assert accuracy(model, channel.words.corruption) < 0.5
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -208,7 +223,7 @@ def test_a_random_direction_that_is_the_right_one_is_not_quiet(
         *,
         seed: int,
     ) -> shifts.Array:
-        found = measure_shifts(recipient, pixels, {"it": Giver(donor, pixels)}, targets, channel.layers, site)
+        found = measure_shifts(recipient, pixels, {"it": Giver(donor, pixels)}, targets, channel.words.layers, site)
         return found["it"].single
 
     monkeypatch.setattr(colour_blur, "measure_random_direction", right)
@@ -295,7 +310,7 @@ def test_images_elsewhere_are_of_another_class_where_the_classes_are_even() -> N
 
 def test_a_gap_of_the_wrong_sign_has_no_share(tried: dict[str, Channel]) -> None:
     shift = Shift(np.ones(20), -np.ones(20), np.ones(20))
-    found = judge_form(tried["colour"], shift, np.arange(10), Site(0, 0), form="models")
+    found = judge_form(tried["colour"].words, shift, np.arange(10), Site(0, 0), form="models")
     controls = {c.id: c for c in found}
     assert controls["colour_joint_models"].estimate.value is None
     assert not controls["colour_joint_models"].passed

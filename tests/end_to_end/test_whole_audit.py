@@ -33,6 +33,7 @@ from audit.records import Audit
 from tests.end_to_end.conftest import TABLE, TONE, Invoke, Run, write_card
 
 pytestmark = pytest.mark.end_to_end
+BEFORE_MODELS = {"samples.parquet", "control-colour.npz", "control-blur.npz"}  # effects that need no audited model
 NO_TORCH = """
 import sys
 class Forbid:
@@ -69,7 +70,9 @@ def test_run_directory_is_complete(small_run: Run) -> None:
     names = {p.relative_to(small_run.folder).as_posix() for p in small_run.folder.rglob("*") if p.is_file()}
     wanted = {
         "audit.json", "audit.schema.json", "card.yaml", "preregistration.json", "log.jsonl", "manifest.json",
-        "report.html", "report.pdf", "effects/swap-seed-0.parquet", "effects/together.parquet",
+        "report.html", "report.pdf", "exports/junit.xml", "exports/model-card.cdx.json",
+        "effects/swap-seed-0.parquet", "effects/together.parquet", "effects/samples.parquet",
+        "effects/control-colour.npz", "effects/control-blur.npz", "effects/attention.parquet",
         "effects/unpatched.parquet", "models/seed-0.safetensors", "models/seed-1.safetensors",
         "models/balanced-0.safetensors",
     }  # fmt: skip
@@ -89,12 +92,12 @@ def test_record_fits_its_schema(small_run: Run) -> None:
 
 
 def test_manifest_holds_the_hash_of_every_file(small_run: Run) -> None:
-    files = json.loads((small_run.folder / "manifest.json").read_text(encoding="utf-8"))["files"]
+    subjects = json.loads((small_run.folder / "manifest.json").read_text(encoding="utf-8"))["subject"]
+    files = {subject["name"]: subject["digest"]["sha256"] for subject in subjects}
     present = {p.relative_to(small_run.folder).as_posix() for p in small_run.folder.rglob("*") if p.is_file()}
     assert set(files) == present - {"manifest.json"}
-    for name, row in files.items():
-        content = (small_run.folder / name).read_bytes()
-        assert (row["sha256"], row["bytes"]) == (hashlib.sha256(content).hexdigest(), len(content)), name
+    for name, digest in files.items():
+        assert digest == hashlib.sha256((small_run.folder / name).read_bytes()).hexdigest(), name
 
 
 def test_effects_have_one_row_an_image_head_and_donor_kind(small_run: Run) -> None:
@@ -282,7 +285,7 @@ def check_invalid(result: Result, out: Path, title: str) -> None:
     assert "INVALID" in page
     assert title in page
     assert "vit-audit reproduce" not in page
-    assert not (folder / "effects").exists()
+    assert {p.name for p in (folder / "effects").iterdir()} == BEFORE_MODELS
 
 
 def test_engine_that_takes_the_wrong_head_is_caught(

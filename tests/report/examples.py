@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from audit.records import (
     Agreement,
+    AttentionMap,
     AttributeInfo,
     Audit,
     ContrastRow,
@@ -217,6 +218,17 @@ def head_rows(contrast_id: str, outcome: str, layers: int, heads: int, planted: 
     return rows
 
 
+def attention_maps(contrast_id: str, groups: tuple[str, ...], head: str) -> list[AttentionMap]:
+    draw = random.Random(13)
+    return [
+        AttentionMap(
+            contrast=contrast_id, name=head, group=group, images=412,
+            weights=[[draw.random() / 64 for _ in range(8)] for _ in range(8)],
+        )
+        for group in (groups[0], groups[-1])
+    ]  # fmt: skip
+
+
 def joint_rows(contrast_id: str, outcome: str, layers: int, heads: int) -> list[JointRow]:
     sets = [[f"L{i}H{h}" for i in range(layers) for h in range(heads)], ["L0H0", f"L{layers - 1}H{heads // 2}"]]
     return [
@@ -327,6 +339,7 @@ def base(
                 contrast=contrast_id, outcome=outcome, pairs=400, subjects=380, total=estimate(0.0611, 0.012),
             )
         ] if planted else [],
+        attention=attention_maps(contrast_id, groups, head_name) if planted else [],
         joint=joint_rows(contrast_id, outcome, layers, heads) if planted else [],
         grids=[grid(f"bias:{contrast_id}", "Mediated gap of each head", "points", layers, heads, random.Random(5), 0.0285)],
         stability=[
@@ -357,6 +370,30 @@ def base(
             stages=[("data", 4.2), ("train", 611.0), ("controls", 140.3), ("sweep", 251.9), ("evidence", 35.3)],
         ),
         synthetic=False,
+    )  # fmt: skip
+
+
+def large(layers: int = 24, heads: int = 16, contrasts: int = 12, findings: int = 200) -> Audit:
+    """Return an audit of the largest size that the report is made for."""
+    one = base(layers=layers, heads=heads)
+    names = [f"gender:group {k}-male" for k in range(contrasts)]
+    rows = [row.model_copy(update={"contrast": name}) for name in names for row in one.heads]
+    grids = [
+        grid(f"bias:{name}", f"Mediated gap, {name}", "points", layers, heads, random.Random(5), 0.0285)
+        for name in names
+    ]
+    rates = [
+        disparity_finding(k, "gender", f"group {k % contrasts}", "male", "happiness") for k in range(findings // 4)
+    ]
+    found = [
+        head_finding("gender", f"group {k % contrasts}", "male", "happiness", f"L{k % layers}H{k % heads}").model_copy(
+            update={"id": f"F-{k:08x}"}
+        )
+        for k in range(len(rates), findings)
+    ]
+    return changed(
+        one, heads=rows, grids=grids, findings=[*rates, *found],
+        localisation={f"{name}:happiness": f"localised: L{layers - 1}H{heads // 2}" for name in names},
     )  # fmt: skip
 
 

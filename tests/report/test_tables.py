@@ -38,6 +38,7 @@ def test_rows_are_complete() -> None:
         "heads_together.csv": 2,
         "exact_pairs.csv": 1,
         "agreement.csv": 4,
+        "attention.csv": len(audit.attention),
         "counts.csv": len(audit.data.counts),
         "controls.csv": 15,
         "findings.csv": 13,

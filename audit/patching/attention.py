@@ -1,0 +1,74 @@
+"""Where in the image a head looks: attention to each patch from the tokens that are read, averaged over images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from timm.models.vision_transformer import Block, VisionTransformer
+
+from audit.data.pixels import Pixels
+from audit.models.blocks import is_plain, rows_read
+from audit.models.predict import batches, embed
+from audit.models.transforms import as_input
+from audit.patching.sites import Site, heads_of
+from audit.patching.sweep import Rows
+
+BATCH = 16
+Grid = npt.NDArray[np.float64]
+
+
+def can_look(model: VisionTransformer, site: Site) -> bool:
+    """Tell whether the head's attention can be computed: its block is of a kind whose parts are known."""
+    return is_plain(model.blocks[site.layer])
+
+
+@torch.inference_mode()
+def mean_attention(model: VisionTransformer, pixels: Pixels, rows: Rows, sites: Sequence[Site]) -> dict[Site, Grid]:
+    """Average the attention of some heads.
+
+    Parameters
+    ----------
+    model : VisionTransformer
+        In evaluation mode.
+    pixels : numpy.ndarray (N, H, W, 3), uint8
+    rows : numpy.ndarray (R,)
+        Which images.
+    sites : sequence of Site
+        Heads for which ``can_look`` holds.
+
+    Returns
+    -------
+    dict of Site to numpy.ndarray (grid rows, grid columns)
+        Share of the head's attention that falls on each patch, averaged over images and over the tokens that the
+        classifier reads (all, where it pools them). What falls on the prefix tokens is left out, so the sum is at
+        most 1.
+    """
+    sums: dict[Site, torch.Tensor] = {}
+    for part in batches(len(rows), BATCH):
+        for layer, attention in _by_layer(model, as_input(model, pixels[rows[part]]), {s.layer for s in sites}):
+            for site in {s for s in sites if s.layer == layer}:
+                paid = attention[:, site.head].mean(1).sum(0).double().cpu()
+                sums[site] = paid + sums.get(site, torch.zeros_like(paid))
+    grid = tuple(int(n) for n in model.patch_embed.grid_size)
+    prefix = int(model.num_prefix_tokens)
+    return {site: (total[prefix:] / len(rows)).reshape(grid).numpy() for site, total in sums.items()}
+
+
+def _by_layer(model: VisionTransformer, images: torch.Tensor, layers: set[int]) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield layer and attention (B, heads, tokens that are read, tokens), as far as the last of ``layers``."""
+    stream = embed(model, images)
+    for layer, block in enumerate(model.blocks[: max(layers) + 1]):
+        if layer in layers:
+            yield layer, _attention(block, stream, heads_of(model, layer), rows_read(model))
+        stream = block(stream)
+
+
+def _attention(block: Block, stream: torch.Tensor, n_heads: int, rows: int | None) -> torch.Tensor:
+    attention = block.attn
+    qkv = attention.qkv(block.norm1(stream)).unflatten(-1, (3, n_heads, -1)).permute(2, 0, 3, 1, 4)
+    q, k = attention.q_norm(qkv[0]), attention.k_norm(qkv[1])
+    weights: torch.Tensor = (attention.scale * q[:, :, :rows] @ k.mT).softmax(-1)
+    return weights

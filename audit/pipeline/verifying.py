@@ -1,0 +1,343 @@
+"""A run checked from the outside: hashes, every figure derived again from stored effects, every page printed again."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pikepdf
+from pydantic import BaseModel
+from safetensors.torch import load_file
+
+from audit.controls.channel import CALLED
+from audit.controls.colour_blur import ChannelResult, Measured, judge_channel
+from audit.controls.verdict import COMPARE
+from audit.data.summary import describe_data
+from audit.evidence.outcome import decide
+from audit.models.checkpoint import hash_state
+from audit.pipeline.checking import CONTROL_EFFECTS, check_round_trips
+from audit.pipeline.judging import Judged, judge_effects, judge_rates, judge_sets
+from audit.pipeline.looking import TABLE, maps_of
+from audit.pipeline.opening import OpenedRun, open_run
+from audit.pipeline.recording import accuracies
+from audit.pipeline.setting import Scope
+from audit.pipeline.sweeping import Swept, make_plans, search_precision
+from audit.records import Audit, Control, Effort
+from audit.report.exports import statement
+from audit.report.manifest import MANIFEST, SIGNATURE, check_signature, hash_files
+from audit.report.render import Source, printed, read_run
+from audit.store import file_hash
+
+NEAR = 1e-9  # relative; libraries of other versions may add up in another order
+SHOWN = 40  # characters of a difference, to either side
+AT_MOST = 20  # differences of the record that are named one by one
+Step = Callable[[str], Callable[[int, int], None]]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that is not as it was written: where, and what."""
+
+    place: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was checked, and what is wrong."""
+
+    faults: Sequence[Fault]
+    files: int
+    figures: int
+
+
+def verify_run(run: Path, step: Step, *, key: Path | None = None) -> Verified:
+    """Check a run directory.
+
+    Parameters
+    ----------
+    run : pathlib.Path
+    step : callable
+        Given the name of a step, returns a callback (done, total).
+    key : pathlib.Path, optional
+        An Ed25519 public key: the signature is asked for, and checked.
+
+    Returns
+    -------
+    Verified
+        Faults of files first, then of figures, then of pages.
+
+    Raises
+    ------
+    InputError
+        If there is no readable record.
+    """
+    tick = step("verify: hashes, figures, pages")
+    source = read_run(run)
+    files = hash_files(run)
+    faults = [*_changed_files(run, source.audit, files), *_signature(run, key)]
+    tick(1, 3)
+    try:
+        derived = derive(run, source.audit)
+    except Exception as error:  # whatever a damaged file makes its reader raise
+        faults.append(Fault("effects", f"figures cannot be derived from them ({' '.join(str(error).split())})"))
+        figures = 0
+    else:
+        stored = {name: source.audit.model_dump(mode="json").get(name) for name in derived}
+        differences = list(compare(stored, derived))
+        faults += [Fault(f"audit.json, {place}", f"is {a}, effects give {b}") for place, a, b in differences[:AT_MOST]]
+        if len(differences) > AT_MOST:
+            faults.append(
+                Fault("audit.json", f"{len(differences) - AT_MOST} more figures are not those of the effects")
+            )
+        figures = count_numbers(derived)
+    tick(2, 3)
+    faults += _pages(run, source)
+    tick(3, 3)
+    return Verified(faults, len(files), figures)
+
+
+def _changed_files(run: Path, audit: Audit, files: Mapping[str, str]) -> Iterator[Fault]:
+    """Compare every file with the manifest, and the manifest with what it would be."""
+    path = run / MANIFEST
+    if not path.is_file():
+        yield Fault(MANIFEST, "missing")
+        return
+    content = path.read_bytes()
+    try:
+        rows = {s["name"]: s["digest"]["sha256"] for s in json.loads(content)["subject"]}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        yield Fault(MANIFEST, "is no manifest")
+        return
+    for name in sorted(rows.keys() | files.keys()):
+        if name not in files:
+            yield Fault(name, f"missing, but in {MANIFEST}")
+        elif name not in rows:
+            yield Fault(name, f"not in {MANIFEST}")
+        elif files[name] != rows[name]:
+            yield Fault(name, f"changed: its SHA-256 is not that of {MANIFEST}")
+    if content.decode("utf-8", "replace") != statement(audit, rows):
+        yield Fault(MANIFEST, "changed: the tool would not have written it so")
+
+
+def _signature(run: Path, key: Path | None) -> Iterator[Fault]:
+    if key is not None:
+        wrong = check_signature(run, key)
+        if wrong is not None:
+            yield Fault(SIGNATURE, wrong)
+
+
+def derive(run: Path, audit: Audit) -> dict[str, Any]:
+    """Derive from the effects of a run all that its record says of groups and heads, as plain data.
+
+    Colour, blur and the round trips of edited pictures are judged again from what was measured; the identities and the
+    same-initialisation gate, which only models can show, from their numbers.
+    """
+    opened = open_run(run)
+    scope, card = opened.scope, opened.scope.card
+    trips = _round_trips(run)
+    results = _channels(run)
+    again = trips | {c.id: c for result in results for c in result.controls}
+    controls = [again.get(c.id, _judged_again(c)) for c in audit.controls.controls]
+    grids = {grid.id: grid for result in results for grid in result.grids}
+    valid = all(c.passed for c in controls if c.gates == "audit")
+    report = audit.controls.model_copy(update={"controls": controls, "valid": valid,
+                                             "grids": [grids.get(g.id, g) for g in audit.controls.grids]})  # fmt: skip
+    derived: dict[str, Any] = {"controls": _plain(report), "data": _data(scope, audit)}
+    contrasts = []
+    if valid:
+        judged = _judged(opened, trips)
+        names = (
+            "rates",
+            "contrasts",
+            "ranges",
+            "findings",
+            "heads",
+            "joint",
+            "pairs",
+            "grids",
+            "stability",
+            "agreement",
+        )
+        derived |= {name: [_plain(row) for row in getattr(judged, name)] for name in names}
+        derived["localisation"] = judged.localisation
+        looks = opened.table(TABLE)
+        derived["attention"] = [] if looks is None else [_plain(seen) for seen in maps_of(looks)]
+        contrasts = judged.contrasts
+        derived["method"] = _method(opened)
+        derived["model"] = _model(scope, audit)
+    verdict = decide(report, contrasts, gap_above=card.policy.gap_above)
+    return derived | {
+        "outcome": verdict.outcome,
+        "exit_code": verdict.exit_code,
+        "reasons": verdict.reasons,
+        "next_steps": verdict.next_steps,
+        "provenance": _provenance(run, audit),
+    }
+
+
+def _plain(record: BaseModel) -> dict[str, Any]:
+    return record.model_dump(mode="json")
+
+
+def _judged_again(control: Control) -> Control:
+    """Compare a control's number with its threshold once more.
+
+    What is compared is the value, or where the statistic says so the lower end of its interval.
+    """
+    judged = control.estimate.low if control.statistic.startswith("lower end") else control.estimate.value
+    passed = judged is not None and math.isfinite(judged) and COMPARE[control.relation](judged, control.threshold)
+    return control.model_copy(update={"passed": passed})
+
+
+def _channels(run: Path) -> list[ChannelResult]:
+    """Judge colour and blur again from what was measured of them."""
+    files = {role: run / CONTROL_EFFECTS.format(role) for role in CALLED}
+    return [judge_channel(Measured.load(path, role)) for role, path in files.items()]
+
+
+def _round_trips(run: Path) -> dict[str, Control]:
+    path = run / "effects" / "pairs.parquet"
+    if not path.is_file():
+        return {}
+    trips = check_round_trips(pd.read_parquet(path))
+    return {c.id: c.model_copy(update={"gates": "Design B"}) for c in trips}
+
+
+def _judged(opened: OpenedRun, trips: Mapping[str, Control]) -> Judged:
+    """Judge the stored effects as the run did."""
+    scope, audit, effects = opened.scope, opened.audit, opened.effects()
+    named = replace(scope, run=Path(audit.audit_id))  # whatever the folder is called now
+    rates = judge_rates(scope, effects.unpatched)
+    plans, without = make_plans(scope)
+    swept = Swept(effects, plans, without, None, audit.method.patches, audit.method.effort)
+    pairs = None if any(not c.passed for c in trips.values()) else opened.table("pairs")
+    judged = judge_effects(named, rates, swept, pairs, {"data": audit.data.fingerprint, **_hashes(scope)})
+    together = opened.table("together")
+    return judge_sets(scope, swept, pd.DataFrame(columns=["contrast", "set"]) if together is None else together, judged)
+
+
+def _hashes(scope: Scope) -> dict[str, str]:
+    """Return the hashes of the audited models' weights, from their files."""
+    folder = scope.run / "models"
+    files = {0: folder / "audited.safetensors"}
+    if scope.training is not None:
+        files = {int(path.stem.removeprefix("seed-")): path for path in sorted(folder.glob("seed-*.safetensors"))}
+    return {f"model seed {seed}": hash_state(load_file(path)) for seed, path in files.items()}
+
+
+def _data(scope: Scope, audit: Audit) -> dict[str, Any]:
+    """Count the images again; what was left out on reading, and what was warned of, is taken as it stands."""
+    counted = describe_data(scope.samples, scope.card)
+    return _plain(counted.model_copy(update={"warnings": audit.data.warnings}))
+
+
+def _method(opened: OpenedRun) -> dict[str, Any]:
+    scope, method, swap = opened.scope, opened.audit.method, opened.of_seeds("swap")
+    files = [p for seed in scope.seeds if (p := scope.run / "effects" / f"effort-seed-{seed}.json").is_file()]
+    effort = [Effort.model_validate(row) for p in files for row in json.loads(p.read_text(encoding="utf-8"))]
+    dtype = method.precision.dtype if method.precision else ""
+    precision = None if swap is None else search_precision(swap, list(scope.outcomes), dtype)
+    fixed = file_hash(scope.run / "preregistration.json")
+    return _plain(method.model_copy(update={"effort": effort, "precision": precision, "preregistration_sha256": fixed}))
+
+
+def _model(scope: Scope, audit: Audit) -> dict[str, Any]:
+    plain, balanced = accuracies(scope)
+    update = {
+        "accuracy_by_seed": plain,
+        "balanced_accuracy_by_seed": balanced,
+        "weights_sha256": _hashes(scope)[f"model seed {scope.seeds[0]}"],
+    }
+    return _plain(audit.model.model_copy(update=update))
+
+
+def _provenance(run: Path, audit: Audit) -> dict[str, Any]:
+    hashes = {**audit.provenance.hashes, "card": file_hash(run / "card.yaml"), "data": audit.data.fingerprint,
+              "preregistration": file_hash(run / "preregistration.json")}  # fmt: skip
+    return _plain(audit.provenance.model_copy(update={"hashes": hashes}))
+
+
+def compare(stored: Any, derived: Any, place: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield where two trees of plain data differ, and what stands there in either; numbers may differ by rounding."""
+    if isinstance(stored, dict) and isinstance(derived, dict):
+        for name in [*stored, *(n for n in derived if n not in stored)]:
+            yield from compare(stored.get(name), derived.get(name), f"{place}.{name}" if place else str(name))
+    elif isinstance(stored, list) and isinstance(derived, list):
+        if len(stored) != len(derived):
+            yield place, f"{len(stored)} rows", f"{len(derived)} rows"
+        for number, (a, b) in enumerate(zip(stored, derived, strict=False)):
+            yield from compare(a, b, f"{place}[{number}]")
+    elif not _same(stored, derived):
+        yield place, _short(stored), _short(derived)
+
+
+def _same(a: Any, b: Any) -> bool:
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (a, b))
+    return math.isclose(a, b, rel_tol=NEAR, abs_tol=NEAR) if numbers else bool(a == b)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 2 * SHOWN else f"{text[: 2 * SHOWN]}…"
+
+
+def count_numbers(tree: Any) -> int:
+    """Count the numbers in a tree of plain data."""
+    if isinstance(tree, dict):
+        return sum(map(count_numbers, tree.values()))
+    if isinstance(tree, list):
+        return sum(map(count_numbers, tree))
+    return int(isinstance(tree, int | float) and not isinstance(tree, bool))
+
+
+def _pages(run: Path, source: Source) -> Iterator[Fault]:
+    """Print everything again, and say where a file is not what comes out."""
+    for name, again in printed(source).items():
+        path = run / name
+        if not path.is_file():
+            yield Fault(name, "missing")
+        elif path.read_bytes() != again:
+            differ = _first_page if name.endswith(".pdf") else _first_line
+            yield Fault(name, differ(path.read_bytes(), again))
+
+
+def _first_line(found: bytes, again: bytes) -> str:
+    """Say where two texts begin to differ, and how."""
+    lines = [text.decode("utf-8", "replace").splitlines() for text in (found, again)]
+    number = _first_difference(*lines)
+    ours, theirs = (text[number] if number < len(text) else "nothing" for text in lines)
+    at = _first_difference(ours, theirs)
+    a, b = (text[max(0, at - SHOWN) : at + SHOWN].strip() for text in (ours, theirs))
+    return f"line {number + 1} says …{a}…, audit.json prints …{b}…"
+
+
+def _first_difference(ours: Sequence[str], theirs: Sequence[str]) -> int:
+    """Return the first place where two sequences differ, or the length of the one that the other begins with."""
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
+
+
+def _first_page(found: bytes, again: bytes) -> str:
+    """Say on which page two documents begin to differ."""
+    try:
+        with pikepdf.open(io.BytesIO(found)) as ours, pikepdf.open(io.BytesIO(again)) as theirs:
+            for number, (a, b) in enumerate(zip(ours.pages, theirs.pages, strict=False), start=1):
+                if _content(a) != _content(b):
+                    return f"page {number} is not what audit.json prints"
+    except pikepdf.PdfError as error:
+        return f"is no whole PDF ({error})"
+    return "is not what audit.json prints (another version of WeasyPrint or of its fonts differs so, too)"
+
+
+def _content(page: pikepdf.Page) -> bytes:
+    return bytes(pikepdf.unparse_content_stream(pikepdf.parse_content_stream(page)))

@@ -1,0 +1,51 @@
+"""The crosswalk: which section of the report bears on which clause, and what it does not cover."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import yaml
+
+from audit.records import Audit
+from audit.report.shapes import Cell, Column, Table, header_cell
+from audit.resources import resource_dir
+
+SECTIONS = {
+    "summary": "1 Summary",
+    "legal": "2 Legal screen",
+    "instrument": "3 Is the instrument valid?",
+    "data": "4 Data",
+    "rates": "5 Rates by group",
+    "findings": "6 Findings and heads",
+    "method": "7 Method",
+    "provenance": "9 Provenance and sign-off",
+}
+NOT_COVERED = "not covered"
+
+
+@cache
+def _rows() -> tuple[dict[str, Any], ...]:
+    content = yaml.safe_load((resource_dir("templates") / "crosswalk.yaml").read_text(encoding="utf-8"))
+    return tuple(content["rows"])
+
+
+def crosswalk_table(audit: Audit) -> Table:
+    """Return a row a clause; where the audit is invalid, findings and comparisons are named as withheld."""
+    invalid = audit.outcome == "INVALID" or not audit.controls.valid
+    withheld = " Findings and comparisons are withheld from this report." if invalid else ""
+    return Table(
+        id="crosswalk-table",
+        caption="Clauses and where evidence on them stands",
+        columns=(Column("Clause"), Column("Asks"), Column("Stands in"), Column("Not covered")),
+        rows=tuple(
+            (
+                header_cell(row["clause"]),
+                Cell(row["asks"]),
+                Cell(", ".join(SECTIONS[name] for name in row["stands"]) or NOT_COVERED),
+                Cell(row["missing"] or "–"),
+            )
+            for row in _rows()
+        ),
+        note=f"In the tool’s own words; the official text stands above them.{withheld}",
+    )

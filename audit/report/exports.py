@@ -1,0 +1,246 @@
+"""The record in formats that other tools read: in-toto, CycloneDX, JUnit.
+
+Sources: in-toto Attestation Framework v1, Statement and test-result v0.1; CycloneDX 1.6, modelCard; the JUnit XML that
+continuous integration reads (Apache Ant's, as Jenkins takes it).
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from xml.etree import ElementTree as ET
+
+from audit.records import Audit, ContrastRow, Control, Estimate, Finding
+from audit.report.formats import clean
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
+RESULTS = {"PASSED": "PASSED", "DISPARITY FOUND": "FAILED", "INVALID": "FAILED", "INCONCLUSIVE": "WARNED"}
+MODEL_CARD, JUNIT = "model-card.cdx.json", "junit.xml"
+TASKS = {"emotion": "image classification: facial expression", "action": "image classification: action"}
+
+
+def exports(audit: Audit, audit_sha256: str) -> dict[str, str]:
+    """Return every export but the manifest, by file name."""
+    return {MODEL_CARD: model_card(audit, audit_sha256), JUNIT: junit(audit)}
+
+
+def is_invalid(audit: Audit) -> bool:
+    """Tell whether nothing about groups may be said."""
+    return audit.outcome == "INVALID" or not audit.controls.valid
+
+
+def statement(audit: Audit, files: Mapping[str, str]) -> str:
+    """Return the in-toto Statement over the files of a run, with the audit's outcome as a test result.
+
+    Parameters
+    ----------
+    audit : Audit
+    files : mapping of str to str
+        SHA-256 by name relative to the run directory.
+    """
+    verdicts = [(f"control: {c.title} ({c.setting})", _of_control(c)) for c in audit.controls.controls]
+    if not is_invalid(audit):
+        verdicts += [(f"comparison: {row.id}", _of_contrast(row)) for row in audit.contrasts]
+    predicate = {
+        "result": "FAILED" if is_invalid(audit) else RESULTS[audit.outcome],
+        "configuration": [
+            _descriptor(name, files[name]) for name in ("card.yaml", "preregistration.json") if name in files
+        ],
+        **{
+            f"{kind}Tests": [clean(name) for name, of in verdicts if of == kind]
+            for kind in ("passed", "warned", "failed")
+        },
+    }
+    made = {
+        "_type": STATEMENT_TYPE,
+        "subject": [_descriptor(name, digest) for name, digest in sorted(files.items())],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": predicate,
+    }
+    return json.dumps(made, indent=1) + "\n"
+
+
+def _descriptor(name: str, digest: str) -> dict[str, object]:
+    return {"name": name, "digest": {"sha256": digest}}
+
+
+def _of_control(control: Control) -> str:
+    if control.passed:
+        return "passed"
+    return "failed" if control.gates == "audit" else "warned"
+
+
+def _of_contrast(row: ContrastRow) -> str:
+    if row.above_policy:
+        return "failed"
+    return "passed" if row.state == "no disparity detected" else "warned"
+
+
+def model_card(audit: Audit, audit_sha256: str) -> str:
+    """Return a CycloneDX 1.6 bill of materials whose one model carries its card."""
+    model, data, versions = audit.model, audit.data, audit.provenance.versions
+    classes = clean(", ".join(model.classes))
+    made = {
+        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, audit_sha256)}",
+        "version": 1,
+        "metadata": {
+            "timestamp": audit.provenance.started,
+            "tools": {
+                "components": [
+                    {"type": "application", "name": "vit-audit", "version": versions.get("vit-audit", "")}
+                ]
+            },
+        },
+        "components": [
+            {
+                "type": "machine-learning-model",
+                "bom-ref": "model",
+                "name": clean(model.name),
+                "description": clean(model.origin),
+                "hashes": [{"alg": "SHA-256", "content": model.weights_sha256}],
+                "modelCard": {
+                    "modelParameters": {
+                        "approach": {"type": "supervised"},
+                        "task": TASKS.get(audit.task, "image classification"),
+                        "architectureFamily": "vision transformer",
+                        "modelArchitecture": clean(model.name),
+                        "datasets": [{"ref": "data"}],
+                        "inputs": [{"format": f"image, {model.image_size} x {model.image_size} pixels"}],
+                        "outputs": [{"format": f"one of {len(model.classes)} classes: {classes}"}],
+                    },
+                    "quantitativeAnalysis": {"performanceMetrics": _metrics(audit)},
+                    "considerations": {
+                        "useCases": [clean(audit.intended_use)] if audit.intended_use else [],
+                        "technicalLimitations": [clean(text) for text in audit.not_shown],
+                        "ethicalConsiderations": [
+                            {"name": clean(f.title), "mitigationStrategy": clean(f.recommendation)}
+                            for f in _findings(audit)
+                        ],
+                        "fairnessAssessments": [
+                            {"groupAtRisk": clean(f"{f.attribute}: {f.group}"), "harms": clean(f.effect),
+                             "mitigationStrategy": clean(f.recommendation)}
+                            for f in _findings(audit)
+                            if f.kind == "disparity"
+                        ],
+                    },
+                },
+                "properties": [
+                    {"name": "vit-audit:outcome", "value": audit.outcome},
+                    {"name": "vit-audit:audit_id", "value": clean(audit.audit_id)},
+                    {"name": "vit-audit:audit_sha256", "value": audit_sha256},
+                ],
+            },
+            {
+                "type": "data",
+                "bom-ref": "data",
+                "name": clean(data.source),
+                "hashes": [{"alg": "SHA-256", "content": data.fingerprint}],
+                "data": [
+                    {
+                        "type": "dataset",
+                        "name": clean(data.source),
+                        "classification": "rendered, no real people" if audit.synthetic else "images of people",
+                        "description": f"{data.images} images of {data.subjects} subjects",
+                    }
+                ],
+            },
+        ],
+    }  # fmt: skip
+    return json.dumps(made, indent=1, ensure_ascii=True) + "\n"
+
+
+def _findings(audit: Audit) -> Sequence[Finding]:
+    return [] if is_invalid(audit) else audit.findings
+
+
+def _metrics(audit: Audit) -> list[dict[str, object]]:
+    """Return accuracy, the rates of every group, and unless the audit is invalid every comparison."""
+    seeds: list[int | None] = [*audit.model.seeds] or [None]
+    rows = [
+        _metric(
+            "accuracy" if seed is None else f"accuracy, training seed {seed}", Estimate(value=value), "held-out images"
+        )
+        for seed, value in zip(seeds, audit.model.accuracy_by_seed, strict=False)
+    ]
+    for rate in audit.rates:
+        where = f"{rate.attribute}: {rate.group}; outcome: {rate.outcome}"
+        rows.append(_metric("selection rate", rate.selection_rate, where))
+        rows.append(_metric("true-positive rate", rate.true_positive_rate, where))
+        rows.append(_metric("false-positive rate", rate.false_positive_rate, where))
+    if not is_invalid(audit):
+        for row in audit.contrasts:
+            where = f"{row.attribute}: {row.group} against {row.reference}; outcome: {row.outcome}"
+            rows.append(_metric(row.metric, row.estimate, where))
+    return rows
+
+
+def _metric(kind: str, estimate: Estimate, where: str) -> dict[str, object]:
+    value = "not estimable" if estimate.value is None else repr(estimate.value)
+    metric: dict[str, object] = {"type": kind, "value": value, "slice": clean(where)}
+    if estimate.low is not None and estimate.high is not None:
+        metric["confidenceInterval"] = {"lowerBound": repr(estimate.low), "upperBound": repr(estimate.high)}
+    return metric
+
+
+def junit(audit: Audit) -> str:
+    """Return the controls and the comparisons as JUnit XML: a failed control or a gap above policy is a failure.
+
+    What could not be answered (too little data, not estimable), and comparisons of an invalid audit, are skipped tests.
+    """
+    suites = ET.Element("testsuites", name=clean(f"vit-audit: {audit.name}"))
+    _suite(suites, "controls", audit, [_control_case(control) for control in audit.controls.controls])
+    invalid = is_invalid(audit)
+    for attribute in dict.fromkeys(row.attribute for row in audit.contrasts):
+        cases = [_contrast_case(row, invalid=invalid) for row in audit.contrasts if row.attribute == attribute]
+        _suite(suites, f"comparisons: {attribute}", audit, cases)
+    for counted in ("tests", "failures"):
+        suites.set(counted, str(sum(int(suite.get(counted, "0")) for suite in suites)))
+    ET.indent(suites, " ")
+    return ET.tostring(suites, encoding="unicode", xml_declaration=False).join(
+        ('<?xml version="1.0" encoding="UTF-8"?>\n', "\n")
+    )
+
+
+def _suite(suites: ET.Element, name: str, audit: Audit, cases: Sequence[ET.Element]) -> None:
+    suite = ET.SubElement(
+        suites,
+        "testsuite",
+        name=clean(name),
+        timestamp=audit.provenance.started[:19],
+        hostname="localhost",
+        tests=str(len(cases)),
+        failures=str(sum(case.find("failure") is not None for case in cases)),
+        errors="0",
+        skipped=str(sum(case.find("skipped") is not None for case in cases)),
+        time="0",
+    )
+    suite.extend(cases)
+
+
+def _case(classname: str, name: str) -> ET.Element:
+    return ET.Element("testcase", classname=clean(classname), name=clean(name), time="0")
+
+
+def _control_case(control: Control) -> ET.Element:
+    case = _case(f"controls.{control.kind}", f"{control.title} ({control.setting})")
+    if not control.passed:
+        message = f"{control.statistic}: {control.estimate.value!r}, required {control.relation} {control.threshold!r}"
+        ET.SubElement(case, "failure", message=clean(message), type=control.kind).text = clean(control.mend)
+    return case
+
+
+def _contrast_case(row: ContrastRow, *, invalid: bool) -> ET.Element:
+    case = _case(f"comparisons.{row.metric}", row.id)
+    if invalid:
+        ET.SubElement(case, "skipped", message="withheld: a check of the instrument failed")
+    elif row.above_policy:
+        message = f"gap {row.estimate.value!r}, adjusted p {row.p_adjusted!r}"
+        ET.SubElement(case, "failure", message=message, type=row.state).text = "above the policy of this audit"
+    elif row.state in ("too little data", "not estimable"):
+        ET.SubElement(case, "skipped", message=clean(f"{row.state}: {row.reason}"))
+    return case

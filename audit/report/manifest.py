@@ -1,0 +1,144 @@
+"""The manifest of a run: the hash of every file, as an in-toto Statement, and its signature, as a DSSE envelope.
+
+Sources: in-toto Attestation Framework v1; DSSE v1 (what is signed is the type and the payload with their lengths);
+Ed25519 (RFC 8032).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from audit.errors import InputError
+from audit.report.exports import statement
+from audit.report.render import load_audit
+from audit.store import LOCK, file_hash, write_text
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+MANIFEST, SIGNATURE = "manifest.json", "manifest.dsse.json"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+MAKE_KEYS = "openssl genpkey -algorithm ed25519 -out key.pem; openssl pkey -in key.pem -pubout -out public.pem"
+
+
+def hash_files(run: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file of a run by its relative name; manifest and signature aside."""
+    left_out = {MANIFEST, SIGNATURE, LOCK}
+    files = sorted(p for p in run.rglob("*") if p.is_file() and p.name not in left_out and p.suffix != ".part")
+    return {p.relative_to(run).as_posix(): file_hash(p) for p in files}
+
+
+def write_manifest(run: Path) -> None:
+    """Write the hash of every file of a run; a signature that was made of another manifest goes."""
+    text = statement(load_audit(run / "audit.json"), hash_files(run))
+    path = run / MANIFEST
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        (run / SIGNATURE).unlink(missing_ok=True)
+    write_text(path, text)
+
+
+def sign(run: Path, key: Path) -> Path:
+    """Sign a run's manifest.
+
+    Parameters
+    ----------
+    run : pathlib.Path
+        A run directory.
+    key : pathlib.Path
+        An Ed25519 private key, PEM, not encrypted.
+
+    Returns
+    -------
+    pathlib.Path
+        The envelope.
+
+    Raises
+    ------
+    InputError
+        If there is no manifest, or the key is none.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    payload = _read(run / MANIFEST, "render the run again: vit-audit render RUN")
+    try:
+        private = load_pem_private_key(_read(key, f"make one: {MAKE_KEYS}"), password=None)
+    except (ValueError, TypeError) as error:
+        raise InputError(str(key), f"no private key in PEM, or encrypted ({error})", f"make one: {MAKE_KEYS}") from None
+    if not isinstance(private, Ed25519PrivateKey):
+        raise InputError(str(key), "no Ed25519 key", f"make one: {MAKE_KEYS}")
+    envelope = {
+        "payloadType": PAYLOAD_TYPE,
+        "payload": base64.b64encode(payload).decode("ascii"),
+        "signatures": [
+            {
+                "keyid": key_id(private.public_key()),
+                "sig": base64.b64encode(private.sign(signed(payload))).decode("ascii"),
+            }
+        ],
+    }
+    write_text(run / SIGNATURE, json.dumps(envelope, indent=1) + "\n")
+    return run / SIGNATURE
+
+
+def check_signature(run: Path, key: Path) -> str | None:
+    """Say what is wrong with the signature of a run's manifest, given the public key; None if nothing is.
+
+    Raises
+    ------
+    InputError
+        If the key cannot be read.
+    """
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        public = load_pem_public_key(_read(key, "name the public key, in PEM"))
+    except ValueError as error:
+        raise InputError(
+            str(key), f"no public key in PEM ({error})", "name the public key, not the private one"
+        ) from None
+    if not isinstance(public, Ed25519PublicKey):
+        raise InputError(str(key), "no Ed25519 key", "name the public key that belongs to the signature")
+    if not (run / SIGNATURE).is_file():
+        return "there is no signature"
+    try:
+        envelope = json.loads((run / SIGNATURE).read_bytes())
+        payload, kind = base64.b64decode(envelope["payload"], validate=True), envelope["payloadType"]
+        signatures = [base64.b64decode(s["sig"], validate=True) for s in envelope["signatures"]]
+    except (ValueError, KeyError, TypeError):
+        return "is no DSSE envelope"
+    if kind != PAYLOAD_TYPE or payload != (run / MANIFEST).read_bytes():
+        return f"is of another {MANIFEST}"
+    for signature in signatures:
+        try:
+            public.verify(signature, signed(payload))
+        except InvalidSignature:
+            continue
+        return None
+    return f"was not made with the key {key_id(public)[:12]}"
+
+
+def signed(payload: bytes) -> bytes:
+    """Return the bytes that a DSSE signature is made over."""
+    kind = PAYLOAD_TYPE.encode()
+    return b" ".join([b"DSSEv1", str(len(kind)).encode(), kind, str(len(payload)).encode(), payload])
+
+
+def key_id(public: Ed25519PublicKey) -> str:
+    """Name a key by the SHA-256 of its DER form."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def _read(path: Path, mend: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(str(path), f"cannot be read ({error.strerror})", mend) from None

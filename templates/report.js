@@ -1,0 +1,232 @@
+// What the page can do beside being read: sort and filter tables, walk the head grids, fold findings, record decisions.
+// Nothing is sent anywhere; a decision leaves the page as a file that its reader saves.
+(() => {
+  "use strict";
+  const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+  const make = (tag, properties = {}, ...children) => {
+    const element = Object.assign(document.createElement(tag), properties);
+    element.append(...children);
+    return element;
+  };
+  document.documentElement.classList.add("scripted");
+
+  // --- tables -------------------------------------------------------------------------------------------------------
+  const FEW = 3, MANY = 12;
+  const words = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
+  const textOf = (cell) => cell.textContent.trim();
+  const numberOf = (cell) => {
+    const found = textOf(cell).replace(/\u2212/g, "-").replace(/,/g, "").match(/[+-]?\d+(?:\.\d+)?/);
+    return found === null ? null : Number(found[0]);
+  };
+
+  const compare = (column, isNumber, sign) => (a, b) => {
+    if (!isNumber) return sign * words.compare(textOf(a.cells[column]), textOf(b.cells[column]));
+    const [x, y] = [numberOf(a.cells[column]), numberOf(b.cells[column])];
+    if (x === null || y === null) return (x === null) - (y === null); // what is not estimable stands last, either way
+    return sign * (x - y);
+  };
+
+  const sortable = (table) => {
+    const heads = all("thead th", table);
+    heads.forEach((head, column) => {
+      const button = make("button", { type: "button", className: "sort" });
+      button.append(...head.childNodes);
+      head.append(button);
+      button.addEventListener("click", () => {
+        const order = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
+        heads.forEach((other) => other.removeAttribute("aria-sort"));
+        head.setAttribute("aria-sort", order);
+        const body = table.tBodies[0];
+        const sign = order === "ascending" ? 1 : -1;
+        body.append(...[...body.rows].sort(compare(column, head.classList.contains("number"), sign)));
+      });
+    });
+  };
+
+  const filterable = (table) => {
+    const rows = [...table.tBodies[0].rows];
+    const count = make("output", { textContent: `${rows.length} rows` });
+    const field = make("input", { type: "search", autocomplete: "off", spellcheck: false });
+    const name = textOf(table.caption);
+    field.setAttribute("aria-label", `Filter the rows of: ${name}`);
+    field.addEventListener("input", () => {
+      const wanted = field.value.trim().toLocaleLowerCase();
+      rows.forEach((row) => { row.hidden = !textOf(row).toLocaleLowerCase().includes(wanted); });
+      const shown = rows.filter((row) => !row.hidden).length;
+      count.textContent = wanted ? `${shown} of ${rows.length} rows` : `${rows.length} rows`;
+    });
+    const label = make("label", { className: "filter" }, "Filter rows ", field, " ", count);
+    table.closest(".scroll").before(label);
+  };
+
+  all("table:not(.grid)").filter((table) => table.tBodies[0].rows.length >= FEW).forEach(sortable);
+  all("table:not(.grid)").filter((table) => table.tBodies[0].rows.length >= MANY).forEach(filterable);
+
+  // --- head grids ---------------------------------------------------------------------------------------------------
+  const meanings = new Map(
+    all(".legend-symbols > span").map((item) => {
+      const symbol = item.querySelector(".symbol");
+      return [textOf(symbol), textOf(item).slice(textOf(symbol).length).trim()];
+    }),
+  );
+
+  const inWords = (table, cell) => {
+    const symbol = cell.querySelector(".symbol");
+    const value = textOf(cell).slice(symbol === null ? 0 : textOf(symbol).length).trim();
+    const meaning = symbol === null ? "" : `, ${meanings.get(textOf(symbol)) ?? ""}`;
+    return `${headOf(table, cell)}: ${value}${meaning}`;
+  };
+
+  const headOf = (table, cell) =>
+    textOf(cell.parentElement.cells[0]) + textOf(table.tHead.rows[0].cells[cell.cellIndex]);
+
+  const showHead = (table, cell) => {
+    const name = headOf(table, cell);
+    for (const list of all("table.heads", table.closest(".head-block") ?? document.createElement("div"))) {
+      const row = [...list.tBodies[0].rows].find((candidate) => textOf(candidate.cells[0]) === name);
+      if (row === undefined) continue;
+      const fold = list.closest("details");
+      if (fold !== null) fold.open = true;
+      row.hidden = false;
+      row.cells[0].tabIndex = -1;
+      row.cells[0].focus();
+      row.scrollIntoView({ block: "center" });
+      return;
+    }
+  };
+
+  const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+  all("table.grid").forEach((table) => {
+    const rows = [...table.tBodies[0].rows].map((row) => [...row.cells].slice(1));
+    const cells = rows.flat();
+    if (cells.length === 0) return;
+    const detail = make("p", { className: "grid-detail" });
+    detail.setAttribute("aria-live", "polite");
+    detail.textContent = "Point at a cell, or walk the grid with the arrow keys.";
+    table.closest(".scroll").after(detail);
+    table.closest(".scroll").removeAttribute("tabindex"); // its cells take the focus
+    table.setAttribute("role", "grid");
+    cells.forEach((cell, position) => { cell.tabIndex = position === 0 ? 0 : -1; });
+    const tell = (cell) => { detail.textContent = inWords(table, cell); };
+    const cellOf = (event) => event.target.closest("td");
+    table.addEventListener("pointerover", (event) => { const cell = cellOf(event); if (cell !== null) tell(cell); });
+    table.addEventListener("focusin", (event) => {
+      const cell = cellOf(event);
+      if (cell === null) return;
+      cells.forEach((other) => { other.tabIndex = other === cell ? 0 : -1; });
+      tell(cell);
+    });
+    table.addEventListener("click", (event) => { const cell = cellOf(event); if (cell !== null) cell.focus(); });
+    table.addEventListener("keydown", (event) => {
+      const cell = cellOf(event);
+      if (cell === null) return;
+      if (event.key === "Enter") { showHead(table, cell); return; }
+      const row = rows.findIndex((of) => of.includes(cell)), column = rows[row].indexOf(cell);
+      const edge = { Home: [row, 0], End: [row, rows[row].length - 1] }[event.key];
+      const step = STEPS[event.key];
+      if (edge === undefined && step === undefined) return;
+      const [toRow, toColumn] = edge ?? [row + step[0], column + step[1]];
+      event.preventDefault();
+      rows[toRow]?.[toColumn]?.focus();
+    });
+  });
+
+  // --- findings: folding and decisions --------------------------------------------------------------------------------
+  const bar = document.getElementById("review-bar");
+  const form = document.getElementById("decision-form");
+  const findings = all("article.finding");
+  if (bar === null || form === null || findings.length === 0) return;
+  bar.hidden = false;
+  const status = bar.querySelector("output");
+  const [save, fold] = all("button", bar);
+  const folds = all("details.finding-body");
+
+  const forms = findings.map((finding, number) => {
+    const place = finding.querySelector(".decision");
+    place.querySelector(".paper").hidden = true;
+    place.append(form.content.cloneNode(true));
+    all("input[type=radio]", place).forEach((choice) => { choice.name = `decision-${number}`; });
+    const [name, role, reason] = ["name", "role", "reason"].map((key) => place.querySelector(`[name=${key}]`));
+    const chosen = () => place.querySelector("input[type=radio]:checked");
+    return { id: finding.dataset.finding, finding, place, chosen, fields: { name, role, reason } };
+  });
+
+  let saved = true;
+  const decided = () => forms.filter((item) => item.chosen() !== null);
+  const tellCount = () => { status.textContent = `${decided().length} of ${forms.length} findings decided on this page`; };
+  tellCount();
+
+  forms.forEach((item) => {
+    item.place.addEventListener("input", () => { saved = false; tellCount(); });
+    item.place.addEventListener("change", (event) => {
+      if (event.target.type !== "radio") return;
+      for (const key of ["name", "role"]) { // a reviewer is seldom two people
+        const before = forms.map((other) => other.fields[key].value.trim()).find((value) => value !== "");
+        if (item.fields[key].value.trim() === "" && before !== undefined) item.fields[key].value = before;
+      }
+    });
+  });
+
+  const missing = () => {
+    let first = null;
+    for (const item of forms) {
+      for (const field of Object.values(item.fields)) {
+        const lacks = item.chosen() !== null && field.value.trim() === "";
+        field.setAttribute("aria-invalid", String(lacks));
+        if (lacks && first === null) first = { item, field };
+      }
+    }
+    return first;
+  };
+
+  save.addEventListener("click", () => {
+    const lacking = missing();
+    if (lacking !== null) {
+      status.textContent = `${lacking.item.id}: name, role and reason are needed`;
+      const body = lacking.item.finding.querySelector("details.finding-body");
+      if (body !== null) body.open = true;
+      lacking.field.focus();
+      return;
+    }
+    if (decided().length === 0) {
+      status.textContent = "Nothing is decided yet: choose a decision in a finding first";
+      return;
+    }
+    const now = new Date().toISOString();
+    const review = {
+      review_version: "1.0",
+      audit_sha256: bar.dataset.audit,
+      decisions: decided().map((item) => ({
+        finding: item.id,
+        decision: item.chosen().value,
+        name: item.fields.name.value.trim(),
+        role: item.fields.role.value.trim(),
+        reason: item.fields.reason.value.trim(),
+        decided: now,
+      })),
+    };
+    const address = URL.createObjectURL(new Blob([JSON.stringify(review, null, 1) + "\n"], { type: "application/json" }));
+    make("a", { href: address, download: "review.json" }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 60_000);
+    saved = true;
+    status.textContent = `review.json saved: ${review.decisions.length} decisions. Next: vit-audit review RUN review.json`;
+  });
+
+  fold.addEventListener("click", () => {
+    const open = folds.some((body) => body.open);
+    folds.forEach((body) => { body.open = !open; });
+    fold.textContent = open ? "Unfold all findings" : "Fold all findings";
+  });
+  fold.textContent = folds.some((body) => body.open) ? "Fold all findings" : "Unfold all findings";
+
+  addEventListener("beforeunload", (event) => { if (!saved) event.preventDefault(); });
+
+  // A link to something inside a fold opens the fold.
+  const reveal = () => {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const body = target?.closest("details") ?? target?.closest("article")?.querySelector("details");
+    if (body) { body.open = true; target.scrollIntoView(); }
+  };
+  addEventListener("hashchange", reveal);
+  reveal();
+})();

@@ -1,0 +1,244 @@
+"""The page in a real browser: accessible, silent on the network, and every thing it offers works."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audit.records import ComparedFinding, Estimate, RunComparison, RunName
+from audit.report.html import render_diff
+from audit.report.reviews import merge, read_review
+from audit.report.view_diff import diff_view
+from tests.browser.conftest import Opened, Opener
+from tests.report.examples import HOSTILE, examples
+
+pytestmark = pytest.mark.browser
+NAMES = sorted(examples())
+WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
+
+def violations(opened: Opened) -> list[str]:
+    """Run axe-core over everything, folds opened."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    opened.page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    found = Axe().run(opened.page, options={"runOnly": {"type": "tag", "values": WCAG}})
+    return [f"{v['id']}: {v['help']}: {v['nodes'][0]['html'][:200]}" for v in found.response["violations"]]
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("name", NAMES)
+def test_axe_finds_nothing(opened: Opener, name: str, dark: bool) -> None:
+    page = opened(name, dark=dark)
+    assert violations(page) == []
+    assert page.errors == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_leaves_the_page(opened: Opener, name: str) -> None:
+    page = opened(name)
+    page.page.wait_for_timeout(200)
+    asked = [url for url in page.asked if not url.startswith("data:")]
+    assert len(asked) == 1
+    assert asked[0].startswith("file:")
+    assert page.errors == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_narrow_page_does_not_scroll_sideways(opened: Opener, name: str) -> None:
+    page = opened(name, narrow=True).page
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_without_scripts_everything_can_be_read_and_nothing_pretends(opened: Opener) -> None:
+    page, with_scripts = opened("many", scripts=False), opened("many")
+    for finding in page.audit.findings:
+        assert page.page.get_by_text(finding.title, exact=True).last.is_visible()
+    assert page.page.locator("button:visible, input:visible, textarea:visible").count() == 0
+    assert page.page.locator(".choices:visible").count() >= 12
+    assert with_scripts.page.locator(".paper:visible").count() == 0
+
+
+def column(opened: Opened, table: str, number: int) -> list[str]:
+    texts: list[str] = opened.page.locator(f"#{table} tbody tr:visible > :nth-child({number})").all_inner_texts()
+    return [" ".join(text.split()) for text in texts]
+
+
+def test_tables_sort_by_words_and_by_numbers(opened: Opener) -> None:
+    page = opened("many")
+    table = page.page.locator("table.heads").first
+    table.evaluate("(t) => { t.closest('details').open = true; }")
+    name = table.get_attribute("id")
+    assert name is not None
+    heads = table.locator("thead th")
+    heads.nth(0).get_by_role("button").click()
+    assert heads.nth(0).get_attribute("aria-sort") == "ascending"
+    names = column(page, name, 1)
+    assert names == sorted(names, key=lambda text: [int(n) for n in re.findall(r"\d+", text)])
+    heads.nth(0).get_by_role("button").click()
+    assert column(page, name, 1) == names[::-1]
+    heads.nth(4).get_by_role("button").press("Enter")
+    assert heads.nth(0).get_attribute("aria-sort") is None
+    values = [float(text.split()[0].replace("−", "-")) for text in column(page, name, 5)]
+    assert values == sorted(values)
+    assert violations(page) == []
+
+
+def test_what_is_not_estimable_is_sorted_last_either_way(opened: Opener) -> None:
+    page = opened("disparity")
+    table = page.page.locator("table.dense", has_text="Compared with the reference").first
+    name = table.get_attribute("id")
+    assert name is not None
+    head = table.locator("thead th", has_text="Difference").or_(table.locator("thead th").nth(3)).first
+    number = int(head.evaluate("(h) => h.cellIndex")) + 1
+    for _ in range(2):
+        head.get_by_role("button").click()
+        assert column(page, name, number)[-1].startswith("n/a")
+
+
+def test_rows_are_filtered_and_counted(opened: Opener) -> None:
+    page = opened("many")
+    table = page.page.locator("table.heads").first
+    table.evaluate("(t) => { t.closest('details').open = true; }")
+    label = table.locator("xpath=ancestor::div[contains(@class,'scroll')]/preceding-sibling::label[1]")
+    field, count = label.locator("input"), label.locator("output")
+    rows = table.locator("tbody tr")
+    every = rows.count()
+    assert count.inner_text() == f"{every} rows"
+    field.fill("L11h3")
+    assert table.locator("tbody tr:visible").count() == 1
+    assert count.inner_text() == f"1 of {every} rows"
+    field.fill("")
+    assert table.locator("tbody tr:visible").count() == every
+
+
+def test_the_grid_is_walked_with_the_keyboard_and_leads_to_the_table(opened: Opener) -> None:
+    page = opened("many")
+    block = page.page.locator(".head-block").first
+    grid, detail = block.locator("table.grid").first, block.locator(".grid-detail").first
+    cells = grid.locator("td")
+    assert grid.locator("td[tabindex='0']").count() == 1
+    cells.nth(0).focus()
+    walk = [("ArrowRight", "L0H1"), ("ArrowDown", "L1H1"), ("End", "L1H5"), ("Home", "L1H0"), ("ArrowUp", "L0H0")]
+    for key, expected in [*walk, ("ArrowLeft", "L0H0")]:
+        page.page.keyboard.press(key)
+        assert detail.inner_text().startswith(f"{expected}: ")
+    planted = grid.locator("td", has=page.page.locator(".symbol")).first
+    planted.hover()
+    assert "confirmed on people not used to find it" in detail.inner_text()
+    planted.click()
+    page.page.keyboard.press("Enter")
+    focused = page.page.evaluate("document.activeElement.textContent")
+    assert focused == detail.inner_text().split(":")[0]
+    assert page.page.locator("table.heads").first.is_visible()
+
+
+def test_findings_fold_and_a_link_unfolds_its_own(opened: Opener) -> None:
+    page = opened("many").page
+    bodies, button = page.locator("details.finding-body"), page.locator("#review-bar button").nth(1)
+    assert bodies.nth(0).get_attribute("open") is not None
+    button.click()
+    assert page.locator("details.finding-body[open]").count() == 0
+    assert button.inner_text() == "Unfold all findings"
+    page.locator(".contents a[href^='#finding-']").nth(3).click()
+    assert page.locator("details.finding-body[open]").count() == 1
+    button.click()
+    button.click()
+    assert page.locator("details.finding-body[open]").count() == bodies.count()
+
+
+def test_decisions_are_saved_as_a_review_that_the_tool_takes(opened: Opener, tmp_path: Path) -> None:
+    page = opened("many")
+    status, save = page.page.locator("#review-bar output"), page.page.locator("#review-bar button").nth(0)
+    save.click()
+    assert "Nothing is decided yet" in status.inner_text()
+    cards = page.page.locator("article.finding")
+    first, second = cards.nth(0), cards.nth(1)
+    first.get_by_label("risk accepted").check()
+    save.click()
+    assert "name, role and reason are needed" in status.inner_text()
+    assert first.get_by_label("Name").get_attribute("aria-invalid") == "true"
+    assert page.page.evaluate("document.activeElement.name") == "name"
+    assert violations(page) == []
+    first.get_by_label("Name").fill("R. Reader")
+    first.get_by_label("Role").fill("compliance")
+    first.get_by_label("Reason").fill("known, and accepted until spring 😀")
+    second.get_by_label("reject").check()
+    assert second.get_by_label("Name").input_value() == "R. Reader"
+    second.get_by_label("Reason").fill("<script>alert(1)</script>")
+    assert status.inner_text() == f"2 of {cards.count()} findings decided on this page"
+    with page.page.expect_download() as download:
+        save.click()
+    path = tmp_path / "review.json"
+    download.value.save_as(path)
+    assert download.value.suggested_filename == "review.json"
+    review = read_review(path)
+    assert [d.decision for d in review.decisions] == ["risk accepted", "reject"]
+    assert review.decisions[0].reason == "known, and accepted until spring 😀"
+    assert [d.finding for d in review.decisions] == [cards.nth(k).get_attribute("data-finding") for k in (0, 1)]
+    _, new = merge(tmp_path, review, page.audit, page.digest)
+    assert new == review.decisions
+    assert "review.json saved: 2 decisions" in status.inner_text()
+    assert page.errors == []
+
+
+def test_every_control_is_reached_with_the_keyboard(opened: Opener) -> None:
+    page = opened("single_layer").page
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    reached: set[str] = set()
+    for _ in range(400):
+        page.keyboard.press("Tab")
+        reached.add(str(page.evaluate("(document.activeElement.tagName + ' ' + (document.activeElement.type || ''))")))
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none" or page.evaluate(
+            "document.activeElement === document.body"
+        )
+    assert {"BUTTON button", "INPUT radio", "INPUT text", "TEXTAREA textarea", "SUMMARY ", "TD "} <= reached
+
+
+def test_hostile_labels_stay_text(opened: Opener) -> None:
+    page = opened("hostile")
+    assert page.page.locator("img[onerror]").count() == 0
+    assert HOSTILE[0] in page.page.locator("body").inner_text()
+    assert page.page.locator("script").count() == 1
+    assert page.errors == []
+
+
+def compared() -> RunComparison:
+    def run(name: str, outcome: Any) -> RunName:
+        return RunName(
+            audit_id=name, audit_sha256="a" * 64, name=HOSTILE[0], outcome=outcome, started="2026-03-01T09:30:00+00:00",
+            weights_sha256="b" * 64, data_fingerprint="c" * 64,
+        )  # fmt: skip
+
+    number = Estimate(value=0.05, low=0.03, high=0.07)
+    states: list[Any] = ["new", "gone", "persisting", "no longer testable"]
+    rows = [
+        ComparedFinding(
+            id=f"F-{k}", title=HOSTILE[1], kind="head", state=state, before=number, after=number, change=number,
+            p=0.012, images=300, reason="12 subjects" if state.startswith("no") else "",
+        )
+        for k, state in enumerate(states)
+    ]  # fmt: skip
+    return RunComparison(
+        before=run("a", "DISPARITY FOUND"), after=run("b", "PASSED"), same_images=True, findings=rows, notes=["A note."]
+    )
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_comparison_is_accessible_too(opened: Opener, tmp_path: Path, dark: bool) -> None:
+    file = tmp_path / "diff.html"
+    file.write_text(render_diff(diff_view(compared())), encoding="utf-8")
+    page = opened.open(file, examples()["passed"], "", dark=dark, narrow=True)
+    assert violations(page) == []
+    assert page.errors == []
+    assert page.page.evaluate("document.documentElement.scrollWidth") <= 390
+    states = column(page, "compared", 1)
+    assert [state.split(maxsplit=1)[1] for state in states] == [
+        "new", "persisting", "no longer testable 12 subjects", "gone",
+    ]  # fmt: skip
+    assert json.loads(compared().model_dump_json())["diff_version"] == "1.0"

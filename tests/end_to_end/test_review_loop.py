@@ -1,0 +1,188 @@
+"""What a reviewer does with a finished run: verify it, decide, sign, and compare it with another."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pikepdf
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from audit.records import RunComparison
+from audit.report.manifest import MANIFEST, write_manifest
+from audit.report.render import read_run
+from tests.end_to_end.conftest import Invoke, Run, write_card
+
+pytestmark = pytest.mark.end_to_end
+
+
+@pytest.fixture
+def copy(small_run: Run, tmp_path: Path) -> Path:
+    """Copy the small run, so that it can be tampered with."""
+    folder = tmp_path / small_run.folder.name
+    shutil.copytree(small_run.folder, folder)
+    return folder
+
+
+def test_a_run_as_it_was_written_is_verified(copy: Path, invoke: Invoke) -> None:
+    before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+    result = invoke("verify", copy)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(f"verified: {len(before) - 1} files, ")
+    assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
+    renamed = copy.rename(copy.with_name("renamed"))
+    assert invoke("verify", renamed).exit_code == 0
+
+
+def test_one_changed_byte_in_any_file_is_named(copy: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audit.pipeline.verifying._pages", lambda _run, _source: [])  # hashes alone must suffice
+    files = sorted(
+        (p for p in copy.rglob("*") if p.is_file()), key=lambda p: p.parent.name not in ("effects", "models")
+    )
+    for path in files:
+        if path.parent.name not in ("effects", "models"):  # nothing is derived from the others
+            monkeypatch.setattr("audit.pipeline.verifying.derive", lambda _run, _audit: {})
+        whole = path.read_bytes()
+        at = len(whole) // 2
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        result = invoke("verify", copy)
+        name = path.relative_to(copy).as_posix()
+        assert result.exit_code in (1, 2), name  # 2 where the record or the decisions cannot be read at all
+        assert name in result.output or path.name in result.output, result.output
+        path.write_bytes(whole)
+    assert invoke("verify", copy).exit_code == 0
+
+
+def test_files_that_are_missing_or_too_many_are_named(copy: Path, invoke: Invoke) -> None:
+    (copy / "tables" / "rates.csv").unlink()
+    (copy / "notes.txt").write_text("more", encoding="utf-8")
+    result = invoke("verify", copy)
+    assert result.exit_code == 1
+    assert "tables/rates.csv: missing, but in manifest.json" in result.stdout
+    assert "notes.txt: not in manifest.json" in result.stdout
+
+
+def test_one_edited_number_is_named_though_all_hashes_were_made_to_fit(copy: Path, invoke: Invoke) -> None:
+    """Whoever edits a page can also write a new manifest; what the effects and the record give stays."""
+    page = (copy / "report.html").read_text(encoding="utf-8")
+    record = json.loads((copy / "audit.json").read_text(encoding="utf-8"))
+    shown = f"{100 * record['rates'][0]['selection_rate']['value']:.1f}%"
+    (copy / "report.html").write_text(page.replace(shown, "12.3%", 1), encoding="utf-8")
+    write_manifest(copy)
+    result = invoke("verify", copy)
+    assert result.exit_code == 1
+    (line,) = [x for x in result.stdout.splitlines() if x.startswith("report.html")]
+    assert "12.3%" in line
+    assert shown in line
+    assert "1 faults" in result.stdout
+
+
+def test_an_edited_page_of_the_pdf_is_named(copy: Path, invoke: Invoke) -> None:
+    with pikepdf.open(copy / "report.pdf", allow_overwriting_input=True) as pdf:
+        page = pdf.pages[2]
+        parts = pikepdf.parse_content_stream(page)
+        page.Contents = pdf.make_stream(pikepdf.unparse_content_stream(parts[:-1]))
+        pdf.save()
+    write_manifest(copy)
+    result = invoke("verify", copy)
+    assert result.exit_code == 1
+    assert "report.pdf: page 3 is not what audit.json prints" in result.stdout
+
+
+def test_an_edited_figure_of_the_record_is_named(copy: Path, invoke: Invoke) -> None:
+    record = json.loads((copy / "audit.json").read_text(encoding="utf-8"))
+    record["heads"][2]["confirmation"]["value"] += 0.001
+    (copy / "audit.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    invoke("render", copy)
+    result = invoke("verify", copy)
+    assert result.exit_code == 1
+    assert "audit.json, heads[2].confirmation.value: is " in result.stdout
+    assert "1 faults" in result.stdout
+
+
+def test_decisions_are_merged_shown_and_verified(copy: Path, invoke: Invoke, tmp_path: Path) -> None:
+    source = read_run(copy)
+    finding = source.audit.findings[0].id
+    review = {
+        "review_version": "1.0", "audit_sha256": source.digest,
+        "decisions": [{"finding": finding, "decision": "needs more", "name": "R. Reader", "role": "compliance",
+                       "reason": "which images move most?", "decided": "2026-03-02T10:00:00.123Z"}],
+    }  # fmt: skip
+    path = tmp_path / "review.json"
+    path.write_text(json.dumps(review), encoding="utf-8")
+    result = invoke("review", copy, path)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("1 decisions added, 1 in all")
+    assert "which images move most?" in (copy / "report.html").read_text(encoding="utf-8")
+    assert invoke("review", copy, path).stdout.startswith("0 decisions added, 1 in all")
+    assert invoke("verify", copy).exit_code == 0
+    path.write_text(json.dumps({**review, "audit_sha256": "0" * 64}), encoding="utf-8")
+    before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+    refused = invoke("review", copy, path)
+    assert refused.exit_code == 2
+    assert "is of another audit" in refused.stderr
+    assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
+
+
+def test_a_signed_run_is_verified_with_the_public_key(copy: Path, invoke: Invoke, tmp_path: Path) -> None:
+    private = Ed25519PrivateKey.generate()
+    (tmp_path / "key.pem").write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "public.pem").write_bytes(public)
+    unsigned = invoke("verify", copy, "--key", tmp_path / "public.pem")
+    assert (unsigned.exit_code, "there is no signature" in unsigned.stdout) == (1, True)
+    assert invoke("sign", copy, "--key", tmp_path / "key.pem").exit_code == 0
+    assert invoke("verify", copy, "--key", tmp_path / "public.pem").exit_code == 0
+    (copy / "log.jsonl").write_text("", encoding="utf-8")
+    (copy / MANIFEST).unlink()
+    write_manifest(copy)  # a forger has no key
+    assert invoke("verify", copy, "--key", tmp_path / "public.pem").exit_code == 1
+
+
+def test_a_run_beside_itself_has_lost_and_gained_nothing(
+    small_run: Run, copy: Path, invoke: Invoke, tmp_path: Path
+) -> None:
+    result = invoke("diff", small_run.folder, copy, "--out", tmp_path / "diff")
+    assert result.exit_code == 0, result.output
+    found = RunComparison.model_validate_json((tmp_path / "diff" / "diff.json").read_bytes())
+    assert found.same_images
+    assert {f.state for f in found.findings} == {"persisting"}
+    assert len(found.findings) == len(small_run.record["findings"])
+    for row in found.findings:
+        assert row.before == row.after
+        assert row.change is not None
+        assert (row.change.value, row.p) == (0.0, 1.0)
+        assert row.images
+    assert "Gone" in (tmp_path / "diff" / "diff.html").read_text(encoding="utf-8")
+
+
+def test_another_seed_is_compared_person_by_person(small_run: Run, invoke: Invoke, tmp_path: Path) -> None:
+    card = write_card(tmp_path / "card.yaml", training={"seeds": [5]})
+    assert invoke("run", card, "--out", tmp_path / "out", "--no-report").exit_code in (0, 1, 4)
+    (other,) = (tmp_path / "out").iterdir()
+    result = invoke("diff", small_run.folder, other, "--out", tmp_path / "diff")
+    assert result.exit_code == 0, result.output
+    found = RunComparison.model_validate_json((tmp_path / "diff" / "diff.json").read_bytes())
+    rows = [row for row in found.findings if row.change is not None]
+    assert rows
+    for row in rows:
+        assert row.before is not None and row.after is not None and row.change is not None and row.p is not None
+        change = (row.after.value or 0.0) - (row.before.value or 0.0)
+        if row.kind == "head" or row.title.endswith(")"):
+            assert row.change.value == pytest.approx(change, abs=1e-9)
+        assert 0 < row.p <= 1
+
+
+def test_runs_of_other_images_are_not_paired(small_run: Run, invoke: Invoke, tmp_path: Path) -> None:
+    rendered = {"train_images": 400, "audit_images": 240, "association": 0.9, "seed": 9}
+    card = write_card(tmp_path / "card.yaml", data={"reader": "synthetic", "rendered": rendered})
+    assert invoke("run", card, "--out", tmp_path / "out", "--no-report").exit_code in (0, 1, 4)
+    (other,) = (tmp_path / "out").iterdir()
+    result = invoke("diff", small_run.folder, other, "--out", tmp_path / "diff")
+    found = RunComparison.model_validate_json((tmp_path / "diff" / "diff.json").read_bytes())
+    assert not found.same_images
+    assert all(row.change is None for row in found.findings)
+    assert "did not measure the same images" in result.stdout
