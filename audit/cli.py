@@ -194,17 +194,17 @@ def review(run_dir: Path, review_json: Path) -> None:
     Decisions are only ever added: a later one about the same finding stands, the earlier one stays on record.
     """
     from audit.report.manifest import write_manifest
-    from audit.report.render import read_run, render_run
+    from audit.report.render import Source, printed, read_run, write_files
     from audit.report.reviews import DECISIONS, merge, read_review
-    from audit.store import locked, write_text
+    from audit.store import locked
 
     folder = _find_run(run_dir)
     with locked(folder):
         source = read_run(folder)
         text, new = merge(folder, read_review(review_json), source.audit, source.digest)
         if new:
-            write_text(folder / DECISIONS, text)
-            render_run(folder)
+            pages = printed(Source(source.audit, source.content, [*source.decisions, *new]))
+            write_files(folder, {DECISIONS: text.encode(), **pages})
             write_manifest(folder)
     click.echo(f"{len(new)} decisions added, {len(source.decisions) + len(new)} in all: {folder / DECISIONS}")
     if new:
@@ -227,6 +227,8 @@ def verify(run_dir: Path, key: Path | None) -> None:
         found = verify_run(_find_run(run_dir), step, key=key)
     for fault in found.faults:
         click.echo(wrapped(str(fault)))
+    if key is None and found.signed:
+        click.echo("signature: there, not checked; name the public key with --key")
     checked = f"{found.files} files, {found.figures:,} figures"
     click.echo(f"NOT VERIFIED: {len(found.faults)} faults in {checked}" if found.faults else f"verified: {checked}")
     sys.exit(1 if found.faults else 0)
@@ -251,23 +253,27 @@ def sign(run_dir: Path, key: Path) -> None:
 @main.command(short_help="Compare the findings of two runs.")
 @click.argument("before", metavar="A", type=click.Path(path_type=Path))
 @click.argument("after", metavar="B", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for diff.html and diff.json; default: diff-A-B.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for diff.html and diff.json; default: diff-NAME-HASHES."
+)
 @reported
 def diff(before: Path, after: Path, out: Path | None) -> None:
     """Say which findings of run B are new, which of run A are gone, still there, or can no longer be tested."""
     from audit.pipeline.comparing import compare_runs
+    from audit.report.formats import clean
     from audit.report.html import render_diff
     from audit.report.view_diff import counted, diff_view
-    from audit.store import write_text
+    from audit.store import slug, write_text
 
     first, second = _find_run(before), _find_run(after)
     comparison = compare_runs(first, second)
-    folder = out or Path(f"diff-{comparison.before.audit_id}-{comparison.after.audit_id}")
+    hashes = "-".join(run.audit_sha256[:8] for run in (comparison.before, comparison.after))
+    folder = out or Path(f"diff-{slug(comparison.after.name)}-{hashes}")
     write_text(folder / "diff.json", comparison.model_dump_json(indent=1) + "\n")
     write_text(folder / "diff.html", render_diff(diff_view(comparison)))
     click.echo(f"{comparison.before.outcome} -> {comparison.after.outcome}; {counted(comparison)}")
     for note in comparison.notes:
-        click.echo(note)
+        click.echo(clean(note))
     click.echo(f"report: {folder / 'diff.html'}")
 
 

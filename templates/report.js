@@ -14,9 +14,16 @@
   const FEW = 3, MANY = 12;
   const words = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
   const textOf = (cell) => cell.textContent.trim();
+  const RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹";
+  const SECONDS = { h: 3600, min: 60, s: 1 };
   const numberOf = (cell) => {
-    const found = textOf(cell).replace(/\u2212/g, "-").replace(/,/g, "").match(/[+-]?\d+(?:\.\d+)?/);
-    return found === null ? null : Number(found[0]);
+    const text = textOf(cell).replace(/\u2212/g, "-").replace(/,/g, "");
+    const times = [...text.matchAll(/(\d+(?:\.\d+)?) (h|min|s)\b/g)];
+    if (times.length > 0) return times.reduce((sum, [, value, unit]) => sum + Number(value) * SECONDS[unit], 0);
+    const found = text.match(/([+-]?\d+(?:\.\d+)?)(?: × 10(⁻?)([⁰¹²³⁴⁵⁶⁷⁸⁹]+))?/);
+    if (found === null) return null;
+    const power = Number([...(found[3] ?? "⁰")].map((digit) => RAISED.indexOf(digit)).join(""));
+    return Number(found[1]) * 10 ** (found[2] ? -power : power);
   };
 
   const compare = (column, isNumber, sign) => (a, b) => {
@@ -157,7 +164,7 @@
   tellCount();
 
   forms.forEach((item) => {
-    item.place.addEventListener("input", () => { saved = false; tellCount(); });
+    item.place.addEventListener("input", () => { saved = false; item.changed = new Date().toISOString(); tellCount(); });
     item.place.addEventListener("change", (event) => {
       if (event.target.type !== "radio") return;
       for (const key of ["name", "role"]) { // a reviewer is seldom two people
@@ -192,7 +199,6 @@
       status.textContent = "Nothing is decided yet: choose a decision in a finding first";
       return;
     }
-    const now = new Date().toISOString();
     const review = {
       review_version: "1.0",
       audit_sha256: bar.dataset.audit,
@@ -202,7 +208,7 @@
         name: item.fields.name.value.trim(),
         role: item.fields.role.value.trim(),
         reason: item.fields.reason.value.trim(),
-        decided: now,
+        decided: item.changed, // saved once more, it is the same decision
       })),
     };
     const address = URL.createObjectURL(new Blob([JSON.stringify(review, null, 1) + "\n"], { type: "application/json" }));

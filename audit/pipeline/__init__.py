@@ -22,7 +22,7 @@ from audit.controls.sets import ControlSet
 from audit.data.assemble import read_samples
 from audit.data.pixels import load_pixels
 from audit.data.summary import audited_outcomes
-from audit.errors import ModelError
+from audit.errors import InputError, ModelError
 from audit.evidence.together import sets_to_patch
 from audit.memory import keep_freed_memory
 from audit.models.build import Backbone
@@ -47,8 +47,10 @@ from audit.pipeline.setting import Setting, Step
 from audit.pipeline.sweeping import measure_images, sweep_sets
 from audit.pipeline.training import AuditedModels, train_audited, training_jobs
 from audit.records import Audit, ControlReport
-from audit.report import answers, render_run
+from audit.report import answers, load_audit, render_run
 from audit.report.manifest import write_manifest
+from audit.report.render import clear_pages
+from audit.report.reviews import DECISIONS
 from audit.store import locked, open_cache, question_hash, run_folder, source_hash, write_bytes, write_table, write_text
 
 
@@ -89,13 +91,40 @@ def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
         register(setting)
         write_table(setting.run / SAMPLES, setting.samples.frame.drop(columns="predicted", errors="ignore"))
         audit = _measure(setting, images, begun)
-        write_bytes(setting.run / "card.yaml", card_text)
-        write_text(setting.run / "audit.json", audit.model_dump_json(indent=1) + "\n")
-        write_text(setting.run / "log.jsonl", _log(setting))
+        standing = _standing(setting.run)
+        if standing is not None and _without_times(standing) == _without_times(audit):
+            audit = standing  # its hash is what reviews and signatures are bound to
+        else:
+            if (setting.run / DECISIONS).is_file():
+                raise InputError(
+                    str(setting.run), "was reviewed, and would now say something else", "name another --out"
+                )
+            write_bytes(setting.run / "card.yaml", card_text)
+            write_text(setting.run / "audit.json", audit.model_dump_json(indent=1) + "\n")
+            write_text(setting.run / "log.jsonl", _log(setting))
+            if not request.report:
+                clear_pages(setting.run)
         if request.report:
             render_run(setting.run, progress=step("report: HTML and PDF"))
         write_manifest(setting.run)
     return audit, setting.run
+
+
+def _standing(run: Path) -> Audit | None:
+    """Return the record that stands in a run directory, if it can be read."""
+    try:
+        return load_audit(run / "audit.json")
+    except InputError:
+        return None
+
+
+def _without_times(audit: Audit) -> dict[str, object]:
+    """Return a record but for when it was made, how long that took, and where the control models were found."""
+    plain = audit.model_dump()
+    for name in ("started", "seconds", "stages"):
+        plain["provenance"].pop(name)
+    plain["controls"].pop("setting")
+    return plain
 
 
 def _measure(setting: Setting, images: ControlSet, begun: float) -> Audit:

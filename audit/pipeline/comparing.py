@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from audit.errors import AuditError
+from audit.evidence.disparity import label_shares
 from audit.evidence.effects import SwapEffects, by_code
 from audit.evidence.paired import Change, paired_change
-from audit.pipeline.judging import predictions
+from audit.pipeline.judging import predictions, questions
 from audit.pipeline.opening import OpenedRun, open_run
 from audit.records import Audit, ComparedFinding, Contrast, Estimate, Finding, RunComparison, RunName
 from audit.report.exports import is_invalid
@@ -136,7 +137,7 @@ def _paired(first: OpenedRun, second: OpenedRun, finding: Finding) -> Change | N
     if rows["is_group"].nunique() < 2:
         return None
     label, names = pd.factorize(rows["label"], sort=True)
-    shares = second.effects().label_shares(finding.attribute)
+    shares = _shares(second, finding)
     effects = SwapEffects(
         cross=rows[["value:after"]].to_numpy(dtype=np.float64),
         placebo=rows[["value"]].to_numpy(dtype=np.float64),
@@ -146,10 +147,17 @@ def _paired(first: OpenedRun, second: OpenedRun, finding: Finding) -> Change | N
         subject=pd.factorize(rows["subject"])[0].astype(np.int64),
         unit=pd.factorize(rows["unit"])[0].astype(np.int64),
         heads=[(0, 0)],
-        shares=by_code(shares, names) if set(names) <= set(shares) else None,
+        shares=by_code(shares, names) if set(names) <= shares.keys() else None,  # rates of one label need none
     )
     weights = effects.mediated_weights() if finding.kind == "head" else effects.gap_weights()
     return paired_change(effects, weights)
+
+
+def _shares(run: OpenedRun, finding: Finding) -> dict[str, float]:
+    """Return the weights of the labels: their shares among the images of known group."""
+    question = next((q for q in questions(run.scope) if q.attribute == finding.attribute), None)
+    frame = predictions(run.scope, run.effects.unpatched, run.scope.seeds[0])
+    return {} if question is None else label_shares(frame, question)
 
 
 def _of_rates(run: OpenedRun, finding: Finding) -> pd.DataFrame | None:
@@ -175,7 +183,7 @@ def _of_rates(run: OpenedRun, finding: Finding) -> pd.DataFrame | None:
 def _of_head(run: OpenedRun, finding: Finding) -> pd.DataFrame | None:
     """Return by recipient what its cross-group donor does through the head beyond the placebo, first seed."""
     contrast = Contrast(finding.attribute, finding.group, finding.reference)
-    stored, seed = run.effects(), run.scope.seeds[0]
+    stored, seed = run.effects, run.scope.seeds[0]
     if contrast not in stored.patched_in_both_splits([contrast]):
         return None
     effects = stored.of(seed, contrast, "confirmation", finding.outcome)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -41,6 +42,7 @@ class OpenedRun:
         tables = [t for seed in self.scope.seeds if (t := self.table(f"{name}-seed-{seed}")) is not None]
         return pd.concat(tables, ignore_index=True) if tables else None
 
+    @cached_property
     def effects(self) -> StoredEffects:
         """Gather what the sweeps left behind."""
         swap, reference, unpatched = self.of_seeds("swap"), self.table("reference"), self.table("unpatched")

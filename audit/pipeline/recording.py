@@ -16,6 +16,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score
 
 from audit import __version__
+from audit.card.schema import Card
 from audit.data.summary import describe_data
 from audit.evidence.heads import FIRST_LOOK
 from audit.evidence.outcome import NOT_SHOWN, decide
@@ -238,6 +239,17 @@ def _training_words(setting: Setting) -> str:
     )
 
 
+def thresholds(card: Card) -> dict[str, float]:
+    """Return what the card fixes before anything is measured."""
+    return {
+        "alpha": card.audit.alpha,
+        "policy.gap_above": card.policy.gap_above,
+        "policy.impact_ratio_below": card.policy.impact_ratio_below,
+        "policy.head_share_above": card.policy.head_share_above,
+        "min_group_size": float(card.audit.min_group_size),
+    }
+
+
 def _method(
     setting: Setting, fixed: str, controls: ControlReport, models: AuditedModels | None, swept: Swept | None
 ) -> MethodReport:
@@ -254,13 +266,7 @@ def _method(
             "No attention head's output carries a difference between groups to the prediction.",
         ],
         metrics=METRICS,
-        thresholds={
-            "alpha": card.audit.alpha,
-            "policy.gap_above": card.policy.gap_above,
-            "policy.impact_ratio_below": card.policy.impact_ratio_below,
-            "policy.head_share_above": card.policy.head_share_above,
-            "min_group_size": float(card.audit.min_group_size),
-        },
+        thresholds=thresholds(card),
         family=family_of(setting),
         permutations=card.audit.permutations,
         bootstrap=card.audit.bootstrap,

@@ -15,11 +15,13 @@ import pikepdf
 from pydantic import BaseModel
 from safetensors.torch import load_file
 
+from audit.card.load import load_card
 from audit.controls.channel import CALLED
 from audit.controls.colour_blur import ChannelResult, Measured, judge_channel
 from audit.controls.verdict import COMPARE
 from audit.data.summary import describe_data
-from audit.evidence.outcome import decide
+from audit.errors import InputError
+from audit.evidence.outcome import NOT_SHOWN, decide
 from audit.models.checkpoint import hash_state
 from audit.pipeline.checking import CONTROL_EFFECTS, check_round_trips
 from audit.pipeline.judging import Judged, judge_effects, judge_rates, judge_sets
@@ -29,7 +31,9 @@ from audit.pipeline.recording import accuracies
 from audit.pipeline.setting import Scope
 from audit.pipeline.sweeping import Swept, make_plans, search_precision
 from audit.records import Audit, Control, Effort
+from audit.report import answers
 from audit.report.exports import statement
+from audit.report.formats import clean
 from audit.report.manifest import MANIFEST, SIGNATURE, check_signature, hash_files
 from audit.report.render import Source, printed, read_run
 from audit.store import file_hash
@@ -48,16 +52,17 @@ class Fault:
     what: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.what}"
+        return clean(" ".join(f"{self.place}: {self.what}".split()))
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What was checked, and what is wrong."""
+    """What was checked, and what is wrong; ``figures`` counts all numbers that were compared."""
 
     faults: Sequence[Fault]
     files: int
     figures: int
+    signed: bool
 
 
 def verify_run(run: Path, step: Step, *, key: Path | None = None) -> Verified:
@@ -75,22 +80,21 @@ def verify_run(run: Path, step: Step, *, key: Path | None = None) -> Verified:
     -------
     Verified
         Faults of files first, then of figures, then of pages.
-
-    Raises
-    ------
-    InputError
-        If there is no readable record.
     """
     tick = step("verify: hashes, figures, pages")
-    source = read_run(run)
     files = hash_files(run)
+    try:
+        source = read_run(run)
+    except InputError as error:  # what its hash says of it comes first
+        unreadable = [*_changed_files(run, None, files), *_signature(run, key), Fault(error.where, error.what)]
+        return Verified(unreadable, len(files), 0, (run / SIGNATURE).is_file())
     faults = [*_changed_files(run, source.audit, files), *_signature(run, key)]
     tick(1, 3)
+    figures = 0
     try:
         derived = derive(run, source.audit)
     except Exception as error:  # whatever a damaged file makes its reader raise
-        faults.append(Fault("effects", f"figures cannot be derived from them ({' '.join(str(error).split())})"))
-        figures = 0
+        faults.append(Fault("effects", f"figures cannot be derived from them ({error})"))
     else:
         stored = {name: source.audit.model_dump(mode="json").get(name) for name in derived}
         differences = list(compare(stored, derived))
@@ -99,15 +103,19 @@ def verify_run(run: Path, step: Step, *, key: Path | None = None) -> Verified:
             faults.append(
                 Fault("audit.json", f"{len(differences) - AT_MOST} more figures are not those of the effects")
             )
+        faults += _preregistered(run, source.audit)
         figures = count_numbers(derived)
     tick(2, 3)
-    faults += _pages(run, source)
+    try:
+        faults += _pages(run, source)
+    except Exception as error:  # a library that prints is missing, say
+        faults.append(Fault("report", f"cannot be printed again ({error})"))
     tick(3, 3)
-    return Verified(faults, len(files), figures)
+    return Verified(faults, len(files), figures, (run / SIGNATURE).is_file())
 
 
-def _changed_files(run: Path, audit: Audit, files: Mapping[str, str]) -> Iterator[Fault]:
-    """Compare every file with the manifest, and the manifest with what it would be."""
+def _changed_files(run: Path, audit: Audit | None, files: Mapping[str, str]) -> Iterator[Fault]:
+    """Compare every file with the manifest, and the manifest with what it would be for a record."""
     path = run / MANIFEST
     if not path.is_file():
         yield Fault(MANIFEST, "missing")
@@ -125,7 +133,7 @@ def _changed_files(run: Path, audit: Audit, files: Mapping[str, str]) -> Iterato
             yield Fault(name, f"not in {MANIFEST}")
         elif files[name] != rows[name]:
             yield Fault(name, f"changed: its SHA-256 is not that of {MANIFEST}")
-    if content.decode("utf-8", "replace") != statement(audit, rows):
+    if audit is not None and content.decode("utf-8", "replace") != statement(audit, rows):
         yield Fault(MANIFEST, "changed: the tool would not have written it so")
 
 
@@ -148,10 +156,11 @@ def derive(run: Path, audit: Audit) -> dict[str, Any]:
     results = _channels(run)
     again = trips | {c.id: c for result in results for c in result.controls}
     controls = [again.get(c.id, _judged_again(c)) for c in audit.controls.controls]
-    grids = {grid.id: grid for result in results for grid in result.grids}
+    controls += [c for c in again.values() if all(c.id != stands.id for stands in audit.controls.controls)]
+    shown = {grid.id: grid for grid in audit.controls.grids} | {g.id: g for result in results for g in result.grids}
     valid = all(c.passed for c in controls if c.gates == "audit")
-    report = audit.controls.model_copy(update={"controls": controls, "valid": valid,
-                                             "grids": [grids.get(g.id, g) for g in audit.controls.grids]})  # fmt: skip
+    update = {"controls": controls, "valid": valid, "grids": list(shown.values())}
+    report = audit.controls.model_copy(update=update)
     derived: dict[str, Any] = {"controls": _plain(report), "data": _data(scope, audit)}
     contrasts = []
     if valid:
@@ -177,6 +186,13 @@ def derive(run: Path, audit: Audit) -> dict[str, Any]:
         derived["model"] = _model(scope, audit)
     verdict = decide(report, contrasts, gap_above=card.policy.gap_above)
     return derived | {
+        "name": card.name,
+        "task": card.task,
+        "intended_use": card.intended_use,
+        "out_of_scope": card.out_of_scope,
+        "legal": [_plain(answer) for answer in answers(card.legal, card.task)],
+        "not_shown": NOT_SHOWN,
+        "synthetic": card.data.reader == "synthetic",
         "outcome": verdict.outcome,
         "exit_code": verdict.exit_code,
         "reasons": verdict.reasons,
@@ -215,7 +231,7 @@ def _round_trips(run: Path) -> dict[str, Control]:
 
 def _judged(opened: OpenedRun, trips: Mapping[str, Control]) -> Judged:
     """Judge the stored effects as the run did."""
-    scope, audit, effects = opened.scope, opened.audit, opened.effects()
+    scope, audit, effects = opened.scope, opened.audit, opened.effects
     named = replace(scope, run=Path(audit.audit_id))  # whatever the folder is called now
     rates = judge_rates(scope, effects.unpatched)
     plans, without = make_plans(scope)
@@ -261,6 +277,16 @@ def _model(scope: Scope, audit: Audit) -> dict[str, Any]:
     return _plain(audit.model.model_copy(update=update))
 
 
+def _preregistered(run: Path, audit: Audit) -> Iterator[Fault]:
+    """Compare what was fixed beforehand with the card and the data that the record is of."""
+    fixed = json.loads((run / "preregistration.json").read_text(encoding="utf-8"))
+    card = json.loads(json.dumps(load_card(run / "card.yaml").model_dump()))
+    if fixed.get("card") != card:
+        yield Fault("card.yaml", "is not the card that preregistration.json holds")
+    if fixed.get("data") != audit.data.fingerprint:
+        yield Fault("audit.json, data.fingerprint", "is not that of preregistration.json")
+
+
 def _provenance(run: Path, audit: Audit) -> dict[str, Any]:
     hashes = {**audit.provenance.hashes, "card": file_hash(run / "card.yaml"), "data": audit.data.fingerprint,
               "preregistration": file_hash(run / "preregistration.json")}  # fmt: skip
@@ -301,12 +327,12 @@ def count_numbers(tree: Any) -> int:
 
 
 def _pages(run: Path, source: Source) -> Iterator[Fault]:
-    """Print everything again, and say where a file is not what comes out."""
+    """Print everything again, and say where a file is not what comes out; one that is missing its hash has named."""
     for name, again in printed(source).items():
         path = run / name
         if not path.is_file():
-            yield Fault(name, "missing")
-        elif path.read_bytes() != again:
+            continue
+        if path.read_bytes() != again:
             differ = _first_page if name.endswith(".pdf") else _first_line
             yield Fault(name, differ(path.read_bytes(), again))
 

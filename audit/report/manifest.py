@@ -27,8 +27,8 @@ MAKE_KEYS = "openssl genpkey -algorithm ed25519 -out key.pem; openssl pkey -in k
 
 def hash_files(run: Path) -> dict[str, str]:
     """Return the SHA-256 of every file of a run by its relative name; manifest and signature aside."""
-    left_out = {MANIFEST, SIGNATURE, LOCK}
-    files = sorted(p for p in run.rglob("*") if p.is_file() and p.name not in left_out and p.suffix != ".part")
+    left_out = {run / name for name in (MANIFEST, SIGNATURE, LOCK)}
+    files = sorted(p for p in run.rglob("*") if p.is_file() and p not in left_out and p.suffix != ".part")
     return {p.relative_to(run).as_posix(): file_hash(p) for p in files}
 
 

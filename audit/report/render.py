@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,11 +98,24 @@ def render_run(run_dir: Path, *, progress: Callable[[int, int], None] | None = N
         If the PDF library cannot be loaded.
     """
     tell = progress or (lambda _done, _total: None)
-    files = {run_dir / name: data for name, data in printed(read_run(run_dir), progress=progress).items()}
-    for target, data in files.items():
-        _replace(target, data)
+    written = write_files(run_dir, printed(read_run(run_dir), progress=progress))
     tell(DOCUMENTS, DOCUMENTS)
-    return list(files)
+    return written
+
+
+def write_files(run_dir: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """Write files by their names in a run directory, each replacing its old version in one step."""
+    for name, data in files.items():
+        _replace(run_dir / name, data)
+    return [run_dir / name for name in files]
+
+
+def clear_pages(run_dir: Path) -> None:
+    """Remove what was printed from an earlier record of a run."""
+    for name in ("report.html", "report.pdf", "audit.schema.json"):
+        (run_dir / name).unlink(missing_ok=True)
+    for folder in ("tables", "exports"):
+        shutil.rmtree(run_dir / folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Every line of ``decisions.jsonl`` is one decision with the SHA-256 of the line before it; that of the first line is the
 hash of ``audit.json``. So a line that was changed, dropped or moved breaks the chain, and so does a file that was put
-beside another audit.
+beside another audit. What was last added no later line holds: that is for the manifest, and for its signature.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from audit.records import (
     Record,
 )
 
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def csv_tables(audit: Audit) -> dict[str, str]:

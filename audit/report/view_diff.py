@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from audit.records import ComparedFinding, Estimate, RunComparison, RunName
+from audit.records import ComparedFinding, RunComparison, RunName
 from audit.report import formats, wording
-from audit.report.shapes import Badge, Cell, Column, Fact, Table, badge_cell, header_cell, number_cell
+from audit.report.shapes import Badge, Column, Fact, Table, badge_cell, header_cell, number_cell
+from audit.report.view_heads import stacked
 
 STATES: dict[str, Badge] = {
     "new": Badge("▲", "new", "bad"),
@@ -78,9 +79,9 @@ def _table(findings: Sequence[ComparedFinding]) -> Table:
             (
                 badge_cell(STATES[row.state], row.reason),
                 header_cell(row.title, row.id),
-                _stacked(row.before),
-                _stacked(row.after),
-                _stacked(row.change),
+                stacked(row.before),
+                stacked(row.after),
+                stacked(row.change),
                 number_cell(formats.p_value(row.p)),
                 number_cell(formats.NOT_AVAILABLE if row.images is None else formats.count(row.images)),
             )
@@ -88,9 +89,3 @@ def _table(findings: Sequence[ComparedFinding]) -> Table:
         ),
         note=wording.DIFF,
     )
-
-
-def _stacked(estimate: Estimate | None) -> Cell:
-    if estimate is None:
-        return number_cell(formats.NOT_AVAILABLE)
-    return number_cell(formats.points(estimate.value, 2), formats.interval_of(estimate, 2))

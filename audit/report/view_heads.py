@@ -116,9 +116,9 @@ def _together_table(audit: Audit, key: str, title: str, contrast: str, outcome: 
         rows=tuple(
             (
                 header_cell(_set_name(row)),
-                _stacked(row.together),
-                _stacked(row.sum_of_singles),
-                _stacked(row.beyond_sum),
+                stacked(row.together),
+                stacked(row.sum_of_singles),
+                stacked(row.beyond_sum),
                 number_cell(formats.rate(row.share_of_gap)),
                 number_cell(formats.rate(row.sum_share_of_gap)),
             )
@@ -175,12 +175,12 @@ def _optional(rows: Sequence[HeadRow]) -> list[tuple[Column, Callable[[HeadRow],
         (
             any(row.design_c is not None for row in rows),
             Column("Design C", "points", True),
-            lambda row: _stacked_or_not(row.design_c),
+            lambda row: stacked(row.design_c),
         ),
         (
             any(row.transplant is not None for row in rows),
             Column("Weights", "transplanted, points", True),
-            lambda row: _stacked_or_not(row.transplant),
+            lambda row: stacked(row.transplant),
         ),
         (any(len(row.by_seed) > 1 for row in rows), seeds_column(rows), lambda row: seeds_cell(row, 2)),
         (
@@ -190,10 +190,6 @@ def _optional(rows: Sequence[HeadRow]) -> list[tuple[Column, Callable[[HeadRow],
         ),
     ]
     return [(column, fill) for shown, column, fill in every if shown]
-
-
-def _stacked_or_not(estimate: Estimate | None) -> Cell:
-    return number_cell(formats.NOT_AVAILABLE) if estimate is None else _stacked(estimate)
 
 
 def _patched_cell(row: HeadRow) -> Cell:
@@ -242,13 +238,13 @@ def _head_row(row: HeadRow) -> tuple[Cell, ...]:
     return (
         header_cell(row.name),
         badge_cell(wording.VERDICTS[row.verdict]),
-        _stacked(row.discovery),
+        stacked(row.discovery),
         _p_pair(row.discovery_p, row.discovery_p_adjusted),
-        _stacked(row.confirmation),
+        stacked(row.confirmation),
         _p_pair(row.confirmation_p, row.confirmation_p_adjusted),
-        _stacked(row.iie_forward),
-        _stacked(row.iie_backward),
-        _stacked(row.placebo),
+        stacked(row.iie_forward),
+        stacked(row.iie_backward),
+        stacked(row.placebo),
         _other_scales(row),
         number_cell(formats.rate(row.share_of_gap)),
         number_cell(formats.NOT_AVAILABLE if percentile is None else formats.decimal(percentile, 0)),
@@ -282,7 +278,10 @@ def _pair_cell(row: HeadRow) -> Cell:
     )
 
 
-def _stacked(estimate: Estimate) -> Cell:
+def stacked(estimate: Estimate | None) -> Cell:
+    """Write an estimate in points, its interval below it."""
+    if estimate is None:
+        return number_cell(formats.NOT_AVAILABLE)
     return number_cell(formats.points(estimate.value, 2), formats.interval_of(estimate, 2))
 
 

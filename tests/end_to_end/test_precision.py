@@ -62,3 +62,4 @@ def test_a_finding_reproduces(rough_run: Run, invoke: Invoke) -> None:
     (finding, *_) = [f for f in rough_run.record["findings"] if f["kind"] == "head"]
     result = invoke("reproduce", rough_run.folder, finding["id"])
     assert result.exit_code == 0, result.output
+    assert invoke("verify", rough_run.folder).stdout.startswith("verified: ")

@@ -60,6 +60,7 @@ def test_a_finding_reproduces(sampled_run: Run, invoke: Invoke) -> None:
     (finding, *_) = [f for f in sampled_run.record["findings"] if f["kind"] == "head"]
     result = invoke("reproduce", sampled_run.folder, finding["id"])
     assert result.exit_code == 0, result.output
+    assert invoke("verify", sampled_run.folder).stdout.startswith("verified: ")
 
 
 def test_what_stands_is_not_patched_again(sampled_run: Run, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,6 +162,7 @@ def test_a_run_without_report_is_rendered_later(small_run: Run, invoke: Invoke, 
     assert result.exit_code == small_run.result.exit_code, result.output
     assert result.stdout.splitlines()[-1] == f"run: {folder}"
     assert not list(folder.glob("report.*"))
+    assert invoke("verify", folder).stdout.startswith("verified: ")
     assert invoke("render", folder).exit_code == 0
     assert (folder / "report.pdf").is_file()
 
@@ -268,6 +269,8 @@ def test_failed_control_shows_no_finding(
     monkeypatch.setattr("audit.pipeline.checking.train_controls", spoiled)
     result = invoke("run", small_run.card, "--out", tmp_path / "out")
     check_invalid(result, tmp_path / "out", title)
+    (folder,) = (tmp_path / "out").iterdir()
+    assert invoke("verify", folder).stdout.startswith("verified: ")
 
 
 def check_invalid(result: Result, out: Path, title: str) -> None:
@@ -336,6 +339,7 @@ def test_an_edit_that_cannot_be_undone_is_shown_and_left_out(
     record = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     failed = [c for c in record["controls"]["controls"] if not c["passed"]]
     assert [c["title"] for c in failed] == ["An edit there and back again changes nothing"]
+    assert invoke("verify", folder).stdout.startswith("verified: ")
     assert record["pairs"] == []
     assert all(head["natural_indirect"] is None for head in record["heads"])
     assert any(text.startswith("Design B: 1 of its ") for text in record["controls"]["not_run"])
@@ -396,7 +400,7 @@ def own_run(small_run: Run, face_folder: Path, invoke: Invoke, tmp_path_factory:
     return Run(card, out, folder, result)
 
 
-def test_own_model_is_audited_as_it_is(own_run: Run, small_run: Run) -> None:
+def test_own_model_is_audited_as_it_is(own_run: Run, small_run: Run, invoke: Invoke) -> None:
     record = own_run.record
     assert record["model"]["origin"] == "the user's own checkpoint"
     assert record["model"]["weights_sha256"] == small_run.record["model"]["weights_sha256"]
@@ -405,6 +409,7 @@ def test_own_model_is_audited_as_it_is(own_run: Run, small_run: Run) -> None:
     assert all(head["design_c"] is None for head in record["heads"])
     assert "Design C: it needs training" in (own_run.folder / "report.html").read_text(encoding="utf-8")
     assert not (own_run.folder / "effects" / "reference.parquet").exists()
+    assert invoke("verify", own_run.folder).stdout.startswith("verified: ")
 
 
 def test_another_classifier_under_the_same_name_is_another_model(
