@@ -18,6 +18,7 @@ from rich.text import Text
 
 from audit.evidence.findings import spread
 from audit.records import Audit, ContrastRow, DataReport, ExcludedRow
+from audit.report.formats import clean
 
 Step = Callable[[str], Callable[[int, int], None]]
 SECONDS_BETWEEN_LINES = 10.0
@@ -231,7 +232,11 @@ def terminal_width() -> int | None:
 
 
 def wrapped(line: str) -> str:
-    """Wrap a line at words, its continuation indented, where a terminal is at the other end."""
+    """Wrap a line at words, its continuation indented, where a terminal is at the other end.
+
+    What could move the cursor or turn the direction of writing, in a label say, is made visible.
+    """
+    line = clean(line)
     width = terminal_width()
     if width is None:
         return line

@@ -304,3 +304,9 @@ def test_broken_pipe_is_no_internal_error() -> None:
     os.close(write)
     assert b"internal error" not in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_labels_cannot_steer_the_terminal() -> None:
+    from audit.terminal import wrapped
+
+    assert wrapped("  a label \x1b[2K\u202e that erases") == "  a label \\u001b[2K\\u202e that erases"
