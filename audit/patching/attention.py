@@ -49,7 +49,7 @@ def mean_attention(model: VisionTransformer, pixels: Pixels, rows: Rows, sites: 
     sums: dict[Site, torch.Tensor] = {}
     for part in batches(len(rows), BATCH):
         for layer, attention in _by_layer(model, as_input(model, pixels[rows[part]]), {s.layer for s in sites}):
-            for site in {s for s in sites if s.layer == layer}:
+            for site in sorted({s for s in sites if s.layer == layer}):
                 paid = attention[:, site.head].mean(1).sum(0).double().cpu()
                 sums[site] = paid + sums.get(site, torch.zeros_like(paid))
     grid = tuple(int(n) for n in model.patch_embed.grid_size)
