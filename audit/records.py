@@ -514,3 +514,8 @@ class Audit(Record):
     method: MethodReport
     provenance: Provenance
     synthetic: bool  # True for rendered data: examples may be shown
+
+    @property
+    def is_invalid(self) -> bool:
+        """Tell whether a check of the instrument failed, so that nothing about groups may be said."""
+        return self.outcome == "INVALID" or not self.controls.valid

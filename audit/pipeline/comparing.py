@@ -16,7 +16,6 @@ from audit.evidence.paired import Change, paired_change
 from audit.pipeline.judging import predictions, questions
 from audit.pipeline.opening import OpenedRun, open_run
 from audit.records import Audit, ComparedFinding, Contrast, Estimate, Finding, RunComparison, RunName
-from audit.report.exports import is_invalid
 from audit.report.render import Source, read_run
 
 UNTESTED = ("too little data", "not estimable")
@@ -97,7 +96,7 @@ def _compared(finding: Finding, first: Audit, second: Audit, pairing: Pairing) -
 
 def number_of(audit: Audit, finding: Finding) -> Estimate | None:
     """Return what a run measured of a finding's question, finding or not; None where it did not ask."""
-    if is_invalid(audit):
+    if audit.is_invalid:
         return None
     contrast = f"{finding.attribute}:{finding.group}-{finding.reference}"
     if finding.kind == "head":
@@ -111,7 +110,7 @@ def number_of(audit: Audit, finding: Finding) -> Estimate | None:
 
 def _untestable(audit: Audit, finding: Finding) -> str:
     """Say why a run cannot answer a finding's question; "" where it can."""
-    if is_invalid(audit):
+    if audit.is_invalid:
         return "a check of the instrument failed"
     contrast = f"{finding.attribute}:{finding.group}-{finding.reference}"
     if finding.kind == "head":

@@ -32,8 +32,7 @@ def _rows() -> tuple[dict[str, Any], ...]:
 
 def crosswalk_table(audit: Audit) -> Table:
     """Return a row a clause; where the audit is invalid, findings and comparisons are named as withheld."""
-    invalid = audit.outcome == "INVALID" or not audit.controls.valid
-    withheld = " Findings and comparisons are withheld from this report." if invalid else ""
+    withheld = " Findings and comparisons are withheld from this report." if audit.is_invalid else ""
     return Table(
         id="crosswalk-table",
         caption="Clauses and where evidence on them stands",

@@ -26,11 +26,6 @@ def exports(audit: Audit, audit_sha256: str) -> dict[str, str]:
     return {MODEL_CARD: model_card(audit, audit_sha256), JUNIT: junit(audit)}
 
 
-def is_invalid(audit: Audit) -> bool:
-    """Tell whether nothing about groups may be said."""
-    return audit.outcome == "INVALID" or not audit.controls.valid
-
-
 def statement(audit: Audit, files: Mapping[str, str]) -> str:
     """Return the in-toto Statement over the files of a run, with the audit's outcome as a test result.
 
@@ -41,10 +36,10 @@ def statement(audit: Audit, files: Mapping[str, str]) -> str:
         SHA-256 by name relative to the run directory.
     """
     verdicts = [(f"control: {c.title} ({c.setting})", _of_control(c)) for c in audit.controls.controls]
-    if not is_invalid(audit):
+    if not audit.is_invalid:
         verdicts += [(f"comparison: {row.id}", _of_contrast(row)) for row in audit.contrasts]
     predicate = {
-        "result": "FAILED" if is_invalid(audit) else RESULTS[audit.outcome],
+        "result": "FAILED" if audit.is_invalid else RESULTS[audit.outcome],
         "configuration": [
             _descriptor(name, files[name]) for name in ("card.yaml", "preregistration.json") if name in files
         ],
@@ -155,7 +150,7 @@ def model_card(audit: Audit, audit_sha256: str) -> str:
 
 
 def _findings(audit: Audit) -> Sequence[Finding]:
-    return [] if is_invalid(audit) else audit.findings
+    return [] if audit.is_invalid else audit.findings
 
 
 def _metrics(audit: Audit) -> list[dict[str, object]]:
@@ -172,7 +167,7 @@ def _metrics(audit: Audit) -> list[dict[str, object]]:
         rows.append(_metric("selection rate", rate.selection_rate, where))
         rows.append(_metric("true-positive rate", rate.true_positive_rate, where))
         rows.append(_metric("false-positive rate", rate.false_positive_rate, where))
-    if not is_invalid(audit):
+    if not audit.is_invalid:
         for row in audit.contrasts:
             where = f"{row.attribute}: {row.group} against {row.reference}; outcome: {row.outcome}"
             rows.append(_metric(row.metric, row.estimate, where))
@@ -194,7 +189,7 @@ def junit(audit: Audit) -> str:
     """
     suites = ET.Element("testsuites", name=clean(f"vit-audit: {audit.name}"))
     _suite(suites, "controls", audit, [_control_case(control) for control in audit.controls.controls])
-    invalid = is_invalid(audit)
+    invalid = audit.is_invalid
     for attribute in dict.fromkeys(row.attribute for row in audit.contrasts):
         cases = [_contrast_case(row, invalid=invalid) for row in audit.contrasts if row.attribute == attribute]
         _suite(suites, f"comparisons: {attribute}", audit, cases)

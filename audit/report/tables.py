@@ -44,7 +44,7 @@ def csv_tables(audit: Audit) -> dict[str, str]:
     dict of str to str
         File name to content, lines ending in CR LF as RFC 4180 has it. Missing numbers are empty cells.
     """
-    shown = audit.outcome != "INVALID" and audit.controls.valid
+    shown = not audit.is_invalid
     left_out = [("excluded", row) for row in audit.data.excluded]
     left_out += [("quarantined", row) for row in audit.data.quarantined]
     return {

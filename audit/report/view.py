@@ -100,7 +100,7 @@ def build_view(audit: Audit, audit_sha256: str, decisions: Sequence[Decision] = 
     ReportView
         Finished strings, tables and pictures.
     """
-    is_invalid = audit.outcome == "INVALID" or not audit.controls.valid
+    is_invalid = audit.is_invalid
     badge, sentence = wording.OUTCOMES["INVALID" if is_invalid else audit.outcome]
     decided = by_finding(decisions)
     cards = [
