@@ -21,8 +21,8 @@ from audit.errors import EXIT_UNFINISHED, AuditError, InputError
 DATA_VARIABLE = "VIT_AUDIT_DATA"
 RUNS = Path("reports")
 EPILOG = (
-    "Exit codes: 0 passed, 1 disparity above policy, 2 bad input, 3 invalid (a control failed), "
-    "4 inconclusive (too little data), 5 could not finish."
+    "Exit codes: 0 passed, 1 disparity above policy (reproduce, verify: not confirmed), 2 bad input, "
+    "3 invalid (a control failed), 4 inconclusive (too little data), 5 could not finish."
 )
 STOPPED = "stopped; what was finished is kept, run the same command again to go on"
 
@@ -174,11 +174,12 @@ def render(run_dir: Path) -> None:
     RUN is a run directory, or the name of one in reports/.
     """
     from audit.report import render_run
-    from audit.report.manifest import write_manifest
+    from audit.report.manifest import check_kept, write_manifest
     from audit.store import locked
 
     folder = _find_run(run_dir)
     with locked(folder):
+        check_kept(folder)
         for path in render_run(folder):
             click.echo(path)
         write_manifest(folder)
@@ -193,7 +194,7 @@ def review(run_dir: Path, review_json: Path) -> None:
 
     Decisions are only ever added: a later one about the same finding stands, the earlier one stays on record.
     """
-    from audit.report.manifest import write_manifest
+    from audit.report.manifest import check_kept, write_manifest
     from audit.report.render import Source, printed, read_run, write_files
     from audit.report.reviews import DECISIONS, merge, read_review
     from audit.store import locked
@@ -201,6 +202,7 @@ def review(run_dir: Path, review_json: Path) -> None:
     folder = _find_run(run_dir)
     with locked(folder):
         source = read_run(folder)
+        check_kept(folder)
         text, new = merge(folder, read_review(review_json), source.audit, source.digest)
         if new:
             pages = printed(Source(source.audit, source.content, [*source.decisions, *new]))

@@ -8,9 +8,10 @@ Probabilities and rates are fractions in [0, 1]; differences of rates are fracti
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from datetime import datetime
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = "1.0"
 
@@ -323,6 +324,12 @@ class AttentionMap(Record):
     weights: list[list[float]]  # share of the head's attention on each patch, row by row from the top
 
 
+def _a_time(text: str) -> str:
+    """Refuse a 13th month."""
+    datetime.fromisoformat(text)
+    return text
+
+
 class Decision(Record):
     """What a reviewer made of one finding."""
 
@@ -331,7 +338,9 @@ class Decision(Record):
     name: str = Field(min_length=1, max_length=200)
     role: str = Field(min_length=1, max_length=200)
     reason: str = Field(min_length=1, max_length=5000)
-    decided: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$")  # ISO 8601
+    decided: Annotated[
+        str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)$"), AfterValidator(_a_time)
+    ]  # ISO 8601
 
 
 class Review(Record):

@@ -24,6 +24,7 @@ from audit.cli import STOPPED, in_one_line, main
 from audit.data.synthetic import SyntheticSource, sample_faces
 from audit.errors import DataError
 from audit.records import Audit
+from audit.report.wording import NO_CERTIFICATE, forbidden_words
 from tests.report.examples import examples
 
 pytestmark = pytest.mark.unit
@@ -255,6 +256,13 @@ def test_summary_fits_the_terminal(columns: int | None, monkeypatch: pytest.Monk
     assert sum(line.startswith(("largest gap:", "carried by:", "controls:")) for line in lines) == 3
     if columns is not None:
         assert max(map(len, lines)) <= columns
+
+
+@pytest.mark.parametrize("name", sorted(set(examples()) - {"hostile"}))
+def test_the_summary_uses_no_forbidden_word(name: str) -> None:
+    text = terminal.summary(examples()[name], Path("reports") / "a-run")
+    assert NO_CERTIFICATE in text or "does not show" in text
+    assert forbidden_words(text) == []
 
 
 def test_summary_names_three_heads_and_counts_the_rest() -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from audit.controls.verdict import judge
+from audit.controls.verdict import Weighed, judge, weigh
 from audit.patching.engine import Donor, continue_unpatched, patch_layer, patch_together
 from audit.patching.hooks import donor_writes, patch_everything, patch_with_hooks
 from audit.patching.sites import Site, Trace, bias_write, head_writes, heads_of, record, sites_of
@@ -34,7 +34,7 @@ class Subject:
     setting: str
 
 
-def run_identities(subject: Subject, *, patch: Patch = patch_layer) -> list[Control]:
+def run_identities(subject: Subject, *, patch: Patch = patch_layer) -> list[Weighed]:
     """Run every identity.
 
     Parameters
@@ -74,7 +74,7 @@ def round_trip(table: pd.DataFrame, setting: str) -> Control:
         kind="identity",
         setting=f"exact pairs, {setting}",
         statistic="largest change of any audited probability, any head patched",
-        estimate=_largest([changes]),
+        estimate=Estimate(value=float(changes.abs().max())),
         relation="==",
         threshold=0.0,
         n=int(back.index.get_level_values("pair").nunique()),
@@ -83,12 +83,12 @@ def round_trip(table: pd.DataFrame, setting: str) -> Control:
     )
 
 
-def _largest(values: Sequence[torch.Tensor]) -> Estimate:
-    """Return the largest absolute value; not a number where any of them is none, which Python's max would pass over."""
-    return Estimate(value=float(torch.stack([v.abs().max() for v in values]).max()))
+def _largest(values: Sequence[torch.Tensor]) -> list[float]:
+    """Return the largest absolute value of each tensor; not a number where one holds none."""
+    return [float(v.abs().max()) for v in values]
 
 
-def self_patch(subject: Subject, *, patch: Patch = patch_layer) -> Control:
+def self_patch(subject: Subject, *, patch: Patch = patch_layer) -> Weighed:
     """Patch every head with itself, from the model and from a copy of it as between two models: no bit may change."""
     model, twin = subject.model, copy.deepcopy(subject.model)
     trace = record(model, subject.images)
@@ -96,13 +96,14 @@ def self_patch(subject: Subject, *, patch: Patch = patch_layer) -> Control:
     for i in range(len(model.blocks)):
         unpatched = continue_unpatched(model, trace, i, heads_of(model, i))
         changes += [patch(model, trace, Donor(donor, trace), i) - unpatched for donor in (model, twin)]
-    return judge(
+    return weigh(
         id="self_patch",
         title="Patching a head with itself changes nothing",
         kind="identity",
         setting=subject.setting,
         statistic="largest change of any logit",
-        estimate=_largest(changes),
+        numbers=_largest(changes),
+        reduced="largest",
         relation="==",
         threshold=0.0,
         n=len(subject.images),
@@ -112,7 +113,7 @@ def self_patch(subject: Subject, *, patch: Patch = patch_layer) -> Control:
 
 
 @torch.inference_mode()
-def writes_sum_to_attention(subject: Subject) -> Control:
+def writes_sum_to_attention(subject: Subject) -> Weighed:
     """Add up the writes of all heads and the bias: the sum must be what the attention layer puts out."""
     model = subject.model
     trace = record(model, subject.images)
@@ -120,13 +121,14 @@ def writes_sum_to_attention(subject: Subject) -> Control:
     for i in range(len(model.blocks)):
         total = head_writes(model, i, trace.z[i]).sum(0) + bias_write(model, i)
         errors.append((total - trace.attention[i]).norm() / trace.attention[i].norm())
-    return judge(
+    return weigh(
         id="writes_sum",
         title="What the heads write adds up to what attention writes",
         kind="identity",
         setting=subject.setting,
         statistic="largest relative error over layers",
-        estimate=_largest(errors),
+        numbers=_largest(errors),
+        reduced="largest",
         relation="<=",
         threshold=SUM_TOLERANCE,
         n=len(subject.images),
@@ -135,19 +137,20 @@ def writes_sum_to_attention(subject: Subject) -> Control:
     )
 
 
-def everything_patched_is_the_donor(subject: Subject) -> Control:
+def everything_patched_is_the_donor(subject: Subject) -> Weighed:
     """With embeddings and all attention and MLP outputs patched, nothing of the recipient is left."""
     model = subject.model
     patched, donor, logits = patch_everything(model, model, subject.images, subject.donors)
     with torch.inference_mode():
         changes = [(patched - donor) / donor.abs().max(), logits - model(subject.donors)]
-    return judge(
+    return weigh(
         id="everything_patched",
         title="Patching every part turns the recipient into the donor",
         kind="identity",
         setting=subject.setting,
         statistic="largest difference of residual stream (relative) and of logits",
-        estimate=_largest(changes),
+        numbers=_largest(changes),
+        reduced="largest",
         relation="<=",
         threshold=SUM_TOLERANCE,
         n=len(subject.images),
@@ -184,7 +187,7 @@ def rotation_changes_nothing(
     *,
     patch: Patch = patch_layer,
     rotate: Callable[[VisionTransformer], VisionTransformer] = rotated,
-) -> Control:
+) -> Weighed:
     """Rewrite each head in other coordinates: the rewritten model, and patches from it, must give the same logits.
 
     Beside it, what patching the raw z of the rewritten model would have done: shown, not required.
@@ -196,22 +199,23 @@ def rotation_changes_nothing(
     layers = range(len(model.blocks))
     right = [patch(model, trace, Donor(model, donor), i) for i in layers]
     changes = [patch(model, trace, Donor(twin, turned), i) - right[i] for i in layers]
-    raw = _largest([patch(model, trace, Donor(model, turned), i) - right[i] for i in layers])
+    raw = max(_largest([patch(model, trace, Donor(model, turned), i) - right[i] for i in layers]))
     with torch.inference_mode():
         changes.append(twin(subject.donors) - model(subject.donors))
-    return judge(
+    return weigh(
         id="rotation",
         title="A head's effect does not depend on the coordinates it is written in",
         kind="identity",
         setting=subject.setting,
         statistic="largest change of any logit",
-        estimate=_largest(changes),
+        numbers=_largest(changes),
+        reduced="largest",
         relation="<=",
         threshold=ENGINE_TOLERANCE * _scale(subject),
         n=len(subject.images),
         meaning=(
             "What is patched is what the head writes, not how it stores it; so two models may be compared. Patching "
-            f"the stored values themselves would have changed a logit by {raw.value or 0.0:.2g}."
+            f"the stored values themselves would have changed a logit by {raw:.2g}."
         ),
         mend=MEND,
     )
@@ -223,7 +227,7 @@ def _scale(subject: Subject) -> float:
     return max(1.0, float(subject.model(subject.images).abs().max()))
 
 
-def every_site_is_live(subject: Subject, *, sites: Sequence[Site] | None = None) -> Control:
+def every_site_is_live(subject: Subject, *, sites: Sequence[Site] | None = None) -> Weighed:
     """Silence each head: some logit must change, or the patch does not reach the model."""
     model = subject.model
     one = subject.images[:1]
@@ -233,13 +237,14 @@ def every_site_is_live(subject: Subject, *, sites: Sequence[Site] | None = None)
     for site in sites or sites_of(model):
         nothing = torch.zeros_like(donor_writes(model, one, [site])[site])
         least.append((patch_with_hooks(model, one, {site: nothing}) - unpatched).abs().max())
-    return judge(
+    return weigh(
         id="live_sites",
         title="Every head is connected: silencing it changes the output",
         kind="identity",
         setting=subject.setting,
         statistic="smallest change of the largest logit, over heads",
-        estimate=Estimate(value=float(torch.stack(least).min())),
+        numbers=_largest(least),
+        reduced="smallest",
         relation=">",
         threshold=0.0,
         n=len(least),
@@ -250,7 +255,7 @@ def every_site_is_live(subject: Subject, *, sites: Sequence[Site] | None = None)
 
 def engine_equals_hooks(
     subject: Subject, *, patch: Patch = patch_layer, patch_set: PatchSet = patch_together
-) -> Control:
+) -> Weighed:
     """Compare the fast engine with plain hooks, on this audit's own images: every head, and heads of many layers."""
     model = subject.model
     trace, donor = record(model, subject.images), record(model, subject.donors)
@@ -264,13 +269,14 @@ def engine_equals_hooks(
     for sites in (list(writes), list(writes)[::2]):
         slow = patch_with_hooks(model, subject.images, {site: writes[site] for site in sites})
         changes.append(patch_set(model, trace, Donor(model, donor), sites) - slow)
-    return judge(
+    return weigh(
         id="engine",
         title="The fast engine agrees with the slow reference",
         kind="identity",
         setting=subject.setting,
         statistic="largest difference of any logit (float32, both)",
-        estimate=_largest(changes),
+        numbers=_largest(changes),
+        reduced="largest",
         relation="<=",
         threshold=ENGINE_TOLERANCE,
         n=len(subject.images),

@@ -11,15 +11,15 @@ import numpy.typing as npt
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from audit.controls.verdict import judge, mean_interval
+from audit.controls.verdict import LOWER_END, Weighed, mean_interval, weigh
 from audit.data.pixels import Pixels
 from audit.models.finetune import make_views
 from audit.models.predict import finish_logits, predict_logits
 from audit.patching.sites import heads_of, same_up_to
-from audit.records import Control, Estimate
 
 MATCH_AT_LEAST = 0.95
 BARRIER_AT_MOST = 2.0  # points of accuracy
+Points = npt.NDArray[np.float64]
 STEPS = (0.25, 0.5, 0.75)
 KNOWS = 2.0  # times chance: below, a model has nothing to lose on the way
 MEND = "fine-tune both models from the same weights file, more gently (fewer epochs or a lower learning rate)"
@@ -62,7 +62,7 @@ class Task:
         assert isinstance(stream, torch.Tensor)
         return replace(self, stream=stream, start=start)
 
-    def points(self, model: VisionTransformer) -> npt.NDArray[np.float64]:
+    def points(self, model: VisionTransformer) -> Points:
         """Return 100 for each image that ``model`` is right on, else 0: points of accuracy."""
         if self.stream is None:
             logits = predict_logits(model, self.pixels)
@@ -70,13 +70,13 @@ class Task:
             logits = finish_logits(model, self.stream, self.start)
         return np.where(logits.argmax(1) == self.targets, 100.0, 0.0)
 
-    def is_known(self, points: npt.NDArray[np.float64]) -> bool:
+    def is_known(self, points: Points) -> bool:
         """Tell whether a model with these points is right at least twice as often as the commonest class would be."""
         chance = float(np.bincount(self.targets).max() / len(self.targets))
         return bool(points.mean() / 100 >= min(KNOWS * chance, (1 + chance) / 2))
 
 
-def run_initialisation(pairs: Sequence[Pair], task: Task, setting: str, *, layers: range) -> list[Control]:
+def run_initialisation(pairs: Sequence[Pair], task: Task, setting: str, *, layers: range) -> list[Weighed]:
     """Check base hash, head-to-head match and, where both models can do the task, the interpolation barrier.
 
     A model near chance loses nothing on the way to another, so no barrier could show; without a pair that knows the
@@ -100,16 +100,17 @@ def run_initialisation(pairs: Sequence[Pair], task: Task, setting: str, *, layer
     return [same_base(pairs, setting), heads_match(pairs, setting, layers), *no_barrier(drops, task, setting)]
 
 
-def same_base(pairs: Sequence[Pair], setting: str) -> Control:
+def same_base(pairs: Sequence[Pair], setting: str) -> Weighed:
     """Compare the hashes of the weights that the models started from."""
     equal = all(p.recipient_base != "" and p.recipient_base == p.donor_base for p in pairs)
-    return judge(
+    return weigh(
         id=f"same_base:{setting}",
         title="The models were trained from the same weights",
         kind="initialisation",
         setting=setting,
         statistic="1 if the hashes of the starting weights, as stored with each model, are equal",
-        estimate=Estimate(value=float(equal)),
+        numbers=[float(equal)],
+        reduced="smallest",
         relation="==",
         threshold=1.0,
         meaning="Head 3 of one model and head 3 of the other began as the same head.",
@@ -150,19 +151,20 @@ def _product_cosine(
     return inner(left_a, right_a, left_b, right_b) / (norms[0][:, None] * norms[1][None, :])
 
 
-def heads_match(pairs: Sequence[Pair], setting: str, layers: range) -> Control:
+def heads_match(pairs: Sequence[Pair], setting: str, layers: range) -> Weighed:
     """Match every head with the most similar one of the layer, by QK and OV products: it must be its namesake."""
     shares = []
     for pair in pairs:
         best = [circuit_similarity(pair.recipient, pair.donor, i).argmax(1) for i in layers]
         shares.append(float(np.mean([(b == torch.arange(len(b))).tolist() for b in best])))
-    return judge(
+    return weigh(
         id=f"heads_match:{setting}",
         title="Heads of one model correspond to their namesakes in the other",
         kind="initialisation",
         setting=setting,
         statistic="share of heads whose best match is their namesake" + (", worst pair of models" * (len(pairs) > 1)),
-        estimate=Estimate(value=min(shares)),
+        numbers=shares,
+        reduced="smallest",
         relation=">=",
         threshold=MATCH_AT_LEAST,
         n=sum(heads_of(pairs[0].recipient, i) for i in layers),
@@ -181,8 +183,8 @@ def interpolate(a: VisionTransformer, b: VisionTransformer, share: float) -> Vis
     return mixed
 
 
-def barrier(pair: Pair, task: Task, recipient: npt.NDArray[np.float64], donor: npt.NDArray[np.float64]) -> Estimate:
-    """Measure how far accuracy falls on the straight line between two models, below that of the worse end.
+def barrier(pair: Pair, task: Task, recipient: Points, donor: Points) -> Points:
+    """Measure how far each image's points fall on the straight line between two models, below those of the worse end.
 
     Parameters
     ----------
@@ -193,24 +195,29 @@ def barrier(pair: Pair, task: Task, recipient: npt.NDArray[np.float64], donor: n
     """
     worse = min((recipient, donor), key=np.mean)
     lowest = min((task.points(interpolate(pair.recipient, pair.donor, s)) for s in STEPS), key=np.mean)
-    return mean_interval(worse - lowest)
+    return worse - lowest
 
 
-def no_barrier(drops: Sequence[Estimate], task: Task, setting: str) -> list[Control]:
+def _lower_end(drop: Points) -> float:
+    low = mean_interval(drop).low
+    return -np.inf if low is None else low
+
+
+def no_barrier(drops: Sequence[Points], task: Task, setting: str) -> list[Weighed]:
     """Judge the deepest of the drops; it fails where it is more than chance in these images can explain."""
     if not drops:
         return []
-    deepest = max(drops, key=lambda d: -np.inf if d.low is None else d.low)
+    deepest = max(drops, key=_lower_end)
     return [
-        judge(
+        weigh(
             id=f"barrier:{setting}",
             title="No break above 2 points shows on the way from one model to the other",
             kind="initialisation",
             setting=setting,
-            statistic="lower end of the worse model's accuracy minus the lowest on the straight line to the other, "
+            statistic=f"{LOWER_END} of the worse model's accuracy minus the lowest on the straight line to the other, "
             "points" + (", worst pair of models" * (len(drops) > 1)),
-            estimate=deepest,
-            judged=deepest.low,
+            numbers=deepest.tolist(),
+            reduced="mean",
             relation="<=",
             threshold=BARRIER_AT_MOST,
             n=len(task.targets),

@@ -1,13 +1,14 @@
-"""How a measured number becomes a control's verdict."""
+"""How measured numbers become a control's verdict, and become it again from what a run keeps of them."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy import stats
 
 from audit.records import Control, Estimate
@@ -72,3 +73,98 @@ def mean_interval(values: npt.NDArray[np.float64], *, level: float = 0.95) -> Es
         return Estimate(value=mean)
     half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1) * stats.sem(values))
     return Estimate(value=mean, low=mean - half, high=mean + half, level=level)
+
+
+def _largest(numbers: npt.NDArray[np.float64]) -> Estimate:
+    """Return the largest absolute value; not a number where any of them is none, which Python's max would pass over."""
+    return Estimate(value=float(np.abs(numbers).max()))
+
+
+def _smallest(numbers: npt.NDArray[np.float64]) -> Estimate:
+    return Estimate(value=float(numbers.min()))
+
+
+Reduction = Literal["largest", "smallest", "mean"]
+REDUCE: Mapping[Reduction, Callable[[npt.NDArray[np.float64]], Estimate]] = {
+    "largest": _largest,
+    "smallest": _smallest,
+    "mean": mean_interval,
+}
+LOWER_END = "lower end"  # how the statistic begins of a control whose interval's lower end is compared
+
+
+class Weighed(Control):
+    """A control with the numbers that its statistic sums up; a record of it as ``Control`` leaves these out."""
+
+    numbers: list[float]
+    reduced: Reduction
+
+
+def weigh(
+    *,
+    id: str,  # noqa: A002 - the record's own word
+    title: str,
+    kind: Kind,
+    setting: str,
+    statistic: str,
+    numbers: Sequence[float],
+    reduced: Reduction,
+    relation: Relation,
+    threshold: float,
+    meaning: str,
+    mend: str,
+    n: int | None = None,
+) -> Weighed:
+    """Sum up numbers and judge the sum; where ``statistic`` begins with "lower end", that of its interval.
+
+    Parameters
+    ----------
+    numbers : sequence of float
+    reduced : {"largest", "smallest", "mean"}
+        How: by the largest absolute value, by the smallest value, by the mean with its interval.
+    """
+    estimate = REDUCE[reduced](np.asarray(numbers, dtype=np.float64))
+    control = judge(
+        id=id,
+        title=title,
+        kind=kind,
+        setting=setting,
+        statistic=statistic,
+        estimate=estimate,
+        judged=estimate.low if statistic.startswith(LOWER_END) else None,
+        relation=relation,
+        threshold=threshold,
+        meaning=meaning,
+        mend=mend,
+        n=n,
+    )
+    return Weighed(**dict(control), numbers=[float(v) for v in numbers], reduced=reduced)
+
+
+def numbers_table(controls: Iterable[Control]) -> pd.DataFrame:
+    """Return the numbers of weighed controls, a row a number, with all that judging them again needs."""
+    rows = [
+        (c.id, c.reduced, c.relation, c.threshold, number)
+        for c in controls
+        if isinstance(c, Weighed)
+        for number in c.numbers
+    ]
+    return pd.DataFrame(rows, columns=["control", "reduced", "relation", "threshold", "number"])
+
+
+def weighed_again(control: Control, numbers: pd.DataFrame) -> Control:
+    """Judge a control from its rows of ``numbers_table``; without any it has no value and fails."""
+    rows = numbers[numbers["control"] == control.id]
+    if rows.empty:
+        return control.model_copy(update={"estimate": Estimate(value=None), "passed": False})
+    first = rows.iloc[0]
+    again = weigh(
+        **{name: getattr(control, name) for name in ("id", "title", "kind", "setting", "statistic", "meaning", "mend")},
+        numbers=rows["number"].tolist(),
+        reduced=first["reduced"],
+        relation=first["relation"],
+        threshold=float(first["threshold"]),
+        n=control.n,
+    )
+    update = {name: getattr(again, name) for name in ("estimate", "relation", "threshold", "passed")}
+    return control.model_copy(update=update)

@@ -30,6 +30,7 @@ from audit.models.checkpoint import hash_state
 from audit.models.device import CPU, open_device, open_precision
 from audit.models.rendered_base import rendered_base
 from audit.pipeline.checking import (
+    add_numbers,
     check_known_effects,
     check_own_model,
     check_reference_models,
@@ -48,7 +49,7 @@ from audit.pipeline.sweeping import measure_images, sweep_sets
 from audit.pipeline.training import AuditedModels, train_audited, training_jobs
 from audit.records import Audit, ControlReport
 from audit.report import answers, load_audit, render_run
-from audit.report.manifest import write_manifest
+from audit.report.manifest import check_kept, write_manifest
 from audit.report.render import clear_pages
 from audit.report.reviews import DECISIONS
 from audit.store import locked, open_cache, question_hash, run_folder, source_hash, write_bytes, write_table, write_text
@@ -84,7 +85,6 @@ def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
     begun = time.monotonic()
     keep_freed_memory()
     setting = prepare(request, step)
-    card_text = request.card_path.read_bytes()
     training_jobs(setting)  # what is wrong with the training sample or the control images shows
     images = control_images(setting)  # before anything is written
     with locked(setting.run):
@@ -99,11 +99,12 @@ def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
                 raise InputError(
                     str(setting.run), "was reviewed, and would now say something else", "name another --out"
                 )
-            write_bytes(setting.run / "card.yaml", card_text)
+            write_bytes(setting.run / "card.yaml", setting.card_content)
             write_text(setting.run / "audit.json", audit.model_dump_json(indent=1) + "\n")
             write_text(setting.run / "log.jsonl", _log(setting))
             if not request.report:
                 clear_pages(setting.run)
+        check_kept(setting.run, record=False)
         if request.report:
             render_run(setting.run, progress=step("report: HTML and PDF"))
         write_manifest(setting.run)
@@ -158,6 +159,7 @@ def _with_own(controls: ControlReport, setting: Setting, models: AuditedModels) 
     """Add the identities on the audit's own model, and tell whether Design C may run."""
     own = check_own_model(setting, models)
     reference = [c.model_copy(update={"gates": "Design C"}) for c in check_reference_models(setting, models)]
+    add_numbers(setting, [*own, *reference])
     failed = [c for c in reference if not c.passed]
     not_run = [*controls.not_run]
     if not reference:
@@ -186,7 +188,7 @@ def _with_round_trips(controls: ControlReport, pairs: pd.DataFrame | None) -> tu
 
 def prepare(request: Request, step: Step) -> Setting:
     """Open card, data and weights, and find the run directory; nothing is written yet."""
-    card = load_card(request.card_path)
+    card, content = load_card(request.card_path), request.card_path.read_bytes()
     torch.use_deterministic_algorithms(True)
     samples = read_samples(card, card_path=request.card_path, data_root=request.data_root)
     audited_outcomes(card, samples.labels)  # a wrong name shows before anything is trained
@@ -215,6 +217,7 @@ def prepare(request: Request, step: Step) -> Setting:
     return Setting(
         card=card,
         card_path=request.card_path,
+        card_content=content,
         data_root=request.data_root,
         run=run_folder(request.out, card.name, key),
         cache=cache,

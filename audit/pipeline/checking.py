@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +20,19 @@ from audit.controls.identities import Subject, round_trip, run_identities
 from audit.controls.initialisation import Pair, Task, run_initialisation
 from audit.controls.sets import ControlSet, Role, load_control_set
 from audit.controls.training import ControlModels, spoil, train_controls
+from audit.controls.verdict import Weighed, numbers_table
 from audit.models.finetune import prefix_blocks
 from audit.models.transforms import as_input
 from audit.pipeline.setting import Setting
 from audit.pipeline.training import AuditedModels, reseed_of
 from audit.records import Control, ControlReport, HeadGrid
-from audit.store import source_hash, write_bytes, write_text
+from audit.store import source_hash, write_bytes, write_table, write_text
 
 IDENTITY_IMAGES = 4
 BARRIER_IMAGES = 600
 OWN = "this audit's model"
 CONTROL_EFFECTS = "effects/control-{}.npz"  # of the run; by channel
+CONTROL_NUMBERS = "effects/controls.parquet"  # of the run; of the identities and the same-initialisation gates
 
 
 def trained_layers(setting: Setting) -> range:
@@ -69,7 +71,9 @@ def check_known_effects(setting: Setting, images: ControlSet) -> ControlReport:
         report = _judge(setting, trained, channels(trained, images, layers, untrained=untrained), kept)
         report = report.model_copy(update={"setting": f"on {setting.started[:10]}, by vit-audit {__version__}"})
         write_text(kept, report.model_dump_json(indent=1))
-    for role in CALLED:  # beside the run's other effects, so that whoever has the run can judge again
+    # Beside the run's other effects, so that whoever has the run can judge again.
+    write_bytes(setting.run / CONTROL_NUMBERS, numbers_file(kept).read_bytes())
+    for role in CALLED:
         write_bytes(setting.run / CONTROL_EFFECTS.format(role), measured_file(kept, role).read_bytes())
     origin = "taken from the cache" if trained.from_cache else "trained in this run"
     measured = report.setting
@@ -85,6 +89,17 @@ def check_known_effects(setting: Setting, images: ControlSet) -> ControlReport:
 def measured_file(kept: Path, role: Role) -> Path:
     """Return where the measurements of a channel are kept, beside the verdict on them."""
     return kept.with_name(f"{kept.stem}-{role}.npz")
+
+
+def numbers_file(kept: Path) -> Path:
+    """Return where the numbers of the same-initialisation gates are kept, beside the verdict on them."""
+    return kept.with_name(f"{kept.stem}-numbers.parquet")
+
+
+def add_numbers(setting: Setting, controls: Sequence[Control]) -> None:
+    """Put the numbers of controls on the audit's own models beside those of the control models."""
+    path = setting.run / CONTROL_NUMBERS
+    write_table(path, pd.concat([pd.read_parquet(path), numbers_table(controls)], ignore_index=True))
 
 
 @functools.cache
@@ -118,6 +133,7 @@ def _judge(setting: Setting, trained: ControlModels, tried: list[Channel], kept:
         result = judge_channel(measured)
         controls += result.controls
         grids += result.grids
+    write_table(numbers_file(kept), numbers_table(controls))
     return ControlReport(valid=all(c.passed for c in controls), controls=controls, grids=grids, setting="")
 
 
@@ -134,7 +150,7 @@ def _counter(setting: Setting, name: str, total: int) -> Callable[[], None]:
     return lambda: update(next(done), total)
 
 
-def check_own_model(setting: Setting, models: AuditedModels) -> list[Control]:
+def check_own_model(setting: Setting, models: AuditedModels) -> list[Weighed]:
     """Run every identity on the audited model and a few of its own images."""
     rows = np.flatnonzero(setting.samples.frame["split"] != "train")
     chosen = np.random.default_rng(setting.card.audit.seed).permutation(rows)[: 2 * IDENTITY_IMAGES]
@@ -143,7 +159,7 @@ def check_own_model(setting: Setting, models: AuditedModels) -> list[Control]:
     return run_identities(Subject(models.primary, images[:half], images[half : 2 * half], OWN))
 
 
-def check_reference_models(setting: Setting, models: AuditedModels) -> list[Control]:
+def check_reference_models(setting: Setting, models: AuditedModels) -> list[Weighed]:
     """Run the same-initialisation gate on the models of Design C."""
     reseed = reseed_of(setting)
     if reseed is None:
@@ -154,7 +170,7 @@ def check_reference_models(setting: Setting, models: AuditedModels) -> list[Cont
         "balanced reference model": {f"balanced-{k}": model for k, model in enumerate(models.balanced)},
         "second seed": {f"seed-{reseed}": models.by_seed[reseed]},
     }
-    controls: list[Control] = []
+    controls: list[Weighed] = []
     start = models.started_from
     own, task = start[f"seed-{setting.seeds[0]}"], Task(setting.pixels[rows], setting.targets[rows])
     for name, files in donors.items():

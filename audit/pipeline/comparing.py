@@ -87,7 +87,9 @@ def _compared(finding: Finding, first: Audit, second: Audit, pairing: Pairing) -
     if reason:
         return row.model_copy(update={"state": "no longer testable", "reason": reason})
     if was != stands:
-        row = row.model_copy(update={"state": "gone" if was else "new"})
+        untested = "" if was else _untestable(first, finding)
+        why = f"the run before could not test it: {untested}" if untested else ""
+        row = row.model_copy(update={"state": "gone" if was else "new", "reason": why})
     change = pairing(finding) if before is not None and after is not None else None
     if change is None:
         return row

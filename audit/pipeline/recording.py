@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import sys
@@ -28,9 +29,10 @@ from audit.pipeline.setting import Scope, Setting
 from audit.pipeline.sweeping import Swept, search_precision, swept_layers
 from audit.pipeline.training import AuditedModels
 from audit.records import Audit, ControlReport, LegalAnswer, MethodReport, ModelInfo, Provenance
+from audit.report.exports import PRINTERS
 from audit.store import file_hash, write_text
 
-PACKAGES = ("torch", "torchvision", "timm", "fairlearn", "pandas", "numpy", "scipy", "statsmodels", "weasyprint")
+PACKAGES = ("torch", "torchvision", "timm", "fairlearn", "pandas", "numpy", "scipy", "statsmodels", *PRINTERS)
 EMPTY = Judged([], [], [], [], {}, [], [])
 REGISTRATION = "preregistration.json"
 UNKNOWN_BLOCKS = "are of a kind that it does not know: run whole, and by plain hooks where sets of heads are patched"
@@ -292,7 +294,7 @@ def _method(
 
 def _provenance(setting: Setting, models: AuditedModels | None, fixed: str, seconds: float) -> Provenance:
     hashes = {
-        "card": file_hash(setting.card_path),
+        "card": hashlib.sha256(setting.card_content).hexdigest(),
         "data": setting.samples.fingerprint,
         "preregistration": fixed,
         "base weights": setting.backbone.body_hash(),

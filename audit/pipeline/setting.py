@@ -63,6 +63,7 @@ class Setting(Scope):
     """One run: what is asked, pixels, models to start from, folders, progress, and the seconds each stage took."""
 
     card_path: Path
+    card_content: bytes  # as it was read; the file may change while the audit runs
     data_root: Path | None
     cache: Path
     pixels: Pixels

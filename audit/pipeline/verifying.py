@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 from audit.card.load import load_card
 from audit.controls.channel import CALLED
 from audit.controls.colour_blur import ChannelResult, Measured, judge_channel
-from audit.controls.verdict import COMPARE
+from audit.controls.verdict import weighed_again
 from audit.data.summary import describe_data
 from audit.errors import InputError
 from audit.evidence.outcome import NOT_SHOWN, decide
 from audit.models.checkpoint import hash_state
-from audit.pipeline.checking import CONTROL_EFFECTS, check_round_trips
+from audit.pipeline.checking import CONTROL_EFFECTS, CONTROL_NUMBERS, check_round_trips
 from audit.pipeline.judging import Judged, judge_effects, judge_rates, judge_sets
 from audit.pipeline.looking import TABLE, maps_of
 from audit.pipeline.opening import OpenedRun, open_run
@@ -32,7 +32,7 @@ from audit.pipeline.setting import Scope
 from audit.pipeline.sweeping import Swept, make_plans, search_precision
 from audit.records import Audit, Control, Effort
 from audit.report import answers
-from audit.report.exports import statement
+from audit.report.exports import PRINTED_WITH, printed_with, statement
 from audit.report.formats import clean
 from audit.report.manifest import MANIFEST, SIGNATURE, check_signature, hash_files
 from audit.report.render import Source, printed, read_run
@@ -103,7 +103,7 @@ def verify_run(run: Path, step: Step, *, key: Path | None = None) -> Verified:
             faults.append(
                 Fault("audit.json", f"{len(differences) - AT_MOST} more figures are not those of the effects")
             )
-        faults += _preregistered(run, source.audit)
+        faults += [*_preregistered(run, source.audit), *_left_out(run, source.audit)]
         figures = count_numbers(derived)
     tick(2, 3)
     try:
@@ -147,15 +147,16 @@ def _signature(run: Path, key: Path | None) -> Iterator[Fault]:
 def derive(run: Path, audit: Audit) -> dict[str, Any]:
     """Derive from the effects of a run all that its record says of groups and heads, as plain data.
 
-    Colour, blur and the round trips of edited pictures are judged again from what was measured; the identities and the
-    same-initialisation gate, which only models can show, from their numbers.
+    Every control is judged again: colour, blur and the round trips of edited pictures from what was measured image by
+    image; the identities and the same-initialisation gates from the numbers that the models gave.
     """
     opened = open_run(run)
     scope, card = opened.scope, opened.scope.card
     trips = _round_trips(run)
     results = _channels(run)
     again = trips | {c.id: c for result in results for c in result.controls}
-    controls = [again.get(c.id, _judged_again(c)) for c in audit.controls.controls]
+    numbers = pd.read_parquet(run / CONTROL_NUMBERS)
+    controls = [again[c.id] if c.id in again else weighed_again(c, numbers) for c in audit.controls.controls]
     controls += [c for c in again.values() if all(c.id != stands.id for stands in audit.controls.controls)]
     shown = {grid.id: grid for grid in audit.controls.grids} | {g.id: g for result in results for g in result.grids}
     valid = all(c.passed for c in controls if c.gates == "audit")
@@ -203,16 +204,6 @@ def derive(run: Path, audit: Audit) -> dict[str, Any]:
 
 def _plain(record: BaseModel) -> dict[str, Any]:
     return record.model_dump(mode="json")
-
-
-def _judged_again(control: Control) -> Control:
-    """Compare a control's number with its threshold once more.
-
-    What is compared is the value, or where the statistic says so the lower end of its interval.
-    """
-    judged = control.estimate.low if control.statistic.startswith("lower end") else control.estimate.value
-    passed = judged is not None and math.isfinite(judged) and COMPARE[control.relation](judged, control.threshold)
-    return control.model_copy(update={"passed": passed})
 
 
 def _channels(run: Path) -> list[ChannelResult]:
@@ -287,6 +278,13 @@ def _preregistered(run: Path, audit: Audit) -> Iterator[Fault]:
         yield Fault("audit.json, data.fingerprint", "is not that of preregistration.json")
 
 
+def _left_out(run: Path, audit: Audit) -> Iterator[Fault]:
+    """Name the controls of which there are numbers, and no word in the record."""
+    measured = pd.read_parquet(run / CONTROL_NUMBERS, columns=["control"])["control"]
+    for name in sorted(set(measured) - {c.id for c in audit.controls.controls}):
+        yield Fault("audit.json, controls", f"lacks '{name}', of which {CONTROL_NUMBERS} holds numbers")
+
+
 def _provenance(run: Path, audit: Audit) -> dict[str, Any]:
     hashes = {**audit.provenance.hashes, "card": file_hash(run / "card.yaml"), "data": audit.data.fingerprint,
               "preregistration": file_hash(run / "preregistration.json")}  # fmt: skip
@@ -327,7 +325,14 @@ def count_numbers(tree: Any) -> int:
 
 
 def _pages(run: Path, source: Source) -> Iterator[Fault]:
-    """Print everything again, and say where a file is not what comes out; one that is missing its hash has named."""
+    """Print everything again, and say where a file is not what comes out; one that is missing its hash has named.
+
+    Where pages were printed with other versions than are here, this is said once, instead of where they differ.
+    """
+    other = _other_versions(run / "exports" / PRINTED_WITH)
+    if other:
+        yield Fault("report", f"cannot be compared: printed with {other}; install these versions, or render it again")
+        return
     for name, again in printed(source).items():
         path = run / name
         if not path.is_file():
@@ -335,6 +340,16 @@ def _pages(run: Path, source: Source) -> Iterator[Fault]:
         if path.read_bytes() != again:
             differ = _first_page if name.endswith(".pdf") else _first_line
             yield Fault(name, differ(path.read_bytes(), again))
+
+
+def _other_versions(path: Path) -> str:
+    """Say with which versions pages were printed, and what is here instead; "" where these are the same."""
+    try:
+        then = json.loads(path.read_text(encoding="utf-8"))
+        now = json.loads(printed_with())
+        return ", ".join(f"{name} {then[name]} (here: {now[name]})" for name in now if then[name] != now[name])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""  # the comparison of this file, or its hash, says what is wrong with it
 
 
 def _first_line(found: bytes, again: bytes) -> str:
@@ -362,7 +377,7 @@ def _first_page(found: bytes, again: bytes) -> str:
                     return f"page {number} is not what audit.json prints"
     except pikepdf.PdfError as error:
         return f"is no whole PDF ({error})"
-    return "is not what audit.json prints (another version of WeasyPrint or of its fonts differs so, too)"
+    return "is not what audit.json prints (another version of Pango or of the fonts differs so, too)"
 
 
 def _content(page: pikepdf.Page) -> bytes:

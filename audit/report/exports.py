@@ -9,21 +9,30 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from xml.etree import ElementTree as ET
 
+from audit import __version__
 from audit.records import Audit, ContrastRow, Control, Estimate, Finding
 from audit.report.formats import clean
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
 RESULTS = {"PASSED": "PASSED", "DISPARITY FOUND": "FAILED", "INVALID": "FAILED", "INCONCLUSIVE": "WARNED"}
-MODEL_CARD, JUNIT = "model-card.cdx.json", "junit.xml"
+MODEL_CARD, JUNIT, PRINTED_WITH = "model-card.cdx.json", "junit.xml", "printed-with.json"
+PRINTERS = ("jinja2", "matplotlib", "pikepdf", "pydantic", "weasyprint")  # on whose versions the bytes of a page depend
 TASKS = {"emotion": "image classification: facial expression", "action": "image classification: action"}
 
 
 def exports(audit: Audit, audit_sha256: str) -> dict[str, str]:
     """Return every export but the manifest, by file name."""
-    return {MODEL_CARD: model_card(audit, audit_sha256), JUNIT: junit(audit)}
+    return {MODEL_CARD: model_card(audit, audit_sha256), JUNIT: junit(audit), PRINTED_WITH: printed_with()}
+
+
+def printed_with() -> str:
+    """Return the versions that pages are printed with here, which may be others than those of the run."""
+    versions = {"vit-audit": __version__, **{package: version(package) for package in PRINTERS}}
+    return json.dumps(versions, indent=1) + "\n"
 
 
 def statement(audit: Audit, files: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from audit.errors import InputError
 from audit.report.exports import statement
 from audit.report.render import load_audit
+from audit.report.reviews import DECISIONS
 from audit.store import LOCK, file_hash, write_text
 
 if TYPE_CHECKING:
@@ -39,6 +40,40 @@ def write_manifest(run: Path) -> None:
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         (run / SIGNATURE).unlink(missing_ok=True)
     write_text(path, text)
+
+
+def check_kept(run: Path, *, record: bool = True) -> None:
+    """Refuse to print and to hash anew what was changed behind the manifest's back; without a manifest all is well.
+
+    Decisions may have been added, as by a review that was interrupted before it wrote the manifest.
+
+    Parameters
+    ----------
+    run : pathlib.Path
+    record : bool
+        Ask it of audit.json, too; False where that is made anew.
+
+    Raises
+    ------
+    InputError
+        If audit.json is not the one that the manifest holds, or decisions that it holds were changed or dropped.
+    """
+    try:
+        rows = {s["name"]: s["digest"]["sha256"] for s in json.loads((run / MANIFEST).read_bytes())["subject"]}
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError):
+        raise InputError(str(run / MANIFEST), "is no manifest", "restore it from a copy") from None
+    mend = f"restore it from a copy; what {MANIFEST} was made of is no longer here"
+    if record and rows.get("audit.json", "") != file_hash(run / "audit.json"):
+        raise InputError(str(run / "audit.json"), f"was changed after {MANIFEST} was written", mend)
+    if DECISIONS in rows:
+        path, digest = run / DECISIONS, hashlib.sha256()
+        for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
+            digest.update(line)
+            if digest.hexdigest() == rows[DECISIONS]:
+                return
+        raise InputError(str(path), f"decisions were changed or dropped after {MANIFEST} was written", mend)
 
 
 def sign(run: Path, key: Path) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -133,9 +134,14 @@ def _chained(decisions: Iterable[Decision], before: str) -> Iterable[str]:
         yield line
 
 
+def in_order(decisions: Sequence[Decision]) -> list[Decision]:
+    """Return decisions by when they were made, oldest first, whenever they were merged."""
+    return sorted(decisions, key=lambda d: datetime.fromisoformat(d.decided))
+
+
 def by_finding(decisions: Sequence[Decision]) -> dict[str, list[Decision]]:
-    """Return each finding's decisions, oldest first; the last one stands."""
+    """Return each finding's decisions in their order; the last one stands."""
     found: dict[str, list[Decision]] = {}
-    for decision in decisions:
+    for decision in in_order(decisions):
         found.setdefault(decision.finding, []).append(decision)
     return found

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+Place = Callable[[object], str]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One table cell. ``tone`` names a CSS class; ``symbol`` repeats in shape what ``text`` says in words."""
+    """One table cell. ``tone`` names a CSS class; ``symbol`` repeats in shape what ``text`` says in words.
+
+    The header cell of a row says in ``source`` which part of ``audit.json`` the row is printed from, as a JSON Pointer
+    (RFC 6901); several are parted by spaces.
+    """
 
     text: str
     note: str = ""
@@ -16,6 +23,7 @@ class Cell:
     symbol: str = ""
     is_header: bool = False
     is_number: bool = False
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,11 @@ class Table:
     kind: Literal["plain", "dense", "dense heads", "grid"] = "plain"
     printed: tuple[tuple[Cell, ...], ...] | None = None  # the rows of the PDF, where they are fewer
     printed_note: str = ""  # where the others stand
+
+    @property
+    def source(self) -> str:
+        """Which parts of ``audit.json`` the rows come from, in words; "" where they come from none."""
+        return spelled(cell.source for row in self.rows for cell in row if cell.source)
 
 
 @dataclass(frozen=True)
@@ -107,9 +120,36 @@ def number_cell(text: str, note: str = "", tone: str = "") -> Cell:
     return Cell(text, note=note, tone=tone, is_number=True)
 
 
-def header_cell(text: str, note: str = "") -> Cell:
+def header_cell(text: str, note: str = "", *, source: str = "") -> Cell:
     """Return the header cell of a row."""
-    return Cell(text, note=note, is_header=True)
+    return Cell(text, note=note, is_header=True, source=source)
+
+
+def spelled(sources: Iterable[str]) -> str:
+    """Write pointers into ``audit.json`` in words: each list once, neighbours in it as first and last."""
+    lists: dict[str, list[int]] = {}
+    single: list[str] = []
+    for pointer in dict.fromkeys(p for several in sources for p in several.split()):
+        parent, _, last = pointer.rpartition("/")
+        if last.isdecimal():
+            lists.setdefault(parent, []).append(int(last))
+        else:
+            single.append(pointer)
+    return ", ".join([f"{parent}/{_runs(numbers)}" for parent, numbers in lists.items()] + single)
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """Write numbers in their order, an unbroken row as its ends: "1, 4 to 6"."""
+    numbers = sorted(set(numbers))
+    starts = [n for n in numbers if n - 1 not in numbers]
+    ends = [n for n in numbers if n + 1 not in numbers]
+    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in zip(starts, ends, strict=True))
+
+
+def places(lists: Mapping[str, Sequence[object]]) -> Place:
+    """Return what tells a row's place in ``audit.json``, as a JSON Pointer, given the lists by where they stand."""
+    known = {id(row): f"{parent}/{number}" for parent, rows in lists.items() for number, row in enumerate(rows)}
+    return lambda row: known[id(row)]
 
 
 def badge_cell(badge: Badge, note: str = "") -> Cell:

@@ -69,7 +69,7 @@ def _table(kind: type[Record], rows: Sequence[Record]) -> str:
 
 def _csv(columns: list[str], rows: list[list[Any]]) -> str:
     buffer = io.StringIO()
-    writer = csv.writer(buffer)
+    writer = csv.writer(buffer, quoting=csv.QUOTE_NONNUMERIC)  # whatever separator the reader takes it to have
     writer.writerow(columns)
     writer.writerows([_harmless(value) for value in row] for row in rows)
     return buffer.getvalue()

@@ -9,8 +9,8 @@ from audit.records import Audit, Control, Decision, HeadGrid
 from audit.report import formats, view_data, view_findings, view_heads, view_instrument, view_method, wording
 from audit.report.crosswalk import crosswalk_table
 from audit.report.legal import NOT_ANSWERED, clause_of
-from audit.report.reviews import by_finding
-from audit.report.shapes import Badge, Cell, Column, Fact, Table, TableGroup, badge_cell, header_cell
+from audit.report.reviews import by_finding, in_order
+from audit.report.shapes import Badge, Cell, Column, Fact, Table, TableGroup, badge_cell, header_cell, places
 from audit.report.view_findings import FindingCard
 
 
@@ -159,15 +159,27 @@ def build_view(audit: Audit, audit_sha256: str, decisions: Sequence[Decision] = 
             "Value",
             [(name, formats.quantity(value)) for name, value in audit.method.thresholds.items()],
             is_number=True,
+            source="/method/thresholds",
         ),
         estimands=view_method.estimands(audit),
         effort=view_method.effort(audit),
         provenance_facts=view_method.provenance_facts(audit, audit_sha256),
         hashes=view_method.pairs(
-            "hashes", "Hashes (SHA-256)", "Of", "Hash", list(audit.provenance.hashes.items()), mono=True
+            "hashes",
+            "Hashes (SHA-256)",
+            "Of",
+            "Hash",
+            list(audit.provenance.hashes.items()),
+            mono=True,
+            source="/provenance/hashes",
         ),
         versions=view_method.pairs(
-            "versions", "Software versions", "Package", "Version", list(audit.provenance.versions.items())
+            "versions",
+            "Software versions",
+            "Package",
+            "Version",
+            list(audit.provenance.versions.items()),
+            source="/provenance/versions",
         ),
         stages=view_method.pairs(
             "stages",
@@ -176,6 +188,7 @@ def build_view(audit: Audit, audit_sha256: str, decisions: Sequence[Decision] = 
             "Time",
             [(name, formats.seconds(took)) for name, took in audit.provenance.stages],
             is_number=True,
+            source="/provenance/stages",
         ),
         glossary=wording.glossary(),
         emotion_note=wording.EMOTION_NOTE if audit.task == "emotion" else "",
@@ -199,7 +212,7 @@ def _reviewed(audit: Audit, decided: Mapping[str, Sequence[Decision]]) -> str:
 
 
 def _decisions(decisions: Sequence[Decision]) -> Table | None:
-    """Return every decision in the order in which they were merged; None where there is none."""
+    """Return every decision; None where there is none."""
     if not decisions:
         return None
     return Table(
@@ -222,10 +235,10 @@ def _decisions(decisions: Sequence[Decision]) -> Table | None:
                 Cell(d.decided),
                 Cell(d.reason),
             )
-            for d in decisions
+            for d in in_order(decisions)
         ),
-        note="Oldest first; of several decisions about one finding the last one stands. Kept in decisions.jsonl, "
-        "each with the hash of the one before it.",
+        note="By when they were made, oldest first; of several decisions about one finding the last one stands. Kept "
+        "in decisions.jsonl in the order in which they came in, each with the hash of the one before it.",
     )
 
 
@@ -313,12 +326,14 @@ def _not_shown(audit: Audit) -> tuple[str, ...]:
 
 def _legal(audit: Audit) -> Table:
     rows = []
-    for answer in audit.legal:
+    for number, answer in enumerate(audit.legal):
         clause = clause_of(answer.clause)
         title = clause.title if clause else answer.clause
         note = f"{clause.summary} Applies: {clause.applies}." if clause else ""
         tone = "unanswered" if answer.answer == NOT_ANSWERED else ""
-        rows.append((header_cell(title, note), Cell(answer.question), Cell(answer.answer, tone=tone)))
+        rows.append(
+            (header_cell(title, note, source=f"/legal/{number}"), Cell(answer.question), Cell(answer.answer, tone=tone))
+        )
     return Table(
         id="legal-table",
         caption="Legal screen: answers given in the card",
@@ -347,11 +362,14 @@ def _other_grids(audit: Audit) -> TableGroup | None:
     blocks = {(row.contrast, row.outcome) for row in audit.heads}
     taken = {f"bias:{contrast}" for contrast, _ in blocks} | {f"bias:{c}:{outcome}" for c, outcome in blocks}
     grids: Sequence[HeadGrid] = [grid for grid in audit.grids if grid.id not in taken]
+    every, place = view_instrument.every_grid(audit), places({"/grids": audit.grids})
     if not grids:
         return None
     return TableGroup(
         id="other-grids",
         title="Further head grids",
-        tables=tuple(view_instrument.grid_table(grid, view_instrument.largest(grids, grid.unit)) for grid in grids),
-        scale=view_instrument.scale(grids),
+        tables=tuple(
+            view_instrument.grid_table(grid, view_instrument.largest(every, grid.unit), place(grid)) for grid in grids
+        ),
+        scale=view_instrument.scale(grids, every),
     )

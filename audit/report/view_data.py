@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from audit.records import Audit, ContrastRow, CountRow, ExcludedRow, HeadRow, RateRow
 from audit.report import figures, formats, wording
-from audit.report.shapes import Cell, Column, Picture, Table, TableGroup, badge_cell, header_cell, number_cell
+from audit.report.shapes import (
+    Cell,
+    Column,
+    Picture,
+    Place,
+    Table,
+    TableGroup,
+    badge_cell,
+    header_cell,
+    number_cell,
+    places,
+)
 
 SPLITS = ("train", "discovery", "confirmation")
 
@@ -15,7 +26,7 @@ EXAMPLES = 5
 
 def data_tables(audit: Audit) -> list[Table]:
     """Return who assigned each attribute, the splits, and what was left out."""
-    data = audit.data
+    data, place = audit.data, places({"/data/attributes": audit.data.attributes})
     return [
         Table(
             id="attributes",
@@ -29,7 +40,7 @@ def data_tables(audit: Audit) -> list[Table]:
             ),
             rows=tuple(
                 (
-                    header_cell(formats.label(a.attribute), a.note),
+                    header_cell(formats.label(a.attribute), a.note, source=place(a)),
                     Cell(a.assigned_by),
                     Cell(", ".join(formats.label(group) for group in a.groups)),
                     Cell(formats.label(a.reference)),
@@ -47,11 +58,11 @@ def data_tables(audit: Audit) -> list[Table]:
 def _left_out(table_id: str, caption: str, rows: Sequence[ExcludedRow]) -> Table:
     listed = tuple(
         (
-            header_cell(row.reason),
+            header_cell(row.reason, source=f"/data/{table_id}/{number}"),
             number_cell(formats.count(row.images)),
             Cell(", ".join(formats.label(example) for example in row.examples[:EXAMPLES]) or "–"),
         )
-        for row in rows
+        for number, row in enumerate(rows)
     )
     nothing = ((header_cell("None"), number_cell("0"), Cell("–")),)
     columns = (
@@ -65,16 +76,19 @@ def _left_out(table_id: str, caption: str, rows: Sequence[ExcludedRow]) -> Table
 def count_tables(audit: Audit) -> list[Table]:
     """Return one table of images by group x label x split for each attribute; "unknown" has its own rows."""
     attributes = dict.fromkeys(row.attribute for row in audit.data.counts)
+    every = list(enumerate(audit.data.counts))
     return [
-        _count_table(attribute, [row for row in audit.data.counts if row.attribute == attribute])
+        _count_table(attribute, {f"/data/counts/{i}": row for i, row in every if row.attribute == attribute})
         for attribute in attributes
     ]
 
 
-def _count_table(attribute: str, counts: Sequence[CountRow]) -> Table:
+def _count_table(attribute: str, placed: Mapping[str, CountRow]) -> Table:
+    counts = placed.values()
     splits = [*SPLITS, *dict.fromkeys(row.split for row in counts if row.split not in SPLITS)]
     shown = [split for split in splits if any(row.split == split for row in counts)]
     cells = {(row.group, row.label, row.split): row for row in counts}
+    sources = {(row.group, row.label, row.split): place for place, row in placed.items()}
     pairs = dict.fromkeys((row.group, row.label) for row in counts)
     return Table(
         id=f"counts-{formats.slug(attribute)}",
@@ -86,16 +100,22 @@ def _count_table(attribute: str, counts: Sequence[CountRow]) -> Table:
             Column("All", is_number=True),
         ),
         rows=tuple(
-            _count_row(group, label, [cells.get((group, label, split)) for split in shown]) for group, label in pairs
+            _count_row(
+                group,
+                label,
+                [cells.get((group, label, split)) for split in shown],
+                " ".join(sources[where] for split in shown if (where := (group, label, split)) in sources),
+            )
+            for group, label in pairs
         ),
     )
 
 
-def _count_row(group: str, label: str, rows: Sequence[CountRow | None]) -> tuple[Cell, ...]:
+def _count_row(group: str, label: str, rows: Sequence[CountRow | None], source: str) -> tuple[Cell, ...]:
     unknown = group == "unknown"
     total = sum(row.images for row in rows if row)
     return (
-        Cell(formats.label(group), tone="unknown" if unknown else "", is_header=True),
+        Cell(formats.label(group), tone="unknown" if unknown else "", is_header=True, source=source),
         Cell(formats.label(label)),
         *(number_cell(f"{formats.count(row.images)} ({formats.count(row.subjects)})" if row else "0") for row in rows),
         number_cell(formats.count(total)),
@@ -118,14 +138,15 @@ def rate_groups(audit: Audit, with_verdicts: bool) -> list[TableGroup]:
 
 
 def _rate_group(audit: Audit, attribute: str, outcome: str, with_verdicts: bool) -> TableGroup:
+    place = places({"/rates": audit.rates, "/contrasts": audit.contrasts})
     rates = [row for row in audit.rates if (row.attribute, row.outcome) == (attribute, outcome)]
     contrasts = [row for row in audit.contrasts if (row.attribute, row.outcome) == (attribute, outcome)]
     key = formats.slug(f"{attribute}:{outcome}")
     title = f"{formats.label(attribute)}: predicted “{formats.label(outcome)}”"
     picture = group_picture(audit, attribute, outcome)
-    tables = [_rate_table(key, title, rates)]
+    tables = [_rate_table(key, title, rates, place)]
     if with_verdicts and contrasts:
-        tables.append(_contrast_table(key, title, contrasts, rates))
+        tables.append(_contrast_table(key, title, contrasts, rates, place))
         tables += _range_table(audit, attribute, outcome, key, title)
     return TableGroup(id=f"rates-{key}", title=title, tables=tuple(tables), pictures=(picture,) if picture else ())
 
@@ -141,7 +162,7 @@ def group_picture(audit: Audit, attribute: str, outcome: str, compact: bool = Fa
     return figures.rates_picture(bars, title, compact)
 
 
-def _rate_table(key: str, title: str, rates: Sequence[RateRow]) -> Table:
+def _rate_table(key: str, title: str, rates: Sequence[RateRow], place: Place) -> Table:
     return Table(
         id=f"table-{key}",
         caption=f"Rates - {title}",
@@ -158,13 +179,13 @@ def _rate_table(key: str, title: str, rates: Sequence[RateRow]) -> Table:
             Column("Impact ratio", "to the reference", True),
             Column("Impact ratio", "to the highest", True),
         ),
-        rows=tuple(_rate_row(row) for row in rates),
+        rows=tuple(_rate_row(row, place(row)) for row in rates),
         note=formats.level_note(row.selection_rate for row in rates),
         kind="dense",
     )
 
 
-def _rate_row(row: RateRow) -> tuple[Cell, ...]:
+def _rate_row(row: RateRow, source: str) -> tuple[Cell, ...]:
     note = "; ".join(part for part in ("reference" if row.is_reference else "", row.note) if part)
     estimates = (
         row.selection_rate,
@@ -175,7 +196,7 @@ def _rate_row(row: RateRow) -> tuple[Cell, ...]:
         row.accuracy,
     )
     return (
-        header_cell(formats.label(row.group), note),
+        header_cell(formats.label(row.group), note, source=source),
         number_cell(f"{formats.count(row.images)} ({formats.count(row.subjects)})"),
         number_cell(formats.count(row.positives)),
         *(number_cell(formats.percent(e.value), formats.rate_interval(e)) for e in estimates),
@@ -184,7 +205,9 @@ def _rate_row(row: RateRow) -> tuple[Cell, ...]:
     )
 
 
-def _contrast_table(key: str, title: str, contrasts: Sequence[ContrastRow], rates: Sequence[RateRow]) -> Table:
+def _contrast_table(
+    key: str, title: str, contrasts: Sequence[ContrastRow], rates: Sequence[RateRow], place: Place
+) -> Table:
     sizes = sorted({row.family_size for row in contrasts if row.family_size})
     family = f" Adjusted over a family of {', '.join(map(formats.count, sizes))} tests." if sizes else ""
     return Table(
@@ -202,20 +225,21 @@ def _contrast_table(key: str, title: str, contrasts: Sequence[ContrastRow], rate
             seeds_column(contrasts),
         ),
         rows=(
-            *map(_contrast_row, contrasts),
-            *(r for row in rates for r in _described_rows(row, contrasts[0].reference)),
+            *(_contrast_row(row, place(row)) for row in contrasts),
+            *(r for row in rates for r in _described_rows(row, contrasts[0].reference, place(row))),
         ),
         note=f"{formats.level_note(row.estimate for row in contrasts)}{family}",
         kind="dense",
     )
 
 
-def _contrast_row(row: ContrastRow) -> tuple[Cell, ...]:
+def _contrast_row(row: ContrastRow, source: str) -> tuple[Cell, ...]:
     name, meaning = wording.METRICS[row.metric]
     return (
         header_cell(
             f"{formats.label(row.group)} − {formats.label(row.reference)}",
             f"n = {formats.count(row.n_group)} and {formats.count(row.n_reference)}",
+            source=source,
         ),
         Cell(name, note=meaning),
         badge_cell(wording.STATES[row.state], _state_note(row)),
@@ -228,11 +252,11 @@ def _contrast_row(row: ContrastRow) -> tuple[Cell, ...]:
     )
 
 
-def _described_rows(row: RateRow, reference: str) -> Iterator[tuple[Cell, ...]]:
+def _described_rows(row: RateRow, reference: str, source: str) -> Iterator[tuple[Cell, ...]]:
     """Yield what is told of a group beside the tested gaps: raw difference and equalised odds."""
     if row.difference is None:
         return
-    names = header_cell(f"{formats.label(row.group)} − {formats.label(reference)}")
+    names = header_cell(f"{formats.label(row.group)} − {formats.label(reference)}", source=source)
     told = [
         ("Raw difference", wording.RAW_DIFFERENCE, row.difference.value, formats.interval_of(row.difference)),
         ("Equalised odds", wording.EQUALISED_ODDS, row.equalised_odds, ""),
@@ -275,6 +299,7 @@ def _range_table(audit: Audit, attribute: str, outcome: str, key: str, title: st
     rows = [r for r in audit.ranges if (r.attribute, r.outcome) == (attribute, outcome) and r.groups > 2]
     if not rows:
         return ()
+    place = places({"/ranges": audit.ranges})
     table = Table(
         id=f"range-{key}",
         caption=f"Widest difference between groups - {title}",
@@ -288,7 +313,7 @@ def _range_table(audit: Audit, attribute: str, outcome: str, key: str, title: st
         ),
         rows=tuple(
             (
-                header_cell(f"{formats.label(row.highest)}, {formats.label(row.lowest)}"),
+                header_cell(f"{formats.label(row.highest)}, {formats.label(row.lowest)}", source=place(row)),
                 number_cell(formats.count(row.groups)),
                 number_cell(formats.points(row.widest, signed=False)),
                 number_cell(formats.points(row.by_chance, signed=False)),

@@ -9,7 +9,7 @@ import numpy as np
 
 from audit.records import AttentionMap, Audit, Decision, Finding
 from audit.report import figures, formats, view_data, wording
-from audit.report.shapes import Badge, Column, Fact, Picture, Table, header_cell, number_cell
+from audit.report.shapes import Badge, Column, Fact, Picture, Table, header_cell, number_cell, places
 from audit.report.view_heads import estimate_text, forest, points_text
 
 TOP_FINDINGS = 3
@@ -49,6 +49,7 @@ class FindingCard:
     decisions: tuple[Decided, ...] = ()  # oldest first
     looks: tuple[Picture, ...] = ()  # where the head looks, a picture a group
     regions: Table | None = None  # the same in numbers
+    source: str = ""  # where it stands in audit.json
 
 
 def ordered_findings(audit: Audit) -> list[Finding]:
@@ -82,6 +83,7 @@ def finding_card(
     decisions: Sequence[Decision] = (),
 ) -> FindingCard:
     """Write one finding as a card; ``compact`` draws the small picture of page one, not ``drawn`` means none."""
+    source = places({"/findings": audit.findings})(finding)
     return FindingCard(
         anchor=f"finding-{formats.slug(finding.id)}",
         id=finding.id,
@@ -101,11 +103,12 @@ def finding_card(
         ),
         numbers=_numbers(finding),
         patching=_patching(finding),
-        repeat=_repeat(finding),
+        repeat=_repeat(finding, source),
         other_explanations=tuple(finding.other_explanations),
         figure_text=estimate_text(finding.estimate),
         looks=() if compact else _looks(audit, finding),
         regions=None if compact else _regions(audit, finding),
+        source=source,
         decisions=tuple(Decided(wording.DECISIONS[d.decision], decided_by(d), d.reason) for d in decisions),
     )
 
@@ -150,7 +153,7 @@ def _regions(audit: Audit, finding: Finding) -> Table | None:
     maps = _maps(audit, finding)
     if not maps:
         return None
-    shares = [region_shares(seen.weights) for seen in maps]
+    shares, place = [region_shares(seen.weights) for seen in maps], places({"/attention": audit.attention})
     return Table(
         id=f"regions-{formats.slug(finding.id)}",
         caption=f"Where {maps[0].name} looks: share of its attention on each ninth of the image",
@@ -160,7 +163,7 @@ def _regions(audit: Audit, finding: Finding) -> Table | None:
         ),
         rows=tuple(
             (
-                header_cell(down),
+                header_cell(down, source=" ".join(place(seen) for seen in maps)),
                 *(number_cell(formats.percent(share[f"{down} {across}"], 0)) for share in shares for across in ACROSS),
             )
             for down in DOWN
@@ -176,10 +179,10 @@ def decided_by(decision: Decision) -> str:
 
 
 def _numbers(finding: Finding) -> tuple[Fact, ...]:
-    metric = wording.METRICS.get(finding.metric, (finding.metric, ""))[0]
+    metric = wording.METRICS.get(finding.metric, (finding.metric.replace("_", " ").capitalize(), ""))[0]
     return (
         Fact(
-            "Group and reference",
+            "Groups",
             f"{formats.label(finding.group)} against {formats.label(finding.reference)} "
             f"({formats.label(finding.attribute)})",
         ),
@@ -216,8 +219,9 @@ def _patching(finding: Finding) -> tuple[Fact, ...]:
     )
 
 
-def _repeat(finding: Finding) -> tuple[Fact, ...]:
+def _repeat(finding: Finding, source: str) -> tuple[Fact, ...]:
     return (
+        Fact("In audit.json", source, mono=True),
         Fact("Command", finding.reproduce, mono=True),
         Fact("Value to expect", f"{finding.expected!r} ({points_text(finding.expected)})"),
         Fact(

@@ -6,9 +6,20 @@ from collections.abc import Callable, Sequence
 
 from audit.records import Agreement, Audit, Estimate, HeadRow, JointRow
 from audit.report import figures, formats, wording
-from audit.report.shapes import Cell, Column, Picture, Table, TableGroup, badge_cell, header_cell, number_cell
+from audit.report.shapes import (
+    Cell,
+    Column,
+    Picture,
+    Place,
+    Table,
+    TableGroup,
+    badge_cell,
+    header_cell,
+    number_cell,
+    places,
+)
 from audit.report.view_data import seeds_cell, seeds_column
-from audit.report.view_instrument import grid_table, largest, scale
+from audit.report.view_instrument import every_grid, grid_table, largest, scale
 
 FOREST_HEADS = 12  # heads drawn; the table lists all of them
 PRINTED_HEADS = 36  # rows of the table in the PDF, found heads aside
@@ -48,10 +59,11 @@ def headline(row: HeadRow) -> Estimate:
 def head_groups(audit: Audit) -> list[TableGroup]:
     """Return one block for each contrast and outcome: answer, grid, forest plot, whole table."""
     blocks = dict.fromkeys((row.contrast, row.outcome) for row in audit.heads)
-    return [_head_group(audit, contrast, outcome) for contrast, outcome in blocks]
+    place = places({"/heads": audit.heads, "/grids": audit.grids})
+    return [_head_group(audit, contrast, outcome, place) for contrast, outcome in blocks]
 
 
-def _head_group(audit: Audit, contrast: str, outcome: str) -> TableGroup:
+def _head_group(audit: Audit, contrast: str, outcome: str, place: Place) -> TableGroup:
     rows = [row for row in audit.heads if (row.contrast, row.outcome) == (contrast, outcome)]
     strongest = sorted(rows, key=lambda row: (row.verdict != "confirmed", -abs(headline(row).value or 0.0)))
     key = formats.slug(f"{contrast}:{outcome}")
@@ -65,12 +77,12 @@ def _head_group(audit: Audit, contrast: str, outcome: str) -> TableGroup:
         title=title,
         paragraphs=(_answer(answer, rows), *_pairs(audit, contrast, outcome)),
         tables=(
-            *(grid_table(grid, largest(grids, grid.unit)) for grid in grids),
+            *(grid_table(grid, largest(every_grid(audit), grid.unit), place(grid)) for grid in grids),
             *_together_table(audit, key, title, contrast, outcome),
         ),
-        scale=scale(grids) if grids else None,
+        scale=scale(grids, every_grid(audit)) if grids else None,
         pictures=tuple(p for p in (picture, _shares(audit, title, contrast, outcome, strongest)) if p),
-        folded=(_head_table(key, title, rows, strongest),),
+        folded=(_head_table(key, title, rows, strongest, place),),
     )
 
 
@@ -102,6 +114,7 @@ def _together_table(audit: Audit, key: str, title: str, contrast: str, outcome: 
     if not rows:
         return ()
     rows = sorted(rows, key=lambda row: (-len(row.heads), row.heads))
+    place = places({"/joint": audit.joint})
     table = Table(
         id=f"together-{key}",
         caption=f"Heads patched together - {title}",
@@ -115,7 +128,7 @@ def _together_table(audit: Audit, key: str, title: str, contrast: str, outcome: 
         ),
         rows=tuple(
             (
-                header_cell(_set_name(row)),
+                header_cell(_set_name(row), source=place(row)),
                 stacked(row.together),
                 stacked(row.sum_of_singles),
                 stacked(row.beyond_sum),
@@ -199,9 +212,12 @@ def _patched_cell(row: HeadRow) -> Cell:
     return number_cell(formats.percent(row.patched_share, 0), formats.decimal(agreement, 3))
 
 
-def _head_table(key: str, title: str, rows: Sequence[HeadRow], strongest: Sequence[HeadRow]) -> Table:
+def _head_table(key: str, title: str, rows: Sequence[HeadRow], strongest: Sequence[HeadRow], place: Place) -> Table:
     optional = _optional(rows)
-    cells = {row.name: (*_head_row(row), *(fill(row) for _, fill in optional), _detectable_cell(row)) for row in rows}
+    cells = {
+        row.name: (*_head_row(row, place(row)), *(fill(row) for _, fill in optional), _detectable_cell(row))
+        for row in rows
+    }
     shown = [row.name for row in strongest if row.verdict in FOUND]
     shown += [row.name for row in strongest if row.verdict not in FOUND][: max(0, PRINTED_HEADS - len(shown))]
     left = len(rows) - len(shown)
@@ -233,10 +249,10 @@ def _head_table(key: str, title: str, rows: Sequence[HeadRow], strongest: Sequen
     )
 
 
-def _head_row(row: HeadRow) -> tuple[Cell, ...]:
+def _head_row(row: HeadRow, source: str) -> tuple[Cell, ...]:
     percentile = row.percentile_in_layer
     return (
-        header_cell(row.name),
+        header_cell(row.name, source=source),
         badge_cell(wording.VERDICTS[row.verdict]),
         stacked(row.discovery),
         _p_pair(row.discovery_p, row.discovery_p_adjusted),
@@ -293,6 +309,7 @@ def _p_pair(raw: float | None, adjusted: float | None) -> Cell:
 
 def agreement_table(audit: Audit) -> Table:
     """Return how far other designs rank the heads as Design A does, a row for each question and design."""
+    place = places({"/agreement": audit.agreement})
     return Table(
         id="agreement-table",
         caption="How far other ways to look agree with Design A",
@@ -306,7 +323,7 @@ def agreement_table(audit: Audit) -> Table:
         ),
         rows=tuple(
             (
-                header_cell(contrast_name(audit, row.contrast)),
+                header_cell(contrast_name(audit, row.contrast), source=place(row)),
                 Cell(formats.label(row.outcome)),
                 Cell(row.design),
                 number_cell(formats.ratio(row.rank_correlation)),
@@ -325,6 +342,7 @@ def _by_chance(row: Agreement) -> str:
 
 def stability_table(audit: Audit) -> Table:
     """Return how far the ranking of heads repeats itself, a row for each contrast and outcome."""
+    place = places({"/stability": audit.stability})
     return Table(
         id="stability-table",
         caption="How far the ranking of heads repeats itself",
@@ -338,7 +356,7 @@ def stability_table(audit: Audit) -> Table:
         ),
         rows=tuple(
             (
-                header_cell(contrast_name(audit, row.contrast)),
+                header_cell(contrast_name(audit, row.contrast), source=place(row)),
                 Cell(formats.label(row.outcome)),
                 number_cell(formats.ratio(row.split_half_rank_correlation)),
                 number_cell(formats.percent(row.top10_overlap, 0)),

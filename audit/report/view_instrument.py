@@ -16,6 +16,7 @@ from audit.report.shapes import (
     badge_cell,
     header_cell,
     number_cell,
+    places,
 )
 
 STEPS = 5  # colour steps on each side of zero
@@ -25,6 +26,7 @@ _RELATIONS = {"==": "=", "<=": "≤", ">=": "≥", "<": "<", ">": ">"}
 def controls_table(audit: Audit) -> Table:
     """Return every control with statistic, interval, threshold and verdict; failed ones first."""
     ordered = sorted(audit.controls.controls, key=lambda control: control.passed)
+    place = places({"/controls/controls": audit.controls.controls})
     return Table(
         id="controls-table",
         caption="Controls: checks of the instrument with a known answer",
@@ -36,18 +38,20 @@ def controls_table(audit: Audit) -> Table:
             Column("Required", is_number=True),
             Column("n", "images", True),
         ),
-        rows=tuple(_control_row(control) for control in ordered),
+        rows=tuple(_control_row(control, place(control)) for control in ordered),
         note=formats.level_note(control.estimate for control in ordered),
         kind="dense",
     )
 
 
-def _control_row(control: Control) -> tuple[Cell, ...]:
+def _control_row(control: Control, source: str) -> tuple[Cell, ...]:
     result = wording.PASSED_CHECK if control.passed else wording.FAILED_CHECK
     return (
         badge_cell(result),
         header_cell(
-            control.title, control.meaning if control.passed else f"{_not_shown(control)} Mend: {control.mend}"
+            control.title,
+            control.meaning if control.passed else f"{_not_shown(control)} Mend: {control.mend}",
+            source=source,
         ),
         Cell(control.setting),
         number_cell(formats.measured(control.estimate), control.statistic),
@@ -79,17 +83,23 @@ def failed_controls(audit: Audit) -> list[tuple[str, str, str, str]]:
 
 
 def control_grids(audit: Audit) -> TableGroup | None:
-    """Return the control grids side by side on one scale, or None where there are none."""
+    """Return the control grids side by side, on the scale of all grids of their unit, or None where there are none."""
     grids = audit.controls.grids
+    place = places({"/controls/grids": grids})
     if not grids:
         return None
     return TableGroup(
         id="control-grids",
         title="Head grids of the controls, each beside its null",
         paragraphs=(wording.CONTROL_GRIDS,),
-        tables=tuple(grid_table(grid, largest(grids, grid.unit)) for grid in grids),
-        scale=scale(grids),
+        tables=tuple(grid_table(grid, largest(every_grid(audit), grid.unit), place(grid)) for grid in grids),
+        scale=scale(grids, every_grid(audit)),
     )
+
+
+def every_grid(audit: Audit) -> list[HeadGrid]:
+    """Return all grids of an audit; those of one unit are drawn on one scale, wherever they stand."""
+    return [*audit.controls.grids, *audit.grids]
 
 
 def largest(grids: Sequence[HeadGrid], unit: str) -> float:
@@ -98,7 +108,7 @@ def largest(grids: Sequence[HeadGrid], unit: str) -> float:
     return max((abs(value) for value in values), default=0.0)
 
 
-def grid_table(grid: HeadGrid, limit: float) -> Table:
+def grid_table(grid: HeadGrid, limit: float, source: str) -> Table:
     """Write a layer x head grid as a table whose cells carry value, colour step and symbol.
 
     Parameters
@@ -107,6 +117,8 @@ def grid_table(grid: HeadGrid, limit: float) -> Table:
         The values and marks.
     limit : float
         The value of the strongest colour, shared between grids to compare.
+    source : str
+        Where the grid stands in ``audit.json``.
     """
     width = max((len(row) for row in grid.values), default=0)
     return Table(
@@ -114,7 +126,10 @@ def grid_table(grid: HeadGrid, limit: float) -> Table:
         caption=grid.title,
         columns=(Column("Layer"), *(Column(f"H{head}", is_number=True) for head in range(width))),
         rows=tuple(
-            (header_cell(f"L{layer}"), *(_grid_cell(grid, row, head, limit) for head in range(width)))
+            (
+                header_cell(f"L{layer}", source=f"{source}/values/{row}"),
+                *(_grid_cell(grid, row, head, limit) for head in range(width)),
+            )
             for row, layer in enumerate(grid.layers)
         ),
         note=f"{grid.caption} Unit: {unit_name(grid.unit)}.".strip(),
@@ -162,10 +177,10 @@ def _step(value: float, limit: float) -> str:
     return f"{'neg' if step < 0 else 'pos'}{abs(step)}" if step else "zero"
 
 
-def scale(grids: Sequence[HeadGrid]) -> Scale:
-    """Return the colour and symbol legend of grids that are shown together."""
+def scale(grids: Sequence[HeadGrid], every: Sequence[HeadGrid]) -> Scale:
+    """Return the colour and symbol legend of grids that are shown together; ``every`` grid shares its colours."""
     units = list(dict.fromkeys(grid.unit for grid in grids))
-    ends = [(largest(grids, unit), unit) for unit in units]
+    ends = [(largest(every, unit), unit) for unit in units]
     swatches = []
     for step in range(-STEPS, STEPS + 1):
         text = ""

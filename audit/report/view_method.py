@@ -45,8 +45,12 @@ def model_seeds(audit: Audit) -> Table:
             Column("Balanced accuracy", is_number=True),
         ),
         rows=tuple(
-            (header_cell(name), number_cell(formats.percent(plain)), number_cell(formats.percent(balanced)))
-            for name, (plain, balanced) in zip(names, scores, strict=False)
+            (
+                header_cell(name, source=f"/model/accuracy_by_seed/{k} /model/balanced_accuracy_by_seed/{k}"),
+                number_cell(formats.percent(plain)),
+                number_cell(formats.percent(balanced)),
+            )
+            for k, (name, (plain, balanced)) in enumerate(zip(names, scores, strict=False))
         ),
     )
 
@@ -93,7 +97,7 @@ def effort(audit: Audit) -> Table | None:
         ),
         rows=tuple(
             (
-                header_cell(formats.label(row.contrast)),
+                header_cell(formats.label(row.contrast), source=f"/method/effort/{number}"),
                 Cell(row.split),
                 number_cell(str(row.seed)),
                 number_cell(formats.count(row.patches)),
@@ -101,7 +105,7 @@ def effort(audit: Audit) -> Table | None:
                 number_cell(str(row.found_early)),
                 number_cell(str(row.given_up_early)),
             )
-            for row in rows
+            for number, row in enumerate(rows)
         ),
         note=wording.EFFORT,
     )
@@ -114,8 +118,8 @@ def estimands(audit: Audit) -> Table:
         caption="What is estimated",
         columns=(Column("Name"), Column("Formula"), Column("In words")),
         rows=tuple(
-            (header_cell(name), Cell(formula, tone="formula"), Cell(words))
-            for name, formula, words in audit.method.estimands
+            (header_cell(name, source=f"/method/estimands/{number}"), Cell(formula, tone="formula"), Cell(words))
+            for number, (name, formula, words) in enumerate(audit.method.estimands)
         ),
     )
 
@@ -145,12 +149,15 @@ def pairs(
     *,
     is_number: bool = False,
     mono: bool = False,
+    source: str = "",
 ) -> Table:
-    """Return a table of names and values."""
+    """Return a table of names and values; ``source`` is where their mapping or list stands in ``audit.json``."""
     tone = "mono" if mono else ""
     return Table(
         id=table_id,
         caption=caption,
         columns=(Column(left), Column(right, is_number=is_number)),
-        rows=tuple((header_cell(name), Cell(value, tone=tone, is_number=is_number)) for name, value in rows),
+        rows=tuple(
+            (header_cell(name, source=source), Cell(value, tone=tone, is_number=is_number)) for name, value in rows
+        ),
     )

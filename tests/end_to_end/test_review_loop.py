@@ -27,6 +27,15 @@ def copy(small_run: Run, tmp_path: Path) -> Path:
     return folder
 
 
+def printed_to_fit(copy: Path, invoke: Invoke) -> None:
+    """Print everything from an edited record and hash it, as somebody would who wants nothing to show."""
+    refused = invoke("render", copy)
+    assert refused.exit_code == 2
+    assert "audit.json: was changed after manifest.json was written" in refused.stderr
+    (copy / MANIFEST).unlink()
+    assert invoke("render", copy).exit_code == 0
+
+
 def test_a_run_as_it_was_written_is_verified(copy: Path, invoke: Invoke) -> None:
     before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
     result = invoke("verify", copy)
@@ -96,7 +105,7 @@ def test_an_edited_figure_of_the_record_is_named(copy: Path, invoke: Invoke) -> 
     record = json.loads((copy / "audit.json").read_text(encoding="utf-8"))
     record["heads"][2]["confirmation"]["value"] += 0.001
     (copy / "audit.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    invoke("render", copy)
+    printed_to_fit(copy, invoke)
     result = invoke("verify", copy)
     assert result.exit_code == 1
     assert "audit.json, heads[2].confirmation.value: is " in result.stdout
@@ -162,11 +171,45 @@ def test_a_control_that_was_left_out_of_the_record_is_missed(copy: Path, invoke:
     assert len(record["controls"]["controls"]) == len(rows) - 1
     record["intended_use"] = "anything"
     (copy / "audit.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    invoke("render", copy)
+    printed_to_fit(copy, invoke)
     result = invoke("verify", copy)
     assert result.exit_code == 1
     assert f"audit.json, controls.controls: is {len(rows) - 1} rows, effects give {len(rows)} rows" in result.stdout
     assert "audit.json, intended_use: is 'anything', effects give ''" in result.stdout
+
+
+def test_controls_of_the_models_are_judged_again_from_their_numbers(copy: Path, invoke: Invoke) -> None:
+    record = json.loads((copy / "audit.json").read_text(encoding="utf-8"))
+    rows = record["controls"]["controls"]
+    place = {c["id"]: number for number, c in enumerate(rows)}
+    (gate,) = (c for c in rows if c["id"] == "heads_match:colour models")
+    rows[place["engine"]]["estimate"]["value"] /= 2
+    rows[place["live_sites"]]["threshold"] = -1.0
+    rows.remove(gate)
+    rows.append({**rows[place["self_patch"]], "id": "invented", "title": "Everything is in order"})
+    (copy / "audit.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    printed_to_fit(copy, invoke)
+    result = invoke("verify", copy)
+    assert result.exit_code == 1
+    assert f"controls.controls[{place['engine']}].estimate.value: is " in result.stdout
+    assert f"controls.controls[{place['live_sites']}].threshold: is -1.0, effects give 0.0" in result.stdout
+    assert f"controls.controls[{len(rows) - 1}].passed: is True, effects give False" in result.stdout
+    assert "lacks 'heads_match:colour models', of which effects/controls.parquet holds numbers" in result.stdout
+    assert "5 faults" in result.stdout
+
+
+def test_pages_of_other_versions_are_not_compared_and_that_is_said(copy: Path, invoke: Invoke) -> None:
+    path = copy / "exports" / "printed-with.json"
+    versions = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**versions, "matplotlib": "1.0"}, indent=1) + "\n", encoding="utf-8")
+    write_manifest(copy)
+    result = invoke("verify", copy)
+    assert result.exit_code == 1
+    said = f"report: cannot be compared: printed with matplotlib 1.0 (here: {versions['matplotlib']})"
+    assert said in " ".join(result.stdout.split())
+    assert "1 faults" in result.stdout
+    assert invoke("render", copy).exit_code == 0
+    assert invoke("verify", copy).exit_code == 0
 
 
 def test_a_signed_run_is_verified_with_the_public_key(copy: Path, invoke: Invoke, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -15,6 +17,7 @@ from google.protobuf.json_format import MessageToDict, Parse
 from in_toto_attestation.predicates.test_result.v0 import test_result_pb2
 from in_toto_attestation.v1.statement import Statement
 from in_toto_attestation.v1.statement_pb2 import Statement as Message
+from lxml import etree
 
 from audit.report.exports import PREDICATE_TYPE, junit, model_card, statement
 
@@ -74,6 +77,18 @@ def test_the_statement_is_valid_in_toto(name: str) -> None:
 )
 def test_the_outcome_is_the_result(name: str, result: str) -> None:
     assert json.loads(statement(examples()[name], FILES))["predicate"]["result"] == result
+
+
+JUNIT_SCHEMA = Path(sys.prefix) / "schemas" / "junit-10.xsd"  # put there by make
+
+
+@pytest.mark.skipif(not JUNIT_SCHEMA.is_file(), reason="the schema of JUnit XML is fetched by make test")
+@pytest.mark.parametrize("name", NAMES)
+def test_junit_is_valid_by_the_schema_that_jenkins_publishes(name: str) -> None:
+    schema = etree.XMLSchema(etree.parse(JUNIT_SCHEMA))
+    schema.assertValid(etree.fromstring(junit(examples()[name]).encode()))
+    with pytest.raises(etree.DocumentInvalid):
+        schema.assertValid(etree.fromstring("<testsuites><case/></testsuites>"))
 
 
 # Elements and attributes of Apache Ant's JUnit XML as Jenkins reads it: attributes that must be there, and may be.

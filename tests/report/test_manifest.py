@@ -12,7 +12,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from audit.errors import InputError
-from audit.report.manifest import MANIFEST, SIGNATURE, check_signature, hash_files, sign, signed, write_manifest
+from audit.report.manifest import (
+    MANIFEST,
+    SIGNATURE,
+    check_kept,
+    check_signature,
+    hash_files,
+    sign,
+    signed,
+    write_manifest,
+)
+from audit.report.reviews import DECISIONS
 
 from .examples import examples
 
@@ -59,6 +69,32 @@ def test_a_signature_holds_for_its_key_and_manifest_alone(run: Path, tmp_path: P
     (run / "tables" / "a.csv").write_text("b", encoding="utf-8")
     write_manifest(run)
     assert check_signature(run, public) == "there is no signature"
+
+
+def test_what_was_changed_behind_the_manifest_is_not_hashed_anew(run: Path) -> None:
+    (run / DECISIONS).write_text("one\ntwo\n", encoding="utf-8")
+    check_kept(run)  # the manifest knows of none
+    write_manifest(run)
+    check_kept(run)
+    (run / DECISIONS).write_text("one\ntwo\nthree\n", encoding="utf-8")
+    check_kept(run)  # a review that was cut short
+    for spoilt in ("one\n", "one\ntwo", "one\ntoo\nthree\n", "two\none\n", ""):
+        (run / DECISIONS).write_text(spoilt, encoding="utf-8")
+        with pytest.raises(InputError, match="decisions were changed or dropped"):
+            check_kept(run)
+    (run / DECISIONS).unlink()
+    with pytest.raises(InputError, match="decisions were changed or dropped"):
+        check_kept(run)
+    (run / DECISIONS).write_text("one\ntwo\n", encoding="utf-8")
+    (run / "audit.json").write_bytes((run / "audit.json").read_bytes() + b" ")
+    check_kept(run, record=False)
+    with pytest.raises(InputError, match=r"audit\.json: was changed after manifest\.json was written"):
+        check_kept(run)
+    (run / MANIFEST).write_text("[]", encoding="utf-8")
+    with pytest.raises(InputError, match="is no manifest"):
+        check_kept(run)
+    (run / MANIFEST).unlink()
+    check_kept(run)
 
 
 def test_the_envelope_is_dsse(run: Path, tmp_path: Path) -> None:

@@ -49,6 +49,18 @@ def test_decisions_are_added_once_and_the_last_one_stands(tmp_path: Path) -> Non
     assert [d.decision for d in found[FIRST]] == ["accept", "reject"]
 
 
+def test_a_decision_made_earlier_and_merged_later_does_not_stand(tmp_path: Path) -> None:
+    newer, older = decision(), decision(decision="reject", decided="2026-03-02T11:59:59+02:00")
+    added(tmp_path, newer)
+    assert added(tmp_path, older) == [older]
+    there = read_decisions(tmp_path, DIGEST)
+    assert there == [newer, older]
+    assert by_finding(there)[FIRST] == [older, newer]
+    rows = build_view(AUDIT, DIGEST, there).decisions
+    assert rows is not None
+    assert [row[1].text for row in rows.rows] == ["rejected", "accepted"]
+
+
 @pytest.mark.parametrize(
     ("spoil", "what"),
     [
@@ -90,6 +102,8 @@ def test_decisions_of_another_audit_are_refused(tmp_path: Path) -> None:
          "decisions.0.reason"),
         (json.dumps({"audit_sha256": DIGEST, "decisions": [{**decision().model_dump(), "decided": "today"}]}).encode(),
          "decisions.0.decided"),
+        (json.dumps({"audit_sha256": DIGEST, "decisions": [
+            {**decision().model_dump(), "decided": "2026-13-02T10:00:00Z"}]}).encode(), "decisions.0.decided"),
         (b" " * 5_000_001, "larger than 5,000,000 bytes"),
     ],
 )  # fmt: skip
