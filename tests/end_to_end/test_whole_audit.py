@@ -33,7 +33,8 @@ from audit.records import Audit
 from tests.end_to_end.conftest import TABLE, TONE, Invoke, Run, write_card
 
 pytestmark = pytest.mark.end_to_end
-BEFORE_MODELS = {"samples.parquet", "control-colour.npz", "control-blur.npz"}  # effects that need no audited model
+# Effects that need no audited model.
+BEFORE_MODELS = {"samples.parquet", "controls.parquet", "control-colour.npz", "control-blur.npz"}
 NO_TORCH = """
 import sys
 class Forbid:
