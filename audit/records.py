@@ -441,7 +441,8 @@ class ModelInfo(Record):
     weights_sha256: str
     parameters: int
     layers: int
-    heads: int
+    heads: int  # of the first layer
+    heads_by_layer: list[int] = []
     image_size: int
     classes: list[str]
     training: str  # in words

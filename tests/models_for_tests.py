@@ -9,9 +9,18 @@ import numpy.typing as npt
 import timm
 import torch
 from timm.layers.attention import Attention
-from timm.models.vision_transformer import VisionTransformer
+
+from audit.models.anatomy import Model
 
 TINY: dict[str, Any] = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 4}
+SWIN: dict[str, Any] = {
+    "patch_size": 4,
+    "window_size": 3,
+    "depths": (2, 1),
+    "embed_dim": 16,
+    "num_heads": (2, 4),
+    "img_size": 32,
+}  # windows of 3 do not fill a grid of 8, nor one of 4; every other block shifts them
 CLASSES = 3
 
 
@@ -46,17 +55,26 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "one layer, average pool": ("vit_tiny_patch16_224", {"depth": 1, "global_pool": "avg"}),
     "one head": ("vit_tiny_patch16_224", {"num_heads": 1}),
     "three layers": ("vit_tiny_patch16_224", {"depth": 3}),
+    "beit": ("beit_base_patch16_224", {}),
+    "beit, shared positions": ("beit_base_patch16_224", {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True}),
+    "eva": ("eva_giant_patch14_224", {"mlp_ratio": 2.0}),
+    "eva02, rotary": ("eva02_tiny_patch14_224", {}),
+    "rotary by layer": ("vit_small_patch16_rope_mixed_224", {}),
+    "dinov3": ("vit_small_patch16_dinov3_qkvb", {}),
+    "perception encoder": ("vit_pe_core_tiny_patch16_384", {}),
+    "swin": ("swin_tiny_patch4_window7_224", SWIN),
 }
 
 
-def tiny(family: str = "class token", *, seed: int = 0, classes: int = CLASSES, **options: Any) -> VisionTransformer:
+def tiny(family: str = "class token", *, seed: int = 0, classes: int = CLASSES, **options: Any) -> Any:
     """Build a tiny model of a family with random weights drawn from ``seed``."""
     name, own = FAMILIES[family]
-    model = timm.create_model(name, num_classes=classes, **{**TINY, **own, **options})
+    base = {} if own is SWIN else TINY
+    model = timm.create_model(name, num_classes=classes, **{**base, **own, **options})
     return enlarged(model, seed).eval()
 
 
-def enlarged(model: VisionTransformer, seed: int) -> VisionTransformer:
+def enlarged(model: Model, seed: int) -> Any:
     """Draw every weight anew, matrices at unit gain and norms around one, so that no part is idle."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -94,6 +112,6 @@ def two_tones(n: int, *, seed: int = 0, size: int = 32) -> tuple[npt.NDArray[np.
     return pixels, targets
 
 
-def hooks_left(model: VisionTransformer) -> int:
+def hooks_left(model: Model) -> int:
     """Count the hooks that stand on any part of a model."""
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())

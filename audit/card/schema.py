@@ -90,7 +90,7 @@ class ModelSpec(CardPart):
     mean: Channels | None = None  # of red, green and blue, 0 to 1, subtracted from pixels; default: timm's for the name
     std: Channels | None = None  # likewise, what pixels are divided by
     train_blocks: Positive | None = None  # fine-tune the last so many blocks; default: all
-    overrides: dict[str, int | float | str | bool] = {}  # further keyword arguments of timm's model
+    overrides: dict[str, int | float | str | bool | list[int]] = {}  # further keyword arguments of timm's model
 
 
 class TrainingSpec(CardPart):

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from timm.models.vision_transformer import VisionTransformer
-
 from audit.controls.sets import ControlSet, Role
 from audit.controls.shifts import Index
 from audit.controls.training import ControlModels
 from audit.data.pixels import Pixels
+from audit.models.anatomy import Model
 
 
 @dataclass(frozen=True)
@@ -33,26 +32,24 @@ class Channel:
 
     Parameters
     ----------
-    clean, null : tuple of VisionTransformer
+    clean, null : tuple of Model
         The donors, trained on clean and on corrupted images; those at the same place are of one seed.
-    corrupted : VisionTransformer
+    corrupted : Model
         The recipient, of a seed of its own.
-    untrained : VisionTransformer
+    untrained : Model
         Of the same architecture, weights drawn by lot.
     """
 
     words: Words
-    clean: tuple[VisionTransformer, ...]
-    corrupted: VisionTransformer
-    null: tuple[VisionTransformer, ...]
-    untrained: VisionTransformer
+    clean: tuple[Model, ...]
+    corrupted: Model
+    null: tuple[Model, ...]
+    untrained: Model
     pixels: Pixels
     targets: Index
 
 
-def channels(
-    models: ControlModels, images: ControlSet, layers: range, *, untrained: VisionTransformer
-) -> list[Channel]:
+def channels(models: ControlModels, images: ControlSet, layers: range, *, untrained: Model) -> list[Channel]:
     """Return the colour and the blur channel."""
     made = []
     for role, (carries, corruption) in CALLED.items():

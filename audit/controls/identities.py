@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from timm.models.vision_transformer import VisionTransformer
 
 from audit.controls.verdict import Weighed, judge, weigh
+from audit.models.anatomy import Model, anatomy
 from audit.patching.engine import Donor, continue_unpatched, patch_layer, patch_together
 from audit.patching.hooks import donor_writes, patch_everything, patch_with_hooks
 from audit.patching.sites import Site, Trace, bias_write, head_writes, heads_of, record, sites_of
@@ -19,8 +19,8 @@ from audit.records import Control, Estimate
 
 SUM_TOLERANCE = 1e-5
 ENGINE_TOLERANCE = 1e-4
-Patch = Callable[[VisionTransformer, Trace, Donor, int], torch.Tensor]
-PatchSet = Callable[[VisionTransformer, Trace, Donor, Sequence[Site]], torch.Tensor]
+Patch = Callable[[Model, Trace, Donor, int], torch.Tensor]
+PatchSet = Callable[[Model, Trace, Donor, Sequence[Site]], torch.Tensor]
 MEND = "this is a fault of the tool or of the model's code, not of the data; report it with the model's name"
 
 
@@ -28,7 +28,7 @@ MEND = "this is a fault of the tool or of the model's code, not of the data; rep
 class Subject:
     """What the identities are checked on: a model, some of the audit's images, and other images as donors."""
 
-    model: VisionTransformer
+    model: Model
     images: torch.Tensor  # (B, 3, H, W)
     donors: torch.Tensor  # (B, 3, H, W)
     setting: str
@@ -93,7 +93,7 @@ def self_patch(subject: Subject, *, patch: Patch = patch_layer) -> Weighed:
     model, twin = subject.model, copy.deepcopy(subject.model)
     trace = record(model, subject.images)
     changes = []
-    for i in range(len(model.blocks)):
+    for i in range(anatomy(model).depth):
         unpatched = continue_unpatched(model, trace, i, heads_of(model, i))
         changes += [patch(model, trace, Donor(donor, trace), i) - unpatched for donor in (model, twin)]
     return weigh(
@@ -118,7 +118,7 @@ def writes_sum_to_attention(subject: Subject) -> Weighed:
     model = subject.model
     trace = record(model, subject.images)
     errors = []
-    for i in range(len(model.blocks)):
+    for i in range(anatomy(model).depth):
         total = head_writes(model, i, trace.z[i]).sum(0) + bias_write(model, i)
         errors.append((total - trace.attention[i]).norm() / trace.attention[i].norm())
     return weigh(
@@ -159,26 +159,25 @@ def everything_patched_is_the_donor(subject: Subject) -> Weighed:
     )
 
 
-def rotated(model: VisionTransformer, *, seed: int = 0) -> VisionTransformer:
+def rotated(model: Model, *, seed: int = 0) -> Model:
     """Return a copy whose V and W_O are transformed, head by head, by a random A and its inverse.
 
     The copy computes the same function. Raw z differs, u does not.
     """
     twin = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
-    for block in twin.blocks:
-        attention = block.attn
-        n, width = attention.num_heads, attention.head_dim
-        for h in range(n):
+    body = anatomy(twin)
+    for layer in range(body.depth):
+        weight = body.projection(layer).weight
+        width = weight.shape[1] // body.units(layer)
+        for h in range(body.units(layer)):
             q, _ = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))
             rotation = q.float()
-            values = slice(2 * n * width + h * width, 2 * n * width + (h + 1) * width)
-            columns = slice(h * width, (h + 1) * width)
+            own = slice(h * width, (h + 1) * width)
             with torch.no_grad():
-                attention.qkv.weight[values] = rotation @ attention.qkv.weight[values]
-                if attention.qkv.bias is not None:
-                    attention.qkv.bias[values] = rotation @ attention.qkv.bias[values]
-                attention.proj.weight[:, columns] = attention.proj.weight[:, columns] @ rotation.T
+                for made in body.values(layer):
+                    made[own] = rotation @ made[own]
+                weight[:, own] = weight[:, own] @ rotation.T
     return twin
 
 
@@ -186,7 +185,7 @@ def rotation_changes_nothing(
     subject: Subject,
     *,
     patch: Patch = patch_layer,
-    rotate: Callable[[VisionTransformer], VisionTransformer] = rotated,
+    rotate: Callable[[Model], Model] = rotated,
 ) -> Weighed:
     """Rewrite each head in other coordinates: the rewritten model, and patches from it, must give the same logits.
 
@@ -196,7 +195,7 @@ def rotation_changes_nothing(
     twin = rotate(model)
     trace, donor = record(model, subject.images), record(model, subject.donors)
     turned = record(twin, subject.donors)
-    layers = range(len(model.blocks))
+    layers = range(anatomy(model).depth)
     right = [patch(model, trace, Donor(model, donor), i) for i in layers]
     changes = [patch(model, trace, Donor(twin, turned), i) - right[i] for i in layers]
     raw = max(_largest([patch(model, trace, Donor(model, turned), i) - right[i] for i in layers]))
@@ -261,7 +260,7 @@ def engine_equals_hooks(
     trace, donor = record(model, subject.images), record(model, subject.donors)
     writes = donor_writes(model, subject.donors, sites_of(model))
     changes = []
-    for i in range(len(model.blocks)):
+    for i in range(anatomy(model).depth):
         fast = patch(model, trace, Donor(model, donor), i)
         for h in range(heads_of(model, i)):
             site = Site(i, h)

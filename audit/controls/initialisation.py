@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from timm.models.vision_transformer import VisionTransformer
 
 from audit.controls.verdict import LOWER_END, Weighed, mean_interval, weigh
 from audit.data.pixels import Pixels
+from audit.models.anatomy import Model, anatomy
 from audit.models.finetune import make_views
 from audit.models.predict import finish_logits, predict_logits
 from audit.patching.sites import heads_of, same_up_to
@@ -29,8 +29,8 @@ MEND = "fine-tune both models from the same weights file, more gently (fewer epo
 class Pair:
     """Two models said to come from one initialisation, with the hash of the base each was trained from."""
 
-    recipient: VisionTransformer
-    donor: VisionTransformer
+    recipient: Model
+    donor: Model
     recipient_base: str
     donor_base: str
 
@@ -53,16 +53,16 @@ class Task:
     stream: torch.Tensor | None = None
     start: int = 0
 
-    def after_frozen_blocks(self, models: Sequence[VisionTransformer], start: int) -> Task:
+    def after_frozen_blocks(self, models: Sequence[Model], start: int) -> Task:
         """Return the task with the pass up to block ``start`` done once for all models, if they share it."""
         first, *others = models
         if start == 0 or not all(same_up_to(first, m, start) for m in others):
             return self
-        (stream,) = make_views(first, [self.pixels], len(first.blocks) - start, dtype=torch.float32).data
+        (stream,) = make_views(first, [self.pixels], anatomy(first).depth - start, dtype=torch.float32).data
         assert isinstance(stream, torch.Tensor)
         return replace(self, stream=stream, start=start)
 
-    def points(self, model: VisionTransformer) -> Points:
+    def points(self, model: Model) -> Points:
         """Return 100 for each image that ``model`` is right on, else 0: points of accuracy."""
         if self.stream is None:
             logits = predict_logits(model, self.pixels)
@@ -118,19 +118,19 @@ def same_base(pairs: Sequence[Pair], setting: str) -> Weighed:
     )
 
 
-def circuits(model: VisionTransformer, layer: int) -> list[torch.Tensor]:
+def circuits(model: Model, layer: int) -> list[torch.Tensor]:
     """Return what a layer's heads are, whatever coordinates they use inside: four factors (heads, width, head width).
 
     W_Q, W_K, W_V and W_O enter a head only through the products W_Q' W_K and W_O W_V (Elhage et al. 2021).
     """
-    attention = model.blocks[layer].attn
-    n = int(attention.num_heads)
-    q, k, v = attention.qkv.weight.detach().chunk(3)
-    out = attention.proj.weight.detach().unflatten(1, (n, -1)).movedim(1, 0)
+    body = anatomy(model)
+    n = body.units(layer)
+    q, k, v = (weight.detach() for weight in body.inner_weights(layer))
+    out = body.projection(layer).weight.detach().unflatten(1, (n, -1)).movedim(1, 0)
     return [*(w.unflatten(0, (n, -1)).mT for w in (q, k, v)), out]
 
 
-def circuit_similarity(a: VisionTransformer, b: VisionTransformer, layer: int) -> torch.Tensor:
+def circuit_similarity(a: Model, b: Model, layer: int) -> torch.Tensor:
     """Return cosines (heads of a, heads of b), the mean of those of the QK and of the OV products."""
     qa, ka, va, oa = circuits(a, layer)
     qb, kb, vb, ob = circuits(b, layer)
@@ -173,7 +173,7 @@ def heads_match(pairs: Sequence[Pair], setting: str, layers: range) -> Weighed:
     )
 
 
-def interpolate(a: VisionTransformer, b: VisionTransformer, share: float) -> VisionTransformer:
+def interpolate(a: Model, b: Model, share: float) -> Model:
     """Return the model whose every weight lies ``share`` of the way from ``a`` to ``b``."""
     mixed = copy.deepcopy(a)
     other = b.state_dict()

@@ -9,10 +9,10 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import torch
-from timm.models.vision_transformer import VisionTransformer
 
 from audit.data.pixels import Pixels
-from audit.models.predict import batches, classify
+from audit.models.anatomy import Model, anatomy
+from audit.models.predict import batches
 from audit.models.transforms import as_input
 from audit.patching.engine import Donor, add_to_stream, patch_attention, patch_layer
 from audit.patching.sites import Site, Trace, head_writes, record, same_up_to
@@ -27,7 +27,7 @@ BATCH = 32
 class Giver:
     """A donor model and the images that it looks at."""
 
-    model: VisionTransformer
+    model: Model
     pixels: Pixels
 
 
@@ -64,7 +64,7 @@ class Shift:
 
 
 def measure_heads(
-    recipient: VisionTransformer, pixels: Pixels, givers: Mapping[str, Giver], targets: Index, layers: range
+    recipient: Model, pixels: Pixels, givers: Mapping[str, Giver], targets: Index, layers: range
 ) -> dict[str, Array]:
     """Patch every head of ``layers`` by itself, image i of a giver donating to image i.
 
@@ -82,7 +82,7 @@ def measure_heads(
 
 
 def measure_shifts(
-    recipient: VisionTransformer,
+    recipient: Model,
     pixels: Pixels,
     givers: Mapping[str, Giver],
     targets: Index,
@@ -104,7 +104,7 @@ def measure_shifts(
 
 
 def measure_random_direction(
-    recipient: VisionTransformer, pixels: Pixels, donor: VisionTransformer, targets: Index, site: Site, *, seed: int
+    recipient: Model, pixels: Pixels, donor: Model, targets: Index, site: Site, *, seed: int
 ) -> Array:
     """Change what ``site`` writes by as much as the donor's head would, token by token, but in a random direction.
 
@@ -131,7 +131,7 @@ def measure_random_direction(
 
 
 def _donations(
-    recipient: VisionTransformer, pixels: Pixels, givers: Mapping[str, Giver], targets: Index, start: int
+    recipient: Model, pixels: Pixels, givers: Mapping[str, Giver], targets: Index, start: int
 ) -> Iterator[tuple[str, Trace, Donor, Callable[[torch.Tensor], Array]]]:
     """Yield, batch by batch and giver by giver: its name, the recipient's pass, the donor, and what reads log-odds."""
     sharing = _sharing(recipient, pixels, givers, start)
@@ -142,7 +142,7 @@ def _donations(
             yield name, own, _donor(giver, part, own if name in sharing else None, start), log_odds
 
 
-def _sharing(recipient: VisionTransformer, pixels: Pixels, givers: Mapping[str, Giver], start: int) -> set[str]:
+def _sharing(recipient: Model, pixels: Pixels, givers: Mapping[str, Giver], start: int) -> set[str]:
     """Name the givers that look at the recipient's own images through the same frozen blocks."""
     return {n for n, g in givers.items() if g.pixels is pixels and same_up_to(recipient, g.model, start)}
 
@@ -153,8 +153,8 @@ def _donor(giver: Giver, part: slice, prefix: Trace | None, start: int) -> Donor
 
 
 @torch.inference_mode()
-def _finish(model: VisionTransformer, trace: Trace) -> torch.Tensor:
-    return classify(model, trace.leaving)
+def _finish(model: Model, trace: Trace) -> torch.Tensor:
+    return anatomy(model).classify(trace.leaving)
 
 
 def _true_class(logits: torch.Tensor, truth: torch.Tensor) -> Array:

@@ -17,11 +17,11 @@ from pathlib import Path
 import timm
 import torch
 from safetensors.torch import load_file
-from timm.models.vision_transformer import VisionTransformer
 
 from audit.card.schema import ControlsSpec
 from audit.controls.sets import ControlSet, Role
 from audit.data.pixels import Pixels
+from audit.models.anatomy import Model
 from audit.models.build import Backbone
 from audit.models.checkpoint import hash_state, save_weights, started_from
 from audit.models.finetune import Progress, Recipe, Views, count_steps, finetune, make_views, prefix_blocks
@@ -73,7 +73,7 @@ def _donor_name(role: Role, corruption: str, seed: int) -> str:
 class ControlModels:
     """The models by condition, the hash of the weights each was trained from, their folder, whether they lay there."""
 
-    models: Mapping[str, VisionTransformer]
+    models: Mapping[str, Model]
     started_from: Mapping[str, str]
     folder: Path
     from_cache: bool
@@ -136,7 +136,7 @@ def train_controls(
     return ControlModels(models, starts, folder, from_cache=not fresh)
 
 
-def _stored(backbone: Backbone, classes: int, path: Path) -> VisionTransformer:
+def _stored(backbone: Backbone, classes: int, path: Path) -> Model:
     """Load a model that was trained here."""
     model = backbone.build(classes)
     model.load_state_dict(load_file(path))
@@ -150,7 +150,7 @@ def _is_whole(backbone: Backbone) -> bool:
 
 def _base(
     backbone: Backbone, spec: ControlsSpec, images: ControlSet, folder: Path, step: Step
-) -> tuple[VisionTransformer, Mapping[str, Views]]:
+) -> tuple[Model, Mapping[str, Views]]:
     """Train the base, or load it; return with it what its frozen blocks make of the images, if that is known by now."""
     path = folder / BASE
     if path.is_file():
@@ -165,9 +165,7 @@ def _base(
     return base, {} if _is_whole(backbone) else views
 
 
-def _views(
-    model: VisionTransformer, images: ControlSet, train_blocks: int | None, corruptions: Sequence[str]
-) -> dict[str, Views]:
+def _views(model: Model, images: ControlSet, train_blocks: int | None, corruptions: Sequence[str]) -> dict[str, Views]:
     """Return the training images by corruption, as the trained blocks of ``model`` read them."""
     return {name: make_views(model, [spoil(images.train, name)], train_blocks) for name in corruptions}
 
@@ -176,11 +174,11 @@ def _train_conditions(
     backbone: Backbone,
     spec: ControlsSpec,
     images: ControlSet,
-    base: VisionTransformer,
+    base: Model,
     views: Mapping[str, Views],
     files: Mapping[Condition, Path],
     step: Step,
-) -> dict[str, VisionTransformer]:
+) -> dict[str, Model]:
     """Train the conditions that are not stored yet from the base, storing each as soon as it is done; return all."""
     absent = [c for c, path in files.items() if not path.is_file()]
     blocks = backbone.spec.train_blocks
@@ -207,7 +205,7 @@ def _train_conditions(
     return {c.name: model for c, model in models.items()}
 
 
-def start_from(base: VisionTransformer, model: VisionTransformer) -> None:
+def start_from(base: Model, model: Model) -> None:
     """Give ``model`` the base's weights; a classifier for other classes is set to fixed, distinct directions."""
     state = base.state_dict()
     generator = torch.Generator().manual_seed(0)

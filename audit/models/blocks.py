@@ -8,10 +8,12 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 from torch.nn import functional as F
 
+from audit.models.anatomy import Model, anatomy
 
-def rows_read(model: VisionTransformer) -> int | None:
-    """Return how many leading tokens the classifier reads, or None if it reads all."""
-    if model.attn_pool is None and model.global_pool == "token":
+
+def rows_read(model: Model) -> int | None:
+    """Return how many leading tokens the classifier reads, or None if it reads all, or that is not known."""
+    if isinstance(model, VisionTransformer) and model.attn_pool is None and model.global_pool == "token":
         return int(model.num_prefix_tokens)
     return None
 
@@ -22,9 +24,9 @@ def is_plain(block: nn.Module) -> bool:
     return known and not (block.training and drops_at_random(block))
 
 
-def unknown_blocks(model: VisionTransformer) -> list[int]:
+def unknown_blocks(model: Model) -> list[int]:
     """Return the layers whose blocks must be run whole, and by hooks where sets of heads are patched."""
-    return [i for i, block in enumerate(model.blocks) if not is_plain(block)]
+    return [i for i, block in enumerate(anatomy(model).blocks) if not is_plain(block)]
 
 
 def drops_at_random(model: nn.Module) -> bool:

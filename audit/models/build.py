@@ -1,32 +1,40 @@
-"""timm models from a card: by name, with pretrained, given or random weights."""
+"""Models from a card: timm's by name, with pretrained, given or random weights, and others translated into these."""
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import timm
 import torch
-from timm.layers.attention import Attention
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import nn
 
 from audit.card.schema import ModelSpec
 from audit.errors import ModelError
+from audit.models.anatomy import ANATOMIES, Model, anatomy
 from audit.models.checkpoint import hash_state, read_weights
+from audit.models.translated import Translation, foreign_weights, is_foreign, read_foreign
 
 SUPPORTED = (
     "vit_*",
     "deit_*",
     "deit3_*",
-    "vit_*_dinov2",
-    "vit_*_reg4_dinov2",
-    "vit_*_clip_*",
     "flexivit_*",
+    "beit_*",
+    "beitv2_*",
+    "eva_*",
+    "eva02_*",
+    "swin_*",
+    "torchvision/vit_*",
+    "huggingface",
 )
+FILTERS = {kind: importlib.import_module(kind.__module__).checkpoint_filter_fn for kind in ANATOMIES}
+RESAMPLED = ("pos_embed", "patch_embed", "relative_position_bias_table")  # parts of names: what another size changes
+Filter = Callable[[Mapping[str, torch.Tensor], Model], dict[str, torch.Tensor]]
 FAULTS_SHOWN = 3
 
 
@@ -39,13 +47,13 @@ class Backbone:
     spec : ModelSpec
         The card's model.
     weights : pathlib.Path, optional
-        The weights file, found; None for ``pretrained`` and ``none``.
+        The weights file (of Hugging Face: the folder), found; None for ``pretrained`` and ``none``.
     """
 
     spec: ModelSpec
     weights: Path | None
 
-    def build(self, classes: int, *, seed: int = 0) -> VisionTransformer:
+    def build(self, classes: int, *, seed: int = 0) -> Model:
         """Return a model in evaluation mode whose body is this initialisation.
 
         Parameters
@@ -63,25 +71,38 @@ class Backbone:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = create_architecture(
-                self.spec, classes, pretrained=self.weights is None and self.spec.weights == "pretrained"
+                self.spec,
+                classes,
+                pretrained=self.weights is None and self.spec.weights == "pretrained",
+                weights=self.weights,
             )
-        if self.weights is not None:
-            load_into(model, self.weights, keep_classifier=False)
+        if self.spec.weights != "none" and (self.weights is not None or is_foreign(self.spec.name)):
+            self._load(model, keep_classifier=False)
         return model.eval().requires_grad_(False)  # training asks for gradients itself
 
-    def build_as_is(self, classes: int) -> VisionTransformer:
+    def build_as_is(self, classes: int) -> Model:
         """Return the user's own model, classifier included; every tensor must fit."""
         if self.weights is None:
             raise ModelError(
                 "model.weights", f"'{self.spec.weights}' with training: none", "name the weights file to audit"
             )
-        model = create_architecture(self.spec, classes, pretrained=False)
-        load_into(model, self.weights, keep_classifier=True)
+        model = create_architecture(self.spec, classes, pretrained=False, weights=self.weights)
+        self._load(model, keep_classifier=True)
         return model.eval().requires_grad_(False)  # training asks for gradients itself
 
-    def build_untrained(self, classes: int, *, seed: int = 0) -> VisionTransformer:
+    def build_untrained(self, classes: int, *, seed: int = 0) -> Model:
         """Return a model of this architecture with random weights, which knows nothing."""
-        return Backbone(self.spec.model_copy(update={"weights": "none"}), None).build(classes, seed=seed)
+        return Backbone(self.spec.model_copy(update={"weights": "none"}), self.weights).build(classes, seed=seed)
+
+    def _load(self, model: Model, *, keep_classifier: bool) -> None:
+        name, where = self.spec.name, self.weights or Path(self.spec.weights)
+        if is_foreign(name):
+            state: Mapping[str, torch.Tensor] = read_foreign(name, self.weights).renamed(
+                foreign_weights(name, self.weights)
+            )
+        else:
+            state = read_weights(where)
+        load_into(model, state, where, keep_classifier=keep_classifier)
 
     def body_hash(self) -> str:
         """SHA-256 of the initial weights, classifier aside."""
@@ -89,8 +110,10 @@ class Backbone:
         return hash_state({k: v for k, v in state.items() if not k.startswith("head.")})
 
 
-def create_architecture(spec: ModelSpec, classes: int, *, pretrained: bool) -> VisionTransformer:
-    """Create a timm model by name and refuse what cannot be patched head by head."""
+def create_architecture(spec: ModelSpec, classes: int, *, pretrained: bool, weights: Path | None = None) -> Model:
+    """Create a model by name and refuse what cannot be patched; a foreign one's shape stands beside its ``weights``."""
+    if is_foreign(spec.name):
+        return _translated(spec, read_foreign(spec.name, weights), classes)
     options = dict(spec.overrides)
     if spec.image_size is not None:
         options["img_size"] = spec.image_size
@@ -100,8 +123,8 @@ def create_architecture(spec: ModelSpec, classes: int, *, pretrained: bool) -> V
             "model.name", f"timm has no model '{spec.name}'", f"did you mean {', '.join(near) or SUPPORTED[0]}"
         )
     entry = timm.model_entrypoint(spec.name)
-    if inspect.getmodule(entry) is not inspect.getmodule(VisionTransformer) and not spec.name.startswith("deit"):
-        raise unsupported(spec.name, "it is not a plain vision transformer")
+    if inspect.getmodule(entry) not in map(inspect.getmodule, ANATOMIES) and not spec.name.startswith("deit"):
+        raise unsupported(spec.name, "it is not a vision transformer of a known kind")
     try:
         model = timm.create_model(spec.name, pretrained=pretrained, num_classes=classes, **options)
     except (TypeError, AssertionError, ValueError) as error:
@@ -114,16 +137,40 @@ def create_architecture(spec: ModelSpec, classes: int, *, pretrained: bool) -> V
             f"pretrained weights of {spec.name} could not be fetched ({type(error).__name__})",
             "connect to the network once, or name a weights FILE",
         ) from error
-    given = {k: tuple(v) for k, v in (("mean", spec.mean), ("std", spec.std)) if v is not None}
-    model.pretrained_cfg = {**model.pretrained_cfg, **given}
-    side, patch = int(model.patch_embed.img_size[0]), int(model.patch_embed.patch_size[0])
-    if side % patch:
-        mend = f"take {max(1, side // patch) * patch} or {(side // patch + 1) * patch}"
-        raise ModelError("model.image_size", f"{side} is no multiple of the patch size {patch} of {spec.name}", mend)
+    _normalise(model, spec)
+    _check_side(model, spec)
     reason = why_not_patchable(model)
     if reason:
         raise unsupported(spec.name, reason)
     return model
+
+
+def _translated(spec: ModelSpec, translation: Translation, classes: int) -> Model:
+    """Create a model of another library."""
+    if spec.overrides:
+        raise ModelError("model.overrides", f"{spec.name} takes none", "remove them; its own files say what it is")
+    if spec.image_size is not None and translation.image_size is None:
+        raise ModelError("model.image_size", f"{spec.name} has a fixed size", "remove it")
+    model = translation.create(classes, spec.image_size)
+    _normalise(model, spec)
+    if any(model.pretrained_cfg.get(k) is None for k in ("mean", "std")):
+        what = "the folder has no preprocessor_config.json that says how pixels were shifted and scaled"
+        raise ModelError("model.mean", what, "give model.mean and model.std")
+    _check_side(model, spec)
+    return model
+
+
+def _normalise(model: Model, spec: ModelSpec) -> None:
+    """Shift and scale pixels as the card says, where it does."""
+    given = {k: tuple(v) for k, v in (("mean", spec.mean), ("std", spec.std)) if v is not None}
+    model.pretrained_cfg = {**model.pretrained_cfg, **given}
+
+
+def _check_side(model: Model, spec: ModelSpec) -> None:
+    side, patch = int(model.patch_embed.img_size[0]), int(model.patch_embed.patch_size[0])
+    if side % patch:
+        mend = f"take {max(1, side // patch) * patch} or {(side // patch + 1) * patch}"
+        raise ModelError("model.image_size", f"{side} is no multiple of the patch size {patch} of {spec.name}", mend)
 
 
 def unsupported(name: str, reason: str) -> ModelError:
@@ -132,27 +179,14 @@ def unsupported(name: str, reason: str) -> ModelError:
 
 
 def why_not_patchable(model: nn.Module) -> str:
-    """Return why heads of ``model`` cannot be told apart at ``attn.proj``, or "" if they can."""
-    if not isinstance(model, VisionTransformer):
-        return "it is not a timm VisionTransformer"
-    if len(model.blocks) == 0:
-        return "it has no block; give a depth of 1 or more in model.overrides"
-    for i, block in enumerate(model.blocks):
-        attention = getattr(block, "attn", None)
-        if not all(hasattr(block, part) for part in ("norm1", "norm2", "mlp", "ls1", "ls2")) or attention is None:
-            return f"block {i} is a {type(block).__name__}, not attention then MLP"
-        if not isinstance(attention, Attention):
-            return f"attention of block {i} is a {type(attention).__name__}"
-        if not isinstance(attention.norm, nn.Identity):
-            return f"block {i} normalises across heads before the projection"
-        if getattr(attention, "gate", None) is not None:
-            return f"block {i} scales its heads by a gate, so that what they hold cannot be rotated"
-    return ""
+    """Return why heads of ``model`` cannot be told apart where they write, or "" if they can."""
+    if not isinstance(model, tuple(ANATOMIES)):
+        return f"it is a {type(model).__name__}"
+    return anatomy(model).fault()
 
 
-def load_into(model: VisionTransformer, path: Path, *, keep_classifier: bool) -> None:
-    """Load a weights file, resampling the position grid; name what does not fit."""
-    state = read_weights(path)
+def load_into(model: Model, state: Mapping[str, torch.Tensor], path: Path, *, keep_classifier: bool) -> None:
+    """Load the tensors of a file, resampling positions; name what does not fit."""
     wanted = model.state_dict()
     if "patch_embed.proj.weight" not in state:
         found = ", ".join(sorted(state)[:FAULTS_SHOWN])
@@ -161,9 +195,9 @@ def load_into(model: VisionTransformer, path: Path, *, keep_classifier: bool) ->
         check_outputs(state, wanted, path)
     else:
         state, wanted = without_classifier(state), without_classifier(wanted)
-    check_shapes(state, wanted, path, model, free=("pos_embed", "patch_embed"))
+    check_shapes(state, wanted, path, model, free=RESAMPLED)
     try:
-        state = checkpoint_filter_fn(state, model)
+        state = _filter_of(model)(state, model)
     except RuntimeError:  # a position grid that cannot be resampled
         check_shapes(state, wanted, path, model)
         raise
@@ -175,6 +209,12 @@ def load_into(model: VisionTransformer, path: Path, *, keep_classifier: bool) ->
         raise ModelError(str(path), f"another architecture: it {what} (and {more} more)", mend_of(model))
     check_shapes(state, wanted, path, model)
     model.load_state_dict(state, strict=False)
+
+
+def _filter_of(model: Model) -> Filter:
+    """Return timm's function that resamples a checkpoint of the model's family."""
+    fit: Filter = next(fit for kind, fit in FILTERS.items() if isinstance(model, kind))
+    return fit
 
 
 def without_classifier(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -197,18 +237,18 @@ def check_shapes(
     state: Mapping[str, torch.Tensor],
     own: Mapping[str, torch.Tensor],
     path: Path,
-    model: VisionTransformer,
+    model: Model,
     *,
     free: tuple[str, ...] = (),
 ) -> None:
     """Raise for the first tensor whose shape differs, but for those ``free`` ones that are resampled."""
     for name, tensor in state.items():
-        if name in own and tensor.shape != own[name].shape and not name.startswith(free):
+        if name in own and tensor.shape != own[name].shape and not any(part in name for part in free):
             shapes = f"{tuple(tensor.shape)}, the model's is {tuple(own[name].shape)}"
             raise ModelError(str(path), f"another architecture: {name} is {shapes}", mend_of(model))
 
 
-def mend_of(model: VisionTransformer) -> str:
+def mend_of(model: Model) -> str:
     """Return what to change when weights do not fit."""
     name = model.pretrained_cfg.get("architecture", "the model")
     return f"name weights of {name}, or the model that these weights belong to"

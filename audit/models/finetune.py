@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch import nn
@@ -22,7 +21,8 @@ from torch.nn import functional as F
 
 from audit.data.pixels import Pixels
 from audit.errors import UnfinishedError
-from audit.models.predict import batches, embed, finish
+from audit.models.anatomy import Model, anatomy
+from audit.models.predict import batches, finish
 from audit.models.transforms import as_input
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
@@ -72,7 +72,7 @@ class Views:
 
 
 def make_views(
-    model: VisionTransformer,
+    model: Model,
     pixels: Sequence[Pixels],
     train_blocks: int | None,
     *,
@@ -88,7 +88,7 @@ def make_views(
 
     Parameters
     ----------
-    model : VisionTransformer
+    model : Model
         Its frozen prefix is run here; every later model must share it.
     pixels : sequence of uint8 arrays (N, H, W, 3)
         A view each, such as the images and their mirror images.
@@ -103,9 +103,9 @@ def make_views(
     return Views([_prefix_features(model, view, prefix, dtype) for view in pixels], prefix)
 
 
-def prefix_blocks(model: VisionTransformer, train_blocks: int | None) -> int:
+def prefix_blocks(model: Model, train_blocks: int | None) -> int:
     """Return how many blocks stay frozen."""
-    return 0 if train_blocks is None else max(0, len(model.blocks) - train_blocks)
+    return 0 if train_blocks is None else max(0, anatomy(model).depth - train_blocks)
 
 
 def mirrored(pixels: Pixels) -> Pixels:
@@ -114,13 +114,13 @@ def mirrored(pixels: Pixels) -> Pixels:
 
 
 @torch.inference_mode()
-def _prefix_features(model: VisionTransformer, pixels: Pixels, prefix: int, dtype: torch.dtype) -> torch.Tensor:
+def _prefix_features(model: Model, pixels: Pixels, prefix: int, dtype: torch.dtype) -> torch.Tensor:
     model.eval()
-    features = torch.empty(0)
+    body, features = anatomy(model), torch.empty(0)
     for part in batches(len(pixels), PREFIX_BATCH):
-        stream = embed(model, as_input(model, pixels[part]))
-        for block in model.blocks[:prefix]:
-            stream = block(stream)
+        stream = body.embed(as_input(model, pixels[part]))
+        for layer in range(prefix):
+            stream = body.run(layer, stream)
         if part.start == 0:
             features = _room((len(pixels), *stream.shape[1:]), dtype)
         kept = features[part].copy_(stream)
@@ -140,7 +140,7 @@ def _room(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
 
 
 def finetune(
-    model: VisionTransformer,
+    model: Model,
     views: Views,
     targets: npt.NDArray[np.int64] | npt.NDArray[np.float32],
     recipe: Recipe,
@@ -152,7 +152,7 @@ def finetune(
 
     Parameters
     ----------
-    model : VisionTransformer
+    model : Model
         Shares its frozen prefix with the model that made ``views``.
     views : Views
         Input of the trained part.
@@ -212,7 +212,7 @@ def _steps_an_epoch(images: int, recipe: Recipe) -> int:
     return math.ceil(images / recipe.batch_size)
 
 
-def _updater(model: VisionTransformer, recipe: Recipe, steps: int) -> Callable[[torch.Tensor, int], None]:
+def _updater(model: Model, recipe: Recipe, steps: int) -> Callable[[torch.Tensor, int], None]:
     """Return the function that follows the gradient of a loss, at timm's cosine rate of the given step."""
     optimizer = create_optimizer_v2(
         model, opt="adamw", lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
@@ -246,22 +246,24 @@ def _set_rate(optimizer: torch.optim.Optimizer, scheduler: object, recipe: Recip
             group["lr"] *= (done + 1) / (warm + 1)
 
 
-def _freeze(model: VisionTransformer, prefix: int, recipe: Recipe) -> None:
+def _freeze(model: Model, prefix: int, recipe: Recipe) -> None:
     """Let the gradient reach what the recipe trains, and nothing else."""
-    blocks = model.blocks[prefix:]
+    body = anatomy(model)
+    layers = range(prefix, body.depth)
     classifier = (
         [] if recipe.freeze_classifier else [p for n in CLASSIFIER if (p := getattr(model, n, None)) is not None]
     )
     model.requires_grad_(prefix == 0 and not recipe.freeze_classifier and not recipe.attention_only)
-    for part in [*([b.attn for b in blocks] if recipe.attention_only else blocks), *classifier]:
+    whole = [part for layer in layers for part in body.modules(layer)]
+    for part in [*([body.blocks[i].attn for i in layers] if recipe.attention_only else whole), *classifier]:
         part.requires_grad_(True)
 
 
 def _forward_tail(
-    model: VisionTransformer, views: Views, rows: npt.NDArray[np.int64], view_of: npt.NDArray[np.int64]
+    model: Model, views: Views, rows: npt.NDArray[np.int64], view_of: npt.NDArray[np.int64]
 ) -> torch.Tensor:
     drawn = _drawn(views, rows, view_of)
-    stream = embed(model, as_input(model, drawn.numpy())) if views.prefix == 0 else drawn.float()
+    stream = anatomy(model).embed(as_input(model, drawn.numpy())) if views.prefix == 0 else drawn.float()
     return finish(model, stream, views.prefix)
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 import torch
-from timm.models.vision_transformer import VisionTransformer
 
 from audit.data.pixels import Pixels
+from audit.models.anatomy import Model, anatomy
 from audit.models.blocks import is_plain, leading_rows, rows_read
 from audit.models.transforms import as_input
 
@@ -23,44 +23,34 @@ def batches(n: int, size: int) -> Iterator[slice]:
 
 
 @torch.inference_mode()
-def predict_logits(model: VisionTransformer, pixels: Pixels, *, batch: int = 64) -> Floats:
+def predict_logits(model: Model, pixels: Pixels, *, batch: int = 64) -> Floats:
     """Return the logits (N, classes) of a model in evaluation mode."""
     model.eval()
     parts = [
-        finish(model, embed(model, as_input(model, pixels[s])), 0).cpu().numpy() for s in batches(len(pixels), batch)
+        finish(model, anatomy(model).embed(as_input(model, pixels[s])), 0).cpu().numpy()
+        for s in batches(len(pixels), batch)
     ]
     return np.concatenate(parts).astype(np.float32)
 
 
 @torch.inference_mode()
-def finish_logits(model: VisionTransformer, stream: torch.Tensor, start: int, *, batch: int = 64) -> Floats:
+def finish_logits(model: Model, stream: torch.Tensor, start: int, *, batch: int = 64) -> Floats:
     """Return the logits (N, classes) of the residual stream (N, tokens, width) that enters block ``start``."""
     model.eval()
     return np.concatenate([finish(model, stream[s], start).cpu().numpy() for s in batches(len(stream), batch)])
 
 
-def embed(model: VisionTransformer, images: torch.Tensor) -> torch.Tensor:
-    """Return the residual stream (B, tokens, width) that enters the first block."""
-    x: torch.Tensor = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
-    return x
-
-
-def classify(model: VisionTransformer, stream: torch.Tensor) -> torch.Tensor:
-    """Return the logits (B, classes) of the residual stream (B, tokens, width) that leaves the last block."""
-    logits: torch.Tensor = model.forward_head(model.norm(stream))
-    return logits
-
-
-def finish(model: VisionTransformer, stream: torch.Tensor, start: int) -> torch.Tensor:
+def finish(model: Model, stream: torch.Tensor, start: int) -> torch.Tensor:
     """Return the logits (B, classes) of the residual stream (B, tokens, width) that enters block ``start``.
 
     Where the classifier reads nothing but prefix tokens, the last block is computed for these alone. In exact
     arithmetic logits and gradients are those of the whole model.
     """
-    *others, last = model.blocks
-    for block in others[start:]:
-        stream = block(stream)
-    if start < len(model.blocks):
-        rows = rows_read(model)
-        stream = last(stream) if rows is None or not is_plain(last) else leading_rows(last, stream, rows)
-    return classify(model, stream)
+    body = anatomy(model)
+    for layer in range(start, body.depth):
+        block, rows = body.blocks[layer], rows_read(model) if layer == body.depth - 1 else None
+        if rows is not None and is_plain(block):
+            stream = leading_rows(block, stream, rows)
+        else:
+            stream = body.run(layer, stream)
+    return body.classify(stream)

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tvf
 
 from audit.data.pixels import Pixels
+from audit.models.anatomy import Model
 from audit.models.device import CUDA, device_of
 
 Corruption = Callable[[torch.Tensor], torch.Tensor]
@@ -52,7 +52,7 @@ def corrupt_pixels(pixels: Pixels, corruption: Corruption) -> Pixels:
     return out
 
 
-def as_input(model: VisionTransformer, pixels: Pixels) -> torch.Tensor:
+def as_input(model: Model, pixels: Pixels) -> torch.Tensor:
     """Turn uint8 pixels (B, H, W, 3) into float32 (B, 3, H, W), shifted and scaled as the model was pretrained.
 
     They are where the model is. To an accelerator they travel as bytes, from pinned memory, while it computes.

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import Block
 
 from audit.data.pixels import Pixels
+from audit.models.anatomy import Model, anatomy
 from audit.models.blocks import is_plain, rows_read
-from audit.models.predict import batches, embed
+from audit.models.predict import batches
 from audit.models.transforms import as_input
 from audit.patching.sites import Site, heads_of
 from audit.patching.sweep import Rows
@@ -20,18 +21,18 @@ BATCH = 16
 Grid = npt.NDArray[np.float64]
 
 
-def can_look(model: VisionTransformer, site: Site) -> bool:
+def can_look(model: Model, site: Site) -> bool:
     """Tell whether the head's attention can be computed: its block is of a kind whose parts are known."""
-    return is_plain(model.blocks[site.layer])
+    return is_plain(anatomy(model).blocks[site.layer])
 
 
 @torch.inference_mode()
-def mean_attention(model: VisionTransformer, pixels: Pixels, rows: Rows, sites: Sequence[Site]) -> dict[Site, Grid]:
+def mean_attention(model: Model, pixels: Pixels, rows: Rows, sites: Sequence[Site]) -> dict[Site, Grid]:
     """Average the attention of some heads.
 
     Parameters
     ----------
-    model : VisionTransformer
+    model : Model
         In evaluation mode.
     pixels : numpy.ndarray (N, H, W, 3), uint8
     rows : numpy.ndarray (R,)
@@ -57,13 +58,14 @@ def mean_attention(model: VisionTransformer, pixels: Pixels, rows: Rows, sites: 
     return {site: (total[prefix:] / len(rows)).reshape(grid).numpy() for site, total in sums.items()}
 
 
-def _by_layer(model: VisionTransformer, images: torch.Tensor, layers: set[int]) -> Iterator[tuple[int, torch.Tensor]]:
+def _by_layer(model: Model, images: torch.Tensor, layers: set[int]) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield layer and attention (B, heads, tokens that are read, tokens), as far as the last of ``layers``."""
-    stream = embed(model, images)
-    for layer, block in enumerate(model.blocks[: max(layers) + 1]):
+    body = anatomy(model)
+    stream = body.embed(images)
+    for layer, block in enumerate(body.blocks[: max(layers) + 1]):
         if layer in layers:
             yield layer, _attention(block, stream, heads_of(model, layer), rows_read(model))
-        stream = block(stream)
+        stream = body.run(layer, stream)
 
 
 def _attention(block: Block, stream: torch.Tensor, n_heads: int, rows: int | None) -> torch.Tensor:

@@ -15,11 +15,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from audit.models.predict import classify, embed
-from audit.patching.sites import Trace, heads_of, listening, scale_of
+from audit.models.anatomy import Model, anatomy
+from audit.patching.sites import Trace, heads_of, listening
 
 Slopes = Mapping[int, torch.Tensor]  # by layer: (B, tokens, width)
 Written = Mapping[int, torch.Tensor]  # by layer: z (B, tokens, heads * head width)
@@ -35,7 +34,7 @@ class Linearised:
 
 
 def linearise(
-    model: VisionTransformer,
+    model: Model,
     images: torch.Tensor,
     scalars: Mapping[str, Callable[[torch.Tensor], torch.Tensor]],
     layers: range,
@@ -44,7 +43,7 @@ def linearise(
 
     Parameters
     ----------
-    model : VisionTransformer
+    model : Model
         In evaluation mode.
     images : torch.Tensor (B, 3, H, W)
     scalars : mapping of str to callable
@@ -62,13 +61,14 @@ def linearise(
     attention: list[torch.Tensor] = []
     z: list[torch.Tensor] = []
     probes: dict[int, torch.Tensor] = {}
+    body = anatomy(model)
     with torch.no_grad():
-        stream = embed(model, images)
-    with listening(model, z, attention), _probing(model, layers, probes), torch.enable_grad():
-        for block in model.blocks:
+        stream = body.embed(images)
+    with listening(model, z, attention, images=len(images)), _probing(model, layers, probes), torch.enable_grad():
+        for layer in range(body.depth):
             entering.append(stream)
-            stream = block(stream)
-        logits = classify(model, stream)
+            stream = body.run(layer, stream)
+        logits = body.classify(stream)
     slopes = {}
     for name, scalar in scalars.items():
         with torch.enable_grad():
@@ -79,7 +79,7 @@ def linearise(
 
 
 @contextmanager
-def _probing(model: VisionTransformer, layers: range, probes: dict[int, torch.Tensor]) -> Iterator[None]:
+def _probing(model: Model, layers: range, probes: dict[int, torch.Tensor]) -> Iterator[None]:
     """Add a zero to each layer's attention output, whose gradient is the slope there; hooks are gone afterwards."""
 
     def probe(layer: int) -> Callable[[nn.Module, object, torch.Tensor], torch.Tensor]:
@@ -91,17 +91,17 @@ def _probing(model: VisionTransformer, layers: range, probes: dict[int, torch.Te
 
     with ExitStack() as stack:
         for i in layers:
-            stack.callback(model.blocks[i].ls1.register_forward_hook(probe(i)).remove)
+            stack.callback(anatomy(model).written(i).register_forward_hook(probe(i)).remove)
         yield
 
 
 @torch.inference_mode()
-def attribute(model: VisionTransformer, recipient: Written, donor: Written, slopes: Slopes) -> torch.Tensor:
+def attribute(model: Model, recipient: Written, donor: Written, slopes: Slopes) -> torch.Tensor:
     """Estimate what patching each head by itself does to the scalar whose slopes are given, from every donor.
 
     Parameters
     ----------
-    model : VisionTransformer
+    model : Model
         The recipients' and the donors'.
     recipient : mapping of int to torch.Tensor (B, tokens, heads * head width)
         By layer the input of its output projection (z), for the B images of the slopes.
@@ -112,17 +112,17 @@ def attribute(model: VisionTransformer, recipient: Written, donor: Written, slop
 
     Returns
     -------
-    torch.Tensor (B, D, layers, heads)
-        The estimated change of the scalar; layers in the order of ``slopes``.
+    torch.Tensor (B, D, K)
+        The estimated change of the scalar, for each head of each layer of ``slopes``.
     """
     columns = []
     for layer, slope in slopes.items():
-        block, n_heads = model.blocks[layer], heads_of(model, layer)
-        gamma = scale_of(block)
-        at_z = (slope if gamma is None else slope * gamma) @ block.attn.proj.weight
+        body, n_heads = anatomy(model), heads_of(model, layer)
+        gamma = body.scale(layer)
+        at_z = body.from_stream(layer, slope if gamma is None else slope * gamma) @ body.projection(layer).weight
         along, own, given = (_by_head(t, n_heads) for t in (at_z, recipient[layer], donor[layer]))
         columns.append(along @ given.mT - (along * own).sum(-1, keepdim=True))
-    return torch.stack(columns).permute(2, 3, 0, 1)
+    return torch.cat(columns).permute(1, 2, 0)
 
 
 def _by_head(z: torch.Tensor, n_heads: int) -> torch.Tensor:

@@ -11,16 +11,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from audit.memory import fitting
-from audit.models.blocks import after_attention, attend, is_plain, rows_read
+from audit.models.anatomy import Model, anatomy
+from audit.models.blocks import attend, is_plain, rows_read
 from audit.models.device import CPU, computing_in, device_of
-from audit.models.predict import classify, finish
+from audit.models.predict import finish
 from audit.patching.hooks import replacing_writes
-from audit.patching.sites import Site, Trace, bias_write, head_writes, heads_of, scale_of, tokens_of
+from audit.patching.sites import Site, Trace, bias_write, head_writes, heads_of
 
 CACHED = 10 * 2**20  # bytes of a batch inside an MLP; more fall out of a processor's caches, and take longer each
 ROWS_AT_ONCE = 128  # patched images in one batch; more do not pay, small as they may be
@@ -32,13 +32,13 @@ ROOM = 0.8  # of what is left of the memory's limit
 class Donor:
     """A model and its recorded forward pass, image for image beside the recipient's."""
 
-    model: VisionTransformer
+    model: Model
     trace: Trace
 
 
-def _continue(model: VisionTransformer, layer: int, stream: torch.Tensor) -> torch.Tensor:
+def _continue(model: Model, layer: int, stream: torch.Tensor) -> torch.Tensor:
     """Return the logits from a residual stream (B, tokens, width) after the attention of ``layer``."""
-    return finish(model, after_attention(model.blocks[layer], _read(model, layer, stream)), layer + 1)
+    return finish(model, anatomy(model).after(layer, _read(model, layer, stream)), layer + 1)
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,10 @@ class Patches:
         return (Patches(*part) for part in columns)
 
 
-def rows_at_once(model: VisionTransformer, precision: torch.dtype = torch.float32) -> int:
+def rows_at_once(model: Model, precision: torch.dtype = torch.float32) -> int:
     """Return how many patched images are computed at once: as many as pay, or as fit into memory."""
-    width, hidden, tokens = int(model.embed_dim), int(model.blocks[0].mlp.fc1.out_features), tokens_of(model)
+    largest = max((anatomy(model).sizes(i) for i in range(anatomy(model).depth)), key=lambda s: s.tokens * s.hidden)
+    width, hidden, tokens = largest.width, largest.hidden, largest.tokens
     whole = device_of(model).type == CPU and precision == torch.float32  # others pay more for few rows than for memory
     cached = CACHED // (4 * tokens * hidden) if whole else ROWS_AT_ONCE // 2
     return fitting(min(max(cached, 1), ROWS_AT_ONCE), 4 * tokens * (STREAMS * width + 2 * hidden), share=ROOM)
@@ -82,7 +83,7 @@ def rows_at_once(model: VisionTransformer, precision: torch.dtype = torch.float3
 
 @torch.inference_mode()
 def patch(
-    model: VisionTransformer,
+    model: Model,
     recipient: Trace,
     donor: Donor,
     layer: int,
@@ -94,7 +95,7 @@ def patch(
 
     Parameters
     ----------
-    model : VisionTransformer
+    model : Model
         The recipients' model, in evaluation mode.
     recipient : Trace
         Its recorded pass over the recipients.
@@ -121,7 +122,7 @@ def patch(
 
 
 def patch_layer(
-    model: VisionTransformer,
+    model: Model,
     recipient: Trace,
     donor: Donor,
     layer: int,
@@ -146,7 +147,7 @@ def patch_layer(
     return by_head
 
 
-def _patched(model: VisionTransformer, recipient: Trace, donor: Donor, layer: int, patches: Patches) -> torch.Tensor:
+def _patched(model: Model, recipient: Trace, donor: Donor, layer: int, patches: Patches) -> torch.Tensor:
     """Return the residual streams (M, tokens, width) after a layer's attention, a head of each patched."""
     stream, attention = (_read(model, layer, t[layer]) for t in (recipient.entering, recipient.attention))
     rows, given_rows = (index.to(stream.device, non_blocking=True) for index in (patches.recipient, patches.donor))
@@ -164,16 +165,16 @@ def _patched(model: VisionTransformer, recipient: Trace, donor: Donor, layer: in
     return patched
 
 
-def _write(model: VisionTransformer, layer: int, head: int, z: torch.Tensor) -> torch.Tensor:
+def _write(model: Model, layer: int, head: int, z: torch.Tensor) -> torch.Tensor:
     """Return what one head writes, from its own z (M, tokens, head width)."""
-    block = model.blocks[layer]
-    u = F.linear(z, block.attn.proj.weight.unflatten(1, (heads_of(model, layer), -1))[:, head])
-    gamma = scale_of(block)
-    return u if gamma is None else u * gamma
+    body = anatomy(model)
+    u = F.linear(z, body.projection(layer).weight.unflatten(1, (body.units(layer), -1))[:, head])
+    gamma = body.scale(layer)
+    return body.to_stream(layer, u if gamma is None else u * gamma)
 
 
 @torch.inference_mode()
-def transplant_layer(model: VisionTransformer, recipient: Trace, donor: VisionTransformer, layer: int) -> torch.Tensor:
+def transplant_layer(model: Model, recipient: Trace, donor: Model, layer: int) -> torch.Tensor:
     """Give each head of a layer, one at a time, the donor's weights (its Q, K, V and O slices).
 
     The head still reads the recipient's residual stream: what it writes changes by its weights alone, not by what the
@@ -183,29 +184,27 @@ def transplant_layer(model: VisionTransformer, recipient: Trace, donor: VisionTr
     -------
     torch.Tensor (heads, B, classes)
     """
-    block, stranger = model.blocks[layer], donor.blocks[layer].attn
-    weights = {
-        f"{part}.{name}": w for part in ("qkv", "proj") for name, w in getattr(stranger, part).named_parameters()
-    }
+    body, entering = anatomy(model), recipient.entering[layer]
     caught: list[torch.Tensor] = []
-    handle = block.attn.proj.register_forward_pre_hook(lambda _module, args: caught.append(args[0]))
+    handle = body.projection(layer).register_forward_pre_hook(lambda _module, args: caught.append(args[0]))
     try:
-        functional_call(block.attn, weights, (block.norm1(recipient.entering[layer]),))
+        functional_call(body.blocks[layer], anatomy(donor).head_weights(layer), (entering,), dict(body.given(layer)))
     finally:
         handle.remove()
-    given = head_writes(donor, layer, _read(model, layer, caught[0]), scale_from=model)
+    z = body.z_of(layer, caught[0], len(entering))
+    given = head_writes(donor, layer, _read(model, layer, z), scale_from=model)
     change = given - head_writes(model, layer, _read(model, layer, recipient.z[layer]))
     return add_to_stream(model, recipient, layer, change)
 
 
-def _read(model: VisionTransformer, layer: int, tokens: torch.Tensor) -> torch.Tensor:
+def _read(model: Model, layer: int, tokens: torch.Tensor) -> torch.Tensor:
     """Keep of (..., tokens, width) after a layer's attention what can still reach the classifier."""
     rows = rows_read(model)
-    return tokens[..., :rows, :] if layer == len(model.blocks) - 1 and rows is not None else tokens
+    return tokens if rows is None or layer < anatomy(model).depth - 1 else tokens[..., :rows, :]
 
 
 @torch.inference_mode()
-def add_to_stream(model: VisionTransformer, recipient: Trace, layer: int, change: torch.Tensor) -> torch.Tensor:
+def add_to_stream(model: Model, recipient: Trace, layer: int, change: torch.Tensor) -> torch.Tensor:
     """Return logits (K, B, classes) with each of ``change`` (K, B, tokens, width) added after a layer's attention."""
     after = _read(model, layer, recipient.entering[layer] + recipient.attention[layer])
     patched = (after.unsqueeze(0) + _read(model, layer, change)).flatten(0, 1)
@@ -215,54 +214,55 @@ def add_to_stream(model: VisionTransformer, recipient: Trace, layer: int, change
 
 
 @torch.inference_mode()
-def patch_attention(model: VisionTransformer, recipient: Trace, donor: Donor, layers: range) -> torch.Tensor:
+def patch_attention(model: Model, recipient: Trace, donor: Donor, layers: range) -> torch.Tensor:
     """Patch all heads of adjacent layers together; return the logits (B, classes).
 
     Every head writes what the donor's does, so nothing is left to attend to: between the layers only the MLPs run.
     The biases of the output projections, which belong to no head, stay the recipient's.
     """
-    stream = recipient.entering[layers.start]
+    body, stream = anatomy(model), recipient.entering[layers.start]
     for layer in layers:
         ours, theirs = (bias_write(m, layer) for m in (model, donor.model))
-        stream = after_attention(model.blocks[layer], stream + (donor.trace.attention[layer] - theirs + ours))
-    for block in model.blocks[layers.stop :]:
-        stream = block(stream)
-    return classify(model, stream)
+        stream = body.after(layer, stream + (donor.trace.attention[layer] - theirs + ours))
+    for layer in range(layers.stop, body.depth):
+        stream = body.run(layer, stream)
+    return body.classify(stream)
 
 
 @torch.inference_mode()
-def patch_together(model: VisionTransformer, recipient: Trace, donor: Donor, sites: Sequence[Site]) -> torch.Tensor:
+def patch_together(model: Model, recipient: Trace, donor: Donor, sites: Sequence[Site]) -> torch.Tensor:
     """Patch several heads, of any layers, at once; return the logits (B, classes).
 
     Each head writes what the donor's does, instead of what it would write given the patches below it.
     """
-    first, last = min(site.layer for site in sites), len(model.blocks) - 1
+    body = anatomy(model)
+    first, last = min(site.layer for site in sites), body.depth - 1
     rows = rows_read(model)
     stream = recipient.entering[first]
-    for layer in range(first, len(model.blocks)):
-        block, heads = model.blocks[layer], [site.head for site in sites if site.layer == layer]
+    for layer in range(first, body.depth):
+        block, heads = body.blocks[layer], [site.head for site in sites if site.layer == layer]
         if not is_plain(block):
-            with replacing_writes(model, _writes(donor, layer, heads)):
-                stream = block(stream)
+            with replacing_writes(model, _writes(donor, layer, heads), images=len(stream)):
+                stream = body.run(layer, stream)
             continue
         few = rows if layer == last else None
         z, added = attend(block, stream, few) if layer > first else (recipient.z[layer], recipient.attention[layer])
         if heads:
             change = _of_heads(donor.model, layer, donor.trace.z[layer][:, :few], heads)
             added = added[:, :few] + change - _of_heads(model, layer, z[:, :few], heads)
-        stream = after_attention(block, stream[:, :few] + added)
-    return classify(model, stream)
+        stream = body.after(layer, stream[:, :few] + added)
+    return body.classify(stream)
 
 
-def _of_heads(model: VisionTransformer, layer: int, z: torch.Tensor, heads: list[int]) -> torch.Tensor:
+def _of_heads(model: Model, layer: int, z: torch.Tensor, heads: list[int]) -> torch.Tensor:
     """Return what some heads of a layer write together: (B, tokens, width)."""
-    attention = model.blocks[layer].attn
+    body = anatomy(model)
     every, weight = (
-        z.unflatten(-1, (attention.num_heads, -1)),
-        attention.proj.weight.unflatten(1, (attention.num_heads, -1)),
+        z.unflatten(-1, (body.units(layer), -1)),
+        body.projection(layer).weight.unflatten(1, (body.units(layer), -1)),
     )
     u = F.linear(every[..., heads, :].flatten(-2), weight[:, heads].flatten(1))
-    gamma = scale_of(model.blocks[layer])
+    gamma = body.scale(layer)
     return u if gamma is None else u * gamma
 
 
@@ -272,7 +272,7 @@ def _writes(donor: Donor, layer: int, heads: list[int]) -> dict[Site, torch.Tens
 
 
 @torch.inference_mode()
-def continue_unpatched(model: VisionTransformer, recipient: Trace, layer: int, copies: int) -> torch.Tensor:
+def continue_unpatched(model: Model, recipient: Trace, layer: int, copies: int) -> torch.Tensor:
     """Return (copies, B, classes) logits by the engine's own path with no patch: the yardstick of a self-patch."""
     after = recipient.entering[layer] + recipient.attention[layer]
     stream = after.unsqueeze(0).expand(copies, *after.shape).flatten(0, 1)

@@ -25,10 +25,10 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from scipy.special import expit
-from timm.models.vision_transformer import VisionTransformer
 
 from audit.data.pixels import Pixels
 from audit.memory import fitting
+from audit.models.anatomy import Model
 from audit.models.predict import batches
 from audit.models.transforms import as_input
 from audit.patching.attribution import attribute, linearise
@@ -42,7 +42,7 @@ AVERAGES = ("own", "pair", "both")
 
 
 def sweep_first_order(
-    model: VisionTransformer,
+    model: Model,
     pixels: Pixels,
     plan: pd.DataFrame,
     subjects: Rows,
@@ -56,7 +56,7 @@ def sweep_first_order(
 
     Parameters
     ----------
-    model : VisionTransformer
+    model : Model
         In evaluation mode.
     pixels : numpy.ndarray (N, H, W, 3), uint8
         All images of the sample; rows count into it.
@@ -100,7 +100,7 @@ def sweep_first_order(
 
 
 def _moved(
-    model: VisionTransformer,
+    model: Model,
     pixels: Pixels,
     recipients: Rows,
     donors: Rows,
@@ -122,7 +122,7 @@ def _moved(
         own = {layer: passed.trace.z[layer] for layer in layers}
         for name, scalar in scalars.items():
             base = scalar(passed.logits).cpu().double().numpy()[:, None, None]
-            change = attribute(model, own, given, passed.slopes[name]).flatten(2).cpu().double().numpy()
+            change = attribute(model, own, given, passed.slopes[name]).cpu().double().numpy()
             found[name].append(expit(base + change) - expit(base))
     return {name: np.concatenate(values) for name, values in found.items()}
 
@@ -168,7 +168,7 @@ def _table(
     batch: pd.DataFrame,
     positions: Rows,
     kinds: Sequence[str],
-    model: VisionTransformer,
+    model: Model,
     layers: range,
     values: Mapping[str, Array],
 ) -> pd.DataFrame:

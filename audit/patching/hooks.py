@@ -12,23 +12,30 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 from torch.nn import functional as F
 
-from audit.patching.sites import Site, scale_of
+from audit.models.anatomy import Anatomy, Model, anatomy
+from audit.patching.sites import Site
 
 Writes = Mapping[Site, torch.Tensor]  # what each head shall add to the residual stream: (B, tokens, width)
 
 
-def _write_of(block: Block, head: int, z: torch.Tensor) -> torch.Tensor:
+def _write_of(model: Model, site: Site, z: torch.Tensor) -> torch.Tensor:
     """Project z with every other head set to zero, without the bias: what one head writes."""
-    width = z.shape[-1] // int(block.attn.num_heads)
+    body, head = anatomy(model), site.head
+    width = z.shape[-1] // body.units(site.layer)
     only = torch.zeros_like(z)
     only[..., head * width : (head + 1) * width] = z[..., head * width : (head + 1) * width]
-    u = F.linear(only, block.attn.proj.weight)
-    gamma = scale_of(block)
-    return u if gamma is None else u * gamma
+    u = F.linear(only, body.projection(site.layer).weight)
+    gamma = _gamma(body.blocks[site.layer])
+    return body.to_stream(site.layer, u if gamma is None else u * gamma)
+
+
+def _gamma(block: nn.Module) -> torch.Tensor | None:
+    """Return LayerScale's gamma under either of its names; found anew here, so that a mistake elsewhere shows."""
+    gamma = getattr(getattr(block, "ls1", None), "gamma", getattr(block, "gamma_1", None))
+    return None if gamma is None else gamma.detach()
 
 
 @contextmanager
@@ -45,40 +52,40 @@ def _hooked(
 
 
 @torch.inference_mode()
-def donor_writes(model: VisionTransformer, images: torch.Tensor, sites: Sequence[Site]) -> dict[Site, torch.Tensor]:
+def donor_writes(model: Model, images: torch.Tensor, sites: Sequence[Site]) -> dict[Site, torch.Tensor]:
     """Return what each of ``sites`` writes when ``model`` sees ``images`` (B, 3, H, W)."""
     caught: dict[int, torch.Tensor] = {}
+    body = anatomy(model)
 
     def catch(layer: int) -> Callable[..., None]:
-        return lambda _module, args: caught.__setitem__(layer, args[0])
+        return lambda _module, args: caught.__setitem__(layer, body.z_of(layer, args[0], len(images)))
 
     layers = {site.layer for site in sites}
-    with _hooked(before=[(model.blocks[i].attn.proj, catch(i)) for i in layers]):
+    with _hooked(before=[(body.projection(i), catch(i)) for i in layers]):
         model(images)
-    return {site: _write_of(model.blocks[site.layer], site.head, caught[site.layer]) for site in sites}
+    return {site: _write_of(model, site, caught[site.layer]) for site in sites}
 
 
 @torch.inference_mode()
-def patch_with_hooks(model: VisionTransformer, images: torch.Tensor, writes: Writes) -> torch.Tensor:
+def patch_with_hooks(model: Model, images: torch.Tensor, writes: Writes) -> torch.Tensor:
     """Return the logits (B, classes) when each head of ``writes`` writes that instead of its own.
 
     Heads of several layers are patched in one pass: each replaces what the head would have written *given the
     patches below it*, so that the sum is the joint effect.
     """
-    with replacing_writes(model, writes):
+    with replacing_writes(model, writes, images=len(images)):
         logits: torch.Tensor = model(images)
     return logits
 
 
 @contextmanager
-def replacing_writes(model: VisionTransformer, writes: Writes) -> Iterator[None]:
-    """Let each head of ``writes`` write that instead of its own, for the length of a block."""
-    hooks, before = [], []
+def replacing_writes(model: Model, writes: Writes, *, images: int) -> Iterator[None]:
+    """Let each head of ``writes`` write that instead of its own in a pass of so many images."""
+    hooks, before, body = [], [], anatomy(model)
     for layer, sites in groupby(sorted(writes), key=lambda site: site.layer):
         caught: list[torch.Tensor] = []
-        block = model.blocks[layer]
-        before.append((block.attn.proj, _catch_into(caught)))
-        hooks.append((block.ls1, _replace_writes(block, {s: writes[s] for s in sites}, caught)))
+        before.append((body.projection(layer), _catch_into(caught)))
+        hooks.append((body.written(layer), _replace_writes(model, {s: writes[s] for s in sites}, caught, images)))
     with _hooked(*hooks, before=before):
         yield
 
@@ -87,10 +94,13 @@ def _catch_into(caught: list[torch.Tensor]) -> Callable[..., None]:
     return lambda _module, args: caught.append(args[0])
 
 
-def _replace_writes(block: Block, writes: Writes, caught: list[torch.Tensor]) -> Callable[..., torch.Tensor]:
+def _replace_writes(
+    model: Model, writes: Writes, caught: list[torch.Tensor], images: int
+) -> Callable[..., torch.Tensor]:
     def hook(_module: nn.Module, _args: object, out: torch.Tensor) -> torch.Tensor:
         for site, write in writes.items():
-            out = out + write - _write_of(block, site.head, caught[-1])
+            z = anatomy(model).z_of(site.layer, caught[-1], images)
+            out = out + write - _write_of(model, site, z)
         return out
 
     return hook
@@ -98,7 +108,7 @@ def _replace_writes(block: Block, writes: Writes, caught: list[torch.Tensor]) ->
 
 @torch.inference_mode()
 def patch_everything(
-    model: VisionTransformer, donor: VisionTransformer, images: torch.Tensor, donor_images: torch.Tensor
+    model: Model, donor: Model, images: torch.Tensor, donor_images: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Patch the embeddings and every attention and MLP output of ``donor`` into ``model``.
 
@@ -107,8 +117,8 @@ def patch_everything(
     tuple of torch.Tensor
         The patched model's last residual stream (B, tokens, width), the donor's own, and the patched logits.
     """
-    parts = [model.norm_pre, *(part for b in model.blocks for part in (b.ls1, b.ls2))]
-    donor_parts = [donor.norm_pre, *(part for b in donor.blocks for part in (b.ls1, b.ls2))]
+    body, strange = anatomy(model), anatomy(donor)
+    parts, donor_parts = ([a.stem(), *_branches(a)] for a in (body, strange))
     outputs: dict[int, torch.Tensor] = {}
     ends: dict[str, torch.Tensor] = {}
 
@@ -121,8 +131,13 @@ def patch_everything(
     def end(name: str) -> Callable[..., None]:
         return lambda _module, args: ends.__setitem__(name, args[0])
 
-    with _hooked(*[(p, keep(i)) for i, p in enumerate(donor_parts)], before=[(donor.norm, end("donor"))]):
+    with _hooked(*[(p, keep(i)) for i, p in enumerate(donor_parts)], before=[(strange.end(), end("donor"))]):
         donor(donor_images)
-    with _hooked(*[(p, give(i)) for i, p in enumerate(parts)], before=[(model.norm, end("patched"))]):
+    with _hooked(*[(p, give(i)) for i, p in enumerate(parts)], before=[(body.end(), end("patched"))]):
         logits = model(images)
     return ends["patched"], ends["donor"], logits
+
+
+def _branches(body: Anatomy) -> list[nn.Module]:
+    """Return the modules whose outputs are added to the stream, in order."""
+    return [part for i in range(body.depth) for part in (body.written(i), body.written_after(i))]

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from timm.models.vision_transformer import VisionTransformer
 
 from audit.data.pixels import Pixels
 from audit.memory import fitting
+from audit.models.anatomy import Model
 from audit.models.predict import batches
 from audit.models.transforms import as_input
 from audit.patching.engine import Donor, Patches, patch, patch_together, transplant_layer
@@ -33,7 +33,7 @@ class DonorKind:
     """
 
     name: str
-    model: VisionTransformer
+    model: Model
     rows: Rows
     weights_only: bool = False
 
@@ -57,9 +57,7 @@ def measure_logits(logits: torch.Tensor, outcomes: Mapping[str, int]) -> dict[st
     return columns
 
 
-def measure_unpatched(
-    model: VisionTransformer, pixels: Pixels, rows: Rows, outcomes: Mapping[str, int]
-) -> pd.DataFrame:
+def measure_unpatched(model: Model, pixels: Pixels, rows: Rows, outcomes: Mapping[str, int]) -> pd.DataFrame:
     """Return p, m and the predicted class of images as they are, one row an image."""
     parts = []
     with torch.inference_mode():
@@ -68,7 +66,7 @@ def measure_unpatched(
 
 
 def sweep(
-    model: VisionTransformer,
+    model: Model,
     pixels: Pixels,
     recipients: Rows,
     donors: Sequence[DonorKind],
@@ -84,7 +82,7 @@ def sweep(
 
     Parameters
     ----------
-    model : VisionTransformer
+    model : Model
         The recipients' model, in evaluation mode.
     pixels : numpy.ndarray (N, H, W, 3), uint8
         All images of the sample; rows count into it.
@@ -133,7 +131,7 @@ def sweep(
     return pd.concat(parts, ignore_index=True)
 
 
-def recipients_at_once(model: VisionTransformer, donors: int) -> int:
+def recipients_at_once(model: Model, donors: int) -> int:
     """Return how many recipients are taken at once, with so many donors each: as many as pay, or as fit into memory."""
     return fitting(RECIPIENTS_AT_ONCE, (1 + donors) * trace_bytes(model), share=0.5)
 
@@ -167,7 +165,7 @@ class _Asked:
 class Batch:
     """Some recipients with their donors: each image goes through each model once."""
 
-    model: VisionTransformer
+    model: Model
     pixels: Pixels
     recipients: Rows
     donors: Sequence[DonorKind]
@@ -246,7 +244,7 @@ class Batch:
 
 
 def sweep_together(
-    model: VisionTransformer,
+    model: Model,
     pixels: Pixels,
     recipients: Rows,
     donors: Sequence[DonorKind],

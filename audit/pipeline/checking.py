@@ -21,6 +21,7 @@ from audit.controls.initialisation import Pair, Task, run_initialisation
 from audit.controls.sets import ControlSet, Role, load_control_set
 from audit.controls.training import ControlModels, spoil, train_controls
 from audit.controls.verdict import Weighed, numbers_table
+from audit.models.anatomy import anatomy
 from audit.models.finetune import prefix_blocks
 from audit.models.transforms import as_input
 from audit.pipeline.setting import Setting
@@ -37,7 +38,7 @@ CONTROL_NUMBERS = "effects/controls.parquet"  # of the run; of the identities an
 
 def trained_layers(setting: Setting) -> range:
     """Return the layers that fine-tuning changes."""
-    depth = len(setting.backbone.build(2).blocks)
+    depth = anatomy(setting.backbone.build(2)).depth
     spec = setting.card.model
     if spec.train_blocks is None:
         return range(depth)
@@ -61,7 +62,7 @@ def check_known_effects(setting: Setting, images: ControlSet) -> ControlReport:
     model = setting.backbone.build(2)
     backbone = setting.control_backbone
     trained = train_controls(backbone, setting.card.controls, images, cache=setting.cache, step=setting.step)
-    layers = range(prefix_blocks(model, setting.card.model.train_blocks), len(model.blocks))
+    layers = range(prefix_blocks(model, setting.card.model.train_blocks), anatomy(model).depth)
     seeds = setting.card.controls.donor_seeds
     kept = trained.folder / f"judged-{images.judging_fingerprint[:24]}-{seeds}-{instrument_hash()[:16]}.json"
     if kept.is_file():

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from audit.evidence.sampled import LEAST
 from audit.evidence.stored import StoredEffects
+from audit.models.anatomy import anatomy
 from audit.models.transforms import as_input
 from audit.patching.plans import draw_evenly
 from audit.patching.sites import Site, heads_of
@@ -83,7 +84,7 @@ def patch_heads(setting: Setting, models: AuditedModels, rates: Rates, *, design
 
 def estimate_cost(setting: Setting, models: AuditedModels, plans: Sequence[Plan]) -> Cost:
     """Count what Design A takes, every head of every recipient patched or a share of them."""
-    model, layers, depth = models.primary, swept_layers(setting), len(models.primary.blocks)
+    model, layers, depth = models.primary, swept_layers(setting), anatomy(models.primary).depth
     tail = sum(heads_of(model, i) * (depth - i - 0.5) for i in layers) / depth  # forward passes a recipient and donor
     sweeps = [p for p in plans for seed in setting.seeds if p.split == "confirmation" or seed == setting.seeds[0]]
     recipients, images = sum(len(p.rows) for p in sweeps), sum(_images(p) for p in sweeps)

@@ -21,9 +21,9 @@ from audit.card.schema import Card
 from audit.data.summary import describe_data
 from audit.evidence.heads import FIRST_LOOK
 from audit.evidence.outcome import NOT_SHOWN, decide
+from audit.models.anatomy import anatomy
 from audit.models.blocks import unknown_blocks
 from audit.models.device import CPU, device_name, precision_name
-from audit.patching.sites import heads_of
 from audit.pipeline.judging import Judged
 from audit.pipeline.setting import Scope, Setting
 from audit.pipeline.sweeping import Swept, search_precision, swept_layers
@@ -187,6 +187,7 @@ def record_audit(
 def _model_info(setting: Setting, models: AuditedModels | None) -> ModelInfo:
     card, backbone = setting.card, setting.backbone
     model = models.primary if models is not None else backbone.build(len(setting.samples.labels))
+    body = anatomy(model)
     accuracy, balanced = accuracies(setting)
     own = setting.training is None
     return ModelInfo(
@@ -196,8 +197,9 @@ def _model_info(setting: Setting, models: AuditedModels | None) -> ModelInfo:
         else f"trained by this audit from weights '{_shown(card.model.weights)}'",
         weights_sha256=next(iter(models.hashes().values())) if models is not None else backbone.body_hash(),
         parameters=sum(p.numel() for p in model.parameters()),
-        layers=len(model.blocks),
-        heads=heads_of(model, 0),
+        layers=body.depth,
+        heads=body.units(0),
+        heads_by_layer=[body.units(i) for i in range(body.depth)],
         image_size=int(model.patch_embed.img_size[0]),
         classes=list(setting.samples.labels),
         training=_training_words(setting),

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from safetensors.torch import load_file
-from timm.models.vision_transformer import VisionTransformer
 
 from audit.errors import InputError
 from audit.evidence.disparity import Thresholds, contrasts
 from audit.evidence.effects import mediated_gaps
 from audit.evidence.stored import StoredEffects
+from audit.models.anatomy import Model
 from audit.patching.sites import Site, sites_of
 from audit.patching.sweep import measure_unpatched
 from audit.pipeline import Request, prepare
@@ -80,7 +80,7 @@ def reproduce_finding(run: Path, finding_id: str, data_root: Path | None) -> Rep
     return Reproduction(finding.title, finding.expected, obtained, finding.tolerance)
 
 
-def _model(setting: Setting, run: Path) -> VisionTransformer:
+def _model(setting: Setting, run: Path) -> Model:
     """Load the primary model of a run."""
     name = "audited" if setting.training is None else f"seed-{setting.seeds[0]}"
     model = setting.backbone.build(len(setting.samples.labels))

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from timm.models.vision_transformer import VisionTransformer
 
 from audit.evidence.effects import lay_out
 from audit.evidence.heads import decide_early, discover, found_heads
 from audit.evidence.sampled import FirstOrder, Sampled, draw
 from audit.evidence.stats import Array
 from audit.evidence.stored import Part, StoredEffects, first_order_of
+from audit.models.anatomy import Model
 from audit.patching.sites import Site, sites_of
 from audit.pipeline.setting import Setting
 from audit.pipeline.sweeping import (
@@ -127,7 +127,7 @@ class Sampling:
     """The sampled sweep of one seed's model."""
 
     setting: Setting
-    model: VisionTransformer
+    model: Model
     seed: int
     asked: Asked
     unpatched: pd.DataFrame

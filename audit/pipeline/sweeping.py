@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from timm.models.vision_transformer import VisionTransformer
 
 from audit.evidence.stored import Settings, StoredEffects
 from audit.evidence.together import HeadSet
+from audit.models.anatomy import Model
 from audit.patching.first_order import sweep_first_order
 from audit.patching.plans import draw_evenly, plan_group_swap
 from audit.patching.sites import Site, sites_of
@@ -45,7 +45,7 @@ class Plan:
         values: npt.NDArray[np.int64] = self.rows[name].to_numpy(dtype=np.int64)
         return values
 
-    def donors(self, model: VisionTransformer) -> list[DonorKind]:
+    def donors(self, model: Model) -> list[DonorKind]:
         """Return the donors that share the recipients' model."""
         return [DonorKind(kind, model, self.column(kind)) for kind in SWAP_KINDS]
 
@@ -162,7 +162,7 @@ def _swap(setting: Setting, models: AuditedModels, seed: int, plans: Sequence[Pl
 
 def patch_part(
     setting: Setting,
-    model: VisionTransformer,
+    model: Model,
     seed: int,
     plan: Plan,
     chosen: npt.NDArray[np.bool_] | None = None,
@@ -216,7 +216,7 @@ def search_precision(swap: pd.DataFrame, outcomes: Sequence[str], dtype: str) ->
     return SearchPrecision(dtype=dtype, largest_difference=float(apart.max()), compared=len(apart) // len(pairs))
 
 
-def estimate_part(setting: Setting, model: VisionTransformer, seed: int, plan: Plan) -> pd.DataFrame:
+def estimate_part(setting: Setting, model: Model, seed: int, plan: Plan) -> pd.DataFrame:
     """Estimate one contrast and split of Design A by attribution patching."""
     table = sweep_first_order(
         model,
@@ -332,8 +332,6 @@ def sweep_reference(
     return table
 
 
-def choose(
-    model: VisionTransformer, layers: range, images: int, heads: Sequence[Site] | None
-) -> npt.NDArray[np.bool_] | None:
+def choose(model: Model, layers: range, images: int, heads: Sequence[Site] | None) -> npt.NDArray[np.bool_] | None:
     """Return the mask (images, heads of ``layers``) of some heads for every image; None for all heads."""
     return None if heads is None else np.tile([site in heads for site in sites_of(model, layers)], (images, 1))

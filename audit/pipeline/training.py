@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
-from timm.models.vision_transformer import VisionTransformer
 
 from audit.card.schema import TrainingSpec
 from audit.data.splits import balanced_training
+from audit.models.anatomy import Model
 from audit.models.checkpoint import hash_state, save_weights, started_from
 from audit.models.finetune import Progress, Recipe, Views, count_steps, finetune, make_views, mirrored
 from audit.models.side_by_side import train_side_by_side
@@ -29,16 +29,16 @@ class AuditedModels:
 
     Parameters
     ----------
-    by_seed : mapping of int to VisionTransformer
-    balanced : list of VisionTransformer
+    by_seed : mapping of int to Model
+    balanced : list of Model
     balanced_on : str
         The attribute on which the references' sample is balanced.
     started_from : mapping of str to str
         SHA-256 of the weights before training, by the name of the file ("seed-0", "balanced-0", "audited").
     """
 
-    by_seed: Mapping[int, VisionTransformer]
-    balanced: list[VisionTransformer]
+    by_seed: Mapping[int, Model]
+    balanced: list[Model]
     balanced_on: str
     started_from: Mapping[str, str]
 
@@ -55,7 +55,7 @@ class AuditedModels:
                 model.to("cpu")
 
     @property
-    def primary(self) -> VisionTransformer:
+    def primary(self) -> Model:
         """The model whose numbers the report quotes: the first seed's."""
         return next(iter(self.by_seed.values()))
 
@@ -139,7 +139,7 @@ def reseed_of(setting: Setting) -> int | None:
     return None if training is None or not training.balanced_seeds else _reseed(training)
 
 
-def _views(base: VisionTransformer, setting: Setting, training: TrainingSpec, train: Rows) -> Views:
+def _views(base: Model, setting: Setting, training: TrainingSpec, train: Rows) -> Views:
     pixels = setting.pixels[train]
     both = [pixels, mirrored(pixels)] if training.flip else [pixels]
     setting.step("training: features of the frozen blocks")(0, 1)

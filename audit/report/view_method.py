@@ -11,7 +11,9 @@ from audit.report.shapes import Cell, Column, Fact, Table, header_cell, number_c
 
 def model_size(audit: Audit) -> str:
     """Return layers and heads in words."""
-    return f"{formats.plural(audit.model.layers, 'layer')} of {formats.plural(audit.model.heads, 'head')}"
+    heads = sorted({audit.model.heads, *audit.model.heads_by_layer})
+    several = formats.plural(heads[0], "head") if len(heads) == 1 else f"{heads[0]} to {heads[-1]} heads"
+    return f"{formats.plural(audit.model.layers, 'layer')} of {several}"
 
 
 def model_facts(audit: Audit) -> tuple[Fact, ...]:

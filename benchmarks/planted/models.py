@@ -27,10 +27,10 @@ from torch.nn import functional as F
 from audit.card.schema import ModelSpec
 from audit.data.pixels import load_pixels
 from audit.data.synthetic import SyntheticSource, edited_key, sample_faces
+from audit.models.anatomy import anatomy
 from audit.models.build import Backbone
 from audit.models.checkpoint import save_weights
 from audit.models.finetune import make_views
-from audit.models.predict import classify
 from audit.models.rendered_base import rendered_base
 
 Kind = Literal["one head", "redundant heads", "balanced", "random labels", "unused", "base rates"]
@@ -193,7 +193,7 @@ def run_tail(
             z = torch.where(taken[:, i, :, None, None], given[i], z)
         written.append(z)
         stream = after_attention(block, stream[:, :rows] + block.ls1(block.attn.proj(z.transpose(1, 2).flatten(2))))
-    return classify(model, stream), written
+    return anatomy(model).classify(stream), written
 
 
 def attend(block: Block, stream: torch.Tensor, rows: int) -> torch.Tensor:

@@ -21,8 +21,9 @@ from audit.controls.sets import ControlSet, Role, _rendered
 from audit.controls.shifts import Giver, Shift, measure_heads, measure_random_direction, measure_shifts
 from audit.controls.training import ControlModels, spoil, train_controls
 from audit.data.pixels import Pixels
+from audit.models.anatomy import anatomy
 from audit.models.build import Backbone
-from audit.models.predict import classify, predict_logits
+from audit.models.predict import predict_logits
 from audit.models.transforms import as_input
 from audit.patching.engine import Donor, patch_layer
 from audit.patching.hooks import donor_writes, patch_with_hooks
@@ -195,7 +196,7 @@ def test_a_joint_patch_that_does_nothing_carries_nothing(
     tried: dict[str, Channel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def idle(model: VisionTransformer, own: Trace, _donor: Donor, _layers: range) -> torch.Tensor:
-        return classify(model, own.leaving)
+        return anatomy(model).classify(own.leaving)
 
     monkeypatch.setattr(shifts, "patch_attention", idle)
     assert failed(tried["colour"]) == {"joint_models", "joint_input", "noising_models", "noising_input"}

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from timm.models.vision_transformer import VisionTransformer
 
 from audit.controls import identities
 from audit.controls.identities import (
@@ -23,7 +22,7 @@ from audit.controls.identities import (
     self_patch,
     writes_sum_to_attention,
 )
-from audit.patching import engine, sites
+from audit.models.anatomy import Anatomy, Model
 from audit.patching.engine import Donor, patch_layer, patch_together
 from audit.patching.sites import Site, Trace
 from tests.models_for_tests import FAMILIES, hooks_left, noise_images, tiny
@@ -31,11 +30,11 @@ from tests.models_for_tests import FAMILIES, hooks_left, noise_images, tiny
 pytestmark = pytest.mark.unit
 
 
-def subject(model: VisionTransformer) -> Subject:
+def subject(model: Model) -> Subject:
     return Subject(model, noise_images(3), noise_images(3, seed=1), "a tiny model")
 
 
-def failed(model: VisionTransformer, **options: Any) -> set[str]:
+def failed(model: Model, **options: Any) -> set[str]:
     return {c.id for c in run_identities(subject(model), **options) if not c.passed}
 
 
@@ -61,32 +60,32 @@ def test_a_self_patch_is_exact_and_not_merely_small() -> None:
 # Engines that are wrong in one way each.
 
 
-def shifted(model: VisionTransformer, own: Trace, donor: Donor, layer: int) -> torch.Tensor:
+def shifted(model: Model, own: Trace, donor: Donor, layer: int) -> torch.Tensor:
     """Patch the neighbour of the head that was asked for."""
     return patch_layer(model, own, donor, layer).roll(1, 0)
 
 
-def noisy(model: VisionTransformer, own: Trace, donor: Donor, layer: int) -> torch.Tensor:
+def noisy(model: Model, own: Trace, donor: Donor, layer: int) -> torch.Tensor:
     return patch_layer(model, own, donor, layer) + 1e-6
 
 
-def lazy(model: VisionTransformer, own: Trace, donor: Donor, layer: int) -> torch.Tensor:
+def lazy(model: Model, own: Trace, donor: Donor, layer: int) -> torch.Tensor:
     """Patch nothing."""
     return patch_layer(model, own, Donor(model, own), layer)
 
 
-def early(model: VisionTransformer, own: Trace, donor: Donor, layer: int) -> torch.Tensor:
+def early(model: Model, own: Trace, donor: Donor, layer: int) -> torch.Tensor:
     """Patch a layer too early."""
     return patch_layer(model, own, donor, max(layer - 1, 0))
 
 
-def crossed(model: VisionTransformer, own: Trace, donor: Donor, layer: int) -> torch.Tensor:
+def crossed(model: Model, own: Trace, donor: Donor, layer: int) -> torch.Tensor:
     """Take each image's neighbour as donor."""
     rows = torch.arange(len(own.leaving)).roll(1)
     return patch_layer(model, own, Donor(donor.model, donor.trace.take(rows)), layer)
 
 
-def raw(model: VisionTransformer, own: Trace, donor: Donor, layer: int) -> torch.Tensor:
+def raw(model: Model, own: Trace, donor: Donor, layer: int) -> torch.Tensor:
     """Patch raw z through the recipient's own projection."""
     return patch_layer(model, own, Donor(model, donor.trace), layer)
 
@@ -96,7 +95,7 @@ def test_a_wrong_engine_does_not_equal_hooks(engine: identities.Patch) -> None:
     assert not engine_equals_hooks(subject(tiny()), patch=engine).passed
 
 
-def first_only(model: VisionTransformer, own: Trace, donor: Donor, sites: Sequence[Site]) -> torch.Tensor:
+def first_only(model: Model, own: Trace, donor: Donor, sites: Sequence[Site]) -> torch.Tensor:
     """Patch one head of the set."""
     return patch_together(model, own, donor, sites[:1])
 
@@ -109,7 +108,7 @@ def test_a_set_of_which_one_head_is_patched_does_not_equal_hooks() -> None:
 def test_a_self_patch_is_tried_as_between_two_models() -> None:
     """An engine that is exact within a model, and off by a millionth between two."""
 
-    def unequal(model: VisionTransformer, own: Trace, donor: Donor, layer: int) -> torch.Tensor:
+    def unequal(model: Model, own: Trace, donor: Donor, layer: int) -> torch.Tensor:
         return patch_layer(model, own, donor, layer) + (0.0 if donor.model is model else 1e-6)
 
     assert failed(tiny(), patch=unequal) == {"self_patch"}
@@ -147,7 +146,7 @@ def test_the_rotation_says_what_a_patch_of_raw_values_would_have_changed() -> No
 
 
 def test_a_copy_that_is_another_function_fails_the_rotation() -> None:
-    def other(model: VisionTransformer) -> VisionTransformer:
+    def other(model: Model) -> Model:
         twin = rotated(model)
         torch.nn.init.constant_(twin.head.bias, 1.0)
         return twin
@@ -155,7 +154,7 @@ def test_a_copy_that_is_another_function_fails_the_rotation() -> None:
     assert not rotation_changes_nothing(subject(tiny()), rotate=other).passed
 
 
-def half_rotated(model: VisionTransformer, part: str) -> VisionTransformer:
+def half_rotated(model: Model, part: str) -> Model:
     """Rotate all but one of the three tensors that a rotation takes."""
     twin = rotated(model)
     for new, old in zip(twin.blocks, model.blocks, strict=True):
@@ -190,14 +189,13 @@ def test_a_bias_applied_twice_fails_the_sum() -> None:
 
 
 def test_layer_scale_overlooked_fails_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (sites, engine):
-        monkeypatch.setattr(module, "scale_of", lambda _block: None)
+    monkeypatch.setattr(Anatomy, "scale", lambda _body, _layer: None)
     assert not writes_sum_to_attention(subject(tiny("LayerScale"))).passed
     assert not engine_equals_hooks(subject(tiny("LayerScale"))).passed  # hooks still know of it
     assert writes_sum_to_attention(subject(tiny())).passed  # where there is none, nothing is overlooked
 
 
-def with_forward(model: VisionTransformer, forward: Callable[..., torch.Tensor]) -> VisionTransformer:
+def with_forward(model: Model, forward: Callable[..., torch.Tensor]) -> Model:
     """Replace the code of the first block."""
     twin = copy.deepcopy(model)
     block = twin.blocks[0]
@@ -223,7 +221,7 @@ def test_a_block_without_a_detour_passes() -> None:
 class Shortcut(torch.nn.Module):
     """A classifier norm that is shown the image's own patches once more."""
 
-    def __init__(self, model: VisionTransformer) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self.norm = model.norm
         model.patch_embed.register_forward_hook(self.keep)

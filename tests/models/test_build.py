@@ -16,10 +16,10 @@ from audit.card.schema import ModelSpec
 from audit.errors import ModelError
 from audit.models.build import SUPPORTED, Backbone, create_architecture, why_not_patchable
 from audit.models.checkpoint import hash_state
-from tests.models_for_tests import FAMILIES, Gated, enlarged, noise_images, tiny
+from tests.models_for_tests import FAMILIES, SWIN, Gated, enlarged, noise_images, tiny
 
 pytestmark = pytest.mark.unit
-BODY: dict[str, int | float | str | bool] = {"patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 4}
+BODY: dict[str, Any] = {"patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 4}
 
 
 def spec(name: str = "vit_tiny_patch16_224", *, size: int = 32, weights: str = "none", **options: Any) -> ModelSpec:
@@ -138,8 +138,10 @@ def test_a_missing_and_a_surplus_tensor_are_named(keep: bool, tmp_path: Path) ->
     file = saved(tmp_path)
     state = timm.models.load_state_dict(file)
 
+    named = spec(weights="file")
+
     def build() -> object:
-        return Backbone(spec(weights="file"), file).build_as_is(3) if keep else Backbone(spec(), file).build(3)
+        return Backbone(named, file).build_as_is(3) if keep else Backbone(named, file).build(3)
 
     save_file({k: v for k, v in state.items() if k != "blocks.1.mlp.fc2.bias"}, file)
     assert "lacks blocks.1.mlp.fc2.bias" in one_line(build).what
@@ -159,7 +161,8 @@ def test_every_family_comes_back_from_its_own_weights(family: str, tmp_path: Pat
     name, own = FAMILIES[family]
     model = tiny(family)
     save_file(model.state_dict(), tmp_path / "w.safetensors")
-    card = spec(name, weights="file", **own)
+    options = own if own is SWIN else BODY | own
+    card = ModelSpec(name=name, image_size=32, weights="file", overrides=options)
     loaded = Backbone(card, tmp_path / "w.safetensors").build_as_is(3)
     assert hash_state(loaded.state_dict()) == hash_state(model.state_dict())
     assert Backbone(card, tmp_path / "w.safetensors").build(2).num_classes == 2
@@ -177,9 +180,9 @@ def test_weights_of_something_else(tmp_path: Path) -> None:
     "name",
     [
         "resnet18",
-        "swin_tiny_patch4_window7_224",
+        "swinv2_tiny_window8_256",
         "vit_relpos_small_patch16_224",
-        "beit_base_patch16_224",
+        "eva02_base_patch16_clip_224",
         "mixer_s16_224",
         "convnext_tiny",
         "vitamin_small_224",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from audit.models.anatomy import anatomy
 from audit.models.blocks import rows_read
 from audit.models.transforms import as_input
 from audit.patching.attention import _attention, can_look, mean_attention
@@ -13,14 +14,14 @@ from audit.patching.sites import Site, heads_of, record
 from tests.models_for_tests import FAMILIES, noise_pixels, tiny
 
 pytestmark = pytest.mark.unit
-KNOWN = [name for name in FAMILIES if name != "unknown attention"]
+KNOWN = [name for name in FAMILIES if can_look(tiny(name), Site(0, 0))]
 
 
 @pytest.mark.parametrize("family", KNOWN)
 def test_attention_times_values_is_what_the_head_holds(family: str) -> None:
     """Weighted by the attention that is computed here, the values must give z: no other weights would."""
     model, pixels = tiny(family), noise_pixels(3)
-    for layer in range(len(model.blocks)):
+    for layer in range(anatomy(model).depth):
         block, n_heads = model.blocks[layer], heads_of(model, layer)
         with torch.inference_mode():
             trace = record(model, as_input(model, pixels))
@@ -33,7 +34,7 @@ def test_attention_times_values_is_what_the_head_holds(family: str) -> None:
 @pytest.mark.parametrize("family", KNOWN)
 def test_shares_add_up_to_what_is_not_on_prefix_tokens(family: str) -> None:
     model, pixels = tiny(family), noise_pixels(20)
-    sites = [Site(len(model.blocks) - 1, 0), Site(0, 0)]
+    sites = [Site(anatomy(model).depth - 1, 0), Site(0, 0)]
     found = mean_attention(model, pixels, np.arange(20), sites)
     assert set(found) == set(sites)
     for grid in found.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from audit.models.anatomy import anatomy
 from audit.patching.attribution import attribute, linearise
 from audit.patching.engine import Donor, Patches, patch
 from audit.patching.sites import Trace, heads_of, record, sites_of
@@ -39,7 +40,7 @@ def test_small_patches_are_estimated_exactly(family: str) -> None:
     """
     model, donors = tiny(family).double(), noise_images(3, seed=1).double()
     images = noise_images(1).double().repeat(3, 1, 1, 1)
-    layers = range(len(model.blocks))
+    layers = range(anatomy(model).depth)
     passed = linearise(model, images, {"first": first_logit}, layers)
     near = towards(passed.trace, record(model, donors), 1e-3)
     found = attribute(model, z_of(passed.trace), z_of(near), passed.slopes["first"])
@@ -49,8 +50,8 @@ def test_small_patches_are_estimated_exactly(family: str) -> None:
         patches = Patches.of_heads(range(heads_of(model, i)), recipient, donor)
         change = patch(model, passed.trace, Donor(model, near), i, patches)[:, 0].unflatten(0, (-1, 3, 3))
         columns.append(change - passed.logits[:, 0, None])
-    exact = torch.stack(columns).permute(2, 3, 0, 1)
-    assert found.shape == exact.shape == (3, 3, len(model.blocks), heads_of(model, 0))
+    exact = torch.cat(columns).permute(1, 2, 0)
+    assert found.shape == exact.shape == (3, 3, len(sites_of(model)))
     assert float((found - exact).abs().max() / exact.abs().max()) < 0.01
     assert hooks_left(model) == 0
 
@@ -58,17 +59,17 @@ def test_small_patches_are_estimated_exactly(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_recorded_pass_is_that_of_a_pass_without_slopes(family: str) -> None:
     model, images = tiny(family), noise_images(2)
-    last = range(len(model.blocks) - 1, len(model.blocks))
+    last = range(anatomy(model).depth - 1, anatomy(model).depth)
     passed, plain = linearise(model, images, {"first": first_logit}, last), record(model, images)
     with torch.inference_mode():
-        torch.testing.assert_close(passed.logits, model(images), rtol=0, atol=1e-6)
+        torch.testing.assert_close(passed.logits, model(images), rtol=1e-5, atol=2e-6)
     for ours, theirs in zip(
         (*passed.trace.entering, *passed.trace.attention, *passed.trace.z, passed.trace.leaving),
         (*plain.entering, *plain.attention, *plain.z, plain.leaving),
         strict=True,
     ):
         assert not ours.requires_grad
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=2e-6)
 
 
 def test_a_model_as_its_own_donor_has_no_effect() -> None:

@@ -6,8 +6,8 @@ import copy
 
 import pytest
 import torch
-from timm.models.vision_transformer import VisionTransformer
 
+from audit.models.anatomy import Model, anatomy
 from audit.models.blocks import rows_read
 from audit.patching import engine
 from audit.patching.engine import (
@@ -25,17 +25,13 @@ from tests.models_for_tests import FAMILIES, hooks_left, noise_images, tiny
 pytestmark = pytest.mark.unit
 
 
-def by_hooks(
-    model: VisionTransformer, donor: VisionTransformer, images: torch.Tensor, donors: torch.Tensor, layer: int
-) -> torch.Tensor:
+def by_hooks(model: Model, donor: Model, images: torch.Tensor, donors: torch.Tensor, layer: int) -> torch.Tensor:
     sites = [Site(layer, h) for h in range(heads_of(model, layer))]
     writes = donor_writes(donor, donors, sites)
     return torch.stack([patch_with_hooks(model, images, {s: writes[s]}) for s in sites])
 
 
-def by_engine(
-    model: VisionTransformer, donor: VisionTransformer, images: torch.Tensor, donors: torch.Tensor, layer: int
-) -> torch.Tensor:
+def by_engine(model: Model, donor: Model, images: torch.Tensor, donors: torch.Tensor, layer: int) -> torch.Tensor:
     return patch_layer(model, record(model, images), Donor(donor, record(donor, donors)), layer)
 
 
@@ -49,7 +45,7 @@ def test_engine_gives_what_hooks_give(family: str, n: int) -> None:
     model, images, donors = tiny(family), noise_images(n), noise_images(n, seed=1)
     with torch.inference_mode():
         unpatched = model(images)
-    for layer in range(len(model.blocks)):
+    for layer in range(anatomy(model).depth):
         slow = by_hooks(model, model, images, donors, layer)
         assert relative(by_engine(model, model, images, donors, layer), slow) < 1e-4
         assert (slow - unpatched).abs().amax((1, 2)).min() > 1e-3 * unpatched.abs().max()  # each head was patched
@@ -60,7 +56,7 @@ def test_engine_gives_what_hooks_give(family: str, n: int) -> None:
 def test_with_less_precision_the_engine_gives_nearly_the_same(family: str, dtype: torch.dtype) -> None:
     model, images, donors = tiny(family), noise_images(3), noise_images(3, seed=1)
     recipient, donor = record(model, images), Donor(model, record(model, donors))
-    for layer in range(len(model.blocks)):
+    for layer in range(anatomy(model).depth):
         exact, rough = (patch_layer(model, recipient, donor, layer, precision=p) for p in (torch.float32, dtype))
         assert torch.equal(exact, patch_layer(model, recipient, donor, layer))
         assert rough.dtype == torch.float32
@@ -71,7 +67,7 @@ def test_with_less_precision_the_engine_gives_nearly_the_same(family: str, dtype
 def test_engine_gives_what_hooks_give_between_two_models(family: str) -> None:
     model, donor = tiny(family), tiny(family, seed=7)
     images, donors = noise_images(3), noise_images(3, seed=1)
-    for layer in range(len(model.blocks)):
+    for layer in range(anatomy(model).depth):
         slow = by_hooks(model, donor, images, donors, layer)
         assert relative(by_engine(model, donor, images, donors, layer), slow) < 1e-4
 
@@ -89,7 +85,7 @@ def test_all_heads_of_some_layers_together_give_what_hooks_give(family: str) -> 
     model, donor = tiny(family), tiny(family, seed=7)
     images, donors = noise_images(3), noise_images(3, seed=1)
     own, given = record(model, images), Donor(donor, record(donor, donors))
-    depth = len(model.blocks)
+    depth = anatomy(model).depth
     for layers in {range(depth), range(depth - 1, depth), range(1)}:
         slow = patch_with_hooks(model, images, donor_writes(donor, donors, sites_of(donor, layers)))
         assert relative(patch_attention(model, own, given, layers), slow) < 1e-4
@@ -109,21 +105,22 @@ def test_several_heads_together_give_what_hooks_give(family: str) -> None:
     assert hooks_left(model) == 0
 
 
-def with_head_of(model: VisionTransformer, donor: VisionTransformer, site: Site) -> VisionTransformer:
+def with_head_of(model: Model, donor: Model, site: Site) -> Model:
     """Return a copy of ``model`` whose one head has the donor's Q, K, V and O weights."""
     mixed = copy.deepcopy(model)
-    ours, theirs = mixed.blocks[site.layer].attn, donor.blocks[site.layer].attn
-    width = ours.head_dim
+    ours, theirs = (dict(anatomy(m).blocks[site.layer].attn.named_parameters()) for m in (mixed, donor))
+    width = ours["proj.weight"].shape[1] // heads_of(model, site.layer)
     own = slice(site.head * width, (site.head + 1) * width)
     with torch.no_grad():
-        for part in range(3):
-            rows = slice(
-                part * ours.num_heads * ours.head_dim + own.start, part * ours.num_heads * ours.head_dim + own.stop
-            )
-            ours.qkv.weight[rows] = theirs.qkv.weight[rows]
-            if ours.qkv.bias is not None:
-                ours.qkv.bias[rows] = theirs.qkv.bias[rows]
-        ours.proj.weight[:, own] = theirs.proj.weight[:, own]
+        for name, weight in ours.items():
+            if name == "proj.weight":
+                weight[:, own] = theirs[name][:, own]
+            elif "position" in name:
+                weight[:, site.head] = theirs[name][:, site.head]
+            elif "norm" not in name and not name.startswith("proj"):
+                parts = 3 if name.startswith("qkv") else 1
+                for given, taken in zip(weight.chunk(parts), theirs[name].chunk(parts), strict=True):
+                    given[own] = taken[own]
     return mixed
 
 
@@ -132,7 +129,7 @@ def test_a_transplanted_head_is_a_model_with_that_heads_weights(family: str) -> 
     model, donor, images = tiny(family), tiny(family, seed=7), noise_images(3)
     own = record(model, images)
     with torch.inference_mode():
-        for layer in range(len(model.blocks)):
+        for layer in range(anatomy(model).depth):
             found = transplant_layer(model, own, donor, layer)
             for head in range(heads_of(model, layer)):
                 assert relative(found[head], with_head_of(model, donor, Site(layer, head))(images)) < 1e-4
@@ -151,7 +148,7 @@ def test_a_models_own_weights_transplanted_change_next_to_nothing(family: str) -
 @pytest.mark.parametrize("family", ["class token", "three layers", "LayerScale"])
 def test_a_pass_taken_up_from_a_shared_prefix_is_the_whole_pass(family: str) -> None:
     model, twin, images = tiny(family), tiny(family), noise_images(2)
-    start = len(model.blocks) - 1
+    start = anatomy(model).depth - 1
     with torch.no_grad():
         twin.blocks[start].attn.proj.weight.mul_(1.5)
         twin.head.weight.mul_(1.5)
@@ -170,7 +167,7 @@ def test_a_pass_taken_up_from_a_shared_prefix_is_the_whole_pass(family: str) -> 
 def test_self_patch_changes_not_one_bit(family: str) -> None:
     model = tiny(family)
     trace = record(model, noise_images(3))
-    for layer in range(len(model.blocks)):
+    for layer in range(anatomy(model).depth):
         patched = patch_layer(model, trace, Donor(model, trace), layer)
         assert torch.equal(patched, continue_unpatched(model, trace, layer, heads_of(model, layer)))
 
@@ -181,7 +178,7 @@ def test_the_unpatched_path_is_the_model(family: str) -> None:
     trace = record(model, images)
     with torch.inference_mode():
         logits = model(images)
-    for layer in range(len(model.blocks)):
+    for layer in range(anatomy(model).depth):
         assert relative(continue_unpatched(model, trace, layer, 2), logits.expand(2, -1, -1)) < 1e-5
 
 

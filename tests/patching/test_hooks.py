@@ -7,8 +7,10 @@ import copy
 import pytest
 import torch
 
+from audit.models.anatomy import anatomy
+from audit.patching.attention import can_look
 from audit.patching.hooks import donor_writes, patch_everything, patch_with_hooks
-from audit.patching.sites import Site, head_writes, record, scale_of, sites_of
+from audit.patching.sites import Site, head_writes, record, sites_of
 from tests.models_for_tests import FAMILIES, hooks_left, noise_images, tiny
 
 pytestmark = pytest.mark.unit
@@ -18,13 +20,23 @@ pytestmark = pytest.mark.unit
 def test_a_trace_holds_the_pass(family: str) -> None:
     model, images = tiny(family), noise_images(2)
     trace = record(model, images)
-    layers = len(model.blocks)
+    layers = anatomy(model).depth
     assert len(trace.entering) == len(trace.attention) == len(trace.z) == layers
     with torch.inference_mode():
         assert torch.allclose(model.forward_head(model.norm(trace.leaving)), model(images), atol=1e-5)
-        for i, block in enumerate(model.blocks):
+        for i in range(layers):
             after = trace.entering[i + 1] if i + 1 < layers else trace.leaving
-            assert torch.allclose(block(trace.entering[i]), after, atol=1e-5)
+            assert torch.allclose(anatomy(model).run(i, trace.entering[i]), after, atol=1e-5)
+            summed = trace.entering[i] + trace.attention[i]
+            assert torch.allclose(anatomy(model).after(i, summed), after, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if can_look(tiny(name), Site(0, 0))])
+def test_a_trace_holds_what_timms_own_parts_give(family: str) -> None:
+    model, images = tiny(family), noise_images(2)
+    trace = record(model, images)
+    with torch.inference_mode():
+        for i, block in enumerate(model.blocks):
             assert torch.allclose(block.ls1(block.attn(block.norm1(trace.entering[i]))), trace.attention[i], atol=1e-5)
             assert torch.allclose(block.ls1(block.attn.proj(trace.z[i])), trace.attention[i], atol=1e-5)
 
@@ -34,11 +46,12 @@ def test_a_trace_holds_the_pass(family: str) -> None:
 def test_head_writes_and_bias_add_up_to_attention(family: str) -> None:
     model, images = tiny(family), noise_images(2)
     trace = record(model, images)
-    for i, block in enumerate(model.blocks):
+    body = anatomy(model)
+    for i in range(body.depth):
         total = head_writes(model, i, trace.z[i]).sum(0)
-        if block.attn.proj.bias is not None:
-            gamma = scale_of(block)
-            total = total + block.attn.proj.bias * (1.0 if gamma is None else gamma)
+        if body.projection(i).bias is not None:
+            gamma = body.scale(i)
+            total = total + body.projection(i).bias * (1.0 if gamma is None else gamma)
         assert float((total - trace.attention[i]).norm() / trace.attention[i].norm()) < 1e-5
 
 
@@ -66,10 +79,12 @@ def test_what_a_head_writes_by_hand() -> None:
 def test_all_parts_patched_is_the_donor(family: str) -> None:
     """Where norm and classifier are common, nothing of the recipient is left."""
     model, donor = tiny(family), tiny(family, seed=3)
-    donor.norm, donor.fc_norm, donor.head = model.norm, model.fc_norm, model.head
-    donor.attn_pool = model.attn_pool
-    if hasattr(model, "head_dist"):
-        donor.head_dist = model.head_dist
+    for part in ("norm", "fc_norm", "head", "attn_pool", "head_dist"):
+        if hasattr(model, part):
+            setattr(donor, part, getattr(model, part))
+    if family == "swin":  # what leads from stage to stage is no layer's write
+        for ours, theirs in zip(donor.layers, model.layers, strict=True):
+            ours.downsample = theirs.downsample
     images, donors = noise_images(2), noise_images(2, seed=1)
     patched, own, logits = patch_everything(model, donor, images, donors)
     assert torch.equal(patched, own)
@@ -85,8 +100,8 @@ def test_all_heads_of_a_donor_with_other_attention_weights_alone_are_the_donor(f
     donor, images = copy.deepcopy(model), noise_images(3)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for block in donor.blocks:
-            for weight in (block.attn.qkv.weight, block.attn.proj.weight):
+        for layer in range(anatomy(donor).depth):
+            for weight in (*anatomy(donor).inner_weights(layer), anatomy(donor).projection(layer).weight):
                 weight += 0.3 * torch.randn(weight.shape, generator=generator)
     patched = patch_with_hooks(model, images, donor_writes(donor, images, sites_of(donor)))
     with torch.inference_mode():
