@@ -138,6 +138,10 @@ def check(card: Path, data_root: Path | None) -> None:
 
     path = find_card(card)
     loaded = load_card(path)
+    if loaded.training == "none" and loaded.model.classes is None:
+        from audit.models.build import with_class_names
+
+        loaded = with_class_names(loaded, card_path=path, data_root=_existing(data_root))
     with progress() as step:
         tick = step("data: opening every image")
         samples = read_samples(
@@ -163,6 +167,28 @@ def init(path: Path, out: Path) -> None:
         raise InputError(str(out), "exists already", "remove it, or name another with --out")
     write_text(out, first_card(path, card_folder=out.absolute().parent))
     click.echo(f"wrote {out}; read it, replace what its comments call a guess, then: vit-audit check {out}")
+
+
+@main.command(short_help="List the models that can be audited.")
+@click.argument("pattern", required=False)
+@click.option("--markdown", is_flag=True, help="Print a table for documentation.")
+@reported
+def models(pattern: str | None, *, markdown: bool) -> None:
+    """List the families of models that can be audited; with PATTERN, timm's models of these families by name.
+
+    PATTERN is as a shell has it: vit_*dinov2*. Of each name it is tried whether its heads can be told apart.
+    """
+    from audit.models.supported import families, refusals
+    from audit.terminal import models_table
+
+    if pattern is None:
+        click.echo(models_table(families(), markdown=markdown))
+        return
+    found = list(refusals(pattern))
+    if not found:
+        raise InputError(pattern, "no model of a supported family has such a name", "'vit-audit models' lists them")
+    for name, reason in found:
+        click.echo(f"{name}: {'no, ' + reason if reason else 'yes'}")
 
 
 @main.command(short_help="Write the reports of a run anew.")

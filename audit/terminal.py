@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -19,6 +20,9 @@ from rich.text import Text
 from audit.evidence.findings import spread
 from audit.records import Audit, ContrastRow, DataReport, ExcludedRow
 from audit.report.formats import clean
+
+if TYPE_CHECKING:
+    from audit.models.supported import Row
 
 Step = Callable[[str], Callable[[int, int], None]]
 SECONDS_BETWEEN_LINES = 10.0
@@ -243,4 +247,16 @@ def wrapped(line: str) -> str:
     indent = " " * (len(line) - len(line.lstrip()) + 2)
     return textwrap.fill(
         line, min(width, WIDEST), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def models_table(rows: Sequence[Row], *, markdown: bool = False) -> str:
+    """Lay out the families of models: for a terminal a paragraph each, or as a Markdown table."""
+    if markdown:
+        lines = ["| library | family | `model.name` | patched | notes |", "|---|---|---|---|---|"]
+        lines += [f"| {r.library} | {r.family} | `{r.name}` | {r.unit} | {r.notes} |" for r in rows]
+        return "\n".join(lines)
+    return "\n".join(
+        f"{r.library}: {r.family}\n" + "\n".join(wrapped(f"  {text}") for text in (r.name, f"{r.unit}; {r.notes}"))
+        for r in rows
     )

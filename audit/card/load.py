@@ -254,7 +254,7 @@ def _disagreements(card: Card) -> Iterator[tuple[PathParts, str]]:
             if attribute not in card.groups:
                 what = f"'{attribute}' is not under groups; {did_you_mean(attribute, card.groups)}"
                 yield ("intersections", place, position), what
-    if card.training == "none" and card.model.classes is None:
+    if card.training == "none" and card.model.classes is None and card.model.name != "huggingface":
         yield ("training",), "training: none needs model.classes, the class names in the order of the outputs"
     for position, outcome in enumerate(card.audit.outcomes or []):
         known = (card.model.classes if card.training == "none" else None) or card.data.labels

@@ -8,7 +8,7 @@ or relative positions), in the names of their parts, and in the layout of the st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -43,6 +43,10 @@ class Anatomy:
     model : torch.nn.Module
     """
 
+    called: ClassVar[str] = "ViT, DeiT, DeiT III, DINOv2 (with registers), CLIP and SigLIP image towers, FlexiViT"
+    named: ClassVar[tuple[str, ...]] = ("vit_*", "deit_*", "deit3_*", "flexivit_*")
+    unit: ClassVar[str] = "attention head"
+    notes: ClassVar[str] = "token, average, maximum and attention pools; query and key norms; LayerScale"
     attentions: ClassVar[tuple[Any, ...]] = (Attention,)
     parts: ClassVar[tuple[str, ...]] = ("norm1", "norm2", "mlp", "ls1", "ls2")  # that every block must have
 
@@ -194,8 +198,11 @@ class Anatomy:
 class Biased(Anatomy):
     """BEiT: relative positions as a bias on the scores, of each block or shared by all; LayerScale without a module."""
 
-    attentions = (BeitAttention,)
-    parts = ("norm1", "norm2", "mlp", "drop_path1", "drop_path2")
+    called: ClassVar[str] = "BEiT, BEiT v2"
+    named: ClassVar[tuple[str, ...]] = ("beit_*", "beitv2_*")
+    notes: ClassVar[str] = "relative positions of each block or shared by all"
+    attentions: ClassVar[tuple[Any, ...]] = (BeitAttention,)
+    parts: ClassVar[tuple[str, ...]] = ("norm1", "norm2", "mlp", "drop_path1", "drop_path2")
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Return the stream that enters the first layer."""
@@ -242,7 +249,10 @@ class Biased(Anatomy):
 class Rotary(Biased):
     """EVA and what else timm builds on it (RoPE ViT, DINOv3, Perception Encoder): rotary positions."""
 
-    attentions = (EvaAttention, AttentionRope)
+    called: ClassVar[str] = "EVA, EVA-02, RoPE ViT, DINOv3, Perception Encoder"
+    named: ClassVar[tuple[str, ...]] = ("eva_*", "eva02_*", "vit_*_rope_*", "vit_*_dinov3*", "vit_pe_*")
+    notes: ClassVar[str] = "rotary positions; query and key norms"
+    attentions: ClassVar[tuple[Any, ...]] = (EvaAttention, AttentionRope)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Return the stream that enters the first layer."""
@@ -292,7 +302,10 @@ class Windowed(Biased):
     The stream is (B, rows, columns, width). z is kept window by window, so its tokens stand in another order.
     """
 
-    attentions = (WindowAttention,)
+    called: ClassVar[str] = "Swin"
+    named: ClassVar[tuple[str, ...]] = ("swin_*",)
+    notes: ClassVar[str] = "heads within windows; layers of all stages are counted through"
+    attentions: ClassVar[tuple[Any, ...]] = (WindowAttention,)
 
     @property
     def blocks(self) -> Sequence[Any]:
@@ -370,7 +383,8 @@ class Windowed(Biased):
         rows, columns, high, wide = self._padded(block)
         shifted = torch.roll(stream, shifts=tuple(-s for s in block.shift_size), dims=(1, 2))
         padded = F.pad(shifted, (0, 0, 0, wide - columns, 0, high - rows))
-        return window_partition(padded, block.window_size).reshape(len(stream), -1, stream.shape[-1])
+        windows: torch.Tensor = window_partition(padded, block.window_size)
+        return windows.reshape(len(stream), -1, stream.shape[-1])
 
     def z_of(self, layer: int, entered: torch.Tensor, images: int) -> torch.Tensor:
         """Turn windows (images * windows, tokens, width) into z (images, tokens, width)."""
@@ -394,7 +408,7 @@ class Windowed(Biased):
         return (f"layers.{stage}.blocks.{place}.", *leading_on)
 
 
-ANATOMIES: Mapping[type[nn.Module], Callable[[Model], Anatomy]] = {
+ANATOMIES: Mapping[type[nn.Module], type[Anatomy]] = {
     VisionTransformer: Anatomy,
     Beit: Biased,
     Eva: Rotary,

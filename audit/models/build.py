@@ -13,25 +13,14 @@ import timm
 import torch
 from torch import nn
 
-from audit.card.schema import ModelSpec
+from audit.card.load import resolve
+from audit.card.schema import Card, ModelSpec
 from audit.errors import ModelError
 from audit.models.anatomy import ANATOMIES, Model, anatomy
 from audit.models.checkpoint import hash_state, read_weights
-from audit.models.translated import Translation, foreign_weights, is_foreign, read_foreign
+from audit.models.translated import HUGGING_FACE, TORCHVISION, Translation, foreign_weights, is_foreign, read_foreign
 
-SUPPORTED = (
-    "vit_*",
-    "deit_*",
-    "deit3_*",
-    "flexivit_*",
-    "beit_*",
-    "beitv2_*",
-    "eva_*",
-    "eva02_*",
-    "swin_*",
-    "torchvision/vit_*",
-    "huggingface",
-)
+SUPPORTED = (*(name for made in ANATOMIES.values() for name in made.named), f"{TORCHVISION}vit_*", HUGGING_FACE)
 FILTERS = {kind: importlib.import_module(kind.__module__).checkpoint_filter_fn for kind in ANATOMIES}
 RESAMPLED = ("pos_embed", "patch_embed", "relative_position_bias_table")  # parts of names: what another size changes
 Filter = Callable[[Mapping[str, torch.Tensor], Model], dict[str, torch.Tensor]]
@@ -149,9 +138,10 @@ def _translated(spec: ModelSpec, translation: Translation, classes: int) -> Mode
     """Create a model of another library."""
     if spec.overrides:
         raise ModelError("model.overrides", f"{spec.name} takes none", "remove them; its own files say what it is")
-    if spec.image_size is not None and translation.image_size is None:
-        raise ModelError("model.image_size", f"{spec.name} has a fixed size", "remove it")
-    model = translation.create(classes, spec.image_size)
+    try:
+        model = translation.create(classes, spec.image_size)
+    except (TypeError, AssertionError, ValueError, ZeroDivisionError) as error:
+        raise ModelError("model", f"timm refuses {spec.name} as it is described ({error})", "correct it") from error
     _normalise(model, spec)
     if any(model.pretrained_cfg.get(k) is None for k in ("mean", "std")):
         what = "the folder has no preprocessor_config.json that says how pixels were shifted and scaled"
@@ -252,3 +242,21 @@ def mend_of(model: Model) -> str:
     """Return what to change when weights do not fit."""
     name = model.pretrained_cfg.get("architecture", "the model")
     return f"name weights of {name}, or the model that these weights belong to"
+
+
+def with_class_names(card: Card, *, card_path: Path, data_root: Path | None) -> Card:
+    """Return the card with the class names that a Hugging Face folder gives, where it names none itself.
+
+    Raises
+    ------
+    ModelError
+        If neither does, and the model is to be audited as it is.
+    """
+    spec = card.model
+    if card.training != "none" or spec.classes is not None:
+        return card
+    folder = resolve(spec.weights, card_path=card_path, data_root=data_root)
+    classes = read_foreign(spec.name, folder).classes
+    if classes is None:
+        raise ModelError(str(folder / "config.json"), "does not name the classes", "name them under model.classes")
+    return card.model_copy(update={"model": spec.model_copy(update={"classes": classes})})

@@ -401,13 +401,19 @@ KINDS: Mapping[str, Callable[[Config], Translation]] = {
 # torchvision
 
 
+def torchvision_names() -> list[str]:
+    """Return torchvision's vision transformers."""
+    from torchvision.models import list_models
+
+    return [name for name in list_models() if name.startswith("vit_")]
+
+
 def _torchvision(name: str) -> Translation:
-    from torchvision.models import get_model, get_model_weights, list_models
+    from torchvision.models import get_model, get_model_weights
     from torchvision.models.vision_transformer import VisionTransformer as Original
 
-    known = [m for m in list_models() if m.startswith("vit_")]
-    if name not in known:
-        supported = ", ".join(TORCHVISION + m for m in known)
+    if name not in torchvision_names():
+        supported = ", ".join(TORCHVISION + m for m in torchvision_names())
         raise ModelError("model.name", f"torchvision has no vision transformer '{name}'", f"supported: {supported}")
     with torch.device("meta"):
         model = get_model(name)

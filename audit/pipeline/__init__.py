@@ -25,7 +25,7 @@ from audit.data.summary import audited_outcomes
 from audit.errors import InputError, ModelError
 from audit.evidence.together import sets_to_patch
 from audit.memory import keep_freed_memory
-from audit.models.build import Backbone
+from audit.models.build import Backbone, with_class_names
 from audit.models.checkpoint import hash_state
 from audit.models.device import CPU, open_device, open_precision
 from audit.models.rendered_base import rendered_base
@@ -188,7 +188,8 @@ def _with_round_trips(controls: ControlReport, pairs: pd.DataFrame | None) -> tu
 
 def prepare(request: Request, step: Step) -> Setting:
     """Open card, data and weights, and find the run directory; nothing is written yet."""
-    card, content = load_card(request.card_path), request.card_path.read_bytes()
+    as_written, content = load_card(request.card_path), request.card_path.read_bytes()
+    card = with_class_names(as_written, card_path=request.card_path, data_root=request.data_root)
     torch.use_deterministic_algorithms(True)
     samples = read_samples(card, card_path=request.card_path, data_root=request.data_root)
     audited_outcomes(card, samples.labels)  # a wrong name shows before anything is trained

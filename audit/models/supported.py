@@ -1,0 +1,62 @@
+"""Which models can be patched: by family from what the code knows, and name by name from timm itself."""
+
+from __future__ import annotations
+
+import fnmatch
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import timm
+import torch
+
+from audit.models.anatomy import ANATOMIES
+from audit.models.build import why_not_patchable
+from audit.models.translated import HUGGING_FACE, KINDS, TORCHVISION, torchvision_names
+
+MODULES = (*(kind.__module__.rsplit(".", 1)[1] for kind in ANATOMIES), "deit")  # timm's, in which such models are
+
+
+@dataclass(frozen=True)
+class Row:
+    """One family, as it stands in the table: what a card names, and what is patched."""
+
+    library: str
+    family: str
+    name: str  # model.name in a card
+    unit: str
+    notes: str
+
+
+def families() -> list[Row]:
+    """Return a row for each family."""
+    rows = [Row("timm", made.called, ", ".join(made.named), made.unit, made.notes) for made in ANATOMIES.values()]
+    rows.append(
+        Row(
+            "torchvision",
+            "ViT",
+            ", ".join(TORCHVISION + name for name in torchvision_names()),
+            "attention head",
+            "translated into timm's ViT; weights: pretrained, or a FILE in torchvision's names",
+        )
+    )
+    kinds = ", ".join(KINDS)
+    notes = f"translated into timm's ViT; weights: a folder with config.json of model_type {kinds}"
+    rows.append(Row("Hugging Face", "ViT, DeiT, DINOv2, CLIP, SigLIP", HUGGING_FACE, "attention head", notes))
+    return rows
+
+
+def names_like(pattern: str) -> list[str]:
+    """Return the timm names of the known modules that match a pattern as a shell has it."""
+    return [n for m in sorted(set(MODULES)) for n in timm.list_models(module=m) if fnmatch.fnmatch(n, pattern)]
+
+
+def refusals(pattern: str) -> Iterator[tuple[str, str]]:
+    """Yield each timm model that matches, and why it is refused, or "".
+
+    Models are made without memory for their weights, so that the largest takes a fraction of a second.
+    """
+    for name in names_like(pattern):
+        with warnings.catch_warnings(), torch.device("meta"):
+            warnings.simplefilter("ignore")
+            yield name, why_not_patchable(timm.create_model(name))
