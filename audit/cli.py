@@ -206,9 +206,10 @@ def render(run_dir: Path) -> None:
     folder = _find_run(run_dir)
     with locked(folder):
         check_kept(folder)
-        for path in render_run(folder):
+        written = render_run(folder)
+        for path in written:
             click.echo(path)
-        write_manifest(folder)
+        write_manifest(folder, only=[path.relative_to(folder).as_posix() for path in written])
 
 
 @main.command(short_help="Add a reviewer's decisions to a run.")
@@ -220,7 +221,7 @@ def review(run_dir: Path, review_json: Path) -> None:
 
     Decisions are only ever added: a later one about the same finding stands, the earlier one stays on record.
     """
-    from audit.report.manifest import check_kept, write_manifest
+    from audit.report.manifest import check_kept, holds, write_manifest
     from audit.report.render import Source, printed, read_run, write_files
     from audit.report.reviews import DECISIONS, merge, read_review
     from audit.store import locked
@@ -230,10 +231,10 @@ def review(run_dir: Path, review_json: Path) -> None:
         source = read_run(folder)
         check_kept(folder)
         text, new = merge(folder, read_review(review_json), source.audit, source.digest)
-        if new:
+        if new or (source.decisions and not holds(folder, DECISIONS)):  # or an earlier review was cut short
             pages = printed(Source(source.audit, source.content, [*source.decisions, *new]))
             write_files(folder, {DECISIONS: text.encode(), **pages})
-            write_manifest(folder)
+            write_manifest(folder, only=[DECISIONS, *pages])
     click.echo(f"{len(new)} decisions added, {len(source.decisions) + len(new)} in all: {folder / DECISIONS}")
     if new:
         click.echo(f"report: {folder / 'report.html'}")

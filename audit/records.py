@@ -330,14 +330,21 @@ def _a_time(text: str) -> str:
     return text
 
 
+def _some_text(text: str) -> str:
+    """Refuse what shows nothing."""
+    if not any(character.isprintable() and not character.isspace() for character in text):
+        raise ValueError("nothing is written there")
+    return text
+
+
 class Decision(Record):
     """What a reviewer made of one finding."""
 
     finding: str  # its id
     decision: Literal["accept", "reject", "needs more", "risk accepted"]
-    name: str = Field(min_length=1, max_length=200)
-    role: str = Field(min_length=1, max_length=200)
-    reason: str = Field(min_length=1, max_length=5000)
+    name: Annotated[str, Field(max_length=200), AfterValidator(_some_text)]
+    role: Annotated[str, Field(max_length=200), AfterValidator(_some_text)]
+    reason: Annotated[str, Field(max_length=5000), AfterValidator(_some_text)]
     decided: Annotated[
         str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)$"), AfterValidator(_a_time)
     ]  # ISO 8601

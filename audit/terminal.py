@@ -152,7 +152,7 @@ def _findings(audit: Audit) -> list[str]:
     """Count the findings, and name those of page one."""
     from audit.report.view_findings import top_findings  # draws pictures, too: slow to import
 
-    if audit.outcome == "INVALID":
+    if audit.is_invalid:
         return ["findings: withheld, because a check of the instrument failed"]
     top = [f"  {f.id}, {f.severity}: {f.title} ({spread(f.estimate)})" for f in top_findings(audit)]
     return [f"findings: {len(audit.findings)}", *top]

@@ -24,6 +24,11 @@ COMPARE: Mapping[Relation, Callable[[float, float], bool]] = {
 }
 
 
+def is_met(value: float | None, relation: Relation, threshold: float) -> bool:
+    """Compare a number with a threshold; one that is missing or not finite meets none."""
+    return value is not None and bool(np.isfinite(value)) and COMPARE[relation](value, threshold)
+
+
 def judge(
     *,
     id: str,  # noqa: A002 - the record's own word
@@ -46,8 +51,7 @@ def judge(
     judged : float, optional
         What is compared; the estimate's value by default, a bound of its interval where that is what counts.
     """
-    value = estimate.value if judged is None else judged
-    passed = value is not None and bool(np.isfinite(value)) and COMPARE[relation](value, threshold)
+    passed = is_met(estimate.value if judged is None else judged, relation, threshold)
     return Control(
         id=id,
         title=title,
@@ -141,15 +145,28 @@ def weigh(
     return Weighed(**dict(control), numbers=[float(v) for v in numbers], reduced=reduced)
 
 
+COLUMNS = ("control", "setting", "gates", "n", "reduced", "lower_end", "relation", "threshold")
+
+
 def numbers_table(controls: Iterable[Control]) -> pd.DataFrame:
     """Return the numbers of weighed controls, a row a number, with all that judging them again needs."""
     rows = [
-        (c.id, c.reduced, c.relation, c.threshold, number)
+        (
+            c.id,
+            c.setting,
+            c.gates,
+            -1 if c.n is None else c.n,
+            c.reduced,
+            c.statistic.startswith(LOWER_END),
+            c.relation,
+            c.threshold,
+            number,
+        )
         for c in controls
         if isinstance(c, Weighed)
         for number in c.numbers
     ]
-    return pd.DataFrame(rows, columns=["control", "reduced", "relation", "threshold", "number"])
+    return pd.DataFrame(rows, columns=[*COLUMNS, "number"])
 
 
 def weighed_again(control: Control, numbers: pd.DataFrame) -> Control:
@@ -158,13 +175,17 @@ def weighed_again(control: Control, numbers: pd.DataFrame) -> Control:
     if rows.empty:
         return control.model_copy(update={"estimate": Estimate(value=None), "passed": False})
     first = rows.iloc[0]
-    again = weigh(
-        **{name: getattr(control, name) for name in ("id", "title", "kind", "setting", "statistic", "meaning", "mend")},
-        numbers=rows["number"].tolist(),
-        reduced=first["reduced"],
-        relation=first["relation"],
-        threshold=float(first["threshold"]),
-        n=control.n,
+    estimate = REDUCE[first["reduced"]](rows["number"].to_numpy(dtype=np.float64))
+    judged = estimate.low if first["lower_end"] and estimate.low is not None else estimate.value
+    threshold = float(first["threshold"])
+    return control.model_copy(
+        update={
+            "setting": first["setting"],
+            "gates": first["gates"],
+            "n": None if first["n"] < 0 else int(first["n"]),
+            "estimate": estimate,
+            "relation": first["relation"],
+            "threshold": threshold,
+            "passed": is_met(judged, first["relation"], threshold),
+        }
     )
-    update = {name: getattr(again, name) for name in ("estimate", "relation", "threshold", "passed")}
-    return control.model_copy(update=update)

@@ -88,6 +88,7 @@ def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
     training_jobs(setting)  # what is wrong with the training sample or the control images shows
     images = control_images(setting)  # before anything is written
     with locked(setting.run):
+        check_kept(setting.run, record=False)
         register(setting)
         write_table(setting.run / SAMPLES, setting.samples.frame.drop(columns="predicted", errors="ignore"))
         audit = _measure(setting, images, begun)
@@ -104,9 +105,10 @@ def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
             write_text(setting.run / "log.jsonl", _log(setting))
             if not request.report:
                 clear_pages(setting.run)
-        check_kept(setting.run, record=False)
         if request.report:
             render_run(setting.run, progress=step("report: HTML and PDF"))
+        for left in setting.run.rglob("*.part"):  # of a run that was killed
+            left.unlink()
         write_manifest(setting.run)
     return audit, setting.run
 

@@ -40,23 +40,28 @@ def compare_runs(before: Path, after: Path) -> RunComparison:
     if same:
         try:
             pairing = partial(_paired, open_run(before), open_run(after))
-        except AuditError as error:
+        except (AuditError, OSError, ValueError) as error:
             notes.append(f"Not compared image by image: {error}")
     else:
         notes.append("The runs did not measure the same images, so numbers are set side by side and not paired.")
-    known = {f.id: f for f in [*second.audit.findings, *first.audit.findings]}
-    in_both = {f.id for f in first.audit.findings} & {f.id for f in second.audit.findings}
+    known = {f.id: f for f in [*findings_of(second.audit), *findings_of(first.audit)]}
+    in_both = {f.id for f in findings_of(first.audit)} & {f.id for f in findings_of(second.audit)}
     if known and not in_both and first.audit.name != second.audit.name:
         notes.append(
             f"The cards have different names ('{first.audit.name}', '{second.audit.name}'), and so have all ids."
         )
-    return RunComparison(
-        before=_named(first),
-        after=_named(second),
-        same_images=same,
-        findings=[_compared(f, first.audit, second.audit, pairing) for f in known.values()],
-        notes=notes,
-    )
+    try:
+        findings = [_compared(f, first.audit, second.audit, pairing) for f in known.values()]
+    except (AuditError, OSError, ValueError, LookupError) as error:  # whatever a damaged table makes its reader raise
+        what = " ".join(str(error).split()) or type(error).__name__
+        notes.append(f"Not compared image by image, because effects are missing or damaged: {what}")
+        findings = [_compared(f, first.audit, second.audit, _not_paired) for f in known.values()]
+    return RunComparison(before=_named(first), after=_named(second), same_images=same, findings=findings, notes=notes)
+
+
+def findings_of(audit: Audit) -> list[Finding]:
+    """Return what a run found; nothing where a check of the instrument failed, whatever its record holds."""
+    return [] if audit.is_invalid else audit.findings
 
 
 def _not_paired(_finding: Finding) -> Change | None:
@@ -78,7 +83,7 @@ def _named(source: Source) -> RunName:
 
 def _compared(finding: Finding, first: Audit, second: Audit, pairing: Pairing) -> ComparedFinding:
     """Say what became of one finding."""
-    was, stands = (any(f.id == finding.id for f in audit.findings) for audit in (first, second))
+    was, stands = (any(f.id == finding.id for f in findings_of(audit)) for audit in (first, second))
     before, after = number_of(first, finding), number_of(second, finding)
     row = ComparedFinding(
         id=finding.id, title=finding.title, kind=finding.kind, state="persisting", before=before, after=after

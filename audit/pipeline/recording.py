@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -61,6 +62,17 @@ PAIRS_WORDS = (
     "Where the same picture x' exists in the other group: how much the probability changes in all, by way of the head "
     "alone, and past the head."
 )
+HYPOTHESES = [
+    "At equal labels, every group is called each outcome as often as its reference.",
+    "No attention head's output carries a difference between groups to the prediction.",
+]
+DESIGNS = [
+    "Design A: heads patched between images of two groups, with a same-group placebo.",
+    "Design B: likewise on exact pairs, the same picture in both groups, where there are any.",
+    "Design C: heads patched from a model trained on a balanced sample, with another seed as placebo.",
+    "Weight transplant: the weights of the balanced model's head instead of what it writes there.",
+    "Attribution patching: Design A to first order; where not all patches are made, those that are correct it.",
+]
 ESTIMANDS = [
     (
         "Audited gap",
@@ -254,10 +266,22 @@ def thresholds(card: Card) -> dict[str, float]:
     }
 
 
+def method_of(card: Card) -> dict[str, Any]:
+    """Return what the record says of the method that depends on nothing but the card."""
+    return {
+        "hypotheses": HYPOTHESES,
+        "metrics": METRICS,
+        "thresholds": thresholds(card),
+        "permutations": card.audit.permutations,
+        "bootstrap": card.audit.bootstrap,
+        "estimands": ESTIMANDS,
+        "designs": DESIGNS,
+    }
+
+
 def _method(
     setting: Setting, fixed: str, controls: ControlReport, models: AuditedModels | None, swept: Swept | None
 ) -> MethodReport:
-    card = setting.card
     engine = next((c for c in controls.controls if c.id == "engine"), None)
     agreement = "not measured, the audit ended before" if engine is None else f"{engine.estimate.value:.1e} in a logit"
     unknown = [] if models is None else unknown_blocks(models.primary)
@@ -265,23 +289,8 @@ def _method(
     slow = f"; layers {named} {UNKNOWN_BLOCKS}" if unknown else ""
     return MethodReport(
         preregistration_sha256=fixed,
-        hypotheses=[
-            "At equal labels, every group is called each outcome as often as its reference.",
-            "No attention head's output carries a difference between groups to the prediction.",
-        ],
-        metrics=METRICS,
-        thresholds=thresholds(card),
         family=family_of(setting),
-        permutations=card.audit.permutations,
-        bootstrap=card.audit.bootstrap,
-        estimands=ESTIMANDS,
-        designs=[
-            "Design A: heads patched between images of two groups, with a same-group placebo.",
-            "Design B: likewise on exact pairs, the same picture in both groups, where there are any.",
-            "Design C: heads patched from a model trained on a balanced sample, with another seed as placebo.",
-            "Weight transplant: the weights of the balanced model's head instead of what it writes there.",
-            "Attribution patching: Design A to first order; where not all patches are made, those that are correct it.",
-        ],
+        **method_of(setting.card),
         patches="" if swept is None else swept.choice,
         effort=[] if swept is None else swept.effort,
         precision=None

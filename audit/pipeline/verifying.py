@@ -27,20 +27,24 @@ from audit.pipeline.checking import CONTROL_EFFECTS, CONTROL_NUMBERS, check_roun
 from audit.pipeline.judging import Judged, judge_effects, judge_rates, judge_sets
 from audit.pipeline.looking import TABLE, maps_of
 from audit.pipeline.opening import OpenedRun, open_run
-from audit.pipeline.recording import accuracies
+from audit.pipeline.recording import EMPTY, REGISTRATION, accuracies, method_of
 from audit.pipeline.setting import Scope
 from audit.pipeline.sweeping import Swept, make_plans, search_precision
 from audit.records import Audit, Control, Effort
 from audit.report import answers
 from audit.report.exports import PRINTED_WITH, printed_with, statement
 from audit.report.formats import clean
-from audit.report.manifest import MANIFEST, SIGNATURE, check_signature, hash_files
+from audit.report.manifest import MANIFEST, SIGNATURE, check_signature, hash_files, manifest_rows
 from audit.report.render import Source, printed, read_run
 from audit.store import file_hash
 
 NEAR = 1e-9  # relative; libraries of other versions may add up in another order
 SHOWN = 40  # characters of a difference, to either side
+HASHED = ("card", "data", "preregistration", "base weights")  # and each model's weights
 AT_MOST = 20  # differences of the record that are named one by one
+JUDGED = (
+    "rates", "contrasts", "ranges", "findings", "heads", "joint", "pairs", "grids", "stability", "agreement",
+)  # fmt: skip
 Step = Callable[[str], Callable[[int, int], None]]
 
 
@@ -122,10 +126,12 @@ def _changed_files(run: Path, audit: Audit | None, files: Mapping[str, str]) -> 
         return
     content = path.read_bytes()
     try:
-        rows = {s["name"]: s["digest"]["sha256"] for s in json.loads(content)["subject"]}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        rows = manifest_rows(content)
+    except ValueError:
         yield Fault(MANIFEST, "is no manifest")
         return
+    for link in sorted(p for p in run.rglob("*") if p.is_symlink()):
+        yield Fault(link.relative_to(run).as_posix(), "is a link, and what it leads to is not of this run")
     for name in sorted(rows.keys() | files.keys()):
         if name not in files:
             yield Fault(name, f"missing, but in {MANIFEST}")
@@ -138,7 +144,7 @@ def _changed_files(run: Path, audit: Audit | None, files: Mapping[str, str]) -> 
 
 
 def _signature(run: Path, key: Path | None) -> Iterator[Fault]:
-    if key is not None:
+    if key is not None or (run / SIGNATURE).is_file():
         wrong = check_signature(run, key)
         if wrong is not None:
             yield Fault(SIGNATURE, wrong)
@@ -163,29 +169,14 @@ def derive(run: Path, audit: Audit) -> dict[str, Any]:
     update = {"controls": controls, "valid": valid, "grids": list(shown.values())}
     report = audit.controls.model_copy(update=update)
     derived: dict[str, Any] = {"controls": _plain(report), "data": _data(scope, audit)}
-    contrasts = []
-    if valid:
-        judged = _judged(opened, trips)
-        names = (
-            "rates",
-            "contrasts",
-            "ranges",
-            "findings",
-            "heads",
-            "joint",
-            "pairs",
-            "grids",
-            "stability",
-            "agreement",
-        )
-        derived |= {name: [_plain(row) for row in getattr(judged, name)] for name in names}
-        derived["localisation"] = judged.localisation
-        looks = opened.table(TABLE)
-        derived["attention"] = [] if looks is None else [_plain(seen) for seen in maps_of(looks)]
-        contrasts = judged.contrasts
-        derived["method"] = _method(opened)
-        derived["model"] = _model(scope, audit)
-    verdict = decide(report, contrasts, gap_above=card.policy.gap_above)
+    judged = _judged(opened, trips) if valid else EMPTY  # nothing may be said where the instrument failed
+    derived |= {name: [_plain(row) for row in getattr(judged, name)] for name in JUDGED}
+    derived["localisation"] = judged.localisation
+    looks = opened.table(TABLE) if valid else None
+    derived["attention"] = [] if looks is None else [_plain(seen) for seen in maps_of(looks)]
+    derived["method"] = _method(opened)
+    derived["model"] = _model(scope, audit)
+    verdict = decide(report, judged.contrasts, gap_above=card.policy.gap_above)
     return derived | {
         "name": card.name,
         "task": card.task,
@@ -198,7 +189,7 @@ def derive(run: Path, audit: Audit) -> dict[str, Any]:
         "exit_code": verdict.exit_code,
         "reasons": verdict.reasons,
         "next_steps": verdict.next_steps,
-        "provenance": _provenance(run, audit),
+        "provenance": _provenance(scope, run, audit),
     }
 
 
@@ -236,7 +227,8 @@ def _judged(opened: OpenedRun, trips: Mapping[str, Control]) -> Judged:
 def _hashes(scope: Scope) -> dict[str, str]:
     """Return the hashes of the audited models' weights, from their files."""
     folder = scope.run / "models"
-    files = {0: folder / "audited.safetensors"}
+    own = folder / "audited.safetensors"
+    files = {0: own} if own.is_file() else {}
     if scope.training is not None:
         files = {int(path.stem.removeprefix("seed-")): path for path in sorted(folder.glob("seed-*.safetensors"))}
     return {f"model seed {seed}": hash_state(load_file(path)) for seed, path in files.items()}
@@ -254,23 +246,40 @@ def _method(opened: OpenedRun) -> dict[str, Any]:
     effort = [Effort.model_validate(row) for p in files for row in json.loads(p.read_text(encoding="utf-8"))]
     dtype = method.precision.dtype if method.precision else ""
     precision = None if swap is None else search_precision(swap, list(scope.outcomes), dtype)
-    fixed = file_hash(scope.run / "preregistration.json")
-    return _plain(method.model_copy(update={"effort": effort, "precision": precision, "preregistration_sha256": fixed}))
+    update = {
+        "effort": effort,
+        "precision": precision,
+        "preregistration_sha256": file_hash(scope.run / REGISTRATION),
+        "family": _registered(scope.run).get("family"),
+        **method_of(scope.card),
+    }
+    return _plain(method.model_copy(update=update))
 
 
 def _model(scope: Scope, audit: Audit) -> dict[str, Any]:
+    """Derive what files of the run tell of its model; its size, which only the architecture knows, stands."""
     plain, balanced = accuracies(scope)
+    hashes = _hashes(scope)
     update = {
+        "name": scope.card.model.name,
+        "seeds": [] if scope.training is None else scope.training.seeds,
+        "classes": list(scope.samples.labels),
         "accuracy_by_seed": plain,
         "balanced_accuracy_by_seed": balanced,
-        "weights_sha256": _hashes(scope)[f"model seed {scope.seeds[0]}"],
+        "weights_sha256": next(iter(hashes.values()), _registered(scope.run).get("base weights")),
     }
     return _plain(audit.model.model_copy(update=update))
 
 
+def _registered(run: Path) -> dict[str, Any]:
+    """Read what was fixed before anything was measured."""
+    held: dict[str, Any] = json.loads((run / REGISTRATION).read_text(encoding="utf-8"))
+    return held
+
+
 def _preregistered(run: Path, audit: Audit) -> Iterator[Fault]:
     """Compare what was fixed beforehand with the card and the data that the record is of."""
-    fixed = json.loads((run / "preregistration.json").read_text(encoding="utf-8"))
+    fixed = _registered(run)
     card = json.loads(json.dumps(load_card(run / "card.yaml").model_dump()))
     if card["model"]["classes"] is None:  # a Hugging Face folder may have named them
         card["model"]["classes"] = fixed.get("card", {}).get("model", {}).get("classes")
@@ -281,16 +290,26 @@ def _preregistered(run: Path, audit: Audit) -> Iterator[Fault]:
 
 
 def _left_out(run: Path, audit: Audit) -> Iterator[Fault]:
-    """Name the controls of which there are numbers, and no word in the record."""
+    """Name the controls of which there are numbers, and no word in the record; and those that stand there twice."""
+    every = [c.id for c in audit.controls.controls]
+    for name in sorted({name for name in every if every.count(name) > 1}):
+        yield Fault("audit.json, controls", f"has '{name}' twice")
     measured = pd.read_parquet(run / CONTROL_NUMBERS, columns=["control"])["control"]
     for name in sorted(set(measured) - {c.id for c in audit.controls.controls}):
         yield Fault("audit.json, controls", f"lacks '{name}', of which {CONTROL_NUMBERS} holds numbers")
 
 
-def _provenance(run: Path, audit: Audit) -> dict[str, Any]:
-    hashes = {**audit.provenance.hashes, "card": file_hash(run / "card.yaml"), "data": audit.data.fingerprint,
-              "preregistration": file_hash(run / "preregistration.json")}  # fmt: skip
-    return _plain(audit.provenance.model_copy(update={"hashes": hashes}))
+def _provenance(scope: Scope, run: Path, audit: Audit) -> dict[str, Any]:
+    hashes = {
+        **{name: digest for name, digest in audit.provenance.hashes.items() if name in HASHED},
+        "card": file_hash(run / "card.yaml"),
+        "data": audit.data.fingerprint,
+        "preregistration": file_hash(run / REGISTRATION),
+        "base weights": _registered(run).get("base weights"),
+        **_hashes(scope),
+    }
+    seeds = [] if scope.training is None else scope.training.seeds
+    return _plain(audit.provenance.model_copy(update={"hashes": hashes, "seeds": seeds}))
 
 
 def compare(stored: Any, derived: Any, place: str = "") -> Iterator[tuple[str, str, str]]:

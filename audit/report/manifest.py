@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,25 +28,57 @@ MAKE_KEYS = "openssl genpkey -algorithm ed25519 -out key.pem; openssl pkey -in k
 
 
 def hash_files(run: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file of a run by its relative name; manifest and signature aside."""
+    """Return the SHA-256 of every file of a run by its relative name; manifest, signature and links aside."""
     left_out = {run / name for name in (MANIFEST, SIGNATURE, LOCK)}
-    files = sorted(p for p in run.rglob("*") if p.is_file() and p not in left_out and p.suffix != ".part")
+    files = sorted(p for p in run.rglob("*") if p.is_file() and not p.is_symlink() and p not in left_out)
     return {p.relative_to(run).as_posix(): file_hash(p) for p in files}
 
 
-def write_manifest(run: Path) -> None:
-    """Write the hash of every file of a run; a signature that was made of another manifest goes."""
-    text = statement(load_audit(run / "audit.json"), hash_files(run))
+def manifest_rows(content: bytes) -> dict[str, str]:
+    """Return the hashes that a manifest holds, by file name.
+
+    Raises
+    ------
+    ValueError
+        If it is no manifest.
+    """
+    try:
+        rows = {s["name"]: s["digest"]["sha256"] for s in json.loads(content)["subject"]}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError("no manifest") from None
+    if not all(isinstance(part, str) for row in rows.items() for part in row):
+        raise ValueError("no manifest")
+    return rows
+
+
+def write_manifest(run: Path, *, only: Iterable[str] | None = None) -> None:
+    """Write the hash of every file of a run; a signature that was made of another manifest goes.
+
+    Parameters
+    ----------
+    run : pathlib.Path
+    only : iterable of str, optional
+        Names of the files that were written anew: of all others the old manifest's hash stands, so that what was
+        changed behind its back is still found. Without an old manifest every file is hashed.
+    """
     path = run / MANIFEST
+    rows = hash_files(run)
+    if only is not None and path.is_file():
+        try:
+            rows = manifest_rows(path.read_bytes()) | {name: rows[name] for name in only}
+        except ValueError:
+            raise InputError(str(path), "is no manifest", "restore it from a copy") from None
+    text = statement(load_audit(run / "audit.json"), rows)
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         (run / SIGNATURE).unlink(missing_ok=True)
     write_text(path, text)
 
 
 def check_kept(run: Path, *, record: bool = True) -> None:
-    """Refuse to print and to hash anew what was changed behind the manifest's back; without a manifest all is well.
+    """Refuse to go on from a record or from decisions that were changed after the manifest was written.
 
-    Decisions may have been added, as by a review that was interrupted before it wrote the manifest.
+    Decisions may have been added, as by a review that was interrupted before it wrote the manifest. Without a manifest
+    all is well.
 
     Parameters
     ----------
@@ -59,10 +92,10 @@ def check_kept(run: Path, *, record: bool = True) -> None:
         If audit.json is not the one that the manifest holds, or decisions that it holds were changed or dropped.
     """
     try:
-        rows = {s["name"]: s["digest"]["sha256"] for s in json.loads((run / MANIFEST).read_bytes())["subject"]}
+        rows = manifest_rows((run / MANIFEST).read_bytes())
     except FileNotFoundError:
         return
-    except (ValueError, KeyError, TypeError):
+    except ValueError:
         raise InputError(str(run / MANIFEST), "is no manifest", "restore it from a copy") from None
     mend = f"restore it from a copy; what {MANIFEST} was made of is no longer here"
     if record and rows.get("audit.json", "") != file_hash(run / "audit.json"):
@@ -74,6 +107,13 @@ def check_kept(run: Path, *, record: bool = True) -> None:
             if digest.hexdigest() == rows[DECISIONS]:
                 return
         raise InputError(str(path), f"decisions were changed or dropped after {MANIFEST} was written", mend)
+
+
+def holds(run: Path, name: str) -> bool:
+    """Tell whether the manifest holds a file as it is."""
+    path = run / MANIFEST
+    rows = manifest_rows(path.read_bytes()) if path.is_file() else {}
+    return (run / name).is_file() and rows.get(name) == file_hash(run / name)
 
 
 def sign(run: Path, key: Path) -> Path:
@@ -120,8 +160,10 @@ def sign(run: Path, key: Path) -> Path:
     return run / SIGNATURE
 
 
-def check_signature(run: Path, key: Path) -> str | None:
-    """Say what is wrong with the signature of a run's manifest, given the public key; None if nothing is.
+def check_signature(run: Path, key: Path | None) -> str | None:
+    """Say what is wrong with the signature of a run's manifest; None if nothing is.
+
+    Without the public key this is whether it is an envelope of this manifest; whose it is, only the key tells.
 
     Raises
     ------
@@ -129,34 +171,43 @@ def check_signature(run: Path, key: Path) -> str | None:
         If the key cannot be read.
     """
     from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    try:
-        public = load_pem_public_key(_read(key, "name the public key, in PEM"))
-    except ValueError as error:
-        raise InputError(
-            str(key), f"no public key in PEM ({error})", "name the public key, not the private one"
-        ) from None
-    if not isinstance(public, Ed25519PublicKey):
-        raise InputError(str(key), "no Ed25519 key", "name the public key that belongs to the signature")
+    public = None if key is None else _public_key(key)
     if not (run / SIGNATURE).is_file():
         return "there is no signature"
     try:
         envelope = json.loads((run / SIGNATURE).read_bytes())
         payload, kind = base64.b64decode(envelope["payload"], validate=True), envelope["payloadType"]
-        signatures = [base64.b64decode(s["sig"], validate=True) for s in envelope["signatures"]]
-    except (ValueError, KeyError, TypeError):
+        signatures = [(s["keyid"], base64.b64decode(s["sig"], validate=True)) for s in envelope["signatures"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "is no DSSE envelope"
     if kind != PAYLOAD_TYPE or payload != (run / MANIFEST).read_bytes():
         return f"is of another {MANIFEST}"
-    for signature in signatures:
+    if public is None:
+        return None
+    for name, signature in signatures:
+        if name != key_id(public):
+            continue
         try:
             public.verify(signature, signed(payload))
         except InvalidSignature:
             continue
         return None
     return f"was not made with the key {key_id(public)[:12]}"
+
+
+def _public_key(key: Path) -> Ed25519PublicKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        public = load_pem_public_key(_read(key, "name the public key, in PEM"))
+    except ValueError as error:
+        mend = "name the public key, not the private one"
+        raise InputError(str(key), f"no public key in PEM ({error})", mend) from None
+    if not isinstance(public, Ed25519PublicKey):
+        raise InputError(str(key), "no Ed25519 key", "name the public key that belongs to the signature")
+    return public
 
 
 def signed(payload: bytes) -> bytes:

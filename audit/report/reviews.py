@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -19,6 +19,7 @@ from audit.errors import InputError
 from audit.records import Audit, Decision, Review
 
 DECISIONS = "decisions.jsonl"
+AHEAD = timedelta(days=1)  # a clock may be so wrong
 LARGEST = 5_000_000  # bytes of a review; five hundred decisions take a tenth of it
 
 
@@ -69,7 +70,7 @@ def read_decisions(run: Path, audit_sha256: str) -> list[Decision]:
             entry = json.loads(line)
             previous = entry.pop("previous")
             decision = Decision.model_validate(entry)
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OverflowError):
             raise InputError(place, "no decision", "restore the file from a copy") from None
         if previous != before:
             what = "is of another audit" if number == 1 else "does not follow the line before it"
@@ -116,6 +117,10 @@ def merge(run: Path, review: Review, audit: Audit, audit_sha256: str) -> tuple[s
     unknown = sorted({d.finding for d in review.decisions} - {f.id for f in audit.findings})
     if unknown:
         raise InputError("review", f"no finding '{unknown[0]}' in this audit", "save it again from the report")
+    late = max((datetime.fromisoformat(d.decided) for d in review.decisions), default=None)
+    if late is not None and late > datetime.now(UTC) + AHEAD:
+        what = f"a decision is dated {late.isoformat(timespec='minutes')}, which is yet to come"
+        raise InputError("review", what, "set the clock of the reader's computer, and save it again from the report")
     there = read_decisions(run, audit_sha256)
     new = [d for d in dict.fromkeys(review.decisions) if d not in there]
     path = run / DECISIONS

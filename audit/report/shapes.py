@@ -112,6 +112,7 @@ class TableGroup:
     pictures: tuple[Picture, ...] = ()
     folded: tuple[Table, ...] = ()
     scale: Scale | None = None
+    source: str = ""  # what the paragraphs are printed from
     badge: Badge | None = None
 
 

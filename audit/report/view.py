@@ -10,8 +10,10 @@ from audit.report import formats, view_data, view_findings, view_heads, view_ins
 from audit.report.crosswalk import crosswalk_table
 from audit.report.legal import NOT_ANSWERED, clause_of
 from audit.report.reviews import by_finding, in_order
-from audit.report.shapes import Badge, Cell, Column, Fact, Table, TableGroup, badge_cell, header_cell, places
+from audit.report.shapes import Badge, Cell, Column, Fact, Table, TableGroup, badge_cell, header_cell, places, spelled
 from audit.report.view_findings import FindingCard
+
+PAGE_ONE = ("/outcome", "/reasons", "/model", "/data", "/controls/controls", "/not_shown", "/next_steps")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class ReportView:
     controls_summary: str
     control_lines: tuple[tuple[str, tuple[Line, ...]], ...]  # by where they ran
     top: tuple[FindingCard, ...]
+    summary_source: str  # what page one is printed from
     no_findings: str
     not_shown: tuple[str, ...]
     next_steps: tuple[str, ...]
@@ -110,6 +113,7 @@ def build_view(audit: Audit, audit_sha256: str, decisions: Sequence[Decision] = 
         for number, finding in enumerate([] if is_invalid else view_findings.ordered_findings(audit))
     ]
     top = [] if is_invalid else view_findings.top_findings(audit)
+    place = places({"/findings": audit.findings})
     return ReportView(
         title=formats.label(audit.name, 120),
         audit_id=formats.label(audit.audit_id, 80),
@@ -125,6 +129,7 @@ def build_view(audit: Audit, audit_sha256: str, decisions: Sequence[Decision] = 
         controls_summary=_controls_summary(audit),
         control_lines=_control_lines(audit),
         top=tuple(view_findings.finding_card(audit, finding, compact=True) for finding in top),
+        summary_source=spelled([*PAGE_ONE, *map(place, top)]),
         no_findings=_no_findings(audit, is_invalid),
         not_shown=_not_shown(audit),
         next_steps=tuple(audit.next_steps),

@@ -17,6 +17,7 @@ from audit.report.shapes import (
     header_cell,
     number_cell,
     places,
+    spelled,
 )
 from audit.report.view_data import seeds_cell, seeds_column
 from audit.report.view_instrument import every_grid, grid_table, largest, scale
@@ -59,7 +60,7 @@ def headline(row: HeadRow) -> Estimate:
 def head_groups(audit: Audit) -> list[TableGroup]:
     """Return one block for each contrast and outcome: answer, grid, forest plot, whole table."""
     blocks = dict.fromkeys((row.contrast, row.outcome) for row in audit.heads)
-    place = places({"/heads": audit.heads, "/grids": audit.grids})
+    place = places({"/heads": audit.heads, "/grids": audit.grids, "/pairs": audit.pairs})
     return [_head_group(audit, contrast, outcome, place) for contrast, outcome in blocks]
 
 
@@ -76,6 +77,12 @@ def _head_group(audit: Audit, contrast: str, outcome: str, place: Place) -> Tabl
         id=f"heads-{key}",
         title=title,
         paragraphs=(_answer(answer, rows), *_pairs(audit, contrast, outcome)),
+        source=spelled(
+            [
+                "/localisation",
+                *(place(row) for row in audit.pairs if (row.contrast, row.outcome) == (contrast, outcome)),
+            ]
+        ),
         tables=(
             *(grid_table(grid, largest(every_grid(audit), grid.unit), place(grid)) for grid in grids),
             *_together_table(audit, key, title, contrast, outcome),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pikepdf
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -196,6 +199,125 @@ def test_controls_of_the_models_are_judged_again_from_their_numbers(copy: Path, 
     assert f"controls.controls[{len(rows) - 1}].passed: is True, effects give False" in result.stdout
     assert "lacks 'heads_match:colour models', of which effects/controls.parquet holds numbers" in result.stdout
     assert "audit.json, controls.valid: is True, effects give False" in result.stdout
+
+
+def moved_gate(record: dict[str, Any]) -> None:
+    for control in record["controls"]["controls"]:
+        control["gates"] = "Design C" if control["id"] == "engine" else control["gates"]
+
+
+def said_twice(record: dict[str, Any]) -> None:
+    rows = record["controls"]["controls"]
+    rows.append({**rows[0], "title": "Everything is in order"})
+
+
+def looser(record: dict[str, Any]) -> None:
+    record["method"]["thresholds"]["policy.gap_above"] = 0.9
+    record["method"]["permutations"] = 1_000_000
+
+
+def another_model(record: dict[str, Any]) -> None:
+    record["provenance"]["hashes"]["model seed 0"] = "0" * 64
+
+
+def more_images(record: dict[str, Any]) -> None:
+    record["controls"]["controls"][0]["n"] = 100_000
+
+
+def invalid_and_talking(record: dict[str, Any]) -> None:
+    record["controls"]["controls"][0]["passed"] = False
+    record["controls"]["valid"] = False
+    record["outcome"], record["exit_code"] = "INVALID", 3
+
+
+@pytest.mark.parametrize(
+    ("forged", "named"),
+    [
+        (moved_gate, ".gates: is 'Design C', effects give 'audit'"),
+        (said_twice, "audit.json, controls: has '"),
+        (looser, "method.thresholds.policy.gap_above: is 0.9"),
+        (another_model, "provenance.hashes.model seed 0: is '0000"),
+        (more_images, "controls.controls[0].n: is 100000"),
+        (invalid_and_talking, "outcome: is 'INVALID'"),
+    ],
+)
+def test_what_a_record_says_of_itself_is_not_believed(
+    forged: Callable[[dict[str, Any]], None], named: str, copy: Path, invoke: Invoke
+) -> None:
+    record = json.loads((copy / "audit.json").read_text(encoding="utf-8"))
+    forged(record)
+    (copy / "audit.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    printed_to_fit(copy, invoke)
+    result = invoke("verify", copy)
+    assert result.exit_code == 1
+    assert named in " ".join(result.stdout.split())
+
+
+def test_a_run_that_failed_its_controls_may_say_nothing_about_groups(copy: Path, invoke: Invoke) -> None:
+    """The numbers behind a control are made to fail, and the record with them; the rates stay in it."""
+    record = json.loads((copy / "audit.json").read_text(encoding="utf-8"))
+    numbers = pd.read_parquet(copy / "effects" / "controls.parquet")
+    numbers.loc[numbers["control"] == "self_patch", "number"] = 1.0
+    numbers.to_parquet(copy / "effects" / "controls.parquet")
+    (control,) = (c for c in record["controls"]["controls"] if c["id"] == "self_patch")
+    control |= {"passed": False, "estimate": {**control["estimate"], "value": 1.0}}
+    invalid_and_talking(record)
+    record["controls"]["controls"][0]["passed"] = record["controls"]["controls"][0]["id"] != "self_patch"
+    (copy / "audit.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    printed_to_fit(copy, invoke)
+    result = invoke("verify", copy)
+    assert result.exit_code == 1
+    for what in ("rates", "contrasts", "heads", "findings"):
+        assert f"audit.json, {what}: is {len(record[what])} rows, effects give 0 rows" in result.stdout
+
+
+def test_a_review_does_not_hash_away_what_was_tampered_with(copy: Path, invoke: Invoke, tmp_path: Path) -> None:
+    source = read_run(copy)
+    (copy / "log.jsonl").write_text("", encoding="utf-8")
+    (copy / "evil.txt").write_text("x", encoding="utf-8")
+    decision = {
+        "finding": source.audit.findings[0].id, "decision": "accept", "name": "R.", "role": "c.", "reason": "seen",
+        "decided": "2026-03-02T10:00:00Z",
+    }  # fmt: skip
+    path = tmp_path / "review.json"
+    path.write_text(json.dumps({"audit_sha256": source.digest, "decisions": [decision]}), encoding="utf-8")
+    assert invoke("review", copy, path).exit_code == 0
+    assert invoke("render", copy).exit_code == 0
+    result = invoke("verify", copy)
+    assert "log.jsonl: changed" in result.stdout
+    assert "evil.txt: not in manifest.json" in result.stdout
+    assert "2 faults" in result.stdout
+
+
+def test_a_review_that_was_cut_short_is_finished_by_the_next(copy: Path, invoke: Invoke, tmp_path: Path) -> None:
+    source = read_run(copy)
+    decision = {
+        "finding": source.audit.findings[0].id, "decision": "accept", "name": "R.", "role": "c.", "reason": "cut short",
+        "decided": "2026-03-02T10:00:00Z",
+    }  # fmt: skip
+    path = tmp_path / "review.json"
+    path.write_text(json.dumps({"audit_sha256": source.digest, "decisions": [decision]}), encoding="utf-8")
+    before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+    assert invoke("review", copy, path).exit_code == 0
+    for file, content in before.items():
+        file.write_bytes(content)  # all but the decisions, as if it had been killed after them
+    again = invoke("review", copy, path)
+    assert again.stdout.startswith("0 decisions added, 1 in all")
+    assert "cut short" in (copy / "report.html").read_text(encoding="utf-8")
+    assert invoke("verify", copy).exit_code == 0
+
+
+def test_damaged_effects_keep_runs_from_being_paired_not_from_being_compared(
+    small_run: Run, copy: Path, invoke: Invoke, tmp_path: Path
+) -> None:
+    for name in ("unpatched.parquet", "swap-seed-0.parquet", "samples.parquet"):
+        path = copy / "effects" / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        result = invoke("diff", small_run.folder, copy, "--out", tmp_path / "diff")
+        assert result.exit_code == 0, result.output
+        assert "Not compared image by image" in result.stdout
+        path.write_bytes(whole)
 
 
 def test_pages_of_other_versions_are_not_compared_and_that_is_said(copy: Path, invoke: Invoke) -> None:

@@ -32,7 +32,8 @@ def test_what_came_of_each_finding(tmp_path: Path) -> None:
     assert states("disparity", "disparity") == {("persisting", "")}
     assert states("disparity", "passed") == {("gone", "")}
     assert states("passed", "disparity") == {("new", "")}
-    assert states("invalid", "disparity") == {("persisting", "")}  # the example's record still holds its findings
+    assert states("invalid", "disparity") == {("new", f"the run before could not test it: {invalid}")}
+    assert states("disparity", "invalid") == {("no longer testable", invalid)}
     assert states("disparity", "inconclusive") >= {("no longer testable", "too little data: 12 subjects, 30 needed")}
     empty = examples()["invalid"].model_copy(update={"findings": []})
     (tmp_path / "cut").mkdir()

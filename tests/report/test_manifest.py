@@ -18,6 +18,8 @@ from audit.report.manifest import (
     check_kept,
     check_signature,
     hash_files,
+    holds,
+    manifest_rows,
     sign,
     signed,
     write_manifest,
@@ -47,13 +49,14 @@ def keys(folder: Path, name: str = "key") -> tuple[Path, Path]:
     return paths
 
 
-def test_every_file_is_in_it_but_itself_and_what_is_half_written(run: Path) -> None:
+def test_every_file_is_in_it_but_itself_the_lock_and_links(run: Path) -> None:
     for name in (".lock", "half.part"):
         (run / name).write_text("", encoding="utf-8")
+    (run / "link").symlink_to(run / "audit.json")
     write_manifest(run)
     subjects = json.loads((run / MANIFEST).read_text(encoding="utf-8"))["subject"]
     assert {s["name"]: s["digest"]["sha256"] for s in subjects} == hash_files(run)
-    assert set(hash_files(run)) == {"audit.json", "tables/a.csv"}
+    assert set(hash_files(run)) == {"audit.json", "tables/a.csv", "half.part"}
 
 
 def test_a_signature_holds_for_its_key_and_manifest_alone(run: Path, tmp_path: Path) -> None:
@@ -97,15 +100,55 @@ def test_what_was_changed_behind_the_manifest_is_not_hashed_anew(run: Path) -> N
     check_kept(run)
 
 
+def test_files_that_were_not_written_anew_keep_the_hash_they_had(run: Path) -> None:
+    (run / "tables" / "a.csv").write_text("b", encoding="utf-8")
+    (run / "evil.txt").write_text("x", encoding="utf-8")
+    before = manifest_rows((run / MANIFEST).read_bytes())
+    (run / "audit.json").write_bytes((run / "audit.json").read_bytes() + b"\n")
+    assert not holds(run, "audit.json")
+    write_manifest(run, only=["audit.json"])
+    assert holds(run, "audit.json")
+    after = manifest_rows((run / MANIFEST).read_bytes())
+    assert after == before | {"audit.json": hash_files(run)["audit.json"]}
+    (run / MANIFEST).unlink()
+    write_manifest(run, only=["audit.json"])
+    assert set(manifest_rows((run / MANIFEST).read_bytes())) == {"audit.json", "tables/a.csv", "evil.txt"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"{}", b"[" * 200_000, b'{"subject": [{"name": 1, "digest": {"sha256": "x"}}]}',
+     b'{"subject": [{"name": null, "digest": {"sha256": "x"}}]}', b'{"subject": {}}', b'{"subject": [1]}', b"\xff"],
+)  # fmt: skip
+def test_what_is_no_manifest(run: Path, content: bytes) -> None:
+    if content != b'{"subject": {}}':
+        with pytest.raises(ValueError, match="no manifest"):
+            manifest_rows(content)
+        (run / MANIFEST).write_bytes(content)
+        with pytest.raises(InputError, match="is no manifest"):
+            check_kept(run)
+        with pytest.raises(InputError, match="is no manifest"):
+            write_manifest(run, only=["audit.json"])
+
+
 def test_the_envelope_is_dsse(run: Path, tmp_path: Path) -> None:
-    private, _ = keys(tmp_path)
+    private, public = keys(tmp_path)
     sign(run, private)
     envelope = json.loads((run / SIGNATURE).read_text(encoding="utf-8"))
     assert envelope["payloadType"] == "application/vnd.in-toto+json"
     assert base64.b64decode(envelope["payload"]) == (run / MANIFEST).read_bytes()
     assert signed(b"hello") == b"DSSEv1 28 application/vnd.in-toto+json 5 hello"
-    (run / SIGNATURE).write_text("{}", encoding="utf-8")
-    assert check_signature(run, keys(tmp_path)[1]) == "is no DSSE envelope"
+    assert check_signature(run, None) is None
+    whole = (run / SIGNATURE).read_text(encoding="utf-8")
+    keyid = envelope["signatures"][0]["keyid"]
+    (run / SIGNATURE).write_text(whole.replace(keyid, "0" + keyid[1:] if keyid[0] != "0" else "1" + keyid[1:]))
+    assert "was not made with the key" in str(check_signature(run, public))
+    (run / SIGNATURE).write_text(whole.replace('"payload": "', '"payload": "A'))
+    assert check_signature(run, None) is not None
+    for spoilt in ("{}", "garbage", "[" * 200_000):
+        (run / SIGNATURE).write_text(spoilt, encoding="utf-8")
+        for key in (None, public):
+            assert check_signature(run, key) == "is no DSSE envelope"
 
 
 def test_what_is_no_key_is_refused_in_a_line(run: Path, tmp_path: Path) -> None:

@@ -49,6 +49,13 @@ def test_decisions_are_added_once_and_the_last_one_stands(tmp_path: Path) -> Non
     assert [d.decision for d in found[FIRST]] == ["accept", "reject"]
 
 
+def test_a_decision_from_the_future_is_refused(tmp_path: Path) -> None:
+    for when in ("2099-01-01T00:00:00Z", "9999-12-31T23:59:59-14:00"):
+        with pytest.raises(InputError, match="which is yet to come"):
+            added(tmp_path, decision(decided=when))
+    assert not (tmp_path / DECISIONS).exists()
+
+
 def test_a_decision_made_earlier_and_merged_later_does_not_stand(tmp_path: Path) -> None:
     newer, older = decision(), decision(decision="reject", decided="2026-03-02T11:59:59+02:00")
     added(tmp_path, newer)
@@ -104,6 +111,10 @@ def test_decisions_of_another_audit_are_refused(tmp_path: Path) -> None:
          "decisions.0.decided"),
         (json.dumps({"audit_sha256": DIGEST, "decisions": [
             {**decision().model_dump(), "decided": "2026-13-02T10:00:00Z"}]}).encode(), "decisions.0.decided"),
+        (json.dumps({"audit_sha256": DIGEST, "decisions": [{**decision().model_dump(), "name": "  "}]}).encode(),
+         "decisions.0.name"),
+        (json.dumps({"audit_sha256": DIGEST, "decisions": [{**decision().model_dump(), "role": "\u200b"}]}).encode(),
+         "decisions.0.role"),
         (b" " * 5_000_001, "larger than 5,000,000 bytes"),
     ],
 )  # fmt: skip
