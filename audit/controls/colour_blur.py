@@ -208,8 +208,9 @@ def _elsewhere(targets: Index) -> Index:
 
 
 def best_head(heads: Array) -> tuple[int, int]:
-    """Return (row, head) of the largest mean of heads (N, layers, heads)."""
-    row, head = np.unravel_index(int(heads.mean(0).argmax()), heads.shape[1:])
+    """Return (row, head) of the largest mean of heads (N, layers, heads); where a layer has fewer, there is no head."""
+    means = np.where(np.isnan(heads).all(0), -np.inf, heads.mean(0))  # a head that is no number on some images is taken
+    row, head = np.unravel_index(int(means.argmax()), heads.shape[1:])
     return int(row), int(head)
 
 
@@ -240,7 +241,7 @@ def _grid(channel: Words, name: str, title: str, heads: Array, caption: str) -> 
         id=name,
         title=title,
         unit="nats of the true class's log-odds",
-        values=[[float(v) for v in row] for row in means],
+        values=[[None if np.isnan(v) else float(v) for v in row] for row in means],
         marks=marks,
         layers=list(channel.layers),
         caption=f"{caption} {len(heads)} images. Marked: at least three standard errors above zero.",

@@ -156,7 +156,7 @@ def heads_match(pairs: Sequence[Pair], setting: str, layers: range) -> Weighed:
     shares = []
     for pair in pairs:
         best = [circuit_similarity(pair.recipient, pair.donor, i).argmax(1) for i in layers]
-        shares.append(float(np.mean([(b == torch.arange(len(b))).tolist() for b in best])))
+        shares.append(float(torch.cat([b == torch.arange(len(b)) for b in best]).double().mean()))
     return weigh(
         id=f"heads_match:{setting}",
         title="Heads of one model correspond to their namesakes in the other",

@@ -15,7 +15,7 @@ from audit.models.anatomy import Model, anatomy
 from audit.models.predict import batches
 from audit.models.transforms import as_input
 from audit.patching.engine import Donor, add_to_stream, patch_attention, patch_layer
-from audit.patching.sites import Site, Trace, head_writes, record, same_up_to
+from audit.patching.sites import Site, Trace, head_writes, heads_of, record, same_up_to
 from audit.patching.sweep import class_log_odds
 
 Array = npt.NDArray[np.float64]
@@ -71,13 +71,16 @@ def measure_heads(
     Returns
     -------
     dict of str to numpy.ndarray (N, layers, heads)
-        Shift of the true class's log-odds in nats, for each giver.
+        Shift of the true class's log-odds in nats, for each giver; not a number where a layer has fewer heads.
     """
     parts: dict[str, list[Array]] = {name: [] for name in givers}
     for name, own, donor, log_odds in _donations(recipient, pixels, givers, targets, layers.start):
         base = log_odds(_finish(recipient, own))
-        shifts = [log_odds(patch_layer(recipient, own, donor, i)) - base for i in layers]
-        parts[name].append(np.stack(shifts).transpose(2, 0, 1))
+        widest = max(heads_of(recipient, i) for i in layers)
+        shifts = np.full((len(base), len(layers), widest), np.nan)
+        for place, i in enumerate(layers):
+            shifts[:, place, : heads_of(recipient, i)] = (log_odds(patch_layer(recipient, own, donor, i)) - base).T
+        parts[name].append(shifts)
     return {name: np.concatenate(p) for name, p in parts.items()}
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from audit.card.schema import ControlsSpec
 from audit.controls.sets import ControlSet, Role
 from audit.data.pixels import Pixels
-from audit.models.anatomy import Model
+from audit.models.anatomy import Model, anatomy
 from audit.models.build import Backbone
 from audit.models.checkpoint import hash_state, save_weights, started_from
 from audit.models.finetune import Progress, Recipe, Views, count_steps, finetune, make_views, prefix_blocks
@@ -209,9 +209,8 @@ def start_from(base: Model, model: Model) -> None:
     """Give ``model`` the base's weights; a classifier for other classes is set to fixed, distinct directions."""
     state = base.state_dict()
     generator = torch.Generator().manual_seed(0)
-    for name in ("head", "head_dist"):
-        classifier = getattr(model, name, None)
-        if classifier is None or classifier.weight.shape == state[f"{name}.weight"].shape:
+    for name, classifier in anatomy(model).classifiers().items():
+        if classifier.weight.shape == state[f"{name}.weight"].shape:
             continue
         torch.nn.init.orthogonal_(classifier.weight, generator=generator)
         torch.nn.init.zeros_(classifier.bias)

@@ -151,6 +151,10 @@ class Anatomy:
         module: nn.Module = self.model.norm
         return module
 
+    def classifiers(self) -> dict[str, Any]:
+        """Return the linear layers that give the logits, by their names in the model."""
+        return {name: part for name in ("head", "head_dist") if (part := getattr(self.model, name, None)) is not None}
+
     def modules(self, layer: int) -> Sequence[nn.Module]:
         """Return the modules that are a layer's own."""
         return [self.blocks[layer]]
@@ -395,6 +399,10 @@ class Windowed(Biased):
         """Return the module whose output is the stream that enters the first layer."""
         module: nn.Module = self.model.patch_embed
         return module
+
+    def classifiers(self) -> dict[str, Any]:
+        """Return the linear layers that give the logits, by their names in the model."""
+        return {"head.fc": self.model.head.fc}
 
     def modules(self, layer: int) -> Sequence[nn.Module]:
         """Return the modules that are a layer's own: the last of a stage has what leads on, too."""

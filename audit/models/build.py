@@ -214,7 +214,8 @@ def without_classifier(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Ten
 
 def check_outputs(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], path: Path) -> None:
     """Raise where the weights' own classifier has another number of outputs than the card names classes."""
-    found, named = (len(part["head.bias"]) if "head.bias" in part else None for part in (state, own))
+    name = next((n for n in ("head.bias", "head.fc.bias") if n in own), "")
+    found, named = (len(part[name]) if name in part else None for part in (state, own))
     if found is not None and found != named:
         raise ModelError(
             str(path),
@@ -244,8 +245,16 @@ def mend_of(model: Model) -> str:
     return f"name weights of {name}, or the model that these weights belong to"
 
 
-def with_class_names(card: Card, *, card_path: Path, data_root: Path | None) -> Card:
+def with_class_names(card: Card, *, card_path: Path, data_root: Path | None, folder: Path | None = None) -> Card:
     """Return the card with the class names that a Hugging Face folder gives, where it names none itself.
+
+    Parameters
+    ----------
+    card : Card
+    card_path, data_root : pathlib.Path
+        Where the folder is looked for.
+    folder : pathlib.Path, optional
+        The folder, where it is known.
 
     Raises
     ------
@@ -255,7 +264,7 @@ def with_class_names(card: Card, *, card_path: Path, data_root: Path | None) -> 
     spec = card.model
     if card.training != "none" or spec.classes is not None:
         return card
-    folder = resolve(spec.weights, card_path=card_path, data_root=data_root)
+    folder = folder or resolve(spec.weights, card_path=card_path, data_root=data_root)
     classes = read_foreign(spec.name, folder).classes
     if classes is None:
         raise ModelError(str(folder / "config.json"), "does not name the classes", "name them under model.classes")

@@ -133,6 +133,19 @@ def read_foreign(name: str, weights: Path | None) -> Translation:
     return _torchvision(name.removeprefix(TORCHVISION))
 
 
+def kept_configuration(folder: Path) -> dict[str, bytes]:
+    """Return what a run keeps of a Hugging Face folder, so that its model can be built again: files by name.
+
+    Private entries, such as the path that the model was once loaded from, are left out.
+    """
+    kept = {}
+    for name in ("config.json", "preprocessor_config.json"):
+        if name == "config.json" or (folder / name).is_file():
+            public = {key: value for key, value in _json(folder / name).items() if not key.startswith("_")}
+            kept[name] = (json.dumps(public, indent=1) + "\n").encode()
+    return kept
+
+
 def foreign_weights(name: str, weights: Path | None) -> State:
     """Read the tensors of a foreign checkpoint; torchvision's own are fetched where no file is named."""
     if weights is None:

@@ -46,7 +46,7 @@ from audit.pipeline.patching import patch_heads
 from audit.pipeline.recording import EMPTY, record_audit, register, utc_now
 from audit.pipeline.setting import Setting, Step
 from audit.pipeline.sweeping import measure_images, sweep_sets
-from audit.pipeline.training import AuditedModels, train_audited, training_jobs
+from audit.pipeline.training import ARCHITECTURE, AuditedModels, train_audited, training_jobs
 from audit.records import Audit, ControlReport
 from audit.report import answers, load_audit, render_run
 from audit.report.manifest import check_kept, write_manifest
@@ -66,6 +66,7 @@ class Request:
     report: bool = True  # render HTML, PDF and tables
     device: str = CPU  # of the sweeps
     precision: str = "float32"  # of Design A on the discovery split
+    again: Path | None = None  # a finished run whose models are measured again, whatever became of the card's weights
 
 
 def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
@@ -191,14 +192,18 @@ def _with_round_trips(controls: ControlReport, pairs: pd.DataFrame | None) -> tu
 def prepare(request: Request, step: Step) -> Setting:
     """Open card, data and weights, and find the run directory; nothing is written yet."""
     as_written, content = load_card(request.card_path), request.card_path.read_bytes()
-    card = with_class_names(as_written, card_path=request.card_path, data_root=request.data_root)
+    kept = None if request.again is None else request.again / ARCHITECTURE
+    card = with_class_names(as_written, card_path=request.card_path, data_root=request.data_root, folder=kept)
     torch.use_deterministic_algorithms(True)
     samples = read_samples(card, card_path=request.card_path, data_root=request.data_root)
     audited_outcomes(card, samples.labels)  # a wrong name shows before anything is trained
     cache = open_cache()
-    backbone = find_backbone(card.model, card, request, cache, step)
+    if request.again is None:
+        backbone = find_backbone(card.model, card, request, cache, step)
+    else:
+        backbone = Backbone(card.model.model_copy(update={"weights": "none"}), kept)
     of_controls = card.model.model_copy(update={"weights": card.controls.weights or card.model.weights})
-    own = card.training == "none"
+    own = card.training == "none" and request.again is None
     model = backbone.build_as_is(len(samples.labels)) if own else backbone.build(len(samples.labels))
     size = int(model.patch_embed.img_size[0])
     tick = step("data: decoding images")
@@ -227,7 +232,9 @@ def prepare(request: Request, step: Step) -> Setting:
         samples=samples,
         pixels=pixels,
         backbone=backbone,
-        control_backbone=find_backbone(of_controls, card, request, cache, step) if card.controls.weights else backbone,
+        control_backbone=find_backbone(of_controls, card, request, cache, step)
+        if card.controls.weights and request.again is None
+        else backbone,
         step=step,
         command=request.command,
         started=utc_now(),

@@ -70,7 +70,7 @@ def reproduce_finding(run: Path, finding_id: str, data_root: Path | None) -> Rep
     if finding is None:
         known = ", ".join(f.id for f in audit.findings) or "none"
         raise InputError(str(run), f"no finding '{finding_id}'", f"it has: {known}")
-    request = Request(run / "card.yaml", data_root, run.parent, "vit-audit reproduce")
+    request = Request(run / "card.yaml", data_root, run.parent, "vit-audit reproduce", again=run)
     setting = prepare(request, lambda _name: lambda _done, _total: None)
     if setting.samples.fingerprint != audit.data.fingerprint:
         raise InputError(audit.data.source, "the data have changed since the run", "restore them, or audit again")

@@ -18,8 +18,11 @@ from audit.models.anatomy import Model
 from audit.models.checkpoint import hash_state, save_weights, started_from
 from audit.models.finetune import Progress, Recipe, Views, count_steps, finetune, make_views, mirrored
 from audit.models.side_by_side import train_side_by_side
+from audit.models.translated import HUGGING_FACE, kept_configuration
 from audit.pipeline.setting import Setting
+from audit.store import write_bytes
 
+ARCHITECTURE = "models/huggingface"  # of a run: what the models are, where timm has no name for it
 Rows = npt.NDArray[np.int64]
 
 
@@ -68,6 +71,9 @@ def train_audited(setting: Setting) -> AuditedModels:
     """Train a model for each seed and the balanced references, or load the user's own. What stands is not redone."""
     classes = len(setting.samples.labels)
     training = setting.training
+    if setting.card.model.name == HUGGING_FACE and setting.backbone.weights is not None:
+        for name, content in kept_configuration(setting.backbone.weights).items():
+            write_bytes(setting.run / ARCHITECTURE / name, content)
     if training is None:
         model = setting.backbone.build_as_is(classes)
         start = hash_state(model.state_dict())
