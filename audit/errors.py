@@ -6,6 +6,7 @@ AuditError
 │   ├── DataError       ... the images, the table, the groups
 │   └── ModelError      ... the architecture or the weights
 └── UnfinishedError     exit 5: the input may be right, but the run could not finish
+    └── MemoryExhaustedError  ... for want of memory
 """
 
 from __future__ import annotations
@@ -70,3 +71,7 @@ class ModelError(InputError):
 
 class UnfinishedError(AuditError):
     """The run could not finish; what was finished is kept."""
+
+
+class MemoryExhaustedError(UnfinishedError):
+    """Memory did not suffice."""

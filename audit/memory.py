@@ -7,18 +7,24 @@ large tensors thousands of times. Keeping them costs no more than the peak.
 from __future__ import annotations
 
 import ctypes
+import gc
 import re
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from audit.errors import InputError, UnfinishedError
+from audit.errors import InputError, MemoryExhaustedError, UnfinishedError
 
 # From glibc's malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _KEEP = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**28))
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+SAYINGS = ("out of memory", "not enough memory", "allocate memory")  # of torch
 LEAST = 2**30  # Python, torch and a small model alone take most of it
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 _limit: int | None = None
 
 
@@ -82,6 +88,48 @@ def fitting(most: int, bytes_each: float, *, share: float = 1.0) -> int:
         raise UnfinishedError("memory", f"one image more does not fit into {_limit / 2**30:.1f}G",
                               f"give --memory {needed:.1f}G or more")  # fmt: skip
     return min(most, number)
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Tell whether an error means that memory ran out: Python's, or torch's on a processor or an accelerator."""
+    said = any(words in str(error).lower() for words in SAYINGS)
+    return isinstance(error, MemoryError | MemoryExhaustedError) or (isinstance(error, RuntimeError) and said)
+
+
+def in_halves(
+    work: Callable[[Part], Result], part: Part, cut: Callable[[Part], tuple[Part, Part] | None]
+) -> list[Result]:
+    """Do some work; where memory does not suffice for a part, do its halves one after the other.
+
+    Parameters
+    ----------
+    work : callable
+        What is done with a part; nothing of it may be left behind where it fails.
+    part : object
+    cut : callable
+        Returns the halves of a part, or None where it cannot be cut.
+
+    Returns
+    -------
+    list
+        What ``work`` returned for each part, in order.
+
+    Raises
+    ------
+    MemoryExhaustedError
+        If memory does not suffice for the smallest part.
+    """
+    try:
+        return [work(part)]
+    except (MemoryError, RuntimeError, MemoryExhaustedError) as error:
+        if not is_exhausted(error):
+            raise
+    gc.collect()  # outside of the handler, whose traceback would hold on to what was computed so far
+    halves = cut(part)
+    if halves is None:
+        mend = "close other programs, take a smaller model or image_size, or a larger machine"
+        raise MemoryExhaustedError("memory", "does not suffice for a single image", mend)
+    return [result for half in halves for result in in_halves(work, half, cut)]
 
 
 def used() -> int:

@@ -489,13 +489,11 @@ class Provenance(Record):
 
     command: str
     started: str  # ISO 8601, UTC
-    seconds: float
     run_by: str
     hardware: str
     versions: dict[str, str]
     seeds: list[int]
     hashes: dict[str, str]
-    stages: list[tuple[str, float]]  # name, seconds
 
 
 class Audit(Record):

@@ -8,8 +8,9 @@ import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +22,8 @@ from audit.errors import InputError, UnfinishedError
 CACHE_VARIABLE = "VIT_AUDIT_CACHE"
 LOCK = ".lock"
 DIGEST_CHUNK = 1 << 20
+UNFINISHED = ".part"  # how the names of half-written files end
+DAY = 86_400.0  # seconds; no file takes as long to write
 
 
 def cache_folder() -> Path:
@@ -43,6 +46,7 @@ def open_cache() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        clear_unfinished(folder, older_than=DAY)
     except OSError as error:
         what = f"the cache cannot be written ({error.strerror})"
         raise InputError(str(folder), what, f"name another folder with {CACHE_VARIABLE}") from error
@@ -74,7 +78,7 @@ def run_folder(out: Path, name: str, key: str) -> Path:
     earlier = sorted(p for p in out.glob(f"{slug(name)}-*{ending}") if p.is_dir())
     if earlier:
         return earlier[-1]
-    return out / f"{slug(name)}-{datetime.now(UTC):%Y-%m-%d}{ending}"
+    return out / f"{slug(name)}-{now():%Y-%m-%d}{ending}"
 
 
 @contextmanager
@@ -104,25 +108,63 @@ def locked(run: Path) -> Iterator[None]:
                 run.rmdir()
 
 
+def now() -> datetime:
+    """Return the time to the second; that of SOURCE_DATE_EPOCH where it is set, as in reproducible builds."""
+    fixed = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return datetime.fromtimestamp(int(fixed) if fixed.isdecimal() else int(time.time()), UTC)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield a name to write to; what was written there is at ``path`` afterwards, whole, or nothing is.
+
+    The content is on the disk before the name is, so that not even a power failure leaves half a file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        _to_disk(temporary)
+        temporary.replace(path)
+        _to_disk(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def clear_unfinished(folder: Path, *, older_than: float = 0.0) -> None:
+    """Remove what processes that were killed have left half-written; ``older_than`` in seconds spares those at work."""
+    for left in folder.rglob(f".*{UNFINISHED}"):
+        with suppress(OSError):  # another process may have finished it
+            if left.stat().st_mtime <= time.time() - older_than:
+                left.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a text file through a temporary name and a rename."""
+    """Write a text file, whole or not at all."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file through a temporary name and a rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    """Write a file, whole or not at all."""
+    with whole(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a Parquet file through a temporary name and a rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    table.to_parquet(temporary, index=False, compression="zstd")
-    temporary.replace(path)
+    """Write a Parquet file, whole or not at all."""
+    with whole(path) as temporary:
+        table.to_parquet(temporary, index=False, compression="zstd")
 
 
 def file_hash(path: Path) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from audit import memory
-from audit.errors import InputError, UnfinishedError
+from audit.errors import InputError, MemoryExhaustedError, UnfinishedError
+from audit.memory import in_halves
 from audit.patching.engine import ROWS_AT_ONCE, rows_at_once
 from audit.patching.sweep import RECIPIENTS_AT_ONCE, recipients_at_once
 from tests.models_for_tests import tiny
@@ -116,3 +117,39 @@ def test_ten_times_the_images_take_hardly_more_memory() -> None:
     Ten times took 1.03 to 1.09 times as much; where the C library puts things is worth 5% from run to run.
     """
     assert peak_of_sweep(0, 640) <= 1.15 * peak_of_sweep(0, 64)
+
+
+def halved(numbers: list[int]) -> tuple[list[int], list[int]] | None:
+    middle = len(numbers) // 2
+    return (numbers[:middle], numbers[middle:]) if middle else None
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+              RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryExhaustedError("memory", "x")],
+)  # fmt: skip
+def test_what_does_not_fit_is_done_in_halves(error: Exception) -> None:
+    tried = []
+
+    def work(numbers: list[int]) -> int:
+        tried.append(len(numbers))
+        if len(numbers) > 3:
+            raise error
+        return sum(numbers)
+
+    assert sum(in_halves(work, list(range(10)), halved)) == 45
+    assert tried == [10, 5, 2, 3, 5, 2, 3]
+
+
+def test_what_does_not_fit_by_itself_ends_the_run_and_other_errors_are_no_want_of_memory() -> None:
+    def never(_numbers: list[int]) -> int:
+        raise MemoryError
+
+    with pytest.raises(MemoryExhaustedError, match="does not suffice for a single image"):
+        in_halves(never, [1, 2, 3], halved)
+
+    def wrong(_numbers: list[int]) -> int:
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        in_halves(wrong, [1, 2, 3], halved)

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from audit.errors import ModelError
+from audit.store import whole
 
 StateDict = Mapping[str, torch.Tensor]
 STARTED_FROM = "started_from"  # in a file's metadata: hash_state of the weights before training
@@ -62,11 +63,9 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 def save_weights(state: StateDict, path: Path, *, started_from: str | None = None) -> None:
     """Write a state dict as safetensors, whole or not at all, with the hash of the weights it was trained from."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
     metadata = None if started_from is None else {STARTED_FROM: started_from}
-    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, metadata)
-    temporary.replace(path)
+    with whole(path) as temporary:
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, metadata)
 
 
 def started_from(path: Path) -> str:

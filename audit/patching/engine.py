@@ -14,7 +14,7 @@ import torch
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from audit.memory import fitting
+from audit.memory import fitting, in_halves
 from audit.models.anatomy import Model, anatomy
 from audit.models.blocks import attend, is_plain, rows_read
 from audit.models.device import CPU, computing_in, device_of
@@ -66,6 +66,13 @@ class Patches:
     def __len__(self) -> int:
         return len(self.head)
 
+    def halves(self) -> tuple[Patches, Patches] | None:
+        """Cut in two; None where there is one patch only."""
+        if len(self) < 2:
+            return None
+        first, second = self.split((len(self) + 1) // 2)
+        return first, second
+
     def split(self, size: int) -> Iterator[Patches]:
         """Cut into parts of at most ``size``."""
         columns = zip(self.head.split(size), self.recipient.split(size), self.donor.split(size), strict=True)
@@ -113,12 +120,14 @@ def patch(
     torch.Tensor (M, classes)
         The logits of each patch, float32.
     """
-    logits = []
-    for part in patches.split(rows_at_once(model, precision)):
+
+    def logits_of(part: Patches) -> torch.Tensor:
         patched = _patched(model, recipient, donor, layer, part)
         with computing_in(precision, patched.device):
-            logits.append(_continue(model, layer, patched))
-    return torch.cat(logits).float()
+            return _continue(model, layer, patched)
+
+    parts = patches.split(rows_at_once(model, precision))
+    return torch.cat([logits for part in parts for logits in in_halves(logits_of, part, Patches.halves)]).float()
 
 
 def patch_layer(

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from audit.data.pixels import Pixels
-from audit.memory import fitting
+from audit.memory import fitting, in_halves
 from audit.models.anatomy import Model
 from audit.models.predict import batches
 from audit.models.transforms import as_input
@@ -113,8 +113,9 @@ def sweep(
     asked = np.ones((len(recipients), len(sites)), dtype=bool) if chosen is None else chosen
     total, done = int(asked.sum()) * len(donors), 0
     parts: list[pd.DataFrame] = []
-    at_once = recipients_at_once(model, len(donors))
-    for positions in side_by_side(at_once, len(recipients), units, asked.sum(axis=1) > 0):
+
+    def measured(positions: Rows) -> list[pd.DataFrame]:
+        nonlocal done
         batch = Batch(model, pixels, recipients, donors, positions, layers.start)
         computed = []
         for layer in layers:
@@ -125,10 +126,20 @@ def sweep(
                     computed.append((patches, batch.logits(layer, patches, precision), layer))
                     done += len(patches.head)
                     if progress is not None:
-                        progress(done, total)
+                        progress(min(done, total), total)  # what was begun anew counts twice
         # Only now are results waited for: an accelerator has a whole batch to do until then.
-        parts += [batch.table(patches, logits, layer, outcomes) for patches, logits, layer in computed]
+        return [batch.table(patches, logits, layer, outcomes) for patches, logits, layer in computed]
+
+    at_once = recipients_at_once(model, len(donors))
+    for positions in side_by_side(at_once, len(recipients), units, asked.sum(axis=1) > 0):
+        parts += [table for tables in in_halves(measured, positions, halves) for table in tables]
     return pd.concat(parts, ignore_index=True)
+
+
+def halves(positions: Rows) -> tuple[Rows, Rows] | None:
+    """Cut positions in two; None where there is one only."""
+    middle = (len(positions) + 1) // 2
+    return (positions[:middle], positions[middle:]) if len(positions) > 1 else None
 
 
 def recipients_at_once(model: Model, donors: int) -> int:

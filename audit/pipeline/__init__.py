@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from audit.controls.sets import ControlSet
 from audit.data.assemble import read_samples
 from audit.data.pixels import load_pixels
 from audit.data.summary import audited_outcomes
-from audit.errors import InputError, ModelError
+from audit.errors import DataError, InputError, ModelError, UnfinishedError
 from audit.evidence.together import sets_to_patch
 from audit.memory import keep_freed_memory
 from audit.models.build import Backbone, with_class_names
@@ -43,7 +42,7 @@ from audit.pipeline.looking import look
 from audit.pipeline.opening import SAMPLES
 from audit.pipeline.pairing import sweep_pairs
 from audit.pipeline.patching import patch_heads
-from audit.pipeline.recording import EMPTY, record_audit, register, utc_now
+from audit.pipeline.recording import EMPTY, record_audit, register
 from audit.pipeline.setting import Setting, Step
 from audit.pipeline.sweeping import measure_images, sweep_sets
 from audit.pipeline.training import ARCHITECTURE, AuditedModels, train_audited, training_jobs
@@ -52,7 +51,20 @@ from audit.report import answers, load_audit, render_run
 from audit.report.manifest import check_kept, write_manifest
 from audit.report.render import clear_pages
 from audit.report.reviews import DECISIONS
-from audit.store import locked, open_cache, question_hash, run_folder, source_hash, write_bytes, write_table, write_text
+from audit.store import (
+    clear_unfinished,
+    locked,
+    now,
+    open_cache,
+    question_hash,
+    run_folder,
+    source_hash,
+    write_bytes,
+    write_table,
+    write_text,
+)
+
+LOG = "log.jsonl"
 
 
 @dataclass(frozen=True)
@@ -83,16 +95,17 @@ def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
     tuple of (Audit, pathlib.Path)
         The record and the run directory.
     """
-    begun = time.monotonic()
     keep_freed_memory()
     setting = prepare(request, step)
     training_jobs(setting)  # what is wrong with the training sample or the control images shows
     images = control_images(setting)  # before anything is written
     with locked(setting.run):
         check_kept(setting.run, record=False)
+        clear_unfinished(setting.run)
+        setting.started = _begun(setting)
         register(setting)
         write_table(setting.run / SAMPLES, setting.samples.frame.drop(columns="predicted", errors="ignore"))
-        audit = _measure(setting, images, begun)
+        audit = _measure(setting, images)
         standing = _standing(setting.run)
         if standing is not None and _without_times(standing) == _without_times(audit):
             audit = standing  # its hash is what reviews and signatures are bound to
@@ -103,13 +116,11 @@ def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
                 )
             write_bytes(setting.run / "card.yaml", setting.card_content)
             write_text(setting.run / "audit.json", audit.model_dump_json(indent=1) + "\n")
-            write_text(setting.run / "log.jsonl", _log(setting))
+            write_text(setting.run / LOG, _log(setting))
             if not request.report:
                 clear_pages(setting.run)
         if request.report:
             render_run(setting.run, progress=step("report: HTML and PDF"))
-        for left in setting.run.rglob("*.part"):  # of a run that was killed
-            left.unlink()
         write_manifest(setting.run)
     return audit, setting.run
 
@@ -123,27 +134,36 @@ def _standing(run: Path) -> Audit | None:
 
 
 def _without_times(audit: Audit) -> dict[str, object]:
-    """Return a record but for when it was made, how long that took, and where the control models were found."""
+    """Return a record but for when it was made, and when the control models were measured."""
     plain = audit.model_dump()
-    for name in ("started", "seconds", "stages"):
-        plain["provenance"].pop(name)
+    plain["provenance"].pop("started")
     plain["controls"].pop("setting")
     return plain
 
 
-def _measure(setting: Setting, images: ControlSet, begun: float) -> Audit:
+def _begun(setting: Setting) -> str:
+    """Return when the run was first started: a run that goes on after an interruption keeps that time."""
+    path = setting.run / LOG
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8").splitlines()[0])["started"])
+    except (OSError, ValueError, LookupError):
+        write_text(path, json.dumps({"started": setting.started}) + "\n")
+        return setting.started
+
+
+def _measure(setting: Setting, images: ControlSet) -> Audit:
     """Run the stages in order; a failed known effect ends the audit before anything is said about groups."""
     legal = answers(setting.card.legal, setting.card.task)
     with setting.stage("known effects (colour and blur controls)"):
         controls = check_known_effects(setting, images)
     if not controls.valid:
-        return record_audit(setting, legal, controls, None, None, EMPTY, time.monotonic() - begun)
+        return record_audit(setting, legal, controls, None, None, EMPTY)
     with setting.stage("models"):
         models = train_audited(setting)
     with setting.stage("identities"):
         controls, design_c = _with_own(controls, setting, models)
     if not controls.valid:
-        return record_audit(setting, legal, controls, models, None, EMPTY, time.monotonic() - begun)
+        return record_audit(setting, legal, controls, models, None, EMPTY)
     with setting.stage("patching"), models.on(setting.device):
         rates = judge_rates(setting, measure_images(setting, models))
         swept = patch_heads(setting, models, rates, design_c=design_c)
@@ -155,7 +175,7 @@ def _measure(setting: Setting, images: ControlSet, begun: float) -> Audit:
         together = sweep_sets(setting, models, swept, sets_to_patch(judged.heads, judged.localisation))
         judged = judge_sets(setting, swept, together, judged)
         judged = replace(judged, attention=look(setting, models, judged.findings))
-    return record_audit(setting, legal, controls, models, swept, judged, time.monotonic() - begun)
+    return record_audit(setting, legal, controls, models, swept, judged)
 
 
 def _with_own(controls: ControlReport, setting: Setting, models: AuditedModels) -> tuple[ControlReport, bool]:
@@ -208,7 +228,12 @@ def prepare(request: Request, step: Step) -> Setting:
     size = int(model.patch_embed.img_size[0])
     tick = step("data: decoding images")
     keys = samples.frame["image"].tolist()
-    pixels = load_pixels(samples.source, keys, size, progress=lambda n: tick(n, len(keys)))
+    try:
+        pixels = load_pixels(samples.source, keys, size, progress=lambda n: tick(n, len(keys)))
+    except DataError as error:  # it could be opened a moment ago
+        raise UnfinishedError(
+            error.where, f"could no longer be read ({error.what})", "restore it, and run again"
+        ) from error
     key = question_hash(
         {
             "card": card.model_dump(),
@@ -237,7 +262,7 @@ def prepare(request: Request, step: Step) -> Setting:
         else backbone,
         step=step,
         command=request.command,
-        started=utc_now(),
+        started=now().isoformat(),
         device=open_device(request.device),
         precision=open_precision(request.precision),
     )
@@ -256,5 +281,6 @@ def find_backbone(spec: ModelSpec, card: Card, request: Request, cache: Path, st
 
 
 def _log(setting: Setting) -> str:
-    """Return the stages and their seconds, one JSON object a line."""
-    return "".join(json.dumps({"stage": name, "seconds": seconds}) + "\n" for name, seconds in setting.stages)
+    """Return the start, then the stages and their seconds, one JSON object a line."""
+    begun = json.dumps({"started": setting.started}) + "\n"
+    return begun + "".join(json.dumps({"stage": name, "seconds": seconds}) + "\n" for name, seconds in setting.stages)

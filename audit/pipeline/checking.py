@@ -76,13 +76,12 @@ def check_known_effects(setting: Setting, images: ControlSet) -> ControlReport:
     write_bytes(setting.run / CONTROL_NUMBERS, numbers_file(kept).read_bytes())
     for role in CALLED:
         write_bytes(setting.run / CONTROL_EFFECTS.format(role), measured_file(kept, role).read_bytes())
-    origin = "taken from the cache" if trained.from_cache else "trained in this run"
     measured = report.setting
     start = setting.card.controls.weights
     whose = "this audit's backbone" if start is None else f"this architecture, from the weights '{start}'"
     words = (
         f"Images: {images.name}; {len(images.train)} for training, {len(images.evaluate)} for judging. "
-        f"Models: {len(trained.models)} of {whose}, {origin}. Colour and blur were measured {measured}."
+        f"Models: {len(trained.models)} of {whose}. Colour and blur were measured {measured}."
     )
     return report.model_copy(update={"setting": words})
 

@@ -6,9 +6,7 @@ import hashlib
 import json
 import platform
 import sys
-import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -152,7 +150,6 @@ def record_audit(
     models: AuditedModels | None,
     swept: Swept | None,
     judged: Judged,
-    seconds: float,
 ) -> Audit:
     """Put the record together. Where a control failed, nothing about groups or heads is in it."""
     card = setting.card
@@ -191,7 +188,7 @@ def record_audit(
         agreement=shown.agreement,
         localisation=shown.localisation,
         method=_method(setting, fixed, controls, models, swept),
-        provenance=_provenance(setting, models, fixed, seconds),
+        provenance=_provenance(setting, models, fixed),
         synthetic=card.data.reader == "synthetic",
     )
 
@@ -303,7 +300,7 @@ def _method(
     )
 
 
-def _provenance(setting: Setting, models: AuditedModels | None, fixed: str, seconds: float) -> Provenance:
+def _provenance(setting: Setting, models: AuditedModels | None, fixed: str) -> Provenance:
     hashes = {
         "card": hashlib.sha256(setting.card_content).hexdigest(),
         "data": setting.samples.fingerprint,
@@ -314,13 +311,11 @@ def _provenance(setting: Setting, models: AuditedModels | None, fixed: str, seco
     return Provenance(
         command=setting.command,
         started=setting.started,
-        seconds=round(seconds, 1),
         run_by=setting.card.report.run_by or "not stated",
         hardware=_hardware(setting.device),
         versions={"vit-audit": __version__, "python": sys.version.split()[0], **{p: version(p) for p in PACKAGES}},
         seeds=[] if training is None else training.seeds,
         hashes={**hashes, **(models.hashes() if models is not None else {})},
-        stages=setting.stages,
     )
 
 
@@ -333,8 +328,3 @@ def _hardware(device: torch.device) -> str:
         name = lines[0].split(":", 1)[1].strip() if lines else name
     accelerator = "no accelerator used" if device.type == CPU else f"heads patched on {device_name(device)}"
     return f"{name}, {torch.get_num_threads()} threads, {accelerator}"
-
-
-def utc_now() -> str:
-    """Return the time as ISO 8601, to the second."""
-    return datetime.fromtimestamp(time.time(), UTC).replace(microsecond=0).isoformat()

@@ -119,18 +119,6 @@ def _trimmed(text: str) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def seconds(value: float) -> str:
-    """Write a duration in the largest sensible units: "0.42 s", "3 min 12 s", "2 h 05 min"."""
-    if value < 10:
-        return f"{value:.2f} s"
-    whole = round(value)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def rate(estimate: Estimate) -> str:
     """Write a rate with its interval: "31.2% [27.1, 35.6]"."""
     return percent(estimate.value) + _interval(estimate, lambda bound: decimal(100 * bound, 1))

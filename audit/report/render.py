@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from audit.report.pdf import render_pdf
 from audit.report.reviews import read_decisions
 from audit.report.tables import csv_tables
 from audit.report.view import build_view
+from audit.store import write_bytes
 
 DOCUMENTS = 4  # figures and tables, HTML, PDF, files: steps of progress
 _MEND = "restore it from a copy, or run the audit again"
@@ -106,7 +105,7 @@ def render_run(run_dir: Path, *, progress: Callable[[int, int], None] | None = N
 def write_files(run_dir: Path, files: Mapping[str, bytes]) -> list[Path]:
     """Write files by their names in a run directory, each replacing its old version in one step."""
     for name, data in files.items():
-        _replace(run_dir / name, data)
+        write_bytes(run_dir / name, data)
     return [run_dir / name for name in files]
 
 
@@ -162,16 +161,3 @@ def printed(
     files["audit.schema.json"] = audit_schema().encode()
     files |= {f"tables/{name}": text.encode() for name, text in csv_tables(source.audit).items()}
     return files | {f"exports/{name}": text.encode() for name, text in exports(source.audit, source.digest).items()}
-
-
-def _replace(target: Path, data: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        temporary.chmod(0o644)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -76,7 +76,6 @@ class ReportView:
     provenance_facts: tuple[Fact, ...]
     hashes: Table
     versions: Table
-    stages: Table
     glossary: tuple[tuple[str, str], ...]
     emotion_note: str
     fixed: dict[str, str]
@@ -185,15 +184,6 @@ def build_view(audit: Audit, audit_sha256: str, decisions: Sequence[Decision] = 
             "Version",
             list(audit.provenance.versions.items()),
             source="/provenance/versions",
-        ),
-        stages=view_method.pairs(
-            "stages",
-            "Stages and how long they took",
-            "Stage",
-            "Time",
-            [(name, formats.seconds(took)) for name, took in audit.provenance.stages],
-            is_number=True,
-            source="/provenance/stages",
         ),
         glossary=wording.glossary(),
         emotion_note=wording.EMOTION_NOTE if audit.task == "emotion" else "",

@@ -134,7 +134,6 @@ def provenance_facts(audit: Audit, audit_sha256: str) -> tuple[Fact, ...]:
         Fact("SHA-256 of audit.json", audit_sha256, mono=True),
         Fact("Command", provenance.command, mono=True),
         Fact("Started", provenance.started),
-        Fact("Took", formats.seconds(provenance.seconds)),
         Fact("Run by", provenance.run_by or "not stated"),
         Fact("Hardware", provenance.hardware),
         Fact("Seeds", ", ".join(map(str, provenance.seeds)) or "none"),

@@ -106,7 +106,7 @@ def measure(job: Job) -> dict[str, Any]:
     plan, work, size = job.plan, job.work, job.size
     base, model, weights = make(job)
     record, card_path, run = audit(plan, weights, work, size)
-    sampled, _, _ = audit(plan, weights, work, size, patches="sampled")
+    sampled, _, sampled_run = audit(plan, weights, work, size, patches="sampled")
     if record["outcome"] == "INVALID":
         return {**_about(plan), "outcome": "INVALID", "seconds": round(time.monotonic() - begun, 1)}
     heads = record["heads"]
@@ -126,12 +126,12 @@ def measure(job: Job) -> dict[str, Any]:
         "scores": {m: {name(h): v for h, v in r.scores.items()} for m, r in ranked.items()},
         "named": {m: [name(h) for h in r.named] for m, r in ranked.items() if r.named is not None},
         "beyond_sum": _beyond_sum(record["joint"], plan),
-        "patching_seconds": _patching_seconds(record),
+        "patching_seconds": _patching_seconds(run),
         **_coverage(true, heads, gap),
         "sampled": {
             "localised": _localised(sampled),
             "confirmed": _confirmed(sampled),
-            "patching_seconds": _patching_seconds(sampled),
+            "patching_seconds": _patching_seconds(sampled_run),
             "patches": sum(part["patches"] for part in sampled["method"]["effort"]),
             "patches_in_all": sum(part["of"] for part in sampled["method"]["effort"]),
             "covered": _coverage(true, sampled["heads"], gap)["covered"],
@@ -201,9 +201,10 @@ def _confirmed(record: dict[str, Any]) -> list[str]:
     return [h["name"] for h in record["heads"] if h["verdict"] in ("confirmed", "confirmed, no gap")]
 
 
-def _patching_seconds(record: dict[str, Any]) -> float:
+def _patching_seconds(run: Path) -> float:
     """Return the seconds of all sweeps: what an audit costs beside its controls, which are measured once."""
-    seconds = dict(record["provenance"]["stages"])
+    lines = map(json.loads, (run / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    seconds = {line["stage"]: line["seconds"] for line in lines if "stage" in line}
     return float(seconds["patching"] + seconds["heads together"])
 
 

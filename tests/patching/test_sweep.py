@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -10,7 +12,9 @@ import torch
 from scipy.special import logit
 from timm.models.vision_transformer import VisionTransformer
 
+from audit.errors import MemoryExhaustedError
 from audit.models.transforms import as_input
+from audit.patching import engine
 from audit.patching import sweep as sweeping
 from audit.patching.engine import transplant_layer
 from audit.patching.hooks import donor_writes, patch_with_hooks
@@ -237,3 +241,35 @@ def test_weights_of_another_model_read_the_recipients_own_image() -> None:
             for position in range(5):
                 found = table.loc[(position, layer, head, "weights"), "p:happiness"]
                 assert found == pytest.approx(float(p[head, position, 2]), abs=1e-5)
+
+
+def test_a_sweep_that_runs_out_of_memory_goes_on_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes of more than two images and batches of more than five patches do not fit."""
+    model, pixels = tiny(), noise_pixels(9)
+    recipients, donors = np.arange(6), np.arange(3, 9)
+    kinds = [DonorKind("cross", model, donors)]
+    wanted = sweep(model, pixels, recipients, kinds, layers=range(2), outcomes={"a": 0})
+    whole_pass, whole_patch = sweeping.record, engine._patched
+
+    def small_pass(model: Any, images: torch.Tensor, **options: Any) -> Any:
+        if len(images) > 4:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return whole_pass(model, images, **options)
+
+    def small_patch(*args: Any) -> Any:
+        if len(args[-1]) > 5:
+            raise MemoryError
+        return whole_patch(*args)
+
+    monkeypatch.setattr(sweeping, "record", small_pass)
+    monkeypatch.setattr(engine, "_patched", small_patch)
+    told: list[tuple[int, int]] = []
+    found = sweep(model, pixels, recipients, kinds, layers=range(2), outcomes={"a": 0},
+                  progress=lambda done, total: told.append((done, total)))  # fmt: skip
+    order = ["position", "donor_kind", "layer", "head"]
+    ours, theirs = (t.sort_values(order, ignore_index=True) for t in (found, wanted))
+    pd.testing.assert_frame_equal(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert told[-1] == (48, 48)
+    monkeypatch.setattr(engine, "_patched", lambda *_args: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(MemoryExhaustedError):
+        sweep(model, pixels, recipients, kinds, layers=range(2), outcomes={"a": 0})

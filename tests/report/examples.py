@@ -365,9 +365,8 @@ def base(
         ),
         provenance=Provenance(
             command="vit-audit run dataset.yaml --data /data/expressions", started="2026-03-01T09:30:00+00:00",
-            seconds=1042.7, run_by="A. Auditor", hardware="2 cores, 8 GB", versions={"vit-audit": "0.1.0", "fairlearn": "0.12.0", "torch": "2.13.0"},
+            run_by="A. Auditor", hardware="2 cores, 8 GB", versions={"vit-audit": "0.1.0", "fairlearn": "0.12.0", "torch": "2.13.0"},
             seeds=[0, 1], hashes=HASHES,
-            stages=[("data", 4.2), ("train", 611.0), ("controls", 140.3), ("sweep", 251.9), ("evidence", 35.3)],
         ),
         synthetic=False,
     )  # fmt: skip
