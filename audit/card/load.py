@@ -17,6 +17,7 @@ from audit.errors import CardError, DataError, InputError
 from audit.resources import resource_dir
 
 MAX_CARD_BYTES = 1_000_000
+DEEPEST = 100  # lists and mappings within one another; a card has four
 DATA_ENV = "VIT_AUDIT_DATA"
 MISSING = "?"  # stands for a required word that a faulty card lacks
 RESERVED = ("image", "label", "subject", "split")  # columns of every table of samples
@@ -93,7 +94,8 @@ def _take_out(data: Any, where: PathParts) -> None:
         except (KeyError, IndexError, TypeError):
             return
     if isinstance(data, list) and isinstance(last, int):
-        data[last] = str(data[last])
+        if last < len(data):  # else it is the list that is too short
+            data[last] = str(data[last])
     elif isinstance(data, dict):
         if last in data:
             del data[last]
@@ -198,7 +200,11 @@ def _read_text(path: Path) -> str:
 
 def _parse(text: str, path: Path) -> tuple[yaml.Node | None, dict[str, Any]]:
     try:
+        depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:  # the parser's time grows with the square of the depth
+                raise CardError([f"{path}:1 card: nested too deep to be a card"])
             if isinstance(event, yaml.AliasEvent):  # a few lines of aliases can unfold to gigabytes
                 line = event.start_mark.line + 1 if event.start_mark is not None else 1
                 raise CardError([f"{path}:{line} card: alias '*{event.anchor}' is not allowed; write it out"])

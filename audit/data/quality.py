@@ -91,6 +91,8 @@ def safe_key(value: str, where: str) -> str:
     DataError
         If the path is absolute, is an address, or climbs out of its folder.
     """
+    if "\0" in value:
+        raise DataError(where, f"image '{value}' holds a zero byte", "correct the path")
     path = PurePosixPath(value.replace("\\", "/"))
     absolute = path.is_absolute() or bool(PureWindowsPath(value).drive) or "://" in value
     if absolute or ".." in path.parts:

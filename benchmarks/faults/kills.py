@@ -1,0 +1,222 @@
+"""Kill a run at random moments, start it again, and compare what it ends in with a run that nobody disturbed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from safetensors import safe_open
+
+ROOT = Path(__file__).resolve().parents[2]
+CARD: dict[str, Any] = {
+    "name": "Killed",
+    "task": "emotion",
+    "data": {"reader": "synthetic", "rendered": {"train_images": 120, "audit_images": 160, "association": 0.9}},
+    "groups": {"skin_tone": {"column": "skin_tone", "reference": "lighter"}},
+    "model": {
+        "name": "vit_tiny_patch16_224",
+        "weights": "none",
+        "image_size": 64,
+        "overrides": {"patch_size": 16, "depth": 2, "embed_dim": 64, "num_heads": 4},
+    },
+    "training": {"seeds": [0], "epochs": 8, "learning_rate": 2e-3},
+    "controls": {
+        "card": "rendered", "train_images": 400, "eval_images": 96, "base_epochs": 12, "condition_epochs": 6,
+        "learning_rate": 1e-3,
+    },
+    "audit": {"outcomes": ["smiling"], "permutations": 200, "bootstrap": 200, "min_group_size": 10},
+}  # fmt: skip
+CODE = "from audit.cli import main; main()"
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+FINISHED = {0, 1, 3, 4}  # exit codes of an audit that came to its end
+SOON = 0.6  # of the time that an undisturbed run takes: one that goes on needs less, and shall be killed again
+AT_MOST = 300.0  # seconds until an attempt counts as hanging
+EPOCH = "1790000000"  # SOURCE_DATE_EPOCH: all runs begin at one moment
+
+
+@dataclass
+class Killed:
+    """What became of all attempts."""
+
+    kills: int = 0
+    runs: int = 0
+    lost: int = 0  # a finished file unreadable afterwards, or a run that could not go on
+    different: int = 0  # another audit.json than that of the run that nobody disturbed
+    hangs: int = 0
+    stages: Counter[str] = field(default_factory=Counter)  # in which the signal came
+    signals: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+
+
+def kill_runs(work: Path, kills: int, seed: int) -> Killed:
+    """Disturb runs until so many signals were sent; the last run is let to its end.
+
+    Parameters
+    ----------
+    work : pathlib.Path
+        A folder for runs and caches; emptied.
+    kills : int
+    seed : int
+        Of the moments and the signals.
+    """
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    card = work / "card.yaml"
+    card.write_text(yaml.safe_dump(CARD, sort_keys=False), encoding="utf-8")
+    begun = time.monotonic()
+    code, wanted = _undisturbed(work / "whole", card)
+    seconds = time.monotonic() - begun
+    if code not in FINISHED:
+        raise SystemExit(f"the undisturbed run ended with {code}; see {work / 'whole'}")
+    draw, found = random.Random(seed), Killed()
+    while found.kills < kills:
+        place = work / f"run-{found.runs}"
+        ended = False
+        while not ended:
+            ended = _attempt(place, card, draw, seconds, found, disturb=found.kills < kills)
+        found.runs += 1
+        records = list(place.glob("out/*/audit.json"))
+        if len(records) != 1 or records[0].read_bytes() != wanted:
+            found.different += 1
+            found.faults.append(f"run {found.runs}: another audit.json")
+        shutil.rmtree(place)
+    return found
+
+
+def _undisturbed(place: Path, card: Path) -> tuple[int, bytes]:
+    process = _start(place, card)
+    code = process.wait(AT_MOST)
+    records = list(place.glob("out/*/audit.json"))
+    return code, records[0].read_bytes() if records else b""
+
+
+def _start(place: Path, card: Path, *, code: str = CODE) -> subprocess.Popen[bytes]:
+    place.mkdir(parents=True, exist_ok=True)
+    environment = {
+        **os.environ, "VIT_AUDIT_CACHE": str(place / "cache"), "SOURCE_DATE_EPOCH": EPOCH, "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
+    command = [sys.executable, "-c", code, "run", str(card), "--out", str(place / "out")]
+    with (place / "stderr.txt").open("wb") as errors:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
+
+
+def _attempt(place: Path, card: Path, draw: random.Random, seconds: float, found: Killed, *, disturb: bool) -> bool:
+    """Start the run, send a signal at a random moment, and look at what is left; return whether it came to its end."""
+    process = _start(place, card)
+    moment, kind = draw.uniform(0.0, SOON * seconds), draw.choice(SIGNALS)
+    try:
+        code = process.wait(moment if disturb else AT_MOST)
+    except subprocess.TimeoutExpired:
+        if not disturb:
+            process.kill()
+            found.hangs += 1
+            found.faults.append("an attempt did not end")
+            return True
+        process.send_signal(kind)
+        try:
+            code = process.wait(AT_MOST)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            found.hangs += 1
+            found.faults.append(f"did not end on {kind.name}")
+            code = process.wait()
+        found.kills += 1
+        found.stages[_stage(place)] += 1
+        found.signals[kind.name] += 1
+        unreadable = list(_unreadable(place))
+        found.lost += bool(unreadable)
+        found.faults += unreadable
+        return code in FINISHED  # the signal may have come too late
+    if code not in FINISHED:
+        found.lost += 1
+        found.faults.append(f"could not go on, exit {code}: {_last_line(place)}")
+        shutil.rmtree(place / "out", ignore_errors=True)
+    return code in FINISHED
+
+
+def _last_line(place: Path) -> str:
+    lines = (place / "stderr.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+    return lines[-1] if lines else ""
+
+
+def _stage(place: Path) -> str:
+    """Return the step that was last told of, without its percentage."""
+    lines = (place / "stderr.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+    steps = [line for line in lines if not line.startswith("stopped")]
+    return ":".join(steps[-1].split(":")[:2]).split(" side by side")[0] if steps else "start"
+
+
+def _unreadable(place: Path) -> Iterator[str]:
+    """Yield every file with a finished name that cannot be read to its end."""
+    for path in sorted(p for p in place.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        try:
+            _read(path)
+        except Exception as error:  # whatever a reader raises
+            yield f"{path.relative_to(place)}: {type(error).__name__}: {error}"
+
+
+def _read(path: Path) -> None:
+    if path.suffix == ".parquet":
+        pd.read_parquet(path)
+    elif path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - it is no mapping
+                opened.get_tensor(name)
+    elif path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as held:
+            for name in held.files:
+                held[name]
+    elif path.suffix == ".json":
+        json.loads(path.read_text(encoding="utf-8"))
+    elif path.suffix == ".jsonl":
+        for line in path.read_text(encoding="utf-8").splitlines():
+            json.loads(line)
+    elif path.suffix == ".pdf" and not path.read_bytes().rstrip().endswith(b"%%EOF"):
+        raise ValueError("no end")
+
+
+TIMED = """
+import sys, time
+from audit import store
+from audit.cli import main
+
+spent, to_disk = [0.0], store._to_disk
+
+def timed(path):
+    begun = time.perf_counter()
+    to_disk(path)
+    spent[0] += time.perf_counter() - begun
+
+store._to_disk = timed
+begun = time.perf_counter()
+try:
+    main()
+finally:
+    print(spent[0] / (time.perf_counter() - begun), file=sys.stderr)
+"""
+
+
+def durability_share(work: Path) -> float:
+    """Return which share of an undisturbed run is spent on waiting until files are on the disk."""
+    work.mkdir(parents=True, exist_ok=True)
+    card = work / "card.yaml"
+    card.write_text(yaml.safe_dump(CARD, sort_keys=False), encoding="utf-8")
+    process = _start(work / "timed", card, code=TIMED)
+    if process.wait(AT_MOST) not in FINISHED:
+        raise SystemExit(f"the timed run did not finish; see {work}")
+    return float(_last_line(work / "timed"))
