@@ -191,6 +191,20 @@ def models(pattern: str | None, *, markdown: bool) -> None:
         click.echo(f"{name}: {'no, ' + reason if reason else 'yes'}")
 
 
+@main.command(short_help="List the built-in cards.")
+@click.option("--markdown", is_flag=True, help="Print a table for documentation.")
+@reported
+def datasets(*, markdown: bool) -> None:
+    """List the built-in cards: what each is about, who assigned its groups, its licence.
+
+    No images come with them: each says where they lie. Copy one, or name it: vit-audit run raf-db --data FOLDER.
+    """
+    from audit.card.load import built_in_cards, load_card
+    from audit.terminal import datasets_table
+
+    click.echo(datasets_table({name: load_card(path) for name, path in built_in_cards().items()}, markdown=markdown))
+
+
 @main.command(short_help="Write the reports of a run anew.")
 @click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
 @reported

@@ -7,7 +7,7 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from audit.records import Audit, ContrastRow, DataReport, ExcludedRow
 from audit.report.formats import clean
 
 if TYPE_CHECKING:
+    from audit.card.schema import Card
     from audit.models.supported import Row
 
 Step = Callable[[str], Callable[[int, int], None]]
@@ -259,4 +260,28 @@ def models_table(rows: Sequence[Row], *, markdown: bool = False) -> str:
     return "\n".join(
         f"{r.library}: {r.family}\n" + "\n".join(wrapped(f"  {text}") for text in (r.name, f"{r.unit}; {r.notes}"))
         for r in rows
+    )
+
+
+def datasets_table(cards: Mapping[str, Card], *, markdown: bool = False) -> str:
+    """Lay out cards by name: for a terminal a paragraph each, or as a Markdown table."""
+    assigned = {
+        name: "; ".join(f"{group}: {spec.assigned_by}" for group, spec in card.groups.items())
+        for name, card in cards.items()
+    }
+    if markdown:
+        lines = ["| card | what | groups, and who assigned them | licence | source |", "|---|---|---|---|---|"]
+        lines += [
+            f"| `{n}` | {c.description or c.name} | {assigned[n]} | {c.data.licence} | {c.data.citation} |"
+            for n, c in cards.items()
+        ]
+        return "\n".join(lines)
+    return "\n".join(
+        f"{name}: {card.name} ({card.task})\n"
+        + "\n".join(
+            wrapped(f"  {text}")
+            for text in (card.description, assigned[name], f"licence: {card.data.licence or 'not stated'}")
+            if text
+        )
+        for name, card in cards.items()
     )

@@ -103,6 +103,11 @@ def _take_out(data: Any, where: PathParts) -> None:
             data[last] = MISSING
 
 
+def built_in_cards() -> dict[str, Path]:
+    """Return the cards that come with the tool, by the names that ``find_card`` knows them by."""
+    return {card.stem: card for card in sorted(resource_dir("datasets").glob("*.yaml"))}
+
+
 def find_card(name_or_path: str | Path) -> Path:
     """Return the file of a card, given its path or the name of a built-in card.
 
@@ -124,8 +129,7 @@ def find_card(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         return path
-    folder = resource_dir("datasets")
-    built_in = {card.stem: card for card in sorted(folder.glob("*.yaml"))}
+    built_in = built_in_cards()
     if path.stem in built_in and path.parent.as_posix() in (".", "datasets") and _is_card_name(path):
         return built_in[path.stem]
     if path.is_dir():

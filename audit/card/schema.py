@@ -43,7 +43,9 @@ class Rendered(CardPart):
 class DataSpec(CardPart):
     """Where the images lie and which columns say what."""
 
-    reader: Literal["table", "folder", "cifar100", "synthetic"] = "table"
+    reader: Literal["table", "folder", "cifar100", "synthetic", "rafdb", "celeba", "utkface", "fairface", "fer2013"] = (
+        "table"
+    )
     path: str | None = None  # relative to --data / VIT_AUDIT_DATA where given, else to the card
     image: str = "image"  # column names of a table
     label: str = "label"

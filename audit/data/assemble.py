@@ -12,8 +12,16 @@ from audit.card.faults import did_you_mean
 from audit.card.load import resolve
 from audit.card.schema import Card, DataSpec
 from audit.data.groups import attribute_info, disagreement_warnings, group_column, permute_groups
+from audit.data.leaks import leak_warnings
 from audit.data.quality import duplicate_warnings, fingerprint, inspect_images
-from audit.data.readers import RawTable, read_cifar100, read_folder, read_image_table
+from audit.data.readers import (
+    READERS,
+    RawTable,
+    read_cifar100,
+    read_folder,
+    read_image_table,
+    read_published,
+)
 from audit.data.readers.raw import require_columns
 from audit.data.samples import SPLITS, UNKNOWN, Samples, pair_column
 from audit.data.splits import GIVEN, assign_splits, thin_training
@@ -82,6 +90,7 @@ def read_samples(
             *warnings,
             *disagreement_warnings(frame, attributes),
             *duplicate_warnings(frame, inspection.digests),
+            *leak_warnings(frame, inspection.looks, inspection.digests, attributes, card.match_on),
         ),
     )
     samples = permute_groups(_thinned(samples, card.data), card.groups)
@@ -107,6 +116,8 @@ def _read_raw(spec: DataSpec, card_path: Path, data_root: Path | None) -> RawTab
     path = resolve(spec.path, card_path=card_path, data_root=data_root, missing_ok=downloads)
     if spec.reader == "table":
         return read_image_table(spec, path)
+    if spec.reader in READERS:
+        return read_published(spec, path)
     return read_cifar100(spec, path) if downloads else read_folder(spec, path)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from audit.data.leaks import COLUMNS, look_at
 from audit.errors import DataError
 from audit.records import ExcludedRow
 
@@ -153,6 +154,9 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
+Seen = tuple[str, dict[str, float | int]]  # SHA-256 and statistics of an image
+
+
 @dataclass(frozen=True)
 class Inspection:
     """What opening every image once has shown.
@@ -163,10 +167,13 @@ class Inspection:
         SHA-256 of each readable image's bytes, by key.
     quarantined : tuple of ExcludedRow
         One row a reason.
+    looks : pandas.DataFrame
+        Statistics of each readable image, by key.
     """
 
     digests: pd.Series
     quarantined: tuple[ExcludedRow, ...]
+    looks: pd.DataFrame
 
 
 def inspect_images(
@@ -203,15 +210,17 @@ def inspect_images(
     """
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("ignore")  # remarks on metadata; bombs are refused by size
-        answers: list[str | DataError] = []
+        answers: list[Seen | DataError] = []
         for done, answer in enumerate(pool.map(lambda key: _digest(source, key), keys), start=1):
             answers.append(answer)
             if progress is not None:
                 progress(done)
     bad = [(key, answer) for key, answer in zip(keys, answers, strict=True) if isinstance(answer, DataError)]
     _refuse_too_many(bad, len(keys), where)
-    good = {key: answer for key, answer in zip(keys, answers, strict=True) if isinstance(answer, str)}
-    return Inspection(pd.Series(good, dtype=object), tuple(_by_reason(bad)))
+    good = {key: answer for key, answer in zip(keys, answers, strict=True) if not isinstance(answer, DataError)}
+    digests = pd.Series({key: digest for key, (digest, _) in good.items()}, dtype=object)
+    looks = pd.DataFrame([look for _, look in good.values()], index=list(good), columns=list(COLUMNS))
+    return Inspection(digests, tuple(_by_reason(bad)), looks.astype({"bits": np.uint64}))
 
 
 def fingerprint(frame: pd.DataFrame, digests: pd.Series) -> str:
@@ -257,13 +266,13 @@ def duplicate_warnings(frame: pd.DataFrame, digests: pd.Series) -> list[str]:
     return [f"{len(twins)} images are byte-identical to another one; {torn} have a twin in another split"]
 
 
-def _digest(source: ByteSource, key: str) -> str | DataError:
+def _digest(source: ByteSource, key: str) -> Seen | DataError:
     try:
         content = source.read(key)
-        source.decode(key, content)
+        look = look_at(source.decode(key, content))
     except DataError as error:
         return error
-    return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(content).hexdigest(), look
 
 
 def _by_reason(bad: Sequence[tuple[str, DataError]]) -> list[ExcludedRow]:

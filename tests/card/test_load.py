@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -291,3 +292,20 @@ def test_paths_start_at_the_data_root_then_at_the_card(tmp_path: Path, monkeypat
     assert str(there / "b.csv") in str(caught.value)
     assert str(here / "b.csv") in str(caught.value)
     assert "--data PATH or VIT_AUDIT_DATA" in str(caught.value)
+
+
+@pytest.mark.parametrize("opening", ["[", "{a: "])
+def test_what_is_nested_too_deep_is_refused_at_once(opening: str, tmp_path: Path) -> None:
+    path = tmp_path / "deep.yaml"
+    path.write_text(opening * 20_000, encoding="utf-8")
+    begun = time.monotonic()
+    with pytest.raises(CardError, match="nested too deep"):
+        load_card(path)
+    assert time.monotonic() - begun < 5
+
+
+def test_a_list_that_is_too_short_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "short.yaml"
+    path.write_text("data: {path: t.csv, shares: [0.5]}\ngroups: {g: {column: g}}\n", encoding="utf-8")
+    with pytest.raises(CardError, match=r"data\.shares"):
+        load_card(path)

@@ -1,0 +1,184 @@
+"""What the images themselves give away: near-copies across splits, and groups that come from different sources.
+
+A head that carries the brightness, the sharpness or the size of an image will look as if it carried the group, where
+the groups were photographed differently; so will one that carries who labelled an image, where annotators differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image, ImageFilter
+from scipy.stats.contingency import association
+
+from audit.data.samples import UNKNOWN
+from audit.records import AttributeInfo
+
+HASH_SIDE = 8  # a hash has 8 x 8 bits
+NEAR_BITS = 3  # hashes that differ in so many bits or fewer are of near-copies
+PLAIN_BITS = 6  # an image with fewer set or unset bits has next to no structure, and is like any other such image
+STATISTICS_SIDE = 64  # pixels that statistics are taken on
+APART = 0.5  # standard deviations: what Cohen (1988) calls a medium difference
+GRAY_APART = 0.1  # of the share of gray images
+ANNOTATORS_APART = 0.3  # Cramer's V: what Cohen calls medium, for a table of one degree of freedom
+LEAST = 30  # images of a group, or of an annotator, that are compared
+CALLED = {
+    "brightness": "mean brightness",
+    "contrast": "contrast",
+    "sharpness": "sharpness",
+    "pixels": "size in pixels",
+}
+COLUMNS = (*CALLED, "gray", "bits")
+GRAY_LEVELS = 2.0  # mean difference of the channels up to which an image is gray; JPEG adds a little
+
+
+def look_at(image: Image.Image) -> dict[str, float | int]:
+    """Return statistics of an image and its difference hash.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        RGB.
+
+    Returns
+    -------
+    dict
+        ``brightness`` and ``contrast`` (0 to 255), ``sharpness`` (spread of the edges), ``pixels`` (logarithm),
+        ``gray`` (0 or 1), ``bits`` (64 of them: whether each of 8 x 8 pixels is brighter than its left neighbour).
+    """
+    small = image.resize((STATISTICS_SIDE, STATISTICS_SIDE), Image.Resampling.BOX)
+    colours = np.asarray(small, dtype=np.float64)
+    luma = small.convert("L")
+    levels = np.asarray(luma, dtype=np.float64)
+    tiny = np.asarray(luma.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX), dtype=np.int16)
+    bits = np.packbits(tiny[:, 1:] > tiny[:, :-1])
+    edges = np.asarray(luma.filter(ImageFilter.FIND_EDGES), dtype=np.float64)[1:-1, 1:-1]
+    return {
+        "brightness": float(levels.mean()),
+        "contrast": float(levels.std()),
+        "sharpness": float(edges.std()),
+        "pixels": float(np.log(image.width * image.height)),
+        "gray": int(np.ptp(colours, axis=2).mean() <= GRAY_LEVELS),
+        "bits": int.from_bytes(bits.tobytes(), "big"),
+    }
+
+
+def leak_warnings(
+    frame: pd.DataFrame,
+    looks: pd.DataFrame,
+    digests: pd.Series,
+    attributes: Mapping[str, AttributeInfo],
+    nuisance: Sequence[str],
+) -> list[str]:
+    """Return a sentence for each way in which the images may give away more than their group.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Samples: ``image``, ``label``, ``split``, the attributes and the nuisance columns.
+    looks : pandas.DataFrame
+        COLUMNS, by image.
+    digests : pandas.Series
+        SHA-256 by image: copies to the byte are told of elsewhere.
+    attributes : mapping of str to AttributeInfo
+    nuisance : sequence of str
+        Columns that donors are matched on, such as who labelled the image.
+    """
+    seen = looks.loc[frame["image"]].set_axis(frame.index)
+    return [
+        *_near_copies(frame, seen["bits"], frame["image"].map(digests)),
+        *(warning for name, info in attributes.items() for warning in _sources(frame, seen, name, info)),
+        *(warning for column in nuisance for warning in _annotators(frame, column)),
+    ]
+
+
+def near_pairs(bits: npt.NDArray[np.uint64]) -> set[tuple[int, int]]:
+    """Return the pairs of places whose hashes differ in at most NEAR_BITS bits.
+
+    Of NEAR_BITS + 1 parts of two such hashes one is equal, so only images that share a part are compared.
+    """
+    structured = [i for i, value in enumerate(bits.tolist()) if PLAIN_BITS <= value.bit_count() <= 64 - PLAIN_BITS]
+    width = 64 // (NEAR_BITS + 1)
+    found: set[tuple[int, int]] = set()
+    for part in range(NEAR_BITS + 1):
+        buckets: dict[int, list[int]] = {}
+        for i in structured:
+            buckets.setdefault(int(bits[i]) >> (part * width) & (1 << width) - 1, []).append(i)
+        for members in buckets.values():
+            values = bits[members]
+            for place, value in enumerate(values):
+                distance = np.bitwise_count(values[place + 1 :] ^ value)
+                found |= {(members[place], members[place + 1 + k]) for k in np.flatnonzero(distance <= NEAR_BITS)}
+    return found
+
+
+def _near_copies(frame: pd.DataFrame, bits: pd.Series, content: pd.Series) -> Iterator[str]:
+    split, subject, digest = (column.to_numpy() for column in (frame["split"], frame["subject"], content))
+    torn = {
+        (a, b)
+        for a, b in near_pairs(bits.to_numpy(dtype=np.uint64))
+        if split[a] != split[b] and subject[a] != subject[b] and digest[a] != digest[b]
+    }
+    if torn:
+        places = sorted({i for pair in torn for i in pair})
+        examples = " and ".join(frame["image"].iloc[list(min(torn))])
+        yield (
+            f"{len(places)} images look like one of another subject in another split (e.g. {examples}): where these "
+            "are copies, what was trained on is asked again, and intervals are too narrow; give copies one subject"
+        )
+
+
+def _sources(frame: pd.DataFrame, seen: pd.DataFrame, name: str, info: AttributeInfo) -> Iterator[str]:
+    """Compare the images of each group with those of the reference."""
+    of_group = {g: seen[(frame[name] == g).to_numpy()] for g in info.groups if g != UNKNOWN}
+    reference = of_group.pop(info.reference, seen.iloc[:0])
+    for group, images in of_group.items():
+        if min(len(images), len(reference)) < LEAST:
+            continue
+        apart = [
+            f"{called} ({told})"
+            for column, called in CALLED.items()
+            if (told := _apart(images[column].to_numpy(), reference[column].to_numpy()))
+        ]
+        gray = float(images["gray"].mean() - reference["gray"].mean())
+        if abs(gray) >= GRAY_APART:
+            apart.append(f"share of gray images ({100 * gray:+.0f} points)")
+        if apart:
+            yield (
+                f"{name}: images of '{group}' differ from those of '{info.reference}' in {', '.join(apart)}: a head "
+                "that carries how a picture was taken can look as if it carried the group; name its source under "
+                "match_on"
+            )
+
+
+def _apart(images: npt.NDArray[np.float64], reference: npt.NDArray[np.float64]) -> str:
+    """Say how far two means are apart, "" where that is less than APART standard deviations."""
+    difference = float(images.mean() - reference.mean())
+    spread = float(np.sqrt((images.var(ddof=1) + reference.var(ddof=1)) / 2))
+    if spread == 0:
+        return "" if difference == 0 else f"always {'more' if difference > 0 else 'less'}"
+    return f"{difference / spread:+.1f} standard deviations" if abs(difference) >= APART * spread else ""
+
+
+def _annotators(frame: pd.DataFrame, column: str) -> Iterator[str]:
+    """Ask whether labels depend on a nuisance column, such as who gave them."""
+    known = frame[frame[column] != UNKNOWN]
+    counts = pd.crosstab(known[column], known["label"])
+    counts = counts[counts.sum(axis=1) >= LEAST]
+    counts = counts.loc[:, counts.sum() > 0]
+    if min(counts.shape) < 2:
+        return
+    strength = float(association(counts.to_numpy(), method="cramer"))
+    if strength < ANNOTATORS_APART:
+        return
+    shares = counts.div(counts.sum(axis=1), axis=0)
+    label = str((shares.max() - shares.min()).idxmax())
+    of_label = shares[label].sort_values()
+    yield (
+        f"{column}: labels depend on it (Cramer's V {strength:.2f}): '{label}' is {of_label.iloc[0]:.0%} of the images "
+        f"of '{of_label.index[0]}' and {of_label.iloc[-1]:.0%} of those of '{of_label.index[-1]}'; donors are matched "
+        "on it, rates by group are not"
+    )

@@ -1,0 +1,145 @@
+"""Near-copies are found where they were made, sources where they differ, and nothing where all is alike."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFilter
+
+from audit.data.leaks import leak_warnings, look_at, near_pairs
+from audit.records import AttributeInfo
+from tests.data.faces import card_of, face_table, read, write_faces
+
+INFO = {"tone": AttributeInfo(attribute="tone", assigned_by="x", reference="a", groups=["a", "b"], unknown_images=0)}
+
+
+def picture(seed: int, *, level: float = 128.0, colour: bool = True) -> Image.Image:
+    """Draw smooth random shapes."""
+    rng = np.random.default_rng(seed)
+    coarse = np.clip(rng.normal(level, 40, (8, 8, 3 if colour else 1)), 0, 255).astype(np.uint8)
+    coarse = np.broadcast_to(coarse, (8, 8, 3))
+    return Image.fromarray(np.ascontiguousarray(coarse)).resize((80, 60), Image.Resampling.BICUBIC)
+
+
+def samples(pictures: list[Image.Image], **columns: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+    n = len(pictures)
+    keys = [f"{k}.png" for k in range(n)]
+    frame = pd.DataFrame(
+        {"image": keys, "label": ["x", "y"] * (n // 2), "subject": keys, "split": ["train", "discovery"] * (n // 2),
+         "tone": ["a"] * (n // 2) + ["b"] * (n // 2)}
+    ).assign(**columns)  # fmt: skip
+    return frame, pd.DataFrame([look_at(p) for p in pictures], index=keys).astype({"bits": np.uint64})
+
+
+def warned(pictures: list[Image.Image], nuisance: tuple[str, ...] = (), **columns: Any) -> list[str]:
+    frame, looks = samples(pictures, **columns)
+    digests = pd.Series([hashlib.sha256(p.tobytes()).hexdigest() for p in pictures], index=frame["image"])
+    return leak_warnings(frame, looks, digests, INFO, nuisance)
+
+
+@pytest.mark.unit
+def test_pictures_that_are_alike_in_all_but_what_they_show_give_no_warning() -> None:
+    assert warned([picture(k) for k in range(80)], ("who",), who=["p", "p", "q", "q"] * 20) == []
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("change", ["jpeg", "scaled", "brighter"])
+def test_a_near_copy_in_another_split_is_found(change: str) -> None:
+    pictures = [picture(k) for k in range(80)]
+    copy = pictures[4]
+    if change == "jpeg":
+        page = io.BytesIO()
+        copy.save(page, "JPEG", quality=60)
+        copy = Image.open(page).convert("RGB")
+    elif change == "scaled":
+        copy = copy.resize((160, 120))
+    elif change == "brighter":
+        copy = copy.point(lambda v: min(255, v + 12))
+    pictures[41] = copy
+    (warning,) = warned(pictures)
+    assert warning.startswith("2 images look like one of another subject in another split (e.g. 4.png and 41.png)")
+    pictures[41], pictures[6] = picture(41), copy
+    assert warned(pictures) == []  # both are in the same split
+
+
+@pytest.mark.unit
+def test_plain_pictures_are_no_copies_of_each_other() -> None:
+    assert warned([Image.new("RGB", (20, 20), (k, k, 90)) for k in range(80)])[0].startswith("tone: images of 'b'")
+    assert near_pairs(np.zeros(5, dtype=np.uint64)) == set()
+
+
+@pytest.mark.property
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=30), st.data())
+def test_near_pairs_are_those_that_counting_bits_gives(values: list[int], data: st.DataObject) -> None:
+    for value in values[:5]:
+        for bit in data.draw(st.lists(st.integers(0, 63), max_size=4, unique=True)):
+            value ^= 1 << bit
+        values.append(value)
+    structured = [i for i, v in enumerate(values) if 6 <= v.bit_count() <= 58]
+    slow = {
+        (a, b) for a in structured for b in structured if a < b and (values[a] ^ values[b]).bit_count() <= 3
+    }  # fmt: skip
+    assert near_pairs(np.array(values, dtype=np.uint64)) == slow
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("mean brightness (+", lambda k: picture(k, level=190)),
+        ("sharpness (-", lambda k: picture(k).filter(ImageFilter.GaussianBlur(12))),
+        ("size in pixels (always more)", lambda k: picture(k).resize((240, 180))),
+        ("share of gray images (+100 points)", lambda k: picture(k, colour=False)),
+    ],
+)
+def test_a_group_from_another_source_is_told(what: str, change: Any) -> None:
+    pictures = [picture(k) if k < 40 else change(k) for k in range(80)]
+    (warning,) = warned(pictures)
+    assert what in warning
+    assert "name its source under match_on" in warning
+
+
+@pytest.mark.unit
+def test_few_images_of_a_group_are_not_compared() -> None:
+    pictures = [picture(k) if k < 40 else picture(k, level=190) for k in range(80)]
+    assert warned(pictures, tone=["a"] * 40 + ["b"] * 29 + ["unknown"] * 11) == []
+
+
+@pytest.mark.unit
+def test_annotators_who_label_differently_are_told() -> None:
+    pictures = [picture(k) for k in range(80)]
+    (warning,) = warned(pictures, ("who",), who=["p" if k % 2 else "q" for k in range(80)])
+    assert warning.startswith("who: labels depend on it (Cramer's V 1.00): 'x' is 0% of the images of 'p' and 100%")
+
+
+@pytest.mark.unit
+def test_copies_to_the_byte_are_told_of_once() -> None:
+    pictures = [picture(k) for k in range(80)]
+    pictures[41] = pictures[4]
+    assert warned(pictures) == []
+
+
+@pytest.mark.unit
+def test_warnings_reach_the_samples(tmp_path: Path) -> None:
+    """The images of women are bright, those of men dark; and one source has labelled all its images happy."""
+    table = face_table(60)
+    table.loc[(table["source"] == "a") & (table["expression"] == "neutral"), "expression"] = "happiness"
+    table.loc[(table["source"] == "b"), "expression"] = "neutral"
+    write_faces(tmp_path, table)
+    for number, (name, gender) in enumerate(zip(table["image"], table["gender"], strict=True)):
+        picture(number, level=190 if gender == "female" else 80).save(tmp_path / name)
+    warnings = " ".join(read(tmp_path, card_of(tmp_path)).warnings)
+    assert "gender: images of 'male' differ from those of 'female' in mean brightness (-" in warnings or (
+        "gender: images of 'female' differ from those of 'male' in mean brightness (+" in warnings
+    )
+    assert "source: labels depend on it (Cramer's V 0." in warnings
+    assert "look like one of another subject" not in warnings
