@@ -18,7 +18,9 @@ from audit.data.samples import UNKNOWN
 from audit.records import AttributeInfo
 
 HASH_SIDE = 8  # a hash has 8 x 8 bits
-NEAR_BITS = 3  # hashes that differ in so many bits or fewer are of near-copies
+NEAR_BITS = 3  # images whose hashes differ in so many bits or fewer may be near-copies
+THUMB_SIDE = 16  # pixels that these are compared on once more: aligned faces share their hashes, not their features
+ALIKE = 0.97  # correlation of two such thumbnails of one picture; of two people it was .91 at most in 4,346 aligned faces
 PLAIN_BITS = 6  # an image with fewer set or unset bits has next to no structure, and is like any other such image
 STATISTICS_SIDE = 64  # pixels that statistics are taken on
 APART = 0.5  # standard deviations: what Cohen (1988) calls a medium difference
@@ -31,11 +33,13 @@ CALLED = {
     "sharpness": "sharpness",
     "pixels": "size in pixels",
 }
-COLUMNS = (*CALLED, "gray", "bits")
+COLUMNS = (*CALLED, "gray", "bits", "thumb")
+TINY = 1e-9  # differences that are rounding
+Look = Mapping[str, float | int | bytes]
 GRAY_LEVELS = 2.0  # mean difference of the channels up to which an image is gray; JPEG adds a little
 
 
-def look_at(image: Image.Image) -> dict[str, float | int]:
+def look_at(image: Image.Image) -> Look:
     """Return statistics of an image and its difference hash.
 
     Parameters
@@ -47,7 +51,8 @@ def look_at(image: Image.Image) -> dict[str, float | int]:
     -------
     dict
         ``brightness`` and ``contrast`` (0 to 255), ``sharpness`` (spread of the edges), ``pixels`` (logarithm),
-        ``gray`` (0 or 1), ``bits`` (64 of them: whether each of 8 x 8 pixels is brighter than its left neighbour).
+        ``gray`` (0 or 1), ``bits`` (64 of them: whether each of 8 x 8 pixels is brighter than its left neighbour),
+        ``thumb`` (16 x 16 gray levels).
     """
     small = image.resize((STATISTICS_SIDE, STATISTICS_SIDE), Image.Resampling.BOX)
     colours = np.asarray(small, dtype=np.float64)
@@ -63,6 +68,7 @@ def look_at(image: Image.Image) -> dict[str, float | int]:
         "pixels": float(np.log(image.width * image.height)),
         "gray": int(np.ptp(colours, axis=2).mean() <= GRAY_LEVELS),
         "bits": int.from_bytes(bits.tobytes(), "big"),
+        "thumb": luma.resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX).tobytes(),
     }
 
 
@@ -89,7 +95,7 @@ def leak_warnings(
     """
     seen = looks.loc[frame["image"]].set_axis(frame.index)
     return [
-        *_near_copies(frame, seen["bits"], frame["image"].map(digests)),
+        *_near_copies(frame, seen, frame["image"].map(digests)),
         *(warning for name, info in attributes.items() for warning in _sources(frame, seen, name, info)),
         *(warning for column in nuisance for warning in _annotators(frame, column)),
     ]
@@ -115,12 +121,19 @@ def near_pairs(bits: npt.NDArray[np.uint64]) -> set[tuple[int, int]]:
     return found
 
 
-def _near_copies(frame: pd.DataFrame, bits: pd.Series, content: pd.Series) -> Iterator[str]:
-    split, subject, digest = (column.to_numpy() for column in (frame["split"], frame["subject"], content))
+def _alike(a: bytes, b: bytes) -> bool:
+    """Compare two thumbnails, brightness and contrast aside."""
+    first, second = (np.frombuffer(thumb, dtype=np.uint8).astype(np.float64) for thumb in (a, b))
+    spread = float(first.std() * second.std())
+    return spread > 0 and float(((first - first.mean()) * (second - second.mean())).mean()) >= ALIKE * spread
+
+
+def _near_copies(frame: pd.DataFrame, seen: pd.DataFrame, content: pd.Series) -> Iterator[str]:
+    split, subject, digest, thumb = (c.to_numpy() for c in (frame["split"], frame["subject"], content, seen["thumb"]))
     torn = {
         (a, b)
-        for a, b in near_pairs(bits.to_numpy(dtype=np.uint64))
-        if split[a] != split[b] and subject[a] != subject[b] and digest[a] != digest[b]
+        for a, b in near_pairs(seen["bits"].to_numpy(dtype=np.uint64))
+        if split[a] != split[b] and subject[a] != subject[b] and digest[a] != digest[b] and _alike(thumb[a], thumb[b])
     }
     if torn:
         places = sorted({i for pair in torn for i in pair})
@@ -158,8 +171,8 @@ def _apart(images: npt.NDArray[np.float64], reference: npt.NDArray[np.float64]) 
     """Say how far two means are apart, "" where that is less than APART standard deviations."""
     difference = float(images.mean() - reference.mean())
     spread = float(np.sqrt((images.var(ddof=1) + reference.var(ddof=1)) / 2))
-    if spread == 0:
-        return "" if difference == 0 else f"always {'more' if difference > 0 else 'less'}"
+    if spread < TINY:
+        return "" if abs(difference) < TINY else f"always {'more' if difference > 0 else 'less'}"
     return f"{difference / spread:+.1f} standard deviations" if abs(difference) >= APART * spread else ""
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from audit.data.leaks import COLUMNS, look_at
+from audit.data.leaks import COLUMNS, Look, look_at
 from audit.errors import DataError
 from audit.records import ExcludedRow
 
@@ -154,7 +154,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
-Seen = tuple[str, dict[str, float | int]]  # SHA-256 and statistics of an image
+Seen = tuple[str, Look]  # SHA-256 and statistics of an image
 
 
 @dataclass(frozen=True)
