@@ -181,6 +181,11 @@ def resolve(path: str, *, card_path: Path, data_root: Path | None, missing_ok: b
     )
 
 
+def shown_path(path: str) -> str:
+    """Return a path of a card as a report may show it: where it is absolute, the folders are nobody else's business."""
+    return Path(path).name if Path(path).expanduser().is_absolute() else path
+
+
 def _is_card_name(path: Path) -> bool:
     return path.suffix in ("", ".yaml", ".yml")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from audit.card.faults import did_you_mean
-from audit.card.load import resolve
+from audit.card.load import resolve, shown_path
 from audit.card.schema import Card, DataSpec
 from audit.data.groups import attribute_info, disagreement_warnings, group_column, permute_groups
 from audit.data.leaks import leak_warnings
@@ -85,7 +85,7 @@ def read_samples(
         nuisance=tuple(card.match_on),
         excluded=tuple(excluded),
         quarantined=inspection.quarantined,
-        source_name=f"{card.data.reader}: {card.data.path}",
+        source_name=f"{card.data.reader}: {shown_path(str(card.data.path))}",
         warnings=(
             *warnings,
             *disagreement_warnings(frame, attributes),

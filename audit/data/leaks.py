@@ -20,7 +20,8 @@ from audit.records import AttributeInfo
 HASH_SIDE = 8  # a hash has 8 x 8 bits
 NEAR_BITS = 3  # images whose hashes differ in so many bits or fewer may be near-copies
 THUMB_SIDE = 16  # pixels that these are compared on once more: aligned faces share their hashes, not their features
-ALIKE = 0.97  # correlation of two such thumbnails of one picture; of two people it was .91 at most in 4,346 aligned faces
+# Correlation of two such thumbnails of one picture; in 4,346 aligned photographs that of two people was .91 at most.
+ALIKE = 0.97
 PLAIN_BITS = 6  # an image with fewer set or unset bits has next to no structure, and is like any other such image
 STATISTICS_SIDE = 64  # pixels that statistics are taken on
 APART = 0.5  # standard deviations: what Cohen (1988) calls a medium difference

@@ -78,7 +78,7 @@ def check_known_effects(setting: Setting, images: ControlSet) -> ControlReport:
         write_bytes(setting.run / CONTROL_EFFECTS.format(role), measured_file(kept, role).read_bytes())
     measured = report.setting
     start = setting.card.controls.weights
-    whose = "this audit's backbone" if start is None else f"this architecture, from the weights '{start}'"
+    whose = "this audit's backbone" if start is None else f"this architecture, from the weights '{Path(start).name}'"
     words = (
         f"Images: {images.name}; {len(images.train)} for training, {len(images.evaluate)} for judging. "
         f"Models: {len(trained.models)} of {whose}. Colour and blur were measured {measured}."

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audit.card import find_card, load_card, resolve
+from audit.card.load import shown_path
 from audit.errors import CardError, DataError, InputError
 from audit.resources import resource_dir
 from tests.strategies import card_mappings
@@ -309,3 +310,11 @@ def test_a_list_that_is_too_short_is_named(tmp_path: Path) -> None:
     path.write_text("data: {path: t.csv, shares: [0.5]}\ngroups: {g: {column: g}}\n", encoding="utf-8")
     with pytest.raises(CardError, match=r"data\.shares"):
         load_card(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"), [("faces.csv", "faces.csv"), ("a/faces.csv", "a/faces.csv"), ("/home/me/faces.csv", "faces.csv"),
+                        ("~/faces.csv", "faces.csv"), ("/data/set/", "set")],
+)  # fmt: skip
+def test_where_files_lie_on_a_machine_is_not_shown(path: str, shown: str) -> None:
+    assert shown_path(path) == shown
