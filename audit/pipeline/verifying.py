@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pikepdf
+import torch
 from pydantic import BaseModel
 from safetensors.torch import load_file
 
@@ -224,14 +225,19 @@ def _judged(opened: OpenedRun, trips: Mapping[str, Control]) -> Judged:
     return judge_sets(scope, swept, pd.DataFrame(columns=["contrast", "set"]) if together is None else together, judged)
 
 
-def _hashes(scope: Scope) -> dict[str, str]:
-    """Return the hashes of the audited models' weights, from their files."""
+def _weights(scope: Scope) -> dict[int, dict[str, torch.Tensor]]:
+    """Read the audited models' weights, by seed."""
     folder = scope.run / "models"
     own = folder / "audited.safetensors"
     files = {0: own} if own.is_file() else {}
     if scope.training is not None:
         files = {int(path.stem.removeprefix("seed-")): path for path in sorted(folder.glob("seed-*.safetensors"))}
-    return {f"model seed {seed}": hash_state(load_file(path)) for seed, path in files.items()}
+    return {seed: load_file(path) for seed, path in files.items()}
+
+
+def _hashes(scope: Scope) -> dict[str, str]:
+    """Return the hashes of the audited models' weights, from their files."""
+    return {f"model seed {seed}": hash_state(state) for seed, state in _weights(scope).items()}
 
 
 def _data(scope: Scope, audit: Audit) -> dict[str, Any]:
@@ -257,10 +263,12 @@ def _method(opened: OpenedRun) -> dict[str, Any]:
 
 
 def _model(scope: Scope, audit: Audit) -> dict[str, Any]:
-    """Derive what files of the run tell of its model; its size, which only the architecture knows, stands."""
+    """Derive what files of the run tell of its model; layers and heads, which only the architecture knows, stand."""
     plain, balanced = accuracies(scope)
     hashes = _hashes(scope)
+    sizes = [sum(tensor.numel() for tensor in state.values()) for state in _weights(scope).values()]
     update = {
+        "parameters": next(iter(sizes), audit.model.parameters),
         "name": scope.card.model.name,
         "seeds": [] if scope.training is None else scope.training.seeds,
         "classes": list(scope.samples.labels),

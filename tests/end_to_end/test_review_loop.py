@@ -220,6 +220,10 @@ def another_model(record: dict[str, Any]) -> None:
     record["provenance"]["hashes"]["model seed 0"] = "0" * 64
 
 
+def larger(record: dict[str, Any]) -> None:
+    record["model"]["parameters"] += 1
+
+
 def more_images(record: dict[str, Any]) -> None:
     record["controls"]["controls"][0]["n"] = 100_000
 
@@ -237,6 +241,7 @@ def invalid_and_talking(record: dict[str, Any]) -> None:
         (said_twice, "audit.json, controls: has '"),
         (looser, "method.thresholds.policy.gap_above: is 0.9"),
         (another_model, "provenance.hashes.model seed 0: is '0000"),
+        (larger, "model.parameters: is "),
         (more_images, "controls.controls[0].n: is 100000"),
         (invalid_and_talking, "outcome: is 'INVALID'"),
     ],
