@@ -40,12 +40,24 @@ class Rendered(CardPart):
     seed: int = 0
 
 
+Reader = Literal[
+    "table",
+    "folder",
+    "huggingface",
+    "cifar100",
+    "synthetic",
+    "rafdb",
+    "celeba",
+    "utkface",
+    "fairface",
+    "fer2013",
+]
+
+
 class DataSpec(CardPart):
     """Where the images lie and which columns say what."""
 
-    reader: Literal["table", "folder", "cifar100", "synthetic", "rafdb", "celeba", "utkface", "fairface", "fer2013"] = (
-        "table"
-    )
+    reader: Reader = "table"
     path: str | None = None  # relative to --data / VIT_AUDIT_DATA where given, else to the card
     image: str = "image"  # column names of a table
     label: str = "label"

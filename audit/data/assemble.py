@@ -19,6 +19,7 @@ from audit.data.readers import (
     RawTable,
     read_cifar100,
     read_folder,
+    read_huggingface,
     read_image_table,
     read_published,
 )
@@ -116,6 +117,8 @@ def _read_raw(spec: DataSpec, card_path: Path, data_root: Path | None) -> RawTab
     path = resolve(spec.path, card_path=card_path, data_root=data_root, missing_ok=downloads)
     if spec.reader == "table":
         return read_image_table(spec, path)
+    if spec.reader == "huggingface":
+        return read_huggingface(spec, path)
     if spec.reader in READERS:
         return read_published(spec, path)
     return read_cifar100(spec, path) if downloads else read_folder(spec, path)

@@ -1,0 +1,185 @@
+"""``reader: huggingface``: a dataset as Hugging Face's ``datasets`` stores it, in Parquet or as a folder of images.
+
+Parquet files hold the images themselves; whole numbers that stand for classes are named by what the file says of its
+features. A folder of images has a ``metadata.csv`` or ``metadata.jsonl`` beside them, whose column ``file_name`` names
+them. Nothing of ``datasets`` is needed, and no script that a folder may hold is run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from audit.card.schema import DataSpec
+from audit.card.tables import read_table
+from audit.data.quality import FileSource, decode_image
+from audit.data.readers.raw import RawTable
+from audit.data.readers.table import with_safe_paths
+from audit.data.splits import GIVEN
+from audit.errors import DataError
+
+SPLIT_NAMES = {"train": "train", "test": "test", "validation": "val", "val": "val", "valid": "val", "dev": "val"}
+METADATA = ("metadata.csv", "metadata.jsonl")
+
+
+@dataclass(frozen=True)
+class BytesSource:
+    """Encoded images by key."""
+
+    content: Mapping[str, bytes]
+
+    def read(self, key: str) -> bytes:
+        """Return the encoded image; raise ``DataError`` where there is none."""
+        if key not in self.content:
+            raise DataError(key, "no such image", "use the keys that 'vit-audit check' lists")
+        return self.content[key]
+
+    def decode(self, key: str, content: bytes) -> Image.Image:
+        """Return the image as RGB; raise ``DataError`` where it is none."""
+        return decode_image(key, content)
+
+    def open(self, key: str) -> Image.Image:
+        """Return the image as RGB; raise ``DataError`` where it cannot be read."""
+        return self.decode(key, self.read(key))
+
+
+def read_huggingface(spec: DataSpec, path: Path) -> RawTable:
+    """Read a dataset of Hugging Face's.
+
+    Parameters
+    ----------
+    spec : DataSpec
+        Names the image column; in a folder of images that is ``file_name``, whatever it names.
+    path : pathlib.Path
+        The folder, or one Parquet file.
+
+    Returns
+    -------
+    RawTable
+        Keys of images in Parquet are SPLIT/ROW, with seven digits.
+
+    Raises
+    ------
+    DataError
+        If it is neither, or its image column holds no images.
+    """
+    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    if files:
+        return _from_parquet(spec, path, files)
+    listed = sorted(p for name in METADATA for p in path.rglob(name))
+    if not listed:
+        what = f"holds no *.parquet and no {' or '.join(METADATA)}"
+        raise DataError(str(path), what, "name a folder that 'datasets' wrote, or use reader: folder")
+    return _from_folder(spec, path, listed)
+
+
+def _from_parquet(spec: DataSpec, path: Path, files: list[Path]) -> RawTable:
+    content: dict[str, bytes] = {}
+    parts: list[pd.DataFrame] = []
+    rows: dict[str, int] = {}
+    for file in files:
+        table = _opened(file)
+        if spec.image not in table.column_names:
+            known = ", ".join(table.column_names)
+            raise DataError(str(file), f"no column '{spec.image}' (data.image)", f"it has: {known}")
+        split = _split_of(file)
+        frame = _named(table).drop(columns=spec.image)
+        keys = []
+        for image in table.column(spec.image).to_pylist():
+            encoded = image.get("bytes") if isinstance(image, dict) else image
+            number = rows[split] = rows.get(split, -1) + 1
+            keys.append(f"{split}/{number:07d}" if isinstance(encoded, bytes) else None)
+            if isinstance(encoded, bytes):
+                content[f"{split}/{number:07d}"] = encoded
+        parts.append(frame.assign(**{spec.image: pd.Series(keys, dtype=object), GIVEN: SPLIT_NAMES.get(split)}))
+    if not content:
+        raise DataError(str(path), f"column '{spec.image}' holds no images", "name the column of images (data.image)")
+    return RawTable(_with_splits(pd.concat(parts, ignore_index=True)), BytesSource(content), str(path))
+
+
+def _opened(file: Path) -> pa.Table:
+    try:
+        return pq.read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(str(file), f"cannot be read as Parquet ({type(error).__name__})", "download it again") from None
+
+
+def _named(table: pa.Table) -> pd.DataFrame:
+    """Return a table's columns as text, classes by their names; columns of anything nested are left out."""
+    features = _features(table)
+    columns: dict[str, list[str | None]] = {}
+    for name in table.column_names:
+        if pa.types.is_nested(table.schema.field(name).type) or pa.types.is_binary(table.schema.field(name).type):
+            continue
+        names = features.get(name, {}).get("names")
+        values = table.column(name).to_pylist()
+        columns[name] = [_text(value, names if isinstance(names, list) else None) for value in values]
+    return pd.DataFrame(columns, dtype=object).assign(**dict.fromkeys(set(table.column_names) - set(columns)))
+
+
+def _text(value: Any, names: list[Any] | None) -> str | None:
+    if value is None or value == "":
+        return None
+    if names is not None and isinstance(value, int) and not isinstance(value, bool):
+        return str(names[value]) if 0 <= value < len(names) else None
+    return str(value).strip() or None
+
+
+def _features(table: pa.Table) -> dict[str, Any]:
+    """Return what ``datasets`` wrote of the columns' meaning into the file."""
+    written = (table.schema.metadata or {}).get(b"huggingface")
+    try:
+        features = json.loads(written)["info"]["features"] if written is not None else {}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return {k: v for k, v in features.items() if isinstance(v, dict)} if isinstance(features, dict) else {}
+
+
+def _split_of(file: Path) -> str:
+    """Return the split that a file's name or folder begins with; "all" where they name none."""
+    for part in (file.stem.split("-")[0], file.parent.name):
+        if part.lower() in SPLIT_NAMES:
+            return part.lower()
+    return "all"
+
+
+def _from_folder(spec: DataSpec, path: Path, listed: list[Path]) -> RawTable:
+    parts = []
+    for file in listed:
+        frame = read_table(file) if file.suffix == ".csv" else pd.DataFrame(_json_lines(file), dtype=object)
+        if "file_name" not in frame:
+            raise DataError(str(file), "no column 'file_name'", "it names each image, relative to this file")
+        frame = with_safe_paths(frame, "file_name", file)
+        folder = file.parent.relative_to(path).as_posix()
+        below = "" if folder == "." else f"{folder}/"
+        names = frame.pop("file_name")
+        frame[spec.image] = names.map(lambda name, below=below: None if name is None else below + name)
+        frame[GIVEN] = SPLIT_NAMES.get(file.parent.name.lower())
+        parts.append(frame)
+    return RawTable(_with_splits(pd.concat(parts, ignore_index=True)), FileSource(path), str(path))
+
+
+def _json_lines(file: Path) -> Iterator[dict[str, str | None]]:
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise DataError(f"{file}, line {number}", "is no JSON object", "write one object a line")
+        yield {str(k): _text(v, None) for k, v in row.items() if not isinstance(v, dict | list)}
+
+
+def _with_splits(frame: pd.DataFrame) -> pd.DataFrame:
+    """Keep the given splits where every row has one."""
+    return frame.drop(columns=GIVEN) if frame[GIVEN].isna().any() else frame
