@@ -24,6 +24,7 @@ EPILOG = (
     "Exit codes: 0 passed, 1 disparity above policy (reproduce, verify: not confirmed), 2 bad input, "
     "3 invalid (a control failed), 4 inconclusive (too little data), 5 could not finish."
 )
+_stopping = threading.Event()  # somebody asked for the command's end
 STOPPED = "stopped; what was finished is kept, run the same command again to go on"
 
 
@@ -32,8 +33,10 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapped(*args: Any, debug: bool, **kwargs: Any) -> None:
+        _stopping.clear()
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _stop)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, _stop)
         try:
             command(*args, **kwargs)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
@@ -41,7 +44,8 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
         except (Exception, KeyboardInterrupt) as error:
             if debug:
                 traceback.print_exc()
-            line, code = in_one_line(error)
+            # A library may turn an interruption into an error of its own.
+            line, code = in_one_line(KeyboardInterrupt() if _stopping.is_set() else error)
             click.echo(line, err=True)
             sys.exit(code)
 
@@ -49,7 +53,8 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _stop(_number: int, _frame: object) -> None:
-    """End as Ctrl-C does: what is held is let go."""
+    """End the command on Ctrl-C and on SIGTERM: what is held is let go."""
+    _stopping.set()
     raise KeyboardInterrupt
 
 

@@ -85,18 +85,35 @@ def test_failures_in_one_line(error: BaseException, line: str, code: int) -> Non
     assert in_one_line(error) == (line, code)
 
 
-def test_sigterm_ends_a_command_as_ctrl_c_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(*_args: object) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Put the signals' handlers back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
-    before = signal.getsignal(signal.SIGTERM)
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("turned", [False, True], ids=["as it is", "turned into an error by a library"])
+def test_a_signal_ends_a_command_and_says_how_to_go_on(
+    number: signal.Signals, turned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_args: object) -> None:
+        try:
+            os.kill(os.getpid(), number)
+        except KeyboardInterrupt:
+            if turned:
+                raise ValueError("a callback failed") from None
+            raise
+
     monkeypatch.setattr("audit.card.load.find_card", killed)
-    try:
-        result = invoke("check", "synthetic-expressions")
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    result = invoke("check", "synthetic-expressions")
     assert result.exit_code == 5
     assert result.stderr == f"{STOPPED}\n"
+    monkeypatch.undo()
+    assert invoke("check", "nothing").exit_code == 2  # the next command is told of its own fault
 
 
 def test_a_file_is_no_folder_for_runs_or_for_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
