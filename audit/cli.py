@@ -25,7 +25,7 @@ EPILOG = (
     "3 invalid (a control failed), 4 inconclusive (too little data), 5 could not finish."
 )
 _stopping = threading.Event()  # somebody asked for the command's end
-STOPPED = "stopped; what was finished is kept, run the same command again to go on"
+STOPPED = "stopped; what was finished is kept, give the same command again to go on"
 
 
 def reported(command: Callable[..., None]) -> Callable[..., None]:
@@ -130,23 +130,21 @@ def run(
     sys.exit(audit.exit_code)
 
 
-@main.command(short_help="Check a card and its data without training.")
+@main.command(short_help="Check a card, its model and its data without training.")
 @click.argument("card", type=click.Path(path_type=Path))
 @data_option
 @reported
 def check(card: Path, data_root: Path | None) -> None:
-    """Check CARD and its data without training: faults, counts, and what the audit could detect."""
+    """Check CARD, its model and its data without training: faults, counts, and what the audit could detect."""
     from audit.card.load import find_card, load_card
     from audit.data import describe_data, read_samples
     from audit.evidence.foresight import foresee_heads
+    from audit.models.build import check_model, with_class_names
     from audit.terminal import data_summary, progress
 
     path = find_card(card)
-    loaded = load_card(path)
-    if loaded.training == "none" and loaded.model.classes is None:
-        from audit.models.build import with_class_names
-
-        loaded = with_class_names(loaded, card_path=path, data_root=_existing(data_root))
+    loaded = with_class_names(load_card(path), card_path=path, data_root=_existing(data_root))
+    check_model(loaded, card_path=path, data_root=_existing(data_root))
     with progress() as step:
         tick = step("data: opening every image")
         samples = read_samples(
@@ -278,7 +276,8 @@ def verify(run_dir: Path, key: Path | None) -> None:
     if key is None and found.signed:
         click.echo("signature: there, not checked; name the public key with --key")
     checked = f"{found.files} files, {found.figures:,} figures"
-    click.echo(f"NOT VERIFIED: {len(found.faults)} faults in {checked}" if found.faults else f"verified: {checked}")
+    faults = "1 fault" if len(found.faults) == 1 else f"{len(found.faults)} faults"
+    click.echo(f"NOT VERIFIED: {faults} in {checked}" if found.faults else f"verified: {checked}")
     sys.exit(1 if found.faults else 0)
 
 
@@ -352,7 +351,10 @@ def _existing(data_root: Path | None) -> Path | None:
 
 def _find_run(run_dir: Path) -> Path:
     """Return a run directory, given its path or its name in ``reports/``."""
+    mend = f"name one that 'vit-audit run' finished, as in {RUNS}/NAME"
     for folder in (run_dir, RUNS / run_dir):
-        if folder.is_dir():
+        if any((folder / name).is_file() for name in ("audit.json", "manifest.json")):
             return folder
-    raise InputError(str(run_dir), "no such run directory", f"name one that 'vit-audit run' wrote, as in {RUNS}/NAME")
+        if folder.is_dir():
+            raise InputError(str(folder), "is no finished run: it holds no audit.json", mend)
+    raise InputError(str(run_dir), "no such run directory", mend)

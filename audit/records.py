@@ -86,7 +86,7 @@ class ControlReport(Record):
     valid: bool
     controls: list[Control]
     grids: list[HeadGrid]
-    setting: str  # in words: which images, which backbone, cached or trained now
+    setting: str  # in words: which images, which backbone, measured when
     not_run: list[str] = []  # controls that do not apply here, and why
 
 

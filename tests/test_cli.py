@@ -73,7 +73,7 @@ def test_version() -> None:
             "internal error: ZeroDivisionError: two lines; run again with --debug and report it",
             5,
         ),
-        (KeyboardInterrupt(), "stopped; what was finished is kept, run the same command again to go on", 5),
+        (KeyboardInterrupt(), "stopped; what was finished is kept, give the same command again to go on", 5),
         (
             OSError(errno.ENOSPC, "No space left on device", "/x/y"),
             "/x/y: No space left on device; make room or choose another --out",
@@ -205,6 +205,13 @@ def test_missing_run(tmp_path: Path, command: list[str]) -> None:
     assert result.exit_code == 2
     assert result.stderr.startswith(f"{tmp_path / 'gone'}: no such run directory; ")
     assert not (tmp_path / "gone").exists()
+
+
+@pytest.mark.parametrize("command", ["render", "verify"])
+def test_a_folder_that_is_no_run(tmp_path: Path, command: str) -> None:
+    result = invoke(command, tmp_path)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"{tmp_path}: is no finished run: it holds no audit.json; name one")
 
 
 def test_damaged_run_is_left_as_it_is(tmp_path: Path) -> None:

@@ -99,6 +99,23 @@ class Backbone:
         return hash_state({k: v for k, v in state.items() if not k.startswith("head.")})
 
 
+def check_model(card: Card, *, card_path: Path, data_root: Path | None) -> None:
+    """Raise where a card's model cannot be audited; it is made without memory for weights, and none are fetched.
+
+    Raises
+    ------
+    ModelError
+        If timm does not know the model, or this tool cannot patch it.
+    DataError
+        If a file or folder of weights that the card names is not there.
+    """
+    spec = card.model
+    named = spec.weights not in ("pretrained", "rendered", "none")
+    weights = resolve(spec.weights, card_path=card_path, data_root=data_root) if named else None
+    with torch.device("meta"):
+        create_architecture(spec, 2, pretrained=False, weights=weights)
+
+
 def create_architecture(spec: ModelSpec, classes: int, *, pretrained: bool, weights: Path | None = None) -> Model:
     """Create a model by name and refuse what cannot be patched; a foreign one's shape stands beside its ``weights``."""
     if is_foreign(spec.name):

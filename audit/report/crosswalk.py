@@ -46,5 +46,5 @@ def crosswalk_table(audit: Audit) -> Table:
             )
             for row in _rows()
         ),
-        note=f"In the tool’s own words; the official text stands above them.{withheld}",
+        note=f"In the tool’s own words; where they differ, the official text prevails.{withheld}",
     )

@@ -49,7 +49,7 @@ def _first(error: ValidationError) -> str:
     """Say what the first fault is, and where."""
     fault = error.errors()[0]
     place = ".".join(map(str, fault["loc"]))
-    return " ".join(f"{place}: {fault['msg']}".removeprefix(": ").split())
+    return " ".join(f"{place}: {fault['msg'].removeprefix('Value error, ')}".removeprefix(": ").split())
 
 
 def read_decisions(run: Path, audit_sha256: str) -> list[Decision]:

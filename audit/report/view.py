@@ -334,7 +334,7 @@ def _legal(audit: Audit) -> Table:
         caption="Legal screen: answers given in the card",
         columns=(Column("Clause"), Column("Question"), Column("Answer in the card")),
         rows=tuple(rows),
-        note="Summaries are in the tool’s own words; the official text stands above them. Answers are "
+        note="Summaries are in the tool’s own words; where they differ, the official text prevails. Answers are "
         "recorded as given and are not checked.",
     )
 

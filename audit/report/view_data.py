@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 from audit.records import Audit, ContrastRow, CountRow, ExcludedRow, HeadRow, RateRow
 from audit.report import figures, formats, wording
@@ -22,6 +23,20 @@ from audit.report.shapes import (
 SPLITS = ("train", "discovery", "confirmation")
 
 EXAMPLES = 5
+
+RateName = Literal["selection_rate", "standardised_rate", "true_positive_rate", "false_positive_rate"]
+# What each rate is a share of, as "Share of ... predicted so".
+RATES: Mapping[RateName, str] = {
+    "selection_rate": "images",
+    "standardised_rate": "images, at equal labels,",
+    "true_positive_rate": "images labelled so",
+    "false_positive_rate": "images labelled otherwise",
+}
+RATE_OF: Mapping[str, RateName] = {  # the rate whose difference a contrast's metric is
+    "standardised_gap": "standardised_rate",
+    "tpr_gap": "true_positive_rate",
+    "fpr_gap": "false_positive_rate",
+}
 
 
 def data_tables(audit: Audit) -> list[Table]:
@@ -143,7 +158,7 @@ def _rate_group(audit: Audit, attribute: str, outcome: str, with_verdicts: bool)
     contrasts = [row for row in audit.contrasts if (row.attribute, row.outcome) == (attribute, outcome)]
     key = formats.slug(f"{attribute}:{outcome}")
     title = f"{formats.label(attribute)}: predicted “{formats.label(outcome)}”"
-    picture = group_picture(audit, attribute, outcome)
+    picture = group_picture(audit, attribute, outcome, "selection_rate")
     tables = [_rate_table(key, title, rates, place)]
     if with_verdicts and contrasts:
         tables.append(_contrast_table(key, title, contrasts, rates, place))
@@ -151,14 +166,16 @@ def _rate_group(audit: Audit, attribute: str, outcome: str, with_verdicts: bool)
     return TableGroup(id=f"rates-{key}", title=title, tables=tuple(tables), pictures=(picture,) if picture else ())
 
 
-def group_picture(audit: Audit, attribute: str, outcome: str, compact: bool = False) -> Picture | None:
-    """Draw the selection rates of one attribute for one outcome; None where nothing can be drawn."""
+def group_picture(audit: Audit, attribute: str, outcome: str, rate: RateName, compact: bool = False) -> Picture | None:
+    """Draw one kind of rate of an attribute's groups for one outcome; None where nothing can be drawn."""
     bars = [
-        figures.Bar(row.group, row.selection_rate, row.is_reference)
+        figures.Bar(row.group, getattr(row, rate), row.is_reference)
         for row in audit.rates
         if (row.attribute, row.outcome) == (attribute, outcome)
     ]
-    title = f"Share of images predicted “{formats.label(outcome)}”, by {formats.label(attribute)}, with intervals"
+    title = (
+        f"Share of {RATES[rate]} predicted “{formats.label(outcome)}”, by {formats.label(attribute)}, with intervals"
+    )
     return figures.rates_picture(bars, title, compact)
 
 

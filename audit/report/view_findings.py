@@ -234,7 +234,8 @@ def _repeat(finding: Finding, source: str) -> tuple[Fact, ...]:
 
 def _picture(audit: Audit, finding: Finding, compact: bool) -> Picture | None:
     if finding.kind == "disparity":
-        return view_data.group_picture(audit, finding.attribute, finding.outcome, compact)
+        rate = view_data.RATE_OF.get(finding.metric)
+        return rate and view_data.group_picture(audit, finding.attribute, finding.outcome, rate, compact)
     contrast = f"{finding.attribute}:{finding.group}-{finding.reference}"
     rows = [
         row

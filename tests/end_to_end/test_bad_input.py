@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from audit.card.load import built_in_cards
 from audit.card.schema import ModelSpec
 from audit.models.build import create_architecture
 from tests.end_to_end.conftest import SMALL_CARD, TABLE, TONE, Invoke, write_card
@@ -120,7 +121,7 @@ def missing_weights(_: Path) -> dict[str, Any]:
 
 
 def unsupported_model(_: Path) -> dict[str, Any]:
-    return {"model": {"name": "swin_tiny_patch4_window7_224"}}
+    return {"model": {"name": "xcit_tiny_12_p16_224"}}
 
 
 def unknown_model(_: Path) -> dict[str, Any]:
@@ -152,7 +153,7 @@ FAULTS: list[tuple[Spoil, list[str]]] = [
     (other_classes, ["w.safetensors", "5 outputs", "2 classes", "under model.classes"]),
     (not_weights, ["w.pth", "cannot be read as weights", ".safetensors"]),
     (missing_weights, ["gone.safetensors", "no such file or folder", "--data"]),
-    (unsupported_model, ["model.name", "'swin_tiny_patch4_window7_224' is not supported", "supported: vit_*"]),
+    (unsupported_model, ["model.name", "'xcit_tiny_12_p16_224' is not supported", "supported: vit_*"]),
     (unknown_model, ["model.name", "vit_tiny_patch16_242", "did you mean vit_tiny_patch16_224"]),
     (own_model_without_file, ["model.weights", "training: none", "name the weights file"]),
     (missing_controls, ["'gone'", "no such file or folder", "--data"]),
@@ -189,13 +190,21 @@ def test_every_fault_of_a_card_at_once(tmp_path: Path, invoke: Invoke) -> None:
     assert all(line.startswith(f"{card}:") for line in lines)
 
 
+@pytest.mark.parametrize("spoil", [unsupported_model, unknown_model])
+def test_check_refuses_a_model_before_a_run_does(folder: Path, invoke: Invoke, spoil: Spoil) -> None:
+    card = write_card(folder / "card.yaml", **{"data": TABLE, "groups": TONE, **spoil(folder)})
+    result = invoke("check", card)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.splitlines() == invoke("run", card, "--out", folder / "out").stderr.splitlines()[-1:]
+
+
 @pytest.mark.parametrize("command", ["run", "check"])
 def test_missing_card(tmp_path: Path, invoke: Invoke, command: str) -> None:
     result = invoke(command, tmp_path / "no.yaml")
     assert result.exit_code == 2
     assert result.stderr == (
-        f"{tmp_path / 'no.yaml'}: no such card; built-in cards: emoji-actions, expressions, synthetic-balanced, "
-        "synthetic-expressions; 'vit-audit init PATH' writes a first card\n"
+        f"{tmp_path / 'no.yaml'}: no such card; built-in cards: {', '.join(sorted(built_in_cards()))}; "
+        "'vit-audit init PATH' writes a first card\n"
     )
 
 

@@ -89,7 +89,7 @@ def test_one_edited_number_is_named_though_all_hashes_were_made_to_fit(copy: Pat
     (line,) = [x for x in result.stdout.splitlines() if x.startswith("report.html")]
     assert "12.3%" in line
     assert shown in line
-    assert "1 faults" in result.stdout
+    assert "1 fault in" in result.stdout
 
 
 def test_an_edited_page_of_the_pdf_is_named(copy: Path, invoke: Invoke) -> None:
@@ -112,7 +112,7 @@ def test_an_edited_figure_of_the_record_is_named(copy: Path, invoke: Invoke) -> 
     result = invoke("verify", copy)
     assert result.exit_code == 1
     assert "audit.json, heads[2].confirmation.value: is " in result.stdout
-    assert "1 faults" in result.stdout
+    assert "1 fault in" in result.stdout
 
 
 def test_decisions_are_merged_shown_and_verified(copy: Path, invoke: Invoke, tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_pages_of_other_versions_are_not_compared_and_that_is_said(copy: Path, i
     assert result.exit_code == 1
     said = f"report: cannot be compared: printed with matplotlib 1.0 (here: {versions['matplotlib']})"
     assert said in " ".join(result.stdout.split())
-    assert "1 faults" in result.stdout
+    assert "1 fault in" in result.stdout
     assert invoke("render", copy).exit_code == 0
     assert invoke("verify", copy).exit_code == 0
 

@@ -48,7 +48,7 @@ main()
 
 
 def without_times(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record without what may differ between two runs: times, and whether control models were cached."""
+    """Return a record without what may differ between two runs: times, and when control models were measured."""
     provenance = {k: v for k, v in record["provenance"].items() if k != "started"}
     return {**record, "provenance": provenance, "controls": {**record["controls"], "setting": ""}}
 
@@ -457,7 +457,7 @@ def test_own_model_may_share_the_controls_of_what_it_was_fine_tuned_from(
     assert result.exit_code == own_run.result.exit_code, result.output
     (folder,) = tmp_path.iterdir()
     record = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
-    assert "from the weights 'rendered', taken from the cache" in record["controls"]["setting"]
+    assert "from the weights 'rendered'." in record["controls"]["setting"]
     effects = [c for c in record["controls"]["controls"] if c["kind"] in ("effect", "null")]
     assert effects == [c for c in small_run.record["controls"]["controls"] if c["kind"] in ("effect", "null")]
     assert [h["confirmation"] for h in record["heads"]] == [h["confirmation"] for h in own_run.record["heads"]]

@@ -10,6 +10,7 @@ from lxml import html as lxml_html
 from audit.report import formats, view_heads, wording
 from audit.report.html import render_html
 from audit.report.view import build_view
+from audit.report.view_findings import finding_card
 
 from .examples import HOSTILE, estimate, examples
 
@@ -100,6 +101,25 @@ def test_rates_agree_with_the_records(page) -> None:
         rate = row.selection_rate
         assert cells[3] == f"{100 * rate.value:.1f}% [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
         assert cells[9] == f"{row.impact_ratio:.2f}"
+
+
+@pytest.mark.parametrize(
+    ("metric", "rate", "words"),
+    [
+        ("standardised_gap", "standardised_rate", "images, at equal labels, predicted"),
+        ("tpr_gap", "true_positive_rate", "images labelled so predicted"),
+        ("fpr_gap", "false_positive_rate", "images labelled otherwise predicted"),
+    ],
+)
+def test_the_picture_of_a_finding_shows_the_rate_that_it_is_about(metric: str, rate: str, words: str) -> None:
+    audit = examples()["disparity"]
+    found = next(f for f in audit.findings if f.kind == "disparity")
+    finding = found.model_copy(update={"metric": metric})
+    drawn = finding_card(audit.model_copy(update={"findings": [finding]}), finding).picture
+    assert drawn is not None
+    rows = [r for r in audit.rates if (r.attribute, r.outcome) == (finding.attribute, finding.outcome)]
+    assert words in drawn.alt
+    assert rows and all(formats.rate(getattr(row, rate)) in drawn.alt for row in rows)
 
 
 def test_every_contrast_keeps_its_state(page) -> None:
