@@ -109,12 +109,66 @@ def fer2013(root: Path) -> None:
         (base / f"{file}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def affectnet(root: Path) -> None:
+    base = root / "AffectNet"
+    for split, numbers in (("training", range(80)), ("validation", range(80, 160))):
+        boxes = "face_x,face_y,face_width,face_height"
+        rows = [f"subDirectory_filePath,{boxes},facial_landmarks,expression,valence,arousal"]
+        for number in numbers:
+            name = f"{number % 3}/{number:04d}.jpg"
+            photograph(base / "Manually_Annotated" / "Manually_Annotated_Images" / name, number)
+            rows.append(f"{name},20,0,16,16,1.0;2.0,{number % 11},0.1,0.2")
+        path = base / "Manually_Annotated_file_lists" / f"{split}.csv"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    groups = [f"{number % 3}/{number:04d}.jpg,{('woman', 'man')[number // 11 % 2]}" for number in range(160)]
+    (base / "groups.csv").write_text("\n".join(["image,gender", *groups]) + "\n", encoding="utf-8")
+
+
+def expw(root: Path) -> None:
+    """Write 60 photographs of two faces each."""
+    base = root / "ExpW"
+    rows, groups = [], ["image,gender"]
+    for number in range(60):
+        name = f"actor_{number}.jpg"
+        photograph(base / "image" / "origin" / name, number)
+        for face, left in enumerate((0, 20)):
+            rows.append(f"{name} {face} 0 {left} {left + 16} 16 56.3 {(number + face) % 7}")
+            groups.append(f"origin/{name}#{face},{('woman', 'man')[number // 7 % 2]}")
+    (base / "label.lst").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (base / "groups.csv").write_text("\n".join(groups) + "\n", encoding="utf-8")
+
+
+def photograph(path: Path, shade: int) -> None:
+    """Write a dark half and a bright one, 40 px wide and 20 high."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.new("RGB", (40, 20), (shade % 90, shade // 90, 0))
+    picture.paste((255 - shade % 90, 255, 255 - shade // 90), (20, 0, 40, 20))
+    picture.save(path, quality=100, subsampling=0)
+
+
+def stanford40(root: Path) -> None:
+    base, groups = root / "Stanford40", ["image,gender"]
+    (base / "ImageSplits").mkdir(parents=True)
+    actions = ("playing_guitar", "running", "cooking", "cleaning_the_floor", "fixing_a_car")
+    for split, numbers in (("train", range(60)), ("test", range(60, 200))):
+        names = [f"{actions[number % 5]}_{number:03d}.jpg" for number in numbers]
+        for number, name in zip(numbers, names, strict=True):
+            image(base / "JPEGImages" / name, number * 2)
+            groups.append(f"JPEGImages/{name},{('woman', 'man')[number // 5 % 2]}")
+        (base / "ImageSplits" / f"{split}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    (base / "groups.csv").write_text("\n".join(groups) + "\n", encoding="utf-8")
+
+
 SETS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "rafdb": ("raf-db", rafdb),
     "celeba": ("celeba", celeba),
     "utkface": ("utkface", utkface),
     "fairface": ("fairface", fairface),
     "fer2013": ("fer2013", fer2013),
+    "affectnet": ("affectnet", affectnet),
+    "expw": ("expw", expw),
+    "stanford40": ("stanford-40", stanford40),
 }
 
 
@@ -174,6 +228,41 @@ def test_utkface_names_what_its_file_names_say(tmp_path: Path) -> None:
     assert (left_out.images, left_out.examples) == (1, ["61_3_20170109142408075.jpg"])
 
 
+def test_affectnet_is_cut_to_its_faces(tmp_path: Path) -> None:
+    affectnet(tmp_path)
+    samples = read("affectnet", tmp_path)
+    rows = samples.frame.set_index("image")
+    assert (rows.loc["2/0005.jpg", "label"], rows.loc["2/0005.jpg", "split"]) == ("disgust", "train")
+    assert "2/0008.jpg" not in rows.index  # none of the expressions
+    face = samples.source.open("2/0005.jpg")
+    assert face.size == (16, 16)
+    assert min(face.getpixel((8, 8))) > 200  # of the bright half
+    listed = tmp_path / "AffectNet" / "Manually_Annotated_file_lists" / "training.csv"
+    text = listed.read_text(encoding="utf-8").replace("0005.jpg,20,0,16,16", "0005.jpg,39,0,16,16")
+    listed.write_text(text.replace("0/0006.jpg,20,0,16,16", "0/0006.jpg,NULL,0,16,16"), encoding="utf-8")
+    small, absent = sorted(read("affectnet", tmp_path).quarantined, key=lambda row: row.reason, reverse=True)
+    assert (small.examples, absent.examples) == (["2/0005.jpg"], ["0/0006.jpg"])
+
+
+def test_expws_faces_of_one_photograph_stay_together_and_differ(tmp_path: Path) -> None:
+    expw(tmp_path)
+    samples = read("expw", tmp_path)
+    frame = samples.frame
+    assert len(frame) == 120
+    assert frame.groupby("subject")["split"].nunique().max() == 1
+    dark, bright = (samples.source.open(f"origin/actor_3.jpg#{face}") for face in (0, 1))
+    assert max(dark.getpixel((8, 8))) < 100 < 200 < min(bright.getpixel((8, 8)))
+    assert not [text for text in samples.warnings if "byte-identical" in text]
+    with pytest.raises(DataError, match="no such face"):
+        samples.source.open("origin/actor_3.jpg#2")
+
+
+def test_stanford40_names_actions_by_its_files(tmp_path: Path) -> None:
+    stanford40(tmp_path)
+    row = read("stanford40", tmp_path).frame.set_index("image").loc["JPEGImages/playing_guitar_005.jpg"]
+    assert (row["label"], row["gender"], row["split"]) == ("playing guitar", "man", "train")
+
+
 def test_ferplus_decides_by_its_votes(tmp_path: Path) -> None:
     fer2013(tmp_path)
     samples = read("fer2013", tmp_path)
@@ -208,6 +297,16 @@ def test_ferplus_decides_by_its_votes(tmp_path: Path) -> None:
             "climbs out",
         ),
         ("fer2013", "FER2013/fer2013.csv", "emotion,Usage\n1,Training\n", "has no column pixels"),
+        (
+            "affectnet",
+            "AffectNet/Manually_Annotated_file_lists/training.csv",
+            "subDirectory_filePath,expression\na.jpg,1\n",
+            "has no column face_x, face_y, face_width, face_height",
+        ),
+        ("expw", "ExpW/label.lst", "a.jpg 0 1 2 3\n", "not of 8 columns"),
+        ("expw", "ExpW/label.lst", "../a.jpg 0 1 2 3 4 5 6\n", "climbs out"),
+        ("stanford40", "Stanford40/ImageSplits/test.txt", "running.jpg\n", "not named ACTION_NUMBER.jpg"),
+        ("stanford40", "Stanford40/ImageSplits/train.txt", None, "no such file"),
         ("fer2013", "FER2013/fer2013new.csv", "neutral,happiness\n1,2\n", "ten columns of votes for 90 rows"),
     ],
 )

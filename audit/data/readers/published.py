@@ -2,7 +2,8 @@
 
 Layouts follow the sets' own descriptions: RAF-DB (Li, Deng & Du 2017), CelebA (Liu et al. 2015), UTKFace (Zhang, Song &
 Qi 2017), FairFace (Karkkainen & Joo 2021), FER2013 (Goodfellow et al. 2013) with the votes of FERPlus (Barsoum et al.
-2016). Columns have one vocabulary; which of them is the label, and which are groups, the card says.
+2016), AffectNet (Mollahosseini, Hasani & Mahoor 2017), ExpW (Zhang, Luo, Loy & Tang 2018), Stanford 40 (Yao et al.
+2011). Columns have one vocabulary; which of them is the label, and which are groups, the card says.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from PIL import Image
 
 from audit.card.schema import DataSpec
 from audit.card.tables import read_table
-from audit.data.quality import FileSource
+from audit.data.quality import MIN_SIDE_PX, FileSource, decode_image
 from audit.data.readers.folder import GROUPS_FILE, IMAGE_SUFFIXES, join_groups
 from audit.data.readers.raw import RawTable
 from audit.data.readers.table import with_safe_paths
@@ -39,6 +40,21 @@ FER_SIDE = 48
 PLUS_VOTES = (
     "neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF",
 )  # fmt: skip
+AFFECT_EXPRESSIONS = (
+    "neutral",
+    "happiness",
+    "sadness",
+    "surprise",
+    "fear",
+    "disgust",
+    "anger",
+    "contempt",
+)  # 0 to 7; 8: none, 9: uncertain, 10: no face
+AFFECT_SPLITS = {"training": "train", "validation": "val"}
+AFFECT_COLUMNS = ("subDirectory_filePath", "face_x", "face_y", "face_width", "face_height", "expression")
+EXPW_EXPRESSIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")  # 0 to 6
+EXPW_COLUMNS = 8  # image, face, top, left, right, bottom, confidence of the detector, expression
+STANFORD_NAME = re.compile(r"(.+)_\d+\.jpg")
 CELEBA_SPLITS = {"0": "train", "1": "val", "2": "test"}
 
 
@@ -200,6 +216,78 @@ def read_fer2013(path: Path) -> RawTable:
     return RawTable(frame, PixelSource(dict(zip(keys, table["pixels"].fillna(""), strict=True))), str(path))
 
 
+def read_affectnet(path: Path) -> RawTable:
+    """AffectNet, annotated by hand: ``training.csv``, ``validation.csv``, ``Manually_Annotated_Images``.
+
+    Each image is cut to its face. Column ``expression``; none, uncertain and no face have no label. The set names no
+    groups: a ``groups.csv`` must, by the paths of the two tables.
+    """
+    lists = _first(path / "Manually_Annotated_file_lists", path)
+    images = _first(path / "Manually_Annotated" / "Manually_Annotated_Images", path / "Manually_Annotated_Images")
+    parts = []
+    for name, split in AFFECT_SPLITS.items():
+        listed = _need(lists / f"{name}.csv")
+        table = read_table(listed)
+        absent = [column for column in AFFECT_COLUMNS if column not in table.columns]
+        if absent:
+            raise DataError(
+                str(listed), f"has no column {', '.join(absent)}", "give it the header it is published with"
+            )
+        parts.append(with_safe_paths(table, AFFECT_COLUMNS[0], listed).assign(**{GIVEN: split}))
+    frame = pd.concat(parts, ignore_index=True)
+    left, top, width, height = (_pixels(frame[column]) for column in AFFECT_COLUMNS[1:5])
+    boxes = zip(left, top, left + width, top + height, strict=True)
+    keys = list(frame[AFFECT_COLUMNS[0]])
+    columns = {
+        "image": keys,
+        "expression": [_named(AFFECT_EXPRESSIONS, str(code)) for code in frame["expression"]],
+        GIVEN: frame[GIVEN],
+    }
+    crops = {key: Crop(key, box) for key, box in zip(keys, boxes, strict=True)}
+    return RawTable(pd.DataFrame(columns), CropSource(FileSource(images), crops), str(lists))
+
+
+def read_expw(path: Path) -> RawTable:
+    """ExpW: ``label.lst`` and ``origin/``; a photograph may hold several faces, and each is an image of its own.
+
+    Columns ``expression`` and ``photograph``, by which faces of one photograph stay in one split. The set names no
+    groups: a ``groups.csv`` must, by keys such as ``origin/NAME.jpg#0`` (the face's number in ``label.lst``).
+    """
+    listed = _need(_first_file(path / "label.lst", path / "label" / "label.lst"))
+    folder = _first(path / "image" / "origin", path / "origin")
+    rows = [line.split() for line in _lines(listed)]
+    if any(len(row) != EXPW_COLUMNS for row in rows):
+        raise DataError(str(listed), f"has a line that is not of {EXPW_COLUMNS} columns", "download it again")
+    table = pd.DataFrame(rows, columns=["photograph", "face", "top", "left", "right", "bottom", "sure", "code"])
+    table = with_safe_paths(table, "photograph", listed)
+    boxes = zip(*(_pixels(table[side]) for side in ("left", "top", "right", "bottom")), strict=True)
+    keys = [f"origin/{name}#{face}" for name, face in zip(table["photograph"], table["face"], strict=True)]
+    columns = {
+        "image": keys,
+        "expression": [_named(EXPW_EXPRESSIONS, code) for code in table["code"]],
+        "photograph": table["photograph"],
+    }
+    crops = {k: Crop(name, box) for k, name, box in zip(keys, table["photograph"], boxes, strict=True)}
+    return RawTable(pd.DataFrame(columns), CropSource(FileSource(folder), crops), str(listed))
+
+
+def read_stanford40(path: Path) -> RawTable:
+    """Stanford 40: ``ImageSplits/train.txt``, ``ImageSplits/test.txt``, ``JPEGImages/ACTION_NUMBER.jpg``.
+
+    Column ``action``. The set names no groups: a ``groups.csv`` must, by paths such as ``JPEGImages/running_001.jpg``.
+    """
+    rows = []
+    for split in ("train", "test"):
+        listed = _need(path / "ImageSplits" / f"{split}.txt")
+        for line in _lines(listed):
+            found = STANFORD_NAME.fullmatch(line.strip())
+            if found is None:
+                raise DataError(str(listed), f"'{line}' is not named ACTION_NUMBER.jpg", "download it again")
+            rows.append((f"JPEGImages/{found[0]}", found[1].replace("_", " "), split))
+    frame = with_safe_paths(pd.DataFrame(rows, columns=["image", "action", GIVEN]), "image", path)
+    return RawTable(frame, FileSource(path), str(path))
+
+
 def _majorities(path: Path, rows: int) -> tuple[list[str | None], list[str]]:
     votes = read_table(path)
     if len(votes) != rows or set(PLUS_VOTES) - set(votes.columns):
@@ -245,6 +333,70 @@ class PixelSource:
         return self.decode(key, self.read(key))
 
 
+@dataclass(frozen=True)
+class Crop:
+    """A part of an image.
+
+    Parameters
+    ----------
+    file : str
+        The image, relative to its folder.
+    box : tuple of float
+        Left, top, right, bottom in pixels.
+    """
+
+    file: str
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class CropSource:
+    """Faces cut out of photographs.
+
+    Parameters
+    ----------
+    files : FileSource
+        The photographs.
+    crops : mapping of str to Crop
+        By key.
+    """
+
+    files: FileSource
+    crops: Mapping[str, Crop]
+
+    def read(self, key: str) -> bytes:
+        """Return the box in a line, then the photograph: two faces of one photograph are not the same image."""
+        if key not in self.crops:
+            raise DataError(key, "no such face in the set's lists", "use its keys as they stand there")
+        crop = self.crops[key]
+        if not np.isfinite(crop.box).all():
+            raise DataError(key, "its face has no box", "remove it from the list")
+        return " ".join(f"{side:.0f}" for side in crop.box).encode() + b"\n" + self.files.read(crop.file)
+
+    def decode(self, key: str, content: bytes) -> Image.Image:
+        """Return the face as RGB; raise ``DataError`` where the photograph or the box is none."""
+        line, _, photograph = content.partition(b"\n")
+        image = decode_image(key, photograph)
+        left, top, right, bottom = (int(side) for side in line.split())
+        box = (max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height))
+        if min(box[2] - box[0], box[3] - box[1]) < MIN_SIDE_PX:
+            raise DataError(key, f"its face is under {MIN_SIDE_PX} px on a side", "remove it from the list")
+        return image.crop(box)
+
+    def open(self, key: str) -> Image.Image:
+        """Return the face as RGB; raise ``DataError`` where there is none."""
+        return self.decode(key, self.read(key))
+
+
+def _pixels(column: pd.Series) -> pd.Series:
+    """Return the numbers of a column; not a number where there is none."""
+    return pd.to_numeric(column, errors="coerce").astype(float)
+
+
+def _first_file(*files: Path) -> Path:
+    return next((file for file in files if file.is_file()), files[0])
+
+
 def _first(*folders: Path) -> Path:
     return next((folder for folder in folders if folder.is_dir()), folders[-1])
 
@@ -281,4 +433,7 @@ READERS: Mapping[str, Callable[[Path], RawTable]] = {
     "utkface": read_utkface,
     "fairface": read_fairface,
     "fer2013": read_fer2013,
+    "affectnet": read_affectnet,
+    "expw": read_expw,
+    "stanford40": read_stanford40,
 }
