@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from audit.errors import EXIT_UNFINISHED, AuditError, InputError
+from audit.memory import is_exhausted
 
 DATA_VARIABLE = "VIT_AUDIT_DATA"
 RUNS = Path("reports")
@@ -25,6 +26,10 @@ EPILOG = (
     "3 invalid (a control failed), 4 inconclusive (too little data), 5 could not finish."
 )
 _stopping = threading.Event()  # somebody asked for the command's end
+EXHAUSTED = (
+    "memory: does not suffice, and what was finished is kept; close other programs, or take a smaller "
+    "training.batch_size, image_size or model, and give the same command again"
+)
 STOPPED = "stopped; what was finished is kept, give the same command again to go on"
 
 
@@ -64,6 +69,8 @@ def in_one_line(error: BaseException) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return STOPPED, EXIT_UNFINISHED
+    if is_exhausted(error):  # where no batch could be halved, as in training
+        return EXHAUSTED, EXIT_UNFINISHED
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
         place = error.filename or "the disk"
         return f"{place}: {os.strerror(error.errno)}; make room or choose another --out", EXIT_UNFINISHED

@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from audit import __version__, terminal
-from audit.cli import STOPPED, in_one_line, main
+from audit.cli import EXHAUSTED, STOPPED, in_one_line, main
 from audit.data.synthetic import SyntheticSource, sample_faces
 from audit.errors import DataError
 from audit.records import Audit
@@ -74,6 +74,8 @@ def test_version() -> None:
             5,
         ),
         (KeyboardInterrupt(), "stopped; what was finished is kept, give the same command again to go on", 5),
+        (MemoryError(), EXHAUSTED, 5),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), EXHAUSTED, 5),
         (
             OSError(errno.ENOSPC, "No space left on device", "/x/y"),
             "/x/y: No space left on device; make room or choose another --out",
