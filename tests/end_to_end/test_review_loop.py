@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from audit.records import RunComparison
 from audit.report.manifest import MANIFEST, write_manifest
-from audit.report.render import read_run
+from audit.report.render import Source, read_run
 from tests.end_to_end.conftest import Invoke, Run, write_card
 
 pytestmark = pytest.mark.end_to_end
@@ -145,16 +145,22 @@ def test_decisions_are_merged_shown_and_verified(copy: Path, invoke: Invoke, tmp
     assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
 
 
+def accepted(source: Source, folder: Path, reason: str) -> Path:
+    """Write a review that accepts the first finding."""
+    decision = {
+        "finding": source.audit.findings[0].id, "decision": "accept", "name": "R.", "role": "c.", "reason": reason,
+        "decided": "2026-03-02T10:00:00Z",
+    }  # fmt: skip
+    path = folder / "review.json"
+    path.write_text(json.dumps({"audit_sha256": source.digest, "decisions": [decision]}), encoding="utf-8")
+    return path
+
+
 def test_running_the_card_again_leaves_a_reviewed_run_as_it_is(
     small_run: Run, copy: Path, invoke: Invoke, tmp_path: Path
 ) -> None:
     source = read_run(copy)
-    decision = {
-        "finding": source.audit.findings[0].id, "decision": "accept", "name": "R.", "role": "c.", "reason": "seen",
-        "decided": "2026-03-02T10:00:00Z",
-    }  # fmt: skip
-    path = tmp_path / "review.json"
-    path.write_text(json.dumps({"audit_sha256": source.digest, "decisions": [decision]}), encoding="utf-8")
+    path = accepted(source, tmp_path, "seen")
     assert invoke("review", copy, path).exit_code == 0
     before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
     result = invoke("run", small_run.card, "--out", copy.parent)
@@ -280,12 +286,7 @@ def test_a_review_does_not_hash_away_what_was_tampered_with(copy: Path, invoke: 
     source = read_run(copy)
     (copy / "log.jsonl").write_text("", encoding="utf-8")
     (copy / "evil.txt").write_text("x", encoding="utf-8")
-    decision = {
-        "finding": source.audit.findings[0].id, "decision": "accept", "name": "R.", "role": "c.", "reason": "seen",
-        "decided": "2026-03-02T10:00:00Z",
-    }  # fmt: skip
-    path = tmp_path / "review.json"
-    path.write_text(json.dumps({"audit_sha256": source.digest, "decisions": [decision]}), encoding="utf-8")
+    path = accepted(source, tmp_path, "seen")
     assert invoke("review", copy, path).exit_code == 0
     assert invoke("render", copy).exit_code == 0
     result = invoke("verify", copy)
@@ -296,12 +297,7 @@ def test_a_review_does_not_hash_away_what_was_tampered_with(copy: Path, invoke: 
 
 def test_a_review_that_was_cut_short_is_finished_by_the_next(copy: Path, invoke: Invoke, tmp_path: Path) -> None:
     source = read_run(copy)
-    decision = {
-        "finding": source.audit.findings[0].id, "decision": "accept", "name": "R.", "role": "c.", "reason": "cut short",
-        "decided": "2026-03-02T10:00:00Z",
-    }  # fmt: skip
-    path = tmp_path / "review.json"
-    path.write_text(json.dumps({"audit_sha256": source.digest, "decisions": [decision]}), encoding="utf-8")
+    path = accepted(source, tmp_path, "cut short")
     before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
     assert invoke("review", copy, path).exit_code == 0
     for file, content in before.items():

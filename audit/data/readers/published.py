@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from PIL import Image
 
 from audit.card.schema import DataSpec
 from audit.card.tables import read_table
-from audit.data.quality import MIN_SIDE_PX, FileSource, decode_image
+from audit.data.quality import FileSource
+from audit.data.readers.embedded import Crop, CropSource, PixelSource
 from audit.data.readers.folder import GROUPS_FILE, IMAGE_SUFFIXES, join_groups
 from audit.data.readers.raw import RawTable
 from audit.data.readers.table import with_safe_paths
@@ -36,7 +33,6 @@ UTK_GENDERS, UTK_RACES = ("male", "female"), ("white", "black", "asian", "indian
 DECADES = tuple(f"{start}-{start + 9}" for start in range(0, 120, 10))
 FER_EXPRESSIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")  # 0 to 6
 FER_SPLITS = {"Training": "train", "PublicTest": "test", "PrivateTest": "test"}
-FER_SIDE = 48
 PLUS_VOTES = (
     "neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF",
 )  # fmt: skip
@@ -298,94 +294,6 @@ def _majorities(path: Path, rows: int) -> tuple[list[str | None], list[str]]:
     winners = [PLUS_VOTES[k] for k in counts.argmax(axis=1)]
     labels = [w if alone and w not in ("unknown", "NF") else None for w, alone in zip(winners, single, strict=True)]
     return labels, [f"{int(n)}" for n in most]
-
-
-@dataclass(frozen=True)
-class PixelSource:
-    """Gray images that stand as numbers in a table.
-
-    Parameters
-    ----------
-    pixels : mapping of str to str
-        By key, 48 x 48 numbers parted by blanks, row by row.
-    """
-
-    pixels: Mapping[str, str]
-
-    def read(self, key: str) -> bytes:
-        """Return the numbers as they stand; raise ``DataError`` where there are none."""
-        if key not in self.pixels:
-            raise DataError(key, "no such image in fer2013.csv", "use keys such as 'fer0000000.png'")
-        return self.pixels[key].encode()
-
-    def decode(self, key: str, content: bytes) -> Image.Image:
-        """Return the image as RGB; raise ``DataError`` where the numbers are none."""
-        try:
-            values: npt.NDArray[np.int64] = np.array(content.split(), dtype=np.int64)
-        except ValueError:
-            values = np.empty(0, dtype=np.int64)
-        if len(values) != FER_SIDE**2 or values.min() < 0 or values.max() > 255:
-            raise DataError(key, f"not {FER_SIDE**2} numbers from 0 to 255", "download the set again")
-        return Image.fromarray(values.astype(np.uint8).reshape(FER_SIDE, FER_SIDE)).convert("RGB")
-
-    def open(self, key: str) -> Image.Image:
-        """Return the image as RGB; raise ``DataError`` where there is none."""
-        return self.decode(key, self.read(key))
-
-
-@dataclass(frozen=True)
-class Crop:
-    """A part of an image.
-
-    Parameters
-    ----------
-    file : str
-        The image, relative to its folder.
-    box : tuple of float
-        Left, top, right, bottom in pixels.
-    """
-
-    file: str
-    box: tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class CropSource:
-    """Faces cut out of photographs.
-
-    Parameters
-    ----------
-    files : FileSource
-        The photographs.
-    crops : mapping of str to Crop
-        By key.
-    """
-
-    files: FileSource
-    crops: Mapping[str, Crop]
-
-    def read(self, key: str) -> bytes:
-        """Return the box in a line, then the photograph: two faces of one photograph are not the same image."""
-        if key not in self.crops:
-            raise DataError(key, "no such face in the set's lists", "use its keys as they stand there")
-        crop = self.crops[key]
-        if not np.isfinite(crop.box).all():
-            raise DataError(key, "its face has no box", "remove it from the list")
-        return " ".join(f"{side:.0f}" for side in crop.box).encode() + b"\n" + self.files.read(crop.file)
-
-    def decode(self, key: str, content: bytes) -> Image.Image:
-        """Return the face as RGB; raise ``DataError`` where the photograph or the box is none."""
-        line, _, photograph = content.partition(b"\n")
-        image = decode_image(key, photograph)
-        left, top, right, bottom = (int(side) for side in line.split())
-        box = (max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height))
-        if min(box[2] - box[0], box[3] - box[1]) < MIN_SIDE_PX:
-            raise DataError(key, f"its face is under {MIN_SIDE_PX} px on a side", "remove it from the list")
-        return image.crop(box)
-
-    def open(self, key: str) -> Image.Image:
-        """Return the face as RGB; raise ``DataError`` where there is none."""
-        return self.decode(key, self.read(key))
 
 
 def _pixels(column: pd.Series) -> pd.Series:
