@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ SWIN: dict[str, Any] = {
     "num_heads": (2, 4),
     "img_size": 32,
 }  # windows of 3 do not fill a grid of 8, nor one of 4; every other block shifts them
+CONVOLUTIONS: dict[str, Any] = {"pretrained_cfg_overlay": {"input_size": (3, 32, 32)}}
+RESNET: dict[str, Any] = {"layers": (1, 1, 1, 1), "channels": (16, 16, 24, 32), "output_stride": 8, **CONVOLUTIONS}
+CONVNEXT: dict[str, Any] = {"depths": (1, 2, 1, 1), "dims": (16, 16, 24, 32), "ls_init_value": 0.5, **CONVOLUTIONS}
 CLASSES = 3
 
 
@@ -33,6 +37,13 @@ class Gated(Attention):
 
 class Unknown(Attention):
     """Attention of a kind that the fast path does not know, though it does nothing new."""
+
+
+class FourGroups(torch.nn.GroupNorm):
+    """A norm of four groups of channels."""
+
+    def __init__(self, channels: int, **options: Any) -> None:
+        super().__init__(4, channels, **options)
 
 
 # What distinguishes the supported models, each on a tiny variant of the real architecture.
@@ -63,31 +74,57 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "dinov3": ("vit_small_patch16_dinov3_qkvb", {}),
     "perception encoder": ("vit_pe_core_tiny_patch16_384", {}),
     "swin": ("swin_tiny_patch4_window7_224", SWIN),
+    "resnet, basic": ("resnet18", {"layers": (1, 2, 1, 1)}),
+    "resnet, bottleneck": ("resnet50", {"layers": (1, 2, 1, 1), "channels": (8, 8, 8, 16), "output_stride": 32}),
+    "resnet, average pools around": ("resnet26d", {}),
+    "resnext": ("resnext50_32x4d", {"cardinality": 4, "base_width": 16}),
+    "squeeze and excitation": ("seresnet50", {}),
+    "blurred pools": ("resnetblur18", {}),
+    "group norm": ("resnet26", {"norm_layer": FourGroups}),
+    "convnext": ("convnext_tiny", {}),
+    "convnext, convolutional MLP": ("convnext_atto", {}),
+    "convnext, norm before pool": ("convnext_tiny_hnf", {}),
+    "convnext v2": ("convnextv2_atto", {}),
 }
+CONVOLUTIONAL = [name for name, (model, _) in FAMILIES.items() if re.match("resn|seresn|convnext", model)]
 
 
 def tiny(family: str = "class token", *, seed: int = 0, classes: int = CLASSES, **options: Any) -> Any:
     """Build a tiny model of a family with random weights drawn from ``seed``."""
     name, own = FAMILIES[family]
-    base = {} if own is SWIN else TINY
+    base = TINY
+    if own is SWIN:
+        base = {}
+    elif family in CONVOLUTIONAL:
+        base = CONVNEXT if name.startswith("convnext") else RESNET
     model = timm.create_model(name, num_classes=classes, **{**base, **own, **options})
     return enlarged(model, seed).eval()
 
 
 def enlarged(model: Model, seed: int) -> Any:
-    """Draw every weight anew, matrices at unit gain and norms around one, so that no part is idle."""
+    """Draw every weight anew, matrices at unit gain and norms around one, so that no part is idle.
+
+    So are the statistics of batch norms.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             noise = torch.randn(weight.shape, generator=generator)
             if weight.ndim == 1:
-                around_one = name.endswith("gamma") or ("norm" in name and name.endswith("weight"))
-                weight.copy_(float(around_one) + 0.2 * noise)
+                around_one = re.search(r"gamma$|(norm|bn|downsample).*weight$", name) is not None
+                rectified = re.search(r"(bn|downsample).*bias$", name) is not None  # nothing is idle below zero
+                weight.copy_(float(around_one or rectified) + 0.2 * noise)
             elif name.endswith("weight"):
-                gain = 2.0 if "head" in name or "attn" in name else 1.0
+                gain = 2.0 if re.search("head|attn|conv[123]", name) else 1.0
                 weight.copy_(noise * gain / weight[0].numel() ** 0.5)
             else:
                 weight.copy_(0.5 * noise)
+        for name, statistic in model.named_buffers():
+            noise = torch.randn(statistic.shape, generator=generator)
+            if name.endswith("running_mean"):
+                statistic.copy_(0.2 * noise)
+            elif name.endswith("running_var"):
+                statistic.copy_(1 + noise.abs())
     return model
 
 

@@ -91,7 +91,7 @@ def test_memory_in_use_grows_by_what_is_held_and_not_by_what_was_freed() -> None
 
 def test_without_a_limit_batches_are_as_large_as_pays() -> None:
     assert recipients_at_once(tiny(), 2) == RECIPIENTS_AT_ONCE
-    assert rows_at_once(tiny()) == ROWS_AT_ONCE
+    assert rows_at_once(tiny(), 0) == ROWS_AT_ONCE
 
 
 def test_a_limit_makes_batches_smaller_and_says_when_nothing_fits() -> None:

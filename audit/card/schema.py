@@ -96,7 +96,7 @@ class GroupSpec(CardPart):
 
 
 class ModelSpec(CardPart):
-    """The vision transformer."""
+    """The vision transformer or convolutional network."""
 
     name: str = "vit_small_patch16_224"  # a timm model name
     weights: str = (
@@ -107,6 +107,7 @@ class ModelSpec(CardPart):
     mean: Channels | None = None  # of red, green and blue, 0 to 1, subtracted from pixels; default: timm's for the name
     std: Channels | None = None  # likewise, what pixels are divided by
     train_blocks: Positive | None = None  # fine-tune the last so many blocks; default: all
+    channel_slices: Positive | None = None  # of each block of a convolutional network, patched one by one; default: 8
     overrides: dict[str, int | float | str | bool | list[int]] = {}  # further keyword arguments of timm's model
 
 

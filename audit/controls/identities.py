@@ -160,24 +160,16 @@ def everything_patched_is_the_donor(subject: Subject) -> Weighed:
 
 
 def rotated(model: Model, *, seed: int = 0) -> Model:
-    """Return a copy whose V and W_O are transformed, head by head, by a random A and its inverse.
+    """Return a copy that is transformed inside: V and W_O of each head by a random A and its inverse.
 
-    The copy computes the same function. Raw z differs, u does not.
+    The copy computes the same function. Raw z differs, u does not. In a convolutional network the channels between the
+    last two convolutions of each block are reordered and rescaled; there z is u.
     """
     twin = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
     body = anatomy(twin)
     for layer in range(body.depth):
-        weight = body.projection(layer).weight
-        width = weight.shape[1] // body.units(layer)
-        for h in range(body.units(layer)):
-            q, _ = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))
-            rotation = q.float()
-            own = slice(h * width, (h + 1) * width)
-            with torch.no_grad():
-                for made in body.values(layer):
-                    made[own] = rotation @ made[own]
-                weight[:, own] = weight[:, own] @ rotation.T
+        body.turn(layer, generator)
     return twin
 
 

@@ -118,23 +118,13 @@ def same_base(pairs: Sequence[Pair], setting: str) -> Weighed:
     )
 
 
-def circuits(model: Model, layer: int) -> list[torch.Tensor]:
-    """Return what a layer's heads are, whatever coordinates they use inside: four factors (heads, width, head width).
-
-    W_Q, W_K, W_V and W_O enter a head only through the products W_Q' W_K and W_O W_V (Elhage et al. 2021).
-    """
-    body = anatomy(model)
-    n = body.units(layer)
-    q, k, v = (weight.detach() for weight in body.inner_weights(layer))
-    out = body.projection(layer).weight.detach().unflatten(1, (n, -1)).movedim(1, 0)
-    return [*(w.unflatten(0, (n, -1)).mT for w in (q, k, v)), out]
-
-
 def circuit_similarity(a: Model, b: Model, layer: int) -> torch.Tensor:
-    """Return cosines (heads of a, heads of b), the mean of those of the QK and of the OV products."""
-    qa, ka, va, oa = circuits(a, layer)
-    qb, kb, vb, ob = circuits(b, layer)
-    return (_product_cosine(qa, ka, qb, kb) + _product_cosine(oa, va, ob, vb)) / 2
+    """Return cosines (heads of a, heads of b), the mean of those of the QK and of the OV products.
+
+    Of slices of channels: those of the last filters.
+    """
+    pairs = zip(anatomy(a).products(layer), anatomy(b).products(layer), strict=True)
+    return torch.stack([_product_cosine(*ours, *theirs) for ours, theirs in pairs]).mean(0)
 
 
 def _product_cosine(

@@ -116,7 +116,7 @@ def measure_random_direction(
     numpy.ndarray (N,)
         Shift of the true class's log-odds in nats.
     """
-    lot = torch.Generator().manual_seed(seed)
+    lot, body = torch.Generator().manual_seed(seed), anatomy(recipient)
     parts: list[Array] = []
     for part in batches(len(targets), BATCH):
         truth = torch.from_numpy(targets[part])
@@ -126,9 +126,10 @@ def measure_random_direction(
         ours, given = (
             head_writes(m, site.layer, t.z[site.layer])[site.head] for m, t in ((recipient, own), (donor, theirs))
         )
-        aside = torch.randn(ours.shape, generator=lot)
-        aside *= (given - ours).norm(dim=-1, keepdim=True) / aside.norm(dim=-1, keepdim=True)
-        logits = add_to_stream(recipient, own, site.layer, aside.unsqueeze(0))[0]
+        change = body.from_stream(site.layer, given - ours)
+        aside = torch.randn(change.shape, generator=lot)
+        aside *= change.norm(dim=-1, keepdim=True) / aside.norm(dim=-1, keepdim=True)
+        logits = add_to_stream(recipient, own, site.layer, body.to_stream(site.layer, aside).unsqueeze(0))[0]
         parts.append(_true_class(logits, truth) - base)
     return np.concatenate(parts)
 

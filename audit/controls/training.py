@@ -160,6 +160,7 @@ def _base(
     views = _views(base, images, blocks, SEEN)
     mixed = Views([v.data[0] for v in views.values()], prefix_blocks(base, blocks))
     recipe = _recipe(spec, spec.base_epochs, spec.seed, blocks)
+    recipe = replace(recipe, learn_statistics=backbone.spec.weights == "none")
     finetune(base, mixed, images.base_targets, recipe, progress=step("controls: base"))
     save_weights(base.state_dict(), path)
     return base, {} if _is_whole(backbone) else views

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import timm
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from audit.card.load import resolve
@@ -18,11 +19,12 @@ from audit.card.schema import Card, ModelSpec
 from audit.errors import ModelError
 from audit.models.anatomy import ANATOMIES, Model, anatomy
 from audit.models.checkpoint import hash_state, read_weights
+from audit.models.families.body import Anatomy
+from audit.models.families.channels import Channels
 from audit.models.translated import HUGGING_FACE, TORCHVISION, Translation, foreign_weights, is_foreign, read_foreign
 
 SUPPORTED = (*(name for made in ANATOMIES.values() for name in made.named), f"{TORCHVISION}vit_*", HUGGING_FACE)
-FILTERS = {kind: importlib.import_module(kind.__module__).checkpoint_filter_fn for kind in ANATOMIES}
-RESAMPLED = ("pos_embed", "patch_embed", "relative_position_bias_table")  # parts of names: what another size changes
+COUNTED = "num_batches_tracked"  # by batch norms of late versions of torch; nothing is computed from it
 Filter = Callable[[Mapping[str, torch.Tensor], Model], dict[str, torch.Tensor]]
 FAULTS_SHOWN = 3
 
@@ -95,8 +97,8 @@ class Backbone:
 
     def body_hash(self) -> str:
         """SHA-256 of the initial weights, classifier aside."""
-        state = self.build(2).state_dict()
-        return hash_state({k: v for k, v in state.items() if not k.startswith("head.")})
+        model = self.build(2)
+        return hash_state(without_classifier(model.state_dict(), model))
 
 
 def check_model(card: Card, *, card_path: Path, data_root: Path | None) -> None:
@@ -121,16 +123,19 @@ def create_architecture(spec: ModelSpec, classes: int, *, pretrained: bool, weig
     if is_foreign(spec.name):
         return _translated(spec, read_foreign(spec.name, weights), classes)
     options = dict(spec.overrides)
-    if spec.image_size is not None:
-        options["img_size"] = spec.image_size
     if not timm.is_model(spec.name):
         near = difflib.get_close_matches(spec.name, timm.list_models(), n=3)
         raise ModelError(
             "model.name", f"timm has no model '{spec.name}'", f"did you mean {', '.join(near) or SUPPORTED[0]}"
         )
-    entry = timm.model_entrypoint(spec.name)
-    if inspect.getmodule(entry) not in map(inspect.getmodule, ANATOMIES) and not spec.name.startswith("deit"):
-        raise unsupported(spec.name, "it is not a vision transformer of a known kind")
+    made = family_of(spec.name)
+    if made is None:
+        raise unsupported(spec.name, "it is of no known family")
+    if spec.image_size is not None and not issubclass(made, Channels):  # convolutions take any size
+        options["img_size"] = spec.image_size
+    if spec.channel_slices is not None and not issubclass(made, Channels):
+        what = f"{spec.name} has attention heads, no slices of channels"
+        raise ModelError("model.channel_slices", what, "remove it")
     try:
         model = timm.create_model(spec.name, pretrained=pretrained, num_classes=classes, **options)
     except (TypeError, AssertionError, ValueError) as error:
@@ -143,12 +148,19 @@ def create_architecture(spec: ModelSpec, classes: int, *, pretrained: bool, weig
             f"pretrained weights of {spec.name} could not be fetched ({type(error).__name__})",
             "connect to the network once, or name a weights FILE",
         ) from error
-    _normalise(model, spec)
-    _check_side(model, spec)
+    _adapt(model, spec)
     reason = why_not_patchable(model)
     if reason:
         raise unsupported(spec.name, reason)
+    _check_side(model, spec)
     return model
+
+
+def family_of(name: str) -> type[Anatomy] | None:
+    """Return which family a timm model is of, by the module that makes it, or None if of none that is known."""
+    module = inspect.getmodule(timm.model_entrypoint(name))
+    made = {inspect.getmodule(kind): found for kind, found in ANATOMIES.items()}
+    return ANATOMIES[VisionTransformer] if name.startswith("deit") else made.get(module)
 
 
 def _translated(spec: ModelSpec, translation: Translation, classes: int) -> Model:
@@ -159,7 +171,7 @@ def _translated(spec: ModelSpec, translation: Translation, classes: int) -> Mode
         model = translation.create(classes, spec.image_size)
     except (TypeError, AssertionError, ValueError, ZeroDivisionError) as error:
         raise ModelError("model", f"timm refuses {spec.name} as it is described ({error})", "correct it") from error
-    _normalise(model, spec)
+    _adapt(model, spec)
     if any(model.pretrained_cfg.get(k) is None for k in ("mean", "std")):
         what = "the folder has no preprocessor_config.json that says how pixels were shifted and scaled"
         raise ModelError("model.mean", what, "give model.mean and model.std")
@@ -167,17 +179,22 @@ def _translated(spec: ModelSpec, translation: Translation, classes: int) -> Mode
     return model
 
 
-def _normalise(model: Model, spec: ModelSpec) -> None:
-    """Shift and scale pixels as the card says, where it does."""
-    given = {k: tuple(v) for k, v in (("mean", spec.mean), ("std", spec.std)) if v is not None}
+def _adapt(model: Model, spec: ModelSpec) -> None:
+    """Shift and scale pixels, and part the channels of convolutional networks, as the card says, where it does."""
+    given: dict[str, tuple[float, ...]] = {}
+    given |= {k: tuple(v) for k, v in (("mean", spec.mean), ("std", spec.std)) if v is not None}
+    if spec.image_size is not None:
+        given["input_size"] = (3, spec.image_size, spec.image_size)
     model.pretrained_cfg = {**model.pretrained_cfg, **given}
+    if spec.channel_slices is not None:
+        model.channel_slices = spec.channel_slices
 
 
 def _check_side(model: Model, spec: ModelSpec) -> None:
-    side, patch = int(model.patch_embed.img_size[0]), int(model.patch_embed.patch_size[0])
-    if side % patch:
-        mend = f"take {max(1, side // patch) * patch} or {(side // patch + 1) * patch}"
-        raise ModelError("model.image_size", f"{side} is no multiple of the patch size {patch} of {spec.name}", mend)
+    fault = anatomy(model).side_fault()
+    if fault:
+        what, _, mend = fault.partition("; ")
+        raise ModelError("model.image_size", f"{what} of {spec.name}", mend)
 
 
 def unsupported(name: str, reason: str) -> ModelError:
@@ -186,7 +203,7 @@ def unsupported(name: str, reason: str) -> ModelError:
 
 
 def why_not_patchable(model: nn.Module) -> str:
-    """Return why heads of ``model`` cannot be told apart where they write, or "" if they can."""
+    """Return why the parts of ``model`` cannot be told apart where they write, or "" if they can."""
     if not isinstance(model, tuple(ANATOMIES)):
         return f"it is a {type(model).__name__}"
     return anatomy(model).fault()
@@ -194,21 +211,23 @@ def why_not_patchable(model: nn.Module) -> str:
 
 def load_into(model: Model, state: Mapping[str, torch.Tensor], path: Path, *, keep_classifier: bool) -> None:
     """Load the tensors of a file, resampling positions; name what does not fit."""
-    wanted = model.state_dict()
-    if "patch_embed.proj.weight" not in state:
+    body, wanted = anatomy(model), model.state_dict()
+    if body.mark not in state:
         found = ", ".join(sorted(state)[:FAULTS_SHOWN])
-        raise ModelError(str(path), f"not weights of a timm vision transformer (it has {found} ...)", mend_of(model))
+        raise ModelError(
+            str(path), f"not weights of a timm {type(model).__name__} (it has {found} ...)", mend_of(model)
+        )
     if keep_classifier:
-        check_outputs(state, wanted, path)
+        check_outputs(state, model, path)
     else:
-        state, wanted = without_classifier(state), without_classifier(wanted)
-    check_shapes(state, wanted, path, model, free=RESAMPLED)
+        state, wanted = (without_classifier(part, model) for part in (state, wanted))
+    check_shapes(state, wanted, path, model, free=body.resampled)
     try:
-        state = _filter_of(model)(state, model)
+        state = _fitted(state, model)
     except RuntimeError:  # a position grid that cannot be resampled
         check_shapes(state, wanted, path, model)
         raise
-    missing = [k for k in wanted if k not in state]
+    missing = [k for k in wanted if k not in state and not k.endswith(COUNTED)]
     surplus = [k for k in state if k not in wanted]
     if missing or surplus:
         what = f"lacks {missing[0]}" if missing else f"has {surplus[0]}, which the model lacks"
@@ -218,22 +237,26 @@ def load_into(model: Model, state: Mapping[str, torch.Tensor], path: Path, *, ke
     model.load_state_dict(state, strict=False)
 
 
-def _filter_of(model: Model) -> Filter:
-    """Return timm's function that resamples a checkpoint of the model's family."""
-    fit: Filter = next(fit for kind, fit in FILTERS.items() if isinstance(model, kind))
-    return fit
+def _fitted(state: Mapping[str, torch.Tensor], model: Model) -> Mapping[str, torch.Tensor]:
+    """Return a checkpoint resampled to the model's image size, by timm's function for the family."""
+    if not anatomy(model).resampled:
+        return state
+    kind = next(kind for kind in ANATOMIES if isinstance(model, kind))
+    fit: Filter = importlib.import_module(kind.__module__).checkpoint_filter_fn
+    return fit(state, model)
 
 
-def without_classifier(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return a state dict without the tensors that depend on the classes."""
-    return {k: v for k, v in state.items() if not k.startswith(("head.", "head_dist."))}
+def without_classifier(state: Mapping[str, torch.Tensor], model: Model) -> dict[str, torch.Tensor]:
+    """Return a state dict of the model's kind without the tensors that depend on the classes."""
+    classifiers = tuple(f"{name}." for name in anatomy(model).classifiers())
+    return {k: v for k, v in state.items() if not k.startswith(classifiers)}
 
 
-def check_outputs(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], path: Path) -> None:
+def check_outputs(state: Mapping[str, torch.Tensor], model: Model, path: Path) -> None:
     """Raise where the weights' own classifier has another number of outputs than the card names classes."""
-    name = next((n for n in ("head.bias", "head.fc.bias") if n in own), "")
-    found, named = (len(part[name]) if name in part else None for part in (state, own))
-    if found is not None and found != named:
+    name, classifier = next(iter(anatomy(model).classifiers().items()))
+    found, named = len(state.get(f"{name}.weight", ())), classifier.out_features
+    if found and found != named:
         raise ModelError(
             str(path),
             f"the classifier has {found} outputs, the card names {named} classes",

@@ -29,7 +29,6 @@ Progress = Callable[[int, int], None]  # steps done, steps in all
 PREFIX_BATCH = 64
 MAPPED_ABOVE = 1 << 30  # bytes; larger features of a view lie in a file
 CLIP_NORM = 1.0
-CLASSIFIER = ("attn_pool", "norm", "fc_norm", "head", "head_dist")  # what follows the last block, where a model has it
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,9 @@ class Recipe:
     """How to fine-tune.
 
     ``train_blocks`` None trains everything; ``freeze_classifier`` keeps norm and classifier as they are;
-    ``attention_only`` trains nothing but the attention branches of the trained blocks.
+    ``attention_only`` trains nothing but what the heads (or slices of channels) of the trained blocks write.
+    ``learn_statistics`` lets batch norms learn mean and variance, for models that start from random weights; else they
+    keep those they have, so that models of one start stay comparable, and the frozen blocks are the same in all.
     """
 
     epochs: int
@@ -49,6 +50,7 @@ class Recipe:
     train_blocks: int | None = None
     freeze_classifier: bool = False
     attention_only: bool = False
+    learn_statistics: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def finetune(
     steps = _steps_an_epoch(len(rows), recipe)
     update = _updater(model, recipe, steps)
     order = np.random.default_rng(recipe.seed)
-    model.train()
+    _set_training(model, recipe)
     losses = []
     for epoch in range(recipe.epochs):
         drawn = rows[order.permutation(len(rows))]
@@ -246,17 +248,24 @@ def _set_rate(optimizer: torch.optim.Optimizer, scheduler: object, recipe: Recip
             group["lr"] *= (done + 1) / (warm + 1)
 
 
+def _set_training(model: Model, recipe: Recipe) -> None:
+    """Put the model into training mode; batch norms only where they shall learn statistics."""
+    model.train()
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.train(recipe.learn_statistics)
+
+
 def _freeze(model: Model, prefix: int, recipe: Recipe) -> None:
     """Let the gradient reach what the recipe trains, and nothing else."""
     body = anatomy(model)
     layers = range(prefix, body.depth)
-    classifier = (
-        [] if recipe.freeze_classifier else [p for n in CLASSIFIER if (p := getattr(model, n, None)) is not None]
-    )
     model.requires_grad_(prefix == 0 and not recipe.freeze_classifier and not recipe.attention_only)
-    whole = [part for layer in layers for part in body.modules(layer)]
-    for part in [*([body.blocks[i].attn for i in layers] if recipe.attention_only else whole), *classifier]:
-        part.requires_grad_(True)
+    whole = [p for layer in layers for part in body.modules(layer) for p in part.parameters()]
+    trained = [p for layer in layers for p in body.branch(layer)] if recipe.attention_only else whole
+    classifier = [] if recipe.freeze_classifier else [p for n in body.last for p in getattr(model, n).parameters()]
+    for parameter in [*trained, *classifier]:
+        parameter.requires_grad_(True)
 
 
 def _forward_tail(

@@ -117,9 +117,7 @@ def attribute(model: Model, recipient: Written, donor: Written, slopes: Slopes) 
     """
     columns = []
     for layer, slope in slopes.items():
-        body, n_heads = anatomy(model), heads_of(model, layer)
-        gamma = body.scale(layer)
-        at_z = body.from_stream(layer, slope if gamma is None else slope * gamma) @ body.projection(layer).weight
+        at_z, n_heads = anatomy(model).at_z(layer, slope), heads_of(model, layer)
         along, own, given = (_by_head(t, n_heads) for t in (at_z, recipient[layer], donor[layer]))
         columns.append(along @ given.mT - (along * own).sum(-1, keepdim=True))
     return torch.cat(columns).permute(1, 2, 0)

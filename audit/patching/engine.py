@@ -18,6 +18,7 @@ from audit.memory import fitting, in_halves
 from audit.models.anatomy import Model, anatomy
 from audit.models.blocks import attend, is_plain, rows_read
 from audit.models.device import CPU, computing_in, device_of
+from audit.models.families.heads import Heads
 from audit.models.predict import finish
 from audit.patching.hooks import replacing_writes
 from audit.patching.sites import Site, Trace, bias_write, head_writes, heads_of
@@ -37,8 +38,11 @@ class Donor:
 
 
 def _continue(model: Model, layer: int, stream: torch.Tensor) -> torch.Tensor:
-    """Return the logits from a residual stream (B, tokens, width) after the attention of ``layer``."""
-    return finish(model, anatomy(model).after(layer, _read(model, layer, stream)), layer + 1)
+    """Return the logits from a residual stream (B, tokens, width) after the attention of ``layer``.
+
+    Convolutions round differently where the same numbers lie in another order in memory.
+    """
+    return finish(model, anatomy(model).after(layer, _read(model, layer, stream.contiguous())), layer + 1)
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,10 @@ class Patches:
         return (Patches(*part) for part in columns)
 
 
-def rows_at_once(model: Model, precision: torch.dtype = torch.float32) -> int:
-    """Return how many patched images are computed at once: as many as pay, or as fit into memory."""
-    largest = max((anatomy(model).sizes(i) for i in range(anatomy(model).depth)), key=lambda s: s.tokens * s.hidden)
+def rows_at_once(model: Model, layer: int, precision: torch.dtype = torch.float32) -> int:
+    """Return how many images patched at a layer are computed at once: as many as pay, or as fit into memory."""
+    body = anatomy(model)
+    largest = max((body.sizes(i) for i in range(layer, body.depth)), key=lambda s: s.tokens * s.hidden)
     width, hidden, tokens = largest.width, largest.hidden, largest.tokens
     whole = device_of(model).type == CPU and precision == torch.float32  # others pay more for few rows than for memory
     cached = CACHED // (4 * tokens * hidden) if whole else ROWS_AT_ONCE // 2
@@ -118,7 +123,7 @@ def patch(
     Returns
     -------
     torch.Tensor (M, classes)
-        The logits of each patch, float32.
+        The logits of each patch, in float32 (of a model in double precision, in that).
     """
 
     def logits_of(part: Patches) -> torch.Tensor:
@@ -126,8 +131,9 @@ def patch(
         with computing_in(precision, patched.device):
             return _continue(model, layer, patched)
 
-    parts = patches.split(rows_at_once(model, precision))
-    return torch.cat([logits for part in parts for logits in in_halves(logits_of, part, Patches.halves)]).float()
+    parts = patches.split(rows_at_once(model, layer, precision))
+    patched = torch.cat([logits for part in parts for logits in in_halves(logits_of, part, Patches.halves)])
+    return patched.to(torch.promote_types(patched.dtype, torch.float32))
 
 
 def patch_layer(
@@ -158,28 +164,22 @@ def patch_layer(
 
 def _patched(model: Model, recipient: Trace, donor: Donor, layer: int, patches: Patches) -> torch.Tensor:
     """Return the residual streams (M, tokens, width) after a layer's attention, a head of each patched."""
-    stream, attention = (_read(model, layer, t[layer]) for t in (recipient.entering, recipient.attention))
+    body = anatomy(model)
+    stream = _read(model, layer, body.carried(layer, recipient.entering[layer]))
+    attention = _read(model, layer, recipient.attention[layer])
     rows, given_rows = (index.to(stream.device, non_blocking=True) for index in (patches.recipient, patches.donor))
     patched = stream[rows] + attention[rows]
-    n_heads = heads_of(model, layer)
+    n_heads = body.units(layer)
     ours, theirs = (_read(model, layer, t.z[layer]).unflatten(-1, (n_heads, -1)) for t in (recipient, donor.trace))
     for head in patches.head.unique().tolist():
         at = (patches.head == head).nonzero().squeeze(-1).to(stream.device, non_blocking=True)
         own, given = ours[rows[at], :, head], theirs[given_rows[at], :, head]
         if donor.model is model:
-            change = _write(model, layer, head, given - own)
+            change = body.write(layer, head, given - own)
         else:
-            change = _write(donor.model, layer, head, given) - _write(model, layer, head, own)
+            change = anatomy(donor.model).write(layer, head, given) - body.write(layer, head, own)
         patched[at] += change
     return patched
-
-
-def _write(model: Model, layer: int, head: int, z: torch.Tensor) -> torch.Tensor:
-    """Return what one head writes, from its own z (M, tokens, head width)."""
-    body = anatomy(model)
-    u = F.linear(z, body.projection(layer).weight.unflatten(1, (body.units(layer), -1))[:, head])
-    gamma = body.scale(layer)
-    return body.to_stream(layer, u if gamma is None else u * gamma)
 
 
 @torch.inference_mode()
@@ -187,7 +187,8 @@ def transplant_layer(model: Model, recipient: Trace, donor: Model, layer: int) -
     """Give each head of a layer, one at a time, the donor's weights (its Q, K, V and O slices).
 
     The head still reads the recipient's residual stream: what it writes changes by its weights alone, not by what the
-    donor's earlier layers would have told it. Norms and LayerScale stay the recipient's.
+    donor's earlier layers would have told it. Norms and LayerScale stay the recipient's. A slice of channels takes the
+    weights of the donor's whole branch, norms included, and is patched by itself.
 
     Returns
     -------
@@ -195,13 +196,13 @@ def transplant_layer(model: Model, recipient: Trace, donor: Model, layer: int) -
     """
     body, entering = anatomy(model), recipient.entering[layer]
     caught: list[torch.Tensor] = []
-    handle = body.projection(layer).register_forward_pre_hook(lambda _module, args: caught.append(args[0]))
+    handles = body.listen(layer, caught, [], images=len(entering))
     try:
-        functional_call(body.blocks[layer], anatomy(donor).head_weights(layer), (entering,), dict(body.given(layer)))
+        functional_call(body.blocks[layer], anatomy(donor).own_weights(layer), (entering,), dict(body.given(layer)))
     finally:
-        handle.remove()
-    z = body.z_of(layer, caught[0], len(entering))
-    given = head_writes(donor, layer, _read(model, layer, z), scale_from=model)
+        for handle in handles:
+            handle.remove()
+    given = head_writes(donor, layer, _read(model, layer, caught[0]), scale_from=model)
     change = given - head_writes(model, layer, _read(model, layer, recipient.z[layer]))
     return add_to_stream(model, recipient, layer, change)
 
@@ -212,12 +213,17 @@ def _read(model: Model, layer: int, tokens: torch.Tensor) -> torch.Tensor:
     return tokens if rows is None or layer < anatomy(model).depth - 1 else tokens[..., :rows, :]
 
 
+def _unpatched(model: Model, recipient: Trace, layer: int) -> torch.Tensor:
+    """Return the recipients' residual stream after a layer's attention was added."""
+    return anatomy(model).carried(layer, recipient.entering[layer]) + recipient.attention[layer]
+
+
 @torch.inference_mode()
 def add_to_stream(model: Model, recipient: Trace, layer: int, change: torch.Tensor) -> torch.Tensor:
     """Return logits (K, B, classes) with each of ``change`` (K, B, tokens, width) added after a layer's attention."""
-    after = _read(model, layer, recipient.entering[layer] + recipient.attention[layer])
+    after = _read(model, layer, _unpatched(model, recipient, layer))
     patched = (after.unsqueeze(0) + _read(model, layer, change)).flatten(0, 1)
-    logits = [_continue(model, layer, part) for part in patched.split(rows_at_once(model))]
+    logits = [_continue(model, layer, part) for part in patched.split(rows_at_once(model, layer))]
     patched_logits: torch.Tensor = torch.cat(logits).unflatten(0, (change.shape[0], -1))
     return patched_logits
 
@@ -226,13 +232,14 @@ def add_to_stream(model: Model, recipient: Trace, layer: int, change: torch.Tens
 def patch_attention(model: Model, recipient: Trace, donor: Donor, layers: range) -> torch.Tensor:
     """Patch all heads of adjacent layers together; return the logits (B, classes).
 
-    Every head writes what the donor's does, so nothing is left to attend to: between the layers only the MLPs run.
+    Every head writes what the donor's does, so nothing is left to attend to: between the layers only the MLPs run (in
+    a convolutional network, what goes around the branches).
     The biases of the output projections, which belong to no head, stay the recipient's.
     """
     body, stream = anatomy(model), recipient.entering[layers.start]
     for layer in layers:
         ours, theirs = (bias_write(m, layer) for m in (model, donor.model))
-        stream = body.after(layer, stream + (donor.trace.attention[layer] - theirs + ours))
+        stream = body.after(layer, body.carried(layer, stream) + (donor.trace.attention[layer] - theirs + ours))
     for layer in range(layers.stop, body.depth):
         stream = body.run(layer, stream)
     return body.classify(stream)
@@ -266,10 +273,8 @@ def patch_together(model: Model, recipient: Trace, donor: Donor, sites: Sequence
 def _of_heads(model: Model, layer: int, z: torch.Tensor, heads: list[int]) -> torch.Tensor:
     """Return what some heads of a layer write together: (B, tokens, width)."""
     body = anatomy(model)
-    every, weight = (
-        z.unflatten(-1, (body.units(layer), -1)),
-        body.projection(layer).weight.unflatten(1, (body.units(layer), -1)),
-    )
+    assert isinstance(body, Heads)  # of a plain block
+    every, weight = (t.unflatten(-1, (body.units(layer), -1)) for t in (z, body.projection(layer).weight))
     u = F.linear(every[..., heads, :].flatten(-2), weight[:, heads].flatten(1))
     gamma = body.scale(layer)
     return u if gamma is None else u * gamma
@@ -283,8 +288,8 @@ def _writes(donor: Donor, layer: int, heads: list[int]) -> dict[Site, torch.Tens
 @torch.inference_mode()
 def continue_unpatched(model: Model, recipient: Trace, layer: int, copies: int) -> torch.Tensor:
     """Return (copies, B, classes) logits by the engine's own path with no patch: the yardstick of a self-patch."""
-    after = recipient.entering[layer] + recipient.attention[layer]
+    after = _unpatched(model, recipient, layer)
     stream = after.unsqueeze(0).expand(copies, *after.shape).flatten(0, 1)
-    logits = [_continue(model, layer, part) for part in stream.split(rows_at_once(model))]
+    logits = [_continue(model, layer, part) for part in stream.split(rows_at_once(model, layer))]
     unpatched: torch.Tensor = torch.cat(logits).unflatten(0, (copies, -1))
     return unpatched

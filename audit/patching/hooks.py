@@ -15,21 +15,46 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from audit.models.anatomy import Anatomy, Model, anatomy
+from audit.models.anatomy import Model, anatomy
+from audit.models.families.heads import Heads
 from audit.patching.sites import Site
 
 Writes = Mapping[Site, torch.Tensor]  # what each head shall add to the residual stream: (B, tokens, width)
 
 
-def _write_of(model: Model, site: Site, z: torch.Tensor) -> torch.Tensor:
-    """Project z with every other head set to zero, without the bias: what one head writes."""
+def _write_of(model: Model, site: Site, caught: torch.Tensor, images: int) -> torch.Tensor:
+    """Return what one head writes, from what was caught: all else is set to zero.
+
+    Of a transformer that is the input of the output projection, which it passes through without the bias; of a
+    convolutional network it is what the branch puts out.
+    """
     body, head = anatomy(model), site.head
-    width = z.shape[-1] // body.units(site.layer)
-    only = torch.zeros_like(z)
-    only[..., head * width : (head + 1) * width] = z[..., head * width : (head + 1) * width]
+    if not isinstance(body, Heads):
+        return _only(caught, 1, head, body.units(site.layer))
+    only = _only(body.z_of(site.layer, caught, images), -1, head, body.units(site.layer))
     u = F.linear(only, body.projection(site.layer).weight)
     gamma = _gamma(body.blocks[site.layer])
     return body.to_stream(site.layer, u if gamma is None else u * gamma)
+
+
+def _only(whole: torch.Tensor, axis: int, part: int, parts: int) -> torch.Tensor:
+    """Return a tensor with all but one of its equal parts along an axis set to zero."""
+    width = whole.shape[axis] // parts
+    only = torch.zeros_like(whole)
+    only.narrow(axis, part * width, width).copy_(whole.narrow(axis, part * width, width))
+    return only
+
+
+@contextmanager
+def _catching(model: Model, layer: int, caught: list[torch.Tensor]) -> Iterator[None]:
+    """Append what ``_write_of`` reads of a layer, of every pass within the block."""
+    body = anatomy(model)
+    if isinstance(body, Heads):
+        with _hooked(before=[(body.projection(layer), lambda _module, args: caught.append(args[0]))]):
+            yield
+    else:
+        with _hooked((body.written(layer), lambda _module, _args, out: caught.append(out.clone()))):
+            yield
 
 
 def _gamma(block: nn.Module) -> torch.Tensor | None:
@@ -54,16 +79,12 @@ def _hooked(
 @torch.inference_mode()
 def donor_writes(model: Model, images: torch.Tensor, sites: Sequence[Site]) -> dict[Site, torch.Tensor]:
     """Return what each of ``sites`` writes when ``model`` sees ``images`` (B, 3, H, W)."""
-    caught: dict[int, torch.Tensor] = {}
-    body = anatomy(model)
-
-    def catch(layer: int) -> Callable[..., None]:
-        return lambda _module, args: caught.__setitem__(layer, body.z_of(layer, args[0], len(images)))
-
-    layers = {site.layer for site in sites}
-    with _hooked(before=[(body.projection(i), catch(i)) for i in layers]):
+    caught: dict[int, list[torch.Tensor]] = {site.layer: [] for site in sites}
+    with ExitStack() as stack:
+        for layer, kept in caught.items():
+            stack.enter_context(_catching(model, layer, kept))
         model(images)
-    return {site: _write_of(model, site, caught[site.layer]) for site in sites}
+    return {site: _write_of(model, site, caught[site.layer][0], len(images)) for site in sites}
 
 
 @torch.inference_mode()
@@ -81,17 +102,13 @@ def patch_with_hooks(model: Model, images: torch.Tensor, writes: Writes) -> torc
 @contextmanager
 def replacing_writes(model: Model, writes: Writes, *, images: int) -> Iterator[None]:
     """Let each head of ``writes`` write that instead of its own in a pass of so many images."""
-    hooks, before, body = [], [], anatomy(model)
-    for layer, sites in groupby(sorted(writes), key=lambda site: site.layer):
-        caught: list[torch.Tensor] = []
-        before.append((body.projection(layer), _catch_into(caught)))
-        hooks.append((body.written(layer), _replace_writes(model, {s: writes[s] for s in sites}, caught, images)))
-    with _hooked(*hooks, before=before):
+    with ExitStack() as stack:
+        for layer, sites in groupby(sorted(writes), key=lambda site: site.layer):
+            caught: list[torch.Tensor] = []
+            replace = _replace_writes(model, {s: writes[s] for s in sites}, caught, images)
+            stack.enter_context(_catching(model, layer, caught))
+            stack.enter_context(_hooked((anatomy(model).written(layer), replace)))
         yield
-
-
-def _catch_into(caught: list[torch.Tensor]) -> Callable[..., None]:
-    return lambda _module, args: caught.append(args[0])
 
 
 def _replace_writes(
@@ -99,8 +116,7 @@ def _replace_writes(
 ) -> Callable[..., torch.Tensor]:
     def hook(_module: nn.Module, _args: object, out: torch.Tensor) -> torch.Tensor:
         for site, write in writes.items():
-            z = anatomy(model).z_of(site.layer, caught[-1], images)
-            out = out + write - _write_of(model, site, z)
+            out = out + write - _write_of(model, site, caught[-1], images)
         return out
 
     return hook
@@ -110,7 +126,7 @@ def _replace_writes(
 def patch_everything(
     model: Model, donor: Model, images: torch.Tensor, donor_images: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Patch the embeddings and every attention and MLP output of ``donor`` into ``model``.
+    """Patch the embeddings and all that is added to the stream, such as every attention and MLP output, of ``donor``.
 
     Returns
     -------
@@ -118,12 +134,14 @@ def patch_everything(
         The patched model's last residual stream (B, tokens, width), the donor's own, and the patched logits.
     """
     body, strange = anatomy(model), anatomy(donor)
-    parts, donor_parts = ([a.stem(), *_branches(a)] for a in (body, strange))
+    parts, donor_parts = (
+        [a.stem(), *(part for i in range(a.depth) for part in a.branches(i))] for a in (body, strange)
+    )
     outputs: dict[int, torch.Tensor] = {}
     ends: dict[str, torch.Tensor] = {}
 
     def keep(i: int) -> Callable[..., None]:
-        return lambda _module, _args, out: outputs.__setitem__(i, out)
+        return lambda _module, _args, out: outputs.__setitem__(i, out.clone())  # some models add to it in place
 
     def give(i: int) -> Callable[..., torch.Tensor]:
         return lambda _module, _args, _out: outputs[i]
@@ -136,8 +154,3 @@ def patch_everything(
     with _hooked(*[(p, give(i)) for i, p in enumerate(parts)], before=[(body.end(), end("patched"))]):
         logits = model(images)
     return ends["patched"], ends["donor"], logits
-
-
-def _branches(body: Anatomy) -> list[nn.Module]:
-    """Return the modules whose outputs are added to the stream, in order."""
-    return [part for i in range(body.depth) for part in (body.written(i), body.written_after(i))]

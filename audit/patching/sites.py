@@ -2,26 +2,26 @@
 
 What head h of a layer adds to the residual stream is ``u_h = gamma * W_O[:, h] z_h``: z_h is the head's slice of
 the input of the output projection, W_O[:, h] the columns of that projection that read it, gamma the LayerScale where
-the model has one. The projection's bias belongs to no head. Where these parts are, and how the stream lies, differs
-between architectures and stands in ``audit.models.anatomy``; "tokens" below are rows and columns where the stream has
-them.
+the model has one. The projection's bias belongs to no head. In a convolutional network a slice of channels takes the
+head's place, and u_h is those channels of what the block adds. Where these parts are, and how the stream lies, differs
+between architectures and stands in ``audit.models.families``; "head" below is either, "tokens" are rows and columns
+where the stream has them, which in a convolutional network come after the width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from audit.models.anatomy import Model, anatomy
 
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """One attention head, counted from 0."""
+    """One attention head or slice of channels, counted from 0."""
 
     layer: int
     head: int
@@ -43,12 +43,7 @@ def sites_of(model: Model, layers: range | None = None) -> list[Site]:
 
 def bias_write(model: Model, layer: int) -> torch.Tensor | float:
     """Return what the output projection's bias, which belongs to no head, adds to the residual stream: (width,)."""
-    body = anatomy(model)
-    bias, gamma = body.projection(layer).bias, body.scale(layer)
-    if bias is None:
-        return 0.0
-    written: torch.Tensor = bias.detach() if gamma is None else bias.detach() * gamma
-    return written
+    return anatomy(model).bias(layer)
 
 
 @dataclass(frozen=True)
@@ -85,8 +80,9 @@ class Trace:
 
 def trace_bytes(model: Model) -> int:
     """Return the size of one image's trace in float32."""
-    sizes = [anatomy(model).sizes(layer) for layer in range(anatomy(model).depth)]
-    return 4 * (sum(s.tokens * (2 * s.width + s.inner) for s in sizes) + sizes[-1].tokens * sizes[-1].width)
+    body = anatomy(model)
+    leaving = body.sizes(body.depth - 1)
+    return 4 * (sum(map(body.traced, range(body.depth))) + leaving.tokens * leaving.width)
 
 
 @torch.inference_mode()
@@ -125,20 +121,14 @@ def _after(model: Model, start: int) -> tuple[str, ...]:
     """Return the prefixes of the names of what comes after block ``start``."""
     body = anatomy(model)
     later = (name for layer in range(start, body.depth) for name in body.names(layer))
-    return ("norm.", "fc_norm.", "head", "attn_pool.", *later)
+    return (*(f"{part}." for part in body.last), *later)
 
 
 @contextmanager
 def listening(model: Model, z: list[torch.Tensor], attention: list[torch.Tensor], *, images: int) -> Iterator[None]:
-    """Append what enters each output projection and what leaves each attention branch; hooks are gone afterwards."""
-    body, handles = anatomy(model), []
-
-    def keep(layer: int) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-        return lambda _module, args: z.append(body.z_of(layer, args[0], images))
-
-    for layer in range(body.depth):
-        handles.append(body.projection(layer).register_forward_pre_hook(keep(layer)))
-        handles.append(body.written(layer).register_forward_hook(lambda _m, _a, out: attention.append(out)))
+    """Append what each layer's heads hold and what they add to the stream; hooks are gone afterwards."""
+    body = anatomy(model)
+    handles = [h for layer in range(body.depth) for h in body.listen(layer, z, attention, images=images)]
     try:
         yield
     finally:
@@ -165,10 +155,4 @@ def head_writes(model: Model, layer: int, z: torch.Tensor, *, scale_from: Model 
     -------
     torch.Tensor (heads, B, tokens, width)
     """
-    body = anatomy(model)
-    n_heads, weight = body.units(layer), body.projection(layer).weight
-    per_head = z.unflatten(-1, (n_heads, -1)).movedim(-2, 0)
-    columns = weight.unflatten(1, (n_heads, -1)).movedim(1, 0)  # (heads, width, head width)
-    u = torch.matmul(per_head, columns.mT.unsqueeze(1))
-    gamma = anatomy(scale_from or model).scale(layer)
-    return body.to_stream(layer, u if gamma is None else u * gamma)
+    return anatomy(model).writes(layer, z, scale_from=anatomy(scale_from or model))

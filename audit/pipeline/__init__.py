@@ -24,6 +24,7 @@ from audit.data.summary import audited_outcomes
 from audit.errors import DataError, InputError, ModelError, UnfinishedError
 from audit.evidence.together import sets_to_patch
 from audit.memory import keep_freed_memory
+from audit.models.anatomy import anatomy
 from audit.models.build import Backbone, with_class_names
 from audit.models.checkpoint import hash_state
 from audit.models.device import CPU, open_device, open_precision
@@ -225,7 +226,7 @@ def prepare(request: Request, step: Step) -> Setting:
     of_controls = card.model.model_copy(update={"weights": card.controls.weights or card.model.weights})
     own = card.training == "none" and request.again is None
     model = backbone.build_as_is(len(samples.labels)) if own else backbone.build(len(samples.labels))
-    size = int(model.patch_embed.img_size[0])
+    size = anatomy(model).side
     tick = step("data: decoding images")
     keys = samples.frame["image"].tolist()
     try:

@@ -209,7 +209,7 @@ def _model_info(setting: Setting, models: AuditedModels | None) -> ModelInfo:
         layers=body.depth,
         heads=body.units(0),
         heads_by_layer=[body.units(i) for i in range(body.depth)],
-        image_size=int(model.patch_embed.img_size[0]),
+        image_size=body.side,
         classes=list(setting.samples.labels),
         training=_training_words(setting),
         seeds=setting.seeds if not own else [],

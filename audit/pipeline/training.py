@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
 
-from audit.card.schema import TrainingSpec
+from audit.card.schema import ModelSpec, TrainingSpec
 from audit.data.splits import balanced_training
 from audit.models.anatomy import Model
 from audit.models.checkpoint import hash_state, save_weights, started_from
@@ -96,7 +96,7 @@ def train_audited(setting: Setting) -> AuditedModels:
         finetune(model, views, setting.targets[train], recipe, rows=positions, progress=progress)
         save_weights(model.state_dict(), path, started_from=start)
 
-    recipes = {name: _recipe(training, seed, setting.card.model.train_blocks) for name, seed, _ in jobs}
+    recipes = {name: _recipe(training, seed, setting.card.model) for name, seed, _ in jobs}
     train_side_by_side(
         [partial(work, name, recipes[name], rows) for name, _, rows in jobs],
         list(models.values()),
@@ -152,7 +152,7 @@ def _views(base: Model, setting: Setting, training: TrainingSpec, train: Rows) -
     return make_views(base, both, setting.card.model.train_blocks)
 
 
-def _recipe(training: TrainingSpec, seed: int, train_blocks: int | None) -> Recipe:
+def _recipe(training: TrainingSpec, seed: int, model: ModelSpec) -> Recipe:
     return Recipe(
         epochs=training.epochs,
         batch_size=training.batch_size,
@@ -160,5 +160,6 @@ def _recipe(training: TrainingSpec, seed: int, train_blocks: int | None) -> Reci
         weight_decay=training.weight_decay,
         warmup_share=training.warmup_share,
         seed=seed,
-        train_blocks=train_blocks,
+        train_blocks=model.train_blocks,
+        learn_statistics=model.weights == "none",
     )

@@ -22,7 +22,8 @@ from audit.controls.identities import (
     self_patch,
     writes_sum_to_attention,
 )
-from audit.models.anatomy import Anatomy, Model
+from audit.models.anatomy import Model
+from audit.models.families.heads import Heads
 from audit.patching.engine import Donor, patch_layer, patch_together
 from audit.patching.sites import Site, Trace
 from tests.models_for_tests import FAMILIES, hooks_left, noise_images, tiny
@@ -189,7 +190,7 @@ def test_a_bias_applied_twice_fails_the_sum() -> None:
 
 
 def test_layer_scale_overlooked_fails_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Anatomy, "scale", lambda _body, _layer: None)
+    monkeypatch.setattr(Heads, "scale", lambda _body, _layer: None)
     assert not writes_sum_to_attention(subject(tiny("LayerScale"))).passed
     assert not engine_equals_hooks(subject(tiny("LayerScale"))).passed  # hooks still know of it
     assert writes_sum_to_attention(subject(tiny())).passed  # where there is none, nothing is overlooked

@@ -172,7 +172,7 @@ def test_weights_of_something_else(tmp_path: Path) -> None:
     file = tmp_path / "w.safetensors"
     save_file({"conv1.weight": torch.zeros(3, 3), "bn1.weight": torch.zeros(3)}, file)
     error = one_line(lambda: Backbone(spec(weights="file"), file).build(3))
-    assert "not weights of a timm vision transformer" in error.what
+    assert "not weights of a timm VisionTransformer" in error.what
     assert "bn1.weight" in error.what
 
 

@@ -6,9 +6,11 @@ import copy
 
 import pytest
 import torch
+from timm.models.resnet import BasicBlock, Bottleneck
 
 from audit.models.anatomy import Model, anatomy
 from audit.models.blocks import rows_read
+from audit.models.families.heads import Heads
 from audit.patching import engine
 from audit.patching.engine import (
     Donor,
@@ -20,7 +22,7 @@ from audit.patching.engine import (
 )
 from audit.patching.hooks import donor_writes, patch_with_hooks
 from audit.patching.sites import Site, heads_of, record, same_up_to, sites_of
-from tests.models_for_tests import FAMILIES, hooks_left, noise_images, tiny
+from tests.models_for_tests import CONVOLUTIONAL, FAMILIES, hooks_left, noise_images, tiny
 
 pytestmark = pytest.mark.unit
 
@@ -48,7 +50,8 @@ def test_engine_gives_what_hooks_give(family: str, n: int) -> None:
     for layer in range(anatomy(model).depth):
         slow = by_hooks(model, model, images, donors, layer)
         assert relative(by_engine(model, model, images, donors, layer), slow) < 1e-4
-        assert (slow - unpatched).abs().amax((1, 2)).min() > 1e-3 * unpatched.abs().max()  # each head was patched
+        least = 1e-4 if family in CONVOLUTIONAL else 1e-3
+        assert (slow - unpatched).abs().amax((1, 2)).min() > least * unpatched.abs().max()  # each head was patched
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -60,7 +63,7 @@ def test_with_less_precision_the_engine_gives_nearly_the_same(family: str, dtype
         exact, rough = (patch_layer(model, recipient, donor, layer, precision=p) for p in (torch.float32, dtype))
         assert torch.equal(exact, patch_layer(model, recipient, donor, layer))
         assert rough.dtype == torch.float32
-        assert 0 < relative(rough, exact) < (2e-2 if dtype == torch.bfloat16 else 3e-3)
+        assert 0 < relative(rough, exact) < (3e-2 if dtype == torch.bfloat16 else 4e-3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -124,6 +127,28 @@ def with_head_of(model: Model, donor: Model, site: Site) -> Model:
     return mixed
 
 
+def with_branch_of(model: Model, donor: Model, site: Site, images: torch.Tensor) -> torch.Tensor:
+    """Return the logits where one slice of channels is what the donor's branch makes of the recipient's stream."""
+    given = copy.deepcopy(anatomy(donor).blocks[site.layer])
+    if isinstance(given, BasicBlock | Bottleneck):  # what is rectified could not be taken apart
+        setattr(given, "act3" if isinstance(given, Bottleneck) else "act2", torch.nn.Identity())
+    stream = record(model, images).entering[site.layer]
+    write = given(stream.clone()) - anatomy(donor).carried(site.layer, stream)
+    width = write.shape[1] // heads_of(model, site.layer)
+    only = torch.zeros_like(write)
+    own = slice(site.head * width, (site.head + 1) * width)
+    only[:, own] = write[:, own]
+    return patch_with_hooks(model, images, {site: only})
+
+
+def transplanted(model: Model, donor: Model, site: Site, images: torch.Tensor) -> torch.Tensor:
+    """Return the logits (B, classes) of a model whose one head, or slice of channels, has the donor's weights."""
+    if isinstance(anatomy(model), Heads):
+        logits: torch.Tensor = with_head_of(model, donor, site)(images)
+        return logits
+    return with_branch_of(model, donor, site, images)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_transplanted_head_is_a_model_with_that_heads_weights(family: str) -> None:
     model, donor, images = tiny(family), tiny(family, seed=7), noise_images(3)
@@ -132,7 +157,8 @@ def test_a_transplanted_head_is_a_model_with_that_heads_weights(family: str) -> 
         for layer in range(anatomy(model).depth):
             found = transplant_layer(model, own, donor, layer)
             for head in range(heads_of(model, layer)):
-                assert relative(found[head], with_head_of(model, donor, Site(layer, head))(images)) < 1e-4
+                expected = transplanted(model, donor, Site(layer, head), images)
+                assert relative(found[head], expected) < 1e-4
     assert hooks_left(model) == 0
 
 

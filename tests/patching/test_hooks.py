@@ -7,7 +7,8 @@ import copy
 import pytest
 import torch
 
-from audit.models.anatomy import anatomy
+from audit.models.anatomy import Model, anatomy
+from audit.models.families.heads import Heads
 from audit.patching.attention import can_look
 from audit.patching.hooks import donor_writes, patch_everything, patch_with_hooks
 from audit.patching.sites import Site, head_writes, record, sites_of
@@ -23,11 +24,11 @@ def test_a_trace_holds_the_pass(family: str) -> None:
     layers = anatomy(model).depth
     assert len(trace.entering) == len(trace.attention) == len(trace.z) == layers
     with torch.inference_mode():
-        assert torch.allclose(model.forward_head(model.norm(trace.leaving)), model(images), atol=1e-5)
+        assert torch.allclose(anatomy(model).classify(trace.leaving), model(images), atol=1e-5)
         for i in range(layers):
             after = trace.entering[i + 1] if i + 1 < layers else trace.leaving
             assert torch.allclose(anatomy(model).run(i, trace.entering[i]), after, atol=1e-5)
-            summed = trace.entering[i] + trace.attention[i]
+            summed = anatomy(model).carried(i, trace.entering[i]) + trace.attention[i]
             assert torch.allclose(anatomy(model).after(i, summed), after, atol=1e-5)
 
 
@@ -49,7 +50,7 @@ def test_head_writes_and_bias_add_up_to_attention(family: str) -> None:
     body = anatomy(model)
     for i in range(body.depth):
         total = head_writes(model, i, trace.z[i]).sum(0)
-        if body.projection(i).bias is not None:
+        if isinstance(body, Heads) and body.projection(i).bias is not None:
             gamma = body.scale(i)
             total = total + body.projection(i).bias * (1.0 if gamma is None else gamma)
         assert float((total - trace.attention[i]).norm() / trace.attention[i].norm()) < 1e-5
@@ -79,18 +80,26 @@ def test_what_a_head_writes_by_hand() -> None:
 def test_all_parts_patched_is_the_donor(family: str) -> None:
     """Where norm and classifier are common, nothing of the recipient is left."""
     model, donor = tiny(family), tiny(family, seed=3)
-    for part in ("norm", "fc_norm", "head", "attn_pool", "head_dist"):
+    for part in ("norm", "norm_pre", "fc_norm", "head", "attn_pool", "head_dist", "fc"):
         if hasattr(model, part):
             setattr(donor, part, getattr(model, part))
-    if family == "swin":  # what leads from stage to stage is no layer's write
-        for ours, theirs in zip(donor.layers, model.layers, strict=True):
-            ours.downsample = theirs.downsample
+    for name, part in model.named_modules():  # what leads from stage to stage is no layer's write
+        if name.endswith("downsample"):
+            donor.set_submodule(name, part)
     images, donors = noise_images(2), noise_images(2, seed=1)
     patched, own, logits = patch_everything(model, donor, images, donors)
     assert torch.equal(patched, own)
     with torch.inference_mode():
         assert torch.equal(logits, donor(donors))
         assert not torch.allclose(logits, model(images), atol=1e-2)
+
+
+def branch_weights(model: Model, layer: int) -> list[torch.Tensor]:
+    """Return the matrices, or filters, that make what a layer's heads or slices write."""
+    body = anatomy(model)
+    if isinstance(body, Heads):
+        return [*body.inner_weights(layer), body.projection(layer).weight]
+    return [p for p in body.branch(layer) if p.ndim > 1]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -101,7 +110,7 @@ def test_all_heads_of_a_donor_with_other_attention_weights_alone_are_the_donor(f
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for layer in range(anatomy(donor).depth):
-            for weight in (*anatomy(donor).inner_weights(layer), anatomy(donor).projection(layer).weight):
+            for weight in branch_weights(donor, layer):
                 weight += 0.3 * torch.randn(weight.shape, generator=generator)
     patched = patch_with_hooks(model, images, donor_writes(donor, images, sites_of(donor)))
     with torch.inference_mode():

@@ -1,0 +1,1 @@
+"""What patching must know of each family of models."""
