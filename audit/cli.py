@@ -146,7 +146,7 @@ def check(card: Path, data_root: Path | None) -> None:
     from audit.card.load import find_card, load_card
     from audit.data import describe_data, read_samples
     from audit.evidence.foresight import foresee_heads
-    from audit.models.build import check_model, with_class_names
+    from audit.models.build import check_model, unit_of, with_class_names
     from audit.terminal import data_summary, progress
 
     path = find_card(card)
@@ -158,7 +158,7 @@ def check(card: Path, data_root: Path | None) -> None:
             loaded, card_path=path, data_root=_existing(data_root), progress=lambda done: tick(done, 0)
         )
     report = describe_data(samples, loaded)
-    limits = [*report.limits, *foresee_heads(samples, loaded.audit)]
+    limits = [*report.limits, *foresee_heads(samples, loaded.audit, unit_of(loaded.model.name))]
     click.echo(data_summary(report.model_copy(update={"limits": limits}), loaded.name))
 
 

@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from audit.words import Unit
+
 SCHEMA_VERSION = "1.0"
 
 Outcome = Literal["PASSED", "DISPARITY FOUND", "INCONCLUSIVE", "INVALID"]
@@ -447,6 +449,7 @@ class ModelInfo(Record):
     origin: str  # "trained by this audit from FILE" | "the user's own checkpoint"
     weights_sha256: str
     parameters: int
+    unit: Unit = "head"  # what is patched: an attention head or a slice of channels, called a head below
     layers: int
     heads: int  # of the first layer
     heads_by_layer: list[int] = []

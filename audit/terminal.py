@@ -20,6 +20,7 @@ from rich.text import Text
 from audit.evidence.findings import spread
 from audit.records import Audit, ContrastRow, DataReport, ExcludedRow
 from audit.report.formats import clean
+from audit.words import said_of
 
 if TYPE_CHECKING:
     from audit.card.schema import Card
@@ -178,10 +179,11 @@ def _carriers(audit: Audit, gap: ContrastRow) -> str:
     where = audit.localisation.get(_question(gap), "not examined")
     if not held or not where.startswith("localised"):
         return where
+    tested = f"{len(heads)} {said_of(audit.model.unit, 'heads')}"
     if len(held) > HEADS_SHOWN:
         largest = ", ".join(h.name for h in held[:HEADS_SHOWN])
-        return f"{largest} and {len(held) - HEADS_SHOWN} more ({len(held)} of {len(heads)} heads)"
-    return f"{', '.join(h.name for h in held)} ({len(held)} of {len(heads)} heads)"
+        return f"{largest} and {len(held) - HEADS_SHOWN} more ({len(held)} of {tested})"
+    return f"{', '.join(h.name for h in held)} ({len(held)} of {tested})"
 
 
 def data_summary(report: DataReport, name: str) -> str:

@@ -9,7 +9,8 @@ from audit.controls.sets import ControlSet, Role
 from audit.controls.shifts import Index
 from audit.controls.training import ControlModels
 from audit.data.pixels import Pixels
-from audit.models.anatomy import Model
+from audit.models.anatomy import Model, anatomy
+from audit.words import Unit
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Words:
     corruption: str  # "gray" | "blur"
     layers: range
     seeds: int  # of the donors, and of the null donors
+    unit: Unit = "head"
 
 
 CALLED: Mapping[Role, tuple[str, str]] = {"colour": ("colour", "gray"), "blur": ("fine detail", "blur")}
@@ -56,7 +58,7 @@ def channels(models: ControlModels, images: ControlSet, layers: range, *, untrai
         clean, null = models.donors(role, "clean"), models.donors(role, corruption)
         made.append(
             Channel(
-                words=Words(role, carries, corruption, layers, len(null)),
+                words=Words(role, carries, corruption, layers, len(null), anatomy(untrained).unit),
                 clean=tuple(models.models[n] for n in clean),
                 corrupted=models.models[corruption],
                 null=tuple(models.models[n] for n in null),

@@ -23,10 +23,12 @@ from audit.controls.expected import HALF, judge_form, judge_noising, judge_null
 from audit.controls.sets import Role
 from audit.controls.shifts import Array, Giver, Index, Shift, measure_heads, measure_random_direction, measure_shifts
 from audit.controls.training import spoil
+from audit.controls.verdict import said_of_controls
 from audit.data.pixels import Pixels
 from audit.patching.sites import Site
 from audit.records import Control, HeadGrid
 from audit.store import write_bytes
+from audit.words import said_of
 
 SHIFTS, FIELDS = ("seen", "blind", "loss"), ("joint", "total", "single")
 MEASUREMENTS = 6
@@ -80,7 +82,8 @@ class Measured:
         plain = {name: getattr(self, name) for name in ("heads", "null_heads", "input_heads", "rest", "aside")}
         layers = np.array([self.words.layers.start, self.words.layers.stop])
         page = io.BytesIO()
-        np.savez_compressed(page, layers=layers, seeds=np.array(self.words.seeds), **plain, **columns)
+        seeds, unit = np.array(self.words.seeds), np.array(self.words.unit)
+        np.savez_compressed(page, layers=layers, seeds=seeds, unit=unit, **plain, **columns)
         write_bytes(path, page.getvalue())
 
     @staticmethod
@@ -98,7 +101,7 @@ class Measured:
             return {n.removeprefix(f"{part}/"): s for n, s in shifts.items() if n.startswith(f"{part}/")}
 
         return Measured(
-            words=Words(role, *CALLED[role], range(*held["layers"].tolist()), int(held["seeds"])),
+            words=Words(role, *CALLED[role], range(*held["layers"].tolist()), int(held["seeds"]), held["unit"].item()),
             heads=held["heads"],
             null_heads=held["null_heads"],
             input_heads=held["input_heads"],
@@ -172,7 +175,8 @@ def judge_channel(measured: Measured) -> ChannelResult:
         judge_null(words, "nothing_to_carry_head", blind.single[rest], head_limit, site),
         judge_null(words, "random_direction", measured.aside, head_limit, site),
     ]
-    return ChannelResult(controls, _grids(words, measured.heads, measured.null_heads, measured.input_heads))
+    grids = _grids(words, measured.heads, measured.null_heads, measured.input_heads)
+    return ChannelResult(said_of_controls(words.unit, controls), grids)
 
 
 def _twins(channel: Channel, pixels: Pixels, *, start: int = 0) -> dict[str, Giver]:
@@ -239,10 +243,11 @@ def _grid(channel: Words, name: str, title: str, heads: Array, caption: str) -> 
              for rows in zip(means, errors, strict=True)]  # fmt: skip
     return HeadGrid(
         id=name,
-        title=title,
+        title=said_of(channel.unit, title),
         unit="nats of the true class's log-odds",
         values=[[None if np.isnan(v) else float(v) for v in row] for row in means],
         marks=marks,
         layers=list(channel.layers),
-        caption=f"{caption} {len(heads)} images. Marked: at least three standard errors above zero.",
+        caption=f"{said_of(channel.unit, caption)} {len(heads)} images. "
+        "Marked: at least three standard errors above zero.",
     )

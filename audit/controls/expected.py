@@ -11,6 +11,7 @@ from audit.controls.shifts import Array, Index, Shift
 from audit.controls.verdict import judge, mean_interval
 from audit.patching.sites import Site
 from audit.records import Control, Estimate
+from audit.words import name_of
 
 HALF = 0.5  # a joint patch must carry more than this share; a null must carry less
 ROUNDING = 2 * ENGINE_TOLERANCE  # nats of log-odds, a difference of two logits: an effect must be more than this
@@ -33,6 +34,10 @@ def share_of(joint: Array, total: Array) -> Estimate:
         rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
     return Estimate(value=float(joint.mean() / total.mean()), low=float(drawn.low), high=float(drawn.high), level=0.95)
+
+
+def _named(channel: Words, site: Site | None) -> str:
+    return "" if site is None else name_of(channel.unit, site.layer, site.head)
 
 
 def judge_form(channel: Words, shift: Shift, rest: Index, site: Site, *, form: str) -> list[Control]:
@@ -79,7 +84,8 @@ def judge_form(channel: Words, shift: Shift, rest: Index, site: Site, *, form: s
             title=f"A single head is found to carry {carries}",
             kind="effect",
             setting=setting,
-            statistic=f"lower end of the shift by {site} alone, {beyond}on images not used to choose it, nats",
+            statistic=f"lower end of the shift by {_named(channel, site)} alone, {beyond}"
+            "on images not used to choose it, nats",
             estimate=single,
             judged=single.low,
             relation=">",
@@ -103,7 +109,7 @@ def judge_noising(channel: Words, loss: Shift, site: Site, *, form: str) -> Cont
         kind="effect",
         setting=f"{name} control, {setting}",
         statistic=f"lower end of the loss of log-odds by all heads jointly ({loss.joint.mean():.2f} nats, {beyond}"
-        f"{site} alone {loss.single.mean():.3f}) as a share of the whole loss",
+        f"{_named(channel, site)} alone {loss.single.mean():.3f}) as a share of the whole loss",
         estimate=share,
         judged=share.low,
         relation=">",
@@ -140,7 +146,7 @@ def judge_null(channel: Words, which: str, shift: Array, limit: Array, site: Sit
         ),
         "random_direction": (
             "A random change as large as the head's helps less than half as much",
-            f"at {site}, a random direction as long as the true change",
+            f"at {_named(channel, site)}, a random direction as long as the true change",
         ),
     }
     title, setting = words[which]
@@ -148,7 +154,7 @@ def judge_null(channel: Words, which: str, shift: Array, limit: Array, site: Sit
     margins = [limit - shift, limit + shift] if which == "other_seed" else [limit - shift]
     below = min(map(mean_interval, margins), key=lambda e: -np.inf if e.low is None else e.low)
     means = f"{shift.mean():.3f} against {limit.mean() / HALF:.3f}"
-    moved = "all heads jointly" if site is None else f"{site} alone"
+    moved = "all heads jointly" if site is None else f"{_named(channel, site)} alone"
     return judge(
         id=f"{channel.name}_null_{which}",
         title=title,

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from audit.controls.verdict import Weighed, judge, weigh
+from audit.controls.verdict import Weighed, judge, said_of_controls, weigh
 from audit.models.anatomy import Model, anatomy
 from audit.patching.engine import Donor, continue_unpatched, patch_layer, patch_together
 from audit.patching.hooks import donor_writes, patch_everything, patch_with_hooks
 from audit.patching.sites import Site, Trace, bias_write, head_writes, heads_of, record, sites_of
 from audit.records import Control, Estimate
+from audit.words import Unit, said_of
 
 SUM_TOLERANCE = 1e-5
 ENGINE_TOLERANCE = 1e-4
@@ -43,7 +44,7 @@ def run_identities(subject: Subject, *, patch: Patch = patch_layer) -> list[Weig
     patch : callable
         The engine under test.
     """
-    return [
+    found = [
         self_patch(subject, patch=patch),
         writes_sum_to_attention(subject),
         everything_patched_is_the_donor(subject),
@@ -51,9 +52,10 @@ def run_identities(subject: Subject, *, patch: Patch = patch_layer) -> list[Weig
         every_site_is_live(subject),
         engine_equals_hooks(subject, patch=patch),
     ]
+    return said_of_controls(anatomy(subject.model).unit, found)
 
 
-def round_trip(table: pd.DataFrame, setting: str) -> Control:
+def round_trip(table: pd.DataFrame, setting: str, unit: Unit) -> Control:
     """Edit a picture into the other group and back: patched from the result, no head may change anything.
 
     Parameters
@@ -63,6 +65,8 @@ def round_trip(table: pd.DataFrame, setting: str) -> Control:
         there and back, "self" from itself.
     setting : str
         Which attribute was edited, in words.
+    unit : {"head", "slice"}
+        What was patched.
     """
     columns = [c for c in table.columns if c.startswith("p:")]
     indexed = table.set_index(["version", "pair", "layer", "head"])[columns]
@@ -73,7 +77,7 @@ def round_trip(table: pd.DataFrame, setting: str) -> Control:
         title="An edit there and back again changes nothing",
         kind="identity",
         setting=f"exact pairs, {setting}",
-        statistic="largest change of any audited probability, any head patched",
+        statistic=said_of(unit, "largest change of any audited probability, any head patched"),
         estimate=Estimate(value=float(changes.abs().max())),
         relation="==",
         threshold=0.0,
@@ -181,7 +185,8 @@ def rotation_changes_nothing(
 ) -> Weighed:
     """Rewrite each head in other coordinates: the rewritten model, and patches from it, must give the same logits.
 
-    Beside it, what patching the raw z of the rewritten model would have done: shown, not required.
+    Beside it, what patching the raw z of the rewritten model would have done, where z is not what is written anyway:
+    shown, not required.
     """
     model = subject.model
     twin = rotate(model)
@@ -195,7 +200,7 @@ def rotation_changes_nothing(
         changes.append(twin(subject.donors) - model(subject.donors))
     return weigh(
         id="rotation",
-        title="A head's effect does not depend on the coordinates it is written in",
+        title="A head's effect does not depend on the coordinates inside it",
         kind="identity",
         setting=subject.setting,
         statistic="largest change of any logit",
@@ -205,8 +210,8 @@ def rotation_changes_nothing(
         threshold=ENGINE_TOLERANCE * _scale(subject),
         n=len(subject.images),
         meaning=(
-            "What is patched is what the head writes, not how it stores it; so two models may be compared. Patching "
-            f"the stored values themselves would have changed a logit by {raw:.2g}."
+            "What is patched is what the head writes, not how it comes about; so two models may be compared."
+            + (f" Patching the stored values themselves would have changed a logit by {raw:.2g}." if raw else "")
         ),
         mend=MEND,
     )

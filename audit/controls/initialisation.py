@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from audit.controls.verdict import LOWER_END, Weighed, mean_interval, weigh
+from audit.controls.verdict import LOWER_END, Weighed, mean_interval, said_of_controls, weigh
 from audit.data.pixels import Pixels
 from audit.models.anatomy import Model, anatomy
 from audit.models.finetune import make_views
@@ -97,7 +97,8 @@ def run_initialisation(pairs: Sequence[Pair], task: Task, setting: str, *, layer
     points = {key: task.points(model) for key, model in distinct.items()}
     able = [p for p in pairs if all(task.is_known(points[id(m)]) for m in (p.recipient, p.donor))]
     drops = [barrier(p, task, points[id(p.recipient)], points[id(p.donor)]) for p in able]
-    return [same_base(pairs, setting), heads_match(pairs, setting, layers), *no_barrier(drops, task, setting)]
+    found = [same_base(pairs, setting), heads_match(pairs, setting, layers), *no_barrier(drops, task, setting)]
+    return said_of_controls(anatomy(pairs[0].recipient).unit, found)
 
 
 def same_base(pairs: Sequence[Pair], setting: str) -> Weighed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,9 @@ import pandas as pd
 from scipy import stats
 
 from audit.records import Control, Estimate
+from audit.words import Unit, said_of
 
+AnyControl = TypeVar("AnyControl", bound=Control)
 Relation = Literal["==", "<=", "<", ">=", ">"]
 Kind = Literal["identity", "initialisation", "effect", "null"]
 COMPARE: Mapping[Relation, Callable[[float, float], bool]] = {
@@ -143,6 +145,14 @@ def weigh(
         n=n,
     )
     return Weighed(**dict(control), numbers=[float(v) for v in numbers], reduced=reduced)
+
+
+def said_of_controls(unit: Unit, controls: Iterable[AnyControl]) -> list[AnyControl]:
+    """Return controls whose sentences are about the parts of the model that was controlled."""
+    return [
+        c.model_copy(update={f: said_of(unit, getattr(c, f)) for f in ("title", "statistic", "meaning", "mend")})
+        for c in controls
+    ]
 
 
 COLUMNS = ("control", "setting", "gates", "n", "reduced", "lower_end", "relation", "threshold")

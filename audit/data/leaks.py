@@ -162,9 +162,8 @@ def _sources(frame: pd.DataFrame, seen: pd.DataFrame, name: str, info: Attribute
             apart.append(f"share of gray images ({100 * gray:+.0f} points)")
         if apart:
             yield (
-                f"{name}: images of '{group}' differ from those of '{info.reference}' in {', '.join(apart)}: a head "
-                "that carries how a picture was taken can look as if it carried the group; name its source under "
-                "match_on"
+                f"{name}: images of '{group}' differ from those of '{info.reference}' in {', '.join(apart)}: what "
+                "carries how a picture was taken can look as if it carried the group; name its source under match_on"
             )
 
 

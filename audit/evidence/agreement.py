@@ -12,6 +12,7 @@ from audit.evidence.effects import mediated_gaps
 from audit.evidence.stats import Array
 from audit.evidence.stored import Part, StoredEffects
 from audit.records import Agreement, Design, HeadRow, Stability
+from audit.words import Unit, said_of
 
 TOP = 10  # heads that two rankings are compared on
 
@@ -57,7 +58,7 @@ def agreements(rows: Sequence[HeadRow]) -> list[Agreement]:
     return found
 
 
-def stability(part: Part, stored: StoredEffects, seeds: Sequence[int]) -> Stability:
+def stability(part: Part, stored: StoredEffects, seeds: Sequence[int], unit: Unit) -> Stability:
     """Compare the ranking of heads between the two splits, and between training seeds."""
     a, b = mediated_gaps(part.discovery), mediated_gaps(part.confirmation)
     top = min(TOP, len(a))
@@ -71,7 +72,8 @@ def stability(part: Part, stored: StoredEffects, seeds: Sequence[int]) -> Stabil
         split_half_rank_correlation=_rank_correlation(a, b),
         top10_overlap=len(shared) / top,
         seeds_rank_correlation=float(np.mean(known)) if known else None,
-        note=f"{len(a)} heads, {len(seeds)} seed(s); overlap of the top {top}, {top / len(a):.0%} expected by chance",
+        note=f"{len(a)} {said_of(unit, 'heads')}, {len(seeds)} seed(s); overlap of the top {top}, "
+        f"{top / len(a):.0%} expected by chance",
     )
 
 

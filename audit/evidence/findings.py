@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from audit.records import ContrastRow, Estimate, Finding, HeadRow, Metric
+from audit.words import Unit, said_of
 
 OUTCOME_UNCERTAINTY = "A predicted label is not what a person feels or does."
 METRIC_WORDS: Mapping[Metric, str] = {
@@ -40,6 +41,10 @@ HEAD_ADVICE = (
     "Use it to look further (which images move most, what the head attends to); do not switch the head off without "
     "measuring both groups' rates and accuracy again."
 )
+BOUNDED = (
+    "This shows that the head's activation affects this output under this intervention; it does not show that the head "
+    "encodes the attribute, is the only route, or that removing it would make the system treat the groups alike."
+)
 AS_IT_IS = "none: rates of the model as it is"
 LOCALISED = "localised: "
 
@@ -68,6 +73,7 @@ class Context:
     gap_above: float
     impact_ratio_below: float
     head_share_above: float
+    unit: Unit
     hashes: Mapping[str, str]
     seeds: Sequence[int]
 
@@ -253,7 +259,7 @@ def _head(row: HeadRow, contrasts: Sequence[ContrastRow], context: Context, *, f
         condition=words.condition,
         cause=words.cause,
         effect=words.effect,
-        recommendation=HEAD_ADVICE,
+        recommendation=said_of(context.unit, HEAD_ADVICE),
         attribute=gap.attribute,
         group=gap.group,
         reference=gap.reference,
@@ -267,13 +273,14 @@ def _head(row: HeadRow, contrasts: Sequence[ContrastRow], context: Context, *, f
         p_adjusted=row.confirmation_p_adjusted,
         family_size=family,
         heads=[row.name],
-        intervention=f"the head writes what it writes for an image of the other group, same {matched}{_sample(row)}",
+        intervention=said_of(context.unit, "the head writes what it writes for an image of the other group, ")
+        + f"same {matched}{said_of(context.unit, _sample(row))}",
         placebo=f"the same with an image of the same group, same {matched}: {spread(row.placebo)} by itself",
         percentile_in_layer=row.percentile_in_layer,
         accuracy_change=row.accuracy_change,
         agreement_over_seeds=agreement,
         replication=f"discovery {spread(row.discovery)}; confirmation, on other people, {spread(row.confirmation)}",
-        other_explanations=list(HEAD_ALTERNATIVES),
+        other_explanations=[said_of(context.unit, sentence) for sentence in HEAD_ALTERNATIVES],
         hashes=dict(context.hashes),
         reproduce="",
         expected=value,
@@ -301,24 +308,24 @@ def _opposite(estimate: Estimate) -> Estimate:
 def _head_words(row: HeadRow, gap: ContrastRow, context: Context) -> Words:
     verb = "widens" if (row.confirmation.value or 0.0) * (gap.estimate.value or 0.0) > 0 else "narrows"
     found, change = spread(row.confirmation), spread(_opposite(row.confirmation))
-    shift = "narrows" if verb == "widens" else "widens"
+    shift, unit = "narrows" if verb == "widens" else "widens", context.unit
     return Words(
-        title=f"Head {row.name} {verb} the gap in '{row.outcome}' between '{gap.group}' and '{gap.reference}'",
-        criterion=(
+        title=f"{said_of(unit, 'Head')} {row.name} {verb} the gap in '{row.outcome}' "
+        f"between '{gap.group}' and '{gap.reference}'",
+        criterion=said_of(
+            unit,
             f"Mediated gap different from zero: adjusted p at most {context.alpha:g} over all heads, outcomes and "
-            "contrasts on the discovery split, and again over the found heads on the confirmation split."
+            "contrasts on the discovery split, and again over the found heads on the confirmation split.",
         ),
         condition=f"Mediated gap {found} in the mean probability of '{row.outcome}'.",
-        cause=(
+        cause=said_of(
+            unit,
             f"What head {row.head} of layer {row.layer} writes differs between images of the two groups, and the "
-            "difference reaches this output."
+            "difference reaches this output.",
         ),
         effect=f"With donors from both groups alike, the gap changes by {change}: it {shift}.",
         wording=(
             f"Patching {row.name} with donors from both groups alike changed the gap in the mean probability of "
-            f"'{row.outcome}' by {change} on this data. "
-            "This shows that the head's activation affects this output under this intervention; it does not show that "
-            "the head encodes the attribute, is the only route, or that removing it would make the system treat the "
-            "groups alike."
+            f"'{row.outcome}' by {change} on this data. {said_of(unit, BOUNDED)}"
         ),
     )

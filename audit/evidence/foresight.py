@@ -10,11 +10,12 @@ from audit.data.samples import Samples
 from audit.evidence.stats import components
 from audit.evidence.stored import MIN_UNITS
 from audit.patching.plans import plan_group_swap
+from audit.words import Unit, said_of
 
 SPLITS = ("discovery", "confirmation")
 
 
-def foresee_heads(samples: Samples, spec: AuditSpec) -> list[str]:
+def foresee_heads(samples: Samples, spec: AuditSpec, unit: Unit) -> list[str]:
     """Say for each contrast whether heads can be localised, by pairing donors as the audit will.
 
     Parameters
@@ -22,6 +23,8 @@ def foresee_heads(samples: Samples, spec: AuditSpec) -> list[str]:
     samples : Samples
     spec : AuditSpec
         Its seed and limits.
+    unit : {"head", "slice"}
+        What is patched.
 
     Returns
     -------
@@ -42,8 +45,8 @@ def foresee_heads(samples: Samples, spec: AuditSpec) -> list[str]:
         answer = "can be localised" if min(counts) >= MIN_UNITS else "cannot be localised: too little data"
         where = f"{contrast.attribute} {contrast.group} against {contrast.reference}"
         lines.append(
-            f"{where}: heads {answer}; {counts[0]} and {counts[1]} independent groups of donor pairs and recipients in "
-            f"discovery and confirmation, {MIN_UNITS} needed in each"
+            f"{where}: {said_of(unit, 'heads')} {answer}; {counts[0]} and {counts[1]} independent groups of donor "
+            f"pairs and recipients in discovery and confirmation, {MIN_UNITS} needed in each"
         )
     return lines
 

@@ -29,6 +29,7 @@ from audit.evidence.sampled import Sampled
 from audit.evidence.stats import Array, holm, over_seeds, smallest_detectable
 from audit.evidence.stored import Part, Settings, StoredEffects
 from audit.records import Contrast, Estimate, HeadRow, Stability, Verdict
+from audit.words import name_of
 
 SCALES: tuple[Scalar, Scalar] = ("called", "m")  # beside the probability
 FIRST_LOOK = 0.2  # share of alpha that is spent on the first of two looks
@@ -65,7 +66,7 @@ def localise(
         rows += _rows_of(
             part, first, found[part.key], confirmed_p, stored, seeds, settings, family=family, critical=again.critical
         )
-    return rows, [stability(part, stored, seeds) for part in parts]
+    return rows, [stability(part, stored, seeds, settings.unit) for part in parts]
 
 
 def parts_of(
@@ -211,7 +212,7 @@ def _rows_of(
             outcome=part.outcome,
             layer=layer,
             head=head,
-            name=f"L{layer}H{head}",
+            name=name_of(settings.unit, layer, head),
             confirmation_p=p,
             confirmation_p_adjusted=q,
             **_over_seeds(values["by_seed"]),

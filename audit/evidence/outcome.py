@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from audit.errors import EXIT_DISPARITY, EXIT_INCONCLUSIVE, EXIT_INVALID, EXIT_PASSED
 from audit.records import ContrastRow, ControlReport, HeadRow, Outcome
+from audit.words import Unit, said_of
 
 EXIT_CODES: dict[Outcome, int] = {
     "PASSED": EXIT_PASSED,
@@ -14,12 +15,17 @@ EXIT_CODES: dict[Outcome, int] = {
     "INVALID": EXIT_INVALID,
     "INCONCLUSIVE": EXIT_INCONCLUSIVE,
 }
-NOT_SHOWN = [
+_NOT_SHOWN = [
     "This report does not certify legal compliance.",
     "Group labels are annotators' perceptions.",
     "A head that carries part of a gap need not be where the gap came from, nor its only route.",
     "Other data, other groups and other versions of the model were not tested.",
 ]
+
+
+def not_shown(unit: Unit) -> list[str]:
+    """Return what no audit shows, of a model whose heads or slices are patched."""
+    return [said_of(unit, sentence) for sentence in _NOT_SHOWN]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from audit.evidence.effects import Scalar, SwapEffects, lay_out
 from audit.evidence.sampled import FirstOrder, Sampled
 from audit.evidence.stats import Array, components
 from audit.records import Contrast
+from audit.words import Unit
 
 MIN_UNITS = 30  # clusters of donor pairs; with fewer, the bootstrap interval of a mediated gap covers less than it says
 
@@ -27,6 +28,7 @@ class Settings:
     seed: int
     min_group_size: int
     margin: float = 0.005  # of probability; a head shown to carry less is equivalent to one that carries nothing
+    unit: Unit = "head"  # what is patched
 
 
 @dataclass(frozen=True)

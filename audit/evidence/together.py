@@ -19,6 +19,7 @@ from audit.evidence.sampled import Sampled
 from audit.evidence.stats import Array, Codes
 from audit.evidence.stored import Settings, StoredEffects
 from audit.records import Contrast, Estimate, HeadRow, JointRow
+from audit.words import name_of, parse_name
 
 IN_PAIRS = 4  # so many heads of a question, the largest on the discovery split, are patched two by two
 NAMES_JOINED = "+"
@@ -26,12 +27,12 @@ NAMES_JOINED = "+"
 
 @dataclass(frozen=True, order=True)
 class HeadSet:
-    """Heads (layer, head) that are patched at once."""
+    """Heads (layer, head) that are patched at once; as text, what a table of effects calls them, whatever they are."""
 
     heads: tuple[tuple[int, int], ...]
 
     def __str__(self) -> str:
-        return NAMES_JOINED.join(f"L{layer}H{head}" for layer, head in self.heads)
+        return NAMES_JOINED.join(name_of("head", layer, head) for layer, head in self.heads)
 
 
 def sets_of_question(rows: Sequence[HeadRow]) -> list[HeadSet]:
@@ -109,8 +110,7 @@ def _of_recipients(patched: Sampled | SwapEffects, rows: Codes) -> SwapEffects:
 
 def parse_set(name: str) -> HeadSet:
     """Read ``L1H0+L2H3``."""
-    parts = (p.removeprefix("L").split("H") for p in name.split(NAMES_JOINED))
-    return HeadSet(tuple((int(layer), int(head)) for layer, head in parts))
+    return HeadSet(tuple(parse_name(part) for part in name.split(NAMES_JOINED)))
 
 
 def _rows(
@@ -139,7 +139,7 @@ def _rows(
         JointRow(
             contrast=str(contrast),
             outcome=outcome,
-            heads=[f"L{layer}H{head}" for layer, head in heads.heads],
+            heads=[name_of(settings.unit, layer, head) for layer, head in heads.heads],
             all_heads=len(heads.heads) == len(singly.heads),
             together=joint[s],
             sum_of_singles=sums[s],

@@ -22,6 +22,7 @@ from audit.models.checkpoint import hash_state, read_weights
 from audit.models.families.body import Anatomy
 from audit.models.families.channels import Channels
 from audit.models.translated import HUGGING_FACE, TORCHVISION, Translation, foreign_weights, is_foreign, read_foreign
+from audit.words import Unit
 
 SUPPORTED = (*(name for made in ANATOMIES.values() for name in made.named), f"{TORCHVISION}vit_*", HUGGING_FACE)
 COUNTED = "num_batches_tracked"  # by batch norms of late versions of torch; nothing is computed from it
@@ -161,6 +162,12 @@ def family_of(name: str) -> type[Anatomy] | None:
     module = inspect.getmodule(timm.model_entrypoint(name))
     made = {inspect.getmodule(kind): found for kind, found in ANATOMIES.items()}
     return ANATOMIES[VisionTransformer] if name.startswith("deit") else made.get(module)
+
+
+def unit_of(name: str) -> Unit:
+    """Return what is patched of a model that a card names; the name is known to be supported."""
+    made = None if is_foreign(name) else family_of(name)
+    return "head" if made is None else made.unit
 
 
 def _translated(spec: ModelSpec, translation: Translation, classes: int) -> Model:

@@ -13,6 +13,7 @@ import torch
 from audit.models.anatomy import ANATOMIES
 from audit.models.build import why_not_patchable
 from audit.models.translated import HUGGING_FACE, KINDS, TORCHVISION, torchvision_names
+from audit.words import FULL
 
 MODULES = (*(kind.__module__.rsplit(".", 1)[1] for kind in ANATOMIES), "deit")  # timm's, in which such models are
 
@@ -30,19 +31,19 @@ class Row:
 
 def families() -> list[Row]:
     """Return a row for each family."""
-    rows = [Row("timm", made.called, ", ".join(made.named), made.unit, made.notes) for made in ANATOMIES.values()]
+    rows = [Row("timm", made.called, ", ".join(made.named), FULL[made.unit], made.notes) for made in ANATOMIES.values()]
     rows.append(
         Row(
             "torchvision",
             "ViT",
             ", ".join(TORCHVISION + name for name in torchvision_names()),
-            "attention head",
+            FULL["head"],
             "translated into timm's ViT; weights: pretrained, or a FILE in torchvision's names",
         )
     )
     kinds = ", ".join(KINDS)
     notes = f"translated into timm's ViT; weights: a folder with config.json of model_type {kinds}"
-    rows.append(Row("Hugging Face", "ViT, DeiT, DINOv2, CLIP, SigLIP", HUGGING_FACE, "attention head", notes))
+    rows.append(Row("Hugging Face", "ViT, DeiT, DINOv2, CLIP, SigLIP", HUGGING_FACE, FULL["head"], notes))
     return rows
 
 

@@ -26,9 +26,6 @@ class Site:
     layer: int
     head: int
 
-    def __str__(self) -> str:
-        return f"L{self.layer}H{self.head}"
-
 
 def heads_of(model: Model, layer: int) -> int:
     """Return how many heads a layer has."""

@@ -28,6 +28,7 @@ from audit.pipeline.setting import Setting
 from audit.pipeline.training import AuditedModels, reseed_of
 from audit.records import Control, ControlReport, HeadGrid
 from audit.store import source_hash, write_bytes, write_table, write_text
+from audit.words import Unit
 
 IDENTITY_IMAGES = 4
 BARRIER_IMAGES = 600
@@ -179,12 +180,12 @@ def check_reference_models(setting: Setting, models: AuditedModels) -> list[Weig
     return controls
 
 
-def check_round_trips(pairs: pd.DataFrame | None) -> list[Control]:
+def check_round_trips(pairs: pd.DataFrame | None, unit: Unit) -> list[Control]:
     """Check for each contrast with edited pictures that editing them there and back changes nothing."""
     if pairs is None:
         return []
     edited = pairs[pairs["version"].isin(["back", "self"])]
-    return [round_trip(table, str(contrast)) for contrast, table in edited.groupby("contrast")]
+    return [round_trip(table, str(contrast), unit) for contrast, table in edited.groupby("contrast")]
 
 
 def pairs_as_given(pairs: pd.DataFrame | None) -> list[str]:

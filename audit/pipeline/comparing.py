@@ -17,6 +17,7 @@ from audit.pipeline.judging import predictions, questions
 from audit.pipeline.opening import OpenedRun, open_run
 from audit.records import Audit, ComparedFinding, Contrast, Estimate, Finding, RunComparison, RunName
 from audit.report.render import Source, read_run
+from audit.words import name_of
 
 UNTESTED = ("too little data", "not estimable")
 HEAD_METRIC = "mediated_gap"
@@ -193,7 +194,7 @@ def _of_head(run: OpenedRun, finding: Finding) -> pd.DataFrame | None:
     if contrast not in stored.patched_in_both_splits([contrast]):
         return None
     effects = stored.of(seed, contrast, "confirmation", finding.outcome)
-    named = [f"L{layer}H{head}" for layer, head in effects.heads]
+    named = [name_of(run.scope.unit, layer, head) for layer, head in effects.heads]
     swap = stored.swap
     part = swap[(swap["seed"] == seed) & (swap["contrast"] == str(contrast)) & (swap["split"] == "confirmation")]
     if stored.first_order is not None and len(part["position"].unique()) < len(effects.label):

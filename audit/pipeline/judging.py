@@ -33,6 +33,7 @@ from audit.records import (
     RateRow,
     Stability,
 )
+from audit.words import Unit, said_of
 
 JOINED = " x "
 
@@ -118,11 +119,17 @@ def judge_effects(
         stability,
         where,
         _with_commands(scope, found),
-        _grids(heads, where),
+        _grids(heads, where, scope.unit),
         agreement=agreements(heads),
         pairs=[n.row for n in natural],
         ranges=rates.ranges,
     )
+
+
+CAPTION = (
+    "Mediated gap of each head on the confirmation split. Where it has the sign of the gap, the head widens the gap, "
+    "where it has the other it narrows it."
+)
 
 
 def _context(scope: Scope, limits: Thresholds, hashes: dict[str, str]) -> Context:
@@ -137,6 +144,7 @@ def _context(scope: Scope, limits: Thresholds, hashes: dict[str, str]) -> Contex
         head_share_above=scope.card.policy.head_share_above,
         hashes=hashes,
         seeds=scope.seeds,
+        unit=scope.unit,
     )
 
 
@@ -177,7 +185,7 @@ def questions(scope: Scope) -> list[Question]:
     return asked
 
 
-def _grids(heads: Sequence[HeadRow], where: Mapping[str, str]) -> list[HeadGrid]:
+def _grids(heads: Sequence[HeadRow], where: Mapping[str, str], unit: Unit) -> list[HeadGrid]:
     """Lay the mediated gaps out layer by layer, a grid for each contrast and outcome."""
     marks = {"confirmed": "confirmed", "confirmed, no gap": "no gap", "found, not confirmed": "discovered"}
     grids = []
@@ -185,7 +193,8 @@ def _grids(heads: Sequence[HeadRow], where: Mapping[str, str]) -> list[HeadGrid]
         rows = [h for h in heads if (h.contrast, h.outcome) == (contrast, outcome)]
         layers = sorted({h.layer for h in rows})
         asked = was_asked(where[f"{contrast}:{outcome}"])
-        what = f"Where the gap in '{outcome}' is carried" if asked else f"What each head does to '{outcome}', by group"
+        done = f"{said_of(unit, 'What each head does to')} '{outcome}', by group"
+        what = f"Where the gap in '{outcome}' is carried" if asked else done
         by_layer = [sorted((h for h in rows if h.layer == i), key=lambda h: h.head) for i in layers]
         grids.append(
             HeadGrid(
@@ -195,8 +204,7 @@ def _grids(heads: Sequence[HeadRow], where: Mapping[str, str]) -> list[HeadGrid]
                 values=[[h.confirmation.value for h in layer] for layer in by_layer],
                 marks=[[marks.get(h.verdict, "") for h in layer] for layer in by_layer],
                 layers=layers,
-                caption="Mediated gap of each head on the confirmation split. Where it has the sign of the gap, the "
-                "head widens the gap, where it has the other it narrows it.",
+                caption=said_of(unit, CAPTION),
             )
         )
     return grids

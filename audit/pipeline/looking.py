@@ -13,6 +13,7 @@ from audit.pipeline.setting import Setting
 from audit.pipeline.training import AuditedModels
 from audit.records import AttentionMap, Contrast, Finding
 from audit.store import write_table
+from audit.words import name_of, parse_name
 
 HEADS = 12  # whose attention is shown
 TABLE = "attention"  # of the effects
@@ -38,7 +39,7 @@ def strongest(findings: Sequence[Finding]) -> dict[Contrast, list[Site]]:
     heads = sorted((f for f in findings if f.kind == "head"), key=lambda f: -abs(f.estimate.value or 0.0))[:HEADS]
     asked: dict[Contrast, list[Site]] = {}
     for finding in heads:
-        site = Site(*(int(n) for n in finding.heads[0].removeprefix("L").split("H")))
+        site = Site(*parse_name(finding.heads[0]))
         sites = asked.setdefault(Contrast(finding.attribute, finding.group, finding.reference), [])
         if site not in sites:
             sites.append(site)
@@ -65,12 +66,12 @@ def _of_contrast(setting: Setting, models: AuditedModels, contrast: Contrast, si
 def maps_of(table: pd.DataFrame) -> list[AttentionMap]:
     """Return the stored averages as records."""
     maps = []
-    for (contrast, layer, head, group), rows in table.groupby(["contrast", "layer", "head", "group"], sort=False):
+    for (contrast, _, _, group), rows in table.groupby(["contrast", "layer", "head", "group"], sort=False):
         grid = rows.pivot(index="row", columns="column", values="weight")
         maps.append(
             AttentionMap(
                 contrast=str(contrast),
-                name=f"L{layer}H{head}",
+                name=name_of("head", int(rows["layer"].iloc[0]), int(rows["head"].iloc[0])),
                 group=str(group),
                 images=int(rows["images"].iloc[0]),
                 weights=[[float(v) for v in line] for line in grid.to_numpy()],

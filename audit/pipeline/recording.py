@@ -19,9 +19,10 @@ from audit import __version__
 from audit.card.schema import Card
 from audit.data.summary import describe_data
 from audit.evidence.heads import FIRST_LOOK
-from audit.evidence.outcome import NOT_SHOWN, decide
+from audit.evidence.outcome import decide, not_shown
 from audit.models.anatomy import anatomy
 from audit.models.blocks import unknown_blocks
+from audit.models.build import unit_of
 from audit.models.device import CPU, device_name, precision_name
 from audit.pipeline.judging import Judged
 from audit.pipeline.setting import Scope, Setting
@@ -30,11 +31,12 @@ from audit.pipeline.training import AuditedModels
 from audit.records import Audit, ControlReport, LegalAnswer, MethodReport, ModelInfo, Provenance
 from audit.report.exports import PRINTERS
 from audit.store import file_hash, write_text
+from audit.words import Unit, said_of
 
 PACKAGES = ("torch", "torchvision", "timm", "fairlearn", "pandas", "numpy", "scipy", "statsmodels", *PRINTERS)
 EMPTY = Judged([], [], [], [], {}, [], [])
 REGISTRATION = "preregistration.json"
-UNKNOWN_BLOCKS = "are of a kind that it does not know: run whole, and by plain hooks where sets of heads are patched"
+UNKNOWN_BLOCKS = "are run whole, and by plain hooks where sets of heads are patched"
 SAMPLED = "Where not all patches are made, the contrasts are those in which a gap was detected, and"
 METRICS = ["label-standardised gap", "true-positive-rate gap", "false-positive-rate gap", "mediated gap"]
 GAP_WORDS = (
@@ -118,7 +120,7 @@ def registration(setting: Setting) -> dict[str, object]:
         "data": setting.samples.fingerprint,
         "base weights": setting.backbone.body_hash(),
         "metrics": METRICS,
-        "estimands": ESTIMANDS,
+        "estimands": _said(setting.unit, ESTIMANDS),
         "family": family_of(setting),
         "precision of the search": precision_name(setting.precision),
         "questions": [f"{c}:{name}" for c in setting.contrasts for name in setting.outcomes],
@@ -128,11 +130,12 @@ def registration(setting: Setting) -> dict[str, object]:
 def family_of(setting: Setting) -> str:
     """Say over which tests is adjusted."""
     share = f"{FIRST_LOOK:g} of alpha is spent on a first look at discovery and the rest on a second"
-    return (
+    return said_of(
+        setting.unit,
         "Rates: Holm over all groups, intersections, outcomes and the three gaps. Heads: max-|T| over "
         f"{len(swept_layers(setting))} layers' heads x outcomes x contrasts on the discovery split by swapping donor "
         "labels within matched pairs; Holm over the found heads on the confirmation split."
-        + ("" if setting.card.audit.patches == "all" else f" {SAMPLED} {share}.")
+        + ("" if setting.card.audit.patches == "all" else f" {SAMPLED} {share}."),
     )
 
 
@@ -167,7 +170,7 @@ def record_audit(
         outcome=verdict.outcome,
         exit_code=verdict.exit_code,
         reasons=verdict.reasons,
-        not_shown=NOT_SHOWN,
+        not_shown=not_shown(setting.unit),
         next_steps=verdict.next_steps,
         intended_use=card.intended_use,
         out_of_scope=card.out_of_scope,
@@ -207,6 +210,7 @@ def _model_info(setting: Setting, models: AuditedModels | None) -> ModelInfo:
         weights_sha256=next(iter(models.hashes().values())) if models is not None else backbone.body_hash(),
         parameters=sum(p.numel() for p in model.parameters()),
         layers=body.depth,
+        unit=body.unit,
         heads=body.units(0),
         heads_by_layer=[body.units(i) for i in range(body.depth)],
         image_size=body.side,
@@ -265,15 +269,21 @@ def thresholds(card: Card) -> dict[str, float]:
 
 def method_of(card: Card) -> dict[str, Any]:
     """Return what the record says of the method that depends on nothing but the card."""
+    unit = unit_of(card.model.name)
     return {
-        "hypotheses": HYPOTHESES,
+        "hypotheses": [said_of(unit, sentence) for sentence in HYPOTHESES],
         "metrics": METRICS,
         "thresholds": thresholds(card),
         "permutations": card.audit.permutations,
         "bootstrap": card.audit.bootstrap,
-        "estimands": ESTIMANDS,
-        "designs": DESIGNS,
+        "estimands": _said(unit, ESTIMANDS),
+        "designs": [said_of(unit, sentence) for sentence in DESIGNS],
     }
+
+
+def _said(unit: Unit, rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return rows of sentences as they are said of a kind of part."""
+    return [tuple(said_of(unit, sentence) for sentence in row) for row in rows]
 
 
 def _method(
@@ -282,8 +292,9 @@ def _method(
     engine = next((c for c in controls.controls if c.id == "engine"), None)
     agreement = "not measured, the audit ended before" if engine is None else f"{engine.estimate.value:.1e} in a logit"
     unknown = [] if models is None else unknown_blocks(models.primary)
-    named = ", ".join(map(str, unknown))
-    slow = f"; layers {named} {UNKNOWN_BLOCKS}" if unknown else ""
+    every = models is not None and len(unknown) == anatomy(models.primary).depth
+    named = "all layers" if every else f"layers {', '.join(map(str, unknown))}"
+    slow = f"; {named} {said_of(setting.unit, UNKNOWN_BLOCKS)}" if unknown else ""
     return MethodReport(
         preregistration_sha256=fixed,
         family=family_of(setting),
@@ -312,19 +323,21 @@ def _provenance(setting: Setting, models: AuditedModels | None, fixed: str) -> P
         command=setting.command,
         started=setting.started,
         run_by=setting.card.report.run_by or "not stated",
-        hardware=_hardware(setting.device),
+        hardware=_hardware(setting),
         versions={"vit-audit": __version__, "python": sys.version.split()[0], **{p: version(p) for p in PACKAGES}},
         seeds=[] if training is None else training.seeds,
         hashes={**hashes, **(models.hashes() if models is not None else {})},
     )
 
 
-def _hardware(device: torch.device) -> str:
+def _hardware(setting: Setting) -> str:
     """Return the processor and how many cores torch uses; no host name."""
+    device = setting.device
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
         lines = [x for x in info.read_text(encoding="utf-8").splitlines() if x.startswith("model name")]
         name = lines[0].split(":", 1)[1].strip() if lines else name
-    accelerator = "no accelerator used" if device.type == CPU else f"heads patched on {device_name(device)}"
+    used = f"{said_of(setting.unit, 'heads')} patched on {device_name(device)}"
+    accelerator = "no accelerator used" if device.type == CPU else used
     return f"{name}, {torch.get_num_threads()} threads, {accelerator}"

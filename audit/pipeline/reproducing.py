@@ -31,6 +31,7 @@ from audit.pipeline.sweeping import (
 )
 from audit.records import Contrast, Finding
 from audit.report import load_audit
+from audit.words import parse_name
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _measure_rates(setting: Setting, run: Path, finding: Finding) -> float:
 def _measure_head(setting: Setting, run: Path, finding: Finding) -> float:
     """Patch the finding's head again on the confirmation split: for all recipients, or those that the run drew."""
     contrast = Contrast(finding.attribute, finding.group, finding.reference)
-    site, seed = Site(*(int(n) for n in finding.heads[0].removeprefix("L").split("H"))), setting.seeds[0]
+    site, seed = Site(*parse_name(finding.heads[0])), setting.seeds[0]
     model, sites = _model(setting, run), sites_of(_model(setting, run), swept_layers(setting))
     (plan,) = (p for p in make_plans(setting)[0] if (p.contrast, p.split) == (contrast, "confirmation"))
     patched = _patched(run, seed, plan, site)

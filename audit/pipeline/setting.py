@@ -16,9 +16,10 @@ from audit.card.schema import Card, TrainingSpec
 from audit.data.pixels import Pixels
 from audit.data.samples import Samples
 from audit.data.summary import audited_outcomes
-from audit.models.build import Backbone
+from audit.models.build import Backbone, unit_of
 from audit.models.device import CPU
 from audit.records import Contrast
+from audit.words import Unit
 
 Step = Callable[[str], Callable[[int, int], None]]
 
@@ -35,6 +36,11 @@ class Scope:
     def training(self) -> TrainingSpec | None:
         """How to train, or None where the user's own model is audited."""
         return None if self.card.training == "none" else self.card.training
+
+    @property
+    def unit(self) -> Unit:
+        """What of the model is patched."""
+        return unit_of(self.card.model.name)
 
     @property
     def seeds(self) -> list[int]:

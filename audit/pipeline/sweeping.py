@@ -23,6 +23,7 @@ from audit.pipeline.setting import Scope, Setting
 from audit.pipeline.training import AuditedModels, reseed_of
 from audit.records import Contrast, Effort, SearchPrecision
 from audit.store import write_table
+from audit.words import said_of
 
 AUDIT_SPLITS = ("discovery", "confirmation")
 SWAP_KINDS = ("cross", "placebo")
@@ -141,7 +142,7 @@ def head_settings(scope: Scope) -> Settings:
     """Return strictness and sizes of the localisation, as the card has them."""
     spec, policy = scope.card.audit, scope.card.policy
     margin = policy.head_share_above * policy.gap_above
-    return Settings(spec.alpha, spec.permutations, spec.bootstrap, spec.seed, spec.min_group_size, margin)
+    return Settings(spec.alpha, spec.permutations, spec.bootstrap, spec.seed, spec.min_group_size, margin, scope.unit)
 
 
 def _swap(setting: Setting, models: AuditedModels, seed: int, plans: Sequence[Plan]) -> pd.DataFrame:
@@ -263,7 +264,7 @@ def sweep_sets(
             sets=sets,
             outcomes=setting.outcomes,
             units=part.column("unit"),
-            progress=setting.step(f"patching: {plan.contrast}, heads together"),
+            progress=setting.step(f"patching: {plan.contrast}, {said_of(setting.unit, 'heads')} together"),
         )
         table = table.assign(position=part.rows.index.to_numpy()[table["position"]])
         parts.append(_described(table, plan, setting.seeds[0]))

@@ -22,7 +22,7 @@ from audit.controls.colour_blur import ChannelResult, Measured, judge_channel
 from audit.controls.verdict import weighed_again
 from audit.data.summary import describe_data
 from audit.errors import InputError
-from audit.evidence.outcome import NOT_SHOWN, decide
+from audit.evidence.outcome import decide, not_shown
 from audit.models.checkpoint import hash_state
 from audit.pipeline.checking import CONTROL_EFFECTS, CONTROL_NUMBERS, check_round_trips
 from audit.pipeline.judging import Judged, judge_effects, judge_rates, judge_sets
@@ -38,6 +38,7 @@ from audit.report.formats import clean
 from audit.report.manifest import MANIFEST, SIGNATURE, check_signature, hash_files, manifest_rows
 from audit.report.render import Source, printed, read_run
 from audit.store import file_hash
+from audit.words import Unit
 
 NEAR = 1e-9  # relative; libraries of other versions may add up in another order
 SHOWN = 40  # characters of a difference, to either side
@@ -159,7 +160,7 @@ def derive(run: Path, audit: Audit) -> dict[str, Any]:
     """
     opened = open_run(run)
     scope, card = opened.scope, opened.scope.card
-    trips = _round_trips(run)
+    trips = _round_trips(run, scope.unit)
     results = _channels(run)
     again = trips | {c.id: c for result in results for c in result.controls}
     numbers = pd.read_parquet(run / CONTROL_NUMBERS)
@@ -184,7 +185,7 @@ def derive(run: Path, audit: Audit) -> dict[str, Any]:
         "intended_use": card.intended_use,
         "out_of_scope": card.out_of_scope,
         "legal": [_plain(answer) for answer in answers(card.legal, card.task)],
-        "not_shown": NOT_SHOWN,
+        "not_shown": not_shown(scope.unit),
         "synthetic": card.data.reader == "synthetic",
         "outcome": verdict.outcome,
         "exit_code": verdict.exit_code,
@@ -204,11 +205,11 @@ def _channels(run: Path) -> list[ChannelResult]:
     return [judge_channel(Measured.load(path, role)) for role, path in files.items()]
 
 
-def _round_trips(run: Path) -> dict[str, Control]:
+def _round_trips(run: Path, unit: Unit) -> dict[str, Control]:
     path = run / "effects" / "pairs.parquet"
     if not path.is_file():
         return {}
-    trips = check_round_trips(pd.read_parquet(path))
+    trips = check_round_trips(pd.read_parquet(path), unit)
     return {c.id: c.model_copy(update={"gates": "Design B"}) for c in trips}
 
 

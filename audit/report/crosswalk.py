@@ -10,6 +10,7 @@ import yaml
 from audit.records import Audit
 from audit.report.shapes import Cell, Column, Table, header_cell
 from audit.resources import resource_dir
+from audit.words import said_of
 
 SECTIONS = {
     "summary": "1 Summary",
@@ -41,7 +42,7 @@ def crosswalk_table(audit: Audit) -> Table:
             (
                 header_cell(row["clause"]),
                 Cell(row["asks"]),
-                Cell(", ".join(SECTIONS[name] for name in row["stands"]) or NOT_COVERED),
+                Cell(", ".join(said_of(audit.model.unit, SECTIONS[name]) for name in row["stands"]) or NOT_COVERED),
                 Cell(row["missing"] or "–"),
             )
             for row in _rows()

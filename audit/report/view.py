@@ -12,6 +12,7 @@ from audit.report.legal import NOT_ANSWERED, clause_of
 from audit.report.reviews import by_finding, in_order
 from audit.report.shapes import Badge, Cell, Column, Fact, Table, TableGroup, badge_cell, header_cell, places, spelled
 from audit.report.view_findings import FindingCard
+from audit.words import Unit, said_of
 
 PAGE_ONE = ("/outcome", "/reasons", "/model", "/data", "/controls/controls", "/not_shown", "/next_steps")
 
@@ -77,6 +78,7 @@ class ReportView:
     hashes: Table
     versions: Table
     glossary: tuple[tuple[str, str], ...]
+    unit: Unit  # what is patched
     emotion_note: str
     fixed: dict[str, str]
     choices: tuple[str, ...]  # what a reviewer may decide
@@ -185,12 +187,14 @@ def build_view(audit: Audit, audit_sha256: str, decisions: Sequence[Decision] = 
             list(audit.provenance.versions.items()),
             source="/provenance/versions",
         ),
-        glossary=wording.glossary(),
+        glossary=wording.glossary(audit.model.unit),
+        unit=audit.model.unit,
         emotion_note=wording.EMOTION_NOTE if audit.task == "emotion" else "",
         fixed={
             "no_certificate": wording.NO_CERTIFICATE,
             "perceptions": wording.PERCEPTIONS,
-            "bounded_claim": wording.BOUNDED_CLAIM,
+            "bounded_claim": said_of(audit.model.unit, wording.BOUNDED_CLAIM),
+            **{word: said_of(audit.model.unit, word) for word in ("head", "heads", "Heads", "Attention heads")},
         },
         choices=tuple(wording.DECISIONS),
         reviewed=_reviewed(audit, decided),
@@ -289,7 +293,7 @@ def _control_lines(audit: Audit) -> tuple[tuple[str, tuple[Line, ...]], ...]:
             where = wording.CONTROL_KINDS[control.kind]
         kinds.setdefault(control.kind, {}).setdefault(where, []).append(control.passed)
     whole = [
-        Line(wording.PASSED_CHECK, wording.control_line(kind, where, len(passed)))
+        Line(wording.PASSED_CHECK, said_of(audit.model.unit, wording.control_line(kind, where, len(passed))))
         for kind, settings in kinds.items()
         for where, passed in settings.items()
         if all(passed)
@@ -362,9 +366,7 @@ def _other_grids(audit: Audit) -> TableGroup | None:
         return None
     return TableGroup(
         id="other-grids",
-        title="Further head grids",
-        tables=tuple(
-            view_instrument.grid_table(grid, view_instrument.largest(every, grid.unit), place(grid)) for grid in grids
-        ),
+        title=said_of(audit.model.unit, "Further head grids"),
+        tables=tuple(view_instrument.grid_table(audit, grid, place(grid)) for grid in grids),
         scale=view_instrument.scale(grids, every),
     )

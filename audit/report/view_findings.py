@@ -11,11 +11,15 @@ from audit.records import AttentionMap, Audit, Decision, Finding
 from audit.report import figures, formats, view_data, wording
 from audit.report.shapes import Badge, Column, Fact, Picture, Table, header_cell, number_cell, places
 from audit.report.view_heads import estimate_text, forest, points_text
+from audit.words import Unit, said_of
 
 TOP_FINDINGS = 3
 DOWN, ACROSS = ("top", "middle", "bottom"), ("left", "centre", "right")
 DRAWN = 24  # findings with a picture of their own; all of them stand in the forest plots and tables
 _SEVERITY_ORDER = {"high": 0, "medium": 1, "low": 2}
+
+
+ABOUT_RATES = "none: this finding is about rates, not about heads"
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def finding_card(
             Fact("Recommendation", finding.recommendation),
         ),
         numbers=_numbers(finding),
-        patching=_patching(finding),
+        patching=_patching(audit.model.unit, finding),
         repeat=_repeat(finding, source),
         other_explanations=tuple(finding.other_explanations),
         figure_text=estimate_text(finding.estimate),
@@ -202,15 +206,16 @@ def _numbers(finding: Finding) -> tuple[Fact, ...]:
     )
 
 
-def _patching(finding: Finding) -> tuple[Fact, ...]:
+def _patching(unit: Unit, finding: Finding) -> tuple[Fact, ...]:
     percentile, accuracy = finding.percentile_in_layer, finding.accuracy_change
     of_head = []
     if percentile is not None:
-        of_head.append(Fact("Among random heads of its layer", f"percentile {formats.decimal(percentile, 0)}"))
+        among = said_of(unit, "Among random heads of its layer")
+        of_head.append(Fact(among, f"percentile {formats.decimal(percentile, 0)}"))
     if accuracy is not None:
         of_head.append(Fact("Accuracy change under the patch", points_text(accuracy)))
     return (
-        Fact("Heads", ", ".join(finding.heads) or "none: this finding is about rates, not about heads"),
+        Fact(said_of(unit, "Heads"), ", ".join(finding.heads) or said_of(unit, ABOUT_RATES)),
         Fact("Intervention", finding.intervention or "none"),
         Fact("Placebo", finding.placebo or "none"),
         *of_head,

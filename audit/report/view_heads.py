@@ -20,9 +20,12 @@ from audit.report.shapes import (
     spelled,
 )
 from audit.report.view_data import seeds_cell, seeds_column
-from audit.report.view_instrument import every_grid, grid_table, largest, scale
+from audit.report.view_instrument import every_grid, grid_table, scale
+from audit.words import Unit, said_of
 
 FOREST_HEADS = 12  # heads drawn; the table lists all of them
+SHARES = "Share of the gap: single heads, then heads together"
+SPREAD = "Confirmed on people not used to find them; so many heads say little about where."
 PRINTED_HEADS = 36  # rows of the table in the PDF, found heads aside
 FOUND = ("confirmed", "confirmed, no gap", "found, not confirmed")
 SET_NAMED = 6  # heads of a set that are named one by one; larger sets are counted
@@ -67,16 +70,16 @@ def head_groups(audit: Audit) -> list[TableGroup]:
 def _head_group(audit: Audit, contrast: str, outcome: str, place: Place) -> TableGroup:
     rows = [row for row in audit.heads if (row.contrast, row.outcome) == (contrast, outcome)]
     strongest = sorted(rows, key=lambda row: (row.verdict != "confirmed", -abs(headline(row).value or 0.0)))
-    key = formats.slug(f"{contrast}:{outcome}")
+    key, unit = formats.slug(f"{contrast}:{outcome}"), audit.model.unit
     title = f"{contrast_name(audit, contrast)}, predicted “{formats.label(outcome)}”"
     grids = [grid for grid in audit.grids if grid.id in {f"bias:{contrast}", f"bias:{contrast}:{outcome}"}]
     drawn = strongest[:FOREST_HEADS]
-    picture = forest(drawn, f"The {formats.plural(len(drawn), 'strongest head')} beside the placebo - {title}")
+    picture = forest(drawn, f"The {_counted(unit, len(drawn), 'strongest head')} beside the placebo - {title}")
     answer = audit.localisation.get(f"{contrast}:{outcome}", "")
     return TableGroup(
         id=f"heads-{key}",
         title=title,
-        paragraphs=(_answer(answer, rows), *_pairs(audit, contrast, outcome)),
+        paragraphs=(_answer(unit, answer, rows), *_pairs(audit, contrast, outcome)),
         source=spelled(
             [
                 "/localisation",
@@ -84,12 +87,12 @@ def _head_group(audit: Audit, contrast: str, outcome: str, place: Place) -> Tabl
             ]
         ),
         tables=(
-            *(grid_table(grid, largest(every_grid(audit), grid.unit), place(grid)) for grid in grids),
+            *(grid_table(audit, grid, place(grid)) for grid in grids),
             *_together_table(audit, key, title, contrast, outcome),
         ),
         scale=scale(grids, every_grid(audit)) if grids else None,
         pictures=tuple(p for p in (picture, _shares(audit, title, contrast, outcome, strongest)) if p),
-        folded=(_head_table(key, title, rows, strongest, place),),
+        folded=(_head_table(unit, key, title, rows, strongest, place),),
     )
 
 
@@ -109,10 +112,11 @@ def _shares(audit: Audit, title: str, contrast: str, outcome: str, rows: Sequenc
         figures.Bar(row.name, row.share_of_gap, is_reference=False) for row in rows if row.verdict == "confirmed"
     ][:FOREST_HEADS]
     sets = [row for row in audit.joint if (row.contrast, row.outcome) == (contrast, outcome)]
-    jointly = [figures.Bar(_set_name(row), row.share_of_gap, is_reference=True) for row in sets]
+    unit = audit.model.unit
+    jointly = [figures.Bar(_set_name(unit, row), row.share_of_gap, is_reference=True) for row in sets]
     if not singly:
         return None
-    return figures.shares_picture([*singly, *jointly], f"Share of the gap: single heads, then heads together - {title}")
+    return figures.shares_picture([*singly, *jointly], f"{said_of(unit, SHARES)} - {title}")
 
 
 def _together_table(audit: Audit, key: str, title: str, contrast: str, outcome: str) -> tuple[Table, ...]:
@@ -121,21 +125,21 @@ def _together_table(audit: Audit, key: str, title: str, contrast: str, outcome: 
     if not rows:
         return ()
     rows = sorted(rows, key=lambda row: (-len(row.heads), row.heads))
-    place = places({"/joint": audit.joint})
+    place, unit = places({"/joint": audit.joint}), audit.model.unit
     table = Table(
         id=f"together-{key}",
-        caption=f"Heads patched together - {title}",
+        caption=f"{said_of(unit, 'Heads patched together')} - {title}",
         columns=(
-            Column("Heads"),
+            Column(said_of(unit, "Heads")),
             Column("Together", "mediated gap, points", True),
-            Column("Sum of single heads", "points", True),
+            Column(said_of(unit, "Sum of single heads"), "points", True),
             Column("Together beyond the sum", "points", True),
             Column("Share of gap", "together", True),
             Column("Share of gap", "sum", True),
         ),
         rows=tuple(
             (
-                header_cell(_set_name(row), source=place(row)),
+                header_cell(_set_name(unit, row), source=place(row)),
                 stacked(row.together),
                 stacked(row.sum_of_singles),
                 stacked(row.beyond_sum),
@@ -144,15 +148,19 @@ def _together_table(audit: Audit, key: str, title: str, contrast: str, outcome: 
             )
             for row in rows
         ),
-        note=f"{formats.level_note(row.together for row in rows)} {wording.TOGETHER}",
+        note=f"{formats.level_note(row.together for row in rows)} {said_of(unit, wording.TOGETHER)}",
     )
     return (table,)
 
 
-def _set_name(row: JointRow) -> str:
-    several = len(row.heads) > SET_NAMED
-    named = f"{len(row.heads)} confirmed heads" if several else ", ".join(row.heads)
-    return f"All {len(row.heads)} heads that were tested" if row.all_heads else named
+def _set_name(unit: Unit, row: JointRow) -> str:
+    number, several = len(row.heads), len(row.heads) > SET_NAMED
+    named = said_of(unit, f"{number} confirmed heads") if several else ", ".join(row.heads)
+    return said_of(unit, f"All {number} heads that were tested") if row.all_heads else named
+
+
+def _counted(unit: Unit, number: int, what: str) -> str:
+    return said_of(unit, formats.plural(number, what))
 
 
 def contrast_name(audit: Audit, contrast: str) -> str:
@@ -164,15 +172,15 @@ def contrast_name(audit: Audit, contrast: str) -> str:
     return formats.label(contrast)
 
 
-def _answer(answer: str, rows: Sequence[HeadRow]) -> str:
+def _answer(unit: Unit, answer: str, rows: Sequence[HeadRow]) -> str:
     heads = len(rows)
-    tested = formats.plural(heads, "head")
+    tested = _counted(unit, heads, "head")
     if answer.startswith("localised"):
         named = formats.clean(answer.partition(":")[2]).strip()
         count = len(named.split(", "))
         if count > heads / 2:
             spread = f"Spread over {count} of {tested}: {named}."
-            return f"{spread} Confirmed on people not used to find them; so many heads say little about where."
+            return f"{spread} {said_of(unit, SPREAD)}"
         return f"Localised: {named}. Confirmed on people not used to find it, out of {tested}."
     if answer.startswith("not localisable"):
         return (
@@ -184,12 +192,12 @@ def _answer(answer: str, rows: Sequence[HeadRow]) -> str:
     return f"{formats.clean(answer).capitalize() or 'No answer was recorded'}: {tested} tested.{cancel}"
 
 
-def _optional(rows: Sequence[HeadRow]) -> list[tuple[Column, Callable[[HeadRow], Cell]]]:
+def _optional(unit: Unit, rows: Sequence[HeadRow]) -> list[tuple[Column, Callable[[HeadRow], Cell]]]:
     """Return the columns that only some audits have, with what fills them."""
     every: list[tuple[bool, Column, Callable[[HeadRow], Cell]]] = [
         (
             any(row.natural_indirect is not None for row in rows),
-            Column("Exact pairs", "by the head; past it, points", True),
+            Column("Exact pairs", said_of(unit, "by the head; past it, points"), True),
             _pair_cell,
         ),
         (
@@ -219,8 +227,10 @@ def _patched_cell(row: HeadRow) -> Cell:
     return number_cell(formats.percent(row.patched_share, 0), formats.decimal(agreement, 3))
 
 
-def _head_table(key: str, title: str, rows: Sequence[HeadRow], strongest: Sequence[HeadRow], place: Place) -> Table:
-    optional = _optional(rows)
+def _head_table(
+    unit: Unit, key: str, title: str, rows: Sequence[HeadRow], strongest: Sequence[HeadRow], place: Place
+) -> Table:
+    optional = _optional(unit, rows)
     cells = {
         row.name: (*_head_row(row, place(row)), *(fill(row) for _, fill in optional), _detectable_cell(row))
         for row in rows
@@ -230,9 +240,9 @@ def _head_table(key: str, title: str, rows: Sequence[HeadRow], strongest: Sequen
     left = len(rows) - len(shown)
     return Table(
         id=f"all-heads-{key}",
-        caption=f"All {len(rows)} heads - {title}",
+        caption=f"All {_counted(unit, len(rows), 'head')} - {title}",
         columns=(
-            Column("Head"),
+            Column(said_of(unit, "Head")),
             Column("Verdict"),
             Column("Discovery", "mediated gap, points", True),
             Column("p", "raw; adjusted", True),
@@ -250,8 +260,8 @@ def _head_table(key: str, title: str, rows: Sequence[HeadRow], strongest: Sequen
         ),
         rows=tuple(cells.values()),
         printed=tuple(cells[name] for name in shown) if left else None,
-        printed_note=f"{wording.LEFT_OUT_HEADS.format(left=formats.plural(left, 'head'))}" if left else "",
-        note=f"{formats.level_note(row.confirmation for row in rows)} {wording.NOT_SHOWN_HEADS}",
+        printed_note=f"{wording.LEFT_OUT_HEADS.format(left=_counted(unit, left, 'head'))}" if left else "",
+        note=f"{formats.level_note(row.confirmation for row in rows)} {said_of(unit, wording.NOT_SHOWN_HEADS)}",
         kind="dense heads",
     )
 
@@ -324,7 +334,7 @@ def agreement_table(audit: Audit) -> Table:
             Column("Contrast"),
             Column("Outcome"),
             Column("Other design"),
-            Column("Rank correlation", "over all heads", True),
+            Column("Rank correlation", said_of(audit.model.unit, "over all heads"), True),
             Column("Same sign", "of the ten largest", True),
             Column("Found again", "of the ten largest", True),
         ),
@@ -352,7 +362,7 @@ def stability_table(audit: Audit) -> Table:
     place = places({"/stability": audit.stability})
     return Table(
         id="stability-table",
-        caption="How far the ranking of heads repeats itself",
+        caption=said_of(audit.model.unit, "How far the ranking of heads repeats itself"),
         columns=(
             Column("Contrast"),
             Column("Outcome"),

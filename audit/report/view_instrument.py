@@ -18,6 +18,7 @@ from audit.report.shapes import (
     number_cell,
     places,
 )
+from audit.words import LETTERS, said_of
 
 STEPS = 5  # colour steps on each side of zero
 _RELATIONS = {"==": "=", "<=": "≤", ">=": "≥", "<": "<", ">": ">"}
@@ -90,9 +91,9 @@ def control_grids(audit: Audit) -> TableGroup | None:
         return None
     return TableGroup(
         id="control-grids",
-        title="Head grids of the controls, each beside its null",
-        paragraphs=(wording.CONTROL_GRIDS,),
-        tables=tuple(grid_table(grid, largest(every_grid(audit), grid.unit), place(grid)) for grid in grids),
+        title=said_of(audit.model.unit, "Head grids of the controls, each beside its null"),
+        paragraphs=(said_of(audit.model.unit, wording.CONTROL_GRIDS),),
+        tables=tuple(grid_table(audit, grid, place(grid)) for grid in grids),
         scale=scale(grids, every_grid(audit)),
     )
 
@@ -108,23 +109,24 @@ def largest(grids: Sequence[HeadGrid], unit: str) -> float:
     return max((abs(value) for value in values), default=0.0)
 
 
-def grid_table(grid: HeadGrid, limit: float, source: str) -> Table:
+def grid_table(audit: Audit, grid: HeadGrid, source: str) -> Table:
     """Write a layer x head grid as a table whose cells carry value, colour step and symbol.
 
     Parameters
     ----------
+    audit : Audit
+        All of whose grids of one unit share a scale.
     grid : HeadGrid
         The values and marks.
-    limit : float
-        The value of the strongest colour, shared between grids to compare.
     source : str
         Where the grid stands in ``audit.json``.
     """
     width = max((len(row) for row in grid.values), default=0)
+    limit, letter = largest(every_grid(audit), grid.unit), LETTERS[audit.model.unit]
     return Table(
         id=f"grid-{formats.slug(grid.id)}",
         caption=grid.title,
-        columns=(Column("Layer"), *(Column(f"H{head}", is_number=True) for head in range(width))),
+        columns=(Column("Layer"), *(Column(f"{letter}{head}", is_number=True) for head in range(width))),
         rows=tuple(
             (
                 header_cell(f"L{layer}", source=f"{source}/values/{row}"),

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from audit.records import Audit, SearchPrecision
 from audit.report import formats, wording
 from audit.report.shapes import Cell, Column, Fact, Table, header_cell, number_cell
+from audit.words import said_of
 
 
 def model_size(audit: Audit) -> str:
     """Return layers and heads in words."""
     heads = sorted({audit.model.heads, *audit.model.heads_by_layer})
     several = formats.plural(heads[0], "head") if len(heads) == 1 else f"{heads[0]} to {heads[-1]} heads"
-    return f"{formats.plural(audit.model.layers, 'layer')} of {several}"
+    return said_of(audit.model.unit, f"{formats.plural(audit.model.layers, 'layer')} of {several}")
 
 
 def model_facts(audit: Audit) -> tuple[Fact, ...]:
@@ -94,8 +95,8 @@ def effort(audit: Audit) -> Table | None:
             Column("Seed", is_number=True),
             Column("Patches", is_number=True),
             Column("Of all", is_number=True),
-            Column("Found early", "heads", True),
-            Column("Given up early", "heads", True),
+            Column("Found early", said_of(audit.model.unit, "heads"), True),
+            Column("Given up early", said_of(audit.model.unit, "heads"), True),
         ),
         rows=tuple(
             (

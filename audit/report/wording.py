@@ -10,6 +10,7 @@ import yaml
 from audit.records import State
 from audit.report.shapes import Badge
 from audit.resources import resource_dir
+from audit.words import Unit, said_of
 
 OUTCOMES: dict[str, tuple[Badge, str]] = {
     "PASSED": (
@@ -189,7 +190,8 @@ def forbidden_words(text: str) -> list[str]:
 
 
 @cache
-def glossary() -> tuple[tuple[str, str], ...]:
-    """Return terms and their meanings, from ``templates/glossary.yaml``."""
+def glossary(unit: Unit) -> tuple[tuple[str, str], ...]:
+    """Return terms and their meanings, from ``templates/glossary.yaml``, for a kind of part that is patched."""
     content = yaml.safe_load((resource_dir("templates") / "glossary.yaml").read_text(encoding="utf-8"))
-    return tuple((term, " ".join(meaning.split())) for term, meaning in content["terms"].items())
+    terms = {**content["terms"], **content[unit]}
+    return tuple((term, said_of(unit, " ".join(terms[term].split()))) for term in sorted(terms, key=str.casefold))

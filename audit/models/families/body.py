@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from audit.words import Unit
+
 Product = tuple[torch.Tensor, torch.Tensor]  # factors (units, width, inner) of the matrices left @ right'
 
 
@@ -39,7 +41,7 @@ class Anatomy(ABC):
     called: ClassVar[str]  # the family, in the table of supported models
     named: ClassVar[tuple[str, ...]]  # timm's names, as a shell matches them
     notes: ClassVar[str]
-    unit: ClassVar[str]  # "head" or "slice"
+    unit: ClassVar[Unit]
     mark: ClassVar[str]  # a tensor that weights of the family have
     resampled: ClassVar[tuple[str, ...]] = ()  # parts of the names of tensors that another image size changes
 

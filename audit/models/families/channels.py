@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from audit.models.families.body import Anatomy, Product, Sizes
+from audit.words import Unit
 
 SLICES = 8  # of each block, where the card does not say
 LEAST_SIDE = 32  # pixels; the image shrinks by this much
@@ -33,7 +34,7 @@ class Channels(Anatomy):
         Its attribute ``channel_slices``, where it has one, says into how many slices each block's write is parted.
     """
 
-    unit: ClassVar[str] = "slice"
+    unit: ClassVar[Unit] = "slice"
     carried_past: ClassVar[str]  # the block's part through which the stream goes around the branch
 
     @property
@@ -109,7 +110,8 @@ class Channels(Anatomy):
         """Turn (..., tokens, channels) into (..., channels, rows, columns)."""
         del layer
         side = isqrt(tokens.shape[-2])
-        return tokens.mT.unflatten(-1, (side, side))
+        stream: torch.Tensor = tokens.mT.unflatten(-1, (side, side))
+        return stream
 
     def from_stream(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
         """Turn (..., channels, rows, columns) into (..., tokens, channels)."""

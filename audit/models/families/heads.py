@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from audit.models.families.body import Anatomy, Product, Sizes
+from audit.words import Unit
 
 
 class Heads(Anatomy):
@@ -30,7 +31,7 @@ class Heads(Anatomy):
 
     called: ClassVar[str] = "ViT, DeiT, DeiT III, DINOv2 (with registers), CLIP and SigLIP image towers, FlexiViT"
     named: ClassVar[tuple[str, ...]] = ("vit_*", "deit_*", "deit3_*", "flexivit_*")
-    unit: ClassVar[str] = "head"
+    unit: ClassVar[Unit] = "head"
     mark: ClassVar[str] = "patch_embed.proj.weight"
     resampled: ClassVar[tuple[str, ...]] = ("pos_embed", "patch_embed", "relative_position_bias_table")
     notes: ClassVar[str] = "token, average, maximum and attention pools; query and key norms; LayerScale"
