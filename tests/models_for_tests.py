@@ -92,13 +92,18 @@ CONVOLUTIONAL = [name for name, (model, _) in FAMILIES.items() if re.match("resn
 def tiny(family: str = "class token", *, seed: int = 0, classes: int = CLASSES, **options: Any) -> Any:
     """Build a tiny model of a family with random weights drawn from ``seed``."""
     name, own = FAMILIES[family]
-    base = TINY
-    if own is SWIN:
-        base = {}
-    elif family in CONVOLUTIONAL:
-        base = CONVNEXT if name.startswith("convnext") else RESNET
-    model = timm.create_model(name, num_classes=classes, **{**base, **own, **options})
+    model = timm.create_model(name, num_classes=classes, **{**base_of(family), **own, **options})
     return enlarged(model, seed).eval()
+
+
+def base_of(family: str) -> dict[str, Any]:
+    """Return what makes the models of a family tiny."""
+    name, own = FAMILIES[family]
+    if own is SWIN:
+        return {}
+    if family in CONVOLUTIONAL:
+        return CONVNEXT if name.startswith("convnext") else RESNET
+    return TINY
 
 
 def enlarged(model: Model, seed: int) -> Any:

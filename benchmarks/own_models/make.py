@@ -101,7 +101,7 @@ def accuracy(logits: Logits, images: torch.Tensor, targets: torch.Tensor) -> flo
 def make_resnet50(data: Path, out: Path, *, side: int = 64, epochs: int = 15) -> nn.Module:
     """Train torchvision's ResNet-50 from random weights, and save its state dict."""
     torch.manual_seed(SEED)
-    model = resnet50(weights=None, num_classes=len(LABELS))
+    model = resnet50(weights=None, num_classes=len(LABELS)).to(memory_format=torch.channels_last)
     images, targets = load(read_people(data)[0], data, side)
     train(model, model, images, targets, epochs, 1e-3)
     save_file(model.state_dict(), out / "my-resnet50.safetensors")
@@ -142,7 +142,13 @@ def renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         "dinov2.layernorm.weight": state["norm.weight"],
         "dinov2.layernorm.bias": state["norm.bias"],
     }
-    same = ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", *(f"mlp.fc{k}.{p}" for k in (1, 2) for p in PAIR))
+    same = (
+        "norm1.weight",
+        "norm1.bias",
+        "norm2.weight",
+        "norm2.bias",
+        *(f"mlp.fc{k}.{p}" for k in (1, 2) for p in PAIR),
+    )
     for layer in range(12):
         ours, theirs = f"blocks.{layer}.", f"dinov2.encoder.layer.{layer}."
         made |= {theirs + name: state[ours + name] for name in same}

@@ -16,7 +16,7 @@ from audit.card.schema import ModelSpec
 from audit.errors import ModelError
 from audit.models.build import SUPPORTED, Backbone, create_architecture, why_not_patchable
 from audit.models.checkpoint import hash_state
-from tests.models_for_tests import FAMILIES, SWIN, Gated, enlarged, noise_images, tiny
+from tests.models_for_tests import FAMILIES, Gated, base_of, enlarged, noise_images, tiny
 
 pytestmark = pytest.mark.unit
 BODY: dict[str, Any] = {"patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 4}
@@ -156,12 +156,15 @@ def test_only_as_it_is_needs_the_classifier(tmp_path: Path) -> None:
     assert "lacks head.weight" in one_line(lambda: Backbone(spec(weights="file"), file).build_as_is(3)).what
 
 
-@pytest.mark.parametrize("family", [name for name, (_, own) in FAMILIES.items() if "attn_layer" not in own])
+@pytest.mark.parametrize(
+    "family", [n for n, (_, own) in FAMILIES.items() if not {"attn_layer", "norm_layer"} & set(own)]
+)
 def test_every_family_comes_back_from_its_own_weights(family: str, tmp_path: Path) -> None:
     name, own = FAMILIES[family]
     model = tiny(family)
     save_file(model.state_dict(), tmp_path / "w.safetensors")
-    options = own if own is SWIN else BODY | own
+    options = {**base_of(family), **own}
+    options = {k: v for k, v in options.items() if k not in ("img_size", "pretrained_cfg_overlay")}
     card = ModelSpec(name=name, image_size=32, weights="file", overrides=options)
     loaded = Backbone(card, tmp_path / "w.safetensors").build_as_is(3)
     assert hash_state(loaded.state_dict()) == hash_state(model.state_dict())
@@ -179,12 +182,12 @@ def test_weights_of_something_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "resnet18",
+        "resnetv2_50",
         "swinv2_tiny_window8_256",
         "vit_relpos_small_patch16_224",
         "eva02_base_patch16_clip_224",
         "mixer_s16_224",
-        "convnext_tiny",
+        "regnety_004",
         "vitamin_small_224",
         "vit_dwee_patch16_reg1_gap_256",
         "vit_dpwee_patch16_reg1_gap_256",
