@@ -45,6 +45,7 @@ Reader = Literal[
     "folder",
     "huggingface",
     "cifar100",
+    "croissant",
     "synthetic",
     "rafdb",
     "affectnet",
@@ -54,6 +55,11 @@ Reader = Literal[
     "utkface",
     "fairface",
     "fer2013",
+    "lfw",
+    "miap",
+    "imsitu",
+    "coco",
+    "facet",
 ]
 
 
