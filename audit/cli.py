@@ -203,15 +203,24 @@ def models(pattern: str | None, *, markdown: bool) -> None:
 
 @main.command(short_help="List the built-in cards.")
 @click.option("--markdown", is_flag=True, help="Print a table for documentation.")
+@click.option(
+    "--fetch", "card", metavar="CARD", type=click.Path(path_type=Path), help="Fetch what CARD may download to --data."
+)
+@data_option
 @reported
-def datasets(*, markdown: bool) -> None:
+def datasets(card: Path | None, data_root: Path | None, *, markdown: bool) -> None:
     """List the built-in cards: what each is about, who assigned its groups, its licence.
 
-    No images come with them: each says where they lie. Copy one, or name it: vit-audit run raf-db --data FOLDER.
+    No images come with them: each says where they lie. Copy one, or name it: vit-audit run raf-db --data FOLDER. Of
+    sets that need no agreement, --fetch downloads what the card names with its hash; whoever does so accepts the
+    set's terms.
     """
     from audit.card.load import built_in_cards, load_card
     from audit.terminal import datasets_table
 
+    if card is not None:
+        _fetch(card, _existing(data_root))
+        return
     click.echo(datasets_table({name: load_card(path) for name, path in built_in_cards().items()}, markdown=markdown))
 
 
@@ -347,6 +356,25 @@ def reproduce(run_dir: Path, finding: str, data_root: Path | None) -> None:
     click.echo(f"{result.title}\nexpected  {result.expected:+.6f}\nobtained  {result.obtained:+.6f}")
     click.echo(f"tolerance {result.tolerance:.0e}\n{'reproduced' if result.holds else 'NOT REPRODUCED'}")
     sys.exit(0 if result.holds else 1)
+
+
+def _fetch(card: Path, data_root: Path | None) -> None:
+    """Download what a card names, and say under which terms."""
+    from audit.card.load import find_card, load_card
+    from audit.data.fetch import fetch
+    from audit.terminal import progress
+
+    path = find_card(card)
+    data = load_card(path).data
+    if not data.download:
+        mend = "its first lines say how its files must lie; ask the set's authors for them"
+        raise InputError(str(path), "names nothing that may be downloaded", mend)
+    if data_root is None:
+        raise InputError("--fetch", "needs a folder to download to", f"name it with --data or {DATA_VARIABLE}")
+    click.echo(f"licence: {data.licence or 'not stated'}")
+    with progress() as step:
+        for place in fetch(data.download, data_root, step):
+            click.echo(place)
 
 
 def _existing(data_root: Path | None) -> Path | None:

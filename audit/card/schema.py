@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -40,11 +41,42 @@ class Rendered(CardPart):
     seed: int = 0
 
 
+class Download(CardPart):
+    """A file that may be fetched, by ``vit-audit datasets --fetch``."""
+
+    url: str
+    hash: str  # sha256:..., or md5:... where its publisher gives no other
+    to: str = ""  # file or folder below the data folder; default: the address' last part, the data folder
+    unpack: bool = False  # a zip or tar archive
+
+    @field_validator("url")
+    @classmethod
+    def _over_http(cls, url: str) -> str:
+        if not re.fullmatch(r"https?://[^/\s]+/\S+", url):
+            raise ValueError(f"'{url}' is no address of a file; begin with https://")
+        return url
+
+    @field_validator("hash")
+    @classmethod
+    def _known_hash(cls, digest: str) -> str:
+        if not re.fullmatch(r"sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", digest):
+            raise ValueError("is no hash; write sha256: and 64 hexadecimal digits (or md5: and 32), in lower case")
+        return digest
+
+    @field_validator("to")
+    @classmethod
+    def _below(cls, to: str) -> str:
+        if ".." in to.split("/") or to.startswith("/") or "\\" in to or ":" in to or "\0" in to:
+            raise ValueError(f"'{to}' leaves the data folder; write a path below it, with forward slashes")
+        return to
+
+
 Reader = Literal[
     "table",
     "folder",
     "huggingface",
     "cifar100",
+    "croissant",
     "synthetic",
     "rafdb",
     "affectnet",
@@ -54,6 +86,11 @@ Reader = Literal[
     "utkface",
     "fairface",
     "fer2013",
+    "lfw",
+    "miap",
+    "imsitu",
+    "coco",
+    "facet",
 ]
 
 
@@ -74,6 +111,7 @@ class DataSpec(CardPart):
     rendered: Rendered = Rendered()
     licence: str = ""
     citation: str = ""
+    download: list[Download] = []
 
     @field_validator("labels")
     @classmethod

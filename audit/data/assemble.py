@@ -18,6 +18,7 @@ from audit.data.readers import (
     READERS,
     RawTable,
     read_cifar100,
+    read_croissant,
     read_folder,
     read_huggingface,
     read_image_table,
@@ -86,7 +87,9 @@ def read_samples(
         nuisance=tuple(card.match_on),
         excluded=tuple(excluded),
         quarantined=inspection.quarantined,
-        source_name=f"{card.data.reader}: {shown_path(str(card.data.path))}",
+        source_name=_source_name(card.data, raw.about.name),
+        licence=raw.about.licence,
+        citation=raw.about.citation,
         warnings=(
             *warnings,
             *disagreement_warnings(frame, attributes),
@@ -111,6 +114,10 @@ def _read_rendered(card: Card) -> Samples:
     return dataclasses.replace(samples, fingerprint=left)
 
 
+def _source_name(spec: DataSpec, name: str) -> str:
+    return f"{spec.reader}: {shown_path(str(spec.path))}" + (f" ({name})" if name else "")
+
+
 def _read_raw(spec: DataSpec, card_path: Path, data_root: Path | None) -> RawTable:
     assert spec.path is not None  # the schema asks for it
     downloads = spec.reader == "cifar100"
@@ -119,6 +126,8 @@ def _read_raw(spec: DataSpec, card_path: Path, data_root: Path | None) -> RawTab
         return read_image_table(spec, path)
     if spec.reader == "huggingface":
         return read_huggingface(spec, path)
+    if spec.reader == "croissant":
+        return read_croissant(spec, path)
     if spec.reader in READERS:
         return read_published(spec, path)
     return read_cifar100(spec, path) if downloads else read_folder(spec, path)

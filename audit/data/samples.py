@@ -65,6 +65,8 @@ class Samples:
         SHA-256 over the rows and the bytes of the images.
     source_name : str
         For people: reader and relative path.
+    licence, citation : str
+        As the data's own metadata say, for what the card does not.
     """
 
     frame: pd.DataFrame
@@ -76,6 +78,8 @@ class Samples:
     quarantined: Sequence[ExcludedRow] = ()
     fingerprint: str = ""
     source_name: str = ""
+    licence: str = ""
+    citation: str = ""
     warnings: Sequence[str] = field(default_factory=tuple)
 
     def of_split(self, *splits: str) -> pd.DataFrame:

@@ -47,8 +47,8 @@ def describe_data(samples: Samples, card: Card) -> DataReport:
         excluded=list(samples.excluded),
         quarantined=list(samples.quarantined),
         splits={split: int((frame["split"] == split).sum()) for split in SPLITS},
-        licence=card.data.licence,
-        citation=card.data.citation,
+        licence=card.data.licence or samples.licence,
+        citation=card.data.citation or samples.citation,
         limits=[
             *(line for info in samples.attributes.values() for line in _limits(samples, card, info)),
             *_crossed(samples, card),

@@ -90,5 +90,7 @@ def open_run(run: Path) -> OpenedRun:
         quarantined=data.quarantined,
         fingerprint=data.fingerprint,
         source_name=data.source,
+        licence=data.licence,
+        citation=data.citation,
     )
     return OpenedRun(source, Scope(card, run, samples))

@@ -13,10 +13,11 @@ from typing import Any
 import pandas as pd
 import pikepdf
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file
 
 from audit.card.load import load_card
+from audit.card.schema import Card
 from audit.controls.channel import CALLED
 from audit.controls.colour_blur import ChannelResult, Measured, judge_channel
 from audit.controls.verdict import weighed_again
@@ -281,18 +282,26 @@ def _model(scope: Scope, audit: Audit) -> dict[str, Any]:
 
 
 def _registered(run: Path) -> dict[str, Any]:
-    """Read what was fixed before anything was measured."""
-    held: dict[str, Any] = json.loads((run / REGISTRATION).read_text(encoding="utf-8"))
-    return held
+    """Read what was fixed before anything was measured; nothing where the file is damaged, which its hash tells."""
+    try:
+        held = json.loads((run / REGISTRATION).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return {}
+    return held if isinstance(held, dict) else {}
 
 
 def _preregistered(run: Path, audit: Audit) -> Iterator[Fault]:
     """Compare what was fixed beforehand with the card and the data that the record is of."""
     fixed = _registered(run)
-    card = json.loads(json.dumps(load_card(run / "card.yaml").model_dump()))
-    if card["model"]["classes"] is None:  # a Hugging Face folder may have named them
-        card["model"]["classes"] = fixed.get("card", {}).get("model", {}).get("classes")
-    if fixed.get("card") != card:
+    card = load_card(run / "card.yaml")
+    try:  # fields that came later than the run have their defaults
+        held: Card | None = Card.model_validate(fixed.get("card"))
+    except ValidationError:
+        held = None
+    if held is not None and card.model.classes is None:  # a Hugging Face folder may have named them
+        model = card.model.model_copy(update={"classes": held.model.classes})
+        card = card.model_copy(update={"model": model})
+    if held != card:
         yield Fault("card.yaml", "is not the card that preregistration.json holds")
     if fixed.get("data") != audit.data.fingerprint:
         yield Fault("audit.json, data.fingerprint", "is not that of preregistration.json")

@@ -55,7 +55,34 @@ def test_byte_order_mark_is_tolerated(tmp_path: Path) -> None:
     assert load_card(write(tmp_path, b"\xef\xbb\xbf" + GOOD.encode())).name == "Try"
 
 
+def with_download(entry: str) -> str:
+    return GOOD.replace("  labels:", f"  download:\n    - {{{entry}}}\n  labels:")
+
+
+HASH = "sha256:" + "0" * 64
 ONE_FAULT = {
+    "download from a file": (
+        with_download(f"url: file:///etc/passwd, hash: '{HASH}'"),
+        "dataset.yaml:5 data.download[0].url: 'file:///etc/passwd' is no address of a file; begin with https://",
+    ),
+    "download without a hash": (
+        with_download("url: 'https://a.org/b'"),
+        "dataset.yaml:5 data.download[0].hash: required key is missing; write 'hash: ...'",
+    ),
+    "download with half a hash": (
+        with_download("url: 'https://a.org/b', hash: 'sha256:12'"),
+        (
+            "dataset.yaml:5 data.download[0].hash: is no hash; write sha256: and 64 hexadecimal digits "
+            "(or md5: and 32), in lower case"
+        ),
+    ),
+    "download to elsewhere": (
+        with_download(f"url: 'https://a.org/b', hash: '{HASH}', to: ../c"),
+        (
+            "dataset.yaml:5 data.download[0].to: '../c' leaves the data folder; "
+            "write a path below it, with forward slashes"
+        ),
+    ),
     "unknown key": (
         GOOD.replace("    column: gender", "    column: gender\n    colum: x"),
         "dataset.yaml:8 groups.gender.colum: unknown key 'colum'; did you mean 'column'?",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from audit.data import read_control_images
 from audit.data.readers import cifar100
 from audit.errors import DataError
 from tests.data.faces import write_images
+from tests.data.loopback import serving
 
 pytestmark = pytest.mark.unit
 
@@ -120,18 +123,31 @@ def test_offline_and_absent_says_what_to_do(tmp_path: Path, monkeypatch: pytest.
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failed_download_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.datasets import utils
+def test_what_is_absent_is_downloaded_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import CIFAR100
 
-    def fail(url: str, root: str, **options: object) -> None:
-        (Path(root) / "half").touch()
-        raise OSError("no network")
-
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name, content in python_files().items():
+            member = tarfile.TarInfo(f"cifar-100-python/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
     monkeypatch.delenv("VIT_AUDIT_OFFLINE", raising=False)
-    monkeypatch.setattr(utils, "download_and_extract_archive", fail)
-    with pytest.raises(DataError, match=r"could not be downloaded \(no network\); fetch https?://"):
-        control(tmp_path / "cifar")
-    assert not list((tmp_path / "cifar").iterdir())
+    with serving({"/a.tar.gz": packed.getvalue()}) as address:
+        monkeypatch.setattr(CIFAR100, "url", f"{address}/b.tar.gz")
+        with pytest.raises(
+            DataError, match=r"could not be downloaded \(could not be fetched \(404 Not Found\)\); fetch ht"
+        ):
+            control(tmp_path / "cifar")
+        assert not list((tmp_path / "cifar").iterdir())
+        monkeypatch.setattr(CIFAR100, "url", f"{address}/a.tar.gz")
+        monkeypatch.setattr(CIFAR100, "tgz_md5", hashlib.md5(packed.getvalue()).hexdigest())
+        for name, content in python_files().items():
+            monkeypatch.setitem(CIFAR100.meta, "md5", hashlib.md5(python_files()["meta"]).hexdigest())
+            known = [[name, hashlib.md5(content).hexdigest()]]
+            monkeypatch.setattr(CIFAR100, f"{name}_list", known, raising=False)
+        assert len(control(tmp_path / "cifar").frame) == 6
+    assert len(control(tmp_path / "cifar").frame) == 6  # without the network
 
 
 def test_class_folders_and_a_choice_of_labels(tmp_path: Path) -> None:

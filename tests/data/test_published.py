@@ -2,187 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from PIL import Image
 
 from audit.card.load import built_in_cards, load_card
 from audit.cli import main
-from audit.data import Samples, read_samples
 from audit.data.readers import READERS
 from audit.errors import DataError
 from audit.terminal import datasets_table
+from tests.data.published_sets import (
+    SETS,
+    affectnet,
+    celeba,
+    expw,
+    fer2013,
+    image,
+    lfw,
+    miap,
+    rafdb,
+    read_set,
+    utkface,
+)
 
 pytestmark = pytest.mark.unit
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def image(path: Path, shade: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (10, 10), (shade % 256, shade * 7 % 256, shade // 256)).save(path)
-
-
-def rafdb(root: Path) -> None:
-    """Write 84 images of RAF-DB's basic set: seven expressions, two genders and "unsure", three races, five ages."""
-    base, lines = root / "RAF-DB" / "basic", []
-    for number in range(84):
-        name = f"{'train' if number % 2 else 'test'}_{number:05d}"
-        image(base / "Image" / "aligned" / f"{name}_aligned.jpg", number * 3)
-        lines.append(f"{name}.jpg {number // 2 % 7 + 1}")
-        traits = "\n".join(["10.5\t20.5"] * 5 + [str(number // 14 % 3), str(number // 28 % 3), str(number % 5)])
-        path = base / "Annotation" / "manual" / f"{name}_manu_attri.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(traits + "\n", encoding="utf-8")
-    (base / "EmoLabel").mkdir()
-    (base / "EmoLabel" / "list_patition_label.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def celeba(root: Path) -> None:
-    base = root / "CelebA"
-    attributes, identities, splits = ["60", "Male Smiling Young"], [], []
-    for number in range(60):
-        name = f"{number + 1:06d}.jpg"
-        image(base / "img_align_celeba" / name, number * 4)
-        signs = [1 if number & bit else -1 for bit in (1, 2, 4)]
-        attributes.append(f"{name}  {signs[0]}  {signs[1]} {signs[2]}")
-        identities.append(f"{name} {number // 20 * 100 + number % 20}")
-        splits.append(f"{name} {number // 20}")
-    for file, rows in (
-        ("list_attr_celeba", attributes),
-        ("identity_CelebA", identities),
-        ("list_eval_partition", splits),
-    ):
-        (base / f"{file}.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
-
-
-def utkface(root: Path) -> None:
-    for number in range(60):
-        stamp = f"2017011617{number:05d}000"
-        image(
-            root
-            / "UTKFace"
-            / f"part{number % 2}"
-            / f"{number + 1}_{number % 2}_{number // 2 % 5}_{stamp}.jpg.chip.jpg",
-            number,
-        )
-    image(root / "UTKFace" / "61_3_20170109142408075.jpg", 300)  # as some of the set, without a gender
-
-
-def fairface(root: Path) -> None:
-    base = root / "FairFace"
-    races = ("White", "Black", "Latino_Hispanic", "East Asian", "Southeast Asian", "Indian", "Middle Eastern")
-    for split, count in (("train", 56), ("val", 56)):
-        rows = ["file,age,gender,race,service_test"]
-        for number in range(count):
-            image(base / split / f"{number + 1}.jpg", number * 2 + (split == "val"))
-            rows.append(
-                f"{split}/{number + 1}.jpg,20-29,{('Male', 'Female')[number % 2]},{races[number // 2 % 7]},True"
-            )
-        (base / f"fairface_label_{split}.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-
-
-def fer2013(root: Path) -> None:
-    base = root / "FER2013"
-    base.mkdir()
-    usage = ("Training", "PublicTest", "PrivateTest")
-    rows, votes, groups = (
-        ["emotion,pixels,Usage"],
-        ["Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"],
-        ["image,gender"],
-    )
-    for number in range(90):
-        pixels = " ".join(str((number * 2 + k) % 256) for k in range(48 * 48))
-        rows.append(f"{number % 7},{pixels},{usage[number // 30]}")
-        counts = [0] * 10
-        counts[number % 5] = 8
-        counts[9] = 2
-        if number == 0:
-            counts = [5, 5, *[0] * 8]  # a tie
-        if number == 1:
-            counts = [0] * 8 + [1, 9]  # no face
-        votes.append(f"{usage[number // 30]},fer{number:07d}.png,{','.join(map(str, counts))}")
-        groups.append(f"fer{number:07d}.png,{('woman', 'man')[number % 2]}")
-    for file, lines in (("fer2013", rows), ("fer2013new", votes), ("groups", groups)):
-        (base / f"{file}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def affectnet(root: Path) -> None:
-    base = root / "AffectNet"
-    for split, numbers in (("training", range(80)), ("validation", range(80, 160))):
-        boxes = "face_x,face_y,face_width,face_height"
-        rows = [f"subDirectory_filePath,{boxes},facial_landmarks,expression,valence,arousal"]
-        for number in numbers:
-            name = f"{number % 3}/{number:04d}.jpg"
-            photograph(base / "Manually_Annotated" / "Manually_Annotated_Images" / name, number)
-            rows.append(f"{name},20,0,16,16,1.0;2.0,{number % 11},0.1,0.2")
-        path = base / "Manually_Annotated_file_lists" / f"{split}.csv"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    groups = [f"{number % 3}/{number:04d}.jpg,{('woman', 'man')[number // 11 % 2]}" for number in range(160)]
-    (base / "groups.csv").write_text("\n".join(["image,gender", *groups]) + "\n", encoding="utf-8")
-
-
-def expw(root: Path) -> None:
-    """Write 60 photographs of two faces each."""
-    base = root / "ExpW"
-    rows, groups = [], ["image,gender"]
-    for number in range(60):
-        name = f"actor_{number}.jpg"
-        photograph(base / "image" / "origin" / name, number)
-        for face, left in enumerate((0, 20)):
-            rows.append(f"{name} {face} 0 {left} {left + 16} 16 56.3 {(number + face) % 7}")
-            groups.append(f"origin/{name}#{face},{('woman', 'man')[number // 7 % 2]}")
-    (base / "label.lst").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    (base / "groups.csv").write_text("\n".join(groups) + "\n", encoding="utf-8")
-
-
-def photograph(path: Path, shade: int) -> None:
-    """Write a dark half and a bright one, 40 px wide and 20 high."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.new("RGB", (40, 20), (shade % 90, shade // 90, 0))
-    picture.paste((255 - shade % 90, 255, 255 - shade // 90), (20, 0, 40, 20))
-    picture.save(path, quality=100, subsampling=0)
-
-
-def stanford40(root: Path) -> None:
-    base, groups = root / "Stanford40", ["image,gender"]
-    (base / "ImageSplits").mkdir(parents=True)
-    actions = ("playing_guitar", "running", "cooking", "cleaning_the_floor", "fixing_a_car")
-    for split, numbers in (("train", range(60)), ("test", range(60, 200))):
-        names = [f"{actions[number % 5]}_{number:03d}.jpg" for number in numbers]
-        for number, name in zip(numbers, names, strict=True):
-            image(base / "JPEGImages" / name, number * 2)
-            groups.append(f"JPEGImages/{name},{('woman', 'man')[number // 5 % 2]}")
-        (base / "ImageSplits" / f"{split}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
-    (base / "groups.csv").write_text("\n".join(groups) + "\n", encoding="utf-8")
-
-
-SETS: dict[str, tuple[str, Callable[[Path], None]]] = {
-    "rafdb": ("raf-db", rafdb),
-    "celeba": ("celeba", celeba),
-    "utkface": ("utkface", utkface),
-    "fairface": ("fairface", fairface),
-    "fer2013": ("fer2013", fer2013),
-    "affectnet": ("affectnet", affectnet),
-    "expw": ("expw", expw),
-    "stanford40": ("stanford-40", stanford40),
-}
-
-
-def read(name: str, root: Path) -> Samples:
-    path = built_in_cards()[SETS[name][0]]
-    return read_samples(load_card(path), card_path=path, data_root=root)
-
-
 @pytest.mark.parametrize("name", SETS)
 def test_each_set_is_read_with_its_own_card(name: str, tmp_path: Path) -> None:
     SETS[name][1](tmp_path)
-    samples = read(name, tmp_path)
+    samples = read_set(name, tmp_path)
     assert not samples.quarantined
-    assert {"train", "discovery", "confirmation"} == set(samples.frame["split"])
+    trained = {"train"} if name != "facet" else set()  # its licence allows no training
+    assert trained | {"discovery", "confirmation"} == set(samples.frame["split"])
     opened = samples.source.open(samples.frame["image"].iloc[0])
     assert opened.mode == "RGB"
     result = CliRunner().invoke(main, ["check", SETS[name][0], "--data", str(tmp_path)])
@@ -201,7 +55,7 @@ def test_every_reader_is_tried_and_has_a_card() -> None:
 
 def test_rafdb_says_what_its_files_say(tmp_path: Path) -> None:
     rafdb(tmp_path)
-    samples = read("rafdb", tmp_path)
+    samples = read_set("rafdb", tmp_path)
     rows = samples.frame.set_index("image")
     assert len(rows) == 84
     first = rows.loc["Image/aligned/train_00001_aligned.jpg"]
@@ -209,12 +63,12 @@ def test_rafdb_says_what_its_files_say(tmp_path: Path) -> None:
     assert first["split"] == "train"
     assert samples.attributes["gender"].unknown_images == 28
     (tmp_path / "RAF-DB" / "basic" / "Annotation" / "manual" / "train_00001_manu_attri.txt").unlink()
-    assert read("rafdb", tmp_path).attributes["gender"].unknown_images == 29
+    assert read_set("rafdb", tmp_path).attributes["gender"].unknown_images == 29
 
 
 def test_celeba_keeps_people_together(tmp_path: Path) -> None:
     celeba(tmp_path)
-    frame = read("celeba", tmp_path).frame
+    frame = read_set("celeba", tmp_path).frame
     assert frame.groupby("subject")["split"].nunique().max() == 1
     row = frame.set_index("image").loc["img_align_celeba/000004.jpg"]  # number 3: male, smiling, not young
     assert (row["label"], row["gender"], row["age"], row["split"]) == ("smiling", "male", "not young", "train")
@@ -222,7 +76,7 @@ def test_celeba_keeps_people_together(tmp_path: Path) -> None:
 
 def test_utkface_names_what_its_file_names_say(tmp_path: Path) -> None:
     utkface(tmp_path)
-    samples = read("utkface", tmp_path)
+    samples = read_set("utkface", tmp_path)
     assert len(samples.frame) == 60
     (left_out,) = samples.excluded
     assert (left_out.images, left_out.examples) == (1, ["61_3_20170109142408075.jpg"])
@@ -230,7 +84,7 @@ def test_utkface_names_what_its_file_names_say(tmp_path: Path) -> None:
 
 def test_affectnet_is_cut_to_its_faces(tmp_path: Path) -> None:
     affectnet(tmp_path)
-    samples = read("affectnet", tmp_path)
+    samples = read_set("affectnet", tmp_path)
     rows = samples.frame.set_index("image")
     assert (rows.loc["2/0005.jpg", "label"], rows.loc["2/0005.jpg", "split"]) == ("disgust", "train")
     assert "2/0008.jpg" not in rows.index  # none of the expressions
@@ -240,32 +94,79 @@ def test_affectnet_is_cut_to_its_faces(tmp_path: Path) -> None:
     listed = tmp_path / "AffectNet" / "Manually_Annotated_file_lists" / "training.csv"
     text = listed.read_text(encoding="utf-8").replace("0005.jpg,20,0,16,16", "0005.jpg,39,0,16,16")
     listed.write_text(text.replace("0/0006.jpg,20,0,16,16", "0/0006.jpg,NULL,0,16,16"), encoding="utf-8")
-    small, absent = sorted(read("affectnet", tmp_path).quarantined, key=lambda row: row.reason, reverse=True)
+    small, absent = sorted(read_set("affectnet", tmp_path).quarantined, key=lambda row: row.reason, reverse=True)
     assert (small.examples, absent.examples) == (["2/0005.jpg"], ["0/0006.jpg"])
 
 
 def test_expws_faces_of_one_photograph_stay_together_and_differ(tmp_path: Path) -> None:
     expw(tmp_path)
-    samples = read("expw", tmp_path)
+    samples = read_set("expw", tmp_path)
     frame = samples.frame
     assert len(frame) == 120
     assert frame.groupby("subject")["split"].nunique().max() == 1
     dark, bright = (samples.source.open(f"origin/actor_3.jpg#{face}") for face in (0, 1))
     assert max(dark.getpixel((8, 8))) < 100 < 200 < min(bright.getpixel((8, 8)))
     assert not [text for text in samples.warnings if "byte-identical" in text]
-    with pytest.raises(DataError, match="no such face"):
+    with pytest.raises(DataError, match="no such part"):
         samples.source.open("origin/actor_3.jpg#2")
 
 
-def test_stanford40_names_actions_by_its_files(tmp_path: Path) -> None:
-    stanford40(tmp_path)
-    row = read("stanford40", tmp_path).frame.set_index("image").loc["JPEGImages/playing_guitar_005.jpg"]
-    assert (row["label"], row["gender"], row["split"]) == ("playing guitar", "man", "train")
+def test_lfws_people_stay_together_and_its_words_are_one(tmp_path: Path) -> None:
+    lfw(tmp_path)
+    legend = tmp_path / "LFW" / "legend.csv"
+    more = "457,Ann_000_0001.jpg,happiness\n302,Ann_003_0001.jpg,neutral\n"
+    legend.write_text(legend.read_text(encoding="utf-8") + more, encoding="utf-8")
+    men = tmp_path / "LFW" / "male_names.txt"
+    men.write_text(men.read_text(encoding="utf-8") + "Ann_002_0001.jpg\n", encoding="utf-8")
+    samples = read_set("lfw", tmp_path)
+    rows = samples.frame.set_index("image")
+    assert samples.frame.groupby("subject")["split"].nunique().max() == 1
+    first = rows.loc["Ann_001/Ann_001_0001.jpg"]
+    assert (first["label"], first["gender"], first["annotator"]) == ("happiness", "male", "457")
+    assert first["subject"] == "Ann_001"
+    assert "Ann_000/Ann_000_0001.jpg" not in rows.index  # two annotators, two words
+    again = rows.loc["Ann_003/Ann_003_0001.jpg"]  # two annotators, one word
+    assert (again["label"], again["annotator"]) == ("neutral", "unknown")
+    assert rows.loc["Ann_002/Ann_002_0001.jpg", "gender"] == "unknown"  # in both lists
+
+
+def test_miap_is_cut_to_single_people(tmp_path: Path) -> None:
+    miap(tmp_path)
+    samples = read_set("miap", tmp_path)
+    frame = samples.frame
+    assert len(frame) == 120
+    assert frame.groupby("subject")["split"].nunique().max() == 1
+    dark, bright = (samples.source.open(f"{3:016x}#{person}") for person in (0, 1))
+    assert dark.size == bright.size == (16, 16)
+    assert max(dark.getpixel((8, 8))) < 100 < 200 < min(bright.getpixel((8, 8)))
+    row = frame.set_index("image").loc[f"{3:016x}#1"]
+    assert (row["label"], row["age"], row["split"]) == ("masculine", "older", "train")
+    boxes = tmp_path / "MIAP" / "open_images_extended_miap_boxes_val.csv"
+    lines = boxes.read_text(encoding="utf-8").splitlines()
+    lines[1] = lines[1].replace(",0,0,0,0,0,", ",0,0,1,0,0,")  # several people
+    lines[2] = lines[2].replace(",0,0,0,0,0,", ",0,0,0,1,0,")  # a drawing
+    lines[3] = lines[3].replace("0.0,0.4,", "nan,0.4,")
+    lines[4] = lines[4].replace("0.5,0.9,", "0.5,0.6,")
+    boxes.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    samples = read_set("miap", tmp_path)
+    assert [(row.images, row.reason) for row in samples.excluded] == [(2, "no value in column 'gender'")]
+    assert {row.reason for row in samples.quarantined} == {"it has no box", "its box is under 8 px on a side"}
+
+
+def test_miap_in_parts_is_dealt_out_and_ambiguous_photographs_are_refused(tmp_path: Path) -> None:
+    miap(tmp_path)
+    (tmp_path / "MIAP" / "open_images_extended_miap_boxes_train.csv").unlink()
+    frame = read_set("miap", tmp_path).frame
+    assert len(frame) == 80
+    assert set(frame["split"]) == {"train", "discovery", "confirmation"}
+    image(tmp_path / "MIAP" / "again" / f"{30:016x}.jpg", 1)
+    with pytest.raises(DataError, match=r"have one name; remove one of them"):
+        read_set("miap", tmp_path)
 
 
 def test_ferplus_decides_by_its_votes(tmp_path: Path) -> None:
     fer2013(tmp_path)
-    samples = read("fer2013", tmp_path)
+    samples = read_set("fer2013", tmp_path)
     rows = samples.frame.set_index("image")
     assert "fer0000000.png" not in rows.index  # a tie
     assert "fer0000001.png" not in rows.index  # no face
@@ -273,10 +174,10 @@ def test_ferplus_decides_by_its_votes(tmp_path: Path) -> None:
     picture = samples.source.open("fer0000002.png")
     assert (picture.size, picture.getpixel((1, 0))) == ((48, 48), (5, 5, 5))
     (tmp_path / "FER2013" / "fer2013new.csv").unlink()
-    assert read("fer2013", tmp_path).frame.set_index("image").loc["fer0000003.png", "label"] == "happiness"
+    assert read_set("fer2013", tmp_path).frame.set_index("image").loc["fer0000003.png", "label"] == "happiness"
     (tmp_path / "FER2013" / "groups.csv").unlink()
     with pytest.raises(DataError, match="no column 'gender'"):
-        read("fer2013", tmp_path)
+        read_set("fer2013", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -305,8 +206,16 @@ def test_ferplus_decides_by_its_votes(tmp_path: Path) -> None:
         ),
         ("expw", "ExpW/label.lst", "a.jpg 0 1 2 3\n", "not of 8 columns"),
         ("expw", "ExpW/label.lst", "../a.jpg 0 1 2 3 4 5 6\n", "climbs out"),
-        ("stanford40", "Stanford40/ImageSplits/test.txt", "running.jpg\n", "not named ACTION_NUMBER.jpg"),
-        ("stanford40", "Stanford40/ImageSplits/train.txt", None, "no such file"),
+        ("lfw", "LFW/legend.csv", "image,emotion\nAnn_001_0001.jpg,happy\n", "has no column user.id"),
+        ("lfw", "LFW/legend.csv", "user.id,image,emotion\n1,a.jpg,happy\n", "names no image as LFW does"),
+        ("lfw", "LFW/legend.csv", "user.id,image,emotion\n1,../a_0001.jpg,happy\n", "climbs out"),
+        ("lfw", "LFW/female_names.txt", None, "no such file"),
+        (
+            "miap",
+            "MIAP/open_images_extended_miap_boxes_test.csv",
+            "ImageID,XMin\n0,0.1\n",
+            "has no column YMin, XMax, YMax, IsGroupOf",
+        ),
         ("fer2013", "FER2013/fer2013new.csv", "neutral,happiness\n1,2\n", "ten columns of votes for 90 rows"),
     ],
 )
@@ -320,7 +229,7 @@ def test_what_is_not_as_published_is_named(
     else:
         path.write_text(content, encoding="utf-8")
     with pytest.raises(DataError) as caught:
-        read(name, tmp_path)
+        read_set(name, tmp_path)
     assert what in str(caught.value)
     assert path.name in str(caught.value)
 
@@ -331,17 +240,17 @@ def test_pixels_that_are_none_are_quarantined(tmp_path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     lines[4] = "3,1 2 300,Training"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (set_aside,) = read("fer2013", tmp_path).quarantined
+    (set_aside,) = read_set("fer2013", tmp_path).quarantined
     assert set_aside.examples == ["fer0000003.png"]
 
 
 def test_a_folder_without_the_set_is_refused(tmp_path: Path) -> None:
     (tmp_path / "UTKFace").mkdir()
     with pytest.raises(DataError, match="holds no image"):
-        read("utkface", tmp_path)
+        read_set("utkface", tmp_path)
     image(tmp_path / "UTKFace" / "cat.jpg", 1)
     with pytest.raises(DataError, match="no image is named AGE_GENDER_RACE_DATE"):
-        read("utkface", tmp_path)
+        read_set("utkface", tmp_path)
 
 
 def test_the_table_of_the_documentation_is_that_of_the_cards() -> None:

@@ -14,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from audit.pipeline.verifying import _preregistered
 from audit.records import RunComparison
 from audit.report.manifest import MANIFEST, write_manifest
 from audit.report.render import Source, read_run
@@ -66,6 +67,18 @@ def test_one_changed_byte_in_any_file_is_named(copy: Path, invoke: Invoke, monke
         assert name in result.output or path.name in result.output, result.output
         path.write_bytes(whole)
     assert invoke("verify", copy).exit_code == 0
+
+
+def test_what_was_fixed_beforehand_is_compared_as_a_card(copy: Path) -> None:
+    path, audit = copy / "preregistration.json", read_run(copy).audit
+    fixed = json.loads(path.read_text(encoding="utf-8"))
+    del fixed["card"]["data"]["download"]  # as before there was such a field
+    path.write_text(json.dumps(fixed), encoding="utf-8")
+    assert list(_preregistered(copy, audit)) == []
+    fixed["card"]["audit"]["alpha"] = 0.04
+    for content in (json.dumps(fixed), '{"card": 3}', "[]", "{", "[" * 100_000):
+        path.write_text(content, encoding="utf-8")
+        assert [str(f) for f in _preregistered(copy, audit) if "is not the card" in str(f)], content[:20]
 
 
 def test_files_that_are_missing_or_too_many_are_named(copy: Path, invoke: Invoke) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from audit.data.readers.cifar100 import read_cifar100
 from audit.data.readers.control import ControlImages, read_control_images
+from audit.data.readers.croissant import read_croissant
 from audit.data.readers.folder import read_folder
 from audit.data.readers.hf import read_huggingface
 from audit.data.readers.published import READERS, read_published
@@ -16,6 +17,7 @@ __all__ = [
     "RawTable",
     "read_cifar100",
     "read_control_images",
+    "read_croissant",
     "read_folder",
     "read_huggingface",
     "read_image_table",

@@ -11,7 +11,6 @@ import importlib
 import io
 import os
 import pickle
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,14 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from audit.card.schema import DataSpec
+from audit.card.schema import DataSpec, Download
+from audit.data.fetch import OFFLINE_ENV, fetch_one
 from audit.data.quality import ByteSource, FileSource
 from audit.data.readers.folder import class_folders, join_groups
 from audit.data.readers.raw import RawTable
 from audit.data.splits import GIVEN
-from audit.errors import DataError
+from audit.errors import AuditError, DataError
 
-OFFLINE_ENV = "VIT_AUDIT_OFFLINE"
 BINARY_FOLDER, PYTHON_FOLDER = "cifar-100-binary", "cifar-100-python"
 _SIDE, _PIXELS = 32, 3 * 32 * 32
 _RECORD = 2 + _PIXELS  # coarse label, fine label, then red, green and blue planes
@@ -142,20 +141,18 @@ def cifar100_images(path: Path) -> tuple[pd.DataFrame, ByteSource]:
 
 
 def _download(path: Path) -> None:
-    """Fetch and unpack torchvision's archive beside ``path``, then move it there whole or not at all."""
+    """Fetch and unpack the archive that torchvision names, whole or not at all."""
     if os.environ.get(OFFLINE_ENV):
         mend = f"put {BINARY_FOLDER} there, or unset {OFFLINE_ENV} to download it"
         raise DataError(str(path), f"CIFAR-100 is not here and {OFFLINE_ENV} is set", mend)
     from torchvision.datasets import CIFAR100
-    from torchvision.datasets.utils import download_and_extract_archive
 
+    archive = Download(url=CIFAR100.url, hash=f"md5:{CIFAR100.tgz_md5}", unpack=True)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path) as unfinished:
-            download_and_extract_archive(CIFAR100.url, unfinished, filename=CIFAR100.filename, md5=CIFAR100.tgz_md5)
-            (Path(unfinished) / PYTHON_FOLDER).rename(path / PYTHON_FOLDER)
-    except (OSError, RuntimeError) as error:  # no network, no space, a wrong checksum
-        reason = " ".join(str(error).split())[:160]
+        fetch_one(archive, path)
+    except (OSError, AuditError) as error:  # no network, no space, a wrong checksum
+        reason = error.what if isinstance(error, AuditError) else " ".join(str(error).split())[:160]
         mend = f"fetch {CIFAR100.url} yourself and unpack it there, or name class folders"
         raise DataError(str(path), f"CIFAR-100 could not be downloaded ({reason})", mend) from None
 

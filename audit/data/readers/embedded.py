@@ -58,15 +58,18 @@ class Crop:
         The image, relative to its folder.
     box : tuple of float
         Left, top, right, bottom in pixels.
+    in_shares : bool
+        Whether the box is told in shares of the image's width and height instead.
     """
 
     file: str
     box: tuple[float, float, float, float]
+    in_shares: bool = False
 
 
 @dataclass(frozen=True)
 class CropSource:
-    """Faces cut out of photographs.
+    """Faces or people cut out of photographs.
 
     Parameters
     ----------
@@ -80,24 +83,31 @@ class CropSource:
     crops: Mapping[str, Crop]
 
     def read(self, key: str) -> bytes:
-        """Return the box in a line, then the photograph: two faces of one photograph are not the same image."""
+        """Return the box in a line, then the photograph: two people of one photograph are not the same image."""
         if key not in self.crops:
-            raise DataError(key, "no such face in the set's lists", "use its keys as they stand there")
+            raise DataError(key, "no such part of an image in the set's lists", "use its keys as they stand there")
         crop = self.crops[key]
         if not np.isfinite(crop.box).all():
-            raise DataError(key, "its face has no box", "remove it from the list")
-        return " ".join(f"{side:.0f}" for side in crop.box).encode() + b"\n" + self.files.read(crop.file)
+            raise DataError(key, "it has no box", "remove it from the list")
+        line = " ".join(f"{side:.6f}x" if crop.in_shares else f"{side:.0f}" for side in crop.box)
+        return line.encode() + b"\n" + self.files.read(crop.file)
 
     def decode(self, key: str, content: bytes) -> Image.Image:
-        """Return the face as RGB; raise ``DataError`` where the photograph or the box is none."""
+        """Return what was cut out as RGB; raise ``DataError`` where the photograph or the box is none."""
         line, _, photograph = content.partition(b"\n")
         image = decode_image(key, photograph)
-        left, top, right, bottom = (int(side) for side in line.split())
+        sizes = (image.width, image.height) * 2
+        left, top, right, bottom = (_in_pixels(side, size) for side, size in zip(line.split(), sizes, strict=True))
         box = (max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height))
         if min(box[2] - box[0], box[3] - box[1]) < MIN_SIDE_PX:
-            raise DataError(key, f"its face is under {MIN_SIDE_PX} px on a side", "remove it from the list")
+            raise DataError(key, f"its box is under {MIN_SIDE_PX} px on a side", "remove it from the list")
         return image.crop(box)
 
     def open(self, key: str) -> Image.Image:
-        """Return the face as RGB; raise ``DataError`` where there is none."""
+        """Return what is cut out as RGB; raise ``DataError`` where there is none."""
         return self.decode(key, self.read(key))
+
+
+def _in_pixels(side: bytes, size: int) -> int:
+    """Return a side of a box in pixels; with an "x" it is told as a share of ``size``."""
+    return round(float(side[:-1]) * size) if side.endswith(b"x") else int(side)

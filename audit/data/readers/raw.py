@@ -13,6 +13,21 @@ from audit.errors import DataError
 
 
 @dataclass(frozen=True)
+class About:
+    """What a set's own metadata say of it.
+
+    Parameters
+    ----------
+    name, licence, citation : str
+        Empty where they say nothing.
+    """
+
+    name: str = ""
+    licence: str = ""
+    citation: str = ""
+
+
+@dataclass(frozen=True)
 class RawTable:
     """Rows as they were found, before anything is chosen or left out.
 
@@ -24,11 +39,14 @@ class RawTable:
         Opens the images.
     where : str
         The file or folder, for messages.
+    about : About
+        What stands in for what the card does not say.
     """
 
     frame: pd.DataFrame
     source: ByteSource
     where: str
+    about: About = About()
 
 
 def require_columns(frame: pd.DataFrame, needed: Sequence[tuple[str, str]], where: str) -> None:

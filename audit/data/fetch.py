@@ -1,0 +1,165 @@
+"""Downloads that a card names: by pooch, checked by their hashes, there whole or not at all.
+
+Nothing is fetched while an audit runs, but for CIFAR-100 where a card's controls ask for it and it is not there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from audit.card.schema import Download
+from audit.data.quality import safe_key
+from audit.data.unpack import unpack
+from audit.errors import DataError, InputError, UnfinishedError
+from audit.store import write_text
+
+OFFLINE_ENV = "VIT_AUDIT_OFFLINE"
+RECEIPT = ".fetched"  # in a folder: the hashes of the archives that were unpacked there
+MAX_BYTES = 200_000_000_000
+TIMEOUT_S = 30  # without a sign of the server
+CHUNK_BYTES = 1 << 20
+Tick = Callable[[int, int], None]
+
+
+def fetch(downloads: Sequence[Download], root: Path, step: Callable[[str], Tick] | None = None) -> list[Path]:
+    """Fetch what a card names, where it is not there yet.
+
+    Parameters
+    ----------
+    downloads : sequence of Download
+        ``data.download`` of a card.
+    root : pathlib.Path
+        The data folder; each goes to its ``to`` below it.
+    step : callable, optional
+        Given a name, returns what is called with bytes done and bytes in all.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The file, or the folder that an archive was unpacked to, of each.
+
+    Raises
+    ------
+    DataError
+        If a file has another hash, an archive cannot be unpacked safely, or something else lies in its place.
+    UnfinishedError
+        If the server does not deliver.
+    """
+    answer = []
+    for each in downloads:
+        tick = step(f"fetch: {_name_of(each.url)}") if step is not None else None
+        answer.append(fetch_one(each, root, tick))
+    return answer
+
+
+def fetch_one(download: Download, root: Path, tick: Tick | None = None) -> Path:
+    """Fetch one file or archive; see ``fetch``."""
+    name = _name_of(download.url)
+    key = download.to or ("." if download.unpack else name)
+    target = root / safe_key(key, "data.download")
+    if download.unpack:
+        if download.hash in _receipt(target):
+            return target
+    elif target.exists():
+        return _same(target, download)
+    if os.environ.get(OFFLINE_ENV):
+        raise InputError(download.url, f"is not fetched, {OFFLINE_ENV} is set", "unset it, or fetch it by hand")
+    with tempfile.TemporaryDirectory(dir=root, prefix=".fetching-") as folder:
+        file = _retrieved(download, Path(folder), tick)
+        if not download.unpack:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            return file.rename(target)
+        unpacked = Path(folder) / "unpacked"
+        unpack(file, unpacked, download.url)
+        _move_into(unpacked, target)
+    write_text(target / RECEIPT, "\n".join([*_receipt(target), download.hash]) + "\n")
+    return target
+
+
+def _name_of(url: str) -> str:
+    return PurePosixPath(urlsplit(url).path).name or "download"
+
+
+def _receipt(folder: Path) -> list[str]:
+    path = folder / RECEIPT
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+
+
+def _same(target: Path, download: Download) -> Path:
+    import pooch
+
+    kind, _, digest = download.hash.partition(":")
+    if not target.is_file() or pooch.file_hash(str(target), alg=kind) != digest:
+        raise DataError(str(target), f"is there, and is not what {download.url} has", "move it away")
+    return target
+
+
+def _retrieved(download: Download, folder: Path, tick: Tick | None) -> Path:
+    """Return the file as it was downloaded, once its hash agrees."""
+    import pooch
+    from requests.exceptions import RequestException
+
+    pooch.get_logger().setLevel(logging.WARNING)  # it tells of every file, to the terminal
+
+    def deliver(url: str, file: str, _caller: object) -> None:
+        _stream(url, Path(file), tick)
+
+    try:
+        found = pooch.retrieve(download.url, download.hash, fname="download", path=folder, downloader=deliver)
+    except RequestException as error:
+        mend = "give the same command again later, or fetch it by hand"
+        raise UnfinishedError(download.url, f"could not be fetched ({_in_words(error)})", mend) from None
+    except ValueError as error:
+        if "does not match" not in str(error):
+            raise
+        what = f"what the server sends is not the file that was meant: its hash is not {download.hash}"
+        raise DataError(download.url, what, "do not use it; ask who wrote the card") from None
+    return Path(found)
+
+
+def _stream(url: str, file: Path, tick: Tick | None) -> None:
+    """Write what a server sends to a file; no more than the limit, as it may send for ever."""
+    import requests
+
+    done = 0
+    with requests.get(url, stream=True, timeout=TIMEOUT_S) as response, file.open("wb") as out:
+        response.raise_for_status()
+        length = response.headers.get("Content-Length", "")
+        for chunk in response.iter_content(CHUNK_BYTES):
+            done += len(chunk)
+            if done > MAX_BYTES:
+                raise DataError(url, f"sends more than {MAX_BYTES:,} bytes", "fetch it by hand")
+            out.write(chunk)
+            if tick is not None:
+                tick(done, int(length) if length.isdecimal() else 0)
+
+
+def _in_words(error: Exception) -> str:
+    from requests import exceptions
+
+    response = getattr(error, "response", None)
+    if response is not None:
+        return " ".join(f"{response.status_code} {response.reason}".split())
+    if isinstance(error, exceptions.Timeout):
+        return "no answer in time"
+    if isinstance(error, exceptions.ChunkedEncodingError):
+        return "broken off"
+    return "no connection" if isinstance(error, exceptions.ConnectionError) else type(error).__name__
+
+
+def _move_into(unpacked: Path, target: Path) -> None:
+    """Move what was unpacked to its folder; nothing that lies there is written over."""
+    children = sorted(unpacked.iterdir())
+    for child in children:
+        if (target / child.name).exists():
+            raise DataError(
+                str(target / child.name), "is there already, and the archive holds the same", "move it away"
+            )
+    target.mkdir(parents=True, exist_ok=True)
+    for child in children:
+        child.rename(target / child.name)

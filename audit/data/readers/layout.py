@@ -1,0 +1,122 @@
+"""What readers of published sets share: their files, their codes, and photographs found by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from audit.card.tables import read_table
+from audit.data.readers.folder import IMAGE_SUFFIXES
+from audit.errors import DataError
+
+AGAIN = "download it again"
+MAX_JSON_BYTES = 2_000_000_000  # COCO's largest file has 0.5 GB
+
+
+def need(path: Path) -> Path:
+    """Return a file's path; raise ``DataError`` where it is none."""
+    if not path.is_file():
+        raise DataError(str(path), "no such file", "unpack the set as it is published, and name that folder")
+    return path
+
+
+def first_file(*files: Path) -> Path:
+    """Return the first of the files that is there, else the first."""
+    return next((file for file in files if file.is_file()), files[0])
+
+
+def first_folder(*folders: Path) -> Path:
+    """Return the first of the folders that is there, else the last."""
+    return next((folder for folder in folders if folder.is_dir()), folders[-1])
+
+
+def lines_of(path: Path) -> list[str]:
+    """Return the lines of a text file that are not blank."""
+    try:
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(str(path), f"cannot be read ({type(error).__name__})", AGAIN) from None
+
+
+def pairs_of(path: Path) -> dict[str, str]:
+    """Read a file of two columns."""
+    rows = [line.split() for line in lines_of(path)]
+    if any(len(row) != 2 for row in rows):
+        raise DataError(str(path), "has a line that is not of two columns", AGAIN)
+    return {row[0]: row[1] for row in rows}
+
+
+def table_with(path: Path, columns: Sequence[str], mend: str = AGAIN) -> pd.DataFrame:
+    """Read a table; raise ``DataError`` where it lacks one of the columns."""
+    table = read_table(need(path))
+    absent = [column for column in columns if column not in table.columns]
+    if absent:
+        raise DataError(str(path), f"has no column {', '.join(absent)}", mend)
+    return table
+
+
+def json_of(path: Path, keys: Collection[str] | None = None, *, most: int = MAX_JSON_BYTES) -> Any:
+    """Read a JSON file.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        In UTF-8.
+    keys : collection of str, optional
+        Keep these keys of every object; the outlines in COCO's files would take ten times their size in memory.
+    most : int
+        Bytes; a larger file is refused before it is read.
+
+    Returns
+    -------
+    Any
+
+    Raises
+    ------
+    DataError
+        If it is not there, too large, or no JSON.
+    """
+
+    def kept(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {key: value for key, value in pairs if keys is None or key in keys}
+
+    try:
+        size = need(path).stat().st_size
+        if size > most:
+            raise DataError(str(path), f"{size:,} bytes is over the limit of {most:,}", "is this the set's file?")
+        return json.loads(path.read_bytes(), object_pairs_hook=kept)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(str(path), f"cannot be read as JSON ({type(error).__name__})", AGAIN) from None
+
+
+def images_by_name(path: Path) -> dict[str, str]:
+    """Return the images of a folder and of the folders in it, by their names: paths relative to it.
+
+    Raises
+    ------
+    DataError
+        If two of them have one name.
+    """
+    found: dict[str, str] = {}
+    for file in sorted(path.rglob("*")):
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."):
+            key = file.relative_to(path).as_posix()
+            if file.name in found:
+                raise DataError(str(path), f"'{found[file.name]}' and '{key}' have one name", "remove one of them")
+            found[file.name] = key
+    return found
+
+
+def numbers(column: pd.Series) -> pd.Series:
+    """Return the numbers of a column; not a number where there is none."""
+    return pd.to_numeric(column, errors="coerce").astype(float)
+
+
+def named(names: Sequence[str], code: str | None) -> str | None:
+    """Return the name of a code that counts from 0, None where it has none."""
+    known = code is not None and code.isascii() and code.isdecimal() and len(code) < 10
+    return names[int(code)] if code is not None and known and int(code) < len(names) else None
