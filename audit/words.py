@@ -25,7 +25,6 @@ _OF_SLICES: tuple[tuple[str, str], ...] = (
     ("attention heads", "slices of channels"),
     ("Attention heads", "Slices of channels"),
     ("an attention head", "a slice of channels"),
-    ("No attention head", "No slice of channels"),
     ("one attention head", "one slice of channels"),
     ("attention head", "slice of channels"),
     ("Q, K, V, O of head h", "the block of slice h"),

@@ -196,6 +196,7 @@ def rotation_changes_nothing(
     right = [patch(model, trace, Donor(model, donor), i) for i in layers]
     changes = [patch(model, trace, Donor(twin, turned), i) - right[i] for i in layers]
     raw = max(_largest([patch(model, trace, Donor(model, turned), i) - right[i] for i in layers]))
+    limit = ENGINE_TOLERANCE * _scale(subject)
     with torch.inference_mode():
         changes.append(twin(subject.donors) - model(subject.donors))
     return weigh(
@@ -207,11 +208,11 @@ def rotation_changes_nothing(
         numbers=_largest(changes),
         reduced="largest",
         relation="<=",
-        threshold=ENGINE_TOLERANCE * _scale(subject),
+        threshold=limit,
         n=len(subject.images),
         meaning=(
             "What is patched is what the head writes, not how it comes about; so two models may be compared."
-            + (f" Patching the stored values themselves would have changed a logit by {raw:.2g}." if raw else "")
+            + (f" Patching the stored values would have changed a logit by {raw:.2g}." if raw > limit else "")
         ),
         mend=MEND,
     )

@@ -149,6 +149,8 @@ def create_architecture(spec: ModelSpec, classes: int, *, pretrained: bool, weig
             f"pretrained weights of {spec.name} could not be fetched ({type(error).__name__})",
             "connect to the network once, or name a weights FILE",
         ) from error
+    if issubclass(made, Channels):
+        model.to(memory_format=torch.channels_last)  # on a processor several times as fast to train
     _adapt(model, spec)
     reason = why_not_patchable(model)
     if reason:

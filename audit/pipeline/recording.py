@@ -64,7 +64,7 @@ PAIRS_WORDS = (
 )
 HYPOTHESES = [
     "At equal labels, every group is called each outcome as often as its reference.",
-    "No attention head's output carries a difference between groups to the prediction.",
+    "No output of an attention head carries a difference between groups to the prediction.",
 ]
 DESIGNS = [
     "Design A: heads patched between images of two groups, with a same-group placebo.",

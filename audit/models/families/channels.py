@@ -153,14 +153,21 @@ class Channels(Anatomy):
         itself = torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
         return [(rows.mT, itself.expand(len(rows), -1, -1))]
 
+    @property
+    def stem_width(self) -> int:
+        """How many channels enter the first layer."""
+        return self.width(0)
+
     def width(self, layer: int) -> int:
         """Return how many channels a layer writes."""
         return int(self.filters(layer).weight.shape[0])
 
     def traced(self, layer: int) -> int:
         """Return how many numbers of one image a recorded pass keeps of a layer; z is seen through what is written."""
-        own, before = (self.sizes(i) for i in (layer, max(0, layer - 1)))
-        return own.tokens * own.width + before.tokens * before.width
+        entering = self.tokens(0) * self.stem_width
+        if layer:
+            entering = self.tokens(layer - 1) * self.width(layer - 1)
+        return self.tokens(layer) * self.width(layer) + entering
 
     def tokens(self, layer: int) -> int:
         """Return how many places a layer writes to."""
@@ -190,6 +197,11 @@ class Residual(Channels):
     def stages(self) -> Sequence[Sequence[Any]]:
         """The blocks, stage by stage."""
         return [self.model.layer1, self.model.layer2, self.model.layer3, self.model.layer4]
+
+    @property
+    def stem_width(self) -> int:
+        """How many channels enter the first layer."""
+        return int(self.model.feature_info[0]["num_chs"])
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Return the stream that enters the first layer."""
