@@ -1,8 +1,9 @@
-"""Whole audits of models that are not timm's plain ViT: a Swin that is trained, a Hugging Face folder as it is."""
+"""Whole audits of models that are not timm's plain ViT: a Swin and a ConvNeXt that are trained, a folder as it is."""
 
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,12 @@ pytestmark = pytest.mark.end_to_end
 SWIN = {
     "name": "swin_tiny_patch4_window7_224",
     "overrides": {"patch_size": 4, "window_size": 4, "depths": [1, 1], "embed_dim": 32, "num_heads": [2, 4]},
+}
+
+CONVNEXT = {
+    "name": "convnext_tiny",
+    "overrides": {"depths": [1, 1, 1, 1], "dims": [16, 32, 32, 64], "ls_init_value": 0.5},
+    "channel_slices": 4,
 }
 
 
@@ -56,6 +63,21 @@ def test_a_swin_is_trained_and_audited(invoke: Invoke, tmp_path: Path) -> None:
     assert {(h["layer"], h["head"]) for h in record["heads"]} == {(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (1, 3)}
     page = next((tmp_path / "out").iterdir()) / "report.html"
     assert "2 layers of 2 to 4 heads" in page.read_text(encoding="utf-8")
+
+
+def test_a_convolutional_network_is_trained_and_audited_in_words_of_its_own(invoke: Invoke, tmp_path: Path) -> None:
+    card = write_card(tmp_path / "card.yaml", model=CONVNEXT)
+    result = invoke("run", card, "--out", tmp_path / "out")
+    assert result.exit_code in (0, 1, 4), result.output
+    record = assert_sound(invoke, tmp_path / "out")
+    assert record["model"]["unit"] == "slice"
+    assert record["model"]["heads_by_layer"] == [4] * 4
+    assert {h["name"] for h in record["heads"]} == {f"L{layer}C{k}" for layer in range(4) for k in range(4)}
+    (folder,) = (tmp_path / "out").iterdir()
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    words = re.sub(r"<(style|script)>.*?</\1>|<[^>]*>", " ", page, flags=re.DOTALL)
+    assert "slices of channels" in words.lower()
+    assert re.findall(r"\b(?:attention )?heads?\b", words, flags=re.IGNORECASE) == []
 
 
 def trained_folder(where: Path) -> Path:
