@@ -20,6 +20,7 @@ import pandas as pd
 from audit.errors import InputError, UnfinishedError
 
 CACHE_VARIABLE = "VIT_AUDIT_CACHE"
+SAMPLES = "effects/samples.parquet"  # of a run: what statistics need to know of every image
 LOCK = ".lock"
 DIGEST_CHUNK = 1 << 20
 UNFINISHED = ".part"  # how the names of half-written files end

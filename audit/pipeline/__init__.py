@@ -39,7 +39,6 @@ from audit.pipeline.checking import (
 )
 from audit.pipeline.judging import judge_effects, judge_rates, judge_sets
 from audit.pipeline.looking import look
-from audit.pipeline.opening import SAMPLES
 from audit.pipeline.pairing import sweep_pairs
 from audit.pipeline.patching import patch_heads
 from audit.pipeline.recording import EMPTY, record_audit, register
@@ -51,7 +50,9 @@ from audit.report import answers, load_audit, render_run
 from audit.report.manifest import check_kept, write_manifest
 from audit.report.render import clear_pages
 from audit.report.reviews import DECISIONS
+from audit.report.shareable import refuse_copy
 from audit.store import (
+    SAMPLES,
     clear_unfinished,
     locked,
     now,
@@ -100,6 +101,7 @@ def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
     training_jobs(setting)  # what is wrong with the training sample or the control images shows
     images = control_images(setting)  # before anything is written
     with locked(setting.run):
+        refuse_copy(setting.run, "name another --out")
         check_kept(setting.run, record=False)
         clear_unfinished(setting.run)
         setting.started = _begun(setting)
