@@ -147,7 +147,7 @@ def _write(run: Path, place: Path, source: Source, files: Mapping[str, str], *, 
     gone = set(files) - set(_matching(files, [*kept, TABLES, *PRINTED])) - set(WRITTEN_ANEW)
     mark = SharedCopy(
         other_names=names.counts(),
-        left_out={name: files[name] for name in sorted(gone)},
+        left_out={name: files[name] if name in _matching(gone, [MODELS]) else "" for name in sorted(gone)},
         removed=_removed(run, source, card),
     )
     write_text(place / MARK, mark.model_dump_json(indent=1) + "\n")
@@ -249,7 +249,7 @@ def _words(command: str) -> list[str]:
 def _warning(text: str, names: Pseudonyms, card: Card) -> str:
     """Return a warning without the names of people, images and annotators."""
     of = next((column for column in card.match_on if text.startswith(f"{column}: ")), None)
-    return names.in_text(text if of is None else names.quoted(text, of))
+    return names.in_warning(text if of is None else names.quoted(text, of))
 
 
 def _decisions(decisions: Iterable[Decision], names: Pseudonyms) -> list[Decision]:
