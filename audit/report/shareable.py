@@ -27,7 +27,7 @@ from audit.report.manifest import MANIFEST, SIGNATURE, manifest_rows, write_mani
 from audit.report.pseudonyms import IMAGE, NAMING, PAIR, SUBJECT, VALUE, Pseudonyms
 from audit.report.render import Source, printed, read_run, write_files
 from audit.report.reviews import DECISIONS, chained
-from audit.store import SAMPLES, UNFINISHED, file_hash, write_bytes, write_table, write_text
+from audit.store import SAMPLES, UNFINISHED, file_hash, not_written, write_bytes, write_table, write_text
 
 MARK = "shareable.json"
 AS_THEY_ARE = ("effects/*.npz", "effects/effort-seed-*.json", "log.jsonl")  # numbers and hashes only
@@ -60,6 +60,8 @@ def share_run(run: Path, out: Path, *, models: bool = False) -> SharedCopy:
 
     Raises
     ------
+    UnfinishedError
+        If the copy cannot be written.
     InputError
         If ``out`` is there or lies in the run, or a file of the run is not as its manifest has it.
     """
@@ -71,8 +73,11 @@ def share_run(run: Path, out: Path, *, models: bool = False) -> SharedCopy:
         raise InputError(str(run), "is a shareable copy already", "copy the folder as it is, or name the run itself")
     files = _checked(run)
     source = read_run(run)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=UNFINISHED))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=UNFINISHED))
+    except OSError as error:
+        raise not_written(out, error) from error
     try:
         mark = _write(run, place, source, files, models=models)
         place.chmod(0o755)

@@ -321,6 +321,9 @@ def test_a_full_disk_leaves_no_half_copy(
     result = invoke("export", small_run.folder, tmp_path / "copy", "--shareable")
     assert result.exit_code == 5
     assert result.stderr.startswith("manifest.json: No space left on device; make room")
+    refused = invoke("export", small_run.folder, small_run.folder / "audit.json" / "copy", "--shareable")
+    assert (refused.exit_code, "Traceback" in refused.output) == (2, False)
+    assert invoke("export", small_run.folder, small_run.card / "copy", "--shareable").exit_code == 5
     assert list(tmp_path.iterdir()) == []
 
 
