@@ -27,14 +27,10 @@ from audit.report.render import printed, read_run
 from audit.report.reviews import read_decisions
 from audit.report.shareable import MARK
 from tests.end_to_end.conftest import ANNOTATORS, FIRST, LAST, Invoke, Run
+from tests.end_to_end.words import ADDRESS, files_of, words_of
 
 pytestmark = pytest.mark.end_to_end
 PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"P6", b"P5")
-ADDRESS = re.compile(rb"data:image/([a-z+]+);base64,([A-Za-z0-9+/=]+)")
-
-
-def files_of(run: Path) -> dict[str, bytes]:
-    return {p.relative_to(run).as_posix(): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
 
 
 @pytest.fixture
@@ -120,24 +116,6 @@ def shared(named_run: Run, invoke: Invoke, tmp_path_factory: pytest.TempPathFact
     assert result.stdout.splitlines()[-1].startswith(f"copy: {out}; check it: vit-audit verify ")
     assert files_of(named_run.folder) == before
     return out
-
-
-def words_of(run: Path) -> str:
-    """Return all text of a run: files as they are, tables cell by cell, what PDF and pictures hold inside."""
-    found = []
-    for name, content in files_of(run).items():
-        found += [name, content.decode("utf-8", "replace")]
-        if name.endswith(".parquet"):
-            table = pd.read_parquet(io.BytesIO(content))
-            found += [str(pq.read_schema(io.BytesIO(content)).metadata), table.to_csv()]
-        elif name.endswith(".html"):
-            found += [base64.b64decode(text).decode("utf-8", "replace") for _, text in ADDRESS.findall(content)]
-        elif name.endswith(".pdf"):
-            with pikepdf.open(io.BytesIO(content)) as pdf:
-                streams = [o for o in pdf.objects if isinstance(o, pikepdf.Stream) and o.get("/Subtype") != "/Image"]
-                found += [stream.read_bytes().decode("utf-8", "replace") for stream in streams]
-                found += [str(pdf.docinfo)]
-    return "\n".join(found)
 
 
 def test_the_run_itself_names_people_and_its_copy_nobody(named_run: Run, shared: Path, named_folder: Path) -> None:
