@@ -283,18 +283,45 @@ def verify(run_dir: Path, key: Path | None) -> None:
     Names whatever is not as it was written, and exits with 1 then. Needs neither images nor a GPU.
     """
     from audit.pipeline.verifying import verify_run
-    from audit.terminal import progress, wrapped
+    from audit.terminal import progress, shared_summary, wrapped
 
     with progress() as step:
         found = verify_run(_find_run(run_dir), step, key=key)
     for fault in found.faults:
         click.echo(wrapped(str(fault)))
+    if found.shared is not None:
+        for line in shared_summary(found.shared):
+            click.echo(wrapped(line))
     if key is None and found.signed:
         click.echo("signature: there, not checked; name the public key with --key")
     checked = f"{found.files} files, {found.figures:,} figures"
     faults = "1 fault" if len(found.faults) == 1 else f"{len(found.faults)} faults"
     click.echo(f"NOT VERIFIED: {faults} in {checked}" if found.faults else f"verified: {checked}")
     sys.exit(1 if found.faults else 0)
+
+
+@main.command(short_help="Copy a run so that it may be handed on.")
+@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--shareable", is_flag=True, help="People and images get other names; this machine and models stay out.")
+@click.option("--models", is_flag=True, help="Take the models along; they may give away what they were trained on.")
+@reported
+def export(run_dir: Path, out: Path, *, shareable: bool, models: bool) -> None:
+    """Write a copy of RUN to the folder OUT that may be handed on, and that 'vit-audit verify' can check.
+
+    The other names are drawn anew for each copy, and cannot be looked up. Rows keep their order, labels and groups:
+    whoever has the images can still tell whose they are.
+    """
+    from audit.report.shareable import share_run
+    from audit.terminal import shared_summary, wrapped
+
+    folder = _find_run(run_dir)
+    if not shareable:
+        mend = "give --shareable, or copy the folder: a run is whole without this command"
+        raise InputError("export", "what may be handed on was not said", mend)
+    for line in shared_summary(share_run(folder, out, models=models)):
+        click.echo(wrapped(line))
+    click.echo(f"copy: {out}; check it: vit-audit verify {shlex.quote(str(out))}")
 
 
 @main.command(short_help="Sign the manifest of a run.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -20,10 +21,18 @@ import pandas as pd
 from audit.errors import InputError, UnfinishedError
 
 CACHE_VARIABLE = "VIT_AUDIT_CACHE"
+SAMPLES = "effects/samples.parquet"  # of a run: what statistics need to know of every image
 LOCK = ".lock"
 DIGEST_CHUNK = 1 << 20
 UNFINISHED = ".part"  # how the names of half-written files end
 DAY = 86_400.0  # seconds; no file takes as long to write
+MENDS = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "make it writable",
+    errno.EPERM: "make it writable",
+}
 
 
 def cache_folder() -> Path:
@@ -39,7 +48,9 @@ def open_cache() -> Path:
     Raises
     ------
     InputError
-        If it cannot be written to.
+        If there is no such folder to be had.
+    UnfinishedError
+        If the disk is full or may not be written to.
     """
     folder = cache_folder()
     try:
@@ -48,6 +59,8 @@ def open_cache() -> Path:
             pass
         clear_unfinished(folder, older_than=DAY)
     except OSError as error:
+        if error.errno in MENDS:
+            raise not_written(folder, error, f"{MENDS[error.errno]} or name another with {CACHE_VARIABLE}") from error
         what = f"the cache cannot be written ({error.strerror})"
         raise InputError(str(folder), what, f"name another folder with {CACHE_VARIABLE}") from error
     return folder
@@ -119,19 +132,36 @@ def whole(path: Path) -> Iterator[Path]:
     """Yield a name to write to; what was written there is at ``path`` afterwards, whole, or nothing is.
 
     The content is on the disk before the name is, so that not even a power failure leaves half a file.
+
+    Raises
+    ------
+    UnfinishedError
+        If it cannot be written; the file that was there before, if any, still is.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         temporary.chmod(0o644)
         _to_disk(temporary)
         temporary.replace(path)
         _to_disk(path.parent)
+    except OSError as error:  # of a full disk nothing but this place knows which file it was
+        raise not_written(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def not_written(path: Path, error: OSError, mend: str = "") -> UnfinishedError:
+    """Return what to tell of a file or folder that cannot be written."""
+    what = f"cannot be written ({os.strerror(error.errno) if error.errno else error})"
+    least = MENDS.get(error.errno or 0, "make room, or look at the disk")
+    return UnfinishedError(str(path), what, mend or f"{least} or name another place, and give the command again")
 
 
 def _to_disk(path: Path) -> None:

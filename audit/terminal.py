@@ -18,7 +18,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from audit.evidence.findings import spread
-from audit.records import Audit, ContrastRow, DataReport, ExcludedRow
+from audit.records import Audit, ContrastRow, DataReport, ExcludedRow, SharedCopy
 from audit.report.formats import clean
 from audit.words import said_of
 
@@ -251,6 +251,17 @@ def wrapped(line: str) -> str:
     return textwrap.fill(
         line, min(width, WIDEST), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
+
+
+def shared_summary(copy: SharedCopy) -> list[str]:
+    """Say what a shareable copy of a run has lost on purpose."""
+    named = ", ".join(f"{count:,} {kind}s" for kind, count in copy.other_names.items()) or "nobody"
+    lines = [f"shareable copy: under other names: {named}"]
+    if copy.removed:
+        lines.append(f"  taken out: {'; '.join(copy.removed)}")
+    if copy.left_out:
+        lines.append(f"  left out, so that nothing derives from them: {', '.join(copy.left_out)}")
+    return lines
 
 
 def models_table(rows: Sequence[Row], *, markdown: bool = False) -> str:

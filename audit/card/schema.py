@@ -108,6 +108,7 @@ class DataSpec(CardPart):
     seed: int = 0  # of the split
     plant: list[Plant] = []
     balance_training: bool = False  # thin the training split until every group x label cell is equal
+    links: bool = False  # follow links that lead out of the folder of the data
     rendered: Rendered = Rendered()
     licence: str = ""
     citation: str = ""

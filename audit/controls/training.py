@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from safetensors.torch import load_file
 from audit.card.schema import ControlsSpec
 from audit.controls.sets import ControlSet, Role
 from audit.data.pixels import Pixels
+from audit.errors import UnfinishedError
 from audit.models.anatomy import Model, anatomy
 from audit.models.build import Backbone
 from audit.models.checkpoint import hash_state, save_weights, started_from
@@ -127,13 +129,26 @@ def train_controls(
     files = {c: folder / f"{c.name}.safetensors" for c in wanted}
     fresh = not all(path.is_file() for path in (folder / BASE, *files.values()))
     if fresh:
-        base, views = _base(backbone, spec, images, folder, step)
-        models = _train_conditions(backbone, spec, images, base, views, files, step)
+        with _told_of_controls():
+            base, views = _base(backbone, spec, images, folder, step)
+            models = _train_conditions(backbone, spec, images, base, views, files, step)
     else:
         models = {c.name: _stored(backbone, images.classes, path) for c, path in files.items()}
     write_text(folder / "recipe.json", json.dumps([asdict(c) for c in wanted], indent=1))
     starts = {c.name: started_from(path) for c, path in files.items()}
     return ControlModels(models, starts, folder, from_cache=not fresh)
+
+
+@contextmanager
+def _told_of_controls() -> Iterator[None]:
+    """Name what the card says of the control models, where training says what it says of the audited one."""
+    try:
+        yield
+    except UnfinishedError as error:
+        if not error.where.startswith("training, epoch"):
+            raise
+        mend = error.mend.replace("training.", "controls.")
+        raise UnfinishedError(f"controls, {error.where}", error.what, mend) from error
 
 
 def _stored(backbone: Backbone, classes: int, path: Path) -> Model:

@@ -13,7 +13,7 @@ from audit.card.load import resolve, shown_path
 from audit.card.schema import Card, DataSpec
 from audit.data.groups import attribute_info, disagreement_warnings, group_column, permute_groups
 from audit.data.leaks import leak_warnings
-from audit.data.quality import duplicate_warnings, fingerprint, inspect_images
+from audit.data.quality import FileSource, duplicate_warnings, fingerprint, inspect_images
 from audit.data.readers import (
     READERS,
     RawTable,
@@ -24,6 +24,7 @@ from audit.data.readers import (
     read_image_table,
     read_published,
 )
+from audit.data.readers.embedded import CropSource
 from audit.data.readers.raw import require_columns
 from audit.data.samples import SPLITS, UNKNOWN, Samples, pair_column
 from audit.data.splits import GIVEN, assign_splits, thin_training
@@ -65,7 +66,7 @@ def read_samples(
     """
     if card.data.reader == "synthetic":
         return permute_groups(_read_rendered(card), card.groups)
-    raw = _read_raw(card.data, card_path, data_root)
+    raw = _with_links(_read_raw(card.data, card_path, data_root), card.data)
     excluded: list[ExcludedRow] = []
     warnings: list[str] = []
     rows = _chosen_columns(raw, card)
@@ -131,6 +132,17 @@ def _read_raw(spec: DataSpec, card_path: Path, data_root: Path | None) -> RawTab
     if spec.reader in READERS:
         return read_published(spec, path)
     return read_cifar100(spec, path) if downloads else read_folder(spec, path)
+
+
+def _with_links(raw: RawTable, spec: DataSpec) -> RawTable:
+    """Let links lead out of the data's folder where the card says so."""
+    source = raw.source
+    if spec.links and isinstance(source, FileSource):
+        return dataclasses.replace(raw, source=dataclasses.replace(source, links=True))
+    if spec.links and isinstance(source, CropSource):
+        files = dataclasses.replace(source.files, links=True)
+        return dataclasses.replace(raw, source=dataclasses.replace(source, files=files))
+    return raw
 
 
 def _chosen_columns(raw: RawTable, card: Card) -> pd.DataFrame:

@@ -51,18 +51,25 @@ class FileSource:
     ----------
     root : pathlib.Path
         Keys are relative to it, with forward slashes.
+    links : bool
+        Follow links that lead out of the root.
     """
 
     root: Path
+    links: bool = False
 
     def read(self, key: str) -> bytes:
         """Return the bytes of the file; raise ``DataError`` where it is missing or outside the root."""
         try:
-            return (self.root / safe_key(key, str(self.root))).read_bytes()
+            file = (self.root / safe_key(key, str(self.root))).resolve()
+            if not self.links and not file.is_relative_to(self.root.resolve()):
+                raise DataError(key, "is a link that leads out of its folder", "copy the file, or set data.links: true")
+            return file.read_bytes()
         except FileNotFoundError:
             raise DataError(key, "missing file", "check the path, relative to the table") from None
-        except OSError as error:
-            raise DataError(key, f"cannot be opened ({error.strerror})", _REPAIR) from None
+        except (OSError, RuntimeError) as error:  # the latter of links that lead in a circle
+            what = getattr(error, "strerror", None) or "links in a circle"
+            raise DataError(key, f"cannot be opened ({what})", _REPAIR) from None
 
     def decode(self, key: str, content: bytes) -> Image.Image:
         """Return the file's content as an upright RGB image; raise ``DataError`` where it is none."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from audit.errors import ModelError
@@ -65,7 +67,13 @@ def save_weights(state: StateDict, path: Path, *, started_from: str | None = Non
     """Write a state dict as safetensors, whole or not at all, with the hash of the weights it was trained from."""
     metadata = None if started_from is None else {STARTED_FROM: started_from}
     with whole(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, metadata)
+        try:
+            save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, metadata)
+        except SafetensorError as error:  # which says in words alone what the system said
+            found = re.search(r"os error (\d+)", str(error))
+            if found is None:
+                raise
+            raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
 
 
 def started_from(path: Path) -> str:

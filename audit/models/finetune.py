@@ -7,9 +7,11 @@ else. That is what makes models comparable head by head.
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,7 @@ from audit.errors import UnfinishedError
 from audit.models.anatomy import Model, anatomy
 from audit.models.predict import batches, finish
 from audit.models.transforms import as_input
+from audit.store import not_written
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
 PREFIX_BATCH = 64
@@ -133,12 +136,19 @@ def _prefix_features(model: Model, pixels: Pixels, prefix: int, dtype: torch.dty
 
 def _room(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Return an empty tensor, in memory, or in a file without a name where it is larger than ``MAPPED_ABOVE``."""
-    if math.prod(shape) * dtype.itemsize <= MAPPED_ABOVE:
+    size = math.prod(shape) * dtype.itemsize
+    if size <= MAPPED_ABOVE:
         return torch.empty(shape, dtype=dtype)
-    with tempfile.TemporaryFile() as file:  # the mapping holds it open
-        return torch.from_numpy(
-            np.memmap(file, np.float16 if dtype == torch.float16 else np.float32, "w+", shape=shape)
-        )
+    try:
+        with tempfile.TemporaryFile() as file:  # the mapping holds it open
+            if hasattr(os, "posix_fallocate"):  # a disk that is full shows now; once mapped it would end the process
+                os.posix_fallocate(file.fileno(), 0, size)
+            return torch.from_numpy(
+                np.memmap(file, np.float16 if dtype == torch.float16 else np.float32, "w+", shape=shape)
+            )
+    except OSError as error:
+        mend = f"make room for {size / 2**30:.1f} GB of features there, or name another folder with TMPDIR"
+        raise not_written(Path(os.environ.get("TMPDIR", tempfile.gettempdir())), error, mend) from error
 
 
 def finetune(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from audit.card.schema import Card, ModelSpec
 from audit.controls.sets import ControlSet
 from audit.data.assemble import read_samples
 from audit.data.pixels import load_pixels
+from audit.data.samples import Samples
 from audit.data.summary import audited_outcomes
 from audit.errors import DataError, InputError, ModelError, UnfinishedError
 from audit.evidence.together import sets_to_patch
@@ -40,7 +43,6 @@ from audit.pipeline.checking import (
 )
 from audit.pipeline.judging import judge_effects, judge_rates, judge_sets
 from audit.pipeline.looking import look
-from audit.pipeline.opening import SAMPLES
 from audit.pipeline.pairing import sweep_pairs
 from audit.pipeline.patching import patch_heads
 from audit.pipeline.recording import EMPTY, record_audit, register
@@ -52,7 +54,9 @@ from audit.report import answers, load_audit, render_run
 from audit.report.manifest import check_kept, write_manifest
 from audit.report.render import clear_pages
 from audit.report.reviews import DECISIONS
+from audit.report.shareable import refuse_copy
 from audit.store import (
+    SAMPLES,
     clear_unfinished,
     locked,
     now,
@@ -100,8 +104,10 @@ def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
     keep_freed_memory()
     setting = prepare(request, step)
     training_jobs(setting)  # what is wrong with the training sample or the control images shows
-    images = control_images(setting)  # before anything is written
+    with _still_there(setting.samples):
+        images = control_images(setting)  # before anything is written
     with locked(setting.run):
+        refuse_copy(setting.run, "name another --out")
         check_kept(setting.run, record=False)
         clear_unfinished(setting.run)
         setting.started = _begun(setting)
@@ -116,15 +122,20 @@ def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
                 raise InputError(
                     str(setting.run), "was reviewed, and would now say something else", "name another --out"
                 )
-            write_bytes(setting.run / "card.yaml", setting.card_content)
-            write_text(setting.run / "audit.json", audit.model_dump_json(indent=1) + "\n")
-            write_text(setting.run / LOG, _log(setting))
+            _write_record(setting, audit)
             if not request.report:
                 clear_pages(setting.run)
         if request.report:
             render_run(setting.run, progress=step("report: HTML and PDF"))
         write_manifest(setting.run)
     return audit, setting.run
+
+
+def _write_record(setting: Setting, audit: Audit) -> None:
+    """Write card, log and record; the record last, for what stands beside one is not written again."""
+    write_bytes(setting.run / "card.yaml", setting.card_content)
+    write_text(setting.run / LOG, _log(setting))
+    write_text(setting.run / "audit.json", audit.model_dump_json(indent=1) + "\n")
 
 
 def _standing(run: Path) -> Audit | None:
@@ -232,12 +243,8 @@ def prepare(request: Request, step: Step) -> Setting:
     size = anatomy(model).side
     tick = step("data: decoding images")
     keys = samples.frame["image"].tolist()
-    try:
+    with _still_there(samples):
         pixels = load_pixels(samples.source, keys, size, progress=lambda n: tick(n, len(keys)))
-    except DataError as error:  # it could be opened a moment ago
-        raise UnfinishedError(
-            error.where, f"could no longer be read ({error.what})", "restore it, and run again"
-        ) from error
     key = question_hash(
         {
             "card": card.model_dump(),
@@ -270,6 +277,18 @@ def prepare(request: Request, step: Step) -> Setting:
         device=open_device(request.device),
         precision=open_precision(request.precision),
     )
+
+
+@contextmanager
+def _still_there(samples: Samples) -> Iterator[None]:
+    """Tell of an image that could be opened a moment ago what it is: nothing is wrong with the input as it was."""
+    try:
+        yield
+    except DataError as error:
+        if error.where not in set(samples.frame["image"]):
+            raise
+        what = f"could no longer be read ({error.what})"
+        raise UnfinishedError(error.where, what, "restore it, and run again") from error
 
 
 def find_backbone(spec: ModelSpec, card: Card, request: Request, cache: Path, step: Step) -> Backbone:

@@ -17,6 +17,7 @@ from audit.pipeline.judging import predictions, questions
 from audit.pipeline.opening import OpenedRun, open_run
 from audit.records import Audit, ComparedFinding, Contrast, Estimate, Finding, RunComparison, RunName
 from audit.report.render import Source, read_run
+from audit.report.shareable import refuse_copy
 from audit.words import name_of
 
 UNTESTED = ("too little data", "not estimable")
@@ -40,6 +41,8 @@ def compare_runs(before: Path, after: Path) -> RunComparison:
     pairing: Pairing = _not_paired
     if same:
         try:
+            for run in (before, after):
+                refuse_copy(run, "name the runs themselves")
             pairing = partial(_paired, open_run(before), open_run(after))
         except (AuditError, OSError, ValueError) as error:
             notes.append(f"Not compared image by image: {error}")

@@ -16,8 +16,7 @@ from audit.evidence.stored import StoredEffects
 from audit.pipeline.setting import Scope
 from audit.records import Audit
 from audit.report.render import Source, read_run
-
-SAMPLES = "effects/samples.parquet"  # what statistics need to know of every image
+from audit.store import SAMPLES
 
 
 @dataclass(frozen=True)

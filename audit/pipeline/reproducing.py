@@ -84,8 +84,12 @@ def reproduce_finding(run: Path, finding_id: str, data_root: Path | None) -> Rep
 def _model(setting: Setting, run: Path) -> Model:
     """Load the primary model of a run."""
     name = "audited" if setting.training is None else f"seed-{setting.seeds[0]}"
+    path = run / "models" / f"{name}.safetensors"
+    if not path.is_file():
+        mend = "restore it; a shareable copy has its models only where it was made with --models"
+        raise InputError(str(path), "missing", mend)
     model = setting.backbone.build(len(setting.samples.labels))
-    model.load_state_dict(load_file(run / "models" / f"{name}.safetensors"))
+    model.load_state_dict(load_file(path))
     return model.eval()
 
 

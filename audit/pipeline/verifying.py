@@ -32,12 +32,13 @@ from audit.pipeline.opening import OpenedRun, open_run
 from audit.pipeline.recording import EMPTY, REGISTRATION, accuracies, method_of
 from audit.pipeline.setting import Scope
 from audit.pipeline.sweeping import Swept, make_plans, search_precision
-from audit.records import Audit, Control, Effort
+from audit.records import Audit, Control, Effort, SharedCopy
 from audit.report import answers
 from audit.report.exports import PRINTED_WITH, printed_with, statement
 from audit.report.formats import clean
 from audit.report.manifest import MANIFEST, SIGNATURE, check_signature, hash_files, manifest_rows
 from audit.report.render import Source, printed, read_run
+from audit.report.shareable import MARK, read_mark
 from audit.store import file_hash
 from audit.words import Unit
 
@@ -70,6 +71,7 @@ class Verified:
     files: int
     figures: int
     signed: bool
+    shared: SharedCopy | None = None  # what it lacks on purpose, where it is a copy that was made to be handed on
 
 
 def verify_run(run: Path, step: Step, *, key: Path | None = None) -> Verified:
@@ -95,11 +97,12 @@ def verify_run(run: Path, step: Step, *, key: Path | None = None) -> Verified:
     except InputError as error:  # what its hash says of it comes first
         unreadable = [*_changed_files(run, None, files), *_signature(run, key), Fault(error.where, error.what)]
         return Verified(unreadable, len(files), 0, (run / SIGNATURE).is_file())
-    faults = [*_changed_files(run, source.audit, files), *_signature(run, key)]
+    faults = [*_changed_files(run, source.audit, files), *_signature(run, key), *_marked(run)]
     tick(1, 3)
     figures = 0
     try:
         derived = derive(run, source.audit)
+        beside = [*_preregistered(run, source.audit), *_left_out(run, source.audit)]
     except Exception as error:  # whatever a damaged file makes its reader raise
         faults.append(Fault("effects", f"figures cannot be derived from them ({error})"))
     else:
@@ -110,7 +113,7 @@ def verify_run(run: Path, step: Step, *, key: Path | None = None) -> Verified:
             faults.append(
                 Fault("audit.json", f"{len(differences) - AT_MOST} more figures are not those of the effects")
             )
-        faults += [*_preregistered(run, source.audit), *_left_out(run, source.audit)]
+        faults += beside
         figures = count_numbers(derived)
     tick(2, 3)
     try:
@@ -118,7 +121,27 @@ def verify_run(run: Path, step: Step, *, key: Path | None = None) -> Verified:
     except Exception as error:  # a library that prints is missing, say
         faults.append(Fault("report", f"cannot be printed again ({error})"))
     tick(3, 3)
-    return Verified(faults, len(files), figures, (run / SIGNATURE).is_file())
+    return Verified(faults, len(files), figures, (run / SIGNATURE).is_file(), _mark(run))
+
+
+def _mark(run: Path) -> SharedCopy | None:
+    """Return what a shareable copy lacks; None where the run is none, or does not say so legibly."""
+    try:
+        return read_mark(run)
+    except InputError:
+        return None
+
+
+def _marked(run: Path) -> Iterator[Fault]:
+    """Name what a shareable copy says it lacks and holds all the same."""
+    try:
+        mark = read_mark(run)
+    except InputError as error:
+        yield Fault(MARK, error.what)
+        return
+    for name in sorted(mark.left_out) if mark is not None else ():
+        if (run / name).exists():
+            yield Fault(name, f"is here, and {MARK} says that it was left out")
 
 
 def _changed_files(run: Path, audit: Audit | None, files: Mapping[str, str]) -> Iterator[Fault]:
@@ -222,7 +245,8 @@ def _judged(opened: OpenedRun, trips: Mapping[str, Control]) -> Judged:
     plans, without = make_plans(scope)
     swept = Swept(effects, plans, without, None, audit.method.patches, audit.method.effort)
     pairs = None if any(not c.passed for c in trips.values()) else opened.table("pairs")
-    judged = judge_effects(named, rates, swept, pairs, {"data": audit.data.fingerprint, **_hashes(scope)})
+    hashes = {"data": audit.data.fingerprint, **_hashes(scope, audit)}
+    judged = judge_effects(named, rates, swept, pairs, hashes)
     together = opened.table("together")
     return judge_sets(scope, swept, pd.DataFrame(columns=["contrast", "set"]) if together is None else together, judged)
 
@@ -237,9 +261,13 @@ def _weights(scope: Scope) -> dict[int, dict[str, torch.Tensor]]:
     return {seed: load_file(path) for seed, path in files.items()}
 
 
-def _hashes(scope: Scope) -> dict[str, str]:
-    """Return the hashes of the audited models' weights, from their files."""
-    return {f"model seed {seed}": hash_state(state) for seed, state in _weights(scope).items()}
+def _hashes(scope: Scope, audit: Audit) -> dict[str, str]:
+    """Return the hashes of the audited models' weights, from their files; as they stand where these were left out."""
+    found = {f"model seed {seed}": hash_state(state) for seed, state in _weights(scope).items()}
+    mark = _mark(scope.run)
+    if found or mark is None or not any(name.startswith("models/") for name in mark.left_out):
+        return found
+    return {name: digest for name, digest in audit.provenance.hashes.items() if name.startswith("model seed ")}
 
 
 def _data(scope: Scope, audit: Audit) -> dict[str, Any]:
@@ -267,7 +295,7 @@ def _method(opened: OpenedRun) -> dict[str, Any]:
 def _model(scope: Scope, audit: Audit) -> dict[str, Any]:
     """Derive what files of the run tell of its model; layers and heads, which only the architecture knows, stand."""
     plain, balanced = accuracies(scope)
-    hashes = _hashes(scope)
+    hashes = _hashes(scope, audit)
     sizes = [sum(tensor.numel() for tensor in state.values()) for state in _weights(scope).values()]
     update = {
         "parameters": next(iter(sizes), audit.model.parameters),
@@ -324,7 +352,7 @@ def _provenance(scope: Scope, run: Path, audit: Audit) -> dict[str, Any]:
         "data": audit.data.fingerprint,
         "preregistration": file_hash(run / REGISTRATION),
         "base weights": _registered(run).get("base weights"),
-        **_hashes(scope),
+        **_hashes(scope, audit),
     }
     seeds = [] if scope.training is None else scope.training.seeds
     return _plain(audit.provenance.model_copy(update={"hashes": hashes, "seeds": seeds}))

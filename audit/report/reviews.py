@@ -126,12 +126,12 @@ def merge(run: Path, review: Review, audit: Audit, audit_sha256: str) -> tuple[s
     path = run / DECISIONS
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     before = _digest(text.splitlines(keepends=True)[-1].encode()) if text else audit_sha256
-    for line in _chained(new, before):
+    for line in chained(new, before):
         text += line
     return text, new
 
 
-def _chained(decisions: Iterable[Decision], before: str) -> Iterable[str]:
+def chained(decisions: Iterable[Decision], before: str) -> Iterable[str]:
     """Yield the lines of decisions, each with the hash of the one before."""
     for decision in decisions:
         line = json.dumps({**decision.model_dump(), "previous": before}, ensure_ascii=True, sort_keys=True) + "\n"

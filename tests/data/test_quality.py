@@ -101,6 +101,40 @@ def test_a_source_opens_only_below_its_root(tmp_path: Path) -> None:
     assert safe_key(".\\b\\.\\a.png", "t") == "b/a.png"
 
 
+def test_a_link_leads_out_of_the_root_only_where_it_may(tmp_path: Path) -> None:
+    content = encoded(Image.new("RGB", (9, 9)))
+    for folder in ("outside/deep", "real/images"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.png").write_bytes(content)
+    root = tmp_path / "root"
+    root.symlink_to(tmp_path / "real")  # the card's own path may be a link
+    (root / "file.png").symlink_to(tmp_path / "outside" / "deep" / "a.png")
+    (root / "folder").symlink_to(tmp_path / "outside")
+    (root / "inside.png").symlink_to(Path("images") / "a.png")
+    (root / "circle.png").symlink_to("circle.png")
+    assert FileSource(root).read("images/a.png") == FileSource(root).read("inside.png") == content
+    for key in ("file.png", "folder/deep/a.png"):
+        with pytest.raises(DataError, match=r"is a link that leads out of its folder; copy the file, or set"):
+            FileSource(root).read(key)
+        assert FileSource(root, links=True).read(key) == content
+    for links in (False, True):
+        with pytest.raises(DataError, match=r"circle\.png: cannot be opened"):
+            FileSource(root, links=links).read("circle.png")
+        with pytest.raises(DataError, match="climbs out of its folder"):
+            FileSource(root, links=links).read("../outside/deep/a.png")
+
+
+def test_text_in_an_image_that_unfolds_to_gigabytes_is_refused() -> None:
+    image, page = Image.new("RGB", (9, 9)), io.BytesIO()
+    image.save(page, "PNG")
+    data = b"k\0\0" + zlib.compress(b"x" * 200_000_000, 9)
+    chunk = struct.pack(">I", len(data)) + b"zTXt" + data + struct.pack(">I", zlib.crc32(b"zTXt" + data))
+    content = page.getvalue()
+    assert len(chunk) < 250_000
+    with pytest.raises(DataError, match="damaged or truncated image"):
+        decode_image("a.png", content[:33] + chunk + content[33:])
+
+
 def test_inspection_hashes_what_is_readable_and_lists_the_rest(tmp_path: Path) -> None:
     content = {f"{n:02d}.png": encoded(Image.new("L", (8, 8), n)) for n in range(20)}
     for name, data in content.items():

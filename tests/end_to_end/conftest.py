@@ -147,3 +147,63 @@ def face_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 TABLE = {"reader": "table", "path": "faces.csv", "image": "file", "label": "expression", "subject": "who"}
 TONE = {"skin_tone": {"column": "tone", "reference": "lighter", "assigned_by": "the renderer"}}
+FIRST = [
+    "Aaliyah",
+    "Björn",
+    "Chidinma",
+    "Dragoslav",
+    "Eleftheria",
+    "Fionnuala",
+    "Giuseppina",
+    "Hrvoje",
+    "Ibrahim",
+    "Jörgen",
+]
+LAST = ["Abernathy", "Bukhari", "Castellanos", "Dlamini", "Eriksen", "Fitzgerald", "Gutierrez", "Haraldsen"]
+ANNOTATORS = ["Wilhelmina Ott", "Zacharias Poe"]
+
+
+@pytest.fixture(scope="package")
+def named_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write 160 faces of 80 people whose names are in file names and table, as collections of photographs have them.
+
+    Two files are damaged, one image has a label that is left out, one person is seen in two groups, and one image is
+    nearly another person's.
+    """
+    folder = tmp_path_factory.mktemp("named")
+    faces = sample_faces(160, 7, split="discovery")
+    source = SyntheticSource(faces)
+    rows = []
+    for number, face in enumerate(faces.itertuples()):
+        first, last = FIRST[number // 2 % 10], LAST[number // 20]
+        file = folder / "people" / f"{first}_{last}" / f"{first}_{last}_{number % 2 + 1:04d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image = source.open(face.image if number != 159 else faces["image"][0])
+        image.save(file)
+        image.putpixel((0, 0), (number, 9, 9))
+        image.save(file)
+        tone = face.skin_tone if number % 2 == 0 or number == 81 else rows[-1]["tone"]
+        asked = {"file": file.relative_to(folder).as_posix(), "expression": face.expression, "tone": tone}
+        rows.append({**asked, "who": f"{first} {last}", "by": ANNOTATORS[face.expression == "smiling"]})
+    rows[81]["tone"] = "darker" if rows[80]["tone"] == "lighter" else "lighter"
+    rows[77]["expression"] = "sleeping"
+    for number in (31, 52):
+        (folder / rows[number]["file"]).write_bytes(b"no image")
+    pd.DataFrame(rows).to_csv(folder / "faces.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="package")
+def named_run(named_folder: Path, invoke: Invoke, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Audit the people of ``named_folder``, by a card that tells of this machine and of who wrote it."""
+    data = {**TABLE, "path": str(named_folder / "faces.csv"), "labels": ["neutral", "smiling"]}
+    card = write_card(
+        named_folder / "cards" / "people.yaml", name="People with names", data=data, groups=TONE, match_on=["by"],
+        audit={"min_group_size": 4}, report={"run_by": "Ottoline Quimby"},
+    )  # fmt: skip
+    card.write_text("# written by Ottoline Quimby\n" + card.read_text(encoding="utf-8"), encoding="utf-8")
+    out = tmp_path_factory.mktemp("named-out")
+    result = invoke("run", card, "--out", out)
+    assert result.exit_code in (0, 1, 4), result.output
+    (folder,) = out.iterdir()
+    return Run(card, out, folder, result)

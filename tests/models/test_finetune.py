@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -207,6 +209,22 @@ def test_features_train_the_same_model_in_memory_and_in_a_file(monkeypatch: pyte
     assert hashes[0] == hashes[1]
     assert len(files) == 2
     assert not any(tmp_path.iterdir())
+
+
+def test_a_full_disk_shows_before_features_are_mapped_to_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Once they are, want of room ends the process by a signal, and nothing can be said."""
+
+    def full(_descriptor: int, _start: int, size: int) -> None:
+        assert size > 0
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, "MAPPED_ABOVE", 0)
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    what = rf"^{tmp_path}: cannot be written \(No space left on device\); make room for 0\.0 GB of features there"
+    with pytest.raises(UnfinishedError, match=what):
+        make_views(fresh(), [PIXELS], 1)
 
 
 @pytest.mark.parametrize(("train", "frozen"), [(None, 0), (1, 2), (3, 0), (7, 0)])
