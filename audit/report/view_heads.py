@@ -349,7 +349,7 @@ def agreement_table(audit: Audit) -> Table:
             )
             for row in audit.agreement
         ),
-        note=wording.AGREEMENT,
+        note=said_of(audit.model.unit, wording.AGREEMENT),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from audit.records import Audit, SearchPrecision
 from audit.report import formats, wording
 from audit.report.shapes import Cell, Column, Fact, Table, header_cell, number_cell
-from audit.words import said_of
+from audit.words import Unit, said_of
 
 
 def model_size(audit: Audit) -> str:
@@ -69,13 +69,13 @@ def method_facts(audit: Audit) -> tuple[Fact, ...]:
         Fact("Seeds", ", ".join(map(str, audit.provenance.seeds)) or "none"),
         Fact("Patching engine", method.engine),
         *((Fact("Patches", method.patches),) if method.patches else ()),
-        *((Fact("Precision", _precision(method.precision)),) if method.precision else ()),
+        *((Fact("Precision", _precision(audit.model.unit, method.precision)),) if method.precision else ()),
     )
 
 
-def _precision(found: SearchPrecision) -> str:
+def _precision(unit: Unit, found: SearchPrecision) -> str:
     """Say how precisely heads were searched for."""
-    return wording.PRECISION.format(
+    return said_of(unit, wording.PRECISION).format(
         dtype=found.dtype, apart=f"{found.largest_difference:.1g}", compared=formats.count(found.compared)
     )
 
@@ -110,7 +110,7 @@ def effort(audit: Audit) -> Table | None:
             )
             for number, row in enumerate(rows)
         ),
-        note=wording.EFFORT,
+        note=said_of(audit.model.unit, wording.EFFORT),
     )
 
 

@@ -77,7 +77,7 @@ def test_a_convolutional_network_is_trained_and_audited_in_words_of_its_own(invo
     page = (folder / "report.html").read_text(encoding="utf-8")
     words = re.sub(r"<(style|script)>.*?</\1>|<[^>]*>", " ", page, flags=re.DOTALL)
     assert "slices of channels" in words.lower()
-    assert re.findall(r"\b(?:attention )?heads?\b", words, flags=re.IGNORECASE) == []
+    assert re.findall(r"(?<!/)\b(?:attention )?heads?\b", words, flags=re.IGNORECASE) == []  # but for /heads/0
 
 
 def trained_folder(where: Path) -> Path:
