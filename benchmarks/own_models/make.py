@@ -106,7 +106,7 @@ def make_resnet50(data: Path, out: Path, *, side: int, epochs: int = 10) -> nn.M
     model: nn.Module = resnet50(weights=None, num_classes=len(LABELS)).to(memory_format=torch.channels_last)
     images, targets = load(read_people(data)[0], data, side)
     train(model, model, images, targets, epochs, 3e-4)
-    save_file(model.state_dict(), out / "my-resnet50.safetensors")
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, out / "my-resnet50.safetensors")
     return model
 
 
@@ -119,10 +119,14 @@ def make_vit(data: Path, out: Path, *, side: int, epochs: int = 3, trained: int 
         hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=224, patch_size=14,
         id2label=dict(enumerate(LABELS)), label2id={label: k for k, label in enumerate(LABELS)},
     )  # fmt: skip
-    model: Any = Dinov2ForImageClassification(config)
+    config.save_pretrained(out / "dinov2")
     body = load_file(data.parent / "weights" / "vit_small_patch14_dinov2.fp16.safetensors")
-    missing, surplus = model.load_state_dict(renamed(body), strict=False)
-    assert not surplus and set(missing) <= {"classifier.weight", "classifier.bias", "dinov2.embeddings.mask_token"}
+    save_file(renamed(body), out / "dinov2" / "model.safetensors", {"format": "pt"})
+    loaded: Any = Dinov2ForImageClassification.from_pretrained(out / "dinov2", output_loading_info=True)
+    model, about = loaded
+    new = {"classifier.weight", "classifier.bias", "dinov2.embeddings.mask_token"}
+    if not set(about["missing_keys"]) <= new or about["unexpected_keys"]:
+        raise SystemExit(f"transformers does not read DINOv2 as it is named here: {about}")
     model.requires_grad_(False)
     for part in (*model.dinov2.encoder.layer[-trained:], model.dinov2.layernorm, model.classifier):
         part.requires_grad_(True)
@@ -161,7 +165,7 @@ def renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             made[f"{theirs}attention.output.dense.{kind}"] = state[f"{ours}attn.proj.{kind}"]
         for k in (1, 2):
             made[f"{theirs}layer_scale{k}.lambda1"] = state[f"{ours}ls{k}.gamma"]
-    return {name: tensor.float() for name, tensor in made.items()}
+    return {name: tensor.float().contiguous() for name, tensor in made.items()}
 
 
 def main() -> None:
