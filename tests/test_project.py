@@ -30,7 +30,10 @@ def settings() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("path", sorted(resource_dir("datasets").rglob("*.yaml")), ids=lambda path: path.stem)
+CARDS = [*sorted(resource_dir("datasets").rglob("*.yaml")), *sorted((ROOT / "docs").rglob("*.yaml"))]
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
 def test_built_in_cards_load_and_say_what_they_are_for(path: Path) -> None:
     card = load_card(path)
     assert card.name != "Unnamed audit"

@@ -11,6 +11,7 @@ from audit.report import formats, view_heads, wording
 from audit.report.html import render_html
 from audit.report.view import build_view
 from audit.report.view_findings import finding_card
+from audit.words import LETTERS
 
 from .examples import HOSTILE, estimate, examples
 
@@ -275,7 +276,10 @@ def test_hostile_text_stays_text(page) -> None:
 
 def test_glossary_and_screen_are_complete(page) -> None:
     text = page("disparity").text
-    assert all(isinstance(term, str) and term in text for term, _ in wording.glossary())
+    assert all(isinstance(term, str) and term in text for term, _ in wording.glossary("head"))
+    terms = {unit: [term for term, _ in wording.glossary(unit)] for unit in LETTERS}
+    assert set(terms["head"]) ^ set(terms["slice"]) == {"Attention head", "Slice of channels"}
+    assert all(listed == sorted(listed, key=str.casefold) for listed in terms.values())
     assert text.count("not answered") >= 6
     assert wording.EMOTION_NOTE in text
 
