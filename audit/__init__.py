@@ -1,4 +1,4 @@
-"""Find out whether a vision transformer treats groups differently, and which attention heads carry it."""
+"""Find out whether an image classifier treats groups differently, and which parts of it carry the difference."""
 
 from importlib.metadata import version
 

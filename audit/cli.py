@@ -91,7 +91,7 @@ data_option = click.option(
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="vit-audit", prog_name="vit-audit")
 def main() -> None:
-    """Find out whether a vision transformer treats groups differently, and which attention heads carry it."""
+    """Find out whether an image classifier treats groups differently, and which parts of it carry the difference."""
 
 
 @main.command(epilog=EPILOG, short_help="Run a whole audit of a card.")
@@ -100,14 +100,14 @@ def main() -> None:
 @click.option("--out", type=click.Path(path_type=Path), default=RUNS, show_default=True, help="Where runs go.")
 @click.option("--report/--no-report", default=True, help="Leave out HTML and PDF; 'render' makes them later.")
 @click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where heads are patched."
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where the model is patched."
 )
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16", "float16"]),
     default="float32",
     show_default=True,
-    help="In what heads are searched; findings are computed in float32.",
+    help="In what the search is made; findings are computed in float32.",
 )
 @click.option("--memory", metavar="SIZE", help="Keep the sweeps within so much memory, as 4G: fewer images at once.")
 @reported
@@ -186,7 +186,7 @@ def init(path: Path, out: Path) -> None:
 def models(pattern: str | None, *, markdown: bool) -> None:
     """List the families of models that can be audited; with PATTERN, timm's models of these families by name.
 
-    PATTERN is as a shell has it: vit_*dinov2*. Of each name it is tried whether its heads can be told apart.
+    PATTERN is as a shell has it: vit_*dinov2*. Of each name it is tried whether its parts can be told apart.
     """
     from audit.models.supported import families, refusals
     from audit.terminal import models_table

@@ -133,7 +133,7 @@ def _head(name: str, label: str) -> list[str]:
 def _tail() -> list[str]:
     return [
         "model:",
-        "  name: vit_small_patch16_224   # any plain vision transformer of timm",
+        "  name: vit_small_patch16_224   # or another of 'vit-audit models'",
         "  weights: pretrained   # pretrained | none | FILE.safetensors",
         "training:",
         "  epochs: 3",

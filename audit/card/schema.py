@@ -52,8 +52,8 @@ class Download(CardPart):
     @field_validator("url")
     @classmethod
     def _over_http(cls, url: str) -> str:
-        if not re.fullmatch(r"https?://[^/\s]+/\S+", url):
-            raise ValueError(f"'{url}' is no address of a file; begin with https://")
+        if not re.fullmatch(r"https?://[^/\s@]+/\S+", url):
+            raise ValueError("is no address of a file; begin with https://, and name no user")
         return url
 
     @field_validator("hash")
@@ -142,11 +142,13 @@ class ModelSpec(CardPart):
         "pretrained"  # pretrained | rendered (a small base trained here) | none | FILE.safetensors | FILE.pth
     )
     classes: list[str] | None = None  # class names of the user's own checkpoint, in the order of its outputs
-    image_size: Positive | None = None  # default: the model's own
+    image_size: Annotated[int, Field(ge=1, le=4096)] | None = None  # default: the model's own
     mean: Channels | None = None  # of red, green and blue, 0 to 1, subtracted from pixels; default: timm's for the name
     std: Channels | None = None  # likewise, what pixels are divided by
     train_blocks: Positive | None = None  # fine-tune the last so many blocks; default: all
-    channel_slices: Positive | None = None  # of each block of a convolutional network, patched one by one; default: 8
+    channel_slices: Annotated[int, Field(ge=1, strict=True)] | None = (
+        None  # of each block of a convolutional network, patched one by one; default: 8
+    )
     overrides: dict[str, int | float | str | bool | list[int]] = {}  # further keyword arguments of timm's model
 
 

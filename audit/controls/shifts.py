@@ -111,6 +111,8 @@ def measure_random_direction(
 ) -> Array:
     """Change what ``site`` writes by as much as the donor's head would, token by token, but in a random direction.
 
+    The direction is one that the site can write in: of a slice of channels, within them.
+
     Returns
     -------
     numpy.ndarray (N,)
@@ -127,7 +129,8 @@ def measure_random_direction(
             head_writes(m, site.layer, t.z[site.layer])[site.head] for m, t in ((recipient, own), (donor, theirs))
         )
         change = body.from_stream(site.layer, given - ours)
-        aside = torch.randn(change.shape, generator=lot)
+        aside, reach = torch.zeros(change.shape), body.reach(site.layer, site.head)
+        aside[..., reach] = torch.randn(change[..., reach].shape, generator=lot)
         aside *= change.norm(dim=-1, keepdim=True) / aside.norm(dim=-1, keepdim=True)
         logits = add_to_stream(recipient, own, site.layer, body.to_stream(site.layer, aside).unsqueeze(0))[0]
         parts.append(_true_class(logits, truth) - base)

@@ -20,7 +20,7 @@ from audit.errors import ModelError
 from audit.models.anatomy import ANATOMIES, Model, anatomy
 from audit.models.checkpoint import hash_state, read_weights
 from audit.models.families.body import Anatomy
-from audit.models.families.channels import Channels
+from audit.models.families.channels import SLICES_FIELD, Channels
 from audit.models.translated import HUGGING_FACE, TORCHVISION, Translation, foreign_weights, is_foreign, read_foreign
 from audit.words import Unit
 
@@ -28,6 +28,10 @@ SUPPORTED = (*(name for made in ANATOMIES.values() for name in made.named), f"{T
 COUNTED = "num_batches_tracked"  # by batch norms of late versions of torch; nothing is computed from it
 Filter = Callable[[Mapping[str, torch.Tensor], Model], dict[str, torch.Tensor]]
 FAULTS_SHOWN = 3
+RESERVED = {  # arguments of timm's that load, fetch or leave out, or that the card says elsewhere
+    "checkpoint_path", "cache_dir", "in_chans", "num_classes", "img_size", "features_only", "out_indices", "scriptable",
+    "exportable", "no_jit",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,12 @@ class Backbone:
         return model.eval().requires_grad_(False)  # training asks for gradients itself
 
     def build_untrained(self, classes: int, *, seed: int = 0) -> Model:
-        """Return a model of this architecture with random weights, which knows nothing."""
-        return Backbone(self.spec.model_copy(update={"weights": "none"}), self.weights).build(classes, seed=seed)
+        """Return a model of this architecture with random weights: it knows nothing, and is no quieter for that."""
+        model = Backbone(self.spec.model_copy(update={"weights": "none"}), self.weights).build(classes, seed=seed)
+        body = anatomy(model)
+        for layer in range(body.depth):
+            body.wake(layer)
+        return model
 
     def _load(self, model: Model, *, keep_classifier: bool) -> None:
         name, where = self.spec.name, self.weights or Path(self.spec.weights)
@@ -116,14 +124,36 @@ def check_model(card: Card, *, card_path: Path, data_root: Path | None) -> None:
     named = spec.weights not in ("pretrained", "rendered", "none")
     weights = resolve(spec.weights, card_path=card_path, data_root=data_root) if named else None
     with torch.device("meta"):
-        create_architecture(spec, 2, pretrained=False, weights=weights)
+        model = create_architecture(spec, 2, pretrained=False, weights=weights).eval()
+        _try_pass(model)
+
+
+def _try_pass(model: Model) -> None:
+    """Raise where an image of the model's size does not pass through it; nothing is computed."""
+    side = anatomy(model).side
+    try:
+        logits = model(torch.empty(1, 3, side, side, device="meta"))
+    except NotImplementedError:  # an operation that is not known without numbers
+        return
+    except Exception as error:  # whatever an architecture of odd arguments raises
+        what = f"an image of {side} x {side} pixels does not pass through it ({type(error).__name__})"
+        raise ModelError("model", what, "correct image_size or overrides") from error
+    if logits.shape != (1, 2):
+        raise ModelError("model.overrides", "the model gives no logits, one a class", "remove what takes the pool away")
 
 
 def create_architecture(spec: ModelSpec, classes: int, *, pretrained: bool, weights: Path | None = None) -> Model:
     """Create a model by name and refuse what cannot be patched; a foreign one's shape stands beside its ``weights``."""
+    if spec.channel_slices is not None and unit_of(spec.name) == "head":
+        what = f"{spec.name} has attention heads, no slices of channels"
+        raise ModelError("model.channel_slices", what, "remove it")
     if is_foreign(spec.name):
         return _translated(spec, read_foreign(spec.name, weights), classes)
     options = dict(spec.overrides)
+    reserved = sorted(key for key in options if key in RESERVED or key.startswith("pretrained"))
+    if reserved:
+        what = f"'{reserved[0]}' is no part of an architecture, or has a field of its own"
+        raise ModelError("model.overrides", what, "remove it")
     if not timm.is_model(spec.name):
         near = difflib.get_close_matches(spec.name, timm.list_models(), n=3)
         raise ModelError(
@@ -134,29 +164,33 @@ def create_architecture(spec: ModelSpec, classes: int, *, pretrained: bool, weig
         raise unsupported(spec.name, "it is of no known family")
     if spec.image_size is not None and not issubclass(made, Channels):  # convolutions take any size
         options["img_size"] = spec.image_size
-    if spec.channel_slices is not None and not issubclass(made, Channels):
-        what = f"{spec.name} has attention heads, no slices of channels"
-        raise ModelError("model.channel_slices", what, "remove it")
     try:
         model = timm.create_model(spec.name, pretrained=pretrained, num_classes=classes, **options)
-    except (TypeError, AssertionError, ValueError) as error:
-        raise ModelError(
-            "model", f"timm refuses {spec.name} with {options} ({error})", "correct image_size or overrides"
-        ) from error
     except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise _refused(spec.name, options, error) from error
         raise ModelError(
             "model.weights",
             f"pretrained weights of {spec.name} could not be fetched ({type(error).__name__})",
             "connect to the network once, or name a weights FILE",
         ) from error
+    except Exception as error:  # whatever odd arguments make of an architecture
+        raise _refused(spec.name, options, error) from error
     if issubclass(made, Channels):
         model.to(memory_format=torch.channels_last)  # on a processor several times as fast to train
     _adapt(model, spec)
     reason = why_not_patchable(model)
+    if SLICES_FIELD in reason:
+        raise ModelError(SLICES_FIELD, f"{spec.name}: {reason.partition('; ')[0]}", "take a divisor of that")
     if reason:
         raise unsupported(spec.name, reason)
     _check_side(model, spec)
     return model
+
+
+def _refused(name: str, options: Mapping[str, object], error: Exception) -> ModelError:
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return ModelError("model", f"timm refuses {name} with {options} ({said})", "correct image_size or overrides")
 
 
 def family_of(name: str) -> type[Anatomy] | None:

@@ -198,7 +198,7 @@ def finetune(
         drawn = rows[order.permutation(len(rows))]
         view_of = order.integers(len(views.data), size=len(rows))
         total = 0.0
-        for step, part in enumerate(batches(len(rows), recipe.batch_size)):
+        for step, part in enumerate(_parts(len(rows), recipe)):
             chosen = drawn[part]
             logits = _forward_tail(model, views, chosen, view_of[part])
             loss = F.cross_entropy(logits, torch.from_numpy(targets[chosen]))
@@ -221,7 +221,15 @@ def count_steps(images: int, recipe: Recipe) -> int:
 
 
 def _steps_an_epoch(images: int, recipe: Recipe) -> int:
-    return math.ceil(images / recipe.batch_size)
+    return len(_parts(images, recipe))
+
+
+def _parts(images: int, recipe: Recipe) -> list[slice]:
+    """Cut an epoch into batches; norms that learn statistics get no last batch of a single image, which has none."""
+    parts = list(batches(images, recipe.batch_size))
+    if recipe.learn_statistics and len(parts) > 1 and images % recipe.batch_size == 1:
+        parts[-2:] = [slice(parts[-2].start, images)]
+    return parts
 
 
 def _updater(model: Model, recipe: Recipe, steps: int) -> Callable[[torch.Tensor, int], None]:

@@ -28,7 +28,7 @@ from audit.errors import DataError, InputError, ModelError, UnfinishedError
 from audit.evidence.together import sets_to_patch
 from audit.memory import keep_freed_memory
 from audit.models.anatomy import anatomy
-from audit.models.build import Backbone, with_class_names
+from audit.models.build import Backbone, check_model, with_class_names
 from audit.models.checkpoint import hash_state
 from audit.models.device import CPU, open_device, open_precision
 from audit.models.rendered_base import rendered_base
@@ -230,6 +230,8 @@ def prepare(request: Request, step: Step) -> Setting:
     kept = None if request.again is None else request.again / ARCHITECTURE
     card = with_class_names(as_written, card_path=request.card_path, data_root=request.data_root, folder=kept)
     torch.use_deterministic_algorithms(True)
+    if request.again is None:
+        check_model(card, card_path=request.card_path, data_root=request.data_root)
     samples = read_samples(card, card_path=request.card_path, data_root=request.data_root)
     audited_outcomes(card, samples.labels)  # a wrong name shows before anything is trained
     cache = open_cache()

@@ -15,12 +15,14 @@ from xml.etree import ElementTree as ET
 from audit import __version__
 from audit.records import Audit, ContrastRow, Control, Estimate, Finding
 from audit.report.formats import clean
+from audit.words import Unit
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
 RESULTS = {"PASSED": "PASSED", "DISPARITY FOUND": "FAILED", "INVALID": "FAILED", "INCONCLUSIVE": "WARNED"}
 MODEL_CARD, JUNIT, PRINTED_WITH = "model-card.cdx.json", "junit.xml", "printed-with.json"
 PRINTERS = ("jinja2", "matplotlib", "pikepdf", "pydantic", "weasyprint")  # on whose versions the bytes of a page depend
+FAMILIES: dict[Unit, str] = {"head": "vision transformer", "slice": "convolutional network"}
 TASKS = {"emotion": "image classification: facial expression", "action": "image classification: action"}
 
 
@@ -111,7 +113,7 @@ def model_card(audit: Audit, audit_sha256: str) -> str:
                     "modelParameters": {
                         "approach": {"type": "supervised"},
                         "task": TASKS.get(audit.task, "image classification"),
-                        "architectureFamily": "vision transformer",
+                        "architectureFamily": FAMILIES[model.unit],
                         "modelArchitecture": clean(model.name),
                         "datasets": [{"ref": "data"}],
                         "inputs": [{"format": f"image, {model.image_size} x {model.image_size} pixels"}],

@@ -205,6 +205,16 @@ def _without_machine(card: Mapping[str, Any]) -> dict[str, Any]:
     for part, key in PATHS:
         if isinstance(changed.get(part), dict) and isinstance(changed[part].get(key), str):
             changed[part][key] = bare(changed[part][key])
+    model, data = changed.get("model"), changed.get("data")
+    if isinstance(model, dict) and isinstance(model.get("overrides"), dict):
+        model["overrides"] = {k: bare(v) if isinstance(v, str) else v for k, v in model["overrides"].items()}
+    if isinstance(data, dict) and isinstance(data.get("download"), list):  # an address may hold a key after its "?"
+        data["download"] = [
+            {k: v.partition("?")[0] if k == "url" and isinstance(v, str) else v for k, v in each.items()}
+            if isinstance(each, dict)
+            else each
+            for each in data["download"]
+        ]
     if isinstance(changed.get("report"), dict) and changed["report"].get("run_by"):
         changed["report"]["run_by"] = ""
     return changed

@@ -21,7 +21,7 @@ from audit.controls.sets import ControlSet, Role, _rendered
 from audit.controls.shifts import Giver, Shift, measure_heads, measure_random_direction, measure_shifts
 from audit.controls.training import ControlModels, spoil, train_controls
 from audit.data.pixels import Pixels
-from audit.models.anatomy import anatomy
+from audit.models.anatomy import Model, anatomy
 from audit.models.build import Backbone
 from audit.models.predict import predict_logits
 from audit.models.transforms import as_input
@@ -280,6 +280,21 @@ def test_a_frozen_prefix_is_shared_where_it_is_one_and_only_there() -> None:
 
 
 @pytest.mark.unit
+def test_a_random_direction_of_a_slice_stays_within_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, donor = tiny("convnext"), tiny("convnext", seed=5)
+    pixels, targets = noise_pixels(4), np.zeros(4, dtype=np.int64)
+    added: list[torch.Tensor] = []
+
+    def keep(_model: Model, own: Trace, _layer: int, change: torch.Tensor) -> torch.Tensor:
+        added.append(change[0])
+        return torch.zeros(1, len(own.leaving), 3)
+
+    monkeypatch.setattr(shifts, "add_to_stream", keep)
+    measure_random_direction(model, pixels, donor, targets, Site(1, 3), seed=0)
+    (change,) = added
+    assert set(change.abs().amax((0, 2, 3)).nonzero().flatten().tolist()) == {6, 7}  # of 16 channels in 8 slices
+
+
 def test_a_random_direction_is_as_long_as_the_true_change() -> None:
     model, donor, targets, pixels = tiny(), tiny(seed=1), np.array([0, 1]), noise_pixels(2)
     shift = measure_random_direction(model, pixels, donor, targets, SITE, seed=3)

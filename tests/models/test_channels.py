@@ -16,7 +16,7 @@ from audit.card.schema import ModelSpec
 from audit.errors import ModelError
 from audit.models.anatomy import Model, anatomy
 from audit.models.build import Backbone, create_architecture, unit_of
-from audit.models.finetune import Recipe, finetune, make_views
+from audit.models.finetune import Recipe, count_steps, finetune, make_views
 from audit.models.transforms import as_input
 from audit.patching.sites import head_writes, record, sites_of, trace_bytes
 from tests.models_for_tests import CONVOLUTIONAL, noise_images, tiny, two_tones
@@ -69,7 +69,8 @@ def test_a_card_says_into_how_many_slices() -> None:
 @pytest.mark.parametrize(
     ("options", "where", "what"),
     [
-        ({"channel_slices": 7}, "model.name", "64 channels, which 7 slices of one size do not make up"),
+        ({"channel_slices": 7}, "model.channel_slices", "64 channels, which 7 slices of one size do not make up"),
+        ({"name": "torchvision/vit_b_16", "channel_slices": 8}, "model.channel_slices", "has attention heads"),
         ({"name": "vit_tiny_patch16_224", "channel_slices": 8}, "model.channel_slices", "has attention heads"),
         ({"image_size": 16}, "model.image_size", "16 is less than the 32"),
         ({"name": "resnetv2_50"}, "model.name", "is not supported"),
@@ -149,6 +150,26 @@ def test_frozen_blocks_hand_on_what_they_would() -> None:
             stream = anatomy(model).run(layer, stream)
         found = anatomy(model).classify(stream)
         torch.testing.assert_close(found, model(as_input(model, pixels)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto"])
+def test_a_model_that_knows_nothing_is_as_loud_as_another(name: str) -> None:
+    """Timm begins with blocks that write nothing, which would make of the null an ablation."""
+    model = Backbone(spec(name=name), None).build_untrained(2)
+    trace = record(model, noise_images(2, size=64))
+    for layer, written in enumerate(trace.attention):
+        assert written.norm() > 0.01 * anatomy(model).carried(layer, trace.entering[layer]).norm()
+
+
+@pytest.mark.parametrize("images", [9, 16, 17])
+def test_norms_that_learn_get_no_last_batch_of_one(images: int) -> None:
+    """At the smallest size a single image has no spread at all."""
+    recipe = replace(RECIPE, learn_statistics=True, epochs=2)
+    model = Backbone(spec(image_size=32, overrides={"layers": [1, 1, 1, 1]}), None).build(2)
+    pixels, targets = two_tones(images)
+    steps: list[tuple[int, int]] = []
+    finetune(model, make_views(model, [pixels], None), targets, recipe, progress=lambda *done: steps.append(done))
+    assert steps[-1] == (count_steps(images, recipe),) * 2
 
 
 def test_models_are_kept_channel_by_channel_in_memory() -> None:

@@ -1,7 +1,7 @@
 """What patching must know of any architecture: a row of layers, each of which adds something to a residual stream.
 
-What a layer adds is parted into units that are patched one by one: attention heads (``audit.models.heads``) or slices
-of channels (``audit.models.channels``). ``z`` is what a layer's units hold before it is turned into what they write.
+What a layer adds is parted into units that are patched one by one: attention heads (``heads``) or slices of channels
+(``channels``). ``z`` is what a layer's units hold before it is turned into what they write.
 """
 
 from __future__ import annotations
@@ -192,11 +192,23 @@ class Anatomy(ABC):
 
     @abstractmethod
     def products(self, layer: int) -> Sequence[Product]:
-        """Return the weights that make each unit what it is, in a form that is free of the coordinates inside it."""
+        """Return the weights that make each unit what it is, by which units of two models of one start are matched.
+
+        Of heads in a form that is free of the coordinates inside them; of slices in those of the start.
+        """
 
     @abstractmethod
     def turn(self, layer: int, generator: torch.Generator) -> None:
         """Rewrite, in place, what is inside a layer in other coordinates; the function stays the same."""
+
+    def reach(self, layer: int, unit: int) -> slice:
+        """Return which channels of the stream a unit can write to."""
+        del layer, unit
+        return slice(None)
+
+    def wake(self, layer: int) -> None:
+        """Let a layer of random weights write as loudly as one that has learned, where its start would silence it."""
+        del layer
 
     @abstractmethod
     def fault(self) -> str:

@@ -21,6 +21,7 @@ from audit.models.families.body import Anatomy, Product, Sizes
 from audit.words import Unit
 
 SLICES = 8  # of each block, where the card does not say
+SLICES_FIELD = "model.channel_slices"  # of a card
 LEAST_SIDE = 32  # pixels; the image shrinks by this much
 FACTORS = (0.5, 1.0, 2.0)  # by which hidden channels are rescaled; exact in floating point
 
@@ -158,6 +159,11 @@ class Channels(Anatomy):
         """How many channels enter the first layer."""
         return self.width(0)
 
+    def reach(self, layer: int, unit: int) -> slice:
+        """Return which channels of the stream a slice writes to: its own."""
+        width = self.width(layer) // self.units(layer)
+        return slice(unit * width, (unit + 1) * width)
+
     def width(self, layer: int) -> int:
         """Return how many channels a layer writes."""
         return int(self.filters(layer).weight.shape[0])
@@ -178,7 +184,7 @@ class Channels(Anatomy):
         for i in range(self.depth):
             if self.width(i) % self.units(i):
                 parts = f"{self.width(i)} channels, which {self.units(i)} slices of one size do not make up"
-                return f"block {i} writes {parts}; set model.channel_slices"
+                return f"block {i} writes {parts}; set {SLICES_FIELD}"
         return ""
 
 
@@ -215,6 +221,10 @@ class Residual(Channels):
         rectify = block.act3 if isinstance(block, Bottleneck) else block.act2
         out: torch.Tensor = rectify(stream.clone())  # in place
         return out
+
+    def wake(self, layer: int) -> None:
+        """Give the last norm of the branch weight 1: timm begins with 0, so that a new block writes nothing."""
+        nn.init.ones_(self._parts(layer)[4].weight)
 
     def _parts(self, layer: int) -> tuple[Any, Any, Any, Any, Any]:
         """Return the last convolution but one with its norm and activation, then the last one with its norm."""
@@ -338,6 +348,16 @@ class ConvNext(Channels):
     def filters(self, layer: int) -> Any:
         """Return the last linear layer of the branch."""
         return self.blocks[layer].mlp.fc2
+
+    def wake(self, layer: int) -> None:
+        """Give LayerScale a gamma of 1: it begins near 0, so that a new block writes next to nothing."""
+        gamma = self.blocks[layer].gamma
+        if gamma is not None:
+            nn.init.ones_(gamma)
+
+    def tokens(self, layer: int) -> int:
+        """Return how many places a layer writes to; what does not fill a stride is left out."""
+        return (self.side // self.reduction(layer)) ** 2
 
     def written(self, layer: int) -> nn.Module:
         """Return the module whose output is added to the stream."""
