@@ -76,8 +76,7 @@ def fetch_one(download: Download, root: Path, tick: Tick | None = None) -> Path:
             return file.rename(target)
         unpacked = Path(folder) / "unpacked"
         unpack(file, unpacked, download.url)
-        _move_into(unpacked, target)
-    write_text(target / RECEIPT, "\n".join([*_receipt(target), download.hash]) + "\n")
+        _move_into(unpacked, target, download.hash)
     return target
 
 
@@ -152,14 +151,28 @@ def _in_words(error: Exception) -> str:
     return "no connection" if isinstance(error, exceptions.ConnectionError) else type(error).__name__
 
 
-def _move_into(unpacked: Path, target: Path) -> None:
-    """Move what was unpacked to its folder; nothing that lies there is written over."""
+def _move_into(unpacked: Path, target: Path, digest: str) -> None:
+    """Move what was unpacked to its folder; nothing that lies there is written over.
+
+    The receipt says first what is about to be moved, so that a move that was broken off is taken up again: a child that
+    lies there by then is whole.
+    """
     children = sorted(unpacked.iterdir())
+    begun = _receipt(target)
     for child in children:
-        if (target / child.name).exists():
+        if (target / child.name).exists() and _moving(digest, child) not in begun:
             raise DataError(
                 str(target / child.name), "is there already, and the archive holds the same", "move it away"
             )
     target.mkdir(parents=True, exist_ok=True)
+    before = [line for line in begun if not line.startswith(f"{digest} ")]
+    write_text(target / RECEIPT, "\n".join([*before, *(_moving(digest, child) for child in children)]) + "\n")
     for child in children:
-        child.rename(target / child.name)
+        if not (target / child.name).exists():
+            child.rename(target / child.name)
+    write_text(target / RECEIPT, "\n".join([*before, digest]) + "\n")
+
+
+def _moving(digest: str, child: Path) -> str:
+    """Return the receipt's line on a part of an archive that is on its way."""
+    return f"{digest} {child.name}"

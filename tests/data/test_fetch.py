@@ -153,6 +153,41 @@ def command(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["datasets", *map(str, arguments)])
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_move_that_was_broken_off_is_taken_up_again(
+    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"a.csv": b"a", "b/c.csv": b"c", "d.csv": b"d"}
+    if there:
+        (tmp_path / "set").mkdir()
+        (tmp_path / "set" / "own.csv").write_bytes(b"mine")
+    moves = 0
+    rename = Path.rename
+
+    def broken(path: Path, target: Path) -> Path:
+        nonlocal moves
+        moves += path.parent.name == "unpacked"
+        if moves == 2:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with serving({"/a.zip": zipped(files)}) as address:
+        download = Download(url=f"{address}/a.zip", hash=hash_of(zipped(files)), to="set", unpack=True)
+        monkeypatch.setattr(Path, "rename", broken)
+        with pytest.raises(KeyboardInterrupt):
+            fetch_one(download, tmp_path)
+        monkeypatch.undo()
+        monkeypatch.delenv("VIT_AUDIT_OFFLINE", raising=False)
+        fetch_one(download, tmp_path)
+    assert {name: (tmp_path / "set" / name).read_bytes() for name in files} == files
+    assert (tmp_path / "set" / ".fetched").read_text(encoding="utf-8") == f"{download.hash}\n"
+
+
+def test_an_address_names_no_user() -> None:
+    with pytest.raises(ValueError, match="name no user"):
+        Download(url="https://me:secret@example.org/a.zip", hash=hash_of(TEXT))
+
+
 def test_the_command_fetches_what_a_card_names(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 
 from audit.card.schema import ModelSpec
 from audit.errors import ModelError
-from audit.models.build import SUPPORTED, Backbone, create_architecture, why_not_patchable
+from audit.models.build import SUPPORTED, Backbone, check_model, create_architecture, why_not_patchable
 from audit.models.checkpoint import hash_state
 from tests.models_for_tests import FAMILIES, Gated, base_of, enlarged, noise_images, tiny
 
@@ -169,6 +170,38 @@ def test_every_family_comes_back_from_its_own_weights(family: str, tmp_path: Pat
     loaded = Backbone(card, tmp_path / "w.safetensors").build_as_is(3)
     assert hash_state(loaded.state_dict()) == hash_state(model.state_dict())
     assert Backbone(card, tmp_path / "w.safetensors").build(2).num_classes == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "where"),
+    [
+        ("resnet18", {"overrides": {"act_layer": "nothing"}}, "model"),
+        ("resnet18", {"overrides": {"block": "x"}}, "model"),
+        ("resnet18", {"overrides": {"layers": [0, 0, 0, 0]}}, "model"),
+        ("convnext_atto", {"overrides": {"kernel_sizes": 0}}, "model"),
+        ("vit_tiny_patch16_224", {"overrides": {"global_pool": ""}}, "model"),
+        ("vit_tiny_patch16_224", {"overrides": {"in_chans": 1}}, "model.overrides"),
+        ("vit_tiny_patch16_224", {"overrides": {"checkpoint_path": "/etc/passwd"}}, "model.overrides"),
+        ("vit_tiny_patch16_224", {"overrides": {"cache_dir": "/tmp/x"}}, "model.overrides"),
+        ("vit_tiny_patch16_224", {"overrides": {"pretrained_cfg": "x"}}, "model.overrides"),
+    ],
+    ids=lambda v: str(v) if isinstance(v, dict) else "",
+)
+def test_arguments_that_make_no_model_are_refused_before_anything_runs(
+    name: str, changes: dict[str, Any], where: str
+) -> None:
+    card = SimpleNamespace(model=ModelSpec(name=name, weights="none", **changes))
+    error = one_line(lambda: check_model(card, card_path=Path("card.yaml"), data_root=None))  # type: ignore[arg-type]
+    assert error.where.startswith(where)
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", "beit_base_patch16_224", "eva02_tiny_patch14_224", "swin_tiny_patch4_window7_224",
+             "vit_small_patch16_dinov3_qkvb", "vit_base_patch16_siglip_224", "resnet50", "convnextv2_atto"]
+)  # fmt: skip
+def test_models_as_they_are_pass_the_check(name: str) -> None:
+    card = SimpleNamespace(model=ModelSpec(name=name, weights="none"))
+    check_model(card, card_path=Path("card.yaml"), data_root=None)  # type: ignore[arg-type]
 
 
 def test_weights_of_something_else(tmp_path: Path) -> None:
