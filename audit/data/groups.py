@@ -162,7 +162,8 @@ def disagreement_warnings(frame: pd.DataFrame, attributes: Mapping[str, Attribut
             examples = ", ".join(sorted(several.index[several])[:3])
             warnings.append(
                 f"{name}: {int(several.sum())} of {len(several)} subjects have images in more than one group "
-                f"(e.g. {examples})"
+                f"(e.g. {examples}): each image counts in the group that is stated for it, so such a subject stands on "
+                "both sides of a comparison; correct the annotation where it is meant for a person"
             )
     return warnings
 

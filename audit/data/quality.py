@@ -270,7 +270,8 @@ def duplicate_warnings(frame: pd.DataFrame, digests: pd.Series) -> list[str]:
         return []
     across = twins.groupby(content[twins.index])["split"].transform("nunique") > 1
     torn = int(across.sum())
-    return [f"{len(twins)} images are byte-identical to another one; {torn} have a twin in another split"]
+    seen = ": what was trained on or found on one is no test on the other; give both the same subject" if torn else ""
+    return [f"{len(twins)} images are byte-identical to another one; {torn} have a twin in another split{seen}"]
 
 
 def _digest(source: ByteSource, key: str) -> Seen | DataError:

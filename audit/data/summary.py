@@ -141,7 +141,10 @@ def _small_cells(samples: Samples, card: Card) -> Iterator[str]:
         if small:
             named = ", ".join(f"{r.group} x {r.label} in {r.split} ({r.subjects})" for r in small[:_LISTED])
             more = f" and {len(small) - _LISTED} more" if len(small) > _LISTED else ""
-            yield f"{info.attribute}: {len(small)} of {len(rows)} cells under {least} subjects: {named}{more}"
+            yield (
+                f"{info.attribute}: {len(small)} of {len(rows)} cells under {least} subjects: {named}{more}; what "
+                "rests on them alone is graded as too little data, and the rest sees wide gaps only"
+            )
 
 
 def audited_outcomes(card: Card, labels: tuple[str, ...]) -> tuple[str, ...]:
