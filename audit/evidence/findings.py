@@ -73,9 +73,9 @@ class Context:
     gap_above: float
     impact_ratio_below: float
     head_share_above: float
-    unit: Unit
     hashes: Mapping[str, str]
     seeds: Sequence[int]
+    unit: Unit = "head"
 
 
 def stable_id(context: Context, *question: str) -> str:

@@ -63,7 +63,7 @@ HASH = "sha256:" + "0" * 64
 ONE_FAULT = {
     "download from a file": (
         with_download(f"url: file:///etc/passwd, hash: '{HASH}'"),
-        "dataset.yaml:5 data.download[0].url: 'file:///etc/passwd' is no address of a file; begin with https://",
+        "dataset.yaml:5 data.download[0].url: is no address of a file; begin with https://, and name no user",
     ),
     "download without a hash": (
         with_download("url: 'https://a.org/b'"),

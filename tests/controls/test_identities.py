@@ -143,7 +143,7 @@ def test_the_rotation_says_what_a_patch_of_raw_values_would_have_changed() -> No
     changed = float(rotation_changes_nothing(subject(tiny())).meaning.rsplit(" ", 1)[1].rstrip("."))
     assert changed > 1e-3
     same = rotation_changes_nothing(subject(tiny()), rotate=copy.deepcopy).meaning
-    assert same.endswith("changed a logit by 0.")
+    assert "stored values" not in same  # where they are the same, nothing is to be said
 
 
 def test_a_copy_that_is_another_function_fails_the_rotation() -> None:

@@ -20,15 +20,13 @@ import torch
 import yaml
 from click.testing import Result
 from safetensors.torch import load_file, save_file
-from timm.models.vision_transformer import VisionTransformer
 
 from audit.controls.training import ControlModels, train_controls
 from audit.data.synthetic import SyntheticSource, edited_key
 from audit.errors import UnfinishedError
 from audit.evidence.outcome import decide
 from audit.models.checkpoint import started_from
-from audit.patching import engine
-from audit.patching.sites import heads_of
+from audit.models.families.heads import Heads
 from audit.records import Audit
 from tests.end_to_end.conftest import TABLE, TONE, Invoke, Run, write_card
 
@@ -298,12 +296,12 @@ def test_engine_that_takes_the_wrong_head_is_caught(
 ) -> None:
     """Colour and blur come from the cache here; the identities are run anew on every audit's own model."""
 
-    right = engine._write
+    right = Heads.write
 
-    def of_its_neighbour(model: VisionTransformer, layer: int, head: int, z: torch.Tensor) -> torch.Tensor:
-        return right(model, layer, (head + 1) % heads_of(model, layer), z)
+    def of_its_neighbour(body: Heads, layer: int, head: int, z: torch.Tensor) -> torch.Tensor:
+        return right(body, layer, (head + 1) % body.units(layer), z)
 
-    monkeypatch.setattr(engine, "_write", of_its_neighbour)
+    monkeypatch.setattr(Heads, "write", of_its_neighbour)
     result = invoke("run", small_run.card, "--out", tmp_path / "out")
     check_invalid(result, tmp_path / "out", "The fast engine agrees with the slow reference")
 

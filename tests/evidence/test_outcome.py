@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.evidence.outcome import EXIT_CODES, NOT_SHOWN, decide, localisation, without_gap
+from audit.evidence.outcome import EXIT_CODES, decide, localisation, not_shown, without_gap
 from audit.records import ContrastRow
 from audit.report.wording import forbidden_words
 from tests.evidence.rows import around, contrast_row, contrast_rows, controls, head_row
@@ -108,7 +108,7 @@ def test_every_audit_has_an_outcome_with_reasons(rows: list[ContrastRow], failed
     assert verdict.reasons and verdict.next_steps
     assert (verdict.outcome == "INVALID") == (failed > 0)
     assert (verdict.outcome == "DISPARITY FOUND") == (failed == 0 and any(r.above_policy for r in rows))
-    for sentence in (*verdict.reasons, *verdict.next_steps, *NOT_SHOWN):
+    for sentence in (*verdict.reasons, *verdict.next_steps, *not_shown("head")):
         assert sentence.endswith(".")
         assert not forbidden_words(sentence)
 
