@@ -14,9 +14,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from audit.models.families.body import Anatomy
-from audit.models.families.channels import ConvNext, Residual
+from audit.models.families.convnext import ConvNext
 from audit.models.families.heads import Heads
 from audit.models.families.positions import Biased, Rotary
+from audit.models.families.residual import Residual
 from audit.models.families.windows import Windowed
 
 Model: TypeAlias = VisionTransformer | Beit | Eva | SwinTransformer | ResNet | ConvNeXt

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from audit.models.families.positions import Biased
+from audit.models.families.stages import HandingOn
 
 
-class Windowed(Biased):
+class Windowed(HandingOn, Biased):
     """Swin: attention within windows, which every other block shifts; the image shrinks from stage to stage.
 
     The stream is (B, rows, columns, width). z is kept window by window, so its tokens stand in another order.
@@ -23,25 +24,7 @@ class Windowed(Biased):
     named: ClassVar[tuple[str, ...]] = ("swin_*",)
     notes: ClassVar[str] = "heads within windows; layers of all stages are counted through"
     attentions: ClassVar[tuple[Any, ...]] = (WindowAttention,)
-
-    @property
-    def blocks(self) -> Sequence[Any]:
-        """The blocks of all stages, in order."""
-        return [block for stage in self.model.layers for block in stage.blocks]
-
-    def _where(self, layer: int) -> tuple[int, int]:
-        """Return stage and place in it of a layer."""
-        for number, stage in enumerate(self.model.layers):
-            if layer < len(stage.blocks):
-                return number, layer
-            layer -= len(stage.blocks)
-        raise IndexError(layer)
-
-    def _following(self, layer: int) -> int | None:
-        """Return the stage that reads what this layer leaves, or None within a stage and at the end."""
-        stage, place = self._where(layer)
-        ends = place + 1 == len(self.model.layers[stage].blocks) and stage + 1 < len(self.model.layers)
-        return stage + 1 if ends else None
+    held_in: ClassVar[str] = "layers"
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Return the stream that enters the first layer."""
@@ -55,19 +38,14 @@ class Windowed(Biased):
 
     def run(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
         """Run a layer; the last one of a stage hands on what the next stage reads."""
-        return self._hand_on(layer, self.blocks[layer](stream))
+        return self.hand_on(layer, self.blocks[layer](stream))
 
     def after(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
         """Run what comes after a layer's attention was added."""
         block = self.blocks[layer]
         tokens = stream.flatten(1, 2)
         tokens = tokens + block.drop_path2(block.mlp(block.norm2(tokens)))
-        return self._hand_on(layer, tokens.view_as(stream))
-
-    def _hand_on(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
-        following = self._following(layer)
-        out: torch.Tensor = stream if following is None else self.model.layers[following].downsample(stream)
-        return out
+        return self.hand_on(layer, tokens.view_as(stream))
 
     def tokens(self, layer: int) -> int:
         """Return how many tokens a layer sees."""
@@ -116,14 +94,3 @@ class Windowed(Biased):
     def classifiers(self) -> dict[str, Any]:
         """Return the linear layers that give the logits, by their names in the model."""
         return {"head.fc": self.model.head.fc}
-
-    def modules(self, layer: int) -> Sequence[nn.Module]:
-        """Return the modules that are a layer's own: the last of a stage has what leads on, too."""
-        following = self._following(layer)
-        return [self.blocks[layer], *([] if following is None else [self.model.layers[following].downsample])]
-
-    def names(self, layer: int) -> tuple[str, ...]:
-        """Return how the names of a layer's tensors begin."""
-        (stage, place), following = self._where(layer), self._following(layer)
-        leading_on = () if following is None else (f"layers.{following}.downsample.",)
-        return (f"layers.{stage}.blocks.{place}.", *leading_on)
