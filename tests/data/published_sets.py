@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from audit.card.load import built_in_cards, load_card
 from audit.data import Samples, read_samples
+from audit.errors import DataError
 
 
 def image(path: Path, shade: int) -> None:
@@ -296,3 +298,17 @@ SETS: dict[str, tuple[str, Callable[[Path], None]]] = {
 def read_set(name: str, root: Path) -> Samples:
     path = built_in_cards()[SETS[name][0]]
     return read_samples(load_card(path), card_path=path, data_root=root)
+
+
+def assert_named(name: str, file: str, content: str | None, what: str, root: Path) -> None:
+    """Lay a set out, spoil or remove one of its files, and check that reading it says which and why."""
+    SETS[name][1](root)
+    path = root / file
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        read_set(name, root)
+    assert what in str(caught.value)
+    assert path.name in str(caught.value)

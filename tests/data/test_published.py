@@ -15,6 +15,7 @@ from audit.terminal import datasets_table
 from tests.data.published_sets import (
     SETS,
     affectnet,
+    assert_named,
     celeba,
     expw,
     fer2013,
@@ -222,16 +223,7 @@ def test_ferplus_decides_by_its_votes(tmp_path: Path) -> None:
 def test_what_is_not_as_published_is_named(
     name: str, file: str, content: str | None, what: str, tmp_path: Path
 ) -> None:
-    SETS[name][1](tmp_path)
-    path = tmp_path / file
-    if content is None:
-        path.unlink()
-    else:
-        path.write_text(content, encoding="utf-8")
-    with pytest.raises(DataError) as caught:
-        read_set(name, tmp_path)
-    assert what in str(caught.value)
-    assert path.name in str(caught.value)
+    assert_named(name, file, content, what, tmp_path)
 
 
 def test_pixels_that_are_none_are_quarantined(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from audit.data.readers.actions import _facet_box, _fields, _most, _objects
 from audit.data.readers.layout import json_of, named
 from audit.errors import DataError
-from tests.data.published_sets import coco, facet, imsitu, read_set, stanford40, write_json
+from tests.data.published_sets import assert_named, coco, facet, imsitu, read_set, stanford40, write_json
 
 pytestmark = pytest.mark.unit
 
@@ -144,16 +144,7 @@ def test_facet_is_cut_to_people_and_its_tones_are_binned_by_most_marks(tmp_path:
 def test_what_is_not_as_published_is_named(
     name: str, file: str, content: str | None, what: str, tmp_path: Path
 ) -> None:
-    {"stanford40": stanford40, "imsitu": imsitu, "coco": coco, "facet": facet}[name](tmp_path)
-    path = tmp_path / file
-    if content is None:
-        path.unlink()
-    else:
-        path.write_text(content, encoding="utf-8")
-    with pytest.raises(DataError) as caught:
-        read_set(name, tmp_path)
-    assert what in str(caught.value)
-    assert path.name in str(caught.value)
+    assert_named(name, file, content, what, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["coco", "imsitu", "facet"])
