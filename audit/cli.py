@@ -69,7 +69,7 @@ def in_one_line(error: BaseException) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return STOPPED, EXIT_UNFINISHED
-    if is_exhausted(error):  # where no batch could be halved, as in training
+    if is_exhausted(error):  # where there is no batch to halve, as of images that are read
         return EXHAUSTED, EXIT_UNFINISHED
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
         place = error.filename or "the disk"

@@ -11,7 +11,7 @@ import gc
 import re
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -130,6 +130,22 @@ def in_halves(
         mend = "close other programs, take a smaller model or image_size, or a larger machine"
         raise MemoryExhaustedError("memory", "does not suffice for a single image", mend)
     return [result for half in halves for result in in_halves(work, half, cut)]
+
+
+def batches(n: int, size: int) -> Iterator[slice]:
+    """Cut ``range(n)`` into slices of at most ``size``."""
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
+
+
+def in_batches(work: Callable[[slice], Result], n: int, size: int) -> list[Result]:
+    """Do some work slice by slice of ``range(n)``, at most ``size`` at once; less where memory does not suffice."""
+    return [result for part in batches(n, size) for result in in_halves(work, part, _slice_in_two)]
+
+
+def _slice_in_two(part: slice) -> tuple[slice, slice] | None:
+    middle = (part.start + part.stop + 1) // 2
+    return (slice(part.start, middle), slice(middle, part.stop)) if part.stop - part.start > 1 else None
 
 
 def used() -> int:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from audit.data.pixels import Pixels
+from audit.memory import in_batches
 from audit.models.anatomy import Model, anatomy
-from audit.models.predict import batches
 from audit.models.transforms import as_input
 from audit.patching.engine import Donor, add_to_stream, patch_attention, patch_layer
 from audit.patching.sites import Site, Trace, head_writes, heads_of, record, same_up_to
@@ -20,6 +21,8 @@ from audit.patching.sweep import class_log_odds
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
+LogOdds = Callable[[torch.Tensor], Array]  # of the true class, from logits
+Result = TypeVar("Result")
 BATCH = 32
 
 
@@ -56,6 +59,11 @@ class Shift:
         return Shift(self.joint - other.joint, self.total - other.total, self.single - other.single)
 
     @staticmethod
+    def concatenate(shifts: Sequence[Shift]) -> Shift:
+        """Put those of several batches in a row."""
+        return Shift(*(np.concatenate([getattr(s, f.name) for s in shifts]) for f in fields(Shift)))
+
+    @staticmethod
     def mean(shifts: Sequence[Shift]) -> Shift:
         """Average image by image."""
         columns = zip(*((s.joint, s.total, s.single) for s in shifts), strict=True)
@@ -73,15 +81,17 @@ def measure_heads(
     dict of str to numpy.ndarray (N, layers, heads)
         Shift of the true class's log-odds in nats, for each giver; not a number where a layer has fewer heads.
     """
-    parts: dict[str, list[Array]] = {name: [] for name in givers}
-    for name, own, donor, log_odds in _donations(recipient, pixels, givers, targets, layers.start):
+    widest = max(heads_of(recipient, i) for i in layers)
+
+    def measured(own: Trace, donor: Donor, log_odds: LogOdds) -> Array:
         base = log_odds(_finish(recipient, own))
-        widest = max(heads_of(recipient, i) for i in layers)
         shifts = np.full((len(base), len(layers), widest), np.nan)
         for place, i in enumerate(layers):
             shifts[:, place, : heads_of(recipient, i)] = (log_odds(patch_layer(recipient, own, donor, i)) - base).T
-        parts[name].append(shifts)
-    return {name: np.concatenate(p) for name, p in parts.items()}
+        return shifts
+
+    parts = _of_donations(measured, recipient, pixels, givers, targets, layers.start)
+    return {name: np.concatenate([part[name] for part in parts]) for name in givers}
 
 
 def measure_shifts(
@@ -93,17 +103,16 @@ def measure_shifts(
     site: Site,
 ) -> dict[str, Shift]:
     """Patch all heads of ``layers`` jointly, and that of ``site`` by itself, image i of a giver donating to image i."""
-    parts: dict[str, list[Shift]] = {name: [] for name in givers}
-    for name, own, donor, log_odds in _donations(recipient, pixels, givers, targets, layers.start):
+
+    def measured(own: Trace, donor: Donor, log_odds: LogOdds) -> Shift:
         base = log_odds(_finish(recipient, own))
         joint = log_odds(patch_attention(recipient, own, donor, layers)) - base
         total = log_odds(_finish(donor.model, donor.trace)) - base
         single = log_odds(patch_layer(recipient, own, donor, site.layer, [site.head])[0]) - base
-        parts[name].append(Shift(joint, total, single))
-    return {
-        name: Shift(*(np.concatenate([getattr(s, f) for s in p]) for f in ("joint", "total", "single")))
-        for name, p in parts.items()
-    }
+        return Shift(joint, total, single)
+
+    parts = _of_donations(measured, recipient, pixels, givers, targets, layers.start)
+    return {name: Shift.concatenate([part[name] for part in parts]) for name in givers}
 
 
 def measure_random_direction(
@@ -119,8 +128,8 @@ def measure_random_direction(
         Shift of the true class's log-odds in nats.
     """
     lot, body = torch.Generator().manual_seed(seed), anatomy(recipient)
-    parts: list[Array] = []
-    for part in batches(len(targets), BATCH):
+
+    def measured(part: slice) -> Array:
         truth = torch.from_numpy(targets[part])
         own = record(recipient, as_input(recipient, pixels[part]))
         theirs = record(donor, as_input(donor, pixels[part]))
@@ -133,20 +142,31 @@ def measure_random_direction(
         aside[..., reach] = torch.randn(change[..., reach].shape, generator=lot)
         aside *= change.norm(dim=-1, keepdim=True) / aside.norm(dim=-1, keepdim=True)
         logits = add_to_stream(recipient, own, site.layer, body.to_stream(site.layer, aside).unsqueeze(0))[0]
-        parts.append(_true_class(logits, truth) - base)
-    return np.concatenate(parts)
+        return _true_class(logits, truth) - base
+
+    return np.concatenate(in_batches(measured, len(targets), BATCH))
 
 
-def _donations(
-    recipient: Model, pixels: Pixels, givers: Mapping[str, Giver], targets: Index, start: int
-) -> Iterator[tuple[str, Trace, Donor, Callable[[torch.Tensor], Array]]]:
-    """Yield, batch by batch and giver by giver: its name, the recipient's pass, the donor, and what reads log-odds."""
+def _of_donations(
+    measure: Callable[[Trace, Donor, LogOdds], Result],
+    recipient: Model,
+    pixels: Pixels,
+    givers: Mapping[str, Giver],
+    targets: Index,
+    start: int,
+) -> list[dict[str, Result]]:
+    """Measure every giver on every batch, given the recipient's pass, the donor, and what reads log-odds."""
     sharing = _sharing(recipient, pixels, givers, start)
-    for part in batches(len(targets), BATCH):
+
+    def measured(part: slice) -> dict[str, Result]:
         log_odds = partial(_true_class, truth=torch.from_numpy(targets[part]))
         own = record(recipient, as_input(recipient, pixels[part]))
-        for name, giver in givers.items():
-            yield name, own, _donor(giver, part, own if name in sharing else None, start), log_odds
+        return {
+            name: measure(own, _donor(giver, part, own if name in sharing else None, start), log_odds)
+            for name, giver in givers.items()
+        }
+
+    return in_batches(measured, len(targets), BATCH)
 
 
 def _sharing(recipient: Model, pixels: Pixels, givers: Mapping[str, Giver], start: int) -> set[str]:

@@ -23,8 +23,9 @@ from torch.nn import functional as F
 
 from audit.data.pixels import Pixels
 from audit.errors import UnfinishedError
+from audit.memory import batches, in_batches, in_halves
 from audit.models.anatomy import Model, anatomy
-from audit.models.predict import batches, finish
+from audit.models.predict import finish
 from audit.models.transforms import as_input
 from audit.store import not_written
 
@@ -122,16 +123,19 @@ def mirrored(pixels: Pixels) -> Pixels:
 def _prefix_features(model: Model, pixels: Pixels, prefix: int, dtype: torch.dtype) -> torch.Tensor:
     model.eval()
     body, features = anatomy(model), torch.empty(0)
-    for part in batches(len(pixels), PREFIX_BATCH):
+
+    def compute(part: slice) -> bool:
+        nonlocal features
         stream = body.embed(as_input(model, pixels[part]))
         for layer in range(prefix):
             stream = body.run(layer, stream)
         if part.start == 0:
             features = _room((len(pixels), *stream.shape[1:]), dtype)
         kept = features[part].copy_(stream)
-        if dtype != torch.float32 and not kept.isfinite().all() and stream.isfinite().all():
-            return _prefix_features(model, pixels, prefix, torch.float32)
-    return features
+        return dtype == torch.float32 or bool(kept.isfinite().all()) or not stream.isfinite().all()
+
+    whole = all(in_batches(compute, len(pixels), PREFIX_BATCH))
+    return features if whole else _prefix_features(model, pixels, prefix, torch.float32)
 
 
 def _room(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -190,7 +194,7 @@ def finetune(
     rows = np.arange(len(views)) if rows is None else rows
     _freeze(model, views.prefix, recipe)
     steps = _steps_an_epoch(len(rows), recipe)
-    update = _updater(model, recipe, steps)
+    take = _stepper(model, recipe, steps)
     order = np.random.default_rng(recipe.seed)
     _set_training(model, recipe)
     losses = []
@@ -199,11 +203,8 @@ def finetune(
         view_of = order.integers(len(views.data), size=len(rows))
         total = 0.0
         for step, part in enumerate(_parts(len(rows), recipe)):
-            chosen = drawn[part]
-            logits = _forward_tail(model, views, chosen, view_of[part])
-            loss = F.cross_entropy(logits, torch.from_numpy(targets[chosen]))
-            update(loss, epoch * steps + step)
-            total += float(loss.detach()) * len(chosen)
+            batch = _Batch(views, targets, drawn[part], view_of[part])
+            total += take(batch, epoch * steps + step) * len(batch)
             if progress is not None:
                 progress(epoch * steps + step + 1, recipe.epochs * steps)
         losses.append(total / len(rows))
@@ -232,8 +233,52 @@ def _parts(images: int, recipe: Recipe) -> list[slice]:
     return parts
 
 
-def _updater(model: Model, recipe: Recipe, steps: int) -> Callable[[torch.Tensor, int], None]:
-    """Return the function that follows the gradient of a loss, at timm's cosine rate of the given step."""
+@dataclass(frozen=True)
+class _Batch:
+    """Some rows of the training input, each in the view that was drawn for it."""
+
+    views: Views
+    targets: npt.NDArray[np.int64] | npt.NDArray[np.float32]
+    rows: npt.NDArray[np.int64]
+    view_of: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, part: slice) -> _Batch:
+        return _Batch(self.views, self.targets, self.rows[part], self.view_of[part])
+
+    def halves(self, least: int) -> tuple[_Batch, _Batch] | None:
+        """Cut in two of at least so many rows; None where that cannot be."""
+        middle = len(self) // 2
+        return (self[:middle], self[middle:]) if middle >= least else None
+
+
+def _loss_and_gradient(model: Model, batch: _Batch, recipe: Recipe) -> tuple[float, list[torch.Tensor | None]]:
+    """Return the mean cross-entropy of a batch and its gradient by every trained parameter.
+
+    Where memory does not suffice they are those of its halves, averaged. Norms that learn statistics take those of a
+    half then, but never of a single image, which has none.
+    """
+    trained = _trained(model)
+
+    def share(part: _Batch) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
+        logits = _forward_tail(model, part.views, part.rows, part.view_of)
+        loss = F.cross_entropy(logits, torch.from_numpy(part.targets[part.rows])) * (len(part) / len(batch))
+        return loss.detach(), torch.autograd.grad(loss, trained, allow_unused=True)
+
+    least = 2 if recipe.learn_statistics else 1
+    losses, gradients = zip(*in_halves(share, batch, lambda part: part.halves(least)), strict=True)
+    summed = [None if parts[0] is None else sum(parts[1:], start=parts[0]) for parts in zip(*gradients, strict=True)]
+    return float(sum(losses)), summed
+
+
+def _trained(model: Model) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def _stepper(model: Model, recipe: Recipe, steps: int) -> Callable[[_Batch, int], float]:
+    """Return the function that takes a step, at timm's cosine rate of its number, and returns the loss before it."""
     optimizer = create_optimizer_v2(
         model, opt="adamw", lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
@@ -245,16 +290,24 @@ def _updater(model: Model, recipe: Recipe, steps: int) -> Callable[[torch.Tensor
         step_on_epochs=False,
         updates_per_epoch=steps,
     )
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = _trained(model)
 
-    def update(loss: torch.Tensor, done: int) -> None:
+    def take(batch: _Batch, done: int) -> float:
         _set_rate(optimizer, scheduler, recipe, done, steps)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss, gradient = _loss_and_gradient(model, batch, recipe)
+        for parameter, slope in zip(trained, gradient, strict=True):
+            parameter.grad = None if slope is None else _laid_out_like(parameter, slope)
         nn.utils.clip_grad_norm_(trained, CLIP_NORM)
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)  # a gradient less to hold while the next is computed
+        return loss
 
-    return update
+    return take
+
+
+def _laid_out_like(parameter: nn.Parameter, slope: torch.Tensor) -> torch.Tensor:
+    """Return a gradient with its numbers in memory where the parameter has its own, as fused optimizers take it."""
+    return slope if slope.stride() == parameter.stride() else torch.empty_like(parameter).copy_(slope)
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, scheduler: object, recipe: Recipe, done: int, steps: int) -> None:

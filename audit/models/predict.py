@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from audit.data.pixels import Pixels
+from audit.memory import in_batches
 from audit.models.anatomy import Model, anatomy
 from audit.models.blocks import is_plain, leading_rows, rows_read
 from audit.models.transforms import as_input
@@ -16,28 +15,23 @@ from audit.models.transforms import as_input
 Floats = npt.NDArray[np.float32]
 
 
-def batches(n: int, size: int) -> Iterator[slice]:
-    """Cut ``range(n)`` into slices of at most ``size``."""
-    for start in range(0, n, size):
-        yield slice(start, min(start + size, n))
-
-
 @torch.inference_mode()
 def predict_logits(model: Model, pixels: Pixels, *, batch: int = 64) -> Floats:
     """Return the logits (N, classes) of a model in evaluation mode."""
     model.eval()
-    parts = [
-        finish(model, anatomy(model).embed(as_input(model, pixels[s])), 0).cpu().numpy()
-        for s in batches(len(pixels), batch)
-    ]
-    return np.concatenate(parts).astype(np.float32)
+
+    def logits(part: slice) -> Floats:
+        return finish(model, anatomy(model).embed(as_input(model, pixels[part])), 0).cpu().numpy().astype(np.float32)
+
+    return np.concatenate(in_batches(logits, len(pixels), batch))
 
 
 @torch.inference_mode()
 def finish_logits(model: Model, stream: torch.Tensor, start: int, *, batch: int = 64) -> Floats:
     """Return the logits (N, classes) of the residual stream (N, tokens, width) that enters block ``start``."""
     model.eval()
-    return np.concatenate([finish(model, stream[s], start).cpu().numpy() for s in batches(len(stream), batch)])
+    parts = in_batches(lambda part: finish(model, stream[part], start).cpu().numpy(), len(stream), batch)
+    return np.concatenate(parts)
 
 
 def finish(model: Model, stream: torch.Tensor, start: int) -> torch.Tensor:

@@ -10,9 +10,9 @@ import torch
 from timm.models.vision_transformer import Block
 
 from audit.data.pixels import Pixels
+from audit.memory import in_batches
 from audit.models.anatomy import Model, anatomy
 from audit.models.blocks import is_plain, rows_read
-from audit.models.predict import batches
 from audit.models.transforms import as_input
 from audit.patching.sites import Site, heads_of
 from audit.patching.sweep import Rows
@@ -47,12 +47,17 @@ def mean_attention(model: Model, pixels: Pixels, rows: Rows, sites: Sequence[Sit
         classifier reads (all, where it pools them). What falls on the prefix tokens is left out, so the sum is at
         most 1.
     """
-    sums: dict[Site, torch.Tensor] = {}
-    for part in batches(len(rows), BATCH):
-        for layer, attention in _by_layer(model, as_input(model, pixels[rows[part]]), {s.layer for s in sites}):
-            for site in sorted({s for s in sites if s.layer == layer}):
-                paid = attention[:, site.head].mean(1).sum(0).double().cpu()
-                sums[site] = paid + sums.get(site, torch.zeros_like(paid))
+
+    def paid(part: slice) -> dict[Site, torch.Tensor]:
+        passed = _by_layer(model, as_input(model, pixels[rows[part]]), {s.layer for s in sites})
+        return {
+            site: attention[:, site.head].mean(1).sum(0).double().cpu()
+            for layer, attention in passed
+            for site in sorted({s for s in sites if s.layer == layer})
+        }
+
+    parts = in_batches(paid, len(rows), BATCH)
+    sums = {site: sum((part[site] for part in parts[1:]), start=first) for site, first in parts[0].items()}
     grid = tuple(int(n) for n in model.patch_embed.grid_size)
     prefix = int(model.num_prefix_tokens)
     return {site: (total[prefix:] / len(rows)).reshape(grid).numpy() for site, total in sums.items()}

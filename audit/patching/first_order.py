@@ -27,9 +27,8 @@ import torch
 from scipy.special import expit
 
 from audit.data.pixels import Pixels
-from audit.memory import fitting
+from audit.memory import fitting, in_batches
 from audit.models.anatomy import Model
-from audit.models.predict import batches
 from audit.models.transforms import as_input
 from audit.patching.attribution import attribute, linearise
 from audit.patching.sites import record, sites_of, trace_bytes
@@ -111,20 +110,27 @@ def _moved(
 
     As many images go through the model at once as fit into memory; what is estimated does not depend on that.
     """
-    written = [
-        record(model, as_input(model, pixels[donors[part]])).z
-        for part in batches(len(donors), fitting(len(donors), trace_bytes(model), share=0.5))
-    ]
+
+    def writes(part: slice) -> dict[int, torch.Tensor]:
+        z = record(model, as_input(model, pixels[donors[part]])).z
+        return {layer: z[layer] for layer in layers}
+
+    written = in_batches(writes, len(donors), fitting(len(donors), trace_bytes(model), share=0.5))
     given = {layer: torch.cat([z[layer] for z in written]) for layer in layers}
-    found: dict[str, list[Array]] = {name: [] for name in scalars}
-    for part in batches(len(recipients), fitting(len(recipients), GRAPH * trace_bytes(model), share=0.5)):
+
+    def moved(part: slice) -> dict[str, Array]:
         passed = linearise(model, as_input(model, pixels[recipients[part]]), scalars, layers)
         own = {layer: passed.trace.z[layer] for layer in layers}
+        found = {}
         for name, scalar in scalars.items():
             base = scalar(passed.logits).cpu().double().numpy()[:, None, None]
             change = attribute(model, own, given, passed.slopes[name]).cpu().double().numpy()
-            found[name].append(expit(base + change) - expit(base))
-    return {name: np.concatenate(values) for name, values in found.items()}
+            found[name] = expit(base + change) - expit(base)
+        return found
+
+    at_once = fitting(len(recipients), GRAPH * trace_bytes(model), share=0.5)
+    parts = in_batches(moved, len(recipients), at_once)
+    return {name: np.concatenate([part[name] for part in parts]) for name in scalars}
 
 
 def average(moved: Array, alike: npt.NDArray[np.bool_], place: Rows, batch: pd.DataFrame) -> dict[str, Array]:

@@ -12,9 +12,8 @@ import pandas as pd
 import torch
 
 from audit.data.pixels import Pixels
-from audit.memory import fitting, in_halves
+from audit.memory import batches, fitting, in_batches, in_halves
 from audit.models.anatomy import Model
-from audit.models.predict import batches
 from audit.models.transforms import as_input
 from audit.patching.engine import Donor, Patches, patch, patch_together, transplant_layer
 from audit.patching.sites import Site, Trace, record, same_up_to, sites_of, trace_bytes
@@ -59,9 +58,8 @@ def measure_logits(logits: torch.Tensor, outcomes: Mapping[str, int]) -> dict[st
 
 def measure_unpatched(model: Model, pixels: Pixels, rows: Rows, outcomes: Mapping[str, int]) -> pd.DataFrame:
     """Return p, m and the predicted class of images as they are, one row an image."""
-    parts = []
     with torch.inference_mode():
-        parts = [model(as_input(model, pixels[rows[s]])) for s in batches(len(rows), 64)]
+        parts = in_batches(lambda part: model(as_input(model, pixels[rows[part]])), len(rows), 64)
     return pd.DataFrame({"recipient": rows, **measure_logits(torch.cat(parts), outcomes)})
 
 
@@ -276,7 +274,10 @@ def sweep_together(
     """
     total, done = len(recipients) * len(donors) * len(sets), 0
     parts: list[pd.DataFrame] = []
-    for positions in side_by_side(recipients_at_once(model, len(donors)), len(recipients), units):
+
+    def measured(positions: Rows) -> list[pd.DataFrame]:
+        nonlocal done
+        tables = []
         batch = Batch(model, pixels, recipients, donors, positions, 0)
         every = np.arange(len(positions))
         own = batch.trace.take(batch.places(batch.images, recipients[positions]))
@@ -286,8 +287,12 @@ def sweep_together(
             asked = _Asked(np.full(len(every), number), every, every)
             for name, sites in sets.items():
                 table = batch.table(asked, patch_together(model, own, given, sites), -1, outcomes)
-                parts.append(table.drop(columns=["layer", "head"]).assign(set=name))
+                tables.append(table.drop(columns=["layer", "head"]).assign(set=name))
                 done += len(positions)
                 if progress is not None:
-                    progress(done, total)
+                    progress(min(done, total), total)  # what was begun anew counts twice
+        return tables
+
+    for positions in side_by_side(recipients_at_once(model, len(donors)), len(recipients), units):
+        parts += [table for tables in in_halves(measured, positions, halves) for table in tables]
     return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,153 @@
+"""Where a model's pass takes more memory than there is, whatever runs the model does it with fewer images at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from audit.controls.shifts import Giver, measure_heads, measure_random_direction, measure_shifts
+from audit.errors import MemoryExhaustedError
+from audit.models.anatomy import anatomy
+from audit.models.finetune import Recipe, finetune, make_views
+from audit.models.predict import finish_logits, predict_logits
+from audit.models.transforms import as_input
+from audit.patching.attention import mean_attention
+from audit.patching.first_order import sweep_first_order
+from audit.patching.sites import Site
+from audit.patching.sweep import DonorKind, measure_unpatched, sweep, sweep_together
+from tests.models_for_tests import noise_pixels, tiny
+
+pytestmark = pytest.mark.unit
+ROOM = 2  # images
+MODEL, OTHER, PIXELS = tiny(), tiny(seed=3), noise_pixels(9)
+EVERY, LAYERS, SITE, OUTCOMES = np.arange(9), range(2), Site(1, 2), {"anger": 0}
+TARGETS = EVERY % 3
+DONORS = [DonorKind("cross", MODEL, EVERY[::-1].copy()), DonorKind("other", OTHER, EVERY)]
+GIVERS = {"other": Giver(OTHER, PIXELS), "own": Giver(MODEL, PIXELS[::-1].copy())}
+PLAN = pd.DataFrame(
+    {"recipient": [0, 1, 2, 3], "cross": [5, 4, 7, 6], "placebo": [4, 5, 6, 7], "unit": [0, 0, 1, 1],
+     "side": ["group", "reference"] * 2, "label": "smile", "stratum": 0}
+)  # fmt: skip
+with torch.inference_mode():
+    STREAM = anatomy(MODEL).embed(as_input(MODEL, PIXELS))
+RECIPE = Recipe(epochs=1, batch_size=8, learning_rate=1e-3, weight_decay=0.05, warmup_share=0.1, seed=0)
+
+
+@contextmanager
+def room_for(images: int, *models: Any) -> Iterator[list[int]]:
+    """Let a block of a model, and its first layer, fail for more than so many images; yield how many were tried."""
+    tried: list[int] = []
+
+    def allocate(_part: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        tried.append(len(given[0]))
+        if len(given[0]) > images:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    parts = [part for model in models for part in (model.patch_embed, *model.blocks)]
+    handles = [part.register_forward_pre_hook(allocate) for part in parts]
+    try:
+        yield tried
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def in_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Sort what a sweep found: batches of other sizes come in another order."""
+    keys = [c for c in ("position", "set", "donor_kind", "layer", "head") if c in table.columns]
+    return table.sort_values(keys, ignore_index=True)
+
+
+WORK: dict[str, Callable[[], Any]] = {
+    "logits": lambda: predict_logits(MODEL, PIXELS),
+    "logits of a stream": lambda: finish_logits(MODEL, STREAM, 0),
+    "unpatched": lambda: measure_unpatched(MODEL, PIXELS, EVERY, OUTCOMES),
+    "features of frozen blocks": lambda: make_views(MODEL, [PIXELS], 1, dtype=torch.float32).data[0],
+    "attention": lambda: mean_attention(MODEL, PIXELS, EVERY, [SITE])[SITE],
+    "control, each head": lambda: list(measure_heads(MODEL, PIXELS, GIVERS, TARGETS, LAYERS).values()),
+    "control, together": lambda: [
+        astuple(shift) for shift in measure_shifts(MODEL, PIXELS, GIVERS, TARGETS, LAYERS, SITE).values()
+    ],
+    "sweep": lambda: in_rows(sweep(MODEL, PIXELS, EVERY, DONORS, layers=LAYERS, outcomes=OUTCOMES)),
+    "sweep of sets": lambda: in_rows(
+        sweep_together(MODEL, PIXELS, EVERY, DONORS, sets={"two": [Site(0, 1), SITE]}, outcomes=OUTCOMES)
+    ),
+    "first order": lambda: in_rows(
+        sweep_first_order(MODEL, PIXELS, PLAN, EVERY, ("cross", "placebo"), layers=LAYERS, outcomes=OUTCOMES)
+    ),
+}  # fmt: skip
+
+
+def assert_close(found: Any, wanted: Any) -> None:
+    if isinstance(wanted, pd.DataFrame):
+        pd.testing.assert_frame_equal(found, wanted, rtol=1e-5, atol=1e-5)
+    elif isinstance(wanted, list | tuple):
+        assert len(found) == len(wanted)
+        for one, other in zip(found, wanted, strict=True):
+            assert_close(one, other)
+    else:
+        np.testing.assert_allclose(np.asarray(found), np.asarray(wanted), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_work_goes_on_with_fewer_images_at_once_and_finds_the_same(name: str) -> None:
+    wanted = WORK[name]()
+    with room_for(ROOM, MODEL, OTHER) as tried:
+        found = WORK[name]()
+    assert max(tried) > ROOM
+    assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_work_that_fits_for_no_image_ends_in_a_line(name: str) -> None:
+    what = "^memory: does not suffice for a single image; close other"
+    with room_for(0, MODEL, OTHER), pytest.raises(MemoryExhaustedError, match=what):
+        WORK[name]()
+
+
+@pytest.mark.parametrize("train_blocks", [None, 1])
+def test_a_model_trains_in_parts_of_a_batch_as_it_does_in_whole_ones(train_blocks: int | None) -> None:
+    """Up to rounding, which the optimiser scales up where a gradient is next to nothing."""
+    losses, logits = [], [predict_logits(tiny(), PIXELS)]
+    for room in (len(PIXELS), ROOM):
+        model = tiny()
+        with room_for(room, model) as tried:
+            losses.append(finetune(model, make_views(model, [PIXELS], train_blocks), TARGETS, RECIPE))
+        assert (max(tried) > room) is (room == ROOM)
+        logits.append(predict_logits(model, PIXELS))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    before, whole, in_parts = logits
+    moved = np.abs(before - whole).max()
+    assert moved > 0.1
+    np.testing.assert_allclose(in_parts, whole, atol=0.02 * moved)
+
+
+def test_norms_that_learn_statistics_never_see_a_single_image() -> None:
+    model, recipe = tiny("resnet, basic"), replace(RECIPE, learn_statistics=True)
+    body, tried = anatomy(model), []
+
+    def allocate(_part: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        tried.append(len(given[0]))
+        raise MemoryError
+
+    body.blocks[0].register_forward_pre_hook(allocate)
+    with pytest.raises(MemoryExhaustedError):
+        finetune(model, make_views(model, [PIXELS], None), TARGETS, recipe)
+    assert tried == [9, 4, 2]
+
+
+def test_a_random_direction_is_measured_for_every_image() -> None:
+    """Other lots are drawn in smaller batches, so that the numbers are others."""
+    with room_for(ROOM, MODEL, OTHER) as tried:
+        found = measure_random_direction(MODEL, PIXELS, OTHER, TARGETS, SITE, seed=0)
+    assert max(tried) > ROOM
+    assert found.shape == (9,)
+    assert np.isfinite(found).all()
+    assert (found != 0).all()
