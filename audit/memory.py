@@ -72,14 +72,25 @@ def limit_memory(size: int | None) -> None:
     _limit = size
 
 
-def fitting(most: int, bytes_each: float, *, share: float = 1.0) -> int:
-    """Return how many things fit into a share of what is left of the limit; at most ``most``, which is without a limit.
+def fitting(most: int, bytes_each: float, *, share: float = 1.0, free: int | None = None) -> int:
+    """Return how many things fit into a share of what is left of the limit.
+
+    Parameters
+    ----------
+    most : int
+        At most so many, which is the answer without a limit.
+    bytes_each : float
+    share : float, optional
+    free : int, optional
+        What an accelerator has left, where the things lie there: as many as fit into that too, but never less than one.
 
     Raises
     ------
     UnfinishedError
         If not even one fits.
     """
+    if free is not None:
+        most = max(1, min(most, int(free * share / bytes_each)))
     if _limit is None:
         return most
     number = int((_limit - used()) * share / bytes_each)

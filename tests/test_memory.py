@@ -103,6 +103,15 @@ def test_a_limit_makes_batches_smaller_and_says_when_nothing_fits() -> None:
         memory.fitting(100, 1000 * MIB)
 
 
+def test_on_an_accelerator_as_many_fit_as_it_has_room_for_and_one_is_always_tried() -> None:
+    assert memory.fitting(100, 10 * MIB, free=105 * MIB) == 10
+    assert memory.fitting(100, 10 * MIB, share=0.5, free=105 * MIB) == 5
+    assert memory.fitting(3, 10 * MIB, free=105 * MIB) == 3
+    assert memory.fitting(100, 10 * MIB, free=0) == 1
+    memory.limit_memory(memory.used() + 45 * MIB)
+    assert 1 <= memory.fitting(100, 10 * MIB, free=105 * MIB) <= 4
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
 def test_a_sweep_stays_within_its_limit() -> None:
     free = peak_of_sweep(0, 32, depth=8)

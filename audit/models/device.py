@@ -50,6 +50,14 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes that an accelerator has left, with those that torch keeps for reuse; else None."""
+    if device.type != CUDA:
+        return None
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
+
+
 def device_name(device: torch.device) -> str:
     """Name a device for the record: "CPU", or the accelerator's model."""
     return torch.cuda.get_device_name(device) if device.type == CUDA else "CPU"

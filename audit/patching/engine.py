@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from audit.memory import fitting, in_halves
 from audit.models.anatomy import Model, anatomy
 from audit.models.blocks import attend, is_plain, rows_read
-from audit.models.device import CPU, computing_in, device_of
+from audit.models.device import CPU, computing_in, device_of, free_memory
 from audit.models.families.heads import Heads
 from audit.models.predict import finish
 from audit.patching.hooks import replacing_writes
@@ -25,6 +25,7 @@ from audit.patching.sites import Site, Trace, bias_write, head_writes, heads_of
 
 CACHED = 10 * 2**20  # bytes of a batch inside an MLP; more fall out of a processor's caches, and take longer each
 ROWS_AT_ONCE = 128  # patched images in one batch; more do not pay, small as they may be
+ROWS_ON_ACCELERATOR = 256  # fewer leave much of it idle
 STREAMS = 8  # copies of the residual stream that a block holds at once, beside what its MLP holds
 ROOM = 0.8  # of what is left of the memory's limit
 
@@ -88,9 +89,14 @@ def rows_at_once(model: Model, layer: int, precision: torch.dtype = torch.float3
     body = anatomy(model)
     largest = max((body.sizes(i) for i in range(layer, body.depth)), key=lambda s: s.tokens * s.hidden)
     width, hidden, tokens = largest.width, largest.hidden, largest.tokens
-    whole = device_of(model).type == CPU and precision == torch.float32  # others pay more for few rows than for memory
-    cached = CACHED // (4 * tokens * hidden) if whole else ROWS_AT_ONCE // 2
-    return fitting(min(max(cached, 1), ROWS_AT_ONCE), 4 * tokens * (STREAMS * width + 2 * hidden), share=ROOM)
+    device = device_of(model)
+    if device.type != CPU:
+        most = ROWS_ON_ACCELERATOR
+    elif precision != torch.float32:  # pays more for few rows than for memory
+        most = ROWS_AT_ONCE // 2
+    else:
+        most = min(max(CACHED // (4 * tokens * hidden), 1), ROWS_AT_ONCE)
+    return fitting(most, 4 * tokens * (STREAMS * width + 2 * hidden), share=ROOM, free=free_memory(device))
 
 
 @torch.inference_mode()

@@ -14,11 +14,12 @@ import torch
 from audit.data.pixels import Pixels
 from audit.memory import batches, fitting, in_batches, in_halves
 from audit.models.anatomy import Model
+from audit.models.device import CPU, device_of, free_memory
 from audit.models.transforms import as_input
 from audit.patching.engine import Donor, Patches, patch, patch_together, transplant_layer
 from audit.patching.sites import Site, Trace, record, same_up_to, sites_of, trace_bytes
 
-RECIPIENTS_AT_ONCE = 32
+RECIPIENTS_AT_ONCE = 32  # twice as many on an accelerator
 Progress = Callable[[int, int], None]  # patches done, patches in all
 Rows = npt.NDArray[np.int64]
 
@@ -142,7 +143,9 @@ def halves(positions: Rows) -> tuple[Rows, Rows] | None:
 
 def recipients_at_once(model: Model, donors: int) -> int:
     """Return how many recipients are taken at once, with so many donors each: as many as pay, or as fit into memory."""
-    return fitting(RECIPIENTS_AT_ONCE, (1 + donors) * trace_bytes(model), share=0.5)
+    device = device_of(model)
+    most = RECIPIENTS_AT_ONCE if device.type == CPU else 2 * RECIPIENTS_AT_ONCE
+    return fitting(most, (1 + donors) * trace_bytes(model), share=0.5, free=free_memory(device))
 
 
 def side_by_side(

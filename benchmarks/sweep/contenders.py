@@ -19,7 +19,7 @@ from torch import nn
 from audit.memory import batches
 from audit.patching.engine import Donor, patch_layer
 from audit.patching.sites import heads_of, record
-from audit.patching.sweep import RECIPIENTS_AT_ONCE
+from audit.patching.sweep import recipients_at_once
 from benchmarks.sweep.summary import HOOKS, ROUGH, SKIP, TOOL
 
 Layers = Sequence[int]
@@ -32,7 +32,7 @@ def this_tool(model: VisionTransformer, *, precision: torch.dtype = torch.float3
 
     def sweep(images: torch.Tensor, donors: torch.Tensor, layers: Layers) -> torch.Tensor:
         parts = []
-        for part in batches(len(images), RECIPIENTS_AT_ONCE):
+        for part in batches(len(images), recipients_at_once(model, 1)):
             recipient, donor = record(model, images[part]), Donor(model, record(model, donors[part]))
             by_layer = [patch_layer(model, recipient, donor, layer, precision=precision) for layer in layers]
             parts.append(torch.stack(by_layer))

@@ -55,7 +55,7 @@ def test_more_recipients_than_this_tool_takes_at_once(monkeypatch: pytest.Monkey
     model = build(SMALL, 0)
     images, donors = draw_images(model, 3, 1)
     whole = this_tool(model)(images, donors, [0, 2])
-    monkeypatch.setattr("benchmarks.sweep.contenders.RECIPIENTS_AT_ONCE", 2)
+    monkeypatch.setattr("audit.patching.sweep.RECIPIENTS_AT_ONCE", 2)
     torch.testing.assert_close(this_tool(model)(images, donors, [0, 2]), whole, atol=1e-5, rtol=0)
 
 

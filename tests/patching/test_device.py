@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 
 from audit.errors import InputError
@@ -62,6 +63,33 @@ def test_sweeps_on_an_accelerator_are_those_on_the_processor(family: str) -> Non
 def test_sweeps_on_an_accelerator_repeat_to_the_last_bit() -> None:
     for first, again in zip(*(every_sweep("class token", open_device(CUDA)) for _ in range(2)), strict=True):
         pd.testing.assert_frame_equal(first, again, rtol=0, atol=0)
+
+
+@needs_cuda
+def test_an_accelerator_whose_memory_runs_out_goes_on_with_less_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given a third of what the sweep took, and a batch size that heeds nothing."""
+    device, pixels, rows = open_device(CUDA), noise_pixels(48, size=224), np.arange(24)
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=3).eval().to(device)
+    monkeypatch.setattr("audit.patching.sweep.free_memory", lambda _device: None)
+    monkeypatch.setattr("audit.patching.engine.free_memory", lambda _device: None)
+
+    def swept() -> pd.DataFrame:
+        kinds = [DonorKind("cross", model, rows + 24)]
+        table = sweep(model, pixels, rows, kinds, layers=range(2), outcomes=OUTCOMES)
+        return table.sort_values(["position", "layer", "head"], ignore_index=True)
+
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    held, whole = torch.cuda.memory_allocated(), swept()
+    third = held + (torch.cuda.max_memory_allocated() - held) // 3
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(third / torch.cuda.get_device_properties(device).total_memory)
+    try:
+        small = swept()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert torch.cuda.max_memory_allocated() > third
+    pd.testing.assert_frame_equal(small, whole, rtol=0, atol=1e-4)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
