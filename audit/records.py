@@ -103,6 +103,15 @@ class CountRow(Record):
     subjects: int
 
 
+class LabelShareRow(Record):
+    """Labels of the images with one value of a column that donors are matched on, such as an annotator."""
+
+    column: str
+    value: str  # "all others" where a column has many values
+    images: int
+    shares: dict[str, float]  # of its images, by label
+
+
 class ExcludedRow(Record):
     """Images that were left out, and why. Nothing is left out that is not in such a row."""
 
@@ -132,6 +141,7 @@ class DataReport(Record):
     fingerprint: str  # SHA-256 over table and images
     attributes: list[AttributeInfo]
     counts: list[CountRow]
+    label_shares: list[LabelShareRow] = []
     excluded: list[ExcludedRow]
     quarantined: list[ExcludedRow]
     splits: dict[str, int]

@@ -270,8 +270,13 @@ def duplicate_warnings(frame: pd.DataFrame, digests: pd.Series) -> list[str]:
         return []
     across = twins.groupby(content[twins.index])["split"].transform("nunique") > 1
     torn = int(across.sum())
-    seen = ": what was trained on or found on one is no test on the other; give both the same subject" if torn else ""
-    return [f"{len(twins)} images are byte-identical to another one; {torn} have a twin in another split{seen}"]
+    means = (
+        "what was trained on or found on one is no test on the other"
+        if torn
+        else "where they have several subjects, each counts as a person of its own, and intervals are too narrow"
+    )
+    found = f"{len(twins)} images are byte-identical to another one; {torn} have a twin in another split"
+    return [f"{found}: {means}; give copies one subject"]
 
 
 def _digest(source: ByteSource, key: str) -> Seen | DataError:

@@ -13,6 +13,7 @@ from audit.records import AttributeInfo, Contrast, ExcludedRow
 
 SPLITS = ("train", "discovery", "confirmation")
 UNKNOWN = "unknown"
+OTHERS = "all others"  # values of a nuisance column that are not told of one by one
 
 
 class ImageSource(Protocol):

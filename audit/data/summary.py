@@ -10,13 +10,14 @@ from statsmodels.stats.power import NormalIndPower
 
 from audit.card.faults import did_you_mean
 from audit.card.schema import Card
-from audit.data.samples import SPLITS, UNKNOWN, Samples
+from audit.data.samples import OTHERS, SPLITS, UNKNOWN, Samples
 from audit.errors import DataError
-from audit.records import AttributeInfo, CountRow, DataReport
+from audit.records import AttributeInfo, CountRow, DataReport, LabelShareRow
 
 METRICS_TESTED = 3  # standardised, true-positive and false-positive gap
 POWER = 0.8
 _LISTED = 4  # cells named in one warning
+_VALUES = 12  # values of a nuisance column whose labels are counted one by one
 
 
 def describe_data(samples: Samples, card: Card) -> DataReport:
@@ -44,6 +45,7 @@ def describe_data(samples: Samples, card: Card) -> DataReport:
         fingerprint=samples.fingerprint,
         attributes=list(samples.attributes.values()),
         counts=[row for info in samples.attributes.values() for row in _count_rows(samples, info)],
+        label_shares=[row for column in samples.nuisance for row in _label_shares(samples, column)],
         excluded=list(samples.excluded),
         quarantined=list(samples.quarantined),
         splits={split: int((frame["split"] == split).sum()) for split in SPLITS},
@@ -53,7 +55,7 @@ def describe_data(samples: Samples, card: Card) -> DataReport:
             *(line for info in samples.attributes.values() for line in _limits(samples, card, info)),
             *_crossed(samples, card),
         ],
-        warnings=[*samples.warnings, *_small_cells(samples, card)],
+        warnings=[*samples.warnings, *_small_cells(samples, card), *_untrained_cells(samples)],
     )
 
 
@@ -130,6 +132,35 @@ def _count_rows(samples: Samples, info: AttributeInfo) -> Iterator[CountRow]:
                     images=int(images.get(cell, 0)),
                     subjects=int(subjects.get(cell, 0)),
                 )
+
+
+def _label_shares(samples: Samples, column: str) -> Iterator[LabelShareRow]:
+    """Count labels by who gave them, or whatever else a column holds; values with the most images come first."""
+    values = samples.frame[column]
+    sizes = values.groupby(values, sort=False).size().sort_values(ascending=False, kind="stable")
+    named = sizes.index[:_VALUES]
+    shown = values.where(values.isin(named), OTHERS)
+    counts = pd.crosstab(shown, samples.frame["label"]).reindex(columns=list(samples.labels), fill_value=0)
+    for value in [*named, *([OTHERS] if len(sizes) > _VALUES else [])]:
+        by_label, images = counts.loc[value], int(counts.loc[value].sum())
+        shares = {label: float(by_label[label]) / images for label in samples.labels}
+        yield LabelShareRow(column=column, value=value, images=images, shares=shares)
+
+
+def _untrained_cells(samples: Samples) -> Iterator[str]:
+    """Yield one warning an attribute about groups of which the training split lacks a label."""
+    if samples.of_split("train").empty:
+        return
+    for info in samples.attributes.values():
+        rows = [row for row in _count_rows(samples, info) if row.split == "train" and row.group != UNKNOWN]
+        empty = [row for row in rows if row.images == 0]
+        if empty:
+            named = ", ".join(f"{r.group} x {r.label}" for r in empty[:_LISTED])
+            more = f" and {len(empty) - _LISTED} more" if len(empty) > _LISTED else ""
+            yield (
+                f"{info.attribute}: no image to train on in {len(empty)} of {len(rows)} cells: {named}{more}; what the "
+                "model says of these it has learnt from other groups, and a gap there may be no more than that"
+            )
 
 
 def _small_cells(samples: Samples, card: Card) -> Iterator[str]:

@@ -161,7 +161,11 @@ def record_audit(
     fixed = file_hash(setting.run / REGISTRATION)
     data = describe_data(setting.samples, card)
     if swept is not None:
-        missed = [f"{n} images of {where} had no matching donor" for where, n in swept.without_donor.items() if n]
+        missed = [
+            f"{n} images of {where} had no matching donor: they are in the rates, but were not patched"
+            for where, n in swept.without_donor.items()
+            if n
+        ]
         data = data.model_copy(update={"warnings": [*data.warnings, *missed]})
     return Audit(
         audit_id=setting.run.name,

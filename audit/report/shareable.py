@@ -20,9 +20,9 @@ from pydantic import ValidationError
 
 from audit.card.load import load_card
 from audit.card.schema import Card
-from audit.data.samples import pair_column
+from audit.data.samples import OTHERS, UNKNOWN, pair_column
 from audit.errors import InputError
-from audit.records import Audit, Decision, SharedCopy
+from audit.records import Audit, Decision, LabelShareRow, SharedCopy
 from audit.report.manifest import MANIFEST, SIGNATURE, manifest_rows, write_manifest
 from audit.report.pseudonyms import IMAGE, NAMING, PAIR, SUBJECT, VALUE, Pseudonyms
 from audit.report.render import Source, printed, read_run, write_files
@@ -238,6 +238,7 @@ def _record(audit: Audit, names: Pseudonyms, card: Card, place: Path) -> Audit:
         update={
             **examples,
             "source": f"{reader}: {bare(path)}" if path else reader,
+            "label_shares": [row.model_copy(update={"value": _value(row, names)}) for row in audit.data.label_shares],
             "warnings": [_warning(text, names, card) for text in audit.data.warnings],
         }
     )
@@ -259,6 +260,10 @@ def _words(command: str) -> list[str]:
         return shlex.split(command)
     except ValueError:  # a record that was written by hand
         return []
+
+
+def _value(row: LabelShareRow, names: Pseudonyms) -> str:
+    return row.value if row.value in (UNKNOWN, OTHERS) else names.of(f"{VALUE}:{row.column}", row.value)
 
 
 def _warning(text: str, names: Pseudonyms, card: Card) -> str:

@@ -56,6 +56,7 @@ class ReportView:
     control_grids: TableGroup | None
     data_facts: tuple[Fact, ...]
     data_tables: tuple[Table, ...]
+    label_tables: tuple[Table, ...]
     count_tables: tuple[Table, ...]
     data_limits: tuple[str, ...]
     data_warnings: tuple[str, ...]
@@ -143,6 +144,7 @@ def build_view(audit: Audit, audit_sha256: str, decisions: Sequence[Decision] = 
         control_grids=view_instrument.control_grids(audit),
         data_facts=_data_facts(audit),
         data_tables=tuple(view_data.data_tables(audit)),
+        label_tables=tuple(view_data.label_tables(audit)),
         count_tables=tuple(view_data.count_tables(audit)),
         data_limits=tuple(audit.data.limits),
         data_warnings=tuple(audit.data.warnings),

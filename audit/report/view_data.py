@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-from audit.records import Audit, ContrastRow, CountRow, ExcludedRow, HeadRow, RateRow
+from audit.records import Audit, ContrastRow, CountRow, ExcludedRow, HeadRow, LabelShareRow, RateRow
 from audit.report import figures, formats, wording
 from audit.report.shapes import (
     Cell,
@@ -86,6 +86,35 @@ def _left_out(table_id: str, caption: str, rows: Sequence[ExcludedRow]) -> Table
         Column("Examples", f"at most {EXAMPLES}; every unreadable file: tables/excluded.csv"),
     )
     return Table(id=table_id, caption=caption, columns=columns, rows=listed or nothing)
+
+
+def label_tables(audit: Audit) -> list[Table]:
+    """Return for each column that donors are matched on how often its values carry each label."""
+    place = places({"/data/label_shares": audit.data.label_shares})
+    columns = dict.fromkeys(row.column for row in audit.data.label_shares)
+    return [_label_table(c, [row for row in audit.data.label_shares if row.column == c], place) for c in columns]
+
+
+def _label_table(column: str, shares: Sequence[LabelShareRow], place: Place) -> Table:
+    return Table(
+        id=f"labels-{formats.slug(column)}",
+        caption=f"Labels by {formats.label(column)}: share of images with each label",
+        columns=(
+            Column(formats.label(column).capitalize()),
+            Column("Images", is_number=True),
+            *(Column(formats.label(label), is_number=True) for label in shares[0].shares),
+        ),
+        rows=tuple(
+            (
+                header_cell(formats.label(row.value), source=place(row)),
+                number_cell(formats.count(row.images)),
+                *(number_cell(formats.percent(share)) for share in row.shares.values()),
+            )
+            for row in shares
+        ),
+        note=f"Donors are matched on {formats.label(column)}. Rates by group are not, so where its values differ here "
+        "and in their groups, part of a gap may be theirs.",
+    )
 
 
 def count_tables(audit: Audit) -> list[Table]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
+from audit.data import describe_data
 from audit.data.leaks import leak_warnings, look_at, near_pairs
 from audit.records import AttributeInfo
 from tests.data.faces import card_of, face_table, read, write_faces
@@ -126,6 +128,42 @@ def test_copies_to_the_byte_are_told_of_once() -> None:
     pictures = [picture(k) for k in range(80)]
     pictures[41] = pictures[4]
     assert warned(pictures) == []
+
+
+CONSEQUENCES = {
+    "byte-identical": "what was trained on or found on one is no test on the other",
+    "in more than one group": "such a subject stands on both sides of a comparison",
+    "differ from those of": "can look as if it carried the group",
+    "labels depend on it": "donors are matched on it, rates by group are not",
+    "to train on": "a gap there may be no more than that",
+    "cells under": "is graded as too little data",
+    "look like one of another subject": "intervals are too narrow",
+}
+
+
+@pytest.mark.unit
+def test_every_warning_says_what_follows(tmp_path: Path) -> None:
+    """One set with every fault: each is told once, and with its consequence."""
+    table = face_table(60).assign(split=["train", "discovery", "confirmation"] * 40, tone="dark")
+    table["person"] = [f"p{k}" for k in range(120)]
+    table.loc[table["split"] != "train", "tone"] = ["dark", "light"] * 40
+    table.loc[0:3, "person"], table.loc[0:3, "split"] = "p0", "discovery"
+    table.loc[table["source"] == "a", "expression"] = "happiness"
+    table.loc[table["source"] == "b", "expression"] = "neutral"
+    write_faces(tmp_path, table)
+    pictures = [picture(k, level=190 if tone == "light" else 80) for k, tone in enumerate(table["tone"])]
+    for name, image in zip(table["image"], pictures, strict=True):
+        image.save(tmp_path / name)
+    shutil.copy(tmp_path / table["image"][60], tmp_path / table["image"][61])  # to the byte, in another split
+    pictures[63].save(tmp_path / table["image"][64].replace(".png", ".jpg"), quality=95)
+    (tmp_path / table["image"][64].replace(".png", ".jpg")).rename(tmp_path / table["image"][64])
+    card = card_of(tmp_path, split="split", groups={"tone": {"column": "tone"}})
+    warnings = describe_data(read(tmp_path, card), card).warnings
+    found = {sign: [w for w in warnings if sign in w] for sign in CONSEQUENCES}
+    assert {sign: len(told) for sign, told in found.items()} == dict.fromkeys(CONSEQUENCES, 1)
+    assert len(warnings) == len(CONSEQUENCES)
+    for sign, consequence in CONSEQUENCES.items():
+        assert consequence in found[sign][0]
 
 
 @pytest.mark.unit

@@ -53,6 +53,39 @@ def test_cells_without_an_image_are_rows_with_zero(tmp_path: Path) -> None:
     assert table.loc[("tone", "dark", "neutral")].tolist() == [12, 6, 6]
 
 
+def test_labels_are_counted_by_who_gave_them(tmp_path: Path) -> None:
+    """Source a calls everybody happy; of 14 sources the twelve largest stand by themselves."""
+    frame = face_table()
+    frame.loc[frame["source"] == "a", "expression"] = "happiness"
+    write_faces(tmp_path, frame)
+    card = card_of(tmp_path)
+    rows = describe_data(read(tmp_path, card), card).label_shares
+    assert [row.model_dump() for row in rows] == [
+        {"column": "source", "value": value, "images": 16, "shares": {"neutral": 1 - happy, "happiness": happy}}
+        for value, happy in (("a", 1.0), ("b", 0.5), ("c", 0.5))
+    ]
+    many = frame.assign(source=[f"s{k % 14 if k < 28 else k % 12}" for k in range(48)])
+    write_faces(tmp_path, many)
+    rows = describe_data(read(tmp_path, card), card).label_shares
+    sizes = {row.value: row.images for row in rows}
+    assert list(sizes)[-1] == "all others"
+    assert len(sizes) == 13
+    assert (sizes["all others"], sum(sizes.values())) == (4, 48)
+    assert [sum(row.shares.values()) for row in rows] == pytest.approx([1.0] * 13)
+
+
+def test_a_cell_without_an_image_to_train_on_is_told_with_what_it_means(tmp_path: Path) -> None:
+    write_faces(tmp_path, face_table().assign(tone=["dark", "light"] * 24))  # tone says the expression
+    card = card_of(tmp_path, groups={"tone": {"column": "tone"}})
+    (warning,) = [w for w in describe_data(read(tmp_path, card), card).warnings if "to train on" in w]
+    assert warning == (
+        "tone: no image to train on in 2 of 4 cells: dark x happiness, light x neutral; what the model says of these "
+        "it has learnt from other groups, and a gap there may be no more than that"
+    )
+    complete = card_of(tmp_path)
+    assert not [w for w in describe_data(read(tmp_path, complete), complete).warnings if "to train on" in w]
+
+
 def test_small_cells_are_named_and_small_groups_not_promised(tmp_path: Path) -> None:
     write_faces(tmp_path)
     card = card_of(tmp_path)

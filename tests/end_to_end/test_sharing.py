@@ -159,6 +159,8 @@ def test_the_copy_is_verified_and_every_number_is_the_runs(run: Run, invoke: Inv
     for record in (before, after):
         for part in ("source", "warnings", "excluded", "quarantined"):
             record["data"].pop(part)
+        for row in record["data"]["label_shares"]:
+            row["value"] = re.sub(r"value-[0-9a-f]{20}|" + "|".join(ANNOTATORS), "@", row["value"])
         record["method"].pop("preregistration_sha256")
         for part in ("command", "run_by"):
             record["provenance"].pop(part)

@@ -24,6 +24,7 @@ from audit.records import (
     HeadGrid,
     HeadRow,
     JointRow,
+    LabelShareRow,
     MethodReport,
     Metric,
     ModelInfo,
@@ -149,6 +150,10 @@ def data(attribute: str, groups: list[str], labels: list[str], labels_note: str 
             )
         ],
         counts=counts,
+        label_shares=[
+            LabelShareRow(column="annotator", value=value, images=images, shares=dict.fromkeys(labels, 1 / len(labels)))
+            for value, images in (("A.", 1204), ("B.", 871))
+        ],
         excluded=[ExcludedRow(reason="label not kept by the card: surprise", images=112, examples=["a/1.jpg", "b/2.jpg"])],
         quarantined=[ExcludedRow(reason="truncated JPEG", images=2, examples=["broken/3.jpg"])],
         splits={"train": 2173, "discovery": 1086, "confirmation": 1087},

@@ -54,6 +54,7 @@ def test_rendering_again_gives_the_same_bytes(run_dir: Path) -> None:
             "agreement",
             "attention",
             "counts",
+            "label_shares",
             "controls",
             "findings",
             "excluded",

@@ -40,6 +40,7 @@ def test_rows_are_complete() -> None:
         "agreement.csv": 4,
         "attention.csv": len(audit.attention),
         "counts.csv": len(audit.data.counts),
+        "label_shares.csv": len(audit.data.label_shares),
         "controls.csv": 15,
         "findings.csv": 13,
         "excluded.csv": 2,
