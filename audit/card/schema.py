@@ -11,6 +11,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Channels = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
 Positive = Annotated[int, Field(ge=1)]
 AtLeast20 = Annotated[int, Field(ge=20)]
+Drawn = Annotated[int, Field(ge=1, le=1_000_000)]  # images that are rendered: a slip of the finger draws for days
 
 
 class CardPart(BaseModel):
@@ -31,8 +32,8 @@ class Plant(CardPart):
 class Rendered(CardPart):
     """Size and association of the built-in rendered faces."""
 
-    train_images: Positive = 2400
-    audit_images: Positive = 1200
+    train_images: Drawn = 2400
+    audit_images: Drawn = 1200
     # Share of "smiling" among training faces of the first group minus that of the second, 0 = none planted.
     association: Annotated[float, Field(ge=-0.98, le=0.98)] = 0.0
     attribute: Literal["skin_tone", "hair_length"] = "skin_tone"  # what the association is planted on
@@ -200,8 +201,8 @@ class AuditSpec(CardPart):
     # How far a head's 95% interval may reach to either side, as probability, where not all are patched; by default as
     # far as if they were.
     half_width: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
-    permutations: Annotated[int, Field(ge=200)] = 5000
-    bootstrap: Annotated[int, Field(ge=200)] = 2000
+    permutations: Annotated[int, Field(ge=200, le=1_000_000)] = 5000
+    bootstrap: Annotated[int, Field(ge=200, le=1_000_000)] = 2000
     max_images: Positive | None = None  # recipients a split at most, balanced over group x label
     seed: int = 0
 

@@ -32,6 +32,8 @@ RESERVED = {  # arguments of timm's that load, fetch or leave out, or that the c
     "checkpoint_path", "cache_dir", "in_chans", "num_classes", "img_size", "features_only", "out_indices", "scriptable",
     "exportable", "no_jit",
 }  # fmt: skip
+BLOCKS = {"depth", "depths", "layers"}  # arguments that count blocks, each of which is made one by one
+MOST_BLOCKS, LARGEST = 500, 2**17  # no network has so many, or is so wide
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ def create_architecture(spec: ModelSpec, classes: int, *, pretrained: bool, weig
     if reserved:
         what = f"'{reserved[0]}' is no part of an architecture, or has a field of its own"
         raise ModelError("model.overrides", what, "remove it")
+    _check_sizes(options, "model.overrides")
     if not timm.is_model(spec.name):
         near = difflib.get_close_matches(spec.name, timm.list_models(), n=3)
         raise ModelError(
@@ -188,6 +191,15 @@ def create_architecture(spec: ModelSpec, classes: int, *, pretrained: bool, weig
     return model
 
 
+def _check_sizes(options: Mapping[str, object], where: str) -> None:
+    """Refuse what would be built for hours, or fill the memory before a weight is read."""
+    for name, value in options.items():
+        numbers = [v for v in (value if isinstance(value, list | tuple) else [value]) if isinstance(v, int | float)]
+        most = MOST_BLOCKS if name in BLOCKS else LARGEST
+        if sum(map(abs, numbers)) > most:
+            raise ModelError(where, f"{name} is {value}: no network is so large", f"write {most} or less")
+
+
 def _refused(name: str, options: Mapping[str, object], error: Exception) -> ModelError:
     said = " ".join(f"{type(error).__name__}: {error}".split())
     return ModelError("model", f"timm refuses {name} with {options} ({said})", "correct image_size or overrides")
@@ -210,6 +222,7 @@ def _translated(spec: ModelSpec, translation: Translation, classes: int) -> Mode
     """Create a model of another library."""
     if spec.overrides:
         raise ModelError("model.overrides", f"{spec.name} takes none", "remove them; its own files say what it is")
+    _check_sizes({**translation.options, "image_size": translation.image_size}, "model.weights")
     try:
         model = translation.create(classes, spec.image_size)
     except (TypeError, AssertionError, ValueError, ZeroDivisionError) as error:

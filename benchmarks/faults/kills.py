@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -43,7 +44,7 @@ CARD: dict[str, Any] = {
 CODE = "from audit.cli import main; main()"
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 FINISHED = {0, 1, 3, 4}  # exit codes of an audit that came to its end
-SOON = 0.6  # of the time that an undisturbed run takes: one that goes on needs less, and shall be killed again
+LOOK = 0.02  # seconds between two looks at what a run has told
 AT_MOST = 300.0  # seconds until an attempt counts as hanging
 EPOCH = "1790000000"  # SOURCE_DATE_EPOCH: all runs begin at one moment
 
@@ -65,6 +66,9 @@ class Killed:
 def kill_runs(work: Path, kills: int, seed: int) -> Killed:
     """Disturb runs until so many signals were sent; the last run is let to its end.
 
+    For each signal a step is drawn, then a moment in it: drawn over the whole time, most moments would fall into the
+    longest steps, and of a run that goes on into the first and the last.
+
     Parameters
     ----------
     work : pathlib.Path
@@ -77,17 +81,15 @@ def kill_runs(work: Path, kills: int, seed: int) -> Killed:
     work.mkdir(parents=True)
     card = work / "card.yaml"
     card.write_text(yaml.safe_dump(CARD, sort_keys=False), encoding="utf-8")
-    begun = time.monotonic()
-    code, wanted = _undisturbed(work / "whole", card)
-    seconds = time.monotonic() - begun
+    code, wanted, steps = _undisturbed(work / "whole", card)
     if code not in FINISHED:
         raise SystemExit(f"the undisturbed run ended with {code}; see {work / 'whole'}")
     draw, found = random.Random(seed), Killed()
     while found.kills < kills:
         place = work / f"run-{found.runs}"
-        ended = False
+        ended, reached = False, 0
         while not ended:
-            ended = _attempt(place, card, draw, seconds, found, disturb=found.kills < kills)
+            ended, reached = _attempt(place, card, draw, steps, reached, found, disturb=found.kills < kills)
         found.runs += 1
         records = list(place.glob("out/*/audit.json"))
         if len(records) != 1 or records[0].read_bytes() != wanted:
@@ -97,11 +99,18 @@ def kill_runs(work: Path, kills: int, seed: int) -> Killed:
     return found
 
 
-def _undisturbed(place: Path, card: Path) -> tuple[int, bytes]:
+def _undisturbed(place: Path, card: Path) -> tuple[int, bytes, dict[str, float]]:
+    """Return exit code, record, and the seconds that each step takes, in their order."""
     process = _start(place, card)
-    code = process.wait(AT_MOST)
+    steps: dict[str, float] = {}
+    before = time.monotonic()
+    while process.poll() is None:
+        time.sleep(LOOK)
+        now, step = time.monotonic(), _stage(place)
+        steps[step] = steps.get(step, 0.0) + now - before
+        before = now
     records = list(place.glob("out/*/audit.json"))
-    return code, records[0].read_bytes() if records else b""
+    return process.wait(), records[0].read_bytes() if records else b"", steps
 
 
 def _start(place: Path, card: Path, *, code: str = CODE) -> subprocess.Popen[bytes]:
@@ -115,18 +124,34 @@ def _start(place: Path, card: Path, *, code: str = CODE) -> subprocess.Popen[byt
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
 
 
-def _attempt(place: Path, card: Path, draw: random.Random, seconds: float, found: Killed, *, disturb: bool) -> bool:
-    """Start the run, send a signal at a random moment, and look at what is left; return whether it came to its end."""
+def _attempt(
+    place: Path, card: Path, draw: random.Random, steps: dict[str, float], reached: int, found: Killed, *, disturb: bool
+) -> tuple[bool, int]:
+    """Start the run, send a signal at a random moment, and look at what is left.
+
+    Parameters
+    ----------
+    steps : dict of str to float
+        Seconds of each step, in their order.
+    reached : int
+        The step in which the run was last disturbed: those before it are not come to again, but for the first.
+
+    Returns
+    -------
+    bool, int
+        Whether the run came to its end, and the step in which it was disturbed.
+    """
+    order = list(steps)
+    wanted, share, kind = draw.choice([0, *range(max(reached, 1), len(order))]), draw.random(), draw.choice(SIGNALS)
     process = _start(place, card)
-    moment, kind = draw.uniform(0.0, SOON * seconds), draw.choice(SIGNALS)
     try:
-        code = process.wait(moment if disturb else AT_MOST)
+        code = _wait_for(process, place, steps, wanted, share) if disturb else process.wait(AT_MOST)
     except subprocess.TimeoutExpired:
         if not disturb:
             process.kill()
             found.hangs += 1
             found.faults.append("an attempt did not end")
-            return True
+            return True, reached
         process.send_signal(kind)
         try:
             code = process.wait(AT_MOST)
@@ -136,17 +161,39 @@ def _attempt(place: Path, card: Path, draw: random.Random, seconds: float, found
             found.faults.append(f"did not end on {kind.name}")
             code = process.wait()
         found.kills += 1
-        found.stages[_stage(place)] += 1
+        stage = _stage(place)
+        found.stages[stage] += 1
         found.signals[kind.name] += 1
         unreadable = list(_unreadable(place))
         found.lost += bool(unreadable)
         found.faults += unreadable
-        return code in FINISHED  # the signal may have come too late
+        return code in FINISHED, _number(order, stage, reached)  # the signal may have come too late
     if code not in FINISHED:
         found.lost += 1
         found.faults.append(f"could not go on, exit {code}: {_last_line(place)}")
         shutil.rmtree(place / "out", ignore_errors=True)
-    return code in FINISHED
+    return code in FINISHED, reached
+
+
+def _wait_for(process: subprocess.Popen[bytes], place: Path, steps: dict[str, float], wanted: int, share: float) -> int:
+    """Return the exit code of a run that ends before a share of a step, or of one that follows, is over.
+
+    Raises
+    ------
+    subprocess.TimeoutExpired
+        If it has not ended by then.
+    """
+    order, begun = list(steps), time.monotonic()
+    while process.poll() is None and time.monotonic() - begun < AT_MOST:
+        step = _stage(place)
+        if _number(order, step, -1) >= wanted:
+            return process.wait(share * steps[step])
+        time.sleep(LOOK)
+    return process.wait(0.0)
+
+
+def _number(order: list[str], step: str, otherwise: int) -> int:
+    return order.index(step) if step in order else otherwise
 
 
 def _last_line(place: Path) -> str:
@@ -155,10 +202,11 @@ def _last_line(place: Path) -> str:
 
 
 def _stage(place: Path) -> str:
-    """Return the step that was last told of, without its percentage."""
+    """Return the step that was last told of, without its percentage and how many models there are."""
     lines = (place / "stderr.txt").read_text(encoding="utf-8", errors="replace").splitlines()
-    steps = [line for line in lines if not line.startswith("stopped")]
-    return ":".join(steps[-1].split(":")[:2]).split(" side by side")[0] if steps else "start"
+    steps = [line for line in lines if not line.startswith(("stopped", "internal error"))]
+    told = ":".join(steps[-1].split(":")[:2]).split(" side by side")[0] if steps else "start"
+    return re.sub(r"\b\d+ (model)s?\b", r"\1s", told)
 
 
 def _unreadable(place: Path) -> Iterator[str]:

@@ -190,11 +190,14 @@ VALUES = st.recursive(
     max_leaves=6,
 )  # fmt: skip
 PLACES = [
-    "name", "task", "data", "groups", "audit", "model", "training", "controls", "policy", "legal", "report", "match_on",
-    "intersections", "new", "data.path", "data.image", "data.label", "data.labels", "data.subject", "data.shares",
-    "data.reader", "data.plant", "groups.tone", "groups.tone.column", "groups.tone.values", "groups.tone.reference",
-    "groups.tone.pair", "model.name", "model.weights", "model.classes", "model.overrides", "model.image_size",
-    "audit.outcomes", "audit.alpha",
+    "name", "task", "data", "groups", "audit", "model", "training", "controls", "policy", "legal", "report",
+    "match_on", "intersections", "new", "data.path", "data.image", "data.label", "data.labels", "data.subject",
+    "data.shares", "data.reader", "data.plant", "data.links", "data.download", "data.split", "data.seed",
+    "groups.tone", "groups.tone.column", "groups.tone.values", "groups.tone.reference", "groups.tone.pair",
+    "model.name", "model.weights", "model.classes", "model.overrides", "model.image_size", "model.channel_slices",
+    "model.mean", "model.train_blocks", "model.overrides.depth", "model.overrides.num_heads",
+    "model.overrides.embed_dim", "model.overrides.patch_size", "model.overrides.global_pool",
+    "model.overrides.init_values", "audit.outcomes", "audit.alpha",
 ]  # fmt: skip
 
 

@@ -184,6 +184,10 @@ def test_every_family_comes_back_from_its_own_weights(family: str, tmp_path: Pat
         ("vit_tiny_patch16_224", {"overrides": {"checkpoint_path": "/etc/passwd"}}, "model.overrides"),
         ("vit_tiny_patch16_224", {"overrides": {"cache_dir": "elsewhere"}}, "model.overrides"),
         ("vit_tiny_patch16_224", {"overrides": {"pretrained_cfg": "x"}}, "model.overrides"),
+        ("vit_tiny_patch16_224", {"overrides": {"depth": 10**9}}, "model.overrides"),
+        ("resnet18", {"overrides": {"layers": [2, 2, 2, 10**9]}}, "model.overrides"),
+        ("vit_tiny_patch16_224", {"overrides": {"embed_dim": 3 * 10**12}}, "model.overrides"),
+        ("vit_tiny_patch16_224", {"overrides": {"mlp_ratio": float("inf")}}, "model.overrides"),
     ],
     ids=lambda v: str(v) if isinstance(v, dict) else "",
 )

@@ -175,6 +175,8 @@ def test_class_names_come_from_the_folder(folder: Callable[[Any], Path], tmp_pat
         ({"num_channels": 1}, "num_channels 1"),
         ({"image_size": [32, 64]}, "image_size"),
         ({"num_hidden_layers": 3}, "another architecture"),
+        ({"num_hidden_layers": 10**9}, "no network is so large"),
+        ({"image_size": 10**9}, "no network is so large"),
         ({"num_attention_heads": 5}, "refuses"),
     ],
 )
