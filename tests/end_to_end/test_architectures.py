@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pypdf
 import pytest
 import torch
 from torch.nn import functional as F
@@ -77,7 +78,15 @@ def test_a_convolutional_network_is_trained_and_audited_in_words_of_its_own(invo
     page = (folder / "report.html").read_text(encoding="utf-8")
     words = re.sub(r"<(style|script)>.*?</\1>|<[^>]*>", " ", page, flags=re.DOTALL)
     assert "slices of channels" in words.lower()
-    assert re.findall(r"(?<!/)\b(?:attention )?heads?\b", words, flags=re.IGNORECASE) == []  # but for /heads/0
+    printed = "\n".join(sheet.extract_text() for sheet in pypdf.PdfReader(folder / "report.pdf").pages)
+    assert "slices of channels" in printed.lower()
+    card = json.loads((folder / "exports" / "model-card.cdx.json").read_text(encoding="utf-8"))
+    (model,) = (c for c in card["components"] if "modelCard" in c)
+    assert model["modelCard"]["modelParameters"]["architectureFamily"] == "convolutional network"
+    exported = [path.read_text(encoding="utf-8") for path in (folder / "exports").iterdir()]
+    for text in (words, printed, result.output, *exported):
+        # But for names of fields and files: /heads/0, heads.csv.
+        assert re.findall(r"(?<![/\w])heads?\b(?!\.csv)", text, flags=re.IGNORECASE) == []
 
 
 def trained_folder(where: Path) -> Path:
