@@ -21,7 +21,7 @@ from audit.errors import InputError, MemoryExhaustedError, UnfinishedError
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _KEEP = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**28))
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-SAYINGS = ("out of memory", "not enough memory", "allocate memory")  # of torch
+SAYINGS = ("out of memory", "not enough memory", "allocate memory", "bad_alloc", "alloc_failed")  # of torch and below
 LEAST = 2**30  # Python, torch and a small model alone take most of it
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -82,7 +82,7 @@ def fitting(most: int, bytes_each: float, *, share: float = 1.0, free: int | Non
     bytes_each : float
     share : float, optional
     free : int, optional
-        What an accelerator has left, where the things lie there: as many as fit into that too, but never less than one.
+        What an accelerator has, where the things lie there: as many as fit into that too, but never less than one.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def in_halves(
     halves = cut(part)
     if halves is None:
         mend = "close other programs, take a smaller model or image_size, or a larger machine"
-        raise MemoryExhaustedError("memory", "does not suffice for a single image", mend)
+        raise MemoryExhaustedError("memory", "does not suffice, with as few images at once as there can be", mend)
     return [result for half in halves for result in in_halves(work, half, cut)]
 
 

@@ -76,11 +76,13 @@ def question_hash(made_of: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def source_hash(packages: Iterable[ModuleType]) -> str:
-    """SHA-256 over the source of packages: what other code has measured is not taken for this code's."""
+def source_hash(modules: Iterable[ModuleType]) -> str:
+    """SHA-256 over the source of modules and packages: what other code has measured is not taken for this code's."""
     digest = hashlib.sha256()
-    for package in packages:
-        for source in sorted(file for folder in package.__path__ for file in Path(folder).rglob("*.py")):
+    for module in modules:
+        folders = map(Path, getattr(module, "__path__", ()))
+        files = [file for folder in folders for file in folder.rglob("*.py")] or [Path(str(module.__file__))]
+        for source in sorted(files):
             digest.update(source.read_bytes())
     return digest.hexdigest()
 
@@ -111,8 +113,11 @@ def locked(run: Path) -> Iterator[None]:
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UnfinishedError(str(run), "another run is at work in this folder", "wait for it to end") from error
+            held = os.path.samestat(os.fstat(handle.fileno()), (run / LOCK).stat())
+        except (BlockingIOError, FileNotFoundError):
+            held = False  # or its holder has let go since it was opened, and removed it
+        if not held:
+            raise UnfinishedError(str(run), "another run is at work in this folder", "wait for it to end")
         try:
             yield
         finally:

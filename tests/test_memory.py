@@ -154,7 +154,7 @@ def test_what_does_not_fit_by_itself_ends_the_run_and_other_errors_are_no_want_o
     def never(_numbers: list[int]) -> int:
         raise MemoryError
 
-    with pytest.raises(MemoryExhaustedError, match="does not suffice for a single image"):
+    with pytest.raises(MemoryExhaustedError, match="does not suffice, with as few images at once as there can be"):
         in_halves(never, [1, 2, 3], halved)
 
     def wrong(_numbers: list[int]) -> int:

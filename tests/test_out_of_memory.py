@@ -15,7 +15,7 @@ import torch
 from audit.controls.shifts import Giver, measure_heads, measure_random_direction, measure_shifts
 from audit.errors import MemoryExhaustedError
 from audit.models.anatomy import anatomy
-from audit.models.finetune import Recipe, finetune, make_views
+from audit.models.finetune import Recipe, _Batch, _loss_and_gradient, finetune, make_views
 from audit.models.predict import finish_logits, predict_logits
 from audit.models.transforms import as_input
 from audit.patching.attention import mean_attention
@@ -75,6 +75,7 @@ WORK: dict[str, Callable[[], Any]] = {
     "control, together": lambda: [
         astuple(shift) for shift in measure_shifts(MODEL, PIXELS, GIVERS, TARGETS, LAYERS, SITE).values()
     ],
+    "control, random direction": lambda: measure_random_direction(MODEL, PIXELS, OTHER, TARGETS, SITE, seed=0),
     "sweep": lambda: in_rows(sweep(MODEL, PIXELS, EVERY, DONORS, layers=LAYERS, outcomes=OUTCOMES)),
     "sweep of sets": lambda: in_rows(
         sweep_together(MODEL, PIXELS, EVERY, DONORS, sets={"two": [Site(0, 1), SITE]}, outcomes=OUTCOMES)
@@ -107,7 +108,7 @@ def test_work_goes_on_with_fewer_images_at_once_and_finds_the_same(name: str) ->
 
 @pytest.mark.parametrize("name", WORK)
 def test_work_that_fits_for_no_image_ends_in_a_line(name: str) -> None:
-    what = "^memory: does not suffice for a single image; close other"
+    what = "^memory: does not suffice, with as few images at once as there can be; close other"
     with room_for(0, MODEL, OTHER), pytest.raises(MemoryExhaustedError, match=what):
         WORK[name]()
 
@@ -129,6 +130,49 @@ def test_a_model_trains_in_parts_of_a_batch_as_it_does_in_whole_ones(train_block
     np.testing.assert_allclose(in_parts, whole, atol=0.02 * moved)
 
 
+def test_the_gradient_of_unequal_parts_is_that_of_the_batch() -> None:
+    """Nine images are taken as 2, 2, 2, 1 and 2."""
+    found = []
+    for room in (len(PIXELS), ROOM):
+        model = tiny().train()
+        batch = _Batch(make_views(model, [PIXELS], None), TARGETS, EVERY, np.zeros(9, dtype=np.int64))
+        with room_for(room, model):
+            found.append(_loss_and_gradient(model, batch, RECIPE))
+    (whole, slopes), (in_parts, summed) = found
+    assert in_parts == pytest.approx(whole, rel=1e-5)
+    assert len(slopes) == len(summed) > 20
+    for one, other in zip(slopes, summed, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5)
+
+
+def test_statistics_are_those_of_the_halves_alone() -> None:
+    """A norm behind the first takes no more than four images: what the first has learnt from eight is forgotten."""
+    kept = []
+    for sizes in ([9], [4, 5]):
+        model = tiny("resnet, basic").train()
+        parts = np.split(EVERY, np.cumsum(sizes)[:-1])
+        views = make_views(model, [PIXELS], None)
+        model.train()
+        if len(sizes) == 1:
+            body = anatomy(model)
+            body.blocks[-1].register_forward_pre_hook(lambda _part, given: _refuse(len(given[0]) > 5))
+            batch = _Batch(views, TARGETS, EVERY, np.zeros(9, dtype=np.int64))
+            _loss_and_gradient(model, batch, replace(RECIPE, learn_statistics=True))
+        else:
+            with torch.no_grad():
+                for rows in parts:
+                    model(as_input(model, PIXELS[rows]))
+        kept.append({name: b.clone() for name, b in model.named_buffers() if "running" in name})
+    assert len(kept[0]) > 10
+    for name, statistic in kept[0].items():
+        torch.testing.assert_close(statistic, kept[1][name], rtol=1e-4, atol=1e-5)
+
+
+def _refuse(too_many: bool) -> None:
+    if too_many:
+        raise MemoryError
+
+
 def test_norms_that_learn_statistics_never_see_a_single_image() -> None:
     model, recipe = tiny("resnet, basic"), replace(RECIPE, learn_statistics=True)
     body, tried = anatomy(model), []
@@ -141,13 +185,3 @@ def test_norms_that_learn_statistics_never_see_a_single_image() -> None:
     with pytest.raises(MemoryExhaustedError):
         finetune(model, make_views(model, [PIXELS], None), TARGETS, recipe)
     assert tried == [9, 4, 2]
-
-
-def test_a_random_direction_is_measured_for_every_image() -> None:
-    """Other lots are drawn in smaller batches, so that the numbers are others."""
-    with room_for(ROOM, MODEL, OTHER) as tried:
-        found = measure_random_direction(MODEL, PIXELS, OTHER, TARGETS, SITE, seed=0)
-    assert max(tried) > ROOM
-    assert found.shape == (9,)
-    assert np.isfinite(found).all()
-    assert (found != 0).all()

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 from pathlib import Path
+from typing import IO
 
 import pandas as pd
 import pytest
 
+import audit.memory
+import audit.models
 from audit.errors import UnfinishedError
 from audit.store import (
+    LOCK,
     cache_folder,
     file_hash,
     locked,
     question_hash,
     run_folder,
     slug,
+    source_hash,
     write_table,
     write_text,
 )
@@ -61,6 +67,29 @@ def test_second_run_in_one_folder_is_refused(tmp_path: Path) -> None:
     assert [p.name for p in run.iterdir()] == ["kept.txt"]
     with locked(run):
         pass
+
+
+def test_a_lock_that_its_holder_removed_meanwhile_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening the file and locking it, its holder has let go, and a third has begun."""
+    run, lock = tmp_path / "run", fcntl.flock
+
+    def late(handle: IO[str], how: int) -> None:
+        (run / LOCK).unlink()
+        (run / LOCK).write_text("", encoding="utf-8")
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(UnfinishedError, match="another run is at work"), locked(run):
+        raise AssertionError
+    assert (run / LOCK).is_file()
+
+
+def test_the_hash_of_code_is_of_modules_and_of_packages() -> None:
+    alone, with_memory = source_hash((audit.models,)), source_hash((audit.models, audit.memory))
+    assert alone != with_memory != source_hash((audit.memory,))
+    assert alone == source_hash((audit.models,))
 
 
 def test_folder_goes_again_where_nothing_was_written(tmp_path: Path) -> None:

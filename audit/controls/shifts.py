@@ -130,6 +130,14 @@ def measure_random_direction(
     lot, body = torch.Generator().manual_seed(seed), anatomy(recipient)
 
     def measured(part: slice) -> Array:
+        state = lot.get_state()
+        try:
+            return shifted(part)
+        except BaseException:
+            lot.set_state(state)  # whoever fails has drawn nothing
+            raise
+
+    def shifted(part: slice) -> Array:
         truth = torch.from_numpy(targets[part])
         own = record(recipient, as_input(recipient, pixels[part]))
         theirs = record(donor, as_input(donor, pixels[part]))

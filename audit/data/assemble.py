@@ -190,7 +190,7 @@ def _merge_duplicates(rows: pd.DataFrame, where: str, warnings: list[str]) -> pd
         raise DataError(where, what, "keep one row an image")
     dropped = int(rows["image"].notna().sum()) - len(named)
     if dropped:
-        warnings.append(f"{dropped} rows repeat another row and were merged with it")
+        warnings.append(f"{dropped} rows repeat another row and were merged with it: each image counts once")
     return pd.concat([named, rows[rows["image"].isna()]])
 
 

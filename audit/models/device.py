@@ -50,12 +50,12 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Return the bytes that an accelerator has left, with those that torch keeps for reuse; else None."""
-    if device.type != CUDA:
-        return None
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + kept
+def memory_of(device: torch.device) -> int | None:
+    """Return the bytes of an accelerator's memory, else None.
+
+    Not those that are free at the moment: batches of another size round otherwise, and a run shall repeat itself.
+    """
+    return torch.cuda.get_device_properties(device).total_memory if device.type == CUDA else None
 
 
 def device_name(device: torch.device) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -257,20 +258,40 @@ class _Batch:
 def _loss_and_gradient(model: Model, batch: _Batch, recipe: Recipe) -> tuple[float, list[torch.Tensor | None]]:
     """Return the mean cross-entropy of a batch and its gradient by every trained parameter.
 
-    Where memory does not suffice they are those of its halves, averaged. Norms that learn statistics take those of a
-    half then, but never of a single image, which has none.
+    Where memory does not suffice they are those of its halves, weighted by their sizes and added up one by one. Norms
+    that learn statistics take those of a half then, but never of a single image, which has none.
     """
     trained = _trained(model)
+    total: list[torch.Tensor | None] = []
 
-    def share(part: _Batch) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
-        logits = _forward_tail(model, part.views, part.rows, part.view_of)
-        loss = F.cross_entropy(logits, torch.from_numpy(part.targets[part.rows])) * (len(part) / len(batch))
-        return loss.detach(), torch.autograd.grad(loss, trained, allow_unused=True)
+    def share(part: _Batch) -> torch.Tensor:
+        with _statistics_kept_on_failure(model, recipe):
+            logits = _forward_tail(model, part.views, part.rows, part.view_of)
+            loss = F.cross_entropy(logits, torch.from_numpy(part.targets[part.rows])) * (len(part) / len(batch))
+            gradient = torch.autograd.grad(loss, trained, allow_unused=True)
+        if not total:
+            total.extend(gradient)
+        else:
+            for whole, more in zip(total, gradient, strict=True):
+                if whole is not None and more is not None:
+                    whole.add_(more)  # in place, which takes no memory: nothing fails from here on
+        return loss.detach()
 
     least = 2 if recipe.learn_statistics else 1
-    losses, gradients = zip(*in_halves(share, batch, lambda part: part.halves(least)), strict=True)
-    summed = [None if parts[0] is None else sum(parts[1:], start=parts[0]) for parts in zip(*gradients, strict=True)]
-    return float(sum(losses)), summed
+    losses = in_halves(share, batch, lambda part: part.halves(least))
+    return float(sum(losses)), total
+
+
+@contextmanager
+def _statistics_kept_on_failure(model: Model, recipe: Recipe) -> Iterator[None]:
+    """Give norms that learn statistics back those from before a pass that fails: its halves count, and it does not."""
+    before = [(b, b.clone()) for b in model.buffers()] if recipe.learn_statistics else []
+    try:
+        yield
+    except BaseException:
+        for buffer, was in before:
+            buffer.copy_(was)
+        raise
 
 
 def _trained(model: Model) -> list[nn.Parameter]:

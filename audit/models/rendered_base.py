@@ -57,7 +57,7 @@ def rendered_base(spec: ModelSpec, *, cache: Path, progress: Progress | None = N
         A safetensors file.
     """
     made_of = {
-        "model": spec.model_dump(include={"name", "image_size", "overrides"}),
+        "model": spec.model_dump(include={"name", "image_size", "mean", "std", "overrides"}),
         "recipe": [VERSION, repr(RECIPE)],
         "faces": [FACES, SEED, RENDERER_VERSION],
         "versions": [torch.__version__, timm.__version__, torch.get_num_threads()],

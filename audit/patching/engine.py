@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from audit.memory import fitting, in_halves
 from audit.models.anatomy import Model, anatomy
 from audit.models.blocks import attend, is_plain, rows_read
-from audit.models.device import CPU, computing_in, device_of, free_memory
+from audit.models.device import CPU, computing_in, device_of, memory_of
 from audit.models.families.heads import Heads
 from audit.models.predict import finish
 from audit.patching.hooks import replacing_writes
@@ -96,7 +96,7 @@ def rows_at_once(model: Model, layer: int, precision: torch.dtype = torch.float3
         most = ROWS_AT_ONCE // 2
     else:
         most = min(max(CACHED // (4 * tokens * hidden), 1), ROWS_AT_ONCE)
-    return fitting(most, 4 * tokens * (STREAMS * width + 2 * hidden), share=ROOM, free=free_memory(device))
+    return fitting(most, 4 * tokens * (STREAMS * width + 2 * hidden), share=ROOM, free=memory_of(device))
 
 
 @torch.inference_mode()

@@ -29,6 +29,7 @@ from scipy.special import expit
 from audit.data.pixels import Pixels
 from audit.memory import fitting, in_batches
 from audit.models.anatomy import Model
+from audit.models.device import device_of, memory_of
 from audit.models.transforms import as_input
 from audit.patching.attribution import attribute, linearise
 from audit.patching.sites import record, sites_of, trace_bytes
@@ -110,12 +111,13 @@ def _moved(
 
     As many images go through the model at once as fit into memory; what is estimated does not depend on that.
     """
+    room = memory_of(device_of(model))
 
     def writes(part: slice) -> dict[int, torch.Tensor]:
         z = record(model, as_input(model, pixels[donors[part]])).z
         return {layer: z[layer] for layer in layers}
 
-    written = in_batches(writes, len(donors), fitting(len(donors), trace_bytes(model), share=0.5))
+    written = in_batches(writes, len(donors), fitting(len(donors), trace_bytes(model), share=0.5, free=room))
     given = {layer: torch.cat([z[layer] for z in written]) for layer in layers}
 
     def moved(part: slice) -> dict[str, Array]:
@@ -128,7 +130,7 @@ def _moved(
             found[name] = expit(base + change) - expit(base)
         return found
 
-    at_once = fitting(len(recipients), GRAPH * trace_bytes(model), share=0.5)
+    at_once = fitting(len(recipients), GRAPH * trace_bytes(model), share=0.5, free=room)
     parts = in_batches(moved, len(recipients), at_once)
     return {name: np.concatenate([part[name] for part in parts]) for name in scalars}
 

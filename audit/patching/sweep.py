@@ -14,7 +14,7 @@ import torch
 from audit.data.pixels import Pixels
 from audit.memory import batches, fitting, in_batches, in_halves
 from audit.models.anatomy import Model
-from audit.models.device import CPU, device_of, free_memory
+from audit.models.device import CPU, device_of, memory_of
 from audit.models.transforms import as_input
 from audit.patching.engine import Donor, Patches, patch, patch_together, transplant_layer
 from audit.patching.sites import Site, Trace, record, same_up_to, sites_of, trace_bytes
@@ -145,7 +145,7 @@ def recipients_at_once(model: Model, donors: int) -> int:
     """Return how many recipients are taken at once, with so many donors each: as many as pay, or as fit into memory."""
     device = device_of(model)
     most = RECIPIENTS_AT_ONCE if device.type == CPU else 2 * RECIPIENTS_AT_ONCE
-    return fitting(most, (1 + donors) * trace_bytes(model), share=0.5, free=free_memory(device))
+    return fitting(most, (1 + donors) * trace_bytes(model), share=0.5, free=memory_of(device))
 
 
 def side_by_side(

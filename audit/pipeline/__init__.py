@@ -14,6 +14,7 @@ import torch
 
 import audit.data
 import audit.evidence
+import audit.memory
 import audit.models
 import audit.patching
 from audit import __version__
@@ -254,7 +255,7 @@ def prepare(request: Request, step: Step) -> Setting:
             "weights": hash_state(model.state_dict()) if own else backbone.body_hash(),
             "version": [
                 __version__,
-                source_hash((audit.data, audit.models, audit.patching, audit.evidence, audit.pipeline)),
+                source_hash((audit.data, audit.models, audit.patching, audit.memory, audit.evidence, audit.pipeline)),
             ],
             "libraries": [torch.__version__, timm.__version__, torch.get_num_threads()],
             "computed": [request.device, request.precision],

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 import audit.controls
+import audit.memory
 import audit.models
 import audit.patching
 from audit import __version__
@@ -106,7 +107,7 @@ def add_numbers(setting: Setting, controls: Sequence[Control]) -> None:
 @functools.cache
 def instrument_hash() -> str:
     """SHA-256 over the source of all that measures: measurements by other code are made anew."""
-    return source_hash((audit.controls, audit.patching, audit.models))
+    return source_hash((audit.controls, audit.patching, audit.models, audit.memory))
 
 
 def _judge(setting: Setting, trained: ControlModels, tried: list[Channel], kept: Path) -> ControlReport:

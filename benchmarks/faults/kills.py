@@ -44,6 +44,8 @@ CARD: dict[str, Any] = {
 CODE = "from audit.cli import main; main()"
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 FINISHED = {0, 1, 3, 4}  # exit codes of an audit that came to its end
+UNFINISHED = 5
+START = "start"  # before a run has told of anything
 LOOK = 0.02  # seconds between two looks at what a run has told
 AT_MOST = 300.0  # seconds until an attempt counts as hanging
 EPOCH = "1790000000"  # SOURCE_DATE_EPOCH: all runs begin at one moment
@@ -58,6 +60,7 @@ class Killed:
     lost: int = 0  # a finished file unreadable afterwards, or a run that could not go on
     different: int = 0  # another audit.json than that of the run that nobody disturbed
     hangs: int = 0
+    unclean: int = 0  # interruptions by SIGTERM or SIGINT that did not end with exit 5 and a line that says so
     stages: Counter[str] = field(default_factory=Counter)  # in which the signal came
     signals: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
@@ -103,8 +106,11 @@ def _undisturbed(place: Path, card: Path) -> tuple[int, bytes, dict[str, float]]
     """Return exit code, record, and the seconds that each step takes, in their order."""
     process = _start(place, card)
     steps: dict[str, float] = {}
-    before = time.monotonic()
+    before = begun = time.monotonic()
     while process.poll() is None:
+        if before - begun > AT_MOST:
+            process.kill()
+            raise SystemExit(f"the undisturbed run does not end; see {place}")
         time.sleep(LOOK)
         now, step = time.monotonic(), _stage(place)
         steps[step] = steps.get(step, 0.0) + now - before
@@ -146,8 +152,8 @@ def _attempt(
     process = _start(place, card)
     try:
         code = _wait_for(process, place, steps, wanted, share) if disturb else process.wait(AT_MOST)
-    except subprocess.TimeoutExpired:
-        if not disturb:
+    except (subprocess.TimeoutExpired, TimeoutError) as error:
+        if not disturb or isinstance(error, TimeoutError):
             process.kill()
             found.hangs += 1
             found.faults.append("an attempt did not end")
@@ -167,7 +173,10 @@ def _attempt(
         unreadable = list(_unreadable(place))
         found.lost += bool(unreadable)
         found.faults += unreadable
-        return code in FINISHED, _number(order, stage, reached)  # the signal may have come too late
+        if kind != signal.SIGKILL and stage != START and code not in FINISHED and not _said_so(code, place):
+            found.unclean += 1
+            found.faults.append(f"on {kind.name} in {stage}: exit {code}: {_last_line(place)}")
+        return code in FINISHED, max(reached, _number(order, stage, 0))  # the signal may have come too late
     if code not in FINISHED:
         found.lost += 1
         found.faults.append(f"could not go on, exit {code}: {_last_line(place)}")
@@ -182,14 +191,23 @@ def _wait_for(process: subprocess.Popen[bytes], place: Path, steps: dict[str, fl
     ------
     subprocess.TimeoutExpired
         If it has not ended by then.
+    TimeoutError
+        If it does not come to the step, nor to its end.
     """
     order, begun = list(steps), time.monotonic()
-    while process.poll() is None and time.monotonic() - begun < AT_MOST:
+    while process.poll() is None:
+        if time.monotonic() - begun > AT_MOST:
+            raise TimeoutError
         step = _stage(place)
         if _number(order, step, -1) >= wanted:
             return process.wait(share * steps[step])
         time.sleep(LOOK)
-    return process.wait(0.0)
+    return process.wait()
+
+
+def _said_so(code: int, place: Path) -> bool:
+    """Tell whether an interrupted run ended as it should: with exit 5, and a last line that says so."""
+    return code == UNFINISHED and _last_line(place).startswith("stopped")
 
 
 def _number(order: list[str], step: str, otherwise: int) -> int:
@@ -205,7 +223,7 @@ def _stage(place: Path) -> str:
     """Return the step that was last told of, without its percentage and how many models there are."""
     lines = (place / "stderr.txt").read_text(encoding="utf-8", errors="replace").splitlines()
     steps = [line for line in lines if not line.startswith(("stopped", "internal error"))]
-    told = ":".join(steps[-1].split(":")[:2]).split(" side by side")[0] if steps else "start"
+    told = ":".join(steps[-1].split(":")[:2]).split(" side by side")[0] if steps else START
     return re.sub(r"\b\d+ (model)s?\b", r"\1s", told)
 
 

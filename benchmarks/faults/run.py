@@ -36,7 +36,8 @@ def measure(kills: int, mutations: int, seed: int, work: Path) -> dict[str, Any]
     Returns
     -------
     dict
-        ``kills``, ``mutations``, ``lost``, ``different``, ``tracebacks``, ``hangs``, and what they consist of.
+        ``kills``, ``mutations``, ``lost``, ``different``, ``unclean``, ``tracebacks``, ``hangs``, and what they
+        consist of.
     """
     begun = time.monotonic()
     share = durability_share(work / "timed")
@@ -59,6 +60,7 @@ def summary(killed: list[Killed], mutated: list[Mutated]) -> dict[str, Any]:
         "mutations": sum(m.mutations for m in mutated),
         "lost": sum(k.lost for k in killed),
         "different": sum(k.different for k in killed),
+        "unclean": sum(k.unclean for k in killed),
         "tracebacks": sum(m.tracebacks for m in mutated),
         "hangs": sum(part.hangs for part in every),
         "runs": sum(k.runs for k in killed),
@@ -99,7 +101,7 @@ def main() -> None:
     if asked.json is not None:
         asked.json.write_text(text, encoding="utf-8")
     print(text, end="")
-    sys.exit(bool(result["lost"] or result["different"] or result["tracebacks"] or result["hangs"]))
+    sys.exit(any(result[key] for key in ("lost", "different", "unclean", "tracebacks", "hangs")))
 
 
 if __name__ == "__main__":

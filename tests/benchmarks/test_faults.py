@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -58,6 +60,46 @@ def test_tracebacks_and_hangs_are_counted(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(found.faults) == 3
 
 
+STEPS = {"start": 0.2, "data: reading": 0.2, "controls: models": 0.2}
+
+
+def telling(place: Path, *lines: str, code: int = 0) -> subprocess.Popen[bytes]:
+    """Start a process that tells of steps, a tenth of a second apart."""
+    told = "".join(f"import time; time.sleep(.1); print({line!r}, file=sys.stderr, flush=True)\n" for line in lines)
+    place.mkdir(exist_ok=True)
+    with (place / "stderr.txt").open("wb") as errors:
+        return subprocess.Popen([sys.executable, "-c", f"import sys\n{told}\nsys.exit({code})"], stderr=errors)
+
+
+@pytest.mark.unit
+def test_a_run_is_waited_for_until_it_comes_to_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = telling(tmp_path / "a", "data: reading: 3%", *["controls: 12 models side by side: 40%"] * 30)
+    with pytest.raises(subprocess.TimeoutExpired):
+        kills._wait_for(process, tmp_path / "a", STEPS, 2, 0.5)
+    assert kills._stage(tmp_path / "a") == "controls: models"
+    process.kill()
+    process.wait()
+    ended = telling(tmp_path / "b", "data: reading: 3%", code=3)
+    assert kills._wait_for(ended, tmp_path / "b", STEPS, 2, 0.5) == 3
+    monkeypatch.setattr(kills, "AT_MOST", 0.3)
+    process = telling(tmp_path / "c", *["data: reading: 3%"] * 30)
+    with pytest.raises(TimeoutError):
+        kills._wait_for(process, tmp_path / "c", STEPS, 2, 0.5)
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("last", "code", "clean"),
+    [("stopped; what was finished is kept", 5, True), ("internal error: ValueError", 5, False), ("stopped", 1, False)],
+)
+def test_an_interruption_that_is_not_told_as_one_is_seen(tmp_path: Path, last: str, code: int, clean: bool) -> None:
+    (tmp_path / "stderr.txt").write_text(f"data: reading: 3%\n{last}\n", encoding="utf-8")
+    assert kills._said_so(code, tmp_path) is clean
+    assert kills._stage(tmp_path) == "data: reading"
+
+
 @pytest.mark.property
 def test_damaged_input_is_refused_in_a_line() -> None:
     found = mutate(60, 5)
@@ -71,10 +113,13 @@ def test_damaged_input_is_refused_in_a_line() -> None:
 def test_bytes_are_changed_and_parts_add_up() -> None:
     draw = random.Random(1)
     assert sum(mutations.bytes_changed(b"name: x\n" * 9, draw) != b"name: x\n" * 9 for _ in range(50)) > 40
-    killed = [Killed(kills=2, lost=1, stages=Counter(a=2)), Killed(kills=3, hangs=1, stages=Counter(a=1, b=2))]
+    killed = [
+        Killed(kills=2, lost=1, unclean=1, stages=Counter(a=2)),
+        Killed(kills=3, hangs=1, stages=Counter(a=1, b=2)),
+    ]
     made = run.summary(killed, [Mutated(mutations=5, tracebacks=2, faults=["x"])])
-    assert {k: made[k] for k in ("kills", "mutations", "lost", "different", "tracebacks", "hangs")} == {
-        "kills": 5, "mutations": 5, "lost": 1, "different": 0, "tracebacks": 2, "hangs": 1,
+    assert {k: made[k] for k in ("kills", "mutations", "lost", "different", "unclean", "tracebacks", "hangs")} == {
+        "kills": 5, "mutations": 5, "lost": 1, "different": 0, "unclean": 1, "tracebacks": 2, "hangs": 1,
     }  # fmt: skip
     assert made["stages"] == {"a": 3, "b": 2}
 

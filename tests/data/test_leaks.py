@@ -131,6 +131,7 @@ def test_copies_to_the_byte_are_told_of_once() -> None:
 
 
 CONSEQUENCES = {
+    "rows repeat another row": "each image counts once",
     "byte-identical": "what was trained on or found on one is no test on the other",
     "in more than one group": "such a subject stands on both sides of a comparison",
     "differ from those of": "can look as if it carried the group",
@@ -150,7 +151,7 @@ def test_every_warning_says_what_follows(tmp_path: Path) -> None:
     table.loc[0:3, "person"], table.loc[0:3, "split"] = "p0", "discovery"
     table.loc[table["source"] == "a", "expression"] = "happiness"
     table.loc[table["source"] == "b", "expression"] = "neutral"
-    write_faces(tmp_path, table)
+    write_faces(tmp_path, pd.concat([table, table.iloc[[7]]]))
     pictures = [picture(k, level=190 if tone == "light" else 80) for k, tone in enumerate(table["tone"])]
     for name, image in zip(table["image"], pictures, strict=True):
         image.save(tmp_path / name)

@@ -148,7 +148,7 @@ def test_repeated_rows_are_merged_with_a_warning(tmp_path: Path) -> None:
     write_faces(tmp_path, pd.concat([frame, frame.head(3)]))
     samples = read(tmp_path)
     assert len(samples.frame) == 48
-    assert samples.warnings == ("3 rows repeat another row and were merged with it",)
+    assert samples.warnings == ("3 rows repeat another row and were merged with it: each image counts once",)
 
 
 def test_twins_and_torn_groups_are_warned_of(tmp_path: Path) -> None:

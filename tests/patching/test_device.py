@@ -70,8 +70,8 @@ def test_an_accelerator_whose_memory_runs_out_goes_on_with_less_at_once(monkeypa
     """It is given a third of what the sweep took, and a batch size that heeds nothing."""
     device, pixels, rows = open_device(CUDA), noise_pixels(48, size=224), np.arange(24)
     model = timm.create_model("vit_tiny_patch16_224", num_classes=3).eval().to(device)
-    monkeypatch.setattr("audit.patching.sweep.free_memory", lambda _device: None)
-    monkeypatch.setattr("audit.patching.engine.free_memory", lambda _device: None)
+    monkeypatch.setattr("audit.patching.sweep.memory_of", lambda _device: None)
+    monkeypatch.setattr("audit.patching.engine.memory_of", lambda _device: None)
 
     def swept() -> pd.DataFrame:
         kinds = [DonorKind("cross", model, rows + 24)]
@@ -84,11 +84,14 @@ def test_an_accelerator_whose_memory_runs_out_goes_on_with_less_at_once(monkeypa
     third = held + (torch.cuda.max_memory_allocated() - held) // 3
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(third / torch.cuda.get_device_properties(device).total_memory)
+    torch.cuda.reset_peak_memory_stats()
+    failed = torch.cuda.memory_stats()["num_ooms"]
     try:
         small = swept()
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert torch.cuda.max_memory_allocated() > third
+    assert torch.cuda.memory_stats()["num_ooms"] > failed
+    assert torch.cuda.max_memory_allocated() <= third
     pd.testing.assert_frame_equal(small, whole, rtol=0, atol=1e-4)
 
 
