@@ -11,6 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def run(
     CARD is a YAML file or the name of a built-in card. Run the same command again to go on after an interruption.
     """
     from audit.card.load import find_card
-    from audit.memory import limit_memory, parse_size
+    from audit.memory import failing_in_time, limit_memory, parse_size
     from audit.pipeline import Request, run_audit
     from audit.terminal import progress, summary
 
@@ -131,7 +132,7 @@ def run(
     request = Request(
         find_card(card), _existing(data_root), out, command, report=report, device=device, precision=precision
     )
-    with progress() as step:
+    with progress() as step, nullcontext() if device == "cuda" else failing_in_time():
         audit, folder = run_audit(request, step)
     click.echo(summary(audit, folder, report=report))
     sys.exit(audit.exit_code)

@@ -12,6 +12,7 @@ import re
 import resource
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +26,11 @@ SAYINGS = ("out of memory", "not enough memory", "allocate memory", "bad_alloc",
 LEAST = 2**30  # Python, torch and a small model alone take most of it
 Part = TypeVar("Part")
 Result = TypeVar("Result")
+# By controllers, version 2 first: the limit, what is used of it, and where it is mounted.
+CGROUPS = {
+    "": ("memory.max", "memory.current", "/sys/fs/cgroup"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "/sys/fs/cgroup/memory"),
+}
 _limit: int | None = None
 
 
@@ -49,6 +55,56 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):  # another C library
         return False
     return all(mallopt(option, value) == 1 for option, value in _KEEP)
+
+
+@contextmanager
+def failing_in_time() -> Iterator[None]:
+    """Let an allocation fail that the machine has no room for, for the length of a block.
+
+    Else Linux grants it, and ends the process by a signal once it is used: nothing could be halved, and nothing told.
+    Elsewhere than on Linux nothing happens.
+    """
+    room = _available()
+    if room is None:
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    most = [held for held in before if held != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min([_private() + room, *most]), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _available() -> int | None:
+    """Return the bytes that this process may still take: of the machine's memory and swap, and of its cgroup's."""
+    about = Path("/proc/meminfo")
+    if not about.is_file():
+        return None
+    fields = dict(line.split(":") for line in about.read_text(encoding="ascii").splitlines())
+    free = sum(int(fields[name].split()[0]) * 1024 for name in ("MemAvailable", "SwapFree") if name in fields)
+    return max(0, min([free, *_left_in_groups()]))
+
+
+def _left_in_groups() -> Iterator[int]:
+    """Yield what the control groups of this process leave it; pages of files can be let go, and count as free."""
+    groups = Path("/proc/self/cgroup")
+    for line in groups.read_text(encoding="utf-8").splitlines() if groups.is_file() else ():
+        _, controllers, path = line.split(":", 2)
+        limit, usage, root = CGROUPS.get(controllers, ("", "", ""))
+        for folder in {Path(root), Path(root + path)} if root else ():
+            if (folder / limit).is_file() and (
+                most := (folder / limit).read_text(encoding="ascii").strip()
+            ).isdecimal():
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+                yield int(most) - int((folder / usage).read_text(encoding="ascii")) + int(stat.get("inactive_file", 0))
+
+
+def _private() -> int:
+    """Return the bytes that RLIMIT_DATA counts: writable, shared with nobody, whether used yet or not."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:"))
 
 
 def parse_size(text: str) -> int:

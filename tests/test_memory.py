@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import platform
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import torch
 
 from audit import memory
 from audit.errors import InputError, MemoryExhaustedError, UnfinishedError
@@ -126,6 +129,47 @@ def test_ten_times_the_images_take_hardly_more_memory() -> None:
     Ten times took 1.03 to 1.09 times as much; where the C library puts things is worth 5% from run to run.
     """
     assert peak_of_sweep(0, 640) <= 1.15 * peak_of_sweep(0, 64)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone grants what it has not")
+def test_what_the_machine_has_no_room_for_fails_in_time_and_is_done_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of eight pieces of 64 MiB the machine, as far as it is asked, has room for fewer than eight at once."""
+    before, tried, done = resource.getrlimit(resource.RLIMIT_DATA), [], []
+
+    def work(part: slice) -> int:
+        tried.append(part.stop - part.start)
+        torch.empty(tried[-1] * 64 * MIB, dtype=torch.uint8)
+        done.append(tried[-1])
+        return tried[-1]
+
+    monkeypatch.setattr(memory, "_available", lambda: 260 * MIB)
+    with memory.failing_in_time():
+        assert sum(memory.in_batches(work, 8, 8)) == 8
+    assert tried[0] == 8
+    assert max(done) <= 4
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    monkeypatch.setattr(memory, "_available", lambda: None)
+    with memory.failing_in_time():
+        assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_room_is_what_machine_and_control_group_leave(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, text in (
+        ("limit", f"{900 * MIB}\n"),
+        ("used", f"{600 * MIB}\n"),
+        ("memory.stat", f"inactive_file {MIB}\n"),
+    ):
+        (tmp_path / name).write_text(text, encoding="ascii")
+    whole = memory._available()
+    assert whole is not None
+    assert whole > 301 * MIB
+    monkeypatch.setattr(
+        memory, "CGROUPS", {"": ("limit", "used", str(tmp_path)), "memory": ("limit", "used", str(tmp_path))}
+    )
+    assert memory._available() == 301 * MIB
+    (tmp_path / "limit").write_text("max\n", encoding="ascii")
+    assert memory._available() == pytest.approx(whole, rel=0.2)
 
 
 def halved(numbers: list[int]) -> tuple[list[int], list[int]] | None:
