@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import functools
 import os
@@ -31,6 +32,7 @@ EXHAUSTED = (
     "memory: does not suffice, and what was finished is kept; close other programs, or take a smaller "
     "training.batch_size, image_size or model, and give the same command again"
 )
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 STOPPED = "stopped; what was finished is kept, give the same command again to go on"
 
 
@@ -41,8 +43,9 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(*args: Any, debug: bool, **kwargs: Any) -> None:
         _stopping.clear()
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in STOPPING:
                 signal.signal(number, _stop)
+            _end_undisturbed()
         try:
             command(*args, **kwargs)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
@@ -56,6 +59,12 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
             sys.exit(code)
 
     return click.option("--debug", is_flag=True, help="Show the traceback of an error.")(wrapped)
+
+
+@functools.cache
+def _end_undisturbed() -> None:
+    """Let what is over end with its own exit code: a signal while Python is taken down would end it with another."""
+    atexit.register(lambda: [signal.signal(number, signal.SIG_IGN) for number in STOPPING])
 
 
 def _stop(_number: int, _frame: object) -> None:

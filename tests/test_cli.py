@@ -344,3 +344,12 @@ def test_labels_cannot_steer_the_terminal() -> None:
     from audit.terminal import wrapped
 
     assert wrapped("  a label \x1b[2K\u202e that erases") == "  a label \\u001b[2K\\u202e that erases"
+
+
+def test_a_signal_that_comes_when_all_is_done_changes_no_exit_code() -> None:
+    """What is registered first is done last: the signal comes when the command has ended and Python is taken down."""
+    code = "import atexit, os, signal; atexit.register(os.kill, os.getpid(), signal.SIGTERM)\n"
+    code += "from audit.cli import main; main(['datasets'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "synthetic-expressions" in done.stdout

@@ -45,6 +45,7 @@ CODE = "from audit.cli import main; main()"
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 FINISHED = {0, 1, 3, 4}  # exit codes of an audit that came to its end
 UNFINISHED = 5
+DISTURBED = 8  # signals that a run gets, before it is let to its end
 START = "start"  # before a run has told of anything
 LOOK = 0.02  # seconds between two looks at what a run has told
 AT_MOST = 300.0  # seconds until an attempt counts as hanging
@@ -69,8 +70,8 @@ class Killed:
 def kill_runs(work: Path, kills: int, seed: int) -> Killed:
     """Disturb runs until so many signals were sent; the last run is let to its end.
 
-    For each signal a step is drawn, then a moment in it: drawn over the whole time, most moments would fall into the
-    longest steps, and of a run that goes on into the first and the last.
+    Of each run some steps are drawn, and a moment in each: drawn over the whole time, most moments would fall into the
+    longest steps, and those of a run that goes on into the first and the last.
 
     Parameters
     ----------
@@ -84,18 +85,21 @@ def kill_runs(work: Path, kills: int, seed: int) -> Killed:
     work.mkdir(parents=True)
     card = work / "card.yaml"
     card.write_text(yaml.safe_dump(CARD, sort_keys=False), encoding="utf-8")
-    code, wanted, steps = _undisturbed(work / "whole", card)
+    code, whole, steps = _undisturbed(work / "whole", card)
     if code not in FINISHED:
         raise SystemExit(f"the undisturbed run ended with {code}; see {work / 'whole'}")
     draw, found = random.Random(seed), Killed()
     while found.kills < kills:
         place = work / f"run-{found.runs}"
-        ended, reached = False, 0
-        while not ended:
-            ended, reached = _attempt(place, card, draw, steps, reached, found, disturb=found.kills < kills)
+        at_most = min(DISTURBED, len(steps), kills - found.kills)
+        for wanted in sorted(draw.sample(range(len(steps)), at_most)):
+            if _attempt(place, card, steps, wanted, draw, found):
+                break
+        else:
+            _attempt(place, card, steps, None, draw, found)
         found.runs += 1
         records = list(place.glob("out/*/audit.json"))
-        if len(records) != 1 or records[0].read_bytes() != wanted:
+        if len(records) != 1 or records[0].read_bytes() != whole:
             found.different += 1
             found.faults.append(f"run {found.runs}: another audit.json")
         shutil.rmtree(place)
@@ -131,33 +135,33 @@ def _start(place: Path, card: Path, *, code: str = CODE) -> subprocess.Popen[byt
 
 
 def _attempt(
-    place: Path, card: Path, draw: random.Random, steps: dict[str, float], reached: int, found: Killed, *, disturb: bool
-) -> tuple[bool, int]:
+    place: Path, card: Path, steps: dict[str, float], wanted: int | None, draw: random.Random, found: Killed
+) -> bool:
     """Start the run, send a signal at a random moment, and look at what is left.
 
     Parameters
     ----------
     steps : dict of str to float
         Seconds of each step, in their order.
-    reached : int
-        The step in which the run was last disturbed: those before it are not come to again, but for the first.
+    wanted : int or None
+        The number of the step that the signal is sent in, or in a later one where the run goes on there; None: no
+        signal is sent.
 
     Returns
     -------
-    bool, int
-        Whether the run came to its end, and the step in which it was disturbed.
+    bool
+        Whether the run came to its end.
     """
-    order = list(steps)
-    wanted, share, kind = draw.choice([0, *range(max(reached, 1), len(order))]), draw.random(), draw.choice(SIGNALS)
+    share, kind = draw.random(), draw.choice(SIGNALS)
     process = _start(place, card)
     try:
-        code = _wait_for(process, place, steps, wanted, share) if disturb else process.wait(AT_MOST)
+        code = process.wait(AT_MOST) if wanted is None else _wait_for(process, place, steps, wanted, share)
     except (subprocess.TimeoutExpired, TimeoutError) as error:
-        if not disturb or isinstance(error, TimeoutError):
+        if wanted is None or isinstance(error, TimeoutError):
             process.kill()
             found.hangs += 1
             found.faults.append("an attempt did not end")
-            return True, reached
+            return True
         process.send_signal(kind)
         try:
             code = process.wait(AT_MOST)
@@ -176,12 +180,12 @@ def _attempt(
         if kind != signal.SIGKILL and stage != START and code not in FINISHED and not _said_so(code, place):
             found.unclean += 1
             found.faults.append(f"on {kind.name} in {stage}: exit {code}: {_last_line(place)}")
-        return code in FINISHED, max(reached, _number(order, stage, 0))  # the signal may have come too late
+        return code in FINISHED  # the signal may have come too late
     if code not in FINISHED:
         found.lost += 1
         found.faults.append(f"could not go on, exit {code}: {_last_line(place)}")
         shutil.rmtree(place / "out", ignore_errors=True)
-    return code in FINISHED, reached
+    return code in FINISHED
 
 
 def _wait_for(process: subprocess.Popen[bytes], place: Path, steps: dict[str, float], wanted: int, share: float) -> int:
