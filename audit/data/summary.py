@@ -152,14 +152,12 @@ def _untrained_cells(samples: Samples) -> Iterator[str]:
     if samples.of_split("train").empty:
         return
     for info in samples.attributes.values():
-        rows = [row for row in _count_rows(samples, info) if row.split == "train" and row.group != UNKNOWN]
-        empty = [row for row in rows if row.images == 0]
+        rows = [row for row in _known_cells(samples, info) if row.split == "train"]
+        empty = [f"{row.group} x {row.label}" for row in rows if row.images == 0]
         if empty:
-            named = ", ".join(f"{r.group} x {r.label}" for r in empty[:_LISTED])
-            more = f" and {len(empty) - _LISTED} more" if len(empty) > _LISTED else ""
             yield (
-                f"{info.attribute}: no image to train on in {len(empty)} of {len(rows)} cells: {named}{more}; what the "
-                "model says of these it has learnt from other groups, and a gap there may be no more than that"
+                f"{info.attribute}: no image to train on in {len(empty)} of {len(rows)} cells: {_first(empty)}; what "
+                "the model says of these it has learnt from other groups, and a gap there may be no more than that"
             )
 
 
@@ -167,15 +165,23 @@ def _small_cells(samples: Samples, card: Card) -> Iterator[str]:
     """Yield one warning an attribute about audit cells under the least size that is tested."""
     least = card.audit.min_group_size
     for info in samples.attributes.values():
-        rows = [row for row in _count_rows(samples, info) if row.split != "train" and row.group != UNKNOWN]
-        small = [row for row in rows if row.subjects < least]
+        rows = [row for row in _known_cells(samples, info) if row.split != "train"]
+        small = [f"{r.group} x {r.label} in {r.split} ({r.subjects})" for r in rows if r.subjects < least]
         if small:
-            named = ", ".join(f"{r.group} x {r.label} in {r.split} ({r.subjects})" for r in small[:_LISTED])
-            more = f" and {len(small) - _LISTED} more" if len(small) > _LISTED else ""
             yield (
-                f"{info.attribute}: {len(small)} of {len(rows)} cells under {least} subjects: {named}{more}; what "
+                f"{info.attribute}: {len(small)} of {len(rows)} cells under {least} subjects: {_first(small)}; what "
                 "rests on them alone is graded as too little data, and the rest sees wide gaps only"
             )
+
+
+def _known_cells(samples: Samples, info: AttributeInfo) -> list[CountRow]:
+    return [row for row in _count_rows(samples, info) if row.group != UNKNOWN]
+
+
+def _first(cells: list[str]) -> str:
+    """Name the first few, and say how many more there are."""
+    more = f" and {len(cells) - _LISTED} more" if len(cells) > _LISTED else ""
+    return ", ".join(cells[:_LISTED]) + more
 
 
 def audited_outcomes(card: Card, labels: tuple[str, ...]) -> tuple[str, ...]:
