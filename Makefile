@@ -49,7 +49,7 @@ lowest: pango ## run all tests with the oldest versions that pyproject.toml allo
 		--constraint .venv-lowest/constraints.txt --editable '.[dev]'
 	@.venv-lowest/bin/python -m pytest
 
-format: setup ## format the code and mend what the linter can
+format: setup ## format the code and fix what the linter can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import click
 
+from audit.batching import is_exhausted
 from audit.errors import EXIT_UNFINISHED, AuditError, InputError
-from audit.memory import is_exhausted
 
 DATA_VARIABLE = "VIT_AUDIT_DATA"
 RUNS = Path("reports")
@@ -128,8 +128,8 @@ def run(
 
     CARD is a YAML file or the name of a built-in card. Run the same command again to go on after an interruption.
     """
+    from audit.batching import failing_in_time, limit_memory, parse_size
     from audit.card.load import find_card
-    from audit.memory import failing_in_time, limit_memory, parse_size
     from audit.pipeline import Request, run_audit
     from audit.terminal import progress, summary
 
@@ -155,7 +155,7 @@ def check(card: Path, data_root: Path | None) -> None:
     """Check CARD, its model and its data without training: faults, counts, and what the audit could detect."""
     from audit.card.load import find_card, load_card
     from audit.data import describe_data, read_samples
-    from audit.evidence.foresight import foresee_heads
+    from audit.evidence.power import detectable_head_effects
     from audit.models.build import check_model, unit_of, with_class_names
     from audit.terminal import data_summary, progress
 
@@ -168,7 +168,7 @@ def check(card: Path, data_root: Path | None) -> None:
             loaded, card_path=path, data_root=_existing(data_root), progress=lambda done: tick(done, 0)
         )
     report = describe_data(samples, loaded)
-    limits = [*report.limits, *foresee_heads(samples, loaded.audit, unit_of(loaded.model.name))]
+    limits = [*report.limits, *detectable_head_effects(samples, loaded.audit, unit_of(loaded.model.name))]
     click.echo(data_summary(report.model_copy(update={"limits": limits}), loaded.name))
 
 
@@ -234,11 +234,11 @@ def datasets(card: Path | None, data_root: Path | None, *, markdown: bool) -> No
     click.echo(datasets_table({name: load_card(path) for name, path in built_in_cards().items()}, markdown=markdown))
 
 
-@main.command(short_help="Write the reports of a run anew.")
+@main.command(short_help="Write the reports of a run again.")
 @click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
 @reported
 def render(run_dir: Path) -> None:
-    """Write the reports of RUN anew from its audit.json; needs no torch.
+    """Write the reports of RUN again from its audit.json; needs no torch.
 
     RUN is a run directory, or the name of one in reports/.
     """
@@ -260,7 +260,7 @@ def render(run_dir: Path) -> None:
 @click.argument("review_json", metavar="REVIEW", type=click.Path(path_type=Path))
 @reported
 def review(run_dir: Path, review_json: Path) -> None:
-    """Add the decisions in REVIEW, the review.json that a report's page saved, to RUN, and write its reports anew.
+    """Add the decisions in REVIEW, the review.json that a report's page saved, to RUN, and write its reports again.
 
     Decisions are only ever added: a later one about the same finding stands, the earlier one stays on record.
     """
@@ -292,7 +292,7 @@ def verify(run_dir: Path, key: Path | None) -> None:
 
     Names whatever is not as it was written, and exits with 1 then. Needs neither images nor a GPU.
     """
-    from audit.pipeline.verifying import verify_run
+    from audit.pipeline.verify import verify_run
     from audit.terminal import progress, shared_summary, wrapped
 
     with progress() as step:
@@ -319,7 +319,7 @@ def verify(run_dir: Path, key: Path | None) -> None:
 def export(run_dir: Path, out: Path, *, shareable: bool, models: bool) -> None:
     """Write a copy of RUN to the folder OUT that may be handed on, and that 'vit-audit verify' can check.
 
-    The other names are drawn anew for each copy, and cannot be looked up. Rows keep their order, labels and groups:
+    The other names are drawn again for each copy, and cannot be looked up. Rows keep their order, labels and groups:
     whoever has the images can still tell whose they are.
     """
     from audit.report.shareable import share_run
@@ -327,8 +327,8 @@ def export(run_dir: Path, out: Path, *, shareable: bool, models: bool) -> None:
 
     folder = _find_run(run_dir)
     if not shareable:
-        mend = "give --shareable, or copy the folder: a run is whole without this command"
-        raise InputError("export", "what may be handed on was not said", mend)
+        fix = "give --shareable, or copy the folder: a run is whole without this command"
+        raise InputError("export", "what may be handed on was not said", fix)
     for line in shared_summary(share_run(folder, out, models=models)):
         click.echo(wrapped(line))
     click.echo(f"copy: {out}; check it: vit-audit verify {shlex.quote(str(out))}")
@@ -359,7 +359,7 @@ def sign(run_dir: Path, key: Path) -> None:
 @reported
 def diff(before: Path, after: Path, out: Path | None) -> None:
     """Say which findings of run B are new, which of run A are gone, still there, or can no longer be tested."""
-    from audit.pipeline.comparing import compare_runs
+    from audit.pipeline.diff import compare_runs
     from audit.report.formats import clean
     from audit.report.html import render_diff
     from audit.report.view_diff import counted, diff_view
@@ -387,7 +387,7 @@ def reproduce(run_dir: Path, finding: str, data_root: Path | None) -> None:
 
     RUN is a run directory, or the name of one in reports/. Exits with 1 where the number does not come out again.
     """
-    from audit.pipeline.reproducing import reproduce_finding
+    from audit.pipeline.reproduce import reproduce_finding
 
     result = reproduce_finding(_find_run(run_dir), finding, _existing(data_root))
     click.echo(f"{result.title}\nexpected  {result.expected:+.6f}\nobtained  {result.obtained:+.6f}")
@@ -404,8 +404,8 @@ def _fetch(card: Path, data_root: Path | None) -> None:
     path = find_card(card)
     data = load_card(path).data
     if not data.download:
-        mend = "its first lines say how its files must lie; ask the set's authors for them"
-        raise InputError(str(path), "names nothing that may be downloaded", mend)
+        fix = "its first lines say how its files must lie; ask the set's authors for them"
+        raise InputError(str(path), "names nothing that may be downloaded", fix)
     if data_root is None:
         raise InputError("--fetch", "needs a folder to download to", f"name it with --data or {DATA_VARIABLE}")
     click.echo(f"licence: {data.licence or 'not stated'}")
@@ -423,10 +423,10 @@ def _existing(data_root: Path | None) -> Path | None:
 
 def _find_run(run_dir: Path) -> Path:
     """Return a run directory, given its path or its name in ``reports/``."""
-    mend = f"name one that 'vit-audit run' finished, as in {RUNS}/NAME"
+    fix = f"name one that 'vit-audit run' finished, as in {RUNS}/NAME"
     for folder in (run_dir, RUNS / run_dir):
         if any((folder / name).is_file() for name in ("audit.json", "manifest.json")):
             return folder
         if folder.is_dir():
-            raise InputError(str(folder), "is no finished run: it holds no audit.json", mend)
-    raise InputError(str(run_dir), "no such run directory", mend)
+            raise InputError(str(folder), "is no finished run: it holds no audit.json", fix)
+    raise InputError(str(run_dir), "no such run directory", fix)

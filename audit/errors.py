@@ -1,4 +1,4 @@
-"""What can go wrong, as one tree. Each error names the place and the mend, in one line.
+"""What can go wrong, as one tree. Each error names the place and the fix, in one line.
 
 AuditError
 ├── InputError          exit 2: the card, the data or the weights must change
@@ -30,15 +30,15 @@ class AuditError(Exception):
         The place: a file, a line of a card, a column, a layer.
     what : str
         What is wrong there, with what was found.
-    mend : str
+    fix : str
         What the user can do about it.
     """
 
     exit_code: int = EXIT_UNFINISHED
 
-    def __init__(self, where: str, what: str, mend: str = "") -> None:
-        self.where, self.what, self.mend = where, what, mend
-        super().__init__(f"{where}: {what}" + (f"; {mend}" if mend else ""))
+    def __init__(self, where: str, what: str, fix: str = "") -> None:
+        self.where, self.what, self.fix = where, what, fix
+        super().__init__(f"{where}: {what}" + (f"; {fix}" if fix else ""))
 
 
 class InputError(AuditError):

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from audit.words import Unit
+from audit.units import Unit
 
 SCHEMA_VERSION = "1.0"
 
@@ -67,7 +67,7 @@ class Control(Record):
     gates: Literal["audit", "Design B", "Design C"] = "audit"  # what is withheld if it fails
     n: int | None = None  # images behind the number
     meaning: str  # one sentence: what passing shows, or what failing means
-    mend: str  # what to do if it failed
+    fix: str  # what to do if it failed
 
 
 class HeadGrid(Record):
@@ -211,9 +211,9 @@ class RangeRow(Record):
     lowest: str
     groups: int  # with enough subjects
     widest: float  # difference of the standardised rates
-    by_chance: float  # its mean when group labels are dealt out at random
+    by_chance: float  # its mean when group labels are assigned at random
     corrected: float  # widest minus by_chance, at least 0
-    p: float  # share of random deals at least as wide
+    p: float  # share of random permutations at least as wide
 
 
 class HeadRow(Record):
@@ -437,7 +437,7 @@ class Agreement(Record):
     rank_correlation: float | None  # Spearman, over all heads
     sign_agreement: float | None  # among Design A's ten largest heads
     top10_recall: float | None  # share of Design A's ten largest among the other's ten largest
-    top10_by_chance: float | None = None  # the same for a ranking by lot
+    top10_by_chance: float | None = None  # the same for a ranking at random
 
 
 class Effort(Record):

@@ -26,7 +26,7 @@ LOCK = ".lock"
 DIGEST_CHUNK = 1 << 20
 UNFINISHED = ".part"  # how the names of half-written files end
 DAY = 86_400.0  # seconds; no file takes as long to write
-MENDS = {
+FIXES = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room",
     errno.EROFS: "make it writable",
@@ -59,8 +59,8 @@ def open_cache() -> Path:
             pass
         clear_unfinished(folder, older_than=DAY)
     except OSError as error:
-        if error.errno in MENDS:
-            raise not_written(folder, error, f"{MENDS[error.errno]} or name another with {CACHE_VARIABLE}") from error
+        if error.errno in FIXES:
+            raise not_written(folder, error, f"{FIXES[error.errno]} or name another with {CACHE_VARIABLE}") from error
         what = f"the cache cannot be written ({error.strerror})"
         raise InputError(str(folder), what, f"name another folder with {CACHE_VARIABLE}") from error
     return folder
@@ -133,7 +133,7 @@ def now() -> datetime:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a name to write to; what was written there is at ``path`` afterwards, whole, or nothing is.
 
     The content is on the disk before the name is, so that not even a power failure leaves half a file.
@@ -162,11 +162,11 @@ def whole(path: Path) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
-def not_written(path: Path, error: OSError, mend: str = "") -> UnfinishedError:
+def not_written(path: Path, error: OSError, fix: str = "") -> UnfinishedError:
     """Return what to tell of a file or folder that cannot be written."""
     what = f"cannot be written ({os.strerror(error.errno) if error.errno else error})"
-    least = MENDS.get(error.errno or 0, "make room, or look at the disk")
-    return UnfinishedError(str(path), what, mend or f"{least} or name another place, and give the command again")
+    least = FIXES.get(error.errno or 0, "make room, or look at the disk")
+    return UnfinishedError(str(path), what, fix or f"{least} or name another place, and give the command again")
 
 
 def _to_disk(path: Path) -> None:
@@ -192,13 +192,13 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all."""
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a Parquet file, whole or not at all."""
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         table.to_parquet(temporary, index=False, compression="zstd")
 
 

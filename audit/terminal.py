@@ -20,7 +20,7 @@ from rich.text import Text
 from audit.evidence.findings import spread
 from audit.records import Audit, ContrastRow, DataReport, ExcludedRow, SharedCopy
 from audit.report.formats import clean
-from audit.words import said_of
+from audit.units import said_of
 
 if TYPE_CHECKING:
     from audit.card.schema import Card
@@ -125,7 +125,7 @@ def summary(audit: Audit, folder: Path, *, report: bool = True) -> str:
     Returns
     -------
     str
-        Wrapped to the terminal; without one, a line a fact.
+        Wrapped to the terminal; without one, one line per fact.
     """
     lines = [f"outcome: {audit.outcome}", *(f"  {reason}" for reason in audit.reasons[:REASONS_SHOWN])]
     if len(audit.reasons) > REASONS_SHOWN:
@@ -265,7 +265,7 @@ def shared_summary(copy: SharedCopy) -> list[str]:
 
 
 def models_table(rows: Sequence[Row], *, markdown: bool = False) -> str:
-    """Lay out the families of models: for a terminal a paragraph each, or as a Markdown table."""
+    """Lay out the families of models: for a terminal one paragraph each, or as a Markdown table."""
     if markdown:
         lines = ["| library | family | `model.name` | patched | notes |", "|---|---|---|---|---|"]
         lines += [f"| {r.library} | {r.family} | `{r.name}` | {r.unit} | {r.notes} |" for r in rows]
@@ -277,7 +277,7 @@ def models_table(rows: Sequence[Row], *, markdown: bool = False) -> str:
 
 
 def datasets_table(cards: Mapping[str, Card], *, markdown: bool = False) -> str:
-    """Lay out cards by name: for a terminal a paragraph each, or as a Markdown table."""
+    """Lay out cards by name: for a terminal one paragraph each, or as a Markdown table."""
     assigned = {
         name: "; ".join(f"{group}: {spec.assigned_by}" for group, spec in card.groups.items())
         for name, card in cards.items()

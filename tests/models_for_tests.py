@@ -11,7 +11,7 @@ import timm
 import torch
 from timm.layers.attention import Attention
 
-from audit.models.anatomy import Model
+from audit.models.adapters.registry import Model
 
 TINY: dict[str, Any] = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 4}
 SWIN: dict[str, Any] = {
@@ -107,7 +107,7 @@ def base_of(family: str) -> dict[str, Any]:
 
 
 def enlarged(model: Model, seed: int) -> Any:
-    """Draw every weight anew, matrices at unit gain and norms around one, so that no part is idle.
+    """Draw every weight again, matrices at unit gain and norms around one, so that no part is idle.
 
     So are the statistics of batch norms.
     """

@@ -167,8 +167,8 @@ def test_init_writes_a_card_that_check_accepts(table: Path) -> None:
     card = table.parent / "dataset.yaml"
     result = invoke("init", table, "--out", card)
     assert result.exit_code == 0, result.output
-    mend = "read it, replace what its comments call a guess, then"
-    assert result.stdout == f"wrote {card}; {mend}: vit-audit check {card}\n"
+    fix = "read it, replace what its comments call a guess, then"
+    assert result.stdout == f"wrote {card}; {fix}: vit-audit check {card}\n"
     assert "8 images" in invoke("check", card).stdout
 
 

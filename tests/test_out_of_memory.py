@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
-from audit.controls.shifts import Giver, measure_heads, measure_random_direction, measure_shifts
+from audit.controls.measure import ControlDonor, measure_heads, measure_random_direction, measure_shifts
 from audit.errors import MemoryExhaustedError
-from audit.models.anatomy import anatomy
+from audit.models.adapters.registry import adapter
 from audit.models.finetune import Recipe, _Batch, _loss_and_gradient, finetune, make_views
 from audit.models.predict import finish_logits, predict_logits
 from audit.models.transforms import as_input
@@ -30,13 +30,13 @@ MODEL, OTHER, PIXELS = tiny(), tiny(seed=3), noise_pixels(9)
 EVERY, LAYERS, SITE, OUTCOMES = np.arange(9), range(2), Site(1, 2), {"anger": 0}
 TARGETS = EVERY % 3
 DONORS = [DonorKind("cross", MODEL, EVERY[::-1].copy()), DonorKind("other", OTHER, EVERY)]
-GIVERS = {"other": Giver(OTHER, PIXELS), "own": Giver(MODEL, PIXELS[::-1].copy())}
+DONORS = {"other": ControlDonor(OTHER, PIXELS), "own": ControlDonor(MODEL, PIXELS[::-1].copy())}
 PLAN = pd.DataFrame(
     {"recipient": [0, 1, 2, 3], "cross": [5, 4, 7, 6], "placebo": [4, 5, 6, 7], "unit": [0, 0, 1, 1],
      "side": ["group", "reference"] * 2, "label": "smile", "stratum": 0}
 )  # fmt: skip
 with torch.inference_mode():
-    STREAM = anatomy(MODEL).embed(as_input(MODEL, PIXELS))
+    STREAM = adapter(MODEL).embed(as_input(MODEL, PIXELS))
 RECIPE = Recipe(epochs=1, batch_size=8, learning_rate=1e-3, weight_decay=0.05, warmup_share=0.1, seed=0)
 
 
@@ -71,9 +71,9 @@ WORK: dict[str, Callable[[], Any]] = {
     "unpatched": lambda: measure_unpatched(MODEL, PIXELS, EVERY, OUTCOMES),
     "features of frozen blocks": lambda: make_views(MODEL, [PIXELS], 1, dtype=torch.float32).data[0],
     "attention": lambda: mean_attention(MODEL, PIXELS, EVERY, [SITE])[SITE],
-    "control, each head": lambda: list(measure_heads(MODEL, PIXELS, GIVERS, TARGETS, LAYERS).values()),
+    "control, each head": lambda: list(measure_heads(MODEL, PIXELS, DONORS, TARGETS, LAYERS).values()),
     "control, together": lambda: [
-        astuple(shift) for shift in measure_shifts(MODEL, PIXELS, GIVERS, TARGETS, LAYERS, SITE).values()
+        astuple(shift) for shift in measure_shifts(MODEL, PIXELS, DONORS, TARGETS, LAYERS, SITE).values()
     ],
     "control, random direction": lambda: measure_random_direction(MODEL, PIXELS, OTHER, TARGETS, SITE, seed=0),
     "sweep": lambda: in_rows(sweep(MODEL, PIXELS, EVERY, DONORS, layers=LAYERS, outcomes=OUTCOMES)),
@@ -154,7 +154,7 @@ def test_statistics_are_those_of_the_halves_alone() -> None:
         views = make_views(model, [PIXELS], None)
         model.train()
         if len(sizes) == 1:
-            body = anatomy(model)
+            body = adapter(model)
             body.blocks[-1].register_forward_pre_hook(lambda _part, given: _refuse(len(given[0]) > 5))
             batch = _Batch(views, TARGETS, EVERY, np.zeros(9, dtype=np.int64))
             _loss_and_gradient(model, batch, replace(RECIPE, learn_statistics=True))
@@ -175,7 +175,7 @@ def _refuse(too_many: bool) -> None:
 
 def test_norms_that_learn_statistics_never_see_a_single_image() -> None:
     model, recipe = tiny("resnet, basic"), replace(RECIPE, learn_statistics=True)
-    body, tried = anatomy(model), []
+    body, tried = adapter(model), []
 
     def allocate(_part: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
         tried.append(len(given[0]))

@@ -10,7 +10,7 @@ from typing import IO
 import pandas as pd
 import pytest
 
-import audit.memory
+import audit.batching
 import audit.models
 from audit.errors import UnfinishedError
 from audit.store import (
@@ -87,8 +87,8 @@ def test_a_lock_that_its_holder_removed_meanwhile_holds_nothing(
 
 
 def test_the_hash_of_code_is_of_modules_and_of_packages() -> None:
-    alone, with_memory = source_hash((audit.models,)), source_hash((audit.models, audit.memory))
-    assert alone != with_memory != source_hash((audit.memory,))
+    alone, with_memory = source_hash((audit.models,)), source_hash((audit.models, audit.batching))
+    assert alone != with_memory != source_hash((audit.batching,))
     assert alone == source_hash((audit.models,))
 
 

@@ -116,7 +116,7 @@ def faults_of(error: ValidationError, model: type[BaseModel], data: Mapping[str,
     Returns
     -------
     list of (path, str)
-        Where, and what is wrong there with the mend; each place once.
+        Where, and what is wrong there with the fix; each place once.
     """
     by_path: dict[PathParts, list[ErrorDetails]] = {}
     for found in error.errors():
@@ -225,8 +225,8 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else text[:76] + "...'"
 
 
-def _join(what: str, mend: str) -> str:
-    return f"{what}; {mend}" if mend else what
+def _join(what: str, fix: str) -> str:
+    return f"{what}; {fix}" if fix else what
 
 
 def keys_at(model: type[BaseModel], path: PathParts) -> list[str]:

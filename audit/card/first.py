@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from audit.card.tables import TABLE_SUFFIXES, read_table
+from audit.card.read_table import TABLE_SUFFIXES, read_table
 from audit.errors import DataError
 
 # Parts of column names, the likeliest first.
@@ -86,8 +86,8 @@ def _card_of_folder(path: Path, where: str) -> str:
     table = path / "groups.csv"
     if not any(child.is_dir() and not child.name.startswith(".") for child in path.iterdir()):
         tables = sorted(child.name for child in path.iterdir() if child.suffix.lower() in TABLE_SUFFIXES)
-        mend = f"did you mean the table '{tables[0]}' in it?" if tables else "make one folder a class"
-        raise DataError(str(path), "holds no class folders", mend)
+        fix = f"did you mean the table '{tables[0]}' in it?" if tables else "make one folder per class"
+        raise DataError(str(path), "holds no class folders", fix)
     subject: str | None = None
     if table.is_file():
         frame = read_table(table)
@@ -107,7 +107,7 @@ def _card_of_folder(path: Path, where: str) -> str:
         *_head(path.resolve().name, "class"),
         "data:",
         "  reader: folder",
-        f"  path: {_quoted(where)}   # one folder a class; relative to this card, or to --data",
+        f"  path: {_quoted(where)}   # one folder per class; relative to this card, or to --data",
         *_subject_lines(subject),
         "groups:",
         *groups,

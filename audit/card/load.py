@@ -240,16 +240,16 @@ def _syntax_fault(path: Path, error: yaml.MarkedYAMLError) -> str:
     line = mark.line + 1 if mark is not None else 1
     problem = error.problem or "cannot be read"
     if "\\t" in problem:
-        mend = "indent with spaces, not tabs"
+        fix = "indent with spaces, not tabs"
     elif "mapping values are not allowed" in problem:
-        mend = "check the indentation, and put a value that holds ': ' in quotes"
+        fix = "check the indentation, and put a value that holds ': ' in quotes"
     elif "could not determine a constructor" in problem:
-        mend = "remove the tag"
+        fix = "remove the tag"
     elif "single document" in (error.context or ""):
-        mend = "a card is one document; remove the second '---'"
+        fix = "a card is one document; remove the second '---'"
     else:
-        mend = "check quotes, brackets, colons and indentation around this line"
-    return f"{path}:{line} card: YAML syntax: {problem}; {mend}"
+        fix = "check quotes, brackets, colons and indentation around this line"
+    return f"{path}:{line} card: YAML syntax: {problem}; {fix}"
 
 
 def _one_line(error: Exception) -> str:

@@ -18,19 +18,28 @@ from pathlib import Path
 
 import numpy as np
 
-from audit.controls.channel import CALLED, Channel, Words
-from audit.controls.expected import HALF, judge_form, judge_noising, judge_null
-from audit.controls.sets import Role
-from audit.controls.shifts import Array, Giver, Index, Shift, measure_heads, measure_random_direction, measure_shifts
-from audit.controls.training import spoil
+from audit.controls.control_images import Role
+from audit.controls.control_models import corrupt
+from audit.controls.criteria import HALF, judge_form, judge_noising, judge_null
+from audit.controls.measure import (
+    Array,
+    ControlDonor,
+    Index,
+    Shift,
+    measure_heads,
+    measure_random_direction,
+    measure_shifts,
+)
+from audit.controls.spec import CALLED, Channel, ChannelSpec
 from audit.controls.verdict import said_of_controls
 from audit.data.pixels import Pixels
 from audit.patching.sites import Site
 from audit.records import Control, HeadGrid
 from audit.store import write_bytes
-from audit.words import said_of
+from audit.units import said_of
 
-SHIFTS, FIELDS = ("seen", "blind", "loss"), ("joint", "total", "single")
+PLAIN = ("heads", "null_heads", "input_heads", "rest", "random_direction")
+SHIFTS, FIELDS = ("clean", "corrupted", "noising"), ("joint", "total", "single")
 MEASUREMENTS = 6
 CHOOSE_AT_MOST = 200  # images on which every head is tried, to rank them; at most half of all
 
@@ -49,29 +58,29 @@ class Measured:
 
     Parameters
     ----------
-    words : Words
+    spec : ChannelSpec
     heads, null_heads, input_heads : numpy.ndarray (N, layers, heads)
         Shifts on the images that heads are ranked on: by clean donors beyond their twins, by the twins, and from clean
         into corrupted images.
     rest : numpy.ndarray of int
         Places of the other images, on which the best head is judged.
-    aside : numpy.ndarray
+    random_direction : numpy.ndarray
         Shift of each of those by a random direction.
-    seen, blind, loss : mapping of str to Shift
+    clean, corrupted, noising : mapping of str to Shift
         By donor: on clean images, on corrupted ones, and with the first clean model receiving.
     on_input : Shift
         From clean into corrupted images.
     """
 
-    words: Words
+    spec: ChannelSpec
     heads: Array
     null_heads: Array
     input_heads: Array
     rest: Index
-    aside: Array
-    seen: Mapping[str, Shift]
-    blind: Mapping[str, Shift]
-    loss: Mapping[str, Shift]
+    random_direction: Array
+    clean: Mapping[str, Shift]
+    corrupted: Mapping[str, Shift]
+    noising: Mapping[str, Shift]
     on_input: Shift
 
     def save(self, path: Path) -> None:
@@ -79,10 +88,12 @@ class Measured:
         shifts = {f"{part}/{name}": s for part in SHIFTS for name, s in getattr(self, part).items()}
         shifts["on_input"] = self.on_input
         columns = {f"{name}/{f}": getattr(s, f) for name, s in shifts.items() for f in FIELDS}
-        plain = {name: getattr(self, name) for name in ("heads", "null_heads", "input_heads", "rest", "aside")}
-        layers = np.array([self.words.layers.start, self.words.layers.stop])
+        plain = {
+            name: getattr(self, name) for name in ("heads", "null_heads", "input_heads", "rest", "random_direction")
+        }
+        layers = np.array([self.spec.layers.start, self.spec.layers.stop])
         page = io.BytesIO()
-        seeds, unit = np.array(self.words.seeds), np.array(self.words.unit)
+        seeds, unit = np.array(self.spec.seeds), np.array(self.spec.unit)
         np.savez_compressed(page, layers=layers, seeds=seeds, unit=unit, **plain, **columns)
         write_bytes(path, page.getvalue())
 
@@ -101,15 +112,17 @@ class Measured:
             return {n.removeprefix(f"{part}/"): s for n, s in shifts.items() if n.startswith(f"{part}/")}
 
         return Measured(
-            words=Words(role, *CALLED[role], range(*held["layers"].tolist()), int(held["seeds"]), held["unit"].item()),
+            spec=ChannelSpec(
+                role, *CALLED[role], range(*held["layers"].tolist()), int(held["seeds"]), held["unit"].item()
+            ),
             heads=held["heads"],
             null_heads=held["null_heads"],
             input_heads=held["input_heads"],
             rest=held["rest"],
-            aside=held["aside"],
-            seen=of("seen"),
-            blind=of("blind"),
-            loss=of("loss"),
+            random_direction=held["random_direction"],
+            clean=of("clean"),
+            corrupted=of("corrupted"),
+            noising=of("noising"),
             on_input=shifts["on_input"],
         )
 
@@ -117,8 +130,8 @@ class Measured:
 def measure_channel(channel: Channel, *, seed: int = 0, tick: Callable[[], None] | None = None) -> Measured:
     """Measure one channel in both forms with its nulls; ``tick`` is called MEASUREMENTS times."""
     tick = tick or (lambda: None)
-    layers = channel.words.layers
-    whole, spoilt = channel.pixels, spoil(channel.pixels, channel.words.corruption)
+    layers = channel.spec.layers
+    whole, corrupted = channel.pixels, corrupt(channel.pixels, channel.spec.corruption)
     one_clean = channel.clean[0]
     order = np.random.default_rng(seed).permutation(len(channel.targets))
     choose, rest = np.split(order, [min(len(order) // 2, CHOOSE_AT_MOST)])
@@ -129,7 +142,7 @@ def measure_channel(channel: Channel, *, seed: int = 0, tick: Callable[[], None]
     heads = np.mean([v for name, v in by_donor.items() if name.startswith("clean")], axis=0) - null_heads
     tick()
     input_heads = measure_heads(
-        one_clean, spoilt[choose], {"clean": Giver(one_clean, some)}, channel.targets[choose], layers
+        one_clean, corrupted[choose], {"clean": ControlDonor(one_clean, some)}, channel.targets[choose], layers
     )["clean"]
     tick()
     # As they will be read from a file: sums over images must not depend on how the numbers lie in memory.
@@ -137,52 +150,54 @@ def measure_channel(channel: Channel, *, seed: int = 0, tick: Callable[[], None]
     site, input_site = _best_site(heads, layers), _best_site(input_heads, layers)
 
     others = {
-        "shuffled": Giver(one_clean, whole[_elsewhere(channel.targets)]),
-        "untrained": Giver(channel.untrained, whole),
+        "shuffled": ControlDonor(one_clean, whole[_elsewhere(channel.targets)]),
+        "untrained": ControlDonor(channel.untrained, whole),
     }
     seen = measure_shifts(channel.corrupted, whole, _twins(channel, whole) | others, channel.targets, layers, site)
     aside = measure_random_direction(channel.corrupted, whole[rest], one_clean, channel.targets[rest], site, seed=seed)
     tick()
-    blind = measure_shifts(channel.corrupted, spoilt, _twins(channel, spoilt), channel.targets, layers, site)
+    blind = measure_shifts(channel.corrupted, corrupted, _twins(channel, corrupted), channel.targets, layers, site)
     tick()
     on_input = measure_shifts(
-        one_clean, spoilt, {"clean": Giver(one_clean, whole)}, channel.targets, layers, input_site
+        one_clean, corrupted, {"clean": ControlDonor(one_clean, whole)}, channel.targets, layers, input_site
     )["clean"]
     tick()
     # The other way round: the first clean model receives, so the twins of its own seed are no donors.
-    givers = _twins(channel, whole, start=1) | {"input": Giver(one_clean, spoilt)}
-    loss = measure_shifts(one_clean, whole, givers, channel.targets, layers, site)
+    donors = _twins(channel, whole, start=1) | {"input": ControlDonor(one_clean, corrupted)}
+    loss = measure_shifts(one_clean, whole, donors, channel.targets, layers, site)
     tick()
-    return Measured(channel.words, heads, null_heads, input_heads, rest, aside, seen, blind, loss, on_input)
+    return Measured(channel.spec, heads, null_heads, input_heads, rest, aside, seen, blind, loss, on_input)
 
 
 def judge_channel(measured: Measured) -> ChannelResult:
     """Judge what was measured of one channel."""
-    words, seen, rest = measured.words, measured.seen, measured.rest
+    words, seen, rest = measured.spec, measured.clean, measured.rest
     site, input_site = _best_site(measured.heads, words.layers), _best_site(measured.input_heads, words.layers)
     effect = _beyond_null(seen)
     joint_limit, head_limit = HALF * effect.total, HALF * effect.single[rest]
-    blind = _beyond_null(measured.blind)
+    blind = _beyond_null(measured.corrupted)
     controls = [
         *judge_form(words, effect, rest, site, form="models"),
         *judge_form(words, measured.on_input, rest, input_site, form="input"),
-        judge_noising(words, _beyond_null(measured.loss), site, form="models"),
-        judge_noising(words, -measured.loss["input"], site, form="input"),
+        judge_noising(words, _beyond_null(measured.noising), site, form="models"),
+        judge_noising(words, -measured.noising["input"], site, form="input"),
         _worst([judge_null(words, "other_seed", odd.joint, joint_limit) for odd in _odd_ones_out(seen)]),
         judge_null(words, "shuffled", seen["shuffled"].joint, joint_limit),
         judge_null(words, "untrained", seen["untrained"].joint, joint_limit),
         judge_null(words, "nothing_to_carry", blind.joint, joint_limit),
         judge_null(words, "nothing_to_carry_head", blind.single[rest], head_limit, site),
-        judge_null(words, "random_direction", measured.aside, head_limit, site),
+        judge_null(words, "random_direction", measured.random_direction, head_limit, site),
     ]
     grids = _grids(words, measured.heads, measured.null_heads, measured.input_heads)
     return ChannelResult(said_of_controls(words.unit, controls), grids)
 
 
-def _twins(channel: Channel, pixels: Pixels, *, start: int = 0) -> dict[str, Giver]:
+def _twins(channel: Channel, pixels: Pixels, *, start: int = 0) -> dict[str, ControlDonor]:
     """Return clean donors and their null twins, from the ``start``-th seed on, all looking at ``pixels``."""
     named = [("clean", channel.clean), ("null", channel.null)]
-    return {f"{kind}-{k}": Giver(m, pixels) for kind, models in named for k, m in enumerate(models) if k >= start}
+    return {
+        f"{kind}-{k}": ControlDonor(m, pixels) for kind, models in named for k, m in enumerate(models) if k >= start
+    }
 
 
 def _beyond_null(shifts: Mapping[str, Shift]) -> Shift:
@@ -223,7 +238,7 @@ def _best_site(heads: Array, layers: range) -> Site:
     return Site(layers[row], head)
 
 
-def _grids(channel: Words, heads: Array, null: Array, on_input: Array) -> list[HeadGrid]:
+def _grids(channel: ChannelSpec, heads: Array, null: Array, on_input: Array) -> list[HeadGrid]:
     corruption = channel.corruption
     pictures = [
         (channel.name, f"{channel.name.capitalize()}: what each head carries", heads,
@@ -236,7 +251,7 @@ def _grids(channel: Words, heads: Array, null: Array, on_input: Array) -> list[H
     return [_grid(channel, *picture) for picture in pictures]
 
 
-def _grid(channel: Words, name: str, title: str, heads: Array, caption: str) -> HeadGrid:
+def _grid(channel: ChannelSpec, name: str, title: str, heads: Array, caption: str) -> HeadGrid:
     means = heads.mean(0)
     errors = heads.std(0, ddof=1) / np.sqrt(len(heads))
     marks = [["above zero" if m - 3 * e > 0 else "" for m, e in zip(*rows, strict=True)]

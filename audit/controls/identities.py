@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from audit.controls.verdict import Weighed, judge, said_of_controls, weigh
-from audit.models.anatomy import Model, anatomy
+from audit.controls.verdict import MeasuredControl, judge, judge_numbers, said_of_controls
+from audit.models.adapters.registry import Model, adapter
 from audit.patching.engine import Donor, continue_unpatched, patch_layer, patch_together
 from audit.patching.hooks import donor_writes, patch_everything, patch_with_hooks
 from audit.patching.sites import Site, Trace, bias_write, head_writes, heads_of, record, sites_of
 from audit.records import Control, Estimate
-from audit.words import Unit, said_of
+from audit.units import Unit, said_of
 
 SUM_TOLERANCE = 1e-5
 ENGINE_TOLERANCE = 1e-4
@@ -35,7 +35,7 @@ class Subject:
     setting: str
 
 
-def run_identities(subject: Subject, *, patch: Patch = patch_layer) -> list[Weighed]:
+def run_identities(subject: Subject, *, patch: Patch = patch_layer) -> list[MeasuredControl]:
     """Run every identity.
 
     Parameters
@@ -52,7 +52,7 @@ def run_identities(subject: Subject, *, patch: Patch = patch_layer) -> list[Weig
         every_site_is_live(subject),
         engine_equals_hooks(subject, patch=patch),
     ]
-    return said_of_controls(anatomy(subject.model).unit, found)
+    return said_of_controls(adapter(subject.model).unit, found)
 
 
 def round_trip(table: pd.DataFrame, setting: str, unit: Unit) -> Control:
@@ -83,7 +83,7 @@ def round_trip(table: pd.DataFrame, setting: str, unit: Unit) -> Control:
         threshold=0.0,
         n=int(back.index.get_level_values("pair").nunique()),
         meaning="Editing changes the group and nothing else, so effects on exact pairs are effects of the group.",
-        mend="this is a fault of the pictures' source; report it with its name",
+        fix="this is a fault of the pictures' source; report it with its name",
     )
 
 
@@ -92,15 +92,15 @@ def _largest(values: Sequence[torch.Tensor]) -> list[float]:
     return [float(v.abs().max()) for v in values]
 
 
-def self_patch(subject: Subject, *, patch: Patch = patch_layer) -> Weighed:
+def self_patch(subject: Subject, *, patch: Patch = patch_layer) -> MeasuredControl:
     """Patch every head with itself, from the model and from a copy of it as between two models: no bit may change."""
     model, twin = subject.model, copy.deepcopy(subject.model)
     trace = record(model, subject.images)
     changes = []
-    for i in range(anatomy(model).depth):
+    for i in range(adapter(model).depth):
         unpatched = continue_unpatched(model, trace, i, heads_of(model, i))
         changes += [patch(model, trace, Donor(donor, trace), i) - unpatched for donor in (model, twin)]
-    return weigh(
+    return judge_numbers(
         id="self_patch",
         title="Patching a head with itself changes nothing",
         kind="identity",
@@ -112,20 +112,20 @@ def self_patch(subject: Subject, *, patch: Patch = patch_layer) -> Weighed:
         threshold=0.0,
         n=len(subject.images),
         meaning="A patch that carries no difference makes no difference.",
-        mend=MEND,
+        fix=MEND,
     )
 
 
 @torch.inference_mode()
-def writes_sum_to_attention(subject: Subject) -> Weighed:
+def writes_sum_to_attention(subject: Subject) -> MeasuredControl:
     """Add up the writes of all heads and the bias: the sum must be what the attention layer puts out."""
     model = subject.model
     trace = record(model, subject.images)
     errors = []
-    for i in range(anatomy(model).depth):
+    for i in range(adapter(model).depth):
         total = head_writes(model, i, trace.z[i]).sum(0) + bias_write(model, i)
         errors.append((total - trace.attention[i]).norm() / trace.attention[i].norm())
-    return weigh(
+    return judge_numbers(
         id="writes_sum",
         title="What the heads write adds up to what attention writes",
         kind="identity",
@@ -137,17 +137,17 @@ def writes_sum_to_attention(subject: Subject) -> Weighed:
         threshold=SUM_TOLERANCE,
         n=len(subject.images),
         meaning="The tool splits each attention layer into its heads without loss.",
-        mend=MEND,
+        fix=MEND,
     )
 
 
-def everything_patched_is_the_donor(subject: Subject) -> Weighed:
+def everything_patched_is_the_donor(subject: Subject) -> MeasuredControl:
     """With embeddings and all attention and MLP outputs patched, nothing of the recipient is left."""
     model = subject.model
     patched, donor, logits = patch_everything(model, model, subject.images, subject.donors)
     with torch.inference_mode():
         changes = [(patched - donor) / donor.abs().max(), logits - model(subject.donors)]
-    return weigh(
+    return judge_numbers(
         id="everything_patched",
         title="Patching every part turns the recipient into the donor",
         kind="identity",
@@ -159,7 +159,7 @@ def everything_patched_is_the_donor(subject: Subject) -> Weighed:
         threshold=SUM_TOLERANCE,
         n=len(subject.images),
         meaning="The patched parts are all there is; no path goes around them.",
-        mend=MEND,
+        fix=MEND,
     )
 
 
@@ -171,9 +171,9 @@ def rotated(model: Model, *, seed: int = 0) -> Model:
     """
     twin = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
-    body = anatomy(twin)
+    body = adapter(twin)
     for layer in range(body.depth):
-        body.turn(layer, generator)
+        body.reparameterize_(layer, generator)
     return twin
 
 
@@ -182,7 +182,7 @@ def rotation_changes_nothing(
     *,
     patch: Patch = patch_layer,
     rotate: Callable[[Model], Model] = rotated,
-) -> Weighed:
+) -> MeasuredControl:
     """Rewrite each head in other coordinates: the rewritten model, and patches from it, must give the same logits.
 
     Beside it, what patching the raw z of the rewritten model would have done, where z is not what is written anyway:
@@ -192,14 +192,14 @@ def rotation_changes_nothing(
     twin = rotate(model)
     trace, donor = record(model, subject.images), record(model, subject.donors)
     turned = record(twin, subject.donors)
-    layers = range(anatomy(model).depth)
+    layers = range(adapter(model).depth)
     right = [patch(model, trace, Donor(model, donor), i) for i in layers]
     changes = [patch(model, trace, Donor(twin, turned), i) - right[i] for i in layers]
     raw = max(_largest([patch(model, trace, Donor(model, turned), i) - right[i] for i in layers]))
     limit = ENGINE_TOLERANCE * _scale(subject)
     with torch.inference_mode():
         changes.append(twin(subject.donors) - model(subject.donors))
-    return weigh(
+    return judge_numbers(
         id="rotation",
         title="A head's effect does not depend on the coordinates inside it",
         kind="identity",
@@ -214,7 +214,7 @@ def rotation_changes_nothing(
             "What is patched is what the head writes, not how it comes about; so two models may be compared."
             + (f" Patching the stored values would have changed a logit by {raw:.2g}." if raw > limit else "")
         ),
-        mend=MEND,
+        fix=MEND,
     )
 
 
@@ -224,7 +224,7 @@ def _scale(subject: Subject) -> float:
     return max(1.0, float(subject.model(subject.images).abs().max()))
 
 
-def every_site_is_live(subject: Subject, *, sites: Sequence[Site] | None = None) -> Weighed:
+def every_site_is_live(subject: Subject, *, sites: Sequence[Site] | None = None) -> MeasuredControl:
     """Silence each head: some logit must change, or the patch does not reach the model."""
     model = subject.model
     one = subject.images[:1]
@@ -234,7 +234,7 @@ def every_site_is_live(subject: Subject, *, sites: Sequence[Site] | None = None)
     for site in sites or sites_of(model):
         nothing = torch.zeros_like(donor_writes(model, one, [site])[site])
         least.append((patch_with_hooks(model, one, {site: nothing}) - unpatched).abs().max())
-    return weigh(
+    return judge_numbers(
         id="live_sites",
         title="Every head is connected: silencing it changes the output",
         kind="identity",
@@ -246,19 +246,19 @@ def every_site_is_live(subject: Subject, *, sites: Sequence[Site] | None = None)
         threshold=0.0,
         n=len(least),
         meaning="No head is reported to have no effect merely because the patch did not reach it.",
-        mend=MEND,
+        fix=MEND,
     )
 
 
 def engine_equals_hooks(
     subject: Subject, *, patch: Patch = patch_layer, patch_set: PatchSet = patch_together
-) -> Weighed:
+) -> MeasuredControl:
     """Compare the fast engine with plain hooks, on this audit's own images: every head, and heads of many layers."""
     model = subject.model
     trace, donor = record(model, subject.images), record(model, subject.donors)
     writes = donor_writes(model, subject.donors, sites_of(model))
     changes = []
-    for i in range(anatomy(model).depth):
+    for i in range(adapter(model).depth):
         fast = patch(model, trace, Donor(model, donor), i)
         for h in range(heads_of(model, i)):
             site = Site(i, h)
@@ -266,7 +266,7 @@ def engine_equals_hooks(
     for sites in (list(writes), list(writes)[::2]):
         slow = patch_with_hooks(model, subject.images, {site: writes[site] for site in sites})
         changes.append(patch_set(model, trace, Donor(model, donor), sites) - slow)
-    return weigh(
+    return judge_numbers(
         id="engine",
         title="The fast engine agrees with the slow reference",
         kind="identity",
@@ -278,5 +278,5 @@ def engine_equals_hooks(
         threshold=ENGINE_TOLERANCE,
         n=len(subject.images),
         meaning="Heads patched by the fast engine, one by one and many at once, give what plain PyTorch hooks give.",
-        mend=MEND,
+        fix=MEND,
     )

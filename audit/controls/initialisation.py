@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from audit.controls.verdict import LOWER_END, Weighed, mean_interval, said_of_controls, weigh
+from audit.controls.verdict import LOWER_END, MeasuredControl, judge_numbers, mean_interval, said_of_controls
 from audit.data.pixels import Pixels
-from audit.models.anatomy import Model, anatomy
+from audit.models.adapters.registry import Model, adapter
 from audit.models.finetune import make_views
 from audit.models.predict import finish_logits, predict_logits
 from audit.patching.sites import heads_of, same_up_to
@@ -58,7 +58,7 @@ class Task:
         first, *others = models
         if start == 0 or not all(same_up_to(first, m, start) for m in others):
             return self
-        (stream,) = make_views(first, [self.pixels], anatomy(first).depth - start, dtype=torch.float32).data
+        (stream,) = make_views(first, [self.pixels], adapter(first).depth - start, dtype=torch.float32).data
         assert isinstance(stream, torch.Tensor)
         return replace(self, stream=stream, start=start)
 
@@ -76,7 +76,7 @@ class Task:
         return bool(points.mean() / 100 >= min(KNOWS * chance, (1 + chance) / 2))
 
 
-def run_initialisation(pairs: Sequence[Pair], task: Task, setting: str, *, layers: range) -> list[Weighed]:
+def run_initialisation(pairs: Sequence[Pair], task: Task, setting: str, *, layers: range) -> list[MeasuredControl]:
     """Check base hash, head-to-head match and, where both models can do the task, the interpolation barrier.
 
     A model near chance loses nothing on the way to another, so no barrier could show; without a pair that knows the
@@ -98,13 +98,13 @@ def run_initialisation(pairs: Sequence[Pair], task: Task, setting: str, *, layer
     able = [p for p in pairs if all(task.is_known(points[id(m)]) for m in (p.recipient, p.donor))]
     drops = [barrier(p, task, points[id(p.recipient)], points[id(p.donor)]) for p in able]
     found = [same_base(pairs, setting), heads_match(pairs, setting, layers), *no_barrier(drops, task, setting)]
-    return said_of_controls(anatomy(pairs[0].recipient).unit, found)
+    return said_of_controls(adapter(pairs[0].recipient).unit, found)
 
 
-def same_base(pairs: Sequence[Pair], setting: str) -> Weighed:
+def same_base(pairs: Sequence[Pair], setting: str) -> MeasuredControl:
     """Compare the hashes of the weights that the models started from."""
     equal = all(p.recipient_base != "" and p.recipient_base == p.donor_base for p in pairs)
-    return weigh(
+    return judge_numbers(
         id=f"same_base:{setting}",
         title="The models were trained from the same weights",
         kind="initialisation",
@@ -115,7 +115,7 @@ def same_base(pairs: Sequence[Pair], setting: str) -> Weighed:
         relation="==",
         threshold=1.0,
         meaning="Head 3 of one model and head 3 of the other began as the same head.",
-        mend=MEND,
+        fix=MEND,
     )
 
 
@@ -124,7 +124,7 @@ def circuit_similarity(a: Model, b: Model, layer: int) -> torch.Tensor:
 
     Of slices of channels: those of the last filters.
     """
-    pairs = zip(anatomy(a).products(layer), anatomy(b).products(layer), strict=True)
+    pairs = zip(adapter(a).products(layer), adapter(b).products(layer), strict=True)
     return torch.stack([_product_cosine(*ours, *theirs) for ours, theirs in pairs]).mean(0)
 
 
@@ -142,13 +142,13 @@ def _product_cosine(
     return inner(left_a, right_a, left_b, right_b) / (norms[0][:, None] * norms[1][None, :])
 
 
-def heads_match(pairs: Sequence[Pair], setting: str, layers: range) -> Weighed:
+def heads_match(pairs: Sequence[Pair], setting: str, layers: range) -> MeasuredControl:
     """Match every head with the most similar one of the layer, by QK and OV products: it must be its namesake."""
     shares = []
     for pair in pairs:
         best = [circuit_similarity(pair.recipient, pair.donor, i).argmax(1) for i in layers]
         shares.append(float(torch.cat([b == torch.arange(len(b)) for b in best]).double().mean()))
-    return weigh(
+    return judge_numbers(
         id=f"heads_match:{setting}",
         title="Heads of one model correspond to their namesakes in the other",
         kind="initialisation",
@@ -160,7 +160,7 @@ def heads_match(pairs: Sequence[Pair], setting: str, layers: range) -> Weighed:
         threshold=MATCH_AT_LEAST,
         n=sum(heads_of(pairs[0].recipient, i) for i in layers),
         meaning="Patching head for head compares like with like.",
-        mend=MEND,
+        fix=MEND,
     )
 
 
@@ -194,13 +194,13 @@ def _lower_end(drop: Points) -> float:
     return -np.inf if low is None else low
 
 
-def no_barrier(drops: Sequence[Points], task: Task, setting: str) -> list[Weighed]:
+def no_barrier(drops: Sequence[Points], task: Task, setting: str) -> list[MeasuredControl]:
     """Judge the deepest of the drops; it fails where it is more than chance in these images can explain."""
     if not drops:
         return []
     deepest = max(drops, key=_lower_end)
     return [
-        weigh(
+        judge_numbers(
             id=f"barrier:{setting}",
             title="No break above 2 points shows on the way from one model to the other",
             kind="initialisation",
@@ -213,6 +213,6 @@ def no_barrier(drops: Sequence[Points], task: Task, setting: str) -> list[Weighe
             threshold=BARRIER_AT_MOST,
             n=len(task.targets),
             meaning="The two models lie in one basin, so parts of one make sense inside the other.",
-            mend=MEND,
+            fix=MEND,
         )
     ]

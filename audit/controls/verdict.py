@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from audit.records import Control, Estimate
-from audit.words import Unit, said_of
+from audit.units import Unit, said_of
 
 AnyControl = TypeVar("AnyControl", bound=Control)
 Relation = Literal["==", "<=", "<", ">=", ">"]
@@ -42,7 +42,7 @@ def judge(
     relation: Relation,
     threshold: float,
     meaning: str,
-    mend: str,
+    fix: str,
     judged: float | None = None,
     n: int | None = None,
 ) -> Control:
@@ -66,7 +66,7 @@ def judge(
         passed=passed,
         n=n,
         meaning=meaning,
-        mend=mend,
+        fix=fix,
     )
 
 
@@ -99,14 +99,14 @@ REDUCE: Mapping[Reduction, Callable[[npt.NDArray[np.float64]], Estimate]] = {
 LOWER_END = "lower end"  # how the statistic begins of a control whose interval's lower end is compared
 
 
-class Weighed(Control):
+class MeasuredControl(Control):
     """A control with the numbers that its statistic sums up; a record of it as ``Control`` leaves these out."""
 
     numbers: list[float]
     reduced: Reduction
 
 
-def weigh(
+def judge_numbers(
     *,
     id: str,  # noqa: A002 - the record's own word
     title: str,
@@ -118,9 +118,9 @@ def weigh(
     relation: Relation,
     threshold: float,
     meaning: str,
-    mend: str,
+    fix: str,
     n: int | None = None,
-) -> Weighed:
+) -> MeasuredControl:
     """Sum up numbers and judge the sum; where ``statistic`` begins with "lower end", that of its interval.
 
     Parameters
@@ -141,16 +141,16 @@ def weigh(
         relation=relation,
         threshold=threshold,
         meaning=meaning,
-        mend=mend,
+        fix=fix,
         n=n,
     )
-    return Weighed(**dict(control), numbers=[float(v) for v in numbers], reduced=reduced)
+    return MeasuredControl(**dict(control), numbers=[float(v) for v in numbers], reduced=reduced)
 
 
 def said_of_controls(unit: Unit, controls: Iterable[AnyControl]) -> list[AnyControl]:
     """Return controls whose sentences are about the parts of the model that was controlled."""
     return [
-        c.model_copy(update={f: said_of(unit, getattr(c, f)) for f in ("title", "statistic", "meaning", "mend")})
+        c.model_copy(update={f: said_of(unit, getattr(c, f)) for f in ("title", "statistic", "meaning", "fix")})
         for c in controls
     ]
 
@@ -159,7 +159,7 @@ COLUMNS = ("control", "setting", "gates", "n", "reduced", "lower_end", "relation
 
 
 def numbers_table(controls: Iterable[Control]) -> pd.DataFrame:
-    """Return the numbers of weighed controls, a row a number, with all that judging them again needs."""
+    """Return the numbers of weighed controls, one row per number, with all that judging them again needs."""
     rows = [
         (
             c.id,
@@ -173,13 +173,13 @@ def numbers_table(controls: Iterable[Control]) -> pd.DataFrame:
             number,
         )
         for c in controls
-        if isinstance(c, Weighed)
+        if isinstance(c, MeasuredControl)
         for number in c.numbers
     ]
     return pd.DataFrame(rows, columns=[*COLUMNS, "number"])
 
 
-def weighed_again(control: Control, numbers: pd.DataFrame) -> Control:
+def judge_again(control: Control, numbers: pd.DataFrame) -> Control:
     """Judge a control from its rows of ``numbers_table``; without any it has no value and fails."""
     rows = numbers[numbers["control"] == control.id]
     if rows.empty:

@@ -11,7 +11,7 @@ import pandas as pd
 from audit.card.faults import did_you_mean
 from audit.card.load import resolve, shown_path
 from audit.card.schema import Card, DataSpec
-from audit.data.groups import attribute_info, disagreement_warnings, group_column, permute_groups
+from audit.data.groups import attribute_info, disagreement_warnings, group_column, permute_attributes
 from audit.data.leaks import leak_warnings
 from audit.data.quality import FileSource, duplicate_warnings, fingerprint, inspect_images
 from audit.data.readers import (
@@ -62,10 +62,10 @@ def read_samples(
     Raises
     ------
     DataError
-        If the data cannot serve an audit; the message names the place and the mend.
+        If the data cannot serve an audit; the message names the place and the fix.
     """
     if card.data.reader == "synthetic":
-        return permute_groups(_read_rendered(card), card.groups)
+        return permute_attributes(_read_rendered(card), card.groups)
     raw = _with_links(_read_raw(card.data, card_path, data_root), card.data)
     excluded: list[ExcludedRow] = []
     warnings: list[str] = []
@@ -98,7 +98,7 @@ def read_samples(
             *leak_warnings(frame, inspection.looks, inspection.digests, attributes, card.match_on),
         ),
     )
-    samples = permute_groups(_thinned(samples, card.data), card.groups)
+    samples = permute_attributes(_thinned(samples, card.data), card.groups)
     if card.training != "none":
         _check_trained(samples.frame, raw.where)
     return dataclasses.replace(samples, fingerprint=fingerprint(samples.frame, inspection.digests))
@@ -187,7 +187,7 @@ def _merge_duplicates(rows: pd.DataFrame, where: str, warnings: list[str]) -> pd
         column = next(name for name in both if both[name].nunique() > 1)
         values = " and ".join(f"'{value}'" for value in both[column].unique()[:2])
         what = f"image '{image}' stands twice, with {column} {values} ({twice['image'].nunique()} such images)"
-        raise DataError(where, what, "keep one row an image")
+        raise DataError(where, what, "keep one row per image")
     dropped = int(rows["image"].notna().sum()) - len(named)
     if dropped:
         warnings.append(f"{dropped} rows repeat another row and were merged with it: each image counts once")
@@ -226,8 +226,8 @@ def _labels_of(rows: pd.DataFrame, card: Card, where: str, seen: Sequence[str]) 
         found = f" (found: {', '.join(map(str, seen[:_EXAMPLES]))})" if len(seen) else ""
         raise DataError(where, f"no image has a label that is kept{found}", f"check data.label and {wanted}")
     if len(present) == 1:
-        mend = "an audit needs two labels; check data.label and data.labels"
-        raise DataError(where, f"one class only ('{present[0]}', {len(rows)} images)", mend)
+        fix = "an audit needs two labels; check data.label and data.labels"
+        raise DataError(where, f"one class only ('{present[0]}', {len(rows)} images)", fix)
     if card.training == "none" and card.model.classes is not None:
         strange = [label for label in present if label not in card.model.classes]
         if strange:

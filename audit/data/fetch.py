@@ -111,8 +111,8 @@ def _retrieved(download: Download, folder: Path, tick: Tick | None) -> Path:
     try:
         found = pooch.retrieve(download.url, download.hash, fname="download", path=folder, downloader=deliver)
     except RequestException as error:
-        mend = "give the same command again later, or fetch it by hand"
-        raise UnfinishedError(download.url, f"could not be fetched ({_in_words(error)})", mend) from None
+        fix = "give the same command again later, or fetch it by hand"
+        raise UnfinishedError(download.url, f"could not be fetched ({_in_words(error)})", fix) from None
     except ValueError as error:
         if "does not match" not in str(error):
             raise

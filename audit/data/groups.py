@@ -38,8 +38,8 @@ def group_column(raw: pd.Series, spec: GroupSpec) -> pd.Series:
     return filled if spec.values is None else filled.where(filled.isin(spec.values), UNKNOWN)
 
 
-def deal_groups(groups: Codes, subjects: Codes, rng: np.random.Generator) -> Codes:
-    """Deal group codes out anew: over subjects of one group each, and within a subject that is seen in several.
+def permute_groups(groups: Codes, subjects: Codes, rng: np.random.Generator) -> Codes:
+    """Permute group codes: over subjects of one group each, and within a subject that is seen in several.
 
     Within a subject its groups change names with each other, so that images of one subject in one group, which resemble
     each other, stay in one group.
@@ -54,16 +54,16 @@ def deal_groups(groups: Codes, subjects: Codes, rng: np.random.Generator) -> Cod
     subject, own = sides.T
     _, number, sizes = np.unique(subject, return_inverse=True, return_counts=True)
     alone = sizes[number] == 1
-    dealt = own.copy()
-    dealt[alone] = rng.permutation(own[alone])
+    assigned = own.copy()
+    assigned[alone] = rng.permutation(own[alone])
     several = np.flatnonzero(~alone)
     shuffled = several[np.lexsort((rng.random(len(several)), subject[several]))]
-    dealt[several] = own[shuffled]
-    result: Codes = dealt[of_image.reshape(-1)]
+    assigned[several] = own[shuffled]
+    result: Codes = assigned[of_image.reshape(-1)]
     return result
 
 
-def permute_groups(samples: Samples, specs: Mapping[str, GroupSpec]) -> Samples:
+def permute_attributes(samples: Samples, specs: Mapping[str, GroupSpec]) -> Samples:
     """Deal out at random the groups of those attributes whose card says ``permuted``: a null run.
 
     Labels go round within split and label (the subject's commonest), so that all counts stay nearly as they were and
@@ -77,11 +77,11 @@ def permute_groups(samples: Samples, specs: Mapping[str, GroupSpec]) -> Samples:
         rng = np.random.default_rng([spec.permuted, number])
         codes, groups = pd.factorize(frame[name], sort=True)
         stratum = frame["subject"].map(strata_of(frame, ["split"]))
-        dealt = codes.astype(np.int64)
+        assigned = codes.astype(np.int64)
         for _, rows in sorted(frame.groupby(stratum).indices.items()):
-            dealt[rows] = deal_groups(dealt[rows], subjects[rows], rng)
-        frame = frame.assign(**{name: groups.to_numpy()[dealt]})
-        note = f"NULL RUN: groups dealt out at random within each label (seed {spec.permuted})."
+            assigned[rows] = permute_groups(assigned[rows], subjects[rows], rng)
+        frame = frame.assign(**{name: groups.to_numpy()[assigned]})
+        note = f"NULL RUN: groups assigned at random within each label (seed {spec.permuted})."
         infos[name] = infos[name].model_copy(update={"note": " ".join(filter(None, [infos[name].note, note]))})
         warnings.append(f"{name}: {note} Whatever this audit finds by {name} is chance.")
     return dataclasses.replace(samples, frame=frame, attributes=infos, warnings=tuple(warnings))

@@ -30,7 +30,7 @@ def assign_splits(frame: pd.DataFrame, spec: DataSpec, attributes: Iterable[str]
     ----------
     frame : pandas.DataFrame
         Columns ``label``, ``subject``, one per attribute, and ``given_split`` where the data say it
-        (train, discovery, confirmation, or test/val to be dealt to the latter two).
+        (train, discovery, confirmation, or test/val to be assigned to the latter two).
     spec : DataSpec
         ``shares`` (of subjects) and ``seed``.
     attributes : iterable of str
@@ -54,7 +54,7 @@ def assign_splits(frame: pd.DataFrame, spec: DataSpec, attributes: Iterable[str]
     if GIVEN in frame:
         of_subject = _given_splits(frame, spec, list(attributes), shares)
     else:
-        of_subject = deal_subjects(strata_of(frame, list(attributes)), shares, spec.seed)
+        of_subject = assign_subjects(strata_of(frame, list(attributes)), shares, spec.seed)
     splits = frame["subject"].map(of_subject).rename("split")
     _check_none_empty(splits, frame, trains)
     return splits
@@ -80,7 +80,7 @@ def strata_of(frame: pd.DataFrame, attributes: Sequence[str]) -> pd.Series:
     return commonest.agg("|".join, axis=1)
 
 
-def deal_subjects(strata: pd.Series, shares: np.ndarray, seed: int) -> pd.Series:
+def assign_subjects(strata: pd.Series, shares: np.ndarray, seed: int) -> pd.Series:
     """Deal subjects to splits so that the shares hold overall and nearly so in each stratum.
 
     Parameters
@@ -99,13 +99,13 @@ def deal_subjects(strata: pd.Series, shares: np.ndarray, seed: int) -> pd.Series
         the shares by less than one subject overall.
     """
     order = sorted(strata.index, key=lambda subject: (strata[subject], _chance(seed, subject)))
-    dealt = np.zeros(len(SPLITS))
+    assigned = np.zeros(len(SPLITS))
     answer = {}
     for position, subject in enumerate(order, start=1):
-        behind = shares * position - dealt
+        behind = shares * position - assigned
         behind[shares == 0] = -np.inf
         chosen = int(np.argmax(np.round(behind, 9)))  # rounded, so that equal arrears tie on every machine
-        dealt[chosen] += 1
+        assigned[chosen] += 1
         answer[subject] = SPLITS[chosen]
     return pd.Series(answer, dtype=object)
 
@@ -251,7 +251,7 @@ def _given_splits(frame: pd.DataFrame, spec: DataSpec, attributes: list[str], sh
     if len(open_subjects):
         audit_only = np.array([0.0, *shares[1:]]) / shares[1:].sum()
         strata = strata_of(frame[frame["subject"].isin(open_subjects)], attributes)
-        of_subject[open_subjects] = deal_subjects(strata, audit_only, spec.seed)[open_subjects]
+        of_subject[open_subjects] = assign_subjects(strata, audit_only, spec.seed)[open_subjects]
     return of_subject
 
 

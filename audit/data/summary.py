@@ -70,7 +70,7 @@ def counts_table(report: DataReport) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Index (attribute, group, label) in the report's order, one column a split; images, int.
+        Index (attribute, group, label) in the report's order, one column per split; images, int.
     """
     rows = pd.DataFrame([row.model_dump() for row in report.counts])
     wide = rows.pivot_table(

@@ -9,10 +9,10 @@ import numpy as np
 from scipy import stats as sps
 
 from audit.evidence.effects import mediated_gaps
+from audit.evidence.effects_store import Part, StoredEffects
 from audit.evidence.stats import Array
-from audit.evidence.stored import Part, StoredEffects
 from audit.records import Agreement, Design, HeadRow, Stability
-from audit.words import Unit, said_of
+from audit.units import Unit, said_of
 
 TOP = 10  # heads that two rankings are compared on
 

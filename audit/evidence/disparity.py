@@ -17,7 +17,7 @@ from fairlearn.metrics import (
     true_positive_rate,
 )
 
-from audit.data.groups import deal_groups
+from audit.data.groups import permute_groups
 from audit.evidence.stats import (
     Codes,
     Combination,
@@ -31,7 +31,7 @@ from audit.evidence.stats import (
 from audit.records import ContrastRow, Estimate, Metric, RangeRow, RateRow, State
 
 UNKNOWN = "unknown"
-DEALS = 1000  # random deals of group labels
+RESHUFFLES = 1000  # random permutations of group labels
 RATES = {
     "selection_rate": selection_rate,
     "true_positive_rate": true_positive_rate,
@@ -314,8 +314,8 @@ def ranges(
     """Measure the widest difference between groups, less what chance makes of it (Lum, Zhang & Bower 2022).
 
     The largest of several rates lies above the smallest even where all groups are alike, the more so the smaller they
-    are. So group labels are dealt out at random among subjects that are seen with the same labels (within a subject
-    that is seen in several groups), and the mean of the widest difference over such deals is subtracted.
+    are. So group labels are assigned at random among subjects that are seen with the same labels (within a subject
+    that is seen in several groups), and the mean of the widest difference over such permutations is subtracted.
 
     Returns
     -------
@@ -334,11 +334,13 @@ def ranges(
         labels = pd.factorize(part["label"], sort=True)[0].astype(np.int64)
         subjects = pd.factorize(part["subject"])[0].astype(np.int64)
         strata = _label_profiles(labels, subjects)
-        deals = [_deal_within(strata, codes, subjects, r) for r in np.random.default_rng(seed).spawn(DEALS)]
+        permutations = [
+            _permute_within(strata, codes, subjects, r) for r in np.random.default_rng(seed).spawn(RESHUFFLES)
+        ]
         for outcome in outcomes:
             chosen = (part["predicted"] == outcome).to_numpy().astype(np.float64)
             rates = _rates_at_common_shares(chosen, codes, labels, len(groups))
-            drawn = np.array([np.ptp(_rates_at_common_shares(chosen, d, labels, len(groups))) for d in deals])
+            drawn = np.array([np.ptp(_rates_at_common_shares(chosen, d, labels, len(groups))) for d in permutations])
             widest, by_chance = float(np.ptp(rates)), float(np.nanmean(drawn))
             rows.append(
                 RangeRow(
@@ -365,13 +367,13 @@ def _label_profiles(labels: Codes, subjects: Codes) -> Codes:
     return of_image
 
 
-def _deal_within(strata: Codes, groups: Codes, subjects: Codes, rng: np.random.Generator) -> Codes:
-    """Deal groups out anew within each stratum; no subject is in two of them."""
-    dealt = groups.copy()
+def _permute_within(strata: Codes, groups: Codes, subjects: Codes, rng: np.random.Generator) -> Codes:
+    """Permute groups within each stratum; no subject is in two of them."""
+    assigned = groups.copy()
     for stratum in np.unique(strata):
         rows = strata == stratum
-        dealt[rows] = deal_groups(groups[rows], subjects[rows], rng)
-    return dealt
+        assigned[rows] = permute_groups(groups[rows], subjects[rows], rng)
+    return assigned
 
 
 def _rates_at_common_shares(

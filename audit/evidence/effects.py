@@ -292,7 +292,7 @@ def weighted_estimates(
     return [percentile_interval(v, draws[:, k], level=level) for k, v in enumerate(weights @ values)]
 
 
-def shown_smaller_p(effects: SwapEffects, bootstrap: Bootstrap, margin: float) -> list[float]:
+def tost_p_values(effects: SwapEffects, bootstrap: Bootstrap, margin: float) -> list[float]:
     """Return for each head the p-value of two one-sided tests that its mediated gap lies within ``margin`` of 0.
 
     The larger share of resamples on or beyond either end; at most alpha where the interval of level 1 - 2 alpha lies

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from audit.records import ContrastRow, Estimate, Finding, HeadRow, Metric
-from audit.words import Unit, said_of
+from audit.units import Unit, said_of
 
 OUTCOME_UNCERTAINTY = "A predicted label is not what a person feels or does."
 METRIC_WORDS: Mapping[Metric, str] = {
@@ -294,8 +294,8 @@ def _sample(row: HeadRow) -> str:
     if row.patched_share == 1:
         return ""
     return (
-        f"; for {100 * row.patched_share:.0f}% of the images, drawn by lot, the others being estimated to first order "
-        "and corrected by these"
+        f"; for {100 * row.patched_share:.0f}% of the images, drawn at random, the others being estimated to first "
+        "order and corrected by these"
     )
 
 

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from scipy import stats as sps
 
 from audit.evidence.agreement import stability
-from audit.evidence.beside import accuracy_change, attribution, design_c
 from audit.evidence.effects import (
     Bootstrap,
     PermutationResult,
@@ -21,15 +20,16 @@ from audit.evidence.effects import (
     mediated_gaps,
     permute_donor_labels,
     share_of_gap,
-    shown_smaller_p,
+    tost_p_values,
     unit_sums,
     weighted_estimates,
 )
+from audit.evidence.effects_store import Part, Settings, StoredEffects
 from audit.evidence.sampled import Sampled
+from audit.evidence.secondary_metrics import accuracy_change, attribution, design_c
 from audit.evidence.stats import Array, holm, over_seeds, smallest_detectable
-from audit.evidence.stored import Part, Settings, StoredEffects
 from audit.records import Contrast, Estimate, HeadRow, Stability, Verdict
-from audit.words import name_of
+from audit.units import name_of
 
 SCALES: tuple[Scalar, Scalar] = ("called", "m")  # beside the probability
 FIRST_LOOK = 0.2  # share of alpha that is spent on the first of two looks
@@ -267,7 +267,7 @@ def _columns(
         "percentile_in_layer": _percentiles(part.confirmation),
         "accuracy_change": accuracy_change(part, stored, seeds[0]),
         "by_seed": by_seed.T.tolist(),
-        "equivalence_p": shown_smaller_p(part.confirmation, resamples, settings.margin),
+        "equivalence_p": tost_p_values(part.confirmation, resamples, settings.margin),
         "smallest_detectable": [smallest_detectable(e, alpha=settings.alpha, family=family) for e in errors.tolist()],
         **{name: values or [None] * len(spread) for name, values in beside.items()},
         **_effort(stored.sampled(seeds[0], part.contrast, "confirmation", part.outcome), len(spread)),

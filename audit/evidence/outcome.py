@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from audit.errors import EXIT_DISPARITY, EXIT_INCONCLUSIVE, EXIT_INVALID, EXIT_PASSED
 from audit.records import ContrastRow, ControlReport, HeadRow, Outcome
-from audit.words import Unit, said_of
+from audit.units import Unit, said_of
 
 EXIT_CODES: dict[Outcome, int] = {
     "PASSED": EXIT_PASSED,
@@ -50,7 +50,7 @@ def decide(controls: ControlReport, contrasts: Sequence[ContrastRow], *, gap_abo
         return _verdict(
             "INVALID",
             [f"Control failed: {c.title} ({c.setting})." for c in failed] or ["The controls could not be run."],
-            sorted({f"{c.mend[:1].upper()}{c.mend[1:]}." for c in failed}),
+            sorted({f"{c.fix[:1].upper()}{c.fix[1:]}." for c in failed}),
         )
     above = [c for c in contrasts if c.above_policy]
     if above:

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from audit.evidence.effects import SwapEffects, by_code, resample_clusters, weighted_estimates
+from audit.evidence.effects_store import Settings, StoredEffects
 from audit.evidence.stats import Array, Codes
-from audit.evidence.stored import Settings, StoredEffects
 from audit.records import Contrast, Estimate, HeadRow, PairRow
 
 Head = tuple[int, int]

@@ -1,14 +1,14 @@
 """Fewer exact patches: first-order estimates of all of them, corrected by exact patches of some.
 
 The estimate of a mediated gap is the mean of the first-order estimates of every recipient and donor pair, plus the mean
-of (exact - first order) over recipients drawn by lot and patched exactly: a difference estimator, or control variate,
-or prediction-powered inference (Angelopoulos et al. 2023). Whatever first order misses makes it wider, not wrong: it is
-unbiased for a given trust in first order, and nearly so for the trust that the patches suggest. More patches make it
-narrower. All of it can be written as one value a recipient, so that the permutations, intervals and shares of
+of (exact - first order) over recipients drawn at random and patched exactly: a difference estimator, control variate or
+prediction-powered inference (Angelopoulos et al. 2023). Whatever first order misses makes it wider, not wrong: it is
+unbiased for a given coefficient, and nearly so for the one that the patches suggest. More patches make it
+narrower. All of it can be written as one value per recipient, so that the permutations, intervals and shares of
 ``effects`` apply as they stand.
 
-How far first order is trusted (``trust``) is a ratio of sums of products of two differences. Swapping the labels of a
-donor pair changes the sign of both factors, so that it does not see the labels that the permutation test swaps. How
+The control-variate coefficient is a ratio of sums of products of two differences. Swapping the labels of a donor
+pair changes the sign of both factors, so that it does not see the labels that the permutation test swaps. How
 many recipients are patched (``share_needed``) follows variances, which see them through means alone; simulations count
 how often something is found in nothing.
 """
@@ -82,8 +82,8 @@ class Sampled:
         return np.where(self.chosen, self.effects.difference, 0.0)
 
     @cached_property
-    def trust(self) -> Array:
-        """How far to trust first order, (K,): the slope of exact on first-order differences, through the origin.
+    def control_variate_coefficient(self) -> Array:
+        """How far to coefficient first order, (K,): the slope of exact on first-order differences, through the origin.
 
         0 where every recipient is patched: there is nothing left to estimate.
         """
@@ -91,8 +91,8 @@ class Sampled:
         weight = np.where(self.chosen, (self.effects.mediated_weights() ** 2)[:, None] / self.share, 0.0)
         together, alone = (weight * self.exact * own).sum(axis=0), (weight * own**2).sum(axis=0)
         slope = np.divide(together, alone, out=np.zeros_like(alone), where=alone > 0)
-        trust: Array = np.where(self.chosen.all(axis=0), 0.0, slope)
-        return trust
+        coefficient: Array = np.where(self.chosen.all(axis=0), 0.0, slope)
+        return coefficient
 
     @cached_property
     def correlation(self) -> Array:
@@ -104,7 +104,7 @@ class Sampled:
         return correlation
 
     def take(self, rows: Codes) -> Sampled:
-        """Return some of the recipients; what share of them is patched, and how far to trust, is theirs."""
+        """Return some of the recipients; what share of them is patched, and how far to coefficient, is theirs."""
         first = self.first_order
         return Sampled(self.effects.take(rows), FirstOrder(*(a[:, rows] for a in (first.own, first.pair, first.both))))
 
@@ -116,11 +116,11 @@ class Sampled:
 
     def combined(self) -> SwapEffects:
         """Return the effects with a value for every recipient: first order, corrected where patched."""
-        trust, lifted = self.trust, np.where(self.chosen, 1 / self.share, 0.0)
+        coefficient, lifted = self.control_variate_coefficient, np.where(self.chosen, 1 / self.share, 0.0)
         base = self.effects.unpatched[:, None]
 
         def corrected(exact: Array, own: Array, average: Array) -> Array:
-            value: Array = trust * average + lifted * np.where(self.chosen, exact - trust * own, 0.0)
+            value: Array = coefficient * average + lifted * np.where(self.chosen, exact - coefficient * own, 0.0)
             return value
 
         measured = (self.effects.cross - base, self.effects.placebo - base)
@@ -158,14 +158,18 @@ class Sampled:
     def _variances(self) -> tuple[Array, Array, Array]:
         """Return what makes up the variance of the mediated gaps, each (K,).
 
-        With weights w, clusters c and residuals e = exact - trust * first order, all within label and side, patching
-        the share s leaves the variance ``sum_c (sum_{r in c} w both)^2 + sum_r (w e)^2 / s``; patching all of them and
-        averaging nothing leaves that of ``own`` in place of ``both``, with s = 1. Returned are the terms of ``both``,
-        of ``own``, and of e.
+        With weights w, clusters c and residuals e = exact - coefficient * first order, all within label and side,
+        patching the share s leaves the variance ``sum_c (sum_{r in c} w both)^2 + sum_r (w e)^2 / s``; patching all
+        of them and averaging nothing leaves that of ``own`` in place of ``both``, with s = 1. Returned are the terms
+        of ``both``, of ``own``, and of e.
         """
-        weights, trust, first = self.effects.mediated_weights()[:, None], self.trust, self.first_order
-        own, both = (self._centred(trust * (a[0] - a[1])) for a in (first.own, first.both))
-        rest = self._centred(np.where(self.chosen, self.exact - trust * (first.own[0] - first.own[1]), np.nan))
+        weights, coefficient, first = (
+            self.effects.mediated_weights()[:, None],
+            self.control_variate_coefficient,
+            self.first_order,
+        )
+        own, both = (self._centred(coefficient * (a[0] - a[1])) for a in (first.own, first.both))
+        rest = self._centred(np.where(self.chosen, self.exact - coefficient * (first.own[0] - first.own[1]), np.nan))
         missed: Array = np.nansum((weights * rest) ** 2 / self.share, axis=0)
         return self._variance(weights * both), self._variance(weights * own), missed
 
@@ -187,7 +191,7 @@ class Sampled:
 
 
 def draw(cell: npt.NDArray[np.int64], share: Array, *, seed: int) -> Mask:
-    """Draw recipients by lot, at least ``LEAST`` of them and two of every cell.
+    """Draw recipients at random, at least ``LEAST`` of them and two of every cell.
 
     Parameters
     ----------

@@ -8,7 +8,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 from torch.nn import functional as F
 
-from audit.models.anatomy import Model, anatomy
+from audit.models.adapters.registry import Model, adapter
 
 
 def rows_read(model: Model) -> int | None:
@@ -26,7 +26,7 @@ def is_plain(block: nn.Module) -> bool:
 
 def unknown_blocks(model: Model) -> list[int]:
     """Return the layers whose blocks must be run whole, and by hooks where sets of heads are patched."""
-    return [i for i, block in enumerate(anatomy(model).blocks) if not is_plain(block)]
+    return [i for i, block in enumerate(adapter(model).blocks) if not is_plain(block)]
 
 
 def drops_at_random(model: nn.Module) -> bool:

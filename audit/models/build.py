@@ -17,14 +17,14 @@ from torch import nn
 from audit.card.load import resolve
 from audit.card.schema import Card, ModelSpec
 from audit.errors import ModelError
-from audit.models.anatomy import ANATOMIES, Model, anatomy
+from audit.models.adapters.base import Adapter
+from audit.models.adapters.channels import SLICES_FIELD, Channels
+from audit.models.adapters.registry import ADAPTERS, Model, adapter
 from audit.models.checkpoint import hash_state, read_weights
-from audit.models.families.body import Anatomy
-from audit.models.families.channels import SLICES_FIELD, Channels
-from audit.models.translated import HUGGING_FACE, TORCHVISION, Translation, foreign_weights, is_foreign, read_foreign
-from audit.words import Unit
+from audit.models.converters import HUGGING_FACE, TORCHVISION, Translation, foreign_weights, is_foreign, read_foreign
+from audit.units import Unit
 
-SUPPORTED = (*(name for made in ANATOMIES.values() for name in made.named), f"{TORCHVISION}vit_*", HUGGING_FACE)
+SUPPORTED = (*(name for made in ADAPTERS.values() for name in made.named), f"{TORCHVISION}vit_*", HUGGING_FACE)
 COUNTED = "num_batches_tracked"  # by batch norms of late versions of torch; nothing is computed from it
 Filter = Callable[[Mapping[str, torch.Tensor], Model], dict[str, torch.Tensor]]
 FAULTS_SHOWN = 3
@@ -91,9 +91,9 @@ class Backbone:
     def build_untrained(self, classes: int, *, seed: int = 0) -> Model:
         """Return a model of this architecture with random weights: it knows nothing, and is no quieter for that."""
         model = Backbone(self.spec.model_copy(update={"weights": "none"}), self.weights).build(classes, seed=seed)
-        body = anatomy(model)
+        body = adapter(model)
         for layer in range(body.depth):
-            body.wake(layer)
+            body.reset_layer_scale_(layer)
         return model
 
     def _load(self, model: Model, *, keep_classifier: bool) -> None:
@@ -132,7 +132,7 @@ def check_model(card: Card, *, card_path: Path, data_root: Path | None) -> None:
 
 def _try_pass(model: Model) -> None:
     """Raise where an image of the model's size does not pass through it; nothing is computed."""
-    side = anatomy(model).side
+    side = adapter(model).side
     try:
         logits = model(torch.empty(1, 3, side, side, device="meta"))
     except NotImplementedError:  # an operation that is not known without numbers
@@ -205,11 +205,11 @@ def _refused(name: str, options: Mapping[str, object], error: Exception) -> Mode
     return ModelError("model", f"timm refuses {name} with {options} ({said})", "correct image_size or overrides")
 
 
-def family_of(name: str) -> type[Anatomy] | None:
+def family_of(name: str) -> type[Adapter] | None:
     """Return which family a timm model is of, by the module that makes it, or None if of none that is known."""
     module = inspect.getmodule(timm.model_entrypoint(name))
-    made = {inspect.getmodule(kind): found for kind, found in ANATOMIES.items()}
-    return ANATOMIES[VisionTransformer] if name.startswith("deit") else made.get(module)
+    made = {inspect.getmodule(kind): found for kind, found in ADAPTERS.items()}
+    return ADAPTERS[VisionTransformer] if name.startswith("deit") else made.get(module)
 
 
 def unit_of(name: str) -> Unit:
@@ -247,10 +247,10 @@ def _adapt(model: Model, spec: ModelSpec) -> None:
 
 
 def _check_side(model: Model, spec: ModelSpec) -> None:
-    fault = anatomy(model).side_fault()
+    fault = adapter(model).side_fault()
     if fault:
-        what, _, mend = fault.partition("; ")
-        raise ModelError("model.image_size", f"{what} of {spec.name}", mend)
+        what, _, fix = fault.partition("; ")
+        raise ModelError("model.image_size", f"{what} of {spec.name}", fix)
 
 
 def unsupported(name: str, reason: str) -> ModelError:
@@ -260,14 +260,14 @@ def unsupported(name: str, reason: str) -> ModelError:
 
 def why_not_patchable(model: nn.Module) -> str:
     """Return why the parts of ``model`` cannot be told apart where they write, or "" if they can."""
-    if not isinstance(model, tuple(ANATOMIES)):
+    if not isinstance(model, tuple(ADAPTERS)):
         return f"it is a {type(model).__name__}"
-    return anatomy(model).fault()
+    return adapter(model).fault()
 
 
 def load_into(model: Model, state: Mapping[str, torch.Tensor], path: Path, *, keep_classifier: bool) -> None:
     """Load the tensors of a file, resampling positions; name what does not fit."""
-    body, wanted = anatomy(model), model.state_dict()
+    body, wanted = adapter(model), model.state_dict()
     if body.mark not in state:
         found = ", ".join(sorted(state)[:FAULTS_SHOWN])
         raise ModelError(
@@ -295,22 +295,22 @@ def load_into(model: Model, state: Mapping[str, torch.Tensor], path: Path, *, ke
 
 def _fitted(state: Mapping[str, torch.Tensor], model: Model) -> Mapping[str, torch.Tensor]:
     """Return a checkpoint resampled to the model's image size, by timm's function for the family."""
-    if not anatomy(model).resampled:
+    if not adapter(model).resampled:
         return state
-    kind = next(kind for kind in ANATOMIES if isinstance(model, kind))
+    kind = next(kind for kind in ADAPTERS if isinstance(model, kind))
     fit: Filter = importlib.import_module(kind.__module__).checkpoint_filter_fn
     return fit(state, model)
 
 
 def without_classifier(state: Mapping[str, torch.Tensor], model: Model) -> dict[str, torch.Tensor]:
     """Return a state dict of the model's kind without the tensors that depend on the classes."""
-    classifiers = tuple(f"{name}." for name in anatomy(model).classifiers())
+    classifiers = tuple(f"{name}." for name in adapter(model).classifiers())
     return {k: v for k, v in state.items() if not k.startswith(classifiers)}
 
 
 def check_outputs(state: Mapping[str, torch.Tensor], model: Model, path: Path) -> None:
     """Raise where the weights' own classifier has another number of outputs than the card names classes."""
-    name, classifier = next(iter(anatomy(model).classifiers().items()))
+    name, classifier = next(iter(adapter(model).classifiers().items()))
     found, named = len(state.get(f"{name}.weight", ())), classifier.out_features
     if found and found != named:
         raise ModelError(

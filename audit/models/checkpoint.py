@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from audit.errors import ModelError
-from audit.store import whole
+from audit.store import atomic_write
 
 StateDict = Mapping[str, torch.Tensor]
 STARTED_FROM = "started_from"  # in a file's metadata: hash_state of the weights before training
@@ -66,7 +66,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 def save_weights(state: StateDict, path: Path, *, started_from: str | None = None) -> None:
     """Write a state dict as safetensors, whole or not at all, with the hash of the weights it was trained from."""
     metadata = None if started_from is None else {STARTED_FROM: started_from}
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, metadata)
         except SafetensorError as error:  # which says in words alone what the system said

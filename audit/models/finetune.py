@@ -22,10 +22,10 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 from torch.nn import functional as F
 
+from audit.batching import batches, in_batches, in_halves
 from audit.data.pixels import Pixels
 from audit.errors import UnfinishedError
-from audit.memory import batches, in_batches, in_halves
-from audit.models.anatomy import Model, anatomy
+from audit.models.adapters.registry import Model, adapter
 from audit.models.predict import finish
 from audit.models.transforms import as_input
 from audit.store import not_written
@@ -112,7 +112,7 @@ def make_views(
 
 def prefix_blocks(model: Model, train_blocks: int | None) -> int:
     """Return how many blocks stay frozen."""
-    return 0 if train_blocks is None else max(0, anatomy(model).depth - train_blocks)
+    return 0 if train_blocks is None else max(0, adapter(model).depth - train_blocks)
 
 
 def mirrored(pixels: Pixels) -> Pixels:
@@ -123,7 +123,7 @@ def mirrored(pixels: Pixels) -> Pixels:
 @torch.inference_mode()
 def _prefix_features(model: Model, pixels: Pixels, prefix: int, dtype: torch.dtype) -> torch.Tensor:
     model.eval()
-    body, features = anatomy(model), torch.empty(0)
+    body, features = adapter(model), torch.empty(0)
 
     def compute(part: slice) -> bool:
         nonlocal features
@@ -152,8 +152,8 @@ def _room(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
                 np.memmap(file, np.float16 if dtype == torch.float16 else np.float32, "w+", shape=shape)
             )
     except OSError as error:
-        mend = f"make room for {size / 2**30:.1f} GB of features there, or name another folder with TMPDIR"
-        raise not_written(Path(os.environ.get("TMPDIR", tempfile.gettempdir())), error, mend) from error
+        fix = f"make room for {size / 2**30:.1f} GB of features there, or name another folder with TMPDIR"
+        raise not_written(Path(os.environ.get("TMPDIR", tempfile.gettempdir())), error, fix) from error
 
 
 def finetune(
@@ -350,7 +350,7 @@ def _set_training(model: Model, recipe: Recipe) -> None:
 
 def _freeze(model: Model, prefix: int, recipe: Recipe) -> None:
     """Let the gradient reach what the recipe trains, and nothing else."""
-    body = anatomy(model)
+    body = adapter(model)
     layers = range(prefix, body.depth)
     model.requires_grad_(prefix == 0 and not recipe.freeze_classifier and not recipe.attention_only)
     whole = [p for layer in layers for part in body.modules(layer) for p in part.parameters()]
@@ -364,7 +364,7 @@ def _forward_tail(
     model: Model, views: Views, rows: npt.NDArray[np.int64], view_of: npt.NDArray[np.int64]
 ) -> torch.Tensor:
     drawn = _drawn(views, rows, view_of)
-    stream = anatomy(model).embed(as_input(model, drawn.numpy())) if views.prefix == 0 else drawn.float()
+    stream = adapter(model).embed(as_input(model, drawn.numpy())) if views.prefix == 0 else drawn.float()
     return finish(model, stream, views.prefix)
 
 

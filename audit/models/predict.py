@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from audit.batching import in_batches
 from audit.data.pixels import Pixels
-from audit.memory import in_batches
-from audit.models.anatomy import Model, anatomy
+from audit.models.adapters.registry import Model, adapter
 from audit.models.blocks import is_plain, leading_rows, rows_read
 from audit.models.transforms import as_input
 
@@ -21,7 +21,7 @@ def predict_logits(model: Model, pixels: Pixels, *, batch: int = 64) -> Floats:
     model.eval()
 
     def logits(part: slice) -> Floats:
-        return finish(model, anatomy(model).embed(as_input(model, pixels[part])), 0).cpu().numpy().astype(np.float32)
+        return finish(model, adapter(model).embed(as_input(model, pixels[part])), 0).cpu().numpy().astype(np.float32)
 
     return np.concatenate(in_batches(logits, len(pixels), batch))
 
@@ -40,7 +40,7 @@ def finish(model: Model, stream: torch.Tensor, start: int) -> torch.Tensor:
     Where the classifier reads nothing but prefix tokens, the last block is computed for these alone. In exact
     arithmetic logits and gradients are those of the whole model.
     """
-    body = anatomy(model)
+    body = adapter(model)
     for layer in range(start, body.depth):
         block, rows = body.blocks[layer], rows_read(model) if layer == body.depth - 1 else None
         short = rows is not None and is_plain(block)

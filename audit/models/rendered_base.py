@@ -19,12 +19,12 @@ import torch
 from audit.card.schema import ModelSpec
 from audit.data.pixels import load_pixels
 from audit.data.synthetic import RENDERER_VERSION, SyntheticSource, sample_faces
-from audit.models.anatomy import anatomy
+from audit.models.adapters.registry import adapter
 from audit.models.build import create_architecture
 from audit.models.checkpoint import save_weights
 from audit.models.finetune import Progress, Recipe, finetune, make_views, mirrored
 
-VERSION = 2  # raise when the training changes: cached bases are then made anew
+VERSION = 2  # raise when the training changes: cached bases are then made again
 FACES = 1600
 SEED = 1_000_003
 RECIPE = Recipe(
@@ -70,7 +70,7 @@ def rendered_base(spec: ModelSpec, *, cache: Path, progress: Progress | None = N
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = create_architecture(spec, 2, pretrained=False)
-    size = anatomy(model).side
+    size = adapter(model).side
     pixels = load_pixels(SyntheticSource(faces), faces["image"].tolist(), size)
     targets = (faces["expression"] == "smiling").to_numpy().astype(np.int64)
     finetune(model, make_views(model, [pixels, mirrored(pixels)], None), targets, RECIPE, progress=progress)

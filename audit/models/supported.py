@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import timm
 import torch
 
-from audit.models.anatomy import ANATOMIES
+from audit.models.adapters.registry import ADAPTERS
 from audit.models.build import why_not_patchable
-from audit.models.translated import HUGGING_FACE, KINDS, TORCHVISION, torchvision_names
-from audit.words import FULL
+from audit.models.converters import HUGGING_FACE, KINDS, TORCHVISION, torchvision_names
+from audit.units import FULL
 
-MODULES = (*(kind.__module__.rsplit(".", 1)[1] for kind in ANATOMIES), "deit")  # timm's, in which such models are
+MODULES = (*(kind.__module__.rsplit(".", 1)[1] for kind in ADAPTERS), "deit")  # timm's, in which such models are
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Row:
 
 def families() -> list[Row]:
     """Return a row for each family."""
-    rows = [Row("timm", made.called, ", ".join(made.named), FULL[made.unit], made.notes) for made in ANATOMIES.values()]
+    rows = [Row("timm", made.called, ", ".join(made.named), FULL[made.unit], made.notes) for made in ADAPTERS.values()]
     rows.append(
         Row(
             "torchvision",

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tvf
 
 from audit.data.pixels import Pixels
-from audit.models.anatomy import Model
+from audit.models.adapters.registry import Model
 from audit.models.device import CUDA, device_of
 
 Corruption = Callable[[torch.Tensor], torch.Tensor]

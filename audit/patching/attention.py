@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 from timm.models.vision_transformer import Block
 
+from audit.batching import in_batches
 from audit.data.pixels import Pixels
-from audit.memory import in_batches
-from audit.models.anatomy import Model, anatomy
+from audit.models.adapters.registry import Model, adapter
 from audit.models.blocks import is_plain, rows_read
 from audit.models.transforms import as_input
 from audit.patching.sites import Site, heads_of
@@ -23,7 +23,7 @@ Grid = npt.NDArray[np.float64]
 
 def can_look(model: Model, site: Site) -> bool:
     """Tell whether the head's attention can be computed: its block is of a kind whose parts are known."""
-    return is_plain(anatomy(model).blocks[site.layer])
+    return is_plain(adapter(model).blocks[site.layer])
 
 
 @torch.inference_mode()
@@ -65,7 +65,7 @@ def mean_attention(model: Model, pixels: Pixels, rows: Rows, sites: Sequence[Sit
 
 def _by_layer(model: Model, images: torch.Tensor, layers: set[int]) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield layer and attention (B, heads, tokens that are read, tokens), as far as the last of ``layers``."""
-    body = anatomy(model)
+    body = adapter(model)
     stream = body.embed(images)
     for layer, block in enumerate(body.blocks[: max(layers) + 1]):
         if layer in layers:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from audit.models.anatomy import Model, anatomy
+from audit.models.adapters.registry import Model, adapter
 from audit.patching.sites import Trace, heads_of, listening
 
 Slopes = Mapping[int, torch.Tensor]  # by layer: (B, tokens, width)
@@ -61,7 +61,7 @@ def linearise(
     attention: list[torch.Tensor] = []
     z: list[torch.Tensor] = []
     probes: dict[int, torch.Tensor] = {}
-    body = anatomy(model)
+    body = adapter(model)
     with torch.no_grad():
         stream = body.embed(images)
     with listening(model, z, attention, images=len(images)), _probing(model, layers, probes), torch.enable_grad():
@@ -91,7 +91,7 @@ def _probing(model: Model, layers: range, probes: dict[int, torch.Tensor]) -> It
 
     with ExitStack() as stack:
         for i in layers:
-            stack.callback(anatomy(model).written(i).register_forward_hook(probe(i)).remove)
+            stack.callback(adapter(model).written(i).register_forward_hook(probe(i)).remove)
         yield
 
 
@@ -117,7 +117,7 @@ def attribute(model: Model, recipient: Written, donor: Written, slopes: Slopes) 
     """
     columns = []
     for layer, slope in slopes.items():
-        at_z, n_heads = anatomy(model).at_z(layer, slope), heads_of(model, layer)
+        at_z, n_heads = adapter(model).at_z(layer, slope), heads_of(model, layer)
         along, own, given = (_by_head(t, n_heads) for t in (at_z, recipient[layer], donor[layer]))
         columns.append(along @ given.mT - (along * own).sum(-1, keepdim=True))
     return torch.cat(columns).permute(1, 2, 0)

@@ -14,11 +14,11 @@ import torch
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from audit.memory import fitting, in_halves
-from audit.models.anatomy import Model, anatomy
+from audit.batching import in_halves, max_batch_size
+from audit.models.adapters.heads import Heads
+from audit.models.adapters.registry import Model, adapter
 from audit.models.blocks import attend, is_plain, rows_read
 from audit.models.device import CPU, computing_in, device_of, memory_of
-from audit.models.families.heads import Heads
 from audit.models.predict import finish
 from audit.patching.hooks import replacing_writes
 from audit.patching.sites import Site, Trace, bias_write, head_writes, heads_of
@@ -43,7 +43,7 @@ def _continue(model: Model, layer: int, stream: torch.Tensor) -> torch.Tensor:
 
     Convolutions round differently where the same numbers lie in another order in memory.
     """
-    return finish(model, anatomy(model).after(layer, _read(model, layer, stream.contiguous())), layer + 1)
+    return finish(model, adapter(model).after(layer, _read(model, layer, stream.contiguous())), layer + 1)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Patches:
 
 def rows_at_once(model: Model, layer: int, precision: torch.dtype = torch.float32) -> int:
     """Return how many images patched at a layer are computed at once: as many as pay, or as fit into memory."""
-    body = anatomy(model)
+    body = adapter(model)
     largest = max((body.sizes(i) for i in range(layer, body.depth)), key=lambda s: s.tokens * s.hidden)
     width, hidden, tokens = largest.width, largest.hidden, largest.tokens
     device = device_of(model)
@@ -96,7 +96,7 @@ def rows_at_once(model: Model, layer: int, precision: torch.dtype = torch.float3
         most = ROWS_AT_ONCE // 2
     else:
         most = min(max(CACHED // (4 * tokens * hidden), 1), ROWS_AT_ONCE)
-    return fitting(most, 4 * tokens * (STREAMS * width + 2 * hidden), share=ROOM, free=memory_of(device))
+    return max_batch_size(most, 4 * tokens * (STREAMS * width + 2 * hidden), share=ROOM, free=memory_of(device))
 
 
 @torch.inference_mode()
@@ -170,8 +170,8 @@ def patch_layer(
 
 def _patched(model: Model, recipient: Trace, donor: Donor, layer: int, patches: Patches) -> torch.Tensor:
     """Return the residual streams (M, tokens, width) after a layer's attention, a head of each patched."""
-    body = anatomy(model)
-    stream = _read(model, layer, body.carried(layer, recipient.entering[layer]))
+    body = adapter(model)
+    stream = _read(model, layer, body.residual_input(layer, recipient.entering[layer]))
     attention = _read(model, layer, recipient.attention[layer])
     rows, given_rows = (index.to(stream.device, non_blocking=True) for index in (patches.recipient, patches.donor))
     patched = stream[rows] + attention[rows]
@@ -183,7 +183,7 @@ def _patched(model: Model, recipient: Trace, donor: Donor, layer: int, patches: 
         if donor.model is model:
             change = body.write(layer, head, given - own)
         else:
-            change = anatomy(donor.model).write(layer, head, given) - body.write(layer, head, own)
+            change = adapter(donor.model).write(layer, head, given) - body.write(layer, head, own)
         patched[at] += change
     return patched
 
@@ -200,11 +200,11 @@ def transplant_layer(model: Model, recipient: Trace, donor: Model, layer: int) -
     -------
     torch.Tensor (heads, B, classes)
     """
-    body, entering = anatomy(model), recipient.entering[layer]
+    body, entering = adapter(model), recipient.entering[layer]
     caught: list[torch.Tensor] = []
     handles = body.listen(layer, caught, [], images=len(entering))
     try:
-        functional_call(body.blocks[layer], anatomy(donor).own_weights(layer), (entering,), dict(body.given(layer)))
+        functional_call(body.blocks[layer], adapter(donor).own_weights(layer), (entering,), dict(body.given(layer)))
     finally:
         for handle in handles:
             handle.remove()
@@ -216,12 +216,12 @@ def transplant_layer(model: Model, recipient: Trace, donor: Model, layer: int) -
 def _read(model: Model, layer: int, tokens: torch.Tensor) -> torch.Tensor:
     """Keep of (..., tokens, width) after a layer's attention what can still reach the classifier."""
     rows = rows_read(model)
-    return tokens if rows is None or layer < anatomy(model).depth - 1 else tokens[..., :rows, :]
+    return tokens if rows is None or layer < adapter(model).depth - 1 else tokens[..., :rows, :]
 
 
 def _unpatched(model: Model, recipient: Trace, layer: int) -> torch.Tensor:
     """Return the recipients' residual stream after a layer's attention was added."""
-    return anatomy(model).carried(layer, recipient.entering[layer]) + recipient.attention[layer]
+    return adapter(model).residual_input(layer, recipient.entering[layer]) + recipient.attention[layer]
 
 
 @torch.inference_mode()
@@ -242,10 +242,10 @@ def patch_attention(model: Model, recipient: Trace, donor: Donor, layers: range)
     a convolutional network, what goes around the branches).
     The biases of the output projections, which belong to no head, stay the recipient's.
     """
-    body, stream = anatomy(model), recipient.entering[layers.start]
+    body, stream = adapter(model), recipient.entering[layers.start]
     for layer in layers:
         ours, theirs = (bias_write(m, layer) for m in (model, donor.model))
-        stream = body.after(layer, body.carried(layer, stream) + (donor.trace.attention[layer] - theirs + ours))
+        stream = body.after(layer, body.residual_input(layer, stream) + (donor.trace.attention[layer] - theirs + ours))
     for layer in range(layers.stop, body.depth):
         stream = body.run(layer, stream)
     return body.classify(stream)
@@ -257,7 +257,7 @@ def patch_together(model: Model, recipient: Trace, donor: Donor, sites: Sequence
 
     Each head writes what the donor's does, instead of what it would write given the patches below it.
     """
-    body = anatomy(model)
+    body = adapter(model)
     first, last = min(site.layer for site in sites), body.depth - 1
     rows = rows_read(model)
     stream = recipient.entering[first]
@@ -278,7 +278,7 @@ def patch_together(model: Model, recipient: Trace, donor: Donor, sites: Sequence
 
 def _of_heads(model: Model, layer: int, z: torch.Tensor, heads: list[int]) -> torch.Tensor:
     """Return what some heads of a layer write together: (B, tokens, width)."""
-    body = anatomy(model)
+    body = adapter(model)
     assert isinstance(body, Heads)  # of a plain block
     every, weight = (t.unflatten(-1, (body.units(layer), -1)) for t in (z, body.projection(layer).weight))
     u = F.linear(every[..., heads, :].flatten(-2), weight[:, heads].flatten(1))

@@ -26,9 +26,9 @@ import pandas as pd
 import torch
 from scipy.special import expit
 
+from audit.batching import in_batches, max_batch_size
 from audit.data.pixels import Pixels
-from audit.memory import fitting, in_batches
-from audit.models.anatomy import Model
+from audit.models.adapters.registry import Model
 from audit.models.device import device_of, memory_of
 from audit.models.transforms import as_input
 from audit.patching.attribution import attribute, linearise
@@ -117,7 +117,7 @@ def _moved(
         z = record(model, as_input(model, pixels[donors[part]])).z
         return {layer: z[layer] for layer in layers}
 
-    written = in_batches(writes, len(donors), fitting(len(donors), trace_bytes(model), share=0.5, free=room))
+    written = in_batches(writes, len(donors), max_batch_size(len(donors), trace_bytes(model), share=0.5, free=room))
     given = {layer: torch.cat([z[layer] for z in written]) for layer in layers}
 
     def moved(part: slice) -> dict[str, Array]:
@@ -130,7 +130,7 @@ def _moved(
             found[name] = expit(base + change) - expit(base)
         return found
 
-    at_once = fitting(len(recipients), GRAPH * trace_bytes(model), share=0.5, free=room)
+    at_once = max_batch_size(len(recipients), GRAPH * trace_bytes(model), share=0.5, free=room)
     parts = in_batches(moved, len(recipients), at_once)
     return {name: np.concatenate([part[name] for part in parts]) for name in scalars}
 

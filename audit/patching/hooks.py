@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from audit.models.anatomy import Model, anatomy
-from audit.models.families.heads import Heads
+from audit.models.adapters.heads import Heads
+from audit.models.adapters.registry import Model, adapter
 from audit.patching.sites import Site
 
 Writes = Mapping[Site, torch.Tensor]  # what each head shall add to the residual stream: (B, tokens, width)
@@ -28,7 +28,7 @@ def _write_of(model: Model, site: Site, caught: torch.Tensor, images: int) -> to
     Of a transformer that is the input of the output projection, which it passes through without the bias; of a
     convolutional network it is what the branch puts out.
     """
-    body, head = anatomy(model), site.head
+    body, head = adapter(model), site.head
     if not isinstance(body, Heads):
         return _only(caught, 1, head, body.units(site.layer))
     only = _only(body.z_of(site.layer, caught, images), -1, head, body.units(site.layer))
@@ -48,7 +48,7 @@ def _only(whole: torch.Tensor, axis: int, part: int, parts: int) -> torch.Tensor
 @contextmanager
 def _catching(model: Model, layer: int, caught: list[torch.Tensor]) -> Iterator[None]:
     """Append what ``_write_of`` reads of a layer, of every pass within the block."""
-    body = anatomy(model)
+    body = adapter(model)
     if isinstance(body, Heads):
         with _hooked(before=[(body.projection(layer), lambda _module, args: caught.append(args[0]))]):
             yield
@@ -58,7 +58,7 @@ def _catching(model: Model, layer: int, caught: list[torch.Tensor]) -> Iterator[
 
 
 def _gamma(block: nn.Module) -> torch.Tensor | None:
-    """Return LayerScale's gamma under either of its names; found anew here, so that a mistake elsewhere shows."""
+    """Return LayerScale's gamma under either of its names; found again here, so that a mistake elsewhere shows."""
     gamma = getattr(getattr(block, "ls1", None), "gamma", getattr(block, "gamma_1", None))
     return None if gamma is None else gamma.detach()
 
@@ -107,7 +107,7 @@ def replacing_writes(model: Model, writes: Writes, *, images: int) -> Iterator[N
             caught: list[torch.Tensor] = []
             replace = _replace_writes(model, {s: writes[s] for s in sites}, caught, images)
             stack.enter_context(_catching(model, layer, caught))
-            stack.enter_context(_hooked((anatomy(model).written(layer), replace)))
+            stack.enter_context(_hooked((adapter(model).written(layer), replace)))
         yield
 
 
@@ -133,7 +133,7 @@ def patch_everything(
     tuple of torch.Tensor
         The patched model's last residual stream (B, tokens, width), the donor's own, and the patched logits.
     """
-    body, strange = anatomy(model), anatomy(donor)
+    body, strange = adapter(model), adapter(donor)
     parts, donor_parts = (
         [a.stem(), *(part for i in range(a.depth) for part in a.branches(i))] for a in (body, strange)
     )

@@ -150,8 +150,8 @@ def _assign(
 def _deal(recipients: pd.DataFrame, pairs: pd.DataFrame, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """Return the pair (its place in ``pairs``, or -1) of each recipient; subjects of a kind use the pairs evenly.
 
-    Subjects seen in both groups are dealt first, whole: were their two sides dealt apart, chains of shared subjects
-    would tie all pairs together.
+    Subjects seen in both groups are assigned first, whole: with their two sides apart, chains of shared subjects would
+    tie all pairs together.
     """
     inside = list(zip(pairs["subject_group"], pairs["subject_reference"], strict=True))
     codes, subjects = pd.factorize(recipients["subject"])
@@ -164,8 +164,8 @@ def _deal(recipients: pd.DataFrame, pairs: pd.DataFrame, rng: np.random.Generato
             pair = _next_pair(inside, subjects[k], turn)
             if pair is not None:
                 pair_of[k], turn = pair, pair + 1
-    dealt: npt.NDArray[np.int64] = pair_of[codes]
-    return dealt
+    assigned: npt.NDArray[np.int64] = pair_of[codes]
+    return assigned
 
 
 def _next_pair(inside: Sequence[tuple[str, str]], subject: str, start: int) -> int | None:

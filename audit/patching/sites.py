@@ -4,7 +4,7 @@ What head h of a layer adds to the residual stream is ``u_h = gamma * W_O[:, h] 
 the input of the output projection, W_O[:, h] the columns of that projection that read it, gamma the LayerScale where
 the model has one. The projection's bias belongs to no head. In a convolutional network a slice of channels takes the
 head's place, and u_h is those channels of what the block adds. Where these parts are, and how the stream lies, differs
-between architectures and stands in ``audit.models.families``; "head" below is either, "tokens" are rows and columns
+between architectures and stands in ``audit.models.adapters``; "head" below is either, "tokens" are rows and columns
 where the stream has them, which in a convolutional network come after the width.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from audit.models.anatomy import Model, anatomy
+from audit.models.adapters.registry import Model, adapter
 
 
 @dataclass(frozen=True, order=True)
@@ -29,18 +29,18 @@ class Site:
 
 def heads_of(model: Model, layer: int) -> int:
     """Return how many heads a layer has."""
-    return anatomy(model).units(layer)
+    return adapter(model).units(layer)
 
 
 def sites_of(model: Model, layers: range | None = None) -> list[Site]:
     """Return all heads, layer by layer; of some layers only where ``layers`` is given."""
-    body = anatomy(model)
+    body = adapter(model)
     return [Site(i, h) for i in (range(body.depth) if layers is None else layers) for h in range(body.units(i))]
 
 
 def bias_write(model: Model, layer: int) -> torch.Tensor | float:
     """Return what the output projection's bias, which belongs to no head, adds to the residual stream: (width,)."""
-    return anatomy(model).bias(layer)
+    return adapter(model).bias(layer)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Trace:
 
 def trace_bytes(model: Model) -> int:
     """Return the size of one image's trace in float32."""
-    body = anatomy(model)
+    body = adapter(model)
     leaving = body.sizes(body.depth - 1)
     return 4 * (sum(map(body.traced, range(body.depth))) + leaving.tokens * leaving.width)
 
@@ -94,7 +94,7 @@ def record(model: Model, images: torch.Tensor, *, prefix: Trace | None = None, s
     start : int
         First block that is run where ``prefix`` is given.
     """
-    body = anatomy(model)
+    body = adapter(model)
     if prefix is None:
         entering, attention, z, start = [], [], [], 0
         stream = body.embed(images)
@@ -116,7 +116,7 @@ def same_up_to(a: Model, b: Model, start: int) -> bool:
 
 def _after(model: Model, start: int) -> tuple[str, ...]:
     """Return the prefixes of the names of what comes after block ``start``."""
-    body = anatomy(model)
+    body = adapter(model)
     later = (name for layer in range(start, body.depth) for name in body.names(layer))
     return (*(f"{part}." for part in body.last), *later)
 
@@ -124,7 +124,7 @@ def _after(model: Model, start: int) -> tuple[str, ...]:
 @contextmanager
 def listening(model: Model, z: list[torch.Tensor], attention: list[torch.Tensor], *, images: int) -> Iterator[None]:
     """Append what each layer's heads hold and what they add to the stream; hooks are gone afterwards."""
-    body = anatomy(model)
+    body = adapter(model)
     handles = [h for layer in range(body.depth) for h in body.listen(layer, z, attention, images=images)]
     try:
         yield
@@ -152,4 +152,4 @@ def head_writes(model: Model, layer: int, z: torch.Tensor, *, scale_from: Model 
     -------
     torch.Tensor (heads, B, tokens, width)
     """
-    return anatomy(model).writes(layer, z, scale_from=anatomy(scale_from or model))
+    return adapter(model).writes(layer, z, scale_from=adapter(scale_from or model))

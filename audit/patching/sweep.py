@@ -1,4 +1,4 @@
-"""Sweeps: the plans of the designs run through the engine, one row an image x head x donor kind."""
+"""Sweeps: the plans of the designs run through the engine, one row per image x head x donor kind."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
+from audit.batching import batches, in_batches, in_halves, max_batch_size
 from audit.data.pixels import Pixels
-from audit.memory import batches, fitting, in_batches, in_halves
-from audit.models.anatomy import Model
+from audit.models.adapters.registry import Model
 from audit.models.device import CPU, device_of, memory_of
 from audit.models.transforms import as_input
 from audit.patching.engine import Donor, Patches, patch, patch_together, transplant_layer
@@ -58,7 +58,7 @@ def measure_logits(logits: torch.Tensor, outcomes: Mapping[str, int]) -> dict[st
 
 
 def measure_unpatched(model: Model, pixels: Pixels, rows: Rows, outcomes: Mapping[str, int]) -> pd.DataFrame:
-    """Return p, m and the predicted class of images as they are, one row an image."""
+    """Return p, m and the predicted class of images as they are, one row per image."""
     with torch.inference_mode():
         parts = in_batches(lambda part: model(as_input(model, pixels[rows[part]])), len(rows), 64)
     return pd.DataFrame({"recipient": rows, **measure_logits(torch.cat(parts), outcomes)})
@@ -125,7 +125,7 @@ def sweep(
                     computed.append((patches, batch.logits(layer, patches, precision), layer))
                     done += len(patches.head)
                     if progress is not None:
-                        progress(min(done, total), total)  # what was begun anew counts twice
+                        progress(min(done, total), total)  # what was begun again counts twice
         # Only now are results waited for: an accelerator has a whole batch to do until then.
         return [batch.table(patches, logits, layer, outcomes) for patches, logits, layer in computed]
 
@@ -145,7 +145,7 @@ def recipients_at_once(model: Model, donors: int) -> int:
     """Return how many recipients are taken at once, with so many donors each: as many as pay, or as fit into memory."""
     device = device_of(model)
     most = RECIPIENTS_AT_ONCE if device.type == CPU else 2 * RECIPIENTS_AT_ONCE
-    return fitting(most, (1 + donors) * trace_bytes(model), share=0.5, free=memory_of(device))
+    return max_batch_size(most, (1 + donors) * trace_bytes(model), share=0.5, free=memory_of(device))
 
 
 def side_by_side(
@@ -293,7 +293,7 @@ def sweep_together(
                 tables.append(table.drop(columns=["layer", "head"]).assign(set=name))
                 done += len(positions)
                 if progress is not None:
-                    progress(min(done, total), total)  # what was begun anew counts twice
+                    progress(min(done, total), total)  # what was begun again counts twice
         return tables
 
     for positions in side_by_side(recipients_at_once(model, len(donors)), len(recipients), units):

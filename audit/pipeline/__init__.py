@@ -12,28 +12,33 @@ import pandas as pd
 import timm
 import torch
 
+import audit.batching
 import audit.data
 import audit.evidence
-import audit.memory
 import audit.models
 import audit.patching
 from audit import __version__
+from audit.batching import keep_freed_memory
 from audit.card.load import load_card, resolve
 from audit.card.schema import Card, ModelSpec
-from audit.controls.sets import ControlSet
+from audit.controls.control_images import ControlSet
 from audit.data.assemble import read_samples
 from audit.data.pixels import load_pixels
 from audit.data.samples import Samples
 from audit.data.summary import audited_outcomes
 from audit.errors import DataError, InputError, ModelError, UnfinishedError
-from audit.evidence.together import sets_to_patch
-from audit.memory import keep_freed_memory
-from audit.models.anatomy import anatomy
+from audit.evidence.joint_patching import sets_to_patch
+from audit.models.adapters.registry import adapter
 from audit.models.build import Backbone, check_model, with_class_names
 from audit.models.checkpoint import hash_state
 from audit.models.device import CPU, open_device, open_precision
 from audit.models.rendered_base import rendered_base
-from audit.pipeline.checking import (
+from audit.pipeline.analyze import judge_effects, judge_rates, judge_sets
+from audit.pipeline.attention_maps import look
+from audit.pipeline.build_record import EMPTY, record_audit, register
+from audit.pipeline.context import Setting, Step
+from audit.pipeline.patch_heads import patch_heads
+from audit.pipeline.run_controls import (
     add_numbers,
     check_known_effects,
     check_own_model,
@@ -42,14 +47,9 @@ from audit.pipeline.checking import (
     control_images,
     pairs_as_given,
 )
-from audit.pipeline.judging import judge_effects, judge_rates, judge_sets
-from audit.pipeline.looking import look
-from audit.pipeline.pairing import sweep_pairs
-from audit.pipeline.patching import patch_heads
-from audit.pipeline.recording import EMPTY, record_audit, register
-from audit.pipeline.setting import Setting, Step
-from audit.pipeline.sweeping import measure_images, sweep_sets
-from audit.pipeline.training import ARCHITECTURE, AuditedModels, train_audited, training_jobs
+from audit.pipeline.run_pairs import sweep_pairs
+from audit.pipeline.run_sweeps import measure_images, sweep_sets
+from audit.pipeline.train_models import ARCHITECTURE, AuditedModels, train_audited, training_jobs
 from audit.records import Audit, ControlReport
 from audit.report import answers, load_audit, render_run
 from audit.report.manifest import check_kept, write_manifest
@@ -69,7 +69,7 @@ from audit.store import (
     write_table,
     write_text,
 )
-from audit.words import Unit
+from audit.units import Unit
 
 LOG = "log.jsonl"
 
@@ -243,7 +243,7 @@ def prepare(request: Request, step: Step) -> Setting:
     of_controls = card.model.model_copy(update={"weights": card.controls.weights or card.model.weights})
     own = card.training == "none" and request.again is None
     model = backbone.build_as_is(len(samples.labels)) if own else backbone.build(len(samples.labels))
-    size = anatomy(model).side
+    size = adapter(model).side
     tick = step("data: decoding images")
     keys = samples.frame["image"].tolist()
     with _still_there(samples):
@@ -255,7 +255,7 @@ def prepare(request: Request, step: Step) -> Setting:
             "weights": hash_state(model.state_dict()) if own else backbone.body_hash(),
             "version": [
                 __version__,
-                source_hash((audit.data, audit.models, audit.patching, audit.memory, audit.evidence, audit.pipeline)),
+                source_hash((audit.data, audit.models, audit.patching, audit.batching, audit.evidence, audit.pipeline)),
             ],
             "libraries": [torch.__version__, timm.__version__, torch.get_num_threads()],
             "computed": [request.device, request.precision],
@@ -307,6 +307,6 @@ def find_backbone(spec: ModelSpec, card: Card, request: Request, cache: Path, st
 
 
 def _log(setting: Setting) -> str:
-    """Return the start, then the stages and their seconds, one JSON object a line."""
+    """Return the start, then the stages and their seconds, one JSON object per line."""
     begun = json.dumps({"started": setting.started}) + "\n"
     return begun + "".join(json.dumps({"stage": name, "seconds": seconds}) + "\n" for name, seconds in setting.stages)

@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 
 from audit.records import Audit
-from audit.report.shapes import Cell, Column, Table, header_cell
+from audit.report.svg import Cell, Column, Table, header_cell
 from audit.resources import resource_dir
-from audit.words import said_of
+from audit.units import said_of
 
 SECTIONS = {
     "summary": "1 Summary",
@@ -32,7 +32,7 @@ def _rows() -> tuple[dict[str, Any], ...]:
 
 
 def crosswalk_table(audit: Audit) -> Table:
-    """Return a row a clause; where the audit is invalid, findings and comparisons are named as withheld."""
+    """Return one row per clause; where the audit is invalid, findings and comparisons are named as withheld."""
     withheld = " Findings and comparisons are withheld from this report." if audit.is_invalid else ""
     return Table(
         id="crosswalk-table",

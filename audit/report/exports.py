@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 from audit import __version__
 from audit.records import Audit, ContrastRow, Control, Estimate, Finding
 from audit.report.formats import clean
-from audit.words import Unit
+from audit.units import Unit
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
@@ -236,7 +236,7 @@ def _control_case(control: Control) -> ET.Element:
     case = _case(f"controls.{control.kind}", f"{control.title} ({control.setting})")
     if not control.passed:
         message = f"{control.statistic}: {control.estimate.value!r}, required {control.relation} {control.threshold!r}"
-        ET.SubElement(case, "failure", message=clean(message), type=control.kind).text = clean(control.mend)
+        ET.SubElement(case, "failure", message=clean(message), type=control.kind).text = clean(control.fix)
     return case
 
 

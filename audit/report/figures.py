@@ -23,7 +23,7 @@ from PIL import Image
 
 from audit.records import Estimate
 from audit.report import formats
-from audit.report.shapes import Picture
+from audit.report.svg import Picture
 
 INK, MUTED, RULE = "#1c2733", "#566372", "#d4dae1"
 GROUP, REFERENCE, EFFECT, REFERENCE_MODEL = "#2f6da8", "#8794a3", "#c05a12", "#5b4b9a"
@@ -120,7 +120,7 @@ def rates_picture(bars: Sequence[Bar], title: str, compact: bool = False) -> Pic
 
 
 def shares_picture(bars: Sequence[Bar], title: str) -> Picture | None:
-    """Draw what share of a gap heads carry, one bar a head or set, with its interval; as ``rates_picture``.
+    """Draw what share of a gap heads carry, one bar per head or set, with its interval; as ``rates_picture``.
 
     A share may be negative (the head narrows the gap) or above 1.
     """
@@ -140,7 +140,7 @@ def shares_picture(bars: Sequence[Bar], title: str) -> Picture | None:
 
 
 def attention_picture(weights: Sequence[Sequence[float]], largest: float, title: str, alt: str) -> Picture:
-    """Draw where a head looks, a square a patch, from dark (nothing) to light (``largest``), in cividis."""
+    """Draw where a head looks, one square per patch, from dark (nothing) to light (``largest``), in cividis."""
     shares = np.array(weights, dtype=np.float64) / (largest or 1.0)
     colours = (255 * mpl.colormaps["cividis"](shares)[..., :3]).round().astype(np.uint8)
     squares = Image.fromarray(colours).resize(

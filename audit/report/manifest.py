@@ -58,7 +58,7 @@ def write_manifest(run: Path, *, only: Iterable[str] | None = None) -> None:
     ----------
     run : pathlib.Path
     only : iterable of str, optional
-        Names of the files that were written anew: of all others the old manifest's hash stands, so that what was
+        Names of the files that were written again: of all others the old manifest's hash stands, so that what was
         changed behind its back is still found. Without an old manifest every file is hashed.
     """
     path = run / MANIFEST
@@ -84,7 +84,7 @@ def check_kept(run: Path, *, record: bool = True) -> None:
     ----------
     run : pathlib.Path
     record : bool
-        Ask it of audit.json, too; False where that is made anew.
+        Ask it of audit.json, too; False where that is made again.
 
     Raises
     ------
@@ -97,16 +97,16 @@ def check_kept(run: Path, *, record: bool = True) -> None:
         return
     except ValueError:
         raise InputError(str(run / MANIFEST), "is no manifest", "restore it from a copy") from None
-    mend = f"restore it from a copy; what {MANIFEST} was made of is no longer here"
+    fix = f"restore it from a copy; what {MANIFEST} was made of is no longer here"
     if record and rows.get("audit.json", "") != file_hash(run / "audit.json"):
-        raise InputError(str(run / "audit.json"), f"was changed after {MANIFEST} was written", mend)
+        raise InputError(str(run / "audit.json"), f"was changed after {MANIFEST} was written", fix)
     if DECISIONS in rows:
         path, digest = run / DECISIONS, hashlib.sha256()
         for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
             digest.update(line)
             if digest.hexdigest() == rows[DECISIONS]:
                 return
-        raise InputError(str(path), f"decisions were changed or dropped after {MANIFEST} was written", mend)
+        raise InputError(str(path), f"decisions were changed or dropped after {MANIFEST} was written", fix)
 
 
 def holds(run: Path, name: str) -> bool:
@@ -203,8 +203,8 @@ def _public_key(key: Path) -> Ed25519PublicKey:
     try:
         public = load_pem_public_key(_read(key, "name the public key, in PEM"))
     except ValueError as error:
-        mend = "name the public key, not the private one"
-        raise InputError(str(key), f"no public key in PEM ({error})", mend) from None
+        fix = "name the public key, not the private one"
+        raise InputError(str(key), f"no public key in PEM ({error})", fix) from None
     if not isinstance(public, Ed25519PublicKey):
         raise InputError(str(key), "no Ed25519 key", "name the public key that belongs to the signature")
     return public
@@ -223,8 +223,8 @@ def key_id(public: Ed25519PublicKey) -> str:
     return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
-def _read(path: Path, mend: str) -> bytes:
+def _read(path: Path, fix: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(str(path), f"cannot be read ({error.strerror})", mend) from None
+        raise InputError(str(path), f"cannot be read ({error.strerror})", fix) from None

@@ -41,7 +41,7 @@ class Pseudonyms:
     Parameters
     ----------
     key : bytes
-        Secret; drawn anew unless given.
+        Secret; drawn again unless given.
     """
 
     key: bytes = field(default_factory=lambda: secrets.token_bytes(KEY_BYTES), repr=False)

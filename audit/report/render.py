@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 from audit.errors import InputError
 from audit.records import Audit, Decision
+from audit.report.csv_files import csv_tables
 from audit.report.exports import exports
 from audit.report.html import render_html
 from audit.report.pdf import render_pdf
 from audit.report.reviews import read_decisions
-from audit.report.tables import csv_tables
 from audit.report.view import build_view
 from audit.store import write_bytes
 

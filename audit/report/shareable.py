@@ -32,7 +32,7 @@ from audit.store import SAMPLES, UNFINISHED, file_hash, not_written, write_bytes
 MARK = "shareable.json"
 AS_THEY_ARE = ("effects/*.npz", "effects/effort-seed-*.json", "log.jsonl")  # numbers and hashes only
 TABLES, MODELS = "effects/*.parquet", "models/*"
-PRINTED = ("report.*", "tables/*", "exports/*", "audit.schema.json")  # made anew
+PRINTED = ("report.*", "tables/*", "exports/*", "audit.schema.json")  # made again
 WRITTEN_ANEW = ("audit.json", "card.yaml", "preregistration.json", DECISIONS)
 PATHS = (("data", "path"), ("model", "weights"), ("controls", "card"), ("controls", "path"), ("controls", "weights"))
 COMMENTS = "the comments of the card"
@@ -104,7 +104,7 @@ def read_mark(run: Path) -> SharedCopy | None:
         raise InputError(str(path), "damaged", "ask for the copy once more") from None
 
 
-def refuse_copy(run: Path, mend: str) -> None:
+def refuse_copy(run: Path, fix: str) -> None:
     """Refuse to measure in a shareable copy.
 
     Raises
@@ -113,7 +113,7 @@ def refuse_copy(run: Path, mend: str) -> None:
         If the run is one.
     """
     if (run / MARK).is_file():
-        raise InputError(str(run), "is a shareable copy, in which images have other names", mend)
+        raise InputError(str(run), "is a shareable copy, in which images have other names", fix)
 
 
 def _checked(run: Path) -> dict[str, str]:
@@ -228,7 +228,7 @@ def bare(path: str) -> str:
 
 
 def _record(audit: Audit, names: Pseudonyms, card: Card, place: Path) -> Audit:
-    """Return the record under other names, with the hashes of what was written anew."""
+    """Return the record under other names, with the hashes of what was written again."""
     examples = {
         part: [row.model_copy(update={"examples": [names.of(IMAGE, key) for key in row.examples]}) for row in rows]
         for part, rows in (("excluded", audit.data.excluded), ("quarantined", audit.data.quarantined))

@@ -10,9 +10,9 @@ from audit.report import formats, view_data, view_findings, view_heads, view_ins
 from audit.report.crosswalk import crosswalk_table
 from audit.report.legal import NOT_ANSWERED, clause_of
 from audit.report.reviews import by_finding, in_order
-from audit.report.shapes import Badge, Cell, Column, Fact, Table, TableGroup, badge_cell, header_cell, places, spelled
+from audit.report.svg import Badge, Cell, Column, Fact, Table, TableGroup, badge_cell, header_cell, places, spelled
 from audit.report.view_findings import FindingCard
-from audit.words import Unit, said_of
+from audit.units import Unit, said_of
 
 PAGE_ONE = ("/outcome", "/reasons", "/model", "/data", "/controls/controls", "/not_shown", "/next_steps")
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from audit.records import Audit, ContrastRow, CountRow, ExcludedRow, HeadRow, LabelShareRow, RateRow
 from audit.report import figures, formats, wording
-from audit.report.shapes import (
+from audit.report.svg import (
     Cell,
     Column,
     Picture,

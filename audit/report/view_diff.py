@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from audit.records import ComparedFinding, RunComparison, RunName
 from audit.report import formats, wording
-from audit.report.shapes import Badge, Column, Fact, Table, badge_cell, header_cell, number_cell
+from audit.report.svg import Badge, Column, Fact, Table, badge_cell, header_cell, number_cell
 from audit.report.view_heads import stacked
 
 STATES: dict[str, Badge] = {

@@ -1,4 +1,4 @@
-"""Section "Findings": one card a finding."""
+"""Section "Findings": one card per finding."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 
 from audit.records import AttentionMap, Audit, Decision, Finding
 from audit.report import figures, formats, view_data, wording
-from audit.report.shapes import Badge, Column, Fact, Picture, Table, header_cell, number_cell, places
+from audit.report.svg import Badge, Column, Fact, Picture, Table, header_cell, number_cell, places
 from audit.report.view_heads import estimate_text, forest, points_text
-from audit.words import Unit, said_of
+from audit.units import Unit, said_of
 
 TOP_FINDINGS = 3
 DOWN, ACROSS = ("top", "middle", "bottom"), ("left", "centre", "right")
@@ -51,7 +51,7 @@ class FindingCard:
     other_explanations: tuple[str, ...]
     figure_text: str  # the estimate in one line, for page one
     decisions: tuple[Decided, ...] = ()  # oldest first
-    looks: tuple[Picture, ...] = ()  # where the head looks, a picture a group
+    looks: tuple[Picture, ...] = ()  # where the head looks, one picture per group
     regions: Table | None = None  # the same in numbers
     source: str = ""  # where it stands in audit.json
 

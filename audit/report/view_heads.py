@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from audit.records import Agreement, Audit, Estimate, HeadRow, JointRow
 from audit.report import figures, formats, wording
-from audit.report.shapes import (
+from audit.report.svg import (
     Cell,
     Column,
     Picture,
@@ -21,7 +21,7 @@ from audit.report.shapes import (
 )
 from audit.report.view_data import seeds_cell, seeds_column
 from audit.report.view_instrument import every_grid, grid_table, scale
-from audit.words import Unit, said_of
+from audit.units import Unit, said_of
 
 FOREST_HEADS = 12  # heads drawn; the table lists all of them
 SHARES = "Share of the gap: single heads, then heads together"

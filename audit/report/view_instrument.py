@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from audit.records import Audit, Control, HeadGrid
 from audit.report import formats, wording
-from audit.report.shapes import (
+from audit.report.svg import (
     Cell,
     Column,
     Scale,
@@ -18,7 +18,7 @@ from audit.report.shapes import (
     number_cell,
     places,
 )
-from audit.words import LETTERS, said_of
+from audit.units import LETTERS, said_of
 
 STEPS = 5  # colour steps on each side of zero
 _RELATIONS = {"==": "=", "<=": "≤", ">=": "≥", "<": "<", ">": ">"}
@@ -51,7 +51,7 @@ def _control_row(control: Control, source: str) -> tuple[Cell, ...]:
         badge_cell(result),
         header_cell(
             control.title,
-            control.meaning if control.passed else f"{_not_shown(control)} Mend: {control.mend}",
+            control.meaning if control.passed else f"{_not_shown(control)} Fix: {control.fix}",
             source=source,
         ),
         Cell(control.setting),
@@ -67,7 +67,7 @@ def _not_shown(control: Control) -> str:
 
 
 def failed_controls(audit: Audit) -> list[tuple[str, str, str, str]]:
-    """Return title, what was measured against what, meaning and mend of each control that failed."""
+    """Return title, what was measured against what, meaning and fix of each control that failed."""
     return [
         (
             f"{control.title} ({control.setting})",
@@ -76,7 +76,7 @@ def failed_controls(audit: Audit) -> list[tuple[str, str, str, str]]:
                 f"{_RELATIONS[control.relation]} {formats.quantity(control.threshold)}"
             ),
             _not_shown(control),
-            control.mend,
+            control.fix,
         )
         for control in audit.controls.controls
         if not control.passed and control.gates == "audit"

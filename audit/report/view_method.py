@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from audit.records import Audit, SearchPrecision
 from audit.report import formats, wording
-from audit.report.shapes import Cell, Column, Fact, Table, header_cell, number_cell
-from audit.words import Unit, said_of
+from audit.report.svg import Cell, Column, Fact, Table, header_cell, number_cell
+from audit.units import Unit, said_of
 
 
 def model_size(audit: Audit) -> str:

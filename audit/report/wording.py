@@ -8,9 +8,9 @@ from functools import cache
 import yaml
 
 from audit.records import State
-from audit.report.shapes import Badge
+from audit.report.svg import Badge
 from audit.resources import resource_dir
-from audit.words import Unit, said_of
+from audit.units import Unit, said_of
 
 OUTCOMES: dict[str, tuple[Badge, str]] = {
     "PASSED": (
@@ -35,7 +35,7 @@ OUTCOMES: dict[str, tuple[Badge, str]] = {
         Badge("✕", "INVALID", "broken"),
         (
             "A check of the instrument failed. Nothing it measured about groups can be relied on, so every finding "
-            "is withheld until the cause is mended and the audit is run again."
+            "is withheld until the cause is fixed and the audit is run again."
         ),
     ),
 }
@@ -131,12 +131,12 @@ RAW_DIFFERENCE = "of the selection rates as they are; what the labels differ by 
 EQUALISED_ODDS = "the larger of the differences in true- and in false-positive rate, without sign"
 RANGE = (
     "With several groups the widest difference is above zero even where all groups are alike, the more so the smaller "
-    "they are. “By chance” is its mean when group labels are dealt out at random; “corrected” is what is left."
+    "they are. “By chance” is its mean when group labels are assigned at random; “corrected” is what is left."
 )
 EFFORT = (
     "A patch is one head of one image, from one donor. What was not patched was estimated to first order; exact "
-    "patches of images drawn by lot correct that estimate, whatever it misses. Found early: clear after the first few "
-    "images. Given up early: further patches had less than one chance in ten to find the head."
+    "patches of images drawn at random correct that estimate, whatever it misses. Found early: clear after the first "
+    "few images. Given up early: further patches had less than one chance in ten to find the head."
 )
 PRECISION = (
     "Heads were searched for in {dtype}. Among {compared} patches that were computed in float32 as well, the largest "

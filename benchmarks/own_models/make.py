@@ -66,7 +66,7 @@ def _pixels(path: Path, side: int) -> npt.NDArray[np.uint8]:
 
 
 def batches(n: int, lot: torch.Generator, size: int = 32) -> Iterator[torch.Tensor]:
-    """Yield rows in an order drawn by lot; the last batch is whole or left out."""
+    """Yield rows in an order drawn at random; the last batch is whole or left out."""
     yield from torch.randperm(n, generator=lot)[: n // size * size].split(size)
 
 

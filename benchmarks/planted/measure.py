@@ -217,7 +217,7 @@ def _half_widths(sampled: list[dict[str, Any]], every: list[dict[str, Any]]) -> 
 def _truth(
     job: Job, model: VisionTransformer, base: Backbone, heads: list[dict[str, Any]]
 ) -> tuple[truth.Truth, list[models.Head]] | None:
-    """Measure what is true of the gap, and of planted heads, decoy and one other; None where labels are dealt out."""
+    """Measure what is true of the gap, and of planted heads, decoy and one other; None where labels are assigned."""
     plan = job.plan
     if plan.kind == "random labels":
         return None

@@ -1,7 +1,7 @@
 """Models whose truth is known, fine-tuned from one base so that chosen heads carry a face's skin tone and no others do.
 
 Interchange-intervention training (Geiger 2022; Gupta 2024) on exact pairs. Each face has a twin, drawn in the other
-skin tone with all else equal. In every step each head takes its output from the twin or keeps its own, by lot, and the
+skin tone with all else equal. In every step each head takes its output from the twin or keeps its own at random; the
 model is trained to answer as if the tone were that which the *planted* heads were given: they carry the cue, whatever
 happens at the others is to change nothing. Two planted heads are redundant: each makes up for most of the other, and
 only when both are swapped does the whole answer follow. One more head is a *decoy*: it is trained to write the tone,
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from audit.card.schema import ModelSpec
 from audit.data.pixels import load_pixels
 from audit.data.synthetic import SyntheticSource, edited_key, sample_faces
-from audit.models.anatomy import anatomy
+from audit.models.adapters.registry import adapter
 from audit.models.build import Backbone
 from audit.models.checkpoint import save_weights
 from audit.models.finetune import make_views
@@ -193,7 +193,7 @@ def run_tail(
             z = torch.where(taken[:, i, :, None, None], given[i], z)
         written.append(z)
         stream = after_attention(block, stream[:, :rows] + block.ls1(block.attn.proj(z.transpose(1, 2).flatten(2))))
-    return anatomy(model).classify(stream), written
+    return adapter(model).classify(stream), written
 
 
 def attend(block: Block, stream: torch.Tensor, rows: int) -> torch.Tensor:

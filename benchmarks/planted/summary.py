@@ -1,4 +1,4 @@
-"""From one row a model to the figures of the benchmark, each with its interval and n."""
+"""From one row per model to the figures of the benchmark, each with its interval and n."""
 
 from __future__ import annotations
 

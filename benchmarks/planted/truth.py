@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch.nn import functional as F
 
 from audit.data.synthetic import sample_faces
-from audit.models.anatomy import anatomy
+from audit.models.adapters.registry import adapter
 from benchmarks.planted.models import LAYERS, Head, after_attention, attend, features
 
 TRUTH_SEEDS = 3_000_017  # from here on
@@ -115,7 +115,7 @@ def _run(
                 if head[0] == layer:
                     z[head].append(mixed[:, head[1]])
             stream = after_attention(block, stream)
-        p.append(anatomy(model).classify(stream).double().softmax(-1)[:, 1])
+        p.append(adapter(model).classify(stream).double().softmax(-1)[:, 1])
     joined = {layer: torch.cat(parts) for layer, parts in streams.items()}
     return torch.cat(p).numpy(), joined, {head: torch.cat(parts) for head, parts in z.items()}
 
@@ -136,7 +136,7 @@ def _patched(
             after, read = model.blocks[later], _rows(own, later)
             mixed = attend(after, own, read)
             own = after_attention(after, own[:, :read] + after.ls1(after.attn.proj(mixed.transpose(1, 2).flatten(2))))
-        p.append(anatomy(model).classify(own).double().softmax(-1)[:, 1])
+        p.append(adapter(model).classify(own).double().softmax(-1)[:, 1])
     return torch.cat(p).numpy()
 
 

@@ -16,7 +16,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from audit.memory import batches
+from audit.batching import batches
 from audit.patching.engine import Donor, patch_layer
 from audit.patching.sites import heads_of, record
 from audit.patching.sweep import recipients_at_once

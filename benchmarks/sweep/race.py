@@ -13,7 +13,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from audit.memory import keep_freed_memory
+from audit.batching import keep_freed_memory
 from benchmarks.sweep.cases import Case, build, draw_images
 from benchmarks.sweep.contenders import CONTENDERS, Contender, Sweep
 from benchmarks.sweep.floor import Lap, bound_flops, floor_lap, naive_flops, sizes_of, timed

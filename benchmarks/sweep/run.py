@@ -6,7 +6,7 @@
 
 Peers are installed into an environment of their own in the work folder, and the race is run there; whatever Python
 starts it needs nothing but itself. A case that is done is stored, so that the same command goes on after an
-interruption; a finished run leaves nothing stored, and the next one measures anew.
+interruption; a finished run leaves nothing stored, and the next one measures again.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def measure(*, quick: bool, work: Path, seed: int) -> summary.Json:
     """Race over all cases, and return the figures with all that they were made with."""
     import torch
 
-    from audit.memory import keep_freed_memory
+    from audit.batching import keep_freed_memory
     from benchmarks.sweep.contenders import CONTENDERS
     from benchmarks.sweep.race import cost_series
 
@@ -117,7 +117,7 @@ def measure(*, quick: bool, work: Path, seed: int) -> summary.Json:
 
 def _saving(*, quick: bool) -> summary.Json:
     """Measure what first-order estimates save; in a process of its own, for nnsight changes ``object`` in this one."""
-    from audit.memory import keep_freed_memory
+    from audit.batching import keep_freed_memory
     from benchmarks.sweep.saving import measure_saving
 
     keep_freed_memory()

@@ -20,13 +20,13 @@ import torch
 
 from audit.cli import DATA_VARIABLE
 from audit.evidence.effects import SwapEffects, draw_bootstrap, weighted_estimates
-from audit.evidence.stored import StoredEffects
+from audit.evidence.effects_store import StoredEffects
 from audit.patching.sites import heads_of, sites_of
 from audit.pipeline import Request, prepare
-from audit.pipeline.sampling import PartlyPatched, Sampling
-from audit.pipeline.setting import Setting
-from audit.pipeline.sweeping import Plan, make_plans, measure_images, patch_part, swept_layers
-from audit.pipeline.training import AuditedModels, train_audited
+from audit.pipeline.context import Setting
+from audit.pipeline.run_sampled import PartlyPatched, Sampling
+from audit.pipeline.run_sweeps import Plan, make_plans, measure_images, patch_part, swept_layers
+from audit.pipeline.train_models import AuditedModels, train_audited
 from audit.resources import resource_dir
 
 REAL, RENDERED = "expressions.yaml", "synthetic-expressions.yaml"

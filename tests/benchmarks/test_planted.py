@@ -421,7 +421,7 @@ def stored(tmp_path: Path) -> Path:
 
 
 def test_rows_that_are_stored_are_not_made_again(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "ProcessPoolExecutor", lambda *_, **__: pytest.fail("a model is made anew"))
+    monkeypatch.setattr(run, "ProcessPoolExecutor", lambda *_, **__: pytest.fail("a model is made again"))
     out = stored / "out.json"
     result = CliRunner().invoke(run.main, ["--quick", "--seed", "1", "--work", str(stored), "--json", str(out)])
     assert result.exit_code == 0, result.output

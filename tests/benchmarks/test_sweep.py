@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from audit.models.anatomy import anatomy
+from audit.models.adapters.registry import adapter
 from audit.patching.hooks import donor_writes, patch_with_hooks
 from audit.patching.sites import Site
 from benchmarks.sweep import environment, floor, race, run, summary
@@ -73,7 +73,7 @@ def counted(work: Callable[[], object]) -> int:
 def test_operations_are_those_that_torch_counts(case: Case, above_bound: float) -> None:
     model = build(case, 0).to("meta")
     images = torch.empty(case.images, 3, *model.patch_embed.img_size, device="meta")
-    sizes, layers = floor.sizes_of(model), range(anatomy(model).depth)
+    sizes, layers = floor.sizes_of(model), range(adapter(model).depth)
     one_pass = case.images * floor.pass_flops(sizes).total()
     naive, bound = (count(sizes, case.images).total() for count in (floor.naive_flops, floor.bound_flops))
     assert counted(lambda: model(images)) == pytest.approx(one_pass, rel=0.01)

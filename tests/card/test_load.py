@@ -1,4 +1,4 @@
-"""Every fault of a card, its line and its mend."""
+"""Every fault of a card, its line and its fix."""
 
 from __future__ import annotations
 

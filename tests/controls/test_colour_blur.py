@@ -13,15 +13,15 @@ from timm.models.vision_transformer import VisionTransformer
 
 from audit.card.schema import ControlsSpec, ModelSpec
 from audit.controls import colour_blur, shifts
-from audit.controls.channel import Channel, channels
 from audit.controls.colour_blur import Measured, best_head, judge_channel, measure_channel
-from audit.controls.expected import judge_form, share_of
+from audit.controls.control_images import ControlSet, Role, _rendered
+from audit.controls.control_models import ControlModels, corrupt, train_controls
+from audit.controls.criteria import judge_form, share_of
 from audit.controls.initialisation import Pair, Task, run_initialisation
-from audit.controls.sets import ControlSet, Role, _rendered
-from audit.controls.shifts import Giver, Shift, measure_heads, measure_random_direction, measure_shifts
-from audit.controls.training import ControlModels, spoil, train_controls
+from audit.controls.measure import ControlDonor, Shift, measure_heads, measure_random_direction, measure_shifts
+from audit.controls.spec import Channel, channels
 from audit.data.pixels import Pixels
-from audit.models.anatomy import Model, anatomy
+from audit.models.adapters.registry import Model, adapter
 from audit.models.build import Backbone
 from audit.models.predict import predict_logits
 from audit.models.transforms import as_input
@@ -64,7 +64,7 @@ def tried(models: ControlModels, images: ControlSet) -> dict[str, Channel]:
 def failed(channel: Channel) -> set[str]:
     """Return the failed controls of a channel, without the channel's name."""
     return {
-        c.id.removeprefix(f"{channel.words.name}_")
+        c.id.removeprefix(f"{channel.spec.name}_")
         for c in judge_channel(measure_channel(channel)).controls
         if not c.passed
     }
@@ -97,14 +97,14 @@ def test_the_models_know_what_they_should_and_cannot_know_the_rest(role: str, tr
     channel = tried[role]
 
     def accuracy(model: VisionTransformer, corruption: str) -> float:
-        found = predict_logits(model, spoil(channel.pixels, corruption)).argmax(1)
+        found = predict_logits(model, corrupt(channel.pixels, corruption)).argmax(1)
         return float((found == channel.targets).mean())
 
     for model in channel.clean:
         assert accuracy(model, "clean") > 0.9
-        assert accuracy(model, channel.words.corruption) < 0.5
+        assert accuracy(model, channel.spec.corruption) < 0.5
     for model in (channel.corrupted, *channel.null):
-        assert accuracy(model, channel.words.corruption) < 0.5
+        assert accuracy(model, channel.spec.corruption) < 0.5
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -168,7 +168,7 @@ def test_a_corruption_that_leaves_the_images_whole(
     role: str, tried: dict[str, Channel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is nothing between an image and its copy, and where nothing should be carried all is."""
-    monkeypatch.setattr(colour_blur, "spoil", lambda pixels, _corruption: pixels)
+    monkeypatch.setattr(colour_blur, "corrupt", lambda pixels, _corruption: pixels)
     nothing = {"null_nothing_to_carry", "null_nothing_to_carry_head"}
     assert failed(tried[role]) == {"gap_input", "joint_input", "head_input", "noising_input"} | nothing
 
@@ -196,7 +196,7 @@ def test_a_joint_patch_that_does_nothing_carries_nothing(
     tried: dict[str, Channel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def idle(model: VisionTransformer, own: Trace, _donor: Donor, _layers: range) -> torch.Tensor:
-        return anatomy(model).classify(own.leaving)
+        return adapter(model).classify(own.leaving)
 
     monkeypatch.setattr(shifts, "patch_attention", idle)
     assert failed(tried["colour"]) == {"joint_models", "joint_input", "noising_models", "noising_input"}
@@ -224,7 +224,9 @@ def test_a_random_direction_that_is_the_right_one_is_not_quiet(
         *,
         seed: int,
     ) -> shifts.Array:
-        found = measure_shifts(recipient, pixels, {"it": Giver(donor, pixels)}, targets, channel.words.layers, site)
+        found = measure_shifts(
+            recipient, pixels, {"it": ControlDonor(donor, pixels)}, targets, channel.spec.layers, site
+        )
         return found["it"].single
 
     monkeypatch.setattr(colour_blur, "measure_random_direction", right)
@@ -237,7 +239,7 @@ SITE = Site(1, 2)
 @pytest.mark.unit
 def test_a_model_as_its_own_donor_shifts_nothing() -> None:
     model, pixels, targets = tiny(), noise_pixels(5), np.array([0, 1, 2, 0, 1])
-    own = {"own": Giver(model, pixels), "copy": Giver(tiny(), pixels.copy())}
+    own = {"own": ControlDonor(model, pixels), "copy": ControlDonor(tiny(), pixels.copy())}
     heads = measure_heads(model, pixels, own, targets, range(2))
     moved = measure_shifts(model, pixels, own, targets, range(2), SITE)
     for name in own:
@@ -250,7 +252,7 @@ def test_a_model_as_its_own_donor_shifts_nothing() -> None:
 def test_the_whole_shift_is_the_difference_of_the_log_odds() -> None:
     model, donor, targets = tiny(classes=2), tiny(classes=2, seed=1), np.array([0, 1, 1])
     ours, theirs = noise_pixels(3), noise_pixels(3, seed=1)
-    shift = measure_shifts(model, ours, {"donor": Giver(donor, theirs)}, targets, range(2), SITE)["donor"]
+    shift = measure_shifts(model, ours, {"donor": ControlDonor(donor, theirs)}, targets, range(2), SITE)["donor"]
     sign = np.where(targets == 0, 1, -1)
     expected = [sign * (lo[:, 0] - lo[:, 1]) for lo in (predict_logits(donor, theirs), predict_logits(model, ours))]
     np.testing.assert_allclose(shift.total, expected[0] - expected[1], rtol=1e-4, atol=1e-4)
@@ -259,9 +261,9 @@ def test_the_whole_shift_is_the_difference_of_the_log_odds() -> None:
 @pytest.mark.unit
 def test_single_heads_are_measured_alike_one_by_one_and_all_together() -> None:
     model, donor, targets, pixels = tiny(), tiny(seed=1), np.array([0, 1, 2]), noise_pixels(3)
-    givers = {"donor": Giver(donor, pixels)}
-    heads = measure_heads(model, pixels, givers, targets, range(2))["donor"]
-    shift = measure_shifts(model, pixels, givers, targets, range(2), SITE)["donor"]
+    donors = {"donor": ControlDonor(donor, pixels)}
+    heads = measure_heads(model, pixels, donors, targets, range(2))["donor"]
+    shift = measure_shifts(model, pixels, donors, targets, range(2), SITE)["donor"]
     np.testing.assert_allclose(shift.single, heads[:, SITE.layer, SITE.head], atol=1e-5)
 
 
@@ -271,11 +273,11 @@ def test_a_frozen_prefix_is_shared_where_it_is_one_and_only_there() -> None:
     twin, stranger = tiny("three layers"), tiny("three layers", seed=1)
     with torch.no_grad():
         twin.blocks[2].attn.proj.weight.mul_(2)
-    givers = {"twin": Giver(twin, pixels), "stranger": Giver(stranger, pixels)}
-    assert shifts._sharing(model, pixels, givers | {"elsewhere": Giver(twin, pixels.copy())}, 2) == {"twin"}
-    for name, giver in givers.items():
-        shared = measure_heads(model, pixels, {name: giver}, targets, range(2, 3))[name]
-        apart = measure_heads(model, pixels, {name: replace(giver, pixels=pixels.copy())}, targets, range(2, 3))[name]
+    donors = {"twin": ControlDonor(twin, pixels), "stranger": ControlDonor(stranger, pixels)}
+    assert shifts._sharing(model, pixels, donors | {"elsewhere": ControlDonor(twin, pixels.copy())}, 2) == {"twin"}
+    for name, donor in donors.items():
+        shared = measure_heads(model, pixels, {name: donor}, targets, range(2, 3))[name]
+        apart = measure_heads(model, pixels, {name: replace(donor, pixels=pixels.copy())}, targets, range(2, 3))[name]
         np.testing.assert_allclose(shared, apart, atol=1e-6)
 
 

@@ -22,8 +22,8 @@ from audit.controls.identities import (
     self_patch,
     writes_sum_to_attention,
 )
-from audit.models.anatomy import Model
-from audit.models.families.heads import Heads
+from audit.models.adapters.heads import Heads
+from audit.models.adapters.registry import Model
 from audit.patching.engine import Donor, patch_layer, patch_together
 from audit.patching.sites import Site, Trace
 from tests.models_for_tests import FAMILIES, hooks_left, noise_images, tiny
@@ -45,7 +45,7 @@ def test_every_identity_holds_on_every_kind_of_model(family: str) -> None:
     controls = run_identities(subject(model))
     assert {c.id: c.estimate.value for c in controls if not c.passed} == {}
     assert len({c.id for c in controls}) == 6
-    assert all(c.kind == "identity" and c.mend and c.meaning for c in controls)
+    assert all(c.kind == "identity" and c.fix and c.meaning for c in controls)
     assert hooks_left(model) == 0
 
 

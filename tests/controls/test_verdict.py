@@ -15,7 +15,7 @@ pytestmark = pytest.mark.unit
 
 
 def verdict(value: float | None, relation: Relation, threshold: float, **more: Any) -> Control:
-    words = dict.fromkeys(("id", "title", "setting", "statistic", "meaning", "mend"), "-")
+    words = dict.fromkeys(("id", "title", "setting", "statistic", "meaning", "fix"), "-")
     return judge(
         **words, kind="identity", estimate=Estimate(value=value), relation=relation, threshold=threshold, **more
     )

@@ -1,4 +1,4 @@
-"""Groups dealt out at random: counts stay, ties to the image go, and the record says so."""
+"""Groups assigned at random: counts stay, ties to the image go, and the record says so."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.card.schema import GroupSpec
-from audit.data.groups import deal_groups, permute_groups
+from audit.data.groups import permute_groups
 from audit.data.samples import Samples
 from audit.data.synthetic import SyntheticSource, sample_faces
 from audit.records import AttributeInfo
@@ -22,10 +22,10 @@ def test_dealing_goes_over_people_of_one_group_and_within_people_of_several(seed
     rng = np.random.default_rng(seed)
     subjects = np.sort(rng.integers(0, 8, 30))
     groups = rng.integers(0, 3, 30) if within else rng.integers(0, 3, 8)[subjects]
-    dealt = deal_groups(groups, subjects, rng)
+    assigned = permute_groups(groups, subjects, rng)
     before, after = ([], [])
     for s in set(subjects):
-        own, new = groups[subjects == s], dealt[subjects == s]
+        own, new = groups[subjects == s], assigned[subjects == s]
         assert len(set(zip(own, new, strict=True))) == len(set(own)) == len(set(new))  # a renaming
         if len(set(own)) == 1:
             before.append(own[0])
@@ -38,7 +38,7 @@ def test_dealing_goes_over_people_of_one_group_and_within_people_of_several(seed
 def test_every_deal_comes_up() -> None:
     subjects, groups = np.array([0, 0, 0, 1, 2]), np.array([0, 0, 1, 0, 1])
     rng = np.random.default_rng(0)
-    seen = {tuple(deal_groups(groups, subjects, rng)) for _ in range(200)}
+    seen = {tuple(permute_groups(groups, subjects, rng)) for _ in range(200)}
     assert seen == {(*a, *b) for a in ((0, 0, 1), (1, 1, 0)) for b in ((0, 1), (1, 0))}
 
 

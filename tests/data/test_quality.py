@@ -85,7 +85,7 @@ def test_what_is_no_usable_image_says_so(content: bytes, what: str) -> None:
         decode_image("a.png", content)
     assert caught.value.what == what
     assert str(caught.value).startswith("a.png: ")
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 def test_a_source_opens_only_below_its_root(tmp_path: Path) -> None:

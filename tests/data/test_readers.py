@@ -258,7 +258,7 @@ BAD_TABLES = {
         {},
         (
             "faces.csv: image 'images/00-neutral.png' stands twice, with label 'neutral' and 'happiness' "
-            "(1 such images); keep one row an image"
+            "(1 such images); keep one row per image"
         ),
     ),
     "unknown split": (
@@ -338,8 +338,8 @@ BAD_FILES = {
         b"image,label,label\na.png,x,y\n",
         "faces.csv: column 'label' stands twice in the header; rename one of them",
     ),
-    "no rows": (b"image,label\n", "faces.csv: the table has no rows; give one row an image"),
-    "nothing": (b"", "faces.csv: the table is empty; give a header and one row an image"),
+    "no rows": (b"image,label\n", "faces.csv: the table has no rows; give one row per image"),
+    "nothing": (b"", "faces.csv: the table is empty; give a header and one row per image"),
     "other encoding": (b"image\n\xff.png\n", "faces.csv: not UTF-8 text; save the table as UTF-8"),
     "open quote": (
         b'image,label\n"a.png,x\n',
@@ -430,4 +430,4 @@ def test_each_bad_folder_is_one_line(tmp_path: Path) -> None:
     frame.assign(image="neutral/none.png").head(1).to_csv(root / "groups.csv", index=False)
     assert "1 rows name no image of the class folders (e.g. 'neutral/none.png')" in message(tmp_path, **changes)
     pd.concat([frame, frame.head(1)]).to_csv(root / "groups.csv", index=False)
-    assert "'neutral/000.png' stands twice; keep one row an image" in message(tmp_path, **changes)
+    assert "'neutral/000.png' stands twice; keep one row per image" in message(tmp_path, **changes)

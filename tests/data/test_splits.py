@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from audit.card.schema import DataSpec, Plant
 from audit.data.samples import SPLITS
-from audit.data.splits import assign_splits, balanced_training, deal_subjects, thin_training
+from audit.data.splits import assign_splits, assign_subjects, balanced_training, thin_training
 from audit.errors import DataError
 from tests.strategies import split_shares, subject_tables
 
@@ -50,27 +50,27 @@ def test_the_order_of_rows_does_not_matter(table: pd.DataFrame, seed: int) -> No
 def test_shares_nearly_hold_in_each_stratum(sizes: list[int], shares: tuple[float, float, float]) -> None:
     names = [f"{stratum}" for stratum, size in enumerate(sizes) for _ in range(size)]
     strata = pd.Series(names, index=[f"s{n:03d}" for n in range(len(names))])
-    dealt = deal_subjects(strata, np.array(shares), seed=1)
+    assigned = assign_subjects(strata, np.array(shares), seed=1)
     for stratum, size in enumerate(sizes):
-        inside = dealt[strata.index[strata == str(stratum)]]
+        inside = assigned[strata.index[strata == str(stratum)]]
         for split, share in zip(SPLITS, shares, strict=True):
             assert abs((inside == split).sum() - share * size) < 2
 
 
 def test_a_known_deal() -> None:
     strata = pd.Series(["a"] * 8 + ["b"] * 4, index=[f"s{n}" for n in range(12)])
-    dealt = deal_subjects(strata, np.array([0.5, 0.25, 0.25]), seed=0)
-    counts = pd.crosstab(strata, dealt)[list(SPLITS)]
+    assigned = assign_subjects(strata, np.array([0.5, 0.25, 0.25]), seed=0)
+    counts = pd.crosstab(strata, assigned)[list(SPLITS)]
     assert counts.loc["a"].tolist() == [4, 2, 2]
     assert counts.loc["b"].tolist() == [2, 1, 1]
-    assert not dealt.equals(deal_subjects(strata, np.array([0.5, 0.25, 0.25]), seed=1))
+    assert not assigned.equals(assign_subjects(strata, np.array([0.5, 0.25, 0.25]), seed=1))
 
 
 def test_a_new_stratum_leaves_the_strata_before_it_as_they_were() -> None:
     strata = pd.Series(["a"] * 20, index=[f"s{n}" for n in range(20)])
     more = pd.concat([strata, pd.Series(["b"] * 5, index=[f"t{n}" for n in range(5)])])
     shares = np.array([0.5, 0.25, 0.25])
-    pd.testing.assert_series_equal(deal_subjects(strata, shares, 0), deal_subjects(more, shares, 0)[: len(strata)])
+    pd.testing.assert_series_equal(assign_subjects(strata, shares, 0), assign_subjects(more, shares, 0)[: len(strata)])
 
 
 def table_of(cells: dict[tuple[str, str], int]) -> pd.DataFrame:

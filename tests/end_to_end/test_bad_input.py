@@ -1,4 +1,4 @@
-"""Bad input through the command line: one line that names place and mend, exit 2, nothing left behind."""
+"""Bad input through the command line: one line that names place and fix, exit 2, nothing left behind."""
 
 from __future__ import annotations
 

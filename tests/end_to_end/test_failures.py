@@ -29,7 +29,7 @@ from benchmarks.faults.kills import CARD, EPOCH, FINISHED
 from tests.end_to_end.conftest import TABLE, TONE, Invoke, Run, write_card
 
 pytestmark = pytest.mark.end_to_end
-CONTROL_NUMBERS = "effects/controls.parquet"  # grows by stages, and is laid out anew by each run that goes on
+CONTROL_NUMBERS = "effects/controls.parquet"  # grows by stages, and is laid out again by each run that goes on
 # Which stage writes what, in the order of the stages; "again": what an earlier stage has written too.
 STAGES = {
     "data": ("log.jsonl", "preregistration.json", "effects/samples.parquet"),
@@ -132,11 +132,11 @@ def told(result: Result) -> str:
 
 
 def finished_files(root: Path) -> dict[str, bytes]:
-    """Return what stands under a finished name, but for what every attempt lays out anew."""
+    """Return what stands under a finished name, but for what every attempt lays out again."""
     every = [p for p in root.rglob("*") if p.is_file()]
     assert not [p for p in every if p.name.endswith((store.UNFINISHED, store.LOCK))]
-    anew = ("log.jsonl", "controls.parquet", "recipe.json", "card.yaml")
-    return {str(p.relative_to(root)): p.read_bytes() for p in every if p.name not in anew}
+    again = ("log.jsonl", "controls.parquet", "recipe.json", "card.yaml")
+    return {str(p.relative_to(root)): p.read_bytes() for p in every if p.name not in again}
 
 
 @pytest.fixture
@@ -356,7 +356,7 @@ def faces(face_folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "faces"
 
 
-@pytest.mark.parametrize("where", ["audit.pipeline.load_pixels", "audit.controls.sets.load_pixels"])
+@pytest.mark.parametrize("where", ["audit.pipeline.load_pixels", "audit.controls.control_images.load_pixels"])
 def test_an_image_that_vanishes_between_check_and_load_is_named(
     faces: Path, tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:

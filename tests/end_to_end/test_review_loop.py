@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from audit.pipeline.verifying import _preregistered
+from audit.pipeline.verify import _preregistered
 from audit.records import RunComparison
 from audit.report.manifest import MANIFEST, write_manifest
 from audit.report.render import Source, read_run
@@ -51,13 +51,13 @@ def test_a_run_as_it_was_written_is_verified(copy: Path, invoke: Invoke) -> None
 
 
 def test_one_changed_byte_in_any_file_is_named(copy: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("audit.pipeline.verifying._pages", lambda _run, _source: [])  # hashes alone must suffice
+    monkeypatch.setattr("audit.pipeline.verify._pages", lambda _run, _source: [])  # hashes alone must suffice
     files = sorted(
         (p for p in copy.rglob("*") if p.is_file()), key=lambda p: p.parent.name not in ("effects", "models")
     )
     for path in files:
         if path.parent.name not in ("effects", "models"):  # nothing is derived from the others
-            monkeypatch.setattr("audit.pipeline.verifying.derive", lambda _run, _audit: {})
+            monkeypatch.setattr("audit.pipeline.verify.derive", lambda _run, _audit: {})
         whole = path.read_bytes()
         at = len(whole) // 2
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
@@ -146,9 +146,9 @@ def test_decisions_are_merged_shown_and_verified(copy: Path, invoke: Invoke, tmp
     assert invoke("verify", copy).exit_code == 0
     whole = (copy / "audit.json").read_bytes()
     (copy / "audit.json").write_bytes(whole.replace(b"smiling", b"smilimg", 1))
-    spoilt = invoke("verify", copy)
-    assert spoilt.exit_code == 1
-    assert "audit.json: changed: its SHA-256 is not that of manifest.json" in spoilt.stdout
+    corrupted = invoke("verify", copy)
+    assert corrupted.exit_code == 1
+    assert "audit.json: changed: its SHA-256 is not that of manifest.json" in corrupted.stdout
     (copy / "audit.json").write_bytes(whole)
     path.write_text(json.dumps({**review, "audit_sha256": "0" * 64}), encoding="utf-8")
     before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}

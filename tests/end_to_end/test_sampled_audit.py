@@ -77,9 +77,9 @@ def test_what_stands_is_not_patched_again(sampled_run: Run, invoke: Invoke, monk
 
 
 def test_where_no_gap_is_detected_nothing_is_patched(invoke: Invoke, tmp_path: Path) -> None:
-    dealt = {"skin_tone": {"column": "skin_tone", "reference": "lighter", "permuted": 3}}
+    assigned = {"skin_tone": {"column": "skin_tone", "reference": "lighter", "permuted": 3}}
     policy = {"gap_above": 0.4}
-    card = write_card(tmp_path / "card.yaml", groups=dealt, policy=policy, audit={"patches": "sampled"})
+    card = write_card(tmp_path / "card.yaml", groups=assigned, policy=policy, audit={"patches": "sampled"})
     result = invoke("run", card, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     (folder,) = (tmp_path / "out").iterdir()

@@ -21,12 +21,12 @@ import yaml
 from click.testing import Result
 from safetensors.torch import load_file, save_file
 
-from audit.controls.training import ControlModels, train_controls
+from audit.controls.control_models import ControlModels, train_controls
 from audit.data.synthetic import SyntheticSource, edited_key
 from audit.errors import UnfinishedError
 from audit.evidence.outcome import decide
+from audit.models.adapters.heads import Heads
 from audit.models.checkpoint import started_from
-from audit.models.families.heads import Heads
 from audit.records import Audit
 from tests.end_to_end.conftest import TABLE, TONE, Invoke, Run, write_card
 
@@ -141,11 +141,11 @@ def test_second_run_takes_up_what_stands(small_run: Run, invoke: Invoke, monkeyp
     def refuse(*_args: object, **_named: object) -> None:
         raise AssertionError("trained again")
 
-    for module in ("audit.pipeline.training", "audit.controls.training", "audit.models.rendered_base"):
+    for module in ("audit.pipeline.train_models", "audit.controls.control_models", "audit.models.rendered_base"):
         monkeypatch.setattr(f"{module}.finetune", refuse)
     for name in ("sweep", "sweep_together"):
-        monkeypatch.setattr(f"audit.pipeline.sweeping.{name}", refuse)
-    monkeypatch.setattr("audit.pipeline.pairing.sweep", refuse)
+        monkeypatch.setattr(f"audit.pipeline.run_sweeps.{name}", refuse)
+    monkeypatch.setattr("audit.pipeline.run_pairs.sweep", refuse)
     before = small_run.record
     result = invoke("run", small_run.card, "--out", small_run.out)
     assert result.exit_code == small_run.result.exit_code, result.output
@@ -262,11 +262,11 @@ def test_failed_control_shows_no_finding(
     spoil: Callable[[ControlModels], ControlModels],
     title: str,
 ) -> None:
-    def spoiled(*args: Any, **named: Any) -> ControlModels:
+    def corrupted(*args: Any, **named: Any) -> ControlModels:
         # the folder is another one, too: what was measured before with sound models does not count
         return replace(spoil(train_controls(*args, **named)), folder=tmp_path / "cache")
 
-    monkeypatch.setattr("audit.pipeline.checking.train_controls", spoiled)
+    monkeypatch.setattr("audit.pipeline.run_controls.train_controls", corrupted)
     result = invoke("run", small_run.card, "--out", tmp_path / "out")
     check_invalid(result, tmp_path / "out", title)
     (folder,) = (tmp_path / "out").iterdir()
@@ -294,7 +294,7 @@ def check_invalid(result: Result, out: Path, title: str) -> None:
 def test_engine_that_takes_the_wrong_head_is_caught(
     small_run: Run, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Colour and blur come from the cache here; the identities are run anew on every audit's own model."""
+    """Colour and blur come from the cache here; the identities are run again on every audit's own model."""
 
     right = Heads.write
 
@@ -312,7 +312,7 @@ def test_a_stranger_in_design_c_is_shown_and_left_out(
     def elsewhere(path: Path) -> str:
         return "elsewhere" if path.stem == "balanced-1" else started_from(path)
 
-    monkeypatch.setattr("audit.pipeline.training.started_from", elsewhere)
+    monkeypatch.setattr("audit.pipeline.train_models.started_from", elsewhere)
     card = write_card(tmp_path / "card.yaml", training={"balanced_seeds": 2})
     result = invoke("run", card, "--out", tmp_path / "out")
     assert result.exit_code == small_run.result.exit_code, result.output
@@ -346,9 +346,9 @@ def test_an_edit_that_cannot_be_undone_is_shown_and_left_out(
 
 
 def test_groups_that_mean_nothing_pass(invoke: Invoke, tmp_path: Path) -> None:
-    """Groups dealt out at random; the rates of 240 faces are coarse, so the policy is too."""
-    dealt = {"skin_tone": {"column": "skin_tone", "reference": "lighter", "permuted": 3}}
-    card = write_card(tmp_path / "card.yaml", groups=dealt, policy={"gap_above": 0.4})
+    """Groups assigned at random; the rates of 240 faces are coarse, so the policy is too."""
+    assigned = {"skin_tone": {"column": "skin_tone", "reference": "lighter", "permuted": 3}}
+    card = write_card(tmp_path / "card.yaml", groups=assigned, policy={"gap_above": 0.4})
     result = invoke("run", card, "--out", tmp_path / "out", "--no-report")
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("outcome: PASSED\n")
@@ -365,7 +365,7 @@ def test_unfinished_run_keeps_whole_stages_and_goes_on(
         raise UnfinishedError("patching", "the machine went away", "run again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("audit.pipeline.sweeping.sweep", fail)
+        patch.setattr("audit.pipeline.run_sweeps.sweep", fail)
         result = invoke("run", small_run.card, "--out", tmp_path)
     assert result.exit_code == 5
     assert result.stderr.splitlines()[-1] == "patching: the machine went away; run again"
@@ -416,7 +416,7 @@ def test_another_classifier_under_the_same_name_is_another_model(
     own_run: Run, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder of the first model stands there, and must not be taken up."""
-    monkeypatch.setattr("audit.controls.training.finetune", lambda *_a, **_k: pytest.fail("trained again"))
+    monkeypatch.setattr("audit.controls.control_models.finetune", lambda *_a, **_k: pytest.fail("trained again"))
     path = own_run.card.with_name("mine.safetensors")
     kept, state = path.read_bytes(), load_file(path)
     try:
@@ -446,7 +446,7 @@ def test_any_failed_control_of_the_audit_makes_it_invalid(small_run: Run) -> Non
 def test_own_model_may_share_the_controls_of_what_it_was_fine_tuned_from(
     own_run: Run, small_run: Run, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("audit.controls.training.finetune", lambda *_a, **_k: pytest.fail("trained again"))
+    monkeypatch.setattr("audit.controls.control_models.finetune", lambda *_a, **_k: pytest.fail("trained again"))
     card = yaml.safe_load(own_run.card.read_text(encoding="utf-8"))
     card["controls"]["weights"] = "rendered"
     shared = own_run.card.with_name("shared.yaml")

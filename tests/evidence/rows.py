@@ -94,7 +94,7 @@ def controls(*, failed: int = 0, valid: bool | None = None) -> ControlReport:
             threshold=0.0,
             passed=i >= failed,
             meaning="It adds nothing.",
-            mend="train the control models for longer",
+            fix="train the control models for longer",
         )
         for i in range(3)
     ]

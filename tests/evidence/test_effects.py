@@ -17,7 +17,7 @@ from audit.evidence.effects import (
     lay_out,
     resample_clusters,
     share_of_gap,
-    shown_smaller_p,
+    tost_p_values,
     unit_sums,
     weighted_estimates,
 )
@@ -220,7 +220,7 @@ def test_heads_are_shown_to_carry_little_only_where_they_do() -> None:
     for i in range(runs):
         effects = swap_effects(rng, units=60, heads=3, planted=planted, noise=0.1, donor_noise=0.05)
         boot = draw_bootstrap(effects, resamples=400, seed=i)
-        declared += np.array(shown_smaller_p(effects, boot, 0.04)) <= 0.05
+        declared += np.array(tost_p_values(effects, boot, 0.04)) <= 0.05
     assert plausible(declared[0], runs, 0.03, 0.07)
     assert plausible(declared[1], runs, 0.03, 0.07)
     assert declared[2] > 0.8 * runs
@@ -235,13 +235,13 @@ def test_shown_smaller_agrees_with_the_interval_of_twice_alpha() -> None:
             -margin < e.low and e.high < margin
             for e in weighted_estimates(effects.difference, effects.mediated_weights(), effects, boot, level=0.9)
         ]
-        assert [p <= 0.05 for p in shown_smaller_p(effects, boot, margin)] == inside
+        assert [p <= 0.05 for p in tost_p_values(effects, boot, margin)] == inside
 
 
 def test_a_head_that_changes_nothing_is_shown_to_carry_little() -> None:
     effects = swap_effects(np.random.default_rng(2), heads=2)
     still = dataclasses.replace(effects, cross=effects.placebo)
-    assert shown_smaller_p(still, draw_bootstrap(still, resamples=199, seed=0), 0.005) == [1 / 200, 1 / 200]
+    assert tost_p_values(still, draw_bootstrap(still, resamples=199, seed=0), 0.005) == [1 / 200, 1 / 200]
 
 
 @pytest.mark.property

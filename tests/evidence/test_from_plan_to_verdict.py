@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from audit.evidence.effects_store import Settings, StoredEffects
 from audit.evidence.heads import localise
-from audit.evidence.stored import Settings, StoredEffects
 from audit.patching.plans import plan_group_swap
 from audit.records import Contrast, HeadRow
 from tests.evidence.simulate import plausible

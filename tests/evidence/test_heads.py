@@ -10,9 +10,9 @@ from scipy import stats
 
 from audit.evidence.agreement import agreements
 from audit.evidence.effects import SwapEffects
+from audit.evidence.effects_store import Settings, StoredEffects
 from audit.evidence.heads import localise
 from audit.evidence.outcome import localisation
-from audit.evidence.stored import Settings, StoredEffects
 from audit.records import Contrast, HeadRow, Stability
 from tests.evidence.rows import around, contrast_row, head_row
 from tests.evidence.simulate import swap_effects

@@ -18,9 +18,9 @@ from audit.evidence.effects import (
     unit_sums,
     weighted_estimates,
 )
+from audit.evidence.effects_store import Part, Settings
 from audit.evidence.heads import FIRST_LOOK, decide_early, discover
 from audit.evidence.sampled import LEAST, FirstOrder, Sampled, draw
-from audit.evidence.stored import Part, Settings
 from audit.patching.first_order import average
 from audit.records import Contrast
 from tests.evidence.simulate import plausible
@@ -110,7 +110,7 @@ def test_where_all_are_patched_nothing_is_estimated() -> None:
     np.testing.assert_allclose(found.cross, whole.effects.cross)
     np.testing.assert_allclose(found.placebo, whole.effects.placebo)
     np.testing.assert_allclose(unit_sums(found), unit_sums(whole.effects))
-    assert whole.trust.tolist() == [0.0] * HEADS
+    assert whole.control_variate_coefficient.tolist() == [0.0] * HEADS
     assert whole.share_needed().tolist() == [1.0] * HEADS
 
 
@@ -119,15 +119,15 @@ def test_one_head_patched_for_all_keeps_its_exact_values_beside_sampled_heads() 
     whole = simulate(np.random.default_rng(0), World(carried=1.0))
     some = patched(whole, np.array([1.0, 0.2, 0.2, 0.2]))
     np.testing.assert_allclose(some.combined().cross[:, 0], whole.effects.cross[:, 0])
-    assert some.trust[0] == 0.0
-    assert (some.trust[1:] != 0.0).all()
+    assert some.control_variate_coefficient[0] == 0.0
+    assert (some.control_variate_coefficient[1:] != 0.0).all()
 
 
 @unit_test
 def test_where_first_order_is_exact_few_patches_say_all() -> None:
     """The estimate is then the average over all recipients and donors of a batch, scaled by what the patches show."""
     some = patched(simulate(np.random.default_rng(1), World(carried=1.0, slope=0.7, noise=0.0)), 0.2)
-    assert some.trust == pytest.approx([0.7] * HEADS)
+    assert some.control_variate_coefficient == pytest.approx([0.7] * HEADS)
     assert some.correlation == pytest.approx([1.0] * HEADS)
     both = some.first_order.both
     assert mediated_gaps(some.combined()) == pytest.approx(
@@ -186,7 +186,7 @@ def test_swapping_the_labels_of_a_pair_changes_the_sign_of_its_sum_and_nothing_e
     )
     own, pair = (np.where(flipped, values[::-1], values) for values in (first.own, first.pair))
     swapped = Sampled(replace(effects, cross=cross, placebo=placebo), FirstOrder(own, pair, first.both))
-    np.testing.assert_allclose(swapped.trust, some.trust)
+    np.testing.assert_allclose(swapped.control_variate_coefficient, some.control_variate_coefficient)
     before, after = unit_sums(some.combined()), unit_sums(swapped.combined())
     sign = np.where(np.arange(len(before)) == 5, -1.0, 1.0)[:, None]
     np.testing.assert_allclose(after, sign * before, atol=1e-12)

@@ -38,7 +38,7 @@ def one_line(call: Callable[[], object]) -> ModelError:
     with pytest.raises(ModelError) as caught:
         call()
     assert "\n" not in str(caught.value)
-    assert caught.value.mend
+    assert caught.value.fix
     return caught.value
 
 
@@ -131,7 +131,7 @@ def test_weights_of_another_architecture(options: dict[str, Any], part: str, kee
     assert error.where == str(file)
     assert part in error.what
     assert "architecture" in error.what
-    assert "vit_tiny_patch16_224" in error.mend
+    assert "vit_tiny_patch16_224" in error.fix
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -234,7 +234,7 @@ def test_unsupported_models_are_refused_by_name_with_the_list(name: str) -> None
     error = one_line(lambda: create_architecture(ModelSpec(name=name, weights="none"), 2, pretrained=False))
     assert error.where == "model.name"
     assert f"'{name}' is not supported" in error.what
-    assert all(pattern in error.mend for pattern in SUPPORTED)
+    assert all(pattern in error.fix for pattern in SUPPORTED)
 
 
 @pytest.mark.parametrize("block", ["ParallelScalingBlock", "ParallelThingsBlock", "ResPostBlock"])
@@ -270,8 +270,8 @@ def test_a_model_without_blocks_has_nothing_to_patch() -> None:
 def test_an_unknown_name_with_the_nearest_ones() -> None:
     error = one_line(lambda: create_architecture(spec("vit_tiny_pach16_224"), 2, pretrained=False))
     assert "timm has no model 'vit_tiny_pach16_224'" in error.what
-    assert "vit_tiny_patch16_224" in error.mend
-    assert "did you mean" in one_line(lambda: create_architecture(spec("zzz"), 2, pretrained=False)).mend
+    assert "vit_tiny_patch16_224" in error.fix
+    assert "did you mean" in one_line(lambda: create_architecture(spec("zzz"), 2, pretrained=False)).fix
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_an_unknown_name_with_the_nearest_ones() -> None:
 def test_overrides_that_timm_refuses(options: dict[str, Any]) -> None:
     error = one_line(lambda: create_architecture(spec(**options), 2, pretrained=False))
     assert "timm refuses" in error.what
-    assert "overrides" in error.mend
+    assert "overrides" in error.fix
 
 
 @pytest.mark.parametrize("fault", [OSError, ConnectionError, RuntimeError, TimeoutError])
@@ -293,4 +293,4 @@ def test_pretrained_weights_without_network(fault: type[Exception], monkeypatch:
     error = one_line(lambda: Backbone(ModelSpec(name="vit_tiny_patch16_224", image_size=32), None).build(2))
     assert error.where == "model.weights"
     assert "could not be fetched" in error.what
-    assert "weights FILE" in error.mend
+    assert "weights FILE" in error.fix

@@ -14,7 +14,7 @@ from torchvision.models import resnet50
 
 from audit.card.schema import ModelSpec
 from audit.errors import ModelError
-from audit.models.anatomy import Model, anatomy
+from audit.models.adapters.registry import Model, adapter
 from audit.models.build import Backbone, create_architecture, unit_of
 from audit.models.finetune import Recipe, count_steps, finetune, make_views
 from audit.models.transforms import as_input
@@ -29,7 +29,7 @@ RECIPE = Recipe(epochs=1, batch_size=8, learning_rate=1e-3, weight_decay=0.0, wa
 def test_the_slices_of_a_block_share_out_its_channels(family: str) -> None:
     model = tiny(family)
     trace = record(model, noise_images(2))
-    for layer in range(anatomy(model).depth):
+    for layer in range(adapter(model).depth):
         writes = head_writes(model, layer, trace.z[layer])
         assert torch.equal(writes.sum(0), trace.attention[layer])
         touched = (writes != 0).flatten(3).any(-1).any(1)  # (slices, channels)
@@ -41,7 +41,7 @@ def test_the_slices_of_a_block_share_out_its_channels(family: str) -> None:
 def test_images_of_odd_sizes_are_laid_out_and_back(family: str, side: int) -> None:
     """Their sides halve to odd numbers on the way."""
     model = tiny(family)
-    body, trace = anatomy(model), record(model, noise_images(2, size=side))
+    body, trace = adapter(model), record(model, noise_images(2, size=side))
     for layer in range(body.depth):
         assert torch.equal(body.to_stream(layer, trace.z[layer]), trace.attention[layer])
 
@@ -49,7 +49,7 @@ def test_images_of_odd_sizes_are_laid_out_and_back(family: str, side: int) -> No
 @pytest.mark.parametrize("family", CONVOLUTIONAL)
 def test_sizes_are_those_of_a_pass(family: str) -> None:
     model = tiny(family)
-    body, trace = anatomy(model), record(model, noise_images(1))
+    body, trace = adapter(model), record(model, noise_images(1))
     for layer in range(body.depth):
         assert (body.tokens(layer), body.sizes(layer).width) == trace.z[layer].shape[1:]
     kept = sum(t.numel() for t in (*trace.entering, *trace.attention, trace.leaving))
@@ -147,8 +147,8 @@ def test_frozen_blocks_hand_on_what_they_would() -> None:
         stream = views.data[0]
         assert isinstance(stream, torch.Tensor)
         for layer in range(3, 5):
-            stream = anatomy(model).run(layer, stream)
-        found = anatomy(model).classify(stream)
+            stream = adapter(model).run(layer, stream)
+        found = adapter(model).classify(stream)
         torch.testing.assert_close(found, model(as_input(model, pixels)), rtol=1e-4, atol=1e-5)
 
 
@@ -158,7 +158,7 @@ def test_a_model_that_knows_nothing_is_as_loud_as_another(name: str) -> None:
     model = Backbone(spec(name=name), None).build_untrained(2)
     trace = record(model, noise_images(2, size=64))
     for layer, written in enumerate(trace.attention):
-        assert written.norm() > 0.01 * anatomy(model).carried(layer, trace.entering[layer]).norm()
+        assert written.norm() > 0.01 * adapter(model).residual_input(layer, trace.entering[layer]).norm()
 
 
 @pytest.mark.parametrize("images", [9, 16, 17])

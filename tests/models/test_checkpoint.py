@@ -29,7 +29,7 @@ def refusal(path: Path) -> str:
     line = str(caught.value)
     assert line.startswith(f"{path}: ")
     assert "\n" not in line
-    assert caught.value.mend
+    assert caught.value.fix
     return line
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from audit.models.anatomy import anatomy
+from audit.models.adapters.registry import adapter
 from audit.models.blocks import drops_at_random
 from audit.models.predict import finish, finish_logits, predict_logits
 from audit.models.transforms import as_input
@@ -20,7 +20,7 @@ PIXELS = noise_pixels(5)
 def test_logits_and_gradients_are_those_of_the_whole_model(family: str) -> None:
     model = tiny(family)
     images = as_input(model, PIXELS)
-    found, expected = finish(model, anatomy(model).embed(images), 0), model(images)
+    found, expected = finish(model, adapter(model).embed(images), 0), model(images)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     weights = [w for w in model.parameters() if w.requires_grad]
     ours, theirs = (torch.autograd.grad(logits.sin().sum(), weights) for logits in (found, expected))
@@ -39,7 +39,7 @@ def test_the_last_block_is_run_for_the_class_token_alone() -> None:
 def test_the_stream_may_enter_at_any_block(start: int) -> None:
     model = tiny("three layers")
     with torch.inference_mode():
-        stream = anatomy(model).embed(as_input(model, PIXELS))
+        stream = adapter(model).embed(as_input(model, PIXELS))
         for block in model.blocks[:start]:
             stream = block(stream)
     found = finish_logits(model, stream, start, batch=2)
@@ -54,7 +54,7 @@ def test_layers_that_draw_lots_are_known(rate: str) -> None:
 
 def test_dropout_of_the_last_block_is_kept_in_training() -> None:
     model = tiny(proj_drop_rate=0.5).train()
-    stream = anatomy(model).embed(as_input(model, PIXELS))
+    stream = adapter(model).embed(as_input(model, PIXELS))
     torch.manual_seed(0)
     found = finish(model, stream, 1)
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from audit.cli import main
-from audit.models.anatomy import ANATOMIES
+from audit.models.adapters.registry import ADAPTERS
 from audit.models.supported import families, names_like, refusals
 from audit.terminal import models_table
 
@@ -22,7 +22,7 @@ def test_the_table_of_the_documentation_is_that_of_the_code() -> None:
 
 @pytest.mark.unit
 def test_each_family_of_timm_has_models_by_its_names() -> None:
-    for made in ANATOMIES.values():
+    for made in ADAPTERS.values():
         for pattern in made.named:
             names = names_like(pattern)
             assert names, pattern

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as tvf
 
-from audit.memory import batches
+from audit.batching import batches
 from audit.models.predict import predict_logits
 from audit.models.transforms import as_input, blur, corrupt_pixels, gray
 from tests.models_for_tests import noise_pixels, tiny

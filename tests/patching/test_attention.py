@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from audit.models.anatomy import anatomy
+from audit.models.adapters.registry import adapter
 from audit.models.blocks import rows_read
 from audit.models.transforms import as_input
 from audit.patching.attention import _attention, can_look, mean_attention
@@ -21,7 +21,7 @@ KNOWN = [name for name in FAMILIES if can_look(tiny(name), Site(0, 0))]
 def test_attention_times_values_is_what_the_head_holds(family: str) -> None:
     """Weighted by the attention that is computed here, the values must give z: no other weights would."""
     model, pixels = tiny(family), noise_pixels(3)
-    for layer in range(anatomy(model).depth):
+    for layer in range(adapter(model).depth):
         block, n_heads = model.blocks[layer], heads_of(model, layer)
         with torch.inference_mode():
             trace = record(model, as_input(model, pixels))
@@ -34,7 +34,7 @@ def test_attention_times_values_is_what_the_head_holds(family: str) -> None:
 @pytest.mark.parametrize("family", KNOWN)
 def test_shares_add_up_to_what_is_not_on_prefix_tokens(family: str) -> None:
     model, pixels = tiny(family), noise_pixels(20)
-    sites = [Site(anatomy(model).depth - 1, 0), Site(0, 0)]
+    sites = [Site(adapter(model).depth - 1, 0), Site(0, 0)]
     found = mean_attention(model, pixels, np.arange(20), sites)
     assert set(found) == set(sites)
     for grid in found.values():

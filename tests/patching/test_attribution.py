@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from audit.models.anatomy import anatomy
+from audit.models.adapters.registry import adapter
 from audit.patching.attribution import attribute, linearise
 from audit.patching.engine import Donor, Patches, patch
 from audit.patching.sites import Trace, heads_of, record, sites_of
@@ -42,7 +42,7 @@ def test_small_patches_are_estimated_exactly(family: str) -> None:
     """
     model, donors = tiny(family).double(), noise_images(3, seed=1).double()
     images = noise_images(1).double().repeat(3, 1, 1, 1)
-    layers = range(anatomy(model).depth)
+    layers = range(adapter(model).depth)
     passed = linearise(model, images, {"first": first_logit}, layers)
     near = towards(passed.trace, record(model, donors), 1e-6)
     found = attribute(model, z_of(passed.trace), z_of(near), passed.slopes["first"])
@@ -61,7 +61,7 @@ def test_small_patches_are_estimated_exactly(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_recorded_pass_is_that_of_a_pass_without_slopes(family: str) -> None:
     model, images = tiny(family), noise_images(2)
-    last = range(anatomy(model).depth - 1, anatomy(model).depth)
+    last = range(adapter(model).depth - 1, adapter(model).depth)
     passed, plain = linearise(model, images, {"first": first_logit}, last), record(model, images)
     with torch.inference_mode():
         torch.testing.assert_close(passed.logits, model(images), rtol=1e-5, atol=2e-6)

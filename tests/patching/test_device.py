@@ -9,7 +9,7 @@ import timm
 import torch
 
 from audit.errors import InputError
-from audit.models.anatomy import anatomy
+from audit.models.adapters.registry import adapter
 from audit.models.device import CPU, CUDA, device_of, open_device
 from audit.patching.first_order import sweep_first_order
 from audit.patching.sites import Site
@@ -39,8 +39,8 @@ def every_sweep(family: str, device: torch.device) -> list[pd.DataFrame]:
     other = tiny(family, seed=3).to(device)
     kinds = [DonorKind("cross", model, rows + 4), DonorKind("other", other, rows),
              DonorKind("weights", other, rows, weights_only=True)]  # fmt: skip
-    layers = range(anatomy(model).depth)
-    sets = {"both": [Site(0, 0), Site(anatomy(model).depth - 1, 0)]}
+    layers = range(adapter(model).depth)
+    sets = {"both": [Site(0, 0), Site(adapter(model).depth - 1, 0)]}
     assert device_of(model).type == device.type
     return [
         measure_unpatched(model, pixels, rows, OUTCOMES),

@@ -8,9 +8,9 @@ import pytest
 import torch
 from timm.models.resnet import BasicBlock, Bottleneck
 
-from audit.models.anatomy import Model, anatomy
+from audit.models.adapters.heads import Heads
+from audit.models.adapters.registry import Model, adapter
 from audit.models.blocks import rows_read
-from audit.models.families.heads import Heads
 from audit.patching import engine
 from audit.patching.engine import (
     Donor,
@@ -47,7 +47,7 @@ def test_engine_gives_what_hooks_give(family: str, n: int) -> None:
     model, images, donors = tiny(family), noise_images(n), noise_images(n, seed=1)
     with torch.inference_mode():
         unpatched = model(images)
-    for layer in range(anatomy(model).depth):
+    for layer in range(adapter(model).depth):
         slow = by_hooks(model, model, images, donors, layer)
         assert relative(by_engine(model, model, images, donors, layer), slow) < 1e-4
         least = 1e-4 if family in CONVOLUTIONAL else 1e-3
@@ -59,7 +59,7 @@ def test_engine_gives_what_hooks_give(family: str, n: int) -> None:
 def test_with_less_precision_the_engine_gives_nearly_the_same(family: str, dtype: torch.dtype) -> None:
     model, images, donors = tiny(family), noise_images(3), noise_images(3, seed=1)
     recipient, donor = record(model, images), Donor(model, record(model, donors))
-    for layer in range(anatomy(model).depth):
+    for layer in range(adapter(model).depth):
         exact, rough = (patch_layer(model, recipient, donor, layer, precision=p) for p in (torch.float32, dtype))
         assert torch.equal(exact, patch_layer(model, recipient, donor, layer))
         assert rough.dtype == torch.float32
@@ -70,7 +70,7 @@ def test_with_less_precision_the_engine_gives_nearly_the_same(family: str, dtype
 def test_engine_gives_what_hooks_give_between_two_models(family: str) -> None:
     model, donor = tiny(family), tiny(family, seed=7)
     images, donors = noise_images(3), noise_images(3, seed=1)
-    for layer in range(anatomy(model).depth):
+    for layer in range(adapter(model).depth):
         slow = by_hooks(model, donor, images, donors, layer)
         assert relative(by_engine(model, donor, images, donors, layer), slow) < 1e-4
 
@@ -88,7 +88,7 @@ def test_all_heads_of_some_layers_together_give_what_hooks_give(family: str) -> 
     model, donor = tiny(family), tiny(family, seed=7)
     images, donors = noise_images(3), noise_images(3, seed=1)
     own, given = record(model, images), Donor(donor, record(donor, donors))
-    depth = anatomy(model).depth
+    depth = adapter(model).depth
     for layers in {range(depth), range(depth - 1, depth), range(1)}:
         slow = patch_with_hooks(model, images, donor_writes(donor, donors, sites_of(donor, layers)))
         assert relative(patch_attention(model, own, given, layers), slow) < 1e-4
@@ -111,7 +111,7 @@ def test_several_heads_together_give_what_hooks_give(family: str) -> None:
 def with_head_of(model: Model, donor: Model, site: Site) -> Model:
     """Return a copy of ``model`` whose one head has the donor's Q, K, V and O weights."""
     mixed = copy.deepcopy(model)
-    ours, theirs = (dict(anatomy(m).blocks[site.layer].attn.named_parameters()) for m in (mixed, donor))
+    ours, theirs = (dict(adapter(m).blocks[site.layer].attn.named_parameters()) for m in (mixed, donor))
     width = ours["proj.weight"].shape[1] // heads_of(model, site.layer)
     own = slice(site.head * width, (site.head + 1) * width)
     with torch.no_grad():
@@ -129,11 +129,11 @@ def with_head_of(model: Model, donor: Model, site: Site) -> Model:
 
 def with_branch_of(model: Model, donor: Model, site: Site, images: torch.Tensor) -> torch.Tensor:
     """Return the logits where one slice of channels is what the donor's branch makes of the recipient's stream."""
-    given = copy.deepcopy(anatomy(donor).blocks[site.layer])
+    given = copy.deepcopy(adapter(donor).blocks[site.layer])
     if isinstance(given, BasicBlock | Bottleneck):  # what is rectified could not be taken apart
         setattr(given, "act3" if isinstance(given, Bottleneck) else "act2", torch.nn.Identity())
     stream = record(model, images).entering[site.layer]
-    write = given(stream.clone()) - anatomy(donor).carried(site.layer, stream)
+    write = given(stream.clone()) - adapter(donor).residual_input(site.layer, stream)
     width = write.shape[1] // heads_of(model, site.layer)
     only = torch.zeros_like(write)
     own = slice(site.head * width, (site.head + 1) * width)
@@ -143,7 +143,7 @@ def with_branch_of(model: Model, donor: Model, site: Site, images: torch.Tensor)
 
 def transplanted(model: Model, donor: Model, site: Site, images: torch.Tensor) -> torch.Tensor:
     """Return the logits (B, classes) of a model whose one head, or slice of channels, has the donor's weights."""
-    if isinstance(anatomy(model), Heads):
+    if isinstance(adapter(model), Heads):
         logits: torch.Tensor = with_head_of(model, donor, site)(images)
         return logits
     return with_branch_of(model, donor, site, images)
@@ -154,7 +154,7 @@ def test_a_transplanted_head_is_a_model_with_that_heads_weights(family: str) -> 
     model, donor, images = tiny(family), tiny(family, seed=7), noise_images(3)
     own = record(model, images)
     with torch.inference_mode():
-        for layer in range(anatomy(model).depth):
+        for layer in range(adapter(model).depth):
             found = transplant_layer(model, own, donor, layer)
             for head in range(heads_of(model, layer)):
                 expected = transplanted(model, donor, Site(layer, head), images)
@@ -166,7 +166,7 @@ def test_a_transplanted_head_is_a_model_with_that_heads_weights(family: str) -> 
 def test_a_models_own_weights_transplanted_change_next_to_nothing(family: str) -> None:
     model, images = tiny(family), noise_images(2)
     own = record(model, images)
-    for layer in range(anatomy(model).depth):
+    for layer in range(adapter(model).depth):
         unpatched = continue_unpatched(model, own, layer, heads_of(model, layer))
         assert relative(transplant_layer(model, own, tiny(family), layer), unpatched) < 1e-5
 
@@ -174,9 +174,9 @@ def test_a_models_own_weights_transplanted_change_next_to_nothing(family: str) -
 @pytest.mark.parametrize("family", ["class token", "three layers", "LayerScale", "swin", *CONVOLUTIONAL])
 def test_a_pass_taken_up_from_a_shared_prefix_is_the_whole_pass(family: str) -> None:
     model, twin, images = tiny(family), tiny(family), noise_images(2)
-    start = anatomy(model).depth - 1
+    start = adapter(model).depth - 1
     with torch.no_grad():
-        for weight in (*anatomy(twin).modules(start)[0].parameters(), *twin.get_classifier().parameters()):
+        for weight in (*adapter(twin).modules(start)[0].parameters(), *twin.get_classifier().parameters()):
             weight.mul_(1.5)
     assert same_up_to(model, twin, start)
     assert not same_up_to(model, twin, start + 1)
@@ -193,7 +193,7 @@ def test_a_pass_taken_up_from_a_shared_prefix_is_the_whole_pass(family: str) -> 
 def test_self_patch_changes_not_one_bit(family: str) -> None:
     model = tiny(family)
     trace = record(model, noise_images(3))
-    for layer in range(anatomy(model).depth):
+    for layer in range(adapter(model).depth):
         patched = patch_layer(model, trace, Donor(model, trace), layer)
         assert torch.equal(patched, continue_unpatched(model, trace, layer, heads_of(model, layer)))
 
@@ -204,7 +204,7 @@ def test_the_unpatched_path_is_the_model(family: str) -> None:
     trace = record(model, images)
     with torch.inference_mode():
         logits = model(images)
-    for layer in range(anatomy(model).depth):
+    for layer in range(adapter(model).depth):
         assert relative(continue_unpatched(model, trace, layer, 2), logits.expand(2, -1, -1)) < 1e-5
 
 
@@ -243,7 +243,7 @@ def test_chosen_heads_are_those_of_the_full_run_in_the_order_asked() -> None:
 @pytest.mark.parametrize("family", ["class token", "average pool", "swin", *CONVOLUTIONAL])
 def test_batch_boundaries_do_not_matter(family: str, rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, images, donors = tiny(family), noise_images(3), noise_images(3, seed=1)
-    layers = range(anatomy(model).depth)
+    layers = range(adapter(model).depth)
     whole = [by_engine(model, model, images, donors, layer) for layer in layers]
     monkeypatch.setattr(engine, "ROWS_AT_ONCE", rows_at_once)
     for layer in layers:

@@ -70,7 +70,7 @@ def test_how_much_fits_into_memory_changes_no_estimate(monkeypatch: pytest.Monke
     model, pixels, own, layers = tiny(), noise_pixels(8), plan(), range(2)
     subjects = np.arange(8)
     roomy = sweep_first_order(model, pixels, own, subjects, KINDS, layers=layers, outcomes=OUTCOMES)
-    monkeypatch.setattr("audit.patching.first_order.fitting", lambda most, _bytes, share, free: 1)
+    monkeypatch.setattr("audit.patching.first_order.max_batch_size", lambda most, _bytes, share, free: 1)
     tight = sweep_first_order(model, pixels, own, subjects, KINDS, layers=layers, outcomes=OUTCOMES)
     assert not np.allclose(roomy["own:anger"], roomy["both:anger"])
     pd.testing.assert_frame_equal(tight, roomy, rtol=0, atol=1e-6)

@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 
-from audit.models.anatomy import Model, anatomy
-from audit.models.families.heads import Heads
+from audit.models.adapters.heads import Heads
+from audit.models.adapters.registry import Model, adapter
 from audit.patching.attention import can_look
 from audit.patching.hooks import donor_writes, patch_everything, patch_with_hooks
 from audit.patching.sites import Site, head_writes, record, sites_of
@@ -21,15 +21,15 @@ pytestmark = pytest.mark.unit
 def test_a_trace_holds_the_pass(family: str) -> None:
     model, images = tiny(family), noise_images(2)
     trace = record(model, images)
-    layers = anatomy(model).depth
+    layers = adapter(model).depth
     assert len(trace.entering) == len(trace.attention) == len(trace.z) == layers
     with torch.inference_mode():
-        assert torch.allclose(anatomy(model).classify(trace.leaving), model(images), atol=1e-5)
+        assert torch.allclose(adapter(model).classify(trace.leaving), model(images), atol=1e-5)
         for i in range(layers):
             after = trace.entering[i + 1] if i + 1 < layers else trace.leaving
-            assert torch.allclose(anatomy(model).run(i, trace.entering[i]), after, atol=1e-5)
-            summed = anatomy(model).carried(i, trace.entering[i]) + trace.attention[i]
-            assert torch.allclose(anatomy(model).after(i, summed), after, atol=1e-5)
+            assert torch.allclose(adapter(model).run(i, trace.entering[i]), after, atol=1e-5)
+            summed = adapter(model).residual_input(i, trace.entering[i]) + trace.attention[i]
+            assert torch.allclose(adapter(model).after(i, summed), after, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if can_look(tiny(name), Site(0, 0))])
@@ -47,7 +47,7 @@ def test_a_trace_holds_what_timms_own_parts_give(family: str) -> None:
 def test_head_writes_and_bias_add_up_to_attention(family: str) -> None:
     model, images = tiny(family), noise_images(2)
     trace = record(model, images)
-    body = anatomy(model)
+    body = adapter(model)
     for i in range(body.depth):
         total = head_writes(model, i, trace.z[i]).sum(0)
         if isinstance(body, Heads) and body.projection(i).bias is not None:
@@ -96,7 +96,7 @@ def test_all_parts_patched_is_the_donor(family: str) -> None:
 
 def branch_weights(model: Model, layer: int) -> list[torch.Tensor]:
     """Return the matrices, or filters, that make what a layer's heads or slices write."""
-    body = anatomy(model)
+    body = adapter(model)
     if isinstance(body, Heads):
         return [*body.inner_weights(layer), body.projection(layer).weight]
     return [p for p in body.branch(layer) if p.ndim > 1]
@@ -109,7 +109,7 @@ def test_all_heads_of_a_donor_with_other_attention_weights_alone_are_the_donor(f
     donor, images = copy.deepcopy(model), noise_images(3)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for layer in range(anatomy(donor).depth):
+        for layer in range(adapter(donor).depth):
             for weight in branch_weights(donor, layer):
                 weight += 0.3 * torch.randn(weight.shape, generator=generator)
     patched = patch_with_hooks(model, images, donor_writes(donor, images, sites_of(donor)))

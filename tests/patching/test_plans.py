@@ -204,7 +204,7 @@ def test_what_every_plan_owes(frame: pd.DataFrame, nuisance: list[str], seed: in
 @settings(deadline=None, max_examples=50)
 @given(frame=subject_tables(max_subjects=16), seed=st.integers(0, 3))
 def test_groups_within_a_person(frame: pd.DataFrame, seed: int) -> None:
-    """The attribute may vary within a subject, as tone does when it is drawn anew for each image."""
+    """The attribute may vary within a subject, as tone does when it is drawn again for each image."""
     tones = np.random.default_rng(seed).choice(["light", "dark", "unknown"], len(frame))
     frame = frame.assign(tone=tones)
     contrast = Contrast("tone", "dark", "light")

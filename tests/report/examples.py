@@ -70,7 +70,7 @@ def control(
         meaning="The instrument adds nothing of its own."
         if passed
         else "The instrument sees an effect where there is none.",
-        mend="Use a backbone whose donor shares its initialisation, or raise controls.train_images in the card.",
+        fix="Use a backbone whose donor shares its initialisation, or raise controls.train_images in the card.",
     )
 
 

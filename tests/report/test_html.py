@@ -11,7 +11,7 @@ from audit.report import formats, view_heads, wording
 from audit.report.html import render_html
 from audit.report.view import build_view
 from audit.report.view_findings import finding_card
-from audit.words import LETTERS
+from audit.units import LETTERS
 
 from .examples import HOSTILE, estimate, examples
 
@@ -220,7 +220,7 @@ def test_invalid_withholds_findings_heads_and_comparisons(page) -> None:
     failed = next(c for c in page.audit.controls.controls if not c.passed)
     summary = " ".join(page.tree.get_element_by_id("summary").itertext())
     assert failed.title in summary
-    assert failed.mend in summary
+    assert failed.fix in summary
 
 
 def test_a_failed_gate_withholds_whatever_the_outcome_says(page) -> None:

@@ -157,7 +157,7 @@ def test_damaged_record_names_place_and_mend(tmp_path: Path, content: bytes, wha
     assert str(path) in message
     assert what in message
     assert "\n" not in message
-    assert caught.value.mend
+    assert caught.value.fix
     assert [item.name for item in tmp_path.iterdir()] == ["audit.json"]
 
 

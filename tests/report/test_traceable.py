@@ -11,7 +11,7 @@ import pytest
 from jsonpointer import resolve_pointer
 from lxml.html import HtmlElement
 
-from audit.report.shapes import header_cell, places, spelled
+from audit.report.svg import header_cell, places, spelled
 
 from .examples import examples
 

@@ -74,7 +74,7 @@ def read_miap(path: Path) -> RawTable:
 
     Each image is cut to one person. Columns ``gender`` and ``age`` as annotators perceived them, and ``photograph``. A
     box around several people, or around a drawing of one, has neither. A part of the set that has no table is left out;
-    without the part to train on, the others are dealt out as the card says.
+    without the part to train on, the others are assigned as the card says.
     """
     tables = {name: path / f"open_images_extended_miap_boxes_{name}.csv" for name in MIAP_SPLITS}
     there = {name: table for name, table in tables.items() if table.is_file()} or {"train": tables["train"]}

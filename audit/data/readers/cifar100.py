@@ -143,8 +143,8 @@ def cifar100_images(path: Path) -> tuple[pd.DataFrame, ByteSource]:
 def _download(path: Path) -> None:
     """Fetch and unpack the archive that torchvision names, whole or not at all."""
     if os.environ.get(OFFLINE_ENV):
-        mend = f"put {BINARY_FOLDER} there, or unset {OFFLINE_ENV} to download it"
-        raise DataError(str(path), f"CIFAR-100 is not here and {OFFLINE_ENV} is set", mend)
+        fix = f"put {BINARY_FOLDER} there, or unset {OFFLINE_ENV} to download it"
+        raise DataError(str(path), f"CIFAR-100 is not here and {OFFLINE_ENV} is set", fix)
     from torchvision.datasets import CIFAR100
 
     archive = Download(url=CIFAR100.url, hash=f"md5:{CIFAR100.tgz_md5}", unpack=True)
@@ -153,8 +153,8 @@ def _download(path: Path) -> None:
         fetch_one(archive, path)
     except (OSError, AuditError) as error:  # no network, no space, a wrong checksum
         reason = error.what if isinstance(error, AuditError) else " ".join(str(error).split())[:160]
-        mend = f"fetch {CIFAR100.url} yourself and unpack it there, or name class folders"
-        raise DataError(str(path), f"CIFAR-100 could not be downloaded ({reason})", mend) from None
+        fix = f"fetch {CIFAR100.url} yourself and unpack it there, or name class folders"
+        raise DataError(str(path), f"CIFAR-100 could not be downloaded ({reason})", fix) from None
 
 
 def _from_binary(folder: Path) -> tuple[pd.DataFrame, ByteSource]:

@@ -13,7 +13,7 @@ from audit.card.schema import DataSpec
 from audit.data.quality import ByteSource, FileSource
 from audit.data.readers.cifar100 import cifar100_images
 from audit.data.readers.folder import class_folders
-from audit.data.splits import GIVEN, deal_subjects
+from audit.data.splits import GIVEN, assign_subjects
 from audit.errors import DataError
 
 TEST_SHARE = 0.2  # of each class, where the folders do not say
@@ -77,8 +77,8 @@ def _control_split(frame: pd.DataFrame, seed: int) -> pd.Series:
     if GIVEN in frame:
         return frame[GIVEN].where(frame[GIVEN] == "train", "test")
     strata = frame.set_index("image")["label"]
-    dealt = deal_subjects(strata, np.array([1 - TEST_SHARE, TEST_SHARE, 0.0]), seed)
-    return frame["image"].map(dealt).where(lambda split: split == "train", "test")
+    assigned = assign_subjects(strata, np.array([1 - TEST_SHARE, TEST_SHARE, 0.0]), seed)
+    return frame["image"].map(assigned).where(lambda split: split == "train", "test")
 
 
 def _check_classes(frame: pd.DataFrame, where: str) -> None:

@@ -18,8 +18,8 @@ from urllib.parse import unquote, urlsplit
 import pandas as pd
 
 from audit.card.faults import did_you_mean
+from audit.card.read_table import read_table
 from audit.card.schema import DataSpec
-from audit.card.tables import read_table
 from audit.data.quality import FileSource, safe_key
 from audit.data.readers.croissant_fields import PROPERTIES, Field, fields_of, identity, nodes_of, short_name
 from audit.data.readers.layout import json_of
@@ -187,8 +187,8 @@ def _table(parts: Mapping[str, Mapping[str, Any]], name: str, file: Path) -> pd.
     key = safe_key(PurePosixPath(unquote(urlsplit(address).path)).name if remote else address, str(file))
     path = file.parent / key
     if not path.is_file():
-        mend = f"download {address} and put it there" if remote else "put it there, out of its archive"
-        raise DataError(str(path), f"no such file, which {file.name} names", mend)
+        fix = f"download {address} and put it there" if remote else "put it there, out of its archive"
+        raise DataError(str(path), f"no such file, which {file.name} names", fix)
     digest = node.get("sha256")
     if digest is not None:
         _check_sha256(path, digest, file)

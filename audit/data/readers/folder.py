@@ -1,4 +1,4 @@
-"""``reader: folder``: one folder a class, images inside; groups in a ``groups.csv`` beside the folders."""
+"""``reader: folder``: one folder per class, images inside; groups in a ``groups.csv`` beside the folders."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from audit.card.read_table import read_table
 from audit.card.schema import DataSpec
-from audit.card.tables import read_table
 from audit.data.quality import FileSource
 from audit.data.readers.raw import RawTable, require_columns
 from audit.data.readers.table import with_safe_paths
@@ -73,7 +73,7 @@ def class_folders(path: Path) -> pd.DataFrame:
         rows += [(key, folder.name, split) for folder in classes for key in _images(folder, path)]
     if not rows:
         suffixes = ", ".join(IMAGE_SUFFIXES)
-        raise DataError(str(path), f"no class folder with images ({suffixes})", "make one folder a class")
+        raise DataError(str(path), f"no class folder with images ({suffixes})", "make one folder per class")
     frame = pd.DataFrame(rows, columns=["image", "label", GIVEN], dtype=object)
     frame = frame if split_layout else frame.drop(columns=GIVEN)
     return frame.sort_values("image", ignore_index=True)
@@ -103,14 +103,14 @@ def join_groups(frame: pd.DataFrame, spec: DataSpec, path: Path) -> pd.DataFrame
     """
     table = path / GROUPS_FILE
     if not table.is_file():
-        mend = f"write it with a column '{spec.image}' (path in the folder) and one column an attribute"
-        raise DataError(str(table), "no such file, and folders alone name no groups", mend)
+        fix = f"write it with a column '{spec.image}' (path in the folder) and one column an attribute"
+        raise DataError(str(table), "no such file, and folders alone name no groups", fix)
     groups = read_table(table)
     require_columns(groups, [(spec.image, "data.image")], str(table))
     groups = with_safe_paths(groups, spec.image, table).drop(columns=[spec.label], errors="ignore")
     twice = groups[spec.image][groups[spec.image].duplicated()]
     if len(twice):
-        raise DataError(str(table), f"'{twice.iloc[0]}' stands twice", "keep one row an image")
+        raise DataError(str(table), f"'{twice.iloc[0]}' stands twice", "keep one row per image")
     strange = sorted(set(groups[spec.image].dropna()) - set(frame[spec.image]))
     if strange:
         what = f"{len(strange)} rows name no image of the class folders (e.g. '{strange[0]}')"

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from audit.card.read_table import read_table
 from audit.card.schema import DataSpec
-from audit.card.tables import read_table
 from audit.data.quality import FileSource, decode_image
 from audit.data.readers.raw import RawTable
 from audit.data.readers.table import with_safe_paths
@@ -176,7 +176,7 @@ def _json_lines(file: Path) -> Iterator[dict[str, str | None]]:
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            raise DataError(f"{file}, line {number}", "is no JSON object", "write one object a line")
+            raise DataError(f"{file}, line {number}", "is no JSON object", "write one object per line")
         yield {str(k): _text(v, None) for k, v in row.items() if not isinstance(v, dict | list)}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from audit.card.tables import read_table
+from audit.card.read_table import read_table
 from audit.data.readers.folder import IMAGE_SUFFIXES
 from audit.errors import DataError
 
@@ -50,12 +50,12 @@ def pairs_of(path: Path) -> dict[str, str]:
     return {row[0]: row[1] for row in rows}
 
 
-def table_with(path: Path, columns: Sequence[str], mend: str = AGAIN) -> pd.DataFrame:
+def table_with(path: Path, columns: Sequence[str], fix: str = AGAIN) -> pd.DataFrame:
     """Read a table; raise ``DataError`` where it lacks one of the columns."""
     table = read_table(need(path))
     absent = [column for column in columns if column not in table.columns]
     if absent:
-        raise DataError(str(path), f"has no column {', '.join(absent)}", mend)
+        raise DataError(str(path), f"has no column {', '.join(absent)}", fix)
     return table
 
 

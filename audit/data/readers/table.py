@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from audit.card.read_table import read_table
 from audit.card.schema import DataSpec
-from audit.card.tables import read_table
 from audit.data.quality import FileSource, safe_key
 from audit.data.readers.raw import RawTable, require_columns
 

@@ -115,7 +115,7 @@ def yes_no(flag: bool) -> str:
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:
-    """Return a mend for a name that is not among the known ones.
+    """Return a fix for a name that is not among the known ones.
 
     Parameters
     ----------

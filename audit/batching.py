@@ -1,0 +1,236 @@
+"""How much memory a run takes: what the C library keeps for the next tensor, and how many images fit at once.
+
+By default glibc hands large freed blocks back at once, and asks for them again. Patching allocates and frees the same
+large tensors thousands of times. Keeping them costs no more than the peak.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from audit.errors import InputError, MemoryExhaustedError, UnfinishedError
+
+# From glibc's malloc.h.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_KEEP = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**28))
+UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+SAYINGS = ("out of memory", "not enough memory", "allocate memory", "bad_alloc", "alloc_failed")  # of torch and below
+LEAST = 2**30  # Python, torch and a small model alone take most of it
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+# By controllers, version 2 first: the limit, what is used of it, and where it is mounted.
+CGROUPS = {
+    "": ("memory.max", "memory.current", "/sys/fs/cgroup"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "/sys/fs/cgroup/memory"),
+}
+_limit: int | None = None
+
+
+class _Mallinfo(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )
+    ]  # fmt: skip
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep freed memory for the next tensor; return whether it was told.
+
+    Elsewhere than on Linux with glibc nothing happens.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    return all(mallopt(option, value) == 1 for option, value in _KEEP)
+
+
+@contextmanager
+def failing_in_time() -> Iterator[None]:
+    """Let an allocation fail that the machine has no room for, for the length of a block.
+
+    Else Linux grants it, and ends the process by a signal once it is used: nothing could be halved, and nothing told.
+    Elsewhere than on Linux nothing happens.
+    """
+    room = _available()
+    if room is None:
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    most = [held for held in before if held != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min([_private() + room, *most]), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _available() -> int | None:
+    """Return the bytes that this process may still take: of the machine's memory and swap, and of its cgroup's."""
+    about = Path("/proc/meminfo")
+    if not about.is_file():
+        return None
+    fields = dict(line.split(":") for line in about.read_text(encoding="ascii").splitlines())
+    free = sum(int(fields[name].split()[0]) * 1024 for name in ("MemAvailable", "SwapFree") if name in fields)
+    return max(0, min([free, *_left_in_groups()]))
+
+
+def _left_in_groups() -> Iterator[int]:
+    """Yield what the control groups of this process leave it; pages of files can be let go, and count as free."""
+    groups = Path("/proc/self/cgroup")
+    for line in groups.read_text(encoding="utf-8").splitlines() if groups.is_file() else ():
+        _, controllers, path = line.split(":", 2)
+        limit, usage, root = CGROUPS.get(controllers, ("", "", ""))
+        for folder in {Path(root), Path(root + path)} if root else ():
+            if (folder / limit).is_file() and (
+                most := (folder / limit).read_text(encoding="ascii").strip()
+            ).isdecimal():
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+                yield int(most) - int((folder / usage).read_text(encoding="ascii")) + int(stat.get("inactive_file", 0))
+
+
+def _private() -> int:
+    """Return the bytes that RLIMIT_DATA counts: writable, shared with nobody, whether used yet or not."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:"))
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of a size such as "6G", "512M" or "1.5g".
+
+    Raises
+    ------
+    InputError
+        If it is no size, or less than anything could run in.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", text.lower())
+    size = 0 if match is None else int(float(match[1]) * UNITS[match[2]])
+    if size < LEAST:
+        raise InputError("--memory", f"'{text}' is no size of {LEAST >> 30}G or more", "write 4G or 1.5G, as you mean")
+    return size
+
+
+def limit_memory(size: int | None) -> None:
+    """Let so many images be computed at once as this process can hold in so many bytes; None: no limit."""
+    global _limit
+    _limit = size
+
+
+def max_batch_size(most: int, bytes_each: float, *, share: float = 1.0, free: int | None = None) -> int:
+    """Return how many things fit into a share of what is left of the limit.
+
+    Parameters
+    ----------
+    most : int
+        At most so many, which is the answer without a limit.
+    bytes_each : float
+    share : float, optional
+    free : int, optional
+        What an accelerator has, where the things lie there: as many as fit into that too, but never less than one.
+
+    Raises
+    ------
+    UnfinishedError
+        If not even one fits.
+    """
+    if free is not None:
+        most = max(1, min(most, int(free * share / bytes_each)))
+    if _limit is None:
+        return most
+    number = int((_limit - used()) * share / bytes_each)
+    if number < 1:
+        needed = (used() + bytes_each / share) / 2**30
+        raise UnfinishedError("memory", f"one image more does not fit into {_limit / 2**30:.1f}G",
+                              f"give --memory {needed:.1f}G or more")  # fmt: skip
+    return min(most, number)
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Tell whether an error means that memory ran out: Python's, or torch's on a processor or an accelerator."""
+    said = any(words in str(error).lower() for words in SAYINGS)
+    return isinstance(error, MemoryError | MemoryExhaustedError) or (isinstance(error, RuntimeError) and said)
+
+
+def in_halves(
+    work: Callable[[Part], Result], part: Part, cut: Callable[[Part], tuple[Part, Part] | None]
+) -> list[Result]:
+    """Do some work; where memory does not suffice for a part, do its halves one after the other.
+
+    Parameters
+    ----------
+    work : callable
+        What is done with a part; nothing of it may be left behind where it fails.
+    part : object
+    cut : callable
+        Returns the halves of a part, or None where it cannot be cut.
+
+    Returns
+    -------
+    list
+        What ``work`` returned for each part, in order.
+
+    Raises
+    ------
+    MemoryExhaustedError
+        If memory does not suffice for the smallest part.
+    """
+    try:
+        return [work(part)]
+    except (MemoryError, RuntimeError, MemoryExhaustedError) as error:
+        if not is_exhausted(error):
+            raise
+    gc.collect()  # outside of the handler, whose traceback would hold on to what was computed so far
+    halves = cut(part)
+    if halves is None:
+        fix = "close other programs, take a smaller model or image_size, or a larger machine"
+        raise MemoryExhaustedError("memory", "does not suffice, with as few images at once as there can be", fix)
+    return [result for half in halves for result in in_halves(work, half, cut)]
+
+
+def batches(n: int, size: int) -> Iterator[slice]:
+    """Cut ``range(n)`` into slices of at most ``size``."""
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
+
+
+def in_batches(work: Callable[[slice], Result], n: int, size: int) -> list[Result]:
+    """Do some work slice by slice of ``range(n)``, at most ``size`` at once; less where memory does not suffice."""
+    return [result for part in batches(n, size) for result in in_halves(work, part, _slice_in_two)]
+
+
+def _slice_in_two(part: slice) -> tuple[slice, slice] | None:
+    middle = (part.start + part.stop + 1) // 2
+    return (slice(part.start, middle), slice(middle, part.stop)) if part.stop - part.start > 1 else None
+
+
+def used() -> int:
+    """Return the bytes of this process in memory, without what the C library is known to keep for reuse."""
+    statm = Path("/proc/self/statm")
+    if not statm.is_file():
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    resident = int(statm.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    return resident - _kept()
+
+
+def _kept() -> int:
+    """Return the bytes that glibc holds free, but for the top of its heap, which may never have been used; or 0."""
+    try:
+        mallinfo = ctypes.CDLL(None).mallinfo2
+    except (OSError, AttributeError):
+        return 0
+    mallinfo.restype = _Mallinfo
+    held = mallinfo()
+    return int(held.fordblks - held.keepcost)

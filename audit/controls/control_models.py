@@ -1,0 +1,246 @@
+"""The models behind the colour and blur controls: one base, then conditions that differ in their images alone.
+
+The base is trained on clean, gray and blurred images together. Each condition then fine-tunes the base's blocks on
+one kind of image. Last norm and classifier are common to all conditions and stay as they are, so that a complete
+patch gives exactly the donor's logits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+
+from audit.card.schema import ControlsSpec
+from audit.controls.control_images import ControlSet, Role
+from audit.data.pixels import Pixels
+from audit.errors import UnfinishedError
+from audit.models.adapters.registry import Model, adapter
+from audit.models.build import Backbone
+from audit.models.checkpoint import hash_state, save_weights, started_from
+from audit.models.finetune import Progress, Recipe, Views, count_steps, finetune, make_views, prefix_blocks
+from audit.models.side_by_side import train_side_by_side
+from audit.models.transforms import Corruption, blur, corrupt_pixels, gray
+from audit.store import write_text
+
+RECIPE_VERSION = 4  # raise when the training below changes: cached models are then made again
+BASE = "base.safetensors"
+WEIGHT_DECAY = 0.05
+WARMUP_SHARE = 0.1
+CORRUPTIONS: Mapping[str, Corruption] = {"gray": gray, "blur": blur}
+SEEN = ("clean", "gray", "blur")  # by the base
+Step = Callable[[str], Callable[[int, int], None]]  # a named progress bar
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One fine-tuning of the base: on which task, on which images, with which seed."""
+
+    name: str
+    role: Role
+    corruption: str  # "clean" | "gray" | "blur"
+    seed: int
+
+
+def conditions(one_task: bool, donor_seeds: int) -> list[Condition]:
+    """Return what is trained: for gray and for blur a recipient, and donors of other seeds, clean and corrupted.
+
+    A clean donor and its corrupted twin share a seed: the order of the images. On one task, colour and blur share the
+    clean donors.
+    """
+    tasks: Sequence[tuple[Role, str]] = (("colour", "gray"), ("blur", "blur"))
+    wanted: list[Condition] = []
+    for role, corruption in tasks:
+        wanted.append(Condition(corruption, role, corruption, 1))
+        for seed in range(2, 2 + donor_seeds):
+            shared = one_task and role != tasks[0][0]
+            wanted += [] if shared else [Condition(_donor_name(role, "clean", seed), role, "clean", seed)]
+            wanted.append(Condition(_donor_name(role, corruption, seed), role, corruption, seed))
+    return wanted
+
+
+def _donor_name(role: Role, corruption: str, seed: int) -> str:
+    return f"{role}_{corruption}_donor_{seed}"
+
+
+@dataclass(frozen=True)
+class ControlModels:
+    """The models by condition, the hash of the weights each was trained from, their folder, whether they lay there."""
+
+    models: Mapping[str, Model]
+    started_from: Mapping[str, str]
+    folder: Path
+    from_cache: bool
+
+    def donors(self, role: Role, corruption: str) -> tuple[str, ...]:
+        """Name the donors of a channel that were trained on ``corruption`` ("clean", "gray", "blur"), by seed."""
+        found = [n for n in self.models if n.startswith(f"{role}_{corruption}_donor_")]
+        return tuple(found or [n for n in self.models if f"_{corruption}_donor_" in n])
+
+
+def corrupt(pixels: Pixels, corruption: str) -> Pixels:
+    """Return pixels as the named condition sees them."""
+    return pixels if corruption == "clean" else corrupt_pixels(pixels, CORRUPTIONS[corruption])
+
+
+def cache_key(backbone: Backbone, spec: ControlsSpec, images: ControlSet) -> str:
+    """Return the hash of all that makes the control models what they are."""
+    made_of = {
+        "version": RECIPE_VERSION,
+        "model": backbone.spec.model_dump(exclude={"weights", "classes"}),
+        "body": backbone.body_hash(),
+        "controls": spec.model_dump(exclude={"card", "path", "weights", "eval_images", "donor_seeds"}),
+        "images": images.training_fingerprint,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    if _is_whole(backbone):
+        made_of["base"] = "trained whole"
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+
+def train_controls(
+    backbone: Backbone, spec: ControlsSpec, images: ControlSet, *, cache: Path, step: Step
+) -> ControlModels:
+    """Train the control models, or load them where the same have been trained before.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        The audited model's.
+    spec : ControlsSpec
+    images : ControlSet
+    cache : pathlib.Path
+        Folder of trained control models.
+    step : callable
+        Given a name, returns a progress callback.
+    """
+    folder = cache / f"controls-{cache_key(backbone, spec, images)[:24]}"
+    wanted = conditions(images.one_task, spec.donor_seeds)
+    files = {c: folder / f"{c.name}.safetensors" for c in wanted}
+    fresh = not all(path.is_file() for path in (folder / BASE, *files.values()))
+    if fresh:
+        with _told_of_controls():
+            base, views = _base(backbone, spec, images, folder, step)
+            models = _train_conditions(backbone, spec, images, base, views, files, step)
+    else:
+        models = {c.name: _stored(backbone, images.classes, path) for c, path in files.items()}
+    write_text(folder / "recipe.json", json.dumps([asdict(c) for c in wanted], indent=1))
+    starts = {c.name: started_from(path) for c, path in files.items()}
+    return ControlModels(models, starts, folder, from_cache=not fresh)
+
+
+@contextmanager
+def _told_of_controls() -> Iterator[None]:
+    """Name what the card says of the control models, where training says what it says of the audited one."""
+    try:
+        yield
+    except UnfinishedError as error:
+        if not error.where.startswith("training, epoch"):
+            raise
+        fix = error.fix.replace("training.", "controls.")
+        raise UnfinishedError(f"controls, {error.where}", error.what, fix) from error
+
+
+def _stored(backbone: Backbone, classes: int, path: Path) -> Model:
+    """Load a model that was trained here."""
+    model = backbone.build(classes)
+    model.load_state_dict(load_file(path))
+    return model
+
+
+def _is_whole(backbone: Backbone) -> bool:
+    """Tell whether the base is trained whole, because its weights were not pretrained for much."""
+    return backbone.spec.weights in ("none", "rendered")
+
+
+def _base(
+    backbone: Backbone, spec: ControlsSpec, images: ControlSet, folder: Path, step: Step
+) -> tuple[Model, Mapping[str, Views]]:
+    """Train the base, or load it; return with it what its frozen blocks make of the images, if that is known by now."""
+    path = folder / BASE
+    if path.is_file():
+        return _stored(backbone, images.base_classes, path), {}
+    base = backbone.build(images.base_classes)
+    blocks = None if _is_whole(backbone) else backbone.spec.train_blocks
+    views = _views(base, images, blocks, SEEN)
+    mixed = Views([v.data[0] for v in views.values()], prefix_blocks(base, blocks))
+    recipe = _recipe(spec, spec.base_epochs, spec.seed, blocks)
+    recipe = replace(recipe, learn_statistics=backbone.spec.weights == "none")
+    finetune(base, mixed, images.base_targets, recipe, progress=step("controls: base"))
+    save_weights(base.state_dict(), path)
+    return base, {} if _is_whole(backbone) else views
+
+
+def _views(model: Model, images: ControlSet, train_blocks: int | None, corruptions: Sequence[str]) -> dict[str, Views]:
+    """Return the training images by corruption, as the trained blocks of ``model`` read them."""
+    return {name: make_views(model, [corrupt(images.train, name)], train_blocks) for name in corruptions}
+
+
+def _train_conditions(
+    backbone: Backbone,
+    spec: ControlsSpec,
+    images: ControlSet,
+    base: Model,
+    views: Mapping[str, Views],
+    files: Mapping[Condition, Path],
+    step: Step,
+) -> dict[str, Model]:
+    """Train the conditions that are not stored yet from the base, storing each as soon as it is done; return all."""
+    absent = [c for c, path in files.items() if not path.is_file()]
+    blocks = backbone.spec.train_blocks
+    views = views or _views(base, images, blocks, sorted({c.corruption for c in absent}))
+    models = {c: backbone.build(images.classes) for c in files}
+
+    def recipe_of(condition: Condition) -> Recipe:
+        recipe = _recipe(spec, spec.condition_epochs, spec.seed + condition.seed, blocks)
+        return replace(recipe, freeze_classifier=True, attention_only=not images.one_task)
+
+    def train(condition: Condition, progress: Progress) -> None:
+        model, path = models[condition], files[condition]
+        if condition not in absent:
+            model.load_state_dict(load_file(path))
+            return
+        start_from(base, model)
+        start, targets = hash_state(model.state_dict()), images.targets[condition.role][0]
+        finetune(model, views[condition.corruption], targets, recipe_of(condition), progress=progress)
+        save_weights(model.state_dict(), path, started_from=start)
+
+    steps = [count_steps(len(images.train), recipe_of(c)) if c in absent else 0 for c in files]
+    progress = step(f"controls: {len(absent)} models side by side")
+    train_side_by_side([partial(train, c) for c in files], list(models.values()), steps, progress=progress)
+    return {c.name: model for c, model in models.items()}
+
+
+def start_from(base: Model, model: Model) -> None:
+    """Give ``model`` the base's weights; a classifier for other classes is set to fixed, distinct directions."""
+    state = base.state_dict()
+    generator = torch.Generator().manual_seed(0)
+    for name, classifier in adapter(model).classifiers().items():
+        if classifier.weight.shape == state[f"{name}.weight"].shape:
+            continue
+        torch.nn.init.orthogonal_(classifier.weight, generator=generator)
+        torch.nn.init.zeros_(classifier.bias)
+        state |= {f"{name}.weight": classifier.weight, f"{name}.bias": classifier.bias}
+    model.load_state_dict(state)
+
+
+def _recipe(spec: ControlsSpec, epochs: int, seed: int, train_blocks: int | None) -> Recipe:
+    return Recipe(
+        epochs=epochs,
+        batch_size=spec.batch_size,
+        learning_rate=spec.learning_rate,
+        weight_decay=WEIGHT_DECAY,
+        warmup_share=WARMUP_SHARE,
+        seed=seed,
+        train_blocks=train_blocks,
+    )

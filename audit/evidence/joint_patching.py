@@ -1,0 +1,151 @@
+"""Heads patched together: redundancy and self-repair, which single heads cannot show.
+
+Effects of single heads do not add up. Two heads that carry the same are *redundant*: each alone seems to do little or
+much, together they do less than the sum. Where another head makes up for a patched one (self-repair), they do more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from audit.evidence.effects import SwapEffects, draw_bootstrap, lay_out, share_of_gap, weighted_estimates
+from audit.evidence.effects_store import Settings, StoredEffects
+from audit.evidence.outcome import was_asked
+from audit.evidence.sampled import Sampled
+from audit.evidence.stats import Array, Codes
+from audit.records import Contrast, Estimate, HeadRow, JointRow
+from audit.units import name_of, parse_name
+
+IN_PAIRS = 4  # so many heads of a question, the largest on the discovery split, are patched two by two
+NAMES_JOINED = "+"
+
+
+@dataclass(frozen=True, order=True)
+class HeadSet:
+    """Heads (layer, head) that are patched at once; as text, what a table of effects calls them, whatever they are."""
+
+    heads: tuple[tuple[int, int], ...]
+
+    def __str__(self) -> str:
+        return NAMES_JOINED.join(name_of("head", layer, head) for layer, head in self.heads)
+
+
+def sets_of_question(rows: Sequence[HeadRow]) -> list[HeadSet]:
+    """Return what to patch together, from all head rows of one contrast and outcome.
+
+    All swept heads; all confirmed ones, if there are several; two by two those that were largest on the discovery
+    split, whether confirmed or not. Sets are measured on the confirmation split, which has no part in their choice, but
+    for that of the confirmed.
+    """
+    confirmed = [r for r in rows if r.verdict == "confirmed"]
+    largest = sorted(rows, key=lambda r: -abs(r.discovery.value or 0.0))[:IN_PAIRS]
+    chosen: list[Sequence[HeadRow]] = [rows, *([confirmed] if len(confirmed) > 1 else []), *combinations(largest, 2)]
+    sets = (HeadSet(tuple(sorted((r.layer, r.head) for r in part))) for part in chosen)
+    return list(dict.fromkeys(sets))
+
+
+def sets_to_patch(heads: Sequence[HeadRow], localisation: Mapping[str, str]) -> dict[str, list[HeadSet]]:
+    """Return for each contrast what to patch together, over all its outcomes in which a gap was detected."""
+    wanted: dict[str, list[HeadSet]] = {}
+    for contrast, outcome in dict.fromkeys((r.contrast, r.outcome) for r in heads):
+        if was_asked(localisation.get(f"{contrast}:{outcome}", "")):
+            sets = sets_of_question([r for r in heads if (r.contrast, r.outcome) == (contrast, outcome)])
+            wanted[contrast] = list(dict.fromkeys([*wanted.get(contrast, []), *sets]))
+    return wanted
+
+
+def judge_together(
+    stored: StoredEffects,
+    table: pd.DataFrame,
+    contrasts: Sequence[Contrast],
+    outcomes: Sequence[str],
+    seed: int,
+    settings: Settings,
+) -> list[JointRow]:
+    """Estimate what sets of heads mediate, beside the sum of their single effects, on the confirmation split.
+
+    Parameters
+    ----------
+    stored : StoredEffects
+        Single heads.
+    table : pandas.DataFrame
+        Rows of the joint sweep: columns of Design A with ``set`` in place of layer and head.
+    contrasts, outcomes
+        The questions.
+    seed : int
+        Of the audited model.
+    settings : Settings
+
+    Returns
+    -------
+    list of JointRow
+    """
+    rows: list[JointRow] = []
+    own = stored.unpatched[stored.unpatched["seed"] == seed]
+    for contrast in contrasts:
+        part = table[table["contrast"] == str(contrast)]
+        if part.empty:
+            continue
+        for outcome in outcomes:
+            shares = stored.label_shares(contrast.attribute)
+            together = lay_out(part, own, stored.frame["subject"], outcome, by=["set"], label_shares=shares)
+            singly = _of_recipients(
+                stored.sampled(seed, contrast, "confirmation", outcome), np.sort(part["position"].unique())
+            )
+            names = sorted(part["set"].unique())
+            rows += _rows(together, singly, [parse_set(n) for n in names], contrast, outcome, settings)
+    return rows
+
+
+def _of_recipients(patched: Sampled | SwapEffects, rows: Codes) -> SwapEffects:
+    """Lay out single heads for the recipients of the sets, who are drawn by the same lot as those who were patched."""
+    some = patched.take(rows)
+    return some.combined() if isinstance(some, Sampled) else some
+
+
+def parse_set(name: str) -> HeadSet:
+    """Read ``L1H0+L2H3``."""
+    return HeadSet(tuple(parse_name(part) for part in name.split(NAMES_JOINED)))
+
+
+def _rows(
+    together: SwapEffects,
+    singly: SwapEffects,
+    sets: Sequence[HeadSet],
+    contrast: Contrast,
+    outcome: str,
+    settings: Settings,
+) -> list[JointRow]:
+    column = {head: k for k, head in enumerate(singly.heads)}
+    membership: Array = np.zeros((len(singly.heads), len(sets)))
+    for s, heads in enumerate(sets):
+        membership[[column[h] for h in heads.heads], s] = 1.0
+    summed = singly.difference @ membership
+    bootstrap = draw_bootstrap(together, resamples=settings.bootstrap, seed=settings.seed + 1)
+    weights = together.mediated_weights()
+
+    def estimate(values: Array) -> list[Estimate]:
+        return weighted_estimates(values, weights, together, bootstrap)
+
+    joint, sums, beyond = (estimate(v) for v in (together.difference, summed, together.difference - summed))
+    shares = share_of_gap(together, bootstrap)
+    sum_shares = share_of_gap(replace(together, cross=together.placebo + summed), bootstrap)
+    return [
+        JointRow(
+            contrast=str(contrast),
+            outcome=outcome,
+            heads=[name_of(settings.unit, layer, head) for layer, head in heads.heads],
+            all_heads=len(heads.heads) == len(singly.heads),
+            together=joint[s],
+            sum_of_singles=sums[s],
+            beyond_sum=beyond[s],
+            share_of_gap=shares[s],
+            sum_share_of_gap=sum_shares[s],
+        )
+        for s, heads in enumerate(sets)
+    ]

@@ -1,0 +1,215 @@
+"""What patching must know of any architecture: a row of layers, each of which adds something to a residual stream.
+
+What a layer adds is parted into units that are patched one by one: attention heads (``heads``) or slices of channels
+(``channels``). ``z`` is what a layer's units hold before it is turned into what they write.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from audit.units import Unit
+
+Product = tuple[torch.Tensor, torch.Tensor]  # factors (units, width, inner) of the matrices left @ right'
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a layer: tokens, and the widths of the stream, of all units together, and of what comes after them."""
+
+    tokens: int
+    width: int
+    inner: int
+    hidden: int
+
+
+class Adapter(ABC):
+    """Where the parts of a model are, and how its stream lies.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    """
+
+    called: ClassVar[str]  # the family, in the table of supported models
+    named: ClassVar[tuple[str, ...]]  # timm's names, as a shell matches them
+    notes: ClassVar[str]
+    unit: ClassVar[Unit]
+    mark: ClassVar[str]  # a tensor that weights of the family have
+    resampled: ClassVar[tuple[str, ...]] = ()  # parts of the names of tensors that another image size changes
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model: Any = model
+
+    # The pass
+
+    @property
+    @abstractmethod
+    def blocks(self) -> Sequence[Any]:
+        """The blocks, in order."""
+
+    @property
+    def depth(self) -> int:
+        """How many layers there are."""
+        return len(self.blocks)
+
+    @property
+    @abstractmethod
+    def side(self) -> int:
+        """Side of the images, in pixels."""
+
+    @abstractmethod
+    def side_fault(self) -> str:
+        """Return why images of this size do not fit, or "" if they do."""
+
+    @abstractmethod
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the stream that enters the first layer."""
+
+    def given(self, layer: int) -> Mapping[str, Any]:
+        """Return what a block is given beside the stream; it does not depend on the image."""
+        del layer
+        return {}
+
+    def run(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
+        """Run a layer."""
+        out: torch.Tensor = self.blocks[layer](stream, **self.given(layer))
+        return out
+
+    def residual_input(self, layer: int, entering: torch.Tensor) -> torch.Tensor:
+        """Return what of the stream that enters a layer the units' writes are added to."""
+        del layer
+        return entering
+
+    @abstractmethod
+    def after(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
+        """Run what comes after a layer's writes were added."""
+
+    @abstractmethod
+    def classify(self, stream: torch.Tensor) -> torch.Tensor:
+        """Return the logits (B, classes) of the stream that leaves the last layer."""
+
+    # The units
+
+    @abstractmethod
+    def units(self, layer: int) -> int:
+        """Return how many units a layer has."""
+
+    @abstractmethod
+    def listen(
+        self, layer: int, z: list[torch.Tensor], written: list[torch.Tensor], *, images: int
+    ) -> list[RemovableHandle]:
+        """Append z (images, tokens, inner) and what the units add to the stream, of every pass from now on."""
+
+    @abstractmethod
+    def write(self, layer: int, unit: int, z: torch.Tensor) -> torch.Tensor:
+        """Return what one unit writes, laid out as the stream, from its own part of z (..., tokens, inner / units)."""
+
+    @abstractmethod
+    def writes(self, layer: int, z: torch.Tensor, *, scale_from: Adapter | None = None) -> torch.Tensor:
+        """Return what each unit writes (units, ..., as the stream), from z (..., tokens, inner).
+
+        ``scale_from`` names whose LayerScale is used instead of the model's own.
+        """
+
+    def bias(self, layer: int) -> torch.Tensor | float:
+        """Return what belongs to no unit, and is added to the stream with their writes."""
+        del layer
+        return 0.0
+
+    @abstractmethod
+    def at_z(self, layer: int, slope: torch.Tensor) -> torch.Tensor:
+        """Carry a gradient with respect to the writes over to z: (B, tokens, inner)."""
+
+    @abstractmethod
+    def to_stream(self, layer: int, tokens: torch.Tensor) -> torch.Tensor:
+        """Lay out (..., tokens, width), in the order of z, as the stream is."""
+
+    @abstractmethod
+    def from_stream(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
+        """Lay out what lies as the stream does in the order of z: (B, tokens, width)."""
+
+    # Sizes
+
+    @abstractmethod
+    def sizes(self, layer: int) -> Sizes:
+        """Return the sizes of a layer, for estimates of memory."""
+
+    def traced(self, layer: int) -> int:
+        """Return how many numbers of one image a recorded pass keeps of a layer."""
+        s = self.sizes(layer)
+        return s.tokens * (2 * s.width + s.inner)
+
+    # Parts and weights
+
+    @abstractmethod
+    def stem(self) -> nn.Module:
+        """Return the module whose output is the stream that enters the first layer."""
+
+    @abstractmethod
+    def end(self) -> nn.Module:
+        """Return the module whose input is the stream that leaves the last layer."""
+
+    @property
+    @abstractmethod
+    def last(self) -> tuple[str, ...]:
+        """Names of the model's parts that follow the last block."""
+
+    @abstractmethod
+    def classifiers(self) -> dict[str, Any]:
+        """Return the linear layers that give the logits, by their names in the model."""
+
+    @abstractmethod
+    def written(self, layer: int) -> nn.Module:
+        """Return the module whose output is what the units add to the stream."""
+
+    @abstractmethod
+    def branches(self, layer: int) -> Sequence[nn.Module]:
+        """Return the modules whose outputs are added to the stream, in order."""
+
+    @abstractmethod
+    def branch(self, layer: int) -> Sequence[nn.Parameter]:
+        """Return the parameters that make what the units write."""
+
+    def modules(self, layer: int) -> Sequence[nn.Module]:
+        """Return the modules that are a layer's own."""
+        return [self.blocks[layer]]
+
+    @abstractmethod
+    def names(self, layer: int) -> tuple[str, ...]:
+        """Return how the names of a layer's tensors begin."""
+
+    @abstractmethod
+    def own_weights(self, layer: int) -> dict[str, torch.Tensor]:
+        """Return the tensors that make what the units write of the stream they read, by their names in the block."""
+
+    @abstractmethod
+    def products(self, layer: int) -> Sequence[Product]:
+        """Return the weights that make each unit what it is, by which units of two models of one start are matched.
+
+        Of heads in a form that is free of the coordinates inside them; of slices in those of the start.
+        """
+
+    @abstractmethod
+    def reparameterize_(self, layer: int, generator: torch.Generator) -> None:
+        """Rewrite, in place, what is inside a layer in other coordinates; the function stays the same."""
+
+    def reach(self, layer: int, unit: int) -> slice:
+        """Return which channels of the stream a unit can write to."""
+        del layer, unit
+        return slice(None)
+
+    def reset_layer_scale_(self, layer: int) -> None:
+        """Let a layer of random weights write as loudly as one that has learned, where its start would silence it."""
+        del layer
+
+    @abstractmethod
+    def fault(self) -> str:
+        """Return why units cannot be told apart, or "" if they can."""

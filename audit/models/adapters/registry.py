@@ -1,0 +1,46 @@
+"""Which family a model is of, and with it all that patching must know of its architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from timm.models.beit import Beit
+from timm.models.convnext import ConvNeXt
+from timm.models.eva import Eva
+from timm.models.resnet import ResNet
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from audit.models.adapters.base import Adapter
+from audit.models.adapters.convnext import ConvNext
+from audit.models.adapters.heads import Heads
+from audit.models.adapters.positions import Biased, Rotary
+from audit.models.adapters.residual import Residual
+from audit.models.adapters.windows import Windowed
+
+Model: TypeAlias = VisionTransformer | Beit | Eva | SwinTransformer | ResNet | ConvNeXt
+
+ADAPTERS: Mapping[type[nn.Module], type[Adapter]] = {
+    VisionTransformer: Heads,
+    Beit: Biased,
+    Eva: Rotary,
+    SwinTransformer: Windowed,
+    ResNet: Residual,
+    ConvNeXt: ConvNext,
+}
+
+
+def adapter(model: Model) -> Adapter:
+    """Return what is known of a model.
+
+    Raises
+    ------
+    TypeError
+        If it is of no supported family; ``why_not_patchable`` tells beforehand.
+    """
+    for kind, made in ADAPTERS.items():
+        if isinstance(model, kind):
+            return made(model)
+    raise TypeError(f"{type(model).__name__} is of no family that can be patched")

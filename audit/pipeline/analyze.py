@@ -1,0 +1,210 @@
+"""Stage: from stored effects to rates, contrasts, heads and findings."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+
+from audit.data.samples import UNKNOWN
+from audit.evidence.agreement import agreements
+from audit.evidence.disparity import Question, Thresholds, contrasts, ranges, rates_by_group, with_seeds
+from audit.evidence.findings import Context, make_findings
+from audit.evidence.heads import localise
+from audit.evidence.joint_patching import judge_together
+from audit.evidence.outcome import has_gap, localisation, was_asked, without_gap
+from audit.evidence.pairs import judge_pairs, with_natural
+from audit.pipeline.context import Scope
+from audit.pipeline.run_sweeps import AUDIT_SPLITS, Swept, head_settings
+from audit.records import (
+    Agreement,
+    AttentionMap,
+    Contrast,
+    ContrastRow,
+    Finding,
+    HeadGrid,
+    HeadRow,
+    JointRow,
+    PairRow,
+    RangeRow,
+    RateRow,
+    Stability,
+)
+from audit.units import Unit, said_of
+
+JOINED = " x "
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Everything that the report says about groups and heads."""
+
+    rates: list[RateRow]
+    contrasts: list[ContrastRow]
+    heads: list[HeadRow]
+    stability: list[Stability]
+    localisation: dict[str, str]
+    findings: list[Finding]
+    grids: list[HeadGrid]
+    joint: list[JointRow] = field(default_factory=list)
+    agreement: list[Agreement] = field(default_factory=list)
+    ranges: list[RangeRow] = field(default_factory=list)
+    pairs: list[PairRow] = field(default_factory=list)
+    attention: list[AttentionMap] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the models say of unpatched images, and the groups compared."""
+
+    unpatched: pd.DataFrame
+    rates: list[RateRow]
+    contrasts: list[ContrastRow]
+    ranges: list[RangeRow]
+    limits: Thresholds
+
+    def asked(self, contrasts: Sequence[Contrast]) -> dict[Contrast, list[str]]:
+        """Return by contrast the outcomes in which a gap was detected: only there are heads asked for."""
+        gaps = dict.fromkeys(
+            (c, row.outcome)
+            for c in contrasts
+            for row in self.contrasts
+            if (row.attribute, row.group, row.reference) == (c.attribute, c.group, c.reference) and has_gap(row)
+        )
+        return {c: [outcome for of, outcome in gaps if of == c] for c in contrasts if any(of == c for of, _ in gaps)}
+
+
+def judge_rates(scope: Scope, unpatched: pd.DataFrame) -> Rates:
+    """Compare the groups."""
+    outcomes, asked = list(scope.outcomes), questions(scope)
+    by_seed = [predictions(scope, unpatched, seed) for seed in scope.seeds]
+    limits = Thresholds(
+        alpha=scope.card.audit.alpha,
+        min_group_size=scope.card.audit.min_group_size,
+        impact_ratio_below=scope.card.policy.impact_ratio_below,
+        gap_above=scope.card.policy.gap_above,
+    )
+    compared = [contrasts(f, asked, outcomes, limits) for f in by_seed]
+    return Rates(
+        unpatched,
+        [row for question in asked for row in rates_by_group(by_seed[0], question, outcomes)],
+        with_seeds(compared[0], compared),
+        ranges(by_seed[0], asked, outcomes, limits, seed=scope.card.audit.seed),
+        limits,
+    )
+
+
+def judge_effects(
+    scope: Scope, rates: Rates, swept: Swept, pairs: pd.DataFrame | None, hashes: dict[str, str]
+) -> Judged:
+    """Grade heads and write the findings; ``pairs`` are effects on exact pairs, if there are any."""
+    outcomes, settings = list(scope.outcomes), head_settings(scope)
+    patched = swept.effects.patched_in_both_splits(scope.contrasts)
+    heads, stability = localise(swept.effects, patched, outcomes, scope.seeds, settings)
+    natural = [] if pairs is None else judge_pairs(pairs, scope.contrasts, outcomes, settings, stored=swept.effects)
+    heads = with_natural(heads, natural)
+    planned = [plan.contrast for plan in swept.plans]
+    enough = {c: planned.count(c) == len(AUDIT_SPLITS) for c in scope.contrasts if c not in patched}
+    unpatched = {f"{c}:{o}": yes for c, yes in enough.items() for o in outcomes}
+    where = localisation(heads, rates.contrasts, unpatched)
+    heads = without_gap(heads, where)
+    found = make_findings(rates.contrasts, heads, where, _context(scope, rates.limits, hashes))
+    return Judged(
+        rates.rates,
+        rates.contrasts,
+        heads,
+        stability,
+        where,
+        _with_commands(scope, found),
+        _grids(heads, where, scope.unit),
+        agreement=agreements(heads),
+        pairs=[n.row for n in natural],
+        ranges=rates.ranges,
+    )
+
+
+CAPTION = (
+    "Mediated gap of each head on the confirmation split. Where it has the sign of the gap, the head widens the gap, "
+    "where it has the other it narrows it."
+)
+
+
+def _context(scope: Scope, limits: Thresholds, hashes: dict[str, str]) -> Context:
+    return Context(
+        name=scope.card.name,
+        model=scope.card.model.name,
+        matched_on=scope.samples.nuisance,
+        unknown={a: info.unknown_images for a, info in scope.samples.attributes.items()},
+        alpha=limits.alpha,
+        gap_above=limits.gap_above,
+        impact_ratio_below=limits.impact_ratio_below,
+        head_share_above=scope.card.policy.head_share_above,
+        hashes=hashes,
+        seeds=scope.seeds,
+        unit=scope.unit,
+    )
+
+
+def _with_commands(scope: Scope, findings: Sequence[Finding]) -> list[Finding]:
+    """Give each finding its command; where the data lie on this machine is nobody else's business."""
+    data = "" if scope.card.data.reader == "synthetic" else " --data FOLDER"
+    run = shlex.quote(scope.run.name)
+    return [f.model_copy(update={"reproduce": f"vit-audit reproduce {run} {f.id}{data}"}) for f in findings]
+
+
+def judge_sets(scope: Scope, swept: Swept, table: pd.DataFrame, judged: Judged) -> Judged:
+    """Add what sets of heads do together."""
+    contrasts = swept.effects.patched_in_both_splits(scope.contrasts)
+    rows = judge_together(swept.effects, table, contrasts, list(scope.outcomes), scope.seeds[0], head_settings(scope))
+    asked = [r for r in rows if was_asked(judged.localisation[f"{r.contrast}:{r.outcome}"])]
+    return replace(judged, joint=asked)
+
+
+def predictions(scope: Scope, unpatched: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Join the samples with one seed's predictions; intersections get columns of their own."""
+    own = unpatched[unpatched["seed"] == seed].set_index("recipient").drop(columns="seed")
+    frame = scope.samples.frame.drop(columns="predicted", errors="ignore").join(own, how="inner")
+    for combination in scope.card.intersections:
+        known = (frame[combination] != UNKNOWN).all(axis=1)
+        joined = frame[combination].agg(JOINED.join, axis=1)
+        frame[JOINED.join(combination)] = joined.where(known, UNKNOWN)
+    return frame
+
+
+def questions(scope: Scope) -> list[Question]:
+    """Return what is compared: every attribute, then every intersection, each with its reference."""
+    asked = [Question(name, info.reference, info.groups) for name, info in scope.samples.attributes.items()]
+    for combination in scope.card.intersections:
+        infos = [scope.samples.attributes[name] for name in combination]
+        reference = JOINED.join(info.reference for info in infos)
+        grid = np.array(np.meshgrid(*[info.groups for info in infos], indexing="ij")).reshape(len(infos), -1).T
+        asked.append(Question(JOINED.join(combination), reference, [JOINED.join(map(str, g)) for g in grid]))
+    return asked
+
+
+def _grids(heads: Sequence[HeadRow], where: Mapping[str, str], unit: Unit) -> list[HeadGrid]:
+    """Lay the mediated gaps out layer by layer, a grid for each contrast and outcome."""
+    marks = {"confirmed": "confirmed", "confirmed, no gap": "no gap", "found, not confirmed": "discovered"}
+    grids = []
+    for contrast, outcome in dict.fromkeys((h.contrast, h.outcome) for h in heads):
+        rows = [h for h in heads if (h.contrast, h.outcome) == (contrast, outcome)]
+        layers = sorted({h.layer for h in rows})
+        asked = was_asked(where[f"{contrast}:{outcome}"])
+        done = f"{said_of(unit, 'What each head does to')} '{outcome}', by group"
+        what = f"Where the gap in '{outcome}' is carried" if asked else done
+        by_layer = [sorted((h for h in rows if h.layer == i), key=lambda h: h.head) for i in layers]
+        grids.append(
+            HeadGrid(
+                id=f"bias:{contrast}:{outcome}",
+                title=f"{what}: {contrast.replace(':', ', ')}",
+                unit="points of mean probability",
+                values=[[h.confirmation.value for h in layer] for layer in by_layer],
+                marks=[[marks.get(h.verdict, "") for h in layer] for layer in by_layer],
+                layers=layers,
+                caption=said_of(unit, CAPTION),
+            )
+        )
+    return grids

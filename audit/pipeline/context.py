@@ -1,0 +1,90 @@
+"""What every stage of one run shares."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from audit.card.schema import Card, TrainingSpec
+from audit.data.pixels import Pixels
+from audit.data.samples import Samples
+from audit.data.summary import audited_outcomes
+from audit.models.build import Backbone, unit_of
+from audit.models.device import CPU
+from audit.records import Contrast
+from audit.units import Unit
+
+Step = Callable[[str], Callable[[int, int], None]]
+
+
+@dataclass
+class Scope:
+    """What is asked, and of which images: all that statistics on stored effects need."""
+
+    card: Card
+    run: Path
+    samples: Samples
+
+    @property
+    def training(self) -> TrainingSpec | None:
+        """How to train, or None where the user's own model is audited."""
+        return None if self.card.training == "none" else self.card.training
+
+    @property
+    def unit(self) -> Unit:
+        """What of the model is patched."""
+        return unit_of(self.card.model.name)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Training seeds; one nominal seed for the user's own model."""
+        return [0] if self.training is None else self.training.seeds
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """Audited labels and their class numbers."""
+        return {name: self.samples.labels.index(name) for name in audited_outcomes(self.card, self.samples.labels)}
+
+    @property
+    def targets(self) -> npt.NDArray[np.int64]:
+        """Class number of every image."""
+        numbers = {name: i for i, name in enumerate(self.samples.labels)}
+        return np.array([numbers[label] for label in self.samples.frame["label"]], dtype=np.int64)
+
+    @property
+    def contrasts(self) -> list[Contrast]:
+        """Every group of every attribute against its reference."""
+        return self.samples.contrasts
+
+
+@dataclass
+class Setting(Scope):
+    """One run: what is asked, pixels, models to start from, folders, progress, and the seconds each stage took."""
+
+    card_path: Path
+    card_content: bytes  # as it was read; the file may change while the audit runs
+    data_root: Path | None
+    cache: Path
+    pixels: Pixels
+    backbone: Backbone
+    control_backbone: Backbone  # what the control models start from
+    step: Step
+    command: str
+    started: str
+    device: torch.device = field(default_factory=lambda: torch.device(CPU))  # of the sweeps
+    precision: torch.dtype = torch.float32  # of Design A on the discovery split
+    stages: list[tuple[str, float]] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage."""
+        begun = time.monotonic()
+        yield
+        self.stages.append((name, round(time.monotonic() - begun, 1)))

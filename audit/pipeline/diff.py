@@ -1,0 +1,221 @@
+"""Two runs side by side: which findings are new, gone, still there, or can no longer be tested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from audit.errors import AuditError
+from audit.evidence.disparity import label_shares
+from audit.evidence.effects import SwapEffects, by_code
+from audit.evidence.run_change import Change, paired_change
+from audit.pipeline.analyze import predictions, questions
+from audit.pipeline.load_run import OpenedRun, open_run
+from audit.records import Audit, ComparedFinding, Contrast, Estimate, Finding, RunComparison, RunName
+from audit.report.render import Source, read_run
+from audit.report.shareable import refuse_copy
+from audit.units import name_of
+
+UNTESTED = ("too little data", "not estimable")
+HEAD_METRIC = "mediated_gap"
+Pairing = Callable[[Finding], Change | None]
+
+
+def compare_runs(before: Path, after: Path) -> RunComparison:
+    """Pair the findings of two runs by their ids, which are the same for the same question of the same card and model.
+
+    Where both runs measured the same images, every number that both have is compared image by image.
+
+    Raises
+    ------
+    InputError
+        If either has no readable record.
+    """
+    first, second = read_run(before), read_run(after)
+    same = first.audit.data.fingerprint == second.audit.data.fingerprint
+    notes: list[str] = []
+    pairing: Pairing = _not_paired
+    if same:
+        try:
+            for run in (before, after):
+                refuse_copy(run, "name the runs themselves")
+            pairing = partial(_paired, open_run(before), open_run(after))
+        except (AuditError, OSError, ValueError) as error:
+            notes.append(f"Not compared image by image: {error}")
+    else:
+        notes.append("The runs did not measure the same images, so numbers are set side by side and not paired.")
+    known = {f.id: f for f in [*findings_of(second.audit), *findings_of(first.audit)]}
+    in_both = {f.id for f in findings_of(first.audit)} & {f.id for f in findings_of(second.audit)}
+    if known and not in_both and first.audit.name != second.audit.name:
+        notes.append(
+            f"The cards have different names ('{first.audit.name}', '{second.audit.name}'), and so have all ids."
+        )
+    try:
+        findings = [_compared(f, first.audit, second.audit, pairing) for f in known.values()]
+    except (AuditError, OSError, ValueError, LookupError) as error:  # whatever a damaged table makes its reader raise
+        what = " ".join(str(error).split()) or type(error).__name__
+        notes.append(f"Not compared image by image, because effects are missing or damaged: {what}")
+        findings = [_compared(f, first.audit, second.audit, _not_paired) for f in known.values()]
+    return RunComparison(before=_named(first), after=_named(second), same_images=same, findings=findings, notes=notes)
+
+
+def findings_of(audit: Audit) -> list[Finding]:
+    """Return what a run found; nothing where a check of the instrument failed, whatever its record holds."""
+    return [] if audit.is_invalid else audit.findings
+
+
+def _not_paired(_finding: Finding) -> Change | None:
+    return None
+
+
+def _named(source: Source) -> RunName:
+    audit = source.audit
+    return RunName(
+        audit_id=audit.audit_id,
+        audit_sha256=source.digest,
+        name=audit.name,
+        outcome=audit.outcome,
+        started=audit.provenance.started,
+        weights_sha256=audit.model.weights_sha256,
+        data_fingerprint=audit.data.fingerprint,
+    )
+
+
+def _compared(finding: Finding, first: Audit, second: Audit, pairing: Pairing) -> ComparedFinding:
+    """Say what became of one finding."""
+    was, stands = (any(f.id == finding.id for f in findings_of(audit)) for audit in (first, second))
+    before, after = number_of(first, finding), number_of(second, finding)
+    row = ComparedFinding(
+        id=finding.id, title=finding.title, kind=finding.kind, state="persisting", before=before, after=after
+    )
+    reason = _untestable(second, finding) if was and not stands else ""
+    if reason:
+        return row.model_copy(update={"state": "no longer testable", "reason": reason})
+    if was != stands:
+        untested = "" if was else _untestable(first, finding)
+        why = f"the run before could not test it: {untested}" if untested else ""
+        row = row.model_copy(update={"state": "gone" if was else "new", "reason": why})
+    change = pairing(finding) if before is not None and after is not None else None
+    if change is None:
+        return row
+    return row.model_copy(update={"change": change.estimate, "p": change.p, "images": change.images})
+
+
+def number_of(audit: Audit, finding: Finding) -> Estimate | None:
+    """Return what a run measured of a finding's question, finding or not; None where it did not ask."""
+    if audit.is_invalid:
+        return None
+    contrast = f"{finding.attribute}:{finding.group}-{finding.reference}"
+    if finding.kind == "head":
+        heads = (
+            h for h in audit.heads if (h.contrast, h.outcome, [h.name]) == (contrast, finding.outcome, finding.heads)
+        )
+        return next((h.confirmation for h in heads), None)
+    asked = f"{contrast}:{finding.outcome}:{finding.metric}"
+    return next((c.estimate for c in audit.contrasts if c.id == asked), None)
+
+
+def _untestable(audit: Audit, finding: Finding) -> str:
+    """Say why a run cannot answer a finding's question; "" where it can."""
+    if audit.is_invalid:
+        return "a check of the instrument failed"
+    contrast = f"{finding.attribute}:{finding.group}-{finding.reference}"
+    if finding.kind == "head":
+        rows = [
+            h for h in audit.heads if (h.contrast, h.outcome, [h.name]) == (contrast, finding.outcome, finding.heads)
+        ]
+        if rows:
+            return "too little data" if rows[0].verdict == "too little data" else ""
+        return audit.localisation.get(f"{contrast}:{finding.outcome}", "the question was not asked")
+    rates = [c for c in audit.contrasts if c.id == f"{contrast}:{finding.outcome}:{finding.metric}"]
+    if not rates:
+        return "the question was not asked"
+    return f"{rates[0].state}: {rates[0].reason}".removesuffix(": ") if rates[0].state in UNTESTED else ""
+
+
+def _paired(first: OpenedRun, second: OpenedRun, finding: Finding) -> Change | None:
+    """Compare the two runs on the images that both measured; None where there are none."""
+    measure = _of_head if finding.kind == "head" else _of_rates
+    before, after = (measure(run, finding) for run in (first, second))
+    if before is None or after is None:
+        return None
+    rows = before.merge(after, left_index=True, right_index=True, suffixes=("", ":after"))
+    if rows["is_group"].nunique() < 2:
+        return None
+    label, names = pd.factorize(rows["label"], sort=True)
+    shares = _shares(second, finding)
+    effects = SwapEffects(
+        cross=rows[["value:after"]].to_numpy(dtype=np.float64),
+        placebo=rows[["value"]].to_numpy(dtype=np.float64),
+        unpatched=np.zeros(len(rows)),
+        is_group=rows["is_group"].to_numpy(dtype=bool),
+        label=label.astype(np.int64),
+        subject=pd.factorize(rows["subject"])[0].astype(np.int64),
+        unit=pd.factorize(rows["unit"])[0].astype(np.int64),
+        heads=[(0, 0)],
+        shares=by_code(shares, names) if set(names) <= shares.keys() else None,  # rates of one label need none
+    )
+    weights = effects.mediated_weights() if finding.kind == "head" else effects.gap_weights()
+    return paired_change(effects, weights)
+
+
+def _shares(run: OpenedRun, finding: Finding) -> dict[str, float]:
+    """Return the weights of the labels: their shares among the images of known group."""
+    question = next((q for q in questions(run.scope) if q.attribute == finding.attribute), None)
+    frame = predictions(run.scope, run.effects.unpatched, run.scope.seeds[0])
+    return {} if question is None else label_shares(frame, question)
+
+
+def _of_rates(run: OpenedRun, finding: Finding) -> pd.DataFrame | None:
+    """Return by image whether the first seed's model calls it the outcome, of the images that the measure is about."""
+    unpatched = run.table("unpatched")
+    if unpatched is None:
+        return None
+    frame = predictions(run.scope, unpatched, run.scope.seeds[0])
+    if finding.attribute not in frame:
+        return None
+    frame = frame[frame[finding.attribute].isin([finding.group, finding.reference])]
+    if finding.metric != "standardised_gap":
+        frame = frame[(frame["label"] == finding.outcome) == (finding.metric == "tpr_gap")]
+    # Rates of images with another label than the outcome are not standardised over these labels.
+    label = frame["label"] if finding.metric == "standardised_gap" else finding.metric
+    called = (frame["predicted"] == finding.outcome).astype(np.float64)
+    is_group = frame[finding.attribute] == finding.group
+    return pd.DataFrame(
+        {"value": called, "is_group": is_group, "label": label, "subject": frame["subject"], "unit": frame["image"]}
+    ).set_index(frame["image"])
+
+
+def _of_head(run: OpenedRun, finding: Finding) -> pd.DataFrame | None:
+    """Return by recipient what its cross-group donor does through the head beyond the placebo, first seed."""
+    contrast = Contrast(finding.attribute, finding.group, finding.reference)
+    stored, seed = run.effects, run.scope.seeds[0]
+    if contrast not in stored.patched_in_both_splits([contrast]):
+        return None
+    effects = stored.of(seed, contrast, "confirmation", finding.outcome)
+    named = [name_of(run.scope.unit, layer, head) for layer, head in effects.heads]
+    swap = stored.swap
+    part = swap[(swap["seed"] == seed) & (swap["contrast"] == str(contrast)) & (swap["split"] == "confirmation")]
+    if stored.first_order is not None and len(part["position"].unique()) < len(effects.label):
+        first = stored.first_order
+        part = first[
+            (first["seed"] == seed) & (first["contrast"] == str(contrast)) & (first["split"] == "confirmation")
+        ]
+    about = part.drop_duplicates("position").sort_values("position")
+    if finding.heads[0] not in named or len(about) != len(effects.label):
+        return None
+    frame = run.scope.samples.frame.loc[about["recipient"]]
+    return pd.DataFrame(
+        {
+            "value": effects.difference[:, named.index(finding.heads[0])],
+            "is_group": effects.is_group,
+            "label": about["label"].to_numpy(),
+            "subject": frame["subject"].to_numpy(),
+            "unit": about["unit"].to_numpy(),
+        },
+        index=pd.Index(frame["image"].to_numpy(), name="image"),
+    )

@@ -1,0 +1,145 @@
+"""One finding again, from images and stored weights, beside the number that the report gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from safetensors.torch import load_file
+
+from audit.errors import InputError
+from audit.evidence.disparity import Thresholds, contrasts
+from audit.evidence.effects import mediated_gaps
+from audit.evidence.effects_store import StoredEffects
+from audit.models.adapters.registry import Model
+from audit.patching.sites import Site, sites_of
+from audit.patching.sweep import measure_unpatched
+from audit.pipeline import Request, prepare
+from audit.pipeline.analyze import predictions, questions
+from audit.pipeline.context import Setting
+from audit.pipeline.run_sweeps import (
+    Plan,
+    audit_rows,
+    estimate_part,
+    make_plans,
+    patch_part,
+    swept_layers,
+    with_class_names,
+)
+from audit.records import Contrast, Finding
+from audit.report import load_audit
+from audit.units import parse_name
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """Expected and obtained value of one finding."""
+
+    title: str
+    expected: float
+    obtained: float
+    tolerance: float
+
+    @property
+    def holds(self) -> bool:
+        """Tell whether the two agree within the stated tolerance."""
+        return abs(self.obtained - self.expected) <= self.tolerance
+
+
+def reproduce_finding(run: Path, finding_id: str, data_root: Path | None) -> Reproduction:
+    """Measure one finding again.
+
+    Parameters
+    ----------
+    run : pathlib.Path
+        A run directory with its models.
+    finding_id : str
+        Such as ``F-3fa9c1d2``.
+    data_root : pathlib.Path or None
+        Where the images lie.
+
+    Raises
+    ------
+    InputError
+        If the run has no such finding, or its data have changed.
+    """
+    audit = load_audit(run / "audit.json")
+    finding = next((f for f in audit.findings if f.id == finding_id), None)
+    if finding is None:
+        known = ", ".join(f.id for f in audit.findings) or "none"
+        raise InputError(str(run), f"no finding '{finding_id}'", f"it has: {known}")
+    request = Request(run / "card.yaml", data_root, run.parent, "vit-audit reproduce", again=run)
+    setting = prepare(request, lambda _name: lambda _done, _total: None)
+    if setting.samples.fingerprint != audit.data.fingerprint:
+        raise InputError(audit.data.source, "the data have changed since the run", "restore them, or audit again")
+    obtained = (
+        _measure_rates(setting, run, finding) if finding.kind == "disparity" else _measure_head(setting, run, finding)
+    )
+    return Reproduction(finding.title, finding.expected, obtained, finding.tolerance)
+
+
+def _model(setting: Setting, run: Path) -> Model:
+    """Load the primary model of a run."""
+    name = "audited" if setting.training is None else f"seed-{setting.seeds[0]}"
+    path = run / "models" / f"{name}.safetensors"
+    if not path.is_file():
+        fix = "restore it; a shareable copy has its models only where it was made with --models"
+        raise InputError(str(path), "missing", fix)
+    model = setting.backbone.build(len(setting.samples.labels))
+    model.load_state_dict(load_file(path))
+    return model.eval()
+
+
+def _unpatched(setting: Setting, run: Path) -> pd.DataFrame:
+    table = measure_unpatched(_model(setting, run), setting.pixels, audit_rows(setting), setting.outcomes)
+    return with_class_names(table, setting.samples.labels).assign(seed=setting.seeds[0])
+
+
+def _measure_rates(setting: Setting, run: Path, finding: Finding) -> float:
+    """Predict all audit images again and take the finding's gap."""
+    spec, policy = setting.card.audit, setting.card.policy
+    limits = Thresholds(spec.alpha, spec.min_group_size, policy.impact_ratio_below, policy.gap_above)
+    frame = predictions(setting, _unpatched(setting, run), setting.seeds[0])
+    asked = [q for q in questions(setting) if q.attribute == finding.attribute]
+    rows = contrasts(frame, asked, [finding.outcome], limits)
+    match = [r for r in rows if (r.group, r.metric) == (finding.group, finding.metric)]
+    return float(match[0].estimate.value or 0.0)
+
+
+def _measure_head(setting: Setting, run: Path, finding: Finding) -> float:
+    """Patch the finding's head again on the confirmation split: for all recipients, or those that the run drew."""
+    contrast = Contrast(finding.attribute, finding.group, finding.reference)
+    site, seed = Site(*parse_name(finding.heads[0])), setting.seeds[0]
+    model, sites = _model(setting, run), sites_of(_model(setting, run), swept_layers(setting))
+    (plan,) = (p for p in make_plans(setting)[0] if (p.contrast, p.split) == (contrast, "confirmation"))
+    patched = _patched(run, seed, plan, site)
+    chosen = np.zeros((len(plan.rows), len(sites)), dtype=bool)
+    chosen[patched, sites.index(site)] = True
+    table = patch_part(setting, model, seed, plan, chosen)
+    estimates = None
+    if len(patched) < len(plan.rows):
+        estimates = estimate_part(setting, model, seed, plan)
+        estimates = estimates[(estimates["layer"] == site.layer) & (estimates["head"] == site.head)]
+    stored = StoredEffects(table, None, _unpatched(setting, run), setting.samples.frame, first_order=estimates)
+    return float(mediated_gaps(stored.of(seed, contrast, "confirmation", finding.outcome))[0])
+
+
+def _patched(run: Path, seed: int, plan: Plan, site: Site) -> npt.NDArray[np.int64]:
+    """Return the positions of the recipients for which the run patched a head; all where nothing is stored."""
+    path = run / "effects" / f"swap-seed-{seed}.parquet"
+    if not path.is_file():
+        return np.arange(len(plan.rows), dtype=np.int64)
+    stored = pd.read_parquet(
+        path,
+        columns=["contrast", "split", "layer", "head", "position"],
+        filters=[
+            ("contrast", "==", str(plan.contrast)),
+            ("split", "==", plan.split),
+            ("layer", "==", site.layer),
+            ("head", "==", site.head),
+        ],
+    )
+    return np.unique(stored["position"].to_numpy(dtype=np.int64))

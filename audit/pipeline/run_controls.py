@@ -1,0 +1,197 @@
+"""Stage: the controls, known effects first, then the identities on the audit's own model."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import audit.batching
+import audit.controls
+import audit.models
+import audit.patching
+from audit import __version__
+from audit.controls.colour_blur import MEASUREMENTS, judge_channel, measure_channel
+from audit.controls.control_images import ControlSet, Role, load_control_set
+from audit.controls.control_models import ControlModels, corrupt, train_controls
+from audit.controls.identities import Subject, round_trip, run_identities
+from audit.controls.initialisation import Pair, Task, run_initialisation
+from audit.controls.spec import CALLED, Channel, channels
+from audit.controls.verdict import MeasuredControl, numbers_table
+from audit.models.adapters.registry import adapter
+from audit.models.finetune import prefix_blocks
+from audit.models.transforms import as_input
+from audit.pipeline.context import Setting
+from audit.pipeline.train_models import AuditedModels, reseed_of
+from audit.records import Control, ControlReport, HeadGrid
+from audit.store import source_hash, write_bytes, write_table, write_text
+from audit.units import Unit
+
+IDENTITY_IMAGES = 4
+BARRIER_IMAGES = 600
+OWN = "this audit's model"
+CONTROL_EFFECTS = "effects/control-{}.npz"  # of the run; by channel
+CONTROL_NUMBERS = "effects/controls.parquet"  # of the run; of the identities and the same-initialisation gates
+
+
+def trained_layers(setting: Setting) -> range:
+    """Return the layers that fine-tuning changes."""
+    depth = adapter(setting.backbone.build(2)).depth
+    spec = setting.card.model
+    if spec.train_blocks is None:
+        return range(depth)
+    return range(max(0, depth - spec.train_blocks), depth)
+
+
+def control_images(setting: Setting) -> ControlSet:
+    """Load the images that colour and blur are tried on, at the audited model's size."""
+    size = int(setting.pixels.shape[1])
+    return load_control_set(
+        setting.card, setting.samples, size, card_path=setting.card_path, data_root=setting.data_root
+    )
+
+
+def check_known_effects(setting: Setting, images: ControlSet) -> ControlReport:
+    """Run the colour and blur controls with their nulls and the same-initialisation gate.
+
+    Models and measurements are kept with the trained control models, named by the hash of all that made them, the code
+    that measures included: another audit of the same backbone on the same control images finds them there.
+    """
+    model = setting.backbone.build(2)
+    backbone = setting.control_backbone
+    trained = train_controls(backbone, setting.card.controls, images, cache=setting.cache, step=setting.step)
+    layers = range(prefix_blocks(model, setting.card.model.train_blocks), adapter(model).depth)
+    seeds = setting.card.controls.donor_seeds
+    kept = trained.folder / f"judged-{images.judging_fingerprint[:24]}-{seeds}-{instrument_hash()[:16]}.json"
+    if kept.is_file():
+        report = ControlReport.model_validate_json(kept.read_text(encoding="utf-8"))
+    else:
+        untrained = backbone.build_untrained(images.classes)
+        report = _judge(setting, trained, channels(trained, images, layers, untrained=untrained), kept)
+        report = report.model_copy(update={"setting": f"on {setting.started[:10]}, by vit-audit {__version__}"})
+        write_text(kept, report.model_dump_json(indent=1))
+    # Beside the run's other effects, so that whoever has the run can judge again.
+    write_bytes(setting.run / CONTROL_NUMBERS, numbers_file(kept).read_bytes())
+    for role in CALLED:
+        write_bytes(setting.run / CONTROL_EFFECTS.format(role), measured_file(kept, role).read_bytes())
+    measured = report.setting
+    start = setting.card.controls.weights
+    whose = "this audit's backbone" if start is None else f"this architecture, from the weights '{Path(start).name}'"
+    words = (
+        f"Images: {images.name}; {len(images.train)} for training, {len(images.evaluate)} for judging. "
+        f"Models: {len(trained.models)} of {whose}. Colour and blur were measured {measured}."
+    )
+    return report.model_copy(update={"setting": words})
+
+
+def measured_file(kept: Path, role: Role) -> Path:
+    """Return where the measurements of a channel are kept, beside the verdict on them."""
+    return kept.with_name(f"{kept.stem}-{role}.npz")
+
+
+def numbers_file(kept: Path) -> Path:
+    """Return where the numbers of the same-initialisation gates are kept, beside the verdict on them."""
+    return kept.with_name(f"{kept.stem}-numbers.parquet")
+
+
+def add_numbers(setting: Setting, controls: Sequence[Control]) -> None:
+    """Put the numbers of controls on the audit's own models beside those of the control models."""
+    path = setting.run / CONTROL_NUMBERS
+    write_table(path, pd.concat([pd.read_parquet(path), numbers_table(controls)], ignore_index=True))
+
+
+@functools.cache
+def instrument_hash() -> str:
+    """SHA-256 over the source of all that measures: measurements by other code are made again."""
+    return source_hash((audit.controls, audit.patching, audit.models, audit.batching))
+
+
+def _judge(setting: Setting, trained: ControlModels, tried: list[Channel], kept: Path) -> ControlReport:
+    """Measure and judge every channel."""
+    controls: list[Control] = []
+    grids: list[HeadGrid] = []
+    tick = _counter(setting, "controls: patching", MEASUREMENTS * len(tried))
+    for channel in tried:
+        some = slice(BARRIER_IMAGES)
+        clean_images = Task(channel.pixels[some], channel.targets[some])
+        corrupted_images = Task(corrupt(clean_images.pixels, channel.spec.corruption), clean_images.targets)
+        clean, null = (
+            trained.donors(channel.spec.name, "clean"),
+            trained.donors(channel.spec.name, channel.spec.corruption),
+        )
+        for recipient, donors, task, words in (
+            (channel.spec.corruption, clean, clean_images, "models"),
+            (channel.spec.corruption, null, corrupted_images, "null models"),
+            (clean[0], (*clean[1:], *null[1:]), clean_images, "donors"),
+        ):
+            pairs = [_pair(trained, recipient, donor) for donor in donors]
+            controls += run_initialisation(pairs, task, f"{channel.spec.name} {words}", layers=channel.spec.layers)
+        measured = measure_channel(channel, seed=setting.card.controls.seed, tick=tick)
+        measured.save(measured_file(kept, channel.spec.name))
+        result = judge_channel(measured)
+        controls += result.controls
+        grids += result.grids
+    write_table(numbers_file(kept), numbers_table(controls))
+    return ControlReport(valid=all(c.passed for c in controls), controls=controls, grids=grids, setting="")
+
+
+def _pair(trained: ControlModels, recipient: str, donor: str) -> Pair:
+    models, starts = trained.models, trained.started_from
+    return Pair(models[recipient], models[donor], starts[recipient], starts[donor])
+
+
+def _counter(setting: Setting, name: str, total: int) -> Callable[[], None]:
+    """Return a function that moves a step on by one."""
+    update = setting.step(name)
+    done = itertools.count(1)
+    update(0, total)
+    return lambda: update(next(done), total)
+
+
+def check_own_model(setting: Setting, models: AuditedModels) -> list[MeasuredControl]:
+    """Run every identity on the audited model and a few of its own images."""
+    rows = np.flatnonzero(setting.samples.frame["split"] != "train")
+    chosen = np.random.default_rng(setting.card.audit.seed).permutation(rows)[: 2 * IDENTITY_IMAGES]
+    images = as_input(models.primary, setting.pixels[chosen])
+    half = len(chosen) // 2
+    return run_identities(Subject(models.primary, images[:half], images[half : 2 * half], OWN))
+
+
+def check_reference_models(setting: Setting, models: AuditedModels) -> list[MeasuredControl]:
+    """Run the same-initialisation gate on the models of Design C."""
+    reseed = reseed_of(setting)
+    if reseed is None:
+        return []
+    audited = np.flatnonzero(setting.samples.frame["split"] != "train")
+    rows = np.sort(np.random.default_rng(setting.card.audit.seed).permutation(audited)[:BARRIER_IMAGES])
+    donors = {
+        "balanced reference model": {f"balanced-{k}": model for k, model in enumerate(models.balanced)},
+        "second seed": {f"seed-{reseed}": models.by_seed[reseed]},
+    }
+    controls: list[MeasuredControl] = []
+    start = models.started_from
+    own, task = start[f"seed-{setting.seeds[0]}"], Task(setting.pixels[rows], setting.targets[rows])
+    for name, files in donors.items():
+        pairs = [Pair(models.primary, donor, own, start[file]) for file, donor in files.items()]
+        controls += run_initialisation(pairs, task, f"Design C, {name}", layers=trained_layers(setting))
+    return controls
+
+
+def check_round_trips(pairs: pd.DataFrame | None, unit: Unit) -> list[Control]:
+    """Check for each contrast with edited pictures that editing them there and back changes nothing."""
+    if pairs is None:
+        return []
+    edited = pairs[pairs["version"].isin(["back", "self"])]
+    return [round_trip(table, str(contrast), unit) for contrast, table in edited.groupby("contrast")]
+
+
+def pairs_as_given(pairs: pd.DataFrame | None) -> list[str]:
+    """Return the contrasts whose exact pairs the data name; no picture is edited, so no edit can be undone."""
+    if pairs is None:
+        return []
+    edited = set(pairs.loc[pairs["version"] == "back", "contrast"])
+    return sorted(set(pairs["contrast"].map(str)) - edited)

@@ -1,0 +1,145 @@
+"""Stage: Design B, where exact pairs exist: the same picture in two groups, everything else equal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from audit.data.pixels import Pixels, load_pixels
+from audit.data.samples import EditableSource, pair_column
+from audit.patching.plans import draw_evenly, find_twins
+from audit.patching.sites import Site
+from audit.patching.sweep import DonorKind, measure_unpatched, sweep
+from audit.pipeline.context import Setting
+from audit.pipeline.run_sweeps import Swept, choose, swept_layers
+from audit.pipeline.train_models import AuditedModels
+from audit.records import Contrast
+from audit.store import write_table
+
+ROUND_TRIPS = 8  # images whose edit there and back is patched
+VERSIONS = ("own", "edited")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Images as they are and their twins of the other group, row by row.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        Of the samples, with ``side`` ("group" or "reference").
+    own, edited : numpy.ndarray (N, H, W, 3), uint8
+    back : numpy.ndarray or None
+        The first few edited there and back again, where the source can do that.
+    """
+
+    rows: pd.DataFrame
+    own: Pixels
+    edited: Pixels
+    back: Pixels | None
+
+
+def sweep_pairs(setting: Setting, models: AuditedModels, swept: Swept) -> pd.DataFrame | None:
+    """Patch each picture's heads from its twin, and the twin's from it, on the confirmation split.
+
+    Where Design A was not patched in full: only the heads that it found, on some of the pictures.
+
+    Returns
+    -------
+    pandas.DataFrame or None
+        Rows of a sweep with ``contrast``, ``pair`` (0..N-1), ``version``, ``side``, ``label``, ``subject``; where
+        nothing was patched layer is -1. Versions: "own" and "edited" receive from their twin; "back" and "self" are the
+        picture with donors from its edit there and back, and from itself. None where no exact pairs exist.
+    """
+    path = setting.run / "effects" / "pairs.parquet"
+    if path.is_file():
+        return pd.read_parquet(path)
+    if swept.heads == []:
+        return None
+    parts = [
+        _sweep_contrast(setting, models, contrast, pairs, swept.heads)
+        for contrast in setting.contrasts
+        if (pairs := _exact_pairs(setting, contrast, swept.beside)) is not None
+    ]
+    if not parts:
+        return None
+    table = pd.concat(parts, ignore_index=True)
+    write_table(path, table)
+    return table
+
+
+def _exact_pairs(setting: Setting, contrast: Contrast, beside: int | None) -> Pairs | None:
+    """Edit pictures where the source can, or look up their twins where the card names the columns of a pair."""
+    if setting.card.groups[contrast.attribute].permuted is not None:
+        return None  # the annotation no longer says what is drawn
+    frame = setting.samples.of_split("confirmation")
+    sides = {contrast.group: "group", contrast.reference: "reference"}
+    known = frame[frame[contrast.attribute].isin(list(sides))].sort_index()
+    known = known.assign(side=known[contrast.attribute].map(sides))
+    rng, source = np.random.default_rng(setting.card.audit.seed), setting.samples.source
+    at_most = min((n for n in (setting.card.audit.max_images, beside) if n is not None), default=None)
+    size = int(setting.pixels.shape[1])
+    column = pair_column(contrast.attribute)
+    drawn = setting.card.groups[contrast.attribute].column
+    if isinstance(source, EditableSource) and source.can_edit(drawn):
+        rows = draw_evenly(known, ["label", "side"], at_most, rng)
+        other = {contrast.group: contrast.reference, contrast.reference: contrast.group}
+        there = [
+            source.edited(k, drawn, other[g]) for k, g in zip(rows["image"], rows[contrast.attribute], strict=True)
+        ]
+        few = list(zip(there, rows[contrast.attribute], strict=True))[:ROUND_TRIPS]
+        back = load_pixels(source, [source.edited(key, drawn, g) for key, g in few], size)
+        return Pairs(rows, setting.pixels[rows.index], load_pixels(source, there, size), back) if len(rows) else None
+    if column not in known:
+        return None
+    found = find_twins(known, column)
+    rows = draw_evenly(found, ["label", "side"], at_most, rng)
+    return Pairs(rows, setting.pixels[rows["row"]], setting.pixels[rows["row_twin"]], None) if len(rows) else None
+
+
+def _sweep_contrast(
+    setting: Setting, models: AuditedModels, contrast: Contrast, pairs: Pairs, heads: Sequence[Site] | None
+) -> pd.DataFrame:
+    """Run both directions of one contrast, and the edits there and back."""
+    n, model, layers = len(pairs.rows), models.primary, swept_layers(setting)
+    pixels, every = np.concatenate([pairs.own, pairs.edited]), np.arange(2 * n, dtype=np.int64)
+    patched = sweep(
+        model,
+        pixels,
+        every,
+        [DonorKind("pair", model, np.roll(every, n))],
+        layers=layers,
+        outcomes=setting.outcomes,
+        chosen=choose(model, layers, 2 * n, heads),
+        units=every % n,
+        progress=setting.step(f"patching: {contrast}, exact pairs"),
+    )
+    unpatched = measure_unpatched(model, pixels, every, setting.outcomes).assign(position=every, layer=-1, head=-1)
+    parts = [_described(part, pairs.rows, np.repeat(VERSIONS, n), n) for part in (patched, unpatched)]
+    for version, donors in () if pairs.back is None else (("back", pairs.back), ("self", pairs.own[: len(pairs.back)])):
+        few = np.arange(len(donors), dtype=np.int64)
+        # "self" donors are copies: both versions run in batches alike, in which equal images give equal bits.
+        trip = sweep(
+            model,
+            np.concatenate([pairs.own[: len(donors)], donors]),
+            few,
+            [DonorKind(version, model, few + len(donors))],
+            layers=layers,
+            outcomes=setting.outcomes,
+            chosen=choose(model, layers, len(few), heads),
+        )
+        parts.append(_described(trip, pairs.rows, np.repeat(version, n), n))
+    return pd.concat(parts, ignore_index=True).assign(contrast=str(contrast))
+
+
+def _described(table: pd.DataFrame, rows: pd.DataFrame, versions: npt.NDArray[np.str_], n: int) -> pd.DataFrame:
+    """Say of each row which pair it is of, and who receives."""
+    position = table["position"].to_numpy()
+    about = rows.iloc[position % n]
+    told = {name: about[name].to_numpy() for name in ("side", "label", "subject")}
+    kept = table.drop(columns=["recipient", "donor", "donor_kind", "predicted", "position"], errors="ignore")
+    return kept.assign(pair=position % n, version=versions[position], image=about["image"].to_numpy(), **told)

@@ -1,0 +1,231 @@
+"""Stage: Design A with fewer patches. First-order estimates of all of them are corrected by exact patches of some.
+
+On the discovery split every head is patched for a few recipients; heads that are found then, or that more patches would
+hardly let find, are left; the others are patched until their intervals are as narrow as the card asks. On the
+confirmation split that is done for all. What the numbers mean stands in ``evidence.sampled``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from audit.evidence.effects import lay_out
+from audit.evidence.effects_store import Part, StoredEffects, first_order_of
+from audit.evidence.heads import decide_early, discover, found_heads
+from audit.evidence.sampled import FirstOrder, Sampled, draw
+from audit.evidence.stats import Array
+from audit.models.adapters.registry import Model
+from audit.patching.sites import Site, sites_of
+from audit.pipeline.context import Setting
+from audit.pipeline.run_sweeps import (
+    AUDIT_SPLITS,
+    Plan,
+    estimate_part,
+    head_settings,
+    no_swaps,
+    patch_part,
+    swept_layers,
+)
+from audit.pipeline.train_models import AuditedModels
+from audit.records import Contrast, Effort
+from audit.store import write_table, write_text
+
+Asked = Mapping[Contrast, Sequence[str]]  # the outcomes in which a gap was detected
+Mask = npt.NDArray[np.bool_]
+ROUNDS = 4  # of patching until the intervals are narrow enough
+ENOUGH = 1.05  # a share that falls short of the needed one by less is enough
+
+
+@dataclass(frozen=True)
+class SampledSweep:
+    """What was patched and what was estimated, how many patches it took, and the heads that discovery found."""
+
+    swap: pd.DataFrame
+    first_order: pd.DataFrame
+    effort: list[Effort]
+
+    @property
+    def heads(self) -> list[Site]:
+        """Return the heads that discovery found in any contrast."""
+        return sorted({Site(*head) for effort in self.effort for head in effort.found})
+
+
+@dataclass
+class PartlyPatched:
+    """One contrast and split of one model on its way."""
+
+    plan: Plan
+    estimates: pd.DataFrame
+    chosen: Mask  # (R, K), patched so far
+    patched: list[pd.DataFrame] = field(default_factory=list)
+    found_early: int = 0
+    given_up_early: int = 0
+    found: list[tuple[int, int]] = field(default_factory=list)
+    first_order: dict[str, FirstOrder] = field(default_factory=dict)  # the estimates, laid out by outcome
+
+
+@dataclass(frozen=True)
+class _Question:
+    """One outcome of a part of the discovery split, with what both splits have of it."""
+
+    part: PartlyPatched
+    outcome: str
+    effects: Part
+
+
+def sweep_sampled(
+    setting: Setting, models: AuditedModels, plans: Sequence[Plan], asked: Asked, unpatched: pd.DataFrame
+) -> SampledSweep:
+    """Patch as many recipients as are needed for every contrast of ``asked``. What stands is not redone."""
+    splits = {c: {plan.split for plan in plans if plan.contrast == c} for c in asked}
+    wanted = [plan for plan in plans if splits.get(plan.contrast, set()) == set(AUDIT_SPLITS)]
+    swap, first_order, effort = [], [], []
+    for seed in setting.seeds if wanted else []:
+        tables, counts = _files(setting, seed)
+        if not counts.is_file():
+            parts = Sampling(setting, models.by_seed[seed], seed, asked, unpatched).run(wanted)
+            write_table(tables["swap"], pd.concat([t for part in parts for t in part.patched], ignore_index=True))
+            write_table(tables["first-order"], pd.concat([part.estimates for part in parts], ignore_index=True))
+            write_text(counts, json.dumps([_effort(part, seed).model_dump() for part in parts], indent=1))
+        swap.append(pd.read_parquet(tables["swap"]))
+        first_order.append(pd.read_parquet(tables["first-order"]))
+        effort += [Effort.model_validate(row) for row in json.loads(counts.read_text(encoding="utf-8"))]
+    if not wanted:
+        return SampledSweep(no_swaps(setting), pd.DataFrame(), [])
+    return SampledSweep(pd.concat(swap, ignore_index=True), pd.concat(first_order, ignore_index=True), effort)
+
+
+def _files(setting: Setting, seed: int) -> tuple[dict[str, Path], Path]:
+    """Return the tables of a seed, and the counts, which are written last."""
+    folder = setting.run / "effects"
+    tables = {name: folder / f"{name}-seed-{seed}.parquet" for name in ("swap", "first-order")}
+    return tables, folder / f"effort-seed-{seed}.json"
+
+
+def _effort(part: PartlyPatched, seed: int) -> Effort:
+    return Effort(
+        contrast=str(part.plan.contrast),
+        split=part.plan.split,
+        seed=seed,
+        patches=2 * int(part.chosen.sum()),
+        of=2 * part.chosen.size,
+        found_early=part.found_early,
+        given_up_early=part.given_up_early,
+        found=part.found,
+    )
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The sampled sweep of one seed's model."""
+
+    setting: Setting
+    model: Model
+    seed: int
+    asked: Asked
+    unpatched: pd.DataFrame
+
+    def run(self, plans: Sequence[Plan]) -> list[PartlyPatched]:
+        """Patch both splits for the first seed, whose heads are searched, confirmation for the others."""
+        searched = self.seed == self.setting.seeds[0]
+        parts = [self.begin(plan) for plan in plans if searched or plan.split == "confirmation"]
+        for part in parts:
+            self.patch(part, np.zeros(part.chosen.shape[1]), look=1)
+        if searched:
+            self._search(parts)
+        for part in (p for p in parts if p.plan.split == "confirmation"):
+            self.narrow(part, np.ones(part.chosen.shape[1], dtype=bool))
+        return parts
+
+    def begin(self, plan: Plan) -> PartlyPatched:
+        """Estimate a part to first order."""
+        estimates = estimate_part(self.setting, self.model, self.seed, plan)
+        heads = len(sites_of(self.model, swept_layers(self.setting)))
+        return PartlyPatched(plan, estimates, np.zeros((len(plan.rows), heads), dtype=bool))
+
+    def patch(self, part: PartlyPatched, share: Array, *, look: int) -> None:
+        """Patch heads for these shares of the recipients, beside those that are patched."""
+        cell = part.plan.rows.groupby(["label", "side"]).ngroup().to_numpy().astype(np.int64)
+        wanted = draw(cell, share, seed=self.setting.card.audit.seed) | part.chosen
+        if (wanted != part.chosen).any():
+            new = patch_part(self.setting, self.model, self.seed, part.plan, wanted & ~part.chosen)
+            part.patched.append(new.assign(look=np.int8(look)))
+            part.chosen = wanted
+
+    def _search(self, parts: Sequence[PartlyPatched]) -> None:
+        """Look at the discovery split twice, and note which heads were found for any outcome."""
+        settings = head_settings(self.setting)
+        before = self._questions(parts)
+        shrinking = [self._still_to_come(self.laid_out(q.part, q.outcome)) for q in before]
+        decided = decide_early([q.effects for q in before], shrinking, settings)
+        discovery = [part for part in parts if part.plan.split == "discovery"]
+        for part in discovery:
+            own = [
+                d for q, d in zip(before, decided, strict=True) if q.part is part and q.outcome in self._asked_of(part)
+            ]
+            found, hopeless = (np.array([getattr(d, name) for d in own]) for name in ("found", "hopeless"))
+            part.found_early = int(found.any(axis=0).sum())
+            part.given_up_early = int((hopeless.all(axis=0)).sum())
+            self.narrow(part, ~(found | hopeless).all(axis=0))
+        after = self._questions(parts)
+        looked = [replace(b.effects, first_look=a.effects.discovery) for a, b in zip(before, after, strict=True)]
+        results = discover(looked, settings)
+        sites = sites_of(self.model, swept_layers(self.setting))
+        for part in discovery:
+            columns = {k for q, r in zip(after, results, strict=True) if q.part is part
+                       for k in found_heads(q.effects, r, settings)}  # fmt: skip
+            part.found = [(sites[k].layer, sites[k].head) for k in sorted(columns)]
+
+    def _questions(self, parts: Sequence[PartlyPatched]) -> list[_Question]:
+        """Return both splits of every contrast and outcome as they are now."""
+        by_split = {(part.plan.contrast, part.plan.split): part for part in parts}
+        questions = []
+        for (contrast, split), part in by_split.items():
+            for outcome in self.setting.outcomes if split == "discovery" else ():
+                both = (part, by_split[contrast, "confirmation"])
+                effects = (self.laid_out(p, outcome).combined() for p in both)
+                questions.append(_Question(part, outcome, Part(contrast, outcome, *effects)))
+        return questions
+
+    def narrow(self, part: PartlyPatched, heads: Mask) -> None:
+        """Patch ``heads`` for more recipients until their intervals are as narrow as the card asks."""
+        width = self.setting.card.audit.half_width
+        for _ in range(ROUNDS):
+            asked = [self.laid_out(part, outcome).share_needed(width) for outcome in self._asked_of(part)]
+            needed: Array = np.where(heads, np.max(asked, axis=0), 0.0)
+            if (needed <= ENOUGH * part.chosen.mean(axis=0)).all():
+                return
+            self.patch(part, needed, look=2)
+
+    def laid_out(self, part: PartlyPatched, outcome: str) -> Sampled:
+        """Return what a part has so far, for the statistics."""
+        stored = StoredEffects(pd.concat(part.patched), None, self.unpatched, self.setting.samples.frame)
+        effects = lay_out(
+            stored.swap,
+            self.unpatched[self.unpatched["seed"] == self.seed],
+            self.setting.samples.frame["subject"],
+            outcome,
+            label_shares=stored.label_shares(part.plan.contrast.attribute),
+            everyone=part.estimates,
+        )
+        if outcome not in part.first_order:
+            part.first_order[outcome] = first_order_of(part.estimates, outcome)
+        return Sampled(effects, part.first_order[outcome])
+
+    def _still_to_come(self, sampled: Sampled) -> Array:
+        """Return the variance at the second look as a share of that at the first, by head."""
+        now = sampled.chosen.mean(axis=0)
+        later = np.maximum(now, sampled.share_needed(self.setting.card.audit.half_width))
+        before, after = sampled.variance(now), sampled.variance(later)
+        return np.divide(after, before, out=np.ones_like(after), where=before > 0)
+
+    def _asked_of(self, part: PartlyPatched) -> Sequence[str]:
+        """Return the outcomes in which a gap was detected in a part's contrast."""
+        return self.asked[part.plan.contrast]

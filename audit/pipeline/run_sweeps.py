@@ -1,0 +1,338 @@
+"""Stage: the sweeps of Designs A and C, stored one row per image x head x donor kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from audit.evidence.effects_store import Settings, StoredEffects
+from audit.evidence.joint_patching import HeadSet
+from audit.models.adapters.registry import Model
+from audit.patching.first_order import sweep_first_order
+from audit.patching.plans import draw_evenly, plan_group_swap
+from audit.patching.sites import Site, sites_of
+from audit.patching.sweep import DonorKind, measure_unpatched, sweep, sweep_together
+from audit.pipeline.context import Scope, Setting
+from audit.pipeline.run_controls import trained_layers
+from audit.pipeline.train_models import AuditedModels, reseed_of
+from audit.records import Contrast, Effort, SearchPrecision
+from audit.store import write_table
+from audit.units import said_of
+
+AUDIT_SPLITS = ("discovery", "confirmation")
+SWAP_KINDS = ("cross", "placebo")
+PATCH = ["position", "donor_kind", "layer", "head"]  # what tells one patch of a sweep from the others
+IN_FLOAT32 = "float32:"  # begins the columns of what was computed again
+COMPARED = 8  # recipients of every part that is computed less precisely
+BESIDE = 200  # images for what stands beside Design A, where that is not patched in full
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who donates to whom in one contrast and split: ``rows`` as of ``plan_group_swap``."""
+
+    contrast: Contrast
+    split: str
+    rows: pd.DataFrame
+
+    def column(self, name: str) -> npt.NDArray[np.int64]:
+        """Return a column of row numbers or codes."""
+        values: npt.NDArray[np.int64] = self.rows[name].to_numpy(dtype=np.int64)
+        return values
+
+    def donors(self, model: Model) -> list[DonorKind]:
+        """Return the donors that share the recipients' model."""
+        return [DonorKind(kind, model, self.column(kind)) for kind in SWAP_KINDS]
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Stored effects, the plans they follow, how many recipients found no donor, and how much was patched.
+
+    ``heads``: where not everything was patched, the heads that were found; Designs B and C try no others, and they and
+    sets of heads take ``BESIDE`` images at most.
+    """
+
+    effects: StoredEffects
+    plans: Sequence[Plan]
+    without_donor: dict[str, int]
+    heads: list[Site] | None
+    choice: str
+    effort: list[Effort]
+
+    @property
+    def beside(self) -> int | None:
+        """How many images may be patched for what stands beside Design A; None for all."""
+        return None if self.heads is None else BESIDE
+
+
+def sweep_every(setting: Setting, models: AuditedModels, plans: Sequence[Plan]) -> pd.DataFrame:
+    """Run Design A with every head of every recipient. What stands is not redone."""
+    return pd.concat([_swap(setting, models, seed, plans) for seed in setting.seeds], ignore_index=True)
+
+
+def audit_rows(scope: Scope) -> npt.NDArray[np.int64]:
+    """Return the rows of all images kept out of training."""
+    return np.flatnonzero(scope.samples.frame["split"].isin(AUDIT_SPLITS)).astype(np.int64)
+
+
+def with_class_names(table: pd.DataFrame, labels: tuple[str, ...]) -> pd.DataFrame:
+    """Replace class numbers by class names."""
+    return table.assign(predicted=np.asarray(labels)[table["predicted"].to_numpy(dtype=np.int64)])
+
+
+def measure_images(setting: Setting, models: AuditedModels) -> pd.DataFrame:
+    """Predict all images kept out of training, with every seed's model."""
+    path = setting.run / "effects" / "unpatched.parquet"
+    if path.is_file():
+        return pd.read_parquet(path)
+    outcomes, rows = setting.outcomes, audit_rows(setting)
+    parts = [
+        measure_unpatched(models.by_seed[seed], setting.pixels, rows, outcomes).assign(seed=seed)
+        for seed in setting.seeds
+    ]
+    table = with_class_names(pd.concat(parts, ignore_index=True), setting.samples.labels)
+    write_table(path, table)
+    return table
+
+
+def make_plans(scope: Scope) -> tuple[list[Plan], dict[str, int]]:
+    """Match recipients and donors for every contrast and audit split."""
+    plans, without = [], {}
+    spec = scope.card.audit
+    for contrast in scope.contrasts:
+        for number, split in enumerate(AUDIT_SPLITS):
+            plan = plan_group_swap(
+                scope.samples.of_split(split),
+                contrast,
+                scope.samples.nuisance,
+                seed=spec.seed + number,
+                max_images=spec.max_images,
+            )
+            without[f"{contrast} {split}"] = plan.without_donor
+            if len(plan.rows):
+                plans.append(Plan(contrast, split, plan.rows))
+    small = {str(c) for c in scope.contrasts if not _enough_subjects(scope, c)}
+    return [p for p in plans if str(p.contrast) not in small], without
+
+
+def _enough_subjects(scope: Scope, contrast: Contrast) -> bool:
+    """Tell whether both groups have enough subjects in both splits for heads to be graded at all."""
+    return all(
+        scope.samples.of_split(split).groupby(contrast.attribute)["subject"].nunique().get(group, 0)
+        >= scope.card.audit.min_group_size
+        for split in AUDIT_SPLITS
+        for group in (contrast.group, contrast.reference)
+    )
+
+
+def swept_layers(setting: Setting) -> range:
+    """Return the layers whose heads are patched."""
+    trained = trained_layers(setting)
+    return trained if setting.card.audit.layers == "trained" else range(trained.stop)
+
+
+def head_settings(scope: Scope) -> Settings:
+    """Return strictness and sizes of the localisation, as the card has them."""
+    spec, policy = scope.card.audit, scope.card.policy
+    margin = policy.head_share_above * policy.gap_above
+    return Settings(spec.alpha, spec.permutations, spec.bootstrap, spec.seed, spec.min_group_size, margin, scope.unit)
+
+
+def _swap(setting: Setting, models: AuditedModels, seed: int, plans: Sequence[Plan]) -> pd.DataFrame:
+    """Run Design A of one seed: both splits for the first, whose heads are searched, confirmation for the others."""
+    path = setting.run / "effects" / f"swap-seed-{seed}.parquet"
+    if path.is_file():
+        return pd.read_parquet(path)
+    model = models.by_seed[seed]
+    parts = [
+        patch_part(setting, model, seed, plan)
+        for plan in plans
+        if plan.split == "confirmation" or seed == setting.seeds[0]
+    ]
+    table = pd.concat(parts, ignore_index=True) if parts else no_swaps(setting)
+    write_table(path, table)
+    return table
+
+
+def patch_part(
+    setting: Setting,
+    model: Model,
+    seed: int,
+    plan: Plan,
+    chosen: npt.NDArray[np.bool_] | None = None,
+) -> pd.DataFrame:
+    """Patch one contrast and split of Design A: all of it, or what is ``chosen`` (recipients, heads).
+
+    Discovery is computed as precisely as the user asked. Where that is less than float32, some recipients are computed
+    in float32 as well, in columns ``float32:<outcome>``.
+    """
+    run = partial(
+        sweep,
+        model,
+        setting.pixels,
+        plan.column("recipient"),
+        plan.donors(model),
+        layers=swept_layers(setting),
+        outcomes=setting.outcomes,
+        units=plan.column("unit"),
+    )
+    progress = setting.step(f"patching: {plan.contrast}, {plan.split}, seed {seed}")
+    if plan.split == "discovery" and setting.precision != torch.float32:
+        table = run(chosen=chosen, precision=setting.precision, progress=progress)
+        every = np.ones((len(plan.rows), len(sites_of(model, swept_layers(setting)))), dtype=bool)
+        again = run(chosen=_few(every if chosen is None else chosen))
+        names = {f"p:{name}": f"{IN_FLOAT32}{name}" for name in setting.outcomes}
+        table = table.merge(again[[*PATCH, *names]].rename(columns=names), on=PATCH, how="left")
+    else:
+        table = run(chosen=chosen, progress=progress)
+    table = with_class_names(_described(table, plan, seed), setting.samples.labels)
+    keys = setting.samples.frame["image"]
+    return table.assign(image=keys.loc[table["recipient"]].to_numpy(), donor_image=keys.loc[table["donor"]].to_numpy())
+
+
+def _few(chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Keep of (recipients, heads) at most ``COMPARED`` recipients, evenly over those for whom anything is patched."""
+    rows = np.flatnonzero(chosen.any(axis=1))
+    kept = rows[np.linspace(0, len(rows) - 1, min(COMPARED, len(rows))).astype(int)]
+    few = np.zeros_like(chosen)
+    few[kept] = chosen[kept]
+    return few
+
+
+def search_precision(swap: pd.DataFrame, outcomes: Sequence[str], dtype: str) -> SearchPrecision | None:
+    """Return how far discovery is from float32, in probability, where both were computed; None where it is float32."""
+    pairs = [(f"{IN_FLOAT32}{name}", f"p:{name}") for name in outcomes if f"{IN_FLOAT32}{name}" in swap]
+    if not pairs:
+        return None
+    apart = np.concatenate(
+        [(swap[exact] - swap[rough]).abs().dropna().to_numpy(dtype=np.float64) for exact, rough in pairs]
+    )
+    return SearchPrecision(dtype=dtype, largest_difference=float(apart.max()), compared=len(apart) // len(pairs))
+
+
+def estimate_part(setting: Setting, model: Model, seed: int, plan: Plan) -> pd.DataFrame:
+    """Estimate one contrast and split of Design A by attribution patching."""
+    table = sweep_first_order(
+        model,
+        setting.pixels,
+        plan.rows,
+        pd.factorize(setting.samples.frame["subject"])[0].astype(np.int64),
+        SWAP_KINDS,
+        layers=swept_layers(setting),
+        outcomes=setting.outcomes,
+        progress=setting.step(f"patching: {plan.contrast}, {plan.split}, seed {seed}, first order"),
+    )
+    return _described(table, plan, seed)
+
+
+def _described(table: pd.DataFrame, plan: Plan, seed: int) -> pd.DataFrame:
+    """Say of each row what it is part of."""
+    about = plan.rows[["unit", "side", "label"]]
+    return table.join(about, on="position").assign(contrast=str(plan.contrast), split=plan.split, seed=seed)
+
+
+def sweep_sets(
+    setting: Setting, models: AuditedModels, swept: Swept, wanted: Mapping[str, Sequence[HeadSet]]
+) -> pd.DataFrame:
+    """Patch sets of heads at once, for the first seed on the confirmation split, by contrast."""
+    path = setting.run / "effects" / "together.parquet"
+    if path.is_file():
+        stored = pd.read_parquet(path)
+        if set(zip(stored["contrast"], stored["set"], strict=True)) == {
+            (c, str(s)) for c, ss in wanted.items() for s in ss
+        }:
+            return stored
+    parts = []
+    for plan in swept.plans:
+        sets = {str(s): [Site(*head) for head in s.heads] for s in wanted.get(str(plan.contrast), [])}
+        if plan.split != "confirmation" or not sets:
+            continue
+        lot = np.random.default_rng(setting.card.audit.seed)
+        part = Plan(plan.contrast, plan.split, draw_evenly(plan.rows, ["label", "side"], swept.beside, lot))
+        table = sweep_together(
+            models.primary,
+            setting.pixels,
+            part.column("recipient"),
+            part.donors(models.primary),
+            sets=sets,
+            outcomes=setting.outcomes,
+            units=part.column("unit"),
+            progress=setting.step(f"patching: {plan.contrast}, {said_of(setting.unit, 'heads')} together"),
+        )
+        table = table.assign(position=part.rows.index.to_numpy()[table["position"]])
+        parts.append(_described(table, plan, setting.seeds[0]))
+    if not parts:
+        return pd.DataFrame(columns=["contrast", "set"])
+    together = with_class_names(pd.concat(parts, ignore_index=True), setting.samples.labels)
+    write_table(path, together)
+    return together
+
+
+def no_swaps(setting: Setting) -> pd.DataFrame:
+    """Return the table of a sweep in which nobody had a donor."""
+    columns = ["position", "recipient", "donor", "donor_kind", "layer", "head", "predicted", "unit", "side", "label"]
+    values = [f"{kind}:{name}" for name in setting.outcomes for kind in ("p", "m")]
+    return pd.DataFrame(columns=[*columns, *values, "contrast", "split", "seed"])
+
+
+def estimate_confirmation(setting: Setting, models: AuditedModels, plans: Sequence[Plan]) -> pd.DataFrame | None:
+    """Estimate Design A of the first seed by attribution patching on the confirmation split, to stand beside it."""
+    path = setting.run / "effects" / f"first-order-seed-{setting.seeds[0]}.parquet"
+    if path.is_file():
+        return pd.read_parquet(path)
+    parts = [
+        estimate_part(setting, models.primary, setting.seeds[0], plan) for plan in plans if plan.split == "confirmation"
+    ]
+    if not parts:
+        return None
+    estimates = pd.concat(parts, ignore_index=True)
+    write_table(path, estimates)
+    return estimates
+
+
+def sweep_reference(
+    setting: Setting,
+    models: AuditedModels,
+    rows: npt.NDArray[np.int64],
+    heads: Sequence[Site] | None,
+    *,
+    weights_only: bool = False,
+) -> pd.DataFrame | None:
+    """Run Design C: heads of the balanced model and of a second seed into the first, each image its own donor.
+
+    With ``weights_only`` the heads' weights are transplanted, not what they write; with ``heads`` only these are tried.
+    """
+    reseed = reseed_of(setting)
+    if reseed is None or heads == []:
+        return None
+    path = setting.run / "effects" / ("transplant.parquet" if weights_only else "reference.parquet")
+    if path.is_file():
+        return pd.read_parquet(path)
+    donors = {f"balanced-{k}": m for k, m in enumerate(models.balanced)} | {"reseed": models.by_seed[reseed]}
+    table = sweep(
+        models.primary,
+        setting.pixels,
+        rows,
+        [DonorKind(name, m, rows, weights_only=weights_only) for name, m in donors.items()],
+        layers=swept_layers(setting),
+        outcomes=setting.outcomes,
+        chosen=choose(models.primary, swept_layers(setting), len(rows), heads),
+        progress=setting.step("patching: " + ("weight transplant" if weights_only else "balanced reference model")),
+    )
+    table = with_class_names(table, setting.samples.labels)
+    keys = setting.samples.frame["image"]
+    table = table.assign(image=keys.loc[table["recipient"]].to_numpy())
+    write_table(path, table)
+    return table
+
+
+def choose(model: Model, layers: range, images: int, heads: Sequence[Site] | None) -> npt.NDArray[np.bool_] | None:
+    """Return the mask (images, heads of ``layers``) of some heads for every image; None for all heads."""
+    return None if heads is None else np.tile([site in heads for site in sites_of(model, layers)], (images, 1))

@@ -1,0 +1,165 @@
+"""Stage: the audited models, trained or taken as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file
+
+from audit.card.schema import ModelSpec, TrainingSpec
+from audit.data.splits import balanced_training
+from audit.models.adapters.registry import Model
+from audit.models.checkpoint import hash_state, save_weights, started_from
+from audit.models.converters import HUGGING_FACE, kept_configuration
+from audit.models.finetune import Progress, Recipe, Views, count_steps, finetune, make_views, mirrored
+from audit.models.side_by_side import train_side_by_side
+from audit.pipeline.context import Setting
+from audit.store import write_bytes
+
+ARCHITECTURE = "models/huggingface"  # of a run: what the models are, where timm has no name for it
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class AuditedModels:
+    """The audited models by seed, the balanced reference models, and what each was trained from.
+
+    Parameters
+    ----------
+    by_seed : mapping of int to Model
+    balanced : list of Model
+    balanced_on : str
+        The attribute on which the references' sample is balanced.
+    started_from : mapping of str to str
+        SHA-256 of the weights before training, by the name of the file ("seed-0", "balanced-0", "audited").
+    """
+
+    by_seed: Mapping[int, Model]
+    balanced: list[Model]
+    balanced_on: str
+    started_from: Mapping[str, str]
+
+    @contextmanager
+    def on(self, device: torch.device) -> Iterator[None]:
+        """Hold all models on a device for the length of a block."""
+        every = [*self.by_seed.values(), *self.balanced]
+        for model in every:
+            model.to(device)
+        try:
+            yield
+        finally:
+            for model in every:
+                model.to("cpu")
+
+    @property
+    def primary(self) -> Model:
+        """The model whose numbers the report quotes: the first seed's."""
+        return next(iter(self.by_seed.values()))
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each audited model's weights."""
+        return {f"model seed {seed}": hash_state(m.state_dict()) for seed, m in self.by_seed.items()}
+
+
+def train_audited(setting: Setting) -> AuditedModels:
+    """Train a model for each seed and the balanced references, or load the user's own. What stands is not redone."""
+    classes = len(setting.samples.labels)
+    training = setting.training
+    if setting.card.model.name == HUGGING_FACE and setting.backbone.weights is not None:
+        for name, content in kept_configuration(setting.backbone.weights).items():
+            write_bytes(setting.run / ARCHITECTURE / name, content)
+    if training is None:
+        model = setting.backbone.build_as_is(classes)
+        start = hash_state(model.state_dict())
+        save_weights(model.state_dict(), setting.run / "models" / "audited.safetensors", started_from=start)
+        return AuditedModels({0: model}, [], "", {"audited": start})
+    train = np.flatnonzero(setting.samples.frame["split"] == "train")
+    jobs = training_jobs(setting)
+    files = {name: setting.run / "models" / f"{name}.safetensors" for name, _, _ in jobs}
+    models = {name: setting.backbone.build(classes) for name in files}
+    absent = {name for name, path in files.items() if not path.is_file()}
+    views = _views(models[jobs[0][0]], setting, training, train) if absent else None
+
+    def work(name: str, recipe: Recipe, rows: Rows, progress: Progress) -> None:
+        model, path = models[name], files[name]
+        if views is None or name not in absent:
+            model.load_state_dict(load_file(path))
+            return
+        start = hash_state(model.state_dict())
+        positions = np.searchsorted(train, rows)
+        finetune(model, views, setting.targets[train], recipe, rows=positions, progress=progress)
+        save_weights(model.state_dict(), path, started_from=start)
+
+    recipes = {name: _recipe(training, seed, setting.card.model) for name, seed, _ in jobs}
+    train_side_by_side(
+        [partial(work, name, recipes[name], rows) for name, _, rows in jobs],
+        list(models.values()),
+        [count_steps(len(rows), recipes[name]) if name in absent else 0 for name, _, rows in jobs],
+        progress=setting.step(f"training: {len(absent)} models side by side"),
+    )
+    by_seed = {seed: models[name] for name, seed, _ in jobs if name.startswith("seed")}
+    balanced = [models[name] for name in models if not name.startswith("seed")]
+    starts = {name: started_from(path) for name, path in files.items()}
+    return AuditedModels(by_seed, balanced, next(iter(setting.samples.attributes)), starts)
+
+
+def training_jobs(setting: Setting) -> list[tuple[str, int, Rows]]:
+    """Return what is to be trained: name, seed, rows; nothing where the user's own model is audited.
+
+    Raises
+    ------
+    DataError
+        If a balanced sample is asked for and some group has no training image of some label.
+    """
+    training = setting.training
+    if training is None:
+        return []
+    train = np.flatnonzero(setting.samples.frame["split"] == "train")
+    jobs = [(f"seed-{seed}", seed, train) for seed in training.seeds]
+    if training.balanced_seeds:
+        attribute, info = next(iter(setting.samples.attributes.items()))
+        groups = list(info.groups)
+        chosen = balanced_training(setting.samples.frame, attribute, groups, setting.card.audit.seed)
+        rows = np.asarray(chosen, dtype=np.int64)
+        jobs += [(f"balanced-{k}", 1000 + k, rows) for k in range(training.balanced_seeds)]
+        # Design C compares with a second seed; where the card gives one only, another is trained for that alone.
+        if len(training.seeds) == 1:
+            jobs.append((f"seed-{_reseed(training)}", _reseed(training), train))
+    return jobs
+
+
+def _reseed(training: TrainingSpec) -> int:
+    """Return the seed whose model is Design C's null donor."""
+    return training.seeds[1] if len(training.seeds) > 1 else training.seeds[0] + 1
+
+
+def reseed_of(setting: Setting) -> int | None:
+    """Return the seed of Design C's null donor, or None where Design C does not run."""
+    training = setting.training
+    return None if training is None or not training.balanced_seeds else _reseed(training)
+
+
+def _views(base: Model, setting: Setting, training: TrainingSpec, train: Rows) -> Views:
+    pixels = setting.pixels[train]
+    both = [pixels, mirrored(pixels)] if training.flip else [pixels]
+    setting.step("training: features of the frozen blocks")(0, 1)
+    return make_views(base, both, setting.card.model.train_blocks)
+
+
+def _recipe(training: TrainingSpec, seed: int, model: ModelSpec) -> Recipe:
+    return Recipe(
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        warmup_share=training.warmup_share,
+        seed=seed,
+        train_blocks=model.train_blocks,
+        learn_statistics=model.weights == "none",
+    )
