@@ -18,7 +18,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from audit.evidence.findings import spread
-from audit.records import Audit, ContrastRow, DataReport, ExcludedRow, SharedCopy
+from audit.records import Audit, ContrastRow, DataReport, ExcludedRow, Metric, SharedCopy, Verdict
 from audit.report.formats import clean
 from audit.units import said_of
 
@@ -162,7 +162,7 @@ def _findings(audit: Audit) -> list[str]:
 
 def _largest_gap(audit: Audit) -> ContrastRow | None:
     """Return the largest label-standardised gap of a single attribute, whose heads were looked at."""
-    gaps = [c for c in audit.contrasts if c.metric == "standardised_gap" and c.estimate.value is not None]
+    gaps = [c for c in audit.contrasts if c.metric == Metric.STANDARDISED_GAP and c.estimate.value is not None]
     examined = [c for c in gaps if _question(c) in audit.localisation]
     return max(examined or gaps, key=lambda c: abs(c.estimate.value or 0.0), default=None)
 
@@ -175,7 +175,7 @@ def _carriers(audit: Audit, gap: ContrastRow) -> str:
     """Return the confirmed heads of a gap, largest first, or why there are none."""
     contrast, outcome = _question(gap).rsplit(":", 1)
     heads = [h for h in audit.heads if (h.contrast, h.outcome) == (contrast, outcome)]
-    held = sorted((h for h in heads if h.verdict == "confirmed"), key=lambda h: -abs(h.confirmation.value or 0.0))
+    held = sorted((h for h in heads if h.verdict == Verdict.CONFIRMED), key=lambda h: -abs(h.confirmation.value or 0.0))
     where = audit.localisation.get(_question(gap), "not examined")
     if not held or not where.startswith("localised"):
         return where

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -202,7 +201,7 @@ def contrasts(
         for group in q.groups
         if group != q.reference
         for outcome in outcomes
-        for metric in get_args(Metric)
+        for metric in Metric
     ]
     tested = [d for d in drafts if d.combination is not None]
     adjusted = iter(holm([d.combination.p for d in tested if d.combination is not None]))
@@ -221,13 +220,13 @@ def _draft(
     """Estimate one gap, or say why not."""
     pair = frame[frame[question.attribute].isin([group, question.reference])]
     keep = {
-        "standardised_gap": np.ones(len(pair), dtype=bool),
-        "tpr_gap": (pair["label"] == outcome).to_numpy(),
-        "fpr_gap": (pair["label"] != outcome).to_numpy(),
+        Metric.STANDARDISED_GAP: np.ones(len(pair), dtype=bool),
+        Metric.TPR_GAP: (pair["label"] == outcome).to_numpy(),
+        Metric.FPR_GAP: (pair["label"] != outcome).to_numpy(),
     }[metric]
     part = pair[keep]
-    shares = label_shares(frame, question) if metric == "standardised_gap" else {"": 1.0}
-    labels = part["label"] if metric == "standardised_gap" else pd.Series("", index=part.index)
+    shares = label_shares(frame, question) if metric == Metric.STANDARDISED_GAP else {"": 1.0}
+    labels = part["label"] if metric == Metric.STANDARDISED_GAP else pd.Series("", index=part.index)
     is_group = (part[question.attribute] == group).to_numpy()
     sizes = [int(part.loc[side, "subject"].nunique()) for side in (is_group, ~is_group)]
     row = ContrastRow(
@@ -243,7 +242,7 @@ def _draft(
         p_adjusted=None,
         family_size=0,
         smallest_detectable=None,
-        state="not estimable",
+        state=State.NOT_ESTIMABLE,
         above_policy=False,
         by_seed=[],
         n_group=int(is_group.sum()),
@@ -259,13 +258,13 @@ def _draft(
     subjects = pd.factorize(part["subject"])[0].astype(np.int64)
     found = combine_cells(chosen, cells.astype(np.int64), [*weights, *-weights], subjects)
     ratio = None
-    if metric == "standardised_gap":
+    if metric == Metric.STANDARDISED_GAP:
         means = np.bincount(cells, weights=chosen) / np.bincount(cells)
         ratio = _ratio(float(weights @ means[: len(names)]), float(weights @ means[len(names) :]))
     row = row.model_copy(update={"estimate": found.interval(), "ratio": ratio})
     if min(sizes) < limits.min_group_size:
         reason = f"{min(sizes)} subjects in the smaller group, fewer than {limits.min_group_size}"
-        return _Draft(row.model_copy(update={"state": "too little data", "reason": reason}), None)
+        return _Draft(row.model_copy(update={"state": State.TOO_LITTLE_DATA, "reason": reason}), None)
     return _Draft(row, found)
 
 
@@ -273,10 +272,10 @@ def _decide(draft: _Draft, p_adjusted: float, family: int, limits: Thresholds) -
     """Grade a tested gap."""
     assert draft.combination is not None
     found = draft.combination
-    state: State = "disparity" if p_adjusted <= limits.alpha else "no disparity detected"
+    state: State = State.DISPARITY if p_adjusted <= limits.alpha else State.NOT_DETECTED
     ratio = draft.row.ratio
     equivalent = equivalence_p(found.value, found.error, limits.gap_above)
-    if draft.row.metric != "standardised_gap":
+    if draft.row.metric != Metric.STANDARDISED_GAP:
         unequal = False
     elif ratio is None:  # nobody of the reference is called so
         unequal = found.value > 0
@@ -292,7 +291,7 @@ def _decide(draft: _Draft, p_adjusted: float, family: int, limits: Thresholds) -
             "equivalence_p": equivalent,
             "within_margin": equivalent <= limits.alpha,
             "state": state,
-            "above_policy": state == "disparity" and (abs(found.value) > limits.gap_above or unequal),
+            "above_policy": state == State.DISPARITY and (abs(found.value) > limits.gap_above or unequal),
         }
     )
 

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from audit.records import ContrastRow, Estimate, Finding, HeadRow, Metric
+from audit.records import ContrastRow, Estimate, Finding, HeadRow, Metric, State, Verdict
 from audit.units import Unit, said_of
 
 OUTCOME_UNCERTAINTY = "A predicted label is not what a person feels or does."
 METRIC_WORDS: Mapping[Metric, str] = {
-    "standardised_gap": "rate of being called '{outcome}', at equal labels",
-    "tpr_gap": "rate of being called '{outcome}' among images labelled so",
-    "fpr_gap": "rate of being called '{outcome}' among images labelled otherwise",
+    Metric.STANDARDISED_GAP: "rate of being called '{outcome}', at equal labels",
+    Metric.TPR_GAP: "rate of being called '{outcome}' among images labelled so",
+    Metric.FPR_GAP: "rate of being called '{outcome}' among images labelled otherwise",
 }
 ALTERNATIVES = (
     "The labels themselves may differ in quality between groups (label noise, annotators' own leanings).",
@@ -106,7 +106,7 @@ def make_findings(
     found: list[Finding] = []
     by_question: dict[tuple[str, str, str, str], list[ContrastRow]] = {}
     for row in contrasts:
-        if row.state == "disparity":
+        if row.state == State.DISPARITY:
             by_question.setdefault((row.attribute, row.group, row.reference, row.outcome), []).append(row)
     for rows in by_question.values():
         worst = max(rows, key=lambda r: (r.above_policy, abs(r.estimate.value or 0.0)))
@@ -122,7 +122,7 @@ def make_findings(
 def _is_worth_a_card(row: HeadRow, context: Context) -> bool:
     """Tell whether a head is confirmed and carries enough of the gap; the table of heads names the others."""
     share = row.share_of_gap.value
-    return row.verdict == "confirmed" and (share is None or abs(share) >= context.head_share_above)
+    return row.verdict == Verdict.CONFIRMED and (share is None or abs(share) >= context.head_share_above)
 
 
 def _seeds_agree(values: Sequence[float], value: float) -> str:

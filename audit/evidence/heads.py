@@ -220,7 +220,7 @@ def _rows_of(
             within_margin=values["equivalence_p"] <= settings.alpha,
             n_group=int(part.confirmation.is_group.sum()),
             n_reference=int((~part.confirmation.is_group).sum()),
-            verdict="too little data",
+            verdict=Verdict.TOO_LITTLE_DATA,
             **values,
         )
         if part.enough(settings.min_group_size):
@@ -311,10 +311,10 @@ def _on_scale(part: Part, stored: StoredEffects, seed: int, resamples: Bootstrap
 def _verdict(row: HeadRow, *, found: bool, alpha: float) -> Verdict:
     """Grade a head with enough data: confirmed means found, significant again, and of the same sign."""
     if not found:
-        return "no effect found"
+        return Verdict.NOT_FOUND
     again = row.confirmation_p_adjusted is not None and row.confirmation_p_adjusted <= alpha
     same_sign = (row.discovery.value or 0.0) * (row.confirmation.value or 0.0) > 0
-    return "confirmed" if again and same_sign else "found, not confirmed"
+    return Verdict.CONFIRMED if again and same_sign else Verdict.NOT_CONFIRMED
 
 
 def _percentiles(effects: SwapEffects) -> list[float]:

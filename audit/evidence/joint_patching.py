@@ -18,7 +18,7 @@ from audit.evidence.effects_store import Settings, StoredEffects
 from audit.evidence.outcome import was_asked
 from audit.evidence.sampled import Sampled
 from audit.evidence.stats import Array, Codes
-from audit.records import Contrast, Estimate, HeadRow, JointRow
+from audit.records import Contrast, Estimate, HeadRow, JointRow, Verdict
 from audit.units import name_of, parse_name
 
 IN_PAIRS = 4  # so many heads of a question, the largest on the discovery split, are patched two by two
@@ -42,7 +42,7 @@ def sets_of_question(rows: Sequence[HeadRow]) -> list[HeadSet]:
     split, whether confirmed or not. Sets are measured on the confirmation split, which has no part in their choice, but
     for that of the confirmed.
     """
-    confirmed = [r for r in rows if r.verdict == "confirmed"]
+    confirmed = [r for r in rows if r.verdict == Verdict.CONFIRMED]
     largest = sorted(rows, key=lambda r: -abs(r.discovery.value or 0.0))[:IN_PAIRS]
     chosen: list[Sequence[HeadRow]] = [rows, *([confirmed] if len(confirmed) > 1 else []), *combinations(largest, 2)]
     sets = (HeadSet(tuple(sorted((r.layer, r.head) for r in part))) for part in chosen)

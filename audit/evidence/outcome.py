@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from audit.errors import EXIT_DISPARITY, EXIT_INCONCLUSIVE, EXIT_INVALID, EXIT_PASSED
-from audit.records import ContrastRow, ControlReport, HeadRow, Outcome
+from audit.records import ContrastRow, ControlReport, HeadRow, Metric, Outcome, State, Verdict
 from audit.units import Unit, said_of
 
 EXIT_CODES: dict[Outcome, int] = {
-    "PASSED": EXIT_PASSED,
-    "DISPARITY FOUND": EXIT_DISPARITY,
-    "INVALID": EXIT_INVALID,
-    "INCONCLUSIVE": EXIT_INCONCLUSIVE,
+    Outcome.PASSED: EXIT_PASSED,
+    Outcome.DISPARITY_FOUND: EXIT_DISPARITY,
+    Outcome.INVALID: EXIT_INVALID,
+    Outcome.INCONCLUSIVE: EXIT_INCONCLUSIVE,
 }
 _NOT_SHOWN = [
     "This report does not certify legal compliance.",
@@ -29,7 +29,7 @@ def not_shown(unit: Unit) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AuditVerdict:
     """Outcome, exit code, and the reasons as sentences."""
 
     outcome: Outcome
@@ -38,7 +38,7 @@ class Verdict:
     next_steps: list[str]
 
 
-def decide(controls: ControlReport, contrasts: Sequence[ContrastRow], *, gap_above: float) -> Verdict:
+def decide(controls: ControlReport, contrasts: Sequence[ContrastRow], *, gap_above: float) -> AuditVerdict:
     """Grade the whole audit.
 
     INVALID if a control of the audit failed; DISPARITY FOUND if a detected gap is above policy; INCONCLUSIVE if for
@@ -48,13 +48,13 @@ def decide(controls: ControlReport, contrasts: Sequence[ContrastRow], *, gap_abo
     failed = [c for c in controls.controls if not c.passed and c.gates == "audit"]
     if failed or not controls.valid:
         return _verdict(
-            "INVALID",
+            Outcome.INVALID,
             [f"Control failed: {c.title} ({c.setting})." for c in failed] or ["The controls could not be run."],
             sorted({f"{c.fix[:1].upper()}{c.fix[1:]}." for c in failed}),
         )
     above = [c for c in contrasts if c.above_policy]
     if above:
-        return _verdict("DISPARITY FOUND", [_sentence(c) for c in _widest(above)], [
+        return _verdict(Outcome.DISPARITY_FOUND, [_sentence(c) for c in _widest(above)], [
             "Read the findings, and record for each whether it is accepted, rejected or needs more.",
             "Look at the balance of labels over groups in the training data, retrain, and audit again.",
         ])  # fmt: skip
@@ -62,12 +62,12 @@ def decide(controls: ControlReport, contrasts: Sequence[ContrastRow], *, gap_abo
     if blind or not contrasts:
         unseen = [f"For {b} there is too little data to detect a gap of {100 * gap_above:.0f} points." for b in blind]
         return _verdict(
-            "INCONCLUSIVE",
+            Outcome.INCONCLUSIVE,
             unseen or ["No two groups could be compared."],
             ["Add images of the smaller groups, or state a larger gap in the card's policy, and audit again."],
         )
     least = max((c.smallest_detectable or 0.0 for c in contrasts if c.smallest_detectable), default=0.0)
-    small = [c for c in contrasts if c.state == "disparity"]
+    small = [c for c in contrasts if c.state == State.DISPARITY]
     reasons = ["No gap above the policy of this audit was detected."]
     if small:
         reasons.append(f"{len(small)} smaller gap(s) were detected; they are listed as findings.")
@@ -77,11 +77,13 @@ def decide(controls: ControlReport, contrasts: Sequence[ContrastRow], *, gap_abo
         reasons.append(
             f"{untested} comparison(s), of intersections or of rates by label, had too little data; see Rates."
         )
-    return _verdict("PASSED", reasons, ["Repeat the audit when the model, its use or the people it meets change."])
+    return _verdict(
+        Outcome.PASSED, reasons, ["Repeat the audit when the model, its use or the people it meets change."]
+    )
 
 
-def _verdict(outcome: Outcome, reasons: list[str], next_steps: list[str]) -> Verdict:
-    return Verdict(outcome, EXIT_CODES[outcome], reasons, next_steps)
+def _verdict(outcome: Outcome, reasons: list[str], next_steps: list[str]) -> AuditVerdict:
+    return AuditVerdict(outcome, EXIT_CODES[outcome], reasons, next_steps)
 
 
 def _widest(rows: Sequence[ContrastRow]) -> list[ContrastRow]:
@@ -104,7 +106,7 @@ def _blind_groups(contrasts: Sequence[ContrastRow], gap_above: float) -> list[st
     """Name the groups (not of intersections) whose standardised gap could not have been seen at the policy's size."""
     blind: dict[str, None] = {}
     for row in contrasts:
-        if " x " in row.attribute or row.metric != "standardised_gap":
+        if " x " in row.attribute or row.metric != Metric.STANDARDISED_GAP:
             continue
         if row.smallest_detectable is None or row.smallest_detectable > max(gap_above, 1e-12):
             blind[f"'{row.group}' against '{row.reference}' ({row.attribute})"] = None
@@ -113,7 +115,7 @@ def _blind_groups(contrasts: Sequence[ContrastRow], gap_above: float) -> list[st
 
 def has_gap(row: ContrastRow) -> bool:
     """Tell whether a gap was detected in a comparison."""
-    return row.state == "disparity"
+    return row.state == State.DISPARITY
 
 
 def detected_gaps(contrasts: Sequence[ContrastRow]) -> set[str]:
@@ -134,8 +136,8 @@ def was_asked(answer: str) -> bool:
 def without_gap(heads: Sequence[HeadRow], localisation: Mapping[str, str]) -> list[HeadRow]:
     """Say of confirmed heads whose question has no gap that there is none: their effects cancel, or are small."""
     return [
-        row.model_copy(update={"verdict": "confirmed, no gap"})
-        if row.verdict == "confirmed" and not was_asked(localisation[f"{row.contrast}:{row.outcome}"])
+        row.model_copy(update={"verdict": Verdict.CONFIRMED_NO_GAP})
+        if row.verdict == Verdict.CONFIRMED and not was_asked(localisation[f"{row.contrast}:{row.outcome}"])
         else row
         for row in heads
     ]
@@ -154,12 +156,12 @@ def localisation(
     answer = {key: NO_GAP if enough else TOO_LITTLE for key, enough in (unpatched or {}).items()}
     for row in heads:
         key = f"{row.contrast}:{row.outcome}"
-        if row.verdict == "too little data":
+        if row.verdict == Verdict.TOO_LITTLE_DATA:
             answer[key] = TOO_LITTLE
         elif key not in detected:
             answer[key] = NO_GAP
         else:
             before = answer.setdefault(key, NOT_LOCALISABLE)
-            if row.verdict == "confirmed":
+            if row.verdict == Verdict.CONFIRMED:
                 answer[key] = f"{before}, {row.name}" if before.startswith("localised") else f"localised: {row.name}"
     return answer

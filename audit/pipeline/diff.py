@@ -15,7 +15,7 @@ from audit.evidence.effects import SwapEffects, by_code
 from audit.evidence.run_change import Change, paired_change
 from audit.pipeline.analyze import predictions, questions
 from audit.pipeline.load_run import OpenedRun, open_run
-from audit.records import Audit, ComparedFinding, Contrast, Estimate, Finding, RunComparison, RunName
+from audit.records import Audit, ComparedFinding, Contrast, Estimate, Finding, Metric, RunComparison, RunName, Verdict
 from audit.report.render import Source, read_run
 from audit.report.shareable import refuse_copy
 from audit.units import name_of
@@ -129,7 +129,7 @@ def _untestable(audit: Audit, finding: Finding) -> str:
             h for h in audit.heads if (h.contrast, h.outcome, [h.name]) == (contrast, finding.outcome, finding.heads)
         ]
         if rows:
-            return "too little data" if rows[0].verdict == "too little data" else ""
+            return "too little data" if rows[0].verdict == Verdict.TOO_LITTLE_DATA else ""
         return audit.localisation.get(f"{contrast}:{finding.outcome}", "the question was not asked")
     rates = [c for c in audit.contrasts if c.id == f"{contrast}:{finding.outcome}:{finding.metric}"]
     if not rates:
@@ -179,10 +179,10 @@ def _of_rates(run: OpenedRun, finding: Finding) -> pd.DataFrame | None:
     if finding.attribute not in frame:
         return None
     frame = frame[frame[finding.attribute].isin([finding.group, finding.reference])]
-    if finding.metric != "standardised_gap":
-        frame = frame[(frame["label"] == finding.outcome) == (finding.metric == "tpr_gap")]
+    if finding.metric != Metric.STANDARDISED_GAP:
+        frame = frame[(frame["label"] == finding.outcome) == (finding.metric == Metric.TPR_GAP)]
     # Rates of images with another label than the outcome are not standardised over these labels.
-    label = frame["label"] if finding.metric == "standardised_gap" else finding.metric
+    label = frame["label"] if finding.metric == Metric.STANDARDISED_GAP else finding.metric
     called = (frame["predicted"] == finding.outcome).astype(np.float64)
     is_group = frame[finding.attribute] == finding.group
     return pd.DataFrame(

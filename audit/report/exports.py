@@ -13,7 +13,7 @@ from importlib.metadata import version
 from xml.etree import ElementTree as ET
 
 from audit import __version__
-from audit.records import Audit, ContrastRow, Control, Estimate, Finding
+from audit.records import Audit, ContrastRow, Control, Estimate, Finding, State
 from audit.report.formats import clean
 from audit.units import Unit
 
@@ -81,7 +81,7 @@ def _of_control(control: Control) -> str:
 def _of_contrast(row: ContrastRow) -> str:
     if row.above_policy:
         return "failed"
-    return "passed" if row.state == "no disparity detected" else "warned"
+    return "passed" if row.state == State.NOT_DETECTED else "warned"
 
 
 def model_card(audit: Audit, audit_sha256: str) -> str:

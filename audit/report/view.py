@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from audit.records import Audit, Control, Decision, HeadGrid
+from audit.records import Audit, Control, Decision, HeadGrid, Outcome
 from audit.report import formats, view_data, view_findings, view_heads, view_instrument, view_method, wording
 from audit.report.crosswalk import crosswalk_table
 from audit.report.legal import NOT_ANSWERED, clause_of
@@ -106,7 +106,7 @@ def build_view(audit: Audit, audit_sha256: str, decisions: Sequence[Decision] = 
         Finished strings, tables and pictures.
     """
     is_invalid = audit.is_invalid
-    badge, sentence = wording.OUTCOMES["INVALID" if is_invalid else audit.outcome]
+    badge, sentence = wording.OUTCOMES[Outcome.INVALID if is_invalid else audit.outcome]
     decided = by_finding(decisions)
     cards = [
         view_findings.finding_card(

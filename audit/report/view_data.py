@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-from audit.records import Audit, ContrastRow, CountRow, ExcludedRow, HeadRow, LabelShareRow, RateRow
+from audit.records import Audit, ContrastRow, CountRow, ExcludedRow, HeadRow, LabelShareRow, Metric, RateRow, State
 from audit.report import figures, formats, wording
 from audit.report.svg import (
     Cell,
@@ -290,7 +290,7 @@ def _contrast_row(row: ContrastRow, source: str) -> tuple[Cell, ...]:
         Cell(name, note=meaning),
         badge_cell(wording.STATES[row.state], _state_note(row)),
         number_cell(formats.points(row.estimate.value), formats.interval_of(row.estimate)),
-        number_cell("–" if row.metric != "standardised_gap" else formats.ratio(row.ratio)),
+        number_cell("–" if row.metric != Metric.STANDARDISED_GAP else formats.ratio(row.ratio)),
         number_cell(formats.p_value(row.p_raw)),
         number_cell(formats.p_value(row.p_adjusted)),
         number_cell(formats.points(row.smallest_detectable, signed=False)),
@@ -374,10 +374,10 @@ def _range_table(audit: Audit, attribute: str, outcome: str, key: str, title: st
 
 
 def _state_note(row: ContrastRow) -> str:
-    if row.state == "no disparity detected" and row.smallest_detectable is not None:
+    if row.state == State.NOT_DETECTED and row.smallest_detectable is not None:
         smallest = formats.points(row.smallest_detectable, 0, signed=False)
         note = f"with n = {formats.count(row.n_group)} this audit could detect gaps of {smallest} points or more"
         return f"{note}; {_equivalence(row)}" if row.equivalence_p is not None else note
-    if row.state == "disparity":
+    if row.state == State.DISPARITY:
         return "above policy" if row.above_policy else "below the policy threshold"
     return row.reason

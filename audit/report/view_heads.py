@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from audit.records import Agreement, Audit, Estimate, HeadRow, JointRow
+from audit.records import Agreement, Audit, Estimate, HeadRow, JointRow, Verdict
 from audit.report import figures, formats, wording
 from audit.report.svg import (
     Cell,
@@ -69,7 +69,7 @@ def head_groups(audit: Audit) -> list[TableGroup]:
 
 def _head_group(audit: Audit, contrast: str, outcome: str, place: Place) -> TableGroup:
     rows = [row for row in audit.heads if (row.contrast, row.outcome) == (contrast, outcome)]
-    strongest = sorted(rows, key=lambda row: (row.verdict != "confirmed", -abs(headline(row).value or 0.0)))
+    strongest = sorted(rows, key=lambda row: (row.verdict != Verdict.CONFIRMED, -abs(headline(row).value or 0.0)))
     key, unit = formats.slug(f"{contrast}:{outcome}"), audit.model.unit
     title = f"{contrast_name(audit, contrast)}, predicted “{formats.label(outcome)}”"
     grids = [grid for grid in audit.grids if grid.id in {f"bias:{contrast}", f"bias:{contrast}:{outcome}"}]
@@ -109,7 +109,7 @@ def _pairs(audit: Audit, contrast: str, outcome: str) -> tuple[str, ...]:
 def _shares(audit: Audit, title: str, contrast: str, outcome: str, rows: Sequence[HeadRow]) -> Picture | None:
     """Draw what share of the gap confirmed heads carry singly, and sets of them jointly; nothing where none does."""
     singly = [
-        figures.Bar(row.name, row.share_of_gap, is_reference=False) for row in rows if row.verdict == "confirmed"
+        figures.Bar(row.name, row.share_of_gap, is_reference=False) for row in rows if row.verdict == Verdict.CONFIRMED
     ][:FOREST_HEADS]
     sets = [row for row in audit.joint if (row.contrast, row.outcome) == (contrast, outcome)]
     unit = audit.model.unit
@@ -187,7 +187,7 @@ def _answer(unit: Unit, answer: str, rows: Sequence[HeadRow]) -> str:
             f"Not localisable: none of {tested} carries a part of the gap that stands out "
             "from the placebo after adjustment. The gap may be spread over many parts of the model."
         )
-    moving = [row.name for row in rows if row.verdict == "confirmed, no gap"]
+    moving = [row.name for row in rows if row.verdict == Verdict.CONFIRMED_NO_GAP]
     cancel = f" {wording.NO_GAP_TO_CARRY.format(heads=', '.join(moving))}" if moving else ""
     return f"{formats.clean(answer).capitalize() or 'No answer was recorded'}: {tested} tested.{cancel}"
 
@@ -290,7 +290,7 @@ def _detectable_cell(row: HeadRow) -> Cell:
 
 
 def _shown_small(row: HeadRow) -> str:
-    if not row.within_margin or row.verdict == "too little data":
+    if not row.within_margin or row.verdict == Verdict.TOO_LITTLE_DATA:
         return ""
     return f"shown to be under {formats.points(row.equivalence_margin, 2, signed=False)}"
 

@@ -7,31 +7,31 @@ from functools import cache
 
 import yaml
 
-from audit.records import State
+from audit.records import Metric, Outcome, State, Verdict
 from audit.report.svg import Badge
 from audit.resources import resource_dir
 from audit.units import Unit, said_of
 
-OUTCOMES: dict[str, tuple[Badge, str]] = {
-    "PASSED": (
+OUTCOMES: dict[Outcome, tuple[Badge, str]] = {
+    Outcome.PASSED: (
         Badge("✓", "PASSED", "good"),
         (
             "The instrument worked, and no difference between groups above the policy of this audit was detected. "
             "That is not the same as no difference: the report says how small a gap could have been seen."
         ),
     ),
-    "DISPARITY FOUND": (
+    Outcome.DISPARITY_FOUND: (
         Badge("▲", "DISPARITY FOUND", "bad"),
         (
             "The instrument worked, and the model treats at least one group differently by more than the policy of "
             "this audit allows."
         ),
     ),
-    "INCONCLUSIVE": (
+    Outcome.INCONCLUSIVE: (
         Badge("?", "INCONCLUSIVE", "unsure"),
         "The instrument worked, but there is too little data to answer the question either way.",
     ),
-    "INVALID": (
+    Outcome.INVALID: (
         Badge("✕", "INVALID", "broken"),
         (
             "A check of the instrument failed. Nothing it measured about groups can be relied on, so every finding "
@@ -41,18 +41,18 @@ OUTCOMES: dict[str, tuple[Badge, str]] = {
 }
 
 STATES: dict[State, Badge] = {
-    "disparity": Badge("▲", "disparity", "bad"),
-    "no disparity detected": Badge("○", "no disparity detected", "calm"),
-    "too little data": Badge("?", "too little data", "unsure"),
-    "not estimable": Badge("–", "not estimable", "unsure"),
+    State.DISPARITY: Badge("▲", "disparity", "bad"),
+    State.NOT_DETECTED: Badge("○", "no disparity detected", "calm"),
+    State.TOO_LITTLE_DATA: Badge("?", "too little data", "unsure"),
+    State.NOT_ESTIMABLE: Badge("–", "not estimable", "unsure"),
 }
 
-VERDICTS: dict[str, Badge] = {
-    "confirmed": Badge("◆", "confirmed", "bad"),
-    "confirmed, no gap": Badge("◈", "confirmed, no gap", "calm"),
-    "found, not confirmed": Badge("◇", "found, not confirmed", "warm"),
-    "no effect found": Badge("○", "no effect found", "calm"),
-    "too little data": Badge("?", "too little data", "unsure"),
+VERDICTS: dict[Verdict, Badge] = {
+    Verdict.CONFIRMED: Badge("◆", "confirmed", "bad"),
+    Verdict.CONFIRMED_NO_GAP: Badge("◈", "confirmed, no gap", "calm"),
+    Verdict.NOT_CONFIRMED: Badge("◇", "found, not confirmed", "warm"),
+    Verdict.NOT_FOUND: Badge("○", "no effect found", "calm"),
+    Verdict.TOO_LITTLE_DATA: Badge("?", "too little data", "unsure"),
 }
 
 CONTROL_KINDS = {
@@ -80,9 +80,9 @@ MARKS: dict[str, tuple[str, str]] = {
 OTHER_MARK = "†"
 
 METRICS: dict[str, tuple[str, str]] = {
-    "standardised_gap": ("Label-standardised gap", "how often the outcome is predicted, at equal label mix"),
-    "tpr_gap": ("True-positive gap", "how often the outcome is predicted where the label says it"),
-    "fpr_gap": ("False-positive gap", "how often the outcome is predicted where the label does not say it"),
+    Metric.STANDARDISED_GAP: ("Label-standardised gap", "how often the outcome is predicted, at equal label mix"),
+    Metric.TPR_GAP: ("True-positive gap", "how often the outcome is predicted where the label says it"),
+    Metric.FPR_GAP: ("False-positive gap", "how often the outcome is predicted where the label does not say it"),
 }
 
 SEVERITIES: dict[str, Badge] = {

@@ -7,49 +7,19 @@ Probabilities and rates are fractions in [0, 1]; differences of rates are fracti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-
+from audit.records.base import (
+    SCHEMA_VERSION,
+    Design,
+    Estimate,
+    Metric,
+    Outcome,
+    Record,
+    State,
+    Verdict,
+)
 from audit.units import Unit
-
-SCHEMA_VERSION = "1.0"
-
-Outcome = Literal["PASSED", "DISPARITY FOUND", "INCONCLUSIVE", "INVALID"]
-State = Literal["disparity", "no disparity detected", "too little data", "not estimable"]
-# "confirmed, no gap": moves the outcome by group on both splits, but no gap was detected that it could carry.
-Verdict = Literal["confirmed", "confirmed, no gap", "found, not confirmed", "no effect found", "too little data"]
-Design = Literal["attribution patching", "Design B", "Design C", "weight transplant"]
-Metric = Literal["standardised_gap", "tpr_gap", "fpr_gap"]
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """One group of an attribute against its reference."""
-
-    attribute: str
-    group: str
-    reference: str
-
-    def __str__(self) -> str:
-        return f"{self.attribute}:{self.group}-{self.reference}"
-
-
-class Record(BaseModel):
-    """Base of all records: immutable, and strict about its fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Estimate(Record):
-    """A number with its interval (``level`` coverage); bounds are None where no interval could be had."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    level: float = 0.95
 
 
 class Control(Record):
@@ -334,87 +304,6 @@ class AttentionMap(Record):
     group: str
     images: int
     weights: list[list[float]]  # share of the head's attention on each patch, row by row from the top
-
-
-def _a_time(text: str) -> str:
-    """Refuse a 13th month."""
-    datetime.fromisoformat(text)
-    return text
-
-
-def _some_text(text: str) -> str:
-    """Refuse what shows nothing."""
-    if not any(character.isprintable() and not character.isspace() for character in text):
-        raise ValueError("nothing is written there")
-    return text
-
-
-class Decision(Record):
-    """What a reviewer made of one finding."""
-
-    finding: str  # its id
-    decision: Literal["accept", "reject", "needs more", "risk accepted"]
-    name: Annotated[str, Field(max_length=200), AfterValidator(_some_text)]
-    role: Annotated[str, Field(max_length=200), AfterValidator(_some_text)]
-    reason: Annotated[str, Field(max_length=5000), AfterValidator(_some_text)]
-    decided: Annotated[
-        str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)$"), AfterValidator(_a_time)
-    ]  # ISO 8601
-
-
-class Review(Record):
-    """The whole of ``review.json``: what the page of a report saves, bound to the audit that was read."""
-
-    review_version: Literal["1.0"] = "1.0"
-    audit_sha256: str = Field(pattern="^[0-9a-f]{64}$")  # of audit.json
-    decisions: list[Decision]
-
-
-class RunName(Record):
-    """Which run a comparison is of."""
-
-    audit_id: str
-    audit_sha256: str
-    name: str
-    outcome: Outcome
-    started: str
-    weights_sha256: str
-    data_fingerprint: str
-
-
-class ComparedFinding(Record):
-    """What became of one finding between two runs."""
-
-    id: str
-    title: str
-    kind: Literal["disparity", "head"]
-    state: Literal["new", "gone", "persisting", "no longer testable"]
-    before: Estimate | None  # the first run's number, finding or not
-    after: Estimate | None
-    change: Estimate | None = None  # after minus before, where both measured the same images
-    p: float | None = None  # of no change, by swapping the runs within people
-    images: int | None = None  # measured by both
-    reason: str = ""  # why it cannot be tested, or not pairwise
-
-
-class RunComparison(Record):
-    """The whole of ``diff.json``."""
-
-    diff_version: Literal["1.0"] = "1.0"
-    before: RunName
-    after: RunName
-    same_images: bool
-    findings: list[ComparedFinding]
-    notes: list[str] = []
-
-
-class SharedCopy(Record):
-    """The whole of ``shareable.json``: what a copy of a run that is handed on has lost on purpose."""
-
-    shareable_version: Literal["1.0"] = "1.0"
-    other_names: dict[str, int]  # how many subjects, images, pairs and values of match_on columns have other names
-    left_out: dict[str, str]  # files that the run has and the copy has not; of models with their SHA-256
-    removed: list[str]  # what else was taken out, in words
 
 
 class Stability(Record):

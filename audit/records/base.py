@@ -1,0 +1,106 @@
+"""What all records are made of: immutable models, estimates, contrasts, and the enumerations of answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = "2.0"
+
+
+class Outcome(StrEnum):
+    """The answer of a whole audit."""
+
+    PASSED = "PASSED"
+    DISPARITY_FOUND = "DISPARITY FOUND"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    INVALID = "INVALID"
+
+
+class State(StrEnum):
+    """The answer to one comparison of a group with its reference."""
+
+    DISPARITY = "disparity"
+    NOT_DETECTED = "no disparity detected"
+    TOO_LITTLE_DATA = "too little data"
+    NOT_ESTIMABLE = "not estimable"
+
+
+class Verdict(StrEnum):
+    """What is known of one head."""
+
+    CONFIRMED = "confirmed"
+    CONFIRMED_NO_GAP = "confirmed, no gap"  # moves the outcome by group on both splits, but no gap was detected
+    NOT_CONFIRMED = "found, not confirmed"
+    NOT_FOUND = "no effect found"
+    TOO_LITTLE_DATA = "too little data"
+
+
+class LocalisationStatus(StrEnum):
+    """Whether a detected gap was traced to heads."""
+
+    LOCALISED = "localised"
+    NOT_LOCALISABLE = "not localisable"
+    NO_GAP = "no gap detected, nothing to localise"
+    TOO_LITTLE_DATA = "too little data"
+
+
+class Metric(StrEnum):
+    """A gap between two groups."""
+
+    STANDARDISED_GAP = "standardised_gap"
+    TPR_GAP = "tpr_gap"
+    FPR_GAP = "fpr_gap"
+
+
+class Confidence(StrEnum):
+    """How sure a finding is, by the rule that docs/method.md prints."""
+
+    HIGH = "high"
+    MODERATE = "moderate"
+    LOW = "low"
+
+
+Design = Literal["attribution patching", "Design B", "Design C", "weight transplant"]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One group of an attribute against its reference."""
+
+    attribute: str
+    group: str
+    reference: str
+
+    def __str__(self) -> str:
+        return f"{self.attribute}:{self.group}-{self.reference}"
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, and strict about its fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Estimate(Record):
+    """A number with its interval (``level`` coverage); bounds are None where no interval could be had."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    level: float = 0.95
+
+
+class Localisation(Record):
+    """Where a detected gap was found."""
+
+    status: LocalisationStatus
+    heads: list[str] = []  # confirmed ones, by name
+
+    @property
+    def was_asked(self) -> bool:
+        """Tell whether there was a gap, and data enough to ask for heads."""
+        return self.status in (LocalisationStatus.LOCALISED, LocalisationStatus.NOT_LOCALISABLE)
