@@ -13,12 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-EXIT_PASSED = 0
-EXIT_DISPARITY = 1
-EXIT_BAD_INPUT = 2
-EXIT_INVALID = 3
-EXIT_INCONCLUSIVE = 4
-EXIT_UNFINISHED = 5
+from audit.exit_codes import ExitCode
 
 
 class AuditError(Exception):
@@ -34,7 +29,7 @@ class AuditError(Exception):
         What the user can do about it.
     """
 
-    exit_code: int = EXIT_UNFINISHED
+    exit_code: ExitCode = ExitCode.UNFINISHED
 
     def __init__(self, where: str, what: str, fix: str = "") -> None:
         self.where, self.what, self.fix = where, what, fix
@@ -44,7 +39,7 @@ class AuditError(Exception):
 class InputError(AuditError):
     """The input must change before the audit can run."""
 
-    exit_code = EXIT_BAD_INPUT
+    exit_code = ExitCode.BAD_INPUT
 
 
 class CardError(InputError):

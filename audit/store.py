@@ -66,6 +66,26 @@ def open_cache() -> Path:
     return folder
 
 
+def check_writable(folder: Path) -> None:
+    """Raise where nothing can be written to a folder, or where it cannot be made; nothing is left behind.
+
+    Raises
+    ------
+    InputError
+        If it is a file.
+    UnfinishedError
+        If the disk is full or may not be written to.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(str(folder), "is a file, and runs go to a folder", "name a folder with --out")
+    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise not_written(folder, error) from error
+
+
 def slug(name: str) -> str:
     """Return a name that is safe as a folder's."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "audit"

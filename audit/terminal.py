@@ -18,7 +18,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from audit.evidence.findings import spread
-from audit.records import Audit, ContrastRow, DataReport, ExcludedRow, Metric, SharedCopy, Verdict
+from audit.records import Audit, ContrastRow, DataReport, ExcludedRow, Metric, RunComparison, SharedCopy, Verdict
 from audit.report.formats import clean
 from audit.units import said_of
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from audit.models.supported import Row
 
 Step = Callable[[str], Callable[[int, int], None]]
+Callback = Callable[[str, int, int], None]
 SECONDS_BETWEEN_LINES = 10.0
 ROOM_FOR_BAR = 60  # columns; in a narrower terminal the share done is shown as a number only
 WIDEST = 100  # columns that prose is wrapped at
@@ -37,7 +38,21 @@ STEPS_SHOWN = 2
 
 
 @contextmanager
-def progress() -> Iterator[Step]:
+def progress() -> Iterator[Callback]:
+    """Show what a callback is told of: steps, with time left."""
+    with _steps() as step:
+        updates: dict[str, Callable[[int, int], None]] = {}
+
+        def callback(name: str, done: int, total: int) -> None:
+            if not (done or total) or name not in updates:
+                updates[name] = step(name)
+            updates[name](done, total)
+
+        yield callback
+
+
+@contextmanager
+def _steps() -> Iterator[Step]:
     """Show steps with time left: one bar in a terminal, a line now and then elsewhere.
 
     A step's name is ``part: what``. In a terminal a part that is over collapses into one line.
@@ -298,3 +313,11 @@ def datasets_table(cards: Mapping[str, Card], *, markdown: bool = False) -> str:
         )
         for name, card in cards.items()
     )
+
+
+def diff_summary(comparison: RunComparison) -> list[str]:
+    """Say in a few lines what became of the findings."""
+    from audit.report.view_diff import counted
+
+    first = f"{comparison.before.outcome} -> {comparison.after.outcome}; {counted(comparison)}"
+    return [first, *(clean(note) for note in comparison.notes)]

@@ -59,6 +59,27 @@ def load_card(path: Path) -> Card:
     return card
 
 
+def check_sections(sections: dict[str, Any], where: str) -> Card:
+    """Return a card that was built in Python, with the same checks as one that was read from a file.
+
+    Parameters
+    ----------
+    sections : dict
+        As a YAML file has them.
+    where : str
+        What the faults name as their place.
+
+    Raises
+    ------
+    CardError
+        With every fault found.
+    """
+    card, found = _validate(sections)
+    if found or card is None:
+        raise CardError([f"{where} {spell(place)}: {what}" for place, what in found])
+    return card
+
+
 def _validate(data: dict[str, Any]) -> tuple[Card | None, list[tuple[PathParts, str]]]:
     """Return the card and every fault: of single fields, and of parts that disagree although each is right.
 
@@ -295,7 +316,7 @@ def _bad_groups(card: Card) -> Iterator[tuple[PathParts, str]]:
 
 def _bad_data(card: Card) -> Iterator[tuple[PathParts, str]]:
     data = card.data
-    if data.reader != "synthetic" and data.path is None:
+    if data.reader not in ("synthetic", "frame") and data.path is None:
         yield ("data",), f"reader '{data.reader}' needs 'path'; name the file or folder"
     if data.labels is not None and len(data.labels) < 2:
         yield ("data", "labels"), "fewer than two labels; a classifier needs two"

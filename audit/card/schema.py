@@ -78,6 +78,7 @@ Reader = Literal[
     "huggingface",
     "cifar100",
     "croissant",
+    "frame",  # given in Python
     "synthetic",
     "rafdb",
     "affectnet",

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from audit.errors import EXIT_DISPARITY, EXIT_INCONCLUSIVE, EXIT_INVALID, EXIT_PASSED
+from audit.exit_codes import ExitCode
 from audit.records import ContrastRow, ControlReport, HeadRow, Metric, Outcome, State, Verdict
 from audit.units import Unit, said_of
 
 EXIT_CODES: dict[Outcome, int] = {
-    Outcome.PASSED: EXIT_PASSED,
-    Outcome.DISPARITY_FOUND: EXIT_DISPARITY,
-    Outcome.INVALID: EXIT_INVALID,
-    Outcome.INCONCLUSIVE: EXIT_INCONCLUSIVE,
+    Outcome.PASSED: ExitCode.DONE,
+    Outcome.DISPARITY_FOUND: ExitCode.DISPARITY,
+    Outcome.INVALID: ExitCode.INVALID,
+    Outcome.INCONCLUSIVE: ExitCode.TOO_LITTLE_DATA,
 }
 _NOT_SHOWN = [
     "This report does not certify legal compliance.",

@@ -115,6 +115,7 @@ ESTIMANDS = [
 def registration(setting: Setting) -> dict[str, object]:
     """Return what is fixed before anything is measured: card, data, model, code version, measures and families."""
     return {
+        "question": setting.question,
         "version": __version__,
         "card": setting.card.model_dump(),
         "data": setting.samples.fingerprint,

@@ -24,6 +24,11 @@ from audit.units import Unit
 Step = Callable[[str], Callable[[int, int], None]]
 
 
+def silent(_name: str) -> Callable[[int, int], None]:
+    """Return a step that tells nobody."""
+    return lambda _done, _total: None
+
+
 @dataclass
 class Scope:
     """What is asked, and of which images: all that statistics on stored effects need."""
@@ -71,6 +76,7 @@ class Setting(Scope):
     card_path: Path
     card_content: bytes  # as it was read; the file may change while the audit runs
     data_root: Path | None
+    question: str  # hash of all that the run's numbers depend on
     cache: Path
     pixels: Pixels
     backbone: Backbone

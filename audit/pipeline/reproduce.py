@@ -10,16 +10,19 @@ import numpy.typing as npt
 import pandas as pd
 from safetensors.torch import load_file
 
+from audit.card.load import load_card
+from audit.data.samples import Samples
 from audit.errors import InputError
 from audit.evidence.disparity import Thresholds, contrasts
 from audit.evidence.effects import mediated_gaps
 from audit.evidence.effects_store import StoredEffects
 from audit.models.adapters.registry import Model
+from audit.models.build import Backbone
 from audit.patching.sites import Site, sites_of
 from audit.patching.sweep import measure_unpatched
-from audit.pipeline import Request, prepare
 from audit.pipeline.analyze import predictions, questions
-from audit.pipeline.context import Setting
+from audit.pipeline.context import Setting, silent
+from audit.pipeline.prepare import Options, open_inputs, prepare
 from audit.pipeline.run_sweeps import (
     Plan,
     audit_rows,
@@ -38,7 +41,7 @@ from audit.units import parse_name
 class Reproduction:
     """Expected and obtained value of one finding."""
 
-    title: str
+    finding: str  # its id
     expected: float
     obtained: float
     tolerance: float
@@ -49,7 +52,14 @@ class Reproduction:
         return abs(self.obtained - self.expected) <= self.tolerance
 
 
-def reproduce_finding(run: Path, finding_id: str, data_root: Path | None) -> Reproduction:
+def reproduce_finding(
+    run: Path,
+    finding_id: str,
+    data_root: Path | None = None,
+    *,
+    samples: Samples | None = None,
+    backbone: Backbone | None = None,
+) -> Reproduction:
     """Measure one finding again.
 
     Parameters
@@ -58,8 +68,12 @@ def reproduce_finding(run: Path, finding_id: str, data_root: Path | None) -> Rep
         A run directory with its models.
     finding_id : str
         Such as ``F-3fa9c1d2``.
-    data_root : pathlib.Path or None
+    data_root : pathlib.Path, optional
         Where the images lie.
+    samples : Samples, optional
+        The data, where they were given in Python.
+    backbone : Backbone, optional
+        The model's architecture, where it was given in Python.
 
     Raises
     ------
@@ -71,14 +85,22 @@ def reproduce_finding(run: Path, finding_id: str, data_root: Path | None) -> Rep
     if finding is None:
         known = ", ".join(f.id for f in audit.findings) or "none"
         raise InputError(str(run), f"no finding '{finding_id}'", f"it has: {known}")
-    request = Request(run / "card.yaml", data_root, run.parent, "vit-audit reproduce", again=run)
-    setting = prepare(request, lambda _name: lambda _done, _total: None)
+    path = run / "card.yaml"
+    inputs = open_inputs(
+        load_card(path),
+        path.read_bytes(),
+        card_path=path,
+        data_root=data_root,
+        step=silent,
+        samples=samples,
+        backbone=backbone,
+        finished=run,
+    )
+    setting = prepare(inputs, Options("vit-audit reproduce", run.parent, run=run), silent)
     if setting.samples.fingerprint != audit.data.fingerprint:
         raise InputError(audit.data.source, "the data have changed since the run", "restore them, or audit again")
-    obtained = (
-        _measure_rates(setting, run, finding) if finding.kind == "disparity" else _measure_head(setting, run, finding)
-    )
-    return Reproduction(finding.title, finding.expected, obtained, finding.tolerance)
+    measure = _measure_rates if finding.kind == "disparity" else _measure_head
+    return Reproduction(finding.id, finding.expected, measure(setting, run, finding), finding.tolerance)
 
 
 def _model(setting: Setting, run: Path) -> Model:

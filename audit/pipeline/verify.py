@@ -73,6 +73,11 @@ class Verified:
     signed: bool
     shared: SharedCopy | None = None  # what it lacks on purpose, where it is a copy that was made to be handed on
 
+    @property
+    def holds(self) -> bool:
+        """Tell whether everything is as it was written."""
+        return not self.faults
+
 
 def verify_run(run: Path, step: Step, *, key: Path | None = None) -> Verified:
     """Check a run directory.

@@ -36,7 +36,7 @@ PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"R
 @pytest.fixture
 def no_pdf(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the PDF out of what is printed, which takes most of the time."""
-    for module in ("report.render", "report.shareable", "pipeline.verifying"):
+    for module in ("report.render", "report.shareable", "pipeline.verify"):
         monkeypatch.setattr(f"audit.{module}.printed", partial(printed, pdf=False))
 
 

@@ -1,0 +1,1 @@
+"""The Python interface; ``vit_audit`` re-exports it."""

@@ -1,0 +1,189 @@
+"""Models: opened as a card names them, or the user's own module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image
+from torch import nn
+
+from audit.card.load import check_sections, resolve
+from audit.card.schema import ModelSpec
+from audit.errors import InputError, ModelError
+from audit.models.adapters.registry import Model
+from audit.models.build import Backbone, unit_of, with_class_names
+from audit.models.predict import predict_images
+from audit.models.supported import families, refusals
+from audit.pipeline.prepare import NO_FILE
+
+__all__ = ["Net", "load_model", "supported_models", "wrap"]
+
+
+@dataclass(frozen=True)
+class Net:
+    """An image classifier that can be audited.
+
+    Made by :func:`load_model` or :func:`wrap`.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Makes fresh copies of the model.
+    classes : tuple of str
+        Names of the outputs, in their order.
+    """
+
+    backbone: Backbone
+    classes: tuple[str, ...]
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model as the section ``model`` of a card has it."""
+        return self.backbone.spec
+
+    @property
+    def module(self) -> Model:
+        """A fresh copy of the model, in evaluation mode."""
+        return self.backbone.build_as_is(len(self.classes))
+
+    @property
+    def unit(self) -> str:
+        """What is patched: "head" or "slice" (of channels)."""
+        return unit_of(self.spec.name)
+
+    def predict(self, images: Sequence[str | Path | Image.Image]) -> npt.NDArray[np.float32]:
+        """Return the logits of images, through the model's own preprocessing.
+
+        Parameters
+        ----------
+        images : sequence of str, pathlib.Path or PIL.Image.Image
+            N files or images.
+
+        Returns
+        -------
+        numpy.ndarray (N, classes), float32
+
+        Raises
+        ------
+        DataError
+            If a file cannot be read as an image.
+        """
+        return predict_images(self.module, images)
+
+    def __repr__(self) -> str:
+        return f"Net({self.spec.name}, {len(self.classes)} classes)"
+
+
+def load_model(spec: Mapping[str, Any] | ModelSpec, *, folder: str | Path = ".") -> Net:
+    """Open a trained classifier.
+
+    Parameters
+    ----------
+    spec : mapping or ModelSpec
+        As the section ``model`` of a card: ``name``, ``weights``, ``classes``, ``image_size``, ...
+    folder : str or pathlib.Path
+        Where a relative path to the weights starts.
+
+    Returns
+    -------
+    Net
+
+    Raises
+    ------
+    ModelError
+        If the architecture is not supported or the weights do not fit; it names the tensor.
+    CardError
+        If the section has faults.
+
+    Examples
+    --------
+    >>> import vit_audit as va
+    >>> va.load_model({"name": "vit_tiny_patch16_224", "weights": "nowhere.safetensors", "classes": ["no", "yes"]})
+    Traceback (most recent call last):
+        ...
+    audit.errors.DataError: load_model 'nowhere.safetensors': no such file or folder at ...
+    """
+    section = spec.model_dump(exclude_unset=True) if isinstance(spec, ModelSpec) else dict(spec)
+    sections = {"data": {"path": "."}, "groups": {"any": {"column": "any"}}, "training": "none", "model": section}
+    card, place = check_sections(sections, "load_model"), Path(folder) / "load_model"
+    if card.model.weights in NO_FILE:
+        raise ModelError("model.weights", f"'{card.model.weights}' is no trained classifier", "name the weights file")
+    model = with_class_names(card, card_path=place, data_root=None).model
+    weights = resolve(model.weights, card_path=place, data_root=None).absolute()
+    assert model.classes is not None  # or with_class_names has refused
+    backbone = Backbone(model.model_copy(update={"weights": str(weights)}), weights)
+    backbone.build_as_is(len(model.classes))  # what does not fit shows now
+    return Net(backbone, tuple(model.classes))
+
+
+def wrap(module: nn.Module, classes: Sequence[str]) -> Net:
+    """Take any module of a supported family, as it is.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        A model of timm, Hugging Face or torchvision, or one of their classes built by hand; it is copied.
+    classes : sequence of str
+        Names of the outputs, in their order.
+
+    Returns
+    -------
+    Net
+
+    Raises
+    ------
+    ModelError
+        If it cannot be patched; it names the part and the reason.
+
+    Examples
+    --------
+    >>> import timm, vit_audit as va
+    >>> net = va.wrap(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=2), ["no", "yes"])
+    >>> net.unit
+    'head'
+    >>> import torch
+    >>> va.wrap(torch.nn.Linear(2, 2), ["no", "yes"])
+    Traceback (most recent call last):
+        ...
+    audit.errors.ModelError: Linear: ...
+    """
+    return Net(Backbone.from_module(module, classes), tuple(classes))
+
+
+def supported_models(pattern: str | None = None) -> pd.DataFrame:
+    """List the families that can be audited, or timm's models whose names match a pattern.
+
+    Parameters
+    ----------
+    pattern : str, optional
+        As a shell has it: ``vit_*dinov2*``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``library``, ``family``, ``name``, ``unit``, ``notes``; with a pattern ``name`` and ``refused`` (why it
+        cannot be patched, or "").
+
+    Raises
+    ------
+    InputError
+        If no name matches.
+
+    Examples
+    --------
+    >>> import vit_audit as va
+    >>> "ResNet" in set(va.supported_models()["family"])
+    True
+    """
+    if pattern is None:
+        return pd.DataFrame([asdict(row) for row in families()])
+    found = pd.DataFrame(list(refusals(pattern)), columns=["name", "refused"])
+    if found.empty:
+        raise InputError(pattern, "no model of a supported family has such a name", "'vit-audit models' lists them")
+    return found

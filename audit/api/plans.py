@@ -1,0 +1,145 @@
+"""A plan: card, model and data, opened and checked; nothing is trained or patched yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import audit.card.schema
+from audit.api.cards import Card, load_card
+from audit.api.data import Data
+from audit.api.models import Net
+from audit.api.progress import Callback, as_step
+from audit.data.summary import describe_data
+from audit.errors import InputError
+from audit.evidence.power import detectable_gaps, detectable_head_effects
+from audit.models.build import unit_of
+from audit.pipeline.prepare import Inputs, open_inputs
+from audit.records import DataReport
+
+__all__ = ["Plan", "plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What :func:`vit_audit.audit` will do.
+
+    Made by :func:`vit_audit.plan`.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        Card, model and data, opened.
+    """
+
+    inputs: Inputs
+
+    @property
+    def card(self) -> audit.card.schema.Card:
+        """The card, complete."""
+        return self.inputs.card
+
+    @property
+    def data(self) -> DataReport:
+        """Every image counted: by group, label and split, left out and why, with warnings."""
+        report = describe_data(self.inputs.samples, self.card)
+        limits = detectable_head_effects(self.inputs.samples, self.card.audit, unit_of(self.card.model.name))
+        return report.model_copy(update={"limits": [*report.limits, *limits]})
+
+    def power(self) -> pd.DataFrame:
+        """Return what could be detected, a row for each group against its reference, outcome and metric.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``attribute``, ``group``, ``reference``, ``outcome``, ``metric``, ``subjects_group``,
+            ``subjects_reference``, ``detectable_gap`` (in [0, 1], at 80% power and the family's level, at the least
+            favourable rate; missing where none could be), and ``estimable``.
+        """
+        return detectable_gaps(self.inputs.samples, self.card)
+
+    def _repr_html_(self) -> str:
+        html: str = self.power().to_html(float_format="{:.3f}".format, border=0)
+        return html
+
+
+def plan(
+    card: Card | str | Path | Mapping[str, Any] | None = None,
+    net: Net | None = None,
+    data: Data | None = None,
+    *,
+    data_root: str | Path | None = None,
+    callback: Callback | None = None,
+) -> Plan:
+    """Open and check everything that an audit will use.
+
+    Parameters
+    ----------
+    card : Card, path, name of a built-in card, or mapping of sections, optional
+        What is asked. With ``net`` and ``data`` the sections ``model``, ``data`` and ``groups`` come from these.
+    net : Net, optional
+        The model to audit as it is; by default the card's.
+    data : Data, optional
+        By default the card's.
+    data_root : str or pathlib.Path, optional
+        Folder that paths of the card are relative to, where that is not the card's own.
+    callback : callable, optional
+        Called with the name of a step, what is done of it, and in all.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    InputError
+        Whatever is wrong with card, model or data; nothing is written.
+
+    Examples
+    --------
+    >>> import vit_audit as va
+    >>> plan = va.plan("synthetic-balanced")
+    >>> list(plan.power().columns)[:3]
+    ['attribute', 'group', 'reference']
+    """
+    full = _full_card(card, net, data)
+    root = None if data_root is None else Path(data_root)
+    if root is not None and not root.is_dir():
+        raise InputError(str(root), "no such data folder", "correct --data or VIT_AUDIT_DATA")
+    step = as_step(callback)
+    samples = None
+    if data is not None:
+        tick = step("data: opening every image")
+        samples = data.open(full, progress=lambda done: tick(done, len(data.table)))
+    inputs = open_inputs(
+        full,
+        full.content,
+        card_path=full.path,
+        data_root=root,
+        step=step,
+        samples=samples,
+        backbone=None if net is None else net.backbone,
+    )
+    return Plan(inputs)
+
+
+def _full_card(card: Card | str | Path | Mapping[str, Any] | None, net: Net | None, data: Data | None) -> Card:
+    """Return one card, with the sections that model and data bring along."""
+    if isinstance(card, str | Path):
+        card = load_card(card)
+    if isinstance(card, Card) and net is None and data is None:
+        return card
+    sections = card.model_dump(exclude_unset=True) if isinstance(card, Card) else dict(card or {})
+    if data is not None:
+        own = dict(sections.get("data", {}))
+        sections |= {"data": {**own, **data.sections["data"]}, "groups": data.sections["groups"]}
+    if net is not None:
+        sections |= {"model": net.spec.model_dump(exclude_unset=True), "training": "none"}
+    full = Card(**sections)
+    if isinstance(card, Card):
+        full._path = card._path
+    return full

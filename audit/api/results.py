@@ -1,0 +1,426 @@
+"""A finished audit: the same type whether it has just ended or is opened again."""
+
+from __future__ import annotations
+
+import html
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from audit.api.progress import Callback, as_step
+from audit.api.tables import Gaps, Heads, Rates, Table
+from audit.errors import InputError, UnfinishedError
+from audit.exit_codes import ExitCode
+from audit.pipeline.load_run import OpenedRun
+from audit.pipeline.load_run import open_run as load_run
+from audit.records import (
+    Audit,
+    ComparedFinding,
+    Control,
+    Decision,
+    Finding,
+    JointRow,
+    LocalisationStatus,
+    Outcome,
+    RunComparison,
+    SharedCopy,
+)
+from audit.report import render_run
+from audit.report.html import render_diff, render_html
+from audit.report.manifest import check_kept, holds, write_manifest
+from audit.report.manifest import sign as sign_manifest
+from audit.report.pdf import render_pdf
+from audit.report.render import Source, printed, read_run, write_files
+from audit.report.reviews import DECISIONS, merge, read_review
+from audit.report.shareable import share_run
+from audit.report.view import build_view
+from audit.report.view_diff import diff_view
+from audit.store import locked, slug, write_bytes, write_text
+
+if TYPE_CHECKING:
+    from audit.api.data import Data
+    from audit.api.models import Net
+    from audit.pipeline.reproduce import Reproduction
+    from audit.pipeline.verify import Verified
+
+__all__ = ["Result", "diff", "open_run", "verify"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of an audit, read from its run directory.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The run directory.
+    """
+
+    folder: Path
+
+    @cached_property
+    def _source(self) -> Source:
+        return read_run(self.folder)
+
+    @cached_property
+    def _opened(self) -> OpenedRun:
+        return load_run(self.folder)
+
+    @property
+    def record(self) -> Audit:
+        """The whole of ``audit.json``."""
+        return self._source.audit
+
+    @property
+    def outcome(self) -> Outcome:
+        """The answer of the audit."""
+        return self.record.outcome
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What ``vit-audit run`` exits with."""
+        return ExitCode(self.record.exit_code)
+
+    @property
+    def rates(self) -> Rates:
+        """Rates by attribute, group and outcome."""
+        return Rates(self.record.rates)
+
+    @property
+    def gaps(self) -> Gaps:
+        """Every group against its reference; empty where a control failed."""
+        return Gaps([] if self.record.is_invalid else self.record.contrasts)
+
+    @property
+    def heads(self) -> Heads:
+        """Every head of every question; empty where a control failed or nothing was asked."""
+        return Heads([] if self.record.is_invalid else self.record.heads)
+
+    @property
+    def joint(self) -> Table[JointRow]:
+        """Sets of heads patched together."""
+        return Table([] if self.record.is_invalid else self.record.joint)
+
+    @property
+    def controls(self) -> Table[Control]:
+        """Every check of the instrument."""
+        return Table(self.record.controls.controls)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What a reviewer can accept or reject; empty where a control failed."""
+        return [] if self.record.is_invalid else list(self.record.findings)
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """What reviewers made of the findings."""
+        return list(self._source.decisions)
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report to one file.
+
+        Parameters
+        ----------
+        path : str or pathlib.Path
+            ``.html`` or ``.pdf``.
+
+        Returns
+        -------
+        pathlib.Path
+            The file; whole, or not there.
+
+        Raises
+        ------
+        InputError
+            If the name has another ending.
+        """
+        target, source = Path(path), self._source
+        view = build_view(source.audit, source.digest, source.decisions)
+        if target.suffix.lower() == ".html":
+            content = render_html(view).encode()
+        elif target.suffix.lower() == ".pdf":
+            page = render_html(view, for_print=True)
+            content = render_pdf(page, source.content, source.digest, source.audit.provenance.started)
+        else:
+            raise InputError(str(target), "is neither .html nor .pdf", "name the report with one of these endings")
+        write_bytes(target, content)
+        return target
+
+    def save(self, folder: str | Path) -> Result:
+        """Copy the run directory, models included.
+
+        Parameters
+        ----------
+        folder : str or pathlib.Path
+            Not there yet.
+
+        Returns
+        -------
+        Result
+            The copy.
+        """
+        target = Path(folder)
+        if target.exists():
+            raise InputError(str(target), "exists already", "name a new folder")
+        try:
+            shutil.copytree(self.folder, target)
+        except OSError as error:
+            shutil.rmtree(target, ignore_errors=True)
+            raise UnfinishedError(str(target), f"cannot be written ({error})", "make room or name another") from error
+        return Result(target)
+
+    def render(self) -> list[Path]:
+        """Write every page, table and export of the run directory again; returns the files."""
+        with locked(self.folder):
+            check_kept(self.folder)
+            written = render_run(self.folder)
+            write_manifest(self.folder, only=[path.relative_to(self.folder).as_posix() for path in written])
+        return written
+
+    def review(self, path: str | Path) -> list[Decision]:
+        """Add the decisions of a ``review.json`` that the report's page saved, and write the pages again.
+
+        Returns
+        -------
+        list of Decision
+            What is new.
+
+        Raises
+        ------
+        InputError
+            If the review is of another audit.
+        """
+        with locked(self.folder):
+            source = read_run(self.folder)
+            check_kept(self.folder)
+            text, new = merge(self.folder, read_review(Path(path)), source.audit, source.digest)
+            if new or (source.decisions and not holds(self.folder, DECISIONS)):  # an earlier review was cut short
+                pages = printed(Source(source.audit, source.content, [*source.decisions, *new]))
+                write_files(self.folder, {DECISIONS: text.encode(), **pages})
+                write_manifest(self.folder, only=[DECISIONS, *pages])
+        self.__dict__.pop("_source", None)
+        return new
+
+    def sign(self, key: str | Path) -> Path:
+        """Sign the manifest with an Ed25519 private key (PEM); returns the signature's file."""
+        with locked(self.folder):
+            return sign_manifest(self.folder, Path(key))
+
+    def share(self, folder: str | Path, *, models: bool = False) -> SharedCopy:
+        """Write a copy in which people and images have other names, and the models are left out unless asked for.
+
+        Returns
+        -------
+        SharedCopy
+            What the copy lacks.
+        """
+        return share_run(self.folder, Path(folder), models=models)
+
+    def verify(self, *, key: str | Path | None = None, callback: Callback | None = None) -> Verified:
+        """Check this run as :func:`vit_audit.verify` does."""
+        return verify(self.folder, key=key, callback=callback)
+
+    def diff(self, other: Result | str | Path) -> Comparison:
+        """Compare with a later run as :func:`vit_audit.diff` does."""
+        return diff(self, other)
+
+    def reproduce(
+        self, finding: str, *, data_root: str | Path | None = None, data: Data | None = None, net: Net | None = None
+    ) -> Reproduction:
+        """Measure one finding again, from images and stored weights.
+
+        Parameters
+        ----------
+        finding : str
+            Its id.
+        data_root : str or pathlib.Path, optional
+            Where the images lie, where a card names them.
+        data : Data, optional
+            The data, where they were given in Python.
+        net : Net, optional
+            The model, where it was given in Python.
+
+        Returns
+        -------
+        Reproduction
+            ``expected``, ``obtained``, ``tolerance`` and whether it ``holds``.
+        """
+        from audit.card.load import load_card
+        from audit.pipeline.reproduce import reproduce_finding
+
+        return reproduce_finding(
+            self.folder,
+            finding,
+            None if data_root is None else Path(data_root),
+            samples=None if data is None else data.open(load_card(self.folder / "card.yaml")),
+            backbone=None if net is None else net.backbone,
+        )
+
+    def __repr__(self) -> str:
+        return f"Result({self.outcome}, {len(self.findings)} findings, {self.folder})"
+
+    def _repr_html_(self) -> str:
+        """Show outcome, controls, main table and plot in a notebook."""
+        controls = self.record.controls.controls
+        localised = [x for x in self.record.localisation.values() if x.status is LocalisationStatus.LOCALISED]
+        parts = [
+            f"<h3>{html.escape(self.record.name)}: {self.outcome}</h3>",
+            f"<p>{sum(c.passed for c in controls)} of {len(controls)} controls passed; {len(self.findings)} findings; ",
+            f"heads named in {len(localised)} of {len(self.record.localisation)} questions.</p>",
+            self.rates._repr_html_(),
+        ]
+        if len(self.gaps):
+            parts.append(_as_svg(self.gaps.plot))
+        return "\n".join(parts)
+
+
+def _as_svg(plot: Callable[[], object]) -> str:
+    """Return a picture as an SVG element."""
+    import io
+
+    from matplotlib.axes import Axes
+
+    axes = plot()
+    assert isinstance(axes, Axes)
+    page = io.StringIO()
+    axes.figure.savefig(page, format="svg")
+    text = page.getvalue()
+    return text[text.index("<svg") :]
+
+
+def open_run(folder: str | Path) -> Result:
+    """Open a finished run.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+        A run directory, or the name of one in ``reports/``.
+
+    Returns
+    -------
+    Result
+        The same type, with the same numbers, as :func:`vit_audit.audit` returned.
+
+    Raises
+    ------
+    InputError
+        If there is no finished run, or its record is damaged.
+
+    Examples
+    --------
+    >>> import vit_audit as va
+    >>> va.open_run("runs/none")
+    Traceback (most recent call last):
+        ...
+    audit.errors.InputError: runs/none: no such run directory; ...
+    """
+    result = Result(find_run(folder))
+    _ = result.record  # a damaged one shows now
+    return result
+
+
+RUNS = Path("reports")
+
+
+def find_run(folder: str | Path) -> Path:
+    """Return a run directory, given its path or its name in ``reports/``."""
+    fix = f"name one that 'vit-audit run' finished, as in {RUNS}/NAME"
+    for place in (Path(folder), RUNS / folder):
+        if any((place / name).is_file() for name in ("audit.json", "manifest.json")):
+            return place
+        if place.is_dir():
+            raise InputError(str(place), "is no finished run: it holds no audit.json", fix)
+    raise InputError(str(folder), "no such run directory", fix)
+
+
+def verify(run: Result | str | Path, *, key: str | Path | None = None, callback: Callback | None = None) -> Verified:
+    """Check a run: hash every file, derive every figure again from the stored effects, print every page again.
+
+    Parameters
+    ----------
+    run : Result, str or pathlib.Path
+    key : str or pathlib.Path, optional
+        Public key (Ed25519, PEM): the signature is checked too.
+    callback : callable, optional
+        Called with the name of a step, what is done of it, and in all.
+
+    Returns
+    -------
+    Verified
+        ``faults`` names whatever is not as it was written; ``holds`` tells whether there are none.
+
+    Examples
+    --------
+    >>> import vit_audit as va
+    >>> va.verify("runs/none")
+    Traceback (most recent call last):
+        ...
+    audit.errors.InputError: runs/none: no such run directory; ...
+    """
+    from audit.pipeline.verify import verify_run
+
+    folder = run.folder if isinstance(run, Result) else find_run(run)
+    return verify_run(folder, as_step(callback), key=None if key is None else Path(key))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs compared.
+
+    Parameters
+    ----------
+    record : RunComparison
+        The whole of ``diff.json``.
+    """
+
+    record: RunComparison
+
+    @property
+    def findings(self) -> Table[ComparedFinding]:
+        """What became of each finding."""
+        return Table(self.record.findings)
+
+    def save(self, folder: str | Path | None = None) -> Path:
+        """Write ``diff.html`` and ``diff.json``.
+
+        Parameters
+        ----------
+        folder : str or pathlib.Path, optional
+            By default ``diff-NAME-HASHES`` in the current folder.
+
+        Returns
+        -------
+        pathlib.Path
+            The folder.
+        """
+        runs = (self.record.before, self.record.after)
+        hashes = "-".join(run.audit_sha256[:8] for run in runs)
+        place = Path(folder) if folder is not None else Path(f"diff-{slug(runs[1].name)}-{hashes}")
+        write_text(place / "diff.json", self.record.model_dump_json(indent=1) + "\n")
+        write_text(place / "diff.html", render_diff(diff_view(self.record)))
+        return place
+
+
+def diff(before: Result | str | Path, after: Result | str | Path) -> Comparison:
+    """Say which findings of the second run are new, which of the first are gone, still there, or no longer testable.
+
+    Returns
+    -------
+    Comparison
+        Paired person by person where both runs saw the same images.
+
+    Examples
+    --------
+    >>> import vit_audit as va
+    >>> va.diff("runs/none", "runs/other")
+    Traceback (most recent call last):
+        ...
+    audit.errors.InputError: runs/none: no such run directory; ...
+    """
+    from audit.pipeline.diff import compare_runs
+
+    first, second = (run.folder if isinstance(run, Result) else find_run(run) for run in (before, after))
+    return Comparison(compare_runs(first, second))

@@ -1,0 +1,83 @@
+"""Running an audit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from audit.api.plans import Plan
+from audit.api.progress import Callback, as_step
+from audit.api.results import RUNS, Result, open_run
+from audit.batching import parse_size
+from audit.models.process_state import run_state
+from audit.pipeline.prepare import Options
+from audit.pipeline.run_audit import run_audit
+
+__all__ = ["audit"]
+
+
+def audit(
+    plan: Plan,
+    out: str | Path | None = None,
+    *,
+    runs: str | Path = RUNS,
+    device: str = "auto",
+    precision: str = "float32",
+    memory: str | None = None,
+    report: bool = True,
+    command: str = "vit_audit.audit(plan)",
+    callback: Callback | None = None,
+) -> Result:
+    """Run a whole audit: controls, models, patching, evidence, report. An interrupted one goes on where it stopped.
+
+    Parameters
+    ----------
+    plan : Plan
+        From :func:`vit_audit.plan`.
+    out : str or pathlib.Path, optional
+        The run's own folder; by default one in ``runs`` that is named by card, date and hash.
+    runs : str or pathlib.Path
+    device : {"auto", "cpu", "cuda"}
+        Where heads are patched; "auto" takes an accelerator where there is one.
+    precision : {"float32", "bfloat16", "float16"}
+        In what the search is made; findings are computed in float32.
+    memory : str, optional
+        Keep the sweeps within so much memory, as "4G".
+    report : bool
+        Whether HTML, PDF and tables are made.
+    command : str
+        What repeats the run, for the record.
+    callback : callable, optional
+        Called with the name of a step, what is done of it, and in all. Steps are also logged to
+        ``logging.getLogger("vit_audit")``.
+
+    Returns
+    -------
+    Result
+        What :func:`vit_audit.open_run` gives for the folder.
+
+    Raises
+    ------
+    InputError
+        If the folder holds an audit of another question.
+    UnfinishedError
+        If the run cannot finish; finished stages are kept.
+
+    Examples
+    --------
+    >>> import vit_audit as va
+    >>> plan = va.plan("synthetic-balanced")
+    >>> result = va.audit(plan, out="runs/balanced")  # doctest: +SKIP
+    >>> result.outcome  # doctest: +SKIP
+    <Outcome.PASSED: 'PASSED'>
+    """
+    options = Options(
+        command,
+        Path(runs),
+        run=None if out is None else Path(out),
+        report=report,
+        device=device,
+        precision=precision,
+    )
+    with run_state(memory_limit=None if memory is None else parse_size(memory)):
+        folder = run_audit(plan.inputs, options, as_step(callback))
+    return open_run(folder)

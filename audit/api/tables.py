@@ -1,0 +1,142 @@
+"""Results as tables: records that turn into data frames and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import pandas as pd
+
+from audit.records import ContrastRow, Estimate, HeadRow, RateRow, Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Row = TypeVar("Row", bound=Record)
+HEADS_DRAWN = 12
+
+
+class Table(Sequence[Row], Generic[Row]):
+    """Records in order; ``to_frame()`` gives them as a data frame."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = tuple(rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._rows[place]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self._rows)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} of {len(self)} rows; to_frame() gives a data frame"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per record.
+
+        Returns
+        -------
+        pandas.DataFrame
+            An estimate ``x`` fills the columns ``x``, ``x_low`` and ``x_high``; rates are in [0, 1], gaps in [-1, 1];
+            what is not estimable is missing.
+        """
+        return pd.DataFrame([flat(row) for row in self._rows])
+
+    def _repr_html_(self) -> str:
+        html: str = self.to_frame().to_html(max_rows=20, max_cols=12, float_format="{:.3f}".format, border=0)
+        return html
+
+
+def flat(row: Record) -> dict[str, Any]:
+    """Return a record's fields, estimates spread over three columns."""
+    columns: dict[str, Any] = {}
+    for name, field in type(row).model_fields.items():
+        value = getattr(row, name)
+        if isinstance(value, Estimate):
+            columns |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+        elif value is None and Estimate in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            columns |= {name: None, f"{name}_low": None, f"{name}_high": None}
+        else:
+            columns[name] = value
+    return columns
+
+
+def _axes(ax: Axes | None, rows: int) -> Axes:
+    if ax is not None:
+        return ax
+    from matplotlib.figure import Figure
+
+    axes: Axes = Figure(figsize=(6.4, 1.2 + 0.32 * rows), layout="constrained").add_subplot()
+    return axes
+
+
+def _intervals(axes: Axes, names: Sequence[str], estimates: Sequence[Estimate], **style: Any) -> None:
+    """Draw one estimate per line, from the top, in percent."""
+    for place, estimate in enumerate(estimates):
+        if estimate.value is not None:
+            axes.plot(100 * estimate.value, place, "o", **style)
+            if estimate.low is not None and estimate.high is not None:
+                axes.plot([100 * estimate.low, 100 * estimate.high], [place, place], "-", **style)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+
+
+class Rates(Table[RateRow]):
+    """Rates of every group and outcome."""
+
+    def plot(self, ax: Axes | None = None, *, rate: str = "selection_rate") -> Axes:
+        """Draw one kind of rate by group, with intervals.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Drawn into a new figure by default.
+        rate : {"selection_rate", "true_positive_rate", "false_positive_rate", "accuracy"}
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        axes = _axes(ax, len(self))
+        names = [f"{row.attribute} {row.group}: {row.outcome}" for row in self]
+        _intervals(axes, names, [getattr(row, rate) for row in self], color="#1f4e79")
+        axes.set_xlabel(f"{rate.replace('_', ' ')}, percent")
+        return axes
+
+
+class Gaps(Table[ContrastRow]):
+    """Every group against its reference, in each gap."""
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw every gap with its interval, in percentage points; returns the Axes."""
+        axes = _axes(ax, len(self))
+        names = [f"{row.group} - {row.reference}: {row.outcome}, {row.metric}" for row in self]
+        _intervals(axes, names, [row.estimate for row in self], color="#1f4e79")
+        axes.axvline(0, color="0.6", linewidth=0.8)
+        axes.set_xlabel("gap, percentage points")
+        return axes
+
+
+class Heads(Table[HeadRow]):
+    """Every head of every question that was localised."""
+
+    def plot(self, ax: Axes | None = None, *, most: int = HEADS_DRAWN) -> Axes:
+        """Draw the heads of the largest effects on the confirmation split, beside their placebo; returns the Axes.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+        most : int
+            How many heads.
+        """
+        largest = sorted(self, key=lambda row: -abs(row.confirmation.value or 0.0))[:most]
+        axes = _axes(ax, len(largest))
+        names = [f"{row.name}: {row.contrast}, {row.outcome}" for row in largest]
+        _intervals(axes, names, [row.placebo for row in largest], color="0.7")
+        _intervals(axes, names, [row.confirmation for row in largest], color="#b5561c")
+        axes.axvline(0, color="0.6", linewidth=0.8)
+        axes.set_xlabel("mediated gap in mean probability, percentage points (gray: placebo)")
+        return axes

@@ -1,0 +1,130 @@
+"""Images that were given in Python: a map-style dataset, or files named by a data frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from PIL import Image
+
+from audit.errors import DataError
+
+SHOWN = 3
+
+
+@runtime_checkable
+class MapDataset(Protocol):
+    """What ``torch.utils.data.Dataset`` calls map-style."""
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        ...
+
+    def __getitem__(self, index: int) -> Any:
+        """Return one item."""
+        ...
+
+
+@dataclass(frozen=True)
+class DatasetSource:
+    """An image source over a map-style dataset.
+
+    Parameters
+    ----------
+    dataset : MapDataset
+        Items are images, tuples that begin with one, or mappings that hold one under ``image``.
+    places : mapping of str to int
+        Index of each key.
+    image, key : str
+        Fields of an item that is a mapping.
+    """
+
+    dataset: MapDataset
+    places: Mapping[str, int]
+    image: str = "image"
+    key: str = "key"
+
+    def open(self, key: str) -> Image.Image:
+        """Return the image as RGB; raise ``DataError`` where the dataset gives none, or another one."""
+        if key not in self.places:
+            raise DataError(key, "is not in the dataset", "give a table of the dataset's own keys")
+        item = self.dataset[self.places[key]]
+        if isinstance(item, Mapping) and self.key in item and str(item[self.key]) != key:
+            what = f"the dataset gives '{item[self.key]}' in its place"
+            raise DataError(key, what, "give a dataset that is not shuffled while it is read")
+        return as_image(key, image_of(item, self.image))
+
+    def read(self, key: str) -> bytes:
+        """Return size and pixels, which are hashed."""
+        image = self.open(key)
+        return f"{image.width}x{image.height}\n".encode() + image.tobytes()
+
+    def decode(self, key: str, content: bytes) -> Image.Image:
+        """Return the image of what ``read`` returned."""
+        del key
+        size, _, pixels = content.partition(b"\n")
+        width, height = map(int, size.split(b"x"))
+        return Image.frombytes("RGB", (width, height), pixels)
+
+
+def image_of(item: Any, field: str) -> Any:
+    """Return the image of an item: itself, the first of a tuple, or a mapping's field."""
+    if isinstance(item, Mapping):
+        if field not in item:
+            named = ", ".join(map(str, list(item)[:SHOWN]))
+            raise DataError("dataset", f"items have no '{field}' (they have {named})", "name the field with image=")
+        return item[field]
+    return item[0] if isinstance(item, tuple | list) else item
+
+
+def as_image(key: str, value: Any) -> Image.Image:
+    """Turn a PIL image, an array (H, W[, C]) or a tensor (C, H, W) into an RGB image.
+
+    Integers are bytes in [0, 255]; floating-point numbers are shares in [0, 1].
+    """
+    if isinstance(value, Image.Image):
+        return value.convert("RGB")
+    is_tensor = hasattr(value, "detach")
+    array = np.asarray(value.detach().cpu() if is_tensor else value)
+    if is_tensor and array.ndim == 3:
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3) or array.dtype.kind not in "uifb":
+        what = f"is no image: {type(value).__name__} of shape {array.shape}, {array.dtype}"
+        raise DataError(key, what, "give PIL images, arrays (H, W, 3) or tensors (3, H, W), not yet normalised")
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            what = f"floating-point pixels lie in [{array.min():.3g}, {array.max():.3g}], not in [0, 1]"
+            raise DataError(key, what, "give images before they are normalised")
+        array = np.round(array * 255)
+    elif array.min() < 0 or array.max() > 255:
+        raise DataError(key, f"pixels lie in [{array.min()}, {array.max()}], not in [0, 255]", "give 8-bit images")
+    return Image.fromarray(array.astype(np.uint8)).convert("RGB")
+
+
+def dataset_keys(dataset: MapDataset, key: str, given: Sequence[Any] | None) -> list[str]:
+    """Return the key of every item, in the dataset's order.
+
+    Raises
+    ------
+    DataError
+        If items carry no key, or two carry the same.
+    """
+    if given is not None:
+        keys = [str(k) for k in given]
+        if len(keys) != len(dataset):
+            what = f"{len(keys)} keys for {len(dataset)} items"
+            raise DataError("keys", what, "give one key per item, in the dataset's order")
+    else:
+        first = dataset[0] if len(dataset) else None
+        if not isinstance(first, Mapping) or key not in first:
+            what = f"items carry no '{key}', so rows of the table cannot be matched with them"
+            raise DataError("dataset", what, f"yield mappings with '{key}', or give keys= in the dataset's order")
+        keys = [str(dataset[i][key]) for i in range(len(dataset))]
+    twice = sorted({k for k in keys if keys.count(k) > 1}) if len(set(keys)) < len(keys) else []
+    if twice:
+        raise DataError("dataset", f"{len(twice)} keys come twice ({', '.join(twice[:SHOWN])})", "give each image once")
+    return keys

@@ -1,0 +1,215 @@
+"""Stage: everything that an audit will use, opened and checked before anything is trained, patched or written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+
+import audit.batching
+import audit.data
+import audit.evidence
+import audit.models
+import audit.patching
+import audit.pipeline
+from audit import __version__
+from audit.card.load import resolve
+from audit.card.schema import Card, ModelSpec
+from audit.data.assemble import read_samples
+from audit.data.pixels import load_pixels
+from audit.data.samples import Samples
+from audit.data.summary import audited_outcomes
+from audit.errors import DataError, ModelError, UnfinishedError
+from audit.models.adapters.registry import adapter
+from audit.models.build import Backbone, check_model, with_class_names
+from audit.models.checkpoint import hash_state
+from audit.models.device import CPU, open_device, open_precision
+from audit.models.rendered_base import rendered_base
+from audit.pipeline.context import Setting, Step
+from audit.pipeline.train_models import ARCHITECTURE
+from audit.store import now, open_cache, question_hash, run_folder, source_hash
+
+NO_FILE = ("pretrained", "none", "rendered")  # values of model.weights that name no file
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A card with its data and its model, opened.
+
+    Parameters
+    ----------
+    card : Card
+        With the class names that the model's own files give.
+    content : bytes
+        Of the card's file, as it was read.
+    card_path : pathlib.Path
+        The card's file; relative paths in it start at its folder.
+    data_root : pathlib.Path or None
+        Where the data lie, where not there.
+    samples : Samples
+    backbone : Backbone, optional
+        The model, where it was given in Python.
+    finished : pathlib.Path, optional
+        A finished run whose models are measured again, whatever became of the card's weights.
+    """
+
+    card: Card
+    content: bytes
+    card_path: Path
+    data_root: Path | None
+    samples: Samples
+    backbone: Backbone | None = None
+    finished: Path | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an audit is run; none of it changes what is asked.
+
+    Parameters
+    ----------
+    command : str
+        What repeats the run, for the record.
+    out : pathlib.Path
+        Folder that holds runs, each in a folder of its own that is named by card, date and hash.
+    run : pathlib.Path, optional
+        The run's own folder, where it is to have another name.
+    report : bool
+        Whether HTML, PDF and tables are made.
+    device : str
+        Where heads are patched.
+    precision : str
+        Of Design A on the discovery split.
+    """
+
+    command: str
+    out: Path
+    run: Path | None = None
+    report: bool = True
+    device: str = CPU
+    precision: str = "float32"
+
+
+def open_inputs(
+    card: Card,
+    content: bytes,
+    *,
+    card_path: Path,
+    data_root: Path | None,
+    step: Step,
+    samples: Samples | None = None,
+    backbone: Backbone | None = None,
+    finished: Path | None = None,
+) -> Inputs:
+    """Open and check a card's model and data; ``samples`` and ``backbone`` are those that were given in Python.
+
+    Raises
+    ------
+    InputError
+        Whatever is wrong with either.
+    """
+    if backbone is None:
+        kept = None if finished is None else finished / ARCHITECTURE
+        card = with_class_names(card, card_path=card_path, data_root=data_root, folder=kept)
+        if finished is None:
+            check_model(card, card_path=card_path, data_root=data_root)
+    if samples is None and card.data.reader == "frame":
+        fix = "give the same data again, in Python: vit_audit.plan(card, data=...) or result.reproduce(..., data=...)"
+        raise DataError(str(card_path), "its images were given in Python, not as files", fix)
+    if samples is None:
+        tick = step("data: opening every image")
+        samples = read_samples(card, card_path=card_path, data_root=data_root, progress=lambda done: tick(done, 0))
+    audited_outcomes(card, samples.labels)  # a wrong name shows before anything is trained
+    return Inputs(card, content, card_path, data_root, samples, backbone, finished)
+
+
+def prepare(inputs: Inputs, options: Options, step: Step) -> Setting:
+    """Decode the images and find the weights to start from and the run directory; nothing is written yet."""
+    card, samples = inputs.card, inputs.samples
+    torch.use_deterministic_algorithms(True)
+    cache = open_cache()
+    backbone = inputs.backbone or _backbone(inputs, cache, step)
+    own = card.training == "none" and inputs.finished is None
+    model = backbone.build_as_is(len(samples.labels)) if own else backbone.build(len(samples.labels))
+    tick = step("data: decoding images")
+    keys = samples.frame["image"].tolist()
+    with still_there(samples):
+        pixels = load_pixels(samples.source, keys, adapter(model).side, progress=lambda n: tick(n, len(keys)))
+    weights = hash_state(model.state_dict()) if own else backbone.body_hash()
+    key = question_key(inputs, options, weights)
+    return Setting(
+        card=card,
+        card_path=inputs.card_path,
+        card_content=inputs.content,
+        data_root=inputs.data_root,
+        run=options.run or run_folder(options.out, card.name, key),
+        question=key,
+        cache=cache,
+        samples=samples,
+        pixels=pixels,
+        backbone=backbone,
+        control_backbone=_control_backbone(inputs, cache, step) or backbone,
+        step=step,
+        command=options.command,
+        started=now().isoformat(),
+        device=open_device(options.device),
+        precision=open_precision(options.precision),
+    )
+
+
+def question_key(inputs: Inputs, options: Options, weights: str) -> str:
+    """Return the hash of all that a run's numbers depend on; ``weights`` is that of the weights."""
+    rooms = (audit.data, audit.models, audit.patching, audit.batching, audit.evidence, audit.pipeline)
+    return question_hash(
+        {
+            "card": inputs.card.model_dump(),
+            "data": inputs.samples.fingerprint,
+            "weights": weights,
+            "version": [__version__, source_hash(rooms)],
+            "libraries": [torch.__version__, timm.__version__, torch.get_num_threads()],
+            "computed": [options.device, options.precision],
+        }
+    )
+
+
+@contextmanager
+def still_there(samples: Samples) -> Iterator[None]:
+    """Tell of an image that could be opened a moment ago what it is: nothing is wrong with the input as it was."""
+    try:
+        yield
+    except DataError as error:
+        if error.where not in set(samples.frame["image"]):
+            raise
+        what = f"could no longer be read ({error.what})"
+        raise UnfinishedError(error.where, what, "restore it, and run again") from error
+
+
+def _backbone(inputs: Inputs, cache: Path, step: Step) -> Backbone:
+    if inputs.finished is not None:
+        spec = inputs.card.model.model_copy(update={"weights": "none"})
+        return Backbone(spec, inputs.finished / ARCHITECTURE)
+    if inputs.card.training == "none" and inputs.card.model.weights in NO_FILE:
+        what = f"'{inputs.card.model.weights}' with training: none"
+        raise ModelError("model.weights", what, "name the weights file to audit")
+    return _find(inputs.card.model, inputs, cache, step)
+
+
+def _control_backbone(inputs: Inputs, cache: Path, step: Step) -> Backbone | None:
+    """Return what the control models start from, where that is not what the audited model starts from."""
+    weights = inputs.card.controls.weights
+    if weights is None or inputs.finished is not None:
+        return None
+    return _find(inputs.card.model.model_copy(update={"weights": weights}), inputs, cache, step)
+
+
+def _find(spec: ModelSpec, inputs: Inputs, cache: Path, step: Step) -> Backbone:
+    """Find the weights of a model; ``rendered`` ones are made here."""
+    if spec.weights == "rendered":
+        return Backbone(spec, rendered_base(spec, cache=cache, progress=step("base: rendered faces")))
+    if spec.weights in ("pretrained", "none"):
+        return Backbone(spec, None)
+    return Backbone(spec, resolve(spec.weights, card_path=inputs.card_path, data_root=inputs.data_root))

@@ -1,0 +1,237 @@
+"""The audit as a straight line: card, data, models, controls, patching, evidence, findings, report."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from audit.batching import is_exhausted, keep_freed_memory
+from audit.controls.control_images import ControlSet
+from audit.errors import AuditError, InputError
+from audit.evidence.joint_patching import sets_to_patch
+from audit.pipeline.analyze import judge_effects, judge_rates, judge_sets
+from audit.pipeline.attention_maps import look
+from audit.pipeline.build_record import EMPTY, REGISTRATION, record_audit, register
+from audit.pipeline.context import Setting, Step
+from audit.pipeline.patch_heads import patch_heads
+from audit.pipeline.prepare import Inputs, Options, prepare, still_there
+from audit.pipeline.run_controls import (
+    add_numbers,
+    check_known_effects,
+    check_own_model,
+    check_reference_models,
+    check_round_trips,
+    control_images,
+    pairs_as_given,
+)
+from audit.pipeline.run_pairs import sweep_pairs
+from audit.pipeline.run_sweeps import measure_images, sweep_sets
+from audit.pipeline.train_models import AuditedModels, train_audited, training_jobs
+from audit.records import Audit, ControlReport
+from audit.report import answers, load_audit, render_run
+from audit.report.manifest import check_kept, write_manifest
+from audit.report.render import clear_pages
+from audit.report.reviews import DECISIONS
+from audit.report.shareable import refuse_copy
+from audit.store import (
+    SAMPLES,
+    check_writable,
+    clear_unfinished,
+    locked,
+    now,
+    write_bytes,
+    write_table,
+    write_text,
+)
+from audit.units import Unit
+
+LOG = "log.jsonl"
+
+
+def run_audit(inputs: Inputs, options: Options, step: Step) -> Path:
+    """Run a whole audit, from opened inputs to the report; an interrupted one goes on.
+
+    Parameters
+    ----------
+    inputs : Inputs
+    options : Options
+    step : callable
+        Given the name of a step, returns a callback (done, total).
+
+    Returns
+    -------
+    pathlib.Path
+        The run directory.
+
+    Raises
+    ------
+    AuditError
+        If the input cannot be audited, or the run cannot finish; finished stages are kept.
+    """
+    keep_freed_memory()
+    check_writable(options.run or options.out)
+    setting = prepare(inputs, options, step)
+    training_jobs(setting)  # what is wrong with the training sample or the control images shows
+    with still_there(setting.samples):
+        images = control_images(setting)  # before anything is written
+    with locked(setting.run), _traceback_kept(setting.run):
+        refuse_copy(setting.run, "name another --out")
+        check_kept(setting.run, record=False)
+        _check_question(setting)
+        clear_unfinished(setting.run)
+        setting.started = _begun(setting)
+        register(setting)
+        write_table(setting.run / SAMPLES, setting.samples.frame.drop(columns="predicted", errors="ignore"))
+        audit = _measure(setting, images)
+        kept = _kept_record(setting.run)
+        if kept is None or _without_times(kept) != _without_times(audit):
+            if (setting.run / DECISIONS).is_file():
+                raise InputError(
+                    str(setting.run), "was reviewed, and would now say something else", "name another --out"
+                )
+            _write_record(setting, audit)
+            if not options.report:
+                clear_pages(setting.run)
+        if options.report:
+            render_run(setting.run, progress=step("report: HTML and PDF"))
+        write_manifest(setting.run)
+    return setting.run
+
+
+def _check_question(setting: Setting) -> None:
+    """Refuse a folder that holds an audit of another question."""
+    path = setting.run / REGISTRATION
+    if path.is_file() and json.loads(path.read_bytes()).get("question") != setting.question:
+        what = "holds an audit of another card, model, data or version of the tool"
+        raise InputError(str(setting.run), what, "name another folder")
+
+
+@contextmanager
+def _traceback_kept(run: Path) -> Iterator[None]:
+    """Add the traceback of an internal error to the log."""
+    try:
+        yield
+    except AuditError:
+        raise
+    except Exception as error:
+        if not is_exhausted(error) and not isinstance(error, OSError):
+            text = "".join(traceback.format_exception(error))
+            with suppress(OSError), (run / LOG).open("a", encoding="utf-8") as log:
+                log.write(json.dumps({"at": now().isoformat(), "error": repr(error), "traceback": text}) + "\n")
+        raise
+
+
+def _write_record(setting: Setting, audit: Audit) -> None:
+    """Write card, log and record; the record last, for what stands beside one is not written again."""
+    write_bytes(setting.run / "card.yaml", setting.card_content)
+    write_text(setting.run / LOG, _log(setting))
+    write_text(setting.run / "audit.json", audit.model_dump_json(indent=1) + "\n")
+
+
+def _kept_record(run: Path) -> Audit | None:
+    """Return the record that a run directory holds already, if it can be read."""
+    try:
+        return load_audit(run / "audit.json")
+    except InputError:
+        return None
+
+
+def _without_times(audit: Audit) -> dict[str, object]:
+    """Return a record but for when it was made, and when the control models were measured."""
+    plain = audit.model_dump()
+    plain["provenance"].pop("started")
+    plain["controls"].pop("setting")
+    return plain
+
+
+def _begun(setting: Setting) -> str:
+    """Return when the run was first started: a run that goes on after an interruption keeps that time."""
+    path = setting.run / LOG
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8").splitlines()[0])["started"])
+    except (OSError, ValueError, LookupError):
+        write_text(path, json.dumps({"started": setting.started}) + "\n")
+        return setting.started
+
+
+def _measure(setting: Setting, images: ControlSet) -> Audit:
+    """Run the stages in order; a failed known effect ends the audit before anything is said about groups."""
+    legal = answers(setting.card.legal, setting.card.task)
+    with setting.stage("known effects (colour and blur controls)"):
+        controls = check_known_effects(setting, images)
+    if not controls.valid:
+        return record_audit(setting, legal, controls, None, None, EMPTY)
+    with setting.stage("models"):
+        models = train_audited(setting)
+    with setting.stage("identities"):
+        controls, design_c = _with_own(controls, setting, models)
+    if not controls.valid:
+        return record_audit(setting, legal, controls, models, None, EMPTY)
+    with setting.stage("patching"), models.on(setting.device):
+        rates = judge_rates(setting, measure_images(setting, models))
+        swept = patch_heads(setting, models, rates, design_c=design_c)
+        controls, pairs = _with_round_trips(controls, sweep_pairs(setting, models, swept), setting.unit)
+    with setting.stage("evidence"):
+        setting.step("evidence: permutations and intervals")(0, 1)
+        judged = judge_effects(setting, rates, swept, pairs, {"data": setting.samples.fingerprint, **models.hashes()})
+    with setting.stage("heads together"), models.on(setting.device):
+        together = sweep_sets(setting, models, swept, sets_to_patch(judged.heads, judged.localisation))
+        judged = judge_sets(setting, swept, together, judged)
+        judged = replace(judged, attention=look(setting, models, judged.findings))
+    return record_audit(setting, legal, controls, models, swept, judged)
+
+
+def _with_own(controls: ControlReport, setting: Setting, models: AuditedModels) -> tuple[ControlReport, bool]:
+    """Add the identities on the audit's own model, and tell whether Design C may run."""
+    own = check_own_model(setting, models)
+    reference = [c.model_copy(update={"gates": "Design C"}) for c in check_reference_models(setting, models)]
+    add_numbers(setting, [*own, *reference])
+    failed = [c for c in reference if not c.passed]
+    not_run = [*controls.not_run]
+    if not reference:
+        not_run.append("Design C: it needs training by this audit and training.balanced_seeds of at least 1.")
+    if failed:
+        not_run.append(f"Design C: {len(failed)} of its {len(reference)} checks failed; its estimates are left out.")
+    together = ControlReport(
+        valid=controls.valid and all(c.passed for c in own),
+        controls=[*own, *controls.controls, *reference],
+        grids=controls.grids,
+        setting=controls.setting,
+        not_run=not_run,
+    )
+    return together, bool(reference) and not failed
+
+
+def _with_round_trips(
+    controls: ControlReport, pairs: pd.DataFrame | None, unit: Unit
+) -> tuple[ControlReport, pd.DataFrame | None]:
+    """Add the check of the edited pictures, and return the exact pairs, or None where it failed."""
+    trips = [c.model_copy(update={"gates": "Design B"}) for c in check_round_trips(pairs, unit)]
+    failed = [c for c in trips if not c.passed]
+    not_run = [f"Design B: {len(failed)} of its {len(trips)} checks failed; its estimates are left out."] * bool(failed)
+    not_run += [f"An edit there and back, {c}: its pairs are pictures as given." for c in pairs_as_given(pairs)]
+    update = {"controls": [*controls.controls, *trips], "not_run": [*controls.not_run, *not_run]}
+    return controls.model_copy(update=update), None if failed else pairs
+
+
+def _log(setting: Setting) -> str:
+    """Return the start, then the stages and their seconds, one JSON object per line."""
+    begun = json.dumps({"started": setting.started}) + "\n"
+    return (
+        begun
+        + "".join(_errors(setting.run / LOG))
+        + "".join(json.dumps({"stage": name, "seconds": seconds}) + "\n" for name, seconds in setting.stages)
+    )
+
+
+def _errors(log: Path) -> list[str]:
+    """Return the lines of a log that hold tracebacks of earlier attempts."""
+    with suppress(OSError):
+        return [line + "\n" for line in log.read_text(encoding="utf-8").splitlines() if '"traceback"' in line]
+    return []

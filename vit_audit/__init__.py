@@ -1,0 +1,88 @@
+"""Find out whether an image classifier treats groups differently, and which parts of it carry the difference.
+
+>>> import vit_audit as va
+>>> card = va.load_card("synthetic-expressions")
+>>> card.name
+'Smiles on rendered faces, skin tone planted'
+
+Names are imported when they are first used, so that ``import vit_audit`` is fast and needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from audit import __version__
+
+if TYPE_CHECKING:
+    from audit.api.cards import Card, built_in_cards, find_card, first_card, load_card
+    from audit.api.data import Data, fetch
+    from audit.api.models import Net, load_model, supported_models, wrap
+    from audit.api.plans import Plan, plan
+    from audit.api.research import attribution, disparity, patch_heads, sweep
+    from audit.api.results import Result, diff, open_run, verify
+    from audit.api.running import audit
+    from audit.errors import AuditError, CardError, DataError, InputError, ModelError, UnfinishedError
+    from audit.exit_codes import ExitCode
+    from audit.records import Outcome
+
+_HOMES = {
+    "audit.api.cards": ("Card", "built_in_cards", "find_card", "first_card", "load_card"),
+    "audit.api.data": ("Data", "fetch"),
+    "audit.api.models": ("Net", "load_model", "supported_models", "wrap"),
+    "audit.api.plans": ("Plan", "plan"),
+    "audit.api.research": ("attribution", "disparity", "patch_heads", "sweep"),
+    "audit.api.results": ("Result", "diff", "open_run", "verify"),
+    "audit.api.running": ("audit",),
+    "audit.errors": ("AuditError", "CardError", "DataError", "InputError", "ModelError", "UnfinishedError"),
+    "audit.exit_codes": ("ExitCode",),
+    "audit.records": ("Outcome",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AuditError",
+    "Card",
+    "CardError",
+    "Data",
+    "DataError",
+    "ExitCode",
+    "InputError",
+    "ModelError",
+    "Net",
+    "Outcome",
+    "Plan",
+    "Result",
+    "UnfinishedError",
+    "__version__",
+    "attribution",
+    "audit",
+    "built_in_cards",
+    "diff",
+    "disparity",
+    "fetch",
+    "find_card",
+    "first_card",
+    "load_card",
+    "load_model",
+    "open_run",
+    "patch_heads",
+    "plan",
+    "supported_models",
+    "sweep",
+    "verify",
+    "wrap",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'vit_audit' has no attribute '{name}'")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
