@@ -14,8 +14,6 @@ from audit.api.progress import Callback, as_step
 from audit.api.tables import Gaps, Heads, Rates, Table
 from audit.errors import InputError, UnfinishedError
 from audit.exit_codes import ExitCode
-from audit.pipeline.load_run import OpenedRun
-from audit.pipeline.load_run import open_run as load_run
 from audit.records import (
     Audit,
     ComparedFinding,
@@ -32,7 +30,6 @@ from audit.report import render_run
 from audit.report.html import render_diff, render_html
 from audit.report.manifest import check_kept, holds, write_manifest
 from audit.report.manifest import sign as sign_manifest
-from audit.report.pdf import render_pdf
 from audit.report.render import Source, printed, read_run, write_files
 from audit.report.reviews import DECISIONS, merge, read_review
 from audit.report.shareable import share_run
@@ -64,10 +61,6 @@ class Result:
     @cached_property
     def _source(self) -> Source:
         return read_run(self.folder)
-
-    @cached_property
-    def _opened(self) -> OpenedRun:
-        return load_run(self.folder)
 
     @property
     def record(self) -> Audit:
@@ -142,6 +135,8 @@ class Result:
         if target.suffix.lower() == ".html":
             content = render_html(view).encode()
         elif target.suffix.lower() == ".pdf":
+            from audit.report.pdf import render_pdf  # needs system libraries
+
             page = render_html(view, for_print=True)
             content = render_pdf(page, source.content, source.digest, source.audit.provenance.started)
         else:

@@ -165,7 +165,7 @@ def judge_sets(scope: Scope, swept: Swept, table: pd.DataFrame, judged: Judged) 
 
 def predictions(scope: Scope, unpatched: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Join the samples with one seed's predictions; intersections get columns of their own."""
-    own = unpatched[unpatched["seed"] == seed].set_index("recipient").drop(columns="seed")
+    own = unpatched[unpatched["seed"] == seed].set_index("recipient").drop(columns=["seed", "image"], errors="ignore")
     frame = scope.samples.frame.drop(columns="predicted", errors="ignore").join(own, how="inner")
     for combination in scope.card.intersections:
         known = (frame[combination] != UNKNOWN).all(axis=1)

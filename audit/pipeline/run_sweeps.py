@@ -87,6 +87,13 @@ def with_class_names(table: pd.DataFrame, labels: tuple[str, ...]) -> pd.DataFra
     return table.assign(predicted=np.asarray(labels)[table["predicted"].to_numpy(dtype=np.int64)])
 
 
+def with_image_keys(scope: Scope, table: pd.DataFrame) -> pd.DataFrame:
+    """Name the images of a table by their keys, beside their rows."""
+    keys = scope.samples.frame["image"]
+    named = {"recipient": "image", "donor": "donor_image"}
+    return table.assign(**{name: keys.loc[table[row]].to_numpy() for row, name in named.items() if row in table})
+
+
 def measure_images(setting: Setting, models: AuditedModels) -> pd.DataFrame:
     """Predict all images kept out of training, with every seed's model."""
     path = setting.run / "effects" / "unpatched.parquet"
@@ -98,6 +105,7 @@ def measure_images(setting: Setting, models: AuditedModels) -> pd.DataFrame:
         for seed in setting.seeds
     ]
     table = with_class_names(pd.concat(parts, ignore_index=True), setting.samples.labels)
+    table = with_image_keys(setting, table)
     write_table(path, table)
     return table
 
@@ -192,9 +200,7 @@ def patch_part(
         table = table.merge(again[[*PATCH, *names]].rename(columns=names), on=PATCH, how="left")
     else:
         table = run(chosen=chosen, progress=progress)
-    table = with_class_names(_described(table, plan, seed), setting.samples.labels)
-    keys = setting.samples.frame["image"]
-    return table.assign(image=keys.loc[table["recipient"]].to_numpy(), donor_image=keys.loc[table["donor"]].to_numpy())
+    return with_image_keys(setting, with_class_names(_described(table, plan, seed), setting.samples.labels))
 
 
 def _few(chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -229,7 +235,7 @@ def estimate_part(setting: Setting, model: Model, seed: int, plan: Plan) -> pd.D
         outcomes=setting.outcomes,
         progress=setting.step(f"patching: {plan.contrast}, {plan.split}, seed {seed}, first order"),
     )
-    return _described(table, plan, seed)
+    return with_image_keys(setting, _described(table, plan, seed))
 
 
 def _described(table: pd.DataFrame, plan: Plan, seed: int) -> pd.DataFrame:
@@ -271,6 +277,7 @@ def sweep_sets(
     if not parts:
         return pd.DataFrame(columns=["contrast", "set"])
     together = with_class_names(pd.concat(parts, ignore_index=True), setting.samples.labels)
+    together = with_image_keys(setting, together)
     write_table(path, together)
     return together
 
@@ -326,9 +333,7 @@ def sweep_reference(
         chosen=choose(models.primary, swept_layers(setting), len(rows), heads),
         progress=setting.step("patching: " + ("weight transplant" if weights_only else "balanced reference model")),
     )
-    table = with_class_names(table, setting.samples.labels)
-    keys = setting.samples.frame["image"]
-    table = table.assign(image=keys.loc[table["recipient"]].to_numpy())
+    table = with_image_keys(setting, with_class_names(table, setting.samples.labels))
     write_table(path, table)
     return table
 

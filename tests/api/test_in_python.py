@@ -1,0 +1,240 @@
+"""A whole audit from Python: the reader's own module and data frame, and what goes wrong."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+
+import vit_audit as va
+from audit.data.synthetic import SyntheticSource, sample_faces
+from tests.end_to_end.conftest import SMALL_CARD
+
+pytestmark = pytest.mark.end_to_end
+SETTINGS = {
+    "name": "In Python",
+    "controls": SMALL_CARD["controls"],
+    "audit": {"outcomes": ["smiling"], "permutations": 200, "bootstrap": 200, "min_group_size": 10},
+}
+
+
+def tiny(classes: int = 2) -> torch.nn.Module:
+    torch.manual_seed(3)
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=64, patch_size=16, depth=2, embed_dim=64, num_heads=4, num_classes=classes
+    )
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    folder = tmp_path_factory.mktemp("faces")
+    table = sample_faces(120, 5, split="discovery")
+    source = SyntheticSource(table)
+    for key in table["image"]:
+        source.open(key).save(folder / f"{key}.png")
+    frame = table.assign(path=[f"{key}.png" for key in table["image"]])
+    return folder, frame[["path", "expression", "skin_tone"]]
+
+
+def data_of(faces: tuple[Path, pd.DataFrame], **changes: Any) -> va.Data:
+    folder, frame = faces
+    named = {"images": "path", "label": "expression", "groups": {"skin_tone": "skin_tone"}, "root": folder}
+    return va.Data.from_frame(frame, **{**named, **changes})
+
+
+@pytest.fixture(scope="module")
+def result(faces: tuple[Path, pd.DataFrame], tmp_path_factory: pytest.TempPathFactory) -> va.Result:
+    net = va.wrap(tiny(), ["neutral", "smiling"])
+    plan = va.plan(SETTINGS, net, data_of(faces))
+    return va.audit(plan, out=tmp_path_factory.mktemp("runs") / "own")
+
+
+def test_own_module_and_frame_are_audited(result: va.Result) -> None:
+    assert isinstance(result.outcome, va.Outcome)
+    assert result.exit_code in va.ExitCode
+    rates = result.rates.to_frame()
+    assert set(rates["group"]) == {"lighter", "darker"}
+    assert rates["selection_rate"].between(rates["selection_rate_low"], rates["selection_rate_high"]).all()
+    assert len(result.controls.to_frame()) == len(result.record.controls.controls)
+    assert "outcome" not in result._repr_html_().lower() or result.outcome in result._repr_html_()
+
+
+def test_opened_again_it_is_the_same(result: va.Result) -> None:
+    again = va.open_run(result.folder)
+    assert type(again) is type(result)
+    assert again.record == result.record
+    pd.testing.assert_frame_equal(again.rates.to_frame(), result.rates.to_frame())
+    pd.testing.assert_frame_equal(again.gaps.to_frame(), result.gaps.to_frame())
+    verified = again.verify()
+    assert verified.holds, [str(f) for f in verified.faults]
+
+
+def test_a_second_call_goes_on_where_it_ended(result: va.Result, faces: tuple[Path, pd.DataFrame]) -> None:
+    before = (result.folder / "audit.json").read_bytes()
+    net = va.wrap(tiny(), ["neutral", "smiling"])
+    va.audit(va.plan(SETTINGS, net, data_of(faces)), out=result.folder)
+    assert (result.folder / "audit.json").read_bytes() == before
+
+
+def test_another_question_is_refused_in_the_same_folder(result: va.Result, faces: tuple[Path, pd.DataFrame]) -> None:
+    net = va.wrap(tiny(), ["neutral", "smiling"])
+    other = va.plan({**SETTINGS, "policy": {"gap_above": 0.3}}, net, data_of(faces))
+    with pytest.raises(va.InputError, match="another card, model, data"):
+        va.audit(other, out=result.folder)
+
+
+def test_a_map_style_dataset_gives_the_same_answers(result: va.Result, faces: tuple[Path, pd.DataFrame]) -> None:
+    folder, frame = faces
+    from PIL import Image
+
+    class Faces(torch.utils.data.Dataset[dict[str, Any]]):
+        def __len__(self) -> int:
+            return len(frame)
+
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            path = frame["path"].iloc[index]
+            pixels = np.asarray(Image.open(folder / path).convert("RGB"))
+            return {"path": path, "image": torch.from_numpy(pixels.copy()).permute(2, 0, 1)}
+
+    data = va.Data.from_dataset(
+        Faces(), table=frame.sample(frac=1, random_state=0), key="path", label="expression",
+        groups={"skin_tone": "skin_tone"},
+    )  # fmt: skip
+    plan = va.plan(SETTINGS, va.wrap(tiny(), ["neutral", "smiling"]), data)
+    files = va.plan(SETTINGS, va.wrap(tiny(), ["neutral", "smiling"]), data_of(faces))
+    pd.testing.assert_frame_equal(plan.inputs.samples.frame, files.inputs.samples.frame)
+    pd.testing.assert_frame_equal(plan.power(), files.power())
+
+
+def test_predictions_are_the_modules_own(faces: tuple[Path, pd.DataFrame]) -> None:
+    folder, frame = faces
+    from PIL import Image
+
+    model = tiny()
+    paths = [folder / p for p in frame["path"][:5]]
+    logits = va.wrap(model, ["neutral", "smiling"]).predict(paths)
+    assert logits.dtype == np.float32
+    stacked = np.stack([np.asarray(Image.open(p).convert("RGB")) for p in paths]) / 255
+    mean, std = (np.array(model.pretrained_cfg[k]) for k in ("mean", "std"))
+    images = torch.tensor((stacked - mean) / std, dtype=torch.float32).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        np.testing.assert_allclose(logits, model(images).numpy(), atol=1e-5)
+
+
+def test_reports_and_plots(result: va.Result, tmp_path: Path) -> None:
+    page = result.report(tmp_path / "page.html")
+    assert result.outcome in page.read_text(encoding="utf-8")
+    with pytest.raises(va.InputError, match="neither"):
+        result.report(tmp_path / "page.docx")
+    axes = result.rates.plot()
+    assert len(axes.get_yticks()) == len(result.rates)
+    assert result.gaps.plot(ax=axes) is axes
+    copy = result.save(tmp_path / "copy")
+    assert copy.record == result.record
+    with pytest.raises(va.InputError, match="exists already"):
+        result.save(tmp_path / "copy")
+
+
+def test_progress_comes_through_the_callback_and_the_log(
+    faces: tuple[Path, pd.DataFrame], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    with caplog.at_level(logging.INFO, logger="vit_audit"):
+        va.plan(SETTINGS, va.wrap(tiny(), ["neutral", "smiling"]), data_of(faces),
+                callback=lambda *step: told.append(step))  # fmt: skip
+    assert ("data: opening every image", 0, 0) in told
+    assert "data: opening every image" in caplog.messages
+    assert capsys.readouterr() == ("", "")
+
+
+def process_state() -> tuple[Any, ...]:
+    handlers = tuple(signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT))
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return handlers, deterministic, torch.get_num_threads(), tuple(map(repr, warnings.filters)), torch.initial_seed()
+
+
+def test_a_run_and_a_failed_run_leave_the_process_as_it_was(
+    faces: tuple[Path, pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = process_state()
+    plan = va.plan(SETTINGS, va.wrap(tiny(), ["neutral", "smiling"]), data_of(faces))
+    assert process_state() == before
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(va.InputError, match="is a file"):
+        va.audit(plan, out=file)
+    assert process_state() == before
+    va.audit(plan, out=tmp_path / "run", report=False, memory="8G")
+    assert process_state() == before
+
+
+def refused(act: Callable[[], object]) -> str:
+    with pytest.raises(va.InputError) as caught:
+        act()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_bad_input_is_one_line_each(faces: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+    folder, frame = faces
+    net = va.wrap(tiny(), ["neutral", "smiling"])
+    items = [{"path": p} for p in frame["path"]]
+    keyed = {"table": frame, "key": "path", "label": "expression", "groups": {"skin_tone": "skin_tone"}}
+    assert "Linear" in refused(lambda: va.wrap(torch.nn.Linear(2, 2), ["no", "yes"]))
+    assert "no column 'age'" in refused(lambda: data_of(faces, groups={"age": "age"}))
+    assert "carry no 'path'" in refused(lambda: va.Data.from_dataset([np.zeros((8, 8, 3), np.uint8)], **keyed))
+    short = {**keyed, "table": frame[3:]}
+    assert "3 keys of the dataset are not in the table" in refused(lambda: va.Data.from_dataset(items, **short))
+    twice = {**keyed, "table": pd.concat([frame, frame[:2]])}
+    assert "2 keys stand twice" in refused(lambda: va.Data.from_dataset(items, **twice))
+    said = refused(lambda: va.plan(SETTINGS, va.wrap(tiny(), ["neutral", "grin"]), data_of(faces, labels=None)))
+    assert "smiling" in said
+    lost = frame.assign(path=[f"gone/{p}" for p in frame["path"]])
+    assert "missing" in refused(lambda: va.plan(SETTINGS, net, data_of((folder, lost))))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shuffled_dataset_is_noticed(faces: tuple[Path, pd.DataFrame]) -> None:
+    _, frame = faces
+    keys = list(frame["path"])
+
+    class Shuffled:
+        turns = 0
+
+        def __len__(self) -> int:
+            return len(keys)
+
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            self.turns += 1
+            moved = index if self.turns <= len(keys) + 1 else (index + 1) % len(keys)
+            return {"path": keys[moved], "image": np.full((16, 16, 3), moved, np.uint8)}
+
+    data = va.Data.from_dataset(Shuffled(), table=frame, key="path", label="expression", groups={"skin_tone": "skin_tone"})
+    with pytest.raises(va.DataError, match=r"in its place|shuffled"):
+        data.source.open(keys[0])
+
+
+def test_disparity_alone() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 400)
+    group = np.repeat(["a", "b"], 200)
+    predicted = np.where(group == "a", truth, 0)
+    found = va.disparity(truth, predicted, group)
+    gaps = found.gaps.to_frame().set_index("metric")["estimate"]
+    assert gaps["tpr_gap"] == -1.0
+    assert gaps["fpr_gap"] == 0.0
+    selected = found.rates.to_frame().set_index("group")["selection_rate"]
+    assert selected["b"] == 0.0
+    assert selected["a"] == pytest.approx(truth[:200].mean())
+    with pytest.raises(va.DataError, match="differ in length"):
+        va.disparity(truth, predicted[:-1], group)
