@@ -3,7 +3,7 @@
 >>> import vit_audit as va
 >>> card = va.load_card("synthetic-expressions")
 >>> card.name
-'Smiles on rendered faces, skin tone planted'
+'Rendered expressions, association planted'
 
 Names are imported when they are first used, so that ``import vit_audit`` is fast and needs no torch.
 """
@@ -17,7 +17,7 @@ from audit import __version__
 
 if TYPE_CHECKING:
     from audit.api.cards import Card, built_in_cards, find_card, first_card, load_card
-    from audit.api.data import Data, fetch
+    from audit.api.data import Data, fetch, rendered_faces
     from audit.api.models import Net, load_model, supported_models, wrap
     from audit.api.plans import Plan, plan
     from audit.api.research import attribution, disparity, patch_heads, sweep
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "audit.api.cards": ("Card", "built_in_cards", "find_card", "first_card", "load_card"),
-    "audit.api.data": ("Data", "fetch"),
+    "audit.api.data": ("Data", "fetch", "rendered_faces"),
     "audit.api.models": ("Net", "load_model", "supported_models", "wrap"),
     "audit.api.plans": ("Plan", "plan"),
     "audit.api.research": ("attribution", "disparity", "patch_heads", "sweep"),
@@ -69,6 +69,7 @@ __all__ = [
     "open_run",
     "patch_heads",
     "plan",
+    "rendered_faces",
     "supported_models",
     "sweep",
     "verify",

@@ -16,7 +16,7 @@ from audit.data.quality import ByteSource, FileSource
 from audit.data.samples import Samples
 from audit.errors import DataError, InputError
 
-__all__ = ["Data", "fetch"]
+__all__ = ["Data", "fetch", "rendered_faces"]
 
 Groups = Mapping[str, str | Mapping[str, Any]]
 
@@ -230,3 +230,41 @@ def fetch(card: Card, folder: str | Path, *, callback: Callable[[str, int, int],
         fix = "its first lines say how its files must lie; ask the set's authors for them"
         raise InputError(card.name, "names nothing that may be downloaded", fix)
     return list(audit.data.fetch.fetch(card.data.download, Path(folder), as_step(callback)))
+
+
+def rendered_faces(
+    folder: str | Path, images: int = 600, *, association: float = 0.0, seed: int = 0
+) -> pd.DataFrame:
+    """Write drawings of faces to try things on; they show nobody.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+        Where the PNG files go, 64 px each.
+    images : int
+        How many.
+    association : float
+        P(smiling | lighter) - P(smiling | darker) in this sample, in [-1, 1].
+    seed : int
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``path`` (relative to the folder), ``expression`` ("neutral" or "smiling"), ``skin_tone`` ("lighter" or
+        "darker") and ``hair_length`` ("long" or "short"), one row per image.
+
+    Examples
+    --------
+    >>> import tempfile, vit_audit as va
+    >>> va.rendered_faces(tempfile.mkdtemp(), 16)["expression"].value_counts().to_dict()
+    {'neutral': 8, 'smiling': 8}
+    """
+    from audit.data.synthetic import SyntheticSource, sample_faces
+
+    faces = sample_faces(images, seed, association=association, split="discovery")
+    place, source = Path(folder), SyntheticSource(faces)
+    place.mkdir(parents=True, exist_ok=True)
+    for key in faces["image"]:
+        source.open(key).save(place / f"{key}.png")
+    table = faces.assign(path=[f"{key}.png" for key in faces["image"]])
+    return table[["path", "expression", "skin_tone", "hair_length"]]

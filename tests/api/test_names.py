@@ -20,7 +20,7 @@ NAMES = [
     "AuditError", "Card", "CardError", "Data", "DataError", "ExitCode", "InputError", "ModelError", "Net", "Outcome",
     "Plan", "Result", "UnfinishedError", "__version__", "attribution", "audit", "built_in_cards", "diff", "disparity",
     "fetch", "find_card", "first_card", "load_card", "load_model", "open_run", "patch_heads", "plan",
-    "supported_models", "sweep", "verify", "wrap",
+    "rendered_faces", "supported_models", "sweep", "verify", "wrap",
 ]  # fmt: skip
 MODULES = ["cards", "data", "models", "plans", "research", "results", "running"]
 IMPORT = "import time; t = time.perf_counter(); import vit_audit, sys; print(time.perf_counter() - t, 'torch' in sys.modules)"
