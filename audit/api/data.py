@@ -232,9 +232,7 @@ def fetch(card: Card, folder: str | Path, *, callback: Callable[[str, int, int],
     return list(audit.data.fetch.fetch(card.data.download, Path(folder), as_step(callback)))
 
 
-def rendered_faces(
-    folder: str | Path, images: int = 600, *, association: float = 0.0, seed: int = 0
-) -> pd.DataFrame:
+def rendered_faces(folder: str | Path, images: int = 600, *, association: float = 0.0, seed: int = 0) -> pd.DataFrame:
     """Write drawings of faces to try things on; they show nobody.
 
     Parameters

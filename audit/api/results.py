@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import html
+import io
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit.api.progress import Callback, as_step
-from audit.api.tables import Gaps, Heads, Rates, Table
+from audit.api.tables import Gaps, Heads, Rates, Table, figure_size
 from audit.errors import InputError, UnfinishedError
 from audit.exit_codes import ExitCode
 from audit.records import (
@@ -268,20 +268,17 @@ class Result:
             self.rates._repr_html_(),
         ]
         if len(self.gaps):
-            parts.append(_as_svg(self.gaps.plot))
+            parts.append(_as_svg(self.gaps))
         return "\n".join(parts)
 
 
-def _as_svg(plot: Callable[[], object]) -> str:
-    """Return a picture as an SVG element."""
-    import io
+def _as_svg(gaps: Gaps) -> str:
+    """Return a picture of the gaps as an SVG element."""
+    from matplotlib.figure import Figure
 
-    from matplotlib.axes import Axes
-
-    axes = plot()
-    assert isinstance(axes, Axes)
-    page = io.StringIO()
-    axes.figure.savefig(page, format="svg")
+    figure, page = Figure(figsize=figure_size(len(gaps)), layout="constrained"), io.StringIO()
+    gaps.plot(ax=figure.add_subplot())
+    figure.savefig(page, format="svg")
     text = page.getvalue()
     return text[text.index("<svg") :]
 

@@ -64,12 +64,17 @@ def flat(row: Record) -> dict[str, Any]:
     return columns
 
 
+def figure_size(rows: int) -> tuple[float, float]:
+    """Return width and height, in inches, of a picture of so many lines."""
+    return 6.4, 1.2 + 0.32 * rows
+
+
 def _axes(ax: Axes | None, rows: int) -> Axes:
     if ax is not None:
         return ax
-    from matplotlib.figure import Figure
+    import matplotlib.pyplot as plt  # so that a notebook shows the figure
 
-    axes: Axes = Figure(figsize=(6.4, 1.2 + 0.32 * rows), layout="constrained").add_subplot()
+    _, axes = plt.subplots(figsize=figure_size(rows), layout="constrained")
     return axes
 
 

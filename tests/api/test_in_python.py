@@ -219,7 +219,9 @@ def test_a_shuffled_dataset_is_noticed(faces: tuple[Path, pd.DataFrame]) -> None
             moved = index if self.turns <= len(keys) + 1 else (index + 1) % len(keys)
             return {"path": keys[moved], "image": np.full((16, 16, 3), moved, np.uint8)}
 
-    data = va.Data.from_dataset(Shuffled(), table=frame, key="path", label="expression", groups={"skin_tone": "skin_tone"})
+    data = va.Data.from_dataset(
+        Shuffled(), table=frame, key="path", label="expression", groups={"skin_tone": "skin_tone"}
+    )
     with pytest.raises(va.DataError, match=r"in its place|shuffled"):
         data.source.open(keys[0])
 
