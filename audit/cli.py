@@ -45,10 +45,8 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
                     command(*args, **kwargs)
                 finally:
                     sys.stdout.flush()  # a reader that has gone shows now
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
-        except BrokenPipeError:
-            _end_by_pipe()
         except (Exception, KeyboardInterrupt) as error:
             if debug:
                 traceback.print_exc()
@@ -80,8 +78,30 @@ def _stop(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
+class Commands(click.Group):
+    """A group that ends as other programs do when its reader has gone."""
+
+    def make_context(self, *args: Any, **named: Any) -> click.Context:
+        """Parse the command line."""
+        with _ended_by_pipe():
+            return super().make_context(*args, **named)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        with _ended_by_pipe():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _ended_by_pipe() -> Iterator[None]:
+    """End by SIGPIPE where nobody reads any more, with no message and none of our exit codes."""
+    try:
+        yield
+    except BrokenPipeError:
+        _end_by_pipe()
+
+
 def _end_by_pipe() -> None:
-    """End as other programs do whose reader has gone: by SIGPIPE, with no message and none of our exit codes."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered goes nowhere
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGPIPE)
@@ -113,7 +133,7 @@ data_option = click.option(
 run_argument = click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
 
 
-@click.group(epilog=as_text(), context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, epilog=as_text(), context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="vit-audit", prog_name="vit-audit")
 def main() -> None:
     """Find out whether an image classifier treats groups differently, and which parts of it carry the difference."""
@@ -128,8 +148,6 @@ def entry() -> None:
     except click.ClickException as error:
         error.show()
         code = ExitCode.BAD_INPUT
-    except BrokenPipeError:
-        _end_by_pipe()
     except (click.Abort, KeyboardInterrupt):
         click.echo(STOPPED, err=True)
         code = ExitCode.UNFINISHED

@@ -1,0 +1,73 @@
+"""One table of exit codes: in the code, in the docs, in the help, and what processes end with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from audit.cli import main
+from audit.exit_codes import ExitCode, as_markdown, as_text
+from tests.end_to_end.conftest import write_card
+
+ROOT = Path(__file__).parents[1]
+ENTRY = [sys.executable, "-c", "from audit.cli import entry; entry()"]
+pytestmark = pytest.mark.unit
+
+
+def test_codes_are_these() -> None:
+    assert [code.value for code in ExitCode] == list(range(9))
+    assert len({code.meaning for code in ExitCode}) == len(ExitCode)
+
+
+def test_docs_and_help_hold_the_table() -> None:
+    assert as_markdown() in (ROOT / "docs" / "exit-codes.md").read_text(encoding="utf-8")
+    for command in ("run", "verify", "reproduce"):
+        said = " ".join(CliRunner().invoke(main, [command, "--help"]).output.split())
+        assert as_text() in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--version"], ExitCode.DONE),
+        (["run"], ExitCode.BAD_INPUT),
+        (["no-such-command"], ExitCode.BAD_INPUT),
+        (["run", "no-such-card"], ExitCode.BAD_INPUT),
+        (["verify", "no-such-run"], ExitCode.BAD_INPUT),
+    ],
+)
+def test_processes_end_with_them(arguments: list[str], code: ExitCode) -> None:
+    assert subprocess.run([*ENTRY, *arguments], capture_output=True, check=False).returncode == code
+
+
+@pytest.mark.parametrize("arguments", [["datasets"], ["run", "--help"]])
+def test_a_closed_pipe_is_none_of_them(arguments: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run([*ENTRY, *arguments], stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert ended.returncode == -signal.SIGPIPE
+    assert ended.stderr == b""
+
+
+def test_an_internal_error_leaves_its_traceback_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_args: object, **_named: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("audit.pipeline.run_audit.check_known_effects", broken)
+    monkeypatch.setenv("VIT_AUDIT_CACHE", str(tmp_path / "cache"))
+    card = write_card(tmp_path / "card.yaml", model={"weights": "none"})
+    ended = CliRunner().invoke(main, ["run", str(card), "--out", str(tmp_path / "out")])
+    assert ended.exit_code == ExitCode.UNFINISHED
+    assert "internal error: RuntimeError: a bug" in ended.stderr
+    (run,) = (tmp_path / "out").iterdir()
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    (logged,) = [line for line in lines if "traceback" in line]
+    assert "in broken" in logged["traceback"]
