@@ -299,10 +299,13 @@ def _bad_data(card: Card) -> Iterator[tuple[PathParts, str]]:
         yield ("data",), f"reader '{data.reader}' needs 'path'; name the file or folder"
     if data.labels is not None and len(data.labels) < 2:
         yield ("data", "labels"), "fewer than two labels; a classifier needs two"
-    if abs(sum(data.shares) - 1) > 1e-6:
-        yield ("data", "shares"), f"the shares sum to {sum(data.shares):g}; they must sum to 1"
-    elif min(data.shares[1:]) == 0 or (data.shares[0] == 0 and card.training != "none"):
-        yield ("data", "shares"), "a share is 0; every split that is used needs images"
+    shares = data.shares.model_dump()
+    used = ("discovery", "confirmation") if card.training == "none" else ("train", "discovery", "confirmation")
+    empty = [split for split in used if shares[split] == 0]
+    if abs(sum(shares.values()) - 1) > 1e-6:
+        yield ("data", "shares"), f"the shares sum to {sum(shares.values()):g}; they must sum to 1"
+    elif empty:
+        yield ("data", "shares"), f"the share of '{empty[0]}' is 0; every split that is used needs images"
     for position, plant in enumerate(data.plant):
         where: PathParts = ("data", "plant", position)
         group = card.groups.get(plant.attribute)

@@ -16,7 +16,7 @@ from audit.card.load import find_card, load_card, resolve
 from audit.card.schema import Card, DataSpec
 from audit.data.pixels import Pixels, load_pixels
 from audit.data.readers.control import read_control_images
-from audit.data.samples import Samples
+from audit.data.samples import AUDIT_SPLITS, Samples
 from audit.data.synthetic.shapes import sample_shapes
 from audit.errors import DataError
 
@@ -132,7 +132,7 @@ def _same(card: Card, samples: Samples, size: int) -> ControlSet:
     train = _take(samples.of_split("train"), spec.train_images, spec.seed)
     if not len(train):
         raise DataError("controls.card", "'same' needs a training split, and this card has none", "use 'rendered'")
-    evaluate = _take(samples.of_split("discovery", "confirmation"), spec.eval_images, spec.seed)
+    evaluate = _take(samples.of_split(*AUDIT_SPLITS), spec.eval_images, spec.seed)
     return _real("this audit's own images", samples.source, train, evaluate, size)
 
 
