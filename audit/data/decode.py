@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 from collections.abc import Callable
 
 import numpy as np
@@ -20,6 +21,8 @@ IMAGE_SUFFIXES = tuple(sorted(end for end, kind in Image.registered_extensions()
 REPAIR = "repair or remove it"
 REMARKS = "vit-audit"  # key of ``Image.info``: what is to be told of an image that was decoded
 METADATA, DEPTH = "metadata", "depth"  # these remarks
+ORIENTATION = int(ExifTags.Base.Orientation)
+WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I"}  # types of EXIF: byte, short, long
 SMALLER_DEPTHS = (8, 12)  # bits of values that are stored in 16
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -77,14 +80,16 @@ def remarks_of(image: Image.Image) -> tuple[str, ...]:
 
 def _decoded(name: str, content: bytes) -> Image.Image:
     try:
-        image, orientation = _opened(name, content)
+        image = _opened(name, content)
     except (DataError, Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise
     except Exception:  # of some, metadata are the reason
-        bare = _without_metadata(content)
+        bare, exif = _parted(content)
         if bare == content:
             raise
-        image, orientation = _opened(name, bare)[0], None
+        image = _opened(name, bare)
+        image.info["exif"] = exif
+    orientation = _orientation(image)
     remarks = [METADATA] if orientation is None else []
     upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
     rgb = _to_rgb(upright, content, name, remarks.append)
@@ -92,8 +97,7 @@ def _decoded(name: str, content: bytes) -> Image.Image:
     return rgb
 
 
-def _opened(name: str, content: bytes) -> tuple[Image.Image, int | None]:
-    """Return an image, its pixels loaded, and its orientation, None where that cannot be read."""
+def _opened(name: str, content: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(content), formats=FORMATS)
     width, height = image.size
     if min(width, height) < MIN_SIDE_PX:
@@ -102,24 +106,62 @@ def _opened(name: str, content: bytes) -> tuple[Image.Image, int | None]:
     if width * height > MAX_PIXELS:
         raise DataError(name, f"over {MAX_PIXELS:,} pixels", "scale it down or remove it")
     image.load()
+    return image
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """Return the EXIF orientation, 1 to 8; None where the block cannot be read."""
+    exif = image.info.get("exif")
     try:
-        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+        found = orientation_in(exif) if isinstance(exif, bytes) else None
+        if found is None:  # of a TIFF, or in XMP
+            found = image.getexif().get(ORIENTATION, 1)
     except Exception:  # a stranger's metadata; nothing in them is worth the image
-        return image, None
-    return image, found if isinstance(found, int) else None
+        return None
+    return (found or 1) if isinstance(found, int) and 0 <= found <= 8 else None  # 0: undefined
 
 
-def _without_metadata(jpeg: bytes) -> bytes:
-    """Return a JPEG file without EXIF, XMP and the like; any other content as it is."""
+def orientation_in(exif: bytes) -> int | None:
+    """Return the orientation that an EXIF block states, whatever else it holds; None where it states none.
+
+    Pillow gives up on a block with one bad entry, and its ``exif_transpose`` fails where it cannot write one again
+    (python-pillow/Pillow issues 4238, 8605, 8965).
+
+    Raises
+    ------
+    ValueError, struct.error
+        If it is no such block, is cut, or the orientation is no whole number.
+    """
+    while exif.startswith(b"Exif\0\0"):
+        exif = exif[6:]
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        raise ValueError("no TIFF header")
+    (directory,) = struct.unpack_from(f"{order}I", exif, 4)
+    (entries,) = struct.unpack_from(f"{order}H", exif, directory)
+    for place in range(directory + 2, directory + 2 + 12 * entries, 12):
+        tag, kind = struct.unpack_from(f"{order}HH", exif, place)
+        if tag == ORIENTATION:
+            if kind not in WHOLE_NUMBERS:
+                raise ValueError("no whole number")
+            return int(struct.unpack_from(order + WHOLE_NUMBERS[kind], exif, place + 8)[0])
+    return None
+
+
+def _parted(jpeg: bytes) -> tuple[bytes, bytes]:
+    """Return a JPEG file without EXIF, XMP and the like, and its EXIF block; any other content as it is."""
     if not jpeg.startswith(b"\xff\xd8"):
-        return jpeg
-    kept, place = [jpeg[:2]], 2
+        return jpeg, b""
+    kept, exif, place = [jpeg[:2]], b"", 2
     while jpeg[place : place + 1] == b"\xff" and (marker := jpeg[place + 1 : place + 2]) not in (b"", b"\xda"):
         end = place + 2 + int.from_bytes(jpeg[place + 2 : place + 4], "big")
+        segment = jpeg[place:end]
         if not b"\xe1" <= marker <= b"\xed":  # APP0 and APP14 say how the pixels are to be read
-            kept.append(jpeg[place:end])
+            kept.append(segment)
+        elif segment[4:].startswith(b"Exif\0\0"):
+            exif += segment[4:]
         place = end
-    return b"".join([*kept, jpeg[place:]])
+    return b"".join([*kept, jpeg[place:]]), exif
 
 
 def _to_rgb(image: Image.Image, content: bytes, name: str, remark: Callable[[str], None]) -> Image.Image:

@@ -137,7 +137,9 @@ def test_loss_that_differs_between_groups_is_warned_of(tmp_path: Path) -> None:
         "p": warning.numbers["p"], "lost:female": 6, "lost:male": 0, "of:female": 60, "of:male": 60,
     }  # fmt: skip
     told = warning_sentence(warning)
-    assert told.startswith("gender: groups lost different shares of their images (female 6 of 60, male 0 of 60; p 0.027")
+    assert told.startswith(
+        "gender: groups lost different shares of their images (female 6 of 60, male 0 of 60; p 0.027"
+    )
     assert warning in describe_data(samples, card_of(tmp_path)).warnings
 
 
