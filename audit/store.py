@@ -96,6 +96,27 @@ def run_folder(out: Path, name: str, key: str) -> Path:
     return out / f"{slug(name)}-{now():%Y-%m-%d}{ending}"
 
 
+def check_writable(folder: Path) -> None:
+    """Check that a run can be written below a folder, which need not exist; nothing is left there.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        ``--out``.
+
+    Raises
+    ------
+    UnfinishedError
+        If it, or the nearest folder above it that exists, is no folder or cannot be written to.
+    """
+    nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
+    try:
+        with tempfile.TemporaryDirectory(dir=nearest, prefix=".", suffix=UNFINISHED) as inside:
+            (Path(inside) / LOCK).touch()
+    except OSError as error:
+        raise UnfinishedError(str(folder), f"cannot be written ({error.strerror})", "choose another --out") from error
+
+
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Hold the run directory; a second run in it is refused. The folder goes again if nothing was written.

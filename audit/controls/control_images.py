@@ -96,7 +96,13 @@ def load_control_set(card: Card, samples: Samples, size: int, *, card_path: Path
         beside = resolve(spec.card, card_path=card_path, data_root=data_root, missing_ok=True)
         data = load_card(beside if beside.is_file() else find_card(spec.card)).data
     may_download = data.reader == "cifar100" and spec.path is None  # a path that was named and is not there is a slip
-    path = resolve(spec.path or data.path or ".", card_path=card_path, data_root=data_root, missing_ok=may_download)
+    path = resolve(
+        spec.path or data.path or ".",
+        card_path=card_path,
+        data_root=data_root,
+        missing_ok=may_download,
+        inside=spec.path is not None and not card.data.links,
+    )
     images = read_control_images(data.model_copy(update={"path": str(path.resolve())}), base=path.parent)
     frame = images.frame
     train = _take(frame[frame["split"] == "train"], spec.train_images, spec.seed)

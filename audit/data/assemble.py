@@ -24,9 +24,9 @@ from audit.data.readers import RawTable, read_raw
 from audit.data.readers.raw import REASON, require_columns
 from audit.data.rows import EXAMPLES, Rows, loss_warnings
 from audit.data.samples import SPLITS, UNKNOWN, ImageSource, Samples, pair_column
-from audit.data.sources import printable
 from audit.data.splits import GIVEN, assign_splits, thin_training
 from audit.errors import DataError
+from audit.filenames import printable
 from audit.records import DataWarning, DataWarningCode
 
 Progress = Callable[[int], None]

@@ -13,9 +13,9 @@ import pandas as pd
 from audit.card.faults import did_you_mean
 from audit.card.schema import GroupSpec
 from audit.data.samples import UNKNOWN, Samples
-from audit.data.sources import printable
 from audit.data.splits import strata_of
 from audit.errors import DataError
+from audit.filenames import printable
 from audit.records import AttributeInfo, DataWarning, DataWarningCode
 
 Codes = npt.NDArray[np.int64]

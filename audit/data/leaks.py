@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 from scipy.stats.contingency import association
 
 from audit.data.samples import HELD_BACK, UNKNOWN
-from audit.data.sources import printable
+from audit.filenames import printable
 from audit.records import AttributeInfo, DataWarning, DataWarningCode
 
 HASH_SIDE = 8  # a hash has 8 x 8 bits

@@ -13,7 +13,7 @@ from audit.card.schema import Card
 from audit.data.groups import group_column
 from audit.data.readers.raw import RawTable
 from audit.data.samples import UNKNOWN
-from audit.data.sources import printable
+from audit.filenames import printable
 from audit.records import AttributeInfo, DataWarning, DataWarningCode, ExcludedRow
 
 EXAMPLES = 5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Protocol, runtime_checkable
@@ -11,6 +10,7 @@ from PIL import Image
 
 from audit.data.decode import REPAIR, decode_image
 from audit.errors import DataError
+from audit.filenames import name_on_disk, printable
 
 
 @runtime_checkable
@@ -98,27 +98,3 @@ def safe_key(value: str, where: str) -> str:
         what = "is not relative to the table" if absolute else "climbs out of its folder"
         raise DataError(where, f"image path '{printable(value)}' {what}", "write paths relative to the table's folder")
     return path.as_posix()
-
-
-def name_on_disk(name: str) -> str:
-    """Return a name as the operating system has it: in UTF-8, whatever encoding the locale says.
-
-    Raises
-    ------
-    UnicodeEncodeError
-        If it holds half a character.
-    """
-    return os.fsdecode(name.encode("utf-8"))
-
-
-def name_in_text(name: str) -> str | None:
-    """Return the name of a file as text; None where it is not UTF-8."""
-    try:
-        return os.fsencode(name).decode("utf-8")
-    except UnicodeDecodeError:
-        return None
-
-
-def printable(name: str) -> str:
-    """Return a name as it can be shown in one line: line breaks, control characters and half characters escaped."""
-    return name if name.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)

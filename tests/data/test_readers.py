@@ -335,7 +335,23 @@ BAD_FILES = {
     ),
     "semicolons": (
         b"image;expression\na.png;neutral\n",
-        "faces.csv:1: columns are not separated by commas; save it with commas, or with tabs as .tsv",
+        "faces.csv:1: columns are separated by semicolons, not by commas; save it with commas, or with tabs as .tsv",
+    ),
+    "semicolons and a comma": (
+        b"image;expression;skin, hair\na.png;neutral;x\n",
+        "faces.csv:1: columns are separated by semicolons, not by commas; save it with commas, or with tabs as .tsv",
+    ),
+    "Excel's own line": (
+        b"sep=,\nimage,expression\na.png,neutral\n",
+        "faces.csv:1: 'sep=' is a line of Excel's, not the header; remove this line",
+    ),
+    "UTF-16": (
+        "image,expression\na.png,neutral\n".encode("utf-16"),
+        "faces.csv: UTF-16 text, or no text at all; save the table as UTF-8",
+    ),
+    "UTF-16 without a mark": (
+        "image,expression\na.png,neutral\n".encode("utf-16-le"),
+        "faces.csv: UTF-16 text, or no text at all; save the table as UTF-8",
     ),
     "twice in the header": (
         b"image,label,label\na.png,x,y\n",

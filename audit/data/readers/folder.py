@@ -13,9 +13,10 @@ from audit.data.decode import IMAGE_SUFFIXES
 from audit.data.readers.raw import REASON, RawTable, require_columns
 from audit.data.readers.table import with_safe_paths
 from audit.data.readers.walk import files_below
-from audit.data.sources import FileSource, printable
+from audit.data.sources import FileSource
 from audit.data.splits import GIVEN, UNASSIGNED
 from audit.errors import DataError
+from audit.filenames import printable
 
 GROUPS_FILE = "groups.csv"
 

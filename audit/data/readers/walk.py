@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from audit.data.decode import IMAGE_SUFFIXES
-from audit.data.sources import name_in_text, printable
 from audit.errors import DataError
+from audit.filenames import name_in_text, printable
 from audit.records import DataWarning, DataWarningCode
 
 MOST_FILES = 200_000  # that are looked at beside a table
