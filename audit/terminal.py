@@ -19,6 +19,7 @@ from rich.text import Text
 
 from audit.evidence.findings import spread
 from audit.records import Audit, ContrastRow, DataReport, ExcludedRow, Metric, RunComparison, SharedCopy, Verdict
+from audit.report.data_warnings import warning_sentence
 from audit.report.formats import clean
 from audit.units import said_of
 
@@ -214,7 +215,8 @@ def data_summary(report: DataReport, name: str) -> str:
     blocks = [wrapped(about), _counts(report)]
     for title, rows in (("left out", report.excluded), ("unreadable", report.quarantined)):
         blocks.append("\n".join([f"{title}: {sum(r.images for r in rows)} images", *map(_left_out, rows)]))
-    for title, lines in (("what this audit can detect", report.limits), ("warnings", report.warnings)):
+    warnings = [warning_sentence(warning) for warning in report.warnings]
+    for title, lines in (("what this audit can detect", report.limits), ("warnings", warnings)):
         if lines:
             blocks.append("\n".join([f"{title}:", *(wrapped(f"  {line}") for line in lines)]))
     return "\n\n".join(blocks)

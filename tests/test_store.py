@@ -16,6 +16,7 @@ from audit.errors import UnfinishedError
 from audit.store import (
     LOCK,
     cache_folder,
+    check_writable,
     file_hash,
     locked,
     question_hash,
@@ -136,3 +137,22 @@ def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -
     assert cache_folder() == Path("/elsewhere/vit-audit")
     monkeypatch.setenv("VIT_AUDIT_CACHE", "/here")
     assert cache_folder() == Path("/here")
+
+
+def test_a_folder_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("x")
+    for folder in (tmp_path, tmp_path / "out", tmp_path / "out" / "deep"):
+        check_writable(folder)
+    assert [path.name for path in tmp_path.rglob("*")] == ["own.txt"]
+
+
+@pytest.mark.parametrize("below", ["", "deep/out"])
+def test_a_folder_that_cannot_be_written_is_told_at_once(below: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(UnfinishedError, match="cannot be written .*; choose another --out"):
+        check_writable(tmp_path / "file" / below)
+    with pytest.raises(UnfinishedError, match="cannot be written"):
+        check_writable(Path("/proc/nothing") / below)
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UnfinishedError, match="cannot be written"):
+        check_writable(tmp_path / "gone" / below)

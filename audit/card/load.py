@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from audit.card.faults import Lines, PathParts, did_you_mean, faults_of, spell
 from audit.card.schema import Card
 from audit.errors import CardError, DataError, InputError
+from audit.filenames import name_on_disk, printable
 from audit.resources import resource_dir
 
 MAX_CARD_BYTES = 1_000_000
@@ -160,7 +161,9 @@ def find_card(name_or_path: str | Path) -> Path:
     raise InputError(str(name_or_path), "no such card", f"{hint}; {_WRITE_ONE}")
 
 
-def resolve(path: str, *, card_path: Path, data_root: Path | None, missing_ok: bool = False) -> Path:
+def resolve(
+    path: str, *, card_path: Path, data_root: Path | None, missing_ok: bool = False, inside: bool = False
+) -> Path:
     """Return the file or folder that a path in a card means on this machine.
 
     Parameters
@@ -174,6 +177,8 @@ def resolve(path: str, *, card_path: Path, data_root: Path | None, missing_ok: b
         the card's folder second.
     missing_ok : bool
         Return the first place tried, rather than raise, where there is nothing yet (for downloads).
+    inside : bool
+        Refuse a path that leads out of the data folder and out of the card's.
 
     Returns
     -------
@@ -183,23 +188,34 @@ def resolve(path: str, *, card_path: Path, data_root: Path | None, missing_ok: b
     Raises
     ------
     DataError
-        If it is in neither place; both are named.
+        If it is in neither place (both are named), or leads out of them where it may not.
     """
     if data_root is None and os.environ.get(DATA_ENV):
         data_root = Path(os.environ[DATA_ENV])
     roots = [card_path.parent] if data_root is None else [data_root, card_path.parent]
-    tried = list(dict.fromkeys(root / Path(path).expanduser() for root in roots))
+    try:
+        below = Path(name_on_disk(path)).expanduser()
+    except (UnicodeEncodeError, RuntimeError):  # half a character; the home of nobody
+        below = Path(printable(path))
+    tried = list(dict.fromkeys(root / below for root in roots))
+    if inside and not any(_is_below(candidate, root) for candidate in tried for root in roots):
+        what = "leads out of the data folder and the card's"
+        raise DataError(f"{card_path.name} '{path}'", what, "write a path below one of them, or set data.links: true")
     for candidate in tried:
         if candidate.exists():
             return candidate
     if missing_ok:
         return tried[0]
-    places = " or ".join(f"'{candidate}'" for candidate in tried)
+    places = " or ".join(f"'{printable(str(candidate))}'" for candidate in tried)
     raise DataError(
         f"{card_path.name} '{path}'",
         f"no such file or folder at {places}",
         f"say where the files lie with --data PATH or {DATA_ENV}",
     )
+
+
+def _is_below(path: Path, root: Path) -> bool:
+    return Path(os.path.normpath(path.absolute())).is_relative_to(os.path.normpath(root.absolute()))
 
 
 def shown_path(path: str) -> str:
@@ -320,10 +336,13 @@ def _bad_data(card: Card) -> Iterator[tuple[PathParts, str]]:
         yield ("data",), f"reader '{data.reader}' needs 'path'; name the file or folder"
     if data.labels is not None and len(data.labels) < 2:
         yield ("data", "labels"), "fewer than two labels; a classifier needs two"
-    if abs(sum(data.shares) - 1) > 1e-6:
-        yield ("data", "shares"), f"the shares sum to {sum(data.shares):g}; they must sum to 1"
-    elif min(data.shares[1:]) == 0 or (data.shares[0] == 0 and card.training != "none"):
-        yield ("data", "shares"), "a share is 0; every split that is used needs images"
+    shares = data.shares.model_dump()
+    used = ("discovery", "confirmation") if card.training == "none" else ("train", "discovery", "confirmation")
+    empty = [split for split in used if shares[split] == 0]
+    if abs(sum(shares.values()) - 1) > 1e-6:
+        yield ("data", "shares"), f"the shares sum to {sum(shares.values()):g}; they must sum to 1"
+    elif empty:
+        yield ("data", "shares"), f"the share of '{empty[0]}' is 0; every split that is used needs images"
     for position, plant in enumerate(data.plant):
         where: PathParts = ("data", "plant", position)
         group = card.groups.get(plant.attribute)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 from audit.errors import DataError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+SNIFFED_BYTES = 1000
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -52,10 +54,14 @@ def read_table(path: Path) -> pd.DataFrame:
 def _read_text(path: Path) -> pd.DataFrame:
     separator = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
+        with path.open("rb") as binary:
+            begun = binary.read(SNIFFED_BYTES)
+        if begun.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in begun:
+            raise DataError(str(path), "UTF-16 text, or no text at all", "save the table as UTF-8")
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file, delimiter=separator, strict=True)
             header = [name.strip() for name in next(rows, [])]
-            _check_header(header, path)
+            _check_header(header, path, separator)
             cells = [_fit(row, header, path, rows.line_num) for row in rows if any(map(str.strip, row))]
     except UnicodeDecodeError:
         raise DataError(str(path), "not UTF-8 text", "save the table as UTF-8") from None
@@ -66,11 +72,16 @@ def _read_text(path: Path) -> pd.DataFrame:
     return frame.loc[:, [bool(name) for name in header]]
 
 
-def _check_header(header: list[str], path: Path) -> None:
+def _check_header(header: list[str], path: Path, separator: str) -> None:
     if not any(header):
         raise DataError(str(path), "the table is empty", "give a header and one row per image")
-    if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
-        raise DataError(f"{path}:1", "columns are not separated by commas", "save it with commas, or with tabs as .tsv")
+    if header[0].lower().startswith("sep="):
+        raise DataError(f"{path}:1", f"'{header[0]}' is a line of Excel's, not the header", "remove this line")
+    between = "tabs" if separator == "\t" else "commas"
+    for sign, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars"), (",", "commas")):
+        if sign != separator and "".join(header).count(sign) >= len(header):
+            what = f"columns are separated by {name}, not by {between}"
+            raise DataError(f"{path}:1", what, "save it with commas, or with tabs as .tsv")
 
 
 def _fit(row: list[str], header: list[str], path: Path, line: int) -> list[str | None]:

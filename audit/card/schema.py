@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Channels = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
@@ -27,6 +27,29 @@ class Plant(CardPart):
     group: str
     label: str
     keep: Share  # share of the cell's training images that stay
+
+
+class Shares(CardPart):
+    """Shares of subjects by split; a split that is not named gets none."""
+
+    train: Share = 0.0
+    discovery: Share = 0.0
+    confirmation: Share = 0.0
+    repair: Share = 0.0  # held back for a repair of the model
+    sealed: Share = 0.0  # held back for the certificate of a repair; nothing else reads it
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_list(cls, given: object) -> object:
+        """Take a list of three or five shares, in the order of the fields."""
+        if not isinstance(given, list | tuple):
+            return given
+        names = list(cls.model_fields)
+        if len(given) not in (3, len(names)):
+            raise ValueError(
+                f"{len(given)} shares; name them, e.g. {{train: 0.5, discovery: 0.25, confirmation: 0.25}}"
+            )
+        return dict(zip(names, given, strict=False))
 
 
 class Rendered(CardPart):
@@ -105,8 +128,8 @@ class DataSpec(CardPart):
     label: str = "label"
     subject: str | list[str] | None = None  # unit of splitting and inference; the image where absent
     labels: list[str] | None = None  # keep these, in this order; the rest is counted and listed
-    split: str | None = None  # a column that names train / discovery / confirmation, instead of drawing
-    shares: tuple[Share, Share, Share] = (0.5, 0.25, 0.25)  # train, discovery, confirmation
+    split: str | None = None  # a column that names each image's split, instead of drawing
+    shares: Shares = Shares(train=0.5, discovery=0.25, confirmation=0.25)  # of subjects
     seed: int = 0  # of the split
     plant: list[Plant] = []
     balance_training: bool = False  # thin the training split until every group x label cell is equal

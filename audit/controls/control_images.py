@@ -16,7 +16,7 @@ from audit.card.load import find_card, load_card, resolve
 from audit.card.schema import Card, DataSpec
 from audit.data.pixels import Pixels, load_pixels
 from audit.data.readers.control import read_control_images
-from audit.data.samples import Samples
+from audit.data.samples import AUDIT_SPLITS, Samples
 from audit.data.synthetic.shapes import sample_shapes
 from audit.errors import DataError
 
@@ -96,7 +96,13 @@ def load_control_set(card: Card, samples: Samples, size: int, *, card_path: Path
         beside = resolve(spec.card, card_path=card_path, data_root=data_root, missing_ok=True)
         data = load_card(beside if beside.is_file() else find_card(spec.card)).data
     may_download = data.reader == "cifar100" and spec.path is None  # a path that was named and is not there is a slip
-    path = resolve(spec.path or data.path or ".", card_path=card_path, data_root=data_root, missing_ok=may_download)
+    path = resolve(
+        spec.path or data.path or ".",
+        card_path=card_path,
+        data_root=data_root,
+        missing_ok=may_download,
+        inside=spec.path is not None and not card.data.links,
+    )
     images = read_control_images(data.model_copy(update={"path": str(path.resolve())}), base=path.parent)
     frame = images.frame
     train = _take(frame[frame["split"] == "train"], spec.train_images, spec.seed)
@@ -132,7 +138,7 @@ def _same(card: Card, samples: Samples, size: int) -> ControlSet:
     train = _take(samples.of_split("train"), spec.train_images, spec.seed)
     if not len(train):
         raise DataError("controls.card", "'same' needs a training split, and this card has none", "use 'rendered'")
-    evaluate = _take(samples.of_split("discovery", "confirmation"), spec.eval_images, spec.seed)
+    evaluate = _take(samples.of_split(*AUDIT_SPLITS), spec.eval_images, spec.seed)
     return _real("this audit's own images", samples.source, train, evaluate, size)
 
 

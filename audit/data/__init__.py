@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from audit.data.assemble import read_samples
+from audit.data.assemble import read_samples, samples_from_frame
 from audit.data.readers import ControlImages, read_control_images
-from audit.data.samples import SPLITS, UNKNOWN, ImageSource, Samples
+from audit.data.samples import AUDIT_SPLITS, HELD_BACK, SPLITS, UNKNOWN, ImageSource, Samples
 from audit.data.summary import counts_table, describe_data
 
 __all__ = [
+    "AUDIT_SPLITS",
+    "HELD_BACK",
     "SPLITS",
     "UNKNOWN",
     "ControlImages",
@@ -17,4 +19,5 @@ __all__ = [
     "describe_data",
     "read_control_images",
     "read_samples",
+    "samples_from_frame",
 ]

@@ -1,46 +1,38 @@
-"""From a raw table to samples: what is kept, what is left out and why."""
+"""From what was read to samples, step by step; every row is kept, or left out with its reason."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from audit.card.faults import did_you_mean
-from audit.card.load import resolve, shown_path
-from audit.card.schema import Card, DataSpec
-from audit.data.groups import attribute_info, disagreement_warnings, group_column, permute_attributes
-from audit.data.leaks import leak_warnings
-from audit.data.quality import FileSource, duplicate_warnings, fingerprint, inspect_images
-from audit.data.readers import (
-    READERS,
-    RawTable,
-    read_cifar100,
-    read_croissant,
-    read_folder,
-    read_huggingface,
-    read_image_table,
-    read_published,
+from audit.card.load import shown_path
+from audit.card.schema import Card
+from audit.data.groups import (
+    attribute_info,
+    disagreement_warnings,
+    group_column,
+    permute_attributes,
+    similar_name_warnings,
 )
-from audit.data.readers.embedded import CropSource
-from audit.data.readers.raw import require_columns
-from audit.data.samples import SPLITS, UNKNOWN, Samples, pair_column
+from audit.data.leaks import leak_warnings
+from audit.data.quality import duplicate_warnings, fingerprint, inspect_images
+from audit.data.readers import RawTable, read_raw
+from audit.data.readers.raw import REASON, require_columns
+from audit.data.rows import EXAMPLES, Rows, loss_warnings
+from audit.data.samples import SPLITS, UNKNOWN, ImageSource, Samples, pair_column
 from audit.data.splits import GIVEN, assign_splits, thin_training
 from audit.errors import DataError
-from audit.records import AttributeInfo, ExcludedRow
+from audit.filenames import printable
+from audit.records import DataWarning, DataWarningCode
 
-_EXAMPLES = 5
+Progress = Callable[[int], None]
 
 
-def read_samples(
-    card: Card,
-    *,
-    card_path: Path,
-    data_root: Path | None,
-    progress: Callable[[int], None] | None = None,
-) -> Samples:
+def read_samples(card: Card, *, card_path: Path, data_root: Path | None, progress: Progress | None = None) -> Samples:
     """Read everything that a card's ``data`` and ``groups`` name.
 
     Parameters
@@ -65,88 +57,108 @@ def read_samples(
         If the data cannot serve an audit; the message names the place and the fix.
     """
     if card.data.reader == "synthetic":
-        return permute_attributes(_read_rendered(card), card.groups)
-    raw = _with_links(_read_raw(card.data, card_path, data_root), card.data)
-    excluded: list[ExcludedRow] = []
-    warnings: list[str] = []
-    rows = _chosen_columns(raw, card)
-    rows = _merge_duplicates(rows, raw.where, warnings)
-    seen = sorted(set(rows["label"].dropna()))
-    rows = _keep_usable(rows, card, excluded)
-    _labels_of(rows, card, raw.where, seen)
-    _attributes(rows, card)  # what is wrong with labels and groups shows before any file is opened
-    inspection = inspect_images(raw.source, list(rows["image"]), raw.where, progress=progress)
-    rows = rows[rows["image"].isin(inspection.digests.index)]
-    labels = _labels_of(rows, card, raw.where, seen)
-    attributes = _attributes(rows, card)
-    frame = _finished(rows, card)
-    samples = Samples(
-        frame=frame,
-        source=raw.source,
-        labels=labels,
-        attributes=attributes,
-        nuisance=tuple(card.match_on),
-        excluded=tuple(excluded),
-        quarantined=inspection.quarantined,
-        source_name=_source_name(card.data, raw.about.name),
-        licence=raw.about.licence,
-        citation=raw.about.citation,
-        warnings=(
-            *warnings,
-            *disagreement_warnings(frame, attributes),
-            *duplicate_warnings(frame, inspection.digests),
-            *leak_warnings(frame, inspection.looks, inspection.digests, attributes, card.match_on),
-        ),
-    )
-    samples = permute_attributes(_thinned(samples, card.data), card.groups)
-    if card.training != "none":
-        _check_trained(samples.frame, raw.where)
-    return dataclasses.replace(samples, fingerprint=fingerprint(samples.frame, inspection.digests))
+        return _read_rendered(card)
+    return _assembled(read_raw(card.data, card_path, data_root), card, progress)
+
+
+def samples_from_frame(
+    frame: pd.DataFrame,
+    source: ImageSource,
+    *,
+    card: Card,
+    where: str = "the table",
+    progress: Progress | None = None,
+) -> Samples:
+    """Make samples of a table in memory and a source of images.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        One row per image. The columns are those that the card names: ``data.image`` (keys for ``source``),
+        ``data.label``, ``data.subject``, ``groups.*.column``, ``match_on``, ``data.split``. Values are taken as text,
+        missing ones as missing.
+    source : ImageSource
+        Opens a key. Where it also has ``__contains__``, keys that it lacks are an error; else they are set aside like
+        unreadable images.
+    card : Card
+        ``data.reader`` and ``data.path`` are not looked at.
+    where : str
+        What to call the table in messages.
+    progress : callable, optional
+        Called with the number of images opened so far.
+
+    Returns
+    -------
+    Samples
+        As ``read_samples`` gives for a file of the same content.
+
+    Raises
+    ------
+    DataError
+        If a key is there twice or missing, the source lacks one, a label has no output of the model, or the data cannot
+        serve an audit; the first few are named.
+    """
+    spec = card.data
+    require_columns(frame, [(spec.image, "data.image"), (spec.label, "data.label")], where)
+    texts = pd.DataFrame({str(name): _as_text(frame[name]) for name in frame.columns}, dtype=object)
+    keys = texts[spec.image]
+    if keys.isna().any():
+        raise DataError(where, f"{int(keys.isna().sum())} rows have no key in '{spec.image}'", "name each row's image")
+    twice = list(keys[keys.duplicated()].unique())
+    if twice:
+        raise DataError(where, f"{len(twice)} keys are there twice ({_few(twice)})", "keep one row per image")
+    if isinstance(source, Container):
+        lacking = [key for key in keys if key not in source]
+        if lacking:
+            raise DataError(where, f"the source lacks {len(lacking)} keys ({_few(lacking)})", "leave these rows out")
+    if card.training == "none" and card.model.classes is not None and spec.labels is None:
+        strange = sorted(set(texts[spec.label].dropna()) - set(card.model.classes))
+        if strange:
+            fix = "name its class in model.classes, or the labels to keep in data.labels"
+            raise DataError(where, f"the model has no output for {len(strange)} labels ({_few(strange)})", fix)
+    return _assembled(RawTable(texts, source, where), card, progress)
+
+
+def _as_text(column: pd.Series) -> list[str | None]:
+    """Return a column as a table file would hold it: whole numbers whole, missing values missing."""
+    return [None if missing else str(v) for v, missing in zip(column.convert_dtypes(), column.isna(), strict=True)]
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(printable(name) for name in names[:EXAMPLES]) + (", ..." if len(names) > EXAMPLES else "")
 
 
 def _read_rendered(card: Card) -> Samples:
     from audit.data.synthetic import rendered_samples
 
     rendered = rendered_samples(card.data, card.groups, card.match_on)
-    samples = _thinned(rendered, card.data)
-    if len(samples.frame) == len(rendered.frame):
-        return samples
-    left = fingerprint(samples.frame, pd.Series(rendered.fingerprint, index=samples.frame["image"]))
-    return dataclasses.replace(samples, fingerprint=left)
+    samples = _thinned(rendered, card)
+    if len(samples.frame) < len(rendered.frame):
+        digests = pd.Series(rendered.fingerprint, index=samples.frame["image"])
+        samples = replace(samples, fingerprint=fingerprint(samples.frame, digests))
+    return permute_attributes(samples, card.groups)
 
 
-def _source_name(spec: DataSpec, name: str) -> str:
-    return f"{spec.reader}: {shown_path(str(spec.path))}" + (f" ({name})" if name else "")
+def _assembled(raw: RawTable, card: Card, progress: Progress | None) -> Samples:
+    rows = chosen_columns(raw, card)
+    rows = merge_repeats(rows)
+    seen = sorted(set(rows.frame["label"].dropna()))
+    rows = leave_out_unusable(rows)
+    check_labels(rows, seen)  # what is wrong with labels and groups shows before any file is opened
+    tell_groups(rows)
+    rows = open_images(rows, progress)
+    rows = check_labels(rows, seen)
+    rows = tell_groups(rows)
+    rows = assign_rows(rows)
+    samples = _thinned(_samples_of(rows), card)
+    samples = permute_attributes(samples, card.groups)
+    if card.training != "none":
+        _check_trained(samples.frame, raw.where)
+    return replace(samples, fingerprint=fingerprint(samples.frame, rows.digests))
 
 
-def _read_raw(spec: DataSpec, card_path: Path, data_root: Path | None) -> RawTable:
-    assert spec.path is not None  # the schema asks for it
-    downloads = spec.reader == "cifar100"
-    path = resolve(spec.path, card_path=card_path, data_root=data_root, missing_ok=downloads)
-    if spec.reader == "table":
-        return read_image_table(spec, path)
-    if spec.reader == "huggingface":
-        return read_huggingface(spec, path)
-    if spec.reader == "croissant":
-        return read_croissant(spec, path)
-    if spec.reader in READERS:
-        return read_published(spec, path)
-    return read_cifar100(spec, path) if downloads else read_folder(spec, path)
-
-
-def _with_links(raw: RawTable, spec: DataSpec) -> RawTable:
-    """Let links lead out of the data's folder where the card says so."""
-    source = raw.source
-    if spec.links and isinstance(source, FileSource):
-        return dataclasses.replace(raw, source=dataclasses.replace(source, links=True))
-    if spec.links and isinstance(source, CropSource):
-        files = dataclasses.replace(source.files, links=True)
-        return dataclasses.replace(raw, source=dataclasses.replace(source, files=files))
-    return raw
-
-
-def _chosen_columns(raw: RawTable, card: Card) -> pd.DataFrame:
-    """Return image, label, subject, given split, the raw groups and the nuisance columns."""
+def chosen_columns(raw: RawTable, card: Card) -> Rows:
+    """Choose image, label, subject, given split, the raw groups and the nuisance columns of a raw table."""
     spec = card.data
     subject = [spec.subject] if isinstance(spec.subject, str) else (spec.subject or [spec.image])
     needed = [(spec.label, "data.label"), *((column, "data.subject") for column in subject)]
@@ -168,7 +180,9 @@ def _chosen_columns(raw: RawTable, card: Card) -> pd.DataFrame:
             chosen[pair_column(name)] = _joined(raw.frame[group.pair]).fillna("")
     for column in card.match_on:
         chosen[column] = raw.frame[column].fillna(UNKNOWN)
-    return pd.DataFrame(chosen)
+    frame = pd.DataFrame({name: _valid_text(column) for name, column in chosen.items()})
+    rows = Rows(frame, raw, card, warnings=raw.warnings)
+    return rows if raw.left_out is None else _count_unread(rows, raw.left_out)
 
 
 def _joined(parts: pd.DataFrame) -> pd.Series:
@@ -177,8 +191,27 @@ def _joined(parts: pd.DataFrame) -> pd.Series:
     return joined.where(parts.notna().all(axis=1), None)
 
 
-def _merge_duplicates(rows: pd.DataFrame, where: str, warnings: list[str]) -> pd.DataFrame:
-    merged = rows.drop_duplicates()
+def _valid_text(column: pd.Series) -> pd.Series:
+    """Escape half characters, which JSON may hold and no other file can."""
+    try:
+        "".join(column.dropna()).encode()
+    except UnicodeEncodeError:
+        return column.map(lambda text: text.encode("utf-8", "backslashreplace").decode(), na_action="ignore")
+    return column
+
+
+def _count_unread(rows: Rows, left_out: pd.DataFrame) -> Rows:
+    """Count the files that a reader found and did not read."""
+    card = rows.card
+    columns = {name: left_out[group.column] for name, group in card.groups.items() if group.column in left_out}
+    unread = pd.DataFrame({"image": left_out[card.data.image], **columns})
+    found = tuple(rows.excluded_row(part, str(reason)) for reason, part in unread.groupby(left_out[REASON]))
+    return replace(rows, excluded=found, lost=found)
+
+
+def merge_repeats(rows: Rows) -> Rows:
+    """Merge rows that repeat another; raise ``DataError`` where two differ on one image."""
+    merged = rows.frame.drop_duplicates()
     named = merged[merged["image"].notna()]
     twice = named[named["image"].duplicated(keep=False)]
     if len(twice):
@@ -186,77 +219,117 @@ def _merge_duplicates(rows: pd.DataFrame, where: str, warnings: list[str]) -> pd
         both = twice[twice["image"] == image].drop(columns="image").astype(object).fillna("")
         column = next(name for name in both if both[name].nunique() > 1)
         values = " and ".join(f"'{value}'" for value in both[column].unique()[:2])
-        what = f"image '{image}' stands twice, with {column} {values} ({twice['image'].nunique()} such images)"
-        raise DataError(where, what, "keep one row per image")
-    dropped = int(rows["image"].notna().sum()) - len(named)
-    if dropped:
-        warnings.append(f"{dropped} rows repeat another row and were merged with it: each image counts once")
-    return pd.concat([named, rows[rows["image"].isna()]])
+        what = (
+            f"image '{printable(image)}' stands twice, with {column} {values} ({twice['image'].nunique()} such images)"
+        )
+        raise DataError(rows.raw.where, what, "keep one row per image")
+    dropped = int(rows.frame["image"].notna().sum()) - len(named)
+    rows = replace(rows, frame=pd.concat([named, rows.frame[rows.frame["image"].isna()]]))
+    return rows.warned(DataWarning(code=DataWarningCode.REPEATED_ROWS, images=dropped)) if dropped else rows
 
 
-def _keep_usable(rows: pd.DataFrame, card: Card, excluded: list[ExcludedRow]) -> pd.DataFrame:
-    rows = _leave_out(rows, rows["image"].isna(), f"no value in column '{card.data.image}'", excluded)
-    rows = _leave_out(rows, rows["label"].isna(), f"no value in column '{card.data.label}'", excluded)
+def leave_out_unusable(rows: Rows) -> Rows:
+    """Leave out rows without an image, a label that is kept, or a subject; sort the rest by image."""
+    card = rows.card
+    rows = rows.without(rows.frame["image"].isna(), f"no value in column '{card.data.image}'")
+    rows = rows.without(rows.frame["label"].isna(), f"no value in column '{card.data.label}'")
     kept = card.data.labels
     if kept is None and card.training == "none":
         kept = card.model.classes
     key = "model.classes" if card.data.labels is None else "data.labels"
-    for label in sorted(set(rows["label"]) - set(kept)) if kept is not None else []:
-        rows = _leave_out(rows, rows["label"] == label, f"label '{label}' is not in {key}", excluded)
-    rows = _leave_out(rows, rows["subject"].isna(), "no value in data.subject", excluded)
-    return rows.sort_values("image", ignore_index=True)
+    for label in sorted(set(rows.frame["label"]) - set(kept)) if kept is not None else []:
+        rows = rows.without(rows.frame["label"] == label, f"label '{label}' is not in {key}", chosen=True)
+    rows = rows.without(rows.frame["subject"].isna(), "no value in data.subject")
+    return replace(rows, frame=rows.frame.sort_values("image", ignore_index=True))
 
 
-def _leave_out(rows: pd.DataFrame, which: pd.Series, reason: str, excluded: list[ExcludedRow]) -> pd.DataFrame:
-    if which.any():
-        examples = sorted(rows.loc[which, "image"].dropna())[:_EXAMPLES]
-        excluded.append(ExcludedRow(reason=reason, images=int(which.sum()), examples=examples))
-    return rows[~which]
-
-
-def _labels_of(rows: pd.DataFrame, card: Card, where: str, seen: Sequence[str]) -> tuple[str, ...]:
-    """Return the class names in the order of the model's outputs, once they have been checked."""
-    present = sorted(set(rows["label"]))
+def check_labels(rows: Rows, seen: Sequence[str]) -> Rows:
+    """Set the class names in the order of the model's outputs; ``seen`` are the labels before any was left out."""
+    card, where = rows.card, rows.raw.where
+    present = sorted(set(rows.frame["label"]))
     for label in card.data.labels or []:
         if label not in present:
             what = f"no image has the label '{label}'"
             raise DataError(f"{where} (data.labels)", what, did_you_mean(label, seen))
     if not present:
         wanted = "data.labels" if card.data.labels is not None or card.model.classes is None else "model.classes"
-        found = f" (found: {', '.join(map(str, seen[:_EXAMPLES]))})" if len(seen) else ""
+        found = f" (found: {', '.join(seen[:EXAMPLES])})" if seen else ""
         raise DataError(where, f"no image has a label that is kept{found}", f"check data.label and {wanted}")
     if len(present) == 1:
         fix = "an audit needs two labels; check data.label and data.labels"
-        raise DataError(where, f"one class only ('{present[0]}', {len(rows)} images)", fix)
-    if card.training == "none" and card.model.classes is not None:
-        strange = [label for label in present if label not in card.model.classes]
-        if strange:
-            hint = did_you_mean(strange[0], card.model.classes)
-            raise DataError(f"{where} (data.labels)", f"'{strange[0]}' is not in model.classes", hint)
-        return tuple(card.model.classes)
-    return tuple(card.data.labels or present)
+        raise DataError(where, f"one class only ('{present[0]}', {len(rows.frame)} images)", fix)
+    if card.training != "none" or card.model.classes is None:
+        return replace(rows, labels=tuple(card.data.labels or present))
+    strange = [label for label in present if label not in card.model.classes]
+    if strange:
+        hint = did_you_mean(strange[0], card.model.classes)
+        raise DataError(f"{where} (data.labels)", f"'{strange[0]}' is not in model.classes", hint)
+    return replace(rows, labels=tuple(card.model.classes))
 
 
-def _attributes(rows: pd.DataFrame, card: Card) -> dict[str, AttributeInfo]:
-    return {
-        name: attribute_info(name, group, rows[name], group_column(rows[name], group))
-        for name, group in card.groups.items()
+def tell_groups(rows: Rows) -> Rows:
+    """Fill in "unknown", and describe each attribute."""
+    known = {name: group_column(rows.frame[name], group) for name, group in rows.card.groups.items()}
+    attributes = {
+        name: attribute_info(name, rows.card.groups[name], rows.frame[name], column) for name, column in known.items()
     }
+    return replace(rows, frame=rows.frame.assign(**known), attributes=attributes)
 
 
-def _finished(rows: pd.DataFrame, card: Card) -> pd.DataFrame:
-    """Return the frame of Samples: groups filled in, splits assigned, columns in order."""
-    groups = {name: group_column(rows[name], group) for name, group in card.groups.items()}
-    frame = rows.assign(**groups)
-    frame["split"] = assign_splits(frame, card.data, card.groups, trains=card.training != "none")
+def open_images(rows: Rows, progress: Progress | None = None) -> Rows:
+    """Open every image once, and set aside what cannot be read."""
+    found = inspect_images(rows.raw.source, list(rows.frame["image"]), rows.raw.where, progress=progress)
+    readable = rows.frame["image"].isin(found.digests.index)
+    reasons = rows.frame["image"].map(found.unreadable)[~readable]
+    bad = [rows.excluded_row(part, str(reason), None) for reason, part in rows.frame[~readable].groupby(reasons)]
+    rows = replace(
+        rows,
+        frame=rows.frame[readable],
+        quarantined=tuple(bad),
+        lost=(*rows.lost, *bad),
+        digests=found.digests,
+        looks=found.looks,
+    )
+    return rows.warned(*found.warnings, *loss_warnings(rows))
+
+
+def assign_rows(rows: Rows) -> Rows:
+    """Assign each row to a split, and warn of what the images give away."""
+    card, frame = rows.card, rows.frame
+    frame = frame.assign(split=assign_splits(frame, card.data, card.groups, trains=card.training != "none"))
     pairs = [pair_column(name) for name, group in card.groups.items() if group.pair]
     columns: Sequence[str] = ["image", "label", "subject", "split", *card.groups, *card.match_on, *pairs]
-    return frame[columns].astype(str).reset_index(drop=True)
+    frame = frame[columns].astype(str).reset_index(drop=True)
+    names = {"label": rows.labels} | {name: set(frame[name]) for name in card.groups}
+    return replace(rows, frame=frame).warned(
+        *similar_name_warnings(names),
+        *disagreement_warnings(frame, rows.attributes),
+        *duplicate_warnings(frame, rows.digests),
+        *leak_warnings(frame, rows.looks, rows.digests, rows.attributes, card.match_on),
+    )
 
 
-def _thinned(samples: Samples, spec: DataSpec) -> Samples:
+def _samples_of(rows: Rows) -> Samples:
+    spec, about = rows.card.data, rows.raw.about
+    place = f"{spec.reader}: {shown_path(spec.path)}" if spec.path is not None else rows.raw.where
+    return Samples(
+        frame=rows.frame,
+        source=rows.raw.source,
+        labels=rows.labels,
+        attributes=rows.attributes,
+        nuisance=tuple(rows.card.match_on),
+        excluded=rows.excluded,
+        quarantined=rows.quarantined,
+        source_name=place + (f" ({about.name})" if about.name else ""),
+        licence=about.licence,
+        citation=about.citation,
+        warnings=rows.warnings,
+    )
+
+
+def _thinned(samples: Samples, card: Card) -> Samples:
     groups = {name: info.groups for name, info in samples.attributes.items()}
-    frame, dropped = thin_training(samples.frame, spec, groups)
+    frame, dropped = thin_training(samples.frame, card.data, groups)
     if not dropped:
         return samples
     frame = frame.reset_index(drop=True)
@@ -264,10 +337,11 @@ def _thinned(samples: Samples, spec: DataSpec) -> Samples:
         name: info.model_copy(update={"unknown_images": int((frame[name] == UNKNOWN).sum())})
         for name, info in samples.attributes.items()
     }
-    return dataclasses.replace(samples, frame=frame, attributes=infos, excluded=(*samples.excluded, *dropped))
+    return replace(samples, frame=frame, attributes=infos, excluded=(*samples.excluded, *dropped))
 
 
 def _check_trained(frame: pd.DataFrame, where: str) -> None:
+    """Refuse a label that some split holds and the training split does not."""
     trained = set(frame.loc[frame["split"] == "train", "label"])
     for split in SPLITS[1:]:
         unseen = sorted(set(frame.loc[frame["split"] == split, "label"]) - trained)

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from audit.card.schema import Download
-from audit.data.quality import safe_key
+from audit.data.sources import safe_key
 from audit.data.unpack import unpack
 from audit.errors import DataError, InputError, UnfinishedError
 from audit.store import write_text

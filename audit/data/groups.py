@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,8 @@ from audit.card.schema import GroupSpec
 from audit.data.samples import UNKNOWN, Samples
 from audit.data.splits import strata_of
 from audit.errors import DataError
-from audit.records import AttributeInfo
+from audit.filenames import printable
+from audit.records import AttributeInfo, DataWarning, DataWarningCode
 
 Codes = npt.NDArray[np.int64]
 
@@ -64,7 +66,7 @@ def permute_groups(groups: Codes, subjects: Codes, rng: np.random.Generator) -> 
 
 
 def permute_attributes(samples: Samples, specs: Mapping[str, GroupSpec]) -> Samples:
-    """Deal out at random the groups of those attributes whose card says ``permuted``: a null run.
+    """Assign groups at random in those attributes whose card says ``permuted``: a null run.
 
     Labels go round within split and label (the subject's commonest), so that all counts stay nearly as they were and
     nothing but chance ties group to image.
@@ -83,7 +85,7 @@ def permute_attributes(samples: Samples, specs: Mapping[str, GroupSpec]) -> Samp
         frame = frame.assign(**{name: groups.to_numpy()[assigned]})
         note = f"NULL RUN: groups assigned at random within each label (seed {spec.permuted})."
         infos[name] = infos[name].model_copy(update={"note": " ".join(filter(None, [infos[name].note, note]))})
-        warnings.append(f"{name}: {note} Whatever this audit finds by {name} is chance.")
+        warnings.append(DataWarning(code=DataWarningCode.NULL_RUN, of=name, numbers={"seed": float(spec.permuted)}))
     return dataclasses.replace(samples, frame=frame, attributes=infos, warnings=tuple(warnings))
 
 
@@ -139,8 +141,8 @@ def attribute_info(name: str, spec: GroupSpec, raw: pd.Series, known: pd.Series)
     )
 
 
-def disagreement_warnings(frame: pd.DataFrame, attributes: Mapping[str, AttributeInfo]) -> list[str]:
-    """Return a warning for each attribute whose group changes from image to image of one subject.
+def disagreement_warnings(frame: pd.DataFrame, attributes: Mapping[str, AttributeInfo]) -> Iterator[DataWarning]:
+    """Yield a warning for each attribute whose group changes from image to image of one subject.
 
     Parameters
     ----------
@@ -148,24 +150,35 @@ def disagreement_warnings(frame: pd.DataFrame, attributes: Mapping[str, Attribut
         Columns ``subject`` and the attributes.
     attributes : mapping of str to AttributeInfo
         The card's groups.
-
-    Returns
-    -------
-    list of str
-        At most one sentence an attribute.
     """
-    warnings = []
     for name in attributes:
         known = frame[frame[name] != UNKNOWN]
         several = known.groupby("subject")[name].nunique() > 1
         if several.any():
-            examples = ", ".join(sorted(several.index[several])[:3])
-            warnings.append(
-                f"{name}: {int(several.sum())} of {len(several)} subjects have images in more than one group "
-                f"(e.g. {examples}): each image counts in the group that is stated for it, so such a subject stands on "
-                "both sides of a comparison; correct the annotation where it is meant for a person"
+            yield DataWarning(
+                code=DataWarningCode.SUBJECT_IN_SEVERAL_GROUPS,
+                of=name,
+                images=int(several.sum()),
+                total=len(several),
+                subjects=[printable(subject) for subject in sorted(several.index[several])[:3]],
             )
-    return warnings
+
+
+def similar_name_warnings(columns: Mapping[str, Iterable[str]]) -> Iterator[DataWarning]:
+    """Yield a warning for each column with names that differ in case, blanks or the form of a letter only.
+
+    Parameters
+    ----------
+    columns : mapping of str to iterable of str
+        The names of groups or labels, by attribute.
+    """
+    for column, names in columns.items():
+        alike: dict[str, list[str]] = {}
+        for name in sorted(set(names)):
+            alike.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+        for several in alike.values():
+            if len(several) > 1:
+                yield DataWarning(code=DataWarningCode.SIMILAR_NAMES, of=column, names=several)
 
 
 def _not_kept(raw: pd.Series, known: pd.Series) -> str:

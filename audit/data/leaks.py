@@ -6,6 +6,7 @@ the groups were photographed differently; so will one that carries who labelled 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -14,8 +15,9 @@ import pandas as pd
 from PIL import Image, ImageFilter
 from scipy.stats.contingency import association
 
-from audit.data.samples import UNKNOWN
-from audit.records import AttributeInfo
+from audit.data.samples import HELD_BACK, UNKNOWN
+from audit.filenames import printable
+from audit.records import AttributeInfo, DataWarning, DataWarningCode
 
 HASH_SIDE = 8  # a hash has 8 x 8 bits
 NEAR_BITS = 3  # images whose hashes differ in so many bits or fewer may be near-copies
@@ -28,14 +30,10 @@ APART = 0.5  # standard deviations: what Cohen (1988) calls a medium difference
 GRAY_APART = 0.1  # of the share of gray images
 ANNOTATORS_APART = 0.3  # Cramer's V: what Cohen calls medium, for a table of one degree of freedom
 LEAST = 30  # images of a group, or of an annotator, that are compared
-CALLED = {
-    "brightness": "mean brightness",
-    "contrast": "contrast",
-    "sharpness": "sharpness",
-    "pixels": "size in pixels",
-}
-COLUMNS = (*CALLED, "gray", "bits", "thumb")
+STATISTICS = ("brightness", "contrast", "sharpness", "pixels")
+COLUMNS = (*STATISTICS, "gray", "bits", "thumb")
 TINY = 1e-9  # differences that are rounding
+CONSTANT_APART = 1e9  # stands for infinitely many standard deviations
 Look = Mapping[str, float | int | bytes]
 GRAY_LEVELS = 2.0  # mean difference of the channels up to which an image is gray; JPEG adds a little
 
@@ -79,8 +77,8 @@ def leak_warnings(
     digests: pd.Series,
     attributes: Mapping[str, AttributeInfo],
     nuisance: Sequence[str],
-) -> list[str]:
-    """Return a sentence for each way in which the images may give away more than their group.
+) -> list[DataWarning]:
+    """Return a warning for each way in which the images may give away more than their group.
 
     Parameters
     ----------
@@ -95,8 +93,11 @@ def leak_warnings(
         Columns that donors are matched on, such as who labelled the image.
     """
     seen = looks.loc[frame["image"]].set_axis(frame.index)
+    copies = list(_near_copies(frame, seen, frame["image"].map(digests)))
+    frame = frame[~frame["split"].isin(HELD_BACK)]
+    seen = seen.loc[frame.index]
     return [
-        *_near_copies(frame, seen, frame["image"].map(digests)),
+        *copies,
         *(warning for name, info in attributes.items() for warning in _sources(frame, seen, name, info)),
         *(warning for column in nuisance for warning in _annotators(frame, column)),
     ]
@@ -129,7 +130,7 @@ def _alike(a: bytes, b: bytes) -> bool:
     return spread > 0 and float(((first - first.mean()) * (second - second.mean())).mean()) >= ALIKE * spread
 
 
-def _near_copies(frame: pd.DataFrame, seen: pd.DataFrame, content: pd.Series) -> Iterator[str]:
+def _near_copies(frame: pd.DataFrame, seen: pd.DataFrame, content: pd.Series) -> Iterator[DataWarning]:
     split, subject, digest, thumb = (c.to_numpy() for c in (frame["split"], frame["subject"], content, seen["thumb"]))
     torn = {
         (a, b)
@@ -138,45 +139,44 @@ def _near_copies(frame: pd.DataFrame, seen: pd.DataFrame, content: pd.Series) ->
     }
     if torn:
         places = sorted({i for pair in torn for i in pair})
-        examples = " and ".join(frame["image"].iloc[list(min(torn))])
-        yield (
-            f"{len(places)} images look like one of another subject in another split (e.g. {examples}): where these "
-            "are copies, what was trained on is asked again, and intervals are too narrow; give copies one subject"
+        yield DataWarning(
+            code=DataWarningCode.NEAR_COPIES,
+            images=len(places),
+            examples=[printable(key) for key in frame["image"].iloc[list(min(torn))]],
         )
 
 
-def _sources(frame: pd.DataFrame, seen: pd.DataFrame, name: str, info: AttributeInfo) -> Iterator[str]:
+def _sources(frame: pd.DataFrame, seen: pd.DataFrame, name: str, info: AttributeInfo) -> Iterator[DataWarning]:
     """Compare the images of each group with those of the reference."""
     of_group = {g: seen[(frame[name] == g).to_numpy()] for g in info.groups if g != UNKNOWN}
     reference = of_group.pop(info.reference, seen.iloc[:0])
     for group, images in of_group.items():
         if min(len(images), len(reference)) < LEAST:
             continue
-        apart = [
-            f"{called} ({told})"
-            for column, called in CALLED.items()
-            if (told := _apart(images[column].to_numpy(), reference[column].to_numpy()))
-        ]
+        apart = {
+            statistic: standardised
+            for statistic in STATISTICS
+            if abs(standardised := _apart(images[statistic].to_numpy(), reference[statistic].to_numpy())) >= APART
+        }
         gray = float(images["gray"].mean() - reference["gray"].mean())
         if abs(gray) >= GRAY_APART:
-            apart.append(f"share of gray images ({100 * gray:+.0f} points)")
+            apart["gray"] = gray
         if apart:
-            yield (
-                f"{name}: images of '{group}' differ from those of '{info.reference}' in {', '.join(apart)}: what "
-                "carries how a picture was taken can look as if it carried the group; name its source under match_on"
+            yield DataWarning(
+                code=DataWarningCode.SOURCES_DIFFER, of=name, names=[group, info.reference], numbers=apart
             )
 
 
-def _apart(images: npt.NDArray[np.float64], reference: npt.NDArray[np.float64]) -> str:
-    """Say how far two means are apart, "" where that is less than APART standard deviations."""
+def _apart(images: npt.NDArray[np.float64], reference: npt.NDArray[np.float64]) -> float:
+    """Return how many standard deviations two means are apart; CONSTANT_APART where both are constant and differ."""
     difference = float(images.mean() - reference.mean())
     spread = float(np.sqrt((images.var(ddof=1) + reference.var(ddof=1)) / 2))
     if spread < TINY:
-        return "" if abs(difference) < TINY else f"always {'more' if difference > 0 else 'less'}"
-    return f"{difference / spread:+.1f} standard deviations" if abs(difference) >= APART * spread else ""
+        return 0.0 if abs(difference) < TINY else math.copysign(CONSTANT_APART, difference)
+    return difference / spread
 
 
-def _annotators(frame: pd.DataFrame, column: str) -> Iterator[str]:
+def _annotators(frame: pd.DataFrame, column: str) -> Iterator[DataWarning]:
     """Ask whether labels depend on a nuisance column, such as who gave them."""
     known = frame[frame[column] != UNKNOWN]
     counts = pd.crosstab(known[column], known["label"])
@@ -190,8 +190,10 @@ def _annotators(frame: pd.DataFrame, column: str) -> Iterator[str]:
     shares = counts.div(counts.sum(axis=1), axis=0)
     label = str((shares.max() - shares.min()).idxmax())
     of_label = shares[label].sort_values()
-    yield (
-        f"{column}: labels depend on it (Cramer's V {strength:.2f}): '{label}' is {of_label.iloc[0]:.0%} of the images "
-        f"of '{of_label.index[0]}' and {of_label.iloc[-1]:.0%} of those of '{of_label.index[-1]}'; donors are matched "
-        "on it, rates by group are not"
+    yield DataWarning(
+        code=DataWarningCode.LABELS_BY_COLUMN,
+        of=column,
+        names=[label],
+        values=[str(of_label.index[0]), str(of_label.index[-1])],
+        numbers={"cramers_v": strength, "lowest": float(of_label.iloc[0]), "highest": float(of_label.iloc[-1])},
     )

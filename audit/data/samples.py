@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import pandas as pd
 from PIL import Image
 
-from audit.records import AttributeInfo, Contrast, ExcludedRow
+from audit.card.schema import Shares
+from audit.records import AttributeInfo, Contrast, DataWarning, ExcludedRow
 
-SPLITS = ("train", "discovery", "confirmation")
+SPLITS = tuple(Shares.model_fields)  # train, discovery, confirmation, repair, sealed
+AUDIT_SPLITS = ("discovery", "confirmation")  # what an audit reads, beside what it trains on
+HELD_BACK = ("repair", "sealed")  # read by no audit; the last by nothing but a certificate
 UNKNOWN = "unknown"
 OTHERS = "all others"  # values of a nuisance column that are not told of one by one
 
@@ -62,6 +65,8 @@ class Samples:
         The card's ``match_on`` columns.
     excluded, quarantined : sequence of ExcludedRow
         What was left out, and why.
+    warnings : sequence of DataWarning
+        What is odd about what was not.
     fingerprint : str
         SHA-256 over the rows and the bytes of the images.
     source_name : str
@@ -81,7 +86,7 @@ class Samples:
     source_name: str = ""
     licence: str = ""
     citation: str = ""
-    warnings: Sequence[str] = field(default_factory=tuple)
+    warnings: Sequence[DataWarning] = ()
 
     def of_split(self, *splits: str) -> pd.DataFrame:
         """Return the rows of the named splits, index kept."""

@@ -1,4 +1,4 @@
-"""Who goes to train, discovery and confirmation: by subject, stratified, the same on every machine.
+"""Who goes to which split: by subject, stratified, the same on every machine.
 
 Chance is drawn by hashing the seed with a name, not from a stream of random numbers: so neither the order of
 the rows nor images added later change where a subject stands within its stratum.
@@ -10,16 +10,17 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from audit.card.faults import did_you_mean
-from audit.card.schema import DataSpec
-from audit.data.samples import SPLITS, UNKNOWN
+from audit.card.schema import DataSpec, Shares
+from audit.data.samples import AUDIT_SPLITS, HELD_BACK, SPLITS, UNKNOWN
 from audit.errors import DataError
 from audit.records import ExcludedRow
 
 GIVEN = "given_split"  # optional column of what the table or the folders say
-TO_DEAL = ("test", "val", "validation")  # given names that leave open which of the two audit splits
+UNASSIGNED = ("test", "val", "validation")  # given names that leave open which of the two audit splits
 _EXAMPLES = 5
 
 
@@ -30,13 +31,13 @@ def assign_splits(frame: pd.DataFrame, spec: DataSpec, attributes: Iterable[str]
     ----------
     frame : pandas.DataFrame
         Columns ``label``, ``subject``, one per attribute, and ``given_split`` where the data say it
-        (train, discovery, confirmation, or test/val to be assigned to the latter two).
+        (one of SPLITS, or test/val to be assigned to all of them but train).
     spec : DataSpec
         ``shares`` (of subjects) and ``seed``.
     attributes : iterable of str
         Strata are the subject's commonest label x its commonest group of each of these.
     trains : bool
-        False where no model is trained (``training: none``): all subjects go to the audit splits.
+        False where no model is trained (``training: none``): what train would get goes to the audit splits.
 
     Returns
     -------
@@ -48,16 +49,33 @@ def assign_splits(frame: pd.DataFrame, spec: DataSpec, attributes: Iterable[str]
     DataError
         If a given split has another name, a subject stands in two, or a split stays empty.
     """
-    first = spec.shares[0] if trains else 0.0
-    shares = np.array([first, *spec.shares[1:]], dtype=float)
-    shares /= shares.sum()
+    shares = split_shares(spec.shares, trains=trains)
     if GIVEN in frame:
         of_subject = _given_splits(frame, spec, list(attributes), shares)
     else:
         of_subject = assign_subjects(strata_of(frame, list(attributes)), shares, spec.seed)
     splits = frame["subject"].map(of_subject).rename("split")
-    _check_none_empty(splits, frame, trains)
+    _check_none_empty(splits, frame, shares)
     return splits
+
+
+def split_shares(shares: Shares, *, trains: bool = True) -> npt.NDArray[np.float64]:
+    """Return the share of each of SPLITS; they sum to 1.
+
+    Parameters
+    ----------
+    shares : Shares
+        ``data.shares``.
+    trains : bool
+        Where False, train's share goes to the audit splits, in proportion to theirs.
+    """
+    each = np.array([getattr(shares, split) for split in SPLITS], dtype=float)
+    if not trains:
+        audited = np.isin(SPLITS, AUDIT_SPLITS)
+        held_back = np.where(np.isin(SPLITS, HELD_BACK), each, 0.0)
+        each = held_back + np.where(audited, each, 0.0) / each[audited].sum() * (1 - held_back.sum())
+    whole: npt.NDArray[np.float64] = each / each.sum()
+    return whole
 
 
 def strata_of(frame: pd.DataFrame, attributes: Sequence[str]) -> pd.Series:
@@ -81,14 +99,14 @@ def strata_of(frame: pd.DataFrame, attributes: Sequence[str]) -> pd.Series:
 
 
 def assign_subjects(strata: pd.Series, shares: np.ndarray, seed: int) -> pd.Series:
-    """Deal subjects to splits so that the shares hold overall and nearly so in each stratum.
+    """Assign subjects to splits so that the shares hold overall and nearly so in each stratum.
 
     Parameters
     ----------
     strata : pandas.Series
         Stratum by subject.
-    shares : numpy.ndarray, shape (3,)
-        Of train, discovery, confirmation; they sum to 1.
+    shares : numpy.ndarray, shape (n <= 5,)
+        Of the first ``n`` of SPLITS; they sum to 1.
     seed : int
         Of the shuffle within strata.
 
@@ -99,7 +117,7 @@ def assign_subjects(strata: pd.Series, shares: np.ndarray, seed: int) -> pd.Seri
         the shares by less than one subject overall.
     """
     order = sorted(strata.index, key=lambda subject: (strata[subject], _chance(seed, subject)))
-    assigned = np.zeros(len(SPLITS))
+    assigned = np.zeros(len(shares))
     answer = {}
     for position, subject in enumerate(order, start=1):
         behind = shares * position - assigned
@@ -230,14 +248,14 @@ def _commonest(frame: pd.DataFrame, column: str) -> pd.Series:
 
 def _given_splits(frame: pd.DataFrame, spec: DataSpec, attributes: list[str], shares: np.ndarray) -> pd.Series:
     where = f"split column '{spec.split}'" if spec.split else "split folders"
-    allowed = (*SPLITS, *TO_DEAL)
+    allowed = (*SPLITS, *UNASSIGNED)
     for value in sorted(frame[GIVEN].dropna().unique()):
         if value not in allowed:
             raise DataError(where, f"'{value}' is no split", did_you_mean(value, allowed))
     if frame[GIVEN].isna().any():
         example = frame.loc[frame[GIVEN].isna(), "image"].iloc[0]
         raise DataError(where, f"'{example}' has no split", f"write one of {', '.join(allowed)}")
-    given = frame[GIVEN].where(~frame[GIVEN].isin(TO_DEAL), "test")
+    given = frame[GIVEN].where(~frame[GIVEN].isin(UNASSIGNED), "test")
     several = given.groupby(frame["subject"]).nunique()
     torn = sorted(several.index[several > 1])
     if torn:
@@ -249,16 +267,16 @@ def _given_splits(frame: pd.DataFrame, spec: DataSpec, attributes: list[str], sh
     of_subject = given.groupby(frame["subject"]).first()
     open_subjects = of_subject.index[of_subject == "test"]
     if len(open_subjects):
-        audit_only = np.array([0.0, *shares[1:]]) / shares[1:].sum()
+        untrained = np.array([0.0, *shares[1:]]) / shares[1:].sum()
         strata = strata_of(frame[frame["subject"].isin(open_subjects)], attributes)
-        of_subject[open_subjects] = assign_subjects(strata, audit_only, spec.seed)[open_subjects]
+        of_subject[open_subjects] = assign_subjects(strata, untrained, spec.seed)[open_subjects]
     return of_subject
 
 
-def _check_none_empty(splits: pd.Series, frame: pd.DataFrame, trains: bool) -> None:
-    needed = SPLITS if trains else SPLITS[1:]
-    for split in needed:
-        if not (splits == split).any():
+def _check_none_empty(splits: pd.Series, frame: pd.DataFrame, shares: npt.NDArray[np.float64]) -> None:
+    for split, share in zip(SPLITS, shares, strict=True):
+        asked = share > 0 and (split not in HELD_BACK or GIVEN not in frame)
+        if asked and not (splits == split).any():
             raise DataError(
                 "data.shares",
                 f"no image falls into '{split}' ({frame['subject'].nunique()} subjects in all)",

@@ -10,13 +10,12 @@ from statsmodels.stats.power import NormalIndPower
 
 from audit.card.faults import did_you_mean
 from audit.card.schema import Card
-from audit.data.samples import OTHERS, SPLITS, UNKNOWN, Samples
+from audit.data.samples import AUDIT_SPLITS, HELD_BACK, OTHERS, SPLITS, UNKNOWN, Samples
 from audit.errors import DataError
-from audit.records import AttributeInfo, CountRow, DataReport, LabelShareRow
+from audit.records import AttributeInfo, CountRow, DataReport, DataWarning, DataWarningCode, LabelShareRow
 
 METRICS_TESTED = 3  # standardised, true-positive and false-positive gap
 POWER = 0.8
-_LISTED = 4  # cells named in one warning
 _VALUES = 12  # values of a nuisance column whose labels are counted one by one
 
 
@@ -48,7 +47,7 @@ def describe_data(samples: Samples, card: Card) -> DataReport:
         label_shares=[row for column in samples.nuisance for row in _label_shares(samples, column)],
         excluded=list(samples.excluded),
         quarantined=list(samples.quarantined),
-        splits={split: int((frame["split"] == split).sum()) for split in SPLITS},
+        splits={split: int((frame["split"] == split).sum()) for split in _splits_of(frame)},
         licence=card.data.licence or samples.licence,
         citation=card.data.citation or samples.citation,
         limits=[
@@ -76,7 +75,7 @@ def counts_table(report: DataReport) -> pd.DataFrame:
     wide = rows.pivot_table(
         index=["attribute", "group", "label"], columns="split", values="images", aggfunc="sum", sort=False
     )
-    return wide.reindex(columns=list(SPLITS), fill_value=0).fillna(0).astype(int).rename_axis(columns=None)
+    return wide.reindex(columns=list(report.splits), fill_value=0).fillna(0).astype(int).rename_axis(columns=None)
 
 
 def detectable_difference(rate: float, n_group: int, n_reference: int, alpha: float) -> float | None:
@@ -114,15 +113,22 @@ def detectable_difference(rate: float, n_group: int, n_reference: int, alpha: fl
     return max(found, default=None)
 
 
+def _splits_of(frame: pd.DataFrame) -> list[str]:
+    """Return the splits that are told of; those that are held back only where they hold an image."""
+    present = set(frame["split"])
+    return [split for split in SPLITS if split not in HELD_BACK or split in present]
+
+
 def _count_rows(samples: Samples, info: AttributeInfo) -> Iterator[CountRow]:
     frame = samples.frame
     cells = frame.groupby([info.attribute, "label", "split"])
     images = cells.size()
     subjects = cells["subject"].nunique()
     groups = [*info.groups, UNKNOWN] if info.unknown_images else info.groups
+    splits = _splits_of(frame)
     for group in groups:
         for label in samples.labels:
-            for split in SPLITS:
+            for split in splits:
                 cell = (group, label, split)
                 yield CountRow(
                     attribute=info.attribute,
@@ -136,18 +142,19 @@ def _count_rows(samples: Samples, info: AttributeInfo) -> Iterator[CountRow]:
 
 def _label_shares(samples: Samples, column: str) -> Iterator[LabelShareRow]:
     """Count labels by who gave them, or whatever else a column holds; values with the most images come first."""
-    values = samples.frame[column]
+    frame = samples.frame[~samples.frame["split"].isin(HELD_BACK)]
+    values = frame[column]
     sizes = values.groupby(values, sort=False).size().sort_values(ascending=False, kind="stable")
     named = sizes.index[:_VALUES]
     shown = values.where(values.isin(named), OTHERS)
-    counts = pd.crosstab(shown, samples.frame["label"]).reindex(columns=list(samples.labels), fill_value=0)
+    counts = pd.crosstab(shown, frame["label"]).reindex(columns=list(samples.labels), fill_value=0)
     for value in [*named, *([OTHERS] if len(sizes) > _VALUES else [])]:
         by_label, images = counts.loc[value], int(counts.loc[value].sum())
         shares = {label: float(by_label[label]) / images for label in samples.labels}
         yield LabelShareRow(column=column, value=value, images=images, shares=shares)
 
 
-def _untrained_cells(samples: Samples) -> Iterator[str]:
+def _untrained_cells(samples: Samples) -> Iterator[DataWarning]:
     """Yield one warning an attribute about groups of which the training split lacks a label."""
     if samples.of_split("train").empty:
         return
@@ -155,33 +162,29 @@ def _untrained_cells(samples: Samples) -> Iterator[str]:
         rows = [row for row in _known_cells(samples, info) if row.split == "train"]
         empty = [f"{row.group} x {row.label}" for row in rows if row.images == 0]
         if empty:
-            yield (
-                f"{info.attribute}: no image to train on in {len(empty)} of {len(rows)} cells: {_first(empty)}; what "
-                "the model says of these it has learnt from other groups, and a gap there may be no more than that"
-            )
+            code = DataWarningCode.UNTRAINED_CELLS
+            yield DataWarning(code=code, of=info.attribute, images=len(empty), total=len(rows), names=empty)
 
 
-def _small_cells(samples: Samples, card: Card) -> Iterator[str]:
+def _small_cells(samples: Samples, card: Card) -> Iterator[DataWarning]:
     """Yield one warning an attribute about audit cells under the least size that is tested."""
     least = card.audit.min_group_size
     for info in samples.attributes.values():
-        rows = [row for row in _known_cells(samples, info) if row.split != "train"]
+        rows = [row for row in _known_cells(samples, info) if row.split in AUDIT_SPLITS]
         small = [f"{r.group} x {r.label} in {r.split} ({r.subjects})" for r in rows if r.subjects < least]
         if small:
-            yield (
-                f"{info.attribute}: {len(small)} of {len(rows)} cells under {least} subjects: {_first(small)}; what "
-                "rests on them alone is graded as too little data, and the rest sees wide gaps only"
+            yield DataWarning(
+                code=DataWarningCode.SMALL_CELLS,
+                of=info.attribute,
+                images=len(small),
+                total=len(rows),
+                names=small,
+                numbers={"least": float(least)},
             )
 
 
 def _known_cells(samples: Samples, info: AttributeInfo) -> list[CountRow]:
     return [row for row in _count_rows(samples, info) if row.group != UNKNOWN]
-
-
-def _first(cells: list[str]) -> str:
-    """Name the first few, and say how many more there are."""
-    more = f" and {len(cells) - _LISTED} more" if len(cells) > _LISTED else ""
-    return ", ".join(cells[:_LISTED]) + more
 
 
 def audited_outcomes(card: Card, labels: tuple[str, ...]) -> tuple[str, ...]:
@@ -195,7 +198,7 @@ def audited_outcomes(card: Card, labels: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _limits(samples: Samples, card: Card, info: AttributeInfo) -> Iterator[str]:
-    audited = samples.of_split("discovery", "confirmation")
+    audited = samples.of_split(*AUDIT_SPLITS)
     subjects = audited.groupby(info.attribute)["subject"].nunique()
     outcomes = audited_outcomes(card, samples.labels)
     sizes_of = {name: len(each.groups) for name, each in samples.attributes.items()}
@@ -232,7 +235,7 @@ def _limits(samples: Samples, card: Card, info: AttributeInfo) -> Iterator[str]:
 
 def _crossed(samples: Samples, card: Card) -> Iterator[str]:
     """Yield a line for each intersection: how many of its groups are large enough to be compared."""
-    audited = samples.of_split("discovery", "confirmation")
+    audited = samples.of_split(*AUDIT_SPLITS)
     for combination in card.intersections:
         known = audited[(audited[combination] != UNKNOWN).all(axis=1)]
         sizes = known.groupby(combination)["subject"].nunique()

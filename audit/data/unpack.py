@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from audit.data.quality import safe_key
+from audit.data.sources import safe_key
 from audit.errors import DataError
 
 MAX_FILES = 5_000_000

@@ -17,6 +17,7 @@ from fairlearn.metrics import (
 )
 
 from audit.data.groups import permute_groups
+from audit.data.samples import UNKNOWN
 from audit.evidence.stats import (
     Codes,
     Combination,
@@ -29,7 +30,6 @@ from audit.evidence.stats import (
 )
 from audit.records import ContrastRow, Estimate, Metric, RangeRow, RateRow, State
 
-UNKNOWN = "unknown"
 RESHUFFLES = 1000  # random permutations of group labels
 RATES = {
     "selection_rate": selection_rate,

@@ -6,13 +6,11 @@ import numpy as np
 import pandas as pd
 
 from audit.card.schema import AuditSpec
-from audit.data.samples import Samples
+from audit.data.samples import AUDIT_SPLITS, Samples
 from audit.evidence.effects_store import MIN_UNITS
 from audit.evidence.stats import components
 from audit.patching.plans import plan_group_swap
 from audit.units import Unit, said_of
-
-SPLITS = ("discovery", "confirmation")
 
 
 def detectable_head_effects(samples: Samples, spec: AuditSpec, unit: Unit) -> list[str]:
@@ -40,7 +38,7 @@ def detectable_head_effects(samples: Samples, spec: AuditSpec, unit: Unit) -> li
                 ).rows,
                 samples.frame["subject"],
             )
-            for k, split in enumerate(SPLITS)
+            for k, split in enumerate(AUDIT_SPLITS)
         ]
         answer = "can be localised" if min(counts) >= MIN_UNITS else "cannot be localised: too little data"
         where = f"{contrast.attribute} {contrast.group} against {contrast.reference}"

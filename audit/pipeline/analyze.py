@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from audit.data.samples import UNKNOWN
+from audit.data.samples import AUDIT_SPLITS, UNKNOWN
 from audit.evidence.agreement import agreements
 from audit.evidence.disparity import Question, Thresholds, contrasts, ranges, rates_by_group, with_seeds
 from audit.evidence.findings import Context, make_findings
@@ -18,7 +18,7 @@ from audit.evidence.joint_patching import judge_together
 from audit.evidence.outcome import has_gap, localisation, was_asked, without_gap
 from audit.evidence.pairs import judge_pairs, with_natural
 from audit.pipeline.context import Scope
-from audit.pipeline.run_sweeps import AUDIT_SPLITS, Swept, head_settings
+from audit.pipeline.run_sweeps import Swept, head_settings
 from audit.records import (
     Agreement,
     AttentionMap,

@@ -28,7 +28,16 @@ from audit.pipeline.analyze import Judged
 from audit.pipeline.context import Scope, Setting
 from audit.pipeline.run_sweeps import Swept, search_precision, swept_layers
 from audit.pipeline.train_models import AuditedModels
-from audit.records import Audit, ControlReport, LegalAnswer, MethodReport, ModelInfo, Provenance
+from audit.records import (
+    Audit,
+    ControlReport,
+    DataWarning,
+    DataWarningCode,
+    LegalAnswer,
+    MethodReport,
+    ModelInfo,
+    Provenance,
+)
 from audit.report.exports import PRINTERS
 from audit.store import file_hash, write_text
 from audit.units import Unit, said_of
@@ -163,7 +172,7 @@ def record_audit(
     data = describe_data(setting.samples, card)
     if swept is not None:
         missed = [
-            f"{n} images of {where} had no matching donor: they are in the rates, but were not patched"
+            DataWarning(code=DataWarningCode.WITHOUT_DONOR, of=where, images=n)
             for where, n in swept.without_donor.items()
             if n
         ]

@@ -22,6 +22,7 @@ from audit.controls.identities import Subject, round_trip, run_identities
 from audit.controls.initialisation import Pair, Task, run_initialisation
 from audit.controls.spec import CALLED, Channel, channels
 from audit.controls.verdict import MeasuredControl, numbers_table
+from audit.data.samples import AUDIT_SPLITS
 from audit.models.adapters.registry import adapter
 from audit.models.finetune import prefix_blocks
 from audit.models.transforms import as_input
@@ -154,7 +155,7 @@ def _counter(setting: Setting, name: str, total: int) -> Callable[[], None]:
 
 def check_own_model(setting: Setting, models: AuditedModels) -> list[MeasuredControl]:
     """Run every identity on the audited model and a few of its own images."""
-    rows = np.flatnonzero(setting.samples.frame["split"] != "train")
+    rows = np.flatnonzero(setting.samples.frame["split"].isin(AUDIT_SPLITS))
     chosen = np.random.default_rng(setting.card.audit.seed).permutation(rows)[: 2 * IDENTITY_IMAGES]
     images = as_input(models.primary, setting.pixels[chosen])
     half = len(chosen) // 2
@@ -166,7 +167,7 @@ def check_reference_models(setting: Setting, models: AuditedModels) -> list[Meas
     reseed = reseed_of(setting)
     if reseed is None:
         return []
-    audited = np.flatnonzero(setting.samples.frame["split"] != "train")
+    audited = np.flatnonzero(setting.samples.frame["split"].isin(AUDIT_SPLITS))
     rows = np.sort(np.random.default_rng(setting.card.audit.seed).permutation(audited)[:BARRIER_IMAGES])
     donors = {
         "balanced reference model": {f"balanced-{k}": model for k, model in enumerate(models.balanced)},

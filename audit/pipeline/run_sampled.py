@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from audit.data.samples import AUDIT_SPLITS
 from audit.evidence.effects import lay_out
 from audit.evidence.effects_store import Part, StoredEffects, first_order_of
 from audit.evidence.heads import decide_early, discover, found_heads
@@ -25,7 +26,6 @@ from audit.models.adapters.registry import Model
 from audit.patching.sites import Site, sites_of
 from audit.pipeline.context import Setting
 from audit.pipeline.run_sweeps import (
-    AUDIT_SPLITS,
     Plan,
     estimate_part,
     head_settings,

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
+from audit.data.samples import AUDIT_SPLITS
 from audit.evidence.effects_store import Settings, StoredEffects
 from audit.evidence.joint_patching import HeadSet
 from audit.models.adapters.registry import Model
@@ -25,7 +26,6 @@ from audit.records import Contrast, Effort, SearchPrecision
 from audit.store import write_table
 from audit.units import said_of
 
-AUDIT_SPLITS = ("discovery", "confirmation")
 SWAP_KINDS = ("cross", "placebo")
 PATCH = ["position", "donor_kind", "layer", "head"]  # what tells one patch of a sweep from the others
 IN_FLOAT32 = "float32:"  # begins the columns of what was computed again

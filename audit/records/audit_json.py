@@ -11,6 +11,7 @@ from typing import Literal
 
 from audit.records.base import (
     SCHEMA_VERSION,
+    DataWarningCode,
     Design,
     Estimate,
     Metric,
@@ -68,7 +69,7 @@ class CountRow(Record):
     attribute: str
     group: str
     label: str
-    split: str  # "train" | "discovery" | "confirmation"
+    split: str  # "train" | "discovery" | "confirmation" | "repair" | "sealed"
     images: int
     subjects: int
 
@@ -88,6 +89,21 @@ class ExcludedRow(Record):
     reason: str
     images: int
     examples: list[str] = []  # relative paths; every one where a file could not be read, else at most five
+    by_group: dict[str, dict[str, int]] = {}  # attribute -> group -> images, where their rows tell the group
+
+
+class DataWarning(Record):
+    """Something about the data that a reader of the results must know; ``audit/report/data_warnings.py`` words it."""
+
+    code: DataWarningCode
+    of: str = ""  # attribute or column
+    images: int | None = None  # how many it concerns; cells or subjects, where these are counted
+    total: int | None = None  # ... of how many
+    names: list[str] = []  # groups, labels, cells or statistics
+    examples: list[str] = []  # images
+    subjects: list[str] = []  # examples
+    values: list[str] = []  # of the column
+    numbers: dict[str, float] = {}
 
 
 class AttributeInfo(Record):
@@ -118,7 +134,7 @@ class DataReport(Record):
     licence: str = ""
     citation: str = ""
     limits: list[str] = []  # what these sizes can and cannot detect, in words
-    warnings: list[str] = []
+    warnings: list[DataWarning] = []
 
 
 class RateRow(Record):

@@ -56,6 +56,26 @@ class Metric(StrEnum):
     FPR_GAP = "fpr_gap"
 
 
+class DataWarningCode(StrEnum):
+    """What may be wrong with data that can be audited all the same."""
+
+    REPEATED_ROWS = "repeated rows"
+    UNNAMED_FILES = "images that no row names"
+    UNEVEN_LOSS = "loss differs between groups"
+    SIMILAR_NAMES = "names differ in case or blanks only"
+    SUBJECT_IN_SEVERAL_GROUPS = "subject in several groups"
+    IDENTICAL_IMAGES = "byte-identical images"
+    NEAR_COPIES = "near-copies across splits"
+    SOURCES_DIFFER = "groups look different"
+    LABELS_BY_COLUMN = "labels depend on a column"
+    METADATA_IGNORED = "metadata ignored"
+    DEPTH_GUESSED = "bit depth from the largest value"
+    SMALL_CELLS = "cells under the least size"
+    UNTRAINED_CELLS = "cells without training images"
+    WITHOUT_DONOR = "images without a donor"
+    NULL_RUN = "groups permuted"
+
+
 class Confidence(StrEnum):
     """How sure a finding is, by the rule that docs/method.md prints."""
 

@@ -28,9 +28,6 @@ PLAIN = {
     "contrast", "control", "donor_kind", "gates", "group", "label", "predicted", "reduced", "relation", "set",
     "setting", "side", "split", "version",
 }  # fmt: skip
-WITHHELD = "(examples withheld)"
-_ONLY_OTHERS = re.compile(rf"\(e\.g\. (?:(?:{IMAGE}|{SUBJECT})-[0-9a-f]{{{DIGITS}}}|, | and | |,)+\)")
-_EXAMPLES = re.compile(r"\(e\.g\. .*\)", re.S)  # to the last bracket: names may hold some
 _PLAIN_WORD = re.compile(r"[a-z]+|[\d\W]+")  # a word or number of any sentence, which is no name in it
 
 
@@ -94,19 +91,6 @@ class Pseudonyms:
         """Return a sentence with the names in it replaced that are no common word or number."""
         known = {name: other for name, other in self._people().items() if not _PLAIN_WORD.fullmatch(name)}
         return _replaced(text, known, LEAST)
-
-    def in_warning(self, text: str) -> str:
-        """Return a warning without names; in its "(e.g. ...)" nothing is left but other names."""
-        return self.in_text(_EXAMPLES.sub(lambda found: self._examples(found[0]), text))
-
-    def _examples(self, text: str) -> str:
-        others = _replaced(text, self._people(), 1)
-        return others if _ONLY_OTHERS.fullmatch(others) else WITHHELD
-
-    def quoted(self, text: str, column: str) -> str:
-        """Return a sentence about a column with those of its values replaced that stand in quotes after "of"."""
-        values = {n: other for (kind, n), other in self.given.items() if kind == f"{VALUE}:{column}"}
-        return re.sub(r"(?<= of )'(.*?)'(?= and |;|$)", lambda m: f"'{values.get(m[1], m[1])}'", text)
 
     def _people(self) -> Mapping[str, str]:
         """Return the names of people and images that were replaced; images count where both have the same."""

@@ -22,7 +22,7 @@ from audit.card.load import load_card
 from audit.card.schema import Card
 from audit.data.samples import OTHERS, UNKNOWN, pair_column
 from audit.errors import InputError
-from audit.records import Audit, Decision, LabelShareRow, SharedCopy
+from audit.records import Audit, DataWarning, Decision, LabelShareRow, SharedCopy
 from audit.report.manifest import MANIFEST, SIGNATURE, manifest_rows, write_manifest
 from audit.report.pseudonyms import IMAGE, NAMING, PAIR, SUBJECT, VALUE, Pseudonyms
 from audit.report.render import Source, printed, read_run, write_files
@@ -143,7 +143,7 @@ def _write(run: Path, place: Path, source: Source, files: Mapping[str, str], *, 
     for name in _matching(files, [TABLES]):
         write_table(place / name, _table(run, name, names, card))
     _write_card(run, place)
-    audit = _record(source.audit, names, card, place)
+    audit = _record(source.audit, names, place)
     content = (audit.model_dump_json(indent=1) + "\n").encode()
     write_bytes(place / "audit.json", content)
     copied = Source(audit, content, _decisions(source.decisions, names))
@@ -227,7 +227,7 @@ def bare(path: str) -> str:
     return (PureWindowsPath(path).name or "folder") if tells else path
 
 
-def _record(audit: Audit, names: Pseudonyms, card: Card, place: Path) -> Audit:
+def _record(audit: Audit, names: Pseudonyms, place: Path) -> Audit:
     """Return the record under other names, with the hashes of what was written again."""
     examples = {
         part: [row.model_copy(update={"examples": [names.of(IMAGE, key) for key in row.examples]}) for row in rows]
@@ -239,7 +239,7 @@ def _record(audit: Audit, names: Pseudonyms, card: Card, place: Path) -> Audit:
             **examples,
             "source": f"{reader}: {bare(path)}" if path else reader,
             "label_shares": [row.model_copy(update={"value": _value(row, names)}) for row in audit.data.label_shares],
-            "warnings": [_warning(text, names, card) for text in audit.data.warnings],
+            "warnings": [_warning(warning, names) for warning in audit.data.warnings],
         }
     )
     registered = file_hash(place / "preregistration.json")
@@ -266,10 +266,15 @@ def _value(row: LabelShareRow, names: Pseudonyms) -> str:
     return row.value if row.value in (UNKNOWN, OTHERS) else names.of(f"{VALUE}:{row.column}", row.value)
 
 
-def _warning(text: str, names: Pseudonyms, card: Card) -> str:
+def _warning(warning: DataWarning, names: Pseudonyms) -> DataWarning:
     """Return a warning without the names of people, images and annotators."""
-    of = next((column for column in card.match_on if text.startswith(f"{column}: ")), None)
-    return names.in_warning(text if of is None else names.quoted(text, of))
+    return warning.model_copy(
+        update={
+            "examples": [names.of(IMAGE, key) for key in warning.examples],
+            "subjects": [names.of(SUBJECT, key) for key in warning.subjects],
+            "values": [names.of(f"{VALUE}:{warning.of}", value) for value in warning.values],
+        }
+    )
 
 
 def _decisions(decisions: Iterable[Decision], names: Pseudonyms) -> list[Decision]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from audit.records import Audit, Control, Decision, HeadGrid, Outcome
 from audit.report import formats, view_data, view_findings, view_heads, view_instrument, view_method, wording
 from audit.report.crosswalk import crosswalk_table
+from audit.report.data_warnings import warning_sentence
 from audit.report.legal import NOT_ANSWERED, clause_of
 from audit.report.reviews import by_finding, in_order
 from audit.report.svg import Badge, Cell, Column, Fact, Table, TableGroup, badge_cell, header_cell, places, spelled
@@ -147,7 +148,7 @@ def build_view(audit: Audit, audit_sha256: str, decisions: Sequence[Decision] = 
         label_tables=tuple(view_data.label_tables(audit)),
         count_tables=tuple(view_data.count_tables(audit)),
         data_limits=tuple(audit.data.limits),
-        data_warnings=tuple(audit.data.warnings),
+        data_warnings=tuple(map(warning_sentence, audit.data.warnings)),
         rates=tuple(view_data.rate_groups(audit, with_verdicts=not is_invalid)),
         cards=tuple(cards),
         heads=() if is_invalid else tuple(view_heads.head_groups(audit)),

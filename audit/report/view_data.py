@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
+from audit.data.samples import SPLITS
 from audit.records import Audit, ContrastRow, CountRow, ExcludedRow, HeadRow, LabelShareRow, Metric, RateRow, State
 from audit.report import figures, formats, wording
 from audit.report.svg import (
@@ -19,8 +20,6 @@ from audit.report.svg import (
     number_cell,
     places,
 )
-
-SPLITS = ("train", "discovery", "confirmation")
 
 EXAMPLES = 5
 

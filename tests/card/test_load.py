@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from audit.card import find_card, load_card, resolve
 from audit.card.load import shown_path
+from audit.card.schema import Shares
 from audit.errors import CardError, DataError, InputError
 from audit.resources import resource_dir
 from tests.strategies import card_mappings
@@ -345,3 +346,72 @@ def test_a_list_that_is_too_short_is_named(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_where_files_lie_on_a_machine_is_not_shown(path: str, shown: str) -> None:
     assert shown_path(path) == shown
+
+
+def card_with(folder: Path, shares: str, more: str = "") -> Path:
+    path = folder / "shares.yaml"
+    path.write_text(f"data: {{path: t.csv, shares: {shares}}}\ngroups: {{g: {{column: g}}}}\n{more}", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        "[0.5, 0.3, 0.2]",
+        "[0.5, 0.3, 0.2, 0, 0]",
+        "{train: 0.5, discovery: 0.3, confirmation: 0.2}",
+        "{confirmation: 0.2, train: 0.5, discovery: 0.3, sealed: 0}",
+    ],
+)
+def test_shares_are_a_list_or_named(tmp_path: Path, shares: str) -> None:
+    found = load_card(card_with(tmp_path, shares)).data.shares
+    assert found == Shares(train=0.5, discovery=0.3, confirmation=0.2)
+
+
+def test_splits_may_be_held_back(tmp_path: Path) -> None:
+    named = load_card(card_with(tmp_path, "{train: .4, discovery: .2, confirmation: .2, repair: .1, sealed: .1}"))
+    listed = load_card(card_with(tmp_path, "[.4, .2, .2, .1, .1]"))
+    assert named == listed
+    assert tuple(named.data.shares.model_dump().items())[-2:] == (("repair", 0.1), ("sealed", 0.1))
+
+
+OWN_MODEL = "training: none\nmodel: {classes: [a, b], weights: w.pth}\n"
+BAD_SHARES = {
+    "four": ("[.4, .2, .2, .2]", "", "data.shares: 4 shares; name them, e.g. {train: 0.5, discovery: 0.25"),
+    "sum": (
+        "{train: .5, discovery: .2, confirmation: .2}",
+        "",
+        "data.shares: the shares sum to 0.9; they must sum to 1",
+    ),
+    "nothing to confirm on": ("{train: .5, discovery: .5}", "", "data.shares: the share of 'confirmation' is 0; every"),
+    "nothing to train on": ("{discovery: .5, confirmation: .5}", "", "data.shares: the share of 'train' is 0; every"),
+    "unknown": ("{trian: .5}", "", "data.shares.trian: unknown key 'trian'; did you mean 'train'?"),
+    "above one": ("{train: 1.5}", "", "data.shares.train: the number 1.5 is out of range; it must be at most 1"),
+    "own model": ("{discovery: 1}", OWN_MODEL, "data.shares: the share of 'confirmation' is 0; every split"),
+}
+
+
+@pytest.mark.parametrize(("shares", "more", "expected"), BAD_SHARES.values(), ids=BAD_SHARES)
+def test_bad_shares_are_named(tmp_path: Path, shares: str, more: str, expected: str) -> None:
+    with pytest.raises(CardError) as caught:
+        load_card(card_with(tmp_path, shares, more))
+    (fault,) = caught.value.faults
+    assert fault.startswith(f"{tmp_path / 'shares.yaml'}:1 {expected}")
+
+
+def test_an_own_model_needs_no_share_to_train_on(tmp_path: Path) -> None:
+    assert load_card(card_with(tmp_path, "{discovery: .5, confirmation: .5}", OWN_MODEL)).data.shares.train == 0
+
+
+def test_a_path_may_have_to_stay_inside(tmp_path: Path) -> None:
+    """As ``controls.path`` has to, without ``data.links``."""
+    card, root = tmp_path / "cards" / "card.yaml", tmp_path / "data"
+    for folder in ("cards/own", "data/set", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+    (root / "link").symlink_to(tmp_path / "elsewhere")
+    for path in ("own", "set", "./set", "link", "../data/set", str(root / "set")):
+        assert resolve(path, card_path=card, data_root=root, inside=True).is_dir()
+    for path in (str(tmp_path / "elsewhere"), "../elsewhere", "set/../../elsewhere"):
+        assert resolve(path, card_path=card, data_root=root).is_dir()
+        with pytest.raises(DataError, match=r"leads out of the data folder and the card's; write a path below"):
+            resolve(path, card_path=card, data_root=root, inside=True)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from audit.card import Card, load_card
 from audit.card.schema import DataSpec
 from audit.data import Samples, describe_data, read_samples
-from audit.data.readers import read_croissant
+from audit.data.readers.croissant import read_croissant
 from audit.data.readers.croissant_fields import _is_harmless
 from audit.errors import DataError
 from tests.data.faces import face_table, write_images

@@ -18,6 +18,7 @@ from PIL import Image, ImageFilter
 from audit.data import describe_data
 from audit.data.leaks import leak_warnings, look_at, near_pairs
 from audit.records import AttributeInfo
+from audit.report.data_warnings import warning_sentence
 from tests.data.faces import card_of, face_table, read, write_faces
 
 INFO = {"tone": AttributeInfo(attribute="tone", assigned_by="x", reference="a", groups=["a", "b"], unknown_images=0)}
@@ -42,9 +43,10 @@ def samples(pictures: list[Image.Image], **columns: Any) -> tuple[pd.DataFrame, 
 
 
 def warned(pictures: list[Image.Image], nuisance: tuple[str, ...] = (), **columns: Any) -> list[str]:
+    """Return the warnings in words."""
     frame, looks = samples(pictures, **columns)
     digests = pd.Series([hashlib.sha256(p.tobytes()).hexdigest() for p in pictures], index=frame["image"])
-    return leak_warnings(frame, looks, digests, INFO, nuisance)
+    return [warning_sentence(w) for w in leak_warnings(frame, looks, digests, INFO, nuisance)]
 
 
 @pytest.mark.unit
@@ -159,7 +161,7 @@ def test_every_warning_says_what_follows(tmp_path: Path) -> None:
     pictures[63].save(tmp_path / table["image"][64].replace(".png", ".jpg"), quality=95)
     (tmp_path / table["image"][64].replace(".png", ".jpg")).rename(tmp_path / table["image"][64])
     card = card_of(tmp_path, split="split", groups={"tone": {"column": "tone"}})
-    warnings = describe_data(read(tmp_path, card), card).warnings
+    warnings = list(map(warning_sentence, describe_data(read(tmp_path, card), card).warnings))
     found = {sign: [w for w in warnings if sign in w] for sign in CONSEQUENCES}
     assert {sign: len(told) for sign, told in found.items()} == dict.fromkeys(CONSEQUENCES, 1)
     assert len(warnings) == len(CONSEQUENCES)
@@ -176,7 +178,7 @@ def test_warnings_reach_the_samples(tmp_path: Path) -> None:
     write_faces(tmp_path, table)
     for number, (name, gender) in enumerate(zip(table["image"], table["gender"], strict=True)):
         picture(number, level=190 if gender == "female" else 80).save(tmp_path / name)
-    warnings = " ".join(read(tmp_path, card_of(tmp_path)).warnings)
+    warnings = " ".join(map(warning_sentence, read(tmp_path, card_of(tmp_path)).warnings))
     assert "gender: images of 'male' differ from those of 'female' in mean brightness (-" in warnings or (
         "gender: images of 'female' differ from those of 'male' in mean brightness (+" in warnings
     )

@@ -9,8 +9,9 @@ from click.testing import CliRunner
 
 from audit.card.load import built_in_cards, load_card
 from audit.cli import main
-from audit.data.readers import READERS
+from audit.data.readers.published import READERS
 from audit.errors import DataError
+from audit.records import DataWarningCode
 from audit.terminal import datasets_table
 from tests.data.published_sets import (
     SETS,
@@ -107,7 +108,7 @@ def test_expws_faces_of_one_photograph_stay_together_and_differ(tmp_path: Path) 
     assert frame.groupby("subject")["split"].nunique().max() == 1
     dark, bright = (samples.source.open(f"origin/actor_3.jpg#{face}") for face in (0, 1))
     assert max(dark.getpixel((8, 8))) < 100 < 200 < min(bright.getpixel((8, 8)))
-    assert not [text for text in samples.warnings if "byte-identical" in text]
+    assert not [w for w in samples.warnings if w.code is DataWarningCode.IDENTICAL_IMAGES]
     with pytest.raises(DataError, match="no such part"):
         samples.source.open("origin/actor_3.jpg#2")
 

@@ -13,7 +13,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from audit.data.quality import FileSource, decode_image, fingerprint, inspect_images, safe_key
+from audit.data.decode import decode_image
+from audit.data.quality import fingerprint, inspect_images
+from audit.data.sources import FileSource, safe_key
 from audit.errors import DataError
 
 pytestmark = pytest.mark.unit
@@ -74,7 +76,7 @@ BAD = {
     "truncated": (encoded(Image.effect_noise((64, 64), 50))[:-600], "damaged or truncated image"),
     "bomb": (bomb(), "over 50,000,000 pixels"),
     "large": (encoded(Image.new("1", (8000, 7000))), "over 50,000,000 pixels"),
-    "float": (encoded(Image.new("F", (9, 9)), "TIFF"), "floating-point pixels have no stated range"),
+    "float": (encoded(Image.new("F", (9, 9), 1.5), "TIFF"), "floating-point pixels are not from 0 to 1"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
 }
 
@@ -143,9 +145,7 @@ def test_inspection_hashes_what_is_readable_and_lists_the_rest(tmp_path: Path) -
     done: list[int] = []
     found = inspect_images(FileSource(tmp_path), list(content), "t.csv", progress=done.append)
     assert done == list(range(1, 21))
-    assert [(row.reason, row.images, row.examples) for row in found.quarantined] == [
-        ("1x1 px is under 8 px on a side", 1, ["07.png"])
-    ]
+    assert found.unreadable.to_dict() == {"07.png": "1x1 px is under 8 px on a side"}
     assert found.digests["00.png"] == hashlib.sha256(content["00.png"]).hexdigest()
     assert set(found.digests.index) == set(content) - {"07.png"}
 

@@ -9,6 +9,7 @@ import pytest
 
 from audit.data import Samples
 from audit.errors import DataError
+from audit.records import DataWarning, DataWarningCode
 from tests.data.faces import card_of, face_table, read, write_faces, write_images
 
 pytestmark = pytest.mark.unit
@@ -148,7 +149,7 @@ def test_repeated_rows_are_merged_with_a_warning(tmp_path: Path) -> None:
     write_faces(tmp_path, pd.concat([frame, frame.head(3)]))
     samples = read(tmp_path)
     assert len(samples.frame) == 48
-    assert samples.warnings == ("3 rows repeat another row and were merged with it: each image counts once",)
+    assert samples.warnings == (DataWarning(code=DataWarningCode.REPEATED_ROWS, images=3),)
 
 
 def test_twins_and_torn_groups_are_warned_of(tmp_path: Path) -> None:
@@ -159,8 +160,10 @@ def test_twins_and_torn_groups_are_warned_of(tmp_path: Path) -> None:
     for name in frame["image"][2:8]:
         (tmp_path / name).write_bytes(twin)
     torn, twins = read(tmp_path).warnings
-    assert torn.startswith("gender: 1 of 24 subjects have images in more than one group (e.g. p00): each image counts")
-    assert twins.startswith("7 images are byte-identical to another one; 7 have a twin in another split")
+    code = DataWarningCode.SUBJECT_IN_SEVERAL_GROUPS
+    assert torn == DataWarning(code=code, of="gender", images=1, total=24, subjects=["p00"])
+    assert (twins.code, twins.images, twins.total) == (DataWarningCode.IDENTICAL_IMAGES, 7, 48)
+    assert twins.numbers == {"different": 1, "several splits": 7, "several subjects": 7}
 
 
 def test_subjects_may_be_joined_from_columns(tmp_path: Path) -> None:
@@ -279,7 +282,7 @@ BAD_TABLES = {
         {"split": "part"},
         (
             "split column 'part': 'images/23-happiness.png' has no split; "
-            "write one of train, discovery, confirmation, test, val, validation"
+            "write one of train, discovery, confirmation, repair, sealed, test, val, validation"
         ),
     ),
     "too few subjects": (
@@ -332,7 +335,23 @@ BAD_FILES = {
     ),
     "semicolons": (
         b"image;expression\na.png;neutral\n",
-        "faces.csv:1: columns are not separated by commas; save it with commas, or with tabs as .tsv",
+        "faces.csv:1: columns are separated by semicolons, not by commas; save it with commas, or with tabs as .tsv",
+    ),
+    "semicolons and a comma": (
+        b"image;expression;skin, hair\na.png;neutral;x\n",
+        "faces.csv:1: columns are separated by semicolons, not by commas; save it with commas, or with tabs as .tsv",
+    ),
+    "Excel's own line": (
+        b"sep=,\nimage,expression\na.png,neutral\n",
+        "faces.csv:1: 'sep=' is a line of Excel's, not the header; remove this line",
+    ),
+    "UTF-16": (
+        "image,expression\na.png,neutral\n".encode("utf-16"),
+        "faces.csv: UTF-16 text, or no text at all; save the table as UTF-8",
+    ),
+    "UTF-16 without a mark": (
+        "image,expression\na.png,neutral\n".encode("utf-16-le"),
+        "faces.csv: UTF-16 text, or no text at all; save the table as UTF-8",
     ),
     "twice in the header": (
         b"image,label,label\na.png,x,y\n",
@@ -401,8 +420,8 @@ def test_class_folders_with_annotations(tmp_path: Path) -> None:
     frame.drop(columns="expression").head(40).to_csv(tmp_path / "faces" / "groups.csv", index=False)
     card = card_of(tmp_path, reader="folder", path="faces", match_on=[], drop=("subject", "label"))
     samples = read(tmp_path, card)
-    assert len(samples.frame) == 48
-    assert samples.attributes["gender"].unknown_images == 8  # images without a row of annotations
+    assert len(samples.frame) == 40
+    assert [(row.reason, row.images) for row in samples.excluded] == [("no row in groups.csv", 8)]
     assert set(samples.frame["label"]) == {"neutral", "happiness"}
 
 
@@ -421,7 +440,7 @@ def test_each_bad_folder_is_one_line(tmp_path: Path) -> None:
     root = tmp_path / "faces"
     root.mkdir()
     changes = {"reader": "folder", "path": "faces"}
-    assert message(tmp_path, **changes).startswith("faces: no class folder with images (.png, .jpg")
+    assert message(tmp_path, **changes).startswith("faces: no class folder with images (.apng, .avif")
     frame = class_folders(root, face_table())
     assert message(tmp_path, **changes) == (
         "faces/groups.csv: no such file, and folders alone name no groups; "

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from audit.card import Card
 from audit.data import counts_table, describe_data
 from audit.data.summary import audited_outcomes, detectable_difference
+from audit.records import DataWarning, DataWarningCode
+from audit.report.data_warnings import warning_sentence
 from tests.data.faces import card_of, face_table, read, write_faces
 
 pytestmark = pytest.mark.unit
@@ -74,23 +77,29 @@ def test_labels_are_counted_by_who_gave_them(tmp_path: Path) -> None:
     assert [sum(row.shares.values()) for row in rows] == pytest.approx([1.0] * 13)
 
 
+def untrained_cells(folder: Path, card: Card) -> list[DataWarning]:
+    warnings = describe_data(read(folder, card), card).warnings
+    return [warning for warning in warnings if warning.code is DataWarningCode.UNTRAINED_CELLS]
+
+
 def test_a_cell_without_an_image_to_train_on_is_told_with_what_it_means(tmp_path: Path) -> None:
     write_faces(tmp_path, face_table().assign(tone=["dark", "light"] * 24))  # tone says the expression
     card = card_of(tmp_path, groups={"tone": {"column": "tone"}})
-    (warning,) = [w for w in describe_data(read(tmp_path, card), card).warnings if "to train on" in w]
-    assert warning == (
+    (warning,) = untrained_cells(tmp_path, card)
+    assert warning_sentence(warning) == (
         "tone: no image to train on in 2 of 4 cells: dark x happiness, light x neutral; what the model says of these "
         "it has learnt from other groups, and a gap there may be no more than that"
     )
     complete = card_of(tmp_path)
-    assert not [w for w in describe_data(read(tmp_path, complete), complete).warnings if "to train on" in w]
+    assert not untrained_cells(tmp_path, complete)
 
 
 def test_small_cells_are_named_and_small_groups_not_promised(tmp_path: Path) -> None:
     write_faces(tmp_path)
     card = card_of(tmp_path)
     report = describe_data(read(tmp_path, card), card)
-    assert report.warnings[0].startswith("gender: 8 of 8 cells under 30 subjects: female x neutral in discovery (3)")
+    told = warning_sentence(report.warnings[0])
+    assert told.startswith("gender: 8 of 8 cells under 30 subjects: female x neutral in discovery (3)")
     assert report.limits == [
         "gender male (6 subjects) against female (6): too little data; 30 subjects in each group are needed"
     ]

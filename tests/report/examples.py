@@ -17,6 +17,8 @@ from audit.records import (
     ControlReport,
     CountRow,
     DataReport,
+    DataWarning,
+    DataWarningCode,
     Design,
     Estimate,
     ExcludedRow,
@@ -160,7 +162,7 @@ def data(attribute: str, groups: list[str], labels: list[str], labels_note: str 
         licence="research use only",
         citation="Example et al., 2020",
         limits=["With these sizes the audit can detect gaps of 6 points or more between the two groups."],
-        warnings=["87 images have no annotation of this attribute."],
+        warnings=[DataWarning(code=DataWarningCode.REPEATED_ROWS, images=87)],
     )  # fmt: skip
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import pandas as pd
 
-from audit.data.quality import FileSource
 from audit.data.readers.embedded import Crop, CropSource
 from audit.data.readers.layout import (
     AGAIN,
@@ -30,6 +29,7 @@ from audit.data.readers.layout import (
 )
 from audit.data.readers.raw import RawTable
 from audit.data.readers.table import with_safe_paths
+from audit.data.sources import FileSource
 from audit.data.splits import GIVEN
 from audit.errors import DataError
 

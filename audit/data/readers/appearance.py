@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from audit.data.quality import FileSource
+from audit.data.decode import IMAGE_SUFFIXES
 from audit.data.readers.embedded import Crop, CropSource
-from audit.data.readers.folder import IMAGE_SUFFIXES
 from audit.data.readers.layout import images_by_name, named, numbers, table_with
 from audit.data.readers.raw import RawTable
 from audit.data.readers.table import with_safe_paths
+from audit.data.sources import FileSource
 from audit.data.splits import GIVEN
 from audit.errors import DataError
 

@@ -22,9 +22,9 @@ from PIL import Image
 
 from audit.card.schema import DataSpec, Download
 from audit.data.fetch import OFFLINE_ENV, fetch_one
-from audit.data.quality import ByteSource, FileSource
 from audit.data.readers.folder import class_folders, join_groups
 from audit.data.readers.raw import RawTable
+from audit.data.sources import ByteSource, FileSource
 from audit.data.splits import GIVEN
 from audit.errors import AuditError, DataError
 
@@ -137,7 +137,7 @@ def cifar100_images(path: Path) -> tuple[pd.DataFrame, ByteSource]:
     for folder in (path, path / PYTHON_FOLDER):
         if (folder / "train").is_file():
             return _from_python(folder)
-    return class_folders(path), FileSource(path)
+    return class_folders(path).images, FileSource(path)
 
 
 def _download(path: Path) -> None:

@@ -10,9 +10,9 @@ import pandas as pd
 
 from audit.card.faults import did_you_mean
 from audit.card.schema import DataSpec
-from audit.data.quality import ByteSource, FileSource
 from audit.data.readers.cifar100 import cifar100_images
 from audit.data.readers.folder import class_folders
+from audit.data.sources import ByteSource, FileSource
 from audit.data.splits import GIVEN, assign_subjects
 from audit.errors import DataError
 
@@ -58,7 +58,7 @@ def read_control_images(spec: DataSpec, *, base: Path) -> ControlImages:
     if spec.reader == "cifar100":
         frame, source = cifar100_images(folder)
     elif spec.reader == "folder":
-        frame, source = class_folders(folder), FileSource(folder)
+        frame, source = class_folders(folder).images, FileSource(folder)
     else:
         what = f"reader '{spec.reader}' has no control images"
         raise DataError("controls.card", what, "use a card whose reader is cifar100 or folder")

@@ -20,11 +20,11 @@ import pandas as pd
 from audit.card.faults import did_you_mean
 from audit.card.read_table import read_table
 from audit.card.schema import DataSpec
-from audit.data.quality import FileSource, safe_key
 from audit.data.readers.croissant_fields import PROPERTIES, Field, fields_of, identity, nodes_of, short_name
 from audit.data.readers.layout import json_of
 from audit.data.readers.raw import About, RawTable
 from audit.data.readers.table import with_safe_paths
+from audit.data.sources import FileSource, safe_key
 from audit.errors import DataError
 
 NAMES = ("croissant.json", "metadata.json")

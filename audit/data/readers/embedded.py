@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from audit.data.quality import MIN_SIDE_PX, FileSource, decode_image
+from audit.data.decode import MIN_SIDE_PX, decode_image
+from audit.data.sources import FileSource
 from audit.errors import DataError
 
 FER_SIDE = 48

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from audit.data.quality import FileSource
 from audit.data.readers.embedded import Crop, CropSource, PixelSource
 from audit.data.readers.layout import (
     AGAIN,
@@ -28,6 +27,7 @@ from audit.data.readers.layout import (
 )
 from audit.data.readers.raw import RawTable
 from audit.data.readers.table import with_safe_paths
+from audit.data.sources import FileSource
 from audit.data.splits import GIVEN
 from audit.errors import DataError
 

@@ -1,22 +1,40 @@
-"""``reader: folder``: one folder per class, images inside; groups in a ``groups.csv`` beside the folders."""
+"""``reader: folder``: one folder per class, images anywhere in it; groups in a ``groups.csv`` beside the folders."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from audit.card.read_table import read_table
 from audit.card.schema import DataSpec
-from audit.data.quality import FileSource
-from audit.data.readers.raw import RawTable, require_columns
+from audit.data.decode import IMAGE_SUFFIXES
+from audit.data.readers.raw import REASON, RawTable, require_columns
 from audit.data.readers.table import with_safe_paths
-from audit.data.splits import GIVEN, TO_DEAL
+from audit.data.readers.walk import files_below
+from audit.data.sources import FileSource
+from audit.data.splits import GIVEN, UNASSIGNED
 from audit.errors import DataError
+from audit.filenames import printable
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 GROUPS_FILE = "groups.csv"
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """What class folders hold.
+
+    Parameters
+    ----------
+    images : pandas.DataFrame
+        Columns ``image`` (relative path) and ``label``; ``given_split`` where there are split folders. Sorted by image.
+    left_out : pandas.DataFrame
+        Columns ``image`` and ``reason``: every other file in a class folder, and images that are in none.
+    """
+
+    images: pd.DataFrame
+    left_out: pd.DataFrame
 
 
 def read_folder(spec: DataSpec, path: Path) -> RawTable:
@@ -27,35 +45,46 @@ def read_folder(spec: DataSpec, path: Path) -> RawTable:
     spec : DataSpec
         Names the image and label columns of the answer.
     path : pathlib.Path
-        Holds ``<class>/*.png`` or ``{train,test}/<class>/*.png``, and ``groups.csv``.
+        Holds ``<class>/**/*.png`` or ``{train,test}/<class>/**/*.png``, and ``groups.csv``.
 
     Returns
     -------
     RawTable
-        Rows of ``groups.csv`` joined by image path; images without a row have no annotation.
+        Rows of ``groups.csv`` joined by image path; images without a row are left out.
 
     Raises
     ------
     DataError
         If there is no class folder or no ``groups.csv``.
     """
-    frame = class_folders(path).rename(columns={"image": spec.image, "label": spec.label})
-    return RawTable(join_groups(frame, spec, path), FileSource(path), str(path))
+    found = class_folders(path)
+    groups = read_groups(spec, path)
+    columns = {"image": spec.image, "label": spec.label}
+    images, left_out = found.images.rename(columns=columns), found.left_out.rename(columns=columns)
+    _check_rows(groups, spec, [*images[spec.image], *left_out[spec.image]], path)
+    named = images[spec.image].isin(groups[spec.image])
+    without = images[~named].assign(**{REASON: f"no row in {GROUPS_FILE}"})
+    left_out = pd.concat([left_out, without], ignore_index=True)
+    return RawTable(
+        images[named].merge(groups, on=spec.image, how="left"),
+        FileSource(path),
+        str(path),
+        left_out=left_out.merge(groups, on=spec.image, how="left"),
+    )
 
 
-def class_folders(path: Path) -> pd.DataFrame:
+def class_folders(path: Path) -> ClassFolders:
     """List the images of class folders.
 
     Parameters
     ----------
     path : pathlib.Path
-        ``<class>/*`` or ``{train,test,val}/<class>/*``.
+        ``<class>/**/*`` or ``{train,test,val}/<class>/**/*``. Files beside the class folders that are no images by
+        their suffix, such as ``groups.csv``, are passed over.
 
     Returns
     -------
-    pandas.DataFrame
-        Columns ``image`` (relative path) and ``label``; ``given_split`` where there are split folders.
-        Sorted by image.
+    ClassFolders
 
     Raises
     ------
@@ -64,19 +93,26 @@ def class_folders(path: Path) -> pd.DataFrame:
     """
     if not path.is_dir():
         raise DataError(str(path), "is not a folder", "name the folder that holds the class folders")
-    tops = list(_folders(path))
-    split_layout = "train" in {top.name for top in tops} and all(top.name in ("train", *TO_DEAL) for top in tops)
-    rows: list[tuple[str, str, str | None]] = []
-    for top in tops:
-        classes = list(_folders(top)) if split_layout else [top]
-        split = top.name if split_layout else None
-        rows += [(key, folder.name, split) for folder in classes for key in _images(folder, path)]
+    tops = {child.name for child in path.iterdir() if child.is_dir() and not child.name.startswith(".")}
+    level = 1 if "train" in tops and tops <= {"train", *UNASSIGNED} else 0  # of the class folders
+    rows: list[tuple[str, str, str]] = []
+    left_out: list[tuple[str, str]] = []
+    for key, reason in files_below(path):
+        folders = key.split("/")[:-1]
+        is_image = key.lower().endswith(IMAGE_SUFFIXES)
+        if not reason and len(folders) > level:
+            rows.append((key, folders[level], folders[0]))
+        elif is_image or (folders and not folders[0].startswith(".")):
+            left_out.append((printable(key), reason or "in no class folder"))
     if not rows:
         suffixes = ", ".join(IMAGE_SUFFIXES)
         raise DataError(str(path), f"no class folder with images ({suffixes})", "make one folder per class")
     frame = pd.DataFrame(rows, columns=["image", "label", GIVEN], dtype=object)
-    frame = frame if split_layout else frame.drop(columns=GIVEN)
-    return frame.sort_values("image", ignore_index=True)
+    frame = frame if level else frame.drop(columns=GIVEN)
+    return ClassFolders(
+        frame.sort_values("image", ignore_index=True),
+        pd.DataFrame(left_out, columns=["image", REASON], dtype=object),
+    )
 
 
 def join_groups(frame: pd.DataFrame, spec: DataSpec, path: Path) -> pd.DataFrame:
@@ -101,6 +137,19 @@ def join_groups(frame: pd.DataFrame, spec: DataSpec, path: Path) -> pd.DataFrame
     DataError
         If the file is missing, or names an image that is not there, or one image twice.
     """
+    groups = read_groups(spec, path)
+    _check_rows(groups, spec, list(frame[spec.image]), path)
+    return frame.merge(groups, on=spec.image, how="left")
+
+
+def read_groups(spec: DataSpec, path: Path) -> pd.DataFrame:
+    """Read the ``groups.csv`` of a folder: one row per image.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, or names one image twice.
+    """
     table = path / GROUPS_FILE
     if not table.is_file():
         fix = f"write it with a column '{spec.image}' (path in the folder) and one column an attribute"
@@ -111,18 +160,12 @@ def join_groups(frame: pd.DataFrame, spec: DataSpec, path: Path) -> pd.DataFrame
     twice = groups[spec.image][groups[spec.image].duplicated()]
     if len(twice):
         raise DataError(str(table), f"'{twice.iloc[0]}' stands twice", "keep one row per image")
-    strange = sorted(set(groups[spec.image].dropna()) - set(frame[spec.image]))
+    return groups
+
+
+def _check_rows(groups: pd.DataFrame, spec: DataSpec, images: list[str], path: Path) -> None:
+    strange = sorted(set(groups[spec.image].dropna()) - set(images))
     if strange:
         what = f"{len(strange)} rows name no image of the class folders (e.g. '{strange[0]}')"
-        raise DataError(str(table), what, "write paths such as 'class/image.png', relative to this table")
-    return frame.merge(groups, on=spec.image, how="left")
-
-
-def _folders(path: Path) -> Iterator[Path]:
-    yield from sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
-
-
-def _images(folder: Path, root: Path) -> Iterator[str]:
-    for child in sorted(folder.iterdir()):
-        if child.suffix.lower() in IMAGE_SUFFIXES and child.is_file() and not child.name.startswith("."):
-            yield child.relative_to(root).as_posix()
+        fix = "write paths such as 'class/image.png', relative to this table"
+        raise DataError(str(path / GROUPS_FILE), what, fix)

@@ -20,9 +20,11 @@ from PIL import Image
 
 from audit.card.read_table import read_table
 from audit.card.schema import DataSpec
-from audit.data.quality import FileSource, decode_image
+from audit.data.decode import decode_image
 from audit.data.readers.raw import RawTable
 from audit.data.readers.table import with_safe_paths
+from audit.data.readers.walk import unnamed_images
+from audit.data.sources import FileSource
 from audit.data.splits import GIVEN
 from audit.errors import DataError
 
@@ -164,7 +166,8 @@ def _from_folder(spec: DataSpec, path: Path, listed: list[Path]) -> RawTable:
         frame[spec.image] = names.map(lambda name, below=below: None if name is None else below + name)
         frame[GIVEN] = SPLIT_NAMES.get(file.parent.name.lower())
         parts.append(frame)
-    return RawTable(_with_splits(pd.concat(parts, ignore_index=True)), FileSource(path), str(path))
+    frame = _with_splits(pd.concat(parts, ignore_index=True))
+    return RawTable(frame, FileSource(path), str(path), warnings=unnamed_images(path, frame[spec.image].dropna()))
 
 
 def _json_lines(file: Path) -> Iterator[dict[str, str | None]]:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from audit.card.read_table import read_table
-from audit.data.readers.folder import IMAGE_SUFFIXES
+from audit.data.decode import IMAGE_SUFFIXES
 from audit.errors import DataError
 
 AGAIN = "download it again"

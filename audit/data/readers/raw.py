@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from audit.card.faults import did_you_mean
-from audit.data.quality import ByteSource
+from audit.data.samples import ImageSource
 from audit.errors import DataError
+from audit.records import DataWarning
+
+REASON = "reason"  # column of what is left out
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,18 @@ class RawTable:
         The file or folder, for messages.
     about : About
         What stands in for what the card does not say.
+    left_out : pandas.DataFrame or None
+        Files that are not read: the image column, ``reason``, and the columns of ``frame`` that are known of them.
+    warnings : tuple of DataWarning
+        What was odd on reading.
     """
 
     frame: pd.DataFrame
-    source: ByteSource
+    source: ImageSource
     where: str
     about: About = About()
+    left_out: pd.DataFrame | None = None
+    warnings: tuple[DataWarning, ...] = ()
 
 
 def require_columns(frame: pd.DataFrame, needed: Sequence[tuple[str, str]], where: str) -> None:

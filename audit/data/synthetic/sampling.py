@@ -40,7 +40,8 @@ def sample_faces(
         label and group.
     attribute : {"skin_tone", "hair_length"}
         What the association is planted on.
-    split : {"train", "discovery", "confirmation"}
+    split : str
+        One of SPLITS.
         Also begins every key.
 
     Returns

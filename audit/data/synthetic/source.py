@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from audit.card.schema import DataSpec, GroupSpec, Rendered
-from audit.data.samples import UNKNOWN, Samples
+from audit.card.schema import DataSpec, GroupSpec, Rendered, Shares
+from audit.data.samples import AUDIT_SPLITS, HELD_BACK, UNKNOWN, Samples
 from audit.data.synthetic.drawing import RENDERER_VERSION, render
 from audit.data.synthetic.faces import GROUPS, Face, edit, face_of_row, suggestion
 from audit.data.synthetic.sampling import LABELS, sample_faces
@@ -109,8 +109,9 @@ def rendered_samples(spec: DataSpec, groups: Mapping[str, GroupSpec], match_on: 
     Returns
     -------
     Samples
-        The training images carry ``association``, discovery and confirmation ``audit_association``. The frame keeps
-        every parameter of the faces, so that they can be edited later.
+        The training images carry ``association``, all others ``audit_association``. Discovery and confirmation have
+        half of ``audit_images`` each; beside them, splits that ``spec.shares`` holds back are as large as their share
+        is to the audit splits'. The frame keeps every parameter of the faces, so that they can be edited later.
 
     Raises
     ------
@@ -118,7 +119,7 @@ def rendered_samples(spec: DataSpec, groups: Mapping[str, GroupSpec], match_on: 
         If a column, group or label is not known, or a split would be too small.
     """
     labels = _ordered_labels(spec.labels)
-    faces = _sampled(spec.rendered)
+    faces = _sampled(spec.rendered, spec.shares)
     fingerprint = _fingerprint(faces)
     frame = faces.assign(label=faces["expression"])
     for attribute, group in groups.items():
@@ -137,9 +138,13 @@ def rendered_samples(spec: DataSpec, groups: Mapping[str, GroupSpec], match_on: 
     )
 
 
-def _sampled(rendered: Rendered) -> pd.DataFrame:
+def _sampled(rendered: Rendered, shares: Shares) -> pd.DataFrame:
     discovery = rendered.audit_images // 2
-    confirmation = rendered.audit_images - discovery
+    sizes = {"discovery": discovery, "confirmation": rendered.audit_images - discovery}
+    audited = shares.discovery + shares.confirmation
+    for split in HELD_BACK:
+        if getattr(shares, split) > 0:
+            sizes[split] = round(rendered.audit_images * getattr(shares, split) / audited)
     for name, images in (("train_images", rendered.train_images), ("audit_images", discovery)):
         if images < _FEWEST:
             raise DataError(
@@ -162,7 +167,7 @@ def _sampled(rendered: Rendered) -> pd.DataFrame:
             attribute=rendered.attribute,
             split=split,
         )
-        for images, split in ((discovery, "discovery"), (confirmation, "confirmation"))
+        for split, images in sizes.items()
     ]
     return pd.concat([train, *audits]).sort_values("image", ignore_index=True)
 
@@ -214,7 +219,7 @@ def _attribute_info(frame: pd.DataFrame, attribute: str, group: GroupSpec) -> At
     names = sorted(known.unique())
     if group.reference is not None:
         _check_group(group.reference, names, f"groups.{attribute}.reference")
-    audited = known[frame.loc[known.index, "split"] != "train"].value_counts()
+    audited = known[frame.loc[known.index, "split"].isin(AUDIT_SPLITS)].value_counts()
     largest = min(names, key=lambda name: (-int(audited.get(name, 0)), name))
     stated = group.assigned_by != GroupSpec.model_fields["assigned_by"].default
     return AttributeInfo(

@@ -1,0 +1,100 @@
+"""Where the bytes of images lie: files below one folder, each key in its one spelling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Protocol, runtime_checkable
+
+from PIL import Image
+
+from audit.data.decode import REPAIR, decode_image
+from audit.errors import DataError
+from audit.filenames import name_on_disk, printable
+
+
+@runtime_checkable
+class ByteSource(Protocol):
+    """An image source that can also say which bytes stand behind a key."""
+
+    def read(self, key: str) -> bytes:
+        """Return the stored bytes of an image; raise ``DataError`` where there are none."""
+        ...
+
+    def open(self, key: str) -> Image.Image:
+        """Return the image as RGB; raise ``DataError`` where it cannot be read."""
+        ...
+
+    def decode(self, key: str, content: bytes) -> Image.Image:
+        """Return the image that ``content`` holds as RGB; raise ``DataError`` where it cannot be read."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Images that lie as files under one folder.
+
+    Parameters
+    ----------
+    root : pathlib.Path
+        Keys are relative to it, with forward slashes.
+    links : bool
+        Follow links that lead out of the root.
+    """
+
+    root: Path
+    links: bool = False
+
+    def read(self, key: str) -> bytes:
+        """Return the bytes of the file; raise ``DataError`` where it is missing or outside the root."""
+        try:
+            file = (self.root / name_on_disk(safe_key(key, str(self.root)))).resolve()
+            if not self.links and not file.is_relative_to(self.root.resolve()):
+                raise DataError(key, "is a link that leads out of its folder", "copy the file, or set data.links: true")
+            if file.exists() and not file.is_file():
+                raise DataError(key, "is no file", "correct the path")
+            return file.read_bytes()
+        except FileNotFoundError:
+            raise DataError(key, "missing file", "check the path, relative to the table") from None
+        except UnicodeEncodeError:
+            raise DataError(key, "no file can have such a name", "correct the path") from None
+        except (OSError, RuntimeError) as error:  # the latter of links that lead in a circle
+            what = getattr(error, "strerror", None) or "links in a circle"
+            raise DataError(key, f"cannot be opened ({what})", REPAIR) from None
+
+    def decode(self, key: str, content: bytes) -> Image.Image:
+        """Return the file's content as an upright RGB image; raise ``DataError`` where it is none."""
+        return decode_image(key, content)
+
+    def open(self, key: str) -> Image.Image:
+        """Return the image as RGB; raise ``DataError`` where it cannot be read."""
+        return self.decode(key, self.read(key))
+
+
+def safe_key(value: str, where: str) -> str:
+    """Return an image path in its one spelling: relative, forward slashes, no ``.``.
+
+    Parameters
+    ----------
+    value : str
+        As it stands in the table.
+    where : str
+        The table, for the message.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    DataError
+        If the path is absolute, is an address, or climbs out of its folder.
+    """
+    if "\0" in value:
+        raise DataError(where, f"image '{printable(value)}' holds a zero byte", "correct the path")
+    path = PurePosixPath(value.replace("\\", "/"))
+    absolute = path.is_absolute() or bool(PureWindowsPath(value).drive) or "://" in value
+    if absolute or ".." in path.parts:
+        what = "is not relative to the table" if absolute else "climbs out of its folder"
+        raise DataError(where, f"image path '{printable(value)}' {what}", "write paths relative to the table's folder")
+    return path.as_posix()
