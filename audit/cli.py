@@ -156,7 +156,9 @@ def check(card: Path, data_root: Path | None) -> None:
     from audit.card.load import find_card, load_card
     from audit.data import describe_data, read_samples
     from audit.evidence.power import detectable_head_effects
-    from audit.models.build import check_model, unit_of, with_class_names
+    from audit.models.architecture import unit_of
+    from audit.models.build import check_model, with_class_names
+    from audit.models.preflight import preflight_model
     from audit.terminal import data_summary, progress
 
     path = find_card(card)
@@ -167,6 +169,7 @@ def check(card: Path, data_root: Path | None) -> None:
         samples = read_samples(
             loaded, card_path=path, data_root=_existing(data_root), progress=lambda done: tick(done, 0)
         )
+    preflight_model(loaded, card_path=path, data_root=_existing(data_root), samples=samples)
     report = describe_data(samples, loaded)
     limits = [*report.limits, *detectable_head_effects(samples, loaded.audit, unit_of(loaded.model.name))]
     click.echo(data_summary(report.model_copy(update={"limits": limits}), loaded.name))

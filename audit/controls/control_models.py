@@ -95,9 +95,9 @@ def cache_key(backbone: Backbone, spec: ControlsSpec, images: ControlSet) -> str
     """Return the hash of all that makes the control models what they are."""
     made_of = {
         "version": RECIPE_VERSION,
-        "model": backbone.spec.model_dump(exclude={"weights", "classes"}),
+        "model": backbone.spec.model_dump(exclude={"weights", "state", "classes"}),
         "body": backbone.body_hash(),
-        "controls": spec.model_dump(exclude={"card", "path", "weights", "eval_images", "donor_seeds"}),
+        "controls": spec.model_dump(exclude={"card", "path", "weights", "state", "eval_images", "donor_seeds"}),
         "images": images.training_fingerprint,
         "torch": torch.__version__,
         "timm": timm.__version__,

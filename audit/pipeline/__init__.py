@@ -32,6 +32,7 @@ from audit.models.adapters.registry import adapter
 from audit.models.build import Backbone, check_model, with_class_names
 from audit.models.checkpoint import hash_state
 from audit.models.device import CPU, open_device, open_precision
+from audit.models.preflight import preflight_model, spec_of_controls
 from audit.models.rendered_base import rendered_base
 from audit.pipeline.analyze import judge_effects, judge_rates, judge_sets
 from audit.pipeline.attention_maps import look
@@ -235,12 +236,15 @@ def prepare(request: Request, step: Step) -> Setting:
         check_model(card, card_path=request.card_path, data_root=request.data_root)
     samples = read_samples(card, card_path=request.card_path, data_root=request.data_root)
     audited_outcomes(card, samples.labels)  # a wrong name shows before anything is trained
+    if request.again is None:
+        with _still_there(samples):
+            preflight_model(card, card_path=request.card_path, data_root=request.data_root, samples=samples)
     cache = open_cache()
     if request.again is None:
         backbone = find_backbone(card.model, card, request, cache, step)
     else:
         backbone = Backbone(card.model.model_copy(update={"weights": "none"}), kept)
-    of_controls = card.model.model_copy(update={"weights": card.controls.weights or card.model.weights})
+    of_controls = spec_of_controls(card)
     own = card.training == "none" and request.again is None
     model = backbone.build_as_is(len(samples.labels)) if own else backbone.build(len(samples.labels))
     size = adapter(model).side

@@ -16,7 +16,8 @@ from audit.card.schema import Card, TrainingSpec
 from audit.data.pixels import Pixels
 from audit.data.samples import Samples
 from audit.data.summary import audited_outcomes
-from audit.models.build import Backbone, unit_of
+from audit.models.architecture import unit_of
+from audit.models.build import Backbone
 from audit.models.device import CPU
 from audit.records import Contrast
 from audit.units import Unit
