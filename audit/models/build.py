@@ -19,7 +19,7 @@ from audit.models.architecture import make_architecture, try_pass
 from audit.models.checkpoint import Checkpoint, State, hash_state, open_checkpoint
 from audit.models.converters import class_names, fetch_weights, is_foreign, read_conversion, weights_file
 from audit.models.load import check_heads, load_tensors, without_classifier
-from audit.models.modules import adopt, reset_classifier, reset_weights
+from audit.models.modules import adopt, described, reset_classifier, reset_weights
 
 IN_MEMORY = "in memory"  # a card's model.weights, of a module that was given
 
@@ -138,7 +138,7 @@ class Backbone:
         """SHA-256 of the initial weights, classifier aside; of a module in memory also of how it is made up."""
         model = self.build(2)
         found = hash_state(without_classifier(model.state_dict(), model))
-        return found if self.module is None else hashlib.sha256(f"{found}|{model}".encode()).hexdigest()
+        return found if self.module is None else hashlib.sha256(f"{found}|{described(model)}".encode()).hexdigest()
 
     def _load(self, model: Model, *, keep_classifier: bool) -> None:
         """Open the file, take the weights that the card asks for, and load them."""

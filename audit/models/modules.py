@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -18,10 +20,10 @@ from audit.card.schema import ModelSpec
 from audit.errors import ModelError
 from audit.models.adapters.registry import ADAPTERS, Model, adapter
 from audit.models.architecture import fit_to_card
-from audit.models.checkpoint import check_finite
+from audit.models.checkpoint import StateDict, check_finite, open_checkpoint
 from audit.models.converters import HUGGING_FACE, TORCHVISION
 from audit.models.converters.conversion import Conversion
-from audit.models.converters.huggingface import convert_configuration
+from audit.models.converters.huggingface import find_weights, read_folder
 from audit.models.converters.torchvision import convert_vit
 from audit.models.load import load_tensors
 
@@ -69,15 +71,12 @@ def adopt(
 
 def _as_timm(module: nn.Module) -> tuple[str, Model, list[str] | None]:
     """Return a name for a card, timm's model with the module's weights, and the classes that it names itself."""
-    config: Any = getattr(module, "config", None)
     if isinstance(module, TorchvisionTransformer):
-        return f"{TORCHVISION}vit_b_16", _convert(convert_vit(module), module), None
+        return f"{TORCHVISION}vit_b_16", _convert(convert_vit(module), module.state_dict(), "VisionTransformer"), None
     if isinstance(module, TorchvisionResNet):
         return "resnet50", _convert_resnet(module), None
-    if hasattr(config, "model_type") and hasattr(config, "to_dict"):
-        described = {**config.to_dict(), "architectures": [type(module).__name__]}
-        conversion = convert_configuration(described, WHERE)
-        return HUGGING_FACE, _convert(conversion, module), conversion.classes
+    if hasattr(module, "save_pretrained") and hasattr(getattr(module, "config", None), "model_type"):
+        return HUGGING_FACE, *_convert_saved(module)
     kind = next((kind for kind in ADAPTERS if isinstance(module, kind)), None)
     if kind is None:
         return "given", module, None  # which fit_to_card refuses, with the reason
@@ -86,14 +85,26 @@ def _as_timm(module: nn.Module) -> tuple[str, Model, list[str] | None]:
     return own if timm.is_model(own) else timm.list_models(family)[0], module, None
 
 
-def _convert(conversion: Conversion, module: nn.Module) -> Model:
-    """Return timm's model of a conversion with a module's weights, of as many classes as its classifier has outputs."""
-    tensors = conversion.renamed(module.state_dict())
+def _convert(conversion: Conversion, state: StateDict, kind: str) -> Model:
+    """Return timm's model of a conversion with these weights, of as many classes as its classifier has outputs."""
+    tensors = conversion.renamed(state)
     if "head.weight" not in tensors:
-        raise ModelError(WHERE, f"a {type(module).__name__} has no classifier", "give the model with its classifier")
+        raise ModelError(WHERE, f"a {kind} has no classifier", "give the model with its classifier")
     model = conversion.create(len(tensors["head.weight"]), None)
     load_tensors(model, tensors, WHERE, keep_classifier=True)
     return model
+
+
+def _convert_saved(module: Any) -> tuple[Model, list[str] | None]:
+    """Return timm's model of a Hugging Face module, as it is saved: names in memory change with transformers."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        module.save_pretrained(folder)
+        try:
+            conversion, saved = read_folder(folder), open_checkpoint(find_weights(folder))
+        except ModelError as error:
+            raise ModelError(WHERE, error.what, error.fix) from None
+        return _convert(conversion, saved.take(None).tensors, type(module).__name__), conversion.classes
 
 
 def _convert_resnet(module: TorchvisionResNet) -> Model:
@@ -135,6 +146,15 @@ def _check_pass(original: nn.Module, model: Model, classes: int) -> None:
     ):
         what = f"its forward pass is not that of a {type(model).__name__}: the logits of its parts differ from its own"
         raise ModelError(WHERE, what, "give the model without what was added to it or changed in it")
+
+
+def described(model: Model) -> str:
+    """Return what makes a model beside its weights: its modules and their plain settings, such as a number of heads."""
+    settings = [
+        (name, type(module).__name__, sorted((k, v) for k, v in vars(module).items() if type(v) in (int, float, str)))
+        for name, module in model.named_modules()
+    ]
+    return repr(settings)
 
 
 def reset_classifier(model: Model, classes: int) -> Model:

@@ -1,4 +1,4 @@
-"""Models of other libraries give their own logits after translation, and are patched like any other."""
+"""Models of other libraries give their own logits after conversion, and are patched like any other."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_identities_hold_on_a_model_of_torchvision(tmp_path: Path) -> None:
 
 def assert_identities_hold(model: Any, images: torch.Tensor, donors: torch.Tensor) -> None:
     """Every head is live, patched with itself changes no bit, and is patched by the engine as by hooks."""
-    failed = [c.id for c in run_identities(Subject(model, images, donors, "a translated model")) if not c.passed]
+    failed = [c.id for c in run_identities(Subject(model, images, donors, "a converted model")) if not c.passed]
     assert failed == []
 
 
@@ -169,8 +169,8 @@ def test_class_names_come_from_the_folder(folder: Callable[[Any], Path], tmp_pat
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"model_type": "swin"}, "model_type 'swin' cannot be translated"),
-        ({"model_type": None}, "model_type 'None' cannot be translated"),
+        ({"model_type": "swin"}, "model_type 'swin' cannot be converted"),
+        ({"model_type": None}, "model_type 'None' cannot be converted"),
         ({"hidden_size": "wide"}, "is not the configuration of a vit model"),
         ({"hidden_size": 0}, "is not the configuration of a vit model"),
         ({"hidden_act": "snake"}, "hidden_act 'snake'"),

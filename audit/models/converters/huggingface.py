@@ -26,27 +26,26 @@ def read_folder(folder: Path) -> Conversion:
     ModelError
         If it is of a kind that cannot be converted, its outputs do not exclude each other, or a file is damaged.
     """
-    found = convert_configuration(_json(folder / CONFIG), str(folder / CONFIG))
+    config = _json(folder / CONFIG)
     processor = _json(folder / PROCESSOR) if (folder / PROCESSOR).is_file() else {}
+    found = _of_kind(config, str(folder / CONFIG))
     mean, std = _normalisation(processor, str(folder / PROCESSOR))
-    return dataclasses.replace(found, mean=mean, std=std, squashes=_squashes(processor))
+    return dataclasses.replace(found, classes=_labels(config), mean=mean, std=std, squashes=_squashes(processor))
 
 
-def convert_configuration(config: Mapping[str, Any], where: str) -> Conversion:
-    """Return how a model of this configuration is converted, pixels aside; ``where`` names it in messages."""
+def _of_kind(config: Mapping[str, Any], where: str) -> Conversion:
     kind = str(config.get("model_type", ""))
     if kind not in KINDS:
-        raise ModelError(where, f"model_type '{kind}' cannot be translated", f"supported: {', '.join(KINDS)}")
+        raise ModelError(where, f"model_type '{kind}' cannot be converted", f"supported: {', '.join(KINDS)}")
     problem = config.get("problem_type")
     if problem not in (None, "single_label_classification"):
         fix = "audit a model with a softmax over its classes"
         raise ModelError(where, f"problem_type '{problem}': its outputs are not classes that exclude each other", fix)
     try:
-        found = KINDS[kind]({**config, **(config.get("vision_config") or {})})
+        return KINDS[kind]({**config, **(config.get("vision_config") or {})})
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         what = f"is not the configuration of a {kind} model ({type(error).__name__}: {error})"
         raise ModelError(where, what, "restore the file that was saved with the weights") from None
-    return dataclasses.replace(found, classes=_labels(config))
 
 
 def find_weights(folder: Path) -> Path:
