@@ -12,7 +12,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +41,9 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapped(*args: Any, debug: bool, **kwargs: Any) -> None:
         _stopping.clear()
+        handlers: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            for number in STOPPING:
-                signal.signal(number, _stop)
+            handlers = {number: signal.signal(number, _stop) for number in STOPPING}
             _end_undisturbed()
         try:
             command(*args, **kwargs)
@@ -57,6 +56,9 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
             line, code = in_one_line(KeyboardInterrupt() if _stopping.is_set() else error)
             click.echo(line, err=True)
             sys.exit(code)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
     return click.option("--debug", is_flag=True, help="Show the traceback of an error.")(wrapped)
 
@@ -128,7 +130,7 @@ def run(
 
     CARD is a YAML file or the name of a built-in card. Run the same command again to go on after an interruption.
     """
-    from audit.batching import failing_in_time, limit_memory, parse_size
+    from audit.batching import parse_size
     from audit.card.load import find_card
     from audit.pipeline import Request, run_audit
     from audit.terminal import progress, summary
@@ -137,11 +139,17 @@ def run(
     command += " --data FOLDER" if data_root is not None else ""  # where it lies here is nobody else's business
     if out.exists() and not out.is_dir():
         raise InputError(str(out), "is a file, and runs go to a folder", "name a folder with --out")
-    limit_memory(None if memory is None else parse_size(memory))
     request = Request(
-        find_card(card), _existing(data_root), out, command, report=report, device=device, precision=precision
+        find_card(card),
+        _existing(data_root),
+        out,
+        command,
+        report=report,
+        device=device,
+        precision=precision,
+        memory=None if memory is None else parse_size(memory),
     )
-    with progress() as step, nullcontext() if device == "cuda" else failing_in_time():
+    with progress() as step:
         audit, folder = run_audit(request, step)
     click.echo(summary(audit, folder, report=report))
     sys.exit(audit.exit_code)

@@ -18,6 +18,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from audit.evidence.findings import spread
+from audit.progress import Step
 from audit.records import Audit, ContrastRow, DataReport, ExcludedRow, Metric, SharedCopy, Verdict
 from audit.report.formats import clean
 from audit.units import said_of
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from audit.card.schema import Card
     from audit.models.supported import Row
 
-Step = Callable[[str], Callable[[int, int], None]]
 SECONDS_BETWEEN_LINES = 10.0
 ROOM_FOR_BAR = 60  # columns; in a narrower terminal the share done is shown as a number only
 WIDEST = 100  # columns that prose is wrapped at

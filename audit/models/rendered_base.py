@@ -22,7 +22,8 @@ from audit.data.synthetic import RENDERER_VERSION, SyntheticSource, sample_faces
 from audit.models.adapters.registry import adapter
 from audit.models.architecture import make_architecture
 from audit.models.checkpoint import save_weights
-from audit.models.finetune import Progress, Recipe, finetune, make_views, mirrored
+from audit.models.finetune import Recipe, finetune, make_views, mirrored
+from audit.progress import Progress
 
 VERSION = 2  # raise when the training changes: cached bases are then made again
 FACES = 1600

@@ -18,7 +18,6 @@ import audit.evidence
 import audit.models
 import audit.patching
 from audit import __version__
-from audit.batching import keep_freed_memory
 from audit.card.load import load_card, resolve
 from audit.card.schema import Card, ModelSpec
 from audit.controls.control_images import ControlSet
@@ -37,7 +36,7 @@ from audit.models.rendered_base import rendered_base
 from audit.pipeline.analyze import judge_effects, judge_rates, judge_sets
 from audit.pipeline.attention_maps import look
 from audit.pipeline.build_record import EMPTY, record_audit, register
-from audit.pipeline.context import Setting, Step
+from audit.pipeline.context import Setting
 from audit.pipeline.patch_heads import patch_heads
 from audit.pipeline.run_controls import (
     add_numbers,
@@ -51,6 +50,8 @@ from audit.pipeline.run_controls import (
 from audit.pipeline.run_pairs import sweep_pairs
 from audit.pipeline.run_sweeps import measure_images, sweep_sets
 from audit.pipeline.train_models import ARCHITECTURE, AuditedModels, train_audited, training_jobs
+from audit.process_state import run_state
+from audit.progress import Step
 from audit.records import Audit, ControlReport
 from audit.report import answers, load_audit, render_run
 from audit.report.manifest import check_kept, write_manifest
@@ -86,6 +87,7 @@ class Request:
     report: bool = True  # render HTML, PDF and tables
     device: str = CPU  # of the sweeps
     precision: str = "float32"  # of Design A on the discovery split
+    memory: int | None = None  # bytes that the process may hold; batches are cut to fit
     again: Path | None = None  # a finished run whose models are measured again, whatever became of the card's weights
 
 
@@ -103,7 +105,11 @@ def run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
     tuple of (Audit, pathlib.Path)
         The record and the run directory.
     """
-    keep_freed_memory()
+    with run_state(memory=request.memory, fail_in_time=request.device == CPU):
+        return _run_audit(request, step)
+
+
+def _run_audit(request: Request, step: Step) -> tuple[Audit, Path]:
     setting = prepare(request, step)
     training_jobs(setting)  # what is wrong with the training sample or the control images shows
     with _still_there(setting.samples):
@@ -231,7 +237,6 @@ def prepare(request: Request, step: Step) -> Setting:
     as_written, content = load_card(request.card_path), request.card_path.read_bytes()
     kept = None if request.again is None else request.again / ARCHITECTURE
     card = with_class_names(as_written, card_path=request.card_path, data_root=request.data_root, folder=kept)
-    torch.use_deterministic_algorithms(True)
     if request.again is None:
         check_model(card, card_path=request.card_path, data_root=request.data_root)
     samples = read_samples(card, card_path=request.card_path, data_root=request.data_root)

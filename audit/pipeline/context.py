@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +19,9 @@ from audit.data.summary import audited_outcomes
 from audit.models.architecture import unit_of
 from audit.models.build import Backbone
 from audit.models.device import CPU
+from audit.progress import Step
 from audit.records import Contrast
 from audit.units import Unit
-
-Step = Callable[[str], Callable[[int, int], None]]
 
 
 @dataclass

@@ -29,7 +29,8 @@ from audit.pipeline.run_sweeps import (
     swept_layers,
     with_class_names,
 )
-from audit.records import Contrast, Finding
+from audit.process_state import run_state
+from audit.records import Audit, Contrast, Finding
 from audit.report import load_audit
 from audit.units import parse_name
 
@@ -71,6 +72,11 @@ def reproduce_finding(run: Path, finding_id: str, data_root: Path | None) -> Rep
     if finding is None:
         known = ", ".join(f.id for f in audit.findings) or "none"
         raise InputError(str(run), f"no finding '{finding_id}'", f"it has: {known}")
+    with run_state():
+        return _reproduce(run, audit, finding, data_root)
+
+
+def _reproduce(run: Path, audit: Audit, finding: Finding, data_root: Path | None) -> Reproduction:
     request = Request(run / "card.yaml", data_root, run.parent, "vit-audit reproduce", again=run)
     setting = prepare(request, lambda _name: lambda _done, _total: None)
     if setting.samples.fingerprint != audit.data.fingerprint:
