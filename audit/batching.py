@@ -11,16 +11,20 @@ import gc
 import re
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
+
+import psutil
 
 from audit.errors import InputError, MemoryExhaustedError, UnfinishedError
 
 # From glibc's malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _KEEP = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**28))
+_DEFAULTS = ((_MMAP_MAX, 2**16), (_TRIM_THRESHOLD, 2**17), (_TOP_PAD, 2**17))
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 SAYINGS = ("out of memory", "not enough memory", "allocate memory", "bad_alloc", "alloc_failed")  # of torch and below
 LEAST = 2**30  # Python, torch and a small model alone take most of it
@@ -31,7 +35,8 @@ CGROUPS = {
     "": ("memory.max", "memory.current", "/sys/fs/cgroup"),
     "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "/sys/fs/cgroup/memory"),
 }
-_limit: int | None = None
+_limit: ContextVar[int | None] = ContextVar("memory limit", default=None)
+_keeping = 0  # blocks in which freed memory is kept
 
 
 class _Mallinfo(ctypes.Structure):
@@ -48,63 +53,76 @@ def keep_freed_memory() -> bool:
 
     Elsewhere than on Linux with glibc nothing happens.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library
-        return False
-    return all(mallopt(option, value) == 1 for option, value in _KEEP)
+    return _tell_glibc(_KEEP)
+
+
+def _tell_glibc(options: Iterable[tuple[int, int]]) -> bool:
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
+    return mallopt is not None and all(mallopt(option, value) == 1 for option, value in options)
 
 
 @contextmanager
-def failing_in_time() -> Iterator[None]:
+def freed_memory_kept() -> Iterator[None]:
+    """Let glibc keep freed memory for the length of a block; then it hands it back, with the thresholds it starts with.
+
+    Blocks may be nested: the outermost counts.
+    """
+    global _keeping
+    _keeping += 1
+    keep_freed_memory()
+    try:
+        yield
+    finally:
+        _keeping -= 1
+        if not _keeping and _tell_glibc(_DEFAULTS):
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def failing_in_time(room: int | None = None) -> Iterator[None]:
     """Let an allocation fail that the machine has no room for, for the length of a block.
 
     Else Linux grants it, and ends the process by a signal once it is used: nothing could be halved, and nothing told.
     Elsewhere than on Linux nothing happens.
+
+    Parameters
+    ----------
+    room : int, optional
+        Bytes that may still be taken; as many as the machine and its control groups leave where not given.
     """
-    room = _available()
-    if room is None:
+    if not sys.platform.startswith("linux"):
         yield
         return
+    left = available() if room is None else room
     before = resource.getrlimit(resource.RLIMIT_DATA)
     most = [held for held in before if held != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_DATA, (min([_private() + room, *most]), before[1]))
+    taken = psutil.Process().memory_info().data  # writable, shared with nobody, whether used yet or not
+    resource.setrlimit(resource.RLIMIT_DATA, (min([taken + left, *most]), before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
-def _available() -> int | None:
-    """Return the bytes that this process may still take: of the machine's memory and swap, and of its cgroup's."""
-    about = Path("/proc/meminfo")
-    if not about.is_file():
-        return None
-    fields = dict(line.split(":") for line in about.read_text(encoding="ascii").splitlines())
-    free = sum(int(fields[name].split()[0]) * 1024 for name in ("MemAvailable", "SwapFree") if name in fields)
-    return max(0, min([free, *_left_in_groups()]))
+def available(groups: Mapping[str, tuple[str, str, str]] = CGROUPS) -> int:
+    """Return the bytes that this process may still take: of the machine's memory and swap, and of its control groups'.
+
+    Pages of files can be let go, and count as free.
+    """
+    return max(0, min([psutil.virtual_memory().available + psutil.swap_memory().free, *_left_in(groups)]))
 
 
-def _left_in_groups() -> Iterator[int]:
-    """Yield what the control groups of this process leave it; pages of files can be let go, and count as free."""
-    groups = Path("/proc/self/cgroup")
-    for line in groups.read_text(encoding="utf-8").splitlines() if groups.is_file() else ():
+def _left_in(groups: Mapping[str, tuple[str, str, str]]) -> Iterator[int]:
+    """Yield what the control groups of this process leave it, which psutil does not look at."""
+    own = Path("/proc/self/cgroup")
+    for line in own.read_text(encoding="utf-8").splitlines() if own.is_file() else ():
         _, controllers, path = line.split(":", 2)
-        limit, usage, root = CGROUPS.get(controllers, ("", "", ""))
+        limit, usage, root = groups.get(controllers, ("", "", ""))
         for folder in {Path(root), Path(root + path)} if root else ():
-            if (folder / limit).is_file() and (
-                most := (folder / limit).read_text(encoding="ascii").strip()
-            ).isdecimal():
+            most = (folder / limit).read_text(encoding="ascii").strip() if (folder / limit).is_file() else ""
+            if most.isdecimal():
                 stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
                 yield int(most) - int((folder / usage).read_text(encoding="ascii")) + int(stat.get("inactive_file", 0))
-
-
-def _private() -> int:
-    """Return the bytes that RLIMIT_DATA counts: writable, shared with nobody, whether used yet or not."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:"))
 
 
 def parse_size(text: str) -> int:
@@ -122,10 +140,14 @@ def parse_size(text: str) -> int:
     return size
 
 
-def limit_memory(size: int | None) -> None:
-    """Let so many images be computed at once as this process can hold in so many bytes; None: no limit."""
-    global _limit
-    _limit = size
+@contextmanager
+def memory_limit(size: int | None) -> Iterator[None]:
+    """Let as many images be computed at once as this process can hold in so many bytes; None: no limit."""
+    token = _limit.set(size)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
 
 
 def max_batch_size(most: int, bytes_each: float, *, share: float = 1.0, free: int | None = None) -> int:
@@ -147,12 +169,13 @@ def max_batch_size(most: int, bytes_each: float, *, share: float = 1.0, free: in
     """
     if free is not None:
         most = max(1, min(most, int(free * share / bytes_each)))
-    if _limit is None:
+    limit = _limit.get()
+    if limit is None:
         return most
-    number = int((_limit - used()) * share / bytes_each)
+    number = int((limit - used()) * share / bytes_each)
     if number < 1:
         needed = (used() + bytes_each / share) / 2**30
-        raise UnfinishedError("memory", f"one image more does not fit into {_limit / 2**30:.1f}G",
+        raise UnfinishedError("memory", f"one image more does not fit into {limit / 2**30:.1f}G",
                               f"give --memory {needed:.1f}G or more")  # fmt: skip
     return min(most, number)
 
@@ -217,19 +240,13 @@ def _slice_in_two(part: slice) -> tuple[slice, slice] | None:
 
 def used() -> int:
     """Return the bytes of this process in memory, without what the C library is known to keep for reuse."""
-    statm = Path("/proc/self/statm")
-    if not statm.is_file():
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-    resident = int(statm.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
-    return resident - _kept()
+    return int(psutil.Process().memory_info().rss) - _kept()
 
 
 def _kept() -> int:
     """Return the bytes that glibc holds free, but for the top of its heap, which may never have been used; or 0."""
-    try:
-        mallinfo = ctypes.CDLL(None).mallinfo2
-    except (OSError, AttributeError):
+    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None) if sys.platform.startswith("linux") else None
+    if mallinfo is None:
         return 0
     mallinfo.restype = _Mallinfo
     held = mallinfo()

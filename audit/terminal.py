@@ -18,16 +18,17 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from audit.evidence.findings import spread
+from audit.progress import Step
 from audit.records import Audit, ContrastRow, DataReport, ExcludedRow, Metric, RunComparison, SharedCopy, Verdict
 from audit.report.data_warnings import warning_sentence
 from audit.report.formats import clean
 from audit.units import said_of
 
 if TYPE_CHECKING:
-    from audit.card.schema import Card
-    from audit.models.supported import Row
+    import pandas as pd
 
-Step = Callable[[str], Callable[[int, int], None]]
+    from audit.card.schema import Card
+
 Callback = Callable[[str, int, int], None]
 SECONDS_BETWEEN_LINES = 10.0
 ROOM_FOR_BAR = 60  # columns; in a narrower terminal the share done is shown as a number only
@@ -281,8 +282,9 @@ def shared_summary(copy: SharedCopy) -> list[str]:
     return lines
 
 
-def models_table(rows: Sequence[Row], *, markdown: bool = False) -> str:
+def models_table(families: pd.DataFrame, *, markdown: bool = False) -> str:
     """Lay out the families of models: for a terminal one paragraph each, or as a Markdown table."""
+    rows = list(families.itertuples(index=False))
     if markdown:
         lines = ["| library | family | `model.name` | patched | notes |", "|---|---|---|---|---|"]
         lines += [f"| {r.library} | {r.family} | `{r.name}` | {r.unit} | {r.notes} |" for r in rows]

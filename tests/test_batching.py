@@ -6,7 +6,6 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,7 +34,7 @@ SWEEP = """
 import re, sys
 import numpy as np, timm, torch
 from pathlib import Path
-from audit.batching import keep_freed_memory, limit_memory
+from audit.batching import keep_freed_memory, memory_limit
 from audit.patching.sweep import DonorKind, sweep
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
@@ -46,17 +45,11 @@ model = timm.create_model("vit_small_patch16_224", num_classes=2, depth=depth).e
 rows = np.arange(images)
 image = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
 pixels = np.broadcast_to(image, (images, *image.shape))
-limit_memory(limit or None)
 donors = [DonorKind(k, model, np.roll(rows, i)) for i, k in enumerate(("cross", "placebo"), 1)]
-sweep(model, pixels, rows, donors, layers=range(depth - 1, depth), outcomes={"a": 0})
+with memory_limit(limit or None):
+    sweep(model, pixels, rows, donors, layers=range(depth - 1, depth), outcomes={"a": 0})
 print(peak())
 """
-
-
-@pytest.fixture(autouse=True)
-def no_limit() -> Iterator[None]:
-    yield
-    batching.limit_memory(None)
 
 
 def peak_of_sweep(limit: int, images: int, *, depth: int = 2) -> int:
@@ -66,11 +59,6 @@ def peak_of_sweep(limit: int, images: int, *, depth: int = 2) -> int:
 
 def test_glibc_is_told() -> None:
     assert batching.keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
-
-
-def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching.sys, "platform", "darwin")
-    assert not batching.keep_freed_memory()
 
 
 @pytest.mark.parametrize(("text", "gib"), [("4G", 4), ("1.5g", 1.5), ("2 GiB", 2), ("2048M", 2), ("1073741824", 1)])
@@ -99,11 +87,14 @@ def test_without_a_limit_batches_are_as_large_as_pays() -> None:
 
 def test_a_limit_makes_batches_smaller_and_says_when_nothing_fits() -> None:
     assert batching.max_batch_size(100, 10 * MIB) == 100
-    batching.limit_memory(batching.used() + 105 * MIB)
-    assert 8 <= batching.max_batch_size(100, 10 * MIB) <= 10
-    assert 3 <= batching.max_batch_size(100, 10 * MIB, share=0.5) <= 5
-    with pytest.raises(UnfinishedError, match=r"does not fit into .* give --memory"):
-        batching.max_batch_size(100, 1000 * MIB)
+    with batching.memory_limit(batching.used() + 105 * MIB):
+        assert 8 <= batching.max_batch_size(100, 10 * MIB) <= 10
+        assert 3 <= batching.max_batch_size(100, 10 * MIB, share=0.5) <= 5
+        with batching.memory_limit(None):
+            assert batching.max_batch_size(100, 10 * MIB) == 100
+        with pytest.raises(UnfinishedError, match=r"does not fit into .* give --memory"):
+            batching.max_batch_size(100, 1000 * MIB)
+    assert batching.max_batch_size(100, 10 * MIB) == 100
 
 
 def test_on_an_accelerator_as_many_fit_as_it_has_room_for_and_one_is_always_tried() -> None:
@@ -111,8 +102,8 @@ def test_on_an_accelerator_as_many_fit_as_it_has_room_for_and_one_is_always_trie
     assert batching.max_batch_size(100, 10 * MIB, share=0.5, free=105 * MIB) == 5
     assert batching.max_batch_size(3, 10 * MIB, free=105 * MIB) == 3
     assert batching.max_batch_size(100, 10 * MIB, free=0) == 1
-    batching.limit_memory(batching.used() + 45 * MIB)
-    assert 1 <= batching.max_batch_size(100, 10 * MIB, free=105 * MIB) <= 4
+    with batching.memory_limit(batching.used() + 45 * MIB):
+        assert 1 <= batching.max_batch_size(100, 10 * MIB, free=105 * MIB) <= 4
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
@@ -132,8 +123,8 @@ def test_ten_times_the_images_take_hardly_more_memory() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone grants what it has not")
-def test_what_the_machine_has_no_room_for_fails_in_time_and_is_done_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of eight pieces of 64 MiB the machine, as far as it is asked, has room for fewer than eight at once."""
+def test_what_the_machine_has_no_room_for_fails_in_time_and_is_done_in_halves() -> None:
+    """Of eight pieces of 64 MiB the machine, as far as it is told, has room for fewer than eight at once."""
     before, tried, done = resource.getrlimit(resource.RLIMIT_DATA), [], []
 
     def work(part: slice) -> int:
@@ -142,34 +133,27 @@ def test_what_the_machine_has_no_room_for_fails_in_time_and_is_done_in_halves(mo
         done.append(tried[-1])
         return tried[-1]
 
-    monkeypatch.setattr(batching, "_available", lambda: 260 * MIB)
-    with batching.failing_in_time():
+    with batching.failing_in_time(room=300 * MIB):
         assert sum(batching.in_batches(work, 8, 8)) == 8
     assert tried[0] == 8
     assert max(done) <= 4
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
-    monkeypatch.setattr(batching, "_available", lambda: None)
-    with batching.failing_in_time():
-        assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_room_is_what_machine_and_control_group_leave(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_room_is_what_machine_and_control_group_leave(tmp_path: Path) -> None:
     for name, text in (
         ("limit", f"{900 * MIB}\n"),
         ("used", f"{600 * MIB}\n"),
         ("memory.stat", f"inactive_file {MIB}\n"),
     ):
         (tmp_path / name).write_text(text, encoding="ascii")
-    whole = batching._available()
-    assert whole is not None
+    groups = {"": ("limit", "used", str(tmp_path)), "memory": ("limit", "used", str(tmp_path))}
+    whole = batching.available({})
     assert whole > 301 * MIB
-    monkeypatch.setattr(
-        batching, "CGROUPS", {"": ("limit", "used", str(tmp_path)), "memory": ("limit", "used", str(tmp_path))}
-    )
-    assert batching._available() == 301 * MIB
+    assert batching.available(groups) == 301 * MIB
     (tmp_path / "limit").write_text("max\n", encoding="ascii")
-    assert batching._available() == pytest.approx(whole, rel=0.2)
+    assert batching.available(groups) == pytest.approx(whole, rel=0.2)
 
 
 def halved(numbers: list[int]) -> tuple[list[int], list[int]] | None:

@@ -12,8 +12,8 @@ import pandas as pd
 from audit.card.schema import Card
 from audit.data.assemble import samples_from_frame
 from audit.data.in_memory import SHOWN, DatasetSource, MapDataset, dataset_keys
-from audit.data.quality import ByteSource, FileSource
 from audit.data.samples import Samples
+from audit.data.sources import ByteSource, FileSource
 from audit.errors import DataError, InputError
 
 __all__ = ["Data", "fetch", "rendered_faces"]

@@ -17,10 +17,11 @@ from audit.card.load import check_sections, resolve
 from audit.card.schema import ModelSpec
 from audit.errors import InputError, ModelError
 from audit.models.adapters.registry import Model
-from audit.models.build import Backbone, unit_of, with_class_names
-from audit.models.predict import predict_images
+from audit.models.architecture import unit_of
+from audit.models.build import Backbone, with_class_names
+from audit.models.predict import predict
+from audit.models.preflight import NOT_FILES
 from audit.models.supported import families, refusals
-from audit.pipeline.prepare import NO_FILE
 
 __all__ = ["Net", "load_model", "supported_models", "wrap"]
 
@@ -74,7 +75,7 @@ class Net:
         DataError
             If a file cannot be read as an image.
         """
-        return predict_images(self.module, images)
+        return predict(self.module, images)
 
     def __repr__(self) -> str:
         return f"Net({self.spec.name}, {len(self.classes)} classes)"
@@ -112,7 +113,7 @@ def load_model(spec: Mapping[str, Any] | ModelSpec, *, folder: str | Path = ".")
     section = spec.model_dump(exclude_unset=True) if isinstance(spec, ModelSpec) else dict(spec)
     sections = {"data": {"path": "."}, "groups": {"any": {"column": "any"}}, "training": "none", "model": section}
     card, place = check_sections(sections, "load_model"), Path(folder) / "load_model"
-    if card.model.weights in NO_FILE:
+    if card.model.weights in NOT_FILES:
         raise ModelError("model.weights", f"'{card.model.weights}' is no trained classifier", "name the weights file")
     model = with_class_names(card, card_path=place, data_root=None).model
     weights = resolve(model.weights, card_path=place, data_root=None).absolute()

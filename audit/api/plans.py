@@ -17,7 +17,7 @@ from audit.api.progress import Callback, as_step
 from audit.data.summary import describe_data
 from audit.errors import InputError
 from audit.evidence.power import detectable_gaps, detectable_head_effects
-from audit.models.build import unit_of
+from audit.models.architecture import unit_of
 from audit.pipeline.prepare import Inputs, open_inputs
 from audit.records import DataReport
 

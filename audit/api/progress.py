@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from audit.pipeline.context import Step
+from audit.progress import Step
 
 logger = logging.getLogger("vit_audit")
 Callback = Callable[[str, int, int], None]  # name of the step, done, total (0: not known)

@@ -2,19 +2,174 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
+from torch import nn
 
+from audit.api.models import Net
 from audit.api.tables import Gaps, Rates
 from audit.errors import DataError
 from audit.evidence.disparity import Question, Thresholds, contrasts, rates_by_group
-from audit.patching.api import attribution, patch_heads, sweep
+from audit.models.adapters.registry import ADAPTERS, Model
+from audit.models.architecture import why_not_patchable
+from audit.models.build import Backbone
+from audit.patching import api
+from audit.patching.api import Head, Scale
 
 __all__ = ["Disparity", "attribution", "disparity", "patch_heads", "sweep"]
+
+
+def patch_heads(
+    model: Net | nn.Module,
+    recipients: torch.Tensor,
+    donors: torch.Tensor,
+    heads: Sequence[Head] | None = None,
+    *,
+    scale: Scale = "log_odds",
+) -> torch.Tensor:
+    """Patch heads one at a time, donor i into recipient i, and return what each patch changes, exactly.
+
+    What a head adds to the residual stream is replaced by what it adds for the donor; all that follows is computed
+    again (activation patching; Vig et al. 2020; Zhang and Nanda 2024).
+
+    Parameters
+    ----------
+    model : Net or torch.nn.Module
+        Of a supported family.
+    recipients, donors : torch.Tensor (N, 3, H, W)
+        Images as the model reads them: normalised, of its size.
+    heads : sequence of (layer, head), optional
+        Counted from 0; by default all, layer by layer.
+    scale : {"log_odds", "probability", "logit"}
+        Of which number of each class the change is given; log-odds and logits in nats.
+
+    Returns
+    -------
+    torch.Tensor (N, heads, classes), float64, on the CPU
+        Patched minus unpatched; exactly 0 for an image that donates to itself.
+
+    Raises
+    ------
+    InputError
+        If recipients and donors differ in shape, or there is no such head.
+    ModelError
+        If the model cannot be patched.
+
+    Examples
+    --------
+    >>> import timm, torch, vit_audit as va
+    >>> model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=3)
+    >>> images = torch.randn(4, 3, 32, 32)
+    >>> tuple(va.patch_heads(model, images, images.flip(0), heads=[(0, 1), (1, 2)]).shape)
+    (4, 2, 3)
+    >>> float(va.patch_heads(model, images, images).abs().max())
+    0.0
+    """
+    return api.patch_heads(_patchable(model), recipients, donors, heads, scale=scale)
+
+
+def attribution(
+    model: Net | nn.Module,
+    recipients: torch.Tensor,
+    donors: torch.Tensor,
+    heads: Sequence[Head] | None = None,
+    *,
+    scale: Scale = "log_odds",
+) -> torch.Tensor:
+    """Estimate to first order what :func:`patch_heads` returns, with one backward pass per class.
+
+    Attribution patching (Nanda 2023): the gradient with respect to the residual stream times the change of what the
+    head adds. It errs where the model is far from linear between recipient and donor.
+
+    Parameters
+    ----------
+    model, recipients, donors, heads, scale
+        As of :func:`patch_heads`.
+
+    Returns
+    -------
+    torch.Tensor (N, heads, classes), float64, on the CPU
+
+    Raises
+    ------
+    InputError, ModelError
+        As :func:`patch_heads`.
+
+    Examples
+    --------
+    >>> import timm, torch, vit_audit as va
+    >>> model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=3)
+    >>> images = torch.randn(4, 3, 32, 32)
+    >>> tuple(va.attribution(model, images, images.flip(0)).shape)
+    (4, 6, 3)
+    """
+    return api.attribution(_patchable(model), recipients, donors, heads, scale=scale)
+
+
+def sweep(
+    model: Net | nn.Module,
+    images: torch.Tensor,
+    recipients: torch.Tensor,
+    donors: torch.Tensor,
+    *,
+    layers: range | None = None,
+    scale: Scale = "log_odds",
+    progress: Callable[[int, int], None] | None = None,
+) -> torch.Tensor:
+    """Patch every head for many pairs of images, each image going through the model once per batch: the fast engine.
+
+    Parameters
+    ----------
+    model : Net or torch.nn.Module
+        Of a supported family.
+    images : torch.Tensor (M, 3, H, W)
+        As the model reads them.
+    recipients, donors : torch.Tensor (N,), int64
+        Row of each pair's recipient and donor in ``images``.
+    layers : range, optional
+        By default all.
+    scale : {"log_odds", "probability", "logit"}
+        As of :func:`patch_heads`.
+    progress : callable, optional
+        Called with the pairs done and in all.
+
+    Returns
+    -------
+    torch.Tensor (N, heads, classes), float64, on the CPU
+        Patched minus unpatched, heads layer by layer.
+
+    Raises
+    ------
+    InputError
+        If recipients and donors differ in number, or name rows that ``images`` has not.
+    ModelError
+        If the model cannot be patched.
+
+    Examples
+    --------
+    >>> import timm, torch, vit_audit as va
+    >>> model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=3)
+    >>> images, order = torch.randn(4, 3, 32, 32), torch.arange(4)
+    >>> effects = va.sweep(model, images, order, order.flip(0))
+    >>> torch.allclose(effects, va.patch_heads(model, images, images.flip(0)), atol=1e-5)
+    True
+    """
+    return api.sweep_heads(_patchable(model), images, recipients, donors, layers=layers, scale=scale, progress=progress)
+
+
+def _patchable(model: Net | nn.Module) -> Model:
+    """Return a model in evaluation mode whose heads can be told apart."""
+    if isinstance(model, Net):
+        return model.module
+    if isinstance(model, tuple(ADAPTERS)) and not model.training and not why_not_patchable(model):
+        return model
+    backbone = Backbone.from_module(model)
+    return backbone.build_as_is(backbone.module.num_classes)
 
 
 class Disparity:

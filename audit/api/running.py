@@ -8,9 +8,10 @@ from audit.api.plans import Plan
 from audit.api.progress import Callback, as_step
 from audit.api.results import RUNS, Result, open_run
 from audit.batching import parse_size
-from audit.models.process_state import run_state
+from audit.models.device import CPU, resolve_device
 from audit.pipeline.prepare import Options
 from audit.pipeline.run_audit import run_audit
+from audit.process_state import run_state
 
 __all__ = ["audit"]
 
@@ -75,9 +76,10 @@ def audit(
         Path(runs),
         run=None if out is None else Path(out),
         report=report,
-        device=device,
+        device=resolve_device(device),
         precision=precision,
     )
-    with run_state(memory_limit=None if memory is None else parse_size(memory)):
+    limit = None if memory is None else parse_size(memory)
+    with run_state(memory=limit, fail_in_time=options.device == CPU):
         folder = run_audit(plan.inputs, options, as_step(callback))
     return open_run(folder)

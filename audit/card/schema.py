@@ -166,6 +166,7 @@ class ModelSpec(CardPart):
     weights: str = (
         "pretrained"  # pretrained | rendered (a small base trained here) | none | FILE.safetensors | FILE.pth
     )
+    state: Literal["ema", "raw"] | None = None  # which weights of a file that holds averaged ones beside others
     classes: list[str] | None = None  # class names of the user's own checkpoint, in the order of its outputs
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None  # default: the model's own
     mean: Channels | None = None  # of red, green and blue, 0 to 1, subtracted from pixels; default: timm's for the name
@@ -203,6 +204,7 @@ class ControlsSpec(CardPart):
     card: str = "rendered"  # rendered | cifar100 | same | a path to another card
     path: str | None = None  # overrides that card's data.path
     weights: str | None = None  # what the control models start from, where not from model.weights
+    state: Literal["ema", "raw"] | None = None  # as model.state, of these weights
     train_images: AtLeast20 = 2000  # at most so many
     eval_images: AtLeast20 = 300
     base_epochs: Positive = 4

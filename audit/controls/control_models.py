@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -26,9 +26,10 @@ from audit.errors import UnfinishedError
 from audit.models.adapters.registry import Model, adapter
 from audit.models.build import Backbone
 from audit.models.checkpoint import hash_state, save_weights, started_from
-from audit.models.finetune import Progress, Recipe, Views, count_steps, finetune, make_views, prefix_blocks
+from audit.models.finetune import Recipe, Views, count_steps, finetune, make_views, prefix_blocks
 from audit.models.side_by_side import train_side_by_side
 from audit.models.transforms import Corruption, blur, corrupt_pixels, gray
+from audit.progress import Progress, Step
 from audit.store import write_text
 
 RECIPE_VERSION = 4  # raise when the training below changes: cached models are then made again
@@ -37,7 +38,6 @@ WEIGHT_DECAY = 0.05
 WARMUP_SHARE = 0.1
 CORRUPTIONS: Mapping[str, Corruption] = {"gray": gray, "blur": blur}
 SEEN = ("clean", "gray", "blur")  # by the base
-Step = Callable[[str], Callable[[int, int], None]]  # a named progress bar
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ def cache_key(backbone: Backbone, spec: ControlsSpec, images: ControlSet) -> str
     """Return the hash of all that makes the control models what they are."""
     made_of = {
         "version": RECIPE_VERSION,
-        "model": backbone.spec.model_dump(exclude={"weights", "classes"}),
+        "model": backbone.spec.model_dump(exclude={"weights", "state", "classes"}),
         "body": backbone.body_hash(),
-        "controls": spec.model_dump(exclude={"card", "path", "weights", "eval_images", "donor_seeds"}),
+        "controls": spec.model_dump(exclude={"card", "path", "weights", "state", "eval_images", "donor_seeds"}),
         "images": images.training_fingerprint,
         "torch": torch.__version__,
         "timm": timm.__version__,

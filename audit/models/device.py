@@ -13,6 +13,11 @@ from audit.errors import InputError
 CPU, CUDA = "cpu", "cuda"
 
 
+def resolve_device(name: str) -> str:
+    """Return the device that "auto" means: an accelerator where torch sees one."""
+    return (CUDA if torch.cuda.is_available() else CPU) if name == "auto" else name
+
+
 def open_device(name: str) -> torch.device:
     """Return a device, ready to compute in whole float32 and the same bits every time.
 

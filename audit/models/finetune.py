@@ -28,9 +28,9 @@ from audit.errors import UnfinishedError
 from audit.models.adapters.registry import Model, adapter
 from audit.models.predict import finish
 from audit.models.transforms import as_input
+from audit.progress import Progress
 from audit.store import not_written
 
-Progress = Callable[[int, int], None]  # steps done, steps in all
 PREFIX_BATCH = 64
 MAPPED_ABOVE = 1 << 30  # bytes; larger features of a view lie in a file
 CLIP_NORM = 1.0

@@ -2,17 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 
 from audit.batching import in_batches
-from audit.data.pixels import Pixels
+from audit.data.decode import decode_image
+from audit.data.pixels import Pixels, load_pixels
+from audit.errors import DataError
 from audit.models.adapters.registry import Model, adapter
 from audit.models.blocks import is_plain, leading_rows, rows_read
 from audit.models.transforms import as_input
 
 Floats = npt.NDArray[np.float32]
+Picture = Image.Image | Path | str | npt.NDArray[np.uint8]
+
+
+def predict(model: Model, images: Sequence[Picture], *, batch: int = 64) -> Floats:
+    """Return the logits of pictures, cropped, resized and normalised as the model's card or library says.
+
+    Parameters
+    ----------
+    model : Model
+        In evaluation mode afterwards.
+    images : sequence of PIL.Image.Image, path, or numpy.ndarray (H, W, 3) or (H, W), uint8
+    batch : int
+        How many at once, at most.
+
+    Returns
+    -------
+    numpy.ndarray (N, classes), float32
+
+    Raises
+    ------
+    DataError
+        If a file is missing or no picture, or an array is not of bytes; its place in ``images`` is named.
+    """
+    keys = [str(i) for i in range(len(images))]
+    return predict_logits(model, load_pixels(_Given(images), keys, adapter(model).side), batch=batch)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Pictures by their place in a sequence."""
+
+    images: Sequence[Picture]
+
+    def open(self, key: str) -> Image.Image:
+        """Return a picture as RGB."""
+        given, name = self.images[int(key)], f"images[{key}]"
+        if isinstance(given, Image.Image):
+            return given.convert("RGB")
+        if isinstance(given, np.ndarray):
+            if given.dtype != np.uint8 or given.ndim not in (2, 3) or (given.ndim == 3 and given.shape[2] != 3):
+                what = f"is an array {given.shape} of {given.dtype}"
+                raise DataError(name, what, "give bytes (uint8) of shape (H, W, 3) or (H, W)")
+            return Image.fromarray(given).convert("RGB")
+        try:
+            return decode_image(name, Path(given).read_bytes())
+        except OSError as error:
+            raise DataError(f"{name}: {given}", f"cannot be opened ({error.strerror})", "correct the path") from None
 
 
 @torch.inference_mode()
@@ -23,7 +77,8 @@ def predict_logits(model: Model, pixels: Pixels, *, batch: int = 64) -> Floats:
     def logits(part: slice) -> Floats:
         return finish(model, adapter(model).embed(as_input(model, pixels[part])), 0).cpu().numpy().astype(np.float32)
 
-    return np.concatenate(in_batches(logits, len(pixels), batch))
+    parts = in_batches(logits, len(pixels), batch)
+    return np.concatenate(parts) if parts else np.empty((0, int(model.num_classes)), dtype=np.float32)
 
 
 @torch.inference_mode()

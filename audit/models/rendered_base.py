@@ -20,9 +20,10 @@ from audit.card.schema import ModelSpec
 from audit.data.pixels import load_pixels
 from audit.data.synthetic import RENDERER_VERSION, SyntheticSource, sample_faces
 from audit.models.adapters.registry import adapter
-from audit.models.build import create_architecture
+from audit.models.architecture import make_architecture
 from audit.models.checkpoint import save_weights
-from audit.models.finetune import Progress, Recipe, finetune, make_views, mirrored
+from audit.models.finetune import Recipe, finetune, make_views, mirrored
+from audit.progress import Progress
 
 VERSION = 2  # raise when the training changes: cached bases are then made again
 FACES = 1600
@@ -69,7 +70,7 @@ def rendered_base(spec: ModelSpec, *, cache: Path, progress: Progress | None = N
     faces = sample_faces(FACES, SEED, split="train")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = create_architecture(spec, 2, pretrained=False)
+        model = make_architecture(spec, 2)
     size = adapter(model).side
     pixels = load_pixels(SyntheticSource(faces), faces["image"].tolist(), size)
     targets = (faces["expression"] == "smiling").to_numpy().astype(np.int64)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from audit.models.blocks import drops_at_random
-from audit.models.finetune import Progress
+from audit.progress import Progress
 
 AT_ONCE = 4  # models; bounds memory on machines of many cores
 Job = Callable[[Progress], None]  # trains one model, telling its steps done and in all

@@ -11,8 +11,10 @@ import timm
 import torch
 
 from audit.models.adapters.registry import ADAPTERS
-from audit.models.build import why_not_patchable
-from audit.models.converters import HUGGING_FACE, KINDS, TORCHVISION, torchvision_names
+from audit.models.architecture import why_not_patchable
+from audit.models.converters import HUGGING_FACE, TORCHVISION
+from audit.models.converters.kinds import KINDS
+from audit.models.converters.torchvision import torchvision_names
 from audit.units import FULL
 
 MODULES = (*(kind.__module__.rsplit(".", 1)[1] for kind in ADAPTERS), "deit")  # timm's, in which such models are
@@ -38,11 +40,11 @@ def families() -> list[Row]:
             "ViT",
             ", ".join(TORCHVISION + name for name in torchvision_names()),
             FULL["head"],
-            "translated into timm's ViT; weights: pretrained, or a FILE in torchvision's names",
+            "converted to timm's ViT; weights: pretrained, or a FILE in torchvision's names",
         )
     )
     kinds = ", ".join(KINDS)
-    notes = f"translated into timm's ViT; weights: a folder with config.json of model_type {kinds}"
+    notes = f"converted to timm's ViT; weights: a folder with config.json of model_type {kinds}"
     rows.append(Row("Hugging Face", "ViT, DeiT, DINOv2, CLIP, SigLIP", HUGGING_FACE, FULL["head"], notes))
     return rows
 

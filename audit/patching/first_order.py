@@ -33,7 +33,8 @@ from audit.models.device import device_of, memory_of
 from audit.models.transforms import as_input
 from audit.patching.attribution import attribute, linearise
 from audit.patching.sites import record, sites_of, trace_bytes
-from audit.patching.sweep import Progress, Rows, class_log_odds, side_by_side
+from audit.patching.sweep import Rows, class_log_odds, side_by_side
+from audit.progress import Progress
 
 Array = npt.NDArray[np.float64]
 BLOCK = 32  # recipients that share their donors' estimates: part of what is computed, whatever fits into memory

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,9 +18,9 @@ from audit.models.device import CPU, device_of, memory_of
 from audit.models.transforms import as_input
 from audit.patching.engine import Donor, Patches, patch, patch_together, transplant_layer
 from audit.patching.sites import Site, Trace, record, same_up_to, sites_of, trace_bytes
+from audit.progress import Progress
 
 RECIPIENTS_AT_ONCE = 32  # twice as many on an accelerator
-Progress = Callable[[int, int], None]  # patches done, patches in all
 Rows = npt.NDArray[np.int64]
 
 

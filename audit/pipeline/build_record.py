@@ -21,8 +21,8 @@ from audit.data.summary import describe_data
 from audit.evidence.heads import FIRST_LOOK
 from audit.evidence.outcome import decide, not_shown
 from audit.models.adapters.registry import adapter
+from audit.models.architecture import unit_of
 from audit.models.blocks import unknown_blocks
-from audit.models.build import unit_of
 from audit.models.device import CPU, device_name, precision_name
 from audit.pipeline.analyze import Judged
 from audit.pipeline.context import Scope, Setting
@@ -221,6 +221,7 @@ def _model_info(setting: Setting, models: AuditedModels | None) -> ModelInfo:
         origin="the user's own checkpoint"
         if own
         else f"trained by this audit from weights '{_shown(card.model.weights)}'",
+        state=backbone.state,
         weights_sha256=next(iter(models.hashes().values())) if models is not None else backbone.body_hash(),
         parameters=sum(p.numel() for p in model.parameters()),
         layers=body.depth,

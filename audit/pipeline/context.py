@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,17 +16,12 @@ from audit.card.schema import Card, TrainingSpec
 from audit.data.pixels import Pixels
 from audit.data.samples import Samples
 from audit.data.summary import audited_outcomes
-from audit.models.build import Backbone, unit_of
+from audit.models.architecture import unit_of
+from audit.models.build import Backbone
 from audit.models.device import CPU
+from audit.progress import Step
 from audit.records import Contrast
 from audit.units import Unit
-
-Step = Callable[[str], Callable[[int, int], None]]
-
-
-def silent(_name: str) -> Callable[[int, int], None]:
-    """Return a step that tells nobody."""
-    return lambda _done, _total: None
 
 
 @dataclass

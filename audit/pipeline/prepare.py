@@ -23,17 +23,17 @@ from audit.data.assemble import read_samples
 from audit.data.pixels import load_pixels
 from audit.data.samples import Samples
 from audit.data.summary import audited_outcomes
-from audit.errors import DataError, ModelError, UnfinishedError
+from audit.errors import DataError, UnfinishedError
 from audit.models.adapters.registry import adapter
 from audit.models.build import Backbone, check_model, with_class_names
 from audit.models.checkpoint import hash_state
 from audit.models.device import CPU, open_device, open_precision
+from audit.models.preflight import preflight_model, spec_of_controls
 from audit.models.rendered_base import rendered_base
-from audit.pipeline.context import Setting, Step
+from audit.pipeline.context import Setting
 from audit.pipeline.train_models import ARCHITECTURE
+from audit.progress import Step
 from audit.store import now, open_cache, question_hash, run_folder, source_hash
-
-NO_FILE = ("pretrained", "none", "rendered")  # values of model.weights that name no file
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def open_inputs(
         kept = None if finished is None else finished / ARCHITECTURE
         card = with_class_names(card, card_path=card_path, data_root=data_root, folder=kept)
         if finished is None:
-            check_model(card, card_path=card_path, data_root=data_root)
+            check_model(card, card_path=card_path, data_root=data_root)  # before every image is opened
     if samples is None and card.data.reader == "frame":
         fix = "give the same data again, in Python: vit_audit.plan(card, data=...) or result.reproduce(..., data=...)"
         raise DataError(str(card_path), "its images were given in Python, not as files", fix)
@@ -124,13 +124,15 @@ def open_inputs(
         tick = step("data: opening every image")
         samples = read_samples(card, card_path=card_path, data_root=data_root, progress=lambda done: tick(done, 0))
     audited_outcomes(card, samples.labels)  # a wrong name shows before anything is trained
+    if backbone is None and finished is None:
+        with still_there(samples):
+            preflight_model(card, card_path=card_path, data_root=data_root, samples=samples)
     return Inputs(card, content, card_path, data_root, samples, backbone, finished)
 
 
 def prepare(inputs: Inputs, options: Options, step: Step) -> Setting:
     """Decode the images and find the weights to start from and the run directory; nothing is written yet."""
     card, samples = inputs.card, inputs.samples
-    torch.use_deterministic_algorithms(True)
     cache = open_cache()
     backbone = inputs.backbone or _backbone(inputs, cache, step)
     own = card.training == "none" and inputs.finished is None
@@ -192,18 +194,14 @@ def _backbone(inputs: Inputs, cache: Path, step: Step) -> Backbone:
     if inputs.finished is not None:
         spec = inputs.card.model.model_copy(update={"weights": "none"})
         return Backbone(spec, inputs.finished / ARCHITECTURE)
-    if inputs.card.training == "none" and inputs.card.model.weights in NO_FILE:
-        what = f"'{inputs.card.model.weights}' with training: none"
-        raise ModelError("model.weights", what, "name the weights file to audit")
     return _find(inputs.card.model, inputs, cache, step)
 
 
 def _control_backbone(inputs: Inputs, cache: Path, step: Step) -> Backbone | None:
     """Return what the control models start from, where that is not what the audited model starts from."""
-    weights = inputs.card.controls.weights
-    if weights is None or inputs.finished is not None:
+    if inputs.card.controls.weights is None or inputs.finished is not None:
         return None
-    return _find(inputs.card.model.model_copy(update={"weights": weights}), inputs, cache, step)
+    return _find(spec_of_controls(inputs.card), inputs, cache, step)
 
 
 def _find(spec: ModelSpec, inputs: Inputs, cache: Path, step: Step) -> Backbone:

@@ -21,7 +21,7 @@ from audit.models.build import Backbone
 from audit.patching.sites import Site, sites_of
 from audit.patching.sweep import measure_unpatched
 from audit.pipeline.analyze import predictions, questions
-from audit.pipeline.context import Setting, silent
+from audit.pipeline.context import Setting
 from audit.pipeline.prepare import Options, open_inputs, prepare
 from audit.pipeline.run_sweeps import (
     Plan,
@@ -32,6 +32,8 @@ from audit.pipeline.run_sweeps import (
     swept_layers,
     with_class_names,
 )
+from audit.process_state import run_state
+from audit.progress import silent
 from audit.records import Contrast, Finding
 from audit.report import load_audit
 from audit.units import parse_name
@@ -96,11 +98,12 @@ def reproduce_finding(
         backbone=backbone,
         finished=run,
     )
-    setting = prepare(inputs, Options("vit-audit reproduce", run.parent, run=run), silent)
-    if setting.samples.fingerprint != audit.data.fingerprint:
+    if inputs.samples.fingerprint != audit.data.fingerprint:
         raise InputError(audit.data.source, "the data have changed since the run", "restore them, or audit again")
     measure = _measure_rates if finding.kind == "disparity" else _measure_head
-    return Reproduction(finding.id, finding.expected, measure(setting, run, finding), finding.tolerance)
+    with run_state():
+        setting = prepare(inputs, Options("vit-audit reproduce", run.parent, run=run), silent)
+        return Reproduction(finding.id, finding.expected, measure(setting, run, finding), finding.tolerance)
 
 
 def _model(setting: Setting, run: Path) -> Model:

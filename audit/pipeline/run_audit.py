@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from audit.batching import is_exhausted, keep_freed_memory
+from audit.batching import is_exhausted
 from audit.controls.control_images import ControlSet
 from audit.errors import AuditError, InputError
 from audit.evidence.joint_patching import sets_to_patch
 from audit.pipeline.analyze import judge_effects, judge_rates, judge_sets
 from audit.pipeline.attention_maps import look
 from audit.pipeline.build_record import EMPTY, REGISTRATION, record_audit, register
-from audit.pipeline.context import Setting, Step
+from audit.pipeline.context import Setting
 from audit.pipeline.patch_heads import patch_heads
 from audit.pipeline.prepare import Inputs, Options, prepare, still_there
 from audit.pipeline.run_controls import (
@@ -33,6 +33,7 @@ from audit.pipeline.run_controls import (
 from audit.pipeline.run_pairs import sweep_pairs
 from audit.pipeline.run_sweeps import measure_images, sweep_sets
 from audit.pipeline.train_models import AuditedModels, train_audited, training_jobs
+from audit.progress import Step
 from audit.records import Audit, ControlReport
 from audit.report import answers, load_audit, render_run
 from audit.report.manifest import check_kept, write_manifest
@@ -74,7 +75,6 @@ def run_audit(inputs: Inputs, options: Options, step: Step) -> Path:
     AuditError
         If the input cannot be audited, or the run cannot finish; finished stages are kept.
     """
-    keep_freed_memory()
     check_writable(options.run or options.out)
     setting = prepare(inputs, options, step)
     training_jobs(setting)  # what is wrong with the training sample or the control images shows

@@ -16,10 +16,12 @@ from audit.card.schema import ModelSpec, TrainingSpec
 from audit.data.splits import balanced_training
 from audit.models.adapters.registry import Model
 from audit.models.checkpoint import hash_state, save_weights, started_from
-from audit.models.converters import HUGGING_FACE, kept_configuration
-from audit.models.finetune import Progress, Recipe, Views, count_steps, finetune, make_views, mirrored
+from audit.models.converters import HUGGING_FACE
+from audit.models.converters.huggingface import kept_configuration
+from audit.models.finetune import Recipe, Views, count_steps, finetune, make_views, mirrored
 from audit.models.side_by_side import train_side_by_side
 from audit.pipeline.context import Setting
+from audit.progress import Progress
 from audit.store import write_bytes
 
 ARCHITECTURE = "models/huggingface"  # of a run: what the models are, where timm has no name for it

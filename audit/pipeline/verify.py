@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from audit.pipeline.context import Scope
 from audit.pipeline.load_run import OpenedRun, open_run
 from audit.pipeline.run_controls import CONTROL_EFFECTS, CONTROL_NUMBERS, check_round_trips
 from audit.pipeline.run_sweeps import Swept, make_plans, search_precision
+from audit.progress import Step
 from audit.records import Audit, Control, Effort, SharedCopy
 from audit.report import answers
 from audit.report.exports import PRINTED_WITH, printed_with, statement
@@ -49,7 +50,6 @@ AT_MOST = 20  # differences of the record that are named one by one
 JUDGED = (
     "rates", "contrasts", "ranges", "findings", "heads", "joint", "pairs", "grids", "stability", "agreement",
 )  # fmt: skip
-Step = Callable[[str], Callable[[int, int], None]]
 
 
 @dataclass(frozen=True)

@@ -371,6 +371,7 @@ class ModelInfo(Record):
 
     name: str
     origin: str  # "trained by this audit from FILE" | "the user's own checkpoint"
+    state: Literal["ema", "raw"] | None = None  # which weights of its file; None where there was no file
     weights_sha256: str
     parameters: int
     unit: Unit = "head"  # what is patched: an attention head or a slice of channels, called a head below

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from audit.card.load import built_in_cards
 from audit.card.schema import ModelSpec
-from audit.models.build import create_architecture
+from audit.models.architecture import make_architecture
 from tests.end_to_end.conftest import SMALL_CARD, TABLE, TONE, Invoke, write_card
 
 pytestmark = pytest.mark.end_to_end
@@ -38,7 +38,7 @@ def edit_table(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> 
 
 def weights_of(folder: Path, classes: int = 2, **overrides: Any) -> str:
     model = {**SMALL_CARD["model"], "overrides": {**SMALL_CARD["model"]["overrides"], **overrides}}
-    save_file(create_architecture(ModelSpec(**model), classes, pretrained=False).state_dict(), folder / "w.safetensors")
+    save_file(make_architecture(ModelSpec(**model), classes).state_dict(), folder / "w.safetensors")
     return "w.safetensors"
 
 

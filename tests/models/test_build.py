@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from audit.card.schema import ModelSpec
 from audit.errors import ModelError
-from audit.models.build import SUPPORTED, Backbone, check_model, create_architecture, why_not_patchable
+from audit.models.architecture import SUPPORTED, make_architecture, why_not_patchable
+from audit.models.build import Backbone, check_model
 from audit.models.checkpoint import hash_state
 from tests.models_for_tests import FAMILIES, Gated, base_of, enlarged, noise_images, tiny
 
@@ -231,7 +232,7 @@ def test_weights_of_something_else(tmp_path: Path) -> None:
     ],
 )
 def test_unsupported_models_are_refused_by_name_with_the_list(name: str) -> None:
-    error = one_line(lambda: create_architecture(ModelSpec(name=name, weights="none"), 2, pretrained=False))
+    error = one_line(lambda: make_architecture(ModelSpec(name=name, weights="none"), 2))
     assert error.where == "model.name"
     assert f"'{name}' is not supported" in error.what
     assert all(pattern in error.fix for pattern in SUPPORTED)
@@ -252,7 +253,7 @@ def test_every_family_is_patchable(family: str) -> None:
 
 
 def test_heads_mixed_before_the_projection_cannot_be_told_apart() -> None:
-    error = one_line(lambda: create_architecture(spec(scale_attn_norm=True), 2, pretrained=False))
+    error = one_line(lambda: make_architecture(spec(scale_attn_norm=True), 2))
     assert "normalises across heads" in error.what
     model = copy.deepcopy(tiny())
     model.blocks[1].attn.norm = torch.nn.LayerNorm(32)
@@ -264,21 +265,21 @@ def test_gated_attention_is_refused() -> None:
 
 
 def test_a_model_without_blocks_has_nothing_to_patch() -> None:
-    assert "it has no block" in one_line(lambda: create_architecture(spec(depth=0), 2, pretrained=False)).what
+    assert "it has no block" in one_line(lambda: make_architecture(spec(depth=0), 2)).what
 
 
 def test_an_unknown_name_with_the_nearest_ones() -> None:
-    error = one_line(lambda: create_architecture(spec("vit_tiny_pach16_224"), 2, pretrained=False))
+    error = one_line(lambda: make_architecture(spec("vit_tiny_pach16_224"), 2))
     assert "timm has no model 'vit_tiny_pach16_224'" in error.what
     assert "vit_tiny_patch16_224" in error.fix
-    assert "did you mean" in one_line(lambda: create_architecture(spec("zzz"), 2, pretrained=False)).fix
+    assert "did you mean" in one_line(lambda: make_architecture(spec("zzz"), 2)).fix
 
 
 @pytest.mark.parametrize(
     "options", [{"depht": 3}, {"num_heads": 5}, {"global_pool": "sum"}, {"embed_dim": 33}], ids=lambda o: next(iter(o))
 )
 def test_overrides_that_timm_refuses(options: dict[str, Any]) -> None:
-    error = one_line(lambda: create_architecture(spec(**options), 2, pretrained=False))
+    error = one_line(lambda: make_architecture(spec(**options), 2))
     assert "timm refuses" in error.what
     assert "overrides" in error.fix
 

@@ -15,7 +15,8 @@ from torchvision.models import resnet50
 from audit.card.schema import ModelSpec
 from audit.errors import ModelError
 from audit.models.adapters.registry import Model, adapter
-from audit.models.build import Backbone, create_architecture, unit_of
+from audit.models.architecture import make_architecture, unit_of
+from audit.models.build import Backbone
 from audit.models.finetune import Recipe, count_steps, finetune, make_views
 from audit.models.transforms import as_input
 from audit.patching.sites import head_writes, record, sites_of, trace_bytes
@@ -78,7 +79,7 @@ def test_a_card_says_into_how_many_slices() -> None:
 )
 def test_what_cannot_be_parted_is_refused(options: dict[str, object], where: str, what: str) -> None:
     with pytest.raises(ModelError) as caught:
-        create_architecture(spec(**options), 2, pretrained=False)
+        make_architecture(spec(**options), 2)
     assert caught.value.where == where
     assert what in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from audit.errors import ModelError
-from audit.models.checkpoint import hash_state, read_weights, save_weights
+from audit.models.checkpoint import hash_state, open_checkpoint, save_weights
 
 pytestmark = pytest.mark.unit
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    return open_checkpoint(path).take(None).tensors
+
+
 STATE = {"head.weight": torch.arange(6.0).reshape(2, 3), "head.bias": torch.tensor([0.5, -0.5])}
 
 
@@ -56,11 +64,99 @@ def test_pytorch_files_are_unwrapped(wrap: Callable[[Any], Any], tmp_path: Path)
     assert same(read_weights(tmp_path / "w.pth"), STATE)
 
 
+RAW, EMA = STATE, {k: v + 1 for k, v in STATE.items()}
+
+
+def prefixed(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+BOTH: dict[str, Any] = {
+    "timm": {"state_dict": RAW, "state_dict_ema": EMA, "epoch": 3, "arch": "vit_tiny_patch16_224", "metric": 0.5},
+    "deit": {"model": RAW, "model_ema": EMA, "optimizer": {"state": {0: {"exp_avg": torch.ones(2, 3)}}}},
+    "ema beside": {"model": RAW, "ema": EMA},
+    "ema, its decay and its weights": {"model": RAW, "ema": {"decay": torch.tensor(0.999), "module": EMA}},
+    "beside in one state dict": {"state_dict": prefixed("model.", RAW) | prefixed("model_ema.module.", EMA)},
+    "ema-pytorch": prefixed("online_model.", RAW) | prefixed("ema_model.", EMA) | {"initted": torch.tensor([True])},
+    "callback": {
+        "state_dict": RAW,
+        "callbacks": {"EMACallback": {"ema_state_dict": EMA}, "stop": {"best_score": torch.tensor(0.3)}},
+    },
+    "lightning's average": {
+        "state_dict": EMA, "current_model_state": RAW, "averaging_state": {"n_averaged": torch.tensor(9)},
+    },
+    "a loss's weights too": {"model": RAW, "model_ema": EMA, "criterion": {"weight": torch.ones(3)}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_of_several_sets_the_card_must_say_which_is_in_use(name: str, tmp_path: Path) -> None:
+    torch.save(BOTH[name], tmp_path / "w.pth")
+    checkpoint = open_checkpoint(tmp_path / "w.pth")
+    assert same(checkpoint.take("raw").tensors, RAW)
+    assert same(checkpoint.take("ema").tensors, EMA)
+    line = refusal(tmp_path / "w.pth")
+    assert "holds 2 sets of weights: " in line
+    assert line.count("(raw)") == line.count("(ema)") == 1
+    assert "model.state: ema, or raw" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "state"),
+    [
+        (STATE, "raw"),
+        ({"state_dict_ema": STATE}, "ema"),
+        ({"n_averaged": torch.tensor(3), **prefixed("module.", STATE)}, "ema"),  # torch.optim.swa_utils.AveragedModel
+        (prefixed("ema_model.", STATE), "ema"),
+    ],
+    ids=["plain", "only averaged", "swa", "prefix"],
+)
+def test_a_single_set_is_taken_and_says_what_it_is(content: Any, state: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    checkpoint = open_checkpoint(tmp_path / "w.pth")
+    assert checkpoint.take(None).state == state
+    assert same(checkpoint.take(state).tensors, STATE)
+    other: Any = {"raw": "ema", "ema": "raw"}[state]
+    with pytest.raises(ModelError, match=f"holds no {other} weights, only"):
+        checkpoint.take(other)
+
+
+def test_two_averages_cannot_be_told_apart(tmp_path: Path) -> None:
+    torch.save({"state_dict": RAW, "ema_0.99": EMA, "ema_0.999": EMA}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=r"holds 3 sets .* save the one in use"):
+        open_checkpoint(tmp_path / "w.pth").take("ema")
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.", "_orig_mod.", "model.module.", "module.model._orig_mod."])
+def test_prefixes_of_wrappers_are_taken_off(prefix: str, tmp_path: Path) -> None:
+    torch.save({"state_dict": prefixed(prefix, STATE)}, tmp_path / "last.ckpt")
+    assert same(read_weights(tmp_path / "last.ckpt"), STATE)
+
+
+def test_what_training_scripts_store_beside_weights_is_read(tmp_path: Path) -> None:
+    args = argparse.Namespace(model="vit_tiny_patch16_224", model_kwargs={"num_heads": 2}, out=Path("runs"))
+    torch.save({"state_dict": STATE, "args": args, "metric": np.float64(81.5)}, tmp_path / "w.pth.tar")
+    checkpoint = open_checkpoint(tmp_path / "w.pth.tar")
+    assert same(checkpoint.take(None).tensors, STATE)
+    assert (checkpoint.heads, checkpoint.architecture) == (2, "vit_tiny_patch16_224")
+
+
+@pytest.mark.parametrize(("value", "said"), [(float("nan"), "NaN"), (float("inf"), "infinite values")])
+def test_values_that_are_not_finite_are_named(value: float, said: str, tmp_path: Path) -> None:
+    state = {**{f"b{i}.weight": torch.tensor([value]) for i in range(7)}, "sound": torch.zeros(2)}
+    save_file({**state, "n": torch.tensor([3])}, tmp_path / "w.safetensors")
+    line = refusal(tmp_path / "w.safetensors")
+    assert f"b0.weight, b1.weight, b2.weight, b3.weight, b4.weight and 2 more hold {said}" in line
+    assert "sound" not in line
+
+
 def test_half_precision_is_read_as_float_and_counters_stay_whole(tmp_path: Path) -> None:
-    save_file({"w": torch.tensor([0.5, 0.25]).half(), "n": torch.tensor([3])}, tmp_path / "w.safetensors")
+    half = {"w": torch.tensor([0.5, 0.25]).half(), "b": torch.tensor([0.5, 0.25]).bfloat16(), "n": torch.tensor([3])}
+    save_file(half, tmp_path / "w.safetensors")
     state = read_weights(tmp_path / "w.safetensors")
-    assert state["w"].dtype is torch.float32
-    assert state["w"].tolist() == [0.5, 0.25]
+    for name in "wb":
+        assert state[name].dtype is torch.float32
+        assert state[name].tolist() == [0.5, 0.25]
     assert state["n"].dtype is torch.int64
 
 

@@ -1,4 +1,4 @@
-"""Models of other libraries give their own logits after translation, and are patched like any other."""
+"""Models of other libraries give their own logits after conversion, and are patched like any other."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from audit.card.load import load_card
 from audit.card.schema import ModelSpec
 from audit.controls.identities import Subject, run_identities
 from audit.errors import ModelError
-from audit.models.build import Backbone, why_not_patchable, with_class_names
-from audit.models.converters import HUGGING_FACE, KINDS, read_foreign
+from audit.models.architecture import why_not_patchable
+from audit.models.build import Backbone, with_class_names
+from audit.models.converters import HUGGING_FACE, read_conversion
+from audit.models.converters.kinds import KINDS
 from tests.models_for_tests import noise_images
 
 with warnings.catch_warnings():
@@ -125,16 +127,16 @@ def test_a_model_of_torchvision_gives_its_own_logits(name: str, tmp_path: Path) 
 def test_identities_hold_on_a_model_of_torchvision(tmp_path: Path) -> None:
     """Of its own class and names, with two blocks, so that every head can be tried."""
     original = TorchvisionTransformer(224, 32, num_layers=2, num_heads=12, hidden_dim=768, mlp_dim=3072, num_classes=3)
-    model = read_foreign("torchvision/vit_b_32", None).create(3, 64)
+    model = read_conversion("torchvision/vit_b_32", None).create(3, 64)
     model.blocks = model.blocks[:2]
-    state = read_foreign("torchvision/vit_b_32", None).renamed(drawn(original).state_dict())
+    state = read_conversion("torchvision/vit_b_32", None).renamed(drawn(original).state_dict())
     model.load_state_dict({k: v for k, v in state.items() if k != "pos_embed"}, strict=False)
     assert_identities_hold(model.eval(), noise_images(2, size=64), noise_images(2, seed=1, size=64))
 
 
 def assert_identities_hold(model: Any, images: torch.Tensor, donors: torch.Tensor) -> None:
     """Every head is live, patched with itself changes no bit, and is patched by the engine as by hooks."""
-    failed = [c.id for c in run_identities(Subject(model, images, donors, "a translated model")) if not c.passed]
+    failed = [c.id for c in run_identities(Subject(model, images, donors, "a converted model")) if not c.passed]
     assert failed == []
 
 
@@ -167,8 +169,8 @@ def test_class_names_come_from_the_folder(folder: Callable[[Any], Path], tmp_pat
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"model_type": "swin"}, "model_type 'swin' cannot be translated"),
-        ({"model_type": None}, "model_type 'None' cannot be translated"),
+        ({"model_type": "swin"}, "model_type 'swin' cannot be converted"),
+        ({"model_type": None}, "model_type 'None' cannot be converted"),
         ({"hidden_size": "wide"}, "is not the configuration of a vit model"),
         ({"hidden_size": 0}, "is not the configuration of a vit model"),
         ({"hidden_act": "snake"}, "hidden_act 'snake'"),

@@ -1,0 +1,182 @@
+"""From a card's model to an architecture that can be patched: the library's model, its adapter, the checks."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from audit.card.schema import ModelSpec
+from audit.errors import ModelError
+from audit.models.adapters.base import Adapter
+from audit.models.adapters.channels import SLICES_FIELD, Channels
+from audit.models.adapters.registry import ADAPTERS, Model, adapter
+from audit.models.checkpoint import check_finite
+from audit.models.converters import HUGGING_FACE, TORCHVISION, is_foreign, read_conversion
+from audit.units import Unit
+
+SUPPORTED = (*(name for made in ADAPTERS.values() for name in made.named), f"{TORCHVISION}vit_*", HUGGING_FACE)
+RESERVED = {  # arguments of timm's that load, fetch or leave out, or that the card says elsewhere
+    "checkpoint_path", "cache_dir", "in_chans", "num_classes", "img_size", "features_only", "out_indices", "scriptable",
+    "exportable", "no_jit",
+}  # fmt: skip
+BLOCKS = {"depth", "depths", "layers"}  # arguments that count blocks, each of which is made one by one
+MOST_BLOCKS, LARGEST = 500, 2**17  # no network has so many, or is so wide
+
+
+def make_architecture(spec: ModelSpec, classes: int, *, pretrained: bool = False, weights: Path | None = None) -> Model:
+    """Make a card's model and refuse what cannot be patched.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+    classes : int
+        Outputs of the classifier.
+    pretrained : bool
+        Fetch timm's weights; else they are random.
+    weights : pathlib.Path, optional
+        The folder of a Hugging Face model, which says what its architecture is.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, or its parts cannot be told apart.
+    """
+    if spec.channel_slices is not None and unit_of(spec.name) == "head":
+        what = f"{spec.name} has attention heads, no slices of channels"
+        raise ModelError("model.channel_slices", what, "remove it")
+    model = _converted(spec, classes, weights) if is_foreign(spec.name) else _of_timm(spec, classes, pretrained)
+    return fit_to_card(model, spec)
+
+
+def fit_to_card(model: Model, spec: ModelSpec) -> Model:
+    """Give a library's model the pixels' mean and scale and the slices that the card names, and check it.
+
+    Raises
+    ------
+    ModelError
+        If its parts cannot be told apart, images of its size do not fit, or nothing says how pixels are normalised.
+    """
+    given: dict[str, tuple[float, ...]] = {}
+    given |= {k: tuple(v) for k, v in (("mean", spec.mean), ("std", spec.std)) if v is not None}
+    if spec.image_size is not None:
+        given["input_size"] = (3, spec.image_size, spec.image_size)
+    model.pretrained_cfg = {**getattr(model, "pretrained_cfg", {}), **given}
+    if spec.channel_slices is not None:
+        model.channel_slices = spec.channel_slices
+    reason = why_not_patchable(model)
+    if SLICES_FIELD in reason:
+        raise ModelError(SLICES_FIELD, f"{spec.name}: {reason.partition('; ')[0]}", "take a divisor of that")
+    if reason:
+        what = f"'{spec.name}' is not supported: {reason}"
+        raise ModelError("model.name", what, f"supported: {', '.join(SUPPORTED)}")
+    if any(model.pretrained_cfg.get(k) is None for k in ("mean", "std")):
+        what = "nothing beside the weights says how pixels are normalised"
+        raise ModelError("model.mean", what, "give model.mean and model.std")
+    if fault := adapter(model).side_fault():
+        what, _, fix = fault.partition("; ")
+        raise ModelError("model.image_size", f"{what} of {spec.name}", fix)
+    return model
+
+
+def why_not_patchable(model: nn.Module) -> str:
+    """Return why the parts of ``model`` cannot be told apart where they write, or "" if they can."""
+    if isinstance(model, tuple(ADAPTERS)):
+        return adapter(model).fault()
+    inside = next((f"; its part '{n}' is a {type(m).__name__}: take that" for n, m in model.named_modules()
+                   if isinstance(m, tuple(ADAPTERS))), "")  # fmt: skip
+    return f"it is a {type(model).__name__}{inside}"
+
+
+def family_of(name: str) -> type[Adapter] | None:
+    """Return which family a timm model is of, by the module that makes it, or None if of none that is known."""
+    module = inspect.getmodule(timm.model_entrypoint(name))
+    made = {inspect.getmodule(kind): found for kind, found in ADAPTERS.items()}
+    return ADAPTERS[VisionTransformer] if name.startswith("deit") else made.get(module)
+
+
+def unit_of(name: str) -> Unit:
+    """Return what is patched of a model that a card names; the name is known to be supported."""
+    made = None if is_foreign(name) else family_of(name)
+    return "head" if made is None else made.unit
+
+
+def try_pass(model: Model, classes: int) -> None:
+    """Raise where an image of the model's size does not pass through it; on the "meta" device nothing is computed.
+
+    Raises
+    ------
+    ModelError
+    """
+    side, device = adapter(model).side, next(model.parameters()).device
+    try:
+        logits = model(torch.zeros(1, 3, side, side, device=device))
+    except NotImplementedError:  # an operation that is not known without numbers
+        return
+    except Exception as error:  # whatever an architecture of odd arguments raises
+        what = f"an image of {side} x {side} pixels does not pass through it ({type(error).__name__})"
+        raise ModelError("model", what, "correct image_size or overrides") from error
+    if logits.shape != (1, classes):
+        raise ModelError("model.overrides", "the model gives no logits, one a class", "remove what takes the pool away")
+
+
+def _of_timm(spec: ModelSpec, classes: int, pretrained: bool) -> Model:
+    """Create a model of timm's by name."""
+    options = dict(spec.overrides)
+    reserved = sorted(key for key in options if key in RESERVED or key.startswith("pretrained"))
+    if reserved:
+        what = f"'{reserved[0]}' is no part of an architecture, or has a field of its own"
+        raise ModelError("model.overrides", what, "remove it")
+    _check_sizes(options, "model.overrides")
+    if not timm.is_model(spec.name):
+        near = difflib.get_close_matches(spec.name, timm.list_models(), n=3)
+        fix = f"did you mean {', '.join(near) or SUPPORTED[0]}"
+        raise ModelError("model.name", f"timm has no model '{spec.name}'", fix)
+    made = family_of(spec.name)
+    if made is None:
+        what = f"'{spec.name}' is not supported: it is of no known family"
+        raise ModelError("model.name", what, f"supported: {', '.join(SUPPORTED)}")
+    if spec.image_size is not None and not issubclass(made, Channels):  # convolutions take any size
+        options["img_size"] = spec.image_size
+    try:
+        model = timm.create_model(spec.name, pretrained=pretrained, num_classes=classes, **options)
+    except Exception as error:  # whatever odd arguments make of an architecture
+        if pretrained and isinstance(error, OSError | RuntimeError):
+            what = f"pretrained weights of {spec.name} could not be fetched ({type(error).__name__})"
+            fix = "connect to the network once, or name a weights FILE"
+            raise ModelError("model.weights", what, fix) from error
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        what = f"timm refuses {spec.name} with {options} ({said})"
+        raise ModelError("model", what, "correct image_size or overrides") from error
+    if pretrained:
+        check_finite(model.state_dict(), f"pretrained weights of {spec.name}")
+    if issubclass(made, Channels):
+        model.to(memory_format=torch.channels_last)  # on a processor several times as fast to train
+    return model
+
+
+def _converted(spec: ModelSpec, classes: int, weights: Path | None) -> Model:
+    """Create a model of another library, converted to timm's."""
+    if spec.overrides:
+        raise ModelError("model.overrides", f"{spec.name} takes none", "remove them; its own files say what it is")
+    conversion = read_conversion(spec.name, weights)
+    _check_sizes({**conversion.options, "image_size": conversion.image_size}, "model.weights")
+    try:
+        return conversion.create(classes, spec.image_size)
+    except (TypeError, AssertionError, ValueError, ZeroDivisionError) as error:
+        raise ModelError("model", f"timm refuses {spec.name} as it is described ({error})", "correct it") from error
+
+
+def _check_sizes(options: Mapping[str, object], where: str) -> None:
+    """Refuse what would be built for hours, or fill the memory before a weight is read."""
+    for name, value in options.items():
+        numbers = [v for v in (value if isinstance(value, list | tuple) else [value]) if isinstance(v, int | float)]
+        most = MOST_BLOCKS if name in BLOCKS else LARGEST
+        if sum(map(abs, numbers)) > most:
+            raise ModelError(where, f"{name} is {value}: no network is so large", f"write {most} or less")

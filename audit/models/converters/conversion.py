@@ -1,0 +1,117 @@
+"""How a vision transformer of another library becomes timm's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+State = dict[str, torch.Tensor]
+Names = Mapping[str, str]
+
+
+class ClassAndPatches(VisionTransformer):  # type: ignore[misc]
+    """A vision transformer whose classifier reads the class token beside the mean of the patches, as DINOv2's does."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, global_pool="avg", fc_norm=False)
+        self.reset_classifier(self.num_classes)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Give it a new classifier."""
+        del global_pool
+        self.num_classes = num_classes
+        self.head = nn.Linear(2 * self.embed_dim, num_classes)
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Return the logits of normed tokens (B, tokens, width)."""
+        both = torch.cat([x[:, 0], x[:, self.num_prefix_tokens :].mean(1)], dim=1)
+        logits: torch.Tensor = both if pre_logits else self.head(both)
+        return logits
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How a checkpoint of another library becomes a timm model.
+
+    Parameters
+    ----------
+    options : mapping
+        Keyword arguments of ``made``; image size and classes are added.
+    image_size : int
+        The checkpoint's own.
+    names : mapping of str to str
+        The checkpoint's names of tensors, or of the modules that hold them, to timm's. What is not named is left out.
+    layers : str
+        What names of a layer's tensors begin with, before the number of the layer.
+    parts : mapping of str to str
+        As ``names``, within a layer. "#q", "#k" and "#v" mark the thirds of a matrix that timm has in one.
+    prefix : str
+        What some checkpoints put before all names of the body.
+    made : type
+        The timm class.
+    classes : list of str, optional
+        What its outputs mean.
+    mean, std : tuple of float, optional
+        By what pixels between 0 and 1 are normalised, where the folder says so.
+    squashes : bool
+        Whether images are resized to a square whatever their shape, and not cropped.
+    fix : callable
+        Whatever renaming and joining does not do.
+    """
+
+    options: Mapping[str, Any]
+    image_size: int
+    names: Names
+    layers: str
+    parts: Names
+    prefix: str = ""
+    made: type[VisionTransformer] = VisionTransformer
+    classes: list[str] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    squashes: bool = False
+    fix: Callable[[State], None] = field(default=lambda _state: None)
+
+    def create(self, classes: int, image_size: int | None) -> VisionTransformer:
+        """Return the model with random weights."""
+        model = self.made(img_size=image_size or self.image_size, num_classes=classes, **self.options)
+        model.pretrained_cfg = {"mean": self.mean, "std": self.std}
+        return model
+
+    def renamed(self, state: Mapping[str, torch.Tensor]) -> State:
+        """Return a checkpoint's tensors under timm's names; queries, keys and values are joined."""
+        made: State = {}
+        thirds: dict[str, State] = {}
+        for name, tensor in state.items():
+            new, _, third = self._new_name(name.removeprefix(self.prefix)).partition("#")
+            if third:
+                part, _, kind = third.partition(".")
+                thirds.setdefault(f"{new}.{kind}", {})[part] = tensor
+            elif new:
+                made[new] = tensor
+        for name, held in thirds.items():
+            if set(held) == {"q", "k", "v"}:
+                made[name] = torch.cat([held["q"], held["k"], held["v"]])
+        self.fix(made)
+        return made
+
+    def _new_name(self, name: str) -> str:
+        """Return timm's name of a tensor, or "" where it has none."""
+        if not name.startswith(self.layers):
+            return _looked_up(name, self.names)
+        number, _, rest = name.removeprefix(self.layers).partition(".")
+        part = _looked_up(rest, self.parts)
+        return f"blocks.{number}.{part}" if part else ""
+
+
+def _looked_up(name: str, names: Names) -> str:
+    """Return the new name of a tensor, named itself or by its module, or ""."""
+    if name in names:
+        return names[name]
+    module, _, kind = name.rpartition(".")
+    return f"{names[module]}.{kind}" if module in names else ""

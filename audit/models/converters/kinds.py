@@ -1,0 +1,207 @@
+"""Hugging Face's kinds of vision transformer: what timm calls their options and parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from timm.layers.mlp import SwiGLUPacked
+from timm.layers.norm import LayerNorm
+from timm.models.deit import VisionTransformerDistilled
+
+from audit.models.converters.conversion import ClassAndPatches, Conversion, State
+
+Config = Mapping[str, Any]
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "silu": "silu",
+}
+BERT_LIKE = {
+    "attention.attention.query": "attn.qkv#q",
+    "attention.attention.key": "attn.qkv#k",
+    "attention.attention.value": "attn.qkv#v",
+    "attention.output.dense": "attn.proj",
+}
+VIT_LIKE = BERT_LIKE | {
+    "intermediate.dense": "mlp.fc1",
+    "output.dense": "mlp.fc2",
+    "layernorm_before": "norm1",
+    "layernorm_after": "norm2",
+}
+DINO_LIKE = BERT_LIKE | {
+    "mlp.weights_in": "mlp.fc1",
+    "mlp.weights_out": "mlp.fc2",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+    "norm1": "norm1",
+    "norm2": "norm2",
+    "layer_scale1.lambda1": "ls1.gamma",
+    "layer_scale2.lambda1": "ls2.gamma",
+}
+CLIP_LIKE = {
+    "self_attn.q_proj": "attn.qkv#q",
+    "self_attn.k_proj": "attn.qkv#k",
+    "self_attn.v_proj": "attn.qkv#v",
+    "self_attn.out_proj": "attn.proj",
+    "layer_norm1": "norm1",
+    "layer_norm2": "norm2",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+AROUND = {  # what is before and after the layers
+    "embeddings.cls_token": "cls_token",
+    "embeddings.position_embeddings": "pos_embed",
+    "embeddings.patch_embeddings.projection": "patch_embed.proj",
+    "embeddings.register_tokens": "reg_token",
+    "layernorm": "norm",
+    "classifier": "head",
+    "cls_classifier": "head",
+    "distillation_classifier": "head_dist",
+}
+AROUND_CLIP = {
+    "embeddings.class_embedding": "cls_token",
+    "embeddings.position_embedding.weight": "pos_embed",
+    "embeddings.patch_embedding": "patch_embed.proj",
+    "pre_layrnorm": "norm_pre",
+    "classifier": "head",
+}
+ATTENTION_POOL = {
+    "head.probe": "attn_pool.latent",
+    "head.attention.in_proj_weight": "attn_pool.in_proj.weight",
+    "head.attention.in_proj_bias": "attn_pool.in_proj.bias",
+    "head.attention.out_proj": "attn_pool.proj",
+    "head.layernorm": "attn_pool.norm",
+    "head.mlp.fc1": "attn_pool.mlp.fc1",
+    "head.mlp.fc2": "attn_pool.mlp.fc2",
+}
+BERT_LAYERS, CLIP_LAYERS, TOWER = "encoder.layer.", "encoder.layers.", "vision_model."
+
+
+def _common(config: Config, hidden: int) -> dict[str, Any]:
+    """Return what all kinds name alike; ``hidden`` units has the first layer of each MLP."""
+    width, eps, act = int(config["hidden_size"]), float(config["layer_norm_eps"]), str(config["hidden_act"])
+    if act not in ACTIVATIONS:
+        raise ValueError(f"hidden_act '{act}'")
+    if int(config.get("num_channels", 3)) != 3:
+        raise ValueError(f"num_channels {config['num_channels']}")
+    return {
+        "patch_size": int(config["patch_size"]),
+        "embed_dim": width,
+        "depth": int(config["num_hidden_layers"]),
+        "num_heads": int(config["num_attention_heads"]),
+        "mlp_ratio": (hidden + 0.25) / width,  # timm rounds down
+        "act_layer": ACTIVATIONS[act],
+        "norm_layer": partial(LayerNorm, eps=eps),
+    }
+
+
+def _side(config: Config) -> int:
+    """Return the image's side; some configurations name both."""
+    size = config["image_size"]
+    sides = {int(s) for s in (size if isinstance(size, list | tuple) else [size])}
+    if len(sides) != 1:
+        raise ValueError(f"image_size {size}")
+    return sides.pop()
+
+
+def _classifies(config: Config, what: str = "ForImageClassification") -> bool:
+    return any(what in str(name) for name in config.get("architectures") or [])
+
+
+def _vit(config: Config) -> Conversion:
+    options = _common(config, int(config["intermediate_size"])) | {"qkv_bias": bool(config["qkv_bias"])}
+    return Conversion(options, _side(config), AROUND, BERT_LAYERS, VIT_LIKE, prefix="vit.")
+
+
+def _deit(config: Config) -> Conversion:
+    """DeiT: its distillation token is a register to the plain classifier, and has a classifier of its own beside it."""
+    options = _common(config, int(config["intermediate_size"])) | {"qkv_bias": bool(config["qkv_bias"])}
+    taught = _classifies(config, "WithTeacher")
+    names = AROUND | {"embeddings.distillation_token": "dist_token" if taught else "reg_token"}
+    if taught:
+        made = VisionTransformerDistilled
+        return Conversion(options, _side(config), names, BERT_LAYERS, VIT_LIKE, prefix="deit.", made=made)
+    return Conversion(options | {"reg_tokens": 1}, _side(config), names, BERT_LAYERS, VIT_LIKE, prefix="deit.")
+
+
+def _dinov2(config: Config) -> Conversion:
+    width, packed = int(config["hidden_size"]), bool(config["use_swiglu_ffn"])
+    hidden = int(width * config["mlp_ratio"])
+    if packed:
+        hidden = 2 * ((int(hidden * 2 / 3) + 7) // 8 * 8)
+    registers = int(config.get("num_register_tokens", 0))
+    options = _common(config, hidden) | {
+        "qkv_bias": bool(config["qkv_bias"]),
+        "init_values": 1.0,
+        **({"mlp_layer": SwiGLUPacked, "act_layer": "silu"} if packed else {}),
+        **({"reg_tokens": registers, "no_embed_class": True} if registers else {}),
+    }
+    return Conversion(
+        options,
+        _side(config),
+        AROUND,
+        BERT_LAYERS,
+        DINO_LIKE,
+        prefix=f"{config['model_type']}.",
+        made=ClassAndPatches,
+        fix=_place_of_class if registers else (lambda _state: None),
+    )
+
+
+def _place_of_class(state: State) -> None:
+    """Move the class token's position into the token: registers have none, so timm gives positions to patches only."""
+    if "pos_embed" in state and "cls_token" in state:
+        state["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
+        state["pos_embed"] = state["pos_embed"][:, 1:]
+
+
+def _clip(config: Config) -> Conversion:
+    """CLIP: its classifier reads the mean of the patches as they leave the last block; without one, the class token."""
+    classifies = _classifies(config)
+    pool = {"global_pool": "avg", "final_norm": False} if classifies else {"global_pool": "token"}
+    options = _common(config, int(config["intermediate_size"])) | {"pre_norm": True, **pool}
+    names = AROUND_CLIP if classifies else AROUND_CLIP | {"post_layernorm": "norm"}
+    return Conversion(options, _side(config), names, CLIP_LAYERS, CLIP_LIKE, prefix=TOWER, fix=_with_batch)
+
+
+def _siglip(config: Config) -> Conversion:
+    """SigLIP: its classifier reads the mean of the patches; without one, an attention pool does."""
+    classifies = _classifies(config)
+    pool = {"global_pool": "avg", "fc_norm": False} if classifies else {"global_pool": "map"}
+    options = _common(config, int(config["intermediate_size"])) | {"class_token": False, **pool}
+    names = AROUND_CLIP | {"post_layernorm": "norm"} | ({} if classifies else ATTENTION_POOL)
+    return Conversion(options, _side(config), names, CLIP_LAYERS, CLIP_LIKE, prefix=TOWER, fix=_split_pool)
+
+
+def _with_batch(state: State) -> None:
+    """Give tokens and positions the leading dimensions that timm has."""
+    for name in ("cls_token", "pos_embed"):
+        if name in state:
+            state[name] = state[name].reshape(1, -1, state[name].shape[-1])
+
+
+def _split_pool(state: State) -> None:
+    """Part the attention pool's joined projection into that of its query and that of keys and values."""
+    _with_batch(state)
+    for kind in ("weight", "bias"):
+        joined = state.pop(f"attn_pool.in_proj.{kind}", None)
+        if joined is not None:
+            third = len(joined) // 3
+            state[f"attn_pool.q.{kind}"], state[f"attn_pool.kv.{kind}"] = joined[:third], joined[third:]
+
+
+KINDS: Mapping[str, Callable[[Config], Conversion]] = {
+    "vit": _vit,
+    "deit": _deit,
+    "dinov2": _dinov2,
+    "dinov2_with_registers": _dinov2,
+    "clip": _clip,
+    "clip_vision_model": _clip,
+    "siglip": _siglip,
+    "siglip_vision_model": _siglip,
+}

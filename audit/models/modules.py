@@ -1,0 +1,181 @@
+"""Models that are in memory: what library they are of, and copies of them with another classifier or other weights."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from torch import nn
+from torchvision.models.resnet import BasicBlock as TorchvisionBasic
+from torchvision.models.resnet import ResNet as TorchvisionResNet
+from torchvision.models.vision_transformer import VisionTransformer as TorchvisionTransformer
+
+from audit.card.schema import ModelSpec
+from audit.errors import ModelError
+from audit.models.adapters.registry import ADAPTERS, Model, adapter
+from audit.models.architecture import fit_to_card
+from audit.models.checkpoint import StateDict, check_finite, open_checkpoint
+from audit.models.converters import HUGGING_FACE, TORCHVISION
+from audit.models.converters.conversion import Conversion
+from audit.models.converters.huggingface import find_weights, read_folder
+from audit.models.converters.torchvision import convert_vit
+from audit.models.load import load_tensors
+
+WHERE = "the given module"
+PASS_TOLERANCE = 1e-3  # of the largest logit; two libraries add up in other orders
+INITIAL_SCALE = 0.02  # standard deviation of tokens and positions before any training
+
+
+def adopt(
+    module: nn.Module,
+    classes: Sequence[str] | None,
+    *,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    image_size: int | None,
+    channel_slices: int | None,
+) -> tuple[ModelSpec, Model]:
+    """Return a copy of a module as timm's model of the same function, and what a card would say of it.
+
+    Parameters are those of ``Backbone.from_module``.
+
+    Raises
+    ------
+    ModelError
+        If its parts cannot be told apart where they write, or its pass is not that of its family.
+    """
+    original = copy.deepcopy(module).cpu().float().eval()
+    check_finite(original.state_dict(), WHERE)
+    name, model, named = _as_timm(original)
+    names = list(classes) if classes is not None else named
+    if names is None:
+        raise ModelError("classes", "nothing says what the outputs mean", "name every class, in their order")
+    spec = ModelSpec(
+        name=name,
+        classes=names,
+        mean=None if mean is None else list(mean),
+        std=None if std is None else list(std),
+        image_size=image_size,
+        channel_slices=channel_slices,
+    )
+    fit_to_card(model, spec)
+    _check_pass(original, model, len(names))
+    return spec, model
+
+
+def _as_timm(module: nn.Module) -> tuple[str, Model, list[str] | None]:
+    """Return a name for a card, timm's model with the module's weights, and the classes that it names itself."""
+    if isinstance(module, TorchvisionTransformer):
+        return f"{TORCHVISION}vit_b_16", _convert(convert_vit(module), module.state_dict(), "VisionTransformer"), None
+    if isinstance(module, TorchvisionResNet):
+        return "resnet50", _convert_resnet(module), None
+    if hasattr(module, "save_pretrained") and hasattr(getattr(module, "config", None), "model_type"):
+        return HUGGING_FACE, *_convert_saved(module)
+    kind = next((kind for kind in ADAPTERS if isinstance(module, kind)), None)
+    if kind is None:
+        return "given", module, None  # which fit_to_card refuses, with the reason
+    own = str((getattr(module, "pretrained_cfg", None) or {}).get("architecture", ""))
+    family = ADAPTERS[kind].named[0]
+    return own if timm.is_model(own) else timm.list_models(family)[0], module, None
+
+
+def _convert(conversion: Conversion, state: StateDict, kind: str) -> Model:
+    """Return timm's model of a conversion with these weights, of as many classes as its classifier has outputs."""
+    tensors = conversion.renamed(state)
+    if "head.weight" not in tensors:
+        raise ModelError(WHERE, f"a {kind} has no classifier", "give the model with its classifier")
+    model = conversion.create(len(tensors["head.weight"]), None)
+    load_tensors(model, tensors, WHERE, keep_classifier=True)
+    return model
+
+
+def _convert_saved(module: Any) -> tuple[Model, list[str] | None]:
+    """Return timm's model of a Hugging Face module, as it is saved: names in memory change with transformers."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        module.save_pretrained(folder)
+        try:
+            conversion, saved = read_folder(folder), open_checkpoint(find_weights(folder))
+        except ModelError as error:
+            raise ModelError(WHERE, error.what, error.fix) from None
+        return _convert(conversion, saved.take(None).tensors, type(module).__name__), conversion.classes
+
+
+def _convert_resnet(module: TorchvisionResNet) -> Model:
+    """Return timm's ResNet of torchvision's, which has the same names and shapes."""
+    stages = [module.layer1, module.layer2, module.layer3, module.layer4]
+    model = ResNet(
+        BasicBlock if isinstance(module.layer1[0], TorchvisionBasic) else Bottleneck,
+        [len(stage) for stage in stages],
+        num_classes=len(module.fc.weight) if isinstance(module.fc, nn.Linear) else 1,
+        cardinality=module.groups,
+        base_width=module.base_width,
+    )
+    model.pretrained_cfg = {"mean": None, "std": None, "input_size": (3, 224, 224)}
+    load_tensors(model, module.state_dict(), WHERE, keep_classifier=True)
+    return model.to(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def _check_pass(original: nn.Module, model: Model, classes: int) -> None:
+    """Raise where the module itself gives other logits than its family's parts, run one after the other."""
+    body = adapter(model.eval())
+    images = torch.randn(2, 3, body.side, body.side, generator=torch.Generator().manual_seed(0))
+    try:
+        answer: Any = original(images)
+    except Exception as error:  # whatever a module of another size raises
+        what = f"images of {body.side} x {body.side} pixels do not pass through it ({type(error).__name__}: {error})"
+        raise ModelError(WHERE, " ".join(what.split()), "give image_size") from error
+    wanted = getattr(answer, "logits", answer)
+    stream = body.embed(images)
+    for layer in range(body.depth):
+        stream = body.run(layer, stream)
+    found = body.classify(stream)
+    if not isinstance(wanted, torch.Tensor) or wanted.shape != (len(images), classes):
+        shape = tuple(wanted.shape)[1:] if isinstance(wanted, torch.Tensor) else type(wanted).__name__
+        what = f"its output is {shape}, for {classes} classes"
+        raise ModelError(WHERE, what, "name every class, in the order of the outputs")
+    if found.shape != wanted.shape or not torch.allclose(
+        found, wanted, rtol=0, atol=PASS_TOLERANCE * float(wanted.abs().max())
+    ):
+        what = f"its forward pass is not that of a {type(model).__name__}: the logits of its parts differ from its own"
+        raise ModelError(WHERE, what, "give the model without what was added to it or changed in it")
+
+
+def described(model: Model) -> str:
+    """Return what makes a model beside its weights: its modules and their plain settings, such as a number of heads."""
+    settings = [
+        (name, type(module).__name__, sorted((k, v) for k, v in vars(module).items() if type(v) in (int, float, str)))
+        for name, module in model.named_modules()
+    ]
+    return repr(settings)
+
+
+def reset_classifier(model: Model, classes: int) -> Model:
+    """Give a model a new classifier, in place, and return it."""
+    model.reset_classifier(classes)
+    return model
+
+
+@torch.no_grad()
+def reset_weights(model: Model) -> Model:
+    """Give a model random weights, in place, and return it: as each of its modules begins, tokens and positions small.
+
+    Statistics of norms are set to those of the start.
+    """
+    begun: set[int] = set()
+    for module in model.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset) and any(True for _ in module.parameters(recurse=False)):
+            reset()
+            begun |= {id(p) for p in module.parameters(recurse=False)}
+    for parameter in model.parameters():
+        if id(parameter) not in begun:
+            nn.init.trunc_normal_(parameter, std=INITIAL_SCALE)
+    return model

@@ -1,0 +1,231 @@
+"""Patching on tensors: what each head carries from donors to recipients, exactly and to first order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from scipy.special import expit
+
+from audit.batching import in_batches
+from audit.errors import InputError
+from audit.models.adapters.registry import Model, adapter
+from audit.models.device import device_of
+from audit.patching.attribution import attribute, linearise
+from audit.patching.engine import Donor, Patches, continue_unpatched, patch, patch_layer
+from audit.patching.sites import Site, heads_of, record, sites_of
+from audit.patching.sweep import class_log_odds, recipients_at_once
+from audit.progress import Progress
+
+Scale = Literal["log_odds", "probability", "logit"]
+Head = tuple[int, int] | Site  # layer and head, counted from 0
+
+
+def patch_heads(
+    model: Model,
+    recipients: torch.Tensor,
+    donors: torch.Tensor,
+    heads: Sequence[Head] | None = None,
+    *,
+    donor_model: Model | None = None,
+    scale: Scale = "log_odds",
+) -> torch.Tensor:
+    """Patch heads one at a time, donor i into recipient i, and return what each patch changes.
+
+    What a head adds to the residual stream, ``u_h = W_O[:, h] z_h``, is replaced by what it adds for the donor; all
+    that follows is computed again (activation patching; Vig et al. 2020, Zhang and Nanda 2024). Of a convolutional
+    network slices of channels take the place of heads.
+
+    Parameters
+    ----------
+    model : Model
+        timm's, as ``Backbone.build_as_is`` returns it; in evaluation mode.
+    recipients, donors : torch.Tensor (N, 3, H, W)
+        Images as the model reads them: normalised, of its size.
+    heads : sequence of (layer, head), optional
+        All heads, layer by layer, where not given.
+    donor_model : Model, optional
+        Whose heads donate, of the same start as ``model``; ``model`` itself where not given.
+    scale : {"log_odds", "probability", "logit"}
+        Of which number of each class the change is given: ``l_c - logsumexp over j != c of l_j`` in nats, the softmax,
+        or the logit.
+
+    Returns
+    -------
+    torch.Tensor (N, heads, classes), float64, on the CPU
+        Patched minus unpatched. A head that is patched with itself changes nothing: exactly 0.
+
+    Raises
+    ------
+    InputError
+        If recipients and donors differ in shape, or there is no such head.
+
+    See Also
+    --------
+    attribution : the same to first order, at the price of one backward pass a class.
+    """
+    sites = _sites(model, recipients, donors, heads)
+    giving, of_scale = donor_model or model, _SCALES[scale]
+
+    def effects(part: slice) -> torch.Tensor:
+        trace = record(model, recipients[part].to(device_of(model)))
+        donor = Donor(giving, record(giving, donors[part].to(device_of(giving))))
+        found: dict[Site, torch.Tensor] = {}
+        for layer in sorted({site.layer for site in sites}):
+            asked = sorted({site.head for site in sites if site.layer == layer})
+            patched = of_scale(patch_layer(model, trace, donor, layer, asked).double())
+            change = patched - of_scale(continue_unpatched(model, trace, layer, len(asked)).double())
+            found |= {Site(layer, head): of_head.cpu() for head, of_head in zip(asked, change, strict=True)}
+        return torch.stack([found[site] for site in sites], dim=1)
+
+    return torch.cat(in_batches(effects, len(recipients), recipients_at_once(model, 1)))
+
+
+def attribution(
+    model: Model,
+    recipients: torch.Tensor,
+    donors: torch.Tensor,
+    heads: Sequence[Head] | None = None,
+    *,
+    scale: Scale = "log_odds",
+) -> torch.Tensor:
+    """Estimate to first order what ``patch_heads`` returns (attribution patching; Nanda 2023).
+
+    The gradient of each class's number with respect to the residual stream, times the change of what the head adds.
+    It errs where the model is far from linear between recipient and donor.
+
+    Parameters
+    ----------
+    model, recipients, donors, heads, scale
+        As of :func:`patch_heads`. Probabilities are carried over from log-odds by the logistic function.
+
+    Returns
+    -------
+    torch.Tensor (N, heads, classes), float64, on the CPU
+
+    Raises
+    ------
+    InputError
+        If recipients and donors differ in shape, or there is no such head.
+    """
+    sites = _sites(model, recipients, donors, heads)
+    every = sites_of(model, layers := range(min(s.layer for s in sites), adapter(model).depth))
+    places = [every.index(site) for site in sites]
+
+    def estimates(part: slice) -> torch.Tensor:
+        images = recipients[part].to(device_of(model))
+        scalars = {str(c): _scalar(c, scale) for c in range(_classes(model, images))}
+        passed = linearise(model, images, scalars, layers)
+        given = record(model, donors[part].to(device_of(model))).z
+        own = {layer: passed.trace.z[layer] for layer in layers}
+        columns = []
+        for name, scalar in scalars.items():
+            pairs = attribute(model, own, dict(enumerate(given)), passed.slopes[name])  # every recipient and donor
+            change = pairs.diagonal().mT[:, places].double().cpu()
+            if scale == "probability":
+                base = scalar(passed.logits).double().cpu()[:, None]
+                change = torch.from_numpy(expit((base + change).numpy()) - expit(base.numpy()))
+            columns.append(change)
+        return torch.stack(columns, dim=-1)
+
+    return torch.cat(in_batches(estimates, len(recipients), recipients_at_once(model, 1)))
+
+
+def sweep_heads(
+    model: Model,
+    images: torch.Tensor,
+    recipients: torch.Tensor,
+    donors: torch.Tensor,
+    *,
+    layers: range | None = None,
+    scale: Scale = "log_odds",
+    progress: Progress | None = None,
+) -> torch.Tensor:
+    """Patch every head for pairs of images, each image going through the model once a batch.
+
+    Parameters
+    ----------
+    model : Model
+        In evaluation mode.
+    images : torch.Tensor (M, 3, H, W)
+        As the model reads them.
+    recipients, donors : torch.Tensor (N,), int64
+        Row of each pair's recipient and donor in ``images``. Pairs that share images cost least side by side.
+    layers : range, optional
+        By default all.
+    scale : {"log_odds", "probability", "logit"}
+        As of :func:`patch_heads`.
+    progress : callable, optional
+        Called with the pairs done and in all.
+
+    Returns
+    -------
+    torch.Tensor (N, heads, classes), float64, on the CPU
+        Patched minus unpatched, heads layer by layer.
+
+    Raises
+    ------
+    InputError
+        If recipients and donors differ in number, or name rows that ``images`` has not.
+    """
+    if recipients.shape != donors.shape or recipients.ndim != 1 or not len(recipients):
+        what = f"are {tuple(donors.shape)}, the recipients {tuple(recipients.shape)}"
+        raise InputError("donors", what, "give one row number for each recipient, and one recipient at least")
+    rows = torch.cat([recipients, donors])
+    if int(rows.min()) < 0 or int(rows.max()) >= len(images):
+        raise InputError("recipients, donors", f"name rows beyond the {len(images)} images", "count from 0")
+    every, of_scale, done = layers or range(adapter(model).depth), _SCALES[scale], 0
+
+    def effects(part: slice) -> torch.Tensor:
+        nonlocal done
+        own, given = recipients[part], donors[part]
+        needed = torch.cat([own, given]).unique()
+        trace = record(model, images[needed].to(device_of(model)))
+        places, sources = torch.searchsorted(needed, own), torch.searchsorted(needed, given)
+        columns = []
+        for layer in every:
+            heads = list(range(heads_of(model, layer)))
+            patches = Patches.of_heads(heads, places, sources)
+            patched = of_scale(patch(model, trace, Donor(model, trace), layer, patches).double())
+            same = Patches.of_heads(heads, places, places)
+            base = of_scale(patch(model, trace, Donor(model, trace), layer, same).double())
+            columns.append((patched - base).unflatten(0, (len(heads), len(own))).cpu())
+        done += len(own)
+        if progress is not None:
+            progress(min(done, len(recipients)), len(recipients))
+        return torch.cat(columns).transpose(0, 1)
+
+    return torch.cat(in_batches(effects, len(recipients), recipients_at_once(model, 1)))
+
+
+_SCALES: dict[Scale, Callable[[torch.Tensor], torch.Tensor]] = {
+    "log_odds": class_log_odds,
+    "probability": lambda logits: logits.softmax(-1),
+    "logit": lambda logits: logits,
+}
+
+
+def _scalar(number: int, scale: Scale) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what reads the number of one class from logits; of a probability its log-odds."""
+    read = _SCALES["logit" if scale == "logit" else "log_odds"]
+    return lambda logits: read(logits)[..., number]
+
+
+@torch.inference_mode()
+def _classes(model: Model, images: torch.Tensor) -> int:
+    return int(model(images[:1]).shape[-1])
+
+
+def _sites(model: Model, recipients: torch.Tensor, donors: torch.Tensor, heads: Sequence[Head] | None) -> list[Site]:
+    """Return the heads that are asked for, once it is known that there is something to patch."""
+    if recipients.shape != donors.shape or not len(recipients):
+        what = f"are {tuple(donors.shape)}, the recipients {tuple(recipients.shape)}"
+        raise InputError("donors", what, "give one donor for each recipient, and one recipient at least")
+    every = sites_of(model)
+    sites = every if heads is None else [Site(*h) if isinstance(h, tuple) else h for h in heads]
+    unknown = [site for site in sites if site not in every]
+    if unknown or not sites:
+        what = f"the model has no layer {unknown[0].layer}, head {unknown[0].head}" if unknown else "none is named"
+        raise InputError("heads", what, f"name pairs (layer, head) of {len(every)}, both counted from 0")
+    return sites

@@ -1,0 +1,91 @@
+"""What a run changes of its process, and puts back when it ends, whatever it ends by."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from PIL import ImageFile
+
+from audit.batching import failing_in_time, freed_memory_kept, memory_limit
+
+CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+
+
+@contextmanager
+def run_state(
+    *,
+    deterministic: bool = True,
+    memory: int | None = None,
+    threads: int | None = None,
+    fail_in_time: bool = True,
+) -> Iterator[None]:
+    """Compute as a run does, for the length of a block; all is as it was before afterwards, also after an exception.
+
+    Restored are: deterministic algorithms, threads, the random state and the precision of products of torch; what the C
+    library does with freed memory; the limits of memory; filters of warnings; whether Pillow reads truncated images;
+    and the environment variable that cuBLAS reads. Blocks may be nested.
+
+    Parameters
+    ----------
+    deterministic : bool
+        Refuse algorithms that give other bits every time.
+    memory : int, optional
+        Bytes that the process may hold; batches are cut to fit.
+    threads : int, optional
+        Of torch, on the processor; as many as before where not given.
+    fail_in_time : bool
+        Let an allocation fail that the machine has no room for. Not with an accelerator, whose driver maps more than
+        there is.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        for restore in (_restore_torch(), _restore_environment(), _restore_pillow()):
+            stack.callback(restore)
+        stack.enter_context(freed_memory_kept())
+        stack.enter_context(memory_limit(memory))
+        if fail_in_time:
+            stack.enter_context(failing_in_time())
+        torch.use_deterministic_algorithms(deterministic)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        yield
+
+
+def _restore_torch() -> Callable[[], None]:
+    """Return what puts torch's settings back as they are now."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    threads, drawn = torch.get_num_threads(), torch.get_rng_state()
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    def restore() -> None:
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.set_num_threads(threads)
+        torch.set_rng_state(drawn)
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+
+    return restore
+
+
+def _restore_environment() -> Callable[[], None]:
+    before = os.environ.get(CUBLAS)
+
+    def restore() -> None:
+        os.environ.pop(CUBLAS, None)
+        if before is not None:
+            os.environ[CUBLAS] = before
+
+    return restore
+
+
+def _restore_pillow() -> Callable[[], None]:
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+
+    def restore() -> None:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+    return restore

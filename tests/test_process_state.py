@@ -1,0 +1,92 @@
+"""A run leaves the process as it was, whatever it ends by."""
+
+from __future__ import annotations
+
+import os
+import resource
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from PIL import ImageFile
+
+from audit.batching import max_batch_size, used
+from audit.process_state import run_state
+
+pytestmark = pytest.mark.unit
+MIB = 2**20
+
+
+def state() -> dict[str, Any]:
+    return {
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "warn only": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "threads": torch.get_num_threads(),
+        "random state": torch.get_rng_state().tolist(),
+        "tf32": (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32),
+        "limits": resource.getrlimit(resource.RLIMIT_DATA),
+        "filters": list(warnings.filters),
+        "environment": dict(os.environ),
+        "batch": max_batch_size(10_000, 1.0),
+        "truncated": ImageFile.LOAD_TRUNCATED_IMAGES,
+    }
+
+
+def disturb() -> None:
+    """Change all that a run may change, by itself or through a library."""
+    torch.set_num_threads(3)
+    torch.manual_seed(9)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cuda.matmul.allow_tf32 = not torch.backends.cuda.matmul.allow_tf32
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":16:8"
+    warnings.filterwarnings("ignore", message="anything")
+    ImageFile.LOAD_TRUNCATED_IMAGES = not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def succeed() -> None:
+    with run_state(memory=used() + 2000 * MIB, threads=2):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.get_num_threads() == 2
+        assert max_batch_size(10_000, MIB) < 10_000
+        assert resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY
+        disturb()
+
+
+def fail() -> None:
+    with pytest.raises(KeyboardInterrupt), run_state():
+        disturb()
+        raise KeyboardInterrupt
+
+
+def nest() -> None:
+    with run_state(memory=used() + 2000 * MIB, threads=1):
+        outer = state()
+        with pytest.raises(ValueError, match="inner"), run_state(deterministic=False, threads=2):
+            assert not torch.are_deterministic_algorithms_enabled()
+            assert max_batch_size(10_000, MIB) == 10_000
+            disturb()
+            raise ValueError("inner")
+        assert state() == outer
+        disturb()
+
+
+@pytest.mark.parametrize("block", [succeed, fail, nest])
+@pytest.mark.parametrize("warn_only", [None, True, False])
+def test_all_is_as_it_was(block: Callable[[], None], warn_only: bool | None) -> None:
+    with run_state():  # whatever this test sets itself
+        torch.use_deterministic_algorithms(warn_only is not None, warn_only=bool(warn_only))
+        before = state()
+        block()
+        assert state() == before
+
+
+@pytest.mark.parametrize("value", [None, ":4096:8"])
+def test_the_variable_of_cublas_comes_back(value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if value is None:
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    else:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", value)
+    succeed()
+    assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == value
