@@ -169,7 +169,8 @@ def _patchable(model: Net | nn.Module) -> Model:
     if isinstance(model, tuple(ADAPTERS)) and not model.training and not why_not_patchable(model):
         return model
     backbone = Backbone.from_module(model)
-    return backbone.build_as_is(backbone.module.num_classes)
+    assert backbone.module is not None
+    return backbone.build_as_is(int(backbone.module.num_classes))
 
 
 class Disparity:
