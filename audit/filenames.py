@@ -24,6 +24,11 @@ def name_in_text(name: str) -> str | None:
         return None
 
 
+def whole_characters(text: str) -> str:
+    """Return a text with half characters escaped, which JSON and Python may hold and no table can."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def printable(name: str) -> str:
     """Return a name as it can be shown in one line: line breaks, control characters and half characters escaped."""
     return name if name.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)

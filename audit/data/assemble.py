@@ -26,7 +26,7 @@ from audit.data.rows import EXAMPLES, Rows, loss_warnings
 from audit.data.samples import SPLITS, UNKNOWN, ImageSource, Samples, pair_column
 from audit.data.splits import GIVEN, assign_splits, thin_training
 from audit.errors import DataError
-from audit.filenames import printable
+from audit.filenames import printable, whole_characters
 from audit.records import DataWarning, DataWarningCode
 
 Progress = Callable[[int], None]
@@ -121,7 +121,8 @@ def samples_from_frame(
 
 def _as_text(column: pd.Series) -> list[str | None]:
     """Return a column as a table file would hold it: whole numbers whole, missing values missing."""
-    return [None if missing else str(v) for v, missing in zip(column.convert_dtypes(), column.isna(), strict=True)]
+    values = zip(column.convert_dtypes(), column.isna(), strict=True)
+    return [None if missing else whole_characters(str(value)) for value, missing in values]
 
 
 def _few(names: Sequence[str]) -> str:
@@ -180,8 +181,7 @@ def chosen_columns(raw: RawTable, card: Card) -> Rows:
             chosen[pair_column(name)] = _joined(raw.frame[group.pair]).fillna("")
     for column in card.match_on:
         chosen[column] = raw.frame[column].fillna(UNKNOWN)
-    frame = pd.DataFrame({name: _valid_text(column) for name, column in chosen.items()})
-    rows = Rows(frame, raw, card, warnings=raw.warnings)
+    rows = Rows(pd.DataFrame(chosen), raw, card, warnings=raw.warnings)
     return rows if raw.left_out is None else _count_unread(rows, raw.left_out)
 
 
@@ -189,15 +189,6 @@ def _joined(parts: pd.DataFrame) -> pd.Series:
     """Join the values of each row; None where one is missing."""
     joined = parts.fillna("").agg("/".join, axis=1)
     return joined.where(parts.notna().all(axis=1), None)
-
-
-def _valid_text(column: pd.Series) -> pd.Series:
-    """Escape half characters, which JSON may hold and no other file can."""
-    try:
-        "".join(column.dropna()).encode()
-    except UnicodeEncodeError:
-        return column.map(lambda text: text.encode("utf-8", "backslashreplace").decode(), na_action="ignore")
-    return column
 
 
 def _count_unread(rows: Rows, left_out: pd.DataFrame) -> Rows:

@@ -93,8 +93,8 @@ FAULTS: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], dict[str, Any], 
     "keys twice": (
         lambda t: pd.concat([t, t.head(7)]),
         {},
-        "the table: 7 keys are there twice (images/00-neutral.png, images/00-happiness.png, images/01-neutral.png, "
-        "images/01-happiness.png, images/02-neutral.png, ...); keep one row per image",
+        ("the table: 7 keys are there twice (images/00-neutral.png, images/00-happiness.png, images/01-neutral.png, "
+        "images/01-happiness.png, images/02-neutral.png, ...); keep one row per image"),
     ),
     "unknown keys": (
         lambda t: pd.concat([t, t.head(2).assign(key=["x.png", "y.png"])]),
@@ -109,14 +109,14 @@ FAULTS: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], dict[str, Any], 
     "no such column": (
         lambda t: t.rename(columns={"expression": "expresion"}),
         {},
-        "the table: no column 'expression' (data.label) among key, expresion, sex, person, source; "
-        "did you mean 'expresion'?",
+        ("the table: no column 'expression' (data.label) among key, expresion, sex, person, source; "
+        "did you mean 'expresion'?"),
     ),
     "labels without an output": (
         lambda t: t,
         {"training": "none", "model": {"classes": ["happiness", "sad"]}},
-        "the table: the model has no output for 1 labels (neutral); "
-        "name its class in model.classes, or the labels to keep in data.labels",
+        ("the table: the model has no output for 1 labels (neutral); "
+        "name its class in model.classes, or the labels to keep in data.labels"),
     ),
 }  # fmt: skip
 

@@ -27,6 +27,7 @@ from audit.data.readers.walk import unnamed_images
 from audit.data.sources import FileSource
 from audit.data.splits import GIVEN
 from audit.errors import DataError
+from audit.filenames import whole_characters
 
 SPLIT_NAMES = {"train": "train", "test": "test", "validation": "val", "val": "val", "valid": "val", "dev": "val"}
 METADATA = ("metadata.csv", "metadata.jsonl")
@@ -132,7 +133,7 @@ def _text(value: Any, names: list[Any] | None) -> str | None:
         return None
     if names is not None and isinstance(value, int) and not isinstance(value, bool):
         return str(names[value]) if 0 <= value < len(names) else None
-    return str(value).strip() or None
+    return whole_characters(str(value)).strip() or None
 
 
 def _features(table: pa.Table) -> dict[str, Any]:
@@ -180,7 +181,7 @@ def _json_lines(file: Path) -> Iterator[dict[str, str | None]]:
             row = None
         if not isinstance(row, dict):
             raise DataError(f"{file}, line {number}", "is no JSON object", "write one object per line")
-        yield {str(k): _text(v, None) for k, v in row.items() if not isinstance(v, dict | list)}
+        yield {whole_characters(k): _text(v, None) for k, v in row.items() if not isinstance(v, dict | list)}
 
 
 def _with_splits(frame: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import pandas as pd
 from audit.card.read_table import read_table
 from audit.data.decode import IMAGE_SUFFIXES
 from audit.errors import DataError
+from audit.filenames import whole_characters
 
 AGAIN = "download it again"
 MAX_JSON_BYTES = 2_000_000_000  # COCO's largest file has 0.5 GB
@@ -82,7 +83,7 @@ def json_of(path: Path, keys: Collection[str] | None = None, *, most: int = MAX_
     """
 
     def kept(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {key: value for key, value in pairs if keys is None or key in keys}
+        return {whole_characters(key): _whole(value) for key, value in pairs if keys is None or key in keys}
 
     try:
         size = need(path).stat().st_size
@@ -91,6 +92,13 @@ def json_of(path: Path, keys: Collection[str] | None = None, *, most: int = MAX_
         return json.loads(path.read_bytes(), object_pairs_hook=kept)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(str(path), f"cannot be read as JSON ({type(error).__name__})", AGAIN) from None
+
+
+def _whole(value: Any) -> Any:
+    """Escape half characters in a text, or in those of a list."""
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    return whole_characters(value) if isinstance(value, str) else value
 
 
 def images_by_name(path: Path) -> dict[str, str]:
