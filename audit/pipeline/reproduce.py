@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pandas as pd
 from safetensors.torch import load_file
 
 from audit.errors import InputError
-from audit.evidence.disparity import Thresholds, contrasts
+from audit.evidence.disparity import Thresholds, contrasts, primary_gaps
 from audit.evidence.effects import mediated_gaps
 from audit.evidence.effects_store import StoredEffects
 from audit.models.adapters.registry import Model
@@ -29,7 +30,7 @@ from audit.pipeline.run_sweeps import (
     swept_layers,
     with_class_names,
 )
-from audit.records import Contrast, Finding
+from audit.records import Contrast, ContrastRow, Finding
 from audit.report import load_audit
 from audit.units import parse_name
 
@@ -76,7 +77,9 @@ def reproduce_finding(run: Path, finding_id: str, data_root: Path | None) -> Rep
     if setting.samples.fingerprint != audit.data.fingerprint:
         raise InputError(audit.data.source, "the data have changed since the run", "restore them, or audit again")
     obtained = (
-        _measure_rates(setting, run, finding) if finding.kind == "disparity" else _measure_head(setting, run, finding)
+        _measure_rates(setting, run, finding)
+        if finding.kind == "disparity"
+        else _measure_head(setting, run, finding, primary_gaps(audit.contrasts))
     )
     return Reproduction(finding.title, finding.expected, obtained, finding.tolerance)
 
@@ -109,7 +112,7 @@ def _measure_rates(setting: Setting, run: Path, finding: Finding) -> float:
     return float(match[0].estimate.value or 0.0)
 
 
-def _measure_head(setting: Setting, run: Path, finding: Finding) -> float:
+def _measure_head(setting: Setting, run: Path, finding: Finding, gaps: Mapping[str, ContrastRow]) -> float:
     """Patch the finding's head again on the confirmation split: for all recipients, or those that the run drew."""
     contrast = Contrast(finding.attribute, finding.group, finding.reference)
     site, seed = Site(*parse_name(finding.heads[0])), setting.seeds[0]
@@ -123,7 +126,8 @@ def _measure_head(setting: Setting, run: Path, finding: Finding) -> float:
     if len(patched) < len(plan.rows):
         estimates = estimate_part(setting, model, seed, plan)
         estimates = estimates[(estimates["layer"] == site.layer) & (estimates["head"] == site.head)]
-    stored = StoredEffects(table, None, _unpatched(setting, run), setting.samples.frame, first_order=estimates)
+    unpatched = _unpatched(setting, run)
+    stored = StoredEffects(table, None, unpatched, setting.samples.frame, first_order=estimates, gaps=gaps)
     return float(mediated_gaps(stored.of(seed, contrast, "confirmation", finding.outcome))[0])
 
 

@@ -1,6 +1,7 @@
 """Frozen records that pass between the stages, a module for each file that they make up."""
 
 from audit.records.audit_json import (
+    AccuracyRow,
     Agreement,
     AttentionMap,
     AttributeInfo,
@@ -29,15 +30,18 @@ from audit.records.audit_json import (
 )
 from audit.records.base import (
     SCHEMA_VERSION,
+    ChanceReason,
     Confidence,
     Contrast,
     Design,
+    Direction,
     Estimate,
     Localisation,
     LocalisationStatus,
     Metric,
     Outcome,
     Record,
+    Shortfall,
     State,
     Verdict,
 )
@@ -47,10 +51,12 @@ from audit.records.shareable_json import SharedCopy
 
 __all__ = [
     "SCHEMA_VERSION",
+    "AccuracyRow",
     "Agreement",
     "AttentionMap",
     "AttributeInfo",
     "Audit",
+    "ChanceReason",
     "ComparedFinding",
     "Confidence",
     "Contrast",
@@ -61,6 +67,7 @@ __all__ = [
     "DataReport",
     "Decision",
     "Design",
+    "Direction",
     "Effort",
     "Estimate",
     "ExcludedRow",
@@ -86,6 +93,7 @@ __all__ = [
     "RunName",
     "SearchPrecision",
     "SharedCopy",
+    "Shortfall",
     "Stability",
     "State",
     "Verdict",
