@@ -126,9 +126,8 @@ def what_can_be_asked(scope: Scope) -> list[Feasibility]:
 
 def localisable(scope: Scope, gaps: Mapping[str, ContrastRow]) -> set[str]:
     """Return the questions whose heads can be asked for in the metric of their gap (``disparity.primary_gaps``)."""
-    return {
-        f.key for f in what_can_be_asked(scope) if f.heads is None and f.key in gaps and gaps[f.key].metric == f.metric
-    }
+    metrics = {key: gap.metric for key, gap in gaps.items()}
+    return {f.key for f in what_can_be_asked(scope) if f.heads is None and metrics.get(f.key) == f.metric}
 
 
 def swept_layers(setting: Setting) -> range:
