@@ -24,6 +24,7 @@ from audit.evidence.stats import (
     combine_cells,
     equivalence_p,
     holm,
+    is_at_most,
     over_seeds,
     rate_interval,
     smallest_detectable,
@@ -261,6 +262,8 @@ def _draft(
     if metric == Metric.STANDARDISED_GAP:
         means = np.bincount(cells, weights=chosen) / np.bincount(cells)
         ratio = _ratio(float(weights @ means[: len(names)]), float(weights @ means[len(names) :]))
+    if not np.isfinite([found.value, found.error, found.p]).all():
+        return _Draft(row.model_copy(update={"reason": "no weight, or no spread to judge by"}), None)
     row = row.model_copy(update={"estimate": found.interval(), "ratio": ratio})
     if min(sizes) < limits.min_group_size:
         reason = f"{min(sizes)} subjects in the smaller group, fewer than {limits.min_group_size}"
@@ -272,7 +275,7 @@ def _decide(draft: _Draft, p_adjusted: float, family: int, limits: Thresholds) -
     """Grade a tested gap."""
     assert draft.combination is not None
     found = draft.combination
-    state: State = State.DISPARITY if p_adjusted <= limits.alpha else State.NOT_DETECTED
+    state: State = State.DISPARITY if is_at_most(p_adjusted, limits.alpha) else State.NOT_DETECTED
     ratio = draft.row.ratio
     equivalent = equivalence_p(found.value, found.error, limits.gap_above)
     if draft.row.metric != Metric.STANDARDISED_GAP:
@@ -289,11 +292,33 @@ def _decide(draft: _Draft, p_adjusted: float, family: int, limits: Thresholds) -
             "smallest_detectable": smallest_detectable(found.error, alpha=limits.alpha, family=family),
             "equivalence_margin": limits.gap_above,
             "equivalence_p": equivalent,
-            "within_margin": equivalent <= limits.alpha,
+            "within_margin": is_at_most(equivalent, limits.alpha),
             "state": state,
             "above_policy": state == State.DISPARITY and (abs(found.value) > limits.gap_above or unequal),
         }
     )
+
+
+def primary_gaps(rows: Iterable[ContrastRow]) -> dict[str, ContrastRow]:
+    """Return for each question, "contrast:outcome", the gap that its heads are asked about.
+
+    The rule is fixed before the run: the label-standardised gap; where that is not detected, but a gap in the true or
+    the false positives is, the one of these with the smaller adjusted p-value.
+
+    Returns
+    -------
+    dict of str to ContrastRow
+    """
+    chosen: dict[str, ContrastRow] = {}
+    for row in sorted(rows, key=_rank):
+        chosen.setdefault(f"{row.attribute}:{row.group}-{row.reference}:{row.outcome}", row)
+    return chosen
+
+
+def _rank(row: ContrastRow) -> tuple[bool, bool, float]:
+    """Order detected before others, the standardised gap before others, small p-values before large."""
+    p = 1.0 if row.p_adjusted is None else row.p_adjusted
+    return row.state != State.DISPARITY, row.metric != Metric.STANDARDISED_GAP, p
 
 
 def with_seeds(rows: Sequence[ContrastRow], by_seed: Sequence[Sequence[ContrastRow]]) -> list[ContrastRow]:

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from audit.evidence.stats import Array, Codes, components
-from audit.records import Estimate
+from audit.evidence.stats import Array, Codes
 
 CHUNK = 500  # permutations at once
 Scalar = Literal["p", "m", "called"]
 
 
-_BY_RECIPIENT = ("cross", "placebo", "unpatched", "is_group", "label", "subject", "unit")
+_BY_RECIPIENT = ("cross", "placebo", "unpatched", "is_group", "label", "subject", "unit", "tested", "measured")
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,16 @@ class SwapEffects:
     heads : sequence of (layer, head)
         Of the K columns; empty where a column is a set of heads.
     shares : mapping of int to float, optional
-        Common weight of each label's code, as the audited gap has them; shares among these recipients by default.
+        Weight of each label's code, as the audited gap has them; shares among these recipients by default.
+    group_shares : mapping of int to float, optional
+        Weights on the side of the group, where they are others than ``shares``.
     tested : numpy.ndarray (R, K), optional
         What the permutation test sums over a donor pair, where that is not ``difference``: its sum over all recipients
         of a label and side is the same, and swapping the labels of the donor pair changes its sign.
+    counts : bool
+        Whether values say if an image is called the outcome (0 or 1), so that differences count changes of class.
+    measured : numpy.ndarray of bool (R, K), optional
+        Where a value rests on a patch; everywhere by default.
     """
 
     cross: Array
@@ -58,7 +63,10 @@ class SwapEffects:
     unit: Codes
     heads: Sequence[tuple[int, int]]
     shares: Mapping[int, float] | None = None
+    group_shares: Mapping[int, float] | None = None
     tested: Array | None = None
+    counts: bool = False
+    measured: npt.NDArray[np.bool_] | None = None
 
     @property
     def difference(self) -> Array:
@@ -67,23 +75,41 @@ class SwapEffects:
 
     def take(self, rows: Codes) -> SwapEffects:
         """Return the effects of some of the recipients."""
-        columns = {name: getattr(self, name)[rows] for name in _BY_RECIPIENT}
-        return replace(self, tested=None if self.tested is None else self.tested[rows], **columns)
+        known = (name for name in _BY_RECIPIENT if getattr(self, name) is not None)
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in known}
+        return replace(self, **columns)
 
-    def label_weights(self) -> dict[int, float]:
-        """Return the common label weights: shares of the labels seen on both sides, summing to 1."""
+    def label_weights(self, *, group: bool = False) -> dict[int, float]:
+        """Return the label weights of a side: those of the labels seen on both sides, summing to 1.
+
+        Empty where no label with a weight is seen on both sides.
+        """
         both = np.intersect1d(self.label[self.is_group], self.label[~self.is_group])
-        shares = self.shares or {int(y): float((self.label == y).sum()) for y in both}
-        total = sum(shares[int(y)] for y in both)
-        return {int(y): shares[int(y)] / total for y in both}
+        given = self.shares if self.group_shares is None or not group else self.group_shares
+        shares = {int(y): float((self.label == y).sum()) if given is None else given.get(int(y), 0.0) for y in both}
+        total = sum(shares.values())
+        return {y: share / total for y, share in shares.items()} if total > 0 else {}
+
+    @property
+    def lacks_a_cell(self) -> bool:
+        """Tell whether some label has a weight on a side where nobody, or on the other side nobody, has it."""
+        both = set(np.intersect1d(self.label[self.is_group], self.label[~self.is_group]).tolist())
+        given = (shares or {} for shares in (self.shares, self.group_shares))
+        return any(share > 0 and code not in both for shares in given for code, share in shares.items())
 
     def side_weights(self, *, group: bool) -> Array:
         """Return weights (R,) whose product with d is the label-standardised mean over one side."""
         weights = np.zeros(len(self.label))
-        for y, share in self.label_weights().items():
+        for y, share in self.label_weights(group=group).items():
             cell = (self.label == y) & (self.is_group == group)
             weights[cell] = share / cell.sum()
         return weights
+
+    @property
+    def weighted(self) -> npt.NDArray[np.bool_]:
+        """Who counts: recipients (R,) whose label has a weight."""
+        mask: npt.NDArray[np.bool_] = self.gap_weights() != 0
+        return mask
 
     def mediated_weights(self) -> Array:
         """Return weights (R,) whose product with d is the mediated gap."""
@@ -103,6 +129,7 @@ def lay_out(
     by: Sequence[str] = ("layer", "head"),
     scalar: Scalar = "p",
     label_shares: Mapping[str, float] | None = None,
+    group_shares: Mapping[str, float] | None = None,
     everyone: pd.DataFrame | None = None,
 ) -> SwapEffects:
     """Turn stored rows of Design A into arrays.
@@ -122,7 +149,9 @@ def lay_out(
     scalar : "p", "m" or "called"
         What is laid out: the probability of the outcome, its log-odds (nats), or whether it is predicted (0 or 1).
     label_shares : mapping of str to float, optional
-        Common weight of each label, by name.
+        Weight of each label, by name; labels without one weigh nothing.
+    group_shares : mapping of str to float, optional
+        On the side of the group, where they are others than ``label_shares``.
     everyone : pandas.DataFrame, optional
         Rows of all recipients and all that might be patched, where ``effects`` has only some: the others are NaN.
     """
@@ -151,12 +180,18 @@ def lay_out(
         unit=rows["unit"].to_numpy(dtype=np.int64),
         heads=[(int(c[0]), int(c[1])) for c in patched] if "head" in by else [],
         shares=by_code(label_shares, names),
+        group_shares=by_code(group_shares, names),
+        counts=scalar == "called",
     )
 
 
 def by_code(label_shares: Mapping[str, float] | None, names: Iterable[str]) -> dict[int, float] | None:
-    """Turn weights by label name into weights by the label's code, its place in ``names``."""
-    return None if label_shares is None else {code: label_shares[name] for code, name in enumerate(names)}
+    """Turn weights by label name into weights by the label's code, its place in ``names``, then in ``label_shares``."""
+    if label_shares is None:
+        return None
+    known = list(names)
+    codes = {name: k for k, name in enumerate([*known, *(name for name in label_shares if name not in known)])}
+    return {k: label_shares.get(name, 0.0) for name, k in codes.items()}
 
 
 def mediated_gaps(effects: SwapEffects) -> Array:
@@ -210,8 +245,10 @@ def permute_donor_labels(
     Returns
     -------
     list of PermutationResult
-        One for each array, p at least ``1 / (permutations + 1)``.
+        One for each array, p at least ``1 / (permutations + 1)``; p is 1 of a head that changes nothing, or of which
+        some contribution is not a number.
     """
+    families = [np.where(np.isfinite(f).all(axis=0), f, 0.0) for f in families]
     rng = np.random.default_rng(seed)
     scales = [np.sqrt((f**2).sum(axis=0)) for f in families]
     observed = [_divide(f.sum(axis=0), s) for f, s in zip(families, scales, strict=True)]
@@ -240,83 +277,3 @@ def permute_donor_labels(
 def _divide(sums: Array, scale: Array) -> Array:
     """Divide, a head that changes nothing at all having T = 0."""
     return np.divide(sums, scale, out=np.zeros_like(sums), where=scale > 0)
-
-
-@dataclass(frozen=True)
-class Bootstrap:
-    """Resampled clusters as weights (B, R) for recipients; each row one resample."""
-
-    weights: Array
-
-    def mean(self, values: Array, base: Array, cell: npt.NDArray[np.int64]) -> Array:
-        """Return resampled weighted sums (B, K) of ``values`` (R, K), weights renormalised within each cell.
-
-        ``base`` (R,) are the estimate's own weights; ``cell`` (R,) says within which images a weight was shared
-        out, so that each resample is again a sum of cell means; not a number where a resample has nothing of a cell.
-        """
-        result = np.zeros((len(self.weights), values.shape[1]))
-        for code in np.unique(cell):
-            rows = cell == code
-            w = self.weights[:, rows]
-            total = w.sum(axis=1, keepdims=True)
-            means = np.divide(w @ values[rows], total, out=np.full((len(w), values.shape[1]), np.nan), where=total > 0)
-            result += base[rows].sum() * means
-        return result
-
-
-def draw_bootstrap(effects: SwapEffects, *, resamples: int, seed: int) -> Bootstrap:
-    """Resample whole clusters: recipients linked by a subject or by a donor pair stay together."""
-    return resample_clusters(components(effects.subject, effects.unit), resamples=resamples, seed=seed)
-
-
-def resample_clusters(clusters: Codes, *, resamples: int, seed: int) -> Bootstrap:
-    """Draw as many clusters as there are, with replacement, ``resamples`` times."""
-    rng = np.random.default_rng(seed)
-    n = int(clusters.max()) + 1
-    counts = rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
-    return Bootstrap(counts[:, clusters])
-
-
-def percentile_interval(value: float, draws: Array, *, level: float = 0.95) -> Estimate:
-    """Return an estimate with the percentile interval of its resamples, of those that give a number."""
-    low, high = np.quantile(draws[np.isfinite(draws)], [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value=float(value), low=float(low), high=float(high), level=level)
-
-
-def weighted_estimates(
-    values: Array, weights: Array, effects: SwapEffects, bootstrap: Bootstrap, *, level: float = 0.95
-) -> list[Estimate]:
-    """Return ``weights @ values`` for each of the K columns with its bootstrap interval."""
-    cell = effects.label * 2 + effects.is_group
-    draws = bootstrap.mean(values, weights, cell)
-    return [percentile_interval(v, draws[:, k], level=level) for k, v in enumerate(weights @ values)]
-
-
-def tost_p_values(effects: SwapEffects, bootstrap: Bootstrap, margin: float) -> list[float]:
-    """Return for each head the p-value of two one-sided tests that its mediated gap lies within ``margin`` of 0.
-
-    The larger share of resamples on or beyond either end; at most alpha where the interval of level 1 - 2 alpha lies
-    inside (Schuirmann 1987). Each head by itself: no adjustment over heads.
-    """
-    cell = effects.label * 2 + effects.is_group
-    draws = bootstrap.mean(effects.difference, effects.mediated_weights(), cell)
-    usable = np.isfinite(draws)
-    beyond = np.maximum((usable & (draws >= margin)).sum(axis=0), (usable & (draws <= -margin)).sum(axis=0))
-    return [float(p) for p in (1 + beyond) / (1 + usable.sum(axis=0))]
-
-
-def share_of_gap(effects: SwapEffects, bootstrap: Bootstrap) -> list[Estimate]:
-    """Return each head's mediated gap as a share of the audited gap, resampled jointly.
-
-    Without a value where the gap's own interval holds 0: a share of nothing means nothing.
-    """
-    cell = effects.label * 2 + effects.is_group
-    weights = effects.gap_weights()
-    gap = float(weights @ effects.unpatched)
-    gap_draws = bootstrap.mean(effects.unpatched[:, None], weights, cell)[:, 0]
-    held = percentile_interval(gap, gap_draws)
-    if held.low is None or held.high is None or held.low <= 0 <= held.high:
-        return [Estimate(value=None)] * effects.cross.shape[1]
-    mediated = effects.mediated_weights()
-    draws = bootstrap.mean(effects.difference, mediated, cell) / gap_draws[:, None]
-    return [percentile_interval(v / gap, draws[:, k]) for k, v in enumerate(mediated @ effects.difference)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from audit.data.samples import UNKNOWN
 from audit.evidence.effects import Scalar, SwapEffects, lay_out
 from audit.evidence.sampled import FirstOrder, Sampled
 from audit.evidence.stats import Array, components
-from audit.records import Contrast
+from audit.records import Contrast, ContrastRow, Metric, Shortfall
 from audit.units import Unit
 
 MIN_UNITS = 30  # clusters of donor pairs; with fewer, the bootstrap interval of a mediated gap covers less than it says
@@ -29,6 +30,13 @@ class Settings:
     min_group_size: int
     margin: float = 0.005  # of probability; a head shown to carry less is equivalent to one that carries nothing
     unit: Unit = "head"  # what is patched
+
+
+class LabelShares(TypedDict):
+    """What labels weigh, by name; on the side of the group where that differs."""
+
+    label_shares: dict[str, float]
+    group_shares: dict[str, float] | None
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,9 @@ class StoredEffects:
         Design A by attribution patching: ``seed``, ``contrast``, ``split``, ``position``, ``recipient``, ``unit``,
         ``side``, ``label``, ``donor_kind``, ``layer``, ``head``, and ``own:``, ``pair:`` and ``both:<outcome>``,
         estimated changes of p. The first seed's confirmation split at least; all that is patched in part.
+    gaps : mapping of str to ContrastRow
+        By question ("contrast:outcome") the gap that heads are asked about (``disparity.primary_gaps``): its metric
+        says which images count how much. Without one: the label-standardised gap.
     """
 
     swap: pd.DataFrame
@@ -63,12 +74,17 @@ class StoredEffects:
     balanced_on: str = ""
     transplant: pd.DataFrame | None = None
     first_order: pd.DataFrame | None = None
+    gaps: Mapping[str, ContrastRow] = field(default_factory=dict)
 
-    def label_shares(self, attribute: str) -> dict[str, float]:
-        """Return the weights of the labels in the audited gap: their shares among audited images of known group."""
+    def metric(self, contrast: Contrast, outcome: str) -> Metric:
+        """Return the metric of a question."""
+        gap = self.gaps.get(f"{contrast}:{outcome}")
+        return Metric.STANDARDISED_GAP if gap is None else gap.metric
+
+    def label_shares(self, contrast: Contrast, outcome: str) -> LabelShares:
+        """Return what labels weigh in the audited gap of a question."""
         audited = self.frame.loc[self.unpatched["recipient"].unique()]
-        shares = audited.loc[audited[attribute] != UNKNOWN, "label"].value_counts(normalize=True)
-        return {str(label): float(share) for label, share in shares.items()}
+        return label_shares_of(audited, contrast, outcome, self.metric(contrast, outcome))
 
     def patched_in_both_splits(self, contrasts: Sequence[Contrast]) -> list[Contrast]:
         """Return those of ``contrasts`` that found recipients and donors in both splits."""
@@ -93,12 +109,43 @@ class StoredEffects:
         if first_look:
             rows = rows[rows["look"] == 1]
         own, subjects = self.unpatched[self.unpatched["seed"] == seed], self.frame["subject"]
-        shares = self.label_shares(contrast.attribute)
+        shares = self.label_shares(contrast, outcome)
         estimates = None if self.first_order is None else _part(self.first_order, seed, contrast, split)
         if estimates is None or len(estimates) <= len(rows):
-            return lay_out(rows, own, subjects, outcome, scalar=scalar, label_shares=shares)
-        patched = lay_out(rows, own, subjects, outcome, scalar=scalar, label_shares=shares, everyone=estimates)
+            return lay_out(rows, own, subjects, outcome, scalar=scalar, **shares)
+        patched = lay_out(rows, own, subjects, outcome, scalar=scalar, everyone=estimates, **shares)
         return Sampled(patched, first_order_of(estimates, outcome))
+
+
+def label_shares_of(audited: pd.DataFrame, contrast: Contrast, outcome: str, metric: Metric) -> LabelShares:
+    """Return what labels weigh in a gap, as `disparity.contrasts` has it.
+
+    Parameters
+    ----------
+    audited : pandas.DataFrame
+        All audited images: ``label`` and the contrast's attribute.
+    contrast : Contrast
+    outcome : str
+    metric : Metric
+        Label-standardised: shares among images of known group, for both sides. Of the outcome's own images: that label
+        alone. Of the others: each side's own mix of the other labels.
+
+    Returns
+    -------
+    LabelShares
+    """
+    groups, labels = audited[contrast.attribute], audited["label"]
+    if metric == Metric.STANDARDISED_GAP:
+        return {"label_shares": _mix(labels[groups != UNKNOWN]), "group_shares": None}
+    if metric == Metric.TPR_GAP:
+        return {"label_shares": {outcome: 1.0}, "group_shares": None}
+    others = labels != outcome
+    reference, group = (_mix(labels[others & (groups == side)]) for side in (contrast.reference, contrast.group))
+    return {"label_shares": reference, "group_shares": group}
+
+
+def _mix(labels: pd.Series) -> dict[str, float]:
+    return {str(k): float(v) for k, v in labels.value_counts(normalize=True).items() if v > 0}
 
 
 def _part(table: pd.DataFrame, seed: int, contrast: Contrast, split: str) -> pd.DataFrame:
@@ -132,9 +179,27 @@ class Part:
         return f"{self.contrast}:{self.outcome}"
 
     def enough(self, least: int) -> bool:
-        """Tell whether both splits have enough subjects on both sides, and enough donor pairs."""
-        return all(
-            len(np.unique(components(e.subject, e.unit))) >= MIN_UNITS
-            and min(len(np.unique(e.subject[e.is_group])), len(np.unique(e.subject[~e.is_group]))) >= least
-            for e in (self.discovery, self.confirmation)
-        )
+        """Tell whether both splits have every label that has a weight, enough subjects and enough clusters."""
+        return all(shortfall(e, least) is None for e in (self.discovery, self.confirmation))
+
+
+def shortfall(effects: SwapEffects, least: int) -> Shortfall | None:
+    """Return of what there is too little to say what heads do on one split; None where there is enough.
+
+    Parameters
+    ----------
+    effects : SwapEffects
+    least : int
+        Subjects on either side, at least two.
+    """
+    used = effects.weighted
+    if effects.lacks_a_cell or not used.any():
+        return Shortfall.LABELS
+    some = effects.take(np.flatnonzero(used))
+    clusters = components(some.subject, some.unit)
+    sides = (some.is_group, ~some.is_group)
+    if min(len(np.unique(some.subject[side])) for side in sides) < max(least, 2):
+        return Shortfall.SUBJECTS
+    if len(np.unique(clusters)) < MIN_UNITS or min(len(np.unique(clusters[side])) for side in sides) < 2:
+        return Shortfall.CLUSTERS
+    return None

@@ -11,27 +11,21 @@ import numpy.typing as npt
 from scipy import stats as sps
 
 from audit.evidence.agreement import stability
+from audit.evidence.bootstrap import Bootstrap, draw_bootstrap, share_of_gap, tost_p_values, weighted_estimates
 from audit.evidence.effects import (
-    Bootstrap,
     PermutationResult,
-    Scalar,
     SwapEffects,
-    draw_bootstrap,
     mediated_gaps,
     permute_donor_labels,
-    share_of_gap,
-    tost_p_values,
     unit_sums,
-    weighted_estimates,
 )
 from audit.evidence.effects_store import Part, Settings, StoredEffects
 from audit.evidence.sampled import Sampled
 from audit.evidence.secondary_metrics import accuracy_change, attribution, design_c
-from audit.evidence.stats import Array, holm, over_seeds, smallest_detectable
-from audit.records import Contrast, Estimate, HeadRow, Stability, Verdict
+from audit.evidence.stats import Array, excludes_zero, holm, is_at_most, over_seeds, smallest_detectable
+from audit.records import Contrast, ContrastRow, Direction, Estimate, HeadRow, Stability, State, Verdict
 from audit.units import name_of
 
-SCALES: tuple[Scalar, Scalar] = ("called", "m")  # beside the probability
 FIRST_LOOK = 0.2  # share of alpha that is spent on the first of two looks
 HOPELESS = 0.1  # conditional power below which a head is not patched further
 
@@ -43,7 +37,10 @@ def localise(
     seeds: Sequence[int],
     settings: Settings,
 ) -> tuple[list[HeadRow], list[Stability]]:
-    """Grade every head for every contrast and outcome.
+    """Grade every head for every contrast and outcome, in the metric of its question (``stored.gaps``).
+
+    Tests are made on mean probability, which sees more than the few images whose class changes; what a head does to the
+    audited gap is its effect on the rate, with an interval of its own.
 
     Discovery: swaps of donor labels, adjusted by max-|T| over heads x outcomes x contrasts; where heads were looked at
     twice, alpha is spent on both looks. Confirmation: the same swaps on the other split for the found heads only, Holm
@@ -203,6 +200,7 @@ def _rows_of(
     ``family`` tests are adjusted for in discovery; ``critical`` bounds |T| over them all on the confirmation split.
     """
     columns = _columns(part, first, stored, seeds, settings, family=family, critical=critical)
+    counted = part.confirmation.weighted
     rows = []
     for k, (layer, head) in enumerate(part.confirmation.heads):
         p, q = confirmed_p.get((part.key, k), (None, None))
@@ -215,11 +213,13 @@ def _rows_of(
             name=name_of(settings.unit, layer, head),
             confirmation_p=p,
             confirmation_p_adjusted=q,
+            metric=stored.metric(part.contrast, part.outcome),
+            direction=direction_of(values["confirmation_rate"], stored.gaps.get(part.key)),
             **_over_seeds(values["by_seed"]),
             equivalence_margin=settings.margin,
-            within_margin=values["equivalence_p"] <= settings.alpha,
-            n_group=int(part.confirmation.is_group.sum()),
-            n_reference=int((~part.confirmation.is_group).sum()),
+            within_margin=is_at_most(values["equivalence_p"], settings.alpha),
+            n_group=int(counted[part.confirmation.is_group].sum()),
+            n_reference=int(counted[~part.confirmation.is_group].sum()),
             verdict=Verdict.TOO_LITTLE_DATA,
             **values,
         )
@@ -250,7 +250,9 @@ def _columns(
     errors = np.maximum(spread, of_discovery)
     by_seed = np.array([mediated_gaps(stored.of(s, part.contrast, "confirmation", part.outcome)) for s in seeds])
     resamples = draw_bootstrap(part.confirmation, resamples=settings.bootstrap, seed=settings.seed + 1)
-    called, log_odds = (_on_scale(part, stored, seeds[0], resamples, scalar) for scalar in SCALES)
+    called, log_odds = (
+        stored.of(seeds[0], part.contrast, "confirmation", part.outcome, scalar=scalar) for scalar in ("called", "m")
+    )
     estimates = _estimates(part, settings, resamples)
     beside = {
         "design_c": design_c(part, stored, stored.reference, settings),
@@ -259,8 +261,9 @@ def _columns(
     }
     return {
         **estimates,
-        "confirmation_rate": called,
-        "confirmation_log_odds": log_odds,
+        "confirmation_rate": _mediated(called, resamples),
+        "share_of_gap": share_of_gap(called, resamples),
+        "confirmation_log_odds": _mediated(log_odds, resamples),
         "null_bound": (critical * spread).tolist(),
         "discovery_p": first.raw.tolist(),
         "discovery_p_adjusted": first.adjusted.tolist(),
@@ -293,26 +296,46 @@ def _estimates(part: Part, settings: Settings, boot_b: Bootstrap) -> dict[str, l
     boot_a = draw_bootstrap(a, resamples=settings.bootstrap, seed=settings.seed)
     group, reference = b.side_weights(group=True), b.side_weights(group=False)
     return {
-        "discovery": weighted_estimates(a.difference, a.mediated_weights(), a, boot_a),
-        "confirmation": weighted_estimates(b.difference, b.mediated_weights(), b, boot_b),
+        "discovery": _mediated(a, boot_a),
+        "confirmation": _mediated(b, boot_b),
         "iie_forward": weighted_estimates(b.difference, reference, b, boot_b),
         "iie_backward": weighted_estimates(b.difference, group, b, boot_b),
         "placebo": weighted_estimates(b.placebo - b.unpatched[:, None], (group + reference) / 2, b, boot_b),
-        "share_of_gap": share_of_gap(b, boot_b),
     }
 
 
-def _on_scale(part: Part, stored: StoredEffects, seed: int, resamples: Bootstrap, scalar: Scalar) -> list[Estimate]:
-    """Estimate the mediated gaps of the confirmation split on another scale, with the same resamples."""
-    effects = stored.of(seed, part.contrast, "confirmation", part.outcome, scalar=scalar)
-    return weighted_estimates(effects.difference, effects.mediated_weights(), effects, resamples)
+def _mediated(effects: SwapEffects, bootstrap: Bootstrap) -> list[Estimate]:
+    """Estimate the mediated gap of every head."""
+    return weighted_estimates(effects.difference, effects.mediated_weights(), effects, bootstrap)
+
+
+def direction_of(effect: Estimate, gap: ContrastRow | None) -> Direction:
+    """Tell what a head does to a detected gap.
+
+    Parameters
+    ----------
+    effect : Estimate
+        Mediated gap in the rate, in the gap's metric.
+    gap : ContrastRow or None
+        The gap of the question.
+
+    Returns
+    -------
+    Direction
+        Not determined where no gap was detected, or the effect's interval holds 0.
+    """
+    if gap is None or gap.state != State.DISPARITY or gap.estimate.value is None or effect.value is None:
+        return Direction.NOT_DETERMINED
+    if not excludes_zero(effect):
+        return Direction.NOT_DETERMINED
+    return Direction.WIDENS if effect.value * gap.estimate.value > 0 else Direction.NARROWS
 
 
 def _verdict(row: HeadRow, *, found: bool, alpha: float) -> Verdict:
     """Grade a head with enough data: confirmed means found, significant again, and of the same sign."""
     if not found:
         return Verdict.NOT_FOUND
-    again = row.confirmation_p_adjusted is not None and row.confirmation_p_adjusted <= alpha
+    again = is_at_most(row.confirmation_p_adjusted, alpha)
     same_sign = (row.discovery.value or 0.0) * (row.confirmation.value or 0.0) > 0
     return Verdict.CONFIRMED if again and same_sign else Verdict.NOT_CONFIRMED
 

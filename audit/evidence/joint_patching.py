@@ -13,16 +13,18 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from audit.evidence.effects import SwapEffects, draw_bootstrap, lay_out, share_of_gap, weighted_estimates
+from audit.evidence.bootstrap import draw_bootstrap, share_of_gap, weighted_estimates
+from audit.evidence.effects import Scalar, SwapEffects, lay_out
 from audit.evidence.effects_store import Settings, StoredEffects
 from audit.evidence.outcome import was_asked
 from audit.evidence.sampled import Sampled
-from audit.evidence.stats import Array, Codes
+from audit.evidence.stats import Array
 from audit.records import Contrast, Estimate, HeadRow, JointRow, Verdict
 from audit.units import name_of, parse_name
 
 IN_PAIRS = 4  # so many heads of a question, the largest on the discovery split, are patched two by two
 NAMES_JOINED = "+"
+SCALES: tuple[Scalar, Scalar] = ("p", "called")
 
 
 @dataclass(frozen=True, order=True)
@@ -92,20 +94,35 @@ def judge_together(
         if part.empty:
             continue
         for outcome in outcomes:
-            shares = stored.label_shares(contrast.attribute)
-            together = lay_out(part, own, stored.frame["subject"], outcome, by=["set"], label_shares=shares)
-            singly = _of_recipients(
-                stored.sampled(seed, contrast, "confirmation", outcome), np.sort(part["position"].unique())
-            )
             names = sorted(part["set"].unique())
-            rows += _rows(together, singly, [parse_set(n) for n in names], contrast, outcome, settings)
+            scales = [_scale(stored, part, own, contrast, outcome, seed, scalar) for scalar in SCALES]
+            rows += _rows(scales, [parse_set(n) for n in names], stored, contrast, outcome, settings)
     return rows
 
 
-def _of_recipients(patched: Sampled | SwapEffects, rows: Codes) -> SwapEffects:
-    """Lay out single heads for the recipients of the sets, who are drawn by the same lot as those who were patched."""
-    some = patched.take(rows)
-    return some.combined() if isinstance(some, Sampled) else some
+@dataclass(frozen=True)
+class _Scale:
+    """Sets of heads and single heads, of the same recipients."""
+
+    sets: SwapEffects
+    singles: SwapEffects
+
+
+def _scale(
+    stored: StoredEffects,
+    part: pd.DataFrame,
+    own: pd.DataFrame,
+    contrast: Contrast,
+    outcome: str,
+    seed: int,
+    scalar: Scalar,
+) -> _Scale:
+    """Lay out what was patched together, and single heads for the same recipients."""
+    shares = stored.label_shares(contrast, outcome)
+    sets = lay_out(part, own, stored.frame["subject"], outcome, by=["set"], scalar=scalar, **shares)
+    patched = stored.sampled(seed, contrast, "confirmation", outcome, scalar=scalar)
+    some = patched.take(np.sort(part["position"].unique()))
+    return _Scale(sets, some.combined() if isinstance(some, Sampled) else some)
 
 
 def parse_set(name: str) -> HeadSet:
@@ -114,34 +131,36 @@ def parse_set(name: str) -> HeadSet:
 
 
 def _rows(
-    together: SwapEffects,
-    singly: SwapEffects,
+    scales: Sequence[_Scale],
     sets: Sequence[HeadSet],
+    stored: StoredEffects,
     contrast: Contrast,
     outcome: str,
     settings: Settings,
 ) -> list[JointRow]:
-    column = {head: k for k, head in enumerate(singly.heads)}
-    membership: Array = np.zeros((len(singly.heads), len(sets)))
-    for s, heads in enumerate(sets):
-        membership[[column[h] for h in heads.heads], s] = 1.0
-    summed = singly.difference @ membership
+    """Estimate in mean probability, and what is a share of the gap in the rate of being called so."""
+    probability, rate = scales
+    together = probability.sets
     bootstrap = draw_bootstrap(together, resamples=settings.bootstrap, seed=settings.seed + 1)
     weights = together.mediated_weights()
 
     def estimate(values: Array) -> list[Estimate]:
         return weighted_estimates(values, weights, together, bootstrap)
 
+    summed, summed_rate = (_summed(scale.singles, sets) for scale in scales)
     joint, sums, beyond = (estimate(v) for v in (together.difference, summed, together.difference - summed))
-    shares = share_of_gap(together, bootstrap)
-    sum_shares = share_of_gap(replace(together, cross=together.placebo + summed), bootstrap)
+    called = weighted_estimates(rate.sets.difference, weights, rate.sets, bootstrap)
+    shares = share_of_gap(rate.sets, bootstrap)
+    sum_shares = share_of_gap(replace(rate.sets, cross=rate.sets.placebo + summed_rate), bootstrap)
     return [
         JointRow(
             contrast=str(contrast),
             outcome=outcome,
             heads=[name_of(settings.unit, layer, head) for layer, head in heads.heads],
-            all_heads=len(heads.heads) == len(singly.heads),
+            all_heads=len(heads.heads) == len(probability.singles.heads),
+            metric=stored.metric(contrast, outcome),
             together=joint[s],
+            together_rate=called[s],
             sum_of_singles=sums[s],
             beyond_sum=beyond[s],
             share_of_gap=shares[s],
@@ -149,3 +168,13 @@ def _rows(
         )
         for s, heads in enumerate(sets)
     ]
+
+
+def _summed(singles: SwapEffects, sets: Sequence[HeadSet]) -> Array:
+    """Return the sum of what the heads of each set do one by one, (R, sets)."""
+    column = {head: k for k, head in enumerate(singles.heads)}
+    membership: Array = np.zeros((len(singles.heads), len(sets)))
+    for s, heads in enumerate(sets):
+        membership[[column[h] for h in heads.heads], s] = 1.0
+    total: Array = singles.difference @ membership
+    return total

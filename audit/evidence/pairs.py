@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from audit.evidence.effects import SwapEffects, by_code, resample_clusters, weighted_estimates
+from audit.evidence.bootstrap import Bootstrap, weighted_estimates
+from audit.evidence.effects import SwapEffects, by_code
 from audit.evidence.effects_store import Settings, StoredEffects
 from audit.evidence.stats import Array, Codes
 from audit.records import Contrast, Estimate, HeadRow, PairRow
@@ -56,14 +57,14 @@ def judge_pairs(
         part = table[table["contrast"] == str(contrast)]
         labels = part.groupby("label")["side"].nunique() if len(part) else pd.Series(dtype=int)
         if (labels == 2).any():
-            shares = None if stored is None else stored.label_shares(contrast.attribute)
-            found += [_judge(part, contrast, outcome, settings, shares) for outcome in outcomes]
-    return found
+            found += [_judge(part, contrast, outcome, settings, stored) for outcome in outcomes]
+    return [natural for natural in found if natural.row.total.value is not None]
 
 
 def _judge(
-    part: pd.DataFrame, contrast: Contrast, outcome: str, settings: Settings, shares: Mapping[str, float] | None
+    part: pd.DataFrame, contrast: Contrast, outcome: str, settings: Settings, stored: StoredEffects | None
 ) -> Natural:
+    shares = None if stored is None else stored.label_shares(contrast, outcome)
     value = f"p:{outcome}"
     about = part[part["version"] == "own"].drop_duplicates("pair").set_index("pair").sort_index()
     wide = part.pivot(index="pair", columns=["version", "layer", "head"], values=value).sort_index(axis=1)
@@ -82,9 +83,10 @@ def _judge(
         subject=subjects,
         unit=subjects,
         heads=heads,
-        shares=by_code(shares, names),
+        shares=None if shares is None else by_code(shares["label_shares"], names),
+        group_shares=None if shares is None else by_code(shares["group_shares"], names),
     )
-    bootstrap = resample_clusters(subjects, resamples=settings.bootstrap, seed=settings.seed + 3)
+    bootstrap = Bootstrap(subjects, settings.bootstrap, settings.seed + 3)
     weights = effects.mediated_weights()
 
     def estimate(change: Array) -> list[Estimate]:

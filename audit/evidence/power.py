@@ -1,16 +1,153 @@
-"""What an audit of these images could say about heads, before anything is trained."""
+"""What an audit of these images can say at all, from the table of samples, before anything is trained or patched."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from audit.card.schema import AuditSpec
-from audit.data.samples import AUDIT_SPLITS, Samples
-from audit.evidence.effects_store import MIN_UNITS
+from audit.data.samples import AUDIT_SPLITS, UNKNOWN, Samples
+from audit.evidence.disparity import Question, Thresholds, contrasts
+from audit.evidence.effects import SwapEffects, by_code
+from audit.evidence.effects_store import MIN_UNITS, LabelShares, label_shares_of, shortfall
 from audit.evidence.stats import components
-from audit.patching.plans import plan_group_swap
+from audit.patching.plans import GroupSwapPlan, plan_group_swap
+from audit.records import Contrast, Metric, Shortfall, State
 from audit.units import Unit, said_of
+
+_SHORT = {State.NOT_ESTIMABLE: Shortfall.LABELS, State.TOO_LITTLE_DATA: Shortfall.SUBJECTS}
+
+
+@dataclass(frozen=True)
+class Feasibility:
+    """What of one question in one metric can be estimated.
+
+    Parameters
+    ----------
+    contrast : Contrast
+    outcome : str
+    metric : Metric
+    gap : Shortfall or None
+        What is too little to test the gap; None where there is enough.
+    heads : Shortfall or None
+        What is too little to ask which heads carry it; never None where ``gap`` is not.
+    clusters : tuple of int
+        Independent groups of donor pairs and recipients on the discovery and the confirmation split.
+    """
+
+    contrast: Contrast
+    outcome: str
+    metric: Metric
+    gap: Shortfall | None
+    heads: Shortfall | None
+    clusters: tuple[int, int]
+
+    @property
+    def key(self) -> str:
+        """Name of the question, as in ``disparity.primary_gaps``."""
+        return f"{self.contrast}:{self.outcome}"
+
+
+def plan_contrast(
+    frame: pd.DataFrame, contrast: Contrast, nuisance: Sequence[str], spec: AuditSpec
+) -> dict[str, GroupSwapPlan]:
+    """Match recipients and donors on both audit splits, as every stage of the audit does.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        The samples: ``label``, ``subject``, ``split``, the contrast's attribute and the nuisance columns.
+    contrast : Contrast
+    nuisance : sequence of str
+        The card's ``match_on``.
+    spec : AuditSpec
+        Its seed and ``max_images``.
+    """
+    return {
+        split: plan_group_swap(
+            frame[frame["split"] == split], contrast, nuisance, seed=spec.seed + number, max_images=spec.max_images
+        )
+        for number, split in enumerate(AUDIT_SPLITS)
+    }
+
+
+def feasibility(
+    frame: pd.DataFrame,
+    contrasts_asked: Sequence[Contrast],
+    outcomes: Sequence[str],
+    nuisance: Sequence[str],
+    spec: AuditSpec,
+) -> list[Feasibility]:
+    """Tell of every contrast, outcome and metric whether its gap can be tested and its heads be asked for.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        The samples: ``label``, ``subject``, ``split``, attributes and nuisance columns; no prediction is needed.
+    contrasts_asked : sequence of Contrast
+    outcomes : sequence of str
+        Audited labels.
+    nuisance : sequence of str
+        The card's ``match_on``.
+    spec : AuditSpec
+        Its seed and limits.
+
+    Returns
+    -------
+    list of Feasibility
+        A gap needs ``min_group_size`` subjects in both groups, and every label that it weighs in both. Heads need that
+        on either split among the recipients that found donors, and thirty independent clusters of them.
+    """
+    audited = frame[frame["split"].isin(AUDIT_SPLITS)]
+    found: list[Feasibility] = []
+    for contrast in contrasts_asked:
+        plans = plan_contrast(frame, contrast, nuisance, spec)
+        short = _gaps(audited, contrast, outcomes, spec)
+        for (outcome, metric), gap in short.items():
+            shares = label_shares_of(audited, contrast, outcome, metric)
+            parts = [_laid_out(plan.rows, frame["subject"], shares) for plan in plans.values()]
+            heads = gap or next((s for part in parts if (s := shortfall(part, spec.min_group_size)) is not None), None)
+            counts = [_clusters(part) for part in parts]
+            found.append(Feasibility(contrast, outcome, metric, gap, heads, (counts[0], counts[1])))
+    return found
+
+
+def _gaps(
+    audited: pd.DataFrame, contrast: Contrast, outcomes: Sequence[str], spec: AuditSpec
+) -> dict[tuple[str, Metric], Shortfall | None]:
+    """Ask the comparison itself, of a model that is always right: whether it can answer does not depend on answers."""
+    groups = audited.loc[audited[contrast.attribute] != UNKNOWN, contrast.attribute].unique()
+    question = Question(contrast.attribute, contrast.reference, sorted({*groups, contrast.group, contrast.reference}))
+    limits = Thresholds(spec.alpha, spec.min_group_size, impact_ratio_below=0.0, gap_above=1.0)
+    rows = contrasts(audited.assign(predicted=audited["label"]), [question], outcomes, limits)
+    return {(r.outcome, r.metric): _SHORT.get(r.state) for r in rows if r.group == contrast.group}
+
+
+def _laid_out(plan: pd.DataFrame, subjects: pd.Series, shares: LabelShares) -> SwapEffects:
+    """Lay out the recipients of a plan as their effects will be, without any."""
+    label, names = pd.factorize(plan["label"], sort=True)
+    nothing = np.zeros((len(plan), 0))
+    return SwapEffects(
+        cross=nothing,
+        placebo=nothing,
+        unpatched=np.zeros(len(plan)),
+        is_group=(plan["side"] == "group").to_numpy(dtype=bool),
+        label=label.astype(np.int64),
+        subject=pd.factorize(subjects.loc[plan["recipient"]])[0].astype(np.int64),
+        unit=plan["unit"].to_numpy(dtype=np.int64),
+        heads=[],
+        shares=by_code(shares["label_shares"], names),
+        group_shares=by_code(shares["group_shares"], names),
+    )
+
+
+def _clusters(effects: SwapEffects) -> int:
+    """Count the clusters of recipients that share neither a subject nor a donor pair."""
+    used = effects.weighted
+    return len(np.unique(components(effects.subject[used], effects.unit[used]))) if used.any() else 0
 
 
 def detectable_head_effects(samples: Samples, spec: AuditSpec, unit: Unit) -> list[str]:
@@ -27,31 +164,17 @@ def detectable_head_effects(samples: Samples, spec: AuditSpec, unit: Unit) -> li
     Returns
     -------
     list of str
-        One sentence a contrast.
+        One sentence a contrast, of its label-standardised gap.
     """
     lines = []
-    for contrast in samples.contrasts:
-        counts = [
-            independent_units(
-                plan_group_swap(
-                    samples.of_split(split), contrast, samples.nuisance, seed=spec.seed + k, max_images=spec.max_images
-                ).rows,
-                samples.frame["subject"],
-            )
-            for k, split in enumerate(AUDIT_SPLITS)
-        ]
-        answer = "can be localised" if min(counts) >= MIN_UNITS else "cannot be localised: too little data"
-        where = f"{contrast.attribute} {contrast.group} against {contrast.reference}"
+    for found in feasibility(samples.frame, samples.contrasts, samples.labels[:1], samples.nuisance, spec):
+        if found.metric != Metric.STANDARDISED_GAP:
+            continue
+        answer = "can be localised" if found.heads is None else f"cannot be localised: too little data, {found.heads}"
+        where = f"{found.contrast.attribute} {found.contrast.group} against {found.contrast.reference}"
+        counts = found.clusters
         lines.append(
             f"{where}: {said_of(unit, 'heads')} {answer}; {counts[0]} and {counts[1]} independent groups of donor "
             f"pairs and recipients in discovery and confirmation, {MIN_UNITS} needed in each"
         )
     return lines
-
-
-def independent_units(plan: pd.DataFrame, subjects: pd.Series) -> int:
-    """Count the clusters of recipients that share neither a subject nor a donor pair."""
-    if not len(plan):
-        return 0
-    codes = pd.factorize(subjects.loc[plan["recipient"]])[0].astype(np.int64)
-    return len(np.unique(components(codes, plan["unit"].to_numpy(dtype=np.int64))))

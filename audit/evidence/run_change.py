@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from audit.evidence.effects import SwapEffects, draw_bootstrap, permute_donor_labels, weighted_estimates
+from audit.evidence.bootstrap import draw_bootstrap, weighted_estimates
+from audit.evidence.effects import SwapEffects, permute_donor_labels
 from audit.evidence.stats import Array, components
 from audit.records import Estimate
 

@@ -127,7 +127,7 @@ class Sampled:
         first = self.first_order
         cross, placebo = (base + corrected(measured[i], first.own[i], first.both[i]) for i in (0, 1))
         tested = corrected(self.exact, first.own[0] - first.own[1], first.pair[0] - first.pair[1])
-        return replace(self.effects, cross=cross, placebo=placebo, tested=tested)
+        return replace(self.effects, cross=cross, placebo=placebo, tested=tested, measured=self.chosen)
 
     def share_needed(self, half_width: float | None = None) -> Array:
         """Return the share of recipients to patch, by head (K,), from those that are patched.

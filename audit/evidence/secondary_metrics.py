@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from audit.evidence.effects import Bootstrap, SwapEffects, by_code, resample_clusters, weighted_estimates
+from audit.evidence.bootstrap import Bootstrap, weighted_estimates
+from audit.evidence.effects import SwapEffects, by_code
 from audit.evidence.effects_store import Part, Settings, StoredEffects
 from audit.evidence.stats import Array
 from audit.records import Estimate
@@ -49,6 +50,7 @@ def design_c(
     known = frame[attribute].isin([group, part.contrast.reference]).to_numpy()
     frame, table = frame[known], table[known]
     kinds = [k for k in table.columns.get_level_values(0).unique() if k.startswith("balanced")]
+    shares = stored.label_shares(part.contrast, part.outcome)
     label, names = pd.factorize(frame["label"], sort=True)
     balanced = np.mean([table[k].to_numpy(dtype=np.float64) for k in kinds], axis=0)
     effects = SwapEffects(
@@ -60,9 +62,10 @@ def design_c(
         subject=pd.factorize(frame["subject"])[0].astype(np.int64),
         unit=np.arange(len(frame)),
         heads=heads,
-        shares=by_code(stored.label_shares(attribute), names),
+        shares=by_code(shares["label_shares"], names),
+        group_shares=by_code(shares["group_shares"], names),
     )
-    bootstrap: Bootstrap = resample_clusters(effects.subject, resamples=settings.bootstrap, seed=settings.seed + 2)
+    bootstrap = Bootstrap(effects.subject, settings.bootstrap, settings.seed + 2)
     found = weighted_estimates(effects.difference, effects.gap_weights(), effects, bootstrap)
     by_head = dict(zip(heads, found, strict=True))
     return [by_head.get(head) for head in part.confirmation.heads]

@@ -9,16 +9,24 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from audit.data.samples import AUDIT_SPLITS, UNKNOWN
+from audit.data.samples import UNKNOWN
 from audit.evidence.agreement import agreements
-from audit.evidence.disparity import Question, Thresholds, contrasts, ranges, rates_by_group, with_seeds
+from audit.evidence.disparity import (
+    Question,
+    Thresholds,
+    contrasts,
+    primary_gaps,
+    ranges,
+    rates_by_group,
+    with_seeds,
+)
 from audit.evidence.findings import Context, make_findings
 from audit.evidence.heads import localise
 from audit.evidence.joint_patching import judge_together
 from audit.evidence.outcome import has_gap, localisation, was_asked, without_gap
 from audit.evidence.pairs import judge_pairs, with_natural
 from audit.pipeline.context import Scope
-from audit.pipeline.run_sweeps import Swept, head_settings
+from audit.pipeline.run_sweeps import Swept, head_settings, localisable
 from audit.records import (
     Agreement,
     AttentionMap,
@@ -106,9 +114,10 @@ def judge_effects(
     heads, stability = localise(swept.effects, patched, outcomes, scope.seeds, settings)
     natural = [] if pairs is None else judge_pairs(pairs, scope.contrasts, outcomes, settings, stored=swept.effects)
     heads = with_natural(heads, natural)
-    planned = [plan.contrast for plan in swept.plans]
-    enough = {c: planned.count(c) == len(AUDIT_SPLITS) for c in scope.contrasts if c not in patched}
-    unpatched = {f"{c}:{o}": yes for c, yes in enough.items() for o in outcomes}
+    able = localisable(scope, primary_gaps(rates.contrasts))
+    unpatched = {
+        key: key in able for c in scope.contrasts if c not in patched for key in (f"{c}:{o}" for o in outcomes)
+    }
     where = localisation(heads, rates.contrasts, unpatched)
     heads = without_gap(heads, where)
     found = make_findings(rates.contrasts, heads, where, _context(scope, rates.limits, hashes))

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from audit.errors import AuditError
-from audit.evidence.disparity import label_shares
 from audit.evidence.effects import SwapEffects, by_code
+from audit.evidence.effects_store import LabelShares, label_shares_of
 from audit.evidence.run_change import Change, paired_change
-from audit.pipeline.analyze import predictions, questions
+from audit.pipeline.analyze import predictions
 from audit.pipeline.load_run import OpenedRun, open_run
 from audit.records import Audit, ComparedFinding, Contrast, Estimate, Finding, Metric, RunComparison, RunName, Verdict
 from audit.report.render import Source, read_run
@@ -157,17 +157,23 @@ def _paired(first: OpenedRun, second: OpenedRun, finding: Finding) -> Change | N
         subject=pd.factorize(rows["subject"])[0].astype(np.int64),
         unit=pd.factorize(rows["unit"])[0].astype(np.int64),
         heads=[(0, 0)],
-        shares=by_code(shares, names) if set(names) <= shares.keys() else None,  # rates of one label need none
+        shares=by_code(shares["label_shares"], names),
+        group_shares=by_code(shares["group_shares"], names),
+        counts=finding.kind != "head",
     )
     weights = effects.mediated_weights() if finding.kind == "head" else effects.gap_weights()
     return paired_change(effects, weights)
 
 
-def _shares(run: OpenedRun, finding: Finding) -> dict[str, float]:
-    """Return the weights of the labels: their shares among the images of known group."""
-    question = next((q for q in questions(run.scope) if q.attribute == finding.attribute), None)
+def _shares(run: OpenedRun, finding: Finding) -> LabelShares:
+    """Return the weights of the labels, as the finding's measure has them."""
+    contrast = Contrast(finding.attribute, finding.group, finding.reference)
+    if finding.kind == "head":
+        return run.effects.label_shares(contrast, finding.outcome)
+    if finding.metric != Metric.STANDARDISED_GAP:
+        return {"label_shares": {finding.metric: 1.0}, "group_shares": None}  # all images are laid out as of one label
     frame = predictions(run.scope, run.effects.unpatched, run.scope.seeds[0])
-    return {} if question is None else label_shares(frame, question)
+    return label_shares_of(frame, contrast, finding.outcome, Metric.STANDARDISED_GAP)
 
 
 def _of_rates(run: OpenedRun, finding: Finding) -> pd.DataFrame | None:

@@ -12,6 +12,7 @@ from PIL import Image
 from audit.card.load import load_card
 from audit.data.samples import Samples
 from audit.errors import DataError, InputError
+from audit.evidence.disparity import primary_gaps
 from audit.evidence.effects_store import StoredEffects
 from audit.pipeline.context import Scope
 from audit.records import Audit
@@ -55,6 +56,7 @@ class OpenedRun:
             balanced_on="" if reference is None else next(iter(self.scope.samples.attributes)),
             transplant=self.table("transplant"),
             first_order=self.of_seeds("first-order"),
+            gaps=primary_gaps(self.audit.contrasts),
         )
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from audit.evidence.disparity import primary_gaps
 from audit.evidence.effects_store import StoredEffects
 from audit.evidence.sampled import LEAST
 from audit.models.adapters.registry import adapter
@@ -26,6 +27,7 @@ from audit.pipeline.run_sweeps import (
     Swept,
     audit_rows,
     estimate_confirmation,
+    localisable,
     make_plans,
     sweep_every,
     sweep_reference,
@@ -52,11 +54,15 @@ def patch_heads(setting: Setting, models: AuditedModels, rates: Rates, *, design
     plans, without_donor = make_plans(setting)
     cost = estimate_cost(setting, models, plans)
     sampled, choice = choose_patches(setting, cost)
+    gaps = primary_gaps(rates.contrasts)
     heads: list[Site] | None = None
     first_order: pd.DataFrame | None
     effort: list[Effort] = []
     if sampled:
-        done = sweep_sampled(setting, models, plans, rates.asked(setting.contrasts), rates.unpatched)
+        able = localisable(setting, gaps)
+        asked = {c: [o for o in found if f"{c}:{o}" in able] for c, found in rates.asked(setting.contrasts).items()}
+        asked = {c: found for c, found in asked.items() if found}
+        done = sweep_sampled(setting, models, plans, asked, rates.unpatched, gaps)
         swap, first_order, effort = done.swap, done.first_order, done.effort
         heads = done.heads
     else:
@@ -78,6 +84,7 @@ def patch_heads(setting: Setting, models: AuditedModels, rates: Rates, *, design
         balanced_on=models.balanced_on,
         transplant=of_c[1],
         first_order=first_order,
+        gaps=gaps,
     )
     return Swept(effects, plans, without_donor, heads, choice, effort)
 

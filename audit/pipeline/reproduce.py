@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from audit.card.load import load_card
 from audit.data.samples import Samples
 from audit.errors import InputError
-from audit.evidence.disparity import Thresholds, contrasts
+from audit.evidence.disparity import Thresholds, contrasts, primary_gaps
 from audit.evidence.effects import mediated_gaps
 from audit.evidence.effects_store import StoredEffects
 from audit.models.adapters.registry import Model
@@ -34,7 +35,7 @@ from audit.pipeline.run_sweeps import (
 )
 from audit.process_state import run_state
 from audit.progress import silent
-from audit.records import Contrast, Finding
+from audit.records import Contrast, ContrastRow, Finding
 from audit.report import load_audit
 from audit.units import parse_name
 
@@ -100,10 +101,14 @@ def reproduce_finding(
     )
     if inputs.samples.fingerprint != audit.data.fingerprint:
         raise InputError(audit.data.source, "the data have changed since the run", "restore them, or audit again")
-    measure = _measure_rates if finding.kind == "disparity" else _measure_head
     with run_state():
         setting = prepare(inputs, Options("vit-audit reproduce", run.parent, run=run), silent)
-        return Reproduction(finding.id, finding.expected, measure(setting, run, finding), finding.tolerance)
+        obtained = (
+            _measure_rates(setting, run, finding)
+            if finding.kind == "disparity"
+            else _measure_head(setting, run, finding, primary_gaps(audit.contrasts))
+        )
+    return Reproduction(finding.id, finding.expected, obtained, finding.tolerance)
 
 
 def _model(setting: Setting, run: Path) -> Model:
@@ -134,7 +139,7 @@ def _measure_rates(setting: Setting, run: Path, finding: Finding) -> float:
     return float(match[0].estimate.value or 0.0)
 
 
-def _measure_head(setting: Setting, run: Path, finding: Finding) -> float:
+def _measure_head(setting: Setting, run: Path, finding: Finding, gaps: Mapping[str, ContrastRow]) -> float:
     """Patch the finding's head again on the confirmation split: for all recipients, or those that the run drew."""
     contrast = Contrast(finding.attribute, finding.group, finding.reference)
     site, seed = Site(*parse_name(finding.heads[0])), setting.seeds[0]
@@ -148,7 +153,8 @@ def _measure_head(setting: Setting, run: Path, finding: Finding) -> float:
     if len(patched) < len(plan.rows):
         estimates = estimate_part(setting, model, seed, plan)
         estimates = estimates[(estimates["layer"] == site.layer) & (estimates["head"] == site.head)]
-    stored = StoredEffects(table, None, _unpatched(setting, run), setting.samples.frame, first_order=estimates)
+    unpatched = _unpatched(setting, run)
+    stored = StoredEffects(table, None, unpatched, setting.samples.frame, first_order=estimates, gaps=gaps)
     return float(mediated_gaps(stored.of(seed, contrast, "confirmation", finding.outcome))[0])
 
 

@@ -20,7 +20,7 @@ from audit.data.samples import AUDIT_SPLITS
 from audit.evidence.effects import lay_out
 from audit.evidence.effects_store import Part, StoredEffects, first_order_of
 from audit.evidence.heads import decide_early, discover, found_heads
-from audit.evidence.sampled import FirstOrder, Sampled, draw
+from audit.evidence.sampled import LEAST, FirstOrder, Sampled, draw
 from audit.evidence.stats import Array
 from audit.models.adapters.registry import Model
 from audit.patching.sites import Site, sites_of
@@ -34,7 +34,7 @@ from audit.pipeline.run_sweeps import (
     swept_layers,
 )
 from audit.pipeline.train_models import AuditedModels
-from audit.records import Contrast, Effort
+from audit.records import Contrast, ContrastRow, Effort
 from audit.store import write_table, write_text
 
 Asked = Mapping[Contrast, Sequence[str]]  # the outcomes in which a gap was detected
@@ -81,7 +81,12 @@ class _Question:
 
 
 def sweep_sampled(
-    setting: Setting, models: AuditedModels, plans: Sequence[Plan], asked: Asked, unpatched: pd.DataFrame
+    setting: Setting,
+    models: AuditedModels,
+    plans: Sequence[Plan],
+    asked: Asked,
+    unpatched: pd.DataFrame,
+    gaps: Mapping[str, ContrastRow],
 ) -> SampledSweep:
     """Patch as many recipients as are needed for every contrast of ``asked``. What stands is not redone."""
     splits = {c: {plan.split for plan in plans if plan.contrast == c} for c in asked}
@@ -90,7 +95,7 @@ def sweep_sampled(
     for seed in setting.seeds if wanted else []:
         tables, counts = _files(setting, seed)
         if not counts.is_file():
-            parts = Sampling(setting, models.by_seed[seed], seed, asked, unpatched).run(wanted)
+            parts = Sampling(setting, models.by_seed[seed], seed, asked, unpatched, gaps).run(wanted)
             write_table(tables["swap"], pd.concat([t for part in parts for t in part.patched], ignore_index=True))
             write_table(tables["first-order"], pd.concat([part.estimates for part in parts], ignore_index=True))
             write_text(counts, json.dumps([_effort(part, seed).model_dump() for part in parts], indent=1))
@@ -131,13 +136,14 @@ class Sampling:
     seed: int
     asked: Asked
     unpatched: pd.DataFrame
+    gaps: Mapping[str, ContrastRow] = field(default_factory=dict)
 
     def run(self, plans: Sequence[Plan]) -> list[PartlyPatched]:
         """Patch both splits for the first seed, whose heads are searched, confirmation for the others."""
         searched = self.seed == self.setting.seeds[0]
         parts = [self.begin(plan) for plan in plans if searched or plan.split == "confirmation"]
         for part in parts:
-            self.patch(part, np.zeros(part.chosen.shape[1]), look=1)
+            self.patch(part, np.full(part.chosen.shape[1], self._first_share(part)), look=1)
         if searched:
             self._search(parts)
         for part in (p for p in parts if p.plan.split == "confirmation"):
@@ -149,6 +155,16 @@ class Sampling:
         estimates = estimate_part(self.setting, self.model, self.seed, plan)
         heads = len(sites_of(self.model, swept_layers(self.setting)))
         return PartlyPatched(plan, estimates, np.zeros((len(plan.rows), heads), dtype=bool))
+
+    def _first_share(self, part: PartlyPatched) -> float:
+        """Return the share of recipients in which ``LEAST`` of those have their part who count in each question."""
+        labels, is_group = part.plan.rows["label"], (part.plan.rows["side"] == "group").to_numpy()
+        counted = []
+        for outcome in self._asked_of(part):
+            shares = self._stored(part).label_shares(part.plan.contrast, outcome)
+            reference, group = shares["label_shares"], shares["group_shares"] or shares["label_shares"]
+            counted.append(int(np.where(is_group, labels.isin(list(group)), labels.isin(list(reference))).sum()))
+        return min(1.0, LEAST / min(counted))
 
     def patch(self, part: PartlyPatched, share: Array, *, look: int) -> None:
         """Patch heads for these shares of the recipients, beside those that are patched."""
@@ -206,18 +222,21 @@ class Sampling:
 
     def laid_out(self, part: PartlyPatched, outcome: str) -> Sampled:
         """Return what a part has so far, for the statistics."""
-        stored = StoredEffects(pd.concat(part.patched), None, self.unpatched, self.setting.samples.frame)
         effects = lay_out(
-            stored.swap,
+            pd.concat(part.patched),
             self.unpatched[self.unpatched["seed"] == self.seed],
             self.setting.samples.frame["subject"],
             outcome,
-            label_shares=stored.label_shares(part.plan.contrast.attribute),
             everyone=part.estimates,
+            **self._stored(part).label_shares(part.plan.contrast, outcome),
         )
         if outcome not in part.first_order:
             part.first_order[outcome] = first_order_of(part.estimates, outcome)
         return Sampled(effects, part.first_order[outcome])
+
+    def _stored(self, part: PartlyPatched) -> StoredEffects:
+        """Return what tells the weights of the labels."""
+        return StoredEffects(part.estimates, None, self.unpatched, self.setting.samples.frame, gaps=self.gaps)
 
     def _still_to_come(self, sampled: Sampled) -> Array:
         """Return the variance at the second look as a share of that at the first, by head."""

@@ -14,15 +14,16 @@ import torch
 from audit.data.samples import AUDIT_SPLITS
 from audit.evidence.effects_store import Settings, StoredEffects
 from audit.evidence.joint_patching import HeadSet
+from audit.evidence.power import Feasibility, feasibility, plan_contrast
 from audit.models.adapters.registry import Model
 from audit.patching.first_order import sweep_first_order
-from audit.patching.plans import draw_evenly, plan_group_swap
+from audit.patching.plans import draw_evenly
 from audit.patching.sites import Site, sites_of
 from audit.patching.sweep import DonorKind, measure_unpatched, sweep, sweep_together
 from audit.pipeline.context import Scope, Setting
 from audit.pipeline.run_controls import trained_layers
 from audit.pipeline.train_models import AuditedModels, reseed_of
-from audit.records import Contrast, Effort, SearchPrecision
+from audit.records import Contrast, ContrastRow, Effort, SearchPrecision
 from audit.store import write_table
 from audit.units import said_of
 
@@ -111,33 +112,31 @@ def measure_images(setting: Setting, models: AuditedModels) -> pd.DataFrame:
 
 
 def make_plans(scope: Scope) -> tuple[list[Plan], dict[str, int]]:
-    """Match recipients and donors for every contrast and audit split."""
-    plans, without = [], {}
-    spec = scope.card.audit
+    """Match recipients and donors for every contrast and audit split.
+
+    Contrasts whose heads can be asked for in no outcome and metric have no plan: nothing of them is patched.
+    """
+    plans: list[Plan] = []
+    without: dict[str, int] = {}
+    able = {found.contrast for found in what_can_be_asked(scope) if found.heads is None}
     for contrast in scope.contrasts:
-        for number, split in enumerate(AUDIT_SPLITS):
-            plan = plan_group_swap(
-                scope.samples.of_split(split),
-                contrast,
-                scope.samples.nuisance,
-                seed=spec.seed + number,
-                max_images=spec.max_images,
-            )
-            without[f"{contrast} {split}"] = plan.without_donor
-            if len(plan.rows):
-                plans.append(Plan(contrast, split, plan.rows))
-    small = {str(c) for c in scope.contrasts if not _enough_subjects(scope, c)}
-    return [p for p in plans if str(p.contrast) not in small], without
+        both = plan_contrast(scope.samples.frame, contrast, scope.samples.nuisance, scope.card.audit)
+        without |= {f"{contrast} {split}": plan.without_donor for split, plan in both.items()}
+        if contrast in able:
+            plans += [Plan(contrast, split, plan.rows) for split, plan in both.items()]
+    return plans, without
 
 
-def _enough_subjects(scope: Scope, contrast: Contrast) -> bool:
-    """Tell whether both groups have enough subjects in both splits for heads to be graded at all."""
-    return all(
-        scope.samples.of_split(split).groupby(contrast.attribute)["subject"].nunique().get(group, 0)
-        >= scope.card.audit.min_group_size
-        for split in AUDIT_SPLITS
-        for group in (contrast.group, contrast.reference)
-    )
+def what_can_be_asked(scope: Scope) -> list[Feasibility]:
+    """Tell of every question and metric whether it can be estimated, from the samples and the card alone."""
+    samples = scope.samples
+    return feasibility(samples.frame, scope.contrasts, list(scope.outcomes), samples.nuisance, scope.card.audit)
+
+
+def localisable(scope: Scope, gaps: Mapping[str, ContrastRow]) -> set[str]:
+    """Return the questions whose heads can be asked for in the metric of their gap (``disparity.primary_gaps``)."""
+    metrics = {key: gap.metric for key, gap in gaps.items()}
+    return {f.key for f in what_can_be_asked(scope) if f.heads is None and metrics.get(f.key) == f.metric}
 
 
 def swept_layers(setting: Setting) -> range:

@@ -1,6 +1,7 @@
 """Frozen records that pass between the stages, a module for each file that they make up."""
 
 from audit.records.audit_json import (
+    AccuracyRow,
     Agreement,
     AttentionMap,
     AttributeInfo,
@@ -30,16 +31,19 @@ from audit.records.audit_json import (
 )
 from audit.records.base import (
     SCHEMA_VERSION,
+    ChanceReason,
     Confidence,
     Contrast,
     DataWarningCode,
     Design,
+    Direction,
     Estimate,
     Localisation,
     LocalisationStatus,
     Metric,
     Outcome,
     Record,
+    Shortfall,
     State,
     Verdict,
 )
@@ -49,10 +53,12 @@ from audit.records.shareable_json import SharedCopy
 
 __all__ = [
     "SCHEMA_VERSION",
+    "AccuracyRow",
     "Agreement",
     "AttentionMap",
     "AttributeInfo",
     "Audit",
+    "ChanceReason",
     "ComparedFinding",
     "Confidence",
     "Contrast",
@@ -65,6 +71,7 @@ __all__ = [
     "DataWarningCode",
     "Decision",
     "Design",
+    "Direction",
     "Effort",
     "Estimate",
     "ExcludedRow",
@@ -90,6 +97,7 @@ __all__ = [
     "RunName",
     "SearchPrecision",
     "SharedCopy",
+    "Shortfall",
     "Stability",
     "State",
     "Verdict",

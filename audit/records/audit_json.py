@@ -13,6 +13,7 @@ from audit.records.base import (
     SCHEMA_VERSION,
     DataWarningCode,
     Design,
+    Direction,
     Estimate,
     Metric,
     Outcome,
@@ -188,6 +189,17 @@ class ContrastRow(Record):
     reason: str = ""  # why "too little data" or "not estimable"
 
 
+class AccuracyRow(Record):
+    """How often the model is right: of all audited images, or of one group's."""
+
+    attribute: str  # "" for all images
+    group: str
+    images: int
+    subjects: int
+    accuracy: Estimate
+    balanced_accuracy: Estimate  # mean over labels of the share that is recognised; chance has 1 / classes
+
+
 class RangeRow(Record):
     """The widest difference between any two groups of an attribute, which chance alone makes positive."""
 
@@ -210,7 +222,9 @@ class HeadRow(Record):
     layer: int
     head: int
     name: str  # "L9H3"
-    discovery: Estimate  # mediated gap on the discovery split: gap(same-group donors) - gap(pooled donors)
+    metric: Metric = Metric.STANDARDISED_GAP  # the gap that was asked about; its weights are those of all gaps below
+    direction: Direction = Direction.NOT_DETERMINED  # widens or narrows that gap: sign of confirmation_rate, if known
+    discovery: Estimate  # mediated gap in mean probability, discovery split: gap(same-group donors) - gap(pooled ones)
     discovery_p: float | None
     discovery_p_adjusted: float | None
     confirmation: Estimate
@@ -218,11 +232,11 @@ class HeadRow(Record):
     confirmation_p_adjusted: float | None
     iie_forward: Estimate  # reference images, donors of the group (confirmation split)
     iie_backward: Estimate  # group images, donors of the reference
-    confirmation_rate: Estimate | None = None  # mediated gap in the rate of being called so, instead of mean p
+    confirmation_rate: Estimate | None = None  # mediated gap in the rate of being called so: the metric's own scale
     confirmation_log_odds: Estimate | None = None  # ... and in the class log-odds (nats)
     null_bound: float | None = None  # 95% of permutations lie within +- this, over all heads at once (confirmation)
     placebo: Estimate  # same-group donors against the unpatched image: disruption alone
-    share_of_gap: Estimate  # mediated gap / gap in mean p of the patched images; None where that gap's interval holds 0
+    share_of_gap: Estimate  # confirmation_rate / rate gap of the same images; None where that gap's interval holds 0
     percentile_in_layer: float | None  # of |confirmation| among heads of its layer, 0..100
     accuracy_change: float | None  # with cross-group donors, against unpatched
     design_c: Estimate | None  # gap change with the balanced reference model's head, minus other seed's
@@ -263,10 +277,12 @@ class JointRow(Record):
     outcome: str
     heads: list[str]
     all_heads: bool  # every swept head
-    together: Estimate  # mediated gap of the set
+    metric: Metric = Metric.STANDARDISED_GAP
+    together: Estimate  # mediated gap of the set, in mean probability
+    together_rate: Estimate | None = None  # in the rate of being called so
     sum_of_singles: Estimate  # of the mediated gaps of its heads
     beyond_sum: Estimate  # together minus the sum; towards 0 from the sum: redundant
-    share_of_gap: Estimate
+    share_of_gap: Estimate  # together_rate / rate gap of the same images
     sum_share_of_gap: Estimate
 
 
@@ -444,6 +460,7 @@ class Audit(Record):
     data: DataReport
     rates: list[RateRow]
     contrasts: list[ContrastRow]
+    accuracy: list[AccuracyRow] = []
     ranges: list[RangeRow] = []
     findings: list[Finding]
     heads: list[HeadRow]

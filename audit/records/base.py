@@ -76,6 +76,30 @@ class DataWarningCode(StrEnum):
     NULL_RUN = "groups permuted"
 
 
+class Direction(StrEnum):
+    """What a head does to the gap that it was asked about, as far as its own interval tells."""
+
+    WIDENS = "widens"
+    NARROWS = "narrows"
+    NOT_DETERMINED = "not determined"
+
+
+class Shortfall(StrEnum):
+    """Of what there is too little to answer a question."""
+
+    SUBJECTS = "too few subjects in a group"
+    LABELS = "a label has no image, or no donors, in one of the two groups"
+    CLUSTERS = "too few independent groups of donor pairs and recipients"
+
+
+class ChanceReason(StrEnum):
+    """Why a model may be right no more often than chance."""
+
+    CLASS_ORDER = "the classes are in another order"
+    CONSTANT = "it always gives one answer"
+    UNRELATED = "its answers do not go with the labels"
+
+
 class Confidence(StrEnum):
     """How sure a finding is, by the rule that docs/method.md prints."""
 

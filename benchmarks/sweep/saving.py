@@ -19,7 +19,8 @@ import pandas as pd
 import torch
 
 from audit.cli import DATA_VARIABLE
-from audit.evidence.effects import SwapEffects, draw_bootstrap, weighted_estimates
+from audit.evidence.bootstrap import draw_bootstrap, weighted_estimates
+from audit.evidence.effects import SwapEffects
 from audit.evidence.effects_store import StoredEffects
 from audit.patching.sites import heads_of, sites_of
 from audit.pipeline import Request, prepare

@@ -11,16 +11,13 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.sandwich_covariance import cov_cluster_2groups
 
-from audit.evidence.effects import (
-    SwapEffects,
+from audit.evidence.bootstrap import (
     draw_bootstrap,
-    lay_out,
-    resample_clusters,
     share_of_gap,
     tost_p_values,
-    unit_sums,
     weighted_estimates,
 )
+from audit.evidence.effects import SwapEffects, lay_out, unit_sums
 from tests.evidence.simulate import plausible, swap_effects
 
 pytestmark = pytest.mark.unit
@@ -179,17 +176,8 @@ def test_an_image_may_be_recipient_twice() -> None:
     np.testing.assert_array_equal(found.cross, effects.cross)
 
 
-def test_bootstrap_keeps_clusters_whole() -> None:
-    clusters = np.array([0, 0, 1, 2, 2, 2])
-    weights = resample_clusters(clusters, resamples=50, seed=0).weights
-    assert (weights[:, 0] == weights[:, 1]).all()
-    assert (weights[:, 3] == weights[:, 5]).all()
-    assert (weights[:, [0, 2, 3]].sum(axis=1) == 3).all()
-    assert len(np.unique(weights[:, 0])) > 1
-
-
-def test_bootstrap_renormalises_within_cells() -> None:
-    """A constant has no spread, however many images of a cell a resample holds."""
+def test_what_does_not_vary_within_a_cell_has_no_spread() -> None:
+    """However different the cells are from one another."""
     effects = swap_effects(np.random.default_rng(5), heads=1)
     boot = draw_bootstrap(effects, resamples=200, seed=0)
     constant = np.where(effects.is_group, 0.7, 0.2)[:, None]

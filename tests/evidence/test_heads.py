@@ -83,16 +83,18 @@ def test_planted_head_is_confirmed_and_the_others_are_not() -> None:
     head = rows[1]
     assert head.confirmation_log_odds is not None
     assert head.confirmation_rate is not None
-    for end in ("value", "low", "high"):  # the simulated log-odds are four times p, and all are called alike
-        assert getattr(head.confirmation_log_odds, end) == pytest.approx(4 * getattr(head.confirmation, end))
-        assert getattr(head.confirmation_rate, end) == 0.0
+    for end in ("value", "low", "high"):  # the simulated log-odds are four times p
+        assert getattr(head.confirmation_log_odds, end) == pytest.approx(4 * getattr(head.confirmation, end), rel=1e-4)
+    rate = head.confirmation_rate  # all are called alike, which does not show that none ever changes its class
+    assert rate.value == 0.0
+    assert rate.low is not None and rate.high is not None and rate.low < -0.01 < 0.01 < rate.high
     for estimate in (head.discovery, head.confirmation):
         assert estimate.value == pytest.approx(0.1, abs=0.03)
         assert estimate.low is not None and estimate.low > 0
     assert head.iie_forward.value == pytest.approx(0.1, abs=0.04)
     assert head.iie_backward.value == pytest.approx(-0.1, abs=0.04)
     assert head.placebo.value == pytest.approx(0.0, abs=0.03)
-    assert head.share_of_gap.value == pytest.approx(0.5, abs=0.2)
+    assert head.share_of_gap.value is None  # unpatched, both groups are called smile as often
     assert head.percentile_in_layer == pytest.approx(100 * 2.5 / 3)
     assert head.accuracy_change == pytest.approx(-0.5)  # patched it always says smile, unpatched it is right
     assert localisation(rows, [contrast_row(outcome="smile")]) == {"tone:dark-light:smile": "localised: L0H1"}

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from audit.evidence.effects import SwapEffects
+from audit.evidence.effects_store import StoredEffects
 from audit.evidence.joint_patching import HeadSet, judge_together, parse_set, sets_of_question, sets_to_patch
 from audit.records import JointRow
 from tests.evidence.rows import around, head_row
@@ -20,6 +21,17 @@ pytestmark = pytest.mark.unit
 PAIR = HeadSet(((0, 0), (0, 1)))
 
 
+def called(p: np.ndarray | pd.Series) -> np.ndarray:
+    return np.where(p > 0.5, "smile", "frown")
+
+
+def stored_twice(effects: SwapEffects) -> StoredEffects:
+    """Store the same effects on both splits, an image being called what it more likely is."""
+    stored = simulated({(0, TONE, "discovery"): effects, (0, TONE, "confirmation"): effects})
+    swap, unpatched = (t.assign(predicted=called(t["p:smile"])) for t in (stored.swap, stored.unpatched))
+    return replace(stored, swap=swap, unpatched=unpatched)
+
+
 def together(effects: SwapEffects, sets: dict[str, np.ndarray]) -> pd.DataFrame:
     """Store what sets of heads do, each given as its p with cross-group donors."""
     n = len(effects.label)
@@ -27,7 +39,7 @@ def together(effects: SwapEffects, sets: dict[str, np.ndarray]) -> pd.DataFrame:
         pd.DataFrame(
             {
                 "contrast": str(TONE), "position": np.arange(n), "recipient": 10_000 + np.arange(n), "donor_kind": kind,
-                "set": name, "p:smile": values, "unit": effects.unit,
+                "set": name, "p:smile": values, "predicted": called(values), "unit": effects.unit,
                 "side": np.where(effects.is_group, "group", "reference"),
                 "label": np.array(["frown", "smile"])[effects.label],
             }
@@ -41,9 +53,10 @@ def together(effects: SwapEffects, sets: dict[str, np.ndarray]) -> pd.DataFrame:
 def judged(joint: float) -> tuple[JointRow, SwapEffects]:
     """Patch two heads that carry 5 points each; together they carry ``joint`` times the sum."""
     effects = swap_effects(np.random.default_rng(0), planted=[0.05, 0.05], noise=0.01, donor_noise=0.01)
-    stored = simulated({(0, TONE, "discovery"): effects, (0, TONE, "confirmation"): effects})
     cross = effects.placebo[:, 0] + joint * effects.difference[:, :2].sum(axis=1)
-    (row,) = judge_together(stored, together(effects, {str(PAIR): cross}), [TONE], ["smile"], 0, SETTINGS)
+    (row,) = judge_together(
+        stored_twice(effects), together(effects, {str(PAIR): cross}), [TONE], ["smile"], 0, SETTINGS
+    )
     return row, effects
 
 
@@ -54,9 +67,13 @@ def test_the_whole_beside_the_sum_of_its_parts(joint: float) -> None:
     assert row.sum_of_singles.value == pytest.approx(single[:2].sum())
     assert row.together.value == pytest.approx(joint * single[:2].sum())
     assert row.beyond_sum.value == pytest.approx((joint - 1) * single[:2].sum())
-    gap = effects.gap_weights() @ effects.unpatched
-    assert row.share_of_gap.value == pytest.approx(joint * single[:2].sum() / gap)
-    assert row.sum_share_of_gap.value == pytest.approx(single[:2].sum() / gap)
+    patched = effects.placebo[:, 0] + joint * effects.difference[:, :2].sum(axis=1)
+    rate = effects.mediated_weights() @ (1.0 * (patched > 0.5) - (effects.placebo[:, 0] > 0.5))
+    of_singles = effects.mediated_weights() @ (1.0 * (effects.cross > 0.5) - (effects.placebo > 0.5))[:, :2].sum(axis=1)
+    gap = effects.gap_weights() @ (effects.unpatched > 0.5)
+    assert row.together_rate is not None and row.together_rate.value == pytest.approx(rate)
+    assert row.share_of_gap.value == pytest.approx(rate / gap)
+    assert row.sum_share_of_gap.value == pytest.approx(of_singles / gap)
     assert (row.heads, row.all_heads) == (["L0H0", "L0H1"], False)
 
 
@@ -69,7 +86,7 @@ def test_redundant_heads_are_told_from_independent_ones() -> None:
 
 def test_every_head_at_once_is_called_so() -> None:
     effects = swap_effects(np.random.default_rng(0), planted=[0.05], heads=2)
-    stored = simulated({(0, TONE, "discovery"): effects, (0, TONE, "confirmation"): effects})
+    stored = stored_twice(effects)
     heads = HeadSet(tuple(sorted(effects.heads)))
     cross = effects.placebo[:, 0] + effects.difference.sum(axis=1)
     (row,) = judge_together(stored, together(effects, {str(heads): cross}), [TONE], ["smile"], 0, SETTINGS)

@@ -10,14 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.evidence.effects import (
-    SwapEffects,
-    draw_bootstrap,
-    mediated_gaps,
-    permute_donor_labels,
-    unit_sums,
-    weighted_estimates,
-)
+from audit.evidence.bootstrap import draw_bootstrap, weighted_estimates
+from audit.evidence.effects import SwapEffects, mediated_gaps, permute_donor_labels, unit_sums
 from audit.evidence.effects_store import Part, Settings
 from audit.evidence.heads import FIRST_LOOK, decide_early, discover
 from audit.evidence.sampled import LEAST, FirstOrder, Sampled, draw
