@@ -284,13 +284,14 @@ def shared_summary(copy: SharedCopy) -> list[str]:
 
 def models_table(families: pd.DataFrame, *, markdown: bool = False) -> str:
     """Lay out the families of models: for a terminal one paragraph each, or as a Markdown table."""
-    rows = list(families.itertuples(index=False))
+    rows = families.to_dict("records")
     if markdown:
         lines = ["| library | family | `model.name` | patched | notes |", "|---|---|---|---|---|"]
-        lines += [f"| {r.library} | {r.family} | `{r.name}` | {r.unit} | {r.notes} |" for r in rows]
+        lines += [f"| {r['library']} | {r['family']} | `{r['name']}` | {r['unit']} | {r['notes']} |" for r in rows]
         return "\n".join(lines)
     return "\n".join(
-        f"{r.library}: {r.family}\n" + "\n".join(wrapped(f"  {text}") for text in (r.name, f"{r.unit}; {r.notes}"))
+        f"{r['library']}: {r['family']}\n"
+        + "\n".join(wrapped(f"  {text}") for text in (r["name"], f"{r['unit']}; {r['notes']}"))
         for r in rows
     )
 

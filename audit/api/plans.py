@@ -58,7 +58,7 @@ class Plan:
         pandas.DataFrame
             ``attribute``, ``group``, ``reference``, ``outcome``, ``metric``, ``subjects_group``,
             ``subjects_reference``, ``detectable_gap`` (in [0, 1], at 80% power and the family's level, at the least
-            favourable rate; missing where none could be), and ``estimable``.
+            favourable rate; missing where none could be detected), and ``estimable``.
         """
         return detectable_gaps(self.inputs.samples, self.card)
 

@@ -197,14 +197,18 @@ def audited_outcomes(card: Card, labels: tuple[str, ...]) -> tuple[str, ...]:
     return labels[1:] if len(labels) == 2 else labels
 
 
-def _limits(samples: Samples, card: Card, info: AttributeInfo) -> Iterator[str]:
-    audited = samples.of_split(*AUDIT_SPLITS)
-    subjects = audited.groupby(info.attribute)["subject"].nunique()
-    outcomes = audited_outcomes(card, samples.labels)
+def gaps_tested(samples: Samples, card: Card) -> int:
+    """Return how many gaps are tested at most: groups and intersections x outcomes x metrics."""
     sizes_of = {name: len(each.groups) for name, each in samples.attributes.items()}
     contrasts = sum(n - 1 for n in sizes_of.values())
     contrasts += sum(math.prod(sizes_of[name] for name in combination) - 1 for combination in card.intersections)
-    family = contrasts * len(outcomes) * METRICS_TESTED
+    return contrasts * len(audited_outcomes(card, samples.labels)) * METRICS_TESTED
+
+
+def _limits(samples: Samples, card: Card, info: AttributeInfo) -> Iterator[str]:
+    audited = samples.of_split(*AUDIT_SPLITS)
+    subjects = audited.groupby(info.attribute)["subject"].nunique()
+    outcomes, family = audited_outcomes(card, samples.labels), gaps_tested(samples, card)
     for group in info.groups:
         if group == info.reference:
             continue

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from audit.card.schema import AuditSpec
+from audit.card.schema import AuditSpec, Card
 from audit.data.samples import AUDIT_SPLITS, UNKNOWN, Samples
+from audit.data.summary import audited_outcomes, detectable_difference, gaps_tested
 from audit.evidence.disparity import Question, Thresholds, contrasts
 from audit.evidence.effects import SwapEffects, by_code
 from audit.evidence.effects_store import MIN_UNITS, LabelShares, label_shares_of, shortfall
@@ -18,6 +19,7 @@ from audit.patching.plans import GroupSwapPlan, plan_group_swap
 from audit.records import Contrast, Metric, Shortfall, State
 from audit.units import Unit, said_of
 
+HALF = 0.5  # the rate at which a difference is hardest to see
 _SHORT = {State.NOT_ESTIMABLE: Shortfall.LABELS, State.TOO_LITTLE_DATA: Shortfall.SUBJECTS}
 
 
@@ -113,6 +115,48 @@ def feasibility(
             counts = [_clusters(part) for part in parts]
             found.append(Feasibility(contrast, outcome, metric, gap, heads, (counts[0], counts[1])))
     return found
+
+
+def detectable_gaps(samples: Samples, card: Card) -> pd.DataFrame:
+    """Return for each group, outcome and metric the smallest gap that these sizes let the audit detect.
+
+    Parameters
+    ----------
+    samples : Samples
+    card : Card
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``attribute``, ``group``, ``reference``, ``outcome``, ``metric``, ``subjects_group``, ``subjects_reference``
+        (those that the metric looks at), ``detectable_gap`` (in [0, 1]: at 80% power, at the level of all gaps tested,
+        for rates around one half; missing where none could be detected) and ``estimable``.
+    """
+    audited = samples.of_split(*AUDIT_SPLITS)
+    outcomes = audited_outcomes(card, samples.labels)
+    level = card.audit.alpha / gaps_tested(samples, card)
+    rows = []
+    for found in feasibility(samples.frame, samples.contrasts, outcomes, samples.nuisance, card.audit):
+        contrast = found.contrast
+        is_outcome = audited["label"] == found.outcome
+        kept = {Metric.TPR_GAP: is_outcome, Metric.FPR_GAP: ~is_outcome}.get(found.metric, is_outcome | True)
+        subjects = audited[kept].groupby(contrast.attribute)["subject"].nunique()
+        sizes = [int(subjects.get(group, 0)) for group in (contrast.group, contrast.reference)]
+        gap = None if found.gap is not None else detectable_difference(HALF, sizes[0], sizes[1], level)
+        rows.append(
+            {
+                "attribute": contrast.attribute,
+                "group": contrast.group,
+                "reference": contrast.reference,
+                "outcome": found.outcome,
+                "metric": str(found.metric),
+                "subjects_group": sizes[0],
+                "subjects_reference": sizes[1],
+                "detectable_gap": gap,
+                "estimable": found.gap is None,
+            }
+        )
+    return pd.DataFrame(rows).astype({"detectable_gap": float})
 
 
 def _gaps(

@@ -18,16 +18,18 @@ import numpy as np
 import pandas as pd
 import torch
 
+import vit_audit as va
 from audit.cli import DATA_VARIABLE
 from audit.evidence.bootstrap import draw_bootstrap, weighted_estimates
 from audit.evidence.effects import SwapEffects
 from audit.evidence.effects_store import StoredEffects
 from audit.patching.sites import heads_of, sites_of
-from audit.pipeline import Request, prepare
 from audit.pipeline.context import Setting
+from audit.pipeline.prepare import Options, prepare
 from audit.pipeline.run_sampled import PartlyPatched, Sampling
 from audit.pipeline.run_sweeps import Plan, make_plans, measure_images, patch_part, swept_layers
 from audit.pipeline.train_models import AuditedModels, train_audited
+from audit.progress import silent
 from audit.resources import resource_dir
 
 REAL, RENDERED = "expressions.yaml", "synthetic-expressions.yaml"
@@ -54,8 +56,9 @@ def measure_saving(*, quick: bool) -> Figures:
     name = RENDERED if quick or folder is None else REAL
     with TemporaryDirectory() as place:
         card = resource_dir("datasets") / name
-        request = Request(card, None if name == RENDERED else Path(str(folder)), Path(place), "benchmark")
-        setting = prepare(request, lambda _name: lambda _done, _total: None)
+        root = None if name == RENDERED else Path(str(folder))
+        plan = va.plan(card, data_root=root)
+        setting = prepare(plan.inputs, Options("benchmark", Path(place)), silent)
         training = setting.training
         assert training is not None
         one = training.model_copy(update={"seeds": training.seeds[:1], "balanced_seeds": 0})
