@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from audit import __version__
 
 if TYPE_CHECKING:
-    from audit.api.cards import Card, built_in_cards, find_card, first_card, load_card
+    from audit.api.cards import Card, built_in_cards, first_card, load_card
     from audit.api.data import Data, fetch, rendered_faces
     from audit.api.models import Net, load_model, supported_models, wrap
     from audit.api.plans import Plan, plan
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from audit.records import Outcome
 
 _HOMES = {
-    "audit.api.cards": ("Card", "built_in_cards", "find_card", "first_card", "load_card"),
+    "audit.api.cards": ("Card", "built_in_cards", "first_card", "load_card"),
     "audit.api.data": ("Data", "fetch", "rendered_faces"),
     "audit.api.models": ("Net", "load_model", "supported_models", "wrap"),
     "audit.api.plans": ("Plan", "plan"),
@@ -62,7 +62,6 @@ __all__ = [
     "diff",
     "disparity",
     "fetch",
-    "find_card",
     "first_card",
     "load_card",
     "load_model",

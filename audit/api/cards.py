@@ -11,10 +11,10 @@ from pydantic import PrivateAttr
 import audit.card.first
 import audit.card.load
 import audit.card.schema
-from audit.card.load import built_in_cards, find_card
+from audit.card.load import find_card
 from audit.store import write_text
 
-__all__ = ["Card", "built_in_cards", "find_card", "first_card", "load_card"]
+__all__ = ["Card", "built_in_cards", "first_card", "load_card"]
 
 
 class Card(audit.card.schema.Card):
@@ -40,8 +40,8 @@ class Card(audit.card.schema.Card):
     >>> va.Card(data={"path": "faces.csv"}, groups={"gender": {"colum": "gender"}})
     Traceback (most recent call last):
         ...
-    audit.errors.CardError: Card groups.gender: 'column' is missing
-    Card groups.gender: unknown key 'colum'; did you mean 'column'?
+    audit.errors.CardError: Card groups.gender.column: required key is missing; write 'column: ...'
+    Card groups.gender.colum: unknown key 'colum'; did you mean 'column'?
     """
 
     _path: Path | None = PrivateAttr(default=None)  # the file it was read from
@@ -69,6 +69,23 @@ class Card(audit.card.schema.Card):
         """Write the card to a YAML file, whole or not at all."""
         write_text(Path(path), self.to_yaml())
         return Path(path)
+
+
+def built_in_cards() -> dict[str, Path]:
+    """Return the cards that come with the tool.
+
+    Returns
+    -------
+    dict of str to pathlib.Path
+        The file of each name.
+
+    Examples
+    --------
+    >>> import vit_audit as va
+    >>> "synthetic-expressions" in va.built_in_cards()
+    True
+    """
+    return audit.card.load.built_in_cards()
 
 
 def load_card(card: str | Path) -> Card:

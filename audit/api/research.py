@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from audit.api.models import Net
 from audit.api.tables import Gaps, Rates
-from audit.errors import DataError
+from audit.errors import DataError, ModelError
 from audit.evidence.disparity import Question, Thresholds, contrasts, rates_by_group
 from audit.models.adapters.registry import ADAPTERS, Model
 from audit.models.architecture import why_not_patchable
@@ -166,11 +167,14 @@ def _patchable(model: Net | nn.Module) -> Model:
     """Return a model in evaluation mode whose heads can be told apart."""
     if isinstance(model, Net):
         return model.module
-    if isinstance(model, tuple(ADAPTERS)) and not model.training and not why_not_patchable(model):
-        return model
-    backbone = Backbone.from_module(model)
-    assert backbone.module is not None
-    return backbone.build_as_is(int(backbone.module.num_classes))
+    if not isinstance(model, tuple(ADAPTERS)):
+        backbone = Backbone.from_module(model)
+        assert backbone.spec.classes is not None
+        return backbone.build_as_is(len(backbone.spec.classes))
+    reason = why_not_patchable(model)
+    if reason:
+        raise ModelError(type(model).__name__, reason, "'vit-audit models' lists what can be patched")
+    return model if not model.training else copy.deepcopy(model).eval()
 
 
 class Disparity:

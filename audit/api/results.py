@@ -399,6 +399,11 @@ class Comparison:
 def diff(before: Result | str | Path, after: Result | str | Path) -> Comparison:
     """Say which findings of the second run are new, which of the first are gone, still there, or no longer testable.
 
+    Parameters
+    ----------
+    before, after : Result, str or pathlib.Path
+        Runs, the earlier one first.
+
     Returns
     -------
     Comparison

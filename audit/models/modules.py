@@ -79,7 +79,7 @@ def _as_timm(module: nn.Module) -> tuple[str, Model, list[str] | None]:
         return HUGGING_FACE, *_convert_saved(module)
     kind = next((kind for kind in ADAPTERS if isinstance(module, kind)), None)
     if kind is None:
-        return "given", module, None  # which fit_to_card refuses, with the reason
+        raise ModelError(type(module).__name__, "is of no family that can be patched", "'vit-audit models' lists them")
     own = str((getattr(module, "pretrained_cfg", None) or {}).get("architecture", ""))
     family = ADAPTERS[kind].named[0]
     return own if timm.is_model(own) else timm.list_models(family)[0], module, None

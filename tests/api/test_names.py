@@ -19,11 +19,16 @@ pytestmark = pytest.mark.unit
 NAMES = [
     "AuditError", "Card", "CardError", "Data", "DataError", "ExitCode", "InputError", "ModelError", "Net", "Outcome",
     "Plan", "Result", "UnfinishedError", "__version__", "attribution", "audit", "built_in_cards", "diff", "disparity",
-    "fetch", "find_card", "first_card", "load_card", "load_model", "open_run", "patch_heads", "plan",
+    "fetch", "first_card", "load_card", "load_model", "open_run", "patch_heads", "plan",
     "rendered_faces", "supported_models", "sweep", "verify", "wrap",
 ]  # fmt: skip
 MODULES = ["cards", "data", "models", "plans", "research", "results", "running"]
-IMPORT = "import time; t = time.perf_counter(); import vit_audit, sys; print(time.perf_counter() - t, 'torch' in sys.modules)"
+IMPORT = """
+import sys, time
+begun = time.perf_counter()
+import vit_audit
+print(time.perf_counter() - begun, "torch" in sys.modules)
+"""
 
 
 def test_public_names_are_these() -> None:
