@@ -179,7 +179,7 @@ def supported_models(pattern: str | None = None) -> pd.DataFrame:
     Examples
     --------
     >>> import vit_audit as va
-    >>> "ResNet" in set(va.supported_models()["family"])
+    >>> "Swin" in set(va.supported_models()["family"])
     True
     """
     if pattern is None:
