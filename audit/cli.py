@@ -20,8 +20,8 @@ import click
 
 from audit.batching import is_exhausted
 from audit.errors import EXIT_UNFINISHED, AuditError, InputError
+from audit.resources import DATA_VARIABLE
 
-DATA_VARIABLE = "VIT_AUDIT_DATA"
 RUNS = Path("reports")
 EPILOG = (
     "Exit codes: 0 passed, 1 disparity above policy (reproduce, verify: not confirmed), 2 bad input, "
@@ -363,12 +363,12 @@ def diff(before: Path, after: Path, out: Path | None) -> None:
     from audit.report.formats import clean
     from audit.report.html import render_diff
     from audit.report.view_diff import counted, diff_view
-    from audit.store import slug, write_text
+    from audit.store import folder_name, write_text
 
     first, second = _find_run(before), _find_run(after)
     comparison = compare_runs(first, second)
     hashes = "-".join(run.audit_sha256[:8] for run in (comparison.before, comparison.after))
-    folder = out or Path(f"diff-{slug(comparison.after.name)}-{hashes}")
+    folder = out or Path(f"diff-{folder_name(comparison.after.name)}-{hashes}")
     write_text(folder / "diff.json", comparison.model_dump_json(indent=1) + "\n")
     write_text(folder / "diff.html", render_diff(diff_view(comparison)))
     click.echo(f"{comparison.before.outcome} -> {comparison.after.outcome}; {counted(comparison)}")

@@ -15,11 +15,10 @@ from audit.card.faults import Lines, PathParts, did_you_mean, faults_of, spell
 from audit.card.schema import Card
 from audit.errors import CardError, DataError, InputError
 from audit.filenames import name_on_disk, printable
-from audit.resources import resource_dir
+from audit.resources import DATA_VARIABLE, resource_dir
 
 MAX_CARD_BYTES = 1_000_000
 DEEPEST = 100  # lists and mappings within one another; a card has four
-DATA_ENV = "VIT_AUDIT_DATA"
 MISSING = "?"  # stands for a required word that a faulty card lacks
 RESERVED = ("image", "label", "subject", "split")  # columns of every table of samples
 _WRITE_ONE = "'vit-audit init PATH' writes a first card"
@@ -169,8 +168,8 @@ def resolve(
     DataError
         If it is in neither place (both are named), or leads out of them where it may not.
     """
-    if data_root is None and os.environ.get(DATA_ENV):
-        data_root = Path(os.environ[DATA_ENV])
+    if data_root is None and os.environ.get(DATA_VARIABLE):
+        data_root = Path(os.environ[DATA_VARIABLE])
     roots = [card_path.parent] if data_root is None else [data_root, card_path.parent]
     try:
         below = Path(name_on_disk(path)).expanduser()
@@ -189,7 +188,7 @@ def resolve(
     raise DataError(
         f"{card_path.name} '{path}'",
         f"no such file or folder at {places}",
-        f"say where the files lie with --data PATH or {DATA_ENV}",
+        f"say where the files lie with --data PATH or {DATA_VARIABLE}",
     )
 
 
