@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,32 @@ def load_card(path: Path) -> Card:
     if faults or card is None:
         in_order = sorted(faults, key=lambda fault: fault[0])
         raise CardError([f"{path}:{line} {spell(where)}: {what}" for line, where, what in in_order])
+    return card
+
+
+def check_card(data: Mapping[str, Any], where: str = "card") -> Card:
+    """Check a card that was made in Python.
+
+    Parameters
+    ----------
+    data : mapping
+        As YAML would hold it: texts, numbers, lists, mappings.
+    where : str
+        What to call it in messages.
+
+    Returns
+    -------
+    Card
+        Complete, with every default filled in.
+
+    Raises
+    ------
+    CardError
+        With every fault found, as ``load_card`` finds them.
+    """
+    card, found = _validate(dict(data))
+    if found or card is None:
+        raise CardError([f"{where} {spell(path)}: {what}" for path, what in found])
     return card
 
 

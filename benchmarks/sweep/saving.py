@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from audit.cli import DATA_VARIABLE
 from audit.evidence.effects import SwapEffects, draw_bootstrap, weighted_estimates
 from audit.evidence.effects_store import StoredEffects
 from audit.patching.sites import heads_of, sites_of
@@ -27,7 +26,7 @@ from audit.pipeline.context import Setting
 from audit.pipeline.run_sampled import PartlyPatched, Sampling
 from audit.pipeline.run_sweeps import Plan, make_plans, measure_images, patch_part, swept_layers
 from audit.pipeline.train_models import AuditedModels, train_audited
-from audit.resources import resource_dir
+from audit.resources import DATA_VARIABLE, resource_dir
 
 REAL, RENDERED = "expressions.yaml", "synthetic-expressions.yaml"
 Figures = dict[str, Any]
