@@ -21,8 +21,8 @@ import vit_audit as va
 from audit.batching import is_exhausted
 from audit.errors import AuditError, InputError
 from audit.exit_codes import ExitCode, as_text
+from audit.resources import DATA_VARIABLE
 
-DATA_VARIABLE = "VIT_AUDIT_DATA"
 RUNS = Path("reports")
 EXHAUSTED = (
     "memory: does not suffice, and what was finished is kept; close other programs, or take a smaller "

@@ -1,9 +1,11 @@
-"""The one place that knows where templates and built-in cards lie, in a checkout and in a wheel."""
+"""Where templates and built-in cards lie, in a checkout and in a wheel, and what tells where data lie."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
+
+DATA_VARIABLE = "VIT_AUDIT_DATA"  # of the environment: where the data lie, in place of ``--data``
 
 
 def resource_dir(kind: Literal["templates", "datasets"]) -> Path:

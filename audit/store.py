@@ -86,7 +86,7 @@ def check_writable(folder: Path) -> None:
         raise not_written(folder, error) from error
 
 
-def slug(name: str) -> str:
+def folder_name(name: str) -> str:
     """Return a name that is safe as a folder's."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "audit"
 
@@ -110,10 +110,10 @@ def source_hash(modules: Iterable[ModuleType]) -> str:
 def run_folder(out: Path, name: str, key: str) -> Path:
     """Return the folder of a run: an earlier one of the same question, else a new one named by date and hash."""
     ending = f"-{key[:8]}"
-    earlier = sorted(p for p in out.glob(f"{slug(name)}-*{ending}") if p.is_dir())
+    earlier = sorted(p for p in out.glob(f"{folder_name(name)}-*{ending}") if p.is_dir())
     if earlier:
         return earlier[-1]
-    return out / f"{slug(name)}-{now():%Y-%m-%d}{ending}"
+    return out / f"{folder_name(name)}-{now():%Y-%m-%d}{ending}"
 
 
 @contextmanager

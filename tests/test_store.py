@@ -18,10 +18,10 @@ from audit.store import (
     cache_folder,
     check_writable,
     file_hash,
+    folder_name,
     locked,
     question_hash,
     run_folder,
-    slug,
     source_hash,
     write_table,
     write_text,
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.unit
     ],
 )
 def test_slug_is_safe_as_a_folder(name: str, safe: str) -> None:
-    assert slug(name) == safe
+    assert folder_name(name) == safe
 
 
 def test_question_hash_depends_on_content_not_on_order() -> None:

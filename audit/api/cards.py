@@ -48,7 +48,7 @@ class Card(audit.card.schema.Card):
     _content: bytes | None = PrivateAttr(default=None)  # of that file
 
     def __init__(self, **sections: Any) -> None:
-        audit.card.load.check_sections(sections, "Card")
+        audit.card.load.check_card(sections, "Card")
         super().__init__(**sections)
 
     @property

@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image
 from torch import nn
 
-from audit.card.load import check_sections, resolve
+from audit.card.load import check_card, resolve
 from audit.card.schema import ModelSpec
 from audit.errors import InputError, ModelError
 from audit.models.adapters.registry import Model
@@ -112,7 +112,7 @@ def load_model(spec: Mapping[str, Any] | ModelSpec, *, folder: str | Path = ".")
     """
     section = spec.model_dump(exclude_unset=True) if isinstance(spec, ModelSpec) else dict(spec)
     sections = {"data": {"path": "."}, "groups": {"any": {"column": "any"}}, "training": "none", "model": section}
-    card, place = check_sections(sections, "load_model"), Path(folder) / "load_model"
+    card, place = check_card(sections, "load_model"), Path(folder) / "load_model"
     if card.model.weights in NOT_FILES:
         raise ModelError("model.weights", f"'{card.model.weights}' is no trained classifier", "name the weights file")
     model = with_class_names(card, card_path=place, data_root=None).model

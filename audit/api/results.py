@@ -35,7 +35,7 @@ from audit.report.reviews import DECISIONS, merge, read_review
 from audit.report.shareable import share_run
 from audit.report.view import build_view
 from audit.report.view_diff import diff_view
-from audit.store import locked, slug, write_bytes, write_text
+from audit.store import folder_name, locked, write_bytes, write_text
 
 if TYPE_CHECKING:
     from audit.api.data import Data
@@ -390,7 +390,7 @@ class Comparison:
         """
         runs = (self.record.before, self.record.after)
         hashes = "-".join(run.audit_sha256[:8] for run in runs)
-        place = Path(folder) if folder is not None else Path(f"diff-{slug(runs[1].name)}-{hashes}")
+        place = Path(folder) if folder is not None else Path(f"diff-{folder_name(runs[1].name)}-{hashes}")
         write_text(place / "diff.json", self.record.model_dump_json(indent=1) + "\n")
         write_text(place / "diff.html", render_diff(diff_view(self.record)))
         return place

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from audit.card.first import first_card
-from audit.card.load import find_card, load_card, resolve
+from audit.card.load import check_card, find_card, load_card, resolve
 from audit.card.schema import Card
 
-__all__ = ["Card", "find_card", "first_card", "load_card", "resolve"]
+__all__ = ["Card", "check_card", "find_card", "first_card", "load_card", "resolve"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,10 @@ from audit.card.faults import Lines, PathParts, did_you_mean, faults_of, spell
 from audit.card.schema import Card
 from audit.errors import CardError, DataError, InputError
 from audit.filenames import name_on_disk, printable
-from audit.resources import resource_dir
+from audit.resources import DATA_VARIABLE, resource_dir
 
 MAX_CARD_BYTES = 1_000_000
 DEEPEST = 100  # lists and mappings within one another; a card has four
-DATA_ENV = "VIT_AUDIT_DATA"
 MISSING = "?"  # stands for a required word that a faulty card lacks
 RESERVED = ("image", "label", "subject", "split")  # columns of every table of samples
 _WRITE_ONE = "'vit-audit init PATH' writes a first card"
@@ -60,24 +59,29 @@ def load_card(path: Path) -> Card:
     return card
 
 
-def check_sections(sections: dict[str, Any], where: str) -> Card:
-    """Return a card that was built in Python, with the same checks as one that was read from a file.
+def check_card(data: Mapping[str, Any], where: str = "card") -> Card:
+    """Check a card that was made in Python.
 
     Parameters
     ----------
-    sections : dict
-        As a YAML file has them.
+    data : mapping
+        As YAML would hold it: texts, numbers, lists, mappings.
     where : str
-        What the faults name as their place.
+        What to call it in messages.
+
+    Returns
+    -------
+    Card
+        Complete, with every default filled in.
 
     Raises
     ------
     CardError
-        With every fault found.
+        With every fault found, as ``load_card`` finds them.
     """
-    card, found = _validate(sections)
+    card, found = _validate(dict(data))
     if found or card is None:
-        raise CardError([f"{where} {spell(place)}: {what}" for place, what in found])
+        raise CardError([f"{where} {spell(path)}: {what}" for path, what in found])
     return card
 
 
@@ -190,8 +194,8 @@ def resolve(
     DataError
         If it is in neither place (both are named), or leads out of them where it may not.
     """
-    if data_root is None and os.environ.get(DATA_ENV):
-        data_root = Path(os.environ[DATA_ENV])
+    if data_root is None and os.environ.get(DATA_VARIABLE):
+        data_root = Path(os.environ[DATA_VARIABLE])
     roots = [card_path.parent] if data_root is None else [data_root, card_path.parent]
     try:
         below = Path(name_on_disk(path)).expanduser()
@@ -210,7 +214,7 @@ def resolve(
     raise DataError(
         f"{card_path.name} '{path}'",
         f"no such file or folder at {places}",
-        f"say where the files lie with --data PATH or {DATA_ENV}",
+        f"say where the files lie with --data PATH or {DATA_VARIABLE}",
     )
 
 

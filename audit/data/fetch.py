@@ -5,10 +5,14 @@ Nothing is fetched while an audit runs, but for CIFAR-100 where a card's control
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -23,6 +27,8 @@ RECEIPT = ".fetched"  # in a folder: the hashes of the archives that were unpack
 MAX_BYTES = 200_000_000_000
 TIMEOUT_S = 30  # without a sign of the server
 CHUNK_BYTES = 1 << 20
+FETCHING = ".fetching-"  # how the names of folders begin that are downloaded to
+JUST_MADE_S = 60  # such a folder may not be held yet
 Tick = Callable[[int, int], None]
 
 
@@ -69,7 +75,8 @@ def fetch_one(download: Download, root: Path, tick: Tick | None = None) -> Path:
         return _same(target, download)
     if os.environ.get(OFFLINE_ENV):
         raise InputError(download.url, f"is not fetched, {OFFLINE_ENV} is set", "unset it, or fetch it by hand")
-    with tempfile.TemporaryDirectory(dir=root, prefix=".fetching-") as folder:
+    _clear_leftovers(root)
+    with tempfile.TemporaryDirectory(dir=root, prefix=FETCHING) as folder, _held(Path(folder)):
         file = _retrieved(download, Path(folder), tick)
         if not download.unpack:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -78,6 +85,29 @@ def fetch_one(download: Download, root: Path, tick: Tick | None = None) -> Path:
         unpack(file, unpacked, download.url)
         _move_into(unpacked, target, download.hash)
     return target
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Hold a folder's lock, which goes with the process, however that ends; yield whether it could be had."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        held = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held = False
+        yield held
+    finally:
+        os.close(descriptor)
+
+
+def _clear_leftovers(root: Path) -> None:
+    """Remove what downloads that were killed have left."""
+    for left in root.glob(f"{FETCHING}*"):
+        with suppress(OSError), _held(left) as is_left:
+            if is_left and left.stat().st_mtime < time.time() - JUST_MADE_S:
+                shutil.rmtree(left)
 
 
 def _name_of(url: str) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -13,25 +13,24 @@ from audit.errors import DataError
 from audit.filenames import name_on_disk, printable
 
 
-@runtime_checkable
-class ByteSource(Protocol):
-    """An image source that can also say which bytes stand behind a key."""
+class ByteSource(ABC):
+    """An image source that can also say which bytes are behind a key."""
 
+    @abstractmethod
     def read(self, key: str) -> bytes:
         """Return the stored bytes of an image; raise ``DataError`` where there are none."""
-        ...
+
+    def decode(self, key: str, content: bytes) -> Image.Image:
+        """Return the image that ``content`` holds as upright RGB; raise ``DataError`` where it is none."""
+        return decode_image(key, content)
 
     def open(self, key: str) -> Image.Image:
         """Return the image as RGB; raise ``DataError`` where it cannot be read."""
-        ...
-
-    def decode(self, key: str, content: bytes) -> Image.Image:
-        """Return the image that ``content`` holds as RGB; raise ``DataError`` where it cannot be read."""
-        ...
+        return self.decode(key, self.read(key))
 
 
 @dataclass(frozen=True)
-class FileSource:
+class FileSource(ByteSource):
     """Images that lie as files under one folder.
 
     Parameters
@@ -61,14 +60,6 @@ class FileSource:
         except (OSError, RuntimeError) as error:  # the latter of links that lead in a circle
             what = getattr(error, "strerror", None) or "links in a circle"
             raise DataError(key, f"cannot be opened ({what})", REPAIR) from None
-
-    def decode(self, key: str, content: bytes) -> Image.Image:
-        """Return the file's content as an upright RGB image; raise ``DataError`` where it is none."""
-        return decode_image(key, content)
-
-    def open(self, key: str) -> Image.Image:
-        """Return the image as RGB; raise ``DataError`` where it cannot be read."""
-        return self.decode(key, self.read(key))
 
 
 def safe_key(value: str, where: str) -> str:

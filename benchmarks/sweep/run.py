@@ -153,11 +153,11 @@ def _varied(base: Case, *, images: Sequence[int], heads: Sequence[int], depths: 
 
 def _stored(case: Case, rows: Path, seed: int, *, with_memory: bool) -> summary.Json:
     """Race over one case, or take up what an interrupted run has stored of it."""
-    from audit.store import slug, write_text
+    from audit.store import folder_name, write_text
     from benchmarks.sweep.contenders import CONTENDERS
     from benchmarks.sweep.race import peak_memory, race
 
-    path = rows / f"{slug(case.label)}.json"
+    path = rows / f"{folder_name(case.label)}.json"
     if not path.is_file():
         record = race(case, CONTENDERS, seed)
         if with_memory:

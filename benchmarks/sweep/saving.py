@@ -19,7 +19,6 @@ import pandas as pd
 import torch
 
 import vit_audit as va
-from audit.cli import DATA_VARIABLE
 from audit.evidence.bootstrap import draw_bootstrap, weighted_estimates
 from audit.evidence.effects import SwapEffects
 from audit.evidence.effects_store import StoredEffects
@@ -30,7 +29,7 @@ from audit.pipeline.run_sampled import PartlyPatched, Sampling
 from audit.pipeline.run_sweeps import Plan, make_plans, measure_images, patch_part, swept_layers
 from audit.pipeline.train_models import AuditedModels, train_audited
 from audit.progress import silent
-from audit.resources import resource_dir
+from audit.resources import DATA_VARIABLE, resource_dir
 
 REAL, RENDERED = "expressions.yaml", "synthetic-expressions.yaml"
 Figures = dict[str, Any]

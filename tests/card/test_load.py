@@ -11,7 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from audit.card import find_card, load_card, resolve
+from audit.card import check_card, find_card, load_card, resolve
 from audit.card.load import shown_path
 from audit.card.schema import Shares
 from audit.errors import CardError, DataError, InputError
@@ -415,3 +415,15 @@ def test_a_path_may_have_to_stay_inside(tmp_path: Path) -> None:
         assert resolve(path, card_path=card, data_root=root).is_dir()
         with pytest.raises(DataError, match=r"leads out of the data folder and the card's; write a path below"):
             resolve(path, card_path=card, data_root=root, inside=True)
+
+
+def test_a_card_made_in_python_has_the_same_faults(tmp_path: Path) -> None:
+    plain = yaml.safe_load(GOOD)
+    assert check_card(plain) == load_card(write(tmp_path, GOOD))
+    with pytest.raises(CardError) as caught:
+        check_card({**plain, "modle": {}, "match_on": ["label"], "audit": {"alpha": 2}}, "settings")
+    assert sorted(caught.value.faults) == [
+        "settings audit.alpha: the number 2 is out of range; it must be less than 0.5",
+        "settings match_on[0]: 'label' is a group or a column of every table; name a nuisance",
+        "settings modle: unknown key 'modle'; did you mean 'model'?",
+    ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -114,6 +116,21 @@ def test_another_file_in_its_place_is_left_alone(tmp_path: Path) -> None:
     with serving({"/a.csv": TEXT}) as address, pytest.raises(DataError, match=r"a\.csv: is there, and is not what"):
         fetch_one(Download(url=f"{address}/a.csv", hash=hash_of(TEXT)), tmp_path)
     assert (tmp_path / "a.csv").read_bytes() == b"mine"
+
+
+def test_what_a_killed_download_left_is_removed_and_one_at_work_is_not(tmp_path: Path) -> None:
+    killed, new, working = (tmp_path / f".fetching-{name}" for name in ("killed", "new", "working"))
+    for folder in (killed, new, working):
+        (folder / "unpacked").mkdir(parents=True)
+        (folder / "download").write_bytes(b"half")
+    for folder in (killed, working):
+        os.utime(folder, (0, 0))
+    handle = os.open(working, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with serving({"/a.csv": TEXT}) as address:
+        fetch_one(Download(url=f"{address}/a.csv", hash=hash_of(TEXT)), tmp_path)
+    os.close(handle)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".fetching-new", ".fetching-working", "a.csv"]
 
 
 def test_archives_are_unpacked_side_by_side_and_once(tmp_path: Path) -> None:

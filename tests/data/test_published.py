@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from audit.card.load import built_in_cards, load_card
 from audit.cli import main
-from audit.data.readers.published import READERS
+from audit.data.readers.open import PUBLISHED
 from audit.errors import DataError
 from audit.records import DataWarningCode
 from audit.terminal import datasets_table
@@ -46,11 +46,11 @@ def test_each_set_is_read_with_its_own_card(name: str, tmp_path: Path) -> None:
 
 
 def test_every_reader_is_tried_and_has_a_card() -> None:
-    assert set(SETS) == set(READERS)
+    assert set(SETS) == set(PUBLISHED)
     cards = [load_card(path) for path in built_in_cards().values()]
-    assert {card.data.reader for card in cards} >= set(READERS)
+    assert {card.data.reader for card in cards} >= set(PUBLISHED)
     for card in cards:
-        if card.data.reader in READERS:
+        if card.data.reader in PUBLISHED:
             assert card.data.licence and card.data.citation and card.out_of_scope
             assert all(group.assigned_by != "not stated" for group in card.groups.values())
 

@@ -42,7 +42,7 @@ Planes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class ArraySource:
+class ArraySource(ByteSource):
     """Images that lie in arrays, one a split.
 
     Parameters
@@ -66,10 +66,6 @@ class ArraySource:
             raise DataError(key, f"{len(content)} bytes where {_PIXELS} are needed", _DOWNLOAD_AGAIN)
         planes = np.frombuffer(content, dtype=np.uint8).reshape(3, _SIDE, _SIDE)
         return Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0)))
-
-    def open(self, key: str) -> Image.Image:
-        """Return the image as RGB; raise ``DataError`` where there is none."""
-        return self.decode(key, self.read(key))
 
 
 class _ArrayUnpickler(pickle.Unpickler):

@@ -10,14 +10,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from audit.data.decode import MIN_SIDE_PX, decode_image
-from audit.data.sources import FileSource
+from audit.data.sources import ByteSource, FileSource
 from audit.errors import DataError
 
 FER_SIDE = 48
 
 
 @dataclass(frozen=True)
-class PixelSource:
+class PixelSource(ByteSource):
     """Gray images that stand as numbers in a table.
 
     Parameters
@@ -44,10 +44,6 @@ class PixelSource:
             raise DataError(key, f"not {FER_SIDE**2} numbers from 0 to 255", "download the set again")
         return Image.fromarray(values.astype(np.uint8).reshape(FER_SIDE, FER_SIDE)).convert("RGB")
 
-    def open(self, key: str) -> Image.Image:
-        """Return the image as RGB; raise ``DataError`` where there is none."""
-        return self.decode(key, self.read(key))
-
 
 @dataclass(frozen=True)
 class Crop:
@@ -69,7 +65,7 @@ class Crop:
 
 
 @dataclass(frozen=True)
-class CropSource:
+class CropSource(ByteSource):
     """Faces or people cut out of photographs.
 
     Parameters
@@ -103,10 +99,6 @@ class CropSource:
         if min(box[2] - box[0], box[3] - box[1]) < MIN_SIDE_PX:
             raise DataError(key, f"its box is under {MIN_SIDE_PX} px on a side", "remove it from the list")
         return image.crop(box)
-
-    def open(self, key: str) -> Image.Image:
-        """Return what is cut out as RGB; raise ``DataError`` where there is none."""
-        return self.decode(key, self.read(key))
 
 
 def _in_pixels(side: bytes, size: int) -> int:

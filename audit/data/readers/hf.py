@@ -16,15 +16,13 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from audit.card.read_table import read_table
 from audit.card.schema import DataSpec
-from audit.data.decode import decode_image
 from audit.data.readers.raw import RawTable
 from audit.data.readers.table import with_safe_paths
 from audit.data.readers.walk import unnamed_images
-from audit.data.sources import FileSource
+from audit.data.sources import ByteSource, FileSource
 from audit.data.splits import GIVEN
 from audit.errors import DataError
 from audit.filenames import whole_characters
@@ -34,7 +32,7 @@ METADATA = ("metadata.csv", "metadata.jsonl")
 
 
 @dataclass(frozen=True)
-class BytesSource:
+class BytesSource(ByteSource):
     """Encoded images by key."""
 
     content: Mapping[str, bytes]
@@ -44,14 +42,6 @@ class BytesSource:
         if key not in self.content:
             raise DataError(key, "no such image", "use the keys that 'vit-audit check' lists")
         return self.content[key]
-
-    def decode(self, key: str, content: bytes) -> Image.Image:
-        """Return the image as RGB; raise ``DataError`` where it is none."""
-        return decode_image(key, content)
-
-    def open(self, key: str) -> Image.Image:
-        """Return the image as RGB; raise ``DataError`` where it cannot be read."""
-        return self.decode(key, self.read(key))
 
 
 def read_huggingface(spec: DataSpec, path: Path) -> RawTable:

@@ -1,4 +1,8 @@
-"""From what a card says of its data to the reader that opens them."""
+"""From what a card says of its data to the reader that opens them.
+
+Published sets are read in the layout in which each is published; the user downloads them, under their terms. Their
+columns have one vocabulary; which of them is the label, and which are groups, the card says.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +12,47 @@ from pathlib import Path
 
 from audit.card.load import resolve
 from audit.card.schema import DataSpec
+from audit.data.readers.actions import read_coco, read_facet, read_imsitu, read_stanford40
+from audit.data.readers.appearance import read_fairface, read_miap, read_utkface
 from audit.data.readers.cifar100 import read_cifar100
 from audit.data.readers.croissant import read_croissant
 from audit.data.readers.embedded import CropSource
-from audit.data.readers.folder import read_folder
+from audit.data.readers.expressions import (
+    read_affectnet,
+    read_celeba,
+    read_expw,
+    read_fer2013,
+    read_lfw,
+    read_rafdb,
+)
+from audit.data.readers.folder import GROUPS_FILE, join_groups, read_folder
 from audit.data.readers.hf import read_huggingface
-from audit.data.readers.published import read_published
 from audit.data.readers.raw import RawTable
 from audit.data.readers.table import read_image_table
 from audit.data.sources import FileSource
 
+PUBLISHED: Mapping[str, Callable[[Path], RawTable]] = {
+    "rafdb": read_rafdb,
+    "celeba": read_celeba,
+    "utkface": read_utkface,
+    "fairface": read_fairface,
+    "fer2013": read_fer2013,
+    "affectnet": read_affectnet,
+    "expw": read_expw,
+    "lfw": read_lfw,
+    "miap": read_miap,
+    "stanford40": read_stanford40,
+    "imsitu": read_imsitu,
+    "coco": read_coco,
+    "facet": read_facet,
+}
 READERS: Mapping[str, Callable[[DataSpec, Path], RawTable]] = {
     "table": read_image_table,
     "folder": read_folder,
     "huggingface": read_huggingface,
     "croissant": read_croissant,
     "cifar100": read_cifar100,
-}  # any other is a set as it is published
+}
 
 
 def read_raw(spec: DataSpec, card_path: Path, data_root: Path | None) -> RawTable:
@@ -48,7 +76,7 @@ def read_raw(spec: DataSpec, card_path: Path, data_root: Path | None) -> RawTabl
     """
     assert spec.path is not None  # the schema asks for it
     path = resolve(spec.path, card_path=card_path, data_root=data_root, missing_ok=spec.reader == "cifar100")
-    raw = READERS.get(spec.reader, read_published)(spec, path)
+    raw = READERS.get(spec.reader, _read_published)(spec, path)
     return _with_links(raw) if spec.links else raw
 
 
@@ -60,3 +88,12 @@ def _with_links(raw: RawTable) -> RawTable:
     if isinstance(source, CropSource):
         return replace(raw, source=replace(source, files=replace(source.files, links=True)))
     return raw
+
+
+def _read_published(spec: DataSpec, path: Path) -> RawTable:
+    """Read a set as it is published; a ``groups.csv`` in its folder adds columns to the images that it names."""
+    raw = PUBLISHED[spec.reader](path)
+    frame = raw.frame.rename(columns={"image": spec.image})
+    if (path / GROUPS_FILE).is_file():
+        frame = join_groups(frame, spec, path)
+    return RawTable(frame, raw.source, raw.where)
