@@ -361,8 +361,7 @@ def diff(before: Path, after: Path, out: Path | None) -> None:
     """Say which findings of run B are new, which of run A are gone, still there, or can no longer be tested."""
     from audit.pipeline.diff import compare_runs
     from audit.report.formats import clean
-    from audit.report.html import render_diff
-    from audit.report.view_diff import counted, diff_view
+    from audit.report.html import counted, render_diff
     from audit.store import slug, write_text
 
     first, second = _find_run(before), _find_run(after)
@@ -370,7 +369,7 @@ def diff(before: Path, after: Path, out: Path | None) -> None:
     hashes = "-".join(run.audit_sha256[:8] for run in (comparison.before, comparison.after))
     folder = out or Path(f"diff-{slug(comparison.after.name)}-{hashes}")
     write_text(folder / "diff.json", comparison.model_dump_json(indent=1) + "\n")
-    write_text(folder / "diff.html", render_diff(diff_view(comparison)))
+    write_text(folder / "diff.html", render_diff(comparison))
     click.echo(f"{comparison.before.outcome} -> {comparison.after.outcome}; {counted(comparison)}")
     for note in comparison.notes:
         click.echo(clean(note))
@@ -388,9 +387,11 @@ def reproduce(run_dir: Path, finding: str, data_root: Path | None) -> None:
     RUN is a run directory, or the name of one in reports/. Exits with 1 where the number does not come out again.
     """
     from audit.pipeline.reproduce import reproduce_finding
+    from audit.report.text import finding_title
 
     result = reproduce_finding(_find_run(run_dir), finding, _existing(data_root))
-    click.echo(f"{result.title}\nexpected  {result.expected:+.6f}\nobtained  {result.obtained:+.6f}")
+    click.echo(finding_title(result.finding, result.unit))
+    click.echo(f"expected  {result.expected:+.6f}\nobtained  {result.obtained:+.6f}")
     click.echo(f"tolerance {result.tolerance:.0e}\n{'reproduced' if result.holds else 'NOT REPRODUCED'}")
     sys.exit(0 if result.holds else 1)
 

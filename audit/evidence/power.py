@@ -10,7 +10,7 @@ from audit.data.samples import Samples
 from audit.evidence.effects_store import MIN_UNITS
 from audit.evidence.stats import components
 from audit.patching.plans import plan_group_swap
-from audit.units import Unit, said_of
+from audit.units import UNITS, Unit
 
 SPLITS = ("discovery", "confirmation")
 
@@ -45,7 +45,7 @@ def detectable_head_effects(samples: Samples, spec: AuditSpec, unit: Unit) -> li
         answer = "can be localised" if min(counts) >= MIN_UNITS else "cannot be localised: too little data"
         where = f"{contrast.attribute} {contrast.group} against {contrast.reference}"
         lines.append(
-            f"{where}: {said_of(unit, 'heads')} {answer}; {counts[0]} and {counts[1]} independent groups of donor "
+            f"{where}: {UNITS[unit].plural} {answer}; {counts[0]} and {counts[1]} independent groups of donor "
             f"pairs and recipients in discovery and confirmation, {MIN_UNITS} needed in each"
         )
     return lines

@@ -15,13 +15,23 @@ from audit.evidence.effects import SwapEffects, by_code
 from audit.evidence.run_change import Change, paired_change
 from audit.pipeline.analyze import predictions, questions
 from audit.pipeline.load_run import OpenedRun, open_run
-from audit.records import Audit, ComparedFinding, Contrast, Estimate, Finding, Metric, RunComparison, RunName, Verdict
+from audit.records import (
+    Audit,
+    ComparedFinding,
+    Contrast,
+    Estimate,
+    Finding,
+    Metric,
+    RunComparison,
+    RunName,
+    State,
+    Verdict,
+)
 from audit.report.render import Source, read_run
 from audit.report.shareable import refuse_copy
 from audit.units import name_of
 
-UNTESTED = ("too little data", "not estimable")
-HEAD_METRIC = "mediated_gap"
+UNTESTED = (State.TOO_LITTLE_DATA, State.NOT_ESTIMABLE)
 Pairing = Callable[[Finding], Change | None]
 
 
@@ -60,7 +70,14 @@ def compare_runs(before: Path, after: Path) -> RunComparison:
         what = " ".join(str(error).split()) or type(error).__name__
         notes.append(f"Not compared image by image, because effects are missing or damaged: {what}")
         findings = [_compared(f, first.audit, second.audit, _not_paired) for f in known.values()]
-    return RunComparison(before=_named(first), after=_named(second), same_images=same, findings=findings, notes=notes)
+    return RunComparison(
+        before=_named(first),
+        after=_named(second),
+        unit=second.audit.model.unit,
+        same_images=same,
+        findings=findings,
+        notes=notes,
+    )
 
 
 def findings_of(audit: Audit) -> list[Finding]:
@@ -90,7 +107,7 @@ def _compared(finding: Finding, first: Audit, second: Audit, pairing: Pairing) -
     was, stands = (any(f.id == finding.id for f in findings_of(audit)) for audit in (first, second))
     before, after = number_of(first, finding), number_of(second, finding)
     row = ComparedFinding(
-        id=finding.id, title=finding.title, kind=finding.kind, state="persisting", before=before, after=after
+        id=finding.id, finding=finding, kind=finding.kind, state="persisting", before=before, after=after
     )
     reason = _untestable(second, finding) if was and not stands else ""
     if reason:
@@ -130,7 +147,8 @@ def _untestable(audit: Audit, finding: Finding) -> str:
         ]
         if rows:
             return "too little data" if rows[0].verdict == Verdict.TOO_LITTLE_DATA else ""
-        return audit.localisation.get(f"{contrast}:{finding.outcome}", "the question was not asked")
+        where = audit.localisation.get(f"{contrast}:{finding.outcome}")
+        return "the question was not asked" if where is None else where.status
     rates = [c for c in audit.contrasts if c.id == f"{contrast}:{finding.outcome}:{finding.metric}"]
     if not rates:
         return "the question was not asked"

@@ -31,14 +31,15 @@ from audit.pipeline.run_sweeps import (
 )
 from audit.records import Contrast, Finding
 from audit.report import load_audit
-from audit.units import parse_name
+from audit.units import Unit, parse_name
 
 
 @dataclass(frozen=True)
 class Reproduction:
     """Expected and obtained value of one finding."""
 
-    title: str
+    finding: Finding
+    unit: Unit
     expected: float
     obtained: float
     tolerance: float
@@ -78,7 +79,7 @@ def reproduce_finding(run: Path, finding_id: str, data_root: Path | None) -> Rep
     obtained = (
         _measure_rates(setting, run, finding) if finding.kind == "disparity" else _measure_head(setting, run, finding)
     )
-    return Reproduction(finding.title, finding.expected, obtained, finding.tolerance)
+    return Reproduction(finding, audit.model.unit, finding.expected, obtained, finding.tolerance)
 
 
 def _model(setting: Setting, run: Path) -> Model:
