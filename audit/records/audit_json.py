@@ -146,9 +146,11 @@ class RateRow(Record):
     negatives: int = 0  # images of another label
     true_positives: int = 0  # labelled and predicted as the outcome
     false_positives: int = 0  # of another label, predicted as the outcome
+    false_negatives: int = 0  # labelled as the outcome, and missed
     selection_rate: Estimate  # P(predicted = outcome)
     true_positive_rate: Estimate
     false_positive_rate: Estimate
+    false_negative_rate: Estimate = Estimate(value=None)  # one minus the true-positive rate
     mean_probability: Estimate  # mean p(outcome)
     standardised_rate: Estimate  # selection rate at common label weights
     accuracy: Estimate

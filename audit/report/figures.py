@@ -201,7 +201,7 @@ def forest_picture(heads: Sequence[HeadEffect], title: str, compact: bool = Fals
             _draw_head(axes, position, head, has_c)
         _name_rows(axes, [f"{head.symbol} {head.name}" for head in drawn])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: formats.decimal(x, 1, signed=True)))
-        axes.set_xlabel("percentage points")
+        axes.set_xlabel("points of mean probability")
         axes.margins(x=0.06)
         axes.legend(
             loc="lower left",

@@ -42,19 +42,6 @@ def _holds_zero(estimate: Estimate) -> bool:
     return estimate.low is None or estimate.high is None or estimate.low <= 0 <= estimate.high
 
 
-def _missed(row: RateRow) -> str:
-    """Write the share of a group's positives that is missed."""
-    rate = row.true_positive_rate.value
-    return formats.percent(None if rate is None else 1 - rate)
-
-
-def _missed_interval(row: RateRow) -> str:
-    """Write the interval of the share of a group's positives that is missed."""
-    rate = row.true_positive_rate
-    turned = (None if v is None else 1 - v for v in (rate.value, rate.high, rate.low))
-    return formats.rate_interval(Estimate(**dict(zip(("value", "low", "high"), turned, strict=True))))
-
-
 FILTERS: Mapping[str, Any] = {
     "agreeing": _agreeing,
     "count": formats.count,
@@ -64,8 +51,6 @@ FILTERS: Mapping[str, Any] = {
     "label": formats.label,
     "measured": formats.measured,
     "level_note": formats.level_note,
-    "missed": _missed,
-    "missed_interval": _missed_interval,
     "p": formats.p_value,
     "percent": formats.percent,
     "plural": formats.plural,

@@ -12,7 +12,7 @@ import pytest
 from audit.records import ComparedFinding, Estimate, RunComparison, RunName
 from audit.report.html import render_diff
 from audit.report.reviews import merge, read_review
-from audit.report.view_diff import diff_view
+from audit.report.text import Sentences
 from tests.browser.conftest import Opened, Opener
 from tests.report.examples import HOSTILE, examples
 
@@ -57,7 +57,7 @@ def test_a_narrow_page_does_not_scroll_sideways(opened: Opener, name: str) -> No
 def test_without_scripts_everything_can_be_read_and_nothing_pretends(opened: Opener) -> None:
     page, with_scripts = opened("many", scripts=False), opened("many")
     for finding in page.audit.findings:
-        assert page.page.get_by_text(finding.title, exact=True).last.is_visible()
+        assert page.page.get_by_text(Sentences(page.audit).finding("title", finding), exact=True).last.is_visible()
     assert page.page.locator("button:visible, input:visible, textarea:visible").count() == 0
     assert page.page.locator(".choices:visible").count() >= 12
     assert with_scripts.page.locator(".paper:visible").count() == 0
@@ -232,7 +232,7 @@ def compared() -> RunComparison:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_a_comparison_is_accessible_too(opened: Opener, tmp_path: Path, dark: bool) -> None:
     file = tmp_path / "diff.html"
-    file.write_text(render_diff(diff_view(compared())), encoding="utf-8")
+    file.write_text(render_diff(compared()), encoding="utf-8")
     page = opened.open(file, examples()["passed"], "", dark=dark, narrow=True)
     assert violations(page) == []
     assert page.errors == []
