@@ -112,7 +112,9 @@ def _compared(finding: Finding, first: Audit, second: Audit, pairing: Pairing) -
     reason = _untestable(second, finding) if was and not stands else ""
     if reason:
         return row.model_copy(update={"state": "no longer testable", "reason": reason})
-    if was != stands:
+    if was and not stands and _still_confirmed(second, finding):
+        row = row.model_copy(update={"reason": "confirmed, below the share from which a finding is made of it"})
+    elif was != stands:
         untested = "" if was else _untestable(first, finding)
         why = f"the run before could not test it: {untested}" if untested else ""
         row = row.model_copy(update={"state": "gone" if was else "new", "reason": why})
@@ -134,6 +136,16 @@ def number_of(audit: Audit, finding: Finding) -> Estimate | None:
         return next((h.confirmation for h in heads), None)
     asked = f"{contrast}:{finding.outcome}:{finding.metric}"
     return next((c.estimate for c in audit.contrasts if c.id == asked), None)
+
+
+def _still_confirmed(audit: Audit, finding: Finding) -> bool:
+    """Tell whether a head is confirmed although no finding is made of it."""
+    contrast = f"{finding.attribute}:{finding.group}-{finding.reference}"
+    return finding.kind == "head" and any(
+        h.verdict == Verdict.CONFIRMED
+        for h in audit.heads
+        if (h.contrast, h.outcome, [h.name]) == (contrast, finding.outcome, finding.heads)
+    )
 
 
 def _untestable(audit: Audit, finding: Finding) -> str:

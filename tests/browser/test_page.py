@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from audit.records import ComparedFinding, Estimate, RunComparison, RunName
+from audit.records import ComparedFinding, Estimate, Finding, RunComparison, RunName
 from audit.report.html import render_diff
 from audit.report.reviews import merge, read_review
 from audit.report.text import Sentences
@@ -208,6 +208,11 @@ def test_hostile_labels_stay_text(opened: Opener) -> None:
     assert page.errors == []
 
 
+def hostile_finding() -> Finding:
+    found = next(f for f in examples()["disparity"].findings if f.kind == "head")
+    return found.model_copy(update={"group": HOSTILE[1]})
+
+
 def compared() -> RunComparison:
     def run(name: str, outcome: Any) -> RunName:
         return RunName(
@@ -219,8 +224,8 @@ def compared() -> RunComparison:
     states: list[Any] = ["new", "gone", "persisting", "no longer testable"]
     rows = [
         ComparedFinding(
-            id=f"F-{k}", title=HOSTILE[1], kind="head", state=state, before=number, after=number, change=number,
-            p=0.012, images=300, reason="12 subjects" if state.startswith("no") else "",
+            id=f"F-{k}", finding=hostile_finding(), kind="head", state=state, before=number, after=number,
+            change=number, p=0.012, images=300, reason="12 subjects" if state.startswith("no") else "",
         )
         for k, state in enumerate(states)
     ]  # fmt: skip

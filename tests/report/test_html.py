@@ -309,7 +309,7 @@ def test_heads_that_move_the_prediction_without_a_gap_are_told_and_not_called_a_
 
 def test_page_one_says_who_gets_which_error_and_how_often(page) -> None:
     page = page("disparity")
-    rows = page.table("Errors of the model by group")
+    rows = page.table("Who gets which error, and how often")
     records = [r for r in page.audit.rates if r.attribute == "gender"]
     assert len(rows) == len(records) == 2
     for cells, r in zip(rows, records, strict=True):
