@@ -161,6 +161,19 @@ def test_damaged_record_names_place_and_mend(tmp_path: Path, content: bytes, wha
     assert [item.name for item in tmp_path.iterdir()] == ["audit.json"]
 
 
+def test_a_record_of_another_schema_says_which_version_made_it(tmp_path: Path) -> None:
+    record = json.loads(examples()["single_layer"].model_dump_json())
+    old = record | {"schema_version": "1.0", "reasons": ["a sentence"]}
+    old["provenance"]["versions"]["vit-audit"] = "0.3.1"
+    path = tmp_path / "audit.json"
+    path.write_text(json.dumps(old), encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        load_audit(path)
+    message = str(caught.value)
+    assert "has schema 1.0, made by vit-audit 0.3.1" in message
+    assert "\n" not in message
+
+
 def test_missing_record(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no such file; name a run directory"):
         load_audit(tmp_path / "audit.json")
