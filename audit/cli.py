@@ -385,7 +385,10 @@ def reproduce(run_dir: Path, finding: str, data_root: Path | None) -> None:
 
     RUN is a run directory, or the name of one in reports/. Exits with 6 where the number does not come out again.
     """
+    from audit.terminal import finding_line
+
     result = va.open_run(run_dir).reproduce(finding, data_root=data_root)
-    click.echo(f"{result.finding}\nexpected  {result.expected:+.6f}\nobtained  {result.obtained:+.6f}")
+    click.echo(finding_line(result.finding, result.unit))
+    click.echo(f"expected  {result.expected:+.6f}\nobtained  {result.obtained:+.6f}")
     click.echo(f"tolerance {result.tolerance:.0e}\n{'reproduced' if result.holds else 'NOT REPRODUCED'}")
     sys.exit(ExitCode.DONE if result.holds else ExitCode.NOT_VERIFIED)

@@ -17,12 +17,23 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColum
 from rich.table import Column, Table
 from rich.text import Text
 
-from audit.evidence.findings import spread
+from audit.evidence.outcome import main_gaps, question_of
 from audit.progress import Step
-from audit.records import Audit, ContrastRow, DataReport, ExcludedRow, Metric, RunComparison, SharedCopy, Verdict
+from audit.records import (
+    Audit,
+    ContrastRow,
+    DataReport,
+    ExcludedRow,
+    Finding,
+    LocalisationStatus,
+    Metric,
+    RunComparison,
+    SharedCopy,
+)
 from audit.report.data_warnings import warning_sentence
-from audit.report.formats import clean
-from audit.units import said_of
+from audit.report.formats import clean, percent, rate, spread
+from audit.report.text import Sentences, data_file
+from audit.units import UNITS, Unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +48,7 @@ UNWRAPPED = 10_000  # where no terminal is at the other end, lines stay whole
 REASONS_SHOWN = 3
 HEADS_SHOWN = 3
 STEPS_SHOWN = 2
+METRICS = {name: words["name"].lower() for name, words in data_file("words.yaml")["metrics"].items()}
 
 
 @contextmanager
@@ -144,59 +156,79 @@ def summary(audit: Audit, folder: Path, *, report: bool = True) -> str:
     str
         Wrapped to the terminal; without one, one line per fact.
     """
-    lines = [f"outcome: {audit.outcome}", *(f"  {reason}" for reason in audit.reasons[:REASONS_SHOWN])]
+    text = Sentences(audit)
+    lines = [f"outcome: {audit.outcome}", *(f"  {reason}" for reason in text.reasons()[:REASONS_SHOWN])]
     if len(audit.reasons) > REASONS_SHOWN:
         lines.append(f"  and {len(audit.reasons) - REASONS_SHOWN} more, see the report")
     model, data = audit.model, audit.data
     lines.append(f"audited: {model.name}, on {data.images:,} images of {data.subjects:,} subjects ({data.source})")
     passed = sum(c.passed for c in audit.controls.controls)
     lines.append(f"controls: {passed} of {len(audit.controls.controls)} passed")
-    gap = _largest_gap(audit)
+    lines += _right(audit)
+    lines += _errors(audit, text)
+    gap = None if audit.is_invalid else _largest_gap(audit)
     if gap is not None:
-        e = gap.estimate
-        interval = "" if e.low is None or e.high is None else f" [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
         lines.append(
-            f"largest gap: {100 * (e.value or 0.0):+.1f} points{interval} in '{gap.outcome}' at equal labels, "
+            f"largest gap: {spread(gap.estimate)}, {METRICS[gap.metric]}: '{gap.outcome}', "
             f"{gap.attribute} {gap.group} against {gap.reference}"
         )
         lines.append(f"carried by: {_carriers(audit, gap)}")
-    lines += _findings(audit)
-    lines.append(f"does not show: {' '.join(audit.not_shown[:2])}")
-    lines += [f"next: {step}" for step in audit.next_steps[:STEPS_SHOWN]]
+    lines += _findings(audit, text)
+    lines.append(f"does not show: {' '.join(text.not_shown()[:2])}")
+    lines += [f"next: {step}" for step in text.next_steps()[:STEPS_SHOWN]]
     where = f"report: {folder / 'report.html'}" if report else f"run: {folder}"
     return "\n".join([*map(wrapped, lines), where])
 
 
-def _findings(audit: Audit) -> list[str]:
+def _findings(audit: Audit, text: Sentences) -> list[str]:
     """Count the findings, and name those of page one."""
-    from audit.report.view_findings import top_findings  # draws pictures, too: slow to import
+    from audit.report.page import top_findings  # draws pictures, too: slow to import
 
     if audit.is_invalid:
-        return ["findings: withheld, because a check of the instrument failed"]
-    top = [f"  {f.id}, {f.severity}: {f.title} ({spread(f.estimate)})" for f in top_findings(audit)]
+        return ["findings: withheld, because a check of the method failed"]
+    top = [f"  {f.id}, {f.severity}: {text.finding('title', f)} ({spread(f.estimate)})" for f in top_findings(audit)]
     return [f"findings: {len(audit.findings)}", *top]
 
 
+def _right(audit: Audit) -> list[str]:
+    """Say how often the model is right, overall and by group."""
+    model = audit.model
+    if audit.accuracy:
+        return [
+            f"accuracy, {f'{r.attribute} {r.group}' if r.group else 'all'}: {rate(r.accuracy)}; "
+            f"balanced {rate(r.balanced_accuracy)}"
+            for r in audit.accuracy
+        ]
+    if not model.accuracy_by_seed:
+        return []
+    return [f"accuracy: {percent(model.accuracy_by_seed[0])}; balanced {percent(model.balanced_accuracy_by_seed[0])}"]
+
+
+def _errors(audit: Audit, text: Sentences) -> list[str]:
+    """Say for each question how many of each group get which error."""
+    asked = dict.fromkeys((r.attribute, r.outcome) for r in audit.rates if text.attribute_of(r.attribute) is not None)
+    return [f"errors, {attribute}: {text.errors(attribute, outcome)}" for attribute, outcome in asked]
+
+
 def _largest_gap(audit: Audit) -> ContrastRow | None:
-    """Return the largest label-standardised gap of a single attribute, whose heads were looked at."""
-    gaps = [c for c in audit.contrasts if c.metric == Metric.STANDARDISED_GAP and c.estimate.value is not None]
-    examined = [c for c in gaps if _question(c) in audit.localisation]
-    return max(examined or gaps, key=lambda c: abs(c.estimate.value or 0.0), default=None)
-
-
-def _question(row: ContrastRow) -> str:
-    return f"{row.attribute}:{row.group}-{row.reference}:{row.outcome}"
+    """Return the largest gap of a single attribute in its question's main metric, whose heads were looked at."""
+    found = [c for c in main_gaps(audit.contrasts).values() if question_of(c) in audit.localisation]
+    standardised = [c for c in audit.contrasts if c.metric == Metric.STANDARDISED_GAP and c.estimate.value is not None]
+    examined = [c for c in standardised if question_of(c) in audit.localisation]
+    return max(found or examined or standardised, key=lambda c: abs(c.estimate.value or 0.0), default=None)
 
 
 def _carriers(audit: Audit, gap: ContrastRow) -> str:
     """Return the confirmed heads of a gap, largest first, or why there are none."""
-    contrast, outcome = _question(gap).rsplit(":", 1)
+    where = audit.localisation.get(question_of(gap))
+    if where is None:
+        return "not examined"
+    if where.status != LocalisationStatus.LOCALISED:
+        return where.status
+    contrast, outcome = f"{gap.attribute}:{gap.group}-{gap.reference}", gap.outcome
     heads = [h for h in audit.heads if (h.contrast, h.outcome) == (contrast, outcome)]
-    held = sorted((h for h in heads if h.verdict == Verdict.CONFIRMED), key=lambda h: -abs(h.confirmation.value or 0.0))
-    where = audit.localisation.get(_question(gap), "not examined")
-    if not held or not where.startswith("localised"):
-        return where
-    tested = f"{len(heads)} {said_of(audit.model.unit, 'heads')}"
+    held = sorted((h for h in heads if h.name in where.heads), key=lambda h: -abs(h.confirmation.value or 0.0))
+    tested = f"{len(heads)} {UNITS[audit.model.unit].plural}"
     if len(held) > HEADS_SHOWN:
         largest = ", ".join(h.name for h in held[:HEADS_SHOWN])
         return f"{largest} and {len(held) - HEADS_SHOWN} more ({len(held)} of {tested})"
@@ -322,7 +354,14 @@ def datasets_table(cards: Mapping[str, Card], *, markdown: bool = False) -> str:
 
 def diff_summary(comparison: RunComparison) -> list[str]:
     """Say in a few lines what became of the findings."""
-    from audit.report.view_diff import counted
+    from audit.report.html import counted
 
     first = f"{comparison.before.outcome} -> {comparison.after.outcome}; {counted(comparison)}"
     return [first, *(clean(note) for note in comparison.notes)]
+
+
+def finding_line(finding: Finding, unit: Unit) -> str:
+    """Return a finding's title."""
+    from audit.report.text import finding_title
+
+    return clean(finding_title(finding, unit))

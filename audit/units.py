@@ -1,50 +1,51 @@
-"""What the parts are called that are patched: heads of a transformer, or slices of a convolutional network's channels.
-
-Sentences are written once, about heads, and turned into the words of the other kind where they are about it. What a
-user has named (labels, groups) is put into a sentence after that.
-"""
+"""Names of what is patched: heads of a transformer, or slices of a convolutional network's channels."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 Unit = Literal["head", "slice"]
 
-FULL: dict[Unit, str] = {"head": "attention head", "slice": "slice of channels"}
-LETTERS: dict[Unit, str] = {"head": "H", "slice": "C"}  # in a part's name, such as L9H3
-NAME = re.compile(rf"L(\d+)[{''.join(LETTERS.values())}](\d+)")
 
-# Of sentences about heads, in order: what they say of slices.
-_OF_SLICES: tuple[tuple[str, str], ...] = (
-    ("Patching attention", "Patching what blocks write"),
-    ("each attention layer into its heads", "what each block writes into its slices"),
-    ("what attention writes", "what the block writes"),
-    ("what the head attends to", "where the slice is large"),
-    ("The attention heads", "The slices of channels"),
-    ("attention heads", "slices of channels"),
-    ("Attention heads", "Slices of channels"),
-    ("an attention head", "a slice of channels"),
-    ("one attention head", "one slice of channels"),
-    ("attention head", "slice of channels"),
-    ("Q, K, V, O of head h", "the block of slice h"),
-    ("heads", "slices"),
-    ("Heads", "Slices"),
-    ("head", "slice"),
-    ("Head", "Slice"),
-)
-_ANY = re.compile("|".join(rf"\b{re.escape(said)}\b" for said, _ in _OF_SLICES))
-_MEANT = dict(_OF_SLICES)
+@dataclass(frozen=True)
+class UnitWords:
+    """The nouns of one kind of part, for templates and messages."""
+
+    name: Unit
+    singular: str
+    plural: str
+    full: str  # "attention head"
+    full_plural: str
+    a_full: str  # with its article
+    letter: str  # in a part's name, such as L9H3
+    writer: str  # what writes into the residual stream: the sum of a layer's parts
+    parameters: str  # what a weight transplant takes along
+
+    @property
+    def title(self) -> str:
+        """The plural at the beginning of a sentence."""
+        return self.plural.capitalize()
 
 
-def said_of(unit: Unit, sentence: str) -> str:
-    """Return a sentence about heads as one about the given kind of part."""
-    return sentence if unit == "head" else _ANY.sub(lambda found: _MEANT[found.group()], sentence)
+UNITS: Mapping[Unit, UnitWords] = {
+    "head": UnitWords(
+        "head", "head", "heads", "attention head", "attention heads", "an attention head", "H", "attention",
+        "Q, K, V, O of head h",
+    ),
+    "slice": UnitWords(
+        "slice", "slice", "slices", "slice of channels", "slices of channels", "a slice of channels", "C",
+        "the block", "the block of slice h",
+    ),
+}  # fmt: skip
+NAME = re.compile(rf"L(\d+)[{''.join(words.letter for words in UNITS.values())}](\d+)")
 
 
 def name_of(unit: Unit, layer: int, number: int) -> str:
     """Return a part's name: ``L9H3`` is head 3 of layer 9, ``L9C3`` slice 3 of what block 9 writes, from 0 both."""
-    return f"L{layer}{LETTERS[unit]}{number}"
+    return f"L{layer}{UNITS[unit].letter}{number}"
 
 
 def parse_name(name: str) -> tuple[int, int]:

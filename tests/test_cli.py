@@ -23,7 +23,7 @@ from audit import __version__, terminal
 from audit.cli import EXHAUSTED, STOPPED, in_one_line, main
 from audit.data.synthetic import SyntheticSource, sample_faces
 from audit.errors import DataError
-from audit.records import Audit
+from audit.records import Audit, Localisation, LocalisationStatus, Reason, ReasonCode
 from audit.report.wording import NO_CERTIFICATE, forbidden_words
 from tests.report.examples import examples
 
@@ -280,6 +280,10 @@ def test_summary_fits_the_terminal(columns: int | None, monkeypatch: pytest.Monk
     assert lines[-1] == "report: reports/faces/report.html"
     assert terminal.summary(audit, Path("reports/faces"), report=False).splitlines()[-1] == "run: reports/faces"
     assert sum(line.startswith(("largest gap:", "carried by:", "controls:")) for line in lines) == 3
+    flat = " ".join(text.split())
+    assert "accuracy, all: 89.1% [87.8, 90.4]; balanced 88.7% [87.3, 90.1]" in flat
+    assert "102 of 664 'female' (15.3%) and 73 of 707 'male' (10.3%) are called 'happiness'" in flat
+    assert "53 of 540 'female' (9.8%) and 52 of 480 'male' (10.8%) are missed" in flat
     if columns is not None:
         assert max(map(len, lines)) <= columns
 
@@ -314,8 +318,12 @@ def test_summary_names_three_heads_and_counts_the_rest() -> None:
         update={
             "heads": heads,
             "contrasts": [gap],
-            "localisation": {f"{row.contrast}:{row.outcome}": "localised"},
-            "reasons": ["one", "two", "three", "four", "five"],
+            "localisation": {
+                f"{row.contrast}:{row.outcome}": Localisation(
+                    status=LocalisationStatus.LOCALISED, heads=[h.name for h in heads]
+                )
+            },
+            "reasons": [Reason(code=ReasonCode.NO_GAP_ABOVE_POLICY)] * 5,
         }
     )
     text = terminal.summary(changed, Path("r"))

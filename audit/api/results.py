@@ -33,8 +33,6 @@ from audit.report.manifest import sign as sign_manifest
 from audit.report.render import Source, printed, read_run, write_files
 from audit.report.reviews import DECISIONS, merge, read_review
 from audit.report.shareable import share_run
-from audit.report.view import build_view
-from audit.report.view_diff import diff_view
 from audit.store import folder_name, locked, write_bytes, write_text
 
 if TYPE_CHECKING:
@@ -131,13 +129,12 @@ class Result:
             If the name has another ending.
         """
         target, source = Path(path), self._source
-        view = build_view(source.audit, source.digest, source.decisions)
         if target.suffix.lower() == ".html":
-            content = render_html(view).encode()
+            content = render_html(source.audit, source.digest, source.decisions).encode()
         elif target.suffix.lower() == ".pdf":
             from audit.report.pdf import render_pdf  # needs system libraries
 
-            page = render_html(view, for_print=True)
+            page = render_html(source.audit, source.digest, source.decisions, for_print=True)
             content = render_pdf(page, source.content, source.digest, source.audit.provenance.started)
         else:
             raise InputError(str(target), "is neither .html nor .pdf", "name the report with one of these endings")
@@ -392,7 +389,7 @@ class Comparison:
         hashes = "-".join(run.audit_sha256[:8] for run in runs)
         place = Path(folder) if folder is not None else Path(f"diff-{folder_name(runs[1].name)}-{hashes}")
         write_text(place / "diff.json", self.record.model_dump_json(indent=1) + "\n")
-        write_text(place / "diff.html", render_diff(diff_view(self.record)))
+        write_text(place / "diff.html", render_diff(self.record))
         return place
 
 

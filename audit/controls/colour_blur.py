@@ -15,6 +15,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -31,13 +32,12 @@ from audit.controls.measure import (
     measure_shifts,
 )
 from audit.controls.spec import CALLED, Channel, ChannelSpec
-from audit.controls.verdict import said_of_controls
 from audit.data.pixels import Pixels
 from audit.patching.sites import Site
 from audit.records import Control, HeadGrid
 from audit.store import write_bytes
-from audit.units import said_of
 
+GridKind = Literal["effect", "null", "input"]
 PLAIN = ("heads", "null_heads", "input_heads", "rest", "random_direction")
 SHIFTS, FIELDS = ("clean", "corrupted", "noising"), ("joint", "total", "single")
 MEASUREMENTS = 6
@@ -189,7 +189,7 @@ def judge_channel(measured: Measured) -> ChannelResult:
         judge_null(words, "random_direction", measured.random_direction, head_limit, site),
     ]
     grids = _grids(words, measured.heads, measured.null_heads, measured.input_heads)
-    return ChannelResult(said_of_controls(words.unit, controls), grids)
+    return ChannelResult(controls, grids)
 
 
 def _twins(channel: Channel, pixels: Pixels, *, start: int = 0) -> dict[str, ControlDonor]:
@@ -239,30 +239,25 @@ def _best_site(heads: Array, layers: range) -> Site:
 
 
 def _grids(channel: ChannelSpec, heads: Array, null: Array, on_input: Array) -> list[HeadGrid]:
-    corruption = channel.corruption
-    pictures = [
-        (channel.name, f"{channel.name.capitalize()}: what each head carries", heads,
-         f"Heads of clean models patched into the {corruption} model, minus the same for the null donors."),
-        (f"{channel.name}_null", f"{channel.name.capitalize()}, null: donors that know no more", null,
-         f"Heads of other {corruption} models patched into the {corruption} model."),
-        (f"{channel.name}_input", f"{channel.name.capitalize()}: clean image into its {corruption} copy", on_input,
-         "One clean model; heads patched from the clean image into the corrupted one."),
-    ]  # fmt: skip
+    pictures: list[tuple[GridKind, str, Array]] = [
+        ("effect", channel.name, heads),
+        ("null", f"{channel.name}_null", null),
+        ("input", f"{channel.name}_input", on_input),
+    ]
     return [_grid(channel, *picture) for picture in pictures]
 
 
-def _grid(channel: ChannelSpec, name: str, title: str, heads: Array, caption: str) -> HeadGrid:
+def _grid(channel: ChannelSpec, kind: GridKind, name: str, heads: Array) -> HeadGrid:
     means = heads.mean(0)
     errors = heads.std(0, ddof=1) / np.sqrt(len(heads))
-    marks = [["above zero" if m - 3 * e > 0 else "" for m, e in zip(*rows, strict=True)]
-             for rows in zip(means, errors, strict=True)]  # fmt: skip
     return HeadGrid(
         id=name,
-        title=said_of(channel.unit, title),
-        unit="nats of the true class's log-odds",
+        kind=kind,
+        channel=channel.name,
+        unit="log-odds",
         values=[[None if np.isnan(v) else float(v) for v in row] for row in means],
-        marks=marks,
+        marks=[["above zero" if m - 3 * e > 0 else "" for m, e in zip(*rows, strict=True)]
+               for rows in zip(means, errors, strict=True)],
         layers=list(channel.layers),
-        caption=f"{said_of(channel.unit, caption)} {len(heads)} images. "
-        "Marked: at least three standard errors above zero.",
-    )
+        images=len(heads),
+    )  # fmt: skip

@@ -10,19 +10,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from audit.controls.verdict import MeasuredControl, judge, judge_numbers, said_of_controls
+from audit.controls.verdict import MeasuredControl, judge, judge_numbers
 from audit.models.adapters.registry import Model, adapter
 from audit.patching.engine import Donor, continue_unpatched, patch_layer, patch_together
 from audit.patching.hooks import donor_writes, patch_everything, patch_with_hooks
 from audit.patching.sites import Site, Trace, bias_write, head_writes, heads_of, record, sites_of
 from audit.records import Control, Estimate
-from audit.units import Unit, said_of
 
 SUM_TOLERANCE = 1e-5
 ENGINE_TOLERANCE = 1e-4
 Patch = Callable[[Model, Trace, Donor, int], torch.Tensor]
 PatchSet = Callable[[Model, Trace, Donor, Sequence[Site]], torch.Tensor]
-MEND = "this is a fault of the tool or of the model's code, not of the data; report it with the model's name"
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,6 @@ class Subject:
     model: Model
     images: torch.Tensor  # (B, 3, H, W)
     donors: torch.Tensor  # (B, 3, H, W)
-    setting: str
 
 
 def run_identities(subject: Subject, *, patch: Patch = patch_layer) -> list[MeasuredControl]:
@@ -44,7 +41,7 @@ def run_identities(subject: Subject, *, patch: Patch = patch_layer) -> list[Meas
     patch : callable
         The engine under test.
     """
-    found = [
+    return [
         self_patch(subject, patch=patch),
         writes_sum_to_attention(subject),
         everything_patched_is_the_donor(subject),
@@ -52,10 +49,9 @@ def run_identities(subject: Subject, *, patch: Patch = patch_layer) -> list[Meas
         every_site_is_live(subject),
         engine_equals_hooks(subject, patch=patch),
     ]
-    return said_of_controls(adapter(subject.model).unit, found)
 
 
-def round_trip(table: pd.DataFrame, setting: str, unit: Unit) -> Control:
+def round_trip(table: pd.DataFrame, contrast: str) -> Control:
     """Edit a picture into the other group and back: patched from the result, no head may change anything.
 
     Parameters
@@ -63,27 +59,22 @@ def round_trip(table: pd.DataFrame, setting: str, unit: Unit) -> Control:
     table : pandas.DataFrame
         ``pair``, ``version``, ``layer``, ``head`` and ``p:<outcome>``; version "back" received from the picture edited
         there and back, "self" from itself.
-    setting : str
-        Which attribute was edited, in words.
-    unit : {"head", "slice"}
-        What was patched.
+    contrast : str
+        Whose pictures were edited.
     """
     columns = [c for c in table.columns if c.startswith("p:")]
     indexed = table.set_index(["version", "pair", "layer", "head"])[columns]
     back, itself = indexed.loc["back"], indexed.loc["self"]
     changes = torch.tensor((back - itself).to_numpy(dtype=np.float64))
     return judge(
-        id=f"round_trip:{setting}",
-        title="An edit there and back again changes nothing",
+        Estimate(value=float(changes.abs().max())),
+        "==",
+        0.0,
+        id=f"round_trip:{contrast}",
+        check="round_trip",
         kind="identity",
-        setting=f"exact pairs, {setting}",
-        statistic=said_of(unit, "largest change of any audited probability, any head patched"),
-        estimate=Estimate(value=float(changes.abs().max())),
-        relation="==",
-        threshold=0.0,
+        contrast=contrast,
         n=int(back.index.get_level_values("pair").nunique()),
-        meaning="Editing changes the group and nothing else, so effects on exact pairs are effects of the group.",
-        fix="this is a fault of the pictures' source; report it with its name",
     )
 
 
@@ -101,18 +92,14 @@ def self_patch(subject: Subject, *, patch: Patch = patch_layer) -> MeasuredContr
         unpatched = continue_unpatched(model, trace, i, heads_of(model, i))
         changes += [patch(model, trace, Donor(donor, trace), i) - unpatched for donor in (model, twin)]
     return judge_numbers(
+        _largest(changes),
+        "largest",
+        "==",
+        0.0,
         id="self_patch",
-        title="Patching a head with itself changes nothing",
+        check="self_patch",
         kind="identity",
-        setting=subject.setting,
-        statistic="largest change of any logit",
-        numbers=_largest(changes),
-        reduced="largest",
-        relation="==",
-        threshold=0.0,
         n=len(subject.images),
-        meaning="A patch that carries no difference makes no difference.",
-        fix=MEND,
     )
 
 
@@ -126,18 +113,14 @@ def writes_sum_to_attention(subject: Subject) -> MeasuredControl:
         total = head_writes(model, i, trace.z[i]).sum(0) + bias_write(model, i)
         errors.append((total - trace.attention[i]).norm() / trace.attention[i].norm())
     return judge_numbers(
+        _largest(errors),
+        "largest",
+        "<=",
+        SUM_TOLERANCE,
         id="writes_sum",
-        title="What the heads write adds up to what attention writes",
+        check="writes_sum",
         kind="identity",
-        setting=subject.setting,
-        statistic="largest relative error over layers",
-        numbers=_largest(errors),
-        reduced="largest",
-        relation="<=",
-        threshold=SUM_TOLERANCE,
         n=len(subject.images),
-        meaning="The tool splits each attention layer into its heads without loss.",
-        fix=MEND,
     )
 
 
@@ -148,18 +131,14 @@ def everything_patched_is_the_donor(subject: Subject) -> MeasuredControl:
     with torch.inference_mode():
         changes = [(patched - donor) / donor.abs().max(), logits - model(subject.donors)]
     return judge_numbers(
+        _largest(changes),
+        "largest",
+        "<=",
+        SUM_TOLERANCE,
         id="everything_patched",
-        title="Patching every part turns the recipient into the donor",
+        check="everything_patched",
         kind="identity",
-        setting=subject.setting,
-        statistic="largest difference of residual stream (relative) and of logits",
-        numbers=_largest(changes),
-        reduced="largest",
-        relation="<=",
-        threshold=SUM_TOLERANCE,
         n=len(subject.images),
-        meaning="The patched parts are all there is; no path goes around them.",
-        fix=MEND,
     )
 
 
@@ -200,21 +179,15 @@ def rotation_changes_nothing(
     with torch.inference_mode():
         changes.append(twin(subject.donors) - model(subject.donors))
     return judge_numbers(
+        _largest(changes),
+        "largest",
+        "<=",
+        limit,
         id="rotation",
-        title="A head's effect does not depend on the coordinates inside it",
+        check="rotation",
         kind="identity",
-        setting=subject.setting,
-        statistic="largest change of any logit",
-        numbers=_largest(changes),
-        reduced="largest",
-        relation="<=",
-        threshold=limit,
+        figures={"raw": raw} if raw > limit else {},
         n=len(subject.images),
-        meaning=(
-            "What is patched is what the head writes, not how it comes about; so two models may be compared."
-            + (f" Patching the stored values would have changed a logit by {raw:.2g}." if raw > limit else "")
-        ),
-        fix=MEND,
     )
 
 
@@ -235,18 +208,14 @@ def every_site_is_live(subject: Subject, *, sites: Sequence[Site] | None = None)
         nothing = torch.zeros_like(donor_writes(model, one, [site])[site])
         least.append((patch_with_hooks(model, one, {site: nothing}) - unpatched).abs().max())
     return judge_numbers(
+        _largest(least),
+        "smallest",
+        ">",
+        0.0,
         id="live_sites",
-        title="Every head is connected: silencing it changes the output",
+        check="live_sites",
         kind="identity",
-        setting=subject.setting,
-        statistic="smallest change of the largest logit, over heads",
-        numbers=_largest(least),
-        reduced="smallest",
-        relation=">",
-        threshold=0.0,
         n=len(least),
-        meaning="No head is reported to have no effect merely because the patch did not reach it.",
-        fix=MEND,
     )
 
 
@@ -267,16 +236,12 @@ def engine_equals_hooks(
         slow = patch_with_hooks(model, subject.images, {site: writes[site] for site in sites})
         changes.append(patch_set(model, trace, Donor(model, donor), sites) - slow)
     return judge_numbers(
+        _largest(changes),
+        "largest",
+        "<=",
+        ENGINE_TOLERANCE,
         id="engine",
-        title="The fast engine agrees with the slow reference",
+        check="engine",
         kind="identity",
-        setting=subject.setting,
-        statistic="largest difference of any logit (float32, both)",
-        numbers=_largest(changes),
-        reduced="largest",
-        relation="<=",
-        threshold=ENGINE_TOLERANCE,
         n=len(subject.images),
-        meaning="Heads patched by the fast engine, one by one and many at once, give what plain PyTorch hooks give.",
-        fix=MEND,
     )

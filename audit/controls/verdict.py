@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, TypeVar
+from typing import Literal, Required, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from audit.records import Control, Estimate
-from audit.units import Unit, said_of
+from audit.records import Bound, Control, Estimate
 
-AnyControl = TypeVar("AnyControl", bound=Control)
 Relation = Literal["==", "<=", "<", ">=", ">"]
+Role = Literal["colour", "blur"]
 Kind = Literal["identity", "initialisation", "effect", "null"]
 COMPARE: Mapping[Relation, Callable[[float, float], bool]] = {
     "==": operator.eq,
@@ -31,43 +30,47 @@ def is_met(value: float | None, relation: Relation, threshold: float) -> bool:
     return value is not None and bool(np.isfinite(value)) and COMPARE[relation](value, threshold)
 
 
+class About(TypedDict, total=False):
+    """What a control is of; the fields of its record that no number decides."""
+
+    id: Required[str]
+    check: Required[str]
+    kind: Required[Kind]
+    channel: Role | None
+    form: str
+    contrast: str
+    head: str
+    figures: dict[str, float]
+    n: int | None
+
+
 def judge(
-    *,
-    id: str,  # noqa: A002 - the record's own word
-    title: str,
-    kind: Kind,
-    setting: str,
-    statistic: str,
     estimate: Estimate,
     relation: Relation,
     threshold: float,
-    meaning: str,
-    fix: str,
-    judged: float | None = None,
-    n: int | None = None,
+    *,
+    judged: Bound = Bound.VALUE,
+    **about: Unpack[About],
 ) -> Control:
     """Compare a number with its threshold. A number that is missing or not finite never passes.
 
     Parameters
     ----------
-    judged : float, optional
-        What is compared; the estimate's value by default, a bound of its interval where that is what counts.
+    estimate : Estimate
+    relation : {"==", "<=", "<", ">=", ">"}
+    threshold : float
+    judged : Bound
+        Which of the estimate's numbers is compared: its value, or an end of its interval.
+    **about
+        Fields of the record: ``id``, ``check``, ``kind`` and more.
     """
-    passed = is_met(estimate.value if judged is None else judged, relation, threshold)
-    return Control(
-        id=id,
-        title=title,
-        kind=kind,
-        setting=setting,
-        statistic=statistic,
-        estimate=estimate,
-        relation=relation,
-        threshold=threshold,
-        passed=passed,
-        n=n,
-        meaning=meaning,
-        fix=fix,
-    )
+    passed = is_met(bound_of(estimate, judged), relation, threshold)
+    return Control(**about, estimate=estimate, judged=judged, relation=relation, threshold=threshold, passed=passed)
+
+
+def bound_of(estimate: Estimate, judged: Bound) -> float | None:
+    """Return the number of an estimate that is compared; None where there is none."""
+    return {Bound.VALUE: estimate.value, Bound.LOW: estimate.low, Bound.HIGH: estimate.high}[judged]
 
 
 def mean_interval(values: npt.NDArray[np.float64], *, level: float = 0.95) -> Estimate:
@@ -96,7 +99,6 @@ REDUCE: Mapping[Reduction, Callable[[npt.NDArray[np.float64]], Estimate]] = {
     "smallest": _smallest,
     "mean": mean_interval,
 }
-LOWER_END = "lower end"  # how the statistic begins of a control whose interval's lower end is compared
 
 
 class MeasuredControl(Control):
@@ -107,55 +109,30 @@ class MeasuredControl(Control):
 
 
 def judge_numbers(
-    *,
-    id: str,  # noqa: A002 - the record's own word
-    title: str,
-    kind: Kind,
-    setting: str,
-    statistic: str,
     numbers: Sequence[float],
     reduced: Reduction,
     relation: Relation,
     threshold: float,
-    meaning: str,
-    fix: str,
-    n: int | None = None,
+    *,
+    judged: Bound = Bound.VALUE,
+    **about: Unpack[About],
 ) -> MeasuredControl:
-    """Sum up numbers and judge the sum; where ``statistic`` begins with "lower end", that of its interval.
+    """Sum up numbers and judge the sum, as :func:`judge` does.
 
     Parameters
     ----------
     numbers : sequence of float
     reduced : {"largest", "smallest", "mean"}
         How: by the largest absolute value, by the smallest value, by the mean with its interval.
+    relation, threshold, judged, **about
+        As in :func:`judge`.
     """
     estimate = REDUCE[reduced](np.asarray(numbers, dtype=np.float64))
-    control = judge(
-        id=id,
-        title=title,
-        kind=kind,
-        setting=setting,
-        statistic=statistic,
-        estimate=estimate,
-        judged=estimate.low if statistic.startswith(LOWER_END) else None,
-        relation=relation,
-        threshold=threshold,
-        meaning=meaning,
-        fix=fix,
-        n=n,
-    )
+    control = judge(estimate, relation, threshold, judged=judged, **about)
     return MeasuredControl(**dict(control), numbers=[float(v) for v in numbers], reduced=reduced)
 
 
-def said_of_controls(unit: Unit, controls: Iterable[AnyControl]) -> list[AnyControl]:
-    """Return controls whose sentences are about the parts of the model that was controlled."""
-    return [
-        c.model_copy(update={f: said_of(unit, getattr(c, f)) for f in ("title", "statistic", "meaning", "fix")})
-        for c in controls
-    ]
-
-
-COLUMNS = ("control", "setting", "gates", "n", "reduced", "lower_end", "relation", "threshold")
+COLUMNS = ("control", "form", "gates", "n", "reduced", "judged", "relation", "threshold")
 
 
 def numbers_table(controls: Iterable[Control]) -> pd.DataFrame:
@@ -163,11 +140,11 @@ def numbers_table(controls: Iterable[Control]) -> pd.DataFrame:
     rows = [
         (
             c.id,
-            c.setting,
+            c.form,
             c.gates,
             -1 if c.n is None else c.n,
             c.reduced,
-            c.statistic.startswith(LOWER_END),
+            str(c.judged),
             c.relation,
             c.threshold,
             number,
@@ -186,16 +163,16 @@ def judge_again(control: Control, numbers: pd.DataFrame) -> Control:
         return control.model_copy(update={"estimate": Estimate(value=None), "passed": False})
     first = rows.iloc[0]
     estimate = REDUCE[first["reduced"]](rows["number"].to_numpy(dtype=np.float64))
-    judged = estimate.low if first["lower_end"] and estimate.low is not None else estimate.value
-    threshold = float(first["threshold"])
+    judged, threshold = Bound(first["judged"]), float(first["threshold"])
     return control.model_copy(
         update={
-            "setting": first["setting"],
+            "form": first["form"],
             "gates": first["gates"],
             "n": None if first["n"] < 0 else int(first["n"]),
             "estimate": estimate,
+            "judged": judged,
             "relation": first["relation"],
             "threshold": threshold,
-            "passed": is_met(judged, first["relation"], threshold),
+            "passed": is_met(bound_of(estimate, judged), first["relation"], threshold),
         }
     )

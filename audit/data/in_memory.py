@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
+from audit.data.sources import ByteSource
 from audit.errors import DataError
 
 SHOWN = 3
@@ -28,7 +29,7 @@ class MapDataset(Protocol):
 
 
 @dataclass(frozen=True)
-class DatasetSource:
+class DatasetSource(ByteSource):
     """An image source over a map-style dataset.
 
     Parameters

@@ -12,7 +12,6 @@ from audit.evidence.effects import mediated_gaps
 from audit.evidence.effects_store import Part, StoredEffects
 from audit.evidence.stats import Array
 from audit.records import Agreement, Design, HeadRow, Stability
-from audit.units import Unit, said_of
 
 TOP = 10  # heads that two rankings are compared on
 
@@ -58,7 +57,7 @@ def agreements(rows: Sequence[HeadRow]) -> list[Agreement]:
     return found
 
 
-def stability(part: Part, stored: StoredEffects, seeds: Sequence[int], unit: Unit) -> Stability:
+def stability(part: Part, stored: StoredEffects, seeds: Sequence[int]) -> Stability:
     """Compare the ranking of heads between the two splits, and between training seeds."""
     a, b = mediated_gaps(part.discovery), mediated_gaps(part.confirmation)
     top = min(TOP, len(a))
@@ -72,8 +71,9 @@ def stability(part: Part, stored: StoredEffects, seeds: Sequence[int], unit: Uni
         split_half_rank_correlation=_rank_correlation(a, b),
         top10_overlap=len(shared) / top,
         seeds_rank_correlation=float(np.mean(known)) if known else None,
-        note=f"{len(a)} {said_of(unit, 'heads')}, {len(seeds)} seed(s); overlap of the top {top}, "
-        f"{top / len(a):.0%} expected by chance",
+        heads=len(a),
+        seeds=len(seeds),
+        top=top,
     )
 
 

@@ -63,7 +63,7 @@ def localise(
         rows += _rows_of(
             part, first, found[part.key], confirmed_p, stored, seeds, settings, family=family, critical=again.critical
         )
-    return rows, [stability(part, stored, seeds, settings.unit) for part in parts]
+    return rows, [stability(part, stored, seeds) for part in parts]
 
 
 def parts_of(

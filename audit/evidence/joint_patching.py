@@ -16,10 +16,9 @@ import pandas as pd
 from audit.evidence.bootstrap import draw_bootstrap, share_of_gap, weighted_estimates
 from audit.evidence.effects import Scalar, SwapEffects, lay_out
 from audit.evidence.effects_store import Settings, StoredEffects
-from audit.evidence.outcome import was_asked
 from audit.evidence.sampled import Sampled
 from audit.evidence.stats import Array
-from audit.records import Contrast, Estimate, HeadRow, JointRow, Verdict
+from audit.records import Contrast, Estimate, HeadRow, JointRow, Localisation, Verdict
 from audit.units import name_of, parse_name
 
 IN_PAIRS = 4  # so many heads of a question, the largest on the discovery split, are patched two by two
@@ -51,11 +50,12 @@ def sets_of_question(rows: Sequence[HeadRow]) -> list[HeadSet]:
     return list(dict.fromkeys(sets))
 
 
-def sets_to_patch(heads: Sequence[HeadRow], localisation: Mapping[str, str]) -> dict[str, list[HeadSet]]:
+def sets_to_patch(heads: Sequence[HeadRow], localisation: Mapping[str, Localisation]) -> dict[str, list[HeadSet]]:
     """Return for each contrast what to patch together, over all its outcomes in which a gap was detected."""
     wanted: dict[str, list[HeadSet]] = {}
     for contrast, outcome in dict.fromkeys((r.contrast, r.outcome) for r in heads):
-        if was_asked(localisation.get(f"{contrast}:{outcome}", "")):
+        where = localisation.get(f"{contrast}:{outcome}")
+        if where is not None and where.was_asked:
             sets = sets_of_question([r for r in heads if (r.contrast, r.outcome) == (contrast, outcome)])
             wanted[contrast] = list(dict.fromkeys([*wanted.get(contrast, []), *sets]))
     return wanted

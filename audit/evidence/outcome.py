@@ -1,13 +1,26 @@
-"""The outcome of an audit, and the sentences that say why."""
+"""The outcome of an audit with its reasons, and where each gap was found."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from audit.exit_codes import ExitCode
-from audit.records import ContrastRow, ControlReport, HeadRow, Metric, Outcome, State, Verdict
-from audit.units import Unit, said_of
+from audit.records import (
+    ContrastRow,
+    ControlReport,
+    HeadRow,
+    Localisation,
+    LocalisationStatus,
+    Metric,
+    NextStep,
+    Outcome,
+    Reason,
+    ReasonCode,
+    State,
+    Verdict,
+)
 
 EXIT_CODES: dict[Outcome, int] = {
     Outcome.PASSED: ExitCode.DONE,
@@ -15,27 +28,16 @@ EXIT_CODES: dict[Outcome, int] = {
     Outcome.INVALID: ExitCode.INVALID,
     Outcome.INCONCLUSIVE: ExitCode.TOO_LITTLE_DATA,
 }
-_NOT_SHOWN = [
-    "This report does not certify legal compliance.",
-    "Group labels are annotators' perceptions.",
-    "A head that carries part of a gap need not be where the gap came from, nor its only route.",
-    "Other data, other groups and other versions of the model were not tested.",
-]
-
-
-def not_shown(unit: Unit) -> list[str]:
-    """Return what no audit shows, of a model whose heads or slices are patched."""
-    return [said_of(unit, sentence) for sentence in _NOT_SHOWN]
 
 
 @dataclass(frozen=True)
 class AuditVerdict:
-    """Outcome, exit code, and the reasons as sentences."""
+    """Outcome, exit code, reasons and what to do next, as data."""
 
     outcome: Outcome
     exit_code: int
-    reasons: list[str]
-    next_steps: list[str]
+    reasons: list[Reason]
+    next_steps: list[NextStep]
 
 
 def decide(controls: ControlReport, contrasts: Sequence[ContrastRow], *, gap_above: float) -> AuditVerdict:
@@ -47,70 +49,68 @@ def decide(controls: ControlReport, contrasts: Sequence[ContrastRow], *, gap_abo
     """
     failed = [c for c in controls.controls if not c.passed and c.gates == "audit"]
     if failed or not controls.valid:
-        return _verdict(
-            Outcome.INVALID,
-            [f"Control failed: {c.title} ({c.setting})." for c in failed] or ["The controls could not be run."],
-            sorted({f"{c.fix[:1].upper()}{c.fix[1:]}." for c in failed}),
-        )
+        why = [Reason(code=ReasonCode.CONTROL_FAILED, control=c.id) for c in failed]
+        return _verdict(Outcome.INVALID, why or [Reason(code=ReasonCode.CONTROLS_NOT_RUN)], NextStep.FIX_CONTROLS)
     above = [c for c in contrasts if c.above_policy]
     if above:
-        return _verdict(Outcome.DISPARITY_FOUND, [_sentence(c) for c in _widest(above)], [
-            "Read the findings, and record for each whether it is accepted, rejected or needs more.",
-            "Look at the balance of labels over groups in the training data, retrain, and audit again.",
-        ])  # fmt: skip
-    blind = _blind_groups(contrasts, gap_above)
-    if blind or not contrasts:
-        unseen = [f"For {b} there is too little data to detect a gap of {100 * gap_above:.0f} points." for b in blind]
         return _verdict(
-            Outcome.INCONCLUSIVE,
-            unseen or ["No two groups could be compared."],
-            ["Add images of the smaller groups, or state a larger gap in the card's policy, and audit again."],
+            Outcome.DISPARITY_FOUND,
+            [Reason(code=ReasonCode.GAP_ABOVE_POLICY, contrast=c.id) for c in _widest(above)],
+            NextStep.REVIEW_FINDINGS,
+            NextStep.BALANCE_TRAINING,
         )
-    least = max((c.smallest_detectable or 0.0 for c in contrasts if c.smallest_detectable), default=0.0)
-    small = [c for c in contrasts if c.state == State.DISPARITY]
-    reasons = ["No gap above the policy of this audit was detected."]
-    if small:
-        reasons.append(f"{len(small)} smaller gap(s) were detected; they are listed as findings.")
-    reasons.append(f"In its least certain comparison this audit could detect gaps of {100 * least:.1f} points or more.")
+    blind = [_not_excluded(c, gap_above) for c in contrasts if _is_blind(c, gap_above)]
+    if blind or not contrasts:
+        return _verdict(Outcome.INCONCLUSIVE, blind or [Reason(code=ReasonCode.NOTHING_COMPARED)], NextStep.ADD_IMAGES)
+    return _verdict(Outcome.PASSED, _passed(contrasts), NextStep.REPEAT)
+
+
+def _verdict(outcome: Outcome, reasons: list[Reason], *steps: NextStep) -> AuditVerdict:
+    return AuditVerdict(outcome, EXIT_CODES[outcome], reasons, list(steps))
+
+
+def _passed(contrasts: Sequence[ContrastRow]) -> list[Reason]:
+    """Say what was tested and what could have been seen."""
+    least = max(c.smallest_detectable or 0.0 for c in contrasts)
+    small = sum(c.state == State.DISPARITY for c in contrasts)
     untested = sum(c.smallest_detectable is None for c in contrasts)
-    if untested:
-        reasons.append(
-            f"{untested} comparison(s), of intersections or of rates by label, had too little data; see Rates."
-        )
-    return _verdict(
-        Outcome.PASSED, reasons, ["Repeat the audit when the model, its use or the people it meets change."]
-    )
-
-
-def _verdict(outcome: Outcome, reasons: list[str], next_steps: list[str]) -> AuditVerdict:
-    return AuditVerdict(outcome, EXIT_CODES[outcome], reasons, next_steps)
+    reasons = [
+        Reason(code=ReasonCode.NO_GAP_ABOVE_POLICY),
+        Reason(code=ReasonCode.SMALLER_GAPS, count=small),
+        Reason(code=ReasonCode.SMALLEST_DETECTABLE, smallest_detectable=least),
+        Reason(code=ReasonCode.UNTESTED, count=untested),
+    ]
+    return [r for r in reasons if r.count != 0]
 
 
 def _widest(rows: Sequence[ContrastRow]) -> list[ContrastRow]:
-    """Keep, for each group and outcome, the widest gap; attributes before intersections, wide before narrow."""
-    ordered = sorted(rows, key=lambda c: (" x " in c.attribute, -abs(c.estimate.value or 0.0)))
-    return list({(c.attribute, c.group, c.outcome): c for c in reversed(ordered)}.values())[::-1]
+    """Keep one gap for each question, in its main metric; attributes before intersections, wide before narrow."""
+    return sorted(main_gaps(rows).values(), key=lambda c: (" x " in c.attribute, -abs(c.estimate.value or 0.0)))
 
 
-def _sentence(row: ContrastRow) -> str:
-    words = {"standardised_gap": "at equal labels", "tpr_gap": "among images labelled so",
-             "fpr_gap": "among images labelled otherwise"}[row.metric]  # fmt: skip
-    value = 100 * (row.estimate.value or 0.0)
-    return (
-        f"'{row.group}' is called '{row.outcome}' {abs(value):.1f} points {'more' if value > 0 else 'less'} often than "
-        f"'{row.reference}' ({row.attribute}), {words}."
+def _is_blind(row: ContrastRow, gap_above: float) -> bool:
+    """Tell whether a group's standardised gap (not an intersection's) could have been missed at the policy's size."""
+    if " x " in row.attribute or row.metric != Metric.STANDARDISED_GAP:
+        return False
+    return row.smallest_detectable is None or row.smallest_detectable > max(gap_above, 1e-12)
+
+
+def _not_excluded(row: ContrastRow, gap_above: float) -> Reason:
+    """Say what was measured, what could have been seen, and about how many more images would show the policy's gap.
+
+    The detectable gap falls with the square root of the number of images, both groups growing alike.
+    """
+    missing: dict[str, int] = {}
+    if row.smallest_detectable is not None and gap_above > 0:
+        factor = (row.smallest_detectable / gap_above) ** 2 - 1
+        sizes = ((row.group, row.n_group), (row.reference, row.n_reference))
+        missing = {group: math.ceil(factor * n) for group, n in sizes}
+    return Reason(
+        code=ReasonCode.GAP_NOT_EXCLUDED,
+        contrast=row.id,
+        smallest_detectable=row.smallest_detectable,
+        missing=missing,
     )
-
-
-def _blind_groups(contrasts: Sequence[ContrastRow], gap_above: float) -> list[str]:
-    """Name the groups (not of intersections) whose standardised gap could not have been seen at the policy's size."""
-    blind: dict[str, None] = {}
-    for row in contrasts:
-        if " x " in row.attribute or row.metric != Metric.STANDARDISED_GAP:
-            continue
-        if row.smallest_detectable is None or row.smallest_detectable > max(gap_above, 1e-12):
-            blind[f"'{row.group}' against '{row.reference}' ({row.attribute})"] = None
-    return list(blind)
 
 
 def has_gap(row: ContrastRow) -> bool:
@@ -118,26 +118,34 @@ def has_gap(row: ContrastRow) -> bool:
     return row.state == State.DISPARITY
 
 
-def detected_gaps(contrasts: Sequence[ContrastRow]) -> set[str]:
-    """Return the questions ("attribute:group-reference:outcome") in which some gap was detected."""
-    return {f"{c.attribute}:{c.group}-{c.reference}:{c.outcome}" for c in contrasts if has_gap(c)}
+def question_of(row: ContrastRow) -> str:
+    """Return the question of a comparison: "attribute:group-reference:outcome"."""
+    return f"{row.attribute}:{row.group}-{row.reference}:{row.outcome}"
 
 
-NOT_LOCALISABLE = "not localisable"
-NO_GAP = "no gap detected, nothing to localise"
-TOO_LITTLE = "too little data"
+def main_gaps(contrasts: Sequence[ContrastRow]) -> dict[str, ContrastRow]:
+    """Return the detected gap that each question is about, by question.
+
+    The label-standardised gap where it was detected, else the larger of the detected gaps in true- and
+    false-positive rate. Estimate, sentence, localisation and heads of the question are all of its metric.
+    """
+    gaps: dict[str, ContrastRow] = {}
+    for row in contrasts:
+        key = question_of(row)
+        if has_gap(row) and (key not in gaps or _rank(row) > _rank(gaps[key])):
+            gaps[key] = row
+    return gaps
 
 
-def was_asked(answer: str) -> bool:
-    """Tell from the answer of :func:`localisation` whether there was a gap, and data enough to ask for heads."""
-    return answer.startswith(("localised", NOT_LOCALISABLE))
+def _rank(row: ContrastRow) -> tuple[bool, float]:
+    return row.metric == Metric.STANDARDISED_GAP, abs(row.estimate.value or 0.0)
 
 
-def without_gap(heads: Sequence[HeadRow], localisation: Mapping[str, str]) -> list[HeadRow]:
+def without_gap(heads: Sequence[HeadRow], localisation: Mapping[str, Localisation]) -> list[HeadRow]:
     """Say of confirmed heads whose question has no gap that there is none: their effects cancel, or are small."""
     return [
         row.model_copy(update={"verdict": Verdict.CONFIRMED_NO_GAP})
-        if row.verdict == Verdict.CONFIRMED and not was_asked(localisation[f"{row.contrast}:{row.outcome}"])
+        if row.verdict == Verdict.CONFIRMED and not localisation[f"{row.contrast}:{row.outcome}"].was_asked
         else row
         for row in heads
     ]
@@ -145,23 +153,31 @@ def without_gap(heads: Sequence[HeadRow], localisation: Mapping[str, str]) -> li
 
 def localisation(
     heads: Sequence[HeadRow], contrasts: Sequence[ContrastRow], unpatched: Mapping[str, bool] | None = None
-) -> dict[str, str]:
-    """Return for each contrast and outcome where the gap was found: heads, "not localisable", or why it was not asked.
+) -> dict[str, Localisation]:
+    """Return for each contrast and outcome where the gap was found, or why it was not looked for.
 
     Where no gap was detected there is nothing to localise, whatever single heads do: their effects may cancel.
     ``unpatched`` names the questions for which nothing was patched, and tells of each whether there were subjects
     enough to patch.
     """
-    detected = detected_gaps(contrasts)
-    answer = {key: NO_GAP if enough else TOO_LITTLE for key, enough in (unpatched or {}).items()}
+    gaps = main_gaps(contrasts)
+    status = {
+        key: LocalisationStatus.NO_GAP if enough else LocalisationStatus.TOO_LITTLE_DATA
+        for key, enough in (unpatched or {}).items()
+    }
+    confirmed: dict[str, list[str]] = {}
     for row in heads:
         key = f"{row.contrast}:{row.outcome}"
         if row.verdict == Verdict.TOO_LITTLE_DATA:
-            answer[key] = TOO_LITTLE
-        elif key not in detected:
-            answer[key] = NO_GAP
+            status[key] = LocalisationStatus.TOO_LITTLE_DATA
+        elif key not in gaps:
+            status[key] = LocalisationStatus.NO_GAP
         else:
-            before = answer.setdefault(key, NOT_LOCALISABLE)
+            status.setdefault(key, LocalisationStatus.NOT_LOCALISABLE)
             if row.verdict == Verdict.CONFIRMED:
-                answer[key] = f"{before}, {row.name}" if before.startswith("localised") else f"localised: {row.name}"
-    return answer
+                status[key] = LocalisationStatus.LOCALISED
+                confirmed.setdefault(key, []).append(row.name)
+    return {
+        key: Localisation(status=found, metric=gaps[key].metric if key in gaps else None, heads=confirmed.get(key, []))
+        for key, found in status.items()
+    }

@@ -17,7 +17,7 @@ from audit.evidence.effects_store import MIN_UNITS, LabelShares, label_shares_of
 from audit.evidence.stats import components
 from audit.patching.plans import GroupSwapPlan, plan_group_swap
 from audit.records import Contrast, Metric, Shortfall, State
-from audit.units import Unit, said_of
+from audit.units import UNITS, Unit
 
 HALF = 0.5  # the rate at which a difference is hardest to see
 _SHORT = {State.NOT_ESTIMABLE: Shortfall.LABELS, State.TOO_LITTLE_DATA: Shortfall.SUBJECTS}
@@ -218,7 +218,7 @@ def detectable_head_effects(samples: Samples, spec: AuditSpec, unit: Unit) -> li
         where = f"{found.contrast.attribute} {found.contrast.group} against {found.contrast.reference}"
         counts = found.clusters
         lines.append(
-            f"{where}: {said_of(unit, 'heads')} {answer}; {counts[0]} and {counts[1]} independent groups of donor "
+            f"{where}: {UNITS[unit].plural} {answer}; {counts[0]} and {counts[1]} independent groups of donor "
             f"pairs and recipients in discovery and confirmation, {MIN_UNITS} needed in each"
         )
     return lines

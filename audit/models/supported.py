@@ -15,7 +15,7 @@ from audit.models.architecture import why_not_patchable
 from audit.models.converters import HUGGING_FACE, TORCHVISION
 from audit.models.converters.kinds import KINDS
 from audit.models.converters.torchvision import torchvision_names
-from audit.units import FULL
+from audit.units import UNITS
 
 MODULES = (*(kind.__module__.rsplit(".", 1)[1] for kind in ADAPTERS), "deit")  # timm's, in which such models are
 
@@ -33,19 +33,21 @@ class Row:
 
 def families() -> list[Row]:
     """Return a row for each family."""
-    rows = [Row("timm", made.called, ", ".join(made.named), FULL[made.unit], made.notes) for made in ADAPTERS.values()]
+    rows = [
+        Row("timm", made.called, ", ".join(made.named), UNITS[made.unit].full, made.notes) for made in ADAPTERS.values()
+    ]
     rows.append(
         Row(
             "torchvision",
             "ViT",
             ", ".join(TORCHVISION + name for name in torchvision_names()),
-            FULL["head"],
+            UNITS["head"].full,
             "converted to timm's ViT; weights: pretrained, or a FILE in torchvision's names",
         )
     )
     kinds = ", ".join(KINDS)
     notes = f"converted to timm's ViT; weights: a folder with config.json of model_type {kinds}"
-    rows.append(Row("Hugging Face", "ViT, DeiT, DINOv2, CLIP, SigLIP", HUGGING_FACE, FULL["head"], notes))
+    rows.append(Row("Hugging Face", "ViT, DeiT, DINOv2, CLIP, SigLIP", HUGGING_FACE, UNITS["head"].full, notes))
     return rows
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -23,11 +24,12 @@ from audit.evidence.disparity import (
 from audit.evidence.findings import Context, make_findings
 from audit.evidence.heads import localise
 from audit.evidence.joint_patching import judge_together
-from audit.evidence.outcome import has_gap, localisation, was_asked, without_gap
+from audit.evidence.outcome import has_gap, localisation, without_gap
 from audit.evidence.pairs import judge_pairs, with_natural
 from audit.pipeline.context import Scope
 from audit.pipeline.run_sweeps import Swept, head_settings, localisable
 from audit.records import (
+    AccuracyRow,
     Agreement,
     AttentionMap,
     Contrast,
@@ -36,12 +38,13 @@ from audit.records import (
     HeadGrid,
     HeadRow,
     JointRow,
+    Localisation,
     PairRow,
     RangeRow,
     RateRow,
     Stability,
+    Verdict,
 )
-from audit.units import Unit, said_of
 
 JOINED = " x "
 
@@ -54,7 +57,7 @@ class Judged:
     contrasts: list[ContrastRow]
     heads: list[HeadRow]
     stability: list[Stability]
-    localisation: dict[str, str]
+    localisation: dict[str, Localisation]
     findings: list[Finding]
     grids: list[HeadGrid]
     joint: list[JointRow] = field(default_factory=list)
@@ -62,6 +65,7 @@ class Judged:
     ranges: list[RangeRow] = field(default_factory=list)
     pairs: list[PairRow] = field(default_factory=list)
     attention: list[AttentionMap] = field(default_factory=list)
+    accuracy: list[AccuracyRow] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -128,17 +132,18 @@ def judge_effects(
         stability,
         where,
         _with_commands(scope, found),
-        _grids(heads, where, scope.unit),
+        _grids(heads, where),
         agreement=agreements(heads),
         pairs=[n.row for n in natural],
         ranges=rates.ranges,
     )
 
 
-CAPTION = (
-    "Mediated gap of each head on the confirmation split. Where it has the sign of the gap, the head widens the gap, "
-    "where it has the other it narrows it."
-)
+MARKS: Mapping[Verdict, Literal["confirmed", "no gap", "discovered"]] = {
+    Verdict.CONFIRMED: "confirmed",
+    Verdict.CONFIRMED_NO_GAP: "no gap",
+    Verdict.NOT_CONFIRMED: "discovered",
+}
 
 
 def _context(scope: Scope, limits: Thresholds, hashes: dict[str, str]) -> Context:
@@ -149,11 +154,8 @@ def _context(scope: Scope, limits: Thresholds, hashes: dict[str, str]) -> Contex
         unknown={a: info.unknown_images for a, info in scope.samples.attributes.items()},
         alpha=limits.alpha,
         gap_above=limits.gap_above,
-        impact_ratio_below=limits.impact_ratio_below,
         head_share_above=scope.card.policy.head_share_above,
         hashes=hashes,
-        seeds=scope.seeds,
-        unit=scope.unit,
     )
 
 
@@ -168,7 +170,7 @@ def judge_sets(scope: Scope, swept: Swept, table: pd.DataFrame, judged: Judged) 
     """Add what sets of heads do together."""
     contrasts = swept.effects.patched_in_both_splits(scope.contrasts)
     rows = judge_together(swept.effects, table, contrasts, list(scope.outcomes), scope.seeds[0], head_settings(scope))
-    asked = [r for r in rows if was_asked(judged.localisation[f"{r.contrast}:{r.outcome}"])]
+    asked = [r for r in rows if judged.localisation[f"{r.contrast}:{r.outcome}"].was_asked]
     return replace(judged, joint=asked)
 
 
@@ -194,26 +196,23 @@ def questions(scope: Scope) -> list[Question]:
     return asked
 
 
-def _grids(heads: Sequence[HeadRow], where: Mapping[str, str], unit: Unit) -> list[HeadGrid]:
+def _grids(heads: Sequence[HeadRow], where: Mapping[str, Localisation]) -> list[HeadGrid]:
     """Lay the mediated gaps out layer by layer, a grid for each contrast and outcome."""
-    marks = {"confirmed": "confirmed", "confirmed, no gap": "no gap", "found, not confirmed": "discovered"}
     grids = []
     for contrast, outcome in dict.fromkeys((h.contrast, h.outcome) for h in heads):
         rows = [h for h in heads if (h.contrast, h.outcome) == (contrast, outcome)]
         layers = sorted({h.layer for h in rows})
-        asked = was_asked(where[f"{contrast}:{outcome}"])
-        done = f"{said_of(unit, 'What each head does to')} '{outcome}', by group"
-        what = f"Where the gap in '{outcome}' is carried" if asked else done
         by_layer = [sorted((h for h in rows if h.layer == i), key=lambda h: h.head) for i in layers]
         grids.append(
             HeadGrid(
                 id=f"bias:{contrast}:{outcome}",
-                title=f"{what}: {contrast.replace(':', ', ')}",
-                unit="points of mean probability",
+                kind="gap" if where[f"{contrast}:{outcome}"].was_asked else "no gap",
+                contrast=contrast,
+                outcome=outcome,
+                unit="probability",
                 values=[[h.confirmation.value for h in layer] for layer in by_layer],
-                marks=[[marks.get(h.verdict, "") for h in layer] for layer in by_layer],
+                marks=[[MARKS.get(h.verdict, "") for h in layer] for layer in by_layer],
                 layers=layers,
-                caption=said_of(unit, CAPTION),
             )
         )
     return grids

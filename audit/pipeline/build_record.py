@@ -19,9 +19,8 @@ from audit import __version__
 from audit.card.schema import Card
 from audit.data.summary import describe_data
 from audit.evidence.heads import FIRST_LOOK
-from audit.evidence.outcome import decide, not_shown
+from audit.evidence.outcome import decide
 from audit.models.adapters.registry import adapter
-from audit.models.architecture import unit_of
 from audit.models.blocks import unknown_blocks
 from audit.models.device import CPU, device_name, precision_name
 from audit.pipeline.analyze import Judged
@@ -39,86 +38,14 @@ from audit.records import (
     Provenance,
 )
 from audit.report.exports import PRINTERS
+from audit.report.text import method_hash
 from audit.store import file_hash, write_text
-from audit.units import Unit, said_of
+from audit.units import UNITS
 
 PACKAGES = ("torch", "torchvision", "timm", "fairlearn", "pandas", "numpy", "scipy", "statsmodels", *PRINTERS)
 EMPTY = Judged([], [], [], [], {}, [], [])
 REGISTRATION = "preregistration.json"
-UNKNOWN_BLOCKS = "are run whole, and by plain hooks where sets of heads are patched"
-SAMPLED = "Where not all patches are made, the contrasts are those in which a gap was detected, and"
-METRICS = ["label-standardised gap", "true-positive-rate gap", "false-positive-rate gap", "mediated gap"]
-GAP_WORDS = (
-    "How much more often one group is called c than the reference, among images with the same label; the labels weigh "
-    "the same in both groups."
-)
-IIE_WORDS = (
-    "How the probability of c changes for images of group a when head h writes what it writes for an image of group b "
-    "(x'), beyond what it does when it writes what it writes for another image of group a (x'')."
-)
-DESIGN_C_WORDS = (
-    "How much the gap shrinks when the head writes what it writes in a model trained on a balanced sample, beyond what "
-    "another model of the same training does. The balanced sample is smaller, which may account for a part."
-)
-TRANSPLANT_WORDS = (
-    "Likewise, but the head takes the balanced model's weights and reads this model's own layers. Where Design C shows "
-    "an effect and this next to none, the head seems to pass on what earlier layers learned."
-)
-TOGETHER_WORDS = (
-    "Below 0 beside a positive sum: the heads carry the same thing twice. Above 0: one makes up for another."
-)
-PAIRS_WORDS = (
-    "Where the same picture x' exists in the other group: how much the probability changes in all, by way of the head "
-    "alone, and past the head."
-)
-HYPOTHESES = [
-    "At equal labels, every group is called each outcome as often as its reference.",
-    "No output of an attention head carries a difference between groups to the prediction.",
-]
-DESIGNS = [
-    "Design A: heads patched between images of two groups, with a same-group placebo.",
-    "Design B: likewise on exact pairs, the same picture in both groups, where there are any.",
-    "Design C: heads patched from a model trained on a balanced sample, with another seed as placebo.",
-    "Weight transplant: the weights of the balanced model's head instead of what it writes there.",
-    "Attribution patching: Design A to first order; where not all patches are made, those that are correct it.",
-]
-ESTIMANDS = [
-    (
-        "Audited gap",
-        "D_c = sum_y w_y (P(called c | group a, label y) - P(called c | reference b, label y))",
-        GAP_WORDS,
-    ),
-    (
-        "Interventional indirect effect",
-        "IIE_{a->b}(h, c) = E_x [ E_x' p_c(x; u_h <- u_h(x')) - E_x'' p_c(x; u_h <- u_h(x'')) ]",
-        IIE_WORDS,
-    ),
-    (
-        "Mediated gap of a head",
-        "(IIE_{b->a} - IIE_{a->b}) / 2",
-        "How much the gap in the mean probability shrinks when the head's donors come from both groups alike.",
-    ),
-    (
-        "Effects on exact pairs (Design B)",
-        "TE = p(x') - p(x); NIE_h = p(x; u_h <- u_h(x')) - p(x); NDE_h = p(x'; u_h <- u_h(x)) - p(x)",
-        PAIRS_WORDS,
-    ),
-    (
-        "Heads together",
-        "the mediated gap with a set of heads patched at once, less the sum of their single ones",
-        TOGETHER_WORDS,
-    ),
-    (
-        "Change with the balanced model's head (Design C)",
-        "gap(M; u_h <- u_h of another seed) - gap(M; u_h <- u_h of the balanced model)",
-        DESIGN_C_WORDS,
-    ),
-    (
-        "Weight transplant",
-        "gap(M; Q, K, V, O of head h from another seed) - gap(M; Q, K, V, O of head h from the balanced model)",
-        TRANSPLANT_WORDS,
-    ),
-]
+UNKNOWN_BLOCKS = "are run whole, and by plain hooks where sets of {} are patched"
 
 
 def registration(setting: Setting) -> dict[str, object]:
@@ -129,24 +56,17 @@ def registration(setting: Setting) -> dict[str, object]:
         "card": setting.card.model_dump(),
         "data": setting.samples.fingerprint,
         "base weights": setting.backbone.body_hash(),
-        "metrics": METRICS,
-        "estimands": _said(setting.unit, ESTIMANDS),
-        "family": family_of(setting),
+        "method": method_hash(),
+        "layers": len(swept_layers(setting)),
+        "first look": first_look(setting.card),
         "precision of the search": precision_name(setting.precision),
         "questions": [f"{c}:{name}" for c in setting.contrasts for name in setting.outcomes],
     }
 
 
-def family_of(setting: Setting) -> str:
-    """Say over which tests is adjusted."""
-    share = f"{FIRST_LOOK:g} of alpha is spent on a first look at discovery and the rest on a second"
-    return said_of(
-        setting.unit,
-        "Rates: Holm over all groups, intersections, outcomes and the three gaps. Heads: max-|T| over "
-        f"{len(swept_layers(setting))} layers' heads x outcomes x contrasts on the discovery split by swapping donor "
-        "labels within matched pairs; Holm over the found heads on the confirmation split."
-        + ("" if setting.card.audit.patches == "all" else f" {SAMPLED} {share}."),
-    )
+def first_look(card: Card) -> float | None:
+    """Return the share of alpha that is spent on the first of two looks; None where there is one look."""
+    return None if card.audit.patches == "all" else FIRST_LOOK
 
 
 def register(setting: Setting) -> None:
@@ -184,7 +104,6 @@ def record_audit(
         outcome=verdict.outcome,
         exit_code=verdict.exit_code,
         reasons=verdict.reasons,
-        not_shown=not_shown(setting.unit),
         next_steps=verdict.next_steps,
         intended_use=card.intended_use,
         out_of_scope=card.out_of_scope,
@@ -203,6 +122,7 @@ def record_audit(
         grids=shown.grids,
         stability=shown.stability,
         agreement=shown.agreement,
+        accuracy=shown.accuracy,
         localisation=shown.localisation,
         method=_method(setting, fixed, controls, models, swept),
         provenance=_provenance(setting, models, fixed),
@@ -284,21 +204,13 @@ def thresholds(card: Card) -> dict[str, float]:
 
 def method_of(card: Card) -> dict[str, Any]:
     """Return what the record says of the method that depends on nothing but the card."""
-    unit = unit_of(card.model.name)
     return {
-        "hypotheses": [said_of(unit, sentence) for sentence in HYPOTHESES],
-        "metrics": METRICS,
+        "words_sha256": method_hash(),
         "thresholds": thresholds(card),
+        "first_look": first_look(card),
         "permutations": card.audit.permutations,
         "bootstrap": card.audit.bootstrap,
-        "estimands": _said(unit, ESTIMANDS),
-        "designs": [said_of(unit, sentence) for sentence in DESIGNS],
     }
-
-
-def _said(unit: Unit, rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Return rows of sentences as they are said of a kind of part."""
-    return [tuple(said_of(unit, sentence) for sentence in row) for row in rows]
 
 
 def _method(
@@ -309,10 +221,10 @@ def _method(
     unknown = [] if models is None else unknown_blocks(models.primary)
     every = models is not None and len(unknown) == adapter(models.primary).depth
     named = "all layers" if every else f"layers {', '.join(map(str, unknown))}"
-    slow = f"; {named} {said_of(setting.unit, UNKNOWN_BLOCKS)}" if unknown else ""
+    slow = f"; {named} {UNKNOWN_BLOCKS.format(UNITS[setting.unit].plural)}" if unknown else ""
     return MethodReport(
         preregistration_sha256=fixed,
-        family=family_of(setting),
+        layers=len(swept_layers(setting)),
         **method_of(setting.card),
         patches="" if swept is None else swept.choice,
         effort=[] if swept is None else swept.effort,
@@ -353,6 +265,6 @@ def _hardware(setting: Setting) -> str:
     if info.is_file():
         lines = [x for x in info.read_text(encoding="utf-8").splitlines() if x.startswith("model name")]
         name = lines[0].split(":", 1)[1].strip() if lines else name
-    used = f"{said_of(setting.unit, 'heads')} patched on {device_name(device)}"
+    used = f"{UNITS[setting.unit].plural} patched on {device_name(device)}"
     accelerator = "no accelerator used" if device.type == CPU else used
     return f"{name}, {torch.get_num_threads()} threads, {accelerator}"

@@ -15,13 +15,23 @@ from audit.evidence.effects_store import LabelShares, label_shares_of
 from audit.evidence.run_change import Change, paired_change
 from audit.pipeline.analyze import predictions
 from audit.pipeline.load_run import OpenedRun, open_run
-from audit.records import Audit, ComparedFinding, Contrast, Estimate, Finding, Metric, RunComparison, RunName, Verdict
+from audit.records import (
+    Audit,
+    ComparedFinding,
+    Contrast,
+    Estimate,
+    Finding,
+    Metric,
+    RunComparison,
+    RunName,
+    State,
+    Verdict,
+)
 from audit.report.render import Source, read_run
 from audit.report.shareable import refuse_copy
 from audit.units import name_of
 
-UNTESTED = ("too little data", "not estimable")
-HEAD_METRIC = "mediated_gap"
+UNTESTED = (State.TOO_LITTLE_DATA, State.NOT_ESTIMABLE)
 Pairing = Callable[[Finding], Change | None]
 
 
@@ -60,7 +70,14 @@ def compare_runs(before: Path, after: Path) -> RunComparison:
         what = " ".join(str(error).split()) or type(error).__name__
         notes.append(f"Not compared image by image, because effects are missing or damaged: {what}")
         findings = [_compared(f, first.audit, second.audit, _not_paired) for f in known.values()]
-    return RunComparison(before=_named(first), after=_named(second), same_images=same, findings=findings, notes=notes)
+    return RunComparison(
+        before=_named(first),
+        after=_named(second),
+        unit=second.audit.model.unit,
+        same_images=same,
+        findings=findings,
+        notes=notes,
+    )
 
 
 def findings_of(audit: Audit) -> list[Finding]:
@@ -90,12 +107,14 @@ def _compared(finding: Finding, first: Audit, second: Audit, pairing: Pairing) -
     was, stands = (any(f.id == finding.id for f in findings_of(audit)) for audit in (first, second))
     before, after = number_of(first, finding), number_of(second, finding)
     row = ComparedFinding(
-        id=finding.id, title=finding.title, kind=finding.kind, state="persisting", before=before, after=after
+        id=finding.id, finding=finding, kind=finding.kind, state="persisting", before=before, after=after
     )
     reason = _untestable(second, finding) if was and not stands else ""
     if reason:
         return row.model_copy(update={"state": "no longer testable", "reason": reason})
-    if was != stands:
+    if was and not stands and _still_confirmed(second, finding):
+        row = row.model_copy(update={"reason": "confirmed, below the share from which a finding is made of it"})
+    elif was != stands:
         untested = "" if was else _untestable(first, finding)
         why = f"the run before could not test it: {untested}" if untested else ""
         row = row.model_copy(update={"state": "gone" if was else "new", "reason": why})
@@ -119,6 +138,16 @@ def number_of(audit: Audit, finding: Finding) -> Estimate | None:
     return next((c.estimate for c in audit.contrasts if c.id == asked), None)
 
 
+def _still_confirmed(audit: Audit, finding: Finding) -> bool:
+    """Tell whether a head is confirmed although no finding is made of it."""
+    contrast = f"{finding.attribute}:{finding.group}-{finding.reference}"
+    return finding.kind == "head" and any(
+        h.verdict == Verdict.CONFIRMED
+        for h in audit.heads
+        if (h.contrast, h.outcome, [h.name]) == (contrast, finding.outcome, finding.heads)
+    )
+
+
 def _untestable(audit: Audit, finding: Finding) -> str:
     """Say why a run cannot answer a finding's question; "" where it can."""
     if audit.is_invalid:
@@ -130,7 +159,8 @@ def _untestable(audit: Audit, finding: Finding) -> str:
         ]
         if rows:
             return "too little data" if rows[0].verdict == Verdict.TOO_LITTLE_DATA else ""
-        return audit.localisation.get(f"{contrast}:{finding.outcome}", "the question was not asked")
+        where = audit.localisation.get(f"{contrast}:{finding.outcome}")
+        return "the question was not asked" if where is None else where.status
     rates = [c for c in audit.contrasts if c.id == f"{contrast}:{finding.outcome}:{finding.metric}"]
     if not rates:
         return "the question was not asked"

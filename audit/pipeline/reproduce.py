@@ -37,14 +37,15 @@ from audit.process_state import run_state
 from audit.progress import silent
 from audit.records import Contrast, ContrastRow, Finding
 from audit.report import load_audit
-from audit.units import parse_name
+from audit.units import Unit, parse_name
 
 
 @dataclass(frozen=True)
 class Reproduction:
     """Expected and obtained value of one finding."""
 
-    finding: str  # its id
+    finding: Finding
+    unit: Unit
     expected: float
     obtained: float
     tolerance: float
@@ -108,7 +109,7 @@ def reproduce_finding(
             if finding.kind == "disparity"
             else _measure_head(setting, run, finding, primary_gaps(audit.contrasts))
         )
-    return Reproduction(finding.id, finding.expected, obtained, finding.tolerance)
+    return Reproduction(finding, audit.model.unit, finding.expected, obtained, finding.tolerance)
 
 
 def _model(setting: Setting, run: Path) -> Model:

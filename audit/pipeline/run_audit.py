@@ -50,7 +50,6 @@ from audit.store import (
     write_table,
     write_text,
 )
-from audit.units import Unit
 
 LOG = "log.jsonl"
 
@@ -176,7 +175,7 @@ def _measure(setting: Setting, images: ControlSet) -> Audit:
     with setting.stage("patching"), models.on(setting.device):
         rates = judge_rates(setting, measure_images(setting, models))
         swept = patch_heads(setting, models, rates, design_c=design_c)
-        controls, pairs = _with_round_trips(controls, sweep_pairs(setting, models, swept), setting.unit)
+        controls, pairs = _with_round_trips(controls, sweep_pairs(setting, models, swept))
     with setting.stage("evidence"):
         setting.step("evidence: permutations and intervals")(0, 1)
         judged = judge_effects(setting, rates, swept, pairs, {"data": setting.samples.fingerprint, **models.hashes()})
@@ -208,11 +207,9 @@ def _with_own(controls: ControlReport, setting: Setting, models: AuditedModels) 
     return together, bool(reference) and not failed
 
 
-def _with_round_trips(
-    controls: ControlReport, pairs: pd.DataFrame | None, unit: Unit
-) -> tuple[ControlReport, pd.DataFrame | None]:
+def _with_round_trips(controls: ControlReport, pairs: pd.DataFrame | None) -> tuple[ControlReport, pd.DataFrame | None]:
     """Add the check of the edited pictures, and return the exact pairs, or None where it failed."""
-    trips = [c.model_copy(update={"gates": "Design B"}) for c in check_round_trips(pairs, unit)]
+    trips = [c.model_copy(update={"gates": "Design B"}) for c in check_round_trips(pairs)]
     failed = [c for c in trips if not c.passed]
     not_run = [f"Design B: {len(failed)} of its {len(trips)} checks failed; its estimates are left out."] * bool(failed)
     not_run += [f"An edit there and back, {c}: its pairs are pictures as given." for c in pairs_as_given(pairs)]

@@ -30,11 +30,9 @@ from audit.pipeline.context import Setting
 from audit.pipeline.train_models import AuditedModels, reseed_of
 from audit.records import Control, ControlReport, HeadGrid
 from audit.store import source_hash, write_bytes, write_table, write_text
-from audit.units import Unit
 
 IDENTITY_IMAGES = 4
 BARRIER_IMAGES = 600
-OWN = "this audit's model"
 CONTROL_EFFECTS = "effects/control-{}.npz"  # of the run; by channel
 CONTROL_NUMBERS = "effects/controls.parquet"  # of the run; of the identities and the same-initialisation gates
 
@@ -130,7 +128,7 @@ def _judge(setting: Setting, trained: ControlModels, tried: list[Channel], kept:
             (clean[0], (*clean[1:], *null[1:]), clean_images, "donors"),
         ):
             pairs = [_pair(trained, recipient, donor) for donor in donors]
-            controls += run_initialisation(pairs, task, f"{channel.spec.name} {words}", layers=channel.spec.layers)
+            controls += run_initialisation(pairs, task, words, layers=channel.spec.layers, channel=channel.spec.name)
         measured = measure_channel(channel, seed=setting.card.controls.seed, tick=tick)
         measured.save(measured_file(kept, channel.spec.name))
         result = judge_channel(measured)
@@ -159,7 +157,7 @@ def check_own_model(setting: Setting, models: AuditedModels) -> list[MeasuredCon
     chosen = np.random.default_rng(setting.card.audit.seed).permutation(rows)[: 2 * IDENTITY_IMAGES]
     images = as_input(models.primary, setting.pixels[chosen])
     half = len(chosen) // 2
-    return run_identities(Subject(models.primary, images[:half], images[half : 2 * half], OWN))
+    return run_identities(Subject(models.primary, images[:half], images[half : 2 * half]))
 
 
 def check_reference_models(setting: Setting, models: AuditedModels) -> list[MeasuredControl]:
@@ -178,16 +176,16 @@ def check_reference_models(setting: Setting, models: AuditedModels) -> list[Meas
     own, task = start[f"seed-{setting.seeds[0]}"], Task(setting.pixels[rows], setting.targets[rows])
     for name, files in donors.items():
         pairs = [Pair(models.primary, donor, own, start[file]) for file, donor in files.items()]
-        controls += run_initialisation(pairs, task, f"Design C, {name}", layers=trained_layers(setting))
+        controls += run_initialisation(pairs, task, name, layers=trained_layers(setting))
     return controls
 
 
-def check_round_trips(pairs: pd.DataFrame | None, unit: Unit) -> list[Control]:
+def check_round_trips(pairs: pd.DataFrame | None) -> list[Control]:
     """Check for each contrast with edited pictures that editing them there and back changes nothing."""
     if pairs is None:
         return []
     edited = pairs[pairs["version"].isin(["back", "self"])]
-    return [round_trip(table, str(contrast), unit) for contrast, table in edited.groupby("contrast")]
+    return [round_trip(table, str(contrast)) for contrast, table in edited.groupby("contrast")]
 
 
 def pairs_as_given(pairs: pd.DataFrame | None) -> list[str]:

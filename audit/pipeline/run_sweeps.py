@@ -25,7 +25,7 @@ from audit.pipeline.run_controls import trained_layers
 from audit.pipeline.train_models import AuditedModels, reseed_of
 from audit.records import Contrast, ContrastRow, Effort, SearchPrecision
 from audit.store import write_table
-from audit.units import said_of
+from audit.units import UNITS
 
 SWAP_KINDS = ("cross", "placebo")
 PATCH = ["position", "donor_kind", "layer", "head"]  # what tells one patch of a sweep from the others
@@ -269,7 +269,7 @@ def sweep_sets(
             sets=sets,
             outcomes=setting.outcomes,
             units=part.column("unit"),
-            progress=setting.step(f"patching: {plan.contrast}, {said_of(setting.unit, 'heads')} together"),
+            progress=setting.step(f"patching: {plan.contrast}, {UNITS[setting.unit].plural} together"),
         )
         table = table.assign(position=part.rows.index.to_numpy()[table["position"]])
         parts.append(_described(table, plan, setting.seeds[0]))

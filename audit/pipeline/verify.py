@@ -23,7 +23,7 @@ from audit.controls.spec import CALLED
 from audit.controls.verdict import judge_again
 from audit.data.summary import describe_data
 from audit.errors import InputError
-from audit.evidence.outcome import decide, not_shown
+from audit.evidence.outcome import decide
 from audit.models.checkpoint import hash_state
 from audit.pipeline.analyze import Judged, judge_effects, judge_rates, judge_sets
 from audit.pipeline.attention_maps import TABLE, maps_of
@@ -41,7 +41,6 @@ from audit.report.manifest import MANIFEST, SIGNATURE, check_signature, hash_fil
 from audit.report.render import Source, printed, read_run
 from audit.report.shareable import MARK, read_mark
 from audit.store import file_hash
-from audit.units import Unit
 
 NEAR = 1e-9  # relative; libraries of other versions may add up in another order
 SHOWN = 40  # characters of a difference, to either side
@@ -49,6 +48,7 @@ HASHED = ("card", "data", "preregistration", "base weights")  # and each model's
 AT_MOST = 20  # differences of the record that are named one by one
 JUDGED = (
     "rates", "contrasts", "ranges", "findings", "heads", "joint", "pairs", "grids", "stability", "agreement",
+    "accuracy",
 )  # fmt: skip
 
 
@@ -189,7 +189,7 @@ def derive(run: Path, audit: Audit) -> dict[str, Any]:
     """
     opened = open_run(run)
     scope, card = opened.scope, opened.scope.card
-    trips = _round_trips(run, scope.unit)
+    trips = _round_trips(run)
     results = _channels(run)
     again = trips | {c.id: c for result in results for c in result.controls}
     numbers = pd.read_parquet(run / CONTROL_NUMBERS)
@@ -202,7 +202,7 @@ def derive(run: Path, audit: Audit) -> dict[str, Any]:
     derived: dict[str, Any] = {"controls": _plain(report), "data": _data(scope, audit)}
     judged = _judged(opened, trips) if valid else EMPTY  # nothing may be said where the instrument failed
     derived |= {name: [_plain(row) for row in getattr(judged, name)] for name in JUDGED}
-    derived["localisation"] = judged.localisation
+    derived["localisation"] = {key: _plain(where) for key, where in judged.localisation.items()}
     looks = opened.table(TABLE) if valid else None
     derived["attention"] = [] if looks is None else [_plain(seen) for seen in maps_of(looks)]
     derived["method"] = _method(opened)
@@ -214,11 +214,10 @@ def derive(run: Path, audit: Audit) -> dict[str, Any]:
         "intended_use": card.intended_use,
         "out_of_scope": card.out_of_scope,
         "legal": [_plain(answer) for answer in answers(card.legal, card.task)],
-        "not_shown": not_shown(scope.unit),
         "synthetic": card.data.reader == "synthetic",
         "outcome": verdict.outcome,
         "exit_code": verdict.exit_code,
-        "reasons": verdict.reasons,
+        "reasons": [_plain(reason) for reason in verdict.reasons],
         "next_steps": verdict.next_steps,
         "provenance": _provenance(scope, run, audit),
     }
@@ -234,11 +233,11 @@ def _channels(run: Path) -> list[ChannelResult]:
     return [judge_channel(Measured.load(path, role)) for role, path in files.items()]
 
 
-def _round_trips(run: Path, unit: Unit) -> dict[str, Control]:
+def _round_trips(run: Path) -> dict[str, Control]:
     path = run / "effects" / "pairs.parquet"
     if not path.is_file():
         return {}
-    trips = check_round_trips(pd.read_parquet(path), unit)
+    trips = check_round_trips(pd.read_parquet(path))
     return {c.id: c.model_copy(update={"gates": "Design B"}) for c in trips}
 
 
@@ -291,7 +290,7 @@ def _method(opened: OpenedRun) -> dict[str, Any]:
         "effort": effort,
         "precision": precision,
         "preregistration_sha256": file_hash(scope.run / REGISTRATION),
-        "family": _registered(scope.run).get("family"),
+        "layers": _registered(scope.run).get("layers"),
         **method_of(scope.card),
     }
     return _plain(method.model_copy(update=update))

@@ -11,12 +11,18 @@ from typing import Literal
 
 from audit.records.base import (
     SCHEMA_VERSION,
+    Bound,
+    Confidence,
     DataWarningCode,
     Design,
     Direction,
     Estimate,
+    Localisation,
+    LocalisationStatus,
     Metric,
+    NextStep,
     Outcome,
+    ReasonCode,
     Record,
     State,
     Verdict,
@@ -25,33 +31,38 @@ from audit.units import Unit
 
 
 class Control(Record):
-    """One check of the instrument: what was measured, against what, and what to do if it failed."""
+    """One check of the method: what was measured, and against what. Its words are in ``templates/controls.yaml``."""
 
     id: str
-    title: str  # plain words, e.g. "Patching a head with itself changes nothing"
+    check: str  # what is checked, a key of templates/controls.yaml
     kind: Literal["identity", "initialisation", "effect", "null"]
-    setting: str  # where it ran: "this audit's model", "colour control", "blur control"
-    statistic: str  # what the number is, with its unit
+    channel: Literal["colour", "blur"] | None = None  # None: this audit's own models
+    form: str = ""  # which models or images: "models", "input", "null models", "donors", "second seed" ...
+    contrast: str = ""  # of edited pictures
+    head: str = ""  # the one that was patched, by name
+    figures: dict[str, float] = {}  # further numbers that the words name
     estimate: Estimate
+    judged: Bound = Bound.VALUE  # what of the estimate is compared with the threshold
     relation: Literal["==", "<=", "<", ">=", ">"]
     threshold: float
     passed: bool
     gates: Literal["audit", "Design B", "Design C"] = "audit"  # what is withheld if it fails
     n: int | None = None  # images behind the number
-    meaning: str  # one sentence: what passing shows, or what failing means
-    fix: str  # what to do if it failed
 
 
 class HeadGrid(Record):
     """A layer x head picture: ``values[layer][head]``, verdict symbols beside."""
 
-    id: str  # "colour", "colour_null", "blur", "blur_null", "bias:<contrast id>"
-    title: str
-    unit: str
+    id: str  # "colour", "colour_null", "blur_input", "bias:<contrast>:<outcome>"
+    kind: Literal["effect", "null", "input", "gap", "no gap"]
+    channel: Literal["colour", "blur"] | None = None
+    contrast: str = ""
+    outcome: str = ""
+    unit: Literal["log-odds", "probability"]  # nats, or a fraction
     values: list[list[float | None]]
-    marks: list[list[str]]  # "" | "discovered" | "confirmed" | "above zero" ...
+    marks: list[list[Literal["", "confirmed", "no gap", "discovered", "above zero"]]]
     layers: list[int]  # 0-based layer numbers of the rows
-    caption: str
+    images: int | None = None  # behind each value
 
 
 class ControlReport(Record):
@@ -148,9 +159,14 @@ class RateRow(Record):
     images: int
     subjects: int
     positives: int  # images whose label is the outcome
+    negatives: int = 0  # images of another label
+    true_positives: int = 0  # labelled and predicted as the outcome
+    false_positives: int = 0  # of another label, predicted as the outcome
+    false_negatives: int = 0  # labelled as the outcome, and missed
     selection_rate: Estimate  # P(predicted = outcome)
     true_positive_rate: Estimate
     false_positive_rate: Estimate
+    false_negative_rate: Estimate = Estimate(value=None)  # one minus the true-positive rate
     mean_probability: Estimate  # mean p(outcome)
     standardised_rate: Estimate  # selection rate at common label weights
     accuracy: Estimate
@@ -232,7 +248,7 @@ class HeadRow(Record):
     confirmation_p_adjusted: float | None
     iie_forward: Estimate  # reference images, donors of the group (confirmation split)
     iie_backward: Estimate  # group images, donors of the reference
-    confirmation_rate: Estimate | None = None  # mediated gap in the rate of being called so: the metric's own scale
+    confirmation_rate: Estimate | None = None  # mediated gap in the question's own metric, instead of in mean p
     confirmation_log_odds: Estimate | None = None  # ... and in the class log-odds (nats)
     null_bound: float | None = None  # 95% of permutations lie within +- this, over all heads at once (confirmation)
     placebo: Estimate  # same-group donors against the unpatched image: disruption alone
@@ -287,45 +303,59 @@ class JointRow(Record):
 
 
 class Finding(Record):
-    """One claim that a reviewer can accept or reject."""
+    """One claim that a reviewer can accept or reject, as data; ``templates/text/finding.j2`` has the sentences."""
 
     id: str  # stable across reruns of the same question, e.g. "F-3fa9c1d2"
     kind: Literal["disparity", "head"]
-    title: str
     severity: Literal["high", "medium", "low"]
-    severity_reason: str
-    confidence: Literal["high", "moderate", "low"]
-    confidence_reason: str
-    criterion: str
-    condition: str
-    cause: str
-    effect: str
-    recommendation: str
+    confidence: Confidence
     attribute: str
     group: str
     reference: str
     outcome: str
-    metric: str
+    metric: Metric  # of the question, and of ``estimate``
     n_group: int
     n_reference: int
     unknown: int
-    estimate: Estimate
+    estimate: Estimate  # the gap, or what the head mediates of it, in ``metric``
+    by_seed: list[float] = []  # of the number that was tested
     p_raw: float | None
     p_adjusted: float | None
     family_size: int
     heads: list[str]
-    intervention: str
-    placebo: str
-    percentile_in_layer: float | None
-    accuracy_change: float | None
-    agreement_over_seeds: str
-    replication: str
-    other_explanations: list[str]
+    alternatives: list[str] = []  # other explanations, by their keys in the templates
     hashes: dict[str, str]
     reproduce: str  # the command
-    expected: float
+    expected: float  # what the command gives: the gap, or a head's mediated gap in mean probability
     tolerance: float
-    wording: str  # the full, bounded statement in plain words
+    # of a disparity
+    above_policy: bool = False  # in this or another metric
+    worst_metric: Metric | None = None  # that the severity is by: the widest gap above policy
+    worst: float | None = None
+    ratio: float | None = None  # of its rates, where it is the standardised gap
+    localisation: LocalisationStatus | None = None  # None: not examined
+    # of a head
+    direction: Direction = Direction.NOT_DETERMINED
+    probability: Estimate | None = None  # mediated gap in mean probability, which was tested
+    discovery: Estimate | None = None  # the same on the discovery split
+    discovery_p_adjusted: float | None = None
+    placebo: Estimate | None = None
+    share_of_gap: float | None = None
+    matched_on: list[str] = []  # beside the label
+    patched_share: float = 1.0
+    percentile_in_layer: float | None = None  # by size among the heads of its layer
+    accuracy_change: float | None = None
+
+
+class Reason(Record):
+    """One reason of an outcome."""
+
+    code: ReasonCode
+    control: str = ""  # id
+    contrast: str = ""  # id of a comparison
+    count: int | None = None
+    smallest_detectable: float | None = None
+    missing: dict[str, int] = {}  # about how many more images, by group
 
 
 class AttentionMap(Record):
@@ -346,7 +376,9 @@ class Stability(Record):
     split_half_rank_correlation: float | None
     top10_overlap: float | None  # share of the top ten in common, discovery against confirmation
     seeds_rank_correlation: float | None  # mean over pairs of seeds
-    note: str
+    heads: int
+    seeds: int
+    top: int = 10  # heads that the overlap is of
 
 
 class Agreement(Record):
@@ -414,14 +446,12 @@ class MethodReport(Record):
     """What was fixed before the run."""
 
     preregistration_sha256: str  # of preregistration.json, written before anything was measured
-    hypotheses: list[str]
-    metrics: list[str]
+    words_sha256: str  # of templates/method.yaml: hypotheses, measures, designs and estimands
     thresholds: dict[str, float]
-    family: str
+    layers: int  # that were searched; heads of these x outcomes x contrasts are one family
+    first_look: float | None = None  # share of alpha that is spent on the first of two looks at discovery
     permutations: int
     bootstrap: int
-    estimands: list[tuple[str, str, str]]  # name, formula, in words
-    designs: list[str]
     engine: str  # what ran, and its measured agreement with plain hooks
     patches: str = ""  # all of them or some, and why
     effort: list[Effort] = []  # by contrast, split and seed
@@ -449,9 +479,8 @@ class Audit(Record):
     task: str
     outcome: Outcome
     exit_code: int
-    reasons: list[str]  # why this outcome, one sentence each
-    not_shown: list[str]  # what this audit does not show
-    next_steps: list[str]
+    reasons: list[Reason]
+    next_steps: list[NextStep]
     intended_use: str
     out_of_scope: str
     model: ModelInfo
@@ -470,7 +499,7 @@ class Audit(Record):
     grids: list[HeadGrid]
     stability: list[Stability]
     agreement: list[Agreement] = []
-    localisation: dict[str, str]  # contrast:outcome -> "localised: L9H3" | "not localisable" | "too little data"
+    localisation: dict[str, Localisation]  # by question, "contrast:outcome"
     method: MethodReport
     provenance: Provenance
     synthetic: bool  # True for rendered data: examples may be shown

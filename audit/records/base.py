@@ -100,6 +100,38 @@ class ChanceReason(StrEnum):
     UNRELATED = "its answers do not go with the labels"
 
 
+class Bound(StrEnum):
+    """Which number of an estimate is compared with a control's threshold."""
+
+    VALUE = "value"
+    LOW = "low"
+    HIGH = "high"
+
+
+class ReasonCode(StrEnum):
+    """Why an audit has the outcome that it has."""
+
+    CONTROL_FAILED = "control failed"
+    CONTROLS_NOT_RUN = "controls not run"
+    GAP_ABOVE_POLICY = "gap above policy"
+    GAP_NOT_EXCLUDED = "gap not excluded"
+    NOTHING_COMPARED = "nothing compared"
+    NO_GAP_ABOVE_POLICY = "no gap above policy"
+    SMALLER_GAPS = "smaller gaps"
+    SMALLEST_DETECTABLE = "smallest detectable"
+    UNTESTED = "untested"
+
+
+class NextStep(StrEnum):
+    """What to do after an audit."""
+
+    FIX_CONTROLS = "fix controls"
+    REVIEW_FINDINGS = "review findings"
+    BALANCE_TRAINING = "balance training"
+    ADD_IMAGES = "add images"
+    REPEAT = "repeat"
+
+
 class Confidence(StrEnum):
     """How sure a finding is, by the rule that docs/method.md prints."""
 
@@ -142,6 +174,7 @@ class Localisation(Record):
     """Where a detected gap was found."""
 
     status: LocalisationStatus
+    metric: Metric | None = None  # of the gap that was detected
     heads: list[str] = []  # confirmed ones, by name
 
     @property

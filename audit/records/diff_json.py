@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from audit.records.audit_json import Finding
 from audit.records.base import Estimate, Outcome, Record
+from audit.units import Unit
 
 
 class RunName(Record):
@@ -23,7 +25,7 @@ class ComparedFinding(Record):
     """What became of one finding between two runs."""
 
     id: str
-    title: str
+    finding: Finding  # of the later run where both have it
     kind: Literal["disparity", "head"]
     state: Literal["new", "gone", "persisting", "no longer testable"]
     before: Estimate | None  # the first run's number, finding or not
@@ -37,9 +39,10 @@ class ComparedFinding(Record):
 class RunComparison(Record):
     """The whole of ``diff.json``."""
 
-    diff_version: Literal["1.0"] = "1.0"
+    diff_version: Literal["2.0"] = "2.0"
     before: RunName
     after: RunName
+    unit: Unit = "head"  # what was patched in the later run
     same_images: bool
     findings: list[ComparedFinding]
     notes: list[str] = []

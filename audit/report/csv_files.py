@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from audit.records import (
+    AccuracyRow,
     Agreement,
     AttentionMap,
     Audit,
@@ -28,6 +29,9 @@ from audit.records import (
     RateRow,
     Record,
 )
+from audit.report.text import Sentences
+
+Row = TypeVar("Row", bound=Record)
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -45,7 +49,7 @@ def csv_tables(audit: Audit) -> dict[str, str]:
     dict of str to str
         File name to content, lines ending in CR LF as RFC 4180 has it. Missing numbers are empty cells.
     """
-    shown = not audit.is_invalid
+    shown, text = not audit.is_invalid, Sentences(audit)
     left_out = [("excluded", row) for row in audit.data.excluded]
     left_out += [("quarantined", row) for row in audit.data.quarantined]
     return {
@@ -59,14 +63,19 @@ def csv_tables(audit: Audit) -> dict[str, str]:
         "attention.csv": _table(AttentionMap, audit.attention if shown else []),
         "counts.csv": _table(CountRow, audit.data.counts),
         "label_shares.csv": _table(LabelShareRow, audit.data.label_shares),
-        "controls.csv": _table(Control, audit.controls.controls),
-        "findings.csv": _table(Finding, audit.findings if shown else []),
+        "accuracy.csv": _table(AccuracyRow, audit.accuracy),
+        "controls.csv": _table(Control, audit.controls.controls, ("title", "where", "statistic"), text.control),
+        "findings.csv": _table(Finding, audit.findings if shown else [], ("title", "wording"), text.finding),
         "excluded.csv": _csv(["kind", *_columns(ExcludedRow)], [[kind, *_values(row)] for kind, row in left_out]),
     }
 
 
-def _table(kind: type[Record], rows: Sequence[Record]) -> str:
-    return _csv(_columns(kind), [_values(row) for row in rows])
+def _table(
+    kind: type[Row], rows: Sequence[Row], said: Sequence[str] = (), say: Callable[[str, Row], str] | None = None
+) -> str:
+    """Write rows, with sentences about each in columns of their own."""
+    sentences = [[] if say is None else [say(part, row) for part in said] for row in rows]
+    return _csv([*_columns(kind), *said], [_values(row) + s for row, s in zip(rows, sentences, strict=True)])
 
 
 def _csv(columns: list[str], rows: list[list[Any]]) -> str:

@@ -15,6 +15,7 @@ from xml.etree import ElementTree as ET
 from audit import __version__
 from audit.records import Audit, ContrastRow, Control, Estimate, Finding, State
 from audit.report.formats import clean
+from audit.report.text import Sentences
 from audit.units import Unit
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -46,7 +47,8 @@ def statement(audit: Audit, files: Mapping[str, str]) -> str:
     files : mapping of str to str
         SHA-256 by name relative to the run directory.
     """
-    verdicts = [(f"control: {c.title} ({c.setting})", _of_control(c)) for c in audit.controls.controls]
+    text = Sentences(audit)
+    verdicts = [(f"control: {_control_name(text, c)}", _of_control(c)) for c in audit.controls.controls]
     if not audit.is_invalid:
         verdicts += [(f"comparison: {row.id}", _of_contrast(row)) for row in audit.contrasts]
     predicate = {
@@ -68,6 +70,10 @@ def statement(audit: Audit, files: Mapping[str, str]) -> str:
     return json.dumps(made, indent=1) + "\n"
 
 
+def _control_name(text: Sentences, control: Control) -> str:
+    return f"{text.control('title', control)} ({text.control('where', control)})"
+
+
 def _descriptor(name: str, digest: str) -> dict[str, object]:
     return {"name": name, "digest": {"sha256": digest}}
 
@@ -87,6 +93,7 @@ def _of_contrast(row: ContrastRow) -> str:
 def model_card(audit: Audit, audit_sha256: str) -> str:
     """Return a CycloneDX 1.6 bill of materials whose one model carries its card."""
     model, data, versions = audit.model, audit.data, audit.provenance.versions
+    text = Sentences(audit)
     classes = clean(", ".join(model.classes))
     made = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
@@ -122,14 +129,14 @@ def model_card(audit: Audit, audit_sha256: str) -> str:
                     "quantitativeAnalysis": {"performanceMetrics": _metrics(audit)},
                     "considerations": {
                         "useCases": [clean(audit.intended_use)] if audit.intended_use else [],
-                        "technicalLimitations": [clean(text) for text in audit.not_shown],
+                        "technicalLimitations": [clean(sentence) for sentence in text.not_shown()],
                         "ethicalConsiderations": [
-                            {"name": clean(f.title), "mitigationStrategy": clean(f.recommendation)}
+                            {"name": text.finding("title", f), "mitigationStrategy": text.finding("recommendation", f)}
                             for f in _findings(audit)
                         ],
                         "fairnessAssessments": [
-                            {"groupAtRisk": clean(f"{f.attribute}: {f.group}"), "harms": clean(f.effect),
-                             "mitigationStrategy": clean(f.recommendation)}
+                            {"groupAtRisk": clean(f"{f.attribute}: {f.group}"), "harms": text.finding("effect", f),
+                             "mitigationStrategy": text.finding("recommendation", f)}
                             for f in _findings(audit)
                             if f.kind == "disparity"
                         ],
@@ -198,8 +205,9 @@ def junit(audit: Audit) -> str:
 
     What could not be answered (too little data, not estimable), and comparisons of an invalid audit, are skipped tests.
     """
+    text = Sentences(audit)
     suites = ET.Element("testsuites", name=clean(f"vit-audit: {audit.name}"))
-    _suite(suites, "controls", audit, [_control_case(control) for control in audit.controls.controls])
+    _suite(suites, "controls", audit, [_control_case(text, control) for control in audit.controls.controls])
     invalid = audit.is_invalid
     for attribute in dict.fromkeys(row.attribute for row in audit.contrasts):
         cases = [_contrast_case(row, invalid=invalid) for row in audit.contrasts if row.attribute == attribute]
@@ -232,11 +240,12 @@ def _case(classname: str, name: str) -> ET.Element:
     return ET.Element("testcase", classname=clean(classname), name=clean(name), time="0")
 
 
-def _control_case(control: Control) -> ET.Element:
-    case = _case(f"controls.{control.kind}", f"{control.title} ({control.setting})")
+def _control_case(text: Sentences, control: Control) -> ET.Element:
+    case = _case(f"controls.{control.kind}", _control_name(text, control))
     if not control.passed:
-        message = f"{control.statistic}: {control.estimate.value!r}, required {control.relation} {control.threshold!r}"
-        ET.SubElement(case, "failure", message=clean(message), type=control.kind).text = clean(control.fix)
+        measured = f"{text.control('statistic', control)}: {control.estimate.value!r}"
+        message = f"{measured}, required {control.relation} {control.threshold!r}"
+        ET.SubElement(case, "failure", message=clean(message), type=control.kind).text = text.control("fix", control)
     return case
 
 

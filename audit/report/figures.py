@@ -23,7 +23,6 @@ from PIL import Image
 
 from audit.records import Estimate
 from audit.report import formats
-from audit.report.svg import Picture
 
 INK, MUTED, RULE = "#1c2733", "#566372", "#d4dae1"
 GROUP, REFERENCE, EFFECT, REFERENCE_MODEL = "#2f6da8", "#8794a3", "#c05a12", "#5b4b9a"
@@ -52,6 +51,18 @@ _SETTINGS: Any = {
 _PIXELS = 96  # CSS pixels an inch
 _NAME_CHARACTERS = 24
 SQUARE = 10  # pixels of a patch where attention is drawn
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as ``data:`` addresses for light and dark pages, with its description in words."""
+
+    light: str
+    dark: str
+    alt: str
+    caption: str = ""
+    width: int = 0
+    height: int = 0
 
 
 @dataclass(frozen=True)
@@ -190,7 +201,7 @@ def forest_picture(heads: Sequence[HeadEffect], title: str, compact: bool = Fals
             _draw_head(axes, position, head, has_c)
         _name_rows(axes, [f"{head.symbol} {head.name}" for head in drawn])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: formats.decimal(x, 1, signed=True)))
-        axes.set_xlabel("percentage points")
+        axes.set_xlabel("points of mean probability")
         axes.margins(x=0.06)
         axes.legend(
             loc="lower left",

@@ -194,3 +194,15 @@ def slug(text: str) -> str:
     """
     plain = re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")[:40]
     return f"{plain}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def size(value: float | None, digits: int = 1) -> str:
+    """Write a difference of rates without its sign, in percentage points."""
+    return NOT_AVAILABLE if value is None else decimal(100 * abs(value), digits)
+
+
+def spread(estimate: Estimate | None) -> str:
+    """Write "+3.1 points [+1.2, +4.9]"."""
+    if estimate is None or estimate.value is None:
+        return NOT_AVAILABLE
+    return f"{points(estimate.value)} points {interval_of(estimate)}".strip()

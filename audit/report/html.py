@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterable, Sequence
 from functools import cache
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from audit.report import wording
-from audit.report.formats import clean
-from audit.report.view import ReportView
-from audit.report.view_diff import DiffView
+from audit.records import AttentionMap, Audit, Decision, RateRow, RunComparison
+from audit.report.formats import clean, label
+from audit.report.legal import checked_on, clause_of
+from audit.report.page import Page
+from audit.report.pointers import spelled
+from audit.report.reviews import in_order
+from audit.report.text import FILTERS, data_file, finalised, finding_title, of_unit, words_of
+from audit.report.wording import glossary
 from audit.resources import resource_dir
 
+SPLITS = ("train", "discovery", "confirmation")
 UNFOLDED = 12  # findings that are open when the page is
+DRAWN = 24  # findings with a picture of their own; all of them are in the forest plots and tables
+PRINTED_HEADS = 36  # rows of the table of heads in the PDF, found ones aside
 
 
 @cache
@@ -26,14 +35,68 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_finished,
+        finalize=finalised,
     )
+    environment.filters.update(FILTERS)
     environment.filters["breakable"] = _breakable
+    environment.filters.update(HELPERS)
+    environment.globals.update(
+        named=_named, numbered=_numbered, described=_described, crossed=_crossed, gridded=_gridded
+    )
+    environment.globals.update(
+        spelled=spelled, counted=counted, unfolded=UNFOLDED, drawn=DRAWN, printed_heads=PRINTED_HEADS
+    )
     return environment
 
 
-def _finished(value: object) -> object:
-    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+Columns = list[tuple[str, str, bool]]
+
+
+def _named(letter: str, number: int) -> Columns:
+    """Return the columns of a grid of heads."""
+    return [(f"{letter}{k}", "", True) for k in range(number)]
+
+
+def _numbered(names: Iterable[str]) -> Columns:
+    """Return columns of numbers."""
+    return [(label(name), "", True) for name in names]
+
+
+def _crossed(maps: Sequence[AttentionMap], across: Sequence[str]) -> Columns:
+    """Return the columns of regions, several for each group."""
+    return [(label(seen.group), name, True) for seen in maps for name in across]
+
+
+def _described(rates: Sequence[RateRow]) -> list[tuple[RateRow, str]]:
+    """Return what is told of a group beside the tested gaps: raw difference and equalised odds."""
+    return [(r, what) for r in rates if r.difference is not None for what in ("difference", "equalised odds")]
+
+
+def _gridded(pointer: str, layers: int) -> list[str]:
+    return [f"{pointer}/values/{k}" for k in range(layers)]
+
+
+def _grouped(rows: Iterable[Any], field: str) -> list[tuple[Any, list[Any]]]:
+    """Group rows by a field, in the order of their first."""
+    groups: dict[Any, list[Any]] = {}
+    for row in rows:
+        groups.setdefault(getattr(row, field), []).append(row)
+    return list(groups.items())
+
+
+def _in_split_order(splits: Sequence[str]) -> list[str]:
+    known = [split for split in SPLITS if split in splits]
+    return known + [split for split in splits if split not in SPLITS]
+
+
+HELPERS: dict[str, Any] = {
+    "grouped": _grouped,
+    "hash_facts": lambda hashes: [(f"SHA-256 of {name}", digest, "mono") for name, digest in hashes.items()],
+    "in_split_order": _in_split_order,
+    "marks": lambda grids: {mark for g in grids for row in g.marks for mark in row if mark},
+    "placed": lambda row, place: place(row),
+    "several_seeds": lambda rows: any(len(row.by_seed) > 1 for row in rows),
+}
 
 
 def _breakable(text: str) -> Markup:
@@ -51,13 +114,17 @@ def _digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
-def render_html(view: ReportView, for_print: bool = False) -> str:
-    """Print a view into the report's template.
+def render_html(audit: Audit, digest: str, decisions: Sequence[Decision] = (), *, for_print: bool = False) -> str:
+    """Print the record of an audit into the report's template.
 
     Parameters
     ----------
-    view : ReportView
-        The finished strings.
+    audit : Audit
+        Where it is invalid, findings, heads and comparisons are left out.
+    digest : str
+        SHA-256 of the bytes of ``audit.json``, which binds the report to them.
+    decisions : sequence of Decision
+        Of reviewers, in the order in which they came in.
     for_print : bool
         True for the PDF: everything unfolded, the print style sheet, a table of contents with page numbers.
 
@@ -69,13 +136,42 @@ def render_html(view: ReportView, for_print: bool = False) -> str:
     """
     style = _file("report.css") + (_file("print.css") if for_print else "")
     script = "" if for_print else _file("report.js")
-    return _page("report.html.j2", style, script, view=view, for_print=for_print, unfolded=UNFOLDED)
+    page, unit = Page(audit, digest, decisions), audit.model.unit
+    named = {
+        "audit": audit,
+        "page": page,
+        "say": page.text,
+        "place": page.place,
+        "words": page.text.words,
+        "unit": page.text.unit,
+        "method": of_unit(dict(data_file("method.yaml")), unit),
+        "glossary": glossary(unit),
+        "clause_of": clause_of,
+        "law_checked": checked_on(),
+        "crosswalk": data_file("crosswalk.yaml")["rows"],
+        "in_order": in_order,
+    }
+    return _page("report.html.j2", style, script, for_print=for_print, **named)
 
 
-def render_diff(view: DiffView) -> str:
+def render_diff(comparison: RunComparison) -> str:
     """Print a comparison of two runs as a whole HTML document, self-contained as a report is."""
-    named = {"view": view, "certificate": wording.NO_CERTIFICATE}
-    return _page("diff.html.j2", _file("report.css"), _file("report.js"), **named)
+    unit = comparison.unit
+    order = list(data_file("words.yaml")["changes"])
+    named = {
+        "comparison": comparison,
+        "rows": sorted(comparison.findings, key=lambda f: (order.index(f.state), f.kind, f.id)),
+        "title_of": lambda row: finding_title(row.finding, unit),
+        "words": words_of(unit),
+        "place": lambda _row: "",
+    }
+    return _page("diff.html.j2", _file("report.css"), _file("report.js"), for_print=False, **named)
+
+
+def counted(comparison: RunComparison) -> str:
+    """Say in one line what became of the findings: "1 new, 2 persisting, 0 no longer testable, 3 gone"."""
+    states = data_file("words.yaml")["changes"]
+    return ", ".join(f"{sum(f.state == s for f in comparison.findings)} {s}" for s in states)
 
 
 def _page(template: str, style: str, script: str, **named: object) -> str:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import yaml
-
 from audit.records import LegalAnswer
-from audit.resources import resource_dir
+from audit.report.text import data_file
 
 NOT_ANSWERED = "not answered"
 
@@ -24,18 +22,25 @@ class Clause:
     question: str
     summary: str
     applies: str  # from when, in words
+    source: str
+    checked_on: str  # ISO 8601
+    former: str = ""  # the id under which cards of older versions answer
     tasks: tuple[str, ...] = ()
 
 
 @cache
 def _read() -> tuple[Clause, ...]:
-    content = yaml.safe_load((resource_dir("templates") / "legal.yaml").read_text(encoding="utf-8"))
-    return tuple(_clause(entry) for entry in content["clauses"])
+    return tuple(_clause(entry) for entry in data_file("legal.yaml")["clauses"])
 
 
 def _clause(entry: dict[str, Any]) -> Clause:
     words = {key: " ".join(str(value).split()) for key, value in entry.items() if key != "tasks"}
     return Clause(**words, tasks=tuple(entry.get("tasks", ())))
+
+
+def checked_on() -> str:
+    """Return the day on which the tables of law were last compared with their sources: the older of the two."""
+    return min(str(data_file(name)["checked_on"]) for name in ("legal.yaml", "crosswalk.yaml"))
 
 
 LEGAL_SCREEN: tuple[Clause, ...] = _read()
@@ -62,11 +67,11 @@ def answers(card_legal: Mapping[str, str], task: str) -> list[LegalAnswer]:
         LegalAnswer(
             clause=clause.id,
             question=clause.question,
-            answer=card_legal.get(clause.id, "").strip() or NOT_ANSWERED,
+            answer=(card_legal.get(clause.id) or card_legal.get(clause.former, "")).strip() or NOT_ANSWERED,
         )
         for clause in asked
     ]
-    asked_ids = {clause.id for clause in asked}
+    asked_ids = {name for clause in asked for name in (clause.id, clause.former)}
     return rows + [
         LegalAnswer(clause=key, question="(answered in the card, not asked for this task)", answer=value)
         for key, value in card_legal.items()

@@ -12,13 +12,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from audit.errors import InputError
-from audit.records import Audit, Decision
+from audit.records import SCHEMA_VERSION, Audit, Decision
 from audit.report.csv_files import csv_tables
 from audit.report.exports import exports
+from audit.report.formats import clean
 from audit.report.html import render_html
 from audit.report.pdf import render_pdf
 from audit.report.reviews import read_decisions
-from audit.report.view import build_view
 from audit.store import write_bytes
 
 DOCUMENTS = 4  # figures and tables, HTML, PDF, files: steps of progress
@@ -59,10 +59,24 @@ def _parsed(content: bytes, path: Path) -> Audit:
     try:
         return Audit.model_validate_json(content)
     except ValidationError as error:
+        _refuse_other_version(content, path)
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         what = f"damaged at {place}: {first['msg']}" if place else f"damaged: {first['msg']}"
         raise InputError(str(path), " ".join(what.split()), _MEND) from None
+
+
+def _refuse_other_version(content: bytes, path: Path) -> None:
+    """Say of a record with another schema which version of the tool made it."""
+    try:
+        held = json.loads(content)
+        schema, versions = str(held["schema_version"]), held["provenance"]["versions"]
+        maker = clean(str(versions["vit-audit"]))
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return
+    if schema != SCHEMA_VERSION:
+        what = f"has schema {clean(schema)}, made by vit-audit {maker}; this version reads {SCHEMA_VERSION}"
+        raise InputError(str(path), what, f"install vit-audit {maker} to read it, or run the audit again") from None
 
 
 def audit_schema() -> str:
@@ -150,12 +164,12 @@ def printed(
 ) -> dict[str, bytes]:
     """Return every file by its name in the run directory; without ``pdf`` all but that."""
     tell = progress or (lambda _done, _total: None)
-    view = build_view(source.audit, source.digest, source.decisions)
+    shown = (source.audit, source.digest, source.decisions)
     tell(1, DOCUMENTS)
-    files = {"report.html": render_html(view).encode()}
+    files = {"report.html": render_html(*shown).encode()}
     tell(2, DOCUMENTS)
     if pdf:
-        page = render_html(view, for_print=True)
+        page = render_html(*shown, for_print=True)
         files["report.pdf"] = render_pdf(page, source.content, source.digest, source.audit.provenance.started)
     tell(3, DOCUMENTS)
     files["audit.schema.json"] = audit_schema().encode()

@@ -193,7 +193,8 @@ def _beyond_sum(joint: list[dict[str, Any]], plan: models.Plan) -> dict[str, Any
 
 def _localised(record: dict[str, Any]) -> list[str]:
     """Return the heads that an audit names as carriers of the gap."""
-    return _confirmed(record) if record["localisation"].get(CONTRAST, "").startswith("localised") else []
+    where = record["localisation"].get(CONTRAST)
+    return _confirmed(record) if where and where["status"] == "localised" else []
 
 
 def _confirmed(record: dict[str, Any]) -> list[str]:

@@ -13,7 +13,6 @@ import pytest
 
 from audit.records import Audit
 from audit.report.html import render_html
-from audit.report.view import build_view
 from tests.report.examples import examples
 
 if TYPE_CHECKING:  # installed by `make test-browser`
@@ -57,7 +56,7 @@ class Opener:
         content = audit.model_dump_json().encode()
         digest = sha256(content).hexdigest()
         file = self.folder / f"{name}.html"
-        file.write_text(render_html(build_view(audit, digest)), encoding="utf-8")
+        file.write_text(render_html(audit, digest), encoding="utf-8")
         return self.open(file, audit, digest, dark=dark, scripts=scripts, narrow=narrow)
 
     def open(

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from audit.records import ComparedFinding, Estimate, RunComparison, RunName
+from audit.records import ComparedFinding, Estimate, Finding, RunComparison, RunName
 from audit.report.html import render_diff
 from audit.report.reviews import merge, read_review
-from audit.report.view_diff import diff_view
+from audit.report.text import Sentences
 from tests.browser.conftest import Opened, Opener
 from tests.report.examples import HOSTILE, examples
 
@@ -57,7 +57,7 @@ def test_a_narrow_page_does_not_scroll_sideways(opened: Opener, name: str) -> No
 def test_without_scripts_everything_can_be_read_and_nothing_pretends(opened: Opener) -> None:
     page, with_scripts = opened("many", scripts=False), opened("many")
     for finding in page.audit.findings:
-        assert page.page.get_by_text(finding.title, exact=True).last.is_visible()
+        assert page.page.get_by_text(Sentences(page.audit).finding("title", finding), exact=True).last.is_visible()
     assert page.page.locator("button:visible, input:visible, textarea:visible").count() == 0
     assert page.page.locator(".choices:visible").count() >= 12
     assert with_scripts.page.locator(".paper:visible").count() == 0
@@ -208,6 +208,11 @@ def test_hostile_labels_stay_text(opened: Opener) -> None:
     assert page.errors == []
 
 
+def hostile_finding() -> Finding:
+    found = next(f for f in examples()["disparity"].findings if f.kind == "head")
+    return found.model_copy(update={"group": HOSTILE[1]})
+
+
 def compared() -> RunComparison:
     def run(name: str, outcome: Any) -> RunName:
         return RunName(
@@ -219,8 +224,8 @@ def compared() -> RunComparison:
     states: list[Any] = ["new", "gone", "persisting", "no longer testable"]
     rows = [
         ComparedFinding(
-            id=f"F-{k}", title=HOSTILE[1], kind="head", state=state, before=number, after=number, change=number,
-            p=0.012, images=300, reason="12 subjects" if state.startswith("no") else "",
+            id=f"F-{k}", finding=hostile_finding(), kind="head", state=state, before=number, after=number,
+            change=number, p=0.012, images=300, reason="12 subjects" if state.startswith("no") else "",
         )
         for k, state in enumerate(states)
     ]  # fmt: skip
@@ -232,7 +237,7 @@ def compared() -> RunComparison:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_a_comparison_is_accessible_too(opened: Opener, tmp_path: Path, dark: bool) -> None:
     file = tmp_path / "diff.html"
-    file.write_text(render_diff(diff_view(compared())), encoding="utf-8")
+    file.write_text(render_diff(compared()), encoding="utf-8")
     page = opened.open(file, examples()["passed"], "", dark=dark, narrow=True)
     assert violations(page) == []
     assert page.errors == []

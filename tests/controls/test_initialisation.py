@@ -5,18 +5,22 @@ from __future__ import annotations
 import copy
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from audit.controls.identities import rotated
 from audit.controls.initialisation import (
+    Drop,
+    Models,
     Pair,
     Task,
     barrier,
     circuit_similarity,
     heads_match,
     interpolate,
+    no_barrier,
     run_initialisation,
     same_base,
 )
@@ -45,7 +49,9 @@ def pair(recipient: VisionTransformer, donor: VisionTransformer, *, bases: tuple
 
 def failed(*pairs: Pair) -> set[str]:
     controls = run_initialisation(pairs, TASK, "two models", layers=range(3))
-    assert [c.id for c in controls] == [f"{k}:two models" for k in ("same_base", "heads_match", "barrier")]
+    assert [c.id for c in controls] == [
+        f"{k}:two models" for k in ("same_base", "heads_match", "barrier", "barrier_bound")
+    ]
     assert all(c.kind == "initialisation" for c in controls)
     return {c.id.split(":")[0] for c in controls if not c.passed}
 
@@ -61,13 +67,13 @@ def test_two_seeds_from_one_base_pass() -> None:
 
 def test_a_stranger_fails_by_its_heads_and_by_the_barrier() -> None:
     """The hash is no help against a base that was claimed wrongly; the weights themselves are."""
-    assert failed(pair(trained(0, 0), trained(1, 0))) == {"heads_match", "barrier"}
+    assert failed(pair(trained(0, 0), trained(1, 0))) == {"heads_match", "barrier", "barrier_bound"}
 
 
 def test_one_stranger_among_the_donors_is_enough() -> None:
     good, stranger = pair(trained(0, 0), trained(0, 1)), pair(trained(0, 0), trained(1, 0))
     for pairs in ((good, stranger), (stranger, good)):
-        assert failed(*pairs) == {"heads_match", "barrier"}
+        assert failed(*pairs) == {"heads_match", "barrier", "barrier_bound"}
     other_base = pair(trained(0, 0), trained(0, 1), bases=("a", "b"))
     assert failed(good, other_base) == {"same_base"}
 
@@ -81,7 +87,7 @@ def test_where_no_pair_knows_the_task_there_is_no_barrier_to_measure() -> None:
 
 def test_another_base_fails_by_its_hash_alone() -> None:
     assert failed(pair(trained(0, 0), trained(0, 1), bases=("a", "b"))) == {"same_base"}
-    assert same_base([pair(trained(0, 0), trained(0, 0), bases=("a", "b"))], "").estimate.value == 0.0
+    assert same_base([pair(trained(0, 0), trained(0, 0), bases=("a", "b"))], Models("")).estimate.value == 0.0
 
 
 def permuted(model: VisionTransformer, layer: int) -> VisionTransformer:
@@ -101,17 +107,17 @@ def test_heads_in_each_others_place_do_not_match() -> None:
     twin = permuted(model, 1)
     with torch.inference_mode():
         torch.testing.assert_close(twin(noise_images(2)), model(noise_images(2)), atol=1e-4, rtol=1e-4)
-    control = heads_match([pair(model, twin)], "", range(3))
+    control = heads_match([pair(model, twin)], Models(""), range(3))
     assert control.estimate.value == pytest.approx(10 / 12)
     assert not control.passed
-    assert heads_match([pair(model, twin)], "", range(2, 3)).passed
+    assert heads_match([pair(model, twin)], Models(""), range(2, 3)).passed
 
 
 def test_likeness_does_not_depend_on_the_coordinates_inside_a_head() -> None:
     model = tiny()
     found = circuit_similarity(model, rotated(model), 0)
     torch.testing.assert_close(found.diagonal(), torch.ones(4), atol=1e-5, rtol=0)
-    assert heads_match([pair(model, rotated(model))], "", range(2)).passed
+    assert heads_match([pair(model, rotated(model))], Models(""), range(2)).passed
 
 
 def test_likeness_by_hand() -> None:
@@ -150,3 +156,13 @@ def test_a_barrier_is_measured_from_the_worse_end() -> None:
         flipped.head.bias.copy_(model.head.bias.flip(0))
     drop = barrier(pair(model, flipped), TASK, good, TASK.points(flipped))
     assert drop.mean() <= 0  # the worse end knows nothing
+
+
+def test_a_few_images_do_not_show_that_nothing_is_lost() -> None:
+    """On six images a break could hide in the noise, so no break is shown and none is excluded."""
+    good, other = trained(0, 0), trained(0, 1)
+    lost = np.array([100.0, -100.0, 0.0, 0.0, 0.0, 0.0])
+    shown, excluded = no_barrier([Drop(lost, known=50.0)], Task(PIXELS[:6], TARGETS[:6]), Models("two models"))
+    assert (shown.passed, excluded.passed) == (True, False)
+    assert (shown.judged, excluded.judged, excluded.threshold) == ("low", "high", 25.0)
+    assert failed(pair(good, other)) == set()

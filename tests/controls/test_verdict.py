@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from scipy import stats
 
-from audit.controls.verdict import Relation, judge, mean_interval
-from audit.records import Control, Estimate
+from audit.controls.verdict import (
+    Reduction,
+    Relation,
+    judge,
+    judge_again,
+    judge_numbers,
+    mean_interval,
+    numbers_table,
+)
+from audit.records import Bound, Control, Estimate
 
 pytestmark = pytest.mark.unit
 
 
-def verdict(value: float | None, relation: Relation, threshold: float, **more: Any) -> Control:
-    words = dict.fromkeys(("id", "title", "setting", "statistic", "meaning", "fix"), "-")
-    return judge(
-        **words, kind="identity", estimate=Estimate(value=value), relation=relation, threshold=threshold, **more
-    )
+RELATIONS: tuple[Relation, ...] = ("==", "<=", "<", ">=", ">")
+NO_NUMBERS = (None, float("nan"), float("inf"), float("-inf"))
+
+
+def verdict(value: float | None, relation: Relation, threshold: float) -> Control:
+    return judge(Estimate(value=value), relation, threshold, id="-", check="-", kind="identity")
+
+
+def by_bound(judged: Bound, relation: Relation, **bounds: float | None) -> bool:
+    """Judge an estimate of 5 with an interval against 1."""
+    estimate = Estimate(**{"value": 5.0, "low": 4.0, "high": 6.0} | bounds)
+    return judge(estimate, relation, 1.0, judged=judged, id="-", check="-", kind="effect").passed
 
 
 @pytest.mark.parametrize(
@@ -35,21 +48,69 @@ def test_each_relation(relation: Relation, below: bool, at: bool, above: bool) -
     assert [verdict(v, relation, 1.0).passed for v in (0.5, 1.0, 1.5)] == [below, at, above]
 
 
-@pytest.mark.parametrize("relation", ["==", "<=", "<", ">=", ">"])
-@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("relation", RELATIONS)
+@pytest.mark.parametrize("value", NO_NUMBERS)
 def test_a_number_that_is_none_never_passes(relation: Relation, value: float | None) -> None:
     assert not verdict(value, relation, 0.0).passed
+    for bound, field in ((Bound.VALUE, "value"), (Bound.LOW, "low"), (Bound.HIGH, "high")):
+        assert not by_bound(bound, relation, **{field: value})
 
 
-@pytest.mark.parametrize("relation", ["==", "<=", "<", ">=", ">"])
+@pytest.mark.parametrize("relation", RELATIONS)
 def test_a_threshold_that_is_none_is_never_passed(relation: Relation) -> None:
     assert not verdict(1.0, relation, float("nan")).passed
 
 
-def test_a_bound_is_judged_where_one_is_named() -> None:
-    assert verdict(5.0, ">", 0.0).passed
-    assert not verdict(5.0, ">", 0.0, judged=-1.0).passed
-    assert not verdict(5.0, ">", 0.0, judged=float("nan")).passed
+def test_the_bound_that_is_named_is_judged() -> None:
+    assert by_bound(Bound.LOW, ">")
+    assert not by_bound(Bound.LOW, ">", low=0.5)
+    assert by_bound(Bound.VALUE, ">", low=0.5)
+    assert by_bound(Bound.HIGH, "<=", high=1.0)
+    assert not by_bound(Bound.HIGH, "<=", low=0.0, value=0.5, high=1.5)
+    assert by_bound(Bound.LOW, "<=", low=0.0, value=0.5, high=1.5)
+
+
+NOISE = [-3.0, 3.0, 0.5, -0.5]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "reduced", "judged", "relation"),
+    [
+        ([0.0, -0.5], "largest", Bound.VALUE, "<="),
+        ([2.0, 3.0], "smallest", Bound.VALUE, ">="),
+        (NOISE, "mean", Bound.LOW, "<="),
+        (NOISE, "mean", Bound.HIGH, "<="),
+        ([0.2], "mean", Bound.HIGH, "<="),
+        ([0.2], "mean", Bound.LOW, "<="),
+        ([0.2, float("nan")], "mean", Bound.LOW, "<="),
+        ([], "mean", Bound.VALUE, "<="),
+    ],
+)
+def test_numbers_are_judged_again_as_they_were(
+    numbers: list[float], reduced: Reduction, judged: Bound, relation: Relation
+) -> None:
+    """One number has no interval, so what is judged by an end of it fails, both times."""
+    made = judge_numbers(numbers, reduced, relation, 1.0, judged=judged, id="a", check="-", kind="null", form="x")
+    again = judge_again(made.model_copy(update={"passed": True}), numbers_table([made]))
+    assert again.passed == made.passed
+    assert again.judged == judged or not numbers
+    if reduced == "mean" and (len(numbers) < 2 or np.isnan(numbers).any()):
+        assert made.passed == (judged == Bound.VALUE and len(numbers) > 0)
+
+
+def test_few_numbers_do_not_pass_an_at_most_claim() -> None:
+    """Noise around 0 with an interval of many points on either side shows nothing."""
+    judged = [
+        judge_numbers(NOISE, "mean", "<=", 1.0, judged=b, id="a", check="-", kind="null").passed
+        for b in (Bound.LOW, Bound.HIGH)
+    ]
+    assert judged == [True, False]
+
+
+def test_a_control_without_numbers_fails_again() -> None:
+    made = judge_numbers([0.0], "largest", "==", 0.0, id="a", check="-", kind="identity")
+    assert made.passed
+    assert not judge_again(made, numbers_table([])).passed
 
 
 def test_a_mean_with_students_interval() -> None:
@@ -63,10 +124,3 @@ def test_a_mean_with_students_interval() -> None:
 def test_few_values_have_no_interval() -> None:
     assert mean_interval(np.array([])) == Estimate(value=None)
     assert mean_interval(np.array([3.0])) == Estimate(value=3.0)
-
-
-def test_an_interval_that_could_not_be_had_does_not_pass_as_the_mean() -> None:
-    """Where a bound is what is judged and there is none, the control fails."""
-    single = mean_interval(np.array([3.0]))
-    control = verdict(single.value, ">", 0.0, judged=single.low if single.low is not None else float("nan"))
-    assert not control.passed

@@ -44,7 +44,7 @@ def record_of(out: Path) -> tuple[Path, dict[str, Any]]:
 def assert_sound(invoke: Invoke, out: Path) -> dict[str, Any]:
     """Check that controls passed, that what the run holds gives what it says, and that a finding can be repeated."""
     folder, record = record_of(out)
-    failed = [c["title"] for c in record["controls"]["controls"] if not c["passed"] and c["gates"] == "audit"]
+    failed = [c["id"] for c in record["controls"]["controls"] if not c["passed"] and c["gates"] == "audit"]
     assert failed == []
     assert invoke("verify", folder).exit_code == 0
     for kind in ("disparity", "head"):

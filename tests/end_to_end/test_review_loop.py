@@ -180,7 +180,7 @@ def test_running_the_card_again_leaves_a_reviewed_run_as_it_is(
     assert result.exit_code == small_run.result.exit_code, result.output
     assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
     record = json.loads((copy / "audit.json").read_text(encoding="utf-8"))
-    record["findings"][0]["title"] = "something else"
+    record["findings"][0]["group"] = "something else"
     (copy / "audit.json").write_text(json.dumps(record), encoding="utf-8")
     refused = invoke("run", small_run.card, "--out", copy.parent)
     assert (refused.exit_code, "was reviewed, and would now say something else" in refused.stderr) == (2, True)
@@ -392,7 +392,7 @@ def test_another_seed_is_compared_person_by_person(invoke: Invoke, tmp_path: Pat
     assert result.exit_code == 0, result.output
     found = RunComparison.model_validate_json((tmp_path / "diff" / "diff.json").read_bytes())
     rows = [row for row in found.findings if row.change is not None]
-    assert any(" x " in row.title for row in rows)
+    assert any(" x " in row.finding.attribute for row in rows)
     assert any(row.kind == "head" for row in rows)
     for row in rows:
         assert row.before is not None and row.after is not None and row.change is not None and row.p is not None

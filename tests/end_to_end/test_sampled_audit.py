@@ -34,7 +34,7 @@ def test_estimates_are_those_of_all_patches_to_within_their_intervals(sampled_ru
         assert exact["low"] <= found["value"] <= exact["high"]
     shares = [head["patched_share"] for head in sampled_run.record["heads"]]
     assert sum(shares) / len(shares) < 0.8
-    assert sampled_run.record["localisation"][TONE].startswith("localised")
+    assert sampled_run.record["localisation"][TONE]["status"] == "localised"
     assert sampled_run.record["outcome"] == small_run.record["outcome"]
 
 
@@ -85,5 +85,5 @@ def test_where_no_gap_is_detected_nothing_is_patched(invoke: Invoke, tmp_path: P
     (folder,) = (tmp_path / "out").iterdir()
     record = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     assert record["heads"] == record["method"]["effort"] == []
-    assert record["localisation"] == {TONE: "no gap detected, nothing to localise"}
+    assert record["localisation"][TONE]["status"] == "no gap detected, nothing to localise"
     assert not list((folder / "effects").glob("swap-seed-*"))

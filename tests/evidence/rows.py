@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from audit.evidence.findings import Context
-from audit.records import ContrastRow, Control, ControlReport, Estimate, HeadRow, Metric, State, Verdict
+from audit.records import ContrastRow, Control, ControlReport, Direction, Estimate, HeadRow, Metric, State, Verdict
 from tests.strategies import NAMES
 
 CONTEXT = Context(
@@ -17,10 +17,8 @@ CONTEXT = Context(
     unknown={"tone": 7},
     alpha=0.05,
     gap_above=0.1,
-    impact_ratio_below=0.8,
     head_share_above=0.05,
     hashes={"data": "d" * 64},
-    seeds=[0, 1],
 )
 
 
@@ -64,6 +62,8 @@ def head_row(**changes: Any) -> HeadRow:
         "discovery_p": 0.0002,
         "discovery_p_adjusted": 0.001,
         "confirmation": around(-0.045),
+        "confirmation_rate": around(-0.06),
+        "direction": "widens",
         "confirmation_p": 0.0004,
         "confirmation_p_adjusted": 0.0008,
         "iie_forward": around(-0.04),
@@ -85,16 +85,12 @@ def controls(*, failed: int = 0, valid: bool | None = None) -> ControlReport:
     rows = [
         Control(
             id=f"c{i}",
-            title=f"Control {i}",
+            check="self_patch",
             kind="identity",
-            setting="this audit's model",
-            statistic="largest change",
             estimate=Estimate(value=0.0),
             relation="==",
             threshold=0.0,
             passed=i >= failed,
-            meaning="It adds nothing.",
-            fix="train the control models for longer",
         )
         for i in range(3)
     ]
@@ -135,6 +131,8 @@ def head_rows(draw: st.DrawFn, row: ContrastRow) -> HeadRow:
         contrast=f"{row.attribute}:{row.group}-{row.reference}",
         outcome=row.outcome,
         confirmation=around(draw(SIZES)),
+        confirmation_rate=around(draw(SIZES)),
+        direction=draw(st.sampled_from(list(Direction))),
         share_of_gap=around(draw(st.none() | st.floats(-2, 2))),
         by_seed=draw(st.lists(SIZES, max_size=3)),
         verdict=draw(st.sampled_from(list(Verdict))),

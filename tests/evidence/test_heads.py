@@ -97,7 +97,7 @@ def test_planted_head_is_confirmed_and_the_others_are_not() -> None:
     assert head.share_of_gap.value is None  # unpatched, both groups are called smile as often
     assert head.percentile_in_layer == pytest.approx(100 * 2.5 / 3)
     assert head.accuracy_change == pytest.approx(-0.5)  # patched it always says smile, unpatched it is right
-    assert localisation(rows, [contrast_row(outcome="smile")]) == {"tone:dark-light:smile": "localised: L0H1"}
+    assert localisation(rows, [contrast_row(outcome="smile")])["tone:dark-light:smile"].heads == ["L0H1"]
     for row in (*rows[:1], *rows[2:]):
         assert row.verdict == "no effect found"
         assert row.confirmation_p is None and row.confirmation_p_adjusted is None
@@ -108,7 +108,7 @@ def test_planted_head_is_confirmed_and_the_others_are_not() -> None:
 def test_what_does_not_repeat_itself_is_not_confirmed(confirmation: list[float]) -> None:
     rows, _ = audit({"discovery": [0.1], "confirmation": confirmation})
     assert verdicts(rows)[0] == "found, not confirmed"
-    assert localisation(rows, [contrast_row(outcome="smile")]) == {"tone:dark-light:smile": "not localisable"}
+    assert localisation(rows, [contrast_row(outcome="smile")])["tone:dark-light:smile"].status == "not localisable"
 
 
 def test_what_is_not_found_first_is_not_asked_again() -> None:
@@ -124,7 +124,7 @@ def test_too_few_subjects_or_pairs_give_no_verdict() -> None:
         assert set(verdicts(rows)) == {"too little data"}
         assert rows[0].confirmation_p is None
         assert rows[0].confirmation.value == pytest.approx(0.1, abs=0.06)
-    assert localisation(few_people, []) == {"tone:dark-light:smile": "too little data"}
+    assert localisation(few_people, [])["tone:dark-light:smile"].status == "too little data"
 
 
 def test_too_little_data_in_one_contrast_leaves_the_other() -> None:
@@ -166,7 +166,7 @@ def test_by_seed_is_in_the_order_of_the_seeds() -> None:
     rows, (stability,) = localise(simulated(cells), [TONE], ["smile"], list(sizes), SETTINGS)
     assert rows[0].by_seed == pytest.approx(list(sizes.values()), abs=0.005)
     assert rows[0].confirmation.value == pytest.approx(0.1, abs=0.005)  # the first seed's
-    assert "3 seed(s)" in stability.note
+    assert stability.seeds == 3
 
 
 def exact(planted: Sequence[float]) -> SwapEffects:

@@ -11,12 +11,13 @@ import pytest
 from audit.evidence.effects import SwapEffects
 from audit.evidence.effects_store import StoredEffects
 from audit.evidence.joint_patching import HeadSet, judge_together, parse_set, sets_of_question, sets_to_patch
-from audit.records import JointRow
+from audit.records import JointRow, Localisation
 from tests.evidence.rows import around, head_row
 from tests.evidence.simulate import swap_effects
 from tests.evidence.test_heads import SETTINGS, TONE, simulated
 
 pytestmark = pytest.mark.unit
+FOUND = Localisation(status="localised", heads=["L1H0", "L1H1"])
 
 PAIR = HeadSet(((0, 0), (0, 1)))
 
@@ -121,12 +122,12 @@ def test_sets_are_patched_where_a_gap_was_detected_and_nowhere_else() -> None:
     rows = [head_row(layer=1, head=h, name=f"L1H{h}") for h in range(2)]
     key = f"{rows[0].contrast}:{rows[0].outcome}"
     for answer in ("no gap detected, nothing to localise", "too little data"):
-        assert sets_to_patch(rows, {key: answer}) == {}
-    found = sets_to_patch(rows, {key: "localised: L1H0, L1H1"})
-    assert sets_to_patch(rows, {key: "not localisable"}) == found
+        assert sets_to_patch(rows, {key: Localisation(status=answer)}) == {}
+    found = sets_to_patch(rows, {key: FOUND})
+    assert sets_to_patch(rows, {key: Localisation(status="not localisable")}) == found
     assert {c: [str(s) for s in sets] for c, sets in found.items()} == {rows[0].contrast: ["L1H0+L1H1"]}
     again = [r.model_copy(update={"outcome": "frowning"}) for r in rows]
-    both = sets_to_patch([*rows, *again], {key: "localised: x", f"{rows[0].contrast}:frowning": "localised: x"})
+    both = sets_to_patch([*rows, *again], {key: FOUND, f"{rows[0].contrast}:frowning": FOUND})
     assert both == found
 
 

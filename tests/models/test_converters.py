@@ -136,7 +136,7 @@ def test_identities_hold_on_a_model_of_torchvision(tmp_path: Path) -> None:
 
 def assert_identities_hold(model: Any, images: torch.Tensor, donors: torch.Tensor) -> None:
     """Every head is live, patched with itself changes no bit, and is patched by the engine as by hooks."""
-    failed = [c.id for c in run_identities(Subject(model, images, donors, "a converted model")) if not c.passed]
+    failed = [c.id for c in run_identities(Subject(model, images, donors)) if not c.passed]
     assert failed == []
 
 

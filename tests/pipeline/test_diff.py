@@ -10,7 +10,6 @@ from lxml import html as lxml_html
 from audit.pipeline.diff import compare_runs
 from audit.records import RunComparison
 from audit.report.html import render_diff
-from audit.report.view_diff import diff_view
 from audit.report.wording import forbidden_words
 from tests.report.examples import examples
 
@@ -46,7 +45,7 @@ def test_what_came_of_each_finding(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("after", ["many", "passed", "inconclusive", "invalid"])
 def test_a_comparison_uses_no_forbidden_word(tmp_path: Path, after: str) -> None:
-    page = render_diff(diff_view(compared(tmp_path, "disparity", after)))
+    page = render_diff(compared(tmp_path, "disparity", after))
     text = lxml_html.document_fromstring(page).find("body").text_content()
     assert "Findings:" in text
     assert forbidden_words(text) == []

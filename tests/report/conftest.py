@@ -11,7 +11,6 @@ from lxml import html as lxml_html
 
 from audit.records import Audit
 from audit.report.html import render_html
-from audit.report.view import build_view
 
 from .examples import examples
 
@@ -43,7 +42,7 @@ class Page:
 def _page(name: str) -> Page:
     audit = examples()[name]
     content = audit.model_dump_json().encode()
-    source = render_html(build_view(audit, sha256(content).hexdigest()))
+    source = render_html(audit, sha256(content).hexdigest())
     return Page(audit, content, source, lxml_html.document_fromstring(source))
 
 

@@ -8,6 +8,7 @@ import random
 from typing import Literal, get_args
 
 from audit.records import (
+    AccuracyRow,
     Agreement,
     AttentionMap,
     AttributeInfo,
@@ -20,6 +21,7 @@ from audit.records import (
     DataWarning,
     DataWarningCode,
     Design,
+    Direction,
     Estimate,
     ExcludedRow,
     Finding,
@@ -27,6 +29,7 @@ from audit.records import (
     HeadRow,
     JointRow,
     LabelShareRow,
+    Localisation,
     MethodReport,
     Metric,
     ModelInfo,
@@ -34,10 +37,12 @@ from audit.records import (
     Provenance,
     RangeRow,
     RateRow,
+    Reason,
     Stability,
     State,
 )
 from audit.report.legal import answers
+from audit.report.text import method_hash
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -54,58 +59,48 @@ def estimate(value: float | None, half: float = 0.02) -> Estimate:
 
 
 def control(
-    title: str, setting: str, value: float, relation: Literal["==", "<=", "<", ">=", ">"], threshold: float,
+    check: str, value: float, relation: Literal["==", "<=", "<", ">=", ">"], threshold: float, *,
     kind: Literal["identity", "initialisation", "effect", "null"] = "identity", passed: bool = True,
-    half: float | None = None, statistic: str = "largest change of a logit", n: int = 64,
+    half: float | None = None, n: int = 64, channel: Literal["colour", "blur"] | None = None, **about: object,
 ) -> Control:  # fmt: skip
-    return Control(
-        id=f"{setting}:{title}".replace(" ", "-"),
-        title=title,
-        kind=kind,
-        setting=setting,
-        statistic=statistic,
-        estimate=Estimate(value=value) if half is None else estimate(value, half),
-        relation=relation,
-        threshold=threshold,
-        passed=passed,
-        n=n,
-        meaning="The instrument adds nothing of its own."
-        if passed
-        else "The instrument sees an effect where there is none.",
-        fix="Use a backbone whose donor shares its initialisation, or raise controls.train_images in the card.",
-    )
+    return Control.model_validate(
+        {
+            "id": "_".join([channel or "own", check]), "check": check, "kind": kind, "channel": channel,
+            "estimate": Estimate(value=value) if half is None else estimate(value, half),
+            "judged": "value" if half is None else "low", "relation": relation, "threshold": threshold,
+            "passed": passed, "n": n, **about,
+        }
+    )  # fmt: skip
 
 
 def controls(valid: bool, layers: int, heads: int) -> ControlReport:
-    own, colour, blur = "this audit's model", "colour control", "blur control"
-    gap, recovery = "total gap in class log-odds", "best head's recovery beyond the null, log-odds"
+    effect = {"kind": "effect", "form": "models", "figures": {"seeds": 2, "joint": 0.91}, "head": "L2H1"}
+    null = {"kind": "null", "figures": {"null": 0.012, "effect": 0.31}, "head": "L2H1"}
     rows = [
-        control("Patching a head with itself changes nothing", own, 0.0, "==", 0.0),
-        control("The heads add up to the attention output", own, 3.1e-7, "<=", 1e-5, statistic="relative error"),
-        control("Patching every part reproduces the donor", own, 8.6e-6, "<=", 1e-4),
-        control("Rotating values and output weights changes nothing", own, 4.4e-6, "<=", 1e-4),
-        control("Every head is live", own, 0.0021, ">", 0.0, statistic="smallest change of a logit when a head is zeroed"),
-        control("The fast engine agrees with plain hooks", own, 2.3e-6, "<=", 1e-4),
-        control("Donor and recipient share one initialisation", colour, 1.0, ">=", 0.95, "initialisation", statistic="share of heads that match themselves"),
-        control("A model from another initialisation is refused", colour, 0.17, "<", 0.95, "initialisation", statistic="share of heads that match themselves"),
-        control("Colour: the trained difference is real", colour, 1.42, ">", 0.0, "effect", half=0.21, statistic=gap, n=300),
-        control("Colour: at least one head restores it", colour, 0.31, ">", 0.0, "effect", half=0.06, statistic=recovery, n=150),
-        control("Colour: nothing is restored on gray images", colour, 0.012, "<=", 0.05, "null", half=0.03, statistic=recovery, n=150),
-        control("Blur: the trained difference is real", blur, 0.94, ">", 0.0, "effect", half=0.18, statistic=gap, n=300),
-        control("Blur: at least one head restores it", blur, 0.22, ">", 0.0, "effect", half=0.05, statistic=recovery, n=150),
-        control("Null: another seed of the same condition stays quiet", colour, 0.04 if valid else 0.29, "<=", 0.1, "null", valid, 0.03, recovery, 150),
-        control("Null: shuffled images stay quiet", blur, 0.02, "<=", 0.1, "null", half=0.03, statistic=recovery, n=150),
+        control("self_patch", 0.0, "==", 0.0),
+        control("writes_sum", 3.1e-7, "<=", 1e-5),
+        control("everything_patched", 8.6e-6, "<=", 1e-4),
+        control("rotation", 4.4e-6, "<=", 1e-4),
+        control("live_sites", 0.0021, ">", 0.0),
+        control("engine", 2.3e-6, "<=", 1e-4),
+        control("same_base", 1.0, "==", 1.0, kind="initialisation", channel="colour", form="models"),
+        control("heads_match", 0.97, ">=", 0.95, kind="initialisation", channel="colour", form="models"),
+        control("gap", 1.42, ">", 0.0, half=0.21, n=300, channel="colour", **effect),
+        control("head", 0.31, ">", 0.0, half=0.06, n=150, channel="colour", **effect),
+        control("null_nothing_to_carry", 0.012, ">", 0.0, half=0.003, n=150, channel="colour", **null),
+        control("gap", 0.94, ">", 0.0, half=0.18, n=300, channel="blur", **effect),
+        control("head", 0.22, ">", 0.0, half=0.05, n=150, channel="blur", **effect),
+        control("null_other_seed", 0.29 if valid else 0.02, ">", 0.0, passed=valid, half=0.03, n=150,
+                channel="colour", **null),
+        control("null_shuffled", 0.14, ">", 0.0, half=0.03, n=150, channel="blur", **null),
     ]  # fmt: skip
     draw = random.Random(7)
     grids = [
-        grid(f"{name}{null}", title, "class log-odds", layers, heads, draw, 0.3 if not null else 0.03)
-        for name, null, title in (
-            ("colour", "", "Colour: what each head restores"),
-            ("colour", "_null", "Colour, null: donor of another seed"),
-            ("blur", "", "Blur: what each head restores"),
-            ("blur", "_null", "Blur, null: shuffled images"),
-        )
-    ]
+        grid(f"{name}{'_null' if kind == 'null' else ''}", kind, layers, heads, draw, 0.03 if kind == "null" else 0.3,
+             channel=name, unit="log-odds", images=150)
+        for name in ("colour", "blur")
+        for kind in ("effect", "null")
+    ]  # fmt: skip
     return ControlReport(
         valid=valid,
         controls=rows,
@@ -115,15 +110,19 @@ def controls(valid: bool, layers: int, heads: int) -> ControlReport:
     )
 
 
-def grid(grid_id: str, title: str, unit: str, layers: int, heads: int, draw: random.Random, size: float) -> HeadGrid:
+def grid(
+    grid_id: str, kind: str, layers: int, heads: int, draw: random.Random, size: float, **about: object
+) -> HeadGrid:
     values = [[round(draw.gauss(0, size / 8), 5) for _ in range(heads)] for _ in range(layers)]
     marks = [[""] * heads for _ in range(layers)]
     values[-1][heads // 2] = size
-    if "null" not in grid_id:
-        marks[-1][heads // 2] = "confirmed" if grid_id.startswith("bias") else "above zero"
-    return HeadGrid(
-        id=grid_id, title=title, unit=unit, values=values, marks=marks, layers=list(range(layers)),
-        caption="Mean over images not used to choose a head.",
+    if kind != "null":
+        marks[-1][heads // 2] = "confirmed" if kind == "gap" else "above zero"
+    return HeadGrid.model_validate(
+        {
+            "unit": "probability", **about, "id": grid_id, "kind": kind, "values": values, "marks": marks,
+            "layers": list(range(layers)),
+        }
     )  # fmt: skip
 
 
@@ -170,10 +169,14 @@ def rate_rows(attribute: str, groups: list[str], outcome: str) -> list[RateRow]:
     rows = []
     for index, group in enumerate(groups):
         value = 0.5123 - 0.0817 * index
+        positives, negatives = 540 - 60 * index, 664 + 43 * index
+        found, called = round((0.902 - 0.01 * index) * positives), round((0.153 - 0.05 * index) * negatives)
         rows.append(
             RateRow(
                 attribute=attribute, group=group, outcome=outcome, is_reference=index == len(groups) - 1,
-                images=1204 - 17 * index, subjects=871 - 9 * index, positives=540 - 60 * index,
+                images=1204 - 17 * index, subjects=871 - 9 * index, positives=positives,
+                negatives=negatives, true_positives=found, false_positives=called, false_negatives=positives - found,
+                false_negative_rate=estimate(0.098 + 0.01 * index),
                 selection_rate=estimate(value, 0.031), true_positive_rate=estimate(0.902 - 0.01 * index),
                 false_positive_rate=estimate(0.153 - 0.05 * index), mean_probability=estimate(value + 0.011),
                 standardised_rate=estimate(value - 0.02), accuracy=estimate(0.891, 0.014),
@@ -218,7 +221,8 @@ def head_rows(contrast_id: str, outcome: str, layers: int, heads: int, planted: 
                     accuracy_change=-0.0012, design_c=estimate(value * 0.9, 0.008) if design_c else None,
                     transplant=estimate(value * 0.4, 0.007) if design_c else None, attribution=value * 0.8,
                     natural_indirect=estimate(value * 0.7, 0.003), natural_direct=estimate(0.0433, 0.01),
-                    by_seed=[value, value * 0.93], verdict="confirmed" if is_planted else "no effect found",
+                    confirmation_rate=estimate(value * 1.4, 0.011), confirmation_log_odds=estimate(value * 9, 0.1),
+                    direction="widens" if is_planted else "not determined", by_seed=[value, value * 0.93], verdict="confirmed" if is_planted else "no effect found",
                     smallest_detectable=0.0091,
                 )
             )  # fmt: skip
@@ -251,22 +255,13 @@ def joint_rows(contrast_id: str, outcome: str, layers: int, heads: int) -> list[
 def disparity_finding(number: int, attribute: str, group: str, reference: str, outcome: str) -> Finding:
     return Finding(
         id=f"F-{number:08x}", kind="disparity",
-        title=f"The model predicts “{outcome[:30]}” more often for {group[:30]} than for {reference[:30]} (question {number})",
-        severity="high" if number < 3 else "medium", severity_reason="false positives differ by 8.8 points",
-        confidence="high", confidence_reason="seen in both splits and by every training seed",
-        criterion="The label-standardised gap stays within 10 points and the impact ratio above 0.8.",
-        condition=f"The gap is 5.7 points [3.8, 7.6] for {outcome[:30]}.",
-        cause="The training images of the two groups hold different shares of the label.",
-        effect="People of one group are described wrongly more often than people of the other.",
-        recommendation="Balance the training images over group and label, and audit again.",
+        severity="high" if number < 3 else "medium", confidence="high",
         attribute=attribute, group=group, reference=reference, outcome=outcome, metric="standardised_gap",
         n_group=412, n_reference=433, unknown=87, estimate=estimate(0.0572 + number / 1000, 0.019), p_raw=0.00021, p_adjusted=0.0013,
-        family_size=6, heads=[], intervention="", placebo="", percentile_in_layer=None, accuracy_change=None,
-        agreement_over_seeds="2 of 2 seeds show the same sign", replication="not applicable to rates",
-        other_explanations=["Pose and lighting differ between the groups.", "The labels may be wrong more often for one group."],
+        family_size=6, heads=[], alternatives=["label quality", "correlates", "audit images"],
         hashes={"audit data": "d" * 64, "weights": "a" * 64}, reproduce="vit-audit run dataset.yaml --data faces",
-        expected=0.0572, tolerance=0.0005,
-        wording="The rate of predicted happiness differs by 5.7 points [3.8, 7.6] at equal label mix on this data.",
+        expected=0.0572, tolerance=0.0005, by_seed=[0.0561, 0.0583], ratio=1.183, above_policy=True,
+        worst_metric="standardised_gap", worst=0.0572 + number / 1000, localisation="localised",
     )  # fmt: skip
 
 
@@ -274,17 +269,12 @@ def head_finding(attribute: str, group: str, reference: str, outcome: str, head:
     base = disparity_finding(99, attribute, group, reference, outcome)
     return base.model_copy(
         update={
-            "id": "F-3fa9c1d2", "kind": "head", "title": f"Head {head} carries a part of the gap", "severity": "high",
-            "metric": "mediated gap", "estimate": estimate(0.0285, 0.007), "heads": [head], "expected": 0.0285,
-            "intervention": f"{head} takes the activation of an image of the other group with the same label",
-            "placebo": f"{head} takes the activation of an image of the same group", "percentile_in_layer": 100.0,
-            "accuracy_change": -0.0012, "replication": "2.9 points [2.2, 3.6] on the confirmation split",
-            "condition": "Patching the head changes the gap by 2.9 points [2.2, 3.6].",
-            "wording": (
-                f"Patching {head} changed the gap in predicted happiness by 2.9 points [2.2, 3.6] on this data. This "
-                "shows that the head's activation affects this output under this intervention; it does not show that "
-                "the head encodes the attribute, is the only route, or that removing it makes the system fair."
-            ),
+            "id": "F-3fa9c1d2", "kind": "head", "severity": "high", "estimate": estimate(0.0399, 0.011),
+            "heads": [head], "expected": 0.0285, "probability": estimate(0.0285, 0.007),
+            "discovery": estimate(0.0314, 0.006), "discovery_p_adjusted": 0.004, "placebo": estimate(0.0011, 0.004),
+            "share_of_gap": 0.44, "direction": Direction.WIDENS, "percentile_in_layer": 100.0,
+            "accuracy_change": -0.0012, "by_seed": [0.0285, 0.0265], "localisation": None,
+            "alternatives": ["redundant heads", "passed on", "label quality"],
         }
     )  # fmt: skip
 
@@ -308,9 +298,8 @@ def base(
         task="emotion",
         outcome="DISPARITY FOUND",
         exit_code=1,
-        reasons=["The false-positive rate of happiness differs by 8.8 points between the groups (policy: 10 points or a ratio of 0.8)."],
-        not_shown=["Why the training data are as they are.", "What the model does on other cameras, places or people."],
-        next_steps=["Have a second reviewer read each finding and record a decision.", "Balance the training images over group and label, and audit again."],
+        reasons=[Reason(code="gap above policy", contrast=f"{contrast_id}:{outcome}:standardised_gap")],
+        next_steps=["review findings", "balance training"],
         intended_use="Sorting a press archive by facial expression.",
         out_of_scope="Decisions about people at work or in education.",
         model=ModelInfo(
@@ -348,26 +337,37 @@ def base(
         ] if planted else [],
         attention=attention_maps(contrast_id, groups, head_name) if planted else [],
         joint=joint_rows(contrast_id, outcome, layers, heads) if planted else [],
-        grids=[grid(f"bias:{contrast_id}", "Mediated gap of each head", "points", layers, heads, random.Random(5), 0.0285)],
+        grids=[grid(f"bias:{contrast_id}:{outcome}", "gap", layers, heads, random.Random(5), 0.0285, contrast=contrast_id, outcome=outcome)],
         stability=[
             Stability(
                 contrast=contrast_id, outcome=outcome, split_half_rank_correlation=0.71, top10_overlap=0.6,
-                seeds_rank_correlation=0.83, note="The order of the strongest heads repeats itself.",
+                seeds_rank_correlation=0.83, heads=layers * heads, seeds=2,
             )
         ],
-        localisation={f"{contrast_id}:{outcome}": f"localised: {head_name}" if planted else "not localisable"},
+        accuracy=[
+            AccuracyRow(images=2173, subjects=1560, accuracy=estimate(0.8914, 0.013), balanced_accuracy=estimate(0.8871, 0.014)),
+            *(
+                AccuracyRow(
+                    attribute=attribute, group=g, images=1080 - k, subjects=780 - k, accuracy=estimate(0.902 - k / 50, 0.013),
+                    balanced_accuracy=estimate(0.897 - k / 50, 0.014),
+                )
+                for k, g in enumerate(groups)
+            ),
+        ],
+        localisation={
+            f"{contrast_id}:{outcome}": Localisation(
+                status="localised" if planted else "not localisable", metric="standardised_gap",
+                heads=[head_name] if planted else [],
+            )
+        },
         method=MethodReport(
             preregistration_sha256="c" * 64,
-            hypotheses=["The label-standardised gap of happiness between the groups is zero."],
-            metrics=["Label-standardised gap", "True-positive gap", "False-positive gap"],
-            thresholds={"alpha": 0.05, "gap above": 0.1, "impact ratio below": 0.8, "subjects in a group, at least": 30},
-            family="16 heads x 1 outcome x 1 contrast, Westfall-Young max-T", permutations=5000, bootstrap=2000,
-            estimands=[
-                ("Interventional indirect effect", "IIE(a→b) = E[p(x; u←u(x')) − p(x; u←u(x''))]",
-                 "How much the prediction changes when the head takes its activation from the other group, beyond a same-group swap."),
-                ("Label-standardised gap", "D = Σ w(y) (E[p | a, y] − E[p | b, y])", "The gap at equal label mix."),
-            ],
-            designs=["Design A: group swap in one model", "Design C: balanced reference model"],
+            words_sha256=method_hash(), layers=layers,
+            thresholds={
+                "alpha": 0.05, "policy.gap_above": 0.1, "policy.impact_ratio_below": 0.8, "policy.head_share_above": 0.05,
+                "min_group_size": 30,
+            },
+            permutations=5000, bootstrap=2000,
             engine="batched sweep; largest difference to plain hooks 2.3e-6 on 64 images",
         ),
         provenance=Provenance(
@@ -385,7 +385,9 @@ def large(layers: int = 24, heads: int = 16, contrasts: int = 12, findings: int 
     names = [f"gender:group {k}-male" for k in range(contrasts)]
     rows = [row.model_copy(update={"contrast": name}) for name in names for row in one.heads]
     grids = [
-        grid(f"bias:{name}", f"Mediated gap, {name}", "points", layers, heads, random.Random(5), 0.0285)
+        grid(
+            f"bias:{name}:happiness", "gap", layers, heads, random.Random(5), 0.0285, contrast=name, outcome="happiness"
+        )
         for name in names
     ]
     rates = [
@@ -399,7 +401,9 @@ def large(layers: int = 24, heads: int = 16, contrasts: int = 12, findings: int 
     ]
     return changed(
         one, heads=rows, grids=grids, findings=[*rates, *found],
-        localisation={f"{name}:happiness": f"localised: L{layers - 1}H{heads // 2}" for name in names},
+        localisation={
+            f"{name}:happiness": Localisation(status="localised", heads=[f"L{layers - 1}H{heads // 2}"]) for name in names
+        },
     )  # fmt: skip
 
 
@@ -413,14 +417,19 @@ def examples() -> dict[str, Audit]:
     return {
         "disparity": base(),
         "many": base(findings=12, layers=12, heads=6, groups=("female", "other", "male")),
-        "passed": changed(quiet, outcome="PASSED", exit_code=0, reasons=["No gap is above the policy."]),
+        "passed": changed(quiet, outcome="PASSED", exit_code=0, reasons=[Reason(code="no gap above policy")], next_steps=["repeat"]),
         "invalid": changed(
             base(valid=False), outcome="INVALID", exit_code=3,
-            reasons=["Null: another seed of the same condition did not stay quiet."],
+            reasons=[Reason(code="control failed", control="colour_null_other_seed")], next_steps=["fix controls"],
         ),
         "inconclusive": changed(
             base(planted=False, state="too little data", findings=0), outcome="INCONCLUSIVE", exit_code=4,
-            reasons=["One group has 12 subjects; 30 are needed."],
+            reasons=[
+                Reason(
+                    code="gap not excluded", contrast="gender:female-male:happiness:standardised_gap",
+                    smallest_detectable=0.132, missing={"female": 306, "male": 322},
+                )
+            ], next_steps=["add images"],
         ),
         "not_localisable": base(planted=False),
         "no_heads": changed(quiet, outcome="PASSED", exit_code=0, heads=[], joint=[], agreement=[], grids=[], stability=[], localisation={}),

@@ -15,7 +15,6 @@ from lxml import html as lxml_html
 from audit.report import wording
 from audit.report.html import render_html
 from audit.report.pdf import render_pdf
-from audit.report.view import build_view
 
 from .examples import HOSTILE, examples
 
@@ -26,7 +25,7 @@ NAMES = ["disparity", "hostile", "inconclusive", "invalid", "passed"]
 @cache
 def printed(name: str) -> tuple[str, bytes]:
     """Return the page that is printed, and the PDF."""
-    page = render_html(build_view(examples()[name], "0" * 64), for_print=True)
+    page = render_html(examples()[name], "0" * 64, for_print=True)
     return page, render_pdf(page, b"{}", "0" * 64, "2026-03-01T00:00:00+00:00")
 
 

@@ -12,8 +12,7 @@ import pytest
 from audit.errors import InputError
 from audit.records import Decision, Review
 from audit.report.html import render_html
-from audit.report.reviews import DECISIONS, by_finding, merge, read_decisions, read_review
-from audit.report.view import build_view
+from audit.report.reviews import DECISIONS, by_finding, in_order, merge, read_decisions, read_review
 
 from .examples import HOSTILE, examples
 
@@ -63,9 +62,7 @@ def test_a_decision_made_earlier_and_merged_later_does_not_stand(tmp_path: Path)
     there = read_decisions(tmp_path, DIGEST)
     assert there == [newer, older]
     assert by_finding(there)[FIRST] == [older, newer]
-    rows = build_view(AUDIT, DIGEST, there).decisions
-    assert rows is not None
-    assert [row[1].text for row in rows.rows] == ["rejected", "accepted"]
+    assert [d.decision for d in in_order(there)] == ["reject", "accept"]
 
 
 @pytest.mark.parametrize(
@@ -131,10 +128,10 @@ def test_what_is_no_review_is_refused_in_a_line(tmp_path: Path, content: bytes, 
 
 def test_the_page_shows_decisions_as_text() -> None:
     hostile = decision(name=HOSTILE[0], role=HOSTILE[1], reason=HOSTILE[2], decision="risk accepted")
-    page = render_html(build_view(AUDIT, DIGEST, [decision(), hostile]))
+    page = render_html(AUDIT, DIGEST, [decision(), hostile])
     assert "Reviewed: 1 of 13 findings decided" in page
     assert page.count("risk accepted") >= 3  # in the finding, in the table, among the choices
     assert HOSTILE[0] not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "Decisions of reviewers" in page
-    assert "Decisions of reviewers" not in render_html(build_view(AUDIT, DIGEST))
+    assert "Decisions of reviewers" not in render_html(AUDIT, DIGEST)

@@ -1,0 +1,274 @@
+"""What the templates choose from a record: which rows, in which order, with which picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from audit.records import (
+    AttentionMap,
+    Audit,
+    ContrastRow,
+    Control,
+    CountRow,
+    Decision,
+    Estimate,
+    Finding,
+    HeadGrid,
+    HeadRow,
+    JointRow,
+    Metric,
+    Outcome,
+    RangeRow,
+    RateRow,
+    Verdict,
+)
+from audit.report import figures, formats
+from audit.report.figures import Picture
+from audit.report.pointers import places
+from audit.report.reviews import by_finding
+from audit.report.text import Sentences
+
+TOP_FINDINGS = 3
+SEVERITY_ORDER = {"high": 0, "medium": 1, "low": 2}
+STEPS = 5  # colour steps on each side of zero
+FOREST_HEADS = 12  # heads drawn; the table lists all of them
+SET_NAMED = 6  # heads of a set that are named one by one; larger sets are counted
+FOUND = (Verdict.CONFIRMED, Verdict.CONFIRMED_NO_GAP, Verdict.NOT_CONFIRMED)
+NAMES = {2: (("top", "bottom"), ("left", "right")), 3: (("top", "middle", "bottom"), ("left", "centre", "right"))}
+RateName = Literal["selection_rate", "standardised_rate", "true_positive_rate", "false_positive_rate"]
+RATE_OF: dict[Metric, RateName] = {
+    Metric.STANDARDISED_GAP: "standardised_rate",
+    Metric.TPR_GAP: "true_positive_rate",
+    Metric.FPR_GAP: "false_positive_rate",
+}
+
+
+def ordered_findings(audit: Audit) -> list[Finding]:
+    """Return the findings, most severe and largest first; equal ones stay in the record's order."""
+    return sorted(
+        audit.findings,
+        key=lambda f: (SEVERITY_ORDER[f.severity], f.kind != "disparity", -round(abs(f.estimate.value or 0.0), 4)),
+    )
+
+
+def top_findings(audit: Audit, decisions: Sequence[Decision] = ()) -> list[Finding]:
+    """Return the two or three findings of page one: the largest of each question, one head at least.
+
+    A finding whose last decision is "reject" is not among them.
+    """
+    rejected = {name for name, made in by_finding(decisions).items() if made[-1].decision == "reject"}
+    chosen: dict[tuple[str, ...], Finding] = {}
+    for finding in ordered_findings(audit):
+        if finding.id not in rejected:
+            chosen.setdefault((finding.kind, finding.attribute, finding.group, finding.outcome), finding)
+    heads = [f for f in chosen.values() if f.kind == "head"][:1]
+    disparities = [f for f in chosen.values() if f.kind == "disparity"][: TOP_FINDINGS - len(heads)]
+    return disparities + heads
+
+
+def region_shares(weights: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Return what share of a head's attention falls on each region, row by row; no patch is in two of them.
+
+    Three by three regions where the grid of patches divides so, two by two where it divides by two only.
+    """
+    grid = np.array(weights, dtype=np.float64)
+    parts = _parts(grid.shape[0])
+    rows = np.array_split(grid, parts, axis=0)
+    return [[float(part.sum()) for part in np.array_split(row, parts, axis=1)] for row in rows]
+
+
+def _parts(side: int) -> int:
+    return 2 if side % 3 and side % 2 == 0 else 3
+
+
+class Page:
+    """One audit, as the templates ask for it; where it is invalid there are no findings, heads or comparisons."""
+
+    def __init__(self, audit: Audit, digest: str, decisions: Sequence[Decision] = ()) -> None:
+        self.audit, self.digest, self.decisions = audit, digest, decisions
+        self.text = Sentences(audit)
+        self.is_invalid = audit.is_invalid
+        self.outcome = Outcome.INVALID if audit.is_invalid else audit.outcome
+        self.findings = [] if self.is_invalid else ordered_findings(audit)
+        self.top = [] if self.is_invalid else top_findings(audit, decisions)
+        self.decided = by_finding(decisions)
+        data, controls = audit.data, audit.controls
+        self.place = places(
+            {
+                "/rates": audit.rates, "/contrasts": audit.contrasts, "/ranges": audit.ranges, "/heads": audit.heads,
+                "/grids": audit.grids, "/pairs": audit.pairs, "/joint": audit.joint, "/findings": audit.findings,
+                "/attention": audit.attention, "/agreement": audit.agreement, "/stability": audit.stability,
+                "/accuracy": audit.accuracy, "/controls/controls": controls.controls,
+                "/controls/grids": controls.grids, "/data/attributes": data.attributes, "/data/counts": data.counts,
+                "/data/label_shares": data.label_shares, "/data/excluded": data.excluded,
+                "/data/quarantined": data.quarantined, "/legal": audit.legal, "/method/effort": audit.method.effort,
+            }
+        )  # fmt: skip
+        self._every_grid = [*controls.grids, *audit.grids]
+
+    def rate_blocks(self) -> list[tuple[str, str]]:
+        """Return each attribute (or intersection) and outcome."""
+        blocks = dict.fromkeys((r.attribute, r.outcome) for r in self.audit.rates)
+        return list(blocks | dict.fromkeys((r.attribute, r.outcome) for r in self.audit.contrasts))
+
+    def rates(self, attribute: str, outcome: str) -> list[RateRow]:
+        """Return the rates of one block, images of unknown group included."""
+        return [r for r in self.audit.rates if (r.attribute, r.outcome) == (attribute, outcome)]
+
+    def error_rates(self) -> list[RateRow]:
+        """Return the rates of page one: of the attributes themselves, groups that are known."""
+        named = {a.attribute: a.groups for a in self.audit.data.attributes}
+        return [r for r in self.audit.rates if r.group in named.get(r.attribute, ())]
+
+    def contrasts(self, attribute: str, outcome: str) -> list[ContrastRow]:
+        """Return the comparisons of one block."""
+        rows = [] if self.is_invalid else self.audit.contrasts
+        return [r for r in rows if (r.attribute, r.outcome) == (attribute, outcome)]
+
+    def ranges(self, attribute: str, outcome: str) -> list[RangeRow]:
+        """Return the widest difference, where there are more than two groups to choose from."""
+        rows = [] if self.is_invalid else self.audit.ranges
+        return [r for r in rows if (r.attribute, r.outcome) == (attribute, outcome) and r.groups > 2]
+
+    def head_blocks(self) -> list[tuple[str, str]]:
+        """Return each contrast and outcome of which heads were tested."""
+        return [] if self.is_invalid else list(dict.fromkeys((r.contrast, r.outcome) for r in self.audit.heads))
+
+    def heads(self, contrast: str, outcome: str) -> list[HeadRow]:
+        """Return the heads of one block."""
+        return [r for r in self.audit.heads if (r.contrast, r.outcome) == (contrast, outcome)]
+
+    def strongest(self, rows: Sequence[HeadRow]) -> list[HeadRow]:
+        """Return heads, confirmed ones first and larger before smaller."""
+        return sorted(rows, key=lambda r: (r.verdict != Verdict.CONFIRMED, -abs(_headline(r).value or 0.0)))
+
+    def printed(self, rows: Sequence[HeadRow], most: int) -> list[HeadRow]:
+        """Return the heads of the PDF: what was found, and the largest of the others."""
+        order = self.strongest(rows)
+        found = [r for r in order if r.verdict in FOUND]
+        return found + [r for r in order if r.verdict not in FOUND][: max(0, most - len(found))]
+
+    def joint(self, contrast: str, outcome: str) -> list[JointRow]:
+        """Return the sets of heads of one block, larger before smaller."""
+        rows = [r for r in self.audit.joint if (r.contrast, r.outcome) == (contrast, outcome)]
+        return sorted(rows, key=lambda r: (-len(r.heads), r.heads))
+
+    def set_name(self, row: JointRow) -> str:
+        """Name a set of heads."""
+        if row.all_heads:
+            return f"All {len(row.heads)} {self.text.unit.plural} that were tested"
+        several = len(row.heads) > SET_NAMED
+        return f"{len(row.heads)} confirmed {self.text.unit.plural}" if several else ", ".join(row.heads)
+
+    def grids_of(self, contrast: str, outcome: str) -> list[HeadGrid]:
+        """Return the grids of one block."""
+        return [g for g in self.audit.grids if (g.contrast, g.outcome) == (contrast, outcome)]
+
+    def other_grids(self) -> list[HeadGrid]:
+        """Return grids that belong to no block of heads."""
+        blocks = set(self.head_blocks())
+        return [] if self.is_invalid else [g for g in self.audit.grids if (g.contrast, g.outcome) not in blocks]
+
+    def limit(self, unit: str) -> float:
+        """Return the largest absolute value over all grids of one unit, which share a scale; 0 where there is none."""
+        values = (v for g in self._every_grid if g.unit == unit for row in g.values for v in row if v is not None)
+        return max((abs(value) for value in values), default=0.0)
+
+    def step(self, value: float, limit: float) -> str:
+        """Return the colour step of a grid value."""
+        step = round(STEPS * value / limit) if limit else 0
+        return f"{'neg' if step < 0 else 'pos'}{abs(step)}" if step else "zero"
+
+    def control_lines(self) -> dict[tuple[str, str], list[Control]]:
+        """Return the controls by kind and channel."""
+        kinds: dict[tuple[str, str], list[Control]] = {}
+        for control in self.audit.controls.controls:
+            tells = control.kind in ("effect", "null") and control.channel
+            kinds.setdefault((control.kind, str(tells or "")), []).append(control)
+        return kinds
+
+    def counts(self, attribute: str) -> dict[tuple[str, str], dict[str, CountRow]]:
+        """Return an attribute's counts by group and label, then split."""
+        cells: dict[tuple[str, str], dict[str, CountRow]] = {}
+        for row in self.audit.data.counts:
+            if row.attribute == attribute:
+                cells.setdefault((row.group, row.label), {})[row.split] = row
+        return cells
+
+    def decisions_of(self, finding: Finding) -> Sequence[Decision]:
+        """Return what reviewers decided about a finding, oldest first."""
+        return self.decided.get(finding.id, ())
+
+    def rates_picture(self, attribute: str, outcome: str, rate: RateName, compact: bool = False) -> Picture | None:
+        """Draw one kind of rate of an attribute's groups for one outcome; None where nothing can be drawn."""
+        bars = [figures.Bar(r.group, getattr(r, rate), r.is_reference) for r in self.rates(attribute, outcome)]
+        of, outcome, attribute = self.text.words["rates"][rate], formats.label(outcome), formats.label(attribute)
+        return figures.rates_picture(
+            bars, f"Share of {of} predicted “{outcome}”, by {attribute}, with intervals", compact
+        )
+
+    def finding_picture(self, finding: Finding, compact: bool = False) -> Picture | None:
+        """Draw what a finding is about: the rate of its metric by group, or its head beside the placebo."""
+        if finding.kind == "disparity":
+            return self.rates_picture(finding.attribute, finding.outcome, RATE_OF[finding.metric], compact)
+        contrast = f"{finding.attribute}:{finding.group}-{finding.reference}"
+        rows = [r for r in self.heads(contrast, finding.outcome) if r.name in finding.heads]
+        return self.forest(
+            rows, f"Effect of {', '.join(finding.heads)} on mean probability beside the placebo", compact
+        )
+
+    def forest(self, rows: Sequence[HeadRow], title: str, compact: bool = False) -> Picture | None:
+        """Draw heads beside their placebo and what chance does; nothing where there are none."""
+        symbols = self.text.words["verdicts"]
+        heads = [
+            figures.HeadEffect(r.name, symbols[r.verdict]["symbol"], _headline(r), r.placebo, r.design_c, r.null_bound)
+            for r in rows[:FOREST_HEADS]
+        ]
+        return figures.forest_picture(heads, title, compact)
+
+    def shares_picture(self, contrast: str, outcome: str, title: str) -> Picture | None:
+        """Draw what share of the gap confirmed heads carry singly and sets jointly; nothing where none does."""
+        rows = [r for r in self.strongest(self.heads(contrast, outcome)) if r.verdict == Verdict.CONFIRMED]
+        singly = [figures.Bar(r.name, r.share_of_gap, is_reference=False) for r in rows[:FOREST_HEADS]]
+        sets = [r for r in self.audit.joint if (r.contrast, r.outcome) == (contrast, outcome)]
+        jointly = [figures.Bar(self.set_name(r), r.share_of_gap, is_reference=True) for r in sets]
+        return figures.shares_picture([*singly, *jointly], title) if singly else None
+
+    def maps(self, finding: Finding) -> list[AttentionMap]:
+        """Return where the finding's head looks, a map for each group."""
+        contrast = f"{finding.attribute}:{finding.group}-{finding.reference}"
+        return [m for m in self.audit.attention if (m.contrast, [m.name]) == (contrast, finding.heads)]
+
+    def looks(self, maps: Sequence[AttentionMap]) -> list[Picture]:
+        """Draw maps of attention on one scale."""
+        largest = max((v for seen in maps for row in seen.weights for v in row), default=0.0)
+        return [
+            figures.attention_picture(
+                seen.weights,
+                largest,
+                f"{formats.label(seen.group)}: mean over {formats.plural(seen.images, 'image')}",
+                f"Where {seen.name} looks in images of {formats.label(seen.group)}: {_most(seen)}.",
+            )
+            for seen in maps
+        ]
+
+    def regions(self, maps: Sequence[AttentionMap]) -> tuple[Sequence[str], Sequence[str], list[list[list[float]]]]:
+        """Return names of rows and columns of regions, and the shares of each map on them."""
+        down, across = NAMES[_parts(len(maps[0].weights))]
+        return down, across, [region_shares(seen.weights) for seen in maps]
+
+
+def _headline(row: HeadRow) -> Estimate:
+    """Return the estimate to show: on the confirmation split where there is one."""
+    return row.confirmation if row.confirmation.value is not None else row.discovery
+
+
+def _most(seen: AttentionMap) -> str:
+    """Name the region that gets the most attention."""
+    down, across = NAMES[_parts(len(seen.weights))]
+    shares = region_shares(seen.weights)
+    share, i, j = max((share, -i, -j) for i, row in enumerate(shares) for j, share in enumerate(row))
+    return f"most on the {down[-i]} {across[-j]}, {formats.percent(share, 0)} of its attention"

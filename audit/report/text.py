@@ -1,0 +1,276 @@
+"""Every sentence of reports, exports and the terminal, made from records by the templates in ``templates/``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, Undefined
+
+from audit.data.samples import UNKNOWN
+from audit.records import (
+    AttributeInfo,
+    Audit,
+    ContrastRow,
+    Control,
+    Estimate,
+    Finding,
+    HeadGrid,
+    HeadRow,
+    NextStep,
+    RateRow,
+    Reason,
+    SearchPrecision,
+)
+from audit.report import formats
+from audit.resources import resource_dir
+from audit.units import UNITS, Unit
+
+NOT_SHOWN = ("law", "groups", "route", "other data")
+
+
+def _agreeing(values: Sequence[float], value: float) -> int:
+    """Count the values of the same sign."""
+    return sum(v * value > 0 for v in values)
+
+
+def _holds_zero(estimate: Estimate) -> bool:
+    return estimate.low is None or estimate.high is None or estimate.low <= 0 <= estimate.high
+
+
+FILTERS: Mapping[str, Any] = {
+    "agreeing": _agreeing,
+    "count": formats.count,
+    "decimal": formats.decimal,
+    "difference": formats.difference,
+    "holds_zero": _holds_zero,
+    "label": formats.label,
+    "measured": formats.measured,
+    "level_note": formats.level_note,
+    "p": formats.p_value,
+    "percent": formats.percent,
+    "plural": formats.plural,
+    "points": formats.points,
+    "precise": repr,
+    "quantity": formats.quantity,
+    "rate": formats.rate,
+    "rate_interval": formats.rate_interval,
+    "interval_of": formats.interval_of,
+    "ratio": formats.ratio,
+    "short": formats.short_hash,
+    "size": formats.size,
+    "slug": formats.slug,
+    "spread": formats.spread,
+}
+
+
+def finalised(value: object) -> object:
+    """Make visible what could mislead in whatever a template prints."""
+    return formats.clean(value) if type(value) is str else value
+
+
+@cache
+def environment() -> Environment:
+    """Return the environment of plain text; pages escape what comes out of it."""
+    made = Environment(  # noqa: S701 - plain text, for a terminal or to be escaped by the page
+        loader=FileSystemLoader(resource_dir("templates")),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=finalised,
+    )
+    made.filters.update(FILTERS)
+    return made
+
+
+@cache
+def _template(text: str) -> Template:
+    return environment().from_string(text)
+
+
+def filled(text: str, **values: object) -> str:
+    """Fill a sentence of a data file."""
+    return one_line(_template(text).render(**values))
+
+
+def one_line(text: str) -> str:
+    """Put a sentence that a template wrote over several lines into one."""
+    return " ".join(text.split())
+
+
+@cache
+def data_file(name: str) -> Mapping[str, Any]:
+    """Read a file of ``templates/``, such as ``words.yaml``."""
+    content = yaml.safe_load((resource_dir("templates") / name).read_text(encoding="utf-8"))
+    return MappingProxyType(content)
+
+
+def method_hash() -> str:
+    """SHA-256 of ``templates/method.yaml``: hypotheses, measures, designs and estimands as they are printed."""
+    return hashlib.sha256((resource_dir("templates") / "method.yaml").read_bytes()).hexdigest()
+
+
+def of_unit(value: Any, unit: Unit) -> Any:
+    """Fill every sentence of a tree from a data file with the nouns of what is patched."""
+    if isinstance(value, str):
+        return filled(value, unit=UNITS[unit])
+    if isinstance(value, Mapping):
+        return {key: inner if key == "kinds" else of_unit(inner, unit) for key, inner in value.items()}
+    return [of_unit(inner, unit) for inner in value] if isinstance(value, list) else value
+
+
+@cache
+def words_of(unit: Unit) -> Mapping[str, Any]:
+    """Return ``words.yaml`` for a kind of part that is patched."""
+    words: dict[str, Any] = of_unit(dict(data_file("words.yaml")), unit)
+    return MappingProxyType(words)
+
+
+class Sentences:
+    """The sentences of one audit."""
+
+    def __init__(self, audit: Audit) -> None:
+        self.audit = audit
+        self.unit = UNITS[audit.model.unit]
+        self.words = words_of(audit.model.unit)
+        self._controls = {c.id: c for c in audit.controls.controls}
+        self._contrasts = {c.id: c for c in audit.contrasts}
+        values = {
+            "audit": audit,
+            "unit": self.unit,
+            "words": self.words,
+            "limits": {"policy.gap_above": 0.1, "policy.impact_ratio_below": 0.8, "alpha": 0.05}
+            | audit.method.thresholds,
+            "say": self,
+            "control_of": self._controls.get,
+            "contrast_of": self._contrast_of,
+            "rates_of": self.rates_of,
+            "attribute_of": self.attribute_of,
+        }
+        self._finding: Any = environment().get_template("text/finding.j2").make_module(values)
+        self._outcome: Any = environment().get_template("text/outcome.j2").make_module(values)
+
+    def _contrast_of(self, key: str) -> ContrastRow | Undefined:
+        return self._contrasts.get(key) or StrictUndefined(name=f"comparison {key}")
+
+    def attribute_of(self, name: str) -> AttributeInfo | None:
+        """Return where an attribute comes from; None for an intersection."""
+        return next((a for a in self.audit.data.attributes if a.attribute == name), None)
+
+    def rates_of(self, attribute: str, outcome: str, groups: Sequence[str] = ()) -> list[RateRow]:
+        """Return the rates of an attribute's known groups for one outcome."""
+        return [
+            r
+            for r in self.audit.rates
+            if (r.attribute, r.outcome) == (attribute, outcome)
+            and (r.group in groups if groups else r.group != UNKNOWN)
+        ]
+
+    def finding(self, part: str, finding: Finding) -> str:
+        """Return one part of a finding: "title", "wording", "cause" and others."""
+        return one_line(str(getattr(self._finding, part)(finding)))
+
+    def alternatives(self, finding: Finding) -> list[str]:
+        """Return what else could explain a finding."""
+        return [one_line(str(self._finding.alternative(key))) for key in finding.alternatives]
+
+    def errors(self, attribute: str, outcome: str, groups: Sequence[str] = ()) -> str:
+        """Say how many of each group get either error."""
+        return one_line(str(self._finding.errors(attribute, outcome, list(groups))))
+
+    def reason(self, reason: Reason) -> str:
+        """Say one reason of the outcome."""
+        return one_line(str(self._outcome.reason(reason)))
+
+    def reasons(self) -> list[str]:
+        """Return all reasons of the outcome."""
+        return [self.reason(r) for r in self.audit.reasons]
+
+    def next_steps(self) -> list[str]:
+        """Return what to do next; where controls failed, what fixes them comes first."""
+        failed = [c for c in self.audit.controls.controls if not c.passed and c.gates == "audit"]
+        fixes = dict.fromkeys(self.control("fix", c) for c in failed)
+        asked = [*fixes] if NextStep.FIX_CONTROLS in self.audit.next_steps else []
+        said = [one_line(str(self._outcome.step(step))) for step in self.audit.next_steps]
+        return [f"{fix[:1].upper()}{fix[1:]}." for fix in asked] + said
+
+    def not_shown(self) -> list[str]:
+        """Return what the audit does not show."""
+        keys = [*NOT_SHOWN, *(["emotion"] if self.audit.task == "emotion" else [])]
+        return [one_line(str(self._outcome.not_shown(key))) for key in keys]
+
+    def localisation(self, question: str, rows: Sequence[HeadRow]) -> str:
+        """Say where in the model a question's gap was found."""
+        where = self.audit.localisation.get(question)
+        return one_line(str(self._outcome.localisation(where, rows)))
+
+    def model_size(self) -> str:
+        """Return layers and heads in words."""
+        model = self.audit.model
+        heads = sorted({model.heads, *model.heads_by_layer})
+        several = f"{heads[0]} to {heads[-1]} {self.unit.plural}"
+        parts = formats.plural(heads[0], self.unit.singular) if len(heads) == 1 else several
+        return f"{formats.plural(model.layers, 'layer')} of {parts}"
+
+    def precision(self, found: SearchPrecision) -> str:
+        """Say how precisely heads were searched for."""
+        return one_line(str(self._outcome.precision(found)))
+
+    def kind(self, control: Control, where: str) -> str:
+        """Say in one line what all controls of a kind show."""
+        return filled(self.words["kinds"][control.kind], unit=self.unit, where=where)
+
+    def family(self) -> str:
+        """Say over which tests is adjusted."""
+        return one_line(str(self._outcome.family()))
+
+    def control(self, part: str, control: Control) -> str:
+        """Return one part of a control: "title", "where", "statistic", "meaning" or "fix"."""
+        book = data_file("controls.yaml")
+        entry = book["checks"].get(control.check, {})
+        values = self._of_control(control)
+        if part == "where":
+            run = filled(entry.get("run", ""), **values)
+            return filled(book["where"][control.kind], **values, run=run)
+        if part == "fix":
+            return filled(book["fixes"][entry["fix"]], **values)
+        said = filled(entry.get(part) or book["nulls"][part], **values)
+        end = {"low": "lower end of ", "high": "upper end of "}.get(control.judged, "")
+        return f"{end}{said}" if part == "statistic" else said
+
+    def _of_control(self, control: Control) -> dict[str, Any]:
+        channel = data_file("controls.yaml")["channels"].get(control.channel, {})
+        seeds = int(control.figures.get("seeds", 0))
+        beyond = f"minus the same for null donors ({seeds} seeds), " if control.form == "models" and seeds else ""
+        worst = ", worst pair of models" if control.figures.get("pairs", 1) > 1 else ""
+        of = "model" if control.form == "models" else "image"
+        return {"c": control, "unit": self.unit, "beyond": beyond, "worst": worst, "of": of, **channel}
+
+    def grid(self, grid: HeadGrid) -> tuple[str, str]:
+        """Return title and caption of a grid of heads."""
+        book = data_file("controls.yaml")
+        channel = book["channels"].get(grid.channel, {"corruption": ""})
+        names = {"outcome": formats.label(grid.outcome), "contrast": self.contrast(grid.contrast)}
+        name = (grid.channel or "").capitalize()
+        title, caption = (filled(s, unit=self.unit, name=name, **names, **channel) for s in book["grids"][grid.kind])
+        images = "" if grid.images is None else f" {formats.count(grid.images)} images."
+        marked = " Marked: at least three standard errors above zero." if grid.channel else ""
+        return title, f"{caption}{images}{marked}"
+
+    def contrast(self, key: str) -> str:
+        """Write a contrast in words, "gender: female against male"; its id where the record holds no such rates."""
+        for row in self.audit.contrasts:
+            if key == f"{row.attribute}:{row.group}-{row.reference}":
+                groups = f"{formats.label(row.group)} against {formats.label(row.reference)}"
+                return f"{formats.label(row.attribute)}: {groups}"
+        return formats.label(key)
+
+
+def finding_title(finding: Finding, unit: Unit) -> str:
+    """Return the title of a finding, whatever audit it is of."""
+    module: Any = environment().get_template("text/finding.j2").make_module({"unit": UNITS[unit]})
+    return one_line(str(module.title(finding)))
