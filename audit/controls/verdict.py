@@ -15,7 +15,7 @@ from audit.records import Bound, Control, Estimate
 
 Relation = Literal["==", "<=", "<", ">=", ">"]
 Role = Literal["colour", "blur"]
-Kind = Literal["identity", "initialisation", "effect", "null"]
+Kind = Literal["model", "identity", "initialisation", "effect", "null"]
 COMPARE: Mapping[Relation, Callable[[float, float], bool]] = {
     "==": operator.eq,
     "<=": operator.le,
@@ -41,6 +41,7 @@ class About(TypedDict, total=False):
     contrast: str
     head: str
     figures: dict[str, float]
+    names: list[str]
     n: int | None
 
 

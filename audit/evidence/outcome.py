@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from audit.evidence.stats import is_more
 from audit.exit_codes import ExitCode
 from audit.records import (
     ContrastRow,
@@ -30,6 +31,9 @@ EXIT_CODES: dict[Outcome, int] = {
 }
 
 
+KNOWS_LABELS = "knows_labels"  # the control of a model that may ignore the labels
+
+
 @dataclass(frozen=True)
 class AuditVerdict:
     """Outcome, exit code, reasons and what to do next, as data."""
@@ -43,22 +47,26 @@ class AuditVerdict:
 def decide(controls: ControlReport, contrasts: Sequence[ContrastRow], *, gap_above: float) -> AuditVerdict:
     """Grade the whole audit.
 
-    INVALID if a control of the audit failed; DISPARITY FOUND if a detected gap is above policy; INCONCLUSIVE if for
-    some group of an attribute a label-standardised gap of the policy's size could not have been detected, or nothing
-    was compared; PASSED otherwise.
+    INVALID if a control of the audit failed; DISPARITY FOUND if a detected gap is above policy; INCONCLUSIVE if the
+    model is not shown to know the labels better than chance, or if for some group of an attribute a label-standardised
+    gap of the policy's size could not have been detected, or nothing was compared; PASSED otherwise.
     """
     failed = [c for c in controls.controls if not c.passed and c.gates == "audit"]
     if failed or not controls.valid:
         why = [Reason(code=ReasonCode.CONTROL_FAILED, control=c.id) for c in failed]
         return _verdict(Outcome.INVALID, why or [Reason(code=ReasonCode.CONTROLS_NOT_RUN)], NextStep.FIX_CONTROLS)
     above = [c for c in contrasts if c.above_policy]
+    guesses = [c for c in controls.controls if c.check == KNOWS_LABELS and not is_more(c.estimate.low, c.threshold)]
+    unsure = [Reason(code=ReasonCode.NOT_ABOVE_CHANCE, control=c.id) for c in guesses]
     if above:
         return _verdict(
             Outcome.DISPARITY_FOUND,
-            [Reason(code=ReasonCode.GAP_ABOVE_POLICY, contrast=c.id) for c in _widest(above)],
+            [*(Reason(code=ReasonCode.GAP_ABOVE_POLICY, contrast=c.id) for c in _widest(above)), *unsure],
             NextStep.REVIEW_FINDINGS,
             NextStep.BALANCE_TRAINING,
         )
+    if unsure:
+        return _verdict(Outcome.INCONCLUSIVE, unsure, NextStep.CHECK_MODEL)
     blind = [_not_excluded(c, gap_above) for c in contrasts if _is_blind(c, gap_above)]
     if blind or not contrasts:
         return _verdict(Outcome.INCONCLUSIVE, blind or [Reason(code=ReasonCode.NOTHING_COMPARED)], NextStep.ADD_IMAGES)

@@ -31,6 +31,11 @@ def excludes_zero(estimate: Estimate) -> bool:
     return low is not None and high is not None and bool(np.isfinite([low, high]).all()) and (low > 0 or high < 0)
 
 
+def is_more(value: float | None, limit: float) -> bool:
+    """Tell whether a number is known, finite, and more than ``limit``: what is missing shows nothing."""
+    return value is not None and bool(np.isfinite(value)) and value > limit
+
+
 def is_at_most(value: float | None, limit: float) -> bool:
     """Tell whether a number is known, finite, and at most ``limit``: what is missing shows nothing."""
     return value is not None and bool(np.isfinite(value)) and value <= limit

@@ -10,7 +10,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from audit.controls.verdict import judge
 from audit.data.samples import UNKNOWN
+from audit.evidence.accuracy import LikelyReason, accuracy, is_above_chance, likely_reason
 from audit.evidence.agreement import agreements
 from audit.evidence.disparity import (
     Question,
@@ -24,7 +26,7 @@ from audit.evidence.disparity import (
 from audit.evidence.findings import Context, make_findings
 from audit.evidence.heads import localise
 from audit.evidence.joint_patching import judge_together
-from audit.evidence.outcome import has_gap, localisation, without_gap
+from audit.evidence.outcome import KNOWS_LABELS, has_gap, localisation, without_gap
 from audit.evidence.pairs import judge_pairs, with_natural
 from audit.pipeline.context import Scope
 from audit.pipeline.run_sweeps import Swept, head_settings, localisable
@@ -32,8 +34,11 @@ from audit.records import (
     AccuracyRow,
     Agreement,
     AttentionMap,
+    Bound,
+    ChanceReason,
     Contrast,
     ContrastRow,
+    Control,
     Finding,
     HeadGrid,
     HeadRow,
@@ -77,6 +82,8 @@ class Rates:
     contrasts: list[ContrastRow]
     ranges: list[RangeRow]
     limits: Thresholds
+    accuracy: list[AccuracyRow]
+    labels: Control  # whether the model knows them
 
     def asked(self, contrasts: Sequence[Contrast]) -> dict[Contrast, list[str]]:
         """Return by contrast the outcomes in which a gap was detected: only there are heads asked for."""
@@ -100,12 +107,38 @@ def judge_rates(scope: Scope, unpatched: pd.DataFrame) -> Rates:
         gap_above=scope.card.policy.gap_above,
     )
     compared = [contrasts(f, asked, outcomes, limits) for f in by_seed]
+    right = accuracy(by_seed[0], {name: info.groups for name, info in scope.samples.attributes.items()})
     return Rates(
         unpatched,
         [row for question in asked for row in rates_by_group(by_seed[0], question, outcomes)],
         with_seeds(compared[0], compared),
         ranges(by_seed[0], asked, outcomes, limits, seed=scope.card.audit.seed),
         limits,
+        right,
+        _knows_labels(right[0], by_seed[0], scope.samples.labels),
+    )
+
+
+def _knows_labels(right: AccuracyRow, frame: pd.DataFrame, labels: Sequence[str]) -> Control:
+    """Judge whether the model may know the labels at all; where it is not shown to, name the likeliest reason."""
+    seen = int(frame["label"].nunique())
+    guessed = LikelyReason(ChanceReason.UNRELATED)
+    known = is_above_chance(right, seen)
+    if not known:
+        table = pd.crosstab(frame["label"], frame["predicted"])
+        guessed = likely_reason(table.reindex(index=list(labels), columns=list(labels), fill_value=0).to_numpy())
+    order = guessed.order or ()
+    return judge(
+        right.balanced_accuracy,
+        ">",
+        1 / seen,
+        judged=Bound.HIGH,
+        id=KNOWS_LABELS,
+        check=KNOWS_LABELS,
+        kind="model",
+        form="" if known else guessed.reason,
+        names=[labels[order.index(place)] for place in range(len(order))],
+        n=right.images,
     )
 
 
@@ -136,6 +169,7 @@ def judge_effects(
         agreement=agreements(heads),
         pairs=[n.row for n in natural],
         ranges=rates.ranges,
+        accuracy=rates.accuracy,
     )
 
 

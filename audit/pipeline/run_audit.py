@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from audit.batching import is_exhausted
 from audit.controls.control_images import ControlSet
 from audit.errors import AuditError, InputError
 from audit.evidence.joint_patching import sets_to_patch
-from audit.pipeline.analyze import judge_effects, judge_rates, judge_sets
+from audit.pipeline.analyze import Rates, judge_effects, judge_rates, judge_sets
 from audit.pipeline.attention_maps import look
 from audit.pipeline.build_record import EMPTY, REGISTRATION, record_audit, register
 from audit.pipeline.context import Setting
@@ -34,7 +34,7 @@ from audit.pipeline.run_pairs import sweep_pairs
 from audit.pipeline.run_sweeps import measure_images, sweep_sets
 from audit.pipeline.train_models import AuditedModels, train_audited, training_jobs
 from audit.progress import Step
-from audit.records import Audit, ControlReport
+from audit.records import Audit, ControlReport, LegalAnswer
 from audit.report import answers, load_audit, render_run
 from audit.report.manifest import check_kept, write_manifest
 from audit.report.render import clear_pages
@@ -162,18 +162,25 @@ def _begun(setting: Setting) -> str:
 def _measure(setting: Setting, images: ControlSet) -> Audit:
     """Run the stages in order; a failed known effect ends the audit before anything is said about groups."""
     legal = answers(setting.card.legal, setting.card.task)
+    models = rates = None
+    if setting.training is None:  # what is wrong with the user's own model shows before anything is trained
+        models, rates = _answers(setting)
+        if not rates.labels.passed:
+            return _without_labels(setting, legal, models, rates, None)
     with setting.stage("known effects (colour and blur controls)"):
         controls = check_known_effects(setting, images)
     if not controls.valid:
-        return record_audit(setting, legal, controls, None, None, EMPTY)
-    with setting.stage("models"):
-        models = train_audited(setting)
+        return record_audit(setting, legal, controls, models, None, EMPTY)
+    if models is None or rates is None:
+        models, rates = _answers(setting)
     with setting.stage("identities"):
         controls, design_c = _with_own(controls, setting, models)
     if not controls.valid:
         return record_audit(setting, legal, controls, models, None, EMPTY)
+    if not rates.labels.passed:
+        return _without_labels(setting, legal, models, rates, controls)
+    controls = controls.model_copy(update={"controls": [rates.labels, *controls.controls]})
     with setting.stage("patching"), models.on(setting.device):
-        rates = judge_rates(setting, measure_images(setting, models))
         swept = patch_heads(setting, models, rates, design_c=design_c)
         controls, pairs = _with_round_trips(controls, sweep_pairs(setting, models, swept))
     with setting.stage("evidence"):
@@ -184,6 +191,23 @@ def _measure(setting: Setting, images: ControlSet) -> Audit:
         judged = judge_sets(setting, swept, together, judged)
         judged = replace(judged, attention=look(setting, models, judged.findings))
     return record_audit(setting, legal, controls, models, swept, judged)
+
+
+def _answers(setting: Setting) -> tuple[AuditedModels, Rates]:
+    """Train or load the audited models, and compare the groups in what they answer."""
+    with setting.stage("models"):
+        models = train_audited(setting)
+    with setting.stage("answers"), models.on(setting.device):
+        return models, judge_rates(setting, measure_images(setting, models))
+
+
+def _without_labels(
+    setting: Setting, legal: Sequence[LegalAnswer], models: AuditedModels, rates: Rates, controls: ControlReport | None
+) -> Audit:
+    """Record an audit of a model that does not know the labels: nothing is said about groups."""
+    before = controls or ControlReport(valid=True, controls=[], grids=[], setting="")
+    failed = before.model_copy(update={"valid": False, "controls": [rates.labels, *before.controls]})
+    return record_audit(setting, legal, failed, models, None, replace(EMPTY, accuracy=rates.accuracy))
 
 
 def _with_own(controls: ControlReport, setting: Setting, models: AuditedModels) -> tuple[ControlReport, bool]:

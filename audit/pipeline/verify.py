@@ -191,8 +191,13 @@ def derive(run: Path, audit: Audit) -> dict[str, Any]:
     scope, card = opened.scope, opened.scope.card
     trips = _round_trips(run)
     results = _channels(run)
+    unpatched = opened.table("unpatched")
+    measured = None if unpatched is None else judge_rates(scope, unpatched)
     again = trips | {c.id: c for result in results for c in result.controls}
-    numbers = pd.read_parquet(run / CONTROL_NUMBERS)
+    if measured is not None and any(c.id == measured.labels.id for c in audit.controls.controls):
+        again[measured.labels.id] = measured.labels
+    path = run / CONTROL_NUMBERS
+    numbers = pd.read_parquet(path) if path.is_file() else pd.DataFrame(columns=["control"])
     controls = [again[c.id] if c.id in again else judge_again(c, numbers) for c in audit.controls.controls]
     controls += [c for c in again.values() if all(c.id != stands.id for stands in audit.controls.controls)]
     shown = {grid.id: grid for grid in audit.controls.grids} | {g.id: g for result in results for g in result.grids}
@@ -202,6 +207,8 @@ def derive(run: Path, audit: Audit) -> dict[str, Any]:
     derived: dict[str, Any] = {"controls": _plain(report), "data": _data(scope, audit)}
     judged = _judged(opened, trips) if valid else EMPTY  # nothing may be said where the instrument failed
     derived |= {name: [_plain(row) for row in getattr(judged, name)] for name in JUDGED}
+    shown_accuracy = measured is not None and measured.labels.id in {c.id for c in controls}
+    derived["accuracy"] = [_plain(row) for row in measured.accuracy] if measured and shown_accuracy else []
     derived["localisation"] = {key: _plain(where) for key, where in judged.localisation.items()}
     looks = opened.table(TABLE) if valid else None
     derived["attention"] = [] if looks is None else [_plain(seen) for seen in maps_of(looks)]
@@ -230,7 +237,7 @@ def _plain(record: BaseModel) -> dict[str, Any]:
 def _channels(run: Path) -> list[ChannelResult]:
     """Judge colour and blur again from what was measured of them."""
     files = {role: run / CONTROL_EFFECTS.format(role) for role in CALLED}
-    return [judge_channel(Measured.load(path, role)) for role, path in files.items()]
+    return [judge_channel(Measured.load(path, role)) for role, path in files.items() if path.is_file()]
 
 
 def _round_trips(run: Path) -> dict[str, Control]:
@@ -344,7 +351,8 @@ def _left_out(run: Path, audit: Audit) -> Iterator[Fault]:
     every = [c.id for c in audit.controls.controls]
     for name in sorted({name for name in every if every.count(name) > 1}):
         yield Fault("audit.json, controls", f"has '{name}' twice")
-    measured = pd.read_parquet(run / CONTROL_NUMBERS, columns=["control"])["control"]
+    path = run / CONTROL_NUMBERS
+    measured = pd.read_parquet(path, columns=["control"])["control"] if path.is_file() else ()
     for name in sorted(set(measured) - {c.id for c in audit.controls.controls}):
         yield Fault("audit.json, controls", f"lacks '{name}', of which {CONTROL_NUMBERS} holds numbers")
 

@@ -35,12 +35,13 @@ class Control(Record):
 
     id: str
     check: str  # what is checked, a key of templates/controls.yaml
-    kind: Literal["identity", "initialisation", "effect", "null"]
+    kind: Literal["model", "identity", "initialisation", "effect", "null"]
     channel: Literal["colour", "blur"] | None = None  # None: this audit's own models
     form: str = ""  # which models or images: "models", "input", "null models", "donors", "second seed" ...
     contrast: str = ""  # of edited pictures
     head: str = ""  # the one that was patched, by name
     figures: dict[str, float] = {}  # further numbers that the words name
+    names: list[str] = []  # likewise: classes in the order that would fit
     estimate: Estimate
     judged: Bound = Bound.VALUE  # what of the estimate is compared with the threshold
     relation: Literal["==", "<=", "<", ">=", ">"]

@@ -120,6 +120,7 @@ class ReasonCode(StrEnum):
     SMALLER_GAPS = "smaller gaps"
     SMALLEST_DETECTABLE = "smallest detectable"
     UNTESTED = "untested"
+    NOT_ABOVE_CHANCE = "not above chance"
 
 
 class NextStep(StrEnum):
@@ -129,6 +130,7 @@ class NextStep(StrEnum):
     REVIEW_FINDINGS = "review findings"
     BALANCE_TRAINING = "balance training"
     ADD_IMAGES = "add images"
+    CHECK_MODEL = "check model"
     REPEAT = "repeat"
 
 
