@@ -93,6 +93,12 @@ class Samples:
         return self.frame[self.frame["split"].isin(splits)]
 
     @property
+    def keys(self) -> list[str | None]:
+        """The key of each image, None for those that are held back."""
+        held_back = self.frame["split"].isin(HELD_BACK)
+        return [None if held else str(key) for key, held in zip(self.frame["image"], held_back, strict=True)]
+
+    @property
     def contrasts(self) -> list[Contrast]:
         """Every group of every attribute against its reference."""
         return [

@@ -245,7 +245,7 @@ def prepare(request: Request, step: Step) -> Setting:
     model = backbone.build_as_is(len(samples.labels)) if own else backbone.build(len(samples.labels))
     size = adapter(model).side
     tick = step("data: decoding images")
-    keys = samples.frame["image"].tolist()
+    keys = samples.keys
     with _still_there(samples):
         pixels = load_pixels(samples.source, keys, size, progress=lambda n: tick(n, len(keys)))
     key = question_hash(
