@@ -16,6 +16,7 @@ SPLITS = tuple(Shares.model_fields)  # train, discovery, confirmation, repair, s
 AUDIT_SPLITS = ("discovery", "confirmation")  # what an audit reads, beside what it trains on
 HELD_BACK = ("repair", "sealed")  # read by no audit; the last by nothing but a certificate
 UNKNOWN = "unknown"
+EXAMPLES = 5  # images that are named where many are counted
 OTHERS = "all others"  # values of a nuisance column that are not told of one by one
 
 
