@@ -257,7 +257,8 @@ def data_summary(report: DataReport, name: str) -> str:
 
 def _left_out(row: ExcludedRow) -> str:
     examples = f" (e.g. {', '.join(row.examples[:2])})" if row.examples else ""
-    return wrapped(f"  {row.images}  {row.reason}{examples}")
+    groups = [f"{name}: {', '.join(f'{g} {n}' for g, n in counts.items())}" for name, counts in row.by_group.items()]
+    return wrapped(f"  {row.images}  {row.reason}{examples}{''.join(f'; {each}' for each in groups)}")
 
 
 def _counts(report: DataReport) -> str:

@@ -22,8 +22,8 @@ from audit.data.leaks import leak_warnings
 from audit.data.quality import duplicate_warnings, fingerprint, inspect_images
 from audit.data.readers import RawTable, read_raw
 from audit.data.readers.raw import REASON, require_columns
-from audit.data.rows import EXAMPLES, Rows, loss_warnings
-from audit.data.samples import SPLITS, UNKNOWN, ImageSource, Samples, pair_column
+from audit.data.rows import Rows, loss_warnings
+from audit.data.samples import EXAMPLES, SPLITS, UNKNOWN, ImageSource, Samples, pair_column
 from audit.data.splits import GIVEN, assign_splits, thin_training
 from audit.errors import DataError
 from audit.filenames import printable, whole_characters

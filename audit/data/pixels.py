@@ -18,7 +18,7 @@ TOLD_EVERY = 64  # images
 
 def load_pixels(
     source: ImageSource,
-    keys: Sequence[str],
+    keys: Sequence[str | None],
     size: int,
     *,
     progress: Callable[[int], None] | None = None,
@@ -29,8 +29,8 @@ def load_pixels(
     ----------
     source : ImageSource
         Opens a key as an RGB image.
-    keys : sequence of str
-        Which images, in order.
+    keys : sequence of str or None
+        Which images, in order; None leaves a black one.
     size : int
         Side of the square in pixels.
     progress : callable, optional
@@ -40,11 +40,13 @@ def load_pixels(
     -------
     numpy.ndarray, shape (len(keys), size, size, 3), uint8
     """
-    out = np.empty((len(keys), size, size, 3), dtype=np.uint8)
+    out = np.zeros((len(keys), size, size, 3), dtype=np.uint8)
+    places = [place for place, key in enumerate(keys) if key is not None]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            for i, image in enumerate(pool.map(lambda key: _fitted(source.open(key), size), keys)):
-                out[i] = image
+            images = pool.map(lambda key: _fitted(source.open(key), size), [key for key in keys if key is not None])
+            for i, (place, image) in enumerate(zip(places, images, strict=True)):
+                out[place] = image
                 if progress is not None and (i + 1) % TOLD_EVERY == 0:
                     progress(i + 1)
         except BaseException:  # an image that cannot be opened, or an interrupted run: the others are not waited for

@@ -14,14 +14,13 @@ from PIL import Image
 
 from audit.data.decode import DEPTH, METADATA, REPAIR, remarks_of
 from audit.data.leaks import COLUMNS, Look, look_at
-from audit.data.samples import ImageSource
+from audit.data.samples import EXAMPLES, ImageSource
 from audit.data.sources import ByteSource
 from audit.errors import DataError
 from audit.filenames import printable
 from audit.records import DataWarning, DataWarningCode
 
 MAX_QUARANTINED_SHARE = 0.05
-EXAMPLES = 5
 
 
 @dataclass(frozen=True)

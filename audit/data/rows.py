@@ -12,11 +12,9 @@ from statsmodels.stats.multitest import multipletests
 from audit.card.schema import Card
 from audit.data.groups import group_column
 from audit.data.readers.raw import RawTable
-from audit.data.samples import UNKNOWN
+from audit.data.samples import EXAMPLES, UNKNOWN
 from audit.filenames import printable
 from audit.records import AttributeInfo, DataWarning, DataWarningCode, ExcludedRow
-
-EXAMPLES = 5
 
 
 @dataclass(frozen=True)

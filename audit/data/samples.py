@@ -16,6 +16,7 @@ SPLITS = tuple(Shares.model_fields)  # train, discovery, confirmation, repair, s
 AUDIT_SPLITS = ("discovery", "confirmation")  # what an audit reads, beside what it trains on
 HELD_BACK = ("repair", "sealed")  # read by no audit; the last by nothing but a certificate
 UNKNOWN = "unknown"
+EXAMPLES = 5  # images that are named where many are counted
 OTHERS = "all others"  # values of a nuisance column that are not told of one by one
 
 
@@ -91,6 +92,12 @@ class Samples:
     def of_split(self, *splits: str) -> pd.DataFrame:
         """Return the rows of the named splits, index kept."""
         return self.frame[self.frame["split"].isin(splits)]
+
+    @property
+    def keys(self) -> list[str | None]:
+        """The key of each image, None for those that are held back."""
+        held_back = self.frame["split"].isin(HELD_BACK)
+        return [None if held else str(key) for key, held in zip(self.frame["image"], held_back, strict=True)]
 
     @property
     def contrasts(self) -> list[Contrast]:

@@ -15,13 +15,12 @@ import pandas as pd
 
 from audit.card.faults import did_you_mean
 from audit.card.schema import DataSpec, Shares
-from audit.data.samples import AUDIT_SPLITS, HELD_BACK, SPLITS, UNKNOWN
+from audit.data.samples import AUDIT_SPLITS, EXAMPLES, HELD_BACK, SPLITS, UNKNOWN
 from audit.errors import DataError
 from audit.records import ExcludedRow
 
 GIVEN = "given_split"  # optional column of what the table or the folders say
 UNASSIGNED = ("test", "val", "validation")  # given names that leave open which of the two audit splits
-_EXAMPLES = 5
 
 
 def assign_splits(frame: pd.DataFrame, spec: DataSpec, attributes: Iterable[str], *, trains: bool = True) -> pd.Series:
@@ -168,13 +167,15 @@ def thin_training(
         reason = (
             f"thinned from training on purpose: {plant.attribute}={plant.group} x {plant.label}, {plant.keep:.0%} kept"
         )
-        frame = _without(frame, dropped, reason, excluded)
+        excluded += [_excluded(frame.loc[dropped], attributes, reason)] * bool(len(dropped))
+        frame = frame.drop(index=dropped)
     if spec.balance_training:
         attribute = next(iter(attributes))
         kept = balanced_training(frame, attribute, attributes[attribute], spec.seed)
         dropped = frame.index[frame["split"] == "train"].difference(kept)
         reason = f"thinned from training on purpose: every {attribute} x label cell made equal"
-        frame = _without(frame, dropped, reason, excluded)
+        excluded += [_excluded(frame.loc[dropped], attributes, reason)] * bool(len(dropped))
+        frame = frame.drop(index=dropped)
     return frame, excluded
 
 
@@ -229,11 +230,12 @@ def _fewest(cell: pd.Series, keep: int, seed: int) -> pd.Index:
     return cell.index[np.argsort([_chance(seed, image) for image in cell], kind="stable")[keep:]]
 
 
-def _without(frame: pd.DataFrame, rows: pd.Index, reason: str, excluded: list[ExcludedRow]) -> pd.DataFrame:
-    if len(rows):
-        examples = sorted(frame.loc[rows, "image"])[:_EXAMPLES]
-        excluded.append(ExcludedRow(reason=reason, images=len(rows), examples=examples))
-    return frame.drop(index=rows)
+def _excluded(dropped: pd.DataFrame, attributes: Iterable[str], reason: str) -> ExcludedRow:
+    """Count training images that the card asks to drop."""
+    counts = {name: {str(g): int(n) for g, n in dropped[name].value_counts().items()} for name in attributes}
+    return ExcludedRow(
+        reason=reason, images=len(dropped), examples=sorted(dropped["image"])[:EXAMPLES], by_group=counts
+    )
 
 
 def _chance(seed: int, name: str) -> str:

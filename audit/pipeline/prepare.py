@@ -138,7 +138,7 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> Setting:
     own = card.training == "none" and inputs.finished is None
     model = backbone.build_as_is(len(samples.labels)) if own else backbone.build(len(samples.labels))
     tick = step("data: decoding images")
-    keys = samples.frame["image"].tolist()
+    keys = samples.keys
     with still_there(samples):
         pixels = load_pixels(samples.source, keys, adapter(model).side, progress=lambda n: tick(n, len(keys)))
     weights = hash_state(model.state_dict()) if own else backbone.body_hash()

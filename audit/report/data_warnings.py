@@ -46,7 +46,7 @@ def _repeated_rows(w: DataWarning) -> str:
 
 def _unnamed_files(w: DataWarning) -> str:
     return (
-        f"{w.images} images lie in the table's folder that no row names{_eg(w.examples)}: they are not part of the "
+        f"{w.images} images lie in the data's folder that no row names{_eg(w.examples)}: they are not part of the "
         f"audit ({w.numbers['looked_at']:,.0f} files looked at); add rows, or move them away"
     )
 

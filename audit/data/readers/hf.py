@@ -21,7 +21,6 @@ from audit.card.read_table import read_table
 from audit.card.schema import DataSpec
 from audit.data.readers.raw import RawTable
 from audit.data.readers.table import with_safe_paths
-from audit.data.readers.walk import unnamed_images
 from audit.data.sources import ByteSource, FileSource
 from audit.data.splits import GIVEN
 from audit.errors import DataError
@@ -158,7 +157,7 @@ def _from_folder(spec: DataSpec, path: Path, listed: list[Path]) -> RawTable:
         frame[GIVEN] = SPLIT_NAMES.get(file.parent.name.lower())
         parts.append(frame)
     frame = _with_splits(pd.concat(parts, ignore_index=True))
-    return RawTable(frame, FileSource(path), str(path), warnings=unnamed_images(path, frame[spec.image].dropna()))
+    return RawTable(frame, FileSource(path), str(path))
 
 
 def _json_lines(file: Path) -> Iterator[dict[str, str | None]]:

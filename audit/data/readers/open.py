@@ -29,6 +29,7 @@ from audit.data.readers.folder import GROUPS_FILE, join_groups, read_folder
 from audit.data.readers.hf import read_huggingface
 from audit.data.readers.raw import RawTable
 from audit.data.readers.table import read_image_table
+from audit.data.readers.walk import unnamed_images
 from audit.data.sources import FileSource
 
 PUBLISHED: Mapping[str, Callable[[Path], RawTable]] = {
@@ -77,7 +78,19 @@ def read_raw(spec: DataSpec, card_path: Path, data_root: Path | None) -> RawTabl
     assert spec.path is not None  # the schema asks for it
     path = resolve(spec.path, card_path=card_path, data_root=data_root, missing_ok=spec.reader == "cifar100")
     raw = READERS.get(spec.reader, _read_published)(spec, path)
-    return _with_links(raw) if spec.links else raw
+    raw = _with_links(raw) if spec.links else raw
+    return raw if spec.reader == "folder" else _with_unnamed(raw, spec)  # which counts them itself
+
+
+def _with_unnamed(raw: RawTable, spec: DataSpec) -> RawTable:
+    """Tell of images in the data's folder that no row names."""
+    source = raw.source
+    if isinstance(source, FileSource):
+        return replace(raw, warnings=unnamed_images(source.root, raw.frame[spec.image].dropna()))
+    if isinstance(source, CropSource):
+        files = [crop.file for crop in source.crops.values()]
+        return replace(raw, warnings=unnamed_images(source.files.root, files))
+    return raw
 
 
 def _with_links(raw: RawTable) -> RawTable:

@@ -9,7 +9,6 @@ import pandas as pd
 from audit.card.read_table import read_table
 from audit.card.schema import DataSpec
 from audit.data.readers.raw import RawTable, require_columns
-from audit.data.readers.walk import unnamed_images
 from audit.data.sources import FileSource, safe_key
 
 
@@ -36,8 +35,7 @@ def read_image_table(spec: DataSpec, path: Path) -> RawTable:
     frame = read_table(path)
     require_columns(frame, [(spec.image, "data.image")], str(path))
     frame = with_safe_paths(frame, spec.image, path)
-    unnamed = unnamed_images(path.parent, frame[spec.image].dropna())
-    return RawTable(frame, FileSource(path.parent), str(path), warnings=unnamed)
+    return RawTable(frame, FileSource(path.parent), str(path))
 
 
 def with_safe_paths(frame: pd.DataFrame, column: str, path: Path) -> pd.DataFrame:

@@ -8,12 +8,12 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from audit.data.decode import IMAGE_SUFFIXES
+from audit.data.samples import EXAMPLES
 from audit.errors import DataError
 from audit.filenames import name_in_text, printable
 from audit.records import DataWarning, DataWarningCode
 
 MOST_FILES = 200_000  # that are looked at beside a table
-EXAMPLES = 5
 
 
 def files_below(root: Path) -> Iterator[tuple[str, str]]:
@@ -43,8 +43,8 @@ def files_below(root: Path) -> Iterator[tuple[str, str]]:
             name = name_in_text(entry.name)
             key = prefix + (printable(entry.name) if name is None else name)
             why = reason or _odd_name(name)
-            real = os.path.realpath(entry.path)
-            if Path(real).is_dir():
+            if _is_folder(entry):
+                real = os.path.realpath(entry.path)
                 if real in above:
                     yield key, "link in a circle"
                 else:
@@ -59,6 +59,13 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(printable(folder), f"cannot be read ({error.strerror})", "make it readable") from None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
 
 
 def _odd_name(name: str | None) -> str:
