@@ -45,8 +45,8 @@ def attend(block: Block, stream: torch.Tensor, rows: int | None) -> tuple[torch.
     """Return z (B, rows, heads * head width) of the first ``rows`` tokens (None: all), and what attention adds."""
     attention, normed = block.attn, block.norm1(stream)
     fold = rows is not None and rows < attention.head_dim and _folds(block)
-    z = attention.norm((_folded if fold else _unfolded)(block, normed, rows))
-    return z, block.ls1(attention.proj(z))
+    head_activations = attention.norm((_folded if fold else _unfolded)(block, normed, rows))
+    return head_activations, block.ls1(attention.proj(head_activations))
 
 
 def after_attention(block: Block, stream: torch.Tensor) -> torch.Tensor:
@@ -79,8 +79,10 @@ def _unfolded(block: Block, normed: torch.Tensor, rows: int | None) -> torch.Ten
     kv = F.linear(normed, weight[inner:], None if bias is None else bias[inner:])
     k, v = kv.unflatten(-1, (2, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
     q = _queries(block, normed, rows)
-    z: torch.Tensor = F.scaled_dot_product_attention(q, attention.k_norm(k), v).transpose(1, 2).flatten(2)
-    return z
+    head_activations: torch.Tensor = (
+        F.scaled_dot_product_attention(q, attention.k_norm(k), v).transpose(1, 2).flatten(2)
+    )
+    return head_activations
 
 
 def _folded(block: Block, normed: torch.Tensor, rows: int | None) -> torch.Tensor:

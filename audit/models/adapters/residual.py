@@ -24,7 +24,7 @@ class Residual(Channels):
     )  # fmt: skip
     notes: ClassVar[str] = "basic and bottleneck blocks; statistics of batch norms stay those of the weights"
     mark: ClassVar[str] = "layer1.0.conv1.weight"
-    carried_past: ClassVar[str] = "downsample"
+    shortcut: ClassVar[str] = "downsample"
 
     @property
     def stages(self) -> Sequence[Sequence[Any]]:
@@ -64,7 +64,7 @@ class Residual(Channels):
         """Return the last convolution of the branch."""
         return self._parts(layer)[3]
 
-    def written(self, layer: int) -> nn.Module:
+    def output_module(self, layer: int) -> nn.Module:
         """Return the module whose output is added to what goes around the branch."""
         block = self.blocks[layer]
         last = (block.drop_path, block.se, self._parts(layer)[4])
