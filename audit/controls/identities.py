@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ SUM_TOLERANCE = 1e-5
 ENGINE_TOLERANCE = 1e-4
 Patch = Callable[[Model, Trace, Donor, int], torch.Tensor]
 PatchSet = Callable[[Model, Trace, Donor, Sequence[Site]], torch.Tensor]
-MEND = "this is a fault of the tool or of the model's code, not of the data; report it with the model's name"
+FIX = "this is a fault of the tool or of the model's code, not of the data; report it with the model's name"
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,12 @@ def round_trip(table: pd.DataFrame, setting: str, unit: Unit) -> Control:
     )
 
 
+def _judged(subject: Subject, values: Sequence[torch.Tensor], **said: Any) -> MeasuredControl:
+    """Judge the largest absolute value of each tensor."""
+    said = {"kind": "identity", "setting": subject.setting, "n": len(subject.images), "fix": FIX, **said}
+    return judge_numbers(numbers=_largest(values), **said)
+
+
 def _largest(values: Sequence[torch.Tensor]) -> list[float]:
     """Return the largest absolute value of each tensor; not a number where one holds none."""
     return [float(v.abs().max()) for v in values]
@@ -100,19 +107,16 @@ def self_patch(subject: Subject, *, patch: Patch = patch_layer) -> MeasuredContr
     for i in range(adapter(model).depth):
         unpatched = continue_unpatched(model, trace, i, heads_of(model, i))
         changes += [patch(model, trace, Donor(donor, trace), i) - unpatched for donor in (model, twin)]
-    return judge_numbers(
+    return _judged(
+        subject,
+        changes,
         id="self_patch",
         title="Patching a head with itself changes nothing",
-        kind="identity",
-        setting=subject.setting,
         statistic="largest change of any logit",
-        numbers=_largest(changes),
         reduced="largest",
         relation="==",
         threshold=0.0,
-        n=len(subject.images),
         meaning="A patch that carries no difference makes no difference.",
-        fix=MEND,
     )
 
 
@@ -125,19 +129,16 @@ def head_outputs_sum_to_attention(subject: Subject) -> MeasuredControl:
     for i in range(adapter(model).depth):
         total = head_outputs(model, i, trace.head_activations[i]).sum(0) + bias_output(model, i)
         errors.append((total - trace.attention[i]).norm() / trace.attention[i].norm())
-    return judge_numbers(
+    return _judged(
+        subject,
+        errors,
         id="writes_sum",
         title="What the heads write adds up to what attention writes",
-        kind="identity",
-        setting=subject.setting,
         statistic="largest relative error over layers",
-        numbers=_largest(errors),
         reduced="largest",
         relation="<=",
         threshold=SUM_TOLERANCE,
-        n=len(subject.images),
         meaning="The tool splits each attention layer into its heads without loss.",
-        fix=MEND,
     )
 
 
@@ -147,19 +148,16 @@ def everything_patched_is_the_donor(subject: Subject) -> MeasuredControl:
     patched, donor, logits = patch_everything(model, model, subject.images, subject.donors)
     with torch.inference_mode():
         changes = [(patched - donor) / donor.abs().max(), logits - model(subject.donors)]
-    return judge_numbers(
+    return _judged(
+        subject,
+        changes,
         id="everything_patched",
         title="Patching every part turns the recipient into the donor",
-        kind="identity",
-        setting=subject.setting,
         statistic="largest difference of residual stream (relative) and of logits",
-        numbers=_largest(changes),
         reduced="largest",
         relation="<=",
         threshold=SUM_TOLERANCE,
-        n=len(subject.images),
         meaning="The patched parts are all there is; no path goes around them.",
-        fix=MEND,
     )
 
 
@@ -199,22 +197,19 @@ def rotation_changes_nothing(
     limit = ENGINE_TOLERANCE * _scale(subject)
     with torch.inference_mode():
         changes.append(twin(subject.donors) - model(subject.donors))
-    return judge_numbers(
+    return _judged(
+        subject,
+        changes,
         id="rotation",
         title="A head's effect does not depend on the coordinates inside it",
-        kind="identity",
-        setting=subject.setting,
         statistic="largest change of any logit",
-        numbers=_largest(changes),
         reduced="largest",
         relation="<=",
         threshold=limit,
-        n=len(subject.images),
         meaning=(
             "What is patched is what the head writes, not how it comes about; so two models may be compared."
             + (f" Patching the stored values would have changed a logit by {raw:.2g}." if raw > limit else "")
         ),
-        fix=MEND,
     )
 
 
@@ -234,19 +229,17 @@ def every_site_is_live(subject: Subject, *, sites: Sequence[Site] | None = None)
     for site in sites or sites_of(model):
         nothing = torch.zeros_like(donor_head_outputs(model, one, [site])[site])
         least.append((patch_with_hooks(model, one, {site: nothing}) - unpatched).abs().max())
-    return judge_numbers(
+    return _judged(
+        subject,
+        least,
         id="live_sites",
         title="Every head is connected: silencing it changes the output",
-        kind="identity",
-        setting=subject.setting,
         statistic="smallest change of the largest logit, over heads",
-        numbers=_largest(least),
         reduced="smallest",
         relation=">",
         threshold=0.0,
         n=len(least),
         meaning="No head is reported to have no effect merely because the patch did not reach it.",
-        fix=MEND,
     )
 
 
@@ -266,17 +259,14 @@ def engine_equals_hooks(
     for sites in (list(outputs), list(outputs)[::2]):
         slow = patch_with_hooks(model, subject.images, {site: outputs[site] for site in sites})
         changes.append(patch_set(model, trace, Donor(model, donor), sites) - slow)
-    return judge_numbers(
+    return _judged(
+        subject,
+        changes,
         id="engine",
         title="The fast engine agrees with the slow reference",
-        kind="identity",
-        setting=subject.setting,
         statistic="largest difference of any logit (float32, both)",
-        numbers=_largest(changes),
         reduced="largest",
         relation="<=",
         threshold=ENGINE_TOLERANCE,
-        n=len(subject.images),
         meaning="Heads patched by the fast engine, one by one and many at once, give what plain PyTorch hooks give.",
-        fix=MEND,
     )
