@@ -4,7 +4,7 @@ What head h of a layer adds to the residual stream is ``u_h = gamma * W_O[:, h] 
 the input of the output projection, W_O[:, h] the columns of that projection that read it, gamma the LayerScale where
 the model has one. The projection's bias belongs to no head. In a convolutional network a slice of channels takes the
 head's place, and u_h is those channels of what the block adds. Where these parts are, and how the stream lies, differs
-between architectures and stands in ``audit.models.adapters``; "head" below is either, "tokens" are rows and columns
+between architectures and is in ``audit.models.adapters``; "head" below is either, "tokens" are rows and columns
 where the stream has them, which in a convolutional network come after the width.
 """
 

@@ -3,7 +3,7 @@
 A layer's attention ends in one projection; its input, head by head, is z, and what a head adds to the stream is the
 projection's columns for it times its part of z, times LayerScale where there is one. The projection's bias belongs to
 no head. Families differ in what a block is given beside the stream, in the names of their parts, and in the layout of
-the stream; what differs stands in ``positions`` and ``windows``.
+the stream; what differs is in ``positions`` and ``windows``.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class Residual(Channels):
     def reparameterize_(self, layer: int, generator: torch.Generator) -> None:
         """Reorder and rescale, in place, the channels between the last two convolutions.
 
-        A rectifier hands positive factors on; where another function stands, channels are reordered only.
+        A rectifier hands positive factors on; with another function, channels are reordered only.
         """
         made, norm, act, read, _ = self._parts(layer)
         order = shuffled(len(made.weight), (made.groups, getattr(norm, "num_groups", 1)), generator)

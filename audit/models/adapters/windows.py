@@ -17,7 +17,7 @@ from audit.models.adapters.stages import DownsampledStages
 class Windowed(DownsampledStages, Biased):
     """Swin: attention within windows, which every other block shifts; the image shrinks from stage to stage.
 
-    The stream is (B, rows, columns, width). z is kept window by window, so its tokens stand in another order.
+    The stream is (B, rows, columns, width). z is kept window by window, so its tokens are in another order.
     """
 
     called: ClassVar[str] = "Swin"
