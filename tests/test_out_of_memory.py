@@ -30,7 +30,7 @@ MODEL, OTHER, PIXELS = tiny(), tiny(seed=3), noise_pixels(9)
 EVERY, LAYERS, SITE, OUTCOMES = np.arange(9), range(2), Site(1, 2), {"anger": 0}
 TARGETS = EVERY % 3
 DONORS = [DonorKind("cross", MODEL, EVERY[::-1].copy()), DonorKind("other", OTHER, EVERY)]
-DONORS = {"other": ControlDonor(OTHER, PIXELS), "own": ControlDonor(MODEL, PIXELS[::-1].copy())}
+CONTROL_DONORS = {"other": ControlDonor(OTHER, PIXELS), "own": ControlDonor(MODEL, PIXELS[::-1].copy())}
 PLAN = pd.DataFrame(
     {"recipient": [0, 1, 2, 3], "cross": [5, 4, 7, 6], "placebo": [4, 5, 6, 7], "unit": [0, 0, 1, 1],
      "side": ["group", "reference"] * 2, "label": "smile", "stratum": 0}
@@ -71,9 +71,9 @@ WORK: dict[str, Callable[[], Any]] = {
     "unpatched": lambda: measure_unpatched(MODEL, PIXELS, EVERY, OUTCOMES),
     "features of frozen blocks": lambda: make_views(MODEL, [PIXELS], 1, dtype=torch.float32).data[0],
     "attention": lambda: mean_attention(MODEL, PIXELS, EVERY, [SITE])[SITE],
-    "control, each head": lambda: list(measure_heads(MODEL, PIXELS, DONORS, TARGETS, LAYERS).values()),
+    "control, each head": lambda: list(measure_heads(MODEL, PIXELS, CONTROL_DONORS, TARGETS, LAYERS).values()),
     "control, together": lambda: [
-        astuple(shift) for shift in measure_shifts(MODEL, PIXELS, DONORS, TARGETS, LAYERS, SITE).values()
+        astuple(shift) for shift in measure_shifts(MODEL, PIXELS, CONTROL_DONORS, TARGETS, LAYERS, SITE).values()
     ],
     "control, random direction": lambda: measure_random_direction(MODEL, PIXELS, OTHER, TARGETS, SITE, seed=0),
     "sweep": lambda: in_rows(sweep(MODEL, PIXELS, EVERY, DONORS, layers=LAYERS, outcomes=OUTCOMES)),

@@ -131,18 +131,18 @@ def measure_channel(channel: Channel, *, seed: int = 0, tick: Callable[[], None]
     """Measure one channel in both forms with its nulls; ``tick`` is called MEASUREMENTS times."""
     tick = tick or (lambda: None)
     layers = channel.spec.layers
-    whole, corrupted = channel.pixels, corrupt(channel.pixels, channel.spec.corruption)
+    pixels, corrupted_pixels = channel.pixels, corrupt(channel.pixels, channel.spec.corruption)
     one_clean = channel.clean[0]
     order = np.random.default_rng(seed).permutation(len(channel.targets))
     choose, rest = np.split(order, [min(len(order) // 2, CHOOSE_AT_MOST)])
 
-    some = whole[choose]
+    some = pixels[choose]
     by_donor = measure_heads(channel.corrupted, some, _twins(channel, some), channel.targets[choose], layers)
     null_heads = np.mean([v for name, v in by_donor.items() if name.startswith("null")], axis=0)
     heads = np.mean([v for name, v in by_donor.items() if name.startswith("clean")], axis=0) - null_heads
     tick()
     input_heads = measure_heads(
-        one_clean, corrupted[choose], {"clean": ControlDonor(one_clean, some)}, channel.targets[choose], layers
+        one_clean, corrupted_pixels[choose], {"clean": ControlDonor(one_clean, some)}, channel.targets[choose], layers
     )["clean"]
     tick()
     # As they will be read from a file: sums over images must not depend on how the numbers lie in memory.
@@ -150,45 +150,51 @@ def measure_channel(channel: Channel, *, seed: int = 0, tick: Callable[[], None]
     site, input_site = _best_site(heads, layers), _best_site(input_heads, layers)
 
     others = {
-        "shuffled": ControlDonor(one_clean, whole[_elsewhere(channel.targets)]),
-        "untrained": ControlDonor(channel.untrained, whole),
+        "shuffled": ControlDonor(one_clean, pixels[_elsewhere(channel.targets)]),
+        "untrained": ControlDonor(channel.untrained, pixels),
     }
-    seen = measure_shifts(channel.corrupted, whole, _twins(channel, whole) | others, channel.targets, layers, site)
-    aside = measure_random_direction(channel.corrupted, whole[rest], one_clean, channel.targets[rest], site, seed=seed)
+    clean = measure_shifts(channel.corrupted, pixels, _twins(channel, pixels) | others, channel.targets, layers, site)
+    random_direction = measure_random_direction(
+        channel.corrupted, pixels[rest], one_clean, channel.targets[rest], site, seed=seed
+    )
     tick()
-    blind = measure_shifts(channel.corrupted, corrupted, _twins(channel, corrupted), channel.targets, layers, site)
+    corrupted = measure_shifts(
+        channel.corrupted, corrupted_pixels, _twins(channel, corrupted_pixels), channel.targets, layers, site
+    )
     tick()
     on_input = measure_shifts(
-        one_clean, corrupted, {"clean": ControlDonor(one_clean, whole)}, channel.targets, layers, input_site
+        one_clean, corrupted_pixels, {"clean": ControlDonor(one_clean, pixels)}, channel.targets, layers, input_site
     )["clean"]
     tick()
     # The other way round: the first clean model receives, so the twins of its own seed are no donors.
-    donors = _twins(channel, whole, start=1) | {"input": ControlDonor(one_clean, corrupted)}
-    loss = measure_shifts(one_clean, whole, donors, channel.targets, layers, site)
+    donors = _twins(channel, pixels, start=1) | {"input": ControlDonor(one_clean, corrupted_pixels)}
+    noising = measure_shifts(one_clean, pixels, donors, channel.targets, layers, site)
     tick()
-    return Measured(channel.spec, heads, null_heads, input_heads, rest, aside, seen, blind, loss, on_input)
+    return Measured(
+        channel.spec, heads, null_heads, input_heads, rest, random_direction, clean, corrupted, noising, on_input
+    )
 
 
 def judge_channel(measured: Measured) -> ChannelResult:
     """Judge what was measured of one channel."""
-    words, seen, rest = measured.spec, measured.clean, measured.rest
-    site, input_site = _best_site(measured.heads, words.layers), _best_site(measured.input_heads, words.layers)
-    effect = _beyond_null(seen)
+    spec, clean, rest = measured.spec, measured.clean, measured.rest
+    site, input_site = _best_site(measured.heads, spec.layers), _best_site(measured.input_heads, spec.layers)
+    effect = _beyond_null(clean)
     joint_limit, head_limit = HALF * effect.total, HALF * effect.single[rest]
-    blind = _beyond_null(measured.corrupted)
+    corrupted = _beyond_null(measured.corrupted)
     controls = [
-        *judge_form(words, effect, rest, site, form="models"),
-        *judge_form(words, measured.on_input, rest, input_site, form="input"),
-        judge_noising(words, _beyond_null(measured.noising), site, form="models"),
-        judge_noising(words, -measured.noising["input"], site, form="input"),
-        _worst([judge_null(words, "other_seed", odd.joint, joint_limit) for odd in _odd_ones_out(seen)]),
-        judge_null(words, "shuffled", seen["shuffled"].joint, joint_limit),
-        judge_null(words, "untrained", seen["untrained"].joint, joint_limit),
-        judge_null(words, "nothing_to_carry", blind.joint, joint_limit),
-        judge_null(words, "nothing_to_carry_head", blind.single[rest], head_limit, site),
-        judge_null(words, "random_direction", measured.random_direction, head_limit, site),
+        *judge_form(spec, effect, rest, site, form="models"),
+        *judge_form(spec, measured.on_input, rest, input_site, form="input"),
+        judge_noising(spec, _beyond_null(measured.noising), site, form="models"),
+        judge_noising(spec, -measured.noising["input"], site, form="input"),
+        _worst([judge_null(spec, "other_seed", odd.joint, joint_limit) for odd in _odd_ones_out(clean)]),
+        judge_null(spec, "shuffled", clean["shuffled"].joint, joint_limit),
+        judge_null(spec, "untrained", clean["untrained"].joint, joint_limit),
+        judge_null(spec, "nothing_to_carry", corrupted.joint, joint_limit),
+        judge_null(spec, "nothing_to_carry_head", corrupted.single[rest], head_limit, site),
+        judge_null(spec, "random_direction", measured.random_direction, head_limit, site),
     ]
-    grids = _grids(words, measured.heads, measured.null_heads, measured.input_heads)
+    grids = _grids(spec, measured.heads, measured.null_heads, measured.input_heads)
     return ChannelResult(controls, grids)
 
 

@@ -13,8 +13,8 @@ import torch
 from audit.controls.verdict import MeasuredControl, judge, judge_numbers
 from audit.models.adapters.registry import Model, adapter
 from audit.patching.engine import Donor, continue_unpatched, patch_layer, patch_together
-from audit.patching.hooks import donor_writes, patch_everything, patch_with_hooks
-from audit.patching.sites import Site, Trace, bias_write, head_writes, heads_of, record, sites_of
+from audit.patching.hooks import donor_head_outputs, patch_everything, patch_with_hooks
+from audit.patching.sites import Site, Trace, bias_output, head_outputs, heads_of, record, sites_of
 from audit.records import Control, Estimate
 
 SUM_TOLERANCE = 1e-5
@@ -43,7 +43,7 @@ def run_identities(subject: Subject, *, patch: Patch = patch_layer) -> list[Meas
     """
     return [
         self_patch(subject, patch=patch),
-        writes_sum_to_attention(subject),
+        head_outputs_sum_to_attention(subject),
         everything_patched_is_the_donor(subject),
         rotation_changes_nothing(subject, patch=patch),
         every_site_is_live(subject),
@@ -104,13 +104,13 @@ def self_patch(subject: Subject, *, patch: Patch = patch_layer) -> MeasuredContr
 
 
 @torch.inference_mode()
-def writes_sum_to_attention(subject: Subject) -> MeasuredControl:
+def head_outputs_sum_to_attention(subject: Subject) -> MeasuredControl:
     """Add up the writes of all heads and the bias: the sum must be what the attention layer puts out."""
     model = subject.model
     trace = record(model, subject.images)
     errors = []
     for i in range(adapter(model).depth):
-        total = head_writes(model, i, trace.z[i]).sum(0) + bias_write(model, i)
+        total = head_outputs(model, i, trace.head_activations[i]).sum(0) + bias_output(model, i)
         errors.append((total - trace.attention[i]).norm() / trace.attention[i].norm())
     return judge_numbers(
         _largest(errors),
@@ -205,7 +205,7 @@ def every_site_is_live(subject: Subject, *, sites: Sequence[Site] | None = None)
         unpatched = model(one)
     least = []
     for site in sites or sites_of(model):
-        nothing = torch.zeros_like(donor_writes(model, one, [site])[site])
+        nothing = torch.zeros_like(donor_head_outputs(model, one, [site])[site])
         least.append((patch_with_hooks(model, one, {site: nothing}) - unpatched).abs().max())
     return judge_numbers(
         _largest(least),
@@ -225,15 +225,15 @@ def engine_equals_hooks(
     """Compare the fast engine with plain hooks, on this audit's own images: every head, and heads of many layers."""
     model = subject.model
     trace, donor = record(model, subject.images), record(model, subject.donors)
-    writes = donor_writes(model, subject.donors, sites_of(model))
+    outputs = donor_head_outputs(model, subject.donors, sites_of(model))
     changes = []
     for i in range(adapter(model).depth):
         fast = patch(model, trace, Donor(model, donor), i)
         for h in range(heads_of(model, i)):
             site = Site(i, h)
-            changes.append(fast[h] - patch_with_hooks(model, subject.images, {site: writes[site]}))
-    for sites in (list(writes), list(writes)[::2]):
-        slow = patch_with_hooks(model, subject.images, {site: writes[site] for site in sites})
+            changes.append(fast[h] - patch_with_hooks(model, subject.images, {site: outputs[site]}))
+    for sites in (list(outputs), list(outputs)[::2]):
+        slow = patch_with_hooks(model, subject.images, {site: outputs[site] for site in sites})
         changes.append(patch_set(model, trace, Donor(model, donor), sites) - slow)
     return judge_numbers(
         _largest(changes),

@@ -16,7 +16,7 @@ from audit.data.pixels import Pixels
 from audit.models.adapters.registry import Model, adapter
 from audit.models.transforms import as_input
 from audit.patching.engine import Donor, add_to_stream, patch_attention, patch_layer
-from audit.patching.sites import Site, Trace, head_writes, heads_of, record, same_up_to
+from audit.patching.sites import Site, Trace, head_outputs, heads_of, record, same_up_to
 from audit.patching.sweep import class_log_odds
 
 Array = npt.NDArray[np.float64]
@@ -127,14 +127,14 @@ def measure_random_direction(
     numpy.ndarray (N,)
         Shift of the true class's log-odds in nats.
     """
-    lot, body = torch.Generator().manual_seed(seed), adapter(recipient)
+    generator, body = torch.Generator().manual_seed(seed), adapter(recipient)
 
     def measured(part: slice) -> Array:
-        state = lot.get_state()
+        state = generator.get_state()
         try:
             return shifted(part)
         except BaseException:
-            lot.set_state(state)  # whoever fails has drawn nothing
+            generator.set_state(state)  # whoever fails has drawn nothing
             raise
 
     def shifted(part: slice) -> Array:
@@ -143,13 +143,14 @@ def measure_random_direction(
         theirs = record(donor, as_input(donor, pixels[part]))
         base = _true_class(_finish(recipient, own), truth)
         ours, given = (
-            head_writes(m, site.layer, t.z[site.layer])[site.head] for m, t in ((recipient, own), (donor, theirs))
+            head_outputs(m, site.layer, t.head_activations[site.layer])[site.head]
+            for m, t in ((recipient, own), (donor, theirs))
         )
         change = body.from_stream(site.layer, given - ours)
-        aside, reach = torch.zeros(change.shape), body.reach(site.layer, site.head)
-        aside[..., reach] = torch.randn(change[..., reach].shape, generator=lot)
-        aside *= change.norm(dim=-1, keepdim=True) / aside.norm(dim=-1, keepdim=True)
-        logits = add_to_stream(recipient, own, site.layer, body.to_stream(site.layer, aside).unsqueeze(0))[0]
+        random_direction, channels = torch.zeros(change.shape), body.output_channels(site.layer, site.head)
+        random_direction[..., channels] = torch.randn(change[..., channels].shape, generator=generator)
+        random_direction *= change.norm(dim=-1, keepdim=True) / random_direction.norm(dim=-1, keepdim=True)
+        logits = add_to_stream(recipient, own, site.layer, body.to_stream(site.layer, random_direction).unsqueeze(0))[0]
         return _true_class(logits, truth) - base
 
     return np.concatenate(in_batches(measured, len(targets), BATCH))

@@ -30,7 +30,7 @@ def unknown_blocks(model: Model) -> list[int]:
 
 
 def drops_at_random(model: nn.Module) -> bool:
-    """Tell whether any layer of a model draws lots while it trains: dropout, stochastic depth, dropped patches."""
+    """Tell whether any layer of a model is random in training: dropout, stochastic depth, dropped patches."""
     rates = ("p", "drop_prob", "prob")  # as nn.Dropout, timm's DropPath and its PatchDropout name theirs
     dropping = (m for m in model.modules() if "drop" in type(m).__name__.lower())
     return any(getattr(m, rate, 0.0) > 0.0 for m in dropping for rate in rates)
@@ -42,11 +42,17 @@ def leading_rows(block: Block, stream: torch.Tensor, rows: int) -> torch.Tensor:
 
 
 def attend(block: Block, stream: torch.Tensor, rows: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return z (B, rows, heads * head width) of the first ``rows`` tokens (None: all), and what attention adds."""
+    """Return the head activations of the first ``rows`` tokens, as ``attended`` does, and what attention adds."""
+    activations = attended(block, stream, rows)
+    return activations, block.ls1(block.attn.proj(activations))
+
+
+def attended(block: Block, stream: torch.Tensor, rows: int | None) -> torch.Tensor:
+    """Return head activations (B, rows, heads * head width) of the first ``rows`` tokens; None: all."""
     attention, normed = block.attn, block.norm1(stream)
     fold = rows is not None and rows < attention.head_dim and _folds(block)
-    z = attention.norm((_folded if fold else _unfolded)(block, normed, rows))
-    return z, block.ls1(attention.proj(z))
+    activations: torch.Tensor = attention.norm((_folded if fold else _unfolded)(block, normed, rows))
+    return activations
 
 
 def after_attention(block: Block, stream: torch.Tensor) -> torch.Tensor:
@@ -79,8 +85,10 @@ def _unfolded(block: Block, normed: torch.Tensor, rows: int | None) -> torch.Ten
     kv = F.linear(normed, weight[inner:], None if bias is None else bias[inner:])
     k, v = kv.unflatten(-1, (2, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
     q = _queries(block, normed, rows)
-    z: torch.Tensor = F.scaled_dot_product_attention(q, attention.k_norm(k), v).transpose(1, 2).flatten(2)
-    return z
+    head_activations: torch.Tensor = (
+        F.scaled_dot_product_attention(q, attention.k_norm(k), v).transpose(1, 2).flatten(2)
+    )
+    return head_activations
 
 
 def _folded(block: Block, normed: torch.Tensor, rows: int | None) -> torch.Tensor:

@@ -147,7 +147,7 @@ class Backbone:
         else:
             checkpoint: Checkpoint = open_checkpoint(weights_file(self.spec.name, self.weights))
             where, tensors = str(checkpoint.path), checkpoint.take(self.spec.state).tensors
-            check_heads(model, checkpoint)
+            check_heads(model, checkpoint, by_name=not self.spec.overrides)
         if is_foreign(self.spec.name):
             tensors = read_conversion(self.spec.name, self.weights).renamed(tensors)
         load_tensors(model, tensors, where, keep_classifier=keep_classifier)

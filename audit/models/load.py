@@ -58,10 +58,17 @@ def load_tensors(model: Model, tensors: Tensors, where: str, *, keep_classifier:
     model.load_state_dict(tensors, strict=False)
 
 
-def check_heads(model: Model, checkpoint: Checkpoint) -> None:
+def check_heads(model: Model, checkpoint: Checkpoint, *, by_name: bool) -> None:
     """Raise where what is stored beside the weights names another number of heads than the model has.
 
     Queries, keys and values in one matrix have the same shape whatever the number of heads, so nothing else would.
+
+    Parameters
+    ----------
+    model : Model
+    checkpoint : Checkpoint
+    by_name : bool
+        Whether the stored name of timm's model tells, which it does not where arguments of it were changed.
 
     Raises
     ------
@@ -70,7 +77,7 @@ def check_heads(model: Model, checkpoint: Checkpoint) -> None:
     body, named = adapter(model), checkpoint.architecture
     if body.unit != "head":
         return
-    stored = {checkpoint.heads} if checkpoint.heads is not None else _heads_of(named)
+    stored = {checkpoint.heads} if checkpoint.heads is not None else _heads_of(named if by_name else None)
     found = {body.units(layer) for layer in range(body.depth)}
     if stored and stored != found:
         counts = [" and ".join(map(str, sorted(n))) for n in (stored, found)]

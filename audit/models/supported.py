@@ -22,7 +22,7 @@ MODULES = (*(kind.__module__.rsplit(".", 1)[1] for kind in ADAPTERS), "deit")  #
 
 @dataclass(frozen=True)
 class Row:
-    """One family, as it stands in the table: what a card names, and what is patched."""
+    """A row of the table of families: what a card names, and what is patched."""
 
     library: str
     family: str

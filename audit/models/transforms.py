@@ -53,7 +53,7 @@ def corrupt_pixels(pixels: Pixels, corruption: Corruption) -> Pixels:
 
 
 def as_input(model: Model, pixels: Pixels) -> torch.Tensor:
-    """Turn uint8 pixels (B, H, W, 3) into float32 (B, 3, H, W), shifted and scaled as the model was pretrained.
+    """Turn uint8 pixels (B, H, W, 3) into float32 (B, 3, H, W), normalised as the model was pretrained.
 
     They are where the model is. To an accelerator they travel as bytes, from pinned memory, while it computes.
     """

@@ -117,8 +117,8 @@ def attribution(
         images = recipients[part].to(device_of(model))
         scalars = {str(c): _scalar(c, scale) for c in range(_classes(model, images))}
         passed = linearise(model, images, scalars, layers)
-        given = record(model, donors[part].to(device_of(model))).z
-        own = {layer: passed.trace.z[layer] for layer in layers}
+        given = record(model, donors[part].to(device_of(model))).head_activations
+        own = {layer: passed.trace.head_activations[layer] for layer in layers}
         columns = []
         for name, scalar in scalars.items():
             pairs = attribute(model, own, dict(enumerate(given)), passed.slopes[name])  # every recipient and donor

@@ -21,7 +21,7 @@ from audit.models.adapters.registry import Model, adapter
 from audit.patching.sites import Trace, heads_of, listening
 
 Slopes = Mapping[int, torch.Tensor]  # by layer: (B, tokens, width)
-Written = Mapping[int, torch.Tensor]  # by layer: z (B, tokens, heads * head width)
+HeadActivations = Mapping[int, torch.Tensor]  # by layer: z (B, tokens, heads * head width)
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,16 @@ def linearise(
     """
     entering: list[torch.Tensor] = []
     attention: list[torch.Tensor] = []
-    z: list[torch.Tensor] = []
+    head_activations: list[torch.Tensor] = []
     probes: dict[int, torch.Tensor] = {}
     body = adapter(model)
     with torch.no_grad():
         stream = body.embed(images)
-    with listening(model, z, attention, images=len(images)), _probing(model, layers, probes), torch.enable_grad():
+    with (
+        listening(model, head_activations, attention, images=len(images)),
+        _probing(model, layers, probes),
+        torch.enable_grad(),
+    ):
         for layer in range(body.depth):
             entering.append(stream)
             stream = body.run(layer, stream)
@@ -74,7 +78,7 @@ def linearise(
         with torch.enable_grad():
             found = torch.autograd.grad(scalar(logits).sum(), [probes[i] for i in layers], retain_graph=True)
         slopes[name] = dict(zip(layers, found, strict=True))
-    entered, added, inside = ([t.detach() for t in part] for part in (entering, attention, z))
+    entered, added, inside = ([t.detach() for t in part] for part in (entering, attention, head_activations))
     return Linearised(Trace(entered, added, inside, stream.detach()), logits.detach(), slopes)
 
 
@@ -91,12 +95,12 @@ def _probing(model: Model, layers: range, probes: dict[int, torch.Tensor]) -> It
 
     with ExitStack() as stack:
         for i in layers:
-            stack.callback(adapter(model).written(i).register_forward_hook(probe(i)).remove)
+            stack.callback(adapter(model).output_module(i).register_forward_hook(probe(i)).remove)
         yield
 
 
 @torch.inference_mode()
-def attribute(model: Model, recipient: Written, donor: Written, slopes: Slopes) -> torch.Tensor:
+def attribute(model: Model, recipient: HeadActivations, donor: HeadActivations, slopes: Slopes) -> torch.Tensor:
     """Estimate what patching each head by itself does to the scalar whose slopes are given, from every donor.
 
     Parameters
@@ -117,13 +121,13 @@ def attribute(model: Model, recipient: Written, donor: Written, slopes: Slopes) 
     """
     columns = []
     for layer, slope in slopes.items():
-        at_z, n_heads = adapter(model).at_z(layer, slope), heads_of(model, layer)
+        at_z, n_heads = adapter(model).gradient_at_heads(layer, slope), heads_of(model, layer)
         along, own, given = (_by_head(t, n_heads) for t in (at_z, recipient[layer], donor[layer]))
         columns.append(along @ given.mT - (along * own).sum(-1, keepdim=True))
     return torch.cat(columns).permute(1, 2, 0)
 
 
-def _by_head(z: torch.Tensor, n_heads: int) -> torch.Tensor:
+def _by_head(head_activations: torch.Tensor, n_heads: int) -> torch.Tensor:
     """Turn (B, tokens, heads * head width) into (heads, B, tokens * head width)."""
-    by_head: torch.Tensor = z.unflatten(-1, (n_heads, -1)).movedim(-2, 0).flatten(2)
+    by_head: torch.Tensor = head_activations.unflatten(-1, (n_heads, -1)).movedim(-2, 0).flatten(2)
     return by_head

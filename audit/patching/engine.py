@@ -20,8 +20,8 @@ from audit.models.adapters.registry import Model, adapter
 from audit.models.blocks import attend, is_plain, rows_read
 from audit.models.device import CPU, computing_in, device_of, memory_of
 from audit.models.predict import finish
-from audit.patching.hooks import replacing_writes
-from audit.patching.sites import Site, Trace, bias_write, head_writes, heads_of
+from audit.patching.hooks import replacing_head_outputs
+from audit.patching.sites import Site, Trace, bias_output, head_outputs, heads_of
 
 CACHED = 10 * 2**20  # bytes of a batch inside an MLP; more fall out of a processor's caches, and take longer each
 ROWS_AT_ONCE = 128  # patched images in one batch; more do not pay, small as they may be
@@ -176,14 +176,16 @@ def _patched(model: Model, recipient: Trace, donor: Donor, layer: int, patches: 
     rows, given_rows = (index.to(stream.device, non_blocking=True) for index in (patches.recipient, patches.donor))
     patched = stream[rows] + attention[rows]
     n_heads = body.units(layer)
-    ours, theirs = (_read(model, layer, t.z[layer]).unflatten(-1, (n_heads, -1)) for t in (recipient, donor.trace))
+    ours, theirs = (
+        _read(model, layer, t.head_activations[layer]).unflatten(-1, (n_heads, -1)) for t in (recipient, donor.trace)
+    )
     for head in patches.head.unique().tolist():
         at = (patches.head == head).nonzero().squeeze(-1).to(stream.device, non_blocking=True)
         own, given = ours[rows[at], :, head], theirs[given_rows[at], :, head]
         if donor.model is model:
-            change = body.write(layer, head, given - own)
+            change = body.head_output(layer, head, given - own)
         else:
-            change = adapter(donor.model).write(layer, head, given) - body.write(layer, head, own)
+            change = adapter(donor.model).head_output(layer, head, given) - body.head_output(layer, head, own)
         patched[at] += change
     return patched
 
@@ -204,12 +206,14 @@ def transplant_layer(model: Model, recipient: Trace, donor: Model, layer: int) -
     caught: list[torch.Tensor] = []
     handles = body.listen(layer, caught, [], images=len(entering))
     try:
-        functional_call(body.blocks[layer], adapter(donor).own_weights(layer), (entering,), dict(body.given(layer)))
+        functional_call(
+            body.blocks[layer], adapter(donor).own_weights(layer), (entering,), dict(body.block_arguments(layer))
+        )
     finally:
         for handle in handles:
             handle.remove()
-    given = head_writes(donor, layer, _read(model, layer, caught[0]), scale_from=model)
-    change = given - head_writes(model, layer, _read(model, layer, recipient.z[layer]))
+    given = head_outputs(donor, layer, _read(model, layer, caught[0]), scale_from=model)
+    change = given - head_outputs(model, layer, _read(model, layer, recipient.head_activations[layer]))
     return add_to_stream(model, recipient, layer, change)
 
 
@@ -244,7 +248,7 @@ def patch_attention(model: Model, recipient: Trace, donor: Donor, layers: range)
     """
     body, stream = adapter(model), recipient.entering[layers.start]
     for layer in layers:
-        ours, theirs = (bias_write(m, layer) for m in (model, donor.model))
+        ours, theirs = (bias_output(m, layer) for m in (model, donor.model))
         stream = body.after(layer, body.residual_input(layer, stream) + (donor.trace.attention[layer] - theirs + ours))
     for layer in range(layers.stop, body.depth):
         stream = body.run(layer, stream)
@@ -264,30 +268,36 @@ def patch_together(model: Model, recipient: Trace, donor: Donor, sites: Sequence
     for layer in range(first, body.depth):
         block, heads = body.blocks[layer], [site.head for site in sites if site.layer == layer]
         if not is_plain(block):
-            with replacing_writes(model, _writes(donor, layer, heads), images=len(stream)):
+            with replacing_head_outputs(model, _outputs_of(donor, layer, heads), images=len(stream)):
                 stream = body.run(layer, stream)
             continue
         few = rows if layer == last else None
-        z, added = attend(block, stream, few) if layer > first else (recipient.z[layer], recipient.attention[layer])
+        head_activations, added = (
+            attend(block, stream, few)
+            if layer > first
+            else (recipient.head_activations[layer], recipient.attention[layer])
+        )
         if heads:
-            change = _of_heads(donor.model, layer, donor.trace.z[layer][:, :few], heads)
-            added = added[:, :few] + change - _of_heads(model, layer, z[:, :few], heads)
+            change = _of_heads(donor.model, layer, donor.trace.head_activations[layer][:, :few], heads)
+            added = added[:, :few] + change - _of_heads(model, layer, head_activations[:, :few], heads)
         stream = body.after(layer, stream[:, :few] + added)
     return body.classify(stream)
 
 
-def _of_heads(model: Model, layer: int, z: torch.Tensor, heads: list[int]) -> torch.Tensor:
+def _of_heads(model: Model, layer: int, head_activations: torch.Tensor, heads: list[int]) -> torch.Tensor:
     """Return what some heads of a layer write together: (B, tokens, width)."""
     body = adapter(model)
     assert isinstance(body, Heads)  # of a plain block
-    every, weight = (t.unflatten(-1, (body.units(layer), -1)) for t in (z, body.projection(layer).weight))
+    every, weight = (
+        t.unflatten(-1, (body.units(layer), -1)) for t in (head_activations, body.projection(layer).weight)
+    )
     u = F.linear(every[..., heads, :].flatten(-2), weight[:, heads].flatten(1))
     gamma = body.scale(layer)
     return u if gamma is None else u * gamma
 
 
-def _writes(donor: Donor, layer: int, heads: list[int]) -> dict[Site, torch.Tensor]:
-    given = head_writes(donor.model, layer, donor.trace.z[layer])
+def _outputs_of(donor: Donor, layer: int, heads: list[int]) -> dict[Site, torch.Tensor]:
+    given = head_outputs(donor.model, layer, donor.trace.head_activations[layer])
     return {Site(layer, head): given[head] for head in heads}
 
 

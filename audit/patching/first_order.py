@@ -114,16 +114,18 @@ def _moved(
     """
     room = memory_of(device_of(model))
 
-    def writes(part: slice) -> dict[int, torch.Tensor]:
-        z = record(model, as_input(model, pixels[donors[part]])).z
-        return {layer: z[layer] for layer in layers}
+    def donor_activations(part: slice) -> dict[int, torch.Tensor]:
+        head_activations = record(model, as_input(model, pixels[donors[part]])).head_activations
+        return {layer: head_activations[layer] for layer in layers}
 
-    written = in_batches(writes, len(donors), max_batch_size(len(donors), trace_bytes(model), share=0.5, free=room))
-    given = {layer: torch.cat([z[layer] for z in written]) for layer in layers}
+    activations = in_batches(
+        donor_activations, len(donors), max_batch_size(len(donors), trace_bytes(model), share=0.5, free=room)
+    )
+    given = {layer: torch.cat([head_activations[layer] for head_activations in activations]) for layer in layers}
 
     def moved(part: slice) -> dict[str, Array]:
         passed = linearise(model, as_input(model, pixels[recipients[part]]), scalars, layers)
-        own = {layer: passed.trace.z[layer] for layer in layers}
+        own = {layer: passed.trace.head_activations[layer] for layer in layers}
         found = {}
         for name, scalar in scalars.items():
             base = scalar(passed.logits).cpu().double().numpy()[:, None, None]

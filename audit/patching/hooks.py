@@ -19,10 +19,10 @@ from audit.models.adapters.heads import Heads
 from audit.models.adapters.registry import Model, adapter
 from audit.patching.sites import Site
 
-Writes = Mapping[Site, torch.Tensor]  # what each head shall add to the residual stream: (B, tokens, width)
+HeadOutputs = Mapping[Site, torch.Tensor]  # what each head shall add to the residual stream: (B, tokens, width)
 
 
-def _write_of(model: Model, site: Site, caught: torch.Tensor, images: int) -> torch.Tensor:
+def _head_output_of(model: Model, site: Site, caught: torch.Tensor, images: int) -> torch.Tensor:
     """Return what one head writes, from what was caught: all else is set to zero.
 
     Of a transformer that is the input of the output projection, which it passes through without the bias; of a
@@ -31,9 +31,9 @@ def _write_of(model: Model, site: Site, caught: torch.Tensor, images: int) -> to
     body, head = adapter(model), site.head
     if not isinstance(body, Heads):
         return _only(caught, 1, head, body.units(site.layer))
-    only = _only(body.z_of(site.layer, caught, images), -1, head, body.units(site.layer))
+    only = _only(body.head_activations_of(site.layer, caught, images), -1, head, body.units(site.layer))
     u = F.linear(only, body.projection(site.layer).weight)
-    gamma = _gamma(body.blocks[site.layer])
+    gamma = _layer_scale(body.blocks[site.layer])
     return body.to_stream(site.layer, u if gamma is None else u * gamma)
 
 
@@ -53,11 +53,11 @@ def _catching(model: Model, layer: int, caught: list[torch.Tensor]) -> Iterator[
         with _hooked(before=[(body.projection(layer), lambda _module, args: caught.append(args[0]))]):
             yield
     else:
-        with _hooked((body.written(layer), lambda _module, _args, out: caught.append(out.clone()))):
+        with _hooked((body.output_module(layer), lambda _module, _args, out: caught.append(out.clone()))):
             yield
 
 
-def _gamma(block: nn.Module) -> torch.Tensor | None:
+def _layer_scale(block: nn.Module) -> torch.Tensor | None:
     """Return LayerScale's gamma under either of its names; found again here, so that a mistake elsewhere shows."""
     gamma = getattr(getattr(block, "ls1", None), "gamma", getattr(block, "gamma_1", None))
     return None if gamma is None else gamma.detach()
@@ -77,46 +77,46 @@ def _hooked(
 
 
 @torch.inference_mode()
-def donor_writes(model: Model, images: torch.Tensor, sites: Sequence[Site]) -> dict[Site, torch.Tensor]:
+def donor_head_outputs(model: Model, images: torch.Tensor, sites: Sequence[Site]) -> dict[Site, torch.Tensor]:
     """Return what each of ``sites`` writes when ``model`` sees ``images`` (B, 3, H, W)."""
     caught: dict[int, list[torch.Tensor]] = {site.layer: [] for site in sites}
     with ExitStack() as stack:
         for layer, kept in caught.items():
             stack.enter_context(_catching(model, layer, kept))
         model(images)
-    return {site: _write_of(model, site, caught[site.layer][0], len(images)) for site in sites}
+    return {site: _head_output_of(model, site, caught[site.layer][0], len(images)) for site in sites}
 
 
 @torch.inference_mode()
-def patch_with_hooks(model: Model, images: torch.Tensor, writes: Writes) -> torch.Tensor:
-    """Return the logits (B, classes) when each head of ``writes`` writes that instead of its own.
+def patch_with_hooks(model: Model, images: torch.Tensor, outputs: HeadOutputs) -> torch.Tensor:
+    """Return the logits (B, classes) when each head of ``outputs`` writes that instead of its own.
 
     Heads of several layers are patched in one pass: each replaces what the head would have written *given the
     patches below it*, so that the sum is the joint effect.
     """
-    with replacing_writes(model, writes, images=len(images)):
+    with replacing_head_outputs(model, outputs, images=len(images)):
         logits: torch.Tensor = model(images)
     return logits
 
 
 @contextmanager
-def replacing_writes(model: Model, writes: Writes, *, images: int) -> Iterator[None]:
+def replacing_head_outputs(model: Model, outputs: HeadOutputs, *, images: int) -> Iterator[None]:
     """Let each head of ``writes`` write that instead of its own in a pass of so many images."""
     with ExitStack() as stack:
-        for layer, sites in groupby(sorted(writes), key=lambda site: site.layer):
+        for layer, sites in groupby(sorted(outputs), key=lambda site: site.layer):
             caught: list[torch.Tensor] = []
-            replace = _replace_writes(model, {s: writes[s] for s in sites}, caught, images)
+            replace = _replace_outputs(model, {s: outputs[s] for s in sites}, caught, images)
             stack.enter_context(_catching(model, layer, caught))
-            stack.enter_context(_hooked((adapter(model).written(layer), replace)))
+            stack.enter_context(_hooked((adapter(model).output_module(layer), replace)))
         yield
 
 
-def _replace_writes(
-    model: Model, writes: Writes, caught: list[torch.Tensor], images: int
+def _replace_outputs(
+    model: Model, outputs: HeadOutputs, caught: list[torch.Tensor], images: int
 ) -> Callable[..., torch.Tensor]:
     def hook(_module: nn.Module, _args: object, out: torch.Tensor) -> torch.Tensor:
-        for site, write in writes.items():
-            out = out + write - _write_of(model, site, caught[-1], images)
+        for site, output in outputs.items():
+            out = out + output - _head_output_of(model, site, caught[-1], images)
         return out
 
     return hook

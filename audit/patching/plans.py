@@ -83,8 +83,8 @@ def draw_evenly(
     if at_most is None or len(frame) <= at_most:
         return frame
     shuffled = frame.iloc[rng.permutation(len(frame))]
-    turn = shuffled.groupby(list(cells)).cumcount()
-    return shuffled.loc[turn.sort_values(kind="stable").index[:at_most]].sort_index()
+    place = shuffled.groupby(list(cells)).cumcount()
+    return shuffled.loc[place.sort_values(kind="stable").index[:at_most]].sort_index()
 
 
 def find_twins(frame: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -128,10 +128,10 @@ def _donor_pairs(stratum: pd.DataFrame, used: set[str], rng: np.random.Generator
 def _assign(
     recipients: pd.DataFrame, pairs: pd.DataFrame, rng: np.random.Generator, *, first_unit: int
 ) -> pd.DataFrame:
-    """Deal recipients over the donor pairs, all images of a subject to one pair, never to a pair it is itself in."""
+    """Assign recipients to the donor pairs, all images of a subject to one pair, never to a pair it is itself in."""
     if not len(pairs) or not len(recipients):
         return pd.DataFrame(columns=PLAN_COLUMNS)
-    unit = _deal(recipients, pairs, rng)
+    unit = _assign_pairs(recipients, pairs, rng)
     served, unit = recipients[unit >= 0], unit[unit >= 0]
     is_group = (served["side"] == "group").to_numpy()
     group, reference = (pairs[f"row_{side}"].to_numpy()[unit] for side in ("group", "reference"))
@@ -147,7 +147,7 @@ def _assign(
     )
 
 
-def _deal(recipients: pd.DataFrame, pairs: pd.DataFrame, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+def _assign_pairs(recipients: pd.DataFrame, pairs: pd.DataFrame, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """Return the pair (its place in ``pairs``, or -1) of each recipient; subjects of a kind use the pairs evenly.
 
     Subjects seen in both groups are assigned first, whole: with their two sides apart, chains of shared subjects would

@@ -4,7 +4,7 @@ What head h of a layer adds to the residual stream is ``u_h = gamma * W_O[:, h] 
 the input of the output projection, W_O[:, h] the columns of that projection that read it, gamma the LayerScale where
 the model has one. The projection's bias belongs to no head. In a convolutional network a slice of channels takes the
 head's place, and u_h is those channels of what the block adds. Where these parts are, and how the stream lies, differs
-between architectures and stands in ``audit.models.adapters``; "head" below is either, "tokens" are rows and columns
+between architectures and is in ``audit.models.adapters``; "head" below is either, "tokens" are rows and columns
 where the stream has them, which in a convolutional network come after the width.
 """
 
@@ -38,7 +38,7 @@ def sites_of(model: Model, layers: range | None = None) -> list[Site]:
     return [Site(i, h) for i in (range(body.depth) if layers is None else layers) for h in range(body.units(i))]
 
 
-def bias_write(model: Model, layer: int) -> torch.Tensor | float:
+def bias_output(model: Model, layer: int) -> torch.Tensor | float:
     """Return what the output projection's bias, which belongs to no head, adds to the residual stream: (width,)."""
     return adapter(model).bias(layer)
 
@@ -53,15 +53,15 @@ class Trace:
         The residual stream before each block.
     attention : list of torch.Tensor (B, tokens, width)
         What each block's attention adds to it, LayerScale and bias included.
-    z : list of torch.Tensor (B, tokens, heads * head width)
-        The input of each output projection.
+    head_activations : list of torch.Tensor (B, tokens, heads * head width)
+        The input of each output projection (z in the literature).
     leaving : torch.Tensor (B, tokens, width)
         The residual stream after the last block.
     """
 
     entering: list[torch.Tensor]
     attention: list[torch.Tensor]
-    z: list[torch.Tensor]
+    head_activations: list[torch.Tensor]
     leaving: torch.Tensor
 
     def take(self, rows: torch.Tensor) -> Trace:
@@ -70,7 +70,7 @@ class Trace:
         return Trace(
             [t[rows] for t in self.entering],
             [t[rows] for t in self.attention],
-            [t[rows] for t in self.z],
+            [t[rows] for t in self.head_activations],
             self.leaving[rows],
         )
 
@@ -96,16 +96,20 @@ def record(model: Model, images: torch.Tensor, *, prefix: Trace | None = None, s
     """
     body = adapter(model)
     if prefix is None:
-        entering, attention, z, start = [], [], [], 0
+        entering, attention, head_activations, start = [], [], [], 0
         stream = body.embed(images)
     else:
-        entering, attention, z = prefix.entering[:start], prefix.attention[:start], prefix.z[:start]
+        entering, attention, head_activations = (
+            prefix.entering[:start],
+            prefix.attention[:start],
+            prefix.head_activations[:start],
+        )
         stream = prefix.entering[start]
-    with listening(model, z, attention, images=len(images)):
+    with listening(model, head_activations, attention, images=len(images)):
         for layer in range(start, body.depth):
             entering.append(stream)
             stream = body.run(layer, stream)
-    return Trace(entering, attention, z, stream)
+    return Trace(entering, attention, head_activations, stream)
 
 
 def same_up_to(a: Model, b: Model, start: int) -> bool:
@@ -122,10 +126,12 @@ def _after(model: Model, start: int) -> tuple[str, ...]:
 
 
 @contextmanager
-def listening(model: Model, z: list[torch.Tensor], attention: list[torch.Tensor], *, images: int) -> Iterator[None]:
+def listening(
+    model: Model, head_activations: list[torch.Tensor], attention: list[torch.Tensor], *, images: int
+) -> Iterator[None]:
     """Append what each layer's heads hold and what they add to the stream; hooks are gone afterwards."""
     body = adapter(model)
-    handles = [h for layer in range(body.depth) for h in body.listen(layer, z, attention, images=images)]
+    handles = [h for layer in range(body.depth) for h in body.listen(layer, head_activations, attention, images=images)]
     try:
         yield
     finally:
@@ -134,7 +140,9 @@ def listening(model: Model, z: list[torch.Tensor], attention: list[torch.Tensor]
 
 
 @torch.inference_mode()
-def head_writes(model: Model, layer: int, z: torch.Tensor, *, scale_from: Model | None = None) -> torch.Tensor:
+def head_outputs(
+    model: Model, layer: int, head_activations: torch.Tensor, *, scale_from: Model | None = None
+) -> torch.Tensor:
     """Return u of every head of a layer.
 
     Parameters
@@ -143,7 +151,7 @@ def head_writes(model: Model, layer: int, z: torch.Tensor, *, scale_from: Model 
         Its own output projection is used.
     layer : int
         0-based.
-    z : torch.Tensor (B, tokens, heads * head width)
+    head_activations : torch.Tensor (B, tokens, heads * head width)
         From the same model and layer.
     scale_from : Model, optional
         Whose LayerScale is used instead of the model's own.
@@ -152,4 +160,4 @@ def head_writes(model: Model, layer: int, z: torch.Tensor, *, scale_from: Model 
     -------
     torch.Tensor (heads, B, tokens, width)
     """
-    return adapter(model).writes(layer, z, scale_from=adapter(scale_from or model))
+    return adapter(model).head_outputs(layer, head_activations, scale_from=adapter(scale_from or model))

@@ -69,9 +69,9 @@ def patch_heads(setting: Setting, models: AuditedModels, rates: Rates, *, design
         swap, first_order = sweep_every(setting, models, plans), estimate_confirmation(setting, models, plans)
     images = np.unique(np.concatenate([plan.column("recipient") for plan in plans])) if plans else audit_rows(setting)
     if heads is not None:
-        lot = np.random.default_rng(setting.card.audit.seed)
+        rng = np.random.default_rng(setting.card.audit.seed)
         cells = ["label", models.balanced_on] if models.balanced_on else ["label"]
-        images = draw_evenly(setting.samples.frame.loc[images], cells, BESIDE, lot).index.to_numpy(dtype=np.int64)
+        images = draw_evenly(setting.samples.frame.loc[images], cells, BESIDE, rng).index.to_numpy(dtype=np.int64)
     of_c = [
         sweep_reference(setting, models, images, heads, weights_only=weights_only) if design_c else None
         for weights_only in (False, True)

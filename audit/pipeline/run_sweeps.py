@@ -259,8 +259,8 @@ def sweep_sets(
         sets = {str(s): [Site(*head) for head in s.heads] for s in wanted.get(str(plan.contrast), [])}
         if plan.split != "confirmation" or not sets:
             continue
-        lot = np.random.default_rng(setting.card.audit.seed)
-        part = Plan(plan.contrast, plan.split, draw_evenly(plan.rows, ["label", "side"], swept.beside, lot))
+        rng = np.random.default_rng(setting.card.audit.seed)
+        part = Plan(plan.contrast, plan.split, draw_evenly(plan.rows, ["label", "side"], swept.beside, rng))
         table = sweep_together(
             models.primary,
             setting.pixels,

@@ -65,23 +65,23 @@ def _pixels(path: Path, side: int) -> npt.NDArray[np.uint8]:
         return np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
 
 
-def batches(n: int, lot: torch.Generator, size: int = 32) -> Iterator[torch.Tensor]:
+def batches(n: int, generator: torch.Generator, size: int = 32) -> Iterator[torch.Tensor]:
     """Yield rows in an order drawn at random; the last batch is whole or left out."""
-    yield from torch.randperm(n, generator=lot)[: n // size * size].split(size)
+    yield from torch.randperm(n, generator=generator)[: n // size * size].split(size)
 
 
 def train(
     model: nn.Module, logits: Logits, images: torch.Tensor, targets: torch.Tensor, epochs: int, rate: float
 ) -> None:
     """Train with AdamW at a cosine rate, on photographs of which half are mirrored."""
-    lot = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(SEED)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * (len(images) // 32))
     for epoch in range(epochs):
         model.train()
         losses = []
-        for rows in batches(len(images), lot):
-            flipped = torch.rand(len(rows), generator=lot) < 0.5
+        for rows in batches(len(images), generator):
+            flipped = torch.rand(len(rows), generator=generator) < 0.5
             seen = torch.where(flipped.view(-1, 1, 1, 1), images[rows].flip(-1), images[rows])
             loss = F.cross_entropy(logits(seen), targets[rows], label_smoothing=0.1)
             optimizer.zero_grad()

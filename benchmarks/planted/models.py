@@ -28,6 +28,7 @@ from audit.card.schema import ModelSpec
 from audit.data.pixels import load_pixels
 from audit.data.synthetic import SyntheticSource, edited_key, sample_faces
 from audit.models.adapters.registry import adapter
+from audit.models.blocks import after_attention, attended
 from audit.models.build import Backbone
 from audit.models.checkpoint import save_weights
 from audit.models.finetune import make_views
@@ -198,18 +199,8 @@ def run_tail(
 
 def attend(block: Block, stream: torch.Tensor, rows: int) -> torch.Tensor:
     """Return z (B, heads, rows, head width) of the first ``rows`` tokens."""
-    normed, width = block.norm1(stream), stream.shape[-1]
-    weight, bias = block.attn.qkv.weight, block.attn.qkv.bias
-    heads = (block.attn.num_heads, block.attn.head_dim)
-    q = F.linear(normed[:, :rows], weight[:width], bias[:width]).unflatten(-1, heads).transpose(1, 2)
-    k, v = F.linear(normed, weight[width:], bias[width:]).unflatten(-1, (2, *heads)).permute(2, 0, 3, 1, 4)
-    return F.scaled_dot_product_attention(q, k, v)
-
-
-def after_attention(block: Block, stream: torch.Tensor) -> torch.Tensor:
-    """Run the second half of a block."""
-    out: torch.Tensor = stream + block.ls2(block.mlp(block.norm2(stream)))
-    return out
+    z: torch.Tensor = attended(block, stream, rows).unflatten(-1, (HEADS, -1)).transpose(1, 2)
+    return z
 
 
 def make_start(base: Backbone, pool: Pool, *, seed: int, steps: int = START_STEPS) -> State:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from audit.data.pixels import Pixels
 from audit.models.transforms import as_input
 from audit.patching.engine import add_to_stream
-from audit.patching.sites import Trace, head_writes, record
+from audit.patching.sites import Trace, head_outputs, record
 from benchmarks.planted.models import HEADS, LAYERS, Head
 
 Array = npt.NDArray[np.float64]
@@ -78,18 +78,18 @@ def rank_rivals(
     before = _probability(model, trace)
     differences, attended, probed, ablated, p_probe, p_ablation = ({} for _ in range(6))
     for layer in LAYERS:
-        writes = head_writes(model, layer, trace.z[layer])
+        outputs = head_outputs(model, layer, trace.head_activations[layer])
         attention = _class_token_attention(model, layer, trace.entering[layer])
         signed = torch.from_numpy(weights).float()
         for head in range(HEADS):
             key = (layer, head)
-            seen = writes[head][:, : _tokens_seen(layer, writes.shape[2])]
+            seen = outputs[head][:, : _tokens_seen(layer, outputs.shape[2])]
             differences[key] = float((signed[:, None, None] * seen).sum(0).norm())
             attended[key] = float((signed[:, None] * attention[:, head]).sum(0).abs().sum())
-            probed[key] = _probe(trace.z[layer].unflatten(-1, (HEADS, -1))[:, :, head], is_group)
+            probed[key] = _probe(trace.head_activations[layer].unflatten(-1, (HEADS, -1))[:, :, head], is_group)
             right = round(probed[key] * len(is_group))
             p_probe[key] = float(stats.binomtest(right, len(is_group), 0.5, alternative="greater").pvalue)
-            after = _in_batches(model, trace, layer, writes[head].mean(0, keepdim=True) - writes[head])
+            after = _in_batches(model, trace, layer, outputs[head].mean(0, keepdim=True) - outputs[head])
             change = after.double().softmax(-1)[:, 1].numpy() - before
             ablated[key], p_ablation[key] = abs(float(weights @ change)), contrast_p(change, is_group, smiling)
     random = np.random.default_rng(seed).random(len(EVERY))
@@ -174,7 +174,7 @@ def _record_all(model: VisionTransformer, pixels: Pixels) -> Trace:
     return Trace(
         [torch.cat([p.entering[i] for p in parts]) for i in layers],
         [torch.cat([p.attention[i] for p in parts]) for i in layers],
-        [torch.cat([p.z[i] for p in parts]) for i in layers],
+        [torch.cat([p.head_activations[i] for p in parts]) for i in layers],
         torch.cat([p.leaving for p in parts]),
     )
 

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from audit.data.synthetic import sample_faces
 from audit.models.adapters.registry import adapter
-from benchmarks.planted.models import LAYERS, Head, after_attention, attend, features
+from audit.models.blocks import after_attention
+from benchmarks.planted.models import LAYERS, Head, attend, features
 
 TRUTH_SEEDS = 3_000_017  # from here on
 BATCH = 256

@@ -74,7 +74,7 @@ def test_a_head_that_takes_its_own_output_changes_nothing_and_another_ones_is_a_
     own_pixels, other_pixels = noise_pixels(4, size=64), noise_pixels(4, seed=1, size=64)
     layer = models.LAYERS[1]
     trace, donor = (rivals._record_all(model, p) for p in (own_pixels, other_pixels))
-    change = rivals.head_writes(model, layer, donor.z[layer] - trace.z[layer])[2]
+    change = rivals.head_outputs(model, layer, donor.head_activations[layer] - trace.head_activations[layer])[2]
     torch.testing.assert_close(
         patched, rivals.add_to_stream(model, trace, layer, change[None])[0], atol=1e-4, rtol=1e-4
     )

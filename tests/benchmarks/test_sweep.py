@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from audit.models.adapters.registry import adapter
-from audit.patching.hooks import donor_writes, patch_with_hooks
+from audit.patching.hooks import donor_head_outputs, patch_with_hooks
 from audit.patching.sites import Site
 from benchmarks.sweep import environment, floor, race, run, summary
 from benchmarks.sweep.cases import DEMO, Case, build, draw_images
@@ -45,7 +45,7 @@ def test_hooks_and_this_tool_patch_the_same() -> None:
     assert (expected - model(images)).abs().amax((-1, -2)).min() > 0.01
     torch.testing.assert_close(this_tool(model)(images, donors, range(3)), expected, atol=1e-5, rtol=0)
     site = Site(1, 2)
-    by_writes = patch_with_hooks(model, images, donor_writes(model, donors, [site]))
+    by_writes = patch_with_hooks(model, images, donor_head_outputs(model, donors, [site]))
     torch.testing.assert_close(expected[1, 2], by_writes, atol=1e-5, rtol=0)
     torch.testing.assert_close(plain_hooks(model)(images, donors, [1])[0], expected[1])
     assert hooks_left(model) == 0

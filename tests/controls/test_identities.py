@@ -16,11 +16,11 @@ from audit.controls.identities import (
     engine_equals_hooks,
     every_site_is_live,
     everything_patched_is_the_donor,
+    head_outputs_sum_to_attention,
     rotated,
     rotation_changes_nothing,
     run_identities,
     self_patch,
-    writes_sum_to_attention,
 )
 from audit.models.adapters.heads import Heads
 from audit.models.adapters.registry import Model
@@ -190,9 +190,9 @@ def test_a_bias_applied_twice_fails_the_sum() -> None:
 
 def test_layer_scale_overlooked_fails_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Heads, "scale", lambda _body, _layer: None)
-    assert not writes_sum_to_attention(subject(tiny("LayerScale"))).passed
+    assert not head_outputs_sum_to_attention(subject(tiny("LayerScale"))).passed
     assert not engine_equals_hooks(subject(tiny("LayerScale"))).passed  # hooks still know of it
-    assert writes_sum_to_attention(subject(tiny())).passed  # where there is none, nothing is overlooked
+    assert head_outputs_sum_to_attention(subject(tiny())).passed  # where there is none, nothing is overlooked
 
 
 def with_forward(model: Model, forward: Callable[..., torch.Tensor]) -> Model:

@@ -19,7 +19,7 @@ from audit.models.architecture import make_architecture, unit_of
 from audit.models.build import Backbone
 from audit.models.finetune import Recipe, count_steps, finetune, make_views
 from audit.models.transforms import as_input
-from audit.patching.sites import head_writes, record, sites_of, trace_bytes
+from audit.patching.sites import head_outputs, record, sites_of, trace_bytes
 from tests.models_for_tests import CONVOLUTIONAL, noise_images, tiny, two_tones
 
 pytestmark = pytest.mark.unit
@@ -31,9 +31,9 @@ def test_the_slices_of_a_block_share_out_its_channels(family: str) -> None:
     model = tiny(family)
     trace = record(model, noise_images(2))
     for layer in range(adapter(model).depth):
-        writes = head_writes(model, layer, trace.z[layer])
-        assert torch.equal(writes.sum(0), trace.attention[layer])
-        touched = (writes != 0).flatten(3).any(-1).any(1)  # (slices, channels)
+        outputs = head_outputs(model, layer, trace.head_activations[layer])
+        assert torch.equal(outputs.sum(0), trace.attention[layer])
+        touched = (outputs != 0).flatten(3).any(-1).any(1)  # (slices, channels)
         assert (touched.sum(0) <= 1).all()  # no channel belongs to two
 
 
@@ -44,7 +44,7 @@ def test_images_of_odd_sizes_are_laid_out_and_back(family: str, side: int) -> No
     model = tiny(family)
     body, trace = adapter(model), record(model, noise_images(2, size=side))
     for layer in range(body.depth):
-        assert torch.equal(body.to_stream(layer, trace.z[layer]), trace.attention[layer])
+        assert torch.equal(body.to_stream(layer, trace.head_activations[layer]), trace.attention[layer])
 
 
 @pytest.mark.parametrize("family", CONVOLUTIONAL)
@@ -52,7 +52,7 @@ def test_sizes_are_those_of_a_pass(family: str) -> None:
     model = tiny(family)
     body, trace = adapter(model), record(model, noise_images(1))
     for layer in range(body.depth):
-        assert (body.tokens(layer), body.sizes(layer).width) == trace.z[layer].shape[1:]
+        assert (body.tokens(layer), body.sizes(layer).width) == trace.head_activations[layer].shape[1:]
     kept = sum(t.numel() for t in (*trace.entering, *trace.attention, trace.leaving))
     assert trace_bytes(model) == pytest.approx(4 * kept, rel=0.35)
 

@@ -149,8 +149,8 @@ def test_a_lightning_prefix_is_taken_off_and_the_averaged_weights_are_asked_for(
     [
         {"hyper_parameters": {"num_heads": 8}},
         {"args": {"model": "x", "model_kwargs": {"num_heads": 8}}},
-        {"arch": "vit_small_patch16_224"},  # has 6
     ],
+    ids=str,
 )
 def test_a_number_of_heads_that_the_checkpoint_contradicts(beside: dict[str, Any], tmp_path: Path) -> None:
     torch.save({"state_dict": weights(), **beside}, tmp_path / "w.pth")
@@ -159,6 +159,17 @@ def test_a_number_of_heads_that_the_checkpoint_contradicts(beside: dict[str, Any
     assert "num_heads" in error.fix
     torch.save({"state_dict": weights(), "hyper_parameters": {"num_heads": 4}}, tmp_path / "w.pth")
     assert opened(tmp_path, card("w.pth")).images == 4
+
+
+def test_a_name_tells_the_number_of_heads_where_no_argument_was_changed(tmp_path: Path) -> None:
+    state = timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=32).state_dict()
+    plain = card("w.pth", overrides={})
+    torch.save({"state_dict": state, "arch": "vit_tiny_patch16_224"}, tmp_path / "w.pth")
+    assert opened(tmp_path, plain).images == 4
+    torch.save({"state_dict": state, "arch": "vit_small_patch16_224"}, tmp_path / "w.pth")
+    assert "was trained with 6 heads a layer, the card's model has 3" in refusal(tmp_path, plain).what
+    torch.save({"state_dict": weights(), "arch": "vit_tiny_patch16_224"}, tmp_path / "w.pth")
+    assert opened(tmp_path, card("w.pth")).images == 4  # by the card's arguments it has 4
 
 
 def test_a_table_of_positions_tells_the_number_of_heads(tmp_path: Path) -> None:

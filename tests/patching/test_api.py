@@ -9,7 +9,7 @@ import torch
 
 from audit.errors import InputError
 from audit.patching.api import Scale, attribution, patch_heads
-from audit.patching.hooks import donor_writes, patch_with_hooks
+from audit.patching.hooks import donor_head_outputs, patch_with_hooks
 from audit.patching.sites import Site, sites_of
 from audit.patching.sweep import class_log_odds
 from tests.models_for_tests import hooks_left, noise_images, tiny
@@ -42,7 +42,7 @@ def test_effects_are_those_of_plain_hooks(family: str) -> None:
             before = model(RECIPIENTS)
         for place, (layer, head) in enumerate(heads):
             site = Site(layer, head)
-            outputs = donor_writes(donor_model or model, DONORS, [site])
+            outputs = donor_head_outputs(donor_model or model, DONORS, [site])
             wanted = (patch_with_hooks(model, RECIPIENTS, outputs) - before).double()
             torch.testing.assert_close(found[:, place], wanted, rtol=1e-3, atol=1e-4)
     assert hooks_left(model) == 0

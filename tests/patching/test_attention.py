@@ -28,7 +28,7 @@ def test_attention_times_values_is_what_the_head_holds(family: str) -> None:
             weights = _attention(block, trace.entering[layer], n_heads, None)
             values = block.attn.qkv(block.norm1(trace.entering[layer])).unflatten(-1, (3, n_heads, -1))[:, :, 2]
             held = torch.einsum("bhqk,bkhd->bqhd", weights, values).flatten(2)
-        assert (held - trace.z[layer]).abs().max() < 1e-4 * trace.z[layer].abs().max()
+        assert (held - trace.head_activations[layer]).abs().max() < 1e-4 * trace.head_activations[layer].abs().max()
 
 
 @pytest.mark.parametrize("family", KNOWN)

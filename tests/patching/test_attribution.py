@@ -15,7 +15,7 @@ pytestmark = pytest.mark.unit
 
 
 def z_of(trace: Trace) -> dict[int, torch.Tensor]:
-    return dict(enumerate(trace.z))
+    return dict(enumerate(trace.head_activations))
 
 
 def first_logit(logits: torch.Tensor) -> torch.Tensor:
@@ -28,8 +28,9 @@ def second_logit(logits: torch.Tensor) -> torch.Tensor:
 
 def towards(own: Trace, other: Trace, share: float) -> Trace:
     """Return a trace whose z lies a share of the way from one to another."""
-    return Trace(own.entering, own.attention, [torch.lerp(a, b, share) for a, b in zip(own.z, other.z, strict=True)],
-                 own.leaving)  # fmt: skip
+    pairs = zip(own.head_activations, other.head_activations, strict=True)
+    moved = [torch.lerp(a, b, share) for a, b in pairs]
+    return Trace(own.entering, own.attention, moved, own.leaving)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -66,8 +67,8 @@ def test_the_recorded_pass_is_that_of_a_pass_without_slopes(family: str) -> None
     with torch.inference_mode():
         torch.testing.assert_close(passed.logits, model(images), rtol=1e-5, atol=2e-6)
     for ours, theirs in zip(
-        (*passed.trace.entering, *passed.trace.attention, *passed.trace.z, passed.trace.leaving),
-        (*plain.entering, *plain.attention, *plain.z, plain.leaving),
+        (*passed.trace.entering, *passed.trace.attention, *passed.trace.head_activations, passed.trace.leaving),
+        (*plain.entering, *plain.attention, *plain.head_activations, plain.leaving),
         strict=True,
     ):
         assert not ours.requires_grad

@@ -20,7 +20,7 @@ from audit.patching.engine import (
     patch_together,
     transplant_layer,
 )
-from audit.patching.hooks import donor_writes, patch_with_hooks
+from audit.patching.hooks import donor_head_outputs, patch_with_hooks
 from audit.patching.sites import Site, heads_of, record, same_up_to, sites_of
 from tests.models_for_tests import CONVOLUTIONAL, FAMILIES, hooks_left, noise_images, tiny
 
@@ -29,8 +29,8 @@ pytestmark = pytest.mark.unit
 
 def by_hooks(model: Model, donor: Model, images: torch.Tensor, donors: torch.Tensor, layer: int) -> torch.Tensor:
     sites = [Site(layer, h) for h in range(heads_of(model, layer))]
-    writes = donor_writes(donor, donors, sites)
-    return torch.stack([patch_with_hooks(model, images, {s: writes[s]}) for s in sites])
+    outputs = donor_head_outputs(donor, donors, sites)
+    return torch.stack([patch_with_hooks(model, images, {s: outputs[s]}) for s in sites])
 
 
 def by_engine(model: Model, donor: Model, images: torch.Tensor, donors: torch.Tensor, layer: int) -> torch.Tensor:
@@ -90,7 +90,7 @@ def test_all_heads_of_some_layers_together_give_what_hooks_give(family: str) -> 
     own, given = record(model, images), Donor(donor, record(donor, donors))
     depth = adapter(model).depth
     for layers in {range(depth), range(depth - 1, depth), range(1)}:
-        slow = patch_with_hooks(model, images, donor_writes(donor, donors, sites_of(donor, layers)))
+        slow = patch_with_hooks(model, images, donor_head_outputs(donor, donors, sites_of(donor, layers)))
         assert relative(patch_attention(model, own, given, layers), slow) < 1e-4
 
 
@@ -101,7 +101,7 @@ def test_several_heads_together_give_what_hooks_give(family: str) -> None:
     own, given = record(model, images), Donor(donor, record(donor, donors))
     every = sites_of(model)
     for sites in ([every[0]], every[-1:], every[::2], every):
-        slow = patch_with_hooks(model, images, donor_writes(donor, donors, sites))
+        slow = patch_with_hooks(model, images, donor_head_outputs(donor, donors, sites))
         assert relative(patch_together(model, own, given, sites), slow) < 1e-4
     alone = patch_layer(model, own, given, every[0].layer, [every[0].head])[0]
     assert relative(patch_together(model, own, given, every[:1]), alone) < 1e-4
@@ -183,7 +183,7 @@ def test_a_pass_taken_up_from_a_shared_prefix_is_the_whole_pass(family: str) -> 
     assert not same_up_to(model, tiny(family, seed=1), 0)
     whole, resumed = record(twin, images), record(twin, images, prefix=record(model, images), start=start)
     assert torch.equal(whole.leaving, resumed.leaving)
-    for name in ("entering", "attention", "z"):
+    for name in ("entering", "attention", "head_activations"):
         pairs = list(zip(getattr(whole, name), getattr(resumed, name), strict=True))
         assert len(pairs) == start + 1
         assert all(torch.equal(a, b) for a, b in pairs)
@@ -220,7 +220,7 @@ def test_a_twin_in_other_coordinates_patches_alike() -> None:
     images, donors = noise_images(3), noise_images(3, seed=1)
     own, other = by_engine(model, model, images, donors, 0), by_engine(model, twin, images, donors, 0)
     assert relative(other, own) < 1e-5
-    assert not torch.allclose(record(twin, donors).z[0], record(model, donors).z[0])
+    assert not torch.allclose(record(twin, donors).head_activations[0], record(model, donors).head_activations[0])
 
 
 def test_each_recipient_gets_its_own_donor() -> None:

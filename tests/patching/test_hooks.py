@@ -10,8 +10,8 @@ import torch
 from audit.models.adapters.heads import Heads
 from audit.models.adapters.registry import Model, adapter
 from audit.patching.attention import can_look
-from audit.patching.hooks import donor_writes, patch_everything, patch_with_hooks
-from audit.patching.sites import Site, head_writes, record, sites_of
+from audit.patching.hooks import donor_head_outputs, patch_everything, patch_with_hooks
+from audit.patching.sites import Site, head_outputs, record, sites_of
 from tests.models_for_tests import FAMILIES, hooks_left, noise_images, tiny
 
 pytestmark = pytest.mark.unit
@@ -22,7 +22,7 @@ def test_a_trace_holds_the_pass(family: str) -> None:
     model, images = tiny(family), noise_images(2)
     trace = record(model, images)
     layers = adapter(model).depth
-    assert len(trace.entering) == len(trace.attention) == len(trace.z) == layers
+    assert len(trace.entering) == len(trace.attention) == len(trace.head_activations) == layers
     with torch.inference_mode():
         assert torch.allclose(adapter(model).classify(trace.leaving), model(images), atol=1e-5)
         for i in range(layers):
@@ -39,7 +39,7 @@ def test_a_trace_holds_what_timms_own_parts_give(family: str) -> None:
     with torch.inference_mode():
         for i, block in enumerate(model.blocks):
             assert torch.allclose(block.ls1(block.attn(block.norm1(trace.entering[i]))), trace.attention[i], atol=1e-5)
-            assert torch.allclose(block.ls1(block.attn.proj(trace.z[i])), trace.attention[i], atol=1e-5)
+            assert torch.allclose(block.ls1(block.attn.proj(trace.head_activations[i])), trace.attention[i], atol=1e-5)
 
 
 @torch.inference_mode()
@@ -49,7 +49,7 @@ def test_head_writes_and_bias_add_up_to_attention(family: str) -> None:
     trace = record(model, images)
     body = adapter(model)
     for i in range(body.depth):
-        total = head_writes(model, i, trace.z[i]).sum(0)
+        total = head_outputs(model, i, trace.head_activations[i]).sum(0)
         if isinstance(body, Heads) and body.projection(i).bias is not None:
             gamma = body.scale(i)
             total = total + body.projection(i).bias * (1.0 if gamma is None else gamma)
@@ -60,8 +60,8 @@ def test_head_writes_and_bias_add_up_to_attention(family: str) -> None:
 def test_both_ways_to_split_attention_agree(family: str) -> None:
     model, images = tiny(family), noise_images(2)
     trace = record(model, images)
-    for site, write in donor_writes(model, images, sites_of(model)).items():
-        fast = head_writes(model, site.layer, trace.z[site.layer])[site.head]
+    for site, write in donor_head_outputs(model, images, sites_of(model)).items():
+        fast = head_outputs(model, site.layer, trace.head_activations[site.layer])[site.head]
         assert torch.allclose(fast, write, atol=1e-5)
 
 
@@ -69,11 +69,11 @@ def test_both_ways_to_split_attention_agree(family: str) -> None:
 def test_what_a_head_writes_by_hand() -> None:
     """Head h reads its own columns of W_O, times gamma, and no bias."""
     model, images = tiny("LayerScale"), noise_images(1)
-    z, block = record(model, images).z[1], model.blocks[1]
+    z, block = record(model, images).head_activations[1], model.blocks[1]
     for head in range(4):
         own = slice(8 * head, 8 * head + 8)
         expected = block.ls1.gamma * (z[..., own] @ block.attn.proj.weight[:, own].T)
-        assert torch.allclose(donor_writes(model, images, [Site(1, head)])[Site(1, head)], expected, atol=1e-5)
+        assert torch.allclose(donor_head_outputs(model, images, [Site(1, head)])[Site(1, head)], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -112,7 +112,7 @@ def test_all_heads_of_a_donor_with_other_attention_weights_alone_are_the_donor(f
         for layer in range(adapter(donor).depth):
             for weight in branch_weights(donor, layer):
                 weight += 0.3 * torch.randn(weight.shape, generator=generator)
-    patched = patch_with_hooks(model, images, donor_writes(donor, images, sites_of(donor)))
+    patched = patch_with_hooks(model, images, donor_head_outputs(donor, images, sites_of(donor)))
     with torch.inference_mode():
         wanted, unpatched = donor(images), model(images)
     scale = float(wanted.abs().max())
@@ -122,16 +122,16 @@ def test_all_heads_of_a_donor_with_other_attention_weights_alone_are_the_donor(f
 
 def test_own_writes_back_change_nothing() -> None:
     model, images = tiny("three layers"), noise_images(2)
-    patched = patch_with_hooks(model, images, donor_writes(model, images, sites_of(model)))
+    patched = patch_with_hooks(model, images, donor_head_outputs(model, images, sites_of(model)))
     with torch.inference_mode():
         assert torch.allclose(patched, model(images), atol=1e-5)
 
 
 def test_the_order_in_which_heads_are_named_does_not_matter() -> None:
     model, images = tiny("three layers"), noise_images(2)
-    writes = donor_writes(model, noise_images(2, seed=1), [Site(2, 1), Site(0, 3), Site(0, 0), Site(1, 2)])
-    turned = dict(reversed(writes.items()))
-    assert torch.equal(patch_with_hooks(model, images, writes), patch_with_hooks(model, images, turned))
+    outputs = donor_head_outputs(model, noise_images(2, seed=1), [Site(2, 1), Site(0, 3), Site(0, 0), Site(1, 2)])
+    turned = dict(reversed(outputs.items()))
+    assert torch.equal(patch_with_hooks(model, images, outputs), patch_with_hooks(model, images, turned))
 
 
 def test_no_head_patched_is_the_model() -> None:
@@ -143,7 +143,7 @@ def test_no_head_patched_is_the_model() -> None:
 def test_hooks_are_gone_afterwards() -> None:
     model, images = tiny(), noise_images(2)
     record(model, images)
-    patch_with_hooks(model, images, donor_writes(model, images, sites_of(model)))
+    patch_with_hooks(model, images, donor_head_outputs(model, images, sites_of(model)))
     patch_everything(model, model, images, images)
     assert hooks_left(model) == 0
 
@@ -153,7 +153,7 @@ def test_hooks_are_gone_after_an_exception() -> None:
     wrong = {Site(0, 0): torch.zeros(2, 5, 7)}
     for fault in (
         lambda: record(model, too_large),
-        lambda: donor_writes(model, too_large, sites_of(model)),
+        lambda: donor_head_outputs(model, too_large, sites_of(model)),
         lambda: patch_with_hooks(model, images, wrong),
         lambda: patch_with_hooks(model, images, {Site(0, 0): wrong[Site(0, 0)], Site(9, 0): wrong[Site(0, 0)]}),
         lambda: patch_everything(model, model, too_large, images),
@@ -168,7 +168,7 @@ def test_hooks_are_gone_after_an_exception() -> None:
 def test_writes_are_to_be_had_from_a_model_whose_weights_still_ask_for_gradients(family: str) -> None:
     """As a user's own checkpoint is, that nobody has trained here."""
     model = tiny(family).requires_grad_(True)
-    assert head_writes(model, 0, record(model, noise_images(1)).z[0]).requires_grad is False
+    assert head_outputs(model, 0, record(model, noise_images(1)).head_activations[0]).requires_grad is False
 
 
 def test_patching_leaves_the_model_as_it_was() -> None:
@@ -176,7 +176,7 @@ def test_patching_leaves_the_model_as_it_was() -> None:
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with torch.inference_mode():
         logits = model(images)
-    patch_with_hooks(model, images, donor_writes(model, noise_images(2, seed=1), sites_of(model)))
+    patch_with_hooks(model, images, donor_head_outputs(model, noise_images(2, seed=1), sites_of(model)))
     with torch.inference_mode():
         assert torch.equal(model(images), logits)
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())

@@ -17,7 +17,7 @@ from audit.models.transforms import as_input
 from audit.patching import engine
 from audit.patching import sweep as sweeping
 from audit.patching.engine import transplant_layer
-from audit.patching.hooks import donor_writes, patch_with_hooks
+from audit.patching.hooks import donor_head_outputs, patch_with_hooks
 from audit.patching.sites import Site, record
 from audit.patching.sweep import (
     DonorKind,
@@ -95,7 +95,7 @@ def test_every_row_is_what_hooks_give() -> None:
     for kind in kinds:
         ours, theirs = as_input(model, pixels[recipients]), as_input(kind.model, pixels[kind.rows])
         for site in (Site(0, 0), Site(0, 3), Site(1, 1), Site(1, 2)):
-            logits = patch_with_hooks(model, ours, donor_writes(kind.model, theirs, [site])).double()
+            logits = patch_with_hooks(model, ours, donor_head_outputs(kind.model, theirs, [site])).double()
             p, m = logits.softmax(-1).numpy(), class_log_odds(logits).numpy()
             for position in range(5):
                 row = table.loc[(position, site.layer, site.head, kind.name)]
@@ -219,7 +219,7 @@ def test_sets_of_heads_are_what_hooks_give(monkeypatch: pytest.MonkeyPatch) -> N
     for kind in kinds:
         ours, theirs = as_input(model, pixels[recipients]), as_input(kind.model, pixels[kind.rows])
         for name, sites in sets.items():
-            logits = patch_with_hooks(model, ours, donor_writes(kind.model, theirs, sites)).double()
+            logits = patch_with_hooks(model, ours, donor_head_outputs(kind.model, theirs, sites)).double()
             for position in range(5):
                 row = found.loc[(position, name, kind.name)]
                 assert row["p:happiness"] == pytest.approx(float(logits.softmax(-1)[position, 2]), abs=1e-5)

@@ -73,14 +73,14 @@ class Adapter(ABC):
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Return the stream that enters the first layer."""
 
-    def given(self, layer: int) -> Mapping[str, Any]:
+    def block_arguments(self, layer: int) -> Mapping[str, Any]:
         """Return what a block is given beside the stream; it does not depend on the image."""
         del layer
         return {}
 
     def run(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
         """Run a layer."""
-        out: torch.Tensor = self.blocks[layer](stream, **self.given(layer))
+        out: torch.Tensor = self.blocks[layer](stream, **self.block_arguments(layer))
         return out
 
     def residual_input(self, layer: int, entering: torch.Tensor) -> torch.Tensor:
@@ -104,16 +104,18 @@ class Adapter(ABC):
 
     @abstractmethod
     def listen(
-        self, layer: int, z: list[torch.Tensor], written: list[torch.Tensor], *, images: int
+        self, layer: int, head_activations: list[torch.Tensor], outputs: list[torch.Tensor], *, images: int
     ) -> list[RemovableHandle]:
         """Append z (images, tokens, inner) and what the units add to the stream, of every pass from now on."""
 
     @abstractmethod
-    def write(self, layer: int, unit: int, z: torch.Tensor) -> torch.Tensor:
+    def head_output(self, layer: int, unit: int, head_activations: torch.Tensor) -> torch.Tensor:
         """Return what one unit writes, laid out as the stream, from its own part of z (..., tokens, inner / units)."""
 
     @abstractmethod
-    def writes(self, layer: int, z: torch.Tensor, *, scale_from: Adapter | None = None) -> torch.Tensor:
+    def head_outputs(
+        self, layer: int, head_activations: torch.Tensor, *, scale_from: Adapter | None = None
+    ) -> torch.Tensor:
         """Return what each unit writes (units, ..., as the stream), from z (..., tokens, inner).
 
         ``scale_from`` names whose LayerScale is used instead of the model's own.
@@ -125,7 +127,7 @@ class Adapter(ABC):
         return 0.0
 
     @abstractmethod
-    def at_z(self, layer: int, slope: torch.Tensor) -> torch.Tensor:
+    def gradient_at_heads(self, layer: int, slope: torch.Tensor) -> torch.Tensor:
         """Carry a gradient with respect to the writes over to z: (B, tokens, inner)."""
 
     @abstractmethod
@@ -167,7 +169,7 @@ class Adapter(ABC):
         """Return the linear layers that give the logits, by their names in the model."""
 
     @abstractmethod
-    def written(self, layer: int) -> nn.Module:
+    def output_module(self, layer: int) -> nn.Module:
         """Return the module whose output is what the units add to the stream."""
 
     @abstractmethod
@@ -201,7 +203,7 @@ class Adapter(ABC):
     def reparameterize_(self, layer: int, generator: torch.Generator) -> None:
         """Rewrite, in place, what is inside a layer in other coordinates; the function stays the same."""
 
-    def reach(self, layer: int, unit: int) -> slice:
+    def output_channels(self, layer: int, unit: int) -> slice:
         """Return which channels of the stream a unit can write to."""
         del layer, unit
         return slice(None)

@@ -34,7 +34,7 @@ class Channels(Staged):
     """
 
     unit: ClassVar[Unit] = "slice"
-    carried_past: ClassVar[str]  # the block's part through which the stream goes around the branch
+    shortcut: ClassVar[str]  # the block's part through which the stream goes around the branch
 
     @property
     def side(self) -> int:
@@ -53,37 +53,39 @@ class Channels(Staged):
 
     def residual_input(self, layer: int, entering: torch.Tensor) -> torch.Tensor:
         """Return what of the stream that enters a layer the slices' writes are added to."""
-        around = getattr(self.blocks[layer], self.carried_past)
+        around = getattr(self.blocks[layer], self.shortcut)
         stream: torch.Tensor = entering if around is None else around(entering)
         return stream
 
     def listen(
-        self, layer: int, z: list[torch.Tensor], written: list[torch.Tensor], *, images: int
+        self, layer: int, head_activations: list[torch.Tensor], outputs: list[torch.Tensor], *, images: int
     ) -> list[RemovableHandle]:
         """Append z (images, tokens, channels) and what the block adds to the stream, of every pass from now on."""
         del images
 
         def keep(_module: nn.Module, _args: object, out: torch.Tensor) -> None:
             kept = out.clone()  # what goes around the branch is added to it in place
-            written.append(kept)
-            z.append(self.from_stream(layer, kept))
+            outputs.append(kept)
+            head_activations.append(self.from_stream(layer, kept))
 
-        return [self.written(layer).register_forward_hook(keep)]
+        return [self.output_module(layer).register_forward_hook(keep)]
 
-    def write(self, layer: int, unit: int, z: torch.Tensor) -> torch.Tensor:
+    def head_output(self, layer: int, unit: int, head_activations: torch.Tensor) -> torch.Tensor:
         """Return what one slice writes, laid out as the stream, from its own part of z (..., tokens, slice width)."""
-        width = z.shape[-1]
-        whole = z.new_zeros((*z.shape[:-1], width * self.units(layer)))
-        whole[..., unit * width : (unit + 1) * width] = z
+        width = head_activations.shape[-1]
+        whole = head_activations.new_zeros((*head_activations.shape[:-1], width * self.units(layer)))
+        whole[..., unit * width : (unit + 1) * width] = head_activations
         return self.to_stream(layer, whole)
 
-    def writes(self, layer: int, z: torch.Tensor, *, scale_from: Adapter | None = None) -> torch.Tensor:
+    def head_outputs(
+        self, layer: int, head_activations: torch.Tensor, *, scale_from: Adapter | None = None
+    ) -> torch.Tensor:
         """Return what each slice writes (slices, ..., as the stream), from z (..., tokens, channels)."""
         del scale_from  # a channel's scale is the slice's own
-        parts = z.unflatten(-1, (self.units(layer), -1))
-        return torch.stack([self.write(layer, k, parts[..., k, :]) for k in range(self.units(layer))])
+        parts = head_activations.unflatten(-1, (self.units(layer), -1))
+        return torch.stack([self.head_output(layer, k, parts[..., k, :]) for k in range(self.units(layer))])
 
-    def at_z(self, layer: int, slope: torch.Tensor) -> torch.Tensor:
+    def gradient_at_heads(self, layer: int, slope: torch.Tensor) -> torch.Tensor:
         """Carry a gradient with respect to the writes over to z: (B, tokens, channels)."""
         return self.from_stream(layer, slope)
 
@@ -107,18 +109,18 @@ class Channels(Staged):
 
     def branches(self, layer: int) -> Sequence[nn.Module]:
         """Return the module whose output is added to the stream."""
-        return [self.written(layer)]
+        return [self.output_module(layer)]
 
     def branch(self, layer: int) -> Sequence[nn.Parameter]:
         """Return the parameters that make what the slices write."""
-        return [p for name, p in self.blocks[layer].named_parameters() if not name.startswith(self.carried_past)]
+        return [p for name, p in self.blocks[layer].named_parameters() if not name.startswith(self.shortcut)]
 
     def own_weights(self, layer: int) -> dict[str, torch.Tensor]:
         """Return the tensors of the branch, statistics of its norms included, by their names in the block.
 
         The slices of a block share all but their last filters: the weights of one are those of the whole branch.
         """
-        return {k: v for k, v in self.blocks[layer].state_dict().items() if not k.startswith(self.carried_past)}
+        return {k: v for k, v in self.blocks[layer].state_dict().items() if not k.startswith(self.shortcut)}
 
     @abstractmethod
     def filters(self, layer: int) -> Any:
@@ -139,7 +141,7 @@ class Channels(Staged):
         """How many channels enter the first layer."""
         return self.width(0)
 
-    def reach(self, layer: int, unit: int) -> slice:
+    def output_channels(self, layer: int, unit: int) -> slice:
         """Return which channels of the stream a slice writes to: its own."""
         width = self.width(layer) // self.units(layer)
         return slice(unit * width, (unit + 1) * width)

@@ -20,7 +20,7 @@ class ConvNext(DownsampledStages, Channels):
     named: ClassVar[tuple[str, ...]] = ("convnext_*", "convnextv2_*")
     notes: ClassVar[str] = "LayerScale and global response norm belong to the slice"
     mark: ClassVar[str] = "stages.0.blocks.0.conv_dw.weight"
-    carried_past: ClassVar[str] = "shortcut"
+    shortcut: ClassVar[str] = "shortcut"
     held_in: ClassVar[str] = "stages"
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
@@ -54,7 +54,7 @@ class ConvNext(DownsampledStages, Channels):
         """Return how many places a layer writes to; what does not fill a stride is left out."""
         return (self.side // self.reduction(layer)) ** 2
 
-    def written(self, layer: int) -> nn.Module:
+    def output_module(self, layer: int) -> nn.Module:
         """Return the module whose output is added to the stream."""
         module: nn.Module = self.blocks[layer].drop_path
         return module

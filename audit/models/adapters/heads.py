@@ -3,7 +3,7 @@
 A layer's attention ends in one projection; its input, head by head, is z, and what a head adds to the stream is the
 projection's columns for it times its part of z, times LayerScale where there is one. The projection's bias belongs to
 no head. Families differ in what a block is given beside the stream, in the names of their parts, and in the layout of
-the stream; what differs stands in ``positions`` and ``windows``.
+the stream; what differs is in ``positions`` and ``windows``.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Heads(Adapter):
         """Return the linear layer whose input is z."""
         return self.blocks[layer].attn.proj
 
-    def written(self, layer: int) -> nn.Module:
+    def output_module(self, layer: int) -> nn.Module:
         """Return the module whose output is what attention adds to the stream."""
         module: nn.Module = self.blocks[layer].ls1
         return module
@@ -86,7 +86,7 @@ class Heads(Adapter):
 
     def branches(self, layer: int) -> Sequence[nn.Module]:
         """Return the modules whose outputs are added to the stream, in order."""
-        return [self.written(layer), self.written_after(layer)]
+        return [self.output_module(layer), self.written_after(layer)]
 
     def branch(self, layer: int) -> Sequence[nn.Parameter]:
         """Return the parameters that make what the heads write."""
@@ -127,28 +127,30 @@ class Heads(Adapter):
         return stream
 
     def listen(
-        self, layer: int, z: list[torch.Tensor], written: list[torch.Tensor], *, images: int
+        self, layer: int, head_activations: list[torch.Tensor], outputs: list[torch.Tensor], *, images: int
     ) -> list[RemovableHandle]:
         """Append z (images, tokens, inner) and what attention adds to the stream, of every pass from now on."""
 
         def keep(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            z.append(self.z_of(layer, args[0], images))
+            head_activations.append(self.head_activations_of(layer, args[0], images))
 
         return [
             self.projection(layer).register_forward_pre_hook(keep),
-            self.written(layer).register_forward_hook(lambda _module, _args, out: written.append(out)),
+            self.output_module(layer).register_forward_hook(lambda _module, _args, out: outputs.append(out)),
         ]
 
-    def write(self, layer: int, unit: int, z: torch.Tensor) -> torch.Tensor:
+    def head_output(self, layer: int, unit: int, head_activations: torch.Tensor) -> torch.Tensor:
         """Return what one head writes, laid out as the stream, from its own part of z (..., tokens, head width)."""
-        u = F.linear(z, self.projection(layer).weight.unflatten(1, (self.units(layer), -1))[:, unit])
+        u = F.linear(head_activations, self.projection(layer).weight.unflatten(1, (self.units(layer), -1))[:, unit])
         gamma = self.scale(layer)
         return self.to_stream(layer, u if gamma is None else u * gamma)
 
-    def writes(self, layer: int, z: torch.Tensor, *, scale_from: Adapter | None = None) -> torch.Tensor:
+    def head_outputs(
+        self, layer: int, head_activations: torch.Tensor, *, scale_from: Adapter | None = None
+    ) -> torch.Tensor:
         """Return what each head writes (heads, ..., as the stream), from z (..., tokens, inner)."""
         n_heads, weight = self.units(layer), self.projection(layer).weight
-        per_head = z.unflatten(-1, (n_heads, -1)).movedim(-2, 0)
+        per_head = head_activations.unflatten(-1, (n_heads, -1)).movedim(-2, 0)
         columns = weight.unflatten(1, (n_heads, -1)).movedim(1, 0)  # (heads, width, head width)
         u = torch.matmul(per_head, columns.mT.unsqueeze(1))
         gamma = (scale_from if isinstance(scale_from, Heads) else self).scale(layer)
@@ -162,13 +164,13 @@ class Heads(Adapter):
         added: torch.Tensor = bias.detach() if gamma is None else bias.detach() * gamma
         return added
 
-    def at_z(self, layer: int, slope: torch.Tensor) -> torch.Tensor:
+    def gradient_at_heads(self, layer: int, slope: torch.Tensor) -> torch.Tensor:
         """Carry a gradient with respect to the writes over to z: (B, tokens, inner)."""
         gamma = self.scale(layer)
         weight: torch.Tensor = self.projection(layer).weight
         return self.from_stream(layer, slope if gamma is None else slope * gamma) @ weight
 
-    def z_of(self, layer: int, entered: torch.Tensor, images: int) -> torch.Tensor:
+    def head_activations_of(self, layer: int, entered: torch.Tensor, images: int) -> torch.Tensor:
         """Turn what enters the projection into z (images, tokens, heads * head width)."""
         del layer, images
         return entered

@@ -31,13 +31,13 @@ class Biased(Heads):
         entering: torch.Tensor = m.pos_drop(stream if m.pos_embed is None else stream + m.pos_embed)
         return entering
 
-    def given(self, layer: int) -> Mapping[str, Any]:
+    def block_arguments(self, layer: int) -> Mapping[str, Any]:
         """Return the positions that all blocks share, where they do."""
         del layer
         shared = self.model.rel_pos_bias
         return {} if shared is None else {"shared_rel_pos_bias": shared()}
 
-    def written(self, layer: int) -> nn.Module:
+    def output_module(self, layer: int) -> nn.Module:
         """Return the module whose output is what attention adds to the stream."""
         module: nn.Module = self.blocks[layer].drop_path1
         return module
@@ -79,7 +79,7 @@ class Rotary(Biased):
         entering: torch.Tensor = self.model.norm_pre(stream)
         return entering
 
-    def given(self, layer: int) -> Mapping[str, Any]:
+    def block_arguments(self, layer: int) -> Mapping[str, Any]:
         """Return the rotation of queries and keys by their place; "mixed" models have one for each layer."""
         rope = self.model.rope
         if rope is None:

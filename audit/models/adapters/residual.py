@@ -24,7 +24,7 @@ class Residual(Channels):
     )  # fmt: skip
     notes: ClassVar[str] = "basic and bottleneck blocks; statistics of batch norms stay those of the weights"
     mark: ClassVar[str] = "layer1.0.conv1.weight"
-    carried_past: ClassVar[str] = "downsample"
+    shortcut: ClassVar[str] = "downsample"
 
     @property
     def stages(self) -> Sequence[Sequence[Any]]:
@@ -64,7 +64,7 @@ class Residual(Channels):
         """Return the last convolution of the branch."""
         return self._parts(layer)[3]
 
-    def written(self, layer: int) -> nn.Module:
+    def output_module(self, layer: int) -> nn.Module:
         """Return the module whose output is added to what goes around the branch."""
         block = self.blocks[layer]
         last = (block.drop_path, block.se, self._parts(layer)[4])
@@ -107,7 +107,7 @@ class Residual(Channels):
     def reparameterize_(self, layer: int, generator: torch.Generator) -> None:
         """Reorder and rescale, in place, the channels between the last two convolutions.
 
-        A rectifier hands positive factors on; where another function stands, channels are reordered only.
+        A rectifier hands positive factors on; with another function, channels are reordered only.
         """
         made, norm, act, read, _ = self._parts(layer)
         order = shuffled(len(made.weight), (made.groups, getattr(norm, "num_groups", 1)), generator)

@@ -1,4 +1,4 @@
-"""Models whose blocks stand in stages, between which the image shrinks; layers are counted through."""
+"""Models whose blocks are in stages, between which the image shrinks; layers are counted through."""
 
 from __future__ import annotations
 

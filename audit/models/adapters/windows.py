@@ -17,7 +17,7 @@ from audit.models.adapters.stages import DownsampledStages
 class Windowed(DownsampledStages, Biased):
     """Swin: attention within windows, which every other block shifts; the image shrinks from stage to stage.
 
-    The stream is (B, rows, columns, width). z is kept window by window, so its tokens stand in another order.
+    The stream is (B, rows, columns, width). z is kept window by window, so its tokens are in another order.
     """
 
     called: ClassVar[str] = "Swin"
@@ -31,7 +31,7 @@ class Windowed(DownsampledStages, Biased):
         stream: torch.Tensor = self.model.patch_embed(images)
         return stream
 
-    def given(self, layer: int) -> Mapping[str, Any]:
+    def block_arguments(self, layer: int) -> Mapping[str, Any]:
         """Return nothing: positions are the attention's own."""
         del layer
         return {}
@@ -81,7 +81,7 @@ class Windowed(DownsampledStages, Biased):
         windows: torch.Tensor = window_partition(padded, block.window_size)
         return windows.reshape(len(stream), -1, stream.shape[-1])
 
-    def z_of(self, layer: int, entered: torch.Tensor, images: int) -> torch.Tensor:
+    def head_activations_of(self, layer: int, entered: torch.Tensor, images: int) -> torch.Tensor:
         """Turn windows (images * windows, tokens, width) into z (images, tokens, width)."""
         del layer
         return entered.reshape(images, -1, entered.shape[-1])
