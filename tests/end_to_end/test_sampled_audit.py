@@ -67,7 +67,7 @@ def test_what_stands_is_not_patched_again(sampled_run: Run, invoke: Invoke, monk
     def refuse(*_args: object, **_named: object) -> None:
         raise AssertionError("patched again")
 
-    for module, name in (("sweeping", "sweep"), ("sweeping", "sweep_first_order"), ("pairing", "sweep")):
+    for module, name in (("run_sweeps", "sweep"), ("run_sweeps", "sweep_first_order"), ("run_pairs", "sweep")):
         monkeypatch.setattr(f"audit.pipeline.{module}.{name}", refuse)
     before = sampled_run.record
     result = invoke("run", sampled_run.card, "--out", sampled_run.out, "--no-report")
