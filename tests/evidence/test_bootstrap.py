@@ -19,8 +19,8 @@ from audit.evidence.bootstrap import (
 )
 from audit.evidence.effects import SwapEffects
 from audit.records import Estimate
+from benchmarks.bootstrap.worlds import ONE_IMAGE_A_CELL, RARE, Flips, Labels, sizes_of_forty_labels
 from tests.evidence.simulate import plausible, swap_effects
-from tests.evidence.worlds import ONE_IMAGE_A_CELL, RARE, Flips, Labels, sizes_of_forty_labels
 
 unit_test, property_test = pytest.mark.unit, pytest.mark.property
 FORTY = sizes_of_forty_labels(np.random.default_rng(0))

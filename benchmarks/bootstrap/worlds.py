@@ -127,7 +127,7 @@ class Flips:
         if self.share == 1:
             return effects
         chosen = draw(effects.label * 2 + effects.is_group, np.array([self.share]), seed=int(rng.integers(1 << 30)))
-        some = (np.where(chosen, values, np.nan) for values in (effects.cross, effects.placebo))
+        cross, placebo = (np.where(chosen, values, np.nan) for values in (effects.cross, effects.placebo))
         first = np.stack([0.05 * change + rng.normal(0, 0.02, change.shape), np.zeros_like(change)])
-        patched = replace(effects, **dict(zip(("cross", "placebo"), some, strict=True)))
+        patched = replace(effects, cross=cross, placebo=placebo)
         return Sampled(patched, FirstOrder(first, first, first)).combined()
