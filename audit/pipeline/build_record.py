@@ -39,6 +39,10 @@ REGISTRATION = "preregistration.json"
 UNKNOWN_BLOCKS = "are run whole, and by plain hooks where sets of heads are patched"
 SAMPLED = "Where not all patches are made, the contrasts are those in which a gap was detected, and"
 METRICS = ["label-standardised gap", "true-positive-rate gap", "false-positive-rate gap", "mediated gap"]
+PRIMARY = (
+    "Heads are asked about the label-standardised gap; where that is not detected, but a gap in the true or the false "
+    "positives is, about the one of these with the smaller adjusted p-value."
+)
 GAP_WORDS = (
     "How much more often one group is called c than the reference, among images with the same label; the labels weigh "
     "the same in both groups."
@@ -87,7 +91,8 @@ ESTIMANDS = [
     (
         "Mediated gap of a head",
         "(IIE_{b->a} - IIE_{a->b}) / 2",
-        "How much the gap in the mean probability shrinks when the head's donors come from both groups alike.",
+        "How much the gap that was detected shrinks when the head's donors come from both groups alike: in the rate of "
+        "being called c, and, for the tests, in the mean probability of c.",
     ),
     (
         "Effects on exact pairs (Design B)",
@@ -122,6 +127,7 @@ def registration(setting: Setting) -> dict[str, object]:
         "metrics": METRICS,
         "estimands": _said(setting.unit, ESTIMANDS),
         "family": family_of(setting),
+        "gap of a question": PRIMARY,
         "precision of the search": precision_name(setting.precision),
         "questions": [f"{c}:{name}" for c in setting.contrasts for name in setting.outcomes],
     }

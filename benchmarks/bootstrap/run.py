@@ -170,8 +170,8 @@ def tables(results: Figures) -> str:
     lines = [
         (
             f"{results['date']}, {results['hardware']}, vit-audit {results['version']}, numpy {results['numpy']}. "
-            f"{results['runs']:,} runs a row, {results['resamples']} draws, seed {results['seed']}; the method was chosen "
-            "with seeds 1, 3 and 5. With this many runs a coverage of 95% comes out "
+            f"{results['runs']:,} runs a row, {results['resamples']} draws, seed {results['seed']}; the method was "
+            "chosen with seeds 1, 3 and 5. With this many runs a coverage of 95% comes out "
             f"between {95 - chance:.1f}% and {95 + chance:.1f}%."
         ),
         "",
