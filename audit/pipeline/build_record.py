@@ -51,6 +51,10 @@ IIE_WORDS = (
     "How the probability of c changes for images of group a when head h writes what it writes for an image of group b "
     "(x'), beyond what it does when it writes what it writes for another image of group a (x'')."
 )
+MEDIATED_WORDS = (
+    "How much the gap that was detected shrinks when the head's donors come from both groups alike: in the rate of being "
+    "called c, and, for the tests, in the mean probability of c."
+)
 DESIGN_C_WORDS = (
     "How much the gap shrinks when the head writes what it writes in a model trained on a balanced sample, beyond what "
     "another model of the same training does. The balanced sample is smaller, which may account for a part."
@@ -91,8 +95,7 @@ ESTIMANDS = [
     (
         "Mediated gap of a head",
         "(IIE_{b->a} - IIE_{a->b}) / 2",
-        "How much the gap that was detected shrinks when the head's donors come from both groups alike: in the rate of "
-        "being called c, and, for the tests, in the mean probability of c.",
+        MEDIATED_WORDS,
     ),
     (
         "Effects on exact pairs (Design B)",

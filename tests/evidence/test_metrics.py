@@ -88,7 +88,7 @@ def all_rows(stored: StoredEffects) -> list[ContrastRow]:
     return contrasts(frame, [QUESTION], ["smile"], LIMITS)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 10_000))
 def test_every_metric_weighs_images_as_the_comparison_of_groups_does(seed: int) -> None:
     rng = np.random.default_rng(seed)
