@@ -52,7 +52,7 @@ IIE_WORDS = (
     "(x'), beyond what it does when it writes what it writes for another image of group a (x'')."
 )
 MEDIATED_WORDS = (
-    "How much the gap that was detected shrinks when the head's donors come from both groups alike: in the rate of being "
+    "How much the detected gap shrinks when the head's donors come from both groups alike: in the rate of being "
     "called c, and, for the tests, in the mean probability of c."
 )
 DESIGN_C_WORDS = (
