@@ -78,7 +78,7 @@ def stability(part: Part, stored: StoredEffects, seeds: Sequence[int]) -> Stabil
 
 
 def _rank_correlation(x: Array, y: Array) -> float | None:
-    """Spearman's correlation, or None where one side does not vary."""
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    """Spearman's correlation, or None where one side does not vary or is not known."""
+    if len(x) < 3 or not np.isfinite([x, y]).all() or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
     return float(sps.spearmanr(x, y).statistic)

@@ -223,13 +223,13 @@ def influences(values: Array, weights: Array, effects: SwapEffects, clusters: Co
         tell a spread from.
     """
     cells = _cells(weights, effects, clusters)
-    if len(np.unique(cells.cluster_of)) < 2:
+    if not len(cells.cell):
+        return None
+    if any(len(np.unique(cells.cluster_of[cells.side[cells.cell_of] == side])) < 2 for side in np.unique(cells.side)):
         return None
     held = np.bincount(cells.part) / cells.size[cells.cell_of]
     alone = held > WHOLE
     lonely, of_side = cells.cell_of[alone], cells.share_of_side
-    if (of_side[lonely] > WHOLE).any():
-        return None
     used = values[cells.used]
     means = _sums(cells.cell, used, len(cells.size)) / cells.size[:, None]
     deviations = cells.sum_by_part(used - means[cells.cell])

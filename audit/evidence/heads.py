@@ -271,7 +271,9 @@ def _columns(
         "accuracy_change": accuracy_change(part, stored, seeds[0]),
         "by_seed": by_seed.T.tolist(),
         "equivalence_p": tost_p_values(part.confirmation, resamples, settings.margin),
-        "smallest_detectable": [smallest_detectable(e, alpha=settings.alpha, family=family) for e in errors.tolist()],
+        "smallest_detectable": [
+            smallest_detectable(e, alpha=settings.alpha, family=family) if e > 0 else None for e in errors.tolist()
+        ],
         **{name: values or [None] * len(spread) for name, values in beside.items()},
         **_effort(stored.sampled(seeds[0], part.contrast, "confirmation", part.outcome), len(spread)),
     }

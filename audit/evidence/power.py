@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -104,17 +105,28 @@ def feasibility(
         on either split among the recipients that found donors, and thirty independent clusters of them.
     """
     audited = frame[frame["split"].isin(AUDIT_SPLITS)]
+    gaps = _gaps(audited, contrasts_asked, outcomes, spec)
     found: list[Feasibility] = []
     for contrast in contrasts_asked:
         plans = plan_contrast(frame, contrast, nuisance, spec)
-        short = _gaps(audited, contrast, outcomes, spec)
-        for (outcome, metric), gap in short.items():
+        known: dict[
+            str, tuple[Shortfall | None, tuple[int, int]]
+        ] = {}  # the standardised gap's is that of all outcomes
+        for outcome, metric in product(outcomes, Metric):
             shares = label_shares_of(audited, contrast, outcome, metric)
-            parts = [_laid_out(plan.rows, frame["subject"], shares) for plan in plans.values()]
-            heads = gap or next((s for part in parts if (s := shortfall(part, spec.min_group_size)) is not None), None)
-            counts = [_clusters(part) for part in parts]
-            found.append(Feasibility(contrast, outcome, metric, gap, heads, (counts[0], counts[1])))
+            if str(shares) not in known:
+                known[str(shares)] = _heads([_laid_out(p.rows, frame["subject"], shares) for p in plans.values()], spec)
+            heads, clusters = known[str(shares)]
+            gap = gaps[contrast, outcome, metric]
+            found.append(Feasibility(contrast, outcome, metric, gap, gap or heads, clusters))
     return found
+
+
+def _heads(parts: Sequence[SwapEffects], spec: AuditSpec) -> tuple[Shortfall | None, tuple[int, int]]:
+    """Return what is too little on either split, and the clusters on both."""
+    short = [s for part in parts if (s := shortfall(part, spec.min_group_size)) is not None]
+    discovery, confirmation = (_clusters(part) for part in parts)
+    return (short[0] if short else None), (discovery, confirmation)
 
 
 def detectable_gaps(samples: Samples, card: Card) -> pd.DataFrame:
@@ -160,14 +172,17 @@ def detectable_gaps(samples: Samples, card: Card) -> pd.DataFrame:
 
 
 def _gaps(
-    audited: pd.DataFrame, contrast: Contrast, outcomes: Sequence[str], spec: AuditSpec
-) -> dict[tuple[str, Metric], Shortfall | None]:
+    audited: pd.DataFrame, contrasts_asked: Sequence[Contrast], outcomes: Sequence[str], spec: AuditSpec
+) -> dict[tuple[Contrast, str, Metric], Shortfall | None]:
     """Ask the comparison itself, of a model that is always right: whether it can answer does not depend on answers."""
-    groups = audited.loc[audited[contrast.attribute] != UNKNOWN, contrast.attribute].unique()
-    question = Question(contrast.attribute, contrast.reference, sorted({*groups, contrast.group, contrast.reference}))
     limits = Thresholds(spec.alpha, spec.min_group_size, impact_ratio_below=0.0, gap_above=1.0)
-    rows = contrasts(audited.assign(predicted=audited["label"]), [question], outcomes, limits)
-    return {(r.outcome, r.metric): _SHORT.get(r.state) for r in rows if r.group == contrast.group}
+    questions = []
+    for attribute, reference in dict.fromkeys((c.attribute, c.reference) for c in contrasts_asked):
+        seen = set(audited.loc[audited[attribute] != UNKNOWN, attribute])
+        asked = {c.group for c in contrasts_asked if (c.attribute, c.reference) == (attribute, reference)}
+        questions.append(Question(attribute, reference, sorted({*seen, *asked, reference})))
+    rows = contrasts(audited.assign(predicted=audited["label"]), questions, outcomes, limits)
+    return {(Contrast(r.attribute, r.group, r.reference), r.outcome, r.metric): _SHORT.get(r.state) for r in rows}
 
 
 def _laid_out(plan: pd.DataFrame, subjects: pd.Series, shares: LabelShares) -> SwapEffects:

@@ -65,6 +65,23 @@ def test_planted_head_is_found_and_a_head_that_does_nothing_is_not() -> None:
     assert (found.raw[5], found.adjusted[5]) == (1.0, 1.0)
 
 
+def test_a_head_with_a_missing_number_is_not_found_and_hides_no_other() -> None:
+    sums = contributions(30, 3, shift=0.9)
+    sums[4, 1] = np.nan
+    (found,) = permute_donor_labels([sums], permutations=999, seed=0)
+    assert found.adjusted[0] <= ALPHA
+    assert (found.raw[1], found.adjusted[1]) == (1.0, 1.0)
+
+
+def test_a_single_pair_and_labels_without_weight_show_nothing() -> None:
+    effects = swap_effects(np.random.default_rng(3), planted=[0.1])
+    one_pair = dataclasses.replace(effects, unit=np.zeros(len(effects.unit), dtype=np.int64))
+    nobody = dataclasses.replace(effects, shares={0: 0.0, 1: 0.0})
+    for some in (one_pair, nobody):
+        (found,) = permute_donor_labels([unit_sums(some)], permutations=199, seed=0)
+        assert found.raw.tolist() == found.adjusted.tolist() == [1.0] * 6
+
+
 def test_exchanging_group_and_reference_changes_no_p() -> None:
     effects = swap_effects(np.random.default_rng(2), planted=[0.03, 0.01])
     back = dataclasses.replace(effects, is_group=~effects.is_group)

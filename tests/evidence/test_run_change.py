@@ -50,3 +50,14 @@ def test_chance_is_taken_for_a_change_no_more_often_than_it_says() -> None:
         effects = two_runs(rng, 0.0)
         small += paired_change(effects, effects.mediated_weights()).p <= 0.1
     assert plausible(small, runs, 0.06, 0.14)
+
+
+@unit_test
+def test_no_changed_prediction_among_few_is_no_certainty() -> None:
+    effects = two_runs(np.random.default_rng(3), 0.0)
+    called = (effects.placebo > 0).astype(np.float64)
+    alike = replace(effects, cross=called, placebo=called, counts=True)
+    found = paired_change(alike, alike.gap_weights()).estimate
+    assert found.value == 0.0
+    assert found.low is not None and found.high is not None
+    assert found.low < -0.01 < 0.01 < found.high

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import time
+import tracemalloc
+
 import numpy as np
 import pytest
 import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from statsmodels.stats.power import NormalIndPower
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
@@ -13,11 +17,14 @@ from audit.evidence.stats import (
     combine_cells,
     components,
     equivalence_p,
+    excludes_zero,
     holm,
+    is_at_most,
     over_seeds,
     rate_interval,
     smallest_detectable,
 )
+from audit.records import Estimate
 from tests.evidence.simulate import clustered_rates, plausible
 
 pytestmark = pytest.mark.unit
@@ -213,6 +220,40 @@ def test_six_seeds_of_one_sign_are_the_fewest_that_can_tell() -> None:
     assert (six.estimate.low, six.estimate.high) == pytest.approx((low, high))
     mixed = over_seeds([0.1, -0.1, 0.2, -0.2, 0.3, -0.3])
     assert mixed is not None and mixed.p == pytest.approx(1.0)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=6, max_size=10))
+def test_few_seeds_have_scipys_exact_p(values: list[float]) -> None:
+    sample = np.round(values, 3)  # floats whose sums tie only where they are equal
+    exact = stats.permutation_test((sample,), np.sum, permutation_type="samples", n_resamples=np.inf)
+    found = over_seeds(sample.tolist())
+    assert found is not None and found.p == pytest.approx(exact.pvalue)
+
+
+def test_many_seeds_cost_no_more_than_few() -> None:
+    values = np.random.default_rng(3).normal(0.5, 1, 22)
+    tracemalloc.start()
+    begun = time.perf_counter()
+    found = over_seeds(values.tolist())
+    seconds, peak = time.perf_counter() - begun, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert seconds < 1
+    assert peak < 20e6
+    assert found is not None
+    assert found.p == pytest.approx(stats.ttest_1samp(values, 0.0).pvalue, abs=0.02)
+    clear = over_seeds([0.1 + 0.01 * k for k in range(22)])
+    assert clear is not None and clear.p == pytest.approx(1 / 10_000)
+
+
+def test_a_seed_without_a_number_is_no_answer() -> None:
+    assert over_seeds([0.1] * 6 + [np.nan]) is None
+
+
+def test_missing_numbers_show_nothing() -> None:
+    assert [is_at_most(v, 0.05) for v in (None, np.nan, np.inf, -np.inf, 0.06, 0.05)] == [False] * 5 + [True]
+    assert equivalence_p(np.nan, 0.1, 1.0) == equivalence_p(0.0, np.nan, 1.0) == 1.0
+    found = (Estimate(value=1.0, low=low, high=high) for low, high in ((None, 2), (0.5, np.inf), (-0.1, 2), (0.1, 2)))
+    assert [excludes_zero(e) for e in found] == [False, False, False, True]
 
 
 def test_seeds_without_an_effect_are_told_apart_no_more_often_than_alpha_allows() -> None:

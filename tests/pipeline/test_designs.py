@@ -14,7 +14,8 @@ from audit.card.schema import DataSpec, GroupSpec, ModelSpec, Rendered
 from audit.data.pixels import load_pixels
 from audit.data.samples import Samples
 from audit.data.synthetic import edited_key, rendered_samples
-from audit.evidence.effects import SwapEffects, draw_bootstrap, lay_out, weighted_estimates
+from audit.evidence.bootstrap import draw_bootstrap, weighted_estimates
+from audit.evidence.effects import SwapEffects, lay_out
 from audit.evidence.stats import Array
 from audit.models.build import Backbone
 from audit.models.finetune import Recipe, finetune, make_views, mirrored

@@ -52,6 +52,6 @@ def test_a_sample_is_taken_where_all_patches_are_dear_and_it_is_not(
 @pytest.mark.parametrize("split", ["discovery", "confirmation"])
 def test_a_contrast_with_donors_in_one_split_only_is_not_patched(split: str) -> None:
     plans = [Plan(TONE, split, pd.DataFrame({"recipient": [0]}))]
-    done = sweep_sampled(setting("sampled"), SimpleNamespace(), plans, {TONE: ["smile"]}, pd.DataFrame())  # type: ignore[arg-type]
+    done = sweep_sampled(setting("sampled"), SimpleNamespace(), plans, {TONE: ["smile"]}, pd.DataFrame(), {})  # type: ignore[arg-type]
     assert done.swap.empty
     assert done.heads == done.effort == []
