@@ -1,35 +1,49 @@
-"""How sure a finding is, by the rule that docs/method.md prints."""
+"""How sure a finding is: one rule for gaps and for heads, as docs/method.md prints it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from audit.evidence.stats import is_at_most
+from audit.records import Confidence
 
-from audit.records import Confidence, Estimate
+STRICTER = 5  # high asks for a fifth of alpha
+SEEDS = 2  # the fewest training seeds that can agree
 
 
-def confidence(
-    estimate: Estimate | None, p_adjusted: float | None, by_seed: Sequence[float], alpha: float
+def confidence_of(
+    *,
+    excludes_zero: bool,
+    p_adjusted: float | None,
+    seeds_agreeing: int,
+    seeds: int,
+    sampled: bool,
+    alpha: float,
 ) -> Confidence:
-    """Grade one finding.
+    """Grade a finding.
 
     Parameters
     ----------
-    estimate : Estimate or None
-        In the metric of the finding's question.
+    excludes_zero : bool
+        Whether the finding's interval, in its own metric, is on one side of 0 (``stats.excludes_zero``).
     p_adjusted : float or None
-    by_seed : sequence of float
-        The tested number for each training seed; the audited one first.
+        Adjusted p-value of the test that made it a finding: of a head, on the confirmation split.
+    seeds_agreeing, seeds : int
+        Training seeds whose estimate has the finding's sign, of how many.
+    sampled : bool
+        Whether some of its effects are estimated to first order.
     alpha : float
+        Of the audit.
 
     Returns
     -------
     Confidence
-        HIGH if the interval excludes 0, the adjusted p is at most alpha / 5 and at least two seeds all agree on the
-        sign; MODERATE if the interval excludes 0 and the adjusted p is at most alpha; else LOW.
+        HIGH: the interval excludes 0, p is at most a fifth of alpha, two or more seeds all agree, and every effect was
+        measured. MODERATE: the interval excludes 0, p is at most alpha, and no majority of seeds disagrees. LOW:
+        otherwise. What is missing or not finite counts against.
     """
-    if estimate is None or estimate.low is None or estimate.high is None or estimate.low <= 0 <= estimate.high:
+    contradicted = 2 * seeds_agreeing < seeds
+    if not excludes_zero or not is_at_most(p_adjusted, alpha) or contradicted:
         return Confidence.LOW
-    if p_adjusted is None or not p_adjusted <= alpha:
-        return Confidence.LOW
-    agree = len(by_seed) > 1 and (all(v > 0 for v in by_seed) or all(v < 0 for v in by_seed))
-    return Confidence.HIGH if agree and p_adjusted <= alpha / 5 else Confidence.MODERATE
+    agreed = seeds >= SEEDS and seeds_agreeing == seeds
+    if agreed and not sampled and is_at_most(p_adjusted, alpha / STRICTER):
+        return Confidence.HIGH
+    return Confidence.MODERATE

@@ -301,6 +301,28 @@ def _decide(draft: _Draft, p_adjusted: float, family: int, limits: Thresholds) -
     )
 
 
+def primary_gaps(rows: Iterable[ContrastRow]) -> dict[str, ContrastRow]:
+    """Return for each question, "contrast:outcome", the gap that its heads are asked about.
+
+    The rule is fixed before the run: the label-standardised gap; where that is not detected, but a gap in the true or
+    the false positives is, the one of these with the smaller adjusted p-value.
+
+    Returns
+    -------
+    dict of str to ContrastRow
+    """
+    chosen: dict[str, ContrastRow] = {}
+    for row in sorted(rows, key=_rank):
+        chosen.setdefault(f"{row.attribute}:{row.group}-{row.reference}:{row.outcome}", row)
+    return chosen
+
+
+def _rank(row: ContrastRow) -> tuple[bool, bool, float]:
+    """Order detected before others, the standardised gap before others, small p-values before large."""
+    p = 1.0 if row.p_adjusted is None else row.p_adjusted
+    return row.state != State.DISPARITY, row.metric != Metric.STANDARDISED_GAP, p
+
+
 def with_seeds(rows: Sequence[ContrastRow], by_seed: Sequence[Sequence[ContrastRow]]) -> list[ContrastRow]:
     """Add to each comparison its estimate under every training seed, and what six or more of them say together."""
     found = []

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from audit.evidence.confidence import confidence
+from audit.evidence.confidence import confidence_of
 from audit.evidence.outcome import main_gaps, question_of
-from audit.records import ContrastRow, Finding, HeadRow, Localisation, Verdict
+from audit.evidence.stats import excludes_zero
+from audit.records import Confidence, ContrastRow, Estimate, Finding, HeadRow, Localisation, Verdict
 
 ALTERNATIVES = ["label quality", "correlates", "audit images"]  # keys of templates/text/finding.j2
 HEAD_ALTERNATIVES = ["redundant heads", "passed on", *ALTERNATIVES]
@@ -72,6 +73,26 @@ def _is_worth_a_card(row: HeadRow, context: Context) -> bool:
     return row.verdict == Verdict.CONFIRMED and (share is None or abs(share) >= context.head_share_above)
 
 
+def _confidence(
+    estimate: Estimate | None,
+    p: float | None,
+    by_seed: Sequence[float],
+    tested: float,
+    alpha: float,
+    *,
+    sampled: bool = False,
+) -> Confidence:
+    """Grade a finding by its interval in its own metric, and by the number that was tested under every seed."""
+    return confidence_of(
+        excludes_zero=estimate is not None and excludes_zero(estimate),
+        p_adjusted=p,
+        seeds_agreeing=sum(v * tested > 0 for v in by_seed),
+        seeds=len(by_seed),
+        sampled=sampled,
+        alpha=alpha,
+    )
+
+
 def _size(row: ContrastRow) -> float:
     return abs(row.estimate.value or 0.0)
 
@@ -87,7 +108,7 @@ def _disparity(row: ContrastRow, above: Sequence[ContrastRow], where: Localisati
         id=stable_id(context, "disparity", row.attribute, row.group, row.reference, row.outcome),
         kind="disparity",
         severity=severity,
-        confidence=confidence(row.estimate, row.p_adjusted, row.by_seed, context.alpha),
+        confidence=_confidence(row.estimate, row.p_adjusted, row.by_seed, value, context.alpha),
         attribute=row.attribute,
         group=row.group,
         reference=row.reference,
@@ -123,7 +144,14 @@ def _head(row: HeadRow, gap: ContrastRow, context: Context, *, family: int) -> F
         id=stable_id(context, "head", row.contrast, row.outcome, row.name),
         kind="head",
         severity="low" if share is None or abs(share) < 0.1 else "medium" if abs(share) < 0.5 else "high",
-        confidence=confidence(row.confirmation_rate, row.confirmation_p_adjusted, row.by_seed, context.alpha),
+        confidence=_confidence(
+            row.confirmation_rate,
+            row.confirmation_p_adjusted,
+            row.by_seed,
+            row.confirmation.value or 0.0,
+            context.alpha,
+            sampled=row.patched_share < 1,
+        ),
         attribute=gap.attribute,
         group=gap.group,
         reference=gap.reference,

@@ -23,6 +23,17 @@ SEEDS_AS_UNIT = 6  # the fewest whose sign-flip test can reach p = 0.05 two-side
 NO_SPREAD = 1e-24  # variance of a mean that is nothing but rounding
 
 
+def excludes_zero(estimate: Estimate) -> bool:
+    """Tell whether an interval is known, finite, and on one side of 0."""
+    low, high = estimate.low, estimate.high
+    return low is not None and high is not None and bool(np.isfinite([low, high]).all()) and (low > 0 or high < 0)
+
+
+def is_at_most(value: float | None, limit: float) -> bool:
+    """Tell whether a number is known, finite, and at most ``limit``: what is missing shows nothing."""
+    return value is not None and bool(np.isfinite(value)) and value <= limit
+
+
 def rate_interval(hits: npt.NDArray[np.bool_], subjects: Codes, *, level: float = 0.95) -> Estimate:
     """Return a rate with Wilson's interval at the effective sample size.
 
