@@ -12,7 +12,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from audit.card.schema import ControlsSpec, ModelSpec
-from audit.controls import colour_blur, shifts
+from audit.controls import colour_blur, measure
 from audit.controls.colour_blur import Measured, best_head, judge_channel, measure_channel
 from audit.controls.control_images import ControlSet, Role, _rendered
 from audit.controls.control_models import ControlModels, corrupt, train_controls
@@ -58,7 +58,7 @@ def models(images: ControlSet, tmp_path_factory: pytest.TempPathFactory) -> Cont
 @pytest.fixture(scope="module")
 def tried(models: ControlModels, images: ControlSet) -> dict[str, Channel]:
     untrained = Backbone(MODEL, None).build_untrained(images.classes, seed=1)
-    return {c.words.name: c for c in channels(models, images, range(2), untrained=untrained)}
+    return {c.spec.name: c for c in channels(models, images, range(2), untrained=untrained)}
 
 
 def failed(channel: Channel) -> set[str]:
@@ -188,7 +188,7 @@ def test_an_engine_that_patches_nothing_finds_no_head(
     ) -> torch.Tensor:
         return patch_layer(model, own, Donor(model, own), layer, heads)
 
-    monkeypatch.setattr(shifts, "patch_layer", lazy)
+    monkeypatch.setattr(measure, "patch_layer", lazy)
     assert failed(tried["colour"]) >= {"head_models"}
 
 
@@ -198,7 +198,7 @@ def test_a_joint_patch_that_does_nothing_carries_nothing(
     def idle(model: VisionTransformer, own: Trace, _donor: Donor, _layers: range) -> torch.Tensor:
         return adapter(model).classify(own.leaving)
 
-    monkeypatch.setattr(shifts, "patch_attention", idle)
+    monkeypatch.setattr(measure, "patch_attention", idle)
     assert failed(tried["colour"]) == {"joint_models", "joint_input", "noising_models", "noising_input"}
 
 
@@ -219,11 +219,11 @@ def test_a_random_direction_that_is_the_right_one_is_not_quiet(
         recipient: VisionTransformer,
         pixels: Pixels,
         donor: VisionTransformer,
-        targets: shifts.Index,
+        targets: measure.Index,
         site: Site,
         *,
         seed: int,
-    ) -> shifts.Array:
+    ) -> measure.Array:
         found = measure_shifts(
             recipient, pixels, {"it": ControlDonor(donor, pixels)}, targets, channel.spec.layers, site
         )
@@ -274,7 +274,7 @@ def test_a_frozen_prefix_is_shared_where_it_is_one_and_only_there() -> None:
     with torch.no_grad():
         twin.blocks[2].attn.proj.weight.mul_(2)
     donors = {"twin": ControlDonor(twin, pixels), "stranger": ControlDonor(stranger, pixels)}
-    assert shifts._sharing(model, pixels, donors | {"elsewhere": ControlDonor(twin, pixels.copy())}, 2) == {"twin"}
+    assert measure._sharing(model, pixels, donors | {"elsewhere": ControlDonor(twin, pixels.copy())}, 2) == {"twin"}
     for name, donor in donors.items():
         shared = measure_heads(model, pixels, {name: donor}, targets, range(2, 3))[name]
         apart = measure_heads(model, pixels, {name: replace(donor, pixels=pixels.copy())}, targets, range(2, 3))[name]
@@ -291,7 +291,7 @@ def test_a_random_direction_of_a_slice_stays_within_it(monkeypatch: pytest.Monke
         added.append(change[0])
         return torch.zeros(1, len(own.leaving), 3)
 
-    monkeypatch.setattr(shifts, "add_to_stream", keep)
+    monkeypatch.setattr(measure, "add_to_stream", keep)
     measure_random_direction(model, pixels, donor, targets, Site(1, 3), seed=0)
     (change,) = added
     assert set(change.abs().amax((0, 2, 3)).nonzero().flatten().tolist()) == {6, 7}  # of 16 channels in 8 slices
@@ -328,7 +328,7 @@ def test_images_elsewhere_are_of_another_class_where_the_classes_are_even() -> N
 
 def test_a_gap_of_the_wrong_sign_has_no_share(tried: dict[str, Channel]) -> None:
     shift = Shift(np.ones(20), -np.ones(20), np.ones(20))
-    found = judge_form(tried["colour"].words, shift, np.arange(10), Site(0, 0), form="models")
+    found = judge_form(tried["colour"].spec, shift, np.arange(10), Site(0, 0), form="models")
     controls = {c.id: c for c in found}
     assert controls["colour_joint_models"].estimate.value is None
     assert not controls["colour_joint_models"].passed
