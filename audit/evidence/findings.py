@@ -73,6 +73,26 @@ def _is_worth_a_card(row: HeadRow, context: Context) -> bool:
     return row.verdict == Verdict.CONFIRMED and (share is None or abs(share) >= context.head_share_above)
 
 
+def _confidence(
+    estimate: Estimate | None,
+    p: float | None,
+    by_seed: Sequence[float],
+    tested: float,
+    alpha: float,
+    *,
+    sampled: bool = False,
+) -> Confidence:
+    """Grade a finding by its interval in its own metric, and by the number that was tested under every seed."""
+    return confidence_of(
+        excludes_zero=estimate is not None and excludes_zero(estimate),
+        p_adjusted=p,
+        seeds_agreeing=sum(v * tested > 0 for v in by_seed),
+        seeds=len(by_seed),
+        sampled=sampled,
+        alpha=alpha,
+    )
+
+
 def _size(row: ContrastRow) -> float:
     return abs(row.estimate.value or 0.0)
 
@@ -88,7 +108,7 @@ def _disparity(row: ContrastRow, above: Sequence[ContrastRow], where: Localisati
         id=stable_id(context, "disparity", row.attribute, row.group, row.reference, row.outcome),
         kind="disparity",
         severity=severity,
-        confidence=_confidence(row.estimate, row.p_adjusted, row.by_seed, context, sampled=False),
+        confidence=_confidence(row.estimate, row.p_adjusted, row.by_seed, value, context.alpha),
         attribute=row.attribute,
         group=row.group,
         reference=row.reference,
@@ -125,7 +145,12 @@ def _head(row: HeadRow, gap: ContrastRow, context: Context, *, family: int) -> F
         kind="head",
         severity="low" if share is None or abs(share) < 0.1 else "medium" if abs(share) < 0.5 else "high",
         confidence=_confidence(
-            row.confirmation_rate, row.confirmation_p_adjusted, row.by_seed, context, sampled=row.patched_share < 1
+            row.confirmation_rate,
+            row.confirmation_p_adjusted,
+            row.by_seed,
+            row.confirmation.value or 0.0,
+            context.alpha,
+            sampled=row.patched_share < 1,
         ),
         attribute=gap.attribute,
         group=gap.group,
@@ -156,19 +181,4 @@ def _head(row: HeadRow, gap: ContrastRow, context: Context, *, family: int) -> F
         patched_share=row.patched_share,
         percentile_in_layer=row.percentile_in_layer,
         accuracy_change=row.accuracy_change,
-    )
-
-
-def _confidence(
-    estimate: Estimate | None, p_adjusted: float | None, by_seed: Sequence[float], context: Context, *, sampled: bool
-) -> Confidence:
-    """Grade a finding by the rule of ``confidence_of``; ``estimate`` is in the finding's own metric."""
-    value = 0.0 if estimate is None else estimate.value or 0.0
-    return confidence_of(
-        excludes_zero=estimate is not None and excludes_zero(estimate),
-        p_adjusted=p_adjusted,
-        seeds_agreeing=sum(v * value > 0 for v in by_seed),
-        seeds=len(by_seed),
-        sampled=sampled,
-        alpha=context.alpha,
     )

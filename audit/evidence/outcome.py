@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from audit.evidence.disparity import primary_gaps
 from audit.evidence.stats import is_more
 from audit.exit_codes import ExitCode
 from audit.records import (
@@ -132,21 +133,11 @@ def question_of(row: ContrastRow) -> str:
 
 
 def main_gaps(contrasts: Sequence[ContrastRow]) -> dict[str, ContrastRow]:
-    """Return the detected gap that each question is about, by question.
+    """Return the detected gap that each question is about, by question, where one was detected.
 
-    The label-standardised gap where it was detected, else the larger of the detected gaps in true- and
-    false-positive rate. Estimate, sentence, localisation and heads of the question are all of its metric.
+    Estimate, sentence, localisation and heads of the question are all of its metric.
     """
-    gaps: dict[str, ContrastRow] = {}
-    for row in contrasts:
-        key = question_of(row)
-        if has_gap(row) and (key not in gaps or _rank(row) > _rank(gaps[key])):
-            gaps[key] = row
-    return gaps
-
-
-def _rank(row: ContrastRow) -> tuple[bool, float]:
-    return row.metric == Metric.STANDARDISED_GAP, abs(row.estimate.value or 0.0)
+    return {key: row for key, row in primary_gaps(contrasts).items() if has_gap(row)}
 
 
 def without_gap(heads: Sequence[HeadRow], localisation: Mapping[str, Localisation]) -> list[HeadRow]:

@@ -136,12 +136,12 @@ def test_localisation_names_confirmed_heads_or_says_why_none() -> None:
 
 def test_the_question_localised_is_of_the_gap_that_was_detected() -> None:
     quiet = contrast_row(state="no disparity detected", above_policy=False)
-    larger = [contrast_row(metric=m, estimate=around(v)) for m, v in (("tpr_gap", 0.12), ("fpr_gap", -0.2))]
-    assert {key: gap.metric for key, gap in main_gaps([quiet, *larger]).items()} == {
+    surer = [contrast_row(metric=m, p_adjusted=p) for m, p in (("tpr_gap", 0.01), ("fpr_gap", 0.001))]
+    assert {key: gap.metric for key, gap in main_gaps([quiet, *surer]).items()} == {
         "tone:dark-light:smiling": "fpr_gap"
     }
-    assert main_gaps([*larger, contrast_row()])["tone:dark-light:smiling"].metric == "standardised_gap"
-    (where,) = localisation([head_row()], [quiet, *larger]).values()
+    assert main_gaps([*surer, contrast_row()])["tone:dark-light:smiling"].metric == "standardised_gap"
+    (where,) = localisation([head_row()], [quiet, *surer]).values()
     assert where.metric == "fpr_gap"
 
 

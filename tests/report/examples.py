@@ -258,7 +258,7 @@ def disparity_finding(number: int, attribute: str, group: str, reference: str, o
         severity="high" if number < 3 else "medium", confidence="high",
         attribute=attribute, group=group, reference=reference, outcome=outcome, metric="standardised_gap",
         n_group=412, n_reference=433, unknown=87, estimate=estimate(0.0572 + number / 1000, 0.019), p_raw=0.00021, p_adjusted=0.0013,
-        family_size=6, heads=[], alternatives=["label quality", "correlates", "audit images"],
+        family_size=6, heads=["L0H1"], alternatives=["label quality", "correlates", "audit images"],
         hashes={"audit data": "d" * 64, "weights": "a" * 64}, reproduce="vit-audit run dataset.yaml --data faces",
         expected=0.0572, tolerance=0.0005, by_seed=[0.0561, 0.0583], ratio=1.183, above_policy=True,
         worst_metric="standardised_gap", worst=0.0572 + number / 1000, localisation="localised",
