@@ -31,7 +31,7 @@ from audit.pipeline.run_controls import (
     pairs_as_given,
 )
 from audit.pipeline.run_pairs import sweep_pairs
-from audit.pipeline.run_sweeps import measure_images, sweep_sets
+from audit.pipeline.run_sweeps import UNPATCHED, measure_images, sweep_sets
 from audit.pipeline.train_models import AuditedModels, train_audited, training_jobs
 from audit.progress import Step
 from audit.records import Audit, ControlReport, LegalAnswer
@@ -164,21 +164,23 @@ def _measure(setting: Setting, images: ControlSet) -> Audit:
     legal = answers(setting.card.legal, setting.card.task)
     models = rates = None
     if setting.training is None:  # what is wrong with the user's own model shows before anything is trained
-        models, rates = _answers(setting)
+        models = _models(setting)
+        rates = _rates(setting, models)
         if not rates.labels.passed:
             return _without_labels(setting, legal, models, rates, None)
     with setting.stage("known effects (colour and blur controls)"):
         controls = check_known_effects(setting, images)
     if not controls.valid:
         return record_audit(setting, legal, controls, models, None, EMPTY)
-    if models is None or rates is None:
-        models, rates = _answers(setting)
+    models = models or _models(setting)
     with setting.stage("identities"):
         controls, design_c = _with_own(controls, setting, models)
     if not controls.valid:
         return record_audit(setting, legal, controls, models, None, EMPTY)
+    rates = rates or _rates(setting, models)
     if not rates.labels.passed:
         return _without_labels(setting, legal, models, rates, controls)
+    write_table(setting.run / UNPATCHED, rates.unpatched)
     controls = controls.model_copy(update={"controls": [rates.labels, *controls.controls]})
     with setting.stage("patching"), models.on(setting.device):
         swept = patch_heads(setting, models, rates, design_c=design_c)
@@ -193,18 +195,23 @@ def _measure(setting: Setting, images: ControlSet) -> Audit:
     return record_audit(setting, legal, controls, models, swept, judged)
 
 
-def _answers(setting: Setting) -> tuple[AuditedModels, Rates]:
-    """Train or load the audited models, and compare the groups in what they answer."""
+def _models(setting: Setting) -> AuditedModels:
+    """Train or load the audited models."""
     with setting.stage("models"):
-        models = train_audited(setting)
-    with setting.stage("answers"), models.on(setting.device):
-        return models, judge_rates(setting, measure_images(setting, models))
+        return train_audited(setting)
+
+
+def _rates(setting: Setting, models: AuditedModels) -> Rates:
+    """Compare the groups in what the models answer."""
+    with setting.stage("rates"), models.on(setting.device):
+        return judge_rates(setting, measure_images(setting, models))
 
 
 def _without_labels(
     setting: Setting, legal: Sequence[LegalAnswer], models: AuditedModels, rates: Rates, controls: ControlReport | None
 ) -> Audit:
     """Record an audit of a model that does not know the labels: nothing is said about groups."""
+    write_table(setting.run / UNPATCHED, rates.unpatched)
     before = controls or ControlReport(valid=True, controls=[], grids=[], setting="")
     failed = before.model_copy(update={"valid": False, "controls": [rates.labels, *before.controls]})
     return record_audit(setting, legal, failed, models, None, replace(EMPTY, accuracy=rates.accuracy))

@@ -28,6 +28,7 @@ from audit.store import write_table
 from audit.units import UNITS
 
 SWAP_KINDS = ("cross", "placebo")
+UNPATCHED = "effects/unpatched.parquet"  # of a run: what the models answer
 PATCH = ["position", "donor_kind", "layer", "head"]  # what tells one patch of a sweep from the others
 IN_FLOAT32 = "float32:"  # begins the columns of what was computed again
 COMPARED = 8  # recipients of every part that is computed less precisely
@@ -96,8 +97,8 @@ def with_image_keys(scope: Scope, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def measure_images(setting: Setting, models: AuditedModels) -> pd.DataFrame:
-    """Predict all images kept out of training, with every seed's model."""
-    path = setting.run / "effects" / "unpatched.parquet"
+    """Predict all images kept out of training, with every seed's model; what is stored is not done again."""
+    path = setting.run / UNPATCHED
     if path.is_file():
         return pd.read_parquet(path)
     outcomes, rows = setting.outcomes, audit_rows(setting)
@@ -106,9 +107,7 @@ def measure_images(setting: Setting, models: AuditedModels) -> pd.DataFrame:
         for seed in setting.seeds
     ]
     table = with_class_names(pd.concat(parts, ignore_index=True), setting.samples.labels)
-    table = with_image_keys(setting, table)
-    write_table(path, table)
-    return table
+    return with_image_keys(setting, table)
 
 
 def make_plans(scope: Scope) -> tuple[list[Plan], dict[str, int]]:

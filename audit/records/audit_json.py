@@ -209,8 +209,8 @@ class ContrastRow(Record):
 class AccuracyRow(Record):
     """How often the model is right: of all audited images, or of one group's."""
 
-    attribute: str  # "" for all images
-    group: str
+    attribute: str = ""  # "" for all images
+    group: str = ""
     images: int
     subjects: int
     accuracy: Estimate

@@ -14,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from audit.exit_codes import ExitCode
 from audit.pipeline.verify import _preregistered
 from audit.records import RunComparison
 from audit.report.manifest import MANIFEST, write_manifest
@@ -63,7 +64,7 @@ def test_one_changed_byte_in_any_file_is_named(copy: Path, invoke: Invoke, monke
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         result = invoke("verify", copy)
         name = path.relative_to(copy).as_posix()
-        assert result.exit_code == 1, name
+        assert result.exit_code == ExitCode.NOT_VERIFIED, name
         assert name in result.output or path.name in result.output, result.output
         path.write_bytes(whole)
     assert invoke("verify", copy).exit_code == 0
@@ -85,7 +86,7 @@ def test_files_that_are_missing_or_too_many_are_named(copy: Path, invoke: Invoke
     (copy / "tables" / "rates.csv").unlink()
     (copy / "notes.txt").write_text("more", encoding="utf-8")
     result = invoke("verify", copy)
-    assert result.exit_code == 1
+    assert result.exit_code == ExitCode.NOT_VERIFIED
     assert "tables/rates.csv: missing, but in manifest.json" in result.stdout
     assert "notes.txt: not in manifest.json" in result.stdout
 
@@ -98,7 +99,7 @@ def test_one_edited_number_is_named_though_all_hashes_were_made_to_fit(copy: Pat
     (copy / "report.html").write_text(page.replace(shown, "12.3%", 1), encoding="utf-8")
     write_manifest(copy)
     result = invoke("verify", copy)
-    assert result.exit_code == 1
+    assert result.exit_code == ExitCode.NOT_VERIFIED
     (line,) = [x for x in result.stdout.splitlines() if x.startswith("report.html")]
     assert "12.3%" in line
     assert shown in line
@@ -113,7 +114,7 @@ def test_an_edited_page_of_the_pdf_is_named(copy: Path, invoke: Invoke) -> None:
         pdf.save()
     write_manifest(copy)
     result = invoke("verify", copy)
-    assert result.exit_code == 1
+    assert result.exit_code == ExitCode.NOT_VERIFIED
     assert "report.pdf: page 3 is not what audit.json prints" in result.stdout
 
 
@@ -123,7 +124,7 @@ def test_an_edited_figure_of_the_record_is_named(copy: Path, invoke: Invoke) -> 
     (copy / "audit.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     printed_to_fit(copy, invoke)
     result = invoke("verify", copy)
-    assert result.exit_code == 1
+    assert result.exit_code == ExitCode.NOT_VERIFIED
     assert "audit.json, heads[2].confirmation.value: is " in result.stdout
     assert "1 fault in" in result.stdout
 
@@ -147,7 +148,7 @@ def test_decisions_are_merged_shown_and_verified(copy: Path, invoke: Invoke, tmp
     whole = (copy / "audit.json").read_bytes()
     (copy / "audit.json").write_bytes(whole.replace(b"smiling", b"smilimg", 1))
     corrupted = invoke("verify", copy)
-    assert corrupted.exit_code == 1
+    assert corrupted.exit_code == ExitCode.NOT_VERIFIED
     assert "audit.json: changed: its SHA-256 is not that of manifest.json" in corrupted.stdout
     (copy / "audit.json").write_bytes(whole)
     path.write_text(json.dumps({**review, "audit_sha256": "0" * 64}), encoding="utf-8")
@@ -195,7 +196,7 @@ def test_a_control_that_was_left_out_of_the_record_is_missed(copy: Path, invoke:
     (copy / "audit.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     printed_to_fit(copy, invoke)
     result = invoke("verify", copy)
-    assert result.exit_code == 1
+    assert result.exit_code == ExitCode.NOT_VERIFIED
     assert f"audit.json, controls.controls: is {len(rows) - 1} rows, effects give {len(rows)} rows" in result.stdout
     assert "audit.json, intended_use: is 'anything', effects give ''" in result.stdout
 
@@ -212,7 +213,7 @@ def test_controls_of_the_models_are_judged_again_from_their_numbers(copy: Path, 
     (copy / "audit.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     printed_to_fit(copy, invoke)
     result = invoke("verify", copy)
-    assert result.exit_code == 1
+    assert result.exit_code == ExitCode.NOT_VERIFIED
     assert f"controls.controls[{place['engine']}].estimate.value: is " in result.stdout
     assert f"controls.controls[{place['live_sites']}].threshold: is -1.0, effects give 0.0" in result.stdout
     assert f"controls.controls[{len(rows) - 1}].passed: is True, effects give False" in result.stdout
@@ -273,7 +274,7 @@ def test_what_a_record_says_of_itself_is_not_believed(
     (copy / "audit.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     printed_to_fit(copy, invoke)
     result = invoke("verify", copy)
-    assert result.exit_code == 1
+    assert result.exit_code == ExitCode.NOT_VERIFIED
     assert named in " ".join(result.stdout.split())
 
 
@@ -290,7 +291,7 @@ def test_a_run_that_failed_its_controls_may_say_nothing_about_groups(copy: Path,
     (copy / "audit.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     printed_to_fit(copy, invoke)
     result = invoke("verify", copy)
-    assert result.exit_code == 1
+    assert result.exit_code == ExitCode.NOT_VERIFIED
     for what in ("rates", "contrasts", "heads", "findings"):
         assert f"audit.json, {what}: is {len(record[what])} rows, effects give 0 rows" in result.stdout
 
@@ -340,7 +341,7 @@ def test_pages_of_other_versions_are_not_compared_and_that_is_said(copy: Path, i
     path.write_text(json.dumps({**versions, "matplotlib": "1.0"}, indent=1) + "\n", encoding="utf-8")
     write_manifest(copy)
     result = invoke("verify", copy)
-    assert result.exit_code == 1
+    assert result.exit_code == ExitCode.NOT_VERIFIED
     said = f"report: cannot be compared: printed with matplotlib 1.0 (here: {versions['matplotlib']})"
     assert said in " ".join(result.stdout.split())
     assert "1 fault in" in result.stdout
@@ -360,7 +361,7 @@ def test_a_signed_run_is_verified_with_the_public_key(copy: Path, invoke: Invoke
     (copy / "log.jsonl").write_text("", encoding="utf-8")
     (copy / MANIFEST).unlink()
     write_manifest(copy)  # a forger has no key
-    assert invoke("verify", copy, "--key", tmp_path / "public.pem").exit_code == 1
+    assert invoke("verify", copy, "--key", tmp_path / "public.pem").exit_code == ExitCode.NOT_VERIFIED
 
 
 def test_a_run_beside_itself_has_lost_and_gained_nothing(

@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
+from audit.exit_codes import ExitCode
 from audit.records import DataWarningCode
 from audit.report.figures import SQUARE
 from audit.report.manifest import sign
@@ -184,7 +185,7 @@ def test_a_number_changed_in_the_copy_is_found(shared: Path, invoke: Invoke, tmp
     (copy / "models").mkdir()
     (copy / "models" / "seed-0.safetensors").write_bytes(b"")
     result = invoke("verify", copy)
-    assert result.exit_code == 1
+    assert result.exit_code == ExitCode.NOT_VERIFIED
     assert "rates[0].selection_rate.value: is " in result.stdout or "cannot be derived" in result.stdout
     assert f"models/seed-0.safetensors: is here, and {MARK} says that it was left out" in result.stdout
     (copy / MARK).write_text("{")

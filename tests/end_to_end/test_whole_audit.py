@@ -25,6 +25,7 @@ from audit.controls.control_models import ControlModels, train_controls
 from audit.data.synthetic import SyntheticSource, edited_key
 from audit.errors import UnfinishedError
 from audit.evidence.outcome import decide
+from audit.exit_codes import ExitCode
 from audit.models.adapters.heads import Heads
 from audit.models.checkpoint import started_from
 from audit.records import Audit
@@ -203,7 +204,7 @@ def test_a_changed_number_is_not_reproduced(small_run: Run, invoke: Invoke, tmp_
     record["findings"][0]["expected"] += 0.01
     (folder / "audit.json").write_text(json.dumps(record), encoding="utf-8")
     result = invoke("reproduce", folder, record["findings"][0]["id"])
-    assert result.exit_code == 1
+    assert result.exit_code == ExitCode.NOT_VERIFIED
     assert "NOT REPRODUCED" in result.stdout
 
 
@@ -296,12 +297,12 @@ def test_engine_that_takes_the_wrong_head_is_caught(
 ) -> None:
     """Colour and blur come from the cache here; the identities are run again on every audit's own model."""
 
-    right = Heads.write
+    right = Heads.head_output
 
     def of_its_neighbour(body: Heads, layer: int, head: int, z: torch.Tensor) -> torch.Tensor:
         return right(body, layer, (head + 1) % body.units(layer), z)
 
-    monkeypatch.setattr(Heads, "write", of_its_neighbour)
+    monkeypatch.setattr(Heads, "head_output", of_its_neighbour)
     result = invoke("run", small_run.card, "--out", tmp_path / "out")
     check_invalid(result, tmp_path / "out", "The fast engine agrees with the slow reference")
 
@@ -348,7 +349,8 @@ def test_an_edit_that_cannot_be_undone_is_shown_and_left_out(
 def test_groups_that_mean_nothing_pass(invoke: Invoke, tmp_path: Path) -> None:
     """Groups assigned at random; the rates of 240 faces are coarse, so the policy is too."""
     assigned = {"skin_tone": {"column": "skin_tone", "reference": "lighter", "permuted": 3}}
-    card = write_card(tmp_path / "card.yaml", groups=assigned, policy={"gap_above": 0.4})
+    data = {"reader": "synthetic", "rendered": {"train_images": 800, "audit_images": 240}}
+    card = write_card(tmp_path / "card.yaml", data=data, groups=assigned, policy={"gap_above": 0.4})
     result = invoke("run", card, "--out", tmp_path / "out", "--no-report")
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("outcome: PASSED\n")
