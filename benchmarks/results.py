@@ -25,7 +25,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that the script runs from anywhere
 THREADS = "1"  # rounding depends on their number, and the base is trained from random weights
-os.environ.setdefault("OMP_NUM_THREADS", THREADS)
 
 import click  # noqa: E402
 from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: E402
@@ -241,6 +240,7 @@ def differences(stored: Figures) -> Iterator[str]:
 @click.option("--runs", type=click.Path(path_type=Path), default=ROOT / "reports", help="Where runs are kept.")
 def main(only: Sequence[str], runs: Path, *, check: bool, sample: bool) -> None:
     """Collect figures, keep them, and write them into the pages."""
+    os.environ.setdefault("OMP_NUM_THREADS", THREADS)  # before torch is imported
     stored: Figures = json.loads(STORED.read_text(encoding="utf-8")) if STORED.is_file() else {}
     if check:
         found = list(differences(stored))
