@@ -31,7 +31,7 @@ from audit.pipeline.run_controls import (
     pairs_as_given,
 )
 from audit.pipeline.run_pairs import sweep_pairs
-from audit.pipeline.run_sweeps import UNPATCHED, measure_images, sweep_sets
+from audit.pipeline.run_sweeps import UNPATCHED, measure_images, sweep_sets, what_can_be_asked
 from audit.pipeline.train_models import AuditedModels, train_audited, training_jobs
 from audit.progress import Step
 from audit.records import Audit, ControlReport, LegalAnswer
@@ -162,6 +162,9 @@ def _begun(context: RunContext) -> str:
 def _measure(context: RunContext, images: ControlSet) -> Audit:
     """Run the stages in order; a failed known effect ends the audit before anything is said about groups."""
     legal = answers(context.card.legal, context.card.task)
+    if all(question.gap is not None for question in what_can_be_asked(context)):
+        nothing = ControlReport(valid=True, controls=[], grids=[], setting="")
+        return record_audit(context, legal, nothing, None, None, EMPTY)  # nothing is trained for an answer known before
     models = rates = None
     if context.training is None:  # what is wrong with the user's own model shows before anything is trained
         models = _models(context)
