@@ -17,6 +17,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from audit import __version__
 from audit.card.schema import Card
+from audit.data.sealed import count_openings
 from audit.data.summary import describe_data
 from audit.evidence.heads import FIRST_LOOK
 from audit.evidence.outcome import decide
@@ -89,7 +90,7 @@ def record_audit(
     shown = judged if controls.valid else EMPTY
     verdict = decide(controls, shown.contrasts, gap_above=card.policy.gap_above)
     fixed = file_hash(context.run / REGISTRATION)
-    data = describe_data(context.samples, card)
+    data = describe_data(context.samples, card).model_copy(update={"sealed_opened": count_openings(context.run)})
     if swept is not None:
         missed = [
             DataWarning(code=DataWarningCode.WITHOUT_DONOR, of=where, images=n)
