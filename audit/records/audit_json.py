@@ -144,6 +144,7 @@ class DataReport(Record):
     excluded: list[ExcludedRow]
     quarantined: list[ExcludedRow]
     splits: dict[str, int]
+    sealed_opened: int = 0  # times that the sealed rows were read, each for a certificate
     licence: str = ""
     citation: str = ""
     limits: list[str] = []  # what these sizes can and cannot detect, in words

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
 TONE = Contrast("tone", "dark", "light")
 
 
-def setting(patches: str) -> Any:
+def context(patches: str) -> Any:
     return SimpleNamespace(
         card=SimpleNamespace(audit=SimpleNamespace(patches=patches)), seeds=[0], outcomes={"smile": 1}
     )
@@ -41,7 +41,7 @@ def cost(every: float, sampled: float) -> Cost:
 def test_a_sample_is_taken_where_all_patches_are_dear_and_it_is_not(
     patches: str, every: float, sampled: float, expected: bool
 ) -> None:
-    chosen, words = choose_patches(setting(patches), cost(every, sampled))
+    chosen, words = choose_patches(context(patches), cost(every, sampled))
     assert chosen == expected
     assert words.startswith("as many as are needed" if expected else "every one")
     assert f"about {every:,} forward passes" in words
@@ -52,6 +52,6 @@ def test_a_sample_is_taken_where_all_patches_are_dear_and_it_is_not(
 @pytest.mark.parametrize("split", ["discovery", "confirmation"])
 def test_a_contrast_with_donors_in_one_split_only_is_not_patched(split: str) -> None:
     plans = [Plan(TONE, split, pd.DataFrame({"recipient": [0]}))]
-    done = sweep_sampled(setting("sampled"), SimpleNamespace(), plans, {TONE: ["smile"]}, pd.DataFrame(), {})  # type: ignore[arg-type]
+    done = sweep_sampled(context("sampled"), SimpleNamespace(), plans, {TONE: ["smile"]}, pd.DataFrame(), {})  # type: ignore[arg-type]
     assert done.swap.empty
     assert done.heads == done.effort == []
