@@ -133,17 +133,19 @@ def _git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def down(value: float, digits: int = 0, times: int = 1) -> str:
+def down(value: float | None, digits: int = 0, times: int = 1) -> str:
     """Round down: what speaks for the tool is never made larger."""
     return _rounded(value, digits, times, ROUND_FLOOR)
 
 
-def up(value: float, digits: int = 0, times: int = 1) -> str:
+def up(value: float | None, digits: int = 0, times: int = 1) -> str:
     """Round up: what speaks against the tool, or bounds it from above."""
     return _rounded(value, digits, times, ROUND_CEILING)
 
 
-def _rounded(value: float, digits: int, times: int, way: str) -> str:
+def _rounded(value: float | None, digits: int, times: int, way: str) -> str:
+    if value is None:
+        return "not known"
     return str((Decimal(str(value)) * times).quantize(Decimal(1).scaleb(-digits), rounding=way))
 
 
@@ -155,6 +157,8 @@ def share_of(estimate: Figures) -> str:
 
 def counted(estimate: Figures) -> str:
     """Word a share of few as a count."""
+    if not estimate["n"]:
+        return "0 of 0"
     return f"{round(estimate['estimate'] * estimate['n'])} of {estimate['n']}"
 
 
