@@ -24,6 +24,7 @@ from audit.records.base import (
     Outcome,
     ReasonCode,
     Record,
+    Shortfall,
     State,
     Verdict,
 )
@@ -106,7 +107,7 @@ class ExcludedRow(Record):
 
 
 class DataWarning(Record):
-    """Something about the data that a reader of the results must know; ``audit/report/data_warnings.py`` words it."""
+    """Something about the data that a reader of the results must know; ``templates/text/data.j2`` has the sentence."""
 
     code: DataWarningCode
     of: str = ""  # attribute or column
@@ -130,6 +131,44 @@ class AttributeInfo(Record):
     note: str = ""
 
 
+class GapLimit(Record):
+    """What gaps between a group and its reference the number of subjects lets an audit detect."""
+
+    attribute: str
+    group: str
+    reference: str
+    subjects_group: int  # kept out of training
+    subjects_reference: int
+    subjects_needed: int  # in each
+    in_both: int = 0  # subjects with images in both groups
+    shortfall: Shortfall | None = None
+    detectable: dict[str, float | None] = {}  # smallest gap by outcome, in (0, 1]; None: no gap, however large
+    absent: list[str] = []  # outcomes that no image outside the training split is labelled as
+    power: float
+    tests: int  # that p-values are adjusted over
+
+
+class IntersectionSize(Record):
+    """How many groups of an intersection are large enough to be compared."""
+
+    attributes: list[str]
+    groups: int
+    enough: int
+    subjects_needed: int
+
+
+class HeadLimit(Record):
+    """Whether there is data enough to ask which heads carry a label-standardised gap."""
+
+    attribute: str
+    group: str
+    reference: str
+    unit: Unit
+    shortfall: Shortfall | None
+    clusters: tuple[int, int]  # independent groups of donor pairs and recipients: discovery, confirmation
+    clusters_needed: int  # in each
+
+
 class DataReport(Record):
     """What was audited: every image accounted for."""
 
@@ -146,7 +185,9 @@ class DataReport(Record):
     splits: dict[str, int]
     licence: str = ""
     citation: str = ""
-    limits: list[str] = []  # what these sizes can and cannot detect, in words
+    limits: list[GapLimit] = []  # by group
+    intersections: list[IntersectionSize] = []
+    head_limits: list[HeadLimit] = []  # of a plan only
     warnings: list[DataWarning] = []
 
 
@@ -203,7 +244,9 @@ class ContrastRow(Record):
     p_over_seeds: float | None = None  # exact sign-flip test over seeds
     n_group: int
     n_reference: int
-    reason: str = ""  # why "too little data" or "not estimable"
+    shortfall: Shortfall | None = None  # why "too little data" or "not estimable"
+    fewest_subjects: int | None = None  # in the smaller group, where it has too few
+    subjects_needed: int | None = None
 
 
 class AccuracyRow(Record):

@@ -87,9 +87,10 @@ class Direction(StrEnum):
 class Shortfall(StrEnum):
     """Of what there is too little to answer a question."""
 
-    SUBJECTS = "too few subjects in a group"
-    LABELS = "a label has no image, or no donors, in one of the two groups"
-    CLUSTERS = "too few independent groups of donor pairs and recipients"
+    SUBJECTS = "subjects"  # in a group
+    LABELS = "labels"  # without an image, or without donors, in one of the two groups
+    CLUSTERS = "clusters"  # independent groups of donor pairs and recipients
+    SPREAD = "spread"  # no weight, or no variance to test with
 
 
 class ChanceReason(StrEnum):

@@ -17,6 +17,9 @@ from audit.records import (
     Audit,
     ContrastRow,
     Control,
+    DataReport,
+    DataWarning,
+    DataWarningCode,
     Estimate,
     Finding,
     HeadGrid,
@@ -31,6 +34,20 @@ from audit.resources import resource_dir
 from audit.units import UNITS, Unit
 
 NOT_SHOWN = ("law", "groups", "route", "other data")
+
+
+FIRST_WARNINGS = (
+    DataWarningCode.NULL_RUN,
+    DataWarningCode.IDENTICAL_IMAGES,
+    DataWarningCode.SIMILAR_NAMES,
+    DataWarningCode.UNEVEN_LOSS,
+)
+
+
+def _is_first(warning: DataWarning) -> bool:
+    """Tell whether a warning is shown with the outcome: of identical images, where they are of several subjects."""
+    several = warning.numbers.get("several subjects", 0) > 0
+    return warning.code in FIRST_WARNINGS and (several or warning.code != DataWarningCode.IDENTICAL_IMAGES)
 
 
 def _agreeing(values: Sequence[float], value: float) -> int:
@@ -203,6 +220,22 @@ class Sentences:
         keys = [*NOT_SHOWN, *(["emotion"] if self.audit.task == "emotion" else [])]
         return [one_line(str(self._outcome.not_shown(key))) for key in keys]
 
+    def warnings(self) -> list[str]:
+        """Return all warnings about the data."""
+        return [warning_sentence(w) for w in self.audit.data.warnings]
+
+    def first_warnings(self) -> list[str]:
+        """Return the warnings that belong to the outcome: they may change what it means."""
+        return [warning_sentence(w) for w in self.audit.data.warnings if _is_first(w)]
+
+    def limits(self) -> list[str]:
+        """Say what the sizes of the data let the audit detect."""
+        return limit_sentences(self.audit.data)
+
+    def untested(self, row: ContrastRow) -> str:
+        """Say why a comparison could not be tested; "" where it was."""
+        return untested_sentence(row)
+
     def localisation(self, question: str, rows: Sequence[HeadRow]) -> str:
         """Say where in the model a question's gap was found."""
         where = self.audit.localisation.get(question)
@@ -268,6 +301,28 @@ class Sentences:
                 groups = f"{formats.label(row.group)} against {formats.label(row.reference)}"
                 return f"{formats.label(row.attribute)}: {groups}"
         return formats.label(key)
+
+
+def warning_sentence(warning: DataWarning) -> str:
+    """Say what is odd about the data and what follows, without a full stop."""
+    return str(_data_templates().warning(warning)).strip()
+
+
+def limit_sentences(report: DataReport) -> list[str]:
+    """Say what the sizes of the data let an audit detect."""
+    say, told = _data_templates(), ((report.limits, "gap_limit"), (report.intersections, "intersection"))
+    parts = (*told, (report.head_limits, "head_limit"))
+    return [str(getattr(say, macro)(row)).strip() for rows, macro in parts for row in rows]
+
+
+def untested_sentence(row: ContrastRow) -> str:
+    """Say why a comparison could not be tested; "" where it was."""
+    return str(_data_templates().untested(row)).strip()
+
+
+@cache
+def _data_templates() -> Any:
+    return environment().get_template("text/data.j2").make_module({"units": UNITS})
 
 
 def finding_title(finding: Finding, unit: Unit) -> str:

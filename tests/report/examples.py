@@ -25,8 +25,10 @@ from audit.records import (
     Estimate,
     ExcludedRow,
     Finding,
+    GapLimit,
     HeadGrid,
     HeadRow,
+    IntersectionSize,
     JointRow,
     LabelShareRow,
     Localisation,
@@ -38,6 +40,7 @@ from audit.records import (
     RangeRow,
     RateRow,
     Reason,
+    Shortfall,
     Stability,
     State,
 )
@@ -160,7 +163,13 @@ def data(attribute: str, groups: list[str], labels: list[str], labels_note: str 
         splits={"train": 2173, "discovery": 1086, "confirmation": 1087},
         licence="research use only",
         citation="Example et al., 2020",
-        limits=["With these sizes the audit can detect gaps of 6 points or more between the two groups."],
+        limits=[
+            GapLimit(
+                attribute=attribute, group=groups[0], reference=groups[-1], subjects_group=412, subjects_reference=433,
+                subjects_needed=30, in_both=3, detectable=dict.fromkeys(labels[1:], 0.0612), power=0.8, tests=6,
+            )
+        ],
+        intersections=[IntersectionSize(attributes=[attribute, "race"], groups=6, enough=5, subjects_needed=30)],
         warnings=[DataWarning(code=DataWarningCode.REPEATED_ROWS, images=87)],
     )  # fmt: skip
 
@@ -197,7 +206,8 @@ def contrast(attribute: str, group: str, reference: str, outcome: str, metric: M
         p_adjusted=0.0013 if state == "disparity" else 0.97, family_size=6,
         smallest_detectable=None if state == "not estimable" else 0.0412, state=state,
         above_policy=state == "disparity", by_seed=[0.0561, 0.0583], n_group=412, n_reference=433,
-        reason={"too little data": "12 subjects, 30 needed", "not estimable": "no image has this label"}.get(state, ""),
+        shortfall={"too little data": Shortfall.SUBJECTS, "not estimable": Shortfall.LABELS}.get(state),
+        **({"fewest_subjects": 12, "subjects_needed": 30} if state == "too little data" else {}),
     )  # fmt: skip
 
 

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markupsafe import escape
 
 from audit.evidence.findings import make_findings
 from audit.evidence.outcome import decide, localisation
-from audit.records import Audit, Control, ControlReport, Estimate, Finding
-from audit.report.text import Sentences, data_file, finding_title
+from audit.records import (
+    Audit,
+    Control,
+    ControlReport,
+    DataWarning,
+    DataWarningCode,
+    Estimate,
+    Finding,
+    HeadLimit,
+    Shortfall,
+)
+from audit.report.html import render_html
+from audit.report.text import Sentences, data_file, finding_title, limit_sentences, warning_sentence
 from audit.report.wording import forbidden_words
+from audit.terminal import summary
 from tests.evidence.rows import CONTEXT, around, contrast_row, contrast_rows, controls, head_row, head_rows
 
 from .examples import examples
@@ -76,6 +91,76 @@ def test_an_effect_without_direction_says_what_is_known() -> None:
     finding = next(f for f in AUDIT.findings if f.kind == "head").model_copy(update={"direction": "not determined"})
     effect = Sentences(AUDIT).finding("effect", finding)
     assert "the interval holds 0, so it is not known whether the head widens or narrows the gap" in effect
+
+
+WARNING = {
+    "of": "gender", "images": 1204, "total": 4346, "names": ["female", "Female ", "a  b", "c", "d"],
+    "examples": ["a.png", "b.png"], "subjects": ["s1"], "values": ["A.", "B."],
+    "numbers": {
+        "looked_at": 5000.0, "p": 0.0004, "several splits": 2.0, "several subjects": 3.0, "brightness": -1.25,
+        "gray": 0.4, "cramers_v": 0.31, "lowest": 0.1, "highest": 0.9, "least": 30.0, "seed": 7.0,
+        **{f"{kind}:{name}": 6.0 for kind in ("lost", "of") for name in ("female", "Female ", "a  b", "c", "d")},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", DataWarningCode)
+def test_every_warning_about_the_data_has_its_sentence(code: DataWarningCode) -> None:
+    if code == DataWarningCode.SOURCES_DIFFER:
+        given = {**WARNING, "numbers": {"brightness": -1.25, "pixels": 2e6, "gray": 0.4}}
+    else:
+        given = WARNING
+    said = warning_sentence(DataWarning.model_validate({"code": code, **given}))
+    assert is_sound(said) and "\n" not in said and not said.endswith(".")
+    assert any(part in said for part in ("gender", "1,204"))
+
+
+def test_names_that_differ_in_blanks_are_written_with_them() -> None:
+    names = ["a  b", "a b", "a b "]
+    said = warning_sentence(DataWarning(code=DataWarningCode.SIMILAR_NAMES, of="gender", names=names))
+    assert said.startswith("gender: 'a  b', 'a b', 'a b ' differ in case or blanks only and count as 3")
+
+
+@pytest.mark.parametrize(
+    ("code", "numbers", "shown"),
+    [
+        (DataWarningCode.IDENTICAL_IMAGES, {"several subjects": 2.0, "several splits": 0.0}, True),
+        (DataWarningCode.IDENTICAL_IMAGES, {"several subjects": 0.0, "several splits": 0.0}, False),
+        (DataWarningCode.SIMILAR_NAMES, {}, True),
+        (DataWarningCode.REPEATED_ROWS, {}, False),
+    ],
+)
+def test_warnings_that_change_what_the_outcome_means_are_shown_with_it(
+    code: DataWarningCode, numbers: dict[str, float], shown: bool
+) -> None:
+    warning = DataWarning(code=code, of="gender", images=4, total=9, names=["a", "A"], numbers=numbers)
+    audit = with_(data=AUDIT.data.model_copy(update={"warnings": [warning]}))
+    said = warning_sentence(warning)
+    assert Sentences(audit).first_warnings() == ([said] if shown else [])
+    assert (f"warning: {said}" in summary(audit, Path("run"))) == shown
+    front = render_html(audit, "d" * 64).partition('id="legal"')[0]
+    assert (str(escape(said)) in front) == shown
+
+
+def test_what_sizes_allow_is_said_from_numbers() -> None:
+    limit = AUDIT.data.limits[0].model_copy(update={"detectable": {"a": 0.0612, "b": None}, "absent": ["c"]})
+    heads = HeadLimit(
+        attribute="gender", group="f", reference="m", unit="slice", shortfall=Shortfall.CLUSTERS, clusters=(29, 31),
+        clusters_needed=30,
+    )  # fmt: skip
+    report = AUDIT.data.model_copy(update={"limits": [limit], "head_limits": [heads]})
+    gaps, crossed, head = limit_sentences(report)
+    assert gaps == (
+        "gender female (412 subjects) against male (433): gaps this audit can detect at 80% power, corrected over 6 "
+        "tests: a 6.1 points or more; b none, however large; no image labelled c outside the training split, so "
+        "nothing can be estimated; 3 subjects are in both groups, so smaller gaps may be detected"
+    )
+    assert crossed == "gender x race: 5 of 6 groups have 30 subjects or more"
+    assert head == (
+        "gender f against m: slices cannot be localised: too little data, too few independent groups of donor pairs "
+        "and recipients; 29 and 31 independent groups of donor pairs and recipients in discovery and confirmation, 30 "
+        "needed in each"
+    )
 
 
 @pytest.mark.parametrize("check", data_file("controls.yaml")["checks"])
