@@ -93,6 +93,14 @@ class Shortfall(StrEnum):
     SPREAD = "spread"  # no weight, or no variance to test with
 
 
+class NotRunCode(StrEnum):
+    """Why a control was not run, or what it gates was left out."""
+
+    NEEDS_TRAINING = "needs training"
+    CHECKS_FAILED = "checks failed"
+    PAIRS_AS_GIVEN = "pairs as given"
+
+
 class ChanceReason(StrEnum):
     """Why a model may be right no more often than chance."""
 

@@ -114,7 +114,7 @@ def model_card(audit: Audit, audit_sha256: str) -> str:
                 "type": "machine-learning-model",
                 "bom-ref": "model",
                 "name": clean(model.name),
-                "description": clean(model.origin),
+                "description": text.origin(),
                 "hashes": [{"alg": "SHA-256", "content": model.weights_sha256}],
                 "modelCard": {
                     "modelParameters": {

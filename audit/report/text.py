@@ -169,6 +169,7 @@ class Sentences:
             "attribute_of": self.attribute_of,
         }
         self._finding: Any = environment().get_template("text/finding.j2").make_module(values)
+        self._method: Any = environment().get_template("text/method.j2").make_module(values)
         self._outcome: Any = environment().get_template("text/outcome.j2").make_module(values)
 
     def _contrast_of(self, key: str) -> ContrastRow | Undefined:
@@ -248,6 +249,32 @@ class Sentences:
         several = f"{heads[0]} to {heads[-1]} {self.unit.plural}"
         parts = formats.plural(heads[0], self.unit.singular) if len(heads) == 1 else several
         return f"{formats.plural(model.layers, 'layer')} of {parts}"
+
+    def origin(self) -> str:
+        """Say where the audited model comes from."""
+        return one_line(str(self._method.origin(self.audit.model)))
+
+    def training(self) -> str:
+        """Say how the audited model was trained."""
+        return one_line(str(self._method.training(self.audit.model.training)))
+
+    def setup(self) -> str:
+        """Say what the known effects were measured on; "" where they were not."""
+        setup = self.audit.controls.setup
+        return "" if setup is None else one_line(str(self._method.setup(setup)))
+
+    def not_run(self) -> list[str]:
+        """Say which controls were not run, or failed and left out what they gate."""
+        return [one_line(str(self._method.not_run(row))) for row in self.audit.controls.not_run]
+
+    def engine(self) -> str:
+        """Say what patched, and how well it agrees with plain hooks."""
+        return one_line(str(self._method.engine(self.audit.method.engine)))
+
+    def patches(self) -> str:
+        """Say whether all patches were made; "" where none was."""
+        choice = self.audit.method.patches
+        return "" if choice is None else one_line(str(self._method.patches(choice)))
 
     def precision(self, found: SearchPrecision) -> str:
         """Say how precisely heads were searched for."""

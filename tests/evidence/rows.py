@@ -105,7 +105,7 @@ def controls(*, failed: int = 0, valid: bool | None = None) -> ControlReport:
         )
         for i in range(3)
     ]
-    return ControlReport(valid=failed == 0 if valid is None else valid, controls=rows, grids=[], setting="here")
+    return ControlReport(valid=failed == 0 if valid is None else valid, controls=rows, grids=[])
 
 
 SIZES = st.floats(-1, 1).map(lambda v: round(v, 3))

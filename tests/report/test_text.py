@@ -17,9 +17,12 @@ from audit.records import (
     ControlReport,
     DataWarning,
     DataWarningCode,
+    EngineReport,
     Estimate,
     Finding,
     HeadLimit,
+    NotRun,
+    NotRunCode,
     Shortfall,
 )
 from audit.report.html import render_html
@@ -163,6 +166,51 @@ def test_what_sizes_allow_is_said_from_numbers() -> None:
     )
 
 
+@pytest.mark.parametrize("code", NotRunCode)
+def test_what_was_not_run_is_said(code: NotRunCode) -> None:
+    row = NotRun(code=code, design="Design C", failed=1, of=4, contrast="gender:f-m")
+    audit = with_(controls=AUDIT.controls.model_copy(update={"not_run": [row]}))
+    (said,) = Sentences(audit).not_run()
+    assert is_sound(said) and said.endswith(".")
+    assert said in render_html(audit, "d" * 64)
+
+
+def test_how_the_audit_was_made_is_said_from_numbers() -> None:
+    say = Sentences(AUDIT)
+    assert say.origin() == "trained by this audit from weights 'vit_small.safetensors'"
+    assert say.training() == (
+        "the last 6 blocks fine-tuned on 2,173 images for 3 epochs, batches of 64, AdamW, learning rate 5 × 10⁻⁴ with "
+        "cosine schedule, weight decay 0.05"
+    )
+    assert say.setup() == (
+        "Images: rendered patterns; 600 for training, 300 for judging. Models: 5 of this audit's backbone. Colour and "
+        "blur were measured on 2026-03-01, by vit-audit 0.2.0."
+    )
+    assert say.engine() == (
+        "exact patching, float32 unless stated otherwise, CPU; largest difference from plain hooks in this run: 2.3 × "
+        "10⁻⁶ in a logit"
+    )
+    assert say.patches() == (
+        "every one: all patches cost about 41,234 forward passes of an image, a sample about 9,876; up to 60,000 are "
+        "affordable for this model"
+    )
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [([], "CPU;"), ([1, 2], "; layers 1, 2 are run whole"), ([0, 1, 2, 3], "; all layers are run whole")],
+)
+def test_blocks_that_are_run_whole_are_named(layers: list[int], words: str) -> None:
+    engine = EngineReport(device="CPU", largest_difference=None, whole_blocks=layers)
+    said = Sentences(with_(method=AUDIT.method.model_copy(update={"engine": engine, "patches": None}))).engine()
+    assert "not measured, the audit ended before" in said and words in said and " ;" not in said
+
+
+def test_a_model_audited_as_it_is_was_not_trained() -> None:
+    say = Sentences(with_(model=AUDIT.model.model_copy(update={"training": None})))
+    assert (say.origin(), say.training()) == ("the user's own checkpoint", "not trained by this audit")
+
+
 @pytest.mark.parametrize("check", data_file("controls.yaml")["checks"])
 @pytest.mark.parametrize("unit", ["head", "slice"])
 @pytest.mark.parametrize("judged", ["value", "low", "high"])
@@ -177,7 +225,7 @@ def test_every_control_has_its_words(check: str, unit: str, judged: str) -> None
     )  # fmt: skip
     audit = with_(
         model=AUDIT.model.model_copy(update={"unit": unit}),
-        controls=ControlReport(valid=False, controls=[control], grids=[], setting=""),
+        controls=ControlReport(valid=False, controls=[control], grids=[]),
     )
     say = Sentences(audit)
     said = {part: say.control(part, control) for part in ("title", "where", "statistic", "meaning", "fix")}
