@@ -23,7 +23,7 @@ from audit.patching.sweep import DonorKind, measure_unpatched, sweep, sweep_toge
 from audit.pipeline.context import RunContext, Scope
 from audit.pipeline.run_controls import trained_layers
 from audit.pipeline.train_models import AuditedModels, reseed_of
-from audit.records import Contrast, ContrastRow, Effort, SearchPrecision
+from audit.records import Contrast, ContrastRow, Effort, PatchChoice, SearchPrecision
 from audit.store import write_table
 from audit.units import UNITS
 
@@ -65,7 +65,7 @@ class Swept:
     plans: Sequence[Plan]
     without_donor: dict[str, int]
     heads: list[Site] | None
-    choice: str
+    choice: PatchChoice | None
     effort: list[Effort]
 
     @property

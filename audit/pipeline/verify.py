@@ -27,7 +27,7 @@ from audit.evidence.outcome import decide
 from audit.models.checkpoint import hash_state
 from audit.pipeline.analyze import Judged, judge_effects, judge_rates, judge_sets
 from audit.pipeline.attention_maps import TABLE, maps_of
-from audit.pipeline.build_record import EMPTY, REGISTRATION, accuracies, method_of
+from audit.pipeline.build_record import EMPTY, REGISTRATION, accuracies, file_name, method_of, training_run
 from audit.pipeline.context import Scope
 from audit.pipeline.load_run import OpenedRun, open_run
 from audit.pipeline.run_controls import CONTROL_EFFECTS, CONTROL_NUMBERS, check_round_trips
@@ -312,6 +312,8 @@ def _model(scope: Scope, audit: Audit) -> dict[str, Any]:
     update = {
         "parameters": next(iter(sizes), audit.model.parameters),
         "name": scope.card.model.name,
+        "weights": file_name(scope.card.model.weights),
+        "training": training_run(scope),
         "seeds": [] if scope.training is None else scope.training.seeds,
         "classes": list(scope.samples.labels),
         "accuracy_by_seed": plain,
