@@ -153,6 +153,16 @@ class Data:
 
 
 def _sections(frame: pd.DataFrame, fields: Mapping[str, Any], groups: Groups) -> dict[str, Any]:
+    if not isinstance(groups, Mapping):
+        raise DataError("groups", f"are a {type(groups).__name__}", "map each attribute to its column")
+    if frame.empty:
+        raise DataError("table", "has no rows", "give one row per image")
+    if not frame.columns.is_unique:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise DataError("table", f"column '{twice}' is there twice", "rename one of them")
+    if any(not isinstance(column, str) for column in frame):
+        odd = next(column for column in frame if not isinstance(column, str))
+        raise DataError("table", f"column {odd!r} has no name in text", "rename: frame.rename(columns=str)")
     named = {name: {"column": g} if isinstance(g, str) else dict(g) for name, g in groups.items()}
     subject = fields["subject"]
     several = [subject] if isinstance(subject, str) else list(subject or [])
