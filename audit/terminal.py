@@ -30,9 +30,8 @@ from audit.records import (
     RunComparison,
     SharedCopy,
 )
-from audit.report.data_warnings import warning_sentence
 from audit.report.formats import clean, percent, rate, spread
-from audit.report.text import Sentences, data_file
+from audit.report.text import Sentences, data_file, limit_sentences, warning_sentence
 from audit.units import UNITS, Unit
 
 if TYPE_CHECKING:
@@ -160,6 +159,7 @@ def summary(audit: Audit, folder: Path, *, report: bool = True) -> str:
     lines = [f"outcome: {audit.outcome}", *(f"  {reason}" for reason in text.reasons()[:REASONS_SHOWN])]
     if len(audit.reasons) > REASONS_SHOWN:
         lines.append(f"  and {len(audit.reasons) - REASONS_SHOWN} more, see the report")
+    lines += [f"warning: {warning}" for warning in text.first_warnings()]
     model, data = audit.model, audit.data
     lines.append(f"audited: {model.name}, on {data.images:,} images of {data.subjects:,} subjects ({data.source})")
     passed = sum(c.passed for c in audit.controls.controls)
@@ -248,8 +248,8 @@ def data_summary(report: DataReport, name: str) -> str:
     blocks = [wrapped(about), _counts(report)]
     for title, rows in (("left out", report.excluded), ("unreadable", report.quarantined)):
         blocks.append("\n".join([f"{title}: {sum(r.images for r in rows)} images", *map(_left_out, rows)]))
-    warnings = [warning_sentence(warning) for warning in report.warnings]
-    for title, lines in (("what this audit can detect", report.limits), ("warnings", warnings)):
+    limits, warnings = limit_sentences(report), [warning_sentence(warning) for warning in report.warnings]
+    for title, lines in (("what this audit can detect", limits), ("warnings", warnings)):
         if lines:
             blocks.append("\n".join([f"{title}:", *(wrapped(f"  {line}") for line in lines)]))
     return "\n\n".join(blocks)

@@ -108,7 +108,7 @@ def test_version_is_the_same_everywhere() -> None:
 
 def test_wheel_takes_templates_and_cards_along() -> None:
     wheel = settings()["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert wheel["packages"] == ["audit"]
+    assert wheel["packages"] == ["audit", "vit_audit"]
     assert wheel["force-include"] == {"templates": "audit/_templates", "datasets": "audit/_datasets"}
 
 

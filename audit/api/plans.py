@@ -48,7 +48,7 @@ class Plan:
         """Every image counted: by group, label and split, left out and why, with warnings."""
         report = describe_data(self.inputs.samples, self.card)
         limits = detectable_head_effects(self.inputs.samples, self.card.audit, unit_of(self.card.model.name))
-        return report.model_copy(update={"limits": [*report.limits, *limits]})
+        return report.model_copy(update={"head_limits": limits})
 
     def power(self) -> pd.DataFrame:
         """Return what could be detected, a row for each group against its reference, outcome and metric.

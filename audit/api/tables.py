@@ -86,7 +86,7 @@ def _intervals(axes: Axes, names: Sequence[str], estimates: Sequence[Estimate], 
             if estimate.low is not None and estimate.high is not None:
                 axes.plot([100 * estimate.low, 100 * estimate.high], [place, place], "-", **style)
     axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_ylim(max(len(names), 1) - 0.5, -0.5)
 
 
 class Rates(Table[RateRow]):

@@ -90,7 +90,9 @@ class Samples:
     warnings: Sequence[DataWarning] = ()
 
     def of_split(self, *splits: str) -> pd.DataFrame:
-        """Return the rows of the named splits, index kept."""
+        """Return the rows of the named splits, index kept; the sealed one is ``audit.data.sealed``'s to open."""
+        if "sealed" in splits:
+            raise ValueError("sealed rows are read by audit.data.sealed.open_sealed, which counts it")
         return self.frame[self.frame["split"].isin(splits)]
 
     @property

@@ -84,13 +84,14 @@ def make_views(
     train_blocks: int | None,
     *,
     dtype: torch.dtype = torch.float16,
+    mapped_above: int = MAPPED_ABOVE,
 ) -> Views:
     """Compute what the trained blocks read, once for each view.
 
     Features of a frozen prefix are kept in float16 and turned into float32 batch by batch: half the memory, for a
     rounding of each value by at most 1/2048 of itself, which is less than the grey levels of the pixels were rounded
     by. Features that do not fit into float16's range (65504) stay in float32. Where a view's take more than
-    ``MAPPED_ABOVE`` bytes they lie in a temporary file that is mapped into memory: the system reads what a batch needs
+    ``mapped_above`` bytes they lie in a temporary file that is mapped into memory: the system reads what a batch needs
     and lets go of the rest. The file has no name, and is gone with the last view of it.
 
     Parameters
@@ -103,11 +104,13 @@ def make_views(
         Blocks to be trained, counted from the end; None for everything.
     dtype : torch.dtype
         Of the features: float16, or float32 where nothing may be rounded.
+    mapped_above : int
+        Bytes.
     """
     prefix = prefix_blocks(model, train_blocks)
     if prefix == 0:
         return Views(list(pixels), 0)
-    return Views([_prefix_features(model, view, prefix, dtype) for view in pixels], prefix)
+    return Views([_prefix_features(model, view, prefix, dtype, mapped_above) for view in pixels], prefix)
 
 
 def prefix_blocks(model: Model, train_blocks: int | None) -> int:
@@ -121,7 +124,7 @@ def mirrored(pixels: Pixels) -> Pixels:
 
 
 @torch.inference_mode()
-def _prefix_features(model: Model, pixels: Pixels, prefix: int, dtype: torch.dtype) -> torch.Tensor:
+def _prefix_features(model: Model, pixels: Pixels, prefix: int, dtype: torch.dtype, mapped_above: int) -> torch.Tensor:
     model.eval()
     body, features = adapter(model), torch.empty(0)
 
@@ -131,18 +134,18 @@ def _prefix_features(model: Model, pixels: Pixels, prefix: int, dtype: torch.dty
         for layer in range(prefix):
             stream = body.run(layer, stream)
         if part.start == 0:
-            features = _room((len(pixels), *stream.shape[1:]), dtype)
+            features = _room((len(pixels), *stream.shape[1:]), dtype, mapped_above)
         kept = features[part].copy_(stream)
         return dtype == torch.float32 or bool(kept.isfinite().all()) or not stream.isfinite().all()
 
     whole = all(in_batches(compute, len(pixels), PREFIX_BATCH))
-    return features if whole else _prefix_features(model, pixels, prefix, torch.float32)
+    return features if whole else _prefix_features(model, pixels, prefix, torch.float32, mapped_above)
 
 
-def _room(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Return an empty tensor, in memory, or in a file without a name where it is larger than ``MAPPED_ABOVE``."""
+def _room(shape: tuple[int, ...], dtype: torch.dtype, mapped_above: int) -> torch.Tensor:
+    """Return an empty tensor, in memory, or in a file without a name where it is larger than ``mapped_above``."""
     size = math.prod(shape) * dtype.itemsize
-    if size <= MAPPED_ABOVE:
+    if size <= mapped_above:
         return torch.empty(shape, dtype=dtype)
     try:
         with tempfile.TemporaryFile() as file:  # the mapping holds it open

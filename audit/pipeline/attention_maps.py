@@ -9,7 +9,7 @@ import pandas as pd
 
 from audit.patching.attention import can_look, mean_attention
 from audit.patching.sites import Site
-from audit.pipeline.context import Setting
+from audit.pipeline.context import RunContext
 from audit.pipeline.train_models import AuditedModels
 from audit.records import AttentionMap, Contrast, Finding
 from audit.store import write_table
@@ -19,15 +19,15 @@ HEADS = 12  # whose attention is shown
 TABLE = "attention"  # of the effects
 
 
-def look(setting: Setting, models: AuditedModels, findings: Sequence[Finding]) -> list[AttentionMap]:
+def look(context: RunContext, models: AuditedModels, findings: Sequence[Finding]) -> list[AttentionMap]:
     """Average the attention of the heads of the findings over the confirmation images of either group.
 
     Averages over many images show no image; heads of blocks that the tool does not know are left out.
     """
-    path = setting.run / "effects" / f"{TABLE}.parquet"
+    path = context.run / "effects" / f"{TABLE}.parquet"
     asked = strongest(findings)
     if not path.is_file() and asked:
-        parts = [_of_contrast(setting, models, contrast, sites) for contrast, sites in asked.items()]
+        parts = [_of_contrast(context, models, contrast, sites) for contrast, sites in asked.items()]
         tables = [part for part in parts if len(part)]
         if tables:
             write_table(path, pd.concat(tables, ignore_index=True))
@@ -46,15 +46,15 @@ def strongest(findings: Sequence[Finding]) -> dict[Contrast, list[Site]]:
     return asked
 
 
-def _of_contrast(setting: Setting, models: AuditedModels, contrast: Contrast, sites: Sequence[Site]) -> pd.DataFrame:
-    frame = setting.samples.of_split("confirmation")
+def _of_contrast(context: RunContext, models: AuditedModels, contrast: Contrast, sites: Sequence[Site]) -> pd.DataFrame:
+    frame = context.samples.of_split("confirmation")
     seen = [site for site in sites if can_look(models.primary, site)]
     if not seen:
         return pd.DataFrame()
     parts = []
     for group in (contrast.group, contrast.reference):
         rows = frame.index[frame[contrast.attribute] == group].to_numpy(dtype=np.int64)
-        for site, grid in mean_attention(models.primary, setting.pixels, rows, seen).items():
+        for site, grid in mean_attention(models.primary, context.pixels, rows, seen).items():
             row, column = (i.ravel() for i in np.indices(grid.shape))
             about = {"contrast": str(contrast), "group": group, "layer": site.layer, "head": site.head}
             parts.append(

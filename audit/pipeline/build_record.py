@@ -8,7 +8,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import pandas as pd
@@ -17,6 +17,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from audit import __version__
 from audit.card.schema import Card
+from audit.data.sealed import count_openings
 from audit.data.summary import describe_data
 from audit.evidence.heads import FIRST_LOOK
 from audit.evidence.outcome import decide
@@ -24,7 +25,7 @@ from audit.models.adapters.registry import adapter
 from audit.models.blocks import unknown_blocks
 from audit.models.device import CPU, device_name, precision_name
 from audit.pipeline.analyze import Judged
-from audit.pipeline.context import Scope, Setting
+from audit.pipeline.context import RunContext, Scope
 from audit.pipeline.run_sweeps import Swept, search_precision, swept_layers
 from audit.pipeline.train_models import AuditedModels
 from audit.records import (
@@ -32,10 +33,12 @@ from audit.records import (
     ControlReport,
     DataWarning,
     DataWarningCode,
+    EngineReport,
     LegalAnswer,
     MethodReport,
     ModelInfo,
     Provenance,
+    TrainingRun,
 )
 from audit.report.exports import PRINTERS
 from audit.report.text import method_hash
@@ -45,22 +48,21 @@ from audit.units import UNITS
 PACKAGES = ("torch", "torchvision", "timm", "fairlearn", "pandas", "numpy", "scipy", "statsmodels", *PRINTERS)
 EMPTY = Judged([], [], [], [], {}, [], [])
 REGISTRATION = "preregistration.json"
-UNKNOWN_BLOCKS = "are run whole, and by plain hooks where sets of {} are patched"
 
 
-def registration(setting: Setting) -> dict[str, object]:
+def registration(context: RunContext) -> dict[str, object]:
     """Return what is fixed before anything is measured: card, data, model, code version, measures and families."""
     return {
-        "question": setting.question,
+        "question": context.question,
         "version": __version__,
-        "card": setting.card.model_dump(),
-        "data": setting.samples.fingerprint,
-        "base weights": setting.backbone.body_hash(),
+        "card": context.card.model_dump(),
+        "data": context.samples.fingerprint,
+        "base weights": context.backbone.body_hash(),
         "method": method_hash(),
-        "layers": len(swept_layers(setting)),
-        "first look": first_look(setting.card),
-        "precision of the search": precision_name(setting.precision),
-        "questions": [f"{c}:{name}" for c in setting.contrasts for name in setting.outcomes],
+        "layers": len(swept_layers(context)),
+        "first look": first_look(context.card),
+        "precision of the search": precision_name(context.precision),
+        "questions": [f"{c}:{name}" for c in context.contrasts for name in context.outcomes],
     }
 
 
@@ -69,15 +71,15 @@ def first_look(card: Card) -> float | None:
     return None if card.audit.patches == "all" else FIRST_LOOK
 
 
-def register(setting: Setting) -> None:
+def register(context: RunContext) -> None:
     """Write down what is fixed, before anything is measured; a run that goes on keeps what it began with."""
-    path = setting.run / REGISTRATION
+    path = context.run / REGISTRATION
     if not path.is_file():
-        write_text(path, json.dumps(registration(setting), indent=1, sort_keys=True) + "\n")
+        write_text(path, json.dumps(registration(context), indent=1, sort_keys=True) + "\n")
 
 
 def record_audit(
-    setting: Setting,
+    context: RunContext,
     legal: Sequence[LegalAnswer],
     controls: ControlReport,
     models: AuditedModels | None,
@@ -85,11 +87,11 @@ def record_audit(
     judged: Judged,
 ) -> Audit:
     """Put the record together. Where a control failed, nothing about groups or heads is in it."""
-    card = setting.card
+    card = context.card
     shown = judged if controls.valid else EMPTY
     verdict = decide(controls, shown.contrasts, gap_above=card.policy.gap_above)
-    fixed = file_hash(setting.run / REGISTRATION)
-    data = describe_data(setting.samples, card)
+    fixed = file_hash(context.run / REGISTRATION)
+    data = describe_data(context.samples, card).model_copy(update={"sealed_opened": count_openings(context.run)})
     if swept is not None:
         missed = [
             DataWarning(code=DataWarningCode.WITHOUT_DONOR, of=where, images=n)
@@ -98,7 +100,7 @@ def record_audit(
         ]
         data = data.model_copy(update={"warnings": [*data.warnings, *missed]})
     return Audit(
-        audit_id=setting.run.name,
+        audit_id=context.run.name,
         name=card.name,
         task=card.task,
         outcome=verdict.outcome,
@@ -107,7 +109,7 @@ def record_audit(
         next_steps=verdict.next_steps,
         intended_use=card.intended_use,
         out_of_scope=card.out_of_scope,
-        model=_model_info(setting, models),
+        model=_model_info(context, models),
         legal=list(legal),
         controls=controls,
         data=data,
@@ -124,23 +126,21 @@ def record_audit(
         accuracy=judged.accuracy,
         agreement=shown.agreement,
         localisation=shown.localisation,
-        method=_method(setting, fixed, controls, models, swept),
-        provenance=_provenance(setting, models, fixed),
+        method=_method(context, fixed, controls, models, swept),
+        provenance=_provenance(context, models, fixed),
         synthetic=card.data.reader == "synthetic",
     )
 
 
-def _model_info(setting: Setting, models: AuditedModels | None) -> ModelInfo:
-    card, backbone = setting.card, setting.backbone
-    model = models.primary if models is not None else backbone.build(len(setting.samples.labels))
+def _model_info(context: RunContext, models: AuditedModels | None) -> ModelInfo:
+    card, backbone = context.card, context.backbone
+    model = models.primary if models is not None else backbone.build(len(context.samples.labels))
     body = adapter(model)
-    accuracy, balanced = accuracies(setting)
-    own = setting.training is None
+    accuracy, balanced = accuracies(context)
+    own = context.training is None
     return ModelInfo(
         name=card.model.name,
-        origin="the user's own checkpoint"
-        if own
-        else f"trained by this audit from weights '{_shown(card.model.weights)}'",
+        weights=file_name(card.model.weights),
         state=backbone.state,
         weights_sha256=next(iter(models.hashes().values())) if models is not None else backbone.body_hash(),
         parameters=sum(p.numel() for p in model.parameters()),
@@ -149,17 +149,17 @@ def _model_info(setting: Setting, models: AuditedModels | None) -> ModelInfo:
         heads=body.units(0),
         heads_by_layer=[body.units(i) for i in range(body.depth)],
         image_size=body.side,
-        classes=list(setting.samples.labels),
-        training=_training_words(setting),
-        seeds=setting.seeds if not own else [],
+        classes=list(context.samples.labels),
+        training=training_run(context),
+        seeds=context.seeds if not own else [],
         accuracy_by_seed=accuracy,
         balanced_accuracy_by_seed=balanced,
     )
 
 
-def _shown(weights: str) -> str:
-    """Return a weights file's name without its folders, which are nobody else's business."""
-    return Path(weights).name
+def file_name(path: str) -> str:
+    """Return a file's name without its folders, which are nobody else's business."""
+    return PureWindowsPath(path).name  # parts folders at either slash
 
 
 def accuracies(scope: Scope) -> tuple[list[float], list[float]]:
@@ -178,16 +178,18 @@ def accuracies(scope: Scope) -> tuple[list[float], list[float]]:
     return plain, balanced
 
 
-def _training_words(setting: Setting) -> str:
-    training = setting.training
+def training_run(scope: Scope) -> TrainingRun | None:
+    """Return how this audit trained; None where it did not."""
+    training = scope.training
     if training is None:
-        return "not trained by this audit"
-    blocks = setting.card.model.train_blocks
-    what = "all parts" if blocks is None else f"the last {blocks} blocks"
-    n = int((setting.samples.frame["split"] == "train").sum())
-    return (
-        f"{what} fine-tuned on {n} images for {training.epochs} epochs, batches of {training.batch_size}, AdamW, "
-        f"learning rate {training.learning_rate:g} with cosine schedule, weight decay {training.weight_decay:g}"
+        return None
+    return TrainingRun(
+        blocks=scope.card.model.train_blocks,
+        images=int((scope.samples.frame["split"] == "train").sum()),
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
     )
 
 
@@ -214,57 +216,53 @@ def method_of(card: Card) -> dict[str, Any]:
 
 
 def _method(
-    setting: Setting, fixed: str, controls: ControlReport, models: AuditedModels | None, swept: Swept | None
+    context: RunContext, fixed: str, controls: ControlReport, models: AuditedModels | None, swept: Swept | None
 ) -> MethodReport:
     engine = next((c for c in controls.controls if c.id == "engine"), None)
-    agreement = "not measured, the audit ended before" if engine is None else f"{engine.estimate.value:.1e} in a logit"
-    unknown = [] if models is None else unknown_blocks(models.primary)
-    every = models is not None and len(unknown) == adapter(models.primary).depth
-    named = "all layers" if every else f"layers {', '.join(map(str, unknown))}"
-    slow = f"; {named} {UNKNOWN_BLOCKS.format(UNITS[setting.unit].plural)}" if unknown else ""
     return MethodReport(
         preregistration_sha256=fixed,
-        layers=len(swept_layers(setting)),
-        **method_of(setting.card),
-        patches="" if swept is None else swept.choice,
+        layers=len(swept_layers(context)),
+        **method_of(context.card),
+        patches=None if swept is None else swept.choice,
         effort=[] if swept is None else swept.effort,
         precision=None
         if swept is None
-        else search_precision(swept.effects.swap, list(setting.outcomes), precision_name(setting.precision)),
-        engine=(
-            f"exact patching, float32 where nothing else is said, {device_name(setting.device)}; largest difference "
-            f"from plain hooks in this run: {agreement}{slow}"
+        else search_precision(swept.effects.swap, list(context.outcomes), precision_name(context.precision)),
+        engine=EngineReport(
+            device=device_name(context.device),
+            largest_difference=None if engine is None else engine.estimate.value,
+            whole_blocks=[] if models is None else unknown_blocks(models.primary),
         ),
     )
 
 
-def _provenance(setting: Setting, models: AuditedModels | None, fixed: str) -> Provenance:
+def _provenance(context: RunContext, models: AuditedModels | None, fixed: str) -> Provenance:
     hashes = {
-        "card": hashlib.sha256(setting.card_content).hexdigest(),
-        "data": setting.samples.fingerprint,
+        "card": hashlib.sha256(context.card_content).hexdigest(),
+        "data": context.samples.fingerprint,
         "preregistration": fixed,
-        "base weights": setting.backbone.body_hash(),
+        "base weights": context.backbone.body_hash(),
     }
-    training = setting.training
+    training = context.training
     return Provenance(
-        command=setting.command,
-        started=setting.started,
-        run_by=setting.card.report.run_by or "not stated",
-        hardware=_hardware(setting),
+        command=context.command,
+        started=context.started,
+        run_by=context.card.report.run_by or "not stated",
+        hardware=_hardware(context),
         versions={"vit-audit": __version__, "python": sys.version.split()[0], **{p: version(p) for p in PACKAGES}},
         seeds=[] if training is None else training.seeds,
         hashes={**hashes, **(models.hashes() if models is not None else {})},
     )
 
 
-def _hardware(setting: Setting) -> str:
+def _hardware(context: RunContext) -> str:
     """Return the processor and how many cores torch uses; no host name."""
-    device = setting.device
+    device = context.device
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
         lines = [x for x in info.read_text(encoding="utf-8").splitlines() if x.startswith("model name")]
         name = lines[0].split(":", 1)[1].strip() if lines else name
-    used = f"{UNITS[setting.unit].plural} patched on {device_name(device)}"
+    used = f"{UNITS[context.unit].plural} patched on {device_name(device)}"
     accelerator = "no accelerator used" if device.type == CPU else used
     return f"{name}, {torch.get_num_threads()} threads, {accelerator}"

@@ -65,7 +65,7 @@ class Scope:
 
 
 @dataclass
-class Setting(Scope):
+class RunContext(Scope):
     """One run: what is asked, pixels, models to start from, folders, progress, and the seconds each stage took."""
 
     card_path: Path

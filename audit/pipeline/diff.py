@@ -29,6 +29,7 @@ from audit.records import (
 )
 from audit.report.render import Source, read_run
 from audit.report.shareable import refuse_copy
+from audit.report.text import untested_sentence
 from audit.units import name_of
 
 UNTESTED = (State.TOO_LITTLE_DATA, State.NOT_ESTIMABLE)
@@ -164,7 +165,8 @@ def _untestable(audit: Audit, finding: Finding) -> str:
     rates = [c for c in audit.contrasts if c.id == f"{contrast}:{finding.outcome}:{finding.metric}"]
     if not rates:
         return "the question was not asked"
-    return f"{rates[0].state}: {rates[0].reason}".removesuffix(": ") if rates[0].state in UNTESTED else ""
+    row = rates[0]
+    return f"{row.state}: {untested_sentence(row)}" if row.state in UNTESTED else ""
 
 
 def _paired(first: OpenedRun, second: OpenedRun, finding: Finding) -> Change | None:

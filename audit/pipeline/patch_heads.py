@@ -18,7 +18,7 @@ from audit.models.transforms import as_input
 from audit.patching.plans import draw_evenly
 from audit.patching.sites import Site, heads_of
 from audit.pipeline.analyze import Rates
-from audit.pipeline.context import Setting
+from audit.pipeline.context import RunContext
 from audit.pipeline.run_sampled import sweep_sampled
 from audit.pipeline.run_sweeps import (
     BESIDE,
@@ -34,7 +34,7 @@ from audit.pipeline.run_sweeps import (
     swept_layers,
 )
 from audit.pipeline.train_models import AuditedModels
-from audit.records import Effort
+from audit.records import Effort, PatchChoice
 
 AFFORDABLE = 5e13  # floating-point operations for Design A: about ten minutes on two cores
 LIKELY_SHARE = 0.2  # of the recipients that is patched where not all are: about as many on photographs
@@ -49,38 +49,38 @@ class Cost:
     forward: float  # floating-point operations of one
 
 
-def patch_heads(setting: Setting, models: AuditedModels, rates: Rates, *, design_c: bool) -> Swept:
+def patch_heads(context: RunContext, models: AuditedModels, rates: Rates, *, design_c: bool) -> Swept:
     """Run Design A for every seed, and Design C for the first, with all patches or with some as the card says."""
-    plans, without_donor = make_plans(setting)
-    cost = estimate_cost(setting, models, plans)
-    sampled, choice = choose_patches(setting, cost)
+    plans, without_donor = make_plans(context)
+    cost = estimate_cost(context, models, plans)
+    choice = choose_patches(context, cost)
     gaps = primary_gaps(rates.contrasts)
     heads: list[Site] | None = None
     first_order: pd.DataFrame | None
     effort: list[Effort] = []
-    if sampled:
-        able = localisable(setting, gaps)
-        asked = {c: [o for o in found if f"{c}:{o}" in able] for c, found in rates.asked(setting.contrasts).items()}
+    if choice.sampled:
+        able = localisable(context, gaps)
+        asked = {c: [o for o in found if f"{c}:{o}" in able] for c, found in rates.asked(context.contrasts).items()}
         asked = {c: found for c, found in asked.items() if found}
-        done = sweep_sampled(setting, models, plans, asked, rates.unpatched, gaps)
+        done = sweep_sampled(context, models, plans, asked, rates.unpatched, gaps)
         swap, first_order, effort = done.swap, done.first_order, done.effort
         heads = done.heads
     else:
-        swap, first_order = sweep_every(setting, models, plans), estimate_confirmation(setting, models, plans)
-    images = np.unique(np.concatenate([plan.column("recipient") for plan in plans])) if plans else audit_rows(setting)
+        swap, first_order = sweep_every(context, models, plans), estimate_confirmation(context, models, plans)
+    images = np.unique(np.concatenate([plan.column("recipient") for plan in plans])) if plans else audit_rows(context)
     if heads is not None:
-        rng = np.random.default_rng(setting.card.audit.seed)
+        rng = np.random.default_rng(context.card.audit.seed)
         cells = ["label", models.balanced_on] if models.balanced_on else ["label"]
-        images = draw_evenly(setting.samples.frame.loc[images], cells, BESIDE, rng).index.to_numpy(dtype=np.int64)
+        images = draw_evenly(context.samples.frame.loc[images], cells, BESIDE, rng).index.to_numpy(dtype=np.int64)
     of_c = [
-        sweep_reference(setting, models, images, heads, weights_only=weights_only) if design_c else None
+        sweep_reference(context, models, images, heads, weights_only=weights_only) if design_c else None
         for weights_only in (False, True)
     ]
     effects = StoredEffects(
         swap=swap,
         reference=of_c[0],
         unpatched=rates.unpatched,
-        frame=setting.samples.frame,
+        frame=context.samples.frame,
         balanced_on=models.balanced_on,
         transplant=of_c[1],
         first_order=first_order,
@@ -89,18 +89,18 @@ def patch_heads(setting: Setting, models: AuditedModels, rates: Rates, *, design
     return Swept(effects, plans, without_donor, heads, choice, effort)
 
 
-def estimate_cost(setting: Setting, models: AuditedModels, plans: Sequence[Plan]) -> Cost:
+def estimate_cost(context: RunContext, models: AuditedModels, plans: Sequence[Plan]) -> Cost:
     """Count what Design A takes, every head of every recipient patched or a share of them."""
-    model, layers, depth = models.primary, swept_layers(setting), adapter(models.primary).depth
+    model, layers, depth = models.primary, swept_layers(context), adapter(models.primary).depth
     tail = sum(heads_of(model, i) * (depth - i - 0.5) for i in layers) / depth  # forward passes a recipient and donor
-    sweeps = [p for p in plans for seed in setting.seeds if p.split == "confirmation" or seed == setting.seeds[0]]
+    sweeps = [p for p in plans for seed in context.seeds if p.split == "confirmation" or seed == context.seeds[0]]
     recipients, images = sum(len(p.rows) for p in sweeps), sum(_images(p) for p in sweeps)
-    backward = len(setting.outcomes) * (depth - layers.start) / depth
+    backward = len(context.outcomes) * (depth - layers.start) / depth
     beside = [p for p in plans if p.split == "confirmation"]  # estimated to first order where all is patched, too
     estimated = sum(_images(p) + backward * len(p.rows) for p in beside)
     share = sum(max(LIKELY_SHARE * len(p.rows), min(LEAST, len(p.rows))) for p in sweeps)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model(as_input(model, setting.pixels[:1]))
+        model(as_input(model, context.pixels[:1]))
     return Cost(
         every=images + len(SWAP_KINDS) * tail * recipients + estimated,
         sampled=images + backward * recipients + len(SWAP_KINDS) * tail * share,
@@ -113,14 +113,14 @@ def _images(plan: Plan) -> int:
     return len(np.unique(plan.rows[["recipient", *SWAP_KINDS]]))
 
 
-def choose_patches(setting: Setting, cost: Cost) -> tuple[bool, str]:
-    """Return whether to patch a sample of the recipients, and why, in words."""
-    asked = setting.card.audit.patches
+def choose_patches(context: RunContext, cost: Cost) -> PatchChoice:
+    """Return whether to patch a sample of the recipients, and why."""
+    asked = context.card.audit.patches
     dear = cost.every * cost.forward > AFFORDABLE and cost.sampled < cost.every
-    sampled = asked == "sampled" or (asked == "auto" and dear)
-    costs = f"all patches cost about {cost.every:,.0f} forward passes of an image, a sample about {cost.sampled:,.0f}"
-    what = "as many as are needed" if sampled else "every one"
-    if asked == "auto":
-        limit = f"{AFFORDABLE / cost.forward:,.0f} are held to be affordable for this model"
-        return sampled, f"{what}: {costs}; {limit}"
-    return sampled, f"{what}, as the card asks: {costs}"
+    return PatchChoice(
+        sampled=asked == "sampled" or (asked == "auto" and dear),
+        asked=asked,
+        every=cost.every,
+        sample=cost.sampled,
+        affordable=AFFORDABLE / cost.forward,
+    )

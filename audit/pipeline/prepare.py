@@ -30,7 +30,7 @@ from audit.models.checkpoint import hash_state
 from audit.models.device import CPU, open_device, open_precision
 from audit.models.preflight import preflight_model, spec_of_controls
 from audit.models.rendered_base import rendered_base
-from audit.pipeline.context import Setting
+from audit.pipeline.context import RunContext
 from audit.pipeline.train_models import ARCHITECTURE
 from audit.progress import Step
 from audit.store import now, open_cache, question_hash, run_folder, source_hash
@@ -130,7 +130,7 @@ def open_inputs(
     return Inputs(card, content, card_path, data_root, samples, backbone, finished)
 
 
-def prepare(inputs: Inputs, options: Options, step: Step) -> Setting:
+def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
     """Decode the images and find the weights to start from and the run directory; nothing is written yet."""
     card, samples = inputs.card, inputs.samples
     cache = open_cache()
@@ -143,7 +143,7 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> Setting:
         pixels = load_pixels(samples.source, keys, adapter(model).side, progress=lambda n: tick(n, len(keys)))
     weights = hash_state(model.state_dict()) if own else backbone.body_hash()
     key = question_key(inputs, options, weights)
-    return Setting(
+    return RunContext(
         card=card,
         card_path=inputs.card_path,
         card_content=inputs.content,

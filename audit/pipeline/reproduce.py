@@ -22,7 +22,7 @@ from audit.models.build import Backbone
 from audit.patching.sites import Site, sites_of
 from audit.patching.sweep import measure_unpatched
 from audit.pipeline.analyze import predictions, questions
-from audit.pipeline.context import Setting
+from audit.pipeline.context import RunContext
 from audit.pipeline.prepare import Options, open_inputs, prepare
 from audit.pipeline.run_sweeps import (
     Plan,
@@ -103,59 +103,59 @@ def reproduce_finding(
     if inputs.samples.fingerprint != audit.data.fingerprint:
         raise InputError(audit.data.source, "the data have changed since the run", "restore them, or audit again")
     with run_state():
-        setting = prepare(inputs, Options("vit-audit reproduce", run.parent, run=run), silent)
+        context = prepare(inputs, Options("vit-audit reproduce", run.parent, run=run), silent)
         obtained = (
-            _measure_rates(setting, run, finding)
+            _measure_rates(context, run, finding)
             if finding.kind == "disparity"
-            else _measure_head(setting, run, finding, primary_gaps(audit.contrasts))
+            else _measure_head(context, run, finding, primary_gaps(audit.contrasts))
         )
     return Reproduction(finding, audit.model.unit, finding.expected, obtained, finding.tolerance)
 
 
-def _model(setting: Setting, run: Path) -> Model:
+def _model(context: RunContext, run: Path) -> Model:
     """Load the primary model of a run."""
-    name = "audited" if setting.training is None else f"seed-{setting.seeds[0]}"
+    name = "audited" if context.training is None else f"seed-{context.seeds[0]}"
     path = run / "models" / f"{name}.safetensors"
     if not path.is_file():
         fix = "restore it; a shareable copy has its models only where it was made with --models"
         raise InputError(str(path), "missing", fix)
-    model = setting.backbone.build(len(setting.samples.labels))
+    model = context.backbone.build(len(context.samples.labels))
     model.load_state_dict(load_file(path))
     return model.eval()
 
 
-def _unpatched(setting: Setting, run: Path) -> pd.DataFrame:
-    table = measure_unpatched(_model(setting, run), setting.pixels, audit_rows(setting), setting.outcomes)
-    return with_class_names(table, setting.samples.labels).assign(seed=setting.seeds[0])
+def _unpatched(context: RunContext, run: Path) -> pd.DataFrame:
+    table = measure_unpatched(_model(context, run), context.pixels, audit_rows(context), context.outcomes)
+    return with_class_names(table, context.samples.labels).assign(seed=context.seeds[0])
 
 
-def _measure_rates(setting: Setting, run: Path, finding: Finding) -> float:
+def _measure_rates(context: RunContext, run: Path, finding: Finding) -> float:
     """Predict all audit images again and take the finding's gap."""
-    spec, policy = setting.card.audit, setting.card.policy
+    spec, policy = context.card.audit, context.card.policy
     limits = Thresholds(spec.alpha, spec.min_group_size, policy.impact_ratio_below, policy.gap_above)
-    frame = predictions(setting, _unpatched(setting, run), setting.seeds[0])
-    asked = [q for q in questions(setting) if q.attribute == finding.attribute]
+    frame = predictions(context, _unpatched(context, run), context.seeds[0])
+    asked = [q for q in questions(context) if q.attribute == finding.attribute]
     rows = contrasts(frame, asked, [finding.outcome], limits)
     match = [r for r in rows if (r.group, r.metric) == (finding.group, finding.metric)]
     return float(match[0].estimate.value or 0.0)
 
 
-def _measure_head(setting: Setting, run: Path, finding: Finding, gaps: Mapping[str, ContrastRow]) -> float:
+def _measure_head(context: RunContext, run: Path, finding: Finding, gaps: Mapping[str, ContrastRow]) -> float:
     """Patch the finding's head again on the confirmation split: for all recipients, or those that the run drew."""
     contrast = Contrast(finding.attribute, finding.group, finding.reference)
-    site, seed = Site(*parse_name(finding.heads[0])), setting.seeds[0]
-    model, sites = _model(setting, run), sites_of(_model(setting, run), swept_layers(setting))
-    (plan,) = (p for p in make_plans(setting)[0] if (p.contrast, p.split) == (contrast, "confirmation"))
+    site, seed = Site(*parse_name(finding.heads[0])), context.seeds[0]
+    model, sites = _model(context, run), sites_of(_model(context, run), swept_layers(context))
+    (plan,) = (p for p in make_plans(context)[0] if (p.contrast, p.split) == (contrast, "confirmation"))
     patched = _patched(run, seed, plan, site)
     chosen = np.zeros((len(plan.rows), len(sites)), dtype=bool)
     chosen[patched, sites.index(site)] = True
-    table = patch_part(setting, model, seed, plan, chosen)
+    table = patch_part(context, model, seed, plan, chosen)
     estimates = None
     if len(patched) < len(plan.rows):
-        estimates = estimate_part(setting, model, seed, plan)
+        estimates = estimate_part(context, model, seed, plan)
         estimates = estimates[(estimates["layer"] == site.layer) & (estimates["head"] == site.head)]
-    unpatched = _unpatched(setting, run)
-    stored = StoredEffects(table, None, unpatched, setting.samples.frame, first_order=estimates, gaps=gaps)
+    unpatched = _unpatched(context, run)
+    stored = StoredEffects(table, None, unpatched, context.samples.frame, first_order=estimates, gaps=gaps)
     return float(mediated_gaps(stored.of(seed, contrast, "confirmation", finding.outcome))[0])
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -18,7 +19,7 @@ from audit.evidence.joint_patching import sets_to_patch
 from audit.pipeline.analyze import Rates, judge_effects, judge_rates, judge_sets
 from audit.pipeline.attention_maps import look
 from audit.pipeline.build_record import EMPTY, REGISTRATION, record_audit, register
-from audit.pipeline.context import Setting
+from audit.pipeline.context import RunContext
 from audit.pipeline.patch_heads import patch_heads
 from audit.pipeline.prepare import Inputs, Options, prepare, still_there
 from audit.pipeline.run_controls import (
@@ -31,10 +32,10 @@ from audit.pipeline.run_controls import (
     pairs_as_given,
 )
 from audit.pipeline.run_pairs import sweep_pairs
-from audit.pipeline.run_sweeps import UNPATCHED, measure_images, sweep_sets
+from audit.pipeline.run_sweeps import UNPATCHED, measure_images, sweep_sets, what_can_be_asked
 from audit.pipeline.train_models import AuditedModels, train_audited, training_jobs
 from audit.progress import Step
-from audit.records import Audit, ControlReport, LegalAnswer
+from audit.records import Audit, Control, ControlReport, LegalAnswer, NotRun, NotRunCode
 from audit.report import answers, load_audit, render_run
 from audit.report.manifest import check_kept, write_manifest
 from audit.report.render import clear_pages
@@ -75,40 +76,40 @@ def run_audit(inputs: Inputs, options: Options, step: Step) -> Path:
         If the input cannot be audited, or the run cannot finish; finished stages are kept.
     """
     check_writable(options.run or options.out)
-    setting = prepare(inputs, options, step)
-    training_jobs(setting)  # what is wrong with the training sample or the control images shows
-    with still_there(setting.samples):
-        images = control_images(setting)  # before anything is written
-    with locked(setting.run), _traceback_kept(setting.run):
-        refuse_copy(setting.run, "name another --out")
-        check_kept(setting.run, record=False)
-        _check_question(setting)
-        clear_unfinished(setting.run)
-        setting.started = _begun(setting)
-        register(setting)
-        write_table(setting.run / SAMPLES, setting.samples.frame.drop(columns="predicted", errors="ignore"))
-        audit = _measure(setting, images)
-        kept = _kept_record(setting.run)
+    context = prepare(inputs, options, step)
+    training_jobs(context)  # what is wrong with the training sample or the control images shows
+    with still_there(context.samples):
+        images = control_images(context)  # before anything is written
+    with locked(context.run), _traceback_kept(context.run):
+        refuse_copy(context.run, "name another --out")
+        check_kept(context.run, record=False)
+        _check_question(context)
+        clear_unfinished(context.run)
+        context.started = _begun(context)
+        register(context)
+        write_table(context.run / SAMPLES, context.samples.frame.drop(columns="predicted", errors="ignore"))
+        audit = _measure(context, images)
+        kept = _kept_record(context.run)
         if kept is None or _without_times(kept) != _without_times(audit):
-            if (setting.run / DECISIONS).is_file():
+            if (context.run / DECISIONS).is_file():
                 raise InputError(
-                    str(setting.run), "was reviewed, and would now say something else", "name another --out"
+                    str(context.run), "was reviewed, and would now say something else", "name another --out"
                 )
-            _write_record(setting, audit)
+            _write_record(context, audit)
             if not options.report:
-                clear_pages(setting.run)
+                clear_pages(context.run)
         if options.report:
-            render_run(setting.run, progress=step("report: HTML and PDF"))
-        write_manifest(setting.run)
-    return setting.run
+            render_run(context.run, progress=step("report: HTML and PDF"))
+        write_manifest(context.run)
+    return context.run
 
 
-def _check_question(setting: Setting) -> None:
+def _check_question(context: RunContext) -> None:
     """Refuse a folder that holds an audit of another question."""
-    path = setting.run / REGISTRATION
-    if path.is_file() and json.loads(path.read_bytes()).get("question") != setting.question:
+    path = context.run / REGISTRATION
+    if path.is_file() and json.loads(path.read_bytes()).get("question") != context.question:
         what = "holds an audit of another card, model, data or version of the tool"
-        raise InputError(str(setting.run), what, "name another folder")
+        raise InputError(str(context.run), what, "name another folder")
 
 
 @contextmanager
@@ -126,11 +127,11 @@ def _traceback_kept(run: Path) -> Iterator[None]:
         raise
 
 
-def _write_record(setting: Setting, audit: Audit) -> None:
+def _write_record(context: RunContext, audit: Audit) -> None:
     """Write card, log and record; the record last, for what stands beside one is not written again."""
-    write_bytes(setting.run / "card.yaml", setting.card_content)
-    write_text(setting.run / LOG, _log(setting))
-    write_text(setting.run / "audit.json", audit.model_dump_json(indent=1) + "\n")
+    write_bytes(context.run / "card.yaml", context.card_content)
+    write_text(context.run / LOG, _log(context))
+    write_text(context.run / "audit.json", audit.model_dump_json(indent=1) + "\n")
 
 
 def _kept_record(run: Path) -> Audit | None:
@@ -145,94 +146,101 @@ def _without_times(audit: Audit) -> dict[str, object]:
     """Return a record but for when it was made, and when the control models were measured."""
     plain = audit.model_dump()
     plain["provenance"].pop("started")
-    plain["controls"].pop("setting")
+    plain["controls"].pop("setup")
     return plain
 
 
-def _begun(setting: Setting) -> str:
+def _begun(context: RunContext) -> str:
     """Return when the run was first started: a run that goes on after an interruption keeps that time."""
-    path = setting.run / LOG
+    path = context.run / LOG
     try:
         return str(json.loads(path.read_text(encoding="utf-8").splitlines()[0])["started"])
     except (OSError, ValueError, LookupError):
-        write_text(path, json.dumps({"started": setting.started}) + "\n")
-        return setting.started
+        write_text(path, json.dumps({"started": context.started}) + "\n")
+        return context.started
 
 
-def _measure(setting: Setting, images: ControlSet) -> Audit:
+def _measure(context: RunContext, images: ControlSet) -> Audit:
     """Run the stages in order; a failed known effect ends the audit before anything is said about groups."""
-    legal = answers(setting.card.legal, setting.card.task)
+    legal = answers(context.card.legal, context.card.task)
+    if all(question.gap is not None for question in what_can_be_asked(context)):
+        nothing = ControlReport(valid=True, controls=[], grids=[], setting="")
+        return record_audit(context, legal, nothing, None, None, EMPTY)  # nothing is trained for an answer known before
     models = rates = None
-    if setting.training is None:  # what is wrong with the user's own model shows before anything is trained
-        models = _models(setting)
-        rates = _rates(setting, models)
+    if context.training is None:  # what is wrong with the user's own model shows before anything is trained
+        models = _models(context)
+        rates = _rates(context, models)
         if not rates.labels.passed:
-            return _without_labels(setting, legal, models, rates, None)
-    with setting.stage("known effects (colour and blur controls)"):
-        controls = check_known_effects(setting, images)
+            return _without_labels(context, legal, models, rates, None)
+    with context.stage("known effects (colour and blur controls)"):
+        controls = check_known_effects(context, images)
     if not controls.valid:
-        return record_audit(setting, legal, controls, models, None, EMPTY)
-    models = models or _models(setting)
-    with setting.stage("identities"):
-        controls, design_c = _with_own(controls, setting, models)
+        return record_audit(context, legal, controls, models, None, EMPTY)
+    models = models or _models(context)
+    with context.stage("identities"):
+        controls, design_c = _with_own(controls, context, models)
     if not controls.valid:
-        return record_audit(setting, legal, controls, models, None, EMPTY)
-    rates = rates or _rates(setting, models)
+        return record_audit(context, legal, controls, models, None, EMPTY)
+    rates = rates or _rates(context, models)
     if not rates.labels.passed:
-        return _without_labels(setting, legal, models, rates, controls)
-    write_table(setting.run / UNPATCHED, rates.unpatched)
+        return _without_labels(context, legal, models, rates, controls)
+    write_table(context.run / UNPATCHED, rates.unpatched)
     controls = controls.model_copy(update={"controls": [rates.labels, *controls.controls]})
-    with setting.stage("patching"), models.on(setting.device):
-        swept = patch_heads(setting, models, rates, design_c=design_c)
-        controls, pairs = _with_round_trips(controls, sweep_pairs(setting, models, swept))
-    with setting.stage("evidence"):
-        setting.step("evidence: permutations and intervals")(0, 1)
-        judged = judge_effects(setting, rates, swept, pairs, {"data": setting.samples.fingerprint, **models.hashes()})
-    with setting.stage("heads together"), models.on(setting.device):
-        together = sweep_sets(setting, models, swept, sets_to_patch(judged.heads, judged.localisation))
-        judged = judge_sets(setting, swept, together, judged)
-        judged = replace(judged, attention=look(setting, models, judged.findings))
-    return record_audit(setting, legal, controls, models, swept, judged)
+    with context.stage("patching"), models.on(context.device):
+        swept = patch_heads(context, models, rates, design_c=design_c)
+        controls, pairs = _with_round_trips(controls, sweep_pairs(context, models, swept))
+    with context.stage("evidence"):
+        context.step("evidence: permutations and intervals")(0, 1)
+        judged = judge_effects(context, rates, swept, pairs, {"data": context.samples.fingerprint, **models.hashes()})
+    with context.stage("heads together"), models.on(context.device):
+        together = sweep_sets(context, models, swept, sets_to_patch(judged.heads, judged.localisation))
+        judged = judge_sets(context, swept, together, judged)
+        judged = replace(judged, attention=look(context, models, judged.findings))
+    return record_audit(context, legal, controls, models, swept, judged)
 
 
-def _models(setting: Setting) -> AuditedModels:
+def _models(context: RunContext) -> AuditedModels:
     """Train or load the audited models."""
-    with setting.stage("models"):
-        return train_audited(setting)
+    with context.stage("models"):
+        return train_audited(context)
 
 
-def _rates(setting: Setting, models: AuditedModels) -> Rates:
+def _rates(context: RunContext, models: AuditedModels) -> Rates:
     """Compare the groups in what the models answer."""
-    with setting.stage("rates"), models.on(setting.device):
-        return judge_rates(setting, measure_images(setting, models))
+    with context.stage("rates"), models.on(context.device):
+        return judge_rates(context, measure_images(context, models))
 
 
 def _without_labels(
-    setting: Setting, legal: Sequence[LegalAnswer], models: AuditedModels, rates: Rates, controls: ControlReport | None
+    context: RunContext,
+    legal: Sequence[LegalAnswer],
+    models: AuditedModels,
+    rates: Rates,
+    controls: ControlReport | None,
 ) -> Audit:
     """Record an audit of a model that does not know the labels: nothing is said about groups."""
-    write_table(setting.run / UNPATCHED, rates.unpatched)
-    before = controls or ControlReport(valid=True, controls=[], grids=[], setting="")
+    write_table(context.run / UNPATCHED, rates.unpatched)
+    before = controls or ControlReport(valid=True, controls=[], grids=[])
     failed = before.model_copy(update={"valid": False, "controls": [rates.labels, *before.controls]})
-    return record_audit(setting, legal, failed, models, None, replace(EMPTY, accuracy=rates.accuracy))
+    return record_audit(context, legal, failed, models, None, replace(EMPTY, accuracy=rates.accuracy))
 
 
-def _with_own(controls: ControlReport, setting: Setting, models: AuditedModels) -> tuple[ControlReport, bool]:
+def _with_own(controls: ControlReport, context: RunContext, models: AuditedModels) -> tuple[ControlReport, bool]:
     """Add the identities on the audit's own model, and tell whether Design C may run."""
-    own = check_own_model(setting, models)
-    reference = [c.model_copy(update={"gates": "Design C"}) for c in check_reference_models(setting, models)]
-    add_numbers(setting, [*own, *reference])
+    own = check_own_model(context, models)
+    reference = [c.model_copy(update={"gates": "Design C"}) for c in check_reference_models(context, models)]
+    add_numbers(context, [*own, *reference])
     failed = [c for c in reference if not c.passed]
     not_run = [*controls.not_run]
     if not reference:
-        not_run.append("Design C: it needs training by this audit and training.balanced_seeds of at least 1.")
+        not_run.append(NotRun(code=NotRunCode.NEEDS_TRAINING, design="Design C"))
     if failed:
-        not_run.append(f"Design C: {len(failed)} of its {len(reference)} checks failed; its estimates are left out.")
+        not_run.append(_checks_failed("Design C", failed, reference))
     together = ControlReport(
         valid=controls.valid and all(c.passed for c in own),
         controls=[*own, *controls.controls, *reference],
         grids=controls.grids,
-        setting=controls.setting,
+        setup=controls.setup,
         not_run=not_run,
     )
     return together, bool(reference) and not failed
@@ -242,19 +250,28 @@ def _with_round_trips(controls: ControlReport, pairs: pd.DataFrame | None) -> tu
     """Add the check of the edited pictures, and return the exact pairs, or None where it failed."""
     trips = [c.model_copy(update={"gates": "Design B"}) for c in check_round_trips(pairs)]
     failed = [c for c in trips if not c.passed]
-    not_run = [f"Design B: {len(failed)} of its {len(trips)} checks failed; its estimates are left out."] * bool(failed)
-    not_run += [f"An edit there and back, {c}: its pairs are pictures as given." for c in pairs_as_given(pairs)]
+    not_run = [_checks_failed("Design B", failed, trips)] if failed else []
+    not_run += [
+        NotRun(code=NotRunCode.PAIRS_AS_GIVEN, design="Design B", contrast=contrast)
+        for contrast in pairs_as_given(pairs)
+    ]
     update = {"controls": [*controls.controls, *trips], "not_run": [*controls.not_run, *not_run]}
     return controls.model_copy(update=update), None if failed else pairs
 
 
-def _log(setting: Setting) -> str:
+def _checks_failed(
+    design: Literal["Design B", "Design C"], failed: Sequence[Control], every: Sequence[Control]
+) -> NotRun:
+    return NotRun(code=NotRunCode.CHECKS_FAILED, design=design, failed=len(failed), of=len(every))
+
+
+def _log(context: RunContext) -> str:
     """Return the start, then the stages and their seconds, one JSON object per line."""
-    begun = json.dumps({"started": setting.started}) + "\n"
+    begun = json.dumps({"started": context.started}) + "\n"
     return (
         begun
-        + "".join(_errors(setting.run / LOG))
-        + "".join(json.dumps({"stage": name, "seconds": seconds}) + "\n" for name, seconds in setting.stages)
+        + "".join(_errors(context.run / LOG))
+        + "".join(json.dumps({"stage": name, "seconds": seconds}) + "\n" for name, seconds in context.stages)
     )
 
 

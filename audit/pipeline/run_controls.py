@@ -14,6 +14,7 @@ import audit.batching
 import audit.controls
 import audit.models
 import audit.patching
+import audit.records
 from audit import __version__
 from audit.controls.colour_blur import MEASUREMENTS, judge_channel, measure_channel
 from audit.controls.control_images import ControlSet, Role, load_control_set
@@ -26,9 +27,9 @@ from audit.data.samples import AUDIT_SPLITS
 from audit.models.adapters.registry import adapter
 from audit.models.finetune import prefix_blocks
 from audit.models.transforms import as_input
-from audit.pipeline.context import Setting
+from audit.pipeline.context import RunContext
 from audit.pipeline.train_models import AuditedModels, reseed_of
-from audit.records import Control, ControlReport, HeadGrid
+from audit.records import Control, ControlReport, ControlSetup, HeadGrid
 from audit.store import source_hash, write_bytes, write_table, write_text
 
 IDENTITY_IMAGES = 4
@@ -37,54 +38,65 @@ CONTROL_EFFECTS = "effects/control-{}.npz"  # of the run; by channel
 CONTROL_NUMBERS = "effects/controls.parquet"  # of the run; of the identities and the same-initialisation gates
 
 
-def trained_layers(setting: Setting) -> range:
+def trained_layers(context: RunContext) -> range:
     """Return the layers that fine-tuning changes."""
-    depth = adapter(setting.backbone.build(2)).depth
-    spec = setting.card.model
+    depth = adapter(context.backbone.build(2)).depth
+    spec = context.card.model
     if spec.train_blocks is None:
         return range(depth)
     return range(max(0, depth - spec.train_blocks), depth)
 
 
-def control_images(setting: Setting) -> ControlSet:
+def control_images(context: RunContext) -> ControlSet:
     """Load the images that colour and blur are tried on, at the audited model's size."""
-    size = int(setting.pixels.shape[1])
+    size = int(context.pixels.shape[1])
     return load_control_set(
-        setting.card, setting.samples, size, card_path=setting.card_path, data_root=setting.data_root
+        context.card, context.samples, size, card_path=context.card_path, data_root=context.data_root
     )
 
 
-def check_known_effects(setting: Setting, images: ControlSet) -> ControlReport:
+def check_known_effects(context: RunContext, images: ControlSet) -> ControlReport:
     """Run the colour and blur controls with their nulls and the same-initialisation gate.
 
     Models and measurements are kept with the trained control models, named by the hash of all that made them, the code
     that measures included: another audit of the same backbone on the same control images finds them there.
     """
-    model = setting.backbone.build(2)
-    backbone = setting.control_backbone
-    trained = train_controls(backbone, setting.card.controls, images, cache=setting.cache, step=setting.step)
-    layers = range(prefix_blocks(model, setting.card.model.train_blocks), adapter(model).depth)
-    seeds = setting.card.controls.donor_seeds
+    model = context.backbone.build(2)
+    backbone = context.control_backbone
+    trained = train_controls(backbone, context.card.controls, images, cache=context.cache, step=context.step)
+    layers = range(prefix_blocks(model, context.card.model.train_blocks), adapter(model).depth)
+    seeds = context.card.controls.donor_seeds
     kept = trained.folder / f"judged-{images.judging_fingerprint[:24]}-{seeds}-{instrument_hash()[:16]}.json"
     if kept.is_file():
         report = ControlReport.model_validate_json(kept.read_text(encoding="utf-8"))
     else:
         untrained = backbone.build_untrained(images.classes)
-        report = _judge(setting, trained, channels(trained, images, layers, untrained=untrained), kept)
-        report = report.model_copy(update={"setting": f"on {setting.started[:10]}, by vit-audit {__version__}"})
+        report = _judge(context, trained, channels(trained, images, layers, untrained=untrained), kept)
+        report = report.model_copy(update={"setup": _setup(context, images, trained)})
         write_text(kept, report.model_dump_json(indent=1))
     # Beside the run's other effects, so that whoever has the run can judge again.
-    write_bytes(setting.run / CONTROL_NUMBERS, numbers_file(kept).read_bytes())
+    write_bytes(context.run / CONTROL_NUMBERS, numbers_file(kept).read_bytes())
     for role in CALLED:
-        write_bytes(setting.run / CONTROL_EFFECTS.format(role), measured_file(kept, role).read_bytes())
-    measured = report.setting
-    start = setting.card.controls.weights
-    whose = "this audit's backbone" if start is None else f"this architecture, from the weights '{Path(start).name}'"
-    words = (
-        f"Images: {images.name}; {len(images.train)} for training, {len(images.evaluate)} for judging. "
-        f"Models: {len(trained.models)} of {whose}. Colour and blur were measured {measured}."
+        write_bytes(context.run / CONTROL_EFFECTS.format(role), measured_file(kept, role).read_bytes())
+    setup = _setup(context, images, trained)
+    if report.setup is not None:  # measured by an earlier run
+        then = {"measured_on": report.setup.measured_on, "version": report.setup.version}
+        setup = setup.model_copy(update=then)
+    return report.model_copy(update={"setup": setup})
+
+
+def _setup(context: RunContext, images: ControlSet, trained: ControlModels) -> ControlSetup:
+    """Return what the known effects are measured on, as of now."""
+    start = context.card.controls.weights
+    return ControlSetup(
+        images=images.name,
+        train=len(images.train),
+        evaluate=len(images.evaluate),
+        models=len(trained.models),
+        weights="" if start is None else Path(start).name,
+        measured_on=context.started[:10],
+        version=__version__,
     )
-    return report.model_copy(update={"setting": words})
 
 
 def measured_file(kept: Path, role: Role) -> Path:
@@ -97,23 +109,23 @@ def numbers_file(kept: Path) -> Path:
     return kept.with_name(f"{kept.stem}-numbers.parquet")
 
 
-def add_numbers(setting: Setting, controls: Sequence[Control]) -> None:
+def add_numbers(context: RunContext, controls: Sequence[Control]) -> None:
     """Put the numbers of controls on the audit's own models beside those of the control models."""
-    path = setting.run / CONTROL_NUMBERS
+    path = context.run / CONTROL_NUMBERS
     write_table(path, pd.concat([pd.read_parquet(path), numbers_table(controls)], ignore_index=True))
 
 
 @functools.cache
 def instrument_hash() -> str:
-    """SHA-256 over the source of all that measures: measurements by other code are made again."""
-    return source_hash((audit.controls, audit.patching, audit.models, audit.batching))
+    """SHA-256 over the source of all that measures, and of its records: measurements by other code are made again."""
+    return source_hash((audit.controls, audit.patching, audit.models, audit.batching, audit.records))
 
 
-def _judge(setting: Setting, trained: ControlModels, tried: list[Channel], kept: Path) -> ControlReport:
+def _judge(context: RunContext, trained: ControlModels, tried: list[Channel], kept: Path) -> ControlReport:
     """Measure and judge every channel."""
     controls: list[Control] = []
     grids: list[HeadGrid] = []
-    tick = _counter(setting, "controls: patching", MEASUREMENTS * len(tried))
+    tick = _counter(context, "controls: patching", MEASUREMENTS * len(tried))
     for channel in tried:
         some = slice(BARRIER_IMAGES)
         clean_images = Task(channel.pixels[some], channel.targets[some])
@@ -129,13 +141,13 @@ def _judge(setting: Setting, trained: ControlModels, tried: list[Channel], kept:
         ):
             pairs = [_pair(trained, recipient, donor) for donor in donors]
             controls += run_initialisation(pairs, task, words, layers=channel.spec.layers, channel=channel.spec.name)
-        measured = measure_channel(channel, seed=setting.card.controls.seed, tick=tick)
+        measured = measure_channel(channel, seed=context.card.controls.seed, tick=tick)
         measured.save(measured_file(kept, channel.spec.name))
         result = judge_channel(measured)
         controls += result.controls
         grids += result.grids
     write_table(numbers_file(kept), numbers_table(controls))
-    return ControlReport(valid=all(c.passed for c in controls), controls=controls, grids=grids, setting="")
+    return ControlReport(valid=all(c.passed for c in controls), controls=controls, grids=grids)
 
 
 def _pair(trained: ControlModels, recipient: str, donor: str) -> Pair:
@@ -143,40 +155,40 @@ def _pair(trained: ControlModels, recipient: str, donor: str) -> Pair:
     return Pair(models[recipient], models[donor], starts[recipient], starts[donor])
 
 
-def _counter(setting: Setting, name: str, total: int) -> Callable[[], None]:
+def _counter(context: RunContext, name: str, total: int) -> Callable[[], None]:
     """Return a function that moves a step on by one."""
-    update = setting.step(name)
+    update = context.step(name)
     done = itertools.count(1)
     update(0, total)
     return lambda: update(next(done), total)
 
 
-def check_own_model(setting: Setting, models: AuditedModels) -> list[MeasuredControl]:
+def check_own_model(context: RunContext, models: AuditedModels) -> list[MeasuredControl]:
     """Run every identity on the audited model and a few of its own images."""
-    rows = np.flatnonzero(setting.samples.frame["split"].isin(AUDIT_SPLITS))
-    chosen = np.random.default_rng(setting.card.audit.seed).permutation(rows)[: 2 * IDENTITY_IMAGES]
-    images = as_input(models.primary, setting.pixels[chosen])
+    rows = np.flatnonzero(context.samples.frame["split"].isin(AUDIT_SPLITS))
+    chosen = np.random.default_rng(context.card.audit.seed).permutation(rows)[: 2 * IDENTITY_IMAGES]
+    images = as_input(models.primary, context.pixels[chosen])
     half = len(chosen) // 2
     return run_identities(Subject(models.primary, images[:half], images[half : 2 * half]))
 
 
-def check_reference_models(setting: Setting, models: AuditedModels) -> list[MeasuredControl]:
+def check_reference_models(context: RunContext, models: AuditedModels) -> list[MeasuredControl]:
     """Run the same-initialisation gate on the models of Design C."""
-    reseed = reseed_of(setting)
+    reseed = reseed_of(context)
     if reseed is None:
         return []
-    audited = np.flatnonzero(setting.samples.frame["split"].isin(AUDIT_SPLITS))
-    rows = np.sort(np.random.default_rng(setting.card.audit.seed).permutation(audited)[:BARRIER_IMAGES])
+    audited = np.flatnonzero(context.samples.frame["split"].isin(AUDIT_SPLITS))
+    rows = np.sort(np.random.default_rng(context.card.audit.seed).permutation(audited)[:BARRIER_IMAGES])
     donors = {
         "balanced reference model": {f"balanced-{k}": model for k, model in enumerate(models.balanced)},
         "second seed": {f"seed-{reseed}": models.by_seed[reseed]},
     }
     controls: list[MeasuredControl] = []
     start = models.started_from
-    own, task = start[f"seed-{setting.seeds[0]}"], Task(setting.pixels[rows], setting.targets[rows])
+    own, task = start[f"seed-{context.seeds[0]}"], Task(context.pixels[rows], context.targets[rows])
     for name, files in donors.items():
         pairs = [Pair(models.primary, donor, own, start[file]) for file, donor in files.items()]
-        controls += run_initialisation(pairs, task, name, layers=trained_layers(setting))
+        controls += run_initialisation(pairs, task, name, layers=trained_layers(context))
     return controls
 
 

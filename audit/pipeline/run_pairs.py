@@ -14,7 +14,7 @@ from audit.data.samples import EditableSource, pair_column
 from audit.patching.plans import draw_evenly, find_twins
 from audit.patching.sites import Site
 from audit.patching.sweep import DonorKind, measure_unpatched, sweep
-from audit.pipeline.context import Setting
+from audit.pipeline.context import RunContext
 from audit.pipeline.run_sweeps import Swept, choose, swept_layers
 from audit.pipeline.train_models import AuditedModels
 from audit.records import Contrast
@@ -43,7 +43,7 @@ class Pairs:
     back: Pixels | None
 
 
-def sweep_pairs(setting: Setting, models: AuditedModels, swept: Swept) -> pd.DataFrame | None:
+def sweep_pairs(context: RunContext, models: AuditedModels, swept: Swept) -> pd.DataFrame | None:
     """Patch each picture's heads from its twin, and the twin's from it, on the confirmation split.
 
     Where Design A was not patched in full: only the heads that it found, on some of the pictures.
@@ -55,15 +55,15 @@ def sweep_pairs(setting: Setting, models: AuditedModels, swept: Swept) -> pd.Dat
         nothing was patched layer is -1. Versions: "own" and "edited" receive from their twin; "back" and "self" are the
         picture with donors from its edit there and back, and from itself. None where no exact pairs exist.
     """
-    path = setting.run / "effects" / "pairs.parquet"
+    path = context.run / "effects" / "pairs.parquet"
     if path.is_file():
         return pd.read_parquet(path)
     if swept.heads == []:
         return None
     parts = [
-        _sweep_contrast(setting, models, contrast, pairs, swept.heads)
-        for contrast in setting.contrasts
-        if (pairs := _exact_pairs(setting, contrast, swept.beside)) is not None
+        _sweep_contrast(context, models, contrast, pairs, swept.heads)
+        for contrast in context.contrasts
+        if (pairs := _exact_pairs(context, contrast, swept.beside)) is not None
     ]
     if not parts:
         return None
@@ -72,19 +72,19 @@ def sweep_pairs(setting: Setting, models: AuditedModels, swept: Swept) -> pd.Dat
     return table
 
 
-def _exact_pairs(setting: Setting, contrast: Contrast, beside: int | None) -> Pairs | None:
+def _exact_pairs(context: RunContext, contrast: Contrast, beside: int | None) -> Pairs | None:
     """Edit pictures where the source can, or look up their twins where the card names the columns of a pair."""
-    if setting.card.groups[contrast.attribute].permuted is not None:
+    if context.card.groups[contrast.attribute].permuted is not None:
         return None  # the annotation no longer says what is drawn
-    frame = setting.samples.of_split("confirmation")
+    frame = context.samples.of_split("confirmation")
     sides = {contrast.group: "group", contrast.reference: "reference"}
     known = frame[frame[contrast.attribute].isin(list(sides))].sort_index()
     known = known.assign(side=known[contrast.attribute].map(sides))
-    rng, source = np.random.default_rng(setting.card.audit.seed), setting.samples.source
-    at_most = min((n for n in (setting.card.audit.max_images, beside) if n is not None), default=None)
-    size = int(setting.pixels.shape[1])
+    rng, source = np.random.default_rng(context.card.audit.seed), context.samples.source
+    at_most = min((n for n in (context.card.audit.max_images, beside) if n is not None), default=None)
+    size = int(context.pixels.shape[1])
     column = pair_column(contrast.attribute)
-    drawn = setting.card.groups[contrast.attribute].column
+    drawn = context.card.groups[contrast.attribute].column
     if isinstance(source, EditableSource) and source.can_edit(drawn):
         rows = draw_evenly(known, ["label", "side"], at_most, rng)
         other = {contrast.group: contrast.reference, contrast.reference: contrast.group}
@@ -93,19 +93,19 @@ def _exact_pairs(setting: Setting, contrast: Contrast, beside: int | None) -> Pa
         ]
         few = list(zip(there, rows[contrast.attribute], strict=True))[:ROUND_TRIPS]
         back = load_pixels(source, [source.edited(key, drawn, g) for key, g in few], size)
-        return Pairs(rows, setting.pixels[rows.index], load_pixels(source, there, size), back) if len(rows) else None
+        return Pairs(rows, context.pixels[rows.index], load_pixels(source, there, size), back) if len(rows) else None
     if column not in known:
         return None
     found = find_twins(known, column)
     rows = draw_evenly(found, ["label", "side"], at_most, rng)
-    return Pairs(rows, setting.pixels[rows["row"]], setting.pixels[rows["row_twin"]], None) if len(rows) else None
+    return Pairs(rows, context.pixels[rows["row"]], context.pixels[rows["row_twin"]], None) if len(rows) else None
 
 
 def _sweep_contrast(
-    setting: Setting, models: AuditedModels, contrast: Contrast, pairs: Pairs, heads: Sequence[Site] | None
+    context: RunContext, models: AuditedModels, contrast: Contrast, pairs: Pairs, heads: Sequence[Site] | None
 ) -> pd.DataFrame:
     """Run both directions of one contrast, and the edits there and back."""
-    n, model, layers = len(pairs.rows), models.primary, swept_layers(setting)
+    n, model, layers = len(pairs.rows), models.primary, swept_layers(context)
     pixels, every = np.concatenate([pairs.own, pairs.edited]), np.arange(2 * n, dtype=np.int64)
     patched = sweep(
         model,
@@ -113,12 +113,12 @@ def _sweep_contrast(
         every,
         [DonorKind("pair", model, np.roll(every, n))],
         layers=layers,
-        outcomes=setting.outcomes,
+        outcomes=context.outcomes,
         chosen=choose(model, layers, 2 * n, heads),
         units=every % n,
-        progress=setting.step(f"patching: {contrast}, exact pairs"),
+        progress=context.step(f"patching: {contrast}, exact pairs"),
     )
-    unpatched = measure_unpatched(model, pixels, every, setting.outcomes).assign(position=every, layer=-1, head=-1)
+    unpatched = measure_unpatched(model, pixels, every, context.outcomes).assign(position=every, layer=-1, head=-1)
     parts = [_described(part, pairs.rows, np.repeat(VERSIONS, n), n) for part in (patched, unpatched)]
     for version, donors in () if pairs.back is None else (("back", pairs.back), ("self", pairs.own[: len(pairs.back)])):
         few = np.arange(len(donors), dtype=np.int64)
@@ -129,7 +129,7 @@ def _sweep_contrast(
             few,
             [DonorKind(version, model, few + len(donors))],
             layers=layers,
-            outcomes=setting.outcomes,
+            outcomes=context.outcomes,
             chosen=choose(model, layers, len(few), heads),
         )
         parts.append(_described(trip, pairs.rows, np.repeat(version, n), n))

@@ -24,7 +24,7 @@ from audit.evidence.sampled import LEAST, FirstOrder, Sampled, draw
 from audit.evidence.stats import Array
 from audit.models.adapters.registry import Model
 from audit.patching.sites import Site, sites_of
-from audit.pipeline.context import Setting
+from audit.pipeline.context import RunContext
 from audit.pipeline.run_sweeps import (
     Plan,
     estimate_part,
@@ -81,7 +81,7 @@ class _Question:
 
 
 def sweep_sampled(
-    setting: Setting,
+    context: RunContext,
     models: AuditedModels,
     plans: Sequence[Plan],
     asked: Asked,
@@ -92,10 +92,10 @@ def sweep_sampled(
     splits = {c: {plan.split for plan in plans if plan.contrast == c} for c in asked}
     wanted = [plan for plan in plans if splits.get(plan.contrast, set()) == set(AUDIT_SPLITS)]
     swap, first_order, effort = [], [], []
-    for seed in setting.seeds if wanted else []:
-        tables, counts = _files(setting, seed)
+    for seed in context.seeds if wanted else []:
+        tables, counts = _files(context, seed)
         if not counts.is_file():
-            parts = Sampling(setting, models.by_seed[seed], seed, asked, unpatched, gaps).run(wanted)
+            parts = Sampling(context, models.by_seed[seed], seed, asked, unpatched, gaps).run(wanted)
             write_table(tables["swap"], pd.concat([t for part in parts for t in part.patched], ignore_index=True))
             write_table(tables["first-order"], pd.concat([part.estimates for part in parts], ignore_index=True))
             write_text(counts, json.dumps([_effort(part, seed).model_dump() for part in parts], indent=1))
@@ -103,13 +103,13 @@ def sweep_sampled(
         first_order.append(pd.read_parquet(tables["first-order"]))
         effort += [Effort.model_validate(row) for row in json.loads(counts.read_text(encoding="utf-8"))]
     if not wanted:
-        return SampledSweep(no_swaps(setting), pd.DataFrame(), [])
+        return SampledSweep(no_swaps(context), pd.DataFrame(), [])
     return SampledSweep(pd.concat(swap, ignore_index=True), pd.concat(first_order, ignore_index=True), effort)
 
 
-def _files(setting: Setting, seed: int) -> tuple[dict[str, Path], Path]:
+def _files(context: RunContext, seed: int) -> tuple[dict[str, Path], Path]:
     """Return the tables of a seed, and the counts, which are written last."""
-    folder = setting.run / "effects"
+    folder = context.run / "effects"
     tables = {name: folder / f"{name}-seed-{seed}.parquet" for name in ("swap", "first-order")}
     return tables, folder / f"effort-seed-{seed}.json"
 
@@ -131,7 +131,7 @@ def _effort(part: PartlyPatched, seed: int) -> Effort:
 class Sampling:
     """The sampled sweep of one seed's model."""
 
-    setting: Setting
+    context: RunContext
     model: Model
     seed: int
     asked: Asked
@@ -140,7 +140,7 @@ class Sampling:
 
     def run(self, plans: Sequence[Plan]) -> list[PartlyPatched]:
         """Patch both splits for the first seed, whose heads are searched, confirmation for the others."""
-        searched = self.seed == self.setting.seeds[0]
+        searched = self.seed == self.context.seeds[0]
         parts = [self.begin(plan) for plan in plans if searched or plan.split == "confirmation"]
         for part in parts:
             self.patch(part, np.full(part.chosen.shape[1], self._first_share(part)), look=1)
@@ -152,8 +152,8 @@ class Sampling:
 
     def begin(self, plan: Plan) -> PartlyPatched:
         """Estimate a part to first order."""
-        estimates = estimate_part(self.setting, self.model, self.seed, plan)
-        heads = len(sites_of(self.model, swept_layers(self.setting)))
+        estimates = estimate_part(self.context, self.model, self.seed, plan)
+        heads = len(sites_of(self.model, swept_layers(self.context)))
         return PartlyPatched(plan, estimates, np.zeros((len(plan.rows), heads), dtype=bool))
 
     def _first_share(self, part: PartlyPatched) -> float:
@@ -169,15 +169,15 @@ class Sampling:
     def patch(self, part: PartlyPatched, share: Array, *, look: int) -> None:
         """Patch heads for these shares of the recipients, beside those that are patched."""
         cell = part.plan.rows.groupby(["label", "side"]).ngroup().to_numpy().astype(np.int64)
-        wanted = draw(cell, share, seed=self.setting.card.audit.seed) | part.chosen
+        wanted = draw(cell, share, seed=self.context.card.audit.seed) | part.chosen
         if (wanted != part.chosen).any():
-            new = patch_part(self.setting, self.model, self.seed, part.plan, wanted & ~part.chosen)
+            new = patch_part(self.context, self.model, self.seed, part.plan, wanted & ~part.chosen)
             part.patched.append(new.assign(look=np.int8(look)))
             part.chosen = wanted
 
     def _search(self, parts: Sequence[PartlyPatched]) -> None:
         """Look at the discovery split twice, and note which heads were found for any outcome."""
-        settings = head_settings(self.setting)
+        settings = head_settings(self.context)
         before = self._questions(parts)
         shrinking = [self._still_to_come(self.laid_out(q.part, q.outcome)) for q in before]
         decided = decide_early([q.effects for q in before], shrinking, settings)
@@ -193,7 +193,7 @@ class Sampling:
         after = self._questions(parts)
         looked = [replace(b.effects, first_look=a.effects.discovery) for a, b in zip(before, after, strict=True)]
         results = discover(looked, settings)
-        sites = sites_of(self.model, swept_layers(self.setting))
+        sites = sites_of(self.model, swept_layers(self.context))
         for part in discovery:
             columns = {k for q, r in zip(after, results, strict=True) if q.part is part
                        for k in found_heads(q.effects, r, settings)}  # fmt: skip
@@ -204,7 +204,7 @@ class Sampling:
         by_split = {(part.plan.contrast, part.plan.split): part for part in parts}
         questions = []
         for (contrast, split), part in by_split.items():
-            for outcome in self.setting.outcomes if split == "discovery" else ():
+            for outcome in self.context.outcomes if split == "discovery" else ():
                 both = (part, by_split[contrast, "confirmation"])
                 effects = (self.laid_out(p, outcome).combined() for p in both)
                 questions.append(_Question(part, outcome, Part(contrast, outcome, *effects)))
@@ -212,7 +212,7 @@ class Sampling:
 
     def narrow(self, part: PartlyPatched, heads: Mask) -> None:
         """Patch ``heads`` for more recipients until their intervals are as narrow as the card asks."""
-        width = self.setting.card.audit.half_width
+        width = self.context.card.audit.half_width
         for _ in range(ROUNDS):
             asked = [self.laid_out(part, outcome).share_needed(width) for outcome in self._asked_of(part)]
             needed: Array = np.where(heads, np.max(asked, axis=0), 0.0)
@@ -225,7 +225,7 @@ class Sampling:
         effects = lay_out(
             pd.concat(part.patched),
             self.unpatched[self.unpatched["seed"] == self.seed],
-            self.setting.samples.frame["subject"],
+            self.context.samples.frame["subject"],
             outcome,
             everyone=part.estimates,
             **self._stored(part).label_shares(part.plan.contrast, outcome),
@@ -236,12 +236,12 @@ class Sampling:
 
     def _stored(self, part: PartlyPatched) -> StoredEffects:
         """Return what tells the weights of the labels."""
-        return StoredEffects(part.estimates, None, self.unpatched, self.setting.samples.frame, gaps=self.gaps)
+        return StoredEffects(part.estimates, None, self.unpatched, self.context.samples.frame, gaps=self.gaps)
 
     def _still_to_come(self, sampled: Sampled) -> Array:
         """Return the variance at the second look as a share of that at the first, by head."""
         now = sampled.chosen.mean(axis=0)
-        later = np.maximum(now, sampled.share_needed(self.setting.card.audit.half_width))
+        later = np.maximum(now, sampled.share_needed(self.context.card.audit.half_width))
         before, after = sampled.variance(now), sampled.variance(later)
         return np.divide(after, before, out=np.ones_like(after), where=before > 0)
 

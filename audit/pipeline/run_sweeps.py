@@ -20,10 +20,10 @@ from audit.patching.first_order import sweep_first_order
 from audit.patching.plans import draw_evenly
 from audit.patching.sites import Site, sites_of
 from audit.patching.sweep import DonorKind, measure_unpatched, sweep, sweep_together
-from audit.pipeline.context import Scope, Setting
+from audit.pipeline.context import RunContext, Scope
 from audit.pipeline.run_controls import trained_layers
 from audit.pipeline.train_models import AuditedModels, reseed_of
-from audit.records import Contrast, ContrastRow, Effort, SearchPrecision
+from audit.records import Contrast, ContrastRow, Effort, PatchChoice, SearchPrecision
 from audit.store import write_table
 from audit.units import UNITS
 
@@ -65,7 +65,7 @@ class Swept:
     plans: Sequence[Plan]
     without_donor: dict[str, int]
     heads: list[Site] | None
-    choice: str
+    choice: PatchChoice | None
     effort: list[Effort]
 
     @property
@@ -74,9 +74,9 @@ class Swept:
         return None if self.heads is None else BESIDE
 
 
-def sweep_every(setting: Setting, models: AuditedModels, plans: Sequence[Plan]) -> pd.DataFrame:
+def sweep_every(context: RunContext, models: AuditedModels, plans: Sequence[Plan]) -> pd.DataFrame:
     """Run Design A with every head of every recipient. What stands is not redone."""
-    return pd.concat([_swap(setting, models, seed, plans) for seed in setting.seeds], ignore_index=True)
+    return pd.concat([_swap(context, models, seed, plans) for seed in context.seeds], ignore_index=True)
 
 
 def audit_rows(scope: Scope) -> npt.NDArray[np.int64]:
@@ -96,18 +96,18 @@ def with_image_keys(scope: Scope, table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{name: keys.loc[table[row]].to_numpy() for row, name in named.items() if row in table})
 
 
-def measure_images(setting: Setting, models: AuditedModels) -> pd.DataFrame:
+def measure_images(context: RunContext, models: AuditedModels) -> pd.DataFrame:
     """Predict all images kept out of training, with every seed's model; what is stored is not done again."""
-    path = setting.run / UNPATCHED
+    path = context.run / UNPATCHED
     if path.is_file():
         return pd.read_parquet(path)
-    outcomes, rows = setting.outcomes, audit_rows(setting)
+    outcomes, rows = context.outcomes, audit_rows(context)
     parts = [
-        measure_unpatched(models.by_seed[seed], setting.pixels, rows, outcomes).assign(seed=seed)
-        for seed in setting.seeds
+        measure_unpatched(models.by_seed[seed], context.pixels, rows, outcomes).assign(seed=seed)
+        for seed in context.seeds
     ]
-    table = with_class_names(pd.concat(parts, ignore_index=True), setting.samples.labels)
-    return with_image_keys(setting, table)
+    table = with_class_names(pd.concat(parts, ignore_index=True), context.samples.labels)
+    return with_image_keys(context, table)
 
 
 def make_plans(scope: Scope) -> tuple[list[Plan], dict[str, int]]:
@@ -138,10 +138,10 @@ def localisable(scope: Scope, gaps: Mapping[str, ContrastRow]) -> set[str]:
     return {f.key for f in what_can_be_asked(scope) if f.heads is None and metrics.get(f.key) == f.metric}
 
 
-def swept_layers(setting: Setting) -> range:
+def swept_layers(context: RunContext) -> range:
     """Return the layers whose heads are patched."""
-    trained = trained_layers(setting)
-    return trained if setting.card.audit.layers == "trained" else range(trained.stop)
+    trained = trained_layers(context)
+    return trained if context.card.audit.layers == "trained" else range(trained.stop)
 
 
 def head_settings(scope: Scope) -> Settings:
@@ -151,24 +151,24 @@ def head_settings(scope: Scope) -> Settings:
     return Settings(spec.alpha, spec.permutations, spec.bootstrap, spec.seed, spec.min_group_size, margin, scope.unit)
 
 
-def _swap(setting: Setting, models: AuditedModels, seed: int, plans: Sequence[Plan]) -> pd.DataFrame:
+def _swap(context: RunContext, models: AuditedModels, seed: int, plans: Sequence[Plan]) -> pd.DataFrame:
     """Run Design A of one seed: both splits for the first, whose heads are searched, confirmation for the others."""
-    path = setting.run / "effects" / f"swap-seed-{seed}.parquet"
+    path = context.run / "effects" / f"swap-seed-{seed}.parquet"
     if path.is_file():
         return pd.read_parquet(path)
     model = models.by_seed[seed]
     parts = [
-        patch_part(setting, model, seed, plan)
+        patch_part(context, model, seed, plan)
         for plan in plans
-        if plan.split == "confirmation" or seed == setting.seeds[0]
+        if plan.split == "confirmation" or seed == context.seeds[0]
     ]
-    table = pd.concat(parts, ignore_index=True) if parts else no_swaps(setting)
+    table = pd.concat(parts, ignore_index=True) if parts else no_swaps(context)
     write_table(path, table)
     return table
 
 
 def patch_part(
-    setting: Setting,
+    context: RunContext,
     model: Model,
     seed: int,
     plan: Plan,
@@ -182,23 +182,23 @@ def patch_part(
     run = partial(
         sweep,
         model,
-        setting.pixels,
+        context.pixels,
         plan.column("recipient"),
         plan.donors(model),
-        layers=swept_layers(setting),
-        outcomes=setting.outcomes,
+        layers=swept_layers(context),
+        outcomes=context.outcomes,
         units=plan.column("unit"),
     )
-    progress = setting.step(f"patching: {plan.contrast}, {plan.split}, seed {seed}")
-    if plan.split == "discovery" and setting.precision != torch.float32:
-        table = run(chosen=chosen, precision=setting.precision, progress=progress)
-        every = np.ones((len(plan.rows), len(sites_of(model, swept_layers(setting)))), dtype=bool)
+    progress = context.step(f"patching: {plan.contrast}, {plan.split}, seed {seed}")
+    if plan.split == "discovery" and context.precision != torch.float32:
+        table = run(chosen=chosen, precision=context.precision, progress=progress)
+        every = np.ones((len(plan.rows), len(sites_of(model, swept_layers(context)))), dtype=bool)
         again = run(chosen=_few(every if chosen is None else chosen))
-        names = {f"p:{name}": f"{IN_FLOAT32}{name}" for name in setting.outcomes}
+        names = {f"p:{name}": f"{IN_FLOAT32}{name}" for name in context.outcomes}
         table = table.merge(again[[*PATCH, *names]].rename(columns=names), on=PATCH, how="left")
     else:
         table = run(chosen=chosen, progress=progress)
-    return with_image_keys(setting, with_class_names(_described(table, plan, seed), setting.samples.labels))
+    return with_image_keys(context, with_class_names(_described(table, plan, seed), context.samples.labels))
 
 
 def _few(chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -221,19 +221,19 @@ def search_precision(swap: pd.DataFrame, outcomes: Sequence[str], dtype: str) ->
     return SearchPrecision(dtype=dtype, largest_difference=float(apart.max()), compared=len(apart) // len(pairs))
 
 
-def estimate_part(setting: Setting, model: Model, seed: int, plan: Plan) -> pd.DataFrame:
+def estimate_part(context: RunContext, model: Model, seed: int, plan: Plan) -> pd.DataFrame:
     """Estimate one contrast and split of Design A by attribution patching."""
     table = sweep_first_order(
         model,
-        setting.pixels,
+        context.pixels,
         plan.rows,
-        pd.factorize(setting.samples.frame["subject"])[0].astype(np.int64),
+        pd.factorize(context.samples.frame["subject"])[0].astype(np.int64),
         SWAP_KINDS,
-        layers=swept_layers(setting),
-        outcomes=setting.outcomes,
-        progress=setting.step(f"patching: {plan.contrast}, {plan.split}, seed {seed}, first order"),
+        layers=swept_layers(context),
+        outcomes=context.outcomes,
+        progress=context.step(f"patching: {plan.contrast}, {plan.split}, seed {seed}, first order"),
     )
-    return with_image_keys(setting, _described(table, plan, seed))
+    return with_image_keys(context, _described(table, plan, seed))
 
 
 def _described(table: pd.DataFrame, plan: Plan, seed: int) -> pd.DataFrame:
@@ -243,10 +243,10 @@ def _described(table: pd.DataFrame, plan: Plan, seed: int) -> pd.DataFrame:
 
 
 def sweep_sets(
-    setting: Setting, models: AuditedModels, swept: Swept, wanted: Mapping[str, Sequence[HeadSet]]
+    context: RunContext, models: AuditedModels, swept: Swept, wanted: Mapping[str, Sequence[HeadSet]]
 ) -> pd.DataFrame:
     """Patch sets of heads at once, for the first seed on the confirmation split, by contrast."""
-    path = setting.run / "effects" / "together.parquet"
+    path = context.run / "effects" / "together.parquet"
     if path.is_file():
         stored = pd.read_parquet(path)
         if set(zip(stored["contrast"], stored["set"], strict=True)) == {
@@ -258,42 +258,42 @@ def sweep_sets(
         sets = {str(s): [Site(*head) for head in s.heads] for s in wanted.get(str(plan.contrast), [])}
         if plan.split != "confirmation" or not sets:
             continue
-        rng = np.random.default_rng(setting.card.audit.seed)
+        rng = np.random.default_rng(context.card.audit.seed)
         part = Plan(plan.contrast, plan.split, draw_evenly(plan.rows, ["label", "side"], swept.beside, rng))
         table = sweep_together(
             models.primary,
-            setting.pixels,
+            context.pixels,
             part.column("recipient"),
             part.donors(models.primary),
             sets=sets,
-            outcomes=setting.outcomes,
+            outcomes=context.outcomes,
             units=part.column("unit"),
-            progress=setting.step(f"patching: {plan.contrast}, {UNITS[setting.unit].plural} together"),
+            progress=context.step(f"patching: {plan.contrast}, {UNITS[context.unit].plural} together"),
         )
         table = table.assign(position=part.rows.index.to_numpy()[table["position"]])
-        parts.append(_described(table, plan, setting.seeds[0]))
+        parts.append(_described(table, plan, context.seeds[0]))
     if not parts:
         return pd.DataFrame(columns=["contrast", "set"])
-    together = with_class_names(pd.concat(parts, ignore_index=True), setting.samples.labels)
-    together = with_image_keys(setting, together)
+    together = with_class_names(pd.concat(parts, ignore_index=True), context.samples.labels)
+    together = with_image_keys(context, together)
     write_table(path, together)
     return together
 
 
-def no_swaps(setting: Setting) -> pd.DataFrame:
+def no_swaps(context: RunContext) -> pd.DataFrame:
     """Return the table of a sweep in which nobody had a donor."""
     columns = ["position", "recipient", "donor", "donor_kind", "layer", "head", "predicted", "unit", "side", "label"]
-    values = [f"{kind}:{name}" for name in setting.outcomes for kind in ("p", "m")]
+    values = [f"{kind}:{name}" for name in context.outcomes for kind in ("p", "m")]
     return pd.DataFrame(columns=[*columns, *values, "contrast", "split", "seed"])
 
 
-def estimate_confirmation(setting: Setting, models: AuditedModels, plans: Sequence[Plan]) -> pd.DataFrame | None:
+def estimate_confirmation(context: RunContext, models: AuditedModels, plans: Sequence[Plan]) -> pd.DataFrame | None:
     """Estimate Design A of the first seed by attribution patching on the confirmation split, to stand beside it."""
-    path = setting.run / "effects" / f"first-order-seed-{setting.seeds[0]}.parquet"
+    path = context.run / "effects" / f"first-order-seed-{context.seeds[0]}.parquet"
     if path.is_file():
         return pd.read_parquet(path)
     parts = [
-        estimate_part(setting, models.primary, setting.seeds[0], plan) for plan in plans if plan.split == "confirmation"
+        estimate_part(context, models.primary, context.seeds[0], plan) for plan in plans if plan.split == "confirmation"
     ]
     if not parts:
         return None
@@ -303,7 +303,7 @@ def estimate_confirmation(setting: Setting, models: AuditedModels, plans: Sequen
 
 
 def sweep_reference(
-    setting: Setting,
+    context: RunContext,
     models: AuditedModels,
     rows: npt.NDArray[np.int64],
     heads: Sequence[Site] | None,
@@ -314,24 +314,24 @@ def sweep_reference(
 
     With ``weights_only`` the heads' weights are transplanted, not what they write; with ``heads`` only these are tried.
     """
-    reseed = reseed_of(setting)
+    reseed = reseed_of(context)
     if reseed is None or heads == []:
         return None
-    path = setting.run / "effects" / ("transplant.parquet" if weights_only else "reference.parquet")
+    path = context.run / "effects" / ("transplant.parquet" if weights_only else "reference.parquet")
     if path.is_file():
         return pd.read_parquet(path)
     donors = {f"balanced-{k}": m for k, m in enumerate(models.balanced)} | {"reseed": models.by_seed[reseed]}
     table = sweep(
         models.primary,
-        setting.pixels,
+        context.pixels,
         rows,
         [DonorKind(name, m, rows, weights_only=weights_only) for name, m in donors.items()],
-        layers=swept_layers(setting),
-        outcomes=setting.outcomes,
-        chosen=choose(models.primary, swept_layers(setting), len(rows), heads),
-        progress=setting.step("patching: " + ("weight transplant" if weights_only else "balanced reference model")),
+        layers=swept_layers(context),
+        outcomes=context.outcomes,
+        chosen=choose(models.primary, swept_layers(context), len(rows), heads),
+        progress=context.step("patching: " + ("weight transplant" if weights_only else "balanced reference model")),
     )
-    table = with_image_keys(setting, with_class_names(table, setting.samples.labels))
+    table = with_image_keys(context, with_class_names(table, context.samples.labels))
     write_table(path, table)
     return table
 

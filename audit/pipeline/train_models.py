@@ -20,7 +20,7 @@ from audit.models.converters import HUGGING_FACE
 from audit.models.converters.huggingface import kept_configuration
 from audit.models.finetune import Recipe, Views, count_steps, finetune, make_views, mirrored
 from audit.models.side_by_side import train_side_by_side
-from audit.pipeline.context import Setting
+from audit.pipeline.context import RunContext
 from audit.progress import Progress
 from audit.store import write_bytes
 
@@ -69,24 +69,24 @@ class AuditedModels:
         return {f"model seed {seed}": hash_state(m.state_dict()) for seed, m in self.by_seed.items()}
 
 
-def train_audited(setting: Setting) -> AuditedModels:
+def train_audited(context: RunContext) -> AuditedModels:
     """Train a model for each seed and the balanced references, or load the user's own. What stands is not redone."""
-    classes = len(setting.samples.labels)
-    training = setting.training
-    if setting.card.model.name == HUGGING_FACE and setting.backbone.weights is not None:
-        for name, content in kept_configuration(setting.backbone.weights).items():
-            write_bytes(setting.run / ARCHITECTURE / name, content)
+    classes = len(context.samples.labels)
+    training = context.training
+    if context.card.model.name == HUGGING_FACE and context.backbone.weights is not None:
+        for name, content in kept_configuration(context.backbone.weights).items():
+            write_bytes(context.run / ARCHITECTURE / name, content)
     if training is None:
-        model = setting.backbone.build_as_is(classes)
+        model = context.backbone.build_as_is(classes)
         start = hash_state(model.state_dict())
-        save_weights(model.state_dict(), setting.run / "models" / "audited.safetensors", started_from=start)
+        save_weights(model.state_dict(), context.run / "models" / "audited.safetensors", started_from=start)
         return AuditedModels({0: model}, [], "", {"audited": start})
-    train = np.flatnonzero(setting.samples.frame["split"] == "train")
-    jobs = training_jobs(setting)
-    files = {name: setting.run / "models" / f"{name}.safetensors" for name, _, _ in jobs}
-    models = {name: setting.backbone.build(classes) for name in files}
+    train = np.flatnonzero(context.samples.frame["split"] == "train")
+    jobs = training_jobs(context)
+    files = {name: context.run / "models" / f"{name}.safetensors" for name, _, _ in jobs}
+    models = {name: context.backbone.build(classes) for name in files}
     absent = {name for name, path in files.items() if not path.is_file()}
-    views = _views(models[jobs[0][0]], setting, training, train) if absent else None
+    views = _views(models[jobs[0][0]], context, training, train) if absent else None
 
     def work(name: str, recipe: Recipe, rows: Rows, progress: Progress) -> None:
         model, path = models[name], files[name]
@@ -95,23 +95,23 @@ def train_audited(setting: Setting) -> AuditedModels:
             return
         start = hash_state(model.state_dict())
         positions = np.searchsorted(train, rows)
-        finetune(model, views, setting.targets[train], recipe, rows=positions, progress=progress)
+        finetune(model, views, context.targets[train], recipe, rows=positions, progress=progress)
         save_weights(model.state_dict(), path, started_from=start)
 
-    recipes = {name: _recipe(training, seed, setting.card.model) for name, seed, _ in jobs}
+    recipes = {name: _recipe(training, seed, context.card.model) for name, seed, _ in jobs}
     train_side_by_side(
         [partial(work, name, recipes[name], rows) for name, _, rows in jobs],
         list(models.values()),
         [count_steps(len(rows), recipes[name]) if name in absent else 0 for name, _, rows in jobs],
-        progress=setting.step(f"training: {len(absent)} models side by side"),
+        progress=context.step(f"training: {len(absent)} models side by side"),
     )
     by_seed = {seed: models[name] for name, seed, _ in jobs if name.startswith("seed")}
     balanced = [models[name] for name in models if not name.startswith("seed")]
     starts = {name: started_from(path) for name, path in files.items()}
-    return AuditedModels(by_seed, balanced, next(iter(setting.samples.attributes)), starts)
+    return AuditedModels(by_seed, balanced, next(iter(context.samples.attributes)), starts)
 
 
-def training_jobs(setting: Setting) -> list[tuple[str, int, Rows]]:
+def training_jobs(context: RunContext) -> list[tuple[str, int, Rows]]:
     """Return what is to be trained: name, seed, rows; nothing where the user's own model is audited.
 
     Raises
@@ -119,15 +119,15 @@ def training_jobs(setting: Setting) -> list[tuple[str, int, Rows]]:
     DataError
         If a balanced sample is asked for and some group has no training image of some label.
     """
-    training = setting.training
+    training = context.training
     if training is None:
         return []
-    train = np.flatnonzero(setting.samples.frame["split"] == "train")
+    train = np.flatnonzero(context.samples.frame["split"] == "train")
     jobs = [(f"seed-{seed}", seed, train) for seed in training.seeds]
     if training.balanced_seeds:
-        attribute, info = next(iter(setting.samples.attributes.items()))
+        attribute, info = next(iter(context.samples.attributes.items()))
         groups = list(info.groups)
-        chosen = balanced_training(setting.samples.frame, attribute, groups, setting.card.audit.seed)
+        chosen = balanced_training(context.samples.frame, attribute, groups, context.card.audit.seed)
         rows = np.asarray(chosen, dtype=np.int64)
         jobs += [(f"balanced-{k}", 1000 + k, rows) for k in range(training.balanced_seeds)]
         # Design C compares with a second seed; where the card gives one only, another is trained for that alone.
@@ -141,17 +141,17 @@ def _reseed(training: TrainingSpec) -> int:
     return training.seeds[1] if len(training.seeds) > 1 else training.seeds[0] + 1
 
 
-def reseed_of(setting: Setting) -> int | None:
+def reseed_of(context: RunContext) -> int | None:
     """Return the seed of Design C's null donor, or None where Design C does not run."""
-    training = setting.training
+    training = context.training
     return None if training is None or not training.balanced_seeds else _reseed(training)
 
 
-def _views(base: Model, setting: Setting, training: TrainingSpec, train: Rows) -> Views:
-    pixels = setting.pixels[train]
+def _views(base: Model, context: RunContext, training: TrainingSpec, train: Rows) -> Views:
+    pixels = context.pixels[train]
     both = [pixels, mirrored(pixels)] if training.flip else [pixels]
-    setting.step("training: features of the frozen blocks")(0, 1)
-    return make_views(base, both, setting.card.model.train_blocks)
+    context.step("training: features of the frozen blocks")(0, 1)
+    return make_views(base, both, context.card.model.train_blocks)
 
 
 def _recipe(training: TrainingSpec, seed: int, model: ModelSpec) -> Recipe:

@@ -27,7 +27,7 @@ from audit.evidence.outcome import decide
 from audit.models.checkpoint import hash_state
 from audit.pipeline.analyze import Judged, judge_effects, judge_rates, judge_sets
 from audit.pipeline.attention_maps import TABLE, maps_of
-from audit.pipeline.build_record import EMPTY, REGISTRATION, accuracies, method_of
+from audit.pipeline.build_record import EMPTY, REGISTRATION, accuracies, file_name, method_of, training_run
 from audit.pipeline.context import Scope
 from audit.pipeline.load_run import OpenedRun, open_run
 from audit.pipeline.run_controls import CONTROL_EFFECTS, CONTROL_NUMBERS, check_round_trips
@@ -205,7 +205,8 @@ def derive(run: Path, audit: Audit) -> dict[str, Any]:
     update = {"controls": controls, "valid": valid, "grids": list(shown.values())}
     report = audit.controls.model_copy(update=update)
     derived: dict[str, Any] = {"controls": _plain(report), "data": _data(scope, audit)}
-    judged = _judged(opened, trips) if valid else EMPTY  # nothing may be said where the instrument failed
+    # Nothing may be said where a control failed, and there is nothing to say where nothing was measured.
+    judged = _judged(opened, trips) if valid and measured is not None else EMPTY
     derived |= {name: [_plain(row) for row in getattr(judged, name)] for name in JUDGED}
     shown_accuracy = measured is not None and measured.labels.id in {c.id for c in controls}
     derived["accuracy"] = [_plain(row) for row in measured.accuracy] if measured and shown_accuracy else []
@@ -311,6 +312,8 @@ def _model(scope: Scope, audit: Audit) -> dict[str, Any]:
     update = {
         "parameters": next(iter(sizes), audit.model.parameters),
         "name": scope.card.model.name,
+        "weights": file_name(scope.card.model.weights),
+        "training": training_run(scope),
         "seeds": [] if scope.training is None else scope.training.seeds,
         "classes": list(scope.samples.labels),
         "accuracy_by_seed": plain,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -38,8 +39,11 @@ FULL = Size(8, 25, 4000, 1000, 8000, 5000, 2000, models.START_STEPS, models.STEP
 QUICK = Size(1, 1, 400, 240, 1000, 500, 500, 60, 30)
 
 
-def rows_of(jobs: list[Job], workers: int) -> Iterator[dict[str, Any]]:
-    """Yield every model's row: those that are stored, then the others, each stored as soon as it is made."""
+def rows_of(jobs: list[Job], workers: int, until: float) -> Iterator[dict[str, Any]]:
+    """Yield every model's row: those that are stored, then the others, each stored as soon as it is made.
+
+    No model is begun after ``until``, a time of ``time.monotonic``.
+    """
     todo = []
     for job in jobs:
         path = job.work / "rows" / f"{job.plan.name}.json"
@@ -60,8 +64,9 @@ def rows_of(jobs: list[Job], workers: int) -> Iterator[dict[str, Any]]:
                     break
                 pool.submit(_make_ahead, ahead).result()
             controls.result()
-            for future in as_completed([pool.submit(_stored, job) for job in todo]):
-                yield future.result()
+            for future in as_completed([pool.submit(_stored, job, until) for job in todo]):
+                if (row := future.result()) is not None:
+                    yield row
         except BaseException:  # a model that cannot be made, or a worker that was killed; what is stored stays
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -71,8 +76,10 @@ def _make_ahead(job: Job) -> None:
     measure.make(job)
 
 
-def _stored(job: Job) -> dict[str, Any]:
-    """Measure a model and store its row as soon as it is there."""
+def _stored(job: Job, until: float) -> dict[str, Any] | None:
+    """Measure a model and store its row as soon as it is there; None where the time is over."""
+    if time.monotonic() > until:
+        return None
     row = measure.measure(job)
     write_text(job.work / "rows" / f"{job.plan.name}.json", json.dumps(row, indent=1))
     return row
@@ -102,7 +109,8 @@ def code_hash(size: Size, *, of: Sequence[ModuleType] = (measure, models, rivals
 @click.option("--work", type=click.Path(path_type=Path), help="Where models, runs and rows are kept.")
 @click.option("--seed", default=PUBLISHED_SEED, show_default=True, help="Of everything; the published run has 11.")
 @click.option("--workers", default=os.cpu_count() or 1, show_default=True, help="Models at once.")
-def main(*, quick: bool, out: Path | None, work: Path | None, seed: int, workers: int) -> None:
+@click.option("--minutes", type=float, help="Begin no model after so long; figures are of those that are done.")
+def main(*, quick: bool, out: Path | None, work: Path | None, seed: int, workers: int, minutes: float | None) -> None:
     """Make the models, audit them, and write the figures."""
     begun = time.monotonic()
     size = QUICK if quick else FULL
@@ -114,9 +122,11 @@ def main(*, quick: bool, out: Path | None, work: Path | None, seed: int, workers
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # of the workers
     torch.set_num_threads(1)
     plans = models.plans(per_dose=size.per_dose, per_null=size.per_null, seed=seed)
+    plans.sort(key=lambda plan: plan.name.rsplit("-", 1)[1])  # one of every kind, then the next
     jobs = [Job(plan, work, made, size, seed) for plan in plans]
     rows: list[dict[str, Any]] = []
-    for row in rows_of(jobs, workers):
+    until = math.inf if minutes is None else begun + 60 * minutes
+    for row in rows_of(jobs, workers, until):
         rows.append(row)
         spent = time.monotonic() - begun
         found = row["outcome"] if "localised" not in row else ", ".join(row["localised"]) or "no head"
@@ -124,6 +134,7 @@ def main(*, quick: bool, out: Path | None, work: Path | None, seed: int, workers
     results = summary.summarise(sorted(rows, key=lambda row: str(row["name"])))
     results["made_with"] = {
         "command": " ".join(["python", "benchmarks/planted/run.py", *sys.argv[1:]]),
+        "models_planned": len(jobs),
         "minutes_of_this_call": round((time.monotonic() - begun) / 60, 1),  # rows of earlier ones were taken up
         "minutes_of_models": round(sum(row["seconds"] for row in rows) / 60, 1),
         "code": made_by,

@@ -23,7 +23,7 @@ from audit.evidence.bootstrap import draw_bootstrap, weighted_estimates
 from audit.evidence.effects import SwapEffects
 from audit.evidence.effects_store import StoredEffects
 from audit.patching.sites import heads_of, sites_of
-from audit.pipeline.context import Setting
+from audit.pipeline.context import RunContext
 from audit.pipeline.prepare import Options, prepare
 from audit.pipeline.run_sampled import PartlyPatched, Sampling
 from audit.pipeline.run_sweeps import Plan, make_plans, measure_images, patch_part, swept_layers
@@ -57,26 +57,26 @@ def measure_saving(*, quick: bool) -> Figures:
         card = resource_dir("datasets") / name
         root = None if name == RENDERED else Path(str(folder))
         plan = va.plan(card, data_root=root)
-        setting = prepare(plan.inputs, Options("benchmark", Path(place)), silent)
-        training = setting.training
+        context = prepare(plan.inputs, Options("benchmark", Path(place)), silent)
+        training = context.training
         assert training is not None
         one = training.model_copy(update={"seeds": training.seeds[:1], "balanced_seeds": 0})
-        setting.card = setting.card.model_copy(update={"training": one})
-        models = train_audited(setting)
-        return {"card": name, **_compare(setting, models)}
+        context.card = context.card.model_copy(update={"training": one})
+        models = train_audited(context)
+        return {"card": name, **_compare(context, models)}
 
 
-def _compare(setting: Setting, models: AuditedModels) -> Figures:
-    unpatched, seed = measure_images(setting, models), setting.seeds[0]
-    plans, _ = make_plans(setting)
-    outcomes = list(setting.outcomes)
-    sampling = Sampling(setting, models.primary, seed, {p.contrast: outcomes for p in plans}, unpatched)
-    swept = [_both_ways(setting, models, sampling, plan) for plan in plans]
+def _compare(context: RunContext, models: AuditedModels) -> Figures:
+    unpatched, seed = measure_images(context, models), context.seeds[0]
+    plans, _ = make_plans(context)
+    outcomes = list(context.outcomes)
+    sampling = Sampling(context, models.primary, seed, {p.contrast: outcomes for p in plans}, unpatched)
+    swept = [_both_ways(context, models, sampling, plan) for plan in plans]
     parts = [s.part for s in swept]
-    exhaustive = StoredEffects(pd.concat([s.every for s in swept]), None, unpatched, setting.samples.frame)
+    exhaustive = StoredEffects(pd.concat([s.every for s in swept]), None, unpatched, context.samples.frame)
     heads = [row for s in swept for o in outcomes for row in _heads(sampling, exhaustive, s, o)]
     made, every = (2 * sum(int(count(p.chosen)) for p in parts) for count in (np.sum, np.size))
-    gradients = _gradients_in_patches(setting, models, plans)
+    gradients = _gradients_in_patches(context, models, plans)
     ratio = np.array([row["half_width_ratio"] for row in heads])
     return {
         "images": {f"{p.contrast} {p.split}": len(p.rows) for p in plans},
@@ -98,9 +98,9 @@ def _compare(setting: Setting, models: AuditedModels) -> Figures:
     }
 
 
-def _both_ways(setting: Setting, models: AuditedModels, sampling: Sampling, plan: Plan) -> Swept:
+def _both_ways(context: RunContext, models: AuditedModels, sampling: Sampling, plan: Plan) -> Swept:
     begun = time.perf_counter()
-    every = patch_part(setting, models.primary, sampling.seed, plan)
+    every = patch_part(context, models.primary, sampling.seed, plan)
     between = time.perf_counter()
     part = sampling.begin(plan)
     heads = np.ones(part.chosen.shape[1], dtype=bool)
@@ -136,14 +136,14 @@ def _intervals(effects: SwapEffects) -> tuple[np.ndarray, np.ndarray]:
     return (ends[:, 1] - ends[:, 0]) / 2, ends[:, 2]
 
 
-def _gradients_in_patches(setting: Setting, models: AuditedModels, plans: Sequence[Plan]) -> float:
+def _gradients_in_patches(context: RunContext, models: AuditedModels, plans: Sequence[Plan]) -> float:
     """Return what the backward passes cost, counted in patches of average depth.
 
     A backward pass through blocks whose weights stand still costs as much as the forward pass through them.
     """
-    model, layers = models.primary, swept_layers(setting)
+    model, layers = models.primary, swept_layers(context)
     depth = len(model.blocks)
-    backward = len(setting.outcomes) * (depth - layers.start)
+    backward = len(context.outcomes) * (depth - layers.start)
     patch = sum(heads_of(model, i) * (depth - i - 0.5) for i in layers) / len(sites_of(model, layers))
     return sum(len(plan.rows) for plan in plans) * backward / patch
 

@@ -444,7 +444,7 @@ def test_rows_of_other_code_are_not_taken_up(stored: Path, monkeypatch: pytest.M
             return self
 
         def __exit__(self, *_: object) -> None: ...
-        def submit(self, task: object, job: measure.Job) -> Future[dict[str, Any]]:
+        def submit(self, task: object, job: measure.Job, *_: object) -> Future[dict[str, Any]]:
             if task is run._stored:
                 made.append(job.plan.name)
             future: Future[dict[str, Any]] = Future()

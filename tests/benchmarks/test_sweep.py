@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from audit.batching import batch_size_limit
 from audit.models.adapters.registry import adapter
 from audit.patching.hooks import donor_head_outputs, patch_with_hooks
 from audit.patching.sites import Site
@@ -51,12 +52,12 @@ def test_hooks_and_this_tool_patch_the_same() -> None:
     assert hooks_left(model) == 0
 
 
-def test_more_recipients_than_this_tool_takes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_recipients_than_this_tool_takes_at_once() -> None:
     model = build(SMALL, 0)
     images, donors = draw_images(model, 3, 1)
     whole = this_tool(model)(images, donors, [0, 2])
-    monkeypatch.setattr("audit.patching.sweep.RECIPIENTS_AT_ONCE", 2)
-    torch.testing.assert_close(this_tool(model)(images, donors, [0, 2]), whole, atol=1e-5, rtol=0)
+    with batch_size_limit(2):
+        torch.testing.assert_close(this_tool(model)(images, donors, [0, 2]), whole, atol=1e-5, rtol=0)
 
 
 def counted(work: Callable[[], object]) -> int:

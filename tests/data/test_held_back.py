@@ -11,6 +11,7 @@ from PIL import Image
 
 from audit.data import AUDIT_SPLITS, HELD_BACK, SPLITS, Samples, counts_table, describe_data
 from audit.data.pixels import load_pixels
+from audit.data.sealed import count_openings, open_sealed
 from audit.records import DataWarningCode
 from tests.data.faces import card_of, face_table, read, write_faces
 
@@ -22,7 +23,7 @@ class Guarded:
     """A source of plain pictures that refuses what is held back."""
 
     def __init__(self, samples: Samples) -> None:
-        self.held_back = set(samples.of_split(*HELD_BACK)["image"])
+        self.held_back = set(samples.frame.loc[samples.frame["split"].isin(HELD_BACK), "image"])
 
     def open(self, key: str) -> Image.Image:
         assert key not in self.held_back
@@ -62,6 +63,19 @@ def test_no_pixel_of_theirs_is_read(tmp_path: Path) -> None:
     black = (pixels == 0).all(axis=(1, 2, 3))
     assert np.array_equal(black, samples.frame["split"].isin(HELD_BACK))
     assert samples.keys.count(None) == 20
+
+
+def test_the_sealed_rows_are_opened_at_one_place_and_each_time_is_counted(tmp_path: Path) -> None:
+    samples, run = held_back(tmp_path / "data"), tmp_path / "run"
+    run.mkdir()
+    with pytest.raises(ValueError, match="open_sealed"):
+        samples.of_split("sealed")
+    assert count_openings(run) == 0
+    for times in (1, 2):
+        rows = open_sealed(samples, run, purpose="certificate")
+        assert set(rows["split"]) == {"sealed"}
+        assert len(rows) == 10
+        assert count_openings(run) == times
 
 
 def test_nothing_is_said_of_their_labels(tmp_path: Path) -> None:

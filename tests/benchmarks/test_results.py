@@ -1,0 +1,98 @@
+"""The pages hold the figures of one code, rounded against the tool; the sample is a whole run."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from typing import Any
+
+import pytest
+
+import vit_audit as va
+from audit.report.exports import PRINTED_WITH, printed_with
+from benchmarks import results
+
+
+@pytest.fixture
+def stored() -> dict[str, Any]:
+    held: dict[str, Any] = json.loads(results.STORED.read_text(encoding="utf-8"))
+    return held
+
+
+@pytest.mark.unit
+def test_pages_figures_and_sources_are_one(stored: dict[str, Any]) -> None:
+    assert list(results.differences(stored)) == []
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("place", "of"),
+    [
+        (("planted", "coverage", "estimate"), {"README.md", "planted"}),
+        (("sweep", "max_abs_diff", "demo, 64 images"), {"README.md", "sweep"}),
+        (("faults", "lost"), {"README.md", "faults"}),
+        (("synthetic-expressions", "controls", "passed"), {"docs/results.md", "reports/sample"}),
+        (("synthetic-balanced", "rates", 0, "images"), {"docs/results.md"}),
+    ],
+)
+def test_another_figure_is_noticed(stored: dict[str, Any], place: tuple[Any, ...], of: set[str]) -> None:
+    changed = copy.deepcopy(stored)
+    inner = changed
+    for step in place[:-1]:
+        inner = inner[step]
+    inner[place[-1]] += 1
+    found = list(results.differences(changed))
+    assert len(found) == len(of)
+    assert all(any(name in line for line in found) for name in of)
+
+
+@pytest.mark.unit
+def test_markers_are_filled_and_all_else_stays(stored: dict[str, Any]) -> None:
+    page = "above\n<!-- results:faults -->\nold\n<!-- /results:faults -->\nbelow 1.0\n"
+    again = results.filled(page, stored)
+    assert re.fullmatch(
+        r"above\n<!-- results:faults -->\nAfter \d+ kills .*\n<!-- /results:faults -->\nbelow 1.0\n", again, re.S
+    )
+    assert results.filled(again, stored) == again
+
+
+@pytest.mark.unit
+def test_nothing_is_rounded_in_favour_of_the_tool() -> None:
+    assert results.down(2.2599, 1) == "2.2"
+    assert results.down(0.29, 0, 100) == "29"  # 0.29 * 100 is 28.999999999999996
+    assert results.down(-0.0194, 2) == "-0.02"
+    assert results.up(0.0362, 1, 100) == "3.7"
+    assert results.share_of({"estimate": 0.9499, "low": 0.9099, "high": 0.9701}) == "94.9% [90.9, 97.1]"
+    assert results.counted({"estimate": 0.9375, "n": 16}) == "15 of 16"
+
+
+@pytest.mark.unit
+def test_an_interval_is_worded_as_far_as_it_is_known() -> None:
+    assert results.interval({"value": 0.2049, "low": -0.01, "high": 0.3}, sign="+") == "+20.5 [-1.0, 30.0]"
+    assert results.interval({"value": 0.2, "low": None, "high": None}, unit="%") == "20.0%"
+    assert results.interval({"value": None, "low": None, "high": None}) == results.interval(None) == ""
+    assert (results.p_value(0.0), results.p_value(0.0123), results.p_value(None)) == ("< .001", ".012", "")
+
+
+@pytest.mark.unit
+def test_readme_names_what_the_interface_has() -> None:
+    text = (results.ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    compile(block, "README.md", "exec")
+    named = set(re.findall(r"\bva\.(\w+)", text))
+    assert {"wrap", "plan", "audit", "open_run"} <= named <= set(va.__all__)
+    assert all(hasattr(va.Result, name) for name in set(re.findall(r"\bresult\.(\w+)", block)))
+
+
+@pytest.mark.end_to_end
+def test_the_sample_verifies() -> None:
+    found = va.verify(results.SAMPLE)
+    printers = (results.SAMPLE / PRINTED_WITH).read_text(encoding="utf-8")
+    of_machine = "report.pdf" if printers == printed_with() else "report"  # its fonts, or its libraries that print
+    assert {fault.place for fault in found.faults} <= {of_machine}, list(map(str, found.faults))
+    assert found.figures > 3000
+    assert found.shared is not None
+    pdf = hashlib.sha256((results.SAMPLE / "report.pdf").read_bytes()).hexdigest()
+    assert pdf in (results.SAMPLE / "manifest.json").read_text(encoding="utf-8")
