@@ -164,7 +164,7 @@ def _measure(context: RunContext, images: ControlSet) -> Audit:
     """Run the stages in order; a failed known effect ends the audit before anything is said about groups."""
     legal = answers(context.card.legal, context.card.task)
     if all(question.gap is not None for question in what_can_be_asked(context)):
-        nothing = ControlReport(valid=True, controls=[], grids=[], setting="")
+        nothing = ControlReport(valid=True, controls=[], grids=[])
         return record_audit(context, legal, nothing, None, None, EMPTY)  # nothing is trained for an answer known before
     models = rates = None
     if context.training is None:  # what is wrong with the user's own model shows before anything is trained
