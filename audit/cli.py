@@ -143,6 +143,9 @@ def entry() -> None:
     """Run the command line as a process of its own: whatever ends it, its exit code is one of the table."""
     for number in STOPPING:
         signal.signal(number, _stop)
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # a shell closed it: command >&-
+            setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     try:
         code = main(standalone_mode=False) or ExitCode.DONE
     except click.ClickException as error:

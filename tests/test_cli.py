@@ -338,6 +338,13 @@ def test_counts_take_names_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "[bold]x[/]" in text
 
 
+def test_closed_output_is_no_internal_error() -> None:
+    command = f"'{sys.executable}' -c 'from audit.cli import entry; entry()' datasets >&-"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
 def test_broken_pipe_is_no_internal_error() -> None:
     read, write = os.pipe()
     os.close(read)

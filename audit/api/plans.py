@@ -131,6 +131,15 @@ def _full_card(card: Card | str | Path | Mapping[str, Any] | None, net: Net | No
     """Return one card, with the sections that model and data bring along."""
     if isinstance(card, str | Path):
         card = load_card(card)
+    wrong = [
+        (name, given)
+        for name, given, kinds in (("card", card, (Card, Mapping)), ("net", net, (Net,)), ("data", data, (Data,)))
+        if given is not None and not isinstance(given, kinds)
+    ]
+    if wrong:
+        name, given = wrong[0]
+        fix = "plan(card, net, data): a card, a path or a mapping; what load_model or wrap gave; a Data"
+        raise InputError(f"plan, {name}", f"is a {type(given).__name__}", fix)
     if isinstance(card, Card) and net is None and data is None:
         return card
     sections = card.model_dump(exclude_unset=True) if isinstance(card, Card) else dict(card or {})

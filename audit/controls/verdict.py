@@ -137,7 +137,7 @@ COLUMNS = ("control", "form", "gates", "n", "reduced", "judged", "relation", "th
 
 
 def numbers_table(controls: Iterable[Control]) -> pd.DataFrame:
-    """Return the numbers of weighed controls, one row per number, with all that judging them again needs."""
+    """Return the numbers of measured controls, one row per number, with all that judging them again needs."""
     rows = [
         (
             c.id,

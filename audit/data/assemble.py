@@ -210,9 +210,8 @@ def merge_repeats(rows: Rows) -> Rows:
         both = twice[twice["image"] == image].drop(columns="image").astype(object).fillna("")
         column = next(name for name in both if both[name].nunique() > 1)
         values = " and ".join(f"'{value}'" for value in both[column].unique()[:2])
-        what = (
-            f"image '{printable(image)}' stands twice, with {column} {values} ({twice['image'].nunique()} such images)"
-        )
+        such = twice["image"].nunique()
+        what = f"image '{printable(image)}' is there twice, with {column} {values} ({such} such images)"
         raise DataError(rows.raw.where, what, "keep one row per image")
     dropped = int(rows.frame["image"].notna().sum()) - len(named)
     rows = replace(rows, frame=pd.concat([named, rows.frame[rows.frame["image"].isna()]]))

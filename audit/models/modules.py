@@ -69,6 +69,21 @@ def adopt(
     return spec, model
 
 
+def as_patchable(module: nn.Module) -> Model:
+    """Return a copy of a module as timm's model of the same function, whatever its outputs and pixels mean.
+
+    Raises
+    ------
+    ModelError
+        As :func:`adopt`.
+    """
+    original = copy.deepcopy(module).cpu().float().eval()
+    check_finite(original.state_dict(), WHERE)
+    _, model, _ = _as_timm(original)
+    _check_pass(original, model, int(model.num_classes))
+    return model.eval()
+
+
 def _as_timm(module: nn.Module) -> tuple[str, Model, list[str] | None]:
     """Return a name for a card, timm's model with the module's weights, and the classes that it names itself."""
     if isinstance(module, TorchvisionTransformer):
