@@ -82,7 +82,7 @@ def compare_runs(before: Path, after: Path) -> RunComparison:
 
 
 def findings_of(audit: Audit) -> list[Finding]:
-    """Return what a run found; nothing where a check of the instrument failed, whatever its record holds."""
+    """Return what a run found; nothing where a control failed, whatever its record holds."""
     return [] if audit.is_invalid else audit.findings
 
 
@@ -152,7 +152,7 @@ def _still_confirmed(audit: Audit, finding: Finding) -> bool:
 def _untestable(audit: Audit, finding: Finding) -> str:
     """Say why a run cannot answer a finding's question; "" where it can."""
     if audit.is_invalid:
-        return "a check of the instrument failed"
+        return "a control failed"
     contrast = f"{finding.attribute}:{finding.group}-{finding.reference}"
     if finding.kind == "head":
         rows = [

@@ -602,5 +602,5 @@ class Audit(Record):
 
     @property
     def is_invalid(self) -> bool:
-        """Tell whether a check of the instrument failed, so that nothing about groups may be said."""
+        """Tell whether a control failed, so that nothing about groups may be said."""
         return self.outcome == "INVALID" or not self.controls.valid
