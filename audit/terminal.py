@@ -52,7 +52,7 @@ METRICS = {name: words["name"].lower() for name, words in data_file("words.yaml"
 
 @contextmanager
 def progress() -> Iterator[Callback]:
-    """Show what a callback is told of: steps, with time left."""
+    """Show what a callback receives: steps, with time left."""
     with _steps() as step:
         updates: dict[str, Callable[[int, int], None]] = {}
 

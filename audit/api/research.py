@@ -164,7 +164,7 @@ def sweep(
 
 
 def _patchable(model: Net | nn.Module) -> Model:
-    """Return a model in evaluation mode whose heads can be told apart."""
+    """Return a model in evaluation mode whose heads can be separated."""
     if isinstance(model, Net):
         return model.module
     if not isinstance(model, tuple(ADAPTERS)):
