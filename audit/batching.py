@@ -50,7 +50,7 @@ class _Mallinfo(ctypes.Structure):
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed memory for the next tensor; return whether it was told.
+    """Tell glibc to keep freed memory for the next tensor; return whether it was.
 
     Elsewhere than on Linux with glibc nothing happens.
     """
@@ -83,7 +83,7 @@ def freed_memory_kept() -> Iterator[None]:
 def failing_in_time(room: int | None = None) -> Iterator[None]:
     """Let an allocation fail that the machine has no room for, for the length of a block.
 
-    Else Linux grants it, and ends the process by a signal once it is used: nothing could be halved, and nothing told.
+    Else Linux grants it, and ends the process by a signal once it is used: nothing could be halved or reported.
     Elsewhere than on Linux nothing happens.
 
     Parameters

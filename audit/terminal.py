@@ -52,7 +52,7 @@ METRICS = {name: words["name"].lower() for name, words in data_file("words.yaml"
 
 @contextmanager
 def progress() -> Iterator[Callback]:
-    """Show what a callback is told of: steps, with time left."""
+    """Show what a callback receives: steps, with time left."""
     with _steps() as step:
         updates: dict[str, Callable[[int, int], None]] = {}
 
@@ -185,7 +185,7 @@ def _findings(audit: Audit, text: Sentences) -> list[str]:
     from audit.report.page import top_findings  # draws pictures, too: slow to import
 
     if audit.is_invalid:
-        return ["findings: withheld, because a check of the method failed"]
+        return [f"findings: withheld, {text.withheld()}"]
     top = [f"  {f.id}, {f.severity}: {text.finding('title', f)} ({spread(f.estimate)})" for f in top_findings(audit)]
     return [f"findings: {len(audit.findings)}", *top]
 

@@ -73,7 +73,7 @@ def test_version() -> None:
             "internal error: ZeroDivisionError: two lines; run again with --debug and report it",
             5,
         ),
-        (KeyboardInterrupt(), "stopped; what was finished is kept, give the same command again to go on", 5),
+        (KeyboardInterrupt(), "stopped; what was finished is kept, give the same command again to resume", 5),
         (MemoryError(), EXHAUSTED, 5),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), EXHAUSTED, 5),
         (

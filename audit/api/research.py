@@ -164,7 +164,7 @@ def sweep(
 
 
 def _patchable(model: Net | nn.Module) -> Model:
-    """Return a model in evaluation mode whose heads can be told apart."""
+    """Return a model in evaluation mode whose heads can be separated."""
     if isinstance(model, Net):
         return model.module
     if not isinstance(model, tuple(ADAPTERS)):
@@ -290,7 +290,7 @@ def _groups(groups: Sequence[Any] | npt.NDArray[Any] | pd.Series | pd.DataFrame)
     taken = [name for name in names if name in ("label", "predicted", "subject") or name.startswith("p:")]
     if taken or len(set(names)) < len(names):
         name = [*taken, *(name for name in names if names.count(name) > 1)][0]
-        raise DataError("groups", f"'{name}' cannot name an attribute, or is there twice", "rename the column")
+        raise DataError("groups", f"'{name}' cannot name an attribute, or occurs twice", "rename the column")
     return table.reset_index(drop=True).astype(object).where(lambda g: g.notna(), "unknown").astype(str)
 
 

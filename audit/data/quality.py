@@ -37,7 +37,7 @@ class Inspection:
     looks : pandas.DataFrame
         Statistics of each readable image, by key.
     warnings : tuple of DataWarning
-        Metadata that were ignored, depths that were told by the values.
+        Metadata that were ignored, depths that were inferred from the values.
     """
 
     digests: pd.Series

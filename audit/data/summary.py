@@ -122,7 +122,7 @@ def detectable_difference(rate: float, n_group: int, n_reference: int, alpha: fl
 
 
 def _splits_of(frame: pd.DataFrame) -> list[str]:
-    """Return the splits that are told of; those that are held back only where they hold an image."""
+    """Return the splits that are reported; those that are held back only where they hold an image."""
     present = set(frame["split"])
     return [split for split in SPLITS if split not in HELD_BACK or split in present]
 
@@ -163,7 +163,7 @@ def _label_shares(samples: Samples, column: str) -> Iterator[LabelShareRow]:
 
 
 def _untrained_cells(samples: Samples) -> Iterator[DataWarning]:
-    """Yield one warning an attribute about groups of which the training split lacks a label."""
+    """Yield one warning per attribute about groups of which the training split lacks a label."""
     if samples.of_split("train").empty:
         return
     for info in samples.attributes.values():
@@ -175,7 +175,7 @@ def _untrained_cells(samples: Samples) -> Iterator[DataWarning]:
 
 
 def _small_cells(samples: Samples, card: Card) -> Iterator[DataWarning]:
-    """Yield one warning an attribute about audit cells under the least size that is tested."""
+    """Yield one warning per attribute about audit cells under the least size that is tested."""
     least = card.audit.min_group_size
     for info in samples.attributes.values():
         rows = [row for row in _known_cells(samples, info) if row.split in AUDIT_SPLITS]

@@ -31,7 +31,7 @@ def unpack(archive: Path, into: Path, where: str) -> None:
     Parameters
     ----------
     archive : pathlib.Path
-        ``.zip``, ``.tar``, ``.tar.gz``, ``.tar.bz2`` or ``.tar.xz``, told by its content.
+        ``.zip``, ``.tar``, ``.tar.gz``, ``.tar.bz2`` or ``.tar.xz``, recognised by its content.
     into : pathlib.Path
         Is made. What is there after an error is for the caller to remove.
     where : str

@@ -157,7 +157,7 @@ def localisation(
     """Return for each contrast and outcome where the gap was found, or why it was not looked for.
 
     Where no gap was detected there is nothing to localise, whatever single heads do: their effects may cancel.
-    ``unpatched`` names the questions for which nothing was patched, and tells of each whether there were subjects
+    ``unpatched`` names the questions for which nothing was patched, and says of each whether there were subjects
     enough to patch.
     """
     gaps = main_gaps(contrasts)

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from audit.batching import batches, in_batches, in_halves
 from audit.data.pixels import Pixels
-from audit.errors import UnfinishedError
+from audit.errors import DivergedError
 from audit.models.adapters.registry import Model, adapter
 from audit.models.predict import finish
 from audit.models.transforms import as_input
@@ -192,7 +192,7 @@ def finetune(
 
     Raises
     ------
-    UnfinishedError
+    DivergedError
         If the loss is not a number.
     """
     rows = np.arange(len(views)) if rows is None else rows
@@ -213,8 +213,7 @@ def finetune(
                 progress(epoch * steps + step + 1, recipe.epochs * steps)
         losses.append(total / len(rows))
         if not math.isfinite(losses[-1]):
-            what = f"the loss is {losses[-1]}"
-            raise UnfinishedError(f"training, epoch {epoch + 1}", what, "lower training.learning_rate")
+            raise DivergedError(epoch + 1, losses[-1])
     model.requires_grad_(False)
     model.eval()
     return losses

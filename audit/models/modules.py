@@ -48,7 +48,7 @@ def adopt(
     Raises
     ------
     ModelError
-        If its parts cannot be told apart where they write, or its pass is not that of its family.
+        If its parts cannot be separated where they write, or its pass is not that of its family.
     """
     original = copy.deepcopy(module).cpu().float().eval()
     check_finite(original.state_dict(), WHERE)
@@ -164,7 +164,7 @@ def _check_pass(original: nn.Module, model: Model, classes: int) -> None:
 
 
 def described(model: Model) -> str:
-    """Return what makes a model beside its weights: its modules and their plain settings, such as a number of heads."""
+    """Return what makes a model besides its weights: modules and their plain settings, such as a number of heads."""
     settings = [
         (name, type(module).__name__, sorted((k, v) for k, v in vars(module).items() if type(v) in (int, float, str)))
         for name, module in model.named_modules()

@@ -144,7 +144,7 @@ def sweep_heads(
     scale: Scale = "log_odds",
     progress: Progress | None = None,
 ) -> torch.Tensor:
-    """Patch every head for pairs of images, each image going through the model once a batch.
+    """Patch every head for pairs of images, each image going through the model once per batch.
 
     Parameters
     ----------

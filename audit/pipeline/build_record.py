@@ -72,7 +72,7 @@ def first_look(card: Card) -> float | None:
 
 
 def register(context: RunContext) -> None:
-    """Write down what is fixed, before anything is measured; a run that goes on keeps what it began with."""
+    """Write down what is fixed, before anything is measured; a run that resumes keeps what it began with."""
     path = context.run / REGISTRATION
     if not path.is_file():
         write_text(path, json.dumps(registration(context), indent=1, sort_keys=True) + "\n")

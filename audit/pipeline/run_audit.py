@@ -56,7 +56,7 @@ LOG = "log.jsonl"
 
 
 def run_audit(inputs: Inputs, options: Options, step: Step) -> Path:
-    """Run a whole audit, from opened inputs to the report; an interrupted one goes on.
+    """Run a whole audit, from opened inputs to the report; an interrupted one resumes.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def _traceback_kept(run: Path) -> Iterator[None]:
 
 
 def _write_record(context: RunContext, audit: Audit) -> None:
-    """Write card, log and record; the record last, for what stands beside one is not written again."""
+    """Write card, log and record; the record last, for what lies with one is not written again."""
     write_bytes(context.run / "card.yaml", context.card_content)
     write_text(context.run / LOG, _log(context))
     write_text(context.run / "audit.json", audit.model_dump_json(indent=1) + "\n")
@@ -151,7 +151,7 @@ def _without_times(audit: Audit) -> dict[str, object]:
 
 
 def _begun(context: RunContext) -> str:
-    """Return when the run was first started: a run that goes on after an interruption keeps that time."""
+    """Return when the run was first started: a run that resumes after an interruption keeps that time."""
     path = context.run / LOG
     try:
         return str(json.loads(path.read_text(encoding="utf-8").splitlines()[0])["started"])

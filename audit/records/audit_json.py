@@ -355,7 +355,7 @@ class PairRow(Record):
 
 
 class JointRow(Record):
-    """Several heads patched at once, on the confirmation split, beside the sum of what they do one by one."""
+    """Several heads patched at once, on the confirmation split, compared with the sum of what they do one by one."""
 
     contrast: str
     outcome: str
@@ -409,7 +409,7 @@ class Finding(Record):
     discovery_p_adjusted: float | None = None
     placebo: Estimate | None = None
     share_of_gap: float | None = None
-    matched_on: list[str] = []  # beside the label
+    matched_on: list[str] = []  # besides the label
     patched_share: float = 1.0
     percentile_in_layer: float | None = None  # by size among the heads of its layer
     accuracy_change: float | None = None
@@ -603,5 +603,5 @@ class Audit(Record):
 
     @property
     def is_invalid(self) -> bool:
-        """Tell whether a check of the instrument failed, so that nothing about groups may be said."""
+        """Tell whether a control failed, so that nothing about groups may be said."""
         return self.outcome == "INVALID" or not self.controls.valid

@@ -252,7 +252,7 @@ def _control_case(text: Sentences, control: Control) -> ET.Element:
 def _contrast_case(row: ContrastRow, *, invalid: bool) -> ET.Element:
     case = _case(f"comparisons.{row.metric}", row.id)
     if invalid:
-        ET.SubElement(case, "skipped", message="withheld: a check of the instrument failed")
+        ET.SubElement(case, "skipped", message="withheld: a control failed")
     elif row.above_policy:
         message = f"gap {row.estimate.value!r}, adjusted p {row.p_adjusted!r}"
         ET.SubElement(case, "failure", message=message, type=row.state).text = "above the policy of this audit"

@@ -68,7 +68,7 @@ def _crossed(maps: Sequence[AttentionMap], across: Sequence[str]) -> Columns:
 
 
 def _described(rates: Sequence[RateRow]) -> list[tuple[RateRow, str]]:
-    """Return what is told of a group beside the tested gaps: raw difference and equalised odds."""
+    """Return what is shown of a group besides the tested gaps: raw difference and equalised odds."""
     return [(r, what) for r in rates if r.difference is not None for what in ("difference", "equalised odds")]
 
 

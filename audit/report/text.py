@@ -25,8 +25,10 @@ from audit.records import (
     HeadGrid,
     HeadRow,
     NextStep,
+    Outcome,
     RateRow,
     Reason,
+    ReasonCode,
     SearchPrecision,
 )
 from audit.report import formats
@@ -200,6 +202,25 @@ class Sentences:
         """Say how many of each group get either error."""
         return one_line(str(self._finding.errors(attribute, outcome, list(groups))))
 
+    @property
+    def blames_model(self) -> bool:
+        """Tell whether the outcome is due to a model that may not know the labels, not to the method or the data."""
+        failed = [c for c in self.audit.controls.controls if not c.passed and c.gates == "audit"]
+        if failed:
+            return all(c.kind == "model" for c in failed)
+        return any(r.code == ReasonCode.NOT_ABOVE_CHANCE for r in self.audit.reasons)
+
+    def meaning(self) -> str:
+        """Say what the outcome means."""
+        outcome = self.words["outcomes"][Outcome.INVALID if self.audit.is_invalid else self.audit.outcome]
+        text: str = outcome["of_model"] if self.blames_model and "of_model" in outcome else outcome["means"]
+        return text
+
+    def withheld(self) -> str:
+        """Say why findings are withheld: "because ..."."""
+        text: str = self.words["withheld"]["of_model" if self.blames_model else "of_method"]
+        return text
+
     def reason(self, reason: Reason) -> str:
         """Say one reason of the outcome."""
         return one_line(str(self._outcome.reason(reason)))
@@ -227,7 +248,7 @@ class Sentences:
 
     def first_warnings(self) -> list[str]:
         """Return the warnings that belong to the outcome: they may change what it means."""
-        return [warning_sentence(w) for w in self.audit.data.warnings if _is_first(w)]
+        return [f"{warning_sentence(w)}." for w in self.audit.data.warnings if _is_first(w)]
 
     def limits(self) -> list[str]:
         """Say what the sizes of the data let the audit detect."""
@@ -282,7 +303,7 @@ class Sentences:
 
     def kind(self, control: Control, where: str) -> str:
         """Say in one line what all controls of a kind show."""
-        return filled(self.words["kinds"][control.kind], unit=self.unit, where=where)
+        return filled(data_file("words.yaml")["kinds"][control.kind], unit=self.unit, where=where, c=control)
 
     def family(self) -> str:
         """Say over which tests is adjusted."""

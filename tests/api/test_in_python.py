@@ -197,7 +197,7 @@ def test_bad_input_is_one_line_each(faces: tuple[Path, pd.DataFrame], tmp_path: 
     short = {**keyed, "table": frame[3:]}
     assert "3 keys of the dataset are not in the table" in refused(lambda: va.Data.from_dataset(items, **short))
     twice = {**keyed, "table": pd.concat([frame, frame[:2]])}
-    assert "2 keys are there twice" in refused(lambda: va.Data.from_dataset(items, **twice))
+    assert "2 keys occur twice" in refused(lambda: va.Data.from_dataset(items, **twice))
     said = refused(lambda: va.plan(SETTINGS, va.wrap(tiny(), ["neutral", "grin"]), data_of(faces, labels=None)))
     assert "smiling" in said
     lost = frame.assign(path=[f"gone/{p}" for p in frame["path"]])
@@ -260,7 +260,7 @@ TRUTH, PREDICTED, GROUP = ["no", "yes"] * 40, ["no", "yes"] * 20 + ["no"] * 40, 
         ((TRUTH, PREDICTED, GROUP), {"min_group_size": 0}, "size of 1 or more"),
         ((TRUTH, PREDICTED, GROUP), {"reference": "c"}, "no group 'c'"),
         ((TRUTH, PREDICTED, pd.DataFrame({"label": GROUP})), {}, "'label' cannot name an attribute"),
-        ((TRUTH, PREDICTED, pd.DataFrame([GROUP, GROUP], index=["g", "g"]).T), {}, "there twice"),
+        ((TRUTH, PREDICTED, pd.DataFrame([GROUP, GROUP], index=["g", "g"]).T), {}, "occurs twice"),
     ],
 )
 def test_disparity_refuses_what_has_no_answer(arguments: Any, options: Any, said: str) -> None:
@@ -277,7 +277,7 @@ def test_labels_of_another_number_type_are_the_same_labels(predicted: Any) -> No
 def test_odd_frames_are_refused(faces: tuple[Path, pd.DataFrame]) -> None:
     folder, frame = faces
     assert "has no rows" in refused(lambda: data_of((folder, frame[:0])))
-    assert "there twice" in refused(lambda: data_of((folder, pd.concat([frame, frame[["skin_tone"]]], axis=1))))
+    assert "occurs twice" in refused(lambda: data_of((folder, pd.concat([frame, frame[["skin_tone"]]], axis=1))))
     assert "no name in text" in refused(lambda: data_of((folder, frame.rename(columns={"expression": 1}))))
     assert "map each attribute" in refused(lambda: data_of(faces, groups=["skin_tone"]))
     data = data_of(faces)

@@ -139,7 +139,7 @@ def test_warnings_that_change_what_the_outcome_means_are_shown_with_it(
     warning = DataWarning(code=code, of="gender", images=4, total=9, names=["a", "A"], numbers=numbers)
     audit = with_(data=AUDIT.data.model_copy(update={"warnings": [warning]}))
     said = warning_sentence(warning)
-    assert Sentences(audit).first_warnings() == ([said] if shown else [])
+    assert Sentences(audit).first_warnings() == ([f"{said}."] if shown else [])
     assert (f"warning: {said}" in summary(audit, Path("run"))) == shown
     front = render_html(audit, "d" * 64).partition('id="legal"')[0]
     assert (str(escape(said)) in front) == shown
@@ -164,6 +164,48 @@ def test_what_sizes_allow_is_said_from_numbers() -> None:
         "and recipients; 29 and 31 independent groups of donor pairs and recipients in discovery and confirmation, 30 "
         "needed in each"
     )
+
+
+def of_model(passed: bool) -> Audit:
+    """Return an audit of a model that is right no more often than chance, or may be."""
+    labels = Control(
+        id="knows_labels", check="knows_labels", kind="model", form="it always gives one answer", relation=">",
+        estimate=Estimate(value=0.5, low=0.44, high=0.56 if passed else 0.5), judged="high", threshold=0.5,
+        passed=passed,
+    )  # fmt: skip
+    report = controls(valid=passed)
+    report = report.model_copy(update={"controls": [labels, *report.controls]})
+    verdict = decide(report, [], gap_above=0.1)
+    return with_(
+        controls=report, outcome=verdict.outcome, reasons=verdict.reasons, next_steps=verdict.next_steps, findings=[]
+    )
+
+
+def test_a_model_that_does_not_know_the_labels_is_not_called_a_failure_of_the_method() -> None:
+    audit = of_model(passed=False)
+    assert audit.outcome == "INVALID"
+    say = Sentences(audit)
+    assert say.meaning().startswith("The audited model is not right more often than chance")
+    (reason,) = say.reasons()
+    assert reason == (
+        "The model is right no more often than chance: balanced accuracy 50.0% [44.0, 50.0], chance is 50.0%. Likely: "
+        "it always gives one answer."
+    )
+    for shown in (render_html(audit, "d" * 64), summary(audit, Path("run"))):
+        assert "withheld, because the model is not right more often than chance" in shown
+        assert "method failed" not in shown
+    broken = Sentences(with_(controls=controls(failed=1), outcome="INVALID"))
+    assert broken.meaning().startswith("The method failed one of its own tests")
+    assert broken.withheld() == "because a check of the method failed"
+
+
+def test_a_model_that_may_know_the_labels_is_not_said_to() -> None:
+    audit = of_model(passed=True)
+    assert audit.outcome == "INCONCLUSIVE"
+    page = render_html(audit, "d" * 64)
+    assert "is not shown to be right more often than chance" in page
+    assert "too little data to answer the question" not in page
+    assert "The model may know the labels" in page and "The model knows the labels better than chance" not in page
 
 
 @pytest.mark.parametrize("code", NotRunCode)

@@ -2,7 +2,7 @@
 
 Layouts follow the sets' own descriptions: Stanford 40 (Yao et al. 2011), imSitu (Yatskar, Zettlemoyer & Farhadi 2016),
 COCO (Lin et al. 2014; Chen et al. 2015 for the captions), FACET (Gustafson et al. 2023). Gender in imSitu and COCO is
-told as Zhao, Wang, Yatskar, Ordonez & Chang 2017 do (Men also like shopping; uclanlp/reducingbias on GitHub).
+recognised as Zhao, Wang, Yatskar, Ordonez & Chang 2017 do (Men also like shopping; uclanlp/reducingbias on GitHub).
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def read_imsitu(path: Path) -> RawTable:
 
 
 def _gendered_nouns(path: Path) -> dict[str, set[str]]:
-    """Return which of the words man and woman stand in the gloss of a noun, by its synset."""
+    """Return which of the words man and woman are in the gloss of a noun, by its synset."""
     space = json_of(path, most=SITU_BYTES)
     nouns = space.get("nouns") if isinstance(space, dict) else None
     found = {}

@@ -115,7 +115,7 @@ def _record_set(meta: Mapping[str, Any], spec: DataSpec, file: Path) -> Mapping[
 
 
 def _rows(fields: list[Field], parts: Mapping[str, Mapping[str, Any]], file: Path) -> pd.DataFrame:
-    """Return a column a field: of the table's rows where there is a table, else of the files."""
+    """Return one column per field: of the table's rows where there is a table, else of the files."""
     tables = sorted({field.source.of for field in fields if field.source.column is not None})
     sets = sorted({field.source.of for field in fields if field.source.column is None})
     if len(tables) > 1 or len(sets) > 1:

@@ -64,7 +64,7 @@ def identity(node: Any) -> str:
     """Return what others call a node by, or what a reference to one names."""
     if isinstance(node, dict):
         node = node.get("@id") or node.get("name")
-    return " ".join(node.split()) if isinstance(node, str) else ""  # names stand in messages of one line
+    return " ".join(node.split()) if isinstance(node, str) else ""  # names are printed in messages of one line
 
 
 def short_name(node: Mapping[str, Any]) -> str:
