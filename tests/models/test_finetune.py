@@ -199,9 +199,7 @@ def test_features_train_the_same_model_in_memory_and_in_a_file() -> None:
     assert files == [0, 2]
 
 
-def test_want_of_room_shows_before_features_are_mapped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_want_of_room_shows_before_features_are_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once they are, it ends the process by a signal, and nothing can be said."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
