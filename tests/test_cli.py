@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 import pandas as pd
@@ -224,15 +224,20 @@ def test_damaged_run_is_left_as_it_is(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["audit.json"]
 
 
+class Screen(io.StringIO):
+    """What is drawn on a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 @contextmanager
 def terminal_of(columns: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """Let stderr be a terminal of so many columns, and return what is drawn on it."""
-    screen = io.StringIO()
-    monkeypatch.setattr(screen, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", screen)
-    yield screen
+    with redirect_stderr(Screen()) as screen:
+        yield screen
 
 
 @pytest.mark.parametrize("columns", [40, 80])

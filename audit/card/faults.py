@@ -240,12 +240,12 @@ def keys_at(model: type[BaseModel], path: PathParts) -> list[str]:
     annotation: object = model
     for part in path:
         annotation = _inside(annotation, part)
-    found = _model_in(annotation)
+    found = model_in(annotation)
     return list(found.model_fields) if found else []
 
 
 def _inside(annotation: object, part: str | int) -> object:
-    model = _model_in(annotation)
+    model = model_in(annotation)
     if model is not None:
         field = model.model_fields.get(str(part))
         return field.annotation if field else None
@@ -255,7 +255,8 @@ def _inside(annotation: object, part: str | int) -> object:
     return None
 
 
-def _model_in(annotation: object) -> type[BaseModel] | None:
+def model_in(annotation: object) -> type[BaseModel] | None:
+    """Return the pydantic model that a field's annotation names, if it names one."""
     for member in _members(annotation):
         if isinstance(member, type) and issubclass(member, BaseModel):
             return member

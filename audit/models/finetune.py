@@ -207,7 +207,7 @@ def finetune(
         view_of = order.integers(len(views.data), size=len(rows))
         total = 0.0
         for step, part in enumerate(_parts(len(rows), recipe)):
-            batch = _Batch(views, targets, drawn[part], view_of[part])
+            batch = Batch(views, targets, drawn[part], view_of[part])
             total += take(batch, epoch * steps + step) * len(batch)
             if progress is not None:
                 progress(epoch * steps + step + 1, recipe.epochs * steps)
@@ -237,7 +237,7 @@ def _parts(images: int, recipe: Recipe) -> list[slice]:
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Batch:
     """Some rows of the training input, each in the view that was drawn for it."""
 
     views: Views
@@ -248,16 +248,16 @@ class _Batch:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, part: slice) -> _Batch:
-        return _Batch(self.views, self.targets, self.rows[part], self.view_of[part])
+    def __getitem__(self, part: slice) -> Batch:
+        return Batch(self.views, self.targets, self.rows[part], self.view_of[part])
 
-    def halves(self, least: int) -> tuple[_Batch, _Batch] | None:
+    def halves(self, least: int) -> tuple[Batch, Batch] | None:
         """Cut in two of at least so many rows; None where that cannot be."""
         middle = len(self) // 2
         return (self[:middle], self[middle:]) if middle >= least else None
 
 
-def _loss_and_gradient(model: Model, batch: _Batch, recipe: Recipe) -> tuple[float, list[torch.Tensor | None]]:
+def loss_and_gradient(model: Model, batch: Batch, recipe: Recipe) -> tuple[float, list[torch.Tensor | None]]:
     """Return the mean cross-entropy of a batch and its gradient by every trained parameter.
 
     Where memory does not suffice they are those of its halves, weighted by their sizes and added up one by one. Norms
@@ -266,7 +266,7 @@ def _loss_and_gradient(model: Model, batch: _Batch, recipe: Recipe) -> tuple[flo
     trained = _trained(model)
     total: list[torch.Tensor | None] = []
 
-    def share(part: _Batch) -> torch.Tensor:
+    def share(part: Batch) -> torch.Tensor:
         with _statistics_kept_on_failure(model, recipe):
             logits = _forward_tail(model, part.views, part.rows, part.view_of)
             loss = F.cross_entropy(logits, torch.from_numpy(part.targets[part.rows])) * (len(part) / len(batch))
@@ -300,7 +300,7 @@ def _trained(model: Model) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def _stepper(model: Model, recipe: Recipe, steps: int) -> Callable[[_Batch, int], float]:
+def _stepper(model: Model, recipe: Recipe, steps: int) -> Callable[[Batch, int], float]:
     """Return the function that takes a step, at timm's cosine rate of its number, and returns the loss before it."""
     optimizer = create_optimizer_v2(
         model, opt="adamw", lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
@@ -315,9 +315,9 @@ def _stepper(model: Model, recipe: Recipe, steps: int) -> Callable[[_Batch, int]
     )
     trained = _trained(model)
 
-    def take(batch: _Batch, done: int) -> float:
+    def take(batch: Batch, done: int) -> float:
         _set_rate(optimizer, scheduler, recipe, done, steps)
-        loss, gradient = _loss_and_gradient(model, batch, recipe)
+        loss, gradient = loss_and_gradient(model, batch, recipe)
         for parameter, slope in zip(trained, gradient, strict=True):
             parameter.grad = None if slope is None else _laid_out_like(parameter, slope)
         nn.utils.clip_grad_norm_(trained, CLIP_NORM)

@@ -107,7 +107,7 @@ def verify_run(run: Path, step: Step, *, key: Path | None = None) -> Verified:
     figures = 0
     try:
         derived = derive(run, source.audit)
-        beside = [*_preregistered(run, source.audit), *_left_out(run, source.audit)]
+        beside = [*preregistration_faults(run, source.audit), *_left_out(run, source.audit)]
     except Exception as error:  # whatever a damaged file makes its reader raise
         faults.append(Fault("effects", f"figures cannot be derived from them ({error})"))
     else:
@@ -332,7 +332,7 @@ def _registered(run: Path) -> dict[str, Any]:
     return held if isinstance(held, dict) else {}
 
 
-def _preregistered(run: Path, audit: Audit) -> Iterator[Fault]:
+def preregistration_faults(run: Path, audit: Audit) -> Iterator[Fault]:
     """Compare what was fixed beforehand with the card and the data that the record is of."""
     fixed = _registered(run)
     card = load_card(run / "card.yaml")

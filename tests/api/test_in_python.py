@@ -17,7 +17,7 @@ import torch
 
 import vit_audit as va
 from audit.data.synthetic import SyntheticSource, sample_faces
-from tests.end_to_end.conftest import SMALL_CARD
+from tests.small_world import SMALL_CARD
 
 pytestmark = pytest.mark.end_to_end
 SETTINGS = {

@@ -244,13 +244,3 @@ def test_the_plot_is_the_same_for_the_same_figures(tmp_path: Path) -> None:
     text = (tmp_path / "one.svg").read_text()
     assert text == (tmp_path / "two.svg").read_text()
     assert "layers" in text
-
-
-def test_the_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commands: list[list[str]] = []
-    monkeypatch.setattr(environment.venv, "create", lambda folder, **_: folder.mkdir(parents=True))
-    monkeypatch.setattr(environment.subprocess, "run", lambda command, **_: commands.append(command))
-    pythons = {environment.make_environment(tmp_path) for _ in range(2)}
-    assert len(pythons) == len(commands) == 1
-    assert set(environment.PEERS) <= set(commands[0])
-    assert not environment.is_inside(pythons.pop())

@@ -30,6 +30,7 @@ from audit.models.adapters.heads import Heads
 from audit.models.checkpoint import started_from
 from audit.records import Audit
 from tests.end_to_end.conftest import TABLE, TONE, Invoke, Run, write_card
+from tests.small_world import World
 
 pytestmark = pytest.mark.end_to_end
 # Effects that need no audited model.
@@ -44,6 +45,11 @@ sys.meta_path.insert(0, Forbid())
 from audit.cli import main
 main()
 """
+
+
+def written(folder: Path) -> dict[str, int]:
+    """Return when each file of a folder was written, in nanoseconds; what is replaced by its like is written later."""
+    return {p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
 
 def without_times(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,17 +144,17 @@ def test_exact_pairs_are_drawn_and_patched(small_run: Run) -> None:
     assert {a["design"] for a in small_run.record["agreement"]} >= {"Design B", "attribution patching"}
 
 
-def test_second_run_takes_up_what_stands(small_run: Run, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_args: object, **_named: object) -> None:
-        raise AssertionError("trained again")
-
-    for module in ("audit.pipeline.train_models", "audit.controls.control_models", "audit.models.rendered_base"):
-        monkeypatch.setattr(f"{module}.finetune", refuse)
-    for name in ("sweep", "sweep_together"):
-        monkeypatch.setattr(f"audit.pipeline.run_sweeps.{name}", refuse)
-    monkeypatch.setattr("audit.pipeline.run_pairs.sweep", refuse)
-    before = small_run.record
+def test_second_run_takes_up_what_is_there(small_run: Run, world: World, invoke: Invoke) -> None:
+    before, cache = small_run.record, world.shared / "cache"
+    models, effects = written(small_run.folder / "models"), written(small_run.folder / "effects")
+    trained = written(cache)
     result = invoke("run", small_run.card, "--out", small_run.out)
+    assert written(small_run.folder / "models") == models
+    again = {"samples.parquet", "controls.parquet", "unpatched.parquet"}  # as every attempt lays them out
+    effects = {name: when for name, when in effects.items() if name not in again}
+    assert len(effects) >= 8
+    assert effects.items() <= written(small_run.folder / "effects").items()
+    assert trained.items() <= written(cache).items()
     assert result.exit_code == small_run.result.exit_code, result.output
     assert [p.name for p in small_run.out.iterdir()] == [small_run.folder.name]
     assert without_times(small_run.record) == without_times(before)
@@ -416,11 +422,8 @@ def test_own_model_is_audited_as_it_is(own_run: Run, small_run: Run, invoke: Inv
     assert invoke("verify", own_run.folder).stdout.startswith("verified: ")
 
 
-def test_another_classifier_under_the_same_name_is_another_model(
-    own_run: Run, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The folder of the first model stands there, and must not be taken up."""
-    monkeypatch.setattr("audit.controls.control_models.finetune", lambda *_a, **_k: pytest.fail("trained again"))
+def test_another_classifier_under_the_same_name_is_another_model(own_run: Run, invoke: Invoke) -> None:
+    """The folder of the first model is there, and must not be taken up."""
     path = own_run.card.with_name("mine.safetensors")
     kept, state = path.read_bytes(), load_file(path)
     try:
@@ -448,9 +451,8 @@ def test_any_failed_control_of_the_audit_makes_it_invalid(small_run: Run) -> Non
 
 
 def test_own_model_may_share_the_controls_of_what_it_was_fine_tuned_from(
-    own_run: Run, small_run: Run, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_run: Run, small_run: Run, invoke: Invoke, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("audit.controls.control_models.finetune", lambda *_a, **_k: pytest.fail("trained again"))
     card = yaml.safe_load(own_run.card.read_text(encoding="utf-8"))
     card["controls"]["weights"] = "rendered"
     shared = own_run.card.with_name("shared.yaml")

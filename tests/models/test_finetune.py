@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from audit.models.checkpoint import hash_state
 from audit.models.finetune import MAPPED_ABOVE, Recipe, Views, finetune, make_views, mirrored, prefix_blocks
 from audit.models.predict import predict_logits
 from audit.models.transforms import as_input
+from tests.limits import files_of_at_most
 from tests.models_for_tests import noise_pixels, tiny, two_tones
 
 pytestmark = pytest.mark.unit
@@ -202,14 +202,9 @@ def test_features_train_the_same_model_in_memory_and_in_a_file() -> None:
 def test_want_of_room_shows_before_features_are_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once they are, it ends the process by a signal, and nothing can be said."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    try:
-        what = rf"^{tmp_path}: cannot be written \(File too large\); make room for 0\.0 GB of features there"
-        with pytest.raises(UnfinishedError, match=what):
-            make_views(fresh(), [PIXELS], 1, mapped_above=0)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    what = rf"^{tmp_path}: cannot be written \(File too large\); make room for 0\.0 GB of features there"
+    with files_of_at_most(4096), pytest.raises(UnfinishedError, match=what):
+        make_views(fresh(), [PIXELS], 1, mapped_above=0)
 
 
 @pytest.mark.parametrize(("train", "frozen"), [(None, 0), (1, 2), (3, 0), (7, 0)])
