@@ -36,6 +36,7 @@ CGROUPS = {
     "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "/sys/fs/cgroup/memory"),
 }
 _limit: ContextVar[int | None] = ContextVar("memory limit", default=None)
+_most: ContextVar[int | None] = ContextVar("batch size limit", default=None)
 _keeping = 0  # blocks in which freed memory is kept
 
 
@@ -49,7 +50,7 @@ class _Mallinfo(ctypes.Structure):
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed memory for the next tensor; return whether it was told.
+    """Tell glibc to keep freed memory for the next tensor; return whether it was.
 
     Elsewhere than on Linux with glibc nothing happens.
     """
@@ -82,7 +83,7 @@ def freed_memory_kept() -> Iterator[None]:
 def failing_in_time(room: int | None = None) -> Iterator[None]:
     """Let an allocation fail that the machine has no room for, for the length of a block.
 
-    Else Linux grants it, and ends the process by a signal once it is used: nothing could be halved, and nothing told.
+    Else Linux grants it, and ends the process by a signal once it is used: nothing could be halved or reported.
     Elsewhere than on Linux nothing happens.
 
     Parameters
@@ -150,6 +151,16 @@ def memory_limit(size: int | None) -> Iterator[None]:
         _limit.reset(token)
 
 
+@contextmanager
+def batch_size_limit(number: int) -> Iterator[None]:
+    """Let at most so many images, or patches, be computed at once; no result depends on it, but for rounding."""
+    token = _most.set(number)
+    try:
+        yield
+    finally:
+        _most.reset(token)
+
+
 def max_batch_size(most: int, bytes_each: float, *, share: float = 1.0, free: int | None = None) -> int:
     """Return how many things fit into a share of what is left of the limit.
 
@@ -167,6 +178,7 @@ def max_batch_size(most: int, bytes_each: float, *, share: float = 1.0, free: in
     UnfinishedError
         If not even one fits.
     """
+    most = min(most, _most.get() or most)
     if free is not None:
         most = max(1, min(most, int(free * share / bytes_each)))
     limit = _limit.get()

@@ -29,7 +29,7 @@ EXHAUSTED = (
     "training.batch_size, image_size or model, and give the same command again"
 )
 STOPPING = (signal.SIGTERM, signal.SIGINT)
-STOPPED = "stopped; what was finished is kept, give the same command again to go on"
+STOPPED = "stopped; what was finished is kept, give the same command again to resume"
 _stopping = threading.Event()  # somebody asked for the command's end
 
 
@@ -143,6 +143,9 @@ def entry() -> None:
     """Run the command line as a process of its own: whatever ends it, its exit code is one of the table."""
     for number in STOPPING:
         signal.signal(number, _stop)
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # a shell closed it: command >&-
+            setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     try:
         code = main(standalone_mode=False) or ExitCode.DONE
     except click.ClickException as error:
@@ -182,7 +185,7 @@ def entry() -> None:
 def run(card: Path, data_root: Path | None, out: Path, *, report: bool, **options: Any) -> None:
     """Run a whole audit of CARD: controls, models, patching, evidence, report.
 
-    CARD is a YAML file or the name of a built-in card. Run the same command again to go on after an interruption.
+    CARD is a YAML file or the name of a built-in card. Run the same command again to resume after an interruption.
     """
     from audit.terminal import progress, summary
 
@@ -229,7 +232,7 @@ def init(path: Path, out: Path) -> None:
 def models(pattern: str | None, *, markdown: bool) -> None:
     """List the families of models that can be audited; with PATTERN, timm's models of these families by name.
 
-    PATTERN is as a shell has it: vit_*dinov2*. Of each name it is tried whether its parts can be told apart.
+    PATTERN is as a shell has it: vit_*dinov2*. Of each name it is tried whether its parts can be separated.
     """
     from audit.terminal import models_table
 

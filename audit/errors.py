@@ -6,7 +6,8 @@ AuditError
 │   ├── DataError       ... the images, the table, the groups
 │   └── ModelError      ... the architecture or the weights
 └── UnfinishedError     exit 5: the input may be right, but the run could not finish
-    └── MemoryExhaustedError  ... for want of memory
+    ├── MemoryExhaustedError  ... for want of memory
+    └── DivergedError         ... a training whose loss is not finite
 """
 
 from __future__ import annotations
@@ -70,3 +71,21 @@ class UnfinishedError(AuditError):
 
 class MemoryExhaustedError(UnfinishedError):
     """Memory did not suffice."""
+
+
+class DivergedError(UnfinishedError):
+    """The loss of a training is not finite.
+
+    Parameters
+    ----------
+    epoch : int
+        Counted from 1.
+    loss : float
+    section : str
+        Of the card, whose learning rate was used.
+    """
+
+    def __init__(self, epoch: int, loss: float, section: str = "training") -> None:
+        self.epoch, self.loss = epoch, loss
+        where = f"training, epoch {epoch}" if section == "training" else f"{section}, training, epoch {epoch}"
+        super().__init__(where, f"the loss is {loss}", f"lower {section}.learning_rate")

@@ -30,9 +30,8 @@ from audit.records import (
     RunComparison,
     SharedCopy,
 )
-from audit.report.data_warnings import warning_sentence
 from audit.report.formats import clean, percent, rate, spread
-from audit.report.text import Sentences, data_file
+from audit.report.text import Sentences, data_file, limit_sentences, warning_sentence
 from audit.units import UNITS, Unit
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ METRICS = {name: words["name"].lower() for name, words in data_file("words.yaml"
 
 @contextmanager
 def progress() -> Iterator[Callback]:
-    """Show what a callback is told of: steps, with time left."""
+    """Show what a callback receives: steps, with time left."""
     with _steps() as step:
         updates: dict[str, Callable[[int, int], None]] = {}
 
@@ -160,12 +159,14 @@ def summary(audit: Audit, folder: Path, *, report: bool = True) -> str:
     lines = [f"outcome: {audit.outcome}", *(f"  {reason}" for reason in text.reasons()[:REASONS_SHOWN])]
     if len(audit.reasons) > REASONS_SHOWN:
         lines.append(f"  and {len(audit.reasons) - REASONS_SHOWN} more, see the report")
+    lines += [f"warning: {warning}" for warning in text.first_warnings()]
     model, data = audit.model, audit.data
     lines.append(f"audited: {model.name}, on {data.images:,} images of {data.subjects:,} subjects ({data.source})")
     passed = sum(c.passed for c in audit.controls.controls)
     lines.append(f"controls: {passed} of {len(audit.controls.controls)} passed")
     lines += _right(audit)
     lines += _errors(audit, text)
+    lines += [f"warning: {warning_sentence(w)}" for w in audit.data.warnings]
     gap = None if audit.is_invalid else _largest_gap(audit)
     if gap is not None:
         lines.append(
@@ -185,7 +186,7 @@ def _findings(audit: Audit, text: Sentences) -> list[str]:
     from audit.report.page import top_findings  # draws pictures, too: slow to import
 
     if audit.is_invalid:
-        return ["findings: withheld, because a check of the method failed"]
+        return [f"findings: withheld, {text.withheld()}"]
     top = [f"  {f.id}, {f.severity}: {text.finding('title', f)} ({spread(f.estimate)})" for f in top_findings(audit)]
     return [f"findings: {len(audit.findings)}", *top]
 
@@ -248,8 +249,8 @@ def data_summary(report: DataReport, name: str) -> str:
     blocks = [wrapped(about), _counts(report)]
     for title, rows in (("left out", report.excluded), ("unreadable", report.quarantined)):
         blocks.append("\n".join([f"{title}: {sum(r.images for r in rows)} images", *map(_left_out, rows)]))
-    warnings = [warning_sentence(warning) for warning in report.warnings]
-    for title, lines in (("what this audit can detect", report.limits), ("warnings", warnings)):
+    limits, warnings = limit_sentences(report), [warning_sentence(warning) for warning in report.warnings]
+    for title, lines in (("what this audit can detect", limits), ("warnings", warnings)):
         if lines:
             blocks.append("\n".join([f"{title}:", *(wrapped(f"  {line}") for line in lines)]))
     return "\n\n".join(blocks)

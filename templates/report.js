@@ -1,4 +1,4 @@
-// What the page can do beside being read: sort and filter tables, walk the head grids, fold findings, record decisions.
+// What the page can do besides being read: sort and filter tables, walk the head grids, fold findings, record decisions.
 // Nothing is sent anywhere; a decision leaves the page as a file that its reader saves.
 (() => {
   "use strict";
@@ -29,7 +29,7 @@
   const compare = (column, isNumber, sign) => (a, b) => {
     if (!isNumber) return sign * words.compare(textOf(a.cells[column]), textOf(b.cells[column]));
     const [x, y] = [numberOf(a.cells[column]), numberOf(b.cells[column])];
-    if (x === null || y === null) return (x === null) - (y === null); // what is not estimable stands last, either way
+    if (x === null || y === null) return (x === null) - (y === null); // what is not estimable comes last, either way
     return sign * (x - y);
   };
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 import pandas as pd
@@ -73,7 +73,7 @@ def test_version() -> None:
             "internal error: ZeroDivisionError: two lines; run again with --debug and report it",
             5,
         ),
-        (KeyboardInterrupt(), "stopped; what was finished is kept, give the same command again to go on", 5),
+        (KeyboardInterrupt(), "stopped; what was finished is kept, give the same command again to resume", 5),
         (MemoryError(), EXHAUSTED, 5),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), EXHAUSTED, 5),
         (
@@ -224,15 +224,20 @@ def test_damaged_run_is_left_as_it_is(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["audit.json"]
 
 
+class Screen(io.StringIO):
+    """What is drawn on a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 @contextmanager
 def terminal_of(columns: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """Let stderr be a terminal of so many columns, and return what is drawn on it."""
-    screen = io.StringIO()
-    monkeypatch.setattr(screen, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", screen)
-    yield screen
+    with redirect_stderr(Screen()) as screen:
+        yield screen
 
 
 @pytest.mark.parametrize("columns", [40, 80])
@@ -336,6 +341,13 @@ def test_counts_take_names_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     odd = [row.model_copy(update={"group": "[bold]x[/]"}) for row in data.counts[:1]]
     text = terminal.data_summary(data.model_copy(update={"counts": odd}), "Odd")
     assert "[bold]x[/]" in text
+
+
+def test_closed_output_is_no_internal_error() -> None:
+    command = f"'{sys.executable}' -c 'from audit.cli import entry; entry()' datasets >&-"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0
+    assert done.stderr == ""
 
 
 def test_broken_pipe_is_no_internal_error() -> None:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from audit.cli import main
 from audit.exit_codes import ExitCode, as_markdown, as_text
-from tests.end_to_end.conftest import write_card
+from tests.small_world import write_card
 
 ROOT = Path(__file__).parents[1]
 ENTRY = [sys.executable, "-c", "from audit.cli import entry; entry()"]

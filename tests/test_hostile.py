@@ -17,7 +17,7 @@ from PIL import Image
 import audit
 from audit.card.load import load_card
 from audit.errors import CardError
-from audit.report.html import _environment
+from audit.report.html import environment
 from audit.report.pdf import render_pdf
 
 pytestmark = pytest.mark.unit
@@ -83,10 +83,10 @@ def test_tags_of_a_card_make_nothing(tmp_path: Path, tag: str, monkeypatch: pyte
 
 
 def test_every_template_escapes() -> None:
-    environment = _environment()
-    assert environment.autoescape is True
-    for name in environment.list_templates():
-        source = (environment.loader.get_source(environment, name)[0]) if environment.loader else ""
+    templates = environment()
+    assert templates.autoescape is True
+    for name in templates.list_templates():
+        source = (templates.loader.get_source(templates, name)[0]) if templates.loader else ""
         assert "|safe" not in source.replace(" ", ""), name
         assert "autoescape" not in source, name
 

@@ -15,7 +15,7 @@ import torch
 from audit.controls.measure import ControlDonor, measure_heads, measure_random_direction, measure_shifts
 from audit.errors import MemoryExhaustedError
 from audit.models.adapters.registry import adapter
-from audit.models.finetune import Recipe, _Batch, _loss_and_gradient, finetune, make_views
+from audit.models.finetune import Batch, Recipe, finetune, loss_and_gradient, make_views
 from audit.models.predict import finish_logits, predict_logits
 from audit.models.transforms import as_input
 from audit.patching.attention import mean_attention
@@ -135,9 +135,9 @@ def test_the_gradient_of_unequal_parts_is_that_of_the_batch() -> None:
     found = []
     for room in (len(PIXELS), ROOM):
         model = tiny().train()
-        batch = _Batch(make_views(model, [PIXELS], None), TARGETS, EVERY, np.zeros(9, dtype=np.int64))
+        batch = Batch(make_views(model, [PIXELS], None), TARGETS, EVERY, np.zeros(9, dtype=np.int64))
         with room_for(room, model):
-            found.append(_loss_and_gradient(model, batch, RECIPE))
+            found.append(loss_and_gradient(model, batch, RECIPE))
     (whole, slopes), (in_parts, summed) = found
     assert in_parts == pytest.approx(whole, rel=1e-5)
     assert len(slopes) == len(summed) > 20
@@ -156,8 +156,8 @@ def test_statistics_are_those_of_the_halves_alone() -> None:
         if len(sizes) == 1:
             body = adapter(model)
             body.blocks[-1].register_forward_pre_hook(lambda _part, given: _refuse(len(given[0]) > 5))
-            batch = _Batch(views, TARGETS, EVERY, np.zeros(9, dtype=np.int64))
-            _loss_and_gradient(model, batch, replace(RECIPE, learn_statistics=True))
+            batch = Batch(views, TARGETS, EVERY, np.zeros(9, dtype=np.int64))
+            loss_and_gradient(model, batch, replace(RECIPE, learn_statistics=True))
         else:
             with torch.no_grad():
                 for rows in parts:

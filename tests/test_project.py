@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from audit import __version__
 from audit.card import load_card
-from audit.card.faults import _model_in
+from audit.card.faults import model_in
 from audit.card.schema import Card
 from audit.cli import main
 from audit.resources import resource_dir
@@ -68,7 +68,7 @@ def parts(model: type[BaseModel], seen: set[type[BaseModel]]) -> Iterator[type[B
 
 def models_inside(annotation: object) -> Iterator[type[BaseModel]]:
     """Yield the schemas that an annotation names, inside lists and mappings too."""
-    found = _model_in(annotation)
+    found = model_in(annotation)
     if found is not None:
         yield found
     for argument in getattr(annotation, "__args__", ()):

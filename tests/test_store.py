@@ -26,6 +26,7 @@ from audit.store import (
     write_table,
     write_text,
 )
+from tests.limits import files_of_at_most
 
 pytestmark = pytest.mark.unit
 
@@ -105,16 +106,13 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
         pass
 
 
-def test_files_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "a.txt"
     write_text(path, "old")
-
-    def full(*_args: object, **_named: object) -> None:
-        raise OSError("no space left")
-
-    monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(UnfinishedError, match=r"a\.txt: cannot be written \(no space left\); make room, or look at"):
+    what = r"a\.txt: cannot be written \(File too large\); make room, or look at"
+    with files_of_at_most(2), pytest.raises(UnfinishedError, match=what):
         write_text(path, "new")
+    assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
     assert path.read_text(encoding="utf-8") == "old"
 
 

@@ -138,7 +138,7 @@ def first_card(path: str | Path, *, out: str | Path | None = None) -> str:
     Raises
     ------
     DataError
-        If no image, label or group column can be told.
+        If no image, label or group column can be recognised.
 
     Examples
     --------

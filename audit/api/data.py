@@ -153,6 +153,16 @@ class Data:
 
 
 def _sections(frame: pd.DataFrame, fields: Mapping[str, Any], groups: Groups) -> dict[str, Any]:
+    if not isinstance(groups, Mapping):
+        raise DataError("groups", f"are a {type(groups).__name__}", "map each attribute to its column")
+    if frame.empty:
+        raise DataError("table", "has no rows", "give one row per image")
+    if not frame.columns.is_unique:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise DataError("table", f"column '{twice}' occurs twice", "rename one of them")
+    if any(not isinstance(column, str) for column in frame):
+        odd = next(column for column in frame if not isinstance(column, str))
+        raise DataError("table", f"column {odd!r} has no name in text", "rename: frame.rename(columns=str)")
     named = {name: {"column": g} if isinstance(g, str) else dict(g) for name, g in groups.items()}
     subject = fields["subject"]
     several = [subject] if isinstance(subject, str) else list(subject or [])
@@ -182,7 +192,7 @@ def _check_keys(rows: pd.Series, held: Sequence[str]) -> None:
     """Compare the table's keys with the dataset's."""
     known = set(held)
     faults = (
-        (sorted(set(rows[rows.duplicated()])), "stand twice in the table", "keep one row per image"),
+        (sorted(set(rows[rows.duplicated()])), "occur twice in the table", "keep one row per image"),
         (sorted(known - set(rows)), "of the dataset are not in the table", "give a row for each image"),
         (sorted(set(rows) - known), "of the table are not in the dataset", "remove these rows, or correct their keys"),
     )

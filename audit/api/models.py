@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from PIL import Image
+from pydantic import ValidationError
 from torch import nn
 
 from audit.card.load import check_card, resolve
@@ -123,7 +124,15 @@ def load_model(spec: Mapping[str, Any] | ModelSpec, *, folder: str | Path = ".")
     return Net(backbone, tuple(model.classes))
 
 
-def wrap(module: nn.Module, classes: Sequence[str]) -> Net:
+def wrap(
+    module: nn.Module,
+    classes: Sequence[str],
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    image_size: int | None = None,
+    channel_slices: int | None = None,
+) -> Net:
     """Take any module of a supported family, as it is.
 
     Parameters
@@ -132,6 +141,13 @@ def wrap(module: nn.Module, classes: Sequence[str]) -> Net:
         A model of timm, Hugging Face or torchvision, or one of their classes built by hand; it is copied.
     classes : sequence of str
         Names of the outputs, in their order.
+    mean, std : sequence of float, optional
+        Of red, green and blue, 0 to 1, by which its pixels are normalised; needed where the module does not say it, as
+        torchvision's do not.
+    image_size : int, optional
+        Side in pixels; by default the module's own.
+    channel_slices : int, optional
+        Of a convolutional network, as in a card.
 
     Returns
     -------
@@ -154,7 +170,19 @@ def wrap(module: nn.Module, classes: Sequence[str]) -> Net:
         ...
     audit.errors.ModelError: Linear: ...
     """
-    return Net(Backbone.from_module(module, classes), tuple(classes))
+    if not isinstance(module, nn.Module):
+        raise ModelError(type(module).__name__, "is no torch.nn.Module", "a card's section model goes to load_model")
+    names = [] if isinstance(classes, str) else [str(name) for name in classes]
+    if not names or len(set(names)) < len(names):
+        raise ModelError("classes", f"are {classes!r}", "name each output once, in their order, as a list")
+    try:
+        backbone = Backbone.from_module(
+            module, names, mean=mean, std=std, image_size=image_size, channel_slices=channel_slices
+        )
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise ModelError(".".join(map(str, fault["loc"])), fault["msg"], "as docs/card.md has it under model") from None
+    return Net(backbone, tuple(names))
 
 
 def supported_models(pattern: str | None = None) -> pd.DataFrame:

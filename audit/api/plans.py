@@ -48,7 +48,7 @@ class Plan:
         """Every image counted: by group, label and split, left out and why, with warnings."""
         report = describe_data(self.inputs.samples, self.card)
         limits = detectable_head_effects(self.inputs.samples, self.card.audit, unit_of(self.card.model.name))
-        return report.model_copy(update={"limits": [*report.limits, *limits]})
+        return report.model_copy(update={"head_limits": limits})
 
     def power(self) -> pd.DataFrame:
         """Return what could be detected, a row for each group against its reference, outcome and metric.
@@ -131,6 +131,15 @@ def _full_card(card: Card | str | Path | Mapping[str, Any] | None, net: Net | No
     """Return one card, with the sections that model and data bring along."""
     if isinstance(card, str | Path):
         card = load_card(card)
+    wrong = [
+        (name, given)
+        for name, given, kinds in (("card", card, (Card, Mapping)), ("net", net, (Net,)), ("data", data, (Data,)))
+        if given is not None and not isinstance(given, kinds)
+    ]
+    if wrong:
+        name, given = wrong[0]
+        fix = "plan(card, net, data): a card, a path or a mapping; what load_model or wrap gave; a Data"
+        raise InputError(f"plan, {name}", f"is a {type(given).__name__}", fix)
     if isinstance(card, Card) and net is None and data is None:
         return card
     sections = card.model_dump(exclude_unset=True) if isinstance(card, Card) else dict(card or {})

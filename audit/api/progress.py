@@ -1,4 +1,4 @@
-"""Progress, told to a callback and to the log."""
+"""Progress, reported to a callback and to the log."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from audit.errors import DataError, ModelError
 from audit.evidence.disparity import Question, Thresholds, contrasts, rates_by_group
 from audit.models.adapters.registry import ADAPTERS, Model
 from audit.models.architecture import why_not_patchable
-from audit.models.build import Backbone
+from audit.models.modules import as_patchable
 from audit.patching import api
 from audit.patching.api import Head, Scale
 
@@ -164,13 +164,11 @@ def sweep(
 
 
 def _patchable(model: Net | nn.Module) -> Model:
-    """Return a model in evaluation mode whose heads can be told apart."""
+    """Return a model in evaluation mode whose heads can be separated."""
     if isinstance(model, Net):
         return model.module
     if not isinstance(model, tuple(ADAPTERS)):
-        backbone = Backbone.from_module(model)
-        assert backbone.spec.classes is not None
-        return backbone.build_as_is(len(backbone.spec.classes))
+        return as_patchable(model)
     reason = why_not_patchable(model)
     if reason:
         raise ModelError(type(model).__name__, reason, "'vit-audit models' lists what can be patched")
@@ -226,7 +224,7 @@ def disparity(
     Raises
     ------
     DataError
-        If lengths differ or there is no second group or label.
+        If lengths differ, a label or subject is missing, or there is no second group or label.
 
     Examples
     --------
@@ -237,19 +235,24 @@ def disparity(
     >>> float(gaps.loc["tpr_gap", "estimate"])
     -1.0
     """
-    table = pd.DataFrame({"sensitive_feature": groups}) if not isinstance(groups, pd.DataFrame) else groups.copy()
-    table = table.reset_index(drop=True).astype(object).where(lambda g: g.notna(), "unknown").astype(str)
-    truth, predicted = (np.asarray(values).astype(str) for values in (y_true, y_pred))
-    sizes = {len(truth), len(predicted), len(table)}
+    truth, predicted = _as_text(y_true, y_pred)
+    table = _groups(groups)
     people = np.arange(len(truth)) if subjects is None else np.asarray(subjects)
-    if len(sizes | {len(people)}) > 1:
-        raise DataError(
-            "disparity", f"y_true, y_pred, groups, subjects differ in length: {sorted(sizes)}", "align them"
-        )
+    sizes = [len(truth), len(predicted), len(table), len(people)]
+    if len(set(sizes)) > 1:
+        what = f"y_true, y_pred, groups, subjects differ in length: {', '.join(map(str, sizes))}"
+        raise DataError("disparity", what, "align them")
+    if pd.isna(people).any():
+        raise DataError("subjects", f"{pd.isna(people).sum()} are missing", "name each image's, or leave out its row")
+    if not 0 < alpha < 0.5 or min_group_size < 1:
+        what = f"alpha is {alpha}, min_group_size {min_group_size}"
+        raise DataError("disparity", what, "give an alpha above 0 and under 0.5, and a size of 1 or more")
     labels = sorted(set(truth) | set(predicted))
     if len(labels) < 2:
         raise DataError("disparity", f"one label only ({', '.join(labels)})", "give two")
     asked = list(outcomes) if outcomes is not None else labels[1:] if len(labels) == 2 else labels
+    if isinstance(outcomes, str) or not asked or not set(asked) <= set(labels):
+        raise DataError("outcomes", f"are {outcomes!r}", f"give a list of labels: {', '.join(labels)}")
     frame = table.assign(label=truth, predicted=predicted, subject=people)
     frame = frame.assign(**{f"p:{o}": (predicted == o).astype(float) for o in asked})
     questions = [_question(table[name], str(name), reference) for name in table]
@@ -258,12 +261,45 @@ def disparity(
     return Disparity(Rates(rates), Gaps(contrasts(frame, questions, asked, limits)))
 
 
+def _as_text(
+    y_true: Sequence[Any] | npt.NDArray[Any], y_pred: Sequence[Any] | npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.str_]]:
+    """Return labels as text, the same whether they come as whole numbers, floats of these, or (one of them) truths."""
+    given = {
+        name: np.asarray(values if hasattr(values, "__array__") else pd.Series(values))  # a list's None stays missing
+        for name, values in (("y_true", y_true), ("y_pred", y_pred))
+    }
+    texts = []
+    for name, values in given.items():
+        if values.ndim != 1:
+            what = f"has {values.ndim} dimensions"
+            raise DataError(name, what, "give one label per image; of probabilities, the likeliest class")
+        if pd.isna(values).any():
+            raise DataError(name, f"{pd.isna(values).sum()} labels are missing", "leave out these images")
+        mixed = values.dtype.kind == "b" and any(other.dtype.kind != "b" for other in given.values())
+        whole = values.dtype.kind == "f" and bool((values == np.round(values)).all())
+        texts.append((values.astype(np.int64) if mixed or whole else values).astype(str))
+    return texts[0], texts[1]
+
+
+def _groups(groups: Sequence[Any] | npt.NDArray[Any] | pd.Series | pd.DataFrame) -> pd.DataFrame:
+    """Return groups as text, a column for each attribute; what is missing is "unknown"."""
+    table = groups.copy() if isinstance(groups, pd.DataFrame) else pd.DataFrame({"sensitive_feature": groups})
+    table.columns = table.columns.map(str)
+    names = list(map(str, table.columns))
+    taken = [name for name in names if name in ("label", "predicted", "subject") or name.startswith("p:")]
+    if taken or len(set(names)) < len(names):
+        name = [*taken, *(name for name in names if names.count(name) > 1)][0]
+        raise DataError("groups", f"'{name}' cannot name an attribute, or occurs twice", "rename the column")
+    return table.reset_index(drop=True).astype(object).where(lambda g: g.notna(), "unknown").astype(str)
+
+
 def _question(groups: pd.Series, name: str, reference: str | None) -> Question:
     known = groups[groups != "unknown"].value_counts()
     if len(known) < 2:
         raise DataError(f"groups, {name}", f"{len(known)} group only", "give two")
     largest = str(known.index[0])
-    chosen = reference if reference in known.index else largest
-    if reference is not None and reference not in known.index:
-        raise DataError(f"groups, {name}", f"no group '{reference}'", f"choose from {', '.join(map(str, known.index))}")
-    return Question(name, str(chosen), sorted(map(str, known.index)))
+    chosen = largest if reference is None else str(reference)
+    if chosen not in known.index:
+        raise DataError(f"groups, {name}", f"no group '{chosen}'", f"choose from {', '.join(map(str, known.index))}")
+    return Question(name, chosen, sorted(map(str, known.index)))

@@ -28,7 +28,7 @@ def audit(
     command: str = "vit_audit.audit(plan)",
     callback: Callback | None = None,
 ) -> Result:
-    """Run a whole audit: controls, models, patching, evidence, report. An interrupted one goes on where it stopped.
+    """Run a whole audit: controls, models, patching, evidence, report. An interrupted one resumes where it stopped.
 
     Parameters
     ----------

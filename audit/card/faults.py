@@ -49,15 +49,21 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
         ``did you mean 'column'?``, or ``choose from a, b``, or "" where there are no choices.
     """
     known = [str(choice) for choice in choices]
-    lowered = {choice.lower(): choice for choice in known}
-    close = difflib.get_close_matches(word.lower(), list(lowered), n=1, cutoff=0.65)
-    if close:
-        return f"did you mean '{lowered[close[0]]}'?"
+    close = closest(word, known)
+    if close is not None:
+        return f"did you mean '{close}'?"
     return f"choose from {', '.join(known)}" if known else ""
 
 
+def closest(word: str, choices: Iterable[str]) -> str | None:
+    """Return the choice that a misspelt word is closest to; None where none is close."""
+    lowered = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(word.lower(), list(lowered), n=1, cutoff=0.65)
+    return lowered[close[0]] if close else None
+
+
 class Lines:
-    """Where each key and value of a YAML document stands.
+    """Where each key and value of a YAML document is.
 
     Parameters
     ----------
@@ -87,7 +93,7 @@ class Lines:
                 self._walk(value, (*path, position))
 
     def line(self, path: PathParts) -> int:
-        """Return the 1-based line of ``path``, or of its nearest parent that stands in the file."""
+        """Return the 1-based line of ``path``, or of its nearest parent that is in the file."""
         while path and path not in self._of:
             path = path[:-1]
         return self._of.get(path, 1)
@@ -121,7 +127,7 @@ def faults_of(error: ValidationError, model: type[BaseModel], data: Mapping[str,
     by_path: dict[PathParts, list[ErrorDetails]] = {}
     for found in error.errors():
         by_path.setdefault(_path_in_file(found, data), []).append(found)
-    # a union complains once for each of its members: what stands deeper in the file says more
+    # a union complains once for each of its members: what is deeper in the file says more
     deepest = [
         path for path in by_path if not any(len(other) > len(path) and other[: len(path)] == path for other in by_path)
     ]
@@ -129,7 +135,7 @@ def faults_of(error: ValidationError, model: type[BaseModel], data: Mapping[str,
 
 
 def _path_in_file(found: ErrorDetails, data: Any) -> PathParts:
-    """Drop from an error's location what names a member of a union and so stands in no file."""
+    """Drop from an error's location what names a member of a union and so is in no file."""
     path: list[str | int] = []
     here = data
     for part in found["loc"]:
@@ -208,8 +214,8 @@ def _own_words(found: ErrorDetails) -> str:
 
 
 def _close(found: ErrorDetails, choices: list[str]) -> str:
-    hint = did_you_mean(str(found["input"]), choices)
-    return hint if hint.startswith("did you mean") else ""  # the choices stand in the message already
+    close = closest(str(found["input"]), choices)
+    return "" if close is None else f"did you mean '{close}'?"  # the message names the choices
 
 
 def _shown(value: object) -> str:
@@ -230,16 +236,16 @@ def _join(what: str, fix: str) -> str:
 
 
 def keys_at(model: type[BaseModel], path: PathParts) -> list[str]:
-    """Return the keys that the schema knows at ``path``, or an empty list where any key may stand."""
+    """Return the keys that the schema knows at ``path``, or an empty list where any key may be."""
     annotation: object = model
     for part in path:
         annotation = _inside(annotation, part)
-    found = _model_in(annotation)
+    found = model_in(annotation)
     return list(found.model_fields) if found else []
 
 
 def _inside(annotation: object, part: str | int) -> object:
-    model = _model_in(annotation)
+    model = model_in(annotation)
     if model is not None:
         field = model.model_fields.get(str(part))
         return field.annotation if field else None
@@ -249,7 +255,8 @@ def _inside(annotation: object, part: str | int) -> object:
     return None
 
 
-def _model_in(annotation: object) -> type[BaseModel] | None:
+def model_in(annotation: object) -> type[BaseModel] | None:
+    """Return the pydantic model that a field's annotation names, if it names one."""
     for member in _members(annotation):
         if isinstance(member, type) and issubclass(member, BaseModel):
             return member

@@ -43,7 +43,7 @@ def first_card(path: Path, *, card_folder: Path | None = None) -> str:
     Raises
     ------
     DataError
-        If there is nothing there, or no image, label or group column can be told; the columns are listed.
+        If there is nothing there, or no image, label or group column can be recognised; the columns are listed.
     """
     where = _relative(path, card_folder or Path.cwd())
     if path.is_dir():
@@ -100,7 +100,7 @@ def _card_of_folder(path: Path, where: str) -> str:
     else:
         groups = [
             "  # Folders name no groups. Write groups.csv into the folder: a column 'image' (class/a.png)",
-            "  # and one column an attribute; then name those columns here.",
+            "  # and one column per attribute; then name those columns here.",
             *_group_lines("gender", pd.Series([], dtype=object)),
         ]
     lines = [
@@ -156,7 +156,7 @@ def _label_lines(values: pd.Series) -> list[str]:
 def _subject_lines(subject: str | None) -> list[str]:
     if subject is None:
         return ["  # subject: person   # who is shown; without it each image counts as a person"]
-    return [f"  subject: {_quoted(subject)}   # who is shown; nobody stands in two splits"]
+    return [f"  subject: {_quoted(subject)}   # who is shown; nobody is in two splits"]
 
 
 def _group_lines(column: str, values: pd.Series) -> list[str]:

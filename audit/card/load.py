@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from audit.card.faults import Lines, PathParts, did_you_mean, faults_of, spell
+from audit.card.faults import Lines, PathParts, closest, did_you_mean, faults_of, spell
 from audit.card.schema import Card
 from audit.errors import CardError, DataError, InputError
 from audit.filenames import name_on_disk, printable
@@ -48,7 +48,7 @@ def load_card(path: Path) -> Card:
     root, data = _parse(text, path)
     lines = Lines(root)
     faults = [
-        (line, where, f"key stands twice; the first is on line {first}, keep one of them")
+        (line, where, f"key occurs twice; the first is on line {first}, keep one of them")
         for where, line, first in lines.duplicates
     ]
     card, found = _validate(data)
@@ -112,7 +112,7 @@ def _nested(a: PathParts, b: PathParts) -> bool:
 
 
 def _take_out(data: Any, where: PathParts) -> None:
-    """Remove what stands at ``where``, or put a word there if it is missing, so that the rest can be read."""
+    """Remove what is at ``where``, or put a word there if it is missing, so that the rest can be read."""
     *path, last = where or ("",)
     for part in path:
         try:
@@ -160,8 +160,8 @@ def find_card(name_or_path: str | Path) -> Path:
         return built_in[path.stem]
     if path.is_dir():
         raise InputError(str(path), "is a folder, not a card", f"name the YAML file; {_WRITE_ONE}")
-    hint = did_you_mean(path.stem, built_in)
-    hint = hint if hint.startswith("did you mean") else f"built-in cards: {', '.join(built_in)}"
+    close = closest(path.stem, built_in)
+    hint = f"built-in cards: {', '.join(built_in)}" if close is None else f"did you mean '{close}'?"
     raise InputError(str(name_or_path), "no such card", f"{hint}; {_WRITE_ONE}")
 
 
@@ -173,7 +173,7 @@ def resolve(
     Parameters
     ----------
     path : str
-        As it stands in the card: ``data.path``, ``model.weights``, ``controls.path``.
+        As it is in the card: ``data.path``, ``model.weights``, ``controls.path``.
     card_path : pathlib.Path
         The card's file; its folder is where relative paths start.
     data_root : pathlib.Path or None

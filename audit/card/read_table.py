@@ -45,7 +45,7 @@ def read_table(path: Path) -> pd.DataFrame:
         raise DataError(str(path), f"cannot be read ({error})", "name a readable table") from None
     twice = [name for name, count in Counter(frame.columns).items() if count > 1]
     if twice:
-        raise DataError(str(path), f"column '{twice[0]}' stands twice in the header", "rename one of them")
+        raise DataError(str(path), f"column '{twice[0]}' occurs twice in the header", "rename one of them")
     if frame.empty:
         raise DataError(str(path), "the table has no rows", "give one row per image")
     return frame
@@ -106,7 +106,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         reason = " ".join(str(error).split())[:120]
         raise DataError(str(path), f"not a readable Parquet file ({reason})", "write it again") from None
     frame.columns = pd.Index([str(name).strip() for name in frame.columns])
-    if not frame.columns.is_unique:  # told by read_table
+    if not frame.columns.is_unique:  # reported by read_table
         return frame
     columns = {
         name: [value.strip() or None for value in frame[name].astype("string").fillna("")] for name in frame.columns

@@ -150,7 +150,7 @@ def measure_channel(channel: Channel, *, seed: int = 0, tick: Callable[[], None]
     site, input_site = _best_site(heads, layers), _best_site(input_heads, layers)
 
     others = {
-        "shuffled": ControlDonor(one_clean, pixels[_elsewhere(channel.targets)]),
+        "shuffled": ControlDonor(one_clean, pixels[others_of_another_class(channel.targets)]),
         "untrained": ControlDonor(channel.untrained, pixels),
     }
     clean = measure_shifts(channel.corrupted, pixels, _twins(channel, pixels) | others, channel.targets, layers, site)
@@ -223,7 +223,7 @@ def _worst(controls: Sequence[Control]) -> Control:
     return min(controls, key=lambda c: -np.inf if c.estimate.low is None else c.estimate.low)
 
 
-def _elsewhere(targets: Index) -> Index:
+def others_of_another_class(targets: Index) -> Index:
     """Return for each image another one of a different class, as far as possible."""
     order = np.argsort(targets, kind="stable")
     jump = int(np.bincount(targets).max())

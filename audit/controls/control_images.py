@@ -87,7 +87,7 @@ def load_control_set(card: Card, samples: Samples, size: int, *, card_path: Path
     """
     spec = card.controls
     if spec.card == "rendered":
-        return _rendered(spec.train_images, spec.eval_images, size, spec.seed)
+        return rendered_set(spec.train_images, spec.eval_images, size, spec.seed)
     if spec.card == "same":
         return _same(card, samples, size)
     if spec.card == "cifar100":
@@ -110,7 +110,8 @@ def load_control_set(card: Card, samples: Samples, size: int, *, card_path: Path
     return _real(spec.card, images.source, train, evaluate, size)
 
 
-def _rendered(n_train: int, n_eval: int, size: int, seed: int) -> ControlSet:
+def rendered_set(n_train: int, n_eval: int, size: int, seed: int) -> ControlSet:
+    """Render shapes of ``size`` pixels a side, whose hue and fine texture are the two tasks."""
     frame, pixels = sample_shapes(n_train + n_eval, seed)
     if size != pixels.shape[1]:
         pixels = _resized(pixels, size)

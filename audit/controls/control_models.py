@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from audit.card.schema import ControlsSpec
 from audit.controls.control_images import ControlSet, Role
 from audit.data.pixels import Pixels
-from audit.errors import UnfinishedError
+from audit.errors import DivergedError
 from audit.models.adapters.registry import Model, adapter
 from audit.models.build import Backbone
 from audit.models.checkpoint import hash_state, save_weights, started_from
@@ -129,7 +129,7 @@ def train_controls(
     files = {c: folder / f"{c.name}.safetensors" for c in wanted}
     fresh = not all(path.is_file() for path in (folder / BASE, *files.values()))
     if fresh:
-        with _told_of_controls():
+        with _naming_controls():
             base, views = _base(backbone, spec, images, folder, step)
             models = _train_conditions(backbone, spec, images, base, views, files, step)
     else:
@@ -140,15 +140,12 @@ def train_controls(
 
 
 @contextmanager
-def _told_of_controls() -> Iterator[None]:
-    """Name what the card says of the control models, where training says what it says of the audited one."""
+def _naming_controls() -> Iterator[None]:
+    """Name the card's section of the control models where their training diverges."""
     try:
         yield
-    except UnfinishedError as error:
-        if not error.where.startswith("training, epoch"):
-            raise
-        fix = error.fix.replace("training.", "controls.")
-        raise UnfinishedError(f"controls, {error.where}", error.what, fix) from error
+    except DivergedError as error:
+        raise DivergedError(error.epoch, error.loss, "controls") from error
 
 
 def _stored(backbone: Backbone, classes: int, path: Path) -> Model:

@@ -75,7 +75,7 @@ def bound_of(estimate: Estimate, judged: Bound) -> float | None:
 
 
 def mean_interval(values: npt.NDArray[np.float64], *, level: float = 0.95) -> Estimate:
-    """Return a mean with Student's t interval; without bounds where fewer than two values stand."""
+    """Return a mean with Student's t interval; without bounds where there are fewer than two values."""
     if len(values) == 0:
         return Estimate(value=None)
     mean = float(values.mean())
@@ -137,7 +137,7 @@ COLUMNS = ("control", "form", "gates", "n", "reduced", "judged", "relation", "th
 
 
 def numbers_table(controls: Iterable[Control]) -> pd.DataFrame:
-    """Return the numbers of weighed controls, one row per number, with all that judging them again needs."""
+    """Return the numbers of measured controls, one row per number, with all that judging them again needs."""
     rows = [
         (
             c.id,

@@ -95,7 +95,7 @@ def samples_from_frame(
     Raises
     ------
     DataError
-        If a key is there twice or missing, the source lacks one, a label has no output of the model, or the data cannot
+        If a key occurs twice or missing, the source lacks one, a label has no output of the model, or the data cannot
         serve an audit; the first few are named.
     """
     spec = card.data
@@ -106,7 +106,7 @@ def samples_from_frame(
         raise DataError(where, f"{int(keys.isna().sum())} rows have no key in '{spec.image}'", "name each row's image")
     twice = list(keys[keys.duplicated()].unique())
     if twice:
-        raise DataError(where, f"{len(twice)} keys are there twice ({_few(twice)})", "keep one row per image")
+        raise DataError(where, f"{len(twice)} keys occur twice ({_few(twice)})", "keep one row per image")
     if isinstance(source, Container):
         lacking = [key for key in keys if key not in source]
         if lacking:
@@ -211,7 +211,7 @@ def merge_repeats(rows: Rows) -> Rows:
         column = next(name for name in both if both[name].nunique() > 1)
         values = " and ".join(f"'{value}'" for value in both[column].unique()[:2])
         what = (
-            f"image '{printable(image)}' stands twice, with {column} {values} ({twice['image'].nunique()} such images)"
+            f"image '{printable(image)}' occurs twice, with {column} {values} ({twice['image'].nunique()} such images)"
         )
         raise DataError(rows.raw.where, what, "keep one row per image")
     dropped = int(rows.frame["image"].notna().sum()) - len(named)

@@ -19,7 +19,7 @@ MAX_PIXELS = 50_000_000  # a larger image is a mistake or a decompression bomb
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
 IMAGE_SUFFIXES = tuple(sorted(end for end, kind in Image.registered_extensions().items() if kind in FORMATS))
 REPAIR = "repair or remove it"
-REMARKS = "vit-audit"  # key of ``Image.info``: what is to be told of an image that was decoded
+REMARKS = "vit-audit"  # key of ``Image.info``: what is to be reported of a decoded image
 METADATA, DEPTH = "metadata", "depth"  # these remarks
 ORIENTATION = int(ExifTags.Base.Orientation)
 WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I"}  # types of EXIF: byte, short, long
@@ -74,7 +74,7 @@ def decode_image(name: str, content: bytes) -> Image.Image:
 
 
 def remarks_of(image: Image.Image) -> tuple[str, ...]:
-    """Return what was decided on decoding: METADATA that were ignored, a DEPTH that was told by the values."""
+    """Return what was decided on decoding: METADATA that were ignored, a DEPTH that was inferred from the values."""
     return tuple(image.info.get(REMARKS, ()))
 
 
@@ -199,7 +199,7 @@ def to_8_bits(levels: npt.NDArray[np.int64], stated: int | None = None) -> tuple
     levels : numpy.ndarray of uint8
     depth : int
         The least depth tried that holds the largest value, else 16. PNG asks writers to scale values up to all 16 bits
-        (W3C PNG, 12.4), and those that do are told by their largest value whatever they state.
+        (W3C PNG, 12.4), and those that do are recognised by their largest value whatever they state.
     """
     inside = np.clip(levels, 0, 65535)
     largest = int(inside.max(initial=0))

@@ -133,7 +133,7 @@ def _retrieved(download: Download, folder: Path, tick: Tick | None) -> Path:
     import pooch
     from requests.exceptions import RequestException
 
-    pooch.get_logger().setLevel(logging.WARNING)  # it tells of every file, to the terminal
+    pooch.get_logger().setLevel(logging.WARNING)  # it reports every file, to the terminal
 
     def deliver(url: str, file: str, _caller: object) -> None:
         _stream(url, Path(file), tick)

@@ -51,9 +51,9 @@ class DatasetSource(ByteSource):
         """Return the image as RGB; raise ``DataError`` where the dataset gives none, or another one."""
         if key not in self.places:
             raise DataError(key, "is not in the dataset", "give a table of the dataset's own keys")
-        item = self.dataset[self.places[key]]
-        if isinstance(item, Mapping) and self.key in item and str(item[self.key]) != key:
-            what = f"the dataset gives '{item[self.key]}' in its place"
+        item = _item(self.dataset, self.places[key], key)
+        if isinstance(item, Mapping) and self.key in item and str(_key_of(item[self.key])) != key:
+            what = f"the dataset gives '{_key_of(item[self.key])}' in its place"
             raise DataError(key, what, "give a dataset that is not shuffled while it is read")
         return as_image(key, image_of(item, self.image))
 
@@ -68,6 +68,17 @@ class DatasetSource(ByteSource):
         size, _, pixels = content.partition(b"\n")
         width, height = map(int, size.split(b"x"))
         return Image.frombytes("RGB", (width, height), pixels)
+
+
+def _item(dataset: MapDataset, place: int, key: str) -> Any:
+    """Return an item of somebody else's dataset, which may raise what it likes."""
+    try:
+        return dataset[place]
+    except Exception as error:
+        what = f"the dataset gives no item ({type(error).__name__}: {error})"
+        raise DataError(
+            key, " ".join(what.split()), "repair that item, or leave it out of dataset and table"
+        ) from error
 
 
 def image_of(item: Any, field: str) -> Any:
@@ -88,12 +99,17 @@ def as_image(key: str, value: Any) -> Image.Image:
     if isinstance(value, Image.Image):
         return value.convert("RGB")
     is_tensor = hasattr(value, "detach")
-    array = np.asarray(value.detach().cpu() if is_tensor else value)
+    if is_tensor:
+        value = value.detach().cpu()
+        array = np.asarray(value.float() if value.is_floating_point() else value)  # NumPy has no bfloat16
+    else:
+        array = np.asarray(value)
     if is_tensor and array.ndim == 3:
         array = array.transpose(1, 2, 0)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3) or array.dtype.kind not in "uifb":
+    right_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    if not right_shape or not array.size or array.dtype.kind not in "uifb":
         what = f"is no image: {type(value).__name__} of shape {array.shape}, {array.dtype}"
         raise DataError(key, what, "give PIL images, arrays (H, W, 3) or tensors (3, H, W), not yet normalised")
     if array.dtype.kind == "f":
@@ -106,6 +122,11 @@ def as_image(key: str, value: Any) -> Image.Image:
     return Image.fromarray(array.astype(np.uint8)).convert("RGB")
 
 
+def _key_of(value: Any) -> Any:
+    """Return a key as it is written: of a tensor or array of one number, that number."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
+
+
 def dataset_keys(dataset: MapDataset, key: str, given: Sequence[Any] | None) -> list[str]:
     """Return the key of every item, in the dataset's order.
 
@@ -114,17 +135,20 @@ def dataset_keys(dataset: MapDataset, key: str, given: Sequence[Any] | None) -> 
     DataError
         If items carry no key, or two carry the same.
     """
+    if not isinstance(dataset, MapDataset):
+        what = f"a {type(dataset).__name__} has no length or cannot be indexed"
+        raise DataError("dataset", what, "give a map-style dataset, or a list of its items")
     if given is not None:
-        keys = [str(k) for k in given]
+        keys = [str(_key_of(k)) for k in given]
         if len(keys) != len(dataset):
             what = f"{len(keys)} keys for {len(dataset)} items"
             raise DataError("keys", what, "give one key per item, in the dataset's order")
     else:
-        first = dataset[0] if len(dataset) else None
+        first = _item(dataset, 0, "dataset[0]") if len(dataset) else None
         if not isinstance(first, Mapping) or key not in first:
             what = f"items carry no '{key}', so rows of the table cannot be matched with them"
             raise DataError("dataset", what, f"yield mappings with '{key}', or give keys= in the dataset's order")
-        keys = [str(dataset[i][key]) for i in range(len(dataset))]
+        keys = [str(_key_of(_item(dataset, i, f"dataset[{i}]")[key])) for i in range(len(dataset))]
     twice = sorted({k for k in keys if keys.count(k) > 1}) if len(set(keys)) < len(keys) else []
     if twice:
         raise DataError("dataset", f"{len(twice)} keys come twice ({', '.join(twice[:SHOWN])})", "give each image once")

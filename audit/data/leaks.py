@@ -87,7 +87,7 @@ def leak_warnings(
     looks : pandas.DataFrame
         COLUMNS, by image.
     digests : pandas.Series
-        SHA-256 by image: copies to the byte are told of elsewhere.
+        SHA-256 by image: copies to the byte are reported elsewhere.
     attributes : mapping of str to AttributeInfo
     nuisance : sequence of str
         Columns that donors are matched on, such as who labelled the image.

@@ -21,6 +21,7 @@ from audit.filenames import printable
 from audit.records import DataWarning, DataWarningCode
 
 MAX_QUARANTINED_SHARE = 0.05
+REASONS = 5  # named in an error, the commonest first
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Inspection:
     looks : pandas.DataFrame
         Statistics of each readable image, by key.
     warnings : tuple of DataWarning
-        Metadata that were ignored, depths that were told by the values.
+        Metadata that were ignored, depths that were inferred from the values.
     """
 
     digests: pd.Series
@@ -188,7 +189,9 @@ def duplicate_warnings(frame: pd.DataFrame, digests: pd.Series) -> list[DataWarn
 def _refuse_too_many(unreadable: pd.Series, total: int, where: str) -> None:
     if len(unreadable) <= MAX_QUARANTINED_SHARE * total:
         return
-    counts = ", ".join(f"{reason} ({len(keys)})" for reason, keys in unreadable.groupby(unreadable))
+    reasons = unreadable.value_counts()
+    counts = ", ".join(f"{reason} ({n})" for reason, n in reasons.head(REASONS).items())
+    counts += f" and {len(reasons) - REASONS} more reasons" if len(reasons) > REASONS else ""
     examples = ", ".join(printable(str(key)) for key in unreadable.index[:3])
     share = len(unreadable) / total if total else 0.0
     raise DataError(

@@ -32,7 +32,7 @@ class Rows:
     labels : tuple of str
         Class names in the order of the model's outputs, once they are checked.
     attributes : mapping of str to AttributeInfo
-        Once groups are told.
+        Once groups are known.
     excluded, quarantined : tuple of ExcludedRow
         What was left out so far.
     lost : tuple of ExcludedRow

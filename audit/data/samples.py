@@ -13,11 +13,11 @@ from audit.card.schema import Shares
 from audit.records import AttributeInfo, Contrast, DataWarning, ExcludedRow
 
 SPLITS = tuple(Shares.model_fields)  # train, discovery, confirmation, repair, sealed
-AUDIT_SPLITS = ("discovery", "confirmation")  # what an audit reads, beside what it trains on
+AUDIT_SPLITS = ("discovery", "confirmation")  # what an audit reads, besides what it trains on
 HELD_BACK = ("repair", "sealed")  # read by no audit; the last by nothing but a certificate
 UNKNOWN = "unknown"
 EXAMPLES = 5  # images that are named where many are counted
-OTHERS = "all others"  # values of a nuisance column that are not told of one by one
+OTHERS = "all others"  # values of a nuisance column that are not listed one by one
 
 
 class ImageSource(Protocol):
@@ -42,7 +42,7 @@ class EditableSource(ImageSource, Protocol):
 
 
 def pair_column(attribute: str) -> str:
-    """Return the column that names an image's exact pair in an attribute, where the card has told of pairs."""
+    """Return the column that names an image's exact pair in an attribute, where the card names pairs."""
     return f"pair:{attribute}"
 
 
@@ -53,7 +53,7 @@ class Samples:
     Parameters
     ----------
     frame : pandas.DataFrame
-        One row an image, index 0..n-1. Columns: ``image`` (key for ``source``), ``label``, ``subject``,
+        One row per image, index 0..n-1. Columns: ``image`` (key for ``source``), ``label``, ``subject``,
         ``split`` (one of SPLITS), one column per attribute of ``attributes`` (string, ``unknown`` where missing)
         and one per ``nuisance`` name (string). Sorted by image key, so that it does not depend on file order.
     source : ImageSource

@@ -68,7 +68,7 @@ def safe_key(value: str, where: str) -> str:
     Parameters
     ----------
     value : str
-        As it stands in the table.
+        As it is in the table.
     where : str
         The table, for the message.
 

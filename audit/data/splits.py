@@ -1,7 +1,7 @@
 """Who goes to which split: by subject, stratified, the same on every machine.
 
 Chance is drawn by hashing the seed with a name, not from a stream of random numbers: so neither the order of
-the rows nor images added later change where a subject stands within its stratum.
+the rows nor images added later change where a subject is within its stratum.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def assign_splits(frame: pd.DataFrame, spec: DataSpec, attributes: Iterable[str]
     Raises
     ------
     DataError
-        If a given split has another name, a subject stands in two, or a split stays empty.
+        If a given split has another name, a subject is in two, or a split stays empty.
     """
     shares = split_shares(spec.shares, trains=trains)
     if GIVEN in frame:
@@ -85,7 +85,7 @@ def strata_of(frame: pd.DataFrame, attributes: Sequence[str]) -> pd.Series:
     frame : pandas.DataFrame
         Columns ``subject``, ``label`` and the attributes.
     attributes : sequence of str
-        Columns beside the label.
+        Columns besides the label.
 
     Returns
     -------
@@ -146,7 +146,7 @@ def thin_training(
     frame : pandas.DataFrame
         What is left.
     excluded : list of ExcludedRow
-        What was dropped, one row a cause.
+        What was dropped, one row per cause.
 
     Raises
     ------
@@ -263,7 +263,7 @@ def _given_splits(frame: pd.DataFrame, spec: DataSpec, attributes: list[str], sh
     if torn:
         raise DataError(
             where,
-            f"{len(torn)} subjects stand in two splits (e.g. {', '.join(torn[:3])})",
+            f"{len(torn)} subjects are in two splits (e.g. {', '.join(torn[:3])})",
             "put all images of a subject in one split",
         )
     of_subject = given.groupby(frame["subject"]).first()

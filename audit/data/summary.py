@@ -12,7 +12,17 @@ from audit.card.faults import did_you_mean
 from audit.card.schema import Card
 from audit.data.samples import AUDIT_SPLITS, HELD_BACK, OTHERS, SPLITS, UNKNOWN, Samples
 from audit.errors import DataError
-from audit.records import AttributeInfo, CountRow, DataReport, DataWarning, DataWarningCode, LabelShareRow
+from audit.records import (
+    AttributeInfo,
+    CountRow,
+    DataReport,
+    DataWarning,
+    DataWarningCode,
+    GapLimit,
+    IntersectionSize,
+    LabelShareRow,
+    Shortfall,
+)
 
 METRICS_TESTED = 3  # standardised, true-positive and false-positive gap
 POWER = 0.8
@@ -50,10 +60,8 @@ def describe_data(samples: Samples, card: Card) -> DataReport:
         splits={split: int((frame["split"] == split).sum()) for split in _splits_of(frame)},
         licence=card.data.licence or samples.licence,
         citation=card.data.citation or samples.citation,
-        limits=[
-            *(line for info in samples.attributes.values() for line in _limits(samples, card, info)),
-            *_crossed(samples, card),
-        ],
+        limits=[limit for info in samples.attributes.values() for limit in _limits(samples, card, info)],
+        intersections=[_crossed(samples, card, combination) for combination in card.intersections],
         warnings=[*samples.warnings, *_small_cells(samples, card), *_untrained_cells(samples)],
     )
 
@@ -114,7 +122,7 @@ def detectable_difference(rate: float, n_group: int, n_reference: int, alpha: fl
 
 
 def _splits_of(frame: pd.DataFrame) -> list[str]:
-    """Return the splits that are told of; those that are held back only where they hold an image."""
+    """Return the splits that are reported; those that are held back only where they hold an image."""
     present = set(frame["split"])
     return [split for split in SPLITS if split not in HELD_BACK or split in present]
 
@@ -155,7 +163,7 @@ def _label_shares(samples: Samples, column: str) -> Iterator[LabelShareRow]:
 
 
 def _untrained_cells(samples: Samples) -> Iterator[DataWarning]:
-    """Yield one warning an attribute about groups of which the training split lacks a label."""
+    """Yield one warning per attribute about groups of which the training split lacks a label."""
     if samples.of_split("train").empty:
         return
     for info in samples.attributes.values():
@@ -167,7 +175,7 @@ def _untrained_cells(samples: Samples) -> Iterator[DataWarning]:
 
 
 def _small_cells(samples: Samples, card: Card) -> Iterator[DataWarning]:
-    """Yield one warning an attribute about audit cells under the least size that is tested."""
+    """Yield one warning per attribute about audit cells under the least size that is tested."""
     least = card.audit.min_group_size
     for info in samples.attributes.values():
         rows = [row for row in _known_cells(samples, info) if row.split in AUDIT_SPLITS]
@@ -205,48 +213,49 @@ def gaps_tested(samples: Samples, card: Card) -> int:
     return contrasts * len(audited_outcomes(card, samples.labels)) * METRICS_TESTED
 
 
-def _limits(samples: Samples, card: Card, info: AttributeInfo) -> Iterator[str]:
+def _limits(samples: Samples, card: Card, info: AttributeInfo) -> Iterator[GapLimit]:
+    """Yield for each group what gaps to the reference can be detected."""
     audited = samples.of_split(*AUDIT_SPLITS)
     subjects = audited.groupby(info.attribute)["subject"].nunique()
-    outcomes, family = audited_outcomes(card, samples.labels), gaps_tested(samples, card)
+    outcomes, tests = audited_outcomes(card, samples.labels), gaps_tested(samples, card)
+    absent = [o for o in outcomes if not (audited["label"] == o).any()]
     for group in info.groups:
         if group == info.reference:
             continue
         n_group, n_reference = int(subjects.get(group, 0)), int(subjects.get(info.reference, 0))
-        sizes = f"{info.attribute} {group} ({n_group} subjects) against {info.reference} ({n_reference})"
+        limit = GapLimit(
+            attribute=info.attribute,
+            group=group,
+            reference=info.reference,
+            subjects_group=n_group,
+            subjects_reference=n_reference,
+            subjects_needed=card.audit.min_group_size,
+            power=POWER,
+            tests=tests,
+        )
         if min(n_group, n_reference) < card.audit.min_group_size:
-            yield f"{sizes}: too little data; {card.audit.min_group_size} subjects in each group are needed"
+            yield limit.model_copy(update={"shortfall": Shortfall.SUBJECTS})
             continue
-        absent = [o for o in outcomes if not (audited["label"] == o).any()]
-        if absent:
-            yield f"{sizes}: no image labelled {', '.join(absent)} outside the training split; nothing can be estimated"
         both = audited[audited[info.attribute].isin([group, info.reference])]
-        paired = int((both.groupby("subject")[info.attribute].nunique() > 1).sum())
-        within = f"; {paired} subjects are in both groups, so that smaller ones can show" if paired else ""
-        found = {
+        in_both = int((both.groupby("subject")[info.attribute].nunique() > 1).sum())
+        detectable = {
             outcome: detectable_difference(
-                float((audited["label"] == outcome).mean()), n_group, n_reference, card.audit.alpha / family
+                float((audited["label"] == outcome).mean()), n_group, n_reference, card.audit.alpha / tests
             )
             for outcome in outcomes
             if outcome not in absent
         }
-        if not found:
-            continue
-        yield f"{sizes}: gaps this audit can detect at {POWER:.0%} power, corrected over {family} tests: " + (
-            "; ".join(f"{outcome} {_in_points(gap)}" for outcome, gap in found.items()) + within
-        )
+        yield limit.model_copy(update={"in_both": in_both, "absent": absent, "detectable": detectable})
 
 
-def _crossed(samples: Samples, card: Card) -> Iterator[str]:
-    """Yield a line for each intersection: how many of its groups are large enough to be compared."""
+def _crossed(samples: Samples, card: Card, combination: list[str]) -> IntersectionSize:
+    """Count the groups of an intersection that are large enough to be compared."""
     audited = samples.of_split(*AUDIT_SPLITS)
-    for combination in card.intersections:
-        known = audited[(audited[combination] != UNKNOWN).all(axis=1)]
-        sizes = known.groupby(combination)["subject"].nunique()
-        cells = math.prod(len(samples.attributes[name].groups) for name in combination)
-        enough = int((sizes >= card.audit.min_group_size).sum())
-        yield f"{' x '.join(combination)}: {enough} of {cells} groups have {card.audit.min_group_size} subjects or more"
-
-
-def _in_points(gap: float | None) -> str:
-    return "none, however large" if gap is None else f"{100 * gap:.1f} points or more"
+    known = audited[(audited[combination] != UNKNOWN).all(axis=1)]
+    sizes = known.groupby(combination)["subject"].nunique()
+    return IntersectionSize(
+        attributes=combination,
+        groups=math.prod(len(samples.attributes[name].groups) for name in combination),
+        enough=int((sizes >= card.audit.min_group_size).sum()),
+        subjects_needed=card.audit.min_group_size,
+    )

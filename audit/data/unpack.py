@@ -25,13 +25,13 @@ DAMAGED = (
 )  # fmt: skip
 
 
-def unpack(archive: Path, into: Path, where: str) -> None:
+def unpack(archive: Path, into: Path, where: str, *, max_files: int = MAX_FILES) -> None:
     """Unpack a zip or a tar archive into a new folder.
 
     Parameters
     ----------
     archive : pathlib.Path
-        ``.zip``, ``.tar``, ``.tar.gz``, ``.tar.bz2`` or ``.tar.xz``, told by its content.
+        ``.zip``, ``.tar``, ``.tar.gz``, ``.tar.bz2`` or ``.tar.xz``, recognised by its content.
     into : pathlib.Path
         Is made. What is there after an error is for the caller to remove.
     where : str
@@ -47,8 +47,8 @@ def unpack(archive: Path, into: Path, where: str) -> None:
     into.mkdir()
     try:
         for count, (name, content) in enumerate(_files(archive, where), start=1):
-            if count > MAX_FILES:
-                raise DataError(where, f"holds more than {MAX_FILES:,} files", "unpack it by hand")
+            if count > max_files:
+                raise DataError(where, f"holds more than {max_files:,} files", "unpack it by hand")
             path = into / safe_key(name, where)
             path.parent.mkdir(parents=True, exist_ok=True)
             with content, path.open("xb") as out:

@@ -61,30 +61,11 @@ def _row(part: pd.DataFrame, attribute: str, group: str) -> AccuracyRow:
     )
 
 
-def at_or_below_chance(row: AccuracyRow, classes: int) -> bool:
-    """Tell whether a model is right no more often than one that does not look at the images.
-
-    Parameters
-    ----------
-    row : AccuracyRow
-        Of all images.
-    classes : int
-        Labels among the images; whoever ignores the images has a balanced accuracy of ``1 / classes``.
-
-    Returns
-    -------
-    bool
-        Whether balanced accuracy, or the upper end of its interval, is at most ``1 / classes``; a constant answer has
-        exactly that. Also where it could not be measured.
-    """
-    value, high = row.balanced_accuracy.value, row.balanced_accuracy.high
-    if value is None or high is None or not np.isfinite([value, high]).all():
-        return True
-    return min(value, high) <= 1 / classes + ROUNDING
-
-
 def is_above_chance(row: AccuracyRow, classes: int) -> bool:
-    """Tell whether the interval of balanced accuracy shows that the model does better than chance."""
+    """Tell whether the interval of balanced accuracy shows that the model does better than chance.
+
+    Whoever ignores the images has a balanced accuracy of ``1 / classes``. False where it could not be measured.
+    """
     low = row.balanced_accuracy.low
     return low is not None and bool(np.isfinite(low)) and low > 1 / classes + ROUNDING
 

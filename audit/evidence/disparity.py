@@ -29,7 +29,7 @@ from audit.evidence.stats import (
     rate_interval,
     smallest_detectable,
 )
-from audit.records import ContrastRow, Estimate, Metric, RangeRow, RateRow, State
+from audit.records import ContrastRow, Estimate, Metric, RangeRow, RateRow, Shortfall, State
 
 RESHUFFLES = 1000  # random permutations of group labels
 RATES = {
@@ -257,8 +257,7 @@ def _draft(
     names = list(shares)
     cells = pd.Index(names).get_indexer(pd.Index(labels)) + len(names) * ~is_group
     if len(np.unique(cells)) < 2 * len(names):
-        reason = "a label has no image in one of the two groups"
-        return _Draft(row.model_copy(update={"reason": reason}), None)
+        return _Draft(row.model_copy(update={"shortfall": Shortfall.LABELS}), None)
     chosen = (part["predicted"] == outcome).to_numpy().astype(np.float64)
     weights = np.array([*shares.values()])
     subjects = pd.factorize(part["subject"])[0].astype(np.int64)
@@ -268,11 +267,12 @@ def _draft(
         means = np.bincount(cells, weights=chosen) / np.bincount(cells)
         ratio = _ratio(float(weights @ means[: len(names)]), float(weights @ means[len(names) :]))
     if not np.isfinite([found.value, found.error, found.p]).all():
-        return _Draft(row.model_copy(update={"reason": "no weight, or no spread to judge by"}), None)
+        return _Draft(row.model_copy(update={"shortfall": Shortfall.SPREAD}), None)
     row = row.model_copy(update={"estimate": found.interval(), "ratio": ratio})
     if min(sizes) < limits.min_group_size:
-        reason = f"{min(sizes)} subjects in the smaller group, fewer than {limits.min_group_size}"
-        return _Draft(row.model_copy(update={"state": State.TOO_LITTLE_DATA, "reason": reason}), None)
+        short = {"fewest_subjects": min(sizes), "subjects_needed": limits.min_group_size}
+        update = {"state": State.TOO_LITTLE_DATA, "shortfall": Shortfall.SUBJECTS, **short}
+        return _Draft(row.model_copy(update=update), None)
     return _Draft(row, found)
 
 

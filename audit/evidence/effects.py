@@ -237,7 +237,7 @@ def permute_donor_labels(
     families : sequence of numpy.ndarray (U_i, K_i)
         Contributions of the donor pairs, an array for each contrast, all its outcomes and heads side by side.
     permutations : int
-        Random swaps, beside the observed one.
+        Random swaps, in addition to the observed one.
     seed : int
     alpha : float
         Of the critical value.

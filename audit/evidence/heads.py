@@ -93,7 +93,7 @@ def discover(parts: Sequence[Part], settings: Settings) -> list[PermutationResul
     Where the split was looked at twice, the shares ``FIRST_LOOK`` and ``1 - FIRST_LOOK`` of alpha are spent on the two
     looks (alpha spending, Lan & DeMets 1983; the shares are fixed, and add up by Bonferroni's inequality): a p-value is
     the smaller of those of the looks, each divided by its share. A head that was patched no further after the first
-    look stands in the second look's family as it was.
+    look stays in the second look's family as it was.
     """
     last = _permute(parts, "discovery", settings, settings.seed)
     if all(part.first_look is None for part in parts):

@@ -69,7 +69,7 @@ def judge_together(
     seed: int,
     settings: Settings,
 ) -> list[JointRow]:
-    """Estimate what sets of heads mediate, beside the sum of their single effects, on the confirmation split.
+    """Estimate what sets of heads mediate, compared with the sum of their single effects, on the confirmation split.
 
     Parameters
     ----------

@@ -32,6 +32,7 @@ EXIT_CODES: dict[Outcome, int] = {
 }
 
 
+NO_GAP = 1e-12  # a policy below this allows none
 KNOWS_LABELS = "knows_labels"  # the control of a model that may ignore the labels
 
 
@@ -101,7 +102,7 @@ def _is_blind(row: ContrastRow, gap_above: float) -> bool:
     """Tell whether a group's standardised gap (not an intersection's) could have been missed at the policy's size."""
     if " x " in row.attribute or row.metric != Metric.STANDARDISED_GAP:
         return False
-    return row.smallest_detectable is None or row.smallest_detectable > max(gap_above, 1e-12)
+    return row.smallest_detectable is None or row.smallest_detectable > max(gap_above, NO_GAP)
 
 
 def _not_excluded(row: ContrastRow, gap_above: float) -> Reason:
@@ -110,7 +111,7 @@ def _not_excluded(row: ContrastRow, gap_above: float) -> Reason:
     The detectable gap falls with the square root of the number of images, both groups growing alike.
     """
     missing: dict[str, int] = {}
-    if row.smallest_detectable is not None and gap_above > 0:
+    if row.smallest_detectable is not None and gap_above > NO_GAP:
         factor = (row.smallest_detectable / gap_above) ** 2 - 1
         sizes = ((row.group, row.n_group), (row.reference, row.n_reference))
         missing = {group: math.ceil(factor * n) for group, n in sizes}
@@ -156,7 +157,7 @@ def localisation(
     """Return for each contrast and outcome where the gap was found, or why it was not looked for.
 
     Where no gap was detected there is nothing to localise, whatever single heads do: their effects may cancel.
-    ``unpatched`` names the questions for which nothing was patched, and tells of each whether there were subjects
+    ``unpatched`` names the questions for which nothing was patched, and says of each whether there were subjects
     enough to patch.
     """
     gaps = main_gaps(contrasts)

@@ -71,7 +71,7 @@ def _judge(
     own, edited = (wide[v].loc[about.index] for v in ("own", "edited"))
     before, after = (w[(-1, -1)].to_numpy(dtype=np.float64) for w in (own, edited))
     heads: list[Head] = [(int(layer), int(head)) for layer, head in own.columns if layer >= 0]
-    # Clusters are subjects: a pair is one picture twice, and all pictures of a subject stand together.
+    # Clusters are subjects: a pair is one picture twice, and all pictures of a subject are together.
     label, names = pd.factorize(about["label"], sort=True)
     subjects: Codes = pd.factorize(about["subject"])[0].astype(np.int64)
     effects = SwapEffects(

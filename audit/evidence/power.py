@@ -17,11 +17,10 @@ from audit.evidence.effects import SwapEffects, by_code
 from audit.evidence.effects_store import MIN_UNITS, LabelShares, label_shares_of, shortfall
 from audit.evidence.stats import components
 from audit.patching.plans import GroupSwapPlan, plan_group_swap
-from audit.records import Contrast, Metric, Shortfall, State
-from audit.units import UNITS, Unit
+from audit.records import Contrast, HeadLimit, Metric, Shortfall
+from audit.units import Unit
 
 HALF = 0.5  # the rate at which a difference is hardest to see
-_SHORT = {State.NOT_ESTIMABLE: Shortfall.LABELS, State.TOO_LITTLE_DATA: Shortfall.SUBJECTS}
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ def _gaps(
         asked = {c.group for c in contrasts_asked if (c.attribute, c.reference) == (attribute, reference)}
         questions.append(Question(attribute, reference, sorted({*seen, *asked, reference})))
     rows = contrasts(audited.assign(predicted=audited["label"]), questions, outcomes, limits)
-    return {(Contrast(r.attribute, r.group, r.reference), r.outcome, r.metric): _SHORT.get(r.state) for r in rows}
+    return {(Contrast(r.attribute, r.group, r.reference), r.outcome, r.metric): r.shortfall for r in rows}
 
 
 def _laid_out(plan: pd.DataFrame, subjects: pd.Series, shares: LabelShares) -> SwapEffects:
@@ -209,8 +208,8 @@ def _clusters(effects: SwapEffects) -> int:
     return len(np.unique(components(effects.subject[used], effects.unit[used]))) if used.any() else 0
 
 
-def detectable_head_effects(samples: Samples, spec: AuditSpec, unit: Unit) -> list[str]:
-    """Say for each contrast whether heads can be localised, by pairing donors as the audit will.
+def detectable_head_effects(samples: Samples, spec: AuditSpec, unit: Unit) -> list[HeadLimit]:
+    """Tell for each contrast whether heads can be localised, by pairing donors as the audit will.
 
     Parameters
     ----------
@@ -222,18 +221,20 @@ def detectable_head_effects(samples: Samples, spec: AuditSpec, unit: Unit) -> li
 
     Returns
     -------
-    list of str
-        One sentence a contrast, of its label-standardised gap.
+    list of HeadLimit
+        One per contrast, of its label-standardised gap.
     """
-    lines = []
-    for found in feasibility(samples.frame, samples.contrasts, samples.labels[:1], samples.nuisance, spec):
-        if found.metric != Metric.STANDARDISED_GAP:
-            continue
-        answer = "can be localised" if found.heads is None else f"cannot be localised: too little data, {found.heads}"
-        where = f"{found.contrast.attribute} {found.contrast.group} against {found.contrast.reference}"
-        counts = found.clusters
-        lines.append(
-            f"{where}: {UNITS[unit].plural} {answer}; {counts[0]} and {counts[1]} independent groups of donor "
-            f"pairs and recipients in discovery and confirmation, {MIN_UNITS} needed in each"
+    asked = feasibility(samples.frame, samples.contrasts, samples.labels[:1], samples.nuisance, spec)
+    return [
+        HeadLimit(
+            attribute=found.contrast.attribute,
+            group=found.contrast.group,
+            reference=found.contrast.reference,
+            unit=unit,
+            shortfall=found.heads,
+            clusters=found.clusters,
+            clusters_needed=MIN_UNITS,
         )
-    return lines
+        for found in asked
+        if found.metric == Metric.STANDARDISED_GAP
+    ]

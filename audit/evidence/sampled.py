@@ -5,7 +5,7 @@ of (exact - first order) over recipients drawn at random and patched exactly: a 
 prediction-powered inference (Angelopoulos et al. 2023). Whatever first order misses makes it wider, not wrong: it is
 unbiased for a given coefficient, and nearly so for the one that the patches suggest. More patches make it
 narrower. All of it can be written as one value per recipient, so that the permutations, intervals and shares of
-``effects`` apply as they stand.
+``effects`` apply unchanged.
 
 The control-variate coefficient is a ratio of sums of products of two differences. Swapping the labels of a donor
 pair changes the sign of both factors, so that it does not see the labels that the permutation test swaps. How

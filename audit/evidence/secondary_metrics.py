@@ -1,4 +1,4 @@
-"""What stands beside a head's mediated gap: Design C, weight transplant, attribution patching, accuracy."""
+"""What accompanies a head's mediated gap: Design C, weight transplant, attribution patching, accuracy."""
 
 from __future__ import annotations
 

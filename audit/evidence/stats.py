@@ -169,7 +169,7 @@ def over_seeds(values: Sequence[float], *, level: float = 0.95) -> OverSeeds | N
     Returns
     -------
     OverSeeds or None
-        The p-value is that of the sign-flip test: over all 2^S patterns up to twelve seeds, over random ones beside the
+        The p-value is that of the sign-flip test: over all 2^S patterns up to twelve seeds, over random ones and the
         observed above. None under six seeds, for fewer cannot reach 0.05, or where a value is not a number.
     """
     sample = np.asarray(values, dtype=np.float64)

@@ -46,7 +46,7 @@ def make_architecture(spec: ModelSpec, classes: int, *, pretrained: bool = False
     Raises
     ------
     ModelError
-        If there is no such model, or its parts cannot be told apart.
+        If there is no such model, or its parts cannot be separated.
     """
     if spec.channel_slices is not None and unit_of(spec.name) == "head":
         what = f"{spec.name} has attention heads, no slices of channels"
@@ -61,7 +61,7 @@ def fit_to_card(model: Model, spec: ModelSpec) -> Model:
     Raises
     ------
     ModelError
-        If its parts cannot be told apart, images of its size do not fit, or nothing says how pixels are normalised.
+        If its parts cannot be separated, images of its size do not fit, or nothing says how pixels are normalised.
     """
     given: dict[str, tuple[float, ...]] = {}
     given |= {k: tuple(v) for k, v in (("mean", spec.mean), ("std", spec.std)) if v is not None}
@@ -86,7 +86,7 @@ def fit_to_card(model: Model, spec: ModelSpec) -> Model:
 
 
 def why_not_patchable(model: nn.Module) -> str:
-    """Return why the parts of ``model`` cannot be told apart where they write, or "" if they can."""
+    """Return why the parts of ``model`` cannot be separated where they write, or "" if they can."""
     if isinstance(model, tuple(ADAPTERS)):
         return adapter(model).fault()
     inside = next((f"; its part '{n}' is a {type(m).__name__}: take that" for n, m in model.named_modules()

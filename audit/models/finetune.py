@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from audit.batching import batches, in_batches, in_halves
 from audit.data.pixels import Pixels
-from audit.errors import UnfinishedError
+from audit.errors import DivergedError
 from audit.models.adapters.registry import Model, adapter
 from audit.models.predict import finish
 from audit.models.transforms import as_input
@@ -84,13 +84,14 @@ def make_views(
     train_blocks: int | None,
     *,
     dtype: torch.dtype = torch.float16,
+    mapped_above: int = MAPPED_ABOVE,
 ) -> Views:
     """Compute what the trained blocks read, once for each view.
 
     Features of a frozen prefix are kept in float16 and turned into float32 batch by batch: half the memory, for a
     rounding of each value by at most 1/2048 of itself, which is less than the grey levels of the pixels were rounded
     by. Features that do not fit into float16's range (65504) stay in float32. Where a view's take more than
-    ``MAPPED_ABOVE`` bytes they lie in a temporary file that is mapped into memory: the system reads what a batch needs
+    ``mapped_above`` bytes they lie in a temporary file that is mapped into memory: the system reads what a batch needs
     and lets go of the rest. The file has no name, and is gone with the last view of it.
 
     Parameters
@@ -103,11 +104,13 @@ def make_views(
         Blocks to be trained, counted from the end; None for everything.
     dtype : torch.dtype
         Of the features: float16, or float32 where nothing may be rounded.
+    mapped_above : int
+        Bytes.
     """
     prefix = prefix_blocks(model, train_blocks)
     if prefix == 0:
         return Views(list(pixels), 0)
-    return Views([_prefix_features(model, view, prefix, dtype) for view in pixels], prefix)
+    return Views([_prefix_features(model, view, prefix, dtype, mapped_above) for view in pixels], prefix)
 
 
 def prefix_blocks(model: Model, train_blocks: int | None) -> int:
@@ -121,7 +124,7 @@ def mirrored(pixels: Pixels) -> Pixels:
 
 
 @torch.inference_mode()
-def _prefix_features(model: Model, pixels: Pixels, prefix: int, dtype: torch.dtype) -> torch.Tensor:
+def _prefix_features(model: Model, pixels: Pixels, prefix: int, dtype: torch.dtype, mapped_above: int) -> torch.Tensor:
     model.eval()
     body, features = adapter(model), torch.empty(0)
 
@@ -131,18 +134,18 @@ def _prefix_features(model: Model, pixels: Pixels, prefix: int, dtype: torch.dty
         for layer in range(prefix):
             stream = body.run(layer, stream)
         if part.start == 0:
-            features = _room((len(pixels), *stream.shape[1:]), dtype)
+            features = _room((len(pixels), *stream.shape[1:]), dtype, mapped_above)
         kept = features[part].copy_(stream)
         return dtype == torch.float32 or bool(kept.isfinite().all()) or not stream.isfinite().all()
 
     whole = all(in_batches(compute, len(pixels), PREFIX_BATCH))
-    return features if whole else _prefix_features(model, pixels, prefix, torch.float32)
+    return features if whole else _prefix_features(model, pixels, prefix, torch.float32, mapped_above)
 
 
-def _room(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Return an empty tensor, in memory, or in a file without a name where it is larger than ``MAPPED_ABOVE``."""
+def _room(shape: tuple[int, ...], dtype: torch.dtype, mapped_above: int) -> torch.Tensor:
+    """Return an empty tensor, in memory, or in a file without a name where it is larger than ``mapped_above``."""
     size = math.prod(shape) * dtype.itemsize
-    if size <= MAPPED_ABOVE:
+    if size <= mapped_above:
         return torch.empty(shape, dtype=dtype)
     try:
         with tempfile.TemporaryFile() as file:  # the mapping holds it open
@@ -189,7 +192,7 @@ def finetune(
 
     Raises
     ------
-    UnfinishedError
+    DivergedError
         If the loss is not a number.
     """
     rows = np.arange(len(views)) if rows is None else rows
@@ -204,14 +207,13 @@ def finetune(
         view_of = order.integers(len(views.data), size=len(rows))
         total = 0.0
         for step, part in enumerate(_parts(len(rows), recipe)):
-            batch = _Batch(views, targets, drawn[part], view_of[part])
+            batch = Batch(views, targets, drawn[part], view_of[part])
             total += take(batch, epoch * steps + step) * len(batch)
             if progress is not None:
                 progress(epoch * steps + step + 1, recipe.epochs * steps)
         losses.append(total / len(rows))
         if not math.isfinite(losses[-1]):
-            what = f"the loss is {losses[-1]}"
-            raise UnfinishedError(f"training, epoch {epoch + 1}", what, "lower training.learning_rate")
+            raise DivergedError(epoch + 1, losses[-1])
     model.requires_grad_(False)
     model.eval()
     return losses
@@ -235,7 +237,7 @@ def _parts(images: int, recipe: Recipe) -> list[slice]:
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Batch:
     """Some rows of the training input, each in the view that was drawn for it."""
 
     views: Views
@@ -246,16 +248,16 @@ class _Batch:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, part: slice) -> _Batch:
-        return _Batch(self.views, self.targets, self.rows[part], self.view_of[part])
+    def __getitem__(self, part: slice) -> Batch:
+        return Batch(self.views, self.targets, self.rows[part], self.view_of[part])
 
-    def halves(self, least: int) -> tuple[_Batch, _Batch] | None:
+    def halves(self, least: int) -> tuple[Batch, Batch] | None:
         """Cut in two of at least so many rows; None where that cannot be."""
         middle = len(self) // 2
         return (self[:middle], self[middle:]) if middle >= least else None
 
 
-def _loss_and_gradient(model: Model, batch: _Batch, recipe: Recipe) -> tuple[float, list[torch.Tensor | None]]:
+def loss_and_gradient(model: Model, batch: Batch, recipe: Recipe) -> tuple[float, list[torch.Tensor | None]]:
     """Return the mean cross-entropy of a batch and its gradient by every trained parameter.
 
     Where memory does not suffice they are those of its halves, weighted by their sizes and added up one by one. Norms
@@ -264,7 +266,7 @@ def _loss_and_gradient(model: Model, batch: _Batch, recipe: Recipe) -> tuple[flo
     trained = _trained(model)
     total: list[torch.Tensor | None] = []
 
-    def share(part: _Batch) -> torch.Tensor:
+    def share(part: Batch) -> torch.Tensor:
         with _statistics_kept_on_failure(model, recipe):
             logits = _forward_tail(model, part.views, part.rows, part.view_of)
             loss = F.cross_entropy(logits, torch.from_numpy(part.targets[part.rows])) * (len(part) / len(batch))
@@ -298,7 +300,7 @@ def _trained(model: Model) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def _stepper(model: Model, recipe: Recipe, steps: int) -> Callable[[_Batch, int], float]:
+def _stepper(model: Model, recipe: Recipe, steps: int) -> Callable[[Batch, int], float]:
     """Return the function that takes a step, at timm's cosine rate of its number, and returns the loss before it."""
     optimizer = create_optimizer_v2(
         model, opt="adamw", lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
@@ -313,9 +315,9 @@ def _stepper(model: Model, recipe: Recipe, steps: int) -> Callable[[_Batch, int]
     )
     trained = _trained(model)
 
-    def take(batch: _Batch, done: int) -> float:
+    def take(batch: Batch, done: int) -> float:
         _set_rate(optimizer, scheduler, recipe, done, steps)
-        loss, gradient = _loss_and_gradient(model, batch, recipe)
+        loss, gradient = loss_and_gradient(model, batch, recipe)
         for parameter, slope in zip(trained, gradient, strict=True):
             parameter.grad = None if slope is None else _laid_out_like(parameter, slope)
         nn.utils.clip_grad_norm_(trained, CLIP_NORM)

@@ -48,7 +48,7 @@ def adopt(
     Raises
     ------
     ModelError
-        If its parts cannot be told apart where they write, or its pass is not that of its family.
+        If its parts cannot be separated where they write, or its pass is not that of its family.
     """
     original = copy.deepcopy(module).cpu().float().eval()
     check_finite(original.state_dict(), WHERE)
@@ -67,6 +67,21 @@ def adopt(
     fit_to_card(model, spec)
     _check_pass(original, model, len(names))
     return spec, model
+
+
+def as_patchable(module: nn.Module) -> Model:
+    """Return a copy of a module as timm's model of the same function, whatever its outputs and pixels mean.
+
+    Raises
+    ------
+    ModelError
+        As :func:`adopt`.
+    """
+    original = copy.deepcopy(module).cpu().float().eval()
+    check_finite(original.state_dict(), WHERE)
+    _, model, _ = _as_timm(original)
+    _check_pass(original, model, int(model.num_classes))
+    return model.eval()
 
 
 def _as_timm(module: nn.Module) -> tuple[str, Model, list[str] | None]:
@@ -149,7 +164,7 @@ def _check_pass(original: nn.Module, model: Model, classes: int) -> None:
 
 
 def described(model: Model) -> str:
-    """Return what makes a model beside its weights: its modules and their plain settings, such as a number of heads."""
+    """Return what makes a model besides its weights: modules and their plain settings, such as a number of heads."""
     settings = [
         (name, type(module).__name__, sorted((k, v) for k, v in vars(module).items() if type(v) in (int, float, str)))
         for name, module in model.named_modules()

@@ -40,7 +40,9 @@ RECIPE = Recipe(
 )
 
 
-def rendered_base(spec: ModelSpec, *, cache: Path, progress: Progress | None = None) -> Path:
+def rendered_base(
+    spec: ModelSpec, *, cache: Path, faces: int = FACES, recipe: Recipe = RECIPE, progress: Progress | None = None
+) -> Path:
     """Train the base, or find it where the same has been trained before.
 
     Parameters
@@ -49,6 +51,9 @@ def rendered_base(spec: ModelSpec, *, cache: Path, progress: Progress | None = N
         Architecture and image size.
     cache : pathlib.Path
         Folder of trained models.
+    faces : int, optional
+        How many are trained on.
+    recipe : Recipe, optional
     progress : callable, optional
         Called with the steps done and in all.
 
@@ -59,21 +64,21 @@ def rendered_base(spec: ModelSpec, *, cache: Path, progress: Progress | None = N
     """
     made_of = {
         "model": spec.model_dump(include={"name", "image_size", "mean", "std", "overrides"}),
-        "recipe": [VERSION, repr(RECIPE)],
-        "faces": [FACES, SEED, RENDERER_VERSION],
+        "recipe": [VERSION, repr(recipe)],
+        "faces": [faces, SEED, RENDERER_VERSION],
         "versions": [torch.__version__, timm.__version__, torch.get_num_threads()],
     }
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:24]
     path = cache / f"base-{key}.safetensors"
     if path.is_file():
         return path
-    faces = sample_faces(FACES, SEED, split="train")
+    drawn = sample_faces(faces, SEED, split="train")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = make_architecture(spec, 2)
     size = adapter(model).side
-    pixels = load_pixels(SyntheticSource(faces), faces["image"].tolist(), size)
-    targets = (faces["expression"] == "smiling").to_numpy().astype(np.int64)
-    finetune(model, make_views(model, [pixels, mirrored(pixels)], None), targets, RECIPE, progress=progress)
+    pixels = load_pixels(SyntheticSource(drawn), drawn["image"].tolist(), size)
+    targets = (drawn["expression"] == "smiling").to_numpy().astype(np.int64)
+    finetune(model, make_views(model, [pixels, mirrored(pixels)], None), targets, recipe, progress=progress)
     save_weights(model.state_dict(), path)
     return path

@@ -30,7 +30,7 @@ def train_side_by_side(
     """Run trainings that share nothing but what they read, a few at a time.
 
     Threads are assigned by the number of jobs, those included that find their model stored: so a model does not
-    depend, to the bit, on what was stored before. Models that draw lots while they train (dropout) share one generator,
+    depend, to the bit, on what was stored before. Models with randomness in training (dropout) share one generator,
     and are trained one after the other.
 
     Parameters

@@ -66,6 +66,7 @@ def patch_heads(
     attribution : the same to first order, at the price of one backward pass a class.
     """
     sites = _sites(model, recipients, donors, heads)
+    _check_scale(scale)
     giving, of_scale = donor_model or model, _SCALES[scale]
 
     def effects(part: slice) -> torch.Tensor:
@@ -110,6 +111,7 @@ def attribution(
         If recipients and donors differ in shape, or there is no such head.
     """
     sites = _sites(model, recipients, donors, heads)
+    _check_scale(scale)
     every = sites_of(model, layers := range(min(s.layer for s in sites), adapter(model).depth))
     places = [every.index(site) for site in sites]
 
@@ -142,7 +144,7 @@ def sweep_heads(
     scale: Scale = "log_odds",
     progress: Progress | None = None,
 ) -> torch.Tensor:
-    """Patch every head for pairs of images, each image going through the model once a batch.
+    """Patch every head for pairs of images, each image going through the model once per batch.
 
     Parameters
     ----------
@@ -169,13 +171,19 @@ def sweep_heads(
     InputError
         If recipients and donors differ in number, or name rows that ``images`` has not.
     """
+    _check_images(model, "images", images)
+    _check_scale(scale)
+    recipients, donors = torch.as_tensor(recipients), torch.as_tensor(donors)
     if recipients.shape != donors.shape or recipients.ndim != 1 or not len(recipients):
         what = f"are {tuple(donors.shape)}, the recipients {tuple(recipients.shape)}"
         raise InputError("donors", what, "give one row number for each recipient, and one recipient at least")
     rows = torch.cat([recipients, donors])
     if int(rows.min()) < 0 or int(rows.max()) >= len(images):
         raise InputError("recipients, donors", f"name rows beyond the {len(images)} images", "count from 0")
-    every, of_scale, done = layers or range(adapter(model).depth), _SCALES[scale], 0
+    depth = adapter(model).depth
+    if layers is not None and not (len(layers) and set(layers) <= set(range(depth))):
+        raise InputError("layers", f"are {layers}, the model has {depth}", "count from 0")
+    every, of_scale, done = layers or range(depth), _SCALES[scale], 0
 
     def effects(part: slice) -> torch.Tensor:
         nonlocal done
@@ -217,15 +225,44 @@ def _classes(model: Model, images: torch.Tensor) -> int:
     return int(model(images[:1]).shape[-1])
 
 
+def _check_scale(scale: str) -> None:
+    if scale not in _SCALES:
+        raise InputError("scale", f"is '{scale}'", f"choose from {', '.join(_SCALES)}")
+
+
+def _check_images(model: Model, name: str, images: torch.Tensor) -> None:
+    """Raise unless these are images of the size that the model reads."""
+    side = adapter(model).side
+    if not isinstance(images, torch.Tensor) or not images.is_floating_point():
+        raise InputError(
+            name, "are no tensor of floating-point numbers", "give a torch.Tensor (N, 3, H, W), normalised"
+        )
+    kind = next(model.parameters()).dtype
+    if images.dtype != kind:
+        raise InputError(name, f"are {images.dtype}, the model's weights {kind}", "bring both to one type, as float32")
+    if images.ndim != 4 or images.shape[1:] != (3, side, side):
+        raise InputError(name, f"are {tuple(images.shape)}", f"the model reads (N, 3, {side}, {side})")
+
+
 def _sites(model: Model, recipients: torch.Tensor, donors: torch.Tensor, heads: Sequence[Head] | None) -> list[Site]:
     """Return the heads that are asked for, once it is known that there is something to patch."""
     if recipients.shape != donors.shape or not len(recipients):
         what = f"are {tuple(donors.shape)}, the recipients {tuple(recipients.shape)}"
         raise InputError("donors", what, "give one donor for each recipient, and one recipient at least")
+    _check_images(model, "recipients", recipients)
+    _check_images(model, "donors", donors)
     every = sites_of(model)
-    sites = every if heads is None else [Site(*h) if isinstance(h, tuple) else h for h in heads]
+    sites = every if heads is None else [_site(head) for head in heads]
     unknown = [site for site in sites if site not in every]
     if unknown or not sites:
         what = f"the model has no layer {unknown[0].layer}, head {unknown[0].head}" if unknown else "none is named"
         raise InputError("heads", what, f"name pairs (layer, head) of {len(every)}, both counted from 0")
     return sites
+
+
+def _site(head: Head) -> Site:
+    if isinstance(head, Site):
+        return head
+    if not isinstance(head, tuple | list) or len(head) != 2:
+        raise InputError("heads", f"name {head!r}", "name pairs (layer, head), both counted from 0")
+    return Site(*head)

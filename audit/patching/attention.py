@@ -69,11 +69,12 @@ def _by_layer(model: Model, images: torch.Tensor, layers: set[int]) -> Iterator[
     stream = body.embed(images)
     for layer, block in enumerate(body.blocks[: max(layers) + 1]):
         if layer in layers:
-            yield layer, _attention(block, stream, heads_of(model, layer), rows_read(model))
+            yield layer, attention_weights(block, stream, heads_of(model, layer), rows_read(model))
         stream = body.run(layer, stream)
 
 
-def _attention(block: Block, stream: torch.Tensor, n_heads: int, rows: int | None) -> torch.Tensor:
+def attention_weights(block: Block, stream: torch.Tensor, n_heads: int, rows: int | None) -> torch.Tensor:
+    """Return the weights (B, heads, queries, tokens) of a block's attention; queries are the first ``rows``, or all."""
     attention = block.attn
     qkv = attention.qkv(block.norm1(stream)).unflatten(-1, (3, n_heads, -1)).permute(2, 0, 3, 1, 4)
     q, k = attention.q_norm(qkv[0]), attention.k_norm(qkv[1])

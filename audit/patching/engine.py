@@ -26,7 +26,7 @@ from audit.patching.sites import Site, Trace, bias_output, head_outputs, heads_o
 CACHED = 10 * 2**20  # bytes of a batch inside an MLP; more fall out of a processor's caches, and take longer each
 ROWS_AT_ONCE = 128  # patched images in one batch; more do not pay, small as they may be
 ROWS_ON_ACCELERATOR = 256  # fewer leave much of it idle
-STREAMS = 8  # copies of the residual stream that a block holds at once, beside what its MLP holds
+STREAMS = 8  # copies of the residual stream that a block holds at once, in addition to what its MLP holds
 ROOM = 0.8  # of what is left of the memory's limit
 
 

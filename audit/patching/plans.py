@@ -49,7 +49,7 @@ def plan_group_swap(
     contrast : Contrast
         Which two groups.
     nuisance : sequence of str
-        Columns on which recipient and donors agree, beside the label.
+        Columns on which recipient and donors agree, besides the label.
     seed : int
         Of the pairing.
     max_images : int, optional

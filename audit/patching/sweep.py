@@ -125,7 +125,7 @@ def sweep(
                     computed.append((patches, batch.logits(layer, patches, precision), layer))
                     done += len(patches.head)
                     if progress is not None:
-                        progress(min(done, total), total)  # what was begun again counts twice
+                        progress(min(done, total), total)  # what was computed again counts twice
         # Only now are results waited for: an accelerator has a whole batch to do until then.
         return [batch.table(patches, logits, layer, outcomes) for patches, logits, layer in computed]
 
@@ -293,7 +293,7 @@ def sweep_together(
                 tables.append(table.drop(columns=["layer", "head"]).assign(set=name))
                 done += len(positions)
                 if progress is not None:
-                    progress(min(done, total), total)  # what was begun again counts twice
+                    progress(min(done, total), total)  # what was computed again counts twice
         return tables
 
     for positions in side_by_side(recipients_at_once(model, len(donors)), len(recipients), units):

@@ -1,1 +1,1 @@
-"""The stages of an audit; ``run_audit`` is the line they stand in."""
+"""The stages of an audit; ``run_audit`` is their order."""

@@ -8,7 +8,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import pandas as pd
@@ -33,10 +33,12 @@ from audit.records import (
     ControlReport,
     DataWarning,
     DataWarningCode,
+    EngineReport,
     LegalAnswer,
     MethodReport,
     ModelInfo,
     Provenance,
+    TrainingRun,
 )
 from audit.report.exports import PRINTERS
 from audit.report.text import method_hash
@@ -46,7 +48,6 @@ from audit.units import UNITS
 PACKAGES = ("torch", "torchvision", "timm", "fairlearn", "pandas", "numpy", "scipy", "statsmodels", *PRINTERS)
 EMPTY = Judged([], [], [], [], {}, [], [])
 REGISTRATION = "preregistration.json"
-UNKNOWN_BLOCKS = "are run whole, and by plain hooks where sets of {} are patched"
 
 
 def registration(context: RunContext) -> dict[str, object]:
@@ -71,7 +72,7 @@ def first_look(card: Card) -> float | None:
 
 
 def register(context: RunContext) -> None:
-    """Write down what is fixed, before anything is measured; a run that goes on keeps what it began with."""
+    """Write down what is fixed, before anything is measured; a run that resumes keeps what it began with."""
     path = context.run / REGISTRATION
     if not path.is_file():
         write_text(path, json.dumps(registration(context), indent=1, sort_keys=True) + "\n")
@@ -139,9 +140,7 @@ def _model_info(context: RunContext, models: AuditedModels | None) -> ModelInfo:
     own = context.training is None
     return ModelInfo(
         name=card.model.name,
-        origin="the user's own checkpoint"
-        if own
-        else f"trained by this audit from weights '{_shown(card.model.weights)}'",
+        weights=file_name(card.model.weights),
         state=backbone.state,
         weights_sha256=next(iter(models.hashes().values())) if models is not None else backbone.body_hash(),
         parameters=sum(p.numel() for p in model.parameters()),
@@ -151,16 +150,16 @@ def _model_info(context: RunContext, models: AuditedModels | None) -> ModelInfo:
         heads_by_layer=[body.units(i) for i in range(body.depth)],
         image_size=body.side,
         classes=list(context.samples.labels),
-        training=_training_words(context),
+        training=training_run(context),
         seeds=context.seeds if not own else [],
         accuracy_by_seed=accuracy,
         balanced_accuracy_by_seed=balanced,
     )
 
 
-def _shown(weights: str) -> str:
-    """Return a weights file's name without its folders, which are nobody else's business."""
-    return Path(weights).name
+def file_name(path: str) -> str:
+    """Return a file's name without its folders, which are nobody else's business."""
+    return PureWindowsPath(path).name  # parts folders at either slash
 
 
 def accuracies(scope: Scope) -> tuple[list[float], list[float]]:
@@ -179,16 +178,18 @@ def accuracies(scope: Scope) -> tuple[list[float], list[float]]:
     return plain, balanced
 
 
-def _training_words(context: RunContext) -> str:
-    training = context.training
+def training_run(scope: Scope) -> TrainingRun | None:
+    """Return how this audit trained; None where it did not."""
+    training = scope.training
     if training is None:
-        return "not trained by this audit"
-    blocks = context.card.model.train_blocks
-    what = "all parts" if blocks is None else f"the last {blocks} blocks"
-    n = int((context.samples.frame["split"] == "train").sum())
-    return (
-        f"{what} fine-tuned on {n} images for {training.epochs} epochs, batches of {training.batch_size}, AdamW, "
-        f"learning rate {training.learning_rate:g} with cosine schedule, weight decay {training.weight_decay:g}"
+        return None
+    return TrainingRun(
+        blocks=scope.card.model.train_blocks,
+        images=int((scope.samples.frame["split"] == "train").sum()),
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
     )
 
 
@@ -218,23 +219,19 @@ def _method(
     context: RunContext, fixed: str, controls: ControlReport, models: AuditedModels | None, swept: Swept | None
 ) -> MethodReport:
     engine = next((c for c in controls.controls if c.id == "engine"), None)
-    agreement = "not measured, the audit ended before" if engine is None else f"{engine.estimate.value:.1e} in a logit"
-    unknown = [] if models is None else unknown_blocks(models.primary)
-    every = models is not None and len(unknown) == adapter(models.primary).depth
-    named = "all layers" if every else f"layers {', '.join(map(str, unknown))}"
-    slow = f"; {named} {UNKNOWN_BLOCKS.format(UNITS[context.unit].plural)}" if unknown else ""
     return MethodReport(
         preregistration_sha256=fixed,
         layers=len(swept_layers(context)),
         **method_of(context.card),
-        patches="" if swept is None else swept.choice,
+        patches=None if swept is None else swept.choice,
         effort=[] if swept is None else swept.effort,
         precision=None
         if swept is None
         else search_precision(swept.effects.swap, list(context.outcomes), precision_name(context.precision)),
-        engine=(
-            f"exact patching, float32 where nothing else is said, {device_name(context.device)}; largest difference "
-            f"from plain hooks in this run: {agreement}{slow}"
+        engine=EngineReport(
+            device=device_name(context.device),
+            largest_difference=None if engine is None else engine.estimate.value,
+            whole_blocks=[] if models is None else unknown_blocks(models.primary),
         ),
     )
 

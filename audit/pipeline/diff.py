@@ -29,6 +29,7 @@ from audit.records import (
 )
 from audit.report.render import Source, read_run
 from audit.report.shareable import refuse_copy
+from audit.report.text import untested_sentence
 from audit.units import name_of
 
 UNTESTED = (State.TOO_LITTLE_DATA, State.NOT_ESTIMABLE)
@@ -81,7 +82,7 @@ def compare_runs(before: Path, after: Path) -> RunComparison:
 
 
 def findings_of(audit: Audit) -> list[Finding]:
-    """Return what a run found; nothing where a check of the instrument failed, whatever its record holds."""
+    """Return what a run found; nothing where a control failed, whatever its record holds."""
     return [] if audit.is_invalid else audit.findings
 
 
@@ -104,17 +105,17 @@ def _named(source: Source) -> RunName:
 
 def _compared(finding: Finding, first: Audit, second: Audit, pairing: Pairing) -> ComparedFinding:
     """Say what became of one finding."""
-    was, stands = (any(f.id == finding.id for f in findings_of(audit)) for audit in (first, second))
+    was, is_found = (any(f.id == finding.id for f in findings_of(audit)) for audit in (first, second))
     before, after = number_of(first, finding), number_of(second, finding)
     row = ComparedFinding(
         id=finding.id, finding=finding, kind=finding.kind, state="persisting", before=before, after=after
     )
-    reason = _untestable(second, finding) if was and not stands else ""
+    reason = _untestable(second, finding) if was and not is_found else ""
     if reason:
         return row.model_copy(update={"state": "no longer testable", "reason": reason})
-    if was and not stands and _still_confirmed(second, finding):
+    if was and not is_found and _still_confirmed(second, finding):
         row = row.model_copy(update={"reason": "confirmed, below the share from which a finding is made of it"})
-    elif was != stands:
+    elif was != is_found:
         untested = "" if was else _untestable(first, finding)
         why = f"the run before could not test it: {untested}" if untested else ""
         row = row.model_copy(update={"state": "gone" if was else "new", "reason": why})
@@ -151,7 +152,7 @@ def _still_confirmed(audit: Audit, finding: Finding) -> bool:
 def _untestable(audit: Audit, finding: Finding) -> str:
     """Say why a run cannot answer a finding's question; "" where it can."""
     if audit.is_invalid:
-        return "a check of the instrument failed"
+        return "a control failed"
     contrast = f"{finding.attribute}:{finding.group}-{finding.reference}"
     if finding.kind == "head":
         rows = [
@@ -164,7 +165,8 @@ def _untestable(audit: Audit, finding: Finding) -> str:
     rates = [c for c in audit.contrasts if c.id == f"{contrast}:{finding.outcome}:{finding.metric}"]
     if not rates:
         return "the question was not asked"
-    return f"{rates[0].state}: {rates[0].reason}".removesuffix(": ") if rates[0].state in UNTESTED else ""
+    row = rates[0]
+    return f"{row.state}: {untested_sentence(row)}" if row.state in UNTESTED else ""
 
 
 def _paired(first: OpenedRun, second: OpenedRun, finding: Finding) -> Change | None:

@@ -34,7 +34,7 @@ from audit.pipeline.run_sweeps import (
     swept_layers,
 )
 from audit.pipeline.train_models import AuditedModels
-from audit.records import Effort
+from audit.records import Effort, PatchChoice
 
 AFFORDABLE = 5e13  # floating-point operations for Design A: about ten minutes on two cores
 LIKELY_SHARE = 0.2  # of the recipients that is patched where not all are: about as many on photographs
@@ -53,12 +53,12 @@ def patch_heads(context: RunContext, models: AuditedModels, rates: Rates, *, des
     """Run Design A for every seed, and Design C for the first, with all patches or with some as the card says."""
     plans, without_donor = make_plans(context)
     cost = estimate_cost(context, models, plans)
-    sampled, choice = choose_patches(context, cost)
+    choice = choose_patches(context, cost)
     gaps = primary_gaps(rates.contrasts)
     heads: list[Site] | None = None
     first_order: pd.DataFrame | None
     effort: list[Effort] = []
-    if sampled:
+    if choice.sampled:
         able = localisable(context, gaps)
         asked = {c: [o for o in found if f"{c}:{o}" in able] for c, found in rates.asked(context.contrasts).items()}
         asked = {c: found for c, found in asked.items() if found}
@@ -113,14 +113,14 @@ def _images(plan: Plan) -> int:
     return len(np.unique(plan.rows[["recipient", *SWAP_KINDS]]))
 
 
-def choose_patches(context: RunContext, cost: Cost) -> tuple[bool, str]:
-    """Return whether to patch a sample of the recipients, and why, in words."""
+def choose_patches(context: RunContext, cost: Cost) -> PatchChoice:
+    """Return whether to patch a sample of the recipients, and why."""
     asked = context.card.audit.patches
     dear = cost.every * cost.forward > AFFORDABLE and cost.sampled < cost.every
-    sampled = asked == "sampled" or (asked == "auto" and dear)
-    costs = f"all patches cost about {cost.every:,.0f} forward passes of an image, a sample about {cost.sampled:,.0f}"
-    what = "as many as are needed" if sampled else "every one"
-    if asked == "auto":
-        limit = f"{AFFORDABLE / cost.forward:,.0f} are held to be affordable for this model"
-        return sampled, f"{what}: {costs}; {limit}"
-    return sampled, f"{what}, as the card asks: {costs}"
+    return PatchChoice(
+        sampled=asked == "sampled" or (asked == "auto" and dear),
+        asked=asked,
+        every=cost.every,
+        sample=cost.sampled,
+        affordable=AFFORDABLE / cost.forward,
+    )

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -34,7 +35,7 @@ from audit.pipeline.run_pairs import sweep_pairs
 from audit.pipeline.run_sweeps import UNPATCHED, measure_images, sweep_sets, what_can_be_asked
 from audit.pipeline.train_models import AuditedModels, train_audited, training_jobs
 from audit.progress import Step
-from audit.records import Audit, ControlReport, LegalAnswer
+from audit.records import Audit, Control, ControlReport, LegalAnswer, NotRun, NotRunCode
 from audit.report import answers, load_audit, render_run
 from audit.report.manifest import check_kept, write_manifest
 from audit.report.render import clear_pages
@@ -55,7 +56,7 @@ LOG = "log.jsonl"
 
 
 def run_audit(inputs: Inputs, options: Options, step: Step) -> Path:
-    """Run a whole audit, from opened inputs to the report; an interrupted one goes on.
+    """Run a whole audit, from opened inputs to the report; an interrupted one resumes.
 
     Parameters
     ----------
@@ -127,7 +128,7 @@ def _traceback_kept(run: Path) -> Iterator[None]:
 
 
 def _write_record(context: RunContext, audit: Audit) -> None:
-    """Write card, log and record; the record last, for what stands beside one is not written again."""
+    """Write card, log and record; the record last, for what lies with one is not written again."""
     write_bytes(context.run / "card.yaml", context.card_content)
     write_text(context.run / LOG, _log(context))
     write_text(context.run / "audit.json", audit.model_dump_json(indent=1) + "\n")
@@ -145,12 +146,12 @@ def _without_times(audit: Audit) -> dict[str, object]:
     """Return a record but for when it was made, and when the control models were measured."""
     plain = audit.model_dump()
     plain["provenance"].pop("started")
-    plain["controls"].pop("setting")
+    plain["controls"].pop("setup")
     return plain
 
 
 def _begun(context: RunContext) -> str:
-    """Return when the run was first started: a run that goes on after an interruption keeps that time."""
+    """Return when the run was first started: a run that resumes after an interruption keeps that time."""
     path = context.run / LOG
     try:
         return str(json.loads(path.read_text(encoding="utf-8").splitlines()[0])["started"])
@@ -163,7 +164,7 @@ def _measure(context: RunContext, images: ControlSet) -> Audit:
     """Run the stages in order; a failed known effect ends the audit before anything is said about groups."""
     legal = answers(context.card.legal, context.card.task)
     if all(question.gap is not None for question in what_can_be_asked(context)):
-        nothing = ControlReport(valid=True, controls=[], grids=[], setting="")
+        nothing = ControlReport(valid=True, controls=[], grids=[])
         return record_audit(context, legal, nothing, None, None, EMPTY)  # nothing is trained for an answer known before
     models = rates = None
     if context.training is None:  # what is wrong with the user's own model shows before anything is trained
@@ -219,7 +220,7 @@ def _without_labels(
 ) -> Audit:
     """Record an audit of a model that does not know the labels: nothing is said about groups."""
     write_table(context.run / UNPATCHED, rates.unpatched)
-    before = controls or ControlReport(valid=True, controls=[], grids=[], setting="")
+    before = controls or ControlReport(valid=True, controls=[], grids=[])
     failed = before.model_copy(update={"valid": False, "controls": [rates.labels, *before.controls]})
     return record_audit(context, legal, failed, models, None, replace(EMPTY, accuracy=rates.accuracy))
 
@@ -232,14 +233,14 @@ def _with_own(controls: ControlReport, context: RunContext, models: AuditedModel
     failed = [c for c in reference if not c.passed]
     not_run = [*controls.not_run]
     if not reference:
-        not_run.append("Design C: it needs training by this audit and training.balanced_seeds of at least 1.")
+        not_run.append(NotRun(code=NotRunCode.NEEDS_TRAINING, design="Design C"))
     if failed:
-        not_run.append(f"Design C: {len(failed)} of its {len(reference)} checks failed; its estimates are left out.")
+        not_run.append(_checks_failed("Design C", failed, reference))
     together = ControlReport(
         valid=controls.valid and all(c.passed for c in own),
         controls=[*own, *controls.controls, *reference],
         grids=controls.grids,
-        setting=controls.setting,
+        setup=controls.setup,
         not_run=not_run,
     )
     return together, bool(reference) and not failed
@@ -249,10 +250,19 @@ def _with_round_trips(controls: ControlReport, pairs: pd.DataFrame | None) -> tu
     """Add the check of the edited pictures, and return the exact pairs, or None where it failed."""
     trips = [c.model_copy(update={"gates": "Design B"}) for c in check_round_trips(pairs)]
     failed = [c for c in trips if not c.passed]
-    not_run = [f"Design B: {len(failed)} of its {len(trips)} checks failed; its estimates are left out."] * bool(failed)
-    not_run += [f"An edit there and back, {c}: its pairs are pictures as given." for c in pairs_as_given(pairs)]
+    not_run = [_checks_failed("Design B", failed, trips)] if failed else []
+    not_run += [
+        NotRun(code=NotRunCode.PAIRS_AS_GIVEN, design="Design B", contrast=contrast)
+        for contrast in pairs_as_given(pairs)
+    ]
     update = {"controls": [*controls.controls, *trips], "not_run": [*controls.not_run, *not_run]}
     return controls.model_copy(update=update), None if failed else pairs
+
+
+def _checks_failed(
+    design: Literal["Design B", "Design C"], failed: Sequence[Control], every: Sequence[Control]
+) -> NotRun:
+    return NotRun(code=NotRunCode.CHECKS_FAILED, design=design, failed=len(failed), of=len(every))
 
 
 def _log(context: RunContext) -> str:

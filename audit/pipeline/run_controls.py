@@ -14,6 +14,7 @@ import audit.batching
 import audit.controls
 import audit.models
 import audit.patching
+import audit.records
 from audit import __version__
 from audit.controls.colour_blur import MEASUREMENTS, judge_channel, measure_channel
 from audit.controls.control_images import ControlSet, Role, load_control_set
@@ -28,7 +29,7 @@ from audit.models.finetune import prefix_blocks
 from audit.models.transforms import as_input
 from audit.pipeline.context import RunContext
 from audit.pipeline.train_models import AuditedModels, reseed_of
-from audit.records import Control, ControlReport, HeadGrid
+from audit.records import Control, ControlReport, ControlSetup, HeadGrid
 from audit.store import source_hash, write_bytes, write_table, write_text
 
 IDENTITY_IMAGES = 4
@@ -71,20 +72,31 @@ def check_known_effects(context: RunContext, images: ControlSet) -> ControlRepor
     else:
         untrained = backbone.build_untrained(images.classes)
         report = _judge(context, trained, channels(trained, images, layers, untrained=untrained), kept)
-        report = report.model_copy(update={"setting": f"on {context.started[:10]}, by vit-audit {__version__}"})
+        report = report.model_copy(update={"setup": _setup(context, images, trained)})
         write_text(kept, report.model_dump_json(indent=1))
     # Beside the run's other effects, so that whoever has the run can judge again.
     write_bytes(context.run / CONTROL_NUMBERS, numbers_file(kept).read_bytes())
     for role in CALLED:
         write_bytes(context.run / CONTROL_EFFECTS.format(role), measured_file(kept, role).read_bytes())
-    measured = report.setting
+    setup = _setup(context, images, trained)
+    if report.setup is not None:  # measured by an earlier run
+        then = {"measured_on": report.setup.measured_on, "version": report.setup.version}
+        setup = setup.model_copy(update=then)
+    return report.model_copy(update={"setup": setup})
+
+
+def _setup(context: RunContext, images: ControlSet, trained: ControlModels) -> ControlSetup:
+    """Return what the known effects are measured on, as of now."""
     start = context.card.controls.weights
-    whose = "this audit's backbone" if start is None else f"this architecture, from the weights '{Path(start).name}'"
-    words = (
-        f"Images: {images.name}; {len(images.train)} for training, {len(images.evaluate)} for judging. "
-        f"Models: {len(trained.models)} of {whose}. Colour and blur were measured {measured}."
+    return ControlSetup(
+        images=images.name,
+        train=len(images.train),
+        evaluate=len(images.evaluate),
+        models=len(trained.models),
+        weights="" if start is None else Path(start).name,
+        measured_on=context.started[:10],
+        version=__version__,
     )
-    return report.model_copy(update={"setting": words})
 
 
 def measured_file(kept: Path, role: Role) -> Path:
@@ -105,8 +117,8 @@ def add_numbers(context: RunContext, controls: Sequence[Control]) -> None:
 
 @functools.cache
 def instrument_hash() -> str:
-    """SHA-256 over the source of all that measures: measurements by other code are made again."""
-    return source_hash((audit.controls, audit.patching, audit.models, audit.batching))
+    """SHA-256 over the source of all that measures, and of its records: measurements by other code are made again."""
+    return source_hash((audit.controls, audit.patching, audit.models, audit.batching, audit.records))
 
 
 def _judge(context: RunContext, trained: ControlModels, tried: list[Channel], kept: Path) -> ControlReport:
@@ -135,7 +147,7 @@ def _judge(context: RunContext, trained: ControlModels, tried: list[Channel], ke
         controls += result.controls
         grids += result.grids
     write_table(numbers_file(kept), numbers_table(controls))
-    return ControlReport(valid=all(c.passed for c in controls), controls=controls, grids=grids, setting="")
+    return ControlReport(valid=all(c.passed for c in controls), controls=controls, grids=grids)
 
 
 def _pair(trained: ControlModels, recipient: str, donor: str) -> Pair:

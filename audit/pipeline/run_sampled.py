@@ -2,7 +2,7 @@
 
 On the discovery split every head is patched for a few recipients; heads that are found then, or that more patches would
 hardly let find, are left; the others are patched until their intervals are as narrow as the card asks. On the
-confirmation split that is done for all. What the numbers mean stands in ``evidence.sampled``.
+confirmation split that is done for all. What the numbers mean is said in ``evidence.sampled``.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def sweep_sampled(
     unpatched: pd.DataFrame,
     gaps: Mapping[str, ContrastRow],
 ) -> SampledSweep:
-    """Patch as many recipients as are needed for every contrast of ``asked``. What stands is not redone."""
+    """Patch as many recipients as are needed for every contrast of ``asked``. What is stored is not computed again."""
     splits = {c: {plan.split for plan in plans if plan.contrast == c} for c in asked}
     wanted = [plan for plan in plans if splits.get(plan.contrast, set()) == set(AUDIT_SPLITS)]
     swap, first_order, effort = [], [], []
@@ -167,7 +167,7 @@ class Sampling:
         return min(1.0, LEAST / min(counted))
 
     def patch(self, part: PartlyPatched, share: Array, *, look: int) -> None:
-        """Patch heads for these shares of the recipients, beside those that are patched."""
+        """Patch heads for these shares of the recipients, in addition to those that are patched."""
         cell = part.plan.rows.groupby(["label", "side"]).ngroup().to_numpy().astype(np.int64)
         wanted = draw(cell, share, seed=self.context.card.audit.seed) | part.chosen
         if (wanted != part.chosen).any():

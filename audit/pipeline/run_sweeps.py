@@ -23,7 +23,7 @@ from audit.patching.sweep import DonorKind, measure_unpatched, sweep, sweep_toge
 from audit.pipeline.context import RunContext, Scope
 from audit.pipeline.run_controls import trained_layers
 from audit.pipeline.train_models import AuditedModels, reseed_of
-from audit.records import Contrast, ContrastRow, Effort, SearchPrecision
+from audit.records import Contrast, ContrastRow, Effort, PatchChoice, SearchPrecision
 from audit.store import write_table
 from audit.units import UNITS
 
@@ -32,7 +32,7 @@ UNPATCHED = "effects/unpatched.parquet"  # of a run: what the models answer
 PATCH = ["position", "donor_kind", "layer", "head"]  # what tells one patch of a sweep from the others
 IN_FLOAT32 = "float32:"  # begins the columns of what was computed again
 COMPARED = 8  # recipients of every part that is computed less precisely
-BESIDE = 200  # images for what stands beside Design A, where that is not patched in full
+BESIDE = 200  # images for the designs that accompany Design A, where that is not patched in full
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,17 @@ class Swept:
     plans: Sequence[Plan]
     without_donor: dict[str, int]
     heads: list[Site] | None
-    choice: str
+    choice: PatchChoice | None
     effort: list[Effort]
 
     @property
     def beside(self) -> int | None:
-        """How many images may be patched for what stands beside Design A; None for all."""
+        """How many images may be patched by the designs that accompany Design A; None for all."""
         return None if self.heads is None else BESIDE
 
 
 def sweep_every(context: RunContext, models: AuditedModels, plans: Sequence[Plan]) -> pd.DataFrame:
-    """Run Design A with every head of every recipient. What stands is not redone."""
+    """Run Design A with every head of every recipient. What is stored is not computed again."""
     return pd.concat([_swap(context, models, seed, plans) for seed in context.seeds], ignore_index=True)
 
 
@@ -90,7 +90,7 @@ def with_class_names(table: pd.DataFrame, labels: tuple[str, ...]) -> pd.DataFra
 
 
 def with_image_keys(scope: Scope, table: pd.DataFrame) -> pd.DataFrame:
-    """Name the images of a table by their keys, beside their rows."""
+    """Name the images of a table by their keys, in addition to their rows."""
     keys = scope.samples.frame["image"]
     named = {"recipient": "image", "donor": "donor_image"}
     return table.assign(**{name: keys.loc[table[row]].to_numpy() for row, name in named.items() if row in table})
@@ -288,7 +288,7 @@ def no_swaps(context: RunContext) -> pd.DataFrame:
 
 
 def estimate_confirmation(context: RunContext, models: AuditedModels, plans: Sequence[Plan]) -> pd.DataFrame | None:
-    """Estimate Design A of the first seed by attribution patching on the confirmation split, to stand beside it."""
+    """Estimate Design A of the first seed by attribution patching on the confirmation split, to compare with it."""
     path = context.run / "effects" / f"first-order-seed-{context.seeds[0]}.parquet"
     if path.is_file():
         return pd.read_parquet(path)

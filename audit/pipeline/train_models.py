@@ -70,7 +70,7 @@ class AuditedModels:
 
 
 def train_audited(context: RunContext) -> AuditedModels:
-    """Train a model for each seed and the balanced references, or load the user's own. What stands is not redone."""
+    """Train a model for each seed and the balanced references, or load the user's own, or what is stored of them."""
     classes = len(context.samples.labels)
     training = context.training
     if context.card.model.name == HUGGING_FACE and context.backbone.weights is not None:

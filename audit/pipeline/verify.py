@@ -27,7 +27,7 @@ from audit.evidence.outcome import decide
 from audit.models.checkpoint import hash_state
 from audit.pipeline.analyze import Judged, judge_effects, judge_rates, judge_sets
 from audit.pipeline.attention_maps import TABLE, maps_of
-from audit.pipeline.build_record import EMPTY, REGISTRATION, accuracies, method_of
+from audit.pipeline.build_record import EMPTY, REGISTRATION, accuracies, file_name, method_of, training_run
 from audit.pipeline.context import Scope
 from audit.pipeline.load_run import OpenedRun, open_run
 from audit.pipeline.run_controls import CONTROL_EFFECTS, CONTROL_NUMBERS, check_round_trips
@@ -107,7 +107,7 @@ def verify_run(run: Path, step: Step, *, key: Path | None = None) -> Verified:
     figures = 0
     try:
         derived = derive(run, source.audit)
-        beside = [*_preregistered(run, source.audit), *_left_out(run, source.audit)]
+        beside = [*preregistration_faults(run, source.audit), *_left_out(run, source.audit)]
     except Exception as error:  # whatever a damaged file makes its reader raise
         faults.append(Fault("effects", f"figures cannot be derived from them ({error})"))
     else:
@@ -199,7 +199,7 @@ def derive(run: Path, audit: Audit) -> dict[str, Any]:
     path = run / CONTROL_NUMBERS
     numbers = pd.read_parquet(path) if path.is_file() else pd.DataFrame(columns=["control"])
     controls = [again[c.id] if c.id in again else judge_again(c, numbers) for c in audit.controls.controls]
-    controls += [c for c in again.values() if all(c.id != stands.id for stands in audit.controls.controls)]
+    controls += [c for c in again.values() if all(c.id != recorded.id for recorded in audit.controls.controls)]
     shown = {grid.id: grid for grid in audit.controls.grids} | {g.id: g for result in results for g in result.grids}
     valid = all(c.passed for c in controls if c.gates == "audit")
     update = {"controls": controls, "valid": valid, "grids": list(shown.values())}
@@ -274,7 +274,7 @@ def _weights(scope: Scope) -> dict[int, dict[str, torch.Tensor]]:
 
 
 def _hashes(scope: Scope, audit: Audit) -> dict[str, str]:
-    """Return the hashes of the audited models' weights, from their files; as they stand where these were left out."""
+    """Return the hashes of the audited models' weights, from their files; as recorded where these were left out."""
     found = {f"model seed {seed}": hash_state(state) for seed, state in _weights(scope).items()}
     mark = _mark(scope.run)
     if found or mark is None or not any(name.startswith("models/") for name in mark.left_out):
@@ -283,7 +283,7 @@ def _hashes(scope: Scope, audit: Audit) -> dict[str, str]:
 
 
 def _data(scope: Scope, audit: Audit) -> dict[str, Any]:
-    """Count the images again; what was left out on reading, and what was warned of, is taken as it stands."""
+    """Count the images again; what was left out on reading, and what was warned of, is taken from the record."""
     counted = describe_data(scope.samples, scope.card)
     return _plain(counted.model_copy(update={"warnings": audit.data.warnings}))
 
@@ -305,13 +305,15 @@ def _method(opened: OpenedRun) -> dict[str, Any]:
 
 
 def _model(scope: Scope, audit: Audit) -> dict[str, Any]:
-    """Derive what files of the run tell of its model; layers and heads, which only the architecture knows, stand."""
+    """Derive what the run's files say of its model; layers and heads, which they do not, are taken from the record."""
     plain, balanced = accuracies(scope)
     hashes = _hashes(scope, audit)
     sizes = [sum(tensor.numel() for tensor in state.values()) for state in _weights(scope).values()]
     update = {
         "parameters": next(iter(sizes), audit.model.parameters),
         "name": scope.card.model.name,
+        "weights": file_name(scope.card.model.weights),
+        "training": training_run(scope),
         "seeds": [] if scope.training is None else scope.training.seeds,
         "classes": list(scope.samples.labels),
         "accuracy_by_seed": plain,
@@ -330,7 +332,7 @@ def _registered(run: Path) -> dict[str, Any]:
     return held if isinstance(held, dict) else {}
 
 
-def _preregistered(run: Path, audit: Audit) -> Iterator[Fault]:
+def preregistration_faults(run: Path, audit: Audit) -> Iterator[Fault]:
     """Compare what was fixed beforehand with the card and the data that the record is of."""
     fixed = _registered(run)
     card = load_card(run / "card.yaml")
@@ -348,7 +350,7 @@ def _preregistered(run: Path, audit: Audit) -> Iterator[Fault]:
 
 
 def _left_out(run: Path, audit: Audit) -> Iterator[Fault]:
-    """Name the controls of which there are numbers, and no word in the record; and those that stand there twice."""
+    """Name the controls of which there are numbers, and no word in the record; and those that occur there twice."""
     every = [c.id for c in audit.controls.controls]
     for name in sorted({name for name in every if every.count(name) > 1}):
         yield Fault("audit.json, controls", f"has '{name}' twice")
@@ -372,7 +374,7 @@ def _provenance(scope: Scope, run: Path, audit: Audit) -> dict[str, Any]:
 
 
 def compare(stored: Any, derived: Any, place: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield where two trees of plain data differ, and what stands there in either; numbers may differ by rounding."""
+    """Yield where two trees of plain data differ, and what either holds there; numbers may differ by rounding."""
     if isinstance(stored, dict) and isinstance(derived, dict):
         for name in [*stored, *(n for n in derived if n not in stored)]:
             yield from compare(stored.get(name), derived.get(name), f"{place}.{name}" if place else str(name))

@@ -21,9 +21,11 @@ from audit.records.base import (
     LocalisationStatus,
     Metric,
     NextStep,
+    NotRunCode,
     Outcome,
     ReasonCode,
     Record,
+    Shortfall,
     State,
     Verdict,
 )
@@ -66,14 +68,36 @@ class HeadGrid(Record):
     images: int | None = None  # behind each value
 
 
+class ControlSetup(Record):
+    """What the known effects were measured on, and when."""
+
+    images: str
+    train: int  # images
+    evaluate: int
+    models: int
+    weights: str  # file that the control models start from; "" for the audit's own backbone
+    measured_on: str  # ISO 8601 date
+    version: str  # of vit-audit
+
+
+class NotRun(Record):
+    """A control that was not run, or a design that is left out because its controls failed."""
+
+    code: NotRunCode
+    design: Literal["Design B", "Design C"]
+    failed: int = 0
+    of: int = 0
+    contrast: str = ""
+
+
 class ControlReport(Record):
     """The gate: every control, and the grids that show them."""
 
     valid: bool
     controls: list[Control]
     grids: list[HeadGrid]
-    setting: str  # in words: which images, which backbone, measured when
-    not_run: list[str] = []  # controls that do not apply here, and why
+    setup: ControlSetup | None = None
+    not_run: list[NotRun] = []
 
 
 class CountRow(Record):
@@ -106,7 +130,7 @@ class ExcludedRow(Record):
 
 
 class DataWarning(Record):
-    """Something about the data that a reader of the results must know; ``audit/report/data_warnings.py`` words it."""
+    """Something about the data that a reader of the results must know; ``templates/text/data.j2`` has the sentence."""
 
     code: DataWarningCode
     of: str = ""  # attribute or column
@@ -130,6 +154,44 @@ class AttributeInfo(Record):
     note: str = ""
 
 
+class GapLimit(Record):
+    """What gaps between a group and its reference the number of subjects lets an audit detect."""
+
+    attribute: str
+    group: str
+    reference: str
+    subjects_group: int  # kept out of training
+    subjects_reference: int
+    subjects_needed: int  # in each
+    in_both: int = 0  # subjects with images in both groups
+    shortfall: Shortfall | None = None
+    detectable: dict[str, float | None] = {}  # smallest gap by outcome, in (0, 1]; None: no gap, however large
+    absent: list[str] = []  # outcomes that no image outside the training split is labelled as
+    power: float
+    tests: int  # that p-values are adjusted over
+
+
+class IntersectionSize(Record):
+    """How many groups of an intersection are large enough to be compared."""
+
+    attributes: list[str]
+    groups: int
+    enough: int
+    subjects_needed: int
+
+
+class HeadLimit(Record):
+    """Whether there is data enough to ask which heads carry a label-standardised gap."""
+
+    attribute: str
+    group: str
+    reference: str
+    unit: Unit
+    shortfall: Shortfall | None
+    clusters: tuple[int, int]  # independent groups of donor pairs and recipients: discovery, confirmation
+    clusters_needed: int  # in each
+
+
 class DataReport(Record):
     """What was audited: every image accounted for."""
 
@@ -147,7 +209,9 @@ class DataReport(Record):
     sealed_opened: int = 0  # times that the sealed rows were read, each for a certificate
     licence: str = ""
     citation: str = ""
-    limits: list[str] = []  # what these sizes can and cannot detect, in words
+    limits: list[GapLimit] = []  # by group
+    intersections: list[IntersectionSize] = []
+    head_limits: list[HeadLimit] = []  # of a plan only
     warnings: list[DataWarning] = []
 
 
@@ -204,7 +268,9 @@ class ContrastRow(Record):
     p_over_seeds: float | None = None  # exact sign-flip test over seeds
     n_group: int
     n_reference: int
-    reason: str = ""  # why "too little data" or "not estimable"
+    shortfall: Shortfall | None = None  # why "too little data" or "not estimable"
+    fewest_subjects: int | None = None  # in the smaller group, where it has too few
+    subjects_needed: int | None = None
 
 
 class AccuracyRow(Record):
@@ -289,7 +355,7 @@ class PairRow(Record):
 
 
 class JointRow(Record):
-    """Several heads patched at once, on the confirmation split, beside the sum of what they do one by one."""
+    """Several heads patched at once, on the confirmation split, compared with the sum of what they do one by one."""
 
     contrast: str
     outcome: str
@@ -343,7 +409,7 @@ class Finding(Record):
     discovery_p_adjusted: float | None = None
     placebo: Estimate | None = None
     share_of_gap: float | None = None
-    matched_on: list[str] = []  # beside the label
+    matched_on: list[str] = []  # besides the label
     patched_share: float = 1.0
     percentile_in_layer: float | None = None  # by size among the heads of its layer
     accuracy_change: float | None = None
@@ -416,11 +482,22 @@ class SearchPrecision(Record):
     compared: int  # patches
 
 
+class TrainingRun(Record):
+    """How this audit fine-tuned its model: AdamW, cosine schedule."""
+
+    blocks: int | None  # the last ones; None: all parts
+    images: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+
+
 class ModelInfo(Record):
     """The audited model."""
 
     name: str
-    origin: str  # "trained by this audit from FILE" | "the user's own checkpoint"
+    weights: str  # name of the file that the model was read from, or training started from
     state: Literal["ema", "raw"] | None = None  # which weights of its file; None where there was no file
     weights_sha256: str
     parameters: int
@@ -430,7 +507,7 @@ class ModelInfo(Record):
     heads_by_layer: list[int] = []
     image_size: int
     classes: list[str]
-    training: str  # in words
+    training: TrainingRun | None  # None: the user's own model, audited as it is
     seeds: list[int]
     accuracy_by_seed: list[float]  # held-out images
     balanced_accuracy_by_seed: list[float]
@@ -444,6 +521,24 @@ class LegalAnswer(Record):
     answer: str  # "not answered" where the card is silent
 
 
+class EngineReport(Record):
+    """What ran, and how well it agrees with plain hooks."""
+
+    device: str
+    largest_difference: float | None  # of a logit from plain hooks, in this run; None: not measured
+    whole_blocks: list[int] = []  # layers that are run whole, and by plain hooks where sets of heads are patched
+
+
+class PatchChoice(Record):
+    """Whether all patches were made or a sample of them, and what either costs, in forward passes of an image."""
+
+    sampled: bool
+    asked: Literal["auto", "all", "sampled"]  # by the card
+    every: float
+    sample: float
+    affordable: float
+
+
 class MethodReport(Record):
     """What was fixed before the run."""
 
@@ -454,8 +549,8 @@ class MethodReport(Record):
     first_look: float | None = None  # share of alpha that is spent on the first of two looks at discovery
     permutations: int
     bootstrap: int
-    engine: str  # what ran, and its measured agreement with plain hooks
-    patches: str = ""  # all of them or some, and why
+    engine: EngineReport
+    patches: PatchChoice | None = None  # None: nothing was patched
     effort: list[Effort] = []  # by contrast, split and seed
     precision: SearchPrecision | None = None  # None: float32 throughout
 
@@ -508,5 +603,5 @@ class Audit(Record):
 
     @property
     def is_invalid(self) -> bool:
-        """Tell whether a check of the instrument failed, so that nothing about groups may be said."""
+        """Tell whether a control failed, so that nothing about groups may be said."""
         return self.outcome == "INVALID" or not self.controls.valid

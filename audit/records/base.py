@@ -87,9 +87,18 @@ class Direction(StrEnum):
 class Shortfall(StrEnum):
     """Of what there is too little to answer a question."""
 
-    SUBJECTS = "too few subjects in a group"
-    LABELS = "a label has no image, or no donors, in one of the two groups"
-    CLUSTERS = "too few independent groups of donor pairs and recipients"
+    SUBJECTS = "subjects"  # in a group
+    LABELS = "labels"  # without an image, or without donors, in one of the two groups
+    CLUSTERS = "clusters"  # independent groups of donor pairs and recipients
+    SPREAD = "spread"  # no weight, or no variance to test with
+
+
+class NotRunCode(StrEnum):
+    """Why a control was not run, or what it gates was left out."""
+
+    NEEDS_TRAINING = "needs training"
+    CHECKS_FAILED = "checks failed"
+    PAIRS_AS_GIVEN = "pairs as given"
 
 
 class ChanceReason(StrEnum):

@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 from audit import __version__
 from audit.records import Audit, ContrastRow, Control, Estimate, Finding, State
 from audit.report.formats import clean
-from audit.report.text import Sentences
+from audit.report.text import Sentences, untested_sentence
 from audit.units import Unit
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -114,7 +114,7 @@ def model_card(audit: Audit, audit_sha256: str) -> str:
                 "type": "machine-learning-model",
                 "bom-ref": "model",
                 "name": clean(model.name),
-                "description": clean(model.origin),
+                "description": text.origin(),
                 "hashes": [{"alg": "SHA-256", "content": model.weights_sha256}],
                 "modelCard": {
                     "modelParameters": {
@@ -252,10 +252,10 @@ def _control_case(text: Sentences, control: Control) -> ET.Element:
 def _contrast_case(row: ContrastRow, *, invalid: bool) -> ET.Element:
     case = _case(f"comparisons.{row.metric}", row.id)
     if invalid:
-        ET.SubElement(case, "skipped", message="withheld: a check of the instrument failed")
+        ET.SubElement(case, "skipped", message="withheld: a control failed")
     elif row.above_policy:
         message = f"gap {row.estimate.value!r}, adjusted p {row.p_adjusted!r}"
         ET.SubElement(case, "failure", message=message, type=row.state).text = "above the policy of this audit"
-    elif row.state in ("too little data", "not estimable"):
-        ET.SubElement(case, "skipped", message=clean(f"{row.state}: {row.reason}"))
+    elif row.state in (State.TOO_LITTLE_DATA, State.NOT_ESTIMABLE):
+        ET.SubElement(case, "skipped", message=clean(f"{row.state}: {untested_sentence(row)}"))
     return case

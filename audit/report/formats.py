@@ -51,7 +51,7 @@ def label(text: str, limit: int = LABEL_CHARACTERS) -> str:
     Parameters
     ----------
     text : str
-        The name as it stands in the data.
+        The name as it is in the data.
     limit : int
         Most characters to show; the full name stays in ``audit.json`` and the CSV tables.
 

@@ -28,8 +28,9 @@ PRINTED_HEADS = 36  # rows of the table of heads in the PDF, found ones aside
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Return the environment in which all pages are rendered."""
+    made = Environment(
         loader=FileSystemLoader(resource_dir("templates")),
         autoescape=True,
         undefined=StrictUndefined,
@@ -37,16 +38,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=finalised,
     )
-    environment.filters.update(FILTERS)
-    environment.filters["breakable"] = _breakable
-    environment.filters.update(HELPERS)
-    environment.globals.update(
-        named=_named, numbered=_numbered, described=_described, crossed=_crossed, gridded=_gridded
-    )
-    environment.globals.update(
-        spelled=spelled, counted=counted, unfolded=UNFOLDED, drawn=DRAWN, printed_heads=PRINTED_HEADS
-    )
-    return environment
+    made.filters.update(FILTERS)
+    made.filters["breakable"] = _breakable
+    made.filters.update(HELPERS)
+    made.globals.update(named=_named, numbered=_numbered, described=_described, crossed=_crossed, gridded=_gridded)
+    made.globals.update(spelled=spelled, counted=counted, unfolded=UNFOLDED, drawn=DRAWN, printed_heads=PRINTED_HEADS)
+    return made
 
 
 Columns = list[tuple[str, str, bool]]
@@ -68,7 +65,7 @@ def _crossed(maps: Sequence[AttentionMap], across: Sequence[str]) -> Columns:
 
 
 def _described(rates: Sequence[RateRow]) -> list[tuple[RateRow, str]]:
-    """Return what is told of a group beside the tested gaps: raw difference and equalised odds."""
+    """Return what is shown of a group besides the tested gaps: raw difference and equalised odds."""
     return [(r, what) for r in rates if r.difference is not None for what in ("difference", "equalised odds")]
 
 
@@ -185,7 +182,7 @@ def _page(template: str, style: str, script: str, **named: object) -> str:
         "form-action 'none'"
     )
     return (
-        _environment()
+        environment()
         .get_template(template)
         .render(
             style=Markup(style),  # noqa: S704

@@ -58,7 +58,7 @@ def write_manifest(run: Path, *, only: Iterable[str] | None = None) -> None:
     ----------
     run : pathlib.Path
     only : iterable of str, optional
-        Names of the files that were written again: of all others the old manifest's hash stands, so that what was
+        Names of the files that were written again: of all others the old manifest's hash is kept, so that what was
         changed behind its back is still found. Without an old manifest every file is hashed.
     """
     path = run / MANIFEST
@@ -75,7 +75,7 @@ def write_manifest(run: Path, *, only: Iterable[str] | None = None) -> None:
 
 
 def check_kept(run: Path, *, record: bool = True) -> None:
-    """Refuse to go on from a record or from decisions that were changed after the manifest was written.
+    """Refuse to resume from a record or from decisions that were changed after the manifest was written.
 
     Decisions may have been added, as by a review that was interrupted before it wrote the manifest. Without a manifest
     all is well.

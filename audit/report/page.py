@@ -210,10 +210,14 @@ class Page:
             bars, f"Share of {of} predicted “{outcome}”, by {attribute}, with intervals", compact
         )
 
+    def rate_of(self, finding: Finding) -> RateName:
+        """Return the rate that a finding's gap is of."""
+        return RATE_OF[finding.metric]
+
     def finding_picture(self, finding: Finding, compact: bool = False) -> Picture | None:
         """Draw what a finding is about: the rate of its metric by group, or its head beside the placebo."""
         if finding.kind == "disparity":
-            return self.rates_picture(finding.attribute, finding.outcome, RATE_OF[finding.metric], compact)
+            return self.rates_picture(finding.attribute, finding.outcome, self.rate_of(finding), compact)
         contrast = f"{finding.attribute}:{finding.group}-{finding.reference}"
         rows = [r for r in self.heads(contrast, finding.outcome) if r.name in finding.heads]
         return self.forest(

@@ -99,7 +99,7 @@ class Pseudonyms:
 
 
 def _replaced(text: str, known: Mapping[str, str], least: int) -> str:
-    """Replace names that stand by themselves, longer ones first."""
+    """Replace names that are words of their own, longer ones first."""
     found = sorted((n for n in known if len(n) >= least and n in text), key=lambda n: (-len(n), n))
     if not found:
         return text

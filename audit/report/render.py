@@ -22,7 +22,7 @@ from audit.report.reviews import read_decisions
 from audit.store import write_bytes
 
 DOCUMENTS = 4  # figures and tables, HTML, PDF, files: steps of progress
-_MEND = "restore it from a copy, or run the audit again"
+_FIX = "restore it from a copy, or run the audit again"
 
 
 def load_audit(path: Path) -> Audit:
@@ -63,7 +63,7 @@ def _parsed(content: bytes, path: Path) -> Audit:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         what = f"damaged at {place}: {first['msg']}" if place else f"damaged: {first['msg']}"
-        raise InputError(str(path), " ".join(what.split()), _MEND) from None
+        raise InputError(str(path), " ".join(what.split()), _FIX) from None
 
 
 def _refuse_other_version(content: bytes, path: Path) -> None:

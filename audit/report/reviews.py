@@ -145,7 +145,7 @@ def in_order(decisions: Sequence[Decision]) -> list[Decision]:
 
 
 def by_finding(decisions: Sequence[Decision]) -> dict[str, list[Decision]]:
-    """Return each finding's decisions in their order; the last one stands."""
+    """Return each finding's decisions in their order; the last one counts."""
     found: dict[str, list[Decision]] = {}
     for decision in in_order(decisions):
         found.setdefault(decision.finding, []).append(decision)

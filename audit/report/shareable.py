@@ -194,7 +194,7 @@ def _write_card(run: Path, place: Path) -> None:
     registered = (run / "preregistration.json").read_bytes()
     fixed = json.loads(registered)
     card = _without_machine(fixed["card"])
-    if card != fixed["card"]:  # else its hash, which may stand elsewhere too, stays what it is
+    if card != fixed["card"]:  # else its hash, which may be recorded elsewhere too, stays what it is
         registered = (json.dumps({**fixed, "card": card}, indent=1, sort_keys=True) + "\n").encode()
     write_bytes(place / "preregistration.json", registered)
 
@@ -293,7 +293,7 @@ def _decisions(decisions: Iterable[Decision], names: Pseudonyms) -> list[Decisio
 
 
 def _removed(run: Path, source: Source, card: Card) -> list[str]:
-    """Say what was taken out beside names and files."""
+    """Say what was taken out besides names and files."""
     paths = [getattr(getattr(card, part), key) for part, key in PATHS]
     paths += _words(source.audit.provenance.command)
     there = {

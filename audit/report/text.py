@@ -17,13 +17,18 @@ from audit.records import (
     Audit,
     ContrastRow,
     Control,
+    DataReport,
+    DataWarning,
+    DataWarningCode,
     Estimate,
     Finding,
     HeadGrid,
     HeadRow,
     NextStep,
+    Outcome,
     RateRow,
     Reason,
+    ReasonCode,
     SearchPrecision,
 )
 from audit.report import formats
@@ -31,6 +36,20 @@ from audit.resources import resource_dir
 from audit.units import UNITS, Unit
 
 NOT_SHOWN = ("law", "groups", "route", "other data")
+
+
+FIRST_WARNINGS = (
+    DataWarningCode.NULL_RUN,
+    DataWarningCode.IDENTICAL_IMAGES,
+    DataWarningCode.SIMILAR_NAMES,
+    DataWarningCode.UNEVEN_LOSS,
+)
+
+
+def _is_first(warning: DataWarning) -> bool:
+    """Tell whether a warning is shown with the outcome: of identical images, where they are of several subjects."""
+    several = warning.numbers.get("several subjects", 0) > 0
+    return warning.code in FIRST_WARNINGS and (several or warning.code != DataWarningCode.IDENTICAL_IMAGES)
 
 
 def _agreeing(values: Sequence[float], value: float) -> int:
@@ -152,6 +171,7 @@ class Sentences:
             "attribute_of": self.attribute_of,
         }
         self._finding: Any = environment().get_template("text/finding.j2").make_module(values)
+        self._method: Any = environment().get_template("text/method.j2").make_module(values)
         self._outcome: Any = environment().get_template("text/outcome.j2").make_module(values)
 
     def _contrast_of(self, key: str) -> ContrastRow | Undefined:
@@ -182,6 +202,25 @@ class Sentences:
         """Say how many of each group get either error."""
         return one_line(str(self._finding.errors(attribute, outcome, list(groups))))
 
+    @property
+    def blames_model(self) -> bool:
+        """Tell whether the outcome is due to a model that may not know the labels, not to the method or the data."""
+        failed = [c for c in self.audit.controls.controls if not c.passed and c.gates == "audit"]
+        if failed:
+            return all(c.kind == "model" for c in failed)
+        return any(r.code == ReasonCode.NOT_ABOVE_CHANCE for r in self.audit.reasons)
+
+    def meaning(self) -> str:
+        """Say what the outcome means."""
+        outcome = self.words["outcomes"][Outcome.INVALID if self.audit.is_invalid else self.audit.outcome]
+        text: str = outcome["of_model"] if self.blames_model and "of_model" in outcome else outcome["means"]
+        return text
+
+    def withheld(self) -> str:
+        """Say why findings are withheld: "because ..."."""
+        text: str = self.words["withheld"]["of_model" if self.blames_model else "of_method"]
+        return text
+
     def reason(self, reason: Reason) -> str:
         """Say one reason of the outcome."""
         return one_line(str(self._outcome.reason(reason)))
@@ -203,6 +242,22 @@ class Sentences:
         keys = [*NOT_SHOWN, *(["emotion"] if self.audit.task == "emotion" else [])]
         return [one_line(str(self._outcome.not_shown(key))) for key in keys]
 
+    def warnings(self) -> list[str]:
+        """Return all warnings about the data."""
+        return [warning_sentence(w) for w in self.audit.data.warnings]
+
+    def first_warnings(self) -> list[str]:
+        """Return the warnings that belong to the outcome: they may change what it means."""
+        return [f"{warning_sentence(w)}." for w in self.audit.data.warnings if _is_first(w)]
+
+    def limits(self) -> list[str]:
+        """Say what the sizes of the data let the audit detect."""
+        return limit_sentences(self.audit.data)
+
+    def untested(self, row: ContrastRow) -> str:
+        """Say why a comparison could not be tested; "" where it was."""
+        return untested_sentence(row)
+
     def localisation(self, question: str, rows: Sequence[HeadRow]) -> str:
         """Say where in the model a question's gap was found."""
         where = self.audit.localisation.get(question)
@@ -216,13 +271,39 @@ class Sentences:
         parts = formats.plural(heads[0], self.unit.singular) if len(heads) == 1 else several
         return f"{formats.plural(model.layers, 'layer')} of {parts}"
 
+    def origin(self) -> str:
+        """Say where the audited model comes from."""
+        return one_line(str(self._method.origin(self.audit.model)))
+
+    def training(self) -> str:
+        """Say how the audited model was trained."""
+        return one_line(str(self._method.training(self.audit.model.training)))
+
+    def setup(self) -> str:
+        """Say what the known effects were measured on; "" where they were not."""
+        setup = self.audit.controls.setup
+        return "" if setup is None else one_line(str(self._method.setup(setup)))
+
+    def not_run(self) -> list[str]:
+        """Say which controls were not run, or failed and left out what they gate."""
+        return [one_line(str(self._method.not_run(row))) for row in self.audit.controls.not_run]
+
+    def engine(self) -> str:
+        """Say what patched, and how well it agrees with plain hooks."""
+        return one_line(str(self._method.engine(self.audit.method.engine)))
+
+    def patches(self) -> str:
+        """Say whether all patches were made; "" where none was."""
+        choice = self.audit.method.patches
+        return "" if choice is None else one_line(str(self._method.patches(choice)))
+
     def precision(self, found: SearchPrecision) -> str:
         """Say how precisely heads were searched for."""
         return one_line(str(self._outcome.precision(found)))
 
     def kind(self, control: Control, where: str) -> str:
         """Say in one line what all controls of a kind show."""
-        return filled(self.words["kinds"][control.kind], unit=self.unit, where=where)
+        return filled(data_file("words.yaml")["kinds"][control.kind], unit=self.unit, where=where, c=control)
 
     def family(self) -> str:
         """Say over which tests is adjusted."""
@@ -268,6 +349,28 @@ class Sentences:
                 groups = f"{formats.label(row.group)} against {formats.label(row.reference)}"
                 return f"{formats.label(row.attribute)}: {groups}"
         return formats.label(key)
+
+
+def warning_sentence(warning: DataWarning) -> str:
+    """Say what is odd about the data and what follows, without a full stop."""
+    return str(_data_templates().warning(warning)).strip()
+
+
+def limit_sentences(report: DataReport) -> list[str]:
+    """Say what the sizes of the data let an audit detect."""
+    say, told = _data_templates(), ((report.limits, "gap_limit"), (report.intersections, "intersection"))
+    parts = (*told, (report.head_limits, "head_limit"))
+    return [str(getattr(say, macro)(row)).strip() for rows, macro in parts for row in rows]
+
+
+def untested_sentence(row: ContrastRow) -> str:
+    """Say why a comparison could not be tested; "" where it was."""
+    return str(_data_templates().untested(row)).strip()
+
+
+@cache
+def _data_templates() -> Any:
+    return environment().get_template("text/data.j2").make_module({"units": UNITS})
 
 
 def finding_title(finding: Finding, unit: Unit) -> str:

@@ -1,5 +1,15 @@
-"""The small world of the end-to-end tests: a cache of their own, a base that is trained on few faces."""
+"""The API's tests use the cache of the session, and a small rendered base."""
 
-from tests.end_to_end.conftest import invoke, small_run, small_world
+from __future__ import annotations
 
-__all__ = ["invoke", "small_run", "small_world"]
+from collections.abc import Iterator
+
+import pytest
+
+from tests.small_world import World
+
+
+@pytest.fixture(scope="package", autouse=True)
+def small_world(world: World) -> Iterator[None]:
+    with world.entered():
+        yield

@@ -17,7 +17,7 @@ import torch
 
 import vit_audit as va
 from audit.data.synthetic import SyntheticSource, sample_faces
-from tests.end_to_end.conftest import SMALL_CARD
+from tests.small_world import SMALL_CARD
 
 pytestmark = pytest.mark.end_to_end
 SETTINGS = {
@@ -197,7 +197,7 @@ def test_bad_input_is_one_line_each(faces: tuple[Path, pd.DataFrame], tmp_path: 
     short = {**keyed, "table": frame[3:]}
     assert "3 keys of the dataset are not in the table" in refused(lambda: va.Data.from_dataset(items, **short))
     twice = {**keyed, "table": pd.concat([frame, frame[:2]])}
-    assert "2 keys stand twice" in refused(lambda: va.Data.from_dataset(items, **twice))
+    assert "2 keys occur twice" in refused(lambda: va.Data.from_dataset(items, **twice))
     said = refused(lambda: va.plan(SETTINGS, va.wrap(tiny(), ["neutral", "grin"]), data_of(faces, labels=None)))
     assert "smiling" in said
     lost = frame.assign(path=[f"gone/{p}" for p in frame["path"]])
@@ -241,3 +241,91 @@ def test_disparity_alone() -> None:
     assert selected["a"] == pytest.approx(truth[:200].mean())
     with pytest.raises(va.DataError, match="differ in length"):
         va.disparity(truth, predicted[:-1], group)
+
+
+TRUTH, PREDICTED, GROUP = ["no", "yes"] * 40, ["no", "yes"] * 20 + ["no"] * 40, ["a"] * 40 + ["b"] * 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "said"),
+    [
+        (([None, *TRUTH[1:]], PREDICTED, GROUP), {}, "1 labels are missing"),
+        ((TRUTH, np.array([np.nan] + [1.0] * 79), GROUP), {}, "1 labels are missing"),
+        ((TRUTH, np.ones((80, 2)), GROUP), {}, "2 dimensions"),
+        ((TRUTH, PREDICTED, GROUP, [None, *range(79)]), {}, "subjects: 1 are missing"),
+        ((TRUTH, PREDICTED, GROUP), {"outcomes": ["maybe"]}, "no, yes"),
+        ((TRUTH, PREDICTED, GROUP), {"outcomes": "yes"}, "no, yes"),
+        ((TRUTH, PREDICTED, GROUP), {"outcomes": []}, "no, yes"),
+        ((TRUTH, PREDICTED, GROUP), {"alpha": 2}, "alpha is 2"),
+        ((TRUTH, PREDICTED, GROUP), {"min_group_size": 0}, "size of 1 or more"),
+        ((TRUTH, PREDICTED, GROUP), {"reference": "c"}, "no group 'c'"),
+        ((TRUTH, PREDICTED, pd.DataFrame({"label": GROUP})), {}, "'label' cannot name an attribute"),
+        ((TRUTH, PREDICTED, pd.DataFrame([GROUP, GROUP], index=["g", "g"]).T), {}, "occurs twice"),
+    ],
+)
+def test_disparity_refuses_what_has_no_answer(arguments: Any, options: Any, said: str) -> None:
+    assert said in refused(lambda: va.disparity(*arguments, **options))
+
+
+@pytest.mark.parametrize("predicted", [np.array([0.0, 1.0] * 40), np.array([False, True] * 40), torch.arange(80) % 2])
+def test_labels_of_another_number_type_are_the_same_labels(predicted: Any) -> None:
+    found = va.disparity(np.array([0, 1] * 40), predicted, [0] * 40 + [1] * 40, reference=0)  # type: ignore[arg-type]
+    assert found.rates.to_frame()["accuracy"].tolist() == [1.0, 1.0]
+    assert set(found.gaps.to_frame()["reference"]) == {"0"}
+
+
+def test_odd_frames_are_refused(faces: tuple[Path, pd.DataFrame]) -> None:
+    folder, frame = faces
+    assert "has no rows" in refused(lambda: data_of((folder, frame[:0])))
+    assert "occurs twice" in refused(lambda: data_of((folder, pd.concat([frame, frame[["skin_tone"]]], axis=1))))
+    assert "no name in text" in refused(lambda: data_of((folder, frame.rename(columns={"expression": 1}))))
+    assert "map each attribute" in refused(lambda: data_of(faces, groups=["skin_tone"]))
+    data = data_of(faces)
+    assert "plan, card: is a Data" in refused(lambda: va.plan(data))  # type: ignore[arg-type]
+
+
+def test_an_item_that_cannot_be_read_is_set_aside_and_counted(faces: tuple[Path, pd.DataFrame]) -> None:
+    _, frame = faces
+
+    class Torn:
+        def __len__(self) -> int:
+            return len(frame)
+
+        def __getitem__(self, index: int) -> Any:
+            if index == 7:
+                raise OSError("truncated")
+            return np.full((64, 64, 3), index, np.uint8), 0
+
+    keyed = {"table": frame, "key": "path", "label": "expression", "groups": {"skin_tone": "skin_tone"}}
+    data = va.Data.from_dataset(Torn(), keys=list(frame["path"]), **keyed)
+    plan = va.plan(SETTINGS, va.wrap(tiny(), ["neutral", "smiling"]), data)
+    (row,) = plan.data.quarantined
+    assert "OSError: truncated" in row.reason
+    assert row.examples == [frame["path"].iloc[7]]
+    assert "map-style" in refused(lambda: va.Data.from_dataset(iter([1]), **keyed))
+
+
+def test_tensors_that_the_model_cannot_read_are_refused() -> None:
+    model, images = tiny(), torch.zeros(2, 3, 64, 64)
+    assert "the model reads (N, 3, 64, 64)" in refused(
+        lambda: va.patch_heads(model, images[..., :32], images[..., :32])
+    )
+    assert "no tensor" in refused(lambda: va.patch_heads(model, images.numpy(), images))  # type: ignore[arg-type]
+    assert "float64" in refused(lambda: va.attribution(model, images.double(), images.double()))
+    assert "pairs (layer, head)" in refused(lambda: va.patch_heads(model, images, images, heads=[0]))  # type: ignore[list-item]
+    assert "log_odds" in refused(lambda: va.patch_heads(model, images, images, scale="nats"))  # type: ignore[arg-type]
+    rows = torch.tensor([0, 1])
+    assert "count from 0" in refused(lambda: va.sweep(model, images, rows, rows, layers=range(9)))
+
+
+def test_a_module_that_says_nothing_of_its_outputs_or_pixels() -> None:
+    from torchvision.models import VisionTransformer
+
+    module = VisionTransformer(32, 16, 2, 2, 32, 64, num_classes=2)
+    images = torch.zeros(1, 3, 32, 32)
+    assert va.patch_heads(module, images, images).shape == (1, 4, 2)
+    assert "normalised" in refused(lambda: va.wrap(module, ["no", "yes"]))
+    assert va.wrap(module, ["no", "yes"], mean=[0.5] * 3, std=[0.5] * 3).spec.mean == [0.5] * 3
+    assert "mean" in refused(lambda: va.wrap(module, ["no", "yes"], mean=[127.0] * 3, std=[0.5] * 3))
+    assert "each output once" in refused(lambda: va.wrap(module, ["no", "no"]))
+    assert "torch.nn.Module" in refused(lambda: va.wrap("vit", ["no", "yes"]))  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import vit_audit as va
-from tests.end_to_end.conftest import Run
+from tests.small_world import Run
 
 pytestmark = pytest.mark.end_to_end
 PAGE = Path(__file__).parents[2] / "docs" / "record.md"

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from audit.models import finetune
 from benchmarks.finetune.run import jobs, measure
 
 pytestmark = pytest.mark.unit
 
 
-def test_waiting_is_a_part_of_the_whole_and_no_clock_is_left_behind() -> None:
-    drawn = finetune._drawn
+def test_waiting_is_a_part_of_the_whole() -> None:
     demo, photographs = jobs(16)
     assert photographs.source.open("3").size == (640, 480)
     found = measure(demo, epochs=1)
     assert 0 < found["waiting_share_of_steps"] < 1
     assert 0 < found["waiting_share_of_all"] < 1
     assert found["index_and_convert_seconds"] < found["steps_seconds"]
-    assert finetune._drawn is drawn

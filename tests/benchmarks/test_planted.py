@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -383,19 +382,6 @@ def test_the_decoy_must_write_the_tone() -> None:
     assert float(short) == pytest.approx(max(0.0, np.log(wanted / float(expected))), abs=1e-3)
 
 
-def test_the_controls_are_the_same_whichever_model_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or else a run that was interrupted would find two audits where it looks for one."""
-    base = models.Backbone(models.SPEC, tmp_path / "base.safetensors")
-    monkeypatch.setattr(models, "backbone", lambda _cache: base)
-    asked: list[Any] = []
-    monkeypatch.setattr(measure, "audit", lambda *arguments: asked.append(arguments))
-    first, *_, last = models.plans(per_dose=1, per_null=1, seed=1)
-    for plan in (first, last):
-        measure.prepare_controls(measure.Job(plan, tmp_path, tmp_path, run.FULL, 1))
-    assert len(asked) == 2
-    assert asked[0] == asked[1]
-
-
 def test_the_table_in_the_readme_is_that_of_the_published_results() -> None:
     folder = Path(run.__file__).parent
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
@@ -430,31 +416,3 @@ def test_rows_that_are_stored_are_not_made_again(stored: Path, monkeypatch: pyte
     assert found["models"] == {"planted": 8, "null": 4, "invalid": 0}
     assert found["made_with"]["size"]["per_dose"] == 1
     assert "12/12" in result.stderr
-
-
-def test_rows_of_other_code_are_not_taken_up(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "code_hash", lambda _size, **_: "another")
-    made: list[str] = []
-
-    class Lazy:
-        """Makes no model."""
-
-        def __init__(self, *_: object, **__: object) -> None: ...
-        def __enter__(self) -> Lazy:
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
-        def submit(self, task: object, job: measure.Job, *_: object) -> Future[dict[str, Any]]:
-            if task is run._stored:
-                made.append(job.plan.name)
-            future: Future[dict[str, Any]] = Future()
-            future.set_result({**measure._about(job.plan), "outcome": "INVALID", "seconds": 0.0})
-            return future
-
-    monkeypatch.setattr(run, "ProcessPoolExecutor", Lazy)
-    monkeypatch.setattr(models, "backbone", lambda _cache: None)
-    result = CliRunner().invoke(run.main, ["--quick", "--seed", "1", "--work", str(stored)])
-    assert result.exit_code == 0, result.output
-    assert len(made) == 12
-    found = json.loads((stored / "quick-1-another" / "results.json").read_text(encoding="utf-8"))
-    assert found["models"] == {"planted": 0, "null": 0, "invalid": 12}  # an INVALID audit is counted, and says nothing

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from audit.batching import batch_size_limit
 from audit.models.adapters.registry import adapter
 from audit.patching.hooks import donor_head_outputs, patch_with_hooks
 from audit.patching.sites import Site
@@ -51,12 +52,12 @@ def test_hooks_and_this_tool_patch_the_same() -> None:
     assert hooks_left(model) == 0
 
 
-def test_more_recipients_than_this_tool_takes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_recipients_than_this_tool_takes_at_once() -> None:
     model = build(SMALL, 0)
     images, donors = draw_images(model, 3, 1)
     whole = this_tool(model)(images, donors, [0, 2])
-    monkeypatch.setattr("audit.patching.sweep.RECIPIENTS_AT_ONCE", 2)
-    torch.testing.assert_close(this_tool(model)(images, donors, [0, 2]), whole, atol=1e-5, rtol=0)
+    with batch_size_limit(2):
+        torch.testing.assert_close(this_tool(model)(images, donors, [0, 2]), whole, atol=1e-5, rtol=0)
 
 
 def counted(work: Callable[[], object]) -> int:
@@ -243,13 +244,3 @@ def test_the_plot_is_the_same_for_the_same_figures(tmp_path: Path) -> None:
     text = (tmp_path / "one.svg").read_text()
     assert text == (tmp_path / "two.svg").read_text()
     assert "layers" in text
-
-
-def test_the_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commands: list[list[str]] = []
-    monkeypatch.setattr(environment.venv, "create", lambda folder, **_: folder.mkdir(parents=True))
-    monkeypatch.setattr(environment.subprocess, "run", lambda command, **_: commands.append(command))
-    pythons = {environment.make_environment(tmp_path) for _ in range(2)}
-    assert len(pythons) == len(commands) == 1
-    assert set(environment.PEERS) <= set(commands[0])
-    assert not environment.is_inside(pythons.pop())

@@ -12,22 +12,20 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from audit.card.schema import ControlsSpec, ModelSpec
-from audit.controls import colour_blur, measure
+from audit.controls import colour_blur
 from audit.controls.colour_blur import Measured, best_head, judge_channel, measure_channel
-from audit.controls.control_images import ControlSet, Role, _rendered
+from audit.controls.control_images import ControlSet, Role, rendered_set
 from audit.controls.control_models import ControlModels, corrupt, train_controls
 from audit.controls.criteria import judge_form, share_of
 from audit.controls.initialisation import Pair, Task, run_initialisation
 from audit.controls.measure import ControlDonor, Shift, measure_heads, measure_random_direction, measure_shifts
 from audit.controls.spec import Channel, channels
-from audit.data.pixels import Pixels
-from audit.models.adapters.registry import Model, adapter
+from audit.models.adapters.registry import adapter
 from audit.models.build import Backbone
 from audit.models.predict import predict_logits
 from audit.models.transforms import as_input
-from audit.patching.engine import Donor, patch_layer
 from audit.patching.hooks import donor_head_outputs, patch_with_hooks
-from audit.patching.sites import Site, Trace
+from audit.patching.sites import Site
 from audit.patching.sweep import class_log_odds
 from tests.models_for_tests import noise_pixels, tiny
 
@@ -44,7 +42,7 @@ SPEC = ControlsSpec(base_epochs=8, condition_epochs=4, learning_rate=3e-3)
 
 @pytest.fixture(scope="module")
 def images() -> ControlSet:
-    return _rendered(448, 64, 64, 0)
+    return rendered_set(448, 64, 64, 0)
 
 
 @pytest.fixture(scope="module")
@@ -164,42 +162,46 @@ def test_labels_drawn_by_lot_show_no_effect(tried: dict[str, Channel]) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_corruption_that_leaves_the_images_whole(
-    role: str, tried: dict[str, Channel], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_corruption_that_leaves_the_images_whole(role: str, tried: dict[str, Channel]) -> None:
     """There is nothing between an image and its copy, and where nothing should be carried all is."""
-    monkeypatch.setattr(colour_blur, "corrupt", lambda pixels, _corruption: pixels)
+    channel = tried[role]
     nothing = {"null_nothing_to_carry", "null_nothing_to_carry_head"}
-    assert failed(tried[role]) == {"gap_input", "joint_input", "head_input", "noising_input"} | nothing
+    broken = replace(channel, spec=replace(channel.spec, corruption="clean"))
+    assert failed(broken) == {"gap_input", "joint_input", "head_input", "noising_input"} | nothing
 
 
-def test_donors_that_show_the_same_image_are_not_the_shuffled_null(
-    tried: dict[str, Channel], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(colour_blur, "_elsewhere", lambda targets: np.arange(len(targets)))
-    assert failed(tried["colour"]) == {"null_shuffled"}
+@pytest.fixture(scope="module")
+def measured(tried: dict[str, Channel]) -> Measured:
+    return measure_channel(tried["colour"])
 
 
-def test_an_engine_that_patches_nothing_finds_no_head(
-    tried: dict[str, Channel], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def lazy(
-        model: VisionTransformer, own: Trace, _donor: Donor, layer: int, heads: list[int] | None = None
-    ) -> torch.Tensor:
-        return patch_layer(model, own, Donor(model, own), layer, heads)
-
-    monkeypatch.setattr(measure, "patch_layer", lazy)
-    assert failed(tried["colour"]) >= {"head_models"}
+def failed_of(measured: Measured) -> set[str]:
+    """Return the failed controls of what was measured of a channel, without the channel's name."""
+    return {c.id.removeprefix("colour_") for c in judge_channel(measured).controls if not c.passed}
 
 
-def test_a_joint_patch_that_does_nothing_carries_nothing(
-    tried: dict[str, Channel], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def idle(model: VisionTransformer, own: Trace, _donor: Donor, _layers: range) -> torch.Tensor:
-        return adapter(model).classify(own.leaving)
+def without(part: str, measured: Measured) -> Measured:
+    """Return measurements in which one kind of patch moved nothing."""
 
-    monkeypatch.setattr(measure, "patch_attention", idle)
-    assert failed(tried["colour"]) == {"joint_models", "joint_input", "noising_models", "noising_input"}
+    def still(shift: Shift) -> Shift:
+        return replace(shift, **{part: np.zeros_like(getattr(shift, part))})
+
+    mappings = {name: {n: still(s) for n, s in getattr(measured, name).items()} for name in colour_blur.SHIFTS}
+    return replace(measured, **mappings, on_input=still(measured.on_input))
+
+
+def test_donors_that_show_the_same_image_are_not_the_shuffled_null(measured: Measured) -> None:
+    clean = {**measured.clean, "shuffled": measured.clean["clean-0"]}
+    assert failed_of(replace(measured, clean=clean)) == {"null_shuffled"}
+
+
+def test_a_single_patch_that_does_nothing_finds_no_head(measured: Measured) -> None:
+    assert failed_of(without("single", measured)) >= {"head_models", "head_input"}
+
+
+def test_a_joint_patch_that_does_nothing_carries_nothing(measured: Measured) -> None:
+    expected = {"joint_models", "joint_input", "noising_models", "noising_input"}
+    assert failed_of(without("joint", measured)) == expected
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -210,27 +212,9 @@ def test_donors_that_take_nothing_away_fail_the_other_direction(role: str, tried
     assert "noising_models" in failed(broken)
 
 
-def test_a_random_direction_that_is_the_right_one_is_not_quiet(
-    tried: dict[str, Channel], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    channel = tried["colour"]
-
-    def right(
-        recipient: VisionTransformer,
-        pixels: Pixels,
-        donor: VisionTransformer,
-        targets: measure.Index,
-        site: Site,
-        *,
-        seed: int,
-    ) -> measure.Array:
-        found = measure_shifts(
-            recipient, pixels, {"it": ControlDonor(donor, pixels)}, targets, channel.spec.layers, site
-        )
-        return found["it"].single
-
-    monkeypatch.setattr(colour_blur, "measure_random_direction", right)
-    assert failed(channel) == {"null_random_direction"}
+def test_a_random_direction_that_is_the_right_one_is_not_quiet(measured: Measured) -> None:
+    right = measured.clean["clean-0"].single[measured.rest]
+    assert failed_of(replace(measured, random_direction=right)) == {"null_random_direction"}
 
 
 SITE = Site(1, 2)
@@ -274,27 +258,27 @@ def test_a_frozen_prefix_is_shared_where_it_is_one_and_only_there() -> None:
     with torch.no_grad():
         twin.blocks[2].attn.proj.weight.mul_(2)
     donors = {"twin": ControlDonor(twin, pixels), "stranger": ControlDonor(stranger, pixels)}
-    assert measure._sharing(model, pixels, donors | {"elsewhere": ControlDonor(twin, pixels.copy())}, 2) == {"twin"}
     for name, donor in donors.items():
+        passes: list[str] = []
+        donor.model.patch_embed.register_forward_hook(lambda *_, passes=passes: passes.append("whole"))
         shared = measure_heads(model, pixels, {name: donor}, targets, range(2, 3))[name]
+        assert len(passes) == (0 if name == "twin" else 1)
         apart = measure_heads(model, pixels, {name: replace(donor, pixels=pixels.copy())}, targets, range(2, 3))[name]
+        assert len(passes) == (1 if name == "twin" else 2)
         np.testing.assert_allclose(shared, apart, atol=1e-6)
 
 
 @pytest.mark.unit
-def test_a_random_direction_of_a_slice_stays_within_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_random_direction_of_a_slice_stays_within_it() -> None:
     model, donor = tiny("convnext"), tiny("convnext", seed=5)
     pixels, targets = noise_pixels(4), np.zeros(4, dtype=np.int64)
-    added: list[torch.Tensor] = []
-
-    def keep(_model: Model, own: Trace, _layer: int, change: torch.Tensor) -> torch.Tensor:
-        added.append(change[0])
-        return torch.zeros(1, len(own.leaving), 3)
-
-    monkeypatch.setattr(measure, "add_to_stream", keep)
-    measure_random_direction(model, pixels, donor, targets, Site(1, 3), seed=0)
-    (change,) = added
-    assert set(change.abs().amax((0, 2, 3)).nonzero().flatten().tolist()) == {6, 7}  # of 16 channels in 8 slices
+    last, read = adapter(model).depth - 1, []
+    model.head.register_forward_pre_hook(lambda _head, given: read.append(given[0]))
+    measure_random_direction(model, pixels, donor, targets, Site(last, 3), seed=0)
+    before, after = read
+    width = before.shape[1] // 8
+    moved = (after - before).abs().amax((0, 2, 3)).nonzero().flatten().tolist()
+    assert moved == list(range(3 * width, 4 * width))
 
 
 def test_a_random_direction_is_as_long_as_the_true_change() -> None:
@@ -321,7 +305,7 @@ def test_the_best_head_is_that_of_the_largest_mean() -> None:
 @pytest.mark.unit
 def test_images_elsewhere_are_of_another_class_where_the_classes_are_even() -> None:
     targets = np.random.default_rng(0).permutation(np.repeat(np.arange(4), 8))
-    others = colour_blur._elsewhere(targets)
+    others = colour_blur.others_of_another_class(targets)
     assert sorted(others) == list(range(32))  # each image donates once
     assert (targets[others] != targets).all()
 

@@ -7,6 +7,7 @@ import io
 import pickle
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def as_numpy_1(value: Any) -> bytes:
 def test_the_python_version_reads_like_the_binary_one(tmp_path: Path) -> None:
     content = python_files(as_numpy_1)
     assert b"numpy.core.multiarray" in content["train"]
-    frame, source = cifar100._from_pickles(content, "here")
+    frame, source = cifar100.from_pickles(content, "here")
     assert frame["label"].tolist() == ["crab", "bear", "apple", "apple", "bear", "crab"]
     assert source.open("test/00000").getpixel((0, 1)) == (0, 0, 100)
 
@@ -123,9 +124,19 @@ def test_offline_and_absent_says_what_to_do(tmp_path: Path, monkeypatch: pytest.
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_absent_is_downloaded_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.datasets import CIFAR100
+def published_at(url: str, packed: bytes) -> SimpleNamespace:
+    """Return what torchvision says of a data set."""
+    md5 = {name: hashlib.md5(content).hexdigest() for name, content in python_files().items()}
+    return SimpleNamespace(
+        url=url,
+        tgz_md5=hashlib.md5(packed).hexdigest(),
+        train_list=[["train", md5["train"]]],
+        test_list=[["test", md5["test"]]],
+        meta={"filename": "meta", "md5": md5["meta"]},
+    )
 
+
+def test_what_is_absent_is_downloaded_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
         for name, content in python_files().items():
@@ -134,18 +145,14 @@ def test_what_is_absent_is_downloaded_whole_or_not_at_all(tmp_path: Path, monkey
             archive.addfile(member, io.BytesIO(content))
     monkeypatch.delenv("VIT_AUDIT_OFFLINE", raising=False)
     with serving({"/a.tar.gz": packed.getvalue()}) as address:
-        monkeypatch.setattr(CIFAR100, "url", f"{address}/b.tar.gz")
+        published = published_at(f"{address}/b.tar.gz", packed.getvalue())
+        monkeypatch.setattr("torchvision.datasets.CIFAR100", published)
         with pytest.raises(
             DataError, match=r"could not be downloaded \(could not be fetched \(404 Not Found\)\); fetch ht"
         ):
             control(tmp_path / "cifar")
         assert not list((tmp_path / "cifar").iterdir())
-        monkeypatch.setattr(CIFAR100, "url", f"{address}/a.tar.gz")
-        monkeypatch.setattr(CIFAR100, "tgz_md5", hashlib.md5(packed.getvalue()).hexdigest())
-        for name, content in python_files().items():
-            monkeypatch.setitem(CIFAR100.meta, "md5", hashlib.md5(python_files()["meta"]).hexdigest())
-            known = [[name, hashlib.md5(content).hexdigest()]]
-            monkeypatch.setattr(CIFAR100, f"{name}_list", known, raising=False)
+        published.url = f"{address}/a.tar.gz"
         assert len(control(tmp_path / "cifar").frame) == 6
     assert len(control(tmp_path / "cifar").frame) == 6  # without the network
 

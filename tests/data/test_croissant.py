@@ -18,7 +18,7 @@ from audit.card import Card, load_card
 from audit.card.schema import DataSpec
 from audit.data import Samples, describe_data, read_samples
 from audit.data.readers.croissant import read_croissant
-from audit.data.readers.croissant_fields import _is_harmless
+from audit.data.readers.croissant_fields import is_harmless
 from audit.errors import DataError
 from tests.data.faces import face_table, write_images
 
@@ -271,12 +271,12 @@ def test_metadata_of_any_size_are_not_read(tmp_path: Path) -> None:
 
 def test_only_harmless_patterns_are_run() -> None:
     harmless = [r"([^\/]*)\.jpg", r"^(train|val)/", r".*/([^/]+)/[^/]+\.png"]
-    assert all(map(_is_harmless, harmless))
+    assert all(map(is_harmless, harmless))
     harmful = [
         "(a+)+$", "(a|a)*b", "a?" * 30 + "(a)", "(.*).*.*.*x", "(?x)(a+) +", "(a+)\n+(b)", "x" * 300, "(", "ab",
         "(a)(b)", 7, None, "(a{1,99999}){1,99999}", "(a{99999999999})",
     ]  # fmt: skip
-    assert not any(map(_is_harmless, harmful))
+    assert not any(map(is_harmless, harmful))
 
 
 VALUES = st.none() | st.integers() | st.text(max_size=5) | st.just([]) | st.just({}) | st.just([{}]) | st.just([[1]])

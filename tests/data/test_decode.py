@@ -16,7 +16,7 @@ from PIL import Image
 from audit.data.decode import DEPTH, METADATA, decode_image, remarks_of, to_8_bits
 from audit.data.sources import FileSource
 from audit.records import DataWarningCode
-from audit.report.data_warnings import warning_sentence
+from audit.report.text import warning_sentence
 from tests.data.faces import face_table, read, write_faces
 
 pytestmark = pytest.mark.unit

@@ -13,7 +13,7 @@ from PIL import Image
 from audit.card import Card
 from audit.data import Samples, describe_data
 from audit.records import DataWarning, DataWarningCode
-from audit.report.data_warnings import warning_sentence
+from audit.report.text import warning_sentence
 from tests.data.faces import card_of, face_table, read, write_faces, write_images
 
 pytestmark = pytest.mark.unit

@@ -93,7 +93,7 @@ FAULTS: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], dict[str, Any], 
     "keys twice": (
         lambda t: pd.concat([t, t.head(7)]),
         {},
-        ("the table: 7 keys are there twice (images/00-neutral.png, images/00-happiness.png, images/01-neutral.png, "
+        ("the table: 7 keys occur twice (images/00-neutral.png, images/00-happiness.png, images/01-neutral.png, "
         "images/01-happiness.png, images/02-neutral.png, ...); keep one row per image"),
     ),
     "unknown keys": (

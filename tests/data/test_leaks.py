@@ -18,7 +18,7 @@ from PIL import Image, ImageFilter
 from audit.data import describe_data
 from audit.data.leaks import leak_warnings, look_at, near_pairs
 from audit.records import AttributeInfo
-from audit.report.data_warnings import warning_sentence
+from audit.report.text import warning_sentence
 from tests.data.faces import card_of, face_table, read, write_faces
 
 INFO = {"tone": AttributeInfo(attribute="tone", assigned_by="x", reference="a", groups=["a", "b"], unknown_images=0)}
@@ -135,7 +135,7 @@ def test_copies_to_the_byte_are_told_of_once() -> None:
 CONSEQUENCES = {
     "rows repeat another row": "each image counts once",
     "byte-identical": "what was trained on or found on one is no test on the other",
-    "in more than one group": "such a subject stands on both sides of a comparison",
+    "in more than one group": "such a subject counts on both sides of a comparison",
     "differ from those of": "can look as if it carried the group",
     "labels depend on it": "donors are matched on it, rates by group are not",
     "to train on": "a gap there may be no more than that",
@@ -179,7 +179,7 @@ def test_warnings_reach_the_samples(tmp_path: Path) -> None:
     for number, (name, gender) in enumerate(zip(table["image"], table["gender"], strict=True)):
         picture(number, level=190 if gender == "female" else 80).save(tmp_path / name)
     warnings = " ".join(map(warning_sentence, read(tmp_path, card_of(tmp_path)).warnings))
-    assert "gender: images of 'male' differ from those of 'female' in mean brightness (-" in warnings or (
+    assert "gender: images of 'male' differ from those of 'female' in mean brightness (−" in warnings or (
         "gender: images of 'female' differ from those of 'male' in mean brightness (+" in warnings
     )
     assert "source: labels depend on it (Cramer's V 0." in warnings

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from audit.card.first import first_card
 from audit.data import describe_data
 from audit.errors import AuditError, DataError
-from audit.report.data_warnings import warning_sentence
+from audit.report.text import warning_sentence
 from tests.data.faces import card_of, face_table, read, write_faces, write_images
 
 pytestmark = [pytest.mark.property, pytest.mark.unit]

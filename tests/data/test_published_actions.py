@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit.data.readers.actions import _facet_box, _fields, _most, _objects
+from audit.data.readers.actions import facet_box, fields_of, most_marked, objects_of
 from audit.data.readers.layout import json_of, named
 from audit.errors import DataError
 from tests.data.published_sets import assert_named, coco, facet, imsitu, read_set, stanford40, write_json
@@ -159,11 +159,14 @@ def test_photographs_stay_below_the_folder(name: str, tmp_path: Path) -> None:
         read_set(name, tmp_path)
 
 
-def test_json_beyond_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_beyond_the_limit_is_not_parsed(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("[1, 2]", encoding="utf-8")
     assert json_of(path) == [1, 2]
-    monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail("it was read"))
+    path.write_text("[1, 2", encoding="utf-8")
+    with pytest.raises(DataError, match="JSON"):
+        json_of(path)
+    path.write_text("[1, 2,", encoding="utf-8")
     with pytest.raises(DataError, match="6 bytes is over the limit of 5"):
         json_of(path, most=5)
 
@@ -186,22 +189,22 @@ ANY_JSON = st.recursive(
 @given(content=ANY_JSON)
 def test_json_of_any_shape_is_read_or_refused(content: Any) -> None:
     for read_it in (
-        lambda: list(_objects(content, Path("a"))),
-        lambda: list(_fields(content, "a", ("b", "c"), Path("a"))),
+        lambda: list(objects_of(content, Path("a"))),
+        lambda: list(fields_of(content, "a", ("b", "c"), Path("a"))),
     ):
         try:
             read_it()
         except DataError as error:
             assert str(error).startswith("a: ")
-    assert len(_facet_box(json.dumps(content))) == 4
+    assert len(facet_box(json.dumps(content))) == 4
 
 
 def test_small_rules() -> None:
-    assert _most({"light": 2, "dark": 1}) == "light"
-    assert _most({"light": 2, "dark": 2}) is None
-    assert _facet_box('{"x": 1, "y": 2, "width": 3, "height": 4}') == (1, 2, 4, 6)
-    assert not any(map(math.isfinite, _facet_box('{"x": 1' + "0" * 400 + ', "y": 2, "width": 3, "height": 4}')))
-    assert _facet_box("{'x': 1, 'y': 2, 'width': 3.5, 'height': 4}") == (1, 2, 4.5, 6)
+    assert most_marked({"light": 2, "dark": 1}) == "light"
+    assert most_marked({"light": 2, "dark": 2}) is None
+    assert facet_box('{"x": 1, "y": 2, "width": 3, "height": 4}') == (1, 2, 4, 6)
+    assert not any(map(math.isfinite, facet_box('{"x": 1' + "0" * 400 + ', "y": 2, "width": 3, "height": 4}')))
+    assert facet_box("{'x': 1, 'y': 2, 'width': 3.5, 'height': 4}") == (1, 2, 4.5, 6)
     assert [named(("a", "b"), code) for code in ("0", "1", "2", "-1", "\u00b2", "9" * 5000, None)] == [
         "a", "b", None, None, None, None, None,
     ]  # fmt: skip

@@ -12,8 +12,8 @@ from scipy.stats import norm
 from audit.card import Card
 from audit.data import counts_table, describe_data
 from audit.data.summary import audited_outcomes, detectable_difference
-from audit.records import DataWarning, DataWarningCode
-from audit.report.data_warnings import warning_sentence
+from audit.records import DataWarning, DataWarningCode, Shortfall
+from audit.report.text import limit_sentences, warning_sentence
 from tests.data.faces import card_of, face_table, read, write_faces
 
 pytestmark = pytest.mark.unit
@@ -100,12 +100,15 @@ def test_small_cells_are_named_and_small_groups_not_promised(tmp_path: Path) -> 
     report = describe_data(read(tmp_path, card), card)
     told = warning_sentence(report.warnings[0])
     assert told.startswith("gender: 8 of 8 cells under 30 subjects: female x neutral in discovery (3)")
-    assert report.limits == [
+    (limit,) = report.limits
+    assert (limit.shortfall, limit.detectable, limit.subjects_needed) == (Shortfall.SUBJECTS, {}, 30)
+    assert limit_sentences(report) == [
         "gender male (6 subjects) against female (6): too little data; 30 subjects in each group are needed"
     ]
     smaller = card_of(tmp_path, audit={"min_group_size": 2})
-    limit = describe_data(read(tmp_path, smaller), smaller).limits[0]
-    assert "at 80% power, corrected over 3 tests: happiness none, however large" in limit
+    report = describe_data(read(tmp_path, smaller), smaller)
+    assert report.limits[0].detectable == {"happiness": None}
+    assert "at 80% power, corrected over 3 tests: happiness none, however large" in limit_sentences(report)[0]
 
 
 @pytest.mark.parametrize("sizes", [(50, 50), (349, 987), (5000, 40)])

@@ -1,106 +1,26 @@
-"""A whole audit in small: 400 rendered faces, a transformer of two blocks, everything through the command line."""
+"""What is audited through the command line: the small card, image files of mixed kinds, people with names."""
 
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Iterator
-from copy import deepcopy
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
-from click.testing import CliRunner, Result
 from PIL import Image
 
-from audit.cli import main
 from audit.data.synthetic import SyntheticSource, sample_faces
-from audit.models import rendered_base
+from tests.small_world import SMALL_CARD, Invoke, Run, World, write_card
 
-Invoke = Callable[..., Result]
-SMALL_CARD: dict[str, Any] = {
-    "name": "Small rendered audit",
-    "task": "emotion",
-    "data": {"reader": "synthetic", "rendered": {"train_images": 400, "audit_images": 240, "association": 0.9}},
-    "groups": {"skin_tone": {"column": "skin_tone", "reference": "lighter"}},
-    "model": {
-        "name": "vit_tiny_patch16_224",
-        "weights": "rendered",
-        "image_size": 64,
-        "overrides": {"patch_size": 16, "depth": 2, "embed_dim": 64, "num_heads": 4},
-    },
-    "training": {"seeds": [0], "epochs": 4, "learning_rate": 1e-3},
-    "controls": {
-        "card": "rendered",
-        "train_images": 400,
-        "eval_images": 96,
-        "base_epochs": 12,
-        "condition_epochs": 6,
-        "learning_rate": 1e-3,
-    },
-    "audit": {"outcomes": ["smiling"], "permutations": 200, "bootstrap": 200},
-}
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished audit: its card, folder, record, and what the command said."""
-
-    card: Path
-    out: Path
-    folder: Path
-    result: Result
-
-    @property
-    def record(self) -> dict[str, Any]:
-        loaded: dict[str, Any] = json.loads((self.folder / "audit.json").read_text(encoding="utf-8"))
-        return loaded
-
-
-def write_card(path: Path, **changes: Any) -> Path:
-    """Write the small card; each change replaces a part, or updates it where both are mappings."""
-    card = deepcopy(SMALL_CARD)
-    for key, value in changes.items():
-        together = isinstance(value, dict) and isinstance(card.get(key), dict) and key != "data"
-        card[key] = {**card[key], **value} if together else value
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(card, sort_keys=False), encoding="utf-8")
-    return path
+__all__ = ["SMALL_CARD", "TABLE", "TONE", "Invoke", "Run", "write_card"]
 
 
 @pytest.fixture(scope="package", autouse=True)
-def small_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep trained models in a folder of this session, and train the rendered base on few faces."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VIT_AUDIT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.delenv("VIT_AUDIT_DATA", raising=False)
-        patch.setattr(rendered_base, "FACES", 400)
-        patch.setattr(rendered_base, "RECIPE", replace(rendered_base.RECIPE, epochs=4))
+def small_world(world: World) -> Iterator[None]:
+    """Let every command of these tests use the cache of the session, and a small rendered base."""
+    with world.entered():
         yield
-
-
-@pytest.fixture(scope="package")
-def invoke() -> Invoke:
-    """Return a call of the command line in this process."""
-
-    def call(*args: object) -> Result:
-        return CliRunner().invoke(main, [str(arg) for arg in args])
-
-    return call
-
-
-@pytest.fixture(scope="package")
-def small_run(tmp_path_factory: pytest.TempPathFactory, invoke: Invoke) -> Run:
-    """Run the small audit once."""
-    place = tmp_path_factory.mktemp("small")
-    card = write_card(place / "card.yaml")
-    result = invoke("run", card, "--out", place / "out")
-    assert result.exit_code in (0, 1, 4), result.output
-    (folder,) = (place / "out").iterdir()
-    return Run(card, place / "out", folder, result)
 
 
 def odd_image(image: Image.Image, number: int) -> bytes:
@@ -163,14 +83,12 @@ LAST = ["Abernathy", "Bukhari", "Castellanos", "Dlamini", "Eriksen", "Fitzgerald
 ANNOTATORS = ["Wilhelmina Ott", "Zacharias Poe"]
 
 
-@pytest.fixture(scope="package")
-def named_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_named_folder(folder: Path) -> None:
     """Write 160 faces of 80 people whose names are in file names and table, as collections of photographs have them.
 
     Two files are damaged, one image has a label that is left out, one person is seen in two groups, and one image is
     nearly another person's.
     """
-    folder = tmp_path_factory.mktemp("named")
     faces = sample_faces(160, 7, split="discovery")
     source = SyntheticSource(faces)
     rows = []
@@ -190,20 +108,26 @@ def named_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in (31, 52):
         (folder / rows[number]["file"]).write_bytes(b"no image")
     pd.DataFrame(rows).to_csv(folder / "faces.csv", index=False)
-    return folder
 
 
-@pytest.fixture(scope="package")
-def named_run(named_folder: Path, invoke: Invoke, tmp_path_factory: pytest.TempPathFactory) -> Run:
+@pytest.fixture(scope="session")
+def named_run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Audit the people of ``named_folder``, by a card that tells of this machine and of who wrote it."""
-    data = {**TABLE, "path": str(named_folder / "faces.csv"), "labels": ["neutral", "smiling"]}
-    card = write_card(
-        named_folder / "cards" / "people.yaml", name="People with names", data=data, groups=TONE, match_on=["by"],
-        audit={"min_group_size": 4}, report={"run_by": "Ottoline Quimby"},
-    )  # fmt: skip
-    card.write_text("# written by Ottoline Quimby\n" + card.read_text(encoding="utf-8"), encoding="utf-8")
-    out = tmp_path_factory.mktemp("named-out")
-    result = invoke("run", card, "--out", out)
-    assert result.exit_code in (0, 1, 4), result.output
-    (folder,) = out.iterdir()
-    return Run(card, out, folder, result)
+
+    def prepare(folder: Path) -> Path:
+        write_named_folder(folder)
+        data = {**TABLE, "path": str(folder / "faces.csv"), "labels": ["neutral", "smiling"]}
+        card = write_card(
+            folder / "cards" / "people.yaml", name="People with names", data=data, groups=TONE, match_on=["by"],
+            audit={"min_group_size": 4}, report={"run_by": "Ottoline Quimby"},
+        )  # fmt: skip
+        card.write_text("# written by Ottoline Quimby\n" + card.read_text(encoding="utf-8"), encoding="utf-8")
+        return card
+
+    return world.audited("named", prepare, tmp_path_factory.mktemp("named"))
+
+
+@pytest.fixture(scope="session")
+def named_folder(named_run: Run) -> Path:
+    """Return the folder of the people's images, table and card."""
+    return named_run.card.parent.parent

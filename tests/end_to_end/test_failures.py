@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,26 +98,38 @@ class Disk:
 
 
 @contextmanager
-def refusing(disk: Disk) -> Iterator[None]:
-    """Let a full disk show when a file is complete, and one to read only when it is begun."""
-    make, to_disk = tempfile.mkstemp, store._to_disk
+def beginning(check: Callable[[Path], None]) -> Iterator[None]:
+    """Let ``check`` see each temporary file before it is begun; it may raise in its place."""
+    make = tempfile.mkstemp
 
     def begin(**named: Any) -> tuple[int, str]:
         if "prefix" in named:
-            place = Path(named["dir"]) / f"{named['prefix']}x{named['suffix']}"
-            if disk.refuses(place, errno.EROFS):
-                raise failure(errno.EROFS, str(place))
+            check(Path(named["dir"]) / f"{named['prefix']}x{named['suffix']}")
         return make(**named)
-
-    def complete(path: Path) -> None:
-        if path.name.endswith(store.UNFINISHED) and disk.refuses(path, errno.ENOSPC):
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-            raise failure(errno.ENOSPC)
-        to_disk(path)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("audit.store.tempfile.mkstemp", begin)
-        patch.setattr(store, "_to_disk", complete)
+        yield
+
+
+@contextmanager
+def refusing(disk: Disk) -> Iterator[None]:
+    """Let a full disk show when a file is complete, and one to read only when it is begun."""
+    to_disk = os.fsync
+
+    def begin(path: Path) -> None:
+        if disk.refuses(path, errno.EROFS):
+            raise failure(errno.EROFS, str(path))
+
+    def complete(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.name.endswith(store.UNFINISHED) and disk.refuses(path, errno.ENOSPC):
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+            raise failure(errno.ENOSPC)
+        to_disk(descriptor)
+
+    with beginning(begin), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", complete)
         yield
 
 
@@ -267,23 +279,14 @@ def copy(small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path / "run"
 
 
-def refuse(name: str, code: int) -> Callable[[], Any]:
+def refuse(name: str, code: int) -> AbstractContextManager[None]:
     """Return a context in which one file of a run cannot be written."""
 
-    @contextmanager
-    def context() -> Iterator[None]:
-        make = tempfile.mkstemp
+    def check(path: Path) -> None:
+        if path.name.startswith(f".{name}."):
+            raise failure(code, str(path.parent))
 
-        def begin(**named: Any) -> tuple[int, str]:
-            if named.get("prefix") == f".{name}.":
-                raise failure(code, str(named["dir"]))
-            return make(**named)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("audit.store.tempfile.mkstemp", begin)
-            yield
-
-    return context
+    return beginning(check)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +298,7 @@ def test_pages_that_cannot_be_written_are_printed_by_the_next_command(
     copy: Path, invoke: Invoke, name: str, code: int
 ) -> None:
     before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file() and p.name != "report.pdf"}
-    with refuse(name, code)():
+    with refuse(name, code):
         line = told(invoke("render", copy))
     assert Path(line.split(": ")[0]).name == name
     assert {p: p.read_bytes() for p in before} == before
@@ -314,7 +317,7 @@ def test_a_review_that_cannot_be_written_is_added_by_the_next_command(
                 "reason": "seen", "decided": "2026-03-02T10:00:00Z"}  # fmt: skip
     review = tmp_path / "review.json"
     review.write_text(json.dumps({"audit_sha256": source.digest, "decisions": [decision]}), encoding="utf-8")
-    with refuse(name, code)():
+    with refuse(name, code):
         line = told(invoke("review", copy, review))
     assert Path(line.split(": ")[0]).name == name
     assert invoke("review", copy, review).exit_code == 0
@@ -324,26 +327,21 @@ def test_a_review_that_cannot_be_written_is_added_by_the_next_command(
 
 def test_other_commands_that_write_say_what_they_could_not(small_run: Run, invoke: Invoke, tmp_path: Path) -> None:
     (tmp_path / "faces.csv").write_text("image,label,gender\na.png,x,f\nb.png,y,m\n", encoding="utf-8")
-    with refuse("dataset.yaml", errno.EROFS)():
+    with refuse("dataset.yaml", errno.EROFS):
         assert "dataset.yaml: " in told(invoke("init", tmp_path / "faces.csv", "--out", tmp_path / "dataset.yaml"))
-    with refuse("diff.json", errno.ENOSPC)():
+    with refuse("diff.json", errno.ENOSPC):
         line = told(invoke("diff", small_run.folder, small_run.folder, "--out", tmp_path / "d"))
     assert "diff.json: cannot be written (No space left on device); make room" in line
 
 
-def test_a_number_is_reproduced_though_the_run_is_read_only(
-    small_run: Run, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_number_is_reproduced_though_the_run_is_read_only(small_run: Run, invoke: Invoke) -> None:
     """Nothing is written where a finding is measured again, into the run least of all."""
-    make = tempfile.mkstemp
 
-    def begin(**named: Any) -> tuple[int, str]:
-        if "prefix" in named:
-            raise failure(errno.EROFS, str(named["dir"]))
-        return make(**named)
+    def check(path: Path) -> None:
+        raise failure(errno.EROFS, str(path.parent))
 
-    monkeypatch.setattr("audit.store.tempfile.mkstemp", begin)
-    assert invoke("reproduce", small_run.folder, small_run.record["findings"][0]["id"]).exit_code == 0
+    with beginning(check):
+        assert invoke("reproduce", small_run.folder, small_run.record["findings"][0]["id"]).exit_code == 0
 
 
 # What vanishes, and what cannot be computed

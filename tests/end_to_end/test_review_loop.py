@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from audit.exit_codes import ExitCode
-from audit.pipeline.verify import _preregistered
+from audit.pipeline.verify import preregistration_faults
 from audit.records import RunComparison
 from audit.report.manifest import MANIFEST, write_manifest
 from audit.report.render import Source, read_run
@@ -75,11 +75,11 @@ def test_what_was_fixed_beforehand_is_compared_as_a_card(copy: Path) -> None:
     fixed = json.loads(path.read_text(encoding="utf-8"))
     del fixed["card"]["data"]["download"]  # as before there was such a field
     path.write_text(json.dumps(fixed), encoding="utf-8")
-    assert list(_preregistered(copy, audit)) == []
+    assert list(preregistration_faults(copy, audit)) == []
     fixed["card"]["audit"]["alpha"] = 0.04
     for content in (json.dumps(fixed), '{"card": 3}', "[]", "{", "[" * 100_000):
         path.write_text(content, encoding="utf-8")
-        assert [str(f) for f in _preregistered(copy, audit) if "is not the card" in str(f)], content[:20]
+        assert [str(f) for f in preregistration_faults(copy, audit) if "is not the card" in str(f)], content[:20]
 
 
 def test_files_that_are_missing_or_too_many_are_named(copy: Path, invoke: Invoke) -> None:

@@ -30,6 +30,7 @@ from audit.models.adapters.heads import Heads
 from audit.models.checkpoint import started_from
 from audit.records import Audit
 from tests.end_to_end.conftest import TABLE, TONE, Invoke, Run, write_card
+from tests.small_world import World
 
 pytestmark = pytest.mark.end_to_end
 # Effects that need no audited model.
@@ -46,10 +47,15 @@ main()
 """
 
 
+def written(folder: Path) -> dict[str, int]:
+    """Return when each file of a folder was written, in nanoseconds; what is replaced by its like is written later."""
+    return {p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
 def without_times(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record without what may differ between two runs: times, and when control models were measured."""
     provenance = {k: v for k, v in record["provenance"].items() if k != "started"}
-    return {**record, "provenance": provenance, "controls": {**record["controls"], "setting": ""}}
+    return {**record, "provenance": provenance, "controls": {**record["controls"], "setup": None}}
 
 
 def test_prints_outcome_three_figures_and_path(small_run: Run) -> None:
@@ -138,17 +144,17 @@ def test_exact_pairs_are_drawn_and_patched(small_run: Run) -> None:
     assert {a["design"] for a in small_run.record["agreement"]} >= {"Design B", "attribution patching"}
 
 
-def test_second_run_takes_up_what_stands(small_run: Run, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_args: object, **_named: object) -> None:
-        raise AssertionError("trained again")
-
-    for module in ("audit.pipeline.train_models", "audit.controls.control_models", "audit.models.rendered_base"):
-        monkeypatch.setattr(f"{module}.finetune", refuse)
-    for name in ("sweep", "sweep_together"):
-        monkeypatch.setattr(f"audit.pipeline.run_sweeps.{name}", refuse)
-    monkeypatch.setattr("audit.pipeline.run_pairs.sweep", refuse)
-    before = small_run.record
+def test_second_run_takes_up_what_is_there(small_run: Run, world: World, invoke: Invoke) -> None:
+    before, cache = small_run.record, world.shared / "cache"
+    models, effects = written(small_run.folder / "models"), written(small_run.folder / "effects")
+    trained = written(cache)
     result = invoke("run", small_run.card, "--out", small_run.out)
+    assert written(small_run.folder / "models") == models
+    again = {"samples.parquet", "controls.parquet", "unpatched.parquet"}  # as every attempt lays them out
+    effects = {name: when for name, when in effects.items() if name not in again}
+    assert len(effects) >= 8
+    assert effects.items() <= written(small_run.folder / "effects").items()
+    assert trained.items() <= written(cache).items()
     assert result.exit_code == small_run.result.exit_code, result.output
     assert [p.name for p in small_run.out.iterdir()] == [small_run.folder.name]
     assert without_times(small_run.record) == without_times(before)
@@ -321,7 +327,8 @@ def test_a_stranger_in_design_c_is_shown_and_left_out(
     record = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     failed = [c for c in record["controls"]["controls"] if not c["passed"]]
     assert [(c["gates"], c["check"]) for c in failed] == [("Design C", "same_base")]
-    assert any(text.startswith("Design C: 1 of its ") for text in record["controls"]["not_run"])
+    (left_out,) = (row for row in record["controls"]["not_run"] if row["code"] == "checks failed")
+    assert (left_out["design"], left_out["failed"]) == ("Design C", 1)
     assert all(head["design_c"] is None and head["transplant"] is None for head in record["heads"])
     assert [h["confirmation"] for h in record["heads"]] == [h["confirmation"] for h in small_run.record["heads"]]
     assert "Design C is left out" in (folder / "report.html").read_text(encoding="utf-8")
@@ -343,7 +350,8 @@ def test_an_edit_that_cannot_be_undone_is_shown_and_left_out(
     assert invoke("verify", folder).stdout.startswith("verified: ")
     assert record["pairs"] == []
     assert all(head["natural_indirect"] is None for head in record["heads"])
-    assert any(text.startswith("Design B: 1 of its ") for text in record["controls"]["not_run"])
+    (left_out,) = (row for row in record["controls"]["not_run"] if row["code"] == "checks failed")
+    assert (left_out["design"], left_out["failed"]) == ("Design B", 1)
 
 
 def test_groups_that_mean_nothing_pass(invoke: Invoke, tmp_path: Path) -> None:
@@ -404,21 +412,18 @@ def own_run(small_run: Run, face_folder: Path, invoke: Invoke, tmp_path_factory:
 
 def test_own_model_is_audited_as_it_is(own_run: Run, small_run: Run, invoke: Invoke) -> None:
     record = own_run.record
-    assert record["model"]["origin"] == "the user's own checkpoint"
+    assert record["model"]["training"] is None
     assert record["model"]["weights_sha256"] == small_run.record["model"]["weights_sha256"]
     assert record["model"]["seeds"] == []
-    assert any(reason.startswith("Design C: it needs training") for reason in record["controls"]["not_run"])
+    assert ("needs training", "Design C") in {(r["code"], r["design"]) for r in record["controls"]["not_run"]}
     assert all(head["design_c"] is None for head in record["heads"])
     assert "Design C: it needs training" in (own_run.folder / "report.html").read_text(encoding="utf-8")
     assert not (own_run.folder / "effects" / "reference.parquet").exists()
     assert invoke("verify", own_run.folder).stdout.startswith("verified: ")
 
 
-def test_another_classifier_under_the_same_name_is_another_model(
-    own_run: Run, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The folder of the first model stands there, and must not be taken up."""
-    monkeypatch.setattr("audit.controls.control_models.finetune", lambda *_a, **_k: pytest.fail("trained again"))
+def test_another_classifier_under_the_same_name_is_another_model(own_run: Run, invoke: Invoke) -> None:
+    """The folder of the first model is there, and must not be taken up."""
     path = own_run.card.with_name("mine.safetensors")
     kept, state = path.read_bytes(), load_file(path)
     try:
@@ -446,9 +451,8 @@ def test_any_failed_control_of_the_audit_makes_it_invalid(small_run: Run) -> Non
 
 
 def test_own_model_may_share_the_controls_of_what_it_was_fine_tuned_from(
-    own_run: Run, small_run: Run, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_run: Run, small_run: Run, invoke: Invoke, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("audit.controls.control_models.finetune", lambda *_a, **_k: pytest.fail("trained again"))
     card = yaml.safe_load(own_run.card.read_text(encoding="utf-8"))
     card["controls"]["weights"] = "rendered"
     shared = own_run.card.with_name("shared.yaml")
@@ -457,7 +461,7 @@ def test_own_model_may_share_the_controls_of_what_it_was_fine_tuned_from(
     assert result.exit_code == own_run.result.exit_code, result.output
     (folder,) = tmp_path.iterdir()
     record = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
-    assert "from the weights 'rendered'." in record["controls"]["setting"]
+    assert record["controls"]["setup"]["weights"] == "rendered"
     effects = [c for c in record["controls"]["controls"] if c["kind"] in ("effect", "null")]
     assert effects == [c for c in small_run.record["controls"]["controls"] if c["kind"] in ("effect", "null")]
     assert [h["confirmation"] for h in record["heads"]] == [h["confirmation"] for h in own_run.record["heads"]]

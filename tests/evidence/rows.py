@@ -7,7 +7,18 @@ from typing import Any
 from hypothesis import strategies as st
 
 from audit.evidence.findings import Context
-from audit.records import ContrastRow, Control, ControlReport, Direction, Estimate, HeadRow, Metric, State, Verdict
+from audit.records import (
+    ContrastRow,
+    Control,
+    ControlReport,
+    Direction,
+    Estimate,
+    HeadRow,
+    Metric,
+    Shortfall,
+    State,
+    Verdict,
+)
 from tests.strategies import NAMES
 
 CONTEXT = Context(
@@ -94,7 +105,7 @@ def controls(*, failed: int = 0, valid: bool | None = None) -> ControlReport:
         )
         for i in range(3)
     ]
-    return ControlReport(valid=failed == 0 if valid is None else valid, controls=rows, grids=[], setting="here")
+    return ControlReport(valid=failed == 0 if valid is None else valid, controls=rows, grids=[])
 
 
 SIZES = st.floats(-1, 1).map(lambda v: round(v, 3))
@@ -120,7 +131,9 @@ def contrast_rows(draw: st.DrawFn) -> ContrastRow:
         state=state,
         above_policy=state == "disparity" and draw(st.booleans()),
         by_seed=draw(st.lists(SIZES, max_size=3)),
-        reason="" if tested else "too few",
+        shortfall=None if tested else Shortfall.LABELS if state == "not estimable" else Shortfall.SUBJECTS,
+        fewest_subjects=12 if state == "too little data" else None,
+        subjects_needed=30 if state == "too little data" else None,
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from audit.evidence.accuracy import accuracy, at_or_below_chance, is_above_chance, likely_reason
+from audit.evidence.accuracy import accuracy, is_above_chance, likely_reason
 from audit.records import ChanceReason
 from tests.evidence.simulate import predictions
 
@@ -55,23 +55,21 @@ def test_unknown_and_empty_groups_have_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "chance", "above"),
+    ("rows", "above"),
     [
-        ([("a", "smile", "smile", 40), ("a", "frown", "frown", 40)], False, True),
-        ([("a", "smile", "frown", 40), ("a", "frown", "smile", 40)], True, False),  # classes reversed
-        ([("a", "smile", "smile", 40), ("a", "frown", "smile", 40)], True, False),  # one answer only
-        ([("a", "smile", "smile", 22), ("a", "smile", "frown", 18), ("a", "frown", "frown", 40)], False, True),
+        ([("a", "smile", "smile", 40), ("a", "frown", "frown", 40)], True),
+        ([("a", "smile", "frown", 40), ("a", "frown", "smile", 40)], False),  # classes reversed
+        ([("a", "smile", "smile", 40), ("a", "frown", "smile", 40)], False),  # one answer only
+        ([("a", "smile", "smile", 22), ("a", "smile", "frown", 18), ("a", "frown", "frown", 40)], True),
     ],
 )
-def test_chance(rows: list[tuple[str, str, str, int]], chance: bool, above: bool) -> None:
+def test_chance(rows: list[tuple[str, str, str, int]], above: bool) -> None:
     (row,) = accuracy(predictions(rows), {})
-    assert at_or_below_chance(row, 2) == chance
     assert is_above_chance(row, 2) == above
 
 
 def test_what_was_not_measured_is_not_above_chance() -> None:
     (row,) = accuracy(frame().iloc[:0], {})
-    assert at_or_below_chance(row, 2)
     assert not is_above_chance(row, 2)
 
 

@@ -30,7 +30,7 @@ WORLDS = {
     "subjects with several labels": Labels(FORTY, several=0.6),
     "labels without weight": Labels(FORTY, weightless=range(0, 40, 3)),
     "rare labels": Labels(RARE, skewed=True),
-    "one image a cell": Labels(ONE_IMAGE_A_CELL),
+    "one image per cell": Labels(ONE_IMAGE_A_CELL),
 }
 
 

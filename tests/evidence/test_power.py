@@ -126,8 +126,8 @@ def test_where_there_is_enough_of_all_every_question_can_be_asked() -> None:
     found = shortfalls(plenty())
     assert found[Metric.STANDARDISED_GAP] == (None, None)
     assert found[Metric.TPR_GAP] == found[Metric.FPR_GAP] == (None, Shortfall.CLUSTERS)  # twenty pairs of one label
-    (line,) = detectable_head_effects(scope(plenty()).samples, SPEC, "head")
-    assert "heads can be localised; 40 and 40 independent groups" in line
+    (limit,) = detectable_head_effects(scope(plenty()).samples, SPEC, "head")
+    assert (limit.shortfall, limit.clusters, limit.clusters_needed) == (None, (40, 40), 30)
 
 
 @pytest.mark.unit

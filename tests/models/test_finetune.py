@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +12,11 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from audit.errors import UnfinishedError
-from audit.models import finetune as module
 from audit.models.checkpoint import hash_state
-from audit.models.finetune import Recipe, Views, finetune, make_views, mirrored, prefix_blocks
+from audit.models.finetune import MAPPED_ABOVE, Recipe, Views, finetune, make_views, mirrored, prefix_blocks
 from audit.models.predict import predict_logits
 from audit.models.transforms import as_input
+from tests.limits import files_of_at_most
 from tests.models_for_tests import noise_pixels, tiny, two_tones
 
 pytestmark = pytest.mark.unit
@@ -93,21 +91,10 @@ def test_training_from_features_is_training_the_whole_model_with_a_frozen_prefix
     from_features, whole = fresh(), fresh()
     features = make_views(from_features, [PIXELS], train_blocks, dtype=torch.float32)
     finetune(from_features, features, TARGETS, replace(RECIPE, train_blocks=train_blocks))
-    for block in whole.blocks[: 3 - train_blocks]:
-        block.attn.register_forward_hook(lambda _m, _a, out: out.detach())
-    optimised = Views([PIXELS], 0)
+    whole.blocks[2 - train_blocks].register_forward_hook(lambda _m, _a, out: out.detach())
     frozen = {k for k in whole.state_dict() if k.split(".")[0] in ("cls_token", "pos_embed", "patch_embed")}
     frozen |= {k for k in whole.state_dict() if k.startswith("blocks.") and int(k.split(".")[1]) < 3 - train_blocks}
-    original = module._freeze
-    with pytest.MonkeyPatch.context() as patch:
-
-        def freeze(model: VisionTransformer, prefix: int, recipe: Recipe) -> None:
-            original(model, prefix, recipe)
-            for name, weight in model.named_parameters():
-                weight.requires_grad_(name not in frozen)
-
-        patch.setattr(module, "_freeze", freeze)
-        finetune(whole, optimised, TARGETS, RECIPE)
+    finetune(whole, Views([PIXELS], 0), TARGETS, RECIPE)
     assert changed(fresh(), whole) == set(whole.state_dict()) - frozen
     np.testing.assert_allclose(predict_logits(from_features, PIXELS), predict_logits(whole, PIXELS), atol=1e-3)
     for name, weight in from_features.state_dict().items():
@@ -195,36 +182,29 @@ def test_features_beyond_float16_stay_as_they_are() -> None:
     assert found.isfinite().all()
 
 
-def test_features_train_the_same_model_in_memory_and_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def mapped_files() -> int:
+    """Return how many files without a name are mapped into the memory of this process."""
+    return sum(line.endswith("(deleted)") for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines())
+
+
+def test_features_train_the_same_model_in_memory_and_in_a_file() -> None:
     hashes, files = [], []
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    real = np.memmap
-    monkeypatch.setattr(np, "memmap", lambda file, *args, **named: files.append(file) or real(file, *args, **named))
-    for limit in (module.MAPPED_ABOVE, 0):
-        monkeypatch.setattr(module, "MAPPED_ABOVE", limit)
-        model = fresh()
-        views = make_views(model, [PIXELS, mirrored(PIXELS)], 1)
+    for limit in (MAPPED_ABOVE, 0):
+        model, before = fresh(), mapped_files()
+        views = make_views(model, [PIXELS, mirrored(PIXELS)], 1, mapped_above=limit)
+        files.append(mapped_files() - before)
         finetune(model, views, TARGETS, replace(RECIPE, train_blocks=1))
         hashes.append(hash_state(model.state_dict()))
     assert hashes[0] == hashes[1]
-    assert len(files) == 2
-    assert not any(tmp_path.iterdir())
+    assert files == [0, 2]
 
 
-def test_a_full_disk_shows_before_features_are_mapped_to_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Once they are, want of room ends the process by a signal, and nothing can be said."""
-
-    def full(_descriptor: int, _start: int, size: int) -> None:
-        assert size > 0
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(module, "MAPPED_ABOVE", 0)
-    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
+def test_want_of_room_shows_before_features_are_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once they are, it ends the process by a signal, and nothing can be said."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    what = rf"^{tmp_path}: cannot be written \(No space left on device\); make room for 0\.0 GB of features there"
-    with pytest.raises(UnfinishedError, match=what):
-        make_views(fresh(), [PIXELS], 1)
+    what = rf"^{tmp_path}: cannot be written \(File too large\); make room for 0\.0 GB of features there"
+    with files_of_at_most(4096), pytest.raises(UnfinishedError, match=what):
+        make_views(fresh(), [PIXELS], 1, mapped_above=0)
 
 
 @pytest.mark.parametrize(("train", "frozen"), [(None, 0), (1, 2), (3, 0), (7, 0)])

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from audit.card.schema import ModelSpec
-from audit.models import rendered_base as module
 from audit.models.build import Backbone
 from audit.models.checkpoint import open_checkpoint
-from audit.models.rendered_base import rendered_base
+from audit.models.rendered_base import RECIPE, rendered_base
 
 pytestmark = pytest.mark.unit
 SPEC = ModelSpec(
@@ -22,48 +22,43 @@ SPEC = ModelSpec(
 )
 
 
-@pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Make the base small, and return a list for its steps."""
-    monkeypatch.setattr(module, "FACES", 32)
-    monkeypatch.setattr(module, "RECIPE", replace(module.RECIPE, epochs=1, batch_size=16))
-    return []
+small_base = partial(rendered_base, faces=32, recipe=replace(RECIPE, epochs=1, batch_size=16))
 
 
-def test_the_second_call_does_not_train(steps: list[tuple[int, int]], tmp_path: Path) -> None:
-    first = rendered_base(SPEC, cache=tmp_path, progress=lambda *n: steps.append(n))
+def test_the_second_call_does_not_train(tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    first = small_base(SPEC, cache=tmp_path, progress=lambda *n: steps.append(n))
     assert steps == [(1, 2), (2, 2)]
     written = first.read_bytes()
-    assert rendered_base(SPEC, cache=tmp_path, progress=lambda *n: steps.append(n)) == first
+    assert small_base(SPEC, cache=tmp_path, progress=lambda *n: steps.append(n)) == first
     assert len(steps) == 2
     assert first.read_bytes() == written
     assert [p.name for p in tmp_path.iterdir()] == [first.name]
 
 
-def test_it_is_the_same_base_every_time(steps: list[tuple[int, int]], tmp_path: Path) -> None:
-    one, other = (rendered_base(SPEC, cache=tmp_path / name) for name in ("a", "b"))
+def test_it_is_the_same_base_every_time(tmp_path: Path) -> None:
+    one, other = (small_base(SPEC, cache=tmp_path / name) for name in ("a", "b"))
     assert one.name == other.name
     assert one.read_bytes() == other.read_bytes()
 
 
-def test_another_architecture_size_or_recipe_is_another_base(
-    steps: list[tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = {rendered_base(SPEC, cache=tmp_path).name}
-    names.add(rendered_base(SPEC.model_copy(update={"image_size": 48}), cache=tmp_path).name)
-    names.add(rendered_base(SPEC.model_copy(update={"overrides": {**SPEC.overrides, "depth": 2}}), cache=tmp_path).name)
-    monkeypatch.setattr(module, "RECIPE", replace(module.RECIPE, learning_rate=5e-4))
-    names.add(rendered_base(SPEC, cache=tmp_path).name)
-    assert len(names) == 4
+def test_another_architecture_size_or_recipe_is_another_base(tmp_path: Path) -> None:
+    names = {small_base(SPEC, cache=tmp_path).name}
+    names.add(small_base(SPEC.model_copy(update={"image_size": 48}), cache=tmp_path).name)
+    names.add(small_base(SPEC.model_copy(update={"overrides": {**SPEC.overrides, "depth": 2}}), cache=tmp_path).name)
+    slower = replace(RECIPE, epochs=1, batch_size=16, learning_rate=5e-4)
+    names.add(small_base(SPEC, cache=tmp_path, recipe=slower).name)
+    names.add(small_base(SPEC, cache=tmp_path, faces=48).name)
+    assert len(names) == 5
 
 
-def test_classes_and_trained_blocks_do_not_make_another_base(steps: list[tuple[int, int]], tmp_path: Path) -> None:
-    first = rendered_base(SPEC, cache=tmp_path)
-    assert rendered_base(SPEC.model_copy(update={"train_blocks": 1}), cache=tmp_path) == first
+def test_classes_and_trained_blocks_do_not_make_another_base(tmp_path: Path) -> None:
+    first = small_base(SPEC, cache=tmp_path)
+    assert small_base(SPEC.model_copy(update={"train_blocks": 1}), cache=tmp_path) == first
 
 
-def test_the_base_can_be_built_upon(steps: list[tuple[int, int]], tmp_path: Path) -> None:
-    path = rendered_base(SPEC, cache=tmp_path)
+def test_the_base_can_be_built_upon(tmp_path: Path) -> None:
+    path = small_base(SPEC, cache=tmp_path)
     model = Backbone(SPEC, path).build(5)
     assert model.head.out_features == 5
     assert (model.cls_token == open_checkpoint(path).take(None).tensors["cls_token"]).all()

@@ -9,7 +9,7 @@ import torch
 from audit.models.adapters.registry import adapter
 from audit.models.blocks import rows_read
 from audit.models.transforms import as_input
-from audit.patching.attention import _attention, can_look, mean_attention
+from audit.patching.attention import attention_weights, can_look, mean_attention
 from audit.patching.sites import Site, heads_of, record
 from tests.models_for_tests import FAMILIES, noise_pixels, tiny
 
@@ -25,7 +25,7 @@ def test_attention_times_values_is_what_the_head_holds(family: str) -> None:
         block, n_heads = model.blocks[layer], heads_of(model, layer)
         with torch.inference_mode():
             trace = record(model, as_input(model, pixels))
-            weights = _attention(block, trace.entering[layer], n_heads, None)
+            weights = attention_weights(block, trace.entering[layer], n_heads, None)
             values = block.attn.qkv(block.norm1(trace.entering[layer])).unflatten(-1, (3, n_heads, -1))[:, :, 2]
             held = torch.einsum("bhqk,bkhd->bqhd", weights, values).flatten(2)
         assert (held - trace.head_activations[layer]).abs().max() < 1e-4 * trace.head_activations[layer].abs().max()

@@ -8,10 +8,10 @@ import pytest
 import torch
 from timm.models.resnet import BasicBlock, Bottleneck
 
+from audit.batching import batch_size_limit
 from audit.models.adapters.heads import Heads
 from audit.models.adapters.registry import Model, adapter
 from audit.models.blocks import rows_read
-from audit.patching import engine
 from audit.patching.engine import (
     Donor,
     continue_unpatched,
@@ -241,13 +241,14 @@ def test_chosen_heads_are_those_of_the_full_run_in_the_order_asked() -> None:
 
 @pytest.mark.parametrize("rows_at_once", [1, 5, 12])
 @pytest.mark.parametrize("family", ["class token", "average pool", "swin", *CONVOLUTIONAL])
-def test_batch_boundaries_do_not_matter(family: str, rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_boundaries_do_not_matter(family: str, rows_at_once: int) -> None:
     model, images, donors = tiny(family), noise_images(3), noise_images(3, seed=1)
     layers = range(adapter(model).depth)
     whole = [by_engine(model, model, images, donors, layer) for layer in layers]
-    monkeypatch.setattr(engine, "ROWS_AT_ONCE", rows_at_once)
     for layer in layers:
-        assert relative(by_engine(model, model, images, donors, layer), whole[layer]) < 5e-5
+        with batch_size_limit(rows_at_once):
+            parts = by_engine(model, model, images, donors, layer)
+        assert relative(parts, whole[layer]) < 5e-5
 
 
 @pytest.mark.parametrize(

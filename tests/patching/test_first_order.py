@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from audit.patching import sweep as sweeping
+from audit.batching import batch_size_limit
 from audit.patching.first_order import average, sweep_first_order
 from audit.patching.sweep import DonorKind, measure_unpatched, sweep
 from tests.models_for_tests import noise_pixels, tiny
@@ -35,17 +35,13 @@ def plan(*, near: int = 0) -> pd.DataFrame:
     )
 
 
-def test_every_patch_of_the_plan_is_estimated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_patch_of_the_plan_is_estimated_once() -> None:
     model, pixels, own = tiny(), noise_pixels(8), plan()
     table = sweep_first_order(model, pixels, own, np.arange(8), KINDS, layers=range(2), outcomes=OUTCOMES)
     donors = [DonorKind(kind, model, own[kind].to_numpy()) for kind in KINDS]
     exact = sweep(model, pixels, own["recipient"].to_numpy(), donors, layers=range(2), outcomes=OUTCOMES)
     assert set(table.set_index(KEYS).index) == set(exact.set_index(KEYS).index)
     assert len(table) == len(exact)
-    monkeypatch.setattr(sweeping, "RECIPIENTS_AT_ONCE", 2)
-    halves = sweep_first_order(model, pixels, own, np.arange(8), KINDS, layers=range(2), outcomes=OUTCOMES)
-    a, b = (t.set_index(KEYS).sort_index()[["own:happiness", "own:anger"]] for t in (table, halves))
-    pd.testing.assert_frame_equal(a, b, rtol=0, atol=1e-6)
 
 
 def test_close_donors_are_estimated_nearly_exactly() -> None:
@@ -66,12 +62,12 @@ def test_close_donors_are_estimated_nearly_exactly() -> None:
         assert values.xs("placebo", level="donor_kind").abs().max() < 1e-6
 
 
-def test_how_much_fits_into_memory_changes_no_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_much_is_computed_at_once_changes_no_estimate() -> None:
     model, pixels, own, layers = tiny(), noise_pixels(8), plan(), range(2)
     subjects = np.arange(8)
     roomy = sweep_first_order(model, pixels, own, subjects, KINDS, layers=layers, outcomes=OUTCOMES)
-    monkeypatch.setattr("audit.patching.first_order.max_batch_size", lambda most, _bytes, share, free: 1)
-    tight = sweep_first_order(model, pixels, own, subjects, KINDS, layers=layers, outcomes=OUTCOMES)
+    with batch_size_limit(1):
+        tight = sweep_first_order(model, pixels, own, subjects, KINDS, layers=layers, outcomes=OUTCOMES)
     assert not np.allclose(roomy["own:anger"], roomy["both:anger"])
     pd.testing.assert_frame_equal(tight, roomy, rtol=0, atol=1e-6)
 

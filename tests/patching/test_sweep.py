@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -12,10 +10,9 @@ import torch
 from scipy.special import logit
 from timm.models.vision_transformer import VisionTransformer
 
+from audit.batching import batch_size_limit
 from audit.errors import MemoryExhaustedError
 from audit.models.transforms import as_input
-from audit.patching import engine
-from audit.patching import sweep as sweeping
 from audit.patching.engine import transplant_layer
 from audit.patching.hooks import donor_head_outputs, patch_with_hooks
 from audit.patching.sites import Site, record
@@ -37,6 +34,23 @@ KEYS = ["position", "layer", "head", "donor_kind"]
 
 def rows(*numbers: int) -> npt.NDArray[np.int64]:
     return np.array(numbers, dtype=np.int64)
+
+
+def images_seen_by(model: VisionTransformer) -> list[int]:
+    """Return a list to which each pass of the model adds the number of its images."""
+    seen: list[int] = []
+    model.patch_embed.register_forward_pre_hook(lambda _module, given: seen.append(len(given[0])))
+    return seen
+
+
+def fail_above(part: torch.nn.Module, most: int, error: Exception) -> None:
+    """Let a part of a model have no memory for more than so many images."""
+
+    def fail(_module: torch.nn.Module, given: tuple[torch.Tensor]) -> None:
+        if len(given[0]) > most:
+            raise error
+
+    part.register_forward_pre_hook(fail)
 
 
 def test_log_odds_by_hand() -> None:
@@ -113,11 +127,11 @@ def test_some_layers_only() -> None:
     pd.testing.assert_frame_equal(last, expected)
 
 
-def test_batches_of_recipients_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_of_recipients_do_not_matter() -> None:
     model, pixels, recipients, kinds = setting()
     whole = sweep(model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES)
-    monkeypatch.setattr(sweeping, "RECIPIENTS_AT_ONCE", 2)
-    parts = sweep(model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES)
+    with batch_size_limit(2):
+        parts = sweep(model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES)
     pd.testing.assert_frame_equal(
         parts.sort_values(KEYS, ignore_index=True), whole.sort_values(KEYS, ignore_index=True), rtol=0, atol=1e-5
     )
@@ -144,18 +158,18 @@ def test_progress_counts_every_patch_once() -> None:
 
 
 @pytest.mark.parametrize("batch", [2, 32])
-def test_chosen_patches_are_those_of_the_whole_sweep(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+def test_chosen_patches_are_those_of_the_whole_sweep(batch: int) -> None:
     """One recipient has no head chosen, one all, the others some; the rest is not computed, and progress knows."""
-    monkeypatch.setattr(sweeping, "RECIPIENTS_AT_ONCE", batch)
     model, pixels, recipients, kinds = setting()
     whole = sweep(model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES)
     chosen = np.random.default_rng(0).random((5, 8)) < 0.4
     chosen[1], chosen[3] = False, True
     seen: list[tuple[int, int]] = []
-    some = sweep(
-        model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES, chosen=chosen,
-        progress=lambda *n: seen.append(n),
-    )  # fmt: skip
+    with batch_size_limit(batch):
+        some = sweep(
+            model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES, chosen=chosen,
+            progress=lambda *n: seen.append(n),
+        )  # fmt: skip
     expected = whole[chosen[whole["position"], 4 * whole["layer"] + whole["head"]]]
     assert len(some) == 2 * chosen.sum() == seen[-1][0] == seen[-1][1]
     pd.testing.assert_frame_equal(
@@ -163,52 +177,55 @@ def test_chosen_patches_are_those_of_the_whole_sweep(monkeypatch: pytest.MonkeyP
     )
 
 
-def test_units_stand_side_by_side_and_change_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeping, "RECIPIENTS_AT_ONCE", 2)
+def test_units_are_taken_side_by_side_and_change_no_result() -> None:
     units = rows(1, 0, 1, 0, 2)
     assert [part.tolist() for part in side_by_side(2, 5, units)] == [[1, 3], [0, 2], [4]]
     model, pixels, recipients, kinds = setting()
     plain = sweep(model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES)
-    by_unit = sweep(model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES, units=units)
+    with batch_size_limit(2):
+        by_unit = sweep(model, pixels, recipients, kinds, layers=range(2), outcomes=OUTCOMES, units=units)
     pd.testing.assert_frame_equal(
         by_unit.sort_values(KEYS, ignore_index=True), plain.sort_values(KEYS, ignore_index=True), rtol=0, atol=1e-5
     )
 
 
-def test_each_image_goes_through_the_model_once_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_image_goes_through_the_model_once_a_batch() -> None:
     """Three recipients whose donors are among them: three images in all, not nine."""
     model, pixels, _, _ = setting()
     kinds = [DonorKind("cross", model, rows(1, 2, 0)), DonorKind("placebo", model, rows(2, 0, 1))]
-    seen: list[int] = []
-    monkeypatch.setattr(sweeping, "record", lambda m, x, **k: seen.append(len(x)) or record(m, x, **k))
+    seen = images_seen_by(model)
     sweep(model, pixels, rows(0, 1, 2), kinds, layers=range(2), outcomes=OUTCOMES)
     assert seen == [3]
 
 
-def test_a_donor_model_that_shares_the_frozen_blocks_does_not_run_them_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Same numbers as with a whole pass of its own."""
+def test_a_donor_model_that_shares_the_frozen_blocks_does_not_run_them_again() -> None:
     model, pixels, recipients, _ = setting()
     other = tiny()
     with torch.no_grad():
         other.blocks[1].attn.qkv.weight.mul_(1.5)
-    kinds = [DonorKind("other", other, recipients)]
-    starts: list[object] = []
-    monkeypatch.setattr(sweeping, "record", lambda m, x, **k: starts.append(k.get("prefix")) or record(m, x, **k))
-    shared = sweep(model, pixels, recipients, kinds, layers=range(1, 2), outcomes=OUTCOMES)
-    assert [start is not None for start in starts] == [False, True]
-    monkeypatch.setattr(sweeping, "same_up_to", lambda *_: False)
-    whole = sweep(model, pixels, recipients, kinds, layers=range(1, 2), outcomes=OUTCOMES)
-    pd.testing.assert_frame_equal(shared, whole, rtol=0, atol=1e-6)
+    own, others = images_seen_by(model), images_seen_by(other)
+    alike = [DonorKind("other", other, recipients)]
+    shared = sweep(model, pixels, recipients, alike, layers=range(1, 2), outcomes=OUTCOMES)
+    assert (own, others) == ([5], [])
+    stranger = tiny(seed=4)
+    strangers = images_seen_by(stranger)
+    kinds = [DonorKind("stranger", stranger, recipients)]
+    sweep(model, pixels, recipients, kinds, layers=range(1, 2), outcomes=OUTCOMES)
+    assert strangers == [5]
+    given = donor_head_outputs(other, as_input(other, pixels[recipients]), [Site(1, 3)])
+    by_hooks = patch_with_hooks(model, as_input(model, pixels[recipients]), given).softmax(-1)
+    found = shared[shared["head"] == 3].sort_values("position")
+    np.testing.assert_allclose(found["p:happiness"], by_hooks[:, 2].numpy(), atol=1e-5)
 
 
-def test_sets_of_heads_are_what_hooks_give(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeping, "RECIPIENTS_AT_ONCE", 2)
+def test_sets_of_heads_are_what_hooks_give() -> None:
     model, pixels, recipients, kinds = setting()
     sets = {"one": [Site(1, 2)], "across": [Site(0, 0), Site(1, 1), Site(1, 3)]}
     seen: list[tuple[int, int]] = []
-    table = sweep_together(
-        model, pixels, recipients, kinds, sets=sets, outcomes=OUTCOMES, progress=lambda *n: seen.append(n)
-    )
+    with batch_size_limit(2):
+        table = sweep_together(
+            model, pixels, recipients, kinds, sets=sets, outcomes=OUTCOMES, progress=lambda *n: seen.append(n)
+        )
     assert seen[-1] == (20, 20)
     assert set(table.columns) == {
         "position", "recipient", "donor", "donor_kind", "set", "predicted",
@@ -243,33 +260,21 @@ def test_weights_of_another_model_read_the_recipients_own_image() -> None:
                 assert found == pytest.approx(float(p[head, position, 2]), abs=1e-5)
 
 
-def test_a_sweep_that_runs_out_of_memory_goes_on_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Passes of more than two images and batches of more than five patches do not fit."""
+def test_a_sweep_that_runs_out_of_memory_goes_on_in_halves() -> None:
+    """Passes of more than four images and batches of more than five patches do not fit."""
     model, pixels = tiny(), noise_pixels(9)
     recipients, donors = np.arange(6), np.arange(3, 9)
-    kinds = [DonorKind("cross", model, donors)]
-    wanted = sweep(model, pixels, recipients, kinds, layers=range(2), outcomes={"a": 0})
-    whole_pass, whole_patch = sweeping.record, engine._patched
-
-    def small_pass(model: Any, images: torch.Tensor, **options: Any) -> Any:
-        if len(images) > 4:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return whole_pass(model, images, **options)
-
-    def small_patch(*args: Any) -> Any:
-        if len(args[-1]) > 5:
-            raise MemoryError
-        return whole_patch(*args)
-
-    monkeypatch.setattr(sweeping, "record", small_pass)
-    monkeypatch.setattr(engine, "_patched", small_patch)
+    kinds, last = [DonorKind("cross", model, donors)], range(1, 2)
+    wanted = sweep(model, pixels, recipients, kinds, layers=last, outcomes={"a": 0})
+    fail_above(model.patch_embed, 4, RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    fail_above(model.head, 5, MemoryError())
     told: list[tuple[int, int]] = []
-    found = sweep(model, pixels, recipients, kinds, layers=range(2), outcomes={"a": 0},
+    found = sweep(model, pixels, recipients, kinds, layers=last, outcomes={"a": 0},
                   progress=lambda done, total: told.append((done, total)))  # fmt: skip
     order = ["position", "donor_kind", "layer", "head"]
     ours, theirs = (t.sort_values(order, ignore_index=True) for t in (found, wanted))
     pd.testing.assert_frame_equal(ours, theirs, rtol=1e-5, atol=1e-6)
-    assert told[-1] == (48, 48)
-    monkeypatch.setattr(engine, "_patched", lambda *_args: (_ for _ in ()).throw(MemoryError()))
+    assert told[-1] == (24, 24)
+    fail_above(model.head, 0, MemoryError())
     with pytest.raises(MemoryExhaustedError):
-        sweep(model, pixels, recipients, kinds, layers=range(2), outcomes={"a": 0})
+        sweep(model, pixels, recipients[:2], kinds, layers=last, outcomes={"a": 0})

@@ -27,7 +27,7 @@ def test_what_came_of_each_finding(tmp_path: Path) -> None:
     def states(before: str, after: str) -> set[tuple[str, str]]:
         return {(f.state, f.reason) for f in compared(tmp_path, before, after).findings}
 
-    invalid = "a check of the instrument failed"
+    invalid = "a control failed"
     assert states("disparity", "disparity") == {("persisting", "")}
     assert states("disparity", "passed") == {("gone", "")}
     assert states("passed", "disparity") == {("new", "")}

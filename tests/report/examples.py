@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import random
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from audit.records import (
     AccuracyRow,
@@ -16,30 +16,39 @@ from audit.records import (
     ContrastRow,
     Control,
     ControlReport,
+    ControlSetup,
     CountRow,
     DataReport,
     DataWarning,
     DataWarningCode,
     Design,
     Direction,
+    EngineReport,
     Estimate,
     ExcludedRow,
     Finding,
+    GapLimit,
     HeadGrid,
     HeadRow,
+    IntersectionSize,
     JointRow,
     LabelShareRow,
     Localisation,
     MethodReport,
     Metric,
     ModelInfo,
+    NotRun,
+    NotRunCode,
     PairRow,
+    PatchChoice,
     Provenance,
     RangeRow,
     RateRow,
     Reason,
+    Shortfall,
     Stability,
     State,
+    TrainingRun,
 )
 from audit.report.legal import answers
 from audit.report.text import method_hash
@@ -74,8 +83,13 @@ def control(
 
 
 def controls(valid: bool, layers: int, heads: int) -> ControlReport:
-    effect = {"kind": "effect", "form": "models", "figures": {"seeds": 2, "joint": 0.91}, "head": "L2H1"}
-    null = {"kind": "null", "figures": {"null": 0.012, "effect": 0.31}, "head": "L2H1"}
+    effect: dict[str, Any] = {
+        "kind": "effect",
+        "form": "models",
+        "figures": {"seeds": 2, "joint": 0.91},
+        "head": "L2H1",
+    }
+    null: dict[str, Any] = {"kind": "null", "figures": {"null": 0.012, "effect": 0.31}, "head": "L2H1"}
     rows = [
         control("self_patch", 0.0, "==", 0.0),
         control("writes_sum", 3.1e-7, "<=", 1e-5),
@@ -105,8 +119,16 @@ def controls(valid: bool, layers: int, heads: int) -> ControlReport:
         valid=valid,
         controls=rows,
         grids=grids,
-        setting="Controls ran on 300 rendered patterns with the audit's own backbone; the control models were trained now.",
-        not_run=["Pairs of edited images: the data holds none."],
+        setup=ControlSetup(
+            images="rendered patterns",
+            train=600,
+            evaluate=300,
+            models=5,
+            weights="",
+            measured_on="2026-03-01",
+            version="0.2.0",
+        ),
+        not_run=[NotRun(code=NotRunCode.PAIRS_AS_GIVEN, design="Design B", contrast="gender:female-male")],
     )
 
 
@@ -160,7 +182,13 @@ def data(attribute: str, groups: list[str], labels: list[str], labels_note: str 
         splits={"train": 2173, "discovery": 1086, "confirmation": 1087},
         licence="research use only",
         citation="Example et al., 2020",
-        limits=["With these sizes the audit can detect gaps of 6 points or more between the two groups."],
+        limits=[
+            GapLimit(
+                attribute=attribute, group=groups[0], reference=groups[-1], subjects_group=412, subjects_reference=433,
+                subjects_needed=30, in_both=3, detectable=dict.fromkeys(labels[1:], 0.0612), power=0.8, tests=6,
+            )
+        ],
+        intersections=[IntersectionSize(attributes=[attribute, "race"], groups=6, enough=5, subjects_needed=30)],
         warnings=[DataWarning(code=DataWarningCode.REPEATED_ROWS, images=87)],
     )  # fmt: skip
 
@@ -197,7 +225,8 @@ def contrast(attribute: str, group: str, reference: str, outcome: str, metric: M
         p_adjusted=0.0013 if state == "disparity" else 0.97, family_size=6,
         smallest_detectable=None if state == "not estimable" else 0.0412, state=state,
         above_policy=state == "disparity", by_seed=[0.0561, 0.0583], n_group=412, n_reference=433,
-        reason={"too little data": "12 subjects, 30 needed", "not estimable": "no image has this label"}.get(state, ""),
+        shortfall={"too little data": Shortfall.SUBJECTS, "not estimable": Shortfall.LABELS}.get(state),
+        **({"fewest_subjects": 12, "subjects_needed": 30} if state == "too little data" else {}),
     )  # fmt: skip
 
 
@@ -281,13 +310,13 @@ def head_finding(attribute: str, group: str, reference: str, outcome: str, head:
 
 def base(
     *, attribute: str = "gender", groups: tuple[str, ...] = ("female", "male"), outcome: str = "happiness",
-    layers: int = 4, heads: int = 4, planted: bool = True, design_c: bool = True, state: State = "disparity",
+    layers: int = 4, heads: int = 4, planted: bool = True, design_c: bool = True, state: State = State.DISPARITY,
     findings: int = 1, valid: bool = True, name: str = "Expressions in news photographs",
 ) -> Audit:  # fmt: skip
     group, reference = groups[0], groups[-1]
     contrast_id = f"{attribute}:{group}-{reference}"
-    metrics: tuple[Metric, ...] = ("standardised_gap", "tpr_gap", "fpr_gap")
-    states: tuple[State, ...] = (state, "no disparity detected", "not estimable")
+    metrics = tuple(Metric)
+    states = (state, State.NOT_DETECTED, State.NOT_ESTIMABLE)
     head_name = f"L{layers - 1}H{heads // 2}"
     cards = [disparity_finding(n, attribute, group, reference, outcome) for n in range(1, findings + 1)]
     if planted and findings:
@@ -303,9 +332,9 @@ def base(
         intended_use="Sorting a press archive by facial expression.",
         out_of_scope="Decisions about people at work or in education.",
         model=ModelInfo(
-            name="vit_small_patch14_dinov2", origin="trained by this audit from vit_small.safetensors",
+            name="vit_small_patch14_dinov2", weights="vit_small.safetensors",
             weights_sha256="a" * 64, parameters=21_600_000, layers=layers, heads=heads, image_size=98,
-            classes=["neutral", outcome], training="the last six blocks fine-tuned for 3 epochs", seeds=[0, 1],
+            classes=["neutral", outcome], training=TrainingRun(blocks=6, images=2173, epochs=3, batch_size=64, learning_rate=5e-4, weight_decay=0.05), seeds=[0, 1],
             accuracy_by_seed=[0.8914, 0.8876], balanced_accuracy_by_seed=[0.8871, 0.8832],
         ),
         legal=answers({"gdpr-9": "Public research collections; no link to identities is kept."}, "emotion"),
@@ -314,7 +343,7 @@ def base(
         rates=rate_rows(attribute, list(groups), outcome)
         + rate_rows("gender x race", ["female, asian", "female, caucasian", "male, caucasian"], outcome),
         contrasts=[contrast(attribute, group, reference, outcome, m, s) for m, s in zip(metrics, states, strict=True)]
-        + [contrast("gender x race", "female, asian", "male, caucasian", outcome, "standardised_gap", "too little data")],
+        + [contrast("gender x race", "female, asian", "male, caucasian", outcome, Metric.STANDARDISED_GAP, State.TOO_LITTLE_DATA)],
         ranges=[
             RangeRow(
                 attribute=attribute, outcome=outcome, highest=group, lowest=reference, groups=len(groups),
@@ -368,7 +397,8 @@ def base(
                 "min_group_size": 30,
             },
             permutations=5000, bootstrap=2000,
-            engine="batched sweep; largest difference to plain hooks 2.3e-6 on 64 images",
+            engine=EngineReport(device="CPU", largest_difference=2.3e-6),
+            patches=PatchChoice(sampled=False, asked="auto", every=41_234.5, sample=9_876.0, affordable=60_000.0),
         ),
         provenance=Provenance(
             command="vit-audit run dataset.yaml --data /data/expressions", started="2026-03-01T09:30:00+00:00",
@@ -413,7 +443,7 @@ def changed(audit: Audit, **update: object) -> Audit:
 
 def examples() -> dict[str, Audit]:
     """Every example by name."""
-    quiet = base(planted=False, state="no disparity detected", findings=0)
+    quiet = base(planted=False, state=State.NOT_DETECTED, findings=0)
     return {
         "disparity": base(),
         "many": base(findings=12, layers=12, heads=6, groups=("female", "other", "male")),
@@ -423,7 +453,7 @@ def examples() -> dict[str, Audit]:
             reasons=[Reason(code="control failed", control="colour_null_other_seed")], next_steps=["fix controls"],
         ),
         "inconclusive": changed(
-            base(planted=False, state="too little data", findings=0), outcome="INCONCLUSIVE", exit_code=4,
+            base(planted=False, state=State.TOO_LITTLE_DATA, findings=0), outcome="INCONCLUSIVE", exit_code=4,
             reasons=[
                 Reason(
                     code="gap not excluded", contrast="gender:female-male:happiness:standardised_gap",

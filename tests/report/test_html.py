@@ -136,7 +136,7 @@ def test_every_contrast_keeps_its_state(page) -> None:
         shown = "n/a" if row.estimate.value is None else f"{100 * row.estimate.value:+.1f}"
         assert cells[3].startswith(shown)
     assert "could detect gaps of 4.1 points or more" in rows[1][2]
-    assert "no image has this label" in rows[2][2]
+    assert "a label has no image in one of the two groups" in rows[2][2]
 
 
 @pytest.mark.parametrize("name", ["disparity", "many", "not_localisable", "no_design_c", "single_layer"])

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markupsafe import escape
 
 from audit.evidence.findings import make_findings
 from audit.evidence.outcome import decide, localisation
-from audit.records import Audit, Control, ControlReport, Estimate, Finding
-from audit.report.text import Sentences, data_file, finding_title
+from audit.records import (
+    Audit,
+    Control,
+    ControlReport,
+    DataWarning,
+    DataWarningCode,
+    EngineReport,
+    Estimate,
+    Finding,
+    HeadLimit,
+    NotRun,
+    NotRunCode,
+    Shortfall,
+)
+from audit.report.html import render_html
+from audit.report.text import Sentences, data_file, finding_title, limit_sentences, warning_sentence
 from audit.report.wording import forbidden_words
+from audit.terminal import summary
 from tests.evidence.rows import CONTEXT, around, contrast_row, contrast_rows, controls, head_row, head_rows
 
 from .examples import examples
@@ -78,6 +96,163 @@ def test_an_effect_without_direction_says_what_is_known() -> None:
     assert "the interval holds 0, so it is not known whether the head widens or narrows the gap" in effect
 
 
+WARNING = {
+    "of": "gender", "images": 1204, "total": 4346, "names": ["female", "Female ", "a  b", "c", "d"],
+    "examples": ["a.png", "b.png"], "subjects": ["s1"], "values": ["A.", "B."],
+    "numbers": {
+        "looked_at": 5000.0, "p": 0.0004, "several splits": 2.0, "several subjects": 3.0, "brightness": -1.25,
+        "gray": 0.4, "cramers_v": 0.31, "lowest": 0.1, "highest": 0.9, "least": 30.0, "seed": 7.0,
+        **{f"{kind}:{name}": 6.0 for kind in ("lost", "of") for name in ("female", "Female ", "a  b", "c", "d")},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", DataWarningCode)
+def test_every_warning_about_the_data_has_its_sentence(code: DataWarningCode) -> None:
+    if code == DataWarningCode.SOURCES_DIFFER:
+        given = {**WARNING, "numbers": {"brightness": -1.25, "pixels": 2e6, "gray": 0.4}}
+    else:
+        given = WARNING
+    said = warning_sentence(DataWarning.model_validate({"code": code, **given}))
+    assert is_sound(said) and "\n" not in said and not said.endswith(".")
+    assert any(part in said for part in ("gender", "1,204"))
+
+
+def test_names_that_differ_in_blanks_are_written_with_them() -> None:
+    names = ["a  b", "a b", "a b "]
+    said = warning_sentence(DataWarning(code=DataWarningCode.SIMILAR_NAMES, of="gender", names=names))
+    assert said.startswith("gender: 'a  b', 'a b', 'a b ' differ in case or blanks only and count as 3")
+
+
+@pytest.mark.parametrize(
+    ("code", "numbers", "shown"),
+    [
+        (DataWarningCode.IDENTICAL_IMAGES, {"several subjects": 2.0, "several splits": 0.0}, True),
+        (DataWarningCode.IDENTICAL_IMAGES, {"several subjects": 0.0, "several splits": 0.0}, False),
+        (DataWarningCode.SIMILAR_NAMES, {}, True),
+        (DataWarningCode.REPEATED_ROWS, {}, False),
+    ],
+)
+def test_warnings_that_change_what_the_outcome_means_are_shown_with_it(
+    code: DataWarningCode, numbers: dict[str, float], shown: bool
+) -> None:
+    warning = DataWarning(code=code, of="gender", images=4, total=9, names=["a", "A"], numbers=numbers)
+    audit = with_(data=AUDIT.data.model_copy(update={"warnings": [warning]}))
+    said = warning_sentence(warning)
+    assert Sentences(audit).first_warnings() == ([f"{said}."] if shown else [])
+    assert (f"warning: {said}" in summary(audit, Path("run"))) == shown
+    front = render_html(audit, "d" * 64).partition('id="legal"')[0]
+    assert (str(escape(said)) in front) == shown
+
+
+def test_what_sizes_allow_is_said_from_numbers() -> None:
+    limit = AUDIT.data.limits[0].model_copy(update={"detectable": {"a": 0.0612, "b": None}, "absent": ["c"]})
+    heads = HeadLimit(
+        attribute="gender", group="f", reference="m", unit="slice", shortfall=Shortfall.CLUSTERS, clusters=(29, 31),
+        clusters_needed=30,
+    )  # fmt: skip
+    report = AUDIT.data.model_copy(update={"limits": [limit], "head_limits": [heads]})
+    gaps, crossed, head = limit_sentences(report)
+    assert gaps == (
+        "gender female (412 subjects) against male (433): gaps this audit can detect at 80% power, corrected over 6 "
+        "tests: a 6.1 points or more; b none, however large; no image labelled c outside the training split, so "
+        "nothing can be estimated; 3 subjects are in both groups, so smaller gaps may be detected"
+    )
+    assert crossed == "gender x race: 5 of 6 groups have 30 subjects or more"
+    assert head == (
+        "gender f against m: slices cannot be localised: too little data, too few independent groups of donor pairs "
+        "and recipients; 29 and 31 independent groups of donor pairs and recipients in discovery and confirmation, 30 "
+        "needed in each"
+    )
+
+
+def of_model(passed: bool) -> Audit:
+    """Return an audit of a model that is right no more often than chance, or may be."""
+    labels = Control(
+        id="knows_labels", check="knows_labels", kind="model", form="it always gives one answer", relation=">",
+        estimate=Estimate(value=0.5, low=0.44, high=0.56 if passed else 0.5), judged="high", threshold=0.5,
+        passed=passed,
+    )  # fmt: skip
+    report = controls(valid=passed)
+    report = report.model_copy(update={"controls": [labels, *report.controls]})
+    verdict = decide(report, [], gap_above=0.1)
+    return with_(
+        controls=report, outcome=verdict.outcome, reasons=verdict.reasons, next_steps=verdict.next_steps, findings=[]
+    )
+
+
+def test_a_model_that_does_not_know_the_labels_is_not_called_a_failure_of_the_method() -> None:
+    audit = of_model(passed=False)
+    assert audit.outcome == "INVALID"
+    say = Sentences(audit)
+    assert say.meaning().startswith("The audited model is not right more often than chance")
+    (reason,) = say.reasons()
+    assert reason == (
+        "The model is right no more often than chance: balanced accuracy 50.0% [44.0, 50.0], chance is 50.0%. Likely: "
+        "it always gives one answer."
+    )
+    for shown in (render_html(audit, "d" * 64), summary(audit, Path("run"))):
+        assert "withheld, because the model is not right more often than chance" in shown
+        assert "method failed" not in shown
+    broken = Sentences(with_(controls=controls(failed=1), outcome="INVALID"))
+    assert broken.meaning().startswith("The method failed one of its own tests")
+    assert broken.withheld() == "because a check of the method failed"
+
+
+def test_a_model_that_may_know_the_labels_is_not_said_to() -> None:
+    audit = of_model(passed=True)
+    assert audit.outcome == "INCONCLUSIVE"
+    page = render_html(audit, "d" * 64)
+    assert "is not shown to be right more often than chance" in page
+    assert "too little data to answer the question" not in page
+    assert "The model may know the labels" in page and "The model knows the labels better than chance" not in page
+
+
+@pytest.mark.parametrize("code", NotRunCode)
+def test_what_was_not_run_is_said(code: NotRunCode) -> None:
+    row = NotRun(code=code, design="Design C", failed=1, of=4, contrast="gender:f-m")
+    audit = with_(controls=AUDIT.controls.model_copy(update={"not_run": [row]}))
+    (said,) = Sentences(audit).not_run()
+    assert is_sound(said) and said.endswith(".")
+    assert said in render_html(audit, "d" * 64)
+
+
+def test_how_the_audit_was_made_is_said_from_numbers() -> None:
+    say = Sentences(AUDIT)
+    assert say.origin() == "trained by this audit from weights 'vit_small.safetensors'"
+    assert say.training() == (
+        "the last 6 blocks fine-tuned on 2,173 images for 3 epochs, batches of 64, AdamW, learning rate 5 × 10⁻⁴ with "
+        "cosine schedule, weight decay 0.05"
+    )
+    assert say.setup() == (
+        "Images: rendered patterns; 600 for training, 300 for judging. Models: 5 of this audit's backbone. Colour and "
+        "blur were measured on 2026-03-01, by vit-audit 0.2.0."
+    )
+    assert say.engine() == (
+        "exact patching, float32 unless stated otherwise, CPU; largest difference from plain hooks in this run: 2.3 × "
+        "10⁻⁶ in a logit"
+    )
+    assert say.patches() == (
+        "every one: all patches cost about 41,234 forward passes of an image, a sample about 9,876; up to 60,000 are "
+        "affordable for this model"
+    )
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [([], "CPU;"), ([1, 2], "; layers 1, 2 are run whole"), ([0, 1, 2, 3], "; all layers are run whole")],
+)
+def test_blocks_that_are_run_whole_are_named(layers: list[int], words: str) -> None:
+    engine = EngineReport(device="CPU", largest_difference=None, whole_blocks=layers)
+    said = Sentences(with_(method=AUDIT.method.model_copy(update={"engine": engine, "patches": None}))).engine()
+    assert "not measured, the audit ended before" in said and words in said and " ;" not in said
+
+
+def test_a_model_audited_as_it_is_was_not_trained() -> None:
+    say = Sentences(with_(model=AUDIT.model.model_copy(update={"training": None})))
+    assert (say.origin(), say.training()) == ("the user's own checkpoint", "not trained by this audit")
+
+
 @pytest.mark.parametrize("check", data_file("controls.yaml")["checks"])
 @pytest.mark.parametrize("unit", ["head", "slice"])
 @pytest.mark.parametrize("judged", ["value", "low", "high"])
@@ -92,7 +267,7 @@ def test_every_control_has_its_words(check: str, unit: str, judged: str) -> None
     )  # fmt: skip
     audit = with_(
         model=AUDIT.model.model_copy(update={"unit": unit}),
-        controls=ControlReport(valid=False, controls=[control], grids=[], setting=""),
+        controls=ControlReport(valid=False, controls=[control], grids=[]),
     )
     say = Sentences(audit)
     said = {part: say.control(part, control) for part in ("title", "where", "statistic", "meaning", "fix")}

@@ -2,7 +2,7 @@
 
 Layouts follow the sets' own descriptions: Stanford 40 (Yao et al. 2011), imSitu (Yatskar, Zettlemoyer & Farhadi 2016),
 COCO (Lin et al. 2014; Chen et al. 2015 for the captions), FACET (Gustafson et al. 2023). Gender in imSitu and COCO is
-told as Zhao, Wang, Yatskar, Ordonez & Chang 2017 do (Men also like shopping; uclanlp/reducingbias on GitHub).
+recognised as Zhao, Wang, Yatskar, Ordonez & Chang 2017 do (Men also like shopping; uclanlp/reducingbias on GitHub).
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def read_imsitu(path: Path) -> RawTable:
     rows = []
     for name, split in SITU_SPLITS.items():
         listed = path / f"{name}.json"
-        for image, said in _objects(json_of(listed, most=SITU_BYTES), listed):
+        for image, said in objects_of(json_of(listed, most=SITU_BYTES), listed):
             frames = said.get("frames")
             if not isinstance(said.get("verb"), str) or not isinstance(frames, list):
                 raise DataError(str(listed), f"'{image}' has no verb with its frames", AGAIN)
@@ -105,11 +105,11 @@ def read_imsitu(path: Path) -> RawTable:
 
 
 def _gendered_nouns(path: Path) -> dict[str, set[str]]:
-    """Return which of the words man and woman stand in the gloss of a noun, by its synset."""
+    """Return which of the words man and woman are in the gloss of a noun, by its synset."""
     space = json_of(path, most=SITU_BYTES)
     nouns = space.get("nouns") if isinstance(space, dict) else None
     found = {}
-    for synset, noun in _objects(nouns, path):
+    for synset, noun in objects_of(nouns, path):
         gloss = noun.get("gloss")
         texts = [text for text in gloss if isinstance(text, str)] if isinstance(gloss, list) else []
         found[synset] = {"man", "woman"} & {word for text in texts for word in text.split()}
@@ -131,14 +131,14 @@ def read_coco(path: Path) -> RawTable:
 def _coco_part(path: Path, part: str) -> pd.DataFrame:
     listed, said = (path / "annotations" / f"{kind}_{part}.json" for kind in ("instances", "captions"))
     instances, captions = json_of(listed, COCO_KEYS), json_of(said, COCO_KEYS)
-    names = dict(_fields(instances, "categories", ("id", "name"), listed))
+    names = dict(fields_of(instances, "categories", ("id", "name"), listed))
     shown: dict[Any, set[str]] = {}
-    for image, category in _fields(instances, "annotations", ("image_id", "category_id"), listed):
+    for image, category in fields_of(instances, "annotations", ("image_id", "category_id"), listed):
         shown.setdefault(image, set()).add(str(names.get(category)))
     genders: dict[Any, set[str]] = {}
-    for image, caption in _fields(captions, "annotations", ("image_id", "caption"), said):
+    for image, caption in fields_of(captions, "annotations", ("image_id", "caption"), said):
         genders.setdefault(image, set()).update({"man", "woman"} & set(WORD.findall(str(caption).lower())))
-    files = list(_fields(instances, "images", ("id", "file_name"), listed))
+    files = list(fields_of(instances, "images", ("id", "file_name"), listed))
     columns: dict[str, list[str | None]] = {
         str(name): ["yes" if name in shown.get(image, ()) else "no" for image, _ in files] for name in names.values()
     }
@@ -163,7 +163,7 @@ def read_facet(path: Path) -> RawTable:
     photographs = table["filename"].fillna("")
     keys = [f"{name}#{person}" for name, person in zip(photographs, table["person_id"], strict=True)]
     crops = {
-        key: Crop(files.get(Path(name).name, name), _facet_box(box))
+        key: Crop(files.get(Path(name).name, name), facet_box(box))
         for key, name, box in zip(keys, photographs, table["bounding_box"], strict=True)
     }
     tones = {
@@ -175,13 +175,13 @@ def read_facet(path: Path) -> RawTable:
         "action": table["class1"].str.replace("_", " "),
         "gender": _marked(table, "gender_presentation", FACET_GENDERS),
         "age": _marked(table, "age_presentation", FACET_AGES),
-        "skin_tone": [_most(dict(zip(tones, row, strict=True))) for row in zip(*tones.values(), strict=True)],
+        "skin_tone": [most_marked(dict(zip(tones, row, strict=True))) for row in zip(*tones.values(), strict=True)],
         "photograph": table["filename"],
     }
     return RawTable(pd.DataFrame(columns, dtype=object), CropSource(FileSource(path), crops), str(listed))
 
 
-def _facet_box(text: str | None) -> Box:
+def facet_box(text: str | None) -> Box:
     """Return left, top, right, bottom of ``{"x": 1, "y": 2, "width": 3, "height": 4}``; no numbers where it is none."""
     try:
         box = json.loads((text or "").replace("'", '"'))
@@ -198,7 +198,7 @@ def _marked(table: pd.DataFrame, prefix: str, names: Mapping[str, str]) -> list[
     return [_the_one({name for name, mark in zip(names.values(), row, strict=True) if mark}) for row in rows]
 
 
-def _most(counts: Mapping[str, float]) -> str | None:
+def most_marked(counts: Mapping[str, float]) -> str | None:
     """Return the name that counts most, None where two do."""
     most = max(counts.values())
     return _the_one({name for name, count in counts.items() if count == most})
@@ -210,7 +210,7 @@ def _the_one(names: Iterable[str]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _objects(found: Any, path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
+def objects_of(found: Any, path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
     """Yield the entries of a JSON object of objects; raise ``DataError`` where it is none."""
     if not isinstance(found, dict):
         raise DataError(str(path), "is no JSON object", AGAIN)
@@ -220,7 +220,7 @@ def _objects(found: Any, path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
         yield key, value
 
 
-def _fields(found: Any, part: str, keys: tuple[str, str], path: Path) -> Iterable[tuple[Any, Any]]:
+def fields_of(found: Any, part: str, keys: tuple[str, str], path: Path) -> Iterable[tuple[Any, Any]]:
     """Yield two values of each entry of a list in a JSON file; raise ``DataError`` where there is no such list."""
     entries = found.get(part) if isinstance(found, dict) else None
     if not isinstance(entries, list):

@@ -179,10 +179,11 @@ def _from_python(folder: Path) -> tuple[pd.DataFrame, ByteSource]:
     checksums = dict([*CIFAR100.train_list, *CIFAR100.test_list])
     checksums[CIFAR100.meta["filename"]] = CIFAR100.meta["md5"]
     content = {name: _checked(folder / name, checksums[name]) for name in ("train", "test", "meta")}
-    return _from_pickles(content, str(folder))
+    return from_pickles(content, str(folder))
 
 
-def _from_pickles(content: dict[str, bytes], where: str) -> tuple[pd.DataFrame, ByteSource]:
+def from_pickles(content: dict[str, bytes], where: str) -> tuple[pd.DataFrame, ByteSource]:
+    """Read the Python version's files ``train``, ``test`` and ``meta``, as ``cifar100_images`` returns them."""
     parts = {name: unpickle_arrays(data, f"{where}/{name}") for name, data in content.items()}
     try:
         names = [str(name) for name in parts["meta"]["fine_label_names"]]

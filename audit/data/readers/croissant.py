@@ -32,7 +32,7 @@ MAX_BYTES = 10_000_000
 VERSION = re.compile(r"https?://mlcommons\.org/croissant/1\.\d+")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 LONGEST_SAYING, LONGEST_PATTERN = 1000, 200
-_MEND = "write a table, and use reader: table"
+_FIX = "write a table, and use reader: table"
 
 
 def read_croissant(spec: DataSpec, path: Path) -> RawTable:
@@ -61,7 +61,7 @@ def read_croissant(spec: DataSpec, path: Path) -> RawTable:
     fields, left_out = fields_of(_record_set(meta, spec, file), file)
     for wanted in (spec.image, spec.label):
         if wanted in left_out:
-            raise DataError(str(file), f"field '{wanted}' {left_out[wanted]}, which is not read here", _MEND)
+            raise DataError(str(file), f"field '{wanted}' {left_out[wanted]}, which is not read here", _FIX)
     parts = {identity(node): node for node in nodes_of(meta, "distribution", file)}
     frame = _rows(fields, parts, file)
     if not frame[spec.image].notna().any():
@@ -115,12 +115,12 @@ def _record_set(meta: Mapping[str, Any], spec: DataSpec, file: Path) -> Mapping[
 
 
 def _rows(fields: list[Field], parts: Mapping[str, Mapping[str, Any]], file: Path) -> pd.DataFrame:
-    """Return a column a field: of the table's rows where there is a table, else of the files."""
+    """Return one column per field: of the table's rows where there is a table, else of the files."""
     tables = sorted({field.source.of for field in fields if field.source.column is not None})
     sets = sorted({field.source.of for field in fields if field.source.column is None})
     if len(tables) > 1 or len(sets) > 1:
         one = ", ".join(tables if len(tables) > 1 else sets)
-        raise DataError(str(file), f"the record set joins several files or file sets ({one})", _MEND)
+        raise DataError(str(file), f"the record set joins several files or file sets ({one})", _FIX)
     listed = pd.Series(_listed(parts, sets[0], file), dtype=object) if sets else None
     of_files = [field for field in fields if field.source.column is None]
     if listed is not None and listed.empty:
@@ -168,7 +168,7 @@ def _join(
             what = f"two files are named '{known[known.duplicated()].iloc[0]}' by field '{field.name}'"
             raise DataError(str(file), what, "remove one of them")
         return keys, known
-    raise DataError(str(file), "no field of the table refers to one of the files, or the other way round", _MEND)
+    raise DataError(str(file), "no field of the table refers to one of the files, or the other way round", _FIX)
 
 
 def _column(table: pd.DataFrame, field: Field, file: Path) -> pd.Series:

@@ -64,7 +64,7 @@ def identity(node: Any) -> str:
     """Return what others call a node by, or what a reference to one names."""
     if isinstance(node, dict):
         node = node.get("@id") or node.get("name")
-    return " ".join(node.split()) if isinstance(node, str) else ""  # names stand in messages of one line
+    return " ".join(node.split()) if isinstance(node, str) else ""  # names are printed in messages of one line
 
 
 def short_name(node: Mapping[str, Any]) -> str:
@@ -94,7 +94,7 @@ def _source(node: Mapping[str, Any]) -> Source | str:
     pattern = transform.get("regex") if isinstance(transform, dict) else None
     if transform and (not isinstance(transform, dict) or set(transform) - {"@type", "@id"} != {"regex"}):
         return "is transformed by more than a pattern"
-    if pattern is not None and not _is_harmless(pattern):
+    if pattern is not None and not is_harmless(pattern):
         return "has a pattern without one group, or with repetitions that may take for ever"
     extract = extract if isinstance(extract, dict) else {}
     column, file_property = extract.get("column"), extract.get("fileProperty")
@@ -106,7 +106,8 @@ def _source(node: Mapping[str, Any]) -> Source | str:
     return f"is neither a column of a file nor a name of files{hint}"
 
 
-def _is_harmless(pattern: Any) -> bool:
+def is_harmless(pattern: Any) -> bool:
+    """Tell whether a regular expression compiles, and is of a kind that cannot run for ever."""
     if not isinstance(pattern, str) or len(pattern) > LONGEST_PATTERN or not HARMLESS.fullmatch(pattern):
         return False
     try:

@@ -18,7 +18,7 @@ FER_SIDE = 48
 
 @dataclass(frozen=True)
 class PixelSource(ByteSource):
-    """Gray images that stand as numbers in a table.
+    """Gray images stored as numbers in a table.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class PixelSource(ByteSource):
     pixels: Mapping[str, str]
 
     def read(self, key: str) -> bytes:
-        """Return the numbers as they stand; raise ``DataError`` where there are none."""
+        """Return the stored numbers; raise ``DataError`` where there are none."""
         if key not in self.pixels:
             raise DataError(key, "no such image in fer2013.csv", "use keys such as 'fer0000000.png'")
         return self.pixels[key].encode()
@@ -56,7 +56,7 @@ class Crop:
     box : tuple of float
         Left, top, right, bottom in pixels.
     in_shares : bool
-        Whether the box is told in shares of the image's width and height instead.
+        Whether the box is given in shares of the image's width and height instead.
     """
 
     file: str
@@ -82,7 +82,7 @@ class CropSource(ByteSource):
     def read(self, key: str) -> bytes:
         """Return the box in a line, then the photograph: two people of one photograph are not the same image."""
         if key not in self.crops:
-            raise DataError(key, "no such part of an image in the set's lists", "use its keys as they stand there")
+            raise DataError(key, "no such part of an image in the set's lists", "use its keys as they are there")
         crop = self.crops[key]
         if not np.isfinite(crop.box).all():
             raise DataError(key, "it has no box", "remove it from the list")
@@ -102,5 +102,5 @@ class CropSource(ByteSource):
 
 
 def _in_pixels(side: bytes, size: int) -> int:
-    """Return a side of a box in pixels; with an "x" it is told as a share of ``size``."""
+    """Return a side of a box in pixels; with an "x" it is given as a share of ``size``."""
     return round(float(side[:-1]) * size) if side.endswith(b"x") else int(side)

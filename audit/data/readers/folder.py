@@ -152,14 +152,14 @@ def read_groups(spec: DataSpec, path: Path) -> pd.DataFrame:
     """
     table = path / GROUPS_FILE
     if not table.is_file():
-        fix = f"write it with a column '{spec.image}' (path in the folder) and one column an attribute"
+        fix = f"write it with a column '{spec.image}' (path in the folder) and one column per attribute"
         raise DataError(str(table), "no such file, and folders alone name no groups", fix)
     groups = read_table(table)
     require_columns(groups, [(spec.image, "data.image")], str(table))
     groups = with_safe_paths(groups, spec.image, table).drop(columns=[spec.label], errors="ignore")
     twice = groups[spec.image][groups[spec.image].duplicated()]
     if len(twice):
-        raise DataError(str(table), f"'{twice.iloc[0]}' stands twice", "keep one row per image")
+        raise DataError(str(table), f"'{twice.iloc[0]}' occurs twice", "keep one row per image")
     return groups
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from audit.card.faults import did_you_mean
+from audit.card.faults import closest, did_you_mean
 from audit.data.samples import ImageSource
 from audit.errors import DataError
 from audit.records import DataWarning
@@ -80,6 +80,6 @@ def require_columns(frame: pd.DataFrame, needed: Sequence[tuple[str, str]], wher
     if not absent:
         return
     asked = ", ".join(f"'{column}' ({key})" for column, key in absent)
-    hint = did_you_mean(absent[0][0], columns)
-    what = f"no column {asked} among {', '.join(columns)}" if hint.startswith("did") else f"no column {asked}"
-    raise DataError(where, what, hint)
+    is_close = closest(absent[0][0], columns) is not None
+    what = f"no column {asked} among {', '.join(columns)}" if is_close else f"no column {asked}"
+    raise DataError(where, what, did_you_mean(absent[0][0], columns))

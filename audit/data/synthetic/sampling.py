@@ -47,7 +47,7 @@ def sample_faces(
     Returns
     -------
     pandas.DataFrame
-        One row a face, sorted by key: ``image`` ("train-00012"), ``split``, ``subject`` (each face its own),
+        One row per face, sorted by key: ``image`` ("train-00012"), ``split``, ``subject`` (each face its own),
         ``expression`` ("neutral" | "smiling"), ``skin_tone``, ``hair_length``, ``annotator_noise`` (the label
         is smiling where intensity + annotator_noise > 0), and every parameter of the face.
 

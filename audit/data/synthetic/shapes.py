@@ -74,7 +74,7 @@ def sample_shapes(n: int, seed: int) -> tuple[pd.DataFrame, NDArray[np.uint8]]:
     Returns
     -------
     frame : pandas.DataFrame
-        One row an image: ``shape``, ``hue``, ``texture`` (names of ``SHAPES``, ``HUES``, ``TEXTURES``) and
+        One row per image: ``shape``, ``hue``, ``texture`` (names of ``SHAPES``, ``HUES``, ``TEXTURES``) and
         ``luma``, the fill's mean grey level.
     images : numpy.ndarray
         uint8, shape (n, 64, 64, 3), RGB.

@@ -74,7 +74,7 @@ class Adapter(ABC):
         """Return the stream that enters the first layer."""
 
     def block_arguments(self, layer: int) -> Mapping[str, Any]:
-        """Return what a block is given beside the stream; it does not depend on the image."""
+        """Return what a block is given besides the stream; it does not depend on the image."""
         del layer
         return {}
 
@@ -214,4 +214,4 @@ class Adapter(ABC):
 
     @abstractmethod
     def fault(self) -> str:
-        """Return why units cannot be told apart, or "" if they can."""
+        """Return why units cannot be separated, or "" if they can."""

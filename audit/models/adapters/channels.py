@@ -162,7 +162,7 @@ class Channels(Staged):
         return ceil(self.side / self.reduction(layer)) ** 2
 
     def fault(self) -> str:
-        """Return why slices cannot be told apart, or "" if they can."""
+        """Return why slices cannot be separated, or "" if they can."""
         for i in range(self.depth):
             if self.width(i) % self.units(i):
                 parts = f"{self.width(i)} channels, which {self.units(i)} slices of one size do not make up"

@@ -98,6 +98,6 @@ class ConvNext(DownsampledStages, Channels):
         mlp.fc2.weight.copy_(mlp.fc2.weight[:, order])
 
     def fault(self) -> str:
-        """Return why slices cannot be told apart, or "" if they can."""
+        """Return why slices cannot be separated, or "" if they can."""
         odd = next((i for i, block in enumerate(self.blocks) if type(block) is not ConvNeXtBlock), None)
         return f"block {odd} is a {type(self.blocks[odd]).__name__}" if odd is not None else super().fault()

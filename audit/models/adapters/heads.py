@@ -2,7 +2,7 @@
 
 A layer's attention ends in one projection; its input, head by head, is z, and what a head adds to the stream is the
 projection's columns for it times its part of z, times LayerScale where there is one. The projection's bias belongs to
-no head. Families differ in what a block is given beside the stream, in the names of their parts, and in the layout of
+no head. Families differ in what a block is given besides the stream, in the names of their parts, and in the layout of
 the stream; what differs is in ``positions`` and ``windows``.
 """
 
@@ -240,7 +240,7 @@ class Heads(Adapter):
             weight[:, own] = weight[:, own] @ rotation.T
 
     def fault(self) -> str:
-        """Return why heads cannot be told apart, or "" if they can."""
+        """Return why heads cannot be separated, or "" if they can."""
         if self.depth == 0:
             return "it has no block; give a depth of 1 or more in model.overrides"
         for i, block in enumerate(self.blocks):

@@ -108,7 +108,7 @@ class Rotary(Biased):
         return [p for p in (attention.v_proj.weight, attention.v_proj.bias) if p is not None]
 
     def fault(self) -> str:
-        """Return why heads cannot be told apart, or "" if they can."""
+        """Return why heads cannot be separated, or "" if they can."""
         odd = next((i for i, block in enumerate(self.blocks) if type(block) is not EvaBlock), None)
         if odd is not None:
             return f"block {odd} normalises what its heads have written together"

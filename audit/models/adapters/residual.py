@@ -124,7 +124,7 @@ class Residual(Channels):
             read.weight.div_(factors.view(1, -1, 1, 1))
 
     def fault(self) -> str:
-        """Return why slices cannot be told apart, or "" if they can."""
+        """Return why slices cannot be separated, or "" if they can."""
         for i, block in enumerate(self.blocks):
             if type(block) not in (BasicBlock, Bottleneck):
                 return f"block {i} is a {type(block).__name__}"
