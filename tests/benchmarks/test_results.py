@@ -89,7 +89,7 @@ def test_readme_names_what_the_interface_has() -> None:
 @pytest.mark.end_to_end
 def test_the_sample_verifies() -> None:
     found = va.verify(results.SAMPLE)
-    printers = (results.SAMPLE / PRINTED_WITH).read_text(encoding="utf-8")
+    printers = (results.SAMPLE / "exports" / PRINTED_WITH).read_text(encoding="utf-8")
     of_machine = "report.pdf" if printers == printed_with() else "report"  # its fonts, or its libraries that print
     assert {fault.place for fault in found.faults} <= {of_machine}, list(map(str, found.faults))
     assert found.figures > 3000
