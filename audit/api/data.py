@@ -182,7 +182,7 @@ def _check_keys(rows: pd.Series, held: Sequence[str]) -> None:
     """Compare the table's keys with the dataset's."""
     known = set(held)
     faults = (
-        (sorted(set(rows[rows.duplicated()])), "are there twice in the table", "keep one row per image"),
+        (sorted(set(rows[rows.duplicated()])), "occur twice in the table", "keep one row per image"),
         (sorted(known - set(rows)), "of the dataset are not in the table", "give a row for each image"),
         (sorted(set(rows) - known), "of the table are not in the dataset", "remove these rows, or correct their keys"),
     )

@@ -48,7 +48,7 @@ def load_card(path: Path) -> Card:
     root, data = _parse(text, path)
     lines = Lines(root)
     faults = [
-        (line, where, f"key is there twice; the first is on line {first}, keep one of them")
+        (line, where, f"key occurs twice; the first is on line {first}, keep one of them")
         for where, line, first in lines.duplicates
     ]
     card, found = _validate(data)

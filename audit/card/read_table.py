@@ -45,7 +45,7 @@ def read_table(path: Path) -> pd.DataFrame:
         raise DataError(str(path), f"cannot be read ({error})", "name a readable table") from None
     twice = [name for name, count in Counter(frame.columns).items() if count > 1]
     if twice:
-        raise DataError(str(path), f"column '{twice[0]}' is there twice in the header", "rename one of them")
+        raise DataError(str(path), f"column '{twice[0]}' occurs twice in the header", "rename one of them")
     if frame.empty:
         raise DataError(str(path), "the table has no rows", "give one row per image")
     return frame

@@ -143,7 +143,7 @@ class DataSpec(CardPart):
     @classmethod
     def _two_labels(cls, labels: list[str] | None) -> list[str] | None:
         if labels is not None and len(labels) != len(set(labels)):
-            raise ValueError("a label is there twice; name each once")
+            raise ValueError("a label occurs twice; name each once")
         return labels
 
 
@@ -194,7 +194,7 @@ class TrainingSpec(CardPart):
     @classmethod
     def _distinct(cls, seeds: list[int]) -> list[int]:
         if len(seeds) != len(set(seeds)):
-            raise ValueError("a seed is there twice; the same model would count twice, name each once")
+            raise ValueError("a seed occurs twice; the same model would count twice, name each once")
         return seeds
 
 

@@ -211,7 +211,7 @@ def merge_repeats(rows: Rows) -> Rows:
         column = next(name for name in both if both[name].nunique() > 1)
         values = " and ".join(f"'{value}'" for value in both[column].unique()[:2])
         what = (
-            f"image '{printable(image)}' stands twice, with {column} {values} ({twice['image'].nunique()} such images)"
+            f"image '{printable(image)}' occurs twice, with {column} {values} ({twice['image'].nunique()} such images)"
         )
         raise DataError(rows.raw.where, what, "keep one row per image")
     dropped = int(rows.frame["image"].notna().sum()) - len(named)

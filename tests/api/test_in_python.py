@@ -197,7 +197,7 @@ def test_bad_input_is_one_line_each(faces: tuple[Path, pd.DataFrame], tmp_path: 
     short = {**keyed, "table": frame[3:]}
     assert "3 keys of the dataset are not in the table" in refused(lambda: va.Data.from_dataset(items, **short))
     twice = {**keyed, "table": pd.concat([frame, frame[:2]])}
-    assert "2 keys are there twice" in refused(lambda: va.Data.from_dataset(items, **twice))
+    assert "2 keys occur twice" in refused(lambda: va.Data.from_dataset(items, **twice))
     said = refused(lambda: va.plan(SETTINGS, va.wrap(tiny(), ["neutral", "grin"]), data_of(faces, labels=None)))
     assert "smiling" in said
     lost = frame.assign(path=[f"gone/{p}" for p in frame["path"]])

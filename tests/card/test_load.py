@@ -176,7 +176,7 @@ ONE_FAULT = {
     ),
     "duplicate key": (
         GOOD + "name: Again\n",
-        "dataset.yaml:8 name: key is there twice; the first is on line 1, keep one of them",
+        "dataset.yaml:8 name: key occurs twice; the first is on line 1, keep one of them",
     ),
     "syntax": (
         GOOD + "model: {name: vit\n",

@@ -260,7 +260,7 @@ BAD_TABLES = {
         pd.concat([face_table(), face_table().head(1).assign(expression="happiness")]),
         {},
         (
-            "faces.csv: image 'images/00-neutral.png' is there twice, with label 'neutral' and 'happiness' "
+            "faces.csv: image 'images/00-neutral.png' occurs twice, with label 'neutral' and 'happiness' "
             "(1 such images); keep one row per image"
         ),
     ),
@@ -355,7 +355,7 @@ BAD_FILES = {
     ),
     "twice in the header": (
         b"image,label,label\na.png,x,y\n",
-        "faces.csv: column 'label' is there twice in the header; rename one of them",
+        "faces.csv: column 'label' occurs twice in the header; rename one of them",
     ),
     "no rows": (b"image,label\n", "faces.csv: the table has no rows; give one row per image"),
     "nothing": (b"", "faces.csv: the table is empty; give a header and one row per image"),
@@ -449,4 +449,4 @@ def test_each_bad_folder_is_one_line(tmp_path: Path) -> None:
     frame.assign(image="neutral/none.png").head(1).to_csv(root / "groups.csv", index=False)
     assert "1 rows name no image of the class folders (e.g. 'neutral/none.png')" in message(tmp_path, **changes)
     pd.concat([frame, frame.head(1)]).to_csv(root / "groups.csv", index=False)
-    assert "'neutral/000.png' is there twice; keep one row per image" in message(tmp_path, **changes)
+    assert "'neutral/000.png' occurs twice; keep one row per image" in message(tmp_path, **changes)

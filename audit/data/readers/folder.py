@@ -159,7 +159,7 @@ def read_groups(spec: DataSpec, path: Path) -> pd.DataFrame:
     groups = with_safe_paths(groups, spec.image, table).drop(columns=[spec.label], errors="ignore")
     twice = groups[spec.image][groups[spec.image].duplicated()]
     if len(twice):
-        raise DataError(str(table), f"'{twice.iloc[0]}' is there twice", "keep one row per image")
+        raise DataError(str(table), f"'{twice.iloc[0]}' occurs twice", "keep one row per image")
     return groups
 
 
