@@ -107,7 +107,7 @@ def verify_run(run: Path, step: Step, *, key: Path | None = None) -> Verified:
     figures = 0
     try:
         derived = derive(run, source.audit)
-        preregistered = [*_preregistered(run, source.audit), *_left_out(run, source.audit)]
+        beside = [*_preregistered(run, source.audit), *_left_out(run, source.audit)]
     except Exception as error:  # whatever a damaged file makes its reader raise
         faults.append(Fault("effects", f"figures cannot be derived from them ({error})"))
     else:
@@ -118,7 +118,7 @@ def verify_run(run: Path, step: Step, *, key: Path | None = None) -> Verified:
             faults.append(
                 Fault("audit.json", f"{len(differences) - AT_MOST} more figures are not those of the effects")
             )
-        faults += preregistered
+        faults += beside
         figures = count_numbers(derived)
     tick(2, 3)
     try:
