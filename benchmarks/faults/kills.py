@@ -58,7 +58,7 @@ class Killed:
 
     kills: int = 0
     runs: int = 0
-    lost: int = 0  # a finished file unreadable afterwards, or a run that could not go on
+    lost: int = 0  # a finished file unreadable afterwards, or a run that could not resume
     different: int = 0  # another audit.json than that of the run that nobody disturbed
     hangs: int = 0
     unclean: int = 0  # interruptions by SIGTERM or SIGINT that did not end with exit 5 and a line that says so
@@ -71,7 +71,7 @@ def kill_runs(work: Path, kills: int, seed: int) -> Killed:
     """Disturb runs until so many signals were sent; the last run is let to its end.
 
     Of each run some steps are drawn, and a moment in each: drawn over the whole time, most moments would fall into the
-    longest steps, and those of a run that goes on into the first and the last.
+    longest steps, and those of a run that resumes into the first and the last.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def _attempt(
     steps : dict of str to float
         Seconds of each step, in their order.
     wanted : int or None
-        The number of the step that the signal is sent in, or in a later one where the run goes on there; None: no
+        The number of the step that the signal is sent in, or in a later one where the run resumes there; None: no
         signal is sent.
 
     Returns
@@ -183,7 +183,7 @@ def _attempt(
         return code in FINISHED  # the signal may have come too late
     if code not in FINISHED:
         found.lost += 1
-        found.faults.append(f"could not go on, exit {code}: {_last_line(place)}")
+        found.faults.append(f"could not resume, exit {code}: {_last_line(place)}")
         shutil.rmtree(place / "out", ignore_errors=True)
     return code in FINISHED
 

@@ -203,7 +203,7 @@ def _confirmed(record: dict[str, Any]) -> list[str]:
 
 
 def _patching_seconds(run: Path) -> float:
-    """Return the seconds of all sweeps: what an audit costs beside its controls, which are measured once."""
+    """Return the seconds of all sweeps: what an audit costs besides its controls, which are measured once."""
     lines = map(json.loads, (run / "log.jsonl").read_text(encoding="utf-8").splitlines())
     seconds = {line["stage"]: line["seconds"] for line in lines if "stage" in line}
     return float(seconds["patching"] + seconds["heads together"])

@@ -3,7 +3,7 @@
     python benchmarks/planted/run.py --quick --json out.json
     python benchmarks/planted/run.py                            # the published run
 
-Every model leaves a row in the work folder as soon as it is done; the same command goes on after an interruption.
+Every model leaves a row in the work folder as soon as it is done; the same command resumes after an interruption.
 """
 
 from __future__ import annotations

@@ -44,14 +44,14 @@ def test_the_card_that_is_killed_and_the_one_that_is_mutated_are_right(tmp_path:
 def test_tracebacks_and_hangs_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     @click.command()
     @click.argument("what")
-    def spoilt(what: str) -> None:
+    def damaged(what: str) -> None:
         while what == "hangs":
             pass
         if what == "raises":
             raise KeyError(what)
         click.echo("internal error: x" if what == "internal" else "fine")
 
-    monkeypatch.setattr(mutations, "main", spoilt)
+    monkeypatch.setattr(mutations, "main", damaged)
     monkeypatch.setattr(mutations, "LIMIT", 1)
     found = Mutated()
     for what in ("hangs", "raises", "internal", "fine"):
