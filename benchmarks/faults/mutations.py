@@ -77,7 +77,7 @@ def mutate(count: int, number: int) -> Mutated:
         for kind, damage in (("card, bytes", _damage_card), ("table", _damage_table), ("image", _damage_image)):
             for _ in range(fifth):
                 with _damaged(damage(folder, draw)):
-                    _try(kind, ["check", str(folder / "card.yaml")], found)
+                    try_input(kind, ["check", str(folder / "card.yaml")], found)
         _by_value(folder, fifth, number, found)
         _reviews(folder, count - 4 * fifth, draw, found)
     return found
@@ -220,7 +220,7 @@ def _by_value(folder: Path, count: int, number: int, found: Mutated) -> None:
         path.write_text(
             yaml.safe_dump(card, sort_keys=False, allow_unicode=True), encoding="utf-8", errors="surrogatepass"
         )
-        _try("card, values", ["check", str(path)], found)
+        try_input("card, values", ["check", str(path)], found)
 
     put()
     path.write_bytes(whole)
@@ -242,10 +242,10 @@ def _reviews(folder: Path, count: int, draw: random.Random, found: Mutated) -> N
         whose = own if draw.random() < 0.1 else "0" * 64  # a review that is merged prints the whole report again
         whole = json.dumps({"audit_sha256": whose, "decisions": [decision]}, indent=1).encode()
         path.write_bytes(b"[" * 100_000 if draw.random() < 0.01 else bytes_changed(whole, draw))
-        _try("review", ["review", str(run), str(path)], found)
+        try_input("review", ["review", str(run), str(path)], found)
 
 
-def _try(kind: str, arguments: list[str], found: Mutated) -> None:
+def try_input(kind: str, arguments: list[str], found: Mutated) -> None:
     """Call the command line; count what should never be."""
     before = signal.signal(signal.SIGALRM, _ring)
     signal.alarm(LIMIT)
