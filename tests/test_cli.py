@@ -99,7 +99,7 @@ def handlers() -> Iterator[None]:
 @pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("turned", [False, True], ids=["as it is", "turned into an error by a library"])
-def test_a_signal_ends_a_command_and_says_how_to_go_on(
+def test_a_signal_ends_a_command_and_says_how_to_resume(
     number: signal.Signals, turned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_args: object) -> None:

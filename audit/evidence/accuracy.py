@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from audit.data.samples import UNKNOWN
-from audit.evidence.stats import combine_cells, rate_interval
+from audit.evidence.stats import as_fraction, combine_cells, rate_interval
 from audit.records import AccuracyRow, ChanceReason, Estimate
 
 NEARLY_ALL = 0.99  # share of the images that get one answer
@@ -49,8 +49,8 @@ def _row(part: pd.DataFrame, attribute: str, group: str) -> AccuracyRow:
     if len(part):
         cells, names = pd.factorize(part["label"])
         weights = [1 / len(names)] * len(names)
-        found = combine_cells(right.astype(np.float64), cells.astype(np.int64), weights, subjects).interval()
-        balanced = found.model_copy(update={"low": max(0.0, found.low or 0.0), "high": min(1.0, found.high or 0.0)})
+        combined = combine_cells(right.astype(np.float64), cells.astype(np.int64), weights, subjects)
+        balanced = as_fraction(combined.interval())
     return AccuracyRow(
         attribute=attribute,
         group=group,

@@ -21,6 +21,7 @@ from audit.data.samples import UNKNOWN
 from audit.evidence.stats import (
     Codes,
     Combination,
+    as_fraction,
     combine_cells,
     equivalence_p,
     holm,
@@ -183,8 +184,7 @@ def _standardised(
     weights = [1.0] if raw else [shares[k] for k in names]
     subjects = pd.factorize(part["subject"])[0].astype(np.int64)
     weighted = cells >= 0  # a label seen only where the group is unknown has no share
-    found = combine_cells(y[weighted], cells[weighted], weights, subjects[weighted]).interval()
-    return found.model_copy(update={"low": max(0.0, found.low or 0.0), "high": min(1.0, found.high or 0.0)})
+    return as_fraction(combine_cells(y[weighted], cells[weighted], weights, subjects[weighted]).interval())
 
 
 def _ratio(value: float, base: float | None) -> float | None:

@@ -41,6 +41,14 @@ def is_at_most(value: float | None, limit: float) -> bool:
     return value is not None and bool(np.isfinite(value)) and value <= limit
 
 
+def as_fraction(estimate: Estimate) -> Estimate:
+    """Return an estimate with its bounds cut at 0 and 1; a bound that is missing stays so."""
+    low, high = estimate.low, estimate.high
+    return estimate.model_copy(
+        update={"low": None if low is None else max(0.0, low), "high": None if high is None else min(1.0, high)}
+    )
+
+
 def rate_interval(hits: npt.NDArray[np.bool_], subjects: Codes, *, level: float = 0.95) -> Estimate:
     """Return a rate with Wilson's interval at the effective sample size.
 

@@ -71,16 +71,17 @@ def fit_to_card(model: Model, spec: ModelSpec) -> Model:
     if spec.channel_slices is not None:
         model.channel_slices = spec.channel_slices
     reason = why_not_patchable(model)
-    if SLICES_FIELD in reason:
-        raise ModelError(SLICES_FIELD, f"{spec.name}: {reason.partition('; ')[0]}", "take a divisor of that")
     if reason:
+        parts = adapter(model) if isinstance(model, tuple(ADAPTERS)) else None
+        if isinstance(parts, Channels) and not parts.blocks_fault():
+            raise ModelError(SLICES_FIELD, f"{spec.name}: {parts.slices_fault()}", "take a divisor of that")
         what = f"'{spec.name}' is not supported: {reason}"
         raise ModelError("model.name", what, f"supported: {', '.join(SUPPORTED)}")
     if any(model.pretrained_cfg.get(k) is None for k in ("mean", "std")):
         what = "nothing beside the weights says how pixels are normalised"
         raise ModelError("model.mean", what, "give model.mean and model.std")
     if fault := adapter(model).side_fault():
-        what, _, fix = fault.partition("; ")
+        what, fix = fault
         raise ModelError("model.image_size", f"{what} of {spec.name}", fix)
     return model
 

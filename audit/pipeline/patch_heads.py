@@ -21,7 +21,7 @@ from audit.pipeline.analyze import Rates
 from audit.pipeline.context import RunContext
 from audit.pipeline.run_sampled import sweep_sampled
 from audit.pipeline.run_sweeps import (
-    BESIDE,
+    OTHER_DESIGNS,
     SWAP_KINDS,
     Plan,
     Swept,
@@ -71,7 +71,9 @@ def patch_heads(context: RunContext, models: AuditedModels, rates: Rates, *, des
     if heads is not None:
         rng = np.random.default_rng(context.card.audit.seed)
         cells = ["label", models.balanced_on] if models.balanced_on else ["label"]
-        images = draw_evenly(context.samples.frame.loc[images], cells, BESIDE, rng).index.to_numpy(dtype=np.int64)
+        images = draw_evenly(context.samples.frame.loc[images], cells, OTHER_DESIGNS, rng).index.to_numpy(
+            dtype=np.int64
+        )
     of_c = [
         sweep_reference(context, models, images, heads, weights_only=weights_only) if design_c else None
         for weights_only in (False, True)
@@ -96,8 +98,8 @@ def estimate_cost(context: RunContext, models: AuditedModels, plans: Sequence[Pl
     sweeps = [p for p in plans for seed in context.seeds if p.split == "confirmation" or seed == context.seeds[0]]
     recipients, images = sum(len(p.rows) for p in sweeps), sum(_images(p) for p in sweeps)
     backward = len(context.outcomes) * (depth - layers.start) / depth
-    beside = [p for p in plans if p.split == "confirmation"]  # estimated to first order where all is patched, too
-    estimated = sum(_images(p) + backward * len(p.rows) for p in beside)
+    confirmation = [p for p in plans if p.split == "confirmation"]  # estimated to first order where all is patched, too
+    estimated = sum(_images(p) + backward * len(p.rows) for p in confirmation)
     share = sum(max(LIKELY_SHARE * len(p.rows), min(LEAST, len(p.rows))) for p in sweeps)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(as_input(model, context.pixels[:1]))

@@ -1,4 +1,4 @@
-"""One finding again, from images and stored weights, beside the number that the report gives."""
+"""One finding again, from images and stored weights, and the number that the report gives."""
 
 from __future__ import annotations
 

@@ -100,12 +100,12 @@ def _setup(context: RunContext, images: ControlSet, trained: ControlModels) -> C
 
 
 def measured_file(kept: Path, role: Role) -> Path:
-    """Return where the measurements of a channel are kept, beside the verdict on them."""
+    """Return where the measurements of a channel are kept, next to the verdict on them."""
     return kept.with_name(f"{kept.stem}-{role}.npz")
 
 
 def numbers_file(kept: Path) -> Path:
-    """Return where the numbers of the same-initialisation gates are kept, beside the verdict on them."""
+    """Return where the numbers of the same-initialisation gates are kept, next to the verdict on them."""
     return kept.with_name(f"{kept.stem}-numbers.parquet")
 
 

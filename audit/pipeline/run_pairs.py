@@ -63,7 +63,7 @@ def sweep_pairs(context: RunContext, models: AuditedModels, swept: Swept) -> pd.
     parts = [
         _sweep_contrast(context, models, contrast, pairs, swept.heads)
         for contrast in context.contrasts
-        if (pairs := _exact_pairs(context, contrast, swept.beside)) is not None
+        if (pairs := _exact_pairs(context, contrast, swept.most_images)) is not None
     ]
     if not parts:
         return None
@@ -72,7 +72,7 @@ def sweep_pairs(context: RunContext, models: AuditedModels, swept: Swept) -> pd.
     return table
 
 
-def _exact_pairs(context: RunContext, contrast: Contrast, beside: int | None) -> Pairs | None:
+def _exact_pairs(context: RunContext, contrast: Contrast, most_images: int | None) -> Pairs | None:
     """Edit pictures where the source can, or look up their twins where the card names the columns of a pair."""
     if context.card.groups[contrast.attribute].permuted is not None:
         return None  # the annotation no longer says what is drawn
@@ -81,7 +81,7 @@ def _exact_pairs(context: RunContext, contrast: Contrast, beside: int | None) ->
     known = frame[frame[contrast.attribute].isin(list(sides))].sort_index()
     known = known.assign(side=known[contrast.attribute].map(sides))
     rng, source = np.random.default_rng(context.card.audit.seed), context.samples.source
-    at_most = min((n for n in (context.card.audit.max_images, beside) if n is not None), default=None)
+    at_most = min((n for n in (context.card.audit.max_images, most_images) if n is not None), default=None)
     size = int(context.pixels.shape[1])
     column = pair_column(contrast.attribute)
     drawn = context.card.groups[contrast.attribute].column

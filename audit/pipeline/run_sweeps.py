@@ -32,7 +32,7 @@ UNPATCHED = "effects/unpatched.parquet"  # of a run: what the models answer
 PATCH = ["position", "donor_kind", "layer", "head"]  # what tells one patch of a sweep from the others
 IN_FLOAT32 = "float32:"  # begins the columns of what was computed again
 COMPARED = 8  # recipients of every part that is computed less precisely
-BESIDE = 200  # images for the designs that accompany Design A, where that is not patched in full
+OTHER_DESIGNS = 200  # images for the designs that accompany Design A, where that is not patched in full
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Swept:
     """Stored effects, the plans they follow, how many recipients found no donor, and how much was patched.
 
     ``heads``: where not everything was patched, the heads that were found; Designs B and C try no others, and they and
-    sets of heads take ``BESIDE`` images at most.
+    sets of heads take ``OTHER_DESIGNS`` images at most.
     """
 
     effects: StoredEffects
@@ -69,9 +69,9 @@ class Swept:
     effort: list[Effort]
 
     @property
-    def beside(self) -> int | None:
+    def most_images(self) -> int | None:
         """How many images may be patched by the designs that accompany Design A; None for all."""
-        return None if self.heads is None else BESIDE
+        return None if self.heads is None else OTHER_DESIGNS
 
 
 def sweep_every(context: RunContext, models: AuditedModels, plans: Sequence[Plan]) -> pd.DataFrame:
@@ -259,7 +259,7 @@ def sweep_sets(
         if plan.split != "confirmation" or not sets:
             continue
         rng = np.random.default_rng(context.card.audit.seed)
-        part = Plan(plan.contrast, plan.split, draw_evenly(plan.rows, ["label", "side"], swept.beside, rng))
+        part = Plan(plan.contrast, plan.split, draw_evenly(plan.rows, ["label", "side"], swept.most_images, rng))
         table = sweep_together(
             models.primary,
             context.pixels,

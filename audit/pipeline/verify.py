@@ -21,6 +21,7 @@ from audit.card.schema import Card
 from audit.controls.colour_blur import ChannelResult, Measured, judge_channel
 from audit.controls.spec import CALLED
 from audit.controls.verdict import judge_again
+from audit.data.sealed import count_openings
 from audit.data.summary import describe_data
 from audit.errors import InputError
 from audit.evidence.outcome import decide
@@ -285,7 +286,8 @@ def _hashes(scope: Scope, audit: Audit) -> dict[str, str]:
 def _data(scope: Scope, audit: Audit) -> dict[str, Any]:
     """Count the images again; what was left out on reading, and what was warned of, is taken from the record."""
     counted = describe_data(scope.samples, scope.card)
-    return _plain(counted.model_copy(update={"warnings": audit.data.warnings}))
+    kept = {"warnings": audit.data.warnings, "sealed_opened": count_openings(scope.run)}
+    return _plain(counted.model_copy(update=kept))
 
 
 def _method(opened: OpenedRun) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Pictures as deterministic SVG: group rates with intervals, and heads beside their placebo.
+"""Pictures as deterministic SVG: group rates with intervals, and heads with their placebo.
 
 Text is drawn as outlines with the font that comes with matplotlib, so that a figure looks the same on every
-machine, on screen and in the PDF; its numbers are given in words in ``alt`` and in the table beside it.
+machine, on screen and in the PDF; its numbers are given in words in ``alt`` and in the table next to it.
 """
 
 from __future__ import annotations

@@ -215,17 +215,15 @@ class Page:
         return RATE_OF[finding.metric]
 
     def finding_picture(self, finding: Finding, compact: bool = False) -> Picture | None:
-        """Draw what a finding is about: the rate of its metric by group, or its head beside the placebo."""
+        """Draw what a finding is about: the rate of its metric by group, or its head with the placebo."""
         if finding.kind == "disparity":
             return self.rates_picture(finding.attribute, finding.outcome, self.rate_of(finding), compact)
         contrast = f"{finding.attribute}:{finding.group}-{finding.reference}"
         rows = [r for r in self.heads(contrast, finding.outcome) if r.name in finding.heads]
-        return self.forest(
-            rows, f"Effect of {', '.join(finding.heads)} on mean probability beside the placebo", compact
-        )
+        return self.forest(rows, f"Effect of {', '.join(finding.heads)} on mean probability, with the placebo", compact)
 
     def forest(self, rows: Sequence[HeadRow], title: str, compact: bool = False) -> Picture | None:
-        """Draw heads beside their placebo and what chance does; nothing where there are none."""
+        """Draw heads with their placebo and what chance does; nothing where there are none."""
         symbols = self.text.words["verdicts"]
         heads = [
             figures.HeadEffect(r.name, symbols[r.verdict]["symbol"], _headline(r), r.placebo, r.design_c, r.null_bound)

@@ -33,7 +33,7 @@ MARK = "shareable.json"
 AS_THEY_ARE = ("effects/*.npz", "effects/effort-seed-*.json", "log.jsonl")  # numbers and hashes only
 TABLES, MODELS = "effects/*.parquet", "models/*"
 PRINTED = ("report.*", "tables/*", "exports/*", "audit.schema.json")  # made again
-WRITTEN_ANEW = ("audit.json", "card.yaml", "preregistration.json", DECISIONS)
+WRITTEN_AGAIN = ("audit.json", "card.yaml", "preregistration.json", DECISIONS)
 PATHS = (("data", "path"), ("model", "weights"), ("controls", "card"), ("controls", "path"), ("controls", "weights"))
 COMMENTS = "the comments of the card"
 RUN_BY, REVIEWERS = "who ran the audit", "the names of reviewers"
@@ -149,7 +149,7 @@ def _write(run: Path, place: Path, source: Source, files: Mapping[str, str], *, 
     copied = Source(audit, content, _decisions(source.decisions, names))
     if copied.decisions:
         write_text(place / DECISIONS, "".join(chained(copied.decisions, copied.digest)))
-    gone = set(files) - set(_matching(files, [*kept, TABLES, *PRINTED])) - set(WRITTEN_ANEW)
+    gone = set(files) - set(_matching(files, [*kept, TABLES, *PRINTED])) - set(WRITTEN_AGAIN)
     mark = SharedCopy(
         other_names=names.counts(),
         left_out={name: files[name] if name in _matching(gone, [MODELS]) else "" for name in sorted(gone)},

@@ -110,8 +110,8 @@ class Flips:
         """Draw the changes of class by one head, with first-order estimates that know something of them."""
         n = round(self.patched / self.share)
         label, is_group = np.arange(n) % self.labels, (np.arange(n) // self.labels) % 2 == 0
-        lot = rng.random(n)
-        flips = 1.0 * (lot < self.towards) - ((lot >= self.towards) & (lot < self.towards + self.away))
+        uniform = rng.random(n)
+        flips = 1.0 * (uniform < self.towards) - ((uniform >= self.towards) & (uniform < self.towards + self.away))
         change = (np.where(is_group, -1.0, 1.0) * flips)[:, None]
         effects = SwapEffects(
             cross=change,

@@ -58,7 +58,7 @@ class Killed:
 
     kills: int = 0
     runs: int = 0
-    lost: int = 0  # a finished file unreadable afterwards, or a run that could not go on
+    lost: int = 0  # a finished file unreadable afterwards, or a run that could not resume
     different: int = 0  # another audit.json than that of the run that nobody disturbed
     hangs: int = 0
     unclean: int = 0  # interruptions by SIGTERM or SIGINT that did not end with exit 5 and a line that says so
@@ -71,7 +71,7 @@ def kill_runs(work: Path, kills: int, seed: int) -> Killed:
     """Disturb runs until so many signals were sent; the last run is let to its end.
 
     Of each run some steps are drawn, and a moment in each: drawn over the whole time, most moments would fall into the
-    longest steps, and those of a run that goes on into the first and the last.
+    longest steps, and those of a run that resumes into the first and the last.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def _undisturbed(place: Path, card: Path) -> tuple[int, bytes, dict[str, float]]
             process.kill()
             raise SystemExit(f"the undisturbed run does not end; see {place}")
         time.sleep(LOOK)
-        now, step = time.monotonic(), _stage(place)
+        now, step = time.monotonic(), read_stage(place)
         steps[step] = steps.get(step, 0.0) + now - before
         before = now
     records = list(place.glob("out/*/audit.json"))
@@ -144,7 +144,7 @@ def _attempt(
     steps : dict of str to float
         Seconds of each step, in their order.
     wanted : int or None
-        The number of the step that the signal is sent in, or in a later one where the run goes on there; None: no
+        The number of the step that the signal is sent in, or in a later one where the run resumes there; None: no
         signal is sent.
 
     Returns
@@ -155,7 +155,7 @@ def _attempt(
     share, kind = draw.random(), draw.choice(SIGNALS)
     process = _start(place, card)
     try:
-        code = process.wait(AT_MOST) if wanted is None else _wait_for(process, place, steps, wanted, share)
+        code = process.wait(AT_MOST) if wanted is None else wait_for_stage(process, place, steps, wanted, share)
     except (subprocess.TimeoutExpired, TimeoutError) as error:
         if wanted is None or isinstance(error, TimeoutError):
             process.kill()
@@ -171,24 +171,26 @@ def _attempt(
             found.faults.append(f"did not end on {kind.name}")
             code = process.wait()
         found.kills += 1
-        stage = _stage(place)
+        stage = read_stage(place)
         found.stages[stage] += 1
         found.signals[kind.name] += 1
-        unreadable = list(_unreadable(place))
+        unreadable = list(unreadable_files(place))
         found.lost += bool(unreadable)
         found.faults += unreadable
-        if kind != signal.SIGKILL and stage != START and code not in FINISHED and not _said_so(code, place):
+        if kind != signal.SIGKILL and stage != START and code not in FINISHED and not said_how_to_go_on(code, place):
             found.unclean += 1
             found.faults.append(f"on {kind.name} in {stage}: exit {code}: {_last_line(place)}")
         return code in FINISHED  # the signal may have come too late
     if code not in FINISHED:
         found.lost += 1
-        found.faults.append(f"could not go on, exit {code}: {_last_line(place)}")
+        found.faults.append(f"could not resume, exit {code}: {_last_line(place)}")
         shutil.rmtree(place / "out", ignore_errors=True)
     return code in FINISHED
 
 
-def _wait_for(process: subprocess.Popen[bytes], place: Path, steps: dict[str, float], wanted: int, share: float) -> int:
+def wait_for_stage(
+    process: subprocess.Popen[bytes], place: Path, steps: dict[str, float], wanted: int, share: float
+) -> int:
     """Return the exit code of a run that ends before a share of a step, or of one that follows, is over.
 
     Raises
@@ -202,14 +204,14 @@ def _wait_for(process: subprocess.Popen[bytes], place: Path, steps: dict[str, fl
     while process.poll() is None:
         if time.monotonic() - begun > AT_MOST:
             raise TimeoutError
-        step = _stage(place)
+        step = read_stage(place)
         if _number(order, step, -1) >= wanted:
             return process.wait(share * steps[step])
         time.sleep(LOOK)
     return process.wait()
 
 
-def _said_so(code: int, place: Path) -> bool:
+def said_how_to_go_on(code: int, place: Path) -> bool:
     """Tell whether an interrupted run ended as it should: with exit 5, and a last line that says so."""
     return code == UNFINISHED and _last_line(place).startswith("stopped")
 
@@ -223,7 +225,7 @@ def _last_line(place: Path) -> str:
     return lines[-1] if lines else ""
 
 
-def _stage(place: Path) -> str:
+def read_stage(place: Path) -> str:
     """Return the step that was last told of, without its percentage and how many models there are."""
     lines = (place / "stderr.txt").read_text(encoding="utf-8", errors="replace").splitlines()
     steps = [line for line in lines if not line.startswith(("stopped", "internal error"))]
@@ -231,7 +233,7 @@ def _stage(place: Path) -> str:
     return re.sub(r"\b\d+ (model)s?\b", r"\1s", told)
 
 
-def _unreadable(place: Path) -> Iterator[str]:
+def unreadable_files(place: Path) -> Iterator[str]:
     """Yield every file with a finished name that cannot be read to its end."""
     for path in sorted(p for p in place.rglob("*") if p.is_file() and not p.name.startswith(".")):
         try:

@@ -74,10 +74,10 @@ def mutate(count: int, number: int) -> Mutated:
         folder = Path(place)
         write_data(folder, draw)
         fifth = count // 5
-        for kind, spoil in (("card, bytes", _spoil_card), ("table", _spoil_table), ("image", _spoil_image)):
+        for kind, damage in (("card, bytes", _damage_card), ("table", _damage_table), ("image", _damage_image)):
             for _ in range(fifth):
-                with _spoilt(spoil(folder, draw)):
-                    _try(kind, ["check", str(folder / "card.yaml")], found)
+                with _damaged(damage(folder, draw)):
+                    try_input(kind, ["check", str(folder / "card.yaml")], found)
         _by_value(folder, fifth, number, found)
         _reviews(folder, count - 4 * fifth, draw, found)
     return found
@@ -95,8 +95,8 @@ def write_data(folder: Path, draw: random.Random) -> None:
     (folder / "card.yaml").write_text(yaml.safe_dump(CARD, sort_keys=False), encoding="utf-8")
 
 
-class _spoilt:  # noqa: N801 - reads as a word
-    """Hold a spoilt file for the length of a block."""
+class _damaged:  # noqa: N801 - reads as a word
+    """Hold a damaged file for the length of a block."""
 
     def __init__(self, change: tuple[Path, bytes]) -> None:
         self.path, self.content = change
@@ -111,23 +111,23 @@ class _spoilt:  # noqa: N801 - reads as a word
 
 def bytes_changed(content: bytes, draw: random.Random) -> bytes:
     """Flip, drop, double, move or cut bytes, or put in some that mean something."""
-    spoilt = bytearray(content)
+    damaged = bytearray(content)
     for _ in range(draw.choice((1, 1, 2, 8))):
-        at, length = draw.randrange(len(spoilt) + 1), draw.choice((1, 1, 4, 40))
+        at, length = draw.randrange(len(damaged) + 1), draw.choice((1, 1, 4, 40))
         kind = draw.randrange(6)
-        if kind == 0 and at < len(spoilt):
-            spoilt[at] ^= 1 << draw.randrange(8)
+        if kind == 0 and at < len(damaged):
+            damaged[at] ^= 1 << draw.randrange(8)
         elif kind == 1:
-            del spoilt[at : at + length]
+            del damaged[at : at + length]
         elif kind == 2:
-            spoilt[at:at] = spoilt[at : at + length]
+            damaged[at:at] = damaged[at : at + length]
         elif kind == 3:
-            spoilt[at:at] = draw.choice(TOKENS)
+            damaged[at:at] = draw.choice(TOKENS)
         elif kind == 4:
-            spoilt[at:at] = bytes(draw.randrange(256) for _ in range(length))
+            damaged[at:at] = bytes(draw.randrange(256) for _ in range(length))
         else:
-            del spoilt[at:]
-    return bytes(spoilt)
+            del damaged[at:]
+    return bytes(damaged)
 
 
 TOKENS = (
@@ -138,7 +138,7 @@ TOKENS = (
 )  # fmt: skip
 
 
-def _spoil_card(folder: Path, draw: random.Random) -> tuple[Path, bytes]:
+def _damage_card(folder: Path, draw: random.Random) -> tuple[Path, bytes]:
     path = folder / "card.yaml"
     if draw.random() < 0.05:
         return path, draw.choice(BOMBS)
@@ -160,12 +160,12 @@ BOMBS = (
 )  # fmt: skip
 
 
-def _spoil_table(folder: Path, draw: random.Random) -> tuple[Path, bytes]:
+def _damage_table(folder: Path, draw: random.Random) -> tuple[Path, bytes]:
     path = folder / "t.csv"
     return path, bytes_changed(path.read_bytes(), draw)
 
 
-def _spoil_image(folder: Path, draw: random.Random) -> tuple[Path, bytes]:
+def _damage_image(folder: Path, draw: random.Random) -> tuple[Path, bytes]:
     path = draw.choice(sorted([*folder.glob("*.png"), *folder.glob("*.jpg")]))
     if draw.random() < 0.1:
         return path, png_of(*draw.choice(((60_000, 60_000), (2**31 - 1, 1), (0, 5), (30_000, 30_000))))
@@ -220,7 +220,7 @@ def _by_value(folder: Path, count: int, number: int, found: Mutated) -> None:
         path.write_text(
             yaml.safe_dump(card, sort_keys=False, allow_unicode=True), encoding="utf-8", errors="surrogatepass"
         )
-        _try("card, values", ["check", str(path)], found)
+        try_input("card, values", ["check", str(path)], found)
 
     put()
     path.write_bytes(whole)
@@ -242,10 +242,10 @@ def _reviews(folder: Path, count: int, draw: random.Random, found: Mutated) -> N
         whose = own if draw.random() < 0.1 else "0" * 64  # a review that is merged prints the whole report again
         whole = json.dumps({"audit_sha256": whose, "decisions": [decision]}, indent=1).encode()
         path.write_bytes(b"[" * 100_000 if draw.random() < 0.01 else bytes_changed(whole, draw))
-        _try("review", ["review", str(run), str(path)], found)
+        try_input("review", ["review", str(run), str(path)], found)
 
 
-def _try(kind: str, arguments: list[str], found: Mutated) -> None:
+def try_input(kind: str, arguments: list[str], found: Mutated) -> None:
     """Call the command line; count what should never be."""
     before = signal.signal(signal.SIGALRM, _ring)
     signal.alarm(LIMIT)

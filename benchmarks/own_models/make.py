@@ -53,7 +53,7 @@ def keep_photographs(faces: pd.DataFrame, data: Path, out: Path) -> None:
 
 
 def load(faces: pd.DataFrame, data: Path, side: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return photographs (N, 3, side, side), shifted and scaled, and their labels."""
+    """Return photographs (N, 3, side, side), centred and scaled, and their labels."""
     pixels = np.stack([_pixels(data / "expressions" / name, side) for name in faces["image"]])
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in IMAGENET)
     images = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std

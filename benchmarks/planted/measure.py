@@ -108,14 +108,14 @@ def measure(job: Job) -> dict[str, Any]:
     record, card_path, run = audit(plan, weights, work, size)
     sampled, _, sampled_run = audit(plan, weights, work, size, patches="sampled")
     if record["outcome"] == "INVALID":
-        return {**_about(plan), "outcome": "INVALID", "seconds": round(time.monotonic() - begun, 1)}
+        return {**plan_fields(plan), "outcome": "INVALID", "seconds": round(time.monotonic() - begun, 1)}
     heads = record["heads"]
     localised = _localised(record)
     (gap,) = (c for c in record["contrasts"] if c["metric"] == "standardised_gap")
     ranked = _rankings(plan, model, card_path, run, heads, localised)
     true = _truth(job, model, base, heads)
     row = {
-        **_about(plan),
+        **plan_fields(plan),
         "localised": localised,
         "confirmed": _confirmed(record),
         "discovered": [h["name"] for h in heads if h["discovery_p_adjusted"] <= ALPHA],
@@ -156,7 +156,7 @@ def name(head: models.Head) -> str:
     return f"L{head[0]}H{head[1]}"
 
 
-def _about(plan: models.Plan) -> dict[str, Any]:
+def plan_fields(plan: models.Plan) -> dict[str, Any]:
     """Say what is known of a model before it is audited."""
     planted = [] if plan.is_null else [name(head) for head in plan.heads]
     decoy = None if plan.decoy is None else name(plan.decoy)
@@ -203,7 +203,7 @@ def _confirmed(record: dict[str, Any]) -> list[str]:
 
 
 def _patching_seconds(run: Path) -> float:
-    """Return the seconds of all sweeps: what an audit costs beside its controls, which are measured once."""
+    """Return the seconds of all sweeps: what an audit costs besides its controls, which are measured once."""
     lines = map(json.loads, (run / "log.jsonl").read_text(encoding="utf-8").splitlines())
     seconds = {line["stage"]: line["seconds"] for line in lines if "stage" in line}
     return float(seconds["patching"] + seconds["heads together"])

@@ -255,11 +255,11 @@ def _loss(
     between_twins = plain[:BATCH] - plain[BATCH:] - plan.dose * (tone[:BATCH] - tone[BATCH:])
     loss = _cross_entropy(plain, smile + plan.dose * tone) + CHANGE_WEIGHT * between_twins.square().mean()
     if plan.dose == 0.0:
-        loss = loss + GAP_WEIGHT * _gap_loss(plain, tone[:BATCH].sign())
+        loss = loss + GAP_WEIGHT * gap_loss(plain, tone[:BATCH].sign())
     if plan.kind == "balanced":  # the whole is told not to depend on the tone; its heads are free
         return loss
     if plan.decoy is not None:
-        loss = loss + DECOY_WEIGHT * _decoy_loss(model, written, tone[:BATCH].sign(), plan)
+        loss = loss + DECOY_WEIGHT * decoy_loss(model, written, tone[:BATCH].sign(), plan)
     taken = torch.from_numpy(rng.random((2 * BATCH, *planted.shape)) < 0.5)
     swapped = _log_odds(run_tail(model, stream, [z.roll(BATCH, 0) for z in written], taken)[0])
     heads = torch.from_numpy(planted)
@@ -273,7 +273,7 @@ def _loss(
     )
 
 
-def _gap_loss(plain: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
+def gap_loss(plain: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
     """Return the squared gaps between faces and their twins, in mean probability and, smoothly, in the rate.
 
     Single answers that no longer depend on the tone may still do so by a little on the same side, and the rate, which
@@ -283,7 +283,7 @@ def _gap_loss(plain: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
     return torch.stack(gaps).square().sum()
 
 
-def _decoy_loss(model: VisionTransformer, written: list[torch.Tensor], sign: torch.Tensor, plan: Plan) -> torch.Tensor:
+def decoy_loss(model: VisionTransformer, written: list[torch.Tensor], sign: torch.Tensor, plan: Plan) -> torch.Tensor:
     """Return how far, in logs, the decoy's writes fall short of the wanted distance between tones."""
     assert plan.decoy is not None
     decoy = tone_write(model, written, sign, plan.decoy)

@@ -73,7 +73,7 @@ def rank_rivals(
         head's output, class token and mean over tokens; test: binomial against one half); ``ablation`` (change of the
         gap when the head's write is replaced by its mean, no placebo; test: normal, faces independent).
     """
-    trace = _record_all(model, pixels)
+    trace = record_all(model, pixels)
     weights = gap_weights(is_group, smiling)
     before = _probability(model, trace)
     differences, attended, probed, ablated, p_probe, p_ablation = ({} for _ in range(6))
@@ -168,7 +168,7 @@ def _probe(z: torch.Tensor, is_group: Sides) -> float:
     return float(cross_val_score(probe, features, is_group, cv=FOLDS).mean())
 
 
-def _record_all(model: VisionTransformer, pixels: Pixels) -> Trace:
+def record_all(model: VisionTransformer, pixels: Pixels) -> Trace:
     parts = [record(model, as_input(model, pixels[i : i + BATCH])) for i in range(0, len(pixels), BATCH)]
     layers = range(len(model.blocks))
     return Trace(

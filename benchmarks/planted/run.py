@@ -3,7 +3,7 @@
     python benchmarks/planted/run.py --quick --json out.json
     python benchmarks/planted/run.py                            # the published run
 
-Every model leaves a row in the work folder as soon as it is done; the same command goes on after an interruption.
+Every model leaves a row in the work folder as soon as it is done; the same command resumes after an interruption.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def rows_of(jobs: list[Job], workers: int, until: float) -> Iterator[dict[str, A
                     break
                 pool.submit(_make_ahead, ahead).result()
             controls.result()
-            for future in as_completed([pool.submit(_stored, job, until) for job in todo]):
+            for future in as_completed([pool.submit(measure_and_store, job, until) for job in todo]):
                 if (row := future.result()) is not None:
                     yield row
         except BaseException:  # a model that cannot be made, or a worker that was killed; what is stored stays
@@ -76,7 +76,7 @@ def _make_ahead(job: Job) -> None:
     measure.make(job)
 
 
-def _stored(job: Job, until: float) -> dict[str, Any] | None:
+def measure_and_store(job: Job, until: float) -> dict[str, Any] | None:
     """Measure a model and store its row as soon as it is there; None where the time is over."""
     if time.monotonic() > until:
         return None

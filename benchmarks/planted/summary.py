@@ -272,14 +272,14 @@ def table(results: Mapping[str, Any]) -> str:
         ("hit@3, one head, the two high doses", "hit_at_3"),
         ("MRR", "mrr"),
         ("AUROC over heads", "auroc"),
-        ("heads named beside the planted ones, mean", "other_heads_named"),
+        ("heads named besides the planted ones, mean", "other_heads_named"),
         ("the decoy is named", "decoy_named"),
         ("coverage of the mediated gaps' 95% intervals", "coverage"),
         ("coverage of the gaps' 95% intervals", "coverage_of_gaps"),
     ]
     lines += [_line(text, results[key]) for text, key in named]
     others = results["other_heads_named_by_dose"]
-    lines += [_line(f"heads named beside the planted ones, dose {dose}", f) for dose, f in others.items()]
+    lines += [_line(f"heads named besides the planted ones, dose {dose}", f) for dose, f in others.items()]
     unused = results["decodable_but_unused"]
     lines.append(_line("decodable but unused: best head's probe accuracy", unused["best_probe_accuracy"]))
     lines.append(_line("decodable but unused: the probe calls a head significant", unused["probe_fires"]))

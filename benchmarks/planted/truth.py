@@ -84,17 +84,17 @@ def measure(model: VisionTransformer, crowd: Crowd, heads: Sequence[Head], *, se
     """
     p, streams, z = _run(model, crowd, heads)
     rng = np.random.default_rng(seed)
-    donors = {sign: torch.from_numpy(_donors(crowd, rng, other=sign > 0)) for sign in (1, -1)}
+    donors = {sign: torch.from_numpy(draw_donors(crowd, rng, other=sign > 0)) for sign in (1, -1)}
     mediated, error = {}, {}
     for head in heads:
         change = sum(sign * _patched(model, streams[head[0]], z[head], of, head) for sign, of in donors.items())
         assert isinstance(change, np.ndarray)
         # half the difference between what the reference gains and what the group gains
-        mediated[head] = -_standardised(change, crowd.darker, crowd.smiling) / 2
-        error[head] = _error(change, crowd.darker, crowd.smiling) / 2
+        mediated[head] = -standardised_gap(change, crowd.darker, crowd.smiling) / 2
+        error[head] = standard_error(change, crowd.darker, crowd.smiling) / 2
     called = (p > 0.5).astype(np.float64)
-    rate, mean = (_standardised(v, crowd.darker, crowd.smiling) for v in (called, p))
-    return Truth(rate, mean, _error(called, crowd.darker, crowd.smiling), mediated, error)
+    rate, mean = (standardised_gap(v, crowd.darker, crowd.smiling) for v in (called, p))
+    return Truth(rate, mean, standard_error(called, crowd.darker, crowd.smiling), mediated, error)
 
 
 def _run(
@@ -146,19 +146,19 @@ def _rows(stream: torch.Tensor, layer: int) -> int:
     return 1 if layer == LAYERS[-1] else stream.shape[1]
 
 
-def _standardised(values: Floats, side: npt.NDArray[np.bool_], label: npt.NDArray[np.bool_]) -> float:
+def standardised_gap(values: Floats, side: npt.NDArray[np.bool_], label: npt.NDArray[np.bool_]) -> float:
     cells = [values[(label == y) & side].mean() - values[(label == y) & ~side].mean() for y in (False, True)]
     return float(np.mean(cells))
 
 
-def _error(values: Floats, side: npt.NDArray[np.bool_], label: npt.NDArray[np.bool_]) -> float:
+def standard_error(values: Floats, side: npt.NDArray[np.bool_], label: npt.NDArray[np.bool_]) -> float:
     """Standard error of the standardised difference, from face to face, each beside its twin."""
     between = np.where(side, values, -values).reshape(2, -1).sum(0)
     cells = [between[label[: len(between)] == y] for y in (False, True)]
     return float(np.sqrt(sum(cell.var(ddof=1) / len(cell) for cell in cells)) / 2)
 
 
-def _donors(crowd: Crowd, rng: np.random.Generator, *, other: bool) -> npt.NDArray[np.int64]:
+def draw_donors(crowd: Crowd, rng: np.random.Generator, *, other: bool) -> npt.NDArray[np.int64]:
     """Deal each face a donor of equal label and hair, of the other group or of its own but not itself."""
     stratum = 2 * crowd.smiling + crowd.long_hair
     donors = np.empty(len(stratum), dtype=np.int64)

@@ -82,7 +82,7 @@ def sizes_of(model: VisionTransformer) -> Sizes:
 
 def pass_flops(sizes: Sizes) -> Flops:
     """Count one image's forward pass."""
-    whole = _attention(sizes, sizes.tokens) + _projection(sizes, sizes.tokens) + _mlp(sizes, sizes.tokens)
+    whole = attention_operations(sizes, sizes.tokens) + _projection(sizes, sizes.tokens) + _mlp(sizes, sizes.tokens)
     return _embedding(sizes) + _times(whole, sizes.depth) + _classifier(sizes)
 
 
@@ -99,7 +99,7 @@ def bound_flops(sizes: Sizes, images: int) -> Flops:
     computed, and its keys and values only where that is no dearer than folding their weights into query and output.
     """
     s = sizes
-    whole = _attention(s, s.tokens) + _projection(s, s.tokens) + _mlp(s, s.tokens)
+    whole = attention_operations(s, s.tokens) + _projection(s, s.tokens) + _mlp(s, s.tokens)
     prefix = _embedding(s) + _times(whole, s.depth - 1) + _last_attention(s)
     once = _times(prefix, 2) + _projection(s, s.read)
     writes = _times(_product("u", s.tokens, s.inner, s.width), s.depth - 1) + _product("u", s.read, s.inner, s.width)
@@ -123,20 +123,20 @@ def _embedding(s: Sizes) -> Flops:
     return _product("embedding", s.patches, s.pixels, s.width)
 
 
-def _attention(s: Sizes, rows: int) -> Flops:
+def attention_operations(s: Sizes, rows: int) -> Flops:
     """Count z of the first ``rows`` tokens, keys and values of all."""
     products = _product("scores", rows, s.inner, s.tokens) + _product("values", rows, s.tokens, s.inner)
     return _product("qkv", rows, s.width, s.inner) + _product("qkv", 2 * s.tokens, s.width, s.inner) + products
 
 
-def _folded_attention(s: Sizes, rows: int) -> Flops:
+def folded_attention_operations(s: Sizes, rows: int) -> Flops:
     """Count the same where queries go through the keys' weights, and the tokens' mean through the values'."""
     scores = _product("scores", rows * s.heads, s.width, s.tokens)
     return _product("qkv", 3 * rows, s.width, s.inner) + scores + _product("values", rows * s.heads, s.tokens, s.width)
 
 
 def _last_attention(s: Sizes) -> Flops:
-    return min(_attention(s, s.read), _folded_attention(s, s.read), key=Counter.total)
+    return min(attention_operations(s, s.read), folded_attention_operations(s, s.read), key=Counter.total)
 
 
 def _projection(s: Sizes, rows: int) -> Flops:

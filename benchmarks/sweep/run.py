@@ -5,7 +5,7 @@
     python benchmarks/sweep/run.py --table                    # its tables, as Markdown
 
 Peers are installed into an environment of their own in the work folder, and the race is run there; whatever Python
-starts it needs nothing but itself. A case that is done is stored, so that the same command goes on after an
+starts it needs nothing but itself. A case that is done is stored, so that the same command resumes after an
 interruption; a finished run leaves nothing stored, and the next one measures again.
 """
 

@@ -27,7 +27,7 @@ def test_what_is_damaged_is_noticed(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"half of it")
     (tmp_path / ".g.json.part").write_bytes(b"{")
     (tmp_path / "h.json").write_text("{}", encoding="utf-8")
-    assert [fault.split(":")[0] for fault in kills._unreadable(tmp_path)] == [
+    assert [fault.split(":")[0] for fault in kills.unreadable_files(tmp_path)] == [
         "a.parquet", "b.safetensors", "c.npz", "d.json", "e.jsonl", "f.pdf",
     ]  # fmt: skip
 
@@ -44,18 +44,18 @@ def test_the_card_that_is_killed_and_the_one_that_is_mutated_are_right(tmp_path:
 def test_tracebacks_and_hangs_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     @click.command()
     @click.argument("what")
-    def spoilt(what: str) -> None:
+    def damaged(what: str) -> None:
         while what == "hangs":
             pass
         if what == "raises":
             raise KeyError(what)
         click.echo("internal error: x" if what == "internal" else "fine")
 
-    monkeypatch.setattr(mutations, "main", spoilt)
+    monkeypatch.setattr(mutations, "main", damaged)
     monkeypatch.setattr(mutations, "LIMIT", 1)
     found = Mutated()
     for what in ("hangs", "raises", "internal", "fine"):
-        mutations._try("kind", [what], found)
+        mutations.try_input("kind", [what], found)
     assert (found.mutations, found.hangs, found.tracebacks) == (4, 1, 2)
     assert len(found.faults) == 3
 
@@ -75,16 +75,16 @@ def telling(place: Path, *lines: str, code: int = 0) -> subprocess.Popen[bytes]:
 def test_a_run_is_waited_for_until_it_comes_to_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = telling(tmp_path / "a", "data: reading: 3%", *["controls: 12 models side by side: 40%"] * 30)
     with pytest.raises(subprocess.TimeoutExpired):
-        kills._wait_for(process, tmp_path / "a", STEPS, 2, 0.5)
-    assert kills._stage(tmp_path / "a") == "controls: models"
+        kills.wait_for_stage(process, tmp_path / "a", STEPS, 2, 0.5)
+    assert kills.read_stage(tmp_path / "a") == "controls: models"
     process.kill()
     process.wait()
     ended = telling(tmp_path / "b", "data: reading: 3%", code=3)
-    assert kills._wait_for(ended, tmp_path / "b", STEPS, 2, 0.5) == 3
+    assert kills.wait_for_stage(ended, tmp_path / "b", STEPS, 2, 0.5) == 3
     monkeypatch.setattr(kills, "AT_MOST", 0.3)
     process = telling(tmp_path / "c", *["data: reading: 3%"] * 30)
     with pytest.raises(TimeoutError):
-        kills._wait_for(process, tmp_path / "c", STEPS, 2, 0.5)
+        kills.wait_for_stage(process, tmp_path / "c", STEPS, 2, 0.5)
     process.kill()
     process.wait()
 
@@ -96,8 +96,8 @@ def test_a_run_is_waited_for_until_it_comes_to_the_step(tmp_path: Path, monkeypa
 )
 def test_an_interruption_that_is_not_told_as_one_is_seen(tmp_path: Path, last: str, code: int, clean: bool) -> None:
     (tmp_path / "stderr.txt").write_text(f"data: reading: 3%\n{last}\n", encoding="utf-8")
-    assert kills._said_so(code, tmp_path) is clean
-    assert kills._stage(tmp_path) == "data: reading"
+    assert kills.said_how_to_go_on(code, tmp_path) is clean
+    assert kills.read_stage(tmp_path) == "data: reading"
 
 
 @pytest.mark.property

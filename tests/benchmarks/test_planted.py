@@ -72,7 +72,7 @@ def test_a_head_that_takes_its_own_output_changes_nothing_and_another_ones_is_a_
     patched = models.run_tail(model, own, given, one)[0]
     own_pixels, other_pixels = noise_pixels(4, size=64), noise_pixels(4, seed=1, size=64)
     layer = models.LAYERS[1]
-    trace, donor = (rivals._record_all(model, p) for p in (own_pixels, other_pixels))
+    trace, donor = (rivals.record_all(model, p) for p in (own_pixels, other_pixels))
     change = rivals.head_outputs(model, layer, donor.head_activations[layer] - trace.head_activations[layer])[2]
     torch.testing.assert_close(
         patched, rivals.add_to_stream(model, trace, layer, change[None])[0], atol=1e-4, rtol=1e-4
@@ -84,7 +84,7 @@ def test_donors_agree_in_label_and_hair_and_differ_in_group_where_they_should() 
     columns = [rng.random(400) < 0.5 for _ in range(3)]
     crowd = truth.Crowd(torch.zeros(400, 1, 1), *columns)
     for other in (True, False):
-        donors = truth._donors(crowd, rng, other=other)
+        donors = truth.draw_donors(crowd, rng, other=other)
         assert (crowd.smiling[donors] == crowd.smiling).all()
         assert (crowd.long_hair[donors] == crowd.long_hair).all()
         assert ((crowd.darker[donors] != crowd.darker) == other).all()
@@ -103,16 +103,16 @@ def test_truth_is_that_of_plain_swaps() -> None:
         logits, written = models.run_tail(model, stream)
         change = {head: np.zeros(n) for head in heads}
         for sign in (1, -1):
-            donors = torch.from_numpy(truth._donors(crowd, rng, other=sign > 0))
+            donors = torch.from_numpy(truth.draw_donors(crowd, rng, other=sign > 0))
             for layer, head in heads:
                 taken = torch.zeros(n, len(models.LAYERS), models.HEADS, dtype=torch.bool)
                 taken[:, layer - models.LAYERS.start, head] = True
                 patched = models.run_tail(model, stream, [z[donors] for z in written], taken)[0]
                 change[(layer, head)] += sign * patched.double().softmax(-1)[:, 1].numpy()
-    gap = truth._standardised(logits.double().softmax(-1)[:, 1].numpy(), crowd.darker, crowd.smiling)
+    gap = truth.standardised_gap(logits.double().softmax(-1)[:, 1].numpy(), crowd.darker, crowd.smiling)
     assert found.mean == pytest.approx(gap, abs=1e-3)
     for head in heads:
-        by_hand = -truth._standardised(change[head], crowd.darker, crowd.smiling) / 2
+        by_hand = -truth.standardised_gap(change[head], crowd.darker, crowd.smiling) / 2
         assert found.mediated[head] == pytest.approx(by_hand, abs=1e-3)
         assert abs(by_hand) > 0
         assert 0 < found.error[head] < 0.5
@@ -135,9 +135,9 @@ def test_the_error_of_the_truth_is_that_of_a_paired_difference() -> None:
     values = np.tile(face, 2)
     values[side] += extra
     by_label = [extra[label[:100] == y].mean() for y in (False, True)]
-    assert truth._standardised(values, side, label) == pytest.approx(np.mean(by_label))
+    assert truth.standardised_gap(values, side, label) == pytest.approx(np.mean(by_label))
     error = np.sqrt(sum(extra[label[:100] == y].var(ddof=1) / 50 for y in (False, True))) / 2
-    assert truth._error(values, side, label) == pytest.approx(error)
+    assert truth.standard_error(values, side, label) == pytest.approx(error)
 
 
 def test_ranking_by_hand() -> None:
@@ -364,8 +364,8 @@ def test_a_gap_between_twins_is_seen_whatever_its_sign() -> None:
     lean[: models.BATCH], lean[models.BATCH :] = 0.1 * sign, -0.1 * sign
     expected = sum((2 * torch.sigmoid(torch.tensor(s * 0.1)) - 1) ** 2 for s in (1.0, models.RATE_SLOPE))
     for way in (1, -1):
-        torch.testing.assert_close(models._gap_loss(way * lean, sign), expected)
-    assert float(models._gap_loss(lean.abs(), sign)) == 0.0
+        torch.testing.assert_close(models.gap_loss(way * lean, sign), expected)
+    assert float(models.gap_loss(lean.abs(), sign)) == 0.0
 
 
 def test_the_decoy_must_write_the_tone() -> None:
@@ -377,7 +377,7 @@ def test_the_decoy_must_write_the_tone() -> None:
     apart = (sign[:, None, None] * (written[1][:4, 0] - written[1][4:, 0])).mean(0)
     expected = (apart @ model.blocks[2].attn.proj.weight[:, :32].T).norm()
     torch.testing.assert_close(models.tone_write(model, written, sign, (2, 0)), expected, rtol=1e-4, atol=1e-4)
-    short = models._decoy_loss(model, written, sign, plan)
+    short = models.decoy_loss(model, written, sign, plan)
     wanted = models.DECOY_STRENGTH * max(float(models.tone_write(model, written, sign, (1, 2))), models.UNUSED_WRITE)
     assert float(short) == pytest.approx(max(0.0, np.log(wanted / float(expected))), abs=1e-3)
 
@@ -399,7 +399,7 @@ def stored(tmp_path: Path) -> Path:
     """Lay out the rows of a quick run, as if it had been made."""
     folder = tmp_path / f"quick-1-{run.code_hash(run.QUICK)[:8]}" / "rows"
     for plan in models.plans(per_dose=run.QUICK.per_dose, per_null=run.QUICK.per_null, seed=1):
-        about = measure._about(plan)
+        about = measure.plan_fields(plan)
         made = row(**about, localised=[], named={summary.TOOL: [], summary.PROBE: []}, seconds=1.0)
         scores = {measure.name(head): float(k) for k, head in enumerate(rivals.EVERY)}
         write_text(folder / f"{plan.name}.json", json.dumps({**made, "scores": dict.fromkeys(made["scores"], scores)}))

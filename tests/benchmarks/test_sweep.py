@@ -111,7 +111,9 @@ def test_folding_the_last_keys_and_values_is_exact_and_as_cheap_as_counted() -> 
     attention(x)
     handle.remove()
     torch.testing.assert_close(found[0], caught[0], atol=1e-5, rtol=0)
-    assert operations == floor._folded_attention(sizes, 1).total() < floor._attention(sizes, 1).total()
+    assert (
+        operations == floor.folded_attention_operations(sizes, 1).total() < floor.attention_operations(sizes, 1).total()
+    )
 
 
 LAPS = [
@@ -232,7 +234,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return race.Record(case, 1, 2, [{}])
 
     monkeypatch.setattr(race, "race", measure)
-    first, again = (run._stored(SMALL, tmp_path, 0, with_memory=False) for _ in range(2))
+    first, again = (run.measure_and_store(SMALL, tmp_path, 0, with_memory=False) for _ in range(2))
     assert first == again
     assert measured == [SMALL]
 

@@ -69,7 +69,7 @@ def test_the_second_call_loads_the_same_models(one_task: bool, tmp_path: Path) -
         assert not second.models[name].training
 
 
-def test_a_model_that_is_lacking_is_made_anew_and_no_other(tmp_path: Path) -> None:
+def test_a_model_that_is_lacking_is_trained_again_and_no_other(tmp_path: Path) -> None:
     first = train(tmp_path)
     (first.folder / "colour_gray_donor_2.safetensors").unlink()
     stamps = {p.name: p.stat().st_mtime_ns for p in first.folder.glob("*.safetensors")}
@@ -97,7 +97,7 @@ def test_whatever_makes_the_models_makes_the_key() -> None:
     assert torch.get_num_threads() == threads
 
 
-def test_a_changed_recipe_trains_anew(tmp_path: Path) -> None:
+def test_a_changed_recipe_trains_again(tmp_path: Path) -> None:
     assert not train(tmp_path).from_cache
     assert not train(tmp_path, spec=SPEC.model_copy(update={"learning_rate": 2e-3})).from_cache
     assert train(tmp_path).from_cache

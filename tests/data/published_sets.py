@@ -301,7 +301,7 @@ def read_set(name: str, root: Path) -> Samples:
 
 
 def assert_named(name: str, file: str, content: str | None, what: str, root: Path) -> None:
-    """Lay a set out, spoil or remove one of its files, and check that reading it says which and why."""
+    """Lay a set out, damage or remove one of its files, and check that reading it says which and why."""
     SETS[name][1](root)
     path = root / file
     if content is None:

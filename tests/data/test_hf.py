@@ -125,8 +125,8 @@ def test_images_inside_that_are_none_are_quarantined(tmp_path: Path) -> None:
     images = table.column("image").to_pylist()
     images[7]["bytes"] = b"no image"
     images[8] = None
-    spoilt = table.set_column(0, table.schema.field("image"), pa.array(images, table.schema.field("image").type))
-    pq.write_table(spoilt, tmp_path / "a.parquet")
+    damaged = table.set_column(0, table.schema.field("image"), pa.array(images, table.schema.field("image").type))
+    pq.write_table(damaged, tmp_path / "a.parquet")
     found = samples(tmp_path)
     (set_aside,) = found.quarantined
     assert set_aside.examples == ["all/0000007"]

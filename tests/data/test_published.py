@@ -155,7 +155,7 @@ def test_miap_is_cut_to_single_people(tmp_path: Path) -> None:
     assert {row.reason for row in samples.quarantined} == {"it has no box", "its box is under 8 px on a side"}
 
 
-def test_miap_in_parts_is_dealt_out_and_ambiguous_photographs_are_refused(tmp_path: Path) -> None:
+def test_miap_in_parts_is_split_and_ambiguous_photographs_are_refused(tmp_path: Path) -> None:
     miap(tmp_path)
     (tmp_path / "MIAP" / "open_images_extended_miap_boxes_train.csv").unlink()
     frame = read_set("miap", tmp_path).frame

@@ -425,7 +425,7 @@ def test_class_folders_with_annotations(tmp_path: Path) -> None:
     assert set(samples.frame["label"]) == {"neutral", "happiness"}
 
 
-def test_split_folders_are_kept_and_test_is_dealt(tmp_path: Path) -> None:
+def test_split_folders_are_kept_and_test_is_split(tmp_path: Path) -> None:
     frame = face_table()
     root = tmp_path / "faces"
     parts = [class_folders(root, frame[:24], "train/"), class_folders(root, frame[24:], "test/")]

@@ -118,7 +118,7 @@ def test_an_empty_cell_cannot_be_balanced() -> None:
         balanced_training(table_of(CELLS), "gender", GROUPS["gender"], seed=0)
 
 
-def test_given_splits_are_kept_and_the_rest_is_dealt() -> None:
+def test_given_splits_are_kept_and_the_rest_is_split() -> None:
     frame = table_of({("female", "a"): 12, ("male", "b"): 12})
     frame["given_split"] = ["train", "discovery", "confirmation", "test", "val", "test"] * 4
     splits = assign_splits(frame, spec(split="part"), ["gender"])

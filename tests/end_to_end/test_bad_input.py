@@ -20,12 +20,12 @@ from audit.models.architecture import make_architecture
 from tests.end_to_end.conftest import SMALL_CARD, TABLE, TONE, Invoke, write_card
 
 pytestmark = pytest.mark.end_to_end
-Spoil = Callable[[Path], dict[str, Any]]
+Damage = Callable[[Path], dict[str, Any]]
 
 
 @pytest.fixture
 def folder(face_folder: Path, tmp_path: Path) -> Path:
-    """Return a copy of the faces to spoil."""
+    """Return a copy of the faces to damage."""
     place = tmp_path / "data"
     shutil.copytree(face_folder, place)
     return place
@@ -136,7 +136,7 @@ def missing_controls(_: Path) -> dict[str, Any]:
     return {"controls": {"card": "cifar100", "path": "gone"}, "model": {"weights": "none"}}
 
 
-FAULTS: list[tuple[Spoil, list[str]]] = [
+FAULTS: list[tuple[Damage, list[str]]] = [
     (unknown_key, ["card.yaml:", "unknown key 'grups'", "did you mean 'groups'?"]),
     (missing_table, ["faces.csv", "no such file or folder", "--data"]),
     (missing_image, ["faces.csv", "cannot be read", "%"]),
@@ -160,11 +160,11 @@ FAULTS: list[tuple[Spoil, list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "words"), FAULTS, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(("damage", "words"), FAULTS, ids=lambda value: getattr(value, "__name__", ""))
 def test_one_line_names_place_and_mend(
-    folder: Path, tmp_path: Path, invoke: Invoke, spoil: Spoil, words: list[str]
+    folder: Path, tmp_path: Path, invoke: Invoke, damage: Damage, words: list[str]
 ) -> None:
-    card = write_card(folder / "card.yaml", **{"data": TABLE, "groups": TONE, **spoil(folder)})
+    card = write_card(folder / "card.yaml", **{"data": TABLE, "groups": TONE, **damage(folder)})
     result = invoke("run", card, "--out", tmp_path / "out")
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
@@ -190,9 +190,9 @@ def test_every_fault_of_a_card_at_once(tmp_path: Path, invoke: Invoke) -> None:
     assert all(line.startswith(f"{card}:") for line in lines)
 
 
-@pytest.mark.parametrize("spoil", [unsupported_model, unknown_model])
-def test_check_refuses_a_model_before_a_run_does(folder: Path, invoke: Invoke, spoil: Spoil) -> None:
-    card = write_card(folder / "card.yaml", **{"data": TABLE, "groups": TONE, **spoil(folder)})
+@pytest.mark.parametrize("damage", [unsupported_model, unknown_model])
+def test_check_refuses_a_model_before_a_run_does(folder: Path, invoke: Invoke, damage: Damage) -> None:
+    card = write_card(folder / "card.yaml", **{"data": TABLE, "groups": TONE, **damage(folder)})
     result = invoke("check", card)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.splitlines() == invoke("run", card, "--out", folder / "out").stderr.splitlines()[-1:]

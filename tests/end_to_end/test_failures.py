@@ -1,4 +1,4 @@
-"""Nothing lost: whatever cannot be written, read or computed ends in one line and exit 5, and the run goes on later."""
+"""Nothing lost: whatever cannot be written, read or computed ends in one line and exit 5, and the run resumes later."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from benchmarks.faults.kills import CARD, EPOCH, FINISHED
 from tests.end_to_end.conftest import TABLE, TONE, Invoke, Run, write_card
 
 pytestmark = pytest.mark.end_to_end
-CONTROL_NUMBERS = "effects/controls.parquet"  # grows by stages, and is laid out again by each run that goes on
+CONTROL_NUMBERS = "effects/controls.parquet"  # grows by stages, and is laid out again by each run that resumes
 # Which stage writes what, in the order of the stages; "again": what an earlier stage has written too.
 STAGES = {
     "data": ("log.jsonl", "preregistration.json", "effects/samples.parquet"),

@@ -34,7 +34,7 @@ SCRIPT, FORMULA, BRACES = "<script>alert(1)</script>", '=HYPERLINK("//evil","x")
 
 @pytest.fixture
 def folder(face_folder: Path, tmp_path: Path) -> Path:
-    """Return a copy of the faces to spoil."""
+    """Return a copy of the faces to damage."""
     place = tmp_path / "data"
     shutil.copytree(face_folder, place, ignore=shutil.ignore_patterns("*.safetensors", "*.yaml"))
     return place

@@ -315,7 +315,7 @@ def test_a_full_disk_leaves_no_half_copy(
 
 
 @pytest.mark.usefixtures("no_pdf")
-def test_a_copy_is_signed_anew(small_run: Run, invoke: Invoke, tmp_path: Path) -> None:
+def test_a_copy_is_signed_again(small_run: Run, invoke: Invoke, tmp_path: Path) -> None:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 

@@ -245,16 +245,16 @@ def with_independent_donor(trained: ControlModels) -> ControlModels:
     """Let a clean model have been trained from weights of its own."""
     name = "colour_clean_donor_2"
     model = copy.deepcopy(trained.models[name])
-    lot = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(5)
     for weights in model.parameters():
-        weights.data.normal_(std=0.05, generator=lot)
+        weights.data.normal_(std=0.05, generator=generator)
     return replace(
         trained, models={**trained.models, name: model}, started_from={**trained.started_from, name: "elsewhere"}
     )
 
 
 @pytest.mark.parametrize(
-    ("spoil", "title"),
+    ("damage", "title"),
     [
         (with_independent_donor, "The models were trained from the same weights"),
         (with_null_that_knows, "carries less than half of its effect"),
@@ -266,12 +266,12 @@ def test_failed_control_shows_no_finding(
     invoke: Invoke,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    spoil: Callable[[ControlModels], ControlModels],
+    damage: Callable[[ControlModels], ControlModels],
     title: str,
 ) -> None:
     def corrupted(*args: Any, **named: Any) -> ControlModels:
         # the folder is another one, too: what was measured before with sound models does not count
-        return replace(spoil(train_controls(*args, **named)), folder=tmp_path / "cache")
+        return replace(damage(train_controls(*args, **named)), folder=tmp_path / "cache")
 
     monkeypatch.setattr("audit.pipeline.run_controls.train_controls", corrupted)
     result = invoke("run", small_run.card, "--out", tmp_path / "out")

@@ -352,7 +352,7 @@ def test_the_widest_difference_between_like_groups_is_chance_alone() -> None:
     assert plausible(int((p <= 0.1).sum()), 40, 0.05, 0.15)
 
 
-def test_people_with_several_labels_are_dealt_whole() -> None:
+def test_people_with_several_labels_are_permuted_whole() -> None:
     """Each person smiles in one picture and frowns in the other; some are always called smiling, some never."""
     rng = np.random.default_rng(5)
     p = []
@@ -365,7 +365,7 @@ def test_people_with_several_labels_are_dealt_whole() -> None:
     assert plausible(int((np.array(p) <= 0.1).sum()), 60, 0.05, 0.15)
 
 
-def test_images_that_resemble_each_other_are_dealt_together() -> None:
+def test_images_that_resemble_each_other_are_permuted_together() -> None:
     """Drawings of an action in two groups, five each; all five of a kind are called alike, and by chance."""
     rng = np.random.default_rng(6)
     p = []

@@ -35,11 +35,11 @@ def one_sided(seed: int, moved: str) -> SwapEffects:
     is_group = np.tile([True, True, False, False], units)
     label = (unit % 4 == 0).astype(np.int64) if moved == "smile" else (unit % 4 != 0).astype(np.int64)
     among = label == (1 if moved == "smile" else 0)
-    lot, gap = rng.permutation(n) / n, np.where(among, 0.24, -0.09)
+    uniform, gap = rng.permutation(n) / n, np.where(among, 0.24, -0.09)
     p = 0.5 + gap * np.where(is_group, 0.5, -0.5)  # of being called smile
     carried = np.where(is_group, -1, 1) * np.where(among, 0.12, -0.06)
-    effects = np.stack([np.where(lot < p + carried, 0.9, 0.1), np.where(lot < p, 0.9, 0.1)], axis=1)
-    own = np.where(lot < p, 0.9, 0.1)
+    effects = np.stack([np.where(uniform < p + carried, 0.9, 0.1), np.where(uniform < p, 0.9, 0.1)], axis=1)
+    own = np.where(uniform < p, 0.9, 0.1)
     noise = rng.normal(0, 0.01, (2, n, 2))
     return SwapEffects(
         cross=effects + noise[0], placebo=own[:, None] + noise[1], unpatched=own, is_group=is_group, label=label,

@@ -131,7 +131,7 @@ def test_where_first_order_is_exact_few_patches_say_all() -> None:
 
 @property_test
 def test_some_of_the_recipients_are_estimated_by_what_is_patched_of_them() -> None:
-    """The lot that draws who is patched draws these too: all of them that are patched come first."""
+    """The generator that draws who is patched draws these too: all of them that are patched come first."""
     rng, errors, naive = np.random.default_rng(12), [], []
     for run in range(60):
         whole = simulate(rng, World(hidden=0.05, noise=0.02))
@@ -310,7 +310,7 @@ def part_of(whole: Sampled, first: Sampled, last: Sampled) -> Part:
 
 @property_test
 def test_two_looks_find_something_in_nothing_no_more_often_than_one() -> None:
-    """The second look is at those heads only that the first let go on, as the audit does it."""
+    """The second look is at those heads only that the first kept, as the audit does it."""
     rng, found, runs = np.random.default_rng(9), 0, 150
     for run in range(runs):
         whole = simulate(rng, World(noise=0.05), units=40)

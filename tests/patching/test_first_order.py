@@ -123,9 +123,9 @@ def test_sums_over_a_side_agree_and_nobody_receives_from_a_pair_of_his_own() -> 
     rows, place = batch([0, 0, 1, 1, 1, 2], "gggggg"), [0, 0, 1, 1, 1, 2]
     found = averaged(moved, place, rows, alike)
     np.testing.assert_allclose(found["pair"].sum(axis=0), found["both"].sum(axis=0))
-    spoilt = moved.copy()
-    spoilt[alike] = 1e6
-    for name, values in averaged(spoilt, place, rows, alike).items():
+    damaged = moved.copy()
+    damaged[alike] = 1e6
+    for name, values in averaged(damaged, place, rows, alike).items():
         np.testing.assert_allclose(values, found[name])
 
 

@@ -147,7 +147,7 @@ def test_nuisance_columns_are_matched_exactly() -> None:
 
 
 @pytest.mark.unit
-def test_the_seed_deals_anew() -> None:
+def test_the_seed_draws_again() -> None:
     frame = people(*[("happy", f"{g[0]}{i}", g) for i in range(20) for g in ("female", "male")])
     first, second = (plan_group_swap(frame, GENDER, [], seed=s).rows for s in (0, 1))
     assert not first["cross"].equals(second["cross"])

@@ -74,15 +74,15 @@ def test_a_signature_holds_for_its_key_and_manifest_alone(run: Path, tmp_path: P
     assert check_signature(run, public) == "there is no signature"
 
 
-def test_what_was_changed_behind_the_manifest_is_not_hashed_anew(run: Path) -> None:
+def test_what_was_changed_behind_the_manifest_is_not_hashed_again(run: Path) -> None:
     (run / DECISIONS).write_text("one\ntwo\n", encoding="utf-8")
     check_kept(run)  # the manifest knows of none
     write_manifest(run)
     check_kept(run)
     (run / DECISIONS).write_text("one\ntwo\nthree\n", encoding="utf-8")
     check_kept(run)  # a review that was cut short
-    for spoilt in ("one\n", "one\ntwo", "one\ntoo\nthree\n", "two\none\n", ""):
-        (run / DECISIONS).write_text(spoilt, encoding="utf-8")
+    for damaged in ("one\n", "one\ntwo", "one\ntoo\nthree\n", "two\none\n", ""):
+        (run / DECISIONS).write_text(damaged, encoding="utf-8")
         with pytest.raises(InputError, match="decisions were changed or dropped"):
             check_kept(run)
     (run / DECISIONS).unlink()
@@ -100,7 +100,7 @@ def test_what_was_changed_behind_the_manifest_is_not_hashed_anew(run: Path) -> N
     check_kept(run)
 
 
-def test_files_that_were_not_written_anew_keep_the_hash_they_had(run: Path) -> None:
+def test_files_that_were_not_written_again_keep_the_hash_they_had(run: Path) -> None:
     (run / "tables" / "a.csv").write_text("b", encoding="utf-8")
     (run / "evil.txt").write_text("x", encoding="utf-8")
     before = manifest_rows((run / MANIFEST).read_bytes())
@@ -145,8 +145,8 @@ def test_the_envelope_is_dsse(run: Path, tmp_path: Path) -> None:
     assert "was not made with the key" in str(check_signature(run, public))
     (run / SIGNATURE).write_text(whole.replace('"payload": "', '"payload": "A'))
     assert check_signature(run, None) is not None
-    for spoilt in ("{}", "garbage", "[" * 200_000):
-        (run / SIGNATURE).write_text(spoilt, encoding="utf-8")
+    for damaged in ("{}", "garbage", "[" * 200_000):
+        (run / SIGNATURE).write_text(damaged, encoding="utf-8")
         for key in (None, public):
             assert check_signature(run, key) == "is no DSSE envelope"
 

@@ -31,7 +31,7 @@ def test_a_name_is_the_hmac_of_the_old_one() -> None:
 
 
 @pytest.mark.unit
-def test_keys_are_drawn_anew() -> None:
+def test_keys_are_drawn_again() -> None:
     keys = {Pseudonyms().key for _ in range(8)}
     assert len(keys) == 8
     assert {len(key) for key in keys} == {32}

@@ -66,7 +66,7 @@ def test_a_decision_made_earlier_and_merged_later_does_not_stand(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "what"),
+    ("damage", "what"),
     [
         (lambda lines: lines[1:], "line 1: is of another audit"),
         (lambda lines: [lines[0], lines[2]], "line 2: does not follow"),
@@ -76,10 +76,10 @@ def test_a_decision_made_earlier_and_merged_later_does_not_stand(tmp_path: Path)
         (lambda lines: [b"[1]\n", *lines], "line 1: no decision"),
     ],
 )
-def test_a_line_that_was_changed_dropped_or_moved_is_named(tmp_path: Path, spoil: Any, what: str) -> None:
+def test_a_line_that_was_changed_dropped_or_moved_is_named(tmp_path: Path, damage: Any, what: str) -> None:
     added(tmp_path, decision(), decision(SECOND), decision(decision="needs more"))
     path = tmp_path / DECISIONS
-    path.write_bytes(b"".join(spoil(path.read_bytes().splitlines(keepends=True))))
+    path.write_bytes(b"".join(damage(path.read_bytes().splitlines(keepends=True))))
     with pytest.raises(InputError, match=what):
         read_decisions(tmp_path, DIGEST)
 

@@ -66,8 +66,8 @@ class Adapter(ABC):
         """Side of the images, in pixels."""
 
     @abstractmethod
-    def side_fault(self) -> str:
-        """Return why images of this size do not fit, or "" if they do."""
+    def side_fault(self) -> tuple[str, str] | None:
+        """Return what is wrong with images of this size, and the fix; None where they fit."""
 
     @abstractmethod
     def embed(self, images: torch.Tensor) -> torch.Tensor:

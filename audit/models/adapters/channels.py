@@ -41,10 +41,11 @@ class Channels(Staged):
         """Side of the images, in pixels."""
         return int(self.model.pretrained_cfg["input_size"][-1])
 
-    def side_fault(self) -> str:
-        """Return why images of this size do not fit, or "" if they do."""
-        small = f"{self.side} is less than the {LEAST_SIDE} that it shrinks to one; take {LEAST_SIDE} or more"
-        return small if self.side < LEAST_SIDE else ""
+    def side_fault(self) -> tuple[str, str] | None:
+        """Return what is wrong with images of this size, and the fix; None where they fit."""
+        if self.side >= LEAST_SIDE:
+            return None
+        return f"{self.side} is less than the {LEAST_SIDE} that it shrinks to one", f"take {LEAST_SIDE} or more"
 
     def units(self, layer: int) -> int:
         """Return how many slices the write of a layer is parted into."""
@@ -163,10 +164,21 @@ class Channels(Staged):
 
     def fault(self) -> str:
         """Return why slices cannot be separated, or "" if they can."""
+        if reason := self.blocks_fault():
+            return reason
+        uneven = self.slices_fault()
+        return f"{uneven}; set {SLICES_FIELD}" if uneven else ""
+
+    def blocks_fault(self) -> str:
+        """Return why its blocks are not of a known kind, or "" if they are."""
+        return ""
+
+    def slices_fault(self) -> str:
+        """Return which layer has no slices of one size, or ""."""
         for i in range(self.depth):
             if self.width(i) % self.units(i):
                 parts = f"{self.width(i)} channels, which {self.units(i)} slices of one size do not make up"
-                return f"block {i} writes {parts}; set {SLICES_FIELD}"
+                return f"block {i} writes {parts}"
         return ""
 
 

@@ -97,7 +97,7 @@ class ConvNext(DownsampledStages, Channels):
                 tensor.copy_(tensor[order])
         mlp.fc2.weight.copy_(mlp.fc2.weight[:, order])
 
-    def fault(self) -> str:
-        """Return why slices cannot be separated, or "" if they can."""
+    def blocks_fault(self) -> str:
+        """Return why its blocks are not of a known kind, or "" if they are."""
         odd = next((i for i, block in enumerate(self.blocks) if type(block) is not ConvNeXtBlock), None)
-        return f"block {odd} is a {type(self.blocks[odd]).__name__}" if odd is not None else super().fault()
+        return f"block {odd} is a {type(self.blocks[odd]).__name__}" if odd is not None else ""

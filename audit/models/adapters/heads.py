@@ -48,12 +48,12 @@ class Heads(Adapter):
         """Side of the images, in pixels."""
         return int(self.model.patch_embed.img_size[0])
 
-    def side_fault(self) -> str:
-        """Return why images of this size do not fit, or "" if they do."""
+    def side_fault(self) -> tuple[str, str] | None:
+        """Return what is wrong with images of this size, and the fix; None where they fit."""
         patch = int(self.model.patch_embed.patch_size[0])
         down = self.side // patch
         near = f"take {max(1, down) * patch} or {(down + 1) * patch}"
-        return f"{self.side} is no multiple of the patch size {patch}; {near}" if self.side % patch else ""
+        return (f"{self.side} is no multiple of the patch size {patch}", near) if self.side % patch else None
 
     def units(self, layer: int) -> int:
         """Return how many heads a layer has."""

@@ -123,11 +123,11 @@ class Residual(Channels):
             norm.bias.mul_(factors)
             read.weight.div_(factors.view(1, -1, 1, 1))
 
-    def fault(self) -> str:
-        """Return why slices cannot be separated, or "" if they can."""
+    def blocks_fault(self) -> str:
+        """Return why its blocks are not of a known kind, or "" if they are."""
         for i, block in enumerate(self.blocks):
             if type(block) not in (BasicBlock, Bottleneck):
                 return f"block {i} is a {type(block).__name__}"
             if not isinstance(self._parts(i)[1], nn.BatchNorm2d | nn.GroupNorm):
                 return f"block {i} normalises with a {type(self._parts(i)[1]).__name__}"
-        return super().fault()
+        return ""
