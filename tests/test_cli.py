@@ -267,7 +267,7 @@ def terminal_text(drawn: str) -> list[str]:
 def test_progress_elsewhere_is_a_line_a_step(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter([0.0, 1.0, 20.0, 21.0])
+    clock = iter([0.0, 0.0, 1.0, 20.0, 21.0])
     monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
     with terminal.progress() as show:
         for done in (0, 1, 5, 6):
