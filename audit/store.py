@@ -76,9 +76,9 @@ def check_writable(folder: Path) -> None:
     UnfinishedError
         If the disk is full or may not be written to.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(str(folder), "is a file, and runs go to a folder", "name a folder with --out")
-    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    nearest = next(parent for parent in (folder, *folder.absolute().parents) if os.path.lexists(parent))
+    if nearest.is_file():
+        raise InputError(str(nearest), "is a file, and runs go to a folder", "name a folder with --out")
     try:
         with tempfile.TemporaryFile(dir=nearest):
             pass

@@ -12,7 +12,7 @@ import pytest
 
 import audit.batching
 import audit.models
-from audit.errors import UnfinishedError
+from audit.errors import InputError, UnfinishedError
 from audit.store import (
     LOCK,
     cache_folder,
@@ -147,7 +147,7 @@ def test_a_folder_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize("below", ["", "deep/out"])
 def test_a_folder_that_cannot_be_written_is_told_at_once(below: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(UnfinishedError, match=r"cannot be written .*; choose another --out"):
+    with pytest.raises(InputError, match="file: is a file, and runs go to a folder"):
         check_writable(tmp_path / "file" / below)
     with pytest.raises(UnfinishedError, match="cannot be written"):
         check_writable(Path("/proc/nothing") / below)

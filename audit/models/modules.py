@@ -19,7 +19,7 @@ from torchvision.models.vision_transformer import VisionTransformer as Torchvisi
 from audit.card.schema import ModelSpec
 from audit.errors import ModelError
 from audit.models.adapters.registry import ADAPTERS, Model, adapter
-from audit.models.architecture import fit_to_card
+from audit.models.architecture import fit_to_card, why_not_patchable
 from audit.models.checkpoint import StateDict, check_finite, open_checkpoint
 from audit.models.converters import HUGGING_FACE, TORCHVISION
 from audit.models.converters.conversion import Conversion
@@ -94,7 +94,7 @@ def _as_timm(module: nn.Module) -> tuple[str, Model, list[str] | None]:
         return HUGGING_FACE, *_convert_saved(module)
     kind = next((kind for kind in ADAPTERS if isinstance(module, kind)), None)
     if kind is None:
-        raise ModelError(type(module).__name__, "is of no family that can be patched", "'vit-audit models' lists them")
+        raise ModelError(WHERE, why_not_patchable(module), "give a model that 'vit-audit models' lists")
     own = str((getattr(module, "pretrained_cfg", None) or {}).get("architecture", ""))
     family = ADAPTERS[kind].named[0]
     return own if timm.is_model(own) else timm.list_models(family)[0], module, None

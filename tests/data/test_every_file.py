@@ -112,7 +112,7 @@ def test_images_that_no_row_names_are_told_of(tmp_path: Path) -> None:
     (warning,) = read(tmp_path).warnings
     assert (warning.code, warning.images) == (DataWarningCode.UNNAMED_FILES, 2)
     assert warning.examples == ["images/zz.png", "more/a.tif"]
-    assert warning_sentence(warning).startswith("2 images lie in the data's folder that no row names (e.g. images/zz")
+    assert warning_sentence(warning).startswith("2 images in the data's folder are named by no row (e.g. images/zz")
 
 
 def lossy(folder: Path, women: int, men: int, people: int = 60) -> Samples:

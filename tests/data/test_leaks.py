@@ -100,7 +100,7 @@ def test_near_pairs_are_those_that_counting_bits_gives(values: list[int], data: 
     ("what", "change"),
     [
         ("mean brightness (+", lambda k: picture(k, level=190)),
-        ("sharpness (-", lambda k: picture(k).filter(ImageFilter.GaussianBlur(12))),
+        ("sharpness (−", lambda k: picture(k).filter(ImageFilter.GaussianBlur(12))),
         ("size in pixels (always more)", lambda k: picture(k).resize((240, 180))),
         ("share of gray images (+100 points)", lambda k: picture(k, colour=False)),
     ],

@@ -166,7 +166,8 @@ def test_influences_sum_to_nothing_and_their_squares_to_the_cluster_robust_varia
 
 
 MEASURE = """
-import resource
+import re
+from pathlib import Path
 import numpy as np
 from audit.evidence.bootstrap import draw_bootstrap, tost_p_values, weighted_estimates
 from audit.evidence.effects import SwapEffects
@@ -180,7 +181,7 @@ bootstrap = draw_bootstrap(effects, resamples=10_000, seed=0)
 found = weighted_estimates(effects.difference, effects.mediated_weights(), effects, bootstrap)
 assert len(found) == len(tost_p_values(effects, bootstrap, 0.01)) == K
 assert all(e.low < e.value < e.high for e in found)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024)
 """
 
 

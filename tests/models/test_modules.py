@@ -108,7 +108,7 @@ def test_models_of_torchvision_give_their_own_logits() -> None:
 def test_identities_hold_on_a_converted_model() -> None:
     original = TorchvisionTransformer(32, 8, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=64, num_classes=3)
     model = Backbone.from_module(drawn(original), NAMES, **HALF).build_as_is(3)
-    subject = Subject(model, noise_images(3), noise_images(3, seed=1), "converted")
+    subject = Subject(model, noise_images(3), noise_images(3, seed=1))
     assert [c.id for c in run_identities(subject) if not c.passed] == []
 
 

@@ -33,7 +33,9 @@ def test_what_came_of_each_finding(tmp_path: Path) -> None:
     assert states("passed", "disparity") == {("new", "")}
     assert states("invalid", "disparity") == {("new", f"the run before could not test it: {invalid}")}
     assert states("disparity", "invalid") == {("no longer testable", invalid)}
-    assert states("disparity", "inconclusive") >= {("no longer testable", "too little data: 12 subjects, 30 needed")}
+    assert states("disparity", "inconclusive") >= {
+        ("no longer testable", "too little data: 12 subjects in the smaller group, fewer than 30")
+    }
     empty = examples()["invalid"].model_copy(update={"findings": []})
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "audit.json").write_text(empty.model_dump_json(), encoding="utf-8")
