@@ -14,7 +14,7 @@ CODE := audit tests
 DISPARITY_FOUND := 1
 JUNIT_SCHEMA := $(VENV)/schemas/junit-10.xsd
 
-.PHONY: help demo test test-browser check lowest format clean setup pango chromium
+.PHONY: help demo test quick test-browser check lowest format clean setup pango chromium
 
 help: ## show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,10 @@ demo: setup ## audit the built-in rendered data, in which a disparity is planted
 # Small models gain nothing from several threads: a test a core, file by file, is three times as fast.
 test: setup $(JUNIT_SCHEMA) ## run all tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+# Known answers of every room, without those that take more than a second.
+quick: setup ## run the tests to run after each change, in about a minute
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'unit and not property and not slow' --numprocesses auto --dist loadfile
 
 test-browser: setup chromium $(VENV)/.browser ## try the report's page in chromium: accessibility, and all it offers
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/browser

@@ -166,7 +166,6 @@ def summary(audit: Audit, folder: Path, *, report: bool = True) -> str:
     lines.append(f"controls: {passed} of {len(audit.controls.controls)} passed")
     lines += _right(audit)
     lines += _errors(audit, text)
-    lines += [f"warning: {warning_sentence(w)}" for w in audit.data.warnings]
     gap = None if audit.is_invalid else _largest_gap(audit)
     if gap is not None:
         lines.append(

@@ -10,6 +10,48 @@ import pytest
 from tests import small_world
 from tests.small_world import Invoke, Run, World, write_card
 
+# Unit tests that take more than a second, which `make quick` leaves out.
+SLOW = {
+    "test_a_model_of_torchvision_gives_its_own_logits",
+    "test_a_model_trains_in_parts_of_a_batch_as_it_does_in_whole_ones",
+    "test_a_signal_that_comes_when_all_is_done_changes_no_exit_code",
+    "test_a_transplanted_head_is_a_model_with_that_heads_weights",
+    "test_an_internal_error_leaves_its_traceback_in_the_log",
+    "test_broken_pipe_is_no_internal_error",
+    "test_check_counts_the_built_in_data",
+    "test_closed_output_is_no_internal_error",
+    "test_damaged_archives_are_refused_or_unpacked",
+    "test_each_set_is_read_with_its_own_card",
+    "test_every_identity_holds_on_every_kind_of_model",
+    "test_few_seeds_have_scipys_exact_p",
+    "test_help_is_quick_and_imports_nothing_heavy",
+    "test_holm_is_the_step_down_of_its_definition",
+    "test_identities_hold_on_a_model_of_torchvision",
+    "test_init_writes_a_card_that_check_accepts",
+    "test_metadata_with_any_part_replaced_are_read_or_refused",
+    "test_models_of_torchvision_give_their_own_logits",
+    "test_no_call_runs_what_a_file_says",
+    "test_operations_are_those_that_torch_counts",
+    "test_page_is_well_formed_with_unique_ids_and_live_links",
+    "test_policy_is_crossed_by_the_gap_or_by_the_ratio",
+    "test_pretrained_weights_of_torchvision_without_network",
+    "test_rates_are_fairlearns_and_those_of_plain_masks",
+    "test_relabelling_the_groups_turns_the_sign",
+    "test_render_by_path_and_by_name",
+    "test_the_printed_page_runs_nothing",
+    "test_unknown_group_is_shown_and_never_compared",
+    "test_unsupported_models_are_refused_by_name_with_the_list",
+    "test_work_goes_on_with_fewer_images_at_once_and_finds_the_same",
+    "test_work_that_fits_for_no_image_ends_in_a_line",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the slow ones."""
+    for item in items:
+        if item.name.split("[")[0] in SLOW:
+            item.add_marker(pytest.mark.slow)
+
 
 def pytest_collection_finish() -> None:
     """Set aside what the imports left, which no collection of garbage need look at again."""
