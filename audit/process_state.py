@@ -25,9 +25,9 @@ def run_state(
 ) -> Iterator[None]:
     """Compute as a run does, for the length of a block; all is as it was before afterwards, also after an exception.
 
-    Restored are: deterministic algorithms, threads, the random state and the precision of products of torch; what the C
-    library does with freed memory; the limits of memory; filters of warnings; whether Pillow reads truncated images;
-    and the environment variable that cuBLAS reads. Blocks may be nested.
+    Restored are: deterministic algorithms, threads, the random state (of accelerators in use too) and the precision of
+    products of torch; what the C library does with freed memory; the limits of memory; filters of warnings; whether
+    Pillow reads truncated images; and the environment variable that cuBLAS reads. Blocks may be nested.
 
     Parameters
     ----------
@@ -45,6 +45,8 @@ def run_state(
         stack.enter_context(warnings.catch_warnings())
         for restore in (_restore_torch(), _restore_environment(), _restore_pillow()):
             stack.callback(restore)
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        stack.enter_context(torch.random.fork_rng(devices))
         stack.enter_context(freed_memory_kept())
         stack.enter_context(memory_limit(memory))
         if fail_in_time:
@@ -59,13 +61,12 @@ def _restore_torch() -> Callable[[], None]:
     """Return what puts torch's settings back as they are now."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    threads, drawn = torch.get_num_threads(), torch.get_rng_state()
+    threads = torch.get_num_threads()
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
     def restore() -> None:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.set_num_threads(threads)
-        torch.set_rng_state(drawn)
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
 
     return restore

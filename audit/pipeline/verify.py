@@ -43,7 +43,7 @@ from audit.report.render import Source, printed, read_run
 from audit.report.shareable import MARK, read_mark
 from audit.store import file_hash
 
-NEAR = 1e-9  # relative; libraries of other versions may add up in another order
+NEAR = 1e-6  # resampled intervals add up in single precision, in an order that depends on processor and threads
 SHOWN = 40  # characters of a difference, to either side
 HASHED = ("card", "data", "preregistration", "base weights")  # and each model's weights
 AT_MOST = 20  # differences of the record that are named one by one
