@@ -90,7 +90,7 @@ def measure(*, quick: bool, work: Path, seed: int) -> summary.Json:
     rows = work / f"rows-{_code_hash()[:12]}-{'quick' if quick else 'full'}-{seed}"
     records = {}
     for case, with_memory in _cases(quick=quick):
-        records[case.label] = _stored(case, rows, seed, with_memory=with_memory)
+        records[case.label] = measure_and_store(case, rows, seed, with_memory=with_memory)
         print(f"{case.label}: done after {(time.monotonic() - begun) / 60:.1f} min", file=sys.stderr)
     results = summary.summarise(records)
     series = _series(quick=quick)
@@ -151,7 +151,7 @@ def _varied(base: Case, *, images: Sequence[int], heads: Sequence[int], depths: 
     }
 
 
-def _stored(case: Case, rows: Path, seed: int, *, with_memory: bool) -> summary.Json:
+def measure_and_store(case: Case, rows: Path, seed: int, *, with_memory: bool) -> summary.Json:
     """Race over one case, or take up what an interrupted run has stored of it."""
     from audit.store import folder_name, write_text
     from benchmarks.sweep.contenders import CONTENDERS
