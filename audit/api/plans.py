@@ -19,6 +19,7 @@ from audit.errors import InputError
 from audit.evidence.power import detectable_gaps, detectable_head_effects
 from audit.models.architecture import unit_of
 from audit.pipeline.prepare import Inputs, open_inputs
+from audit.process_state import run_state
 from audit.records import DataReport
 
 __all__ = ["Plan", "plan"]
@@ -111,19 +112,20 @@ def plan(
     if root is not None and not root.is_dir():
         raise InputError(str(root), "no such data folder", "correct --data or VIT_AUDIT_DATA")
     step = as_step(callback)
-    samples = None
-    if data is not None:
-        tick = step("data: opening every image")
-        samples = data.open(full, progress=lambda done: tick(done, len(data.table)))
-    inputs = open_inputs(
-        full,
-        full.content,
-        card_path=full.path,
-        data_root=root,
-        step=step,
-        samples=samples,
-        backbone=None if net is None else net.backbone,
-    )
+    with run_state(fail_in_time=False):  # the small rendered base may be trained here
+        samples = None
+        if data is not None:
+            tick = step("data: opening every image")
+            samples = data.open(full, progress=lambda done: tick(done, len(data.table)))
+        inputs = open_inputs(
+            full,
+            full.content,
+            card_path=full.path,
+            data_root=root,
+            step=step,
+            samples=samples,
+            backbone=None if net is None else net.backbone,
+        )
     return Plan(inputs)
 
 

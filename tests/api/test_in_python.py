@@ -167,8 +167,10 @@ def process_state() -> tuple[Any, ...]:
 def test_a_run_and_a_failed_run_leave_the_process_as_it_was(
     faces: tuple[Path, pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    net, data = va.wrap(tiny(), ["neutral", "smiling"]), data_of(faces)
+    assert callable(va.audit)  # its libraries are imported; statsmodels sets filters of warnings then
     before = process_state()
-    plan = va.plan(SETTINGS, va.wrap(tiny(), ["neutral", "smiling"]), data_of(faces))
+    plan = va.plan(SETTINGS, net, data)
     assert process_state() == before
     file = tmp_path / "file"
     file.write_text("")
