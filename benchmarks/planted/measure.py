@@ -119,6 +119,7 @@ def measure(job: Job) -> dict[str, Any]:
         "localised": localised,
         "confirmed": _confirmed(record),
         "discovered": [h["name"] for h in heads if h["discovery_p_adjusted"] <= ALPHA],
+        "metric": heads[0]["metric"],
         "disparity": any(c["state"] == "disparity" for c in record["contrasts"]),
         "outcome": record["outcome"],
         "gap": gap["estimate"],
@@ -225,7 +226,9 @@ def _truth(
     others = sorted({(h["layer"], h["head"]) for h in heads} - set(plan.heads) - {plan.decoy})
     chance = others[int(np.random.default_rng(plan.seed).integers(len(others)))]
     asked = [*plan.heads, *([] if plan.decoy is None else [plan.decoy]), chance]
-    return truth.measure(model, _crowd(base, job.made, job.size, job.seed), asked), asked
+    (metric,) = {h["metric"] for h in heads}  # the gap that was localised, in which the heads' effects are
+    labels = truth.LABELS_OF[metric]
+    return truth.measure(model, _crowd(base, job.made, job.size, job.seed), asked, labels=labels), asked
 
 
 def _coverage(

@@ -21,6 +21,9 @@ TRUTH_SEEDS = 3_000_017  # from here on
 BATCH = 256
 
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+EVERY_LABEL = (False, True)
+LABELS_OF = {"standardised_gap": EVERY_LABEL, "fpr_gap": (False,), "tpr_gap": (True,)}  # that a metric looks at
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,9 @@ class Crowd:
     """
 
     stream: torch.Tensor  # (N, tokens, width), float16
-    darker: npt.NDArray[np.bool_]
-    smiling: npt.NDArray[np.bool_]
-    long_hair: npt.NDArray[np.bool_]
+    darker: Bools
+    smiling: Bools
+    long_hair: Bools
 
 
 def make_crowd(model: VisionTransformer, n: int, *, seed: int, part: int = 2000) -> Crowd:
@@ -48,7 +51,7 @@ def make_crowd(model: VisionTransformer, n: int, *, seed: int, part: int = 2000)
     return Crowd(torch.cat(halves), np.append(darker, ~darker), np.tile(smiling, 2), np.tile(long_hair, 2))
 
 
-def _columns(faces: pd.DataFrame) -> tuple[npt.NDArray[np.bool_], ...]:
+def _columns(faces: pd.DataFrame) -> tuple[Bools, ...]:
     asked = (("skin_tone", "darker"), ("expression", "smiling"), ("hair_length", "long"))
     return tuple((faces[column] == value).to_numpy() for column, value in asked)
 
@@ -77,8 +80,15 @@ class Truth:
 
 
 @torch.inference_mode()
-def measure(model: VisionTransformer, crowd: Crowd, heads: Sequence[Head], *, seed: int = 0) -> Truth:
-    """Measure gaps, and the mediated gaps of some heads.
+def measure(
+    model: VisionTransformer,
+    crowd: Crowd,
+    heads: Sequence[Head],
+    *,
+    labels: Sequence[bool] = EVERY_LABEL,
+    seed: int = 0,
+) -> Truth:
+    """Measure gaps, and the mediated gaps of some heads, these among faces with one of ``labels`` (smiling or not).
 
     Every face receives from one of the other group and from one of its own, drawn at random.
     """
@@ -90,8 +100,8 @@ def measure(model: VisionTransformer, crowd: Crowd, heads: Sequence[Head], *, se
         change = sum(sign * _patched(model, streams[head[0]], z[head], of, head) for sign, of in donors.items())
         assert isinstance(change, np.ndarray)
         # half the difference between what the reference gains and what the group gains
-        mediated[head] = -standardised_gap(change, crowd.darker, crowd.smiling) / 2
-        error[head] = standard_error(change, crowd.darker, crowd.smiling) / 2
+        mediated[head] = -standardised_gap(change, crowd.darker, crowd.smiling, labels) / 2
+        error[head] = standard_error(change, crowd.darker, crowd.smiling, labels) / 2
     called = (p > 0.5).astype(np.float64)
     rate, mean = (standardised_gap(v, crowd.darker, crowd.smiling) for v in (called, p))
     return Truth(rate, mean, standard_error(called, crowd.darker, crowd.smiling), mediated, error)
@@ -146,16 +156,17 @@ def _rows(stream: torch.Tensor, layer: int) -> int:
     return 1 if layer == LAYERS[-1] else stream.shape[1]
 
 
-def standardised_gap(values: Floats, side: npt.NDArray[np.bool_], label: npt.NDArray[np.bool_]) -> float:
-    cells = [values[(label == y) & side].mean() - values[(label == y) & ~side].mean() for y in (False, True)]
+def standardised_gap(values: Floats, side: Bools, label: Bools, labels: Sequence[bool] = EVERY_LABEL) -> float:
+    """Return the difference of means between the sides, averaged over labels."""
+    cells = [values[(label == y) & side].mean() - values[(label == y) & ~side].mean() for y in labels]
     return float(np.mean(cells))
 
 
-def standard_error(values: Floats, side: npt.NDArray[np.bool_], label: npt.NDArray[np.bool_]) -> float:
-    """Standard error of the standardised difference, from face to face, each beside its twin."""
+def standard_error(values: Floats, side: Bools, label: Bools, labels: Sequence[bool] = EVERY_LABEL) -> float:
+    """Return the standard error of the standardised difference, from face to face, each with its twin."""
     between = np.where(side, values, -values).reshape(2, -1).sum(0)
-    cells = [between[label[: len(between)] == y] for y in (False, True)]
-    return float(np.sqrt(sum(cell.var(ddof=1) / len(cell) for cell in cells)) / 2)
+    cells = [between[label[: len(between)] == y] for y in labels]
+    return float(np.sqrt(sum(cell.var(ddof=1) / len(cell) for cell in cells)) / len(cells))
 
 
 def draw_donors(crowd: Crowd, rng: np.random.Generator, *, other: bool) -> npt.NDArray[np.int64]:

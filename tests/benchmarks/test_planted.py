@@ -91,12 +91,14 @@ def test_donors_agree_in_label_and_hair_and_differ_in_group_where_they_should() 
         assert (donors != np.arange(400)).all()
 
 
-def test_truth_is_that_of_plain_swaps() -> None:
+@pytest.mark.parametrize("metric", ["standardised_gap", "fpr_gap", "tpr_gap"])
+def test_truth_is_that_of_plain_swaps_in_the_metric_that_was_localised(metric: str) -> None:
+    labels = truth.LABELS_OF[metric]
     model, n, rng = tiny_base(), 64, np.random.default_rng(0)
     columns = [np.arange(n) < n // 2, *(np.arange(n) // k % 2 == 0 for k in (2, 4))]
     crowd = truth.Crowd(stream_of(model, n).half(), *columns)
     heads = [(1, 2), (2, 0), (3, 1)]
-    found = truth.measure(model, crowd, heads, seed=3)
+    found = truth.measure(model, crowd, heads, labels=labels, seed=3)
     rng = np.random.default_rng(3)
     stream = crowd.stream.float()
     with torch.inference_mode():
@@ -112,7 +114,12 @@ def test_truth_is_that_of_plain_swaps() -> None:
     gap = truth.standardised_gap(logits.double().softmax(-1)[:, 1].numpy(), crowd.darker, crowd.smiling)
     assert found.mean == pytest.approx(gap, abs=1e-3)
     for head in heads:
-        by_hand = -truth.standardised_gap(change[head], crowd.darker, crowd.smiling) / 2
+        of_label = [
+            change[head][crowd.darker & (crowd.smiling == y)].mean()
+            - change[head][~crowd.darker & (crowd.smiling == y)].mean()
+            for y in labels
+        ]
+        by_hand = -np.mean(of_label) / 2
         assert found.mediated[head] == pytest.approx(by_hand, abs=1e-3)
         assert abs(by_hand) > 0
         assert 0 < found.error[head] < 0.5
