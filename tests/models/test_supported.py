@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import vit_audit as va
 from audit.cli import main
 from audit.models.adapters.registry import ADAPTERS
-from audit.models.supported import families, names_like, refusals
+from audit.models.supported import names_like, refusals
 from audit.terminal import models_table
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -17,7 +18,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 @pytest.mark.unit
 def test_the_table_of_the_documentation_is_that_of_the_code() -> None:
-    assert models_table(families(), markdown=True) in (DOCS / "models.md").read_text(encoding="utf-8")
+    assert models_table(va.supported_models(), markdown=True) in (DOCS / "models.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.unit
