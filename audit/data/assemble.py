@@ -95,7 +95,8 @@ def samples_from_frame(
     Raises
     ------
     DataError
-        If a key occurs twice or missing, the source lacks one, a label has no output of the model, or the data cannot
+        If a key occurs twice or is missing, the source lacks one, a label has no output of the model, or the data
+        cannot
         serve an audit; the first few are named.
     """
     spec = card.data
