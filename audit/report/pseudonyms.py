@@ -77,7 +77,8 @@ class Pseudonyms:
             If a column of text is of neither: it might name people.
         """
         for column in table.columns:
-            if column not in kinds and column not in plain and not pd.api.types.is_numeric_dtype(table[column]):
+            known = column in kinds or column in plain or pd.api.types.is_numeric_dtype(table[column])
+            if not known and table[column].notna().any():  # of a table without rows no type is known
                 what = f"column '{column}' holds text that may name people"
                 raise InputError(where, what, "share the report alone, and report this")
         return table.assign(**{c: self.column(kinds[c], table[c]) for c in table.columns if c in kinds})

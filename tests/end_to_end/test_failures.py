@@ -354,7 +354,7 @@ def faces(face_folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "faces"
 
 
-@pytest.mark.parametrize("where", ["audit.pipeline.load_pixels", "audit.controls.control_images.load_pixels"])
+@pytest.mark.parametrize("where", ["audit.pipeline.prepare.load_pixels", "audit.controls.control_images.load_pixels"])
 def test_an_image_that_vanishes_between_check_and_load_is_named(
     faces: Path, tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
