@@ -10,8 +10,11 @@ import pytest
 from tests import small_world
 from tests.small_world import Invoke, Run, World, write_card
 
-# Unit tests that take more than a second, which `make quick` leaves out.
+# What `make quick` leaves out: whole modules that print PDFs or try the benchmarks, unit tests of more than a second.
+SLOW_PLACES = ("tests/report/test_pdf.py", "tests/report/test_render.py", "tests/benchmarks/")
 SLOW = {
+    "test_processes_end_with_them",
+    "test_a_closed_pipe_is_none_of_them",
     "test_a_changed_recipe_trains_again",
     "test_a_model_of_torchvision_gives_its_own_logits",
     "test_a_model_trains_in_parts_of_a_batch_as_it_does_in_whole_ones",
@@ -63,7 +66,7 @@ SLOW = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the slow ones."""
     for item in items:
-        if item.name.split("[")[0] in SLOW:
+        if item.nodeid.startswith(SLOW_PLACES) or item.name.split("[")[0] in SLOW:
             item.add_marker(pytest.mark.slow)
 
 
