@@ -204,7 +204,7 @@ def test_every_write_of_every_stage_may_fail_and_nothing_is_lost(
     assert written == {name for name in disk.failed if not name.startswith("cache/") and not name.endswith(" again")}
     assert all(disk.failed.values())
     stages = [json.loads(line) for line in next((place / "out").glob("*/log.jsonl")).read_text().splitlines()]
-    assert len(stages) == 7  # its start, and six stages
+    assert len(stages) == 8  # its start, and seven stages
     assert invoke("verify", next((place / "out").iterdir())).exit_code == 0
 
 
