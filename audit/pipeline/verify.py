@@ -43,7 +43,8 @@ from audit.report.render import Source, printed, read_run
 from audit.report.shareable import MARK, read_mark
 from audit.store import file_hash
 
-NEAR = 1e-6  # resampled intervals add up in single precision, in an order that depends on processor and threads
+NEAR = 1e-6  # relative; resampled intervals add up in single precision, in an order that depends on threads
+NEAR_ZERO = 1e-7  # absolute, for the same reason
 SHOWN = 40  # characters of a difference, to either side
 HASHED = ("card", "data", "preregistration", "base weights")  # and each model's weights
 AT_MOST = 20  # differences of the record that are named one by one
@@ -391,7 +392,7 @@ def compare(stored: Any, derived: Any, place: str = "") -> Iterator[tuple[str, s
 
 def _same(a: Any, b: Any) -> bool:
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (a, b))
-    return math.isclose(a, b, rel_tol=NEAR, abs_tol=NEAR) if numbers else bool(a == b)
+    return math.isclose(a, b, rel_tol=NEAR, abs_tol=NEAR_ZERO) if numbers else bool(a == b)
 
 
 def _short(value: Any) -> str:
