@@ -246,4 +246,4 @@ def test_a_comparison_is_accessible_too(opened: Opener, tmp_path: Path, dark: bo
     assert [state.split(maxsplit=1)[1] for state in states] == [
         "new", "persisting", "no longer testable 12 subjects", "gone",
     ]  # fmt: skip
-    assert json.loads(compared().model_dump_json())["diff_version"] == "1.0"
+    assert json.loads(compared().model_dump_json())["diff_version"] == "2.0"
