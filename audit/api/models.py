@@ -15,16 +15,18 @@ from pydantic import ValidationError
 from torch import nn
 
 from audit.card.load import check_card, resolve
-from audit.card.schema import ModelSpec
+from audit.card.schema import ModelSpec, PreprocessSpec
 from audit.errors import InputError, ModelError
 from audit.models.adapters.registry import Model
 from audit.models.architecture import unit_of
-from audit.models.build import Backbone, with_class_names
+from audit.models.build import UNUSED, Backbone, with_class_names
 from audit.models.predict import predict
 from audit.models.preflight import NOT_FILES
+from audit.models.preprocessing import Preprocess
 from audit.models.supported import families, refusals
+from audit.records import PreprocessingInfo
 
-__all__ = ["Net", "load_model", "supported_models", "wrap"]
+__all__ = ["Net", "Preprocess", "load_model", "supported_models", "wrap"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,13 @@ class Net:
         DataError
             If a file cannot be read as an image.
         """
-        return predict(self.module, images)
+        model = self.module
+        return predict(model, images, self.backbone.preprocessing(model))
+
+    @property
+    def preprocessing(self) -> PreprocessingInfo:
+        """What is done to an image file before the model sees it."""
+        return self.backbone.preprocessing(self.module).info
 
     def __repr__(self) -> str:
         return f"Net({self.spec.name}, {len(self.classes)} classes)"
@@ -88,7 +96,8 @@ def load_model(spec: Mapping[str, Any] | ModelSpec, *, folder: str | Path = ".")
     Parameters
     ----------
     spec : mapping or ModelSpec
-        As the section ``model`` of a card: ``name``, ``weights``, ``classes``, ``image_size``, ...
+        As the section ``model`` of a card: ``name``, ``weights``, ``classes``, ``image_size``, ...; ``preprocess`` may
+        be a :class:`Preprocess` too.
     folder : str or pathlib.Path
         Where a relative path to the weights starts.
 
@@ -112,6 +121,9 @@ def load_model(spec: Mapping[str, Any] | ModelSpec, *, folder: str | Path = ".")
     audit.errors.DataError: load_model 'nowhere.safetensors': no such file or folder at ...
     """
     section = spec.model_dump(exclude_unset=True) if isinstance(spec, ModelSpec) else dict(spec)
+    own = section.pop("preprocess") if isinstance(section.get("preprocess"), Preprocess) else None
+    if own is not None:
+        section["mean"], section["std"] = own.normalisation or UNUSED
     sections = {"data": {"path": "."}, "groups": {"any": {"column": "any"}}, "training": "none", "model": section}
     card, place = check_card(sections, "load_model"), Path(folder) / "load_model"
     if card.model.weights in NOT_FILES:
@@ -119,8 +131,8 @@ def load_model(spec: Mapping[str, Any] | ModelSpec, *, folder: str | Path = ".")
     model = with_class_names(card, card_path=place, data_root=None).model
     weights = resolve(model.weights, card_path=place, data_root=None).absolute()
     assert model.classes is not None  # or with_class_names has refused
-    backbone = Backbone(model.model_copy(update={"weights": str(weights)}), weights)
-    backbone.build_as_is(len(model.classes))  # what does not fit shows now
+    backbone = Backbone(model.model_copy(update={"weights": str(weights)}), weights, preprocess=own)
+    backbone.preprocessing(backbone.build_as_is(len(model.classes)))  # what does not fit shows now
     return Net(backbone, tuple(model.classes))
 
 
@@ -132,6 +144,7 @@ def wrap(
     std: Sequence[float] | None = None,
     image_size: int | None = None,
     channel_slices: int | None = None,
+    preprocess: Preprocess | Mapping[str, Any] | str = "deployed",
 ) -> Net:
     """Take any module of a supported family, as it is.
 
@@ -148,6 +161,9 @@ def wrap(
         Side in pixels; by default the module's own.
     channel_slices : int, optional
         Of a convolutional network, as in a card.
+    preprocess : Preprocess, mapping or str
+        Your own, or as in a card: "deployed" (what the module's configuration or library says), "test", "legacy", or
+        what is done: ``{"resize": 256, "crop": 224, ...}``.
 
     Returns
     -------
@@ -176,9 +192,17 @@ def wrap(
     if not names or len(set(names)) < len(names):
         raise ModelError("classes", f"are {classes!r}", "name each output once, in their order, as a list")
     try:
+        stated = PreprocessSpec(**preprocess) if isinstance(preprocess, Mapping) else preprocess
         backbone = Backbone.from_module(
-            module, names, mean=mean, std=std, image_size=image_size, channel_slices=channel_slices
+            module,
+            names,
+            mean=mean,
+            std=std,
+            image_size=image_size,
+            channel_slices=channel_slices,
+            preprocess=stated,  # type: ignore[arg-type]  # a word that is none of them is refused by the schema
         )
+        backbone.preprocessing(backbone.build_as_is(len(names)))
     except ValidationError as error:
         fault = error.errors()[0]
         raise ModelError(".".join(map(str, fault["loc"])), fault["msg"], "as docs/card.md has it under model") from None

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Channels = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
+Channels = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=3)]
+Means = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1, max_length=3)]
 Positive = Annotated[int, Field(ge=1)]
 AtLeast20 = Annotated[int, Field(ge=20)]
 Drawn = Annotated[int, Field(ge=1, le=1_000_000)]  # images that are rendered: a slip of the finger draws for days
@@ -133,6 +134,7 @@ class DataSpec(CardPart):
     seed: int = 0  # of the split
     plant: list[Plant] = []
     balance_training: bool = False  # thin the training split until every group x label cell is equal
+    exif: Literal["deployed", "apply"] = "deployed"  # turn images by their EXIF mark, or leave them as pipelines do
     links: bool = False  # follow links that lead out of the folder of the data
     rendered: Rendered = Rendered()
     licence: str = ""
@@ -159,6 +161,17 @@ class GroupSpec(CardPart):
     note: str = ""
 
 
+class PreprocessSpec(CardPart):
+    """Preprocessing that the card states, in place of what the weights carry."""
+
+    resize: Annotated[int, Field(ge=1, le=8192)] | None = None  # shorter side after resizing; default: crop
+    crop: Annotated[int, Field(ge=1, le=4096)] | None = None  # side of what the model sees; default: the model's own
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] = "bicubic"
+    mode: Literal["center", "squash", "border"] = "center"  # cut the middle, ignore the shape, or fit and fill
+    mean: Means | None = None  # of red, green and blue, 0 to 1; default: the model's own
+    std: Channels | None = None
+
+
 class ModelSpec(CardPart):
     """The vision transformer or convolutional network."""
 
@@ -169,8 +182,11 @@ class ModelSpec(CardPart):
     state: Literal["ema", "raw"] | None = None  # which weights of a file that holds averaged ones beside others
     classes: list[str] | None = None  # class names of the user's own checkpoint, in the order of its outputs
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None  # default: the model's own
-    mean: Channels | None = None  # of red, green and blue, 0 to 1, subtracted from pixels; default: timm's for the name
+    mean: Means | None = None  # of red, green and blue, 0 to 1, subtracted from pixels; default: timm's for the name
     std: Channels | None = None  # likewise, what pixels are divided by
+    # What is done to an image before the model sees it: as the weights or their library say; at timm's test size; as
+    # stated; or a centred square resized bicubic, as before version 0.2.
+    preprocess: Literal["deployed", "test", "legacy"] | PreprocessSpec = "deployed"
     train_blocks: Positive | None = None  # fine-tune the last so many blocks; default: all
     channel_slices: Annotated[int, Field(ge=1, strict=True)] | None = (
         None  # of each block of a convolutional network, patched one by one; default: 8

@@ -14,7 +14,7 @@ import pandas as pd
 
 from audit.card.load import find_card, load_card, resolve
 from audit.card.schema import Card, DataSpec
-from audit.data.pixels import Pixels, load_pixels
+from audit.data.pixels import Geometry, Pixels, load_pixels
 from audit.data.readers.control import read_control_images
 from audit.data.samples import AUDIT_SPLITS, Samples
 from audit.data.synthetic.shapes import sample_shapes
@@ -72,24 +72,26 @@ class ControlSet:
         return np.array_equal(self.targets["colour"][0], self.targets["blur"][0])
 
 
-def load_control_set(card: Card, samples: Samples, size: int, *, card_path: Path, data_root: Path | None) -> ControlSet:
-    """Load what ``controls.card`` names, at the audited model's image size.
+def load_control_set(
+    card: Card, samples: Samples, geometry: Geometry, *, card_path: Path, data_root: Path | None
+) -> ControlSet:
+    """Load what ``controls.card`` names, as the audited model sees images.
 
     Parameters
     ----------
     card : Card
     samples : Samples
         The audit's own, for ``controls: {card: same}``.
-    size : int
-        Side in pixels.
+    geometry : Geometry
+        Of the audited model; rendered shapes are drawn in its size.
     card_path, data_root : pathlib.Path
         Where relative paths start.
     """
     spec = card.controls
     if spec.card == "rendered":
-        return rendered_set(spec.train_images, spec.eval_images, size, spec.seed)
+        return rendered_set(spec.train_images, spec.eval_images, geometry.shape[0], spec.seed)
     if spec.card == "same":
-        return _same(card, samples, size)
+        return _same(card, samples, geometry)
     if spec.card == "cifar100":
         data = DataSpec(reader="cifar100", path=spec.path or "cifar100", seed=spec.seed)
     else:
@@ -107,7 +109,7 @@ def load_control_set(card: Card, samples: Samples, size: int, *, card_path: Path
     frame = images.frame
     train = _take(frame[frame["split"] == "train"], spec.train_images, spec.seed)
     evaluate = _take(frame[frame["split"] == "test"], spec.eval_images, spec.seed)
-    return _real(spec.card, images.source, train, evaluate, size)
+    return _real(spec.card, images.source, train, evaluate, geometry)
 
 
 def rendered_set(n_train: int, n_eval: int, size: int, seed: int) -> ControlSet:
@@ -134,13 +136,13 @@ def _resized(pixels: Pixels, size: int) -> Pixels:
     return np.stack([np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BICUBIC)) for p in pixels])
 
 
-def _same(card: Card, samples: Samples, size: int) -> ControlSet:
+def _same(card: Card, samples: Samples, geometry: Geometry) -> ControlSet:
     spec = card.controls
     train = _take(samples.of_split("train"), spec.train_images, spec.seed)
     if not len(train):
         raise DataError("controls.card", "'same' needs a training split, and this card has none", "use 'rendered'")
     evaluate = _take(samples.of_split(*AUDIT_SPLITS), spec.eval_images, spec.seed)
-    return _real("this audit's own images", samples.source, train, evaluate, size)
+    return _real("this audit's own images", samples.source, train, evaluate, geometry)
 
 
 def _take(frame: pd.DataFrame, at_most: int, seed: int) -> pd.DataFrame:
@@ -150,10 +152,10 @@ def _take(frame: pd.DataFrame, at_most: int, seed: int) -> pd.DataFrame:
     return frame.loc[turn.index[:at_most]]
 
 
-def _real(name: str, source: object, train: pd.DataFrame, evaluate: pd.DataFrame, size: int) -> ControlSet:
+def _real(name: str, source: object, train: pd.DataFrame, evaluate: pd.DataFrame, geometry: Geometry) -> ControlSet:
     labels = sorted(set(train["label"]))
     codes = [pd.Index(labels).get_indexer(pd.Index(part["label"])).astype(np.int64) for part in (train, evaluate)]
-    pixels = [load_pixels(source, part["image"].tolist(), size) for part in (train, evaluate)]  # type: ignore[arg-type]
+    pixels = [load_pixels(source, part["image"].tolist(), geometry) for part in (train, evaluate)]  # type: ignore[arg-type]
     return ControlSet(
         name=f"{name}, {len(labels)} classes",
         train=pixels[0],

@@ -24,6 +24,7 @@ from audit.data.readers import RawTable, read_raw
 from audit.data.readers.raw import REASON, require_columns
 from audit.data.rows import Rows, loss_warnings
 from audit.data.samples import EXAMPLES, SPLITS, UNKNOWN, ImageSource, Samples, pair_column
+from audit.data.sources import opening_of
 from audit.data.splits import GIVEN, assign_splits, thin_training
 from audit.errors import DataError
 from audit.filenames import printable, whole_characters
@@ -270,7 +271,13 @@ def tell_groups(rows: Rows) -> Rows:
 
 def open_images(rows: Rows, progress: Progress | None = None) -> Rows:
     """Open every image once, and set aside what cannot be read."""
-    found = inspect_images(rows.raw.source, list(rows.frame["image"]), rows.raw.where, progress=progress)
+    found = inspect_images(
+        rows.raw.source,
+        list(rows.frame["image"]),
+        rows.raw.where,
+        opening=opening_of(rows.card),
+        progress=progress,
+    )
     readable = rows.frame["image"].isin(found.digests.index)
     reasons = rows.frame["image"].map(found.unreadable)[~readable]
     bad = [rows.excluded_row(part, str(reason), None) for reason, part in rows.frame[~readable].groupby(reasons)]

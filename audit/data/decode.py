@@ -1,4 +1,4 @@
-"""Image files decoded safely: whatever their mode, depth and metadata, an upright RGB image or the reason why not."""
+"""Image files decoded safely: whatever their mode, depth and metadata, an RGB image or the reason why not."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import re
 import struct
 from collections.abc import Callable
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,10 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000
 IMAGE_SUFFIXES = tuple(sorted(end for end, kind in Image.registered_extensions().items() if kind in FORMATS))
 REPAIR = "repair or remove it"
 REMARKS = "vit-audit"  # key of ``Image.info``: what is to be reported of a decoded image
-METADATA, DEPTH = "metadata", "depth"  # these remarks
+METADATA, DEPTH = "metadata", "depth"  # remarks: metadata were ignored, a depth was inferred from the values
+EXIF, TRANSPARENT, CUT = "exif", "transparent", "cut"  # stored turned, with transparency, with more than 8 bits
 ORIENTATION = int(ExifTags.Base.Orientation)
+MORE_THAN_8_BITS = ("I", "F")  # what modes of such images begin with
 WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I"}  # types of EXIF: byte, short, long
 SMALLER_DEPTHS = (8, 12)  # bits of values that are stored in 16
 _UPRIGHT = {
@@ -36,7 +39,15 @@ _UPRIGHT = {
 _PNG_SBIT = re.compile(rb"\0\0\0[\1-\4]sBIT(.)", re.S)
 
 
-def decode_image(name: str, content: bytes) -> Image.Image:
+class Opening(StrEnum):
+    """How an image file becomes RGB."""
+
+    AS_STORED = "as stored"  # Image.open(...).convert("RGB"), as users of timm, torchvision and transformers do
+    TURNED = "turned"  # likewise, turned upright by its EXIF orientation
+    CAREFUL = "careful"  # upright, transparency laid on white, 16 bits scaled to 8 by the depth of the values
+
+
+def decode_image(name: str, content: bytes, opening: Opening = Opening.CAREFUL) -> Image.Image:
     """Decode an image file of any mode to RGB.
 
     Parameters
@@ -45,22 +56,22 @@ def decode_image(name: str, content: bytes) -> Image.Image:
         For the message.
     content : bytes
         The file.
+    opening : Opening
+        How.
 
     Returns
     -------
     PIL.Image.Image
-        Mode RGB, turned upright by its EXIF orientation, transparency laid on white, 16 bits scaled to 8 by the depth
-        of the values (``to_8_bits``). ``remarks_of`` tells what was decided on the way.
+        Mode RGB. ``remarks_of`` tells what was decided on the way.
 
     Raises
     ------
     DataError
-        If it is no image, is damaged, smaller than 8 px on a side or larger than 50 million pixels. Metadata that
-        cannot be read are no reason.
+        If it is no image, is damaged or larger than 50 million pixels. Metadata that cannot be read are no reason.
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # importing WeasyPrint turns this on for the whole process
     try:
-        return _decoded(name, content)
+        return _decoded(name, content, opening)
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -73,12 +84,19 @@ def decode_image(name: str, content: bytes) -> Image.Image:
         raise DataError(name, "damaged or truncated image", REPAIR) from None
 
 
+def check_side(name: str, image: Image.Image) -> None:
+    """Raise where an image is smaller than 8 px on a side: a mistake in a data set, though a model would answer."""
+    if min(image.size) < MIN_SIDE_PX:
+        what = f"{image.width}x{image.height} px is under {MIN_SIDE_PX} px on a side"
+        raise DataError(name, what, "give a larger image or remove it")
+
+
 def remarks_of(image: Image.Image) -> tuple[str, ...]:
-    """Return what was decided on decoding: METADATA that were ignored, a DEPTH that was inferred from the values."""
+    """Return what is to be said of a decoded image: METADATA, DEPTH, EXIF, TRANSPARENT, CUT."""
     return tuple(image.info.get(REMARKS, ()))
 
 
-def _decoded(name: str, content: bytes) -> Image.Image:
+def _decoded(name: str, content: bytes, opening: Opening) -> Image.Image:
     try:
         image = _opened(name, content)
     except (DataError, Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -90,9 +108,16 @@ def _decoded(name: str, content: bytes) -> Image.Image:
         image = _opened(name, bare)
         image.info["exif"] = exif
     orientation = _orientation(image)
-    remarks = [METADATA] if orientation is None else []
-    upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-    rgb = _to_rgb(upright, content, name, remarks.append)
+    turns = opening != Opening.AS_STORED
+    remarks = [METADATA] if orientation is None and turns else []
+    seen = image.transpose(_UPRIGHT[orientation]) if turns and orientation in _UPRIGHT else image
+    if opening == Opening.CAREFUL:
+        rgb = _to_rgb(seen, content, name, remarks.append)
+    else:
+        remarks += [EXIF] if orientation in _UPRIGHT else []
+        remarks += [TRANSPARENT] if image.has_transparency_data else []
+        remarks += [CUT] if image.mode.startswith(MORE_THAN_8_BITS) else []
+        rgb = seen.convert("RGB")
     rgb.info = {REMARKS: tuple(remarks)}
     return rgb
 
@@ -100,9 +125,6 @@ def _decoded(name: str, content: bytes) -> Image.Image:
 def _opened(name: str, content: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(content), formats=FORMATS)
     width, height = image.size
-    if min(width, height) < MIN_SIDE_PX:
-        what = f"{width}x{height} px is under {MIN_SIDE_PX} px on a side"
-        raise DataError(name, what, "give a larger image or remove it")
     if width * height > MAX_PIXELS:
         raise DataError(name, f"over {MAX_PIXELS:,} pixels", "scale it down or remove it")
     image.load()

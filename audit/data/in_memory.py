@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
+from audit.data.decode import Opening
 from audit.data.sources import ByteSource
 from audit.errors import DataError
 
@@ -62,9 +63,9 @@ class DatasetSource(ByteSource):
         image = self.open(key)
         return f"{image.width}x{image.height}\n".encode() + image.tobytes()
 
-    def decode(self, key: str, content: bytes) -> Image.Image:
+    def decode(self, key: str, content: bytes, opening: Opening = Opening.CAREFUL) -> Image.Image:
         """Return the image of what ``read`` returned."""
-        del key
+        del key, opening
         size, _, pixels = content.partition(b"\n")
         width, height = map(int, size.split(b"x"))
         return Image.frombytes("RGB", (width, height), pixels)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from audit.data.decode import DEPTH, METADATA, REPAIR, remarks_of
+from audit.data.decode import CUT, DEPTH, EXIF, METADATA, REPAIR, TRANSPARENT, Opening, check_side, remarks_of
 from audit.data.leaks import COLUMNS, Look, look_at
 from audit.data.samples import EXAMPLES, ImageSource
 from audit.data.sources import ByteSource
@@ -37,7 +37,7 @@ class Inspection:
     looks : pandas.DataFrame
         Statistics of each readable image, by key.
     warnings : tuple of DataWarning
-        Metadata that were ignored, depths that were inferred from the values.
+        What was decided on opening: metadata ignored, images turned or not, transparency and depth.
     """
 
     digests: pd.Series
@@ -58,6 +58,7 @@ def inspect_images(
     keys: Sequence[str],
     where: str,
     *,
+    opening: Opening = Opening.CAREFUL,
     progress: Callable[[int], None] | None = None,
     workers: int = 2,
 ) -> Inspection:
@@ -71,6 +72,8 @@ def inspect_images(
         Each once.
     where : str
         The table or folder, for the message.
+    opening : Opening
+        How files become RGB.
     progress : callable, optional
         Called with the number of images done.
     workers : int
@@ -88,7 +91,7 @@ def inspect_images(
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("ignore")  # remarks on metadata; bombs are refused by size
         answers: list[_Seen | DataError] = []
-        for done, answer in enumerate(pool.map(lambda key: _seen(source, key), keys), start=1):
+        for done, answer in enumerate(pool.map(lambda key: _seen(source, key, opening), keys), start=1):
             answers.append(answer)
             if progress is not None:
                 progress(done)
@@ -101,18 +104,19 @@ def inspect_images(
         digests=pd.Series({key: seen.digest for key, seen in good.items()}, dtype=object),
         unreadable=unreadable,
         looks=looks.astype({"bits": np.uint64}),
-        warnings=tuple(_remark_warnings(good)),
+        warnings=tuple(_remark_warnings(good, opening)),
     )
 
 
-def _seen(source: ImageSource, key: str) -> _Seen | DataError:
+def _seen(source: ImageSource, key: str, opening: Opening) -> _Seen | DataError:
     try:
         if isinstance(source, ByteSource):
             content = source.read(key)
-            image = source.decode(key, content)
+            image = source.decode(key, content, opening)
         else:
             image = _opened(source, key)
             content = f"{image.size}".encode() + image.tobytes()
+        check_side(key, image)
     except DataError as error:
         return error
     return _Seen(hashlib.sha256(content).hexdigest(), look_at(image), remarks_of(image))
@@ -128,8 +132,16 @@ def _opened(source: ImageSource, key: str) -> Image.Image:
         raise DataError(key, f"cannot be opened ({type(error).__name__})", REPAIR) from None
 
 
-def _remark_warnings(good: Mapping[str, _Seen]) -> Iterator[DataWarning]:
-    for remark, code in ((METADATA, DataWarningCode.METADATA_IGNORED), (DEPTH, DataWarningCode.DEPTH_GUESSED)):
+def _remark_warnings(good: Mapping[str, _Seen], opening: Opening) -> Iterator[DataWarning]:
+    as_stored = opening == Opening.AS_STORED
+    codes = {
+        METADATA: DataWarningCode.METADATA_IGNORED,
+        DEPTH: DataWarningCode.DEPTH_GUESSED,
+        EXIF: DataWarningCode.EXIF_AS_STORED if as_stored else DataWarningCode.EXIF_APPLIED,
+        TRANSPARENT: DataWarningCode.TRANSPARENCY_DROPPED,
+        CUT: DataWarningCode.DEPTH_CUT,
+    }
+    for remark, code in codes.items():
         keys = sorted(key for key, seen in good.items() if remark in seen.remarks)
         if keys:
             yield DataWarning(code=code, images=len(keys), examples=[printable(key) for key in keys[:EXAMPLES]])

@@ -8,7 +8,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from PIL import Image
 
-from audit.data.decode import REPAIR, decode_image
+from audit.card.schema import Card
+from audit.data.decode import REPAIR, Opening, decode_image
+from audit.data.samples import ImageSource
 from audit.errors import DataError
 from audit.filenames import name_on_disk, printable
 
@@ -20,13 +22,25 @@ class ByteSource(ABC):
     def read(self, key: str) -> bytes:
         """Return the stored bytes of an image; raise ``DataError`` where there are none."""
 
-    def decode(self, key: str, content: bytes) -> Image.Image:
-        """Return the image that ``content`` holds as upright RGB; raise ``DataError`` where it is none."""
-        return decode_image(key, content)
+    def decode(self, key: str, content: bytes, opening: Opening = Opening.CAREFUL) -> Image.Image:
+        """Return the image that ``content`` holds as RGB; raise ``DataError`` where it is none."""
+        return decode_image(key, content, opening)
 
     def open(self, key: str) -> Image.Image:
         """Return the image as RGB; raise ``DataError`` where it cannot be read."""
         return self.decode(key, self.read(key))
+
+
+def opening_of(card: Card) -> Opening:
+    """Return how a card's image files become RGB."""
+    if card.model.preprocess == "legacy":
+        return Opening.CAREFUL
+    return Opening.TURNED if card.data.exif == "apply" else Opening.AS_STORED
+
+
+def open_image(source: ImageSource, key: str, opening: Opening) -> Image.Image:
+    """Return an image of any source; only of files and bytes there is a choice how they become RGB."""
+    return source.decode(key, source.read(key), opening) if isinstance(source, ByteSource) else source.open(key)
 
 
 @dataclass(frozen=True)

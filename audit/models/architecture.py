@@ -6,13 +6,14 @@ import difflib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from audit.card.schema import ModelSpec
+from audit.card.schema import ModelSpec, PreprocessSpec
 from audit.errors import ModelError
 from audit.models.adapters.base import Adapter
 from audit.models.adapters.channels import SLICES_FIELD, Channels
@@ -63,11 +64,13 @@ def fit_to_card(model: Model, spec: ModelSpec) -> Model:
     ModelError
         If its parts cannot be separated, images of its size do not fit, or nothing says how pixels are normalised.
     """
+    own = getattr(model, "pretrained_cfg", {})
+    stated = spec.preprocess if isinstance(spec.preprocess, PreprocessSpec) else spec
     given: dict[str, tuple[float, ...]] = {}
-    given |= {k: tuple(v) for k, v in (("mean", spec.mean), ("std", spec.std)) if v is not None}
-    if spec.image_size is not None:
-        given["input_size"] = (3, spec.image_size, spec.image_size)
-    model.pretrained_cfg = {**getattr(model, "pretrained_cfg", {}), **given}
+    given |= {k: tuple(v) for k in ("mean", "std") if (v := getattr(stated, k) or getattr(spec, k)) is not None}
+    if (size := image_size(spec, own)) is not None:
+        given["input_size"] = (own.get("input_size", (3,))[0], size, size)
+    model.pretrained_cfg = {**own, **given}
     if spec.channel_slices is not None:
         model.channel_slices = spec.channel_slices
     reason = why_not_patchable(model)
@@ -84,6 +87,16 @@ def fit_to_card(model: Model, spec: ModelSpec) -> Model:
         what, fix = fault
         raise ModelError("model.image_size", f"{what} of {spec.name}", fix)
     return model
+
+
+def image_size(spec: ModelSpec, own: Mapping[str, Any]) -> int | None:
+    """Return the side of the images that a card asks for, or None where it leaves that to the model."""
+    if spec.image_size is not None:
+        return spec.image_size
+    if isinstance(spec.preprocess, PreprocessSpec):
+        return spec.preprocess.crop
+    test = own.get("test_input_size") if spec.preprocess == "test" else None
+    return None if test is None else int(test[-1])
 
 
 def why_not_patchable(model: nn.Module) -> str:
@@ -143,8 +156,10 @@ def _of_timm(spec: ModelSpec, classes: int, pretrained: bool) -> Model:
     if made is None:
         what = f"'{spec.name}' is not supported: it is of no known family"
         raise ModelError("model.name", what, f"supported: {', '.join(SUPPORTED)}")
-    if spec.image_size is not None and not issubclass(made, Channels):  # convolutions take any size
-        options["img_size"] = spec.image_size
+    config = timm.get_pretrained_cfg(spec.name)
+    size = image_size(spec, config.to_dict() if config is not None else {})
+    if size is not None and not issubclass(made, Channels):  # convolutions take any size
+        options["img_size"] = size
     try:
         model = timm.create_model(spec.name, pretrained=pretrained, num_classes=classes, **options)
     except Exception as error:  # whatever odd arguments make of an architecture
@@ -169,7 +184,7 @@ def _converted(spec: ModelSpec, classes: int, weights: Path | None) -> Model:
     conversion = read_conversion(spec.name, weights)
     _check_sizes({**conversion.options, "image_size": conversion.image_size}, "model.weights")
     try:
-        return conversion.create(classes, spec.image_size)
+        return conversion.create(classes, image_size(spec, {}))
     except (TypeError, AssertionError, ValueError, ZeroDivisionError) as error:
         raise ModelError("model", f"timm refuses {spec.name} as it is described ({error})", "correct it") from error
 

@@ -7,12 +7,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
 
 from audit.card.load import resolve
-from audit.card.schema import Card, ModelSpec
+from audit.card.schema import Card, ModelSpec, PreprocessSpec
 from audit.errors import ModelError
 from audit.models.adapters.registry import Model, adapter
 from audit.models.architecture import make_architecture, try_pass
@@ -20,7 +21,10 @@ from audit.models.checkpoint import Checkpoint, State, hash_state, open_checkpoi
 from audit.models.converters import class_names, fetch_weights, is_foreign, read_conversion, weights_file
 from audit.models.load import check_heads, load_tensors, without_classifier
 from audit.models.modules import adopt, described, reset_classifier, reset_weights
+from audit.models.preprocessing import Preprocess, Preprocessing, preprocessing_of
 
+Named = Literal["deployed", "test", "legacy"]  # preprocessings of a card
+UNUSED = [0.5] * 3, [0.5] * 3  # normalisation of pixels that are normalised already
 IN_MEMORY = "in memory"  # a card's model.weights, of a module that was given
 
 
@@ -36,11 +40,14 @@ class Backbone:
         The weights file (of Hugging Face: the folder), found; None for ``pretrained`` and ``none``.
     module : torch.nn.Module, optional
         The model itself, where it was given in Python; every copy is one of it. See ``from_module``.
+    preprocess : Preprocess, optional
+        The user's own preprocessing, in place of that which the weights or the card name.
     """
 
     spec: ModelSpec
     weights: Path | None
     module: Model | None = None
+    preprocess: Preprocess | None = None
 
     @classmethod
     def from_module(
@@ -52,6 +59,7 @@ class Backbone:
         std: Sequence[float] | None = None,
         image_size: int | None = None,
         channel_slices: int | None = None,
+        preprocess: Preprocess | PreprocessSpec | Named = "deployed",
     ) -> Backbone:
         """Take a model that is in memory: timm's, Hugging Face's or torchvision's, with its own weights.
 
@@ -68,6 +76,8 @@ class Backbone:
             Side in pixels; the model's own where not given.
         channel_slices : int, optional
             Of a convolutional network, as in a card.
+        preprocess : Preprocess, PreprocessSpec or {"deployed", "test", "legacy"}
+            The user's own, or as in a card.
 
         Raises
         ------
@@ -75,8 +85,36 @@ class Backbone:
             If it is of no family that can be patched, naming the part and the reason; if its pass is not that of its
             family; if its weights are not finite; or if its outputs are not as many as the classes.
         """
-        spec, adopted = adopt(module, classes, mean=mean, std=std, image_size=image_size, channel_slices=channel_slices)
-        return cls(spec.model_copy(update={"weights": IN_MEMORY}), None, adopted)
+        given = preprocess if isinstance(preprocess, Preprocess) else None
+        if given is not None:
+            mean, std = given.normalisation or UNUSED
+        spec, adopted = adopt(
+            module,
+            classes,
+            mean=mean,
+            std=std,
+            image_size=image_size,
+            channel_slices=channel_slices,
+            preprocess="deployed" if isinstance(preprocess, Preprocess) else preprocess,
+        )
+        return cls(spec.model_copy(update={"weights": IN_MEMORY}), None, adopted, given)
+
+    def preprocessing(self, model: Model, *, weights: str | None = None) -> Preprocessing:
+        """Return what is done to images before ``model``, a copy of this one, sees them.
+
+        Parameters
+        ----------
+        model : Model
+        weights : str, optional
+            What the card names, where that is not what this copy was made of.
+
+        Raises
+        ------
+        ModelError
+            If nothing says it, or what comes out is not of the model's size.
+        """
+        spec = self.spec if weights is None else self.spec.model_copy(update={"weights": weights})
+        return preprocessing_of(spec, model, folder=self.weights, given=self.preprocess)
 
     @property
     def state(self) -> State | None:

@@ -6,7 +6,7 @@ import copy
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -16,7 +16,7 @@ from torchvision.models.resnet import BasicBlock as TorchvisionBasic
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionTransformer
 
-from audit.card.schema import ModelSpec
+from audit.card.schema import ModelSpec, PreprocessSpec
 from audit.errors import ModelError
 from audit.models.adapters.registry import ADAPTERS, Model, adapter
 from audit.models.architecture import fit_to_card, why_not_patchable
@@ -40,6 +40,7 @@ def adopt(
     std: Sequence[float] | None,
     image_size: int | None,
     channel_slices: int | None,
+    preprocess: PreprocessSpec | Literal["deployed", "test", "legacy"],
 ) -> tuple[ModelSpec, Model]:
     """Return a copy of a module as timm's model of the same function, and what a card would say of it.
 
@@ -63,6 +64,7 @@ def adopt(
         std=None if std is None else list(std),
         image_size=image_size,
         channel_slices=channel_slices,
+        preprocess=preprocess,
     )
     fit_to_card(model, spec)
     _check_pass(original, model, len(names))

@@ -12,24 +12,26 @@ import torch
 from PIL import Image
 
 from audit.batching import in_batches
-from audit.data.decode import decode_image
+from audit.data.decode import Opening, decode_image
 from audit.data.pixels import Pixels, load_pixels
 from audit.errors import DataError
 from audit.models.adapters.registry import Model, adapter
 from audit.models.blocks import is_plain, leading_rows, rows_read
+from audit.models.preprocessing import Preprocessing
 from audit.models.transforms import as_input
 
 Floats = npt.NDArray[np.float32]
 Picture = Image.Image | Path | str | npt.NDArray[np.uint8]
 
 
-def predict(model: Model, images: Sequence[Picture], *, batch: int = 64) -> Floats:
-    """Return the logits of pictures, cropped, resized and normalised as the model's card or library says.
+def predict(model: Model, images: Sequence[Picture], preprocessing: Preprocessing, *, batch: int = 64) -> Floats:
+    """Return the logits of pictures through a model's preprocessing.
 
     Parameters
     ----------
     model : Model
         In evaluation mode afterwards.
+    preprocessing : Preprocessing
     images : sequence of PIL.Image.Image, path, or numpy.ndarray (H, W, 3) or (H, W), uint8
     batch : int
         How many at once, at most.
@@ -44,7 +46,8 @@ def predict(model: Model, images: Sequence[Picture], *, batch: int = 64) -> Floa
         If a file is missing or no picture, or an array is not of bytes; its place in ``images`` is named.
     """
     keys = [str(i) for i in range(len(images))]
-    return predict_logits(model, load_pixels(_Given(images), keys, adapter(model).side), batch=batch)
+    geometry = preprocessing.geometry
+    return predict_logits(model, load_pixels(_Given(images, geometry.opening), keys, geometry), batch=batch)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class _Given:
     """Pictures by their place in a sequence."""
 
     images: Sequence[Picture]
+    opening: Opening
 
     def open(self, key: str) -> Image.Image:
         """Return a picture as RGB."""
@@ -64,7 +68,7 @@ class _Given:
                 raise DataError(name, what, "give bytes (uint8) of shape (H, W, 3) or (H, W)")
             return Image.fromarray(given).convert("RGB")
         try:
-            return decode_image(name, Path(given).read_bytes())
+            return decode_image(name, Path(given).read_bytes(), self.opening)
         except OSError as error:
             raise DataError(f"{name}: {given}", f"cannot be opened ({error.strerror})", "correct the path") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,17 +11,17 @@ from audit.card.load import resolve
 from audit.card.schema import Card, ModelSpec
 from audit.data.pixels import load_pixels
 from audit.data.samples import Samples
+from audit.data.sources import opening_of
 from audit.errors import ModelError
-from audit.models.adapters.registry import Model, adapter
+from audit.models.adapters.registry import Model
 from audit.models.architecture import make_architecture, try_pass
 from audit.models.build import Backbone, check_model
 from audit.models.checkpoint import State, check_finite
-from audit.models.converters import is_foreign, read_conversion
 from audit.models.predict import predict_logits
+from audit.models.preprocessing import Preprocessing, preprocessing_of
 
 NOT_FILES = ("pretrained", "rendered", "none")
 TRIED = 4  # images
-EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ class PreflightReport:
     opened : tuple of Opened
     not_opened : tuple of str
         Fields of the card whose weights the run trains, draws or fetches.
-    side : int
-        Of the images, in pixels.
+    preprocessing : Preprocessing
+        What is done to images before the model sees them.
     classes : int
         Outputs of the audited model.
     images : int
@@ -66,7 +65,7 @@ class PreflightReport:
 
     opened: tuple[Opened, ...]
     not_opened: tuple[str, ...]
-    side: int
+    preprocessing: Preprocessing
     classes: int
     images: int
 
@@ -96,22 +95,22 @@ def preflight_model(
     ------
     ModelError
         If weights are missing, of another architecture or not finite, hold several sets of which the card names none,
-        give another number of outputs than there are classes, or give logits that are not finite; or if the library
-        that made the model would show it other pixels.
+        give another number of outputs than there are classes, or give logits that are not finite.
     """
     check_model(card, card_path=card_path, data_root=data_root)
     classes = _classes_of(card, samples)
     opened: list[Opened] = []
-    own, taken = _open(card.model, "model.weights", card, classes, card_path, data_root, fetch=fetch)
+    own, taken, preprocessing = _open(card.model, "model.weights", card, classes, card_path, data_root, fetch=fetch)
     opened += [taken] if taken is not None else []
     closed = [] if taken is not None else [f"model.weights: {card.model.weights}"]
     if card.controls.weights is not None:
         spec = spec_of_controls(card)
-        _, of_controls = _open(spec, "controls.weights", card, classes, card_path, data_root, fetch=fetch)
+        _, of_controls, _ = _open(spec, "controls.weights", card, classes, card_path, data_root, fetch=fetch)
         opened += [of_controls] if of_controls is not None else []
         closed += [] if of_controls is not None else [f"controls.weights: {spec.weights}"]
-    tried = _try_images(own, card.model, samples, card_path, data_root)
-    return PreflightReport(tuple(opened), tuple(closed), adapter(own).side, classes, tried)
+    preprocessing = preprocessing.opened(opening_of(card))
+    tried = _try_images(own, card.model, samples, preprocessing)
+    return PreflightReport(tuple(opened), tuple(closed), preprocessing, classes, tried)
 
 
 def spec_of_controls(card: Card) -> ModelSpec:
@@ -119,35 +118,6 @@ def spec_of_controls(card: Card) -> ModelSpec:
     if card.controls.weights is None:
         return card.model
     return card.model.model_copy(update={"weights": card.controls.weights, "state": card.controls.state})
-
-
-def check_shapes(spec: ModelSpec, samples: Samples, *, card_path: Path, data_root: Path | None) -> None:
-    """Raise where the folder's own processor would squash images that the audit crops to a centred square.
-
-    Raises
-    ------
-    ModelError
-        Naming the first images that are not square. Of square images both give the same.
-    """
-    if not is_foreign(spec.name) or spec.weights in NOT_FILES:
-        return
-    folder = resolve(spec.weights, card_path=card_path, data_root=data_root)
-    if not read_conversion(spec.name, folder).squashes:
-        return
-    oblong = list(_oblong(samples, samples.frame["image"].tolist()))
-    if oblong:
-        shown = ", ".join(oblong[:EXAMPLES])
-        what = f"resizes images without cropping, and {len(oblong)} of {len(samples.frame)} are not square ({shown})"
-        fix = "crop them to squares beforehand; the audit crops what is not square, and would see other pixels"
-        raise ModelError(str(folder / "preprocessor_config.json"), what, fix)
-
-
-def _oblong(samples: Samples, keys: Iterable[str]) -> Iterable[str]:
-    """Yield the images that are not square."""
-    for key in keys:
-        width, height = samples.source.open(key).size
-        if width != height:
-            yield f"{key} is {width} x {height}"
 
 
 def _classes_of(card: Card, samples: Samples | None) -> int:
@@ -167,28 +137,30 @@ def _open(
     data_root: Path | None,
     *,
     fetch: bool,
-) -> tuple[Model, Opened | None]:
+) -> tuple[Model, Opened | None, Preprocessing]:
     """Load the weights of a field; where the run makes or fetches them, return a model of random ones."""
     as_is = field == "model.weights" and card.training == "none"
     if spec.weights in NOT_FILES and not (fetch and spec.weights == "pretrained"):
         if as_is:
             what = f"'{spec.weights}' with training: none"
             raise ModelError("model.weights", what, "name the weights file to audit")
-        return make_architecture(spec, classes).eval().requires_grad_(False), None
+        model = make_architecture(spec, classes).eval().requires_grad_(False)
+        return model, None, preprocessing_of(spec, model)
     path = None if spec.weights in NOT_FILES else resolve(spec.weights, card_path=card_path, data_root=data_root)
     backbone = Backbone(spec, path)
     model = backbone.build_as_is(classes) if as_is else backbone.build(classes)
-    return model, Opened(field, spec.weights if path is None else str(path), backbone.state, len(model.state_dict()))
+    named = spec.weights if path is None else str(path)
+    opened = Opened(field, named, backbone.state, len(model.state_dict()))
+    return model, opened, backbone.preprocessing(model)
 
 
-def _try_images(model: Model, spec: ModelSpec, samples: Samples | None, card_path: Path, data_root: Path | None) -> int:
+def _try_images(model: Model, spec: ModelSpec, samples: Samples | None, preprocessing: Preprocessing) -> int:
     """Run a few images through the model; return how many."""
     if samples is None or not len(samples.frame):
         try_pass(model, model.num_classes)
         return 0
-    check_shapes(spec, samples, card_path=card_path, data_root=data_root)
     keys = samples.frame["image"].tolist()[:TRIED]
-    logits = predict_logits(model, load_pixels(samples.source, keys, adapter(model).side))
+    logits = predict_logits(model, load_pixels(samples.source, keys, preprocessing.geometry))
     if not np.isfinite(logits).all():
         check_finite(model.state_dict(), spec.weights)
         what = f"its logits of {keys[0]} are not finite, though its weights are"

@@ -19,10 +19,10 @@ import torch
 from audit.card.schema import ModelSpec
 from audit.data.pixels import load_pixels
 from audit.data.synthetic import RENDERER_VERSION, SyntheticSource, sample_faces
-from audit.models.adapters.registry import adapter
 from audit.models.architecture import make_architecture
 from audit.models.checkpoint import save_weights
 from audit.models.finetune import Recipe, finetune, make_views, mirrored
+from audit.models.preprocessing import preprocessing_of
 from audit.progress import Progress
 
 VERSION = 2  # raise when the training changes: cached bases are then made again
@@ -76,8 +76,8 @@ def rendered_base(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = make_architecture(spec, 2)
-    size = adapter(model).side
-    pixels = load_pixels(SyntheticSource(drawn), drawn["image"].tolist(), size)
+    whole = preprocessing_of(spec.model_copy(update={"weights": "rendered"}), model).geometry
+    pixels = load_pixels(SyntheticSource(drawn), drawn["image"].tolist(), whole)
     targets = (drawn["expression"] == "smiling").to_numpy().astype(np.int64)
     finetune(model, make_views(model, [pixels, mirrored(pixels)], None), targets, recipe, progress=progress)
     save_weights(model.state_dict(), path)

@@ -19,7 +19,7 @@ CHUNK = 256
 
 
 def gray(images: torch.Tensor) -> torch.Tensor:
-    """Remove colour: luma (ITU-R BT.601) in all three channels of uint8 images (B, 3, H, W)."""
+    """Remove colour: luma (ITU-R BT.601) in all three channels of images (B, 3, H, W)."""
     result: torch.Tensor = tvf.rgb_to_grayscale(images, num_output_channels=3)
     return result
 
@@ -32,7 +32,8 @@ def blur(images: torch.Tensor) -> torch.Tensor:
     """
     sigma = images.shape[-1] * BLUR_SHARE
     down, along = (_blurring(length, sigma) for length in images.shape[-2:])
-    return (down @ images.float() @ along.T).round_().to(torch.uint8)
+    blurred = down @ images.float() @ along.T
+    return blurred if images.is_floating_point() else blurred.round_().to(torch.uint8)
 
 
 def _blurring(length: int, sigma: float) -> torch.Tensor:
@@ -44,7 +45,7 @@ def _blurring(length: int, sigma: float) -> torch.Tensor:
 
 
 def corrupt_pixels(pixels: Pixels, corruption: Corruption) -> Pixels:
-    """Return corrupted copies of uint8 pixels (N, H, W, 3)."""
+    """Return corrupted copies of pixels (N, H, W, channels)."""
     out = np.empty_like(pixels)
     for start in range(0, len(pixels), CHUNK):
         part = torch.from_numpy(pixels[start : start + CHUNK]).permute(0, 3, 1, 2)
@@ -53,13 +54,17 @@ def corrupt_pixels(pixels: Pixels, corruption: Corruption) -> Pixels:
 
 
 def as_input(model: Model, pixels: Pixels) -> torch.Tensor:
-    """Turn uint8 pixels (B, H, W, 3) into float32 (B, 3, H, W), normalised as the model was pretrained.
+    """Turn pixels (B, H, W, channels) into float32 (B, channels, H, W), bytes normalised as the model was pretrained.
 
-    They are where the model is. To an accelerator they travel as bytes, from pinned memory, while it computes.
+    Floating-point pixels are what a user's own preprocessing gives, normalised already. They are
+    where the model is. To an accelerator they travel as bytes, from pinned memory, while it computes.
     """
     device, raw = device_of(model), torch.from_numpy(np.ascontiguousarray(pixels))
     if device.type == CUDA:
         raw = raw.pin_memory()
-    images = raw.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
-    mean, std = (torch.tensor(model.pretrained_cfg[k], device=device).view(1, 3, 1, 1) * 255 for k in ("mean", "std"))
+    images = raw.to(device, non_blocking=True).permute(0, 3, 1, 2)
+    if images.is_floating_point():
+        return images.clone()
+    images = images.float()
+    mean, std = (torch.tensor(model.pretrained_cfg[k], device=device).view(1, -1, 1, 1) * 255 for k in ("mean", "std"))
     return images.sub_(mean).div_(std)

@@ -149,6 +149,7 @@ def _model_info(context: RunContext, models: AuditedModels | None) -> ModelInfo:
         heads=body.units(0),
         heads_by_layer=[body.units(i) for i in range(body.depth)],
         image_size=body.side,
+        preprocessing=context.preprocessing.info,
         classes=list(context.samples.labels),
         training=training_run(context),
         seeds=context.seeds if not own else [],

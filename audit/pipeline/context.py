@@ -19,6 +19,7 @@ from audit.data.summary import audited_outcomes
 from audit.models.architecture import unit_of
 from audit.models.build import Backbone
 from audit.models.device import CPU
+from audit.models.preprocessing import Preprocessing
 from audit.progress import Step
 from audit.records import Contrast
 from audit.units import Unit
@@ -74,6 +75,7 @@ class RunContext(Scope):
     question: str  # hash of all that the run's numbers depend on
     cache: Path
     pixels: Pixels
+    preprocessing: Preprocessing  # which made them
     backbone: Backbone
     control_backbone: Backbone  # what the control models start from
     step: Step

@@ -22,9 +22,9 @@ from audit.card.schema import Card, ModelSpec
 from audit.data.assemble import read_samples
 from audit.data.pixels import load_pixels
 from audit.data.samples import Samples
+from audit.data.sources import opening_of
 from audit.data.summary import audited_outcomes
 from audit.errors import DataError, UnfinishedError
-from audit.models.adapters.registry import adapter
 from audit.models.build import Backbone, check_model, with_class_names
 from audit.models.checkpoint import hash_state
 from audit.models.device import CPU, open_device, open_precision
@@ -33,6 +33,7 @@ from audit.models.rendered_base import rendered_base
 from audit.pipeline.context import RunContext
 from audit.pipeline.train_models import ARCHITECTURE
 from audit.progress import Step
+from audit.records import PreprocessingInfo
 from audit.store import now, open_cache, question_hash, run_folder, source_hash
 
 
@@ -139,10 +140,11 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
     model = backbone.build_as_is(len(samples.labels)) if own else backbone.build(len(samples.labels))
     tick = step("data: decoding images")
     keys = samples.keys
+    preprocessing = backbone.preprocessing(model, weights=card.model.weights).opened(opening_of(card))
     with still_there(samples):
-        pixels = load_pixels(samples.source, keys, adapter(model).side, progress=lambda n: tick(n, len(keys)))
+        pixels = load_pixels(samples.source, keys, preprocessing.geometry, progress=lambda n: tick(n, len(keys)))
     weights = hash_state(model.state_dict()) if own else backbone.body_hash()
-    key = question_key(inputs, options, weights)
+    key = question_key(inputs, options, weights, preprocessing.info)
     return RunContext(
         card=card,
         card_path=inputs.card_path,
@@ -153,6 +155,7 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
         cache=cache,
         samples=samples,
         pixels=pixels,
+        preprocessing=preprocessing,
         backbone=backbone,
         control_backbone=_control_backbone(inputs, cache, step) or backbone,
         step=step,
@@ -163,7 +166,7 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
     )
 
 
-def question_key(inputs: Inputs, options: Options, weights: str) -> str:
+def question_key(inputs: Inputs, options: Options, weights: str, preprocessing: PreprocessingInfo) -> str:
     """Return the hash of all that a run's numbers depend on; ``weights`` is that of the weights."""
     rooms = (audit.data, audit.models, audit.patching, audit.batching, audit.evidence, audit.pipeline)
     return question_hash(
@@ -171,6 +174,7 @@ def question_key(inputs: Inputs, options: Options, weights: str) -> str:
             "card": inputs.card.model_dump(),
             "data": inputs.samples.fingerprint,
             "weights": weights,
+            "preprocessing": preprocessing.model_dump(mode="json"),
             "version": [__version__, source_hash(rooms)],
             "libraries": [torch.__version__, timm.__version__, torch.get_num_threads()],
             "computed": [options.device, options.precision],

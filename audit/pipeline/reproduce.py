@@ -35,7 +35,7 @@ from audit.pipeline.run_sweeps import (
 )
 from audit.process_state import run_state
 from audit.progress import silent
-from audit.records import Contrast, ContrastRow, Finding
+from audit.records import Contrast, ContrastRow, Finding, PreprocessingSource
 from audit.report import load_audit
 from audit.units import Unit, parse_name
 
@@ -89,6 +89,9 @@ def reproduce_finding(
     if finding is None:
         known = ", ".join(f.id for f in audit.findings) or "none"
         raise InputError(str(run), f"no finding '{finding_id}'", f"it has: {known}")
+    if audit.model.preprocessing.source == PreprocessingSource.CALLABLE and backbone is None:
+        fix = "give the same model again, in Python: vit_audit.open_run(...).reproduce(..., net=...)"
+        raise InputError(str(run), "images were preprocessed by a function that was given in Python", fix)
     path = run / "card.yaml"
     inputs = open_inputs(
         load_card(path),

@@ -49,9 +49,9 @@ def trained_layers(context: RunContext) -> range:
 
 def control_images(context: RunContext) -> ControlSet:
     """Load the images that colour and blur are tried on, at the audited model's size."""
-    size = int(context.pixels.shape[1])
+    geometry = context.preprocessing.geometry
     return load_control_set(
-        context.card, context.samples, size, card_path=context.card_path, data_root=context.data_root
+        context.card, context.samples, geometry, card_path=context.card_path, data_root=context.data_root
     )
 
 

@@ -82,7 +82,7 @@ def _exact_pairs(context: RunContext, contrast: Contrast, most_images: int | Non
     known = known.assign(side=known[contrast.attribute].map(sides))
     rng, source = np.random.default_rng(context.card.audit.seed), context.samples.source
     at_most = min((n for n in (context.card.audit.max_images, most_images) if n is not None), default=None)
-    size = int(context.pixels.shape[1])
+    geometry = context.preprocessing.geometry
     column = pair_column(contrast.attribute)
     drawn = context.card.groups[contrast.attribute].column
     if isinstance(source, EditableSource) and source.can_edit(drawn):
@@ -92,8 +92,10 @@ def _exact_pairs(context: RunContext, contrast: Contrast, most_images: int | Non
             source.edited(k, drawn, other[g]) for k, g in zip(rows["image"], rows[contrast.attribute], strict=True)
         ]
         few = list(zip(there, rows[contrast.attribute], strict=True))[:ROUND_TRIPS]
-        back = load_pixels(source, [source.edited(key, drawn, g) for key, g in few], size)
-        return Pairs(rows, context.pixels[rows.index], load_pixels(source, there, size), back) if len(rows) else None
+        back = load_pixels(source, [source.edited(key, drawn, g) for key, g in few], geometry)
+        return (
+            Pairs(rows, context.pixels[rows.index], load_pixels(source, there, geometry), back) if len(rows) else None
+        )
     if column not in known:
         return None
     found = find_twins(known, column)

@@ -23,6 +23,7 @@ from audit.records.base import (
     NextStep,
     NotRunCode,
     Outcome,
+    PreprocessingSource,
     ReasonCode,
     Record,
     Shortfall,
@@ -493,6 +494,19 @@ class TrainingRun(Record):
     weight_decay: float
 
 
+class PreprocessingInfo(Record):
+    """What is done to an image file before the model sees it."""
+
+    source: PreprocessingSource
+    library: str  # whose code does it, with its version
+    steps: list[str]  # as the library names them, in order; normalisation aside
+    input_size: list[int] = []  # channels, height, width of what the model sees
+    mean: list[float] = []  # of each channel, 0 to 1
+    std: list[float] = []
+    opening: str = "as stored"  # how files become RGB: as stored, turned by EXIF, or careful (legacy)
+    sha256: str | None = None  # of a callable's source and repr; None where there is no source
+
+
 class ModelInfo(Record):
     """The audited model."""
 
@@ -506,6 +520,7 @@ class ModelInfo(Record):
     heads: int  # of the first layer
     heads_by_layer: list[int] = []
     image_size: int
+    preprocessing: PreprocessingInfo
     classes: list[str]
     training: TrainingRun | None  # None: the user's own model, audited as it is
     seeds: list[int]

@@ -70,10 +70,24 @@ class DataWarningCode(StrEnum):
     LABELS_BY_COLUMN = "labels depend on a column"
     METADATA_IGNORED = "metadata ignored"
     DEPTH_GUESSED = "bit depth from the largest value"
+    EXIF_AS_STORED = "turned by EXIF, read as stored"
+    EXIF_APPLIED = "turned by EXIF, turned upright"
+    TRANSPARENCY_DROPPED = "transparency dropped"
+    DEPTH_CUT = "more than 8 bits cut off"
     SMALL_CELLS = "cells under the least size"
     UNTRAINED_CELLS = "cells without training images"
     WITHOUT_DONOR = "images without a donor"
     NULL_RUN = "groups permuted"
+
+
+class PreprocessingSource(StrEnum):
+    """Who says how images are preprocessed."""
+
+    WEIGHTS = "weights"  # what lies beside them, or their library's entry for them
+    LIBRARY_DEFAULT = "library default"  # the weights carry nothing: what the library has for a model of that name
+    CARD = "card"
+    CALLABLE = "callable"  # the user's own function
+    LEGACY = "legacy"
 
 
 class Direction(StrEnum):

@@ -30,7 +30,7 @@ from PIL import Image  # noqa: E402
 from audit import __version__  # noqa: E402
 from audit.card.load import load_card  # noqa: E402
 from audit.card.schema import Card, ModelSpec  # noqa: E402
-from audit.data.pixels import Pixels, load_pixels  # noqa: E402
+from audit.data.pixels import Pixels, centred_square, load_pixels  # noqa: E402
 from audit.data.synthetic import SyntheticSource, sample_faces  # noqa: E402
 from audit.models import finetune as training  # noqa: E402
 from audit.models.build import Backbone  # noqa: E402
@@ -108,7 +108,7 @@ def measure(job: Job, epochs: int) -> dict[str, float]:
     model = Backbone(job.spec, None).build(2)
     size = int(model.patch_embed.img_size[0])
     with clock.of("decode"):
-        pixels: Pixels = load_pixels(job.source, job.keys, size)
+        pixels: Pixels = load_pixels(job.source, job.keys, centred_square(size))
     with clock.of("features"):
         views = make_views(model, [pixels, mirrored(pixels)], job.spec.train_blocks)
     targets = np.random.default_rng(0).integers(0, 2, len(pixels))

@@ -20,7 +20,7 @@ from timm.models.vision_transformer import VisionTransformer
 from audit.card.load import load_card
 from audit.cli import main as vit_audit
 from audit.data.assemble import read_samples
-from audit.data.pixels import load_pixels
+from audit.data.pixels import centred_square, load_pixels
 from audit.models.build import Backbone
 from audit.store import cache_folder, write_text
 from benchmarks.planted import models, rivals, truth
@@ -176,7 +176,7 @@ def _rankings(
     """Rank the heads by this tool and by its rivals, on the same confirmation faces."""
     samples = read_samples(load_card(card_path), card_path=card_path, data_root=None)
     frame = samples.of_split("confirmation")
-    pixels = load_pixels(samples.source, frame["image"].tolist(), 64)
+    pixels = load_pixels(samples.source, frame["image"].tolist(), centred_square(64))
     is_group, smiling = (frame["skin_tone"] == GROUP).to_numpy(), (frame["label"] == "smiling").to_numpy()
     found = rivals.rank_rivals(model, pixels, is_group, smiling, seed=plan.seed)
     stored = pd.read_parquet(run / "effects" / "first-order-seed-0.parquet")

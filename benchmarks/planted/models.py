@@ -25,7 +25,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch.nn import functional as F
 
 from audit.card.schema import ModelSpec
-from audit.data.pixels import load_pixels
+from audit.data.pixels import centred_square, load_pixels
 from audit.data.synthetic import SyntheticSource, edited_key, sample_faces
 from audit.models.adapters.registry import adapter
 from audit.models.blocks import after_attention, attended
@@ -145,7 +145,7 @@ def features(model: VisionTransformer, faces: pd.DataFrame, *, twins: bool) -> t
     keys = faces["image"].tolist()
     if twins:
         keys = [edited_key(k, skin_tone=TWIN[t]) for k, t in zip(keys, faces["skin_tone"], strict=True)]
-    pixels = load_pixels(SyntheticSource(faces), keys, 64)
+    pixels = load_pixels(SyntheticSource(faces), keys, centred_square(64))
     found = make_views(model, [pixels], SPEC.train_blocks, dtype=torch.float32).data[0]
     assert isinstance(found, torch.Tensor)
     return found

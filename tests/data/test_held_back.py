@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from audit.data import AUDIT_SPLITS, HELD_BACK, SPLITS, Samples, counts_table, describe_data
-from audit.data.pixels import load_pixels
+from audit.data.pixels import centred_square, load_pixels
 from audit.data.sealed import count_openings, open_sealed
 from audit.records import DataWarningCode
 from tests.data.faces import card_of, face_table, read, write_faces
@@ -59,7 +59,7 @@ def test_without_them_the_tables_are_as_before(tmp_path: Path) -> None:
 
 def test_no_pixel_of_theirs_is_read(tmp_path: Path) -> None:
     samples = held_back(tmp_path)
-    pixels = load_pixels(Guarded(samples), samples.keys, 8)
+    pixels = load_pixels(Guarded(samples), samples.keys, centred_square(8))
     black = (pixels == 0).all(axis=(1, 2, 3))
     assert np.array_equal(black, samples.frame["split"].isin(HELD_BACK))
     assert samples.keys.count(None) == 20

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from audit.data.pixels import load_pixels
+from audit.data.pixels import centred_square, load_pixels
 from audit.data.synthetic import SyntheticSource, sample_faces
 from tests.end_to_end.conftest import Invoke, write_card
 
@@ -98,7 +98,7 @@ def trained_folder(where: Path) -> Path:
     torch.manual_seed(0)
     model: Any = hf.ViTForImageClassification(config)
     faces = sample_faces(1000, 3, split="train", association=0.5)
-    pixels = load_pixels(SyntheticSource(faces), faces["image"].tolist(), 64)
+    pixels = load_pixels(SyntheticSource(faces), faces["image"].tolist(), centred_square(64))
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
     targets = torch.from_numpy((faces["expression"] == "smiling").to_numpy().astype(np.int64))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from audit.card.schema import DataSpec, GroupSpec, ModelSpec, Rendered
-from audit.data.pixels import load_pixels
+from audit.data.pixels import centred_square, load_pixels
 from audit.data.samples import Samples
 from audit.data.synthetic import edited_key, rendered_samples
 from audit.evidence.bootstrap import draw_bootstrap, weighted_estimates
@@ -70,7 +70,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
         ["hair_length"],
     )
     frame = samples.frame
-    pixels = load_pixels(samples.source, frame["image"].tolist(), 64)
+    pixels = load_pixels(samples.source, frame["image"].tolist(), centred_square(64))
     model = Backbone(SPEC, rendered_base(SPEC, cache=tmp_path_factory.mktemp("cache"))).build(2)
     train = np.flatnonzero(frame["split"] == "train")
     targets = (frame["label"] == "smiling").to_numpy().astype(np.int64)
@@ -106,7 +106,7 @@ def edited_rows(samples: Samples, rows: pd.Series) -> np.ndarray:
     """Render images again in the other group, everything else equal."""
     other = {"darker": "lighter", "lighter": "darker"}
     faces = samples.frame.loc[rows, ["image", "skin_tone"]].itertuples(index=False)
-    return load_pixels(samples.source, [edited_key(i, skin_tone=other[tone]) for i, tone in faces], 64)
+    return load_pixels(samples.source, [edited_key(i, skin_tone=other[tone]) for i, tone in faces], centred_square(64))
 
 
 def mediated(effects: SwapEffects) -> Array:

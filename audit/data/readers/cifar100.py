@@ -21,6 +21,7 @@ import pandas as pd
 from PIL import Image
 
 from audit.card.schema import DataSpec, Download
+from audit.data.decode import Opening
 from audit.data.fetch import OFFLINE_ENV, fetch_one
 from audit.data.readers.folder import class_folders, join_groups
 from audit.data.readers.raw import RawTable
@@ -60,8 +61,9 @@ class ArraySource(ByteSource):
             raise DataError(key, "no such image in CIFAR-100", "use keys such as 'train/00000'")
         return bytes(self.planes[split][int(position)].tobytes())
 
-    def decode(self, key: str, content: bytes) -> Image.Image:
+    def decode(self, key: str, content: bytes, opening: Opening = Opening.CAREFUL) -> Image.Image:
         """Return the 32 x 32 RGB image that the planes hold; raise ``DataError`` where they do not fit."""
+        del opening
         if len(content) != _PIXELS:
             raise DataError(key, f"{len(content)} bytes where {_PIXELS} are needed", _DOWNLOAD_AGAIN)
         planes = np.frombuffer(content, dtype=np.uint8).reshape(3, _SIDE, _SIDE)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from audit.data.decode import MIN_SIDE_PX, decode_image
+from audit.data.decode import MIN_SIDE_PX, Opening, decode_image
 from audit.data.sources import ByteSource, FileSource
 from audit.errors import DataError
 
@@ -34,8 +34,9 @@ class PixelSource(ByteSource):
             raise DataError(key, "no such image in fer2013.csv", "use keys such as 'fer0000000.png'")
         return self.pixels[key].encode()
 
-    def decode(self, key: str, content: bytes) -> Image.Image:
+    def decode(self, key: str, content: bytes, opening: Opening = Opening.CAREFUL) -> Image.Image:
         """Return the image as RGB; raise ``DataError`` where the numbers are none."""
+        del opening
         try:
             values: npt.NDArray[np.int64] = np.array(content.split(), dtype=np.int64)
         except ValueError:
@@ -89,10 +90,10 @@ class CropSource(ByteSource):
         line = " ".join(f"{side:.6f}x" if crop.in_shares else f"{side:.0f}" for side in crop.box)
         return line.encode() + b"\n" + self.files.read(crop.file)
 
-    def decode(self, key: str, content: bytes) -> Image.Image:
+    def decode(self, key: str, content: bytes, opening: Opening = Opening.CAREFUL) -> Image.Image:
         """Return what was cut out as RGB; raise ``DataError`` where the photograph or the box is none."""
         line, _, photograph = content.partition(b"\n")
-        image = decode_image(key, photograph)
+        image = decode_image(key, photograph, opening)
         sizes = (image.width, image.height) * 2
         left, top, right, bottom = (_in_pixels(side, size) for side, size in zip(line.split(), sizes, strict=True))
         box = (max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height))

@@ -43,7 +43,7 @@ class Conversion:
     options : mapping
         Keyword arguments of ``made``; image size and classes are added.
     image_size : int
-        The checkpoint's own.
+        Side of the images that it is shown.
     names : mapping of str to str
         The checkpoint's names of tensors, or of the modules that hold them, to timm's. What is not named is left out.
     layers : str
@@ -58,8 +58,6 @@ class Conversion:
         What its outputs mean.
     mean, std : tuple of float, optional
         By what pixels between 0 and 1 are normalised, where the folder says so.
-    squashes : bool
-        Whether images are resized to a square whatever their shape, and not cropped.
     fix : callable
         Whatever renaming and joining does not do.
     """
@@ -74,7 +72,6 @@ class Conversion:
     classes: list[str] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    squashes: bool = False
     fix: Callable[[State], None] = field(default=lambda _state: None)
 
     def create(self, classes: int, image_size: int | None) -> VisionTransformer:

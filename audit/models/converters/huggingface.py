@@ -30,7 +30,8 @@ def read_folder(folder: Path) -> Conversion:
     processor = _json(folder / PROCESSOR) if (folder / PROCESSOR).is_file() else {}
     found = _of_kind(config, str(folder / CONFIG))
     mean, std = _normalisation(processor, str(folder / PROCESSOR))
-    return dataclasses.replace(found, classes=_labels(config), mean=mean, std=std, squashes=_squashes(processor))
+    side = side_of(processor) or found.image_size  # published DINOv2: 224 against the 518 it was trained at
+    return dataclasses.replace(found, classes=_labels(config), mean=mean, std=std, image_size=side)
 
 
 def _of_kind(config: Mapping[str, Any], where: str) -> Conversion:
@@ -122,11 +123,11 @@ def _normalisation(processor: Mapping[str, Any], where: str) -> tuple[tuple[floa
     return mean, std
 
 
-def _squashes(processor: Mapping[str, Any]) -> bool:
-    """Tell whether images are resized to one size whatever their shape, rather than cropped to a square."""
-    size = processor.get("size")
-    if not processor.get("do_resize", True) or size is None:
-        return False
+def side_of(processor: Mapping[str, Any]) -> int | None:
+    """Return the side of the square that a processor's settings make, or None where they do not say."""
+    crops = processor.get("do_center_crop", "crop_size" in processor)
+    size = processor.get("crop_size") if crops else processor.get("size") if processor.get("do_resize", True) else None
     if isinstance(size, Mapping):
-        return "height" in size and "width" in size
-    return not processor.get("do_center_crop", False)
+        sides = {size[k] for k in ("height", "width", "shortest_edge") if size.get(k) is not None}
+        size = sides.pop() if len(sides) == 1 else None
+    return size if type(size) is int else None

@@ -1,0 +1,407 @@
+"""What a deployed pipeline does to an image before the model sees it, by the library's own code.
+
+Each library's preprocessing is a geometry, which turns an image into bytes of the model's size, and a normalisation of
+each channel. The geometry runs once an image; the normalisation runs with the model (``transforms.as_input``).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torchvision
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
+from timm.data.transforms import CenterCropOrPad, ResizeKeepRatio
+from torchvision import transforms as tv
+from torchvision.models import get_model_weights
+from torchvision.transforms import functional as tvf
+
+from audit.card.schema import ModelSpec, PreprocessSpec
+from audit.data.decode import Opening
+from audit.data.pixels import Geometry, Pixels, centred_square
+from audit.errors import ModelError
+from audit.models.adapters.registry import Model, adapter
+from audit.models.converters.huggingface import side_of
+from audit.records import PreprocessingInfo, PreprocessingSource
+
+MAKES_ITS_OWN = "rendered"  # weights that are trained here, on whole images
+TEST_FIELDS = {"test_input_size": "input_size", "test_crop_pct": "crop_pct"}
+INTEGERS = 1e-3  # how far bytes that come back as shares may be from whole numbers
+HF_EXTRA = "pip install 'vit-audit[hf]'"
+Transform = Callable[[Image.Image], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images become what a model sees.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        From a file to pixels of the model's size.
+    mean, std : tuple of float
+        By which pixels between 0 and 1 are normalised, one each a channel.
+    info : PreprocessingInfo
+        What the record says of it.
+    """
+
+    geometry: Geometry
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    info: PreprocessingInfo
+
+    def opened(self, opening: Opening) -> Preprocessing:
+        """Return the same with files opened in another way."""
+        return replace(self, geometry=replace(self.geometry, opening=opening))
+
+
+class Preprocess:
+    """A preprocessing of the user's own.
+
+    Parameters
+    ----------
+    fn : callable
+        From a PIL image, mode RGB, to a tensor (channels, height, width) as the model takes it. The last step of a
+        ``torchvision.transforms.Compose`` may be ``Normalize``: the controls then corrupt the image before it, as they
+        do with the libraries' pipelines. Else they corrupt what ``fn`` gives.
+
+    Notes
+    -----
+    The record names it by the SHA-256 of its source and of its ``repr``; where the source cannot be read, it says that
+    the run cannot be reproduced from the record alone.
+    """
+
+    def __init__(self, fn: Transform) -> None:
+        if not callable(fn):
+            raise ModelError("preprocess", f"a {type(fn).__name__} cannot be called", "give a function of an image")
+        self.fn = fn
+
+    @property
+    def digest(self) -> str | None:
+        """SHA-256 over source and repr; None where there is no source."""
+        steps = self.fn.transforms if isinstance(self.fn, tv.Compose) else [self.fn]
+        try:
+            sources = [inspect.getsource(s if inspect.isroutine(s) else type(s)) for s in steps]
+        except (OSError, TypeError):
+            return None
+        stable = repr(self.fn) if " at 0x" not in repr(self.fn) else ""
+        return hashlib.sha256("\n".join([*sources, stable]).encode()).hexdigest()
+
+    @property
+    def normalisation(self) -> tuple[list[float], list[float]] | None:
+        """Mean and standard deviation of a ``Compose`` that ends with its normalisation; else None."""
+        last = self.fn.transforms[-1] if isinstance(self.fn, tv.Compose) and self.fn.transforms else None
+        if not isinstance(last, tv.Normalize):
+            return None
+        mean, std = ([float(v) for v in torch.as_tensor(v).flatten()] for v in (last.mean, last.std))
+        usual = min(mean) >= 0 and max(mean) <= 1 and min(std) > 0 and max(std) <= 1
+        return (mean, std) if usual else None
+
+    def __repr__(self) -> str:
+        return f"Preprocess({_one_line(self.fn)})"
+
+
+def preprocessing_of(
+    spec: ModelSpec,
+    model: Model,
+    *,
+    folder: Path | None = None,
+    given: Preprocess | None = None,
+) -> Preprocessing:
+    """Return a model's preprocessing: the card's, the user's own, or that which its weights or library name.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+    model : Model
+        Its configuration says what size it takes.
+    folder : pathlib.Path, optional
+        Of a Hugging Face model.
+    given : Preprocess, optional
+        The user's own.
+
+    Raises
+    ------
+    ModelError
+        If what comes out is not of the model's size, or nothing says how to make it.
+    """
+    shape, said = _shape(model), _normalisation(model)
+    if given is not None:
+        return _checked(_of_callable(given), shape)
+    if spec.preprocess == "legacy":
+        side = shape[0]
+        steps = [f"crop to a centred square, resize to {side} x {side}, bicubic"]
+        info = PreprocessingInfo(source=PreprocessingSource.LEGACY, library="vit-audit", steps=steps)
+        return _checked(Preprocessing(centred_square(side), *said, info), shape)
+    if isinstance(spec.preprocess, PreprocessSpec):
+        return _checked(_stated(spec.preprocess, shape, said), shape)
+    if spec.name == "huggingface":
+        return _checked(_of_huggingface(folder, shape, said), shape)
+    if spec.name.startswith("torchvision/"):
+        return _checked(_of_torchvision(spec, shape, said), shape)
+    return _checked(_of_timm(spec, model, shape), shape)
+
+
+def _shape(model: Model) -> tuple[int, int, int]:
+    """Return height, width and channels of what a model takes."""
+    side = adapter(model).side
+    channels = model.pretrained_cfg.get("input_size", (3,))[0]
+    return side, side, int(channels)
+
+
+def _normalisation(model: Model) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    mean, std = (tuple(float(v) for v in model.pretrained_cfg[key]) for key in ("mean", "std"))
+    return mean, std
+
+
+def _of_timm(spec: ModelSpec, model: Model, shape: tuple[int, int, int]) -> Preprocessing:
+    """Return timm's own evaluation transform of the model's configuration."""
+    config = dict(model.pretrained_cfg)
+    if spec.preprocess == "test":
+        config |= {to: config[name] for name, to in TEST_FIELDS.items() if config.get(name) is not None}
+    if spec.weights == MAKES_ITS_OWN:
+        config["crop_pct"] = 1.0
+    resolved = resolve_data_config({"input_size": (shape[2], shape[0], shape[1])}, pretrained_cfg=config)
+    transform = create_transform(**resolved, is_training=False)
+    carried = spec.weights in ("pretrained", MAKES_ITS_OWN)
+    source = PreprocessingSource.WEIGHTS if carried else PreprocessingSource.LIBRARY_DEFAULT
+    return _of_compose(transform, shape, source, f"timm {timm.__version__}")
+
+
+def _of_torchvision(
+    spec: ModelSpec, shape: tuple[int, int, int], said: tuple[tuple[float, ...], tuple[float, ...]]
+) -> Preprocessing:
+    """Return the transforms of torchvision's weights, without their normalisation."""
+    weights = get_model_weights(spec.name.removeprefix("torchvision/")).DEFAULT
+    preset = copy.copy(weights.transforms())
+    preset.mean, preset.std = [0.0] * shape[2], [1.0] * shape[2]
+    if preset.crop_size[0] != shape[0]:
+        preset.resize_size = [round(preset.resize_size[0] * shape[0] / preset.crop_size[0])]
+        preset.crop_size = [shape[0]]
+    steps = [
+        f"resize={preset.resize_size[0]}",
+        f"center_crop={preset.crop_size[0]}",
+        f"interpolation={preset.interpolation.value}",
+        f"antialias={preset.antialias}",
+    ]
+    carried = spec.weights == "pretrained"
+    info = PreprocessingInfo(
+        source=PreprocessingSource.WEIGHTS if carried else PreprocessingSource.LIBRARY_DEFAULT,
+        library=f"torchvision {torchvision.__version__} ({weights})",
+        steps=steps,
+    )
+    return Preprocessing(_bytes_of(preset, shape), *said, info)
+
+
+def _of_huggingface(
+    folder: Path | None, shape: tuple[int, int, int], said: tuple[tuple[float, ...], tuple[float, ...]]
+) -> Preprocessing:
+    """Return the image processor of a Hugging Face folder, without rescaling and normalisation."""
+    processor, carried = open_processor(folder)
+    import transformers
+
+    settings = processor.to_dict()
+    sizes = _sizes_for(settings, shape[0])
+    options = {**sizes, "do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
+
+    def fit(image: Image.Image) -> Pixels:
+        return _as_bytes(processor(images=image, **options)["pixel_values"][0], type(processor).__name__)
+
+    settings = {k: v for k, v in {**settings, **sizes}.items() if k in SHOWN_SETTINGS and v is not None}
+    backend = getattr(processor, "backend", None) or ("torchvision" if "Fast" in type(processor).__name__ else "pil")
+    info = PreprocessingInfo(
+        source=PreprocessingSource.WEIGHTS if carried else PreprocessingSource.LIBRARY_DEFAULT,
+        library=f"transformers {transformers.__version__} ({type(processor).__name__}, {backend} backend)",
+        steps=[f"{name}={_plain(value)}" for name, value in sorted(settings.items())],
+    )
+    return Preprocessing(Geometry(fit, shape, Opening.AS_STORED), *said, info)
+
+
+def _sizes_for(settings: Mapping[str, Any], side: int) -> dict[str, Any]:
+    """Return sizes to call a processor with where the model takes another side than it makes; else nothing."""
+    made = side_of(settings)
+    if made in (None, side):
+        return {}
+    size, crops = settings.get("size") or {}, settings.get("do_center_crop")
+    square = {"height": side, "width": side}
+    if "shortest_edge" not in size:
+        return {"size": square, **({"crop_size": square} if crops else {})}
+    edge = round(size["shortest_edge"] * side / made) if made else side
+    return {"size": {"shortest_edge": edge}, **({"crop_size": square} if crops else {})}
+
+
+SHOWN_SETTINGS = (
+    "do_resize", "size", "resample", "do_center_crop", "crop_size", "crop_pct", "do_pad", "pad_size",
+    "do_convert_rgb", "do_rescale", "rescale_factor", "do_normalize",
+)  # fmt: skip
+
+
+def _plain(value: Any) -> str:
+    """Return a setting in a few letters: {'height': 224, 'width': 224} as 224x224."""
+    if isinstance(value, dict):
+        sizes = {k: v for k, v in value.items() if v is not None}
+        if set(sizes) == {"height", "width"}:
+            return f"{sizes['height']}x{sizes['width']}"
+        return ", ".join(f"{k} {v}" for k, v in sizes.items())
+    return str(getattr(value, "name", value)).lower()
+
+
+def open_processor(folder: Path | None) -> tuple[Any, bool]:
+    """Return the image processor of a folder, and whether the folder itself names it.
+
+    Raises
+    ------
+    ModelError
+        If ``transformers`` is not installed, or knows no processor for the folder.
+    """
+    try:
+        from transformers import AutoConfig, AutoImageProcessor
+        from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+    except ImportError:
+        raise ModelError("model.name", "a Hugging Face folder needs transformers", HF_EXTRA) from None
+    if folder is None:
+        raise ModelError("model.weights", "name: huggingface needs a folder", "name one that holds config.json")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    place = str(folder / "preprocessor_config.json")
+    try:
+        if (folder / "preprocessor_config.json").is_file():
+            return AutoImageProcessor.from_pretrained(folder, local_files_only=True), True  # type: ignore[no-untyped-call]
+        kinds = IMAGE_PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder, local_files_only=True))]
+    except Exception as error:  # whatever odd settings make of a processor
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ModelError(
+            place, f"gives no image processor ({said})", "restore the file, or state model.preprocess"
+        ) from None
+    return _first_kind(kinds)(), False
+
+
+def _first_kind(kinds: Any) -> Any:
+    """Return the processor class that transformers would take, of one or several backends."""
+    candidates = list(kinds.values()) if isinstance(kinds, dict) else [k for k in kinds if k is not None]
+    return candidates[-1] if not isinstance(kinds, dict) else candidates[0]
+
+
+def _stated(
+    spec: PreprocessSpec, shape: tuple[int, int, int], said: tuple[tuple[float, ...], tuple[float, ...]]
+) -> Preprocessing:
+    """Return the preprocessing that a card states."""
+    crop = spec.crop or shape[0]
+    resize, how = spec.resize or crop, tvf.InterpolationMode(spec.interpolation)
+    if resize < crop and spec.mode == "center":
+        what = f"resize {resize} is less than crop {crop}: black borders would be added"
+        raise ModelError("model.preprocess", what, "give a larger resize, or mode: border")
+    steps: list[Any]
+    if spec.mode == "squash":
+        steps = [tv.Resize((resize, resize), interpolation=how)]
+    elif spec.mode == "border":
+        steps = [ResizeKeepRatio((resize, resize), longest=1.0, interpolation=spec.interpolation)]
+    else:
+        steps = [tv.Resize(resize, interpolation=how)]
+    steps += [CenterCropOrPad((crop, crop))] if spec.mode == "border" else [tv.CenterCrop(crop)]
+    mean, std = (tuple(v) if v is not None else d for v, d in zip((spec.mean, spec.std), said, strict=True))
+    compose = tv.Compose([*steps, tv.ToTensor(), tv.Normalize(mean, std)])
+    return _of_compose(compose, shape, PreprocessingSource.CARD, f"torchvision {torchvision.__version__}")
+
+
+def _of_callable(given: Preprocess) -> Preprocessing:
+    """Return a user's own preprocessing; its size is found on a blank image."""
+    try:
+        tried = given.fn(Image.new("RGB", (64, 48)))
+    except Exception as error:  # whatever somebody's function raises
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ModelError(
+            "preprocess", f"fails on a blank image, 64 x 48 ({said})", "give a function of an image"
+        ) from None
+    if not isinstance(tried, torch.Tensor) or tried.ndim != 3 or not tried.is_floating_point():
+        got = (
+            f"{tuple(tried.shape)} of {tried.dtype}" if isinstance(tried, torch.Tensor) else f"a {type(tried).__name__}"
+        )
+        raise ModelError("preprocess", f"gives {got}", "return a float tensor (channels, height, width)")
+    shape = (int(tried.shape[1]), int(tried.shape[2]), int(tried.shape[0]))
+    library = f"torchvision {torchvision.__version__}" if isinstance(given.fn, tv.Compose) else "given in Python"
+    if isinstance(given.fn, tv.Compose) and given.normalisation is not None:
+        made = _of_compose(given.fn, shape, PreprocessingSource.CALLABLE, library)
+        return Preprocessing(made.geometry, made.mean, made.std, made.info.model_copy(update={"sha256": given.digest}))
+
+    def fit(image: Image.Image) -> Pixels:
+        return given.fn(image).permute(1, 2, 0).float().numpy()
+
+    info = PreprocessingInfo(
+        source=PreprocessingSource.CALLABLE, library=library, steps=[_one_line(given.fn)], sha256=given.digest
+    )
+    geometry = Geometry(fit, shape, Opening.AS_STORED, np.float32)
+    return Preprocessing(geometry, (0.0,) * shape[2], (1.0,) * shape[2], info)
+
+
+def _of_compose(
+    transform: tv.Compose, shape: tuple[int, int, int], source: PreprocessingSource, library: str
+) -> Preprocessing:
+    """Part a transform that ends with its normalisation into geometry and normalisation."""
+    *steps, last = transform.transforms
+    mean, std = (tuple(float(v) for v in torch.as_tensor(v).flatten()) for v in (last.mean, last.std))
+    named = [_one_line(step) for step in steps if not isinstance(step, tv.ToTensor) and "ToTensor" not in repr(step)]
+    info = PreprocessingInfo(source=source, library=library, steps=named)
+    return Preprocessing(_bytes_of(tv.Compose(steps), shape), mean, std, info)
+
+
+def _bytes_of(transform: Transform, shape: tuple[int, int, int]) -> Geometry:
+    """Return the geometry of a transform that gives shares from 0 to 1, each a byte by 255."""
+
+    def fit(image: Image.Image) -> Pixels:
+        seen = image.convert("L") if shape[2] == 1 else image
+        return _as_bytes(transform(seen) * 255, "the transform")
+
+    return Geometry(fit, shape, Opening.AS_STORED)
+
+
+def _as_bytes(made: torch.Tensor, what: str) -> Pixels:
+    """Return whole numbers (channels, height, width) as bytes (height, width, channels)."""
+    if made.is_floating_point():
+        whole = made.round()
+        if float((made - whole).abs().max()) > INTEGERS or float(whole.min()) < 0 or float(whole.max()) > 255:
+            raise ModelError("model.preprocess", f"{what} gives no bytes before it normalises", "use va.Preprocess")
+        made = whole
+    return made.to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def _one_line(step: object) -> str:
+    return " ".join(repr(step).split())
+
+
+def _checked(made: Preprocessing, shape: tuple[int, int, int]) -> Preprocessing:
+    """Return a preprocessing that gives what the model takes, with that written down.
+
+    Raises
+    ------
+    ModelError
+    """
+    tried = made.geometry.fit(Image.new("RGB", (shape[1] + 17, shape[0] + 5)))
+    if tried.shape != shape:
+        height, width, channels = tried.shape
+        what = (
+            f"gives {height} x {width} pixels, {channels} channels; the model takes {shape[0]} x {shape[1]}, {shape[2]}"
+        )
+        raise ModelError("model.preprocess", what, "set model.image_size, or state model.preprocess with crop")
+    sizes: Sequence[int] = (len(made.mean), len(made.std))
+    if any(n not in (1, shape[2]) for n in sizes):
+        what = f"mean and std have {sizes[0]} and {sizes[1]} numbers for {shape[2]} channels"
+        raise ModelError("model.preprocess", what, "give one number a channel")
+    info = made.info.model_copy(
+        update={
+            "input_size": [shape[2], shape[0], shape[1]],
+            "mean": list(made.mean),
+            "std": list(made.std),
+            "opening": str(made.geometry.opening),
+        }
+    )
+    return Preprocessing(made.geometry, made.mean, made.std, info)
