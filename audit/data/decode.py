@@ -111,6 +111,7 @@ def _decoded(name: str, content: bytes, opening: Opening) -> Image.Image:
     turns = opening != Opening.AS_STORED
     remarks = [METADATA] if orientation is None and turns else []
     seen = image.transpose(_UPRIGHT[orientation]) if turns and orientation in _UPRIGHT else image
+    kept: dict[str | tuple[int, int], object] = {}
     if opening == Opening.CAREFUL:
         rgb = _to_rgb(seen, content, name, remarks.append)
     else:
@@ -118,7 +119,8 @@ def _decoded(name: str, content: bytes, opening: Opening) -> Image.Image:
         remarks += [TRANSPARENT] if image.has_transparency_data else []
         remarks += [CUT] if image.mode.startswith(MORE_THAN_8_BITS) else []
         rgb = seen.convert("RGB")
-    rgb.info = {REMARKS: tuple(remarks)}
+        kept = {k: v for k, v in rgb.info.items() if k == "transparency"}  # some libraries' processors look at it
+    rgb.info = {**kept, REMARKS: tuple(remarks)}
     return rgb
 
 

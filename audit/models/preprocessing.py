@@ -387,10 +387,8 @@ def _checked(made: Preprocessing, shape: tuple[int, int, int]) -> Preprocessing:
     """
     tried = made.geometry.fit(Image.new("RGB", (shape[1] + 17, shape[0] + 5)))
     if tried.shape != shape:
-        height, width, channels = tried.shape
-        what = (
-            f"gives {height} x {width} pixels, {channels} channels; the model takes {shape[0]} x {shape[1]}, {shape[2]}"
-        )
+        given, taken = (f"{h} x {w} pixels, {c} channels" for h, w, c in (tried.shape, shape))
+        what = f"gives {given}; the model takes {taken}"
         raise ModelError("model.preprocess", what, "set model.image_size, or state model.preprocess with crop")
     sizes: Sequence[int] = (len(made.mean), len(made.std))
     if any(n not in (1, shape[2]) for n in sizes):

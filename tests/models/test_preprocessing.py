@@ -1,0 +1,232 @@
+"""From file to logits: what the audit computes is what the library's own code computes."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import timm
+import torch
+from PIL import Image, ImageOps
+from safetensors.torch import save_file
+from timm.data import create_transform, resolve_data_config
+from torch import nn
+from torchvision import transforms as tv
+from torchvision.models import ViT_B_16_Weights, vit_b_16
+
+import vit_audit as va
+from tests.models.awkward_images import write_awkward_images
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import transformers as hf
+
+pytestmark = pytest.mark.unit
+Transform = Callable[[Image.Image], torch.Tensor]
+CLASSES = ["calm", "glad", "sad"]
+TOLERANCE = 1e-5  # of a logit, or of the logits' standard deviation where that is above 1
+SHAPE: dict[str, Any] = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 8,
+}  # fmt: skip
+MLP, DINO = SHAPE | {"intermediate_size": 64}, SHAPE | {"mlp_ratio": 2}
+THREE = {"num_labels": 3, "id2label": dict(enumerate(CLASSES)), "label2id": {n: i for i, n in enumerate(CLASSES)}}
+MEAN_STD = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
+BYTES = {"image_mean": [120.0] * 3, "image_std": [60.0] * 3}
+SIDE = {"height": 32, "width": 32}
+HUGGING_FACE: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+    "vit, squashed": (
+        lambda: hf.ViTForImageClassification(hf.ViTConfig(**MLP, **THREE)),
+        lambda: hf.ViTImageProcessor(size=SIDE, **MEAN_STD),
+    ),
+    "vit, lanczos, not rescaled": (
+        lambda: hf.ViTForImageClassification(hf.ViTConfig(**MLP, **THREE)),
+        lambda: hf.ViTImageProcessor(
+            size=SIDE, resample=1, do_rescale=False, image_mean=[120.0] * 3, image_std=[60.0] * 3
+        ),
+    ),
+    "dinov2, cut": (
+        lambda: hf.Dinov2ForImageClassification(hf.Dinov2Config(**DINO, **THREE)),
+        lambda: hf.BitImageProcessor(size={"shortest_edge": 36}, crop_size=SIDE, resample=3, **MEAN_STD),
+    ),
+    "clip": (
+        lambda: hf.CLIPForImageClassification(hf.CLIPConfig(vision_config=MLP, **THREE)),
+        lambda: hf.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=SIDE),
+    ),
+    "siglip": (
+        lambda: hf.SiglipForImageClassification(hf.SiglipConfig(vision_config=MLP, **THREE)),
+        lambda: hf.SiglipImageProcessor(size=SIDE, resample=3),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_awkward_images(tmp_path_factory.mktemp("awkward"))
+
+
+def drawn(model: nn.Module) -> Any:
+    """Draw every parameter and statistic at random: fresh initialisations hide errors."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, weight in [*model.named_parameters(), *model.named_buffers()]:
+            if not weight.is_floating_point():
+                continue
+            around = 1.0 if weight.ndim == 1 and not name.endswith("bias") else 0.0
+            scale = 0.2 if weight.ndim < 2 else weight[0].numel() ** -0.5
+            weight.copy_((around + scale * torch.randn(weight.shape, generator=generator)).abs_() if around else
+                         scale * torch.randn(weight.shape, generator=generator))  # fmt: skip
+    return model.eval()
+
+
+def rgb(file: Path) -> Image.Image:
+    """Open a file as these libraries' users do."""
+    with Image.open(file) as opened:
+        return opened.convert("RGB")
+
+
+def near(found: npt.NDArray[np.float32], wanted: torch.Tensor) -> None:
+    expected = wanted.numpy()
+    tolerance = TOLERANCE * max(1.0, float(expected.std()))
+    assert expected.std() > 1e-2, "logits that hardly differ prove nothing"
+    assert np.abs(found - expected).max() <= tolerance
+
+
+@torch.inference_mode()
+def library_logits(
+    model: nn.Module, transform: Callable[[Image.Image], torch.Tensor], files: Sequence[Path]
+) -> torch.Tensor:
+    answers = [model(transform(rgb(file))[None]) for file in files]
+    return torch.cat([getattr(a, "logits", a) for a in answers])
+
+
+TIMM: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "vit, crop 0.9": ("vit_tiny_patch16_224", {}, {}),
+    "deit3, crop 1.0": ("deit3_small_patch16_224.fb_in22k_ft_in1k", {"depth": 2}, {}),
+    "convnext": ("convnext_atto", {}, {}),
+    "convnext at its test size": ("convnext_atto", {}, {"preprocess": "test"}),
+    "vit at another size": ("vit_tiny_patch16_224", {"depth": 2}, {"image_size": 96}),
+}
+
+
+@pytest.mark.parametrize(("name", "overrides", "options"), TIMM.values(), ids=TIMM)
+def test_timm_from_file_to_logits(
+    name: str, overrides: dict[str, Any], options: dict[str, Any], files: list[Path], tmp_path: Path
+) -> None:
+    size = {"img_size": options["image_size"]} if "image_size" in options else {}
+    model = drawn(timm.create_model(name, num_classes=3, **overrides, **size))
+    save_file(model.state_dict(), tmp_path / "own.safetensors")
+    net = va.load_model(
+        {
+            "name": name,
+            "weights": str(tmp_path / "own.safetensors"),
+            "classes": CLASSES,
+            "overrides": overrides,
+            **options,
+        }
+    )
+    args = {"input_size": (3, 96, 96)} if size else {}
+    config = resolve_data_config(args, model=model, use_test_size="preprocess" in options)
+    near(net.predict(files), library_logits(model, create_transform(**config, is_training=False), files))
+
+
+def test_timm_squashes_where_its_configuration_says_so(files: list[Path]) -> None:
+    overlay = {"crop_mode": "squash", "crop_pct": 1.0}
+    model = drawn(timm.create_model("vit_tiny_patch16_224", depth=2, num_classes=3, pretrained_cfg_overlay=overlay))
+    transform = create_transform(**resolve_data_config({}, model=model), is_training=False)
+    near(va.wrap(model, CLASSES).predict(files), library_logits(model, transform, files))
+
+
+def test_torchvision_from_file_to_logits(files: list[Path], tmp_path: Path) -> None:
+    model = drawn(vit_b_16(num_classes=3))
+    save_file(model.state_dict(), tmp_path / "own.safetensors")
+    net = va.load_model(
+        {"name": "torchvision/vit_b_16", "weights": str(tmp_path / "own.safetensors"), "classes": CLASSES}
+    )
+    near(net.predict(files), library_logits(model, ViT_B_16_Weights.DEFAULT.transforms(), files))
+
+
+@pytest.mark.parametrize(("make", "processor"), HUGGING_FACE.values(), ids=HUGGING_FACE)
+def test_hugging_face_from_file_to_logits(
+    make: Callable[[], Any], processor: Callable[[], Any], files: list[Path], tmp_path: Path
+) -> None:
+    model, made = drawn(make()), processor()
+    model.save_pretrained(tmp_path)
+    made.save_pretrained(tmp_path)
+    net = va.load_model({"name": "huggingface", "weights": str(tmp_path)})
+    processes = hf.AutoImageProcessor.from_pretrained(tmp_path)
+    wanted = library_logits(model, lambda image: processes(image, return_tensors="pt")["pixel_values"][0], files)
+    near(net.predict(files), wanted)
+    assert type(made).__name__.removesuffix("Fast") in net.preprocessing.library
+    assert net.preprocessing.source == "weights"
+
+
+def test_the_processor_says_the_size_where_the_configuration_differs(tmp_path: Path) -> None:
+    drawn(hf.Dinov2ForImageClassification(hf.Dinov2Config(**DINO | {"image_size": 64}, **THREE))).save_pretrained(
+        tmp_path
+    )
+    hf.BitImageProcessor(size={"shortest_edge": 36}, crop_size=SIDE, **MEAN_STD).save_pretrained(tmp_path)
+    assert va.load_model({"name": "huggingface", "weights": str(tmp_path)}).preprocessing.input_size == [3, 32, 32]
+
+
+@pytest.mark.parametrize(
+    ("stated", "transform"),
+    [
+        ({"resize": 40}, [tv.Resize(40, interpolation=tv.InterpolationMode.BICUBIC), tv.CenterCrop(32)]),
+        ({"mode": "squash", "interpolation": "bilinear"}, [tv.Resize((32, 32))]),
+        ({"resize": 40, "interpolation": "nearest"}, [tv.Resize(40, tv.InterpolationMode.NEAREST), tv.CenterCrop(32)]),
+    ],
+)
+def test_the_card_states_another(stated: dict[str, Any], transform: list[Any], files: list[Path]) -> None:
+    model = drawn(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=3))
+    whole = tv.Compose([*transform, tv.ToTensor(), tv.Normalize([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])])
+    net = va.wrap(model, CLASSES, preprocess={**stated, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]})
+    near(net.predict(files), library_logits(model, whole, files))
+    assert net.preprocessing.source == "card"
+
+
+def halved(image: Image.Image) -> torch.Tensor:
+    """Return an image without its upper half, as shares that no byte stands for."""
+    low = image.crop((0, image.height // 2, image.width, image.height)).resize((32, 32))
+    return torch.from_numpy(np.asarray(low) / 127.5 - 1).permute(2, 0, 1).float().pow(3)
+
+
+def test_a_function_of_the_users_own(files: list[Path]) -> None:
+    model = drawn(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=3))
+    net = va.wrap(model, CLASSES, preprocess=va.Preprocess(halved))
+    near(net.predict(files), library_logits(model, halved, files))
+    assert net.preprocessing.source == "callable"
+    assert net.preprocessing.sha256 is not None
+    compose = tv.Compose([tv.Resize((32, 32)), tv.ToTensor(), tv.Normalize([0.1, 0.2, 0.3], [0.5, 0.6, 0.7])])
+    other = va.wrap(model, CLASSES, preprocess=va.Preprocess(compose))
+    near(other.predict(files), library_logits(model, compose, files))
+    assert other.preprocessing.mean == pytest.approx([0.1, 0.2, 0.3])
+    assert other.preprocessing.sha256 != net.preprocessing.sha256
+
+
+@pytest.mark.parametrize(
+    ("fn", "said"),
+    [
+        (lambda _image: 3, "gives a int"),
+        (lambda _image: torch.zeros(3, 8, 8), "gives 8 x 8 pixels, 3 channels; the model takes 32 x 32 pixels"),
+        (lambda image: image.nothing, "fails on a blank image"),
+    ],
+)
+def test_a_function_that_gives_something_else_is_refused(fn: Any, said: str) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=3)
+    with pytest.raises(va.ModelError, match=said):
+        va.wrap(model, CLASSES, preprocess=va.Preprocess(fn))
+
+
+def test_legacy_is_a_centred_square() -> None:
+    model = drawn(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=3))
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 128, 3), dtype=np.uint8))
+    square = ImageOps.fit(picture, (32, 32), Image.Resampling.BICUBIC)
+    net = va.wrap(model, CLASSES, preprocess="legacy")
+    np.testing.assert_array_equal(net.predict([picture]), net.predict([square]))
+    assert json.loads(net.preprocessing.model_dump_json())["source"] == "legacy"
