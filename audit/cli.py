@@ -201,14 +201,22 @@ def run(card: Path, data_root: Path | None, out: Path, *, report: bool, **option
 @main.command(short_help="Check a card, its model and its data without training.")
 @click.argument("card", type=click.Path(path_type=Path))
 @data_option
+@click.option(
+    "--show",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write three of the images as the model sees them to this folder, outside any run.",
+)
 @reported
-def check(card: Path, data_root: Path | None) -> None:
+def check(card: Path, data_root: Path | None, show: Path | None) -> None:
     """Check CARD, its model and its data without training: faults, counts, and what the audit could detect."""
     from audit.terminal import data_summary, progress
 
     with progress() as callback:
         plan = va.plan(card, data_root=data_root, callback=callback)
-    click.echo(data_summary(plan.data, plan.card.name))
+    click.echo(data_summary(plan.data, plan.card.name, plan.preprocessing))
+    if show is not None:
+        for file in plan.show(show):
+            click.echo(f"wrote {file}")
 
 
 @main.command(short_help="Write a first card for a table or class folders.")

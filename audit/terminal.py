@@ -27,11 +27,12 @@ from audit.records import (
     Finding,
     LocalisationStatus,
     Metric,
+    PreprocessingInfo,
     RunComparison,
     SharedCopy,
 )
 from audit.report.formats import clean, percent, rate, spread
-from audit.report.text import Sentences, data_file, limit_sentences, warning_sentence
+from audit.report.text import Sentences, data_file, limit_sentences, preprocessing_sentence, warning_sentence
 from audit.units import UNITS, Unit
 
 if TYPE_CHECKING:
@@ -235,7 +236,7 @@ def _carriers(audit: Audit, gap: ContrastRow) -> str:
     return f"{', '.join(h.name for h in held)} ({len(held)} of {tested})"
 
 
-def data_summary(report: DataReport, name: str) -> str:
+def data_summary(report: DataReport, name: str, preprocessing: PreprocessingInfo | None = None) -> str:
     """Return what the data hold, as counts, lists and sentences.
 
     Parameters
@@ -243,9 +244,13 @@ def data_summary(report: DataReport, name: str) -> str:
     report : DataReport
     name : str
         The audit's.
+    preprocessing : PreprocessingInfo, optional
+        What is done to images before the model sees them.
     """
     about = f"{name}: {report.images} images of {report.subjects} subjects; {report.source}"
     blocks = [wrapped(about), _counts(report)]
+    if preprocessing is not None:
+        blocks.insert(1, wrapped(f"the model sees: {preprocessing_sentence(preprocessing)}"))
     for title, rows in (("left out", report.excluded), ("unreadable", report.quarantined)):
         blocks.append("\n".join([f"{title}: {sum(r.images for r in rows)} images", *map(_left_out, rows)]))
     limits, warnings = limit_sentences(report), [warning_sentence(warning) for warning in report.warnings]

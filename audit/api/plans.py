@@ -18,9 +18,11 @@ from audit.data.summary import describe_data
 from audit.errors import InputError
 from audit.evidence.power import detectable_gaps, detectable_head_effects
 from audit.models.architecture import unit_of
+from audit.models.preprocessing import Preprocessing
 from audit.pipeline.prepare import Inputs, open_inputs
+from audit.pipeline.show_images import write_examples
 from audit.process_state import run_state
-from audit.records import DataReport
+from audit.records import DataReport, PreprocessingInfo
 
 __all__ = ["Plan", "plan"]
 
@@ -50,6 +52,41 @@ class Plan:
         report = describe_data(self.inputs.samples, self.card)
         limits = detectable_head_effects(self.inputs.samples, self.card.audit, unit_of(self.card.model.name))
         return report.model_copy(update={"head_limits": limits})
+
+    @property
+    def preprocessing(self) -> PreprocessingInfo:
+        """What is done to an image file before the model sees it."""
+        return self._preprocessing.info
+
+    @property
+    def _preprocessing(self) -> Preprocessing:
+        assert self.inputs.preprocessing is not None  # of a plan: no finished run is measured again
+        return self.inputs.preprocessing
+
+    def show(self, folder: str | Path, images: int = 3) -> list[Path]:
+        """Write a few of the audit's images as the model sees them, before they are normalised.
+
+        This is the one thing that writes pictures of the people who are audited: to a folder that you name, which must
+        be outside any run directory; no run, report or export ever holds one.
+
+        Parameters
+        ----------
+        folder : str or pathlib.Path
+            Made where it is not there.
+        images : int
+            How many, spread over the table.
+
+        Returns
+        -------
+        list of pathlib.Path
+            PNG files, named by their place in the table.
+
+        Raises
+        ------
+        InputError
+            If the folder is inside a run directory or cannot be written to.
+        """
+        return write_examples(self.inputs.samples, self._preprocessing, Path(folder), images)
 
     def power(self) -> pd.DataFrame:
         """Return what could be detected, a row for each group against its reference, outcome and metric.

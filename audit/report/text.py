@@ -26,6 +26,7 @@ from audit.records import (
     HeadRow,
     NextStep,
     Outcome,
+    PreprocessingInfo,
     RateRow,
     Reason,
     ReasonCode,
@@ -198,6 +199,10 @@ class Sentences:
         """Return what else could explain a finding."""
         return [one_line(str(self._finding.alternative(key))) for key in finding.alternatives]
 
+    def preprocessing(self) -> str:
+        """Say what is done to an image before the model sees it."""
+        return preprocessing_sentence(self.audit.model.preprocessing)
+
     def errors(self, attribute: str, outcome: str, groups: Sequence[str] = ()) -> str:
         """Say how many of each group get either error."""
         return one_line(str(self._finding.errors(attribute, outcome, list(groups))))
@@ -361,6 +366,11 @@ def limit_sentences(report: DataReport) -> list[str]:
     say, told = _data_templates(), ((report.limits, "gap_limit"), (report.intersections, "intersection"))
     parts = (*told, (report.head_limits, "head_limit"))
     return [str(getattr(say, macro)(row)).strip() for rows, macro in parts for row in rows]
+
+
+def preprocessing_sentence(info: PreprocessingInfo) -> str:
+    """Say in one line what is done to an image before the model sees it."""
+    return one_line(str(_data_templates().preprocessing(info)))
 
 
 def untested_sentence(row: ContrastRow) -> str:

@@ -41,6 +41,7 @@ from audit.records import (
     NotRunCode,
     PairRow,
     PatchChoice,
+    PreprocessingInfo,
     Provenance,
     RangeRow,
     RateRow,
@@ -334,6 +335,10 @@ def base(
         model=ModelInfo(
             name="vit_small_patch14_dinov2", weights="vit_small.safetensors",
             weights_sha256="a" * 64, parameters=21_600_000, layers=layers, heads=heads, image_size=98,
+            preprocessing=PreprocessingInfo(
+                source="library default", library="timm 1.0.31", steps=["Resize(size=98)", "CenterCrop(size=(98, 98))"],
+                input_size=[3, 98, 98], mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225],
+            ),
             classes=["neutral", outcome], training=TrainingRun(blocks=6, images=2173, epochs=3, batch_size=64, learning_rate=5e-4, weight_decay=0.05), seeds=[0, 1],
             accuracy_by_seed=[0.8914, 0.8876], balanced_accuracy_by_seed=[0.8871, 0.8832],
         ),
