@@ -209,14 +209,18 @@ def run(card: Path, data_root: Path | None, out: Path, *, report: bool, **option
 @reported
 def check(card: Path, data_root: Path | None, show: Path | None) -> None:
     """Check CARD, its model and its data without training: faults, counts, and what the audit could detect."""
-    from audit.terminal import data_summary, progress
+    from audit.terminal import as_deployed, data_summary, progress
 
     with progress() as callback:
         plan = va.plan(card, data_root=data_root, callback=callback)
     click.echo(data_summary(plan.data, plan.card.name, plan.preprocessing))
+    if (served := plan.served()) is not None:
+        click.echo(f"\n{as_deployed(served)}")
     if show is not None:
         for file in plan.show(show):
             click.echo(f"wrote {file}")
+    if served is not None and not served.passed:
+        sys.exit(ExitCode.INVALID)
 
 
 @main.command(short_help="Write a first card for a table or class folders.")

@@ -22,6 +22,7 @@ from audit.progress import Step
 from audit.records import (
     Audit,
     ContrastRow,
+    Control,
     DataReport,
     ExcludedRow,
     Finding,
@@ -32,7 +33,14 @@ from audit.records import (
     SharedCopy,
 )
 from audit.report.formats import clean, percent, rate, spread
-from audit.report.text import Sentences, data_file, limit_sentences, preprocessing_sentence, warning_sentence
+from audit.report.text import (
+    Sentences,
+    data_file,
+    limit_sentences,
+    preprocessing_sentence,
+    served_sentence,
+    warning_sentence,
+)
 from audit.units import UNITS, Unit
 
 if TYPE_CHECKING:
@@ -258,6 +266,11 @@ def data_summary(report: DataReport, name: str, preprocessing: PreprocessingInfo
         if lines:
             blocks.append("\n".join([f"{title}:", *(wrapped(f"  {line}") for line in lines)]))
     return "\n\n".join(blocks)
+
+
+def as_deployed(control: Control) -> str:
+    """Return whether the model answers as the deployed one does, wrapped to the terminal."""
+    return wrapped(served_sentence(control))
 
 
 def _left_out(row: ExcludedRow) -> str:

@@ -14,15 +14,18 @@ from audit.api.cards import Card, load_card
 from audit.api.data import Data
 from audit.api.models import Net
 from audit.api.progress import Callback, as_step
+from audit.card.load import resolve
 from audit.data.summary import describe_data
 from audit.errors import InputError
 from audit.evidence.power import detectable_gaps, detectable_head_effects
 from audit.models.architecture import unit_of
+from audit.models.build import Backbone
 from audit.models.preprocessing import Preprocessing
+from audit.pipeline.check_served import compare_served
 from audit.pipeline.prepare import Inputs, open_inputs
 from audit.pipeline.show_images import write_examples
 from audit.process_state import run_state
-from audit.records import DataReport, PreprocessingInfo
+from audit.records import Control, DataReport, PreprocessingInfo
 
 __all__ = ["Plan", "plan"]
 
@@ -62,6 +65,32 @@ class Plan:
     def _preprocessing(self) -> Preprocessing:
         assert self.inputs.preprocessing is not None  # of a plan: no finished run is measured again
         return self.inputs.preprocessing
+
+    def served(self) -> Control | None:
+        """Compare the model's answers with those that ``model.served`` holds; None where the card names none.
+
+        Returns
+        -------
+        Control or None
+            ``estimate.value`` is the largest difference of a probability, ``passed`` whether it is within
+            ``model.served_tolerance``.
+        """
+        if self.card.model.served is None:
+            return None
+        backbone = self.inputs.backbone or self._backbone()
+        return compare_served(
+            self.card,
+            self.inputs.samples,
+            backbone.build_as_is(len(self.inputs.samples.labels)),
+            self._preprocessing,
+            card_path=self.inputs.card_path,
+            data_root=self.inputs.data_root,
+        )
+
+    def _backbone(self) -> Backbone:
+        inputs = self.inputs
+        weights = resolve(self.card.model.weights, card_path=inputs.card_path, data_root=inputs.data_root)
+        return Backbone(self.card.model, weights)
 
     def show(self, folder: str | Path, images: int = 3) -> list[Path]:
         """Write a few of the audit's images as the model sees them, before they are normalised.

@@ -312,6 +312,8 @@ def _disagreements(card: Card) -> Iterator[tuple[PathParts, str]]:
                 yield ("intersections", place, position), what
     if card.training == "none" and card.model.classes is None and card.model.name != "huggingface":
         yield ("training",), "training: none needs model.classes, the class names in the order of the outputs"
+    if card.training != "none" and card.model.served is not None:
+        yield ("model", "served"), "is of a model that is audited as it is; write training: none, or remove it"
     for position, outcome in enumerate(card.audit.outcomes or []):
         known = (card.model.classes if card.training == "none" else None) or card.data.labels
         if known is not None and outcome not in known:

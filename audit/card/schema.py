@@ -187,6 +187,8 @@ class ModelSpec(CardPart):
     # What is done to an image before the model sees it: as the weights or their library say; at timm's test size; as
     # stated; or a centred square resized bicubic, as before version 0.2.
     preprocess: Literal["deployed", "test", "legacy"] | PreprocessSpec = "deployed"
+    served: str | None = None  # a CSV of what production answered: image, one logit or probability a class
+    served_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.001  # of a probability; beyond it the audit is INVALID
     train_blocks: Positive | None = None  # fine-tune the last so many blocks; default: all
     channel_slices: Annotated[int, Field(ge=1, strict=True)] | None = (
         None  # of each block of a convolutional network, patched one by one; default: 8

@@ -15,7 +15,7 @@ from audit.records import Bound, Control, Estimate
 
 Relation = Literal["==", "<=", "<", ">=", ">"]
 Role = Literal["colour", "blur"]
-Kind = Literal["model", "identity", "initialisation", "effect", "null"]
+Kind = Literal["model", "served", "identity", "initialisation", "effect", "null"]
 COMPARE: Mapping[Relation, Callable[[float, float], bool]] = {
     "==": operator.eq,
     "<=": operator.le,

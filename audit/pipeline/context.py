@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from audit.card.schema import Card, TrainingSpec
+from audit.controls.verdict import MeasuredControl
 from audit.data.pixels import Pixels
 from audit.data.samples import Samples
 from audit.data.summary import audited_outcomes
@@ -77,6 +78,7 @@ class RunContext(Scope):
     pixels: Pixels
     preprocessing: Preprocessing  # which made them
     backbone: Backbone
+    served: MeasuredControl | None  # whether it answers as the deployed model did, where that is known
     control_backbone: Backbone  # what the control models start from
     step: Step
     command: str

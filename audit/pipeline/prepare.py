@@ -19,6 +19,7 @@ import audit.pipeline
 from audit import __version__
 from audit.card.load import resolve
 from audit.card.schema import Card, ModelSpec
+from audit.controls.verdict import MeasuredControl
 from audit.data.assemble import read_samples
 from audit.data.pixels import load_pixels
 from audit.data.samples import Samples
@@ -31,6 +32,7 @@ from audit.models.device import CPU, open_device, open_precision
 from audit.models.preflight import preflight_model, spec_of_controls
 from audit.models.preprocessing import Preprocessing
 from audit.models.rendered_base import rendered_base
+from audit.pipeline.check_served import compare_served
 from audit.pipeline.context import RunContext
 from audit.pipeline.train_models import ARCHITECTURE
 from audit.progress import Step
@@ -151,8 +153,13 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
     preprocessing = backbone.preprocessing(model, weights=card.model.weights).opened(opening_of(card))
     with still_there(samples):
         pixels = load_pixels(samples.source, keys, preprocessing.geometry, progress=lambda n: tick(n, len(keys)))
+    served = None
+    if own:
+        served = compare_served(
+            card, samples, model, preprocessing, card_path=inputs.card_path, data_root=inputs.data_root
+        )
     weights = hash_state(model.state_dict()) if own else backbone.body_hash()
-    key = question_key(inputs, options, weights, preprocessing.info)
+    key = question_key(inputs, options, weights, preprocessing.info, served)
     return RunContext(
         card=card,
         card_path=inputs.card_path,
@@ -164,6 +171,7 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
         samples=samples,
         pixels=pixels,
         preprocessing=preprocessing,
+        served=served,
         backbone=backbone,
         control_backbone=_control_backbone(inputs, cache, step) or backbone,
         step=step,
@@ -174,7 +182,13 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
     )
 
 
-def question_key(inputs: Inputs, options: Options, weights: str, preprocessing: PreprocessingInfo) -> str:
+def question_key(
+    inputs: Inputs,
+    options: Options,
+    weights: str,
+    preprocessing: PreprocessingInfo,
+    served: MeasuredControl | None = None,
+) -> str:
     """Return the hash of all that a run's numbers depend on; ``weights`` is that of the weights."""
     rooms = (audit.data, audit.models, audit.patching, audit.batching, audit.evidence, audit.pipeline)
     return question_hash(
@@ -183,6 +197,7 @@ def question_key(inputs: Inputs, options: Options, weights: str, preprocessing: 
             "data": inputs.samples.fingerprint,
             "weights": weights,
             "preprocessing": preprocessing.model_dump(mode="json"),
+            "served": None if served is None else served.numbers,
             "version": [__version__, source_hash(rooms)],
             "libraries": [torch.__version__, timm.__version__, torch.get_num_threads()],
             "computed": [options.device, options.precision],

@@ -14,6 +14,7 @@ import pandas as pd
 
 from audit.batching import is_exhausted
 from audit.controls.control_images import ControlSet
+from audit.controls.verdict import numbers_table
 from audit.errors import AuditError, InputError
 from audit.evidence.joint_patching import sets_to_patch
 from audit.pipeline.analyze import Rates, judge_effects, judge_rates, judge_sets
@@ -23,6 +24,7 @@ from audit.pipeline.context import RunContext
 from audit.pipeline.patch_heads import patch_heads
 from audit.pipeline.prepare import Inputs, Options, prepare, still_there
 from audit.pipeline.run_controls import (
+    CONTROL_NUMBERS,
     add_numbers,
     check_known_effects,
     check_own_model,
@@ -169,6 +171,10 @@ def _measure(context: RunContext, images: ControlSet) -> Audit:
     models = rates = None
     if context.training is None:  # what is wrong with the user's own model shows before anything is trained
         models = _models(context)
+        if context.served is not None and not context.served.passed:
+            write_table(context.run / CONTROL_NUMBERS, numbers_table([context.served]))
+            failed = ControlReport(valid=False, controls=[context.served], grids=[])
+            return record_audit(context, legal, failed, models, None, EMPTY)
         rates = _rates(context, models)
         if not rates.labels.passed:
             return _without_labels(context, legal, models, rates, None)
@@ -185,7 +191,7 @@ def _measure(context: RunContext, images: ControlSet) -> Audit:
     if not rates.labels.passed:
         return _without_labels(context, legal, models, rates, controls)
     write_table(context.run / UNPATCHED, rates.unpatched)
-    controls = controls.model_copy(update={"controls": [rates.labels, *controls.controls]})
+    controls = controls.model_copy(update={"controls": [*_first(context, rates), *controls.controls]})
     with context.stage("patching"), models.on(context.device):
         swept = patch_heads(context, models, rates, design_c=design_c)
         controls, pairs = _with_round_trips(controls, sweep_pairs(context, models, swept))
@@ -223,6 +229,14 @@ def _without_labels(
     before = controls or ControlReport(valid=True, controls=[], grids=[])
     failed = before.model_copy(update={"valid": False, "controls": [rates.labels, *before.controls]})
     return record_audit(context, legal, failed, models, None, replace(EMPTY, accuracy=rates.accuracy))
+
+
+def _first(context: RunContext, rates: Rates) -> list[Control]:
+    """Return the controls of the audited model as a whole: it answers as deployed, and knows the labels."""
+    if context.served is None:
+        return [rates.labels]
+    add_numbers(context, [context.served])
+    return [context.served, rates.labels]
 
 
 def _with_own(controls: ControlReport, context: RunContext, models: AuditedModels) -> tuple[ControlReport, bool]:

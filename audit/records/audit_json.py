@@ -38,7 +38,7 @@ class Control(Record):
 
     id: str
     check: str  # what is checked, a key of templates/controls.yaml
-    kind: Literal["model", "identity", "initialisation", "effect", "null"]
+    kind: Literal["model", "served", "identity", "initialisation", "effect", "null"]
     channel: Literal["colour", "blur"] | None = None  # None: this audit's own models
     form: str = ""  # which models or images: "models", "input", "null models", "donors", "second seed" ...
     contrast: str = ""  # of edited pictures

@@ -208,22 +208,22 @@ class Sentences:
         return one_line(str(self._finding.errors(attribute, outcome, list(groups))))
 
     @property
-    def blames_model(self) -> bool:
-        """Tell whether the outcome is due to a model that may not know the labels, not to the method or the data."""
-        failed = [c for c in self.audit.controls.controls if not c.passed and c.gates == "audit"]
-        if failed:
-            return all(c.kind == "model" for c in failed)
-        return any(r.code == ReasonCode.NOT_ABOVE_CHANCE for r in self.audit.reasons)
+    def blamed(self) -> str:
+        """Return whose words explain the outcome: of the method, of a model at chance, or of one that is not in use."""
+        kinds = {c.kind for c in self.audit.controls.controls if not c.passed and c.gates == "audit"}
+        if not kinds and any(r.code == ReasonCode.NOT_ABOVE_CHANCE for r in self.audit.reasons):
+            return "of_model"
+        return f"of_{kinds.pop()}" if kinds in ({"model"}, {"served"}) else "of_method"
 
     def meaning(self) -> str:
         """Say what the outcome means."""
         outcome = self.words["outcomes"][Outcome.INVALID if self.audit.is_invalid else self.audit.outcome]
-        text: str = outcome["of_model"] if self.blames_model and "of_model" in outcome else outcome["means"]
+        text: str = outcome.get(self.blamed, outcome["means"])
         return text
 
     def withheld(self) -> str:
         """Say why findings are withheld: "because ..."."""
-        text: str = self.words["withheld"]["of_model" if self.blames_model else "of_method"]
+        text: str = self.words["withheld"][self.blamed]
         return text
 
     def reason(self, reason: Reason) -> str:
@@ -371,6 +371,11 @@ def limit_sentences(report: DataReport) -> list[str]:
 def preprocessing_sentence(info: PreprocessingInfo) -> str:
     """Say in one line what is done to an image before the model sees it."""
     return one_line(str(_data_templates().preprocessing(info)))
+
+
+def served_sentence(control: Control) -> str:
+    """Say how far the audited model's answers are from those of the deployed one."""
+    return one_line(str(_data_templates().served(control)))
 
 
 def untested_sentence(row: ContrastRow) -> str:
