@@ -397,16 +397,25 @@ def test_unfinished_run_keeps_whole_stages_and_goes_on(
     assert without_times(record)["contrasts"] == small_run.record["contrasts"]
 
 
+def write_served(folder: Path, model: dict[str, Any]) -> None:
+    """Write what a model answers to the images of a folder's table, as production would log it."""
+    table = pd.read_csv(folder / "faces.csv", encoding="utf-8-sig")
+    logits = va.load_model(model, folder=folder).predict([folder / name for name in table["file"]])
+    pd.DataFrame(logits, columns=model["classes"]).assign(file=table["file"]).to_csv(folder / "served.csv", index=False)
+
+
 @pytest.fixture(scope="module")
 def own_run(small_run: Run, face_folder: Path, invoke: Invoke, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Audit a checkpoint that the user already has, on image files and a table."""
     shutil.copy(small_run.folder / "models" / "seed-0.safetensors", face_folder / "mine.safetensors")
+    model = {"weights": "mine.safetensors", "classes": ["neutral", "smiling"], "preprocess": {"resize": 64}}
+    write_served(face_folder, {**SMALL_CARD["model"], **model})
     card = write_card(
         face_folder / "card.yaml",
         name="My own model",
         data=TABLE,
         groups=TONE,
-        model={"weights": "mine.safetensors", "classes": ["neutral", "smiling"]},
+        model={**model, "served": "served.csv"},
         training="none",
         audit={"min_group_size": 20},
     )
@@ -427,6 +436,34 @@ def test_own_model_is_audited_as_it_is(own_run: Run, small_run: Run, invoke: Inv
     assert "Design C: it needs training" in (own_run.folder / "report.html").read_text(encoding="utf-8")
     assert not (own_run.folder / "effects" / "reference.parquet").exists()
     assert invoke("verify", own_run.folder).stdout.startswith("verified: ")
+
+
+def test_a_model_that_answers_as_deployed_passes_that_control(own_run: Run) -> None:
+    first = own_run.record["controls"]["controls"][0]
+    assert (first["id"], first["passed"], first["figures"]) == ("served", True, {"differ": 0.0})
+    assert first["estimate"]["value"] < 1e-5
+    assert first["n"] > 100
+    assert "The audited model answers as the deployed one does" in own_run.folder.joinpath("report.html").read_text("utf-8")
+
+
+def test_a_model_that_answers_otherwise_than_deployed_is_invalid_before_anything_is_trained(
+    own_run: Run, invoke: Invoke, tmp_path: Path
+) -> None:
+    card = yaml.safe_load(own_run.card.read_text(encoding="utf-8"))
+    card["model"]["preprocess"] = {"resize": 80}
+    path = own_run.card.with_name("otherwise.yaml")
+    path.write_text(yaml.safe_dump(card), encoding="utf-8")
+    checked = invoke("check", path)
+    assert checked.exit_code == 3
+    assert "as deployed: NO" in checked.stdout
+    result = invoke("run", path, "--out", tmp_path)
+    (folder,) = tmp_path.iterdir()
+    record = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+    assert (result.exit_code, record["outcome"]) == (3, "INVALID")
+    assert [(c["id"], c["passed"]) for c in record["controls"]["controls"]] == [("served", False)]
+    assert record["contrasts"] == record["rates"] == []
+    assert "The audited model is not the one in use" in (folder / "report.html").read_text(encoding="utf-8")
+    assert invoke("verify", folder).exit_code == 0
 
 
 def test_another_classifier_under_the_same_name_is_another_model(own_run: Run, invoke: Invoke) -> None:

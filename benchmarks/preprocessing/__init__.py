@@ -1,0 +1,1 @@
+"""What wrong preprocessing does to a gap between groups."""
