@@ -166,7 +166,7 @@ def gaps_of(frame: pd.DataFrame, called: dict[str, npt.NDArray[np.bool_]]) -> li
         rates = found.rates.to_frame().set_index("group")
         row: dict[str, Any] = {"pipeline": name, "accuracy": float((answers == truth).mean())}
         row["rates"] = json.loads(rates.select_dtypes("number").to_json(orient="index"))
-        row["gaps"] = json.loads(gaps[["estimate", "low", "high"]].to_json(orient="index"))
+        row["gaps"] = json.loads(gaps[["estimate", "estimate_low", "estimate_high"]].to_json(orient="index"))
         row["changed_answers"] = float((answers != called["deployed"]).mean())
         for metric, draws in base.items():
             value, own = gap_draws(answers, truth, is_woman, weights, metric)

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from audit.data.decode import DEPTH, METADATA, decode_image, remarks_of, to_8_bits
+from audit.data.decode import DEPTH, METADATA, Opening, decode_image, remarks_of, to_8_bits
 from audit.data.sources import FileSource
 from audit.records import DataWarningCode
 from audit.report.text import warning_sentence
 from tests.data.faces import face_table, read, write_faces
+from tests.models.awkward_images import write_awkward_images
 
 pytestmark = pytest.mark.unit
 ORIENTATION, GPS, X_RESOLUTION, MAKER_NOTE = 0x0112, 0x8825, 0x011A, 0x927C
@@ -149,7 +150,7 @@ def test_ignored_metadata_are_counted_and_the_image_is_kept(tmp_path: Path) -> N
         noise = np.random.default_rng(number).integers(0, 256, (30, 30, 3), dtype=np.uint8)
         Image.fromarray(noise).save(page, "JPEG", exif=BROKEN["no header"])
         (tmp_path / name).write_bytes(page.getvalue())
-    samples = read(tmp_path)
+    samples = read(tmp_path, exif="apply")
     assert not samples.quarantined
     assert len(samples.frame) == 48
     (warning,) = samples.warnings
@@ -206,5 +207,42 @@ def test_shallow_files_are_counted(tmp_path: Path) -> None:
     for number, name in enumerate(frame["image"].head(2)):
         levels = np.random.default_rng(number).integers(0, 4096, (12, 12))
         (tmp_path / name).write_bytes(gray_png(levels))
-    (warning,) = [w for w in read(tmp_path).warnings if w.code is DataWarningCode.DEPTH_GUESSED]
+    legacy = read(tmp_path, model={"preprocess": "legacy"})
+    (warning,) = [w for w in legacy.warnings if w.code is DataWarningCode.DEPTH_GUESSED]
     assert warning.images == 2
+
+
+def test_what_the_deployed_pipeline_makes_of_odd_files_is_counted(tmp_path: Path) -> None:
+    frame = face_table()
+    write_faces(tmp_path, frame)
+    turned, clear, deep = frame["image"].head(6).to_numpy().reshape(3, 2)
+    rng = np.random.default_rng(0)
+    for name in turned:
+        page, noise = io.BytesIO(), rng.integers(0, 256, (30, 20, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(page, "JPEG", exif=block(UPRIGHT))
+        (tmp_path / name).write_bytes(page.getvalue())
+    for name in clear:
+        Image.fromarray(rng.integers(0, 256, (12, 12, 4), dtype=np.uint8)).save(tmp_path / name)
+    for name in deep:
+        (tmp_path / name).write_bytes(gray_png(rng.integers(0, 65536, (12, 12))))
+    codes = {
+        DataWarningCode.EXIF_AS_STORED: "does not turn them",
+        DataWarningCode.TRANSPARENCY_DROPPED: "what is stored beneath is shown",
+        DataWarningCode.DEPTH_CUT: "all above 255 is white",
+    }
+    found = {w.code: w for w in read(tmp_path).warnings if w.code in codes}
+    for code, said in codes.items():
+        assert found[code].images == 2
+        assert said in warning_sentence(found[code])
+    applied = {w.code: w.images for w in read(tmp_path, exif="apply").warnings}
+    assert applied[DataWarningCode.EXIF_APPLIED] == 2
+    assert DataWarningCode.EXIF_AS_STORED not in applied
+
+
+def test_opening_is_what_the_libraries_users_do(tmp_path: Path) -> None:
+    for file in write_awkward_images(tmp_path):
+        stored = FileSource(tmp_path).decode(file.name, file.read_bytes(), Opening.AS_STORED)
+        with Image.open(file) as opened:
+            np.testing.assert_array_equal(np.asarray(stored), np.asarray(opened.convert("RGB")))
+        turned = FileSource(tmp_path).decode(file.name, file.read_bytes(), Opening.TURNED)
+        assert (turned.size == stored.size) == (file.name != "turned.jpg")

@@ -443,7 +443,9 @@ def test_a_model_that_answers_as_deployed_passes_that_control(own_run: Run) -> N
     assert (first["id"], first["passed"], first["figures"]) == ("served", True, {"differ": 0.0})
     assert first["estimate"]["value"] < 1e-5
     assert first["n"] > 100
-    assert "The audited model answers as the deployed one does" in own_run.folder.joinpath("report.html").read_text("utf-8")
+    assert "The audited model answers as the deployed one does" in own_run.folder.joinpath("report.html").read_text(
+        "utf-8"
+    )
 
 
 def test_a_model_that_answers_otherwise_than_deployed_is_invalid_before_anything_is_trained(

@@ -15,6 +15,7 @@ from torch import nn
 from torchvision.models import convnext_tiny, resnet18, resnext50_32x4d
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionTransformer
 
+from audit.card.schema import ModelSpec
 from audit.controls.identities import Subject, run_identities
 from audit.errors import DataError, ModelError
 from audit.models.adapters.registry import adapter
@@ -22,6 +23,7 @@ from audit.models.architecture import unit_of
 from audit.models.build import Backbone
 from audit.models.checkpoint import hash_state
 from audit.models.predict import predict, predict_logits
+from audit.models.preprocessing import preprocessing_of
 from tests.models.test_converters import CLASSIFIERS, THREE, drawn
 from tests.models_for_tests import FAMILIES, enlarged, noise_images, noise_pixels, tiny
 
@@ -186,19 +188,20 @@ def test_classes_must_be_known() -> None:
 
 def test_pictures_files_and_arrays_are_predicted_alike(tmp_path: Any) -> None:
     model, pixels = tiny(), noise_pixels(4, size=48)
+    seen = preprocessing_of(ModelSpec(preprocess={"resize": 32}), model)
     pictures = [Image.fromarray(p) for p in pixels]
     files = [tmp_path / f"{i}.png" for i in range(4)]
     for picture, file in zip(pictures, files, strict=True):
         picture.save(file)
-    logits = predict(model, pictures)
+    logits = predict(model, pictures, seen)
     assert logits.shape == (4, 3)
     assert logits.dtype == np.float32
     for given in (files, list(map(str, files)), list(pixels), [pictures[0], files[1], pixels[2], str(files[3])]):
-        np.testing.assert_array_equal(predict(model, given), logits)
+        np.testing.assert_array_equal(predict(model, given, seen), logits)
     small = noise_pixels(4)
-    np.testing.assert_array_equal(predict(model, list(small)), predict_logits(model, small))
-    assert predict(model, []).shape == (0, 3)
+    np.testing.assert_array_equal(predict(model, list(small), seen), predict_logits(model, small))
+    assert predict(model, [], seen).shape == (0, 3)
     with pytest.raises(DataError, match=r"images\[1\].*cannot be opened"):
-        predict(model, [files[0], tmp_path / "none.png"])
+        predict(model, [files[0], tmp_path / "none.png"], seen)
     with pytest.raises(DataError, match=r"images\[0\]: is an array \(4, 4, 3\) of float64"):
-        predict(model, [np.zeros((4, 4, 3))])  # type: ignore[list-item]
+        predict(model, [np.zeros((4, 4, 3))], seen)  # type: ignore[list-item]

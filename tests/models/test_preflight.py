@@ -89,7 +89,7 @@ def test_what_fits_is_reported(tmp_path: Path) -> None:
         ("controls.weights", "base.safetensors", "raw"),
     ]
     assert report.opened[0].tensors == len(weights())
-    assert (report.side, report.classes, report.images, report.not_opened) == (32, 3, 4, ())
+    assert (report.preprocessing.geometry.shape[0], report.classes, report.images, report.not_opened) == (32, 3, 4, ())
 
 
 def test_what_the_run_makes_itself_is_not_opened(tmp_path: Path) -> None:
@@ -249,13 +249,12 @@ def test_a_processor_that_does_not_say_how_pixels_are_normalised(processor: dict
     assert error.where.endswith("preprocessor_config.json")
 
 
-def test_images_that_the_folder_would_squash_are_refused_unless_they_are_square(tmp_path: Path) -> None:
-    given = hf_folder(tmp_path, do_resize=True, size={"height": 32, "width": 32})
-    assert opened(tmp_path, given, Pictures(40, 40)).images == 4
-    error = refusal(tmp_path, given, Pictures(40, 60))
-    assert "6 of 6 are not square (0 is 40 x 60, 1 is 40 x 60, 2 is 40 x 60)" in error.what
-    cropped = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "do_center_crop": True}
-    assert opened(tmp_path, hf_folder(tmp_path, do_resize=True, **cropped), Pictures(40, 60)).images == 4
+def test_images_of_any_shape_go_through_the_folders_own_processor(tmp_path: Path) -> None:
+    squash = {"size": {"height": 32, "width": 32}}
+    cut = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "do_center_crop": True}
+    for settings in (squash, cut):
+        report = opened(tmp_path, hf_folder(tmp_path, do_resize=True, **settings), Pictures(40, 60))
+        assert (report.images, report.preprocessing.info.input_size) == (4, [3, 32, 32])
 
 
 def test_half_precision_weights_give_the_logits_of_their_float32_copies(tmp_path: Path) -> None:
