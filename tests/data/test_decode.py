@@ -17,7 +17,7 @@ from audit.data.decode import DEPTH, METADATA, Opening, decode_image, remarks_of
 from audit.data.sources import FileSource
 from audit.records import DataWarningCode
 from audit.report.text import warning_sentence
-from tests.data.faces import face_table, read, write_faces
+from tests.data.faces import card_of, face_table, read, write_faces
 from tests.models.awkward_images import write_awkward_images
 
 pytestmark = pytest.mark.unit
@@ -150,7 +150,7 @@ def test_ignored_metadata_are_counted_and_the_image_is_kept(tmp_path: Path) -> N
         noise = np.random.default_rng(number).integers(0, 256, (30, 30, 3), dtype=np.uint8)
         Image.fromarray(noise).save(page, "JPEG", exif=BROKEN["no header"])
         (tmp_path / name).write_bytes(page.getvalue())
-    samples = read(tmp_path, exif="apply")
+    samples = read(tmp_path, card_of(tmp_path, exif="apply"))
     assert not samples.quarantined
     assert len(samples.frame) == 48
     (warning,) = samples.warnings
@@ -207,7 +207,7 @@ def test_shallow_files_are_counted(tmp_path: Path) -> None:
     for number, name in enumerate(frame["image"].head(2)):
         levels = np.random.default_rng(number).integers(0, 4096, (12, 12))
         (tmp_path / name).write_bytes(gray_png(levels))
-    legacy = read(tmp_path, model={"preprocess": "legacy"})
+    legacy = read(tmp_path, card_of(tmp_path, model={"preprocess": "legacy"}))
     (warning,) = [w for w in legacy.warnings if w.code is DataWarningCode.DEPTH_GUESSED]
     assert warning.images == 2
 
@@ -234,7 +234,7 @@ def test_what_the_deployed_pipeline_makes_of_odd_files_is_counted(tmp_path: Path
     for code, said in codes.items():
         assert found[code].images == 2
         assert said in warning_sentence(found[code])
-    applied = {w.code: w.images for w in read(tmp_path, exif="apply").warnings}
+    applied = {w.code: w.images for w in read(tmp_path, card_of(tmp_path, exif="apply")).warnings}
     assert applied[DataWarningCode.EXIF_APPLIED] == 2
     assert DataWarningCode.EXIF_AS_STORED not in applied
 

@@ -21,6 +21,7 @@ import yaml
 from click.testing import Result
 from safetensors.torch import load_file, save_file
 
+import vit_audit as va
 from audit.controls.control_models import ControlModels, train_controls
 from audit.data.synthetic import SyntheticSource, edited_key
 from audit.errors import UnfinishedError
@@ -30,7 +31,7 @@ from audit.models.adapters.heads import Heads
 from audit.models.checkpoint import started_from
 from audit.records import Audit
 from tests.end_to_end.conftest import TABLE, TONE, Invoke, Run, write_card
-from tests.small_world import World
+from tests.small_world import SMALL_CARD, World
 
 pytestmark = pytest.mark.end_to_end
 # Effects that need no audited model.
