@@ -31,7 +31,7 @@ from audit.records import (
     SharedCopy,
 )
 from audit.report.formats import clean, percent, rate, spread
-from audit.report.text import Sentences, data_file, limit_sentences, warning_sentence
+from audit.report.text import Sentences, counted_findings, data_file, limit_sentences, note_sentences, warning_sentence
 from audit.units import UNITS, Unit
 
 if TYPE_CHECKING:
@@ -355,10 +355,8 @@ def datasets_table(cards: Mapping[str, Card], *, markdown: bool = False) -> str:
 
 def diff_summary(comparison: RunComparison) -> list[str]:
     """Say in a few lines what became of the findings."""
-    from audit.report.html import counted
-
-    first = f"{comparison.before.outcome} -> {comparison.after.outcome}; {counted(comparison)}"
-    return [first, *(clean(note) for note in comparison.notes)]
+    first = f"{comparison.before.outcome} -> {comparison.after.outcome}; {counted_findings(comparison)}"
+    return [first, *map(clean, note_sentences(comparison))]
 
 
 def finding_line(finding: Finding, unit: Unit) -> str:

@@ -48,10 +48,12 @@ from audit.records.base import (
     Design,
     Direction,
     Estimate,
+    FindingState,
     Localisation,
     LocalisationStatus,
     Metric,
     NextStep,
+    NoteCode,
     NotRunCode,
     Outcome,
     ReasonCode,
@@ -59,8 +61,9 @@ from audit.records.base import (
     Shortfall,
     State,
     Verdict,
+    WhyUntested,
 )
-from audit.records.diff_json import ComparedFinding, RunComparison, RunName
+from audit.records.diff_json import ComparedFinding, ComparisonNote, RunComparison, RunName, Untested
 from audit.records.review_json import Decision, Review
 from audit.records.shareable_json import SharedCopy
 
@@ -74,6 +77,7 @@ __all__ = [
     "Bound",
     "ChanceReason",
     "ComparedFinding",
+    "ComparisonNote",
     "Confidence",
     "Contrast",
     "ContrastRow",
@@ -92,6 +96,7 @@ __all__ = [
     "Estimate",
     "ExcludedRow",
     "Finding",
+    "FindingState",
     "GapLimit",
     "HeadGrid",
     "HeadLimit",
@@ -108,6 +113,7 @@ __all__ = [
     "NextStep",
     "NotRun",
     "NotRunCode",
+    "NoteCode",
     "Outcome",
     "PairRow",
     "PatchChoice",
@@ -126,5 +132,7 @@ __all__ = [
     "Stability",
     "State",
     "TrainingRun",
+    "Untested",
     "Verdict",
+    "WhyUntested",
 ]

@@ -117,6 +117,35 @@ class Bound(StrEnum):
     HIGH = "high"
 
 
+class FindingState(StrEnum):
+    """What became of a finding between two runs."""
+
+    NEW = "new"
+    PERSISTING = "persisting"
+    NO_LONGER_TESTABLE = "no longer testable"
+    GONE = "gone"
+
+
+class WhyUntested(StrEnum):
+    """Why a run cannot answer the question of another run's finding."""
+
+    CONTROL_FAILED = "control failed"
+    NOT_ASKED = "not asked"
+    NO_GAP = "no gap"  # so no head was looked for
+    NOT_PATCHED = "not patched"  # this head; others were
+    TOO_LITTLE_DATA = "too little data"
+    NOT_ESTIMABLE = "not estimable"
+
+
+class NoteCode(StrEnum):
+    """What a reader of a comparison of two runs must know."""
+
+    OTHER_IMAGES = "other images"
+    OTHER_NAMES = "other names"
+    NOT_OPENED = "not opened"
+    EFFECTS_UNREADABLE = "effects unreadable"
+
+
 class ReasonCode(StrEnum):
     """Why an audit has the outcome that it has."""
 

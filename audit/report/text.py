@@ -15,6 +15,7 @@ from audit.data.samples import UNKNOWN
 from audit.records import (
     AttributeInfo,
     Audit,
+    ComparedFinding,
     ContrastRow,
     Control,
     DataReport,
@@ -22,6 +23,7 @@ from audit.records import (
     DataWarningCode,
     Estimate,
     Finding,
+    FindingState,
     HeadGrid,
     HeadRow,
     NextStep,
@@ -29,6 +31,7 @@ from audit.records import (
     RateRow,
     Reason,
     ReasonCode,
+    RunComparison,
     SearchPrecision,
 )
 from audit.report import formats
@@ -377,3 +380,23 @@ def finding_title(finding: Finding, unit: Unit) -> str:
     """Return the title of a finding, whatever audit it is of."""
     module: Any = environment().get_template("text/finding.j2").make_module({"unit": UNITS[unit]})
     return one_line(str(module.title(finding)))
+
+
+def counted_findings(comparison: RunComparison) -> str:
+    """Say in one line what became of the findings: "1 new, 2 persisting, 0 no longer testable, 3 gone"."""
+    return str(_diff_templates(comparison.unit).counted(comparison.findings, list(FindingState)))
+
+
+def note_sentences(comparison: RunComparison) -> list[str]:
+    """Say what a reader of a comparison must know."""
+    return [str(_diff_templates(comparison.unit).note(note, comparison)) for note in comparison.notes]
+
+
+def because(row: ComparedFinding, unit: Unit) -> str:
+    """Say why a finding has the state that it has; "" where that says enough."""
+    return str(_diff_templates(unit).because(row))
+
+
+@cache
+def _diff_templates(unit: Unit) -> Any:
+    return environment().get_template("text/diff.j2").make_module({"unit": UNITS[unit]})
