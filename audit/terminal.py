@@ -31,7 +31,15 @@ from audit.records import (
     SharedCopy,
 )
 from audit.report.formats import clean, percent, rate, spread
-from audit.report.text import Sentences, counted_findings, data_file, limit_sentences, note_sentences, warning_sentence
+from audit.report.text import (
+    Sentences,
+    counted_findings,
+    data_file,
+    left_out_sentence,
+    limit_sentences,
+    note_sentences,
+    warning_sentence,
+)
 from audit.units import UNITS, Unit
 
 if TYPE_CHECKING:
@@ -258,7 +266,7 @@ def data_summary(report: DataReport, name: str) -> str:
 def _left_out(row: ExcludedRow) -> str:
     examples = f" (e.g. {', '.join(row.examples[:2])})" if row.examples else ""
     groups = [f"{name}: {', '.join(f'{g} {n}' for g, n in counts.items())}" for name, counts in row.by_group.items()]
-    return wrapped(f"  {row.images}  {row.reason}{examples}{''.join(f'; {each}' for each in groups)}")
+    return wrapped(f"  {row.images}  {left_out_sentence(row)}{examples}{''.join(f'; {each}' for each in groups)}")
 
 
 def _counts(report: DataReport) -> str:

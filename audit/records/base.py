@@ -76,6 +76,34 @@ class DataWarningCode(StrEnum):
     NULL_RUN = "groups permuted"
 
 
+class LeftOut(StrEnum):
+    """Why images were left out; of one that cannot be read, its error says the same."""
+
+    NO_VALUE = "no value"  # in a column
+    NO_SUBJECT = "no subject"
+    LABEL_NOT_KEPT = "label not kept"
+    PLANTED = "planted"  # thinned in one cell of training, as the card asks
+    BALANCED = "balanced"  # thinned in training, as the card asks
+    NO_ROW = "no row"  # in the table of groups
+    NO_CLASS_FOLDER = "in no class folder"
+    SUFFIX = "suffix of no image"
+    HIDDEN = "hidden file"
+    NAME_NOT_UTF8 = "name is not UTF-8"
+    LINK_IN_CIRCLE = "link in a circle"
+    NO_FILE = "no file"
+    MISSING = "missing file"
+    IMPOSSIBLE_NAME = "no file can have such a name"
+    LINK_OUT = "link out of its folder"
+    NOT_OPENED = "cannot be opened"
+    NOT_AN_IMAGE = "not an image"
+    DAMAGED = "damaged or truncated image"
+    TOO_SMALL = "under 8 px on a side"
+    TOO_LARGE = "over 50,000,000 pixels"
+    PIXELS_OUT_OF_RANGE = "pixels out of range"
+    NO_BOX = "no box"
+    SMALL_BOX = "box under 8 px on a side"
+
+
 class Direction(StrEnum):
     """What a head does to the gap that it was asked about, as far as its own interval tells."""
 

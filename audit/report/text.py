@@ -22,6 +22,7 @@ from audit.records import (
     DataWarning,
     DataWarningCode,
     Estimate,
+    ExcludedRow,
     Finding,
     FindingState,
     HeadGrid,
@@ -253,6 +254,10 @@ class Sentences:
         """Return the warnings that belong to the outcome: they may change what it means."""
         return [f"{warning_sentence(w)}." for w in self.audit.data.warnings if _is_first(w)]
 
+    def left_out(self, row: ExcludedRow) -> str:
+        """Say why images were left out."""
+        return left_out_sentence(row)
+
     def limits(self) -> list[str]:
         """Say what the sizes of the data let the audit detect."""
         return limit_sentences(self.audit.data)
@@ -369,6 +374,11 @@ def limit_sentences(report: DataReport) -> list[str]:
 def untested_sentence(row: ContrastRow) -> str:
     """Say why a comparison could not be tested; "" where it was."""
     return str(_data_templates().untested(row)).strip()
+
+
+def left_out_sentence(row: ExcludedRow) -> str:
+    """Say why images were left out."""
+    return str(_data_templates().left_out(row)).strip()
 
 
 @cache
