@@ -38,6 +38,8 @@ from audit.report.text import (
     left_out_sentence,
     limit_sentences,
     note_sentences,
+    removed_words,
+    source_sentence,
     warning_sentence,
 )
 from audit.units import UNITS, Unit
@@ -169,7 +171,7 @@ def summary(audit: Audit, folder: Path, *, report: bool = True) -> str:
         lines.append(f"  and {len(audit.reasons) - REASONS_SHOWN} more, see the report")
     lines += [f"warning: {warning}" for warning in text.first_warnings()]
     model, data = audit.model, audit.data
-    lines.append(f"audited: {model.name}, on {data.images:,} images of {data.subjects:,} subjects ({data.source})")
+    lines.append(f"audited: {model.name}, on {data.images:,} images of {data.subjects:,} subjects ({text.source()})")
     passed = sum(c.passed for c in audit.controls.controls)
     lines.append(f"controls: {passed} of {len(audit.controls.controls)} passed")
     lines += _right(audit)
@@ -252,7 +254,7 @@ def data_summary(report: DataReport, name: str) -> str:
     name : str
         The audit's.
     """
-    about = f"{name}: {report.images} images of {report.subjects} subjects; {report.source}"
+    about = f"{name}: {report.images} images of {report.subjects} subjects; {source_sentence(report.source)}"
     blocks = [wrapped(about), _counts(report)]
     for title, rows in (("left out", report.excluded), ("unreadable", report.quarantined)):
         blocks.append("\n".join([f"{title}: {sum(r.images for r in rows)} images", *map(_left_out, rows)]))
@@ -317,7 +319,7 @@ def shared_summary(copy: SharedCopy) -> list[str]:
     named = ", ".join(f"{count:,} {kind}s" for kind, count in copy.other_names.items()) or "nobody"
     lines = [f"shareable copy: under other names: {named}"]
     if copy.removed:
-        lines.append(f"  taken out: {'; '.join(copy.removed)}")
+        lines.append(f"  taken out: {'; '.join(removed_words(copy))}")
     if copy.left_out:
         lines.append(f"  left out, so that nothing derives from them: {', '.join(copy.left_out)}")
     return lines

@@ -27,6 +27,7 @@ from audit.records.base import (
     ReasonCode,
     Record,
     Shortfall,
+    SourceKind,
     State,
     Verdict,
 )
@@ -200,10 +201,21 @@ class HeadLimit(Record):
     clusters_needed: int  # in each
 
 
+class DataSource(Record):
+    """Where the images are from; ``templates/text/data.j2`` has the sentence."""
+
+    kind: SourceKind
+    reader: str = ""  # of the card, where these are files
+    path: str = ""  # as the card has it, absolute ones without their folders
+    name: str = ""  # as the set's own metadata have it; of a table in memory, what it is called
+    version: str = ""  # of the renderer
+    seed: int | None = None  # of what was rendered
+
+
 class DataReport(Record):
     """What was audited: every image accounted for."""
 
-    source: str  # reader and relative path
+    source: DataSource
     images: int
     subjects: int
     labels: list[str]

@@ -19,6 +19,7 @@ from audit.records import (
     ContrastRow,
     Control,
     DataReport,
+    DataSource,
     DataWarning,
     DataWarningCode,
     Estimate,
@@ -34,6 +35,7 @@ from audit.records import (
     ReasonCode,
     RunComparison,
     SearchPrecision,
+    SharedCopy,
 )
 from audit.report import formats
 from audit.resources import resource_dir
@@ -254,6 +256,10 @@ class Sentences:
         """Return the warnings that belong to the outcome: they may change what it means."""
         return [f"{warning_sentence(w)}." for w in self.audit.data.warnings if _is_first(w)]
 
+    def source(self) -> str:
+        """Say where the images are from."""
+        return source_sentence(self.audit.data.source)
+
     def left_out(self, row: ExcludedRow) -> str:
         """Say why images were left out."""
         return left_out_sentence(row)
@@ -379,6 +385,16 @@ def untested_sentence(row: ContrastRow) -> str:
 def left_out_sentence(row: ExcludedRow) -> str:
     """Say why images were left out."""
     return str(_data_templates().left_out(row)).strip()
+
+
+def source_sentence(source: DataSource) -> str:
+    """Say where the images are from."""
+    return str(_data_templates().source(source)).strip()
+
+
+def removed_words(copy: SharedCopy) -> list[str]:
+    """Say what a shareable copy has lost besides names and files."""
+    return [data_file("words.yaml")["removed"][what] for what in copy.removed]
 
 
 @cache

@@ -10,7 +10,7 @@ import pytest
 from audit.data import Samples
 from audit.errors import DataError
 from audit.records import DataWarning, DataWarningCode
-from audit.report.text import left_out_sentence
+from audit.report.text import left_out_sentence, source_sentence
 from tests.data.faces import card_of, face_table, read, write_faces, write_images
 
 pytestmark = pytest.mark.unit
@@ -33,7 +33,7 @@ def test_a_table_becomes_samples(tmp_path: Path) -> None:
     assert samples.frame["image"].is_monotonic_increasing
     assert samples.attributes["gender"].groups == ["female", "male"]
     assert samples.source.open("images/00-neutral.png").size == (12, 10)
-    assert samples.source_name == "table: faces.csv"
+    assert source_sentence(samples.origin) == "table: faces.csv"
     assert not samples.excluded
     assert not samples.quarantined
     assert not samples.warnings
