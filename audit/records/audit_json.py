@@ -160,7 +160,11 @@ class AttributeInfo(Record):
     reference: str
     groups: list[str]
     unknown_images: int
-    note: str = ""
+    note: str = ""  # of the card
+    not_kept: dict[str, int] = {}  # images by value that is no group of the card, the commonest five
+    not_kept_values: int = 0
+    not_kept_images: int = 0
+    permuted: int | None = None  # seed of a null run, in which groups are dealt out at random
 
 
 class GapLimit(Record):
@@ -260,7 +264,6 @@ class RateRow(Record):
     impact_ratio_highest: float | None  # selection rate / the highest group's
     difference: Estimate | None = None  # of the raw selection rates, group minus reference
     equalised_odds: float | None = None  # larger of the differences in true- and false-positive rate to the reference
-    note: str = ""
 
 
 class ContrastRow(Record):

@@ -256,6 +256,10 @@ class Sentences:
         """Return the warnings that belong to the outcome: they may change what it means."""
         return [f"{warning_sentence(w)}." for w in self.audit.data.warnings if _is_first(w)]
 
+    def attribute_note(self, info: AttributeInfo) -> str:
+        """Say what the card says of an attribute, and what was made of its column."""
+        return attribute_note(info)
+
     def source(self) -> str:
         """Say where the images are from."""
         return source_sentence(self.audit.data.source)
@@ -390,6 +394,11 @@ def left_out_sentence(row: ExcludedRow) -> str:
 def source_sentence(source: DataSource) -> str:
     """Say where the images are from."""
     return str(_data_templates().source(source)).strip()
+
+
+def attribute_note(info: AttributeInfo) -> str:
+    """Say what the card says of an attribute, and what was made of its column."""
+    return one_line(str(_data_templates().attribute_note(info)))
 
 
 def removed_words(copy: SharedCopy) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 from audit.data import Samples
 from audit.errors import DataError
 from audit.records import DataWarning, DataWarningCode
-from audit.report.text import left_out_sentence, source_sentence
+from audit.report.text import attribute_note, left_out_sentence, source_sentence
 from tests.data.faces import card_of, face_table, read, write_faces, write_images
 
 pytestmark = pytest.mark.unit
@@ -133,7 +133,7 @@ def test_nothing_is_lost_in_silence(tmp_path: Path) -> None:
     assert (samples.frame["source"] == "unknown").sum() == 1
 
 
-def test_values_that_are_not_kept_count_as_unknown_with_a_note(tmp_path: Path) -> None:
+def test_values_that_are_not_kept_count_as_unknown_and_are_told(tmp_path: Path) -> None:
     frame = face_table()
     frame.loc[frame["person"] == "p00", "gender"] = "other, male"
     write_faces(tmp_path, frame)
@@ -142,7 +142,8 @@ def test_values_that_are_not_kept_count_as_unknown_with_a_note(tmp_path: Path) -
     assert info.groups == ["male", "female"]
     assert info.reference == "female"
     assert info.unknown_images == 2
-    assert info.note == "By hand. 2 images with other values count as unknown: other, male (2)."
+    assert (info.note, info.not_kept) == ("By hand.", {"other, male": 2})
+    assert attribute_note(info) == "By hand. 2 images with other values count as unknown: other, male (2)."
 
 
 def test_repeated_rows_are_merged_with_a_warning(tmp_path: Path) -> None:
