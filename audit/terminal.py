@@ -35,10 +35,15 @@ from audit.records import (
 from audit.report.formats import clean, percent, rate, spread
 from audit.report.text import (
     Sentences,
+    counted_findings,
     data_file,
+    left_out_sentence,
     limit_sentences,
+    note_sentences,
     preprocessing_sentence,
+    removed_words,
     served_sentence,
+    source_sentence,
     warning_sentence,
 )
 from audit.units import UNITS, Unit
@@ -170,7 +175,7 @@ def summary(audit: Audit, folder: Path, *, report: bool = True) -> str:
         lines.append(f"  and {len(audit.reasons) - REASONS_SHOWN} more, see the report")
     lines += [f"warning: {warning}" for warning in text.first_warnings()]
     model, data = audit.model, audit.data
-    lines.append(f"audited: {model.name}, on {data.images:,} images of {data.subjects:,} subjects ({data.source})")
+    lines.append(f"audited: {model.name}, on {data.images:,} images of {data.subjects:,} subjects ({text.source()})")
     passed = sum(c.passed for c in audit.controls.controls)
     lines.append(f"controls: {passed} of {len(audit.controls.controls)} passed")
     lines += _right(audit)
@@ -255,7 +260,7 @@ def data_summary(report: DataReport, name: str, preprocessing: PreprocessingInfo
     preprocessing : PreprocessingInfo, optional
         What is done to images before the model sees them.
     """
-    about = f"{name}: {report.images} images of {report.subjects} subjects; {report.source}"
+    about = f"{name}: {report.images} images of {report.subjects} subjects; {source_sentence(report.source)}"
     blocks = [wrapped(about), _counts(report)]
     if preprocessing is not None:
         blocks.insert(1, wrapped(f"the model sees: {preprocessing_sentence(preprocessing)}"))
@@ -276,7 +281,7 @@ def as_deployed(control: Control) -> str:
 def _left_out(row: ExcludedRow) -> str:
     examples = f" (e.g. {', '.join(row.examples[:2])})" if row.examples else ""
     groups = [f"{name}: {', '.join(f'{g} {n}' for g, n in counts.items())}" for name, counts in row.by_group.items()]
-    return wrapped(f"  {row.images}  {row.reason}{examples}{''.join(f'; {each}' for each in groups)}")
+    return wrapped(f"  {row.images}  {left_out_sentence(row)}{examples}{''.join(f'; {each}' for each in groups)}")
 
 
 def _counts(report: DataReport) -> str:
@@ -327,7 +332,7 @@ def shared_summary(copy: SharedCopy) -> list[str]:
     named = ", ".join(f"{count:,} {kind}s" for kind, count in copy.other_names.items()) or "nobody"
     lines = [f"shareable copy: under other names: {named}"]
     if copy.removed:
-        lines.append(f"  taken out: {'; '.join(copy.removed)}")
+        lines.append(f"  taken out: {'; '.join(removed_words(copy))}")
     if copy.left_out:
         lines.append(f"  left out, so that nothing derives from them: {', '.join(copy.left_out)}")
     return lines
@@ -373,10 +378,8 @@ def datasets_table(cards: Mapping[str, Card], *, markdown: bool = False) -> str:
 
 def diff_summary(comparison: RunComparison) -> list[str]:
     """Say in a few lines what became of the findings."""
-    from audit.report.html import counted
-
-    first = f"{comparison.before.outcome} -> {comparison.after.outcome}; {counted(comparison)}"
-    return [first, *(clean(note) for note in comparison.notes)]
+    first = f"{comparison.before.outcome} -> {comparison.after.outcome}; {counted_findings(comparison)}"
+    return [first, *map(clean, note_sentences(comparison))]
 
 
 def finding_line(finding: Finding, unit: Unit) -> str:

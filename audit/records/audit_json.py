@@ -17,6 +17,7 @@ from audit.records.base import (
     Design,
     Direction,
     Estimate,
+    LeftOut,
     Localisation,
     LocalisationStatus,
     Metric,
@@ -27,6 +28,7 @@ from audit.records.base import (
     ReasonCode,
     Record,
     Shortfall,
+    SourceKind,
     State,
     Verdict,
 )
@@ -122,9 +124,16 @@ class LabelShareRow(Record):
 
 
 class ExcludedRow(Record):
-    """Images that were left out, and why. Nothing is left out that is not in such a row."""
+    """Images that were left out, and why. Nothing is left out that is not in such a row.
 
-    reason: str
+    ``templates/text/data.j2`` has the sentence.
+    """
+
+    kind: LeftOut
+    of: str = ""  # column, attribute or key of the card
+    names: list[str] = []  # the label; the group and the label of a thinned cell
+    kept: float | None = None  # share of a thinned cell
+    detail: str = ""  # a suffix, a size, what a library said
     images: int
     examples: list[str] = []  # relative paths; every one where a file could not be read, else at most five
     by_group: dict[str, dict[str, int]] = {}  # attribute -> group -> images, where their rows tell the group
@@ -152,7 +161,11 @@ class AttributeInfo(Record):
     reference: str
     groups: list[str]
     unknown_images: int
-    note: str = ""
+    note: str = ""  # of the card
+    not_kept: dict[str, int] = {}  # images by value that is no group of the card, the commonest five
+    not_kept_values: int = 0
+    not_kept_images: int = 0
+    permuted: int | None = None  # seed of a null run, in which groups are dealt out at random
 
 
 class GapLimit(Record):
@@ -193,10 +206,21 @@ class HeadLimit(Record):
     clusters_needed: int  # in each
 
 
+class DataSource(Record):
+    """Where the images are from; ``templates/text/data.j2`` has the sentence."""
+
+    kind: SourceKind
+    reader: str = ""  # of the card, where these are files
+    path: str = ""  # as the card has it, absolute ones without their folders
+    name: str = ""  # as the set's own metadata have it; of a table in memory, what it is called
+    version: str = ""  # of the renderer
+    seed: int | None = None  # of what was rendered
+
+
 class DataReport(Record):
     """What was audited: every image accounted for."""
 
-    source: str  # reader and relative path
+    source: DataSource
     images: int
     subjects: int
     labels: list[str]
@@ -241,7 +265,6 @@ class RateRow(Record):
     impact_ratio_highest: float | None  # selection rate / the highest group's
     difference: Estimate | None = None  # of the raw selection rates, group minus reference
     equalised_odds: float | None = None  # larger of the differences in true- and false-positive rate to the reference
-    note: str = ""
 
 
 class ContrastRow(Record):

@@ -15,13 +15,17 @@ from audit.data.samples import UNKNOWN
 from audit.records import (
     AttributeInfo,
     Audit,
+    ComparedFinding,
     ContrastRow,
     Control,
     DataReport,
+    DataSource,
     DataWarning,
     DataWarningCode,
     Estimate,
+    ExcludedRow,
     Finding,
+    FindingState,
     HeadGrid,
     HeadRow,
     NextStep,
@@ -30,7 +34,9 @@ from audit.records import (
     RateRow,
     Reason,
     ReasonCode,
+    RunComparison,
     SearchPrecision,
+    SharedCopy,
 )
 from audit.report import formats
 from audit.resources import resource_dir
@@ -255,6 +261,18 @@ class Sentences:
         """Return the warnings that belong to the outcome: they may change what it means."""
         return [f"{warning_sentence(w)}." for w in self.audit.data.warnings if _is_first(w)]
 
+    def attribute_note(self, info: AttributeInfo) -> str:
+        """Say what the card says of an attribute, and what was made of its column."""
+        return attribute_note(info)
+
+    def source(self) -> str:
+        """Say where the images are from."""
+        return source_sentence(self.audit.data.source)
+
+    def left_out(self, row: ExcludedRow) -> str:
+        """Say why images were left out."""
+        return left_out_sentence(row)
+
     def limits(self) -> list[str]:
         """Say what the sizes of the data let the audit detect."""
         return limit_sentences(self.audit.data)
@@ -383,6 +401,26 @@ def untested_sentence(row: ContrastRow) -> str:
     return str(_data_templates().untested(row)).strip()
 
 
+def left_out_sentence(row: ExcludedRow) -> str:
+    """Say why images were left out."""
+    return str(_data_templates().left_out(row)).strip()
+
+
+def source_sentence(source: DataSource) -> str:
+    """Say where the images are from."""
+    return str(_data_templates().source(source)).strip()
+
+
+def attribute_note(info: AttributeInfo) -> str:
+    """Say what the card says of an attribute, and what was made of its column."""
+    return one_line(str(_data_templates().attribute_note(info)))
+
+
+def removed_words(copy: SharedCopy) -> list[str]:
+    """Say what a shareable copy has lost besides names and files."""
+    return [data_file("words.yaml")["removed"][what] for what in copy.removed]
+
+
 @cache
 def _data_templates() -> Any:
     return environment().get_template("text/data.j2").make_module({"units": UNITS})
@@ -392,3 +430,23 @@ def finding_title(finding: Finding, unit: Unit) -> str:
     """Return the title of a finding, whatever audit it is of."""
     module: Any = environment().get_template("text/finding.j2").make_module({"unit": UNITS[unit]})
     return one_line(str(module.title(finding)))
+
+
+def counted_findings(comparison: RunComparison) -> str:
+    """Say in one line what became of the findings: "1 new, 2 persisting, 0 no longer testable, 3 gone"."""
+    return str(_diff_templates(comparison.unit).counted(comparison.findings, list(FindingState)))
+
+
+def note_sentences(comparison: RunComparison) -> list[str]:
+    """Say what a reader of a comparison must know."""
+    return [str(_diff_templates(comparison.unit).note(note, comparison)) for note in comparison.notes]
+
+
+def because(row: ComparedFinding, unit: Unit) -> str:
+    """Say why a finding has the state that it has; "" where that says enough."""
+    return str(_diff_templates(unit).because(row))
+
+
+@cache
+def _diff_templates(unit: Unit) -> Any:
+    return environment().get_template("text/diff.j2").make_module({"unit": UNITS[unit]})

@@ -159,9 +159,12 @@ def gaps_of(frame: pd.DataFrame, called: dict[str, npt.NDArray[np.bool_]]) -> li
     base = {m: gap_draws(called["deployed"], truth, is_woman, weights, m) for m in ("tpr", "selection")}
     for name, answers in called.items():
         found = va.disparity(
-            frame["truth"].map(positive), pd.Series(answers).map(positive), frame["gender"], frame["subject"],
+            [positive[value] for value in truth.tolist()],
+            [positive[value] for value in answers.tolist()],
+            frame["gender"],
+            frame["subject"].to_numpy(),
             reference="male",
-        )  # fmt: skip
+        )
         gaps = found.gaps.to_frame().set_index("metric")
         rates = found.rates.to_frame().set_index("group")
         row: dict[str, Any] = {"pipeline": name, "accuracy": float((answers == truth).mean())}

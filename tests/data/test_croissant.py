@@ -20,6 +20,7 @@ from audit.data import Samples, describe_data, read_samples
 from audit.data.readers.croissant import read_croissant
 from audit.data.readers.croissant_fields import is_harmless
 from audit.errors import DataError
+from audit.report.text import left_out_sentence, source_sentence
 from tests.data.faces import face_table, write_images
 
 pytestmark = pytest.mark.unit
@@ -128,7 +129,7 @@ def test_licence_citation_and_name_stand_in_where_the_card_is_silent(tmp_path: P
     report = describe_data(read(tmp_path), card_of(tmp_path))
     assert report.licence == "https://creativecommons.org/licenses/by/4.0/; own terms"
     assert report.citation == "@misc{faces, title = {Faces}}"
-    assert report.source == "croissant: set (Small faces)"
+    assert source_sentence(report.source) == "croissant: set (Small faces)"
     card = card_of(tmp_path, licence="CC0", citation="Nobody 2020")
     report = describe_data(read(tmp_path, licence="CC0", citation="Nobody 2020"), card)
     assert (report.licence, report.citation) == ("CC0", "Nobody 2020")
@@ -175,7 +176,7 @@ def test_rows_without_a_file_are_counted(tmp_path: Path) -> None:
     write(tmp_path / "set")
     (tmp_path / "set" / "images" / "03-neutral.png").unlink()
     samples = read(tmp_path)
-    assert [(row.images, row.reason) for row in samples.excluded] == [(1, "no value in column 'image'")]
+    assert [(row.images, left_out_sentence(row)) for row in samples.excluded] == [(1, "no value in column 'image'")]
 
 
 def test_what_is_left_out_is_named_where_it_is_missed(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from audit.data import Samples
 from audit.errors import DataError
 from audit.records import DataWarning, DataWarningCode
+from audit.report.text import attribute_note, left_out_sentence, source_sentence
 from tests.data.faces import card_of, face_table, read, write_faces, write_images
 
 pytestmark = pytest.mark.unit
@@ -32,7 +33,7 @@ def test_a_table_becomes_samples(tmp_path: Path) -> None:
     assert samples.frame["image"].is_monotonic_increasing
     assert samples.attributes["gender"].groups == ["female", "male"]
     assert samples.source.open("images/00-neutral.png").size == (12, 10)
-    assert samples.source_name == "table: faces.csv"
+    assert source_sentence(samples.origin) == "table: faces.csv"
     assert not samples.excluded
     assert not samples.quarantined
     assert not samples.warnings
@@ -117,13 +118,13 @@ def test_nothing_is_lost_in_silence(tmp_path: Path) -> None:
     (tmp_path / frame.loc[10, "image"]).write_bytes(b"no image")
     samples = read(tmp_path)
     assert total(samples) == 80
-    assert {row.reason: row.images for row in samples.excluded} == {
+    assert {left_out_sentence(row): row.images for row in samples.excluded} == {
         "no value in column 'image'": 1,
         "no value in column 'expression'": 1,
         "label 'surprise' is not in data.labels": 1,
         "no value in data.subject": 1,
     }
-    assert {row.reason: row.examples for row in samples.quarantined} == {
+    assert {left_out_sentence(row): row.examples for row in samples.quarantined} == {
         "missing file": ["images/04-happiness.png"],
         "not an image": ["images/05-neutral.png"],
     }
@@ -132,7 +133,7 @@ def test_nothing_is_lost_in_silence(tmp_path: Path) -> None:
     assert (samples.frame["source"] == "unknown").sum() == 1
 
 
-def test_values_that_are_not_kept_count_as_unknown_with_a_note(tmp_path: Path) -> None:
+def test_values_that_are_not_kept_count_as_unknown_and_are_told(tmp_path: Path) -> None:
     frame = face_table()
     frame.loc[frame["person"] == "p00", "gender"] = "other, male"
     write_faces(tmp_path, frame)
@@ -141,7 +142,8 @@ def test_values_that_are_not_kept_count_as_unknown_with_a_note(tmp_path: Path) -
     assert info.groups == ["male", "female"]
     assert info.reference == "female"
     assert info.unknown_images == 2
-    assert info.note == "By hand. 2 images with other values count as unknown: other, male (2)."
+    assert (info.note, info.not_kept) == ("By hand.", {"other, male": 2})
+    assert attribute_note(info) == "By hand. 2 images with other values count as unknown: other, male (2)."
 
 
 def test_repeated_rows_are_merged_with_a_warning(tmp_path: Path) -> None:
@@ -421,7 +423,7 @@ def test_class_folders_with_annotations(tmp_path: Path) -> None:
     card = card_of(tmp_path, reader="folder", path="faces", match_on=[], drop=("subject", "label"))
     samples = read(tmp_path, card)
     assert len(samples.frame) == 40
-    assert [(row.reason, row.images) for row in samples.excluded] == [("no row in groups.csv", 8)]
+    assert [(left_out_sentence(row), row.images) for row in samples.excluded] == [("no row in groups.csv", 8)]
     assert set(samples.frame["label"]) == {"neutral", "happiness"}
 
 

@@ -19,6 +19,7 @@ from audit.records import (
     ControlSetup,
     CountRow,
     DataReport,
+    DataSource,
     DataWarning,
     DataWarningCode,
     Design,
@@ -33,6 +34,7 @@ from audit.records import (
     IntersectionSize,
     JointRow,
     LabelShareRow,
+    LeftOut,
     Localisation,
     MethodReport,
     Metric,
@@ -47,6 +49,7 @@ from audit.records import (
     RateRow,
     Reason,
     Shortfall,
+    SourceKind,
     Stability,
     State,
     TrainingRun,
@@ -162,7 +165,7 @@ def data(attribute: str, groups: list[str], labels: list[str], labels_note: str 
         for split in ("train", "discovery", "confirmation")
     ]  # fmt: skip
     return DataReport(
-        source="table faces.csv",
+        source=DataSource(kind=SourceKind.FILES, reader="table", path="faces.csv"),
         images=4346,
         subjects=3121,
         labels=labels,
@@ -178,8 +181,14 @@ def data(attribute: str, groups: list[str], labels: list[str], labels_note: str 
             LabelShareRow(column="annotator", value=value, images=images, shares=dict.fromkeys(labels, 1 / len(labels)))
             for value, images in (("A.", 1204), ("B.", 871))
         ],
-        excluded=[ExcludedRow(reason="label not kept by the card: surprise", images=112, examples=["a/1.jpg", "b/2.jpg"])],
-        quarantined=[ExcludedRow(reason="truncated JPEG", images=2, examples=["broken/3.jpg"])],
+        excluded=[ExcludedRow(
+                kind=LeftOut.LABEL_NOT_KEPT,
+                of="data.labels",
+                names=["surprise"],
+                images=112,
+                examples=["a/1.jpg", "b/2.jpg"],
+            )],
+        quarantined=[ExcludedRow(kind=LeftOut.DAMAGED, images=2, examples=["broken/3.jpg"])],
         splits={"train": 2173, "discovery": 1086, "confirmation": 1087},
         licence="research use only",
         citation="Example et al., 2020",

@@ -9,26 +9,42 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import escape
 
+from audit.data.decode import MAX_PIXELS, MIN_SIDE_PX
 from audit.evidence.findings import make_findings
 from audit.evidence.outcome import decide, localisation
 from audit.records import (
     Audit,
     Control,
     ControlReport,
+    DataSource,
     DataWarning,
     DataWarningCode,
     EngineReport,
     Estimate,
+    ExcludedRow,
     Finding,
     HeadLimit,
+    LeftOut,
     NotRun,
     NotRunCode,
+    Removed,
+    SharedCopy,
     Shortfall,
+    SourceKind,
 )
 from audit.report.html import render_html
-from audit.report.text import Sentences, data_file, finding_title, limit_sentences, warning_sentence
+from audit.report.text import (
+    Sentences,
+    data_file,
+    finding_title,
+    left_out_sentence,
+    limit_sentences,
+    removed_words,
+    source_sentence,
+    warning_sentence,
+)
 from audit.report.wording import forbidden_words
-from audit.terminal import summary
+from audit.terminal import shared_summary, summary
 from tests.evidence.rows import CONTEXT, around, contrast_row, contrast_rows, controls, head_row, head_rows
 
 from .examples import examples
@@ -116,6 +132,57 @@ def test_every_warning_about_the_data_has_its_sentence(code: DataWarningCode) ->
     said = warning_sentence(DataWarning.model_validate({"code": code, **given}))
     assert is_sound(said) and "\n" not in said and not said.endswith(".")
     assert any(part in said for part in ("gender", "1,204"))
+
+
+@pytest.mark.parametrize("kind", LeftOut)
+def test_every_reason_to_leave_images_out_has_its_sentence(kind: LeftOut) -> None:
+    row = ExcludedRow(kind=kind, of="gender", names=["darker", "smile"], kept=0.1, images=1)
+    said = left_out_sentence(row)
+    assert said
+    assert "darker" in said or kind not in (LeftOut.LABEL_NOT_KEPT, LeftOut.PLANTED)
+    assert "(blank)" not in said
+    others = {left_out_sentence(row.model_copy(update={"kind": other})) for other in LeftOut if other != kind}
+    assert said not in others
+
+
+def test_what_is_left_out_is_said_with_what_was_found() -> None:
+    def said(kind: LeftOut, detail: str) -> str:
+        return left_out_sentence(ExcludedRow(kind=kind, detail=detail, images=1))
+
+    assert said(LeftOut.SUFFIX, ".heic") == "suffix '.heic' is no image's"
+    assert said(LeftOut.SUFFIX, "") == "no suffix"
+    assert said(LeftOut.NO_ROW, "groups.csv") == "no row in groups.csv"
+    assert said(LeftOut.NOT_OPENED, "Permission denied") == "cannot be opened (Permission denied)"
+    assert said(LeftOut.MISSING, "") == "missing file"
+    for small in (LeftOut.TOO_SMALL, LeftOut.SMALL_BOX):
+        assert f"under {MIN_SIDE_PX} px" in said(small, "")
+    assert f"over {MAX_PIXELS:,} pixels" in said(LeftOut.TOO_LARGE, "")
+
+
+SOURCES = {
+    SourceKind.FILES: (DataSource(kind=SourceKind.FILES, reader="folder", path="faces"), "folder: faces"),
+    SourceKind.MEMORY: (DataSource(kind=SourceKind.MEMORY, name="table"), "table"),
+    SourceKind.RENDERED: (
+        DataSource(kind=SourceKind.RENDERED, version="faces-1", seed=3),
+        "rendered faces (faces-1, seed 3)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SourceKind)
+def test_every_source_of_images_has_its_words(kind: SourceKind) -> None:
+    source, words = SOURCES[kind]
+    assert source_sentence(source) == words
+    named = DataSource(kind=SourceKind.FILES, reader="croissant", path="a: b", name="Small faces")
+    assert source_sentence(named) == "croissant: a: b (Small faces)"
+
+
+def test_everything_that_a_copy_may_lose_has_its_words() -> None:
+    copy = SharedCopy(other_names={"image": 3}, left_out={}, removed=list(Removed))
+    words = removed_words(copy)
+    assert len(set(words)) == len(Removed)
+    assert list(data_file("words.yaml")["removed"]) == list(Removed)
+    assert shared_summary(copy)[1] == f"  taken out: {'; '.join(words)}"
 
 
 def test_names_that_differ_in_blanks_are_written_with_them() -> None:
