@@ -31,7 +31,7 @@ from audit.records import (
     SharedCopy,
 )
 from audit.report.formats import clean, percent, rate, spread
-from audit.report.text import Sentences, data_file, limit_sentences, warning_sentence
+from audit.report.text import Sentences, data_file, limit_sentences, table_sentence, warning_sentence
 from audit.units import UNITS, Unit
 
 if TYPE_CHECKING:
@@ -245,7 +245,8 @@ def data_summary(report: DataReport, name: str) -> str:
         The audit's.
     """
     about = f"{name}: {report.images} images of {report.subjects} subjects; {report.source}"
-    blocks = [wrapped(about), _counts(report)]
+    tables = [wrapped(f"table: {table_sentence(form)}") for form in report.tables]
+    blocks = ["\n".join([wrapped(about), *tables]), _counts(report)]
     for title, rows in (("left out", report.excluded), ("unreadable", report.quarantined)):
         blocks.append("\n".join([f"{title}: {sum(r.images for r in rows)} images", *map(_left_out, rows)]))
     limits, warnings = limit_sentences(report), [warning_sentence(warning) for warning in report.warnings]

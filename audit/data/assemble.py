@@ -10,6 +10,7 @@ import pandas as pd
 
 from audit.card.faults import did_you_mean
 from audit.card.load import shown_path
+from audit.card.read_table import plain_text, stripped
 from audit.card.schema import Card
 from audit.data.groups import (
     attribute_info,
@@ -26,7 +27,7 @@ from audit.data.rows import Rows, loss_warnings
 from audit.data.samples import EXAMPLES, SPLITS, UNKNOWN, ImageSource, Samples, pair_column
 from audit.data.splits import GIVEN, assign_splits, thin_training
 from audit.errors import DataError
-from audit.filenames import printable, whole_characters
+from audit.filenames import printable
 from audit.records import DataWarning, DataWarningCode
 
 Progress = Callable[[int], None]
@@ -101,7 +102,7 @@ def samples_from_frame(
     """
     spec = card.data
     require_columns(frame, [(spec.image, "data.image"), (spec.label, "data.label")], where)
-    texts = pd.DataFrame({str(name): _as_text(frame[name]) for name in frame.columns}, dtype=object)
+    texts = pd.DataFrame({str(name): list(map(plain_text, frame[name].array)) for name in frame.columns}, dtype=object)
     keys = texts[spec.image]
     if keys.isna().any():
         raise DataError(where, f"{int(keys.isna().sum())} rows have no key in '{spec.image}'", "name each row's image")
@@ -118,12 +119,6 @@ def samples_from_frame(
             fix = "name its class in model.classes, or the labels to keep in data.labels"
             raise DataError(where, f"the model has no output for {len(strange)} labels ({_few(strange)})", fix)
     return _assembled(RawTable(texts, source, where), card, progress)
-
-
-def _as_text(column: pd.Series) -> list[str | None]:
-    """Return a column as a table file would hold it: whole numbers whole, missing values missing."""
-    values = zip(column.convert_dtypes(), column.isna(), strict=True)
-    return [None if missing else whole_characters(str(value)) for value, missing in values]
 
 
 def _few(names: Sequence[str]) -> str:
@@ -173,7 +168,7 @@ def chosen_columns(raw: RawTable, card: Card) -> Rows:
     chosen = {"image": raw.frame[spec.image], "label": raw.frame[spec.label]}
     chosen["subject"] = _joined(raw.frame[subject])
     if spec.split is not None:
-        chosen[GIVEN] = raw.frame[spec.split]
+        chosen[GIVEN] = _bare(raw.frame[spec.split])
     elif GIVEN in raw.frame:
         chosen[GIVEN] = raw.frame[GIVEN]
     for name, group in card.groups.items():
@@ -181,13 +176,19 @@ def chosen_columns(raw: RawTable, card: Card) -> Rows:
         if group.pair:
             chosen[pair_column(name)] = _joined(raw.frame[group.pair]).fillna("")
     for column in card.match_on:
-        chosen[column] = raw.frame[column].fillna(UNKNOWN)
+        chosen[column] = _bare(raw.frame[column]).fillna(UNKNOWN)
     rows = Rows(pd.DataFrame(chosen), raw, card, warnings=raw.warnings)
     return rows if raw.left_out is None else _count_unread(rows, raw.left_out)
 
 
+def _bare(values: pd.Series) -> pd.Series:
+    """Return what is no label and no group without outer blanks: a subject has one name."""
+    return pd.Series(stripped(values), index=values.index, dtype=object)
+
+
 def _joined(parts: pd.DataFrame) -> pd.Series:
     """Join the values of each row; None where one is missing."""
+    parts = parts.apply(_bare)
     joined = parts.fillna("").agg("/".join, axis=1)
     return joined.where(parts.notna().all(axis=1), None)
 
@@ -316,6 +317,7 @@ def _samples_of(rows: Rows) -> Samples:
         licence=about.licence,
         citation=about.citation,
         warnings=rows.warnings,
+        tables=rows.raw.tables,
     )
 
 

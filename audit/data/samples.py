@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from audit.card.schema import Shares
-from audit.records import AttributeInfo, Contrast, DataWarning, ExcludedRow
+from audit.records import AttributeInfo, Contrast, DataWarning, ExcludedRow, TableForm
 
 SPLITS = tuple(Shares.model_fields)  # train, discovery, confirmation, repair, sealed
 AUDIT_SPLITS = ("discovery", "confirmation")  # what an audit reads, besides what it trains on
@@ -68,6 +68,8 @@ class Samples:
         What was left out, and why.
     warnings : sequence of DataWarning
         What is odd about what was not.
+    tables : sequence of TableForm
+        How the tables were read.
     fingerprint : str
         SHA-256 over the rows and the bytes of the images.
     source_name : str
@@ -88,6 +90,7 @@ class Samples:
     licence: str = ""
     citation: str = ""
     warnings: Sequence[DataWarning] = ()
+    tables: Sequence[TableForm] = ()
 
     def of_split(self, *splits: str) -> pd.DataFrame:
         """Return the rows of the named splits, index kept; the sealed one is ``audit.data.sealed``'s to open."""

@@ -48,6 +48,7 @@ def describe_data(samples: Samples, card: Card) -> DataReport:
     frame = samples.frame
     return DataReport(
         source=samples.source_name,
+        tables=list(samples.tables),
         images=len(frame),
         subjects=int(frame["subject"].nunique()),
         labels=list(samples.labels),

@@ -36,6 +36,7 @@ from audit.records.audit_json import (
     Reason,
     SearchPrecision,
     Stability,
+    TableForm,
     TrainingRun,
 )
 from audit.records.base import (
@@ -56,8 +57,11 @@ from audit.records.base import (
     Outcome,
     ReasonCode,
     Record,
+    Separator,
     Shortfall,
     State,
+    TableKind,
+    TextEncoding,
     Verdict,
 )
 from audit.records.diff_json import ComparedFinding, RunComparison, RunName
@@ -121,10 +125,14 @@ __all__ = [
     "RunComparison",
     "RunName",
     "SearchPrecision",
+    "Separator",
     "SharedCopy",
     "Shortfall",
     "Stability",
     "State",
+    "TableForm",
+    "TableKind",
+    "TextEncoding",
     "TrainingRun",
     "Verdict",
 ]

@@ -25,8 +25,11 @@ from audit.records.base import (
     Outcome,
     ReasonCode,
     Record,
+    Separator,
     Shortfall,
     State,
+    TableKind,
+    TextEncoding,
     Verdict,
 )
 from audit.units import Unit
@@ -143,6 +146,17 @@ class DataWarning(Record):
     numbers: dict[str, float] = {}
 
 
+class TableForm(Record):
+    """How a table of the data was read; ``templates/text/data.j2`` has the sentence."""
+
+    file: str  # its name, without folders
+    kind: TableKind
+    encoding: TextEncoding | None = None  # of text
+    separator: Separator | None = None  # of columns in text
+    sheet: str = ""  # of a workbook: the first
+    sheets: int = 0
+
+
 class AttributeInfo(Record):
     """Where a group annotation comes from."""
 
@@ -196,6 +210,7 @@ class DataReport(Record):
     """What was audited: every image accounted for."""
 
     source: str  # reader and relative path
+    tables: list[TableForm] = []
     images: int
     subjects: int
     labels: list[str]

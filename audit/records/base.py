@@ -76,6 +76,37 @@ class DataWarningCode(StrEnum):
     NULL_RUN = "groups permuted"
 
 
+class TextEncoding(StrEnum):
+    """What the text of a table was taken for: names that Python's codecs know."""
+
+    UTF_8 = "utf-8"
+    UTF_8_MARKED = "utf-8-sig"
+    UTF_16_MARKED = "utf-16"
+    UTF_16_LE = "utf-16-le"
+    UTF_16_BE = "utf-16-be"
+    UTF_32_MARKED = "utf-32"
+    WINDOWS_1252 = "cp1252"
+    LATIN_1 = "latin-1"
+
+
+class Separator(StrEnum):
+    """The sign between the columns of a table."""
+
+    COMMA = ","
+    SEMICOLON = ";"
+    TAB = "\t"
+    BAR = "|"
+
+
+class TableKind(StrEnum):
+    """The format of a table."""
+
+    TEXT = "text"
+    JSON_LINES = "JSON lines"
+    EXCEL = "Excel"
+    PARQUET = "Parquet"
+
+
 class Direction(StrEnum):
     """What a head does to the gap that it was asked about, as far as its own interval tells."""
 

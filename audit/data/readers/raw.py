@@ -10,7 +10,7 @@ import pandas as pd
 from audit.card.faults import closest, did_you_mean
 from audit.data.samples import ImageSource
 from audit.errors import DataError
-from audit.records import DataWarning
+from audit.records import DataWarning, TableForm
 
 REASON = "reason"  # column of what is left out
 
@@ -48,6 +48,8 @@ class RawTable:
         Files that are not read: the image column, ``reason``, and the columns of ``frame`` that are known of them.
     warnings : tuple of DataWarning
         What was odd on reading.
+    tables : tuple of TableForm
+        How its tables were read.
     """
 
     frame: pd.DataFrame
@@ -56,6 +58,7 @@ class RawTable:
     about: About = About()
     left_out: pd.DataFrame | None = None
     warnings: tuple[DataWarning, ...] = ()
+    tables: tuple[TableForm, ...] = ()
 
 
 def require_columns(frame: pd.DataFrame, needed: Sequence[tuple[str, str]], where: str) -> None:
