@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from audit.card.faults import Lines, PathParts, closest, did_you_mean, faults_of, spell
 from audit.card.schema import Card
+from audit.card.text_values import keep_text
 from audit.errors import CardError, DataError, InputError
 from audit.filenames import name_on_disk, printable
 from audit.resources import DATA_VARIABLE, resource_dir
@@ -260,6 +261,8 @@ def _parse(text: str, path: Path) -> tuple[yaml.Node | None, dict[str, Any]]:
                 raise CardError([f"{path}:{line} card: alias '*{event.anchor}' is not allowed; write it out"])
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
+        if root is not None:
+            keep_text(root, Card)
         data = loader.construct_document(root) if root is not None else None
     except yaml.MarkedYAMLError as error:
         raise CardError([_syntax_fault(path, error)]) from None

@@ -170,7 +170,8 @@ def test_typed_values_are_written_plainly(tmp_path: Path, name: str) -> None:
     [
         (None, None), (float("nan"), None), (pd.NA, None), (pd.NaT, None), (True, "True"), (np.bool_(False), "False"),
         (7, "7"), (7.0, "7"), (np.float32(0.1), "0.1"), (1e300, "1e+300"), (float("inf"), "inf"), ("1.0", "1.0"),
-        ("", ""), (" NA ", " NA "), (datetime.date(2024, 2, 1), "2024-02-01"), (datetime.datetime(2024, 2, 1), "2024-02-01"),
+        ("", ""), (" NA ", " NA "),
+        (datetime.date(2024, 2, 1), "2024-02-01"), (datetime.datetime(2024, 2, 1), "2024-02-01"),
         (pd.Timestamp("2024-02-01 12:30"), "2024-02-01 12:30:00"), (datetime.time(9, 5), "09:05:00"),
     ],
 )  # fmt: skip
