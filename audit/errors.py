@@ -4,6 +4,7 @@ AuditError
 ├── InputError          exit 2: the card, the data or the weights must change
 │   ├── CardError       ... the card; carries every fault found, each with its line
 │   ├── DataError       ... the images, the table, the groups
+│   │   └── ImageError  ... one image (audit/data/decode.py)
 │   └── ModelError      ... the architecture or the weights
 └── UnfinishedError     exit 5: the input may be right, but the run could not finish
     ├── MemoryExhaustedError  ... for want of memory

@@ -31,7 +31,16 @@ from audit.records import (
     SharedCopy,
 )
 from audit.report.formats import clean, percent, rate, spread
-from audit.report.text import Sentences, data_file, limit_sentences, table_sentence, warning_sentence
+from audit.report.text import (
+    Sentences,
+    counted_findings,
+    data_file,
+    left_out_sentence,
+    limit_sentences,
+    note_sentences,
+    table_sentence,
+    warning_sentence,
+)
 from audit.units import UNITS, Unit
 
 if TYPE_CHECKING:
@@ -259,7 +268,7 @@ def data_summary(report: DataReport, name: str) -> str:
 def _left_out(row: ExcludedRow) -> str:
     examples = f" (e.g. {', '.join(row.examples[:2])})" if row.examples else ""
     groups = [f"{name}: {', '.join(f'{g} {n}' for g, n in counts.items())}" for name, counts in row.by_group.items()]
-    return wrapped(f"  {row.images}  {row.reason}{examples}{''.join(f'; {each}' for each in groups)}")
+    return wrapped(f"  {row.images}  {left_out_sentence(row)}{examples}{''.join(f'; {each}' for each in groups)}")
 
 
 def _counts(report: DataReport) -> str:
@@ -356,10 +365,8 @@ def datasets_table(cards: Mapping[str, Card], *, markdown: bool = False) -> str:
 
 def diff_summary(comparison: RunComparison) -> list[str]:
     """Say in a few lines what became of the findings."""
-    from audit.report.html import counted
-
-    first = f"{comparison.before.outcome} -> {comparison.after.outcome}; {counted(comparison)}"
-    return [first, *(clean(note) for note in comparison.notes)]
+    first = f"{comparison.before.outcome} -> {comparison.after.outcome}; {counted_findings(comparison)}"
+    return [first, *map(clean, note_sentences(comparison))]
 
 
 def finding_line(finding: Finding, unit: Unit) -> str:

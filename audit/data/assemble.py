@@ -22,13 +22,13 @@ from audit.data.groups import (
 from audit.data.leaks import leak_warnings
 from audit.data.quality import duplicate_warnings, fingerprint, inspect_images
 from audit.data.readers import RawTable, read_raw
-from audit.data.readers.raw import REASON, require_columns
+from audit.data.readers.raw import DETAIL, KIND, require_columns
 from audit.data.rows import Rows, loss_warnings
 from audit.data.samples import EXAMPLES, SPLITS, UNKNOWN, ImageSource, Samples, pair_column
 from audit.data.splits import GIVEN, assign_splits, thin_training
 from audit.errors import DataError
 from audit.filenames import printable
-from audit.records import DataWarning, DataWarningCode
+from audit.records import DataWarning, DataWarningCode, LeftOut
 
 Progress = Callable[[int], None]
 
@@ -198,7 +198,7 @@ def _count_unread(rows: Rows, left_out: pd.DataFrame) -> Rows:
     card = rows.card
     columns = {name: left_out[group.column] for name, group in card.groups.items() if group.column in left_out}
     unread = pd.DataFrame({"image": left_out[card.data.image], **columns})
-    found = tuple(rows.excluded_row(part, str(reason)) for reason, part in unread.groupby(left_out[REASON]))
+    found = rows.excluded_rows(unread, left_out[KIND], left_out[DETAIL])
     return replace(rows, excluded=found, lost=found)
 
 
@@ -224,15 +224,16 @@ def merge_repeats(rows: Rows) -> Rows:
 def leave_out_unusable(rows: Rows) -> Rows:
     """Leave out rows without an image, a label that is kept, or a subject; sort the rest by image."""
     card = rows.card
-    rows = rows.without(rows.frame["image"].isna(), f"no value in column '{card.data.image}'")
-    rows = rows.without(rows.frame["label"].isna(), f"no value in column '{card.data.label}'")
+    rows = rows.without(rows.frame["image"].isna(), LeftOut.NO_VALUE, of=card.data.image)
+    rows = rows.without(rows.frame["label"].isna(), LeftOut.NO_VALUE, of=card.data.label)
     kept = card.data.labels
     if kept is None and card.training == "none":
         kept = card.model.classes
     key = "model.classes" if card.data.labels is None else "data.labels"
     for label in sorted(set(rows.frame["label"]) - set(kept)) if kept is not None else []:
-        rows = rows.without(rows.frame["label"] == label, f"label '{label}' is not in {key}", chosen=True)
-    rows = rows.without(rows.frame["subject"].isna(), "no value in data.subject")
+        which = rows.frame["label"] == label
+        rows = rows.without(which, LeftOut.LABEL_NOT_KEPT, of=key, names=[label], chosen=True)
+    rows = rows.without(rows.frame["subject"].isna(), LeftOut.NO_SUBJECT)
     return replace(rows, frame=rows.frame.sort_values("image", ignore_index=True))
 
 
@@ -273,12 +274,13 @@ def open_images(rows: Rows, progress: Progress | None = None) -> Rows:
     """Open every image once, and set aside what cannot be read."""
     found = inspect_images(rows.raw.source, list(rows.frame["image"]), rows.raw.where, progress=progress)
     readable = rows.frame["image"].isin(found.digests.index)
-    reasons = rows.frame["image"].map(found.unreadable)[~readable]
-    bad = [rows.excluded_row(part, str(reason), None) for reason, part in rows.frame[~readable].groupby(reasons)]
+    errors = rows.frame["image"].map(found.unreadable)[~readable]
+    kinds, details = errors.map(lambda error: error.kind), errors.map(lambda error: error.detail)
+    bad = rows.excluded_rows(rows.frame[~readable], kinds, details, None)
     rows = replace(
         rows,
         frame=rows.frame[readable],
-        quarantined=tuple(bad),
+        quarantined=bad,
         lost=(*rows.lost, *bad),
         digests=found.digests,
         looks=found.looks,

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from audit.errors import DataError
+from audit.records import LeftOut
 
 MIN_SIDE_PX = 8
 MAX_PIXELS = 50_000_000  # a larger image is a mistake or a decompression bomb
@@ -19,6 +20,7 @@ MAX_PIXELS = 50_000_000  # a larger image is a mistake or a decompression bomb
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
 IMAGE_SUFFIXES = tuple(sorted(end for end, kind in Image.registered_extensions().items() if kind in FORMATS))
 REPAIR = "repair or remove it"
+SCALE_DOWN = "scale it down or remove it"
 REMARKS = "vit-audit"  # key of ``Image.info``: what is to be reported of a decoded image
 METADATA, DEPTH = "metadata", "depth"  # these remarks
 ORIENTATION = int(ExifTags.Base.Orientation)
@@ -34,6 +36,24 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF orientation
 _PNG_SBIT = re.compile(rb"\0\0\0[\1-\4]sBIT(.)", re.S)
+
+
+class ImageError(DataError):
+    """One image cannot be read.
+
+    Parameters
+    ----------
+    key : str
+        Its name.
+    kind : LeftOut
+    fix : str
+    detail : str
+        Its size, or what a library said.
+    """
+
+    def __init__(self, key: str, kind: LeftOut, fix: str = "", detail: str = "") -> None:
+        self.kind, self.detail = kind, detail
+        super().__init__(key, f"{kind} ({detail})" if detail else str(kind), fix)
 
 
 def decode_image(name: str, content: bytes) -> Image.Image:
@@ -54,7 +74,7 @@ def decode_image(name: str, content: bytes) -> Image.Image:
 
     Raises
     ------
-    DataError
+    ImageError
         If it is no image, is damaged, smaller than 8 px on a side or larger than 50 million pixels. Metadata that
         cannot be read are no reason.
     """
@@ -64,13 +84,13 @@ def decode_image(name: str, content: bytes) -> Image.Image:
     except DataError:
         raise
     except UnidentifiedImageError:
-        raise DataError(name, "not an image", REPAIR) from None
+        raise ImageError(name, LeftOut.NOT_AN_IMAGE, REPAIR) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise DataError(name, f"over {MAX_PIXELS:,} pixels", "scale it down or remove it") from None
+        raise ImageError(name, LeftOut.TOO_LARGE, SCALE_DOWN) from None
     except MemoryError:
         raise
     except Exception:  # damaged files make Pillow's decoders raise nearly anything
-        raise DataError(name, "damaged or truncated image", REPAIR) from None
+        raise ImageError(name, LeftOut.DAMAGED, REPAIR) from None
 
 
 def remarks_of(image: Image.Image) -> tuple[str, ...]:
@@ -101,10 +121,9 @@ def _opened(name: str, content: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(content), formats=FORMATS)
     width, height = image.size
     if min(width, height) < MIN_SIDE_PX:
-        what = f"{width}x{height} px is under {MIN_SIDE_PX} px on a side"
-        raise DataError(name, what, "give a larger image or remove it")
+        raise ImageError(name, LeftOut.TOO_SMALL, "give a larger image or remove it", f"{width}x{height} px")
     if width * height > MAX_PIXELS:
-        raise DataError(name, f"over {MAX_PIXELS:,} pixels", "scale it down or remove it")
+        raise ImageError(name, LeftOut.TOO_LARGE, SCALE_DOWN, f"{width}x{height} px")
     image.load()
     return image
 
@@ -175,7 +194,7 @@ def _to_rgb(image: Image.Image, content: bytes, name: str, remark: Callable[[str
     if image.mode == "F":
         shares = np.asarray(image, dtype=np.float64)
         if not (np.isfinite(shares).all() and shares.min() >= 0 and shares.max() <= 1):
-            raise DataError(name, "floating-point pixels are not from 0 to 1", "save it with 8 or 16 bits")
+            raise ImageError(name, LeftOut.PIXELS_OUT_OF_RANGE, "save it with 8 or 16 bits", "not in [0, 1]")
         return Image.fromarray(np.round(255 * shares).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         opaque = image.convert("RGBA")

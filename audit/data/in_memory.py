@@ -9,8 +9,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
+from audit.data.decode import ImageError
 from audit.data.sources import ByteSource
 from audit.errors import DataError
+from audit.records import LeftOut
 
 SHOWN = 3
 
@@ -75,10 +77,9 @@ def _item(dataset: MapDataset, place: int, key: str) -> Any:
     try:
         return dataset[place]
     except Exception as error:
-        what = f"the dataset gives no item ({type(error).__name__}: {error})"
-        raise DataError(
-            key, " ".join(what.split()), "repair that item, or leave it out of dataset and table"
-        ) from error
+        detail = " ".join(f"{type(error).__name__}: {error}".split())
+        fix = "repair that item, or leave it out of dataset and table"
+        raise ImageError(key, LeftOut.NOT_OPENED, fix, detail) from error
 
 
 def image_of(item: Any, field: str) -> Any:
@@ -110,15 +111,17 @@ def as_image(key: str, value: Any) -> Image.Image:
         array = array[:, :, 0]
     right_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
     if not right_shape or not array.size or array.dtype.kind not in "uifb":
-        what = f"is no image: {type(value).__name__} of shape {array.shape}, {array.dtype}"
-        raise DataError(key, what, "give PIL images, arrays (H, W, 3) or tensors (3, H, W), not yet normalised")
+        fix = "give PIL images, arrays (H, W, 3) or tensors (3, H, W), not yet normalised"
+        detail = f"{type(value).__name__} of shape {array.shape}, {array.dtype}"
+        raise ImageError(key, LeftOut.NOT_AN_IMAGE, fix, detail)
     if array.dtype.kind == "f":
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            what = f"floating-point pixels lie in [{array.min():.3g}, {array.max():.3g}], not in [0, 1]"
-            raise DataError(key, what, "give images before they are normalised")
+            detail = f"in [{array.min():.3g}, {array.max():.3g}], not in [0, 1]"
+            raise ImageError(key, LeftOut.PIXELS_OUT_OF_RANGE, "give images before they are normalised", detail)
         array = np.round(array * 255)
     elif array.min() < 0 or array.max() > 255:
-        raise DataError(key, f"pixels lie in [{array.min()}, {array.max()}], not in [0, 255]", "give 8-bit images")
+        detail = f"in [{array.min()}, {array.max()}], not in [0, 255]"
+        raise ImageError(key, LeftOut.PIXELS_OUT_OF_RANGE, "give 8-bit images", detail)
     return Image.fromarray(array.astype(np.uint8)).convert("RGB")
 
 

@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from audit.data.decode import DEPTH, METADATA, REPAIR, remarks_of
+from audit.data.decode import DEPTH, METADATA, REPAIR, ImageError, remarks_of
 from audit.data.leaks import COLUMNS, Look, look_at
 from audit.data.samples import EXAMPLES, ImageSource
 from audit.data.sources import ByteSource
 from audit.errors import DataError
 from audit.filenames import printable
-from audit.records import DataWarning, DataWarningCode
+from audit.records import DataWarning, DataWarningCode, LeftOut
 
 MAX_QUARANTINED_SHARE = 0.05
 REASONS = 5  # named in an error, the commonest first
@@ -33,7 +33,7 @@ class Inspection:
     digests : pandas.Series
         SHA-256 of each readable image's bytes (of its pixels, where the source has no bytes), by key.
     unreadable : pandas.Series
-        The reason for each image that cannot be read, by key.
+        The ``ImageError`` of each image that cannot be read, by key.
     looks : pandas.DataFrame
         Statistics of each readable image, by key.
     warnings : tuple of DataWarning
@@ -87,13 +87,13 @@ def inspect_images(
     """
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("ignore")  # remarks on metadata; bombs are refused by size
-        answers: list[_Seen | DataError] = []
+        answers: list[_Seen | ImageError] = []
         for done, answer in enumerate(pool.map(lambda key: _seen(source, key), keys), start=1):
             answers.append(answer)
             if progress is not None:
                 progress(done)
     good = {key: answer for key, answer in zip(keys, answers, strict=True) if isinstance(answer, _Seen)}
-    bad = {key: answer.what for key, answer in zip(keys, answers, strict=True) if isinstance(answer, DataError)}
+    bad = {key: answer for key, answer in zip(keys, answers, strict=True) if isinstance(answer, ImageError)}
     unreadable = pd.Series(bad, dtype=object)
     _refuse_too_many(unreadable, len(keys), where)
     looks = pd.DataFrame([seen.look for seen in good.values()], index=list(good), columns=list(COLUMNS))
@@ -105,7 +105,7 @@ def inspect_images(
     )
 
 
-def _seen(source: ImageSource, key: str) -> _Seen | DataError:
+def _seen(source: ImageSource, key: str) -> _Seen | ImageError:
     try:
         if isinstance(source, ByteSource):
             content = source.read(key)
@@ -113,8 +113,10 @@ def _seen(source: ImageSource, key: str) -> _Seen | DataError:
         else:
             image = _opened(source, key)
             content = f"{image.size}".encode() + image.tobytes()
-    except DataError as error:
+    except ImageError as error:
         return error
+    except DataError as error:  # of somebody else's source
+        return ImageError(key, LeftOut.NOT_OPENED, error.fix, error.what)
     return _Seen(hashlib.sha256(content).hexdigest(), look_at(image), remarks_of(image))
 
 
@@ -125,7 +127,7 @@ def _opened(source: ImageSource, key: str) -> Image.Image:
     except DataError:
         raise
     except Exception as error:
-        raise DataError(key, f"cannot be opened ({type(error).__name__})", REPAIR) from None
+        raise ImageError(key, LeftOut.NOT_OPENED, REPAIR, type(error).__name__) from None
 
 
 def _remark_warnings(good: Mapping[str, _Seen]) -> Iterator[DataWarning]:
@@ -189,7 +191,7 @@ def duplicate_warnings(frame: pd.DataFrame, digests: pd.Series) -> list[DataWarn
 def _refuse_too_many(unreadable: pd.Series, total: int, where: str) -> None:
     if len(unreadable) <= MAX_QUARANTINED_SHARE * total:
         return
-    reasons = unreadable.value_counts()
+    reasons = pd.Series([error.what for error in unreadable], dtype=object).value_counts()
     counts = ", ".join(f"{reason} ({n})" for reason, n in reasons.head(REASONS).items())
     counts += f" and {len(reasons) - REASONS} more reasons" if len(reasons) > REASONS else ""
     examples = ", ".join(printable(str(key)) for key in unreadable.index[:3])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
@@ -14,7 +14,7 @@ from audit.data.groups import group_column
 from audit.data.readers.raw import RawTable
 from audit.data.samples import EXAMPLES, UNKNOWN
 from audit.filenames import printable
-from audit.records import AttributeInfo, DataWarning, DataWarningCode, ExcludedRow
+from audit.records import AttributeInfo, DataWarning, DataWarningCode, ExcludedRow, LeftOut
 
 
 @dataclass(frozen=True)
@@ -56,24 +56,32 @@ class Rows:
     digests: pd.Series = field(default_factory=lambda: pd.Series(dtype=object))
     looks: pd.DataFrame = field(default_factory=pd.DataFrame)
 
-    def without(self, which: pd.Series, reason: str, *, chosen: bool = False) -> Rows:
+    def without(
+        self, which: pd.Series, kind: LeftOut, *, of: str = "", names: Sequence[str] = (), chosen: bool = False
+    ) -> Rows:
         """Return the rows without some, which are counted.
 
         Parameters
         ----------
         which : pandas.Series of bool
             The rows to leave out.
-        reason : str
+        kind : LeftOut
+        of : str
+            Column or key of the card.
+        names : sequence of str
+            A label.
         chosen : bool
             Whether the card asks for it.
         """
         if not which.any():
             return self
-        row = self.excluded_row(self.frame[which], reason)
+        row = self.excluded_row(self.frame[which], kind).model_copy(update={"of": of, "names": list(names)})
         lost = self.lost if chosen else (*self.lost, row)
         return replace(self, frame=self.frame[~which], excluded=(*self.excluded, row), lost=lost)
 
-    def excluded_row(self, left_out: pd.DataFrame, reason: str, examples: int | None = EXAMPLES) -> ExcludedRow:
+    def excluded_row(
+        self, left_out: pd.DataFrame, kind: LeftOut, detail: str = "", examples: int | None = EXAMPLES
+    ) -> ExcludedRow:
         """Count images, by group as far as their rows tell; ``examples`` of them are named, None for all."""
         by_group = {
             name: {str(group): int(n) for group, n in group_column(left_out[name], spec).value_counts().items()}
@@ -81,7 +89,17 @@ class Rows:
             if name in left_out
         }
         names = sorted(printable(image) for image in left_out["image"].dropna())
-        return ExcludedRow(reason=reason, images=len(left_out), examples=names[:examples], by_group=by_group)
+        return ExcludedRow(kind=kind, detail=detail, images=len(left_out), examples=names[:examples], by_group=by_group)
+
+    def excluded_rows(
+        self, left_out: pd.DataFrame, kinds: pd.Series, details: pd.Series, examples: int | None = EXAMPLES
+    ) -> tuple[ExcludedRow, ...]:
+        """Count images by why they are left out."""
+        why = list(zip(kinds, details, strict=True))
+        return tuple(
+            self.excluded_row(left_out[[each == (kind, detail) for each in why]], kind, detail, examples)
+            for kind, detail in sorted(set(why))
+        )
 
     def warned(self, *warnings: DataWarning) -> Rows:
         """Return the rows with more warnings."""

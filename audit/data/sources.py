@@ -8,9 +8,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from PIL import Image
 
-from audit.data.decode import REPAIR, decode_image
+from audit.data.decode import REPAIR, ImageError, decode_image
 from audit.errors import DataError
 from audit.filenames import name_on_disk, printable
+from audit.records import LeftOut
 
 
 class ByteSource(ABC):
@@ -49,17 +50,17 @@ class FileSource(ByteSource):
         try:
             file = (self.root / name_on_disk(safe_key(key, str(self.root)))).resolve()
             if not self.links and not file.is_relative_to(self.root.resolve()):
-                raise DataError(key, "is a link that leads out of its folder", "copy the file, or set data.links: true")
+                raise ImageError(key, LeftOut.LINK_OUT, "copy the file, or set data.links: true")
             if file.exists() and not file.is_file():
-                raise DataError(key, "is no file", "correct the path")
+                raise ImageError(key, LeftOut.NO_FILE, "correct the path")
             return file.read_bytes()
         except FileNotFoundError:
-            raise DataError(key, "missing file", "check the path, relative to the table") from None
+            raise ImageError(key, LeftOut.MISSING, "check the path, relative to the table") from None
         except UnicodeEncodeError:
-            raise DataError(key, "no file can have such a name", "correct the path") from None
+            raise ImageError(key, LeftOut.IMPOSSIBLE_NAME, "correct the path") from None
         except (OSError, RuntimeError) as error:  # the latter of links that lead in a circle
-            what = getattr(error, "strerror", None) or "links in a circle"
-            raise DataError(key, f"cannot be opened ({what})", REPAIR) from None
+            detail = getattr(error, "strerror", None) or LeftOut.LINK_IN_CIRCLE
+            raise ImageError(key, LeftOut.NOT_OPENED, REPAIR, detail) from None
 
 
 def safe_key(value: str, where: str) -> str:

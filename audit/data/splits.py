@@ -17,7 +17,7 @@ from audit.card.faults import did_you_mean
 from audit.card.schema import DataSpec, Shares
 from audit.data.samples import AUDIT_SPLITS, EXAMPLES, HELD_BACK, SPLITS, UNKNOWN
 from audit.errors import DataError
-from audit.records import ExcludedRow
+from audit.records import ExcludedRow, LeftOut
 
 GIVEN = "given_split"  # optional column of what the table or the folders say
 UNASSIGNED = ("test", "val", "validation")  # given names that leave open which of the two audit splits
@@ -164,17 +164,16 @@ def thin_training(
             what = f"no training image of {plant.group} x {plant.label}"
             raise DataError("data.plant", what, did_you_mean(plant.label, set(frame["label"])))
         dropped = _fewest(cell, round(plant.keep * len(cell)), spec.seed)
-        reason = (
-            f"thinned from training on purpose: {plant.attribute}={plant.group} x {plant.label}, {plant.keep:.0%} kept"
-        )
-        excluded += [_excluded(frame.loc[dropped], attributes, reason)] * bool(len(dropped))
+        if len(dropped):
+            row = _excluded(frame.loc[dropped], attributes, LeftOut.PLANTED, plant.attribute)
+            excluded.append(row.model_copy(update={"names": [plant.group, plant.label], "kept": plant.keep}))
         frame = frame.drop(index=dropped)
     if spec.balance_training:
         attribute = next(iter(attributes))
         kept = balanced_training(frame, attribute, attributes[attribute], spec.seed)
         dropped = frame.index[frame["split"] == "train"].difference(kept)
-        reason = f"thinned from training on purpose: every {attribute} x label cell made equal"
-        excluded += [_excluded(frame.loc[dropped], attributes, reason)] * bool(len(dropped))
+        if len(dropped):
+            excluded.append(_excluded(frame.loc[dropped], attributes, LeftOut.BALANCED, attribute))
         frame = frame.drop(index=dropped)
     return frame, excluded
 
@@ -230,11 +229,11 @@ def _fewest(cell: pd.Series, keep: int, seed: int) -> pd.Index:
     return cell.index[np.argsort([_chance(seed, image) for image in cell], kind="stable")[keep:]]
 
 
-def _excluded(dropped: pd.DataFrame, attributes: Iterable[str], reason: str) -> ExcludedRow:
+def _excluded(dropped: pd.DataFrame, attributes: Iterable[str], kind: LeftOut, of: str) -> ExcludedRow:
     """Count training images that the card asks to drop."""
     counts = {name: {str(g): int(n) for g, n in dropped[name].value_counts().items()} for name in attributes}
     return ExcludedRow(
-        reason=reason, images=len(dropped), examples=sorted(dropped["image"])[:EXAMPLES], by_group=counts
+        kind=kind, of=of, images=len(dropped), examples=sorted(dropped["image"])[:EXAMPLES], by_group=counts
     )
 
 

@@ -18,21 +18,34 @@ from audit.pipeline.load_run import OpenedRun, open_run
 from audit.records import (
     Audit,
     ComparedFinding,
+    ComparisonNote,
     Contrast,
     Estimate,
     Finding,
+    FindingState,
+    HeadRow,
+    LocalisationStatus,
     Metric,
+    NoteCode,
     RunComparison,
     RunName,
     State,
+    Untested,
     Verdict,
+    WhyUntested,
 )
 from audit.report.render import Source, read_run
 from audit.report.shareable import refuse_copy
-from audit.report.text import untested_sentence
 from audit.units import name_of
 
-UNTESTED = (State.TOO_LITTLE_DATA, State.NOT_ESTIMABLE)
+UNTESTED = {
+    State.TOO_LITTLE_DATA: WhyUntested.TOO_LITTLE_DATA,
+    State.NOT_ESTIMABLE: WhyUntested.NOT_ESTIMABLE,
+}
+UNSEARCHED = {
+    LocalisationStatus.NO_GAP: WhyUntested.NO_GAP,
+    LocalisationStatus.TOO_LITTLE_DATA: WhyUntested.TOO_LITTLE_DATA,
+}
 Pairing = Callable[[Finding], Change | None]
 
 
@@ -48,7 +61,7 @@ def compare_runs(before: Path, after: Path) -> RunComparison:
     """
     first, second = read_run(before), read_run(after)
     same = first.audit.data.fingerprint == second.audit.data.fingerprint
-    notes: list[str] = []
+    notes: list[ComparisonNote] = []
     pairing: Pairing = _not_paired
     if same:
         try:
@@ -56,20 +69,17 @@ def compare_runs(before: Path, after: Path) -> RunComparison:
                 refuse_copy(run, "name the runs themselves")
             pairing = partial(_paired, open_run(before), open_run(after))
         except (AuditError, OSError, ValueError) as error:
-            notes.append(f"Not compared image by image: {error}")
+            notes.append(ComparisonNote(code=NoteCode.NOT_OPENED, error=_in_one_line(error)))
     else:
-        notes.append("The runs did not measure the same images, so numbers are set side by side and not paired.")
+        notes.append(ComparisonNote(code=NoteCode.OTHER_IMAGES))
     known = {f.id: f for f in [*findings_of(second.audit), *findings_of(first.audit)]}
     in_both = {f.id for f in findings_of(first.audit)} & {f.id for f in findings_of(second.audit)}
     if known and not in_both and first.audit.name != second.audit.name:
-        notes.append(
-            f"The cards have different names ('{first.audit.name}', '{second.audit.name}'), and so have all ids."
-        )
+        notes.append(ComparisonNote(code=NoteCode.OTHER_NAMES))
     try:
         findings = [_compared(f, first.audit, second.audit, pairing) for f in known.values()]
     except (AuditError, OSError, ValueError, LookupError) as error:  # whatever a damaged table makes its reader raise
-        what = " ".join(str(error).split()) or type(error).__name__
-        notes.append(f"Not compared image by image, because effects are missing or damaged: {what}")
+        notes.append(ComparisonNote(code=NoteCode.EFFECTS_UNREADABLE, error=_in_one_line(error)))
         findings = [_compared(f, first.audit, second.audit, _not_paired) for f in known.values()]
     return RunComparison(
         before=_named(first),
@@ -84,6 +94,10 @@ def compare_runs(before: Path, after: Path) -> RunComparison:
 def findings_of(audit: Audit) -> list[Finding]:
     """Return what a run found; nothing where a control failed, whatever its record holds."""
     return [] if audit.is_invalid else audit.findings
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _not_paired(_finding: Finding) -> Change | None:
@@ -107,18 +121,28 @@ def _compared(finding: Finding, first: Audit, second: Audit, pairing: Pairing) -
     """Say what became of one finding."""
     was, is_found = (any(f.id == finding.id for f in findings_of(audit)) for audit in (first, second))
     before, after = number_of(first, finding), number_of(second, finding)
+    state, confirmed_only = FindingState.PERSISTING, False
+    untested = None if was and is_found else _untested(second if was else first, finding)
+    if was and not is_found:
+        confirmed_only = untested is None and _is_confirmed(second, finding)
+        if untested is not None:
+            state = FindingState.NO_LONGER_TESTABLE
+        elif not confirmed_only:
+            state = FindingState.GONE
+    elif is_found and not was:
+        state = FindingState.NEW
     row = ComparedFinding(
-        id=finding.id, finding=finding, kind=finding.kind, state="persisting", before=before, after=after
+        id=finding.id,
+        finding=finding,
+        kind=finding.kind,
+        state=state,
+        before=before,
+        after=after,
+        untested=untested,
+        confirmed_only=confirmed_only,
     )
-    reason = _untestable(second, finding) if was and not is_found else ""
-    if reason:
-        return row.model_copy(update={"state": "no longer testable", "reason": reason})
-    if was and not is_found and _still_confirmed(second, finding):
-        row = row.model_copy(update={"reason": "confirmed, below the share from which a finding is made of it"})
-    elif was != is_found:
-        untested = "" if was else _untestable(first, finding)
-        why = f"the run before could not test it: {untested}" if untested else ""
-        row = row.model_copy(update={"state": "gone" if was else "new", "reason": why})
+    if state == FindingState.NO_LONGER_TESTABLE:
+        return row
     change = pairing(finding) if before is not None and after is not None else None
     if change is None:
         return row
@@ -131,42 +155,49 @@ def number_of(audit: Audit, finding: Finding) -> Estimate | None:
         return None
     contrast = f"{finding.attribute}:{finding.group}-{finding.reference}"
     if finding.kind == "head":
-        heads = (
-            h for h in audit.heads if (h.contrast, h.outcome, [h.name]) == (contrast, finding.outcome, finding.heads)
-        )
-        return next((h.confirmation for h in heads), None)
+        head = _head_of(audit, finding)
+        return None if head is None else head.confirmation
     asked = f"{contrast}:{finding.outcome}:{finding.metric}"
     return next((c.estimate for c in audit.contrasts if c.id == asked), None)
 
 
-def _still_confirmed(audit: Audit, finding: Finding) -> bool:
-    """Tell whether a head is confirmed although no finding is made of it."""
-    contrast = f"{finding.attribute}:{finding.group}-{finding.reference}"
-    return finding.kind == "head" and any(
-        h.verdict == Verdict.CONFIRMED
-        for h in audit.heads
-        if (h.contrast, h.outcome, [h.name]) == (contrast, finding.outcome, finding.heads)
-    )
+def _head_of(audit: Audit, finding: Finding) -> HeadRow | None:
+    """Return the row of a finding's head; None where the run has none."""
+    asked = (f"{finding.attribute}:{finding.group}-{finding.reference}", finding.outcome, finding.heads)
+    return next((h for h in audit.heads if (h.contrast, h.outcome, [h.name]) == asked), None)
 
 
-def _untestable(audit: Audit, finding: Finding) -> str:
-    """Say why a run cannot answer a finding's question; "" where it can."""
+def _is_confirmed(audit: Audit, finding: Finding) -> bool:
+    """Tell whether a finding's head is confirmed, finding or not."""
+    head = _head_of(audit, finding) if finding.kind == "head" else None
+    return head is not None and head.verdict == Verdict.CONFIRMED
+
+
+def _untested(audit: Audit, finding: Finding) -> Untested | None:
+    """Say why a run cannot answer a finding's question; None where it can."""
     if audit.is_invalid:
-        return "a control failed"
+        return Untested(why=WhyUntested.CONTROL_FAILED)
     contrast = f"{finding.attribute}:{finding.group}-{finding.reference}"
     if finding.kind == "head":
-        rows = [
-            h for h in audit.heads if (h.contrast, h.outcome, [h.name]) == (contrast, finding.outcome, finding.heads)
-        ]
-        if rows:
-            return "too little data" if rows[0].verdict == Verdict.TOO_LITTLE_DATA else ""
-        where = audit.localisation.get(f"{contrast}:{finding.outcome}")
-        return "the question was not asked" if where is None else where.status
-    rates = [c for c in audit.contrasts if c.id == f"{contrast}:{finding.outcome}:{finding.metric}"]
-    if not rates:
-        return "the question was not asked"
-    row = rates[0]
-    return f"{row.state}: {untested_sentence(row)}" if row.state in UNTESTED else ""
+        head, where = _head_of(audit, finding), audit.localisation.get(f"{contrast}:{finding.outcome}")
+        if head is not None:
+            few = head.verdict == Verdict.TOO_LITTLE_DATA
+            return Untested(why=WhyUntested.TOO_LITTLE_DATA) if few else None
+        if where is None:
+            return Untested(why=WhyUntested.NOT_ASKED)
+        return Untested(why=UNSEARCHED.get(where.status, WhyUntested.NOT_PATCHED))
+    asked = f"{contrast}:{finding.outcome}:{finding.metric}"
+    row = next((c for c in audit.contrasts if c.id == asked), None)
+    if row is None:
+        return Untested(why=WhyUntested.NOT_ASKED)
+    if row.state not in UNTESTED:
+        return None
+    return Untested(
+        why=UNTESTED[row.state],
+        shortfall=row.shortfall,
+        fewest_subjects=row.fewest_subjects,
+        subjects_needed=row.subjects_needed,
+    )
 
 
 def _paired(first: OpenedRun, second: OpenedRun, finding: Finding) -> Change | None:

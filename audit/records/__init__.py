@@ -49,10 +49,13 @@ from audit.records.base import (
     Design,
     Direction,
     Estimate,
+    FindingState,
+    LeftOut,
     Localisation,
     LocalisationStatus,
     Metric,
     NextStep,
+    NoteCode,
     NotRunCode,
     Outcome,
     ReasonCode,
@@ -63,8 +66,9 @@ from audit.records.base import (
     TableKind,
     TextEncoding,
     Verdict,
+    WhyUntested,
 )
-from audit.records.diff_json import ComparedFinding, RunComparison, RunName
+from audit.records.diff_json import ComparedFinding, ComparisonNote, RunComparison, RunName, Untested
 from audit.records.review_json import Decision, Review
 from audit.records.shareable_json import SharedCopy
 
@@ -78,6 +82,7 @@ __all__ = [
     "Bound",
     "ChanceReason",
     "ComparedFinding",
+    "ComparisonNote",
     "Confidence",
     "Contrast",
     "ContrastRow",
@@ -96,6 +101,7 @@ __all__ = [
     "Estimate",
     "ExcludedRow",
     "Finding",
+    "FindingState",
     "GapLimit",
     "HeadGrid",
     "HeadLimit",
@@ -103,6 +109,7 @@ __all__ = [
     "IntersectionSize",
     "JointRow",
     "LabelShareRow",
+    "LeftOut",
     "LegalAnswer",
     "Localisation",
     "LocalisationStatus",
@@ -112,6 +119,7 @@ __all__ = [
     "NextStep",
     "NotRun",
     "NotRunCode",
+    "NoteCode",
     "Outcome",
     "PairRow",
     "PatchChoice",
@@ -134,5 +142,7 @@ __all__ = [
     "TableKind",
     "TextEncoding",
     "TrainingRun",
+    "Untested",
     "Verdict",
+    "WhyUntested",
 ]

@@ -17,6 +17,7 @@ from audit.records.base import (
     Design,
     Direction,
     Estimate,
+    LeftOut,
     Localisation,
     LocalisationStatus,
     Metric,
@@ -124,9 +125,16 @@ class LabelShareRow(Record):
 
 
 class ExcludedRow(Record):
-    """Images that were left out, and why. Nothing is left out that is not in such a row."""
+    """Images that were left out, and why. Nothing is left out that is not in such a row.
 
-    reason: str
+    ``templates/text/data.j2`` has the sentence.
+    """
+
+    kind: LeftOut
+    of: str = ""  # column, attribute or key of the card
+    names: list[str] = []  # the label; the group and the label of a thinned cell
+    kept: float | None = None  # share of a thinned cell
+    detail: str = ""  # a suffix, a size, what a library said
     images: int
     examples: list[str] = []  # relative paths; every one where a file could not be read, else at most five
     by_group: dict[str, dict[str, int]] = {}  # attribute -> group -> images, where their rows tell the group

@@ -107,6 +107,34 @@ class TableKind(StrEnum):
     PARQUET = "Parquet"
 
 
+class LeftOut(StrEnum):
+    """Why images were left out; of one that cannot be read, its error says the same."""
+
+    NO_VALUE = "no value"  # in a column
+    NO_SUBJECT = "no subject"
+    LABEL_NOT_KEPT = "label not kept"
+    PLANTED = "planted"  # thinned in one cell of training, as the card asks
+    BALANCED = "balanced"  # thinned in training, as the card asks
+    NO_ROW = "no row"  # in the table of groups
+    NO_CLASS_FOLDER = "in no class folder"
+    SUFFIX = "suffix of no image"
+    HIDDEN = "hidden file"
+    NAME_NOT_UTF8 = "name is not UTF-8"
+    LINK_IN_CIRCLE = "link in a circle"
+    NO_FILE = "no file"
+    MISSING = "missing file"
+    IMPOSSIBLE_NAME = "no file can have such a name"
+    LINK_OUT = "link out of its folder"
+    NOT_OPENED = "cannot be opened"
+    NOT_AN_IMAGE = "not an image"
+    DAMAGED = "damaged or truncated image"
+    TOO_SMALL = "under 8 px on a side"
+    TOO_LARGE = "over 50,000,000 pixels"
+    PIXELS_OUT_OF_RANGE = "pixels out of range"
+    NO_BOX = "no box"
+    SMALL_BOX = "box under 8 px on a side"
+
+
 class Direction(StrEnum):
     """What a head does to the gap that it was asked about, as far as its own interval tells."""
 
@@ -146,6 +174,35 @@ class Bound(StrEnum):
     VALUE = "value"
     LOW = "low"
     HIGH = "high"
+
+
+class FindingState(StrEnum):
+    """What became of a finding between two runs."""
+
+    NEW = "new"
+    PERSISTING = "persisting"
+    NO_LONGER_TESTABLE = "no longer testable"
+    GONE = "gone"
+
+
+class WhyUntested(StrEnum):
+    """Why a run cannot answer the question of another run's finding."""
+
+    CONTROL_FAILED = "control failed"
+    NOT_ASKED = "not asked"
+    NO_GAP = "no gap"  # so no head was looked for
+    NOT_PATCHED = "not patched"  # this head; others were
+    TOO_LITTLE_DATA = "too little data"
+    NOT_ESTIMABLE = "not estimable"
+
+
+class NoteCode(StrEnum):
+    """What a reader of a comparison of two runs must know."""
+
+    OTHER_IMAGES = "other images"
+    OTHER_NAMES = "other names"
+    NOT_OPENED = "not opened"
+    EFFECTS_UNREADABLE = "effects unreadable"
 
 
 class ReasonCode(StrEnum):

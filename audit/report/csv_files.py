@@ -66,7 +66,10 @@ def csv_tables(audit: Audit) -> dict[str, str]:
         "accuracy.csv": _table(AccuracyRow, audit.accuracy),
         "controls.csv": _table(Control, audit.controls.controls, ("title", "where", "statistic"), text.control),
         "findings.csv": _table(Finding, audit.findings if shown else [], ("title", "wording"), text.finding),
-        "excluded.csv": _csv(["kind", *_columns(ExcludedRow)], [[kind, *_values(row)] for kind, row in left_out]),
+        "excluded.csv": _csv(
+            ["list", *_columns(ExcludedRow), "reason"],
+            [[name, *_values(row), text.left_out(row)] for name, row in left_out],
+        ),
     }
 
 

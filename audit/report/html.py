@@ -11,13 +11,23 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from audit.records import AttentionMap, Audit, Decision, RateRow, RunComparison
+from audit.records import AttentionMap, Audit, Decision, FindingState, RateRow, RunComparison
 from audit.report.formats import clean, label
 from audit.report.legal import checked_on, clause_of
 from audit.report.page import Page
 from audit.report.pointers import spelled
 from audit.report.reviews import in_order
-from audit.report.text import FILTERS, data_file, finalised, finding_title, of_unit, words_of
+from audit.report.text import (
+    FILTERS,
+    because,
+    counted_findings,
+    data_file,
+    finalised,
+    finding_title,
+    note_sentences,
+    of_unit,
+    words_of,
+)
 from audit.report.wording import glossary
 from audit.resources import resource_dir
 
@@ -42,7 +52,7 @@ def environment() -> Environment:
     made.filters["breakable"] = _breakable
     made.filters.update(HELPERS)
     made.globals.update(named=_named, numbered=_numbered, described=_described, crossed=_crossed, gridded=_gridded)
-    made.globals.update(spelled=spelled, counted=counted, unfolded=UNFOLDED, drawn=DRAWN, printed_heads=PRINTED_HEADS)
+    made.globals.update(spelled=spelled, unfolded=UNFOLDED, drawn=DRAWN, printed_heads=PRINTED_HEADS)
     return made
 
 
@@ -154,21 +164,18 @@ def render_html(audit: Audit, digest: str, decisions: Sequence[Decision] = (), *
 def render_diff(comparison: RunComparison) -> str:
     """Print a comparison of two runs as a whole HTML document, self-contained as a report is."""
     unit = comparison.unit
-    order = list(data_file("words.yaml")["changes"])
+    order = list(FindingState)
     named = {
         "comparison": comparison,
         "rows": sorted(comparison.findings, key=lambda f: (order.index(f.state), f.kind, f.id)),
+        "counted": counted_findings(comparison),
+        "notes": note_sentences(comparison),
         "title_of": lambda row: finding_title(row.finding, unit),
+        "because": lambda row: because(row, unit),
         "words": words_of(unit),
         "place": lambda _row: "",
     }
     return _page("diff.html.j2", _file("report.css"), _file("report.js"), for_print=False, **named)
-
-
-def counted(comparison: RunComparison) -> str:
-    """Say in one line what became of the findings: "1 new, 2 persisting, 0 no longer testable, 3 gone"."""
-    states = data_file("words.yaml")["changes"]
-    return ", ".join(f"{sum(f.state == s for f in comparison.findings)} {s}" for s in states)
 
 
 def _page(template: str, style: str, script: str, **named: object) -> str:

@@ -15,13 +15,16 @@ from audit.data.samples import UNKNOWN
 from audit.records import (
     AttributeInfo,
     Audit,
+    ComparedFinding,
     ContrastRow,
     Control,
     DataReport,
     DataWarning,
     DataWarningCode,
     Estimate,
+    ExcludedRow,
     Finding,
+    FindingState,
     HeadGrid,
     HeadRow,
     NextStep,
@@ -29,6 +32,7 @@ from audit.records import (
     RateRow,
     Reason,
     ReasonCode,
+    RunComparison,
     SearchPrecision,
     TableForm,
 )
@@ -255,6 +259,10 @@ class Sentences:
         """Return the warnings that belong to the outcome: they may change what it means."""
         return [f"{warning_sentence(w)}." for w in self.audit.data.warnings if _is_first(w)]
 
+    def left_out(self, row: ExcludedRow) -> str:
+        """Say why images were left out."""
+        return left_out_sentence(row)
+
     def limits(self) -> list[str]:
         """Say what the sizes of the data let the audit detect."""
         return limit_sentences(self.audit.data)
@@ -378,6 +386,11 @@ def untested_sentence(row: ContrastRow) -> str:
     return str(_data_templates().untested(row)).strip()
 
 
+def left_out_sentence(row: ExcludedRow) -> str:
+    """Say why images were left out."""
+    return str(_data_templates().left_out(row)).strip()
+
+
 @cache
 def _data_templates() -> Any:
     return environment().get_template("text/data.j2").make_module({"units": UNITS})
@@ -387,3 +400,23 @@ def finding_title(finding: Finding, unit: Unit) -> str:
     """Return the title of a finding, whatever audit it is of."""
     module: Any = environment().get_template("text/finding.j2").make_module({"unit": UNITS[unit]})
     return one_line(str(module.title(finding)))
+
+
+def counted_findings(comparison: RunComparison) -> str:
+    """Say in one line what became of the findings: "1 new, 2 persisting, 0 no longer testable, 3 gone"."""
+    return str(_diff_templates(comparison.unit).counted(comparison.findings, list(FindingState)))
+
+
+def note_sentences(comparison: RunComparison) -> list[str]:
+    """Say what a reader of a comparison must know."""
+    return [str(_diff_templates(comparison.unit).note(note, comparison)) for note in comparison.notes]
+
+
+def because(row: ComparedFinding, unit: Unit) -> str:
+    """Say why a finding has the state that it has; "" where that says enough."""
+    return str(_diff_templates(unit).because(row))
+
+
+@cache
+def _diff_templates(unit: Unit) -> Any:
+    return environment().get_template("text/diff.j2").make_module({"unit": UNITS[unit]})

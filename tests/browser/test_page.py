@@ -9,7 +9,19 @@ from typing import Any
 
 import pytest
 
-from audit.records import ComparedFinding, Estimate, Finding, RunComparison, RunName
+from audit.records import (
+    ComparedFinding,
+    ComparisonNote,
+    Estimate,
+    Finding,
+    FindingState,
+    NoteCode,
+    RunComparison,
+    RunName,
+    Shortfall,
+    Untested,
+    WhyUntested,
+)
 from audit.report.html import render_diff
 from audit.report.reviews import merge, read_review
 from audit.report.text import Sentences
@@ -221,16 +233,19 @@ def compared() -> RunComparison:
         )  # fmt: skip
 
     number = Estimate(value=0.05, low=0.03, high=0.07)
-    states: list[Any] = ["new", "gone", "persisting", "no longer testable"]
+    few = Untested(
+        why=WhyUntested.TOO_LITTLE_DATA, shortfall=Shortfall.SUBJECTS, fewest_subjects=12, subjects_needed=30
+    )
     rows = [
         ComparedFinding(
             id=f"F-{k}", finding=hostile_finding(), kind="head", state=state, before=number, after=number,
-            change=number, p=0.012, images=300, reason="12 subjects" if state.startswith("no") else "",
+            change=number, p=0.012, images=300, untested=few if state == FindingState.NO_LONGER_TESTABLE else None,
         )
-        for k, state in enumerate(states)
+        for k, state in enumerate(FindingState)
     ]  # fmt: skip
+    notes = [ComparisonNote(code=code, error="a.parquet: damaged") for code in NoteCode]
     return RunComparison(
-        before=run("a", "DISPARITY FOUND"), after=run("b", "PASSED"), same_images=True, findings=rows, notes=["A note."]
+        before=run("a", "DISPARITY FOUND"), after=run("b", "PASSED"), same_images=True, findings=rows, notes=notes
     )
 
 
@@ -244,6 +259,9 @@ def test_a_comparison_is_accessible_too(opened: Opener, tmp_path: Path, dark: bo
     assert page.page.evaluate("document.documentElement.scrollWidth") <= 390
     states = column(page, "compared", 1)
     assert [state.split(maxsplit=1)[1] for state in states] == [
-        "new", "persisting", "no longer testable 12 subjects", "gone",
+        "new",
+        "persisting",
+        "no longer testable too little data: 12 subjects in the smaller group, fewer than 30",
+        "gone",
     ]  # fmt: skip
     assert json.loads(compared().model_dump_json())["diff_version"] == "2.0"

@@ -20,6 +20,7 @@ from audit.data import Samples, describe_data, read_samples
 from audit.data.readers.croissant import read_croissant
 from audit.data.readers.croissant_fields import is_harmless
 from audit.errors import DataError
+from audit.report.text import left_out_sentence
 from tests.data.faces import face_table, write_images
 
 pytestmark = pytest.mark.unit
@@ -175,7 +176,7 @@ def test_rows_without_a_file_are_counted(tmp_path: Path) -> None:
     write(tmp_path / "set")
     (tmp_path / "set" / "images" / "03-neutral.png").unlink()
     samples = read(tmp_path)
-    assert [(row.images, row.reason) for row in samples.excluded] == [(1, "no value in column 'image'")]
+    assert [(row.images, left_out_sentence(row)) for row in samples.excluded] == [(1, "no value in column 'image'")]
 
 
 def test_what_is_left_out_is_named_where_it_is_missed(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from audit.card import Card
 from audit.data import Samples, describe_data
 from audit.records import DataWarning, DataWarningCode
-from audit.report.text import warning_sentence
+from audit.report.text import left_out_sentence, warning_sentence
 from tests.data.faces import card_of, face_table, read, write_faces, write_images
 
 pytestmark = pytest.mark.unit
@@ -34,7 +34,7 @@ def folder_card(folder: Path, **changes: object) -> Card:
 
 
 def left_out(samples: Samples) -> dict[str, int]:
-    return {row.reason: row.images for row in samples.excluded}
+    return {left_out_sentence(row): row.images for row in samples.excluded}
 
 
 def coded(samples: Samples, code: DataWarningCode) -> list[DataWarning]:
@@ -91,7 +91,7 @@ def test_a_file_that_is_not_read_counts_in_the_group_of_its_row(tmp_path: Path) 
     table["image"] = [name.replace(".png", ".heic") if name in moved else name for name in table["image"]]
     table.to_csv(root / "groups.csv", index=False)
     (row,) = read(tmp_path, folder_card(tmp_path)).excluded
-    assert (row.reason, row.images) == ("suffix '.heic' is no image's", 3)
+    assert (left_out_sentence(row), row.images) == ("suffix '.heic' is no image's", 3)
     assert row.by_group == {"gender": {"female": 3}}
 
 

@@ -15,6 +15,7 @@ from audit.card import Card
 from audit.data import Samples, samples_from_frame
 from audit.data.sources import FileSource
 from audit.errors import DataError
+from audit.report.text import left_out_sentence
 from tests.data.faces import card_of, face_table, read, write_faces
 
 pytestmark = pytest.mark.unit
@@ -138,7 +139,7 @@ def test_labels_to_keep_leave_the_others_out() -> None:
     }
     frame = pd.concat([table(), table().head(1).assign(key="odd", expression="sad")])
     found = samples(frame, Pictures(list(frame["key"])), **changes)
-    assert [(row.reason, row.by_group) for row in found.excluded] == [
+    assert [(left_out_sentence(row), row.by_group) for row in found.excluded] == [
         ("label 'sad' is not in data.labels", {"gender": {"male": 1}})
     ]
 
@@ -147,5 +148,5 @@ def test_what_a_source_cannot_open_is_set_aside() -> None:
     source = Unsure(list(table()["key"]))
     del source.arrays["images/03-neutral.png"]
     (row,) = samples(table(), source).quarantined
-    assert (row.reason, row.examples) == ("cannot be opened (KeyError)", ["images/03-neutral.png"])
+    assert (left_out_sentence(row), row.examples) == ("cannot be opened (KeyError)", ["images/03-neutral.png"])
     assert row.by_group == {"gender": {"female": 1}}

@@ -16,6 +16,7 @@ from PIL import Image
 
 from audit.data import Samples
 from audit.errors import DataError
+from audit.report.text import left_out_sentence
 from tests.data.faces import card_of, read
 
 pytestmark = pytest.mark.unit
@@ -130,4 +131,4 @@ def test_images_inside_that_are_none_are_quarantined(tmp_path: Path) -> None:
     found = samples(tmp_path)
     (set_aside,) = found.quarantined
     assert set_aside.examples == ["all/0000007"]
-    assert any("no value in column 'image'" in row.reason for row in found.excluded)
+    assert any("no value in column 'image'" in left_out_sentence(row) for row in found.excluded)

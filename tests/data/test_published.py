@@ -12,7 +12,8 @@ from audit.cli import main
 from audit.data.readers.open import PUBLISHED
 from audit.errors import DataError
 from audit.exit_codes import ExitCode
-from audit.records import DataWarningCode
+from audit.records import DataWarningCode, LeftOut
+from audit.report.text import left_out_sentence
 from audit.terminal import datasets_table
 from tests.data.published_sets import (
     SETS,
@@ -101,7 +102,8 @@ def test_affectnet_is_cut_to_its_faces(tmp_path: Path) -> None:
     listed = tmp_path / "AffectNet" / "Manually_Annotated_file_lists" / "training.csv"
     text = listed.read_text(encoding="utf-8").replace("0005.jpg,20,0,16,16", "0005.jpg,39,0,16,16")
     listed.write_text(text.replace("0/0006.jpg,20,0,16,16", "0/0006.jpg,NULL,0,16,16"), encoding="utf-8")
-    small, absent = sorted(read_set("affectnet", tmp_path).quarantined, key=lambda row: row.reason, reverse=True)
+    small, absent = sorted(read_set("affectnet", tmp_path).quarantined, key=lambda row: row.kind)
+    assert (small.kind, absent.kind) == (LeftOut.SMALL_BOX, LeftOut.NO_BOX)
     assert (small.examples, absent.examples) == (["2/0005.jpg"], ["0/0006.jpg"])
 
 
@@ -156,8 +158,8 @@ def test_miap_is_cut_to_single_people(tmp_path: Path) -> None:
     lines[4] = lines[4].replace("0.5,0.9,", "0.5,0.6,")
     boxes.write_text("\n".join(lines) + "\n", encoding="utf-8")
     samples = read_set("miap", tmp_path)
-    assert [(row.images, row.reason) for row in samples.excluded] == [(2, "no value in column 'gender'")]
-    assert {row.reason for row in samples.quarantined} == {"it has no box", "its box is under 8 px on a side"}
+    assert [(row.images, left_out_sentence(row)) for row in samples.excluded] == [(2, "no value in column 'gender'")]
+    assert {left_out_sentence(row) for row in samples.quarantined} == {"no box", "box under 8 px on a side"}
 
 
 def test_miap_in_parts_is_split_and_ambiguous_photographs_are_refused(tmp_path: Path) -> None:

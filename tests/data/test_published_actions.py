@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from audit.data.readers.actions import facet_box, fields_of, most_marked, objects_of
 from audit.data.readers.layout import json_of, named
 from audit.errors import DataError
+from audit.report.text import left_out_sentence
 from tests.data.published_sets import assert_named, coco, facet, imsitu, read_set, stanford40, write_json
 
 pytestmark = pytest.mark.unit
@@ -88,7 +89,7 @@ def test_coco_tells_gender_by_single_words_of_captions_and_sports_by_gear(tmp_pa
     assert rows.loc[keys[10], "gender"] == "woman"
     assert rows.loc[keys[4], "label"] == "baseball"  # bat and glove
     assert keys[2] not in rows.index  # snowboard and kite: no single sport
-    assert [row.reason for row in samples.excluded] == ["no value in column 'sport'"]
+    assert [left_out_sentence(row) for row in samples.excluded] == ["no value in column 'sport'"]
     assert set(rows.loc[rows.index.str.startswith("val2014/"), "split"]) == {"discovery", "confirmation"}
 
 
@@ -111,9 +112,9 @@ def test_facet_is_cut_to_people_and_its_tones_are_binned_by_most_marks(tmp_path:
     row = frame.set_index("image").loc["sa_17.jpg#35"]
     assert tuple(row[["label", "gender", "age", "skin_tone"]]) == ("dancer", "feminine", "young", "dark")
     assert frame.set_index("image").loc["sa_2.jpg#4", "skin_tone"] == "unknown"  # a tie
-    assert {row.reason: row.examples for row in samples.quarantined} == {
-        "it has no box": ["sa_1.jpg#2"],
-        "its box is under 8 px on a side": ["sa_1.jpg#3"],
+    assert {left_out_sentence(row): row.examples for row in samples.quarantined} == {
+        "no box": ["sa_1.jpg#2"],
+        "box under 8 px on a side": ["sa_1.jpg#3"],
     }
 
 

@@ -17,6 +17,7 @@ from audit.data.decode import decode_image
 from audit.data.quality import fingerprint, inspect_images
 from audit.data.sources import FileSource, safe_key
 from audit.errors import DataError
+from audit.records import LeftOut
 
 pytestmark = pytest.mark.unit
 
@@ -69,14 +70,14 @@ def bomb() -> bytes:
 
 
 BAD = {
-    "1x1": (encoded(Image.new("RGB", (1, 1))), "1x1 px is under 8 px on a side"),
-    "thin": (encoded(Image.new("RGB", (100, 7))), "100x7 px is under 8 px on a side"),
+    "1x1": (encoded(Image.new("RGB", (1, 1))), "under 8 px on a side (1x1 px)"),
+    "thin": (encoded(Image.new("RGB", (100, 7))), "under 8 px on a side (100x7 px)"),
     "empty": (b"", "not an image"),
     "text": (b"hello", "not an image"),
     "truncated": (encoded(Image.effect_noise((64, 64), 50))[:-600], "damaged or truncated image"),
     "bomb": (bomb(), "over 50,000,000 pixels"),
-    "large": (encoded(Image.new("1", (8000, 7000))), "over 50,000,000 pixels"),
-    "float": (encoded(Image.new("F", (9, 9), 1.5), "TIFF"), "floating-point pixels are not from 0 to 1"),
+    "large": (encoded(Image.new("1", (8000, 7000))), "over 50,000,000 pixels (8000x7000 px)"),
+    "float": (encoded(Image.new("F", (9, 9), 1.5), "TIFF"), "pixels out of range (not in [0, 1])"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
 }
 
@@ -116,7 +117,7 @@ def test_a_link_leads_out_of_the_root_only_where_it_may(tmp_path: Path) -> None:
     (root / "circle.png").symlink_to("circle.png")
     assert FileSource(root).read("images/a.png") == FileSource(root).read("inside.png") == content
     for key in ("file.png", "folder/deep/a.png"):
-        with pytest.raises(DataError, match=r"is a link that leads out of its folder; copy the file, or set"):
+        with pytest.raises(DataError, match=r"link out of its folder; copy the file, or set"):
             FileSource(root).read(key)
         assert FileSource(root, links=True).read(key) == content
     for links in (False, True):
@@ -145,7 +146,9 @@ def test_inspection_hashes_what_is_readable_and_lists_the_rest(tmp_path: Path) -
     done: list[int] = []
     found = inspect_images(FileSource(tmp_path), list(content), "t.csv", progress=done.append)
     assert done == list(range(1, 21))
-    assert found.unreadable.to_dict() == {"07.png": "1x1 px is under 8 px on a side"}
+    assert {key: (error.kind, error.detail) for key, error in found.unreadable.items()} == {
+        "07.png": (LeftOut.TOO_SMALL, "1x1 px")
+    }
     assert found.digests["00.png"] == hashlib.sha256(content["00.png"]).hexdigest()
     assert set(found.digests.index) == set(content) - {"07.png"}
 

@@ -10,7 +10,7 @@ import pytest
 from audit.data import Samples, describe_data
 from audit.errors import DataError
 from audit.records import DataWarning, DataWarningCode
-from audit.report.text import table_sentence
+from audit.report.text import left_out_sentence, table_sentence
 from audit.terminal import data_summary
 from tests.data.faces import card_of, face_table, read, write_faces, write_images
 
@@ -133,13 +133,13 @@ def test_nothing_is_lost_in_silence(tmp_path: Path) -> None:
     (tmp_path / frame.loc[10, "image"]).write_bytes(b"no image")
     samples = read(tmp_path)
     assert total(samples) == 80
-    assert {row.reason: row.images for row in samples.excluded} == {
+    assert {left_out_sentence(row): row.images for row in samples.excluded} == {
         "no value in column 'image'": 1,
         "no value in column 'expression'": 1,
         "label 'surprise' is not in data.labels": 1,
         "no value in data.subject": 1,
     }
-    assert {row.reason: row.examples for row in samples.quarantined} == {
+    assert {left_out_sentence(row): row.examples for row in samples.quarantined} == {
         "missing file": ["images/04-happiness.png"],
         "not an image": ["images/05-neutral.png"],
     }
@@ -421,7 +421,7 @@ def test_class_folders_with_annotations(tmp_path: Path) -> None:
     card = card_of(tmp_path, reader="folder", path="faces", match_on=[], drop=("subject", "label"))
     samples = read(tmp_path, card)
     assert len(samples.frame) == 40
-    assert [(row.reason, row.images) for row in samples.excluded] == [("no row in groups.csv", 8)]
+    assert [(left_out_sentence(row), row.images) for row in samples.excluded] == [("no row in groups.csv", 8)]
     assert set(samples.frame["label"]) == {"neutral", "happiness"}
 
 

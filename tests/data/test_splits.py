@@ -12,6 +12,8 @@ from audit.card.schema import DataSpec, Plant
 from audit.data.samples import SPLITS
 from audit.data.splits import assign_splits, assign_subjects, balanced_training, split_shares, thin_training
 from audit.errors import DataError
+from audit.records import LeftOut
+from audit.report.text import left_out_sentence
 from tests.strategies import split_shares as drawn_shares
 from tests.strategies import subject_tables
 
@@ -97,7 +99,10 @@ def test_a_planted_cell_is_thinned_to_its_share_and_the_audit_splits_are_not() -
         **{("train", *cell): count for cell, count in CELLS.items()},
         ("train", "female", "happiness"): 4,
     }
-    assert [(row.reason, row.images, len(row.examples)) for row in rows] == [
+    assert [(row.kind, row.of, row.names, row.kept) for row in rows] == [
+        (LeftOut.PLANTED, "gender", ["female", "happiness"], 0.1)
+    ]
+    assert [(left_out_sentence(row), row.images, len(row.examples)) for row in rows] == [
         ("thinned from training on purpose: gender=female x happiness, 10% kept", 36, 5)
     ]
 
@@ -109,6 +114,9 @@ def test_balanced_training_has_equal_cells_and_no_unknown() -> None:
         [("female", "happiness"), ("female", "neutral"), ("male", "happiness"), ("male", "neutral")], 10
     )
     assert sum(row.images for row in rows) == len(frame) - 40
+    assert [left_out_sentence(row) for row in rows] == [
+        "thinned from training on purpose: every gender x label cell made equal"
+    ]
     kept = balanced_training(frame, "gender", GROUPS["gender"], seed=0)
     assert kept.tolist() == left.index.tolist()
 

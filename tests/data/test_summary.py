@@ -13,7 +13,7 @@ from audit.card import Card
 from audit.data import counts_table, describe_data
 from audit.data.summary import audited_outcomes, detectable_difference
 from audit.records import DataWarning, DataWarningCode, Shortfall
-from audit.report.text import limit_sentences, warning_sentence
+from audit.report.text import left_out_sentence, limit_sentences, warning_sentence
 from tests.data.faces import card_of, face_table, read, write_faces
 
 pytestmark = pytest.mark.unit
@@ -35,8 +35,8 @@ def test_every_image_is_counted_once_an_attribute(tmp_path: Path) -> None:
     assert {row.attribute for row in unknown} == {"gender"}
     assert sum(row.images for row in unknown) == 6
     assert sum(report.splits.values()) == 78
-    assert [row.reason for row in report.excluded] == ["label 'anger' is not in data.labels"]
-    assert [row.reason for row in report.quarantined] == ["not an image"]
+    assert [left_out_sentence(row) for row in report.excluded] == ["label 'anger' is not in data.labels"]
+    assert [left_out_sentence(row) for row in report.quarantined] == ["not an image"]
     assert (report.licence, report.citation, report.subjects) == ("CC0", "Nobody 2020", 40)
     assert report.fingerprint == samples.fingerprint
     table = counts_table(report)

@@ -148,7 +148,7 @@ def test_warnings_and_examples_keep_their_sense(named_run: Run, shared: Path) ->
     for part in ("excluded", "quarantined"):
         assert before[part]
         for was, now in zip(before[part], after[part], strict=True):
-            assert (was["reason"], was["images"]) == (now["reason"], now["images"])
+            assert (was["kind"], was["images"]) == (now["kind"], now["images"])
             assert all(re.fullmatch(other, example) for example in now["examples"])
             assert len(now["examples"]) == len(was["examples"])
 

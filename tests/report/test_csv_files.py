@@ -48,6 +48,14 @@ def test_rows_are_complete() -> None:
     }
 
 
+def test_every_row_that_was_left_out_says_why_in_data_and_in_words() -> None:
+    rows = read(csv_tables(AUDITS["disparity"])["excluded.csv"])
+    assert [(row["list"], row["kind"], row["reason"]) for row in rows] == [
+        ("excluded", "label not kept", "label 'surprise' is not in data.labels"),
+        ("quarantined", "damaged or truncated image", "damaged or truncated image"),
+    ]
+
+
 def test_invalid_leaves_only_headers() -> None:
     tables = csv_tables(AUDITS["invalid"])
     for name in ("contrasts.csv", "ranges.csv", "heads.csv", "heads_together.csv", "agreement.csv", "findings.csv"):

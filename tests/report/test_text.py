@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import escape
 
+from audit.data.decode import MAX_PIXELS, MIN_SIDE_PX
 from audit.evidence.findings import make_findings
 from audit.evidence.outcome import decide, localisation
 from audit.records import (
@@ -19,14 +20,16 @@ from audit.records import (
     DataWarningCode,
     EngineReport,
     Estimate,
+    ExcludedRow,
     Finding,
     HeadLimit,
+    LeftOut,
     NotRun,
     NotRunCode,
     Shortfall,
 )
 from audit.report.html import render_html
-from audit.report.text import Sentences, data_file, finding_title, limit_sentences, warning_sentence
+from audit.report.text import Sentences, data_file, finding_title, left_out_sentence, limit_sentences, warning_sentence
 from audit.report.wording import forbidden_words
 from audit.terminal import summary
 from tests.evidence.rows import CONTEXT, around, contrast_row, contrast_rows, controls, head_row, head_rows
@@ -116,6 +119,31 @@ def test_every_warning_about_the_data_has_its_sentence(code: DataWarningCode) ->
     said = warning_sentence(DataWarning.model_validate({"code": code, **given}))
     assert is_sound(said) and "\n" not in said and not said.endswith(".")
     assert any(part in said for part in ("gender", "1,204"))
+
+
+@pytest.mark.parametrize("kind", LeftOut)
+def test_every_reason_to_leave_images_out_has_its_sentence(kind: LeftOut) -> None:
+    row = ExcludedRow(kind=kind, of="gender", names=["darker", "smile"], kept=0.1, images=1)
+    said = left_out_sentence(row)
+    assert said
+    assert "darker" in said or kind not in (LeftOut.LABEL_NOT_KEPT, LeftOut.PLANTED)
+    assert "(blank)" not in said
+    others = {left_out_sentence(row.model_copy(update={"kind": other})) for other in LeftOut if other != kind}
+    assert said not in others
+
+
+def test_what_is_left_out_is_said_with_what_was_found() -> None:
+    def said(kind: LeftOut, detail: str) -> str:
+        return left_out_sentence(ExcludedRow(kind=kind, detail=detail, images=1))
+
+    assert said(LeftOut.SUFFIX, ".heic") == "suffix '.heic' is no image's"
+    assert said(LeftOut.SUFFIX, "") == "no suffix"
+    assert said(LeftOut.NO_ROW, "groups.csv") == "no row in groups.csv"
+    assert said(LeftOut.NOT_OPENED, "Permission denied") == "cannot be opened (Permission denied)"
+    assert said(LeftOut.MISSING, "") == "missing file"
+    for small in (LeftOut.TOO_SMALL, LeftOut.SMALL_BOX):
+        assert f"under {MIN_SIDE_PX} px" in said(small, "")
+    assert f"over {MAX_PIXELS:,} pixels" in said(LeftOut.TOO_LARGE, "")
 
 
 def test_names_that_differ_in_blanks_are_written_with_them() -> None:

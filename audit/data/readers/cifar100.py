@@ -21,12 +21,14 @@ import pandas as pd
 from PIL import Image
 
 from audit.card.schema import DataSpec, Download
+from audit.data.decode import ImageError
 from audit.data.fetch import OFFLINE_ENV, fetch_one
 from audit.data.readers.folder import class_folders, join_groups
 from audit.data.readers.raw import RawTable
 from audit.data.sources import ByteSource, FileSource
 from audit.data.splits import GIVEN
 from audit.errors import AuditError, DataError
+from audit.records import LeftOut
 
 BINARY_FOLDER, PYTHON_FOLDER = "cifar-100-binary", "cifar-100-python"
 _SIDE, _PIXELS = 32, 3 * 32 * 32
@@ -63,7 +65,7 @@ class ArraySource(ByteSource):
     def decode(self, key: str, content: bytes) -> Image.Image:
         """Return the 32 x 32 RGB image that the planes hold; raise ``DataError`` where they do not fit."""
         if len(content) != _PIXELS:
-            raise DataError(key, f"{len(content)} bytes where {_PIXELS} are needed", _DOWNLOAD_AGAIN)
+            raise ImageError(key, LeftOut.DAMAGED, _DOWNLOAD_AGAIN, f"{len(content)} of {_PIXELS} bytes")
         planes = np.frombuffer(content, dtype=np.uint8).reshape(3, _SIDE, _SIDE)
         return Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0)))
 

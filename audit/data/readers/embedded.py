@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from audit.data.decode import MIN_SIDE_PX, decode_image
+from audit.data.decode import MIN_SIDE_PX, ImageError, decode_image
 from audit.data.sources import ByteSource, FileSource
 from audit.errors import DataError
+from audit.records import LeftOut
 
 FER_SIDE = 48
 
@@ -41,7 +42,8 @@ class PixelSource(ByteSource):
         except ValueError:
             values = np.empty(0, dtype=np.int64)
         if len(values) != FER_SIDE**2 or values.min() < 0 or values.max() > 255:
-            raise DataError(key, f"not {FER_SIDE**2} numbers from 0 to 255", "download the set again")
+            detail = f"not {FER_SIDE**2} numbers in [0, 255]"
+            raise ImageError(key, LeftOut.DAMAGED, "download the set again", detail)
         return Image.fromarray(values.astype(np.uint8).reshape(FER_SIDE, FER_SIDE)).convert("RGB")
 
 
@@ -85,7 +87,7 @@ class CropSource(ByteSource):
             raise DataError(key, "no such part of an image in the set's lists", "use its keys as they are there")
         crop = self.crops[key]
         if not np.isfinite(crop.box).all():
-            raise DataError(key, "it has no box", "remove it from the list")
+            raise ImageError(key, LeftOut.NO_BOX, "remove it from the list")
         line = " ".join(f"{side:.6f}x" if crop.in_shares else f"{side:.0f}" for side in crop.box)
         return line.encode() + b"\n" + self.files.read(crop.file)
 
@@ -97,7 +99,7 @@ class CropSource(ByteSource):
         left, top, right, bottom = (_in_pixels(side, size) for side, size in zip(line.split(), sizes, strict=True))
         box = (max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height))
         if min(box[2] - box[0], box[3] - box[1]) < MIN_SIDE_PX:
-            raise DataError(key, f"its box is under {MIN_SIDE_PX} px on a side", "remove it from the list")
+            raise ImageError(key, LeftOut.SMALL_BOX, "remove it from the list")
         return image.crop(box)
 
 

@@ -10,14 +10,14 @@ import pandas as pd
 from audit.card.read_table import read_table
 from audit.card.schema import DataSpec
 from audit.data.decode import IMAGE_SUFFIXES
-from audit.data.readers.raw import REASON, RawTable, require_columns
+from audit.data.readers.raw import DETAIL, KIND, RawTable, require_columns
 from audit.data.readers.table import with_safe_paths
 from audit.data.readers.walk import files_below
 from audit.data.sources import FileSource
 from audit.data.splits import GIVEN, UNASSIGNED
 from audit.errors import DataError
 from audit.filenames import printable
-from audit.records import TableForm
+from audit.records import LeftOut, TableForm
 
 GROUPS_FILE = "groups.csv"
 
@@ -31,7 +31,7 @@ class ClassFolders:
     images : pandas.DataFrame
         Columns ``image`` (relative path) and ``label``; ``given_split`` where there are split folders. Sorted by image.
     left_out : pandas.DataFrame
-        Columns ``image`` and ``reason``: every other file in a class folder, and images that are in none.
+        Columns ``image``, KIND and DETAIL: every other file in a class folder, and images that are in none.
     """
 
     images: pd.DataFrame
@@ -64,7 +64,7 @@ def read_folder(spec: DataSpec, path: Path) -> RawTable:
     images, left_out = found.images.rename(columns=columns), found.left_out.rename(columns=columns)
     _check_rows(groups, spec, [*images[spec.image], *left_out[spec.image]], path)
     named = images[spec.image].isin(groups[spec.image])
-    without = images[~named].assign(**{REASON: f"no row in {GROUPS_FILE}"})
+    without = images[~named].assign(**{KIND: LeftOut.NO_ROW, DETAIL: GROUPS_FILE})
     left_out = pd.concat([left_out, without], ignore_index=True)
     return RawTable(
         images[named].merge(groups, on=spec.image, how="left"),
@@ -98,14 +98,14 @@ def class_folders(path: Path) -> ClassFolders:
     tops = {child.name for child in path.iterdir() if child.is_dir() and not child.name.startswith(".")}
     level = 1 if "train" in tops and tops <= {"train", *UNASSIGNED} else 0  # of the class folders
     rows: list[tuple[str, str, str]] = []
-    left_out: list[tuple[str, str]] = []
-    for key, reason in files_below(path):
+    left_out: list[tuple[str, LeftOut, str]] = []
+    for key, why in files_below(path):
         folders = key.split("/")[:-1]
         is_image = key.lower().endswith(IMAGE_SUFFIXES)
-        if not reason and len(folders) > level:
+        if why is None and len(folders) > level:
             rows.append((key, folders[level], folders[0]))
         elif is_image or (folders and not folders[0].startswith(".")):
-            left_out.append((printable(key), reason or "in no class folder"))
+            left_out.append((printable(key), *(why or (LeftOut.NO_CLASS_FOLDER, ""))))
     if not rows:
         suffixes = ", ".join(IMAGE_SUFFIXES)
         raise DataError(str(path), f"no class folder with images ({suffixes})", "make one folder per class")
@@ -113,7 +113,7 @@ def class_folders(path: Path) -> ClassFolders:
     frame = frame if level else frame.drop(columns=GIVEN)
     return ClassFolders(
         frame.sort_values("image", ignore_index=True),
-        pd.DataFrame(left_out, columns=["image", REASON], dtype=object),
+        pd.DataFrame(left_out, columns=["image", KIND, DETAIL], dtype=object),
     )
 
 

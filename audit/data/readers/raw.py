@@ -12,7 +12,7 @@ from audit.data.samples import ImageSource
 from audit.errors import DataError
 from audit.records import DataWarning, TableForm
 
-REASON = "reason"  # column of what is left out
+KIND, DETAIL = "left_out:kind", "left_out:detail"  # columns of what is left out
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class RawTable:
     about : About
         What stands in for what the card does not say.
     left_out : pandas.DataFrame or None
-        Files that are not read: the image column, ``reason``, and the columns of ``frame`` that are known of them.
+        Files that are not read: the image column, KIND (a ``LeftOut``), DETAIL, and the columns of ``frame`` that are
+        known of them.
     warnings : tuple of DataWarning
         What was odd on reading.
     tables : tuple of TableForm

@@ -11,12 +11,13 @@ from audit.data.decode import IMAGE_SUFFIXES
 from audit.data.samples import EXAMPLES
 from audit.errors import DataError
 from audit.filenames import name_in_text, printable
-from audit.records import DataWarning, DataWarningCode
+from audit.records import DataWarning, DataWarningCode, LeftOut
 
 MOST_FILES = 200_000  # that are looked at beside a table
+Why = tuple[LeftOut, str]  # why a file is not read, and a detail of it
 
 
-def files_below(root: Path) -> Iterator[tuple[str, str]]:
+def files_below(root: Path) -> Iterator[tuple[str, Why | None]]:
     """Yield every file below a folder, links to folders followed once.
 
     Parameters
@@ -28,25 +29,26 @@ def files_below(root: Path) -> Iterator[tuple[str, str]]:
     ------
     key : str
         Path relative to the root, with forward slashes.
-    reason : str
-        Why it is not read; empty for an image by its suffix.
+    why : tuple of (LeftOut, str) or None
+        Why it is not read, and a detail; None for an image by its suffix.
 
     Raises
     ------
     DataError
         If a folder cannot be read.
     """
-    waiting = [(str(root), "", "", frozenset({os.path.realpath(root)}))]
+    begin: tuple[str, str, Why | None, frozenset[str]] = (str(root), "", None, frozenset({os.path.realpath(root)}))
+    waiting = [begin]
     while waiting:
-        folder, prefix, reason, above = waiting.pop()
+        folder, prefix, inherited, above = waiting.pop()
         for entry in _entries(folder):
             name = name_in_text(entry.name)
             key = prefix + (printable(entry.name) if name is None else name)
-            why = reason or _odd_name(name)
+            why = inherited or _odd_name(name)
             if _is_folder(entry):
                 real = os.path.realpath(entry.path)
                 if real in above:
-                    yield key, "link in a circle"
+                    yield key, (LeftOut.LINK_IN_CIRCLE, "")
                 else:
                     waiting.append((entry.path, f"{key}/", why, above | {real}))
             else:
@@ -68,17 +70,17 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _odd_name(name: str | None) -> str:
+def _odd_name(name: str | None) -> Why | None:
     if name is None:
-        return "name is not UTF-8"
-    return "hidden file" if name.startswith(".") else ""
+        return LeftOut.NAME_NOT_UTF8, ""
+    return (LeftOut.HIDDEN, "") if name.startswith(".") else None
 
 
-def _no_image(entry: os.DirEntry[str]) -> str:
+def _no_image(entry: os.DirEntry[str]) -> Why | None:
     suffix = PurePosixPath(entry.name).suffix.lower()
     if suffix not in IMAGE_SUFFIXES:
-        return f"suffix '{suffix}' is no image's" if suffix else "no suffix"
-    return "" if entry.is_file() or entry.is_symlink() else "no file"
+        return LeftOut.SUFFIX, printable(suffix)
+    return None if entry.is_file() or entry.is_symlink() else (LeftOut.NO_FILE, "")
 
 
 def unnamed_images(folder: Path, named: Collection[str]) -> tuple[DataWarning, ...]:
@@ -96,7 +98,7 @@ def unnamed_images(folder: Path, named: Collection[str]) -> tuple[DataWarning, .
     except DataError:  # a folder beside the table, which nothing needs
         return ()
     known = set(named)
-    unnamed = sorted(key for key, reason in files if not reason and key not in known)
+    unnamed = sorted(key for key, why in files if why is None and key not in known)
     if not unnamed:
         return ()
     return (
