@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -327,6 +328,16 @@ def _bad_groups(card: Card) -> Iterator[tuple[PathParts, str]]:
         if name in RESERVED or " x " in name or ":" in name:
             what = f"'{name}' cannot name an attribute: {', '.join(RESERVED)}, ' x ' and ':' mean something else"
             yield ("groups", name), f"{what}; rename it ('column' may stay as it is)"
+        if group.bins is not None and group.values is not None:
+            yield ("groups", name, "values"), "bins make the groups; leave values out"
+        if group.bins is not None and any(a >= b for a, b in pairwise(group.bins)):
+            yield ("groups", name, "bins"), "the edges do not rise; write each once, from low to high"
+        for field in ("bins", "merge") if card.data.reader == "synthetic" else ():
+            if getattr(group, field):
+                yield (
+                    ("groups", name, field),
+                    "rendered faces have the groups that they are rendered with; leave it out",
+                )
         if group.values is not None and len(set(group.values)) < 2:
             yield ("groups", name, "values"), "fewer than two groups; name two or leave it out"
         elif group.values and group.reference is not None and group.reference not in group.values:

@@ -1,4 +1,4 @@
-"""Values of a card that are text by the schema, kept as they are written: ``no``, ``1.0`` and ``007`` are names, too."""
+"""Values of a card that are text by the schema, as they are written: ``no``, ``1.0`` and ``007`` are names, too."""
 
 from __future__ import annotations
 

@@ -63,6 +63,9 @@ class DataWarningCode(StrEnum):
     UNNAMED_FILES = "images that no row names"
     UNEVEN_LOSS = "loss differs between groups"
     SIMILAR_NAMES = "names differ in case or blanks only"
+    NAMES_MERGED = "names merged"
+    EMPTY_GROUPS = "groups without an image"
+    MANY_NUMBERS = "many groups that are numbers"
     SUBJECT_IN_SEVERAL_GROUPS = "subject in several groups"
     IDENTICAL_IMAGES = "byte-identical images"
     NEAR_COPIES = "near-copies across splits"
@@ -112,6 +115,7 @@ class LeftOut(StrEnum):
 
     NO_VALUE = "no value"  # in a column
     NO_SUBJECT = "no subject"
+    NO_GROUP = "no group"  # of an attribute whose card leaves such images out
     LABEL_NOT_KEPT = "label not kept"
     PLANTED = "planted"  # thinned in one cell of training, as the card asks
     BALANCED = "balanced"  # thinned in training, as the card asks

@@ -47,6 +47,7 @@ FIRST_WARNINGS = (
     DataWarningCode.NULL_RUN,
     DataWarningCode.IDENTICAL_IMAGES,
     DataWarningCode.SIMILAR_NAMES,
+    DataWarningCode.EMPTY_GROUPS,
     DataWarningCode.UNEVEN_LOSS,
 )
 

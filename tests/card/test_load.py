@@ -57,8 +57,8 @@ def test_byte_order_mark_is_tolerated(tmp_path: Path) -> None:
 
 
 WORDS = [
-    "no", "yes", "on", "off", "y", "1", "2.0", "1e3", "007", "0x1F", "1_000", "12:30", "null", "~", "None", "NA", "True",
-    "2024-01-31", "=", ".inf", "+1",
+    "no", "yes", "on", "off", "y", "1", "2.0", "1e3", "007", "0x1F", "1_000", "12:30", "null", "~", "None", "NA",
+    "True", "2024-01-31", "=", ".inf", "+1",
 ]  # fmt: skip
 
 
