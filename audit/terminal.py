@@ -38,6 +38,8 @@ from audit.report.text import (
     left_out_sentence,
     limit_sentences,
     note_sentences,
+    removed_words,
+    source_sentence,
     table_sentence,
     warning_sentence,
 )
@@ -170,7 +172,7 @@ def summary(audit: Audit, folder: Path, *, report: bool = True) -> str:
         lines.append(f"  and {len(audit.reasons) - REASONS_SHOWN} more, see the report")
     lines += [f"warning: {warning}" for warning in text.first_warnings()]
     model, data = audit.model, audit.data
-    lines.append(f"audited: {model.name}, on {data.images:,} images of {data.subjects:,} subjects ({data.source})")
+    lines.append(f"audited: {model.name}, on {data.images:,} images of {data.subjects:,} subjects ({text.source()})")
     passed = sum(c.passed for c in audit.controls.controls)
     lines.append(f"controls: {passed} of {len(audit.controls.controls)} passed")
     lines += _right(audit)
@@ -253,7 +255,7 @@ def data_summary(report: DataReport, name: str) -> str:
     name : str
         The audit's.
     """
-    about = f"{name}: {report.images} images of {report.subjects} subjects; {report.source}"
+    about = f"{name}: {report.images} images of {report.subjects} subjects; {source_sentence(report.source)}"
     tables = [wrapped(f"table: {table_sentence(form)}") for form in report.tables]
     blocks = ["\n".join([wrapped(about), *tables]), _counts(report)]
     for title, rows in (("left out", report.excluded), ("unreadable", report.quarantined)):
@@ -319,7 +321,7 @@ def shared_summary(copy: SharedCopy) -> list[str]:
     named = ", ".join(f"{count:,} {kind}s" for kind, count in copy.other_names.items()) or "nobody"
     lines = [f"shareable copy: under other names: {named}"]
     if copy.removed:
-        lines.append(f"  taken out: {'; '.join(copy.removed)}")
+        lines.append(f"  taken out: {'; '.join(removed_words(copy))}")
     if copy.left_out:
         lines.append(f"  left out, so that nothing derives from them: {', '.join(copy.left_out)}")
     return lines

@@ -29,7 +29,7 @@ from audit.data.samples import EXAMPLES, SPLITS, UNKNOWN, ImageSource, Samples, 
 from audit.data.splits import GIVEN, assign_splits, thin_training
 from audit.errors import DataError
 from audit.filenames import printable
-from audit.records import DataWarning, DataWarningCode, LeftOut
+from audit.records import DataSource, DataWarning, DataWarningCode, LeftOut, SourceKind
 
 Progress = Callable[[int], None]
 
@@ -345,7 +345,10 @@ def assign_rows(rows: Rows) -> Rows:
 
 def _samples_of(rows: Rows) -> Samples:
     spec, about = rows.card.data, rows.raw.about
-    place = f"{spec.reader}: {shown_path(spec.path)}" if spec.path is not None else rows.raw.where
+    if spec.path is None:
+        origin = DataSource(kind=SourceKind.MEMORY, name=rows.raw.where)
+    else:
+        origin = DataSource(kind=SourceKind.FILES, reader=spec.reader, path=shown_path(spec.path), name=about.name)
     return Samples(
         frame=rows.frame,
         source=rows.raw.source,
@@ -354,7 +357,7 @@ def _samples_of(rows: Rows) -> Samples:
         nuisance=tuple(rows.card.match_on),
         excluded=rows.excluded,
         quarantined=rows.quarantined,
-        source_name=place + (f" ({about.name})" if about.name else ""),
+        origin=origin,
         licence=about.licence,
         citation=about.citation,
         warnings=rows.warnings,

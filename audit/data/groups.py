@@ -11,7 +11,7 @@ import pandas as pd
 
 from audit.card.faults import did_you_mean
 from audit.card.schema import GroupSpec
-from audit.data.samples import UNKNOWN, Samples
+from audit.data.samples import EXAMPLES, UNKNOWN, Samples
 from audit.data.splits import strata_of
 from audit.errors import DataError
 from audit.filenames import printable
@@ -82,8 +82,7 @@ def permute_attributes(samples: Samples, specs: Mapping[str, GroupSpec]) -> Samp
         for _, rows in sorted(frame.groupby(stratum).indices.items()):
             assigned[rows] = permute_groups(assigned[rows], subjects[rows], rng)
         frame = frame.assign(**{name: groups.to_numpy()[assigned]})
-        note = f"NULL RUN: groups assigned at random within each label (seed {spec.permuted})."
-        infos[name] = infos[name].model_copy(update={"note": " ".join(filter(None, [infos[name].note, note]))})
+        infos[name] = infos[name].model_copy(update={"permuted": spec.permuted})
         warnings.append(DataWarning(code=DataWarningCode.NULL_RUN, of=name, numbers={"seed": float(spec.permuted)}))
     return dataclasses.replace(samples, frame=frame, attributes=infos, warnings=tuple(warnings))
 
@@ -131,13 +130,17 @@ def attribute_info(name: str, spec: GroupSpec, raw: pd.Series, known: pd.Series)
         raise DataError(where, what, "annotate a second group, or remove this attribute")
     if spec.reference is not None and spec.reference not in present:
         raise DataError(where, f"no image has the reference '{spec.reference}'", did_you_mean(spec.reference, present))
+    others = raw[raw.notna() & (known == UNKNOWN) & (raw != UNKNOWN)].value_counts()
     return AttributeInfo(
         attribute=name,
         assigned_by=spec.assigned_by,
         reference=spec.reference or max(present, key=lambda group: counts[group]),
         groups=list(spec.values or present),
         unknown_images=int((known == UNKNOWN).sum()),
-        note=" ".join(filter(None, [spec.note, _not_kept(raw, known)])),
+        note=spec.note,
+        not_kept={str(value): int(images) for value, images in others.head(EXAMPLES).items()},
+        not_kept_values=len(others),
+        not_kept_images=int(others.sum()),
     )
 
 
@@ -170,12 +173,3 @@ def empty_group_warnings(frame: pd.DataFrame, attributes: Mapping[str, Attribute
         absent = [group for group in info.groups if group not in set(frame[name])]
         if absent:
             yield DataWarning(code=DataWarningCode.EMPTY_GROUPS, of=name, total=len(info.groups), names=absent)
-
-
-def _not_kept(raw: pd.Series, known: pd.Series) -> str:
-    others = raw[raw.notna() & (known == UNKNOWN) & (raw != UNKNOWN)].value_counts()
-    if others.empty:
-        return ""
-    named = ", ".join(f"{value} ({count})" for value, count in others.head(5).items())
-    more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-    return f"{int(others.sum())} images with other values count as unknown: {named}{more}."

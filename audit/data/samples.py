@@ -10,13 +10,14 @@ import pandas as pd
 from PIL import Image
 
 from audit.card.schema import Shares
-from audit.records import AttributeInfo, Contrast, DataWarning, ExcludedRow, TableForm
+from audit.records import AttributeInfo, Contrast, DataSource, DataWarning, ExcludedRow, SourceKind, TableForm
 
 SPLITS = tuple(Shares.model_fields)  # train, discovery, confirmation, repair, sealed
 AUDIT_SPLITS = ("discovery", "confirmation")  # what an audit reads, besides what it trains on
 HELD_BACK = ("repair", "sealed")  # read by no audit; the last by nothing but a certificate
 UNKNOWN = "unknown"
 EXAMPLES = 5  # images that are named where many are counted
+IN_MEMORY = DataSource(kind=SourceKind.MEMORY)
 OTHERS = "all others"  # values of a nuisance column that are not listed one by one
 
 
@@ -72,8 +73,8 @@ class Samples:
         How the tables were read.
     fingerprint : str
         SHA-256 over the rows and the bytes of the images.
-    source_name : str
-        For people: reader and relative path.
+    origin : DataSource
+        Where they are from, for people.
     licence, citation : str
         As the data's own metadata say, for what the card does not.
     """
@@ -86,7 +87,7 @@ class Samples:
     excluded: Sequence[ExcludedRow] = ()
     quarantined: Sequence[ExcludedRow] = ()
     fingerprint: str = ""
-    source_name: str = ""
+    origin: DataSource = IN_MEMORY
     licence: str = ""
     citation: str = ""
     warnings: Sequence[DataWarning] = ()

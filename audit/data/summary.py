@@ -47,7 +47,7 @@ def describe_data(samples: Samples, card: Card) -> DataReport:
     """
     frame = samples.frame
     return DataReport(
-        source=samples.source_name,
+        source=samples.origin,
         tables=list(samples.tables),
         images=len(frame),
         subjects=int(frame["subject"].nunique()),

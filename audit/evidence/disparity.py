@@ -166,7 +166,6 @@ def _rate_row(part: pd.DataFrame, group: str, question: Question, outcome: str, 
         accuracy=rate_interval((part["label"] == part["predicted"]).to_numpy(), subjects),
         impact_ratio=None,
         impact_ratio_highest=None,
-        note="" if len(part) else "no image of this group in the audit splits",
     )
 
 

@@ -90,7 +90,7 @@ def open_run(run: Path) -> OpenedRun:
         excluded=data.excluded,
         quarantined=data.quarantined,
         fingerprint=data.fingerprint,
-        source_name=data.source,
+        origin=data.source,
         licence=data.licence,
         citation=data.citation,
         tables=data.tables,

@@ -37,6 +37,7 @@ from audit.process_state import run_state
 from audit.progress import silent
 from audit.records import Contrast, ContrastRow, Finding
 from audit.report import load_audit
+from audit.report.text import source_sentence
 from audit.units import Unit, parse_name
 
 
@@ -101,7 +102,9 @@ def reproduce_finding(
         finished=run,
     )
     if inputs.samples.fingerprint != audit.data.fingerprint:
-        raise InputError(audit.data.source, "the data have changed since the run", "restore them, or audit again")
+        raise InputError(
+            source_sentence(audit.data.source), "the data have changed since the run", "restore them, or audit again"
+        )
     with run_state():
         context = prepare(inputs, Options("vit-audit reproduce", run.parent, run=run), silent)
         obtained = (

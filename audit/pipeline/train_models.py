@@ -66,7 +66,12 @@ class AuditedModels:
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of each audited model's weights."""
-        return {f"model seed {seed}": hash_state(m.state_dict()) for seed, m in self.by_seed.items()}
+        return {weights_name(seed): hash_state(m.state_dict()) for seed, m in self.by_seed.items()}
+
+
+def weights_name(seed: int) -> str:
+    """Return the name under which a record holds the hash of an audited model's weights."""
+    return f"model seed {seed}"
 
 
 def train_audited(context: RunContext) -> AuditedModels:

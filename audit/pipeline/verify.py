@@ -33,6 +33,7 @@ from audit.pipeline.context import Scope
 from audit.pipeline.load_run import OpenedRun, open_run
 from audit.pipeline.run_controls import CONTROL_EFFECTS, CONTROL_NUMBERS, check_round_trips
 from audit.pipeline.run_sweeps import Swept, make_plans, search_precision
+from audit.pipeline.train_models import weights_name
 from audit.progress import Step
 from audit.records import Audit, Control, Effort, SharedCopy
 from audit.report import answers
@@ -277,11 +278,12 @@ def _weights(scope: Scope) -> dict[int, dict[str, torch.Tensor]]:
 
 def _hashes(scope: Scope, audit: Audit) -> dict[str, str]:
     """Return the hashes of the audited models' weights, from their files; as recorded where these were left out."""
-    found = {f"model seed {seed}": hash_state(state) for seed, state in _weights(scope).items()}
+    found = {weights_name(seed): hash_state(state) for seed, state in _weights(scope).items()}
     mark = _mark(scope.run)
     if found or mark is None or not any(name.startswith("models/") for name in mark.left_out):
         return found
-    return {name: digest for name, digest in audit.provenance.hashes.items() if name.startswith("model seed ")}
+    recorded = audit.provenance.hashes
+    return {name: recorded[name] for name in map(weights_name, scope.seeds) if name in recorded}
 
 
 def _data(scope: Scope, audit: Audit) -> dict[str, Any]:

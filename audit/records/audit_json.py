@@ -28,6 +28,7 @@ from audit.records.base import (
     Record,
     Separator,
     Shortfall,
+    SourceKind,
     State,
     TableKind,
     TextEncoding,
@@ -173,7 +174,11 @@ class AttributeInfo(Record):
     reference: str
     groups: list[str]
     unknown_images: int
-    note: str = ""
+    note: str = ""  # of the card
+    not_kept: dict[str, int] = {}  # images by value that is no group of the card, the commonest five
+    not_kept_values: int = 0
+    not_kept_images: int = 0
+    permuted: int | None = None  # seed of a null run, in which groups are dealt out at random
 
 
 class GapLimit(Record):
@@ -214,10 +219,21 @@ class HeadLimit(Record):
     clusters_needed: int  # in each
 
 
+class DataSource(Record):
+    """Where the images are from; ``templates/text/data.j2`` has the sentence."""
+
+    kind: SourceKind
+    reader: str = ""  # of the card, where these are files
+    path: str = ""  # as the card has it, absolute ones without their folders
+    name: str = ""  # as the set's own metadata have it; of a table in memory, what it is called
+    version: str = ""  # of the renderer
+    seed: int | None = None  # of what was rendered
+
+
 class DataReport(Record):
     """What was audited: every image accounted for."""
 
-    source: str  # reader and relative path
+    source: DataSource
     tables: list[TableForm] = []
     images: int
     subjects: int
@@ -263,7 +279,6 @@ class RateRow(Record):
     impact_ratio_highest: float | None  # selection rate / the highest group's
     difference: Estimate | None = None  # of the raw selection rates, group minus reference
     equalised_odds: float | None = None  # larger of the differences in true- and false-positive rate to the reference
-    note: str = ""
 
 
 class ContrastRow(Record):

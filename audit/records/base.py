@@ -139,6 +139,25 @@ class LeftOut(StrEnum):
     SMALL_BOX = "box under 8 px on a side"
 
 
+class SourceKind(StrEnum):
+    """Where images are from."""
+
+    FILES = "files"
+    MEMORY = "memory"
+    RENDERED = "rendered"
+
+
+class Removed(StrEnum):
+    """What a shareable copy has lost besides names and files."""
+
+    COMMENTS = "comments"
+    FOLDERS = "folders"
+    RUN_BY = "run by"
+    MESSAGES = "messages"
+    REVIEWERS = "reviewers"
+    SIGNATURE = "signature"
+
+
 class Direction(StrEnum):
     """What a head does to the gap that it was asked about, as far as its own interval tells."""
 

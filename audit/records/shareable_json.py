@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from audit.records.base import Record
+from audit.records.base import Record, Removed
 
 
 class SharedCopy(Record):
@@ -13,4 +13,4 @@ class SharedCopy(Record):
     shareable_version: Literal["1.0"] = "1.0"
     other_names: dict[str, int]  # how many subjects, images, pairs and values of match_on columns have other names
     left_out: dict[str, str]  # files that the run has and the copy has not; of models with their SHA-256
-    removed: list[str]  # what else was taken out, in words
+    removed: list[Removed]  # what else was taken out

@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 from audit import __version__
 from audit.records import Audit, ContrastRow, Control, Estimate, Finding, State
 from audit.report.formats import clean
-from audit.report.text import Sentences, untested_sentence
+from audit.report.text import Sentences, source_sentence, untested_sentence
 from audit.units import Unit
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -151,12 +151,12 @@ def model_card(audit: Audit, audit_sha256: str) -> str:
             {
                 "type": "data",
                 "bom-ref": "data",
-                "name": clean(data.source),
+                "name": clean(source_sentence(data.source)),
                 "hashes": [{"alg": "SHA-256", "content": data.fingerprint}],
                 "data": [
                     {
                         "type": "dataset",
-                        "name": clean(data.source),
+                        "name": clean(source_sentence(data.source)),
                         "classification": "rendered, no real people" if audit.synthetic else "images of people",
                         "description": f"{data.images} images of {data.subjects} subjects",
                     }

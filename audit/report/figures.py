@@ -93,8 +93,8 @@ def _drawable() -> frozenset[int]:
 
 def _drawn(name: str) -> str:
     """Shorten a name and replace what the font lacks: an empty box is honest, a warning is not."""
-    shown = formats.label(name, _NAME_CHARACTERS).split(" (")[0] if len(name) > _NAME_CHARACTERS else name
-    return "".join(c if ord(c) in _drawable() else "□" for c in formats.clean(shown))
+    shown = formats.cut(formats.clean(name).strip(), _NAME_CHARACTERS)
+    return "".join(c if ord(c) in _drawable() else "□" for c in shown)
 
 
 def rates_picture(bars: Sequence[Bar], title: str, compact: bool = False) -> Picture | None:

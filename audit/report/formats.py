@@ -63,9 +63,12 @@ def label(text: str, limit: int = LABEL_CHARACTERS) -> str:
     shown = clean(text).strip()
     if not shown:
         return "(blank)"
-    if len(shown) <= limit:
-        return shown
-    return f"{shown[:limit]}… ({len(text):,} characters)"
+    return shown if len(shown) <= limit else f"{cut(shown, limit)} ({len(text):,} characters)"
+
+
+def cut(text: str, limit: int) -> str:
+    """Return a text, or its beginning where it is longer than ``limit`` characters."""
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def decimal(value: float, digits: int, signed: bool = False) -> str:

@@ -22,7 +22,7 @@ from audit.card.load import load_card
 from audit.card.schema import Card
 from audit.data.samples import OTHERS, UNKNOWN, pair_column
 from audit.errors import InputError
-from audit.records import Audit, DataWarning, Decision, LabelShareRow, SharedCopy
+from audit.records import Audit, DataWarning, Decision, ExcludedRow, LabelShareRow, LeftOut, Removed, SharedCopy
 from audit.report.manifest import MANIFEST, SIGNATURE, manifest_rows, write_manifest
 from audit.report.pseudonyms import IMAGE, NAMING, PAIR, SUBJECT, VALUE, Pseudonyms
 from audit.report.render import Source, printed, read_run, write_files
@@ -35,10 +35,6 @@ TABLES, MODELS = "effects/*.parquet", "models/*"
 PRINTED = ("report.*", "tables/*", "exports/*", "audit.schema.json")  # made again
 WRITTEN_AGAIN = ("audit.json", "card.yaml", "preregistration.json", DECISIONS)
 PATHS = (("data", "path"), ("model", "weights"), ("controls", "card"), ("controls", "path"), ("controls", "weights"))
-COMMENTS = "the comments of the card"
-RUN_BY, REVIEWERS = "who ran the audit", "the names of reviewers"
-FOLDERS = "the folders of paths in the card and the command"
-SIGNATURE_GONE = "the signature, which is of the run's own manifest"
 
 
 def share_run(run: Path, out: Path, *, models: bool = False) -> SharedCopy:
@@ -230,14 +226,14 @@ def bare(path: str) -> str:
 def _record(audit: Audit, names: Pseudonyms, place: Path) -> Audit:
     """Return the record under other names, with the hashes of what was written again."""
     examples = {
-        part: [row.model_copy(update={"examples": [names.of(IMAGE, key) for key in row.examples]}) for row in rows]
+        part: [_left_out(row, names) for row in rows]
         for part, rows in (("excluded", audit.data.excluded), ("quarantined", audit.data.quarantined))
     }
-    reader, _, path = audit.data.source.partition(": ")
+    source = audit.data.source
     data = audit.data.model_copy(
         update={
             **examples,
-            "source": f"{reader}: {bare(path)}" if path else reader,
+            "source": source.model_copy(update={"path": bare(source.path)}) if source.path else source,
             "label_shares": [row.model_copy(update={"value": _value(row, names)}) for row in audit.data.label_shares],
             "warnings": [_warning(warning, names) for warning in audit.data.warnings],
         }
@@ -260,6 +256,13 @@ def _words(command: str) -> list[str]:
         return shlex.split(command)
     except ValueError:  # a record that was written by hand
         return []
+
+
+def _left_out(row: ExcludedRow, names: Pseudonyms) -> ExcludedRow:
+    """Return images that were left out under other names, without what libraries said, which may name files."""
+    examples = [names.of(IMAGE, key) for key in row.examples]
+    detail = "" if row.kind == LeftOut.NOT_OPENED else row.detail
+    return row.model_copy(update={"examples": examples, "detail": detail})
 
 
 def _value(row: LabelShareRow, names: Pseudonyms) -> str:
@@ -292,15 +295,16 @@ def _decisions(decisions: Iterable[Decision], names: Pseudonyms) -> list[Decisio
     ]
 
 
-def _removed(run: Path, source: Source, card: Card) -> list[str]:
+def _removed(run: Path, source: Source, card: Card) -> list[Removed]:
     """Say what was taken out besides names and files."""
     paths = [getattr(getattr(card, part), key) for part, key in PATHS]
     paths += _words(source.audit.provenance.command)
     there = {
-        COMMENTS: True,
-        FOLDERS: any(path is not None and bare(path) != path for path in paths),
-        RUN_BY: bool(card.report.run_by),
-        REVIEWERS: bool(source.decisions),
-        SIGNATURE_GONE: (run / SIGNATURE).is_file(),
+        Removed.COMMENTS: True,
+        Removed.FOLDERS: any(path is not None and bare(path) != path for path in paths),
+        Removed.RUN_BY: bool(card.report.run_by),
+        Removed.MESSAGES: any(r.kind == LeftOut.NOT_OPENED and r.detail for r in source.audit.data.quarantined),
+        Removed.REVIEWERS: bool(source.decisions),
+        Removed.SIGNATURE: (run / SIGNATURE).is_file(),
     }
     return [what for what, is_there in there.items() if is_there]

@@ -19,6 +19,7 @@ from audit.records import (
     ContrastRow,
     Control,
     DataReport,
+    DataSource,
     DataWarning,
     DataWarningCode,
     Estimate,
@@ -34,6 +35,7 @@ from audit.records import (
     ReasonCode,
     RunComparison,
     SearchPrecision,
+    SharedCopy,
     TableForm,
 )
 from audit.report import formats
@@ -260,6 +262,14 @@ class Sentences:
         """Return the warnings that belong to the outcome: they may change what it means."""
         return [f"{warning_sentence(w)}." for w in self.audit.data.warnings if _is_first(w)]
 
+    def attribute_note(self, info: AttributeInfo) -> str:
+        """Say what the card says of an attribute, and what was made of its column."""
+        return attribute_note(info)
+
+    def source(self) -> str:
+        """Say where the images are from."""
+        return source_sentence(self.audit.data.source)
+
     def left_out(self, row: ExcludedRow) -> str:
         """Say why images were left out."""
         return left_out_sentence(row)
@@ -390,6 +400,21 @@ def untested_sentence(row: ContrastRow) -> str:
 def left_out_sentence(row: ExcludedRow) -> str:
     """Say why images were left out."""
     return str(_data_templates().left_out(row)).strip()
+
+
+def source_sentence(source: DataSource) -> str:
+    """Say where the images are from."""
+    return str(_data_templates().source(source)).strip()
+
+
+def attribute_note(info: AttributeInfo) -> str:
+    """Say what the card says of an attribute, and what was made of its column."""
+    return one_line(str(_data_templates().attribute_note(info)))
+
+
+def removed_words(copy: SharedCopy) -> list[str]:
+    """Say what a shareable copy has lost besides names and files."""
+    return [data_file("words.yaml")["removed"][what] for what in copy.removed]
 
 
 @cache

@@ -20,7 +20,7 @@ from audit.data import Samples, describe_data, read_samples
 from audit.data.readers.croissant import read_croissant
 from audit.data.readers.croissant_fields import is_harmless
 from audit.errors import DataError
-from audit.report.text import left_out_sentence
+from audit.report.text import left_out_sentence, source_sentence
 from tests.data.faces import face_table, write_images
 
 pytestmark = pytest.mark.unit
@@ -129,7 +129,7 @@ def test_licence_citation_and_name_stand_in_where_the_card_is_silent(tmp_path: P
     report = describe_data(read(tmp_path), card_of(tmp_path))
     assert report.licence == "https://creativecommons.org/licenses/by/4.0/; own terms"
     assert report.citation == "@misc{faces, title = {Faces}}"
-    assert report.source == "croissant: set (Small faces)"
+    assert source_sentence(report.source) == "croissant: set (Small faces)"
     card = card_of(tmp_path, licence="CC0", citation="Nobody 2020")
     report = describe_data(read(tmp_path, licence="CC0", citation="Nobody 2020"), card)
     assert (report.licence, report.citation) == ("CC0", "Nobody 2020")

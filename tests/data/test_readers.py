@@ -10,7 +10,7 @@ import pytest
 from audit.data import Samples, describe_data
 from audit.errors import DataError
 from audit.records import DataWarning, DataWarningCode
-from audit.report.text import left_out_sentence, table_sentence
+from audit.report.text import attribute_note, left_out_sentence, source_sentence, table_sentence
 from audit.terminal import data_summary
 from tests.data.faces import card_of, face_table, read, write_faces, write_images
 
@@ -34,7 +34,7 @@ def test_a_table_becomes_samples(tmp_path: Path) -> None:
     assert samples.frame["image"].is_monotonic_increasing
     assert samples.attributes["gender"].groups == ["female", "male"]
     assert samples.source.open("images/00-neutral.png").size == (12, 10)
-    assert samples.source_name == "table: faces.csv"
+    assert source_sentence(samples.origin) == "table: faces.csv"
     assert not samples.excluded
     assert not samples.quarantined
     assert not samples.warnings
@@ -148,7 +148,7 @@ def test_nothing_is_lost_in_silence(tmp_path: Path) -> None:
     assert (samples.frame["source"] == "unknown").sum() == 1
 
 
-def test_values_that_are_not_kept_count_as_unknown_with_a_note(tmp_path: Path) -> None:
+def test_values_that_are_not_kept_count_as_unknown_and_are_told(tmp_path: Path) -> None:
     frame = face_table()
     frame.loc[frame["person"] == "p00", "gender"] = "other, male"
     write_faces(tmp_path, frame)
@@ -157,7 +157,8 @@ def test_values_that_are_not_kept_count_as_unknown_with_a_note(tmp_path: Path) -
     assert info.groups == ["male", "female"]
     assert info.reference == "female"
     assert info.unknown_images == 2
-    assert info.note == "By hand. 2 images with other values count as unknown: other, male (2)."
+    assert (info.note, info.not_kept) == ("By hand.", {"other, male": 2})
+    assert attribute_note(info) == "By hand. 2 images with other values count as unknown: other, male (2)."
 
 
 def test_repeated_rows_are_merged_with_a_warning(tmp_path: Path) -> None:

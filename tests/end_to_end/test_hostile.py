@@ -159,4 +159,4 @@ def test_an_absolute_path_of_a_card_stands_in_the_card_alone(named_run: Run, nam
     """The run keeps its card as it was written; what is read and handed on does not repeat where the files lay."""
     holding = {name for name, content in files_of(named_run.folder).items() if str(named_folder).encode() in content}
     assert holding == {"card.yaml", "preregistration.json"}
-    assert json.loads((named_run.folder / "audit.json").read_text())["data"]["source"] == "table: faces.csv"
+    assert json.loads((named_run.folder / "audit.json").read_text())["data"]["source"]["path"] == "faces.csv"

@@ -19,6 +19,7 @@ from audit.records import (
     ControlSetup,
     CountRow,
     DataReport,
+    DataSource,
     DataWarning,
     DataWarningCode,
     Design,
@@ -47,6 +48,7 @@ from audit.records import (
     RateRow,
     Reason,
     Shortfall,
+    SourceKind,
     Stability,
     State,
     TrainingRun,
@@ -162,7 +164,7 @@ def data(attribute: str, groups: list[str], labels: list[str], labels_note: str 
         for split in ("train", "discovery", "confirmation")
     ]  # fmt: skip
     return DataReport(
-        source="table faces.csv",
+        source=DataSource(kind=SourceKind.FILES, reader="table", path="faces.csv"),
         images=4346,
         subjects=3121,
         labels=labels,

@@ -2,6 +2,7 @@ import pytest
 
 from audit.records import Estimate
 from audit.report import formats
+from audit.report.figures import Bar, rates_picture
 
 pytestmark = pytest.mark.unit
 
@@ -40,6 +41,17 @@ def test_direction_marks_and_control_characters_become_visible() -> None:
 def test_long_and_empty_labels() -> None:
     assert formats.label("y" * 10_000) == "y" * 60 + "… (10,000 characters)"
     assert formats.label(" ") == "(blank)"
+    assert formats.cut("twenty (20)", 11) == "twenty (20)"
+    assert formats.cut("twenty (20)", 9) == "twenty (2…"
+
+
+def test_long_names_of_groups_are_drawn_beyond_a_bracket() -> None:
+    def drawn(name: str) -> str:
+        picture = rates_picture([Bar(name, Estimate(value=0.5), False)], "Rates")
+        assert picture is not None
+        return picture.light
+
+    assert drawn("young (20 to 29 years old)") != drawn("young (30 to 39 years old)")
 
 
 def test_slugs_differ_where_texts_differ() -> None:

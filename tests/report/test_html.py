@@ -358,3 +358,11 @@ def test_the_report_of_a_convolutional_network_speaks_of_slices(page) -> None:
     words = words.replace(words_of("slice")["fixed"]["attention"], "")
     assert "slice" in words
     assert re.findall(r"(?<!/)\b[Hh]eads?\b(?!\.csv)", words) == []
+
+
+def test_a_group_without_images_says_so(page) -> None:
+    audit = examples()["disparity"]
+    row = audit.rates[0].model_copy(update={"images": 0})
+    text = render_html(audit.model_copy(update={"rates": [row, *audit.rates[1:]]}), "0" * 64)
+    assert text.count("no image of this group in the audit splits") == 1
+    assert "no image of this group" not in page("disparity").source

@@ -16,6 +16,7 @@ from audit.records import (
     Audit,
     Control,
     ControlReport,
+    DataSource,
     DataWarning,
     DataWarningCode,
     EngineReport,
@@ -26,12 +27,24 @@ from audit.records import (
     LeftOut,
     NotRun,
     NotRunCode,
+    Removed,
+    SharedCopy,
     Shortfall,
+    SourceKind,
 )
 from audit.report.html import render_html
-from audit.report.text import Sentences, data_file, finding_title, left_out_sentence, limit_sentences, warning_sentence
+from audit.report.text import (
+    Sentences,
+    data_file,
+    finding_title,
+    left_out_sentence,
+    limit_sentences,
+    removed_words,
+    source_sentence,
+    warning_sentence,
+)
 from audit.report.wording import forbidden_words
-from audit.terminal import summary
+from audit.terminal import shared_summary, summary
 from tests.evidence.rows import CONTEXT, around, contrast_row, contrast_rows, controls, head_row, head_rows
 
 from .examples import examples
@@ -144,6 +157,32 @@ def test_what_is_left_out_is_said_with_what_was_found() -> None:
     for small in (LeftOut.TOO_SMALL, LeftOut.SMALL_BOX):
         assert f"under {MIN_SIDE_PX} px" in said(small, "")
     assert f"over {MAX_PIXELS:,} pixels" in said(LeftOut.TOO_LARGE, "")
+
+
+SOURCES = {
+    SourceKind.FILES: (DataSource(kind=SourceKind.FILES, reader="folder", path="faces"), "folder: faces"),
+    SourceKind.MEMORY: (DataSource(kind=SourceKind.MEMORY, name="table"), "table"),
+    SourceKind.RENDERED: (
+        DataSource(kind=SourceKind.RENDERED, version="faces-1", seed=3),
+        "rendered faces (faces-1, seed 3)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SourceKind)
+def test_every_source_of_images_has_its_words(kind: SourceKind) -> None:
+    source, words = SOURCES[kind]
+    assert source_sentence(source) == words
+    named = DataSource(kind=SourceKind.FILES, reader="croissant", path="a: b", name="Small faces")
+    assert source_sentence(named) == "croissant: a: b (Small faces)"
+
+
+def test_everything_that_a_copy_may_lose_has_its_words() -> None:
+    copy = SharedCopy(other_names={"image": 3}, left_out={}, removed=list(Removed))
+    words = removed_words(copy)
+    assert len(set(words)) == len(Removed)
+    assert list(data_file("words.yaml")["removed"]) == list(Removed)
+    assert shared_summary(copy)[1] == f"  taken out: {'; '.join(words)}"
 
 
 def test_names_that_differ_in_blanks_are_written_with_them() -> None:

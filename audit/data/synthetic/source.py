@@ -15,7 +15,7 @@ from audit.data.synthetic.drawing import RENDERER_VERSION, render
 from audit.data.synthetic.faces import GROUPS, Face, edit, face_of_row, suggestion
 from audit.data.synthetic.sampling import LABELS, sample_faces
 from audit.errors import DataError
-from audit.records import AttributeInfo
+from audit.records import AttributeInfo, DataSource, SourceKind
 
 CATEGORICAL = (*GROUPS, "monk_tone")  # columns that can serve as groups or for matching
 _FEWEST = 8  # images a split: one in each label x skin_tone x hair_length cell
@@ -134,7 +134,7 @@ def rendered_samples(spec: DataSpec, groups: Mapping[str, GroupSpec], match_on: 
         attributes={name: _attribute_info(frame, name, group) for name, group in groups.items()},
         nuisance=tuple(match_on),
         fingerprint=fingerprint,
-        source_name=f"rendered faces ({RENDERER_VERSION}, seed {spec.rendered.seed})",
+        origin=DataSource(kind=SourceKind.RENDERED, version=RENDERER_VERSION, seed=spec.rendered.seed),
     )
 
 
