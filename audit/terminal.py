@@ -206,8 +206,8 @@ def _right(audit: Audit) -> list[str]:
     model = audit.model
     if audit.accuracy:
         return [
-            f"accuracy, {f'{r.attribute} {r.group}' if r.group else 'all'}: {rate(r.accuracy)}; "
-            f"balanced {rate(r.balanced_accuracy)}"
+            f"accuracy, {f'{r.attribute} {r.group}' if r.group else 'all'}: "
+            + (f"{rate(r.accuracy)}; balanced {rate(r.balanced_accuracy)}" if r.images else "no data")
             for r in audit.accuracy
         ]
     if not model.accuracy_by_seed:

@@ -332,8 +332,8 @@ def _bad_groups(card: Card) -> Iterator[tuple[PathParts, str]]:
             yield ("groups", name, "values"), "bins make the groups; leave values out"
         if group.bins is not None and any(a >= b for a, b in pairwise(group.bins)):
             yield ("groups", name, "bins"), "the edges do not rise; write each once, from low to high"
-        for field in ("bins", "merge") if card.data.reader == "synthetic" else ():
-            if getattr(group, field):
+        for field in ("bins", "merge", "missing") if card.data.reader == "synthetic" else ():
+            if getattr(group, field) not in (None, False, "own_group"):
                 yield (
                     ("groups", name, field),
                     "rendered faces have the groups that they are rendered with; leave it out",

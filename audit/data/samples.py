@@ -107,10 +107,10 @@ class Samples:
 
     @property
     def contrasts(self) -> list[Contrast]:
-        """Every group of every attribute against its reference."""
+        """Every group of every attribute that has an image, against its reference."""
         return [
             Contrast(name, group, info.reference)
             for name, info in self.attributes.items()
             for group in info.groups
-            if group != info.reference
+            if group != info.reference and (self.frame[name] == group).any()
         ]

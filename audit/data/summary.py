@@ -193,7 +193,9 @@ def _small_cells(samples: Samples, card: Card) -> Iterator[DataWarning]:
 
 
 def _known_cells(samples: Samples, info: AttributeInfo) -> list[CountRow]:
-    return [row for row in _count_rows(samples, info) if row.group != UNKNOWN]
+    """Return the counts of groups that have an image; of others a warning of their own says that they have none."""
+    present = set(samples.frame[info.attribute]) - {UNKNOWN}
+    return [row for row in _count_rows(samples, info) if row.group in present]
 
 
 def audited_outcomes(card: Card, labels: tuple[str, ...]) -> tuple[str, ...]:

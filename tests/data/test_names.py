@@ -205,10 +205,13 @@ def test_each_bad_field_is_one_line(tmp_path: Path, field: str, said: str) -> No
 
 
 def test_rendered_faces_have_no_bins(tmp_path: Path) -> None:
-    text = "data: {reader: synthetic}\ngroups: {skin_tone: {column: skin_tone, bins: [1], merge: true}}\n"
+    text = (
+        "data: {reader: synthetic}\ngroups: {skin_tone: {column: skin_tone, bins: [1], merge: true, missing: error}}\n"
+    )
     (tmp_path / "c.yaml").write_text(text)
-    with pytest.raises(CardError, match="rendered faces have the groups that they are rendered with"):
+    with pytest.raises(CardError, match="rendered faces have the groups that they are rendered with") as caught:
         load_card(tmp_path / "c.yaml")
+    assert len(caught.value.faults) == 3
 
 
 def test_a_group_without_an_image_is_a_row_and_a_warning(tmp_path: Path) -> None:
