@@ -19,7 +19,7 @@ import pandas as pd
 
 from audit.card.text_table import decoded, separator_of
 from audit.errors import DataError
-from audit.filenames import whole_characters
+from audit.filenames import name_in_text, printable, whole_characters
 from audit.records import Separator, TableForm, TableKind
 
 JSON_SUFFIXES = (".jsonl", ".ndjson")
@@ -114,6 +114,10 @@ def stripped(values: Iterable[str | None]) -> Cells:
     return [None if pd.isna(value) else value.strip() or None for value in values]
 
 
+def _shown_name(path: Path) -> str:
+    return name_in_text(path.name) or printable(path.name)
+
+
 def _without_outer_blanks(values: Iterable[str | None]) -> Cells:
     """Return a column without outer blanks; but where these are all that tells two values apart, as it is."""
     found: Cells = [value if value is not None and value.strip() else None for value in values]
@@ -144,7 +148,7 @@ def _read_text(path: Path) -> ReadTable:
     except csv.Error as error:
         where = f"{path}:{rows.line_num + before}"
         raise DataError(where, f"not a well-formed table ({error})", "check the quotes in this row") from None
-    form = TableForm(file=path.name, kind=TableKind.TEXT, encoding=encoding, separator=separator)
+    form = TableForm(file=_shown_name(path), kind=TableKind.TEXT, encoding=encoding, separator=separator)
     return ReadTable(pd.DataFrame(cells, columns=header, dtype=object), form)
 
 
@@ -159,7 +163,7 @@ def _fitted(row: Sequence[str | None], header: Sequence[str], where: str) -> Cel
 
 def _read_json_lines(path: Path) -> ReadTable:
     text, encoding = decoded(path)
-    form = TableForm(file=path.name, kind=TableKind.JSON_LINES, encoding=encoding)
+    form = TableForm(file=_shown_name(path), kind=TableKind.JSON_LINES, encoding=encoding)
     return ReadTable(pd.DataFrame(_json_rows(text, path), dtype=object), form)
 
 
@@ -198,7 +202,7 @@ def _read_excel(path: Path) -> ReadTable:
     except Exception as error:  # of a damaged file openpyxl and its parsers raise nearly anything
         what = f"not a readable workbook ({type(error).__name__})"
         raise DataError(str(path), what, "save it again as .xlsx, or as CSV") from None
-    form = TableForm(file=path.name, kind=TableKind.EXCEL, sheet=sheet.title, sheets=len(names))
+    form = TableForm(file=_shown_name(path), kind=TableKind.EXCEL, sheet=sheet.title, sheets=len(names))
     return ReadTable(_with_header(rows, path), form)
 
 
@@ -216,15 +220,16 @@ def _with_header(rows: Sequence[Cells], path: Path) -> pd.DataFrame:
 
 
 def _read_parquet(path: Path) -> ReadTable:
-    import pyarrow as pa
-
     try:
-        frame = pd.read_parquet(path, dtype_backend="numpy_nullable")  # whole numbers stay whole beside gaps
-    except (pa.ArrowException, ValueError) as error:
+        with path.open("rb") as file:  # pyarrow cannot open each name in each locale
+            frame = pd.read_parquet(file, dtype_backend="numpy_nullable")  # whole numbers stay whole beside gaps
+    except Exception as error:  # of a damaged file pyarrow raises nearly anything, OSError without a number included
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         reason = " ".join(str(error).split())[:120]
         raise DataError(str(path), f"not a readable Parquet file ({reason})", "write it again") from None
     names = [str(name).strip() for name in frame.columns]
     columns = [[plain_text(value) for value in frame.iloc[:, place].array] for place in range(len(names))]
     texts = pd.DataFrame(dict(enumerate(columns)), dtype=object)
     texts.columns = pd.Index(names)
-    return ReadTable(texts, TableForm(file=path.name, kind=TableKind.PARQUET))
+    return ReadTable(texts, TableForm(file=_shown_name(path), kind=TableKind.PARQUET))

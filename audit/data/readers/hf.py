@@ -99,7 +99,8 @@ def _from_parquet(spec: DataSpec, path: Path, files: list[Path]) -> RawTable:
 
 def _opened(file: Path) -> pa.Table:
     try:
-        return pq.read_table(file)
+        with file.open("rb") as opened:  # pyarrow cannot open each name in each locale
+            return pq.read_table(opened)
     except (OSError, pa.ArrowException) as error:
         raise DataError(str(file), f"cannot be read as Parquet ({type(error).__name__})", "download it again") from None
 
