@@ -144,9 +144,6 @@ def _path_in_file(found: ErrorDetails, data: Any) -> PathParts:
         elif not (found["type"] == "missing" and part == found["loc"][-1]):
             continue
         path.append(part)
-    if not path and found["type"] == "value_error" and isinstance(data, Mapping):
-        first_word = _own_words(found).split()[0].rstrip(":")  # "intersections name 'age', ..."
-        path = [first_word] if first_word in data else []
     return tuple(path)
 
 

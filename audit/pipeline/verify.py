@@ -282,8 +282,7 @@ def _hashes(scope: Scope, audit: Audit) -> dict[str, str]:
     mark = _mark(scope.run)
     if found or mark is None or not any(name.startswith("models/") for name in mark.left_out):
         return found
-    recorded = audit.provenance.hashes
-    return {name: recorded[name] for name in map(weights_name, scope.seeds) if name in recorded}
+    return {name: digest for name, digest in audit.provenance.hashes.items() if name not in HASHED}
 
 
 def _data(scope: Scope, audit: Audit) -> dict[str, Any]:
