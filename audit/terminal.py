@@ -44,6 +44,7 @@ from audit.report.text import (
     removed_words,
     served_sentence,
     source_sentence,
+    table_sentence,
     warning_sentence,
 )
 from audit.units import UNITS, Unit
@@ -209,8 +210,8 @@ def _right(audit: Audit) -> list[str]:
     model = audit.model
     if audit.accuracy:
         return [
-            f"accuracy, {f'{r.attribute} {r.group}' if r.group else 'all'}: {rate(r.accuracy)}; "
-            f"balanced {rate(r.balanced_accuracy)}"
+            f"accuracy, {f'{r.attribute} {r.group}' if r.group else 'all'}: "
+            + (f"{rate(r.accuracy)}; balanced {rate(r.balanced_accuracy)}" if r.images else "no data")
             for r in audit.accuracy
         ]
     if not model.accuracy_by_seed:
@@ -261,7 +262,8 @@ def data_summary(report: DataReport, name: str, preprocessing: PreprocessingInfo
         What is done to images before the model sees them.
     """
     about = f"{name}: {report.images} images of {report.subjects} subjects; {source_sentence(report.source)}"
-    blocks = [wrapped(about), _counts(report)]
+    tables = [wrapped(f"table: {table_sentence(form)}") for form in report.tables]
+    blocks = ["\n".join([wrapped(about), *tables]), _counts(report)]
     if preprocessing is not None:
         blocks.insert(1, wrapped(f"the model sees: {preprocessing_sentence(preprocessing)}"))
     for title, rows in (("left out", report.excluded), ("unreadable", report.quarantined)):

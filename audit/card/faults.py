@@ -236,17 +236,18 @@ def keys_at(model: type[BaseModel], path: PathParts) -> list[str]:
     """Return the keys that the schema knows at ``path``, or an empty list where any key may be."""
     annotation: object = model
     for part in path:
-        annotation = _inside(annotation, part)
+        annotation = inside(annotation, part)
     found = model_in(annotation)
     return list(found.model_fields) if found else []
 
 
-def _inside(annotation: object, part: str | int) -> object:
+def inside(annotation: object, part: str | int) -> object:
+    """Return the annotation of what lies under a key or place of a value; None where anything may."""
     model = model_in(annotation)
     if model is not None:
         field = model.model_fields.get(str(part))
         return field.annotation if field else None
-    for member in _members(annotation):
+    for member in members(annotation):
         if get_origin(member) in (dict, list, tuple):
             return get_args(member)[-1]
     return None
@@ -254,15 +255,16 @@ def _inside(annotation: object, part: str | int) -> object:
 
 def model_in(annotation: object) -> type[BaseModel] | None:
     """Return the pydantic model that a field's annotation names, if it names one."""
-    for member in _members(annotation):
+    for member in members(annotation):
         if isinstance(member, type) and issubclass(member, BaseModel):
             return member
     return None
 
 
-def _members(annotation: object) -> list[object]:
+def members(annotation: object) -> list[object]:
+    """Return the types that an annotation allows."""
     if get_origin(annotation) is Annotated:
-        return _members(get_args(annotation)[0])
+        return members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
-        return [inner for member in get_args(annotation) for inner in _members(member)]
+        return [inner for member in get_args(annotation) for inner in members(member)]
     return [annotation]

@@ -31,7 +31,7 @@ def first_card(path: Path, *, card_folder: Path | None = None) -> str:
     Parameters
     ----------
     path : pathlib.Path
-        A CSV, TSV or Parquet table of images, or a folder of class folders.
+        A table of images, as ``read_table`` opens it, or a folder of class folders.
     card_folder : pathlib.Path, optional
         Where the card will lie, for the relative path in it; by default the current folder.
 
@@ -50,7 +50,7 @@ def first_card(path: Path, *, card_folder: Path | None = None) -> str:
         return _card_of_folder(path, where)
     if not path.exists():
         raise DataError(str(path), "no such file or folder", "name a table of images or a folder of class folders")
-    frame = read_table(path)
+    frame = read_table(path).frame
     return _card_of_table(frame, path, where)
 
 
@@ -90,7 +90,7 @@ def _card_of_folder(path: Path, where: str) -> str:
         raise DataError(str(path), "holds no class folders", fix)
     subject: str | None = None
     if table.is_file():
-        frame = read_table(table)
+        frame = read_table(table).frame
         subject = _named(frame, _SUBJECT, ["image"], most=None)
         named = _group_columns(frame, ["image", *([subject] if subject else [])])
         if not named:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 
 from audit.card.faults import Lines, PathParts, closest, did_you_mean, faults_of, spell
 from audit.card.schema import Card
+from audit.card.text_values import keep_text
 from audit.errors import CardError, DataError, InputError
 from audit.filenames import name_on_disk, printable
 from audit.resources import DATA_VARIABLE, resource_dir
@@ -260,6 +262,8 @@ def _parse(text: str, path: Path) -> tuple[yaml.Node | None, dict[str, Any]]:
                 raise CardError([f"{path}:{line} card: alias '*{event.anchor}' is not allowed; write it out"])
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
+        if root is not None:
+            keep_text(root, Card)
         data = loader.construct_document(root) if root is not None else None
     except yaml.MarkedYAMLError as error:
         raise CardError([_syntax_fault(path, error)]) from None
@@ -326,6 +330,16 @@ def _bad_groups(card: Card) -> Iterator[tuple[PathParts, str]]:
         if name in RESERVED or " x " in name or ":" in name:
             what = f"'{name}' cannot name an attribute: {', '.join(RESERVED)}, ' x ' and ':' mean something else"
             yield ("groups", name), f"{what}; rename it ('column' may stay as it is)"
+        if group.bins is not None and group.values is not None:
+            yield ("groups", name, "values"), "bins make the groups; leave values out"
+        if group.bins is not None and any(a >= b for a, b in pairwise(group.bins)):
+            yield ("groups", name, "bins"), "the edges do not rise; write each once, from low to high"
+        for field in ("bins", "merge", "missing") if card.data.reader == "synthetic" else ():
+            if getattr(group, field) not in (None, False, "own_group"):
+                yield (
+                    ("groups", name, field),
+                    "rendered faces have the groups that they are rendered with; leave it out",
+                )
         if group.values is not None and len(set(group.values)) < 2:
             yield ("groups", name, "values"), "fewer than two groups; name two or leave it out"
         elif group.values and group.reference is not None and group.reference not in group.values:

@@ -15,6 +15,9 @@ AtLeast20 = Annotated[int, Field(ge=20)]
 Drawn = Annotated[int, Field(ge=1, le=1_000_000)]  # images that are rendered: a slip of the finger draws for days
 
 
+Merge = bool | dict[str, str]  # or what into what
+
+
 class CardPart(BaseModel):
     """Base of all parts: unknown keys are faults, values do not change after loading."""
 
@@ -129,6 +132,7 @@ class DataSpec(CardPart):
     label: str = "label"
     subject: str | list[str] | None = None  # unit of splitting and inference; the image where absent
     labels: list[str] | None = None  # keep these, in this order; the rest is counted and listed
+    merge_labels: Merge = False  # true: what differs in case, blanks or the form of a letter only
     split: str | None = None  # a column that names each image's split, instead of drawing
     shares: Shares = Shares(train=0.5, discovery=0.25, confirmation=0.25)  # of subjects
     seed: int = 0  # of the split
@@ -156,6 +160,11 @@ class GroupSpec(CardPart):
     assigned_by: str = "not stated"
     reference: str | None = None  # default: the group with the most images
     values: list[str] | None = None  # keep these groups; other values count as unknown
+    merge: Merge = False  # true: groups that differ in case, blanks or the form of a letter only
+    bins: Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)] | None = (
+        None  # the column holds numbers: the edges of groups, each of which belongs to the group that it begins
+    )
+    missing: Literal["own_group", "exclude", "error"] = "own_group"  # images whose group is unknown
     permuted: int | None = None  # a seed: deal the groups out at random within each label, to see what chance finds
     pair: list[str] | None = None  # images that agree on these columns differ in nothing but this attribute
     note: str = ""

@@ -10,15 +10,17 @@ import pandas as pd
 
 from audit.card.faults import did_you_mean
 from audit.card.load import shown_path
+from audit.card.read_table import plain_text, stripped
 from audit.card.schema import Card
 from audit.data.groups import (
     attribute_info,
     disagreement_warnings,
+    empty_group_warnings,
     group_column,
     permute_attributes,
-    similar_name_warnings,
 )
 from audit.data.leaks import leak_warnings
+from audit.data.names import settled
 from audit.data.quality import duplicate_warnings, fingerprint, inspect_images
 from audit.data.readers import RawTable, read_raw
 from audit.data.readers.raw import DETAIL, KIND, require_columns
@@ -27,7 +29,7 @@ from audit.data.samples import EXAMPLES, SPLITS, UNKNOWN, ImageSource, Samples, 
 from audit.data.sources import opening_of
 from audit.data.splits import GIVEN, assign_splits, thin_training
 from audit.errors import DataError
-from audit.filenames import printable, whole_characters
+from audit.filenames import printable
 from audit.records import DataSource, DataWarning, DataWarningCode, LeftOut, SourceKind
 
 Progress = Callable[[int], None]
@@ -102,7 +104,7 @@ def samples_from_frame(
     """
     spec = card.data
     require_columns(frame, [(spec.image, "data.image"), (spec.label, "data.label")], where)
-    texts = pd.DataFrame({str(name): _as_text(frame[name]) for name in frame.columns}, dtype=object)
+    texts = pd.DataFrame({str(name): list(map(plain_text, frame[name].array)) for name in frame.columns}, dtype=object)
     keys = texts[spec.image]
     if keys.isna().any():
         raise DataError(where, f"{int(keys.isna().sum())} rows have no key in '{spec.image}'", "name each row's image")
@@ -119,12 +121,6 @@ def samples_from_frame(
             fix = "name its class in model.classes, or the labels to keep in data.labels"
             raise DataError(where, f"the model has no output for {len(strange)} labels ({_few(strange)})", fix)
     return _assembled(RawTable(texts, source, where), card, progress)
-
-
-def _as_text(column: pd.Series) -> list[str | None]:
-    """Return a column as a table file would hold it: whole numbers whole, missing values missing."""
-    values = zip(column.convert_dtypes(), column.isna(), strict=True)
-    return [None if missing else whole_characters(str(value)) for value, missing in values]
 
 
 def _few(names: Sequence[str]) -> str:
@@ -144,11 +140,13 @@ def _read_rendered(card: Card) -> Samples:
 
 def _assembled(raw: RawTable, card: Card, progress: Progress | None) -> Samples:
     rows = chosen_columns(raw, card)
+    rows = settle_names(rows)
     rows = merge_repeats(rows)
     seen = sorted(set(rows.frame["label"].dropna()))
     rows = leave_out_unusable(rows)
     check_labels(rows, seen)  # what is wrong with labels and groups shows before any file is opened
     tell_groups(rows)
+    rows = leave_out_unknown(rows)
     rows = open_images(rows, progress)
     rows = check_labels(rows, seen)
     rows = tell_groups(rows)
@@ -174,7 +172,7 @@ def chosen_columns(raw: RawTable, card: Card) -> Rows:
     chosen = {"image": raw.frame[spec.image], "label": raw.frame[spec.label]}
     chosen["subject"] = _joined(raw.frame[subject])
     if spec.split is not None:
-        chosen[GIVEN] = raw.frame[spec.split]
+        chosen[GIVEN] = _bare(raw.frame[spec.split])
     elif GIVEN in raw.frame:
         chosen[GIVEN] = raw.frame[GIVEN]
     for name, group in card.groups.items():
@@ -182,22 +180,45 @@ def chosen_columns(raw: RawTable, card: Card) -> Rows:
         if group.pair:
             chosen[pair_column(name)] = _joined(raw.frame[group.pair]).fillna("")
     for column in card.match_on:
-        chosen[column] = raw.frame[column].fillna(UNKNOWN)
-    rows = Rows(pd.DataFrame(chosen), raw, card, warnings=raw.warnings)
-    return rows if raw.left_out is None else _count_unread(rows, raw.left_out)
+        chosen[column] = _bare(raw.frame[column]).fillna(UNKNOWN)
+    return Rows(pd.DataFrame(chosen), raw, card, warnings=raw.warnings)
+
+
+def _bare(values: pd.Series) -> pd.Series:
+    """Return what is no label and no group without outer blanks: a subject has one name."""
+    return pd.Series(stripped(values), index=values.index, dtype=object)
 
 
 def _joined(parts: pd.DataFrame) -> pd.Series:
     """Join the values of each row; None where one is missing."""
+    parts = parts.apply(_bare)
     joined = parts.fillna("").agg("/".join, axis=1)
     return joined.where(parts.notna().all(axis=1), None)
 
 
-def _count_unread(rows: Rows, left_out: pd.DataFrame) -> Rows:
-    """Count the files that a reader found and did not read."""
-    card = rows.card
-    columns = {name: left_out[group.column] for name, group in card.groups.items() if group.column in left_out}
-    unread = pd.DataFrame({"image": left_out[card.data.image], **columns})
+def settle_names(rows: Rows) -> Rows:
+    """Merge names and put numbers into bins, as the card asks; count the files that a reader found and did not read.
+
+    From here on the card of the rows names the groups that bins make.
+    """
+    card, left_out = rows.card, rows.raw.left_out
+    unread = pd.DataFrame() if left_out is None else pd.DataFrame({"image": left_out[card.data.image]})
+    kept = kept_labels(card)
+    frame = rows.frame
+    names = settled(frame["label"], "label", card.data.merge_labels, kept, "data.merge_labels")
+    frame, warnings = frame.assign(label=names.of(frame["label"])), list(names.warnings)
+    specs = {}
+    for name, spec in card.groups.items():
+        also = left_out[spec.column] if left_out is not None and spec.column in left_out else None
+        values = frame[name] if also is None else pd.concat([frame[name], also])
+        names = settled(values, name, spec.merge, spec.values, f"groups.{name}.merge", spec.bins)
+        frame, warnings = frame.assign(**{name: names.of(frame[name])}), [*warnings, *names.warnings]
+        if also is not None:
+            unread[name] = names.of(also)
+        specs[name] = spec.model_copy(update={"values": names.bins or spec.values})
+    rows = replace(rows, frame=frame, card=card.model_copy(update={"groups": specs})).warned(*warnings)
+    if left_out is None:
+        return rows
     found = rows.excluded_rows(unread, left_out[KIND], left_out[DETAIL])
     return replace(rows, excluded=found, lost=found)
 
@@ -226,15 +247,35 @@ def leave_out_unusable(rows: Rows) -> Rows:
     card = rows.card
     rows = rows.without(rows.frame["image"].isna(), LeftOut.NO_VALUE, of=card.data.image)
     rows = rows.without(rows.frame["label"].isna(), LeftOut.NO_VALUE, of=card.data.label)
-    kept = card.data.labels
-    if kept is None and card.training == "none":
-        kept = card.model.classes
+    kept = kept_labels(card)
     key = "model.classes" if card.data.labels is None else "data.labels"
     for label in sorted(set(rows.frame["label"]) - set(kept)) if kept is not None else []:
         which = rows.frame["label"] == label
         rows = rows.without(which, LeftOut.LABEL_NOT_KEPT, of=key, names=[label], chosen=True)
     rows = rows.without(rows.frame["subject"].isna(), LeftOut.NO_SUBJECT)
     return replace(rows, frame=rows.frame.sort_values("image", ignore_index=True))
+
+
+def kept_labels(card: Card) -> list[str] | None:
+    """Return the labels that a card keeps, None for all."""
+    return card.model.classes if card.data.labels is None and card.training == "none" else card.data.labels
+
+
+def leave_out_unknown(rows: Rows) -> Rows:
+    """Leave out images whose group is unknown, or refuse them, where the card asks for that."""
+    for name, spec in rows.card.groups.items():
+        is_unknown = group_column(rows.frame[name], spec) == UNKNOWN
+        if spec.missing == "exclude":
+            rows = rows.without(is_unknown, LeftOut.NO_GROUP, of=name, chosen=True)
+        elif spec.missing == "error" and is_unknown.any():
+            first = rows.frame[is_unknown].iloc[0]
+            row = 1 + int((rows.raw.frame[rows.card.data.image] == first["image"]).to_numpy().argmax())
+            holds = "nothing" if pd.isna(first[name]) else f"'{printable(first[name])}'"
+            what = (
+                f"{int(is_unknown.sum())} images have no group: row {row}, '{printable(first['image'])}', has {holds}"
+            )
+            raise DataError(f"groups.{name} (column '{spec.column}')", what, "fill it in, or change 'missing'")
+    return rows
 
 
 def check_labels(rows: Rows, seen: Sequence[str]) -> Rows:
@@ -301,9 +342,8 @@ def assign_rows(rows: Rows) -> Rows:
     pairs = [pair_column(name) for name, group in card.groups.items() if group.pair]
     columns: Sequence[str] = ["image", "label", "subject", "split", *card.groups, *card.match_on, *pairs]
     frame = frame[columns].astype(str).reset_index(drop=True)
-    names = {"label": rows.labels} | {name: set(frame[name]) for name in card.groups}
     return replace(rows, frame=frame).warned(
-        *similar_name_warnings(names),
+        *empty_group_warnings(frame, rows.attributes),
         *disagreement_warnings(frame, rows.attributes),
         *duplicate_warnings(frame, rows.digests),
         *leak_warnings(frame, rows.looks, rows.digests, rows.attributes, card.match_on),
@@ -328,6 +368,7 @@ def _samples_of(rows: Rows) -> Samples:
         licence=about.licence,
         citation=about.citation,
         warnings=rows.warnings,
+        tables=rows.raw.tables,
     )
 
 

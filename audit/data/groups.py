@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -105,12 +104,13 @@ def attribute_info(name: str, spec: GroupSpec, raw: pd.Series, known: pd.Series)
     Returns
     -------
     AttributeInfo
-        Groups in the card's order, else the alphabet's; the reference is the largest group unless named.
+        Groups in the card's order, else the alphabet's, those that the card names without an image included; the
+        reference is the largest group unless named.
 
     Raises
     ------
     DataError
-        If nobody has an annotation, there is only one group, or a named group has no image.
+        If nobody has an annotation, there is only one group, or the reference has no image.
     """
     where = f"groups.{name} (column '{spec.column}')"
     counts = known[known != UNKNOWN].value_counts()
@@ -121,11 +121,11 @@ def attribute_info(name: str, spec: GroupSpec, raw: pd.Series, known: pd.Series)
             what = f"no image has one of {', '.join(spec.values)}"
             raise DataError(where, what, f"the column holds {', '.join(found)}")
         raise DataError(where, "no image has a group", "fill in the column, or remove this attribute")
-    absent = [value for value in spec.values or [] if value not in counts.index]
-    if absent:
-        hint = did_you_mean(absent[0], raw.dropna().unique())
-        raise DataError(where, f"no image has the group '{absent[0]}'", hint)
     if len(present) == 1:
+        absent = [value for value in spec.values or [] if value not in present]
+        if absent and spec.bins is None:
+            hint = did_you_mean(absent[0], raw.dropna().unique())
+            raise DataError(where, f"no image has the group '{absent[0]}'", hint)
         what = f"one group only ('{present[0]}', {counts.iloc[0]} images)"
         raise DataError(where, what, "annotate a second group, or remove this attribute")
     if spec.reference is not None and spec.reference not in present:
@@ -167,18 +167,9 @@ def disagreement_warnings(frame: pd.DataFrame, attributes: Mapping[str, Attribut
             )
 
 
-def similar_name_warnings(columns: Mapping[str, Iterable[str]]) -> Iterator[DataWarning]:
-    """Yield a warning for each column with names that differ in case, blanks or the form of a letter only.
-
-    Parameters
-    ----------
-    columns : mapping of str to iterable of str
-        The names of groups or labels, by attribute.
-    """
-    for column, names in columns.items():
-        alike: dict[str, list[str]] = {}
-        for name in sorted(set(names)):
-            alike.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
-        for several in alike.values():
-            if len(several) > 1:
-                yield DataWarning(code=DataWarningCode.SIMILAR_NAMES, of=column, names=several)
+def empty_group_warnings(frame: pd.DataFrame, attributes: Mapping[str, AttributeInfo]) -> Iterator[DataWarning]:
+    """Yield a warning for each attribute with groups that are named and have no image."""
+    for name, info in attributes.items():
+        absent = [group for group in info.groups if group not in set(frame[name])]
+        if absent:
+            yield DataWarning(code=DataWarningCode.EMPTY_GROUPS, of=name, total=len(info.groups), names=absent)

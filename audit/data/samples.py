@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from audit.card.schema import Shares
-from audit.records import AttributeInfo, Contrast, DataSource, DataWarning, ExcludedRow, SourceKind
+from audit.records import AttributeInfo, Contrast, DataSource, DataWarning, ExcludedRow, SourceKind, TableForm
 
 SPLITS = tuple(Shares.model_fields)  # train, discovery, confirmation, repair, sealed
 AUDIT_SPLITS = ("discovery", "confirmation")  # what an audit reads, besides what it trains on
@@ -69,6 +69,8 @@ class Samples:
         What was left out, and why.
     warnings : sequence of DataWarning
         What is odd about what was not.
+    tables : sequence of TableForm
+        How the tables were read.
     fingerprint : str
         SHA-256 over the rows and the bytes of the images.
     origin : DataSource
@@ -89,6 +91,7 @@ class Samples:
     licence: str = ""
     citation: str = ""
     warnings: Sequence[DataWarning] = ()
+    tables: Sequence[TableForm] = ()
 
     def of_split(self, *splits: str) -> pd.DataFrame:
         """Return the rows of the named splits, index kept; the sealed one is ``audit.data.sealed``'s to open."""
@@ -104,10 +107,10 @@ class Samples:
 
     @property
     def contrasts(self) -> list[Contrast]:
-        """Every group of every attribute against its reference."""
+        """Every group of every attribute that has an image, against its reference."""
         return [
             Contrast(name, group, info.reference)
             for name, info in self.attributes.items()
             for group in info.groups
-            if group != info.reference
+            if group != info.reference and (self.frame[name] == group).any()
         ]

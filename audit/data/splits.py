@@ -188,7 +188,7 @@ def balanced_training(frame: pd.DataFrame, attribute: str, groups: Sequence[str]
     attribute : str
         A column of groups; images whose group is unknown are not chosen.
     groups : sequence of str
-        The groups to balance.
+        The groups to balance; those without an image in any split are passed over.
     seed : int
         Of the choice.
 
@@ -203,7 +203,8 @@ def balanced_training(frame: pd.DataFrame, attribute: str, groups: Sequence[str]
         If a cell is empty.
     """
     labels = sorted(set(frame.loc[frame["split"] == "train", "label"]))
-    cells = {(g, y): _training_cell(frame, attribute, g, y) for g in groups for y in labels if g != UNKNOWN}
+    present = [group for group in groups if group != UNKNOWN and (frame[attribute] == group).any()]
+    cells = {(g, y): _training_cell(frame, attribute, g, y) for g in present for y in labels}
     empty = [f"{group} x {label}" for (group, label), cell in cells.items() if cell.empty]
     if empty:
         what = f"no training image of {empty[0]}, so no balanced sample can be drawn"

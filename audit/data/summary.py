@@ -48,6 +48,7 @@ def describe_data(samples: Samples, card: Card) -> DataReport:
     frame = samples.frame
     return DataReport(
         source=samples.origin,
+        tables=list(samples.tables),
         images=len(frame),
         subjects=int(frame["subject"].nunique()),
         labels=list(samples.labels),
@@ -192,7 +193,9 @@ def _small_cells(samples: Samples, card: Card) -> Iterator[DataWarning]:
 
 
 def _known_cells(samples: Samples, info: AttributeInfo) -> list[CountRow]:
-    return [row for row in _count_rows(samples, info) if row.group != UNKNOWN]
+    """Return the counts of groups that have an image; of others a warning of their own says that they have none."""
+    present = set(samples.frame[info.attribute]) - {UNKNOWN}
+    return [row for row in _count_rows(samples, info) if row.group in present]
 
 
 def audited_outcomes(card: Card, labels: tuple[str, ...]) -> tuple[str, ...]:

@@ -93,5 +93,6 @@ def open_run(run: Path) -> OpenedRun:
         origin=data.source,
         licence=data.licence,
         citation=data.citation,
+        tables=data.tables,
     )
     return OpenedRun(source, Scope(card, run, samples))

@@ -27,9 +27,12 @@ from audit.records.base import (
     PreprocessingSource,
     ReasonCode,
     Record,
+    Separator,
     Shortfall,
     SourceKind,
     State,
+    TableKind,
+    TextEncoding,
     Verdict,
 )
 from audit.units import Unit
@@ -153,6 +156,17 @@ class DataWarning(Record):
     numbers: dict[str, float] = {}
 
 
+class TableForm(Record):
+    """How a table of the data was read; ``templates/text/data.j2`` has the sentence."""
+
+    file: str  # its name, without folders
+    kind: TableKind
+    encoding: TextEncoding | None = None  # of text
+    separator: Separator | None = None  # of columns in text
+    sheet: str = ""  # of a workbook: the first
+    sheets: int = 0
+
+
 class AttributeInfo(Record):
     """Where a group annotation comes from."""
 
@@ -221,6 +235,7 @@ class DataReport(Record):
     """What was audited: every image accounted for."""
 
     source: DataSource
+    tables: list[TableForm] = []
     images: int
     subjects: int
     labels: list[str]

@@ -63,6 +63,9 @@ class DataWarningCode(StrEnum):
     UNNAMED_FILES = "images that no row names"
     UNEVEN_LOSS = "loss differs between groups"
     SIMILAR_NAMES = "names differ in case or blanks only"
+    NAMES_MERGED = "names merged"
+    EMPTY_GROUPS = "groups without an image"
+    MANY_NUMBERS = "many groups that are numbers"
     SUBJECT_IN_SEVERAL_GROUPS = "subject in several groups"
     IDENTICAL_IMAGES = "byte-identical images"
     NEAR_COPIES = "near-copies across splits"
@@ -90,11 +93,43 @@ class PreprocessingSource(StrEnum):
     LEGACY = "legacy"
 
 
+class TextEncoding(StrEnum):
+    """What the text of a table was taken for: names that Python's codecs know."""
+
+    UTF_8 = "utf-8"
+    UTF_8_MARKED = "utf-8-sig"
+    UTF_16_MARKED = "utf-16"
+    UTF_16_LE = "utf-16-le"
+    UTF_16_BE = "utf-16-be"
+    UTF_32_MARKED = "utf-32"
+    WINDOWS_1252 = "cp1252"
+    LATIN_1 = "latin-1"
+
+
+class Separator(StrEnum):
+    """The sign between the columns of a table."""
+
+    COMMA = ","
+    SEMICOLON = ";"
+    TAB = "\t"
+    BAR = "|"
+
+
+class TableKind(StrEnum):
+    """The format of a table."""
+
+    TEXT = "text"
+    JSON_LINES = "JSON lines"
+    EXCEL = "Excel"
+    PARQUET = "Parquet"
+
+
 class LeftOut(StrEnum):
     """Why images were left out; of one that cannot be read, its error says the same."""
 
     NO_VALUE = "no value"  # in a column
     NO_SUBJECT = "no subject"
+    NO_GROUP = "no group"  # of an attribute whose card leaves such images out
     LABEL_NOT_KEPT = "label not kept"
     PLANTED = "planted"  # thinned in one cell of training, as the card asks
     BALANCED = "balanced"  # thinned in training, as the card asks

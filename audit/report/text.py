@@ -37,6 +37,7 @@ from audit.records import (
     RunComparison,
     SearchPrecision,
     SharedCopy,
+    TableForm,
 )
 from audit.report import formats
 from audit.resources import resource_dir
@@ -49,6 +50,7 @@ FIRST_WARNINGS = (
     DataWarningCode.NULL_RUN,
     DataWarningCode.IDENTICAL_IMAGES,
     DataWarningCode.SIMILAR_NAMES,
+    DataWarningCode.EMPTY_GROUPS,
     DataWarningCode.UNEVEN_LOSS,
 )
 
@@ -257,6 +259,10 @@ class Sentences:
         """Return all warnings about the data."""
         return [warning_sentence(w) for w in self.audit.data.warnings]
 
+    def tables(self) -> str:
+        """Say how the tables of the data were read."""
+        return "; ".join(map(table_sentence, self.audit.data.tables))
+
     def first_warnings(self) -> list[str]:
         """Return the warnings that belong to the outcome: they may change what it means."""
         return [f"{warning_sentence(w)}." for w in self.audit.data.warnings if _is_first(w)]
@@ -377,6 +383,11 @@ class Sentences:
 def warning_sentence(warning: DataWarning) -> str:
     """Say what is odd about the data and what follows, without a full stop."""
     return str(_data_templates().warning(warning)).strip()
+
+
+def table_sentence(form: TableForm) -> str:
+    """Say how a table was read."""
+    return str(_data_templates().table_form(form)).strip()
 
 
 def limit_sentences(report: DataReport) -> list[str]:

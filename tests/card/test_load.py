@@ -56,6 +56,46 @@ def test_byte_order_mark_is_tolerated(tmp_path: Path) -> None:
     assert load_card(write(tmp_path, b"\xef\xbb\xbf" + GOOD.encode())).name == "Try"
 
 
+WORDS = [
+    "no", "yes", "on", "off", "y", "1", "2.0", "1e3", "007", "0x1F", "1_000", "12:30", "null", "~", "None", "NA",
+    "True", "2024-01-31", "=", ".inf", "+1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_labels_groups_and_names_are_what_is_written(tmp_path: Path, word: str) -> None:
+    text = GOOD.replace("labels: [neutral, happiness]", f"labels: [{word}, happiness]\n  label: {word}")
+    text += f"    values:\n    - {word}\n    - 'b'\n  race: {{column: {word}, reference: b, assigned_by: {word}}}\n"
+    text += f"model: {{classes: [{word}, 2.0, on]}}\naudit: {{outcomes: [{word}]}}\nlegal: {{{word}: {word}}}\n"
+    card = load_card(write(tmp_path, text))
+    assert (card.data.labels, card.data.label) == ([word, "happiness"], word)
+    assert card.groups["gender"].values == [word, "b"]
+    assert (card.groups["race"].column, card.groups["race"].assigned_by) == (word, word)
+    assert card.model.classes == [word, "2.0", "on"]
+    assert card.audit.outcomes == [word]
+    assert card.legal == {word: word}
+
+
+def test_what_may_be_text_or_a_list_is_text_and_numbers_stay_numbers(tmp_path: Path) -> None:
+    text = GOOD.replace("  path:", "  subject: 3\n  seed: 7\n  links: yes\n  path:") + "    reference: off\n"
+    text += "model: {overrides: {depth: 4, qk_norm: on, act: gelu}}\naudit: {alpha: 0.01}\n"
+    card = load_card(write(tmp_path, text))
+    assert (card.data.subject, card.data.seed, card.data.links) == ("3", 7, True)
+    assert card.groups["gender"].reference == "off"
+    assert card.model.overrides == {"depth": 4, "qk_norm": True, "act": "gelu"}
+    assert card.audit.alpha == 0.01
+
+
+@pytest.mark.parametrize("nothing", ["", "null", "~"])
+def test_what_may_be_left_out_is_left_out_by_nothing(tmp_path: Path, nothing: str) -> None:
+    text = GOOD.replace("  path:", f"  subject: {nothing}\n  path:") + f"    reference: {nothing}\n"
+    card = load_card(write(tmp_path, text))
+    assert card.data.subject is None
+    assert card.groups["gender"].reference is None
+    quoted = load_card(write(tmp_path, GOOD + "    reference: 'null'\n"))
+    assert quoted.groups["gender"].reference == "null"
+
+
 def with_download(entry: str) -> str:
     return GOOD.replace("  labels:", f"  download:\n    - {{{entry}}}\n  labels:")
 
@@ -122,13 +162,13 @@ ONE_FAULT = {
         GOOD + "training: non\n",
         "dataset.yaml:8 training: expected 'none' or a mapping (key: value), got 'non'",
     ),
-    "number for text": (
-        GOOD.replace("    column: gender", "    column: gender\n    values: [1, '2']"),
-        "dataset.yaml:8 groups.gender.values[0]: expected text, got the number 1; put it in quotes",
+    "list for text": (
+        GOOD.replace("    column: gender", "    column: gender\n    values: [[a], '2']"),
+        "dataset.yaml:8 groups.gender.values[0]: expected text, got a list",
     ),
-    "yes is true": (
-        GOOD.replace("[neutral, happiness]", "['no', yes]"),
-        "dataset.yaml:4 data.labels[1]: expected text, got true; put it in quotes",
+    "nothing for text": (
+        GOOD.replace("path: faces.csv", "label:\n  path: faces.csv"),
+        "dataset.yaml:3 data.label: expected text, got nothing",
     ),
     "text for number": (
         GOOD + "audit: {alpha: small}\n",
@@ -139,8 +179,8 @@ ONE_FAULT = {
         "dataset.yaml:8 model: expected a mapping (key: value), got a list",
     ),
     "text or list": (
-        GOOD.replace("  path:", "  subject: 3\n  path:"),
-        "dataset.yaml:3 data.subject: expected text or a list, got the number 3; put it in quotes",
+        GOOD.replace("  path:", "  subject: {a: b}\n  path:"),
+        "dataset.yaml:3 data.subject: expected text or a list, got a mapping (key: value)",
     ),
     "range": (
         GOOD + "audit:\n  alpha: 0.9\n",

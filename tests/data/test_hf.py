@@ -110,7 +110,7 @@ def test_what_is_no_dataset_is_named(tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "../a.png"}\n', encoding="utf-8")
     assert "climbs out of its folder" in fault(tmp_path)
     (tmp_path / "metadata.jsonl").write_text("[1]\n", encoding="utf-8")
-    assert "metadata.jsonl, line 1: is no JSON object" in fault(tmp_path)
+    assert "metadata.jsonl:1: is no JSON object" in fault(tmp_path)
     (tmp_path / "metadata.jsonl").write_text('{"a": 1}\n', encoding="utf-8")
     assert "no column 'file_name'" in fault(tmp_path)
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no")

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audit.card.first import first_card
+from audit.card.read_table import TABLE_SUFFIXES, read_table
 from audit.data import describe_data
 from audit.errors import AuditError, DataError
 from audit.report.text import left_out_sentence, warning_sentence
@@ -48,12 +49,40 @@ def counted_or_refused(folder: Path, **changes: object) -> bool:
 
 
 @EACH_IN_ITS_FOLDER
-@given(content=st.binary(max_size=300), suffix=st.sampled_from(["csv", "tsv", "parquet"]))
+@given(content=st.binary(max_size=300), suffix=st.sampled_from([suffix[1:] for suffix in TABLE_SUFFIXES]))
 def test_any_bytes_as_a_table(content: bytes, suffix: str, tmp_path: Path) -> None:
     (tmp_path / f"faces.{suffix}").write_bytes(content)
     assert not counted_or_refused(tmp_path, path=f"faces.{suffix}")
     with pytest.raises(DataError):
         first_card(tmp_path / f"faces.{suffix}")
+
+
+@EACH_IN_ITS_FOLDER
+@given(
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),
+    suffix=st.sampled_from(["xlsx", "jsonl", "ndjson", "parquet", "tsv"]),
+)
+def test_bytes_of_any_sound_table_changed(changes: list[tuple[float, int]], suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"t.{suffix}"
+    frame = face_table(4)
+    if suffix == "xlsx":
+        frame.to_excel(path, index=False)
+    elif suffix == "parquet":
+        frame.astype("category").to_parquet(path)
+    elif suffix == "tsv":
+        path.write_bytes(frame.to_csv(sep="\t").encode("utf-16"))
+    else:
+        frame.to_json(path, orient="records", lines=True)
+    content = bytearray(path.read_bytes())
+    for place, byte in changes:
+        content[int(place * len(content))] = byte
+    path.write_bytes(content)
+    try:
+        table = read_table(path)
+    except DataError as error:
+        assert "\n" not in str(error)
+    else:
+        assert len(table.frame)
 
 
 @EACH_IN_ITS_FOLDER
@@ -127,20 +156,25 @@ from audit.data import describe_data, read_samples
 path = Path(sys.argv[1])
 card = load_card(path)
 samples = read_samples(card, card_path=path, data_root=None)
-print(ascii([len(samples.frame), [row.examples for row in samples.quarantined], sys.getfilesystemencoding()]))
+names = [form.file for form in samples.tables]
+print(ascii([len(samples.frame), [row.examples for row in samples.quarantined], names, sys.getfilesystemencoding()]))
 sys.stdout.buffer.write(describe_data(samples, card).model_dump_json().encode())
 """
 
 
+@pytest.mark.parametrize("suffix", ["csv", "xlsx", "parquet", "jsonl"])
 @pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
-def test_names_are_found_in_every_locale(locale: str, tmp_path: Path) -> None:
+def test_names_are_found_in_every_locale(locale: str, suffix: str, tmp_path: Path) -> None:
     """One name with an umlaut is read, one is missing: in an ASCII locale too."""
     folder = tmp_path / "Bücher"
     frame = face_table()
     frame.loc[0, "image"], frame.loc[1, "image"] = "images/ä日.png", "images/ü.png"
     write_faces(folder, frame)
     (folder / "images" / "ü.png").unlink()
-    card_of(folder)
+    stored = {"csv": frame.to_csv, "xlsx": frame.to_excel, "parquet": frame.to_parquet, "jsonl": frame.to_json}
+    keywords = {"orient": "records", "lines": True} if suffix == "jsonl" else {"index": False}
+    stored[suffix](folder / f"Größe.{suffix}", **keywords)
+    card_of(folder, path=f"Größe.{suffix}")
     environment = {**os.environ, "LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     result = subprocess.run(
         [sys.executable, "-c", IN_A_LOCALE, os.fsencode(folder / "dataset.yaml")],
@@ -149,5 +183,5 @@ def test_names_are_found_in_every_locale(locale: str, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr.decode(errors="replace")
     first, report = result.stdout.split(b"\n", 1)
     encoding = "utf-8" if "UTF" in locale else "ascii"
-    assert first.decode() == ascii([47, [["images/ü.png"]], encoding])
+    assert first.decode() == ascii([47, [["images/ü.png"]], [f"Größe.{suffix}"], encoding])
     assert json.loads(report)["quarantined"][0]["examples"] == ["images/ü.png"]

@@ -192,7 +192,7 @@ def _table(parts: Mapping[str, Mapping[str, Any]], name: str, file: Path) -> pd.
     digest = node.get("sha256")
     if digest is not None:
         _check_sha256(path, digest, file)
-    return read_table(path)
+    return read_table(path).frame
 
 
 def _check_sha256(path: Path, stated: Any, file: Path) -> None:

@@ -17,7 +17,7 @@ from audit.data.sources import FileSource
 from audit.data.splits import GIVEN, UNASSIGNED
 from audit.errors import DataError
 from audit.filenames import printable
-from audit.records import LeftOut
+from audit.records import LeftOut, TableForm
 
 GROUPS_FILE = "groups.csv"
 
@@ -59,7 +59,7 @@ def read_folder(spec: DataSpec, path: Path) -> RawTable:
         If there is no class folder or no ``groups.csv``.
     """
     found = class_folders(path)
-    groups = read_groups(spec, path)
+    groups, form = read_groups(spec, path)
     columns = {"image": spec.image, "label": spec.label}
     images, left_out = found.images.rename(columns=columns), found.left_out.rename(columns=columns)
     _check_rows(groups, spec, [*images[spec.image], *left_out[spec.image]], path)
@@ -71,6 +71,7 @@ def read_folder(spec: DataSpec, path: Path) -> RawTable:
         FileSource(path),
         str(path),
         left_out=left_out.merge(groups, on=spec.image, how="left"),
+        tables=(form,),
     )
 
 
@@ -138,12 +139,12 @@ def join_groups(frame: pd.DataFrame, spec: DataSpec, path: Path) -> pd.DataFrame
     DataError
         If the file is missing, or names an image that is not there, or one image twice.
     """
-    groups = read_groups(spec, path)
+    groups, _ = read_groups(spec, path)
     _check_rows(groups, spec, list(frame[spec.image]), path)
     return frame.merge(groups, on=spec.image, how="left")
 
 
-def read_groups(spec: DataSpec, path: Path) -> pd.DataFrame:
+def read_groups(spec: DataSpec, path: Path) -> tuple[pd.DataFrame, TableForm]:
     """Read the ``groups.csv`` of a folder: one row per image.
 
     Raises
@@ -155,13 +156,14 @@ def read_groups(spec: DataSpec, path: Path) -> pd.DataFrame:
     if not table.is_file():
         fix = f"write it with a column '{spec.image}' (path in the folder) and one column per attribute"
         raise DataError(str(table), "no such file, and folders alone name no groups", fix)
-    groups = read_table(table)
+    read = read_table(table)
+    groups = read.frame
     require_columns(groups, [(spec.image, "data.image")], str(table))
     groups = with_safe_paths(groups, spec.image, table).drop(columns=[spec.label], errors="ignore")
     twice = groups[spec.image][groups[spec.image].duplicated()]
     if len(twice):
         raise DataError(str(table), f"'{twice.iloc[0]}' occurs twice", "keep one row per image")
-    return groups
+    return groups, read.form
 
 
 def _check_rows(groups: pd.DataFrame, spec: DataSpec, images: list[str], path: Path) -> None:

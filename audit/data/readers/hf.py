@@ -8,7 +8,7 @@ them. Nothing of ``datasets`` is needed, and no script that a folder may hold is
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,8 @@ def _from_parquet(spec: DataSpec, path: Path, files: list[Path]) -> RawTable:
 
 def _opened(file: Path) -> pa.Table:
     try:
-        return pq.read_table(file)
+        with file.open("rb") as opened:  # pyarrow cannot open each name in each locale
+            return pq.read_table(opened)
     except (OSError, pa.ArrowException) as error:
         raise DataError(str(file), f"cannot be read as Parquet ({type(error).__name__})", "download it again") from None
 
@@ -146,7 +147,7 @@ def _split_of(file: Path) -> str:
 def _from_folder(spec: DataSpec, path: Path, listed: list[Path]) -> RawTable:
     parts = []
     for file in listed:
-        frame = read_table(file) if file.suffix == ".csv" else pd.DataFrame(_json_lines(file), dtype=object)
+        frame = read_table(file).frame
         if "file_name" not in frame:
             raise DataError(str(file), "no column 'file_name'", "it names each image, relative to this file")
         frame = with_safe_paths(frame, "file_name", file)
@@ -158,19 +159,6 @@ def _from_folder(spec: DataSpec, path: Path, listed: list[Path]) -> RawTable:
         parts.append(frame)
     frame = _with_splits(pd.concat(parts, ignore_index=True))
     return RawTable(frame, FileSource(path), str(path))
-
-
-def _json_lines(file: Path) -> Iterator[dict[str, str | None]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
-            raise DataError(f"{file}, line {number}", "is no JSON object", "write one object per line")
-        yield {whole_characters(k): _text(v, None) for k, v in row.items() if not isinstance(v, dict | list)}
 
 
 def _with_splits(frame: pd.DataFrame) -> pd.DataFrame:

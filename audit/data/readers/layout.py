@@ -53,7 +53,7 @@ def pairs_of(path: Path) -> dict[str, str]:
 
 def table_with(path: Path, columns: Sequence[str], fix: str = AGAIN) -> pd.DataFrame:
     """Read a table; raise ``DataError`` where it lacks one of the columns."""
-    table = read_table(need(path))
+    table = read_table(need(path)).frame
     absent = [column for column in columns if column not in table.columns]
     if absent:
         raise DataError(str(path), f"has no column {', '.join(absent)}", fix)

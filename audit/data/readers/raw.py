@@ -10,7 +10,7 @@ import pandas as pd
 from audit.card.faults import closest, did_you_mean
 from audit.data.samples import ImageSource
 from audit.errors import DataError
-from audit.records import DataWarning
+from audit.records import DataWarning, TableForm
 
 KIND, DETAIL = "left_out:kind", "left_out:detail"  # columns of what is left out
 
@@ -49,6 +49,8 @@ class RawTable:
         known of them.
     warnings : tuple of DataWarning
         What was odd on reading.
+    tables : tuple of TableForm
+        How its tables were read.
     """
 
     frame: pd.DataFrame
@@ -57,6 +59,7 @@ class RawTable:
     about: About = About()
     left_out: pd.DataFrame | None = None
     warnings: tuple[DataWarning, ...] = ()
+    tables: tuple[TableForm, ...] = ()
 
 
 def require_columns(frame: pd.DataFrame, needed: Sequence[tuple[str, str]], where: str) -> None:

@@ -1,4 +1,4 @@
-"""``reader: table``: a CSV, TSV or Parquet file whose rows name image files beside it."""
+"""``reader: table``: a file (CSV, Excel, Parquet, JSON lines) whose rows name image files beside it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from audit.card.read_table import read_table
+from audit.card.read_table import read_table, stripped
 from audit.card.schema import DataSpec
 from audit.data.readers.raw import RawTable, require_columns
 from audit.data.sources import FileSource, safe_key
@@ -32,13 +32,14 @@ def read_image_table(spec: DataSpec, path: Path) -> RawTable:
     DataError
         If the table cannot be read, has no image column, or a path leaves the table's folder.
     """
-    frame = read_table(path)
+    table = read_table(path)
+    frame = table.frame
     require_columns(frame, [(spec.image, "data.image")], str(path))
     frame = with_safe_paths(frame, spec.image, path)
-    return RawTable(frame, FileSource(path.parent), str(path))
+    return RawTable(frame, FileSource(path.parent), str(path), tables=(table.form,))
 
 
 def with_safe_paths(frame: pd.DataFrame, column: str, path: Path) -> pd.DataFrame:
     """Return the table with image paths relative, with forward slashes, or raise ``DataError``."""
-    keys = [None if pd.isna(value) else safe_key(value, str(path)) for value in frame[column]]
+    keys = [None if value is None else safe_key(value, str(path)) for value in stripped(frame[column])]
     return frame.assign(**{column: pd.Series(keys, index=frame.index, dtype=object)})
