@@ -15,10 +15,11 @@ from audit.data.samples import Samples
 from audit.errors import ModelError
 from audit.models.adapters.registry import Model, adapter
 from audit.models.architecture import make_architecture, try_pass
-from audit.models.build import Backbone, check_model
-from audit.models.checkpoint import State, check_finite
+from audit.models.build import Backbone, LoadReport, check_model
+from audit.models.checkpoint import check_finite
 from audit.models.converters import is_foreign, read_conversion
 from audit.models.predict import predict_logits
+from audit.models.weight_sets import State
 
 NOT_FILES = ("pretrained", "rendered", "none")
 TRIED = 4  # images
@@ -39,12 +40,15 @@ class Opened:
         Which of a file's weights.
     tensors : int
         How many the model has.
+    loaded : LoadReport, optional
+        What of a file became the model's.
     """
 
     field: str
     weights: str
     state: State | None
     tensors: int
+    loaded: LoadReport | None = None
 
 
 @dataclass(frozen=True)
@@ -177,8 +181,10 @@ def _open(
         return make_architecture(spec, classes).eval().requires_grad_(False), None
     path = None if spec.weights in NOT_FILES else resolve(spec.weights, card_path=card_path, data_root=data_root)
     backbone = Backbone(spec, path)
-    model = backbone.build_as_is(classes) if as_is else backbone.build(classes)
-    return model, Opened(field, spec.weights if path is None else str(path), backbone.state, len(model.state_dict()))
+    model, loaded = backbone.build_as_is_reported(classes) if as_is else backbone.build_reported(classes)
+    state = None if loaded is None else loaded.state
+    file = spec.weights if path is None else str(path)
+    return model, Opened(field, file, state, len(model.state_dict()), loaded)
 
 
 def _try_images(model: Model, spec: ModelSpec, samples: Samples | None, card_path: Path, data_root: Path | None) -> int:

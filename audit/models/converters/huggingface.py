@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from audit.errors import ModelError
+from audit.models.containers import find_in_folder
 from audit.models.converters.conversion import Conversion
 from audit.models.converters.kinds import KINDS
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 BYTES = 255.0  # pixels are divided by it before they are normalised
 
@@ -49,17 +49,14 @@ def _of_kind(config: Mapping[str, Any], where: str) -> Conversion:
 
 
 def find_weights(folder: Path) -> Path:
-    """Return the file of a folder that holds its tensors.
+    """Return what of a folder holds its tensors: a file, or the index of several.
 
     Raises
     ------
     ModelError
         If there is none.
     """
-    there = next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
-    if there is None:
-        raise ModelError(str(folder), "holds no weights", f"put {' or '.join(WEIGHTS)} there, in one file")
-    return there
+    return find_in_folder(folder)
 
 
 def kept_configuration(folder: Path) -> dict[str, bytes]:
