@@ -244,6 +244,17 @@ def models(pattern: str | None, *, markdown: bool) -> None:
         click.echo(f"{name}: {'no, ' + reason if reason else 'yes'}")
 
 
+@main.command(short_help="Say what a checkpoint holds, and how a card names it.")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@reported
+def inspect(checkpoint: Path) -> None:
+    """Say what CHECKPOINT, a file or folder of weights, holds: which model, classes, and lines for a card.
+
+    Nothing that the file says is run, and no tensor is read.
+    """
+    click.echo(va.inspect_checkpoint(checkpoint))
+
+
 @main.command(short_help="List the built-in cards.")
 @click.option("--markdown", is_flag=True, help="Print a table for documentation.")
 @click.option(

@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 from audit.errors import ModelError
 from audit.models.containers import open_container
 from audit.models.weight_sets import State, WeightSet, as_numbers, find_sets, settings_of
-from audit.store import atomic_write
 
 StateDict = Mapping[str, torch.Tensor]
 STARTED_FROM = "started_from"  # in a file's metadata: hash_state of the weights before training
@@ -121,6 +120,8 @@ def listed(names: list[str]) -> str:
 
 def save_weights(state: StateDict, path: Path, *, started_from: str | None = None) -> None:
     """Write a state dict as safetensors, whole or not at all, with the hash of the weights it was trained from."""
+    from audit.store import atomic_write  # takes pandas along, which reading needs not
+
     metadata = None if started_from is None else {STARTED_FROM: started_from}
     with atomic_write(path) as temporary:
         try:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 from audit.errors import ModelError
-from audit.models.containers.distributed import METADATA, read_distributed
 from audit.models.containers.pytorch import read_pytorch
 from audit.models.containers.safetensors_files import read_safetensors
 from audit.models.containers.sharded import INDEX, read_sharded
 
 Kind = Literal["safetensors", "PyTorch", "sharded", "torch.distributed"]
 IN_FOLDER = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+METADATA = ".metadata"  # of torch.distributed.checkpoint
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")  # of a single file in a folder
 FIX = "name a .safetensors or PyTorch file, or a folder that save_pretrained or torch.distributed.checkpoint wrote"
 
@@ -61,6 +61,8 @@ def open_container(path: Path) -> Container:
     """
     found = find_in_folder(path) if path.is_dir() else path
     if found.is_dir():
+        from audit.models.containers.distributed import read_distributed  # slow to import
+
         parts = [part for part in found.iterdir() if part.is_file()]
         return Container(found, "torch.distributed", read_distributed(found), sum(p.stat().st_size for p in parts))
     if not found.is_file():

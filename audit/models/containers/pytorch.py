@@ -20,7 +20,9 @@ from audit.errors import ModelError
 NUMPY_SCALAR: Callable[..., object] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
 HARMLESS: list[Callable[..., object]] = [argparse.Namespace, pathlib.PosixPath, np.dtype, NUMPY_SCALAR]
 HARMLESS += {type(np.dtype(kind)) for kind in "?fdilq"}
-CALLED = re.compile(r"Unsupported (?:global: GLOBAL|class) (\w[\w.]*\w)")  # what a pickle would call, in torch's refusal
+CALLED = re.compile(
+    r"Unsupported (?:global: GLOBAL|class) (\w[\w.]*\w)"
+)  # what a pickle would call, in torch's refusal
 CONVERT = (
     "convert it in Python, if you trust its maker: import torch, safetensors.torch; "
     "m = torch.load({old!r}, map_location='cpu', weights_only=False); "
