@@ -25,13 +25,14 @@ from audit.records import (
     DataReport,
     ExcludedRow,
     Finding,
+    LoadedWeights,
     LocalisationStatus,
     Metric,
     RunComparison,
     SharedCopy,
 )
 from audit.report.formats import clean, percent, rate, spread
-from audit.report.text import Sentences, data_file, limit_sentences, warning_sentence
+from audit.report.text import Sentences, data_file, limit_sentences, loaded_sentence, warning_sentence
 from audit.units import UNITS, Unit
 
 if TYPE_CHECKING:
@@ -253,6 +254,11 @@ def data_summary(report: DataReport, name: str) -> str:
         if lines:
             blocks.append("\n".join([f"{title}:", *(wrapped(f"  {line}") for line in lines)]))
     return "\n\n".join(blocks)
+
+
+def weights_summary(opened: Mapping[str, LoadedWeights]) -> str:
+    """Say how each file of weights was read, a line for each field of the card."""
+    return "\n".join(wrapped(f"{field}: {loaded_sentence(weights)}") for field, weights in opened.items())
 
 
 def _left_out(row: ExcludedRow) -> str:

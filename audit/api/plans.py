@@ -18,9 +18,10 @@ from audit.data.summary import describe_data
 from audit.errors import InputError
 from audit.evidence.power import detectable_gaps, detectable_head_effects
 from audit.models.architecture import unit_of
+from audit.pipeline.build_record import as_record
 from audit.pipeline.prepare import Inputs, open_inputs
 from audit.process_state import run_state
-from audit.records import DataReport
+from audit.records import DataReport, LoadedWeights
 
 __all__ = ["Plan", "plan"]
 
@@ -50,6 +51,12 @@ class Plan:
         report = describe_data(self.inputs.samples, self.card)
         limits = detectable_head_effects(self.inputs.samples, self.card.audit, unit_of(self.card.model.name))
         return report.model_copy(update={"head_limits": limits})
+
+    @property
+    def weights(self) -> dict[str, LoadedWeights]:
+        """What of each file of weights that the card names becomes a model's, by the card's field."""
+        opened = () if self.inputs.opened is None else self.inputs.opened.opened
+        return {each.field: as_record(each.loaded) for each in opened if each.loaded is not None}
 
     def power(self) -> pd.DataFrame:
         """Return what could be detected, a row for each group against its reference, outcome and metric.

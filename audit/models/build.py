@@ -18,7 +18,7 @@ from audit.models.adapters.registry import Model, adapter
 from audit.models.architecture import make_architecture, try_pass
 from audit.models.checkpoint import hash_state, open_checkpoint
 from audit.models.converters import class_names, fetch_weights, is_foreign, read_conversion, weights_file
-from audit.models.load import check_heads, load_tensors, without_classifier
+from audit.models.load import check_heads, fit_tensors, without_classifier
 from audit.models.modules import adopt, described, reset_classifier, reset_weights
 from audit.models.weight_sets import State
 
@@ -183,21 +183,33 @@ class Backbone:
         found = hash_state(without_classifier(model.state_dict(), model))
         return found if self.module is None else hashlib.sha256(f"{found}|{described(model)}".encode()).hexdigest()
 
+    def read_report(self, classes: int, *, as_is: bool) -> LoadReport | None:
+        """Return what of the file of weights becomes the model's, which is not made; None where there is no file."""
+        if self.weights is None or self.spec.weights in ("none", "rendered"):
+            return None
+        with torch.device("meta"):
+            model = make_architecture(self.spec, classes, weights=self.weights)
+        return self._fit(model, keep_classifier=as_is)[1]
+
     def _load(self, model: Model, *, keep_classifier: bool) -> LoadReport | None:
-        """Open the file, take the weights that the card asks for, and load them."""
+        """Give a model the weights that the card asks for."""
+        tensors, report = self._fit(model, keep_classifier=keep_classifier)
+        model.load_state_dict(tensors, strict=False)
+        return report
+
+    def _fit(self, model: Model, *, keep_classifier: bool) -> tuple[Mapping[str, torch.Tensor], LoadReport | None]:
+        """Open the file and take the weights that the card asks for, under the model's names."""
         conversion = read_conversion(self.spec.name, self.weights) if is_foreign(self.spec.name) else None
+        keep = {"keep_classifier": keep_classifier}
         if self.weights is None:
             fetched = fetch_weights(self.spec.name)
-            load_tensors(model, fetched, self.spec.weights, keep_classifier=keep_classifier, conversion=conversion)
-            return None
+            return fit_tensors(model, fetched, self.spec.weights, conversion=conversion, **keep).tensors, None
         checkpoint = open_checkpoint(weights_file(self.spec.name, self.weights))
         taken = checkpoint.take(self.spec.state)
         check_heads(model, checkpoint, by_name=not self.spec.overrides)
-        fitted = load_tensors(
-            model, taken.tensors, str(checkpoint.path), keep_classifier=keep_classifier, conversion=conversion
-        )
+        fitted = fit_tensors(model, taken.tensors, str(checkpoint.path), conversion=conversion, **keep)
         before = "".join(taken.stripped)
-        return LoadReport(
+        report = LoadReport(
             path=checkpoint.path,
             kind=checkpoint.kind,
             set_name=taken.name,
@@ -207,6 +219,7 @@ class Backbone:
             left_over=tuple(before + name for name in fitted.left_over),
             stored=taken.stored,
         )
+        return fitted.tensors, report
 
 
 def _frozen(model: Model) -> Model:

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from audit.errors import ModelError
+from audit.filenames import printable
 from audit.models.checkpoint import open_checkpoint
 from audit.models.guess import (
     HUGGING_FACE,
@@ -130,7 +131,8 @@ class Inspection:
         )  # fmt: skip
 
     def __str__(self) -> str:
-        return "\n".join(f"{label}: {text}" if label else text for label, text in _lines(self))
+        said = [f"{label}: {printable(text)}" for label, text in _lines(self)]
+        return "\n".join([*said, "card:", self.card.rstrip()] if self.card else said)
 
     __repr__ = __str__
 
@@ -180,9 +182,9 @@ def preprocessing_of(path: Path, config: Mapping[str, Any], name: str) -> Prepro
         settings = _json(processor)
         return Preprocessing(processor.name, {key: settings[key] for key in kept if settings.get(key) is not None})
     given = config.get("pretrained_cfg")
-    kept = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
+    of_timm = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
     if isinstance(given, dict):
-        return Preprocessing("config.json", {key: given[key] for key in kept if given.get(key) is not None})
+        return Preprocessing("config.json", {key: given[key] for key in of_timm if given.get(key) is not None})
     known = next((k for k in known_models() if k.name == name), None)
     if known is None:
         return None
@@ -261,5 +263,4 @@ def _lines(found: Inspection) -> list[tuple[str, str]]:
         lines.append(("images", f"{settings} ({found.preprocessing.source})"))
     lines += [("missing", _some(made.missing))] if made.missing else []
     lines += [("left over", _some(made.left_over))] if made.left_over else []
-    lines += [("card", ""), ("", found.card.rstrip())] if found.card else []
     return lines

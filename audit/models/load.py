@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Callable, Mapping
 
@@ -22,7 +23,16 @@ COUNTED = "num_batches_tracked"  # by batch norms of late versions of torch; not
 def load_tensors(
     model: Model, tensors: Tensors, where: str, *, keep_classifier: bool, conversion: Conversion | None = None
 ) -> Fitted:
-    """Give a model the tensors of a file, position grids resampled to its image size.
+    """Give a model the tensors of a file, as :func:`fit_tensors` makes them fit."""
+    fitted = fit_tensors(model, tensors, where, keep_classifier=keep_classifier, conversion=conversion)
+    model.load_state_dict(fitted.tensors, strict=False)
+    return fitted
+
+
+def fit_tensors(
+    model: Model, tensors: Tensors, where: str, *, keep_classifier: bool, conversion: Conversion | None = None
+) -> Fitted:
+    """Return the tensors of a file as a model takes them: by its names, position grids resampled to its image size.
 
     Parameters
     ----------
@@ -40,7 +50,7 @@ def load_tensors(
     Returns
     -------
     Fitted
-        What was taken off and left over.
+        With what was taken off and left over.
 
     Raises
     ------
@@ -69,8 +79,7 @@ def load_tensors(
         said = [f"it lacks {listed(missing)}"] * bool(missing) + [f"it has {listed(surplus)}"] * bool(surplus)
         raise ModelError(where, f"another architecture: {'; '.join(said)}", _fix(model))
     _check_shapes(model, tensors, wanted, where)
-    model.load_state_dict(tensors, strict=False)
-    return fitted
+    return dataclasses.replace(fitted, tensors=dict(tensors))
 
 
 def check_heads(model: Model, checkpoint: Checkpoint, *, by_name: bool) -> None:

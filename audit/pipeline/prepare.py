@@ -28,7 +28,7 @@ from audit.models.adapters.registry import adapter
 from audit.models.build import Backbone, check_model, with_class_names
 from audit.models.checkpoint import hash_state
 from audit.models.device import CPU, open_device, open_precision
-from audit.models.preflight import preflight_model, spec_of_controls
+from audit.models.preflight import PreflightReport, preflight_model, spec_of_controls
 from audit.models.rendered_base import rendered_base
 from audit.pipeline.context import RunContext
 from audit.pipeline.train_models import ARCHITECTURE
@@ -55,6 +55,8 @@ class Inputs:
         The model, where it was given in Python.
     finished : pathlib.Path, optional
         A finished run whose models are measured again, whatever became of the card's weights.
+    opened : PreflightReport, optional
+        What was opened of the card's weights.
     """
 
     card: Card
@@ -64,6 +66,7 @@ class Inputs:
     samples: Samples
     backbone: Backbone | None = None
     finished: Path | None = None
+    opened: PreflightReport | None = None
 
 
 @dataclass(frozen=True)
@@ -124,10 +127,11 @@ def open_inputs(
         tick = step("data: opening every image")
         samples = read_samples(card, card_path=card_path, data_root=data_root, progress=lambda done: tick(done, 0))
     audited_outcomes(card, samples.labels)  # a wrong name shows before anything is trained
+    opened = None
     if backbone is None and finished is None:
         with still_there(samples):
-            preflight_model(card, card_path=card_path, data_root=data_root, samples=samples)
-    return Inputs(card, content, card_path, data_root, samples, backbone, finished)
+            opened = preflight_model(card, card_path=card_path, data_root=data_root, samples=samples)
+    return Inputs(card, content, card_path, data_root, samples, backbone, finished, opened)
 
 
 def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:

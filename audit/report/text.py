@@ -24,6 +24,7 @@ from audit.records import (
     Finding,
     HeadGrid,
     HeadRow,
+    LoadedWeights,
     NextStep,
     Outcome,
     RateRow,
@@ -361,6 +362,12 @@ def limit_sentences(report: DataReport) -> list[str]:
     say, told = _data_templates(), ((report.limits, "gap_limit"), (report.intersections, "intersection"))
     parts = (*told, (report.head_limits, "head_limit"))
     return [str(getattr(say, macro)(row)).strip() for rows, macro in parts for row in rows]
+
+
+def loaded_sentence(weights: LoadedWeights) -> str:
+    """Say what of a file of weights became a model's."""
+    say: Any = environment().get_template("text/weights.j2").module
+    return one_line(str(say.loaded(weights)))
 
 
 def untested_sentence(row: ContrastRow) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -367,3 +369,41 @@ def test_a_folder_of_several_files_is_not_chosen_from(tmp_path: Path) -> None:
     for name in ("a.pth", "b.pth"):
         torch.save(state(), tmp_path / name)
     assert "holds 2 files of weights: a.pth, b.pth" in refusal(tmp_path).what
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from audit.card.schema import ModelSpec
+from audit.models.build import Backbone
+
+def peak():
+    return next(int(l.split()[1]) * 1024 for l in open("/proc/self/status") if l.startswith("VmHWM"))
+
+spec = ModelSpec(name="vit_small_patch16_224", weights="w", classes=list("abc"))
+Backbone(spec.model_copy(update={"name": "vit_tiny_patch16_224", "weights": "none"}), None).build(3)
+for path in map(Path, sys.argv[1:]):
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak()
+    Backbone(spec, path).build_as_is(3)
+    print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system counts no peak that can be reset")
+def test_opening_takes_no_more_than_two_and_a_half_times_the_file(tmp_path: Path) -> None:
+    model = timm.create_model("vit_small_patch16_224", num_classes=3)
+    tensors = dict(model.state_dict())
+    size = sum(t.numel() * t.element_size() for t in tensors.values())
+    safetensors.torch.save_file(tensors, tmp_path / "w.safetensors")
+    moments = {"state": {i: {"exp_avg": p, "exp_avg_sq": p + 1} for i, p in enumerate(tensors.values())}}
+    torch.save({"state_dict": before("model.", tensors), "optimizer_states": [moments]}, tmp_path / "w.ckpt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save({"model": tensors, "optim": moments}, checkpoint_id=tmp_path / "dcp")
+    paths = [tmp_path / "w.safetensors", tmp_path / "w.ckpt", tmp_path / "dcp"]
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", MEASURE, *paths], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    taken = [int(line) / size for line in done.stdout.split()]
+    assert len(taken) == len(paths)
+    assert max(taken) <= 2.5, taken
