@@ -29,8 +29,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     number = np.arange(80)
     for i in number:
         Image.fromarray(rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)).save(folder / f"{i}.png")
-    table = {"file": [f"{i}.png" for i in number], "label": np.array(LABELS)[number // 2 % 2], "group": np.array(["a", "b"])[number % 2],
-             "person": number}  # fmt: skip
+    labels, groups = np.array(LABELS)[number // 2 % 2], np.array(["a", "b"])[number % 2]
+    table = {"file": [f"{i}.png" for i in number], "label": labels, "group": groups, "person": number}
     pd.DataFrame(table).to_csv(folder / "table.csv", index=False)
     return folder
 

@@ -155,6 +155,24 @@ def test_a_hugging_face_folder_in_one_file_or_several(shard: str, tmp_path: Path
     assert report.left_over == ()
 
 
+@pytest.mark.parametrize("prefix", ["", "model.", "net.module."])
+@pytest.mark.parametrize("named", [".", "last.ckpt"])
+def test_a_hugging_face_model_that_lightning_saved(prefix: str, named: str, tmp_path: Path) -> None:
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
+    original = hf.ViTForImageClassification(hf.ViTConfig(**shape, intermediate_size=64, num_labels=3)).eval()
+    original.save_pretrained(tmp_path)
+    saved = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    held = before(prefix, saved) | {"criterion.weight": torch.ones(3)}
+    torch.save({"state_dict": {name: tensor.clone() for name, tensor in held.items()}}, tmp_path / "last.ckpt")
+    options: dict[str, Any] = {"overrides": {}, "image_size": None, "mean": [0.5] * 3, "std": [0.5] * 3}
+    model, report = opened(tmp_path / named, name="huggingface", **options)
+    pixels = torch.from_numpy(noise_pixels(2)).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.inference_mode():
+        torch.testing.assert_close(model(pixels), original(pixels).logits, rtol=1e-5, atol=1e-5)
+    assert (report.stripped, report.left_over) == (prefix, ("criterion.weight",))
+
+
 # Names
 
 

@@ -19,13 +19,14 @@ BYTES = 255.0  # pixels are divided by it before they are normalised
 
 
 def read_folder(folder: Path) -> Conversion:
-    """Return how the model of a folder is converted.
+    """Return how the model of a folder, or of that which a file is in, is converted.
 
     Raises
     ------
     ModelError
         If it is of a kind that cannot be converted, its outputs do not exclude each other, or a file is damaged.
     """
+    folder = _folder_of(folder)
     config = _json(folder / CONFIG)
     processor = _json(folder / PROCESSOR) if (folder / PROCESSOR).is_file() else {}
     found = _of_kind(config, str(folder / CONFIG))
@@ -56,7 +57,12 @@ def find_weights(folder: Path) -> Path:
     ModelError
         If there is none.
     """
-    return find_in_folder(folder)
+    return find_in_folder(folder) if folder.is_dir() else folder
+
+
+def _folder_of(named: Path) -> Path:
+    """Return the folder that a card names, or that of the file or index that it names."""
+    return named.parent if named.is_file() else named
 
 
 def kept_configuration(folder: Path) -> dict[str, bytes]:
@@ -64,7 +70,7 @@ def kept_configuration(folder: Path) -> dict[str, bytes]:
 
     Private entries, such as the path that the model was once loaded from, are left out.
     """
-    kept = {}
+    kept, folder = {}, _folder_of(folder)
     for name in (CONFIG, PROCESSOR):
         if name == CONFIG or (folder / name).is_file():
             public = {key: value for key, value in _json(folder / name).items() if not key.startswith("_")}
