@@ -209,11 +209,13 @@ def run(card: Path, data_root: Path | None, out: Path, *, report: bool, **option
 @reported
 def check(card: Path, data_root: Path | None, show: Path | None) -> None:
     """Check CARD, its model and its data without training: faults, counts, and what the audit could detect."""
-    from audit.terminal import as_deployed, data_summary, progress
+    from audit.terminal import as_deployed, data_summary, progress, weights_summary
 
     with progress() as callback:
         plan = va.plan(card, data_root=data_root, callback=callback)
     click.echo(data_summary(plan.data, plan.card.name, plan.preprocessing))
+    if plan.weights:
+        click.echo(f"\n{weights_summary(plan.weights)}")
     if (served := plan.served()) is not None:
         click.echo(f"\n{as_deployed(served)}")
     if show is not None:
@@ -254,6 +256,17 @@ def models(pattern: str | None, *, markdown: bool) -> None:
         return
     for name, reason in zip(found["name"], found["refused"], strict=True):
         click.echo(f"{name}: {'no, ' + reason if reason else 'yes'}")
+
+
+@main.command(short_help="Say what a checkpoint holds, and how a card names it.")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@reported
+def inspect(checkpoint: Path) -> None:
+    """Say what CHECKPOINT, a file or folder of weights, holds: which model, classes, and lines for a card.
+
+    Nothing that the file says is run, and no tensor is read.
+    """
+    click.echo(va.inspect_checkpoint(checkpoint))
 
 
 @main.command(short_help="List the built-in cards.")

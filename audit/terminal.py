@@ -26,6 +26,7 @@ from audit.records import (
     DataReport,
     ExcludedRow,
     Finding,
+    LoadedWeights,
     LocalisationStatus,
     Metric,
     PreprocessingInfo,
@@ -39,6 +40,7 @@ from audit.report.text import (
     data_file,
     left_out_sentence,
     limit_sentences,
+    loaded_sentence,
     note_sentences,
     preprocessing_sentence,
     removed_words,
@@ -278,6 +280,11 @@ def data_summary(report: DataReport, name: str, preprocessing: PreprocessingInfo
 def as_deployed(control: Control) -> str:
     """Return whether the model answers as the deployed one does, wrapped to the terminal."""
     return wrapped(served_sentence(control))
+
+
+def weights_summary(opened: Mapping[str, LoadedWeights]) -> str:
+    """Say how each file of weights was read, a line for each field of the card."""
+    return "\n".join(wrapped(f"{field}: {loaded_sentence(weights)}") for field, weights in opened.items())
 
 
 def _left_out(row: ExcludedRow) -> str:

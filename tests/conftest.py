@@ -38,6 +38,7 @@ SLOW = {
     "test_metadata_with_any_part_replaced_are_read_or_refused",
     "test_models_of_torchvision_give_their_own_logits",
     "test_no_call_runs_what_a_file_says",
+    "test_opening_takes_no_more_than_two_and_a_half_times_the_file",
     "test_operations_are_those_that_torch_counts",
     "test_page_is_well_formed_with_unique_ids_and_live_links",
     "test_pdf_holds_outcome_and_findings",

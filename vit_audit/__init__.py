@@ -17,6 +17,7 @@ from audit import __version__
 
 if TYPE_CHECKING:
     from audit.api.cards import Card, built_in_cards, first_card, load_card
+    from audit.api.checkpoints import Inspection, inspect_checkpoint
     from audit.api.data import Data, fetch, rendered_faces
     from audit.api.models import Net, Preprocess, load_model, supported_models, wrap
     from audit.api.plans import Plan, plan
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "audit.api.cards": ("Card", "built_in_cards", "first_card", "load_card"),
+    "audit.api.checkpoints": ("Inspection", "inspect_checkpoint"),
     "audit.api.data": ("Data", "fetch", "rendered_faces"),
     "audit.api.models": ("Net", "Preprocess", "load_model", "supported_models", "wrap"),
     "audit.api.plans": ("Plan", "plan"),
@@ -49,6 +51,7 @@ __all__ = [
     "DataError",
     "ExitCode",
     "InputError",
+    "Inspection",
     "ModelError",
     "Net",
     "Outcome",
@@ -64,6 +67,7 @@ __all__ = [
     "disparity",
     "fetch",
     "first_card",
+    "inspect_checkpoint",
     "load_card",
     "load_model",
     "open_run",

@@ -21,11 +21,12 @@ from audit.evidence.power import detectable_gaps, detectable_head_effects
 from audit.models.architecture import unit_of
 from audit.models.build import Backbone
 from audit.models.preprocessing import Preprocessing
+from audit.pipeline.build_record import as_record
 from audit.pipeline.check_served import compare_served
 from audit.pipeline.prepare import Inputs, open_inputs
 from audit.pipeline.show_images import write_examples
 from audit.process_state import run_state
-from audit.records import Control, DataReport, PreprocessingInfo
+from audit.records import Control, DataReport, LoadedWeights, PreprocessingInfo
 
 __all__ = ["Plan", "plan"]
 
@@ -116,6 +117,12 @@ class Plan:
             If the folder is inside a run directory or cannot be written to.
         """
         return write_examples(self.inputs.samples, self._preprocessing, Path(folder), images)
+
+    @property
+    def weights(self) -> dict[str, LoadedWeights]:
+        """What of each file of weights that the card names becomes a model's, by the card's field."""
+        opened = () if self.inputs.opened is None else self.inputs.opened.opened
+        return {each.field: as_record(each.loaded) for each in opened if each.loaded is not None}
 
     def power(self) -> pd.DataFrame:
         """Return what could be detected, a row for each group against its reference, outcome and metric.

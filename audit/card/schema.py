@@ -186,7 +186,7 @@ class ModelSpec(CardPart):
 
     name: str = "vit_small_patch16_224"  # a timm model name
     weights: str = (
-        "pretrained"  # pretrained | rendered (a small base trained here) | none | FILE.safetensors | FILE.pth
+        "pretrained"  # pretrained | rendered (a small base trained here) | none | a file or folder of weights
     )
     state: Literal["ema", "raw"] | None = None  # which weights of a file that holds averaged ones beside others
     classes: list[str] | None = None  # class names of the user's own checkpoint, in the order of its outputs

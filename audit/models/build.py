@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,15 +17,49 @@ from audit.card.schema import Card, ModelSpec, PreprocessSpec
 from audit.errors import ModelError
 from audit.models.adapters.registry import Model, adapter
 from audit.models.architecture import make_architecture, try_pass
-from audit.models.checkpoint import Checkpoint, State, hash_state, open_checkpoint
+from audit.models.checkpoint import hash_state, open_checkpoint
 from audit.models.converters import class_names, fetch_weights, is_foreign, read_conversion, weights_file
-from audit.models.load import check_heads, load_tensors, without_classifier
+from audit.models.load import check_heads, fit_tensors, without_classifier
 from audit.models.modules import adopt, described, reset_classifier, reset_weights
 from audit.models.preprocessing import Preprocess, Preprocessing, preprocessing_of
+from audit.models.weight_sets import State
 
 Named = Literal["deployed", "test", "legacy"]  # preprocessings of a card
 UNUSED = [0.5] * 3, [0.5] * 3  # normalisation of pixels that are normalised already
 IN_MEMORY = "in memory"  # a card's model.weights, of a module that was given
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What of a file of weights became a model's.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        What was opened.
+    kind : str
+        "safetensors", "PyTorch", "sharded" or "torch.distributed".
+    set_name : str
+        Where in the file the weights are; "" for the file itself.
+    state : {"ema", "raw"}
+    stripped : str
+        What was before the names of all tensors.
+    classifier : str
+        The file's name of the classifier, where it stood outside the model; else "".
+    left_over : tuple of str
+        Tensors of these weights that are no part of the model.
+    stored : mapping of str to int
+        How many tensors are stored in each type; floating-point ones are loaded as float32.
+    """
+
+    path: Path
+    kind: str
+    set_name: str
+    state: State
+    stripped: str
+    classifier: str
+    left_over: tuple[str, ...]
+    stored: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -138,26 +172,35 @@ class Backbone:
         ModelError
             If timm does not know the model, this tool cannot patch it, or the weights do not fit.
         """
+        return self.build_reported(classes, seed=seed)[0]
+
+    def build_reported(self, classes: int, *, seed: int = 0) -> tuple[Model, LoadReport | None]:
+        """Return what ``build`` does, and what became of the file of weights, where there is one."""
+        report = None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if self.module is not None:
-                return _frozen(reset_classifier(copy.deepcopy(self.module), classes))
+                return _frozen(reset_classifier(copy.deepcopy(self.module), classes)), None
             fetched = self.weights is None and self.spec.weights == "pretrained"
             model = make_architecture(self.spec, classes, pretrained=fetched, weights=self.weights)
         if self.spec.weights != "none" and (self.weights is not None or is_foreign(self.spec.name)):
-            self._load(model, keep_classifier=False)
-        return _frozen(model)
+            report = self._load(model, keep_classifier=False)
+        return _frozen(model), report
 
     def build_as_is(self, classes: int) -> Model:
         """Return the user's own model, classifier included; every tensor must fit."""
+        return self.build_as_is_reported(classes)[0]
+
+    def build_as_is_reported(self, classes: int) -> tuple[Model, LoadReport | None]:
+        """Return what ``build_as_is`` does, and what became of the file of weights, where there is one."""
         if self.module is not None:
-            return _frozen(copy.deepcopy(self.module))
+            return _frozen(copy.deepcopy(self.module)), None
         if self.weights is None:
             what = f"'{self.spec.weights}' with training: none"
             raise ModelError("model.weights", what, "name the weights file to audit")
         model = make_architecture(self.spec, classes, weights=self.weights)
-        self._load(model, keep_classifier=True)
-        return _frozen(model)
+        report = self._load(model, keep_classifier=True)
+        return _frozen(model), report
 
     def build_untrained(self, classes: int, *, seed: int = 0) -> Model:
         """Return a model of this architecture with random weights: it knows nothing, and is no quieter for that."""
@@ -178,17 +221,43 @@ class Backbone:
         found = hash_state(without_classifier(model.state_dict(), model))
         return found if self.module is None else hashlib.sha256(f"{found}|{described(model)}".encode()).hexdigest()
 
-    def _load(self, model: Model, *, keep_classifier: bool) -> None:
-        """Open the file, take the weights that the card asks for, and load them."""
+    def read_report(self, classes: int, *, as_is: bool) -> LoadReport | None:
+        """Return what of the file of weights becomes the model's, which is not made; None where there is no file."""
+        if self.weights is None or self.spec.weights in ("none", "rendered"):
+            return None
+        with torch.device("meta"):
+            model = make_architecture(self.spec, classes, weights=self.weights)
+        return self._fit(model, keep_classifier=as_is)[1]
+
+    def _load(self, model: Model, *, keep_classifier: bool) -> LoadReport | None:
+        """Give a model the weights that the card asks for."""
+        tensors, report = self._fit(model, keep_classifier=keep_classifier)
+        model.load_state_dict(tensors, strict=False)
+        return report
+
+    def _fit(self, model: Model, *, keep_classifier: bool) -> tuple[Mapping[str, torch.Tensor], LoadReport | None]:
+        """Open the file and take the weights that the card asks for, under the model's names."""
+        conversion = read_conversion(self.spec.name, self.weights) if is_foreign(self.spec.name) else None
+        keep = {"keep_classifier": keep_classifier}
         if self.weights is None:
-            where, tensors = self.spec.weights, fetch_weights(self.spec.name)
-        else:
-            checkpoint: Checkpoint = open_checkpoint(weights_file(self.spec.name, self.weights))
-            where, tensors = str(checkpoint.path), checkpoint.take(self.spec.state).tensors
-            check_heads(model, checkpoint, by_name=not self.spec.overrides)
-        if is_foreign(self.spec.name):
-            tensors = read_conversion(self.spec.name, self.weights).renamed(tensors)
-        load_tensors(model, tensors, where, keep_classifier=keep_classifier)
+            fetched = fetch_weights(self.spec.name)
+            return fit_tensors(model, fetched, self.spec.weights, conversion=conversion, **keep).tensors, None
+        checkpoint = open_checkpoint(weights_file(self.spec.name, self.weights))
+        taken = checkpoint.take(self.spec.state)
+        check_heads(model, checkpoint, by_name=not self.spec.overrides)
+        fitted = fit_tensors(model, taken.tensors, str(checkpoint.path), conversion=conversion, **keep)
+        before = "".join(taken.stripped)
+        report = LoadReport(
+            path=checkpoint.path,
+            kind=checkpoint.kind,
+            set_name=taken.name,
+            state=taken.state,
+            stripped=before + fitted.stripped,
+            classifier=before + fitted.classifier if fitted.classifier else "",
+            left_over=tuple(before + name for name in fitted.left_over),
+            stored=taken.stored,
+        )
+        return fitted.tensors, report
 
 
 def _frozen(model: Model) -> Model:

@@ -1,50 +1,26 @@
-"""Weights files: opened safely, with every set of weights that they hold; written as safetensors; named by content."""
+"""Weights of a file: the set that a card asks for, checked; written as safetensors; named by content."""
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import hashlib
 import os
-import pathlib
 import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from audit.errors import ModelError
-from audit.store import atomic_write
+from audit.models.containers import open_container
+from audit.models.weight_sets import State, WeightSet, as_numbers, find_sets, settings_of
 
 StateDict = Mapping[str, torch.Tensor]
-State = Literal["ema", "raw"]  # averaged over training steps, or as the last step left them
 STARTED_FROM = "started_from"  # in a file's metadata: hash_state of the weights before training
 SHOWN = 5  # names of tensors in one message
-# What training scripts store beside weights, and what runs nothing when it is read.
-NUMPY_SCALAR: Callable[..., object] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
-HARMLESS: list[Callable[..., object]] = [argparse.Namespace, pathlib.PosixPath, np.dtype, NUMPY_SCALAR]
-HARMLESS += {type(np.dtype(kind)) for kind in "?fdilq"}
-EMA = re.compile(r"(^|[_.])(ema|swa|averaged?|shadow)([_.]|$)", re.IGNORECASE)
-WRAPPERS = {"module", "model", "net", "network", "_orig_mod", "online_model"}  # a whole model under one more name
-COUNTERS = {"n_averaged", "num_updates", "initted", "step", "decay"}  # of averages, beside the averaged weights
-USUAL = ("state_dict", "model", "current_model_state")  # where training scripts keep the weights of the last step
-TRAINING_STATE = re.compile(r"optim|sched|scaler|loops|rng", re.IGNORECASE)  # entries of a file that are no weights
-SETTINGS = ("args", "hyper_parameters", "hparams", "config", "model_args", "model_kwargs")
-HEADS = ("num_heads", "n_heads", "num_attention_heads")
-
-
-@dataclass(frozen=True)
-class WeightSet:
-    """One set of weights of a file: every tensor on the CPU, floating-point ones in float32."""
-
-    name: str  # where it is in the file; "" for the file itself
-    state: State
-    tensors: dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -54,6 +30,10 @@ class Checkpoint:
     Parameters
     ----------
     path : pathlib.Path
+    kind : str
+        Of the file or folder.
+    size : int
+        Bytes on disk.
     sets : tuple of WeightSet
         One at least.
     heads : int, optional
@@ -63,6 +43,8 @@ class Checkpoint:
     """
 
     path: Path
+    kind: str
+    size: int
     sets: tuple[WeightSet, ...]
     heads: int | None = None
     architecture: str | None = None
@@ -86,135 +68,31 @@ class Checkpoint:
         if len(found) > 1:
             what = f"holds {len(self.sets)} sets of weights: {held}"
             raise ModelError(str(self.path), what, "save the one in use as .safetensors, and name that file")
-        check_finite(found[0].tensors, str(self.path))
-        return found[0]
+        tensors = as_numbers(found[0].tensors, self.path)
+        check_finite(tensors, str(self.path))
+        return dataclasses.replace(found[0], tensors=tensors)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a weights file without running anything that it says.
+    """Open a file or folder of weights without running anything that it says, and without reading a tensor.
 
     Parameters
     ----------
     path : pathlib.Path
-        ``.safetensors``, or a PyTorch file, which is read with ``weights_only=True``. State dicts are found under any
-        names (``state_dict``, ``model``, ``state_dict_ema``, ``callbacks.EMA.ema_state_dict``, ...), and averaged ones
-        beside others in one state dict (``ema_model.module.blocks.0...``). A prefix that all names share (``module.``,
-        ``model.``) is taken off.
+        As :func:`open_container` takes it. State dicts are found under any names (``state_dict``, ``model``,
+        ``state_dict_ema``, ``callbacks.EMA.ema_state_dict``, ...), and averaged ones beside others in one state dict
+        (``ema_model.module.blocks.0...``). A prefix that all names share (``module.``, ``model.``) is taken off.
 
     Raises
     ------
     ModelError
-        If the file is missing, damaged, or holds anything but tensors where its weights should be.
+        If it is missing, damaged, or holds anything but tensors where its weights should be.
     """
-    content = _read(path)
-    found = {place: _tensors_of(entries, path) for place, entries in _find_sets(content, "")}
-    sets = [part for place, tensors in found.items() for part in _parted(place, tensors)]
-    if "current_model_state" in found:  # Lightning's WeightAveraging puts the average where the weights were
-        sets = [WeightSet(s.name, "ema" if s.name == "state_dict" else s.state, s.tensors) for s in sets]
-    sets = _without_strangers(sets)
+    held = open_container(path)
+    sets = find_sets(held.content, held.path)
     if not sets:
-        raise ModelError(str(path), "holds no state dict", "save model.state_dict() as .safetensors")
-    return Checkpoint(path, tuple(sets), *_settings_of(content))
-
-
-def _read(path: Path) -> object:
-    if not path.is_file():
-        raise ModelError(str(path), "no such weights file", "correct model.weights in the card")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings(), torch.serialization.safe_globals([*HARMLESS]):
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            loaded: object = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file may raise anything while it is parsed
-        # Its kind only: what torch says of a pickle is to load it unsafely, in colours.
-        what = f"cannot be read as weights ({type(error).__name__})"
-        raise ModelError(str(path), what, "save it as .safetensors and name that file") from error
-    return loaded
-
-
-def _find_sets(content: object, place: str) -> Iterator[tuple[str, Mapping[object, object]]]:
-    """Yield the state dicts of a file, by where they are: mappings that hold tensors of one or more dimensions."""
-    if not isinstance(content, Mapping):
-        return
-    inside = [
-        found
-        for key, value in content.items()
-        if not TRAINING_STATE.search(str(key))
-        for found in _find_sets(value, f"{place}.{key}".removeprefix("."))
-    ]
-    if inside:
-        yield from inside
-    elif any(isinstance(v, torch.Tensor) and v.ndim for v in content.values()):
-        yield place, content
-
-
-def _tensors_of(entries: Mapping[object, object], path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a state dict, in float32 where they are of a floating-point type."""
-    tensors = {}
-    for key, value in entries.items():
-        if not isinstance(value, torch.Tensor):
-            raise ModelError(str(path), f"'{key}' is not a tensor", "save model.state_dict() as .safetensors")
-        tensors[str(key)] = value.float() if value.is_floating_point() else value
-    return tensors
-
-
-def _parted(place: str, tensors: dict[str, torch.Tensor]) -> list[WeightSet]:
-    """Part averaged weights from others that are beside them in one state dict, and take off common prefixes."""
-    tensors, averaged = _unwrapped(tensors)
-    if averaged or EMA.search(place):
-        return [WeightSet(place, "ema", tensors)]
-    groups: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        first = name.split(".")[0]
-        groups.setdefault(first if "." in name and EMA.search(first) else "", {})[name] = tensor
-    return [
-        WeightSet(f"{place}.{first}".strip("."), "ema" if first else "raw", _unwrapped(part)[0])
-        for first, part in groups.items()
-    ]
-
-
-def _unwrapped(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], bool]:
-    """Take off prefixes that all names share, and counters of averages; tell whether any of them says average."""
-    averaged = "n_averaged" in tensors
-    tensors = {k: v for k, v in tensors.items() if k not in COUNTERS or v.numel() > 1}
-    while True:
-        first = {name.partition(".")[0] for name in tensors if "." in name}
-        same = len(first) == 1 and all("." in name for name in tensors)
-        prefix = next(iter(first)) if same else ""
-        if prefix not in WRAPPERS and not EMA.search(prefix):
-            return tensors, averaged
-        averaged |= EMA.search(prefix) is not None
-        tensors = {name.partition(".")[2]: tensor for name, tensor in tensors.items()}
-
-
-def _without_strangers(sets: list[WeightSet]) -> list[WeightSet]:
-    """Leave out what is beside the weights of the model, such as a loss's own, where these are in their usual place."""
-    usual = [s for s in sets if s.state == "raw" and s.name.partition(".")[0] in USUAL]
-    return [s for s in sets if s.state == "ema" or s in usual] if usual else sets
-
-
-def _settings_of(content: object) -> tuple[int | None, str | None]:
-    """Return the number of heads and timm's name of the model, where the settings in a file name them."""
-    if not isinstance(content, Mapping):
-        return None, None
-    settings = [s for key in SETTINGS if (s := _plain(content.get(key))) is not None]
-    heads = next((n for s in settings for n in _named(s, HEADS) if type(n) is int), None)
-    names = [content.get("arch"), *(s.get("model") for s in settings)]
-    return heads, next((n for n in names if isinstance(n, str)), None)
-
-
-def _plain(settings: object) -> Mapping[object, object] | None:
-    settings = vars(settings) if isinstance(settings, argparse.Namespace) else settings
-    return settings if isinstance(settings, Mapping) else None
-
-
-def _named(settings: Mapping[object, object], names: tuple[str, ...]) -> Iterator[object]:
-    for key, value in settings.items():
-        if key in names:
-            yield value
-        elif (inner := _plain(value)) is not None:
-            yield from _named(inner, names)
+        raise ModelError(str(held.path), "holds no state dict", "save model.state_dict() as .safetensors")
+    return Checkpoint(held.path, held.kind, held.size, tuple(sets), *settings_of(held.content))
 
 
 def check_finite(state: StateDict, where: str) -> None:
@@ -242,6 +120,8 @@ def listed(names: list[str]) -> str:
 
 def save_weights(state: StateDict, path: Path, *, started_from: str | None = None) -> None:
     """Write a state dict as safetensors, whole or not at all, with the hash of the weights it was trained from."""
+    from audit.store import atomic_write  # takes pandas along, which reading needs not
+
     metadata = None if started_from is None else {STARTED_FROM: started_from}
     with atomic_write(path) as temporary:
         try:

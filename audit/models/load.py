@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Callable, Mapping
 
@@ -11,24 +12,45 @@ import torch
 from audit.errors import ModelError
 from audit.models.adapters.registry import ADAPTERS, Model, adapter
 from audit.models.checkpoint import Checkpoint, listed
+from audit.models.converters.conversion import Conversion
+from audit.models.fitting import Fitted, fit_names
 
 Tensors = Mapping[str, torch.Tensor]
 Filter = Callable[[Tensors, Model], dict[str, torch.Tensor]]
 COUNTED = "num_batches_tracked"  # by batch norms of late versions of torch; nothing is computed from it
 
 
-def load_tensors(model: Model, tensors: Tensors, where: str, *, keep_classifier: bool) -> None:
-    """Give a model the tensors of a file, position grids resampled to its image size.
+def load_tensors(
+    model: Model, tensors: Tensors, where: str, *, keep_classifier: bool, conversion: Conversion | None = None
+) -> Fitted:
+    """Give a model the tensors of a file, as :func:`fit_tensors` makes them fit."""
+    fitted = fit_tensors(model, tensors, where, keep_classifier=keep_classifier, conversion=conversion)
+    model.load_state_dict(fitted.tensors, strict=False)
+    return fitted
+
+
+def fit_tensors(
+    model: Model, tensors: Tensors, where: str, *, keep_classifier: bool, conversion: Conversion | None = None
+) -> Fitted:
+    """Return the tensors of a file as a model takes them: by its names, position grids resampled to its image size.
 
     Parameters
     ----------
     model : Model
     tensors : mapping of str to torch.Tensor
-        Under timm's names.
+        Under timm's names or those of ``conversion``, with or without something before them; of any floating-point
+        type, of which the model's float32 is made as they are copied.
     where : str
         The file, for messages.
     keep_classifier : bool
         Whether the classifier is the file's, which must then fit; else it is left as it is.
+    conversion : Conversion, optional
+        How names of another library become timm's.
+
+    Returns
+    -------
+    Fitted
+        With what was taken off and left over.
 
     Raises
     ------
@@ -36,6 +58,8 @@ def load_tensors(model: Model, tensors: Tensors, where: str, *, keep_classifier:
         If a tensor is missing or surplus, or has another shape than the model's.
     """
     body, wanted = adapter(model), model.state_dict()
+    fitted = fit_names(model, tensors, where, keep_classifier=keep_classifier, conversion=conversion)
+    tensors = fitted.tensors
     if body.mark not in tensors:
         what = f"not weights of a timm {type(model).__name__} (it has {listed(sorted(tensors))})"
         raise ModelError(where, what, _fix(model))
@@ -55,7 +79,7 @@ def load_tensors(model: Model, tensors: Tensors, where: str, *, keep_classifier:
         said = [f"it lacks {listed(missing)}"] * bool(missing) + [f"it has {listed(surplus)}"] * bool(surplus)
         raise ModelError(where, f"another architecture: {'; '.join(said)}", _fix(model))
     _check_shapes(model, tensors, wanted, where)
-    model.load_state_dict(tensors, strict=False)
+    return dataclasses.replace(fitted, tensors=dict(tensors))
 
 
 def check_heads(model: Model, checkpoint: Checkpoint, *, by_name: bool) -> None:
@@ -105,8 +129,10 @@ def without_classifier(state: Tensors, model: Model) -> dict[str, torch.Tensor]:
 
 def _resampled(model: Model, tensors: Tensors) -> Tensors:
     """Return tensors resampled to the model's image size, by timm's function for the family."""
-    if not adapter(model).resampled:
+    parts = adapter(model).resampled
+    if not parts:
         return tensors
+    tensors = {k: v.float() if any(part in k for part in parts) else v for k, v in tensors.items()}
     kind = next(kind for kind in ADAPTERS if isinstance(model, kind))
     resample: Filter = importlib.import_module(kind.__module__).checkpoint_filter_fn
     return resample(tensors, model)

@@ -15,10 +15,11 @@ from audit.data.sources import opening_of
 from audit.errors import ModelError
 from audit.models.adapters.registry import Model
 from audit.models.architecture import make_architecture, try_pass
-from audit.models.build import Backbone, check_model
-from audit.models.checkpoint import State, check_finite
+from audit.models.build import Backbone, LoadReport, check_model
+from audit.models.checkpoint import check_finite
 from audit.models.predict import predict_logits
 from audit.models.preprocessing import Preprocessing, preprocessing_of
+from audit.models.weight_sets import State
 
 NOT_FILES = ("pretrained", "rendered", "none")
 TRIED = 4  # images
@@ -38,12 +39,15 @@ class Opened:
         Which of a file's weights.
     tensors : int
         How many the model has.
+    loaded : LoadReport, optional
+        What of a file became the model's.
     """
 
     field: str
     weights: str
     state: State | None
     tensors: int
+    loaded: LoadReport | None = None
 
 
 @dataclass(frozen=True)
@@ -148,9 +152,10 @@ def _open(
         return model, None, preprocessing_of(spec, model)
     path = None if spec.weights in NOT_FILES else resolve(spec.weights, card_path=card_path, data_root=data_root)
     backbone = Backbone(spec, path)
-    model = backbone.build_as_is(classes) if as_is else backbone.build(classes)
-    named = spec.weights if path is None else str(path)
-    opened = Opened(field, named, backbone.state, len(model.state_dict()))
+    model, loaded = backbone.build_as_is_reported(classes) if as_is else backbone.build_reported(classes)
+    state = None if loaded is None else loaded.state
+    file = spec.weights if path is None else str(path)
+    opened = Opened(field, file, state, len(model.state_dict()), loaded)
     return model, opened, backbone.preprocessing(model)
 
 

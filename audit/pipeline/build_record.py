@@ -23,6 +23,7 @@ from audit.evidence.heads import FIRST_LOOK
 from audit.evidence.outcome import decide
 from audit.models.adapters.registry import adapter
 from audit.models.blocks import unknown_blocks
+from audit.models.build import LoadReport
 from audit.models.device import CPU, device_name, precision_name
 from audit.pipeline.analyze import Judged
 from audit.pipeline.context import RunContext, Scope
@@ -35,6 +36,7 @@ from audit.records import (
     DataWarningCode,
     EngineReport,
     LegalAnswer,
+    LoadedWeights,
     MethodReport,
     ModelInfo,
     Provenance,
@@ -138,10 +140,12 @@ def _model_info(context: RunContext, models: AuditedModels | None) -> ModelInfo:
     body = adapter(model)
     accuracy, balanced = accuracies(context)
     own = context.training is None
+    report = backbone.read_report(len(context.samples.labels), as_is=own)
     return ModelInfo(
         name=card.model.name,
         weights=file_name(card.model.weights),
-        state=backbone.state,
+        state=None if report is None else report.state,
+        loaded=None if report is None else as_record(report),
         weights_sha256=next(iter(models.hashes().values())) if models is not None else backbone.body_hash(),
         parameters=sum(p.numel() for p in model.parameters()),
         layers=body.depth,
@@ -155,6 +159,18 @@ def _model_info(context: RunContext, models: AuditedModels | None) -> ModelInfo:
         seeds=context.seeds if not own else [],
         accuracy_by_seed=accuracy,
         balanced_accuracy_by_seed=balanced,
+    )
+
+
+def as_record(report: LoadReport) -> LoadedWeights:
+    """Return how weights were read, for the record: without the folder they lie in."""
+    return LoadedWeights(
+        kind=report.kind,
+        place=report.set_name,
+        stripped=report.stripped,
+        classifier=report.classifier,
+        left_over=list(report.left_over),
+        stored=dict(report.stored),
     )
 
 

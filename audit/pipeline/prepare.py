@@ -29,7 +29,7 @@ from audit.errors import DataError, UnfinishedError
 from audit.models.build import Backbone, check_model, with_class_names
 from audit.models.checkpoint import hash_state
 from audit.models.device import CPU, open_device, open_precision
-from audit.models.preflight import preflight_model, spec_of_controls
+from audit.models.preflight import PreflightReport, preflight_model, spec_of_controls
 from audit.models.preprocessing import Preprocessing
 from audit.models.rendered_base import rendered_base
 from audit.pipeline.check_served import compare_served
@@ -61,6 +61,8 @@ class Inputs:
         A finished run whose models are measured again, whatever became of the card's weights.
     preprocessing : Preprocessing, optional
         What is done to images before the model sees them; None of a finished run, whose models say it.
+    opened : PreflightReport, optional
+        What was opened of the card's weights.
     """
 
     card: Card
@@ -71,6 +73,7 @@ class Inputs:
     backbone: Backbone | None = None
     finished: Path | None = None
     preprocessing: Preprocessing | None = None
+    opened: PreflightReport | None = None
 
 
 @dataclass(frozen=True)
@@ -131,14 +134,14 @@ def open_inputs(
         tick = step("data: opening every image")
         samples = read_samples(card, card_path=card_path, data_root=data_root, progress=lambda done: tick(done, 0))
     audited_outcomes(card, samples.labels)  # a wrong name shows before anything is trained
-    seen: Preprocessing | None = None
+    seen, opened = None, None
     if backbone is None and finished is None:
         with still_there(samples):
-            tried = preflight_model(card, card_path=card_path, data_root=data_root, samples=samples)
-        seen = tried.preprocessing
+            opened = preflight_model(card, card_path=card_path, data_root=data_root, samples=samples)
+        seen = opened.preprocessing
     elif backbone is not None:
         seen = backbone.preprocessing(backbone.build(2)).opened(opening_of(card))
-    return Inputs(card, content, card_path, data_root, samples, backbone, finished, seen)
+    return Inputs(card, content, card_path, data_root, samples, backbone, finished, seen, opened)
 
 
 def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:

@@ -545,12 +545,24 @@ class PreprocessingInfo(Record):
     sha256: str | None = None  # of a callable's source and repr; None where there is no source
 
 
+class LoadedWeights(Record):
+    """What of a file or folder of weights became the model's."""
+
+    kind: str  # safetensors | PyTorch | sharded | torch.distributed
+    place: str  # where in the file the weights are; "": the file itself
+    stripped: str  # what was before the names of all tensors
+    classifier: str  # the file's name of the classifier, where it stood outside the model; else ""
+    left_over: list[str]  # tensors beside the model that are no part of it
+    stored: dict[str, int]  # how many tensors in each type; floating-point ones are loaded as float32
+
+
 class ModelInfo(Record):
     """The audited model."""
 
     name: str
     weights: str  # name of the file that the model was read from, or training started from
     state: Literal["ema", "raw"] | None = None  # which weights of its file; None where there was no file
+    loaded: LoadedWeights | None = None  # likewise
     weights_sha256: str
     parameters: int
     unit: Unit = "head"  # what is patched: an attention head or a slice of channels, called a head below

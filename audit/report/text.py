@@ -28,6 +28,7 @@ from audit.records import (
     FindingState,
     HeadGrid,
     HeadRow,
+    LoadedWeights,
     NextStep,
     Outcome,
     PreprocessingInfo,
@@ -405,6 +406,12 @@ def preprocessing_sentence(info: PreprocessingInfo) -> str:
 def served_sentence(control: Control) -> str:
     """Say how far the audited model's answers are from those of the deployed one."""
     return one_line(str(_data_templates().served(control)))
+
+
+def loaded_sentence(weights: LoadedWeights) -> str:
+    """Say what of a file of weights became a model's."""
+    say: Any = environment().get_template("text/weights.j2").module
+    return one_line(str(say.loaded(weights)))
 
 
 def untested_sentence(row: ContrastRow) -> str:

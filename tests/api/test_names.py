@@ -17,12 +17,12 @@ import vit_audit as va
 pytestmark = pytest.mark.unit
 
 NAMES = [
-    "AuditError", "Card", "CardError", "Data", "DataError", "ExitCode", "InputError", "ModelError", "Net", "Outcome",
-    "Plan", "Preprocess", "Result", "UnfinishedError", "__version__", "attribution", "audit", "built_in_cards", "diff",
-    "disparity", "fetch", "first_card", "load_card", "load_model", "open_run", "patch_heads", "plan",
-    "rendered_faces", "supported_models", "sweep", "verify", "wrap",
+    "AuditError", "Card", "CardError", "Data", "DataError", "ExitCode", "InputError", "Inspection", "ModelError",
+    "Net", "Outcome", "Plan", "Preprocess", "Result", "UnfinishedError", "__version__", "attribution", "audit",
+    "built_in_cards", "diff", "disparity", "fetch", "first_card", "inspect_checkpoint", "load_card", "load_model",
+    "open_run", "patch_heads", "plan", "rendered_faces", "supported_models", "sweep", "verify", "wrap",
 ]  # fmt: skip
-MODULES = ["cards", "data", "models", "plans", "research", "results", "running"]
+MODULES = ["cards", "checkpoints", "data", "models", "plans", "research", "results", "running"]
 IMPORT = """
 import sys, time
 begun = time.perf_counter()

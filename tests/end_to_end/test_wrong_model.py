@@ -127,8 +127,9 @@ def two_sets(state: State, path: Path) -> None:
     torch.save({"state_dict": state, "state_dict_ema": {k: v + 1 for k, v in state.items()}}, path)
 
 
-def of_a_wrapper(state: State, path: Path) -> None:
-    torch.save({"state_dict": {f"teacher.body.{k}": v for k, v in state.items()}}, path)
+def with_a_neck(state: State, path: Path) -> None:
+    wrapped = {f"teacher.body.{k}": v for k, v in state.items()}
+    torch.save({"state_dict": {**wrapped, "neck.weight": torch.eye(8)}}, path)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def of_a_wrapper(state: State, path: Path) -> None:
     [
         (not_finite, "blocks.1.mlp.fc1.bias holds NaN"),
         (two_sets, "model.state: ema, or raw"),
-        (of_a_wrapper, "teacher.body."),
+        (with_a_neck, "neck.weight"),
     ],
 )
 def test_weights_are_blamed_by_check_as_by_run_before_anything_is_trained(

@@ -97,6 +97,10 @@ class Conversion:
         self.fix(made)
         return made
 
+    def takes(self, name: str) -> bool:
+        """Tell whether a tensor of the checkpoint becomes one of timm's, or part of one."""
+        return bool(self._new_name(name.removeprefix(self.prefix)))
+
     def _new_name(self, name: str) -> str:
         """Return timm's name of a tensor, or "" where it has none."""
         if not name.startswith(self.layers):

@@ -10,22 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from audit.errors import ModelError
+from audit.models.containers import find_in_folder
 from audit.models.converters.conversion import Conversion
 from audit.models.converters.kinds import KINDS
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 BYTES = 255.0  # pixels are divided by it before they are normalised
 
 
 def read_folder(folder: Path) -> Conversion:
-    """Return how the model of a folder is converted.
+    """Return how the model of a folder, or of that which a file is in, is converted.
 
     Raises
     ------
     ModelError
         If it is of a kind that cannot be converted, its outputs do not exclude each other, or a file is damaged.
     """
+    folder = _folder_of(folder)
     config = _json(folder / CONFIG)
     processor = _json(folder / PROCESSOR) if (folder / PROCESSOR).is_file() else {}
     found = _of_kind(config, str(folder / CONFIG))
@@ -50,17 +51,19 @@ def _of_kind(config: Mapping[str, Any], where: str) -> Conversion:
 
 
 def find_weights(folder: Path) -> Path:
-    """Return the file of a folder that holds its tensors.
+    """Return what of a folder holds its tensors: a file, or the index of several.
 
     Raises
     ------
     ModelError
         If there is none.
     """
-    there = next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
-    if there is None:
-        raise ModelError(str(folder), "holds no weights", f"put {' or '.join(WEIGHTS)} there, in one file")
-    return there
+    return find_in_folder(folder) if folder.is_dir() else folder
+
+
+def _folder_of(named: Path) -> Path:
+    """Return the folder that a card names, or that of the file or index that it names."""
+    return named.parent if named.is_file() else named
 
 
 def kept_configuration(folder: Path) -> dict[str, bytes]:
@@ -68,7 +71,7 @@ def kept_configuration(folder: Path) -> dict[str, bytes]:
 
     Private entries, such as the path that the model was once loaded from, are left out.
     """
-    kept = {}
+    kept, folder = {}, _folder_of(folder)
     for name in (CONFIG, PROCESSOR):
         if name == CONFIG or (folder / name).is_file():
             public = {key: value for key, value in _json(folder / name).items() if not key.startswith("_")}
