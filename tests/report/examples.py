@@ -177,7 +177,12 @@ def data(attribute: str, groups: list[str], labels: list[str], labels_note: str 
             LabelShareRow(column="annotator", value=value, images=images, shares=dict.fromkeys(labels, 1 / len(labels)))
             for value, images in (("A.", 1204), ("B.", 871))
         ],
-        excluded=[ExcludedRow(reason="label not kept by the card: surprise", images=112, examples=["a/1.jpg", "b/2.jpg"])],
+        excluded=[
+            ExcludedRow(
+                reason="label not kept by the card: surprise", images=112, examples=["a/1.jpg", "b/2.jpg"],
+                by_group={attribute: {groups[0]: 100, groups[-1]: 12}},
+            )
+        ],
         quarantined=[ExcludedRow(reason="truncated JPEG", images=2, examples=["broken/3.jpg"])],
         splits={"train": 2173, "discovery": 1086, "confirmation": 1087},
         licence="research use only",
