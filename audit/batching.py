@@ -134,7 +134,7 @@ def parse_size(text: str) -> int:
     InputError
         If it is no size, or less than anything could run in.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", text.lower())
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", str(text).lower())
     size = 0 if match is None else int(float(match[1]) * UNITS[match[2]])
     if size < LEAST:
         raise InputError("--memory", f"'{text}' is no size of {LEAST >> 30}G or more", "write 4G or 1.5G, as you mean")

@@ -187,8 +187,10 @@ def run(card: Path, data_root: Path | None, out: Path, *, report: bool, **option
 
     CARD is a YAML file or the name of a built-in card. Run the same command again to resume after an interruption.
     """
+    from audit.api.running import check_options
     from audit.terminal import progress, summary
 
+    check_options(**options)  # before every image is opened
     command = "vit-audit run " + shlex.quote(card.as_posix() if not card.is_absolute() else card.name)
     command += " --data FOLDER" if data_root is not None else ""  # where it lies here is nobody else's business
     with progress() as callback:

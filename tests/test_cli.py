@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from audit import __version__, terminal
@@ -52,6 +53,23 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "heavy: []"
     assert as_text() in " ".join(done.stdout.split())
     assert min(took) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--memory", "much", "--memory: 'much' is no size of 1G or more; write 4G or 1.5G, as you mean"),
+        pytest.param(
+            "--device", "cuda", "--device: torch sees no CUDA device; leave it out, or install torch for your device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+        ),
+    ],
+)  # fmt: skip
+def test_an_option_that_is_wrong_is_refused_before_anything_is_opened(option: str, value: str, said: str) -> None:
+    """There is no such card, and yet it is the option that is told of."""
+    result = invoke("run", "no such card", option, value)
+    assert (result.exit_code, result.stderr.splitlines()) == (2, [said])
+    assert "no such card" in invoke("run", "no such card").stderr
 
 
 @pytest.mark.parametrize("command", [[], ["run"], ["check"], ["init"], ["render"], ["reproduce"]])

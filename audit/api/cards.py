@@ -12,6 +12,7 @@ import audit.card.first
 import audit.card.load
 import audit.card.schema
 from audit.card.load import find_card
+from audit.given import as_path, check_kind
 from audit.store import write_text
 
 __all__ = ["Card", "built_in_cards", "first_card", "load_card"]
@@ -67,8 +68,9 @@ class Card(audit.card.schema.Card):
 
     def save(self, path: str | Path) -> Path:
         """Write the card to a YAML file, whole or not at all."""
-        write_text(Path(path), self.to_yaml())
-        return Path(path)
+        place = as_path("path", path)
+        write_text(place, self.to_yaml())
+        return place
 
 
 def built_in_cards() -> dict[str, Path]:
@@ -114,6 +116,7 @@ def load_card(card: str | Path) -> Card:
     >>> va.load_card("synthetic-expressions").task
     'emotion'
     """
+    check_kind("card", card, (str, Path), "give a file, or the name of a built-in card")
     path = find_card(card)
     read = Card(**audit.card.load.load_card(path).model_dump(exclude_unset=True))
     read._path, read._content = path, path.read_bytes()
@@ -149,7 +152,8 @@ def first_card(path: str | Path, *, out: str | Path | None = None) -> str:
     >>> "label: expression" in va.first_card(table)
     True
     """
-    text = audit.card.first.first_card(Path(path), card_folder=None if out is None else Path(out).absolute().parent)
-    if out is not None:
-        write_text(Path(out), text)
+    table, file = as_path("path", path), None if out is None else as_path("out", out)
+    text = audit.card.first.first_card(table, card_folder=None if file is None else file.absolute().parent)
+    if file is not None:
+        write_text(file, text)
     return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from audit.data.in_memory import SHOWN, DatasetSource, MapDataset, dataset_keys
 from audit.data.samples import Samples
 from audit.data.sources import ByteSource, FileSource
 from audit.errors import DataError, InputError
+from audit.given import as_path, check_kind
 
 __all__ = ["Data", "fetch", "rendered_faces"]
 
@@ -88,7 +90,7 @@ class Data:
         """
         fields = {"image": images, "label": label, "subject": subject, "split": split, **options}
         sections = _sections(frame, fields, groups)
-        folder = Path(root).absolute()
+        folder = as_path("root", root).absolute()
         table = frame.assign(**{images: [_relative(p, folder) for p in frame[images]]})
         return cls(table, FileSource(folder), sections)
 
@@ -153,8 +155,14 @@ class Data:
 
 
 def _sections(frame: pd.DataFrame, fields: Mapping[str, Any], groups: Groups) -> dict[str, Any]:
-    if not isinstance(groups, Mapping):
-        raise DataError("groups", f"are a {type(groups).__name__}", "map each attribute to its column")
+    check_kind("table", frame, pd.DataFrame, "give a pandas.DataFrame, one row per image")
+    check_kind("groups", groups, Mapping, "map each attribute to its column")
+    for name, column in groups.items():
+        check_kind(f"groups, {name}", column, (str, Mapping), "name its column")
+    for name in ("image", "label"):
+        check_kind(name, fields[name], str, "name its column")
+    if fields["subject"] is not None:
+        check_kind("subject", fields["subject"], (str, Sequence), "name its column, or a list of columns")
     if frame.empty:
         raise DataError("table", "has no rows", "give one row per image")
     if not frame.columns.is_unique:
@@ -236,10 +244,11 @@ def fetch(card: Card, folder: str | Path, *, callback: Callable[[str, int, int],
     import audit.data.fetch
     from audit.api.progress import as_step
 
+    check_kind("card", card, Card, "give what load_card returned")
     if not card.data.download:
         fix = "its first lines say how its files must lie; ask the set's authors for them"
         raise InputError(card.name, "names nothing that may be downloaded", fix)
-    return list(audit.data.fetch.fetch(card.data.download, Path(folder), as_step(callback)))
+    return list(audit.data.fetch.fetch(card.data.download, as_path("folder", folder), as_step(callback)))
 
 
 def rendered_faces(folder: str | Path, images: int = 600, *, association: float = 0.0, seed: int = 0) -> pd.DataFrame:
@@ -269,8 +278,11 @@ def rendered_faces(folder: str | Path, images: int = 600, *, association: float 
     """
     from audit.data.synthetic import SyntheticSource, sample_faces
 
+    check_kind("images", images, Integral, "give how many, as a whole number")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise InputError("seed", f"is {seed!r}", "give a whole number, 0 or more")
     faces = sample_faces(images, seed, association=association, split="discovery")
-    place, source = Path(folder), SyntheticSource(faces)
+    place, source = as_path("folder", folder), SyntheticSource(faces)
     place.mkdir(parents=True, exist_ok=True)
     for key in faces["image"]:
         source.open(key).save(place / f"{key}.png")

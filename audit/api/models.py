@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import nn
 from audit.card.load import check_card, resolve
 from audit.card.schema import ModelSpec, PreprocessSpec
 from audit.errors import InputError, ModelError
+from audit.given import as_path, check_kind
 from audit.models.adapters.registry import Model
 from audit.models.architecture import unit_of
 from audit.models.build import UNUSED, Backbone, with_class_names
@@ -78,6 +79,7 @@ class Net:
         DataError
             If a file cannot be read as an image.
         """
+        check_kind("images", images, Collection, "give a list of files or images")
         model = self.module
         return predict(model, images, self.backbone.preprocessing(model))
 
@@ -120,12 +122,13 @@ def load_model(spec: Mapping[str, Any] | ModelSpec, *, folder: str | Path = ".")
         ...
     audit.errors.DataError: load_model 'nowhere.safetensors': no such file or folder at ...
     """
+    check_kind("load_model", spec, (Mapping, ModelSpec), "give the section model of a card, as a mapping")
     section = spec.model_dump(exclude_unset=True) if isinstance(spec, ModelSpec) else dict(spec)
     own = section.pop("preprocess") if isinstance(section.get("preprocess"), Preprocess) else None
     if own is not None:
         section["mean"], section["std"] = own.normalisation or UNUSED
     sections = {"data": {"path": "."}, "groups": {"any": {"column": "any"}}, "training": "none", "model": section}
-    card, place = check_card(sections, "load_model"), Path(folder) / "load_model"
+    card, place = check_card(sections, "load_model"), as_path("folder", folder) / "load_model"
     if card.model.weights in NOT_FILES:
         raise ModelError("model.weights", f"'{card.model.weights}' is no trained classifier", "name the weights file")
     model = with_class_names(card, card_path=place, data_root=None).model
@@ -188,9 +191,13 @@ def wrap(
     """
     if not isinstance(module, nn.Module):
         raise ModelError(type(module).__name__, "is no torch.nn.Module", "a card's section model goes to load_model")
-    names = [] if isinstance(classes, str) else [str(name) for name in classes]
+    listed = isinstance(classes, Iterable) and not isinstance(classes, str)
+    names = [str(name) for name in classes] if listed else []
     if not names or len(set(names)) < len(names):
         raise ModelError("classes", f"are {classes!r}", "name each output once, in their order, as a list")
+    for name, given in (("mean", mean), ("std", std)):
+        if given is not None:
+            check_kind(name, given, Iterable, "give three numbers: of red, green and blue")
     try:
         stated = PreprocessSpec(**preprocess) if isinstance(preprocess, Mapping) else preprocess
         backbone = Backbone.from_module(
@@ -236,6 +243,7 @@ def supported_models(pattern: str | None = None) -> pd.DataFrame:
     """
     if pattern is None:
         return pd.DataFrame([asdict(row) for row in families()])
+    check_kind("pattern", pattern, str, "give a name as a shell has it, vit_*dinov2*")
     found = pd.DataFrame(list(refusals(pattern)), columns=["name", "refused"])
     if found.empty:
         raise InputError(pattern, "no model of a supported family has such a name", "'vit-audit models' lists them")

@@ -18,6 +18,7 @@ from audit.card.load import resolve
 from audit.data.summary import describe_data
 from audit.errors import InputError
 from audit.evidence.power import detectable_gaps, detectable_head_effects
+from audit.given import as_path, check_kind
 from audit.models.architecture import unit_of
 from audit.models.build import Backbone
 from audit.models.preprocessing import Preprocessing
@@ -181,7 +182,7 @@ def plan(
     ['attribute', 'group', 'reference']
     """
     full = _full_card(card, net, data)
-    root = None if data_root is None else Path(data_root)
+    root = None if data_root is None else as_path("data_root", data_root)
     if root is not None and not root.is_dir():
         raise InputError(str(root), "no such data folder", "correct --data or VIT_AUDIT_DATA")
     step = as_step(callback)
@@ -206,15 +207,10 @@ def _full_card(card: Card | str | Path | Mapping[str, Any] | None, net: Net | No
     """Return one card, with the sections that model and data bring along."""
     if isinstance(card, str | Path):
         card = load_card(card)
-    wrong = [
-        (name, given)
-        for name, given, kinds in (("card", card, (Card, Mapping)), ("net", net, (Net,)), ("data", data, (Data,)))
-        if given is not None and not isinstance(given, kinds)
-    ]
-    if wrong:
-        name, given = wrong[0]
-        fix = "plan(card, net, data): a card, a path or a mapping; what load_model or wrap gave; a Data"
-        raise InputError(f"plan, {name}", f"is a {type(given).__name__}", fix)
+    fix = "plan(card, net, data): a card, a path or a mapping; what load_model or wrap gave; a Data"
+    for name, given, kinds in (("card", card, (Card, Mapping)), ("net", net, (Net,)), ("data", data, (Data,))):
+        if given is not None:
+            check_kind(f"plan, {name}", given, kinds, fix)
     if isinstance(card, Card) and net is None and data is None:
         return card
     sections = card.model_dump(exclude_unset=True) if isinstance(card, Card) else dict(card or {})

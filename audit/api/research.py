@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from audit.api.models import Net
 from audit.api.tables import Gaps, Rates
 from audit.errors import DataError, ModelError
 from audit.evidence.disparity import Question, Thresholds, contrasts, rates_by_group
+from audit.given import check_kind
 from audit.models.adapters.registry import ADAPTERS, Model
 from audit.models.architecture import why_not_patchable
 from audit.models.modules import as_patchable
@@ -167,6 +169,7 @@ def _patchable(model: Net | nn.Module) -> Model:
     """Return a model in evaluation mode whose heads can be separated."""
     if isinstance(model, Net):
         return model.module
+    check_kind("model", model, nn.Module, "give a torch.nn.Module, or what load_model or wrap gave")
     if not isinstance(model, tuple(ADAPTERS)):
         return as_patchable(model)
     reason = why_not_patchable(model)
@@ -235,6 +238,13 @@ def disparity(
     >>> float(gaps.loc["tpr_gap", "estimate"])
     -1.0
     """
+    for name, values in (("groups", groups), ("subjects", subjects)):
+        if values is not None and np.ndim(values) == 0:
+            raise DataError(name, f"is a {type(values).__name__}", "give one for each image")
+    check_kind("alpha", alpha, Real, "give a number above 0 and under 0.5")
+    check_kind("min_group_size", min_group_size, Real, "give a number, 1 or more")
+    if outcomes is not None:
+        check_kind("outcomes", outcomes, Iterable, "give a list of labels")
     truth, predicted = _as_text(y_true, y_pred)
     table = _groups(groups)
     people = np.arange(len(truth)) if subjects is None else np.asarray(subjects)

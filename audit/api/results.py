@@ -14,6 +14,7 @@ from audit.api.progress import Callback, as_step
 from audit.api.tables import Gaps, Heads, Rates, Table, figure_size
 from audit.errors import InputError, UnfinishedError
 from audit.exit_codes import ExitCode
+from audit.given import as_path, check_kind
 from audit.records import (
     Audit,
     ComparedFinding,
@@ -128,7 +129,7 @@ class Result:
         InputError
             If the name has another ending.
         """
-        target, source = Path(path), self._source
+        target, source = as_path("path", path), self._source
         if target.suffix.lower() == ".html":
             content = render_html(source.audit, source.digest, source.decisions).encode()
         elif target.suffix.lower() == ".pdf":
@@ -154,7 +155,7 @@ class Result:
         Result
             The copy.
         """
-        target = Path(folder)
+        target = as_path("folder", folder)
         if target.exists():
             raise InputError(str(target), "exists already", "name a new folder")
         try:
@@ -188,7 +189,7 @@ class Result:
         with locked(self.folder):
             source = read_run(self.folder)
             check_kept(self.folder)
-            text, new = merge(self.folder, read_review(Path(path)), source.audit, source.digest)
+            text, new = merge(self.folder, read_review(as_path("path", path)), source.audit, source.digest)
             if new or (source.decisions and not holds(self.folder, DECISIONS)):  # an earlier review was cut short
                 pages = printed(Source(source.audit, source.content, [*source.decisions, *new]))
                 write_files(self.folder, {DECISIONS: text.encode(), **pages})
@@ -199,7 +200,7 @@ class Result:
     def sign(self, key: str | Path) -> Path:
         """Sign the manifest with an Ed25519 private key (PEM); returns the signature's file."""
         with locked(self.folder):
-            return sign_manifest(self.folder, Path(key))
+            return sign_manifest(self.folder, as_path("key", key))
 
     def share(self, folder: str | Path, *, models: bool = False) -> SharedCopy:
         """Write a copy in which people and images have other names, and the models are left out unless asked for.
@@ -209,7 +210,7 @@ class Result:
         SharedCopy
             What the copy lacks.
         """
-        return share_run(self.folder, Path(folder), models=models)
+        return share_run(self.folder, as_path("folder", folder), models=models)
 
     def verify(self, *, key: str | Path | None = None, callback: Callback | None = None) -> Verified:
         """Check this run as :func:`vit_audit.verify` does."""
@@ -240,13 +241,18 @@ class Result:
         Reproduction
             ``expected``, ``obtained``, ``tolerance`` and whether it ``holds``.
         """
+        from audit.api.data import Data
+        from audit.api.models import Net
         from audit.card.load import load_card
         from audit.pipeline.reproduce import reproduce_finding
 
+        for name, given, kind in (("data", data, Data), ("net", net, Net)):
+            if given is not None:
+                check_kind(name, given, kind, f"give the {kind.__name__} that the run was made with")
         return reproduce_finding(
             self.folder,
             finding,
-            None if data_root is None else Path(data_root),
+            None if data_root is None else as_path("data_root", data_root),
             samples=None if data is None else data.open(load_card(self.folder / "card.yaml")),
             backbone=None if net is None else net.backbone,
         )
@@ -317,7 +323,7 @@ RUNS = Path("reports")
 def find_run(folder: str | Path) -> Path:
     """Return a run directory, given its path or its name in ``reports/``."""
     fix = f"name one that 'vit-audit run' finished, as in {RUNS}/NAME"
-    for place in (Path(folder), RUNS / folder):
+    for place in (as_path("run", folder), RUNS / folder):
         if any((place / name).is_file() for name in ("audit.json", "manifest.json")):
             return place
         if place.is_dir():
@@ -352,7 +358,7 @@ def verify(run: Result | str | Path, *, key: str | Path | None = None, callback:
     from audit.pipeline.verify import verify_run
 
     folder = run.folder if isinstance(run, Result) else find_run(run)
-    return verify_run(folder, as_step(callback), key=None if key is None else Path(key))
+    return verify_run(folder, as_step(callback), key=None if key is None else as_path("key", key))
 
 
 @dataclass(frozen=True)
@@ -387,7 +393,7 @@ class Comparison:
         """
         runs = (self.record.before, self.record.after)
         hashes = "-".join(run.audit_sha256[:8] for run in runs)
-        place = Path(folder) if folder is not None else Path(f"diff-{folder_name(runs[1].name)}-{hashes}")
+        place = as_path("folder", folder) if folder is not None else Path(f"diff-{folder_name(runs[1].name)}-{hashes}")
         write_text(place / "diff.json", self.record.model_dump_json(indent=1) + "\n")
         write_text(place / "diff.html", render_diff(self.record))
         return place

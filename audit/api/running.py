@@ -8,7 +8,8 @@ from audit.api.plans import Plan
 from audit.api.progress import Callback, as_step
 from audit.api.results import RUNS, Result, open_run
 from audit.batching import parse_size
-from audit.models.device import CPU, resolve_device
+from audit.given import as_path, check_kind
+from audit.models.device import CPU, open_precision, resolve_device
 from audit.pipeline.prepare import Options
 from audit.pipeline.run_audit import run_audit
 from audit.process_state import run_state
@@ -71,15 +72,28 @@ def audit(
     >>> result.outcome  # doctest: +SKIP
     <Outcome.PASSED: 'PASSED'>
     """
+    check_kind("plan", plan, Plan, "give what vit_audit.plan returned")
+    chosen, limit = check_options(device, precision, memory)
     options = Options(
         command,
-        Path(runs),
-        run=None if out is None else Path(out),
+        as_path("runs", runs),
+        run=None if out is None else as_path("out", out),
         report=report,
-        device=resolve_device(device),
+        device=chosen,
         precision=precision,
     )
-    limit = None if memory is None else parse_size(memory)
     with run_state(memory=limit, fail_in_time=options.device == CPU):
         folder = run_audit(plan.inputs, options, as_step(callback))
     return open_run(folder)
+
+
+def check_options(device: str, precision: str, memory: str | None) -> tuple[str, int | None]:
+    """Return the device that is meant, and the limit of memory in bytes.
+
+    Raises
+    ------
+    InputError
+        If one of the three is none that there is.
+    """
+    open_precision(precision)
+    return resolve_device(device), None if memory is None else parse_size(memory)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pandas as pd
 
+from audit.errors import InputError
+from audit.given import check_choice
 from audit.records import ContrastRow, Estimate, HeadRow, RateRow, Record
 
 if TYPE_CHECKING:
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row", bound=Record)
 HEADS_DRAWN = 12
+RATES = ("selection_rate", "true_positive_rate", "false_positive_rate", "accuracy")
 
 
 class Table(Sequence[Row], Generic[Row]):
@@ -104,7 +108,13 @@ class Rates(Table[RateRow]):
         Returns
         -------
         matplotlib.axes.Axes
+
+        Raises
+        ------
+        InputError
+            If there is no such rate.
         """
+        check_choice("rate", rate, RATES)
         axes = _axes(ax, len(self))
         names = [f"{row.attribute} {row.group}: {row.outcome}" for row in self]
         _intervals(axes, names, [getattr(row, rate) for row in self], color="#1f4e79")
@@ -137,6 +147,8 @@ class Heads(Table[HeadRow]):
         most : int
             How many heads.
         """
+        if not isinstance(most, Integral) or most < 1:
+            raise InputError("most", f"is {most!r}", "give the number of heads to draw, 1 or more")
         largest = sorted(self, key=lambda row: -abs(row.confirmation.value or 0.0))[:most]
         axes = _axes(ax, len(largest))
         names = [f"{row.name}: {row.contrast}, {row.outcome}" for row in largest]

@@ -9,12 +9,24 @@ import torch
 from torch import nn
 
 from audit.errors import InputError
+from audit.given import check_choice
 
 CPU, CUDA = "cpu", "cuda"
+DEVICES = ("auto", CPU, CUDA)
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 def resolve_device(name: str) -> str:
-    """Return the device that "auto" means: an accelerator where torch sees one."""
+    """Return the device that a name means; "auto" is an accelerator where torch sees one.
+
+    Raises
+    ------
+    InputError
+        If there is no such device.
+    """
+    check_choice("--device", name, DEVICES)
+    if name == CUDA and not torch.cuda.is_available():
+        raise InputError("--device", "torch sees no CUDA device", "leave it out, or install torch for your device")
     return (CUDA if torch.cuda.is_available() else CPU) if name == "auto" else name
 
 
@@ -26,16 +38,21 @@ def open_device(name: str) -> torch.device:
     InputError
         If there is no such device.
     """
-    if name == CUDA:
-        if not torch.cuda.is_available():
-            raise InputError("--device", "torch sees no CUDA device", "leave it out, or install torch for your device")
+    if resolve_device(name) == CUDA:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or deterministic products are refused
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     return torch.device(name)
 
 
 def open_precision(name: str) -> torch.dtype:
-    """Return the type of a name such as "bfloat16"."""
+    """Return the type of a name such as "bfloat16".
+
+    Raises
+    ------
+    InputError
+        If nothing is computed in such a type.
+    """
+    check_choice("--precision", name, PRECISIONS)
     dtype: torch.dtype = getattr(torch, name)
     return dtype
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -10,6 +10,7 @@ from scipy.special import expit
 
 from audit.batching import in_batches
 from audit.errors import InputError
+from audit.given import check_choice, check_kind
 from audit.models.adapters.registry import Model, adapter
 from audit.models.device import device_of
 from audit.patching.attribution import attribute, linearise
@@ -66,7 +67,7 @@ def patch_heads(
     attribution : the same to first order, at the price of one backward pass a class.
     """
     sites = _sites(model, recipients, donors, heads)
-    _check_scale(scale)
+    check_choice("scale", scale, _SCALES)
     giving, of_scale = donor_model or model, _SCALES[scale]
 
     def effects(part: slice) -> torch.Tensor:
@@ -111,7 +112,7 @@ def attribution(
         If recipients and donors differ in shape, or there is no such head.
     """
     sites = _sites(model, recipients, donors, heads)
-    _check_scale(scale)
+    check_choice("scale", scale, _SCALES)
     every = sites_of(model, layers := range(min(s.layer for s in sites), adapter(model).depth))
     places = [every.index(site) for site in sites]
 
@@ -144,36 +145,13 @@ def sweep_heads(
     scale: Scale = "log_odds",
     progress: Progress | None = None,
 ) -> torch.Tensor:
-    """Patch every head for pairs of images, each image going through the model once per batch.
+    """Do what :func:`vit_audit.sweep` does, which describes it, with a model in evaluation mode.
 
-    Parameters
-    ----------
-    model : Model
-        In evaluation mode.
-    images : torch.Tensor (M, 3, H, W)
-        As the model reads them.
-    recipients, donors : torch.Tensor (N,), int64
-        Row of each pair's recipient and donor in ``images``. Pairs that share images cost least side by side.
-    layers : range, optional
-        By default all.
-    scale : {"log_odds", "probability", "logit"}
-        As of :func:`patch_heads`.
-    progress : callable, optional
-        Called with the pairs done and in all.
-
-    Returns
-    -------
-    torch.Tensor (N, heads, classes), float64, on the CPU
-        Patched minus unpatched, heads layer by layer.
-
-    Raises
-    ------
-    InputError
-        If recipients and donors differ in number, or name rows that ``images`` has not.
+    Pairs that share images cost least side by side.
     """
     _check_images(model, "images", images)
-    _check_scale(scale)
-    recipients, donors = torch.as_tensor(recipients), torch.as_tensor(donors)
+    check_choice("scale", scale, _SCALES)
+    recipients, donors = _rows("recipients", recipients), _rows("donors", donors)
     if recipients.shape != donors.shape or recipients.ndim != 1 or not len(recipients):
         what = f"are {tuple(donors.shape)}, the recipients {tuple(recipients.shape)}"
         raise InputError("donors", what, "give one row number for each recipient, and one recipient at least")
@@ -181,6 +159,8 @@ def sweep_heads(
     if int(rows.min()) < 0 or int(rows.max()) >= len(images):
         raise InputError("recipients, donors", f"name rows beyond the {len(images)} images", "count from 0")
     depth = adapter(model).depth
+    if layers is not None:
+        check_kind("layers", layers, Sequence, "give a range, counted from 0")
     if layers is not None and not (len(layers) and set(layers) <= set(range(depth))):
         raise InputError("layers", f"are {layers}, the model has {depth}", "count from 0")
     every, of_scale, done = layers or range(depth), _SCALES[scale], 0
@@ -225,18 +205,21 @@ def _classes(model: Model, images: torch.Tensor) -> int:
     return int(model(images[:1]).shape[-1])
 
 
-def _check_scale(scale: str) -> None:
-    if scale not in _SCALES:
-        raise InputError("scale", f"is '{scale}'", f"choose from {', '.join(_SCALES)}")
+def _rows(name: str, given: torch.Tensor) -> torch.Tensor:
+    """Return numbers of rows as a tensor."""
+    try:
+        rows = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        rows = torch.empty(0)
+    if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
+        raise InputError(name, "are no whole numbers", "give the row of each in images, counted from 0")
+    return rows.long()
 
 
 def _check_images(model: Model, name: str, images: torch.Tensor) -> None:
     """Raise unless these are images of the size that the model reads."""
+    _check_tensor(name, images)
     side = adapter(model).side
-    if not isinstance(images, torch.Tensor) or not images.is_floating_point():
-        raise InputError(
-            name, "are no tensor of floating-point numbers", "give a torch.Tensor (N, 3, H, W), normalised"
-        )
     kind = next(model.parameters()).dtype
     if images.dtype != kind:
         raise InputError(name, f"are {images.dtype}, the model's weights {kind}", "bring both to one type, as float32")
@@ -244,8 +227,18 @@ def _check_images(model: Model, name: str, images: torch.Tensor) -> None:
         raise InputError(name, f"are {tuple(images.shape)}", f"the model reads (N, 3, {side}, {side})")
 
 
+def _check_tensor(name: str, images: torch.Tensor) -> None:
+    if not isinstance(images, torch.Tensor) or not images.is_floating_point():
+        fix = "give a torch.Tensor (N, 3, H, W), normalised"
+        raise InputError(name, "are no tensor of floating-point numbers", fix)
+
+
 def _sites(model: Model, recipients: torch.Tensor, donors: torch.Tensor, heads: Sequence[Head] | None) -> list[Site]:
     """Return the heads that are asked for, once it is known that there is something to patch."""
+    _check_tensor("recipients", recipients)
+    _check_tensor("donors", donors)
+    if heads is not None:
+        check_kind("heads", heads, Iterable, "name pairs (layer, head), both counted from 0")
     if recipients.shape != donors.shape or not len(recipients):
         what = f"are {tuple(donors.shape)}, the recipients {tuple(recipients.shape)}"
         raise InputError("donors", what, "give one donor for each recipient, and one recipient at least")

@@ -84,6 +84,12 @@ class Rates:
     limits: Thresholds
     accuracy: list[AccuracyRow]
     labels: Control  # whether the model knows them
+    constant: bool  # whether each model gave all images one answer, so that no group can differ from another
+
+    @property
+    def comparable(self) -> bool:
+        """Tell whether there is anything to say about groups: the model may know the labels, and its answers differ."""
+        return self.labels.passed and not self.constant
 
     def asked(self, contrasts: Sequence[Contrast]) -> dict[Contrast, list[str]]:
         """Return by contrast the outcomes in which a gap was detected: only there are heads asked for."""
@@ -116,6 +122,7 @@ def judge_rates(scope: Scope, unpatched: pd.DataFrame) -> Rates:
         limits,
         right,
         _knows_labels(right[0], by_seed[0], scope.samples.labels),
+        all(frame["predicted"].nunique() == 1 for frame in by_seed),
     )
 
 

@@ -176,8 +176,8 @@ def _measure(context: RunContext, images: ControlSet) -> Audit:
             failed = ControlReport(valid=False, controls=[context.served], grids=[])
             return record_audit(context, legal, failed, models, None, EMPTY)
         rates = _rates(context, models)
-        if not rates.labels.passed:
-            return _without_labels(context, legal, models, rates, None)
+        if not rates.comparable:
+            return _without_groups(context, legal, models, rates, None)
     with context.stage("known effects (colour and blur controls)"):
         controls = check_known_effects(context, images)
     if not controls.valid:
@@ -188,8 +188,8 @@ def _measure(context: RunContext, images: ControlSet) -> Audit:
     if not controls.valid:
         return record_audit(context, legal, controls, models, None, EMPTY)
     rates = rates or _rates(context, models)
-    if not rates.labels.passed:
-        return _without_labels(context, legal, models, rates, controls)
+    if not rates.comparable:
+        return _without_groups(context, legal, models, rates, controls)
     write_table(context.run / UNPATCHED, rates.unpatched)
     controls = controls.model_copy(update={"controls": [*_first(context, rates), *controls.controls]})
     with context.stage("patching"), models.on(context.device):
@@ -217,18 +217,19 @@ def _rates(context: RunContext, models: AuditedModels) -> Rates:
         return judge_rates(context, measure_images(context, models))
 
 
-def _without_labels(
+def _without_groups(
     context: RunContext,
     legal: Sequence[LegalAnswer],
     models: AuditedModels,
     rates: Rates,
     controls: ControlReport | None,
 ) -> Audit:
-    """Record an audit of a model that does not know the labels: nothing is said about groups."""
+    """Record an audit of a model that does not know the labels, or has one answer: nothing is said about groups."""
     write_table(context.run / UNPATCHED, rates.unpatched)
     before = controls or ControlReport(valid=True, controls=[], grids=[])
-    failed = before.model_copy(update={"valid": False, "controls": [rates.labels, *before.controls]})
-    return record_audit(context, legal, failed, models, None, replace(EMPTY, accuracy=rates.accuracy))
+    update = {"valid": rates.labels.passed, "controls": [rates.labels, *before.controls]}
+    accuracy = replace(EMPTY, accuracy=rates.accuracy)
+    return record_audit(context, legal, before.model_copy(update=update), models, None, accuracy)
 
 
 def _first(context: RunContext, rates: Rates) -> list[Control]:

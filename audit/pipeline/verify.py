@@ -208,8 +208,8 @@ def derive(run: Path, audit: Audit) -> dict[str, Any]:
     update = {"controls": controls, "valid": valid, "grids": list(shown.values())}
     report = audit.controls.model_copy(update=update)
     derived: dict[str, Any] = {"controls": _plain(report), "data": _data(scope, audit)}
-    # Nothing may be said where a control failed, and there is nothing to say where nothing was measured.
-    judged = _judged(opened, trips) if valid and measured is not None else EMPTY
+    # Nothing may be said where a control failed, and there is nothing to say where nothing was measured or differs.
+    judged = _judged(opened, trips) if valid and measured is not None and measured.comparable else EMPTY
     derived |= {name: [_plain(row) for row in getattr(judged, name)] for name in JUDGED}
     shown_accuracy = measured is not None and measured.labels.id in {c.id for c in controls}
     derived["accuracy"] = [_plain(row) for row in measured.accuracy] if measured and shown_accuracy else []

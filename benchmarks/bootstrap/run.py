@@ -133,7 +133,7 @@ def cover_flips(world: Flips, runs: int, resamples: int, seed: int) -> Figures:
 
 
 def measure_cost(recipients: int = 20_000, heads: int = 144, resamples: int = 10_000) -> Figures:
-    """Measure seconds and the peak memory of this process for intervals and equivalence tests of all heads."""
+    """Measure processor time and peak memory of this process for intervals and equivalence tests of all heads."""
     rng = np.random.default_rng(0)
     rows = np.arange(recipients)
     cross, placebo = (rng.random((recipients, heads), dtype=np.float32).astype(np.float64) for _ in range(2))
@@ -147,10 +147,10 @@ def measure_cost(recipients: int = 20_000, heads: int = 144, resamples: int = 10
         unit=rows // 2,
         heads=[(k // 12, k % 12) for k in range(heads)],
     )
-    begun = time.perf_counter()
+    begun = time.process_time()
     bootstrap = draw_bootstrap(effects, resamples=resamples, seed=0)
     found = weighted_estimates(effects.difference, effects.mediated_weights(), effects, bootstrap)
-    between = time.perf_counter()
+    between = time.process_time()
     tests = tost_p_values(effects, bootstrap, 0.01)
     assert len(found) == len(tests) == heads
     return {
@@ -158,7 +158,7 @@ def measure_cost(recipients: int = 20_000, heads: int = 144, resamples: int = 10
         "heads": heads,
         "resamples": resamples,
         "seconds_intervals": between - begun,
-        "seconds_tests": time.perf_counter() - between,
+        "seconds_tests": time.process_time() - between,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
@@ -170,9 +170,9 @@ def tables(results: Figures) -> str:
     lines = [
         (
             f"{results['date']}, {results['hardware']}, vit-audit {results['version']}, numpy {results['numpy']}. "
-            f"{results['runs']:,} runs a row, {results['resamples']} draws, seed {results['seed']}; the method was "
-            "chosen with seeds 1, 3 and 5. With this many runs a coverage of 95% comes out "
-            f"between {95 - chance:.1f}% and {95 + chance:.1f}%."
+            f"{results['runs']:,} runs a row, {results['runs_of_changes']:,} in the second table; "
+            f"{results['resamples']} draws, seed {results['seed']}; the method was chosen with seeds 1, 3 and 5. With "
+            f"{results['runs']:,} runs a coverage of 95% comes out between {95 - chance:.1f}% and {95 + chance:.1f}%."
         ),
         "",
         "| images | " + " | ".join(names) + " | draws dropped |",
@@ -196,8 +196,9 @@ def tables(results: Figures) -> str:
         "",
         (
             f"{cost['recipients']:,} recipients, {cost['resamples']:,} draws, {cost['heads']} heads: intervals in "
-            f"{cost['seconds_intervals']:.1f} s, equivalence tests in {cost['seconds_tests']:.1f} s, on one thread; "
-            f"{cost['peak_mib']:.0f} MiB at the peak of the whole process."
+            f"{cost['seconds_intervals']:.1f} s of processor time, equivalence tests in "
+            f"{cost['seconds_tests']:.1f} s, on one thread; {cost['peak_mib']:.0f} MiB at the peak of the whole "
+            "process."
         ),
     ]
     return "\n".join(lines)
@@ -220,11 +221,12 @@ def _processor() -> str:
 
 
 @click.command()
-@click.option("--runs", default=1000, show_default=True)
-@click.option("--resamples", default=500, show_default=True)
-@click.option("--seed", default=2026, show_default=True)
+@click.option("--runs", default=1500, show_default=True)
+@click.option("--runs-of-changes", default=400, show_default=True, help="Of the second table, whose rows are many.")
+@click.option("--resamples", default=400, show_default=True)
+@click.option("--seed", default=9100, show_default=True)
 @click.option("--cost-only", is_flag=True, help="Measure seconds and memory alone, and print them.")
-def main(runs: int, resamples: int, seed: int, *, cost_only: bool) -> None:
+def main(runs: int, runs_of_changes: int, resamples: int, seed: int, *, cost_only: bool) -> None:
     """Run the simulations and write results.json and README.md."""
     if cost_only:
         click.echo(json.dumps(measure_cost()))
@@ -236,6 +238,7 @@ def main(runs: int, resamples: int, seed: int, *, cost_only: bool) -> None:
         "version": __version__,
         "numpy": np.__version__,
         "runs": runs,
+        "runs_of_changes": runs_of_changes,
         "resamples": resamples,
         "seed": seed,
         "cost": json.loads(cost.stdout),
@@ -247,7 +250,7 @@ def main(runs: int, resamples: int, seed: int, *, cost_only: bool) -> None:
         click.echo(f"{name}: {results['labels'][name]}", err=True)
     for number, flips in enumerate(FLIPS):
         about = {k: getattr(flips, k) for k in ("patched", "share", "towards", "away")}
-        results["flips"].append(about | cover_flips(flips, runs, resamples, seed + 100 + number))
+        results["flips"].append(about | cover_flips(flips, runs_of_changes, resamples, seed + 100 + number))
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     write_readme(tables(results))
 

@@ -54,8 +54,18 @@ def data_of(faces: tuple[Path, pd.DataFrame], **changes: Any) -> va.Data:
 
 
 @pytest.fixture(scope="module")
-def result(faces: tuple[Path, pd.DataFrame], tmp_path_factory: pytest.TempPathFactory) -> va.Result:
-    net = va.wrap(tiny(), ["neutral", "smiling"])
+def net(faces: tuple[Path, pd.DataFrame]) -> va.Net:
+    """Return a model that gives half of the faces either answer."""
+    folder, frame = faces
+    model = tiny()
+    logits = va.wrap(model, ["neutral", "smiling"]).predict([folder / path for path in frame["path"]])
+    with torch.no_grad():
+        model.head.bias[0] += float(np.median(logits[:, 1] - logits[:, 0]))
+    return va.wrap(model, ["neutral", "smiling"])
+
+
+@pytest.fixture(scope="module")
+def result(net: va.Net, faces: tuple[Path, pd.DataFrame], tmp_path_factory: pytest.TempPathFactory) -> va.Result:
     plan = va.plan(SETTINGS, net, data_of(faces))
     return va.audit(plan, out=tmp_path_factory.mktemp("runs") / "own")
 
@@ -81,15 +91,15 @@ def test_opened_again_it_is_the_same(result: va.Result) -> None:
     assert verified.holds, [str(f) for f in verified.faults]
 
 
-def test_a_second_call_goes_on_where_it_ended(result: va.Result, faces: tuple[Path, pd.DataFrame]) -> None:
+def test_a_second_call_goes_on_where_it_ended(result: va.Result, net: va.Net, faces: tuple[Path, pd.DataFrame]) -> None:
     before = (result.folder / "audit.json").read_bytes()
-    net = va.wrap(tiny(), ["neutral", "smiling"])
     va.audit(va.plan(SETTINGS, net, data_of(faces)), out=result.folder)
     assert (result.folder / "audit.json").read_bytes() == before
 
 
-def test_another_question_is_refused_in_the_same_folder(result: va.Result, faces: tuple[Path, pd.DataFrame]) -> None:
-    net = va.wrap(tiny(), ["neutral", "smiling"])
+def test_another_question_is_refused_in_the_same_folder(
+    result: va.Result, net: va.Net, faces: tuple[Path, pd.DataFrame]
+) -> None:
     other = va.plan({**SETTINGS, "policy": {"gap_above": 0.3}}, net, data_of(faces))
     with pytest.raises(va.InputError, match="another card, model, data"):
         va.audit(other, out=result.folder)
@@ -177,6 +187,9 @@ def test_a_run_and_a_failed_run_leave_the_process_as_it_was(
     file.write_text("")
     with pytest.raises(va.InputError, match="is a file"):
         va.audit(plan, out=file)
+    assert "choose from auto, cpu, cuda" in refused(lambda: va.audit(plan, device="tpu"))
+    assert "choose from float32, bfloat16, float16" in refused(lambda: va.audit(plan, precision="float8"))
+    assert "'4' is no size of 1G or more" in refused(lambda: va.audit(plan, memory=4))  # type: ignore[arg-type]
     assert process_state() == before
     va.audit(plan, out=tmp_path / "run", report=False, memory="8G")
     assert process_state() == before

@@ -84,28 +84,30 @@ ANNOTATORS = ["Wilhelmina Ott", "Zacharias Poe"]
 
 
 def write_named_folder(folder: Path) -> None:
-    """Write 160 faces of 80 people whose names are in file names and table, as collections of photographs have them.
+    """Write 320 faces of 300 people whose names are in file names and table, as collections of photographs have them.
 
-    Two files are damaged, one image has a label that is left out, one person is seen in two groups, and one image is
-    nearly another person's.
+    Twenty people have two images, all others one: donors match enough people that are independent of each other. Two
+    files are damaged, one image has a label that is left out, one person is seen in two groups, and one image is nearly
+    another person's.
     """
-    faces = sample_faces(160, 7, split="discovery")
+    faces = sample_faces(320, 7, split="discovery")
     source = SyntheticSource(faces)
     rows = []
     for number, face in enumerate(faces.itertuples()):
-        first, last = FIRST[number // 2 % 10], LAST[number // 20]
-        file = folder / "people" / f"{first}_{last}" / f"{first}_{last}_{number % 2 + 1:04d}.png"
+        person, second = (number // 2, number % 2) if number < 40 else (number - 20, 0)
+        both = (LAST[person // 10 % 8], LAST[(person // 10 + person // 80) % 8])  # the same for the first 80
+        first, last = FIRST[person % 10], "-".join(dict.fromkeys(both))
+        file = folder / "people" / f"{first}_{last}" / f"{first}_{last}_{second + 1:04d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         image = source.open(face.image if number != 159 else faces["image"][0])
+        image.putpixel((0, 0), (number % 256, number // 256, 9))
         image.save(file)
-        image.putpixel((0, 0), (number, 9, 9))
-        image.save(file)
-        tone = face.skin_tone if number % 2 == 0 or number == 81 else rows[-1]["tone"]
+        tone = rows[-1]["tone"] if second else face.skin_tone
         asked = {"file": file.relative_to(folder).as_posix(), "expression": face.expression, "tone": tone}
         rows.append({**asked, "who": f"{first} {last}", "by": ANNOTATORS[face.expression == "smiling"]})
-    rows[81]["tone"] = "darker" if rows[80]["tone"] == "lighter" else "lighter"
+    rows[11]["tone"] = "darker" if rows[10]["tone"] == "lighter" else "lighter"
     rows[77]["expression"] = "sleeping"
-    for number in (31, 52):
+    for number in (131, 152):
         (folder / rows[number]["file"]).write_bytes(b"no image")
     pd.DataFrame(rows).to_csv(folder / "faces.csv", index=False)
 

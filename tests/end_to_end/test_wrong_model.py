@@ -119,6 +119,24 @@ def test_a_constant_answer_is_never_passed_and_named(pictures: Path, tmp_path: P
     assert str(ChanceReason.CONSTANT) in said
 
 
+def test_nothing_is_trained_for_a_model_with_one_answer(pictures: Path, tmp_path: Path, invoke: Invoke) -> None:
+    """One answer for every image is one for every group, whatever the controls would say."""
+    state = loaded(pictures / "label.safetensors")
+    save_file({**state, "head.bias": torch.tensor([60.0, 0.0])}, tmp_path / "dead.safetensors")
+    code, said, record = audited(invoke, card_of(pictures, tmp_path, "dead.safetensors"), tmp_path / "out")
+    assert (code, [reason["code"] for reason in record["reasons"]]) == (ExitCode.TOO_LITTLE_DATA, ["not above chance"])
+    assert "nothing was compared or patched, and no control was trained" in said
+    assert [control["check"] for control in record["controls"]["controls"]] == ["knows_labels"]
+    assert record["rates"] == record["contrasts"] == record["heads"] == record["findings"] == []
+    assert record["accuracy"][0]["accuracy"]["value"] == 0.5
+    (run,) = (tmp_path / "out").iterdir()
+    assert {path.name for path in (run / "effects").iterdir()} == {"samples.parquet", "unpatched.parquet"}
+    assert {path.name for path in (run / "models").iterdir()} == {"audited.safetensors"}
+    assert invoke("render", run).exit_code == 0
+    assert "The method passed its own tests" not in (run / "report.html").read_text(encoding="utf-8")
+    assert invoke("verify", run).stdout.startswith("verified: ")
+
+
 def not_finite(state: State, path: Path) -> None:
     torch.save({**state, "blocks.1.mlp.fc1.bias": torch.full((256,), float("nan"))}, path)
 

@@ -187,6 +187,7 @@ def data(attribute: str, groups: list[str], labels: list[str], labels_note: str 
                 names=["surprise"],
                 images=112,
                 examples=["a/1.jpg", "b/2.jpg"],
+                by_group={attribute: {groups[0]: 100, groups[-1]: 12}},
             )],
         quarantined=[ExcludedRow(kind=LeftOut.DAMAGED, images=2, examples=["broken/3.jpg"])],
         splits={"train": 2173, "discovery": 1086, "confirmation": 1087},

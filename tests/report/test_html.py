@@ -198,8 +198,13 @@ def test_unknown_excluded_and_quarantined_have_their_rows(page) -> None:
     unknown = [row for row in counts if row[0] == "unknown"]
     records = [row for row in page.audit.data.counts if row.group == "unknown"]
     assert sum(int(row[-1].replace(",", "")) for row in unknown) == sum(row.images for row in records) > 0
-    assert page.table("Excluded")[0][:2] == ["label 'surprise' is not in data.labels", "112"]
-    assert page.table("Files that could not be read")[0][:2] == ["damaged or truncated image", "2"]
+    (lost,) = page.audit.data.excluded
+    assert page.table("Excluded")[0][:3] == [
+        "label 'surprise' is not in data.labels",
+        "112",
+        f"gender: {', '.join(f'{g} {n}' for g, n in lost.by_group['gender'].items())}",
+    ]
+    assert page.table("Files that could not be read")[0][:3] == ["damaged or truncated image", "2", "–"]
 
 
 def test_controls_show_statistic_threshold_and_verdict(page) -> None:
