@@ -204,11 +204,12 @@ def run(card: Path, data_root: Path | None, out: Path, *, report: bool, **option
 @reported
 def check(card: Path, data_root: Path | None) -> None:
     """Check CARD, its model and its data without training: faults, counts, and what the audit could detect."""
-    from audit.terminal import data_summary, progress
+    from audit.terminal import data_summary, progress, wrapped
 
     with progress() as callback:
         plan = va.plan(card, data_root=data_root, callback=callback)
     click.echo(data_summary(plan.data, plan.card.name))
+    click.echo(f"\n{wrapped(plan.outputs)}")
 
 
 @main.command(short_help="Write a first card for a table or class folders.")

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from audit.card.load import check_card, resolve
-from audit.card.schema import ModelSpec
+from audit.card.schema import Decision, ModelSpec, Output
 from audit.errors import InputError, ModelError
 from audit.models.adapters.registry import Model
 from audit.models.architecture import unit_of
@@ -132,6 +132,10 @@ def wrap(
     std: Sequence[float] | None = None,
     image_size: int | None = None,
     channel_slices: int | None = None,
+    output: Output | None = None,
+    decision: Decision | None = None,
+    threshold: float | None = None,
+    output_key: str | int | None = None,
 ) -> Net:
     """Take any module of a supported family, as it is.
 
@@ -148,6 +152,17 @@ def wrap(
         Side in pixels; by default the module's own.
     channel_slices : int, optional
         Of a convolutional network, as in a card.
+    output : {"softmax", "sigmoid"}, optional
+        Whether classes exclude each other, or each logit is a question of its own; by default what a Hugging Face
+        module says of itself, else "softmax". A module of one logit, that of the second of two classes: "sigmoid".
+    decision : {"argmax", "threshold"}, optional
+        What an image is called: the class of the highest logit, or each class whose probability reaches
+        ``threshold``. By default "argmax" of a softmax and "threshold" of sigmoids.
+    threshold : float, optional
+        In (0, 1); 0.5 where not given.
+    output_key : str or int, optional
+        Which output of a module that returns several: its key in the mapping, or its place, from 0. It is given by one
+        linear layer on what the body of a supported family gives.
 
     Returns
     -------
@@ -177,7 +192,16 @@ def wrap(
         raise ModelError("classes", f"are {classes!r}", "name each output once, in their order, as a list")
     try:
         backbone = Backbone.from_module(
-            module, names, mean=mean, std=std, image_size=image_size, channel_slices=channel_slices
+            module,
+            names,
+            mean=mean,
+            std=std,
+            image_size=image_size,
+            channel_slices=channel_slices,
+            output=output,
+            decision=decision,
+            threshold=threshold,
+            output_key=None if output_key is None else str(output_key),
         )
     except ValidationError as error:
         fault = error.errors()[0]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -21,6 +22,7 @@ from audit.models.architecture import unit_of
 from audit.pipeline.prepare import Inputs, open_inputs
 from audit.process_state import run_state
 from audit.records import DataReport
+from audit.report.text import called_sentence
 
 __all__ = ["Plan", "plan"]
 
@@ -50,6 +52,12 @@ class Plan:
         report = describe_data(self.inputs.samples, self.card)
         limits = detectable_head_effects(self.inputs.samples, self.card.audit, unit_of(self.card.model.name))
         return report.model_copy(update={"head_limits": limits})
+
+    @property
+    def outputs(self) -> str:
+        """How the model's outputs are read, in words."""
+        read = {**asdict(self.inputs.readout), "classes": list(self.inputs.samples.labels)}
+        return called_sentence(SimpleNamespace(**read))
 
     def power(self) -> pd.DataFrame:
         """Return what could be detected, a row for each group against its reference, outcome and metric.

@@ -312,6 +312,10 @@ def _disagreements(card: Card) -> Iterator[tuple[PathParts, str]]:
                 yield ("intersections", place, position), what
     if card.training == "none" and card.model.classes is None and card.model.name != "huggingface":
         yield ("training",), "training: none needs model.classes, the class names in the order of the outputs"
+    if card.training != "none" and card.model.output == "sigmoid":
+        yield ("model", "output"), "training has a softmax over the labels; remove it, or audit as is (training: none)"
+    if card.model.decision == "argmax" and card.model.threshold is not None:
+        yield ("model", "threshold"), "not read with decision: argmax; remove it, or write decision: threshold"
     for position, outcome in enumerate(card.audit.outcomes or []):
         known = (card.model.classes if card.training == "none" else None) or card.data.labels
         if known is not None and outcome not in known:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from audit.card.load import resolve
-from audit.card.schema import Card, ModelSpec
+from audit.card.schema import Card, Decision, ModelSpec, Output
 from audit.errors import ModelError
 from audit.models.adapters.registry import Model, adapter
 from audit.models.architecture import make_architecture, try_pass
 from audit.models.checkpoint import Checkpoint, State, hash_state, open_checkpoint
 from audit.models.converters import class_names, fetch_weights, is_foreign, read_conversion, weights_file
-from audit.models.load import check_heads, load_tensors, without_classifier
+from audit.models.load import Tensors, check_heads, load_tensors, without_classifier
 from audit.models.modules import adopt, described, reset_classifier, reset_weights
+from audit.models.outputs import as_pair, has_one_logit, take_output
+from audit.models.readout import SOFTMAX, readout_of_card, with_readout
 
 IN_MEMORY = "in memory"  # a card's model.weights, of a module that was given
 
@@ -52,6 +54,10 @@ class Backbone:
         std: Sequence[float] | None = None,
         image_size: int | None = None,
         channel_slices: int | None = None,
+        output: Output | None = None,
+        decision: Decision | None = None,
+        threshold: float | None = None,
+        output_key: str | None = None,
     ) -> Backbone:
         """Take a model that is in memory: timm's, Hugging Face's or torchvision's, with its own weights.
 
@@ -68,6 +74,10 @@ class Backbone:
             Side in pixels; the model's own where not given.
         channel_slices : int, optional
             Of a convolutional network, as in a card.
+        output, decision, threshold : optional
+            How its logits are read, as in a card; of Hugging Face's, as its configuration says where not given.
+        output_key : str, optional
+            Which output of a module that returns several: its key, or its place (from "0").
 
         Raises
         ------
@@ -75,7 +85,17 @@ class Backbone:
             If it is of no family that can be patched, naming the part and the reason; if its pass is not that of its
             family; if its weights are not finite; or if its outputs are not as many as the classes.
         """
-        spec, adopted = adopt(module, classes, mean=mean, std=std, image_size=image_size, channel_slices=channel_slices)
+        given = {
+            "mean": None if mean is None else list(mean),
+            "std": None if std is None else list(std),
+            "image_size": image_size,
+            "channel_slices": channel_slices,
+            "output": output,
+            "decision": decision,
+            "threshold": threshold,
+            "output_key": output_key,
+        }
+        spec, adopted = adopt(module, classes, given)
         return cls(spec.model_copy(update={"weights": IN_MEMORY}), None, adopted)
 
     @property
@@ -103,7 +123,7 @@ class Backbone:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if self.module is not None:
-                return _frozen(reset_classifier(copy.deepcopy(self.module), classes))
+                return _frozen(with_readout(reset_classifier(copy.deepcopy(self.module), classes), SOFTMAX))
             fetched = self.weights is None and self.spec.weights == "pretrained"
             model = make_architecture(self.spec, classes, pretrained=fetched, weights=self.weights)
         if self.spec.weights != "none" and (self.weights is not None or is_foreign(self.spec.name)):
@@ -128,7 +148,8 @@ class Backbone:
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                model = _frozen(reset_weights(reset_classifier(copy.deepcopy(self.module), classes)))
+                fresh = with_readout(reset_classifier(copy.deepcopy(self.module), classes), SOFTMAX)
+                model = _frozen(reset_weights(fresh))
         body = adapter(model)
         for layer in range(body.depth):
             body.reset_layer_scale_(layer)
@@ -142,6 +163,8 @@ class Backbone:
 
     def _load(self, model: Model, *, keep_classifier: bool) -> None:
         """Open the file, take the weights that the card asks for, and load them."""
+        tensors: Tensors
+        own: Output = "softmax"
         if self.weights is None:
             where, tensors = self.spec.weights, fetch_weights(self.spec.name)
         else:
@@ -149,7 +172,14 @@ class Backbone:
             where, tensors = str(checkpoint.path), checkpoint.take(self.spec.state).tensors
             check_heads(model, checkpoint, by_name=not self.spec.overrides)
         if is_foreign(self.spec.name):
-            tensors = read_conversion(self.spec.name, self.weights).renamed(tensors)
+            conversion = read_conversion(self.spec.name, self.weights)
+            own, tensors = conversion.output, conversion.renamed(tensors)
+        tensors = take_output(model, tensors, self.spec.output_key, where)
+        if keep_classifier:
+            readout = readout_of_card(self.spec, own=own)
+            if readout.output == "sigmoid" and has_one_logit(model, tensors):
+                readout, tensors = replace(readout, one_logit=True), as_pair(model, tensors)
+            with_readout(model, readout)
         load_tensors(model, tensors, where, keep_classifier=keep_classifier)
 
 

@@ -118,7 +118,10 @@ def _check_outputs(model: Model, tensors: Tensors, where: str) -> None:
     found, named = len(tensors.get(f"{name}.weight", ())), classifier.out_features
     if found and found != named:
         what = f"the classifier has {found} outputs, the card names {named} classes"
-        raise ModelError(where, what, "name every class, in the order of the outputs, under model.classes")
+        fix = "name every class, in the order of the outputs, under model.classes"
+        if (found, named) == (1, 2):
+            fix = "where it is the logit of the second class, write model.output: sigmoid"
+        raise ModelError(where, what, fix)
 
 
 def _check_shapes(

@@ -19,6 +19,7 @@ from audit.models.build import Backbone, check_model
 from audit.models.checkpoint import State, check_finite
 from audit.models.converters import is_foreign, read_conversion
 from audit.models.predict import predict_logits
+from audit.models.readout import READING, Readout, readout_of, readout_of_card
 
 NOT_FILES = ("pretrained", "rendered", "none")
 TRIED = 4  # images
@@ -62,6 +63,8 @@ class PreflightReport:
         Outputs of the audited model.
     images : int
         How many of the audit's own images passed through it, with finite logits.
+    readout : Readout
+        How its logits are read.
     """
 
     opened: tuple[Opened, ...]
@@ -69,6 +72,7 @@ class PreflightReport:
     side: int
     classes: int
     images: int
+    readout: Readout
 
 
 def preflight_model(
@@ -111,14 +115,16 @@ def preflight_model(
         opened += [of_controls] if of_controls is not None else []
         closed += [] if of_controls is not None else [f"controls.weights: {spec.weights}"]
     tried = _try_images(own, card.model, samples, card_path, data_root)
-    return PreflightReport(tuple(opened), tuple(closed), adapter(own).side, classes, tried)
+    readout = readout_of(own) if card.training == "none" else readout_of_card(card.model)
+    return PreflightReport(tuple(opened), tuple(closed), adapter(own).side, classes, tried, readout)
 
 
 def spec_of_controls(card: Card) -> ModelSpec:
     """Return the card's model with the weights that its control models start from."""
     if card.controls.weights is None:
         return card.model
-    return card.model.model_copy(update={"weights": card.controls.weights, "state": card.controls.state})
+    own = dict.fromkeys(READING)  # of the audited model's classifier
+    return card.model.model_copy(update={"weights": card.controls.weights, "state": card.controls.state, **own})
 
 
 def check_shapes(spec: ModelSpec, samples: Samples, *, card_path: Path, data_root: Path | None) -> None:

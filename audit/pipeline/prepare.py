@@ -29,6 +29,7 @@ from audit.models.build import Backbone, check_model, with_class_names
 from audit.models.checkpoint import hash_state
 from audit.models.device import CPU, open_device, open_precision
 from audit.models.preflight import preflight_model, spec_of_controls
+from audit.models.readout import SOFTMAX, Readout, readout_of
 from audit.models.rendered_base import rendered_base
 from audit.pipeline.context import RunContext
 from audit.pipeline.train_models import ARCHITECTURE
@@ -55,6 +56,8 @@ class Inputs:
         The model, where it was given in Python.
     finished : pathlib.Path, optional
         A finished run whose models are measured again, whatever became of the card's weights.
+    readout : Readout
+        How the audited model is read.
     """
 
     card: Card
@@ -64,6 +67,7 @@ class Inputs:
     samples: Samples
     backbone: Backbone | None = None
     finished: Path | None = None
+    readout: Readout = SOFTMAX
 
 
 @dataclass(frozen=True)
@@ -104,8 +108,11 @@ def open_inputs(
     samples: Samples | None = None,
     backbone: Backbone | None = None,
     finished: Path | None = None,
+    readout: Readout | None = None,
 ) -> Inputs:
     """Open and check a card's model and data; ``samples`` and ``backbone`` are those that were given in Python.
+
+    ``readout`` is that of the models of a ``finished`` run.
 
     Raises
     ------
@@ -126,8 +133,11 @@ def open_inputs(
     audited_outcomes(card, samples.labels)  # a wrong name shows before anything is trained
     if backbone is None and finished is None:
         with still_there(samples):
-            preflight_model(card, card_path=card_path, data_root=data_root, samples=samples)
-    return Inputs(card, content, card_path, data_root, samples, backbone, finished)
+            opened = preflight_model(card, card_path=card_path, data_root=data_root, samples=samples)
+        readout = opened.readout
+    elif backbone is not None and readout is None:
+        readout = readout_of(backbone.build_as_is(len(samples.labels)))
+    return Inputs(card, content, card_path, data_root, samples, backbone, finished, readout or SOFTMAX)
 
 
 def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
@@ -159,6 +169,7 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
         command=options.command,
         started=now().isoformat(),
         device=open_device(options.device),
+        readout=inputs.readout,
         precision=open_precision(options.precision),
     )
 

@@ -10,6 +10,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from audit.card.schema import Output
+
 State = dict[str, torch.Tensor]
 Names = Mapping[str, str]
 
@@ -60,6 +62,8 @@ class Conversion:
         By what pixels between 0 and 1 are normalised, where the folder says so.
     squashes : bool
         Whether images are resized to a square whatever their shape, and not cropped.
+    output : {"softmax", "sigmoid"}
+        Whether its classes exclude each other.
     fix : callable
         Whatever renaming and joining does not do.
     """
@@ -75,6 +79,7 @@ class Conversion:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     squashes: bool = False
+    output: Output = "softmax"
     fix: Callable[[State], None] = field(default=lambda _state: None)
 
     def create(self, classes: int, image_size: int | None) -> VisionTransformer:
