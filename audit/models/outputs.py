@@ -12,6 +12,7 @@ from torch import nn
 from audit.errors import ModelError
 from audit.models.adapters.registry import ADAPTERS, Model, adapter
 from audit.models.checkpoint import listed
+from audit.models.load import COUNTED
 
 Tensors = Mapping[str, torch.Tensor]
 FIELD = "model.output_key"
@@ -72,7 +73,8 @@ def take_output(model: Model, tensors: Tensors, key: str | None, where: str) -> 
     (classifier, layer), *more = body.classifiers().items()
     last = tuple(f"{name}." for name in body.classifiers())
     begin = next((name.removesuffix(body.mark) for name in tensors if name.endswith(body.mark)), "")
-    parts = {name.partition(".")[0] for name in model.state_dict() if not name.startswith(last)}
+    own = {name for name in model.state_dict() if not name.startswith(last) and not name.endswith(COUNTED)}
+    parts = {name.partition(".")[0] for name in own}
     kept, beside = {}, {}
     for name, tensor in tensors.items():
         short = name.removeprefix(begin)
@@ -85,8 +87,10 @@ def take_output(model: Model, tensors: Tensors, key: str | None, where: str) -> 
         for name, t in beside.items()
         if name.endswith(".weight") and t.ndim == 2 and t.shape[1] == layer.in_features != t.shape[0]
     )
+    of_heads = tuple(f"{head}." for head in heads)
     if key is None:
-        if any(not f"{head}.".startswith(last, len(begin)) for head in heads) and len(heads) > 1:
+        whole = own <= kept.keys() and all(name.startswith(of_heads) for name in beside)
+        if whole and len(heads) > 1 + len(more):
             raise ModelError(where, f"has several outputs: {listed(heads)}", f"name one under {FIELD}")
         return tensors
     found = sorted({name.rpartition(".")[0] for name in beside if _is_named(name.rpartition(".")[0], key)})
@@ -96,7 +100,6 @@ def take_output(model: Model, tensors: Tensors, key: str | None, where: str) -> 
     given = f"{found[0]}.weight", f"{found[0]}.bias"
     kept |= {f"{classifier}.weight": beside[given[0]]}
     kept |= {f"{classifier}.bias": beside.get(given[1], torch.zeros(len(beside[given[0]])))}
-    of_heads = tuple(f"{head}." for head in heads)
     return kept | {name: t for name, t in beside.items() if not name.startswith(of_heads)}
 
 
