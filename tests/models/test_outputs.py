@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -19,7 +20,8 @@ from audit.errors import CardError, ModelError
 from audit.models.build import Backbone
 from audit.models.outputs import take_output
 from audit.models.readout import Readout, readout_of
-from tests.models_for_tests import FAMILIES, noise_images, tiny
+from audit.patching.sweep import measure_unpatched
+from tests.models_for_tests import FAMILIES, noise_images, noise_pixels, tiny
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -79,6 +81,15 @@ def test_a_file_of_one_logit_is_read_only_as_what_it_is_said_to_be(tmp_path: Pat
     assert readout_of(model) == Readout("sigmoid", "argmax", one_logit=True)
 
 
+def test_a_folder_of_one_label_is_read_as_the_card_says(folder: Callable[..., Path]) -> None:
+    fields = {"name": "huggingface", "weights": "folder", "classes": ["no", "yes"], "output": "sigmoid"}
+    model = Backbone(ModelSpec(**fields), where := folder(None, labels=1)).build_as_is(2)
+    with torch.inference_mode():
+        wanted = hf.ViTForImageClassification.from_pretrained(where).eval()(pixel_values=IMAGES).logits
+        torch.testing.assert_close(model(IMAGES)[:, 1:], wanted, rtol=1e-5, atol=1e-5)
+    assert readout_of(model).one_logit
+
+
 def test_two_sigmoids_are_no_pair(tmp_path: Path) -> None:
     path = saved(tiny(classes=2).state_dict(), tmp_path)
     model = Backbone(ModelSpec(**SPEC, output="sigmoid"), path).build_as_is(2)
@@ -127,6 +138,24 @@ def test_a_folder_says_how_it_is_read(folder: Callable[..., Path]) -> None:
     assert of_folder(where, output="softmax") == Readout()
     module = hf.ViTForImageClassification.from_pretrained(where)
     assert readout_of(va.wrap(module, ["a", "b", "c"], **NORMAL).module) == Readout("sigmoid", "threshold", 0.5)
+
+
+def test_a_folder_of_several_labels_gives_the_librarys_own_answers(folder: Callable[..., Path]) -> None:
+    where, pixels = folder("multi_label_classification"), noise_pixels(40)
+    module = hf.ViTForImageClassification.from_pretrained(where).eval()
+    with torch.no_grad():
+        module.classifier.weight.normal_(0, 1, generator=torch.Generator().manual_seed(1))
+    module.save_pretrained(where)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.inference_mode():
+        wanted = module(pixel_values=images).logits.sigmoid().double().numpy()
+    net = va.load_model({"name": "huggingface", "weights": str(where)})
+    table = measure_unpatched(net.module, pixels, np.arange(40), {name: i for i, name in enumerate(net.classes)})
+    p, called = (table[[f"{kind}:{name}" for name in net.classes]].to_numpy() for kind in ("p", "called"))
+    np.testing.assert_allclose(p, wanted, atol=1e-5)
+    assert 0.1 < called.mean() < 0.9
+    assert (called == (wanted >= 0.5)).all()
+    assert set(called.sum(axis=1)) != {1}
 
 
 def test_a_regression_is_refused(folder: Callable[..., Path]) -> None:
