@@ -211,11 +211,12 @@ def run(card: Path, data_root: Path | None, out: Path, *, report: bool, **option
 @reported
 def check(card: Path, data_root: Path | None, show: Path | None) -> None:
     """Check CARD, its model and its data without training: faults, counts, and what the audit could detect."""
-    from audit.terminal import as_deployed, data_summary, progress, weights_summary
+    from audit.terminal import as_deployed, data_summary, progress, weights_summary, wrapped
 
     with progress() as callback:
         plan = va.plan(card, data_root=data_root, callback=callback)
     click.echo(data_summary(plan.data, plan.card.name, plan.preprocessing))
+    click.echo(f"\n{wrapped(plan.outputs)}")
     if plan.weights:
         click.echo(f"\n{weights_summary(plan.weights)}")
     if (served := plan.served()) is not None:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from audit.card.load import check_card, resolve
-from audit.card.schema import ModelSpec, PreprocessSpec
+from audit.card.schema import Decision, ModelSpec, Output, PreprocessSpec
 from audit.errors import InputError, ModelError
 from audit.given import as_path, check_kind
 from audit.models.adapters.registry import Model
@@ -148,6 +148,10 @@ def wrap(
     image_size: int | None = None,
     channel_slices: int | None = None,
     preprocess: Preprocess | Mapping[str, Any] | str = "deployed",
+    output: Output | None = None,
+    decision: Decision | None = None,
+    threshold: float | None = None,
+    output_key: str | int | None = None,
 ) -> Net:
     """Take any module of a supported family, as it is.
 
@@ -167,6 +171,17 @@ def wrap(
     preprocess : Preprocess, mapping or str
         Your own, or as in a card: "deployed" (what the module's configuration or library says), "test", "legacy", or
         what is done: ``{"resize": 256, "crop": 224, ...}``.
+    output : {"softmax", "sigmoid"}, optional
+        Whether classes exclude each other, or each logit is a question of its own; by default what a Hugging Face
+        module says of itself, else "softmax". A module of one logit, that of the second of two classes: "sigmoid".
+    decision : {"argmax", "threshold"}, optional
+        What an image is called: the class of the highest logit, or each class whose probability reaches
+        ``threshold``. By default "argmax" of a softmax and "threshold" of sigmoids.
+    threshold : float, optional
+        In (0, 1); 0.5 where not given.
+    output_key : str or int, optional
+        Which output of a module that returns several: its key in the mapping, or its place, from 0. It is given by one
+        linear layer on what the body of a supported family gives.
 
     Returns
     -------
@@ -208,6 +223,10 @@ def wrap(
             image_size=image_size,
             channel_slices=channel_slices,
             preprocess=stated,  # type: ignore[arg-type]  # a word that is none of them is refused by the schema
+            output=output,
+            decision=decision,
+            threshold=threshold,
+            output_key=None if output_key is None else str(output_key),
         )
         backbone.preprocessing(backbone.build_as_is(len(names)))
     except ValidationError as error:

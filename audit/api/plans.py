@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -28,6 +29,7 @@ from audit.pipeline.prepare import Inputs, open_inputs
 from audit.pipeline.show_images import write_examples
 from audit.process_state import run_state
 from audit.records import Control, DataReport, LoadedWeights, PreprocessingInfo
+from audit.report.text import called_sentence
 
 __all__ = ["Plan", "plan"]
 
@@ -124,6 +126,12 @@ class Plan:
         """What of each file of weights that the card names becomes a model's, by the card's field."""
         opened = () if self.inputs.opened is None else self.inputs.opened.opened
         return {each.field: as_record(each.loaded) for each in opened if each.loaded is not None}
+
+    @property
+    def outputs(self) -> str:
+        """How the model's outputs are read, in words."""
+        read = {**asdict(self.inputs.readout), "classes": list(self.inputs.samples.labels)}
+        return called_sentence(SimpleNamespace(**read))
 
     def power(self) -> pd.DataFrame:
         """Return what could be detected, a row for each group against its reference, outcome and metric.

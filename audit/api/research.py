@@ -49,7 +49,8 @@ def patch_heads(
     heads : sequence of (layer, head), optional
         Counted from 0; by default all, layer by layer.
     scale : {"log_odds", "probability", "logit"}
-        Of which number of each class the change is given; log-odds and logits in nats.
+        Of which number of each class the change is given; log-odds and logits in nats. A ``Net`` and a Hugging Face
+        module are read as they say, by softmax or sigmoids, any other module by softmax.
 
     Returns
     -------

@@ -318,6 +318,10 @@ def _disagreements(card: Card) -> Iterator[tuple[PathParts, str]]:
         yield ("training",), "training: none needs model.classes, the class names in the order of the outputs"
     if card.training != "none" and card.model.served is not None:
         yield ("model", "served"), "is of a model that is audited as it is; write training: none, or remove it"
+    if card.training != "none" and card.model.output == "sigmoid":
+        yield ("model", "output"), "training has a softmax over the labels; remove it, or audit as is (training: none)"
+    if card.model.decision == "argmax" and card.model.threshold is not None:
+        yield ("model", "threshold"), "not read with decision: argmax; remove it, or write decision: threshold"
     for position, outcome in enumerate(card.audit.outcomes or []):
         known = (card.model.classes if card.training == "none" else None) or card.data.labels
         if known is not None and outcome not in known:

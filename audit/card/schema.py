@@ -11,6 +11,8 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Channels = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=3)]
 Means = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1, max_length=3)]
 Positive = Annotated[int, Field(ge=1)]
+Output = Literal["softmax", "sigmoid"]
+Decision = Literal["argmax", "threshold"]
 AtLeast20 = Annotated[int, Field(ge=20)]
 Drawn = Annotated[int, Field(ge=1, le=1_000_000)]  # images that are rendered: a slip of the finger draws for days
 
@@ -190,6 +192,10 @@ class ModelSpec(CardPart):
     )
     state: Literal["ema", "raw"] | None = None  # which weights of a file that holds averaged ones beside others
     classes: list[str] | None = None  # class names of the user's own checkpoint, in the order of its outputs
+    output: Output | None = None  # of the logits; default: the checkpoint's own, else softmax
+    decision: Decision | None = None  # default: argmax of a softmax, threshold of sigmoids
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None  # called so from this probability on; default: 0.5
+    output_key: Annotated[str, Field(min_length=1)] | None = None  # which output of a model that has several
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None  # default: the model's own
     mean: Means | None = None  # of red, green and blue, 0 to 1, subtracted from pixels; default: timm's for the name
     std: Channels | None = None  # likewise, what pixels are divided by

@@ -27,6 +27,7 @@ from audit.models.adapters.registry import Model, adapter
 from audit.models.build import Backbone
 from audit.models.checkpoint import hash_state, save_weights, started_from
 from audit.models.finetune import Recipe, Views, count_steps, finetune, make_views, prefix_blocks
+from audit.models.readout import READING
 from audit.models.side_by_side import train_side_by_side
 from audit.models.transforms import Corruption, blur, corrupt_pixels, gray
 from audit.progress import Progress, Step
@@ -95,7 +96,7 @@ def cache_key(backbone: Backbone, spec: ControlsSpec, images: ControlSet) -> str
     """Return the hash of all that makes the control models what they are."""
     made_of = {
         "version": RECIPE_VERSION,
-        "model": backbone.spec.model_dump(exclude={"weights", "state", "classes"}),
+        "model": backbone.spec.model_dump(exclude={"weights", "state", "classes", *READING}),
         "body": backbone.body_hash(),
         "controls": spec.model_dump(exclude={"card", "path", "weights", "state", "eval_images", "donor_seeds"}),
         "images": images.training_fingerprint,

@@ -14,10 +14,10 @@ import torch
 from audit.batching import in_batches
 from audit.data.pixels import Pixels
 from audit.models.adapters.registry import Model, adapter
+from audit.models.readout import class_log_odds
 from audit.models.transforms import as_input
 from audit.patching.engine import Donor, add_to_stream, patch_attention, patch_layer
 from audit.patching.sites import Site, Trace, head_outputs, heads_of, record, same_up_to
-from audit.patching.sweep import class_log_odds
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
+from scipy.special import expit, softmax
 
 from audit.errors import DataError
 
@@ -25,14 +25,16 @@ class Served:
     probabilities : pandas.DataFrame
         A row an image, by key; a column a class, in the order of the model's outputs.
     logits : bool
-        Whether the file has logits, of which these are the softmax.
+        Whether the file has logits, of which these are made.
     """
 
     probabilities: pd.DataFrame
     logits: bool
 
 
-def read_served(path: Path, image: str, classes: Sequence[str], keys: Sequence[str]) -> Served:
+def read_served(
+    path: Path, image: str, classes: Sequence[str], keys: Sequence[str], *, exclusive: bool = True
+) -> Served:
     """Read a CSV table of answers: the image's column, and one logit or probability a class.
 
     Parameters
@@ -44,6 +46,8 @@ def read_served(path: Path, image: str, classes: Sequence[str], keys: Sequence[s
         Columns that must be there.
     keys : sequence of str
         The audit's images; rows of others are passed over.
+    exclusive : bool
+        Whether the classes exclude each other: probabilities sum to 1, and logits become a softmax, not sigmoids.
 
     Raises
     ------
@@ -74,14 +78,9 @@ def read_served(path: Path, image: str, classes: Sequence[str], keys: Sequence[s
         what = f"{len(bad)} rows hold no finite numbers ({', '.join(map(str, bad[:EXAMPLES]))})"
         raise DataError(where, what, "correct or remove these rows")
     numbers = values.to_numpy()
-    logits = bool(numbers.min() < 0 or numbers.max() > 1 or np.abs(numbers.sum(axis=1) - 1).max() > SUMS_TO_ONE)
+    sums = exclusive and float(np.abs(numbers.sum(axis=1) - 1).max()) > SUMS_TO_ONE
+    logits = bool(numbers.min() < 0 or numbers.max() > 1 or sums)
     if logits:
-        values = pd.DataFrame(softmax(numbers), index=values.index, columns=values.columns)
+        shares = softmax(numbers, axis=1) if exclusive else expit(numbers)
+        values = pd.DataFrame(shares, index=values.index, columns=values.columns)
     return Served(values, logits)
-
-
-def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the softmax of rows."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return shares

@@ -18,6 +18,7 @@ from fairlearn.metrics import (
 
 from audit.data.groups import permute_groups
 from audit.data.samples import UNKNOWN
+from audit.evidence.called import is_called
 from audit.evidence.stats import (
     Codes,
     Combination,
@@ -80,7 +81,8 @@ def rates_by_group(frame: pd.DataFrame, question: Question, outcomes: Sequence[s
     Parameters
     ----------
     frame : pandas.DataFrame
-        Audit images: ``label``, ``predicted``, ``subject``, ``p:<outcome>`` and the attribute's column.
+        Audit images: ``label``, ``predicted``, ``subject``, ``p:<outcome>`` and the attribute's column;
+        ``called:<outcome>`` where an image may be called several classes or none.
     question : Question
     outcomes : sequence of str
     """
@@ -113,7 +115,7 @@ def _raw_differences(frame: pd.DataFrame, question: Question, group: str, outcom
     is_group = (pair[question.attribute] == group).to_numpy()
     if group in (question.reference, UNKNOWN) or is_group.all():
         return {}
-    truth, chosen = (pair["label"] == outcome).astype(int), (pair["predicted"] == outcome).astype(int)
+    truth, chosen = (pair["label"] == outcome).astype(int), is_called(pair, outcome).astype(int)
     subjects = pd.factorize(pair["subject"])[0].astype(np.int64)
     found = combine_cells(chosen.to_numpy().astype(np.float64), (~is_group).astype(np.int64), [1.0, -1.0], subjects)
     odds = None
@@ -126,7 +128,7 @@ def _metric_frame(frame: pd.DataFrame, question: Question, outcome: str) -> Metr
     return MetricFrame(
         metrics=RATES,
         y_true=(frame["label"] == outcome).astype(int),
-        y_pred=(frame["predicted"] == outcome).astype(int),
+        y_pred=is_called(frame, outcome).astype(int),
         sensitive_features=frame[question.attribute],
     )
 
@@ -143,7 +145,7 @@ def _fairlearn_values(row: RateRow, rates: pd.Series) -> dict[str, Estimate]:
 
 def _rate_row(part: pd.DataFrame, group: str, question: Question, outcome: str, shares: dict[str, float]) -> RateRow:
     truth = (part["label"] == outcome).to_numpy()
-    chosen = (part["predicted"] == outcome).to_numpy()
+    chosen = is_called(part, outcome).to_numpy()
     subjects = pd.factorize(part["subject"])[0].astype(np.int64)
     return RateRow(
         attribute=question.attribute,
@@ -257,7 +259,7 @@ def _draft(
     cells = pd.Index(names).get_indexer(pd.Index(labels)) + len(names) * ~is_group
     if len(np.unique(cells)) < 2 * len(names):
         return _Draft(row.model_copy(update={"shortfall": Shortfall.LABELS}), None)
-    chosen = (part["predicted"] == outcome).to_numpy().astype(np.float64)
+    chosen = is_called(part, outcome).to_numpy().astype(np.float64)
     weights = np.array([*shares.values()])
     subjects = pd.factorize(part["subject"])[0].astype(np.int64)
     found = combine_cells(chosen, cells.astype(np.int64), [*weights, *-weights], subjects)
@@ -366,7 +368,7 @@ def ranges(
             _permute_within(strata, codes, subjects, r) for r in np.random.default_rng(seed).spawn(RESHUFFLES)
         ]
         for outcome in outcomes:
-            chosen = (part["predicted"] == outcome).to_numpy().astype(np.float64)
+            chosen = is_called(part, outcome).to_numpy().astype(np.float64)
             rates = _rates_at_common_shares(chosen, codes, labels, len(groups))
             drawn = np.array([np.ptp(_rates_at_common_shares(chosen, d, labels, len(groups))) for d in permutations])
             widest, by_chance = float(np.ptp(rates)), float(np.nanmean(drawn))

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from audit.evidence.called import is_called
 from audit.evidence.stats import Array, Codes
 
 CHUNK = 500  # permutations at once
@@ -147,7 +148,7 @@ def lay_out(
     by : sequence of str
         Columns that say what was patched; each combination becomes one of the K columns, in sorted order.
     scalar : "p", "m" or "called"
-        What is laid out: the probability of the outcome, its log-odds (nats), or whether it is predicted (0 or 1).
+        What is laid out: the probability of the outcome, its log-odds (nats), or whether it is called (0 or 1).
     label_shares : mapping of str to float, optional
         Weight of each label, by name; labels without one weigh nothing.
     group_shares : mapping of str to float, optional
@@ -158,7 +159,7 @@ def lay_out(
     value = f"{scalar}:{outcome}"
     if scalar == "called":
         effects, unpatched = (
-            t.assign(**{value: (t["predicted"] == outcome).astype(np.float64)}) for t in (effects, unpatched)
+            t.assign(**{value: is_called(t, outcome).astype(np.float64)}) for t in (effects, unpatched)
         )
     every = effects if everyone is None else everyone
     rows = every.drop_duplicates("position").sort_values("position")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,15 +13,18 @@ import torch
 from torch import nn
 
 from audit.card.load import resolve
-from audit.card.schema import Card, ModelSpec, PreprocessSpec
+from audit.card.schema import Card, Decision, ModelSpec, Output, PreprocessSpec
 from audit.errors import ModelError
 from audit.models.adapters.registry import Model, adapter
 from audit.models.architecture import make_architecture, try_pass
 from audit.models.checkpoint import hash_state, open_checkpoint
 from audit.models.converters import class_names, fetch_weights, is_foreign, read_conversion, weights_file
-from audit.models.load import check_heads, fit_tensors, without_classifier
+from audit.models.fitting import Fitted
+from audit.models.load import Tensors, check_heads, fit_tensors, without_classifier
 from audit.models.modules import adopt, described, reset_classifier, reset_weights
+from audit.models.outputs import FIELD, as_pair, has_one_logit, take_output
 from audit.models.preprocessing import Preprocess, Preprocessing, preprocessing_of
+from audit.models.readout import SOFTMAX, Readout, readout_of_card, with_readout
 from audit.models.weight_sets import State
 
 Named = Literal["deployed", "test", "legacy"]  # preprocessings of a card
@@ -94,6 +97,10 @@ class Backbone:
         image_size: int | None = None,
         channel_slices: int | None = None,
         preprocess: Preprocess | PreprocessSpec | Named = "deployed",
+        output: Output | None = None,
+        decision: Decision | None = None,
+        threshold: float | None = None,
+        output_key: str | None = None,
     ) -> Backbone:
         """Take a model that is in memory: timm's, Hugging Face's or torchvision's, with its own weights.
 
@@ -112,6 +119,10 @@ class Backbone:
             Of a convolutional network, as in a card.
         preprocess : Preprocess, PreprocessSpec or {"deployed", "test", "legacy"}
             The user's own, or as in a card.
+        output, decision, threshold : optional
+            How its logits are read, as in a card; of Hugging Face's, as its configuration says where not given.
+        output_key : str, optional
+            Which output of a module that returns several: its key, or its place (from "0").
 
         Raises
         ------
@@ -119,19 +130,22 @@ class Backbone:
             If it is of no family that can be patched, naming the part and the reason; if its pass is not that of its
             family; if its weights are not finite; or if its outputs are not as many as the classes.
         """
-        given = preprocess if isinstance(preprocess, Preprocess) else None
-        if given is not None:
-            mean, std = given.normalisation or UNUSED
-        spec, adopted = adopt(
-            module,
-            classes,
-            mean=mean,
-            std=std,
-            image_size=image_size,
-            channel_slices=channel_slices,
-            preprocess="deployed" if isinstance(preprocess, Preprocess) else preprocess,
-        )
-        return cls(spec.model_copy(update={"weights": IN_MEMORY}), None, adopted, given)
+        own = preprocess if isinstance(preprocess, Preprocess) else None
+        if own is not None:
+            mean, std = own.normalisation or UNUSED
+        given = {
+            "mean": None if mean is None else list(mean),
+            "std": None if std is None else list(std),
+            "image_size": image_size,
+            "channel_slices": channel_slices,
+            "preprocess": "deployed" if isinstance(preprocess, Preprocess) else preprocess,
+            "output": output,
+            "decision": decision,
+            "threshold": threshold,
+            "output_key": output_key,
+        }
+        spec, adopted = adopt(module, classes, given)
+        return cls(spec.model_copy(update={"weights": IN_MEMORY}), None, adopted, own)
 
     def preprocessing(self, model: Model, *, weights: str | None = None) -> Preprocessing:
         """Return what is done to images before ``model``, a copy of this one, sees them.
@@ -180,7 +194,8 @@ class Backbone:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if self.module is not None:
-                return _frozen(reset_classifier(copy.deepcopy(self.module), classes)), None
+                fresh = with_readout(reset_classifier(copy.deepcopy(self.module), classes), SOFTMAX)
+                return _frozen(fresh), None
             fetched = self.weights is None and self.spec.weights == "pretrained"
             model = make_architecture(self.spec, classes, pretrained=fetched, weights=self.weights)
         if self.spec.weights != "none" and (self.weights is not None or is_foreign(self.spec.name)):
@@ -209,7 +224,8 @@ class Backbone:
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                model = _frozen(reset_weights(reset_classifier(copy.deepcopy(self.module), classes)))
+                fresh = with_readout(reset_classifier(copy.deepcopy(self.module), classes), SOFTMAX)
+                model = _frozen(reset_weights(fresh))
         body = adapter(model)
         for layer in range(body.depth):
             body.reset_layer_scale_(layer)
@@ -231,21 +247,39 @@ class Backbone:
 
     def _load(self, model: Model, *, keep_classifier: bool) -> LoadReport | None:
         """Give a model the weights that the card asks for."""
-        tensors, report = self._fit(model, keep_classifier=keep_classifier)
+        tensors, report, readout = self._fit(model, keep_classifier=keep_classifier)
+        if keep_classifier:
+            with_readout(model, readout)
         model.load_state_dict(tensors, strict=False)
         return report
 
-    def _fit(self, model: Model, *, keep_classifier: bool) -> tuple[Mapping[str, torch.Tensor], LoadReport | None]:
-        """Open the file and take the weights that the card asks for, under the model's names."""
+    def _fit(self, model: Model, *, keep_classifier: bool) -> tuple[Tensors, LoadReport | None, Readout]:
+        """Open the file and take the weights that the card asks for, under the model's names, and how they are read."""
         conversion = read_conversion(self.spec.name, self.weights) if is_foreign(self.spec.name) else None
-        keep = {"keep_classifier": keep_classifier}
+        readout = readout_of_card(self.spec, own="softmax" if conversion is None else conversion.output)
+
+        def as_two(tensors: Tensors) -> Tensors:
+            nonlocal readout
+            if readout.output != "sigmoid" or not has_one_logit(model, tensors):
+                return tensors
+            readout = replace(readout, one_logit=True)
+            return as_pair(model, tensors)
+
+        def fit(given: Tensors, where: str) -> Fitted:
+            if conversion is None:
+                given = take_output(model, given, self.spec.output_key, where)
+            elif self.spec.output_key is not None:
+                raise ModelError(FIELD, f"{where} has one output", "remove it")
+            return fit_tensors(
+                model, given, where, keep_classifier=keep_classifier, conversion=conversion, classifier=as_two
+            )
+
         if self.weights is None:
-            fetched = fetch_weights(self.spec.name)
-            return fit_tensors(model, fetched, self.spec.weights, conversion=conversion, **keep).tensors, None
+            return fit(fetch_weights(self.spec.name), self.spec.weights).tensors, None, readout
         checkpoint = open_checkpoint(weights_file(self.spec.name, self.weights))
         taken = checkpoint.take(self.spec.state)
         check_heads(model, checkpoint, by_name=not self.spec.overrides)
-        fitted = fit_tensors(model, taken.tensors, str(checkpoint.path), conversion=conversion, **keep)
+        fitted = fit(taken.tensors, str(checkpoint.path))
         before = "".join(taken.stripped)
         report = LoadReport(
             path=checkpoint.path,
@@ -257,7 +291,7 @@ class Backbone:
             left_over=tuple(before + name for name in fitted.left_over),
             stored=taken.stored,
         )
-        return fitted.tensors, report
+        return fitted.tensors, report, readout
 
 
 def _frozen(model: Model) -> Model:

@@ -30,7 +30,13 @@ def load_tensors(
 
 
 def fit_tensors(
-    model: Model, tensors: Tensors, where: str, *, keep_classifier: bool, conversion: Conversion | None = None
+    model: Model,
+    tensors: Tensors,
+    where: str,
+    *,
+    keep_classifier: bool,
+    conversion: Conversion | None = None,
+    classifier: Callable[[Tensors], Tensors] | None = None,
 ) -> Fitted:
     """Return the tensors of a file as a model takes them: by its names, position grids resampled to its image size.
 
@@ -46,6 +52,8 @@ def fit_tensors(
         Whether the classifier is the file's, which must then fit; else it is left as it is.
     conversion : Conversion, optional
         How names of another library become timm's.
+    classifier : callable, optional
+        Changes a file's classifier, where it is kept, from tensors under the model's names to such tensors.
 
     Returns
     -------
@@ -59,7 +67,7 @@ def fit_tensors(
     """
     body, wanted = adapter(model), model.state_dict()
     fitted = fit_names(model, tensors, where, keep_classifier=keep_classifier, conversion=conversion)
-    tensors = fitted.tensors
+    tensors = fitted.tensors if classifier is None or not keep_classifier else classifier(fitted.tensors)
     if body.mark not in tensors:
         what = f"not weights of a timm {type(model).__name__} (it has {listed(sorted(tensors))})"
         raise ModelError(where, what, _fix(model))
@@ -144,7 +152,10 @@ def _check_outputs(model: Model, tensors: Tensors, where: str) -> None:
     found, named = len(tensors.get(f"{name}.weight", ())), classifier.out_features
     if found and found != named:
         what = f"the classifier has {found} outputs, the card names {named} classes"
-        raise ModelError(where, what, "name every class, in the order of the outputs, under model.classes")
+        fix = "name every class, in the order of the outputs, under model.classes"
+        if (found, named) == (1, 2):
+            fix = "where it is the logit of the second class, write model.output: sigmoid"
+        raise ModelError(where, what, fix)
 
 
 def _check_shapes(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import timm
 import torch
@@ -16,7 +16,7 @@ from torchvision.models.resnet import BasicBlock as TorchvisionBasic
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionTransformer
 
-from audit.card.schema import ModelSpec, PreprocessSpec
+from audit.card.schema import ModelSpec
 from audit.errors import ModelError
 from audit.models.adapters.registry import ADAPTERS, Model, adapter
 from audit.models.architecture import fit_to_card, why_not_patchable
@@ -26,6 +26,8 @@ from audit.models.converters.conversion import Conversion
 from audit.models.converters.huggingface import find_weights, read_folder
 from audit.models.converters.torchvision import convert_vit
 from audit.models.load import load_tensors
+from audit.models.outputs import OneOutput, body_within, keys_of, one_head, with_pair
+from audit.models.readout import readout_of, readout_of_card, with_readout
 
 WHERE = "the given module"
 PASS_TOLERANCE = 1e-3  # of the largest logit; two libraries add up in other orders
@@ -35,16 +37,16 @@ INITIAL_SCALE = 0.02  # standard deviation of tokens and positions before any tr
 def adopt(
     module: nn.Module,
     classes: Sequence[str] | None,
-    *,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    image_size: int | None,
-    channel_slices: int | None,
-    preprocess: PreprocessSpec | Literal["deployed", "test", "legacy"],
+    given: Mapping[str, Any],
 ) -> tuple[ModelSpec, Model]:
     """Return a copy of a module as timm's model of the same function, and what a card would say of it.
 
-    Parameters are those of ``Backbone.from_module``.
+    Parameters
+    ----------
+    module : torch.nn.Module
+    classes : sequence of str, optional
+    given : mapping
+        Further fields of a card's model, as ``Backbone.from_module`` takes them.
 
     Raises
     ------
@@ -53,22 +55,31 @@ def adopt(
     """
     original = copy.deepcopy(module).cpu().float().eval()
     check_finite(original.state_dict(), WHERE)
-    name, model, named = _as_timm(original)
+    key = given.get("output_key")
+    if key is not None:
+        name, model, named = _as_timm(one_head(original, key, WHERE))
+        original = OneOutput(original, key)
+    else:
+        _refuse_several(original)
+        name, model, named = _as_timm(original)
     names = list(classes) if classes is not None else named
     if names is None:
         raise ModelError("classes", "nothing says what the outputs mean", "name every class, in their order")
-    spec = ModelSpec(
-        name=name,
-        classes=names,
-        mean=None if mean is None else list(mean),
-        std=None if std is None else list(std),
-        image_size=image_size,
-        channel_slices=channel_slices,
-        preprocess=preprocess,
-    )
+    spec = ModelSpec(name=name, classes=names, **given)
+    one_logit = spec.output == "sigmoid" and model.num_classes == 1 and len(names) == 2
+    readout = readout_of_card(spec, own=readout_of(model).output, one_logit=one_logit)
+    model = with_readout(with_pair(model) if one_logit else model, readout)
     fit_to_card(model, spec)
     _check_pass(original, model, len(names))
     return spec, model
+
+
+def _refuse_several(module: nn.Module) -> None:
+    """Raise where a module returns several outputs, of which one has to be named."""
+    body = None if isinstance(module, tuple(ADAPTERS)) else body_within(module)
+    keys = [] if body is None else keys_of(module, body)
+    if keys and keys != ["logits"]:
+        raise ModelError("output_key", f"the module returns {', '.join(keys)}", "name the one to audit")
 
 
 def as_patchable(module: nn.Module) -> Model:
@@ -109,7 +120,7 @@ def _convert(conversion: Conversion, state: StateDict, kind: str) -> Model:
         raise ModelError(WHERE, f"a {kind} has no classifier", "give the model with its classifier")
     model = conversion.create(len(tensors["head.weight"]), None)
     load_tensors(model, tensors, WHERE, keep_classifier=True)
-    return model
+    return with_readout(model, readout_of_card(ModelSpec(), own=conversion.output))
 
 
 def _convert_saved(module: Any) -> tuple[Model, list[str] | None]:
@@ -150,6 +161,8 @@ def _check_pass(original: nn.Module, model: Model, classes: int) -> None:
         what = f"images of {body.side} x {body.side} pixels do not pass through it ({type(error).__name__}: {error})"
         raise ModelError(WHERE, " ".join(what.split()), "give image_size") from error
     wanted = getattr(answer, "logits", answer)
+    if readout_of(model).one_logit and isinstance(wanted, torch.Tensor) and wanted.shape == (len(images), 1):
+        wanted = torch.cat([torch.zeros_like(wanted), wanted], dim=1)
     stream = body.embed(images)
     for layer in range(body.depth):
         stream = body.run(layer, stream)

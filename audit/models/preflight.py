@@ -19,6 +19,7 @@ from audit.models.build import Backbone, LoadReport, check_model
 from audit.models.checkpoint import check_finite
 from audit.models.predict import predict_logits
 from audit.models.preprocessing import Preprocessing, preprocessing_of
+from audit.models.readout import READING, Readout, readout_of, readout_of_card
 from audit.models.weight_sets import State
 
 NOT_FILES = ("pretrained", "rendered", "none")
@@ -65,6 +66,8 @@ class PreflightReport:
         Outputs of the audited model.
     images : int
         How many of the audit's own images passed through it, with finite logits.
+    readout : Readout
+        How its logits are read.
     """
 
     opened: tuple[Opened, ...]
@@ -72,6 +75,7 @@ class PreflightReport:
     preprocessing: Preprocessing
     classes: int
     images: int
+    readout: Readout
 
 
 def preflight_model(
@@ -114,14 +118,16 @@ def preflight_model(
         closed += [] if of_controls is not None else [f"controls.weights: {spec.weights}"]
     preprocessing = preprocessing.opened(opening_of(card))
     tried = _try_images(own, card.model, samples, preprocessing)
-    return PreflightReport(tuple(opened), tuple(closed), preprocessing, classes, tried)
+    readout = readout_of(own) if card.training == "none" else readout_of_card(card.model)
+    return PreflightReport(tuple(opened), tuple(closed), preprocessing, classes, tried, readout)
 
 
 def spec_of_controls(card: Card) -> ModelSpec:
     """Return the card's model with the weights that its control models start from."""
     if card.controls.weights is None:
         return card.model
-    return card.model.model_copy(update={"weights": card.controls.weights, "state": card.controls.state})
+    own = dict.fromkeys(READING)  # of the audited model's classifier
+    return card.model.model_copy(update={"weights": card.controls.weights, "state": card.controls.state, **own})
 
 
 def _classes_of(card: Card, samples: Samples | None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from scipy.special import expit
@@ -13,10 +13,11 @@ from audit.errors import InputError
 from audit.given import check_choice, check_kind
 from audit.models.adapters.registry import Model, adapter
 from audit.models.device import device_of
+from audit.models.readout import readout_of
 from audit.patching.attribution import attribute, linearise
 from audit.patching.engine import Donor, Patches, continue_unpatched, patch, patch_layer
 from audit.patching.sites import Site, heads_of, record, sites_of
-from audit.patching.sweep import class_log_odds, recipients_at_once
+from audit.patching.sweep import recipients_at_once
 from audit.progress import Progress
 
 Scale = Literal["log_odds", "probability", "logit"]
@@ -49,8 +50,8 @@ def patch_heads(
     donor_model : Model, optional
         Whose heads donate, of the same start as ``model``; ``model`` itself where not given.
     scale : {"log_odds", "probability", "logit"}
-        Of which number of each class the change is given: ``l_c - logsumexp over j != c of l_j`` in nats, the softmax,
-        or the logit.
+        Of which number of each class the change is given: the log-odds in nats, ``l_c - logsumexp over j != c of l_j``,
+        the softmax, or the logit. Of a model with a sigmoid for each class log-odds are the logits.
 
     Returns
     -------
@@ -67,8 +68,8 @@ def patch_heads(
     attribution : the same to first order, at the price of one backward pass a class.
     """
     sites = _sites(model, recipients, donors, heads)
-    check_choice("scale", scale, _SCALES)
-    giving, of_scale = donor_model or model, _SCALES[scale]
+    check_choice("scale", scale, get_args(Scale))
+    giving, of_scale = donor_model or model, _of_scale(model, scale)
 
     def effects(part: slice) -> torch.Tensor:
         trace = record(model, recipients[part].to(device_of(model)))
@@ -112,13 +113,13 @@ def attribution(
         If recipients and donors differ in shape, or there is no such head.
     """
     sites = _sites(model, recipients, donors, heads)
-    check_choice("scale", scale, _SCALES)
+    check_choice("scale", scale, get_args(Scale))
     every = sites_of(model, layers := range(min(s.layer for s in sites), adapter(model).depth))
     places = [every.index(site) for site in sites]
 
     def estimates(part: slice) -> torch.Tensor:
         images = recipients[part].to(device_of(model))
-        scalars = {str(c): _scalar(c, scale) for c in range(_classes(model, images))}
+        scalars = {str(c): _scalar(model, c, scale) for c in range(_classes(model, images))}
         passed = linearise(model, images, scalars, layers)
         given = record(model, donors[part].to(device_of(model))).head_activations
         own = {layer: passed.trace.head_activations[layer] for layer in layers}
@@ -150,7 +151,7 @@ def sweep_heads(
     Pairs that share images cost least side by side.
     """
     _check_images(model, "images", images)
-    check_choice("scale", scale, _SCALES)
+    check_choice("scale", scale, get_args(Scale))
     recipients, donors = _rows("recipients", recipients), _rows("donors", donors)
     if recipients.shape != donors.shape or recipients.ndim != 1 or not len(recipients):
         what = f"are {tuple(donors.shape)}, the recipients {tuple(recipients.shape)}"
@@ -163,7 +164,7 @@ def sweep_heads(
         check_kind("layers", layers, Sequence, "give a range, counted from 0")
     if layers is not None and not (len(layers) and set(layers) <= set(range(depth))):
         raise InputError("layers", f"are {layers}, the model has {depth}", "count from 0")
-    every, of_scale, done = layers or range(depth), _SCALES[scale], 0
+    every, of_scale, done = layers or range(depth), _of_scale(model, scale), 0
 
     def effects(part: slice) -> torch.Tensor:
         nonlocal done
@@ -187,16 +188,20 @@ def sweep_heads(
     return torch.cat(in_batches(effects, len(recipients), recipients_at_once(model, 1)))
 
 
-_SCALES: dict[Scale, Callable[[torch.Tensor], torch.Tensor]] = {
-    "log_odds": class_log_odds,
-    "probability": lambda logits: logits.softmax(-1),
-    "logit": lambda logits: logits,
-}
+def _of_scale(model: Model, scale: Scale) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what reads the numbers of all classes from a model's logits."""
+    readout = readout_of(model)
+    read: dict[Scale, Callable[[torch.Tensor], torch.Tensor]] = {
+        "log_odds": readout.log_odds,
+        "probability": readout.probabilities,
+        "logit": lambda logits: logits,
+    }
+    return read[scale]
 
 
-def _scalar(number: int, scale: Scale) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return what reads the number of one class from logits; of a probability its log-odds."""
-    read = _SCALES["logit" if scale == "logit" else "log_odds"]
+def _scalar(model: Model, number: int, scale: Scale) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what reads the number of one class from a model's logits; of a probability its log-odds."""
+    read = _of_scale(model, "logit" if scale == "logit" else "log_odds")
     return lambda logits: read(logits)[..., number]
 
 

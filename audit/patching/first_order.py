@@ -30,10 +30,11 @@ from audit.batching import in_batches, max_batch_size
 from audit.data.pixels import Pixels
 from audit.models.adapters.registry import Model
 from audit.models.device import device_of, memory_of
+from audit.models.readout import readout_of
 from audit.models.transforms import as_input
 from audit.patching.attribution import attribute, linearise
 from audit.patching.sites import record, sites_of, trace_bytes
-from audit.patching.sweep import Rows, class_log_odds, side_by_side
+from audit.patching.sweep import Rows, side_by_side
 from audit.progress import Progress
 
 Array = npt.NDArray[np.float64]
@@ -80,7 +81,7 @@ def sweep_first_order(
         Columns ``position`` (row of the plan), ``recipient``, ``donor_kind``, ``layer``, ``head``, and for each outcome
         ``own:``, ``pair:`` and ``both:``, estimated changes of its probability.
     """
-    scalars = {name: _log_odds_of(number) for name, number in outcomes.items()}
+    scalars = {name: _log_odds_of(model, number) for name, number in outcomes.items()}
     done, parts = 0, []
     for positions in side_by_side(BLOCK, len(plan), plan["unit"].to_numpy(dtype=np.int64)):
         batch = plan.iloc[positions]
@@ -198,5 +199,6 @@ def _table(
     )
 
 
-def _log_odds_of(number: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda logits: class_log_odds(logits)[..., number]
+def _log_odds_of(model: Model, number: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    readout = readout_of(model)
+    return lambda logits: readout.log_odds(logits)[..., number]

@@ -15,6 +15,7 @@ from audit.batching import batches, in_batches, in_halves, max_batch_size
 from audit.data.pixels import Pixels
 from audit.models.adapters.registry import Model
 from audit.models.device import CPU, device_of, memory_of
+from audit.models.readout import SOFTMAX, Readout, readout_of
 from audit.models.transforms import as_input
 from audit.patching.engine import Donor, Patches, patch, patch_together, transplant_layer
 from audit.patching.sites import Site, Trace, record, same_up_to, sites_of, trace_bytes
@@ -38,22 +39,21 @@ class DonorKind:
     weights_only: bool = False
 
 
-def class_log_odds(logits: torch.Tensor) -> torch.Tensor:
-    """Return ``m_c = l_c - logsumexp over j != c of l_j`` for logits (..., classes); the log-odds of p_c, in nats."""
-    n = logits.shape[-1]
-    others = ~torch.eye(n, dtype=torch.bool, device=logits.device)
-    rest = logits.unsqueeze(-2).expand(*logits.shape, n).masked_fill(~others, -torch.inf)
-    return logits - torch.logsumexp(rest, dim=-1)
+def measure_logits(
+    logits: torch.Tensor, outcomes: Mapping[str, int], readout: Readout = SOFTMAX
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Return p and m of each outcome and the predicted class number, for logits (..., classes).
 
-
-def measure_logits(logits: torch.Tensor, outcomes: Mapping[str, int]) -> dict[str, npt.NDArray[np.generic]]:
-    """Return p and m of each outcome and the predicted class number, for logits (..., classes)."""
+    Where an image may be called several classes, or none, ``called:<outcome>`` says whether it is called the outcome.
+    """
     flat = logits.flatten(0, -2).cpu().double()
-    p, m = flat.softmax(-1), class_log_odds(flat)
-    columns: dict[str, npt.NDArray[np.generic]] = {"predicted": flat.argmax(-1).to(torch.int16).numpy()}
+    p, m, called = readout.probabilities(flat), readout.log_odds(flat), readout.called(flat)
+    columns: dict[str, npt.NDArray[np.generic]] = {"predicted": readout.predicted(flat).to(torch.int16).numpy()}
     for name, number in outcomes.items():
         columns[f"p:{name}"] = p[:, number].numpy()
         columns[f"m:{name}"] = m[:, number].numpy()
+        if called is not None:
+            columns[f"called:{name}"] = called[:, number].numpy()
     return columns
 
 
@@ -61,7 +61,7 @@ def measure_unpatched(model: Model, pixels: Pixels, rows: Rows, outcomes: Mappin
     """Return p, m and the predicted class of images as they are, one row per image."""
     with torch.inference_mode():
         parts = in_batches(lambda part: model(as_input(model, pixels[rows[part]])), len(rows), 64)
-    return pd.DataFrame({"recipient": rows, **measure_logits(torch.cat(parts), outcomes)})
+    return pd.DataFrame({"recipient": rows, **measure_logits(torch.cat(parts), outcomes, readout_of(model))})
 
 
 def sweep(
@@ -106,7 +106,8 @@ def sweep(
     -------
     pandas.DataFrame
         Columns ``position`` (0..R-1, into ``recipients``), ``recipient``, ``donor``, ``donor_kind``, ``layer``,
-        ``head``, ``predicted``, and ``p:<outcome>`` (probability), ``m:<outcome>`` (log-odds, nats).
+        ``head``, ``predicted``, and ``p:<outcome>`` (probability), ``m:<outcome>`` (log-odds, nats); where an image may
+        be called several classes or none, ``called:<outcome>``.
     """
     sites = sites_of(model, layers)
     asked = np.ones((len(recipients), len(sites)), dtype=bool) if chosen is None else chosen
@@ -250,7 +251,7 @@ class Batch:
                 "donor_kind": names[asked.kind],
                 "layer": np.int16(layer),
                 "head": asked.head.astype(np.int16),
-                **measure_logits(logits, outcomes),
+                **measure_logits(logits, outcomes, readout_of(self.model)),
             }
         )
 

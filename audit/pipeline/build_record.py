@@ -7,6 +7,7 @@ import json
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -155,6 +156,8 @@ def _model_info(context: RunContext, models: AuditedModels | None) -> ModelInfo:
         image_size=body.side,
         preprocessing=context.preprocessing.info,
         classes=list(context.samples.labels),
+        **asdict(context.readout),
+        output_key=card.model.output_key,
         training=training_run(context),
         seeds=context.seeds if not own else [],
         accuracy_by_seed=accuracy,

@@ -21,6 +21,7 @@ from audit.models.architecture import unit_of
 from audit.models.build import Backbone
 from audit.models.device import CPU
 from audit.models.preprocessing import Preprocessing
+from audit.models.readout import SOFTMAX, Readout
 from audit.progress import Step
 from audit.records import Contrast
 from audit.units import Unit
@@ -84,6 +85,7 @@ class RunContext(Scope):
     command: str
     started: str
     device: torch.device = field(default_factory=lambda: torch.device(CPU))  # of the sweeps
+    readout: Readout = SOFTMAX  # of the audited models
     precision: torch.dtype = torch.float32  # of Design A on the discovery split
     stages: list[tuple[str, float]] = field(default_factory=list)
 

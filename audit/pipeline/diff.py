@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from audit.errors import AuditError
+from audit.evidence.called import is_called
 from audit.evidence.effects import SwapEffects, by_code
 from audit.evidence.effects_store import LabelShares, label_shares_of
 from audit.evidence.run_change import Change, paired_change
@@ -252,7 +253,7 @@ def _of_rates(run: OpenedRun, finding: Finding) -> pd.DataFrame | None:
         frame = frame[(frame["label"] == finding.outcome) == (finding.metric == Metric.TPR_GAP)]
     # Rates of images with another label than the outcome are not standardised over these labels.
     label = frame["label"] if finding.metric == Metric.STANDARDISED_GAP else finding.metric
-    called = (frame["predicted"] == finding.outcome).astype(np.float64)
+    called = is_called(frame, finding.outcome).astype(np.float64)
     is_group = frame[finding.attribute] == finding.group
     return pd.DataFrame(
         {"value": called, "is_group": is_group, "label": label, "subject": frame["subject"], "unit": frame["image"]}

@@ -31,6 +31,7 @@ from audit.models.checkpoint import hash_state
 from audit.models.device import CPU, open_device, open_precision
 from audit.models.preflight import PreflightReport, preflight_model, spec_of_controls
 from audit.models.preprocessing import Preprocessing
+from audit.models.readout import SOFTMAX, Readout, readout_of
 from audit.models.rendered_base import rendered_base
 from audit.pipeline.check_served import compare_served
 from audit.pipeline.context import RunContext
@@ -63,6 +64,8 @@ class Inputs:
         What is done to images before the model sees them; None of a finished run, whose models say it.
     opened : PreflightReport, optional
         What was opened of the card's weights.
+    readout : Readout
+        How the audited model is read.
     """
 
     card: Card
@@ -74,6 +77,7 @@ class Inputs:
     finished: Path | None = None
     preprocessing: Preprocessing | None = None
     opened: PreflightReport | None = None
+    readout: Readout = SOFTMAX
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,11 @@ def open_inputs(
     samples: Samples | None = None,
     backbone: Backbone | None = None,
     finished: Path | None = None,
+    readout: Readout | None = None,
 ) -> Inputs:
     """Open and check a card's model and data; ``samples`` and ``backbone`` are those that were given in Python.
+
+    ``readout`` is that of the models of a ``finished`` run.
 
     Raises
     ------
@@ -138,10 +145,12 @@ def open_inputs(
     if backbone is None and finished is None:
         with still_there(samples):
             opened = preflight_model(card, card_path=card_path, data_root=data_root, samples=samples)
-        seen = opened.preprocessing
+        seen, readout = opened.preprocessing, opened.readout
     elif backbone is not None:
         seen = backbone.preprocessing(backbone.build(2)).opened(opening_of(card))
-    return Inputs(card, content, card_path, data_root, samples, backbone, finished, seen, opened)
+        if readout is None:
+            readout = readout_of(backbone.build_as_is(len(samples.labels)))
+    return Inputs(card, content, card_path, data_root, samples, backbone, finished, seen, opened, readout or SOFTMAX)
 
 
 def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
@@ -181,6 +190,7 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
         command=options.command,
         started=now().isoformat(),
         device=open_device(options.device),
+        readout=inputs.readout,
         precision=open_precision(options.precision),
     )
 

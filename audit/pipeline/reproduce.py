@@ -19,6 +19,7 @@ from audit.evidence.effects import mediated_gaps
 from audit.evidence.effects_store import StoredEffects
 from audit.models.adapters.registry import Model
 from audit.models.build import Backbone
+from audit.models.readout import Readout, with_readout
 from audit.patching.sites import Site, sites_of
 from audit.patching.sweep import measure_unpatched
 from audit.pipeline.analyze import predictions, questions
@@ -35,7 +36,7 @@ from audit.pipeline.run_sweeps import (
 )
 from audit.process_state import run_state
 from audit.progress import silent
-from audit.records import Contrast, ContrastRow, Finding, PreprocessingSource
+from audit.records import Contrast, ContrastRow, Finding, ModelInfo, PreprocessingSource
 from audit.report import load_audit
 from audit.report.text import source_sentence
 from audit.units import Unit, parse_name
@@ -103,6 +104,7 @@ def reproduce_finding(
         samples=samples,
         backbone=backbone,
         finished=run,
+        readout=readout_of_record(audit.model),
     )
     if inputs.samples.fingerprint != audit.data.fingerprint:
         raise InputError(
@@ -127,7 +129,12 @@ def _model(context: RunContext, run: Path) -> Model:
         raise InputError(str(path), "missing", fix)
     model = context.backbone.build(len(context.samples.labels))
     model.load_state_dict(load_file(path))
-    return model.eval()
+    return with_readout(model.eval(), context.readout)
+
+
+def readout_of_record(model: ModelInfo) -> Readout:
+    """Return how a record says that its model is read."""
+    return Readout(model.output, model.decision, model.threshold, model.one_logit)
 
 
 def _unpatched(context: RunContext, run: Path) -> pd.DataFrame:

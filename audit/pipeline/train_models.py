@@ -19,6 +19,7 @@ from audit.models.checkpoint import hash_state, save_weights, started_from
 from audit.models.converters import HUGGING_FACE
 from audit.models.converters.huggingface import kept_configuration
 from audit.models.finetune import Recipe, Views, count_steps, finetune, make_views, mirrored
+from audit.models.readout import with_readout
 from audit.models.side_by_side import train_side_by_side
 from audit.pipeline.context import RunContext
 from audit.progress import Progress
@@ -89,7 +90,7 @@ def train_audited(context: RunContext) -> AuditedModels:
     train = np.flatnonzero(context.samples.frame["split"] == "train")
     jobs = training_jobs(context)
     files = {name: context.run / "models" / f"{name}.safetensors" for name, _, _ in jobs}
-    models = {name: context.backbone.build(classes) for name in files}
+    models = {name: with_readout(context.backbone.build(classes), context.readout) for name in files}
     absent = {name for name, path in files.items() if not path.is_file()}
     views = _views(models[jobs[0][0]], context, training, train) if absent else None
 

@@ -26,6 +26,7 @@ from audit.data.summary import describe_data
 from audit.errors import InputError
 from audit.evidence.outcome import decide
 from audit.models.checkpoint import hash_state
+from audit.models.readout import READING
 from audit.pipeline.analyze import Judged, judge_effects, judge_rates, judge_sets
 from audit.pipeline.attention_maps import TABLE, maps_of
 from audit.pipeline.build_record import EMPTY, REGISTRATION, accuracies, file_name, method_of, training_run
@@ -320,6 +321,7 @@ def _model(scope: Scope, audit: Audit) -> dict[str, Any]:
         "training": training_run(scope),
         "seeds": [] if scope.training is None else scope.training.seeds,
         "classes": list(scope.samples.labels),
+        **{name: v for name in READING if (v := getattr(scope.card.model, name)) is not None},
         "accuracy_by_seed": plain,
         "balanced_accuracy_by_seed": balanced,
         "weights_sha256": next(iter(hashes.values()), _registered(scope.run).get("base weights")),

@@ -572,6 +572,11 @@ class ModelInfo(Record):
     image_size: int
     preprocessing: PreprocessingInfo
     classes: list[str]
+    output: Literal["softmax", "sigmoid"] = "softmax"  # of the logits: classes that exclude each other, or each its own
+    decision: Literal["argmax", "threshold"] = "argmax"  # what an image is called
+    threshold: float | None = None  # called so from this probability on; None with argmax
+    one_logit: bool = False  # the network has one output, the log-odds of the second of two classes
+    output_key: str | None = None  # which of its outputs, where the network has several
     training: TrainingRun | None  # None: the user's own model, audited as it is
     seeds: list[int]
     accuracy_by_seed: list[float]  # held-out images

@@ -305,6 +305,10 @@ class Sentences:
         """Say where the audited model comes from."""
         return one_line(str(self._method.origin(self.audit.model)))
 
+    def called(self) -> str:
+        """Say how the model's outputs are read."""
+        return called_sentence(self.audit.model)
+
     def training(self) -> str:
         """Say how the audited model was trained."""
         return one_line(str(self._method.training(self.audit.model.training)))
@@ -379,6 +383,12 @@ class Sentences:
                 groups = f"{formats.label(row.group)} against {formats.label(row.reference)}"
                 return f"{formats.label(row.attribute)}: {groups}"
         return formats.label(key)
+
+
+def called_sentence(model: object) -> str:
+    """Say how outputs are read, of whatever has output, decision, threshold, one_logit and classes."""
+    templates: Any = environment().get_template("text/method.j2").module
+    return one_line(str(templates.called(model)))
 
 
 def warning_sentence(warning: DataWarning) -> str:

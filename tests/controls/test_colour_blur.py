@@ -23,10 +23,10 @@ from audit.controls.spec import Channel, channels
 from audit.models.adapters.registry import adapter
 from audit.models.build import Backbone
 from audit.models.predict import predict_logits
+from audit.models.readout import class_log_odds
 from audit.models.transforms import as_input
 from audit.patching.hooks import donor_head_outputs, patch_with_hooks
 from audit.patching.sites import Site
-from audit.patching.sweep import class_log_odds
 from tests.models_for_tests import noise_pixels, tiny
 
 pytestmark = pytest.mark.property

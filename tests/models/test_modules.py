@@ -160,13 +160,13 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
         {},
         "nothing beside the weights says how pixels are normalised",
     ),
-    "several answers": (
+    "no classes": (
         lambda: hf.ViTForImageClassification(
             hf.ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=32,
-                         image_size=32, patch_size=8, problem_type="multi_label_classification", **THREE)
+                         image_size=32, patch_size=8, problem_type="regression", **THREE)
         ),
         HALF,
-        "multi_label_classification",
+        "problem_type 'regression'",
     ),
 }  # fmt: skip
 

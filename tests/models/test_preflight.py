@@ -23,6 +23,7 @@ from audit.models.build import Backbone
 from audit.models.checkpoint import hash_state
 from audit.models.predict import predict_logits
 from audit.models.preflight import PreflightReport, preflight_model
+from audit.models.readout import Readout
 from tests.models_for_tests import enlarged, noise_pixels
 
 with warnings.catch_warnings():
@@ -206,13 +207,16 @@ def hf_folder(path: Path, **processor: Any) -> Card:
     return card("vit", name="huggingface", overrides={}, image_size=None)
 
 
-def test_outputs_that_do_not_exclude_each_other_are_refused(tmp_path: Path) -> None:
+def test_a_folder_says_how_its_outputs_are_read(tmp_path: Path) -> None:
     given = hf_folder(tmp_path)
-    assert opened(tmp_path, given).images == 4
+    first = opened(tmp_path, given)
+    assert (first.images, first.readout) == (4, Readout())
     file = tmp_path / "vit/config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps({**config, "problem_type": "multi_label_classification"}), encoding="utf-8")
-    assert "multi_label_classification" in refusal(tmp_path, given).what
+    assert opened(tmp_path, given).readout == Readout("sigmoid", "threshold", 0.5)
+    file.write_text(json.dumps({**config, "problem_type": "regression"}), encoding="utf-8")
+    assert "regression" in refusal(tmp_path, given).what
 
 
 @pytest.mark.parametrize(

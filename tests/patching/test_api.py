@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from audit.errors import InputError
+from audit.models.readout import class_log_odds
 from audit.patching.api import Scale, attribution, patch_heads
 from audit.patching.hooks import donor_head_outputs, patch_with_hooks
 from audit.patching.sites import Site, sites_of
-from audit.patching.sweep import class_log_odds
 from tests.models_for_tests import hooks_left, noise_images, tiny
 
 pytestmark = pytest.mark.unit

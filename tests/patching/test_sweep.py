@@ -12,13 +12,13 @@ from timm.models.vision_transformer import VisionTransformer
 
 from audit.batching import batch_size_limit
 from audit.errors import MemoryExhaustedError
+from audit.models.readout import class_log_odds
 from audit.models.transforms import as_input
 from audit.patching.engine import transplant_layer
 from audit.patching.hooks import donor_head_outputs, patch_with_hooks
 from audit.patching.sites import Site, record
 from audit.patching.sweep import (
     DonorKind,
-    class_log_odds,
     measure_logits,
     measure_unpatched,
     side_by_side,

@@ -343,3 +343,27 @@ def test_every_control_has_its_words(check: str, unit: str, judged: str) -> None
     end = {"low": "lower end of ", "high": "upper end of "}.get(judged, "")
     assert said["statistic"].startswith(end)
     assert is_sound(say.kind(control, "blur"))
+
+
+@pytest.mark.parametrize(
+    ("reading", "said"),
+    [
+        ({}, ["the one of 2 classes whose probability is highest", "a softmax over the classes"]),
+        ({"output": "sigmoid"}, ["probability is highest", "the sigmoid of an output of its own"]),
+        (
+            {"output": "sigmoid", "decision": "threshold", "threshold": 0.3},
+            ["each class whose probability is 0.3 or more: several, or none", "need not sum to 1"],
+        ),
+        (
+            {"output": "sigmoid", "decision": "threshold", "threshold": 0.3, "one_logit": True},
+            ["called “yes” where the probability is 0.3 or more, else “no”", "one output, whose sigmoid"],
+        ),
+        ({"decision": "threshold", "threshold": 0.3}, ["else “no”", "a softmax over the classes"]),
+    ],
+)
+def test_how_outputs_are_read_is_said(reading: dict[str, object], said: list[str]) -> None:
+    model = AUDIT.model.model_copy(update={"classes": ["no", "yes"], **reading})
+    page = render_html(AUDIT.model_copy(update={"model": model}), "0" * 64)
+    sentence = Sentences(AUDIT.model_copy(update={"model": model})).called()
+    assert all(part in sentence for part in said)
+    assert page.count(str(escape(sentence))) == (1 if not reading else 2)  # of what is usual, page 1 says nothing

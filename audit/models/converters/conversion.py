@@ -10,6 +10,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from audit.card.schema import Output
+
 State = dict[str, torch.Tensor]
 Names = Mapping[str, str]
 
@@ -58,6 +60,8 @@ class Conversion:
         What its outputs mean.
     mean, std : tuple of float, optional
         By what pixels between 0 and 1 are normalised, where the folder says so.
+    output : {"softmax", "sigmoid"}
+        Whether its classes exclude each other.
     fix : callable
         Whatever renaming and joining does not do.
     """
@@ -72,6 +76,7 @@ class Conversion:
     classes: list[str] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    output: Output = "softmax"
     fix: Callable[[State], None] = field(default=lambda _state: None)
 
     def create(self, classes: int, image_size: int | None) -> VisionTransformer:

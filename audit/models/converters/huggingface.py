@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from audit.card.schema import Output
 from audit.errors import ModelError
 from audit.models.containers import find_in_folder
 from audit.models.converters.conversion import Conversion
@@ -24,7 +25,7 @@ def read_folder(folder: Path) -> Conversion:
     Raises
     ------
     ModelError
-        If it is of a kind that cannot be converted, its outputs do not exclude each other, or a file is damaged.
+        If it is of a kind that cannot be converted, its outputs are no classes, or a file is damaged.
     """
     folder = _folder_of(folder)
     config = _json(folder / CONFIG)
@@ -32,6 +33,7 @@ def read_folder(folder: Path) -> Conversion:
     found = _of_kind(config, str(folder / CONFIG))
     mean, std = _normalisation(processor, str(folder / PROCESSOR))
     side = side_of(processor) or found.image_size  # published DINOv2: 224 against the 518 it was trained at
+    found = dataclasses.replace(found, output=_output(config, str(folder / CONFIG)))
     return dataclasses.replace(found, classes=_labels(config), mean=mean, std=std, image_size=side)
 
 
@@ -39,15 +41,20 @@ def _of_kind(config: Mapping[str, Any], where: str) -> Conversion:
     kind = str(config.get("model_type", ""))
     if kind not in KINDS:
         raise ModelError(where, f"model_type '{kind}' cannot be converted", f"supported: {', '.join(KINDS)}")
-    problem = config.get("problem_type")
-    if problem not in (None, "single_label_classification"):
-        fix = "audit a model with a softmax over its classes"
-        raise ModelError(where, f"problem_type '{problem}': its outputs are not classes that exclude each other", fix)
     try:
         return KINDS[kind]({**config, **(config.get("vision_config") or {})})
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         what = f"is not the configuration of a {kind} model ({type(error).__name__}: {error})"
         raise ModelError(where, what, "restore the file that was saved with the weights") from None
+
+
+def _output(config: Mapping[str, Any], where: str) -> Output:
+    """Return how the library itself reads the outputs."""
+    problem = config.get("problem_type") or "single_label_classification"
+    outputs: dict[str, Output] = {"single_label_classification": "softmax", "multi_label_classification": "sigmoid"}
+    if problem not in outputs:
+        raise ModelError(where, f"problem_type '{problem}': its outputs are no classes", "audit a classifier")
+    return outputs[problem]
 
 
 def find_weights(folder: Path) -> Path:
