@@ -114,9 +114,12 @@ def replacing_head_outputs(model: Model, outputs: HeadOutputs, *, images: int) -
 def _replace_outputs(
     model: Model, outputs: HeadOutputs, caught: list[torch.Tensor], images: int
 ) -> Callable[..., torch.Tensor]:
+    body = adapter(model)
+
     def hook(_module: nn.Module, _args: object, out: torch.Tensor) -> torch.Tensor:
         for site, output in outputs.items():
-            out = out + output - _head_output_of(model, site, caught[-1], images)
+            change = output - _head_output_of(model, site, caught[-1], images)
+            out = out + body.to_output(site.layer, change)
         return out
 
     return hook

@@ -10,6 +10,7 @@ from timm.models.convnext import ConvNeXt
 from timm.models.eva import Eva
 from timm.models.resnet import ResNet
 from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -18,15 +19,16 @@ from audit.models.adapters.convnext import ConvNext
 from audit.models.adapters.heads import Heads
 from audit.models.adapters.positions import Biased, Rotary
 from audit.models.adapters.residual import Residual
-from audit.models.adapters.windows import Windowed
+from audit.models.adapters.windows import NormedWindows, Windowed
 
-Model: TypeAlias = VisionTransformer | Beit | Eva | SwinTransformer | ResNet | ConvNeXt
+Model: TypeAlias = VisionTransformer | Beit | Eva | SwinTransformer | SwinTransformerV2 | ResNet | ConvNeXt
 
 ADAPTERS: Mapping[type[nn.Module], type[Adapter]] = {
     VisionTransformer: Heads,
     Beit: Biased,
     Eva: Rotary,
     SwinTransformer: Windowed,
+    SwinTransformerV2: NormedWindows,
     ResNet: Residual,
     ConvNeXt: ConvNext,
 }
