@@ -18,7 +18,6 @@ from audit.card.load import check_card, resolve
 from audit.card.schema import ModelSpec
 from audit.errors import InputError, ModelError
 from audit.models.adapters.registry import Model
-from audit.models.architecture import unit_of
 from audit.models.build import Backbone, with_class_names
 from audit.models.predict import predict
 from audit.models.preflight import NOT_FILES
@@ -57,7 +56,7 @@ class Net:
     @property
     def unit(self) -> str:
         """What is patched: "head" or "slice" (of channels)."""
-        return unit_of(self.spec.name)
+        return self.backbone.unit
 
     def predict(self, images: Sequence[str | Path | Image.Image]) -> npt.NDArray[np.float32]:
         """Return the logits of images, through the model's own preprocessing.

@@ -17,7 +17,6 @@ from audit.api.progress import Callback, as_step
 from audit.data.summary import describe_data
 from audit.errors import InputError
 from audit.evidence.power import detectable_gaps, detectable_head_effects
-from audit.models.architecture import unit_of
 from audit.pipeline.prepare import Inputs, open_inputs
 from audit.process_state import run_state
 from audit.records import DataReport
@@ -48,7 +47,7 @@ class Plan:
     def data(self) -> DataReport:
         """Every image counted: by group, label and split, left out and why, with warnings."""
         report = describe_data(self.inputs.samples, self.card)
-        limits = detectable_head_effects(self.inputs.samples, self.card.audit, unit_of(self.card.model.name))
+        limits = detectable_head_effects(self.inputs.samples, self.card.audit, self.inputs.unit)
         return report.model_copy(update={"head_limits": limits})
 
     def power(self) -> pd.DataFrame:

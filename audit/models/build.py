@@ -15,11 +15,12 @@ from audit.card.load import resolve
 from audit.card.schema import Card, ModelSpec
 from audit.errors import ModelError
 from audit.models.adapters.registry import Model, adapter
-from audit.models.architecture import make_architecture, try_pass
+from audit.models.architecture import make_architecture, try_pass, unit_of
 from audit.models.checkpoint import Checkpoint, State, hash_state, open_checkpoint
 from audit.models.converters import class_names, fetch_weights, is_foreign, read_conversion, weights_file
 from audit.models.load import check_heads, load_tensors, without_classifier
 from audit.models.modules import adopt, described, reset_classifier, reset_weights
+from audit.units import Unit
 
 IN_MEMORY = "in memory"  # a card's model.weights, of a module that was given
 
@@ -85,6 +86,11 @@ class Backbone:
             return None
         return open_checkpoint(weights_file(self.spec.name, self.weights)).take(self.spec.state).state
 
+    @property
+    def unit(self) -> Unit:
+        """What is patched: "head" or "slice" (of channels)."""
+        return unit_of(self.spec.name, self.weights) if self.module is None else adapter(self.module).unit
+
     def build(self, classes: int, *, seed: int = 0) -> Model:
         """Return a model in evaluation mode whose body is this initialisation.
 
@@ -149,7 +155,7 @@ class Backbone:
             where, tensors = str(checkpoint.path), checkpoint.take(self.spec.state).tensors
             check_heads(model, checkpoint, by_name=not self.spec.overrides)
         if is_foreign(self.spec.name):
-            tensors = read_conversion(self.spec.name, self.weights).renamed(tensors)
+            tensors = read_conversion(self.spec.name, self.weights).tensors_for(model, tensors)
         load_tensors(model, tensors, where, keep_classifier=keep_classifier)
 
 

@@ -103,9 +103,10 @@ def _as_timm(module: nn.Module) -> tuple[str, Model, list[str] | None]:
 def _convert(conversion: Conversion, state: StateDict, kind: str) -> Model:
     """Return timm's model of a conversion with these weights, of as many classes as its classifier has outputs."""
     tensors = conversion.renamed(state)
-    if "head.weight" not in tensors:
+    classifier = tensors.get(f"{conversion.head}.weight")
+    if classifier is None:
         raise ModelError(WHERE, f"a {kind} has no classifier", "give the model with its classifier")
-    model = conversion.create(len(tensors["head.weight"]), None)
+    model = conversion.create(len(classifier), None)
     load_tensors(model, tensors, WHERE, keep_classifier=True)
     return model
 

@@ -94,4 +94,4 @@ def open_run(run: Path) -> OpenedRun:
         licence=data.licence,
         citation=data.citation,
     )
-    return OpenedRun(source, Scope(card, run, samples))
+    return OpenedRun(source, Scope(card, run, samples, source.audit.model.unit))

@@ -25,15 +25,17 @@ from audit.data.samples import Samples
 from audit.data.summary import audited_outcomes
 from audit.errors import DataError, UnfinishedError
 from audit.models.adapters.registry import adapter
+from audit.models.architecture import unit_of
 from audit.models.build import Backbone, check_model, with_class_names
 from audit.models.checkpoint import hash_state
 from audit.models.device import CPU, open_device, open_precision
-from audit.models.preflight import preflight_model, spec_of_controls
+from audit.models.preflight import NOT_FILES, preflight_model, spec_of_controls
 from audit.models.rendered_base import rendered_base
 from audit.pipeline.context import RunContext
 from audit.pipeline.train_models import ARCHITECTURE
 from audit.progress import Step
 from audit.store import now, open_cache, question_hash, run_folder, source_hash
+from audit.units import Unit
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,18 @@ class Inputs:
     samples: Samples
     backbone: Backbone | None = None
     finished: Path | None = None
+
+    @property
+    def unit(self) -> Unit:
+        """What of the model is patched."""
+        if self.backbone is not None:
+            return self.backbone.unit
+        name, weights = self.card.model.name, self.card.model.weights
+        if self.finished is not None:
+            return unit_of(name, self.finished / ARCHITECTURE)
+        if weights in NOT_FILES:
+            return unit_of(name)
+        return unit_of(name, resolve(weights, card_path=self.card_path, data_root=self.data_root))
 
 
 @dataclass(frozen=True)
@@ -152,6 +166,7 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
         question=key,
         cache=cache,
         samples=samples,
+        unit=adapter(model).unit,
         pixels=pixels,
         backbone=backbone,
         control_backbone=_control_backbone(inputs, cache, step) or backbone,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import TypeAlias
 
+import timm
 from timm.models.beit import Beit
 from timm.models.convnext import ConvNeXt
 from timm.models.eva import Eva
@@ -46,3 +48,10 @@ def adapter(model: Model) -> Adapter:
         if isinstance(model, kind):
             return made(model)
     raise TypeError(f"{type(model).__name__} is of no family that can be patched")
+
+
+def family_of(name: str) -> type[Adapter] | None:
+    """Return which family a timm model is of, by the module that makes it, or None if of none that is known."""
+    module = inspect.getmodule(timm.model_entrypoint(name))
+    made = {inspect.getmodule(kind): found for kind, found in ADAPTERS.items()}
+    return ADAPTERS[VisionTransformer] if name.startswith("deit") else made.get(module)

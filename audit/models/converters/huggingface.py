@@ -12,6 +12,7 @@ from typing import Any
 from audit.errors import ModelError
 from audit.models.converters.conversion import Conversion
 from audit.models.converters.kinds import KINDS
+from audit.models.converters.timm_folder import KIND, is_timm_folder, read_timm
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -30,18 +31,23 @@ def read_folder(folder: Path) -> Conversion:
     processor = _json(folder / PROCESSOR) if (folder / PROCESSOR).is_file() else {}
     found = _of_kind(config, str(folder / CONFIG))
     mean, std = _normalisation(processor, str(folder / PROCESSOR))
+    mean, std = mean or found.mean, std or found.std
     return dataclasses.replace(found, classes=_labels(config), mean=mean, std=std, squashes=_squashes(processor))
 
 
 def _of_kind(config: Mapping[str, Any], where: str) -> Conversion:
-    kind = str(config.get("model_type", ""))
-    if kind not in KINDS:
-        raise ModelError(where, f"model_type '{kind}' cannot be converted", f"supported: {', '.join(KINDS)}")
+    timm = is_timm_folder(config)
+    kind = KIND if timm else str(config.get("model_type", ""))
+    if kind not in KINDS and not timm:
+        supported = f"supported: {', '.join((*KINDS, KIND))}"
+        raise ModelError(where, f"model_type '{kind}' cannot be converted", supported)
     problem = config.get("problem_type")
     if problem not in (None, "single_label_classification"):
         fix = "audit a model with a softmax over its classes"
         raise ModelError(where, f"problem_type '{problem}': its outputs are not classes that exclude each other", fix)
     try:
+        if timm:
+            return read_timm(config)
         return KINDS[kind]({**config, **(config.get("vision_config") or {})})
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         what = f"is not the configuration of a {kind} model ({type(error).__name__}: {error})"
@@ -91,6 +97,9 @@ def _json(path: Path) -> dict[str, Any]:
 def _labels(config: Mapping[str, Any]) -> list[str] | None:
     """Return what the outputs mean, where the configuration names all of them."""
     named = config.get("id2label")
+    listed = config.get("label_names") or (config.get("pretrained_cfg") or {}).get("label_names")
+    if named is None and isinstance(listed, list):
+        return [str(label) for label in listed]
     if not isinstance(named, dict) or not all(str(k).isdecimal() for k in named):
         return None
     by_number = {int(k): str(v) for k, v in named.items()}
