@@ -19,7 +19,7 @@ from audit.models.architecture import make_architecture, try_pass, unit_of
 from audit.models.checkpoint import Checkpoint, State, hash_state, open_checkpoint
 from audit.models.converters import class_names, fetch_weights, is_foreign, read_conversion, weights_file
 from audit.models.load import check_heads, load_tensors, without_classifier
-from audit.models.modules import adopt, described, reset_classifier, reset_weights
+from audit.models.modules import Layout, adopt, adopt_named, described, reset_classifier, reset_weights
 from audit.units import Unit
 
 IN_MEMORY = "in memory"  # a card's model.weights, of a module that was given
@@ -77,6 +77,30 @@ class Backbone:
             family; if its weights are not finite; or if its outputs are not as many as the classes.
         """
         spec, adopted = adopt(module, classes, mean=mean, std=std, image_size=image_size, channel_slices=channel_slices)
+        return cls(spec.model_copy(update={"weights": IN_MEMORY}), None, adopted)
+
+    @classmethod
+    def from_parts(
+        cls,
+        module: nn.Module,
+        layout: Layout,
+        classes: Sequence[str],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size: int,
+        channel_slices: int | None = None,
+    ) -> Backbone:
+        """Take a model of no known family that is in memory, whose parts are named.
+
+        Raises
+        ------
+        ModelError
+            If a part is not what it is named for; the part is named.
+        """
+        spec, adopted = adopt_named(
+            module, layout, classes, mean=mean, std=std, image_size=image_size, channel_slices=channel_slices
+        )
         return cls(spec.model_copy(update={"weights": IN_MEMORY}), None, adopted)
 
     @property

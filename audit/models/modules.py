@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from audit.models.converters.conversion import Conversion
 from audit.models.converters.huggingface import find_weights, read_folder
 from audit.models.converters.torchvision import convert_vit
 from audit.models.load import load_tensors
+from audit.models.named import AdaptedNetwork, PlainNetwork, grouped
 
 WHERE = "the given module"
 PASS_TOLERANCE = 1e-3  # of the largest logit; two libraries add up in other orders
@@ -66,6 +68,91 @@ def adopt(
     )
     fit_to_card(model, spec)
     _check_pass(original, model, len(names))
+    return spec, model
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the parts of a module of no known family are named; ``va.wrap`` and ``va.adapt`` say what each is.
+
+    Parameters
+    ----------
+    parts : sequence of str, optional
+        Stages or blocks; those of a row of modules are found.
+    classifier : str, optional
+    projection, heads, inner
+        Of a transformer's blocks; None where slices of channels are patched.
+    channels : int
+        Of an image.
+    """
+
+    parts: Sequence[str] | None = None
+    classifier: str | None = None
+    projection: str | None = None
+    heads: int = 0
+    inner: Sequence[str] = ()
+    channels: int = 3
+
+    def named(self, module: nn.Module, side: int) -> PlainNetwork | AdaptedNetwork | None:
+        """Return the module with its parts named; None where nothing names or finds them.
+
+        Raises
+        ------
+        ModelError
+            If a part is not what it is named for; the part is named.
+        """
+        size, parts = (self.channels, side, side), self.parts
+        if self.projection is not None:
+            return AdaptedNetwork(
+                module, parts or (), projection=self.projection, heads=self.heads, inner=self.inner,
+                classifier=self.classifier, input_size=size,
+            )  # fmt: skip
+        if parts is None:
+            found = grouped(module)
+            if found is None:
+                return None
+            module, parts = found
+        return PlainNetwork(module, parts, classifier=self.classifier, input_size=size)
+
+
+def adopt_named(
+    module: nn.Module,
+    layout: Layout,
+    classes: Sequence[str],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    image_size: int,
+    channel_slices: int | None,
+) -> tuple[ModelSpec, Model]:
+    """Return a copy of a module of no known family with its parts named, and what a card would say of it.
+
+    Raises
+    ------
+    ModelError
+        If a part is not what it is named for, or the pass is not that of the parts.
+    """
+    original = copy.deepcopy(module).cpu().float().eval()
+    check_finite(original.state_dict(), WHERE)
+    if len(mean) != layout.channels or len(std) != layout.channels or min(std) <= 0:
+        raise ModelError("mean, std", f"are {mean}, {std}", f"give {layout.channels} numbers each, std above 0")
+    try:
+        model: Any = layout.named(original, image_size)
+    except RuntimeError as error:  # whatever the module's own code raises
+        what = f"{layout.channels} x {image_size} x {image_size} numbers do not pass through it ({error})"
+        raise ModelError(WHERE, " ".join(what.split()), "give image_size and channels") from error
+    if model is None:
+        fix = "name its stages, or give a model that 'vit-audit models' lists"
+        raise ModelError(WHERE, f"{why_not_patchable(original)}; no row of convolutions", fix)
+    model.pretrained_cfg |= {"mean": tuple(mean), "std": tuple(std)}
+    spec = ModelSpec(
+        name=type(module).__name__, classes=list(classes), image_size=image_size, channel_slices=channel_slices
+    )
+    if channel_slices is not None:
+        model.channel_slices = channel_slices
+    if reason := why_not_patchable(model):
+        raise ModelError(WHERE, reason, "name other parts, or give another number of channel_slices")
+    _check_pass(original if layout.parts is not None else model.network, model, len(classes))
     return spec, model
 
 
@@ -142,7 +229,8 @@ def _convert_resnet(module: TorchvisionResNet) -> Model:
 def _check_pass(original: nn.Module, model: Model, classes: int) -> None:
     """Raise where the module itself gives other logits than its family's parts, run one after the other."""
     body = adapter(model.eval())
-    images = torch.randn(2, 3, body.side, body.side, generator=torch.Generator().manual_seed(0))
+    channels = model.pretrained_cfg.get("input_size", (3,))[0]
+    images = torch.randn(2, channels, body.side, body.side, generator=torch.Generator().manual_seed(0))
     try:
         answer: Any = original(images)
     except Exception as error:  # whatever a module of another size raises

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import timm
 import torch
 
-from audit.models.adapters.registry import ADAPTERS
+from audit.models.adapters.registry import FAMILIES
 from audit.models.architecture import why_not_patchable
 from audit.models.converters import HUGGING_FACE, TORCHVISION
 from audit.models.converters.kinds import KINDS
@@ -18,7 +18,7 @@ from audit.models.converters.timm_folder import KIND
 from audit.models.converters.torchvision import torchvision_names
 from audit.units import UNITS, Unit
 
-MODULES = (*(kind.__module__.rsplit(".", 1)[1] for kind in ADAPTERS), "deit")  # timm's, in which such models are
+MODULES = (*(kind.__module__.rsplit(".", 1)[1] for kind in FAMILIES), "deit")  # timm's, in which such models are
 
 SLICED = ("convnext", "convnextv2", "resnet")  # kinds of Hugging Face's of which slices of channels are patched
 HUGGING_FACE_FAMILIES: Mapping[Unit, str] = {
@@ -41,7 +41,7 @@ class Row:
 def families() -> list[Row]:
     """Return a row for each family."""
     rows = [
-        Row("timm", made.called, ", ".join(made.named), UNITS[made.unit].full, made.notes) for made in ADAPTERS.values()
+        Row("timm", made.called, ", ".join(made.named), UNITS[made.unit].full, made.notes) for made in FAMILIES.values()
     ]
     rows.append(
         Row(

@@ -24,6 +24,12 @@ def gray(images: torch.Tensor) -> torch.Tensor:
     return result
 
 
+def luma(images: torch.Tensor) -> torch.Tensor:
+    """Return the luma (B, 1, H, W), in whole steps, of images (B, 3, H, W) of 0 to 255, as Pillow rounds it."""
+    weights = torch.tensor([19595, 38470, 7471], dtype=torch.float64, device=images.device).view(1, 3, 1, 1)
+    return ((images.double() * weights).sum(1, keepdim=True) + 32768).div_(65536).floor_().to(images.dtype)
+
+
 def blur(images: torch.Tensor) -> torch.Tensor:
     """Remove fine detail: Gaussian blur with a standard deviation of 1/14 of the image's side.
 
@@ -44,7 +50,7 @@ def _blurring(length: int, sigma: float) -> torch.Tensor:
 
 
 def corrupt_pixels(pixels: Pixels, corruption: Corruption) -> Pixels:
-    """Return corrupted copies of uint8 pixels (N, H, W, 3)."""
+    """Return corrupted copies of uint8 pixels (N, H, W, channels)."""
     out = np.empty_like(pixels)
     for start in range(0, len(pixels), CHUNK):
         part = torch.from_numpy(pixels[start : start + CHUNK]).permute(0, 3, 1, 2)
@@ -53,13 +59,16 @@ def corrupt_pixels(pixels: Pixels, corruption: Corruption) -> Pixels:
 
 
 def as_input(model: Model, pixels: Pixels) -> torch.Tensor:
-    """Turn uint8 pixels (B, H, W, 3) into float32 (B, 3, H, W), normalised as the model was pretrained.
+    """Turn uint8 pixels (B, H, W, channels) into float32 (B, channels, H, W), normalised as the model was pretrained.
 
-    They are where the model is. To an accelerator they travel as bytes, from pinned memory, while it computes.
+    A model of one channel is shown the luma of pixels that have three. What comes out is
+    where the model is; to an accelerator it travels as bytes, from pinned memory, while that computes.
     """
     device, raw = device_of(model), torch.from_numpy(np.ascontiguousarray(pixels))
     if device.type == CUDA:
         raw = raw.pin_memory()
     images = raw.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
-    mean, std = (torch.tensor(model.pretrained_cfg[k], device=device).view(1, 3, 1, 1) * 255 for k in ("mean", "std"))
+    mean, std = (torch.tensor(model.pretrained_cfg[k], device=device).view(1, -1, 1, 1) * 255 for k in ("mean", "std"))
+    if mean.shape[1] == 1 and images.shape[1] == 3:
+        images = luma(images)
     return images.sub_(mean).div_(std)

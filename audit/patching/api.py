@@ -232,7 +232,7 @@ def _check_scale(scale: str) -> None:
 
 def _check_images(model: Model, name: str, images: torch.Tensor) -> None:
     """Raise unless these are images of the size that the model reads."""
-    side = adapter(model).side
+    side, channels = adapter(model).side, model.pretrained_cfg.get("input_size", (3,))[0]
     if not isinstance(images, torch.Tensor) or not images.is_floating_point():
         raise InputError(
             name, "are no tensor of floating-point numbers", "give a torch.Tensor (N, 3, H, W), normalised"
@@ -240,8 +240,8 @@ def _check_images(model: Model, name: str, images: torch.Tensor) -> None:
     kind = next(model.parameters()).dtype
     if images.dtype != kind:
         raise InputError(name, f"are {images.dtype}, the model's weights {kind}", "bring both to one type, as float32")
-    if images.ndim != 4 or images.shape[1:] != (3, side, side):
-        raise InputError(name, f"are {tuple(images.shape)}", f"the model reads (N, 3, {side}, {side})")
+    if images.ndim != 4 or images.shape[1:] != (channels, side, side):
+        raise InputError(name, f"are {tuple(images.shape)}", f"the model reads (N, {channels}, {side}, {side})")
 
 
 def _sites(model: Model, recipients: torch.Tensor, donors: torch.Tensor, heads: Sequence[Head] | None) -> list[Site]:

@@ -19,13 +19,17 @@ from torch import nn
 from audit.models.adapters.base import Adapter
 from audit.models.adapters.convnext import ConvNext
 from audit.models.adapters.heads import Heads
+from audit.models.adapters.own import Adapted, Plain
 from audit.models.adapters.positions import Biased, Rotary
 from audit.models.adapters.residual import Residual
 from audit.models.adapters.windows import NormedWindows, Windowed
+from audit.models.named import AdaptedNetwork, NamedNetwork, PlainNetwork
 
-Model: TypeAlias = VisionTransformer | Beit | Eva | SwinTransformer | SwinTransformerV2 | ResNet | ConvNeXt
+Model: TypeAlias = (
+    VisionTransformer | Beit | Eva | SwinTransformer | SwinTransformerV2 | ResNet | ConvNeXt | NamedNetwork
+)
 
-ADAPTERS: Mapping[type[nn.Module], type[Adapter]] = {
+FAMILIES: Mapping[type[nn.Module], type[Adapter]] = {  # timm's
     VisionTransformer: Heads,
     Beit: Biased,
     Eva: Rotary,
@@ -34,6 +38,7 @@ ADAPTERS: Mapping[type[nn.Module], type[Adapter]] = {
     ResNet: Residual,
     ConvNeXt: ConvNext,
 }
+ADAPTERS: Mapping[type[nn.Module], type[Adapter]] = {**FAMILIES, PlainNetwork: Plain, AdaptedNetwork: Adapted}
 
 
 def adapter(model: Model) -> Adapter:
@@ -53,5 +58,5 @@ def adapter(model: Model) -> Adapter:
 def family_of(name: str) -> type[Adapter] | None:
     """Return which family a timm model is of, by the module that makes it, or None if of none that is known."""
     module = inspect.getmodule(timm.model_entrypoint(name))
-    made = {inspect.getmodule(kind): found for kind, found in ADAPTERS.items()}
-    return ADAPTERS[VisionTransformer] if name.startswith("deit") else made.get(module)
+    made = {inspect.getmodule(kind): found for kind, found in FAMILIES.items()}
+    return FAMILIES[VisionTransformer] if name.startswith("deit") else made.get(module)
