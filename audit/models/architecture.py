@@ -13,7 +13,7 @@ from torch import nn
 from audit.card.schema import ModelSpec
 from audit.errors import ModelError
 from audit.models.adapters.channels import SLICES_FIELD, Channels
-from audit.models.adapters.registry import ADAPTERS, FAMILIES, Model, adapter, family_of
+from audit.models.adapters.registry import ADAPTERS, FAMILIES, Model, adapter, family_of, input_channels
 from audit.models.checkpoint import check_finite
 from audit.models.converters import HUGGING_FACE, TORCHVISION, is_foreign, read_conversion
 from audit.models.converters.timm_folder import reserved_among
@@ -108,9 +108,8 @@ def try_pass(model: Model, classes: int) -> None:
     ModelError
     """
     side, device = adapter(model).side, next(model.parameters()).device
-    channels = model.pretrained_cfg.get("input_size", (3,))[0]
     try:
-        logits = model(torch.zeros(1, channels, side, side, device=device))
+        logits = model(torch.zeros(1, input_channels(model), side, side, device=device))
     except NotImplementedError:  # an operation that is not known without numbers
         return
     except Exception as error:  # whatever an architecture of odd arguments raises

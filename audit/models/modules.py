@@ -19,7 +19,7 @@ from torchvision.models.vision_transformer import VisionTransformer as Torchvisi
 
 from audit.card.schema import ModelSpec
 from audit.errors import ModelError
-from audit.models.adapters.registry import ADAPTERS, Model, adapter
+from audit.models.adapters.registry import ADAPTERS, Model, adapter, input_channels
 from audit.models.architecture import fit_to_card, why_not_patchable
 from audit.models.checkpoint import StateDict, check_finite, open_checkpoint
 from audit.models.converters import HUGGING_FACE, TORCHVISION
@@ -229,8 +229,7 @@ def _convert_resnet(module: TorchvisionResNet) -> Model:
 def _check_pass(original: nn.Module, model: Model, classes: int) -> None:
     """Raise where the module itself gives other logits than its family's parts, run one after the other."""
     body = adapter(model.eval())
-    channels = model.pretrained_cfg.get("input_size", (3,))[0]
-    images = torch.randn(2, channels, body.side, body.side, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(2, input_channels(model), body.side, body.side, generator=torch.Generator().manual_seed(0))
     try:
         answer: Any = original(images)
     except Exception as error:  # whatever a module of another size raises

@@ -10,7 +10,7 @@ from scipy.special import expit
 
 from audit.batching import in_batches
 from audit.errors import InputError
-from audit.models.adapters.registry import Model, adapter
+from audit.models.adapters.registry import Model, adapter, input_channels
 from audit.models.device import device_of
 from audit.patching.attribution import attribute, linearise
 from audit.patching.engine import Donor, Patches, continue_unpatched, patch, patch_layer
@@ -232,7 +232,7 @@ def _check_scale(scale: str) -> None:
 
 def _check_images(model: Model, name: str, images: torch.Tensor) -> None:
     """Raise unless these are images of the size that the model reads."""
-    side, channels = adapter(model).side, model.pretrained_cfg.get("input_size", (3,))[0]
+    side, channels = adapter(model).side, input_channels(model)
     if not isinstance(images, torch.Tensor) or not images.is_floating_point():
         raise InputError(
             name, "are no tensor of floating-point numbers", "give a torch.Tensor (N, 3, H, W), normalised"

@@ -55,6 +55,11 @@ def adapter(model: Model) -> Adapter:
     raise TypeError(f"{type(model).__name__} is of no family that can be patched")
 
 
+def input_channels(model: Model) -> int:
+    """Return how many channels the images have that a model reads."""
+    return int((model.pretrained_cfg.get("input_size") or (3,))[0])
+
+
 def family_of(name: str) -> type[Adapter] | None:
     """Return which family a timm model is of, by the module that makes it, or None if of none that is known."""
     module = inspect.getmodule(timm.model_entrypoint(name))
