@@ -244,6 +244,14 @@ def adapt(
     ------
     ModelError
         If a part is not what it is named for, or an identity of patching does not hold; the part is named.
+
+    Examples
+    --------
+    >>> import timm, vit_audit as va
+    >>> module = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=2)
+    >>> parts = {"blocks": ["blocks.0", "blocks.1"], "projection": "attn.proj", "heads": 3, "qkv": ["attn.qkv"]}
+    >>> va.adapt(module, ["no", "yes"], **parts, image_size=32, mean=[0.5] * 3, std=[0.5] * 3).unit
+    'head'
     """
     names, size = _checked(module, classes), (channels, image_size, image_size)
     layout = Layout(blocks, classifier, projection, heads, qkv, channels)

@@ -22,7 +22,7 @@ from audit.models.transforms import as_input
 from audit.patching.engine import Donor, patch_attention, patch_layer, patch_together, transplant_layer
 from audit.patching.hooks import donor_head_outputs, patch_with_hooks
 from audit.patching.sites import Site, heads_of, record, same_up_to, sites_of
-from tests.models_for_tests import enlarged, hooks_left
+from tests.models_for_tests import enlarged, hooks_left, noise_images, tiny
 
 NAMES = ["calm", "glad", "sad"]
 GRAY: dict[str, Any] = {"mean": [0.5], "std": [0.5], "image_size": 16, "channels": 1}
@@ -223,6 +223,20 @@ def test_a_head_of_an_adapted_model_is_what_zeroing_its_columns_takes_away() -> 
     patched = patch_with_hooks(model, images, {Site(1, 2): nothing})
     network.blocks[1].attention.out.weight[:, 16:24] = 0
     torch.testing.assert_close(patched, network(images), rtol=1e-5, atol=1e-5)
+
+
+@unit
+@torch.inference_mode()
+def test_an_adapted_vit_is_patched_as_its_family_is() -> None:
+    family = tiny("LayerScale")
+    layout = {"blocks": ["blocks.0", "blocks.1"], "projection": "attn.proj", "heads": 4, "qkv": ["attn.qkv"]}
+    adapted = va.adapt(family, NAMES, **layout, **{**COLOUR, "image_size": 32}).module
+    images, donors = noise_images(3), noise_images(3, seed=1)
+    for layer in range(2):
+        wanted, found = (
+            patch_layer(m, record(m, images), Donor(m, record(m, donors)), layer) for m in (family, adapted)
+        )
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 @unit
