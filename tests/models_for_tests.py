@@ -74,6 +74,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "dinov3": ("vit_small_patch16_dinov3_qkvb", {}),
     "perception encoder": ("vit_pe_core_tiny_patch16_384", {}),
     "swin": ("swin_tiny_patch4_window7_224", SWIN),
+    "swin v2": ("swinv2_tiny_window8_256", {**SWIN, "window_size": 4}),
+    "swin v2, padded windows": ("swinv2_tiny_window8_256", SWIN),
     "resnet, basic": ("resnet18", {"layers": (1, 2, 1, 1)}),
     "resnet, bottleneck": ("resnet50", {"layers": (1, 2, 1, 1), "channels": (8, 8, 8, 16), "output_stride": 32}),
     "resnet, average pools around": ("resnet26d", {}),
@@ -99,7 +101,7 @@ def tiny(family: str = "class token", *, seed: int = 0, classes: int = CLASSES, 
 def base_of(family: str) -> dict[str, Any]:
     """Return what makes the models of a family tiny."""
     name, own = FAMILIES[family]
-    if own is SWIN:
+    if "window_size" in own:
         return {}
     if family in CONVOLUTIONAL:
         return CONVNEXT if name.startswith("convnext") else RESNET

@@ -10,24 +10,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 from PIL import Image
 from pydantic import ValidationError
 from torch import nn
 
 from audit.card.load import check_card, resolve
 from audit.card.schema import Decision, ModelSpec, Output, PreprocessSpec
+from audit.controls.identities import Subject, run_identities
 from audit.errors import InputError, ModelError
 from audit.given import as_path, check_kind
 from audit.models.adapters.registry import Model
-from audit.models.architecture import unit_of
-from audit.models.build import UNUSED, Backbone, with_class_names
+from audit.models.build import UNUSED, Backbone, Reading, with_class_names
+from audit.models.modules import Layout
 from audit.models.predict import predict
 from audit.models.preflight import NOT_FILES
 from audit.models.preprocessing import Preprocess
 from audit.models.supported import families, refusals
 from audit.records import PreprocessingInfo
 
-__all__ = ["Net", "Preprocess", "load_model", "supported_models", "wrap"]
+__all__ = ["Net", "Preprocess", "adapt", "load_model", "supported_models", "wrap"]
+
+IDENTITY_IMAGES = 2  # drawn at random, on which an adapted model must patch as it should
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Net:
     @property
     def unit(self) -> str:
         """What is patched: "head" or "slice" (of channels)."""
-        return unit_of(self.spec.name)
+        return self.backbone.unit
 
     def predict(self, images: Sequence[str | Path | Image.Image]) -> npt.NDArray[np.float32]:
         """Return the logits of images, through the model's own preprocessing.
@@ -152,13 +156,16 @@ def wrap(
     decision: Decision | None = None,
     threshold: float | None = None,
     output_key: str | int | None = None,
+    stages: Sequence[str] | None = None,
+    channels: int = 3,
 ) -> Net:
-    """Take any module of a supported family, as it is.
+    """Take any module of a supported family, or of stages in a row, as it is.
 
     Parameters
     ----------
     module : torch.nn.Module
-        A model of timm, Hugging Face or torchvision, or one of their classes built by hand; it is copied.
+        A model of timm, Hugging Face or torchvision, or one of their classes built by hand; or any network whose
+        stages run one after the other, such as convolutions without residuals. It is copied.
     classes : sequence of str
         Names of the outputs, in their order.
     mean, std : sequence of float, optional
@@ -182,6 +189,12 @@ def wrap(
     output_key : str or int, optional
         Which output of a module that returns several: its key in the mapping, or its place, from 0. It is given by one
         linear layer on what the body of a supported family gives.
+    stages : sequence of str, optional
+        Of a network of no known family: names of modules, in the order in which they run, through which alone images
+        reach what follows. What is patched are slices of the channels that each hands on. Those of a
+        ``torch.nn.Sequential`` are found. ``mean``, ``std`` and ``image_size`` are needed with them.
+    channels : int
+        Of an image: 1 where such a network reads gray ones.
 
     Returns
     -------
@@ -204,15 +217,14 @@ def wrap(
         ...
     audit.errors.ModelError: the given module: it is a Linear; ...
     """
-    if not isinstance(module, nn.Module):
-        raise ModelError(type(module).__name__, "is no torch.nn.Module", "a card's section model goes to load_model")
-    listed = isinstance(classes, Iterable) and not isinstance(classes, str)
-    names = [str(name) for name in classes] if listed else []
-    if not names or len(set(names)) < len(names):
-        raise ModelError("classes", f"are {classes!r}", "name each output once, in their order, as a list")
+    names = _checked(module, classes)
     for name, given in (("mean", mean), ("std", std)):
         if given is not None:
             check_kind(name, given, Iterable, "give three numbers: of red, green and blue")
+    if stages is not None or type(module) is nn.Sequential:
+        layout = Layout(parts=stages, channels=channels)
+        reading: Reading = {"output": output, "decision": decision, "threshold": threshold}
+        return _of_parts(module, layout, names, mean, std, image_size, channel_slices, preprocess, reading)
     try:
         stated = PreprocessSpec(**preprocess) if isinstance(preprocess, Mapping) else preprocess
         backbone = Backbone.from_module(
@@ -232,6 +244,116 @@ def wrap(
     except ValidationError as error:
         fault = error.errors()[0]
         raise ModelError(".".join(map(str, fault["loc"])), fault["msg"], "as docs/card.md has it under model") from None
+    return Net(backbone, tuple(names))
+
+
+def adapt(
+    module: nn.Module,
+    classes: Sequence[str],
+    *,
+    blocks: Sequence[str],
+    projection: str,
+    heads: int,
+    qkv: Sequence[str],
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    classifier: str | None = None,
+    channels: int = 3,
+) -> Net:
+    """Take a transformer of no known family: its blocks, and in each what its heads write through.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Is copied.
+    classes : sequence of str
+        Names of the outputs, in their order.
+    blocks : sequence of str
+        Names of the blocks, in order. Each takes the stream alone and hands it on.
+    projection : str
+        Name, within a block, of the linear layer that all heads write through, head after head.
+    heads : int
+        Of each block.
+    qkv : sequence of str
+        Names, within a block, of the linear layers of queries, keys and values; or of the one that holds all three.
+    image_size : int
+        Side in pixels.
+    mean, std : sequence of float
+        By which pixels of 0 to 1 are normalised, one number a channel.
+    classifier : str, optional
+        Name of the linear layer that gives the logits; by default the last one that runs.
+    channels : int
+        Of an image.
+
+    Returns
+    -------
+    Net
+
+    Raises
+    ------
+    ModelError
+        If a part is not what it is named for, or an identity of patching does not hold; the part is named.
+
+    Examples
+    --------
+    >>> import timm, vit_audit as va
+    >>> module = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=2)
+    >>> parts = {"blocks": ["blocks.0", "blocks.1"], "projection": "attn.proj", "heads": 3, "qkv": ["attn.qkv"]}
+    >>> va.adapt(module, ["no", "yes"], **parts, image_size=32, mean=[0.5] * 3, std=[0.5] * 3).unit
+    'head'
+    """
+    names, size = _checked(module, classes), (channels, image_size, image_size)
+    layout = Layout(blocks, classifier, projection, heads, qkv, channels)
+    net = _of_parts(module, layout, names, mean, std, image_size, None)
+    generator = torch.Generator().manual_seed(0)
+    images, donors = (torch.randn(IDENTITY_IMAGES, *size, generator=generator) for _ in range(2))
+    failed = [c.id for c in run_identities(Subject(net.module, images, donors)) if not c.passed]
+    if failed:
+        what = f"does not patch as it should: {', '.join(failed)} (docs/method.md)"
+        raise ModelError(projection, what, "name the layer that heads write through, and their number")
+    return net
+
+
+def _checked(module: nn.Module, classes: Sequence[str]) -> list[str]:
+    """Return the names of the outputs, once it is known that there is a module and a name for each."""
+    if not isinstance(module, nn.Module):
+        raise ModelError(type(module).__name__, "is no torch.nn.Module", "a card's section model goes to load_model")
+    names = [] if isinstance(classes, str) else [str(name) for name in classes]
+    if not names or len(set(names)) < len(names):
+        raise ModelError("classes", f"are {classes!r}", "name each output once, in their order, as a list")
+    return names
+
+
+def _of_parts(
+    module: nn.Module,
+    layout: Layout,
+    names: list[str],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    image_size: int | None,
+    channel_slices: int | None,
+    preprocess: Preprocess | Mapping[str, Any] | str = "legacy",
+    reading: Reading | None = None,
+) -> Net:
+    own = preprocess if isinstance(preprocess, Preprocess) else None
+    if own is not None and own.normalisation is not None:
+        mean, std = own.normalisation
+    if mean is None or std is None or image_size is None:
+        fix = "give mean and std, a number for each channel, and image_size"
+        raise ModelError("mean, std, image_size", "nothing beside the module says what images it reads", fix)
+    backbone = Backbone.from_parts(
+        module,
+        layout,
+        names,
+        mean=mean,
+        std=std,
+        image_size=image_size,
+        channel_slices=channel_slices,
+        preprocess=PreprocessSpec(**preprocess) if isinstance(preprocess, Mapping) else preprocess,  # type: ignore[arg-type]
+        reading=reading,
+    )
+    backbone.preprocessing(backbone.build_as_is(len(names)))
     return Net(backbone, tuple(names))
 
 

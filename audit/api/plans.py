@@ -20,7 +20,6 @@ from audit.data.summary import describe_data
 from audit.errors import InputError
 from audit.evidence.power import detectable_gaps, detectable_head_effects
 from audit.given import as_path, check_kind
-from audit.models.architecture import unit_of
 from audit.models.build import Backbone
 from audit.models.preprocessing import Preprocessing
 from audit.pipeline.build_record import as_record
@@ -57,7 +56,7 @@ class Plan:
     def data(self) -> DataReport:
         """Every image counted: by group, label and split, left out and why, with warnings."""
         report = describe_data(self.inputs.samples, self.card)
-        limits = detectable_head_effects(self.inputs.samples, self.card.audit, unit_of(self.card.model.name))
+        limits = detectable_head_effects(self.inputs.samples, self.card.audit, self.inputs.unit)
         return report.model_copy(update={"head_limits": limits})
 
     @property

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from audit.card.schema import ControlsSpec
-from audit.controls.control_images import ControlSet, Role
+from audit.controls.control_images import ROLES, ControlSet, Role
 from audit.data.pixels import Pixels
 from audit.errors import DivergedError
 from audit.models.adapters.registry import Model, adapter
@@ -51,13 +51,16 @@ class Condition:
     seed: int
 
 
-def conditions(one_task: bool, donor_seeds: int) -> list[Condition]:
+def conditions(one_task: bool, donor_seeds: int, roles: Sequence[Role] = ROLES) -> list[Condition]:
     """Return what is trained: for gray and for blur a recipient, and donors of other seeds, clean and corrupted.
+
+    Of a model that reads gray images, for blur alone: ``roles`` says so.
 
     A clean donor and its corrupted twin share a seed: the order of the images. On one task, colour and blur share the
     clean donors.
     """
-    tasks: Sequence[tuple[Role, str]] = (("colour", "gray"), ("blur", "blur"))
+    every: Sequence[tuple[Role, str]] = (("colour", "gray"), ("blur", "blur"))
+    tasks = [(role, corruption) for role, corruption in every if role in roles]
     wanted: list[Condition] = []
     for role, corruption in tasks:
         wanted.append(Condition(corruption, role, corruption, 1))
@@ -110,7 +113,13 @@ def cache_key(backbone: Backbone, spec: ControlsSpec, images: ControlSet) -> str
 
 
 def train_controls(
-    backbone: Backbone, spec: ControlsSpec, images: ControlSet, *, cache: Path, step: Step
+    backbone: Backbone,
+    spec: ControlsSpec,
+    images: ControlSet,
+    *,
+    cache: Path,
+    step: Step,
+    roles: Sequence[Role] = ROLES,
 ) -> ControlModels:
     """Train the control models, or load them where the same have been trained before.
 
@@ -124,9 +133,11 @@ def train_controls(
         Folder of trained control models.
     step : callable
         Given a name, returns a progress callback.
+    roles : sequence of {"colour", "blur"}
+        What is tried.
     """
     folder = cache / f"controls-{cache_key(backbone, spec, images)[:24]}"
-    wanted = conditions(images.one_task, spec.donor_seeds)
+    wanted = conditions(images.one_task, spec.donor_seeds, roles)
     files = {c: folder / f"{c.name}.safetensors" for c in wanted}
     fresh = not all(path.is_file() for path in (folder / BASE, *files.values()))
     if fresh:

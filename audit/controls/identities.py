@@ -199,14 +199,16 @@ def _scale(subject: Subject) -> float:
 
 def every_site_is_live(subject: Subject, *, sites: Sequence[Site] | None = None) -> MeasuredControl:
     """Silence each head: some logit must change, or the patch does not reach the model."""
-    model = subject.model
-    one = subject.images[:1]
+    model, least = subject.model, []
     with torch.inference_mode():
-        unpatched = model(one)
-    least = []
+        seen = [(one, model(one)) for one in subject.images.split(1)]
     for site in sites or sites_of(model):
-        nothing = torch.zeros_like(donor_head_outputs(model, one, [site])[site])
-        least.append((patch_with_hooks(model, one, {site: nothing}) - unpatched).abs().max())
+        for one, unpatched in seen:
+            nothing = torch.zeros_like(donor_head_outputs(model, one, [site])[site])
+            change = (patch_with_hooks(model, one, {site: nothing}) - unpatched).abs().max()
+            if change > 0:  # else another image may show it: rectified channels are idle on some
+                break
+        least.append(change)
     return judge_numbers(
         _largest(least),
         "smallest",

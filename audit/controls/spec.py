@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from audit.controls.control_images import ControlSet, Role
+from audit.controls.control_images import ROLES, ControlSet, Role
 from audit.controls.control_models import ControlModels
 from audit.controls.measure import Index
 from audit.data.pixels import Pixels
-from audit.models.adapters.registry import Model, adapter
+from audit.models.adapters.registry import Model, adapter, input_channels
 from audit.units import Unit
 
 
@@ -25,7 +25,13 @@ class ChannelSpec:
     unit: Unit = "head"
 
 
+GRAY_ROLES: tuple[Role, ...] = ("blur",)  # what can be taken away from a model that reads gray images
 CALLED: Mapping[Role, tuple[str, str]] = {"colour": ("colour", "gray"), "blur": ("fine detail", "blur")}
+
+
+def roles_of(model: Model) -> tuple[Role, ...]:
+    """Return what can be taken away from what a model reads: colour only where it reads colour."""
+    return ROLES if input_channels(model) > 1 else GRAY_ROLES
 
 
 @dataclass(frozen=True)
@@ -52,9 +58,10 @@ class Channel:
 
 
 def channels(models: ControlModels, images: ControlSet, layers: range, *, untrained: Model) -> list[Channel]:
-    """Return the colour and the blur channel."""
+    """Return the colour and the blur channel, as far as there are models of them."""
     made = []
-    for role, (carries, corruption) in CALLED.items():
+    for role in [role for role, (_, corruption) in CALLED.items() if corruption in models.models]:
+        carries, corruption = CALLED[role]
         clean, null = models.donors(role, "clean"), models.donors(role, corruption)
         made.append(
             Channel(

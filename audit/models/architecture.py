@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from audit.card.schema import ModelSpec, PreprocessSpec
 from audit.errors import ModelError
-from audit.models.adapters.base import Adapter
 from audit.models.adapters.channels import SLICES_FIELD, Channels
-from audit.models.adapters.registry import ADAPTERS, Model, adapter
+from audit.models.adapters.registry import ADAPTERS, FAMILIES, Model, adapter, family_of, input_channels
 from audit.models.checkpoint import check_finite
 from audit.models.converters import HUGGING_FACE, TORCHVISION, is_foreign, read_conversion
+from audit.models.converters.timm_folder import reserved_among
 from audit.units import Unit
 
-SUPPORTED = (*(name for made in ADAPTERS.values() for name in made.named), f"{TORCHVISION}vit_*", HUGGING_FACE)
-RESERVED = {  # arguments of timm's that load, fetch or leave out, or that the card says elsewhere
-    "checkpoint_path", "cache_dir", "in_chans", "num_classes", "img_size", "features_only", "out_indices", "scriptable",
-    "exportable", "no_jit",
-}  # fmt: skip
+SUPPORTED = (*(name for made in FAMILIES.values() for name in made.named), f"{TORCHVISION}vit_*", HUGGING_FACE)
 BLOCKS = {"depth", "depths", "layers"}  # arguments that count blocks, each of which is made one by one
 MOST_BLOCKS, LARGEST = 500, 2**17  # no network has so many, or is so wide
 
@@ -49,7 +43,7 @@ def make_architecture(spec: ModelSpec, classes: int, *, pretrained: bool = False
     ModelError
         If there is no such model, or its parts cannot be separated.
     """
-    if spec.channel_slices is not None and unit_of(spec.name) == "head":
+    if spec.channel_slices is not None and unit_of(spec.name, weights) == "head":
         what = f"{spec.name} has attention heads, no slices of channels"
         raise ModelError("model.channel_slices", what, "remove it")
     model = _converted(spec, classes, weights) if is_foreign(spec.name) else _of_timm(spec, classes, pretrained)
@@ -108,16 +102,14 @@ def why_not_patchable(model: nn.Module) -> str:
     return f"it is a {type(model).__name__}{inside}"
 
 
-def family_of(name: str) -> type[Adapter] | None:
-    """Return which family a timm model is of, by the module that makes it, or None if of none that is known."""
-    module = inspect.getmodule(timm.model_entrypoint(name))
-    made = {inspect.getmodule(kind): found for kind, found in ADAPTERS.items()}
-    return ADAPTERS[VisionTransformer] if name.startswith("deit") else made.get(module)
+def unit_of(name: str, weights: Path | None = None) -> Unit:
+    """Return what is patched of a model that a card names; the name is known to be supported.
 
-
-def unit_of(name: str) -> Unit:
-    """Return what is patched of a model that a card names; the name is known to be supported."""
-    made = None if is_foreign(name) else family_of(name)
+    Of a Hugging Face folder, ``weights``, its configuration tells.
+    """
+    if is_foreign(name):
+        return "head" if name == HUGGING_FACE and weights is None else read_conversion(name, weights).unit
+    made = family_of(name)
     return "head" if made is None else made.unit
 
 
@@ -130,7 +122,7 @@ def try_pass(model: Model, classes: int) -> None:
     """
     side, device = adapter(model).side, next(model.parameters()).device
     try:
-        logits = model(torch.zeros(1, 3, side, side, device=device))
+        logits = model(torch.zeros(1, input_channels(model), side, side, device=device))
     except NotImplementedError:  # an operation that is not known without numbers
         return
     except Exception as error:  # whatever an architecture of odd arguments raises
@@ -143,8 +135,7 @@ def try_pass(model: Model, classes: int) -> None:
 def _of_timm(spec: ModelSpec, classes: int, pretrained: bool) -> Model:
     """Create a model of timm's by name."""
     options = dict(spec.overrides)
-    reserved = sorted(key for key in options if key in RESERVED or key.startswith("pretrained"))
-    if reserved:
+    if reserved := reserved_among(options):
         what = f"'{reserved[0]}' is no part of an architecture, or has a field of its own"
         raise ModelError("model.overrides", what, "remove it")
     _check_sizes(options, "model.overrides")

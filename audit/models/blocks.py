@@ -18,15 +18,18 @@ def rows_read(model: Model) -> int | None:
     return None
 
 
-def is_plain(block: nn.Module) -> bool:
-    """Tell whether the functions of this module know all that a block does."""
+def is_plain(model: Model, layer: int) -> bool:
+    """Tell whether the functions of this module know all that a layer's block does."""
+    if not isinstance(model, VisionTransformer):
+        return False
+    block = adapter(model).blocks[layer]
     known = type(block) is Block and type(block.attn) is Attention and getattr(block.attn, "gate", None) is None
     return known and not (block.training and drops_at_random(block))
 
 
 def unknown_blocks(model: Model) -> list[int]:
     """Return the layers whose blocks must be run whole, and by hooks where sets of heads are patched."""
-    return [i for i, block in enumerate(adapter(model).blocks) if not is_plain(block)]
+    return [i for i in range(adapter(model).depth) if not is_plain(model, i)]
 
 
 def drops_at_random(model: nn.Module) -> bool:

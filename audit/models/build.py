@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 import torch
 from torch import nn
@@ -16,18 +16,29 @@ from audit.card.load import resolve
 from audit.card.schema import Card, Decision, ModelSpec, Output, PreprocessSpec
 from audit.errors import ModelError
 from audit.models.adapters.registry import Model, adapter
-from audit.models.architecture import make_architecture, try_pass
+from audit.models.architecture import make_architecture, try_pass, unit_of
 from audit.models.checkpoint import hash_state, open_checkpoint
 from audit.models.converters import class_names, fetch_weights, is_foreign, read_conversion, weights_file
 from audit.models.fitting import Fitted
 from audit.models.load import Tensors, check_heads, fit_tensors, without_classifier
-from audit.models.modules import adopt, described, reset_classifier, reset_weights
+from audit.models.modules import Layout, adopt, adopt_named, described, reset_classifier, reset_weights
 from audit.models.outputs import FIELD, as_pair, has_one_logit, take_output
 from audit.models.preprocessing import Preprocess, Preprocessing, preprocessing_of
 from audit.models.readout import SOFTMAX, Readout, readout_of_card, with_readout
 from audit.models.weight_sets import State
+from audit.units import Unit
 
 Named = Literal["deployed", "test", "legacy"]  # preprocessings of a card
+
+
+class Reading(TypedDict):
+    """How a model's logits are read, as a card has it."""
+
+    output: Output | None
+    decision: Decision | None
+    threshold: float | None
+
+
 UNUSED = [0.5] * 3, [0.5] * 3  # normalisation of pixels that are normalised already
 IN_MEMORY = "in memory"  # a card's model.weights, of a module that was given
 
@@ -164,12 +175,49 @@ class Backbone:
         spec = self.spec if weights is None else self.spec.model_copy(update={"weights": weights})
         return preprocessing_of(spec, model, folder=self.weights, given=self.preprocess)
 
+    @classmethod
+    def from_parts(
+        cls,
+        module: nn.Module,
+        layout: Layout,
+        classes: Sequence[str],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size: int,
+        channel_slices: int | None = None,
+        preprocess: Preprocess | PreprocessSpec | Named = "legacy",
+        reading: Reading | None = None,
+    ) -> Backbone:
+        """Take a model of no known family that is in memory, whose parts are named.
+
+        No library says how images are made for it: a centred square (``legacy``) where nothing else is stated.
+
+        Raises
+        ------
+        ModelError
+            If a part is not what it is named for; the part is named.
+        """
+        spec, adopted = adopt_named(
+            module, layout, classes, mean=mean, std=std, image_size=image_size, channel_slices=channel_slices
+        )
+        own = preprocess if isinstance(preprocess, Preprocess) else None
+        stated = "legacy" if own is not None or preprocess == "deployed" else preprocess
+        update = {"weights": IN_MEMORY, "preprocess": stated, **(reading or {})}
+        spec = spec.model_copy(update=update)
+        return cls(spec, None, with_readout(adopted, readout_of_card(spec)), own)
+
     @property
     def state(self) -> State | None:
         """Which of the weights of its file the model has; None where there is no file."""
         if self.weights is None or self.spec.weights in ("none", "rendered"):
             return None
         return open_checkpoint(weights_file(self.spec.name, self.weights)).take(self.spec.state).state
+
+    @property
+    def unit(self) -> Unit:
+        """What is patched: "head" or "slice" (of channels)."""
+        return unit_of(self.spec.name, self.weights) if self.module is None else adapter(self.module).unit
 
     def build(self, classes: int, *, seed: int = 0) -> Model:
         """Return a model in evaluation mode whose body is this initialisation.

@@ -357,7 +357,7 @@ def _freeze(model: Model, prefix: int, recipe: Recipe) -> None:
     model.requires_grad_(prefix == 0 and not recipe.freeze_classifier and not recipe.attention_only)
     whole = [p for layer in layers for part in body.modules(layer) for p in part.parameters()]
     trained = [p for layer in layers for p in body.branch(layer)] if recipe.attention_only else whole
-    classifier = [] if recipe.freeze_classifier else [p for n in body.last for p in getattr(model, n).parameters()]
+    classifier = [] if recipe.freeze_classifier else [p for n in body.last for p in model.get_submodule(n).parameters()]
     for parameter in [*trained, *classifier]:
         parameter.requires_grad_(True)
 

@@ -68,6 +68,8 @@ def fit_tensors(
     body, wanted = adapter(model), model.state_dict()
     fitted = fit_names(model, tensors, where, keep_classifier=keep_classifier, conversion=conversion)
     tensors = fitted.tensors if classifier is None or not keep_classifier else classifier(fitted.tensors)
+    if conversion is not None:
+        tensors = conversion.resampled(model, dict(tensors))
     if body.mark not in tensors:
         what = f"not weights of a timm {type(model).__name__} (it has {listed(sorted(tensors))})"
         raise ModelError(where, what, _fix(model))

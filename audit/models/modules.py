@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torchvision.models.vision_transformer import VisionTransformer as Torchvisi
 
 from audit.card.schema import ModelSpec
 from audit.errors import ModelError
-from audit.models.adapters.registry import ADAPTERS, Model, adapter
+from audit.models.adapters.registry import ADAPTERS, Model, adapter, input_channels
 from audit.models.architecture import fit_to_card, why_not_patchable
 from audit.models.checkpoint import StateDict, check_finite, open_checkpoint
 from audit.models.converters import HUGGING_FACE, TORCHVISION
@@ -26,6 +27,7 @@ from audit.models.converters.conversion import Conversion
 from audit.models.converters.huggingface import find_weights, read_folder
 from audit.models.converters.torchvision import convert_vit
 from audit.models.load import load_tensors
+from audit.models.named import AdaptedNetwork, PlainNetwork, grouped
 from audit.models.outputs import OneOutput, body_within, keys_of, one_head, with_pair
 from audit.models.readout import readout_of, readout_of_card, with_readout
 
@@ -82,6 +84,91 @@ def _refuse_several(module: nn.Module) -> None:
         raise ModelError("output_key", f"the module returns {', '.join(keys)}", "name the one to audit")
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How the parts of a module of no known family are named; ``va.wrap`` and ``va.adapt`` say what each is.
+
+    Parameters
+    ----------
+    parts : sequence of str, optional
+        Stages or blocks; those of a row of modules are found.
+    classifier : str, optional
+    projection, heads, inner
+        Of a transformer's blocks; None where slices of channels are patched.
+    channels : int
+        Of an image.
+    """
+
+    parts: Sequence[str] | None = None
+    classifier: str | None = None
+    projection: str | None = None
+    heads: int = 0
+    inner: Sequence[str] = ()
+    channels: int = 3
+
+    def named(self, module: nn.Module, side: int) -> PlainNetwork | AdaptedNetwork | None:
+        """Return the module with its parts named; None where nothing names or finds them.
+
+        Raises
+        ------
+        ModelError
+            If a part is not what it is named for; the part is named.
+        """
+        size, parts = (self.channels, side, side), self.parts
+        if self.projection is not None:
+            return AdaptedNetwork(
+                module, parts or (), projection=self.projection, heads=self.heads, inner=self.inner,
+                classifier=self.classifier, input_size=size,
+            )  # fmt: skip
+        if parts is None:
+            found = grouped(module)
+            if found is None:
+                return None
+            module, parts = found
+        return PlainNetwork(module, parts, classifier=self.classifier, input_size=size)
+
+
+def adopt_named(
+    module: nn.Module,
+    layout: Layout,
+    classes: Sequence[str],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    image_size: int,
+    channel_slices: int | None,
+) -> tuple[ModelSpec, Model]:
+    """Return a copy of a module of no known family with its parts named, and what a card would say of it.
+
+    Raises
+    ------
+    ModelError
+        If a part is not what it is named for, or the pass is not that of the parts.
+    """
+    original = copy.deepcopy(module).cpu().float().eval()
+    check_finite(original.state_dict(), WHERE)
+    if len(mean) != layout.channels or len(std) != layout.channels or min(std) <= 0:
+        raise ModelError("mean, std", f"are {mean}, {std}", f"give {layout.channels} numbers each, std above 0")
+    try:
+        model: Any = layout.named(original, image_size)
+    except RuntimeError as error:  # whatever the module's own code raises
+        what = f"{layout.channels} x {image_size} x {image_size} numbers do not pass through it ({error})"
+        raise ModelError(WHERE, " ".join(what.split()), "give image_size and channels") from error
+    if model is None:
+        fix = "name its stages, or give a model that 'vit-audit models' lists"
+        raise ModelError(WHERE, f"{why_not_patchable(original)}; no row of convolutions", fix)
+    model.pretrained_cfg |= {"mean": tuple(mean), "std": tuple(std)}
+    spec = ModelSpec(
+        name=type(module).__name__, classes=list(classes), image_size=image_size, channel_slices=channel_slices
+    )
+    if channel_slices is not None:
+        model.channel_slices = channel_slices
+    if reason := why_not_patchable(model):
+        raise ModelError(WHERE, reason, "name other parts, or give another number of channel_slices")
+    _check_pass(original if layout.parts is not None else model.network, model, len(classes))
+    return spec, model
+
+
 def as_patchable(module: nn.Module) -> Model:
     """Return a copy of a module as timm's model of the same function, whatever its outputs and pixels mean.
 
@@ -116,9 +203,10 @@ def _as_timm(module: nn.Module) -> tuple[str, Model, list[str] | None]:
 def _convert(conversion: Conversion, state: StateDict, kind: str) -> Model:
     """Return timm's model of a conversion with these weights, of as many classes as its classifier has outputs."""
     tensors = conversion.renamed(state)
-    if "head.weight" not in tensors:
+    classifier = tensors.get(f"{conversion.head}.weight")
+    if classifier is None:
         raise ModelError(WHERE, f"a {kind} has no classifier", "give the model with its classifier")
-    model = conversion.create(len(tensors["head.weight"]), None)
+    model = conversion.create(len(classifier), None)
     load_tensors(model, tensors, WHERE, keep_classifier=True)
     return with_readout(model, readout_of_card(ModelSpec(), own=conversion.output))
 
@@ -154,7 +242,7 @@ def _convert_resnet(module: TorchvisionResNet) -> Model:
 def _check_pass(original: nn.Module, model: Model, classes: int) -> None:
     """Raise where the module itself gives other logits than its family's parts, run one after the other."""
     body = adapter(model.eval())
-    images = torch.randn(2, 3, body.side, body.side, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(2, input_channels(model), body.side, body.side, generator=torch.Generator().manual_seed(0))
     try:
         answer: Any = original(images)
     except Exception as error:  # whatever a module of another size raises

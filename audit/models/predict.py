@@ -102,6 +102,6 @@ def finish(model: Model, stream: torch.Tensor, start: int) -> torch.Tensor:
     body = adapter(model)
     for layer in range(start, body.depth):
         block, rows = body.blocks[layer], rows_read(model) if layer == body.depth - 1 else None
-        short = rows is not None and is_plain(block)
+        short = rows is not None and is_plain(model, layer)
         stream = leading_rows(block, stream, rows or 0) if short else body.run(layer, stream)
     return body.classify(stream)

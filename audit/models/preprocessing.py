@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from audit.data.pixels import Geometry, Pixels, centred_square
 from audit.errors import ModelError
 from audit.models.adapters.registry import Model, adapter
 from audit.models.converters.huggingface import side_of
+from audit.models.converters.timm_folder import is_timm_folder
 from audit.records import PreprocessingInfo, PreprocessingSource
 
 MAKES_ITS_OWN = "rendered"  # weights that are trained here, on whole images
@@ -207,6 +209,9 @@ def _of_huggingface(
     folder: Path | None, shape: tuple[int, int, int], said: tuple[tuple[float, ...], tuple[float, ...]]
 ) -> Preprocessing:
     """Return the image processor of a Hugging Face folder, without rescaling and normalisation."""
+    config = json.loads((folder / "config.json").read_text("utf-8")) if folder is not None else {}
+    if is_timm_folder(config):
+        return _of_timm_folder(config, shape)
     processor, carried = open_processor(folder)
     import transformers
 
@@ -225,6 +230,20 @@ def _of_huggingface(
         steps=[f"{name}={_plain(value)}" for name, value in sorted(settings.items())],
     )
     return Preprocessing(Geometry(fit, shape, Opening.AS_STORED), *said, info)
+
+
+def _of_timm_folder(config: Mapping[str, Any], shape: tuple[int, int, int]) -> Preprocessing:
+    """Return timm's evaluation transform of the configuration that a folder holds."""
+    stated = {**timm_config(str(config["architecture"])), **(config.get("pretrained_cfg") or {})}
+    resolved = resolve_data_config({"input_size": (shape[2], shape[0], shape[1])}, pretrained_cfg=stated)
+    transform = create_transform(**resolved, is_training=False)
+    return _of_compose(transform, shape, PreprocessingSource.WEIGHTS, f"timm {timm.__version__}")
+
+
+def timm_config(name: str) -> dict[str, Any]:
+    """Return timm's own configuration of a model's pretrained weights; {} where there is none."""
+    found = timm.get_pretrained_cfg(name)
+    return {} if found is None else found.to_dict()
 
 
 def _sizes_for(settings: Mapping[str, Any], side: int) -> dict[str, Any]:
@@ -386,7 +405,8 @@ def _checked(made: Preprocessing, shape: tuple[int, int, int]) -> Preprocessing:
     ModelError
     """
     tried = made.geometry.fit(Image.new("RGB", (shape[1] + 17, shape[0] + 5)))
-    if tried.shape != shape:
+    seen_as_luma = shape[2] == 1 and tried.shape == (*shape[:2], 3)
+    if tried.shape != shape and not seen_as_luma:
         given, taken = (f"{h} x {w} pixels, {c} channels" for h, w, c in (tried.shape, shape))
         what = f"gives {given}; the model takes {taken}"
         raise ModelError("model.preprocess", what, "set model.image_size, or state model.preprocess with crop")

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import fnmatch
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import timm
 import torch
 
-from audit.models.adapters.registry import ADAPTERS
+from audit.models.adapters.registry import FAMILIES
 from audit.models.architecture import why_not_patchable
 from audit.models.converters import HUGGING_FACE, TORCHVISION
 from audit.models.converters.kinds import KINDS
+from audit.models.converters.timm_folder import KIND
 from audit.models.converters.torchvision import torchvision_names
-from audit.units import UNITS
+from audit.units import UNITS, Unit
 
-MODULES = (*(kind.__module__.rsplit(".", 1)[1] for kind in ADAPTERS), "deit")  # timm's, in which such models are
+MODULES = (*(kind.__module__.rsplit(".", 1)[1] for kind in FAMILIES), "deit")  # timm's, in which such models are
+
+SLICED = ("convnext", "convnextv2", "resnet")  # kinds of Hugging Face's of which slices of channels are patched
+HUGGING_FACE_FAMILIES: Mapping[Unit, str] = {
+    "head": "ViT, DeiT, DINOv2, DINOv3, CLIP, SigLIP, BEiT, Swin, Swin V2",
+    "slice": "ResNet, ConvNeXt, ConvNeXt V2",
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Row:
 def families() -> list[Row]:
     """Return a row for each family."""
     rows = [
-        Row("timm", made.called, ", ".join(made.named), UNITS[made.unit].full, made.notes) for made in ADAPTERS.values()
+        Row("timm", made.called, ", ".join(made.named), UNITS[made.unit].full, made.notes) for made in FAMILIES.values()
     ]
     rows.append(
         Row(
@@ -45,9 +52,12 @@ def families() -> list[Row]:
             "converted to timm's ViT; weights: pretrained, or a FILE in torchvision's names",
         )
     )
-    kinds = ", ".join(KINDS)
-    notes = f"converted to timm's ViT; weights: a folder with config.json of model_type {kinds}"
-    rows.append(Row("Hugging Face", "ViT, DeiT, DINOv2, CLIP, SigLIP", HUGGING_FACE, UNITS["head"].full, notes))
+    made = "converted to timm's model; weights: a folder with config.json of model_type"
+    for unit, family in HUGGING_FACE_FAMILIES.items():
+        kinds = ", ".join(kind for kind in KINDS if (kind in SLICED) == (unit == "slice"))
+        rows.append(Row("Hugging Face", family, HUGGING_FACE, UNITS[unit].full, f"{made} {kinds}"))
+    notes = f"a folder with config.json that names an architecture, pushed to the Hub by timm or of model_type {KIND}"
+    rows.append(Row("Hugging Face", "any of timm's above", HUGGING_FACE, "as above", notes))
     return rows
 
 

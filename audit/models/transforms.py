@@ -24,6 +24,12 @@ def gray(images: torch.Tensor) -> torch.Tensor:
     return result
 
 
+def luma(images: torch.Tensor) -> torch.Tensor:
+    """Return the luma (B, 1, H, W), in whole steps, of images (B, 3, H, W) of 0 to 255, as Pillow rounds it."""
+    weights = torch.tensor([19595, 38470, 7471], dtype=torch.float64, device=images.device).view(1, 3, 1, 1)
+    return ((images.double() * weights).sum(1, keepdim=True) + 32768).div_(65536).floor_().to(images.dtype)
+
+
 def blur(images: torch.Tensor) -> torch.Tensor:
     """Remove fine detail: Gaussian blur with a standard deviation of 1/14 of the image's side.
 
@@ -56,8 +62,9 @@ def corrupt_pixels(pixels: Pixels, corruption: Corruption) -> Pixels:
 def as_input(model: Model, pixels: Pixels) -> torch.Tensor:
     """Turn pixels (B, H, W, channels) into float32 (B, channels, H, W), bytes normalised as the model was pretrained.
 
-    Floating-point pixels are what a user's own preprocessing gives, normalised already. They are
-    where the model is. To an accelerator they travel as bytes, from pinned memory, while it computes.
+    Floating-point pixels are what a user's own preprocessing gives, normalised already. A model of one channel is
+    shown the luma of pixels that have three. What comes out is where the model is; to an accelerator it travels as
+    bytes, from pinned memory, while that computes.
     """
     device, raw = device_of(model), torch.from_numpy(np.ascontiguousarray(pixels))
     if device.type == CUDA:
@@ -67,4 +74,6 @@ def as_input(model: Model, pixels: Pixels) -> torch.Tensor:
         return images.clone()
     images = images.float()
     mean, std = (torch.tensor(model.pretrained_cfg[k], device=device).view(1, -1, 1, 1) * 255 for k in ("mean", "std"))
+    if mean.shape[1] == 1 and images.shape[1] == 3:
+        images = luma(images)
     return images.sub_(mean).div_(std)

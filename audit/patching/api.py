@@ -11,7 +11,7 @@ from scipy.special import expit
 from audit.batching import in_batches
 from audit.errors import InputError
 from audit.given import check_choice, check_kind
-from audit.models.adapters.registry import Model, adapter
+from audit.models.adapters.registry import Model, adapter, input_channels
 from audit.models.device import device_of
 from audit.models.readout import readout_of
 from audit.patching.attribution import attribute, linearise
@@ -224,12 +224,12 @@ def _rows(name: str, given: torch.Tensor) -> torch.Tensor:
 def _check_images(model: Model, name: str, images: torch.Tensor) -> None:
     """Raise unless these are images of the size that the model reads."""
     _check_tensor(name, images)
-    side = adapter(model).side
+    side, channels = adapter(model).side, input_channels(model)
     kind = next(model.parameters()).dtype
     if images.dtype != kind:
         raise InputError(name, f"are {images.dtype}, the model's weights {kind}", "bring both to one type, as float32")
-    if images.ndim != 4 or images.shape[1:] != (3, side, side):
-        raise InputError(name, f"are {tuple(images.shape)}", f"the model reads (N, 3, {side}, {side})")
+    if images.ndim != 4 or images.shape[1:] != (channels, side, side):
+        raise InputError(name, f"are {tuple(images.shape)}", f"the model reads (N, {channels}, {side}, {side})")
 
 
 def _check_tensor(name: str, images: torch.Tensor) -> None:

@@ -23,7 +23,7 @@ Grid = npt.NDArray[np.float64]
 
 def can_look(model: Model, site: Site) -> bool:
     """Tell whether the head's attention can be computed: its block is of a kind whose parts are known."""
-    return is_plain(adapter(model).blocks[site.layer])
+    return is_plain(model, site.layer)
 
 
 @torch.inference_mode()

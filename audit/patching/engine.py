@@ -267,7 +267,7 @@ def patch_together(model: Model, recipient: Trace, donor: Donor, sites: Sequence
     stream = recipient.entering[first]
     for layer in range(first, body.depth):
         block, heads = body.blocks[layer], [site.head for site in sites if site.layer == layer]
-        if not is_plain(block):
+        if not is_plain(model, layer):
             with replacing_head_outputs(model, _outputs_of(donor, layer, heads), images=len(stream)):
                 stream = body.run(layer, stream)
             continue

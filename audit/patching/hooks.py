@@ -33,7 +33,8 @@ def _head_output_of(model: Model, site: Site, caught: torch.Tensor, images: int)
         return _only(caught, 1, head, body.units(site.layer))
     only = _only(body.head_activations_of(site.layer, caught, images), -1, head, body.units(site.layer))
     u = F.linear(only, body.projection(site.layer).weight)
-    gamma = _layer_scale(body.blocks[site.layer])
+    scaled = body.output_module(site.layer) is not body.projection(site.layer)
+    gamma = _layer_scale(body.blocks[site.layer]) if scaled else None
     return body.to_stream(site.layer, u if gamma is None else u * gamma)
 
 
@@ -114,9 +115,12 @@ def replacing_head_outputs(model: Model, outputs: HeadOutputs, *, images: int) -
 def _replace_outputs(
     model: Model, outputs: HeadOutputs, caught: list[torch.Tensor], images: int
 ) -> Callable[..., torch.Tensor]:
+    body = adapter(model)
+
     def hook(_module: nn.Module, _args: object, out: torch.Tensor) -> torch.Tensor:
         for site, output in outputs.items():
-            out = out + output - _head_output_of(model, site, caught[-1], images)
+            change = output - _head_output_of(model, site, caught[-1], images)
+            out = out + body.to_output(site.layer, change)
         return out
 
     return hook

@@ -17,7 +17,6 @@ from audit.controls.verdict import MeasuredControl
 from audit.data.pixels import Pixels
 from audit.data.samples import Samples
 from audit.data.summary import audited_outcomes
-from audit.models.architecture import unit_of
 from audit.models.build import Backbone
 from audit.models.device import CPU
 from audit.models.preprocessing import Preprocessing
@@ -34,16 +33,12 @@ class Scope:
     card: Card
     run: Path
     samples: Samples
+    unit: Unit  # what of the model is patched
 
     @property
     def training(self) -> TrainingSpec | None:
         """How to train, or None where the user's own model is audited."""
         return None if self.card.training == "none" else self.card.training
-
-    @property
-    def unit(self) -> Unit:
-        """What of the model is patched."""
-        return unit_of(self.card.model.name)
 
     @property
     def seeds(self) -> list[int]:

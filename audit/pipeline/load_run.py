@@ -95,4 +95,4 @@ def open_run(run: Path) -> OpenedRun:
         citation=data.citation,
         tables=data.tables,
     )
-    return OpenedRun(source, Scope(card, run, samples))
+    return OpenedRun(source, Scope(card, run, samples, source.audit.model.unit))

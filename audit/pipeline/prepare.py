@@ -26,10 +26,12 @@ from audit.data.samples import Samples
 from audit.data.sources import opening_of
 from audit.data.summary import audited_outcomes
 from audit.errors import DataError, UnfinishedError
+from audit.models.adapters.registry import adapter
+from audit.models.architecture import unit_of
 from audit.models.build import Backbone, check_model, with_class_names
 from audit.models.checkpoint import hash_state
 from audit.models.device import CPU, open_device, open_precision
-from audit.models.preflight import PreflightReport, preflight_model, spec_of_controls
+from audit.models.preflight import NOT_FILES, PreflightReport, preflight_model, spec_of_controls
 from audit.models.preprocessing import Preprocessing
 from audit.models.readout import SOFTMAX, Readout, readout_of
 from audit.models.rendered_base import rendered_base
@@ -39,6 +41,7 @@ from audit.pipeline.train_models import ARCHITECTURE
 from audit.progress import Step
 from audit.records import PreprocessingInfo
 from audit.store import now, open_cache, question_hash, run_folder, source_hash
+from audit.units import Unit
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,18 @@ class Inputs:
     preprocessing: Preprocessing | None = None
     opened: PreflightReport | None = None
     readout: Readout = SOFTMAX
+
+    @property
+    def unit(self) -> Unit:
+        """What of the model is patched."""
+        if self.backbone is not None:
+            return self.backbone.unit
+        name, weights = self.card.model.name, self.card.model.weights
+        if self.finished is not None:
+            return unit_of(name, self.finished / ARCHITECTURE)
+        if weights in NOT_FILES:
+            return unit_of(name)
+        return unit_of(name, resolve(weights, card_path=self.card_path, data_root=self.data_root))
 
 
 @dataclass(frozen=True)
@@ -181,6 +196,7 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
         question=key,
         cache=cache,
         samples=samples,
+        unit=adapter(model).unit,
         pixels=pixels,
         preprocessing=preprocessing,
         served=served,

@@ -21,7 +21,7 @@ from audit.controls.control_images import ControlSet, Role, load_control_set
 from audit.controls.control_models import ControlModels, corrupt, train_controls
 from audit.controls.identities import Subject, round_trip, run_identities
 from audit.controls.initialisation import Pair, Task, run_initialisation
-from audit.controls.spec import CALLED, Channel, channels
+from audit.controls.spec import Channel, channels, roles_of
 from audit.controls.verdict import MeasuredControl, numbers_table
 from audit.data.samples import AUDIT_SPLITS
 from audit.models.adapters.registry import adapter
@@ -29,7 +29,7 @@ from audit.models.finetune import prefix_blocks
 from audit.models.transforms import as_input
 from audit.pipeline.context import RunContext
 from audit.pipeline.train_models import AuditedModels, reseed_of
-from audit.records import Control, ControlReport, ControlSetup, HeadGrid
+from audit.records import Control, ControlReport, ControlSetup, HeadGrid, NotRun, NotRunCode
 from audit.store import source_hash, write_bytes, write_table, write_text
 
 IDENTITY_IMAGES = 4
@@ -63,7 +63,10 @@ def check_known_effects(context: RunContext, images: ControlSet) -> ControlRepor
     """
     model = context.backbone.build(2)
     backbone = context.control_backbone
-    trained = train_controls(backbone, context.card.controls, images, cache=context.cache, step=context.step)
+    roles = roles_of(model)
+    trained = train_controls(
+        backbone, context.card.controls, images, cache=context.cache, step=context.step, roles=roles
+    )
     layers = range(prefix_blocks(model, context.card.model.train_blocks), adapter(model).depth)
     seeds = context.card.controls.donor_seeds
     kept = trained.folder / f"judged-{images.judging_fingerprint[:24]}-{seeds}-{instrument_hash()[:16]}.json"
@@ -72,11 +75,12 @@ def check_known_effects(context: RunContext, images: ControlSet) -> ControlRepor
     else:
         untrained = backbone.build_untrained(images.classes)
         report = _judge(context, trained, channels(trained, images, layers, untrained=untrained), kept)
-        report = report.model_copy(update={"setup": _setup(context, images, trained)})
+        left_out = [] if "colour" in roles else [NotRun(code=NotRunCode.NOT_APPLICABLE, design="colour")]
+        report = report.model_copy(update={"setup": _setup(context, images, trained), "not_run": left_out})
         write_text(kept, report.model_dump_json(indent=1))
     # Beside the run's other effects, so that whoever has the run can judge again.
     write_bytes(context.run / CONTROL_NUMBERS, numbers_file(kept).read_bytes())
-    for role in CALLED:
+    for role in roles:
         write_bytes(context.run / CONTROL_EFFECTS.format(role), measured_file(kept, role).read_bytes())
     setup = _setup(context, images, trained)
     if report.setup is not None:  # measured by an earlier run

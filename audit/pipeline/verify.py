@@ -48,6 +48,7 @@ from audit.store import file_hash
 NEAR = 1e-6  # relative; resampled intervals add up in single precision, in an order that depends on threads
 NEAR_ZERO = 1e-7  # absolute, for the same reason
 SHOWN = 40  # characters of a difference, to either side
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of norms: no parameters
 HASHED = ("card", "data", "preregistration", "base weights")  # and each model's weights
 AT_MOST = 20  # differences of the record that are named one by one
 JUDGED = (
@@ -313,7 +314,10 @@ def _model(scope: Scope, audit: Audit) -> dict[str, Any]:
     """Derive what the run's files say of its model; layers and heads, which they do not, are taken from the record."""
     plain, balanced = accuracies(scope)
     hashes = _hashes(scope, audit)
-    sizes = [sum(tensor.numel() for tensor in state.values()) for state in _weights(scope).values()]
+    sizes = [
+        sum(tensor.numel() for name, tensor in state.items() if not name.endswith(STATISTICS))
+        for state in _weights(scope).values()
+    ]
     update = {
         "parameters": next(iter(sizes), audit.model.parameters),
         "name": scope.card.model.name,

@@ -90,7 +90,7 @@ class NotRun(Record):
     """A control that was not run, or a design that is left out because its controls failed."""
 
     code: NotRunCode
-    design: Literal["Design B", "Design C"]
+    design: Literal["Design B", "Design C", "colour"]
     failed: int = 0
     of: int = 0
     contrast: str = ""

@@ -195,6 +195,7 @@ class NotRunCode(StrEnum):
     NEEDS_TRAINING = "needs training"
     CHECKS_FAILED = "checks failed"
     PAIRS_AS_GIVEN = "pairs as given"
+    NOT_APPLICABLE = "not applicable"  # the model's input rules it out: it neither passes nor fails
 
 
 class ChanceReason(StrEnum):

@@ -30,6 +30,7 @@ from audit.records import (
     HeadRow,
     LoadedWeights,
     NextStep,
+    NotRunCode,
     Outcome,
     PreprocessingInfo,
     RateRow,
@@ -317,6 +318,11 @@ class Sentences:
         """Say what the known effects were measured on; "" where they were not."""
         setup = self.audit.controls.setup
         return "" if setup is None else one_line(str(self._method.setup(setup)))
+
+    def not_applicable(self) -> list[str]:
+        """Return the controls that the model's input rules out."""
+        rows = [row for row in self.audit.controls.not_run if row.code == NotRunCode.NOT_APPLICABLE]
+        return [one_line(str(self._method.not_run(row))) for row in rows]
 
     def not_run(self) -> list[str]:
         """Say which controls were not run, or failed and left out what they gate."""

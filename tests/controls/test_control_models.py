@@ -54,6 +54,14 @@ def differing(a: VisionTransformer, b: VisionTransformer) -> set[str]:
 
 
 @pytest.mark.parametrize("one_task", [True, False])
+def test_of_a_model_that_reads_gray_images_only_blur_is_tried(one_task: bool) -> None:
+    wanted = conditions(one_task, 2, ("blur",))
+    assert {c.role for c in wanted} == {"blur"}
+    assert {c.corruption for c in wanted} == {"clean", "blur"}
+    assert len(wanted) == 1 + 2 * 2  # a recipient, and of each seed a clean donor and its twin
+
+
+@pytest.mark.parametrize("one_task", [True, False])
 def test_the_second_call_loads_the_same_models(one_task: bool, tmp_path: Path) -> None:
     first = train(tmp_path, one_task=one_task)
     stamps = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}

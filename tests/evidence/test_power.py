@@ -107,7 +107,7 @@ def scope(frame: pd.DataFrame) -> Scope:
             "audit": {**SPEC.model_dump(), "outcomes": [labels[0]]},
         }
     )
-    return Scope(card, Path("run"), samples)
+    return Scope(card, Path("run"), samples, "head")
 
 
 def plenty() -> pd.DataFrame:

@@ -221,7 +221,7 @@ def test_weights_of_something_else(tmp_path: Path) -> None:
     "name",
     [
         "resnetv2_50",
-        "swinv2_tiny_window8_256",
+        "swinv2_cr_tiny_224",
         "vit_relpos_small_patch16_224",
         "eva02_base_patch16_clip_224",
         "mixer_s16_224",

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
+from timm.models._hub import save_for_hf
 from torch import nn
+from torchvision.models import get_model
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionTransformer
+from torchvision.models.vision_transformer import interpolate_embeddings
 
 from audit.card.load import load_card
 from audit.card.schema import ModelSpec
 from audit.controls.identities import Subject, run_identities
 from audit.errors import ModelError
+from audit.models.adapters.registry import adapter
 from audit.models.architecture import why_not_patchable
 from audit.models.build import Backbone, with_class_names
 from audit.models.converters import HUGGING_FACE, read_conversion
 from audit.models.converters.kinds import KINDS
+from audit.models.converters.torchvision import convert_vit
 from tests.models_for_tests import noise_images
 
 with warnings.catch_warnings():
@@ -33,6 +40,11 @@ SHAPE: dict[str, Any] = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 8,
 }  # fmt: skip
 MLP, DINO = SHAPE | {"intermediate_size": 64}, SHAPE | {"mlp_ratio": 2}
+SWIN_OF_TIMM: dict[str, Any] = {"depths": [1, 1], "embed_dim": 16, "num_heads": [2, 4], "window_size": 4}
+SWIN: dict[str, Any] = {
+    "image_size": 32, "patch_size": 4, "embed_dim": 16, "depths": [2, 1], "num_heads": [2, 4], "window_size": 4,
+}  # fmt: skip
+STAGES: dict[str, Any] = {"depths": [1, 1, 2, 1], "hidden_sizes": [32, 32, 64, 96]}
 THREE = {"num_labels": 3, "id2label": {0: "calm", 1: "glad", 2: "sad"}, "label2id": {"calm": 0, "glad": 1, "sad": 2}}
 CLASSIFIERS: dict[str, Callable[[], Any]] = {
     "vit": lambda: hf.ViTForImageClassification(hf.ViTConfig(**MLP, **THREE)),
@@ -47,8 +59,29 @@ CLASSIFIERS: dict[str, Callable[[], Any]] = {
     ),
     "clip": lambda: hf.CLIPForImageClassification(hf.CLIPConfig(vision_config=MLP, **THREE)),
     "siglip": lambda: hf.SiglipForImageClassification(hf.SiglipConfig(vision_config=MLP, **THREE)),
+    "beit": lambda: hf.BeitForImageClassification(hf.BeitConfig(**MLP, **THREE)),
+    "beit, positions of each block": lambda: hf.BeitForImageClassification(
+        hf.BeitConfig(**MLP, **THREE, use_relative_position_bias=True, use_absolute_position_embeddings=True)
+    ),
+    "beit, shared positions": lambda: hf.BeitForImageClassification(
+        hf.BeitConfig(**MLP, **THREE, use_shared_relative_position_bias=True, use_mean_pooling=False)
+    ),
+    "swin": lambda: hf.SwinForImageClassification(hf.SwinConfig(**SWIN, **THREE)),
+    "swin, other norms": lambda: hf.SwinForImageClassification(hf.SwinConfig(**SWIN, **THREE, layer_norm_eps=0.1)),
+    "swinv2": lambda: hf.Swinv2ForImageClassification(hf.Swinv2Config(**SWIN, **THREE)),
+    "swinv2, pretrained on other windows": lambda: hf.Swinv2ForImageClassification(
+        hf.Swinv2Config(**SWIN, **THREE, pretrained_window_sizes=[3, 2])
+    ),
+    "convnext": lambda: hf.ConvNextForImageClassification(hf.ConvNextConfig(**STAGES, **THREE, image_size=32)),
+    "convnextv2": lambda: hf.ConvNextV2ForImageClassification(hf.ConvNextV2Config(**STAGES, **THREE, image_size=32)),
+    "resnet": lambda: hf.ResNetForImageClassification(hf.ResNetConfig(**STAGES, **THREE)),
+    "resnet, basic": lambda: hf.ResNetForImageClassification(hf.ResNetConfig(**STAGES, **THREE, layer_type="basic")),
 }
 TOWERS: dict[str, Callable[[], Any]] = {
+    "dinov3": lambda: hf.DINOv3ViTModel(hf.DINOv3ViTConfig(**MLP, num_register_tokens=4)),
+    "dinov3, gated": lambda: hf.DINOv3ViTModel(
+        hf.DINOv3ViTConfig(**MLP, num_register_tokens=2, use_gated_mlp=True, hidden_act="silu")
+    ),
     "clip, vision model": lambda: hf.CLIPVisionModel(hf.CLIPVisionConfig(**MLP)),
     "siglip, vision model": lambda: hf.SiglipVisionModel(hf.SiglipVisionConfig(**MLP)),
 }
@@ -59,8 +92,13 @@ def drawn(model: nn.Module) -> Any:
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            around = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-            weight.copy_(around + 0.2 * torch.randn(weight.shape, generator=generator))
+            around = 1.0 if re.search(r"norm.*weight$|lambda|layer_scale", name) else 0.0
+            gain = 1 / weight[0].numel() ** 0.5 if weight.ndim == 4 else 0.2
+            weight.copy_(around + gain * torch.randn(weight.shape, generator=generator))
+        for name, statistic in model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                around = 1.0 if name.endswith("var") else 0.0
+                statistic.copy_(around + 0.1 * torch.randn(statistic.shape, generator=generator))
     return model.eval()
 
 
@@ -79,18 +117,132 @@ def spec(**options: Any) -> ModelSpec:
     return ModelSpec(name=HUGGING_FACE, weights="folder", **options)
 
 
+def side_of(model: Any) -> int:
+    """Return the side that a folder of this model has of its own."""
+    config = getattr(model.config, "vision_config", model.config)
+    return int(getattr(config, "image_size", 224))
+
+
 @pytest.mark.parametrize("kind", CLASSIFIERS)
 def test_a_classifier_of_hugging_face_gives_its_own_logits(kind: str, folder: Callable[[Any], Path]) -> None:
-    original, images = drawn(CLASSIFIERS[kind]()), noise_images(3)
+    original = drawn(CLASSIFIERS[kind]())
+    images = noise_images(3, size=side_of(original))
     where = folder(original)
-    model = Backbone(spec(), where).build_as_is(3)
+    backbone = Backbone(spec(), where)
+    model = backbone.build_as_is(3)
+    assert backbone.unit == adapter(model).unit
     with torch.inference_mode():
         wanted, found = original(pixel_values=images).logits, model(images)
     assert float(wanted.abs().max()) > 0.5
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     assert model.pretrained_cfg["mean"] == (0.5, 0.4, 0.3)
     assert why_not_patchable(model) == ""
-    assert_identities_hold(model, images, noise_images(3, seed=1))
+    assert_identities_hold(model, images[..., :32, :32], noise_images(3, seed=1))
+
+
+def takes(kind: str, side: int) -> bool:
+    """Tell whether transformers' own classifier takes images of this side, and shifted windows fill them."""
+    return not kind.startswith("clip") and (side > 32 or not kind.startswith(("swin", "conv", "resnet")))
+
+
+@pytest.mark.parametrize(("kind", "side"), [(k, s) for k in CLASSIFIERS for s in (24, 48) if takes(k, s)])
+def test_positions_at_another_size_are_those_of_hugging_face(
+    kind: str, side: int, folder: Callable[[Any], Path]
+) -> None:
+    """As the original resamples them when it is shown such images."""
+    original, images = drawn(CLASSIFIERS[kind]()), noise_images(2, size=side)
+    asked = {"interpolate_pos_encoding": True} if kind.startswith(("vit", "deit", "siglip")) else {}
+    with torch.inference_mode():
+        wanted = original(pixel_values=images, **asked).logits
+        found = Backbone(spec(image_size=side), folder(original)).build_as_is(3)(images)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * max(1.0, float(wanted.std())))
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+def test_positions_of_a_tower_at_another_size_are_those_of_hugging_face(
+    kind: str, folder: Callable[[Any], Path]
+) -> None:
+    original, images = drawn(TOWERS[kind]()), noise_images(2, size=48)
+    asked = {} if kind.startswith("dino") else {"interpolate_pos_encoding": True}
+    model = Backbone(spec(image_size=48), folder(original)).build(3)
+    with torch.inference_mode():
+        wanted = original(pixel_values=images, **asked).pooler_output
+        found = model.forward_head(model.forward_features(images), pre_logits=True)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * max(1.0, float(wanted.std())))
+
+
+def test_positions_at_another_size_are_those_of_torchvision() -> None:
+    sizes = {"num_layers": 2, "num_heads": 4, "hidden_dim": 32, "mlp_dim": 64, "num_classes": 3}
+    original, larger = drawn(TorchvisionTransformer(32, 8, **sizes)), TorchvisionTransformer(48, 8, **sizes).eval()
+    larger.load_state_dict(interpolate_embeddings(48, 8, original.state_dict()))
+    conversion, images = convert_vit(original), noise_images(2, size=48)
+    model = conversion.create(3, 48).eval()
+    model.load_state_dict(conversion.tensors_for(model, original.state_dict()))
+    with torch.inference_mode():
+        wanted = larger(images)
+        torch.testing.assert_close(model(images), wanted, rtol=0, atol=1e-5 * max(1.0, float(wanted.std())))
+
+
+TIMM_FOLDERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "vit": ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 4}),
+    "vit, average pool": (
+        "vit_tiny_patch16_224",
+        {"img_size": 32, "patch_size": 8, "depth": 1, "embed_dim": 32, "num_heads": 4, "global_pool": "avg"},
+    ),
+    "swin": ("swin_tiny_patch4_window7_224", {**SWIN_OF_TIMM, "img_size": 32}),
+    "resnet": ("resnet18", {"layers": [1, 1, 1, 1]}),
+}
+
+
+@pytest.mark.parametrize("kind", ["swin", "swinv2"])
+def test_shifted_windows_that_do_not_fill_the_image_are_refused(kind: str, folder: Callable[[Any], Path]) -> None:
+    """Hugging Face pads the image before the shift, timm after it."""
+    with pytest.raises(ModelError, match="windows of 4 do not fill 10 x 10 places: take another size"):
+        Backbone(spec(image_size=40), folder(CLASSIFIERS[kind]())).build_as_is(3)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("kind", TIMM_FOLDERS)
+def test_a_folder_that_names_an_architecture_of_timms_is_read(kind: str, wrapped: bool, tmp_path: Path) -> None:
+    """As timm pushes it to the Hub, and as transformers' wrapper saves it."""
+    name, options = TIMM_FOLDERS[kind]
+    original = drawn(timm.create_model(name, num_classes=3, **options))
+    if wrapped:
+        config = hf.TimmWrapperConfig(architecture=name, model_args=options, **THREE)
+        saved = hf.TimmWrapperForImageClassification(config)
+        saved.timm_model.load_state_dict(original.state_dict())
+        saved.save_pretrained(tmp_path)
+    else:
+        save_for_hf(original, tmp_path, {"label_names": ["calm", "glad", "sad"]}, safe_serialization=True,
+                    model_args=options)  # fmt: skip
+    backbone, images = Backbone(spec(), tmp_path), noise_images(2, size=224 if kind == "resnet" else 32)
+    model = backbone.build_as_is(3)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(images), original(images), rtol=1e-5, atol=1e-5)
+    assert backbone.unit == ("slice" if kind == "resnet" else "head")
+    assert model.pretrained_cfg["mean"] == original.pretrained_cfg["mean"]
+    assert read_conversion(HUGGING_FACE, tmp_path).classes == ["calm", "glad", "sad"]
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"architecture": "resnet999"}, "architecture resnet999 is of no known family"),
+        ({"architecture": "regnety_004"}, "architecture regnety_004 is of no known family"),
+        ({"model_args": {"checkpoint_path": "x.pth"}}, "model_args has checkpoint_path"),
+        ({"model_args": {"in_chans": 1}}, "in_chans is not 3"),
+        ({"model_args": {"depht": 3}}, "is not the configuration of a timm_wrapper model"),
+    ],
+)
+def test_a_folder_of_timms_that_cannot_be_made_is_refused_in_a_line(
+    change: dict[str, Any], what: str, tmp_path: Path
+) -> None:
+    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 3, **change}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ModelError) as caught:
+        Backbone(spec(), tmp_path).build_as_is(3)
+    assert what in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", TOWERS)
@@ -111,8 +263,6 @@ def test_an_image_tower_starts_a_new_classifier(kind: str, folder: Callable[[Any
 
 @pytest.mark.parametrize("name", ["vit_b_16", "vit_b_32"])
 def test_a_model_of_torchvision_gives_its_own_logits(name: str, tmp_path: Path) -> None:
-    from torchvision.models import get_model
-
     original = drawn(get_model(name, num_classes=3))
     save_file(original.state_dict(), tmp_path / "w.safetensors")
     named = ModelSpec(name=f"torchvision/{name}", weights="w.safetensors")
@@ -169,7 +319,7 @@ def test_class_names_come_from_the_folder(folder: Callable[[Any], Path], tmp_pat
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"model_type": "swin"}, "model_type 'swin' cannot be converted"),
+        ({"model_type": "levit"}, "model_type 'levit' cannot be converted"),
         ({"model_type": None}, "model_type 'None' cannot be converted"),
         ({"hidden_size": "wide"}, "is not the configuration of a vit model"),
         ({"hidden_size": 0}, "is not the configuration of a vit model"),

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 import vit_audit as va
 from audit.cli import main
-from audit.models.adapters.registry import ADAPTERS
+from audit.models.adapters.registry import FAMILIES
 from audit.models.supported import names_like, refusals
 from audit.terminal import models_table
 
@@ -23,7 +23,7 @@ def test_the_table_of_the_documentation_is_that_of_the_code() -> None:
 
 @pytest.mark.unit
 def test_each_family_of_timm_has_models_by_its_names() -> None:
-    for made in ADAPTERS.values():
+    for made in FAMILIES.values():
         for pattern in made.named:
             names = names_like(pattern)
             assert names, pattern

@@ -275,6 +275,15 @@ def test_a_model_that_may_know_the_labels_is_not_said_to() -> None:
     assert "The model may know the labels" in page and "The model knows the labels better than chance" not in page
 
 
+def test_what_the_input_rules_out_is_said_on_page_one() -> None:
+    row = NotRun(code=NotRunCode.NOT_APPLICABLE, design="colour")
+    controls = AUDIT.controls.model_copy(update={"not_run": [*AUDIT.controls.not_run, row]})
+    assert Sentences(AUDIT).not_applicable() == []
+    (said,) = Sentences(with_(controls=controls)).not_applicable()
+    assert "gray" in said
+    assert "neither pass nor fail" in said
+
+
 @pytest.mark.parametrize("code", NotRunCode)
 def test_what_was_not_run_is_said(code: NotRunCode) -> None:
     row = NotRun(code=code, design="Design C", failed=1, of=4, contrast="gender:f-m")

@@ -130,6 +130,16 @@ class Adapter(ABC):
     def gradient_at_heads(self, layer: int, slope: torch.Tensor) -> torch.Tensor:
         """Carry a gradient with respect to the writes over to z: (B, tokens, inner)."""
 
+    def from_output(self, layer: int, out: torch.Tensor, images: int) -> torch.Tensor:
+        """Lay out what ``output_module`` puts out as the stream after the layer's writes is."""
+        del layer, images
+        return out
+
+    def to_output(self, layer: int, write: torch.Tensor) -> torch.Tensor:
+        """Lay out what lies as the stream after the layer's writes does as the output of ``output_module``."""
+        del layer
+        return write
+
     @abstractmethod
     def to_stream(self, layer: int, tokens: torch.Tensor) -> torch.Tensor:
         """Lay out (..., tokens, width), in the order of z, as the stream is."""

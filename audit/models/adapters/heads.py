@@ -134,9 +134,12 @@ class Heads(Adapter):
         def keep(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             head_activations.append(self.head_activations_of(layer, args[0], images))
 
+        def keep_output(_module: nn.Module, _args: object, out: torch.Tensor) -> None:
+            outputs.append(self.from_output(layer, out, images))
+
         return [
             self.projection(layer).register_forward_pre_hook(keep),
-            self.output_module(layer).register_forward_hook(lambda _module, _args, out: outputs.append(out)),
+            self.output_module(layer).register_forward_hook(keep_output),
         ]
 
     def head_output(self, layer: int, unit: int, head_activations: torch.Tensor) -> torch.Tensor:

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import TypeAlias
 
+import timm
 from timm.models.beit import Beit
 from timm.models.convnext import ConvNeXt
 from timm.models.eva import Eva
 from timm.models.resnet import ResNet
 from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from audit.models.adapters.base import Adapter
 from audit.models.adapters.convnext import ConvNext
 from audit.models.adapters.heads import Heads
+from audit.models.adapters.own import Adapted, Plain
 from audit.models.adapters.positions import Biased, Rotary
 from audit.models.adapters.residual import Residual
-from audit.models.adapters.windows import Windowed
+from audit.models.adapters.windows import NormedWindows, Windowed
+from audit.models.named import AdaptedNetwork, NamedNetwork, PlainNetwork
 
-Model: TypeAlias = VisionTransformer | Beit | Eva | SwinTransformer | ResNet | ConvNeXt
+Model: TypeAlias = (
+    VisionTransformer | Beit | Eva | SwinTransformer | SwinTransformerV2 | ResNet | ConvNeXt | NamedNetwork
+)
 
-ADAPTERS: Mapping[type[nn.Module], type[Adapter]] = {
+FAMILIES: Mapping[type[nn.Module], type[Adapter]] = {  # timm's
     VisionTransformer: Heads,
     Beit: Biased,
     Eva: Rotary,
     SwinTransformer: Windowed,
+    SwinTransformerV2: NormedWindows,
     ResNet: Residual,
     ConvNeXt: ConvNext,
 }
+ADAPTERS: Mapping[type[nn.Module], type[Adapter]] = {**FAMILIES, PlainNetwork: Plain, AdaptedNetwork: Adapted}
 
 
 def adapter(model: Model) -> Adapter:
@@ -44,3 +53,15 @@ def adapter(model: Model) -> Adapter:
         if isinstance(model, kind):
             return made(model)
     raise TypeError(f"{type(model).__name__} is of no family that can be patched")
+
+
+def input_channels(model: Model) -> int:
+    """Return how many channels the images have that a model reads."""
+    return int((model.pretrained_cfg.get("input_size") or (3,))[0])
+
+
+def family_of(name: str) -> type[Adapter] | None:
+    """Return which family a timm model is of, by the module that makes it, or None if of none that is known."""
+    module = inspect.getmodule(timm.model_entrypoint(name))
+    made = {inspect.getmodule(kind): found for kind, found in FAMILIES.items()}
+    return FAMILIES[VisionTransformer] if name.startswith("deit") else made.get(module)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from timm.models.swin_transformer import WindowAttention, window_partition, window_reverse
+from timm.models.swin_transformer_v2 import WindowAttention as CosineAttention
 from torch import nn
 from torch.nn import functional as F
 
@@ -94,3 +95,78 @@ class Windowed(DownsampledStages, Biased):
     def classifiers(self) -> dict[str, Any]:
         """Return the linear layers that give the logits, by their names in the model."""
         return {"head.fc": self.model.head.fc}
+
+
+class NormedWindows(Windowed):
+    """Swin V2: what the heads of a layer have written together is normalised before it is added to the stream.
+
+    The sum of what heads write is therefore kept beside the stream that it will be added to: after a layer's writes
+    the channels are the stream's, then those of the sum, and heads write to the latter.
+    """
+
+    called: ClassVar[str] = "Swin V2"
+    named: ClassVar[tuple[str, ...]] = ("swinv2_tiny*", "swinv2_small*", "swinv2_base*", "swinv2_large*")
+    notes: ClassVar[str] = "what heads write is added up before the norm that they share"
+    attentions: ClassVar[tuple[Any, ...]] = (CosineAttention,)
+    resampled: ClassVar[tuple[str, ...]] = ("patch_embed",)
+
+    def residual_input(self, layer: int, entering: torch.Tensor) -> torch.Tensor:
+        """Return the stream that enters a layer, with room for what its heads write."""
+        return F.pad(entering, (0, self._width(layer)))
+
+    def after(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
+        """Normalise and add what the heads wrote, and run what comes after."""
+        block = self.blocks[layer]
+        entering, written = stream.chunk(2, dim=-1)
+        added = entering + block.drop_path1(block.norm1(written))
+        tokens = added.flatten(1, 2)
+        tokens = tokens + block.drop_path2(block.norm2(block.mlp(tokens)))
+        return self.hand_on(layer, tokens.view_as(added))
+
+    def to_stream(self, layer: int, tokens: torch.Tensor) -> torch.Tensor:
+        """Put windows (..., tokens, width) back to where they were cut out, beside a stream of zeros."""
+        return F.pad(super().to_stream(layer, tokens), (self._width(layer), 0))
+
+    def from_stream(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
+        """Cut what is written into (B, rows, columns, 2 * width) into windows."""
+        return super().from_stream(layer, stream[..., self._width(layer) :])
+
+    def output_module(self, layer: int) -> nn.Module:
+        """Return the module whose output is what attention writes, window by window."""
+        module: nn.Module = self.blocks[layer].attn.proj_drop
+        return module
+
+    def from_output(self, layer: int, out: torch.Tensor, images: int) -> torch.Tensor:
+        """Lay out windows (images * windows, tokens, width) as the stream is."""
+        return self.to_stream(layer, self.head_activations_of(layer, out, images))
+
+    def to_output(self, layer: int, write: torch.Tensor) -> torch.Tensor:
+        """Lay out what is written as windows (images * windows, tokens, width)."""
+        high, wide = self.blocks[layer].window_size
+        return self.from_stream(layer, write).reshape(-1, high * wide, self._width(layer))
+
+    def branches(self, layer: int) -> Sequence[nn.Module]:
+        """Return the modules whose outputs are added to the stream, in order."""
+        return [self.blocks[layer].drop_path1, self.written_after(layer)]
+
+    def bias(self, layer: int) -> torch.Tensor | float:
+        """Return what the projection's bias, which belongs to no head, adds: (2 * width,)."""
+        bias = super().bias(layer)
+        return F.pad(bias, (self._width(layer), 0)) if isinstance(bias, torch.Tensor) else bias
+
+    def gradient_at_heads(self, layer: int, slope: torch.Tensor) -> torch.Tensor:
+        """Carry a gradient with respect to the output, window by window, over to z: (B, tokens, inner)."""
+        _, _, high, wide = self._padded(self.blocks[layer])
+        weight: torch.Tensor = self.projection(layer).weight
+        return slope.reshape(-1, high * wide, slope.shape[-1]) @ weight
+
+    def traced(self, layer: int) -> int:
+        """Return how many numbers of one image a recorded pass keeps of a layer."""
+        return super().traced(layer) + self.tokens(layer) * self._width(layer)
+
+    def reset_layer_scale_(self, layer: int) -> None:
+        """Give the norm of what heads write weight 1: timm begins with 0, so that a new block writes nothing."""
+        nn.init.ones_(self.blocks[layer].norm1.weight)
+
+    def _width(self, layer: int) -> int:
+        return int(self.projection(layer).out_features)

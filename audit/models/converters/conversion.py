@@ -11,6 +11,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from audit.card.schema import Output
+from audit.models.converters.positions import resampled
+from audit.units import Unit
 
 State = dict[str, torch.Tensor]
 Names = Mapping[str, str]
@@ -49,19 +51,25 @@ class Conversion:
     names : mapping of str to str
         The checkpoint's names of tensors, or of the modules that hold them, to timm's. What is not named is left out.
     layers : str
-        What names of a layer's tensors begin with, before the number of the layer.
+        What names of a layer's tensors begin with, before the number of the layer; "" where ``names`` has them all.
     parts : mapping of str to str
         As ``names``, within a layer. "#q", "#k" and "#v" mark the thirds of a matrix that timm has in one.
     prefix : str
         What some checkpoints put before all names of the body.
-    made : type
-        The timm class.
+    made : callable
+        The timm class, or what makes one of its models.
+    head : str
+        The classifier's name in it.
+    unit : {"head", "slice"}
+        What is patched.
     classes : list of str, optional
         What its outputs mean.
     mean, std : tuple of float, optional
         By what pixels between 0 and 1 are normalised, where the folder says so.
     output : {"softmax", "sigmoid"}
         Whether its classes exclude each other.
+    antialias, align_corners : bool
+        How the library resamples the positions of patches to another image size.
     fix : callable
         Whatever renaming and joining does not do.
     """
@@ -69,20 +77,25 @@ class Conversion:
     options: Mapping[str, Any]
     image_size: int
     names: Names
-    layers: str
-    parts: Names
+    layers: str = ""
+    parts: Names = field(default_factory=dict)
     prefix: str = ""
-    made: type[VisionTransformer] = VisionTransformer
+    made: Callable[..., Any] = VisionTransformer
+    head: str = "head"
+    unit: Unit = "head"
     classes: list[str] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     output: Output = "softmax"
+    antialias: bool = False
+    align_corners: bool = False
     fix: Callable[[State], None] = field(default=lambda _state: None)
 
-    def create(self, classes: int, image_size: int | None) -> VisionTransformer:
+    def create(self, classes: int, image_size: int | None) -> Any:
         """Return the model with random weights."""
-        model = self.made(img_size=image_size or self.image_size, num_classes=classes, **self.options)
-        model.pretrained_cfg = {"mean": self.mean, "std": self.std}
+        side = image_size or self.image_size
+        model = self.made(img_size=side, num_classes=classes, **self.options)
+        model.pretrained_cfg = {"mean": self.mean, "std": self.std, "input_size": (3, side, side)}
         return model
 
     def renamed(self, state: Mapping[str, torch.Tensor]) -> State:
@@ -102,13 +115,19 @@ class Conversion:
         self.fix(made)
         return made
 
+    def resampled(self, model: nn.Module, tensors: State) -> State:
+        """Return tensors under timm's names with positions resampled for a model, as the library does it."""
+        made = dict(tensors)
+        resampled(made, model, antialias=self.antialias, align_corners=self.align_corners)
+        return made
+
     def takes(self, name: str) -> bool:
         """Tell whether a tensor of the checkpoint becomes one of timm's, or part of one."""
         return bool(self._new_name(name.removeprefix(self.prefix)))
 
     def _new_name(self, name: str) -> str:
         """Return timm's name of a tensor, or "" where it has none."""
-        if not name.startswith(self.layers):
+        if not self.layers or not name.startswith(self.layers):
             return _looked_up(name, self.names)
         number, _, rest = name.removeprefix(self.layers).partition(".")
         part = _looked_up(rest, self.parts)

@@ -14,6 +14,7 @@ from audit.errors import ModelError
 from audit.models.containers import find_in_folder
 from audit.models.converters.conversion import Conversion
 from audit.models.converters.kinds import KINDS
+from audit.models.converters.timm_folder import KIND, is_timm_folder, read_timm
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 BYTES = 255.0  # pixels are divided by it before they are normalised
@@ -32,16 +33,21 @@ def read_folder(folder: Path) -> Conversion:
     processor = _json(folder / PROCESSOR) if (folder / PROCESSOR).is_file() else {}
     found = _of_kind(config, str(folder / CONFIG))
     mean, std = _normalisation(processor, str(folder / PROCESSOR))
+    mean, std = mean or found.mean, std or found.std
     side = side_of(processor) or found.image_size  # published DINOv2: 224 against the 518 it was trained at
     found = dataclasses.replace(found, output=_output(config, str(folder / CONFIG)))
     return dataclasses.replace(found, classes=_labels(config), mean=mean, std=std, image_size=side)
 
 
 def _of_kind(config: Mapping[str, Any], where: str) -> Conversion:
-    kind = str(config.get("model_type", ""))
-    if kind not in KINDS:
-        raise ModelError(where, f"model_type '{kind}' cannot be converted", f"supported: {', '.join(KINDS)}")
+    timm = is_timm_folder(config)
+    kind = KIND if timm else str(config.get("model_type", ""))
+    if kind not in KINDS and not timm:
+        supported = f"supported: {', '.join((*KINDS, KIND))}"
+        raise ModelError(where, f"model_type '{kind}' cannot be converted", supported)
     try:
+        if timm:
+            return read_timm(config)
         return KINDS[kind]({**config, **(config.get("vision_config") or {})})
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         what = f"is not the configuration of a {kind} model ({type(error).__name__}: {error})"
@@ -102,6 +108,9 @@ def _json(path: Path) -> dict[str, Any]:
 def _labels(config: Mapping[str, Any]) -> list[str] | None:
     """Return what the outputs mean, where the configuration names all of them."""
     named = config.get("id2label")
+    listed = config.get("label_names") or (config.get("pretrained_cfg") or {}).get("label_names")
+    if named is None and isinstance(listed, list):
+        return [str(label) for label in listed]
     if not isinstance(named, dict) or not all(str(k).isdecimal() for k in named):
         return None
     by_number = {int(k): str(v) for k, v in named.items()}

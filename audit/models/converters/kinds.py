@@ -8,19 +8,14 @@ from typing import Any
 
 from timm.layers.mlp import SwiGLUPacked
 from timm.layers.norm import LayerNorm
+from timm.models.beit import Beit
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva
 
 from audit.models.converters.conversion import ClassAndPatches, Conversion, State
+from audit.models.converters.staged import activation, convnext, required, resnet, side_of, swin, swin_v2
 
 Config = Mapping[str, Any]
-ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "quick_gelu": "quick_gelu",
-    "relu": "relu",
-    "silu": "silu",
-}
 BERT_LIKE = {
     "attention.attention.query": "attn.qkv#q",
     "attention.attention.key": "attn.qkv#k",
@@ -79,34 +74,45 @@ ATTENTION_POOL = {
     "head.mlp.fc1": "attn_pool.mlp.fc1",
     "head.mlp.fc2": "attn_pool.mlp.fc2",
 }
+BEIT_LIKE = VIT_LIKE | {
+    "attention.attention.query.weight": "attn.qkv#q.weight",
+    "attention.attention.key.weight": "attn.qkv#k.weight",
+    "attention.attention.value.weight": "attn.qkv#v.weight",
+    "attention.attention.query.bias": "attn.q_bias",
+    "attention.attention.value.bias": "attn.v_bias",
+    "attention.attention.relative_position_bias.relative_position_bias_table": "attn.relative_position_bias_table",
+    "lambda_1": "gamma_1",
+    "lambda_2": "gamma_2",
+}
+DINO_V3_LIKE = {
+    "attention.q_proj.weight": "attn.qkv#q.weight",
+    "attention.k_proj.weight": "attn.qkv#k.weight",
+    "attention.v_proj.weight": "attn.qkv#v.weight",
+    "attention.q_proj.bias": "attn.q_bias",
+    "attention.v_proj.bias": "attn.v_bias",
+    "attention.o_proj": "attn.proj",
+    "norm1": "norm1",
+    "norm2": "norm2",
+    "layer_scale1.lambda1": "gamma_1",
+    "layer_scale2.lambda1": "gamma_2",
+    "mlp.down_proj": "mlp.fc2",
+}
 BERT_LAYERS, CLIP_LAYERS, TOWER = "encoder.layer.", "encoder.layers.", "vision_model."
 
 
 def _common(config: Config, hidden: int) -> dict[str, Any]:
     """Return what all kinds name alike; ``hidden`` units has the first layer of each MLP."""
-    width, eps, act = int(config["hidden_size"]), float(config["layer_norm_eps"]), str(config["hidden_act"])
-    if act not in ACTIVATIONS:
-        raise ValueError(f"hidden_act '{act}'")
-    if int(config.get("num_channels", 3)) != 3:
-        raise ValueError(f"num_channels {config['num_channels']}")
+    width, eps = int(config["hidden_size"]), float(config["layer_norm_eps"])
+    required(config, "num_channels", 3)
     return {
         "patch_size": int(config["patch_size"]),
         "embed_dim": width,
         "depth": int(config["num_hidden_layers"]),
         "num_heads": int(config["num_attention_heads"]),
         "mlp_ratio": (hidden + 0.25) / width,  # timm rounds down
-        "act_layer": ACTIVATIONS[act],
+        "act_layer": activation(config),
         "norm_layer": partial(LayerNorm, eps=eps),
     }
-
-
-def _side(config: Config) -> int:
-    """Return the image's side; some configurations name both."""
-    size = config["image_size"]
-    sides = {int(s) for s in (size if isinstance(size, list | tuple) else [size])}
-    if len(sides) != 1:
-        raise ValueError(f"image_size {size}")
-    return sides.pop()
 
 
 def _classifies(config: Config, what: str = "ForImageClassification") -> bool:
@@ -115,7 +121,7 @@ def _classifies(config: Config, what: str = "ForImageClassification") -> bool:
 
 def _vit(config: Config) -> Conversion:
     options = _common(config, int(config["intermediate_size"])) | {"qkv_bias": bool(config["qkv_bias"])}
-    return Conversion(options, _side(config), AROUND, BERT_LAYERS, VIT_LIKE, prefix="vit.")
+    return Conversion(options, side_of(config), AROUND, BERT_LAYERS, VIT_LIKE, prefix="vit.")
 
 
 def _deit(config: Config) -> Conversion:
@@ -125,8 +131,8 @@ def _deit(config: Config) -> Conversion:
     names = AROUND | {"embeddings.distillation_token": "dist_token" if taught else "reg_token"}
     if taught:
         made = VisionTransformerDistilled
-        return Conversion(options, _side(config), names, BERT_LAYERS, VIT_LIKE, prefix="deit.", made=made)
-    return Conversion(options | {"reg_tokens": 1}, _side(config), names, BERT_LAYERS, VIT_LIKE, prefix="deit.")
+        return Conversion(options, side_of(config), names, BERT_LAYERS, VIT_LIKE, prefix="deit.", made=made)
+    return Conversion(options | {"reg_tokens": 1}, side_of(config), names, BERT_LAYERS, VIT_LIKE, prefix="deit.")
 
 
 def _dinov2(config: Config) -> Conversion:
@@ -143,12 +149,13 @@ def _dinov2(config: Config) -> Conversion:
     }
     return Conversion(
         options,
-        _side(config),
+        side_of(config),
         AROUND,
         BERT_LAYERS,
         DINO_LIKE,
         prefix=f"{config['model_type']}.",
         made=ClassAndPatches,
+        antialias=bool(registers),
         fix=_place_of_class if registers else (lambda _state: None),
     )
 
@@ -160,13 +167,63 @@ def _place_of_class(state: State) -> None:
         state["pos_embed"] = state["pos_embed"][:, 1:]
 
 
+def _beit(config: Config) -> Conversion:
+    """BEiT: positions as biases on the scores, of each block or shared; the pool has a norm of its own, or none."""
+    options = _common(config, int(config["intermediate_size"])) | {
+        "qkv_bias": True,
+        "init_values": float(config["layer_scale_init_value"]) or None,
+        "global_pool": "avg" if config["use_mean_pooling"] else "token",
+        "use_abs_pos_emb": bool(config["use_absolute_position_embeddings"]),
+        "use_rel_pos_bias": bool(config["use_relative_position_bias"]),
+        "use_shared_rel_pos_bias": bool(config["use_shared_relative_position_bias"]),
+    }
+    required(config, "hidden_act", "gelu")
+    del options["act_layer"]
+    shared = "encoder.relative_position_bias.relative_position_bias_table"
+    names = AROUND | {"pooler.layernorm": "fc_norm", shared: "rel_pos_bias.relative_position_bias_table"}
+    return Conversion(options, side_of(config), names, BERT_LAYERS, BEIT_LIKE, prefix="beit.", made=Beit)
+
+
+def _dinov3(config: Config) -> Conversion:
+    """DINOv3: rotary positions; it has no classifier of its own, and hands on the class token."""
+    gated = bool(config["use_gated_mlp"])
+    required(config, "key_bias", False)
+    required(config, "value_bias", config["query_bias"])
+    required(config, "proj_bias", True)
+    required(config, "mlp_bias", True)
+    options = _common(config, int(config["intermediate_size"])) | {
+        "qkv_bias": bool(config["query_bias"]),
+        "init_values": 1.0,
+        "num_reg_tokens": int(config["num_register_tokens"]),
+        "global_pool": "token",
+        "use_fc_norm": False,
+        "use_abs_pos_emb": False,
+        "use_rot_pos_emb": True,
+        "rope_type": "dinov3",
+        "rope_temperature": float(config["rope_theta"]),
+        "rope_rotate_half": True,
+        "swiglu_mlp": gated,
+        "swiglu_align_to": 1 if gated else 0,  # any: gate and value in matrices of their own
+    }
+    required(config, "hidden_act", "silu" if gated else "gelu")
+    del options["act_layer"]
+    up = {"mlp.gate_proj": "mlp.fc1_g", "mlp.up_proj": "mlp.fc1_x"} if gated else {"mlp.up_proj": "mlp.fc1"}
+    names = {
+        "embeddings.cls_token": "cls_token",
+        "embeddings.register_tokens": "reg_token",
+        "embeddings.patch_embeddings": "patch_embed.proj",
+        "norm": "norm",
+    }
+    return Conversion(options, side_of(config), names, "layer.", DINO_V3_LIKE | up, made=Eva)
+
+
 def _clip(config: Config) -> Conversion:
     """CLIP: its classifier reads the mean of the patches as they leave the last block; without one, the class token."""
     classifies = _classifies(config)
     pool = {"global_pool": "avg", "final_norm": False} if classifies else {"global_pool": "token"}
     options = _common(config, int(config["intermediate_size"])) | {"pre_norm": True, **pool}
     names = AROUND_CLIP if classifies else AROUND_CLIP | {"post_layernorm": "norm"}
-    return Conversion(options, _side(config), names, CLIP_LAYERS, CLIP_LIKE, prefix=TOWER, fix=_with_batch)
+    return Conversion(options, side_of(config), names, CLIP_LAYERS, CLIP_LIKE, prefix=TOWER, fix=_with_batch)
 
 
 def _siglip(config: Config) -> Conversion:
@@ -175,7 +232,7 @@ def _siglip(config: Config) -> Conversion:
     pool = {"global_pool": "avg", "fc_norm": False} if classifies else {"global_pool": "map"}
     options = _common(config, int(config["intermediate_size"])) | {"class_token": False, **pool}
     names = AROUND_CLIP | {"post_layernorm": "norm"} | ({} if classifies else ATTENTION_POOL)
-    return Conversion(options, _side(config), names, CLIP_LAYERS, CLIP_LIKE, prefix=TOWER, fix=_split_pool)
+    return Conversion(options, side_of(config), names, CLIP_LAYERS, CLIP_LIKE, prefix=TOWER, fix=_split_pool)
 
 
 def _with_batch(state: State) -> None:
@@ -204,4 +261,11 @@ KINDS: Mapping[str, Callable[[Config], Conversion]] = {
     "clip_vision_model": _clip,
     "siglip": _siglip,
     "siglip_vision_model": _siglip,
+    "beit": _beit,
+    "dinov3_vit": _dinov3,
+    "swin": swin,
+    "swinv2": swin_v2,
+    "convnext": convnext,
+    "convnextv2": convnext,
+    "resnet": resnet,
 }

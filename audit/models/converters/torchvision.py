@@ -65,7 +65,9 @@ def convert_vit(model: VisionTransformer, **pixels: Any) -> Conversion:
         "mlp_ratio": (model.mlp_dim + 0.25) / model.hidden_dim,
         "norm_layer": partial(LayerNorm, eps=layers[0].ln_1.eps),
     }
-    return Conversion(options, model.image_size, NAMES, "encoder.layers.encoder_layer_", PARTS, **pixels)
+    return Conversion(
+        options, model.image_size, NAMES, "encoder.layers.encoder_layer_", PARTS, align_corners=True, **pixels
+    )
 
 
 def fetch(name: str) -> State:
