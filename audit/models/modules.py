@@ -11,9 +11,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
-from torchvision.models.resnet import BasicBlock as TorchvisionBasic
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionTransformer
 
@@ -25,7 +23,7 @@ from audit.models.checkpoint import StateDict, check_finite, open_checkpoint
 from audit.models.converters import HUGGING_FACE, TORCHVISION
 from audit.models.converters.conversion import Conversion
 from audit.models.converters.huggingface import find_weights, read_folder
-from audit.models.converters.torchvision import convert_vit
+from audit.models.converters.torchvision import convert_resnet, convert_vit
 from audit.models.load import load_tensors
 from audit.models.named import AdaptedNetwork, PlainNetwork, grouped
 from audit.models.outputs import OneOutput, body_within, keys_of, one_head, with_pair
@@ -189,7 +187,7 @@ def _as_timm(module: nn.Module) -> tuple[str, Model, list[str] | None]:
     if isinstance(module, TorchvisionTransformer):
         return f"{TORCHVISION}vit_b_16", _convert(convert_vit(module), module.state_dict(), "VisionTransformer"), None
     if isinstance(module, TorchvisionResNet):
-        return "resnet50", _convert_resnet(module), None
+        return f"{TORCHVISION}resnet50", _convert(convert_resnet(module), module.state_dict(), "ResNet"), None
     if hasattr(module, "save_pretrained") and hasattr(getattr(module, "config", None), "model_type"):
         return HUGGING_FACE, *_convert_saved(module)
     kind = next((kind for kind in ADAPTERS if isinstance(module, kind)), None)
@@ -221,21 +219,6 @@ def _convert_saved(module: Any) -> tuple[Model, list[str] | None]:
         except ModelError as error:
             raise ModelError(WHERE, error.what, error.fix) from None
         return _convert(conversion, saved.take(None).tensors, type(module).__name__), conversion.classes
-
-
-def _convert_resnet(module: TorchvisionResNet) -> Model:
-    """Return timm's ResNet of torchvision's, which has the same names and shapes."""
-    stages = [module.layer1, module.layer2, module.layer3, module.layer4]
-    model = ResNet(
-        BasicBlock if isinstance(module.layer1[0], TorchvisionBasic) else Bottleneck,
-        [len(stage) for stage in stages],
-        num_classes=len(module.fc.weight) if isinstance(module.fc, nn.Linear) else 1,
-        cardinality=module.groups,
-        base_width=module.base_width,
-    )
-    model.pretrained_cfg = {"mean": None, "std": None, "input_size": (3, 224, 224)}
-    load_tensors(model, module.state_dict(), WHERE, keep_classifier=True)
-    return model.to(memory_format=torch.channels_last)
 
 
 @torch.inference_mode()

@@ -47,9 +47,18 @@ def families() -> list[Row]:
         Row(
             "torchvision",
             "ViT",
-            ", ".join(TORCHVISION + name for name in torchvision_names()),
+            ", ".join(TORCHVISION + name for name in torchvision_names() if name.startswith("vit_")),
             UNITS["head"].full,
             "converted to timm's ViT; weights: pretrained, or a FILE in torchvision's names",
+        )
+    )
+    rows.append(
+        Row(
+            "torchvision",
+            "ResNet",
+            ", ".join(TORCHVISION + name for name in torchvision_names() if not name.startswith("vit_")),
+            UNITS["slice"].full,
+            "converted to timm's ResNet; weights: pretrained, or a FILE in torchvision's names",
         )
     )
     made = "converted to timm's model; weights: a folder with config.json of model_type"

@@ -366,8 +366,8 @@ def test_what_a_folder_lacks_is_named(folder: Callable[[Any], Path], tmp_path: P
 
 
 def test_overrides_and_unknown_names_are_refused() -> None:
-    with pytest.raises(ModelError, match="torchvision has no vision transformer 'resnet50'"):
-        Backbone(ModelSpec(name="torchvision/resnet50", weights="none"), None).build(2)
+    with pytest.raises(ModelError, match="'torchvision/alexnet' is not converted"):
+        Backbone(ModelSpec(name="torchvision/alexnet", weights="none"), None).build(2)
     with pytest.raises(ModelError, match="torchvision/vit_b_16 takes none"):
         Backbone(ModelSpec(name="torchvision/vit_b_16", weights="none", overrides={"depth": 2}), None).build(2)
     with pytest.raises(ModelError, match="needs a folder"):

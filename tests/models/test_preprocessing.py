@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 from torch import nn
 from torchvision import transforms as tv
-from torchvision.models import ViT_B_16_Weights, vit_b_16
+from torchvision.models import ResNet50_Weights, ViT_B_16_Weights, resnet50, vit_b_16
 
 import vit_audit as va
 from tests.models.awkward_images import write_awkward_images
@@ -142,13 +142,18 @@ def test_timm_squashes_where_its_configuration_says_so(files: list[Path]) -> Non
     near(va.wrap(model, CLASSES).predict(files), library_logits(model, transform, files))
 
 
-def test_torchvision_from_file_to_logits(files: list[Path], tmp_path: Path) -> None:
-    model = drawn(vit_b_16(num_classes=3))
+TORCHVISION = {"vit_b_16": (vit_b_16, ViT_B_16_Weights), "resnet50": (resnet50, ResNet50_Weights)}
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvision_from_file_to_logits(name: str, files: list[Path], tmp_path: Path) -> None:
+    make, published = TORCHVISION[name]
+    model = drawn(make(num_classes=3))
     save_file(model.state_dict(), tmp_path / "own.safetensors")
     net = va.load_model(
-        {"name": "torchvision/vit_b_16", "weights": str(tmp_path / "own.safetensors"), "classes": CLASSES}
+        {"name": f"torchvision/{name}", "weights": str(tmp_path / "own.safetensors"), "classes": CLASSES}
     )
-    near(net.predict(files), library_logits(model, ViT_B_16_Weights.DEFAULT.transforms(), files))
+    near(net.predict(files), library_logits(model, published.DEFAULT.transforms(), files))
 
 
 @pytest.mark.parametrize(("make", "processor"), HUGGING_FACE.values(), ids=HUGGING_FACE)

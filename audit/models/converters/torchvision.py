@@ -1,19 +1,24 @@
-"""torchvision's vision transformers."""
+"""torchvision's vision transformers and ResNets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from timm.layers.norm import LayerNorm
+from timm.models import resnet as timm_resnet
+from torch import nn
 from torchvision.models import get_model, get_model_weights, list_models
+from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.models.vision_transformer import VisionTransformer
 
 from audit.errors import ModelError
 from audit.models.converters.conversion import Conversion, State
 
+SIDE = 224  # of the images that torchvision's ResNets are trained on
 NAMES: Mapping[str, str] = {
     "class_token": "cls_token",
     "encoder.pos_embedding": "pos_embed",
@@ -33,8 +38,8 @@ PARTS: Mapping[str, str] = {
 
 
 def torchvision_names() -> list[str]:
-    """Return torchvision's vision transformers."""
-    return [name for name in list_models() if name.startswith("vit_")]
+    """Return torchvision's models that are converted."""
+    return [name for name in list_models() if name.startswith(("vit_", "resnet", "resnext", "wide_resnet"))]
 
 
 def read_model(name: str) -> Conversion:
@@ -43,15 +48,52 @@ def read_model(name: str) -> Conversion:
     Raises
     ------
     ModelError
-        If torchvision has no such vision transformer.
+        If torchvision has no such model, or it is of no kind that is converted.
     """
     if name not in torchvision_names():
         supported = ", ".join(f"torchvision/{m}" for m in torchvision_names())
-        raise ModelError("model.name", f"torchvision has no vision transformer '{name}'", f"supported: {supported}")
+        raise ModelError("model.name", f"'torchvision/{name}' is not converted", f"supported: {supported}")
     with torch.device("meta"):
         model = get_model(name)
     seen = get_model_weights(name).DEFAULT.transforms()
-    return convert_vit(model, mean=tuple(seen.mean), std=tuple(seen.std))
+    pixels = {"mean": tuple(seen.mean), "std": tuple(seen.std)}
+    return convert_vit(model, **pixels) if isinstance(model, VisionTransformer) else convert_resnet(model, **pixels)
+
+
+@dataclass(frozen=True)
+class SameNames(Conversion):
+    """A conversion to a model whose tensors have the names that they have in the checkpoint."""
+
+    def renamed(self, state: Mapping[str, torch.Tensor]) -> State:
+        """Return the tensors as they are."""
+        return dict(state)
+
+    def resampled(self, model: nn.Module, tensors: State) -> State:
+        """Return the tensors: there are no positions among them."""
+        del model
+        return tensors
+
+    def takes(self, name: str) -> bool:
+        """Tell whether a tensor is one of timm's: all are."""
+        return bool(name)
+
+
+def convert_resnet(model: ResNet, **pixels: Any) -> Conversion:
+    """Return how a model in memory is converted: timm's has the same names and shapes."""
+    stages = [model.layer1, model.layer2, model.layer3, model.layer4]
+    options = {
+        "block": timm_resnet.BasicBlock if isinstance(stages[0][0], BasicBlock) else timm_resnet.Bottleneck,
+        "layers": [len(stage) for stage in stages],
+        "cardinality": model.groups,
+        "base_width": model.base_width,
+    }
+    return SameNames(options, SIDE, {}, made=make_resnet, head="fc", unit="slice", **pixels)
+
+
+def make_resnet(*, img_size: int, **options: Any) -> timm_resnet.ResNet:
+    """Make timm's model; convolutions take images of any size."""
+    del img_size
+    return timm_resnet.ResNet(**options).to(memory_format=torch.channels_last)
 
 
 def convert_vit(model: VisionTransformer, **pixels: Any) -> Conversion:
