@@ -50,6 +50,7 @@ QUOTED: dict[str, tuple[str, ...]] = {
     "faults": (
         "kills", "mutations", "lost", "different", "unclean", "tracebacks", "hangs", "seed", "date", "code", "hardware",
     ),
+    "preprocessing": ("cases", "date", "hardware", "versions", "seed", "resamples"),
     "bootstrap": ("date", "hardware", "version", "numpy", "runs", "resamples", "seed", "cost", "labels"),
 }  # fmt: skip
 ROWS: dict[str, set[str]] = {
