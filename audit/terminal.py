@@ -31,7 +31,14 @@ from audit.records import (
     SharedCopy,
 )
 from audit.report.formats import clean, percent, rate, spread
-from audit.report.text import Sentences, data_file, limit_sentences, warning_sentence
+from audit.report.text import (
+    Sentences,
+    data_file,
+    detection_sentences,
+    limit_sentences,
+    warning_sentence,
+    words_of,
+)
 from audit.units import UNITS, Unit
 
 if TYPE_CHECKING:
@@ -164,6 +171,7 @@ def summary(audit: Audit, folder: Path, *, report: bool = True) -> str:
     lines.append(f"audited: {model.name}, on {data.images:,} images of {data.subjects:,} subjects ({data.source})")
     passed = sum(c.passed for c in audit.controls.controls)
     lines.append(f"controls: {passed} of {len(audit.controls.controls)} passed")
+    lines += [f"never reached the classifier, {said}" for said in detection_sentences(data)]
     lines += _right(audit)
     lines += _errors(audit, text)
     gap = None if audit.is_invalid else _largest_gap(audit)
@@ -223,6 +231,8 @@ def _carriers(audit: Audit, gap: ContrastRow) -> str:
     where = audit.localisation.get(question_of(gap))
     if where is None:
         return "not examined"
+    if where.status == LocalisationStatus.NOT_ASKED:
+        return str(words_of(audit.model.unit)["fixed"]["no_inside"])
     if where.status != LocalisationStatus.LOCALISED:
         return where.status
     contrast, outcome = f"{gap.attribute}:{gap.group}-{gap.reference}", gap.outcome
@@ -246,10 +256,16 @@ def data_summary(report: DataReport, name: str) -> str:
     """
     about = f"{name}: {report.images} images of {report.subjects} subjects; {report.source}"
     blocks = [wrapped(about), _counts(report)]
+    if not report.images_opened:
+        blocks.append(wrapped(data_file("words.yaml")["fixed"]["no_images"]))
     for title, rows in (("left out", report.excluded), ("unreadable", report.quarantined)):
         blocks.append("\n".join([f"{title}: {sum(r.images for r in rows)} images", *map(_left_out, rows)]))
-    limits, warnings = limit_sentences(report), [warning_sentence(warning) for warning in report.warnings]
-    for title, lines in (("what this audit can detect", limits), ("warnings", warnings)):
+    lists = {
+        "never reached the classifier": detection_sentences(report),
+        "what this audit can detect": limit_sentences(report),
+        "warnings": [warning_sentence(warning) for warning in report.warnings],
+    }
+    for title, lines in lists.items():
         if lines:
             blocks.append("\n".join([f"{title}:", *(wrapped(f"  {line}") for line in lines)]))
     return "\n\n".join(blocks)

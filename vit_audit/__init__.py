@@ -18,7 +18,7 @@ from audit import __version__
 if TYPE_CHECKING:
     from audit.api.cards import Card, built_in_cards, first_card, load_card
     from audit.api.data import Data, fetch, rendered_faces
-    from audit.api.models import Net, load_model, supported_models, wrap
+    from audit.api.models import Net, Predictions, load_model, predictions, supported_models, wrap
     from audit.api.plans import Plan, plan
     from audit.api.research import attribution, disparity, patch_heads, sweep
     from audit.api.results import Result, diff, open_run, verify
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "audit.api.cards": ("Card", "built_in_cards", "first_card", "load_card"),
     "audit.api.data": ("Data", "fetch", "rendered_faces"),
-    "audit.api.models": ("Net", "load_model", "supported_models", "wrap"),
+    "audit.api.models": ("Net", "Predictions", "load_model", "predictions", "supported_models", "wrap"),
     "audit.api.plans": ("Plan", "plan"),
     "audit.api.research": ("attribution", "disparity", "patch_heads", "sweep"),
     "audit.api.results": ("Result", "diff", "open_run", "verify"),
@@ -53,6 +53,7 @@ __all__ = [
     "Net",
     "Outcome",
     "Plan",
+    "Predictions",
     "Result",
     "UnfinishedError",
     "__version__",
@@ -68,6 +69,7 @@ __all__ = [
     "open_run",
     "patch_heads",
     "plan",
+    "predictions",
     "rendered_faces",
     "supported_models",
     "sweep",

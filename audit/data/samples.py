@@ -68,6 +68,11 @@ class Samples:
         What was left out, and why.
     warnings : sequence of DataWarning
         What is odd about what was not.
+    undetected : pandas.DataFrame or None
+        Images that never reached the classifier: ``image``, ``label``, ``subject`` and the attributes. None where the
+        card does not say which.
+    opened : bool
+        Whether images were opened.
     fingerprint : str
         SHA-256 over the rows and the bytes of the images.
     source_name : str
@@ -88,6 +93,8 @@ class Samples:
     licence: str = ""
     citation: str = ""
     warnings: Sequence[DataWarning] = ()
+    undetected: pd.DataFrame | None = None
+    opened: bool = True
 
     def of_split(self, *splits: str) -> pd.DataFrame:
         """Return the rows of the named splits, index kept; the sealed one is ``audit.data.sealed``'s to open."""

@@ -161,13 +161,19 @@ def _rate_row(part: pd.DataFrame, group: str, question: Question, outcome: str, 
         true_positive_rate=rate_interval(chosen[truth], subjects[truth]),
         false_positive_rate=rate_interval(chosen[~truth], subjects[~truth]),
         false_negative_rate=rate_interval(~chosen[truth], subjects[truth]),
-        mean_probability=_standardised(part, shares, part[f"p:{outcome}"].to_numpy(), raw=True),
+        mean_probability=_mean_probability(part, shares, outcome),
         standardised_rate=_standardised(part, shares, chosen.astype(np.float64)),
         accuracy=rate_interval((part["label"] == part["predicted"]).to_numpy(), subjects),
         impact_ratio=None,
         impact_ratio_highest=None,
         note="" if len(part) else "no image of this group in the audit splits",
     )
+
+
+def _mean_probability(part: pd.DataFrame, shares: dict[str, float], outcome: str) -> Estimate:
+    """Return the mean probability of an outcome, without a value where only answers are known."""
+    column = f"p:{outcome}"
+    return _standardised(part, shares, part[column].to_numpy(), raw=True) if column in part else Estimate(value=None)
 
 
 def _standardised(

@@ -17,20 +17,22 @@ import audit.models
 import audit.patching
 import audit.pipeline
 from audit import __version__
-from audit.card.load import resolve
-from audit.card.schema import Card, ModelSpec
+from audit.card.load import resolve, with_classes
+from audit.card.schema import PREDICTIONS, Card, ModelSpec
 from audit.data.assemble import read_samples
 from audit.data.pixels import load_pixels
 from audit.data.samples import Samples
 from audit.data.summary import audited_outcomes
 from audit.errors import DataError, UnfinishedError
 from audit.models.adapters.registry import adapter
+from audit.models.black_box import BlackBox, read_predictions
 from audit.models.build import Backbone, check_model, with_class_names
 from audit.models.checkpoint import hash_state
 from audit.models.device import CPU, open_device, open_precision
+from audit.models.onnx_file import OnnxModel
 from audit.models.preflight import preflight_model, spec_of_controls
 from audit.models.rendered_base import rendered_base
-from audit.pipeline.context import RunContext
+from audit.pipeline.context import BlackBoxRun, RunContext
 from audit.pipeline.train_models import ARCHITECTURE
 from audit.progress import Step
 from audit.store import now, open_cache, question_hash, run_folder, source_hash
@@ -53,6 +55,8 @@ class Inputs:
     samples : Samples
     backbone : Backbone, optional
         The model, where it was given in Python.
+    box : BlackBox, optional
+        The model, where its inside is not given.
     finished : pathlib.Path, optional
         A finished run whose models are measured again, whatever became of the card's weights.
     """
@@ -63,6 +67,7 @@ class Inputs:
     data_root: Path | None
     samples: Samples
     backbone: Backbone | None = None
+    box: BlackBox | None = None
     finished: Path | None = None
 
 
@@ -103,16 +108,20 @@ def open_inputs(
     step: Step,
     samples: Samples | None = None,
     backbone: Backbone | None = None,
+    box: BlackBox | None = None,
     finished: Path | None = None,
 ) -> Inputs:
-    """Open and check a card's model and data; ``samples`` and ``backbone`` are those that were given in Python.
+    """Open and check a card's model and data; ``samples``, ``backbone`` and ``box`` are what was given in Python.
 
     Raises
     ------
     InputError
         Whatever is wrong with either.
     """
-    if backbone is None:
+    if card.model.is_black_box:
+        box = box or open_black_box(card, card_path=card_path, data_root=data_root)
+        card = with_classes(card, box.classes)
+    elif backbone is None:
         kept = None if finished is None else finished / ARCHITECTURE
         card = with_class_names(card, card_path=card_path, data_root=data_root, folder=kept)
         if finished is None:
@@ -121,13 +130,15 @@ def open_inputs(
         fix = "give the same data again, in Python: vit_audit.plan(card, data=...) or result.reproduce(..., data=...)"
         raise DataError(str(card_path), "its images were given in Python, not as files", fix)
     if samples is None:
-        tick = step("data: opening every image")
+        tick = step("data: opening every image" if card.model.sees_images else "data: reading the table")
         samples = read_samples(card, card_path=card_path, data_root=data_root, progress=lambda done: tick(done, 0))
     audited_outcomes(card, samples.labels)  # a wrong name shows before anything is trained
-    if backbone is None and finished is None:
+    if box is not None:
+        samples = box.check(samples)
+    elif backbone is None and finished is None:
         with still_there(samples):
             preflight_model(card, card_path=card_path, data_root=data_root, samples=samples)
-    return Inputs(card, content, card_path, data_root, samples, backbone, finished)
+    return Inputs(card, content, card_path, data_root, samples, backbone, box, finished)
 
 
 def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
@@ -150,6 +161,7 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
         data_root=inputs.data_root,
         run=options.run or run_folder(options.out, card.name, key),
         question=key,
+        weights=backbone.body_hash(),
         cache=cache,
         samples=samples,
         pixels=pixels,
@@ -160,6 +172,38 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
         started=now().isoformat(),
         device=open_device(options.device),
         precision=open_precision(options.precision),
+    )
+
+
+def open_black_box(card: Card, *, card_path: Path, data_root: Path | None) -> BlackBox:
+    """Open the file of a model whose inside is not given.
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged, or of another form than its kind has.
+    """
+    spec = card.model
+    path = resolve(spec.path or spec.weights, card_path=card_path, data_root=data_root)
+    return read_predictions(spec, path, card.data.image) if spec.name == PREDICTIONS else OnnxModel.open(spec, path)
+
+
+def prepare_black_box(inputs: Inputs, box: BlackBox, options: Options, step: Step) -> BlackBoxRun:
+    """Find the run directory of a model whose inside is not given; nothing is written yet."""
+    key = question_key(inputs, options, box.sha256)
+    return BlackBoxRun(
+        card=inputs.card,
+        run=options.run or run_folder(options.out, inputs.card.name, key),
+        samples=inputs.samples,
+        card_path=inputs.card_path,
+        card_content=inputs.content,
+        data_root=inputs.data_root,
+        question=key,
+        weights=box.sha256,
+        step=step,
+        command=options.command,
+        started=now().isoformat(),
+        box=box,
     )
 
 

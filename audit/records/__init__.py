@@ -13,6 +13,7 @@ from audit.records.audit_json import (
     CountRow,
     DataReport,
     DataWarning,
+    DetectionRow,
     Effort,
     EngineReport,
     ExcludedRow,
@@ -40,6 +41,7 @@ from audit.records.audit_json import (
 )
 from audit.records.base import (
     SCHEMA_VERSION,
+    Access,
     Bound,
     ChanceReason,
     Confidence,
@@ -66,6 +68,7 @@ from audit.records.shareable_json import SharedCopy
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Access",
     "AccuracyRow",
     "Agreement",
     "AttentionMap",
@@ -86,6 +89,7 @@ __all__ = [
     "DataWarningCode",
     "Decision",
     "Design",
+    "DetectionRow",
     "Direction",
     "Effort",
     "EngineReport",

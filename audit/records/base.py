@@ -46,6 +46,7 @@ class LocalisationStatus(StrEnum):
     NOT_LOCALISABLE = "not localisable"
     NO_GAP = "no gap detected, nothing to localise"
     TOO_LITTLE_DATA = "too little data"
+    NOT_ASKED = "not asked"  # the model's inside was not given
 
 
 class Metric(StrEnum):
@@ -54,6 +55,14 @@ class Metric(StrEnum):
     STANDARDISED_GAP = "standardised_gap"
     TPR_GAP = "tpr_gap"
     FPR_GAP = "fpr_gap"
+
+
+class Access(StrEnum):
+    """What of the audited model was given."""
+
+    INSIDE = "inside"  # layers and weights: what carries a gap can be asked
+    ANSWERS = "answers"  # it answers images, as an ONNX file does
+    PREDICTIONS = "predictions"  # its answers to these images, made elsewhere
 
 
 class DataWarningCode(StrEnum):
@@ -74,6 +83,8 @@ class DataWarningCode(StrEnum):
     UNTRAINED_CELLS = "cells without training images"
     WITHOUT_DONOR = "images without a donor"
     NULL_RUN = "groups permuted"
+    UNUSED_PREDICTIONS = "predictions of other images"
+    UNEVEN_DETECTION = "detection differs between groups"
 
 
 class Direction(StrEnum):
@@ -99,6 +110,7 @@ class NotRunCode(StrEnum):
     NEEDS_TRAINING = "needs training"
     CHECKS_FAILED = "checks failed"
     PAIRS_AS_GIVEN = "pairs as given"
+    NO_INSIDE = "no inside"
 
 
 class ChanceReason(StrEnum):

@@ -43,6 +43,7 @@ FIRST_WARNINGS = (
     DataWarningCode.IDENTICAL_IMAGES,
     DataWarningCode.SIMILAR_NAMES,
     DataWarningCode.UNEVEN_LOSS,
+    DataWarningCode.UNEVEN_DETECTION,
 )
 
 
@@ -212,7 +213,10 @@ class Sentences:
 
     def meaning(self) -> str:
         """Say what the outcome means."""
-        outcome = self.words["outcomes"][Outcome.INVALID if self.audit.is_invalid else self.audit.outcome]
+        name = Outcome.INVALID if self.audit.is_invalid else self.audit.outcome
+        outcome = self.words["outcomes"][name]
+        if not self.audit.model.has_inside:
+            outcome = self.words["without_inside"].get(name, outcome)
         text: str = outcome["of_model"] if self.blames_model and "of_model" in outcome else outcome["means"]
         return text
 
@@ -270,6 +274,10 @@ class Sentences:
         several = f"{heads[0]} to {heads[-1]} {self.unit.plural}"
         parts = formats.plural(heads[0], self.unit.singular) if len(heads) == 1 else several
         return f"{formats.plural(model.layers, 'layer')} of {parts}"
+
+    def size(self) -> str:
+        """Say what the audited model is built of, and the size of its images, as far as these were given."""
+        return one_line(str(self._method.size(self.audit.model)))
 
     def origin(self) -> str:
         """Say where the audited model comes from."""
@@ -329,7 +337,8 @@ class Sentences:
         beyond = f"minus the same for null donors ({seeds} seeds), " if control.form == "models" and seeds else ""
         worst = ", worst pair of models" if control.figures.get("pairs", 1) > 1 else ""
         of = "model" if control.form == "models" else "image"
-        return {"c": control, "unit": self.unit, "beyond": beyond, "worst": worst, "of": of, **channel}
+        model = self.audit.model
+        return {"c": control, "unit": self.unit, "model": model, "beyond": beyond, "worst": worst, "of": of, **channel}
 
     def grid(self, grid: HeadGrid) -> tuple[str, str]:
         """Return title and caption of a grid of heads."""
@@ -361,6 +370,13 @@ def limit_sentences(report: DataReport) -> list[str]:
     say, told = _data_templates(), ((report.limits, "gap_limit"), (report.intersections, "intersection"))
     parts = (*told, (report.head_limits, "head_limit"))
     return [str(getattr(say, macro)(row)).strip() for rows, macro in parts for row in rows]
+
+
+def detection_sentences(report: DataReport) -> list[str]:
+    """Say for each attribute how many images never reached the classifier; nothing where that is not known."""
+    rows = report.detection
+    names = dict.fromkeys(row.attribute for row in rows)
+    return [str(_data_templates().detection([r for r in rows if r.attribute == name])).strip() for name in names]
 
 
 def untested_sentence(row: ContrastRow) -> str:

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.unit
 
 NAMES = [
     "AuditError", "Card", "CardError", "Data", "DataError", "ExitCode", "InputError", "ModelError", "Net", "Outcome",
-    "Plan", "Result", "UnfinishedError", "__version__", "attribution", "audit", "built_in_cards", "diff", "disparity",
-    "fetch", "first_card", "load_card", "load_model", "open_run", "patch_heads", "plan",
+    "Plan", "Predictions", "Result", "UnfinishedError", "__version__", "attribution", "audit", "built_in_cards", "diff",
+    "disparity", "fetch", "first_card", "load_card", "load_model", "open_run", "patch_heads", "plan", "predictions",
     "rendered_faces", "supported_models", "sweep", "verify", "wrap",
 ]  # fmt: skip
 MODULES = ["cards", "data", "models", "plans", "research", "results", "running"]

@@ -38,6 +38,11 @@ def read_image_table(spec: DataSpec, path: Path) -> RawTable:
     return RawTable(frame, FileSource(path.parent), str(path))
 
 
+def read_keys(path: Path) -> RawTable:
+    """Read a table whose image column holds keys of any kind: no image is opened."""
+    return RawTable(read_table(path), FileSource(path.parent), str(path))
+
+
 def with_safe_paths(frame: pd.DataFrame, column: str, path: Path) -> pd.DataFrame:
     """Return the table with image paths relative, with forward slashes, or raise ``DataError``."""
     keys = [None if pd.isna(value) else safe_key(value, str(path)) for value in frame[column]]
