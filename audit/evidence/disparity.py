@@ -16,7 +16,7 @@ from fairlearn.metrics import (
     true_positive_rate,
 )
 
-from audit.data.groups import permute_groups
+from audit.data.groups import GroupPermutation
 from audit.data.samples import UNKNOWN
 from audit.evidence.stats import (
     Codes,
@@ -369,9 +369,7 @@ def ranges(
         labels = pd.factorize(part["label"], sort=True)[0].astype(np.int64)
         subjects = pd.factorize(part["subject"])[0].astype(np.int64)
         strata = _label_profiles(labels, subjects)
-        permutations = [
-            _permute_within(strata, codes, subjects, r) for r in np.random.default_rng(seed).spawn(RESHUFFLES)
-        ]
+        permutations = _permute_within(strata, codes, subjects, np.random.default_rng(seed).spawn(RESHUFFLES))
         for outcome in outcomes:
             chosen = (part["predicted"] == outcome).to_numpy().astype(np.float64)
             rates = _rates_at_common_shares(chosen, codes, labels, len(groups))
@@ -402,13 +400,16 @@ def _label_profiles(labels: Codes, subjects: Codes) -> Codes:
     return of_image
 
 
-def _permute_within(strata: Codes, groups: Codes, subjects: Codes, rng: np.random.Generator) -> Codes:
-    """Permute groups within each stratum; no subject is in two of them."""
-    assigned = groups.copy()
-    for stratum in np.unique(strata):
-        rows = strata == stratum
-        assigned[rows] = permute_groups(groups[rows], subjects[rows], rng)
-    return assigned
+def _permute_within(strata: Codes, groups: Codes, subjects: Codes, rngs: Sequence[np.random.Generator]) -> list[Codes]:
+    """Permute groups within each stratum, once for each generator; no subject is in two strata."""
+    parts = [(rows := strata == k, GroupPermutation.of(groups[rows], subjects[rows])) for k in np.unique(strata)]
+    found = []
+    for rng in rngs:
+        assigned = groups.copy()
+        for rows, permutation in parts:
+            assigned[rows] = permutation.draw(rng)
+        found.append(assigned)
+    return found
 
 
 def _rates_at_common_shares(
