@@ -13,7 +13,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from audit.card.schema import ModelSpec, PreprocessSpec
+from audit.card.schema import ONNX, PREDICTIONS, ModelSpec, PreprocessSpec
 from audit.errors import ModelError
 from audit.models.adapters.base import Adapter
 from audit.models.adapters.channels import SLICES_FIELD, Channels
@@ -117,7 +117,7 @@ def family_of(name: str) -> type[Adapter] | None:
 
 def unit_of(name: str) -> Unit:
     """Return what is patched of a model that a card names; the name is known to be supported."""
-    made = None if is_foreign(name) else family_of(name)
+    made = None if is_foreign(name) or name in (PREDICTIONS, ONNX) else family_of(name)
     return "head" if made is None else made.unit
 
 

@@ -41,6 +41,7 @@ def test_rows_are_complete() -> None:
         "attention.csv": len(audit.attention),
         "counts.csv": len(audit.data.counts),
         "label_shares.csv": len(audit.data.label_shares),
+        "detection.csv": len(audit.data.detection),
         "accuracy.csv": len(audit.accuracy),
         "controls.csv": 15,
         "findings.csv": 13,
