@@ -62,7 +62,8 @@ class Preprocessing:
 
     def opened(self, opening: Opening) -> Preprocessing:
         """Return the same with files opened in another way."""
-        return replace(self, geometry=replace(self.geometry, opening=opening))
+        info = self.info.model_copy(update={"opening": str(opening)})
+        return replace(self, geometry=replace(self.geometry, opening=opening), info=info)
 
 
 class Preprocess:

@@ -331,6 +331,7 @@ def test_every_control_has_its_words(check: str, unit: str, judged: str) -> None
     control = Control(
         id=check, check=check, kind=kind, channel=None if kind == "identity" else "blur", form="models", head="L1H2",
         figures=figures, estimate=Estimate(value=1.0), judged=judged, relation=">", threshold=0.5, passed=False,
+        n=80,
     )  # fmt: skip
     audit = with_(
         model=AUDIT.model.model_copy(update={"unit": unit}),
