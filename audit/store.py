@@ -22,6 +22,7 @@ from audit.errors import InputError, UnfinishedError
 
 CACHE_VARIABLE = "VIT_AUDIT_CACHE"
 SAMPLES = "effects/samples.parquet"  # of a run: what statistics need to know of every image
+UNDETECTED = "effects/undetected.parquet"  # of a run: images that never reached the classifier, where they are known
 LOCK = ".lock"
 DIGEST_CHUNK = 1 << 20
 UNFINISHED = ".part"  # how the names of half-written files end

@@ -38,6 +38,7 @@ from audit.report.text import (
     Sentences,
     counted_findings,
     data_file,
+    detection_sentences,
     left_out_sentence,
     limit_sentences,
     loaded_sentence,
@@ -48,6 +49,7 @@ from audit.report.text import (
     source_sentence,
     table_sentence,
     warning_sentence,
+    words_of,
 )
 from audit.units import UNITS, Unit
 
@@ -181,6 +183,7 @@ def summary(audit: Audit, folder: Path, *, report: bool = True) -> str:
     lines.append(f"audited: {model.name}, on {data.images:,} images of {data.subjects:,} subjects ({text.source()})")
     passed = sum(c.passed for c in audit.controls.controls)
     lines.append(f"controls: {passed} of {len(audit.controls.controls)} passed")
+    lines += [f"never reached the classifier, {said}" for said in detection_sentences(data)]
     lines += _right(audit)
     lines += _errors(audit, text)
     gap = None if audit.is_invalid else _largest_gap(audit)
@@ -240,6 +243,8 @@ def _carriers(audit: Audit, gap: ContrastRow) -> str:
     where = audit.localisation.get(question_of(gap))
     if where is None:
         return "not examined"
+    if where.status == LocalisationStatus.NOT_ASKED:
+        return str(words_of(audit.model.unit)["fixed"]["no_inside"])
     if where.status != LocalisationStatus.LOCALISED:
         return where.status
     contrast, outcome = f"{gap.attribute}:{gap.group}-{gap.reference}", gap.outcome
@@ -268,10 +273,16 @@ def data_summary(report: DataReport, name: str, preprocessing: PreprocessingInfo
     blocks = ["\n".join([wrapped(about), *tables]), _counts(report)]
     if preprocessing is not None:
         blocks.insert(1, wrapped(f"the model sees: {preprocessing_sentence(preprocessing)}"))
+    if not report.images_opened:
+        blocks.append(wrapped(data_file("words.yaml")["fixed"]["no_images"]))
     for title, rows in (("left out", report.excluded), ("unreadable", report.quarantined)):
         blocks.append("\n".join([f"{title}: {sum(r.images for r in rows)} images", *map(_left_out, rows)]))
-    limits, warnings = limit_sentences(report), [warning_sentence(warning) for warning in report.warnings]
-    for title, lines in (("what this audit can detect", limits), ("warnings", warnings)):
+    lists = {
+        "never reached the classifier": detection_sentences(report),
+        "what this audit can detect": limit_sentences(report),
+        "warnings": [warning_sentence(warning) for warning in report.warnings],
+    }
+    for title, lines in lists.items():
         if lines:
             blocks.append("\n".join([f"{title}:", *(wrapped(f"  {line}") for line in lines)]))
     return "\n\n".join(blocks)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from audit.api.cards import Card, built_in_cards, first_card, load_card
     from audit.api.checkpoints import Inspection, inspect_checkpoint
     from audit.api.data import Data, fetch, rendered_faces
-    from audit.api.models import Net, Preprocess, adapt, load_model, supported_models, wrap
+    from audit.api.models import Net, Predictions, Preprocess, adapt, load_model, predictions, supported_models, wrap
     from audit.api.plans import Plan, plan
     from audit.api.research import attribution, disparity, patch_heads, sweep
     from audit.api.results import Result, diff, open_run, verify
@@ -32,7 +32,16 @@ _HOMES = {
     "audit.api.cards": ("Card", "built_in_cards", "first_card", "load_card"),
     "audit.api.checkpoints": ("Inspection", "inspect_checkpoint"),
     "audit.api.data": ("Data", "fetch", "rendered_faces"),
-    "audit.api.models": ("Net", "Preprocess", "adapt", "load_model", "supported_models", "wrap"),
+    "audit.api.models": (
+        "Net",
+        "Predictions",
+        "Preprocess",
+        "adapt",
+        "load_model",
+        "predictions",
+        "supported_models",
+        "wrap",
+    ),
     "audit.api.plans": ("Plan", "plan"),
     "audit.api.research": ("attribution", "disparity", "patch_heads", "sweep"),
     "audit.api.results": ("Result", "diff", "open_run", "verify"),
@@ -56,6 +65,7 @@ __all__ = [
     "Net",
     "Outcome",
     "Plan",
+    "Predictions",
     "Preprocess",
     "Result",
     "UnfinishedError",
@@ -74,6 +84,7 @@ __all__ = [
     "open_run",
     "patch_heads",
     "plan",
+    "predictions",
     "rendered_faces",
     "supported_models",
     "sweep",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,13 @@ from pydantic import ValidationError
 from torch import nn
 
 from audit.card.load import check_card, resolve
-from audit.card.schema import Decision, ModelSpec, Output, PreprocessSpec
+from audit.card.schema import PREDICTIONS, Decision, ModelSpec, Output, PreprocessSpec
 from audit.controls.identities import Subject, run_identities
+from audit.data.assemble import as_texts
 from audit.errors import InputError, ModelError
 from audit.given import as_path, check_kind
 from audit.models.adapters.registry import Model
+from audit.models.black_box import IN_MEMORY, PredictionTable, hash_table, predictions_of
 from audit.models.build import UNUSED, Backbone, Reading, with_class_names
 from audit.models.modules import Layout
 from audit.models.predict import predict
@@ -29,7 +31,7 @@ from audit.models.preprocessing import Preprocess
 from audit.models.supported import families, refusals
 from audit.records import PreprocessingInfo
 
-__all__ = ["Net", "Preprocess", "adapt", "load_model", "supported_models", "wrap"]
+__all__ = ["Net", "Predictions", "Preprocess", "adapt", "load_model", "predictions", "supported_models", "wrap"]
 
 IDENTITY_IMAGES = 2  # drawn at random, on which an adapted model must patch as it should
 
@@ -94,6 +96,80 @@ class Net:
 
     def __repr__(self) -> str:
         return f"Net({self.spec.name}, {len(self.classes)} classes)"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a classifier answered to images, for an audit of its rates.
+
+    Made by :func:`predictions`.
+
+    Parameters
+    ----------
+    table : PredictionTable
+    """
+
+    table: PredictionTable
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The section ``model`` of a card."""
+        return self.table.spec
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        return self.table.classes
+
+    def __repr__(self) -> str:
+        return f"Predictions({len(self.table.answers)} images, {len(self.classes)} classes)"
+
+
+def predictions(
+    frame: pd.DataFrame,
+    classes: Sequence[str] | None = None,
+    *,
+    image: str = "image",
+    scores: Literal["probability", "logit"] | None = None,
+) -> Predictions:
+    """Take predictions that were made elsewhere, in place of a model: rates can be audited, heads cannot.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        One row per image: its key, and a column for each class with its probability or logit, or ``predicted`` with
+        the class's name, or both.
+    classes : sequence of str, optional
+        Names of the classes; by default all other columns.
+    image : str
+        Column of the keys, which are those of the data.
+    scores : {"probability", "logit"}, optional
+        What the columns hold; by default logits where one is below 0 or above 1.
+
+    Returns
+    -------
+    Predictions
+        To be given to :func:`vit_audit.plan` as ``net``.
+
+    Raises
+    ------
+    ModelError
+        If an image occurs twice, a class is unknown, or a value is no number or no probability.
+
+    Examples
+    --------
+    >>> import pandas as pd, vit_audit as va
+    >>> va.predictions(pd.DataFrame({"image": ["a", "b"], "no": [0.2, 0.9], "yes": [0.8, 0.1]}))
+    Predictions(2 images, 2 classes)
+    """
+    if not isinstance(frame, pd.DataFrame) or frame.empty:
+        raise ModelError("predictions", f"are {type(frame).__name__}, or have no row", "give a data frame of them")
+    if not frame.columns.is_unique:
+        raise ModelError("predictions", "have two columns of one name", "rename one of them")
+    named = None if classes is None else [str(name) for name in classes]
+    spec = ModelSpec(name=PREDICTIONS, path=IN_MEMORY, classes=named, scores=scores)
+    texts = as_texts(frame)
+    return Predictions(predictions_of(spec, texts, hash_table(texts), image, "predictions"))
 
 
 def load_model(spec: Mapping[str, Any] | ModelSpec, *, folder: str | Path = ".") -> Net:

@@ -13,18 +13,19 @@ import pandas as pd
 import audit.card.schema
 from audit.api.cards import Card, load_card
 from audit.api.data import Data
-from audit.api.models import Net
+from audit.api.models import Net, Predictions
 from audit.api.progress import Callback, as_step
-from audit.card.load import resolve
+from audit.card.load import resolve, with_classes
 from audit.data.summary import describe_data
 from audit.errors import InputError
+from audit.evidence.detection import with_detection
 from audit.evidence.power import detectable_gaps, detectable_head_effects
 from audit.given import as_path, check_kind
 from audit.models.build import Backbone
 from audit.models.preprocessing import Preprocessing
 from audit.pipeline.build_record import as_record
 from audit.pipeline.check_served import compare_served
-from audit.pipeline.prepare import Inputs, open_inputs
+from audit.pipeline.prepare import Inputs, open_black_box, open_inputs
 from audit.pipeline.show_images import write_examples
 from audit.process_state import run_state
 from audit.records import Control, DataReport, LoadedWeights, PreprocessingInfo
@@ -55,18 +56,21 @@ class Plan:
     @property
     def data(self) -> DataReport:
         """Every image counted: by group, label and split, left out and why, with warnings."""
-        report = describe_data(self.inputs.samples, self.card)
+        report = with_detection(describe_data(self.inputs.samples, self.card), self.inputs.samples, self.card)
+        if self.inputs.box is not None:
+            return report
         limits = detectable_head_effects(self.inputs.samples, self.card.audit, self.inputs.unit)
         return report.model_copy(update={"head_limits": limits})
 
     @property
-    def preprocessing(self) -> PreprocessingInfo:
-        """What is done to an image file before the model sees it."""
-        return self._preprocessing.info
+    def preprocessing(self) -> PreprocessingInfo | None:
+        """What is done to an image file before the model sees it; None of predictions."""
+        return None if self.inputs.preprocessing is None else self.inputs.preprocessing.info
 
     @property
     def _preprocessing(self) -> Preprocessing:
-        assert self.inputs.preprocessing is not None  # of a plan: no finished run is measured again
+        if self.inputs.preprocessing is None:  # of a plan: no finished run is measured again
+            raise InputError("model.name: predictions", "no image is seen", "show images of a model that sees them")
         return self.inputs.preprocessing
 
     def served(self) -> Control | None:
@@ -151,7 +155,7 @@ class Plan:
 
 def plan(
     card: Card | str | Path | Mapping[str, Any] | None = None,
-    net: Net | None = None,
+    net: Net | Predictions | None = None,
     data: Data | None = None,
     *,
     data_root: str | Path | None = None,
@@ -163,8 +167,8 @@ def plan(
     ----------
     card : Card, path, name of a built-in card, or mapping of sections, optional
         What is asked. With ``net`` and ``data`` the sections ``model``, ``data`` and ``groups`` come from these.
-    net : Net, optional
-        The model to audit as it is; by default the card's.
+    net : Net or Predictions, optional
+        The model to audit as it is, or what it answered; by default the card's.
     data : Data, optional
         By default the card's.
     data_root : str or pathlib.Path, optional
@@ -194,7 +198,11 @@ def plan(
         raise InputError(str(root), "no such data folder", "correct --data or VIT_AUDIT_DATA")
     step = as_step(callback)
     with run_state(fail_in_time=False):  # the small rendered base may be trained here
-        samples = None
+        samples, box = None, None
+        if full.model.is_black_box:
+            given = net.table if isinstance(net, Predictions) else None
+            box = given or open_black_box(full, card_path=full.path, data_root=root)
+            full = with_classes(full, box.classes)
         if data is not None:
             tick = step("data: opening every image")
             samples = data.open(full, progress=lambda done: tick(done, len(data.table)))
@@ -205,17 +213,21 @@ def plan(
             data_root=root,
             step=step,
             samples=samples,
-            backbone=None if net is None else net.backbone,
+            backbone=net.backbone if isinstance(net, Net) else None,
+            box=box,
         )
     return Plan(inputs)
 
 
-def _full_card(card: Card | str | Path | Mapping[str, Any] | None, net: Net | None, data: Data | None) -> Card:
+def _full_card(
+    card: Card | str | Path | Mapping[str, Any] | None, net: Net | Predictions | None, data: Data | None
+) -> Card:
     """Return one card, with the sections that model and data bring along."""
     if isinstance(card, str | Path):
         card = load_card(card)
-    fix = "plan(card, net, data): a card, a path or a mapping; what load_model or wrap gave; a Data"
-    for name, given, kinds in (("card", card, (Card, Mapping)), ("net", net, (Net,)), ("data", data, (Data,))):
+    fix = "plan(card, net, data): a card, a path or a mapping; what load_model, wrap or predictions gave; a Data"
+    asked = (("card", card, (Card, Mapping)), ("net", net, (Net, Predictions)), ("data", data, (Data,)))
+    for name, given, kinds in asked:
         if given is not None:
             check_kind(f"plan, {name}", given, kinds, fix)
     if isinstance(card, Card) and net is None and data is None:

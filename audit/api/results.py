@@ -38,7 +38,7 @@ from audit.store import folder_name, locked, write_bytes, write_text
 
 if TYPE_CHECKING:
     from audit.api.data import Data
-    from audit.api.models import Net
+    from audit.api.models import Net, Predictions
     from audit.pipeline.reproduce import Reproduction
     from audit.pipeline.verify import Verified
 
@@ -221,7 +221,12 @@ class Result:
         return diff(self, other)
 
     def reproduce(
-        self, finding: str, *, data_root: str | Path | None = None, data: Data | None = None, net: Net | None = None
+        self,
+        finding: str,
+        *,
+        data_root: str | Path | None = None,
+        data: Data | None = None,
+        net: Net | Predictions | None = None,
     ) -> Reproduction:
         """Measure one finding again, from images and stored weights.
 
@@ -233,8 +238,8 @@ class Result:
             Where the images lie, where a card names them.
         data : Data, optional
             The data, where they were given in Python.
-        net : Net, optional
-            The model, where it was given in Python.
+        net : Net or Predictions, optional
+            The model or its predictions, where they were given in Python.
 
         Returns
         -------
@@ -242,19 +247,23 @@ class Result:
             ``expected``, ``obtained``, ``tolerance`` and whether it ``holds``.
         """
         from audit.api.data import Data
-        from audit.api.models import Net
-        from audit.card.load import load_card
+        from audit.api.models import Net, Predictions
+        from audit.card.load import load_card, with_classes
         from audit.pipeline.reproduce import reproduce_finding
 
-        for name, given, kind in (("data", data, Data), ("net", net, Net)):
+        for name, given, kinds in (("data", data, (Data,)), ("net", net, (Net, Predictions))):
             if given is not None:
-                check_kind(name, given, kind, f"give the {kind.__name__} that the run was made with")
+                wanted = " or ".join(kind.__name__ for kind in kinds)
+                check_kind(name, given, kinds, f"give the {wanted} that the run was made with")
         return reproduce_finding(
             self.folder,
             finding,
             None if data_root is None else as_path("data_root", data_root),
-            samples=None if data is None else data.open(load_card(self.folder / "card.yaml")),
-            backbone=None if net is None else net.backbone,
+            samples=None
+            if data is None
+            else data.open(with_classes(load_card(self.folder / "card.yaml"), self.record.model.classes)),
+            backbone=net.backbone if isinstance(net, Net) else None,
+            box=net.table if isinstance(net, Predictions) else None,
         )
 
     def __repr__(self) -> str:

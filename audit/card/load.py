@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from audit.card.faults import Lines, PathParts, closest, did_you_mean, faults_of, spell
-from audit.card.schema import Card
+from audit.card.schema import ONNX, PREDICTIONS, Card
 from audit.card.text_values import keep_text
 from audit.errors import CardError, DataError, InputError
 from audit.filenames import name_on_disk, printable
 from audit.resources import DATA_VARIABLE, resource_dir
 
+AnyCard = TypeVar("AnyCard", bound=Card)
 MAX_CARD_BYTES = 1_000_000
 DEEPEST = 100  # lists and mappings within one another; a card has four
 MISSING = "?"  # stands for a required word that a faulty card lacks
@@ -129,6 +130,13 @@ def _take_out(data: Any, where: PathParts) -> None:
             del data[last]
         elif last:
             data[last] = MISSING
+
+
+def with_classes(card: AnyCard, classes: Sequence[str]) -> AnyCard:
+    """Return a card of a model that is audited as it is, with the names of its outputs."""
+    if card.training != "none":
+        return card
+    return card.model_copy(update={"model": card.model.model_copy(update={"classes": list(classes)})})
 
 
 def built_in_cards() -> dict[str, Path]:
@@ -314,7 +322,9 @@ def _disagreements(card: Card) -> Iterator[tuple[PathParts, str]]:
             if attribute not in card.groups:
                 what = f"'{attribute}' is not under groups; {did_you_mean(attribute, card.groups)}"
                 yield ("intersections", place, position), what
-    if card.training == "none" and card.model.classes is None and card.model.name != "huggingface":
+    yield from _bad_model(card)
+    own = card.training == "none" and card.model.name not in ("huggingface", PREDICTIONS)
+    if own and card.model.classes is None:
         yield ("training",), "training: none needs model.classes, the class names in the order of the outputs"
     if card.training != "none" and card.model.served is not None:
         yield ("model", "served"), "is of a model that is audited as it is; write training: none, or remove it"
@@ -327,6 +337,26 @@ def _disagreements(card: Card) -> Iterator[tuple[PathParts, str]]:
         if known is not None and outcome not in known:
             what = f"'{outcome}' is not a label; {did_you_mean(outcome, known)}"
             yield ("audit", "outcomes", position), what
+
+
+def _bad_model(card: Card) -> Iterator[tuple[PathParts, str]]:
+    """Yield what does not go with a model whose inside is not given, or with any other."""
+    model = card.model
+    if model.is_black_box and card.training != "none":
+        yield ("training",), f"'{model.name}' cannot be trained; write training: none, or leave it out"
+    if model.name == PREDICTIONS and model.path is None:
+        yield ("model",), f"name '{PREDICTIONS}' needs 'path'; name the table of predictions"
+    if model.name == ONNX and model.weights in ("pretrained", "rendered", "none"):
+        yield ("model",), f"name '{ONNX}' needs 'weights'; name the .onnx file"
+    if model.name != PREDICTIONS and model.path is not None:
+        yield ("model", "path"), f"is of name: {PREDICTIONS}; a model's own file goes to 'weights'"
+    if model.name == ONNX and model.preprocess == "test":
+        yield ("model", "preprocess"), "an ONNX file has no test size; state it as a mapping, or write legacy"
+    for field in ("served", "output_key"):
+        if model.is_black_box and getattr(model, field) is not None:
+            yield ("model", field), f"is of a model whose inside is given, not of name: {model.name}; remove it"
+    if not model.is_black_box and model.scores is not None:
+        yield ("model", "scores"), f"is of name: {PREDICTIONS} and name: {ONNX}; remove it"
 
 
 def _bad_groups(card: Card) -> Iterator[tuple[PathParts, str]]:
@@ -360,6 +390,10 @@ def _bad_data(card: Card) -> Iterator[tuple[PathParts, str]]:
         yield ("data",), f"reader '{data.reader}' needs 'path'; name the file or folder"
     if data.labels is not None and len(data.labels) < 2:
         yield ("data", "labels"), "fewer than two labels; a classifier needs two"
+    if data.not_detected is not None and data.not_detected_list is not None:
+        yield ("data", "not_detected_list"), "says the same as 'not_detected'; give one of the two"
+    if data.reader == "frame" and data.not_detected_list is not None:
+        yield ("data", "not_detected_list"), "is for tables in files; name a column as 'not_detected'"
     shares = data.shares.model_dump()
     used = ("discovery", "confirmation") if card.training == "none" else ("train", "discovery", "confirmation")
     empty = [split for split in used if shares[split] == 0]

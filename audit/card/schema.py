@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -13,6 +14,7 @@ Means = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1,
 Positive = Annotated[int, Field(ge=1)]
 Output = Literal["softmax", "sigmoid"]
 Decision = Literal["argmax", "threshold"]
+PREDICTIONS, ONNX = "predictions", "onnx"  # model.name where the model's inside is not given
 AtLeast20 = Annotated[int, Field(ge=20)]
 Drawn = Annotated[int, Field(ge=1, le=1_000_000)]  # images that are rendered: a slip of the finger draws for days
 
@@ -135,6 +137,8 @@ class DataSpec(CardPart):
     subject: str | list[str] | None = None  # unit of splitting and inference; the image where absent
     labels: list[str] | None = None  # keep these, in this order; the rest is counted and listed
     merge_labels: Merge = False  # true: what differs in case, blanks or the form of a letter only
+    not_detected: str | None = None  # a column, true of images that never reached the classifier
+    not_detected_list: str | None = None  # or a file that lists them, one a line
     split: str | None = None  # a column that names each image's split, instead of drawing
     shares: Shares = Shares(train=0.5, discovery=0.25, confirmation=0.25)  # of subjects
     seed: int = 0  # of the split
@@ -184,9 +188,11 @@ class PreprocessSpec(CardPart):
 
 
 class ModelSpec(CardPart):
-    """The vision transformer or convolutional network."""
+    """The vision transformer or convolutional network; or a model whose inside is not given."""
 
-    name: str = "vit_small_patch16_224"  # a timm model name
+    name: str = "vit_small_patch16_224"  # a timm model name, "predictions" or "onnx"
+    path: str | None = None  # of "predictions": the table of them
+    scores: Literal["probability", "logit"] | None = None  # what the outputs are; default: what their values tell
     weights: str = (
         "pretrained"  # pretrained | rendered (a small base trained here) | none | a file or folder of weights
     )
@@ -209,6 +215,21 @@ class ModelSpec(CardPart):
         None  # of each block of a convolutional network, patched one by one; default: 8
     )
     overrides: dict[str, int | float | str | bool | list[int]] = {}  # further keyword arguments of timm's model
+
+    @property
+    def is_black_box(self) -> bool:
+        """Tell whether the model's inside is not given, so that rates can be measured and heads cannot."""
+        return self.name in (PREDICTIONS, ONNX)
+
+    @property
+    def is_legacy(self) -> bool:
+        """Tell whether images are preprocessed as before version 0.2: nothing in an ONNX file says another way."""
+        return self.preprocess == "legacy" or (self.name == ONNX and self.preprocess == "deployed")
+
+    @property
+    def sees_images(self) -> bool:
+        """Tell whether images are opened; predictions stand for themselves."""
+        return self.name != PREDICTIONS
 
 
 class TrainingSpec(CardPart):
@@ -299,3 +320,11 @@ class Card(CardPart):
     policy: PolicySpec = PolicySpec()
     legal: dict[str, str] = {}  # answers to the legal screen, by clause id
     report: ReportSpec = ReportSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_to_train(cls, given: Any) -> Any:
+        """Audit a model whose inside is not given as it is, without being asked to."""
+        model = given.get("model") if isinstance(given, Mapping) else None
+        named = model.get("name") if isinstance(model, Mapping) else None
+        return {"training": "none", **given} if named in (PREDICTIONS, ONNX) else given

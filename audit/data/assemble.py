@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from audit.card.faults import did_you_mean
-from audit.card.load import shown_path
+from audit.card.load import resolve, shown_path
 from audit.card.read_table import plain_text, stripped
 from audit.card.schema import Card
+from audit.data.detected import NOT_DETECTED, mark_listed, part_undetected
 from audit.data.groups import (
     attribute_info,
     disagreement_warnings,
@@ -24,6 +25,7 @@ from audit.data.names import settled
 from audit.data.quality import duplicate_warnings, fingerprint, inspect_images
 from audit.data.readers import RawTable, read_raw
 from audit.data.readers.raw import DETAIL, KIND, require_columns
+from audit.data.readers.table import read_keys
 from audit.data.rows import Rows, loss_warnings
 from audit.data.samples import EXAMPLES, SPLITS, UNKNOWN, ImageSource, Samples, pair_column
 from audit.data.sources import opening_of
@@ -61,7 +63,14 @@ def read_samples(card: Card, *, card_path: Path, data_root: Path | None, progres
     """
     if card.data.reader == "synthetic":
         return _read_rendered(card)
-    return _assembled(read_raw(card.data, card_path, data_root), card, progress)
+    if card.data.reader == "table" and card.data.path is not None and not card.model.sees_images:
+        raw = read_keys(card.data, resolve(card.data.path, card_path=card_path, data_root=data_root))
+    else:
+        raw = read_raw(card.data, card_path, data_root)
+    if card.data.not_detected_list is not None:
+        path = resolve(card.data.not_detected_list, card_path=card_path, data_root=data_root)
+        raw = mark_listed(raw, card.data.image, path)
+    return _assembled(raw, card, progress)
 
 
 def samples_from_frame(
@@ -104,7 +113,7 @@ def samples_from_frame(
     """
     spec = card.data
     require_columns(frame, [(spec.image, "data.image"), (spec.label, "data.label")], where)
-    texts = pd.DataFrame({str(name): list(map(plain_text, frame[name].array)) for name in frame.columns}, dtype=object)
+    texts = as_texts(frame)
     keys = texts[spec.image]
     if keys.isna().any():
         raise DataError(where, f"{int(keys.isna().sum())} rows have no key in '{spec.image}'", "name each row's image")
@@ -121,6 +130,11 @@ def samples_from_frame(
             fix = "name its class in model.classes, or the labels to keep in data.labels"
             raise DataError(where, f"the model has no output for {len(strange)} labels ({_few(strange)})", fix)
     return _assembled(RawTable(texts, source, where), card, progress)
+
+
+def as_texts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table in memory as a file would hold it."""
+    return pd.DataFrame({str(name): list(map(plain_text, frame[name].array)) for name in frame.columns}, dtype=object)
 
 
 def _few(names: Sequence[str]) -> str:
@@ -147,7 +161,9 @@ def _assembled(raw: RawTable, card: Card, progress: Progress | None) -> Samples:
     check_labels(rows, seen)  # what is wrong with labels and groups shows before any file is opened
     tell_groups(rows)
     rows = leave_out_unknown(rows)
-    rows = open_images(rows, progress)
+    rows = part_undetected(rows)
+    if card.model.sees_images:
+        rows = open_images(rows, progress)
     rows = check_labels(rows, seen)
     rows = tell_groups(rows)
     rows = assign_rows(rows)
@@ -168,6 +184,8 @@ def chosen_columns(raw: RawTable, card: Card) -> Rows:
     needed += [(column, "match_on") for column in card.match_on]
     if spec.split is not None:
         needed.append((spec.split, "data.split"))
+    if spec.not_detected is not None:
+        needed.append((spec.not_detected, "data.not_detected"))
     require_columns(raw.frame, needed, raw.where)
     chosen = {"image": raw.frame[spec.image], "label": raw.frame[spec.label]}
     chosen["subject"] = _joined(raw.frame[subject])
@@ -175,6 +193,8 @@ def chosen_columns(raw: RawTable, card: Card) -> Rows:
         chosen[GIVEN] = _bare(raw.frame[spec.split])
     elif GIVEN in raw.frame:
         chosen[GIVEN] = raw.frame[GIVEN]
+    if NOT_DETECTED in raw.frame or spec.not_detected is not None:
+        chosen[NOT_DETECTED] = _bare(raw.frame[spec.not_detected or NOT_DETECTED])
     for name, group in card.groups.items():
         chosen[name] = raw.frame[group.column]
         if group.pair:
@@ -342,9 +362,12 @@ def assign_rows(rows: Rows) -> Rows:
     pairs = [pair_column(name) for name, group in card.groups.items() if group.pair]
     columns: Sequence[str] = ["image", "label", "subject", "split", *card.groups, *card.match_on, *pairs]
     frame = frame[columns].astype(str).reset_index(drop=True)
-    return replace(rows, frame=frame).warned(
-        *empty_group_warnings(frame, rows.attributes),
-        *disagreement_warnings(frame, rows.attributes),
+    rows = replace(rows, frame=frame).warned(
+        *empty_group_warnings(frame, rows.attributes), *disagreement_warnings(frame, rows.attributes)
+    )
+    if rows.digests.empty:  # no image was opened
+        return rows
+    return rows.warned(
         *duplicate_warnings(frame, rows.digests),
         *leak_warnings(frame, rows.looks, rows.digests, rows.attributes, card.match_on),
     )
@@ -369,6 +392,8 @@ def _samples_of(rows: Rows) -> Samples:
         citation=about.citation,
         warnings=rows.warnings,
         tables=rows.raw.tables,
+        undetected=rows.undetected,
+        opened=rows.card.model.sees_images,
     )
 
 

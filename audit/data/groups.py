@@ -39,29 +39,54 @@ def group_column(raw: pd.Series, spec: GroupSpec) -> pd.Series:
     return filled if spec.values is None else filled.where(filled.isin(spec.values), UNKNOWN)
 
 
-def permute_groups(groups: Codes, subjects: Codes, rng: np.random.Generator) -> Codes:
-    """Permute group codes: over subjects of one group each, and within a subject that is seen in several.
+@dataclasses.dataclass(frozen=True)
+class GroupPermutation:
+    """Permutes group codes: over subjects of one group each, and within a subject that is seen in several.
 
     Within a subject its groups change names with each other, so that images of one subject in one group, which resemble
-    each other, stay in one group.
+    each other, stay in one group. What does not depend on chance is computed once, however many are drawn.
 
     Parameters
     ----------
-    groups, subjects : numpy.ndarray of int (N,)
-        Of each image.
-    rng : numpy.random.Generator
+    own : numpy.ndarray of int (sides,)
+        Group of each subject's side: its images of one group.
+    of_image : numpy.ndarray of int (N,)
+        Side of each image.
+    alone : numpy.ndarray of bool (sides,)
+        Whether its subject has no other side.
+    several, subject : numpy.ndarray of int
+        Sides that have others, and whose they are.
     """
-    sides, of_image = np.unique(np.stack([subjects, groups], axis=1), axis=0, return_inverse=True)
-    subject, own = sides.T
-    _, number, sizes = np.unique(subject, return_inverse=True, return_counts=True)
-    alone = sizes[number] == 1
-    assigned = own.copy()
-    assigned[alone] = rng.permutation(own[alone])
-    several = np.flatnonzero(~alone)
-    shuffled = several[np.lexsort((rng.random(len(several)), subject[several]))]
-    assigned[several] = own[shuffled]
-    result: Codes = assigned[of_image.reshape(-1)]
-    return result
+
+    own: Codes
+    of_image: Codes
+    alone: npt.NDArray[np.bool_]
+    several: Codes
+    subject: Codes
+
+    @classmethod
+    def of(cls, groups: Codes, subjects: Codes) -> GroupPermutation:
+        """Prepare the permutations of the groups and subjects (N,) of images."""
+        sides, of_image = np.unique(np.stack([subjects, groups], axis=1), axis=0, return_inverse=True)
+        subject, own = sides.T
+        _, number, sizes = np.unique(subject, return_inverse=True, return_counts=True)
+        alone = sizes[number] == 1
+        several = np.flatnonzero(~alone).astype(np.int64)
+        return cls(own, of_image.reshape(-1).astype(np.int64), alone, several, subject[several])
+
+    def draw(self, rng: np.random.Generator) -> Codes:
+        """Return permuted group codes (N,)."""
+        assigned = self.own.copy()
+        assigned[self.alone] = rng.permutation(self.own[self.alone])
+        shuffled = self.several[np.lexsort((rng.random(len(self.several)), self.subject))]
+        assigned[self.several] = self.own[shuffled]
+        result: Codes = assigned[self.of_image]
+        return result
+
+
+def permute_groups(groups: Codes, subjects: Codes, rng: np.random.Generator) -> Codes:
+    """Permute the group codes (N,) of images once; see :class:`GroupPermutation`."""
+    return GroupPermutation.of(groups, subjects).draw(rng)
 
 
 def permute_attributes(samples: Samples, specs: Mapping[str, GroupSpec]) -> Samples:

@@ -42,6 +42,8 @@ class Rows:
         SHA-256 of each image, once they are opened.
     looks : pandas.DataFrame
         Statistics of each image, likewise.
+    undetected : pandas.DataFrame or None
+        Rows of images that never reached the classifier; None where the card does not say which.
     """
 
     frame: pd.DataFrame
@@ -55,6 +57,7 @@ class Rows:
     warnings: tuple[DataWarning, ...] = ()
     digests: pd.Series = field(default_factory=lambda: pd.Series(dtype=object))
     looks: pd.DataFrame = field(default_factory=pd.DataFrame)
+    undetected: pd.DataFrame | None = None
 
     def without(
         self, which: pd.Series, kind: LeftOut, *, of: str = "", names: Sequence[str] = (), chosen: bool = False

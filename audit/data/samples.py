@@ -71,6 +71,11 @@ class Samples:
         What is odd about what was not.
     tables : sequence of TableForm
         How the tables were read.
+    undetected : pandas.DataFrame or None
+        Images that never reached the classifier: ``image``, ``label``, ``subject`` and the attributes. None where the
+        card does not say which.
+    opened : bool
+        Whether images were opened.
     fingerprint : str
         SHA-256 over the rows and the bytes of the images.
     origin : DataSource
@@ -92,6 +97,8 @@ class Samples:
     citation: str = ""
     warnings: Sequence[DataWarning] = ()
     tables: Sequence[TableForm] = ()
+    undetected: pd.DataFrame | None = None
+    opened: bool = True
 
     def of_split(self, *splits: str) -> pd.DataFrame:
         """Return the rows of the named splits, index kept; the sealed one is ``audit.data.sealed``'s to open."""

@@ -34,7 +34,7 @@ class ByteSource(ABC):
 
 def opening_of(card: Card) -> Opening:
     """Return how a card's image files become RGB."""
-    if card.model.preprocess == "legacy":
+    if card.model.is_legacy:
         return Opening.CAREFUL
     return Opening.TURNED if card.data.exif == "apply" else Opening.AS_STORED
 

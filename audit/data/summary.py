@@ -58,6 +58,7 @@ def describe_data(samples: Samples, card: Card) -> DataReport:
         label_shares=[row for column in samples.nuisance for row in _label_shares(samples, column)],
         excluded=list(samples.excluded),
         quarantined=list(samples.quarantined),
+        images_opened=samples.opened,
         splits={split: int((frame["split"] == split).sum()) for split in _splits_of(frame)},
         licence=card.data.licence or samples.licence,
         citation=card.data.citation or samples.citation,

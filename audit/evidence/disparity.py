@@ -16,7 +16,7 @@ from fairlearn.metrics import (
     true_positive_rate,
 )
 
-from audit.data.groups import permute_groups
+from audit.data.groups import GroupPermutation
 from audit.data.samples import UNKNOWN
 from audit.evidence.called import is_called
 from audit.evidence.stats import (
@@ -163,12 +163,18 @@ def _rate_row(part: pd.DataFrame, group: str, question: Question, outcome: str, 
         true_positive_rate=rate_interval(chosen[truth], subjects[truth]),
         false_positive_rate=rate_interval(chosen[~truth], subjects[~truth]),
         false_negative_rate=rate_interval(~chosen[truth], subjects[truth]),
-        mean_probability=_standardised(part, shares, part[f"p:{outcome}"].to_numpy(), raw=True),
+        mean_probability=_mean_probability(part, shares, outcome),
         standardised_rate=_standardised(part, shares, chosen.astype(np.float64)),
         accuracy=rate_interval((part["label"] == part["predicted"]).to_numpy(), subjects),
         impact_ratio=None,
         impact_ratio_highest=None,
     )
+
+
+def _mean_probability(part: pd.DataFrame, shares: dict[str, float], outcome: str) -> Estimate:
+    """Return the mean probability of an outcome, without a value where only answers are known."""
+    column = f"p:{outcome}"
+    return _standardised(part, shares, part[column].to_numpy(), raw=True) if column in part else Estimate(value=None)
 
 
 def _standardised(
@@ -364,9 +370,7 @@ def ranges(
         labels = pd.factorize(part["label"], sort=True)[0].astype(np.int64)
         subjects = pd.factorize(part["subject"])[0].astype(np.int64)
         strata = _label_profiles(labels, subjects)
-        permutations = [
-            _permute_within(strata, codes, subjects, r) for r in np.random.default_rng(seed).spawn(RESHUFFLES)
-        ]
+        permutations = _permute_within(strata, codes, subjects, np.random.default_rng(seed).spawn(RESHUFFLES))
         for outcome in outcomes:
             chosen = is_called(part, outcome).to_numpy().astype(np.float64)
             rates = _rates_at_common_shares(chosen, codes, labels, len(groups))
@@ -397,13 +401,16 @@ def _label_profiles(labels: Codes, subjects: Codes) -> Codes:
     return of_image
 
 
-def _permute_within(strata: Codes, groups: Codes, subjects: Codes, rng: np.random.Generator) -> Codes:
-    """Permute groups within each stratum; no subject is in two of them."""
-    assigned = groups.copy()
-    for stratum in np.unique(strata):
-        rows = strata == stratum
-        assigned[rows] = permute_groups(groups[rows], subjects[rows], rng)
-    return assigned
+def _permute_within(strata: Codes, groups: Codes, subjects: Codes, rngs: Sequence[np.random.Generator]) -> list[Codes]:
+    """Permute groups within each stratum, once for each generator; no subject is in two strata."""
+    parts = [(rows := strata == k, GroupPermutation.of(groups[rows], subjects[rows])) for k in np.unique(strata)]
+    found = []
+    for rng in rngs:
+        assigned = groups.copy()
+        for rows, permutation in parts:
+            assigned[rows] = permutation.draw(rng)
+        found.append(assigned)
+    return found
 
 
 def _rates_at_common_shares(

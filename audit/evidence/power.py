@@ -121,6 +121,13 @@ def feasibility(
     return found
 
 
+def gaps_can_be_tested(samples: Samples, card: Card) -> bool:
+    """Tell whether any gap can be tested at all, from the samples and the card alone."""
+    audited = samples.of_split(*AUDIT_SPLITS)
+    outcomes = audited_outcomes(card, samples.labels)
+    return any(gap is None for gap in _gaps(audited, samples.contrasts, outcomes, card.audit).values())
+
+
 def _heads(parts: Sequence[SwapEffects], spec: AuditSpec) -> tuple[Shortfall | None, tuple[int, int]]:
     """Return what is too little on either split, and the clusters on both."""
     short = [s for part in parts if (s := shortfall(part, spec.min_group_size)) is not None]

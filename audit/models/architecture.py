@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from audit.card.schema import ModelSpec, PreprocessSpec
+from audit.card.schema import ONNX, PREDICTIONS, ModelSpec, PreprocessSpec
 from audit.errors import ModelError
 from audit.models.adapters.channels import SLICES_FIELD, Channels
 from audit.models.adapters.registry import ADAPTERS, FAMILIES, Model, adapter, family_of, input_channels
@@ -109,7 +109,7 @@ def unit_of(name: str, weights: Path | None = None) -> Unit:
     """
     if is_foreign(name):
         return "head" if name == HUGGING_FACE and weights is None else read_conversion(name, weights).unit
-    made = family_of(name)
+    made = None if name in (PREDICTIONS, ONNX) else family_of(name)
     return "head" if made is None else made.unit
 
 

@@ -64,7 +64,8 @@ class Preprocessing:
 
     def opened(self, opening: Opening) -> Preprocessing:
         """Return the same with files opened in another way."""
-        return replace(self, geometry=replace(self.geometry, opening=opening))
+        info = self.info.model_copy(update={"opening": str(opening)})
+        return replace(self, geometry=replace(self.geometry, opening=opening), info=info)
 
 
 class Preprocess:
@@ -140,11 +141,8 @@ def preprocessing_of(
     shape, said = _shape(model), _normalisation(model)
     if given is not None:
         return _checked(_of_callable(given), shape)
-    if spec.preprocess == "legacy":
-        side = shape[0]
-        steps = [f"crop to a centred square, resize to {side} x {side}, bicubic"]
-        info = PreprocessingInfo(source=PreprocessingSource.LEGACY, library="vit-audit", steps=steps)
-        return _checked(Preprocessing(centred_square(side), *said, info), shape)
+    if spec.is_legacy:
+        return _checked(_legacy(shape, said), shape)
     if isinstance(spec.preprocess, PreprocessSpec):
         return _checked(_stated(spec.preprocess, shape, said), shape)
     if spec.name == "huggingface":
@@ -152,6 +150,36 @@ def preprocessing_of(
     if spec.name.startswith("torchvision/"):
         return _checked(_of_torchvision(spec, shape, said), shape)
     return _checked(_of_timm(spec, model, shape), shape)
+
+
+def stated_preprocessing(spec: ModelSpec, side: int) -> Preprocessing:
+    """Return the preprocessing of a model that says nothing of it itself: all of it is the card's.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+    side : int
+        Of the model's images in pixels.
+
+    Raises
+    ------
+    ModelError
+        If the card does not say how pixels are normalised, or what it states gives images of another size.
+    """
+    stated = spec.preprocess if isinstance(spec.preprocess, PreprocessSpec) else PreprocessSpec()
+    mean, std = stated.mean or spec.mean, stated.std or spec.std
+    if mean is None or std is None:
+        what = "nothing in the model's file says how pixels are normalised"
+        raise ModelError("model.mean", what, "give model.mean and model.std")
+    shape, said = (side, side, 3), (tuple(mean), tuple(std))
+    return _checked(_legacy(shape, said) if spec.is_legacy else _stated(stated, shape, said), shape)
+
+
+def _legacy(shape: tuple[int, int, int], said: tuple[tuple[float, ...], tuple[float, ...]]) -> Preprocessing:
+    """Return the preprocessing of versions before 0.2."""
+    steps = [f"crop to a centred square, resize to {shape[0]} x {shape[1]}, bicubic"]
+    info = PreprocessingInfo(source=PreprocessingSource.LEGACY, library="vit-audit", steps=steps)
+    return Preprocessing(centred_square(shape[0]), *said, info)
 
 
 def _shape(model: Model) -> tuple[int, int, int]:

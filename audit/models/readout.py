@@ -48,27 +48,29 @@ class Readout:
         """Return the log-odds of each probability, in nats, for logits (..., classes)."""
         return class_log_odds(logits) if self.exclusive else logits
 
-    def predicted(self, logits: torch.Tensor) -> torch.Tensor:
+    def predicted(self, logits: torch.Tensor, probabilities: torch.Tensor | None = None) -> torch.Tensor:
         """Return one class number for each row of logits (N, classes).
 
         Of two classes that exclude each other a threshold is on the second: what does not reach it is the first. Else
-        it is the class of the highest logit, whatever the threshold.
+        it is the class of the highest logit, whatever the threshold. Where ``probabilities`` are given, ``logits`` may
+        be anything in the order of these.
         """
         if self.decision == "threshold" and self._is_pair(logits):
-            return self._reached(logits)[:, 1].long()
+            return self._reached(logits, probabilities)[:, 1].long()
         return logits.argmax(-1)
 
-    def called(self, logits: torch.Tensor) -> torch.Tensor | None:
+    def called(self, logits: torch.Tensor, probabilities: torch.Tensor | None = None) -> torch.Tensor | None:
         """Return for logits (N, classes) which classes each row is called: several, or none.
 
-        None where it is the predicted class and no other.
+        None where it is the predicted class and no other. ``probabilities`` are as in ``predicted``.
         """
         if self.decision == "argmax" or self._is_pair(logits):
             return None
-        return self._reached(logits)
+        return self._reached(logits, probabilities)
 
-    def _reached(self, logits: torch.Tensor) -> torch.Tensor:
-        return self.probabilities(logits) >= (self.threshold or EVEN)
+    def _reached(self, logits: torch.Tensor, probabilities: torch.Tensor | None) -> torch.Tensor:
+        found = self.probabilities(logits) if probabilities is None else probabilities
+        return found >= (self.threshold or EVEN)
 
     def _is_pair(self, logits: torch.Tensor) -> bool:
         return self.exclusive and logits.shape[-1] == 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -72,8 +72,12 @@ def as_input(model: Model, pixels: Pixels) -> torch.Tensor:
     images = raw.to(device, non_blocking=True).permute(0, 3, 1, 2)
     if images.is_floating_point():
         return images.clone()
-    images = images.float()
-    mean, std = (torch.tensor(model.pretrained_cfg[k], device=device).view(1, -1, 1, 1) * 255 for k in ("mean", "std"))
-    if mean.shape[1] == 1 and images.shape[1] == 3:
-        images = luma(images)
-    return images.sub_(mean).div_(std)
+    channels = len(model.pretrained_cfg["mean"])
+    seen = luma(images.float()) if channels == 1 and images.shape[1] == 3 else images
+    return normalised(seen, *(model.pretrained_cfg[k] for k in ("mean", "std")))
+
+
+def normalised(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """Return bytes (B, channels, H, W) as float32, normalised by the mean and standard deviation of shares of 255."""
+    least, scale = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) * 255 for v in (mean, std))
+    return images.float().sub_(least).div_(scale)

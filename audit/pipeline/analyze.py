@@ -44,6 +44,7 @@ from audit.records import (
     HeadRow,
     JointRow,
     Localisation,
+    LocalisationStatus,
     PairRow,
     RangeRow,
     RateRow,
@@ -71,6 +72,9 @@ class Judged:
     pairs: list[PairRow] = field(default_factory=list)
     attention: list[AttentionMap] = field(default_factory=list)
     accuracy: list[AccuracyRow] = field(default_factory=list)
+
+
+EMPTY = Judged([], [], [], [], {}, [], [])
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,25 @@ def judge_effects(
         _grids(heads, where),
         agreement=agreements(heads),
         pairs=[n.row for n in natural],
+        ranges=rates.ranges,
+        accuracy=rates.accuracy,
+    )
+
+
+def judge_answers(scope: Scope, rates: Rates, hashes: dict[str, str]) -> Judged:
+    """Write the findings of a model whose inside is not given: rates alone."""
+    gaps = primary_gaps(rates.contrasts)
+    where = {
+        key: Localisation(status=LocalisationStatus.NOT_ASKED, metric=gaps[key].metric)
+        for key in (f"{contrast}:{outcome}" for contrast in scope.contrasts for outcome in scope.outcomes)
+    }
+    found = make_findings(rates.contrasts, [], where, _context(scope, rates.limits, hashes))
+    return replace(
+        EMPTY,
+        rates=rates.rates,
+        contrasts=rates.contrasts,
+        localisation=where,
+        findings=_with_commands(scope, found),
         ranges=rates.ranges,
         accuracy=rates.accuracy,
     )

@@ -20,14 +20,15 @@ from audit import __version__
 from audit.card.schema import Card
 from audit.data.sealed import count_openings
 from audit.data.summary import describe_data
+from audit.evidence.detection import with_detection
 from audit.evidence.heads import FIRST_LOOK
 from audit.evidence.outcome import decide
 from audit.models.adapters.registry import adapter
 from audit.models.blocks import unknown_blocks
 from audit.models.build import LoadReport
 from audit.models.device import CPU, device_name, precision_name
-from audit.pipeline.analyze import Judged
-from audit.pipeline.context import RunContext, Scope
+from audit.pipeline.analyze import EMPTY, Judged
+from audit.pipeline.context import BlackBoxRun, Run, RunContext, Scope
 from audit.pipeline.run_sweeps import Swept, search_precision, swept_layers
 from audit.pipeline.train_models import AuditedModels
 from audit.records import (
@@ -49,24 +50,28 @@ from audit.store import file_hash, write_text
 from audit.units import UNITS
 
 PACKAGES = ("torch", "torchvision", "timm", "fairlearn", "pandas", "numpy", "scipy", "statsmodels", *PRINTERS)
-EMPTY = Judged([], [], [], [], {}, [], [])
 REGISTRATION = "preregistration.json"
 
 
-def registration(context: RunContext) -> dict[str, object]:
+def registration(context: Run) -> dict[str, object]:
     """Return what is fixed before anything is measured: card, data, model, code version, measures and families."""
     return {
         "question": context.question,
         "version": __version__,
         "card": context.card.model_dump(),
         "data": context.samples.fingerprint,
-        "base weights": context.backbone.body_hash(),
+        "base weights": context.weights,
         "method": method_hash(),
-        "layers": len(swept_layers(context)),
+        "layers": _searched(context),
         "first look": first_look(context.card),
         "precision of the search": precision_name(context.precision),
         "questions": [f"{c}:{name}" for c in context.contrasts for name in context.outcomes],
     }
+
+
+def _searched(context: Run) -> int:
+    """Return how many layers are searched."""
+    return len(swept_layers(context)) if isinstance(context, RunContext) else 0
 
 
 def first_look(card: Card) -> float | None:
@@ -74,7 +79,7 @@ def first_look(card: Card) -> float | None:
     return None if card.audit.patches == "all" else FIRST_LOOK
 
 
-def register(context: RunContext) -> None:
+def register(context: Run) -> None:
     """Write down what is fixed, before anything is measured; a run that resumes keeps what it began with."""
     path = context.run / REGISTRATION
     if not path.is_file():
@@ -82,7 +87,7 @@ def register(context: RunContext) -> None:
 
 
 def record_audit(
-    context: RunContext,
+    context: Run,
     legal: Sequence[LegalAnswer],
     controls: ControlReport,
     models: AuditedModels | None,
@@ -94,7 +99,8 @@ def record_audit(
     shown = judged if controls.valid else EMPTY
     verdict = decide(controls, shown.contrasts, gap_above=card.policy.gap_above)
     fixed = file_hash(context.run / REGISTRATION)
-    data = describe_data(context.samples, card).model_copy(update={"sealed_opened": count_openings(context.run)})
+    data = with_detection(describe_data(context.samples, card), context.samples, card)
+    data = data.model_copy(update={"sealed_opened": count_openings(context.run)})
     if swept is not None:
         missed = [
             DataWarning(code=DataWarningCode.WITHOUT_DONOR, of=where, images=n)
@@ -112,7 +118,7 @@ def record_audit(
         next_steps=verdict.next_steps,
         intended_use=card.intended_use,
         out_of_scope=card.out_of_scope,
-        model=_model_info(context, models),
+        model=describe_model(context, models),
         legal=list(legal),
         controls=controls,
         data=data,
@@ -135,7 +141,11 @@ def record_audit(
     )
 
 
-def _model_info(context: RunContext, models: AuditedModels | None) -> ModelInfo:
+def describe_model(context: Run, models: AuditedModels | None) -> ModelInfo:
+    """Describe the audited model."""
+    if isinstance(context, BlackBoxRun):
+        return _black_box_info(context)
+    assert isinstance(context, RunContext)
     card, backbone = context.card, context.backbone
     model = models.primary if models is not None else backbone.build(len(context.samples.labels))
     body = adapter(model)
@@ -144,7 +154,7 @@ def _model_info(context: RunContext, models: AuditedModels | None) -> ModelInfo:
     report = backbone.read_report(len(context.samples.labels), as_is=own)
     return ModelInfo(
         name=card.model.name,
-        weights=file_name(card.model.weights),
+        weights=model_file_name(card),
         state=None if report is None else report.state,
         loaded=None if report is None else as_record(report),
         weights_sha256=next(iter(models.hashes().values())) if models is not None else backbone.body_hash(),
@@ -175,6 +185,32 @@ def as_record(report: LoadReport) -> LoadedWeights:
         left_over=list(report.left_over),
         stored=dict(report.stored),
     )
+
+
+def _black_box_info(context: BlackBoxRun) -> ModelInfo:
+    accuracy, balanced = accuracies(context)
+    return ModelInfo(
+        name=context.card.model.name,
+        access=context.box.access,
+        weights=model_file_name(context.card),
+        weights_sha256=context.box.sha256,
+        parameters=None,
+        layers=0,
+        heads=0,
+        image_size=context.box.side,
+        preprocessing=None if context.box.preprocessing is None else context.box.preprocessing.info,
+        classes=list(context.samples.labels),
+        **asdict(context.readout),
+        training=None,
+        seeds=[],
+        accuracy_by_seed=accuracy,
+        balanced_accuracy_by_seed=balanced,
+    )
+
+
+def model_file_name(card: Card) -> str:
+    """Return the name of the file that the model is read from, or what its training starts from."""
+    return file_name(card.model.path or card.model.weights)
 
 
 def file_name(path: str) -> str:
@@ -236,12 +272,12 @@ def method_of(card: Card) -> dict[str, Any]:
 
 
 def _method(
-    context: RunContext, fixed: str, controls: ControlReport, models: AuditedModels | None, swept: Swept | None
+    context: Run, fixed: str, controls: ControlReport, models: AuditedModels | None, swept: Swept | None
 ) -> MethodReport:
     engine = next((c for c in controls.controls if c.id == "engine"), None)
     return MethodReport(
         preregistration_sha256=fixed,
-        layers=len(swept_layers(context)),
+        layers=_searched(context),
         **method_of(context.card),
         patches=None if swept is None else swept.choice,
         effort=[] if swept is None else swept.effort,
@@ -256,13 +292,14 @@ def _method(
     )
 
 
-def _provenance(context: RunContext, models: AuditedModels | None, fixed: str) -> Provenance:
+def _provenance(context: Run, models: AuditedModels | None, fixed: str) -> Provenance:
     hashes = {
         "card": hashlib.sha256(context.card_content).hexdigest(),
         "data": context.samples.fingerprint,
         "preregistration": fixed,
-        "base weights": context.backbone.body_hash(),
+        "base weights": context.weights,
     }
+    hashes |= {"model": context.weights} if isinstance(context, BlackBoxRun) else {}
     training = context.training
     return Provenance(
         command=context.command,
@@ -275,7 +312,7 @@ def _provenance(context: RunContext, models: AuditedModels | None, fixed: str) -
     )
 
 
-def _hardware(context: RunContext) -> str:
+def _hardware(context: Run) -> str:
     """Return the processor and how many cores torch uses; no host name."""
     device = context.device
     name = platform.processor() or platform.machine()

@@ -17,6 +17,7 @@ from audit.controls.verdict import MeasuredControl
 from audit.data.pixels import Pixels
 from audit.data.samples import Samples
 from audit.data.summary import audited_outcomes
+from audit.models.black_box import BlackBox
 from audit.models.build import Backbone
 from audit.models.device import CPU
 from audit.models.preprocessing import Preprocessing
@@ -62,20 +63,15 @@ class Scope:
         return self.samples.contrasts
 
 
-@dataclass
-class RunContext(Scope):
-    """One run: what is asked, pixels, models to start from, folders, progress, and the seconds each stage took."""
+@dataclass(kw_only=True)
+class Run(Scope):
+    """One run, whatever its model: what is asked, folders, progress, and the seconds each stage took."""
 
     card_path: Path
     card_content: bytes  # as it was read; the file may change while the audit runs
     data_root: Path | None
     question: str  # hash of all that the run's numbers depend on
-    cache: Path
-    pixels: Pixels
-    preprocessing: Preprocessing  # which made them
-    backbone: Backbone
-    served: MeasuredControl | None  # whether it answers as the deployed model did, where that is known
-    control_backbone: Backbone  # what the control models start from
+    weights: str  # hash of what the models start from; of a model whose inside is not given, of its file
     step: Step
     command: str
     started: str
@@ -90,3 +86,22 @@ class RunContext(Scope):
         begun = time.monotonic()
         yield
         self.stages.append((name, round(time.monotonic() - begun, 1)))
+
+
+@dataclass(kw_only=True)
+class RunContext(Run):
+    """A run of a model whose inside is given: pixels, and models to start from."""
+
+    cache: Path
+    pixels: Pixels
+    preprocessing: Preprocessing  # which made them
+    backbone: Backbone
+    served: MeasuredControl | None  # whether it answers as the deployed model did, where that is known
+    control_backbone: Backbone  # what the control models start from
+
+
+@dataclass(kw_only=True)
+class BlackBoxRun(Run):
+    """A run of a model whose inside is not given."""
+
+    box: BlackBox

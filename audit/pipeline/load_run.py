@@ -17,7 +17,7 @@ from audit.evidence.effects_store import StoredEffects
 from audit.pipeline.context import Scope
 from audit.records import Audit
 from audit.report.render import Source, read_run
-from audit.store import SAMPLES
+from audit.store import SAMPLES, UNDETECTED
 
 
 @dataclass(frozen=True)
@@ -94,5 +94,7 @@ def open_run(run: Path) -> OpenedRun:
         licence=data.licence,
         citation=data.citation,
         tables=data.tables,
+        undetected=pd.read_parquet(run / UNDETECTED) if (run / UNDETECTED).is_file() else None,
+        opened=data.images_opened,
     )
     return OpenedRun(source, Scope(card, run, samples, source.audit.model.unit))

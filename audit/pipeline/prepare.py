@@ -17,8 +17,8 @@ import audit.models
 import audit.patching
 import audit.pipeline
 from audit import __version__
-from audit.card.load import resolve
-from audit.card.schema import Card, ModelSpec
+from audit.card.load import resolve, with_classes
+from audit.card.schema import PREDICTIONS, Card, ModelSpec
 from audit.controls.verdict import MeasuredControl
 from audit.data.assemble import read_samples
 from audit.data.pixels import load_pixels
@@ -28,15 +28,17 @@ from audit.data.summary import audited_outcomes
 from audit.errors import DataError, UnfinishedError
 from audit.models.adapters.registry import adapter
 from audit.models.architecture import unit_of
+from audit.models.black_box import BlackBox, read_predictions
 from audit.models.build import Backbone, check_model, with_class_names
 from audit.models.checkpoint import hash_state
 from audit.models.device import CPU, open_device, open_precision
+from audit.models.onnx_file import OnnxModel
 from audit.models.preflight import NOT_FILES, PreflightReport, preflight_model, spec_of_controls
 from audit.models.preprocessing import Preprocessing
 from audit.models.readout import SOFTMAX, Readout, readout_of
 from audit.models.rendered_base import rendered_base
 from audit.pipeline.check_served import compare_served
-from audit.pipeline.context import RunContext
+from audit.pipeline.context import BlackBoxRun, RunContext
 from audit.pipeline.train_models import ARCHITECTURE
 from audit.progress import Step
 from audit.records import PreprocessingInfo
@@ -61,10 +63,13 @@ class Inputs:
     samples : Samples
     backbone : Backbone, optional
         The model, where it was given in Python.
+    box : BlackBox, optional
+        The model, where its inside is not given.
     finished : pathlib.Path, optional
         A finished run whose models are measured again, whatever became of the card's weights.
     preprocessing : Preprocessing, optional
-        What is done to images before the model sees them; None of a finished run, whose models say it.
+        What is done to images before the model sees them; None of a finished run, whose models say it, and of
+        predictions.
     opened : PreflightReport, optional
         What was opened of the card's weights.
     readout : Readout
@@ -77,6 +82,7 @@ class Inputs:
     data_root: Path | None
     samples: Samples
     backbone: Backbone | None = None
+    box: BlackBox | None = None
     finished: Path | None = None
     preprocessing: Preprocessing | None = None
     opened: PreflightReport | None = None
@@ -132,10 +138,11 @@ def open_inputs(
     step: Step,
     samples: Samples | None = None,
     backbone: Backbone | None = None,
+    box: BlackBox | None = None,
     finished: Path | None = None,
     readout: Readout | None = None,
 ) -> Inputs:
-    """Open and check a card's model and data; ``samples`` and ``backbone`` are those that were given in Python.
+    """Open and check a card's model and data; ``samples``, ``backbone`` and ``box`` are what was given in Python.
 
     ``readout`` is that of the models of a ``finished`` run.
 
@@ -144,7 +151,10 @@ def open_inputs(
     InputError
         Whatever is wrong with either.
     """
-    if backbone is None:
+    if card.model.is_black_box:
+        box = box or open_black_box(card, card_path=card_path, data_root=data_root)
+        card = with_classes(card, box.classes)
+    elif backbone is None:
         kept = None if finished is None else finished / ARCHITECTURE
         card = with_class_names(card, card_path=card_path, data_root=data_root, folder=kept)
         if finished is None:
@@ -153,11 +163,15 @@ def open_inputs(
         fix = "give the same data again, in Python: vit_audit.plan(card, data=...) or result.reproduce(..., data=...)"
         raise DataError(str(card_path), "its images were given in Python, not as files", fix)
     if samples is None:
-        tick = step("data: opening every image")
+        tick = step("data: opening every image" if card.model.sees_images else "data: reading the table")
         samples = read_samples(card, card_path=card_path, data_root=data_root, progress=lambda done: tick(done, 0))
     audited_outcomes(card, samples.labels)  # a wrong name shows before anything is trained
     seen, opened = None, None
-    if backbone is None and finished is None:
+    if box is not None:
+        with still_there(samples):
+            samples = box.check(samples)
+        seen, readout = box.preprocessing, box.readout
+    elif backbone is None and finished is None:
         with still_there(samples):
             opened = preflight_model(card, card_path=card_path, data_root=data_root, samples=samples)
         seen, readout = opened.preprocessing, opened.readout
@@ -165,7 +179,19 @@ def open_inputs(
         seen = backbone.preprocessing(backbone.build(2)).opened(opening_of(card))
         if readout is None:
             readout = readout_of(backbone.build_as_is(len(samples.labels)))
-    return Inputs(card, content, card_path, data_root, samples, backbone, finished, seen, opened, readout or SOFTMAX)
+    return Inputs(
+        card=card,
+        content=content,
+        card_path=card_path,
+        data_root=data_root,
+        samples=samples,
+        backbone=backbone,
+        box=box,
+        finished=finished,
+        preprocessing=seen,
+        opened=opened,
+        readout=readout or SOFTMAX,
+    )
 
 
 def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
@@ -194,6 +220,7 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
         data_root=inputs.data_root,
         run=options.run or run_folder(options.out, card.name, key),
         question=key,
+        weights=backbone.body_hash(),
         cache=cache,
         samples=samples,
         unit=adapter(model).unit,
@@ -211,11 +238,48 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
     )
 
 
+def open_black_box(card: Card, *, card_path: Path, data_root: Path | None) -> BlackBox:
+    """Open the file of a model whose inside is not given.
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged, or of another form than its kind has.
+    """
+    spec = card.model
+    path = resolve(spec.path or spec.weights, card_path=card_path, data_root=data_root)
+    if spec.name == PREDICTIONS:
+        return read_predictions(spec, path, card.data.image)
+    return OnnxModel.open(spec, path, opening_of(card))
+
+
+def prepare_black_box(inputs: Inputs, box: BlackBox, options: Options, step: Step) -> BlackBoxRun:
+    """Find the run directory of a model whose inside is not given; nothing is written yet."""
+    seen = None if box.preprocessing is None else box.preprocessing.info
+    key = question_key(inputs, options, box.sha256, seen)
+    return BlackBoxRun(
+        card=inputs.card,
+        run=options.run or run_folder(options.out, inputs.card.name, key),
+        samples=inputs.samples,
+        unit="head",
+        card_path=inputs.card_path,
+        card_content=inputs.content,
+        data_root=inputs.data_root,
+        question=key,
+        weights=box.sha256,
+        step=step,
+        command=options.command,
+        started=now().isoformat(),
+        readout=inputs.readout,
+        box=box,
+    )
+
+
 def question_key(
     inputs: Inputs,
     options: Options,
     weights: str,
-    preprocessing: PreprocessingInfo,
+    preprocessing: PreprocessingInfo | None,
     served: MeasuredControl | None = None,
 ) -> str:
     """Return the hash of all that a run's numbers depend on; ``weights`` is that of the weights."""
@@ -225,7 +289,7 @@ def question_key(
             "card": inputs.card.model_dump(),
             "data": inputs.samples.fingerprint,
             "weights": weights,
-            "preprocessing": preprocessing.model_dump(mode="json"),
+            "preprocessing": None if preprocessing is None else preprocessing.model_dump(mode="json"),
             "served": None if served is None else served.numbers,
             "version": [__version__, source_hash(rooms)],
             "libraries": [torch.__version__, timm.__version__, torch.get_num_threads()],

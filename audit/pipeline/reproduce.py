@@ -18,13 +18,15 @@ from audit.evidence.disparity import Thresholds, contrasts, primary_gaps
 from audit.evidence.effects import mediated_gaps
 from audit.evidence.effects_store import StoredEffects
 from audit.models.adapters.registry import Model
+from audit.models.black_box import BlackBox
 from audit.models.build import Backbone
 from audit.models.readout import Readout, with_readout
 from audit.patching.sites import Site, sites_of
 from audit.patching.sweep import measure_unpatched
 from audit.pipeline.analyze import predictions, questions
-from audit.pipeline.context import RunContext
-from audit.pipeline.prepare import Options, open_inputs, prepare
+from audit.pipeline.context import RunContext, Scope
+from audit.pipeline.prepare import Options, open_inputs, prepare, prepare_black_box
+from audit.pipeline.run_black_box import ask_black_box
 from audit.pipeline.run_sweeps import (
     Plan,
     audit_rows,
@@ -65,6 +67,7 @@ def reproduce_finding(
     *,
     samples: Samples | None = None,
     backbone: Backbone | None = None,
+    box: BlackBox | None = None,
 ) -> Reproduction:
     """Measure one finding again.
 
@@ -80,6 +83,8 @@ def reproduce_finding(
         The data, where they were given in Python.
     backbone : Backbone, optional
         The model's architecture, where it was given in Python.
+    box : BlackBox, optional
+        The model's answers, where they were given in Python.
 
     Raises
     ------
@@ -91,7 +96,8 @@ def reproduce_finding(
     if finding is None:
         known = ", ".join(f.id for f in audit.findings) or "none"
         raise InputError(str(run), f"no finding '{finding_id}'", f"it has: {known}")
-    if audit.model.preprocessing.source == PreprocessingSource.CALLABLE and backbone is None:
+    seen = audit.model.preprocessing
+    if seen is not None and seen.source == PreprocessingSource.CALLABLE and backbone is None:
         fix = "give the same model again, in Python: vit_audit.open_run(...).reproduce(..., net=...)"
         raise InputError(str(run), "images were preprocessed by a function that was given in Python", fix)
     path = run / "card.yaml"
@@ -103,6 +109,7 @@ def reproduce_finding(
         step=silent,
         samples=samples,
         backbone=backbone,
+        box=box,
         finished=run,
         readout=readout_of_record(audit.model),
     )
@@ -110,8 +117,15 @@ def reproduce_finding(
         raise InputError(
             source_sentence(audit.data.source), "the data have changed since the run", "restore them, or audit again"
         )
+    options = Options("vit-audit reproduce", run.parent, run=run)
+    if inputs.box is not None:
+        if inputs.box.sha256 != audit.model.weights_sha256:
+            raise InputError(audit.model.weights, "has changed since the run", "restore it, or audit again")
+        asked = prepare_black_box(inputs, inputs.box, options, silent)
+        obtained = _gap(asked, ask_black_box(asked), finding)
+        return Reproduction(finding, audit.model.unit, finding.expected, obtained, finding.tolerance)
     with run_state():
-        context = prepare(inputs, Options("vit-audit reproduce", run.parent, run=run), silent)
+        context = prepare(inputs, options, silent)
         obtained = (
             _measure_rates(context, run, finding)
             if finding.kind == "disparity"
@@ -144,9 +158,14 @@ def _unpatched(context: RunContext, run: Path) -> pd.DataFrame:
 
 def _measure_rates(context: RunContext, run: Path, finding: Finding) -> float:
     """Predict all audit images again and take the finding's gap."""
+    return _gap(context, _unpatched(context, run), finding)
+
+
+def _gap(context: Scope, unpatched: pd.DataFrame, finding: Finding) -> float:
+    """Return a finding's gap in predictions."""
     spec, policy = context.card.audit, context.card.policy
     limits = Thresholds(spec.alpha, spec.min_group_size, policy.impact_ratio_below, policy.gap_above)
-    frame = predictions(context, _unpatched(context, run), context.seeds[0])
+    frame = predictions(context, unpatched, context.seeds[0])
     asked = [q for q in questions(context) if q.attribute == finding.attribute]
     rows = contrasts(frame, asked, [finding.outcome], limits)
     match = [r for r in rows if (r.group, r.metric) == (finding.group, finding.metric)]

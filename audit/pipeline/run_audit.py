@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +17,13 @@ from audit.controls.control_images import ControlSet
 from audit.controls.verdict import numbers_table
 from audit.errors import AuditError, InputError
 from audit.evidence.joint_patching import sets_to_patch
-from audit.pipeline.analyze import Rates, judge_effects, judge_rates, judge_sets
+from audit.pipeline.analyze import EMPTY, Rates, judge_effects, judge_rates, judge_sets
 from audit.pipeline.attention_maps import look
-from audit.pipeline.build_record import EMPTY, REGISTRATION, record_audit, register
-from audit.pipeline.context import RunContext
+from audit.pipeline.build_record import REGISTRATION, record_audit, register
+from audit.pipeline.context import Run, RunContext
 from audit.pipeline.patch_heads import patch_heads
-from audit.pipeline.prepare import Inputs, Options, prepare, still_there
+from audit.pipeline.prepare import Inputs, Options, prepare, prepare_black_box, still_there
+from audit.pipeline.run_black_box import measure_black_box
 from audit.pipeline.run_controls import (
     CONTROL_NUMBERS,
     add_numbers,
@@ -45,6 +46,7 @@ from audit.report.reviews import DECISIONS
 from audit.report.shareable import refuse_copy
 from audit.store import (
     SAMPLES,
+    UNDETECTED,
     check_writable,
     clear_unfinished,
     locked,
@@ -78,10 +80,18 @@ def run_audit(inputs: Inputs, options: Options, step: Step) -> Path:
         If the input cannot be audited, or the run cannot finish; finished stages are kept.
     """
     check_writable(options.run or options.out)
+    if inputs.box is not None:
+        asked = prepare_black_box(inputs, inputs.box, options, step)
+        return _run(asked, options, lambda: measure_black_box(asked))
     context = prepare(inputs, options, step)
     training_jobs(context)  # what is wrong with the training sample or the control images shows
     with still_there(context.samples):
         images = control_images(context)  # before anything is written
+    return _run(context, options, lambda: _measure(context, images))
+
+
+def _run(context: Run, options: Options, measure: Callable[[], Audit]) -> Path:
+    """Measure and report in the run directory, which is this run's alone meanwhile."""
     with locked(context.run), _traceback_kept(context.run):
         refuse_copy(context.run, "name another --out")
         check_kept(context.run, record=False)
@@ -90,7 +100,9 @@ def run_audit(inputs: Inputs, options: Options, step: Step) -> Path:
         context.started = _begun(context)
         register(context)
         write_table(context.run / SAMPLES, context.samples.frame.drop(columns="predicted", errors="ignore"))
-        audit = _measure(context, images)
+        if context.samples.undetected is not None:
+            write_table(context.run / UNDETECTED, context.samples.undetected)
+        audit = measure()
         kept = _kept_record(context.run)
         if kept is None or _without_times(kept) != _without_times(audit):
             if (context.run / DECISIONS).is_file():
@@ -101,12 +113,12 @@ def run_audit(inputs: Inputs, options: Options, step: Step) -> Path:
             if not options.report:
                 clear_pages(context.run)
         if options.report:
-            render_run(context.run, progress=step("report: HTML and PDF"))
+            render_run(context.run, progress=context.step("report: HTML and PDF"))
         write_manifest(context.run)
     return context.run
 
 
-def _check_question(context: RunContext) -> None:
+def _check_question(context: Run) -> None:
     """Refuse a folder that holds an audit of another question."""
     path = context.run / REGISTRATION
     if path.is_file() and json.loads(path.read_bytes()).get("question") != context.question:
@@ -129,7 +141,7 @@ def _traceback_kept(run: Path) -> Iterator[None]:
         raise
 
 
-def _write_record(context: RunContext, audit: Audit) -> None:
+def _write_record(context: Run, audit: Audit) -> None:
     """Write card, log and record; the record last, for what lies with one is not written again."""
     write_bytes(context.run / "card.yaml", context.card_content)
     write_text(context.run / LOG, _log(context))
@@ -152,7 +164,7 @@ def _without_times(audit: Audit) -> dict[str, object]:
     return plain
 
 
-def _begun(context: RunContext) -> str:
+def _begun(context: Run) -> str:
     """Return when the run was first started: a run that resumes after an interruption keeps that time."""
     path = context.run / LOG
     try:
@@ -280,7 +292,7 @@ def _checks_failed(
     return NotRun(code=NotRunCode.CHECKS_FAILED, design=design, failed=len(failed), of=len(every))
 
 
-def _log(context: RunContext) -> str:
+def _log(context: Run) -> str:
     """Return the start, then the stages and their seconds, one JSON object per line."""
     begun = json.dumps({"started": context.started}) + "\n"
     return (

@@ -24,12 +24,13 @@ from audit.controls.verdict import judge_again
 from audit.data.sealed import count_openings
 from audit.data.summary import describe_data
 from audit.errors import InputError
+from audit.evidence.detection import with_detection
 from audit.evidence.outcome import decide
 from audit.models.checkpoint import hash_state
 from audit.models.readout import READING
-from audit.pipeline.analyze import Judged, judge_effects, judge_rates, judge_sets
+from audit.pipeline.analyze import EMPTY, Judged, judge_answers, judge_effects, judge_rates, judge_sets
 from audit.pipeline.attention_maps import TABLE, maps_of
-from audit.pipeline.build_record import EMPTY, REGISTRATION, accuracies, file_name, method_of, training_run
+from audit.pipeline.build_record import REGISTRATION, accuracies, method_of, model_file_name, training_run
 from audit.pipeline.context import Scope
 from audit.pipeline.load_run import OpenedRun, open_run
 from audit.pipeline.run_controls import CONTROL_EFFECTS, CONTROL_NUMBERS, check_round_trips
@@ -259,6 +260,8 @@ def _judged(opened: OpenedRun, trips: Mapping[str, Control]) -> Judged:
     scope, audit, effects = opened.scope, opened.audit, opened.effects
     named = replace(scope, run=Path(audit.audit_id))  # whatever the folder is called now
     rates = judge_rates(scope, effects.unpatched)
+    if not audit.model.has_inside:
+        return judge_answers(named, rates, {"data": audit.data.fingerprint, **_hashes(scope, audit)})
     plans, without = make_plans(scope)
     swept = Swept(effects, plans, without, None, audit.method.patches, audit.method.effort)
     pairs = None if any(not c.passed for c in trips.values()) else opened.table("pairs")
@@ -280,6 +283,8 @@ def _weights(scope: Scope) -> dict[int, dict[str, torch.Tensor]]:
 
 def _hashes(scope: Scope, audit: Audit) -> dict[str, str]:
     """Return the hashes of the audited models' weights, from their files; as recorded where these were left out."""
+    if not audit.model.has_inside:
+        return {"model": str(_registered(scope.run).get("base weights"))}
     found = {weights_name(seed): hash_state(state) for seed, state in _weights(scope).items()}
     mark = _mark(scope.run)
     if found or mark is None or not any(name.startswith("models/") for name in mark.left_out):
@@ -289,7 +294,7 @@ def _hashes(scope: Scope, audit: Audit) -> dict[str, str]:
 
 def _data(scope: Scope, audit: Audit) -> dict[str, Any]:
     """Count the images again; what was left out on reading, and what was warned of, is taken from the record."""
-    counted = describe_data(scope.samples, scope.card)
+    counted = with_detection(describe_data(scope.samples, scope.card), scope.samples, scope.card)
     kept = {"warnings": audit.data.warnings, "sealed_opened": count_openings(scope.run)}
     return _plain(counted.model_copy(update=kept))
 
@@ -321,7 +326,7 @@ def _model(scope: Scope, audit: Audit) -> dict[str, Any]:
     update = {
         "parameters": next(iter(sizes), audit.model.parameters),
         "name": scope.card.model.name,
-        "weights": file_name(scope.card.model.weights),
+        "weights": model_file_name(scope.card),
         "training": training_run(scope),
         "seeds": [] if scope.training is None else scope.training.seeds,
         "classes": list(scope.samples.labels),

@@ -14,6 +14,7 @@ from audit.records.audit_json import (
     DataReport,
     DataSource,
     DataWarning,
+    DetectionRow,
     Effort,
     EngineReport,
     ExcludedRow,
@@ -44,6 +45,7 @@ from audit.records.audit_json import (
 )
 from audit.records.base import (
     SCHEMA_VERSION,
+    Access,
     Bound,
     ChanceReason,
     Confidence,
@@ -80,6 +82,7 @@ from audit.records.shareable_json import SharedCopy
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Access",
     "AccuracyRow",
     "Agreement",
     "AttentionMap",
@@ -102,6 +105,7 @@ __all__ = [
     "DataWarningCode",
     "Decision",
     "Design",
+    "DetectionRow",
     "Direction",
     "Effort",
     "EngineReport",

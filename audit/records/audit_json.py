@@ -11,6 +11,7 @@ from typing import Literal
 
 from audit.records.base import (
     SCHEMA_VERSION,
+    Access,
     Bound,
     Confidence,
     DataWarningCode,
@@ -90,7 +91,7 @@ class NotRun(Record):
     """A control that was not run, or a design that is left out because its controls failed."""
 
     code: NotRunCode
-    design: Literal["Design B", "Design C", "colour"]
+    design: Literal["Design B", "Design C", "colour", "all"]
     failed: int = 0
     of: int = 0
     contrast: str = ""
@@ -231,6 +232,24 @@ class DataSource(Record):
     seed: int | None = None  # of what was rendered
 
 
+class DetectionRow(Record):
+    """How many images of a group never reached the classifier, compared with the reference's."""
+
+    attribute: str
+    group: str
+    reference: str
+    images: int  # of the group, those that never reached it included
+    subjects: int
+    not_detected: int  # images
+    rate: Estimate  # not_detected / images
+    difference: Estimate | None = None  # group minus reference; None of the reference itself
+    p_raw: float | None = None
+    p_adjusted: float | None = None  # Holm over all groups that can be compared
+    family_size: int = 0
+    smallest_detectable: float | None = None  # at 80% power and the family's level
+    state: State | None = None  # None of the reference itself
+
+
 class DataReport(Record):
     """What was audited: every image accounted for."""
 
@@ -246,6 +265,8 @@ class DataReport(Record):
     excluded: list[ExcludedRow]
     quarantined: list[ExcludedRow]
     splits: dict[str, int]
+    images_opened: bool = True  # False: predictions stand for the images, and the fingerprint is of the table alone
+    detection: list[DetectionRow] = []  # where the card says which images never reached the classifier
     sealed_opened: int = 0  # times that the sealed rows were read, each for a certificate
     licence: str = ""
     citation: str = ""
@@ -560,17 +581,18 @@ class ModelInfo(Record):
     """The audited model."""
 
     name: str
-    weights: str  # name of the file that the model was read from, or training started from
+    access: Access = Access.INSIDE
+    weights: str  # name of the file that the model or its predictions were read from, or training started from
     state: Literal["ema", "raw"] | None = None  # which weights of its file; None where there was no file
     loaded: LoadedWeights | None = None  # likewise
-    weights_sha256: str
-    parameters: int
+    weights_sha256: str  # where the inside is not given: of the file
+    parameters: int | None  # None: not known
     unit: Unit = "head"  # what is patched: an attention head or a slice of channels, called a head below
-    layers: int
+    layers: int  # 0 where the inside is not given
     heads: int  # of the first layer
     heads_by_layer: list[int] = []
-    image_size: int
-    preprocessing: PreprocessingInfo
+    image_size: int | None  # None: predictions need no image
+    preprocessing: PreprocessingInfo | None  # None: predictions, and images were not seen by this audit
     classes: list[str]
     output: Literal["softmax", "sigmoid"] = "softmax"  # of the logits: classes that exclude each other, or each its own
     decision: Literal["argmax", "threshold"] = "argmax"  # what an image is called
@@ -581,6 +603,11 @@ class ModelInfo(Record):
     seeds: list[int]
     accuracy_by_seed: list[float]  # held-out images
     balanced_accuracy_by_seed: list[float]
+
+    @property
+    def has_inside(self) -> bool:
+        """Tell whether its layers were given."""
+        return self.access == Access.INSIDE
 
 
 class LegalAnswer(Record):

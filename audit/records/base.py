@@ -46,6 +46,7 @@ class LocalisationStatus(StrEnum):
     NOT_LOCALISABLE = "not localisable"
     NO_GAP = "no gap detected, nothing to localise"
     TOO_LITTLE_DATA = "too little data"
+    NOT_ASKED = "not asked"  # the model's inside was not given
 
 
 class Metric(StrEnum):
@@ -54,6 +55,14 @@ class Metric(StrEnum):
     STANDARDISED_GAP = "standardised_gap"
     TPR_GAP = "tpr_gap"
     FPR_GAP = "fpr_gap"
+
+
+class Access(StrEnum):
+    """What of the audited model was given."""
+
+    INSIDE = "inside"  # layers and weights: what carries a gap can be asked
+    ANSWERS = "answers"  # it answers images, as an ONNX file does
+    PREDICTIONS = "predictions"  # its answers to these images, made elsewhere
 
 
 class DataWarningCode(StrEnum):
@@ -81,6 +90,8 @@ class DataWarningCode(StrEnum):
     UNTRAINED_CELLS = "cells without training images"
     WITHOUT_DONOR = "images without a donor"
     NULL_RUN = "groups permuted"
+    UNUSED_PREDICTIONS = "predictions of other images"
+    UNEVEN_DETECTION = "detection differs between groups"
 
 
 class PreprocessingSource(StrEnum):
@@ -131,6 +142,7 @@ class LeftOut(StrEnum):
     NO_SUBJECT = "no subject"
     NO_GROUP = "no group"  # of an attribute whose card leaves such images out
     LABEL_NOT_KEPT = "label not kept"
+    NOT_DETECTED = "not detected"  # never reached the classifier
     PLANTED = "planted"  # thinned in one cell of training, as the card asks
     BALANCED = "balanced"  # thinned in training, as the card asks
     NO_ROW = "no row"  # in the table of groups
@@ -196,6 +208,7 @@ class NotRunCode(StrEnum):
     CHECKS_FAILED = "checks failed"
     PAIRS_AS_GIVEN = "pairs as given"
     NOT_APPLICABLE = "not applicable"  # the model's input rules it out: it neither passes nor fails
+    NO_INSIDE = "no inside"
 
 
 class ChanceReason(StrEnum):

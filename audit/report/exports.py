@@ -120,10 +120,10 @@ def model_card(audit: Audit, audit_sha256: str) -> str:
                     "modelParameters": {
                         "approach": {"type": "supervised"},
                         "task": TASKS.get(audit.task, "image classification"),
-                        "architectureFamily": FAMILIES[model.unit],
+                        "architectureFamily": FAMILIES[model.unit] if model.has_inside else "not given",
                         "modelArchitecture": clean(model.name),
                         "datasets": [{"ref": "data"}],
-                        "inputs": [{"format": f"image, {model.image_size} x {model.image_size} pixels"}],
+                        "inputs": [{"format": _format(model.image_size)}],
                         "outputs": [{"format": f"one of {len(model.classes)} classes: {classes}"}],
                     },
                     "quantitativeAnalysis": {"performanceMetrics": _metrics(audit)},
@@ -165,6 +165,10 @@ def model_card(audit: Audit, audit_sha256: str) -> str:
         ],
     }  # fmt: skip
     return json.dumps(made, indent=1, ensure_ascii=True) + "\n"
+
+
+def _format(side: int | None) -> str:
+    return "image" if side is None else f"image, {side} x {side} pixels"
 
 
 def _findings(audit: Audit) -> Sequence[Finding]:

@@ -104,6 +104,7 @@ class Page:
                 "/accuracy": audit.accuracy, "/controls/controls": controls.controls,
                 "/controls/grids": controls.grids, "/data/attributes": data.attributes, "/data/counts": data.counts,
                 "/data/label_shares": data.label_shares, "/data/excluded": data.excluded,
+                "/data/detection": data.detection,
                 "/data/quarantined": data.quarantined, "/legal": audit.legal, "/method/effort": audit.method.effort,
             }
         )  # fmt: skip

@@ -27,14 +27,17 @@ from audit.report.manifest import MANIFEST, SIGNATURE, manifest_rows, write_mani
 from audit.report.pseudonyms import IMAGE, NAMING, PAIR, SUBJECT, VALUE, Pseudonyms
 from audit.report.render import Source, printed, read_run, write_files
 from audit.report.reviews import DECISIONS, chained
-from audit.store import SAMPLES, UNFINISHED, file_hash, not_written, write_bytes, write_table, write_text
+from audit.store import SAMPLES, UNDETECTED, UNFINISHED, file_hash, not_written, write_bytes, write_table, write_text
 
 MARK = "shareable.json"
 AS_THEY_ARE = ("effects/*.npz", "effects/effort-seed-*.json", "log.jsonl")  # numbers and hashes only
 TABLES, MODELS = "effects/*.parquet", "models/*"
 PRINTED = ("report.*", "tables/*", "exports/*", "audit.schema.json")  # made again
 WRITTEN_AGAIN = ("audit.json", "card.yaml", "preregistration.json", DECISIONS)
-PATHS = (("data", "path"), ("model", "weights"), ("controls", "card"), ("controls", "path"), ("controls", "weights"))
+PATHS = (
+    ("data", "path"), ("data", "not_detected_list"), ("model", "path"), ("model", "weights"), ("controls", "card"),
+    ("controls", "path"), ("controls", "weights"),
+)  # fmt: skip
 
 
 def share_run(run: Path, out: Path, *, models: bool = False) -> SharedCopy:
@@ -173,6 +176,8 @@ def _fits(name: PurePosixPath, pattern: str) -> bool:
 def _table(run: Path, name: str, names: Pseudonyms, card: Card) -> pd.DataFrame:
     """Return a table of effects under other names; of the samples only what statistics need."""
     table = pd.read_parquet(run / name)
+    if name == UNDETECTED:
+        return names.table(table, NAMING, str(run / name), plain=["label", *card.groups])
     if name != SAMPLES:
         return names.table(table, NAMING, str(run / name))
     kinds = {"image": IMAGE, "subject": SUBJECT}

@@ -54,6 +54,7 @@ FIRST_WARNINGS = (
     DataWarningCode.SIMILAR_NAMES,
     DataWarningCode.EMPTY_GROUPS,
     DataWarningCode.UNEVEN_LOSS,
+    DataWarningCode.UNEVEN_DETECTION,
 )
 
 
@@ -211,7 +212,8 @@ class Sentences:
 
     def preprocessing(self) -> str:
         """Say what is done to an image before the model sees it."""
-        return preprocessing_sentence(self.audit.model.preprocessing)
+        seen = self.audit.model.preprocessing
+        return str(self.words["fixed"]["not_seen"]) if seen is None else preprocessing_sentence(seen)
 
     def errors(self, attribute: str, outcome: str, groups: Sequence[str] = ()) -> str:
         """Say how many of each group get either error."""
@@ -227,7 +229,10 @@ class Sentences:
 
     def meaning(self) -> str:
         """Say what the outcome means."""
-        outcome = self.words["outcomes"][Outcome.INVALID if self.audit.is_invalid else self.audit.outcome]
+        name = Outcome.INVALID if self.audit.is_invalid else self.audit.outcome
+        outcome = self.words["outcomes"][name]
+        if not self.audit.model.has_inside:
+            outcome = self.words["without_inside"].get(name, outcome)
         text: str = outcome.get(self.blamed, outcome["means"])
         return text
 
@@ -302,6 +307,10 @@ class Sentences:
         parts = formats.plural(heads[0], self.unit.singular) if len(heads) == 1 else several
         return f"{formats.plural(model.layers, 'layer')} of {parts}"
 
+    def size(self) -> str:
+        """Say what the audited model is built of, and the size of its images, as far as these were given."""
+        return one_line(str(self._method.size(self.audit.model)))
+
     def origin(self) -> str:
         """Say where the audited model comes from."""
         return one_line(str(self._method.origin(self.audit.model)))
@@ -369,7 +378,8 @@ class Sentences:
         beyond = f"minus the same for null donors ({seeds} seeds), " if control.form == "models" and seeds else ""
         worst = ", worst pair of models" if control.figures.get("pairs", 1) > 1 else ""
         of = "model" if control.form == "models" else "image"
-        return {"c": control, "unit": self.unit, "beyond": beyond, "worst": worst, "of": of, **channel}
+        model = self.audit.model
+        return {"c": control, "unit": self.unit, "model": model, "beyond": beyond, "worst": worst, "of": of, **channel}
 
     def grid(self, grid: HeadGrid) -> tuple[str, str]:
         """Return title and caption of a grid of heads."""
@@ -428,6 +438,13 @@ def loaded_sentence(weights: LoadedWeights) -> str:
     """Say what of a file of weights became a model's."""
     say: Any = environment().get_template("text/weights.j2").module
     return one_line(str(say.loaded(weights)))
+
+
+def detection_sentences(report: DataReport) -> list[str]:
+    """Say for each attribute how many images never reached the classifier; nothing where that is not known."""
+    rows = report.detection
+    names = dict.fromkeys(row.attribute for row in rows)
+    return [str(_data_templates().detection([r for r in rows if r.attribute == name])).strip() for name in names]
 
 
 def untested_sentence(row: ContrastRow) -> str:

@@ -18,9 +18,10 @@ pytestmark = pytest.mark.unit
 
 NAMES = [
     "AuditError", "Card", "CardError", "Data", "DataError", "ExitCode", "InputError", "Inspection", "ModelError",
-    "Net", "Outcome", "Plan", "Preprocess", "Result", "UnfinishedError", "__version__", "adapt", "attribution",
-    "audit", "built_in_cards", "diff", "disparity", "fetch", "first_card", "inspect_checkpoint", "load_card",
-    "load_model", "open_run", "patch_heads", "plan", "rendered_faces", "supported_models", "sweep", "verify", "wrap",
+    "Net", "Outcome", "Plan", "Predictions", "Preprocess", "Result", "UnfinishedError", "__version__", "adapt",
+    "attribution", "audit", "built_in_cards", "diff", "disparity", "fetch", "first_card", "inspect_checkpoint",
+    "load_card", "load_model", "open_run", "patch_heads", "plan", "predictions", "rendered_faces", "supported_models",
+    "sweep", "verify", "wrap",
 ]  # fmt: skip
 MODULES = ["cards", "checkpoints", "data", "models", "plans", "research", "results", "running"]
 IMPORT = """

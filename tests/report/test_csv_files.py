@@ -41,6 +41,7 @@ def test_rows_are_complete() -> None:
         "attention.csv": len(audit.attention),
         "counts.csv": len(audit.data.counts),
         "label_shares.csv": len(audit.data.label_shares),
+        "detection.csv": len(audit.data.detection),
         "accuracy.csv": len(audit.accuracy),
         "controls.csv": 15,
         "findings.csv": 13,
@@ -75,6 +76,6 @@ def test_formulas_are_defused_and_numbers_are_not() -> None:
 @pytest.mark.parametrize("start", ["=1", "+1", "-1", "@x", "\t=1", "\r=1"])
 def test_every_dangerous_start_is_defused(start: str) -> None:
     audit = AUDITS["disparity"]
-    row = audit.rates[0].model_copy(update={"note": start})
+    row = audit.rates[0].model_copy(update={"group": start})
     rates = read(csv_tables(audit.model_copy(update={"rates": [row]}))["rates.csv"])
-    assert rates[0]["note"] == "'" + start
+    assert rates[0]["group"] == "'" + start

@@ -290,7 +290,7 @@ def test_what_was_not_run_is_said(code: NotRunCode) -> None:
     audit = with_(controls=AUDIT.controls.model_copy(update={"not_run": [row]}))
     (said,) = Sentences(audit).not_run()
     assert is_sound(said) and said.endswith(".")
-    assert said in render_html(audit, "d" * 64)
+    assert str(escape(said)) in render_html(audit, "d" * 64)
 
 
 def test_how_the_audit_was_made_is_said_from_numbers() -> None:
@@ -336,10 +336,11 @@ def test_every_control_has_its_words(check: str, unit: str, judged: str) -> None
     kinds = dict.fromkeys(("same_base", "heads_match", "barrier", "barrier_bound"), "initialisation")
     kinds |= dict.fromkeys(("gap", "joint", "head", "noising"), "effect")
     kind = "null" if check.startswith("null") else kinds.get(check, "identity")
-    figures = {"joint": 0.9, "single": 0.2, "null": 0.1, "effect": 0.3, "seeds": 3, "pairs": 3, "raw": 0.5}
+    figures = {"joint": 0.9, "single": 0.2, "null": 0.1, "effect": 0.3, "seeds": 3, "pairs": 3, "raw": 0.5, "differ": 2}
     control = Control(
         id=check, check=check, kind=kind, channel=None if kind == "identity" else "blur", form="models", head="L1H2",
         figures=figures, estimate=Estimate(value=1.0), judged=judged, relation=">", threshold=0.5, passed=False,
+        n=80,
     )  # fmt: skip
     audit = with_(
         model=AUDIT.model.model_copy(update={"unit": unit}),

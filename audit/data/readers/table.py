@@ -39,6 +39,13 @@ def read_image_table(spec: DataSpec, path: Path) -> RawTable:
     return RawTable(frame, FileSource(path.parent), str(path), tables=(table.form,))
 
 
+def read_keys(spec: DataSpec, path: Path) -> RawTable:
+    """Read a table whose image column holds keys of any kind: no image is opened."""
+    table = read_table(path)
+    require_columns(table.frame, [(spec.image, "data.image")], str(path))
+    return RawTable(table.frame, FileSource(path.parent), str(path), tables=(table.form,))
+
+
 def with_safe_paths(frame: pd.DataFrame, column: str, path: Path) -> pd.DataFrame:
     """Return the table with image paths relative, with forward slashes, or raise ``DataError``."""
     keys = [None if value is None else safe_key(value, str(path)) for value in stripped(frame[column])]

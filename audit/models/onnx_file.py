@@ -1,0 +1,180 @@
+"""ONNX files: a model that answers images, run by onnxruntime; its inside is not looked into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from audit.card.schema import ModelSpec
+from audit.data.decode import Opening
+from audit.data.pixels import load_pixels
+from audit.data.samples import Samples
+from audit.errors import ModelError
+from audit.models.black_box import Answers, BlackBox, answers_of, probabilities
+from audit.models.preprocessing import Preprocessing, stated_preprocessing
+from audit.models.transforms import normalised
+from audit.progress import Progress
+from audit.records import Access
+from audit.store import file_hash
+
+FLOAT32 = "tensor(float)"
+BATCH = 64  # images at once, where the file leaves it open
+TRIED = 4  # images that are tried before anything is written
+FIX_LAYOUT = "export it with one input of float32 images, (batch, 3, height, width)"
+
+
+@dataclass(frozen=True)
+class OnnxModel(BlackBox):
+    """A model in an ONNX file.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        Its classes, and how its outputs are read.
+    classes : tuple of str
+    sha256 : str
+        Of the file.
+    side : int
+        Of its images in pixels.
+    preprocessing : Preprocessing
+    where : str
+        The file, for messages.
+    session : onnxruntime.InferenceSession
+    input_name, output_name : str
+    batch : int or None
+        Images that it takes at once; None for any number.
+    """
+
+    spec: ModelSpec
+    classes: tuple[str, ...]
+    sha256: str
+    side: int
+    preprocessing: Preprocessing
+    where: str
+    session: Any
+    input_name: str
+    output_name: str
+    batch: int | None
+    access: Access = Access.ANSWERS
+
+    @classmethod
+    def open(cls, spec: ModelSpec, path: Path, opening: Opening) -> OnnxModel:
+        """Open a file and find its input and its output; ``opening`` is how image files become RGB.
+
+        Raises
+        ------
+        ModelError
+            If onnxruntime is not installed, the file is none of ONNX, or its input or output is of another form.
+        """
+        where = str(path)
+        if spec.classes is None:
+            raise ModelError("model.classes", "nothing says what the outputs mean", "name them in their order")
+        session = _open_session(path)
+        if len(session.get_inputs()) != 1:
+            raise ModelError(where, f"has {len(session.get_inputs())} inputs", FIX_LAYOUT)
+        (given,) = session.get_inputs()
+        side, batch = _side_and_batch(given, spec, where)
+        output = _output(session.get_outputs(), len(spec.classes), where)
+        return cls(
+            spec=spec,
+            classes=tuple(spec.classes),
+            sha256=file_hash(path),
+            side=side,
+            preprocessing=stated_preprocessing(spec, side).opened(opening),
+            where=where,
+            session=session,
+            input_name=given.name,
+            output_name=output,
+            batch=batch,
+        )
+
+    def check(self, samples: Samples) -> Samples:
+        """Run a few images through it."""
+        rows = np.arange(min(TRIED, len(samples.frame)), dtype=np.int64)
+        self._scores(samples, rows, lambda _done, _total: None)
+        return samples
+
+    def answer(self, samples: Samples, rows: npt.NDArray[np.int64], progress: Progress) -> Answers:
+        """Run images through it."""
+        scores = self._scores(samples, rows, progress)
+        images = samples.frame["image"].iloc[rows]
+        likely = probabilities(scores, self.spec, images.tolist(), self.where)
+        return answers_of(scores, likely, self.readout)
+
+    def _scores(self, samples: Samples, rows: npt.NDArray[np.int64], progress: Progress) -> npt.NDArray[np.float64]:
+        """Return what it puts out, (N, classes); of a fixed batch, the last one is filled up with its first image."""
+        keys = samples.frame["image"].iloc[rows].tolist()
+        size = self.batch or BATCH
+        seen, parts = self.preprocessing, []
+        for start in range(0, len(keys), size):
+            pixels = torch.from_numpy(load_pixels(samples.source, keys[start : start + size], seen.geometry))
+            images = normalised(pixels.permute(0, 3, 1, 2), seen.mean, seen.std).numpy()
+            missing = 0 if self.batch is None else size - len(images)
+            full = np.concatenate([images, np.repeat(images[:1], missing, axis=0)]) if missing else images
+            parts.append(self._run(np.ascontiguousarray(full), len(images)))
+            progress(min(start + size, len(keys)), len(keys))
+        return np.concatenate(parts)
+
+    def _run(self, images: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float64]:
+        try:
+            (scores,) = self.session.run([self.output_name], {self.input_name: images})
+        except Exception as error:  # whatever onnxruntime raises
+            what = f"an image does not pass through it ({' '.join(str(error).split())[:200]})"
+            raise ModelError(self.where, what, "export it again") from error
+        if scores.shape != (len(images), len(self.classes)):
+            what = f"gives {tuple(scores.shape)} for {len(images)} images and {len(self.classes)} classes"
+            raise ModelError(self.where, what, "correct model.classes, or export it with logits, one a class")
+        if not np.isfinite(scores).all():
+            raise ModelError(self.where, "gives values that are not finite", "correct model.mean and model.std")
+        return np.asarray(scores[:count], dtype=np.float64)
+
+
+def _open_session(path: Path) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        fix = "install it: pip install 'vit-audit[onnx]'"
+        raise ModelError("model.name: onnx", "onnxruntime is not installed", fix) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 4
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # whatever onnxruntime makes of a damaged file
+        what = f"is no ONNX file that onnxruntime opens ({' '.join(str(error).split())[:200]})"
+        raise ModelError(str(path), what, "name a whole .onnx file") from error
+
+
+def _side_and_batch(given: Any, spec: ModelSpec, where: str) -> tuple[int, int | None]:
+    """Return the side of the images in pixels and how many are taken at once, as the file's input says."""
+    shown = f"its input '{given.name}' is {given.type} of {given.shape}"
+    if given.type != FLOAT32 or len(given.shape) != 4 or (isinstance(given.shape[1], int) and given.shape[1] != 3):
+        raise ModelError(where, shown, FIX_LAYOUT)
+    batch, _, height, width = (n if isinstance(n, int) and n > 0 else None for n in given.shape)
+    sides = {n for n in (height, width) if n is not None}
+    if len(sides) > 1:
+        raise ModelError(where, f"{shown}: images are not square", FIX_LAYOUT)
+    fixed = next(iter(sides), None)
+    if fixed is None and spec.image_size is None:
+        raise ModelError("model.image_size", f"{shown}: any size", "say which one is in use, in pixels")
+    if fixed is not None and spec.image_size not in (None, fixed):
+        what = f"is {spec.image_size}, and {shown}"
+        raise ModelError("model.image_size", what, f"write {fixed}, or leave it out")
+    side = fixed or spec.image_size
+    assert side is not None
+    return side, batch
+
+
+def _output(outputs: Any, classes: int, where: str) -> str:
+    """Return the name of the output that has one number a class."""
+    fits = [o.name for o in outputs if len(o.shape) == 2 and (o.shape[1] == classes or not isinstance(o.shape[1], int))]
+    exact = [o.name for o in outputs if len(o.shape) == 2 and o.shape[1] == classes]
+    if len(exact or fits) == 1:
+        return str((exact or fits)[0])
+    shown = ", ".join(f"{o.name} {o.shape}" for o in outputs)
+    what = f"{len(exact or fits)} of its outputs have {classes} numbers an image: {shown}"
+    raise ModelError(where, what, "name as many model.classes as it has outputs, or export it with one output")
