@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -377,3 +378,9 @@ def test_how_outputs_are_read_is_said(reading: dict[str, object], said: list[str
     sentence = Sentences(AUDIT.model_copy(update={"model": model})).called()
     assert all(part in sentence for part in said)
     assert page.count(str(escape(sentence))) == (1 if not reading else 2)  # of what is usual, page 1 says nothing
+
+
+def test_every_kind_of_control_has_its_words_on_page_one_and_in_the_table() -> None:
+    kinds = set(get_args(Control.model_fields["kind"].annotation))
+    assert kinds == set(data_file("words.yaml")["kinds"])
+    assert kinds <= set(data_file("controls.yaml")["where"])
