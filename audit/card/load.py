@@ -314,6 +314,7 @@ def _disagreements(card: Card) -> Iterator[tuple[PathParts, str]]:
             if attribute not in card.groups:
                 what = f"'{attribute}' is not under groups; {did_you_mean(attribute, card.groups)}"
                 yield ("intersections", place, position), what
+    yield from _bad_prompts(card)
     if card.training == "none" and card.model.classes is None and card.model.name != "huggingface":
         yield ("training",), "training: none needs model.classes, the class names in the order of the outputs"
     if card.training != "none" and card.model.served is not None:
@@ -327,6 +328,20 @@ def _disagreements(card: Card) -> Iterator[tuple[PathParts, str]]:
         if known is not None and outcome not in known:
             what = f"'{outcome}' is not a label; {did_you_mean(outcome, known)}"
             yield ("audit", "outcomes", position), what
+
+
+def _bad_prompts(card: Card) -> Iterator[tuple[PathParts, str]]:
+    model, where = card.model, ("model", "prompts")
+    if model.prompts is None:
+        if card.training == "none" and model.name.startswith("open_clip/"):
+            yield ("model",), "open_clip's models have no classifier of their own; write what describes each in prompts"
+        return
+    if model.name != "huggingface" and not model.name.startswith("open_clip/"):
+        yield where, f"'{model.name}' reads no text; name: huggingface or open_clip/NAME does"
+    if card.training != "none":
+        yield where, "are of a model that is audited as it is; write training: none, or remove them"
+    if model.classes != list(model.prompts):
+        yield where, "do not describe model.classes, in their order; leave model.classes out"
 
 
 def _bad_groups(card: Card) -> Iterator[tuple[PathParts, str]]:
