@@ -7,6 +7,9 @@ product with a text's embedding, times the temperature that was learned, plus a 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -49,6 +52,17 @@ def with_zero_shot_head(model: Model, joint: Joint) -> Model:
     """Give a tower the classifier of a zero-shot model, in place, with random texts; return it."""
     model.head = ZeroShotHead(model.head.in_features, model.num_classes, joint)
     return model
+
+
+@contextmanager
+def comparing_with(model: Model, texts: torch.Tensor) -> Iterator[None]:
+    """Let a zero-shot model compare with other texts (N, width) for the length of a block: N logits an image."""
+    own = model.head.weight
+    model.head.weight = nn.Parameter(texts.to(own), requires_grad=False)
+    try:
+        yield
+    finally:
+        model.head.weight = own
 
 
 def together(texts: torch.Tensor) -> torch.Tensor:

@@ -33,6 +33,8 @@ from audit.records.audit_json import (
     PairRow,
     PatchChoice,
     PreprocessingInfo,
+    PromptGap,
+    PromptSensitivity,
     Provenance,
     RangeRow,
     RateRow,
@@ -72,6 +74,7 @@ from audit.records.base import (
     TableKind,
     TextEncoding,
     Verdict,
+    WhyNoSensitivity,
     WhyUntested,
 )
 from audit.records.diff_json import ComparedFinding, ComparisonNote, RunComparison, RunName, Untested
@@ -133,6 +136,8 @@ __all__ = [
     "PatchChoice",
     "PreprocessingInfo",
     "PreprocessingSource",
+    "PromptGap",
+    "PromptSensitivity",
     "Provenance",
     "RangeRow",
     "RateRow",
@@ -156,5 +161,6 @@ __all__ = [
     "TrainingRun",
     "Untested",
     "Verdict",
+    "WhyNoSensitivity",
     "WhyUntested",
 ]

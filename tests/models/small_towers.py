@@ -48,10 +48,11 @@ def write_tokenizer(folder: Path) -> int:
     return len(words)
 
 
-def write_hf(folder: Path, kind: str) -> Any:
+def write_hf(folder: Path, kind: str, *, side: int = SIDE, patch: int = 8) -> Any:
     """Write a Hugging Face folder of a whole CLIP or SigLIP; return the model."""
     folder.mkdir(parents=True, exist_ok=True)
     tokens = write_tokenizer(folder)
+    pictures = VISION | {"image_size": side, "patch_size": patch}
     text = {k: v for k, v in VISION.items() if k not in ("image_size", "patch_size")}
     text |= {
         "vocab_size": tokens,
@@ -61,13 +62,13 @@ def write_hf(folder: Path, kind: str) -> Any:
     }
     text |= {"pad_token_id": tokens - 1}
     if kind == "clip":
-        vision = VISION | {"projection_dim": 24}
+        vision = pictures | {"projection_dim": 24}
         config = hf.CLIPConfig(vision_config=vision, text_config=text | {"projection_dim": 24}, projection_dim=24)
         model = scaled(hf.CLIPModel(config))
-        processor: Any = hf.CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+        processor: Any = hf.CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     else:
-        model = scaled(hf.SiglipModel(hf.SiglipConfig(vision_config=VISION, text_config=text)))
-        processor = hf.SiglipImageProcessor(size={"height": SIDE, "width": SIDE}, resample=3, **PIXELS)
+        model = scaled(hf.SiglipModel(hf.SiglipConfig(vision_config=pictures, text_config=text)))
+        processor = hf.SiglipImageProcessor(size={"height": side, "width": side}, resample=3, **PIXELS)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return model
