@@ -27,7 +27,7 @@ SIDE, EPOCHS, FACES = 64, 12, 600
 
 def write_clip(folder: Path, *, association: float) -> None:
     """Write a Hugging Face folder of a CLIP whose image tower has learned to tell two expressions of rendered faces."""
-    model = write_hf(folder, "clip", side=SIDE, patch=16)
+    model = write_hf(folder, "clip", side=SIDE, patch=16, width=64)
     every = [text for texts in PROMPTS.values() for text in texts]
     tokens = hf.AutoTokenizer.from_pretrained(folder)(every, padding=True, return_tensors="pt")
     processes = hf.AutoImageProcessor.from_pretrained(folder)
@@ -47,7 +47,7 @@ def write_clip(folder: Path, *, association: float) -> None:
     for weight in own:  # drawn at random they are too loud to learn from
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=0.05)
-    optimiser = torch.optim.AdamW(own, lr=2e-3)
+    optimiser = torch.optim.AdamW(own, lr=1e-3)
     for _ in range(EPOCHS):
         for rows in torch.randperm(FACES).split(50):
             seen = model.visual_projection(model.vision_model(pixels[rows]).pooler_output)
@@ -68,6 +68,7 @@ def audited(invoke: Invoke, tmp_path_factory: pytest.TempPathFactory) -> Path:
     card = write_card(
         place / "card.yaml",
         training="none",
+        controls={"eval_images": 240},
         data={"reader": "synthetic", "rendered": {"train_images": 8, "audit_images": 240}},
     )
     text = card.read_text()

@@ -48,11 +48,11 @@ def write_tokenizer(folder: Path) -> int:
     return len(words)
 
 
-def write_hf(folder: Path, kind: str, *, side: int = SIDE, patch: int = 8) -> Any:
+def write_hf(folder: Path, kind: str, *, side: int = SIDE, patch: int = 8, width: int = WIDTH) -> Any:
     """Write a Hugging Face folder of a whole CLIP or SigLIP; return the model."""
     folder.mkdir(parents=True, exist_ok=True)
     tokens = write_tokenizer(folder)
-    pictures = VISION | {"image_size": side, "patch_size": patch}
+    pictures = VISION | {"image_size": side, "patch_size": patch, "hidden_size": width, "intermediate_size": 2 * width}
     text = {k: v for k, v in VISION.items() if k not in ("image_size", "patch_size")}
     text |= {
         "vocab_size": tokens,
