@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pandas as pd
 import pytest
 import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
 from torch.nn import functional as F
 
 from audit.data.synthetic import SyntheticSource, sample_faces
 from tests.end_to_end.conftest import Invoke, write_card
-from tests.models.small_towers import write_hf
+from tests.models.small_towers import OPEN_CLIP, write_hf, write_open_clip
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -25,46 +31,76 @@ PROMPTS = {"neutral": ["a calm face", "no emotion", "neutral"], "smiling": ["a h
 SIDE, EPOCHS, FACES = 64, 12, 600
 
 
-def write_clip(folder: Path, *, association: float) -> None:
-    """Write a Hugging Face folder of a CLIP whose image tower has learned to tell two expressions of rendered faces."""
+TOWER = OPEN_CLIP["own tower"]
+OPEN = TOWER | {
+    "vision_cfg": TOWER["vision_cfg"] | {"image_size": SIDE, "patch_size": 16, "width": 64, "head_width": 16}
+}
+EVERY = [text for texts in PROMPTS.values() for text in texts]
+Tower = tuple[
+    Any, Any, list[nn.Parameter], Callable[[Image.Image], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]
+]
+
+
+def hf_tower(folder: Path) -> Tower:
+    """Write a random CLIP; return it, its texts' embeddings, what is trained, and from image to embedding."""
     model = write_hf(folder, "clip", side=SIDE, patch=16, width=64)
-    every = [text for texts in PROMPTS.values() for text in texts]
-    tokens = hf.AutoTokenizer.from_pretrained(folder)(every, padding=True, return_tensors="pt")
+    tokens = hf.AutoTokenizer.from_pretrained(folder)(EVERY, padding=True, return_tensors="pt")
     processes = hf.AutoImageProcessor.from_pretrained(folder)
-    drawn = sample_faces(FACES, 5, association=association, split="train")
-    source = SyntheticSource(drawn)
-    pixels = torch.cat(
-        [processes(source.open(key), return_tensors="pt")["pixel_values"] for key in drawn["image"].tolist()]
-    )
-    targets = torch.tensor((drawn["expression"] == "smiling").to_numpy().astype(int))
     with torch.no_grad():
         answer = model.get_text_features(**tokens)
-        each = F.normalize(getattr(answer, "pooler_output", answer), dim=-1).reshape(len(PROMPTS), 3, -1)
-        texts = F.normalize(each.mean(1), dim=-1)
+    return (
+        model,
+        getattr(answer, "pooler_output", answer),
+        [*model.vision_model.parameters(), *model.visual_projection.parameters()],
+        lambda image: processes(image, return_tensors="pt")["pixel_values"][0],
+        lambda pixels: model.visual_projection(model.vision_model(pixels).pooler_output),
+    )
+
+
+def open_tower(folder: Path) -> Tower:
+    """Do the same with open_clip."""
+    model = write_open_clip(folder, OPEN)
+    with torch.no_grad():
+        texts = model.encode_text(open_clip.SimpleTokenizer()(EVERY))
+    transform = image_transform_v2(PreprocessCfg(size=SIDE), is_train=False)
+    return model, texts, list(model.visual.parameters()), transform, model.visual
+
+
+def write_clip(folder: Path, name: str, *, association: float) -> None:
+    """Write a CLIP whose image tower has learned to tell two expressions of rendered faces."""
+    model, embedded, own, transform, tower = (hf_tower if name == "huggingface" else open_tower)(folder)
+    drawn = sample_faces(FACES, 5, association=association, split="train")
+    source = SyntheticSource(drawn)
+    pixels = torch.stack([transform(source.open(key)) for key in drawn["image"].tolist()])
+    targets = torch.tensor((drawn["expression"] == "smiling").to_numpy().astype(int))
+    each = F.normalize(embedded, dim=-1).reshape(len(PROMPTS), 3, -1)
+    texts = F.normalize(each.mean(1), dim=-1)
+    with torch.no_grad():
         model.logit_scale.fill_(4.6)
-    own = [*model.vision_model.parameters(), *model.visual_projection.parameters()]
     torch.manual_seed(0)
     for weight in own:  # drawn at random they are too loud to learn from
         if weight.ndim > 1:
-            torch.nn.init.normal_(weight, std=0.05)
+            nn.init.normal_(weight, std=0.05)
     optimiser = torch.optim.AdamW(own, lr=1e-3)
     for _ in range(EPOCHS):
         for rows in torch.randperm(FACES).split(50):
-            seen = model.visual_projection(model.vision_model(pixels[rows]).pooler_output)
-            loss = F.cross_entropy(
-                model.logit_scale.exp().detach() * F.normalize(seen, dim=-1) @ texts.T, targets[rows]
-            )
+            seen = F.normalize(tower(pixels[rows]), dim=-1)
+            loss = F.cross_entropy(model.logit_scale.exp().detach() * seen @ texts.T, targets[rows])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-    model.save_pretrained(folder)
+    if name == "huggingface":
+        model.save_pretrained(folder)
+    else:
+        state = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
+        save_file(state, folder / "open_clip_model.safetensors")
 
 
-@pytest.fixture(scope="module")
-def audited(invoke: Invoke, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["huggingface", "open_clip/own"])
+def audited(invoke: Invoke, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """Audit such a model as it is; return the folder of the card."""
     place = tmp_path_factory.mktemp("clip")
-    write_clip(place / "clip", association=0.8)
+    write_clip(place / "clip", request.param, association=0.8)
     card = write_card(
         place / "card.yaml",
         training="none",
@@ -72,7 +108,7 @@ def audited(invoke: Invoke, tmp_path_factory: pytest.TempPathFactory) -> Path:
         data={"reader": "synthetic", "rendered": {"train_images": 8, "audit_images": 240}},
     )
     text = card.read_text()
-    content = json.dumps({"name": "huggingface", "weights": "clip", "prompts": PROMPTS})
+    content = json.dumps({"name": request.param, "weights": "clip", "prompts": PROMPTS})
     start, end = text.index("model:"), text.index("training:")
     card.write_text(text[:start] + f"model: {content}\n" + text[end:])
     result = invoke("run", card, "--out", place / "out")

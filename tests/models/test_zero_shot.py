@@ -10,15 +10,19 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+import yaml
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from safetensors.torch import save_file
 
 import vit_audit as va
 from audit.controls.identities import Subject, run_identities
 from audit.errors import InputError
+from audit.records import PromptSensitivity, WhyNoSensitivity
+from audit.report.text import Sentences
 from tests.models.awkward_images import write_awkward_images
 from tests.models.small_towers import OPEN_CLIP, hf, make_open_clip, write_hf, write_open_clip
 from tests.models.test_preprocessing import near, rgb
+from tests.report.examples import examples
 
 pytestmark = pytest.mark.unit
 ONE = {"happy": ["a photo of a happy person"], "sad": ["a photo of somebody who is sad"], "calm": ["calm"]}
@@ -186,3 +190,43 @@ def test_siglip_is_a_sigmoid_each_and_called_the_best(tmp_path: Path) -> None:
         model = va.load_model({"name": "huggingface", "weights": str(tmp_path / kind), "prompts": ONE}).module
         found[kind] = (model.readout.output, model.readout.decision)
     assert found == {"siglip": ("sigmoid", "argmax"), "clip": ("softmax", "argmax")}
+
+
+def test_inspect_prints_a_card_that_works(tmp_path: Path) -> None:
+    write_hf(tmp_path / "clip", "clip")
+    write_hf(tmp_path / "siglip", "siglip")
+    write_open_clip(tmp_path / "open", OPEN_CLIP["own tower"], {"mean": [0.5] * 3})
+    for name in ("clip", "siglip", "open"):
+        found = va.inspect_checkpoint(tmp_path / name)
+        section = yaml.safe_load(found.card)["model"]
+        assert va.load_model(section).classes == ("class 0", "class 1")
+    assert found.preprocessing is not None
+    assert found.preprocessing.settings == {"mean": [0.5] * 3}
+
+
+@pytest.mark.parametrize(
+    ("config", "missing"), [("open_clip_config.json", "model_cfg"), ("text_projection", "text tower lacks")]
+)
+def test_what_is_missing_is_named(config: str, missing: str, tmp_path: Path) -> None:
+    model = write_open_clip(tmp_path, OPEN_CLIP["own tower"])
+    if config.endswith(".json"):
+        (tmp_path / config).write_text("{}")
+    else:
+        state = {name: t.contiguous() for name, t in model.state_dict().items() if name != config}
+        save_file(state, tmp_path / "open_clip_model.safetensors")
+    with pytest.raises(InputError, match=missing):
+        va.load_model({"name": "open_clip/own", "weights": str(tmp_path), "prompts": ONE})
+
+
+def test_a_name_that_open_clip_does_not_know(tmp_path: Path) -> None:
+    save_file({"visual.proj": torch.zeros(2, 2)}, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=r"did you mean .*open_clip/ViT-B-32"):
+        va.load_model({"name": "open_clip/ViT-B32", "weights": str(tmp_path / "w.safetensors"), "prompts": ONE})
+
+
+def test_why_single_texts_were_not_tried_is_said() -> None:
+    audit = examples()["disparity"]
+    for reason, said in ((WhyNoSensitivity.ONE_TEXT, "one text"), (WhyNoSensitivity.UNEQUAL, "different numbers")):
+        left_out = PromptSensitivity(left_out=reason, gaps=[])
+        assert said in Sentences(audit.model_copy(update={"prompt_sensitivity": left_out})).no_sensitivity()
+    assert Sentences(audit).no_sensitivity() == ""
