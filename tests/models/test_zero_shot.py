@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +231,18 @@ def test_why_single_texts_were_not_tried_is_said() -> None:
         left_out = PromptSensitivity(left_out=reason, gaps=[])
         assert said in Sentences(audit.model_copy(update={"prompt_sensitivity": left_out})).no_sensitivity()
     assert Sentences(audit).no_sensitivity() == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "extra"), [("open_clip/own", "open_clip", "clip"), ("huggingface", "transformers", "hf")]
+)
+def test_without_the_library_its_extra_is_named(
+    name: str, library: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "huggingface":
+        write_hf(tmp_path / "model", "clip")
+    else:
+        write_open_clip(tmp_path / "model", OPEN_CLIP["own tower"])
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(InputError, match=rf"{library}, which is not installed; pip install 'vit-audit\[{extra}\]'"):
+        va.load_model({"name": name, "weights": str(tmp_path / "model"), "prompts": ONE})
