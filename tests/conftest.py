@@ -10,7 +10,7 @@ import pytest
 from tests import small_world
 from tests.small_world import Invoke, Run, World, write_card
 
-# What `make quick` leaves out: whole modules that print PDFs, open CLIPs or try the benchmarks, unit tests of more than a second.
+# What `make quick` leaves out: modules that print PDFs, open CLIPs or try the benchmarks, unit tests of over a second.
 SLOW_PLACES = (
     "tests/models/test_zero_shot.py",
     "tests/report/test_pdf.py",
