@@ -10,8 +10,13 @@ import pytest
 from tests import small_world
 from tests.small_world import Invoke, Run, World, write_card
 
-# What `make quick` leaves out: whole modules that print PDFs or try the benchmarks, unit tests of more than a second.
-SLOW_PLACES = ("tests/report/test_pdf.py", "tests/report/test_render.py", "tests/benchmarks/")
+# What `make quick` leaves out: modules that print PDFs, open CLIPs or try the benchmarks, unit tests of over a second.
+SLOW_PLACES = (
+    "tests/models/test_zero_shot.py",
+    "tests/report/test_pdf.py",
+    "tests/report/test_render.py",
+    "tests/benchmarks/",
+)
 SLOW = {
     "test_processes_end_with_them",
     "test_a_closed_pipe_is_none_of_them",

@@ -322,6 +322,7 @@ def _disagreements(card: Card) -> Iterator[tuple[PathParts, str]]:
             if attribute not in card.groups:
                 what = f"'{attribute}' is not under groups; {did_you_mean(attribute, card.groups)}"
                 yield ("intersections", place, position), what
+    yield from _bad_prompts(card)
     yield from _bad_model(card)
     own = card.training == "none" and card.model.name not in ("huggingface", PREDICTIONS)
     if own and card.model.classes is None:
@@ -357,6 +358,20 @@ def _bad_model(card: Card) -> Iterator[tuple[PathParts, str]]:
             yield ("model", field), f"is of a model whose inside is given, not of name: {model.name}; remove it"
     if not model.is_black_box and model.scores is not None:
         yield ("model", "scores"), f"is of name: {PREDICTIONS} and name: {ONNX}; remove it"
+
+
+def _bad_prompts(card: Card) -> Iterator[tuple[PathParts, str]]:
+    model, where = card.model, ("model", "prompts")
+    if model.prompts is None:
+        if card.training == "none" and model.name.startswith("open_clip/"):
+            yield ("model",), "open_clip's models have no classifier of their own; write what describes each in prompts"
+        return
+    if model.name != "huggingface" and not model.name.startswith("open_clip/"):
+        yield where, f"'{model.name}' reads no text; name: huggingface or open_clip/NAME does"
+    if card.training != "none":
+        yield where, "are of a model that is audited as it is; write training: none, or remove them"
+    if model.classes != list(model.prompts):
+        yield where, "do not describe model.classes, in their order; leave model.classes out"
 
 
 def _bad_groups(card: Card) -> Iterator[tuple[PathParts, str]]:

@@ -19,6 +19,8 @@ AtLeast20 = Annotated[int, Field(ge=20)]
 Drawn = Annotated[int, Field(ge=1, le=1_000_000)]  # images that are rendered: a slip of the finger draws for days
 
 
+Prompt = Annotated[str, Field(min_length=1)]
+Prompts = Annotated[dict[str, Annotated[list[Prompt], Field(min_length=1)]], Field(min_length=2)]
 Merge = bool | dict[str, str]  # or what into what
 
 
@@ -198,6 +200,8 @@ class ModelSpec(CardPart):
     )
     state: Literal["ema", "raw"] | None = None  # which weights of a file that holds averaged ones beside others
     classes: list[str] | None = None  # class names of the user's own checkpoint, in the order of its outputs
+    # Of a zero-shot classifier (CLIP, SigLIP): for each class, in order, what describes it, one text or several.
+    prompts: Prompts | None = None
     output: Output | None = None  # of the logits; default: the checkpoint's own, else softmax
     decision: Decision | None = None  # default: argmax of a softmax, threshold of sigmoids
     threshold: Annotated[float, Field(gt=0, lt=1)] | None = None  # called so from this probability on; default: 0.5
@@ -230,6 +234,14 @@ class ModelSpec(CardPart):
     def sees_images(self) -> bool:
         """Tell whether images are opened; predictions stand for themselves."""
         return self.name != PREDICTIONS
+
+    @model_validator(mode="before")
+    @classmethod
+    def _classes_of_prompts(cls, given: object) -> object:
+        """Take the classes that have prompts, where none are named."""
+        if isinstance(given, dict) and isinstance(given.get("prompts"), dict) and given.get("classes") is None:
+            return {**given, "classes": [str(name) for name in given["prompts"]]}
+        return given
 
 
 class TrainingSpec(CardPart):

@@ -16,11 +16,23 @@ from audit.errors import ModelError
 from audit.models.adapters.channels import SLICES_FIELD, Channels
 from audit.models.adapters.registry import ADAPTERS, FAMILIES, Model, adapter, family_of, input_channels
 from audit.models.checkpoint import check_finite
-from audit.models.converters import HUGGING_FACE, TORCHVISION, is_foreign, read_conversion
+from audit.models.converters import (
+    HUGGING_FACE,
+    OPEN_CLIP,
+    TORCHVISION,
+    is_foreign,
+    keeps_configuration,
+    read_conversion,
+)
 from audit.models.converters.timm_folder import reserved_among
 from audit.units import Unit
 
-SUPPORTED = (*(name for made in FAMILIES.values() for name in made.named), f"{TORCHVISION}vit_*", HUGGING_FACE)
+SUPPORTED = (
+    *(name for made in FAMILIES.values() for name in made.named),
+    f"{TORCHVISION}vit_*",
+    HUGGING_FACE,
+    f"{OPEN_CLIP}ViT-*",
+)
 BLOCKS = {"depth", "depths", "layers"}  # arguments that count blocks, each of which is made one by one
 MOST_BLOCKS, LARGEST = 500, 2**17  # no network has so many, or is so wide
 
@@ -108,7 +120,7 @@ def unit_of(name: str, weights: Path | None = None) -> Unit:
     Of a Hugging Face folder, ``weights``, its configuration tells.
     """
     if is_foreign(name):
-        return "head" if name == HUGGING_FACE and weights is None else read_conversion(name, weights).unit
+        return "head" if keeps_configuration(name) and weights is None else read_conversion(name, weights).unit
     made = None if name in (PREDICTIONS, ONNX) else family_of(name)
     return "head" if made is None else made.unit
 

@@ -19,13 +19,16 @@ from audit.models.adapters.registry import Model, adapter
 from audit.models.architecture import make_architecture, try_pass, unit_of
 from audit.models.checkpoint import hash_state, open_checkpoint
 from audit.models.converters import class_names, fetch_weights, is_foreign, read_conversion, weights_file
+from audit.models.converters.conversion import TEXTS
 from audit.models.fitting import Fitted
 from audit.models.load import Tensors, check_heads, fit_tensors, without_classifier
 from audit.models.modules import Layout, adopt, adopt_named, described, reset_classifier, reset_weights
 from audit.models.outputs import FIELD, as_pair, has_one_logit, take_output
 from audit.models.preprocessing import Preprocess, Preprocessing, preprocessing_of
 from audit.models.readout import SOFTMAX, Readout, readout_of_card, with_readout
+from audit.models.text_towers import embed_prompts
 from audit.models.weight_sets import State
+from audit.models.zero_shot import together, with_zero_shot_head
 from audit.units import Unit
 
 Named = Literal["deployed", "test", "legacy"]  # preprocessings of a card
@@ -261,9 +264,36 @@ class Backbone:
         if self.weights is None:
             what = f"'{self.spec.weights}' with training: none"
             raise ModelError("model.weights", what, "name the weights file to audit")
-        model = make_architecture(self.spec, classes, weights=self.weights)
+        model = self._with_texts(make_architecture(self.spec, classes, weights=self.weights))
         report = self._load(model, keep_classifier=True)
         return _frozen(model), report
+
+    def build_stored(self, tensors: Mapping[str, torch.Tensor], classes: int) -> Model:
+        """Return an audited model that a run has stored."""
+        model = self.build(classes)
+        if self.spec.prompts is not None:
+            model = _frozen(self._with_texts(model))
+        model.load_state_dict(tensors)
+        return model
+
+    def texts(self) -> list[torch.Tensor]:
+        """Return the embeddings (texts, width) of each class' prompts; of a card that has prompts."""
+        if self.weights is None:
+            raise ModelError("model.weights", "no text tower without a file of weights", "name the file or folder")
+        taken = open_checkpoint(weights_file(self.spec.name, self.weights)).take(self.spec.state)
+        return self._embedded(self.weights, taken.tensors)
+
+    def _embedded(self, weights: Path, tensors: Tensors) -> list[torch.Tensor]:
+        conversion = read_conversion(self.spec.name, weights).reading_texts()
+        return embed_prompts(self.spec.name, self.spec.prompts or {}, weights, tensors, conversion)
+
+    def _with_texts(self, model: Model) -> Model:
+        """Give a model of a card that has prompts a classifier that compares with texts; return it."""
+        if self.spec.prompts is None:
+            return model
+        joint = read_conversion(self.spec.name, self.weights).reading_texts().joint
+        assert joint is not None  # or reading_texts has refused
+        return with_zero_shot_head(model, joint)
 
     def build_untrained(self, classes: int, *, seed: int = 0) -> Model:
         """Return a model of this architecture with random weights: it knows nothing, and is no quieter for that."""
@@ -291,6 +321,7 @@ class Backbone:
             return None
         with torch.device("meta"):
             model = make_architecture(self.spec, classes, weights=self.weights)
+            model = self._with_texts(model) if as_is else model
         return self._fit(model, keep_classifier=as_is)[1]
 
     def _load(self, model: Model, *, keep_classifier: bool) -> LoadReport | None:
@@ -304,6 +335,8 @@ class Backbone:
     def _fit(self, model: Model, *, keep_classifier: bool) -> tuple[Tensors, LoadReport | None, Readout]:
         """Open the file and take the weights that the card asks for, under the model's names, and how they are read."""
         conversion = read_conversion(self.spec.name, self.weights) if is_foreign(self.spec.name) else None
+        if conversion is not None and keep_classifier and self.spec.prompts is not None:
+            conversion = conversion.reading_texts()
         readout = readout_of_card(self.spec, own="softmax" if conversion is None else conversion.output)
 
         def as_two(tensors: Tensors) -> Tensors:
@@ -327,7 +360,10 @@ class Backbone:
         checkpoint = open_checkpoint(weights_file(self.spec.name, self.weights))
         taken = checkpoint.take(self.spec.state)
         check_heads(model, checkpoint, by_name=not self.spec.overrides)
-        fitted = fit(taken.tensors, str(checkpoint.path))
+        given = dict(taken.tensors)
+        if keep_classifier and self.spec.prompts is not None:
+            given[TEXTS] = torch.stack([together(t) for t in self._embedded(self.weights, given)])
+        fitted = fit(given, str(checkpoint.path))
         before = "".join(taken.stripped)
         report = LoadReport(
             path=checkpoint.path,

@@ -50,6 +50,8 @@ class Architecture:
     width, patch, registers : int, optional
         Of vision transformers.
     layer_scale : bool, optional
+    reads_text : bool
+        Whether a text tower lies beside it, so that texts can take the place of a classifier.
     overrides : mapping
         Arguments of timm's model where it is not as the name alone makes it.
     missing, left_over : tuple of str
@@ -69,6 +71,7 @@ class Architecture:
     patch: int | None = None
     registers: int | None = None
     layer_scale: bool | None = None
+    reads_text: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     left_over: tuple[str, ...] = ()
@@ -200,15 +203,15 @@ def _made_by_timm(overrides: Mapping[str, Any], side: int) -> set[str]:
     return set(model.state_dict())
 
 
-def describe_folder(path: Path, chosen: WeightSet) -> tuple[Architecture, int | None]:
-    """Describe the model of a Hugging Face folder by its configuration, and compare its weights with it."""
+def describe_folder(path: Path, chosen: WeightSet, name: str = HUGGING_FACE) -> tuple[Architecture, int | None]:
+    """Describe the model of a Hugging Face or open_clip folder by its configuration, and compare its weights."""
     import torch
 
     from audit.models.adapters.registry import adapter
-    from audit.models.converters.huggingface import read_folder
+    from audit.models.converters import read_conversion
 
     try:
-        conversion = read_folder(path if path.is_dir() else path.parent)
+        conversion = read_conversion(name, path if path.is_dir() else path.parent)
     except ModelError as error:
         return Architecture(why=f"{error.what}; {error.fix}", left_over=tuple(sorted(chosen.tensors))), None
     with torch.device("meta"):
@@ -218,7 +221,8 @@ def describe_folder(path: Path, chosen: WeightSet) -> tuple[Architecture, int | 
     classifiers = tuple(f"{name}." for name in body.classifiers())
     heads = [name for name in found if name.startswith(classifiers) and name.endswith("weight")]
     made = Architecture(
-        name=HUGGING_FACE,
+        name=name,
+        reads_text=conversion.joint is not None,
         layers=body.depth,
         units=body.units(0),
         side=conversion.image_size,

@@ -30,6 +30,7 @@ from audit.models.known_shapes import Shapes, known_models
 from audit.models.weight_sets import WeightSet
 
 FOUND = 5  # names in one line
+OPEN_CLIP_CONFIG = "open_clip_config.json"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,10 @@ class Inspection:
             section["image_size"] = self._other_side
         if made.overrides:
             section["overrides"] = dict(made.overrides)
-        card: dict[str, Any] = {"model": section} | ({"training": "none"} if self.classes is not None else {})
+        if made.reads_text:
+            section["prompts"] = {f"class {i}": [f"a photo of class {i}"] for i in range(2)}
+        as_is = self.classes is not None or made.reads_text
+        card: dict[str, Any] = {"model": section} | ({"training": "none"} if as_is else {})
         return yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
 
     @property
@@ -153,7 +157,10 @@ def inspect_weights(path: Path) -> Inspection:
     inside = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
     classes = count_classes(inside, shapes)
     names = _class_names(config, classes)
-    if "model_type" in config and "architecture" not in config:
+    folder = path if path.is_dir() else path.parent
+    if (folder / OPEN_CLIP_CONFIG).is_file():
+        made, classes = describe_folder(path, chosen, f"open_clip/{folder.resolve().name}")
+    elif "model_type" in config and "architecture" not in config:
         made, classes = describe_folder(path, chosen)
         names = _class_names(config, classes)
     else:
@@ -181,6 +188,9 @@ def preprocessing_of(path: Path, config: Mapping[str, Any], name: str) -> Prepro
         kept = ("size", "crop_size", "do_center_crop", "resample", "image_mean", "image_std", "rescale_factor")
         settings = _json(processor)
         return Preprocessing(processor.name, {key: settings[key] for key in kept if settings.get(key) is not None})
+    of_open_clip = processor.with_name(OPEN_CLIP_CONFIG)
+    if name.startswith("open_clip/") and of_open_clip.is_file():
+        return Preprocessing(of_open_clip.name, _json(of_open_clip).get("preprocess_cfg") or {})
     given = config.get("pretrained_cfg")
     of_timm = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
     if isinstance(given, dict):

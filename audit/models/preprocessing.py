@@ -12,7 +12,7 @@ import inspect
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from audit.data.pixels import Geometry, Pixels, centred_square
 from audit.errors import ModelError
 from audit.models.adapters.registry import Model, adapter
 from audit.models.converters.huggingface import side_of
+from audit.models.converters.open_clip import CLIP_EXTRA, read_configuration
 from audit.models.converters.timm_folder import is_timm_folder
 from audit.records import PreprocessingInfo, PreprocessingSource
 
@@ -147,6 +148,8 @@ def preprocessing_of(
         return _checked(_stated(spec.preprocess, shape, said), shape)
     if spec.name == "huggingface":
         return _checked(_of_huggingface(folder, shape, said), shape)
+    if spec.name.startswith("open_clip/"):
+        return _checked(_of_open_clip(spec, folder, shape), shape)
     if spec.name.startswith("torchvision/"):
         return _checked(_of_torchvision(spec, shape, said), shape)
     return _checked(_of_timm(spec, model, shape), shape)
@@ -258,6 +261,31 @@ def _of_huggingface(
         steps=[f"{name}={_plain(value)}" for name, value in sorted(settings.items())],
     )
     return Preprocessing(Geometry(fit, shape, Opening.AS_STORED), *said, info)
+
+
+def _of_open_clip(spec: ModelSpec, folder: Path | None, shape: tuple[int, int, int]) -> Preprocessing:
+    """Return open_clip's own evaluation transform, of the settings beside the weights or of its defaults."""
+    try:
+        import open_clip
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+    except ImportError:
+        raise ModelError("model.name", "an open_clip model needs open_clip", CLIP_EXTRA) from None
+    if folder is None:
+        raise ModelError(
+            "model.weights", f"name: {spec.name} needs a folder", "name one that holds open_clip_config.json"
+        )
+    stated = read_configuration(spec.name.removeprefix("open_clip/"), folder).get("preprocess_cfg") or {}
+    known = {f.name for f in fields(PreprocessCfg)}
+    settings = {key: value for key, value in stated.items() if key in known and value is not None}
+    try:
+        transform = image_transform_v2(PreprocessCfg(**{**settings, "size": shape[0]}), is_train=False)
+    except Exception as error:  # whatever odd settings make of a transform
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ModelError(
+            "preprocess_cfg", f"gives no transform ({said})", "restore it, or state model.preprocess"
+        ) from None
+    source = PreprocessingSource.WEIGHTS if stated else PreprocessingSource.LIBRARY_DEFAULT
+    return _of_compose(transform, shape, source, f"open_clip {open_clip.__version__}")
 
 
 def _of_timm_folder(config: Mapping[str, Any], shape: tuple[int, int, int]) -> Preprocessing:
@@ -396,7 +424,11 @@ def _of_compose(
     """Part a transform that ends with its normalisation into geometry and normalisation."""
     *steps, last = transform.transforms
     mean, std = (tuple(float(v) for v in torch.as_tensor(v).flatten()) for v in (last.mean, last.std))
-    named = [_one_line(step) for step in steps if not isinstance(step, tv.ToTensor) and "ToTensor" not in repr(step)]
+    named = [
+        step.__name__ if inspect.isfunction(step) else _one_line(step)
+        for step in steps
+        if not isinstance(step, tv.ToTensor) and "ToTensor" not in repr(step)
+    ]
     info = PreprocessingInfo(source=source, library=library, steps=named)
     return Preprocessing(_bytes_of(tv.Compose(steps), shape), mean, std, info)
 

@@ -10,7 +10,13 @@ from audit.card.schema import Decision, ModelSpec, Output
 from audit.models.adapters.registry import Model
 
 EVEN = 0.5  # the threshold where none is named
-READING = ("output", "decision", "threshold", "output_key")  # fields of a card's model that its body does not need
+READING = (
+    "output",
+    "decision",
+    "threshold",
+    "output_key",
+    "prompts",
+)  # fields of a card's model that its body does not need
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,8 @@ def readout_of_card(spec: ModelSpec, *, own: Output = "softmax", one_logit: bool
         Whether the checkpoint has one output for two classes.
     """
     output = spec.output or own
-    by_default: Decision = "threshold" if output == "sigmoid" or spec.threshold is not None else "argmax"
+    apart = output == "sigmoid" and spec.prompts is None  # texts compete: an image is called the one it fits best
+    by_default: Decision = "threshold" if apart or spec.threshold is not None else "argmax"
     decision = spec.decision or by_default
     threshold = None if decision == "argmax" else spec.threshold or EVEN
     return Readout(output, decision, threshold, one_logit)

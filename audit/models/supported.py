@@ -12,7 +12,7 @@ import torch
 
 from audit.models.adapters.registry import FAMILIES
 from audit.models.architecture import why_not_patchable
-from audit.models.converters import HUGGING_FACE, TORCHVISION
+from audit.models.converters import HUGGING_FACE, OPEN_CLIP, TORCHVISION
 from audit.models.converters.kinds import KINDS
 from audit.models.converters.timm_folder import KIND
 from audit.models.converters.torchvision import torchvision_names
@@ -65,6 +65,15 @@ def families() -> list[Row]:
     for unit, family in HUGGING_FACE_FAMILIES.items():
         kinds = ", ".join(kind for kind in KINDS if (kind in SLICED) == (unit == "slice"))
         rows.append(Row("Hugging Face", family, HUGGING_FACE, UNITS[unit].full, f"{made} {kinds}"))
+    rows.append(
+        Row(
+            "open_clip",
+            "CLIP and SigLIP image towers",
+            f"{OPEN_CLIP}ViT-*",
+            UNITS["head"].full,
+            "open_clip's own vision transformer, or timm's as trunk; a folder with open_clip_config.json, or a FILE",
+        )
+    )
     notes = f"a folder with config.json that names an architecture, pushed to the Hub by timm or of model_type {KIND}"
     rows.append(Row("Hugging Face", "any of timm's above", HUGGING_FACE, "as above", notes))
     return rows

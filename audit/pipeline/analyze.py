@@ -28,6 +28,7 @@ from audit.evidence.heads import localise
 from audit.evidence.joint_patching import judge_together
 from audit.evidence.outcome import KNOWS_LABELS, has_gap, localisation, without_gap
 from audit.evidence.pairs import judge_pairs, with_natural
+from audit.evidence.prompts import prompt_sensitivity
 from audit.pipeline.context import Scope
 from audit.pipeline.run_sweeps import Swept, head_settings, localisable
 from audit.records import (
@@ -46,6 +47,7 @@ from audit.records import (
     Localisation,
     LocalisationStatus,
     PairRow,
+    PromptSensitivity,
     RangeRow,
     RateRow,
     Stability,
@@ -69,6 +71,7 @@ class Judged:
     joint: list[JointRow] = field(default_factory=list)
     agreement: list[Agreement] = field(default_factory=list)
     ranges: list[RangeRow] = field(default_factory=list)
+    prompts: PromptSensitivity | None = None
     pairs: list[PairRow] = field(default_factory=list)
     attention: list[AttentionMap] = field(default_factory=list)
     accuracy: list[AccuracyRow] = field(default_factory=list)
@@ -88,6 +91,7 @@ class Rates:
     limits: Thresholds
     accuracy: list[AccuracyRow]
     labels: Control  # whether the model knows them
+    prompts: PromptSensitivity | None  # of a zero-shot model
     constant: bool  # whether each model gave all images one answer, so that no group can differ from another
 
     @property
@@ -106,8 +110,8 @@ class Rates:
         return {c: [outcome for of, outcome in gaps if of == c] for c in contrasts if any(of == c for of, _ in gaps)}
 
 
-def judge_rates(scope: Scope, unpatched: pd.DataFrame) -> Rates:
-    """Compare the groups."""
+def judge_rates(scope: Scope, unpatched: pd.DataFrame, each_text: pd.DataFrame | None = None) -> Rates:
+    """Compare the groups; ``each_text`` are a zero-shot model's predictions with each text of its prompts alone."""
     outcomes, asked = list(scope.outcomes), questions(scope)
     by_seed = [predictions(scope, unpatched, seed) for seed in scope.seeds]
     limits = Thresholds(
@@ -126,8 +130,25 @@ def judge_rates(scope: Scope, unpatched: pd.DataFrame) -> Rates:
         limits,
         right,
         _knows_labels(right[0], by_seed[0], scope.samples.labels),
+        _by_text(scope, each_text, compared[0], asked, limits),
         all(frame["predicted"].nunique() == 1 for frame in by_seed),
     )
+
+
+def _by_text(
+    scope: Scope,
+    table: pd.DataFrame | None,
+    compared: Sequence[ContrastRow],
+    asked: Sequence[Question],
+    limits: Thresholds,
+) -> PromptSensitivity | None:
+    """Compare the groups with each text of a zero-shot model's prompts alone."""
+    prompts = scope.card.model.prompts
+    if prompts is None:
+        return None
+    parts = [] if table is None else [part.drop(columns="text") for _, part in table.groupby("text")]
+    frames = [predictions(scope, part, scope.seeds[0]) for part in parts]
+    return prompt_sensitivity(prompts, frames, compared, asked, list(scope.outcomes), limits)
 
 
 def _knows_labels(right: AccuracyRow, frame: pd.DataFrame, labels: Sequence[str]) -> Control:
@@ -180,6 +201,7 @@ def judge_effects(
         agreement=agreements(heads),
         pairs=[n.row for n in natural],
         ranges=rates.ranges,
+        prompts=rates.prompts,
         accuracy=rates.accuracy,
     )
 

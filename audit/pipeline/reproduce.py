@@ -141,8 +141,7 @@ def _model(context: RunContext, run: Path) -> Model:
     if not path.is_file():
         fix = "restore it; a shareable copy has its models only where it was made with --models"
         raise InputError(str(path), "missing", fix)
-    model = context.backbone.build(len(context.samples.labels))
-    model.load_state_dict(load_file(path))
+    model = context.backbone.build_stored(load_file(path), len(context.samples.labels))
     return with_readout(model.eval(), context.readout)
 
 

@@ -21,6 +21,7 @@ from audit.pipeline.analyze import EMPTY, Rates, judge_effects, judge_rates, jud
 from audit.pipeline.attention_maps import look
 from audit.pipeline.build_record import REGISTRATION, record_audit, register
 from audit.pipeline.context import Run, RunContext
+from audit.pipeline.measure_texts import measure_each_text
 from audit.pipeline.patch_heads import patch_heads
 from audit.pipeline.prepare import Inputs, Options, prepare, prepare_black_box, still_there
 from audit.pipeline.run_black_box import measure_black_box
@@ -226,7 +227,7 @@ def _models(context: RunContext) -> AuditedModels:
 def _rates(context: RunContext, models: AuditedModels) -> Rates:
     """Compare the groups in what the models answer."""
     with context.stage("rates"), models.on(context.device):
-        return judge_rates(context, measure_images(context, models))
+        return judge_rates(context, measure_images(context, models), measure_each_text(context, models))
 
 
 def _without_groups(

@@ -16,8 +16,7 @@ from audit.card.schema import ModelSpec, TrainingSpec
 from audit.data.splits import balanced_training
 from audit.models.adapters.registry import Model
 from audit.models.checkpoint import hash_state, save_weights, started_from
-from audit.models.converters import HUGGING_FACE
-from audit.models.converters.huggingface import kept_configuration
+from audit.models.converters import keeps_configuration, kept_configuration
 from audit.models.finetune import Recipe, Views, count_steps, finetune, make_views, mirrored
 from audit.models.readout import with_readout
 from audit.models.side_by_side import train_side_by_side
@@ -79,8 +78,9 @@ def train_audited(context: RunContext) -> AuditedModels:
     """Train a model for each seed and the balanced references, or load the user's own, or what is stored of them."""
     classes = len(context.samples.labels)
     training = context.training
-    if context.card.model.name == HUGGING_FACE and context.backbone.weights is not None:
-        for name, content in kept_configuration(context.backbone.weights).items():
+    named = context.card.model.name
+    if keeps_configuration(named) and context.backbone.weights is not None:
+        for name, content in kept_configuration(named, context.backbone.weights).items():
             write_bytes(context.run / ARCHITECTURE / name, content)
     if training is None:
         model = context.backbone.build_as_is(classes)

@@ -198,7 +198,7 @@ def derive(run: Path, audit: Audit) -> dict[str, Any]:
     trips = _round_trips(run)
     results = _channels(run)
     unpatched = opened.table("unpatched")
-    measured = None if unpatched is None else judge_rates(scope, unpatched)
+    measured = None if unpatched is None else judge_rates(scope, unpatched, opened.table("texts"))
     again = trips | {c.id: c for result in results for c in result.controls}
     if measured is not None and any(c.id == measured.labels.id for c in audit.controls.controls):
         again[measured.labels.id] = measured.labels
@@ -214,6 +214,7 @@ def derive(run: Path, audit: Audit) -> dict[str, Any]:
     # Nothing may be said where a control failed, and there is nothing to say where nothing was measured or differs.
     judged = _judged(opened, trips) if valid and measured is not None and measured.comparable else EMPTY
     derived |= {name: [_plain(row) for row in getattr(judged, name)] for name in JUDGED}
+    derived["prompt_sensitivity"] = None if judged.prompts is None else _plain(judged.prompts)
     shown_accuracy = measured is not None and measured.labels.id in {c.id for c in controls}
     derived["accuracy"] = [_plain(row) for row in measured.accuracy] if measured and shown_accuracy else []
     derived["localisation"] = {key: _plain(where) for key, where in judged.localisation.items()}
@@ -259,7 +260,7 @@ def _judged(opened: OpenedRun, trips: Mapping[str, Control]) -> Judged:
     """Judge the stored effects as the run did."""
     scope, audit, effects = opened.scope, opened.audit, opened.effects
     named = replace(scope, run=Path(audit.audit_id))  # whatever the folder is called now
-    rates = judge_rates(scope, effects.unpatched)
+    rates = judge_rates(scope, effects.unpatched, opened.table("texts"))
     if not audit.model.has_inside:
         return judge_answers(named, rates, {"data": audit.data.fingerprint, **_hashes(scope, audit)})
     plans, without = make_plans(scope)

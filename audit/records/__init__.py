@@ -34,6 +34,8 @@ from audit.records.audit_json import (
     PairRow,
     PatchChoice,
     PreprocessingInfo,
+    PromptGap,
+    PromptSensitivity,
     Provenance,
     RangeRow,
     RateRow,
@@ -74,6 +76,7 @@ from audit.records.base import (
     TableKind,
     TextEncoding,
     Verdict,
+    WhyNoSensitivity,
     WhyUntested,
 )
 from audit.records.diff_json import ComparedFinding, ComparisonNote, RunComparison, RunName, Untested
@@ -137,6 +140,8 @@ __all__ = [
     "PatchChoice",
     "PreprocessingInfo",
     "PreprocessingSource",
+    "PromptGap",
+    "PromptSensitivity",
     "Provenance",
     "RangeRow",
     "RateRow",
@@ -160,5 +165,6 @@ __all__ = [
     "TrainingRun",
     "Untested",
     "Verdict",
+    "WhyNoSensitivity",
     "WhyUntested",
 ]

@@ -35,6 +35,7 @@ from audit.records.base import (
     TableKind,
     TextEncoding,
     Verdict,
+    WhyNoSensitivity,
 )
 from audit.units import Unit
 
@@ -358,6 +359,25 @@ class RangeRow(Record):
     p: float  # share of random permutations at least as wide
 
 
+class PromptGap(Record):
+    """A standardised gap of a zero-shot model with each text of its prompts alone."""
+
+    attribute: str
+    group: str
+    reference: str
+    outcome: str
+    together: Estimate  # the audited model's, which averages the texts of a class
+    alone: list[Estimate]  # with the first text of every class, with the second, ...
+    spread: float | None  # the largest of these minus the smallest; None where none can be estimated
+
+
+class PromptSensitivity(Record):
+    """How far a zero-shot model's gaps depend on the words that its classes are described by."""
+
+    left_out: WhyNoSensitivity | None  # why there are no rows
+    gaps: list[PromptGap]
+
+
 class HeadRow(Record):
     """One head x outcome x contrast in Design A (and C where it ran). Heads with no effect included."""
 
@@ -599,6 +619,7 @@ class ModelInfo(Record):
     threshold: float | None = None  # called so from this probability on; None with argmax
     one_logit: bool = False  # the network has one output, the log-odds of the second of two classes
     output_key: str | None = None  # which of its outputs, where the network has several
+    prompts: dict[str, list[str]] | None = None  # of a zero-shot model: by what its classes are described
     training: TrainingRun | None  # None: the user's own model, audited as it is
     seeds: list[int]
     accuracy_by_seed: list[float]  # held-out images
@@ -685,6 +706,7 @@ class Audit(Record):
     contrasts: list[ContrastRow]
     accuracy: list[AccuracyRow] = []
     ranges: list[RangeRow] = []
+    prompt_sensitivity: PromptSensitivity | None = None  # None: not a zero-shot model, or nothing may be said
     findings: list[Finding]
     heads: list[HeadRow]
     joint: list[JointRow] = []

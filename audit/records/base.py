@@ -104,6 +104,13 @@ class PreprocessingSource(StrEnum):
     LEGACY = "legacy"
 
 
+class WhyNoSensitivity(StrEnum):
+    """Why the texts of a zero-shot model's prompts were not tried one by one."""
+
+    ONE_TEXT = "one text a class"
+    UNEQUAL = "classes with different numbers of texts"
+
+
 class TextEncoding(StrEnum):
     """What the text of a table was taken for: names that Python's codecs know."""
 

@@ -21,6 +21,7 @@ from audit.records import (
     JointRow,
     Metric,
     Outcome,
+    PromptGap,
     RangeRow,
     RateRow,
     Verdict,
@@ -99,6 +100,7 @@ class Page:
         self.place = places(
             {
                 "/rates": audit.rates, "/contrasts": audit.contrasts, "/ranges": audit.ranges, "/heads": audit.heads,
+                "/prompt_sensitivity/gaps": audit.prompt_sensitivity.gaps if audit.prompt_sensitivity else [],
                 "/grids": audit.grids, "/pairs": audit.pairs, "/joint": audit.joint, "/findings": audit.findings,
                 "/attention": audit.attention, "/agreement": audit.agreement, "/stability": audit.stability,
                 "/accuracy": audit.accuracy, "/controls/controls": controls.controls,
@@ -133,6 +135,11 @@ class Page:
         """Return the widest difference, where there are more than two groups to choose from."""
         rows = [] if self.is_invalid else self.audit.ranges
         return [r for r in rows if (r.attribute, r.outcome) == (attribute, outcome) and r.groups > 2]
+
+    def prompt_gaps(self, attribute: str, outcome: str) -> list[PromptGap]:
+        """Return a zero-shot model's gaps with each text alone, of one block."""
+        found = None if self.is_invalid else self.audit.prompt_sensitivity
+        return [r for r in found.gaps if (r.attribute, r.outcome) == (attribute, outcome)] if found else []
 
     def head_blocks(self) -> list[tuple[str, str]]:
         """Return each contrast and outcome of which heads were tested."""

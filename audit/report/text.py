@@ -319,6 +319,15 @@ class Sentences:
         """Say how the model's outputs are read."""
         return called_sentence(self.audit.model)
 
+    def no_sensitivity(self) -> str:
+        """Say why the texts of a zero-shot model's prompts were not tried one by one; "" where they were."""
+        found = self.audit.prompt_sensitivity
+        return "" if found is None or found.left_out is None else one_line(str(self._method.no_sensitivity(found)))
+
+    def prompts(self) -> str:
+        """Say by what a zero-shot model's classes are described; "" of other models."""
+        return "" if self.audit.model.prompts is None else one_line(str(self._method.prompts(self.audit.model)))
+
     def training(self) -> str:
         """Say how the audited model was trained."""
         return one_line(str(self._method.training(self.audit.model.training)))

@@ -12,34 +12,47 @@ from pathlib import Path
 from audit.errors import ModelError
 from audit.models.converters.conversion import Conversion, State
 from audit.models.converters.huggingface import find_weights, read_folder
+from audit.models.converters.huggingface import kept_configuration as kept_folder
+from audit.models.converters.open_clip import kept_open_clip, read_open_clip
 from audit.models.converters.torchvision import fetch, read_model
 
-HUGGING_FACE, TORCHVISION = "huggingface", "torchvision/"
+HUGGING_FACE, TORCHVISION, OPEN_CLIP = "huggingface", "torchvision/", "open_clip/"
 
 
 def is_foreign(name: str) -> bool:
     """Tell whether a card's model name is one of another library."""
-    return name == HUGGING_FACE or name.startswith(TORCHVISION)
+    return name == HUGGING_FACE or name.startswith((TORCHVISION, OPEN_CLIP))
 
 
 def read_conversion(name: str, weights: Path | None) -> Conversion:
-    """Return how a card's model is converted: of a Hugging Face folder, or a torchvision model by name.
+    """Return how a card's model is converted: of a folder of Hugging Face's or open_clip's, or by torchvision's name.
 
     Raises
     ------
     ModelError
         If there is no such folder or model, or it is of a kind that cannot be converted.
     """
-    if name != HUGGING_FACE:
+    if name.startswith(TORCHVISION):
         return read_model(name.removeprefix(TORCHVISION))
     if weights is None:
-        raise ModelError("model.weights", f"name: {name} needs a folder", "name one that holds config.json")
-    return read_folder(weights)
+        holds = "config.json" if name == HUGGING_FACE else "open_clip_config.json"
+        raise ModelError("model.weights", f"name: {name} needs a folder", f"name one that holds {holds}")
+    return read_folder(weights) if name == HUGGING_FACE else read_open_clip(name.removeprefix(OPEN_CLIP), weights)
 
 
 def weights_file(name: str, weights: Path) -> Path:
-    """Return the file that holds the tensors: of Hugging Face one in the folder, else that which the card names."""
-    return find_weights(weights) if name == HUGGING_FACE else weights
+    """Return the file that holds the tensors: one in the folder, or that which the card names."""
+    return find_weights(weights) if keeps_configuration(name) else weights
+
+
+def keeps_configuration(name: str) -> bool:
+    """Tell whether what a card's model is made of is said by files beside its weights."""
+    return name == HUGGING_FACE or name.startswith(OPEN_CLIP)
+
+
+def kept_configuration(name: str, folder: Path) -> dict[str, bytes]:
+    """Return what a run keeps of a folder, so that its model can be built again: files by name."""
+    return kept_folder(folder) if name == HUGGING_FACE else kept_open_clip(name.removeprefix(OPEN_CLIP), folder)
 
 
 def fetch_weights(name: str) -> State:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,11 +11,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from audit.card.schema import Output
+from audit.errors import ModelError
 from audit.models.converters.positions import resampled
 from audit.units import Unit
 
 State = dict[str, torch.Tensor]
 Names = Mapping[str, str]
+TEXTS = "embeddings of the texts"  # among a checkpoint's tensors, where a card's prompts have been embedded
 
 
 class ClassAndPatches(VisionTransformer):  # type: ignore[misc]
@@ -36,6 +38,37 @@ class ClassAndPatches(VisionTransformer):  # type: ignore[misc]
         both = torch.cat([x[:, 0], x[:, self.num_prefix_tokens :].mean(1)], dim=1)
         logits: torch.Tensor = both if pre_logits else self.head(both)
         return logits
+
+
+@dataclass(frozen=True)
+class Joint:
+    """The space that images and texts share in a zero-shot model.
+
+    Parameters
+    ----------
+    width : int
+        Numbers in an embedding.
+    projection : str
+        The checkpoint's name of the matrix that leads from the image tower to it; "" where there is none.
+    biased : bool
+        Whether something is added to all logits, which are then questions of their own (a sigmoid each).
+    """
+
+    width: int
+    projection: str
+    biased: bool
+
+    @property
+    def projects(self) -> bool:
+        """Whether a matrix leads from the image tower to the space."""
+        return bool(self.projection)
+
+    @property
+    def names(self) -> Names:
+        """The checkpoint's names of what the classifier is made of, and that of the texts, to the classifier's."""
+        names = {"logit_scale": "head.logit_scale", TEXTS: "head.weight"}
+        names |= {"logit_bias": "head.logit_bias"} if self.biased else {}
+        return names | ({self.projection: "head.proj.weight"} if self.projects else {})
 
 
 @dataclass(frozen=True)
@@ -72,6 +105,8 @@ class Conversion:
         How the library resamples the positions of patches to another image size.
     fix : callable
         Whatever renaming and joining does not do.
+    joint : Joint, optional
+        The space that its images share with texts, of a checkpoint that has both.
     """
 
     options: Mapping[str, Any]
@@ -90,6 +125,28 @@ class Conversion:
     antialias: bool = False
     align_corners: bool = False
     fix: Callable[[State], None] = field(default=lambda _state: None)
+    joint: Joint | None = None
+
+    def reading_texts(self) -> Conversion:
+        """Return the same with the classifier of a zero-shot model in place of a linear one.
+
+        Raises
+        ------
+        ModelError
+            If there are no texts to it.
+        """
+        if self.joint is None:
+            what = "the checkpoint has no text tower, or a classifier in its place"
+            raise ModelError("model.prompts", what, "name a whole CLIP or SigLIP model, or remove them")
+
+        def fix(state: State) -> None:
+            self.fix(state)
+            for name in ("head.logit_scale", "head.logit_bias"):
+                if name in state:
+                    state[name] = state[name].reshape(())
+
+        output: Output = "sigmoid" if self.joint.biased else "softmax"
+        return replace(self, names={**self.names, **self.joint.names}, output=output, fix=fix)
 
     def create(self, classes: int, image_size: int | None) -> Any:
         """Return the model with random weights."""

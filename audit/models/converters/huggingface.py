@@ -13,7 +13,7 @@ from audit.card.schema import Output
 from audit.errors import ModelError
 from audit.models.containers import find_in_folder
 from audit.models.converters.conversion import Conversion
-from audit.models.converters.kinds import KINDS
+from audit.models.converters.kinds import DEFAULTS, KINDS
 from audit.models.converters.timm_folder import KIND, is_timm_folder, read_timm
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -48,10 +48,16 @@ def _of_kind(config: Mapping[str, Any], where: str) -> Conversion:
     try:
         if timm:
             return read_timm(config)
-        return KINDS[kind]({**config, **(config.get("vision_config") or {})})
+        return KINDS[kind](_settings(kind, config))
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         what = f"is not the configuration of a {kind} model ({type(error).__name__}: {error})"
         raise ModelError(where, what, "restore the file that was saved with the weights") from None
+
+
+def _settings(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the image tower; how wide a space it shares with texts, the whole model says."""
+    whole = {key: config[key] for key in ("architectures", "projection_dim") if key in config}
+    return {**DEFAULTS.get(kind, {}), **config, **(config.get("vision_config") or {}), **whole}
 
 
 def _output(config: Mapping[str, Any], where: str) -> Output:

@@ -12,7 +12,7 @@ from timm.models.beit import Beit
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
 
-from audit.models.converters.conversion import ClassAndPatches, Conversion, State
+from audit.models.converters.conversion import ClassAndPatches, Conversion, Joint, State
 from audit.models.converters.staged import activation, convnext, required, resnet, side_of, swin, swin_v2
 
 Config = Mapping[str, Any]
@@ -223,7 +223,17 @@ def _clip(config: Config) -> Conversion:
     pool = {"global_pool": "avg", "final_norm": False} if classifies else {"global_pool": "token"}
     options = _common(config, int(config["intermediate_size"])) | {"pre_norm": True, **pool}
     names = AROUND_CLIP if classifies else AROUND_CLIP | {"post_layernorm": "norm"}
-    return Conversion(options, side_of(config), names, CLIP_LAYERS, CLIP_LIKE, prefix=TOWER, fix=_with_batch)
+    joint = Joint(int(config["projection_dim"]), "visual_projection.weight", biased=False)
+    return Conversion(
+        options,
+        side_of(config),
+        names,
+        CLIP_LAYERS,
+        CLIP_LIKE,
+        prefix=TOWER,
+        fix=_with_batch,
+        joint=joint if _reads_text(config) else None,
+    )
 
 
 def _siglip(config: Config) -> Conversion:
@@ -232,7 +242,22 @@ def _siglip(config: Config) -> Conversion:
     pool = {"global_pool": "avg", "fc_norm": False} if classifies else {"global_pool": "map"}
     options = _common(config, int(config["intermediate_size"])) | {"class_token": False, **pool}
     names = AROUND_CLIP | {"post_layernorm": "norm"} | ({} if classifies else ATTENTION_POOL)
-    return Conversion(options, side_of(config), names, CLIP_LAYERS, CLIP_LIKE, prefix=TOWER, fix=_split_pool)
+    joint = Joint(int(config["hidden_size"]), "", biased=True)
+    return Conversion(
+        options,
+        side_of(config),
+        names,
+        CLIP_LAYERS,
+        CLIP_LIKE,
+        prefix=TOWER,
+        fix=_split_pool,
+        joint=joint if _reads_text(config) else None,
+    )
+
+
+def _reads_text(config: Config) -> bool:
+    """Tell whether a checkpoint has a text tower beside that of images."""
+    return any(name in ("CLIPModel", "SiglipModel") for name in config.get("architectures") or [])
 
 
 def _with_batch(state: State) -> None:
@@ -251,6 +276,15 @@ def _split_pool(state: State) -> None:
             third = len(joined) // 3
             state[f"attn_pool.q.{kind}"], state[f"attn_pool.kv.{kind}"] = joined[:third], joined[third:]
 
+
+# What transformers takes where a published configuration leaves it out, as those of whole SigLIP models do.
+CLIP_DEFAULTS: Config = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "num_channels": 3, "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
+    "projection_dim": 512,
+}  # fmt: skip
+SIGLIP_DEFAULTS: Config = {**CLIP_DEFAULTS, "patch_size": 16, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
+DEFAULTS: Mapping[str, Config] = {"clip": CLIP_DEFAULTS, "siglip": SIGLIP_DEFAULTS}
 
 KINDS: Mapping[str, Callable[[Config], Conversion]] = {
     "vit": _vit,
