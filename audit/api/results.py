@@ -221,7 +221,13 @@ class Result:
         return diff(self, other)
 
     def reproduce(
-        self, finding: str, *, data_root: str | Path | None = None, data: Data | None = None, net: Net | None = None
+        self,
+        finding: str,
+        *,
+        data_root: str | Path | None = None,
+        data: Data | None = None,
+        net: Net | None = None,
+        device: str = "cpu",
     ) -> Reproduction:
         """Measure one finding again, from images and stored weights.
 
@@ -235,6 +241,8 @@ class Result:
             The data, where they were given in Python.
         net : Net, optional
             The model, where it was given in Python.
+        device : {"auto", "cpu", "cuda", "mps"}
+            Where it is measured.
 
         Returns
         -------
@@ -255,6 +263,7 @@ class Result:
             None if data_root is None else as_path("data_root", data_root),
             samples=None if data is None else data.open(load_card(self.folder / "card.yaml")),
             backbone=None if net is None else net.backbone,
+            device=device,
         )
 
     def __repr__(self) -> str:

@@ -31,6 +31,7 @@ from audit.card.schema import ModelSpec, PreprocessSpec
 from audit.data.decode import Opening
 from audit.data.pixels import Geometry, Pixels, centred_square
 from audit.errors import ModelError
+from audit.extras import needs
 from audit.models.adapters.registry import Model, adapter
 from audit.models.converters.huggingface import side_of
 from audit.models.converters.timm_folder import is_timm_folder
@@ -39,7 +40,6 @@ from audit.records import PreprocessingInfo, PreprocessingSource
 MAKES_ITS_OWN = "rendered"  # weights that are trained here, on whole images
 TEST_FIELDS = {"test_input_size": "input_size", "test_crop_pct": "crop_pct"}
 INTEGERS = 1e-3  # how far bytes that come back as shares may be from whole numbers
-HF_EXTRA = "pip install 'vit-audit[hf]'"
 Transform = Callable[[Image.Image], torch.Tensor]
 
 
@@ -283,11 +283,10 @@ def open_processor(folder: Path | None) -> tuple[Any, bool]:
     ModelError
         If ``transformers`` is not installed, or knows no processor for the folder.
     """
-    try:
-        from transformers import AutoConfig, AutoImageProcessor
-        from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
-    except ImportError:
-        raise ModelError("model.name", "a Hugging Face folder needs transformers", HF_EXTRA) from None
+    needs("transformers", "model.name: huggingface", error=ModelError)
+    from transformers import AutoConfig, AutoImageProcessor
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+
     if folder is None:
         raise ModelError("model.weights", "name: huggingface needs a folder", "name one that holds config.json")
     logging.getLogger("transformers").setLevel(logging.ERROR)

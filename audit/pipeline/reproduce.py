@@ -19,6 +19,7 @@ from audit.evidence.effects import mediated_gaps
 from audit.evidence.effects_store import StoredEffects
 from audit.models.adapters.registry import Model
 from audit.models.build import Backbone
+from audit.models.device import CPU, resolve_device
 from audit.models.readout import Readout, with_readout
 from audit.patching.sites import Site, sites_of
 from audit.patching.sweep import measure_unpatched
@@ -65,6 +66,7 @@ def reproduce_finding(
     *,
     samples: Samples | None = None,
     backbone: Backbone | None = None,
+    device: str = CPU,
 ) -> Reproduction:
     """Measure one finding again.
 
@@ -80,6 +82,8 @@ def reproduce_finding(
         The data, where they were given in Python.
     backbone : Backbone, optional
         The model's architecture, where it was given in Python.
+    device : str, optional
+        Where it is measured.
 
     Raises
     ------
@@ -110,8 +114,9 @@ def reproduce_finding(
         raise InputError(
             source_sentence(audit.data.source), "the data have changed since the run", "restore them, or audit again"
         )
-    with run_state():
-        context = prepare(inputs, Options("vit-audit reproduce", run.parent, run=run), silent)
+    options = Options("vit-audit reproduce", run.parent, run=run, device=resolve_device(device))
+    with run_state(fail_in_time=options.device == CPU):
+        context = prepare(inputs, options, silent)
         obtained = (
             _measure_rates(context, run, finding)
             if finding.kind == "disparity"
@@ -129,7 +134,7 @@ def _model(context: RunContext, run: Path) -> Model:
         raise InputError(str(path), "missing", fix)
     model = context.backbone.build(len(context.samples.labels))
     model.load_state_dict(load_file(path))
-    return with_readout(model.eval(), context.readout)
+    return with_readout(model.eval(), context.readout).to(context.device)
 
 
 def readout_of_record(model: ModelInfo) -> Readout:
