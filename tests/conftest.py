@@ -13,6 +13,8 @@ from tests.small_world import Invoke, Run, World, write_card
 # What `make quick` leaves out: whole modules that print PDFs or try the benchmarks, unit tests of more than a second.
 SLOW_PLACES = ("tests/report/test_pdf.py", "tests/report/test_render.py", "tests/benchmarks/")
 SLOW = {
+    "test_a_hugging_face_folder_without_transformers",
+    "test_a_workbook_without_openpyxl",
     "test_processes_end_with_them",
     "test_a_closed_pipe_is_none_of_them",
     "test_a_changed_recipe_trains_again",
