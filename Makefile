@@ -84,12 +84,12 @@ $(STAMP): pyproject.toml
 	@torch="torch with CUDA: about 3 GB where nothing is there yet, 7 GB on the disk"; index=(); \
 	answers='import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=5)'; \
 	if [ "$$(uname -s)" != Linux ]; then \
-		torch="about 400 MB where nothing is there yet"; \
+		torch="about 500 MB where nothing is there yet"; \
 	elif ! command -v nvidia-smi >/dev/null && $(BIN)/python -c "$$answers" $(CPU_WHEELS)/torch/ 2>/dev/null; then \
 		index=(--extra-index-url $(CPU_WHEELS)); \
-		torch="no NVIDIA GPU, so torch for the CPU: about 400 MB where nothing is there yet"; \
+		torch="no NVIDIA GPU, so torch for the CPU: about 500 MB where nothing is there yet"; \
 	fi; \
-	echo "pip fetches what is missing of about 180 packages ($$torch)"; \
+	echo "pip fetches what is missing of some 110 packages ($$torch)"; \
 	$(BIN)/python -m pip install --disable-pip-version-check "$${index[@]}" --editable '.[dev]'
 	@touch $@
 

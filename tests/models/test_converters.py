@@ -377,3 +377,21 @@ def test_overrides_and_unknown_names_are_refused() -> None:
 def test_every_kind_is_tried() -> None:
     tried = {made().config.model_type for made in (*CLASSIFIERS.values(), *TOWERS.values())}
     assert tried == set(KINDS)
+
+
+def test_what_a_folder_of_siglip_leaves_out_is_the_librarys_default() -> None:
+    """Published folders say no more of the image tower than its kind."""
+    own = hf.SiglipVisionConfig()
+    found = KINDS["siglip"]({"model_type": "siglip", "vision_config": {"model_type": "siglip_vision_model"}})
+    assert found.image_size == own.image_size
+    for name, value in (("embed_dim", own.hidden_size), ("depth", own.num_hidden_layers),
+                        ("num_heads", own.num_attention_heads), ("patch_size", own.patch_size)):  # fmt: skip
+        assert found.options[name] == value
+    assert found.options["norm_layer"].keywords["eps"] == own.layer_norm_eps
+
+
+def test_what_a_folder_of_clip_leaves_out_is_the_librarys_default() -> None:
+    own = hf.CLIPVisionConfig()
+    found = KINDS["clip"]({"model_type": "clip"})
+    assert (found.options["patch_size"], found.image_size) == (own.patch_size, own.image_size)
+    assert found.options["norm_layer"].keywords["eps"] == own.layer_norm_eps
