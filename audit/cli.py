@@ -130,6 +130,13 @@ data_option = click.option(
     show_envvar=True,
     help="Folder that paths in the card are relative to.",
 )
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="cpu",
+    show_default=True,
+    help="Where the model is run and patched; auto takes an accelerator where there is one. Training is on the CPU.",
+)
 run_argument = click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
 
 
@@ -166,13 +173,7 @@ def entry() -> None:
 @data_option
 @click.option("--out", type=click.Path(path_type=Path), default=RUNS, show_default=True, help="Where runs go.")
 @click.option("--report/--no-report", default=True, help="Leave out HTML and PDF; 'render' makes them later.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="cpu",
-    show_default=True,
-    help="Where the model is patched.",
-)
+@device_option
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16", "float16"]),
@@ -208,18 +209,21 @@ def run(card: Path, data_root: Path | None, out: Path, *, report: bool, **option
     type=click.Path(path_type=Path, file_okay=False),
     help="Write three of the images as the model sees them to this folder, outside any run.",
 )
+@device_option
 @reported
-def check(card: Path, data_root: Path | None, show: Path | None) -> None:
+def check(card: Path, data_root: Path | None, show: Path | None, device: str) -> None:
     """Check CARD, its model and its data without training: faults, counts, and what the audit could detect."""
+    from audit.api.running import check_options
     from audit.terminal import as_deployed, data_summary, progress, weights_summary, wrapped
 
+    check_options(device)
     with progress() as callback:
         plan = va.plan(card, data_root=data_root, callback=callback)
     click.echo(data_summary(plan.data, plan.card.name, plan.preprocessing))
     click.echo(f"\n{wrapped(plan.outputs)}")
     if plan.weights:
         click.echo(f"\n{weights_summary(plan.weights)}")
-    if (served := plan.served()) is not None:
+    if (served := plan.served(device=device)) is not None:
         click.echo(f"\n{as_deployed(served)}")
     if show is not None:
         for file in plan.show(show):
@@ -410,15 +414,16 @@ def diff(before: Path, after: Path, out: Path | None) -> None:
 @run_argument
 @click.argument("finding")
 @data_option
+@device_option
 @reported
-def reproduce(run_dir: Path, finding: str, data_root: Path | None) -> None:
+def reproduce(run_dir: Path, finding: str, data_root: Path | None, device: str) -> None:
     """Measure one FINDING of RUN again, from images and stored weights, and compare it with the report.
 
     RUN is a run directory, or the name of one in reports/. Exits with 6 where the number does not come out again.
     """
     from audit.terminal import finding_line
 
-    result = va.open_run(run_dir).reproduce(finding, data_root=data_root)
+    result = va.open_run(run_dir).reproduce(finding, data_root=data_root, device=device)
     click.echo(finding_line(result.finding, result.unit))
     click.echo(f"expected  {result.expected:+.6f}\nobtained  {result.obtained:+.6f}")
     click.echo(f"tolerance {result.tolerance:.0e}\n{'reproduced' if result.holds else 'NOT REPRODUCED'}")

@@ -18,6 +18,8 @@ SLOW_PLACES = (
     "tests/benchmarks/",
 )
 SLOW = {
+    "test_a_hugging_face_folder_without_transformers",
+    "test_a_workbook_without_openpyxl",
     "test_processes_end_with_them",
     "test_a_closed_pipe_is_none_of_them",
     "test_a_changed_recipe_trains_again",

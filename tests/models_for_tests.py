@@ -60,7 +60,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "clip, pre-norm": ("vit_base_patch16_clip_224", {}),
     "flexivit": ("flexivit_small", {}),
     "qk norm": ("vit_tiny_patch16_224", {"qk_norm": True}),
-    "unknown attention": ("vit_tiny_patch16_224", {"attn_layer": Unknown}),
+    "unknown attention": ("vit_tiny_patch16_224", {}),
     "no bias": ("vit_tiny_patch16_224", {"qkv_bias": False, "proj_bias": False}),
     "one layer": ("vit_tiny_patch16_224", {"depth": 1}),
     "one layer, average pool": ("vit_tiny_patch16_224", {"depth": 1, "global_pool": "avg"}),
@@ -88,6 +88,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "convnext, norm before pool": ("convnext_tiny_hnf", {}),
     "convnext v2": ("convnextv2_atto", {}),
 }
+if tuple(map(int, timm.__version__.split(".")[:3])) < (1, 0, 31):
+    del FAMILIES["swin v2, padded windows"]  # which timm has not padded before
 CONVOLUTIONAL = [name for name, (model, _) in FAMILIES.items() if re.match("resn|seresn|convnext", model)]
 
 
@@ -95,6 +97,9 @@ def tiny(family: str = "class token", *, seed: int = 0, classes: int = CLASSES, 
     """Build a tiny model of a family with random weights drawn from ``seed``."""
     name, own = FAMILIES[family]
     model = timm.create_model(name, num_classes=classes, **{**base_of(family), **own, **options})
+    if family == "unknown attention":
+        for block in model.blocks:
+            block.attn.__class__ = Unknown
     return enlarged(model, seed).eval()
 
 

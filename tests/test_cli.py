@@ -25,6 +25,7 @@ from audit.cli import EXHAUSTED, STOPPED, in_one_line, main
 from audit.data.synthetic import SyntheticSource, sample_faces
 from audit.errors import DataError
 from audit.exit_codes import as_text
+from audit.models.device import devices_here
 from audit.records import Audit, Localisation, LocalisationStatus, Reason, ReasonCode
 from audit.report.wording import NO_CERTIFICATE, forbidden_words
 from tests.report.examples import examples
@@ -60,7 +61,9 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     [
         ("--memory", "much", "--memory: 'much' is no size of 1G or more; write 4G or 1.5G, as you mean"),
         pytest.param(
-            "--device", "cuda", "--device: torch sees no CUDA device; leave it out, or install torch for your device",
+            "--device", "cuda",
+            f"--device: torch {torch.__version__} sees no cuda device, only {' and '.join(devices_here())}; "
+            f"choose {' or '.join(devices_here())}, or install torch for your device",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
         ),
     ],

@@ -24,6 +24,7 @@ from audit.given import as_path, check_kind
 from audit.models.adapters.registry import Model
 from audit.models.black_box import IN_MEMORY, PredictionTable, hash_table, predictions_of
 from audit.models.build import UNUSED, Backbone, Reading, with_class_names
+from audit.models.device import CPU, computing_on
 from audit.models.modules import Layout
 from audit.models.predict import predict
 from audit.models.preflight import NOT_FILES
@@ -68,13 +69,15 @@ class Net:
         """What is patched: "head" or "slice" (of channels)."""
         return self.backbone.unit
 
-    def predict(self, images: Sequence[str | Path | Image.Image]) -> npt.NDArray[np.float32]:
+    def predict(self, images: Sequence[str | Path | Image.Image], *, device: str = CPU) -> npt.NDArray[np.float32]:
         """Return the logits of images, through the model's own preprocessing.
 
         Parameters
         ----------
         images : sequence of str, pathlib.Path or PIL.Image.Image
             N files or images.
+        device : {"auto", "cpu", "cuda", "mps"}
+            Where the model is run.
 
         Returns
         -------
@@ -87,7 +90,9 @@ class Net:
         """
         check_kind("images", images, Collection, "give a list of files or images")
         model = self.module
-        return predict(model, images, self.backbone.preprocessing(model))
+        preprocessing = self.backbone.preprocessing(model)
+        with computing_on(device) as opened:
+            return predict(model.to(opened), images, preprocessing)
 
     @property
     def preprocessing(self) -> PreprocessingInfo:

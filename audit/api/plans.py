@@ -22,6 +22,7 @@ from audit.evidence.detection import with_detection
 from audit.evidence.power import detectable_gaps, detectable_head_effects
 from audit.given import as_path, check_kind
 from audit.models.build import Backbone
+from audit.models.device import CPU, computing_on
 from audit.models.preprocessing import Preprocessing
 from audit.pipeline.build_record import as_record
 from audit.pipeline.check_served import compare_served
@@ -73,8 +74,13 @@ class Plan:
             raise InputError("model.name: predictions", "no image is seen", "show images of a model that sees them")
         return self.inputs.preprocessing
 
-    def served(self) -> Control | None:
+    def served(self, *, device: str = CPU) -> Control | None:
         """Compare the model's answers with those that ``model.served`` holds; None where the card names none.
+
+        Parameters
+        ----------
+        device : {"auto", "cpu", "cuda", "mps"}
+            Where the model is run.
 
         Returns
         -------
@@ -85,14 +91,16 @@ class Plan:
         if self.card.model.served is None:
             return None
         backbone = self.inputs.backbone or self._backbone()
-        return compare_served(
-            self.card,
-            self.inputs.samples,
-            backbone.build_as_is(len(self.inputs.samples.labels)),
-            self._preprocessing,
-            card_path=self.inputs.card_path,
-            data_root=self.inputs.data_root,
-        )
+        with computing_on(device) as opened:
+            return compare_served(
+                self.card,
+                self.inputs.samples,
+                backbone.build_as_is(len(self.inputs.samples.labels)),
+                self._preprocessing,
+                card_path=self.inputs.card_path,
+                data_root=self.inputs.data_root,
+                device=opened,
+            )
 
     def _backbone(self) -> Backbone:
         inputs = self.inputs

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Real
 from typing import Any
 
@@ -20,6 +21,7 @@ from audit.evidence.disparity import Question, Thresholds, contrasts, rates_by_g
 from audit.given import check_kind
 from audit.models.adapters.registry import ADAPTERS, Model
 from audit.models.architecture import why_not_patchable
+from audit.models.device import computing_on, device_of
 from audit.models.modules import as_patchable
 from audit.patching import api
 from audit.patching.api import Head, Scale
@@ -34,6 +36,7 @@ def patch_heads(
     heads: Sequence[Head] | None = None,
     *,
     scale: Scale = "log_odds",
+    device: str | None = None,
 ) -> torch.Tensor:
     """Patch heads one at a time, donor i into recipient i, and return what each patch changes, exactly.
 
@@ -51,6 +54,9 @@ def patch_heads(
     scale : {"log_odds", "probability", "logit"}
         Of which number of each class the change is given; log-odds and logits in nats. A ``Net`` and a Hugging Face
         module are read as they say, by softmax or sigmoids, any other module by softmax.
+    device : {"auto", "cpu", "cuda", "mps"}, optional
+        Where it is computed, on a copy of the model; by default where a timm module's weights are, and on the processor
+        for any other.
 
     Returns
     -------
@@ -74,7 +80,8 @@ def patch_heads(
     >>> float(va.patch_heads(model, images, images).abs().max())
     0.0
     """
-    return api.patch_heads(_patchable(model), recipients, donors, heads, scale=scale)
+    with _opened(model, device) as opened:
+        return api.patch_heads(opened, recipients, donors, heads, scale=scale)
 
 
 def attribution(
@@ -84,6 +91,7 @@ def attribution(
     heads: Sequence[Head] | None = None,
     *,
     scale: Scale = "log_odds",
+    device: str | None = None,
 ) -> torch.Tensor:
     """Estimate to first order what :func:`patch_heads` returns, with one backward pass per class.
 
@@ -92,7 +100,7 @@ def attribution(
 
     Parameters
     ----------
-    model, recipients, donors, heads, scale
+    model, recipients, donors, heads, scale, device
         As of :func:`patch_heads`.
 
     Returns
@@ -112,7 +120,8 @@ def attribution(
     >>> tuple(va.attribution(model, images, images.flip(0)).shape)
     (4, 6, 3)
     """
-    return api.attribution(_patchable(model), recipients, donors, heads, scale=scale)
+    with _opened(model, device) as opened:
+        return api.attribution(opened, recipients, donors, heads, scale=scale)
 
 
 def sweep(
@@ -124,6 +133,7 @@ def sweep(
     layers: range | None = None,
     scale: Scale = "log_odds",
     progress: Callable[[int, int], None] | None = None,
+    device: str | None = None,
 ) -> torch.Tensor:
     """Patch every head for many pairs of images, each image going through the model once per batch: the fast engine.
 
@@ -141,6 +151,8 @@ def sweep(
         As of :func:`patch_heads`.
     progress : callable, optional
         Called with the pairs done and in all.
+    device : {"auto", "cpu", "cuda", "mps"}, optional
+        As of :func:`patch_heads`.
 
     Returns
     -------
@@ -163,7 +175,19 @@ def sweep(
     >>> torch.allclose(effects, va.patch_heads(model, images, images.flip(0)), atol=1e-5)
     True
     """
-    return api.sweep_heads(_patchable(model), images, recipients, donors, layers=layers, scale=scale, progress=progress)
+    with _opened(model, device) as opened:
+        return api.sweep_heads(opened, images, recipients, donors, layers=layers, scale=scale, progress=progress)
+
+
+@contextmanager
+def _opened(model: Net | nn.Module, device: str | None) -> Iterator[Model]:
+    """Yield a model that can be patched, on the device that is asked for."""
+    if device is None:
+        yield _patchable(model)
+        return
+    with computing_on(device) as there:
+        found = _patchable(model)
+        yield found if device_of(found).type == there.type else copy.deepcopy(found).to(there)
 
 
 def _patchable(model: Net | nn.Module) -> Model:

@@ -227,6 +227,7 @@ class Result:
         data_root: str | Path | None = None,
         data: Data | None = None,
         net: Net | Predictions | None = None,
+        device: str = "cpu",
     ) -> Reproduction:
         """Measure one finding again, from images and stored weights.
 
@@ -240,6 +241,8 @@ class Result:
             The data, where they were given in Python.
         net : Net or Predictions, optional
             The model or its predictions, where they were given in Python.
+        device : {"auto", "cpu", "cuda", "mps"}
+            Where it is measured.
 
         Returns
         -------
@@ -264,6 +267,7 @@ class Result:
             else data.open(with_classes(load_card(self.folder / "card.yaml"), self.record.model.classes)),
             backbone=net.backbone if isinstance(net, Net) else None,
             box=net.table if isinstance(net, Predictions) else None,
+            device=device,
         )
 
     def __repr__(self) -> str:

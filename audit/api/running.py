@@ -9,7 +9,7 @@ from audit.api.progress import Callback, as_step
 from audit.api.results import RUNS, Result, open_run
 from audit.batching import parse_size
 from audit.given import as_path, check_kind
-from audit.models.device import CPU, open_precision, resolve_device
+from audit.models.device import CPU, FLOAT32, open_precision, resolve_device
 from audit.pipeline.prepare import Options
 from audit.pipeline.run_audit import run_audit
 from audit.process_state import run_state
@@ -38,10 +38,10 @@ def audit(
     out : str or pathlib.Path, optional
         The run's own folder; by default one in ``runs`` that is named by card, date and hash.
     runs : str or pathlib.Path
-    device : {"auto", "cpu", "cuda"}
+    device : {"auto", "cpu", "cuda", "mps"}
         Where heads are patched; "auto" takes an accelerator where there is one.
     precision : {"float32", "bfloat16", "float16"}
-        In what the search is made; findings are computed in float32.
+        In what the search is made; findings are computed in float32. On "mps" nothing else is.
     memory : str, optional
         Keep the sweeps within so much memory, as "4G".
     report : bool
@@ -87,7 +87,7 @@ def audit(
     return open_run(folder)
 
 
-def check_options(device: str, precision: str, memory: str | None) -> tuple[str, int | None]:
+def check_options(device: str, precision: str = FLOAT32, memory: str | None = None) -> tuple[str, int | None]:
     """Return the device that is meant, and the limit of memory in bytes.
 
     Raises
@@ -95,5 +95,6 @@ def check_options(device: str, precision: str, memory: str | None) -> tuple[str,
     InputError
         If one of the three is none that there is.
     """
-    open_precision(precision)
-    return resolve_device(device), None if memory is None else parse_size(memory)
+    chosen = resolve_device(device)
+    open_precision(precision, chosen)
+    return chosen, None if memory is None else parse_size(memory)

@@ -19,6 +19,7 @@ import pandas as pd
 
 from audit.card.text_table import decoded, separator_of
 from audit.errors import DataError
+from audit.extras import needs
 from audit.filenames import name_in_text, printable, whole_characters
 from audit.records import Separator, TableForm, TableKind
 
@@ -185,11 +186,7 @@ def _json_rows(text: str, path: Path) -> list[dict[str, str | None]]:
 
 
 def _read_excel(path: Path) -> ReadTable:
-    try:
-        from openpyxl import load_workbook
-    except ImportError:
-        fix = "pip install 'vit-audit[excel]', or save it as CSV"
-        raise DataError(str(path), "Excel's tables need openpyxl, which is not installed", fix) from None
+    load_workbook = needs("openpyxl", str(path), error=DataError, otherwise="save it as CSV").load_workbook
     try:
         with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")  # of drop-down lists and the like, which hold no values

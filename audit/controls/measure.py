@@ -14,6 +14,7 @@ import torch
 from audit.batching import in_batches
 from audit.data.pixels import Pixels
 from audit.models.adapters.registry import Model, adapter
+from audit.models.device import in_double
 from audit.models.readout import class_log_odds
 from audit.models.transforms import as_input
 from audit.patching.engine import Donor, add_to_stream, patch_attention, patch_layer
@@ -194,5 +195,5 @@ def _finish(model: Model, trace: Trace) -> torch.Tensor:
 
 
 def _true_class(logits: torch.Tensor, truth: torch.Tensor) -> Array:
-    picked = class_log_odds(logits.double()).gather(-1, truth.expand(logits.shape[:-1]).unsqueeze(-1))
+    picked = class_log_odds(in_double(logits)).gather(-1, truth.expand(logits.shape[:-1]).unsqueeze(-1))
     return picked.squeeze(-1).numpy()

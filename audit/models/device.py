@@ -1,23 +1,37 @@
-"""Where models compute, and how exactly: the processor, or a CUDA device for the sweeps; float32, or less of it."""
+"""Where models compute, and how exactly: the processor, or an accelerator; float32, or less of it.
+
+The one place that knows what devices differ in: which there are, what memory they have, how images get there, and that
+Apple's have no double precision.
+"""
 
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import psutil
 import torch
 from torch import nn
 
 from audit.errors import InputError
 from audit.given import check_choice
+from audit.process_state import run_state
 
-CPU, CUDA = "cpu", "cuda"
-DEVICES = ("auto", CPU, CUDA)
-PRECISIONS = ("float32", "bfloat16", "float16")
+CPU, CUDA, MPS = "cpu", "cuda", "mps"
+DEVICES = ("auto", CPU, CUDA, MPS)
+FLOAT32 = "float32"
+PRECISIONS = (FLOAT32, "bfloat16", "float16")
+
+
+def devices_here() -> list[str]:
+    """Return the devices that torch sees, the fastest first; the processor is the last."""
+    seen = {CUDA: torch.cuda.is_available(), MPS: torch.backends.mps.is_available()}
+    return [*(name for name, there in seen.items() if there), CPU]
 
 
 def resolve_device(name: str) -> str:
-    """Return the device that a name means; "auto" is an accelerator where torch sees one.
+    """Return the device that a name means; "auto" is an accelerator where torch sees one: CUDA, else Apple's MPS.
 
     Raises
     ------
@@ -25,9 +39,13 @@ def resolve_device(name: str) -> str:
         If there is no such device.
     """
     check_choice("--device", name, DEVICES)
-    if name == CUDA and not torch.cuda.is_available():
-        raise InputError("--device", "torch sees no CUDA device", "leave it out, or install torch for your device")
-    return (CUDA if torch.cuda.is_available() else CPU) if name == "auto" else name
+    here = devices_here()
+    if name == "auto":
+        return here[0]
+    if name not in here:
+        what = f"torch {torch.__version__} sees no {name} device, only {' and '.join(here)}"
+        raise InputError("--device", what, f"choose {' or '.join(here)}, or install torch for your device")
+    return name
 
 
 def open_device(name: str) -> torch.device:
@@ -38,21 +56,55 @@ def open_device(name: str) -> torch.device:
     InputError
         If there is no such device.
     """
-    if resolve_device(name) == CUDA:
+    resolved = resolve_device(name)
+    if resolved == CUDA:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or deterministic products are refused
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    return torch.device(name)
+    return torch.device(resolved)
 
 
-def open_precision(name: str) -> torch.dtype:
+@contextmanager
+def computing_on(name: str) -> Iterator[torch.device]:
+    """Open a device for the length of a block; what an accelerator needs set of torch is put back afterwards.
+
+    Raises
+    ------
+    InputError
+        If there is no such device.
+    """
+    if resolve_device(name) == CPU:
+        yield torch.device(CPU)
+        return
+    with run_state(fail_in_time=False):
+        yield open_device(name)
+
+
+@contextmanager
+def held_on(device: torch.device, *models: nn.Module) -> Iterator[None]:
+    """Hold models on a device for the length of a block; afterwards they are where they were."""
+    before = [device_of(model) for model in models]
+    try:
+        for model in models:
+            model.to(device)
+        yield
+    finally:
+        for model, place in zip(models, before, strict=True):
+            model.to(place)
+
+
+def open_precision(name: str, device: str = CPU) -> torch.dtype:
     """Return the type of a name such as "bfloat16".
 
     Raises
     ------
     InputError
-        If nothing is computed in such a type.
+        If nothing is computed in such a type, or not on the device.
     """
     check_choice("--precision", name, PRECISIONS)
+    if device == MPS and name != FLOAT32:
+        raise InputError(
+            "--precision", f"{name} is not computed on {MPS}", f"leave it out: {MPS} computes in {FLOAT32}"
+        )
     dtype: torch.dtype = getattr(torch, name)
     return dtype
 
@@ -75,11 +127,28 @@ def device_of(model: nn.Module) -> torch.device:
 def memory_of(device: torch.device) -> int | None:
     """Return the bytes of an accelerator's memory, else None.
 
-    Not those that are free at the moment: batches of another size round otherwise, and a run shall repeat itself.
+    Not those that are free at the moment: batches of another size round otherwise, and a run shall repeat itself. Of
+    Apple's, which shares the processor's memory, half of that.
     """
+    if device.type == MPS:
+        return int(psutil.virtual_memory().total) // 2
     return torch.cuda.get_device_properties(device).total_memory if device.type == CUDA else None
 
 
 def device_name(device: torch.device) -> str:
     """Name a device for the record: "CPU", or the accelerator's model."""
+    if device.type == MPS:
+        return "Apple GPU (MPS)"
     return torch.cuda.get_device_name(device) if device.type == CUDA else "CPU"
+
+
+def send(tensor: torch.Tensor, device: torch.device, *, pinned: bool = False) -> torch.Tensor:
+    """Send a tensor to a device; to CUDA while that computes, at best from pinned memory."""
+    if device.type != CUDA:
+        return tensor.to(device)
+    return (tensor.pin_memory() if pinned else tensor).to(device, non_blocking=True)
+
+
+def in_double(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in double precision, on the processor: Apple's accelerators have none."""
+    return tensor.cpu().double()

@@ -100,7 +100,7 @@ class NamedNetwork(nn.Module):
     def reset_classifier(self, num_classes: int) -> None:
         """Give it a new classifier."""
         old: Any = self.get_classifier()
-        self.network.set_submodule(self.classifier_name, nn.Linear(old.in_features, num_classes, old.bias is not None))
+        put_part(self.network, self.classifier_name, nn.Linear(old.in_features, num_classes, old.bias is not None))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits (B, classes)."""
@@ -161,11 +161,11 @@ class NamedNetwork(nn.Module):
         own = {name: self.network.get_submodule(name) for name in stand_ins}
         try:
             for name, stand_in in stand_ins.items():
-                self.network.set_submodule(name, stand_in)
+                put_part(self.network, name, stand_in)
             yield
         finally:
             for name, module in own.items():
-                self.network.set_submodule(name, module)
+                put_part(self.network, name, module)
 
     @torch.no_grad()
     def _first_pass(self) -> tuple[list[tuple[int, ...]], dict[str, int]]:
@@ -364,3 +364,9 @@ class AdaptedNetwork(NamedNetwork):
             raise ModelError(f"{block}.{self.projection}", what, "name a Linear that is called once")
         self.rows.append(tuple(seen[1][:-1]))
         return tuple(seen[0][1:]), prod(seen[1][:-1])
+
+
+def put_part(network: nn.Module, name: str, part: nn.Module) -> None:
+    """Put a module where a name, such as "features.0.conv", leads (torch has a method for it since 2.5)."""
+    parent, _, own = name.rpartition(".")
+    setattr(network.get_submodule(parent), own, part)

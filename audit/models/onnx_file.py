@@ -15,6 +15,7 @@ from audit.data.decode import Opening
 from audit.data.pixels import load_pixels
 from audit.data.samples import Samples
 from audit.errors import ModelError
+from audit.extras import needs
 from audit.models.black_box import Answers, BlackBox, answers_of, probabilities
 from audit.models.preprocessing import Preprocessing, stated_preprocessing
 from audit.models.transforms import normalised
@@ -135,11 +136,7 @@ class OnnxModel(BlackBox):
 
 
 def _open_session(path: Path) -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        fix = "install it: pip install 'vit-audit[onnx]'"
-        raise ModelError("model.name: onnx", "onnxruntime is not installed", fix) from None
+    onnxruntime = needs("onnxruntime", "model.name: onnx", error=ModelError)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 4
     try:

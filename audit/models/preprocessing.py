@@ -31,16 +31,16 @@ from audit.card.schema import ModelSpec, PreprocessSpec
 from audit.data.decode import Opening
 from audit.data.pixels import Geometry, Pixels, centred_square
 from audit.errors import ModelError
+from audit.extras import needs
 from audit.models.adapters.registry import Model, adapter
 from audit.models.converters.huggingface import side_of
-from audit.models.converters.open_clip import CLIP_EXTRA, read_configuration
+from audit.models.converters.open_clip import read_configuration
 from audit.models.converters.timm_folder import is_timm_folder
 from audit.records import PreprocessingInfo, PreprocessingSource
 
 MAKES_ITS_OWN = "rendered"  # weights that are trained here, on whole images
 TEST_FIELDS = {"test_input_size": "input_size", "test_crop_pct": "crop_pct"}
 INTEGERS = 1e-3  # how far bytes that come back as shares may be from whole numbers
-HF_EXTRA = "pip install 'vit-audit[hf]'"
 Transform = Callable[[Image.Image], torch.Tensor]
 
 
@@ -265,11 +265,9 @@ def _of_huggingface(
 
 def _of_open_clip(spec: ModelSpec, folder: Path | None, shape: tuple[int, int, int]) -> Preprocessing:
     """Return open_clip's own evaluation transform, of the settings beside the weights or of its defaults."""
-    try:
-        import open_clip
-        from open_clip.transform import PreprocessCfg, image_transform_v2
-    except ImportError:
-        raise ModelError("model.name", "an open_clip model needs open_clip", CLIP_EXTRA) from None
+    open_clip = needs("open_clip", f"model.name: {spec.name}", error=ModelError)
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
     if folder is None:
         raise ModelError(
             "model.weights", f"name: {spec.name} needs a folder", "name one that holds open_clip_config.json"
@@ -339,11 +337,10 @@ def open_processor(folder: Path | None) -> tuple[Any, bool]:
     ModelError
         If ``transformers`` is not installed, or knows no processor for the folder.
     """
-    try:
-        from transformers import AutoConfig, AutoImageProcessor
-        from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
-    except ImportError:
-        raise ModelError("model.name", "a Hugging Face folder needs transformers", HF_EXTRA) from None
+    needs("transformers", "model.name: huggingface", error=ModelError)
+    from transformers import AutoConfig, AutoImageProcessor
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+
     if folder is None:
         raise ModelError("model.weights", "name: huggingface needs a folder", "name one that holds config.json")
     logging.getLogger("transformers").setLevel(logging.ERROR)

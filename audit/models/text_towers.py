@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from audit.errors import ModelError
+from audit.extras import needs
 from audit.models.checkpoint import hash_state, listed, save_weights
 from audit.models.converters import HUGGING_FACE, OPEN_CLIP
 from audit.models.converters.conversion import Conversion
-from audit.models.converters.open_clip import CLIP_EXTRA, read_configuration
+from audit.models.converters.open_clip import read_configuration
 
 State = Mapping[str, torch.Tensor]
 Embed = Callable[[list[str]], torch.Tensor]
-HF_EXTRA = "pip install 'vit-audit[hf]'"
 DESCRIBES = (".json", ".txt", ".model")  # files beside the weights that say how text becomes tokens
 COUNTS = "position_ids"  # numbers from 0 up, which older files hold
 
@@ -78,17 +78,7 @@ def _library(name: str) -> Any:
     ModelError
         If it is not installed.
     """
-    try:
-        if name == HUGGING_FACE:
-            import transformers
-
-            return transformers
-        import open_clip
-
-        return open_clip
-    except ImportError:
-        library, extra = ("transformers", HF_EXTRA) if name == HUGGING_FACE else ("open_clip", CLIP_EXTRA)
-        raise ModelError("model.prompts", f"texts are embedded by {library}, which is not installed", extra) from None
+    return needs("transformers" if name == HUGGING_FACE else "open_clip", "model.prompts", error=ModelError)
 
 
 def _embed(name: str, folder: Path, weights: Path, own: State, texts: list[str]) -> torch.Tensor:

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as tvf
 
 from audit.data.pixels import Pixels
 from audit.models.adapters.registry import Model
-from audit.models.device import CUDA, device_of
+from audit.models.device import device_of, send
 
 Corruption = Callable[[torch.Tensor], torch.Tensor]
 BLUR_SHARE = 1 / 14  # standard deviation of the Gaussian blur, as a share of the image's side
@@ -26,8 +26,8 @@ def gray(images: torch.Tensor) -> torch.Tensor:
 
 def luma(images: torch.Tensor) -> torch.Tensor:
     """Return the luma (B, 1, H, W), in whole steps, of images (B, 3, H, W) of 0 to 255, as Pillow rounds it."""
-    weights = torch.tensor([19595, 38470, 7471], dtype=torch.float64, device=images.device).view(1, 3, 1, 1)
-    return ((images.double() * weights).sum(1, keepdim=True) + 32768).div_(65536).floor_().to(images.dtype)
+    weights = torch.tensor([19595.0, 38470.0, 7471.0], device=images.device).view(1, 3, 1, 1)  # sums are below 2**24
+    return ((images.float() * weights).sum(1, keepdim=True) + 32768).div_(65536).floor_().to(images.dtype)
 
 
 def blur(images: torch.Tensor) -> torch.Tensor:
@@ -67,9 +67,7 @@ def as_input(model: Model, pixels: Pixels) -> torch.Tensor:
     bytes, from pinned memory, while that computes.
     """
     device, raw = device_of(model), torch.from_numpy(np.ascontiguousarray(pixels))
-    if device.type == CUDA:
-        raw = raw.pin_memory()
-    images = raw.to(device, non_blocking=True).permute(0, 3, 1, 2)
+    images = send(raw, device, pinned=True).permute(0, 3, 1, 2)
     if images.is_floating_point():
         return images.clone()
     channels = len(model.pretrained_cfg["mean"])

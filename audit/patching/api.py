@@ -12,7 +12,7 @@ from audit.batching import in_batches
 from audit.errors import InputError
 from audit.given import check_choice, check_kind
 from audit.models.adapters.registry import Model, adapter, input_channels
-from audit.models.device import device_of
+from audit.models.device import device_of, in_double
 from audit.models.readout import readout_of
 from audit.patching.attribution import attribute, linearise
 from audit.patching.engine import Donor, Patches, continue_unpatched, patch, patch_layer
@@ -77,9 +77,9 @@ def patch_heads(
         found: dict[Site, torch.Tensor] = {}
         for layer in sorted({site.layer for site in sites}):
             asked = sorted({site.head for site in sites if site.layer == layer})
-            patched = of_scale(patch_layer(model, trace, donor, layer, asked).double())
-            change = patched - of_scale(continue_unpatched(model, trace, layer, len(asked)).double())
-            found |= {Site(layer, head): of_head.cpu() for head, of_head in zip(asked, change, strict=True)}
+            patched = of_scale(in_double(patch_layer(model, trace, donor, layer, asked)))
+            change = patched - of_scale(in_double(continue_unpatched(model, trace, layer, len(asked))))
+            found |= {Site(layer, head): of_head for head, of_head in zip(asked, change, strict=True)}
         return torch.stack([found[site] for site in sites], dim=1)
 
     return torch.cat(in_batches(effects, len(recipients), recipients_at_once(model, 1)))
@@ -126,9 +126,9 @@ def attribution(
         columns = []
         for name, scalar in scalars.items():
             pairs = attribute(model, own, dict(enumerate(given)), passed.slopes[name])  # every recipient and donor
-            change = pairs.diagonal().mT[:, places].double().cpu()
+            change = in_double(pairs.diagonal().mT[:, places])
             if scale == "probability":
-                base = scalar(passed.logits).double().cpu()[:, None]
+                base = in_double(scalar(passed.logits))[:, None]
                 change = torch.from_numpy(expit((base + change).numpy()) - expit(base.numpy()))
             columns.append(change)
         return torch.stack(columns, dim=-1)
@@ -176,10 +176,10 @@ def sweep_heads(
         for layer in every:
             heads = list(range(heads_of(model, layer)))
             patches = Patches.of_heads(heads, places, sources)
-            patched = of_scale(patch(model, trace, Donor(model, trace), layer, patches).double())
+            patched = of_scale(in_double(patch(model, trace, Donor(model, trace), layer, patches)))
             same = Patches.of_heads(heads, places, places)
-            base = of_scale(patch(model, trace, Donor(model, trace), layer, same).double())
-            columns.append((patched - base).unflatten(0, (len(heads), len(own))).cpu())
+            base = of_scale(in_double(patch(model, trace, Donor(model, trace), layer, same)))
+            columns.append((patched - base).unflatten(0, (len(heads), len(own))))
         done += len(own)
         if progress is not None:
             progress(min(done, len(recipients)), len(recipients))

@@ -13,6 +13,7 @@ from audit.batching import in_batches
 from audit.data.pixels import Pixels
 from audit.models.adapters.registry import Model, adapter
 from audit.models.blocks import is_plain, rows_read
+from audit.models.device import in_double
 from audit.models.transforms import as_input
 from audit.patching.sites import Site, heads_of
 from audit.patching.sweep import Rows
@@ -51,7 +52,7 @@ def mean_attention(model: Model, pixels: Pixels, rows: Rows, sites: Sequence[Sit
     def paid(part: slice) -> dict[Site, torch.Tensor]:
         passed = _by_layer(model, as_input(model, pixels[rows[part]]), {s.layer for s in sites})
         return {
-            site: attention[:, site.head].mean(1).sum(0).double().cpu()
+            site: in_double(attention[:, site.head].mean(1).sum(0))
             for layer, attention in passed
             for site in sorted({s for s in sites if s.layer == layer})
         }

@@ -18,7 +18,7 @@ from audit.batching import in_halves, max_batch_size
 from audit.models.adapters.heads import Heads
 from audit.models.adapters.registry import Model, adapter
 from audit.models.blocks import attend, is_plain, rows_read
-from audit.models.device import CPU, computing_in, device_of, memory_of
+from audit.models.device import CPU, computing_in, device_of, memory_of, send
 from audit.models.predict import finish
 from audit.patching.hooks import replacing_head_outputs
 from audit.patching.sites import Site, Trace, bias_output, head_outputs, heads_of
@@ -173,14 +173,14 @@ def _patched(model: Model, recipient: Trace, donor: Donor, layer: int, patches: 
     body = adapter(model)
     stream = _read(model, layer, body.residual_input(layer, recipient.entering[layer]))
     attention = _read(model, layer, recipient.attention[layer])
-    rows, given_rows = (index.to(stream.device, non_blocking=True) for index in (patches.recipient, patches.donor))
+    rows, given_rows = (send(index, stream.device) for index in (patches.recipient, patches.donor))
     patched = stream[rows] + attention[rows]
     n_heads = body.units(layer)
     ours, theirs = (
         _read(model, layer, t.head_activations[layer]).unflatten(-1, (n_heads, -1)) for t in (recipient, donor.trace)
     )
     for head in patches.head.unique().tolist():
-        at = (patches.head == head).nonzero().squeeze(-1).to(stream.device, non_blocking=True)
+        at = send((patches.head == head).nonzero().squeeze(-1), stream.device)
         own, given = ours[rows[at], :, head], theirs[given_rows[at], :, head]
         if donor.model is model:
             change = body.head_output(layer, head, given - own)

@@ -29,7 +29,7 @@ from scipy.special import expit
 from audit.batching import in_batches, max_batch_size
 from audit.data.pixels import Pixels
 from audit.models.adapters.registry import Model
-from audit.models.device import device_of, memory_of
+from audit.models.device import device_of, in_double, memory_of
 from audit.models.readout import readout_of
 from audit.models.transforms import as_input
 from audit.patching.attribution import attribute, linearise
@@ -129,8 +129,8 @@ def _moved(
         own = {layer: passed.trace.head_activations[layer] for layer in layers}
         found = {}
         for name, scalar in scalars.items():
-            base = scalar(passed.logits).cpu().double().numpy()[:, None, None]
-            change = attribute(model, own, given, passed.slopes[name]).cpu().double().numpy()
+            base = in_double(scalar(passed.logits)).numpy()[:, None, None]
+            change = in_double(attribute(model, own, given, passed.slopes[name])).numpy()
             found[name] = expit(base + change) - expit(base)
         return found
 

@@ -14,7 +14,7 @@ import torch
 from audit.batching import batches, in_batches, in_halves, max_batch_size
 from audit.data.pixels import Pixels
 from audit.models.adapters.registry import Model
-from audit.models.device import CPU, device_of, memory_of
+from audit.models.device import CPU, device_of, in_double, memory_of
 from audit.models.readout import SOFTMAX, Readout, readout_of
 from audit.models.transforms import as_input
 from audit.patching.engine import Donor, Patches, patch, patch_together, transplant_layer
@@ -46,7 +46,7 @@ def measure_logits(
 
     Where an image may be called several classes, or none, ``called:<outcome>`` says whether it is called the outcome.
     """
-    flat = logits.flatten(0, -2).cpu().double()
+    flat = in_double(logits.flatten(0, -2))
     p, m, called = readout.probabilities(flat), readout.log_odds(flat), readout.called(flat)
     columns: dict[str, npt.NDArray[np.generic]] = {"predicted": readout.predicted(flat).to(torch.int16).numpy()}
     for name, number in outcomes.items():

@@ -14,6 +14,7 @@ from audit.data.pixels import load_pixels
 from audit.data.samples import Samples
 from audit.data.served import read_served
 from audit.models.adapters.registry import Model
+from audit.models.device import held_on, in_double
 from audit.models.predict import predict_logits
 from audit.models.preprocessing import Preprocessing
 from audit.models.readout import readout_of
@@ -30,6 +31,7 @@ def compare_served(
     *,
     card_path: Path,
     data_root: Path | None,
+    device: torch.device,
 ) -> MeasuredControl | None:
     """Compare a model's answers with those that the card's ``model.served`` holds; None where it names none.
 
@@ -46,7 +48,9 @@ def compare_served(
     served = read_served(path, card.data.image, samples.labels, keys, exclusive=readout.exclusive).probabilities
     some = served.iloc[np.unique(np.linspace(0, len(served) - 1, MOST, dtype=int))]
     pixels = load_pixels(samples.source, [str(key) for key in some.index], preprocessing.geometry)
-    logits = torch.from_numpy(predict_logits(model, pixels)).double()
+    with held_on(device, model):
+        answers = predict_logits(model, pixels)
+    logits = in_double(torch.from_numpy(answers))
     own = readout.probabilities(logits).numpy()
     apart = np.abs(own - some.to_numpy())
     differ = int((own.argmax(axis=1) != some.to_numpy().argmax(axis=1)).sum())

@@ -197,6 +197,7 @@ def open_inputs(
 def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
     """Decode the images and find the weights to start from and the run directory; nothing is written yet."""
     card, samples = inputs.card, inputs.samples
+    device = open_device(options.device)
     cache = open_cache()
     backbone = inputs.backbone or _backbone(inputs, cache, step)
     own = card.training == "none" and inputs.finished is None
@@ -209,7 +210,13 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
     served = None
     if own:
         served = compare_served(
-            card, samples, model, preprocessing, card_path=inputs.card_path, data_root=inputs.data_root
+            card,
+            samples,
+            model,
+            preprocessing,
+            card_path=inputs.card_path,
+            data_root=inputs.data_root,
+            device=device,
         )
     weights = hash_state(model.state_dict()) if own else backbone.body_hash()
     key = question_key(inputs, options, weights, preprocessing.info, served)
@@ -232,9 +239,9 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
         step=step,
         command=options.command,
         started=now().isoformat(),
-        device=open_device(options.device),
+        device=device,
         readout=inputs.readout,
-        precision=open_precision(options.precision),
+        precision=open_precision(options.precision, options.device),
     )
 
 

@@ -20,6 +20,7 @@ from audit.evidence.effects_store import StoredEffects
 from audit.models.adapters.registry import Model
 from audit.models.black_box import BlackBox
 from audit.models.build import Backbone
+from audit.models.device import CPU, resolve_device
 from audit.models.readout import Readout, with_readout
 from audit.patching.sites import Site, sites_of
 from audit.patching.sweep import measure_unpatched
@@ -68,6 +69,7 @@ def reproduce_finding(
     samples: Samples | None = None,
     backbone: Backbone | None = None,
     box: BlackBox | None = None,
+    device: str = CPU,
 ) -> Reproduction:
     """Measure one finding again.
 
@@ -85,6 +87,8 @@ def reproduce_finding(
         The model's architecture, where it was given in Python.
     box : BlackBox, optional
         The model's answers, where they were given in Python.
+    device : str, optional
+        Where it is measured.
 
     Raises
     ------
@@ -117,14 +121,14 @@ def reproduce_finding(
         raise InputError(
             source_sentence(audit.data.source), "the data have changed since the run", "restore them, or audit again"
         )
-    options = Options("vit-audit reproduce", run.parent, run=run)
+    options = Options("vit-audit reproduce", run.parent, run=run, device=resolve_device(device))
     if inputs.box is not None:
         if inputs.box.sha256 != audit.model.weights_sha256:
             raise InputError(audit.model.weights, "has changed since the run", "restore it, or audit again")
         asked = prepare_black_box(inputs, inputs.box, options, silent)
         obtained = _gap(asked, ask_black_box(asked), finding)
         return Reproduction(finding, audit.model.unit, finding.expected, obtained, finding.tolerance)
-    with run_state():
+    with run_state(fail_in_time=options.device == CPU):
         context = prepare(inputs, options, silent)
         obtained = (
             _measure_rates(context, run, finding)
@@ -142,7 +146,7 @@ def _model(context: RunContext, run: Path) -> Model:
         fix = "restore it; a shareable copy has its models only where it was made with --models"
         raise InputError(str(path), "missing", fix)
     model = context.backbone.build_stored(load_file(path), len(context.samples.labels))
-    return with_readout(model.eval(), context.readout)
+    return with_readout(model.eval(), context.readout).to(context.device)
 
 
 def readout_of_record(model: ModelInfo) -> Readout:

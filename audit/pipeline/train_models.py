@@ -17,6 +17,7 @@ from audit.data.splits import balanced_training
 from audit.models.adapters.registry import Model
 from audit.models.checkpoint import hash_state, save_weights, started_from
 from audit.models.converters import keeps_configuration, kept_configuration
+from audit.models.device import held_on
 from audit.models.finetune import Recipe, Views, count_steps, finetune, make_views, mirrored
 from audit.models.readout import with_readout
 from audit.models.side_by_side import train_side_by_side
@@ -50,14 +51,8 @@ class AuditedModels:
     @contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
         """Hold all models on a device for the length of a block."""
-        every = [*self.by_seed.values(), *self.balanced]
-        for model in every:
-            model.to(device)
-        try:
+        with held_on(device, *self.by_seed.values(), *self.balanced):
             yield
-        finally:
-            for model in every:
-                model.to("cpu")
 
     @property
     def primary(self) -> Model:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -226,19 +223,6 @@ def test_what_is_no_workbook_is_told_so(tmp_path: Path) -> None:
             DataError, match=r"t\.xlsx: not a readable workbook \(.*\); save it again as \.xlsx, or as CSV"
         ):
             read_table(tmp_path / "t.xlsx")
-
-
-def test_without_openpyxl_one_line_names_the_extra(tmp_path: Path) -> None:
-    write_excel(tmp_path / "t.xlsx", [["image"], ["a.png"]])
-    absent = tmp_path / "absent"
-    absent.mkdir()
-    (absent / "openpyxl.py").write_text("raise ImportError\n")
-    code = "import sys, pathlib, audit.card.read_table as r; r.read_table(pathlib.Path(sys.argv[1]))"
-    paths = os.pathsep.join([str(absent), *filter(None, sys.path)])
-    command = [sys.executable, "-c", code, str(tmp_path / "t.xlsx")]
-    ran = subprocess.run(command, env={"PYTHONPATH": paths}, capture_output=True, text=True)
-    assert "pip install 'vit-audit[excel]'" in ran.stderr.splitlines()[-1]
-    assert "openpyxl, which is not installed" in ran.stderr.splitlines()[-1]
 
 
 def test_json_lines_keep_what_is_flat(tmp_path: Path) -> None:

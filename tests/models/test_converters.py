@@ -177,7 +177,7 @@ def test_positions_at_another_size_are_those_of_torchvision() -> None:
     larger.load_state_dict(interpolate_embeddings(48, 8, original.state_dict()))
     conversion, images = convert_vit(original), noise_images(2, size=48)
     model = conversion.create(3, 48).eval()
-    model.load_state_dict(conversion.tensors_for(model, original.state_dict()))
+    model.load_state_dict(conversion.resampled(model, conversion.renamed(original.state_dict())))
     with torch.inference_mode():
         wanted = larger(images)
         torch.testing.assert_close(model(images), wanted, rtol=0, atol=1e-5 * max(1.0, float(wanted.std())))
@@ -377,3 +377,21 @@ def test_overrides_and_unknown_names_are_refused() -> None:
 def test_every_kind_is_tried() -> None:
     tried = {made().config.model_type for made in (*CLASSIFIERS.values(), *TOWERS.values())}
     assert tried == set(KINDS)
+
+
+def test_what_a_folder_of_siglip_leaves_out_is_the_librarys_default() -> None:
+    """Published folders say no more of the image tower than its kind."""
+    own = hf.SiglipVisionConfig()
+    found = KINDS["siglip"]({"model_type": "siglip", "vision_config": {"model_type": "siglip_vision_model"}})
+    assert found.image_size == own.image_size
+    for name, value in (("embed_dim", own.hidden_size), ("depth", own.num_hidden_layers),
+                        ("num_heads", own.num_attention_heads), ("patch_size", own.patch_size)):  # fmt: skip
+        assert found.options[name] == value
+    assert found.options["norm_layer"].keywords["eps"] == own.layer_norm_eps
+
+
+def test_what_a_folder_of_clip_leaves_out_is_the_librarys_default() -> None:
+    own = hf.CLIPVisionConfig()
+    found = KINDS["clip"]({"model_type": "clip"})
+    assert (found.options["patch_size"], found.image_size) == (own.patch_size, own.image_size)
+    assert found.options["norm_layer"].keywords["eps"] == own.layer_norm_eps

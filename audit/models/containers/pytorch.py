@@ -8,7 +8,8 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,18 @@ CONVERT = (
 )
 
 
+@contextmanager
+def _harmless_allowed() -> Iterator[None]:
+    """Let a pickle name what is harmless, for the length of a block (torch has a manager for it since 2.5)."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals([*HARMLESS])
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
 def read_pytorch(path: Path) -> object:
     """Return what a file holds; nothing that it says is run.
 
@@ -40,7 +53,7 @@ def read_pytorch(path: Path) -> object:
         If it is damaged, or needs code to be read; the fix is then the lines that convert it.
     """
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([*HARMLESS]):
+        with warnings.catch_warnings(), _harmless_allowed():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             loaded: object = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged file may raise anything while it is parsed

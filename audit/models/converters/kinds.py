@@ -217,8 +217,25 @@ def _dinov3(config: Config) -> Conversion:
     return Conversion(options, side_of(config), names, "layer.", DINO_V3_LIKE | up, made=Eva)
 
 
+# What folders may leave out, as published SigLIP's do: the library's defaults.
+TOWER_DEFAULTS = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "num_channels": 3, "image_size": 224,
+}  # fmt: skip
+CLIP_DEFAULTS: Config = {
+    **TOWER_DEFAULTS, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "projection_dim": 512,
+}  # fmt: skip
+SIGLIP_DEFAULTS: Config = {
+    **TOWER_DEFAULTS,
+    "patch_size": 16,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+}
+
+
 def _clip(config: Config) -> Conversion:
     """CLIP: its classifier reads the mean of the patches as they leave the last block; without one, the class token."""
+    config = {**CLIP_DEFAULTS, **config}
     classifies = _classifies(config)
     pool = {"global_pool": "avg", "final_norm": False} if classifies else {"global_pool": "token"}
     options = _common(config, int(config["intermediate_size"])) | {"pre_norm": True, **pool}
@@ -238,6 +255,7 @@ def _clip(config: Config) -> Conversion:
 
 def _siglip(config: Config) -> Conversion:
     """SigLIP: its classifier reads the mean of the patches; without one, an attention pool does."""
+    config = {**SIGLIP_DEFAULTS, **config}
     classifies = _classifies(config)
     pool = {"global_pool": "avg", "fc_norm": False} if classifies else {"global_pool": "map"}
     options = _common(config, int(config["intermediate_size"])) | {"class_token": False, **pool}
@@ -277,13 +295,6 @@ def _split_pool(state: State) -> None:
             state[f"attn_pool.q.{kind}"], state[f"attn_pool.kv.{kind}"] = joined[:third], joined[third:]
 
 
-# What transformers takes where a published configuration leaves it out, as those of whole SigLIP models do.
-CLIP_DEFAULTS: Config = {
-    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-    "num_channels": 3, "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
-    "projection_dim": 512,
-}  # fmt: skip
-SIGLIP_DEFAULTS: Config = {**CLIP_DEFAULTS, "patch_size": 16, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
 DEFAULTS: Mapping[str, Config] = {"clip": CLIP_DEFAULTS, "siglip": SIGLIP_DEFAULTS}
 
 KINDS: Mapping[str, Callable[[Config], Conversion]] = {

@@ -15,12 +15,12 @@ from timm.layers.norm import LayerNorm
 from timm.models.vision_transformer import VisionTransformer
 
 from audit.errors import ModelError
+from audit.extras import needs
 from audit.models.adapters.registry import FAMILIES, family_of
 from audit.models.converters.conversion import Conversion, Joint, State
 
 Config = Mapping[str, Any]
 CONFIG = "open_clip_config.json"
-CLIP_EXTRA = "pip install 'vit-audit[clip]'"
 TRUNK, HEAD_WIDTH, EPS = "visual.trunk.", 64, 1e-5
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # open_clip's, unless stated
 NAMES = {
@@ -78,12 +78,7 @@ def read_configuration(name: str, named: Path) -> dict[str, Any]:
         if not isinstance(content, dict) or not isinstance(content.get("model_cfg"), dict):
             raise ModelError(str(path), "holds no model_cfg", "restore the file that was saved with the weights")
         return content
-    try:
-        import open_clip
-    except ImportError:
-        raise ModelError(
-            str(path), "no such file, and open_clip is not installed", f"restore it, or {CLIP_EXTRA}"
-        ) from None
+    open_clip = needs("open_clip", str(path), error=ModelError, otherwise="restore the file")
     found = open_clip.get_model_config(name)
     if found is None:
         near = difflib.get_close_matches(name, open_clip.list_models(), n=3)

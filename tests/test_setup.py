@@ -1,0 +1,85 @@
+"""What make installs: torch for the CPU where there is no NVIDIA GPU and its index answers, and a line that says so."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+pytestmark = [
+    pytest.mark.unit,
+    pytest.mark.skipif(shutil.which("make") is None or sys.platform != "linux", reason="set up with make, on Linux"),
+]
+ROOT = Path(__file__).parent.parent
+NOWHERE = "http://127.0.0.1:9/whl/cpu"  # nothing listens there
+PYTHON = """#!/bin/sh
+case "$*" in
+  "-m pip --version") exit 0 ;;
+  "-m pip install"*) echo "python $*" ;;
+  *) exec {python} "$@" ;;
+esac
+"""
+
+
+class Answers(BaseHTTPRequestHandler):
+    """An index that knows torch."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/whl/cpu/torch/" else 404)
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def index() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/whl/cpu"
+    server.shutdown()
+    server.server_close()
+
+
+def program(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
+
+
+def set_up(folder: Path, wheels: str) -> list[str]:
+    """Make the environment with a Python that installs nothing, and return what is printed."""
+    shutil.copy(ROOT / "Makefile", folder)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    program(folder / ".venv" / "bin" / "python", PYTHON.format(python=sys.executable))
+    paths = os.environ["PATH"] if not (folder / "gpu").is_dir() else f"{folder / 'gpu'}:{os.environ['PATH']}"
+    command = ["make", "--silent", ".venv/.installed", f"PYTHON={sys.executable}", f"CPU_WHEELS={wheels}"]
+    done = subprocess.run(
+        command, cwd=folder, env={**os.environ, "PATH": paths, "no_proxy": "*", "MAKEFLAGS": ""},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert (folder / ".venv" / ".installed").is_file()
+    return done.stdout.splitlines()
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is an NVIDIA GPU")
+def test_without_a_gpu_torch_comes_from_the_cpu_index_where_it_answers(tmp_path: Path, index: str) -> None:
+    said = set_up(tmp_path, index)
+    assert "torch for the CPU: about 500 MB" in said[-2]
+    assert said[-1] == f"python -m pip install --disable-pip-version-check --extra-index-url {index} --editable .[dev]"
+
+
+@pytest.mark.parametrize("where", ["no GPU, no network", "a GPU"])
+def test_otherwise_from_where_pip_looks_by_itself(where: str, tmp_path: Path, index: str) -> None:
+    if where == "a GPU":
+        program(tmp_path / "gpu" / "nvidia-smi", "#!/bin/sh\n")
+    said = set_up(tmp_path, index if where == "a GPU" else NOWHERE)
+    assert "torch with CUDA: about 3 GB" in said[-2]
+    assert said[-1] == "python -m pip install --disable-pip-version-check --editable .[dev]"
