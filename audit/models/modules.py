@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from audit.models.converters.torchvision import convert_resnet, convert_vit
 from audit.models.load import load_tensors
 from audit.models.named import AdaptedNetwork, PlainNetwork, grouped
 from audit.models.outputs import OneOutput, body_within, keys_of, one_head, with_pair
+from audit.models.preprocessing import open_processor
 from audit.models.readout import readout_of, readout_of_card, with_readout
 
 WHERE = "the given module"
@@ -218,7 +220,10 @@ def _convert_saved(module: Any) -> tuple[Model, list[str] | None]:
             conversion, saved = read_folder(folder), open_checkpoint(find_weights(folder))
         except ModelError as error:
             raise ModelError(WHERE, error.what, error.fix) from None
-        return _convert(conversion, saved.take(None).tensors, type(module).__name__), conversion.classes
+        model = _convert(conversion, saved.take(None).tensors, type(module).__name__)
+        with suppress(ModelError):  # a kind that has none: whoever needs it says so
+            model.image_processor = open_processor(folder)[0]
+        return model, conversion.classes
 
 
 @torch.inference_mode()

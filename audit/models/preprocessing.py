@@ -147,7 +147,7 @@ def preprocessing_of(
     if isinstance(spec.preprocess, PreprocessSpec):
         return _checked(_stated(spec.preprocess, shape, said), shape)
     if spec.name == "huggingface":
-        return _checked(_of_huggingface(folder, shape, said), shape)
+        return _checked(_of_huggingface(folder, shape, said, getattr(model, "image_processor", None)), shape)
     if spec.name.startswith("open_clip/"):
         return _checked(_of_open_clip(spec, folder, shape), shape)
     if spec.name.startswith("torchvision/"):
@@ -237,13 +237,19 @@ def _of_torchvision(
 
 
 def _of_huggingface(
-    folder: Path | None, shape: tuple[int, int, int], said: tuple[tuple[float, ...], tuple[float, ...]]
+    folder: Path | None,
+    shape: tuple[int, int, int],
+    said: tuple[tuple[float, ...], tuple[float, ...]],
+    default: Any = None,
 ) -> Preprocessing:
-    """Return the image processor of a Hugging Face folder, without rescaling and normalisation."""
+    """Return the image processor of a Hugging Face folder, without rescaling and normalisation.
+
+    ``default`` is the library's for a module that was given in memory, beside which nothing lies.
+    """
     config = json.loads((folder / "config.json").read_text("utf-8")) if folder is not None else {}
     if is_timm_folder(config):
         return _of_timm_folder(config, shape)
-    processor, carried = open_processor(folder)
+    processor, carried = (default, False) if default is not None and folder is None else open_processor(folder)
     import transformers
 
     settings = processor.to_dict()
