@@ -400,7 +400,8 @@ def _checked(module: nn.Module, classes: Sequence[str]) -> list[str]:
     """Return the names of the outputs, once it is known that there is a module and a name for each."""
     if not isinstance(module, nn.Module):
         raise ModelError(type(module).__name__, "is no torch.nn.Module", "a card's section model goes to load_model")
-    names = [] if isinstance(classes, str) else [str(name) for name in classes]
+    listed = isinstance(classes, Iterable) and not isinstance(classes, str)
+    names = [str(name) for name in classes] if listed else []
     if not names or len(set(names)) < len(names):
         raise ModelError("classes", f"are {classes!r}", "name each output once, in their order, as a list")
     return names

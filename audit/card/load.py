@@ -141,7 +141,7 @@ def with_classes(card: AnyCard, classes: Sequence[str]) -> AnyCard:
 
 def built_in_cards() -> dict[str, Path]:
     """Return the cards that come with the tool, by the names that ``find_card`` knows them by."""
-    return {card.stem: card for card in sorted(resource_dir("datasets").glob("*.yaml"))}
+    return dict(sorted((card.stem, card) for card in resource_dir("datasets").glob("*.yaml")))
 
 
 def find_card(name_or_path: str | Path) -> Path:

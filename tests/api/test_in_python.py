@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from timm.data import create_transform, resolve_data_config
 
 import vit_audit as va
 from audit.data.synthetic import SyntheticSource, sample_faces
@@ -136,9 +137,8 @@ def test_predictions_are_the_modules_own(faces: tuple[Path, pd.DataFrame]) -> No
     paths = [folder / p for p in frame["path"][:5]]
     logits = va.wrap(model, ["neutral", "smiling"]).predict(paths)
     assert logits.dtype == np.float32
-    stacked = np.stack([np.asarray(Image.open(p).convert("RGB")) for p in paths]) / 255
-    mean, std = (np.array(model.pretrained_cfg[k]) for k in ("mean", "std"))
-    images = torch.tensor((stacked - mean) / std, dtype=torch.float32).permute(0, 3, 1, 2)
+    transform = create_transform(**resolve_data_config({"input_size": (3, 64, 64)}, model=model), is_training=False)
+    images = torch.stack([transform(Image.open(p).convert("RGB")) for p in paths])
     with torch.inference_mode():
         np.testing.assert_allclose(logits, model(images).numpy(), atol=1e-5)
 
