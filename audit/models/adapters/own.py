@@ -15,7 +15,40 @@ from audit.models.adapters.channels import Channels
 from audit.models.adapters.heads import Heads
 
 
-class Plain(Channels):
+class Named:
+    """What the adapters of both kinds of networks have alike: parts that their owner has named."""
+
+    model: Any
+
+    def stem(self) -> nn.Module:
+        """Return the module through which images enter."""
+        module: nn.Module = self.model.entry
+        return module
+
+    def end(self) -> nn.Module:
+        """Return the module through which the logits leave."""
+        module: nn.Module = self.model.exit
+        return module
+
+    @property
+    def last(self) -> tuple[str, ...]:
+        """Names of the model's parts that follow the last part."""
+        return last_of(self.model)
+
+    def classifiers(self) -> dict[str, Any]:
+        """Return the linear layer that gives the logits, by its name in the model."""
+        return {f"network.{self.model.classifier_name}": self.model.get_classifier()}
+
+    def modules(self, layer: int) -> Sequence[nn.Module]:
+        """Return the modules that are a part's own: what leads to the next belongs to it."""
+        return [self.model.get_submodule(name.rstrip(".")) for name in self.names(layer)]
+
+    def names(self, layer: int) -> tuple[str, ...]:
+        """Return how the names of a part's tensors begin."""
+        return names_of(self.model, layer)
+
+
+class Plain(Named, Channels):
     """A network without residual stream: nothing goes around a stage, which hands on what its slices write.
 
     Stages hand on channels with rows and columns (B, channels, rows, columns), or alone (B, channels).
@@ -102,33 +135,6 @@ class Plain(Channels):
         """Return the sizes of a stage, for estimates of memory."""
         return Sizes(self.tokens(layer), self.width(layer), 0, self.width(layer))
 
-    def stem(self) -> nn.Module:
-        """Return the module through which images enter."""
-        module: nn.Module = self.model.entry
-        return module
-
-    def end(self) -> nn.Module:
-        """Return the module through which the logits leave."""
-        module: nn.Module = self.model.exit
-        return module
-
-    @property
-    def last(self) -> tuple[str, ...]:
-        """Names of the model's parts that follow the last stage."""
-        return last_of(self.model)
-
-    def classifiers(self) -> dict[str, Any]:
-        """Return the linear layer that gives the logits, by its name in the model."""
-        return {f"network.{self.model.classifier_name}": self.model.get_classifier()}
-
-    def modules(self, layer: int) -> Sequence[nn.Module]:
-        """Return the modules that are a stage's own: what leads to the next belongs to it."""
-        return [self.model.get_submodule(name.rstrip(".")) for name in self.names(layer)]
-
-    def names(self, layer: int) -> tuple[str, ...]:
-        """Return how the names of a stage's tensors begin."""
-        return names_of(self.model, layer)
-
     def reparameterize_(self, layer: int, generator: torch.Generator) -> None:
         """Leave a stage as it is: it has no coordinates of its own inside."""
         del layer, generator
@@ -147,7 +153,7 @@ class Plain(Channels):
         return shape
 
 
-class Adapted(Heads):
+class Adapted(Named, Heads):
     """A transformer of no known family: heads of named blocks.
 
     What a block's heads have written together is kept beside the stream that enters the block, in one row of numbers:
@@ -274,33 +280,6 @@ class Adapted(Heads):
         """Turn what enters the projection into z (images, tokens, heads * head width)."""
         del layer
         return entered.reshape(images, -1, entered.shape[-1])
-
-    def stem(self) -> nn.Module:
-        """Return the module through which images enter."""
-        module: nn.Module = self.model.entry
-        return module
-
-    def end(self) -> nn.Module:
-        """Return the module through which the logits leave."""
-        module: nn.Module = self.model.exit
-        return module
-
-    @property
-    def last(self) -> tuple[str, ...]:
-        """Names of the model's parts that follow the last block."""
-        return last_of(self.model)
-
-    def classifiers(self) -> dict[str, Any]:
-        """Return the linear layer that gives the logits, by its name in the model."""
-        return {f"network.{self.model.classifier_name}": self.model.get_classifier()}
-
-    def modules(self, layer: int) -> Sequence[nn.Module]:
-        """Return the modules that are a block's own: what leads to the next belongs to it."""
-        return [self.model.get_submodule(name.rstrip(".")) for name in self.names(layer)]
-
-    def names(self, layer: int) -> tuple[str, ...]:
-        """Return how the names of a block's tensors begin."""
-        return names_of(self.model, layer)
 
     def _inner(self, layer: int) -> list[Any]:
         return [self.blocks[layer].get_submodule(name) for name in self.model.inner]
