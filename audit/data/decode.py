@@ -134,6 +134,7 @@ def _decoded(name: str, content: bytes, opening: Opening) -> Image.Image:
     seen = image.transpose(_UPRIGHT[orientation]) if turns and orientation in _UPRIGHT else image
     kept: dict[str | tuple[int, int], object] = {}
     if opening == Opening.CAREFUL:
+        check_side(name, image)
         rgb = _to_rgb(seen, content, name, remarks.append)
     else:
         remarks += [EXIF] if orientation in _UPRIGHT else []

@@ -59,6 +59,7 @@ def test_rendering_again_gives_the_same_bytes(run_dir: Path) -> None:
             "controls",
             "findings",
             "excluded",
+            "detection",
         )
     }
 
