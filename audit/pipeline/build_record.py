@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import recall_score
 
 from audit import __version__
 from audit.card.schema import Card
@@ -232,7 +232,8 @@ def accuracies(scope: Scope) -> tuple[list[float], list[float]]:
         part = own[own["seed"] == seed]
         labels = truth.loc[part["recipient"]].to_numpy()
         plain.append(float((labels == part["predicted"].to_numpy()).mean()))
-        balanced.append(float(balanced_accuracy_score(labels, part["predicted"])))
+        seen = sorted(set(labels))  # a class may be predicted that no image has
+        balanced.append(float(recall_score(labels, part["predicted"], labels=seen, average="macro", zero_division=0)))
     return plain, balanced
 
 
