@@ -12,6 +12,7 @@ from tests.small_world import Invoke, Run, World, write_card
 
 # What `make quick` leaves out: modules that print PDFs, open CLIPs or try the benchmarks, unit tests of over a second.
 SLOW_PLACES = (
+    "tests/models/test_preprocessing.py",
     "tests/models/test_zero_shot.py",
     "tests/report/test_pdf.py",
     "tests/report/test_render.py",
