@@ -181,7 +181,7 @@ class AttributeInfo(Record):
     not_kept: dict[str, int] = {}  # images by value that is no group of the card, the commonest five
     not_kept_values: int = 0
     not_kept_images: int = 0
-    permuted: int | None = None  # seed of a null run, in which groups are dealt out at random
+    permuted: int | None = None  # seed of a null run, in which groups are assigned at random
 
 
 class GapLimit(Record):
