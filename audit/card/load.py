@@ -313,6 +313,10 @@ def _kind(data: object) -> str:
     return "a list" if isinstance(data, list) else "a single value"
 
 
+OF_A_FILE = {"weights", "image_size", "mean", "std"}  # fields of model that an ONNX file has use for
+OF_AN_INSIDE = {*OF_A_FILE, "state", "train_blocks", "channel_slices", "overrides"}
+
+
 def _disagreements(card: Card) -> Iterator[tuple[PathParts, str]]:
     """Yield what is wrong between parts that are each right: (path, message)."""
     yield from _bad_groups(card)
@@ -356,6 +360,12 @@ def _bad_model(card: Card) -> Iterator[tuple[PathParts, str]]:
     for field in ("served", "output_key"):
         if model.is_black_box and getattr(model, field) is not None:
             yield ("model", field), f"is of a model whose inside is given, not of name: {model.name}; remove it"
+    for field in sorted(model.model_fields_set & OF_AN_INSIDE) if model.is_black_box else ():
+        if model.name == PREDICTIONS or field not in OF_A_FILE:
+            yield ("model", field), f"is not read with name: {model.name}; remove it"
+    stated = set() if isinstance(model.preprocess, str) else model.preprocess.model_fields_set
+    for field in sorted(stated & model.model_fields_set & {"mean", "std"}):
+        yield ("model", field), "preprocess states it too; give it once"
     if not model.is_black_box and model.scores is not None:
         yield ("model", "scores"), f"is of name: {PREDICTIONS} and name: {ONNX}; remove it"
 
@@ -370,6 +380,14 @@ def _bad_prompts(card: Card) -> Iterator[tuple[PathParts, str]]:
         yield where, f"'{model.name}' reads no text; name: huggingface or open_clip/NAME does"
     if card.training != "none":
         yield where, "are of a model that is audited as it is; write training: none, or remove them"
+    told: dict[str, str] = {}
+    for name, texts in model.prompts.items():
+        for position, text in enumerate(texts):
+            if not text.strip():
+                yield (*where, name, position), "says nothing; describe the class"
+            elif text in told:
+                yield (*where, name, position), f"'{text}' is said of '{told[text]}' already; give each text once"
+            told.setdefault(text, name)
     if model.classes != list(model.prompts):
         yield where, "do not describe model.classes, in their order; leave model.classes out"
 
