@@ -201,6 +201,7 @@ BAD: list[tuple[str, Any, dict[str, Any], str]] = [
     ("text", lambda p: p.assign(happy="a lot"), {}, "has 'a lot' for class 'happy'"),
     ("sums", lambda p: p.assign(happy=p["happy"] / 2), {}, "no probabilities"),
     ("negative", lambda p: p.assign(happy=-p["happy"]), {"model": {"scores": "probability"}}, "no probabilities"),
+    ("one wrong row", lambda p: p.assign(happy=p["happy"].where(p.index != 7, 3.0)), {}, "(1 such images)"),
     ("percent", lambda p: p.assign(**{c: p[c] * 100 for c in CLASSES}), {}, "scores are percentages"),
     ("unknown class", lambda p: p.assign(predicted="hapy"), {"model": {"classes": CLASSES}},
      "is predicted as 'hapy', no class (600 such images); did you mean 'happy'?"),
@@ -215,6 +216,17 @@ BAD: list[tuple[str, Any, dict[str, Any], str]] = [
     ("training", lambda p: p, {"training": {"epochs": 1}}, "'predictions' cannot be trained"),
     ("both lists", lambda p: p, {"data": {"not_detected": "x", "not_detected_list": "y"}}, "give one of the two"),
 ]  # fmt: skip
+
+
+def test_rounded_probabilities_are_no_logits_and_commas_may_be_decimal(table: pd.DataFrame, tmp_path: Path) -> None:
+    """A softmax in single precision may be a hair above 1; a spreadsheet may write 0,5."""
+    sure = scores_of(table).assign(**{**dict.fromkeys(CLASSES, 0.0), CLASSES[0]: 1.0000001})
+    net = va.predictions(sure)
+    assert net.table.answers[CLASSES[0]].unique().tolist() == [1.0]
+    commas = scores_of(table).assign(
+        **{name: table[name].map(lambda p: f"{p:.6f}".replace(".", ",")) for name in CLASSES}
+    )
+    assert np.allclose(va.predictions(commas).table.answers[CLASSES], table[CLASSES], atol=1e-6)
 
 
 @pytest.mark.parametrize(("damage", "changes", "words"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
