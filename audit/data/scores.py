@@ -21,7 +21,7 @@ def score_table(texts: pd.DataFrame, where: str) -> pd.DataFrame:
         If commas may separate thousands or decimals.
     """
     known = numbers_of({text for name in texts for text in texts[name].dropna()}, where)
-    return texts.apply(lambda column: column.map(known)).astype(np.float64)
+    return pd.DataFrame({name: texts[name].map(known) for name in texts}, texts.index, dtype=np.float64)
 
 
 def outside(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from scipy.special import expit, softmax
 
@@ -69,7 +68,7 @@ def read_served(
     if table.empty:
         raise DataError(where, "holds none of the audit's images", f"write their keys under '{image}' as the data do")
     values = score_table(table[list(classes)], where)
-    bad = values.index[~np.isfinite(values).all(axis=1)]
+    bad = values.index[values.isna().any(axis=1)]
     if len(bad):
         what = f"{len(bad)} rows hold no finite numbers ({', '.join(map(str, bad[:EXAMPLES]))})"
         raise DataError(where, what, "correct or remove these rows")

@@ -21,6 +21,13 @@ from audit.models.weight_sets import State, WeightSet, as_numbers, find_sets, se
 StateDict = Mapping[str, torch.Tensor]
 STARTED_FROM = "started_from"  # in a file's metadata: hash_state of the weights before training
 SHOWN = 5  # names of tensors in one message
+# What training code keeps beside a model, and what takes no part in its answers.
+STRANGERS = re.compile(
+    r"(^|[._])(criterion|\w*loss(es|_fn)?|metrics?|class_weights?|pos_weight|\w*acc(uracy)?|auroc|f1(_?score)?"
+    r"|precision|recall|conf(usion)?_?mat(rix)?)([._]|$)",
+    re.IGNORECASE,
+)
+SAVE = "save the state_dict of the model that is in use as .safetensors, and name that file"
 
 
 @dataclass(frozen=True)

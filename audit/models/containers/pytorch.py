@@ -26,8 +26,9 @@ CALLED = re.compile(
 )  # what a pickle would call, in torch's refusal
 CONVERT = (  # every set of weights is kept: which of them is in use, the card says
     "convert it in Python, if you trust its maker: import torch; "
-    "kept = lambda m: m if torch.is_tensor(m) else {{k: kept(v) for k, v in getattr(m, 'state_dict', lambda: m)().items() "
-    "if torch.is_tensor(v) or hasattr(v, 'items') or hasattr(v, 'state_dict')}}; "
+    "kept = lambda m: m if torch.is_tensor(m) else "
+    "{{k: kept(v) for k, v in getattr(m, 'state_dict', lambda: m)().items() if torch.is_tensor(v) "
+    "or hasattr(v, 'items') or hasattr(v, 'state_dict')}}; "
     "torch.save(kept(torch.load({old!r}, map_location='cpu', weights_only=False)), {new!r})"
 )
 
