@@ -229,6 +229,16 @@ def test_rounded_probabilities_are_no_logits_and_commas_may_be_decimal(table: pd
     assert np.allclose(va.predictions(commas).table.answers[CLASSES], table[CLASSES], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"classes": ["no", "no"]}, "'no' occurs twice"), ({"scores": "percent"}, "scores: Input should")],
+)
+def test_what_is_said_of_predictions_is_checked(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(va.ModelError, match=words) as caught:
+        va.predictions(pd.DataFrame({"image": ["a"], "no": [0.2], "yes": [0.8]}), **wrong)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(("damage", "changes", "words"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
 def test_bad_predictions_are_one_line_and_nothing_is_written(
     table: pd.DataFrame, tmp_path: Path, invoke: Invoke, damage: Any, changes: dict[str, Any], words: str
