@@ -39,9 +39,9 @@ def audit(
         The run's own folder; by default one in ``runs`` that is named by card, date and hash.
     runs : str or pathlib.Path
     device : {"auto", "cpu", "cuda", "mps"}
-        Where heads are patched; "auto" takes an accelerator where there is one.
-    precision : {"float32", "bfloat16", "float16"}
-        In what the search is made; findings are computed in float32. On "mps" nothing else is.
+        Where models are trained, asked and patched; "auto" takes an accelerator where there is one.
+    precision : {"float32", "bf16", "fp16"}
+        In what models are trained and heads searched for; findings are computed in float32. On "mps" nothing else is.
     memory : str, optional
         Keep the sweeps within so much memory, as "4G".
     report : bool

@@ -31,7 +31,7 @@ from audit.models.architecture import unit_of
 from audit.models.black_box import BlackBox, read_predictions
 from audit.models.build import Backbone, check_model, with_class_names
 from audit.models.checkpoint import hash_state
-from audit.models.device import CPU, open_device, open_precision
+from audit.models.device import CPU, Compute, open_device, open_precision
 from audit.models.onnx_file import OnnxModel
 from audit.models.preflight import NOT_FILES, PreflightReport, preflight_model, spec_of_controls
 from audit.models.preprocessing import Preprocessing
@@ -116,9 +116,9 @@ class Options:
     report : bool
         Whether HTML, PDF and tables are made.
     device : str
-        Where heads are patched.
+        Where models are trained, asked and patched.
     precision : str
-        Of Design A on the discovery split.
+        Of training, and of Design A on the discovery split.
     """
 
     command: str
@@ -197,9 +197,9 @@ def open_inputs(
 def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
     """Decode the images and find the weights to start from and the run directory; nothing is written yet."""
     card, samples = inputs.card, inputs.samples
-    device = open_device(options.device)
+    compute = Compute(open_device(options.device), open_precision(options.precision, options.device))
     cache = open_cache()
-    backbone = inputs.backbone or _backbone(inputs, cache, step)
+    backbone = inputs.backbone or _backbone(inputs, cache, step, compute)
     own = card.training == "none" and inputs.finished is None
     model = backbone.build_as_is(len(samples.labels)) if own else backbone.build(len(samples.labels))
     tick = step("data: decoding images")
@@ -216,7 +216,7 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
             preprocessing,
             card_path=inputs.card_path,
             data_root=inputs.data_root,
-            device=device,
+            device=compute.device,
         )
     weights = hash_state(model.state_dict()) if own else backbone.body_hash()
     key = question_key(inputs, options, weights, preprocessing.info, served)
@@ -235,13 +235,12 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
         preprocessing=preprocessing,
         served=served,
         backbone=backbone,
-        control_backbone=_control_backbone(inputs, cache, step) or backbone,
+        control_backbone=_control_backbone(inputs, cache, step, compute) or backbone,
         step=step,
         command=options.command,
         started=now().isoformat(),
-        device=device,
+        compute=compute,
         readout=inputs.readout,
-        precision=open_precision(options.precision, options.device),
     )
 
 
@@ -317,24 +316,25 @@ def still_there(samples: Samples) -> Iterator[None]:
         raise UnfinishedError(error.where, what, "restore it, and run again") from error
 
 
-def _backbone(inputs: Inputs, cache: Path, step: Step) -> Backbone:
+def _backbone(inputs: Inputs, cache: Path, step: Step, compute: Compute) -> Backbone:
     if inputs.finished is not None:
         spec = inputs.card.model.model_copy(update={"weights": "none"})
         return Backbone(spec, inputs.finished / ARCHITECTURE)
-    return _find(inputs.card.model, inputs, cache, step)
+    return _find(inputs.card.model, inputs, cache, step, compute)
 
 
-def _control_backbone(inputs: Inputs, cache: Path, step: Step) -> Backbone | None:
+def _control_backbone(inputs: Inputs, cache: Path, step: Step, compute: Compute) -> Backbone | None:
     """Return what the control models start from, where that is not what the audited model starts from."""
     if inputs.card.controls.weights is None or inputs.finished is not None:
         return None
-    return _find(spec_of_controls(inputs.card), inputs, cache, step)
+    return _find(spec_of_controls(inputs.card), inputs, cache, step, compute)
 
 
-def _find(spec: ModelSpec, inputs: Inputs, cache: Path, step: Step) -> Backbone:
+def _find(spec: ModelSpec, inputs: Inputs, cache: Path, step: Step, compute: Compute) -> Backbone:
     """Find the weights of a model; ``rendered`` ones are made here."""
     if spec.weights == "rendered":
-        return Backbone(spec, rendered_base(spec, cache=cache, progress=step("base: rendered faces")))
+        base = rendered_base(spec, cache=cache, compute=compute, progress=step("base: rendered faces"))
+        return Backbone(spec, base)
     if spec.weights in ("pretrained", "none"):
         return Backbone(spec, None)
     return Backbone(spec, resolve(spec.weights, card_path=inputs.card_path, data_root=inputs.data_root))

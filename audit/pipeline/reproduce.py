@@ -146,7 +146,7 @@ def _model(context: RunContext, run: Path) -> Model:
         fix = "restore it; a shareable copy has its models only where it was made with --models"
         raise InputError(str(path), "missing", fix)
     model = context.backbone.build_stored(load_file(path), len(context.samples.labels))
-    return with_readout(model.eval(), context.readout).to(context.device)
+    return with_readout(model.eval(), context.readout).to(context.compute.device)
 
 
 def readout_of_record(model: ModelInfo) -> Readout:

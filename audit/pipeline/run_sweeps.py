@@ -190,8 +190,8 @@ def patch_part(
         units=plan.column("unit"),
     )
     progress = context.step(f"patching: {plan.contrast}, {plan.split}, seed {seed}")
-    if plan.split == "discovery" and context.precision != torch.float32:
-        table = run(chosen=chosen, precision=context.precision, progress=progress)
+    if plan.split == "discovery" and context.compute.precision != torch.float32:
+        table = run(chosen=chosen, precision=context.compute.precision, progress=progress)
         every = np.ones((len(plan.rows), len(sites_of(model, swept_layers(context)))), dtype=bool)
         again = run(chosen=_few(every if chosen is None else chosen))
         names = {f"p:{name}": f"{IN_FLOAT32}{name}" for name in context.outcomes}

@@ -18,7 +18,7 @@ def rough_run(tmp_path_factory: pytest.TempPathFactory, invoke: Invoke, small_ru
     """Audit the card of the small audit, beside a copy of that run: nothing of it may be taken up."""
     out = tmp_path_factory.mktemp("rough") / "out"
     shutil.copytree(small_run.out, out)
-    result = invoke("run", small_run.card, "--out", out, "--precision", "bfloat16")
+    result = invoke("run", small_run.card, "--out", out, "--precision", "bf16")
     assert result.exit_code == small_run.result.exit_code, result.output
     (folder,) = (f for f in out.iterdir() if f.name != small_run.folder.name)
     return Run(small_run.card, out, folder, result)
