@@ -127,6 +127,11 @@ class Compute:
     precision: torch.dtype = torch.float32
 
     @property
+    def exact(self) -> Compute:
+        """The same device in float32."""
+        return Compute(self.device)
+
+    @property
     def name(self) -> str:
         """The kind of the device and the type, for the keys of what is kept: both change results."""
         return f"{self.device.type} {precision_name(self.precision)}"

@@ -333,7 +333,7 @@ def _control_backbone(inputs: Inputs, cache: Path, step: Step, compute: Compute)
 def _find(spec: ModelSpec, inputs: Inputs, cache: Path, step: Step, compute: Compute) -> Backbone:
     """Find the weights of a model; ``rendered`` ones are made here."""
     if spec.weights == "rendered":
-        base = rendered_base(spec, cache=cache, compute=compute, progress=step("base: rendered faces"))
+        base = rendered_base(spec, cache=cache, compute=compute.exact, progress=step("base: rendered faces"))
         return Backbone(spec, base)
     if spec.weights in ("pretrained", "none"):
         return Backbone(spec, None)

@@ -72,7 +72,7 @@ def check_known_effects(context: RunContext, images: ControlSet) -> ControlRepor
         cache=context.cache,
         step=context.step,
         roles=roles,
-        compute=context.compute,
+        compute=context.compute.exact,
     )
     layers = range(prefix_blocks(model, context.card.model.train_blocks), adapter(model).depth)
     seeds = context.card.controls.donor_seeds
