@@ -182,6 +182,9 @@ def entry() -> None:
     help="In what models are trained and heads searched for; findings are computed in float32.",
 )
 @click.option("--memory", metavar="SIZE", help="Keep the sweeps within so much memory, as 4G: fewer images at once.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Processes that patch, one thread each; no result depends on it."
+)
 @reported
 def run(card: Path, data_root: Path | None, out: Path, *, report: bool, **options: Any) -> None:
     """Run a whole audit of CARD: controls, models, patching, evidence, report.

@@ -24,6 +24,7 @@ from audit.models.readout import SOFTMAX, Readout
 from audit.progress import Step
 from audit.records import Contrast
 from audit.units import Unit
+from audit.work.pool import Workers
 
 
 @dataclass
@@ -91,6 +92,8 @@ class RunContext(Run):
     """A run of a model whose inside is given: pixels, and models to start from."""
 
     cache: Path
+    work: Path  # of pieces of sweeps, until they are put together
+    workers: Workers
     pixels: Pixels
     preprocessing: Preprocessing  # which made them
     backbone: Backbone

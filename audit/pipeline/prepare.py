@@ -16,6 +16,7 @@ import audit.evidence
 import audit.models
 import audit.patching
 import audit.pipeline
+import audit.work
 from audit import __version__
 from audit.card.load import resolve, with_classes
 from audit.card.schema import PREDICTIONS, Card, ModelSpec
@@ -42,8 +43,9 @@ from audit.pipeline.context import BlackBoxRun, RunContext
 from audit.pipeline.train_models import ARCHITECTURE
 from audit.progress import Step
 from audit.records import PreprocessingInfo
-from audit.store import now, open_cache, question_hash, run_folder, source_hash
+from audit.store import WORK, now, open_cache, question_hash, run_folder, source_hash
 from audit.units import Unit
+from audit.work.pool import Workers
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,10 @@ class Options:
         The run's own folder, where it is to have another name.
     report : bool
         Whether HTML, PDF and tables are made.
+    workers : int, optional
+        How many processes patch; as many as torch has threads where not given, and one on an accelerator.
+    work : pathlib.Path, optional
+        Where pieces of sweeps are kept until they are put together; in the run's folder where not given.
     device : str
         Where models are trained, asked and patched.
     precision : str
@@ -125,6 +131,8 @@ class Options:
     out: Path
     run: Path | None = None
     report: bool = True
+    workers: int | None = None
+    work: Path | None = None
     device: str = CPU
     precision: str = "float32"
 
@@ -220,12 +228,13 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
         )
     weights = hash_state(model.state_dict()) if own else backbone.body_hash()
     key = question_key(inputs, options, weights, preprocessing.info, served)
+    run = options.run or run_folder(options.out, card.name, key)
     return RunContext(
         card=card,
         card_path=inputs.card_path,
         card_content=inputs.content,
         data_root=inputs.data_root,
-        run=options.run or run_folder(options.out, card.name, key),
+        run=run,
         question=key,
         weights=backbone.body_hash(),
         cache=cache,
@@ -234,6 +243,8 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
         pixels=pixels,
         preprocessing=preprocessing,
         served=served,
+        work=options.work or run / WORK,
+        workers=Workers(options.workers or _workers(compute), compute.device.type),
         backbone=backbone,
         control_backbone=_control_backbone(inputs, cache, step, compute) or backbone,
         step=step,
@@ -242,6 +253,11 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
         compute=compute,
         readout=inputs.readout,
     )
+
+
+def _workers(compute: Compute) -> int:
+    """Return how many processes patch where nobody says: as many as torch would use threads."""
+    return torch.get_num_threads() if compute.device.type == CPU else 1
 
 
 def open_black_box(card: Card, *, card_path: Path, data_root: Path | None) -> BlackBox:
@@ -289,7 +305,7 @@ def question_key(
     served: MeasuredControl | None = None,
 ) -> str:
     """Return the hash of all that a run's numbers depend on; ``weights`` is that of the weights."""
-    rooms = (audit.data, audit.models, audit.patching, audit.batching, audit.evidence, audit.pipeline)
+    rooms = (audit.data, audit.models, audit.patching, audit.batching, audit.evidence, audit.pipeline, audit.work)
     return question_hash(
         {
             "card": inputs.card.model_dump(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -48,6 +49,7 @@ from audit.report.shareable import refuse_copy
 from audit.store import (
     SAMPLES,
     UNDETECTED,
+    WORK,
     check_writable,
     clear_unfinished,
     locked,
@@ -104,6 +106,7 @@ def _run(context: Run, options: Options, measure: Callable[[], Audit]) -> Path:
         if context.samples.undetected is not None:
             write_table(context.run / UNDETECTED, context.samples.undetected)
         audit = measure()
+        shutil.rmtree(context.run / WORK, ignore_errors=True)  # all of it is in the run's tables
         kept = _kept_record(context.run)
         if kept is None or _without_times(kept) != _without_times(audit):
             if (context.run / DECISIONS).is_file():
