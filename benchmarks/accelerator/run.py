@@ -3,8 +3,8 @@
     python benchmarks/accelerator/run.py --device cuda --json benchmarks/accelerator/results.json
 
 Training is raced against a plain loop of timm's parts (its AdamW, the same batches, autocast where asked); the patches
-of the controls (heads of one model into another) and of the sweep (heads of other images) against plain hooks, a forward
-pass a patch and batch. In turns; medians of the rounds, and their ratio. Losses and logits of both sides are compared.
+of the controls (heads of one model into another) and of the sweep (heads of other images) against plain hooks, one
+forward pass a patch and batch. In turns; medians of the rounds, and their ratio. Losses and logits of both sides are compared.
 """
 
 from __future__ import annotations
