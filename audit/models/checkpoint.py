@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from audit.models.weight_sets import State, WeightSet, as_numbers, find_sets, se
 
 StateDict = Mapping[str, torch.Tensor]
 STARTED_FROM = "started_from"  # in a file's metadata: hash_state of the weights before training
+PARTS = 6  # in which a file is read
 SHOWN = 5  # names of tensors in one message
 
 
@@ -50,13 +51,44 @@ class Checkpoint:
     architecture: str | None = None
 
     def take(self, state: State | None) -> WeightSet:
-        """Return the set that the card asks for, or the only one.
+        """Return the set that the card asks for, or the only one, after a look at every value.
 
         Raises
         ------
         ModelError
-            If the file holds several sets and the card does not say which, it holds none of the kind that the card
-            asks for, or some value of it is not finite.
+            As ``choose``, and if some value of it is not finite.
+        """
+        found = {}
+        for part in self.in_parts(lambda opened, _: opened.choose(state).tensors):
+            found |= _not_finite(part)
+        _refuse(found, str(self.path))
+        return self.choose(state)
+
+    def in_parts(self, tensors: Callable[[Checkpoint, Collection[str]], StateDict]) -> Iterator[StateDict]:
+        """Yield tensors a few at a time, and open the file again for each few.
+
+        What was read of a mapped file is memory of this process until the file is closed.
+
+        Parameters
+        ----------
+        tensors : callable
+            Returns them, given the opened file and the names of those that are read; each time under the same names.
+        """
+        mapped = self.kind != "torch.distributed"  # which is read as a whole
+        for names in _parts(tensors(self, ())):
+            held = tensors(open_checkpoint(self.path) if mapped else self, names)
+            part = {name: held[name] for name in names}
+            del held
+            yield part
+            del part
+
+    def choose(self, state: State | None) -> WeightSet:
+        """Return the set that the card asks for, or the only one; nothing of it is read.
+
+        Raises
+        ------
+        ModelError
+            If the file holds several sets and the card does not say which, or none of the kind that it asks for.
         """
         found = [s for s in self.sets if state in (None, s.state)]
         held = ", ".join(f"{s.name or 'the file itself'} ({s.state})" for s in self.sets)
@@ -68,9 +100,17 @@ class Checkpoint:
         if len(found) > 1:
             what = f"holds {len(self.sets)} sets of weights: {held}"
             raise ModelError(str(self.path), what, "save the one in use as .safetensors, and name that file")
-        tensors = as_numbers(found[0].tensors, self.path)
-        check_finite(tensors, str(self.path))
-        return dataclasses.replace(found[0], tensors=tensors)
+        return dataclasses.replace(found[0], tensors=as_numbers(found[0].tensors, self.path))
+
+
+def _parts(tensors: StateDict) -> list[list[str]]:
+    """Cut names in parts of about equal bytes; parts of a layer stay together."""
+    whole, done = sum(t.nbytes for t in tensors.values()), 0
+    parts: dict[int, list[str]] = {}
+    for name in sorted(tensors):
+        parts.setdefault(PARTS * done // (whole + 1), []).append(name)
+        done += tensors[name].nbytes
+    return list(parts.values())
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -102,11 +142,24 @@ def check_finite(state: StateDict, where: str) -> None:
     ------
     ModelError
     """
-    found = {
+    _refuse(_not_finite(state), where)
+
+
+def _not_finite(state: StateDict) -> dict[str, str]:
+    """Return the names of tensors that are not finite, with what they hold."""
+    return {
         name: "NaN" if tensor.isnan().any() else "infinite values"
         for name, tensor in state.items()
-        if tensor.is_floating_point() and not name.endswith("mask") and not tensor.isfinite().all()
+        if tensor.is_floating_point() and not name.endswith("mask") and not _is_finite(tensor)
     }
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Tell whether every value is; the extremes, NaN if any value is, say so without a copy of them."""
+    return not tensor.numel() or all(bool(extreme.isfinite()) for extreme in tensor.aminmax())
+
+
+def _refuse(found: Mapping[str, str], where: str) -> None:
     if found:
         what = f"{listed(list(found))} {'holds' if len(found) == 1 else 'hold'} {next(iter(found.values()))}"
         raise ModelError(where, what, "name weights that are finite, such as those of an earlier epoch")
