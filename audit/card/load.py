@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from audit.card.faults import Lines, PathParts, closest, did_you_mean, faults_of, spell
-from audit.card.schema import ONNX, PREDICTIONS, Card
+from audit.card.schema import ONNX, PREDICTIONS, Card, ModelSpec
 from audit.card.text_values import keep_text
 from audit.errors import CardError, DataError, InputError
 from audit.filenames import name_on_disk, printable
@@ -24,6 +24,8 @@ MAX_CARD_BYTES = 1_000_000
 DEEPEST = 100  # lists and mappings within one another; a card has four
 MISSING = "?"  # stands for a required word that a faulty card lacks
 RESERVED = ("image", "label", "subject", "split")  # columns of every table of samples
+OF_INSIDE = ("served", "output_key", "state", "train_blocks", "channel_slices", "overrides")  # of a model, in a card
+OF_IMAGES = ("weights", "preprocess", "image_size", "mean", "std")
 _WRITE_ONE = "'vit-audit init PATH' writes a first card"
 
 
@@ -353,9 +355,11 @@ def _bad_model(card: Card) -> Iterator[tuple[PathParts, str]]:
         yield ("model", "path"), f"is of name: {PREDICTIONS}; a model's own file goes to 'weights'"
     if model.name == ONNX and model.preprocess == "test":
         yield ("model", "preprocess"), "an ONNX file has no test size; state it as a mapping, or write legacy"
-    for field in ("served", "output_key"):
-        if model.is_black_box and getattr(model, field) is not None:
-            yield ("model", field), f"is of a model whose inside is given, not of name: {model.name}; remove it"
+    meaningless = OF_INSIDE if model.name == ONNX else OF_INSIDE + OF_IMAGES
+    for field in meaningless if model.is_black_box else ():
+        if getattr(model, field) != ModelSpec.model_fields[field].default:
+            of = "whose inside is given" if field in OF_INSIDE else "that is shown images"
+            yield ("model", field), f"is of a model {of}, not of name: {model.name}; remove it"
     if not model.is_black_box and model.scores is not None:
         yield ("model", "scores"), f"is of name: {PREDICTIONS} and name: {ONNX}; remove it"
 

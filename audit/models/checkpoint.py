@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from audit.errors import ModelError
+from audit.models.carried import KEY, Carried
 from audit.models.containers import open_container
 from audit.models.weight_sets import State, WeightSet, as_numbers, find_sets, settings_of
 
@@ -171,14 +172,27 @@ def listed(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def save_weights(state: StateDict, path: Path, *, started_from: str | None = None) -> None:
-    """Write a state dict as safetensors, whole or not at all, with the hash of the weights it was trained from."""
+def save_weights(
+    state: StateDict, path: Path, *, started_from: str | None = None, carried: Carried | None = None
+) -> None:
+    """Write a state dict as safetensors, whole or not at all.
+
+    Parameters
+    ----------
+    state : mapping of str to torch.Tensor
+    path : pathlib.Path
+    started_from : str, optional
+        Hash of the weights it was trained from.
+    carried : Carried, optional
+        How images are made for it.
+    """
     from audit.store import atomic_write  # takes pandas along, which reading needs not
 
-    metadata = None if started_from is None else {STARTED_FROM: started_from}
+    metadata = {} if started_from is None else {STARTED_FROM: started_from}
+    metadata |= {} if carried is None else {KEY: carried.model_dump_json(exclude_defaults=True)}
     with atomic_write(path) as temporary:
         try:
-            save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, metadata)
+            save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, metadata or None)
         except SafetensorError as error:  # which says in words alone what the system said
             found = re.search(r"os error (\d+)", str(error))
             if found is None:

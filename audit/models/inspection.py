@@ -14,8 +14,10 @@ from typing import Any
 
 import yaml
 
+from audit.card.schema import ModelSpec
 from audit.errors import ModelError
 from audit.filenames import printable
+from audit.models.carried import KEY, read_carried
 from audit.models.checkpoint import open_checkpoint
 from audit.models.guess import (
     HUGGING_FACE,
@@ -195,6 +197,8 @@ def preprocessing_of(path: Path, config: Mapping[str, Any], name: str) -> Prepro
     of_timm = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
     if isinstance(given, dict):
         return Preprocessing("config.json", {key: given[key] for key in of_timm if given.get(key) is not None})
+    if (carried := read_carried(ModelSpec(), path)) is not None:
+        return Preprocessing(f"metadata {KEY}", carried.model_dump(exclude_defaults=True))
     known = next((k for k in known_models() if k.name == name), None)
     if known is None:
         return None

@@ -370,6 +370,13 @@ def test_every_control_has_its_words(check: str, unit: str, judged: str) -> None
             ["called “yes” where the probability is 0.3 or more, else “no”", "one output, whose sigmoid"],
         ),
         ({"decision": "threshold", "threshold": 0.3}, ["else “no”", "a softmax over the classes"]),
+        (
+            {"access": "predictions"},
+            ["what the table says, or the one of 2", "as they were given, or of logits a softmax"],
+        ),
+        ({"access": "answers"}, ["probability is highest. Probabilities are as they were given"]),
+        ({"access": "answers", "output": "sigmoid"}, ["as it was given, or the sigmoid of a logit"]),
+        ({"access": "answers", "output": "sigmoid", "one_logit": True}, ["one output: the probability of “yes”"]),
     ],
 )
 def test_how_outputs_are_read_is_said(reading: dict[str, object], said: list[str]) -> None:
