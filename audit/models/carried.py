@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
-from safetensors import SafetensorError, safe_open
 
 from audit.card.schema import CardPart, ModelSpec, PreprocessSpec
 from audit.errors import ModelError
-
-KEY = "vit-audit.preprocessing"  # in the file's metadata
+from audit.models.checkpoint import PREPROCESSING, stored_preprocessing
 
 
 class Carried(CardPart):
@@ -35,6 +33,11 @@ class Carried(CardPart):
     image_size: int | None = None
     config: dict[str, float | str] = Field(default_factory=dict)
 
+    @property
+    def text(self) -> str:
+        """What is stored."""
+        return self.model_dump_json(exclude_defaults=True)
+
     def of_card(self, spec: ModelSpec) -> ModelSpec:
         """Return a card's model with what the card leaves open as the weights carry it."""
         update: dict[str, Any] = {k: getattr(self, k) for k in ("mean", "std", "image_size") if not getattr(spec, k)}
@@ -51,14 +54,9 @@ def read_carried(spec: ModelSpec, weights: Path | None) -> Carried | None:
     ModelError
         If it cannot be read.
     """
-    if spec.preprocess != "deployed" or weights is None or weights.suffix != ".safetensors" or not weights.is_file():
-        return None
+    text = stored_preprocessing(weights) if spec.preprocess == "deployed" else None
     try:
-        with safe_open(weights, framework="pt") as opened:
-            text = (opened.metadata() or {}).get(KEY)
         return None if text is None else Carried.model_validate_json(text)
-    except SafetensorError:  # a damaged file, of which whoever reads its tensors says more
-        return None
     except ValidationError:
-        what = f"its metadata {KEY} is no preprocessing"
+        what = f"its metadata {PREPROCESSING} is no preprocessing"
         raise ModelError(str(weights), what, "state model.preprocess, or restore the file") from None

@@ -15,11 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from audit.errors import ModelError
-from audit.models.carried import KEY, Carried
 from audit.models.containers import open_container
 from audit.models.weight_sets import State, WeightSet, as_numbers, find_sets, settings_of
 
 StateDict = Mapping[str, torch.Tensor]
+PREPROCESSING = "vit-audit.preprocessing"  # in a file's metadata: how images are made for the model
 STARTED_FROM = "started_from"  # in a file's metadata: hash_state of the weights before training
 PARTS = 6  # in which a file is read
 SHOWN = 5  # names of tensors in one message
@@ -59,7 +59,7 @@ class Checkpoint:
         ModelError
             As ``choose``, and if some value of it is not finite.
         """
-        found = {}
+        found: dict[str, str] = {}
         for part in self.in_parts(lambda opened, _: opened.choose(state).tensors):
             found |= _not_finite(part)
         _refuse(found, str(self.path))
@@ -173,7 +173,7 @@ def listed(names: list[str]) -> str:
 
 
 def save_weights(
-    state: StateDict, path: Path, *, started_from: str | None = None, carried: Carried | None = None
+    state: StateDict, path: Path, *, started_from: str | None = None, preprocessing: str | None = None
 ) -> None:
     """Write a state dict as safetensors, whole or not at all.
 
@@ -183,13 +183,13 @@ def save_weights(
     path : pathlib.Path
     started_from : str, optional
         Hash of the weights it was trained from.
-    carried : Carried, optional
-        How images are made for it.
+    preprocessing : str, optional
+        How images are made for it, as JSON.
     """
     from audit.store import atomic_write  # takes pandas along, which reading needs not
 
     metadata = {} if started_from is None else {STARTED_FROM: started_from}
-    metadata |= {} if carried is None else {KEY: carried.model_dump_json(exclude_defaults=True)}
+    metadata |= {} if preprocessing is None else {PREPROCESSING: preprocessing}
     with atomic_write(path) as temporary:
         try:
             save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, metadata or None)
@@ -202,8 +202,22 @@ def save_weights(
 
 def started_from(path: Path) -> str:
     """Return the hash of the weights that a safetensors file says it was trained from, or ""."""
+    return _metadata(path).get(STARTED_FROM, "")
+
+
+def stored_preprocessing(path: Path | None) -> str | None:
+    """Return what a safetensors file says of how images are made, as JSON; None of any other file."""
+    if path is None or path.suffix != ".safetensors" or not path.is_file():
+        return None
+    try:
+        return _metadata(path).get(PREPROCESSING)
+    except SafetensorError:  # whoever reads its tensors says more
+        return None
+
+
+def _metadata(path: Path) -> dict[str, str]:
     with safe_open(path, framework="pt") as opened:
-        return str((opened.metadata() or {}).get(STARTED_FROM, ""))
+        return dict(opened.metadata() or {})
 
 
 def hash_state(state: StateDict) -> str:

@@ -15,8 +15,7 @@ import vit_audit as va
 from audit.card.schema import ModelSpec
 from audit.errors import ModelError
 from audit.models.build import Backbone
-from audit.models.carried import KEY
-from audit.models.checkpoint import save_weights
+from audit.models.checkpoint import PREPROCESSING, save_weights
 from audit.models.preprocessing import Preprocess
 from tests.models_for_tests import enlarged
 
@@ -40,7 +39,8 @@ def stored(folder: Path, **section: Any) -> tuple[ModelSpec, Path]:
     save_file(model.state_dict(), folder / "first.safetensors")
     backbone = Backbone(spec, folder / "first.safetensors")
     made = backbone.preprocessing(backbone.build_as_is(2))
-    save_weights(model.state_dict(), folder / "w.safetensors", carried=made.carried)
+    assert made.carried is not None
+    save_weights(model.state_dict(), folder / "w.safetensors", preprocessing=made.carried.text)
     return spec, folder / "w.safetensors"
 
 
@@ -77,13 +77,15 @@ def test_a_function_cannot_be_carried(tmp_path: Path) -> None:
     spec, path = stored(tmp_path, image_size=32)
     backbone = Backbone(spec, path, preprocess=Preprocess(lambda image: __import__("torch").zeros(3, 32, 32)))
     model = backbone.build_as_is(2)
-    save_weights(model.state_dict(), path, carried=backbone.preprocessing(model).carried)
+    carried = backbone.preprocessing(model).carried
+    assert carried is not None
+    save_weights(model.state_dict(), path, preprocessing=carried.text)
     with pytest.raises(ModelError, match="give it again as va"):
         va.load_model({"name": NAME, "weights": str(path), "classes": ["a", "b"], "overrides": BODY})
 
 
 def test_what_is_no_preprocessing_is_refused(tmp_path: Path) -> None:
     model = timm.create_model(NAME, img_size=32, num_classes=2, **BODY)
-    save_file(model.state_dict(), tmp_path / "w.safetensors", {KEY: '{"preprocess": "magic"}'})
-    with pytest.raises(ModelError, match=f"metadata {KEY} is no preprocessing"):
+    save_file(model.state_dict(), tmp_path / "w.safetensors", {PREPROCESSING: '{"preprocess": "magic"}'})
+    with pytest.raises(ModelError, match=f"metadata {PREPROCESSING} is no preprocessing"):
         va.load_model({"name": NAME, "weights": str(tmp_path / "w.safetensors"), "classes": ["a", "b"]})

@@ -384,7 +384,9 @@ def test_how_outputs_are_read_is_said(reading: dict[str, object], said: list[str
     page = render_html(AUDIT.model_copy(update={"model": model}), "0" * 64)
     sentence = Sentences(AUDIT.model_copy(update={"model": model})).called()
     assert all(part in sentence for part in said)
-    assert page.count(str(escape(sentence))) == (2 if reading.keys() & {"output", "decision"} else 1)  # of what is usual, page 1 says nothing
+    assert page.count(str(escape(sentence))) == (
+        2 if reading.keys() & {"output", "decision"} else 1
+    )  # of what is usual, page 1 says nothing
 
 
 def test_every_kind_of_control_has_its_words_on_page_one_and_in_the_table() -> None:
