@@ -243,7 +243,10 @@ def test_legacy_is_a_centred_square() -> None:
 def test_the_backends_of_a_hugging_face_processor_differ_by_one_grey_level_at_most(files: list[Path]) -> None:
     options: dict[str, Any] = {"size": SIDE, "do_rescale": False, "do_normalize": False}
     made = [kind(**options) for kind in (hf.ViTImageProcessor, hf.ViTImageProcessorPil)]
-    opened = [Image.open(file).convert("RGB") for file in files]
+    opened = []
+    for file in files:
+        with Image.open(file) as image:
+            opened.append(image.convert("RGB"))
     seen = [[np.asarray(p(images=i, return_tensors="np")["pixel_values"][0], float) for i in opened] for p in made]
     differences = [float(np.abs(a - b).max()) for a, b in zip(*seen, strict=True)]
     assert 0 < max(differences) <= 1
