@@ -176,12 +176,15 @@ def entry() -> None:
 @device_option
 @click.option(
     "--precision",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
+    type=click.Choice(["float32", "bf16", "fp16"]),
     default="float32",
     show_default=True,
-    help="In what the search is made; findings are computed in float32.",
+    help="In what models are trained and heads searched for; findings are computed in float32.",
 )
 @click.option("--memory", metavar="SIZE", help="Keep the sweeps within so much memory, as 4G: fewer images at once.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Processes that patch, one thread each; no result depends on it."
+)
 @reported
 def run(card: Path, data_root: Path | None, out: Path, *, report: bool, **options: Any) -> None:
     """Run a whole audit of CARD: controls, models, patching, evidence, report.

@@ -37,6 +37,16 @@ class AuditError(Exception):
         self.where, self.what, self.fix = where, what, fix
         super().__init__(f"{where}: {what}" + (f"; {fix}" if fix else ""))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Come through from another process as it is."""
+        return _as_it_was, (type(self), self.args, self.__dict__)
+
+
+def _as_it_was(kind: type[AuditError], args: tuple[object, ...], state: dict[str, object]) -> AuditError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
+
 
 class InputError(AuditError):
     """The input must change before the audit can run."""

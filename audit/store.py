@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
+from typing import IO
 
 import pandas as pd
 
@@ -24,9 +25,11 @@ CACHE_VARIABLE = "VIT_AUDIT_CACHE"
 SAMPLES = "effects/samples.parquet"  # of a run: what statistics need to know of every image
 UNDETECTED = "effects/undetected.parquet"  # of a run: images that never reached the classifier, where they are known
 LOCK = ".lock"
+WORK = "work"  # of a run: pieces of sweeps, until they are put together
 DIGEST_CHUNK = 1 << 20
 UNFINISHED = ".part"  # how the names of half-written files end
 DAY = 86_400.0  # seconds; no file takes as long to write
+_locks: list[IO[str]] = []  # held by this process
 FIXES = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room",
@@ -139,12 +142,21 @@ def locked(run: Path) -> Iterator[None]:
             held = False  # or its holder has let go since it was opened, and removed it
         if not held:
             raise UnfinishedError(str(run), "another run is at work in this folder", "wait for it to end")
+        _locks.append(handle)
         try:
             yield
         finally:
+            _locks.remove(handle)
             (run / LOCK).unlink(missing_ok=True)  # by its holder alone, while it is held
             if not any(run.iterdir()):
                 run.rmdir()
+
+
+def let_go_of_locks() -> None:
+    """Close the locks that this process has from the one that forked it, so that they end with that one."""
+    for handle in _locks:
+        handle.close()
+    _locks.clear()
 
 
 def now() -> datetime:

@@ -6,7 +6,9 @@ import gc
 from pathlib import Path
 
 import pytest
+import torch
 
+from audit.models.device import CPU, CUDA, MPS, devices_here, open_device
 from tests import small_world
 from tests.small_world import Invoke, Run, World, write_card
 
@@ -70,6 +72,14 @@ SLOW = {
     "test_work_goes_on_with_fewer_images_at_once_and_finds_the_same",
     "test_work_that_fits_for_no_image_ends_in_a_line",
 }
+
+
+@pytest.fixture(params=(CPU, CUDA, MPS))
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Every kind of device, one after the other; what cannot be run here is reported so."""
+    if request.param not in devices_here():
+        pytest.skip(f"not run: no {request.param} device")
+    return open_device(request.param)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -172,7 +172,12 @@ def predictions(
     if not frame.columns.is_unique:
         raise ModelError("predictions", "have two columns of one name", "rename one of them")
     named = None if classes is None else [str(name) for name in classes]
-    spec = ModelSpec(name=PREDICTIONS, path=IN_MEMORY, classes=named, scores=scores)
+    try:
+        spec = ModelSpec(name=PREDICTIONS, path=IN_MEMORY, classes=named, scores=scores)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}"
+        raise ModelError("predictions", what, "correct what was given") from None
     texts = as_texts(frame)
     return Predictions(predictions_of(spec, texts, hash_table(texts), image, "predictions"))
 

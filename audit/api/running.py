@@ -8,6 +8,7 @@ from audit.api.plans import Plan
 from audit.api.progress import Callback, as_step
 from audit.api.results import RUNS, Result, open_run
 from audit.batching import parse_size
+from audit.errors import InputError
 from audit.given import as_path, check_kind
 from audit.models.device import CPU, FLOAT32, open_precision, resolve_device
 from audit.pipeline.prepare import Options
@@ -25,6 +26,7 @@ def audit(
     device: str = "auto",
     precision: str = "float32",
     memory: str | None = None,
+    workers: int | None = None,
     report: bool = True,
     command: str = "vit_audit.audit(plan)",
     callback: Callback | None = None,
@@ -39,11 +41,14 @@ def audit(
         The run's own folder; by default one in ``runs`` that is named by card, date and hash.
     runs : str or pathlib.Path
     device : {"auto", "cpu", "cuda", "mps"}
-        Where heads are patched; "auto" takes an accelerator where there is one.
-    precision : {"float32", "bfloat16", "float16"}
-        In what the search is made; findings are computed in float32. On "mps" nothing else is.
+        Where models are trained, asked and patched; "auto" takes an accelerator where there is one.
+    precision : {"float32", "bf16", "fp16"}
+        In what models are trained and heads searched for; findings are computed in float32. On "mps" nothing else is.
     memory : str, optional
         Keep the sweeps within so much memory, as "4G".
+    workers : int, optional
+        How many processes patch, one thread each; no result depends on it. By default as many as torch would use
+        threads; on an accelerator one.
     report : bool
         Whether HTML, PDF and tables are made.
     command : str
@@ -73,7 +78,7 @@ def audit(
     <Outcome.PASSED: 'PASSED'>
     """
     check_kind("plan", plan, Plan, "give what vit_audit.plan returned")
-    chosen, limit = check_options(device, precision, memory)
+    chosen, limit = check_options(device, precision, memory, workers)
     options = Options(
         command,
         as_path("runs", runs),
@@ -81,20 +86,27 @@ def audit(
         report=report,
         device=chosen,
         precision=precision,
+        workers=workers,
     )
     with run_state(memory=limit, fail_in_time=options.device == CPU):
         folder = run_audit(plan.inputs, options, as_step(callback))
     return open_run(folder)
 
 
-def check_options(device: str, precision: str = FLOAT32, memory: str | None = None) -> tuple[str, int | None]:
+def check_options(
+    device: str, precision: str = FLOAT32, memory: str | None = None, workers: int | None = None
+) -> tuple[str, int | None]:
     """Return the device that is meant, and the limit of memory in bytes.
 
     Raises
     ------
     InputError
-        If one of the three is none that there is.
+        If one of them is none that there is.
     """
     chosen = resolve_device(device)
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+        raise InputError("--workers", f"is {workers!r}", "give a number of processes, 1 or more")
+    if workers is not None and workers > 1 and chosen != CPU:
+        raise InputError("--workers", f"{workers} processes cannot share one {chosen} device", "leave it out")
     open_precision(precision, chosen)
     return chosen, None if memory is None else parse_size(memory)

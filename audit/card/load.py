@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from audit.card.faults import Lines, PathParts, closest, did_you_mean, faults_of, spell
-from audit.card.schema import ONNX, PREDICTIONS, Card, ModelSpec
+from audit.card.schema import ONNX, PREDICTIONS, Card
 from audit.card.text_values import keep_text
 from audit.errors import CardError, DataError, InputError
 from audit.filenames import name_on_disk, printable
@@ -24,8 +24,6 @@ MAX_CARD_BYTES = 1_000_000
 DEEPEST = 100  # lists and mappings within one another; a card has four
 MISSING = "?"  # stands for a required word that a faulty card lacks
 RESERVED = ("image", "label", "subject", "split")  # columns of every table of samples
-OF_INSIDE = ("served", "output_key", "state", "train_blocks", "channel_slices", "overrides")  # of a model, in a card
-OF_IMAGES = ("weights", "preprocess", "image_size", "mean", "std")
 _WRITE_ONE = "'vit-audit init PATH' writes a first card"
 
 
@@ -315,6 +313,10 @@ def _kind(data: object) -> str:
     return "a list" if isinstance(data, list) else "a single value"
 
 
+OF_A_FILE = {"weights", "preprocess", "image_size", "mean", "std"}  # fields of model that an ONNX file has use for
+OF_AN_INSIDE = {*OF_A_FILE, "state", "train_blocks", "channel_slices", "overrides"}
+
+
 def _disagreements(card: Card) -> Iterator[tuple[PathParts, str]]:
     """Yield what is wrong between parts that are each right: (path, message)."""
     yield from _bad_groups(card)
@@ -355,11 +357,15 @@ def _bad_model(card: Card) -> Iterator[tuple[PathParts, str]]:
         yield ("model", "path"), f"is of name: {PREDICTIONS}; a model's own file goes to 'weights'"
     if model.name == ONNX and model.preprocess == "test":
         yield ("model", "preprocess"), "an ONNX file has no test size; state it as a mapping, or write legacy"
-    meaningless = OF_INSIDE if model.name == ONNX else OF_INSIDE + OF_IMAGES
-    for field in meaningless if model.is_black_box else ():
-        if getattr(model, field) != ModelSpec.model_fields[field].default:
-            of = "whose inside is given" if field in OF_INSIDE else "that is shown images"
-            yield ("model", field), f"is of a model {of}, not of name: {model.name}; remove it"
+    for field in ("served", "output_key"):
+        if model.is_black_box and getattr(model, field) is not None:
+            yield ("model", field), f"is of a model whose inside is given, not of name: {model.name}; remove it"
+    for field in sorted(model.model_fields_set & OF_AN_INSIDE) if model.is_black_box else ():
+        if model.name == PREDICTIONS or field not in OF_A_FILE:
+            yield ("model", field), f"is not read with name: {model.name}; remove it"
+    stated = set() if isinstance(model.preprocess, str) else model.preprocess.model_fields_set
+    for field in sorted(stated & model.model_fields_set & {"mean", "std"}):
+        yield ("model", field), "preprocess states it too; give it once"
     if not model.is_black_box and model.scores is not None:
         yield ("model", "scores"), f"is of name: {PREDICTIONS} and name: {ONNX}; remove it"
 
@@ -374,6 +380,14 @@ def _bad_prompts(card: Card) -> Iterator[tuple[PathParts, str]]:
         yield where, f"'{model.name}' reads no text; name: huggingface or open_clip/NAME does"
     if card.training != "none":
         yield where, "are of a model that is audited as it is; write training: none, or remove them"
+    told: dict[str, str] = {}
+    for name, texts in model.prompts.items():
+        for position, text in enumerate(texts):
+            if not text.strip():
+                yield (*where, name, position), "says nothing; describe the class"
+            elif text in told:
+                yield (*where, name, position), f"'{text}' is said of '{told[text]}' already; give each text once"
+            told.setdefault(text, name)
     if model.classes != list(model.prompts):
         yield where, "do not describe model.classes, in their order; leave model.classes out"
 

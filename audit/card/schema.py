@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Channels = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=3)]
@@ -22,6 +22,16 @@ Drawn = Annotated[int, Field(ge=1, le=1_000_000)]  # images that are rendered: a
 Prompt = Annotated[str, Field(min_length=1)]
 Prompts = Annotated[dict[str, Annotated[list[Prompt], Field(min_length=1)]], Field(min_length=2)]
 Merge = bool | dict[str, str]  # or what into what
+
+
+def _distinct(names: list[str]) -> list[str]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"'{twice[0]}' occurs twice; name each once")
+    return names
+
+
+Names = Annotated[list[str], AfterValidator(_distinct)]
 
 
 class CardPart(BaseModel):
@@ -137,7 +147,7 @@ class DataSpec(CardPart):
     image: str = "image"  # column names of a table
     label: str = "label"
     subject: str | list[str] | None = None  # unit of splitting and inference; the image where absent
-    labels: list[str] | None = None  # keep these, in this order; the rest is counted and listed
+    labels: Names | None = None  # keep these, in this order; the rest is counted and listed
     merge_labels: Merge = False  # true: what differs in case, blanks or the form of a letter only
     not_detected: str | None = None  # a column, true of images that never reached the classifier
     not_detected_list: str | None = None  # or a file that lists them, one a line
@@ -153,13 +163,6 @@ class DataSpec(CardPart):
     citation: str = ""
     download: list[Download] = []
 
-    @field_validator("labels")
-    @classmethod
-    def _two_labels(cls, labels: list[str] | None) -> list[str] | None:
-        if labels is not None and len(labels) != len(set(labels)):
-            raise ValueError("a label occurs twice; name each once")
-        return labels
-
 
 class GroupSpec(CardPart):
     """One attribute: which column, who assigned it, whom the others are compared with."""
@@ -167,7 +170,7 @@ class GroupSpec(CardPart):
     column: str
     assigned_by: str = "not stated"
     reference: str | None = None  # default: the group with the most images
-    values: list[str] | None = None  # keep these groups; other values count as unknown
+    values: Names | None = None  # keep these groups; other values count as unknown
     merge: Merge = False  # true: groups that differ in case, blanks or the form of a letter only
     bins: Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)] | None = (
         None  # the column holds numbers: the edges of groups, each of which belongs to the group that it begins
@@ -199,7 +202,7 @@ class ModelSpec(CardPart):
         "pretrained"  # pretrained | rendered (a small base trained here) | none | a file or folder of weights
     )
     state: Literal["ema", "raw"] | None = None  # which weights of a file that holds averaged ones beside others
-    classes: list[str] | None = None  # class names of the user's own checkpoint, in the order of its outputs
+    classes: Names | None = None  # class names of the user's own checkpoint, in the order of its outputs
     # Of a zero-shot classifier (CLIP, SigLIP): for each class, in order, what describes it, one text or several.
     prompts: Prompts | None = None
     output: Output | None = None  # of the logits; default: the checkpoint's own, else softmax
@@ -212,7 +215,7 @@ class ModelSpec(CardPart):
     # What is done to an image before the model sees it: as the weights or their library say; at timm's test size; as
     # stated; or a centred square resized bicubic, as before version 0.2.
     preprocess: Literal["deployed", "test", "legacy"] | PreprocessSpec = "deployed"
-    served: str | None = None  # a CSV of what production answered: image, one logit or probability a class
+    served: str | None = None  # a table of what production answered: image, one logit or probability a class
     served_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.001  # of a probability; beyond it the audit is INVALID
     train_blocks: Positive | None = None  # fine-tune the last so many blocks; default: all
     channel_slices: Annotated[int, Field(ge=1, strict=True)] | None = (
@@ -284,7 +287,7 @@ class ControlsSpec(CardPart):
 class AuditSpec(CardPart):
     """What is tested, and how strictly."""
 
-    outcomes: list[str] | None = None  # labels whose prediction is audited; default: all but the first of two
+    outcomes: Names | None = None  # labels whose prediction is audited; default: all but the first of two
     alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
     min_group_size: Positive = 30  # subjects
     layers: Literal["all", "trained"] = "all"
@@ -323,8 +326,8 @@ class Card(CardPart):
     out_of_scope: str = ""
     data: DataSpec
     groups: Annotated[dict[str, GroupSpec], Field(min_length=1)]
-    intersections: list[Annotated[list[str], Field(min_length=2, max_length=3)]] = []
-    match_on: list[str] = []  # nuisance columns that donors are matched on
+    intersections: list[Annotated[Names, Field(min_length=2, max_length=3)]] = []
+    match_on: Names = []  # nuisance columns that donors are matched on
     model: ModelSpec = ModelSpec()
     training: Literal["none"] | TrainingSpec = TrainingSpec()
     controls: ControlsSpec = ControlsSpec()

@@ -26,6 +26,7 @@ from audit.errors import DivergedError
 from audit.models.adapters.registry import Model, adapter
 from audit.models.build import Backbone
 from audit.models.checkpoint import hash_state, save_weights, started_from
+from audit.models.device import ON_CPU, Compute, held_on
 from audit.models.finetune import Recipe, Views, count_steps, finetune, make_views, prefix_blocks
 from audit.models.readout import READING
 from audit.models.side_by_side import train_side_by_side
@@ -95,7 +96,7 @@ def corrupt(pixels: Pixels, corruption: str) -> Pixels:
     return pixels if corruption == "clean" else corrupt_pixels(pixels, CORRUPTIONS[corruption])
 
 
-def cache_key(backbone: Backbone, spec: ControlsSpec, images: ControlSet) -> str:
+def cache_key(backbone: Backbone, spec: ControlsSpec, images: ControlSet, compute: Compute = ON_CPU) -> str:
     """Return the hash of all that makes the control models what they are."""
     made_of = {
         "version": RECIPE_VERSION,
@@ -106,6 +107,7 @@ def cache_key(backbone: Backbone, spec: ControlsSpec, images: ControlSet) -> str
         "torch": torch.__version__,
         "timm": timm.__version__,
         "threads": torch.get_num_threads(),
+        "computed": compute.name,
     }
     if _is_whole(backbone):
         made_of["base"] = "trained whole"
@@ -120,6 +122,7 @@ def train_controls(
     cache: Path,
     step: Step,
     roles: Sequence[Role] = ROLES,
+    compute: Compute = ON_CPU,
 ) -> ControlModels:
     """Train the control models, or load them where the same have been trained before.
 
@@ -135,15 +138,17 @@ def train_controls(
         Given a name, returns a progress callback.
     roles : sequence of {"colour", "blur"}
         What is tried.
+    compute : Compute
+        Where they are trained, and how exactly.
     """
-    folder = cache / f"controls-{cache_key(backbone, spec, images)[:24]}"
+    folder = cache / f"controls-{cache_key(backbone, spec, images, compute)[:24]}"
     wanted = conditions(images.one_task, spec.donor_seeds, roles)
     files = {c: folder / f"{c.name}.safetensors" for c in wanted}
     fresh = not all(path.is_file() for path in (folder / BASE, *files.values()))
     if fresh:
         with _naming_controls():
-            base, views = _base(backbone, spec, images, folder, step)
-            models = _train_conditions(backbone, spec, images, base, views, files, step)
+            base, views = _base(backbone, spec, images, folder, step, compute)
+            models = _train_conditions(backbone, spec, images, base, views, files, step, compute)
     else:
         models = {c.name: _stored(backbone, images.classes, path) for c, path in files.items()}
     write_text(folder / "recipe.json", json.dumps([asdict(c) for c in wanted], indent=1))
@@ -173,7 +178,7 @@ def _is_whole(backbone: Backbone) -> bool:
 
 
 def _base(
-    backbone: Backbone, spec: ControlsSpec, images: ControlSet, folder: Path, step: Step
+    backbone: Backbone, spec: ControlsSpec, images: ControlSet, folder: Path, step: Step, compute: Compute
 ) -> tuple[Model, Mapping[str, Views]]:
     """Train the base, or load it; return with it what its frozen blocks make of the images, if that is known by now."""
     path = folder / BASE
@@ -181,11 +186,13 @@ def _base(
         return _stored(backbone, images.base_classes, path), {}
     base = backbone.build(images.base_classes)
     blocks = None if _is_whole(backbone) else backbone.spec.train_blocks
-    views = _views(base, images, blocks, SEEN)
-    mixed = Views([v.data[0] for v in views.values()], prefix_blocks(base, blocks))
     recipe = _recipe(spec, spec.base_epochs, spec.seed, blocks)
     recipe = replace(recipe, learn_statistics=backbone.spec.weights == "none")
-    finetune(base, mixed, images.base_targets, recipe, progress=step("controls: base"))
+    with held_on(compute.device, base):
+        views = _views(base, images, blocks, SEEN)
+        mixed = Views([v.data[0] for v in views.values()], prefix_blocks(base, blocks))
+        progress = step("controls: base")
+        finetune(base, mixed, images.base_targets, recipe, precision=compute.precision, progress=progress)
     save_weights(base.state_dict(), path)
     return base, {} if _is_whole(backbone) else views
 
@@ -203,11 +210,14 @@ def _train_conditions(
     views: Mapping[str, Views],
     files: Mapping[Condition, Path],
     step: Step,
+    compute: Compute,
 ) -> dict[str, Model]:
     """Train the conditions that are not stored yet from the base, storing each as soon as it is done; return all."""
     absent = [c for c, path in files.items() if not path.is_file()]
     blocks = backbone.spec.train_blocks
-    views = views or _views(base, images, blocks, sorted({c.corruption for c in absent}))
+    if not views:
+        with held_on(compute.device, base):
+            views = _views(base, images, blocks, sorted({c.corruption for c in absent}))
     models = {c: backbone.build(images.classes) for c in files}
 
     def recipe_of(condition: Condition) -> Recipe:
@@ -221,12 +231,15 @@ def _train_conditions(
             return
         start_from(base, model)
         start, targets = hash_state(model.state_dict()), images.targets[condition.role][0]
-        finetune(model, views[condition.corruption], targets, recipe_of(condition), progress=progress)
+        seen, recipe = views[condition.corruption], recipe_of(condition)
+        with held_on(compute.device, model):
+            finetune(model, seen, targets, recipe, precision=compute.precision, progress=progress)
         save_weights(model.state_dict(), path, started_from=start)
 
     steps = [count_steps(len(images.train), recipe_of(c)) if c in absent else 0 for c in files]
     progress = step(f"controls: {len(absent)} models side by side")
-    train_side_by_side([partial(train, c) for c in files], list(models.values()), steps, progress=progress)
+    jobs = [partial(train, c) for c in files]
+    train_side_by_side(jobs, list(models.values()), steps, progress=progress, device=compute.device)
     return {c.name: model for c, model in models.items()}
 
 

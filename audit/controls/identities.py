@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from audit.records import Control, Estimate
 
 SUM_TOLERANCE = 1e-5
 ENGINE_TOLERANCE = 1e-4
+PRECISION_TOLERANCE = {torch.bfloat16: 3e-2, torch.float16: 4e-3}  # shares of the largest logit
 Patch = Callable[[Model, Trace, Donor, int], torch.Tensor]
 PatchSet = Callable[[Model, Trace, Donor, Sequence[Site]], torch.Tensor]
 
@@ -32,7 +34,9 @@ class Subject:
     donors: torch.Tensor  # (B, 3, H, W)
 
 
-def run_identities(subject: Subject, *, patch: Patch = patch_layer) -> list[MeasuredControl]:
+def run_identities(
+    subject: Subject, *, patch: Patch = patch_layer, precision: torch.dtype = torch.float32
+) -> list[MeasuredControl]:
     """Run every identity.
 
     Parameters
@@ -40,7 +44,11 @@ def run_identities(subject: Subject, *, patch: Patch = patch_layer) -> list[Meas
     subject : Subject
     patch : callable
         The engine under test.
+    precision : torch.dtype
+        In which heads will be searched for. All else is computed in float32; where it is another type, patches in it
+        are compared with those in float32.
     """
+    rough = partial(patch_layer, precision=precision)
     return [
         self_patch(subject, patch=patch),
         head_outputs_sum_to_attention(subject),
@@ -48,6 +56,7 @@ def run_identities(subject: Subject, *, patch: Patch = patch_layer) -> list[Meas
         rotation_changes_nothing(subject, patch=patch),
         every_site_is_live(subject),
         engine_equals_hooks(subject, patch=patch),
+        *([] if precision == torch.float32 else [less_precision_is_enough(subject, precision, patch=rough)]),
     ]
 
 
@@ -245,6 +254,23 @@ def engine_equals_hooks(
         ENGINE_TOLERANCE,
         id="engine",
         check="engine",
+        kind="identity",
+        n=len(subject.images),
+    )
+
+
+def less_precision_is_enough(subject: Subject, precision: torch.dtype, *, patch: Patch) -> MeasuredControl:
+    """Compare patches computed in a type of fewer bits with those in float32: the search must see the same effects."""
+    model = subject.model
+    trace, donor = record(model, subject.images), Donor(model, record(model, subject.donors))
+    changes = [patch(model, trace, donor, i) - patch_layer(model, trace, donor, i) for i in range(adapter(model).depth)]
+    return judge_numbers(
+        _largest(changes),
+        "largest",
+        "<=",
+        PRECISION_TOLERANCE[precision] * _scale(subject),
+        id="precision",
+        check="precision",
         kind="identity",
         n=len(subject.images),
     )

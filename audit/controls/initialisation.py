@@ -161,7 +161,7 @@ def heads_match(pairs: Sequence[Pair], which: Models, layers: range) -> Measured
     shares = []
     for pair in pairs:
         best = [circuit_similarity(pair.recipient, pair.donor, i).argmax(1) for i in layers]
-        shares.append(float(torch.cat([b == torch.arange(len(b)) for b in best]).numpy().mean()))
+        shares.append(float(torch.cat([b.cpu() == torch.arange(len(b)) for b in best]).numpy().mean()))
     heads = sum(heads_of(pairs[0].recipient, i) for i in layers)
     return judge_numbers(shares, "smallest", ">=", MATCH_AT_LEAST, **which.about("heads_match", heads))
 

@@ -14,7 +14,7 @@ import torch
 from audit.batching import in_batches
 from audit.data.pixels import Pixels
 from audit.models.adapters.registry import Model, adapter
-from audit.models.device import in_double
+from audit.models.device import in_double, send
 from audit.models.readout import class_log_odds
 from audit.models.transforms import as_input
 from audit.patching.engine import Donor, add_to_stream, patch_attention, patch_layer
@@ -147,11 +147,12 @@ def measure_random_direction(
             head_outputs(m, site.layer, t.head_activations[site.layer])[site.head]
             for m, t in ((recipient, own), (donor, theirs))
         )
-        change = body.from_stream(site.layer, given - ours)
+        change = in_double(body.from_stream(site.layer, given - ours)).float()  # drawn alike on every device
         random_direction, channels = torch.zeros(change.shape), body.output_channels(site.layer, site.head)
         random_direction[..., channels] = torch.randn(change[..., channels].shape, generator=generator)
         random_direction *= change.norm(dim=-1, keepdim=True) / random_direction.norm(dim=-1, keepdim=True)
-        logits = add_to_stream(recipient, own, site.layer, body.to_stream(site.layer, random_direction).unsqueeze(0))[0]
+        added = send(random_direction, own.leaving.device)
+        logits = add_to_stream(recipient, own, site.layer, body.to_stream(site.layer, added).unsqueeze(0))[0]
         return _true_class(logits, truth) - base
 
     return np.concatenate(in_batches(measured, len(targets), BATCH))

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from scipy.special import expit, softmax
 
+from audit.card.read_table import read_table
+from audit.data.scores import look_like_logits, misses_one, score_table
 from audit.errors import DataError
 
 EXAMPLES = 3
-SUMS_TO_ONE = 1e-2  # how far a row of rounded probabilities may be from it
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Served:
 def read_served(
     path: Path, image: str, classes: Sequence[str], keys: Sequence[str], *, exclusive: bool = True
 ) -> Served:
-    """Read a CSV table of answers: the image's column, and one logit or probability a class.
+    """Read a table of answers, of any form: the image's column, and one logit or probability a class.
 
     Parameters
     ----------
@@ -55,12 +55,7 @@ def read_served(
         If the file cannot be read, a column is missing, an image comes twice, a value is no finite number, or none of
         the audit's images is in it.
     """
-    where = str(path)
-    try:
-        table = pd.read_csv(path, dtype={image: str}, encoding="utf-8-sig")
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        what = f"cannot be read as CSV ({type(error).__name__})"
-        raise DataError(where, what, f"write a table with {image} and a column a class") from None
+    where, table = str(path), read_table(path).frame
     missing = [name for name in (image, *classes) if name not in table.columns]
     if missing:
         has = ", ".join(map(str, table.columns[:6]))
@@ -72,14 +67,13 @@ def read_served(
     table = table[table[image].isin(set(keys))].set_index(image)
     if table.empty:
         raise DataError(where, "holds none of the audit's images", f"write their keys under '{image}' as the data do")
-    values = table[list(classes)].apply(pd.to_numeric, errors="coerce").astype(np.float64)
-    bad = values.index[~np.isfinite(values).all(axis=1)]
+    values = score_table(table[list(classes)], where)
+    bad = values.index[values.isna().any(axis=1)]
     if len(bad):
         what = f"{len(bad)} rows hold no finite numbers ({', '.join(map(str, bad[:EXAMPLES]))})"
         raise DataError(where, what, "correct or remove these rows")
     numbers = values.to_numpy()
-    sums = exclusive and float(np.abs(numbers.sum(axis=1) - 1).max()) > SUMS_TO_ONE
-    logits = bool(numbers.min() < 0 or numbers.max() > 1 or sums)
+    logits = look_like_logits(numbers, exclusive=exclusive) or (exclusive and bool(misses_one(numbers).mean() >= 0.5))
     if logits:
         shares = softmax(numbers, axis=1) if exclusive else expit(numbers)
         values = pd.DataFrame(shares, index=values.index, columns=values.columns)

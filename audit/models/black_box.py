@@ -17,6 +17,7 @@ from audit.card.faults import did_you_mean
 from audit.card.read_table import read_table
 from audit.card.schema import ModelSpec
 from audit.data.samples import AUDIT_SPLITS, EXAMPLES, Samples
+from audit.data.scores import ROUNDING, look_like_logits, misses_one, outside, score_table
 from audit.errors import ModelError
 from audit.filenames import printable
 from audit.models.preprocessing import Preprocessing
@@ -29,7 +30,6 @@ Floats = npt.NDArray[np.float64]
 PREDICTED = "predicted"  # column of a table of predictions: the answer itself
 IMAGE = "image"  # column of the image's key, where the table has none that is called as in the data
 IN_MEMORY = "in memory"  # model.path of predictions that were given in Python
-ROUNDING = 0.01  # by which the probabilities of an image may miss 1
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def _classes(
 
 def _numbers(texts: pd.DataFrame, where: str) -> Floats:
     """Return a table of numbers, or say where one is none, or not finite."""
-    numbers: Floats = texts.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    numbers: Floats = score_table(texts, where).to_numpy()
     wrong = ~np.isfinite(numbers)
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
@@ -263,7 +263,8 @@ def probabilities(
     ----------
     scores : numpy.ndarray (N, classes)
     spec : ModelSpec
-        ``scores`` says what they are; where it does not, they are logits if one is below 0 or above 1.
+        ``scores`` says what they are; where it does not, they are logits if one is below 0 or above 1, unless classes
+        exclude each other and most images' sum to 1.
     images : sequence of str
         Their N names.
     where : str
@@ -278,18 +279,17 @@ def probabilities(
         the first image.
     """
     readout = readout or readout_of_card(spec)
-    outside = (scores < 0) | (scores > 1)
-    sums = scores.sum(axis=1)
+    beyond, sums = outside(scores), scores.sum(axis=1)
     guessed = spec.scores is None and len(scores) > 0
     if guessed and readout.exclusive and (scores >= 0).all() and (abs(sums - 100) <= 100 * ROUNDING).all():
         raise ModelError(where, "scores are percentages: they sum to 100", "divide them by 100")
-    if guessed and readout.output == "sigmoid" and outside.any() and (scores >= 0).all():
+    if guessed and readout.output == "sigmoid" and beyond.any() and (scores >= 0).all():
         what = f"scores from {scores.min():.4g} to {scores.max():.4g} may be logits or percentages"
         raise ModelError(where, what, "write model.scores: logit, or divide them by 100")
-    if spec.scores == "logit" or (spec.scores is None and outside.any()):
+    if spec.scores == "logit" or (guessed and look_like_logits(scores, exclusive=readout.exclusive)):
         likely: Floats = readout.probabilities(torch.tensor(scores)).numpy()
         return likely
-    wrong = outside.any(axis=1) | (readout.exclusive & (abs(sums - 1) > ROUNDING))
+    wrong = beyond.any(axis=1) | (readout.exclusive & misses_one(scores))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         shown = ", ".join(f"{value:.4g}" for value in scores[row][:EXAMPLES])
@@ -297,7 +297,7 @@ def probabilities(
         what = f"'{printable(str(images[row]))}' has {shown}{summed}: no probabilities"
         more = f" ({int(wrong.sum())} such images)"
         raise ModelError(where, what + more, "correct them, or write model.scores: logit where they are logits")
-    return scores
+    return np.clip(scores, 0.0, 1.0)
 
 
 def answers_of(scores: Floats, likely: Floats, readout: Readout) -> Answers:

@@ -23,6 +23,13 @@ PREPROCESSING = "vit-audit.preprocessing"  # in a file's metadata: how images ar
 STARTED_FROM = "started_from"  # in a file's metadata: hash_state of the weights before training
 PARTS = 6  # in which a file is read
 SHOWN = 5  # names of tensors in one message
+# What training code keeps beside a model, and what takes no part in its answers.
+STRANGERS = re.compile(
+    r"(^|[._])(criterion|\w*loss(es|_fn)?|metrics?|class_weights?|pos_weight|\w*acc(uracy)?|auroc|f1(_?score)?"
+    r"|precision|recall|conf(usion)?_?mat(rix)?)([._]|$)",
+    re.IGNORECASE,
+)
+SAVE = "save the state_dict of the model that is in use as .safetensors, and name that file"
 
 
 @dataclass(frozen=True)

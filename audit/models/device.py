@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 
 import psutil
 import torch
@@ -21,7 +22,7 @@ from audit.process_state import run_state
 CPU, CUDA, MPS = "cpu", "cuda", "mps"
 DEVICES = ("auto", CPU, CUDA, MPS)
 FLOAT32 = "float32"
-PRECISIONS = (FLOAT32, "bfloat16", "float16")
+PRECISIONS = {FLOAT32: torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def devices_here() -> list[str]:
@@ -93,30 +94,50 @@ def held_on(device: torch.device, *models: nn.Module) -> Iterator[None]:
 
 
 def open_precision(name: str, device: str = CPU) -> torch.dtype:
-    """Return the type of a name such as "bfloat16".
+    """Return the type of a name such as "bf16".
 
     Raises
     ------
     InputError
         If nothing is computed in such a type, or not on the device.
     """
-    check_choice("--precision", name, PRECISIONS)
+    check_choice("--precision", name, tuple(PRECISIONS))
     if device == MPS and name != FLOAT32:
         raise InputError(
             "--precision", f"{name} is not computed on {MPS}", f"leave it out: {MPS} computes in {FLOAT32}"
         )
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
+    return PRECISIONS[name]
 
 
 def precision_name(precision: torch.dtype) -> str:
-    """Return the name of a type, such as "bfloat16"."""
+    """Return torch's name of a type, such as "bfloat16"."""
     return str(precision).removeprefix("torch.")
 
 
 def computing_in(precision: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
     """Let matrix products be computed in another type than float32, for the length of a block (autocast)."""
     return nullcontext() if precision == torch.float32 else torch.autocast(device.type, dtype=precision)
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where a model computes, and in which type its matrix products are."""
+
+    device: torch.device = field(default_factory=lambda: torch.device(CPU))
+    precision: torch.dtype = torch.float32
+
+    @property
+    def exact(self) -> Compute:
+        """The same device in float32."""
+        return Compute(self.device)
+
+    @property
+    def name(self) -> str:
+        """The kind of the device and the type, for the keys of what is kept: both change results."""
+        return f"{self.device.type} {precision_name(self.precision)}"
+
+
+ON_CPU = Compute()
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -26,6 +26,7 @@ from audit.batching import batches, in_batches, in_halves
 from audit.data.pixels import Pixels
 from audit.errors import DivergedError
 from audit.models.adapters.registry import Model, adapter
+from audit.models.device import computing_in, device_of, send
 from audit.models.predict import finish
 from audit.models.transforms import as_input
 from audit.progress import Progress
@@ -166,9 +167,10 @@ def finetune(
     recipe: Recipe,
     *,
     rows: npt.NDArray[np.int64] | None = None,
+    precision: torch.dtype = torch.float32,
     progress: Progress | None = None,
 ) -> list[float]:
-    """Train ``model`` in place and leave it in evaluation mode.
+    """Train ``model`` in place, where it is, and leave it in evaluation mode.
 
     Parameters
     ----------
@@ -182,6 +184,8 @@ def finetune(
         Epochs, rates and the seed, which orders images and draws views.
     rows : numpy.ndarray, optional
         Train on these rows only.
+    precision : torch.dtype
+        Of the matrix products (autocast); weights, loss and gradients stay float32.
     progress : callable, optional
         Called after each step with the steps done and the steps in all.
 
@@ -198,7 +202,7 @@ def finetune(
     rows = np.arange(len(views)) if rows is None else rows
     _freeze(model, views.prefix, recipe)
     steps = _steps_an_epoch(len(rows), recipe)
-    take = _stepper(model, recipe, steps)
+    take = _stepper(model, recipe, steps, precision)
     order = np.random.default_rng(recipe.seed)
     _set_training(model, recipe)
     losses = []
@@ -257,20 +261,31 @@ class Batch:
         return (self[:middle], self[middle:]) if middle >= least else None
 
 
-def loss_and_gradient(model: Model, batch: Batch, recipe: Recipe) -> tuple[float, list[torch.Tensor | None]]:
+def loss_and_gradient(
+    model: Model,
+    batch: Batch,
+    recipe: Recipe,
+    *,
+    precision: torch.dtype = torch.float32,
+    scale: Callable[[torch.Tensor], torch.Tensor] = lambda loss: loss,
+) -> tuple[float, list[torch.Tensor | None]]:
     """Return the mean cross-entropy of a batch and its gradient by every trained parameter.
 
-    Where memory does not suffice they are those of its halves, weighted by their sizes and added up one by one. Norms
-    that learn statistics take those of a half then, but never of a single image, which has none.
+    The gradient is that of the loss multiplied by what ``scale`` does to it. Where memory does not suffice they are
+    those of its halves, weighted by their sizes and added up one by one. Norms that learn statistics take those of a
+    half then, but never of a single image, which has none.
     """
     trained = _trained(model)
     total: list[torch.Tensor | None] = []
 
     def share(part: Batch) -> torch.Tensor:
         with _statistics_kept_on_failure(model, recipe):
-            logits = _forward_tail(model, part.views, part.rows, part.view_of)
-            loss = F.cross_entropy(logits, torch.from_numpy(part.targets[part.rows])) * (len(part) / len(batch))
-            gradient = torch.autograd.grad(loss, trained, allow_unused=True)
+            device = device_of(model)
+            with computing_in(precision, device):
+                logits = _forward_tail(model, part.views, part.rows, part.view_of)
+            targets = send(torch.from_numpy(part.targets[part.rows]), device, pinned=True)
+            loss = F.cross_entropy(logits.float(), targets) * (len(part) / len(batch))
+            gradient = torch.autograd.grad(scale(loss), trained, allow_unused=True)
         if not total:
             total.extend(gradient)
         else:
@@ -300,8 +315,12 @@ def _trained(model: Model) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def _stepper(model: Model, recipe: Recipe, steps: int) -> Callable[[Batch, int], float]:
-    """Return the function that takes a step, at timm's cosine rate of its number, and returns the loss before it."""
+def _stepper(model: Model, recipe: Recipe, steps: int, precision: torch.dtype) -> Callable[[Batch, int], float]:
+    """Return the function that takes a step, at timm's cosine rate of its number, and returns the loss before it.
+
+    In float16 the loss is scaled so that small gradients do not vanish, and a step whose gradients overflow is left
+    out.
+    """
     optimizer = create_optimizer_v2(
         model, opt="adamw", lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
@@ -314,14 +333,17 @@ def _stepper(model: Model, recipe: Recipe, steps: int) -> Callable[[Batch, int],
         updates_per_epoch=steps,
     )
     trained = _trained(model)
+    scaler = torch.amp.GradScaler(device_of(model).type, enabled=precision == torch.float16)
 
     def take(batch: Batch, done: int) -> float:
         _set_rate(optimizer, scheduler, recipe, done, steps)
-        loss, gradient = loss_and_gradient(model, batch, recipe)
+        loss, gradient = loss_and_gradient(model, batch, recipe, precision=precision, scale=scaler.scale)
         for parameter, slope in zip(trained, gradient, strict=True):
             parameter.grad = None if slope is None else _laid_out_like(parameter, slope)
+        scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(trained, CLIP_NORM)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad(set_to_none=True)  # a gradient less to hold while the next is computed
         return loss
 
@@ -366,7 +388,10 @@ def _forward_tail(
     model: Model, views: Views, rows: npt.NDArray[np.int64], view_of: npt.NDArray[np.int64]
 ) -> torch.Tensor:
     drawn = _drawn(views, rows, view_of)
-    stream = adapter(model).embed(as_input(model, drawn.numpy())) if views.prefix == 0 else drawn.float()
+    if views.prefix == 0:
+        stream = adapter(model).embed(as_input(model, drawn.numpy()))
+    else:
+        stream = send(drawn, device_of(model), pinned=True).float()
     return finish(model, stream, views.prefix)
 
 

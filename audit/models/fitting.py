@@ -11,18 +11,11 @@ import torch
 
 from audit.errors import ModelError
 from audit.models.adapters.registry import Model, adapter
-from audit.models.checkpoint import listed
+from audit.models.checkpoint import SAVE, STRANGERS, listed
 from audit.models.converters.conversion import Conversion
 
 Tensors = Mapping[str, torch.Tensor]
 COUNTED = "num_batches_tracked"  # by batch norms of late versions of torch; nothing is computed from it
-# What training code keeps beside a model, and what takes no part in its answers.
-STRANGERS = re.compile(
-    r"(^|[._])(criterion|\w*loss(es|_fn)?|metrics?|class_weights?|pos_weight|\w*acc(uracy)?|auroc|f1(_?score)?"
-    r"|precision|recall|conf(usion)?_?mat(rix)?)([._]|$)",
-    re.IGNORECASE,
-)
-SAVE = "save the state_dict of the model that is in use as .safetensors, and name that file"
 
 
 @dataclass(frozen=True)

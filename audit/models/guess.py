@@ -56,6 +56,8 @@ class Architecture:
         Arguments of timm's model where it is not as the name alone makes it.
     missing, left_over : tuple of str
         Tensors that the model needs and the file lacks; tensors of the file that are no part of it.
+    doubtful : tuple of str
+        Those of the left over that may take part in its answers all the same, so that it is not audited.
     why : str
         Why no name was found.
     """
@@ -75,6 +77,7 @@ class Architecture:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     left_over: tuple[str, ...] = ()
+    doubtful: tuple[str, ...] = ()
     why: str = ""
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from audit.errors import ModelError
 from audit.filenames import printable
-from audit.models.checkpoint import PREPROCESSING, open_checkpoint, stored_preprocessing
+from audit.models.checkpoint import PREPROCESSING, SAVE, STRANGERS, open_checkpoint, stored_preprocessing
 from audit.models.guess import (
     HUGGING_FACE,
     Architecture,
@@ -90,7 +90,7 @@ class Inspection:
     def card(self) -> str:
         """The sections of a card that name this model; "" where it cannot be audited."""
         made = self.architecture
-        if not made.name or made.missing:
+        if not made.name or made.missing or made.doubtful:
             return ""
         section: dict[str, Any] = {"name": made.name, "weights": str(self.path)}
         if len({s.state for s in self.sets}) > 1:
@@ -166,7 +166,15 @@ def inspect_weights(path: Path) -> Inspection:
     else:
         made = guess_architecture(inside, checkpoint, str(config.get("architecture", "")))
         beside = tuple(sorted(n for n in shapes if not n.startswith(prefix) and n not in classifiers_beside(shapes)))
-        made = dataclasses.replace(made, left_over=(*made.left_over, *beside))
+        made = dataclasses.replace(
+            made,
+            left_over=(*made.left_over, *beside),
+            doubtful=tuple(
+                name
+                for name in (*made.left_over, *beside)
+                if not STRANGERS.search(name) and not (prefix and name in beside and len(shapes[name]) < 2)
+            ),
+        )
     return Inspection(
         path=path,
         kind=checkpoint.kind,
@@ -283,4 +291,7 @@ def _lines(found: Inspection) -> list[tuple[str, str]]:
         lines.append(("images", f"{settings} ({found.preprocessing.source})"))
     lines += [("missing", _some(made.missing))] if made.missing else []
     lines += [("left over", _some(made.left_over))] if made.left_over else []
+    if made.doubtful:
+        fix = f"name the output in use under model.output_key, or {SAVE}"
+        lines.append(("no card", f"{_some(made.doubtful)} may be part of the model; {fix}"))
     return lines

@@ -17,6 +17,7 @@ from audit.data.pixels import Pixels, load_pixels
 from audit.errors import DataError
 from audit.models.adapters.registry import Model, adapter
 from audit.models.blocks import is_plain, leading_rows, rows_read
+from audit.models.device import device_of, send
 from audit.models.preprocessing import Preprocessing
 from audit.models.transforms import as_input
 
@@ -89,7 +90,8 @@ def predict_logits(model: Model, pixels: Pixels, *, batch: int = 64) -> Floats:
 def finish_logits(model: Model, stream: torch.Tensor, start: int, *, batch: int = 64) -> Floats:
     """Return the logits (N, classes) of the residual stream (N, tokens, width) that enters block ``start``."""
     model.eval()
-    parts = in_batches(lambda part: finish(model, stream[part], start).cpu().numpy(), len(stream), batch)
+    device = device_of(model)
+    parts = in_batches(lambda part: finish(model, send(stream[part], device), start).cpu().numpy(), len(stream), batch)
     return np.concatenate(parts)
 
 

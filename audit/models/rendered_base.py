@@ -21,6 +21,7 @@ from audit.data.pixels import load_pixels
 from audit.data.synthetic import RENDERER_VERSION, SyntheticSource, sample_faces
 from audit.models.architecture import make_architecture
 from audit.models.checkpoint import save_weights
+from audit.models.device import ON_CPU, Compute, held_on
 from audit.models.finetune import Recipe, finetune, make_views, mirrored
 from audit.models.preprocessing import preprocessing_of
 from audit.progress import Progress
@@ -41,7 +42,13 @@ RECIPE = Recipe(
 
 
 def rendered_base(
-    spec: ModelSpec, *, cache: Path, faces: int = FACES, recipe: Recipe = RECIPE, progress: Progress | None = None
+    spec: ModelSpec,
+    *,
+    cache: Path,
+    faces: int = FACES,
+    recipe: Recipe = RECIPE,
+    compute: Compute = ON_CPU,
+    progress: Progress | None = None,
 ) -> Path:
     """Train the base, or find it where the same has been trained before.
 
@@ -54,6 +61,8 @@ def rendered_base(
     faces : int, optional
         How many are trained on.
     recipe : Recipe, optional
+    compute : Compute, optional
+        Where it is trained, and how exactly.
     progress : callable, optional
         Called with the steps done and in all.
 
@@ -66,7 +75,7 @@ def rendered_base(
         "model": spec.model_dump(include={"name", "image_size", "mean", "std", "overrides"}),
         "recipe": [VERSION, repr(recipe)],
         "faces": [faces, SEED, RENDERER_VERSION],
-        "versions": [torch.__version__, timm.__version__, torch.get_num_threads()],
+        "versions": [torch.__version__, timm.__version__, torch.get_num_threads(), compute.name],
     }
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:24]
     path = cache / f"base-{key}.safetensors"
@@ -79,6 +88,8 @@ def rendered_base(
     whole = preprocessing_of(spec.model_copy(update={"weights": "rendered"}), model).geometry
     pixels = load_pixels(SyntheticSource(drawn), drawn["image"].tolist(), whole)
     targets = (drawn["expression"] == "smiling").to_numpy().astype(np.int64)
-    finetune(model, make_views(model, [pixels, mirrored(pixels)], None), targets, recipe, progress=progress)
+    views = make_views(model, [pixels, mirrored(pixels)], None)
+    with held_on(compute.device, model):
+        finetune(model, views, targets, recipe, precision=compute.precision, progress=progress)
     save_weights(model.state_dict(), path)
     return path

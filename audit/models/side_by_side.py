@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from audit.models.blocks import drops_at_random
+from audit.models.device import CPU, ON_CPU
 from audit.progress import Progress
 
 AT_ONCE = 4  # models; bounds memory on machines of many cores
@@ -25,13 +26,18 @@ class _StoppedError(Exception):
 
 
 def train_side_by_side(
-    jobs: Sequence[Job], models: Sequence[nn.Module], steps: Sequence[int], *, progress: Progress
+    jobs: Sequence[Job],
+    models: Sequence[nn.Module],
+    steps: Sequence[int],
+    *,
+    progress: Progress,
+    device: torch.device = ON_CPU.device,
 ) -> None:
     """Run trainings that share nothing but what they read, a few at a time.
 
     Threads are assigned by the number of jobs, those included that find their model stored: so a model does not
     depend, to the bit, on what was stored before. Models with randomness in training (dropout) share one generator,
-    and are trained one after the other.
+    and are trained one after the other; so are all on an accelerator, which one model keeps busy.
 
     Parameters
     ----------
@@ -42,9 +48,12 @@ def train_side_by_side(
         Steps of each job; 0 where nothing is left to do.
     progress : callable
         Called with the steps done and in all, over all jobs, from any thread.
+    device : torch.device
+        Where the models are trained.
     """
     threads = torch.get_num_threads()
-    at_once = 1 if any(map(drops_at_random, models)) else max(1, min(len(jobs), threads, AT_ONCE))
+    one_by_one = device.type != CPU or any(map(drops_at_random, models))
+    at_once = 1 if one_by_one else max(1, min(len(jobs), threads, AT_ONCE))
     tally = _Tally(steps, progress)
     pool = ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(max(1, threads // at_once),))
     try:

@@ -47,10 +47,12 @@ from audit.records import (
 from audit.report.exports import PRINTERS
 from audit.report.text import method_hash
 from audit.store import file_hash, write_text
-from audit.units import UNITS
 
 PACKAGES = ("torch", "torchvision", "timm", "fairlearn", "pandas", "numpy", "scipy", "statsmodels", *PRINTERS)
 REGISTRATION = "preregistration.json"
+
+
+PRECISION = "precision of the search"  # and of training; in the registration
 
 
 def registration(context: Run) -> dict[str, object]:
@@ -64,7 +66,7 @@ def registration(context: Run) -> dict[str, object]:
         "method": method_hash(),
         "layers": _searched(context),
         "first look": first_look(context.card),
-        "precision of the search": precision_name(context.precision),
+        PRECISION: precision_name(context.compute.precision),
         "questions": [f"{c}:{name}" for c in context.contrasts for name in context.outcomes],
     }
 
@@ -170,7 +172,7 @@ def describe_model(context: Run, models: AuditedModels | None) -> ModelInfo:
         **asdict(context.readout),
         output_key=card.model.output_key,
         prompts=card.model.prompts,
-        training=training_run(context),
+        training=training_run(context, precision_name(context.compute.precision)),
         seeds=context.seeds if not own else [],
         accuracy_by_seed=accuracy,
         balanced_accuracy_by_seed=balanced,
@@ -237,8 +239,8 @@ def accuracies(scope: Scope) -> tuple[list[float], list[float]]:
     return plain, balanced
 
 
-def training_run(scope: Scope) -> TrainingRun | None:
-    """Return how this audit trained; None where it did not."""
+def training_run(scope: Scope, precision: str) -> TrainingRun | None:
+    """Return how this audit trained, in what precision; None where it did not."""
     training = scope.training
     if training is None:
         return None
@@ -249,6 +251,7 @@ def training_run(scope: Scope) -> TrainingRun | None:
         batch_size=training.batch_size,
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
+        precision=precision,
     )
 
 
@@ -286,9 +289,9 @@ def _method(
         effort=[] if swept is None else swept.effort,
         precision=None
         if swept is None
-        else search_precision(swept.effects.swap, list(context.outcomes), precision_name(context.precision)),
+        else search_precision(swept.effects.swap, list(context.outcomes), precision_name(context.compute.precision)),
         engine=EngineReport(
-            device=device_name(context.device),
+            device=device_name(context.compute.device),
             largest_difference=None if engine is None else engine.estimate.value,
             whole_blocks=[] if models is None else unknown_blocks(models.primary),
         ),
@@ -317,12 +320,11 @@ def _provenance(context: Run, models: AuditedModels | None, fixed: str) -> Prove
 
 def _hardware(context: Run) -> str:
     """Return the processor and how many cores torch uses; no host name."""
-    device = context.device
+    device = context.compute.device
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
         lines = [x for x in info.read_text(encoding="utf-8").splitlines() if x.startswith("model name")]
         name = lines[0].split(":", 1)[1].strip() if lines else name
-    used = f"{UNITS[context.unit].plural} patched on {device_name(device)}"
-    accelerator = "no accelerator used" if device.type == CPU else used
+    accelerator = "no accelerator used" if device.type == CPU else f"computed on {device_name(device)}"
     return f"{name}, {torch.get_num_threads()} threads, {accelerator}"

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from audit.card.schema import Card, TrainingSpec
 from audit.controls.verdict import MeasuredControl
@@ -19,12 +18,13 @@ from audit.data.samples import Samples
 from audit.data.summary import audited_outcomes
 from audit.models.black_box import BlackBox
 from audit.models.build import Backbone
-from audit.models.device import CPU
+from audit.models.device import ON_CPU, Compute
 from audit.models.preprocessing import Preprocessing
 from audit.models.readout import SOFTMAX, Readout
 from audit.progress import Step
 from audit.records import Contrast
 from audit.units import Unit
+from audit.work.pool import Workers
 
 
 @dataclass
@@ -75,9 +75,8 @@ class Run(Scope):
     step: Step
     command: str
     started: str
-    device: torch.device = field(default_factory=lambda: torch.device(CPU))  # of the sweeps
+    compute: Compute = ON_CPU  # precision: of training, and of Design A on the discovery split
     readout: Readout = SOFTMAX  # of the audited models
-    precision: torch.dtype = torch.float32  # of Design A on the discovery split
     stages: list[tuple[str, float]] = field(default_factory=list)
 
     @contextmanager
@@ -93,6 +92,8 @@ class RunContext(Run):
     """A run of a model whose inside is given: pixels, and models to start from."""
 
     cache: Path
+    work: Path  # of pieces of sweeps, until they are put together
+    workers: Workers
     pixels: Pixels
     preprocessing: Preprocessing  # which made them
     backbone: Backbone

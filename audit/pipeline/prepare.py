@@ -16,6 +16,7 @@ import audit.evidence
 import audit.models
 import audit.patching
 import audit.pipeline
+import audit.work
 from audit import __version__
 from audit.card.load import resolve, with_classes
 from audit.card.schema import PREDICTIONS, Card, ModelSpec
@@ -31,7 +32,7 @@ from audit.models.architecture import unit_of
 from audit.models.black_box import BlackBox, read_predictions
 from audit.models.build import Backbone, check_model, with_class_names
 from audit.models.checkpoint import hash_state
-from audit.models.device import CPU, open_device, open_precision
+from audit.models.device import CPU, Compute, open_device, open_precision
 from audit.models.onnx_file import OnnxModel
 from audit.models.preflight import NOT_FILES, PreflightReport, preflight_model, spec_of_controls
 from audit.models.preprocessing import Preprocessing
@@ -42,8 +43,9 @@ from audit.pipeline.context import BlackBoxRun, RunContext
 from audit.pipeline.train_models import ARCHITECTURE
 from audit.progress import Step
 from audit.records import PreprocessingInfo
-from audit.store import now, open_cache, question_hash, run_folder, source_hash
+from audit.store import WORK, now, open_cache, question_hash, run_folder, source_hash
 from audit.units import Unit
+from audit.work.pool import Workers
 
 
 @dataclass(frozen=True)
@@ -115,16 +117,22 @@ class Options:
         The run's own folder, where it is to have another name.
     report : bool
         Whether HTML, PDF and tables are made.
+    workers : int, optional
+        How many processes patch; as many as torch has threads where not given, and one on an accelerator.
+    work : pathlib.Path, optional
+        Where pieces of sweeps are kept until they are put together; in the run's folder where not given.
     device : str
-        Where heads are patched.
+        Where models are trained, asked and patched.
     precision : str
-        Of Design A on the discovery split.
+        Of training, and of Design A on the discovery split.
     """
 
     command: str
     out: Path
     run: Path | None = None
     report: bool = True
+    workers: int | None = None
+    work: Path | None = None
     device: str = CPU
     precision: str = "float32"
 
@@ -197,9 +205,9 @@ def open_inputs(
 def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
     """Decode the images and find the weights to start from and the run directory; nothing is written yet."""
     card, samples = inputs.card, inputs.samples
-    device = open_device(options.device)
+    compute = Compute(open_device(options.device), open_precision(options.precision, options.device))
     cache = open_cache()
-    backbone = inputs.backbone or _backbone(inputs, cache, step)
+    backbone = inputs.backbone or _backbone(inputs, cache, step, compute)
     own = card.training == "none" and inputs.finished is None
     model = backbone.build_as_is(len(samples.labels)) if own else backbone.build(len(samples.labels))
     tick = step("data: decoding images")
@@ -216,16 +224,17 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
             preprocessing,
             card_path=inputs.card_path,
             data_root=inputs.data_root,
-            device=device,
+            device=compute.device,
         )
     weights = hash_state(model.state_dict()) if own else backbone.body_hash()
     key = question_key(inputs, options, weights, preprocessing.info, served)
+    run = options.run or run_folder(options.out, card.name, key)
     return RunContext(
         card=card,
         card_path=inputs.card_path,
         card_content=inputs.content,
         data_root=inputs.data_root,
-        run=options.run or run_folder(options.out, card.name, key),
+        run=run,
         question=key,
         weights=backbone.body_hash(),
         cache=cache,
@@ -234,15 +243,21 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
         pixels=pixels,
         preprocessing=preprocessing,
         served=served,
+        work=options.work or run / WORK,
+        workers=Workers(options.workers or _workers(compute), compute.device.type),
         backbone=backbone,
-        control_backbone=_control_backbone(inputs, cache, step) or backbone,
+        control_backbone=_control_backbone(inputs, cache, step, compute) or backbone,
         step=step,
         command=options.command,
         started=now().isoformat(),
-        device=device,
+        compute=compute,
         readout=inputs.readout,
-        precision=open_precision(options.precision, options.device),
     )
+
+
+def _workers(compute: Compute) -> int:
+    """Return how many processes patch where nobody says: as many as torch would use threads."""
+    return torch.get_num_threads() if compute.device.type == CPU else 1
 
 
 def open_black_box(card: Card, *, card_path: Path, data_root: Path | None) -> BlackBox:
@@ -290,7 +305,7 @@ def question_key(
     served: MeasuredControl | None = None,
 ) -> str:
     """Return the hash of all that a run's numbers depend on; ``weights`` is that of the weights."""
-    rooms = (audit.data, audit.models, audit.patching, audit.batching, audit.evidence, audit.pipeline)
+    rooms = (audit.data, audit.models, audit.patching, audit.batching, audit.evidence, audit.pipeline, audit.work)
     return question_hash(
         {
             "card": inputs.card.model_dump(),
@@ -317,24 +332,25 @@ def still_there(samples: Samples) -> Iterator[None]:
         raise UnfinishedError(error.where, what, "restore it, and run again") from error
 
 
-def _backbone(inputs: Inputs, cache: Path, step: Step) -> Backbone:
+def _backbone(inputs: Inputs, cache: Path, step: Step, compute: Compute) -> Backbone:
     if inputs.finished is not None:
         spec = inputs.card.model.model_copy(update={"weights": "none"})
         return Backbone(spec, inputs.finished / ARCHITECTURE)
-    return _find(inputs.card.model, inputs, cache, step)
+    return _find(inputs.card.model, inputs, cache, step, compute)
 
 
-def _control_backbone(inputs: Inputs, cache: Path, step: Step) -> Backbone | None:
+def _control_backbone(inputs: Inputs, cache: Path, step: Step, compute: Compute) -> Backbone | None:
     """Return what the control models start from, where that is not what the audited model starts from."""
     if inputs.card.controls.weights is None or inputs.finished is not None:
         return None
-    return _find(spec_of_controls(inputs.card), inputs, cache, step)
+    return _find(spec_of_controls(inputs.card), inputs, cache, step, compute)
 
 
-def _find(spec: ModelSpec, inputs: Inputs, cache: Path, step: Step) -> Backbone:
+def _find(spec: ModelSpec, inputs: Inputs, cache: Path, step: Step, compute: Compute) -> Backbone:
     """Find the weights of a model; ``rendered`` ones are made here."""
     if spec.weights == "rendered":
-        return Backbone(spec, rendered_base(spec, cache=cache, progress=step("base: rendered faces")))
+        base = rendered_base(spec, cache=cache, compute=compute.exact, progress=step("base: rendered faces"))
+        return Backbone(spec, base)
     if spec.weights in ("pretrained", "none"):
         return Backbone(spec, None)
     return Backbone(spec, resolve(spec.weights, card_path=inputs.card_path, data_root=inputs.data_root))

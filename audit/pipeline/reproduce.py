@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -128,8 +129,8 @@ def reproduce_finding(
         asked = prepare_black_box(inputs, inputs.box, options, silent)
         obtained = _gap(asked, ask_black_box(asked), finding)
         return Reproduction(finding, audit.model.unit, finding.expected, obtained, finding.tolerance)
-    with run_state(fail_in_time=options.device == CPU):
-        context = prepare(inputs, options, silent)
+    with run_state(fail_in_time=options.device == CPU), tempfile.TemporaryDirectory() as work:
+        context = prepare(inputs, replace(options, work=Path(work)), silent)
         obtained = (
             _measure_rates(context, run, finding)
             if finding.kind == "disparity"
@@ -146,7 +147,7 @@ def _model(context: RunContext, run: Path) -> Model:
         fix = "restore it; a shareable copy has its models only where it was made with --models"
         raise InputError(str(path), "missing", fix)
     model = context.backbone.build_stored(load_file(path), len(context.samples.labels))
-    return with_readout(model.eval(), context.readout).to(context.device)
+    return with_readout(model.eval(), context.readout).to(context.compute.device)
 
 
 def readout_of_record(model: ModelInfo) -> Readout:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -48,6 +49,7 @@ from audit.report.shareable import refuse_copy
 from audit.store import (
     SAMPLES,
     UNDETECTED,
+    WORK,
     check_writable,
     clear_unfinished,
     locked,
@@ -104,6 +106,7 @@ def _run(context: Run, options: Options, measure: Callable[[], Audit]) -> Path:
         if context.samples.undetected is not None:
             write_table(context.run / UNDETECTED, context.samples.undetected)
         audit = measure()
+        shutil.rmtree(context.run / WORK, ignore_errors=True)  # all of it is in the run's tables
         kept = _kept_record(context.run)
         if kept is None or _without_times(kept) != _without_times(audit):
             if (context.run / DECISIONS).is_file():
@@ -196,7 +199,7 @@ def _measure(context: RunContext, images: ControlSet) -> Audit:
     if not controls.valid:
         return record_audit(context, legal, controls, models, None, EMPTY)
     models = models or _models(context)
-    with context.stage("identities"):
+    with context.stage("identities"), models.on(context.compute.device):
         controls, design_c = _with_own(controls, context, models)
     if not controls.valid:
         return record_audit(context, legal, controls, models, None, EMPTY)
@@ -205,13 +208,13 @@ def _measure(context: RunContext, images: ControlSet) -> Audit:
         return _without_groups(context, legal, models, rates, controls)
     write_table(context.run / UNPATCHED, rates.unpatched)
     controls = controls.model_copy(update={"controls": [*_first(context, rates), *controls.controls]})
-    with context.stage("patching"), models.on(context.device):
+    with context.stage("patching"), models.on(context.compute.device):
         swept = patch_heads(context, models, rates, design_c=design_c)
         controls, pairs = _with_round_trips(controls, sweep_pairs(context, models, swept))
     with context.stage("evidence"):
         context.step("evidence: permutations and intervals")(0, 1)
         judged = judge_effects(context, rates, swept, pairs, {"data": context.samples.fingerprint, **models.hashes()})
-    with context.stage("heads together"), models.on(context.device):
+    with context.stage("heads together"), models.on(context.compute.device):
         together = sweep_sets(context, models, swept, sets_to_patch(judged.heads, judged.localisation))
         judged = judge_sets(context, swept, together, judged)
         judged = replace(judged, attention=look(context, models, judged.findings))
@@ -226,7 +229,7 @@ def _models(context: RunContext) -> AuditedModels:
 
 def _rates(context: RunContext, models: AuditedModels) -> Rates:
     """Compare the groups in what the models answer."""
-    with context.stage("rates"), models.on(context.device):
+    with context.stage("rates"), models.on(context.compute.device):
         return judge_rates(context, measure_images(context, models), measure_each_text(context, models))
 
 

@@ -25,6 +25,7 @@ from audit.controls.spec import Channel, channels, roles_of
 from audit.controls.verdict import MeasuredControl, numbers_table
 from audit.data.samples import AUDIT_SPLITS
 from audit.models.adapters.registry import adapter
+from audit.models.device import held_on
 from audit.models.finetune import prefix_blocks
 from audit.models.transforms import as_input
 from audit.pipeline.context import RunContext
@@ -65,7 +66,13 @@ def check_known_effects(context: RunContext, images: ControlSet) -> ControlRepor
     backbone = context.control_backbone
     roles = roles_of(model)
     trained = train_controls(
-        backbone, context.card.controls, images, cache=context.cache, step=context.step, roles=roles
+        backbone,
+        context.card.controls,
+        images,
+        cache=context.cache,
+        step=context.step,
+        roles=roles,
+        compute=context.compute.exact,
     )
     layers = range(prefix_blocks(model, context.card.model.train_blocks), adapter(model).depth)
     seeds = context.card.controls.donor_seeds
@@ -74,7 +81,8 @@ def check_known_effects(context: RunContext, images: ControlSet) -> ControlRepor
         report = ControlReport.model_validate_json(kept.read_text(encoding="utf-8"))
     else:
         untrained = backbone.build_untrained(images.classes)
-        report = _judge(context, trained, channels(trained, images, layers, untrained=untrained), kept)
+        with held_on(context.compute.device, *trained.models.values(), untrained):
+            report = _judge(context, trained, channels(trained, images, layers, untrained=untrained), kept)
         left_out = [] if "colour" in roles else [NotRun(code=NotRunCode.NOT_APPLICABLE, design="colour")]
         report = report.model_copy(update={"setup": _setup(context, images, trained), "not_run": left_out})
         write_text(kept, report.model_dump_json(indent=1))
@@ -173,7 +181,8 @@ def check_own_model(context: RunContext, models: AuditedModels) -> list[Measured
     chosen = np.random.default_rng(context.card.audit.seed).permutation(rows)[: 2 * IDENTITY_IMAGES]
     images = as_input(models.primary, context.pixels[chosen])
     half = len(chosen) // 2
-    return run_identities(Subject(models.primary, images[:half], images[half : 2 * half]))
+    subject = Subject(models.primary, images[:half], images[half : 2 * half])
+    return run_identities(subject, precision=context.compute.precision)
 
 
 def check_reference_models(context: RunContext, models: AuditedModels) -> list[MeasuredControl]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from audit.patching.plans import draw_evenly, find_twins
 from audit.patching.sites import Site
 from audit.patching.sweep import DonorKind, measure_unpatched, sweep
 from audit.pipeline.context import RunContext
+from audit.pipeline.in_blocks import sweep_in_blocks
 from audit.pipeline.run_sweeps import Swept, choose, swept_layers
 from audit.pipeline.train_models import AuditedModels
 from audit.records import Contrast
@@ -109,13 +111,15 @@ def _sweep_contrast(
     """Run both directions of one contrast, and the edits there and back."""
     n, model, layers = len(pairs.rows), models.primary, swept_layers(context)
     pixels, every = np.concatenate([pairs.own, pairs.edited]), np.arange(2 * n, dtype=np.int64)
-    patched = sweep(
+    stage = f"pairs-{hashlib.sha256(str(contrast).encode()).hexdigest()[:8]}"
+    patched = sweep_in_blocks(
+        context,
+        stage,
         model,
-        pixels,
         every,
         [DonorKind("pair", model, np.roll(every, n))],
         layers=layers,
-        outcomes=context.outcomes,
+        pixels=pixels,
         chosen=choose(model, layers, 2 * n, heads),
         units=every % n,
         progress=context.step(f"patching: {contrast}, exact pairs"),

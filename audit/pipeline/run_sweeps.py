@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,20 +17,19 @@ from audit.evidence.effects_store import Settings, StoredEffects
 from audit.evidence.joint_patching import HeadSet
 from audit.evidence.power import Feasibility, feasibility, plan_contrast
 from audit.models.adapters.registry import Model
-from audit.patching.first_order import sweep_first_order
 from audit.patching.plans import draw_evenly
 from audit.patching.sites import Site, sites_of
-from audit.patching.sweep import DonorKind, measure_unpatched, sweep, sweep_together
+from audit.patching.sweep import DonorKind, measure_unpatched
 from audit.pipeline.context import RunContext, Scope
+from audit.pipeline.in_blocks import PATCH, estimate_in_blocks, sweep_in_blocks, sweep_sets_in_blocks
 from audit.pipeline.run_controls import trained_layers
 from audit.pipeline.train_models import AuditedModels, reseed_of
 from audit.records import Contrast, ContrastRow, Effort, PatchChoice, SearchPrecision
-from audit.store import write_table
+from audit.store import folder_name, write_table
 from audit.units import UNITS
 
 SWAP_KINDS = ("cross", "placebo")
 UNPATCHED = "effects/unpatched.parquet"  # of a run: what the models answer
-PATCH = ["position", "donor_kind", "layer", "head"]  # what tells one patch of a sweep from the others
 IN_FLOAT32 = "float32:"  # begins the columns of what was computed again
 COMPARED = 8  # recipients of every part that is computed less precisely
 OTHER_DESIGNS = 200  # images for the designs that accompany Design A, where that is not patched in full
@@ -179,25 +179,25 @@ def patch_part(
     Discovery is computed as precisely as the user asked. Where that is less than float32, some recipients are computed
     in float32 as well, in columns ``float32:<outcome>``.
     """
+    stage = _stage(plan, seed)
     run = partial(
-        sweep,
-        model,
-        context.pixels,
-        plan.column("recipient"),
-        plan.donors(model),
+        sweep_in_blocks,
+        context,
+        model=model,
+        recipients=plan.column("recipient"),
+        donors=plan.donors(model),
         layers=swept_layers(context),
-        outcomes=context.outcomes,
         units=plan.column("unit"),
+        progress=context.step(f"patching: {plan.contrast}, {plan.split}, seed {seed}"),
     )
-    progress = context.step(f"patching: {plan.contrast}, {plan.split}, seed {seed}")
-    if plan.split == "discovery" and context.precision != torch.float32:
-        table = run(chosen=chosen, precision=context.precision, progress=progress)
+    if plan.split == "discovery" and context.compute.precision != torch.float32:
+        table = run(stage, chosen=chosen, precision=context.compute.precision)
         every = np.ones((len(plan.rows), len(sites_of(model, swept_layers(context)))), dtype=bool)
-        again = run(chosen=_few(every if chosen is None else chosen))
+        again = run(f"{stage}-again", chosen=_few(every if chosen is None else chosen))
         names = {f"p:{name}": f"{IN_FLOAT32}{name}" for name in context.outcomes}
         table = table.merge(again[[*PATCH, *names]].rename(columns=names), on=PATCH, how="left")
     else:
-        table = run(chosen=chosen, progress=progress)
+        table = run(stage, chosen=chosen)
     return with_image_keys(context, with_class_names(_described(table, plan, seed), context.samples.labels))
 
 
@@ -223,17 +223,23 @@ def search_precision(swap: pd.DataFrame, outcomes: Sequence[str], dtype: str) ->
 
 def estimate_part(context: RunContext, model: Model, seed: int, plan: Plan) -> pd.DataFrame:
     """Estimate one contrast and split of Design A by attribution patching."""
-    table = sweep_first_order(
+    table = estimate_in_blocks(
+        context,
+        f"{_stage(plan, seed)}-first-order",
         model,
-        context.pixels,
         plan.rows,
         pd.factorize(context.samples.frame["subject"])[0].astype(np.int64),
         SWAP_KINDS,
         layers=swept_layers(context),
-        outcomes=context.outcomes,
         progress=context.step(f"patching: {plan.contrast}, {plan.split}, seed {seed}, first order"),
     )
     return with_image_keys(context, _described(table, plan, seed))
+
+
+def _stage(plan: Plan, seed: int) -> str:
+    """Name a sweep of Design A as the folder of its pieces; the names of groups may hold what no folder's may."""
+    told = hashlib.sha256(str(plan.contrast).encode()).hexdigest()[:8]
+    return f"{folder_name(str(plan.contrast))}-{told}-{plan.split}-seed-{seed}"
 
 
 def _described(table: pd.DataFrame, plan: Plan, seed: int) -> pd.DataFrame:
@@ -260,13 +266,13 @@ def sweep_sets(
             continue
         rng = np.random.default_rng(context.card.audit.seed)
         part = Plan(plan.contrast, plan.split, draw_evenly(plan.rows, ["label", "side"], swept.most_images, rng))
-        table = sweep_together(
+        table = sweep_sets_in_blocks(
+            context,
+            f"{_stage(plan, context.seeds[0])}-together",
             models.primary,
-            context.pixels,
             part.column("recipient"),
             part.donors(models.primary),
             sets=sets,
-            outcomes=context.outcomes,
             units=part.column("unit"),
             progress=context.step(f"patching: {plan.contrast}, {UNITS[context.unit].plural} together"),
         )
@@ -321,13 +327,13 @@ def sweep_reference(
     if path.is_file():
         return pd.read_parquet(path)
     donors = {f"balanced-{k}": m for k, m in enumerate(models.balanced)} | {"reseed": models.by_seed[reseed]}
-    table = sweep(
+    table = sweep_in_blocks(
+        context,
+        "transplant" if weights_only else "reference",
         models.primary,
-        context.pixels,
         rows,
         [DonorKind(name, m, rows, weights_only=weights_only) for name, m in donors.items()],
         layers=swept_layers(context),
-        outcomes=context.outcomes,
         chosen=choose(models.primary, swept_layers(context), len(rows), heads),
         progress=context.step("patching: " + ("weight transplant" if weights_only else "balanced reference model")),
     )

@@ -98,7 +98,16 @@ def train_audited(context: RunContext) -> AuditedModels:
             return
         start = hash_state(model.state_dict())
         positions = np.searchsorted(train, rows)
-        finetune(model, views, context.targets[train], recipe, rows=positions, progress=progress)
+        with held_on(context.compute.device, model):
+            finetune(
+                model,
+                views,
+                context.targets[train],
+                recipe,
+                rows=positions,
+                precision=context.compute.precision,
+                progress=progress,
+            )
         save_weights(model.state_dict(), path, started_from=start, preprocessing=carried)
 
     recipes = {name: _recipe(training, seed, context.card.model) for name, seed, _ in jobs}
@@ -107,6 +116,7 @@ def train_audited(context: RunContext) -> AuditedModels:
         list(models.values()),
         [count_steps(len(rows), recipes[name]) if name in absent else 0 for name, _, rows in jobs],
         progress=context.step(f"training: {len(absent)} models side by side"),
+        device=context.compute.device,
     )
     by_seed = {seed: models[name] for name, seed, _ in jobs if name.startswith("seed")}
     balanced = [models[name] for name in models if not name.startswith("seed")]
@@ -154,7 +164,8 @@ def _views(base: Model, context: RunContext, training: TrainingSpec, train: Rows
     pixels = context.pixels[train]
     both = [pixels, mirrored(pixels)] if training.flip else [pixels]
     context.step("training: features of the frozen blocks")(0, 1)
-    return make_views(base, both, context.card.model.train_blocks)
+    with held_on(context.compute.device, base):
+        return make_views(base, both, context.card.model.train_blocks)
 
 
 def _recipe(training: TrainingSpec, seed: int, model: ModelSpec) -> Recipe:

@@ -27,10 +27,11 @@ from audit.errors import InputError
 from audit.evidence.detection import with_detection
 from audit.evidence.outcome import decide
 from audit.models.checkpoint import hash_state
+from audit.models.device import FLOAT32
 from audit.models.readout import READING
 from audit.pipeline.analyze import EMPTY, Judged, judge_answers, judge_effects, judge_rates, judge_sets
 from audit.pipeline.attention_maps import TABLE, maps_of
-from audit.pipeline.build_record import REGISTRATION, accuracies, method_of, model_file_name, training_run
+from audit.pipeline.build_record import PRECISION, REGISTRATION, accuracies, method_of, model_file_name, training_run
 from audit.pipeline.context import Scope
 from audit.pipeline.load_run import OpenedRun, open_run
 from audit.pipeline.run_controls import CONTROL_EFFECTS, CONTROL_NUMBERS, check_round_trips
@@ -328,7 +329,7 @@ def _model(scope: Scope, audit: Audit) -> dict[str, Any]:
         "parameters": next(iter(sizes), audit.model.parameters),
         "name": scope.card.model.name,
         "weights": model_file_name(scope.card),
-        "training": training_run(scope),
+        "training": training_run(scope, _registered(scope.run).get(PRECISION, FLOAT32)),
         "seeds": [] if scope.training is None else scope.training.seeds,
         "classes": list(scope.samples.labels),
         **{name: v for name in READING if (v := getattr(scope.card.model, name)) is not None},

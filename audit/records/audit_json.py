@@ -571,6 +571,7 @@ class TrainingRun(Record):
     batch_size: int
     learning_rate: float
     weight_decay: float
+    precision: str = "float32"  # of the matrix products; weights, loss and gradients are float32
 
 
 class PreprocessingInfo(Record):

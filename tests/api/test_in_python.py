@@ -188,7 +188,7 @@ def test_a_run_and_a_failed_run_leave_the_process_as_it_was(
     with pytest.raises(va.InputError, match="is a file"):
         va.audit(plan, out=file)
     assert "choose from auto, cpu, cuda" in refused(lambda: va.audit(plan, device="tpu"))
-    assert "choose from float32, bfloat16, float16" in refused(lambda: va.audit(plan, precision="float8"))
+    assert "choose from float32, bf16, fp16" in refused(lambda: va.audit(plan, precision="float8"))
     assert "'4' is no size of 1G or more" in refused(lambda: va.audit(plan, memory=4))  # type: ignore[arg-type]
     assert process_state() == before
     va.audit(plan, out=tmp_path / "run", report=False, memory="8G")

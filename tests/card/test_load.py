@@ -66,12 +66,12 @@ WORDS = [
 def test_labels_groups_and_names_are_what_is_written(tmp_path: Path, word: str) -> None:
     text = GOOD.replace("labels: [neutral, happiness]", f"labels: [{word}, happiness]\n  label: {word}")
     text += f"    values:\n    - {word}\n    - 'b'\n  race: {{column: {word}, reference: b, assigned_by: {word}}}\n"
-    text += f"model: {{classes: [{word}, 2.0, on]}}\naudit: {{outcomes: [{word}]}}\nlegal: {{{word}: {word}}}\n"
+    text += f"model: {{classes: [{word}, 3.0, Yes]}}\naudit: {{outcomes: [{word}]}}\nlegal: {{{word}: {word}}}\n"
     card = load_card(write(tmp_path, text))
     assert (card.data.labels, card.data.label) == ([word, "happiness"], word)
     assert card.groups["gender"].values == [word, "b"]
     assert (card.groups["race"].column, card.groups["race"].assigned_by) == (word, word)
-    assert card.model.classes == [word, "2.0", "on"]
+    assert card.model.classes == [word, "3.0", "Yes"]
     assert card.audit.outcomes == [word]
     assert card.legal == {word: word}
 
@@ -467,3 +467,35 @@ def test_a_card_made_in_python_has_the_same_faults(tmp_path: Path) -> None:
         "settings match_on[0]: 'label' is a group or a column of every table; name a nuisance",
         "settings modle: unknown key 'modle'; did you mean 'model'?",
     ]
+
+
+BLACK = "model: {name: predictions, path: p.csv, "
+ZERO_SHOT = "training: none\nmodel: {name: huggingface, weights: clip, prompts: "
+NOT_TOGETHER = {
+    "classes": ("model: {classes: [a, b, a]}\n", "model.classes: 'a' occurs twice; name each once"),
+    "outcomes": ("audit: {outcomes: [happiness, happiness]}\n", "audit.outcomes: 'happiness' occurs twice; name each"),
+    "attributes": ("intersections: [[gender, gender]]\n", "intersections[0]: 'gender' occurs twice; name each once"),
+    "weights of a table": (BLACK + "weights: w.pth}\n", "model.weights: is not read with name: predictions; remove it"),
+    "layers of a table": (BLACK + "overrides: {depth: 3}}\n", "model.overrides: is not read with name: predictions"),
+    "size of a table": (BLACK + "image_size: 64}\n", "model.image_size: is not read with name: predictions; remove"),
+    "average of a network of its own": (
+        "model: {name: onnx, weights: w.onnx, classes: [a, b], state: ema}\n",
+        "model.state: is not read with name: onnx; remove it",
+    ),
+    "two means": (
+        "model: {mean: [0.5], preprocess: {mean: [0.4]}}\n",
+        "model.mean: preprocess states it too; give it once",
+    ),
+    "blank text": (ZERO_SHOT + "{a: [x, ' '], b: [y]}}\n", "model.prompts.a[1]: says nothing; describe the class"),
+    "one text twice": (
+        ZERO_SHOT + "{a: [x, x], b: [y]}}\n",
+        "model.prompts.a[1]: 'x' is said of 'a' already; give each",
+    ),
+    "one text of two": (ZERO_SHOT + "{a: [x], b: [y, x]}}\n", "model.prompts.b[1]: 'x' is said of 'a' already; give"),
+}
+
+
+@pytest.mark.parametrize(("more", "expected"), NOT_TOGETHER.values(), ids=NOT_TOGETHER)
+def test_what_does_not_go_together_is_named(tmp_path: Path, more: str, expected: str) -> None:
+    (fault,) = faults(tmp_path, GOOD + more)
+    assert expected in fault

@@ -15,6 +15,7 @@ from audit.controls.control_images import ControlSet
 from audit.controls.control_models import ControlModels, cache_key, conditions, corrupt, start_from, train_controls
 from audit.models.build import Backbone
 from audit.models.checkpoint import hash_state
+from audit.models.device import ON_CPU, Compute
 from tests.models_for_tests import noise_pixels, tiny
 
 pytestmark = pytest.mark.unit
@@ -44,9 +45,15 @@ def quiet(_name: str) -> Callable[[int, int], None]:
 
 
 def train(
-    tmp_path: Path, *, spec: ControlsSpec = SPEC, model: ModelSpec = MODEL, one_task: bool = False
+    tmp_path: Path,
+    *,
+    spec: ControlsSpec = SPEC,
+    model: ModelSpec = MODEL,
+    one_task: bool = False,
+    compute: Compute = ON_CPU,
 ) -> ControlModels:
-    return train_controls(Backbone(model, None), spec, images(one_task=one_task), cache=tmp_path, step=quiet)
+    seen = images(one_task=one_task)
+    return train_controls(Backbone(model, None), spec, seen, cache=tmp_path, step=quiet, compute=compute)
 
 
 def differing(a: VisionTransformer, b: VisionTransformer) -> set[str]:
@@ -59,6 +66,19 @@ def test_of_a_model_that_reads_gray_images_only_blur_is_tried(one_task: bool) ->
     assert {c.role for c in wanted} == {"blur"}
     assert {c.corruption for c in wanted} == {"clean", "blur"}
     assert len(wanted) == 1 + 2 * 2  # a recipient, and of each seed a clean donor and its twin
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
+def test_models_of_each_device_and_precision_are_kept_apart(
+    precision: torch.dtype, device: torch.device, tmp_path: Path
+) -> None:
+    compute = Compute(device, precision)
+    here, there = train(tmp_path), train(tmp_path, compute=compute)
+    assert (here.folder == there.folder) == (compute == ON_CPU)
+    assert {p.device.type for m in there.models.values() for p in m.parameters()} == {"cpu"}
+    same = [hash_state(here.models[n].state_dict()) == hash_state(there.models[n].state_dict()) for n in here.models]
+    assert same == [compute == ON_CPU] * len(same)
+    assert set(here.started_from.values()).isdisjoint(there.started_from.values()) == (compute != ON_CPU)
 
 
 @pytest.mark.parametrize("one_task", [True, False])

@@ -17,6 +17,7 @@ from audit.controls.identities import (
     every_site_is_live,
     everything_patched_is_the_donor,
     head_outputs_sum_to_attention,
+    less_precision_is_enough,
     rotated,
     rotation_changes_nothing,
     run_identities,
@@ -24,6 +25,7 @@ from audit.controls.identities import (
 )
 from audit.models.adapters.heads import Heads
 from audit.models.adapters.registry import Model
+from audit.models.device import device_of
 from audit.patching.engine import Donor, patch_layer, patch_together
 from audit.patching.sites import Site, Trace
 from tests.models_for_tests import FAMILIES, hooks_left, noise_images, tiny
@@ -32,7 +34,8 @@ pytestmark = pytest.mark.unit
 
 
 def subject(model: Model) -> Subject:
-    return Subject(model, noise_images(3), noise_images(3, seed=1))
+    device = device_of(model)
+    return Subject(model, noise_images(3).to(device), noise_images(3, seed=1).to(device))
 
 
 def failed(model: Model, **options: Any) -> set[str]:
@@ -40,13 +43,33 @@ def failed(model: Model, **options: Any) -> set[str]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_identity_holds_on_every_kind_of_model(family: str) -> None:
-    model = tiny(family)
+def test_every_identity_holds_on_every_kind_of_model(family: str, device: torch.device) -> None:
+    model = tiny(family).to(device)
     controls = run_identities(subject(model))
     assert {c.id: c.estimate.value for c in controls if not c.passed} == {}
     assert len({c.id for c in controls}) == 6
     assert all(c.kind == "identity" and c.check == c.id for c in controls)
     assert hooks_left(model) == 0
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16], ids=str)
+def test_where_heads_are_searched_for_in_fewer_bits_that_is_compared_with_float32(
+    precision: torch.dtype, device: torch.device
+) -> None:
+    controls = {c.id: c for c in run_identities(subject(tiny().to(device)), precision=precision)}
+    assert len(controls) == 7
+    assert all(c.passed for c in controls.values())
+    assert 0 < float(controls["precision"].estimate.value or 0) <= float(controls["precision"].threshold)
+
+
+def test_a_search_that_loses_the_effects_in_rounding_fails() -> None:
+    model = tiny()
+
+    def rounded(*given: Any) -> torch.Tensor:
+        return (patch_layer(*given) / 4).round() * 4
+
+    assert not less_precision_is_enough(subject(model), torch.bfloat16, patch=rounded).passed
+    assert less_precision_is_enough(subject(model), torch.bfloat16, patch=patch_layer).estimate.value == 0
 
 
 def test_identities_hold_for_a_checkpoint_that_still_asks_for_gradients() -> None:

@@ -252,7 +252,20 @@ FACET_SIGNS = (
     *(f"age_presentation_{name}" for name in ("young", "middle", "older", "na")),
     *(f"skin_tone_{tone}" for tone in range(1, 11)),
     "skin_tone_na",
+    *(f"hair_color_{name}" for name in ("brown", "blonde", "grey", "na", "black", "colored", "red")),
+    *(f"hairtype_{name}" for name in ("coily", "dreadlocks", "bald", "straight", "curly", "wavy", "na")),
+    *(f"has_{name}" for name in ("facial_hair", "tattoo", "cap", "mask", "headscarf", "eyeware")),
+    *(f"visible_{name}" for name in ("torso", "face", "minimal")),
+    *(f"lighting_{name}" for name in ("underexposed", "dimly_lit", "well_lit", "na", "overexposed")),
 )
+FACET_NAMES = (
+    "astronaut backpacker ballplayer bartender basketball_player boatman carpenter cheerleader climber computer_user "
+    "craftsman dancer disk_jockey doctor drummer electrician farmer fireman flutist gardener guard guitarist gymnast "
+    "hairdresser horseman judge laborer lawman lifeguard machinist motorcyclist nurse painter patient prayer referee "
+    "repairman reporter retailer runner sculptor seller singer skateboarder soccer_player soldier speaker student "
+    "teacher tennis_player trumpeter waiter"
+)
+FACET_CLASSES = FACET_NAMES.split()
 
 
 def facet(root: Path) -> None:

@@ -228,7 +228,7 @@ def test_what_the_deployed_pipeline_makes_of_odd_files_is_counted(tmp_path: Path
     codes = {
         DataWarningCode.EXIF_AS_STORED: "does not turn them",
         DataWarningCode.TRANSPARENCY_DROPPED: "what is stored beneath is shown",
-        DataWarningCode.DEPTH_CUT: "all above 255 is white",
+        DataWarningCode.DEPTH_CUT: "all above 255 is white, and of floating-point pixels all below 1 is black",
     }
     found = {w.code: w for w in read(tmp_path).warnings if w.code in codes}
     for code, said in codes.items():

@@ -201,6 +201,7 @@ BAD: list[tuple[str, Any, dict[str, Any], str]] = [
     ("text", lambda p: p.assign(happy="a lot"), {}, "has 'a lot' for class 'happy'"),
     ("sums", lambda p: p.assign(happy=p["happy"] / 2), {}, "no probabilities"),
     ("negative", lambda p: p.assign(happy=-p["happy"]), {"model": {"scores": "probability"}}, "no probabilities"),
+    ("one wrong row", lambda p: p.assign(happy=p["happy"].where(p.index != 7, 3.0)), {}, "(1 such images)"),
     ("percent", lambda p: p.assign(**{c: p[c] * 100 for c in CLASSES}), {}, "scores are percentages"),
     ("unknown class", lambda p: p.assign(predicted="hapy"), {"model": {"classes": CLASSES}},
      "is predicted as 'hapy', no class (600 such images); did you mean 'happy'?"),
@@ -212,13 +213,34 @@ BAD: list[tuple[str, Any, dict[str, Any], str]] = [
     ("logits or percentages", lambda p: p.assign(happy=p["happy"] * 100), {"model": {"output": "sigmoid"}},
      "may be logits or percentages"),
     *[
-        (f"{field} of images", lambda p: p, {"model": {field: value}}, "is of a model that is shown images")
+        (f"{field} of images", lambda p: p, {"model": {field: value}}, "is not read with name: predictions")
         for field, value in (("preprocess", "legacy"), ("image_size", 32), ("weights", "w.pth"), ("mean", [0.5] * 3))
     ],
     ("output of several", lambda p: p, {"model": {"output_key": "emotion"}}, "is of a model whose inside is given"),
     ("training", lambda p: p, {"training": {"epochs": 1}}, "'predictions' cannot be trained"),
     ("both lists", lambda p: p, {"data": {"not_detected": "x", "not_detected_list": "y"}}, "give one of the two"),
 ]  # fmt: skip
+
+
+def test_rounded_probabilities_are_no_logits_and_commas_may_be_decimal(table: pd.DataFrame, tmp_path: Path) -> None:
+    """A softmax in single precision may be a hair above 1; a spreadsheet may write 0,5."""
+    sure = scores_of(table).assign(**{**dict.fromkeys(CLASSES, 0.0), CLASSES[0]: 1.0000001})
+    net = va.predictions(sure)
+    assert net.table.answers[CLASSES[0]].unique().tolist() == [1.0]
+    commas = scores_of(table).assign(
+        **{name: table[name].map(lambda p: f"{p:.6f}".replace(".", ",")) for name in CLASSES}
+    )
+    assert np.allclose(va.predictions(commas).table.answers[CLASSES], table[CLASSES], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"classes": ["no", "no"]}, "'no' occurs twice"), ({"scores": "percent"}, "scores: Input should")],
+)
+def test_what_is_said_of_predictions_is_checked(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(va.ModelError, match=words) as caught:
+        va.predictions(pd.DataFrame({"image": ["a"], "no": [0.2], "yes": [0.8]}), **wrong)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("damage", "changes", "words"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
@@ -416,7 +438,7 @@ def test_an_onnx_file_of_one_output_says_how_likely_the_second_class_is(
     ("model", "words"),
     [
         ({"weights": "one.onnx"}, "write model.output: sigmoid"),
-        ({"state": "ema"}, "is of a model whose inside is given"),
+        ({"state": "ema"}, "is not read with name: onnx"),
         ({"mean": None}, "give model.mean and model.std"),
         ({"classes": ["a", "no", "yes"]}, "have 3 numbers an image"),
         ({"image_size": 64}, "is 64, and its input 'images' is tensor(float) of"),

@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Callable
 
 import pandas as pd
 import pytest
 
 from audit.records import Audit
 from tests.end_to_end.conftest import Invoke, Run
+from tests.small_world import write_card
 
 pytestmark = pytest.mark.end_to_end
 
 
 @pytest.fixture(scope="module")
-def rough_run(tmp_path_factory: pytest.TempPathFactory, invoke: Invoke, small_run: Run) -> Run:
-    """Audit the card of the small audit, beside a copy of that run: nothing of it may be taken up."""
-    out = tmp_path_factory.mktemp("rough") / "out"
-    shutil.copytree(small_run.out, out)
-    result = invoke("run", small_run.card, "--out", out, "--precision", "bfloat16")
-    assert result.exit_code == small_run.result.exit_code, result.output
-    (folder,) = (f for f in out.iterdir() if f.name != small_run.folder.name)
-    return Run(small_run.card, out, folder, result)
+def audit_own(tmp_path_factory: pytest.TempPathFactory, invoke: Invoke, small_run: Run) -> Callable[..., Run]:
+    """Audit the model of the small audit as it is; all runs share a folder, and nothing of each other."""
+    place = tmp_path_factory.mktemp("own")
+    own = {"weights": str(small_run.folder / "models" / "seed-0.safetensors"), "classes": ["neutral", "smiling"]}
+    card = write_card(place / "card.yaml", training="none", model=own)
+
+    def audited(*options: str) -> Run:
+        before = set(place.glob("out/*"))
+        result = invoke("run", card, "--out", place / "out", *options)
+        assert result.exit_code in (0, 1), result.output
+        (folder,) = set(place.glob("out/*")) - before
+        return Run(card, place / "out", folder, result)
+
+    return audited
+
+
+@pytest.fixture(scope="module")
+def exact_run(audit_own: Callable[..., Run]) -> Run:
+    return audit_own("--no-report")
+
+
+@pytest.fixture(scope="module")
+def rough_run(audit_own: Callable[..., Run], exact_run: Run) -> Run:
+    run = audit_own("--precision", "bf16")
+    assert run.result.exit_code == exact_run.result.exit_code
+    return run
 
 
 def swaps(run: Run, split: str) -> pd.DataFrame:
@@ -29,16 +48,16 @@ def swaps(run: Run, split: str) -> pd.DataFrame:
     return table[table["split"] == split].reset_index(drop=True)
 
 
-def test_confirmation_is_that_of_float32_to_the_last_bit(rough_run: Run, small_run: Run) -> None:
-    here, there = swaps(rough_run, "confirmation"), swaps(small_run, "confirmation")
+def test_confirmation_is_that_of_float32_to_the_last_bit(rough_run: Run, exact_run: Run) -> None:
+    here, there = swaps(rough_run, "confirmation"), swaps(exact_run, "confirmation")
     pd.testing.assert_frame_equal(here[there.columns], there, rtol=0, atol=0)
     assert here["float32:smiling"].isna().all()
-    for rough, exact in zip(rough_run.record["heads"], small_run.record["heads"], strict=True):
+    for rough, exact in zip(rough_run.record["heads"], exact_run.record["heads"], strict=True):
         assert rough["confirmation"] == exact["confirmation"]
 
 
-def test_discovery_is_close_to_float32_and_the_record_says_how_close(rough_run: Run, small_run: Run) -> None:
-    here, there = swaps(rough_run, "discovery"), swaps(small_run, "discovery")
+def test_discovery_is_close_to_float32_and_the_record_says_how_close(rough_run: Run, exact_run: Run) -> None:
+    here, there = swaps(rough_run, "discovery"), swaps(exact_run, "discovery")
     apart = (here["p:smiling"] - there["p:smiling"]).abs()
     twice = here["float32:smiling"].notna()
     assert 0 < apart.max() < 0.02
@@ -52,10 +71,15 @@ def test_discovery_is_close_to_float32_and_the_record_says_how_close(rough_run: 
     assert precision.largest_difference == pytest.approx(apart[twice].max(), abs=1e-6)
 
 
-def test_the_report_says_it_and_a_run_in_float32_does_not(rough_run: Run, small_run: Run) -> None:
+def test_the_report_says_it_and_a_run_in_float32_does_not(rough_run: Run, exact_run: Run, small_run: Run) -> None:
     pages = [(run.folder / "report.html").read_text(encoding="utf-8") for run in (rough_run, small_run)]
     assert ["Heads were searched for in bfloat16" in page for page in pages] == [True, False]
-    assert small_run.record["method"]["precision"] is None
+    assert exact_run.record["method"]["precision"] is None
+
+
+def test_patches_in_fewer_bits_are_an_identity_of_their_own(rough_run: Run, exact_run: Run) -> None:
+    found = [{c["id"]: c["passed"] for c in run.record["controls"]["controls"]} for run in (rough_run, exact_run)]
+    assert [f.get("precision") for f in found] == [True, None]
 
 
 def test_a_finding_reproduces(rough_run: Run, invoke: Invoke) -> None:

@@ -18,7 +18,9 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
+from audit.card.load import built_in_cards, load_card
 from audit.data.synthetic import SyntheticSource, sample_faces
+from tests.data.published_sets import FACET_CLASSES, facet
 from tests.end_to_end.conftest import Invoke, write_card
 from tests.models.small_towers import OPEN_CLIP, write_hf, write_open_clip
 
@@ -114,6 +116,24 @@ def audited(invoke: Invoke, tmp_path_factory: pytest.TempPathFactory, request: p
     result = invoke("run", card, "--out", place / "out")
     assert result.exit_code in (0, 1), result.output
     return place
+
+
+@pytest.mark.parametrize("name", ["huggingface", "open_clip/ViT-L-14"])
+def test_the_card_of_facet_reads_its_layout(invoke: Invoke, tmp_path: Path, name: str) -> None:
+    """The built-in card, its texts and a small CLIP, on a set that is laid out as FACET is."""
+    facet(tmp_path)
+    card, weights = built_in_cards()["facet-clip"], "clip-vit-large-patch14"
+    if name == "huggingface":
+        write_hf(tmp_path / weights, "clip")
+    else:
+        write_open_clip(tmp_path / weights, OPEN_CLIP["own tower"])
+        (tmp_path / "card.yaml").write_text(card.read_text().replace("name: huggingface", f"name: {name}"))
+        card = tmp_path / "card.yaml"
+    result = invoke("check", card, "--data", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "288 images of 144 subjects" in result.output
+    assert "one of 52 classes" in result.output
+    assert {text.replace("_", " ") for text in FACET_CLASSES} == set(load_card(card).model.classes or ())
 
 
 def record_of(place: Path) -> tuple[Path, dict[str, Any]]:

@@ -314,13 +314,22 @@ def test_a_pickle_that_needs_code_is_refused_with_the_lines_that_convert_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for content in (made(), {"state_dict": state(), "hyper_parameters": {"pool": torch.nn.Identity()}}):
+    settings = {"pool": torch.nn.Identity(), "cut": torch.nn.functional.relu}
+    for content in (made(), {"model": made(), "epoch": 3}, {"state_dict": state(), "hyper_parameters": settings}):
         torch.save(content, "w.pth")
         error = refusal(Path("w.pth"))
         assert "its pickle runs code (" in error.what
         _, lines = error.fix.split(": ", 1)
         exec(lines, {})  # whoever trusts it
-        assert same_logits(opened(Path("w.safetensors"))[0])
+        assert same_logits(opened(Path("w-weights.pth"))[0])
+
+
+def test_the_lines_that_convert_a_pickle_keep_averaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    averaged = {name: tensor + 1 for name, tensor in state().items()}
+    torch.save({"state_dict": state(), "state_dict_ema": averaged, "config": torch.nn.functional.relu}, "w.pth")
+    exec(refusal(Path("w.pth")).fix.split(": ", 1)[1], {})
+    assert "holds 2 sets of weights: state_dict (raw), state_dict_ema (ema)" in str(refusal(Path("w-weights.pth")))
 
 
 class Touch:

@@ -311,9 +311,13 @@ def test_class_names_come_from_the_folder(folder: Callable[[Any], Path], tmp_pat
     assert loaded.model.classes is None
     assert with_class_names(loaded, card_path=card, data_root=None).model.classes == ["calm", "glad", "sad"]
     config = json.loads((where / "config.json").read_text(encoding="utf-8"))
-    (where / "config.json").write_text(json.dumps({**config, "id2label": {"0": "a", "2": "b"}}), encoding="utf-8")
-    with pytest.raises(ModelError, match=r"config\.json: does not name the classes"):
-        with_class_names(loaded, card_path=card, data_root=None)
+    for named, what in (
+        ({"0": "a", "2": "b"}, "does not name the classes"),
+        ({"0": "a", "1": "b", "2": "a"}, "calls two"),
+    ):
+        (where / "config.json").write_text(json.dumps({**config, "id2label": named}), encoding="utf-8")
+        with pytest.raises(ModelError, match=rf"config\.json: {what}"):
+            with_class_names(loaded, card_path=card, data_root=None)
 
 
 @pytest.mark.parametrize(

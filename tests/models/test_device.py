@@ -110,10 +110,10 @@ def test_what_is_asked_of_the_processor_is_what_is_computed_by_default() -> None
 
 
 def test_less_than_float32_is_refused_where_it_is_not_computed() -> None:
-    assert [open_precision("bfloat16", name) for name in (CPU, CUDA)] == [torch.bfloat16] * 2
+    assert [open_precision("bf16", name) for name in (CPU, CUDA)] == [torch.bfloat16] * 2
     assert open_precision("float32", MPS) is torch.float32
-    with pytest.raises(InputError, match=r"^--precision: bfloat16 is not computed on mps; leave it out"):
-        open_precision("bfloat16", MPS)
+    with pytest.raises(InputError, match=r"^--precision: bf16 is not computed on mps; leave it out"):
+        open_precision("bf16", MPS)
 
 
 def test_apples_accelerator_shares_the_memory_and_has_a_name() -> None:

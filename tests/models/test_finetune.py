@@ -13,7 +13,18 @@ from timm.models.vision_transformer import VisionTransformer
 
 from audit.errors import UnfinishedError
 from audit.models.checkpoint import hash_state
-from audit.models.finetune import MAPPED_ABOVE, Recipe, Views, finetune, make_views, mirrored, prefix_blocks
+from audit.models.device import ON_CPU, Compute, held_on
+from audit.models.finetune import (
+    MAPPED_ABOVE,
+    Batch,
+    Recipe,
+    Views,
+    finetune,
+    loss_and_gradient,
+    make_views,
+    mirrored,
+    prefix_blocks,
+)
 from audit.models.predict import predict_logits
 from audit.models.transforms import as_input
 from tests.limits import files_of_at_most
@@ -28,10 +39,13 @@ def fresh(family: str = "three layers") -> VisionTransformer:
     return tiny(family, classes=2)
 
 
-def trained(recipe: Recipe = RECIPE, *, family: str = "three layers", flip: bool = False) -> VisionTransformer:
+def trained(
+    recipe: Recipe = RECIPE, *, family: str = "three layers", flip: bool = False, compute: Compute = ON_CPU
+) -> VisionTransformer:
     model = fresh(family)
-    views = make_views(model, [PIXELS, mirrored(PIXELS)] if flip else [PIXELS], recipe.train_blocks)
-    finetune(model, views, TARGETS, recipe)
+    with held_on(compute.device, model):
+        views = make_views(model, [PIXELS, mirrored(PIXELS)] if flip else [PIXELS], recipe.train_blocks)
+        finetune(model, views, TARGETS, recipe, precision=compute.precision)
     return model
 
 
@@ -41,11 +55,47 @@ def changed(before: VisionTransformer, after: VisionTransformer) -> set[str]:
     return {name for name in old if not torch.equal(old[name], new[name])}
 
 
+PRECISIONS = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 @pytest.mark.parametrize("train_blocks", [None, 1])
-def test_twice_the_same_to_the_bit(train_blocks: int | None) -> None:
-    recipe = replace(RECIPE, train_blocks=train_blocks)
-    first, second = trained(recipe, flip=True), trained(recipe, flip=True)
+def test_twice_the_same_to_the_bit(train_blocks: int | None, precision: torch.dtype, device: torch.device) -> None:
+    recipe, compute = replace(RECIPE, train_blocks=train_blocks), Compute(device, precision)
+    first, second = (trained(recipe, flip=True, compute=compute) for _ in range(2))
     assert hash_state(first.state_dict()) == hash_state(second.state_dict())
+
+
+@pytest.mark.parametrize("train_blocks", [None, 1])
+@pytest.mark.parametrize(
+    ("precision", "least"), [(torch.float32, 0.99999), (torch.bfloat16, 0.99), (torch.float16, 0.999)]
+)
+def test_the_gradient_is_nearly_the_same_on_every_device_and_in_fewer_bits(
+    train_blocks: int | None, precision: torch.dtype, least: float, device: torch.device
+) -> None:
+    recipe, everything = replace(RECIPE, train_blocks=train_blocks), np.arange(len(PIXELS))
+
+    def gradient(model: VisionTransformer, precision: torch.dtype) -> tuple[float, torch.Tensor]:
+        views = make_views(model, [PIXELS], train_blocks)
+        batch = Batch(views, TARGETS, everything, np.zeros_like(everything))
+        loss, slopes = loss_and_gradient(model.train(), batch, recipe, precision=precision)
+        return loss, torch.cat([g.flatten().cpu() for g in slopes if g is not None])
+
+    loss, exact = gradient(fresh(), torch.float32)
+    loss_there, there = gradient(fresh().to(device), precision)
+    assert loss_there == pytest.approx(loss, rel=1e-5 if precision == torch.float32 else 1e-2)
+    assert float(torch.nn.functional.cosine_similarity(exact, there, dim=0)) > least
+    assert there.dtype == torch.float32
+    assert torch.equal(exact, there) == (precision == torch.float32 and device.type == "cpu")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
+def test_every_precision_learns_the_toy_on_every_device(precision: torch.dtype, device: torch.device) -> None:
+    """Weights stay float32, and lie where they were before."""
+    model = trained(replace(RECIPE, epochs=16), compute=Compute(device, precision))
+    assert {(p.dtype, p.device.type) for p in model.parameters()} == {(torch.float32, "cpu")}
+    others, truth = two_tones(40, seed=1)
+    assert (predict_logits(model, others).argmax(1) == truth).mean() > 0.9
 
 
 def test_the_seed_orders_the_images_and_the_global_seed_does_nothing() -> None:

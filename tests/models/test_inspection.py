@@ -149,6 +149,25 @@ def test_a_body_beside_its_classifier(tmp_path: Path) -> None:
     assert (found.classes, found.architecture.left_over, found.stripped) == (4, (), "backbone.")
 
 
+@pytest.mark.parametrize(
+    ("beside", "card"),
+    [("teacher", False), ("projector", False), ("criterion", True), ("step_sizes", True)],
+)
+def test_a_card_is_given_where_it_works(beside: str, card: bool, tmp_path: Path) -> None:
+    """What an audit would refuse, a second model or a layer that may take part, is not proposed."""
+    with torch.device("meta"):
+        model = timm.create_model("vit_tiny_patch16_224", num_classes=2).state_dict()
+    own = {name: torch.zeros(()).expand(tensor.shape) for name, tensor in model.items()}
+    more = {f"teacher.{name}": tensor for name, tensor in own.items()} if beside == "teacher" else {}
+    more |= {"projector.weight": torch.zeros(5, 192)} if beside == "projector" else {}
+    more |= {f"{beside}.weight": torch.zeros(2)} if card else {}
+    torch.save({**{f"student.{name}": tensor for name, tensor in own.items()}, **more}, tmp_path / "w.pth")
+    found = va.inspect_checkpoint(tmp_path / "w.pth")
+    assert found.architecture.name == "vit_tiny_patch16_224"
+    assert bool(found.card) == card
+    assert ("no card: " in str(found)) != card
+
+
 def test_a_hugging_face_folder_is_described_by_its_configuration(tmp_path: Path) -> None:
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
     named = {"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}}

@@ -236,7 +236,7 @@ class Heads(Adapter):
         width = weight.shape[1] // self.units(layer)
         for head in range(self.units(layer)):
             q, _ = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))
-            rotation = q.float()
+            rotation = q.float().to(weight.device)
             own = slice(head * width, (head + 1) * width)
             for made in self.values(layer):
                 made[own] = rotation @ made[own]

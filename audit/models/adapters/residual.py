@@ -118,7 +118,7 @@ class Residual(Channels):
         read.weight.copy_(read.weight[:, order])
         if isinstance(act, nn.ReLU):
             drawn = torch.randint(len(FACTORS), (len(order),), generator=generator)
-            factors = torch.tensor(FACTORS, device=order.device)[drawn]
+            factors = torch.tensor(FACTORS)[drawn].to(norm.weight.device)
             norm.weight.mul_(factors)
             norm.bias.mul_(factors)
             read.weight.div_(factors.view(1, -1, 1, 1))

@@ -24,11 +24,12 @@ HARMLESS += {type(np.dtype(kind)) for kind in "?fdilq"}
 CALLED = re.compile(
     r"Unsupported (?:global: GLOBAL|class) (\w[\w.]*\w)"
 )  # what a pickle would call, in torch's refusal
-CONVERT = (
-    "convert it in Python, if you trust its maker: import torch, safetensors.torch; "
-    "m = torch.load({old!r}, map_location='cpu', weights_only=False); "
-    "safetensors.torch.save_model(m, {new!r}) if isinstance(m, torch.nn.Module) else "
-    "safetensors.torch.save_file(m.get('state_dict', m.get('model', m)), {new!r})"
+CONVERT = (  # every set of weights is kept: which of them is in use, the card says
+    "convert it in Python, if you trust its maker: import torch; "
+    "kept = lambda m: m if torch.is_tensor(m) else "
+    "{{k: kept(v) for k, v in getattr(m, 'state_dict', lambda: m)().items() if torch.is_tensor(v) "
+    "or hasattr(v, 'items') or hasattr(v, 'state_dict')}}; "
+    "torch.save(kept(torch.load({old!r}, map_location='cpu', weights_only=False)), {new!r})"
 )
 
 
@@ -60,7 +61,7 @@ def read_pytorch(path: Path) -> object:
         called = CALLED.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if called is not None:
             what = f"cannot be read as weights alone: its pickle runs code ({called[1]})"
-            fix = CONVERT.format(old=path.name, new=path.with_suffix(".safetensors").name)
+            fix = CONVERT.format(old=path.name, new=f"{path.stem}-weights.pth")
             raise ModelError(str(path), what, fix) from error
         # Its kind only: what torch says of a pickle is to load it unsafely, in colours.
         what = f"cannot be read as weights ({type(error).__name__})"

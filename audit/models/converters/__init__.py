@@ -66,9 +66,13 @@ def class_names(name: str, folder: Path) -> list[str]:
     Raises
     ------
     ModelError
-        If the folder does not say so.
+        If the folder does not say so, or says the same of two outputs.
     """
     classes = read_conversion(name, folder).classes
     if classes is None:
         raise ModelError(str(folder / "config.json"), "does not name the classes", "name them under model.classes")
+    twice = [name for name in classes if classes.count(name) > 1]
+    if twice:
+        what = f"calls two outputs '{twice[0]}'"
+        raise ModelError(str(folder / "config.json"), what, "name each output once, in order, under model.classes")
     return classes

@@ -1,0 +1,211 @@
+"""Sweeps in pieces: blocks of recipients, whose results any number of workers computes alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from audit.data.pixels import Pixels
+from audit.models.adapters.registry import Model
+from audit.models.checkpoint import hash_state
+from audit.models.device import CPU, Compute
+from audit.patching.first_order import BLOCK, sweep_first_order
+from audit.patching.sites import Site, sites_of
+from audit.patching.sweep import RECIPIENTS_AT_ONCE, DonorKind, side_by_side, sweep, sweep_together
+from audit.pipeline.context import RunContext
+from audit.progress import Progress
+from audit.work.pool import run_tasks
+from audit.work.tasks import Task, merge
+
+Rows = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+PATCH = ["position", "layer", "head", "donor_kind"]  # what tells one patch of a sweep from the others
+
+
+def sweep_in_blocks(
+    context: RunContext,
+    stage: str,
+    model: Model,
+    recipients: Rows,
+    donors: Sequence[DonorKind],
+    *,
+    layers: range,
+    pixels: Pixels | None = None,
+    chosen: Mask | None = None,
+    units: Rows | None = None,
+    precision: torch.dtype = torch.float32,
+    progress: Progress,
+) -> pd.DataFrame:
+    """Run :func:`audit.patching.sweep.sweep` block by block, on the audit's images unless ``pixels`` are given.
+
+    ``stage`` names the sweep among those of the run: it is where its pieces are kept until all are done.
+    """
+    sites = sites_of(model, layers)
+    asked = np.ones((len(recipients), len(sites)), dtype=bool) if chosen is None else chosen
+    seen = context.pixels if pixels is None else pixels
+    what = _made_of(context, stage, model, donors, Compute(context.compute.device, precision))
+    blocks = list(side_by_side(block_size(context), len(recipients), units, np.asarray(asked.any(axis=1))))
+    tasks = []
+    for number, positions in enumerate(blocks):
+        mask = np.zeros_like(asked)
+        mask[positions] = asked[positions]
+        perform = partial(_swept, model, seen, recipients, donors, layers, context.outcomes, mask, units, precision)
+        patches = int(mask.sum()) * len(donors)
+        of_block = {
+            "layers": [layers.start, layers.stop],
+            "heads": np.packbits(asked[positions]).tobytes().hex(),
+            **_images(recipients, donors, positions),
+        }
+        name = f"{stage}, block {number + 1} of {len(blocks)}"
+        tasks.append(Task(name, what | of_block, patches, patches, perform))
+    return _done(context, stage, tasks, PATCH, progress)
+
+
+def _swept(
+    model: Model,
+    pixels: Pixels,
+    recipients: Rows,
+    donors: Sequence[DonorKind],
+    layers: range,
+    outcomes: Mapping[str, int],
+    chosen: Mask,
+    units: Rows | None,
+    precision: torch.dtype,
+    progress: Progress,
+) -> pd.DataFrame:
+    return sweep(
+        model,
+        pixels,
+        recipients,
+        donors,
+        layers=layers,
+        outcomes=outcomes,
+        chosen=chosen,
+        units=units,
+        precision=precision,
+        progress=progress,
+    )
+
+
+def sweep_sets_in_blocks(
+    context: RunContext,
+    stage: str,
+    model: Model,
+    recipients: Rows,
+    donors: Sequence[DonorKind],
+    *,
+    sets: Mapping[str, Sequence[Site]],
+    units: Rows,
+    progress: Progress,
+) -> pd.DataFrame:
+    """Run :func:`audit.patching.sweep.sweep_together` block by block."""
+    what = _made_of(context, stage, model, donors, context.compute.exact)
+    what |= {"sets": {name: [[s.layer, s.head] for s in sites] for name, sites in sets.items()}}
+    blocks = list(side_by_side(block_size(context), len(recipients), units))
+    tasks = []
+    for number, positions in enumerate(blocks):
+        perform = partial(_together, model, context.pixels, recipients, donors, sets, context.outcomes, positions)
+        patches = len(positions) * len(donors) * len(sets)
+        name = f"{stage}, block {number + 1} of {len(blocks)}"
+        tasks.append(Task(name, what | _images(recipients, donors, positions), patches, patches, perform))
+    return _done(context, stage, tasks, ["position", "set", "donor_kind"], progress)
+
+
+def _together(
+    model: Model,
+    pixels: Pixels,
+    recipients: Rows,
+    donors: Sequence[DonorKind],
+    sets: Mapping[str, Sequence[Site]],
+    outcomes: Mapping[str, int],
+    positions: Rows,
+    progress: Progress,
+) -> pd.DataFrame:
+    given = [DonorKind(d.name, d.model, d.rows[positions], weights_only=d.weights_only) for d in donors]
+    table = sweep_together(model, pixels, recipients[positions], given, sets=sets, outcomes=outcomes, progress=progress)
+    return table.assign(position=positions[table["position"]])
+
+
+def estimate_in_blocks(
+    context: RunContext,
+    stage: str,
+    model: Model,
+    plan: pd.DataFrame,
+    subjects: Rows,
+    kinds: Sequence[str],
+    *,
+    layers: range,
+    progress: Progress,
+) -> pd.DataFrame:
+    """Run :func:`audit.patching.first_order.sweep_first_order` block by block."""
+    donors = [DonorKind(kind, model, plan[kind].to_numpy(dtype=np.int64)) for kind in kinds]
+    recipients = plan["recipient"].to_numpy(dtype=np.int64)
+    what = _made_of(context, stage, model, donors, context.compute.exact) | {"layers": [layers.start, layers.stop]}
+    blocks = list(side_by_side(BLOCK, len(plan), plan["unit"].to_numpy(dtype=np.int64)))
+    tasks = []
+    for number, positions in enumerate(blocks):
+        perform = partial(_estimated, model, context.pixels, plan, subjects, kinds, layers, context.outcomes, positions)
+        rows = len(positions) * len(kinds) * len(sites_of(model, layers))
+        name = f"{stage}, block {number + 1} of {len(blocks)}"
+        tasks.append(Task(name, what | _images(recipients, donors, positions), len(positions), rows, perform))
+    return _done(context, stage, tasks, PATCH, progress)
+
+
+def _estimated(
+    model: Model,
+    pixels: Pixels,
+    plan: pd.DataFrame,
+    subjects: Rows,
+    kinds: Sequence[str],
+    layers: range,
+    outcomes: Mapping[str, int],
+    positions: Rows,
+    progress: Progress,
+) -> pd.DataFrame:
+    some = plan.iloc[positions].reset_index(drop=True)
+    table = sweep_first_order(model, pixels, some, subjects, kinds, layers=layers, outcomes=outcomes, progress=progress)
+    return table.assign(position=positions[table["position"]])
+
+
+def block_size(context: RunContext) -> int:
+    """Return how many recipients a block holds: a constant of the device's kind, whatever computes beside it."""
+    return RECIPIENTS_AT_ONCE if context.compute.device.type == CPU else 2 * RECIPIENTS_AT_ONCE
+
+
+def _made_of(
+    context: RunContext, stage: str, model: Model, donors: Sequence[DonorKind], compute: Compute
+) -> dict[str, object]:
+    """Return what all tasks of a sweep depend on; card, data, code and versions are in the question."""
+    models = {id(m): m for m in (model, *(d.model for d in donors))}
+    hashes = {key: hash_state(m.state_dict()) for key, m in models.items()}
+    return {
+        "question": context.question,
+        "stage": stage,
+        "model": hashes[id(model)],
+        "donors": [[d.name, hashes[id(d.model)], d.weights_only] for d in donors],
+        "outcomes": dict(context.outcomes),
+        "computed": compute.name,
+    }
+
+
+def _images(recipients: Rows, donors: Sequence[DonorKind], positions: Rows) -> dict[str, object]:
+    """Return the images of a block, as rows of the sample."""
+    return {
+        "positions": positions.tolist(),
+        "recipients": recipients[positions].tolist(),
+        "given": [d.rows[positions].tolist() for d in donors],
+    }
+
+
+def _done(
+    context: RunContext, stage: str, tasks: Sequence[Task], by: Sequence[str], progress: Progress
+) -> pd.DataFrame:
+    """Do the tasks and put their results together."""
+    folder = context.work / stage
+    run_tasks(tasks, folder, context.workers, progress)
+    return merge(tasks, folder, by)

@@ -1,0 +1,132 @@
+"""Tasks: pieces of a stage that are fixed before it starts, each with a key, and their results on the disk.
+
+A task's key is the hash of all that its result depends on. Its result is written under the key, first the table, then
+what is known of it; a task whose two files are there and agree is done, whoever did it. Nothing is random but what the
+key fixes, so it does not matter who does a task, when, or beside how many others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from audit.errors import UnfinishedError
+from audit.progress import Progress
+from audit.store import file_hash, write_table, write_text
+
+FORMAT = 1  # of the files of a result
+
+
+@dataclass(frozen=True)
+class Task:
+    """A piece of a stage.
+
+    Parameters
+    ----------
+    name : str
+        For messages: "skin_tone:darker, discovery, block 3 of 12".
+    made_of : mapping
+        All that the result depends on, as JSON takes it; the key is its hash.
+    size : int
+        How much work it is, in the units of the stage's progress.
+    rows : int
+        How many rows its result has.
+    perform : callable
+        Does the work; it is given what to call with the units done and in all.
+    """
+
+    name: str
+    made_of: Mapping[str, object]
+    size: int
+    rows: int
+    perform: Callable[[Progress], pd.DataFrame] = field(compare=False)
+
+    @property
+    def key(self) -> str:
+        """The SHA-256 of what the result depends on."""
+        return hashlib.sha256(json.dumps(self.made_of, sort_keys=True).encode()).hexdigest()
+
+
+def list_hash(tasks: Sequence[Task]) -> str:
+    """Return the SHA-256 of a task list; it is fixed before a stage starts.
+
+    Raises
+    ------
+    ValueError
+        If two tasks are one.
+    """
+    keys = [task.key for task in tasks]
+    if len(set(keys)) != len(keys):
+        raise ValueError("two tasks of a stage have one key")
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()
+
+
+def result_files(folder: Path, key: str) -> tuple[Path, Path]:
+    """Return where the table of a task lies, and what is known of it."""
+    return folder / f"{key}.parquet", folder / f"{key}.json"
+
+
+def do_task(task: Task, folder: Path, progress: Progress, *, about: Mapping[str, object]) -> None:
+    """Do a task and keep its result; ``about`` says on what it was computed.
+
+    Raises
+    ------
+    UnfinishedError
+        If the result has another number of rows than planned, or cannot be written.
+    """
+    table_file, known_file = result_files(folder, task.key)
+    begun = time.monotonic()
+    table = task.perform(progress)
+    if len(table) != task.rows:
+        raise UnfinishedError(task.name, f"gave {len(table)} rows in place of {task.rows}", "please report this")
+    write_table(table_file, table)
+    known = {
+        "format": FORMAT,
+        "sha256": file_hash(table_file),
+        "rows": len(table),
+        "seconds": round(time.monotonic() - begun, 3),
+        **about,
+    }
+    write_text(known_file, json.dumps(known, indent=1) + "\n")
+
+
+def is_done(task: Task, folder: Path) -> bool:
+    """Tell whether a whole result of a task lies in a folder; one that is damaged is none."""
+    table_file, known_file = result_files(folder, task.key)
+    try:
+        known = json.loads(known_file.read_text(encoding="utf-8"))
+        whole = (known["format"], known["rows"], known["sha256"])
+        return whole == (FORMAT, task.rows, file_hash(table_file))
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def merge(tasks: Sequence[Task], folder: Path, by: Sequence[str]) -> pd.DataFrame:
+    """Put the results of all tasks together, sorted.
+
+    Parameters
+    ----------
+    tasks : sequence of Task
+    folder : pathlib.Path
+    by : sequence of str
+        Columns that tell the rows apart, by which they are sorted.
+
+    Raises
+    ------
+    UnfinishedError
+        If a result is missing or damaged, or two rows are alike in ``by``.
+    """
+    for task in tasks:
+        if not is_done(task, folder):
+            raise UnfinishedError(str(folder / task.key), f"the result of {task.name} is missing", "run again")
+    tables = [pd.read_parquet(result_files(folder, task.key)[0]) for task in tasks]
+    merged = pd.concat(tables, ignore_index=True).sort_values(list(by), kind="stable", ignore_index=True)
+    if merged.duplicated(list(by)).any():
+        raise UnfinishedError(str(folder), f"two results have the same {', '.join(by)}", "please report this")
+    return merged

@@ -1,0 +1,69 @@
+"""One audit by several workers, some of which are killed: the record of one process, to the byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from audit.store import WORK
+from tests.end_to_end.conftest import Invoke, Run
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.scale]
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    """Return the record but for when it was made."""
+    record: dict[str, Any] = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+    record["provenance"].pop("started")
+    record["controls"]["setup"].pop("measured_on")
+    return record
+
+
+def begun(invoke: Invoke, card: Path, out: Path) -> psutil.Process:
+    """Begin the audit in a process of its own, by two workers."""
+    coordinator = os.fork()
+    if coordinator == 0:
+        os._exit(invoke("run", card, "--out", out, "--no-report", "--workers", 2).exit_code)
+    return psutil.Process(coordinator)
+
+
+def while_patching(process: psutil.Process, out: Path, pieces: int) -> list[psutil.Process]:
+    """Wait until so many pieces lie there, and return the workers."""
+    deadline = time.monotonic() + 120
+    while len(list(out.glob(f"*/{WORK}/*/*.json"))) < pieces:
+        assert process.status() != psutil.STATUS_ZOMBIE, "the audit ended before it was to be disturbed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process.children()
+
+
+def test_workers_and_a_coordinator_are_killed_and_the_record_is_that_of_one_process(
+    invoke: Invoke, small_run: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    first = begun(invoke, small_run.card, out)
+    while_patching(first, out, 2)
+    first.send_signal(signal.SIGKILL)
+    os.waitpid(first.pid, 0)
+
+    second = begun(invoke, small_run.card, out)
+    workers = while_patching(second, out, 4)
+    if workers:
+        workers[0].send_signal(signal.SIGKILL)
+    _, status = os.waitpid(second.pid, 0)
+    (folder,) = out.iterdir()
+    assert os.waitstatus_to_exitcode(status) == small_run.result.exit_code
+    assert not (folder / WORK).exists()
+    assert record_of(folder) == record_of(small_run.folder)
+    for table in ("swap-seed-0", "first-order-seed-0", "together", "reference"):
+        name = f"effects/{table}.parquet"
+        assert (small_run.folder / name).is_file() == (folder / name).is_file()
+        if (folder / name).is_file():
+            assert (folder / name).read_bytes() == (small_run.folder / name).read_bytes()
