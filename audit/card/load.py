@@ -313,7 +313,7 @@ def _kind(data: object) -> str:
     return "a list" if isinstance(data, list) else "a single value"
 
 
-OF_A_FILE = {"weights", "image_size", "mean", "std"}  # fields of model that an ONNX file has use for
+OF_A_FILE = {"weights", "preprocess", "image_size", "mean", "std"}  # fields of model that an ONNX file has use for
 OF_AN_INSIDE = {*OF_A_FILE, "state", "train_blocks", "channel_slices", "overrides"}
 
 

@@ -15,6 +15,7 @@ from audit.card.schema import ONNX, PREDICTIONS, ModelSpec, PreprocessSpec
 from audit.errors import ModelError
 from audit.models.adapters.channels import SLICES_FIELD, Channels
 from audit.models.adapters.registry import ADAPTERS, FAMILIES, Model, adapter, family_of, input_channels
+from audit.models.carried import read_carried
 from audit.models.checkpoint import check_finite
 from audit.models.converters import (
     HUGGING_FACE,
@@ -48,7 +49,8 @@ def make_architecture(spec: ModelSpec, classes: int, *, pretrained: bool = False
     pretrained : bool
         Fetch timm's weights; else they are random.
     weights : pathlib.Path, optional
-        The folder of a Hugging Face model, which says what its architecture is.
+        The folder of a Hugging Face model, which says what its architecture is; or a file, which may carry how images
+        are made for it.
 
     Raises
     ------
@@ -58,8 +60,15 @@ def make_architecture(spec: ModelSpec, classes: int, *, pretrained: bool = False
     if spec.channel_slices is not None and unit_of(spec.name, weights) == "head":
         what = f"{spec.name} has attention heads, no slices of channels"
         raise ModelError("model.channel_slices", what, "remove it")
-    model = _converted(spec, classes, weights) if is_foreign(spec.name) else _of_timm(spec, classes, pretrained)
-    return fit_to_card(model, spec)
+    if is_foreign(spec.name):
+        return fit_to_card(_converted(spec, classes, weights), spec)
+    carried = read_carried(spec, weights)
+    if carried is None:
+        return fit_to_card(_of_timm(spec, classes, pretrained), spec)
+    spec = carried.of_card(spec)
+    model = fit_to_card(_of_timm(spec, classes, pretrained), spec)
+    model.pretrained_cfg |= {**carried.config, "carried": carried}
+    return model
 
 
 def fit_to_card(model: Model, spec: ModelSpec) -> Model:

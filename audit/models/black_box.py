@@ -254,7 +254,9 @@ def _class_numbers(names: pd.Series, classes: Sequence[str], where: str) -> npt.
     return numbers
 
 
-def probabilities(scores: Floats, spec: ModelSpec, images: Sequence[str] | pd.Index, where: str) -> Floats:
+def probabilities(
+    scores: Floats, spec: ModelSpec, images: Sequence[str] | pd.Index, where: str, readout: Readout | None = None
+) -> Floats:
     """Return scores (N, classes) as probabilities: as they are, or of logits as the card's ``output`` says.
 
     Parameters
@@ -267,6 +269,8 @@ def probabilities(scores: Floats, spec: ModelSpec, images: Sequence[str] | pd.In
         Their N names.
     where : str
         For messages.
+    readout : Readout, optional
+        How they are read; default: as the card says.
 
     Raises
     ------
@@ -274,12 +278,12 @@ def probabilities(scores: Floats, spec: ModelSpec, images: Sequence[str] | pd.In
         If probabilities are outside of 0 and 1, or those of classes that exclude each other do not sum to 1; it names
         the first image.
     """
-    readout = readout_of_card(spec)
+    readout = readout or readout_of_card(spec)
     beyond, sums = outside(scores), scores.sum(axis=1)
     guessed = spec.scores is None and len(scores) > 0
     if guessed and readout.exclusive and (scores >= 0).all() and (abs(sums - 100) <= 100 * ROUNDING).all():
         raise ModelError(where, "scores are percentages: they sum to 100", "divide them by 100")
-    if guessed and not readout.exclusive and beyond.any() and (scores >= 0).all():
+    if guessed and readout.output == "sigmoid" and beyond.any() and (scores >= 0).all():
         what = f"scores from {scores.min():.4g} to {scores.max():.4g} may be logits or percentages"
         raise ModelError(where, what, "write model.scores: logit, or divide them by 100")
     if spec.scores == "logit" or (guessed and look_like_logits(scores, exclusive=readout.exclusive)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypedDict
@@ -17,7 +17,7 @@ from audit.card.schema import Card, Decision, ModelSpec, Output, PreprocessSpec
 from audit.errors import ModelError
 from audit.models.adapters.registry import Model, adapter
 from audit.models.architecture import make_architecture, try_pass, unit_of
-from audit.models.checkpoint import hash_state, open_checkpoint
+from audit.models.checkpoint import Checkpoint, hash_state, open_checkpoint
 from audit.models.converters import class_names, fetch_weights, is_foreign, read_conversion, weights_file
 from audit.models.converters.conversion import TEXTS
 from audit.models.fitting import Fitted
@@ -215,7 +215,7 @@ class Backbone:
         """Which of the weights of its file the model has; None where there is no file."""
         if self.weights is None or self.spec.weights in ("none", "rendered"):
             return None
-        return open_checkpoint(weights_file(self.spec.name, self.weights)).take(self.spec.state).state
+        return open_checkpoint(weights_file(self.spec.name, self.weights)).choose(self.spec.state).state
 
     @property
     def unit(self) -> Unit:
@@ -322,21 +322,53 @@ class Backbone:
         with torch.device("meta"):
             model = make_architecture(self.spec, classes, weights=self.weights)
             model = self._with_texts(model) if as_is else model
-        return self._fit(model, keep_classifier=as_is)[1]
+        checkpoint = open_checkpoint(weights_file(self.spec.name, self.weights))
+        checkpoint.take(self.spec.state)
+        return self._fit(model, checkpoint, self._texts_of(checkpoint, as_is), keep_classifier=as_is)[1]
 
     def _load(self, model: Model, *, keep_classifier: bool) -> LoadReport | None:
-        """Give a model the weights that the card asks for."""
-        tensors, report, readout = self._fit(model, keep_classifier=keep_classifier)
+        """Give a model the weights that the card asks for, a few at a time, so that few of a file's are in memory."""
+        if self.weights is None:
+            tensors, _, readout = self._fit(model, None, None, keep_classifier=keep_classifier)
+            model.load_state_dict(tensors, strict=False)
+            report = None
+        else:
+            checkpoint = open_checkpoint(weights_file(self.spec.name, self.weights))
+            checkpoint.take(self.spec.state)
+            texts = self._texts_of(checkpoint, keep_classifier)
+
+            def fit(opened: Checkpoint, names: Collection[str]) -> tuple[Tensors, LoadReport | None, Readout]:
+                return self._fit(model, opened, texts, keep_classifier=keep_classifier, read=names)
+
+            report, readout = fit(checkpoint, ())[1:]
+            for part in checkpoint.in_parts(lambda opened, names: fit(opened, names)[0]):
+                model.load_state_dict(part, strict=False)
         if keep_classifier:
             with_readout(model, readout)
-        model.load_state_dict(tensors, strict=False)
         return report
 
-    def _fit(self, model: Model, *, keep_classifier: bool) -> tuple[Tensors, LoadReport | None, Readout]:
-        """Open the file and take the weights that the card asks for, under the model's names, and how they are read."""
+    def _texts_of(self, checkpoint: Checkpoint, as_is: bool) -> torch.Tensor | None:
+        """Return what stands for each class in a zero-shot classifier (classes, width), of a card that has prompts."""
+        if self.weights is None or not as_is or self.spec.prompts is None:
+            return None
+        tensors = checkpoint.choose(self.spec.state).tensors
+        return torch.stack([together(t) for t in self._embedded(self.weights, tensors)])
+
+    def _fit(
+        self,
+        model: Model,
+        checkpoint: Checkpoint | None,
+        texts: torch.Tensor | None,
+        *,
+        keep_classifier: bool,
+        read: Collection[str] | None = None,
+    ) -> tuple[Tensors, LoadReport | None, Readout]:
+        """Return the weights that the card asks for, under the model's names, and how they are read."""
         conversion = read_conversion(self.spec.name, self.weights) if is_foreign(self.spec.name) else None
         if conversion is not None and keep_classifier and self.spec.prompts is not None:
             conversion = conversion.reading_texts()
+        if conversion is not None:
+            conversion = replace(conversion, read=read)
         readout = readout_of_card(self.spec, own="softmax" if conversion is None else conversion.output)
 
         def as_two(tensors: Tensors) -> Tensors:
@@ -355,14 +387,13 @@ class Backbone:
                 model, given, where, keep_classifier=keep_classifier, conversion=conversion, classifier=as_two
             )
 
-        if self.weights is None:
+        if checkpoint is None:
             return fit(fetch_weights(self.spec.name), self.spec.weights).tensors, None, readout
-        checkpoint = open_checkpoint(weights_file(self.spec.name, self.weights))
-        taken = checkpoint.take(self.spec.state)
+        taken = checkpoint.choose(self.spec.state)
         check_heads(model, checkpoint, by_name=not self.spec.overrides)
         given = dict(taken.tensors)
-        if keep_classifier and self.spec.prompts is not None:
-            given[TEXTS] = torch.stack([together(t) for t in self._embedded(self.weights, given)])
+        if texts is not None:
+            given[TEXTS] = texts
         fitted = fit(given, str(checkpoint.path))
         before = "".join(taken.stripped)
         report = LoadReport(

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from audit.models.containers import open_container
 from audit.models.weight_sets import State, WeightSet, as_numbers, find_sets, settings_of
 
 StateDict = Mapping[str, torch.Tensor]
+PREPROCESSING = "vit-audit.preprocessing"  # in a file's metadata: how images are made for the model
 STARTED_FROM = "started_from"  # in a file's metadata: hash_state of the weights before training
+PARTS = 6  # in which a file is read
 SHOWN = 5  # names of tensors in one message
 # What training code keeps beside a model, and what takes no part in its answers.
 STRANGERS = re.compile(
@@ -57,13 +59,44 @@ class Checkpoint:
     architecture: str | None = None
 
     def take(self, state: State | None) -> WeightSet:
-        """Return the set that the card asks for, or the only one.
+        """Return the set that the card asks for, or the only one, after a look at every value.
 
         Raises
         ------
         ModelError
-            If the file holds several sets and the card does not say which, it holds none of the kind that the card
-            asks for, or some value of it is not finite.
+            As ``choose``, and if some value of it is not finite.
+        """
+        found: dict[str, str] = {}
+        for part in self.in_parts(lambda opened, _: opened.choose(state).tensors):
+            found |= _not_finite(part)
+        _refuse(found, str(self.path))
+        return self.choose(state)
+
+    def in_parts(self, tensors: Callable[[Checkpoint, Collection[str]], StateDict]) -> Iterator[StateDict]:
+        """Yield tensors a few at a time, and open the file again for each few.
+
+        What was read of a mapped file is memory of this process until the file is closed.
+
+        Parameters
+        ----------
+        tensors : callable
+            Returns them, given the opened file and the names of those that are read; each time under the same names.
+        """
+        mapped = self.kind != "torch.distributed"  # which is read as a whole
+        for names in _parts(tensors(self, ())):
+            held = tensors(open_checkpoint(self.path) if mapped else self, names)
+            part = {name: held[name] for name in names}
+            del held
+            yield part
+            del part
+
+    def choose(self, state: State | None) -> WeightSet:
+        """Return the set that the card asks for, or the only one; nothing of it is read.
+
+        Raises
+        ------
+        ModelError
+            If the file holds several sets and the card does not say which, or none of the kind that it asks for.
         """
         found = [s for s in self.sets if state in (None, s.state)]
         held = ", ".join(f"{s.name or 'the file itself'} ({s.state})" for s in self.sets)
@@ -75,9 +108,17 @@ class Checkpoint:
         if len(found) > 1:
             what = f"holds {len(self.sets)} sets of weights: {held}"
             raise ModelError(str(self.path), what, "save the one in use as .safetensors, and name that file")
-        tensors = as_numbers(found[0].tensors, self.path)
-        check_finite(tensors, str(self.path))
-        return dataclasses.replace(found[0], tensors=tensors)
+        return dataclasses.replace(found[0], tensors=as_numbers(found[0].tensors, self.path))
+
+
+def _parts(tensors: StateDict) -> list[list[str]]:
+    """Cut names in parts of about equal bytes; parts of a layer stay together."""
+    whole, done = sum(t.nbytes for t in tensors.values()), 0
+    parts: dict[int, list[str]] = {}
+    for name in sorted(tensors):
+        parts.setdefault(PARTS * done // (whole + 1), []).append(name)
+        done += tensors[name].nbytes
+    return list(parts.values())
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -109,11 +150,24 @@ def check_finite(state: StateDict, where: str) -> None:
     ------
     ModelError
     """
-    found = {
+    _refuse(_not_finite(state), where)
+
+
+def _not_finite(state: StateDict) -> dict[str, str]:
+    """Return the names of tensors that are not finite, with what they hold."""
+    return {
         name: "NaN" if tensor.isnan().any() else "infinite values"
         for name, tensor in state.items()
-        if tensor.is_floating_point() and not name.endswith("mask") and not tensor.isfinite().all()
+        if tensor.is_floating_point() and not name.endswith("mask") and not _is_finite(tensor)
     }
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Tell whether every value is; the extremes, NaN if any value is, say so without a copy of them."""
+    return not tensor.numel() or all(bool(extreme.isfinite()) for extreme in tensor.aminmax())
+
+
+def _refuse(found: Mapping[str, str], where: str) -> None:
     if found:
         what = f"{listed(list(found))} {'holds' if len(found) == 1 else 'hold'} {next(iter(found.values()))}"
         raise ModelError(where, what, "name weights that are finite, such as those of an earlier epoch")
@@ -125,14 +179,27 @@ def listed(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def save_weights(state: StateDict, path: Path, *, started_from: str | None = None) -> None:
-    """Write a state dict as safetensors, whole or not at all, with the hash of the weights it was trained from."""
+def save_weights(
+    state: StateDict, path: Path, *, started_from: str | None = None, preprocessing: str | None = None
+) -> None:
+    """Write a state dict as safetensors, whole or not at all.
+
+    Parameters
+    ----------
+    state : mapping of str to torch.Tensor
+    path : pathlib.Path
+    started_from : str, optional
+        Hash of the weights it was trained from.
+    preprocessing : str, optional
+        How images are made for it, as JSON.
+    """
     from audit.store import atomic_write  # takes pandas along, which reading needs not
 
-    metadata = None if started_from is None else {STARTED_FROM: started_from}
+    metadata = {} if started_from is None else {STARTED_FROM: started_from}
+    metadata |= {} if preprocessing is None else {PREPROCESSING: preprocessing}
     with atomic_write(path) as temporary:
         try:
-            save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, metadata)
+            save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, metadata or None)
         except SafetensorError as error:  # which says in words alone what the system said
             found = re.search(r"os error (\d+)", str(error))
             if found is None:
@@ -142,8 +209,22 @@ def save_weights(state: StateDict, path: Path, *, started_from: str | None = Non
 
 def started_from(path: Path) -> str:
     """Return the hash of the weights that a safetensors file says it was trained from, or ""."""
+    return _metadata(path).get(STARTED_FROM, "")
+
+
+def stored_preprocessing(path: Path | None) -> str | None:
+    """Return what a safetensors file says of how images are made, as JSON; None of any other file."""
+    if path is None or path.suffix != ".safetensors" or not path.is_file():
+        return None
+    try:
+        return _metadata(path).get(PREPROCESSING)
+    except SafetensorError:  # whoever reads its tensors says more
+        return None
+
+
+def _metadata(path: Path) -> dict[str, str]:
     with safe_open(path, framework="pt") as opened:
-        return str((opened.metadata() or {}).get(STARTED_FROM, ""))
+        return dict(opened.metadata() or {})
 
 
 def hash_state(state: StateDict) -> str:

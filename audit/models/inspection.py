@@ -16,7 +16,7 @@ import yaml
 
 from audit.errors import ModelError
 from audit.filenames import printable
-from audit.models.checkpoint import SAVE, STRANGERS, open_checkpoint
+from audit.models.checkpoint import PREPROCESSING, SAVE, STRANGERS, open_checkpoint, stored_preprocessing
 from audit.models.guess import (
     HUGGING_FACE,
     Architecture,
@@ -203,6 +203,8 @@ def preprocessing_of(path: Path, config: Mapping[str, Any], name: str) -> Prepro
     of_timm = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
     if isinstance(given, dict):
         return Preprocessing("config.json", {key: given[key] for key in of_timm if given.get(key) is not None})
+    if (text := stored_preprocessing(path)) is not None:
+        return Preprocessing(f"metadata {PREPROCESSING}", _parsed(text))
     known = next((k for k in known_models() if k.name == name), None)
     if known is None:
         return None
@@ -224,6 +226,14 @@ def _json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(str(file), f"cannot be read as JSON ({type(error).__name__})", "restore the file") from None
     return content if isinstance(content, dict) else {}
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = text
+    return content if isinstance(content, dict) else {"unreadable": text[:100]}
 
 
 def _class_names(config: Mapping[str, Any], classes: int | None) -> tuple[str, ...] | None:

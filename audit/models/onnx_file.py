@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from audit.errors import ModelError
 from audit.extras import needs
 from audit.models.black_box import Answers, BlackBox, answers_of, probabilities
 from audit.models.preprocessing import Preprocessing, stated_preprocessing
+from audit.models.readout import Readout, readout_of_card
 from audit.models.transforms import normalised
 from audit.progress import Progress
 from audit.records import Access
@@ -49,6 +50,8 @@ class OnnxModel(BlackBox):
     input_name, output_name : str
     batch : int or None
         Images that it takes at once; None for any number.
+    one_logit : bool
+        Whether it has one output, of the second of two classes.
     """
 
     spec: ModelSpec
@@ -61,7 +64,13 @@ class OnnxModel(BlackBox):
     input_name: str
     output_name: str
     batch: int | None
+    one_logit: bool
     access: Access = Access.ANSWERS
+
+    @property
+    def readout(self) -> Readout:
+        """How its outputs are read."""
+        return replace(readout_of_card(self.spec), one_logit=self.one_logit)
 
     @classmethod
     def open(cls, spec: ModelSpec, path: Path, opening: Opening) -> OnnxModel:
@@ -80,7 +89,7 @@ class OnnxModel(BlackBox):
             raise ModelError(where, f"has {len(session.get_inputs())} inputs", FIX_LAYOUT)
         (given,) = session.get_inputs()
         side, batch = _side_and_batch(given, spec, where)
-        output = _output(session.get_outputs(), len(spec.classes), where)
+        output, one_logit = _output(session.get_outputs(), spec, where)
         return cls(
             spec=spec,
             classes=tuple(spec.classes),
@@ -92,6 +101,7 @@ class OnnxModel(BlackBox):
             input_name=given.name,
             output_name=output,
             batch=batch,
+            one_logit=one_logit,
         )
 
     def check(self, samples: Samples) -> Samples:
@@ -104,7 +114,7 @@ class OnnxModel(BlackBox):
         """Run images through it."""
         scores = self._scores(samples, rows, progress)
         images = samples.frame["image"].iloc[rows]
-        likely = probabilities(scores, self.spec, images.tolist(), self.where)
+        likely = probabilities(scores, self.spec, images.tolist(), self.where, self.readout)
         return answers_of(scores, likely, self.readout)
 
     def _scores(self, samples: Samples, rows: npt.NDArray[np.int64], progress: Progress) -> npt.NDArray[np.float64]:
@@ -119,7 +129,11 @@ class OnnxModel(BlackBox):
             full = np.concatenate([images, np.repeat(images[:1], missing, axis=0)]) if missing else images
             parts.append(self._run(np.ascontiguousarray(full), len(images)))
             progress(min(start + size, len(keys)), len(keys))
-        return np.concatenate(parts)
+        scores = np.concatenate(parts)
+        if not self.one_logit:
+            return scores
+        logits = self.spec.scores == "logit" or (self.spec.scores is None and bool(((scores < 0) | (scores > 1)).any()))
+        return np.hstack([np.zeros_like(scores) if logits else 1 - scores, scores])
 
     def _run(self, images: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float64]:
         try:
@@ -127,7 +141,9 @@ class OnnxModel(BlackBox):
         except Exception as error:  # whatever onnxruntime raises
             what = f"an image does not pass through it ({' '.join(str(error).split())[:200]})"
             raise ModelError(self.where, what, "export it again") from error
-        if scores.shape != (len(images), len(self.classes)):
+        if self.one_logit and scores.ndim == 1:
+            scores = scores[:, None]
+        if scores.shape != (len(images), 1 if self.one_logit else len(self.classes)):
             what = f"gives {tuple(scores.shape)} for {len(images)} images and {len(self.classes)} classes"
             raise ModelError(self.where, what, "correct model.classes, or export it with logits, one a class")
         if not np.isfinite(scores).all():
@@ -166,12 +182,19 @@ def _side_and_batch(given: Any, spec: ModelSpec, where: str) -> tuple[int, int |
     return side, batch
 
 
-def _output(outputs: Any, classes: int, where: str) -> str:
-    """Return the name of the output that has one number a class."""
+def _output(outputs: Any, spec: ModelSpec, where: str) -> tuple[str, bool]:
+    """Return the name of the output that has a number a class, or one for two classes, and whether it has but one."""
+    classes, pair = len(spec.classes or ()), spec.output == "sigmoid" and len(spec.classes or ()) == 2
     fits = [o.name for o in outputs if len(o.shape) == 2 and (o.shape[1] == classes or not isinstance(o.shape[1], int))]
     exact = [o.name for o in outputs if len(o.shape) == 2 and o.shape[1] == classes]
+    single = [o.name for o in outputs if len(o.shape) == 1 or (len(o.shape) == 2 and o.shape[1] == 1)]
     if len(exact or fits) == 1:
-        return str((exact or fits)[0])
+        return str((exact or fits)[0]), False
+    if pair and not fits and len(single) == 1:
+        return str(single[0]), True
     shown = ", ".join(f"{o.name} {o.shape}" for o in outputs)
     what = f"{len(exact or fits)} of its outputs have {classes} numbers an image: {shown}"
-    raise ModelError(where, what, "name as many model.classes as it has outputs, or export it with one output")
+    fix = "name as many model.classes as it has outputs, or export it with one output"
+    if classes == 2 and not pair and not fits and len(single) == 1:
+        fix = "where its one output is that of the second class, write model.output: sigmoid"
+    raise ModelError(where, what, fix)

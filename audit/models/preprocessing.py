@@ -33,6 +33,8 @@ from audit.data.pixels import Geometry, Pixels, centred_square
 from audit.errors import ModelError
 from audit.extras import needs
 from audit.models.adapters.registry import Model, adapter
+from audit.models.carried import Carried
+from audit.models.converters import is_foreign
 from audit.models.converters.huggingface import side_of
 from audit.models.converters.open_clip import read_configuration
 from audit.models.converters.timm_folder import is_timm_folder
@@ -56,15 +58,20 @@ class Preprocessing:
         By which pixels between 0 and 1 are normalised, one each a channel.
     info : PreprocessingInfo
         What the record says of it.
+    carried : Carried, optional
+        What weights that are saved carry of it, where a card can name them.
     """
 
     geometry: Geometry
     mean: tuple[float, ...]
     std: tuple[float, ...]
     info: PreprocessingInfo
+    carried: Carried | None = None
 
     def opened(self, opening: Opening) -> Preprocessing:
-        """Return the same with files opened in another way."""
+        """Return the same with files opened in another way; a legacy pipeline has its own."""
+        if self.geometry.opening == Opening.CAREFUL:
+            return self
         info = self.info.model_copy(update={"opening": str(opening)})
         return replace(self, geometry=replace(self.geometry, opening=opening), info=info)
 
@@ -139,6 +146,27 @@ def preprocessing_of(
     ModelError
         If what comes out is not of the model's size, or nothing says how to make it.
     """
+    carried: Carried | None = model.pretrained_cfg.get("carried") if spec.preprocess == "deployed" else None
+    if carried is None or given is not None:
+        made = _made(spec, model, folder, given)
+    elif carried.preprocess == "callable":
+        what = "these weights were trained on images made by a function in Python, which they cannot carry"
+        raise ModelError("model.preprocess", what, "give it again as va.Preprocess(fn), or state another")
+    else:
+        made = _made(carried.of_card(spec), model, folder, None)
+        info = made.info.model_copy(update={"source": PreprocessingSource.WEIGHTS})
+        return replace(made, info=info, carried=carried)
+    if is_foreign(spec.name):
+        return made
+    how = "callable" if given is not None else "deployed" if spec.preprocess == "test" else spec.preprocess
+    side = made.info.input_size[1] if spec.image_size is not None or spec.preprocess == "test" else None
+    resolved = _resolved(spec, model, _shape(model)) if how == "deployed" else {}
+    config = {key: resolved[key] for key in ("crop_pct", "crop_mode", "interpolation") if key in resolved}
+    carried = Carried(preprocess=how, mean=list(made.mean), std=list(made.std), image_size=side, config=config)
+    return replace(made, carried=carried)
+
+
+def _made(spec: ModelSpec, model: Model, folder: Path | None, given: Preprocess | None) -> Preprocessing:
     shape, said = _shape(model), _normalisation(model)
     if given is not None:
         return _checked(_of_callable(given), shape)
@@ -199,16 +227,22 @@ def _normalisation(model: Model) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 def _of_timm(spec: ModelSpec, model: Model, shape: tuple[int, int, int]) -> Preprocessing:
     """Return timm's own evaluation transform of the model's configuration."""
+    transform = create_transform(**_resolved(spec, model, shape), is_training=False)
+    carried = spec.weights in ("pretrained", MAKES_ITS_OWN)
+    source = PreprocessingSource.WEIGHTS if carried else PreprocessingSource.LIBRARY_DEFAULT
+    return _of_compose(transform, shape, source, f"timm {timm.__version__}")
+
+
+def _resolved(spec: ModelSpec, model: Model, shape: tuple[int, int, int]) -> dict[str, Any]:
     config = dict(model.pretrained_cfg)
     if spec.preprocess == "test":
         config |= {to: config[name] for name, to in TEST_FIELDS.items() if config.get(name) is not None}
     if spec.weights == MAKES_ITS_OWN:
         config["crop_pct"] = 1.0
-    resolved = resolve_data_config({"input_size": (shape[2], shape[0], shape[1])}, pretrained_cfg=config)
-    transform = create_transform(**resolved, is_training=False)
-    carried = spec.weights in ("pretrained", MAKES_ITS_OWN)
-    source = PreprocessingSource.WEIGHTS if carried else PreprocessingSource.LIBRARY_DEFAULT
-    return _of_compose(transform, shape, source, f"timm {timm.__version__}")
+    resolved: dict[str, Any] = resolve_data_config(
+        {"input_size": (shape[2], shape[0], shape[1])}, pretrained_cfg=config
+    )
+    return resolved
 
 
 def _of_torchvision(
@@ -485,4 +519,4 @@ def _checked(made: Preprocessing, shape: tuple[int, int, int]) -> Preprocessing:
             "opening": str(made.geometry.opening),
         }
     )
-    return Preprocessing(made.geometry, made.mean, made.std, info)
+    return replace(made, info=info)

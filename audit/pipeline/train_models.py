@@ -72,7 +72,8 @@ def weights_name(seed: int) -> str:
 def train_audited(context: RunContext) -> AuditedModels:
     """Train a model for each seed and the balanced references, or load the user's own, or what is stored of them."""
     classes = len(context.samples.labels)
-    training = context.training
+    training, seen = context.training, context.preprocessing.carried
+    carried = None if seen is None else seen.text
     named = context.card.model.name
     if keeps_configuration(named) and context.backbone.weights is not None:
         for name, content in kept_configuration(named, context.backbone.weights).items():
@@ -80,7 +81,8 @@ def train_audited(context: RunContext) -> AuditedModels:
     if training is None:
         model = context.backbone.build_as_is(classes)
         start = hash_state(model.state_dict())
-        save_weights(model.state_dict(), context.run / "models" / "audited.safetensors", started_from=start)
+        path = context.run / "models" / "audited.safetensors"
+        save_weights(model.state_dict(), path, started_from=start, preprocessing=carried)
         return AuditedModels({0: model}, [], "", {"audited": start})
     train = np.flatnonzero(context.samples.frame["split"] == "train")
     jobs = training_jobs(context)
@@ -106,7 +108,7 @@ def train_audited(context: RunContext) -> AuditedModels:
                 precision=context.compute.precision,
                 progress=progress,
             )
-        save_weights(model.state_dict(), path, started_from=start)
+        save_weights(model.state_dict(), path, started_from=start, preprocessing=carried)
 
     recipes = {name: _recipe(training, seed, context.card.model) for name, seed, _ in jobs}
     train_side_by_side(

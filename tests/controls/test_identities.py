@@ -277,6 +277,17 @@ def test_a_head_that_writes_nothing_is_not_live(where: tuple[int, int]) -> None:
     assert every_site_is_live(subject(model)).estimate.value == 0.0
 
 
+def test_a_head_that_writes_nothing_on_one_image_is_not_live() -> None:
+    model = tiny("no bias")
+    with torch.no_grad():  # a black image leaves nothing in any token, so no head has anything to write
+        for name, weight in model.named_parameters():
+            if name.endswith("bias") or name in ("cls_token", "pos_embed"):
+                weight.zero_()
+    seen, black = noise_images(2), torch.zeros(1, 3, 32, 32)
+    assert every_site_is_live(Subject(model, seen, seen)).passed
+    assert not every_site_is_live(Subject(model, torch.cat([seen, black]), seen)).passed
+
+
 def test_a_model_that_gives_no_number_passes_nothing_that_is_measured_in_logits() -> None:
     model = tiny()
     with torch.no_grad():

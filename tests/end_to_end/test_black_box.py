@@ -212,6 +212,10 @@ BAD: list[tuple[str, Any, dict[str, Any], str]] = [
      {"model": {"classes": CLASSES, "threshold": 0.3}}, "the card calls images by a threshold"),
     ("logits or percentages", lambda p: p.assign(happy=p["happy"] * 100), {"model": {"output": "sigmoid"}},
      "may be logits or percentages"),
+    *[
+        (f"{field} of images", lambda p: p, {"model": {field: value}}, "is not read with name: predictions")
+        for field, value in (("preprocess", "legacy"), ("image_size", 32), ("weights", "w.pth"), ("mean", [0.5] * 3))
+    ],
     ("output of several", lambda p: p, {"model": {"output_key": "emotion"}}, "is of a model whose inside is given"),
     ("training", lambda p: p, {"training": {"epochs": 1}}, "'predictions' cannot be trained"),
     ("both lists", lambda p: p, {"data": {"not_detected": "x", "not_detected_list": "y"}}, "give one of the two"),
@@ -357,6 +361,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 model, (torch.zeros(7, 3, 32, 32),), folder / f"{name}.onnx", input_names=["images"],
                 output_names=["logits"], dynamic_axes=images, dynamo=False,
             )  # fmt: skip
+        difference = torch.nn.Linear(2, 1, bias=False)
+        difference.weight.data = torch.tensor([[-1.0, 1.0]])
+        one = torch.nn.Sequential(model, difference)  # the log-odds of the second class
+        torch.onnx.export(one, (torch.zeros(7, 3, 32, 32),), folder / "one.onnx", dynamo=False)
+        share = torch.nn.Sequential(one, torch.nn.Sigmoid(), torch.nn.Flatten(0))
+        torch.onnx.export(share, (torch.zeros(7, 3, 32, 32),), folder / "share.onnx", dynamo=False)
         soft = torch.nn.Sequential(model, torch.nn.Softmax(dim=1))
         torch.onnx.export(soft, (torch.zeros(7, 3, 32, 32),), folder / "soft.onnx", dynamo=False)
     return folder
@@ -410,9 +420,25 @@ def test_an_onnx_file_answers_as_the_model_that_it_was_made_of(
     assert "internal error" not in said
 
 
+@pytest.mark.parametrize("name", ["one.onnx", "share.onnx"])
+def test_an_onnx_file_of_one_output_says_how_likely_the_second_class_is(
+    pictures: Path, tmp_path: Path, invoke: Invoke, name: str
+) -> None:
+    answers, records = {}, {}
+    for file, read in ((name, {"output": "sigmoid", "threshold": 0.5}), ("free.onnx", {})):
+        folder, card = tmp_path / file, onnx_card(pictures, tmp_path, file, **read)
+        _, _, run, records[file] = ran(invoke, card, folder, "--no-report")
+        answers[file] = pd.read_parquet(run / "effects" / "unpatched.parquet").set_index("image")
+    assert records[name]["model"]["one_logit"]
+    np.testing.assert_allclose(answers[name]["p:yes"], answers["free.onnx"]["p:yes"], atol=1e-5)
+    assert (answers[name]["predicted"] == answers["free.onnx"]["predicted"]).all()
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [
+        ({"weights": "one.onnx"}, "write model.output: sigmoid"),
+        ({"state": "ema"}, "is not read with name: onnx"),
         ({"mean": None}, "give model.mean and model.std"),
         ({"classes": ["a", "no", "yes"]}, "have 3 numbers an image"),
         ({"image_size": 64}, "is 64, and its input 'images' is tensor(float) of"),

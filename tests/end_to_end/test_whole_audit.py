@@ -88,6 +88,12 @@ def test_run_directory_is_complete(small_run: Run) -> None:
     assert not {n for n in names if n.endswith((".part", ".lock"))}
     assert (small_run.folder / "report.pdf").read_bytes().startswith(b"%PDF")
     assert load_file(small_run.folder / "models" / "seed-0.safetensors")
+    model = {
+        **yaml.safe_load(small_run.card.read_text(encoding="utf-8"))["model"],
+        "classes": small_run.record["data"]["labels"],
+    }
+    opened = va.load_model(model | {"weights": str(small_run.folder / "models" / "seed-0.safetensors")})
+    assert opened.preprocessing.steps == small_run.record["model"]["preprocessing"]["steps"]
     begun, *stages = map(json.loads, (small_run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
     assert begun == {"started": small_run.record["provenance"]["started"]}
     assert stages and all(stage["seconds"] >= 0 for stage in stages)

@@ -235,3 +235,18 @@ def test_legacy_is_a_centred_square() -> None:
     net = va.wrap(model, CLASSES, preprocess="legacy")
     np.testing.assert_array_equal(net.predict([picture]), net.predict([square]))
     assert json.loads(net.preprocessing.model_dump_json())["source"] == "legacy"
+
+
+@pytest.mark.skipif(
+    not hasattr(hf, "ViTImageProcessorPil"), reason="this transformers has no processor of each backend"
+)
+def test_the_backends_of_a_hugging_face_processor_differ_by_one_grey_level_at_most(files: list[Path]) -> None:
+    options: dict[str, Any] = {"size": SIDE, "do_rescale": False, "do_normalize": False}
+    made = [kind(**options) for kind in (hf.ViTImageProcessor, hf.ViTImageProcessorPil)]
+    opened = []
+    for file in files:
+        with Image.open(file) as image:
+            opened.append(image.convert("RGB"))
+    seen = [[np.asarray(p(images=i, return_tensors="np")["pixel_values"][0], float) for i in opened] for p in made]
+    differences = [float(np.abs(a - b).max()) for a, b in zip(*seen, strict=True)]
+    assert 0 < max(differences) <= 1

@@ -370,6 +370,13 @@ def test_every_control_has_its_words(check: str, unit: str, judged: str) -> None
             ["called “yes” where the probability is 0.3 or more, else “no”", "one output, whose sigmoid"],
         ),
         ({"decision": "threshold", "threshold": 0.3}, ["else “no”", "a softmax over the classes"]),
+        (
+            {"access": "predictions"},
+            ["what the table says, or the one of 2", "as they were given, or of logits a softmax"],
+        ),
+        ({"access": "answers"}, ["probability is highest. Probabilities are as they were given"]),
+        ({"access": "answers", "output": "sigmoid"}, ["as it was given, or the sigmoid of a logit"]),
+        ({"access": "answers", "output": "sigmoid", "one_logit": True}, ["one output: the probability of “yes”"]),
     ],
 )
 def test_how_outputs_are_read_is_said(reading: dict[str, object], said: list[str]) -> None:
@@ -377,7 +384,9 @@ def test_how_outputs_are_read_is_said(reading: dict[str, object], said: list[str
     page = render_html(AUDIT.model_copy(update={"model": model}), "0" * 64)
     sentence = Sentences(AUDIT.model_copy(update={"model": model})).called()
     assert all(part in sentence for part in said)
-    assert page.count(str(escape(sentence))) == (1 if not reading else 2)  # of what is usual, page 1 says nothing
+    assert page.count(str(escape(sentence))) == (
+        2 if reading.keys() & {"output", "decision"} else 1
+    )  # of what is usual, page 1 says nothing
 
 
 def test_every_kind_of_control_has_its_words_on_page_one_and_in_the_table() -> None:

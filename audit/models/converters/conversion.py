@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -107,6 +107,8 @@ class Conversion:
         Whatever renaming and joining does not do.
     joint : Joint, optional
         The space that its images share with texts, of a checkpoint that has both.
+    read : collection of str, optional
+        timm's names of the joined matrices that are read; others have a shape and no numbers. All where not given.
     """
 
     options: Mapping[str, Any]
@@ -126,6 +128,7 @@ class Conversion:
     align_corners: bool = False
     fix: Callable[[State], None] = field(default=lambda _state: None)
     joint: Joint | None = None
+    read: Collection[str] | None = None
 
     def reading_texts(self) -> Conversion:
         """Return the same with the classifier of a zero-shot model in place of a linear one.
@@ -168,7 +171,9 @@ class Conversion:
                 made[new] = tensor
         for name, held in thirds.items():
             if set(held) == {"q", "k", "v"}:
-                made[name] = torch.cat([held["q"], held["k"], held["v"]])
+                joined = [held["q"], held["k"], held["v"]]
+                skipped = self.read is not None and name not in self.read
+                made[name] = torch.cat([part.to("meta") for part in joined] if skipped else joined)
         self.fix(made)
         return made
 
