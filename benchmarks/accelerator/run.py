@@ -4,7 +4,8 @@
 
 Training is raced against a plain loop of timm's parts (its AdamW, the same batches, autocast where asked); the patches
 of the controls (heads of one model into another) and of the sweep (heads of other images) against plain hooks, one
-forward pass a patch and batch. In turns; medians of the rounds, and their ratio. Losses and logits of both sides are compared.
+forward pass a patch and batch. In turns; medians of the rounds, and their ratio. Losses and logits of both sides are
+compared.
 """
 
 from __future__ import annotations
