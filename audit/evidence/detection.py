@@ -10,7 +10,15 @@ import pandas as pd
 
 from audit.card.schema import Card
 from audit.data.samples import UNKNOWN, Samples
-from audit.evidence.stats import Combination, combine_cells, holm, is_at_most, rate_interval, smallest_detectable
+from audit.evidence.stats import (
+    Combination,
+    as_difference,
+    combine_cells,
+    holm,
+    is_at_most,
+    rate_interval,
+    smallest_detectable,
+)
 from audit.records import DataReport, DataWarning, DataWarningCode, DetectionRow, State
 
 LOST = "lost"  # column of images that never reached the classifier
@@ -95,7 +103,7 @@ def _compared(every: pd.DataFrame, row: DetectionRow, least: int) -> _Draft:
         [1.0, -1.0],
         pd.factorize(pair["subject"])[0].astype(np.int64),
     )
-    row = row.model_copy(update={"difference": found.interval()})
+    row = row.model_copy(update={"difference": as_difference(found.interval())})
     if min(pair.loc[side, "subject"].nunique() for side in (of_reference, ~of_reference)) < least:
         return _Draft(row.model_copy(update={"state": State.TOO_LITTLE_DATA}))
     return _Draft(row, found)

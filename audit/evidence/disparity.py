@@ -22,6 +22,7 @@ from audit.evidence.called import is_called
 from audit.evidence.stats import (
     Codes,
     Combination,
+    as_difference,
     as_fraction,
     combine_cells,
     equivalence_p,
@@ -121,7 +122,7 @@ def _raw_differences(frame: pd.DataFrame, question: Question, group: str, outcom
     odds = None
     if not (pd.crosstab(is_group, truth) == 0).any(axis=None) and truth.nunique() == 2:
         odds = float(equalized_odds_difference(truth, chosen, sensitive_features=is_group))
-    return {"difference": found.interval(), "equalised_odds": odds}
+    return {"difference": as_difference(found.interval()), "equalised_odds": odds}
 
 
 def _metric_frame(frame: pd.DataFrame, question: Question, outcome: str) -> MetricFrame:
@@ -275,7 +276,7 @@ def _draft(
         ratio = _ratio(float(weights @ means[: len(names)]), float(weights @ means[len(names) :]))
     if not np.isfinite([found.value, found.error, found.p]).all():
         return _Draft(row.model_copy(update={"shortfall": Shortfall.SPREAD}), None)
-    row = row.model_copy(update={"estimate": found.interval(), "ratio": ratio})
+    row = row.model_copy(update={"estimate": as_difference(found.interval()), "ratio": ratio})
     if min(sizes) < limits.min_group_size:
         short = {"fewest_subjects": min(sizes), "subjects_needed": limits.min_group_size}
         update = {"state": State.TOO_LITTLE_DATA, "shortfall": Shortfall.SUBJECTS, **short}

@@ -43,9 +43,18 @@ def is_at_most(value: float | None, limit: float) -> bool:
 
 def as_fraction(estimate: Estimate) -> Estimate:
     """Return an estimate with its bounds cut at 0 and 1; a bound that is missing stays so."""
+    return _within(estimate, 0.0)
+
+
+def as_difference(estimate: Estimate) -> Estimate:
+    """Return the estimate of a difference of rates with its bounds cut at -1 and 1; a missing one stays so."""
+    return _within(estimate, -1.0)
+
+
+def _within(estimate: Estimate, least: float) -> Estimate:
     low, high = estimate.low, estimate.high
     return estimate.model_copy(
-        update={"low": None if low is None else max(0.0, low), "high": None if high is None else min(1.0, high)}
+        update={"low": None if low is None else max(least, low), "high": None if high is None else min(1.0, high)}
     )
 
 

@@ -35,6 +35,10 @@ CONVNEXT = {
 }
 
 
+RESNET = {"name": "resnet18", "overrides": {"layers": [1] * 4, "channels": [16, 32, 64, 64]}, "channel_slices": 4}
+LONGER = {"base_epochs": 20, "condition_epochs": 10, "learning_rate": 5e-3, "train_images": 600}  # of its controls
+
+
 def record_of(out: Path) -> tuple[Path, dict[str, Any]]:
     (folder,) = out.iterdir()
     record: dict[str, Any] = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
@@ -64,6 +68,14 @@ def test_a_swin_is_trained_and_audited(invoke: Invoke, tmp_path: Path) -> None:
     assert {(h["layer"], h["head"]) for h in record["heads"]} == {(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (1, 3)}
     page = next((tmp_path / "out").iterdir()) / "report.html"
     assert "2 layers of 2 to 4 heads" in page.read_text(encoding="utf-8")
+
+
+def test_a_resnet_is_trained_and_audited(invoke: Invoke, tmp_path: Path) -> None:
+    card = write_card(tmp_path / "card.yaml", model=RESNET, controls=LONGER)
+    result = invoke("run", card, "--out", tmp_path / "out", "--no-report")
+    assert result.exit_code in (0, 1, 4), result.output
+    record = assert_sound(invoke, tmp_path / "out")
+    assert (record["model"]["unit"], record["model"]["heads_by_layer"]) == ("slice", [4] * 4)
 
 
 def test_a_convolutional_network_is_trained_and_audited_in_words_of_its_own(invoke: Invoke, tmp_path: Path) -> None:

@@ -175,6 +175,20 @@ def test_relabelling_the_groups_turns_the_sign(frame: pd.DataFrame) -> None:
             assert other.estimate.low == pytest.approx(-one.estimate.high, abs=1e-12)
 
 
+@pytest.mark.parametrize("n", [1, 20])
+def test_no_interval_of_a_gap_goes_beyond_all_against_none(n: int) -> None:
+    """One group is always called so, the other never: the gap is 1, and cannot be more."""
+    frame = predictions([*counted("a", (n, 0), (n, 0)), *counted("b", (0, n), (0, n))])
+    rows = compare(frame)
+    values = [(r.estimate.value, r.estimate.low, r.estimate.high) for r in rows if r.estimate.value is not None]
+    assert len(values) == 3
+    assert all(
+        value == pytest.approx(1.0) and high == 1.0 and low is not None and low < 1.0 for value, low, high in values
+    )
+    raw = [r.difference for r in rates_by_group(frame, QUESTION, ["smile"]) if r.group == "a"]
+    assert [r.high for r in raw if r is not None] == [1.0]
+
+
 def test_disparity() -> None:
     row = gap(compare(predictions([*counted("a", (90, 10), (50, 50)), *counted("b", (50, 50), (10, 90))])))
     assert row.state == "disparity"
