@@ -88,7 +88,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "convnext, norm before pool": ("convnext_tiny_hnf", {}),
     "convnext v2": ("convnextv2_atto", {}),
 }
-if tuple(map(int, timm.__version__.split(".")[:3])) < (1, 0, 31):
+OLDER_TIMM = tuple(map(int, timm.__version__.split(".")[:3])) < (1, 0, 31)
+if OLDER_TIMM:
     del FAMILIES["swin v2, padded windows"]  # which timm has not padded before
 CONVOLUTIONAL = [name for name, (model, _) in FAMILIES.items() if re.match("resn|seresn|convnext", model)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,15 @@ PYTHON = """#!/bin/sh
 case "$*" in
   "-m pip --version") exit 0 ;;
   "-m pip install"*) echo "python $*" ;;
+  *) exec {python} "$@" ;;
+esac
+"""
+
+
+OLD = """#!/bin/sh
+case "$*" in
+  "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
+  "-m "*) echo "python $*" ;;
   *) exec {python} "$@" ;;
 esac
 """
@@ -83,3 +93,21 @@ def test_otherwise_from_where_pip_looks_by_itself(where: str, tmp_path: Path, in
     said = set_up(tmp_path, index if where == "a GPU" else NOWHERE)
     assert "torch with CUDA: about 3 GB" in said[-2]
     assert said[-1] == "python -m pip install --disable-pip-version-check --editable .[dev]"
+
+
+def test_the_oldest_versions_are_installed_with_every_extra_that_tests_use(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    program(tmp_path / "python", OLD.format(python=sys.executable))
+    done = subprocess.run(
+        ["make", "--silent", "lowest", f"PYTHON={tmp_path / 'python'}", 'LOWEST_TESTS=-m "unit and not slow"'],
+        cwd=tmp_path, env={**os.environ, "MAKEFLAGS": ""}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    install, run = done.stdout.splitlines()[-2:]
+    assert install.endswith("--constraint .venv-lowest/constraints.txt --editable .[dev,onnx,hf,clip,excel]")
+    assert run.endswith("-m pytest --numprocesses 2 --dist loadfile -m unit and not slow")
+    pinned = (tmp_path / ".venv-lowest/constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert all(re.fullmatch(r"[\w.-]+==[\d.]+", line) for line in pinned)
+    names = [line.split("==")[0] for line in pinned]
+    assert len(names) == len(set(names))  # dev asks for no other version than the extra of that name
+    assert {"torch", "torchvision", "timm", "transformers", "open-clip-torch", "onnxruntime", "openpyxl"} <= set(names)

@@ -76,7 +76,8 @@ def _queries(block: Block, normed: torch.Tensor, rows: int | None) -> torch.Tens
     """Return the queries (B, heads, rows, head width) of the first ``rows`` tokens."""
     attention, inner = block.attn, block.attn.num_heads * block.attn.head_dim
     weight, bias = attention.qkv.weight, attention.qkv.bias
-    q = F.linear(normed[:, :rows], weight[:inner], None if bias is None else bias[:inner])
+    few = normed[:, :rows].contiguous()  # else torch 2.6 rounds otherwise where the weights ask for gradients
+    q = F.linear(few, weight[:inner], None if bias is None else bias[:inner])
     queries: torch.Tensor = attention.q_norm(q.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2))
     return queries
 

@@ -17,6 +17,7 @@ from audit.models.fitting import Fitted, fit_names
 
 Tensors = Mapping[str, torch.Tensor]
 Filter = Callable[[Tensors, Model], dict[str, torch.Tensor]]
+PUBLISHED_SWIN = "layers.0.downsample.reduction.weight"  # in Microsoft's files; in timm's, the first stage has none
 COUNTED = "num_batches_tracked"  # by batch norms of late versions of torch; nothing is computed from it
 
 
@@ -145,7 +146,11 @@ def _resampled(model: Model, tensors: Tensors) -> Tensors:
     tensors = {k: v.float() if any(part in k for part in parts) else v for k, v in tensors.items()}
     kind = next(kind for kind in ADAPTERS if isinstance(model, kind))
     resample: Filter = importlib.import_module(kind.__module__).checkpoint_filter_fn
-    return resample(tensors, model)
+    lent: Tensors = {}
+    if PUBLISHED_SWIN not in tensors:  # timm before 1.0.31 knows its own Swin by the classifier alone
+        own = model.state_dict()
+        lent = {k: own[k] for k in own.keys() - without_classifier(own, model).keys() - tensors.keys()}
+    return {k: v for k, v in resample({**tensors, **lent}, model).items() if k not in lent}
 
 
 def _check_outputs(model: Model, tensors: Tensors, where: str) -> None:

@@ -501,7 +501,12 @@ def _checked(made: Preprocessing, shape: tuple[int, int, int]) -> Preprocessing:
     ------
     ModelError
     """
-    tried = made.geometry.fit(Image.new("RGB", (shape[1] + 17, shape[0] + 5)))
+    try:
+        tried = made.geometry.fit(Image.new("RGB", (shape[1] + 17, shape[0] + 5)))
+    except (KeyError, TypeError, ValueError) as error:  # settings that this version of the library does not take
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        what = f"{made.info.library} does not take its own settings ({said})"
+        raise ModelError("model.preprocess", what, "take a later version of it, or state model.preprocess") from error
     seen_as_luma = shape[2] == 1 and tried.shape == (*shape[:2], 3)
     if tried.shape != shape and not seen_as_luma:
         given, taken = (f"{h} x {w} pixels, {c} channels" for h, w, c in (tried.shape, shape))

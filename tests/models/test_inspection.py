@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 import vit_audit as va
 from audit.models.known_shapes import known_models, measure
 from audit.models.supported import names_like
+from tests.models_for_tests import OLDER_TIMM
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -202,6 +203,7 @@ def test_hugging_faces_names_without_a_folder_say_what_to_name(tmp_path: Path) -
 
 def test_the_table_of_shapes_is_that_of_the_models() -> None:
     table = {known.name: known for known in known_models()}
-    assert {name for name in table if "/" not in name} <= set(names_like("*"))
+    if not OLDER_TIMM:  # which lacks some of them
+        assert {name for name in table if "/" not in name} <= set(names_like("*"))
     for found in measure("[vr]*t_tiny*"):
         assert dataclasses.asdict(table[found.name]) == dataclasses.asdict(found)

@@ -253,9 +253,17 @@ def test_a_processor_that_does_not_say_how_pixels_are_normalised(processor: dict
     assert error.where.endswith("preprocessor_config.json")
 
 
+@pytest.mark.parametrize("resample", [99, "x"])
+def test_settings_that_the_processor_does_not_take_are_refused_in_a_line(resample: Any, tmp_path: Path) -> None:
+    error = refusal(tmp_path, hf_folder(tmp_path, do_resize=True, size={"height": 32, "width": 32}, resample=resample))
+    assert error.where == "model.preprocess"
+    assert "does not take its own settings" in error.what
+
+
 def test_images_of_any_shape_go_through_the_folders_own_processor(tmp_path: Path) -> None:
     squash = {"size": {"height": 32, "width": 32}}
-    cut = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "do_center_crop": True}
+    cut = {"image_processor_type": "CLIPImageProcessor", "do_center_crop": True, "size": {"shortest_edge": 32},
+           "crop_size": {"height": 32, "width": 32}}  # fmt: skip
     for settings in (squash, cut):
         report = opened(tmp_path, hf_folder(tmp_path, do_resize=True, **settings), Pictures(40, 60))
         assert (report.images, report.preprocessing.info.input_size) == (4, [3, 32, 32])

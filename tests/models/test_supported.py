@@ -12,6 +12,7 @@ from audit.cli import main
 from audit.models.adapters.registry import FAMILIES
 from audit.models.supported import names_like, refusals
 from audit.terminal import models_table
+from tests.models_for_tests import OLDER_TIMM
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -31,6 +32,7 @@ def test_each_family_of_timm_has_models_by_its_names() -> None:
 
 
 @pytest.mark.property
+@pytest.mark.skipif(OLDER_TIMM, reason="the documentation counts the models of timm 1.0.31")
 def test_what_is_refused_among_timms_models_is_what_the_documentation_says() -> None:
     """Every model of the families, each made without memory for its weights."""
     tried = dict(refusals("*"))

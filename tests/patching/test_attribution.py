@@ -9,7 +9,7 @@ from audit.models.adapters.registry import adapter
 from audit.patching.attribution import attribute, linearise
 from audit.patching.engine import Donor, Patches, patch
 from audit.patching.sites import Trace, heads_of, record, sites_of
-from tests.models_for_tests import FAMILIES, hooks_left, noise_images, tiny
+from tests.models_for_tests import FAMILIES, OLDER_TIMM, hooks_left, noise_images, tiny
 
 pytestmark = pytest.mark.unit
 
@@ -41,6 +41,8 @@ def test_small_patches_are_estimated_exactly(family: str) -> None:
 
     Every recipient, three copies of one image, is patched from every donor.
     """
+    if family == "rotary by layer" and OLDER_TIMM:
+        pytest.skip("timm before 1.0.31 rotates by layer in single precision alone")
     model, donors = tiny(family).double(), noise_images(3, seed=1).double()
     images = noise_images(1).double().repeat(3, 1, 1, 1)
     layers = range(adapter(model).depth)

@@ -22,7 +22,7 @@ NUMPY_SCALAR: Callable[..., object] = np.float64(0).__reduce__()[0]  # type: ign
 HARMLESS: list[Callable[..., object]] = [argparse.Namespace, pathlib.PosixPath, np.dtype, NUMPY_SCALAR]
 HARMLESS += {type(np.dtype(kind)) for kind in "?fdilq"}
 CALLED = re.compile(
-    r"Unsupported (?:global: GLOBAL|class) (\w[\w.]*\w)"
+    r"Unsupported (?:global: GLOBAL|class) (?:builtins\.)?(\w[\w.]*\w)"
 )  # what a pickle would call, in torch's refusal
 CONVERT = (  # every set of weights is kept: which of them is in use, the card says
     "convert it in Python, if you trust its maker: import torch; "

@@ -217,7 +217,12 @@ def _made_swin(*, block_eps: float, **options: Any) -> SwinTransformer:
 
 
 def _made_swin_v2(*, block_eps: float, **options: Any) -> SwinTransformerV2:
-    return _with_eps(SwinTransformerV2(**options), block_eps)
+    try:
+        model = SwinTransformerV2(**options)
+    except RuntimeError as error:  # of timm before 1.0.31, which cuts no image whose windows are not full
+        what = f"windows of {options['window_size']} do not fill the image: take another size, or timm 1.0.31"
+        raise ValueError(what) from error
+    return _with_eps(model, block_eps)
 
 
 def _with_eps(model: Any, eps: float) -> Any:
