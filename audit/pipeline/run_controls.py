@@ -18,7 +18,7 @@ import audit.records
 from audit import __version__
 from audit.controls.colour_blur import count_steps, judge_channel, measure_channel
 from audit.controls.control_images import ControlSet, Role, load_control_set
-from audit.controls.control_models import ControlModels, corrupt, train_controls
+from audit.controls.control_models import ControlModels, corrupt, train_enough
 from audit.controls.identities import Subject, round_trip, run_identities
 from audit.controls.initialisation import Pair, Task, run_initialisation
 from audit.controls.spec import Channel, channels, roles_of
@@ -65,7 +65,7 @@ def check_known_effects(context: RunContext, images: ControlSet) -> ControlRepor
     model = context.backbone.build(2)
     backbone = context.control_backbone
     roles = roles_of(model)
-    trained = train_controls(
+    trained, images = train_enough(
         backbone,
         context.card.controls,
         images,
