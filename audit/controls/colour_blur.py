@@ -15,9 +15,10 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from audit.controls.control_images import Role
 from audit.controls.control_models import corrupt
@@ -115,7 +116,7 @@ class Measured:
             spec=ChannelSpec(
                 role, *CALLED[role], range(*held["layers"].tolist()), int(held["seeds"]), held["unit"].item()
             ),
-            **{name: HeadEffects(*(held[f"{name}/{f}"] for f in HeadEffects.FIELDS)) for name in HEADS},
+            **{name: _heads_of(held, name) for name in HEADS},
             rest=held["rest"],
             random_direction=held["random_direction"],
             clean=of("clean"),
@@ -123,6 +124,14 @@ class Measured:
             noising=of("noising"),
             on_input=shifts["on_input"],
         )
+
+
+def _heads_of(held: Mapping[str, npt.NDArray[Any]], name: str) -> HeadEffects:
+    """Return the effects of heads from a file; one of a version that patched all on all images has values alone."""
+    if name in held:
+        values = held[name]
+        return HeadEffects(values, np.where(np.isnan(values).all(0), 0, len(values)))
+    return HeadEffects(*(held[f"{name}/{f}"] for f in HeadEffects.FIELDS))
 
 
 def count_steps(channel: Channel) -> int:

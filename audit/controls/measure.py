@@ -221,10 +221,8 @@ def measure_exchanges(
             for name, exchange in exchanges.items():
                 asked = [called for called, given in exchange.donors.items() if _key(given) == key]
                 if asked:
-                    model, own, before = (
-                        exchange.recipient.model,
-                        *(of[_key(exchange.recipient)] for of in (kept, base)),
-                    )
+                    model, to = exchange.recipient.model, _key(exchange.recipient)
+                    own, before = kept[to], base[to]
                     joint = _true_class(patch_attention(model, own, donor, layers), truth) - before
                     alone = patch_layer(model, own, donor, exchange.site.layer, [exchange.site.head])[0]
                     shift = Shift(joint, reached - before, _true_class(alone, truth) - before)

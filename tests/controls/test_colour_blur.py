@@ -19,6 +19,7 @@ from audit.controls.control_models import ControlModels, corrupt, train_controls
 from audit.controls.criteria import judge_form, share_of
 from audit.controls.initialisation import Pair, Task, run_initialisation
 from audit.controls.measure import ControlDonor, Shift, measure_heads, measure_random_direction, measure_shifts
+from audit.controls.ranking import HeadEffects
 from audit.controls.spec import Channel, channels
 from audit.models.adapters.registry import adapter
 from audit.models.build import Backbone
@@ -88,6 +89,23 @@ def test_what_was_measured_can_be_judged_again_from_its_file(
     measured.save(tmp_path / "measured.npz")
     assert judge_channel(Measured.load(tmp_path / "measured.npz", role)) == judge_channel(measured)
     assert [p.name for p in tmp_path.iterdir()] == ["measured.npz"]
+
+
+def test_a_file_of_a_version_that_patched_every_head_on_all_images_is_read(
+    tried: dict[str, Channel], tmp_path: Path
+) -> None:
+    measured, file = measure_channel(tried["colour"]), tmp_path / "measured.npz"
+    whole = {
+        name: HeadEffects(heads.values, np.full(heads.patched.shape, len(heads.values)))
+        for name in colour_blur.HEADS
+        if (heads := getattr(measured, name))
+    }
+    measured = replace(measured, **whole)
+    measured.save(file)
+    with np.load(file) as held:
+        old = {n.removesuffix("/values"): v for n, v in held.items() if not n.endswith("/patched")}
+    np.savez(file, **old)
+    assert judge_channel(Measured.load(file, "colour")) == judge_channel(measured)
 
 
 @pytest.mark.parametrize("role", ROLES)
