@@ -197,7 +197,7 @@ def _least_known(trained: ControlModels, images: ControlSet, start: int, roles: 
             for name in trained.donors(role, "clean")
         }
         write_text(path, json.dumps(found, indent=1))
-    return min(json.loads(path.read_text(encoding="utf-8")).values())
+    return float(min(json.loads(path.read_text(encoding="utf-8")).values()))
 
 
 @contextmanager

@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/control_cost/run.py --json benchmarks/control_cost/results.json
 
-Work is counted, not timed: a narrow model with the layers, heads and tokens of a ViT-S at 98 px goes through the same
-measurements, and torch counts its operations. They are told in passes of one image through one block. What such a pass
-takes is then timed on blocks of a ViT-S's width, and the two are multiplied. ``--before FILE`` puts the counts of
+Work is counted, not timed: a narrow model with the layers and heads of a ViT-S goes through the same measurements on
+small images, and torch counts its operations. They are told in passes of one image through one block. What such a pass
+takes is then timed on a block of a ViT-S at 98 px, and the two are multiplied. ``--before FILE`` puts the counts of
 another commit, made by this script there, beside them.
 """
 
@@ -39,18 +39,24 @@ from audit.controls.spec import Channel, ChannelSpec  # noqa: E402
 from audit.models.adapters.registry import Model  # noqa: E402
 from audit.models.predict import predict_logits  # noqa: E402
 
-NAME, SIDE, DEPTH, HEADS, CLASSES = "vit_small_patch14_dinov2", 98, 12, 6, 4
-NARROW, WIDE = 48, 384
+NAME, DEPTH, HEADS, CLASSES = "vit_small_patch14_dinov2", 12, 6, 4
+NARROW, SMALL = 48, 42  # width and side of the images where work is counted
+WIDE, SIDE = 384, 98  # where it is timed
 IMAGES, OWN_IMAGES = 300, 4  # by default, of the control images and of the audit's own
 TRAINED = {"all blocks trained, 72 heads": 12, "six blocks trained, 36 heads": 6}
 SEED, DONORS, ROUNDS = 0, 2, 5
 CORES = 2
 
 
+def tokens_of(side: int, images: int, width: int) -> torch.Tensor:
+    """Return what enters a block."""
+    return torch.randn(images, (side // 14) ** 2 + 1, width)
+
+
 def vit(width: int, seed: int, start: int = 0) -> Model:
     """Return a model; those of any seeds are one up to block ``start``."""
     torch.manual_seed(SEED)
-    model = timm.create_model(NAME, img_size=SIDE, embed_dim=width, num_heads=HEADS, num_classes=CLASSES).eval()
+    model = timm.create_model(NAME, img_size=SMALL, embed_dim=width, num_heads=HEADS, num_classes=CLASSES).eval()
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
         trained = name.startswith(tuple(f"blocks.{i}." for i in range(start, DEPTH)))
@@ -61,7 +67,7 @@ def vit(width: int, seed: int, start: int = 0) -> Model:
 
 def channel_of(start: int) -> Channel:
     """Return a channel whose clean models agree on what is right, and whose others do not know it."""
-    images = rendered_set(1, IMAGES, SIDE, SEED)
+    images = rendered_set(1, IMAGES, SMALL, SEED)
     clean, corrupted, *null = (vit(NARROW, seed, start) for seed in range(1, 3 + DONORS))
     logits = torch.from_numpy(predict_logits(clean, images.evaluate))
     for model in (clean, corrupted, *null):  # one classifier, whose classes are about equally frequent
@@ -94,7 +100,7 @@ def gates(channel: Channel) -> None:
 
 def identities() -> None:
     """Run the identities, as an audit does."""
-    model, images = vit(NARROW, 1), torch.randn(2 * OWN_IMAGES, 3, SIDE, SIDE)
+    model, images = vit(NARROW, 1), torch.randn(2 * OWN_IMAGES, 3, SMALL, SMALL)
     run_identities(Subject(model, images[:OWN_IMAGES], images[OWN_IMAGES:]))
 
 
@@ -107,7 +113,7 @@ def operations(work: Callable[[], object]) -> float:
 
 def block_passes(trained: int) -> dict[str, int]:
     """Count, for both channels together, what each measurement takes in passes of an image through a block."""
-    block, tokens = vit(NARROW, 1).blocks[0], torch.randn(1, (SIDE // 14) ** 2 + 1, NARROW)
+    block, tokens = vit(NARROW, 1).blocks[0], tokens_of(SMALL, 1, NARROW)
     with torch.inference_mode():
         unit = operations(lambda: block(tokens))
     channel = channel_of(DEPTH - trained)
@@ -122,7 +128,7 @@ def block_passes(trained: int) -> dict[str, int]:
 def seconds_a_pass() -> list[float]:
     """Time the pass of an image through a block of a ViT-S, in processor seconds of one thread, round by round."""
     torch.set_num_threads(1)
-    block, tokens = vit(WIDE, 1).blocks[0], torch.randn(32, (SIDE // 14) ** 2 + 1, WIDE)
+    block, tokens = vit(WIDE, 1).blocks[0], tokens_of(SIDE, 32, WIDE)
     found = []
     with torch.inference_mode():
         for _ in range(ROUNDS + 1):
