@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from audit.controls.measure import ControlDonor, measure_heads, measure_random_direction, measure_shifts
+from audit.controls.measure import ControlDonor, estimate_heads, measure_heads, measure_random_direction, measure_shifts
 from audit.errors import MemoryExhaustedError
 from audit.models.adapters.registry import adapter
 from audit.models.finetune import Batch, Recipe, finetune, loss_and_gradient, make_views
@@ -72,6 +72,7 @@ WORK: dict[str, Callable[[], Any]] = {
     "features of frozen blocks": lambda: make_views(MODEL, [PIXELS], 1, dtype=torch.float32).data[0],
     "attention": lambda: mean_attention(MODEL, PIXELS, EVERY, [SITE])[SITE],
     "control, each head": lambda: list(measure_heads(MODEL, PIXELS, CONTROL_DONORS, TARGETS, LAYERS).values()),
+    "control, estimated": lambda: list(estimate_heads(MODEL, PIXELS, CONTROL_DONORS, TARGETS, LAYERS).values()),
     "control, together": lambda: [
         astuple(shift) for shift in measure_shifts(MODEL, PIXELS, CONTROL_DONORS, TARGETS, LAYERS, SITE).values()
     ],

@@ -6,7 +6,7 @@ Both forms are run the other way too, from corrupted to clean: what a patch can 
 Scalar: log-odds of the true class, in nats. A donor of another seed moves it a little too, whatever it was trained
 on. So each clean donor has a twin, a null donor: trained with the same seed, in the same order, but on corrupted
 images as the recipient was. The effect of colour or detail is the difference between the two, image by image, averaged
-over several such seeds. Heads are ranked on some images, and the best is judged on the others.
+over several such seeds. Heads are ranked on some images (``ranking``), and the best is judged on the others.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from audit.controls.control_images import Role
 from audit.controls.control_models import corrupt
@@ -25,12 +26,14 @@ from audit.controls.criteria import HALF, judge_form, judge_noising, judge_null
 from audit.controls.measure import (
     Array,
     ControlDonor,
+    Exchange,
     Index,
     Shift,
-    measure_heads,
+    count_batches,
+    measure_exchanges,
     measure_random_direction,
-    measure_shifts,
 )
+from audit.controls.ranking import HeadEffects, measure_ranking
 from audit.controls.spec import CALLED, Channel, ChannelSpec
 from audit.data.pixels import Pixels
 from audit.patching.sites import Site
@@ -38,10 +41,9 @@ from audit.records import Control, HeadGrid
 from audit.store import write_bytes
 
 GridKind = Literal["effect", "null", "input"]
-PLAIN = ("heads", "null_heads", "input_heads", "rest", "random_direction")
+HEADS = ("heads", "null_heads", "input_heads")
 SHIFTS, FIELDS = ("clean", "corrupted", "noising"), ("joint", "total", "single")
-MEASUREMENTS = 6
-CHOOSE_AT_MOST = 200  # images on which every head is tried, to rank them; at most half of all
+CHOOSE_AT_MOST = 100  # images on which every head is tried, to rank them; at most half of all
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Measured:
     Parameters
     ----------
     spec : ChannelSpec
-    heads, null_heads, input_heads : numpy.ndarray (N, layers, heads)
+    heads, null_heads, input_heads : HeadEffects
         Shifts on the images that heads are ranked on: by clean donors beyond their twins, by the twins, and from clean
         into corrupted images.
     rest : numpy.ndarray of int
@@ -73,9 +75,9 @@ class Measured:
     """
 
     spec: ChannelSpec
-    heads: Array
-    null_heads: Array
-    input_heads: Array
+    heads: HeadEffects
+    null_heads: HeadEffects
+    input_heads: HeadEffects
     rest: Index
     random_direction: Array
     clean: Mapping[str, Shift]
@@ -88,9 +90,8 @@ class Measured:
         shifts = {f"{part}/{name}": s for part in SHIFTS for name, s in getattr(self, part).items()}
         shifts["on_input"] = self.on_input
         columns = {f"{name}/{f}": getattr(s, f) for name, s in shifts.items() for f in FIELDS}
-        plain = {
-            name: getattr(self, name) for name in ("heads", "null_heads", "input_heads", "rest", "random_direction")
-        }
+        plain = {f"{name}/{f}": getattr(getattr(self, name), f) for name in HEADS for f in HeadEffects.FIELDS}
+        plain |= {"rest": self.rest, "random_direction": self.random_direction}
         layers = np.array([self.spec.layers.start, self.spec.layers.stop])
         page = io.BytesIO()
         seeds, unit = np.array(self.spec.seeds), np.array(self.spec.unit)
@@ -115,9 +116,7 @@ class Measured:
             spec=ChannelSpec(
                 role, *CALLED[role], range(*held["layers"].tolist()), int(held["seeds"]), held["unit"].item()
             ),
-            heads=held["heads"],
-            null_heads=held["null_heads"],
-            input_heads=held["input_heads"],
+            **{name: _heads_of(held, name) for name in HEADS},
             rest=held["rest"],
             random_direction=held["random_direction"],
             clean=of("clean"),
@@ -127,58 +126,94 @@ class Measured:
         )
 
 
+def _heads_of(held: Mapping[str, npt.NDArray[Any]], name: str) -> HeadEffects:
+    """Return the effects of heads from a file; one of a version that patched all on all images has values alone."""
+    if name in held:
+        values = held[name]
+        return HeadEffects(values, np.where(np.isnan(values).all(0), 0, len(values)))
+    return HeadEffects(*(held[f"{name}/{f}"] for f in HeadEffects.FIELDS))
+
+
+def count_steps(channel: Channel) -> int:
+    """Return how often ``measure_channel`` calls its ``tick``."""
+    return 2 + count_batches(channel.corrupted, len(channel.targets))
+
+
 def measure_channel(channel: Channel, *, seed: int = 0, tick: Callable[[], None] | None = None) -> Measured:
-    """Measure one channel in both forms with its nulls; ``tick`` is called MEASUREMENTS times."""
+    """Measure one channel in both forms with its nulls; ``tick`` is called ``count_steps`` times."""
     tick = tick or (lambda: None)
-    layers = channel.spec.layers
+    layers, targets = channel.spec.layers, channel.targets
     pixels, corrupted_pixels = channel.pixels, corrupt(channel.pixels, channel.spec.corruption)
     one_clean = channel.clean[0]
-    order = np.random.default_rng(seed).permutation(len(channel.targets))
+    order = np.random.default_rng(seed).permutation(len(targets))
     choose, rest = np.split(order, [min(len(order) // 2, CHOOSE_AT_MOST)])
 
     some = pixels[choose]
-    by_donor = measure_heads(channel.corrupted, some, _twins(channel, some), channel.targets[choose], layers)
-    null_heads = np.mean([v for name, v in by_donor.items() if name.startswith("null")], axis=0)
-    heads = np.mean([v for name, v in by_donor.items() if name.startswith("clean")], axis=0) - null_heads
+    heads, null_heads = measure_ranking(
+        channel.corrupted, some, _twins(channel, some), targets[choose], layers, sums=(_effect_of_twins, _null_of_twins)
+    )
     tick()
-    input_heads = measure_heads(
-        one_clean, corrupted_pixels[choose], {"clean": ControlDonor(one_clean, some)}, channel.targets[choose], layers
-    )["clean"]
+    whole = {"clean": ControlDonor(one_clean, some)}
+    (input_heads,) = measure_ranking(
+        one_clean, corrupted_pixels[choose], whole, targets[choose], layers, sums=(lambda found: found["clean"],)
+    )
     tick()
-    # As they will be read from a file: sums over images must not depend on how the numbers lie in memory.
-    heads, null_heads, input_heads = (np.ascontiguousarray(a) for a in (heads, null_heads, input_heads))
-    site, input_site = _best_site(heads, layers), _best_site(input_heads, layers)
+    site, input_site = heads.best(layers), input_heads.best(layers)
+    random_direction = measure_random_direction(
+        channel.corrupted, pixels[rest], one_clean, targets[rest], site, seed=seed
+    )
+    shifts = measure_exchanges(_exchanges(channel, corrupted_pixels, site, input_site), targets, layers, tick=tick)
+    return Measured(
+        channel.spec,
+        heads,
+        null_heads,
+        input_heads,
+        rest,
+        random_direction,
+        clean=shifts["clean"],
+        corrupted=shifts["corrupted"],
+        noising=shifts["noising"],
+        on_input=shifts["input"]["clean"],
+    )
 
+
+def _exchanges(channel: Channel, corrupted_pixels: Pixels, site: Site, input_site: Site) -> dict[str, Exchange]:
+    """Return who gives to whom: on clean images, on corrupted ones, from one into the other, and the other way round.
+
+    The other way round the first clean model receives, so the twins of its own seed are no donors.
+    """
+    pixels, one_clean = channel.pixels, channel.clean[0]
     others = {
         "shuffled": ControlDonor(one_clean, pixels[others_of_another_class(channel.targets)]),
         "untrained": ControlDonor(channel.untrained, pixels),
     }
-    clean = measure_shifts(channel.corrupted, pixels, _twins(channel, pixels) | others, channel.targets, layers, site)
-    random_direction = measure_random_direction(
-        channel.corrupted, pixels[rest], one_clean, channel.targets[rest], site, seed=seed
-    )
-    tick()
-    corrupted = measure_shifts(
-        channel.corrupted, corrupted_pixels, _twins(channel, corrupted_pixels), channel.targets, layers, site
-    )
-    tick()
-    on_input = measure_shifts(
-        one_clean, corrupted_pixels, {"clean": ControlDonor(one_clean, pixels)}, channel.targets, layers, input_site
-    )["clean"]
-    tick()
-    # The other way round: the first clean model receives, so the twins of its own seed are no donors.
-    donors = _twins(channel, pixels, start=1) | {"input": ControlDonor(one_clean, corrupted_pixels)}
-    noising = measure_shifts(one_clean, pixels, donors, channel.targets, layers, site)
-    tick()
-    return Measured(
-        channel.spec, heads, null_heads, input_heads, rest, random_direction, clean, corrupted, noising, on_input
-    )
+    corrupted_inputs = {"input": ControlDonor(one_clean, corrupted_pixels)}
+    return {
+        "clean": Exchange(ControlDonor(channel.corrupted, pixels), _twins(channel, pixels) | others, site),
+        "corrupted": Exchange(
+            ControlDonor(channel.corrupted, corrupted_pixels), _twins(channel, corrupted_pixels), site
+        ),
+        "input": Exchange(
+            ControlDonor(one_clean, corrupted_pixels), {"clean": ControlDonor(one_clean, pixels)}, input_site
+        ),
+        "noising": Exchange(ControlDonor(one_clean, pixels), _twins(channel, pixels, start=1) | corrupted_inputs, site),
+    }
+
+
+def _null_of_twins(found: Mapping[str, Array]) -> Array:
+    null: Array = np.mean([v for name, v in found.items() if name.startswith("null")], axis=0)
+    return null
+
+
+def _effect_of_twins(found: Mapping[str, Array]) -> Array:
+    clean: Array = np.mean([v for name, v in found.items() if name.startswith("clean")], axis=0)
+    return clean - _null_of_twins(found)
 
 
 def judge_channel(measured: Measured) -> ChannelResult:
     """Judge what was measured of one channel."""
     spec, clean, rest = measured.spec, measured.clean, measured.rest
-    site, input_site = _best_site(measured.heads, spec.layers), _best_site(measured.input_heads, spec.layers)
+    site, input_site = measured.heads.best(spec.layers), measured.input_heads.best(spec.layers)
     effect = _beyond_null(clean)
     joint_limit, head_limit = HALF * effect.total, HALF * effect.single[rest]
     corrupted = _beyond_null(measured.corrupted)
@@ -232,20 +267,8 @@ def others_of_another_class(targets: Index) -> Index:
     return partner
 
 
-def best_head(heads: Array) -> tuple[int, int]:
-    """Return (row, head) of the largest mean of heads (N, layers, heads); where a layer has fewer, there is no head."""
-    means = np.where(np.isnan(heads).all(0), -np.inf, heads.mean(0))  # a head that is no number on some images is taken
-    row, head = np.unravel_index(int(means.argmax()), heads.shape[1:])
-    return int(row), int(head)
-
-
-def _best_site(heads: Array, layers: range) -> Site:
-    row, head = best_head(heads)
-    return Site(layers[row], head)
-
-
-def _grids(channel: ChannelSpec, heads: Array, null: Array, on_input: Array) -> list[HeadGrid]:
-    pictures: list[tuple[GridKind, str, Array]] = [
+def _grids(channel: ChannelSpec, heads: HeadEffects, null: HeadEffects, on_input: HeadEffects) -> list[HeadGrid]:
+    pictures: list[tuple[GridKind, str, HeadEffects]] = [
         ("effect", channel.name, heads),
         ("null", f"{channel.name}_null", null),
         ("input", f"{channel.name}_input", on_input),
@@ -253,9 +276,10 @@ def _grids(channel: ChannelSpec, heads: Array, null: Array, on_input: Array) -> 
     return [_grid(channel, *picture) for picture in pictures]
 
 
-def _grid(channel: ChannelSpec, kind: GridKind, name: str, heads: Array) -> HeadGrid:
-    means = heads.mean(0)
-    errors = heads.std(0, ddof=1) / np.sqrt(len(heads))
+def _grid(channel: ChannelSpec, kind: GridKind, name: str, heads: HeadEffects) -> HeadGrid:
+    values = heads.values
+    means = values.mean(0)
+    errors = values.std(0, ddof=1) / np.sqrt(len(values))
     return HeadGrid(
         id=name,
         kind=kind,
@@ -265,5 +289,6 @@ def _grid(channel: ChannelSpec, kind: GridKind, name: str, heads: Array) -> Head
         marks=[["above zero" if m - 3 * e > 0 else "" for m, e in zip(*rows, strict=True)]
                for rows in zip(means, errors, strict=True)],
         layers=list(channel.layers),
-        images=len(heads),
+        images=len(values),
+        patched=heads.fewest,
     )  # fmt: skip

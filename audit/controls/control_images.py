@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +40,8 @@ class ControlSet:
         What the base is trained on: class numbers, or shares of its own outputs.
     base_classes : int
         Outputs of the base.
+    drawn : bool
+        Whether the images are rendered, so that whoever sees what is drawn knows the answer.
     """
 
     name: str
@@ -49,6 +51,12 @@ class ControlSet:
     classes: int
     base_targets: npt.NDArray[np.int64] | npt.NDArray[np.float32]
     base_classes: int
+    drawn: bool = False
+
+    def trained_on(self, count: int) -> ControlSet:
+        """Return the set with its first training images only."""
+        targets = {role: (train[:count], evaluate) for role, (train, evaluate) in self.targets.items()}
+        return replace(self, train=self.train[:count], targets=targets, base_targets=self.base_targets[:count])
 
     @property
     def training_fingerprint(self) -> str:
@@ -127,6 +135,7 @@ def rendered_set(n_train: int, n_eval: int, size: int, seed: int) -> ControlSet:
         classes=max(int(c.max()) for c in codes.values()) + 1,
         base_targets=seen / seen.sum(axis=1, keepdims=True),
         base_classes=seen.shape[1],
+        drawn=True,
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import timm
 import torch
 from safetensors.torch import load_file
@@ -28,6 +29,7 @@ from audit.models.build import Backbone
 from audit.models.checkpoint import hash_state, save_weights, started_from
 from audit.models.device import ON_CPU, Compute, held_on
 from audit.models.finetune import Recipe, Views, count_steps, finetune, make_views, prefix_blocks
+from audit.models.predict import predict_logits
 from audit.models.readout import READING
 from audit.models.side_by_side import train_side_by_side
 from audit.models.transforms import Corruption, blur, corrupt_pixels, gray
@@ -40,6 +42,9 @@ WEIGHT_DECAY = 0.05
 WARMUP_SHARE = 0.1
 CORRUPTIONS: Mapping[str, Corruption] = {"gray": gray, "blur": blur}
 SEEN = ("clean", "gray", "blur")  # by the base
+FEW = 400  # training images that are tried first
+ASKED = 200  # further ones, on which it is found out whether those were enough
+ENOUGH = 0.95  # of these a clean donor must know
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,45 @@ def train_controls(
     write_text(folder / "recipe.json", json.dumps([asdict(c) for c in wanted], indent=1))
     starts = {c.name: started_from(path) for c, path in files.items()}
     return ControlModels(models, starts, folder, from_cache=not fresh)
+
+
+def train_enough(
+    backbone: Backbone,
+    spec: ControlsSpec,
+    images: ControlSet,
+    *,
+    cache: Path,
+    step: Step,
+    roles: Sequence[Role] = ROLES,
+    compute: Compute = ON_CPU,
+    few: int = FEW,
+) -> tuple[ControlModels, ControlSet]:
+    """Train on few images where that is enough, else on all; return the models, and the set that they were trained on.
+
+    It is enough where every clean donor knows other images of the training set. That is asked of a pretrained backbone
+    and rendered images alone: what is drawn there is told apart after few images, and nothing else is to be learnt.
+    Parameters are those of ``train_controls``; ``few`` is a number of images.
+    """
+    train = partial(train_controls, backbone, spec, cache=cache, step=step, roles=roles, compute=compute)
+    if images.drawn and not _is_whole(backbone) and len(images.train) >= 2 * few:
+        trained = train(images.trained_on(few))
+        if _least_known(trained, images, few, roles) >= ENOUGH:
+            return trained, images.trained_on(few)
+    return train(images), images
+
+
+def _least_known(trained: ControlModels, images: ControlSet, start: int, roles: Sequence[Role]) -> float:
+    """Return the share of other training images that the worst clean donor is right on; it is kept with the models."""
+    rows, path = slice(start, start + ASKED), trained.folder / f"known-{images.training_fingerprint[:24]}.json"
+    if not path.is_file():
+        found = {
+            name: float(np.mean(predict_logits(trained.models[name], images.train[rows]).argmax(1) == targets[rows]))
+            for role, (targets, _) in images.targets.items()
+            if role in roles
+            for name in trained.donors(role, "clean")
+        }
+        write_text(path, json.dumps(found, indent=1))
+    return float(min(json.loads(path.read_text(encoding="utf-8")).values()))
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -47,21 +47,35 @@ class Task:
     stream : torch.Tensor (N, tokens, width), optional
         The images as they enter block ``start`` of every model that is compared.
     start : int
+    through : Model, optional
+        Whose blocks the stream went through.
+    known : dict
+        The points of models that were asked for before, by model.
     """
 
     pixels: Pixels
     targets: npt.NDArray[np.int64]
     stream: torch.Tensor | None = None
     start: int = 0
+    through: Model | None = None
+    known: dict[Model, Points] = field(default_factory=dict, compare=False, repr=False)
 
     def after_frozen_blocks(self, models: Sequence[Model], start: int) -> Task:
         """Return the task with the pass up to block ``start`` done once for all models, if they share it."""
-        first, *others = models
-        if start == 0 or not all(same_up_to(first, m, start) for m in others):
+        first = self.through or models[0]
+        if start == 0 or not all(same_up_to(first, m, start) for m in models if m is not first):
+            return replace(self, stream=None, start=0, through=None)
+        if self.through is not None and self.start == start:
             return self
         (stream,) = make_views(first, [self.pixels], adapter(first).depth - start, dtype=torch.float32).data
         assert isinstance(stream, torch.Tensor)
-        return replace(self, stream=stream, start=start)
+        return replace(self, stream=stream, start=start, through=first)
+
+    def points_of(self, model: Model) -> Points:
+        """Return the points of a model that is asked for more than once; it answers once."""
+        if model not in self.known:
+            self.known[model] = self.points(model)
+        return self.known[model]
 
     def points(self, model: Model) -> Points:
         """Return 100 for each image that ``model`` is right on, else 0: points of accuracy."""
@@ -76,8 +90,9 @@ class Task:
         """Share of images that the commonest class alone would be right on."""
         return float(np.bincount(self.targets).max() / len(self.targets))
 
-    def is_known(self, points: Points) -> bool:
-        """Tell whether a model with these points is right at least twice as often as the commonest class would be."""
+    def is_known(self, model: Model) -> bool:
+        """Tell whether a model is right at least twice as often as the commonest class would be."""
+        points = self.points_of(model)
         return bool(points.mean() / 100 >= min(KNOWS * self.chance, (1 + self.chance) / 2))
 
 
@@ -101,11 +116,9 @@ def run_initialisation(
     channel : {"colour", "blur"}, optional
         Of control models.
     """
-    distinct = {id(m): m for p in pairs for m in (p.recipient, p.donor)}
-    task = task.after_frozen_blocks(list(distinct.values()), layers.start)
-    points = {key: task.points(model) for key, model in distinct.items()}
-    able = [p for p in pairs if all(task.is_known(points[id(m)]) for m in (p.recipient, p.donor))]
-    drops = [_drop(p, task, points[id(p.recipient)], points[id(p.donor)]) for p in able]
+    task = task.after_frozen_blocks(list(dict.fromkeys(m for p in pairs for m in (p.recipient, p.donor))), layers.start)
+    able = [p for p in pairs if task.is_known(p.recipient) and task.is_known(p.donor)]
+    drops = [_drop(p, task, task.points_of(p.recipient), task.points_of(p.donor)) for p in able]
     which = Models(form, channel, len(pairs))
     return [same_base(pairs, which), heads_match(pairs, which, layers), *no_barrier(drops, task, which)]
 

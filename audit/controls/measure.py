@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import TypeVar
@@ -11,20 +11,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from audit.batching import in_batches
+from audit.batching import batches, in_batches, max_batch_size
 from audit.data.pixels import Pixels
 from audit.models.adapters.registry import Model, adapter
-from audit.models.device import in_double, send
+from audit.models.device import device_of, in_double, memory_of, send
 from audit.models.readout import class_log_odds
 from audit.models.transforms import as_input
-from audit.patching.engine import Donor, add_to_stream, patch_attention, patch_layer
-from audit.patching.sites import Site, Trace, head_outputs, heads_of, record, same_up_to
+from audit.patching.attribution import attribute_pairs, linearise
+from audit.patching.engine import Donor, Patches, add_to_stream, patch, patch_attention, patch_layer
+from audit.patching.sites import Site, Trace, head_outputs, heads_of, record, same_up_to, trace_bytes
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
-LogOdds = Callable[[torch.Tensor], Array]  # of the true class, from logits
+Mask = npt.NDArray[np.bool_]
 Result = TypeVar("Result")
 BATCH = 32
+HELD = 5  # passes at once: of the recipients, and of a donor
 
 
 @dataclass(frozen=True)
@@ -72,27 +74,97 @@ class Shift:
         return Shift(joint, total, single)
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """Who gives to whom, and which head is patched by itself beside all of them.
+
+    Parameters
+    ----------
+    recipient : ControlDonor
+        The model that is patched, and what it looks at.
+    donors : mapping of str to ControlDonor
+    site : Site
+    """
+
+    recipient: ControlDonor
+    donors: Mapping[str, ControlDonor]
+    site: Site
+
+
 def measure_heads(
-    recipient: Model, pixels: Pixels, donors: Mapping[str, ControlDonor], targets: Index, layers: range
+    recipient: Model,
+    pixels: Pixels,
+    donors: Mapping[str, ControlDonor],
+    targets: Index,
+    layers: range,
+    *,
+    chosen: Mask | None = None,
 ) -> dict[str, Array]:
-    """Patch every head of ``layers`` by itself, image i of a donor donating to image i.
+    """Patch heads of ``layers`` one by one, image i of a donor donating to image i.
+
+    Parameters
+    ----------
+    chosen : numpy.ndarray of bool (N, layers, heads), optional
+        Which heads are patched on which image; by default all.
 
     Returns
     -------
     dict of str to numpy.ndarray (N, layers, heads)
-        Shift of the true class's log-odds in nats, for each donor; not a number where a layer has fewer heads.
+        Shift of the true class's log-odds in nats, for each donor; not a number where nothing is patched, or where a
+        layer has fewer heads.
     """
-    widest = max(heads_of(recipient, i) for i in layers)
+    there = existing(recipient, layers)
+    asked = np.broadcast_to(there, (len(targets), *there.shape)) if chosen is None else chosen & there
+    rows = np.flatnonzero(asked.any(axis=(1, 2)))
+    sharing = _sharing(recipient, pixels, donors, layers.start)
+    found = {name: np.full(asked.shape, np.nan) for name in donors}
 
-    def measured(own: Trace, donor: Donor, log_odds: LogOdds) -> Array:
-        base = log_odds(_finish(recipient, own))
-        shifts = np.full((len(base), len(layers), widest), np.nan)
-        for place, i in enumerate(layers):
-            shifts[:, place, : heads_of(recipient, i)] = (log_odds(patch_layer(recipient, own, donor, i)) - base).T
-        return shifts
+    def measured(part: slice) -> None:
+        some = rows[part]
+        truth, own = targets[some], record(recipient, as_input(recipient, pixels[some]))
+        base = _true_class(_finish(recipient, own), truth)
+        for name, given in donors.items():
+            donor = _donor(given, some, own if name in sharing else None, layers.start)
+            for place, layer in enumerate(layers):
+                head, at = np.nonzero(asked[some, place].T)
+                if len(head):
+                    to = torch.from_numpy(at)
+                    logits = patch(recipient, own, donor, layer, Patches(torch.from_numpy(head), to, to))
+                    found[name][some[at], place, head] = _true_class(logits, truth[at]) - base[at]
 
-    parts = _of_donations(measured, recipient, pixels, donors, targets, layers.start)
+    in_batches(measured, len(rows), BATCH)
+    return found
+
+
+def estimate_heads(
+    recipient: Model, pixels: Pixels, donors: Mapping[str, ControlDonor], targets: Index, layers: range
+) -> dict[str, Array]:
+    """Estimate to first order what ``measure_heads`` measures, for the price of one backward pass."""
+    there = existing(recipient, layers)
+    sharing = _sharing(recipient, pixels, donors, layers.start)
+
+    def estimated(part: slice) -> dict[str, Array]:
+        truth = targets[part]
+        scalar = {"true class": partial(_gathered, truth=truth)}
+        passed = linearise(recipient, as_input(recipient, pixels[part]), scalar, layers)
+        found = {}
+        for name, given in donors.items():
+            donor = _donor(given, part, passed.trace if name in sharing else None, layers.start)
+            found[name] = np.full((len(truth), *there.shape), np.nan)
+            found[name][:, there] = in_double(
+                attribute_pairs(recipient, passed.trace, donor, passed.slopes["true class"])
+            ).numpy()
+        return found
+
+    parts = in_batches(estimated, len(targets), BATCH)
     return {name: np.concatenate([part[name] for part in parts]) for name in donors}
+
+
+def existing(model: Model, layers: range) -> Mask:
+    """Tell of (layers, heads) which there are; a layer may have fewer heads than another."""
+    counts = np.array([heads_of(model, i) for i in layers])
+    there: Mask = np.arange(counts.max()) < counts[:, None]
+    return there
 
 
 def measure_shifts(
@@ -104,16 +176,93 @@ def measure_shifts(
     site: Site,
 ) -> dict[str, Shift]:
     """Patch all heads of ``layers`` jointly, and that of ``site`` by itself, image i of a donor donating to image i."""
+    exchange = Exchange(ControlDonor(recipient, pixels), donors, site)
+    return measure_exchanges({"only": exchange}, targets, layers)["only"]
 
-    def measured(own: Trace, donor: Donor, log_odds: LogOdds) -> Shift:
-        base = log_odds(_finish(recipient, own))
-        joint = log_odds(patch_attention(recipient, own, donor, layers)) - base
-        total = log_odds(_finish(donor.model, donor.trace)) - base
-        single = log_odds(patch_layer(recipient, own, donor, site.layer, [site.head])[0]) - base
-        return Shift(joint, total, single)
 
-    parts = _of_donations(measured, recipient, pixels, donors, targets, layers.start)
-    return {name: Shift.concatenate([part[name] for part in parts]) for name in donors}
+def measure_exchanges(
+    exchanges: Mapping[str, Exchange], targets: Index, layers: range, *, tick: Callable[[], None] | None = None
+) -> dict[str, dict[str, Shift]]:
+    """Measure the shifts of several exchanges; each model goes once over all that it looks at in any of them.
+
+    Parameters
+    ----------
+    exchanges : mapping of str to Exchange
+    targets : numpy.ndarray of int (N,)
+    layers : range
+        Whose heads are patched jointly.
+    tick : callable, optional
+        Called after each batch, ``count_batches`` times.
+
+    Returns
+    -------
+    dict of str to dict of str to Shift
+        By exchange and donor.
+    """
+    receiving = _distinct(e.recipient for e in exchanges.values())
+    giving = _distinct(d for e in exchanges.values() for d in e.donors.values())
+    lender = {key: _lender(seen, receiving, layers.start) for key, seen in {**receiving, **giving}.items()}
+
+    def measured(part: slice) -> dict[str, dict[str, Shift]]:
+        truth, kept = targets[part], dict[Key, Trace]()
+
+        def trace_of(key: Key, seen: ControlDonor) -> Trace:
+            if key in kept:
+                return kept[key]
+            return _donor(seen, part, kept.get(lender[key]), layers.start).trace
+
+        for key, seen in receiving.items():
+            kept[key] = trace_of(key, seen)
+        base = {key: _true_class(_finish(seen.model, kept[key]), truth) for key, seen in receiving.items()}
+        found: dict[str, dict[str, Shift]] = {name: {} for name in exchanges}
+        for key, seen in giving.items():
+            donor = Donor(seen.model, trace_of(key, seen))
+            reached = _true_class(_finish(seen.model, donor.trace), truth)
+            for name, exchange in exchanges.items():
+                asked = [called for called, given in exchange.donors.items() if _key(given) == key]
+                if asked:
+                    model, to = exchange.recipient.model, _key(exchange.recipient)
+                    own, before = kept[to], base[to]
+                    joint = _true_class(patch_attention(model, own, donor, layers), truth) - before
+                    alone = patch_layer(model, own, donor, exchange.site.layer, [exchange.site.head])[0]
+                    shift = Shift(joint, reached - before, _true_class(alone, truth) - before)
+                    found[name] |= dict.fromkeys(asked, shift)
+        if tick is not None:
+            tick()
+        return found
+
+    parts = in_batches(measured, len(targets), _at_once(next(iter(receiving.values())).model))
+    return {
+        name: {d: Shift.concatenate([part[name][d] for part in parts]) for d in exchange.donors}
+        for name, exchange in exchanges.items()
+    }
+
+
+def count_batches(model: Model, images: int) -> int:
+    """Return in how many batches ``measure_exchanges`` takes so many images."""
+    return len(list(batches(images, _at_once(model))))
+
+
+def _at_once(model: Model) -> int:
+    """Return how many images are taken at once: as many as pay, or as fit into memory with all that is held of them."""
+    return max_batch_size(BATCH, HELD * trace_bytes(model), share=0.5, free=memory_of(device_of(model)))
+
+
+Key = tuple[int, int]  # a model and what it looks at
+
+
+def _key(seen: ControlDonor) -> Key:
+    return id(seen.model), id(seen.pixels)
+
+
+def _distinct(every: Iterable[ControlDonor]) -> dict[Key, ControlDonor]:
+    return {_key(seen): seen for seen in every}
+
+
+def _lender(seen: ControlDonor, receiving: Mapping[Key, ControlDonor], start: int) -> Key:
+    """Return the first that looks at the same images through the same frozen blocks, and is kept; or itself."""
+    lenders = (k for k, r in receiving.items() if r.pixels is seen.pixels and same_up_to(r.model, seen.model, start))
+    return next(lenders, _key(seen))
 
 
 def measure_random_direction(
@@ -139,7 +288,7 @@ def measure_random_direction(
             raise
 
     def shifted(part: slice) -> Array:
-        truth = torch.from_numpy(targets[part])
+        truth = targets[part]
         own = record(recipient, as_input(recipient, pixels[part]))
         theirs = record(donor, as_input(donor, pixels[part]))
         base = _true_class(_finish(recipient, own), truth)
@@ -158,34 +307,12 @@ def measure_random_direction(
     return np.concatenate(in_batches(measured, len(targets), BATCH))
 
 
-def _of_donations(
-    measure: Callable[[Trace, Donor, LogOdds], Result],
-    recipient: Model,
-    pixels: Pixels,
-    donors: Mapping[str, ControlDonor],
-    targets: Index,
-    start: int,
-) -> list[dict[str, Result]]:
-    """Measure every donor on every batch, given the recipient's pass, the donor, and what reads log-odds."""
-    sharing = _sharing(recipient, pixels, donors, start)
-
-    def measured(part: slice) -> dict[str, Result]:
-        log_odds = partial(_true_class, truth=torch.from_numpy(targets[part]))
-        own = record(recipient, as_input(recipient, pixels[part]))
-        return {
-            name: measure(own, _donor(donor, part, own if name in sharing else None, start), log_odds)
-            for name, donor in donors.items()
-        }
-
-    return in_batches(measured, len(targets), BATCH)
-
-
 def _sharing(recipient: Model, pixels: Pixels, donors: Mapping[str, ControlDonor], start: int) -> set[str]:
     """Name the donors that look at the recipient's own images through the same frozen blocks."""
     return {n for n, g in donors.items() if g.pixels is pixels and same_up_to(recipient, g.model, start)}
 
 
-def _donor(donor: ControlDonor, part: slice, prefix: Trace | None, start: int) -> Donor:
+def _donor(donor: ControlDonor, part: slice | Index, prefix: Trace | None, start: int) -> Donor:
     images = as_input(donor.model, donor.pixels[part])
     return Donor(donor.model, record(donor.model, images, prefix=prefix, start=start))
 
@@ -195,6 +322,11 @@ def _finish(model: Model, trace: Trace) -> torch.Tensor:
     return adapter(model).classify(trace.leaving)
 
 
-def _true_class(logits: torch.Tensor, truth: torch.Tensor) -> Array:
-    picked = class_log_odds(in_double(logits)).gather(-1, truth.expand(logits.shape[:-1]).unsqueeze(-1))
-    return picked.squeeze(-1).numpy()
+def _true_class(logits: torch.Tensor, truth: Index) -> Array:
+    found: Array = _gathered(in_double(logits), truth).numpy()
+    return found
+
+
+def _gathered(logits: torch.Tensor, truth: Index) -> torch.Tensor:
+    """Return the log-odds (N,) of the true class."""
+    return class_log_odds(logits).gather(-1, torch.from_numpy(truth).to(logits.device).unsqueeze(-1)).squeeze(-1)

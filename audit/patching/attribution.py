@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from audit.models.adapters.registry import Model, adapter
+from audit.patching.engine import Donor
 from audit.patching.sites import Trace, heads_of, listening
 
 Slopes = Mapping[int, torch.Tensor]  # by layer: (B, tokens, width)
@@ -125,6 +126,41 @@ def attribute(model: Model, recipient: HeadActivations, donor: HeadActivations, 
         along, own, given = (_by_head(t, n_heads) for t in (at_z, recipient[layer], donor[layer]))
         columns.append(along @ given.mT - (along * own).sum(-1, keepdim=True))
     return torch.cat(columns).permute(1, 2, 0)
+
+
+@torch.inference_mode()
+def attribute_pairs(model: Model, recipient: Trace, donor: Donor, slopes: Slopes) -> torch.Tensor:
+    """Estimate what patching each head by itself does to the scalar whose slopes are given, row i into recipient i.
+
+    The donor may be another model; its heads write with its own weights.
+
+    Parameters
+    ----------
+    model : Model
+        The recipients'.
+    recipient : Trace
+        Its recorded pass over B images, those of the slopes.
+    donor : Donor
+        B images beside them.
+    slopes : mapping of int to torch.Tensor (B, tokens, width)
+        From ``linearise``.
+
+    Returns
+    -------
+    torch.Tensor (B, K)
+        The estimated change of the scalar, for each head of each layer of ``slopes``.
+    """
+    columns = []
+    for layer, slope in slopes.items():
+        n_heads = heads_of(model, layer)
+        given, own = (
+            (adapter(m).gradient_at_heads(layer, slope) * trace.head_activations[layer])
+            .unflatten(-1, (n_heads, -1))
+            .sum((1, 3))
+            for m, trace in ((donor.model, donor.trace), (model, recipient))
+        )
+        columns.append(given - own)
+    return torch.cat(columns, dim=1)
 
 
 def _by_head(head_activations: torch.Tensor, n_heads: int) -> torch.Tensor:

@@ -191,8 +191,10 @@ def _patched(model: Model, recipient: Trace, donor: Donor, layer: int, patches: 
 
 
 @torch.inference_mode()
-def transplant_layer(model: Model, recipient: Trace, donor: Model, layer: int) -> torch.Tensor:
-    """Give each head of a layer, one at a time, the donor's weights (its Q, K, V and O slices).
+def transplant_layer(
+    model: Model, recipient: Trace, donor: Model, layer: int, heads: Sequence[int] | None = None
+) -> torch.Tensor:
+    """Give each head of a layer (or each of ``heads``), one at a time, the donor's weights (its Q, K, V and O slices).
 
     The head still reads the recipient's residual stream: what it writes changes by its weights alone, not by what the
     donor's earlier layers would have told it. Norms and LayerScale stay the recipient's. A slice of channels takes the
@@ -214,6 +216,7 @@ def transplant_layer(model: Model, recipient: Trace, donor: Model, layer: int) -
             handle.remove()
     given = head_outputs(donor, layer, _read(model, layer, caught[0]), scale_from=model)
     change = given - head_outputs(model, layer, _read(model, layer, recipient.head_activations[layer]))
+    change = change if heads is None else change[list(heads)]
     return add_to_stream(model, recipient, layer, change)
 
 
@@ -249,7 +252,8 @@ def patch_attention(model: Model, recipient: Trace, donor: Donor, layers: range)
     body, stream = adapter(model), recipient.entering[layers.start]
     for layer in layers:
         ours, theirs = (bias_output(m, layer) for m in (model, donor.model))
-        stream = body.after(layer, body.residual_input(layer, stream) + (donor.trace.attention[layer] - theirs + ours))
+        added = _read(model, layer, donor.trace.attention[layer]) - theirs + ours
+        stream = body.after(layer, _read(model, layer, body.residual_input(layer, stream)) + added)
     for layer in range(layers.stop, body.depth):
         stream = body.run(layer, stream)
     return body.classify(stream)

@@ -209,8 +209,9 @@ class Batch:
         kind = self.donors[int(asked.kind[0])]
         recipient = self.places(self.images, self.recipients[self.positions[asked.place]])
         if kind.weights_only:
-            every = transplant_layer(self.model, self.trace, kind.model, layer)
-            return every[torch.from_numpy(asked.head).to(every.device), recipient.to(every.device)]
+            heads, place = np.unique(asked.head, return_inverse=True)
+            every = transplant_layer(self.model, self.trace, kind.model, layer, heads.tolist())
+            return every[torch.from_numpy(place).to(every.device), recipient.to(every.device)]
         given = np.stack([k.rows[self.positions] for k in self.donors])[asked.kind, asked.place]
         seen, donor = self.donor(int(asked.kind[0]))
         patches = Patches(torch.from_numpy(asked.head), recipient, self.places(seen, given))

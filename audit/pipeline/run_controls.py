@@ -16,9 +16,9 @@ import audit.models
 import audit.patching
 import audit.records
 from audit import __version__
-from audit.controls.colour_blur import MEASUREMENTS, judge_channel, measure_channel
+from audit.controls.colour_blur import count_steps, judge_channel, measure_channel
 from audit.controls.control_images import ControlSet, Role, load_control_set
-from audit.controls.control_models import ControlModels, corrupt, train_controls
+from audit.controls.control_models import ControlModels, corrupt, train_enough
 from audit.controls.identities import Subject, round_trip, run_identities
 from audit.controls.initialisation import Pair, Task, run_initialisation
 from audit.controls.spec import Channel, channels, roles_of
@@ -65,7 +65,7 @@ def check_known_effects(context: RunContext, images: ControlSet) -> ControlRepor
     model = context.backbone.build(2)
     backbone = context.control_backbone
     roles = roles_of(model)
-    trained = train_controls(
+    trained, images = train_enough(
         backbone,
         context.card.controls,
         images,
@@ -137,10 +137,11 @@ def _judge(context: RunContext, trained: ControlModels, tried: list[Channel], ke
     """Measure and judge every channel."""
     controls: list[Control] = []
     grids: list[HeadGrid] = []
-    tick = _counter(context, "controls: patching", MEASUREMENTS * len(tried))
+    tick = _counter(context, "controls: patching", sum(map(count_steps, tried)))
     for channel in tried:
-        some = slice(BARRIER_IMAGES)
+        some, every = slice(BARRIER_IMAGES), (channel.corrupted, *channel.clean, *channel.null)
         clean_images = Task(channel.pixels[some], channel.targets[some])
+        clean_images = clean_images.after_frozen_blocks(every, channel.spec.layers.start)
         corrupted_images = Task(corrupt(clean_images.pixels, channel.spec.corruption), clean_images.targets)
         clean, null = (
             trained.donors(channel.spec.name, "clean"),
@@ -172,7 +173,7 @@ def _counter(context: RunContext, name: str, total: int) -> Callable[[], None]:
     update = context.step(name)
     done = itertools.count(1)
     update(0, total)
-    return lambda: update(next(done), total)
+    return lambda: update(min(next(done), total), total)
 
 
 def check_own_model(context: RunContext, models: AuditedModels) -> list[MeasuredControl]:
@@ -198,10 +199,12 @@ def check_reference_models(context: RunContext, models: AuditedModels) -> list[M
     }
     controls: list[MeasuredControl] = []
     start = models.started_from
-    own, task = start[f"seed-{context.seeds[0]}"], Task(context.pixels[rows], context.targets[rows])
+    own, layers = start[f"seed-{context.seeds[0]}"], trained_layers(context)
+    every = [models.primary, *(model for files in donors.values() for model in files.values())]
+    task = Task(context.pixels[rows], context.targets[rows]).after_frozen_blocks(every, layers.start)
     for name, files in donors.items():
         pairs = [Pair(models.primary, donor, own, start[file]) for file, donor in files.items()]
-        controls += run_initialisation(pairs, task, name, layers=trained_layers(context))
+        controls += run_initialisation(pairs, task, name, layers=layers)
     return controls
 
 

@@ -74,6 +74,7 @@ class HeadGrid(Record):
     marks: list[list[Literal["", "confirmed", "no gap", "discovered", "above zero"]]]
     layers: list[int]  # 0-based layer numbers of the rows
     images: int | None = None  # behind each value
+    patched: int | None = None  # on how few of them some heads were patched, and on the rest estimated
 
 
 class ControlSetup(Record):

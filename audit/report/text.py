@@ -398,6 +398,8 @@ class Sentences:
         name = (grid.channel or "").capitalize()
         title, caption = (filled(s, unit=self.unit, name=name, **names, **channel) for s in book["grids"][grid.kind])
         images = "" if grid.images is None else f" {formats.count(grid.images)} images."
+        if grid.patched is not None:
+            images += " " + filled(book["grids"]["in part"], unit=self.unit, patched=grid.patched)
         marked = " Marked: at least three standard errors above zero." if grid.channel else ""
         return title, f"{caption}{images}{marked}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,17 @@ from timm.models.vision_transformer import VisionTransformer
 
 from audit.card.schema import ControlsSpec, ModelSpec
 from audit.controls.control_images import ControlSet
-from audit.controls.control_models import ControlModels, cache_key, conditions, corrupt, start_from, train_controls
+from audit.controls.control_models import (
+    ControlModels,
+    cache_key,
+    conditions,
+    corrupt,
+    start_from,
+    train_controls,
+    train_enough,
+)
 from audit.models.build import Backbone
-from audit.models.checkpoint import hash_state
+from audit.models.checkpoint import hash_state, save_weights
 from audit.models.device import ON_CPU, Compute
 from tests.models_for_tests import noise_pixels, tiny
 
@@ -206,3 +215,35 @@ def test_clean_pixels_are_not_touched() -> None:
     assert corrupt(pixels, "clean") is pixels
     assert (corrupt(pixels, "gray")[..., 0] == corrupt(pixels, "gray")[..., 2]).all()
     assert corrupt(pixels, "blur").std() < pixels.std()
+
+
+def of_colours(count: int, *, learnable: bool) -> ControlSet:
+    """Return images of one shade each, which is their class where that can be learnt, else a class by lot."""
+    rng = np.random.default_rng(5)
+    shades = rng.integers(0, 2, count)
+    pixels = np.clip(noise_pixels(count, size=32) // 8 + 160 * shades[:, None, None, None], 0, 255).astype(np.uint8)
+    codes = shades if learnable else rng.integers(0, 2, count)
+    tasks = dict.fromkeys(("colour", "blur"), (codes, codes[:8]))
+    return ControlSet("shades", pixels, pixels[:8], tasks, 2, codes, 2, drawn=True)
+
+
+@pytest.mark.parametrize("learnable", [True, False])
+def test_few_images_are_trained_on_where_they_are_enough(learnable: bool, tmp_path: Path) -> None:
+    weights = tmp_path / "pretrained.safetensors"
+    backbone = Backbone(MODEL, None)
+    save_weights(backbone.build(3).state_dict(), weights)
+    pretrained = Backbone(MODEL.model_copy(update={"weights": str(weights)}), weights)
+    spec, every = SPEC.model_copy(update={"base_epochs": 4, "condition_epochs": 4}), of_colours(96, learnable=learnable)
+    for start, few in ((pretrained, 32), (backbone, 32), (pretrained, 64)):
+        trained, used = train_enough(start, spec, every, cache=tmp_path / "cache", step=quiet, roles=("blur",), few=few)
+        expected = 32 if learnable and start is pretrained and few == 32 else 96
+        assert len(used.train) == expected
+        assert (
+            trained.folder
+            == train_enough(start, spec, every, cache=tmp_path / "cache", step=quiet, roles=("blur",), few=few)[
+                0
+            ].folder
+        )
+    not_drawn = replace(every, drawn=False)
+    used = train_enough(pretrained, spec, not_drawn, cache=tmp_path / "cache", step=quiet, roles=("blur",), few=32)[1]
+    assert len(used.train) == 96

@@ -72,6 +72,18 @@ def test_a_search_that_loses_the_effects_in_rounding_fails() -> None:
     assert less_precision_is_enough(subject(model), torch.bfloat16, patch=patch_layer).estimate.value == 0
 
 
+def test_identities_that_patch_every_head_many_times_take_two_pairs_of_images() -> None:
+    images = {c.id: c.n for c in run_identities(subject(tiny()))}
+    assert images == {
+        "self_patch": 2,
+        "writes_sum": 3,
+        "everything_patched": 3,
+        "rotation": 2,
+        "live_sites": 8,
+        "engine": 3,
+    }
+
+
 def test_identities_hold_for_a_checkpoint_that_still_asks_for_gradients() -> None:
     assert failed(tiny("LayerScale").requires_grad_(True)) == set()
 

@@ -85,6 +85,37 @@ def test_where_no_pair_knows_the_task_there_is_no_barrier_to_measure() -> None:
     assert [c.id.split(":")[0] for c in controls] == ["same_base", "heads_match"]
 
 
+def test_models_are_asked_once_and_in_vain_never() -> None:
+    """Where the recipient does not know the task there is no barrier, whatever the donor knows."""
+    known, twin, unused = trained(0, 0), trained(0, 1), copy.deepcopy(trained(0, 1))
+    stranger = tiny("three layers", classes=2, seed=9)
+    passes = {model.patch_embed: 0 for model in (known, twin, unused, stranger)}
+
+    def count(part: torch.nn.Module, *_: object) -> None:
+        if part in passes:  # not a copy of it, on the way to another model
+            passes[part] += 1
+
+    handles = [part.register_forward_hook(count) for part in passes]
+    task = Task(PIXELS, TARGETS)
+    for pairs in ([pair(known, twin)], [pair(known, twin), pair(stranger, unused)]):
+        run_initialisation(pairs, task, "models", layers=range(3))
+    for handle in handles:
+        handle.remove()
+    assert list(passes.values()) == [1, 1, 0, 1]
+
+
+def test_the_pass_through_frozen_blocks_is_done_once_and_for_those_alone_that_share_them() -> None:
+    model, twin, stranger = trained(0, 0), copy.deepcopy(trained(0, 0)), trained(1, 0)
+    with torch.no_grad():
+        twin.blocks[2].mlp.fc1.weight.mul_(1.1)
+    task = Task(PIXELS, TARGETS).after_frozen_blocks([model, twin], 2)
+    assert task.start == 2
+    assert task.after_frozen_blocks([twin, model], 2) is task
+    apart = task.after_frozen_blocks([model, stranger], 2)
+    assert (apart.start, apart.stream) == (0, None)
+    np.testing.assert_array_equal(task.points(twin), Task(PIXELS, TARGETS).points(twin))
+
+
 def test_another_base_fails_by_its_hash_alone() -> None:
     assert failed(pair(trained(0, 0), trained(0, 1), bases=("a", "b"))) == {"same_base"}
     assert same_base([pair(trained(0, 0), trained(0, 0), bases=("a", "b"))], Models("")).estimate.value == 0.0

@@ -22,7 +22,8 @@ from click.testing import Result
 from safetensors.torch import load_file, save_file
 
 import vit_audit as va
-from audit.controls.control_models import ControlModels, train_controls
+from audit.controls.control_images import ControlSet
+from audit.controls.control_models import ControlModels, train_enough
 from audit.data.synthetic import SyntheticSource, edited_key
 from audit.errors import UnfinishedError
 from audit.evidence.outcome import decide
@@ -283,11 +284,12 @@ def test_failed_control_shows_no_finding(
     damage: Callable[[ControlModels], ControlModels],
     title: str,
 ) -> None:
-    def corrupted(*args: Any, **named: Any) -> ControlModels:
+    def corrupted(*args: Any, **named: Any) -> tuple[ControlModels, ControlSet]:
         # the folder is another one, too: what was measured before with sound models does not count
-        return replace(damage(train_controls(*args, **named)), folder=tmp_path / "cache")
+        trained, images = train_enough(*args, **named)
+        return replace(damage(trained), folder=tmp_path / "cache"), images
 
-    monkeypatch.setattr("audit.pipeline.run_controls.train_controls", corrupted)
+    monkeypatch.setattr("audit.pipeline.run_controls.train_enough", corrupted)
     result = invoke("run", small_run.card, "--out", tmp_path / "out")
     check_invalid(result, tmp_path / "out", title)
     (folder,) = (tmp_path / "out").iterdir()

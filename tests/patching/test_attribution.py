@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from audit.models.adapters.registry import adapter
-from audit.patching.attribution import attribute, linearise
+from audit.patching.attribution import attribute, attribute_pairs, linearise
 from audit.patching.engine import Donor, Patches, patch
 from audit.patching.sites import Trace, heads_of, record, sites_of
 from tests.models_for_tests import FAMILIES, OLDER_TIMM, hooks_left, noise_images, tiny
@@ -121,3 +121,13 @@ def test_heads_are_in_the_order_of_the_sites() -> None:
     passed = linearise(model, images, {"first": first_logit}, range(1, 3))
     found = attribute(model, z_of(passed.trace), z_of(record(model, noise_images(1, seed=1))), passed.slopes["first"])
     assert found.flatten(2).shape[-1] == len(sites_of(model, range(1, 3)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pairs_are_the_diagonal_of_every_donor_with_every_recipient(family: str) -> None:
+    model, images, others = tiny(family), noise_images(3), noise_images(3, seed=1)
+    layers = range(adapter(model).depth)
+    passed, given = linearise(model, images, {"first": first_logit}, layers), record(model, others)
+    every = attribute(model, z_of(passed.trace), z_of(given), passed.slopes["first"])
+    pairs = attribute_pairs(model, passed.trace, Donor(model, given), passed.slopes["first"])
+    torch.testing.assert_close(pairs, every.diagonal().T, atol=1e-5, rtol=1e-4)

@@ -180,6 +180,8 @@ def test_a_transplanted_head_is_a_model_with_that_heads_weights(family: str) -> 
             for head in range(heads_of(model, layer)):
                 expected = transplanted(model, donor, Site(layer, head), images)
                 assert relative(found[head], expected) < 1e-4
+            last = heads_of(model, layer) - 1
+            assert relative(transplant_layer(model, own, donor, layer, [last])[0], found[last]) < 1e-5
     assert hooks_left(model) == 0
 
 

@@ -393,3 +393,12 @@ def test_every_kind_of_control_has_its_words_on_page_one_and_in_the_table() -> N
     kinds = set(get_args(Control.model_fields["kind"].annotation))
     assert kinds == set(data_file("words.yaml")["kinds"])
     assert kinds <= set(data_file("controls.yaml")["where"])
+
+
+def test_a_grid_says_where_its_numbers_are_estimated() -> None:
+    say, grid = Sentences(AUDIT), AUDIT.controls.grids[0].model_copy(update={"images": 100})
+    assert "estimated" not in say.grid(grid)[1]
+    caption = say.grid(grid.model_copy(update={"patched": 12}))[1]
+    assert (
+        "100 images. The largest heads are patched on all of them, the others on 12; the rest is estimated" in caption
+    )
