@@ -204,6 +204,12 @@ def max_batch_size(most: int, bytes_each: float, *, share: float = 1.0, free: in
     return min(most, number)
 
 
+def room() -> int:
+    """Return the bytes that this process may still take: what is left of the limit, else of the machine's memory."""
+    limit = _limit.get()
+    return available() if limit is None else max(0, limit - used())
+
+
 def is_exhausted(error: BaseException) -> bool:
     """Tell whether an error means that memory ran out: Python's, or torch's on a processor or an accelerator."""
     said = any(words in str(error).lower() for words in SAYINGS)
@@ -254,10 +260,11 @@ def batches(n: int, size: int) -> Iterator[slice]:
 
 def in_batches(work: Callable[[slice], Result], n: int, size: int) -> list[Result]:
     """Do some work slice by slice of ``range(n)``, at most ``size`` at once; less where memory does not suffice."""
-    return [result for part in batches(n, size) for result in in_halves(work, part, _slice_in_two)]
+    return [result for part in batches(n, size) for result in in_halves(work, part, slice_in_two)]
 
 
-def _slice_in_two(part: slice) -> tuple[slice, slice] | None:
+def slice_in_two(part: slice) -> tuple[slice, slice] | None:
+    """Cut a slice in two; None where it holds one thing only."""
     middle = (part.start + part.stop + 1) // 2
     return (slice(part.start, middle), slice(middle, part.stop)) if part.stop - part.start > 1 else None
 

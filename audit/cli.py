@@ -222,7 +222,7 @@ def check(card: Path, data_root: Path | None, show: Path | None, device: str) ->
     check_options(device)
     with progress() as callback:
         plan = va.plan(card, data_root=data_root, callback=callback)
-    click.echo(data_summary(plan.data, plan.card.name, plan.preprocessing))
+    click.echo(data_summary(plan.data, plan.card.name, plan.preprocessing, plan.held))
     click.echo(f"\n{wrapped(plan.outputs)}")
     if plan.weights:
         click.echo(f"\n{weights_summary(plan.weights)}")

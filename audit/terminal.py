@@ -39,6 +39,7 @@ from audit.report.text import (
     counted_findings,
     data_file,
     detection_sentences,
+    held_sentence,
     left_out_sentence,
     limit_sentences,
     loaded_sentence,
@@ -257,7 +258,12 @@ def _carriers(audit: Audit, gap: ContrastRow) -> str:
     return f"{', '.join(h.name for h in held)} ({len(held)} of {tested})"
 
 
-def data_summary(report: DataReport, name: str, preprocessing: PreprocessingInfo | None = None) -> str:
+def data_summary(
+    report: DataReport,
+    name: str,
+    preprocessing: PreprocessingInfo | None = None,
+    held: tuple[int, bool] | None = None,
+) -> str:
     """Return what the data hold, as counts, lists and sentences.
 
     Parameters
@@ -267,12 +273,15 @@ def data_summary(report: DataReport, name: str, preprocessing: PreprocessingInfo
         The audit's.
     preprocessing : PreprocessingInfo, optional
         What is done to images before the model sees them.
+    held : (int, bool), optional
+        Bytes that the decoded images take, and whether they are held in memory.
     """
     about = f"{name}: {report.images} images of {report.subjects} subjects; {source_sentence(report.source)}"
     tables = [wrapped(f"table: {table_sentence(form)}") for form in report.tables]
     blocks = ["\n".join([wrapped(about), *tables]), _counts(report)]
     if preprocessing is not None:
-        blocks.insert(1, wrapped(f"the model sees: {preprocessing_sentence(preprocessing)}"))
+        kept = [] if held is None else [wrapped(held_sentence(*held))]
+        blocks.insert(1, "\n".join([wrapped(f"the model sees: {preprocessing_sentence(preprocessing)}"), *kept]))
     if not report.images_opened:
         blocks.append(wrapped(data_file("words.yaml")["fixed"]["no_images"]))
     for title, rows in (("left out", report.excluded), ("unreadable", report.quarantined)):

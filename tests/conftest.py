@@ -32,6 +32,7 @@ SLOW = {
     "test_a_sweep_stays_within_its_limit",
     "test_a_transplanted_head_is_a_model_with_that_heads_weights",
     "test_an_internal_error_leaves_its_traceback_in_the_log",
+    "test_an_interrupted_run_leaves_no_process",
     "test_both_models_of_each_test_have_learnt_the_toy",
     "test_broken_pipe_is_no_internal_error",
     "test_check_counts_the_built_in_data",

@@ -172,6 +172,7 @@ def test_check_counts_the_built_in_data() -> None:
     assert "attribute    group    label    train  discovery  confirmation" in result.stdout
     assert "left out: 0 images" in result.stdout
     assert "what this audit can detect:" in result.stdout
+    assert re.search(r"^decoded images take \d+ MB: held in memory \(data\.cache\)$", result.stdout, re.M)
 
 
 @pytest.fixture

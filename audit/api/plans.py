@@ -16,6 +16,7 @@ from audit.api.data import Data
 from audit.api.models import Net, Predictions
 from audit.api.progress import Callback, as_step
 from audit.card.load import resolve, with_classes
+from audit.data.pixels import ImagesOnDemand, fits, size_of
 from audit.data.summary import describe_data
 from audit.errors import InputError
 from audit.evidence.detection import with_detection
@@ -67,6 +68,18 @@ class Plan:
     def preprocessing(self) -> PreprocessingInfo | None:
         """What is done to an image file before the model sees it; None of predictions."""
         return None if self.inputs.preprocessing is None else self.inputs.preprocessing.info
+
+    @property
+    def held(self) -> tuple[int, bool] | None:
+        """Bytes that the decoded images take, and whether they are held in memory, as ``data.cache`` has it.
+
+        None of a model whose inside is not given: its images are decoded batch by batch.
+        """
+        if self.inputs.preprocessing is None or self.inputs.box is not None:
+            return None
+        samples = self.inputs.samples
+        images = ImagesOnDemand(samples.source, samples.keys, self.inputs.preprocessing.geometry)
+        return size_of(images), fits(images, self.card.data.cache)
 
     @property
     def _preprocessing(self) -> Preprocessing:

@@ -25,6 +25,7 @@ from audit.records import Separator, TableForm, TableKind
 
 JSON_SUFFIXES = (".jsonl", ".ndjson")
 TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx", ".parquet", *JSON_SUFFIXES)
+REPEATED = 4096  # different texts of a column that are looked for
 WHOLE_BELOW = 2**53  # a floating-point number holds every whole number up to it
 
 Cells = list[str | None]
@@ -145,12 +146,29 @@ def _read_text(path: Path) -> ReadTable:
         header = [name.strip() for name in next(rows, [])]
         if not any(header):
             raise DataError(str(path), "the table is empty", "give a header and one row per image")
-        cells = [_fitted(row, header, f"{path}:{rows.line_num + before}") for row in rows if any(map(str.strip, row))]
+        columns = _Columns(len(header))
+        for row in rows:
+            if any(map(str.strip, row)):
+                columns.add(_fitted(row, header, f"{path}:{rows.line_num + before}"))
     except csv.Error as error:
         where = f"{path}:{rows.line_num + before}"
         raise DataError(where, f"not a well-formed table ({error})", "check the quotes in this row") from None
     form = TableForm(file=_shown_name(path), kind=TableKind.TEXT, encoding=encoding, separator=separator)
-    return ReadTable(pd.DataFrame(cells, columns=header, dtype=object), form)
+    frame = pd.DataFrame(dict(enumerate(columns.cells)), dtype=object)
+    return ReadTable(frame.set_axis(header, axis=1), form)
+
+
+class _Columns:
+    """Cells by column, row after row; the few texts that a column repeats are held once."""
+
+    def __init__(self, number: int) -> None:
+        self.cells: list[Cells] = [[] for _ in range(number)]
+        self._same: list[dict[str | None, str | None]] = [{} for _ in range(number)]
+
+    def add(self, row: Cells) -> None:
+        """Add a row."""
+        for cells, same, value in zip(self.cells, self._same, row, strict=True):
+            cells.append(same.setdefault(value, value) if len(same) < REPEATED else same.get(value, value))
 
 
 def _fitted(row: Sequence[str | None], header: Sequence[str], where: str) -> Cells:

@@ -158,6 +158,7 @@ class DataSpec(CardPart):
     balance_training: bool = False  # thin the training split until every group x label cell is equal
     exif: Literal["deployed", "apply"] = "deployed"  # turn images by their EXIF mark, or leave them as pipelines do
     links: bool = False  # follow links that lead out of the folder of the data
+    cache: Literal["auto", "memory", "none"] = "auto"  # hold decoded images in memory; auto: while they fit
     rendered: Rendered = Rendered()
     licence: str = ""
     citation: str = ""

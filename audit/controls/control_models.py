@@ -243,7 +243,8 @@ def _base(
 
 def _views(model: Model, images: ControlSet, train_blocks: int | None, corruptions: Sequence[str]) -> dict[str, Views]:
     """Return the training images by corruption, as the trained blocks of ``model`` read them."""
-    return {name: make_views(model, [corrupt(images.train, name)], train_blocks) for name in corruptions}
+    every = make_views(model, [corrupt(images.train, name) for name in corruptions], train_blocks)
+    return {name: replace(every, data=[view]) for name, view in zip(corruptions, every.data, strict=True)}
 
 
 def _train_conditions(

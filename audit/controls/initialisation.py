@@ -68,7 +68,8 @@ class Task:
         if self.through is not None and self.start == start:
             return self
         (stream,) = make_views(first, [self.pixels], adapter(first).depth - start, dtype=torch.float32).data
-        assert isinstance(stream, torch.Tensor)
+        if not isinstance(stream, torch.Tensor):
+            return replace(self, stream=None, start=0, through=None)
         return replace(self, stream=stream, start=start, through=first)
 
     def points_of(self, model: Model) -> Points:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from audit.card.faults import did_you_mean
@@ -20,7 +22,7 @@ from audit.data.groups import (
     group_column,
     permute_attributes,
 )
-from audit.data.leaks import leak_warnings
+from audit.data.leaks import leak_warnings, thumbnail
 from audit.data.names import settled
 from audit.data.quality import duplicate_warnings, fingerprint, inspect_images
 from audit.data.readers import RawTable, read_raw
@@ -28,7 +30,7 @@ from audit.data.readers.raw import DETAIL, KIND, require_columns
 from audit.data.readers.table import read_keys
 from audit.data.rows import Rows, loss_warnings
 from audit.data.samples import EXAMPLES, SPLITS, UNKNOWN, ImageSource, Samples, pair_column
-from audit.data.sources import opening_of
+from audit.data.sources import open_image, opening_of
 from audit.data.splits import GIVEN, assign_splits, thin_training
 from audit.errors import DataError
 from audit.filenames import printable
@@ -367,9 +369,13 @@ def assign_rows(rows: Rows) -> Rows:
     )
     if rows.digests.empty:  # no image was opened
         return rows
+
+    def thumb(key: str) -> npt.NDArray[np.float64]:
+        return thumbnail(open_image(rows.raw.source, key, opening_of(card)))
+
     return rows.warned(
         *duplicate_warnings(frame, rows.digests),
-        *leak_warnings(frame, rows.looks, rows.digests, rows.attributes, card.match_on),
+        *leak_warnings(frame, rows.looks, rows.digests, rows.attributes, card.match_on, thumb),
     )
 
 

@@ -7,7 +7,9 @@ the groups were photographed differently; so will one that carries who labelled 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -24,17 +26,21 @@ NEAR_BITS = 3  # images whose hashes differ in so many bits or fewer may be near
 THUMB_SIDE = 16  # pixels that these are compared on once more: aligned faces share their hashes, not their features
 # Correlation of two such thumbnails of one picture; in 4,346 aligned photographs that of two people was .91 at most.
 ALIKE = 0.97
+COMPARED_AT_MOST = 500_000_000  # pairs of hashes: some ten seconds
+FOUND_AT_MOST = 20_000  # pairs whose thumbnails are compared
 PLAIN_BITS = 6  # an image with fewer set or unset bits has next to no structure, and is like any other such image
+THUMBS_HELD = 4096
 STATISTICS_SIDE = 64  # pixels that statistics are taken on
 APART = 0.5  # standard deviations: what Cohen (1988) calls a medium difference
 GRAY_APART = 0.1  # of the share of gray images
 ANNOTATORS_APART = 0.3  # Cramer's V: what Cohen calls medium, for a table of one degree of freedom
 LEAST = 30  # images of a group, or of an annotator, that are compared
 STATISTICS = ("brightness", "contrast", "sharpness", "pixels")
-COLUMNS = (*STATISTICS, "gray", "bits", "thumb")
+COLUMNS = (*STATISTICS, "gray", "bits")
 TINY = 1e-9  # differences that are rounding
 CONSTANT_APART = 1e9  # stands for infinitely many standard deviations
-Look = Mapping[str, float | int | bytes]
+Look = Mapping[str, float | int]
+Thumb = Callable[[str], npt.NDArray[np.float64]]
 GRAY_LEVELS = 2.0  # mean difference of the channels up to which an image is gray; JPEG adds a little
 
 
@@ -50,8 +56,7 @@ def look_at(image: Image.Image) -> Look:
     -------
     dict
         ``brightness`` and ``contrast`` (0 to 255), ``sharpness`` (spread of the edges), ``pixels`` (logarithm),
-        ``gray`` (0 or 1), ``bits`` (64 of them: whether each of 8 x 8 pixels is brighter than its left neighbour),
-        ``thumb`` (16 x 16 gray levels).
+        ``gray`` (0 or 1), ``bits`` (64 of them: whether each of 8 x 8 pixels is brighter than its left neighbour).
     """
     small = image.resize((STATISTICS_SIDE, STATISTICS_SIDE), Image.Resampling.BOX)
     colours = np.asarray(small, dtype=np.float64)
@@ -67,7 +72,6 @@ def look_at(image: Image.Image) -> Look:
         "pixels": float(np.log(image.width * image.height)),
         "gray": int(np.ptp(colours, axis=2).mean() <= GRAY_LEVELS),
         "bits": int.from_bytes(bits.tobytes(), "big"),
-        "thumb": luma.resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX).tobytes(),
     }
 
 
@@ -77,6 +81,7 @@ def leak_warnings(
     digests: pd.Series,
     attributes: Mapping[str, AttributeInfo],
     nuisance: Sequence[str],
+    thumb: Thumb,
 ) -> list[DataWarning]:
     """Return a warning for each way in which the images may give away more than their group.
 
@@ -91,9 +96,11 @@ def leak_warnings(
     attributes : mapping of str to AttributeInfo
     nuisance : sequence of str
         Columns that donors are matched on, such as who labelled the image.
+    thumb : callable
+        From an image's key to its ``thumbnail``.
     """
     seen = looks.loc[frame["image"]].set_axis(frame.index)
-    copies = list(_near_copies(frame, seen, frame["image"].map(digests)))
+    copies = list(_near_copies(frame, seen, frame["image"].map(digests), thumb))
     frame = frame[~frame["split"].isin(HELD_BACK)]
     seen = seen.loc[frame.index]
     return [
@@ -103,46 +110,104 @@ def leak_warnings(
     ]
 
 
-def near_pairs(bits: npt.NDArray[np.uint64]) -> set[tuple[int, int]]:
-    """Return the pairs of places whose hashes differ in at most NEAR_BITS bits.
+@dataclass(frozen=True)
+class NearPairs:
+    """Pairs of images whose hashes are nearly alike.
 
-    Of NEAR_BITS + 1 parts of two such hashes one is equal, so only images that share a part are compared.
+    Parameters
+    ----------
+    pairs : set of (int, int)
+        Places of the images, the smaller first.
+    compared, of : int
+        How many pairs were compared, and how many share a part of their hashes: more than a limit are not compared.
     """
-    structured = [i for i, value in enumerate(bits.tolist()) if PLAIN_BITS <= value.bit_count() <= 64 - PLAIN_BITS]
-    width = 64 // (NEAR_BITS + 1)
+
+    pairs: set[tuple[int, int]]
+    compared: int
+    of: int
+
+
+def near_pairs(
+    bits: npt.NDArray[np.uint64],
+    differ: Sequence[npt.NDArray[np.int64]] = (),
+    *,
+    compared_at_most: int = COMPARED_AT_MOST,
+    found_at_most: int = FOUND_AT_MOST,
+) -> NearPairs:
+    """Find the pairs of places whose hashes differ in at most NEAR_BITS bits.
+
+    Of NEAR_BITS + 1 parts of two such hashes one is equal, so only images that share a part are compared. Where many
+    images are much alike, so many share one that not all are: the fewer share a part, the sooner they are compared.
+
+    Parameters
+    ----------
+    bits : numpy.ndarray of uint64 (N,)
+    differ : sequence of numpy.ndarray of int (N,)
+        Codes in all of which a pair differs.
+    compared_at_most, found_at_most : int
+        Pairs.
+    """
+    ones = np.bitwise_count(bits)
+    structured = np.flatnonzero((ones >= PLAIN_BITS) & (ones <= 64 - PLAIN_BITS))
+    sharing = sorted(_sharing_a_part(bits, structured), key=len)
+    sizes = np.array([len(members) for members in sharing], dtype=np.int64)
+    each = sizes * (sizes - 1) // 2
+    allowed = int(np.searchsorted(np.cumsum(each), compared_at_most, side="right"))
     found: set[tuple[int, int]] = set()
+    compared = 0
+    for members, pairs in zip(sharing[:allowed], each[:allowed].tolist(), strict=True):
+        if len(found) > found_at_most:
+            break
+        for place in range(len(members) - 1):
+            rest = members[place + 1 :]
+            near = np.bitwise_count(bits[rest] ^ bits[members[place]]) <= NEAR_BITS
+            for codes in differ:
+                near &= codes[rest] != codes[members[place]]
+            found |= {(int(members[place]), int(other)) for other in rest[near]}
+        compared += pairs
+    return NearPairs(found, compared, int(each.sum()))
+
+
+def _sharing_a_part(bits: npt.NDArray[np.uint64], structured: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield places, in order, whose hashes are equal in one of NEAR_BITS + 1 parts; two at least."""
+    width = 64 // (NEAR_BITS + 1)
     for part in range(NEAR_BITS + 1):
-        buckets: dict[int, list[int]] = {}
-        for i in structured:
-            buckets.setdefault(int(bits[i]) >> (part * width) & (1 << width) - 1, []).append(i)
-        for members in buckets.values():
-            values = bits[members]
-            for place, value in enumerate(values):
-                distance = np.bitwise_count(values[place + 1 :] ^ value)
-                found |= {(members[place], members[place + 1 + k]) for k in np.flatnonzero(distance <= NEAR_BITS)}
-    return found
+        codes = bits[structured] >> np.uint64(part * width) & np.uint64((1 << width) - 1)
+        order = np.argsort(codes, kind="stable")
+        ends = np.flatnonzero(np.diff(codes[order])) + 1
+        yield from (structured[some] for some in np.split(order, ends) if len(some) > 1)
 
 
-def _alike(a: bytes, b: bytes) -> bool:
+def thumbnail(image: Image.Image) -> npt.NDArray[np.float64]:
+    """Return 16 x 16 gray levels of an RGB image."""
+    small = image.resize((STATISTICS_SIDE, STATISTICS_SIDE), Image.Resampling.BOX).convert("L")
+    return np.asarray(small.resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX), dtype=np.float64)
+
+
+def _alike(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> bool:
     """Compare two thumbnails, brightness and contrast aside."""
-    first, second = (np.frombuffer(thumb, dtype=np.uint8).astype(np.float64) for thumb in (a, b))
     spread = float(first.std() * second.std())
     return spread > 0 and float(((first - first.mean()) * (second - second.mean())).mean()) >= ALIKE * spread
 
 
-def _near_copies(frame: pd.DataFrame, seen: pd.DataFrame, content: pd.Series) -> Iterator[DataWarning]:
-    split, subject, digest, thumb = (c.to_numpy() for c in (frame["split"], frame["subject"], content, seen["thumb"]))
-    torn = {
-        (a, b)
-        for a, b in near_pairs(seen["bits"].to_numpy(dtype=np.uint64))
-        if split[a] != split[b] and subject[a] != subject[b] and digest[a] != digest[b] and _alike(thumb[a], thumb[b])
-    }
+def _near_copies(frame: pd.DataFrame, seen: pd.DataFrame, content: pd.Series, thumb: Thumb) -> Iterator[DataWarning]:
+    """Look for near-copies; the pairs that may be some are opened once more."""
+    differ = [pd.factorize(column)[0].astype(np.int64) for column in (frame["split"], frame["subject"], content)]
+    near = near_pairs(seen["bits"].to_numpy(dtype=np.uint64), differ)
+    keys, again = frame["image"], lru_cache(THUMBS_HELD)(thumb)
+    torn = {(a, b) for a, b in sorted(near.pairs) if _alike(again(keys.iloc[a]), again(keys.iloc[b]))}
     if torn:
         places = sorted({i for pair in torn for i in pair})
         yield DataWarning(
             code=DataWarningCode.NEAR_COPIES,
             images=len(places),
-            examples=[printable(key) for key in frame["image"].iloc[list(min(torn))]],
+            examples=[printable(key) for key in keys.iloc[list(min(torn))]],
+        )
+    if near.compared < near.of:
+        yield DataWarning(
+            code=DataWarningCode.NEAR_COPIES_LIMITED,
+            images=len(frame),
+            numbers={"compared": float(near.compared), "of": float(near.of)},
         )
 
 

@@ -1,22 +1,33 @@
-"""From image files to arrays: every image decoded and brought to the model's size once."""
+"""From image files to arrays: images decoded and brought to the model's size, all at once or as they are asked for.
+
+Images that fit into memory are decoded once and held. Others are decoded whenever a batch of them is needed, and
+nothing decoded is written to disk. Their bits do not depend on which it is.
+"""
 
 from __future__ import annotations
 
+import math
+import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from audit.batching import room
 from audit.data.decode import Opening
 from audit.data.samples import ImageSource
 from audit.data.sources import open_image
 
 Pixels = npt.NDArray[np.uint8]  # of a preprocessing that gives no bytes: float32
+Rows = npt.NDArray[np.int64]
+Cache = Literal["auto", "memory", "none"]
 TOLD_EVERY = 64  # images
+HELD_SHARE = 0.25  # of the memory that is left
 
 
 @dataclass(frozen=True)
@@ -78,17 +89,131 @@ def load_pixels(
     out: Pixels = np.zeros((len(keys), *geometry.shape), dtype=geometry.dtype)
     places = [place for place, key in enumerate(keys) if key is not None]
 
-    def fitted(key: str) -> Pixels:
-        return geometry.fit(open_image(source, key, geometry.opening))
+    def fitted(place: int) -> None:
+        out[place] = geometry.fit(open_image(source, str(keys[place]), geometry.opening))
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    # A process that decodes for another one is one of as many as there are cores.
+    with ThreadPoolExecutor(1 if multiprocessing.parent_process() else os.cpu_count()) as pool:
         try:
-            images = pool.map(fitted, [key for key in keys if key is not None])
-            for i, (place, image) in enumerate(zip(places, images, strict=True)):
-                out[place] = image
-                if progress is not None and (i + 1) % TOLD_EVERY == 0:
-                    progress(i + 1)
+            for done, _ in enumerate(pool.map(fitted, places), start=1):
+                if progress is not None and done % TOLD_EVERY == 0:
+                    progress(done)
         except BaseException:  # an image that cannot be opened, or an interrupted run: the others are not waited for
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return out
+
+
+class Images(Protocol):
+    """Images of one size: an array that is held in memory, or what decodes them as they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Images, height, width, channels."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the pixels."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice | Rows, /) -> Pixels: ...
+
+
+@dataclass(frozen=True)
+class ImagesOnDemand:
+    """Images that are decoded whenever they are asked for.
+
+    Parameters
+    ----------
+    source : ImageSource
+        Opens a key as an RGB image.
+    keys : sequence of str or None
+        By row; None stands for a black image.
+    geometry : Geometry
+    workers : int
+        Processes that decode the next batches of a pass while this one computes; with 0 the pass waits for each batch,
+        which all cores decode then.
+    """
+
+    source: ImageSource
+    keys: Sequence[str | None]
+    geometry: Geometry
+    workers: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Images, height, width, channels."""
+        return (len(self.keys), *self.geometry.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the pixels."""
+        return np.dtype(self.geometry.dtype)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, rows: slice | Rows) -> Pixels:
+        """Decode some of the images."""
+        some = np.arange(len(self))[rows]
+        return load_pixels(self.source, [self.keys[row] for row in some], self.geometry)
+
+
+@dataclass(frozen=True)
+class View:
+    """Some rows of images, as they are or flipped left to right; nothing is copied or decoded before it is asked for.
+
+    Parameters
+    ----------
+    images : Images
+    rows : numpy.ndarray
+        Of ``images``.
+    flipped : bool
+    """
+
+    images: Images
+    rows: Rows
+    flipped: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Images, height, width, channels."""
+        return (len(self.rows), *self.images.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the pixels."""
+        return self.images.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: slice | Rows) -> Pixels:
+        """Return some of them as an array."""
+        pixels = self.images[self.rows[rows]]
+        return np.ascontiguousarray(pixels[:, :, ::-1]) if self.flipped else pixels
+
+
+def fits(images: Images, cache: Cache) -> bool:
+    """Tell whether images are to be held in memory: with "auto" where they take at most a quarter of what is left."""
+    return cache == "memory" or (cache == "auto" and size_of(images) <= HELD_SHARE * room())
+
+
+def size_of(images: Images) -> int:
+    """Return how many bytes decoded images take."""
+    return math.prod(images.shape) * images.dtype.itemsize
+
+
+def select(images: Images, rows: Rows) -> View:
+    """Return some of the images, by their rows."""
+    return View(images, rows)
+
+
+def mirrored(images: Images) -> View:
+    """Return the images flipped left to right."""
+    if isinstance(images, View):
+        return View(images.images, images.rows, not images.flipped)
+    return View(images, np.arange(len(images), dtype=np.int64), flipped=True)

@@ -6,12 +6,14 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
+from audit.batching import batches
 from audit.data.decode import (
     CUT,
     DEPTH,
@@ -32,6 +34,8 @@ from audit.filenames import printable
 from audit.records import DataWarning, DataWarningCode, LeftOut
 
 MAX_QUARANTINED_SHARE = 0.05
+AT_ONCE = 1024  # images that are waited for
+ROWS_AT_ONCE = 1 << 16  # of a table that is hashed
 REASONS = 5  # named in an error, the commonest first
 
 
@@ -99,24 +103,52 @@ def inspect_images(
     DataError
         If more than 5% cannot be read, or none is left.
     """
+    found = _Found.of(len(keys))
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("ignore")  # remarks on metadata; bombs are refused by size
-        answers: list[_Seen | ImageError] = []
-        for done, answer in enumerate(pool.map(lambda key: _seen(source, key, opening), keys), start=1):
-            answers.append(answer)
-            if progress is not None:
-                progress(done)
-    good = {key: answer for key, answer in zip(keys, answers, strict=True) if isinstance(answer, _Seen)}
-    bad = {key: answer for key, answer in zip(keys, answers, strict=True) if isinstance(answer, ImageError)}
-    unreadable = pd.Series(bad, dtype=object)
+        for part in batches(len(keys), AT_ONCE):
+            for place, answer in enumerate(pool.map(lambda key: _seen(source, key, opening), keys[part]), part.start):
+                found.take(place, keys[place], answer)
+                if progress is not None:
+                    progress(place + 1)
+    unreadable = pd.Series(found.bad, dtype=object)
     _refuse_too_many(unreadable, len(keys), where)
-    looks = pd.DataFrame([seen.look for seen in good.values()], index=list(good), columns=list(COLUMNS))
+    readable = pd.Index([key for key in keys if key not in found.bad])
+    good = found.digests != b""
+    looks = pd.DataFrame(found.looks[good], columns=COLUMNS[:-1], index=readable)
     return Inspection(
-        digests=pd.Series({key: seen.digest for key, seen in good.items()}, dtype=object),
+        digests=pd.Series(found.digests[good].astype(str), index=readable, dtype="str"),
         unreadable=unreadable,
-        looks=looks.astype({"bits": np.uint64}),
-        warnings=tuple(_remark_warnings(good, opening)),
+        looks=looks.assign(bits=found.bits[good]),
+        warnings=tuple(_remark_warnings(found.remarks, opening)),
     )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What opening images has shown so far, by place; of a million images a hundred megabytes."""
+
+    digests: npt.NDArray[np.bytes_]
+    looks: npt.NDArray[np.float64]
+    bits: npt.NDArray[np.uint64]
+    bad: dict[str, ImageError] = field(default_factory=dict)
+    remarks: dict[str, list[str]] = field(default_factory=dict)  # keys by remark
+
+    @staticmethod
+    def of(n: int) -> _Found:
+        """Make room for so many images."""
+        return _Found(np.zeros(n, dtype="S64"), np.zeros((n, len(COLUMNS) - 1)), np.zeros(n, dtype=np.uint64))
+
+    def take(self, place: int, key: str, answer: _Seen | ImageError) -> None:
+        """Note what an image has shown."""
+        if isinstance(answer, ImageError):
+            self.bad[key] = answer
+            return
+        self.digests[place] = answer.digest.encode()
+        self.looks[place] = [answer.look[name] for name in COLUMNS[:-1]]
+        self.bits[place] = int(answer.look["bits"])
+        for remark in answer.remarks:
+            self.remarks.setdefault(remark, []).append(key)
 
 
 def _seen(source: ImageSource, key: str, opening: Opening) -> _Seen | ImageError:
@@ -145,7 +177,7 @@ def _opened(source: ImageSource, key: str) -> Image.Image:
         raise ImageError(key, LeftOut.NOT_OPENED, REPAIR, type(error).__name__) from None
 
 
-def _remark_warnings(good: Mapping[str, _Seen], opening: Opening) -> Iterator[DataWarning]:
+def _remark_warnings(remarks: Mapping[str, list[str]], opening: Opening) -> Iterator[DataWarning]:
     as_stored = opening == Opening.AS_STORED
     codes = {
         METADATA: DataWarningCode.METADATA_IGNORED,
@@ -155,7 +187,7 @@ def _remark_warnings(good: Mapping[str, _Seen], opening: Opening) -> Iterator[Da
         CUT: DataWarningCode.DEPTH_CUT,
     }
     for remark, code in codes.items():
-        keys = sorted(key for key, seen in good.items() if remark in seen.remarks)
+        keys = sorted(remarks.get(remark, ()))
         if keys:
             yield DataWarning(code=code, images=len(keys), examples=[printable(key) for key in keys[:EXAMPLES]])
 
@@ -175,8 +207,12 @@ def fingerprint(frame: pd.DataFrame, digests: pd.Series) -> str:
     str
         64 hexadecimal digits.
     """
-    table = frame.assign(sha256=frame["image"].map(digests)).to_csv(index=False, lineterminator="\n")
-    return hashlib.sha256(table.encode()).hexdigest()
+    digest = hashlib.sha256()
+    for part in batches(max(1, len(frame)), ROWS_AT_ONCE):
+        rows = frame.iloc[part]
+        table = rows.assign(sha256=rows["image"].map(digests))
+        digest.update(table.to_csv(index=False, lineterminator="\n", header=part.start == 0).encode())
+    return digest.hexdigest()
 
 
 def duplicate_warnings(frame: pd.DataFrame, digests: pd.Series) -> list[DataWarning]:

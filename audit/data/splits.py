@@ -115,16 +115,17 @@ def assign_subjects(strata: pd.Series, shares: np.ndarray, seed: int) -> pd.Seri
         Split by subject. Each goes to the split that is furthest behind its quota, so the counts differ from
         the shares by less than one subject overall.
     """
-    order = sorted(strata.index, key=lambda subject: (strata[subject], _chance(seed, subject)))
+    chance = np.array([bytes.fromhex(_chance(seed, subject)) for subject in strata.index], dtype="S32")
+    order = np.lexsort((chance, np.unique(strata.to_numpy(dtype=object), return_inverse=True)[1]))
     assigned = np.zeros(len(shares))
-    answer = {}
-    for position, subject in enumerate(order, start=1):
+    answer = np.empty(len(strata), dtype=np.int8)
+    for position, place in enumerate(order, start=1):
         behind = shares * position - assigned
         behind[shares == 0] = -np.inf
         chosen = int(np.argmax(np.round(behind, 9)))  # rounded, so that equal arrears tie on every machine
         assigned[chosen] += 1
-        answer[subject] = SPLITS[chosen]
-    return pd.Series(answer, dtype=object)
+        answer[place] = chosen
+    return pd.Series(np.array(SPLITS, dtype=object)[answer], index=strata.index)
 
 
 def thin_training(

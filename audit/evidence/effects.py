@@ -18,8 +18,10 @@ import pandas as pd
 
 from audit.evidence.called import is_called
 from audit.evidence.stats import Array, Codes
+from audit.evidence.stored_rows import Grid, Rows, columns_of, distinct
 
-CHUNK = 500  # permutations at once
+CHUNK = 500  # permutations at once; fewer of more than 8,388 donor pairs
+SIGNS = 1 << 22  # drawn at once
 Scalar = Literal["p", "m", "called"]
 
 
@@ -122,7 +124,7 @@ class SwapEffects:
 
 
 def lay_out(
-    effects: pd.DataFrame,
+    effects: Rows,
     unpatched: pd.DataFrame,
     subjects: pd.Series,
     outcome: str,
@@ -131,14 +133,14 @@ def lay_out(
     scalar: Scalar = "p",
     label_shares: Mapping[str, float] | None = None,
     group_shares: Mapping[str, float] | None = None,
-    everyone: pd.DataFrame | None = None,
+    everyone: Rows | None = None,
 ) -> SwapEffects:
     """Turn stored rows of Design A into arrays.
 
     Parameters
     ----------
-    effects : pandas.DataFrame
-        Rows of one contrast and split, with ``unit``, ``side`` and ``label`` beside the columns of a sweep.
+    effects : Rows
+        Those of one contrast and split, with ``unit``, ``side`` and ``label`` beside the columns of a sweep.
     unpatched : pandas.DataFrame
         ``recipient`` and ``p:<outcome>`` of the images as they are.
     subjects : pandas.Series
@@ -153,33 +155,31 @@ def lay_out(
         Weight of each label, by name; labels without one weigh nothing.
     group_shares : mapping of str to float, optional
         On the side of the group, where they are others than ``label_shares``.
-    everyone : pandas.DataFrame, optional
-        Rows of all recipients and all that might be patched, where ``effects`` has only some: the others are NaN.
+    everyone : Rows, optional
+        Those of all recipients and all that might be patched, where ``effects`` has only some: the others are NaN.
     """
-    value = f"{scalar}:{outcome}"
-    if scalar == "called":
-        effects, unpatched = (
-            t.assign(**{value: is_called(t, outcome).astype(np.float64)}) for t in (effects, unpatched)
-        )
     every = effects if everyone is None else everyone
-    rows = every.drop_duplicates("position").sort_values("position")
-    shape = every[every["donor_kind"] == "cross"].pivot(index="position", columns=list(by), values="donor_kind")
-    patched = shape.sort_index(axis=1).columns
-    tables = {
-        kind: part.pivot(index="position", columns=list(by), values=value).reindex(rows["position"], columns=patched)
-        for kind, part in effects.groupby("donor_kind")
-    }
-    own = unpatched.set_index("recipient")[value]
+    about = distinct(every, ["position", "recipient", "side", "label", "unit"], by=["position"])
+    rows = about.sort_values("position")
+    grid = Grid.of(every, "position", by, "cross")
+    value = f"{scalar}:{outcome}"
+    needed = [value] if scalar != "called" or value in columns_of(effects) else ["predicted"]
+
+    def values(table: pd.DataFrame) -> pd.Series:
+        return is_called(table, outcome) if scalar == "called" else table[value]
+
+    patched = grid.fill(effects, needed, values)
+    own = unpatched.set_index("recipient")
     label, names = pd.factorize(rows["label"], sort=True)
     return SwapEffects(
-        cross=tables["cross"].to_numpy(dtype=np.float64),
-        placebo=tables["placebo"].to_numpy(dtype=np.float64),
-        unpatched=own.loc[rows["recipient"]].to_numpy(dtype=np.float64),
+        cross=patched["cross"],
+        placebo=patched["placebo"],
+        unpatched=values(own).loc[rows["recipient"]].to_numpy(dtype=np.float64),
         is_group=(rows["side"] == "group").to_numpy(),
         label=label.astype(np.int64),
         subject=pd.factorize(subjects.loc[rows["recipient"]])[0].astype(np.int64),
         unit=rows["unit"].to_numpy(dtype=np.int64),
-        heads=[(int(c[0]), int(c[1])) for c in patched] if "head" in by else [],
+        heads=[(int(c[0]), int(c[1])) for c in grid.patched] if "head" in by else [],
         shares=by_code(label_shares, names),
         group_shares=by_code(group_shares, names),
         counts=scalar == "called",
@@ -256,8 +256,9 @@ def permute_donor_labels(
     beyond = [np.zeros(f.shape[1]) for f in families]
     beyond_max = [np.zeros(f.shape[1]) for f in families]
     maxima: list[Array] = []
-    for start in range(0, permutations, CHUNK):
-        n = min(CHUNK, permutations - start)
+    step = max(1, min(CHUNK, SIGNS // max(len(f) for f in families))) if families else CHUNK
+    for start in range(0, permutations, step):
+        n = min(step, permutations - start)
         drawn = [
             np.abs(_divide(rng.choice((-1.0, 1.0), size=(n, len(f))) @ f, s))
             for f, s in zip(families, scales, strict=True)

@@ -13,6 +13,7 @@ from audit.data.samples import UNKNOWN
 from audit.evidence.effects import Scalar, SwapEffects, lay_out
 from audit.evidence.sampled import FirstOrder, Sampled
 from audit.evidence.stats import Array, components
+from audit.evidence.stored_rows import Grid, Rows, count, distinct, some
 from audit.records import Contrast, ContrastRow, Metric, Shortfall
 from audit.units import Unit
 
@@ -45,10 +46,10 @@ class StoredEffects:
 
     Parameters
     ----------
-    swap : pandas.DataFrame
+    swap : Rows
         Design A: columns of a sweep, and ``seed``, ``contrast``, ``split``, ``unit``, ``side``, ``label``; where not
         every head of every recipient is patched, ``look`` (1 or 2) says when it was.
-    reference : pandas.DataFrame or None
+    reference : Rows, optional
         Design C of the first seed: donor kinds "balanced-<k>" and "reseed", each image its own donor.
     unpatched : pandas.DataFrame
         ``seed``, ``recipient``, ``predicted``, ``p:<outcome>``.
@@ -56,9 +57,9 @@ class StoredEffects:
         The samples.
     balanced_on : str
         The attribute on which the reference models' training sample was balanced.
-    transplant : pandas.DataFrame or None
+    transplant : Rows, optional
         As ``reference``, with weights transplanted.
-    first_order : pandas.DataFrame or None
+    first_order : Rows, optional
         Design A by attribution patching: ``seed``, ``contrast``, ``split``, ``position``, ``recipient``, ``unit``,
         ``side``, ``label``, ``donor_kind``, ``layer``, ``head``, and ``own:``, ``pair:`` and ``both:<outcome>``,
         estimated changes of p. The first seed's confirmation split at least; all that is patched in part.
@@ -67,13 +68,13 @@ class StoredEffects:
         says which images count how much. Without one: the label-standardised gap.
     """
 
-    swap: pd.DataFrame
-    reference: pd.DataFrame | None
+    swap: Rows
+    reference: Rows | None
     unpatched: pd.DataFrame
     frame: pd.DataFrame
     balanced_on: str = ""
-    transplant: pd.DataFrame | None = None
-    first_order: pd.DataFrame | None = None
+    transplant: Rows | None = None
+    first_order: Rows | None = None
     gaps: Mapping[str, ContrastRow] = field(default_factory=dict)
 
     def metric(self, contrast: Contrast, outcome: str) -> Metric:
@@ -88,7 +89,7 @@ class StoredEffects:
 
     def patched_in_both_splits(self, contrasts: Sequence[Contrast]) -> list[Contrast]:
         """Return those of ``contrasts`` that found recipients and donors in both splits."""
-        splits = self.swap.drop_duplicates(["contrast", "split"]).groupby("contrast")["split"].nunique()
+        splits = distinct(self.swap, ["contrast", "split"]).groupby("contrast")["split"].nunique()
         return [c for c in contrasts if splits.get(str(c), 0) == 2]
 
     def of(
@@ -107,11 +108,11 @@ class StoredEffects:
         """Lay out the patches of one seed, contrast, split and outcome, with first-order estimates if some are left."""
         rows = _part(self.swap, seed, contrast, split)
         if first_look:
-            rows = rows[rows["look"] == 1]
+            rows = some(rows, look=1)
         own, subjects = self.unpatched[self.unpatched["seed"] == seed], self.frame["subject"]
         shares = self.label_shares(contrast, outcome)
         estimates = None if self.first_order is None else _part(self.first_order, seed, contrast, split)
-        if estimates is None or len(estimates) <= len(rows):
+        if estimates is None or count(estimates) <= count(rows):
             return lay_out(rows, own, subjects, outcome, scalar=scalar, **shares)
         patched = lay_out(rows, own, subjects, outcome, scalar=scalar, everyone=estimates, **shares)
         return Sampled(patched, first_order_of(estimates, outcome))
@@ -148,19 +149,20 @@ def _mix(labels: pd.Series) -> dict[str, float]:
     return {str(k): float(v) for k, v in labels.value_counts(normalize=True).items() if v > 0}
 
 
-def _part(table: pd.DataFrame, seed: int, contrast: Contrast, split: str) -> pd.DataFrame:
-    return table[(table["seed"] == seed) & (table["contrast"] == str(contrast)) & (table["split"] == split)]
+def _part(table: Rows, seed: int, contrast: Contrast, split: str) -> Rows:
+    return some(table, seed=seed, contrast=str(contrast), split=split)
 
 
-def first_order_of(estimates: pd.DataFrame, outcome: str) -> FirstOrder:
+def first_order_of(estimates: Rows, outcome: str) -> FirstOrder:
     """Lay out the first-order estimates of one contrast, split and outcome."""
-    return FirstOrder(*(_by_kind(estimates, f"{average}:{outcome}") for average in ("own", "pair", "both")))
+    grid = Grid.of(estimates, "position", ["layer", "head"], "cross")
 
+    def laid_out(average: str) -> Array:
+        value = f"{average}:{outcome}"
+        by_kind = grid.fill(estimates, [value], lambda rows: rows[value])
+        return np.stack([by_kind[kind] for kind in ("cross", "placebo")])
 
-def _by_kind(estimates: pd.DataFrame, value: str) -> Array:
-    """Return a column as an array (2, R, K): with the cross-group donor, and with the placebo."""
-    wide = estimates.pivot(index="position", columns=["donor_kind", "layer", "head"], values=value).sort_index(axis=1)
-    return np.stack([wide[kind].to_numpy(dtype=np.float64) for kind in ("cross", "placebo")])
+    return FirstOrder(*map(laid_out, ("own", "pair", "both")))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from audit.evidence.effects_store import Part, Settings, StoredEffects
 from audit.evidence.sampled import Sampled
 from audit.evidence.secondary_metrics import accuracy_change, attribution, design_c
 from audit.evidence.stats import Array, excludes_zero, holm, is_at_most, over_seeds, smallest_detectable
+from audit.evidence.stored_rows import columns_of
 from audit.records import Contrast, ContrastRow, Direction, Estimate, HeadRow, Stability, State, Verdict
 from audit.units import name_of
 
@@ -73,7 +74,7 @@ def parts_of(
     seed: int,
 ) -> list[Part]:
     """Return both splits of every contrast and outcome, and the first look at discovery where there were two."""
-    twice = "look" in stored.swap
+    twice = "look" in columns_of(stored.swap)
     return [
         Part(
             c,

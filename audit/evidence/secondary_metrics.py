@@ -9,6 +9,7 @@ from audit.evidence.bootstrap import Bootstrap, weighted_estimates
 from audit.evidence.effects import SwapEffects, by_code
 from audit.evidence.effects_store import Part, Settings, StoredEffects
 from audit.evidence.stats import Array
+from audit.evidence.stored_rows import Grid, Rows, read, some
 from audit.records import Estimate
 
 
@@ -17,21 +18,19 @@ def accuracy_change(part: Part, stored: StoredEffects, seed: int) -> list[float 
 
     Of the recipients that were patched; where these are a sample, it has the same share of every label and side.
     """
-    swap = stored.swap
-    rows = swap[
-        (swap["seed"] == seed)
-        & (swap["contrast"] == str(part.contrast))
-        & (swap["split"] == "confirmation")
-        & (swap["donor_kind"] == "cross")
-    ]
+    asked = some(stored.swap, seed=seed, contrast=str(part.contrast), split="confirmation", donor_kind="cross")
     own = stored.unpatched[stored.unpatched["seed"] == seed].set_index("recipient")["predicted"]
-    before = own.loc[rows["recipient"]].to_numpy() == rows["label"].to_numpy()
-    change = (rows["predicted"] == rows["label"]).astype(np.float64) - before
-    return [float(v) for v in change.groupby([rows["layer"], rows["head"]]).mean().sort_index()]
+    parts = []
+    for rows in read(asked, ["layer", "head", "recipient", "label", "predicted"]):
+        before = own.loc[rows["recipient"]].to_numpy() == rows["label"].to_numpy()
+        change = (rows["predicted"] == rows["label"]).astype(np.float64) - before
+        parts.append(change.groupby([rows["layer"], rows["head"]]).agg(["sum", "count"]))
+    total = pd.concat(parts).groupby(level=["layer", "head"]).sum().sort_index()  # of whole numbers: exact
+    return [float(v) for v in total["sum"] / total["count"]]
 
 
 def design_c(
-    part: Part, stored: StoredEffects, reference: pd.DataFrame | None, settings: Settings
+    part: Part, stored: StoredEffects, reference: Rows | None, settings: Settings
 ) -> list[Estimate | None] | None:
     """Return how the gap changes with each head of the balanced model, minus the same with another seed's.
 
@@ -42,21 +41,20 @@ def design_c(
     attribute, group = part.contrast.attribute, part.contrast.group
     if reference is None or attribute != stored.balanced_on:
         return None
-    table = reference.pivot(
-        index="recipient", columns=["donor_kind", "layer", "head"], values=f"p:{part.outcome}"
-    ).sort_index(axis=1)
-    frame = stored.frame.loc[table.index]
-    heads = [(int(layer), int(head)) for layer, head in table["reseed"].columns]
+    grid, value = Grid.of(reference, "recipient", ["layer", "head"], "reseed"), f"p:{part.outcome}"
+    frame = stored.frame.loc[grid.index]
+    heads = [(int(layer), int(head)) for layer, head in grid.patched]
     known = frame[attribute].isin([group, part.contrast.reference]).to_numpy()
-    frame, table = frame[known], table[known]
-    kinds = [k for k in table.columns.get_level_values(0).unique() if k.startswith("balanced")]
+    table = {kind: values[known] for kind, values in grid.fill(reference, [value], lambda rows: rows[value]).items()}
+    frame = frame[known]
+    kinds = sorted(k for k in table if k.startswith("balanced"))
     shares = stored.label_shares(part.contrast, part.outcome)
     label, names = pd.factorize(frame["label"], sort=True)
-    balanced = np.mean([table[k].to_numpy(dtype=np.float64) for k in kinds], axis=0)
+    balanced = np.mean([table[k] for k in kinds], axis=0)
     effects = SwapEffects(
-        cross=table["reseed"].to_numpy(dtype=np.float64),
+        cross=table["reseed"],
         placebo=balanced,
-        unpatched=np.zeros(len(table)),
+        unpatched=np.zeros(len(frame)),
         is_group=(frame[attribute] == group).to_numpy(),
         label=label.astype(np.int64),
         subject=pd.factorize(frame["subject"])[0].astype(np.int64),
@@ -76,12 +74,11 @@ def attribution(part: Part, stored: StoredEffects) -> list[float] | None:
     table = stored.first_order
     if table is None:
         return None
-    table = table[(table["contrast"] == str(part.contrast)) & (table["split"] == "confirmation")]
-    table = table[table["seed"] == table["seed"].iloc[0]]
-    kinds = {
-        kind: rows.pivot(index="position", columns=["layer", "head"], values=f"own:{part.outcome}").sort_index(axis=1)
-        for kind, rows in table.groupby("donor_kind")
-    }
-    change: Array = kinds["cross"].to_numpy(dtype=np.float64) - kinds["placebo"].to_numpy(dtype=np.float64)
+    table = some(table, contrast=str(part.contrast), split="confirmation")
+    seed, value = int(next(read(table, ["seed"]))["seed"].iloc[0]), f"own:{part.outcome}"
+    table = some(table, seed=seed)
+    grid = Grid.of(table, "position", ["layer", "head"], "cross")
+    kinds = grid.fill(table, [value], lambda rows: rows[value])
+    change: Array = kinds["cross"] - kinds["placebo"]
     estimates: list[float] = (part.confirmation.mediated_weights() @ change).tolist()
     return estimates

@@ -22,6 +22,7 @@ from audit.process_state import run_state
 CPU, CUDA, MPS = "cpu", "cuda", "mps"
 DEVICES = ("auto", CPU, CUDA, MPS)
 FLOAT32 = "float32"
+DECODERS = 8  # processes that decode images; more are seldom needed, and each takes memory
 PRECISIONS = {FLOAT32: torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -154,6 +155,13 @@ def memory_of(device: torch.device) -> int | None:
     if device.type == MPS:
         return int(psutil.virtual_memory().total) // 2
     return torch.cuda.get_device_properties(device).total_memory if device.type == CUDA else None
+
+
+def idle_cores(device: torch.device) -> int:
+    """Return how many cores computing leaves to processes that decode images; at most ``DECODERS``."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    busy = torch.get_num_threads() if device.type == CPU else 1
+    return max(0, min(DECODERS, cores - busy))
 
 
 def device_name(device: torch.device) -> str:

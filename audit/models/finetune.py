@@ -1,4 +1,4 @@
-"""Fine-tuning with a frozen prefix, whose features are computed once.
+"""Fine-tuning with a frozen prefix, whose features are computed once where they can be kept.
 
 Every fine-tuning starts from one initialisation, classifier included; the seed orders the images and nothing
 else. That is what makes models comparable head by head.
@@ -7,12 +7,9 @@ else. That is what makes models comparable head by head.
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,18 +19,18 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 from torch.nn import functional as F
 
-from audit.batching import batches, in_batches, in_halves
-from audit.data.pixels import Pixels
+from audit.batching import batches, in_halves
+from audit.data.ahead import ahead, in_image_batches
+from audit.data.pixels import Images, Pixels
 from audit.errors import DivergedError
 from audit.models.adapters.registry import Model, adapter
 from audit.models.device import computing_in, device_of, send
 from audit.models.predict import finish
 from audit.models.transforms import as_input
 from audit.progress import Progress
-from audit.store import not_written
 
 PREFIX_BATCH = 64
-MAPPED_ABOVE = 1 << 30  # bytes; larger features of a view lie in a file
+KEPT_AT_MOST = 1 << 30  # bytes that features of frozen blocks take in memory
 CLIP_NORM = 1.0
 
 
@@ -65,15 +62,18 @@ class Views:
 
     Parameters
     ----------
-    data : sequence of arrays
-        A view each: uint8 pixels (N, H, W, 3) where the whole model trains, else features
-        (N, tokens, width) that leave the frozen prefix.
+    data : sequence of Images or torch.Tensor
+        A view each: images, or features (N, tokens, width) that leave the frozen prefix.
     prefix : int
-        Blocks of the frozen prefix; 0 where ``data`` holds pixels.
+        Blocks of the frozen prefix; 0 where the whole model trains. Of images it is computed whenever a batch of them
+        is trained on.
+    dtype : torch.dtype
+        What features are rounded to.
     """
 
-    data: Sequence[Pixels | torch.Tensor]
+    data: Sequence[Images | torch.Tensor]
     prefix: int
+    dtype: torch.dtype = torch.float16
 
     def __len__(self) -> int:
         return len(self.data[0])
@@ -81,37 +81,45 @@ class Views:
 
 def make_views(
     model: Model,
-    pixels: Sequence[Pixels],
+    pixels: Sequence[Images],
     train_blocks: int | None,
     *,
     dtype: torch.dtype = torch.float16,
-    mapped_above: int = MAPPED_ABOVE,
+    kept_at_most: int = KEPT_AT_MOST,
 ) -> Views:
-    """Compute what the trained blocks read, once for each view.
+    """Compute what the trained blocks read, once for each view, where that can be kept.
 
     Features of a frozen prefix are kept in float16 and turned into float32 batch by batch: half the memory, for a
     rounding of each value by at most 1/2048 of itself, which is less than the grey levels of the pixels were rounded
-    by. Features that do not fit into float16's range (65504) stay in float32. Where a view's take more than
-    ``mapped_above`` bytes they lie in a temporary file that is mapped into memory: the system reads what a batch needs
-    and lets go of the rest. The file has no name, and is gone with the last view of it.
+    by. Features that do not fit into float16's range (65504) stay in float32. They are written nowhere, for images
+    could be rebuilt from them: where all views together take more than ``kept_at_most`` bytes, they are computed from
+    the images whenever a batch is trained on, and rounded likewise, image by image. The limit does not depend on what
+    memory is free, for features of other batches round otherwise, and a run shall repeat itself.
 
     Parameters
     ----------
     model : Model
         Its frozen prefix is run here; every later model must share it.
-    pixels : sequence of uint8 arrays (N, H, W, 3)
+    pixels : sequence of Images
         A view each, such as the images and their mirror images.
     train_blocks : int or None
         Blocks to be trained, counted from the end; None for everything.
     dtype : torch.dtype
         Of the features: float16, or float32 where nothing may be rounded.
-    mapped_above : int
+    kept_at_most : int
         Bytes.
     """
     prefix = prefix_blocks(model, train_blocks)
+    from_images = Views(list(pixels), prefix, dtype)
     if prefix == 0:
-        return Views(list(pixels), 0)
-    return Views([_prefix_features(model, view, prefix, dtype, mapped_above) for view in pixels], prefix)
+        return from_images
+    views = []
+    for images in pixels:
+        features = _prefix_features(model, images, prefix, dtype, kept_at_most // len(pixels))
+        if features is None:
+            return from_images
+        views.append(features)
+    return Views(views, prefix, dtype)
 
 
 def prefix_blocks(model: Model, train_blocks: int | None) -> int:
@@ -119,45 +127,36 @@ def prefix_blocks(model: Model, train_blocks: int | None) -> int:
     return 0 if train_blocks is None else max(0, adapter(model).depth - train_blocks)
 
 
-def mirrored(pixels: Pixels) -> Pixels:
-    """Return the images flipped left to right."""
-    return np.ascontiguousarray(pixels[:, :, ::-1])
-
-
 @torch.inference_mode()
-def _prefix_features(model: Model, pixels: Pixels, prefix: int, dtype: torch.dtype, mapped_above: int) -> torch.Tensor:
+def _prefix_features(
+    model: Model, images: Images, prefix: int, dtype: torch.dtype, kept_at_most: int
+) -> torch.Tensor | None:
+    """Return the features of a view; None where they take more than so many bytes."""
     model.eval()
-    body, features = adapter(model), torch.empty(0)
+    one = in_image_batches(lambda pixels: _run_prefix(model, pixels, prefix).shape[1:], images, np.arange(1), size=1)
+    shape = (len(images), *one[0])
+    if math.prod(shape) * dtype.itemsize > kept_at_most:
+        return None
+    features, done = torch.empty(shape, dtype=dtype), 0
 
-    def compute(part: slice) -> bool:
-        nonlocal features
-        stream = body.embed(as_input(model, pixels[part]))
-        for layer in range(prefix):
-            stream = body.run(layer, stream)
-        if part.start == 0:
-            features = _room((len(pixels), *stream.shape[1:]), dtype, mapped_above)
-        kept = features[part].copy_(stream)
+    def compute(pixels: Pixels) -> bool:
+        nonlocal done
+        stream = _run_prefix(model, pixels, prefix)
+        kept = features[done : done + len(pixels)].copy_(stream)
+        done += len(pixels)
         return dtype == torch.float32 or bool(kept.isfinite().all()) or not stream.isfinite().all()
 
-    whole = all(in_batches(compute, len(pixels), PREFIX_BATCH))
-    return features if whole else _prefix_features(model, pixels, prefix, torch.float32, mapped_above)
+    whole = all(in_image_batches(compute, images, size=PREFIX_BATCH))
+    return features if whole else _prefix_features(model, images, prefix, torch.float32, kept_at_most)
 
 
-def _room(shape: tuple[int, ...], dtype: torch.dtype, mapped_above: int) -> torch.Tensor:
-    """Return an empty tensor, in memory, or in a file without a name where it is larger than ``mapped_above``."""
-    size = math.prod(shape) * dtype.itemsize
-    if size <= mapped_above:
-        return torch.empty(shape, dtype=dtype)
-    try:
-        with tempfile.TemporaryFile() as file:  # the mapping holds it open
-            if hasattr(os, "posix_fallocate"):  # a disk that is full shows now; once mapped it would end the process
-                os.posix_fallocate(file.fileno(), 0, size)
-            return torch.from_numpy(
-                np.memmap(file, np.float16 if dtype == torch.float16 else np.float32, "w+", shape=shape)
-            )
-    except OSError as error:
-        fix = f"make room for {size / 2**30:.1f} GB of features there, or name another folder with TMPDIR"
-        raise not_written(Path(os.environ.get("TMPDIR", tempfile.gettempdir())), error, fix) from error
+def _run_prefix(model: Model, pixels: Pixels, prefix: int) -> torch.Tensor:
+    """Return what leaves the frozen blocks (B, tokens, width), where the model is."""
+    body = adapter(model)
+    stream = body.embed(as_input(model, pixels))
+    for layer in range(prefix):
+        stream = body.run(layer, stream)
+    return stream
 
 
 def finetune(
@@ -210,8 +209,8 @@ def finetune(
         drawn = rows[order.permutation(len(rows))]
         view_of = order.integers(len(views.data), size=len(rows))
         total = 0.0
-        for step, part in enumerate(_parts(len(rows), recipe)):
-            batch = Batch(views, targets, drawn[part], view_of[part])
+        every = [Batch(views, targets, drawn[part], view_of[part]) for part in _parts(len(rows), recipe)]
+        for step, batch in enumerate(_decoded_ahead(every)):
             total += take(batch, epoch * steps + step) * len(batch)
             if progress is not None:
                 progress(epoch * steps + step + 1, recipe.epochs * steps)
@@ -255,10 +254,23 @@ class Batch:
     def __getitem__(self, part: slice) -> Batch:
         return Batch(self.views, self.targets, self.rows[part], self.view_of[part])
 
+    def of_view(self, number: int) -> npt.NDArray[np.int64]:
+        """Return the places of the rows that are drawn from a view."""
+        return np.flatnonzero(self.view_of == number)
+
     def halves(self, least: int) -> tuple[Batch, Batch] | None:
         """Cut in two of at least so many rows; None where that cannot be."""
         middle = len(self) // 2
         return (self[:middle], self[middle:]) if middle >= least else None
+
+
+def _decoded_ahead(every: Sequence[Batch]) -> Iterator[Batch]:
+    """Yield batches, of images that are not held those of the next ones being decoded meanwhile."""
+    data = every[0].views.data
+    images = [view for view in data if not isinstance(view, torch.Tensor)]
+    needed = [[batch.rows[batch.of_view(number)] for number in range(len(images))] for batch in every]
+    for batch, seen in zip(every, ahead(images, needed), strict=True):
+        yield replace(batch, views=replace(batch.views, data=list(seen))) if images else batch
 
 
 def loss_and_gradient(
@@ -282,7 +294,7 @@ def loss_and_gradient(
         with _statistics_kept_on_failure(model, recipe):
             device = device_of(model)
             with computing_in(precision, device):
-                logits = _forward_tail(model, part.views, part.rows, part.view_of)
+                logits = finish(model, _stream(model, part), part.views.prefix)
             targets = send(torch.from_numpy(part.targets[part.rows]), device, pinned=True)
             loss = F.cross_entropy(logits.float(), targets) * (len(part) / len(batch))
             gradient = torch.autograd.grad(scale(loss), trained, allow_unused=True)
@@ -384,23 +396,56 @@ def _freeze(model: Model, prefix: int, recipe: Recipe) -> None:
         parameter.requires_grad_(True)
 
 
-def _forward_tail(
-    model: Model, views: Views, rows: npt.NDArray[np.int64], view_of: npt.NDArray[np.int64]
-) -> torch.Tensor:
-    drawn = _drawn(views, rows, view_of)
-    if views.prefix == 0:
-        stream = adapter(model).embed(as_input(model, drawn.numpy()))
-    else:
-        stream = send(drawn, device_of(model), pinned=True).float()
-    return finish(model, stream, views.prefix)
+def _stream(model: Model, batch: Batch) -> torch.Tensor:
+    """Return what enters the first trained block, each row from the view that was drawn for it.
+
+    Of a model that trains whole, that is what its embedding gives.
+    """
+    prefix, dtype = batch.views.prefix, batch.views.dtype
+    drawn = _drawn(batch)
+    if isinstance(drawn, torch.Tensor):
+        return send(drawn, device_of(model), pinned=True).float()
+    if prefix == 0:
+        return adapter(model).embed(as_input(model, drawn))
+    exact = torch.autocast(device_of(model).type, enabled=False)
+    with _evaluating(model), torch.no_grad(), exact:
+        stream = _run_prefix(model, drawn, prefix)
+        rounded = stream.to(dtype).float()
+        fits = _finite(rounded) | ~_finite(stream)
+        return torch.where(fits, rounded, stream)
 
 
-def _drawn(views: Views, rows: npt.NDArray[np.int64], view_of: npt.NDArray[np.int64]) -> torch.Tensor:
-    """Return each row from the view that was drawn for it."""
-    data = [view if isinstance(view, torch.Tensor) else torch.from_numpy(view) for view in views.data]
-    chosen, drawn = torch.from_numpy(rows), torch.from_numpy(view_of)
-    batch = data[0].index_select(0, chosen)
-    for number, view in enumerate(data[1:], start=1):
-        of_view = (drawn == number).nonzero().squeeze(1)
-        batch.index_copy_(0, of_view, view.index_select(0, chosen[of_view]))
-    return batch
+def _finite(stream: torch.Tensor) -> torch.Tensor:
+    """Tell of each image whether all its features are finite, in a shape that masks them."""
+    every = stream.isfinite().flatten(1).all(dim=1)
+    return every.view(-1, *(1 for _ in stream.shape[1:]))
+
+
+@contextmanager
+def _evaluating(model: Model) -> Iterator[None]:
+    """Put a model into evaluation mode for the length of a block: what is frozen neither drops nor learns."""
+    training = [part for part in model.modules() if part.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _drawn(batch: Batch) -> torch.Tensor | Pixels:
+    """Return the rows of a batch, features or pixels, each from the view that was drawn for it."""
+    data = batch.views.data
+    parts = [batch.of_view(number) for number in range(len(data))]
+    first = data[0]
+    if isinstance(first, torch.Tensor):
+        drawn = first.index_select(0, torch.from_numpy(batch.rows))
+        for view, part in zip(data[1:], parts[1:], strict=True):
+            assert isinstance(view, torch.Tensor)
+            chosen = torch.from_numpy(part)
+            drawn.index_copy_(0, chosen, view.index_select(0, torch.from_numpy(batch.rows)[chosen]))
+        return drawn
+    pixels: Pixels = np.empty((len(batch), *first.shape[1:]), dtype=first.dtype)
+    for view, part in zip(data, parts, strict=True):
+        pixels[part] = view[batch.rows[part]]
+    return pixels

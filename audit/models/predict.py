@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from audit.batching import in_batches
+from audit.data.ahead import in_image_batches
 from audit.data.decode import Opening, decode_image
-from audit.data.pixels import Pixels, load_pixels
+from audit.data.pixels import Images, ImagesOnDemand, Pixels
 from audit.errors import DataError
 from audit.models.adapters.registry import Model, adapter
 from audit.models.blocks import is_plain, leading_rows, rows_read
@@ -48,7 +49,7 @@ def predict(model: Model, images: Sequence[Picture], preprocessing: Preprocessin
     """
     keys = [str(i) for i in range(len(images))]
     geometry = preprocessing.geometry
-    return predict_logits(model, load_pixels(_Given(images, geometry.opening), keys, geometry), batch=batch)
+    return predict_logits(model, ImagesOnDemand(_Given(images, geometry.opening), keys, geometry), batch=batch)
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,14 @@ class _Given:
 
 
 @torch.inference_mode()
-def predict_logits(model: Model, pixels: Pixels, *, batch: int = 64) -> Floats:
+def predict_logits(model: Model, images: Images, *, batch: int = 64) -> Floats:
     """Return the logits (N, classes) of a model in evaluation mode."""
     model.eval()
 
-    def logits(part: slice) -> Floats:
-        return finish(model, adapter(model).embed(as_input(model, pixels[part])), 0).cpu().numpy().astype(np.float32)
+    def logits(pixels: Pixels) -> Floats:
+        return finish(model, adapter(model).embed(as_input(model, pixels)), 0).cpu().numpy().astype(np.float32)
 
-    parts = in_batches(logits, len(pixels), batch)
+    parts = in_image_batches(logits, images, size=batch)
     return np.concatenate(parts) if parts else np.empty((0, int(model.num_classes)), dtype=np.float32)
 
 

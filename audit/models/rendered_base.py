@@ -17,12 +17,12 @@ import timm
 import torch
 
 from audit.card.schema import ModelSpec
-from audit.data.pixels import load_pixels
+from audit.data.pixels import load_pixels, mirrored
 from audit.data.synthetic import RENDERER_VERSION, SyntheticSource, sample_faces
 from audit.models.architecture import make_architecture
 from audit.models.checkpoint import save_weights
 from audit.models.device import ON_CPU, Compute, held_on
-from audit.models.finetune import Recipe, finetune, make_views, mirrored
+from audit.models.finetune import Recipe, finetune, make_views
 from audit.models.preprocessing import preprocessing_of
 from audit.progress import Progress
 

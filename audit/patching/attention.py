@@ -9,14 +9,13 @@ import numpy.typing as npt
 import torch
 from timm.models.vision_transformer import Block
 
-from audit.batching import in_batches
-from audit.data.pixels import Pixels
+from audit.data.ahead import in_image_batches
+from audit.data.pixels import Images, Pixels, Rows
 from audit.models.adapters.registry import Model, adapter
 from audit.models.blocks import is_plain, rows_read
 from audit.models.device import in_double
 from audit.models.transforms import as_input
 from audit.patching.sites import Site, heads_of
-from audit.patching.sweep import Rows
 
 BATCH = 16
 Grid = npt.NDArray[np.float64]
@@ -28,16 +27,16 @@ def can_look(model: Model, site: Site) -> bool:
 
 
 @torch.inference_mode()
-def mean_attention(model: Model, pixels: Pixels, rows: Rows, sites: Sequence[Site]) -> dict[Site, Grid]:
+def mean_attention(model: Model, images: Images, rows: Rows, sites: Sequence[Site]) -> dict[Site, Grid]:
     """Average the attention of some heads.
 
     Parameters
     ----------
     model : Model
         In evaluation mode.
-    pixels : numpy.ndarray (N, H, W, 3), uint8
+    images : Images
     rows : numpy.ndarray (R,)
-        Which images.
+        Which of them.
     sites : sequence of Site
         Heads for which ``can_look`` holds.
 
@@ -49,15 +48,15 @@ def mean_attention(model: Model, pixels: Pixels, rows: Rows, sites: Sequence[Sit
         most 1.
     """
 
-    def paid(part: slice) -> dict[Site, torch.Tensor]:
-        passed = _by_layer(model, as_input(model, pixels[rows[part]]), {s.layer for s in sites})
+    def paid(pixels: Pixels) -> dict[Site, torch.Tensor]:
+        passed = _by_layer(model, as_input(model, pixels), {s.layer for s in sites})
         return {
             site: in_double(attention[:, site.head].mean(1).sum(0))
             for layer, attention in passed
             for site in sorted({s for s in sites if s.layer == layer})
         }
 
-    parts = in_batches(paid, len(rows), BATCH)
+    parts = in_image_batches(paid, images, rows, size=BATCH)
     sums = {site: sum((part[site] for part in parts[1:]), start=first) for site, first in parts[0].items()}
     grid = tuple(int(n) for n in model.patch_embed.grid_size)
     prefix = int(model.num_prefix_tokens)

@@ -18,7 +18,7 @@ Expectations of all three are the same, whatever first order misses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -27,14 +27,15 @@ import torch
 from scipy.special import expit
 
 from audit.batching import in_batches, max_batch_size
-from audit.data.pixels import Pixels
+from audit.data.ahead import ahead
+from audit.data.pixels import Images, Rows
 from audit.models.adapters.registry import Model
 from audit.models.device import device_of, in_double, memory_of
 from audit.models.readout import readout_of
 from audit.models.transforms import as_input
 from audit.patching.attribution import attribute, linearise
 from audit.patching.sites import record, sites_of, trace_bytes
-from audit.patching.sweep import Rows, side_by_side
+from audit.patching.sweep import side_by_side
 from audit.progress import Progress
 
 Array = npt.NDArray[np.float64]
@@ -45,7 +46,7 @@ AVERAGES = ("own", "pair", "both")
 
 def sweep_first_order(
     model: Model,
-    pixels: Pixels,
+    images: Images,
     plan: pd.DataFrame,
     subjects: Rows,
     kinds: Sequence[str],
@@ -60,8 +61,8 @@ def sweep_first_order(
     ----------
     model : Model
         In evaluation mode.
-    pixels : numpy.ndarray (N, H, W, 3), uint8
-        All images of the sample; rows count into it.
+    images : Images
+        All images of the sample; rows count into them.
     plan : pandas.DataFrame
         Of ``plan_group_swap``.
     subjects : numpy.ndarray of int (N,)
@@ -81,29 +82,46 @@ def sweep_first_order(
         Columns ``position`` (row of the plan), ``recipient``, ``donor_kind``, ``layer``, ``head``, and for each outcome
         ``own:``, ``pair:`` and ``both:``, estimated changes of its probability.
     """
+    parts = estimate_in_parts(model, images, plan, subjects, kinds, layers=layers, outcomes=outcomes, progress=progress)
+    return pd.concat(parts, ignore_index=True)
+
+
+def estimate_in_parts(
+    model: Model,
+    images: Images,
+    plan: pd.DataFrame,
+    subjects: Rows,
+    kinds: Sequence[str],
+    *,
+    layers: range,
+    outcomes: Mapping[str, int],
+    progress: Progress | None = None,
+) -> Iterator[pd.DataFrame]:
+    """Yield the rows of :func:`sweep_first_order`, a batch at a time: all of them may be more than memory holds."""
     scalars = {name: _log_odds_of(model, number) for name, number in outcomes.items()}
-    done, parts = 0, []
-    for positions in side_by_side(BLOCK, len(plan), plan["unit"].to_numpy(dtype=np.int64)):
+    done = 0
+    every = list(side_by_side(BLOCK, len(plan), plan["unit"].to_numpy(dtype=np.int64)))
+    taken = plan[["recipient", *kinds]].to_numpy(dtype=np.int64)
+    for positions, (seen,) in zip(every, ahead([images], [[taken[part]] for part in every]), strict=True):
         batch = plan.iloc[positions]
         recipients, given = batch["recipient"].to_numpy(dtype=np.int64), batch[list(kinds)].to_numpy(dtype=np.int64)
-        images = np.unique(given)
-        moved = _moved(model, pixels, recipients, images, scalars, layers)
-        alike = subjects[recipients][:, None] == subjects[images]
-        places = np.searchsorted(images, given).T
+        donors = np.unique(given)
+        moved = _moved(model, seen, recipients, donors, scalars, layers)
+        alike = subjects[recipients][:, None] == subjects[donors]
+        places = np.searchsorted(donors, given).T
         values: dict[str, Array] = {}
         for name, of_outcome in moved.items():
             averages = [average(of_outcome, alike, at, batch) for at in places]
             values |= {f"{a}:{name}": np.stack([k[a] for k in averages]) for a in AVERAGES}
-        parts.append(_table(batch, positions, kinds, model, layers, values))
+        yield _table(batch, positions, kinds, model, layers, values)
         done += len(positions)
         if progress is not None:
             progress(done, len(plan))
-    return pd.concat(parts, ignore_index=True)
 
 
 def _moved(
     model: Model,
-    pixels: Pixels,
+    images: Images,
     recipients: Rows,
     donors: Rows,
     scalars: Mapping[str, Callable[[torch.Tensor], torch.Tensor]],
@@ -116,7 +134,7 @@ def _moved(
     room = memory_of(device_of(model))
 
     def donor_activations(part: slice) -> dict[int, torch.Tensor]:
-        head_activations = record(model, as_input(model, pixels[donors[part]])).head_activations
+        head_activations = record(model, as_input(model, images[donors[part]])).head_activations
         return {layer: head_activations[layer] for layer in layers}
 
     activations = in_batches(
@@ -125,7 +143,7 @@ def _moved(
     given = {layer: torch.cat([head_activations[layer] for head_activations in activations]) for layer in layers}
 
     def moved(part: slice) -> dict[str, Array]:
-        passed = linearise(model, as_input(model, pixels[recipients[part]]), scalars, layers)
+        passed = linearise(model, as_input(model, images[recipients[part]]), scalars, layers)
         own = {layer: passed.trace.head_activations[layer] for layer in layers}
         found = {}
         for name, scalar in scalars.items():

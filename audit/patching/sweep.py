@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
 
-from audit.batching import batches, in_batches, in_halves, max_batch_size
-from audit.data.pixels import Pixels
+from audit.batching import batches, in_halves, max_batch_size
+from audit.data.ahead import ahead, in_image_batches
+from audit.data.pixels import Images, Rows
 from audit.models.adapters.registry import Model
 from audit.models.device import CPU, device_of, in_double, memory_of
 from audit.models.readout import SOFTMAX, Readout, readout_of
@@ -22,7 +23,6 @@ from audit.patching.sites import Site, Trace, record, same_up_to, sites_of, trac
 from audit.progress import Progress
 
 RECIPIENTS_AT_ONCE = 32  # twice as many on an accelerator
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,16 @@ def measure_logits(
     return columns
 
 
-def measure_unpatched(model: Model, pixels: Pixels, rows: Rows, outcomes: Mapping[str, int]) -> pd.DataFrame:
+def measure_unpatched(model: Model, images: Images, rows: Rows, outcomes: Mapping[str, int]) -> pd.DataFrame:
     """Return p, m and the predicted class of images as they are, one row per image."""
     with torch.inference_mode():
-        parts = in_batches(lambda part: model(as_input(model, pixels[rows[part]])), len(rows), 64)
+        parts = in_image_batches(lambda pixels: model(as_input(model, pixels)), images, rows, size=64)
     return pd.DataFrame({"recipient": rows, **measure_logits(torch.cat(parts), outcomes, readout_of(model))})
 
 
 def sweep(
     model: Model,
-    pixels: Pixels,
+    images: Images,
     recipients: Rows,
     donors: Sequence[DonorKind],
     *,
@@ -83,8 +83,8 @@ def sweep(
     ----------
     model : Model
         The recipients' model, in evaluation mode.
-    pixels : numpy.ndarray (N, H, W, 3), uint8
-        All images of the sample; rows count into it.
+    images : Images
+        All images of the sample; rows count into them.
     recipients : numpy.ndarray (R,)
         Rows of the recipients.
     donors : sequence of DonorKind
@@ -109,14 +109,42 @@ def sweep(
         ``head``, ``predicted``, and ``p:<outcome>`` (probability), ``m:<outcome>`` (log-odds, nats); where an image may
         be called several classes or none, ``called:<outcome>``.
     """
+    parts = sweep_in_parts(
+        model,
+        images,
+        recipients,
+        donors,
+        layers=layers,
+        outcomes=outcomes,
+        chosen=chosen,
+        units=units,
+        precision=precision,
+        progress=progress,
+    )
+    return pd.concat(parts, ignore_index=True)
+
+
+def sweep_in_parts(
+    model: Model,
+    images: Images,
+    recipients: Rows,
+    donors: Sequence[DonorKind],
+    *,
+    layers: range,
+    outcomes: Mapping[str, int],
+    chosen: npt.NDArray[np.bool_] | None = None,
+    units: Rows | None = None,
+    precision: torch.dtype = torch.float32,
+    progress: Progress | None = None,
+) -> Iterator[pd.DataFrame]:
+    """Yield the rows of :func:`sweep`, a batch of recipients at a time: all of them may be more than memory holds."""
     sites = sites_of(model, layers)
     asked = np.ones((len(recipients), len(sites)), dtype=bool) if chosen is None else chosen
     total, done = int(asked.sum()) * len(donors), 0
-    parts: list[pd.DataFrame] = []
 
-    def measured(positions: Rows) -> list[pd.DataFrame]:
+    def measured(positions: Rows, seen: Images) -> list[pd.DataFrame]:
         nonlocal done
-        batch = Batch(model, pixels, recipients, donors, positions, layers.start)
+        batch = Batch(model, seen, recipients, donors, positions, layers.start)
         computed = []
         for layer in layers:
             heads = asked[positions][:, [site.layer == layer for site in sites]]
@@ -131,9 +159,15 @@ def sweep(
         return [batch.table(patches, logits, layer, outcomes) for patches, logits, layer in computed]
 
     at_once = recipients_at_once(model, len(donors))
-    for positions in side_by_side(at_once, len(recipients), units, asked.sum(axis=1) > 0):
-        parts += [table for tables in in_halves(measured, positions, halves) for table in tables]
-    return pd.concat(parts, ignore_index=True)
+    every = list(side_by_side(at_once, len(recipients), units, asked.sum(axis=1) > 0))
+    for positions, (seen,) in zip(every, ahead([images], _needed(every, recipients, donors)), strict=True):
+        for tables in in_halves(partial(measured, seen=seen), positions, halves):
+            yield from tables
+
+
+def _needed(parts: Sequence[Rows], recipients: Rows, donors: Sequence[DonorKind]) -> list[list[Rows]]:
+    """Return for each batch of positions the rows of the images that it takes."""
+    return [[np.concatenate([recipients[part], *(kind.rows[part] for kind in donors)])] for part in parts]
 
 
 def halves(positions: Rows) -> tuple[Rows, Rows] | None:
@@ -179,7 +213,7 @@ class Batch:
     """Some recipients with their donors: each image goes through each model once."""
 
     model: Model
-    pixels: Pixels
+    pixels: Images
     recipients: Rows
     donors: Sequence[DonorKind]
     positions: Rows
@@ -259,7 +293,7 @@ class Batch:
 
 def sweep_together(
     model: Model,
-    pixels: Pixels,
+    images: Images,
     recipients: Rows,
     donors: Sequence[DonorKind],
     *,
@@ -280,15 +314,15 @@ def sweep_together(
     total, done = len(recipients) * len(donors) * len(sets), 0
     parts: list[pd.DataFrame] = []
 
-    def measured(positions: Rows) -> list[pd.DataFrame]:
+    def measured(positions: Rows, seen: Images) -> list[pd.DataFrame]:
         nonlocal done
         tables = []
-        batch = Batch(model, pixels, recipients, donors, positions, 0)
+        batch = Batch(model, seen, recipients, donors, positions, 0)
         every = np.arange(len(positions))
         own = batch.trace.take(batch.places(batch.images, recipients[positions]))
         for number, kind in enumerate(donors):
-            seen, donor = batch.donor(number)
-            given = Donor(kind.model, donor.trace.take(batch.places(seen, kind.rows[positions])))
+            rows, donor = batch.donor(number)
+            given = Donor(kind.model, donor.trace.take(batch.places(rows, kind.rows[positions])))
             asked = _Asked(np.full(len(every), number), every, every)
             for name, sites in sets.items():
                 table = batch.table(asked, patch_together(model, own, given, sites), -1, outcomes)
@@ -298,6 +332,7 @@ def sweep_together(
                     progress(min(done, total), total)  # what was computed again counts twice
         return tables
 
-    for positions in side_by_side(recipients_at_once(model, len(donors)), len(recipients), units):
-        parts += [table for tables in in_halves(measured, positions, halves) for table in tables]
+    every_part = list(side_by_side(recipients_at_once(model, len(donors)), len(recipients), units))
+    for positions, (seen,) in zip(every_part, ahead([images], _needed(every_part, recipients, donors)), strict=True):
+        parts += [t for tables in in_halves(partial(measured, seen=seen), positions, halves) for t in tables]
     return pd.concat(parts, ignore_index=True)

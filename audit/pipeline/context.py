@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from audit.card.schema import Card, TrainingSpec
 from audit.controls.verdict import MeasuredControl
-from audit.data.pixels import Pixels
+from audit.data.pixels import Images
 from audit.data.samples import Samples
 from audit.data.summary import audited_outcomes
 from audit.models.black_box import BlackBox
@@ -94,7 +94,7 @@ class RunContext(Run):
     cache: Path
     work: Path  # of pieces of sweeps, until they are put together
     workers: Workers
-    pixels: Pixels
+    pixels: Images
     preprocessing: Preprocessing  # which made them
     backbone: Backbone
     served: MeasuredControl | None  # whether it answers as the deployed model did, where that is known

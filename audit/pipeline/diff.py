@@ -14,6 +14,7 @@ from audit.evidence.called import is_called
 from audit.evidence.effects import SwapEffects, by_code
 from audit.evidence.effects_store import LabelShares, label_shares_of
 from audit.evidence.run_change import Change, paired_change
+from audit.evidence.stored_rows import Rows, distinct, some
 from audit.pipeline.analyze import predictions
 from audit.pipeline.load_run import OpenedRun, open_run
 from audit.records import (
@@ -260,6 +261,12 @@ def _of_rates(run: OpenedRun, finding: Finding) -> pd.DataFrame | None:
     ).set_index(frame["image"])
 
 
+def _recipients(rows: Rows, seed: int, contrast: Contrast) -> pd.DataFrame:
+    """Return who receives on the confirmation split."""
+    part = some(rows, seed=seed, contrast=str(contrast), split="confirmation")
+    return distinct(part, ["position", "recipient", "label", "unit"], by=["position"]).sort_values("position")
+
+
 def _of_head(run: OpenedRun, finding: Finding) -> pd.DataFrame | None:
     """Return by recipient what its cross-group donor does through the head beyond the placebo, first seed."""
     contrast = Contrast(finding.attribute, finding.group, finding.reference)
@@ -268,14 +275,9 @@ def _of_head(run: OpenedRun, finding: Finding) -> pd.DataFrame | None:
         return None
     effects = stored.of(seed, contrast, "confirmation", finding.outcome)
     named = [name_of(run.scope.unit, layer, head) for layer, head in effects.heads]
-    swap = stored.swap
-    part = swap[(swap["seed"] == seed) & (swap["contrast"] == str(contrast)) & (swap["split"] == "confirmation")]
-    if stored.first_order is not None and len(part["position"].unique()) < len(effects.label):
-        first = stored.first_order
-        part = first[
-            (first["seed"] == seed) & (first["contrast"] == str(contrast)) & (first["split"] == "confirmation")
-        ]
-    about = part.drop_duplicates("position").sort_values("position")
+    about = _recipients(stored.swap, seed, contrast)
+    if stored.first_order is not None and len(about) < len(effects.label):
+        about = _recipients(stored.first_order, seed, contrast)
     if finding.heads[0] not in named or len(about) != len(effects.label):
         return None
     frame = run.scope.samples.frame.loc[about["recipient"]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from audit.data.pixels import Pixels
+from audit.data.pixels import Images
 from audit.models.adapters.registry import Model
 from audit.models.checkpoint import hash_state
 from audit.models.device import CPU, Compute
@@ -20,7 +20,7 @@ from audit.patching.sweep import RECIPIENTS_AT_ONCE, DonorKind, side_by_side, sw
 from audit.pipeline.context import RunContext
 from audit.progress import Progress
 from audit.work.pool import run_tasks
-from audit.work.tasks import Task, merge
+from audit.work.tasks import Task, merge, read_results
 
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -35,19 +35,19 @@ def sweep_in_blocks(
     donors: Sequence[DonorKind],
     *,
     layers: range,
-    pixels: Pixels | None = None,
+    images: Images | None = None,
     chosen: Mask | None = None,
     units: Rows | None = None,
     precision: torch.dtype = torch.float32,
     progress: Progress,
-) -> pd.DataFrame:
-    """Run :func:`audit.patching.sweep.sweep` block by block, on the audit's images unless ``pixels`` are given.
+) -> Iterator[pd.DataFrame]:
+    """Yield the rows of :func:`audit.patching.sweep.sweep` block by block; of the audit's images where none are given.
 
     ``stage`` names the sweep among those of the run: it is where its pieces are kept until all are done.
     """
     sites = sites_of(model, layers)
     asked = np.ones((len(recipients), len(sites)), dtype=bool) if chosen is None else chosen
-    seen = context.pixels if pixels is None else pixels
+    seen = context.pixels if images is None else images
     what = _made_of(context, stage, model, donors, Compute(context.compute.device, precision))
     blocks = list(side_by_side(block_size(context), len(recipients), units, np.asarray(asked.any(axis=1))))
     tasks = []
@@ -63,12 +63,12 @@ def sweep_in_blocks(
         }
         name = f"{stage}, block {number + 1} of {len(blocks)}"
         tasks.append(Task(name, what | of_block, patches, patches, perform))
-    return _done(context, stage, tasks, PATCH, progress)
+    yield from _done(context, stage, tasks, progress)
 
 
 def _swept(
     model: Model,
-    pixels: Pixels,
+    images: Images,
     recipients: Rows,
     donors: Sequence[DonorKind],
     layers: range,
@@ -80,7 +80,7 @@ def _swept(
 ) -> pd.DataFrame:
     return sweep(
         model,
-        pixels,
+        images,
         recipients,
         donors,
         layers=layers,
@@ -113,12 +113,13 @@ def sweep_sets_in_blocks(
         patches = len(positions) * len(donors) * len(sets)
         name = f"{stage}, block {number + 1} of {len(blocks)}"
         tasks.append(Task(name, what | _images(recipients, donors, positions), patches, patches, perform))
-    return _done(context, stage, tasks, ["position", "set", "donor_kind"], progress)
+    run_tasks(tasks, context.work / stage, context.workers, progress)
+    return merge(tasks, context.work / stage, ["position", "set", "donor_kind"])
 
 
 def _together(
     model: Model,
-    pixels: Pixels,
+    images: Images,
     recipients: Rows,
     donors: Sequence[DonorKind],
     sets: Mapping[str, Sequence[Site]],
@@ -127,7 +128,7 @@ def _together(
     progress: Progress,
 ) -> pd.DataFrame:
     given = [DonorKind(d.name, d.model, d.rows[positions], weights_only=d.weights_only) for d in donors]
-    table = sweep_together(model, pixels, recipients[positions], given, sets=sets, outcomes=outcomes, progress=progress)
+    table = sweep_together(model, images, recipients[positions], given, sets=sets, outcomes=outcomes, progress=progress)
     return table.assign(position=positions[table["position"]])
 
 
@@ -141,8 +142,8 @@ def estimate_in_blocks(
     *,
     layers: range,
     progress: Progress,
-) -> pd.DataFrame:
-    """Run :func:`audit.patching.first_order.sweep_first_order` block by block."""
+) -> Iterator[pd.DataFrame]:
+    """Yield the rows of :func:`audit.patching.first_order.sweep_first_order` block by block."""
     donors = [DonorKind(kind, model, plan[kind].to_numpy(dtype=np.int64)) for kind in kinds]
     recipients = plan["recipient"].to_numpy(dtype=np.int64)
     what = _made_of(context, stage, model, donors, context.compute.exact) | {"layers": [layers.start, layers.stop]}
@@ -153,12 +154,12 @@ def estimate_in_blocks(
         rows = len(positions) * len(kinds) * len(sites_of(model, layers))
         name = f"{stage}, block {number + 1} of {len(blocks)}"
         tasks.append(Task(name, what | _images(recipients, donors, positions), len(positions), rows, perform))
-    return _done(context, stage, tasks, PATCH, progress)
+    yield from _done(context, stage, tasks, progress)
 
 
 def _estimated(
     model: Model,
-    pixels: Pixels,
+    images: Images,
     plan: pd.DataFrame,
     subjects: Rows,
     kinds: Sequence[str],
@@ -168,7 +169,7 @@ def _estimated(
     progress: Progress,
 ) -> pd.DataFrame:
     some = plan.iloc[positions].reset_index(drop=True)
-    table = sweep_first_order(model, pixels, some, subjects, kinds, layers=layers, outcomes=outcomes, progress=progress)
+    table = sweep_first_order(model, images, some, subjects, kinds, layers=layers, outcomes=outcomes, progress=progress)
     return table.assign(position=positions[table["position"]])
 
 
@@ -202,10 +203,7 @@ def _images(recipients: Rows, donors: Sequence[DonorKind], positions: Rows) -> d
     }
 
 
-def _done(
-    context: RunContext, stage: str, tasks: Sequence[Task], by: Sequence[str], progress: Progress
-) -> pd.DataFrame:
-    """Do the tasks and put their results together."""
-    folder = context.work / stage
-    run_tasks(tasks, folder, context.workers, progress)
-    return merge(tasks, folder, by)
+def _done(context: RunContext, stage: str, tasks: Sequence[Task], progress: Progress) -> Iterator[pd.DataFrame]:
+    """Do the tasks and yield their results."""
+    run_tasks(tasks, context.work / stage, context.workers, progress)
+    yield from read_results(tasks, context.work / stage)

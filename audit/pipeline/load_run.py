@@ -14,6 +14,7 @@ from audit.data.samples import Samples
 from audit.errors import DataError, InputError
 from audit.evidence.disparity import primary_gaps
 from audit.evidence.effects_store import StoredEffects
+from audit.evidence.stored_rows import StoredRows
 from audit.pipeline.context import Scope
 from audit.records import Audit
 from audit.report.render import Source, read_run
@@ -37,15 +38,20 @@ class OpenedRun:
         path = self.scope.run / "effects" / f"{name}.parquet"
         return pd.read_parquet(path) if path.is_file() else None
 
-    def of_seeds(self, name: str) -> pd.DataFrame | None:
-        """Read the stored effects of all seeds; None where there are none."""
-        tables = [t for seed in self.scope.seeds if (t := self.table(f"{name}-seed-{seed}")) is not None]
-        return pd.concat(tables, ignore_index=True) if tables else None
+    def stored(self, *names: str) -> StoredRows | None:
+        """Return stored effects, to be read as they are asked for; None where there are none."""
+        paths = [self.scope.run / "effects" / f"{name}.parquet" for name in names]
+        files = [path for path in paths if path.is_file()]
+        return StoredRows(files) if files else None
+
+    def of_seeds(self, name: str) -> StoredRows | None:
+        """Return the stored effects of all seeds, likewise."""
+        return self.stored(*(f"{name}-seed-{seed}" for seed in self.scope.seeds))
 
     @cached_property
     def effects(self) -> StoredEffects:
         """Gather what the sweeps left behind."""
-        swap, reference, unpatched = self.of_seeds("swap"), self.table("reference"), self.table("unpatched")
+        swap, reference, unpatched = self.of_seeds("swap"), self.stored("reference"), self.table("unpatched")
         if unpatched is None:
             raise InputError(str(self.scope.run), "no effects/unpatched.parquet", "restore it, or audit again")
         return StoredEffects(
@@ -54,7 +60,7 @@ class OpenedRun:
             unpatched,
             self.scope.samples.frame,
             balanced_on="" if reference is None else next(iter(self.scope.samples.attributes)),
-            transplant=self.table("transplant"),
+            transplant=self.stored("transplant"),
             first_order=self.of_seeds("first-order"),
             gaps=primary_gaps(self.audit.contrasts),
         )

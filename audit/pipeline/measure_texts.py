@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from audit.batching import in_batches
+from audit.data.ahead import in_image_batches
 from audit.evidence.prompts import why_not_alone
 from audit.models.transforms import as_input
 from audit.models.zero_shot import comparing_with
@@ -35,7 +35,7 @@ def measure_each_text(context: RunContext, models: AuditedModels) -> pd.DataFram
     model, rows = models.primary, audit_rows(context)
     texts = torch.stack(context.backbone.texts(), dim=1)  # (texts, classes, width)
     with torch.inference_mode(), comparing_with(model, texts.flatten(0, 1)):
-        parts = in_batches(lambda part: model(as_input(model, context.pixels[rows[part]])), len(rows), 64)
+        parts = in_image_batches(lambda pixels: model(as_input(model, pixels)), context.pixels, rows, size=64)
     logits = torch.cat(parts).unflatten(1, texts.shape[:2])
     tables = [
         pd.DataFrame(

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from audit.evidence.disparity import primary_gaps
 from audit.evidence.effects_store import StoredEffects
 from audit.evidence.sampled import LEAST
+from audit.evidence.stored_rows import Rows
 from audit.models.adapters.registry import adapter
 from audit.models.transforms import as_input
 from audit.patching.plans import draw_evenly
@@ -56,7 +56,8 @@ def patch_heads(context: RunContext, models: AuditedModels, rates: Rates, *, des
     choice = choose_patches(context, cost)
     gaps = primary_gaps(rates.contrasts)
     heads: list[Site] | None = None
-    first_order: pd.DataFrame | None
+    first_order: Rows | None
+    swap: Rows
     effort: list[Effort] = []
     if choice.sampled:
         able = localisable(context, gaps)

@@ -22,7 +22,7 @@ from audit.card.load import resolve, with_classes
 from audit.card.schema import PREDICTIONS, Card, ModelSpec
 from audit.controls.verdict import MeasuredControl
 from audit.data.assemble import read_samples
-from audit.data.pixels import load_pixels
+from audit.data.pixels import Cache, Geometry, Images, ImagesOnDemand, fits, load_pixels
 from audit.data.samples import Samples
 from audit.data.sources import opening_of
 from audit.data.summary import audited_outcomes
@@ -32,7 +32,7 @@ from audit.models.architecture import unit_of
 from audit.models.black_box import BlackBox, read_predictions
 from audit.models.build import Backbone, check_model, with_class_names
 from audit.models.checkpoint import hash_state
-from audit.models.device import CPU, Compute, open_device, open_precision
+from audit.models.device import CPU, Compute, idle_cores, open_device, open_precision
 from audit.models.onnx_file import OnnxModel
 from audit.models.preflight import NOT_FILES, PreflightReport, preflight_model, spec_of_controls
 from audit.models.preprocessing import Preprocessing
@@ -210,11 +210,8 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
     backbone = inputs.backbone or _backbone(inputs, cache, step, compute)
     own = card.training == "none" and inputs.finished is None
     model = backbone.build_as_is(len(samples.labels)) if own else backbone.build(len(samples.labels))
-    tick = step("data: decoding images")
-    keys = samples.keys
     preprocessing = backbone.preprocessing(model, weights=card.model.weights).opened(opening_of(card))
-    with still_there(samples):
-        pixels = load_pixels(samples.source, keys, preprocessing.geometry, progress=lambda n: tick(n, len(keys)))
+    pixels = _decoded(samples, preprocessing.geometry, card.data.cache, step, compute)
     served = None
     if own:
         served = compare_served(
@@ -258,6 +255,16 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
 def _workers(compute: Compute) -> int:
     """Return how many processes patch where nobody says: as many as torch would use threads."""
     return torch.get_num_threads() if compute.device.type == CPU else 1
+
+
+def _decoded(samples: Samples, geometry: Geometry, cache: Cache, step: Step, compute: Compute) -> Images:
+    """Decode the images where they are held in memory; else they are decoded as they are needed."""
+    images = ImagesOnDemand(samples.source, samples.keys, geometry, idle_cores(compute.device))
+    if not fits(images, cache):
+        return images
+    tick = step("data: decoding images")
+    with still_there(samples):
+        return load_pixels(samples.source, images.keys, geometry, progress=lambda n: tick(n, len(images)))
 
 
 def open_black_box(card: Card, *, card_path: Path, data_root: Path | None) -> BlackBox:

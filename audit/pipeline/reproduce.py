@@ -27,7 +27,7 @@ from audit.patching.sites import Site, sites_of
 from audit.patching.sweep import measure_unpatched
 from audit.pipeline.analyze import predictions, questions
 from audit.pipeline.context import RunContext, Scope
-from audit.pipeline.prepare import Options, open_inputs, prepare, prepare_black_box
+from audit.pipeline.prepare import Options, open_inputs, prepare, prepare_black_box, still_there
 from audit.pipeline.run_black_box import ask_black_box
 from audit.pipeline.run_sweeps import (
     Plan,
@@ -131,11 +131,12 @@ def reproduce_finding(
         return Reproduction(finding, audit.model.unit, finding.expected, obtained, finding.tolerance)
     with run_state(fail_in_time=options.device == CPU), tempfile.TemporaryDirectory() as work:
         context = prepare(inputs, replace(options, work=Path(work)), silent)
-        obtained = (
-            _measure_rates(context, run, finding)
-            if finding.kind == "disparity"
-            else _measure_head(context, run, finding, primary_gaps(audit.contrasts))
-        )
+        with still_there(context.samples):
+            obtained = (
+                _measure_rates(context, run, finding)
+                if finding.kind == "disparity"
+                else _measure_head(context, run, finding, primary_gaps(audit.contrasts))
+            )
     return Reproduction(finding, audit.model.unit, finding.expected, obtained, finding.tolerance)
 
 
@@ -185,10 +186,10 @@ def _measure_head(context: RunContext, run: Path, finding: Finding, gaps: Mappin
     patched = _patched(run, seed, plan, site)
     chosen = np.zeros((len(plan.rows), len(sites)), dtype=bool)
     chosen[patched, sites.index(site)] = True
-    table = patch_part(context, model, seed, plan, chosen)
+    table = pd.concat(patch_part(context, model, seed, plan, chosen), ignore_index=True)
     estimates = None
     if len(patched) < len(plan.rows):
-        estimates = estimate_part(context, model, seed, plan)
+        estimates = pd.concat(estimate_part(context, model, seed, plan), ignore_index=True)
         estimates = estimates[(estimates["layer"] == site.layer) & (estimates["head"] == site.head)]
     unpatched = _unpatched(context, run)
     stored = StoredEffects(table, None, unpatched, context.samples.frame, first_order=estimates, gaps=gaps)

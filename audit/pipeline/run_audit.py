@@ -90,7 +90,12 @@ def run_audit(inputs: Inputs, options: Options, step: Step) -> Path:
     training_jobs(context)  # what is wrong with the training sample or the control images shows
     with still_there(context.samples):
         images = control_images(context)  # before anything is written
-    return _run(context, options, lambda: _measure(context, images))
+
+    def measure() -> Audit:
+        with still_there(context.samples):  # images that are not held are opened all along
+            return _measure(context, images)
+
+    return _run(context, options, measure)
 
 
 def _run(context: Run, options: Options, measure: Callable[[], Audit]) -> Path:

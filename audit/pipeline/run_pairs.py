@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from audit.data.pixels import Pixels, load_pixels
+from audit.data.pixels import Images, ImagesOnDemand, Pixels, fits, load_pixels, select
 from audit.data.samples import EditableSource, pair_column
+from audit.models.device import idle_cores
 from audit.patching.plans import draw_evenly, find_twins
 from audit.patching.sites import Site
 from audit.patching.sweep import DonorKind, measure_unpatched, sweep
 from audit.pipeline.context import RunContext
-from audit.pipeline.in_blocks import sweep_in_blocks
+from audit.pipeline.in_blocks import PATCH, sweep_in_blocks
 from audit.pipeline.run_sweeps import Swept, choose, swept_layers
 from audit.pipeline.train_models import AuditedModels
 from audit.records import Contrast
@@ -34,14 +35,14 @@ class Pairs:
     ----------
     rows : pandas.DataFrame
         Of the samples, with ``side`` ("group" or "reference").
-    own, edited : numpy.ndarray (N, H, W, 3), uint8
+    images : Images
+        N as they are, then their N twins.
     back : numpy.ndarray or None
         The first few edited there and back again, where the source can do that.
     """
 
     rows: pd.DataFrame
-    own: Pixels
-    edited: Pixels
+    images: Images
     back: Pixels | None
 
 
@@ -95,14 +96,16 @@ def _exact_pairs(context: RunContext, contrast: Contrast, most_images: int | Non
         ]
         few = list(zip(there, rows[contrast.attribute], strict=True))[:ROUND_TRIPS]
         back = load_pixels(source, [source.edited(key, drawn, g) for key, g in few], geometry)
-        return (
-            Pairs(rows, context.pixels[rows.index], load_pixels(source, there, geometry), back) if len(rows) else None
-        )
+        own = rows["image"].tolist()
+        images = ImagesOnDemand(source, [*own, *there], geometry, idle_cores(context.compute.device))
+        seen = images[:] if fits(images, context.card.data.cache) else images
+        return Pairs(rows, seen, back) if len(rows) else None
     if column not in known:
         return None
     found = find_twins(known, column)
     rows = draw_evenly(found, ["label", "side"], at_most, rng)
-    return Pairs(rows, context.pixels[rows["row"]], context.pixels[rows["row_twin"]], None) if len(rows) else None
+    both = np.concatenate([rows["row"], rows["row_twin"]]).astype(np.int64)
+    return Pairs(rows, select(context.pixels, both), None) if len(rows) else None
 
 
 def _sweep_contrast(
@@ -110,28 +113,32 @@ def _sweep_contrast(
 ) -> pd.DataFrame:
     """Run both directions of one contrast, and the edits there and back."""
     n, model, layers = len(pairs.rows), models.primary, swept_layers(context)
-    pixels, every = np.concatenate([pairs.own, pairs.edited]), np.arange(2 * n, dtype=np.int64)
+    every = np.arange(2 * n, dtype=np.int64)
     stage = f"pairs-{hashlib.sha256(str(contrast).encode()).hexdigest()[:8]}"
-    patched = sweep_in_blocks(
+    blocks = sweep_in_blocks(
         context,
         stage,
         model,
         every,
         [DonorKind("pair", model, np.roll(every, n))],
         layers=layers,
-        pixels=pixels,
+        images=pairs.images,
         chosen=choose(model, layers, 2 * n, heads),
         units=every % n,
         progress=context.step(f"patching: {contrast}, exact pairs"),
     )
-    unpatched = measure_unpatched(model, pixels, every, context.outcomes).assign(position=every, layer=-1, head=-1)
+    patched = pd.concat(blocks, ignore_index=True).sort_values(PATCH, ignore_index=True)
+    unpatched = measure_unpatched(model, pairs.images, every, context.outcomes).assign(
+        position=every, layer=-1, head=-1
+    )
     parts = [_described(part, pairs.rows, np.repeat(VERSIONS, n), n) for part in (patched, unpatched)]
-    for version, donors in () if pairs.back is None else (("back", pairs.back), ("self", pairs.own[: len(pairs.back)])):
+    own = pairs.images[: 0 if pairs.back is None else len(pairs.back)]
+    for version, donors in () if pairs.back is None else (("back", pairs.back), ("self", own)):
         few = np.arange(len(donors), dtype=np.int64)
         # "self" donors are copies: both versions run in batches alike, in which equal images give equal bits.
         trip = sweep(
             model,
-            np.concatenate([pairs.own[: len(donors)], donors]),
+            np.concatenate([own, donors]),
             few,
             [DonorKind(version, model, few + len(donors))],
             layers=layers,

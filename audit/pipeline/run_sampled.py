@@ -22,6 +22,7 @@ from audit.evidence.effects_store import Part, StoredEffects, first_order_of
 from audit.evidence.heads import decide_early, discover, found_heads
 from audit.evidence.sampled import LEAST, FirstOrder, Sampled, draw
 from audit.evidence.stats import Array
+from audit.evidence.stored_rows import Rows, StoredRows
 from audit.models.adapters.registry import Model
 from audit.patching.sites import Site, sites_of
 from audit.pipeline.context import RunContext
@@ -47,8 +48,8 @@ ENOUGH = 1.05  # a share that falls short of the needed one by less is enough
 class SampledSweep:
     """What was patched and what was estimated, how many patches it took, and the heads that discovery found."""
 
-    swap: pd.DataFrame
-    first_order: pd.DataFrame
+    swap: Rows
+    first_order: Rows
     effort: list[Effort]
 
     @property
@@ -99,12 +100,12 @@ def sweep_sampled(
             write_table(tables["swap"], pd.concat([t for part in parts for t in part.patched], ignore_index=True))
             write_table(tables["first-order"], pd.concat([part.estimates for part in parts], ignore_index=True))
             write_text(counts, json.dumps([_effort(part, seed).model_dump() for part in parts], indent=1))
-        swap.append(pd.read_parquet(tables["swap"]))
-        first_order.append(pd.read_parquet(tables["first-order"]))
+        swap.append(tables["swap"])
+        first_order.append(tables["first-order"])
         effort += [Effort.model_validate(row) for row in json.loads(counts.read_text(encoding="utf-8"))]
     if not wanted:
         return SampledSweep(no_swaps(context), pd.DataFrame(), [])
-    return SampledSweep(pd.concat(swap, ignore_index=True), pd.concat(first_order, ignore_index=True), effort)
+    return SampledSweep(StoredRows(swap), StoredRows(first_order), effort)
 
 
 def _files(context: RunContext, seed: int) -> tuple[dict[str, Path], Path]:
@@ -152,7 +153,7 @@ class Sampling:
 
     def begin(self, plan: Plan) -> PartlyPatched:
         """Estimate a part to first order."""
-        estimates = estimate_part(self.context, self.model, self.seed, plan)
+        estimates = pd.concat(estimate_part(self.context, self.model, self.seed, plan), ignore_index=True)
         heads = len(sites_of(self.model, swept_layers(self.context)))
         return PartlyPatched(plan, estimates, np.zeros((len(plan.rows), heads), dtype=bool))
 
@@ -172,7 +173,7 @@ class Sampling:
         wanted = draw(cell, share, seed=self.context.card.audit.seed) | part.chosen
         if (wanted != part.chosen).any():
             new = patch_part(self.context, self.model, self.seed, part.plan, wanted & ~part.chosen)
-            part.patched.append(new.assign(look=np.int8(look)))
+            part.patched += [table.assign(look=np.int8(look)) for table in new]
             part.chosen = wanted
 
     def _search(self, parts: Sequence[PartlyPatched]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from audit.data.samples import AUDIT_SPLITS
 from audit.evidence.effects_store import Settings, StoredEffects
 from audit.evidence.joint_patching import HeadSet
 from audit.evidence.power import Feasibility, feasibility, plan_contrast
+from audit.evidence.stored_rows import Rows, StoredRows, columns_of, read
 from audit.models.adapters.registry import Model
 from audit.patching.plans import draw_evenly
 from audit.patching.sites import Site, sites_of
@@ -24,6 +26,7 @@ from audit.pipeline.context import RunContext, Scope
 from audit.pipeline.in_blocks import PATCH, estimate_in_blocks, sweep_in_blocks, sweep_sets_in_blocks
 from audit.pipeline.run_controls import trained_layers
 from audit.pipeline.train_models import AuditedModels, reseed_of
+from audit.pipeline.write_rows import write_sorted
 from audit.records import Contrast, ContrastRow, Effort, PatchChoice, SearchPrecision
 from audit.store import folder_name, write_table
 from audit.units import UNITS
@@ -74,9 +77,9 @@ class Swept:
         return None if self.heads is None else OTHER_DESIGNS
 
 
-def sweep_every(context: RunContext, models: AuditedModels, plans: Sequence[Plan]) -> pd.DataFrame:
+def sweep_every(context: RunContext, models: AuditedModels, plans: Sequence[Plan]) -> StoredRows:
     """Run Design A with every head of every recipient. What is stored is not computed again."""
-    return pd.concat([_swap(context, models, seed, plans) for seed in context.seeds], ignore_index=True)
+    return StoredRows([_swap(context, models, seed, plans) for seed in context.seeds])
 
 
 def audit_rows(scope: Scope) -> npt.NDArray[np.int64]:
@@ -151,20 +154,15 @@ def head_settings(scope: Scope) -> Settings:
     return Settings(spec.alpha, spec.permutations, spec.bootstrap, spec.seed, spec.min_group_size, margin, scope.unit)
 
 
-def _swap(context: RunContext, models: AuditedModels, seed: int, plans: Sequence[Plan]) -> pd.DataFrame:
+def _swap(context: RunContext, models: AuditedModels, seed: int, plans: Sequence[Plan]) -> Path:
     """Run Design A of one seed: both splits for the first, whose heads are searched, confirmation for the others."""
     path = context.run / "effects" / f"swap-seed-{seed}.parquet"
-    if path.is_file():
-        return pd.read_parquet(path)
     model = models.by_seed[seed]
-    parts = [
-        patch_part(context, model, seed, plan)
-        for plan in plans
-        if plan.split == "confirmation" or seed == context.seeds[0]
-    ]
-    table = pd.concat(parts, ignore_index=True) if parts else no_swaps(context)
-    write_table(path, table)
-    return table
+    asked = [plan for plan in plans if plan.split == "confirmation" or seed == context.seeds[0]]
+    if not path.is_file():
+        parts = (patch_part(context, model, seed, plan) for plan in asked)
+        write_sorted(path, parts, PATCH, without=no_swaps(context))
+    return path
 
 
 def patch_part(
@@ -173,8 +171,8 @@ def patch_part(
     seed: int,
     plan: Plan,
     chosen: npt.NDArray[np.bool_] | None = None,
-) -> pd.DataFrame:
-    """Patch one contrast and split of Design A: all of it, or what is ``chosen`` (recipients, heads).
+) -> Iterator[pd.DataFrame]:
+    """Patch one contrast and split of Design A: all of it, or what is ``chosen`` (recipients, heads); batch by batch.
 
     Discovery is computed as precisely as the user asked. Where that is less than float32, some recipients are computed
     in float32 as well, in columns ``float32:<outcome>``.
@@ -191,14 +189,16 @@ def patch_part(
         progress=context.step(f"patching: {plan.contrast}, {plan.split}, seed {seed}"),
     )
     if plan.split == "discovery" and context.compute.precision != torch.float32:
-        table = run(stage, chosen=chosen, precision=context.compute.precision)
         every = np.ones((len(plan.rows), len(sites_of(model, swept_layers(context)))), dtype=bool)
-        again = run(f"{stage}-again", chosen=_few(every if chosen is None else chosen))
+        again = pd.concat(run(f"{stage}-again", chosen=_few(every if chosen is None else chosen)), ignore_index=True)
         names = {f"p:{name}": f"{IN_FLOAT32}{name}" for name in context.outcomes}
-        table = table.merge(again[[*PATCH, *names]].rename(columns=names), on=PATCH, how="left")
+        exact = again[[*PATCH, *names]].rename(columns=names)
+        rough = run(stage, chosen=chosen, precision=context.compute.precision)
+        tables: Iterable[pd.DataFrame] = (table.merge(exact, on=PATCH, how="left") for table in rough)
     else:
-        table = run(stage, chosen=chosen)
-    return with_image_keys(context, with_class_names(_described(table, plan, seed), context.samples.labels))
+        tables = run(stage, chosen=chosen)
+    for table in tables:
+        yield with_image_keys(context, with_class_names(_described(table, plan, seed), context.samples.labels))
 
 
 def _few(chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -210,20 +210,23 @@ def _few(chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return few
 
 
-def search_precision(swap: pd.DataFrame, outcomes: Sequence[str], dtype: str) -> SearchPrecision | None:
+def search_precision(swap: Rows, outcomes: Sequence[str], dtype: str) -> SearchPrecision | None:
     """Return how far discovery is from float32, in probability, where both were computed; None where it is float32."""
-    pairs = [(f"{IN_FLOAT32}{name}", f"p:{name}") for name in outcomes if f"{IN_FLOAT32}{name}" in swap]
+    pairs = [(f"{IN_FLOAT32}{name}", f"p:{name}") for name in outcomes if f"{IN_FLOAT32}{name}" in columns_of(swap)]
     if not pairs:
         return None
-    apart = np.concatenate(
-        [(swap[exact] - swap[rough]).abs().dropna().to_numpy(dtype=np.float64) for exact, rough in pairs]
-    )
-    return SearchPrecision(dtype=dtype, largest_difference=float(apart.max()), compared=len(apart) // len(pairs))
+    apart = [
+        (rows[exact] - rows[rough]).abs().dropna().to_numpy(dtype=np.float64)
+        for rows in read(swap, [name for pair in pairs for name in pair])
+        for exact, rough in pairs
+    ]
+    together = np.concatenate(apart)
+    return SearchPrecision(dtype=dtype, largest_difference=float(together.max()), compared=len(together) // len(pairs))
 
 
-def estimate_part(context: RunContext, model: Model, seed: int, plan: Plan) -> pd.DataFrame:
-    """Estimate one contrast and split of Design A by attribution patching."""
-    table = estimate_in_blocks(
+def estimate_part(context: RunContext, model: Model, seed: int, plan: Plan) -> Iterator[pd.DataFrame]:
+    """Estimate one contrast and split of Design A by attribution patching, block by block."""
+    tables = estimate_in_blocks(
         context,
         f"{_stage(plan, seed)}-first-order",
         model,
@@ -233,7 +236,7 @@ def estimate_part(context: RunContext, model: Model, seed: int, plan: Plan) -> p
         layers=swept_layers(context),
         progress=context.step(f"patching: {plan.contrast}, {plan.split}, seed {seed}, first order"),
     )
-    return with_image_keys(context, _described(table, plan, seed))
+    yield from (with_image_keys(context, _described(table, plan, seed)) for table in tables)
 
 
 def _stage(plan: Plan, seed: int) -> str:
@@ -293,19 +296,14 @@ def no_swaps(context: RunContext) -> pd.DataFrame:
     return pd.DataFrame(columns=[*columns, *values, "contrast", "split", "seed"])
 
 
-def estimate_confirmation(context: RunContext, models: AuditedModels, plans: Sequence[Plan]) -> pd.DataFrame | None:
+def estimate_confirmation(context: RunContext, models: AuditedModels, plans: Sequence[Plan]) -> StoredRows | None:
     """Estimate Design A of the first seed by attribution patching on the confirmation split, to compare with it."""
-    path = context.run / "effects" / f"first-order-seed-{context.seeds[0]}.parquet"
-    if path.is_file():
-        return pd.read_parquet(path)
-    parts = [
-        estimate_part(context, models.primary, context.seeds[0], plan) for plan in plans if plan.split == "confirmation"
-    ]
-    if not parts:
-        return None
-    estimates = pd.concat(parts, ignore_index=True)
-    write_table(path, estimates)
-    return estimates
+    seed = context.seeds[0]
+    path = context.run / "effects" / f"first-order-seed-{seed}.parquet"
+    asked = [plan for plan in plans if plan.split == "confirmation"]
+    if not path.is_file() and asked:
+        write_sorted(path, (estimate_part(context, models.primary, seed, plan) for plan in asked), PATCH)
+    return StoredRows([path]) if path.is_file() else None
 
 
 def sweep_reference(
@@ -315,7 +313,7 @@ def sweep_reference(
     heads: Sequence[Site] | None,
     *,
     weights_only: bool = False,
-) -> pd.DataFrame | None:
+) -> StoredRows | None:
     """Run Design C: heads of the balanced model and of a second seed into the first, each image its own donor.
 
     With ``weights_only`` the heads' weights are transplanted, not what they write; with ``heads`` only these are tried.
@@ -325,9 +323,9 @@ def sweep_reference(
         return None
     path = context.run / "effects" / ("transplant.parquet" if weights_only else "reference.parquet")
     if path.is_file():
-        return pd.read_parquet(path)
+        return StoredRows([path])
     donors = {f"balanced-{k}": m for k, m in enumerate(models.balanced)} | {"reseed": models.by_seed[reseed]}
-    table = sweep_in_blocks(
+    tables = sweep_in_blocks(
         context,
         "transplant" if weights_only else "reference",
         models.primary,
@@ -337,9 +335,9 @@ def sweep_reference(
         chosen=choose(models.primary, swept_layers(context), len(rows), heads),
         progress=context.step("patching: " + ("weight transplant" if weights_only else "balanced reference model")),
     )
-    table = with_image_keys(context, with_class_names(table, context.samples.labels))
-    write_table(path, table)
-    return table
+    named = (with_image_keys(context, with_class_names(table, context.samples.labels)) for table in tables)
+    write_sorted(path, [named], PATCH)
+    return StoredRows([path])
 
 
 def choose(model: Model, layers: range, images: int, heads: Sequence[Site] | None) -> npt.NDArray[np.bool_] | None:

@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 from audit.card.schema import ModelSpec, TrainingSpec
+from audit.data.pixels import mirrored, select
 from audit.data.splits import balanced_training
 from audit.models.adapters.registry import Model
 from audit.models.checkpoint import hash_state, save_weights, started_from
 from audit.models.converters import keeps_configuration, kept_configuration
 from audit.models.device import held_on
-from audit.models.finetune import Recipe, Views, count_steps, finetune, make_views, mirrored
+from audit.models.finetune import Recipe, Views, count_steps, finetune, make_views
 from audit.models.readout import with_readout
 from audit.models.side_by_side import train_side_by_side
 from audit.pipeline.context import RunContext
@@ -161,7 +162,7 @@ def reseed_of(context: RunContext) -> int | None:
 
 
 def _views(base: Model, context: RunContext, training: TrainingSpec, train: Rows) -> Views:
-    pixels = context.pixels[train]
+    pixels = select(context.pixels, train)
     both = [pixels, mirrored(pixels)] if training.flip else [pixels]
     context.step("training: features of the frozen blocks")(0, 1)
     with held_on(context.compute.device, base):

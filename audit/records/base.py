@@ -78,6 +78,7 @@ class DataWarningCode(StrEnum):
     SUBJECT_IN_SEVERAL_GROUPS = "subject in several groups"
     IDENTICAL_IMAGES = "byte-identical images"
     NEAR_COPIES = "near-copies across splits"
+    NEAR_COPIES_LIMITED = "near-copies looked for among some pairs"
     SOURCES_DIFFER = "groups look different"
     LABELS_BY_COLUMN = "labels depend on a column"
     METADATA_IGNORED = "metadata ignored"

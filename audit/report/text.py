@@ -440,6 +440,11 @@ def preprocessing_sentence(info: PreprocessingInfo) -> str:
     return one_line(str(_data_templates().preprocessing(info)))
 
 
+def held_sentence(size: int, held: bool) -> str:
+    """Say in one line how many bytes the decoded images take, and whether they are held in memory."""
+    return one_line(str(_data_templates().decoded(size, held)))
+
+
 def served_sentence(control: Control) -> str:
     """Say how far the audited model's answers are from those of the deployed one."""
     return one_line(str(_data_templates().served(control)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,6 +107,20 @@ def is_done(task: Task, folder: Path) -> bool:
         return False
 
 
+def read_results(tasks: Sequence[Task], folder: Path) -> Iterator[pd.DataFrame]:
+    """Yield the results of all tasks, one after the other in the order of the list.
+
+    Raises
+    ------
+    UnfinishedError
+        If a result is missing or damaged.
+    """
+    for task in tasks:
+        if not is_done(task, folder):
+            raise UnfinishedError(str(folder / task.key), f"the result of {task.name} is missing", "run again")
+        yield pd.read_parquet(result_files(folder, task.key)[0])
+
+
 def merge(tasks: Sequence[Task], folder: Path, by: Sequence[str]) -> pd.DataFrame:
     """Put the results of all tasks together, sorted.
 
@@ -122,11 +136,9 @@ def merge(tasks: Sequence[Task], folder: Path, by: Sequence[str]) -> pd.DataFram
     UnfinishedError
         If a result is missing or damaged, or two rows are alike in ``by``.
     """
-    for task in tasks:
-        if not is_done(task, folder):
-            raise UnfinishedError(str(folder / task.key), f"the result of {task.name} is missing", "run again")
-    tables = [pd.read_parquet(result_files(folder, task.key)[0]) for task in tasks]
-    merged = pd.concat(tables, ignore_index=True).sort_values(list(by), kind="stable", ignore_index=True)
+    merged = pd.concat(read_results(tasks, folder), ignore_index=True).sort_values(
+        list(by), kind="stable", ignore_index=True
+    )
     if merged.duplicated(list(by)).any():
         raise UnfinishedError(str(folder), f"two results have the same {', '.join(by)}", "please report this")
     return merged

@@ -30,11 +30,11 @@ from PIL import Image  # noqa: E402
 from audit import __version__  # noqa: E402
 from audit.card.load import load_card  # noqa: E402
 from audit.card.schema import Card, ModelSpec  # noqa: E402
-from audit.data.pixels import Pixels, centred_square, load_pixels  # noqa: E402
+from audit.data.pixels import Pixels, centred_square, load_pixels, mirrored  # noqa: E402
 from audit.data.synthetic import SyntheticSource, sample_faces  # noqa: E402
 from audit.models import finetune as training  # noqa: E402
 from audit.models.build import Backbone  # noqa: E402
-from audit.models.finetune import Recipe, make_views, mirrored  # noqa: E402
+from audit.models.finetune import Recipe, make_views  # noqa: E402
 
 PHOTOGRAPH = (640, 480)
 VIT_S = ModelSpec(name="vit_small_patch14_dinov2", weights="none", image_size=98, train_blocks=4)
@@ -117,7 +117,7 @@ def measure(job: Job, epochs: int) -> dict[str, float]:
         train_blocks=job.spec.train_blocks,
     )  # fmt: skip
     draw = training._drawn
-    training._drawn = clock.timed("index and convert", lambda *args: draw(*args).float())
+    training._drawn = clock.timed("index", draw)
     try:
         with clock.of("steps, all"):
             training.finetune(model, views, targets, recipe)

@@ -100,7 +100,7 @@ def _compare(context: RunContext, models: AuditedModels) -> Figures:
 
 def _both_ways(context: RunContext, models: AuditedModels, sampling: Sampling, plan: Plan) -> Swept:
     begun = time.perf_counter()
-    every = patch_part(context, models.primary, sampling.seed, plan)
+    every = pd.concat(patch_part(context, models.primary, sampling.seed, plan), ignore_index=True)
     between = time.perf_counter()
     part = sampling.begin(plan)
     heads = np.ones(part.chosen.shape[1], dtype=bool)

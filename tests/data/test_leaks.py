@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from audit.data import describe_data
-from audit.data.leaks import leak_warnings, look_at, near_pairs
+from audit.data import describe_data, leaks
+from audit.data.leaks import NearPairs, leak_warnings, look_at, near_pairs, thumbnail
 from audit.records import AttributeInfo
 from audit.report.text import warning_sentence
 from tests.data.faces import card_of, face_table, read, write_faces
@@ -46,7 +47,8 @@ def warned(pictures: list[Image.Image], nuisance: tuple[str, ...] = (), **column
     """Return the warnings in words."""
     frame, looks = samples(pictures, **columns)
     digests = pd.Series([hashlib.sha256(p.tobytes()).hexdigest() for p in pictures], index=frame["image"])
-    return [warning_sentence(w) for w in leak_warnings(frame, looks, digests, INFO, nuisance)]
+    thumbs = dict(zip(frame["image"], map(thumbnail, pictures), strict=True))
+    return [warning_sentence(w) for w in leak_warnings(frame, looks, digests, INFO, nuisance, thumbs.__getitem__)]
 
 
 @pytest.mark.unit
@@ -77,7 +79,7 @@ def test_a_near_copy_in_another_split_is_found(change: str) -> None:
 @pytest.mark.unit
 def test_plain_pictures_are_no_copies_of_each_other() -> None:
     assert warned([Image.new("RGB", (20, 20), (k, k, 90)) for k in range(80)])[0].startswith("tone: images of 'b'")
-    assert near_pairs(np.zeros(5, dtype=np.uint64)) == set()
+    assert near_pairs(np.zeros(5, dtype=np.uint64)) == NearPairs(set(), 0, 0)
 
 
 @pytest.mark.property
@@ -92,7 +94,36 @@ def test_near_pairs_are_those_that_counting_bits_gives(values: list[int], data: 
     slow = {
         (a, b) for a in structured for b in structured if a < b and (values[a] ^ values[b]).bit_count() <= 3
     }  # fmt: skip
-    assert near_pairs(np.array(values, dtype=np.uint64)) == slow
+    found = near_pairs(np.array(values, dtype=np.uint64))
+    assert found.pairs == slow
+    assert found.compared == found.of
+    sides = np.array([i % 3 for i in range(len(values))])
+    apart = near_pairs(np.array(values, dtype=np.uint64), [sides])
+    assert apart.pairs == {(a, b) for a, b in slow if sides[a] != sides[b]}
+
+
+@pytest.mark.unit
+def test_the_search_for_near_copies_is_bounded() -> None:
+    """A thousand images of one outline share all four parts: 4 x 499,500 pairs; two others share three of theirs."""
+    one, other = 0x0F0F0F0F0F0F0F0F, 0x3333333333333333
+    bits = np.array([one] * 1000 + [other, other ^ 1], dtype=np.uint64)
+    of = 4 * 499_500 + 3
+    everything = near_pairs(bits, found_at_most=10**6)
+    assert (len(everything.pairs), everything.compared, everything.of) == (499_501, of, of)
+    few = near_pairs(bits, compared_at_most=499_499)
+    assert few == NearPairs({(1000, 1001)}, 3, of)
+    assert near_pairs(bits, found_at_most=0) == few
+
+
+@pytest.mark.unit
+def test_a_search_that_was_not_finished_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame, looks = samples([picture(k) for k in range(80)])
+    digests = pd.Series(frame["image"].to_numpy(), index=frame["image"])
+    same = looks.assign(bits=np.uint64(0x0F0F0F0F0F0F0F0F))
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(leaks, "near_pairs", partial(near_pairs, found_at_most=0))
+    (warning,) = leak_warnings(frame, same, digests, {}, (), lambda _key: rng.random((16, 16)))
+    assert warning_sentence(warning).startswith("near-copies were looked for among 25% of the pairs that may be some")
 
 
 @pytest.mark.unit

@@ -11,18 +11,18 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from audit.data.pixels import mirrored
 from audit.errors import UnfinishedError
 from audit.models.checkpoint import hash_state
 from audit.models.device import ON_CPU, Compute, held_on
 from audit.models.finetune import (
-    MAPPED_ABOVE,
+    KEPT_AT_MOST,
     Batch,
     Recipe,
     Views,
     finetune,
     loss_and_gradient,
     make_views,
-    mirrored,
     prefix_blocks,
 )
 from audit.models.predict import predict_logits
@@ -232,40 +232,49 @@ def test_features_beyond_float16_stay_as_they_are() -> None:
     assert found.isfinite().all()
 
 
-def mapped_files() -> int:
-    """Return how many files without a name are mapped into the memory of this process."""
-    return sum(line.endswith("(deleted)") for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines())
+def test_features_that_may_not_be_kept_train_the_same_model_from_the_images(tmp_path: Path) -> None:
+    """Up to rounding, for a batch of another size rounds otherwise; and no file is written meanwhile."""
+    logits, kinds = [predict_logits(fresh(), PIXELS)], []
+    with files_of_at_most(0):
+        for limit in (KEPT_AT_MOST, 0):
+            model = fresh()
+            views = make_views(model, [PIXELS, mirrored(PIXELS)], 1, kept_at_most=limit)
+            kinds.append({isinstance(view, torch.Tensor) for view in views.data})
+            finetune(model, views, TARGETS, replace(RECIPE, train_blocks=1))
+            logits.append(predict_logits(model, PIXELS))
+    assert kinds == [{True}, {False}]
+    before, kept, again = logits
+    moved = np.abs(kept - before).max()
+    assert moved > 0.01
+    np.testing.assert_allclose(again, kept, atol=0.02 * moved)
 
 
-def test_features_train_the_same_model_in_memory_and_in_a_file() -> None:
-    hashes, files = [], []
-    for limit in (MAPPED_ABOVE, 0):
-        model, before = fresh(), mapped_files()
-        views = make_views(model, [PIXELS, mirrored(PIXELS)], 1, mapped_above=limit)
-        files.append(mapped_files() - before)
-        finetune(model, views, TARGETS, replace(RECIPE, train_blocks=1))
-        hashes.append(hash_state(model.state_dict()))
-    assert hashes[0] == hashes[1]
-    assert files == [0, 2]
+@pytest.mark.parametrize("kept", [True, False])
+def test_features_beyond_float16_train_in_float32(kept: bool) -> None:
+    model = fresh()
+    with torch.no_grad():
+        model.pos_embed[0, 0, 0] = 1e5
+    views = make_views(model, [PIXELS], 1, kept_at_most=KEPT_AT_MOST if kept else 0)
+    everything = np.arange(len(PIXELS))
+    batch = Batch(views, TARGETS, everything, np.zeros_like(everything))
+    loss, _ = loss_and_gradient(model.train().requires_grad_(True), batch, replace(RECIPE, train_blocks=1))
+    with torch.inference_mode():
+        wanted = torch.nn.functional.cross_entropy(model(as_input(model, PIXELS)), torch.from_numpy(TARGETS))
+    assert loss == pytest.approx(float(wanted), rel=1e-4)
 
 
-def test_want_of_room_shows_before_features_are_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once they are, it ends the process by a signal, and nothing can be said."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    what = rf"^{tmp_path}: cannot be written \(File too large\); make room for 0\.0 GB of features there"
-    with files_of_at_most(4096), pytest.raises(UnfinishedError, match=what):
-        make_views(fresh(), [PIXELS], 1, mapped_above=0)
+def test_features_fit_to_the_byte_or_are_not_kept() -> None:
+    """Two views of 24 images, 17 tokens of width 32 or so, two bytes each; a byte less, and none is kept."""
+    model = fresh()
+    size = 2 * features(make_views(model, [PIXELS], 1)).nbytes
+    for limit, kept in ((size, True), (size - 1, False)):
+        views = make_views(model, [PIXELS, PIXELS], 1, kept_at_most=limit)
+        assert isinstance(views.data[0], torch.Tensor) is kept
 
 
 @pytest.mark.parametrize(("train", "frozen"), [(None, 0), (1, 2), (3, 0), (7, 0)])
 def test_blocks_of_the_prefix(train: int | None, frozen: int) -> None:
     assert prefix_blocks(fresh(), train) == frozen
-
-
-def test_mirroring_twice_is_nothing_and_once_moves_left_to_right() -> None:
-    pixels = noise_pixels(2)
-    assert (mirrored(mirrored(pixels)) == pixels).all()
-    assert (mirrored(pixels)[:, :, 0] == pixels[:, :, -1]).all()
 
 
 def test_only_the_named_rows_are_seen() -> None:

@@ -11,14 +11,14 @@ import pytest
 from scipy import stats
 
 from audit.card.schema import DataSpec, GroupSpec, ModelSpec, Rendered
-from audit.data.pixels import centred_square, load_pixels
+from audit.data.pixels import centred_square, load_pixels, mirrored
 from audit.data.samples import Samples
 from audit.data.synthetic import edited_key, rendered_samples
 from audit.evidence.bootstrap import draw_bootstrap, weighted_estimates
 from audit.evidence.effects import SwapEffects, lay_out
 from audit.evidence.stats import Array
 from audit.models.build import Backbone
-from audit.models.finetune import Recipe, finetune, make_views, mirrored
+from audit.models.finetune import Recipe, finetune, make_views
 from audit.models.predict import predict_logits
 from audit.models.rendered_base import rendered_base
 from audit.patching.plans import plan_group_swap

@@ -1,0 +1,104 @@
+"""Tables of a sweep written to a Parquet file while they are made, sorted, whatever their number: memory is bounded."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audit.store import UNFINISHED, atomic_write
+
+ROWS_AT_ONCE: Final = 1 << 16  # that are held
+ROW_GROUP: Final = 1 << 13  # of what is sorted in pieces: a piece is read again a few of them at a time
+
+
+def write_sorted(
+    path: Path,
+    sweeps: Iterable[Iterable[pd.DataFrame]],
+    by: Sequence[str],
+    *,
+    without: pd.DataFrame | None = None,
+    rows_at_once: int = ROWS_AT_ONCE,
+) -> None:
+    """Write the rows of sweeps into one Parquet file, whole or not at all; each sweep's are sorted.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+    sweeps : iterable of iterables of pandas.DataFrame
+        Tables of the same columns, made while they are written.
+    by : sequence of str
+        What the rows of a sweep are sorted by and told apart by; the first is a whole number.
+    without : pandas.DataFrame, optional
+        What is written where there is no table.
+    rows_at_once : int
+        About so many rows are held at a time; more lie in files beside ``path`` until they are put together.
+
+    Raises
+    ------
+    UnfinishedError
+        If it cannot be written.
+    ValueError
+        If two rows of a sweep are alike in ``by``, or there is nothing to write.
+    """
+    with atomic_write(path) as temporary, ExitStack() as stack:
+        writer: pq.ParquetWriter | None = None
+        for sweep in sweeps:
+            for rows in _sorted(sweep, list(by), path, rows_at_once):
+                table = pa.Table.from_pandas(rows, schema=writer and writer.schema, preserve_index=False)
+                if writer is None:
+                    writer = stack.enter_context(pq.ParquetWriter(temporary, table.schema, compression="zstd"))
+                writer.write_table(table)
+        if writer is None:
+            if without is None:
+                raise ValueError(f"{path}: no rows")
+            without.to_parquet(temporary, index=False, compression="zstd")
+
+
+def _sorted(tables: Iterable[pd.DataFrame], by: list[str], path: Path, at_once: int) -> Iterator[pd.DataFrame]:
+    """Yield the rows of one sweep in their order: of all its tables at once, or of sorted pieces, range by range."""
+    with ExitStack() as stack:
+        pieces: list[Path] = []
+        held: list[pd.DataFrame] = []
+        total, last = 0, -1
+        for table in tables:
+            held.append(table)
+            total, last = total + len(table), max(last, int(table[by[0]].max()) if len(table) else -1)
+            if sum(map(len, held)) >= at_once:
+                pieces.append(_piece(held, by, path, stack))
+                held = []
+        if not pieces:
+            if held:
+                yield _in_order(held, by)
+            return
+        if held:
+            pieces.append(_piece(held, by, path, stack))
+        width = max(1, at_once * (last + 1) // total)
+        for start in range(0, last + 1, width):
+            inside = [(by[0], ">=", start), (by[0], "<", start + width)]
+            parts = [pd.read_parquet(piece, filters=inside) for piece in pieces]
+            yield _in_order([part for part in parts if len(part)], by)
+
+
+def _piece(tables: Sequence[pd.DataFrame], by: list[str], path: Path, stack: ExitStack) -> Path:
+    """Write some tables, sorted, into a file that is gone with the stack, or cleared where the run is killed."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
+    os.close(handle)
+    piece = Path(name)
+    stack.callback(piece.unlink, missing_ok=True)
+    _in_order(tables, by).to_parquet(piece, index=False, row_group_size=ROW_GROUP)
+    return piece
+
+
+def _in_order(tables: Sequence[pd.DataFrame], by: list[str]) -> pd.DataFrame:
+    rows = pd.concat(tables, ignore_index=True).sort_values(by, kind="stable", ignore_index=True)
+    if rows.duplicated(by).any():
+        raise ValueError(f"two rows of a sweep have the same {', '.join(by)}")
+    return rows
