@@ -214,6 +214,8 @@ def _bare(values: pd.Series) -> pd.Series:
 def _joined(parts: pd.DataFrame) -> pd.Series:
     """Join the values of each row; None where one is missing."""
     parts = parts.apply(_bare)
+    if parts.shape[1] == 1:
+        return parts.iloc[:, 0]
     joined = parts.fillna("").agg("/".join, axis=1)
     return joined.where(parts.notna().all(axis=1), None)
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,7 @@ STATISTICS = ("brightness", "contrast", "sharpness", "pixels")
 COLUMNS = (*STATISTICS, "gray", "bits")
 TINY = 1e-9  # differences that are rounding
 CONSTANT_APART = 1e9  # stands for infinitely many standard deviations
+T = TypeVar("T", pd.Series, pd.DataFrame)
 Look = Mapping[str, float | int]
 Thumb = Callable[[str], npt.NDArray[np.float64]]
 GRAY_LEVELS = 2.0  # mean difference of the channels up to which an image is gray; JPEG adds a little
@@ -75,6 +77,16 @@ def look_at(image: Image.Image) -> Look:
     }
 
 
+def of_images(about: T, images: pd.Series) -> T:
+    """Return what is known of images by key for a column of keys, under its index.
+
+    Where it is in the same order already nothing is looked up, which would take several times the memory.
+    """
+    if len(about) == len(images) and bool((about.index == pd.Index(images)).all()):
+        return about.set_axis(images.index, axis=0)
+    return about.reindex(images).set_axis(images.index, axis=0)
+
+
 def leak_warnings(
     frame: pd.DataFrame,
     looks: pd.DataFrame,
@@ -99,8 +111,8 @@ def leak_warnings(
     thumb : callable
         From an image's key to its ``thumbnail``.
     """
-    seen = looks.loc[frame["image"]].set_axis(frame.index)
-    copies = list(_near_copies(frame, seen, frame["image"].map(digests), thumb))
+    seen = of_images(looks, frame["image"])
+    copies = list(_near_copies(frame, seen, of_images(digests, frame["image"]), thumb))
     frame = frame[~frame["split"].isin(HELD_BACK)]
     seen = seen.loc[frame.index]
     return [

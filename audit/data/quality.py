@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 from PIL import Image
 
 from audit.batching import batches
@@ -26,7 +27,7 @@ from audit.data.decode import (
     check_side,
     remarks_of,
 )
-from audit.data.leaks import COLUMNS, Look, look_at
+from audit.data.leaks import COLUMNS, Look, look_at, of_images
 from audit.data.samples import EXAMPLES, ImageSource
 from audit.data.sources import ByteSource
 from audit.errors import DataError
@@ -107,17 +108,21 @@ def inspect_images(
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("ignore")  # remarks on metadata; bombs are refused by size
         for part in batches(len(keys), AT_ONCE):
-            for place, answer in enumerate(pool.map(lambda key: _seen(source, key, opening), keys[part]), part.start):
+            answers = pool.map(lambda key: _seen(source, key, opening), keys[part])
+            digests = []
+            for place, answer in enumerate(answers, part.start):
                 found.take(place, keys[place], answer)
+                digests += [answer.digest] if isinstance(answer, _Seen) else []
                 if progress is not None:
                     progress(place + 1)
+            found.digests.append(pa.array(digests, type=pa.string()))
     unreadable = pd.Series(found.bad, dtype=object)
     _refuse_too_many(unreadable, len(keys), where)
     readable = pd.Index([key for key in keys if key not in found.bad])
-    good = found.digests != b""
+    good = np.array([key not in found.bad for key in keys], dtype=bool)
     looks = pd.DataFrame(found.looks[good], columns=COLUMNS[:-1], index=readable)
     return Inspection(
-        digests=pd.Series(found.digests[good].astype(str), index=readable, dtype="str"),
+        digests=pa.chunked_array(found.digests, type=pa.string()).to_pandas().set_axis(readable),
         unreadable=unreadable,
         looks=looks.assign(bits=found.bits[good]),
         warnings=tuple(_remark_warnings(found.remarks, opening)),
@@ -128,23 +133,22 @@ def inspect_images(
 class _Found:
     """What opening images has shown so far, by place; of a million images a hundred megabytes."""
 
-    digests: npt.NDArray[np.bytes_]
     looks: npt.NDArray[np.float64]
     bits: npt.NDArray[np.uint64]
+    digests: list[pa.Array] = field(default_factory=list)  # of what can be read
     bad: dict[str, ImageError] = field(default_factory=dict)
     remarks: dict[str, list[str]] = field(default_factory=dict)  # keys by remark
 
     @staticmethod
     def of(n: int) -> _Found:
         """Make room for so many images."""
-        return _Found(np.zeros(n, dtype="S64"), np.zeros((n, len(COLUMNS) - 1)), np.zeros(n, dtype=np.uint64))
+        return _Found(np.zeros((n, len(COLUMNS) - 1)), np.zeros(n, dtype=np.uint64))
 
     def take(self, place: int, key: str, answer: _Seen | ImageError) -> None:
         """Note what an image has shown."""
         if isinstance(answer, ImageError):
             self.bad[key] = answer
             return
-        self.digests[place] = answer.digest.encode()
         self.looks[place] = [answer.look[name] for name in COLUMNS[:-1]]
         self.bits[place] = int(answer.look["bits"])
         for remark in answer.remarks:
@@ -208,9 +212,10 @@ def fingerprint(frame: pd.DataFrame, digests: pd.Series) -> str:
         64 hexadecimal digits.
     """
     digest = hashlib.sha256()
+    content = of_images(digests, frame["image"]) if len(digests) else ""
+    whole = frame.assign(sha256=content)
     for part in batches(max(1, len(frame)), ROWS_AT_ONCE):
-        rows = frame.iloc[part]
-        table = rows.assign(sha256=rows["image"].map(digests))
+        table = whole.iloc[part]
         digest.update(table.to_csv(index=False, lineterminator="\n", header=part.start == 0).encode())
     return digest.hexdigest()
 
@@ -230,7 +235,7 @@ def duplicate_warnings(frame: pd.DataFrame, digests: pd.Series) -> list[DataWarn
     list of DataWarning
         Empty, or one whose ``numbers`` say how many have a twin in another split, and of another subject.
     """
-    content = frame["image"].map(digests)
+    content = of_images(digests, frame["image"])
     twins = frame[content.duplicated(keep=False)]
     if twins.empty:
         return []

@@ -92,9 +92,25 @@ def strata_of(frame: pd.DataFrame, attributes: Sequence[str]) -> pd.Series:
     pandas.Series
         Stratum by subject; of equally common values the first in the alphabet counts.
     """
-    columns = ["label", *attributes]
-    commonest = pd.DataFrame({column: _commonest(frame, column) for column in columns})
-    return commonest.agg("|".join, axis=1)
+    subject, subjects = pd.factorize(frame["subject"], sort=True)
+    codes = np.zeros(len(subjects), dtype=np.int64)
+    names = np.array([""], dtype=object)
+    for column in ("label", *attributes):
+        value, values = pd.factorize(frame[column], sort=True)
+        of_subject = _commonest(subject, value, len(values))
+        joined = [f"{before}|{after}" if before else str(after) for before in names for after in values]
+        used, codes = np.unique(codes * len(values) + of_subject, return_inverse=True)
+        names = np.array(joined, dtype=object)[used]
+    return pd.Series(names[codes], index=subjects)
+
+
+def _commonest(subject: npt.NDArray[np.int64], value: npt.NDArray[np.int64], values: int) -> npt.NDArray[np.int64]:
+    """Return each subject's commonest value, of codes; of equally common ones the first."""
+    each, count = np.unique(subject.astype(np.int64) * values + value, return_counts=True)
+    order = np.lexsort((each % values, -count, each // values))
+    first = np.unique(each[order] // values, return_index=True)[1]
+    found: npt.NDArray[np.int64] = each[order][first] % values
+    return found
 
 
 def assign_subjects(strata: pd.Series, shares: np.ndarray, seed: int) -> pd.Series:
@@ -241,12 +257,6 @@ def _excluded(dropped: pd.DataFrame, attributes: Iterable[str], kind: LeftOut, o
 
 def _chance(seed: int, name: str) -> str:
     return hashlib.sha256(f"{seed}\0{name}".encode()).hexdigest()
-
-
-def _commonest(frame: pd.DataFrame, column: str) -> pd.Series:
-    counts = frame.groupby(["subject", column]).size().rename("images").reset_index()
-    ordered = counts.sort_values(["subject", "images", column], ascending=[True, False, True])
-    return ordered.drop_duplicates("subject").set_index("subject")[column].astype(str)
 
 
 def _given_splits(frame: pd.DataFrame, spec: DataSpec, attributes: list[str], shares: np.ndarray) -> pd.Series:
