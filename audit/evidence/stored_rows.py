@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from audit.evidence.stats import Array, Codes
 
 ROWS_AT_ONCE: Final = 1 << 16
+PARTS_HELD: Final = 64
 DONOR_KIND: Final = "donor_kind"
 
 
@@ -82,11 +83,12 @@ def count(rows: Rows) -> int:
 def distinct(rows: Rows, columns: Sequence[str], by: Sequence[str] | None = None) -> pd.DataFrame:
     """Return columns of the first row of each combination of values in ``by``, by default of all the columns."""
     key = list(by or columns)
-    found = pd.DataFrame(columns=list(columns))
+    found: list[pd.DataFrame] = []
     for part in read(rows, columns):
-        first = part.drop_duplicates(key)
-        found = pd.concat([found, first]).drop_duplicates(key) if len(found) else first
-    return found
+        found.append(part.drop_duplicates(key))
+        if len(found) > PARTS_HELD:
+            found = [pd.concat(found).drop_duplicates(key)]
+    return pd.concat(found).drop_duplicates(key) if found else pd.DataFrame(columns=list(columns))
 
 
 @dataclass(frozen=True)

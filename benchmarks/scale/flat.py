@@ -125,11 +125,29 @@ def run_stage(stage: str, folder: Path) -> dict[str, float]:
     return {"mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)}
 
 
+class Peak:
+    """The peak of this process since it was asked to begin."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    @staticmethod
+    def begin() -> None:
+        """Count anew."""
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+    @staticmethod
+    def mb() -> float:
+        """Return the peak in MB."""
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024, 1)
+
+
 class _Watched:
     """Notes the peak of this process step by step, as the run tells of its steps."""
 
     def __init__(self) -> None:
-        self._step, self._mb = "", {"training": 0.0, "sweep": 0.0}
+        self._step, self._peak, self._mb = "", Peak(), {"training": 0.0, "sweep": 0.0}
 
     def __call__(self, step: str, _done: int, _total: int) -> None:
         if step != self._step:
@@ -139,10 +157,8 @@ class _Watched:
     def _note(self) -> None:
         stage = {"training": "training", "patching": "sweep"}.get(self._step.split(":")[0])
         if stage is not None:
-            lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-            peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
-            self._mb[stage] = max(self._mb[stage], round(peak, 1))
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is counted anew
+            self._mb[stage] = max(self._mb[stage], self._peak.mb())
+        self._peak.begin()
 
     def peaks(self) -> dict[str, float]:
         """Return the peaks, in MB."""
