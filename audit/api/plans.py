@@ -30,7 +30,7 @@ from audit.pipeline.check_served import compare_served
 from audit.pipeline.prepare import Inputs, open_black_box, open_inputs
 from audit.pipeline.show_images import write_examples
 from audit.process_state import run_state
-from audit.records import Control, DataReport, LoadedWeights, PreprocessingInfo
+from audit.records import Access, Control, DataReport, LoadedWeights, PreprocessingInfo
 from audit.report.text import called_sentence
 
 __all__ = ["Plan", "plan"]
@@ -154,8 +154,10 @@ class Plan:
     @property
     def outputs(self) -> str:
         """How the model's outputs are read, in words."""
-        read = {**asdict(self.inputs.readout), "classes": list(self.inputs.samples.labels)}
-        return called_sentence(SimpleNamespace(**read))
+        box, read = self.inputs.box, asdict(self.inputs.readout)
+        access = Access.INSIDE if box is None else box.access
+        known = {"classes": list(self.inputs.samples.labels), "access": access, "has_inside": box is None}
+        return called_sentence(SimpleNamespace(**read, **known))
 
     def power(self) -> pd.DataFrame:
         """Return what could be detected, a row for each group against its reference, outcome and metric.

@@ -33,7 +33,7 @@ def write_sorted(
     ----------
     path : pathlib.Path
     sweeps : iterable of iterables of pandas.DataFrame
-        Tables of the same columns, made while they are written.
+        Tables made while they are written. What the first sweep has no column of, no other may have.
     by : sequence of str
         What the rows of a sweep are sorted by and told apart by; the first is a whole number.
     without : pandas.DataFrame, optional
@@ -46,20 +46,29 @@ def write_sorted(
     UnfinishedError
         If it cannot be written.
     ValueError
-        If two rows of a sweep are alike in ``by``, or there is nothing to write.
+        If two rows of a sweep are alike in ``by``, a later sweep has more columns, or there is nothing to write.
     """
     with atomic_write(path) as temporary, ExitStack() as stack:
         writer: pq.ParquetWriter | None = None
         for sweep in sweeps:
             for rows in _sorted(sweep, list(by), path, rows_at_once):
-                table = pa.Table.from_pandas(rows, schema=writer and writer.schema, preserve_index=False)
                 if writer is None:
+                    table = pa.Table.from_pandas(rows, preserve_index=False)
                     writer = stack.enter_context(pq.ParquetWriter(temporary, table.schema, compression="zstd"))
+                else:
+                    table = _like(writer.schema, rows)
                 writer.write_table(table)
         if writer is None:
             if without is None:
                 raise ValueError(f"{path}: no rows")
             without.to_parquet(temporary, index=False, compression="zstd")
+
+
+def _like(schema: pa.Schema, rows: pd.DataFrame) -> pa.Table:
+    """Return rows with the columns of the first ones; what they lack is missing in them."""
+    if strange := [name for name in rows.columns if name not in schema.names]:
+        raise ValueError(f"the first rows have no {', '.join(strange)}")
+    return pa.Table.from_pandas(rows.reindex(columns=schema.names), schema=schema, preserve_index=False)
 
 
 def _sorted(tables: Iterable[pd.DataFrame], by: list[str], path: Path, at_once: int) -> Iterator[pd.DataFrame]:

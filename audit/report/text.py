@@ -413,7 +413,7 @@ class Sentences:
 
 
 def called_sentence(model: object) -> str:
-    """Say how outputs are read, of whatever has output, decision, threshold, one_logit and classes."""
+    """Say how outputs are read, of whatever has the fields that the sentence reads."""
     templates: Any = environment().get_template("text/method.j2").module
     return one_line(str(templates.called(model)))
 

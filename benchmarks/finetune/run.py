@@ -117,7 +117,7 @@ def measure(job: Job, epochs: int) -> dict[str, float]:
         train_blocks=job.spec.train_blocks,
     )  # fmt: skip
     draw = training._drawn
-    training._drawn = clock.timed("index", draw)
+    training._drawn = clock.timed("index and convert", draw)
     try:
         with clock.of("steps, all"):
             training.finetune(model, views, targets, recipe)

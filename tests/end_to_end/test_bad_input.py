@@ -151,7 +151,7 @@ FAULTS: list[tuple[Damage, list[str]]] = [
     (other_architecture, ["w.safetensors", "another architecture", "name weights of vit_tiny_patch16_224"]),
     (other_depth, ["w.safetensors", "another architecture", "blocks.2."]),
     (other_classes, ["w.safetensors", "5 outputs", "2 classes", "under model.classes"]),
-    (not_weights, ["w.pth", "cannot be read as weights", ".safetensors"]),
+    (not_weights, ["w.pth", "cannot be read as weights", "w-weights.pth"]),
     (missing_weights, ["gone.safetensors", "no such file or folder", "--data"]),
     (unsupported_model, ["model.name", "'xcit_tiny_12_p16_224' is not supported", "supported: vit_*"]),
     (unknown_model, ["model.name", "vit_tiny_patch16_242", "did you mean vit_tiny_patch16_224"]),

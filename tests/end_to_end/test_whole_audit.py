@@ -391,7 +391,7 @@ def test_unfinished_run_keeps_whole_stages_and_goes_on(
         raise UnfinishedError("patching", "the machine went away", "run again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("audit.pipeline.run_sweeps.sweep", fail)
+        patch.setattr("audit.pipeline.in_blocks.sweep", fail)
         result = invoke("run", small_run.card, "--out", tmp_path)
     assert result.exit_code == 5
     assert result.stderr.splitlines()[-1] == "patching: the machine went away; run again"

@@ -70,3 +70,14 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     with files_of_at_most(4096), pytest.raises(UnfinishedError, match=r"swap\.parquet: cannot be written \(File too"):
         write_sorted(tmp_path / "swap.parquet", [sweep(0, 200)], BY)
     assert parts_of(tmp_path) == []
+
+
+def test_what_a_later_sweep_lacks_is_missing_and_more_than_the_first_has_is_refused(tmp_path: Path) -> None:
+    wide = rows([0], 0.0).assign(exact=1.5)
+    write_sorted(tmp_path / "swap.parquet", [[wide], [rows([1], 9.0)]], BY)
+    stored = pd.read_parquet(tmp_path / "swap.parquet")
+    assert stored.loc[stored["position"] == 0, "exact"].tolist() == [1.5] * 4
+    assert stored.loc[stored["position"] == 1, "exact"].isna().all()
+    with pytest.raises(ValueError, match="the first rows have no exact"):
+        write_sorted(tmp_path / "other.parquet", [[rows([1], 9.0)], [wide]], BY)
+    assert parts_of(tmp_path) == ["swap.parquet"]
