@@ -342,8 +342,14 @@ def still_there(samples: Samples) -> Iterator[None]:
 def _backbone(inputs: Inputs, cache: Path, step: Step, compute: Compute) -> Backbone:
     if inputs.finished is not None:
         spec = inputs.card.model.model_copy(update={"weights": "none"})
-        return Backbone(spec, inputs.finished / ARCHITECTURE)
+        return Backbone(spec, _architecture_of(inputs.finished))
     return _find(inputs.card.model, inputs, cache, step, compute)
+
+
+def _architecture_of(run: Path) -> Path:
+    """Return what says how a run's models are built and fed: their folder's configuration, or a model's own file."""
+    folder, files = run / ARCHITECTURE, sorted((run / "models").glob("*.safetensors"))
+    return files[0] if files and not folder.is_dir() else folder
 
 
 def _control_backbone(inputs: Inputs, cache: Path, step: Step, compute: Compute) -> Backbone | None:
