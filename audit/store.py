@@ -26,6 +26,7 @@ SAMPLES = "effects/samples.parquet"  # of a run: what statistics need to know of
 UNDETECTED = "effects/undetected.parquet"  # of a run: images that never reached the classifier, where they are known
 LOCK = ".lock"
 WORK = "work"  # of a run: pieces of sweeps, until they are put together
+ORPHANED = 3.0  # seconds that workers of a killed run may live on; their run's folder is waited for as long
 DIGEST_CHUNK = 1 << 20
 UNFINISHED = ".part"  # how the names of half-written files end
 DAY = 86_400.0  # seconds; no file takes as long to write
@@ -135,11 +136,9 @@ def locked(run: Path) -> Iterator[None]:
     except OSError as error:
         raise UnfinishedError(str(run), f"cannot be written ({error.strerror})", "choose another --out") from error
     with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = os.path.samestat(os.fstat(handle.fileno()), (run / LOCK).stat())
-        except (BlockingIOError, FileNotFoundError):
-            held = False  # or its holder has let go since it was opened, and removed it
+        deadline = time.monotonic() + ORPHANED
+        while not (held := _is_ours(handle, run / LOCK)) and time.monotonic() < deadline:
+            time.sleep(0.1)
         if not held:
             raise UnfinishedError(str(run), "another run is at work in this folder", "wait for it to end")
         _locks.append(handle)
@@ -150,6 +149,15 @@ def locked(run: Path) -> Iterator[None]:
             (run / LOCK).unlink(missing_ok=True)  # by its holder alone, while it is held
             if not any(run.iterdir()):
                 run.rmdir()
+
+
+def _is_ours(handle: IO[str], path: Path) -> bool:
+    """Take a lock; tell whether this process has it now."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False  # or its holder has let go since it was opened, and removed it
 
 
 def let_go_of_locks() -> None:

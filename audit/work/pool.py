@@ -75,7 +75,7 @@ def run_tasks(tasks: Sequence[Task], folder: Path, workers: Workers, progress: P
     total = sum(task.size for task in tasks)
     stage = _Stage([task for task in tasks if not is_done(task, folder)], folder, workers, progress, total)
     progress(total - sum(task.size for task in stage.tasks), total)
-    alone = workers.number == 1 or len(stage.tasks) == 1
+    alone = workers.number == 1 or len(stage.tasks) <= 1
     failed = stage.do_here() if alone else stage.do_elsewhere()
     if failed:
         places = {task.key: place for place, task in enumerate(tasks)}

@@ -30,7 +30,9 @@ def begun(invoke: Invoke, card: Path, out: Path) -> psutil.Process:
     """Begin the audit in a process of its own, by two workers."""
     coordinator = os.fork()
     if coordinator == 0:
-        os._exit(invoke("run", card, "--out", out, "--no-report", "--workers", 2).exit_code)
+        result = invoke("run", card, "--out", out, "--no-report", "--workers", 2)
+        out.with_name("said").write_text(result.output, encoding="utf-8")
+        os._exit(result.exit_code)
     return psutil.Process(coordinator)
 
 
@@ -59,7 +61,8 @@ def test_workers_and_a_coordinator_are_killed_and_the_record_is_that_of_one_proc
         workers[0].send_signal(signal.SIGKILL)
     _, status = os.waitpid(second.pid, 0)
     (folder,) = out.iterdir()
-    assert os.waitstatus_to_exitcode(status) == small_run.result.exit_code
+    said = (tmp_path / "said").read_text(encoding="utf-8")
+    assert os.waitstatus_to_exitcode(status) == small_run.result.exit_code, said[-500:]
     assert not (folder / WORK).exists()
     assert record_of(folder) == record_of(small_run.folder)
     for table in ("swap-seed-0", "first-order-seed-0", "together", "reference"):

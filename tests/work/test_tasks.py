@@ -74,6 +74,14 @@ def test_what_is_done_is_not_done_again_and_what_is_damaged_is(tmp_path: Path) -
     assert again == {*cut, *changed, *lost}
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_where_all_is_done_nothing_is_left_to_do(number: int, tmp_path: Path) -> None:
+    before = done(tmp_path, 1)
+    pd.testing.assert_frame_equal(done(tmp_path, number), before, rtol=0, atol=0)
+    run_tasks([], tmp_path, Workers(number), silent)
+    assert len(list(tmp_path.iterdir())) == 2 * len(tasks())
+
+
 def test_a_result_says_what_it_is(tmp_path: Path) -> None:
     done(tmp_path, 2)
     known = json.loads(result_files(tmp_path, task(0).key)[1].read_text(encoding="utf-8"))
