@@ -54,7 +54,18 @@ def sweep_in_blocks(
     for number, positions in enumerate(blocks):
         mask = np.zeros_like(asked)
         mask[positions] = asked[positions]
-        perform = partial(_swept, model, seen, recipients, donors, layers, context.outcomes, mask, units, precision)
+        perform = partial(
+            sweep,
+            model,
+            seen,
+            recipients,
+            donors,
+            layers=layers,
+            outcomes=context.outcomes,
+            chosen=mask,
+            units=units,
+            precision=precision,
+        )
         patches = int(mask.sum()) * len(donors)
         of_block = {
             "layers": [layers.start, layers.stop],
@@ -64,32 +75,6 @@ def sweep_in_blocks(
         name = f"{stage}, block {number + 1} of {len(blocks)}"
         tasks.append(Task(name, what | of_block, patches, patches, perform))
     yield from _done(context, stage, tasks, progress)
-
-
-def _swept(
-    model: Model,
-    images: Images,
-    recipients: Rows,
-    donors: Sequence[DonorKind],
-    layers: range,
-    outcomes: Mapping[str, int],
-    chosen: Mask,
-    units: Rows | None,
-    precision: torch.dtype,
-    progress: Progress,
-) -> pd.DataFrame:
-    return sweep(
-        model,
-        images,
-        recipients,
-        donors,
-        layers=layers,
-        outcomes=outcomes,
-        chosen=chosen,
-        units=units,
-        precision=precision,
-        progress=progress,
-    )
 
 
 def sweep_sets_in_blocks(

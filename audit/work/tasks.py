@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import pandas as pd
 
@@ -21,6 +22,14 @@ from audit.progress import Progress
 from audit.store import file_hash, write_table, write_text
 
 FORMAT = 1  # of the files of a result
+
+
+class Perform(Protocol):
+    """What does the work of a task."""
+
+    def __call__(self, *, progress: Progress) -> pd.DataFrame:
+        """Return the task's result."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -38,14 +47,14 @@ class Task:
     rows : int
         How many rows its result has.
     perform : callable
-        Does the work; it is given what to call with the units done and in all.
+        Does the work; as ``progress`` it is given what to call with the units done and in all.
     """
 
     name: str
     made_of: Mapping[str, object]
     size: int
     rows: int
-    perform: Callable[[Progress], pd.DataFrame] = field(compare=False)
+    perform: Perform = field(compare=False)
 
     @property
     def key(self) -> str:
@@ -82,7 +91,7 @@ def do_task(task: Task, folder: Path, progress: Progress, *, about: Mapping[str,
     """
     table_file, known_file = result_files(folder, task.key)
     begun = time.monotonic()
-    table = task.perform(progress)
+    table = task.perform(progress=progress)
     if len(table) != task.rows:
         raise UnfinishedError(task.name, f"gave {len(table)} rows in place of {task.rows}", "please report this")
     write_table(table_file, table)

@@ -193,7 +193,7 @@ def test_a_result_with_other_rows_than_planned_is_none(tmp_path: Path) -> None:
 def test_ten_thousand_tasks_are_planned_and_merged_in_bounded_time_and_order(tmp_path: Path) -> None:
     """Their results are written by hand: what is tried is the planner and the merge."""
     planned = [
-        Task(f"{i}", {"i": i}, 1, 1, lambda _p, i=i: pd.DataFrame({"image": [9_999 - i], "layer": [0]}))  # type: ignore[misc]
+        Task(f"{i}", {"i": i}, 1, 1, lambda progress, i=i: pd.DataFrame({"image": [9_999 - i], "layer": [0]}))  # type: ignore[misc]
         for i in range(300)
     ]
     run_tasks(planned, tmp_path, Workers(1), silent)
