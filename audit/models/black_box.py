@@ -281,8 +281,9 @@ def probabilities(
     readout = readout or readout_of_card(spec)
     beyond, sums = outside(scores), scores.sum(axis=1)
     guessed = spec.scores is None and len(scores) > 0
-    if guessed and readout.exclusive and (scores >= 0).all() and (abs(sums - 100) <= 100 * ROUNDING).all():
-        raise ModelError(where, "scores are percentages: they sum to 100", "divide them by 100")
+    if guessed and readout.exclusive and beyond.any() and (scores >= 0).all() and (total := _common(sums)) is not None:
+        what = f"scores of every image sum to {total:.4g}: shares of a whole, and no logits"
+        raise ModelError(where, what, f"divide them by {total:.4g}, or write model.scores: logit")
     if guessed and readout.output == "sigmoid" and beyond.any() and (scores >= 0).all():
         what = f"scores from {scores.min():.4g} to {scores.max():.4g} may be logits or percentages"
         raise ModelError(where, what, "write model.scores: logit, or divide them by 100")
@@ -298,6 +299,13 @@ def probabilities(
         more = f" ({int(wrong.sum())} such images)"
         raise ModelError(where, what + more, "correct them, or write model.scores: logit where they are logits")
     return np.clip(scores, 0.0, 1.0)
+
+
+def _common(sums: Floats) -> float | None:
+    """Return what all of two or more sums are, within rounding; None where they differ."""
+    middle = float(np.median(sums))
+    same = len(sums) > 1 and bool((np.abs(sums - middle) <= ROUNDING * abs(middle)).all())
+    return float(f"{middle:.3g}") if same and abs(middle - 1) > ROUNDING else None
 
 
 def answers_of(scores: Floats, likely: Floats, readout: Readout) -> Answers:

@@ -19,15 +19,32 @@ from audit.extras import needs
 from audit.models.black_box import Answers, BlackBox, answers_of, probabilities
 from audit.models.preprocessing import Preprocessing, stated_preprocessing
 from audit.models.readout import Readout, readout_of_card
-from audit.models.transforms import normalised
+from audit.models.transforms import luma, normalised
 from audit.progress import Progress
 from audit.records import Access
 from audit.store import file_hash
 
-FLOAT32 = "tensor(float)"
+TYPES: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}  # of its images
+CHANNELS = (1, 3)  # gray, or red, green and blue
 BATCH = 64  # images at once, where the file leaves it open
 TRIED = 4  # images that are tried before anything is written
-FIX_LAYOUT = "export it with one input of float32 images, (batch, 3, height, width)"
+FIX_LAYOUT = "export it with one input of float images: batch, channels (1 or 3), height, width; or channels last"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a file takes: images of ``side`` pixels, ``batch`` at once (None: any number), how they lie, their type."""
+
+    side: int
+    batch: int | None
+    channels: int
+    channels_last: bool
+    dtype: type[np.floating[Any]]
+
+    def of(self, images: torch.Tensor) -> npt.NDArray[np.floating[Any]]:
+        """Lay images (N, channels, height, width) out as the file takes them."""
+        laid_out = images.permute(0, 2, 3, 1) if self.channels_last else images
+        return np.ascontiguousarray(laid_out.numpy(), dtype=self.dtype)
 
 
 @dataclass(frozen=True)
@@ -41,15 +58,13 @@ class OnnxModel(BlackBox):
     classes : tuple of str
     sha256 : str
         Of the file.
-    side : int
-        Of its images in pixels.
+    layout : Layout
+        Of its input.
     preprocessing : Preprocessing
     where : str
         The file, for messages.
     session : onnxruntime.InferenceSession
     input_name, output_name : str
-    batch : int or None
-        Images that it takes at once; None for any number.
     one_logit : bool
         Whether it has one output, of the second of two classes.
     """
@@ -57,15 +72,19 @@ class OnnxModel(BlackBox):
     spec: ModelSpec
     classes: tuple[str, ...]
     sha256: str
-    side: int
+    layout: Layout
     preprocessing: Preprocessing
     where: str
     session: Any
     input_name: str
     output_name: str
-    batch: int | None
     one_logit: bool
     access: Access = Access.ANSWERS
+
+    @property
+    def side(self) -> int:  # type: ignore[override]
+        """Side of its images in pixels."""
+        return self.layout.side
 
     @property
     def readout(self) -> Readout:
@@ -88,19 +107,18 @@ class OnnxModel(BlackBox):
         if len(session.get_inputs()) != 1:
             raise ModelError(where, f"has {len(session.get_inputs())} inputs", FIX_LAYOUT)
         (given,) = session.get_inputs()
-        side, batch = _side_and_batch(given, spec, where)
+        layout = _layout(given, spec, where)
         output, one_logit = _output(session.get_outputs(), spec, where)
         return cls(
             spec=spec,
             classes=tuple(spec.classes),
             sha256=file_hash(path),
-            side=side,
-            preprocessing=stated_preprocessing(spec, side).opened(opening),
+            layout=layout,
+            preprocessing=stated_preprocessing(spec, layout.side, layout.channels).opened(opening),
             where=where,
             session=session,
             input_name=given.name,
             output_name=output,
-            batch=batch,
             one_logit=one_logit,
         )
 
@@ -120,14 +138,16 @@ class OnnxModel(BlackBox):
     def _scores(self, samples: Samples, rows: npt.NDArray[np.int64], progress: Progress) -> npt.NDArray[np.float64]:
         """Return what it puts out, (N, classes); of a fixed batch, the last one is filled up with its first image."""
         keys = samples.frame["image"].iloc[rows].tolist()
-        size = self.batch or BATCH
+        size = self.layout.batch or BATCH
         seen, parts = self.preprocessing, []
         for start in range(0, len(keys), size):
             pixels = torch.from_numpy(load_pixels(samples.source, keys[start : start + size], seen.geometry))
-            images = normalised(pixels.permute(0, 3, 1, 2), seen.mean, seen.std).numpy()
-            missing = 0 if self.batch is None else size - len(images)
+            raw = pixels.permute(0, 3, 1, 2)
+            coloured = self.layout.channels == 1 and raw.shape[1] == 3
+            images = self.layout.of(normalised(luma(raw) if coloured else raw, seen.mean, seen.std))
+            missing = 0 if self.layout.batch is None else size - len(images)
             full = np.concatenate([images, np.repeat(images[:1], missing, axis=0)]) if missing else images
-            parts.append(self._run(np.ascontiguousarray(full), len(images)))
+            parts.append(self._run(full, len(images)))
             progress(min(start + size, len(keys)), len(keys))
         scores = np.concatenate(parts)
         if not self.one_logit:
@@ -135,7 +155,7 @@ class OnnxModel(BlackBox):
         logits = self.spec.scores == "logit" or (self.spec.scores is None and bool(((scores < 0) | (scores > 1)).any()))
         return np.hstack([np.zeros_like(scores) if logits else 1 - scores, scores])
 
-    def _run(self, images: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float64]:
+    def _run(self, images: npt.NDArray[np.floating[Any]], count: int) -> npt.NDArray[np.float64]:
         try:
             (scores,) = self.session.run([self.output_name], {self.input_name: images})
         except Exception as error:  # whatever onnxruntime raises
@@ -162,12 +182,16 @@ def _open_session(path: Path) -> Any:
         raise ModelError(str(path), what, "name a whole .onnx file") from error
 
 
-def _side_and_batch(given: Any, spec: ModelSpec, where: str) -> tuple[int, int | None]:
-    """Return the side of the images in pixels and how many are taken at once, as the file's input says."""
+def _layout(given: Any, spec: ModelSpec, where: str) -> Layout:
+    """Return what the file's input says of the images that it takes."""
     shown = f"its input '{given.name}' is {given.type} of {given.shape}"
-    if given.type != FLOAT32 or len(given.shape) != 4 or (isinstance(given.shape[1], int) and given.shape[1] != 3):
+    sizes = [n if isinstance(n, int) and n > 0 else None for n in given.shape]
+    if given.type not in TYPES or len(sizes) != 4:
         raise ModelError(where, shown, FIX_LAYOUT)
-    batch, _, height, width = (n if isinstance(n, int) and n > 0 else None for n in given.shape)
+    channels_last = sizes[1] not in CHANNELS and sizes[3] in CHANNELS
+    batch, channels, height, width = (sizes[i] for i in ((0, 3, 1, 2) if channels_last else (0, 1, 2, 3)))
+    if channels not in (None, *CHANNELS):
+        raise ModelError(where, shown, FIX_LAYOUT)
     sides = {n for n in (height, width) if n is not None}
     if len(sides) > 1:
         raise ModelError(where, f"{shown}: images are not square", FIX_LAYOUT)
@@ -179,7 +203,7 @@ def _side_and_batch(given: Any, spec: ModelSpec, where: str) -> tuple[int, int |
         raise ModelError("model.image_size", what, f"write {fixed}, or leave it out")
     side = fixed or spec.image_size
     assert side is not None
-    return side, batch
+    return Layout(side, batch, channels or 3, channels_last, TYPES[given.type])
 
 
 def _output(outputs: Any, spec: ModelSpec, where: str) -> tuple[str, bool]:

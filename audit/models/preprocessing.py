@@ -183,7 +183,7 @@ def _made(spec: ModelSpec, model: Model, folder: Path | None, given: Preprocess 
     return _checked(_of_timm(spec, model, shape), shape)
 
 
-def stated_preprocessing(spec: ModelSpec, side: int) -> Preprocessing:
+def stated_preprocessing(spec: ModelSpec, side: int, channels: int = 3) -> Preprocessing:
     """Return the preprocessing of a model that says nothing of it itself: all of it is the card's.
 
     Parameters
@@ -191,6 +191,8 @@ def stated_preprocessing(spec: ModelSpec, side: int) -> Preprocessing:
     spec : ModelSpec
     side : int
         Of the model's images in pixels.
+    channels : int
+        Of these images; of one channel, the model is shown their luma.
 
     Raises
     ------
@@ -202,7 +204,7 @@ def stated_preprocessing(spec: ModelSpec, side: int) -> Preprocessing:
     if mean is None or std is None:
         what = "nothing in the model's file says how pixels are normalised"
         raise ModelError("model.mean", what, "give model.mean and model.std")
-    shape, said = (side, side, 3), (tuple(mean), tuple(std))
+    shape, said = (side, side, channels), (tuple(mean), tuple(std))
     return _checked(_legacy(shape, said) if spec.is_legacy else _stated(stated, shape, said), shape)
 
 

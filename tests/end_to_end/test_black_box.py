@@ -14,8 +14,8 @@ import timm
 import torch
 import yaml
 from fairlearn.metrics import MetricFrame, false_positive_rate, selection_rate, true_positive_rate
-from PIL import Image
-from safetensors.torch import save_file
+from PIL import Image, ImageOps
+from safetensors.torch import load_file, save_file
 
 import vit_audit as va
 from audit.exit_codes import ExitCode
@@ -202,7 +202,8 @@ BAD: list[tuple[str, Any, dict[str, Any], str]] = [
     ("sums", lambda p: p.assign(happy=p["happy"] / 2), {}, "no probabilities"),
     ("negative", lambda p: p.assign(happy=-p["happy"]), {"model": {"scores": "probability"}}, "no probabilities"),
     ("one wrong row", lambda p: p.assign(happy=p["happy"].where(p.index != 7, 3.0)), {}, "(1 such images)"),
-    ("percent", lambda p: p.assign(**{c: p[c] * 100 for c in CLASSES}), {}, "scores are percentages"),
+    ("percent", lambda p: p.assign(**{c: p[c] * 100 for c in CLASSES}), {}, "scores of every image sum to 100"),
+    ("scaled", lambda p: p.assign(**{c: p[c] * 1.2 for c in CLASSES}), {}, "divide them by 1.2"),
     ("unknown class", lambda p: p.assign(predicted="hapy"), {"model": {"classes": CLASSES}},
      "is predicted as 'hapy', no class (600 such images); did you mean 'happy'?"),
     ("no such column", lambda p: p, {"model": {"classes": [*CLASSES, "sad"]}}, "no column 'sad' (model.classes)"),
@@ -324,6 +325,14 @@ def test_losses_that_are_not_told_are_one_line(table: pd.DataFrame, tmp_path: Pa
     assert "1 of 1 images are in no row of the table (nowhere.png)" in result.stderr
 
 
+def tiny() -> torch.nn.Module:
+    """Return the model that the files are made of, with random weights."""
+    model: torch.nn.Module = timm.create_model(
+        "vit_tiny_patch16_224", num_classes=2, img_size=32, patch_size=16, embed_dim=32, depth=2, num_heads=2
+    )
+    return model
+
+
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write 80 pictures whose bar is the label and whose tint is the group, and a model that knows most labels."""
@@ -343,9 +352,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
     ).to_csv(folder / "table.csv", index=False)
     torch.manual_seed(0)
-    model = timm.create_model(
-        "vit_tiny_patch16_224", num_classes=2, img_size=32, patch_size=16, embed_dim=32, depth=2, num_heads=2
-    )
+    model = tiny()
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
     step = torch.optim.AdamW(model.parameters(), 1e-3)
     for _ in range(25):
@@ -369,7 +376,32 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.onnx.export(share, (torch.zeros(7, 3, 32, 32),), folder / "share.onnx", dynamo=False)
         soft = torch.nn.Sequential(model, torch.nn.Softmax(dim=1))
         torch.onnx.export(soft, (torch.zeros(7, 3, 32, 32),), folder / "soft.onnx", dynamo=False)
+        for name, (taken, dtype) in OTHER_LAYOUTS.items():
+            torch.onnx.export(
+                Relaid(model, name), (torch.zeros(taken, dtype=dtype),), folder / f"{name}.onnx", dynamo=False
+            )
     return folder
+
+
+OTHER_LAYOUTS: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+    "last": ((7, 32, 32, 3), torch.float32),
+    "gray": ((7, 1, 32, 32), torch.float32),
+    "gray-last": ((7, 32, 32, 1), torch.float32),
+    "half": ((7, 3, 32, 32), torch.float16),
+}
+
+
+class Relaid(torch.nn.Module):
+    """A model of another input: channels last, one channel, or half the bits."""
+
+    def __init__(self, model: torch.nn.Module, name: str) -> None:
+        super().__init__()
+        self.model, self.name = model, name
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        seen = images.permute(0, 3, 1, 2) if "last" in self.name else images
+        logits: torch.Tensor = self.model(seen.float().repeat(1, 3, 1, 1) if "gray" in self.name else seen.float())
+        return logits
 
 
 def onnx_card(pictures: Path, folder: Path, name: str, **model: Any) -> Path:
@@ -418,6 +450,28 @@ def test_an_onnx_file_answers_as_the_model_that_it_was_made_of(
     if record["findings"]:
         assert invoke("reproduce", folder, record["findings"][0]["id"]).exit_code == 0
     assert "internal error" not in said
+
+
+@pytest.mark.parametrize("name", OTHER_LAYOUTS)
+def test_an_onnx_file_is_given_images_as_it_takes_them(
+    pictures: Path, tmp_path: Path, invoke: Invoke, name: str
+) -> None:
+    channels = 1 if "gray" in name else 3
+    card = onnx_card(pictures, tmp_path, f"{name}.onnx", mean=[0.4] * channels, std=[0.3] * channels)
+    _, _, folder, record = ran(invoke, card, tmp_path / "out", "--no-report")
+    assert record["model"]["preprocessing"]["input_size"] == [channels, 32, 32]
+    answers = pd.read_parquet(folder / "effects" / "unpatched.parquet").set_index("image")
+    shares = []
+    for key in answers.index:
+        with Image.open(pictures / key) as opened:
+            fitted = ImageOps.fit(opened.convert("RGB"), (32, 32), Image.Resampling.BICUBIC)
+        shares.append(np.asarray(fitted.convert("L").convert("RGB") if channels == 1 else fitted) / 255)
+    images = ((torch.tensor(np.stack(shares)) - 0.4) / 0.3).permute(0, 3, 1, 2)
+    seen = images.half() if name == "half" else images
+    model = tiny().eval().requires_grad_(False)
+    model.load_state_dict(load_file(pictures / "model.safetensors"))
+    expected = model(seen.float()).softmax(1)[:, 1]
+    assert np.abs(answers["p:yes"] - expected.numpy()).max() < 1e-5
 
 
 @pytest.mark.parametrize("name", ["one.onnx", "share.onnx"])
