@@ -330,7 +330,8 @@ def _disagreements(card: Card) -> Iterator[tuple[PathParts, str]]:
     yield from _bad_model(card)
     own = card.training == "none" and card.model.name not in ("huggingface", PREDICTIONS)
     if own and card.model.classes is None:
-        yield ("training",), "training: none needs model.classes, the class names in the order of the outputs"
+        of_fault = ("model", "classes") if "model" in card.model_fields_set else ("training",)
+        yield of_fault, "training: none needs model.classes, the class names in the order of the outputs"
     if card.training != "none" and card.model.served is not None:
         yield ("model", "served"), "is of a model that is audited as it is; write training: none, or remove it"
     if card.training != "none" and card.model.output == "sigmoid":

@@ -473,6 +473,10 @@ BLACK = "model: {name: predictions, path: p.csv, "
 ZERO_SHOT = "training: none\nmodel: {name: huggingface, weights: clip, prompts: "
 NOT_TOGETHER = {
     "classes": ("model: {classes: [a, b, a]}\n", "model.classes: 'a' occurs twice; name each once"),
+    "classes of a model as it is": (
+        "training: none\nmodel: {classes: [a, b, a]}\n",
+        "model.classes: 'a' occurs twice; name each once",
+    ),
     "outcomes": ("audit: {outcomes: [happiness, happiness]}\n", "audit.outcomes: 'happiness' occurs twice; name each"),
     "attributes": ("intersections: [[gender, gender]]\n", "intersections[0]: 'gender' occurs twice; name each once"),
     "weights of a table": (BLACK + "weights: w.pth}\n", "model.weights: is not read with name: predictions; remove it"),
