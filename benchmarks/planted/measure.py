@@ -67,6 +67,7 @@ def card_of(plan: models.Plan, weights: Path, size: Size, patches: str) -> dict[
     if plan.kind == "base rates":
         rendered["audit_association"] = 0.4
     spec = models.SPEC.model_dump(exclude={"weights", "classes"})
+    spec["preprocess"] = {"crop": spec["image_size"]}  # as they were made: timm's default would cut a tenth off
     return {
         "name": plan.name,
         "task": "emotion",
