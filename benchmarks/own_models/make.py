@@ -133,7 +133,11 @@ def make_vit(data: Path, out: Path, *, side: int, epochs: int = 3, trained: int 
     images, targets = load(read_people(data)[0], data, side)
     train(model, lambda seen: model(pixel_values=seen).logits, images, targets, epochs, 1e-4)
     model.save_pretrained(out / "my-vit")
-    seen = {"do_normalize": True, "image_mean": list(IMAGENET[0]), "image_std": list(IMAGENET[1])}
+    seen = {
+        "image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {"height": side, "width": side},
+        "resample": int(Image.Resampling.BICUBIC), "do_rescale": True, "rescale_factor": 1 / 255,
+        "do_normalize": True, "image_mean": list(IMAGENET[0]), "image_std": list(IMAGENET[1]),
+    }  # fmt: skip
     (out / "my-vit" / "preprocessor_config.json").write_text(json.dumps(seen), encoding="utf-8")
     return model
 

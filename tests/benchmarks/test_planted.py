@@ -13,6 +13,11 @@ import torch
 from click.testing import CliRunner
 from scipy import stats
 
+from audit.card.schema import Card
+from audit.data.pixels import centred_square, load_pixels
+from audit.data.synthetic import SyntheticSource
+from audit.data.synthetic.sampling import sample_faces
+from audit.models.preprocessing import preprocessing_of
 from audit.store import write_text
 from benchmarks.planted import measure, models, rivals, run, summary, truth
 from tests.models_for_tests import enlarged, noise_pixels
@@ -44,6 +49,15 @@ def test_the_published_run_is_large_enough_and_its_models_differ() -> None:
     assert {p.dose for p in made if not p.is_null} == set(models.DOSES)
     assert not {p.seed for p in made} & {p.seed for p in models.plans(per_dose=8, per_null=25, seed=8)}
     assert made == models.plans(per_dose=8, per_null=25, seed=7)
+
+
+def test_an_audit_shows_a_model_the_pixels_that_it_was_made_on() -> None:
+    (plan, *_) = models.plans(per_dose=1, per_null=1, seed=1)
+    spec = Card.model_validate(measure.card_of(plan, Path("weights"), run.QUICK, "all")).model
+    faces = sample_faces(6, 0, association=0.5, attribute="skin_tone", split="train")
+    source, keys = SyntheticSource(faces), faces["image"].tolist()
+    audited = load_pixels(source, keys, preprocessing_of(spec, tiny_base()).geometry)
+    np.testing.assert_array_equal(audited, load_pixels(source, keys, centred_square(64)))
 
 
 @torch.inference_mode()
