@@ -1,0 +1,1 @@
+"""How long a whole audit of real photographs takes, and where the minutes go."""
