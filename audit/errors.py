@@ -29,6 +29,15 @@ class AuditError(Exception):
         What is wrong there, with what was found.
     fix : str
         What the user can do about it.
+
+    Examples
+    --------
+    >>> import vit_audit as va
+    >>> try:
+    ...     va.load_card("nowhere.yaml")
+    ... except va.AuditError as error:
+    ...     error.exit_code
+    <ExitCode.BAD_INPUT: 2>
     """
 
     exit_code: ExitCode = ExitCode.UNFINISHED
@@ -49,7 +58,16 @@ def _as_it_was(kind: type[AuditError], args: tuple[object, ...], state: dict[str
 
 
 class InputError(AuditError):
-    """The input must change before the audit can run."""
+    """The input must change before the audit can run.
+
+    Examples
+    --------
+    >>> import vit_audit as va
+    >>> va.open_run("runs/none")
+    Traceback (most recent call last):
+        ...
+    audit.errors.InputError: runs/none: no such run directory; ...
+    """
 
     exit_code = ExitCode.BAD_INPUT
 
@@ -61,6 +79,15 @@ class CardError(InputError):
     ----------
     faults : sequence of str
         One complete line each: ``dataset.yaml:14 groups.gender: unknown key 'colum'; did you mean 'column'?``
+
+    Examples
+    --------
+    >>> import vit_audit as va
+    >>> try:
+    ...     va.Card(data={"path": "faces.csv"}, groups={"gender": {"colum": "gender"}})
+    ... except va.CardError as error:
+    ...     error.faults[0]
+    "Card groups.gender.column: required key is missing; write 'column: ...'"
     """
 
     def __init__(self, faults: Sequence[str]) -> None:
@@ -69,15 +96,40 @@ class CardError(InputError):
 
 
 class DataError(InputError):
-    """The images, the table, the groups or the splits."""
+    """The images, the table, the groups or the splits.
+
+    Examples
+    --------
+    >>> import vit_audit as va
+    >>> va.disparity(["yes", "no"], ["yes"], ["a", "b"])
+    Traceback (most recent call last):
+        ...
+    audit.errors.DataError: ... differ in length...
+    """
 
 
 class ModelError(InputError):
-    """The architecture or its weights."""
+    """The architecture or its weights.
+
+    Examples
+    --------
+    >>> import vit_audit as va
+    >>> va.inspect_checkpoint("nowhere.pth")
+    Traceback (most recent call last):
+        ...
+    audit.errors.ModelError: nowhere.pth: no such weights file; ...
+    """
 
 
 class UnfinishedError(AuditError):
-    """The run could not finish; what was finished is kept."""
+    """The run could not finish; what was finished is kept.
+
+    Examples
+    --------
+    >>> import vit_audit as va
+    >>> va.UnfinishedError("runs/smiles", "the disk is full", "make room, and run again").exit_code
+    <ExitCode.UNFINISHED: 5>
+    """
 
 
 class MemoryExhaustedError(UnfinishedError):

@@ -6,7 +6,14 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What a command's exit code says; docs/exit-codes.md is printed from this table."""
+    """What a command's exit code says; docs/exit-codes.md is printed from this table.
+
+    Examples
+    --------
+    >>> import vit_audit as va
+    >>> va.ExitCode(3).meaning
+    'INVALID: a control failed, nothing is said about groups'
+    """
 
     DONE = 0
     DISPARITY = 1

@@ -37,6 +37,14 @@ class Data:
         Opens the image of a key.
     sections : mapping
         The sections ``data`` and ``groups`` of a card that say which column is what.
+
+    Examples
+    --------
+    >>> import pandas as pd, vit_audit as va
+    >>> frame = pd.DataFrame({"path": ["a.png", "b.png"], "smiles": ["yes", "no"], "sex": ["female", "male"]})
+    >>> data = va.Data.from_frame(frame, images="path", label="smiles", groups={"gender": "sex"})
+    >>> len(data.table)
+    2
     """
 
     table: pd.DataFrame
@@ -269,6 +277,11 @@ def rendered_faces(folder: str | Path, images: int = 600, *, association: float 
     pandas.DataFrame
         ``path`` (relative to the folder), ``expression`` ("neutral" or "smiling"), ``skin_tone`` ("lighter" or
         "darker") and ``hair_length`` ("long" or "short"), one row per image.
+
+    Raises
+    ------
+    InputError
+        If a number is of another kind, or the seed is below 0.
 
     Examples
     --------

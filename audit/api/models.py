@@ -49,6 +49,17 @@ class Net:
         Makes fresh copies of the model.
     classes : tuple of str
         Names of the outputs, in their order.
+
+    Examples
+    --------
+    >>> import timm, vit_audit as va
+    >>> from PIL import Image
+    >>> module = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=2)
+    >>> net = va.wrap(module, ["no", "yes"])
+    >>> net.predict([Image.new("RGB", (48, 40))]).shape
+    (1, 2)
+    >>> net.preprocessing.input_size
+    [3, 32, 32]
     """
 
     backbone: Backbone
@@ -112,6 +123,13 @@ class Predictions:
     Parameters
     ----------
     table : PredictionTable
+
+    Examples
+    --------
+    >>> import pandas as pd, vit_audit as va
+    >>> net = va.predictions(pd.DataFrame({"image": ["a", "b"], "predicted": ["no", "yes"]}), classes=["no", "yes"])
+    >>> net.classes
+    ('no', 'yes')
     """
 
     table: PredictionTable

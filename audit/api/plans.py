@@ -46,6 +46,15 @@ class Plan:
     ----------
     inputs : Inputs
         Card, model and data, opened.
+
+    Examples
+    --------
+    >>> import vit_audit as va
+    >>> plan = va.plan("synthetic-balanced")
+    >>> plan.card.groups["skin_tone"].reference
+    'lighter'
+    >>> plan.preprocessing.input_size
+    [3, 64, 64]
     """
 
     inputs: Inputs

@@ -70,6 +70,10 @@ def patch_heads(
     ModelError
         If the model cannot be patched.
 
+    References
+    ----------
+    Vig et al. 2020, "Investigating gender bias in language models using causal mediation analysis", NeurIPS.
+
     Examples
     --------
     >>> import timm, torch, vit_audit as va
@@ -111,6 +115,10 @@ def attribution(
     ------
     InputError, ModelError
         As :func:`patch_heads`.
+
+    References
+    ----------
+    Syed, Rager & Conmy 2024, "Attribution patching outperforms automated circuit discovery", BlackboxNLP.
 
     Examples
     --------
@@ -165,6 +173,10 @@ def sweep(
         If recipients and donors differ in number, or name rows that ``images`` has not.
     ModelError
         If the model cannot be patched.
+
+    References
+    ----------
+    As of :func:`patch_heads`; what is computed is the same, in fewer passes.
 
     Examples
     --------
@@ -253,6 +265,11 @@ def disparity(
     ------
     DataError
         If lengths differ, a label or subject is missing, or there is no second group or label.
+
+    References
+    ----------
+    Rates are those of ``fairlearn.metrics.MetricFrame``, gaps in true and false positives those of Hardt, Price &
+    Srebro 2016, "Equality of opportunity in supervised learning", NeurIPS; docs/method.md has the standard errors.
 
     Examples
     --------

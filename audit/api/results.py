@@ -53,6 +53,19 @@ class Result:
     ----------
     folder : pathlib.Path
         The run directory.
+
+    Examples
+    --------
+    ``result`` is that of the example of :func:`vit_audit.audit`.
+
+    >>> result.exit_code
+    <ExitCode.DISPARITY: 1>
+    >>> float(result.gaps.to_frame().set_index("metric").loc["tpr_gap", "estimate"])
+    1.0
+    >>> result.rates.to_frame()["group"].tolist()
+    ['f', 'm']
+    >>> [finding.outcome for finding in result.findings]
+    ['yes']
     """
 
     folder: Path
@@ -128,6 +141,11 @@ class Result:
         ------
         InputError
             If the name has another ending.
+
+        Examples
+        --------
+        >>> result.report("smiles.html").name
+        'smiles.html'
         """
         target, source = as_path("path", path), self._source
         if target.suffix.lower() == ".html":
@@ -154,6 +172,18 @@ class Result:
         -------
         Result
             The copy.
+
+        Raises
+        ------
+        InputError
+            If the folder is there.
+        UnfinishedError
+            If it cannot be written; nothing is left of it.
+
+        Examples
+        --------
+        >>> result.save("runs/copy").outcome == result.outcome
+        True
         """
         target = as_path("folder", folder)
         if target.exists():
@@ -319,7 +349,11 @@ def open_run(folder: str | Path) -> Result:
 
     Examples
     --------
+    ``result`` is that of the example of :func:`vit_audit.audit`.
+
     >>> import vit_audit as va
+    >>> va.open_run(result.folder).outcome
+    <Outcome.DISPARITY_FOUND: 'DISPARITY FOUND'>
     >>> va.open_run("runs/none")
     Traceback (most recent call last):
         ...
@@ -360,13 +394,18 @@ def verify(run: Result | str | Path, *, key: str | Path | None = None, callback:
     Verified
         ``faults`` names whatever is not as it was written; ``holds`` tells whether there are none.
 
+    Raises
+    ------
+    InputError
+        If there is no finished run, or the key is none.
+
     Examples
     --------
+    ``result`` is that of the example of :func:`vit_audit.audit`.
+
     >>> import vit_audit as va
-    >>> va.verify("runs/none")
-    Traceback (most recent call last):
-        ...
-    audit.errors.InputError: runs/none: no such run directory; ...
+    >>> va.verify(result).holds
+    True
     """
     from audit.pipeline.verify import verify_run
 
@@ -425,13 +464,18 @@ def diff(before: Result | str | Path, after: Result | str | Path) -> Comparison:
     Comparison
         Paired person by person where both runs saw the same images.
 
+    Raises
+    ------
+    InputError
+        If one is no finished run, or they cannot be compared.
+
     Examples
     --------
+    ``result`` is that of the example of :func:`vit_audit.audit`.
+
     >>> import vit_audit as va
-    >>> va.diff("runs/none", "runs/other")
-    Traceback (most recent call last):
-        ...
-    audit.errors.InputError: runs/none: no such run directory; ...
+    >>> [str(row.state) for row in va.diff(result, result).record.findings]
+    ['persisting']
     """
     from audit.pipeline.diff import compare_runs
 

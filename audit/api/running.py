@@ -71,11 +71,13 @@ def audit(
 
     Examples
     --------
-    >>> import vit_audit as va
-    >>> plan = va.plan("synthetic-balanced")
-    >>> result = va.audit(plan, out="runs/balanced")  # doctest: +SKIP
-    >>> result.outcome  # doctest: +SKIP
-    <Outcome.PASSED: 'PASSED'>
+    >>> import pandas as pd, vit_audit as va
+    >>> people = pd.DataFrame({"image": range(400), "smiles": ["no", "yes"] * 200, "sex": ["f", "f", "m", "m"] * 100})
+    >>> data = va.Data.from_frame(people, images="image", label="smiles", groups={"gender": "sex"})
+    >>> answers = people[["image"]].assign(predicted=["no", "no", "no", "yes"] * 100)  # women are never seen to smile
+    >>> plan = va.plan({"name": "Smiles"}, va.predictions(answers, classes=["no", "yes"]), data)
+    >>> va.audit(plan, out="runs/smiles", report=False).outcome
+    <Outcome.DISPARITY_FOUND: 'DISPARITY FOUND'>
     """
     check_kind("plan", plan, Plan, "give what vit_audit.plan returned")
     chosen, limit = check_options(device, precision, memory, workers)

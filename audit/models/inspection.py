@@ -73,6 +73,14 @@ class Inspection:
     class_names : tuple of str, optional
         What they mean, where the folder says so.
     preprocessing : Preprocessing, optional
+
+    Examples
+    --------
+    >>> import timm, torch, vit_audit as va
+    >>> torch.save(timm.create_model("vit_tiny_patch16_224", num_classes=3).state_dict(), "mine.pth")
+    >>> found = va.inspect_checkpoint("mine.pth")
+    >>> found.architecture.name, found.classes
+    ('vit_tiny_patch16_224', 3)
     """
 
     path: Path

@@ -90,6 +90,16 @@ class Preprocess:
     -----
     The record names it by the SHA-256 of its source and of its ``repr``; where the source cannot be read, it says that
     the run cannot be reproduced from the record alone.
+
+    Examples
+    --------
+    >>> import timm, vit_audit as va
+    >>> from torchvision import transforms
+    >>> module = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=2)
+    >>> seen = transforms.Compose([transforms.Resize((32, 32)), transforms.ToTensor(), transforms.Normalize(0.5, 0.5)])
+    >>> net = va.wrap(module, ["no", "yes"], preprocess=va.Preprocess(seen))
+    >>> net.preprocessing.steps
+    ['Resize(size=(32, 32), interpolation=bilinear, max_size=None, antialias=True)']
     """
 
     def __init__(self, fn: Transform) -> None:

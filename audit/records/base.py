@@ -12,7 +12,14 @@ SCHEMA_VERSION = "2.0"
 
 
 class Outcome(StrEnum):
-    """The answer of a whole audit."""
+    """The answer of a whole audit.
+
+    Examples
+    --------
+    >>> import vit_audit as va
+    >>> va.Outcome("DISPARITY FOUND").name
+    'DISPARITY_FOUND'
+    """
 
     PASSED = "PASSED"
     DISPARITY_FOUND = "DISPARITY FOUND"
