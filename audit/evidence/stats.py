@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse, stats
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from audit.records import Estimate
@@ -144,9 +143,11 @@ def combine_cells(y: Array, cells: Codes, weights: Sequence[float], subjects: Co
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return Holm's (1979) adjusted p-values, in the order given."""
-    if not len(p_values):
-        return []
-    return [float(p) for p in multipletests(list(p_values), method="holm")[1]]
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
+    return [float(q) for q in adjusted]
 
 
 def smallest_detectable(error: float, *, alpha: float, family: int) -> float:

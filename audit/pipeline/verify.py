@@ -426,13 +426,14 @@ def count_numbers(tree: Any) -> int:
 def _pages(run: Path, source: Source) -> Iterator[Fault]:
     """Print everything again, and say where a file is not what comes out; one that is missing its hash has named.
 
-    Where pages were printed with other versions than are here, this is said once, instead of where they differ.
+    A run without a PDF has none printed. Where pages were printed with other versions than are here, this is said once,
+    instead of where they differ.
     """
     other = _other_versions(run / "exports" / PRINTED_WITH)
     if other:
         yield Fault("report", f"cannot be compared: printed with {other}; install these versions, or render it again")
         return
-    for name, again in printed(source).items():
+    for name, again in printed(source, pdf=(run / "report.pdf").is_file()).items():
         path = run / name
         if not path.is_file():
             continue

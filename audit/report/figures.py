@@ -10,7 +10,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import matplotlib as mpl
@@ -51,6 +51,7 @@ _SETTINGS: Any = {
 _PIXELS = 96  # CSS pixels an inch
 _NAME_CHARACTERS = 24
 SQUARE = 10  # pixels of a patch where attention is drawn
+_drawn_once = lru_cache(maxsize=256)  # a page on screen and in print shows the same pictures
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,13 @@ def _drawn(name: str) -> str:
     return "".join(c if ord(c) in _drawable() else "□" for c in shown)
 
 
-def rates_picture(bars: Sequence[Bar], title: str, compact: bool = False) -> Picture | None:
+@_drawn_once
+def rates_picture(bars: tuple[Bar, ...], title: str, compact: bool = False) -> Picture | None:
     """Draw one horizontal bar a group with its interval.
 
     Parameters
     ----------
-    bars : sequence of Bar
+    bars : tuple of Bar
         Groups in the order of the table; those without an estimate are named in ``alt`` and not drawn.
     title : str
         What the rates are, for the description.
@@ -130,7 +132,8 @@ def rates_picture(bars: Sequence[Bar], title: str, compact: bool = False) -> Pic
         return _picture(figure, title, alt)
 
 
-def shares_picture(bars: Sequence[Bar], title: str) -> Picture | None:
+@_drawn_once
+def shares_picture(bars: tuple[Bar, ...], title: str) -> Picture | None:
     """Draw what share of a gap heads carry, one bar per head or set, with its interval; as ``rates_picture``.
 
     A share may be negative (the head narrows the gap) or above 1.
@@ -173,12 +176,13 @@ def _draw_bar(axes: Axes, position: int, bar: Bar) -> None:
             axes.plot([end, end], [position - 0.13, position + 0.13], color=INK, linewidth=1.3)
 
 
-def forest_picture(heads: Sequence[HeadEffect], title: str, compact: bool = False) -> Picture | None:
+@_drawn_once
+def forest_picture(heads: tuple[HeadEffect, ...], title: str, compact: bool = False) -> Picture | None:
     """Draw heads with their effect, the placebo, where it ran Design C, and the range of chance, in points.
 
     Parameters
     ----------
-    heads : sequence of HeadEffect
+    heads : tuple of HeadEffect
         In the order to draw, top first.
     title : str
         What is drawn, for the description.

@@ -212,7 +212,7 @@ class Page:
 
     def rates_picture(self, attribute: str, outcome: str, rate: RateName, compact: bool = False) -> Picture | None:
         """Draw one kind of rate of an attribute's groups for one outcome; None where nothing can be drawn."""
-        bars = [figures.Bar(r.group, getattr(r, rate), r.is_reference) for r in self.rates(attribute, outcome)]
+        bars = tuple(figures.Bar(r.group, getattr(r, rate), r.is_reference) for r in self.rates(attribute, outcome))
         of, outcome, attribute = self.text.words["rates"][rate], formats.label(outcome), formats.label(attribute)
         return figures.rates_picture(
             bars, f"Share of {of} predicted “{outcome}”, by {attribute}, with intervals", compact
@@ -233,10 +233,10 @@ class Page:
     def forest(self, rows: Sequence[HeadRow], title: str, compact: bool = False) -> Picture | None:
         """Draw heads with their placebo and what chance does; nothing where there are none."""
         symbols = self.text.words["verdicts"]
-        heads = [
+        heads = tuple(
             figures.HeadEffect(r.name, symbols[r.verdict]["symbol"], _headline(r), r.placebo, r.design_c, r.null_bound)
             for r in rows[:FOREST_HEADS]
-        ]
+        )
         return figures.forest_picture(heads, title, compact)
 
     def shares_picture(self, contrast: str, outcome: str, title: str) -> Picture | None:
@@ -245,7 +245,7 @@ class Page:
         singly = [figures.Bar(r.name, r.share_of_gap, is_reference=False) for r in rows[:FOREST_HEADS]]
         sets = [r for r in self.audit.joint if (r.contrast, r.outcome) == (contrast, outcome)]
         jointly = [figures.Bar(self.set_name(r), r.share_of_gap, is_reference=True) for r in sets]
-        return figures.shares_picture([*singly, *jointly], title) if singly else None
+        return figures.shares_picture((*singly, *jointly), title) if singly else None
 
     def maps(self, finding: Finding) -> list[AttentionMap]:
         """Return where the finding's head looks, a map for each group."""

@@ -9,6 +9,7 @@ import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import NormalIndPower
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
@@ -166,6 +167,11 @@ def test_holm_is_the_step_down_of_its_definition(p_values: list[float]) -> None:
                 break
             rejected.add(i)
         assert {i for i, q in enumerate(adjusted) if q <= level + 1e-12} == rejected
+
+
+@given(st.lists(st.integers(0, 20).map(lambda n: n / 20), min_size=1, max_size=12))
+def test_holm_is_that_of_statsmodels(p_values: list[float]) -> None:
+    assert holm(p_values) == multipletests(p_values, method="holm")[1].tolist()
 
 
 def test_holm_by_hand_and_of_nothing() -> None:

@@ -47,7 +47,7 @@ def test_long_and_empty_labels() -> None:
 
 def test_long_names_of_groups_are_drawn_beyond_a_bracket() -> None:
     def drawn(name: str) -> str:
-        picture = rates_picture([Bar(name, Estimate(value=0.5), False)], "Rates")
+        picture = rates_picture((Bar(name, Estimate(value=0.5), False),), "Rates")
         assert picture is not None
         return picture.light
 
