@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,13 @@ def world(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     """Return the folder that all processes of this session share."""
     own = tmp_path_factory.getbasetemp()
     return World(own.parent if hasattr(request.config, "workerinput") else own)
+
+
+@pytest.fixture
+def no_pdf() -> Iterator[None]:
+    """Leave the PDF out of what is printed."""
+    with small_world.without_pdf():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from audit.cli import main
 from audit.models.rendered_base import RECIPE, rendered_base
+from audit.report.render import printed
 
 Invoke = Callable[..., Result]
 SMALL_CARD: dict[str, Any] = {
@@ -83,6 +84,19 @@ def write_card(path: Path, **changes: Any) -> Path:
 def invoke(*args: object) -> Result:
     """Call the command line in this process."""
     return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+@contextmanager
+def without_pdf() -> Iterator[None]:
+    """Leave the PDF out of what is printed, which takes most of the time, where nothing is asked of it."""
+
+    def others(source: Any, **named: Any) -> dict[str, bytes]:
+        return printed(source, **{**named, "pdf": False})
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("report.render", "report.shareable", "pipeline.verify", "api.results"):
+            patch.setattr(f"audit.{module}.printed", others)
+        yield
 
 
 @dataclass(frozen=True)

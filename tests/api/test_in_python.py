@@ -19,7 +19,7 @@ from timm.data import create_transform, resolve_data_config
 import vit_audit as va
 from audit.data.synthetic import SyntheticSource, sample_faces
 from audit.records import LeftOut
-from tests.small_world import SMALL_CARD
+from tests.small_world import SMALL_CARD, without_pdf
 
 pytestmark = pytest.mark.end_to_end
 SETTINGS = {
@@ -68,7 +68,8 @@ def net(faces: tuple[Path, pd.DataFrame]) -> va.Net:
 @pytest.fixture(scope="module")
 def result(net: va.Net, faces: tuple[Path, pd.DataFrame], tmp_path_factory: pytest.TempPathFactory) -> va.Result:
     plan = va.plan(SETTINGS, net, data_of(faces))
-    return va.audit(plan, out=tmp_path_factory.mktemp("runs") / "own")
+    with without_pdf():
+        return va.audit(plan, out=tmp_path_factory.mktemp("runs") / "own")
 
 
 def test_own_module_and_frame_are_audited(result: va.Result) -> None:
@@ -92,6 +93,7 @@ def test_opened_again_it_is_the_same(result: va.Result) -> None:
     assert verified.holds, [str(f) for f in verified.faults]
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_a_second_call_goes_on_where_it_ended(result: va.Result, net: va.Net, faces: tuple[Path, pd.DataFrame]) -> None:
     before = (result.folder / "audit.json").read_bytes()
     va.audit(va.plan(SETTINGS, net, data_of(faces)), out=result.folder)

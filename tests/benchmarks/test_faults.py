@@ -101,6 +101,7 @@ def test_an_interruption_that_is_not_told_as_one_is_seen(tmp_path: Path, last: s
 
 
 @pytest.mark.property
+@pytest.mark.usefixtures("no_pdf")
 def test_damaged_input_is_refused_in_a_line() -> None:
     found = mutate(60, 5)
     assert found.mutations == 60

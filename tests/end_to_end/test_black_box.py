@@ -85,6 +85,7 @@ def table() -> pd.DataFrame:
     return people()
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_predictions_give_rates_and_say_that_heads_were_not_asked(
     table: pd.DataFrame, tmp_path: Path, invoke: Invoke
 ) -> None:
@@ -271,6 +272,7 @@ def test_predictions_in_python(table: pd.DataFrame, tmp_path: Path) -> None:
         va.predictions(pd.concat([scores_of(table)] * 2))
 
 
+@pytest.mark.usefixtures("no_pdf")
 @pytest.mark.parametrize("by", ["column", "list"])
 def test_images_that_never_reached_the_classifier_are_counted_by_group(
     table: pd.DataFrame, tmp_path: Path, invoke: Invoke, by: str

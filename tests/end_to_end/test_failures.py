@@ -24,7 +24,7 @@ from click.testing import Result
 from audit import store
 from audit.errors import UnfinishedError
 from audit.models.checkpoint import save_weights
-from audit.report.render import printed, read_run
+from audit.report.render import read_run
 from benchmarks.faults.kills import CARD, EPOCH, FINISHED
 from tests.end_to_end.conftest import TABLE, TONE, Invoke, Run, write_card
 
@@ -274,11 +274,9 @@ def test_weights_that_do_not_fit_on_the_disk(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def copy(small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Copy the small run; the PDF is left out of what is printed, which takes most of the time."""
+def copy(small_run: Run, tmp_path: Path, no_pdf: None) -> Path:
+    """Copy the small run."""
     shutil.copytree(small_run.folder, tmp_path / "run")
-    original = printed
-    monkeypatch.setattr("audit.report.render.printed", lambda source, **_named: original(source, pdf=False))
     return tmp_path / "run"
 
 

@@ -10,7 +10,6 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from audit.exit_codes import ExitCode
 from audit.records import DataWarningCode
 from audit.report.figures import SQUARE
 from audit.report.manifest import sign
-from audit.report.render import printed, read_run
+from audit.report.render import read_run
 from audit.report.reviews import read_decisions
 from audit.report.shareable import MARK
 from tests.end_to_end.conftest import ANNOTATORS, FIRST, LAST, Invoke, Run
@@ -33,13 +32,6 @@ from tests.end_to_end.words import ADDRESS, files_of, words_of
 
 pytestmark = pytest.mark.end_to_end
 PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"P6", b"P5")
-
-
-@pytest.fixture
-def no_pdf(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the PDF out of what is printed, which takes most of the time."""
-    for module in ("report.render", "report.shareable", "pipeline.verify"):
-        monkeypatch.setattr(f"audit.{module}.printed", partial(printed, pdf=False))
 
 
 @pytest.fixture(params=["small_run", "named_run"])
@@ -153,9 +145,22 @@ def test_warnings_and_examples_keep_their_sense(named_run: Run, shared: Path) ->
             assert len(now["examples"]) == len(was["examples"])
 
 
-def test_the_copy_is_verified_and_every_number_is_the_runs(run: Run, invoke: Invoke, tmp_path: Path) -> None:
-    out = tmp_path / "copy"
-    assert invoke("export", run.folder, out, "--shareable").exit_code == 0
+@pytest.mark.usefixtures("no_pdf")
+def test_a_copy_of_drawings_is_verified_and_every_number_is_the_runs(
+    small_run: Run, invoke: Invoke, tmp_path: Path
+) -> None:
+    assert invoke("export", small_run.folder, tmp_path / "copy", "--shareable").exit_code == 0
+    check_copy(small_run, tmp_path / "copy", invoke)
+
+
+def test_a_copy_of_people_is_verified_and_every_number_is_the_runs(
+    named_run: Run, shared: Path, invoke: Invoke
+) -> None:
+    check_copy(named_run, shared, invoke)
+
+
+def check_copy(run: Run, out: Path, invoke: Invoke) -> None:
+    """Assert that a copy is verified, says what it lacks, and holds every number of the run."""
     result = invoke("verify", out)
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("shareable copy: under other names: ")

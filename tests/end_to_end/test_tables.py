@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from tests.end_to_end.conftest import TABLE, Run, write_card
-from tests.small_world import World
+from tests.small_world import World, without_pdf
 
 pytestmark = pytest.mark.end_to_end
 
@@ -29,7 +29,8 @@ def table_run(world: World, face_folder: Path, tmp_path_factory: pytest.TempPath
             folder / "card.yaml", data={**TABLE, "links": True}, groups=groups, audit={"min_group_size": 5}
         )
 
-    return world.audited("tables", prepare, tmp_path_factory.mktemp("tables"))
+    with without_pdf():
+        return world.audited("tables", prepare, tmp_path_factory.mktemp("tables"))
 
 
 def test_a_group_without_an_image_is_a_row_without_data(table_run: Run) -> None:

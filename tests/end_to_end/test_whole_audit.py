@@ -32,7 +32,7 @@ from audit.models.adapters.heads import Heads
 from audit.models.checkpoint import started_from
 from audit.records import Audit
 from tests.end_to_end.conftest import TABLE, TONE, Invoke, Run, write_card
-from tests.small_world import SMALL_CARD, World
+from tests.small_world import SMALL_CARD, World, without_pdf
 
 pytestmark = pytest.mark.end_to_end
 # Effects that need no audited model.
@@ -152,6 +152,7 @@ def test_exact_pairs_are_drawn_and_patched(small_run: Run) -> None:
     assert {a["design"] for a in small_run.record["agreement"]} >= {"Design B", "attribution patching"}
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_second_run_takes_up_what_is_there(small_run: Run, world: World, invoke: Invoke) -> None:
     before, cache = small_run.record, world.shared / "cache"
     models, effects = written(small_run.folder / "models"), written(small_run.folder / "effects")
@@ -268,6 +269,7 @@ def with_independent_donor(trained: ControlModels) -> ControlModels:
     )
 
 
+@pytest.mark.usefixtures("no_pdf")
 @pytest.mark.parametrize(
     ("damage", "title"),
     [
@@ -314,6 +316,7 @@ def check_invalid(result: Result, out: Path, title: str) -> None:
     assert {p.name for p in (folder / "effects").iterdir()} == BEFORE_MODELS
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_engine_that_takes_the_wrong_head_is_caught(
     small_run: Run, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +332,7 @@ def test_engine_that_takes_the_wrong_head_is_caught(
     check_invalid(result, tmp_path / "out", "The fast engine agrees with the slow reference")
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_a_stranger_in_design_c_is_shown_and_left_out(
     small_run: Run, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,6 +388,7 @@ def test_groups_that_mean_nothing_pass(invoke: Invoke, tmp_path: Path) -> None:
     assert not any(where["status"] == "localised" for where in record["localisation"].values())
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_unfinished_run_keeps_whole_stages_and_goes_on(
     small_run: Run, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -429,7 +434,8 @@ def own_run(small_run: Run, face_folder: Path, invoke: Invoke, tmp_path_factory:
         audit={"min_group_size": 20},
     )
     out = tmp_path_factory.mktemp("own")
-    result = invoke("run", card, "--out", out)
+    with without_pdf():
+        result = invoke("run", card, "--out", out)
     assert result.exit_code in (0, 1, 4), result.output
     (folder,) = out.iterdir()
     return Run(card, out, folder, result)
@@ -457,6 +463,7 @@ def test_a_model_that_answers_as_deployed_passes_that_control(own_run: Run) -> N
     )
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_a_model_that_answers_otherwise_than_deployed_is_invalid_before_anything_is_trained(
     own_run: Run, invoke: Invoke, tmp_path: Path
 ) -> None:

@@ -119,6 +119,7 @@ def test_a_constant_answer_is_never_passed_and_named(pictures: Path, tmp_path: P
     assert str(ChanceReason.CONSTANT) in said
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_nothing_is_trained_for_a_model_with_one_answer(pictures: Path, tmp_path: Path, invoke: Invoke) -> None:
     """One answer for every image is one for every group, whatever the controls would say."""
     state = loaded(pictures / "label.safetensors")
