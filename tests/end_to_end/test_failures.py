@@ -43,6 +43,7 @@ STAGES = {
     "manifest": ("manifest.json",),
 }  # fmt: skip
 CODES = (errno.ENOSPC, errno.EROFS)
+PIECES = 3  # of each sweep: a table, what is known of it, and the next table
 ALONE = (f"{CONTROL_NUMBERS} again", "effects/together.parquet", "manifest.json")  # the one file of its stage
 
 
@@ -75,6 +76,12 @@ class Disk:
         name = "/".join([*folders[2:], temporary.name.removeprefix(".").rsplit(".", 2)[0]])
         return f"cache/{name}" if folders[0] == "cache" else name
 
+    def stands_for(self, name: str) -> bool:
+        """Tell whether files like this one were refused: the models before the donors, of each sweep three pieces."""
+        folder = name.rpartition("/")[0] + "/"
+        pieces = name.startswith(f"{store.WORK}/") and sum(other.startswith(folder) for other in self.failed) >= PIECES
+        return "_donor_" in name or (pieces and name not in self.failed)
+
     def next_attempt(self) -> None:
         """Let the next file be refused."""
         self.last = ""
@@ -85,7 +92,7 @@ class Disk:
         name = self.name_of(temporary)
         self.begun[name] += code == errno.EROFS
         name += " again" if self.begun[name] > 1 else ""
-        if self.last or "_donor_" in name:  # the models before these stand for the other nine
+        if self.last or self.stands_for(name):
             return False
         codes = self.failed.setdefault(name, [])
         stage = [known for other, known in self.failed.items() if stage_of(other) == stage_of(name)]

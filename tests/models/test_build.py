@@ -20,6 +20,7 @@ from audit.errors import ModelError
 from audit.models.architecture import SUPPORTED, make_architecture, why_not_patchable
 from audit.models.build import Backbone, check_model
 from audit.models.checkpoint import hash_state
+from audit.models.supported import refusals
 from tests.models_for_tests import FAMILIES, Gated, base_of, enlarged, noise_images, tiny
 
 pytestmark = pytest.mark.unit
@@ -209,6 +210,7 @@ def test_arguments_that_make_no_model_are_refused_before_anything_runs(
 def test_models_as_they_are_pass_the_check(name: str) -> None:
     card = SimpleNamespace(model=ModelSpec(name=name, weights="none"))
     check_model(card, card_path=Path("card.yaml"), data_root=None)  # type: ignore[arg-type]
+    assert list(refusals(name)) == [(name, "")]
 
 
 def test_weights_of_something_else(tmp_path: Path) -> None:

@@ -371,7 +371,9 @@ def test_a_distributed_checkpoint_stays_in_its_folder(path: str, tmp_path: Path)
 def test_a_damaged_distributed_checkpoint(file: str, keep: int, tmp_path: Path) -> None:
     folder = distributed(tmp_path)
     (folder / file).write_bytes((folder / file).read_bytes()[:keep])
-    refusal(folder)
+    refused = refusal(folder)
+    assert refused.where == str(folder / file if file == ".metadata" else folder)
+    assert "torch.distributed checkpoint" in refused.what
 
 
 INDICES: dict[str, tuple[Any, str]] = {
