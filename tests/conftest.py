@@ -43,7 +43,6 @@ SLOW = {
     "test_every_identity_holds_on_every_kind_of_model",
     "test_few_seeds_have_scipys_exact_p",
     "test_help_is_quick_and_imports_nothing_heavy",
-    "test_holm_is_the_step_down_of_its_definition",
     "test_hostile_text_stays_text_in_the_pdf",
     "test_identities_hold_on_a_model_of_torchvision",
     "test_init_writes_a_card_that_check_accepts",
