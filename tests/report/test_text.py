@@ -114,6 +114,24 @@ def test_an_effect_without_direction_says_what_is_known() -> None:
     assert "the interval holds 0, so it is not known whether the head widens or narrows the gap" in effect
 
 
+def test_a_head_whose_rate_is_not_known_is_said_to_be_so() -> None:
+    gap = contrast_row(estimate=around(-0.15))
+    heads = [head_row(confirmation_rate=None, confirmation=around(-0.031), direction="not determined")]
+    found = next(f for f in make_findings([gap], heads, localisation(heads, [gap]), CONTEXT) if f.kind == "head")
+    said = {part: Sentences(AUDIT).finding(part, found) for part in PARTS}
+    assert ": the data cannot tell. In mean probability, which was tested: −3.1 points" in said["condition"]
+    assert "the data cannot tell, so it is not known whether the head widens or narrows the gap" in said["effect"]
+    assert "n/a" not in said["wording"] and "−3.1" not in said["wording"]
+    assert "there is no interval" in said["confidence_reason"]
+
+
+def test_seeds_of_a_head_are_compared_in_mean_probability_and_of_a_gap_in_rates() -> None:
+    say = Sentences(AUDIT)
+    disparity, head = (next(f for f in AUDIT.findings if f.kind == kind) for kind in ("disparity", "head"))
+    assert say.finding("agreement", head).endswith("(+2.9, +2.6 points of mean probability)")
+    assert say.finding("agreement", disparity).endswith("(+5.6, +5.8 points)")
+
+
 WARNING = {
     "of": "gender", "images": 1204, "total": 4346, "names": ["female", "Female ", "a  b", "c", "d"],
     "examples": ["a.png", "b.png"], "subjects": ["s1"], "values": ["A.", "B."],
