@@ -162,6 +162,17 @@ def test_heads_together_stand_beside_the_sum(page) -> None:
     assert "Heads patched together" not in page("not_localisable").text
 
 
+@pytest.mark.parametrize(("repair", "sealed"), [(0, 0), (31, 0), (31, 17)])
+def test_the_splits_that_hold_images_are_named(repair: int, sealed: int) -> None:
+    audit = examples()["disparity"]
+    splits = {"train": 20, "discovery": 12, "confirmation": 9, "repair": repair, "sealed": sealed}
+    named = audit.model_copy(update={"data": audit.data.model_copy(update={"splits": splits})})
+    tree = lxml_html.document_fromstring(render_html(named, "d" * 64))
+    (said,) = tree.xpath("//section[@id='data']/p[dfn]")
+    assert [name.text for name in said.iter("em")][1:] == [name for name, images in splits.items() if images]
+    assert ("three" in said.text_content(), "sealed (held back" in said.text_content()) == (False, sealed > 0)
+
+
 def columns(tree: lxml_html.HtmlElement, table: str) -> list[str]:
     """Return the titles of the first table whose id begins so."""
     titles = tree.xpath(f"(//table[starts-with(@id, '{table}')])[1]/thead//th")
