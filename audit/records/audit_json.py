@@ -74,7 +74,7 @@ class Control(Record):
     @classmethod
     def _with_reason(cls, given: Any) -> Any:
         """Read an earlier record, in which the reason stood in ``form``."""
-        former = FORMER_REASONS.get(given.get("form")) if isinstance(given, dict) else None
+        former = FORMER_REASONS.get(given.get("form", "")) if isinstance(given, dict) else None
         return given if former is None else {**given, "form": "", "reason": former}
 
 
