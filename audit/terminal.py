@@ -26,14 +26,14 @@ from audit.records import (
     DataReport,
     ExcludedRow,
     Finding,
+    HeadRow,
     LoadedWeights,
-    LocalisationStatus,
     Metric,
     PreprocessingInfo,
     RunComparison,
     SharedCopy,
 )
-from audit.report.formats import clean, percent, rate, spread
+from audit.report.formats import clean
 from audit.report.text import (
     Sentences,
     counted_findings,
@@ -50,9 +50,8 @@ from audit.report.text import (
     source_sentence,
     table_sentence,
     warning_sentence,
-    words_of,
 )
-from audit.units import UNITS, Unit
+from audit.units import Unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,10 +63,6 @@ SECONDS_BETWEEN_LINES = 10.0
 ROOM_FOR_BAR = 60  # columns; in a narrower terminal the share done is shown as a number only
 WIDEST = 100  # columns that prose is wrapped at
 UNWRAPPED = 10_000  # where no terminal is at the other end, lines stay whole
-REASONS_SHOWN = 3
-HEADS_SHOWN = 3
-STEPS_SHOWN = 2
-METRICS = {name: words["name"].lower() for name, words in data_file("words.yaml")["metrics"].items()}
 
 
 @contextmanager
@@ -175,60 +170,14 @@ def summary(audit: Audit, folder: Path, *, report: bool = True) -> str:
     str
         Wrapped to the terminal; without one, one line per fact.
     """
-    text = Sentences(audit)
-    lines = [f"outcome: {audit.outcome}", *(f"  {reason}" for reason in text.reasons()[:REASONS_SHOWN])]
-    if len(audit.reasons) > REASONS_SHOWN:
-        lines.append(f"  and {len(audit.reasons) - REASONS_SHOWN} more, see the report")
-    lines += [f"warning: {warning}" for warning in text.first_warnings()]
-    model, data = audit.model, audit.data
-    lines.append(f"audited: {model.name}, on {data.images:,} images of {data.subjects:,} subjects ({text.source()})")
-    passed = sum(c.passed for c in audit.controls.controls)
-    lines.append(f"controls: {passed} of {len(audit.controls.controls)} passed")
-    lines += [f"never reached the classifier, {said}" for said in detection_sentences(data)]
-    lines += _right(audit)
-    lines += _errors(audit, text)
-    gap = None if audit.is_invalid else _largest_gap(audit)
-    if gap is not None:
-        lines.append(
-            f"largest gap: {spread(gap.estimate)}, {METRICS[gap.metric]}: '{gap.outcome}', "
-            f"{gap.attribute} {gap.group} against {gap.reference}"
-        )
-        lines.append(f"carried by: {_carriers(audit, gap)}")
-    lines += _findings(audit, text)
-    lines.append(f"does not show: {' '.join(text.not_shown()[:2])}")
-    lines += [f"next: {step}" for step in text.next_steps()[:STEPS_SHOWN]]
-    where = f"report: {folder / 'report.html'}" if report else f"run: {folder}"
-    return "\n".join([*map(wrapped, lines), where])
-
-
-def _findings(audit: Audit, text: Sentences) -> list[str]:
-    """Count the findings, and name those of page one."""
     from audit.report.page import top_findings  # draws pictures, too: slow to import
 
-    if audit.is_invalid:
-        return [f"findings: withheld, {text.withheld()}"]
-    top = [f"  {f.id}, {f.severity}: {text.finding('title', f)} ({spread(f.estimate)})" for f in top_findings(audit)]
-    return [f"findings: {len(audit.findings)}", *top]
-
-
-def _right(audit: Audit) -> list[str]:
-    """Say how often the model is right, overall and by group."""
-    model = audit.model
-    if audit.accuracy:
-        return [
-            f"accuracy, {f'{r.attribute} {r.group}' if r.group else 'all'}: "
-            + (f"{rate(r.accuracy)}; balanced {rate(r.balanced_accuracy)}" if r.images else "no data")
-            for r in audit.accuracy
-        ]
-    if not model.accuracy_by_seed:
-        return []
-    return [f"accuracy: {percent(model.accuracy_by_seed[0])}; balanced {percent(model.balanced_accuracy_by_seed[0])}"]
-
-
-def _errors(audit: Audit, text: Sentences) -> list[str]:
-    """Say for each question how many of each group get which error."""
+    text = Sentences(audit)
     asked = dict.fromkeys((r.attribute, r.outcome) for r in audit.rates if text.attribute_of(r.attribute) is not None)
-    return [f"errors, {attribute}: {text.errors(attribute, outcome)}" for attribute, outcome in asked]
+    gap, top = (None, []) if audit.is_invalid else (_largest_gap(audit), top_findings(audit))
+    lines = text.summary(list(asked), gap, _heads(audit, gap), top)
+    where = f"report: {folder / 'report.html'}" if report else f"run: {folder}"
+    return "\n".join([*map(wrapped, lines), where])
 
 
 def _largest_gap(audit: Audit) -> ContrastRow | None:
@@ -239,23 +188,10 @@ def _largest_gap(audit: Audit) -> ContrastRow | None:
     return max(found or examined or standardised, key=lambda c: abs(c.estimate.value or 0.0), default=None)
 
 
-def _carriers(audit: Audit, gap: ContrastRow) -> str:
-    """Return the confirmed heads of a gap, largest first, or why there are none."""
-    where = audit.localisation.get(question_of(gap))
-    if where is None:
-        return "not examined"
-    if where.status == LocalisationStatus.NOT_ASKED:
-        return str(words_of(audit.model.unit)["fixed"]["no_inside"])
-    if where.status != LocalisationStatus.LOCALISED:
-        return where.status
-    contrast, outcome = f"{gap.attribute}:{gap.group}-{gap.reference}", gap.outcome
-    heads = [h for h in audit.heads if (h.contrast, h.outcome) == (contrast, outcome)]
-    held = sorted((h for h in heads if h.name in where.heads), key=lambda h: -abs(h.confirmation.value or 0.0))
-    tested = f"{len(heads)} {UNITS[audit.model.unit].plural}"
-    if len(held) > HEADS_SHOWN:
-        largest = ", ".join(h.name for h in held[:HEADS_SHOWN])
-        return f"{largest} and {len(held) - HEADS_SHOWN} more ({len(held)} of {tested})"
-    return f"{', '.join(h.name for h in held)} ({len(held)} of {tested})"
+def _heads(audit: Audit, gap: ContrastRow | None) -> list[HeadRow]:
+    """Return the heads that were tested for a gap, largest first."""
+    heads = [h for h in audit.heads if gap is not None and f"{h.contrast}:{h.outcome}" == question_of(gap)]
+    return sorted(heads, key=lambda h: -abs(h.confirmation.value or 0.0))
 
 
 def data_summary(

@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from audit.card.faults import Lines, PathParts, closest, did_you_mean, faults_of, spell
-from audit.card.schema import ONNX, PREDICTIONS, Card
+from audit.card.schema import ONNX, PREDICTIONS, Card, Shares
 from audit.card.text_values import keep_text
 from audit.errors import CardError, DataError, InputError
 from audit.filenames import name_on_disk, printable
@@ -429,7 +429,7 @@ def _bad_data(card: Card) -> Iterator[tuple[PathParts, str]]:
     if data.reader == "frame" and data.not_detected_list is not None:
         yield ("data", "not_detected_list"), "is for tables in files; name a column as 'not_detected'"
     shares = data.shares.model_dump()
-    used = ("discovery", "confirmation") if card.training == "none" else ("train", "discovery", "confirmation")
+    used = Shares.AUDITED if card.training == "none" else ("train", *Shares.AUDITED)
     empty = [split for split in used if shares[split] == 0]
     if abs(sum(shares.values()) - 1) > 1e-6:
         yield ("data", "shares"), f"the shares sum to {sum(shares.values()):g}; they must sum to 1"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -52,6 +52,7 @@ class Plant(CardPart):
 class Shares(CardPart):
     """Shares of subjects by split; a split that is not named gets none."""
 
+    AUDITED: ClassVar[tuple[str, ...]] = ("discovery", "confirmation")  # what an audit reads, besides what it trains on
     train: Share = 0.0
     discovery: Share = 0.0
     confirmation: Share = 0.0
@@ -177,7 +178,7 @@ class GroupSpec(CardPart):
         None  # the column holds numbers: the edges of groups, each of which belongs to the group that it begins
     )
     missing: Literal["own_group", "exclude", "error"] = "own_group"  # images whose group is unknown
-    permuted: int | None = None  # a seed: deal the groups out at random within each label, to see what chance finds
+    permuted: int | None = None  # a seed: assign groups at random within each label, to see what chance finds
     pair: list[str] | None = None  # images that agree on these columns differ in nothing but this attribute
     note: str = ""
 

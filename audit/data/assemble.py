@@ -424,5 +424,5 @@ def _check_trained(frame: pd.DataFrame, where: str) -> None:
     for split in SPLITS[1:]:
         unseen = sorted(set(frame.loc[frame["split"] == split, "label"]) - trained)
         if unseen:
-            what = f"label '{unseen[0]}' stands in '{split}' but in no training image"
+            what = f"label '{unseen[0]}' is in '{split}' but in no training image"
             raise DataError(where, what, "add training images of it, or leave it out of data.labels")

@@ -13,7 +13,7 @@ from audit.card.schema import Shares
 from audit.records import AttributeInfo, Contrast, DataSource, DataWarning, ExcludedRow, SourceKind, TableForm
 
 SPLITS = tuple(Shares.model_fields)  # train, discovery, confirmation, repair, sealed
-AUDIT_SPLITS = ("discovery", "confirmation")  # what an audit reads, besides what it trains on
+AUDIT_SPLITS = Shares.AUDITED
 HELD_BACK = ("repair", "sealed")  # read by no audit; the last by nothing but a certificate
 UNKNOWN = "unknown"
 EXAMPLES = 5  # images that are named where many are counted

@@ -139,7 +139,6 @@ def _disparity(row: ContrastRow, above: Sequence[ContrastRow], where: Localisati
 def _head(row: HeadRow, gap: ContrastRow, context: Context, *, family: int) -> Finding:
     """Write up one confirmed head, in the metric of the gap that it is a part of."""
     share = row.share_of_gap.value
-    estimate = row.confirmation_rate or row.confirmation
     return Finding(
         id=stable_id(context, "head", row.contrast, row.outcome, row.name),
         kind="head",
@@ -160,7 +159,7 @@ def _head(row: HeadRow, gap: ContrastRow, context: Context, *, family: int) -> F
         n_group=row.n_group,
         n_reference=row.n_reference,
         unknown=context.unknown.get(gap.attribute, 0),
-        estimate=estimate,
+        estimate=row.confirmation_rate or Estimate(value=None),
         by_seed=row.by_seed,
         p_raw=row.confirmation_p,
         p_adjusted=row.confirmation_p_adjusted,

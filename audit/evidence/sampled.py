@@ -83,8 +83,9 @@ class Sampled:
 
     @cached_property
     def control_variate_coefficient(self) -> Array:
-        """How far to coefficient first order, (K,): the slope of exact on first-order differences, through the origin.
+        """Coefficient of first order as a control variate, (K,).
 
+        The slope of exact on first-order differences where patched, through the origin.
         0 where every recipient is patched: there is nothing left to estimate.
         """
         own = self.first_order.own[0] - self.first_order.own[1]
@@ -104,7 +105,7 @@ class Sampled:
         return correlation
 
     def take(self, rows: Codes) -> Sampled:
-        """Return some of the recipients; what share of them is patched, and how far to coefficient, is theirs."""
+        """Return some of the recipients; the share that is patched and the coefficient are theirs."""
         first = self.first_order
         return Sampled(self.effects.take(rows), FirstOrder(*(a[:, rows] for a in (first.own, first.pair, first.both))))
 

@@ -168,7 +168,7 @@ def _knows_labels(right: AccuracyRow, frame: pd.DataFrame, labels: Sequence[str]
         id=KNOWS_LABELS,
         check=KNOWS_LABELS,
         kind="model",
-        form="" if known else guessed.reason,
+        reason=None if known else guessed.reason,
         names=[labels[order.index(place)] for place in range(len(order))],
         n=right.images,
     )

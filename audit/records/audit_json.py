@@ -7,12 +7,15 @@ Probabilities and rates are fractions in [0, 1]; differences of rates are fracti
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import model_validator
 
 from audit.records.base import (
     SCHEMA_VERSION,
     Access,
     Bound,
+    ChanceReason,
     Confidence,
     DataWarningCode,
     Design,
@@ -39,6 +42,12 @@ from audit.records.base import (
 )
 from audit.units import Unit
 
+FORMER_REASONS = {  # what ``Control.form`` said of a model at chance before there was ``Control.reason``
+    "the classes are in another order": ChanceReason.CLASS_ORDER,
+    "it always gives one answer": ChanceReason.CONSTANT,
+    "its answers do not go with the labels": ChanceReason.UNRELATED,
+}
+
 
 class Control(Record):
     """One check of the method: what was measured, and against what. Its words are in ``templates/controls.yaml``."""
@@ -52,6 +61,7 @@ class Control(Record):
     head: str = ""  # the one that was patched, by name
     figures: dict[str, float] = {}  # further numbers that the words name
     names: list[str] = []  # likewise: classes in the order that would fit
+    reason: ChanceReason | None = None  # the likeliest, where a model is not shown to be above chance
     estimate: Estimate
     judged: Bound = Bound.VALUE  # what of the estimate is compared with the threshold
     relation: Literal["==", "<=", "<", ">=", ">"]
@@ -59,6 +69,13 @@ class Control(Record):
     passed: bool
     gates: Literal["audit", "Design B", "Design C"] = "audit"  # what is withheld if it fails
     n: int | None = None  # images behind the number
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_reason(cls, given: Any) -> Any:
+        """Read an earlier record, in which the reason stood in ``form``."""
+        former = FORMER_REASONS.get(given.get("form", "")) if isinstance(given, dict) else None
+        return given if former is None else {**given, "form": "", "reason": former}
 
 
 class HeadGrid(Record):

@@ -229,9 +229,9 @@ class NotRunCode(StrEnum):
 class ChanceReason(StrEnum):
     """Why a model may be right no more often than chance."""
 
-    CLASS_ORDER = "the classes are in another order"
-    CONSTANT = "it always gives one answer"
-    UNRELATED = "its answers do not go with the labels"
+    CLASS_ORDER = "class order"  # the classes are in another one
+    CONSTANT = "constant"  # it always gives one answer
+    UNRELATED = "unrelated"  # its answers do not go with the labels
 
 
 class Bound(StrEnum):

@@ -23,6 +23,7 @@ from PIL import Image
 
 from audit.records import Estimate
 from audit.report import formats
+from audit.report.text import bars_in_words, forest_in_words
 
 INK, MUTED, RULE = "#1c2733", "#566372", "#d4dae1"
 GROUP, REFERENCE, EFFECT, REFERENCE_MODEL = "#2f6da8", "#8794a3", "#c05a12", "#5b4b9a"
@@ -128,8 +129,7 @@ def rates_picture(bars: tuple[Bar, ...], title: str, compact: bool = False) -> P
         axes.set_xlim(0, min(1.0, max(top * 1.04, 0.02)) if top < 0.96 else 1.0)
         _name_rows(axes, [_drawn(bar.name) for bar in drawn])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.3g}%"))
-        alt = f"{title}. " + "; ".join(f"{formats.label(b.name)}: {formats.rate(b.rate)}" for b in bars) + "."
-        return _picture(figure, title, alt)
+        return _picture(figure, title, bars_in_words(title, bars))
 
 
 @_drawn_once
@@ -149,8 +149,7 @@ def shares_picture(bars: tuple[Bar, ...], title: str) -> Picture | None:
             _draw_bar(axes, position, bar)
         _name_rows(axes, [_drawn(bar.name) for bar in drawn])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.3g}%".replace("-", formats.MINUS)))
-        alt = f"{title}. " + "; ".join(f"{formats.label(b.name)}: {formats.rate(b.rate)}" for b in bars) + "."
-        return _picture(figure, title, alt)
+        return _picture(figure, title, bars_in_words(title, bars))
 
 
 def attention_picture(weights: Sequence[Sequence[float]], largest: float, title: str, alt: str) -> Picture:
@@ -218,7 +217,7 @@ def forest_picture(heads: tuple[HeadEffect, ...], title: str, compact: bool = Fa
             borderaxespad=0.2,
             labelcolor=INK,
         )
-        return _picture(figure, title, f"{title}. " + " ".join(_in_words(head) for head in drawn))
+        return _picture(figure, title, forest_in_words(title, drawn))
 
 
 def _draw_head(axes: Axes, position: int, head: HeadEffect, has_c: bool) -> None:
@@ -246,15 +245,6 @@ def _draw_estimate(axes: Axes, y: float, estimate: Estimate, colour: str, marker
     axes.plot(x, [y] * len(x), marker, color=colour, markersize=4.6, label=name or "_", linestyle="none")
     if x and estimate.low is not None and estimate.high is not None:
         axes.plot([100 * estimate.low, 100 * estimate.high], [y, y], color=colour, linewidth=1.5)
-
-
-def _in_words(head: HeadEffect) -> str:
-    parts = [f"effect {formats.difference(head.effect)}", f"placebo {formats.difference(head.placebo)}"]
-    if head.null_bound is not None:
-        parts.append(f"chance within ±{formats.decimal(100 * head.null_bound, 1)}")
-    if head.design_c is not None:
-        parts.append(f"Design C {formats.difference(head.design_c)}")
-    return f"{head.name}: {', '.join(parts)} points."
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:

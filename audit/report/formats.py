@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import unicodedata
 from collections.abc import Callable, Iterable
 
 from audit.records import Estimate
+from audit.store import folder_name
 
 MINUS = "\N{MINUS SIGN}"
 NOT_AVAILABLE = "n/a"
@@ -193,10 +193,9 @@ def slug(text: str) -> str:
     Returns
     -------
     str
-        Readable ASCII, with a digest where characters had to be replaced.
+        Readable ASCII, with a digest.
     """
-    plain = re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")[:40]
-    return f"{plain}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    return f"{folder_name(text)}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def size(value: float | None, digits: int = 1) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from audit.data.samples import SPLITS
 from audit.records import AttentionMap, Audit, Decision, FindingState, RateRow, RunComparison
 from audit.report.formats import clean, label
 from audit.report.legal import checked_on, clause_of
@@ -31,7 +32,6 @@ from audit.report.text import (
 from audit.report.wording import glossary
 from audit.resources import resource_dir
 
-SPLITS = ("train", "discovery", "confirmation")
 UNFOLDED = 12  # findings that are open when the page is
 DRAWN = 24  # findings with a picture of their own; all of them are in the forest plots and tables
 PRINTED_HEADS = 36  # rows of the table of heads in the PDF, found ones aside

@@ -26,7 +26,7 @@ from audit.records import (
     RateRow,
     Verdict,
 )
-from audit.report import figures, formats
+from audit.report import figures
 from audit.report.figures import Picture
 from audit.report.pointers import places
 from audit.report.reviews import by_finding
@@ -36,7 +36,6 @@ TOP_FINDINGS = 3
 SEVERITY_ORDER = {"high": 0, "medium": 1, "low": 2}
 STEPS = 5  # colour steps on each side of zero
 FOREST_HEADS = 12  # heads drawn; the table lists all of them
-SET_NAMED = 6  # heads of a set that are named one by one; larger sets are counted
 FOUND = (Verdict.CONFIRMED, Verdict.CONFIRMED_NO_GAP, Verdict.NOT_CONFIRMED)
 NAMES = {2: (("top", "bottom"), ("left", "right")), 3: (("top", "middle", "bottom"), ("left", "centre", "right"))}
 RateName = Literal["selection_rate", "standardised_rate", "true_positive_rate", "false_positive_rate"]
@@ -164,13 +163,6 @@ class Page:
         rows = [r for r in self.audit.joint if (r.contrast, r.outcome) == (contrast, outcome)]
         return sorted(rows, key=lambda r: (-len(r.heads), r.heads))
 
-    def set_name(self, row: JointRow) -> str:
-        """Name a set of heads."""
-        if row.all_heads:
-            return f"All {len(row.heads)} {self.text.unit.plural} that were tested"
-        several = len(row.heads) > SET_NAMED
-        return f"{len(row.heads)} confirmed {self.text.unit.plural}" if several else ", ".join(row.heads)
-
     def grids_of(self, contrast: str, outcome: str) -> list[HeadGrid]:
         """Return the grids of one block."""
         return [g for g in self.audit.grids if (g.contrast, g.outcome) == (contrast, outcome)]
@@ -213,10 +205,8 @@ class Page:
     def rates_picture(self, attribute: str, outcome: str, rate: RateName, compact: bool = False) -> Picture | None:
         """Draw one kind of rate of an attribute's groups for one outcome; None where nothing can be drawn."""
         bars = tuple(figures.Bar(r.group, getattr(r, rate), r.is_reference) for r in self.rates(attribute, outcome))
-        of, outcome, attribute = self.text.words["rates"][rate], formats.label(outcome), formats.label(attribute)
-        return figures.rates_picture(
-            bars, f"Share of {of} predicted “{outcome}”, by {attribute}, with intervals", compact
-        )
+        title = self.text.picture("rates", self.text.words["rates"][rate], outcome, attribute)
+        return figures.rates_picture(bars, title, compact)
 
     def rate_of(self, finding: Finding) -> RateName:
         """Return the rate that a finding's gap is of."""
@@ -228,7 +218,7 @@ class Page:
             return self.rates_picture(finding.attribute, finding.outcome, self.rate_of(finding), compact)
         contrast = f"{finding.attribute}:{finding.group}-{finding.reference}"
         rows = [r for r in self.heads(contrast, finding.outcome) if r.name in finding.heads]
-        return self.forest(rows, f"Effect of {', '.join(finding.heads)} on mean probability, with the placebo", compact)
+        return self.forest(rows, self.text.picture("effects", finding.heads), compact)
 
     def forest(self, rows: Sequence[HeadRow], title: str, compact: bool = False) -> Picture | None:
         """Draw heads with their placebo and what chance does; nothing where there are none."""
@@ -244,7 +234,7 @@ class Page:
         rows = [r for r in self.strongest(self.heads(contrast, outcome)) if r.verdict == Verdict.CONFIRMED]
         singly = [figures.Bar(r.name, r.share_of_gap, is_reference=False) for r in rows[:FOREST_HEADS]]
         sets = [r for r in self.audit.joint if (r.contrast, r.outcome) == (contrast, outcome)]
-        jointly = [figures.Bar(self.set_name(r), r.share_of_gap, is_reference=True) for r in sets]
+        jointly = [figures.Bar(self.text.picture("set_name", r), r.share_of_gap, is_reference=True) for r in sets]
         return figures.shares_picture((*singly, *jointly), title) if singly else None
 
     def maps(self, finding: Finding) -> list[AttentionMap]:
@@ -259,8 +249,8 @@ class Page:
             figures.attention_picture(
                 seen.weights,
                 largest,
-                f"{formats.label(seen.group)}: mean over {formats.plural(seen.images, 'image')}",
-                f"Where {seen.name} looks in images of {formats.label(seen.group)}: {_most(seen)}.",
+                self.text.picture("attention_title", seen),
+                self.text.picture("attention", seen, _most(seen)),
             )
             for seen in maps
         ]
@@ -276,9 +266,9 @@ def _headline(row: HeadRow) -> Estimate:
     return row.confirmation if row.confirmation.value is not None else row.discovery
 
 
-def _most(seen: AttentionMap) -> str:
-    """Name the region that gets the most attention."""
+def _most(seen: AttentionMap) -> tuple[float, str, str]:
+    """Return the largest share of attention on a region, and its row and column."""
     down, across = NAMES[_parts(len(seen.weights))]
     shares = region_shares(seen.weights)
     share, i, j = max((share, -i, -j) for i, row in enumerate(shares) for j, share in enumerate(row))
-    return f"most on the {down[-i]} {across[-j]}, {formats.percent(share, 0)} of its attention"
+    return share, down[-i], across[-j]

@@ -12,6 +12,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, Undefined
 
 from audit.data.samples import UNKNOWN
+from audit.evidence.outcome import question_of
 from audit.records import (
     AttributeInfo,
     Audit,
@@ -29,6 +30,7 @@ from audit.records import (
     HeadGrid,
     HeadRow,
     LoadedWeights,
+    Localisation,
     NextStep,
     NotRunCode,
     Outcome,
@@ -185,6 +187,8 @@ class Sentences:
         self._finding: Any = environment().get_template("text/finding.j2").make_module(values)
         self._method: Any = environment().get_template("text/method.j2").make_module(values)
         self._outcome: Any = environment().get_template("text/outcome.j2").make_module(values)
+        self._pictures: Any = environment().get_template("text/pictures.j2").make_module(values)
+        self._summary: Any = environment().get_template("text/summary.j2").make_module(values)
 
     def _contrast_of(self, key: str) -> ContrastRow | Undefined:
         return self._contrasts.get(key) or StrictUndefined(name=f"comparison {key}")
@@ -299,14 +303,6 @@ class Sentences:
         where = self.audit.localisation.get(question)
         return one_line(str(self._outcome.localisation(where, rows)))
 
-    def model_size(self) -> str:
-        """Return layers and heads in words."""
-        model = self.audit.model
-        heads = sorted({model.heads, *model.heads_by_layer})
-        several = f"{heads[0]} to {heads[-1]} {self.unit.plural}"
-        parts = formats.plural(heads[0], self.unit.singular) if len(heads) == 1 else several
-        return f"{formats.plural(model.layers, 'layer')} of {parts}"
-
     def size(self) -> str:
         """Say what the audited model is built of, and the size of its images, as far as these were given."""
         return one_line(str(self._method.size(self.audit.model)))
@@ -377,31 +373,41 @@ class Sentences:
             return filled(book["where"][control.kind], **values, run=run)
         if part == "fix":
             return filled(book["fixes"][entry["fix"]], **values)
-        said = filled(entry.get(part) or book["nulls"][part], **values)
-        end = {"low": "lower end of ", "high": "upper end of "}.get(control.judged, "")
-        return f"{end}{said}" if part == "statistic" else said
+        said = str(entry.get(part) or book["nulls"][part])
+        return filled("{{ said.end(c) }}" + said if part == "statistic" else said, **values)
 
     def _of_control(self, control: Control) -> dict[str, Any]:
         channel = data_file("controls.yaml")["channels"].get(control.channel, {})
-        seeds = int(control.figures.get("seeds", 0))
-        beyond = f"minus the same for null donors ({seeds} seeds), " if control.form == "models" and seeds else ""
-        worst = ", worst pair of models" if control.figures.get("pairs", 1) > 1 else ""
-        of = "model" if control.form == "models" else "image"
-        model = self.audit.model
-        return {"c": control, "unit": self.unit, "model": model, "beyond": beyond, "worst": worst, "of": of, **channel}
+        said = environment().get_template("text/controls.j2").module
+        return {"c": control, "unit": self.unit, "model": self.audit.model, "said": said, **channel}
 
     def grid(self, grid: HeadGrid) -> tuple[str, str]:
         """Return title and caption of a grid of heads."""
-        book = data_file("controls.yaml")
-        channel = book["channels"].get(grid.channel, {"corruption": ""})
-        names = {"outcome": formats.label(grid.outcome), "contrast": self.contrast(grid.contrast)}
-        name = (grid.channel or "").capitalize()
-        title, caption = (filled(s, unit=self.unit, name=name, **names, **channel) for s in book["grids"][grid.kind])
-        images = "" if grid.images is None else f" {formats.count(grid.images)} images."
-        if grid.patched is not None:
-            images += " " + filled(book["grids"]["in part"], unit=self.unit, patched=grid.patched)
-        marked = " Marked: at least three standard errors above zero." if grid.channel else ""
-        return title, f"{caption}{images}{marked}"
+        corruption = data_file("controls.yaml")["channels"].get(grid.channel, {}).get("corruption", "")
+        return self.picture("grid_title", grid, corruption), self.picture("grid_caption", grid, corruption)
+
+    def picture(self, part: str, *about: object) -> str:
+        """Return what a grid, a picture or a set of heads is called: a macro of ``text/pictures.j2``."""
+        return one_line(str(getattr(self._pictures, part)(*about)))
+
+    def detection(self) -> list[str]:
+        """Say for each attribute how many images never reached the classifier."""
+        return detection_sentences(self.audit.data)
+
+    def where(self, gap: ContrastRow) -> Localisation | None:
+        """Return where in the model a gap was found; None where that was not asked."""
+        return self.audit.localisation.get(question_of(gap))
+
+    def summary(
+        self,
+        asked: Sequence[tuple[str, str]],
+        gap: ContrastRow | None,
+        heads: Sequence[HeadRow],
+        top: Sequence[Finding],
+    ) -> list[str]:
+        """Say in a dozen lines what an audit found; ``heads`` are those of the largest gap, largest first."""
+        lines = str(self._summary.summary(asked, gap, heads, top)).splitlines()
+        return [line for line in lines if line.strip()]
 
     def contrast(self, key: str) -> str:
         """Write a contrast in words, "gender: female against male"; its id where the record holds no such rates."""
@@ -410,6 +416,18 @@ class Sentences:
                 groups = f"{formats.label(row.group)} against {formats.label(row.reference)}"
                 return f"{formats.label(row.attribute)}: {groups}"
         return formats.label(key)
+
+
+def bars_in_words(title: str, bars: Sequence[object]) -> str:
+    """Say what a picture of bars shows; each has ``name`` and ``rate``."""
+    templates: Any = environment().get_template("text/pictures.j2").module
+    return one_line(str(templates.bars(title, bars)))
+
+
+def forest_in_words(title: str, heads: Sequence[object]) -> str:
+    """Say what a forest plot shows; each head has ``name``, ``effect``, ``placebo``, ``design_c``, ``null_bound``."""
+    templates: Any = environment().get_template("text/pictures.j2").module
+    return one_line(str(templates.forest(title, heads)))
 
 
 def called_sentence(model: object) -> str:

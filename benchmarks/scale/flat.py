@@ -133,7 +133,7 @@ class Peak:
 
     @staticmethod
     def begin() -> None:
-        """Count anew."""
+        """Reset the peak."""
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
     @staticmethod

@@ -317,7 +317,7 @@ BAD_TABLES = {
         ),
         {"split": "part", "drop": ("labels",)},
         (
-            "faces.csv: label 'anger' stands in 'discovery' but in no training image; "
+            "faces.csv: label 'anger' is in 'discovery' but in no training image; "
             "add training images of it, or leave it out of data.labels"
         ),
     ),

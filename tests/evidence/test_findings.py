@@ -97,6 +97,11 @@ def test_a_head_whose_rate_interval_holds_zero_is_of_low_confidence() -> None:
     assert of_head(confirmation_rate=None).confidence == "low"
 
 
+def test_a_head_without_an_estimate_in_its_metric_is_not_given_one_in_probability() -> None:
+    head = of_head(confirmation_rate=None, confirmation=around(-0.045), direction="not determined")
+    assert (head.estimate.value, head.probability) == (None, around(-0.045))
+
+
 @pytest.mark.parametrize(("share", "severity"), [(0.6, "high"), (0.3, "medium"), (0.07, "low"), (None, "low")])
 def test_severity_of_a_head_is_its_share(share: float | None, severity: str) -> None:
     found = findings(contrast_row(), heads=(head_row(share_of_gap=around(share)),))[1]

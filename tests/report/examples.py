@@ -285,7 +285,7 @@ def joint_rows(contrast_id: str, outcome: str, layers: int, heads: int) -> list[
     return [
         JointRow(
             contrast=contrast_id, outcome=outcome, heads=names, all_heads=len(names) == layers * heads,
-            together=estimate(0.0411, 0.008), sum_of_singles=estimate(0.1234, 0.021), beyond_sum=estimate(-0.0823, 0.015),
+            together_rate=estimate(0.0523, 0.011), together=estimate(0.0411, 0.008), sum_of_singles=estimate(0.1234, 0.021), beyond_sum=estimate(-0.0823, 0.015),
             share_of_gap=estimate(0.72, 0.1), sum_share_of_gap=estimate(2.16, 0.3),
         )
         for names in sets

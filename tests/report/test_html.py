@@ -155,8 +155,42 @@ def test_heads_together_stand_beside_the_sum(page) -> None:
     rows = page("disparity").table("Heads patched together")
     assert [cells[0] for cells in rows] == ["All 16 heads that were tested", "L0H0, L3H2"]
     for cells in rows:
-        assert [cells[k].split()[0] for k in (1, 2, 3)] == ["+4.11", "+12.34", "−8.23"]
+        assert [cells[k].split()[0] for k in (1, 2, 3, 4)] == ["+4.11", "+12.34", "−8.23", "+5.23"]
+    titles = columns(page("disparity").tree, "together-")
+    assert [title.endswith("points of mean probability") for title in titles] == [False, *[True] * 3, *[False] * 3]
+    assert titles[4] == "Together Label-standardised gap, points"
     assert "Heads patched together" not in page("not_localisable").text
+
+
+@pytest.mark.parametrize(("repair", "sealed"), [(0, 0), (31, 0), (31, 17)])
+def test_the_splits_that_hold_images_are_named(repair: int, sealed: int) -> None:
+    audit = examples()["disparity"]
+    splits = {"train": 20, "discovery": 12, "confirmation": 9, "repair": repair, "sealed": sealed}
+    named = audit.model_copy(update={"data": audit.data.model_copy(update={"splits": splits})})
+    tree = lxml_html.document_fromstring(render_html(named, "d" * 64))
+    (said,) = tree.xpath("//section[@id='data']/p[dfn]")
+    assert [name.text for name in said.iter("em")][1:] == [name for name, images in splits.items() if images]
+    assert ("three" in said.text_content(), "sealed (held back" in said.text_content()) == (False, sealed > 0)
+
+
+def columns(tree: lxml_html.HtmlElement, table: str) -> list[str]:
+    """Return the titles of the first table whose id begins so."""
+    titles = tree.xpath(f"(//table[starts-with(@id, '{table}')])[1]/thead//th")
+    return [" ".join(" ".join(title.itertext()).split()) for title in titles]
+
+
+def test_seeds_of_a_head_are_said_to_be_compared_in_mean_probability(page) -> None:
+    tree = page("disparity").tree
+    assert "By seed points of mean probability" in columns(tree, "all-heads-")
+    assert "By seed points" in columns(tree, "contrasts-")
+
+
+def test_a_grid_in_mean_probability_says_nothing_of_the_gap_in_rates(page) -> None:
+    (grid,) = [t for t in page("disparity").tree.iter("table") if (t.get("id") or "").startswith("grid-bias")][:1]
+    (note,) = grid.getparent().getparent().xpath("p[@class='note']")
+    said = note.text_content()
+    assert "Mediated gap of each head in mean probability, confirmation split." in said
+    assert [word for word in ("widens", "narrows") if word in said] == []
 
 
 def test_designs_are_compared_and_transplanted_weights_stand_in_the_table_of_heads(page) -> None:

@@ -15,6 +15,7 @@ from audit.evidence.findings import make_findings
 from audit.evidence.outcome import decide, localisation
 from audit.records import (
     Audit,
+    ChanceReason,
     Control,
     ControlReport,
     DataSource,
@@ -111,6 +112,24 @@ def test_an_effect_without_direction_says_what_is_known() -> None:
     finding = next(f for f in AUDIT.findings if f.kind == "head").model_copy(update={"direction": "not determined"})
     effect = Sentences(AUDIT).finding("effect", finding)
     assert "the interval holds 0, so it is not known whether the head widens or narrows the gap" in effect
+
+
+def test_a_head_whose_rate_is_not_known_is_said_to_be_so() -> None:
+    gap = contrast_row(estimate=around(-0.15))
+    heads = [head_row(confirmation_rate=None, confirmation=around(-0.031), direction="not determined")]
+    found = next(f for f in make_findings([gap], heads, localisation(heads, [gap]), CONTEXT) if f.kind == "head")
+    said = {part: Sentences(AUDIT).finding(part, found) for part in PARTS}
+    assert ": the data cannot tell. In mean probability, which was tested: −3.1 points" in said["condition"]
+    assert "the data cannot tell, so it is not known whether the head widens or narrows the gap" in said["effect"]
+    assert "n/a" not in said["wording"] and "−3.1" not in said["wording"]
+    assert "there is no interval" in said["confidence_reason"]
+
+
+def test_seeds_of_a_head_are_compared_in_mean_probability_and_of_a_gap_in_rates() -> None:
+    say = Sentences(AUDIT)
+    disparity, head = (next(f for f in AUDIT.findings if f.kind == kind) for kind in ("disparity", "head"))
+    assert say.finding("agreement", head).endswith("(+2.9, +2.6 points of mean probability)")
+    assert say.finding("agreement", disparity).endswith("(+5.6, +5.8 points)")
 
 
 WARNING = {
@@ -235,10 +254,10 @@ def test_what_sizes_allow_is_said_from_numbers() -> None:
     )
 
 
-def of_model(passed: bool) -> Audit:
+def of_model(passed: bool, reason: str = "constant") -> Audit:
     """Return an audit of a model that is right no more often than chance, or may be."""
     labels = Control(
-        id="knows_labels", check="knows_labels", kind="model", form="it always gives one answer", relation=">",
+        id="knows_labels", check="knows_labels", kind="model", reason=reason, relation=">",
         estimate=Estimate(value=0.5, low=0.44, high=0.56 if passed else 0.5), judged="high", threshold=0.5,
         passed=passed,
     )  # fmt: skip
@@ -266,6 +285,38 @@ def test_a_model_that_does_not_know_the_labels_is_not_called_a_failure_of_the_me
     broken = Sentences(with_(controls=controls(failed=1), outcome="INVALID"))
     assert broken.meaning().startswith("The method failed one of its own tests")
     assert broken.withheld() == "because a check of the method failed"
+
+
+@pytest.mark.parametrize(
+    ("reason", "likely", "fix"),
+    [
+        (ChanceReason.CLASS_ORDER, " Likely: the classes are in another order.", "write model.classes: ["),
+        (ChanceReason.CONSTANT, " Likely: it always gives one answer.", "gives one answer whatever the image"),
+        (ChanceReason.UNRELATED, "", "the answers do not go with the labels; check weights"),
+    ],
+)
+def test_why_a_model_is_at_chance_is_a_field_and_has_its_words(reason: str, likely: str, fix: str) -> None:
+    say = Sentences(of_model(passed=False, reason=reason))
+    (said,) = say.reasons()
+    assert said.endswith(f"chance is 50.0%.{likely}")
+    assert fix in say.control("fix", say.audit.controls.controls[0])
+
+
+@pytest.mark.parametrize(
+    ("former", "reason"),
+    [
+        ("the classes are in another order", ChanceReason.CLASS_ORDER),
+        ("it always gives one answer", ChanceReason.CONSTANT),
+        ("its answers do not go with the labels", ChanceReason.UNRELATED),
+        ("", None),
+    ],
+)
+def test_an_earlier_record_says_why_a_model_is_at_chance_in_another_field(former: str, reason: object) -> None:
+    control = of_model(passed=False).controls.controls[0]
+    read = Control.model_validate_json(
+        control.model_copy(update={"form": former, "reason": None}).model_dump_json(exclude={"reason"})
+    )
+    assert (read.reason, read.form) == (reason, "")
 
 
 def test_a_model_that_may_know_the_labels_is_not_said_to() -> None:

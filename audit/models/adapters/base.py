@@ -128,7 +128,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def gradient_at_heads(self, layer: int, slope: torch.Tensor) -> torch.Tensor:
-        """Carry a gradient with respect to the writes over to z: (B, tokens, inner)."""
+        """Return the gradient with respect to z (B, tokens, inner), given that with respect to the writes."""
 
     def from_output(self, layer: int, out: torch.Tensor, images: int) -> torch.Tensor:
         """Lay out what ``output_module`` puts out as the stream after the layer's writes is."""

@@ -87,7 +87,7 @@ class Channels(Staged):
         return torch.stack([self.head_output(layer, k, parts[..., k, :]) for k in range(self.units(layer))])
 
     def gradient_at_heads(self, layer: int, slope: torch.Tensor) -> torch.Tensor:
-        """Carry a gradient with respect to the writes over to z: (B, tokens, channels)."""
+        """Return the gradient with respect to z (B, tokens, channels), given that with respect to the writes."""
         return self.from_stream(layer, slope)
 
     def to_stream(self, layer: int, tokens: torch.Tensor) -> torch.Tensor:

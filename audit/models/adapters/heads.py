@@ -168,7 +168,7 @@ class Heads(Adapter):
         return added
 
     def gradient_at_heads(self, layer: int, slope: torch.Tensor) -> torch.Tensor:
-        """Carry a gradient with respect to the writes over to z: (B, tokens, inner)."""
+        """Return the gradient with respect to z (B, tokens, inner), given that with respect to the writes."""
         gamma = self.scale(layer)
         weight: torch.Tensor = self.projection(layer).weight
         return self.from_stream(layer, slope if gamma is None else slope * gamma) @ weight

@@ -272,7 +272,7 @@ class Adapted(Named, Heads):
         return 0.0 if bias is None else self.to_stream(layer, bias.detach().expand(self.tokens(layer), -1))
 
     def gradient_at_heads(self, layer: int, slope: torch.Tensor) -> torch.Tensor:
-        """Carry a gradient with respect to the projection's output over to z: (B, tokens, inner)."""
+        """Return the gradient with respect to z (B, tokens, inner), given that of the projection's output."""
         weight: torch.Tensor = self.projection(layer).weight
         return slope.reshape(-1, self.tokens(layer), slope.shape[-1]) @ weight
 

@@ -155,7 +155,7 @@ class NormedWindows(Windowed):
         return F.pad(bias, (self._width(layer), 0)) if isinstance(bias, torch.Tensor) else bias
 
     def gradient_at_heads(self, layer: int, slope: torch.Tensor) -> torch.Tensor:
-        """Carry a gradient with respect to the output, window by window, over to z: (B, tokens, inner)."""
+        """Return the gradient with respect to z (B, tokens, inner), window by window, given that of the output."""
         _, _, high, wide = self._padded(self.blocks[layer])
         weight: torch.Tensor = self.projection(layer).weight
         return slope.reshape(-1, high * wide, slope.shape[-1]) @ weight
