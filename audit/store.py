@@ -19,7 +19,7 @@ from typing import IO
 
 import pandas as pd
 
-from audit.errors import InputError, UnfinishedError
+from audit.errors import InputError, NotWrittenError, UnfinishedError
 
 CACHE_VARIABLE = "VIT_AUDIT_CACHE"
 SAMPLES = "effects/samples.parquet"  # of a run: what statistics need to know of every image
@@ -203,11 +203,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
-def not_written(path: Path, error: OSError, fix: str = "") -> UnfinishedError:
+def not_written(path: Path, error: OSError, fix: str = "") -> NotWrittenError:
     """Return what to tell of a file or folder that cannot be written."""
     what = f"cannot be written ({os.strerror(error.errno) if error.errno else error})"
     least = FIXES.get(error.errno or 0, "make room, or look at the disk")
-    return UnfinishedError(str(path), what, fix or f"{least} or name another place, and give the command again")
+    return NotWrittenError(str(path), what, fix or f"{least} or name another place, and give the command again")
 
 
 def _to_disk(path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -45,36 +47,92 @@ def sweep_in_blocks(
 
     ``stage`` names the sweep among those of the run: it is where its pieces are kept until all are done.
     """
+    tasks = plan_sweep(
+        context,
+        stage,
+        model,
+        recipients,
+        donors,
+        layers=layers,
+        images=images,
+        chosen=chosen,
+        units=units,
+        precision=precision,
+    )
+    yield from _done(context, stage, tasks, progress)
+
+
+def plan_sweep(
+    context: RunContext,
+    stage: str,
+    model: Model,
+    recipients: Rows,
+    donors: Sequence[DonorKind],
+    *,
+    layers: range,
+    images: Images | None = None,
+    chosen: Mask | None = None,
+    units: Rows | None = None,
+    precision: torch.dtype = torch.float32,
+) -> list[Task]:
+    """Return the tasks of :func:`sweep_in_blocks`; each holds no more than its own block."""
     sites = sites_of(model, layers)
     asked = np.ones((len(recipients), len(sites)), dtype=bool) if chosen is None else chosen
     seen = context.pixels if images is None else images
     what = _made_of(context, stage, model, donors, Compute(context.compute.device, precision))
     blocks = list(side_by_side(block_size(context), len(recipients), units, np.asarray(asked.any(axis=1))))
-    tasks = []
+    tasks, outcomes = [], context.outcomes
     for number, positions in enumerate(blocks):
-        mask = np.zeros_like(asked)
-        mask[positions] = asked[positions]
+        mask = asked[positions]
+        given = _of_block(donors, positions)
         perform = partial(
-            sweep,
+            _swept,
             model,
             seen,
-            recipients,
-            donors,
+            recipients[positions],
+            given,
+            positions,
             layers=layers,
-            outcomes=context.outcomes,
+            outcomes=outcomes,
             chosen=mask,
-            units=units,
             precision=precision,
         )
         patches = int(mask.sum()) * len(donors)
         of_block = {
             "layers": [layers.start, layers.stop],
-            "heads": np.packbits(asked[positions]).tobytes().hex(),
-            **_images(recipients, donors, positions),
+            "heads": _hash(np.packbits(mask)),
+            **_images(recipients[positions], given, positions),
         }
         name = f"{stage}, block {number + 1} of {len(blocks)}"
         tasks.append(Task(name, what | of_block, patches, patches, perform))
-    yield from _done(context, stage, tasks, progress)
+    return tasks
+
+
+def _swept(
+    model: Model,
+    images: Images,
+    recipients: Rows,
+    donors: Sequence[DonorKind],
+    positions: Rows,
+    *,
+    layers: range,
+    outcomes: Mapping[str, int],
+    chosen: Mask,
+    precision: torch.dtype,
+    progress: Progress,
+) -> pd.DataFrame:
+    table = sweep(
+        model,
+        images,
+        recipients,
+        donors,
+        layers=layers,
+        outcomes=outcomes,
+        chosen=chosen,
+        precision=precision,
+        progress=progress,
+    )
+    return table.assign(position=positions[table["position"]])
 
 
 def sweep_sets_in_blocks(
@@ -94,10 +152,11 @@ def sweep_sets_in_blocks(
     blocks = list(side_by_side(block_size(context), len(recipients), units))
     tasks = []
     for number, positions in enumerate(blocks):
-        perform = partial(_together, model, context.pixels, recipients, donors, sets, context.outcomes, positions)
+        some, given = recipients[positions], _of_block(donors, positions)
+        perform = partial(_together, model, context.pixels, some, given, sets, context.outcomes, positions)
         patches = len(positions) * len(donors) * len(sets)
         name = f"{stage}, block {number + 1} of {len(blocks)}"
-        tasks.append(Task(name, what | _images(recipients, donors, positions), patches, patches, perform))
+        tasks.append(Task(name, what | _images(some, given, positions), patches, patches, perform))
     run_tasks(tasks, context.work / stage, context.workers, progress)
     return merge(tasks, context.work / stage, ["position", "set", "donor_kind"])
 
@@ -112,8 +171,7 @@ def _together(
     positions: Rows,
     progress: Progress,
 ) -> pd.DataFrame:
-    given = [DonorKind(d.name, d.model, d.rows[positions], weights_only=d.weights_only) for d in donors]
-    table = sweep_together(model, images, recipients[positions], given, sets=sets, outcomes=outcomes, progress=progress)
+    table = sweep_together(model, images, recipients, donors, sets=sets, outcomes=outcomes, progress=progress)
     return table.assign(position=positions[table["position"]])
 
 
@@ -138,7 +196,8 @@ def estimate_in_blocks(
         perform = partial(_estimated, model, context.pixels, plan, subjects, kinds, layers, context.outcomes, positions)
         rows = len(positions) * len(kinds) * len(sites_of(model, layers))
         name = f"{stage}, block {number + 1} of {len(blocks)}"
-        tasks.append(Task(name, what | _images(recipients, donors, positions), len(positions), rows, perform))
+        of_block = _images(recipients[positions], _of_block(donors, positions), positions)
+        tasks.append(Task(name, what | of_block, len(positions), rows, perform))
     yield from _done(context, stage, tasks, progress)
 
 
@@ -179,13 +238,21 @@ def _made_of(
     }
 
 
+def _of_block(donors: Sequence[DonorKind], positions: Rows) -> list[DonorKind]:
+    return [replace(kind, rows=kind.rows[positions]) for kind in donors]
+
+
 def _images(recipients: Rows, donors: Sequence[DonorKind], positions: Rows) -> dict[str, object]:
-    """Return the images of a block, as rows of the sample."""
+    """Return which images a block has, as rows of the sample, each list as its hash: thousands of blocks are held."""
     return {
-        "positions": positions.tolist(),
-        "recipients": recipients[positions].tolist(),
-        "given": [d.rows[positions].tolist() for d in donors],
+        "positions": _hash(positions),
+        "recipients": _hash(recipients),
+        "given": [_hash(kind.rows) for kind in donors],
     }
+
+
+def _hash(numbers: npt.NDArray[np.generic]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(numbers).tobytes()).hexdigest()
 
 
 def _done(context: RunContext, stage: str, tasks: Sequence[Task], progress: Progress) -> Iterator[pd.DataFrame]:

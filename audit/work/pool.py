@@ -1,12 +1,14 @@
 """Workers: as many processes as are wanted do the tasks of a stage, one thread each.
 
 Workers are forked, so that they have the models and images that the stage has, without a copy. A worker that is killed
-takes nothing along but the task that it had, which another does again. A task that fails does not keep the others from
-being done. On an accelerator, which one process keeps busy, the tasks are done here.
+takes nothing along but the task that it had, which another does again. A task that fails is tried again once the others
+are done, and does not keep them from being done; where results cannot be written or memory does not suffice, no other
+task is begun in vain. On an accelerator, which one process keeps busy, the tasks are done here.
 """
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import platform
@@ -14,27 +16,32 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 import torch
 
-from audit.batching import share_memory
-from audit.errors import AuditError, UnfinishedError
+from audit.batching import room, share_memory
+from audit.errors import AuditError, MemoryExhaustedError, NotWrittenError, UnfinishedError
 from audit.progress import Progress
 from audit.store import clear_unfinished, let_go_of_locks
 from audit.work.tasks import Task, do_task, is_done, list_hash
 
-TRIES = 3  # of tasks whose workers are killed, and of those that fail by an error that is not the tool's
+TRIES = 3  # of a task that fails by what may pass, or whose worker is killed
+PAUSE = 0.5  # seconds before the second try; what is in the way may pass
 THREADS = 1  # of a worker; part of what results are, to the bit
+AHEAD = 2  # tasks that each worker is given at once
 POLL = 0.25  # seconds between two looks at how far the workers are
 WATCHED = 1.0  # seconds between two looks at whether the coordinator is still there
-Failures = list[tuple[Task, Exception]]
+COMMON = MemoryExhaustedError, NotWrittenError  # no task's own fault: others would meet it, too
+Failures = list[tuple[Task, BaseException]]
+Outcomes = Generator[tuple[Task, BaseException | None], None, None]  # None: done
 
 
 @dataclass(frozen=True)
@@ -58,25 +65,25 @@ def run_tasks(tasks: Sequence[Task], folder: Path, workers: Workers, progress: P
     ----------
     tasks : sequence of Task
     folder : pathlib.Path
-        Where results are kept.
+        Where results are kept; nobody else's meanwhile.
     workers : Workers
+        Fewer work at once where memory does not suffice for all.
     progress : callable
         Called with the sizes of what is done and in all, over all workers.
 
     Raises
     ------
-    AuditError
+    Exception
         Of the first task that failed, with the task's name as a note, once all others are done.
+    NotWrittenError
+        If results cannot be written.
     UnfinishedError
         If a task ends its worker every time.
     """
     list_hash(tasks)
     clear_unfinished(folder)
-    total = sum(task.size for task in tasks)
-    stage = _Stage([task for task in tasks if not is_done(task, folder)], folder, workers, progress, total)
-    progress(total - sum(task.size for task in stage.tasks), total)
-    alone = workers.number == 1 or len(stage.tasks) <= 1
-    failed = stage.do_here() if alone else stage.do_elsewhere()
+    stage = _Stage(folder, workers, progress, sum(task.size for task in tasks))
+    failed = stage.do([task for task in tasks if not is_done(task, folder)])
     if failed:
         places = {task.key: place for place, task in enumerate(tasks)}
         task, error = min(failed, key=lambda of: places[of[0].key])
@@ -86,87 +93,137 @@ def run_tasks(tasks: Sequence[Task], folder: Path, workers: Workers, progress: P
 
 @dataclass(frozen=True)
 class _Stage:
-    """What is left to do of a stage, where its results go, and whom to tell."""
+    """Where the results of a stage go, who does its tasks, and whom to tell."""
 
-    tasks: Sequence[Task]
     folder: Path
     workers: Workers
     progress: Progress
     total: int
 
-    def do_here(self) -> Failures:
-        """Do the tasks in this process, one after the other, with as many threads as a worker has."""
-        failed: Failures = []
-        left = sum(task.size for task in self.tasks)
-        with _threads(THREADS):
-            for task in self.tasks:
-                try:
-                    do_task(task, self.folder, self._beyond(self.total - left), about=self.workers.about)
-                except AuditError as error:
+    def do(self, tasks: Sequence[Task]) -> Failures:
+        """Do tasks, and return those that failed for good: at once, or ``TRIES`` times."""
+        number = min(self.workers.number, len(tasks))
+        here, tries = number <= 1, Counter[str]()
+        number = max(1, min(number, room() // max((task.memory for task in tasks), default=1)))
+        left, failed, suspects = list(tasks), Failures(), list[Task]()
+        self.progress(self._without(left), self.total)
+        while left:
+            over, troubles = self._round(left, number, here=here)
+            tries.update(task.key for task, _ in troubles)
+            for task, error in troubles:
+                if tries[task.key] < TRIES and _may_pass(error, number):
+                    continue
+                if isinstance(error, BrokenProcessPool):  # by its own fault, or that of others
+                    suspects.append(task)
+                else:
                     failed.append((task, error))
-                left -= task.size
-                self.progress(self.total - left, self.total)
-        return failed
+                if isinstance(error, COMMON):
+                    return failed
+                over.add(task.key)
+            left = [task for task in left if task.key not in over and not is_done(task, self.folder)]
+            if any(isinstance(error, MemoryExhaustedError) for _, error in troubles):
+                number = max(1, number // 2)
+            if left:
+                time.sleep(PAUSE * max(tries.values()))
+        return failed + [trouble for task in suspects for trouble in self._by_itself(task)]
+
+    def _round(self, tasks: Sequence[Task], number: int, *, here: bool) -> tuple[set[str], Failures]:
+        """Try each task once, but begin none after what all would meet; return the keys of what is done, and errors."""
+        done, troubles = set[str](), Failures()
+        with closing(self._here(tasks) if here else self._elsewhere(tasks, number)) as outcomes:
+            for task, error in outcomes:
+                if error is None or (isinstance(error, BrokenProcessPool) and is_done(task, self.folder)):
+                    done.add(task.key)
+                else:
+                    troubles.append((task, error))
+                if isinstance(error, COMMON):
+                    break
+        return done, troubles
+
+    def _by_itself(self, task: Task) -> Failures:
+        """Do a task in a process of its own."""
+        done, troubles = self._round([task], 1, here=False)
+        if done or not isinstance(troubles[0][1], BrokenProcessPool):
+            return troubles
+        fix = "look at the machine's memory, and run again with fewer --workers: what is done is kept"
+        return [(task, UnfinishedError(task.name, f"its worker was ended {TRIES} times", fix))]
+
+    def _without(self, left: Sequence[Task]) -> int:
+        """Return the size of all but some tasks."""
+        return self.total - sum(task.size for task in left)
+
+    def _here(self, tasks: Sequence[Task]) -> Outcomes:
+        """Do tasks in this process, one after the other, with as many threads as a worker has."""
+        done = self._without(tasks)
+        for task in tasks:
+            try:
+                with _threads(THREADS):
+                    do_task(task, self.folder, self._beyond(done), about=self.workers.about)
+            except Exception as error:
+                yield task, error
+                continue
+            done += task.size
+            self.progress(done, self.total)
+            yield task, None
 
     def _beyond(self, before: int) -> Progress:
         return lambda done, _total: self.progress(min(before + done, self.total), self.total)
 
-    def do_elsewhere(self) -> Failures:
-        """Do the tasks in other processes; where one is killed, what is left goes to new ones."""
-        left, failed = list(self.tasks), []
-        for attempt in range(1, TRIES + 1):
-            failed += (told := self._round(left, self.workers.number, last=attempt == TRIES))
-            given_up = {task.key for task, _ in told}
-            left = [task for task in left if task.key not in given_up and not is_done(task, self.folder)]
-            if not left:
-                return failed
-        for task in left:  # one of them ends its worker every time, and those of others with it
-            told = self._round([task], 1, last=True)
-            if not told and not is_done(task, self.folder):
-                fix = "look at the machine's memory, and run again with fewer --workers: what is done is kept"
-                told = [(task, UnfinishedError(task.name, f"its worker was ended {TRIES} times", fix))]
-            failed += told
-        return failed
-
-    def _round(self, tasks: Sequence[Task], number: int, *, last: bool) -> Failures:
-        """Give tasks to new processes, and return those that failed; not those that are to be tried again.
-
-        An error that is not the tool's own counts where this is the last try.
-        """
+    def _elsewhere(self, tasks: Sequence[Task], number: int) -> Outcomes:
+        """Do tasks in other processes, in whatever order they are over."""
         global _forked
         fork = multiprocessing.get_context("fork")
         counter: Synchronized[int] = fork.Value("q", 0)
-        before = self.total - sum(task.size for task in tasks)
-        failed: Failures = []
+        before, waiting = self._without(tasks), iter(enumerate(tasks))
+        pending: dict[Future[None], Task] = {}
         _forked = _Forked(tasks, self.folder, self.workers, counter)
         try:
             with warnings.catch_warnings(), _pool(min(number, len(tasks)), fork) as pool:
                 # Python warns of threads beside a fork. Those of torch and of the progress bar hold nothing that a
                 # worker needs, which computes in one thread and shows nothing.
                 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-                futures = {pool.submit(_work, place): task for place, task in enumerate(tasks)}
-                pending = set(futures)
-                while pending:
-                    done, pending = wait(pending, timeout=POLL, return_when=FIRST_COMPLETED)
+                while True:
+                    with _starting():  # with the first task
+                        for place, task in itertools.islice(waiting, AHEAD * number - len(pending)):
+                            pending[pool.submit(_work, place)] = task
+                    if not pending:
+                        return
+                    done, _ = wait(pending, timeout=POLL, return_when=FIRST_COMPLETED)
                     self.progress(min(before + counter.value, self.total), self.total)
-                    for future in done:
-                        error = future.exception()
-                        if isinstance(error, AuditError) or (last and _is_failure(error)):
-                            assert isinstance(error, Exception)
-                            failed.append((futures[future], error))
+                    try:
+                        for future in done:
+                            yield pending.pop(future), future.exception()
+                    except GeneratorExit:  # no more are wanted; what is begun is finished
+                        pool.shutdown(cancel_futures=True)
+                        raise
+        except BrokenProcessPool as error:  # a worker was ended before all were given out
+            yield from ((task, future.exception() if future.done() else error) for future, task in pending.items())
         finally:
             _forked = None
-        return failed
 
 
-def _is_failure(error: BaseException | None) -> bool:
-    return isinstance(error, Exception) and not isinstance(error, BrokenProcessPool)
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Say so where the system starts no more processes."""
+    try:
+        yield
+    except OSError as error:
+        what = f"cannot be started ({error.strerror})"
+        raise UnfinishedError("workers", what, "run again with fewer --workers: what is done is kept") from error
+
+
+def _may_pass(error: BaseException, number: int) -> bool:
+    """Tell whether a task that failed beside so many others may succeed when it is tried again."""
+    if isinstance(error, MemoryExhaustedError):
+        return number > 1
+    return not isinstance(error, AuditError) or error.may_pass
 
 
 @contextmanager
 def _pool(number: int, context: multiprocessing.context.ForkContext) -> Iterator[ProcessPoolExecutor]:
     """Hold processes for the length of a block; they are ended where it ends by an exception."""
-    pool = ProcessPoolExecutor(number, context, initializer=_begin, initargs=(os.getpid(), number))
+    with _starting():
+        pool = ProcessPoolExecutor(number, context, initializer=_begin, initargs=(os.getpid(), number))
     try:
         yield pool
     except BaseException:

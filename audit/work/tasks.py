@@ -8,10 +8,12 @@ key fixes, so it does not matter who does a task, when, or beside how many other
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -48,6 +50,8 @@ class Task:
         How many rows its result has.
     perform : callable
         Does the work; as ``progress`` it is given what to call with the units done and in all.
+    memory : int
+        Bytes that the work holds, about; as many processes work at once as there is room for.
     """
 
     name: str
@@ -55,8 +59,9 @@ class Task:
     size: int
     rows: int
     perform: Perform = field(compare=False)
+    memory: int = 1
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The SHA-256 of what the result depends on."""
         return hashlib.sha256(json.dumps(self.made_of, sort_keys=True).encode()).hexdigest()
@@ -107,13 +112,19 @@ def do_task(task: Task, folder: Path, progress: Progress, *, about: Mapping[str,
 
 def is_done(task: Task, folder: Path) -> bool:
     """Tell whether a whole result of a task lies in a folder; one that is damaged is none."""
+    return _whole_result(task, folder) is not None
+
+
+def _whole_result(task: Task, folder: Path) -> bytes | None:
+    """Return the file of a task's table, or None where there is no whole result."""
     table_file, known_file = result_files(folder, task.key)
     try:
         known = json.loads(known_file.read_text(encoding="utf-8"))
+        content = table_file.read_bytes()
         whole = (known["format"], known["rows"], known["sha256"])
-        return whole == (FORMAT, task.rows, file_hash(table_file))
     except (OSError, ValueError, LookupError, TypeError):
-        return False
+        return None
+    return content if whole == (FORMAT, task.rows, hashlib.sha256(content).hexdigest()) else None
 
 
 def read_results(tasks: Sequence[Task], folder: Path) -> Iterator[pd.DataFrame]:
@@ -125,9 +136,10 @@ def read_results(tasks: Sequence[Task], folder: Path) -> Iterator[pd.DataFrame]:
         If a result is missing or damaged.
     """
     for task in tasks:
-        if not is_done(task, folder):
+        content = _whole_result(task, folder)
+        if content is None:
             raise UnfinishedError(str(folder / task.key), f"the result of {task.name} is missing", "run again")
-        yield pd.read_parquet(result_files(folder, task.key)[0])
+        yield pd.read_parquet(io.BytesIO(content))
 
 
 def merge(tasks: Sequence[Task], folder: Path, by: Sequence[str]) -> pd.DataFrame:

@@ -55,8 +55,17 @@ def test_workers_and_a_coordinator_are_killed_and_the_record_is_that_of_one_proc
     first.send_signal(signal.SIGKILL)
     os.waitpid(first.pid, 0)
 
+    of_other_code = next(out.glob(f"*/{WORK}/*")) / f"{64 * '0'}.json"
+    of_other_code.write_text("{}", encoding="utf-8")
+
     second = begun(invoke, small_run.card, out)
     workers = while_patching(second, out, 4)
+    second.suspend()
+    refused = invoke("run", small_run.card, "--out", out, "--no-report")
+    second.resume()
+    assert refused.exit_code == 5
+    assert refused.stderr.splitlines()[-1].endswith(": another run is at work in this folder; wait for it to end")
+    assert of_other_code.is_file()
     if workers:
         workers[0].send_signal(signal.SIGKILL)
     _, status = os.waitpid(second.pid, 0)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import resource
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +17,11 @@ import pandas as pd
 import pytest
 import torch
 
-from audit.errors import InputError, UnfinishedError
+from audit.errors import DivergedError, InputError, NotWrittenError, UnfinishedError
 from audit.progress import Progress
 from audit.work.pool import Workers, run_tasks
-from audit.work.tasks import Task, list_hash, merge, result_files
+from audit.work.tasks import Task, do_task, is_done, list_hash, merge, result_files
+from tests.limits import files_of_at_most
 
 pytestmark = pytest.mark.unit
 BY = ["image", "layer"]
@@ -129,6 +133,121 @@ def test_a_task_that_fails_is_named_and_the_others_are_done(number: int, tmp_pat
     assert told.value.__notes__ == ["in the task block 2, and 1 more"]
     assert told.value.where == "face-2.png"
     assert len(merge([t for t in planned if t.name not in ("block 2", "block 4")], tmp_path, BY)) == 32
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("error", [UnfinishedError("face-2.png", "could no longer be read"), ValueError("by chance")])
+def test_what_fails_once_is_tried_again_and_nobody_hears_of_it(number: int, error: Exception, tmp_path: Path) -> None:
+    def failing(block: int, progress: Progress) -> pd.DataFrame:
+        mark = tmp_path / f"failed-{block}"
+        if block in (2, 4) and not mark.exists():
+            mark.touch()
+            raise error
+        return squares(block, progress)
+
+    planned = [task(block, failing) for block in range(6)]
+    pd.testing.assert_frame_equal(
+        done(tmp_path / "a", number, planned), done(tmp_path / "b", 1, tasks(6)), rtol=0, atol=0
+    )
+    assert len(list(tmp_path.glob("failed-*"))) == 2
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [(lambda: InputError("card", "is wrong"), 1), (lambda: DivergedError(1, float("nan")), 1),
+     (lambda: UnfinishedError("a", "b"), 3), (lambda: ValueError("a fault of the code"), 3)],
+)  # fmt: skip
+def test_only_what_may_pass_is_tried_again_and_the_rest_goes_on(
+    number: int, error: Callable[[], Exception], tries: int, tmp_path: Path
+) -> None:
+    def failing(block: int, progress: Progress) -> pd.DataFrame:
+        if block == 1:
+            with (tmp_path / "tried").open("a", encoding="ascii") as file:
+                file.write(".")
+            raise error()
+        return squares(block, progress)
+
+    planned = [task(block, failing) for block in range(4)]
+    with pytest.raises(type(error())) as told:
+        run_tasks(planned, tmp_path / "work", Workers(number), silent)
+    assert told.value.__notes__ == ["in the task block 1"]
+    assert (tmp_path / "tried").read_text(encoding="ascii") == "." * tries
+    assert len(merge([t for t in planned if t.name != "block 1"], tmp_path / "work", BY)) == 24
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_where_the_disk_is_full_it_is_named_and_no_task_is_done_in_vain(number: int, tmp_path: Path) -> None:
+    """Some of 24 tasks are tried; what lay there stays, nothing is half-written, and the next run does the rest."""
+    begun = tmp_path / "begun"
+    begun.mkdir()
+
+    def counted(block: int, progress: Progress) -> pd.DataFrame:
+        (begun / f"{block}-{time.monotonic_ns()}").touch()
+        return squares(block, progress)
+
+    planned, work = [task(block, counted) for block in range(24)], tmp_path / "work"
+    run_tasks(planned[:3], work, Workers(1), silent)
+    kept = {path: path.read_bytes() for path in work.iterdir()}
+    with files_of_at_most(500), pytest.raises(NotWrittenError) as told:
+        run_tasks(planned, work, Workers(number), silent)
+    assert re.match(rf"{work}/\w+\.parquet: cannot be written \(File too large\); make room", str(told.value))
+    assert {path: path.read_bytes() for path in work.iterdir()} == kept
+    assert len(list(begun.iterdir())) < 24
+    with pytest.raises(UnfinishedError, match="is missing; run again"):
+        merge(planned, work, BY)
+    pd.testing.assert_frame_equal(done(work, number, planned), done(tmp_path / "b", 1, tasks(24)), rtol=0, atol=0)
+
+
+def test_a_table_without_what_is_known_of_it_is_no_result(tmp_path: Path) -> None:
+    """The disk is full once the table is written."""
+    with files_of_at_most(20_000), pytest.raises(NotWrittenError, match=r"json: cannot be written \(File too large\)"):
+        do_task(task(0), tmp_path, silent, about={"note": "x" * 20_000})
+    assert [path.suffix for path in tmp_path.iterdir()] == [".parquet"]
+    assert not is_done(task(0), tmp_path)
+    with pytest.raises(UnfinishedError, match="the result of block 0 is missing"):
+        merge([task(0)], tmp_path, BY)
+    run_tasks([task(0)], tmp_path, Workers(1), silent)
+    assert is_done(task(0), tmp_path)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_where_nothing_can_be_written_the_place_is_named(number: int, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file", encoding="utf-8")
+    with pytest.raises(
+        NotWrittenError, match=rf"^{tmp_path}/run/work/\w+.parquet: cannot be written \(Not a directory"
+    ):
+        run_tasks(tasks(3), tmp_path / "run" / "work", Workers(number), silent)
+
+
+def test_results_of_other_code_are_neither_taken_nor_merged(tmp_path: Path) -> None:
+    """The version is part of what a task is made of, as it is in an audit."""
+
+    def of_version(version: int) -> list[Task]:
+        return [
+            Task(f"block {block}", {"block": block, "version": version}, 4, 8, partial(squares, block + version))
+            for block in range(3)
+        ]
+
+    old, new = done(tmp_path, 1, of_version(1)), done(tmp_path, 1, of_version(2))
+    assert old["image"].tolist() == list(range(8, 32))
+    assert new["image"].tolist() == list(range(16, 40))
+    assert len(list(tmp_path.iterdir())) == 12
+    known = result_files(tmp_path, of_version(1)[0].key)[1]
+    known.write_text(known.read_text(encoding="utf-8").replace('"format": 1', '"format": 0'), encoding="utf-8")
+    assert not is_done(of_version(1)[0], tmp_path)
+
+
+def test_where_no_process_can_be_started_there_is_a_line(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 4, before[1]))
+    try:
+        with pytest.raises(
+            UnfinishedError, match=r"^workers: cannot be started \(Too many open files\); .*fewer --workers"
+        ):
+            run_tasks(tasks(30), tmp_path, Workers(20), silent)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.parametrize("number", [1, 2])
