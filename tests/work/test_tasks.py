@@ -7,6 +7,8 @@ import os
 import re
 import resource
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -25,6 +27,52 @@ from tests.limits import files_of_at_most
 
 pytestmark = pytest.mark.unit
 BY = ["image", "layer"]
+
+ROWS = 400  # of a task of many
+MANY = """
+import json, sys, time
+from functools import partial
+from pathlib import Path
+
+import numpy as np, pandas as pd, pyarrow.parquet as pq
+
+from audit.pipeline.write_rows import write_sorted
+from audit.work.pool import Workers, run_tasks
+from audit.work.tasks import Task, do_task, read_results, result_files
+from benchmarks.scale.flat import Peak
+
+
+def perform(rows, block, progress):
+    return pd.DataFrame({"position": np.arange(rows), **{f"p:{name}": np.zeros(rows) for name in range(8)}})
+
+
+def silent(done, total):
+    pass
+
+
+def through(folder, rows, n):
+    tasks = [Task(f"block {i}", {"block": i}, 1, rows, partial(perform, rows, i)) for i in range(n)]
+    do_task(tasks[0], folder, silent, about={})
+    for path, first in ((path, path.read_bytes()) for path in result_files(folder, tasks[0].key)):
+        for task in tasks[1:-4]:
+            path.with_stem(task.key).write_bytes(first)
+    begun = time.perf_counter()
+    run_tasks(tasks, folder, Workers(2), silent)
+    found = (table.assign(position=i + n * table["position"]) for i, table in enumerate(read_results(tasks, folder)))
+    write_sorted(folder / "merged", [found], ["position"], rows_at_once=1 << 15)
+    assert pq.ParquetFile(folder / "merged").metadata.num_rows == n * rows
+    return time.perf_counter() - begun
+
+
+peak, told = Peak(), []
+for number, n in enumerate([int(sys.argv[3]), *map(int, sys.argv[3:])]):  # the first use takes memory of its own
+    folder = Path(sys.argv[1]) / str(number)
+    folder.mkdir()
+    peak.begin()
+    seconds = through(folder, int(sys.argv[2]), n)
+    told.append((peak.mb(), seconds))
+print(json.dumps(told))
+"""
 
 
 def squares(block: int, progress: Progress) -> pd.DataFrame:
@@ -309,12 +357,13 @@ def test_a_result_with_other_rows_than_planned_is_none(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ten_thousand_tasks_are_planned_and_merged_in_bounded_time_and_order(tmp_path: Path) -> None:
-    """Their results are written by hand: what is tried is the planner and the merge."""
-    planned = [
-        Task(f"{i}", {"i": i}, 1, 1, lambda progress, i=i: pd.DataFrame({"image": [9_999 - i], "layer": [0]}))  # type: ignore[misc]
-        for i in range(300)
-    ]
-    run_tasks(planned, tmp_path, Workers(1), silent)
-    assert merge(planned, tmp_path, BY)["image"].is_monotonic_increasing
-    assert len({t.key for t in tasks(10_000)}) == 10_000
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak of a process is read from /proc")
+@pytest.mark.parametrize("most", [1_000, pytest.param(10_000, marks=pytest.mark.scale)])
+def test_many_tasks_are_planned_and_merged_in_bounded_memory_and_time(most: int, tmp_path: Path) -> None:
+    """Ten times the tasks, most of whose results are written by hand; their tables would take 72 bytes a row."""
+    command = [sys.executable, "-c", MANY, str(tmp_path), str(ROWS), str(most // 10), str(most)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert run.returncode == 0, run.stderr
+    _, (few_mb, few_s), (many_mb, many_s) = json.loads(run.stdout)
+    assert many_mb - few_mb < 72 * ROWS * (most - most // 10) / 2**20
+    assert many_s < 30 * few_s
