@@ -12,12 +12,13 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
+from audit.batching import PLANNED, batch_size_limit, limit_of_memory
 from audit.data.pixels import Images
 from audit.models.adapters.registry import Model
 from audit.models.checkpoint import hash_state
 from audit.models.device import CPU, Compute
-from audit.patching.first_order import BLOCK, sweep_first_order
-from audit.patching.sites import Site, sites_of
+from audit.patching.first_order import BLOCK, GRAPH, sweep_first_order
+from audit.patching.sites import Site, sites_of, trace_bytes
 from audit.patching.sweep import RECIPIENTS_AT_ONCE, DonorKind, side_by_side, sweep, sweep_together
 from audit.pipeline.context import RunContext
 from audit.progress import Progress
@@ -82,6 +83,7 @@ def plan_sweep(
     what = _made_of(context, stage, model, donors, Compute(context.compute.device, precision))
     blocks = list(side_by_side(block_size(context), len(recipients), units, np.asarray(asked.any(axis=1))))
     tasks, outcomes = [], context.outcomes
+    memory, smaller = _memory(context, model, 1 + len(donors)), _smaller(context)
     for number, positions in enumerate(blocks):
         mask = asked[positions]
         given = _of_block(donors, positions)
@@ -104,7 +106,7 @@ def plan_sweep(
             **_images(recipients[positions], given, positions),
         }
         name = f"{stage}, block {number + 1} of {len(blocks)}"
-        tasks.append(Task(name, what | of_block, patches, patches, perform))
+        tasks.append(Task(name, what | of_block, patches, patches, perform, memory, smaller))
     return tasks
 
 
@@ -150,13 +152,14 @@ def sweep_sets_in_blocks(
     what = _made_of(context, stage, model, donors, context.compute.exact)
     what |= {"sets": {name: [[s.layer, s.head] for s in sites] for name, sites in sets.items()}}
     blocks = list(side_by_side(block_size(context), len(recipients), units))
-    tasks = []
+    tasks, memory, smaller = [], _memory(context, model, 1 + len(donors)), _smaller(context)
     for number, positions in enumerate(blocks):
         some, given = recipients[positions], _of_block(donors, positions)
         perform = partial(_together, model, context.pixels, some, given, sets, context.outcomes, positions)
         patches = len(positions) * len(donors) * len(sets)
         name = f"{stage}, block {number + 1} of {len(blocks)}"
-        tasks.append(Task(name, what | _images(some, given, positions), patches, patches, perform))
+        of_block = what | _images(some, given, positions)
+        tasks.append(Task(name, of_block, patches, patches, perform, memory, smaller))
     run_tasks(tasks, context.work / stage, context.workers, progress)
     return merge(tasks, context.work / stage, ["position", "set", "donor_kind"])
 
@@ -191,13 +194,16 @@ def estimate_in_blocks(
     recipients = plan["recipient"].to_numpy(dtype=np.int64)
     what = _made_of(context, stage, model, donors, context.compute.exact) | {"layers": [layers.start, layers.stop]}
     blocks = list(side_by_side(BLOCK, len(plan), plan["unit"].to_numpy(dtype=np.int64)))
-    tasks = []
+    tasks, memory, smaller = [], _memory(context, model, GRAPH + len(donors)), _smaller(context)
+    at_once = context.card.audit.block
     for number, positions in enumerate(blocks):
-        perform = partial(_estimated, model, context.pixels, plan, subjects, kinds, layers, context.outcomes, positions)
+        perform = partial(
+            _estimated, model, context.pixels, plan, subjects, kinds, layers, context.outcomes, positions, at_once
+        )
         rows = len(positions) * len(kinds) * len(sites_of(model, layers))
         name = f"{stage}, block {number + 1} of {len(blocks)}"
         of_block = _images(recipients[positions], _of_block(donors, positions), positions)
-        tasks.append(Task(name, what | of_block, len(positions), rows, perform))
+        tasks.append(Task(name, what | of_block, len(positions), rows, perform, memory, smaller))
     yield from _done(context, stage, tasks, progress)
 
 
@@ -210,16 +216,34 @@ def _estimated(
     layers: range,
     outcomes: Mapping[str, int],
     positions: Rows,
+    at_once: int | None,
     progress: Progress,
 ) -> pd.DataFrame:
     some = plan.iloc[positions].reset_index(drop=True)
-    table = sweep_first_order(model, images, some, subjects, kinds, layers=layers, outcomes=outcomes, progress=progress)
+    with batch_size_limit(at_once):
+        table = sweep_first_order(
+            model, images, some, subjects, kinds, layers=layers, outcomes=outcomes, progress=progress
+        )
     return table.assign(position=positions[table["position"]])
 
 
 def block_size(context: RunContext) -> int:
-    """Return how many recipients a block holds: a constant of the device's kind, whatever computes beside it."""
-    return RECIPIENTS_AT_ONCE if context.compute.device.type == CPU else 2 * RECIPIENTS_AT_ONCE
+    """Return how many recipients a block holds: as the card says, else a constant of the device's kind."""
+    default = RECIPIENTS_AT_ONCE if context.compute.device.type == CPU else 2 * RECIPIENTS_AT_ONCE
+    return context.card.audit.block or default
+
+
+def _smaller(context: RunContext) -> str:
+    size = block_size(context)
+    if size == 1:
+        return "take a smaller model or image_size, or a larger machine"
+    return f"plan smaller blocks: audit.block: {size // 2} in the card"
+
+
+def _memory(context: RunContext, model: Model, passes: float) -> int:
+    """Return the bytes that a block holds, about: twice its recorded passes, and no more than a limit leaves tasks."""
+    wanted, limit = int(2 * block_size(context) * passes * trace_bytes(model)), limit_of_memory()
+    return wanted if limit is None else min(wanted, int(PLANNED * limit))
 
 
 def _made_of(
@@ -235,6 +259,7 @@ def _made_of(
         "donors": [[d.name, hashes[id(d.model)], d.weights_only] for d in donors],
         "outcomes": dict(context.outcomes),
         "computed": compute.name,
+        "memory": limit_of_memory(),
     }
 
 

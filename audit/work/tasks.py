@@ -7,6 +7,7 @@ key fixes, so it does not matter who does a task, when, or beside how many other
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import json
@@ -19,7 +20,8 @@ from typing import Protocol
 
 import pandas as pd
 
-from audit.errors import UnfinishedError
+from audit.batching import as_planned, is_exhausted
+from audit.errors import MemoryExhaustedError, UnfinishedError
 from audit.progress import Progress
 from audit.store import file_hash, write_table, write_text
 
@@ -52,6 +54,8 @@ class Task:
         Does the work; as ``progress`` it is given what to call with the units done and in all.
     memory : int
         Bytes that the work holds, about; as many processes work at once as there is room for.
+    smaller : str
+        What to change where memory does not suffice, for the message.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Task:
     rows: int
     perform: Perform = field(compare=False)
     memory: int = 1
+    smaller: str = "take a smaller model or image_size, or a larger machine"
 
     @cached_property
     def key(self) -> str:
@@ -91,12 +96,14 @@ def do_task(task: Task, folder: Path, progress: Progress, *, about: Mapping[str,
 
     Raises
     ------
+    MemoryExhaustedError
+        If memory does not suffice: nothing is cut to fit, for then the last bits would depend on what is free.
     UnfinishedError
         If the result has another number of rows than planned, or cannot be written.
     """
     table_file, known_file = result_files(folder, task.key)
     begun = time.monotonic()
-    table = task.perform(progress=progress)
+    table = _performed(task, progress)
     if len(table) != task.rows:
         raise UnfinishedError(task.name, f"gave {len(table)} rows in place of {task.rows}", "please report this")
     write_table(table_file, table)
@@ -108,6 +115,17 @@ def do_task(task: Task, folder: Path, progress: Progress, *, about: Mapping[str,
         **about,
     }
     write_text(known_file, json.dumps(known, indent=1) + "\n")
+
+
+def _performed(task: Task, progress: Progress) -> pd.DataFrame:
+    try:
+        with as_planned():
+            return task.perform(progress=progress)
+    except (MemoryError, RuntimeError, MemoryExhaustedError) as error:
+        if not is_exhausted(error):
+            raise
+    gc.collect()  # outside of the handler, whose traceback would hold on to what was computed so far
+    raise MemoryExhaustedError(task.name, "memory does not suffice", task.smaller)
 
 
 def is_done(task: Task, folder: Path) -> bool:

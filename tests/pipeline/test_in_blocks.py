@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,12 +13,16 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from audit.batching import memory_limit
+from audit.card.schema import AuditSpec
+from audit.errors import MemoryExhaustedError
 from audit.models.device import ON_CPU
 from audit.patching.sites import Site
 from audit.patching.sweep import DonorKind, sweep, sweep_together
 from audit.pipeline.context import RunContext
-from audit.pipeline.in_blocks import PATCH, plan_sweep, sweep_in_blocks, sweep_sets_in_blocks
+from audit.pipeline.in_blocks import PATCH, estimate_in_blocks, plan_sweep, sweep_in_blocks, sweep_sets_in_blocks
 from audit.work.pool import Workers
 from tests.models_for_tests import noise_pixels, tiny
 
@@ -31,10 +38,11 @@ def silent(_done: int, _total: int) -> None:
     """Tell nobody."""
 
 
-def context(work: Path, workers: int = 1, **changed: Any) -> RunContext:
+def context(work: Path, workers: int = 1, block: int | None = None) -> RunContext:
     """Return of a run what sweeps use."""
     used = {"pixels": PIXELS, "compute": ON_CPU, "outcomes": OUTCOMES, "question": "whose", "work": work}
-    return cast(RunContext, SimpleNamespace(**used, workers=Workers(workers), **changed))
+    card = SimpleNamespace(audit=AuditSpec(block=block))
+    return cast(RunContext, SimpleNamespace(**used, card=card, workers=Workers(workers)))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -66,6 +74,75 @@ def test_blocks_of_sets_find_what_one_sweep_finds(tmp_path: Path) -> None:
     whole = sweep_together(MODEL, PIXELS, ROWS, DONORS, sets=sets, outcomes=OUTCOMES, units=UNITS)
     by = ["position", "set", "donor_kind"]
     pd.testing.assert_frame_equal(found, whole.sort_values(by, ignore_index=True), rtol=0, atol=0)
+
+
+@contextmanager
+def room_for(images: int) -> Iterator[None]:
+    """Let the model's first layer fail for more than so many images."""
+
+    def allocate(_part: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        if len(given[0]) > images:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    handle = MODEL.patch_embed.register_forward_pre_hook(allocate)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_block_that_memory_does_not_suffice_for_is_not_cut_and_the_line_names_a_smaller_one(
+    workers: int, tmp_path: Path
+) -> None:
+    """Of blocks of 8 up to 16 images go through the recipients' model at once, of blocks of 32 all 40."""
+
+    def swept(block: int | None) -> pd.DataFrame:
+        of = context(tmp_path / str(block), workers, block)
+        blocks = sweep_in_blocks(of, "stage", MODEL, ROWS, DONORS, layers=LAYERS, progress=silent)
+        return pd.concat(blocks, ignore_index=True).sort_values(PATCH, ignore_index=True)
+
+    whole = swept(None)
+    for path in (tmp_path / "None" / "stage").iterdir():
+        path.unlink()
+    what = r"^stage, block 1 of 2: memory does not suffice; plan smaller blocks: audit.block: 16 in the card$"
+    with room_for(20):
+        with pytest.raises(MemoryExhaustedError) as told:
+            swept(None)
+        found = swept(8)
+    assert re.match(what, str(told.value))
+    pd.testing.assert_frame_equal(found, whole, rtol=1e-5, atol=1e-6)
+    assert swept(8).equals(found)
+
+
+def test_estimates_of_blocks_take_as_few_images_at_once_as_the_card_says(tmp_path: Path) -> None:
+    plan = pd.DataFrame(
+        {"recipient": ROWS, "cross": ROWS[::-1], "placebo": np.roll(ROWS, 2), "unit": ROWS // 2, "stratum": 0,
+         "side": ["group", "reference"] * 20, "label": "smile"}
+    )  # fmt: skip
+
+    def estimated(block: int | None) -> pd.DataFrame:
+        of = context(tmp_path / str(block), 1, block)
+        kinds = ("cross", "placebo")
+        found = estimate_in_blocks(of, "stage", MODEL, plan, ROWS, kinds, layers=LAYERS, progress=silent)
+        return pd.concat(found, ignore_index=True)
+
+    whole = estimated(None)
+    with room_for(8):
+        pd.testing.assert_frame_equal(estimated(8), whole, rtol=1e-4, atol=1e-6)
+        with pytest.raises(MemoryExhaustedError, match=r"audit.block: 8 in the card"):
+            estimated(16)
+
+
+def test_what_a_limit_does_is_in_the_key(tmp_path: Path) -> None:
+    def keys() -> list[str]:
+        return [task.key for task in plan_sweep(context(tmp_path), "stage", MODEL, ROWS, DONORS, layers=LAYERS)]
+
+    plain = keys()
+    with memory_limit(2**32):
+        limited = keys()
+    assert keys() == plain
+    assert not set(limited) & set(plain)
 
 
 def test_what_a_block_is_made_of_is_in_its_key(tmp_path: Path) -> None:

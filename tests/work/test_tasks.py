@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 import torch
 
-from audit.errors import DivergedError, InputError, NotWrittenError, UnfinishedError
+from audit.errors import DivergedError, InputError, MemoryExhaustedError, NotWrittenError, UnfinishedError
 from audit.progress import Progress
 from audit.work.pool import Workers, run_tasks
 from audit.work.tasks import Task, do_task, is_done, list_hash, merge, result_files
@@ -245,6 +245,46 @@ def test_where_the_disk_is_full_it_is_named_and_no_task_is_done_in_vain(number: 
     with pytest.raises(UnfinishedError, match="is missing; run again"):
         merge(planned, work, BY)
     pd.testing.assert_frame_equal(done(work, number, planned), done(tmp_path / "b", 1, tasks(24)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("number", "begun"), [(1, 1), (2, None)])
+def test_where_memory_does_not_suffice_fewer_work_at_once(number: int, begun: int | None, tmp_path: Path) -> None:
+    """By itself a task is not tried again: with what others held nothing changes."""
+
+    def failing(block: int, progress: Progress) -> pd.DataFrame:
+        mark = tmp_path / f"failed-{block}"
+        if block == 0 and not mark.exists():
+            mark.touch()
+            raise MemoryError
+        return squares(block, progress)
+
+    planned = [task(block, failing) for block in range(6)]
+    if begun is None:
+        assert len(done(tmp_path / "work", number, planned)) == 48
+        return
+    what = "^block 0: memory does not suffice; take a smaller model or image_size, or a larger machine"
+    with pytest.raises(MemoryExhaustedError, match=what):
+        run_tasks(planned, tmp_path / "work", Workers(number), silent)
+    assert not (tmp_path / "work").exists()
+
+
+def test_no_more_work_at_once_than_there_is_memory_for(tmp_path: Path) -> None:
+    def noted(block: int, progress: Progress) -> pd.DataFrame:
+        (tmp_path / f"pid-{os.getpid()}").touch()
+        time.sleep(0.1)
+        return squares(block, progress)
+
+    def planned(memory: int) -> list[Task]:
+        return [
+            Task(f"{block}", {"block": block, "memory": memory}, 4, 8, partial(noted, block), memory)
+            for block in range(6)
+        ]
+
+    run_tasks(planned(2**60), tmp_path / "work", Workers(3), silent)
+    (pid,) = tmp_path.glob("pid-*")
+    assert pid.name != f"pid-{os.getpid()}"
+    run_tasks(planned(2**20), tmp_path / "work", Workers(3), silent)
+    assert len(list(tmp_path.glob("pid-*"))) > 2
 
 
 def test_a_table_without_what_is_known_of_it_is_no_result(tmp_path: Path) -> None:
