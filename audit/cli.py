@@ -183,7 +183,7 @@ def entry() -> None:
 )
 @click.option("--memory", metavar="SIZE", help="Keep the sweeps within so much memory, as 4G: fewer images at once.")
 @click.option(
-    "--workers", type=click.IntRange(min=1), help="Processes that patch, one thread each; no result depends on it."
+    "--workers", type=click.IntRange(min=1), help="Processes that train and patch, one thread each; no result depends on it."
 )
 @reported
 def run(card: Path, data_root: Path | None, out: Path, *, report: bool, **options: Any) -> None:

@@ -91,6 +91,8 @@ class MemoryExhaustedError(UnfinishedError):
 class NotWrittenError(UnfinishedError):
     """A file or folder cannot be written."""
 
+    may_pass = False  # what took long to compute is written patiently
+
 
 class DivergedError(UnfinishedError):
     """The loss of a training is not finite.

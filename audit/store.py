@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +29,8 @@ WORK = "work"  # of a run: pieces of sweeps, until they are put together
 ORPHANED = 3.0  # seconds that workers of a killed run may live on; their run's folder is waited for as long
 DIGEST_CHUNK = 1 << 20
 UNFINISHED = ".part"  # how the names of half-written files end
+TRIES = 3  # of a file that cannot be written
+PAUSE = 0.2  # seconds before the second; what is in the way may pass
 DAY = 86_400.0  # seconds; no file takes as long to write
 _locks: list[IO[str]] = []  # held by this process
 FIXES = {
@@ -201,6 +203,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
         if temporary is not None:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def patiently(write: Callable[[], None]) -> None:
+    """Write what took long to compute; what keeps it from being written, of a shared disk say, may pass."""
+    for tried in range(1, TRIES):
+        try:
+            return write()
+        except NotWrittenError:
+            time.sleep(PAUSE * tried)
+    return write()
 
 
 def not_written(path: Path, error: OSError, fix: str = "") -> NotWrittenError:

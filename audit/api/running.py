@@ -47,8 +47,8 @@ def audit(
     memory : str, optional
         Keep the sweeps within so much memory, as "4G".
     workers : int, optional
-        How many processes patch, one thread each; no result depends on it. By default as many as torch would use
-        threads; on an accelerator one.
+        How many processes train models (four at most) and patch, one thread each; no result depends on it. By default
+        as many as torch would use threads; on an accelerator one.
     report : bool
         Whether HTML, PDF and tables are made.
     command : str

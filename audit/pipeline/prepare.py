@@ -118,7 +118,7 @@ class Options:
     report : bool
         Whether HTML, PDF and tables are made.
     workers : int, optional
-        How many processes patch; as many as torch has threads where not given, and one on an accelerator.
+        How many processes train and patch; as many as torch has threads where not given, and one on an accelerator.
     work : pathlib.Path, optional
         Where pieces of sweeps are kept until they are put together; in the run's folder where not given.
     device : str

@@ -34,7 +34,7 @@ from audit.store import clear_unfinished, let_go_of_locks
 from audit.work.tasks import Task, do_task, is_done, list_hash
 
 TRIES = 3  # of a task that fails by what may pass, or whose worker is killed
-PAUSE = 0.5  # seconds before the second try; what is in the way may pass
+PAUSE = 0.2  # seconds before the second; what is in the way may pass
 THREADS = 1  # of a worker; part of what results are, to the bit
 AHEAD = 2  # tasks that each worker is given at once
 POLL = 0.25  # seconds between two looks at how far the workers are
@@ -51,14 +51,15 @@ class Workers:
     number: int = 1
     device: str = "cpu"
 
-    @property
-    def about(self) -> dict[str, object]:
-        """What is kept beside a result: on what it was computed."""
+    def about(self, threads: int = THREADS) -> dict[str, object]:
+        """Return what is kept beside a result: on what it was computed."""
         versions = {"python": platform.python_version(), "torch": torch.__version__}
-        return {"device": self.device, "threads": THREADS, "versions": versions}
+        return {"device": self.device, "threads": threads, "versions": versions}
 
 
-def run_tasks(tasks: Sequence[Task], folder: Path, workers: Workers, progress: Progress) -> None:
+def run_tasks(
+    tasks: Sequence[Task], folder: Path, workers: Workers, progress: Progress, *, threads: int = THREADS
+) -> None:
     """Do all tasks whose results are not in ``folder``.
 
     Parameters
@@ -70,6 +71,8 @@ def run_tasks(tasks: Sequence[Task], folder: Path, workers: Workers, progress: P
         Fewer work at once where memory does not suffice for all.
     progress : callable
         Called with the sizes of what is done and in all, over all workers.
+    threads : int
+        Of torch, for each task; as many as there are only where one task is all there is, which is done here.
 
     Raises
     ------
@@ -82,7 +85,9 @@ def run_tasks(tasks: Sequence[Task], folder: Path, workers: Workers, progress: P
     """
     list_hash(tasks)
     clear_unfinished(folder)
-    stage = _Stage(folder, workers, progress, sum(task.size for task in tasks))
+    if threads > THREADS and len(tasks) > 1:
+        raise ValueError(f"{len(tasks)} tasks of {threads} threads each")
+    stage = _Stage(folder, workers, progress, sum(task.size for task in tasks), threads)
     failed = stage.do([task for task in tasks if not is_done(task, folder)])
     if failed:
         places = {task.key: place for place, task in enumerate(tasks)}
@@ -99,6 +104,7 @@ class _Stage:
     workers: Workers
     progress: Progress
     total: int
+    threads: int
 
     def do(self, tasks: Sequence[Task]) -> Failures:
         """Do tasks, and return those that failed for good: at once, or ``TRIES`` times."""
@@ -153,12 +159,12 @@ class _Stage:
         return self.total - sum(task.size for task in left)
 
     def _here(self, tasks: Sequence[Task]) -> Outcomes:
-        """Do tasks in this process, one after the other, with as many threads as a worker has."""
+        """Do tasks in this process, one after the other, with as many threads as are planned."""
         done = self._without(tasks)
         for task in tasks:
             try:
-                with _threads(THREADS):
-                    do_task(task, self.folder, self._beyond(done), about=self.workers.about)
+                with _threads(self.threads):
+                    do_task(task, self.folder, self._beyond(done), about=self.workers.about(self.threads))
             except Exception as error:
                 yield task, error
                 continue
@@ -279,7 +285,7 @@ def _work(place: int) -> None:
     """Do one of the tasks."""
     assert _forked is not None
     task, tell = _forked.tasks[place], _teller(_forked.done)
-    do_task(task, _forked.folder, tell, about=_forked.workers.about)
+    do_task(task, _forked.folder, tell, about=_forked.workers.about())
     tell(task.size, task.size)
 
 

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Protocol
 
 import pandas as pd
+import torch
 
 from audit.batching import as_planned, is_exhausted
 from audit.errors import MemoryExhaustedError, UnfinishedError
 from audit.progress import Progress
-from audit.store import file_hash, write_table, write_text
+from audit.store import file_hash, patiently, write_table, write_text
 
-FORMAT = 1  # of the files of a result
+FORMAT = 2  # of the files of a result
 
 
 class Perform(Protocol):
@@ -56,6 +57,8 @@ class Task:
         Bytes that the work holds, about; as many processes work at once as there is room for.
     smaller : str
         What to change where memory does not suffice, for the message.
+    leaves : pathlib.Path, optional
+        A file that the work writes beside its table; without it there is no whole result.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Task:
     perform: Perform = field(compare=False)
     memory: int = 1
     smaller: str = "take a smaller model or image_size, or a larger machine"
+    leaves: Path | None = None
 
     @cached_property
     def key(self) -> str:
@@ -106,20 +110,22 @@ def do_task(task: Task, folder: Path, progress: Progress, *, about: Mapping[str,
     table = _performed(task, progress)
     if len(table) != task.rows:
         raise UnfinishedError(task.name, f"gave {len(table)} rows in place of {task.rows}", "please report this")
-    write_table(table_file, table)
+    patiently(lambda: write_table(table_file, table))
     known = {
         "format": FORMAT,
         "sha256": file_hash(table_file),
+        "leaves": None if task.leaves is None else file_hash(task.leaves),
         "rows": len(table),
         "seconds": round(time.monotonic() - begun, 3),
         **about,
     }
-    write_text(known_file, json.dumps(known, indent=1) + "\n")
+    patiently(lambda: write_text(known_file, json.dumps(known, indent=1) + "\n"))
 
 
 def _performed(task: Task, progress: Progress) -> pd.DataFrame:
     try:
-        with as_planned():
+        with as_planned(), torch.random.fork_rng(devices=()):
+            torch.manual_seed(int(task.key[:15], 16))  # what is drawn does not depend on who draws
             return task.perform(progress=progress)
     except (MemoryError, RuntimeError, MemoryExhaustedError) as error:
         if not is_exhausted(error):
@@ -139,10 +145,11 @@ def _whole_result(task: Task, folder: Path) -> bytes | None:
     try:
         known = json.loads(known_file.read_text(encoding="utf-8"))
         content = table_file.read_bytes()
-        whole = (known["format"], known["rows"], known["sha256"])
+        left = None if task.leaves is None else file_hash(task.leaves)
+        found = (known["format"], known["rows"], known["sha256"], known["leaves"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    return content if whole == (FORMAT, task.rows, hashlib.sha256(content).hexdigest()) else None
+    return content if found == (FORMAT, task.rows, hashlib.sha256(content).hexdigest(), left) else None
 
 
 def read_results(tasks: Sequence[Task], folder: Path) -> Iterator[pd.DataFrame]:

@@ -87,7 +87,7 @@ class Disk:
         if self.last == name and code == self.failed[name][-1]:
             return True  # however often it is tried
         name += " again" if self.begun[name] > 1 else ""
-        if self.last or "_donor_" in name:  # the models before these stand for the other nine
+        if self.last or "_donor_" in name or self._stands_for(name):  # the models before these stand for the other nine
             return False
         codes = self.failed.setdefault(name, [])
         stage = [known for other, known in self.failed.items() if stage_of(other) == stage_of(name)]
@@ -97,6 +97,12 @@ class Disk:
         codes.append(code)
         self.last = name
         return True
+
+    def _stands_for(self, name: str) -> bool:
+        """Tell whether another result of the same kind, of a training's task, has been refused already."""
+        folder, kind = name.rsplit("/", 1)[0], Path(name).suffix
+        earlier = [n for n in self.failed if n != name and n.startswith(f"{folder}/") and Path(n).suffix == kind]
+        return folder in (f"{store.WORK}/controls", f"{store.WORK}/models") and bool(earlier)
 
 
 @contextmanager
