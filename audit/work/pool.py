@@ -1,34 +1,42 @@
 """Workers: as many processes as are wanted do the tasks of a stage, one thread each.
 
-Workers are forked, so that they have the models and images that the stage has, without a copy. A worker that is killed
+Workers are forked, so that they have the models and images that the stage has, without a copy. Those of several
+accelerators are started anew, for a process that has used one cannot be forked: each sees its own device alone, and is
+sent models and images through a pipe. A worker that is killed
 takes nothing along but the task that it had, which another does again. A task that fails is tried again once the others
 are done, and does not keep them from being done; where results cannot be written or memory does not suffice, no other
-task is begun in vain. On an accelerator, which one process keeps busy, the tasks are done here.
+task is begun in vain. On one accelerator, which one process keeps busy, the
+tasks are done here.
 """
 
 from __future__ import annotations
 
+import io
 import itertools
 import multiprocessing
 import os
+import pickle
 import platform
 import signal
 import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from audit.batching import room, share_memory
-from audit.errors import AuditError, MemoryExhaustedError, NotWrittenError, UnfinishedError
+from audit.batching import limit_of_memory, room, share_memory
+from audit.errors import AuditError, InputError, MemoryExhaustedError, NotWrittenError, UnfinishedError
+from audit.process_state import run_state
 from audit.progress import Progress
 from audit.store import clear_unfinished, let_go_of_locks
 from audit.work.tasks import Task, do_task, is_done, list_hash
@@ -46,10 +54,15 @@ Outcomes = Generator[tuple[Task, BaseException | None], None, None]  # None: don
 
 @dataclass(frozen=True)
 class Workers:
-    """How many processes do the tasks, and on what kind of device."""
+    """How many processes do the tasks, and on what kind of device.
+
+    ``alone``: for each process what its environment has more than this one's, so that it sees its own device alone.
+    Such processes are started anew.
+    """
 
     number: int = 1
     device: str = "cpu"
+    alone: tuple[Mapping[str, str], ...] = ()
 
     def about(self, threads: int = THREADS) -> dict[str, object]:
         """Return what is kept beside a result: on what it was computed."""
@@ -110,7 +123,8 @@ class _Stage:
         """Do tasks, and return those that failed for good: at once, or ``TRIES`` times."""
         number = min(self.workers.number, len(tasks))
         here, tries = number <= 1, Counter[str]()
-        number = max(1, min(number, room() // max((task.memory for task in tasks), default=1)))
+        if not self.workers.alone:  # whose memory is their devices'
+            number = max(1, min(number, room() // max((task.memory for task in tasks), default=1)))
         left, failed, suspects = list(tasks), Failures(), list[Task]()
         self.progress(self._without(left), self.total)
         while left:
@@ -177,14 +191,16 @@ class _Stage:
 
     def _elsewhere(self, tasks: Sequence[Task], number: int) -> Outcomes:
         """Do tasks in other processes, in whatever order they are over."""
-        global _forked
-        fork = multiprocessing.get_context("fork")
-        counter: Synchronized[int] = fork.Value("q", 0)
+        global _given
+        context = multiprocessing.get_context("spawn" if self.workers.alone else "fork")
+        counter: Synchronized[int] = context.Value("q", 0)
         before, waiting = self._without(tasks), iter(enumerate(tasks))
         pending: dict[Future[None], Task] = {}
-        _forked = _Forked(tasks, self.folder, self.workers, counter)
+        _given = _Given(tasks, self.folder, self.workers, counter)
+        number = min(number, len(tasks))
+        sent = _sent(_given, context) if self.workers.alone else (_begin, (os.getpid(), number))
         try:
-            with warnings.catch_warnings(), _pool(min(number, len(tasks)), fork) as pool:
+            with warnings.catch_warnings(), _pool(number, context, *sent) as pool:
                 # Python warns of threads beside a fork. Those of torch and of the progress bar hold nothing that a
                 # worker needs, which computes in one thread and shows nothing.
                 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
@@ -205,7 +221,7 @@ class _Stage:
         except BrokenProcessPool as error:  # a worker was ended before all were given out
             yield from ((task, future.exception() if future.done() else error) for future, task in pending.items())
         finally:
-            _forked = None
+            _given = None
 
 
 @contextmanager
@@ -226,10 +242,12 @@ def _may_pass(error: BaseException, number: int) -> bool:
 
 
 @contextmanager
-def _pool(number: int, context: multiprocessing.context.ForkContext) -> Iterator[ProcessPoolExecutor]:
+def _pool(
+    number: int, context: BaseContext, begin: Callable[..., None], given: tuple[object, ...]
+) -> Iterator[ProcessPoolExecutor]:
     """Hold processes for the length of a block; they are ended where it ends by an exception."""
     with _starting():
-        pool = ProcessPoolExecutor(number, context, initializer=_begin, initargs=(os.getpid(), number))
+        pool = ProcessPoolExecutor(number, context, initializer=begin, initargs=given)
     try:
         yield pool
     except BaseException:
@@ -252,8 +270,8 @@ def _threads(number: int) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Forked:
-    """What workers have from the process that forks them."""
+class _Given:
+    """What workers have from the process that starts them."""
 
     tasks: Sequence[Task]
     folder: Path
@@ -261,7 +279,7 @@ class _Forked:
     done: Synchronized[int]  # over all workers
 
 
-_forked: _Forked | None = None
+_given: _Given | None = None
 
 
 def _begin(coordinator: int, number: int) -> None:
@@ -274,6 +292,82 @@ def _begin(coordinator: int, number: int) -> None:
     threading.Thread(target=_end_with, args=(coordinator,), daemon=True).start()
 
 
+@dataclass(frozen=True)
+class _Torch:
+    """What of torch's settings results depend on, and what was asked of memory."""
+
+    deterministic: bool
+    tf32: tuple[bool, bool]
+    memory: int | None
+
+    @classmethod
+    def here(cls) -> _Torch:
+        """Return those of this process."""
+        tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        return cls(torch.are_deterministic_algorithms_enabled(), tf32, limit_of_memory())
+
+    def take(self) -> None:
+        """Let this process have them, for the rest of its life."""
+        _lasting.enter_context(run_state(deterministic=self.deterministic, memory=self.memory, fail_in_time=False))
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = self.tf32
+
+
+_lasting = ExitStack()
+
+
+def _sent(given: _Given, context: BaseContext) -> tuple[Callable[..., None], tuple[object, ...]]:
+    """Return what processes that are started anew begin with; tensors on a device go to that which each of them sees.
+
+    Raises
+    ------
+    InputError
+        If what is computed cannot be sent.
+    """
+    content = io.BytesIO()
+    try:
+        torch.save(given.tasks, content)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        what = f"what is computed cannot be sent to other processes ({error})"
+        raise InputError("--device", what, "name one device, or define models and data in a module") from error
+    turns = context.Value("q", 0)
+    return _begin_alone, (
+        os.getpid(),
+        content.getvalue(),
+        given.folder,
+        given.workers,
+        given.done,
+        turns,
+        _Torch.here(),
+    )
+
+
+def _begin_alone(
+    coordinator: int,
+    content: bytes,
+    folder: Path,
+    workers: Workers,
+    done: Synchronized[int],
+    turns: Synchronized[int],
+    settings: _Torch,
+) -> None:
+    """Prepare a worker that is started anew: its own device, before any is used, and the tasks."""
+    global _given
+    with turns.get_lock():
+        turn, turns.value = turns.value, turns.value + 1
+    os.environ.update(workers.alone[turn % len(workers.alone)])
+    _begin(coordinator, 1)
+    settings.take()
+    torch.set_num_threads(THREADS)
+    # Of our own making a moment ago, and whole models: no file of weights.
+    tasks = torch.load(io.BytesIO(content), map_location=_to_own, weights_only=False)
+    _given = _Given(tasks, folder, workers, done)
+
+
+def _to_own(storage: Any, where: str) -> Any:
+    """Send to the device of this process what lay on one in the other."""
+    return storage if where == "cpu" else storage.cuda()
+
+
 def _end_with(coordinator: int) -> None:
     """End this process when its coordinator is gone: nobody waits for what it does."""
     while os.getppid() == coordinator:
@@ -283,9 +377,9 @@ def _end_with(coordinator: int) -> None:
 
 def _work(place: int) -> None:
     """Do one of the tasks."""
-    assert _forked is not None
-    task, tell = _forked.tasks[place], _teller(_forked.done)
-    do_task(task, _forked.folder, tell, about=_forked.workers.about())
+    assert _given is not None
+    task, tell = _given.tasks[place], _teller(_given.done)
+    do_task(task, _given.folder, tell, about=_given.workers.about())
     tell(task.size, task.size)
 
 

@@ -31,6 +31,7 @@ MODEL, PIXELS, LAYERS, OUTCOMES = tiny(), noise_pixels(40), range(2), {"anger": 
 ROWS = np.arange(40, dtype=np.int64)
 DONORS = [DonorKind("cross", MODEL, ROWS[::-1].copy()), DonorKind("other", tiny(seed=3), np.roll(ROWS, 1))]
 UNITS = np.repeat(np.arange(20, dtype=np.int64), 2)[::-1].copy()
+ONE = Workers()
 HEADS = np.random.default_rng(0).random((40, 8)) < 0.4
 
 
@@ -38,19 +39,26 @@ def silent(_done: int, _total: int) -> None:
     """Tell nobody."""
 
 
-def context(work: Path, workers: int = 1, block: int | None = None) -> RunContext:
+def context(work: Path, workers: Workers = ONE, block: int | None = None) -> RunContext:
     """Return of a run what sweeps use."""
     used = {"pixels": PIXELS, "compute": ON_CPU, "outcomes": OUTCOMES, "question": "whose", "work": work}
     card = SimpleNamespace(audit=AuditSpec(block=block))
-    return cast(RunContext, SimpleNamespace(**used, card=card, workers=Workers(workers)))
+    return cast(RunContext, SimpleNamespace(**used, card=card, workers=workers))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_blocks_find_what_one_sweep_finds(workers: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "workers",
+    [
+        Workers(1),
+        Workers(2),
+        pytest.param(Workers(2, alone=({"DEVICE": "0"}, {"DEVICE": "1"})), marks=pytest.mark.scale),
+    ],
+)
+def test_blocks_find_what_one_sweep_finds(workers: Workers, tmp_path: Path) -> None:
     """Of both, batches hold the same recipients, so that they round alike."""
     whole = sweep(MODEL, PIXELS, ROWS, DONORS, layers=LAYERS, outcomes=OUTCOMES, chosen=HEADS, units=UNITS)
     blocks = sweep_in_blocks(
-        context(tmp_path, workers),
+        context(tmp_path, workers=workers),
         "stage",
         MODEL,
         ROWS,
@@ -98,7 +106,7 @@ def test_a_block_that_memory_does_not_suffice_for_is_not_cut_and_the_line_names_
     """Of blocks of 8 up to 16 images go through the recipients' model at once, of blocks of 32 all 40."""
 
     def swept(block: int | None) -> pd.DataFrame:
-        of = context(tmp_path / str(block), workers, block)
+        of = context(tmp_path / str(block), Workers(workers), block)
         blocks = sweep_in_blocks(of, "stage", MODEL, ROWS, DONORS, layers=LAYERS, progress=silent)
         return pd.concat(blocks, ignore_index=True).sort_values(PATCH, ignore_index=True)
 
@@ -122,7 +130,7 @@ def test_estimates_of_blocks_take_as_few_images_at_once_as_the_card_says(tmp_pat
     )  # fmt: skip
 
     def estimated(block: int | None) -> pd.DataFrame:
-        of = context(tmp_path / str(block), 1, block)
+        of = context(tmp_path / str(block), ONE, block)
         kinds = ("cross", "placebo")
         found = estimate_in_blocks(of, "stage", MODEL, plan, ROWS, kinds, layers=LAYERS, progress=silent)
         return pd.concat(found, ignore_index=True)

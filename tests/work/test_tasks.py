@@ -268,6 +268,36 @@ def test_where_memory_does_not_suffice_fewer_work_at_once(number: int, begun: in
     assert not (tmp_path / "work").exists()
 
 
+def sees(model: torch.nn.Linear, block: int, progress: Progress) -> pd.DataFrame:
+    """Use a model that all tasks share, and say which device this process was given."""
+    with torch.no_grad():
+        value = float(model(torch.full((1, 2), float(block))).sum())
+    time.sleep(0.2)
+    return pd.DataFrame({"image": [block], "layer": 0, "value": value, "device": os.environ["STAND_IN"]})
+
+
+def test_processes_of_several_devices_see_their_own_and_do_the_same(tmp_path: Path) -> None:
+    """Environments stand in for devices; processes are started anew, and have everything sent to them."""
+    model = torch.nn.Linear(2, 3)
+    model.weight.data, model.bias.data = torch.ones(3, 2), torch.arange(3.0)
+    planned = [Task(f"{i}", {"block": i}, 1, 1, partial(sees, model, i)) for i in range(8)]
+    seen: list[int] = []
+    each = tuple({"STAND_IN": name} for name in ("cuda:0", "cuda:1"))
+    run_tasks(planned, tmp_path, Workers(2, alone=each), lambda done, _total: seen.append(done))
+    found = merge(planned, tmp_path, BY)
+    assert set(found["device"]) == {"cuda:0", "cuda:1"}
+    assert found["value"].tolist() == [6.0 * i + 3.0 for i in range(8)]
+    assert (seen[-1], "STAND_IN" in os.environ) == (8, False)
+
+
+def test_what_cannot_be_sent_to_several_devices_is_told(tmp_path: Path) -> None:
+    each = ({"STAND_IN": "0"}, {"STAND_IN": "1"})
+    with pytest.raises(
+        InputError, match=r"^--device: what is computed cannot be sent to other processes \(.*one device"
+    ):
+        run_tasks(tasks(2), tmp_path, Workers(2, alone=each), silent)
+
+
 def test_no_more_work_at_once_than_there_is_memory_for(tmp_path: Path) -> None:
     def noted(block: int, progress: Progress) -> pd.DataFrame:
         (tmp_path / f"pid-{os.getpid()}").touch()
