@@ -27,6 +27,7 @@ _KEEP = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**28))
 _DEFAULTS = ((_MMAP_MAX, 2**16), (_TRIM_THRESHOLD, 2**17), (_TOP_PAD, 2**17))
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 SAYINGS = ("out of memory", "not enough memory", "allocate memory", "bad_alloc", "alloc_failed")  # of torch and below
+PLANNED = 0.5  # of a limit, for what tasks compute; the rest is for Python, models and images
 LEAST = 2**30  # Python, torch and a small model alone take most of it
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -37,6 +38,7 @@ CGROUPS = {
 }
 _limit: ContextVar[int | None] = ContextVar("memory limit", default=None)
 _most: ContextVar[int | None] = ContextVar("batch size limit", default=None)
+_planned: ContextVar[bool] = ContextVar("sizes are those of the plan", default=False)
 _keeping = 0  # blocks in which freed memory is kept
 
 
@@ -107,9 +109,6 @@ def failing_in_time(room: int | None = None) -> Iterator[None]:
 
 def share_memory(number: int) -> None:
     """Leave this process one of so many parts of what it may still take; for the rest of its life."""
-    limit = _limit.get()
-    if limit is not None:
-        _limit.set(used() + max(0, limit - used()) // number)
     if sys.platform.startswith("linux"):
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         if soft != resource.RLIM_INFINITY:
@@ -164,13 +163,31 @@ def memory_limit(size: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def batch_size_limit(number: int) -> Iterator[None]:
-    """Let at most so many images, or patches, be computed at once; no result depends on it, but for rounding."""
+def batch_size_limit(number: int | None) -> Iterator[None]:
+    """Let at most so many images, or patches, be computed at once (None: any); results depend on it by rounding."""
     token = _most.set(number)
     try:
         yield
     finally:
         _most.reset(token)
+
+
+@contextmanager
+def as_planned() -> Iterator[None]:
+    """Let the sizes of batches depend on nothing that changes from run to run, for the length of a block.
+
+    Nothing is cut where memory runs out, and of a limit it counts what was asked for, not what is left of it.
+    """
+    token = _planned.set(True)
+    try:
+        yield
+    finally:
+        _planned.reset(token)
+
+
+def limit_of_memory() -> int | None:
+    """Return the bytes that the process was told to keep within, if it was."""
+    return _limit.get()
 
 
 def max_batch_size(most: int, bytes_each: float, *, share: float = 1.0, free: int | None = None) -> int:
@@ -196,9 +213,10 @@ def max_batch_size(most: int, bytes_each: float, *, share: float = 1.0, free: in
     limit = _limit.get()
     if limit is None:
         return most
-    number = int((limit - used()) * share / bytes_each)
+    planned = _planned.get()
+    number = int((limit * PLANNED if planned else limit - used()) * share / bytes_each)
     if number < 1:
-        needed = (used() + bytes_each / share) / 2**30
+        needed = (bytes_each / share / PLANNED if planned else used() + bytes_each / share) / 2**30
         raise UnfinishedError("memory", f"one image more does not fit into {limit / 2**30:.1f}G",
                               f"give --memory {needed:.1f}G or more")  # fmt: skip
     return min(most, number)
@@ -219,7 +237,7 @@ def is_exhausted(error: BaseException) -> bool:
 def in_halves(
     work: Callable[[Part], Result], part: Part, cut: Callable[[Part], tuple[Part, Part] | None]
 ) -> list[Result]:
-    """Do some work; where memory does not suffice for a part, do its halves one after the other.
+    """Do some work; where memory does not suffice for a part, do its halves one after the other, unless it is planned.
 
     Parameters
     ----------
@@ -242,7 +260,7 @@ def in_halves(
     try:
         return [work(part)]
     except (MemoryError, RuntimeError, MemoryExhaustedError) as error:
-        if not is_exhausted(error):
+        if _planned.get() or not is_exhausted(error):
             raise
     gc.collect()  # outside of the handler, whose traceback would hold on to what was computed so far
     halves = cut(part)

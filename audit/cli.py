@@ -130,13 +130,24 @@ data_option = click.option(
     show_envvar=True,
     help="Folder that paths in the card are relative to.",
 )
+DEVICES = ["auto", "cpu", "cuda", "mps"]
 device_option = click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    type=click.Choice(DEVICES),
     default="cpu",
     show_default=True,
-    help="Where the model is run and patched; auto takes an accelerator where there is one. Training is on the CPU.",
+    help="Where the model is run and patched; auto takes an accelerator where there is one.",
 )
+
+
+class Devices(click.Choice[str]):
+    """A kind of device, or several devices of one, which are looked at later."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return what was given, if it may be a device."""
+        return value if ":" in value or "," in value else super().convert(value, param, ctx)
+
+
 run_argument = click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
 
 
@@ -173,7 +184,13 @@ def entry() -> None:
 @data_option
 @click.option("--out", type=click.Path(path_type=Path), default=RUNS, show_default=True, help="Where runs go.")
 @click.option("--report/--no-report", default=True, help="Leave out HTML and PDF; 'render' makes them later.")
-@device_option
+@click.option(
+    "--device",
+    type=Devices(DEVICES),
+    default="cpu",
+    show_default=True,
+    help="Where models are trained, run and patched; auto takes an accelerator where there is one, cuda:0,cuda:1 both.",
+)
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bf16", "fp16"]),
@@ -183,7 +200,9 @@ def entry() -> None:
 )
 @click.option("--memory", metavar="SIZE", help="Keep the sweeps within so much memory, as 4G: fewer images at once.")
 @click.option(
-    "--workers", type=click.IntRange(min=1), help="Processes that patch, one thread each; no result depends on it."
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Processes that train and patch, one thread each; no result depends on it.",
 )
 @reported
 def run(card: Path, data_root: Path | None, out: Path, *, report: bool, **options: Any) -> None:

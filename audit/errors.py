@@ -8,6 +8,7 @@ AuditError
 │   └── ModelError      ... the architecture or the weights
 └── UnfinishedError     exit 5: the input may be right, but the run could not finish
     ├── MemoryExhaustedError  ... for want of memory
+    ├── NotWrittenError       ... for want of a disk
     └── DivergedError         ... a training whose loss is not finite
 """
 
@@ -41,6 +42,7 @@ class AuditError(Exception):
     """
 
     exit_code: ExitCode = ExitCode.UNFINISHED
+    may_pass: bool = False  # whether the same work may succeed when it is tried again
 
     def __init__(self, where: str, what: str, fix: str = "") -> None:
         self.where, self.what, self.fix = where, what, fix
@@ -131,9 +133,17 @@ class UnfinishedError(AuditError):
     <ExitCode.UNFINISHED: 5>
     """
 
+    may_pass = True
+
 
 class MemoryExhaustedError(UnfinishedError):
     """Memory did not suffice."""
+
+
+class NotWrittenError(UnfinishedError):
+    """A file or folder cannot be written."""
+
+    may_pass = False  # what took long to compute is written patiently
 
 
 class DivergedError(UnfinishedError):
@@ -147,6 +157,8 @@ class DivergedError(UnfinishedError):
     section : str
         Of the card, whose learning rate was used.
     """
+
+    may_pass = False
 
     def __init__(self, epoch: int, loss: float, section: str = "training") -> None:
         self.epoch, self.loss = epoch, loss

@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import IO
 
 import pandas as pd
 
-from audit.errors import InputError, UnfinishedError
+from audit.errors import InputError, NotWrittenError, UnfinishedError
 
 CACHE_VARIABLE = "VIT_AUDIT_CACHE"
 SAMPLES = "effects/samples.parquet"  # of a run: what statistics need to know of every image
@@ -29,6 +29,8 @@ WORK = "work"  # of a run: pieces of sweeps, until they are put together
 ORPHANED = 3.0  # seconds that workers of a killed run may live on; their run's folder is waited for as long
 DIGEST_CHUNK = 1 << 20
 UNFINISHED = ".part"  # how the names of half-written files end
+TRIES = 3  # of a file that cannot be written
+PAUSE = 0.2  # seconds before the second; what is in the way may pass
 DAY = 86_400.0  # seconds; no file takes as long to write
 _locks: list[IO[str]] = []  # held by this process
 FIXES = {
@@ -203,11 +205,21 @@ def atomic_write(path: Path) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
-def not_written(path: Path, error: OSError, fix: str = "") -> UnfinishedError:
+def patiently(write: Callable[[], None]) -> None:
+    """Write what took long to compute; what keeps it from being written, of a shared disk say, may pass."""
+    for tried in range(1, TRIES):
+        try:
+            return write()
+        except NotWrittenError:
+            time.sleep(PAUSE * tried)
+    return write()
+
+
+def not_written(path: Path, error: OSError, fix: str = "") -> NotWrittenError:
     """Return what to tell of a file or folder that cannot be written."""
     what = f"cannot be written ({os.strerror(error.errno) if error.errno else error})"
     least = FIXES.get(error.errno or 0, "make room, or look at the disk")
-    return UnfinishedError(str(path), what, fix or f"{least} or name another place, and give the command again")
+    return NotWrittenError(str(path), what, fix or f"{least} or name another place, and give the command again")
 
 
 def _to_disk(path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -63,6 +63,7 @@ SECONDS_BETWEEN_LINES = 10.0
 ROOM_FOR_BAR = 60  # columns; in a narrower terminal the share done is shown as a number only
 WIDEST = 100  # columns that prose is wrapped at
 UNWRAPPED = 10_000  # where no terminal is at the other end, lines stay whole
+RATES_IN_WHOLES = 10  # from so many a second on
 
 
 @contextmanager
@@ -94,12 +95,25 @@ def _steps() -> Iterator[Step]:
     )
     columns: list[ProgressColumn] = [name]
     if console.width >= ROOM_FOR_BAR:
-        columns.append(BarColumn(bar_width=20))
+        columns += [BarColumn(bar_width=20), _Rate()]
     columns += [TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn(compact=True)]
     with Progress(*columns, console=console, transient=True, expand=True) as bars:
         parts = _Parts(bars)
         yield parts.step
         parts.close()
+
+
+class _Rate(ProgressColumn):
+    """How much of a step is done each second, over all processes: steps of training, images patched."""
+
+    def render(self, task: Task) -> Text:
+        """Return it, once it is known."""
+        return Text("" if task.speed is None else per_second(task.speed))
+
+
+def per_second(number: float) -> str:
+    """Return a rate, such as "12/s" or "0.3/s"."""
+    return f"{number:.0f}/s" if number >= RATES_IN_WHOLES else f"{number:.1f}/s"
 
 
 class _Parts:
@@ -140,13 +154,18 @@ def _lines() -> Step:
     def step(name: str) -> Callable[[int, int], None]:
         print(name, file=sys.stderr, flush=True)  # noqa: T201 - this is the command line
         begun = last = time.monotonic()
+        before: int | None = None  # done by an earlier run
 
         def update(done: int, total: int) -> None:
-            nonlocal last
+            nonlocal last, before
             now = time.monotonic()
-            if done and now - last >= SECONDS_BETWEEN_LINES:
+            before = done if before is None else before
+            if done > before and now - last >= SECONDS_BETWEEN_LINES:
                 last = now
-                state = f"{100 * done // total}%, {(now - begun) * (total - done) / done:.0f} s left" if total else done
+                rate = (done - before) / (now - begun)
+                state = (
+                    f"{100 * done // total}%, {per_second(rate)}, {(total - done) / rate:.0f} s left" if total else done
+                )
                 print(f"{name}: {state}", file=sys.stderr, flush=True)  # noqa: T201
 
         return update

@@ -97,6 +97,16 @@ def test_a_limit_makes_batches_smaller_and_says_when_nothing_fits() -> None:
     assert batching.max_batch_size(100, 10 * MIB) == 100
 
 
+def test_of_a_plan_sizes_depend_on_the_limit_and_not_on_what_is_left_of_it() -> None:
+    with batching.memory_limit(210 * MIB), batching.as_planned():
+        assert batching.used() > 105 * MIB
+        assert batching.max_batch_size(100, 10 * MIB) == 10
+        assert batching.max_batch_size(100, 10 * MIB, share=0.5) == 5
+        assert batching.max_batch_size(3, 10 * MIB) == 3
+        with pytest.raises(UnfinishedError, match=r"does not fit into 0.2G; give --memory 2.0G or more"):
+            batching.max_batch_size(100, 1024 * MIB)
+
+
 def test_on_an_accelerator_as_many_fit_as_it_has_room_for_and_one_is_always_tried() -> None:
     assert batching.max_batch_size(100, 10 * MIB, free=105 * MIB) == 10
     assert batching.max_batch_size(100, 10 * MIB, share=0.5, free=105 * MIB) == 5
@@ -176,6 +186,18 @@ def test_what_does_not_fit_is_done_in_halves(error: Exception) -> None:
 
     assert sum(in_halves(work, list(range(10)), halved)) == 45
     assert tried == [10, 5, 2, 3, 5, 2, 3]
+
+
+def test_what_is_planned_is_not_done_in_halves() -> None:
+    tried = []
+
+    def work(numbers: list[int]) -> int:
+        tried.append(len(numbers))
+        raise MemoryError
+
+    with batching.as_planned(), pytest.raises(MemoryError):
+        in_halves(work, list(range(10)), halved)
+    assert tried == [10]
 
 
 def test_what_does_not_fit_by_itself_ends_the_run_and_other_errors_are_no_want_of_memory() -> None:

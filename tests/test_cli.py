@@ -291,12 +291,19 @@ def terminal_text(drawn: str) -> list[str]:
 def test_progress_elsewhere_is_a_line_a_step(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter([0.0, 0.0, 1.0, 20.0, 21.0])
+    clock = iter([0.0, 0.0, 1.0, 20.0, 21.0, 30.0, 40.0, 70.0])
     monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
     with terminal.progress() as show:
         for done in (0, 1, 5, 6):
             show("controls: base", done, 10 if done else 0)
-    assert capsys.readouterr().err.splitlines() == ["controls: base", "controls: base: 50%, 20 s left"]
+        for done in (600, 1000):  # of which an earlier run has done 600
+            show("patching: swap", done, 2000)
+    assert capsys.readouterr().err.splitlines() == [
+        "controls: base",
+        "controls: base: 50%, 0.2/s, 20 s left",
+        "patching: swap",
+        "patching: swap: 50%, 10/s, 100 s left",
+    ]
 
 
 @pytest.mark.parametrize("columns", [None, 80, 40])

@@ -10,7 +10,7 @@ from audit.api.results import RUNS, Result, open_run
 from audit.batching import parse_size
 from audit.errors import InputError
 from audit.given import as_path, check_kind
-from audit.models.device import CPU, FLOAT32, open_precision, resolve_device
+from audit.models.device import CPU, FLOAT32, first_of, kind_of_device, numbered_devices, open_precision
 from audit.pipeline.prepare import Options
 from audit.pipeline.run_audit import run_audit
 from audit.process_state import run_state
@@ -40,15 +40,16 @@ def audit(
     out : str or pathlib.Path, optional
         The run's own folder; by default one in ``runs`` that is named by card, date and hash.
     runs : str or pathlib.Path
-    device : {"auto", "cpu", "cuda", "mps"}
-        Where models are trained, asked and patched; "auto" takes an accelerator where there is one.
+    device : {"auto", "cpu", "cuda", "mps"}, or several such as "cuda:0,cuda:1"
+        Where models are trained, asked and patched; "auto" takes an accelerator where there is one. Of several, a
+        process trains and patches on each, started anew: a script that calls this needs ``if __name__ == "__main__"``.
     precision : {"float32", "bf16", "fp16"}
         In what models are trained and heads searched for; findings are computed in float32. On "mps" nothing else is.
     memory : str, optional
         Keep the sweeps within so much memory, as "4G".
     workers : int, optional
-        How many processes patch, one thread each; no result depends on it. By default as many as torch would use
-        threads; on an accelerator one.
+        How many processes train models (four at most) and patch, one thread each; no result depends on it. By default
+        as many as torch would use threads; on an accelerator one.
     report : bool
         Whether HTML, PDF and tables are made.
     command : str
@@ -81,6 +82,7 @@ def audit(
     """
     check_kind("plan", plan, Plan, "give what vit_audit.plan returned")
     chosen, limit = check_options(device, precision, memory, workers)
+    numbers = numbered_devices(device)
     options = Options(
         command,
         as_path("runs", runs),
@@ -89,8 +91,9 @@ def audit(
         device=chosen,
         precision=precision,
         workers=workers,
+        devices=numbers,
     )
-    with run_state(memory=limit, fail_in_time=options.device == CPU):
+    with run_state(memory=limit, fail_in_time=options.device == CPU), first_of(numbers):
         folder = run_audit(plan.inputs, options, as_step(callback))
     return open_run(folder)
 
@@ -105,10 +108,11 @@ def check_options(
     InputError
         If one of them is none that there is.
     """
-    chosen = resolve_device(device)
+    chosen, several = kind_of_device(device), max(1, len(numbered_devices(device)))
     if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
         raise InputError("--workers", f"is {workers!r}", "give a number of processes, 1 or more")
-    if workers is not None and workers > 1 and chosen != CPU:
-        raise InputError("--workers", f"{workers} processes cannot share one {chosen} device", "leave it out")
+    if workers is not None and workers not in (1, several) and chosen != CPU:
+        what = f"{workers} processes cannot share {'one' if several == 1 else several} {chosen} device"
+        raise InputError("--workers", what + ("s" if several > 1 else ""), "leave it out")
     open_precision(precision, chosen)
     return chosen, None if memory is None else parse_size(memory)

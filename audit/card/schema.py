@@ -298,6 +298,8 @@ class AuditSpec(CardPart):
     # How far a head's 95% interval may reach to either side, as probability, where not all are patched; by default as
     # far as if they were.
     half_width: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    # Recipients that are patched at once, a piece of work each; default: 32, on an accelerator 64.
+    block: Annotated[int, Field(ge=1, le=4096)] | None = None
     permutations: Annotated[int, Field(ge=200, le=1_000_000)] = 5000
     bootstrap: Annotated[int, Field(ge=200, le=1_000_000)] = 2000
     max_images: Positive | None = None  # recipients a split at most, balanced over group x label

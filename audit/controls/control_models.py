@@ -26,17 +26,18 @@ from audit.data.pixels import Pixels
 from audit.errors import DivergedError
 from audit.models.adapters.registry import Model, adapter
 from audit.models.build import Backbone
-from audit.models.checkpoint import hash_state, save_weights, started_from
+from audit.models.checkpoint import save_weights, started_from
 from audit.models.device import ON_CPU, Compute, held_on
-from audit.models.finetune import Recipe, Views, count_steps, finetune, make_views, prefix_blocks
+from audit.models.finetune import Recipe, Views, finetune, make_views, prefix_blocks
 from audit.models.predict import predict_logits
 from audit.models.readout import READING
-from audit.models.side_by_side import train_side_by_side
+from audit.models.side_by_side import Training, train_side_by_side
 from audit.models.transforms import Corruption, blur, corrupt_pixels, gray
-from audit.progress import Progress, Step
-from audit.store import write_text
+from audit.progress import Step
+from audit.store import WORK, write_text
+from audit.work.pool import Workers
 
-RECIPE_VERSION = 4  # raise when the training below changes: cached models are then made again
+RECIPE_VERSION = 5  # raise when the training below changes: cached models are then made again
 BASE = "base.safetensors"
 WEIGHT_DECAY = 0.05
 WARMUP_SHARE = 0.1
@@ -128,6 +129,8 @@ def train_controls(
     step: Step,
     roles: Sequence[Role] = ROLES,
     compute: Compute = ON_CPU,
+    work: Path | None = None,
+    workers: Workers | None = None,
 ) -> ControlModels:
     """Train the control models, or load them where the same have been trained before.
 
@@ -145,15 +148,32 @@ def train_controls(
         What is tried.
     compute : Compute
         Where they are trained, and how exactly.
+    work : pathlib.Path, optional
+        Where results of tasks are kept; beside the models where not given.
+    workers : Workers, optional
+        How many models are trained at once; one by one where not given.
     """
-    folder = cache / f"controls-{cache_key(backbone, spec, images, compute)[:24]}"
+    key = cache_key(backbone, spec, images, compute)
+    folder = cache / f"controls-{key[:24]}"
     wanted = conditions(images.one_task, spec.donor_seeds, roles)
     files = {c: folder / f"{c.name}.safetensors" for c in wanted}
     fresh = not all(path.is_file() for path in (folder / BASE, *files.values()))
     if fresh:
         with _naming_controls():
             base, views = _base(backbone, spec, images, folder, step, compute)
-            models = _train_conditions(backbone, spec, images, base, views, files, step, compute)
+            models = _train_conditions(
+                backbone,
+                spec,
+                images,
+                base,
+                views,
+                files,
+                step,
+                compute,
+                made_of=key,
+                work=work or folder / WORK,
+                workers=workers,
+            )
     else:
         models = {c.name: _stored(backbone, images.classes, path) for c, path in files.items()}
     write_text(folder / "recipe.json", json.dumps([asdict(c) for c in wanted], indent=1))
@@ -170,6 +190,8 @@ def train_enough(
     step: Step,
     roles: Sequence[Role] = ROLES,
     compute: Compute = ON_CPU,
+    work: Path | None = None,
+    workers: Workers | None = None,
     few: int = FEW,
 ) -> tuple[ControlModels, ControlSet]:
     """Train on few images where that is enough, else on all; return the models, and the set that they were trained on.
@@ -178,7 +200,9 @@ def train_enough(
     and rendered images alone: what is drawn there is told apart after few images, and nothing else is to be learnt.
     Parameters are those of ``train_controls``; ``few`` is a number of images.
     """
-    train = partial(train_controls, backbone, spec, cache=cache, step=step, roles=roles, compute=compute)
+    train = partial(
+        train_controls, backbone, spec, cache=cache, step=step, roles=roles, compute=compute, work=work, workers=workers
+    )
     if images.drawn and not _is_whole(backbone) and len(images.train) >= 2 * few:
         trained = train(images.trained_on(few))
         if _least_known(trained, images, few, roles) >= ENOUGH:
@@ -256,6 +280,10 @@ def _train_conditions(
     files: Mapping[Condition, Path],
     step: Step,
     compute: Compute,
+    *,
+    made_of: str,
+    work: Path,
+    workers: Workers | None,
 ) -> dict[str, Model]:
     """Train the conditions that are not stored yet from the base, storing each as soon as it is done; return all."""
     absent = [c for c, path in files.items() if not path.is_file()]
@@ -269,22 +297,21 @@ def _train_conditions(
         recipe = _recipe(spec, spec.condition_epochs, spec.seed + condition.seed, blocks)
         return replace(recipe, freeze_classifier=True, attention_only=not images.one_task)
 
-    def train(condition: Condition, progress: Progress) -> None:
-        model, path = models[condition], files[condition]
-        if condition not in absent:
-            model.load_state_dict(load_file(path))
-            return
-        start_from(base, model)
-        start, targets = hash_state(model.state_dict()), images.targets[condition.role][0]
-        seen, recipe = views[condition.corruption], recipe_of(condition)
-        with held_on(compute.device, model):
-            finetune(model, seen, targets, recipe, precision=compute.precision, progress=progress)
-        save_weights(model.state_dict(), path, started_from=start)
-
-    steps = [count_steps(len(images.train), recipe_of(c)) if c in absent else 0 for c in files]
-    progress = step(f"controls: {len(absent)} models side by side")
-    jobs = [partial(train, c) for c in files]
-    train_side_by_side(jobs, list(models.values()), steps, progress=progress, device=compute.device)
+    for condition in absent:
+        start_from(base, models[condition])
+    trainings = [
+        Training(c.name, models[c], views.get(c.corruption), images.targets[c.role][0], recipe_of(c), path)
+        for c, path in files.items()
+    ]
+    train_side_by_side(
+        trainings,
+        work,
+        made_of={"controls": made_of},
+        progress=step(f"controls: {len(absent)} models side by side"),
+        workers=workers,
+        compute=compute,
+        smaller="lower controls.batch_size",
+    )
     return {c.name: model for c, model in models.items()}
 
 

@@ -54,6 +54,8 @@ class ImageError(DataError):
         Its size, or what a library said.
     """
 
+    may_pass = True  # as on a file system that other machines share
+
     def __init__(self, key: str, kind: LeftOut, fix: str = "", detail: str = "") -> None:
         self.kind, self.detail = kind, detail
         super().__init__(key, f"{kind} ({detail})" if detail else str(kind), fix)

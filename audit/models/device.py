@@ -7,7 +7,8 @@ Apple's have no double precision.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
@@ -21,6 +22,7 @@ from audit.process_state import run_state
 
 CPU, CUDA, MPS = "cpu", "cuda", "mps"
 DEVICES = ("auto", CPU, CUDA, MPS)
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 FLOAT32 = "float32"
 DECODERS = 8  # processes that decode images; more are seldom needed, and each takes memory
 PRECISIONS = {FLOAT32: torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -48,6 +50,56 @@ def resolve_device(name: str) -> str:
         what = f"torch {torch.__version__} sees no {name} device, only {' and '.join(here)}"
         raise InputError("--device", what, f"choose {' or '.join(here)}, or install torch for your device")
     return name
+
+
+def numbered_devices(names: str) -> tuple[int, ...]:
+    """Return the numbers of accelerators that are named one by one, as in "cuda:0,cuda:1"; none of "cuda".
+
+    Raises
+    ------
+    InputError
+        If one of them is not there, comes twice, or another is named beside them.
+    """
+    if ":" not in names and "," not in names:
+        return ()
+    fix = f"name each as {CUDA}:0,{CUDA}:1"
+    found = [re.fullmatch(rf"{CUDA}:(\d+)", name.strip()) for name in names.split(",")]
+    numbers = tuple(int(match[1]) for match in found if match is not None)
+    if len(numbers) < len(found):
+        raise InputError("--device", f"'{names}' is no list of {CUDA} devices", fix)
+    if len(set(numbers)) < len(numbers):
+        raise InputError("--device", f"'{names}' names one twice", "name each once: one process computes on each")
+    resolve_device(CUDA)
+    if max(numbers) >= torch.cuda.device_count():
+        raise InputError("--device", f"'{names}' names more than the {torch.cuda.device_count()} there are", fix)
+    return numbers
+
+
+def kind_of_device(names: str) -> str:
+    """Return the kind of what ``--device`` of ``run`` names: one kind, or several devices of one.
+
+    Raises
+    ------
+    InputError
+        If there is no such device.
+    """
+    return CUDA if numbered_devices(names) else resolve_device(names)
+
+
+@contextmanager
+def first_of(numbers: Sequence[int]) -> Iterator[None]:
+    """Let "cuda" mean the first of some devices, for the length of a block."""
+    with torch.cuda.device(numbers[0]) if numbers else nullcontext():
+        yield
+
+
+def seen_alone(numbers: Sequence[int]) -> tuple[dict[str, str], ...]:
+    """Return for each of some devices the environment of a process that sees no other, where there are several."""
+    if len(numbers) < 2:
+        return ()
+    visible = os.environ.get(VISIBLE)
+    names = visible.split(",") if visible else [str(number) for number in range(max(numbers) + 1)]
+    return tuple({VISIBLE: names[number].strip()} for number in numbers)
 
 
 def open_device(name: str) -> torch.device:

@@ -1,89 +1,144 @@
-"""Several models trained at once, each on its own share of the processor's cores.
+"""Several models trained at once, a task each.
 
 A step of a small model is over in milliseconds, and threads that share one wait for each other longer than they work.
-Models that do not depend on each other are better trained side by side.
+Models that do not depend on each other are better trained side by side, one thread each.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
 import torch
-from torch import nn
+from safetensors.torch import load_file
 
-from audit.models.blocks import drops_at_random
-from audit.models.device import CPU, ON_CPU
+from audit.models.adapters.registry import Model
+from audit.models.checkpoint import hash_state, save_weights
+from audit.models.device import ON_CPU, Compute, held_on
+from audit.models.finetune import Recipe, Views, count_steps, finetune
 from audit.progress import Progress
+from audit.store import patiently
+from audit.work.pool import THREADS, Workers, run_tasks
+from audit.work.tasks import Task
 
 AT_ONCE = 4  # models; bounds memory on machines of many cores
-Job = Callable[[Progress], None]  # trains one model, telling its steps done and in all
 
 
-class _StoppedError(Exception):
-    """Ends a training because another one failed or the run was stopped."""
-
-
-def train_side_by_side(
-    jobs: Sequence[Job],
-    models: Sequence[nn.Module],
-    steps: Sequence[int],
-    *,
-    progress: Progress,
-    device: torch.device = ON_CPU.device,
-) -> None:
-    """Run trainings that share nothing but what they read, a few at a time.
-
-    Threads are assigned by the number of jobs, those included that find their model stored: so a model does not
-    depend, to the bit, on what was stored before. Models with randomness in training (dropout) share one generator,
-    and are trained one after the other; so are all on an accelerator, which one model keeps busy.
+@dataclass(frozen=True)
+class Training:
+    """A model, what it is trained on, and where its weights go.
 
     Parameters
     ----------
-    jobs : sequence of callable
-    models : sequence of torch.nn.Module
-        What the jobs train.
-    steps : sequence of int
-        Steps of each job; 0 where nothing is left to do.
-    progress : callable
-        Called with the steps done and in all, over all jobs, from any thread.
-    device : torch.device
-        Where the models are trained.
+    name : str
+        For messages.
+    model : Model
+        As training begins; afterwards it is trained.
+    views : Views
+        Shared by all; None where the weights are there.
+    targets : numpy.ndarray
+        As of ``finetune``.
+    recipe : Recipe
+    path : pathlib.Path
+        Of the weights: a model whose weights are there is not trained again.
+    rows : numpy.ndarray of int, optional
+        Train on these rows only.
+    carried : str, optional
+        How images are made for the model, kept with its weights.
     """
-    threads = torch.get_num_threads()
-    one_by_one = device.type != CPU or any(map(drops_at_random, models))
-    at_once = 1 if one_by_one else max(1, min(len(jobs), threads, AT_ONCE))
-    tally = _Tally(steps, progress)
-    pool = ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(max(1, threads // at_once),))
-    try:
-        running = [pool.submit(job, tally.of(number)) for number, job in enumerate(jobs)]
-        wait(running, return_when=FIRST_EXCEPTION)
-        for future in running:
-            if future.done():
-                future.result()
-    finally:
-        tally.stopped.set()
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+
+    name: str
+    model: Model
+    views: Views | None
+    targets: npt.NDArray[np.int64] | npt.NDArray[np.float32]
+    recipe: Recipe
+    path: Path
+    rows: npt.NDArray[np.int64] | None = None
+    carried: str | None = None
+
+    @property
+    def steps(self) -> int:
+        """How many the training takes."""
+        return count_steps(len(self.targets if self.rows is None else self.rows), self.recipe)
 
 
-class _Tally:
-    """Adds up the progress of jobs, and ends those that are still at work when the run is stopped."""
+def train_side_by_side(
+    trainings: Sequence[Training],
+    folder: Path,
+    *,
+    made_of: Mapping[str, object],
+    progress: Progress,
+    workers: Workers | None = None,
+    compute: Compute = ON_CPU,
+    smaller: str = "lower training.batch_size",
+) -> None:
+    """Train models that share nothing but what they read, or load those whose weights are there.
 
-    def __init__(self, steps: Sequence[int], progress: Progress) -> None:
-        self.stopped = threading.Event()
-        self._done, self._total = [0] * len(steps), sum(steps)
-        self._progress, self._lock = progress, threading.Lock()
+    Several models take a thread each, one takes all that there are, whichever of them are there already: so a model
+    does not depend, to the bit, on what was stored before, nor on how many are trained at once. What is random in
+    training (dropout) is drawn by each for itself.
 
-    def of(self, number: int) -> Progress:
-        """Return the progress callback of one job."""
+    Parameters
+    ----------
+    trainings : sequence of Training
+    folder : pathlib.Path
+        Of the tasks' results, as of ``run_tasks``.
+    made_of : mapping
+        What all models depend on, beside what is said of each.
+    progress : callable
+        Called with the steps done and in all, over all models.
+    workers : Workers, optional
+        At most ``AT_ONCE`` work at once; one, where not given.
+    compute : Compute
+        Where the models are trained, and how exactly.
+    smaller : str
+        What to change where memory does not suffice.
+    """
+    threads = THREADS if len(trainings) > 1 else torch.get_num_threads()
+    tasks = []
+    for training in trainings:
+        if training.path.is_file():
+            continue
+        about = {
+            "training": dict(made_of),
+            "name": training.name,
+            "start": hash_state(training.model.state_dict()),
+            "recipe": asdict(training.recipe),
+            "rows": None if training.rows is None else hashlib.sha256(training.rows.tobytes()).hexdigest(),
+            "computed": compute.name,
+            "threads": threads,
+        }
+        perform = partial(_train, training, compute)
+        name = f"training of {training.name}"
+        rows = training.recipe.epochs
+        tasks.append(Task(name, about, training.steps, rows, perform, smaller=smaller, leaves=training.path))
+    some = workers or Workers()
+    run_tasks(tasks, folder, replace(some, number=min(some.number, AT_ONCE)), progress, threads=threads)
+    for training in trainings:
+        training.model.load_state_dict(load_file(training.path))
 
-        def update(done: int, _steps: int) -> None:
-            if self.stopped.is_set():
-                raise _StoppedError
-            with self._lock:
-                self._done[number] = done
-                self._progress(sum(self._done), self._total)
 
-        return update
+def _train(training: Training, compute: Compute, *, progress: Progress) -> pd.DataFrame:
+    """Train a copy, so that whoever tries again begins as this did; return the mean loss of each epoch (nats)."""
+    model, start = copy.deepcopy(training.model), hash_state(training.model.state_dict())
+    assert training.views is not None
+    with held_on(compute.device, model):
+        losses = finetune(
+            model,
+            training.views,
+            training.targets,
+            training.recipe,
+            rows=training.rows,
+            precision=compute.precision,
+            progress=progress,
+        )
+    save = partial(save_weights, model.state_dict(), training.path, started_from=start, preprocessing=training.carried)
+    patiently(save)
+    return pd.DataFrame({"epoch": np.arange(1, len(losses) + 1), "loss": losses})

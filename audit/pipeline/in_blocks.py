@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,12 +12,13 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
+from audit.batching import PLANNED, batch_size_limit, limit_of_memory
 from audit.data.pixels import Images
 from audit.models.adapters.registry import Model
 from audit.models.checkpoint import hash_state
 from audit.models.device import CPU, Compute
-from audit.patching.first_order import BLOCK, sweep_first_order
-from audit.patching.sites import Site, sites_of
+from audit.patching.first_order import BLOCK, GRAPH, sweep_first_order
+from audit.patching.sites import Site, sites_of, trace_bytes
 from audit.patching.sweep import RECIPIENTS_AT_ONCE, DonorKind, side_by_side, sweep, sweep_together
 from audit.pipeline.context import RunContext
 from audit.progress import Progress
@@ -45,36 +48,93 @@ def sweep_in_blocks(
 
     ``stage`` names the sweep among those of the run: it is where its pieces are kept until all are done.
     """
+    tasks = plan_sweep(
+        context,
+        stage,
+        model,
+        recipients,
+        donors,
+        layers=layers,
+        images=images,
+        chosen=chosen,
+        units=units,
+        precision=precision,
+    )
+    yield from _done(context, stage, tasks, progress)
+
+
+def plan_sweep(
+    context: RunContext,
+    stage: str,
+    model: Model,
+    recipients: Rows,
+    donors: Sequence[DonorKind],
+    *,
+    layers: range,
+    images: Images | None = None,
+    chosen: Mask | None = None,
+    units: Rows | None = None,
+    precision: torch.dtype = torch.float32,
+) -> list[Task]:
+    """Return the tasks of :func:`sweep_in_blocks`; each holds no more than its own block."""
     sites = sites_of(model, layers)
     asked = np.ones((len(recipients), len(sites)), dtype=bool) if chosen is None else chosen
     seen = context.pixels if images is None else images
     what = _made_of(context, stage, model, donors, Compute(context.compute.device, precision))
     blocks = list(side_by_side(block_size(context), len(recipients), units, np.asarray(asked.any(axis=1))))
-    tasks = []
+    tasks, outcomes = [], context.outcomes
+    memory, smaller = _memory(context, model, 1 + len(donors)), _smaller(context)
     for number, positions in enumerate(blocks):
-        mask = np.zeros_like(asked)
-        mask[positions] = asked[positions]
+        mask = asked[positions]
+        given = _of_block(donors, positions)
         perform = partial(
-            sweep,
+            _swept,
             model,
             seen,
-            recipients,
-            donors,
+            recipients[positions],
+            given,
+            positions,
             layers=layers,
-            outcomes=context.outcomes,
+            outcomes=outcomes,
             chosen=mask,
-            units=units,
             precision=precision,
         )
         patches = int(mask.sum()) * len(donors)
         of_block = {
             "layers": [layers.start, layers.stop],
-            "heads": np.packbits(asked[positions]).tobytes().hex(),
-            **_images(recipients, donors, positions),
+            "heads": _hash(np.packbits(mask)),
+            **_images(recipients[positions], given, positions),
         }
         name = f"{stage}, block {number + 1} of {len(blocks)}"
-        tasks.append(Task(name, what | of_block, patches, patches, perform))
-    yield from _done(context, stage, tasks, progress)
+        tasks.append(Task(name, what | of_block, patches, patches, perform, memory, smaller))
+    return tasks
+
+
+def _swept(
+    model: Model,
+    images: Images,
+    recipients: Rows,
+    donors: Sequence[DonorKind],
+    positions: Rows,
+    *,
+    layers: range,
+    outcomes: Mapping[str, int],
+    chosen: Mask,
+    precision: torch.dtype,
+    progress: Progress,
+) -> pd.DataFrame:
+    table = sweep(
+        model,
+        images,
+        recipients,
+        donors,
+        layers=layers,
+        outcomes=outcomes,
+        chosen=chosen,
+        precision=precision,
+        progress=progress,
+    )
+    return table.assign(position=positions[table["position"]])
 
 
 def sweep_sets_in_blocks(
@@ -92,12 +152,14 @@ def sweep_sets_in_blocks(
     what = _made_of(context, stage, model, donors, context.compute.exact)
     what |= {"sets": {name: [[s.layer, s.head] for s in sites] for name, sites in sets.items()}}
     blocks = list(side_by_side(block_size(context), len(recipients), units))
-    tasks = []
+    tasks, memory, smaller = [], _memory(context, model, 1 + len(donors)), _smaller(context)
     for number, positions in enumerate(blocks):
-        perform = partial(_together, model, context.pixels, recipients, donors, sets, context.outcomes, positions)
+        some, given = recipients[positions], _of_block(donors, positions)
+        perform = partial(_together, model, context.pixels, some, given, sets, context.outcomes, positions)
         patches = len(positions) * len(donors) * len(sets)
         name = f"{stage}, block {number + 1} of {len(blocks)}"
-        tasks.append(Task(name, what | _images(recipients, donors, positions), patches, patches, perform))
+        of_block = what | _images(some, given, positions)
+        tasks.append(Task(name, of_block, patches, patches, perform, memory, smaller))
     run_tasks(tasks, context.work / stage, context.workers, progress)
     return merge(tasks, context.work / stage, ["position", "set", "donor_kind"])
 
@@ -112,8 +174,7 @@ def _together(
     positions: Rows,
     progress: Progress,
 ) -> pd.DataFrame:
-    given = [DonorKind(d.name, d.model, d.rows[positions], weights_only=d.weights_only) for d in donors]
-    table = sweep_together(model, images, recipients[positions], given, sets=sets, outcomes=outcomes, progress=progress)
+    table = sweep_together(model, images, recipients, donors, sets=sets, outcomes=outcomes, progress=progress)
     return table.assign(position=positions[table["position"]])
 
 
@@ -133,12 +194,16 @@ def estimate_in_blocks(
     recipients = plan["recipient"].to_numpy(dtype=np.int64)
     what = _made_of(context, stage, model, donors, context.compute.exact) | {"layers": [layers.start, layers.stop]}
     blocks = list(side_by_side(BLOCK, len(plan), plan["unit"].to_numpy(dtype=np.int64)))
-    tasks = []
+    tasks, memory, smaller = [], _memory(context, model, GRAPH + len(donors)), _smaller(context)
+    at_once = context.card.audit.block
     for number, positions in enumerate(blocks):
-        perform = partial(_estimated, model, context.pixels, plan, subjects, kinds, layers, context.outcomes, positions)
+        perform = partial(
+            _estimated, model, context.pixels, plan, subjects, kinds, layers, context.outcomes, positions, at_once
+        )
         rows = len(positions) * len(kinds) * len(sites_of(model, layers))
         name = f"{stage}, block {number + 1} of {len(blocks)}"
-        tasks.append(Task(name, what | _images(recipients, donors, positions), len(positions), rows, perform))
+        of_block = _images(recipients[positions], _of_block(donors, positions), positions)
+        tasks.append(Task(name, what | of_block, len(positions), rows, perform, memory, smaller))
     yield from _done(context, stage, tasks, progress)
 
 
@@ -151,16 +216,34 @@ def _estimated(
     layers: range,
     outcomes: Mapping[str, int],
     positions: Rows,
+    at_once: int | None,
     progress: Progress,
 ) -> pd.DataFrame:
     some = plan.iloc[positions].reset_index(drop=True)
-    table = sweep_first_order(model, images, some, subjects, kinds, layers=layers, outcomes=outcomes, progress=progress)
+    with batch_size_limit(at_once):
+        table = sweep_first_order(
+            model, images, some, subjects, kinds, layers=layers, outcomes=outcomes, progress=progress
+        )
     return table.assign(position=positions[table["position"]])
 
 
 def block_size(context: RunContext) -> int:
-    """Return how many recipients a block holds: a constant of the device's kind, whatever computes beside it."""
-    return RECIPIENTS_AT_ONCE if context.compute.device.type == CPU else 2 * RECIPIENTS_AT_ONCE
+    """Return how many recipients a block holds: as the card says, else a constant of the device's kind."""
+    default = RECIPIENTS_AT_ONCE if context.compute.device.type == CPU else 2 * RECIPIENTS_AT_ONCE
+    return context.card.audit.block or default
+
+
+def _smaller(context: RunContext) -> str:
+    size = block_size(context)
+    if size == 1:
+        return "take a smaller model or image_size, or a larger machine"
+    return f"plan smaller blocks: audit.block: {size // 2} in the card"
+
+
+def _memory(context: RunContext, model: Model, passes: float) -> int:
+    """Return the bytes that a block holds, about: twice its recorded passes, and no more than a limit leaves tasks."""
+    wanted, limit = int(2 * block_size(context) * passes * trace_bytes(model)), limit_of_memory()
+    return wanted if limit is None else min(wanted, int(PLANNED * limit))
 
 
 def _made_of(
@@ -176,16 +259,25 @@ def _made_of(
         "donors": [[d.name, hashes[id(d.model)], d.weights_only] for d in donors],
         "outcomes": dict(context.outcomes),
         "computed": compute.name,
+        "memory": limit_of_memory(),
     }
+
+
+def _of_block(donors: Sequence[DonorKind], positions: Rows) -> list[DonorKind]:
+    return [replace(kind, rows=kind.rows[positions]) for kind in donors]
 
 
 def _images(recipients: Rows, donors: Sequence[DonorKind], positions: Rows) -> dict[str, object]:
-    """Return the images of a block, as rows of the sample."""
+    """Return which images a block has, as rows of the sample, each list as its hash: thousands of blocks are held."""
     return {
-        "positions": positions.tolist(),
-        "recipients": recipients[positions].tolist(),
-        "given": [d.rows[positions].tolist() for d in donors],
+        "positions": _hash(positions),
+        "recipients": _hash(recipients),
+        "given": [_hash(kind.rows) for kind in donors],
     }
+
+
+def _hash(numbers: npt.NDArray[np.generic]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(numbers).tobytes()).hexdigest()
 
 
 def _done(context: RunContext, stage: str, tasks: Sequence[Task], progress: Progress) -> Iterator[pd.DataFrame]:

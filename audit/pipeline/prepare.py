@@ -32,7 +32,7 @@ from audit.models.architecture import unit_of
 from audit.models.black_box import BlackBox, read_predictions
 from audit.models.build import Backbone, check_model, with_class_names
 from audit.models.checkpoint import hash_state
-from audit.models.device import CPU, Compute, idle_cores, open_device, open_precision
+from audit.models.device import CPU, Compute, idle_cores, open_device, open_precision, seen_alone
 from audit.models.onnx_file import OnnxModel
 from audit.models.preflight import NOT_FILES, PreflightReport, preflight_model, spec_of_controls
 from audit.models.preprocessing import Preprocessing
@@ -118,13 +118,15 @@ class Options:
     report : bool
         Whether HTML, PDF and tables are made.
     workers : int, optional
-        How many processes patch; as many as torch has threads where not given, and one on an accelerator.
+        How many processes train and patch; as many as torch has threads where not given, and one on an accelerator.
     work : pathlib.Path, optional
         Where pieces of sweeps are kept until they are put together; in the run's folder where not given.
     device : str
         Where models are trained, asked and patched.
     precision : str
         Of training, and of Design A on the discovery split.
+    devices : tuple of int
+        Which accelerators of that kind, where they are named one by one; one process works on each.
     """
 
     command: str
@@ -135,6 +137,7 @@ class Options:
     work: Path | None = None
     device: str = CPU
     precision: str = "float32"
+    devices: tuple[int, ...] = ()
 
 
 def open_inputs(
@@ -241,7 +244,7 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
         preprocessing=preprocessing,
         served=served,
         work=options.work or run / WORK,
-        workers=Workers(options.workers or _workers(compute), compute.device.type),
+        workers=_workers(options, compute),
         backbone=backbone,
         control_backbone=_control_backbone(inputs, cache, step, compute) or backbone,
         step=step,
@@ -252,9 +255,11 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
     )
 
 
-def _workers(compute: Compute) -> int:
-    """Return how many processes patch where nobody says: as many as torch would use threads."""
-    return torch.get_num_threads() if compute.device.type == CPU else 1
+def _workers(options: Options, compute: Compute) -> Workers:
+    """Return who does the tasks; where nobody says, as many processes as torch would use threads."""
+    alone = seen_alone(options.devices) if options.workers != 1 else ()
+    default = torch.get_num_threads() if compute.device.type == CPU else max(1, len(alone))
+    return Workers(options.workers or default, compute.device.type, alone)
 
 
 def _decoded(samples: Samples, geometry: Geometry, cache: Cache, step: Step, compute: Compute) -> Images:

@@ -73,6 +73,8 @@ def check_known_effects(context: RunContext, images: ControlSet) -> ControlRepor
         step=context.step,
         roles=roles,
         compute=context.compute.exact,
+        work=context.work / "controls",
+        workers=context.workers,
     )
     layers = range(prefix_blocks(model, context.card.model.train_blocks), adapter(model).depth)
     seeds = context.card.controls.donor_seeds

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file
 
 from audit.card.schema import ModelSpec, TrainingSpec
 from audit.data.pixels import mirrored, select
@@ -19,11 +17,10 @@ from audit.models.adapters.registry import Model
 from audit.models.checkpoint import hash_state, save_weights, started_from
 from audit.models.converters import keeps_configuration, kept_configuration
 from audit.models.device import held_on
-from audit.models.finetune import Recipe, Views, count_steps, finetune, make_views
+from audit.models.finetune import Recipe, Views, make_views
 from audit.models.readout import with_readout
-from audit.models.side_by_side import train_side_by_side
+from audit.models.side_by_side import Training, train_side_by_side
 from audit.pipeline.context import RunContext
-from audit.progress import Progress
 from audit.store import write_bytes
 
 ARCHITECTURE = "models/huggingface"  # of a run: what the models are, where timm has no name for it
@@ -89,35 +86,28 @@ def train_audited(context: RunContext) -> AuditedModels:
     jobs = training_jobs(context)
     files = {name: context.run / "models" / f"{name}.safetensors" for name, _, _ in jobs}
     models = {name: with_readout(context.backbone.build(classes), context.readout) for name in files}
-    absent = {name for name, path in files.items() if not path.is_file()}
+    absent = [name for name, path in files.items() if not path.is_file()]
     views = _views(models[jobs[0][0]], context, training, train) if absent else None
-
-    def work(name: str, recipe: Recipe, rows: Rows, progress: Progress) -> None:
-        model, path = models[name], files[name]
-        if views is None or name not in absent:
-            model.load_state_dict(load_file(path))
-            return
-        start = hash_state(model.state_dict())
-        positions = np.searchsorted(train, rows)
-        with held_on(context.compute.device, model):
-            finetune(
-                model,
-                views,
-                context.targets[train],
-                recipe,
-                rows=positions,
-                precision=context.compute.precision,
-                progress=progress,
-            )
-        save_weights(model.state_dict(), path, started_from=start, preprocessing=carried)
-
-    recipes = {name: _recipe(training, seed, context.card.model) for name, seed, _ in jobs}
+    trainings = [
+        Training(
+            name,
+            models[name],
+            views,
+            context.targets[train],
+            _recipe(training, seed, context.card.model),
+            files[name],
+            rows=np.searchsorted(train, rows),
+            carried=carried,
+        )
+        for name, seed, rows in jobs
+    ]
     train_side_by_side(
-        [partial(work, name, recipes[name], rows) for name, _, rows in jobs],
-        list(models.values()),
-        [count_steps(len(rows), recipes[name]) if name in absent else 0 for name, _, rows in jobs],
+        trainings,
+        context.work / "models",
+        made_of={"question": context.question},
         progress=context.step(f"training: {len(absent)} models side by side"),
-        device=context.compute.device,
+        workers=context.workers,
+        compute=context.compute,
     )
     by_seed = {seed: models[name] for name, seed, _ in jobs if name.startswith("seed")}
     balanced = [models[name] for name in models if not name.startswith("seed")]

@@ -93,7 +93,8 @@ def _sorted(tables: Iterable[pd.DataFrame], by: list[str], path: Path, at_once: 
         for start in range(0, last + 1, width):
             inside = [(by[0], ">=", start), (by[0], "<", start + width)]
             parts = [pd.read_parquet(piece, filters=inside) for piece in pieces]
-            yield _in_order([part for part in parts if len(part)], by)
+            if some := [part for part in parts if len(part)]:
+                yield _in_order(some, by)
 
 
 def _piece(tables: Sequence[pd.DataFrame], by: list[str], path: Path, stack: ExitStack) -> Path:

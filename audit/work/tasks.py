@@ -7,21 +7,26 @@ key fixes, so it does not matter who does a task, when, or beside how many other
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import io
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 import pandas as pd
+import torch
 
-from audit.errors import UnfinishedError
+from audit.batching import as_planned, is_exhausted
+from audit.errors import MemoryExhaustedError, UnfinishedError
 from audit.progress import Progress
-from audit.store import file_hash, write_table, write_text
+from audit.store import file_hash, patiently, write_table, write_text
 
-FORMAT = 1  # of the files of a result
+FORMAT = 2  # of the files of a result
 
 
 class Perform(Protocol):
@@ -48,6 +53,12 @@ class Task:
         How many rows its result has.
     perform : callable
         Does the work; as ``progress`` it is given what to call with the units done and in all.
+    memory : int
+        Bytes that the work holds, about; as many processes work at once as there is room for.
+    smaller : str
+        What to change where memory does not suffice, for the message.
+    leaves : pathlib.Path, optional
+        A file that the work writes beside its table; without it there is no whole result.
     """
 
     name: str
@@ -55,8 +66,11 @@ class Task:
     size: int
     rows: int
     perform: Perform = field(compare=False)
+    memory: int = 1
+    smaller: str = "take a smaller model or image_size, or a larger machine"
+    leaves: Path | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The SHA-256 of what the result depends on."""
         return hashlib.sha256(json.dumps(self.made_of, sort_keys=True).encode()).hexdigest()
@@ -86,34 +100,56 @@ def do_task(task: Task, folder: Path, progress: Progress, *, about: Mapping[str,
 
     Raises
     ------
+    MemoryExhaustedError
+        If memory does not suffice: nothing is cut to fit, for then the last bits would depend on what is free.
     UnfinishedError
         If the result has another number of rows than planned, or cannot be written.
     """
     table_file, known_file = result_files(folder, task.key)
     begun = time.monotonic()
-    table = task.perform(progress=progress)
+    table = _performed(task, progress)
     if len(table) != task.rows:
         raise UnfinishedError(task.name, f"gave {len(table)} rows in place of {task.rows}", "please report this")
-    write_table(table_file, table)
+    patiently(lambda: write_table(table_file, table))
     known = {
         "format": FORMAT,
         "sha256": file_hash(table_file),
+        "leaves": None if task.leaves is None else file_hash(task.leaves),
         "rows": len(table),
         "seconds": round(time.monotonic() - begun, 3),
         **about,
     }
-    write_text(known_file, json.dumps(known, indent=1) + "\n")
+    patiently(lambda: write_text(known_file, json.dumps(known, indent=1) + "\n"))
+
+
+def _performed(task: Task, progress: Progress) -> pd.DataFrame:
+    try:
+        with as_planned(), torch.random.fork_rng(devices=()):
+            torch.manual_seed(int(task.key[:15], 16))  # what is drawn does not depend on who draws
+            return task.perform(progress=progress)
+    except (MemoryError, RuntimeError, MemoryExhaustedError) as error:
+        if not is_exhausted(error):
+            raise
+    gc.collect()  # outside of the handler, whose traceback would hold on to what was computed so far
+    raise MemoryExhaustedError(task.name, "memory does not suffice", task.smaller)
 
 
 def is_done(task: Task, folder: Path) -> bool:
     """Tell whether a whole result of a task lies in a folder; one that is damaged is none."""
+    return _whole_result(task, folder) is not None
+
+
+def _whole_result(task: Task, folder: Path) -> bytes | None:
+    """Return the file of a task's table, or None where there is no whole result."""
     table_file, known_file = result_files(folder, task.key)
     try:
         known = json.loads(known_file.read_text(encoding="utf-8"))
-        whole = (known["format"], known["rows"], known["sha256"])
-        return whole == (FORMAT, task.rows, file_hash(table_file))
+        content = table_file.read_bytes()
+        left = None if task.leaves is None else file_hash(task.leaves)
+        found = (known["format"], known["rows"], known["sha256"], known["leaves"])
     except (OSError, ValueError, LookupError, TypeError):
-        return False
+        return None
+    return content if found == (FORMAT, task.rows, hashlib.sha256(content).hexdigest(), left) else None
 
 
 def read_results(tasks: Sequence[Task], folder: Path) -> Iterator[pd.DataFrame]:
@@ -125,9 +161,10 @@ def read_results(tasks: Sequence[Task], folder: Path) -> Iterator[pd.DataFrame]:
         If a result is missing or damaged.
     """
     for task in tasks:
-        if not is_done(task, folder):
+        content = _whole_result(task, folder)
+        if content is None:
             raise UnfinishedError(str(folder / task.key), f"the result of {task.name} is missing", "run again")
-        yield pd.read_parquet(result_files(folder, task.key)[0])
+        yield pd.read_parquet(io.BytesIO(content))
 
 
 def merge(tasks: Sequence[Task], folder: Path, by: Sequence[str]) -> pd.DataFrame:

@@ -4,7 +4,8 @@
 
 *Efficiency*: one sweep, by one process whose torch has two threads, and by two workers of one thread each; in turns,
 the medians are compared. *Records*: one small audit by 1, 2 and 7 workers, and by 2 whose coordinator or one of them is
-killed at moments drawn at random; the number of audits whose ``audit.json`` is that of one worker to the byte.
+killed at moments drawn at random while they train or patch; the number of audits whose ``audit.json`` is that of one
+worker to the byte.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def record(out: Path) -> bytes:
     return (folder / "audit.json").read_bytes()
 
 
-def killed_while_patching(card: Path, out: Path, cache: Path, rng: random.Random, wanted: int) -> tuple[bytes, int]:
+def killed_at_work(card: Path, out: Path, cache: Path, rng: random.Random, wanted: int) -> tuple[bytes, int]:
     """Kill a coordinator or one of its workers, up to ``wanted`` times; return the record, and how often."""
     kills = 0
     process = started(card, out, 2, cache)
@@ -154,19 +155,19 @@ def _children(process: int) -> list[int]:
 
 def records(work: Path, kills: int, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:
     """Audit by 1, 2 and 7 workers, then with kills; count the records that are that of one worker."""
-    card, cache, rng = work / "card.yaml", work / "cache", random.Random(seed)
+    card, rng = work / "card.yaml", random.Random(seed)
     card.write_text(yaml.safe_dump(CARD, sort_keys=False), encoding="utf-8")
     reference, same, audits, done = b"", 0, 0, 0
     for workers in (1, 2, 7):
-        out = work / f"workers-{workers}"
-        if started(card, out, workers, cache).wait() not in FINISHED:
+        out = work / f"workers-{workers}"  # and a cache for each: control models are trained by as many
+        if started(card, out, workers, work / f"cache-{workers}").wait() not in FINISHED:
             raise SystemExit(f"the audit by {workers} workers did not finish")
         reference = reference or record(out)
         audits, same = audits + 1, same + (record(out) == reference)
         tell(f"{workers} workers: {'the same' if record(out) == reference else 'another'} record")
     while done < kills:
         out = work / f"killed-{done}"
-        found, times = killed_while_patching(card, out, cache, rng, min(4, kills - done))
+        found, times = killed_at_work(card, out, work / "cache-1", rng, min(4, kills - done))
         done, audits, same = done + times, audits + 1, same + (found == reference)
         tell(f"{done} kills: {'the same' if found == reference else 'another'} record")
         shutil.rmtree(out)

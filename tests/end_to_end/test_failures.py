@@ -91,6 +91,8 @@ class Disk:
         """Tell whether to refuse now; a file is begun when it may turn out to be read only."""
         name = self.name_of(temporary)
         self.begun[name] += code == errno.EROFS
+        if self.last == name and code == self.failed[name][-1]:
+            return True  # however often it is tried
         name += " again" if self.begun[name] > 1 else ""
         if self.last or self.stands_for(name):
             return False

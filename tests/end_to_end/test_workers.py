@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from audit.store import WORK
+from audit.store import WORK, locked
 from tests.end_to_end.conftest import Invoke, Run
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.scale]
@@ -54,6 +54,14 @@ def test_workers_and_a_coordinator_are_killed_and_the_record_is_that_of_one_proc
     while_patching(first, out, 2)
     first.send_signal(signal.SIGKILL)
     os.waitpid(first.pid, 0)
+
+    of_other_code = next(out.glob(f"*/{WORK}/*")) / f"{64 * '0'}.json"
+    of_other_code.write_text("{}", encoding="utf-8")
+    with locked(of_other_code.parents[2]):  # as another coordinator would
+        refused = invoke("run", small_run.card, "--out", out, "--no-report")
+    assert refused.exit_code == 5
+    assert refused.stderr.splitlines()[-1].endswith(": another run is at work in this folder; wait for it to end")
+    assert of_other_code.is_file()
 
     second = begun(invoke, small_run.card, out)
     workers = while_patching(second, out, 4)

@@ -14,6 +14,7 @@ from PIL import Image
 
 import audit
 import vit_audit as va
+from audit.api.running import check_options
 from audit.cli import main
 from audit.errors import InputError
 from audit.models.device import (
@@ -27,10 +28,13 @@ from audit.models.device import (
     devices_here,
     held_on,
     in_double,
+    kind_of_device,
     memory_of,
+    numbered_devices,
     open_device,
     open_precision,
     resolve_device,
+    seen_alone,
     send,
 )  # fmt: skip
 from audit.models.transforms import luma
@@ -74,6 +78,47 @@ def test_what_is_not_there_is_refused_in_a_line_that_names_what_is(name: str) ->
 def test_a_word_that_is_no_device_is_refused() -> None:
     with pytest.raises(InputError, match=r"^--device: is 'gpu'; choose from auto, cpu, cuda, mps$"):
         resolve_device("gpu")
+
+
+def test_several_devices_are_named_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch sees is played: no machine here has three accelerators."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert numbered_devices("cuda:0,cuda:2") == (0, 2)
+    assert numbered_devices("cuda:1") == (1,)
+    assert numbered_devices("cuda") == numbered_devices(CPU) == ()
+    assert kind_of_device("cuda:2, cuda:0") == kind_of_device(CUDA) == CUDA
+    assert seen_alone((0, 2)) == ({"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "2"})
+    assert seen_alone((1,)) == seen_alone(()) == ()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-8f,7")
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in seen_alone((1, 2))] == ["GPU-8f", "7"]
+    for names, said in (
+        ("cuda:0,cpu", "'cuda:0,cpu' is no list of cuda devices; name each as cuda:0,cuda:1"),
+        ("cuda,cuda:1", "'cuda,cuda:1' is no list of cuda devices; name each as cuda:0,cuda:1"),
+        ("cuda:1,cuda:1", "'cuda:1,cuda:1' names one twice; name each once: one process computes on each"),
+        ("cuda:0,cuda:3", "'cuda:0,cuda:3' names more than the 3 there are; name each as cuda:0,cuda:1"),
+    ):
+        with pytest.raises(InputError) as refused:
+            numbered_devices(names)
+        assert str(refused.value) == f"--device: {said}"
+
+
+def test_processes_share_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert check_options("cuda:0,cuda:1", workers=2)[0] == check_options("cuda", workers=1)[0] == CUDA
+    with pytest.raises(InputError, match=r"^--workers: 2 processes cannot share one cuda device; leave it out$"):
+        check_options(CUDA, workers=2)
+    with pytest.raises(InputError, match=r"^--workers: 3 processes cannot share 2 cuda devices; leave it out$"):
+        check_options("cuda:0,cuda:1", workers=3)
+
+
+@pytest.mark.skipif(CUDA in devices_here(), reason="there is a CUDA device")
+def test_run_refuses_several_devices_where_there_are_none() -> None:
+    refused = CliRunner().invoke(main, ["run", "no such card", "--device", "cuda:0,cuda:1"])
+    assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)
+    assert "sees no cuda device" in refused.stderr
 
 
 @pytest.mark.parametrize("command", ["run", "check", "reproduce"])

@@ -41,6 +41,14 @@ def test_rows_are_sorted_sweep_by_sweep_however_few_are_held(tmp_path: Path, at_
     assert parts_of(tmp_path) == ["swap.parquet"]
 
 
+def test_positions_of_which_nothing_is_patched_leave_gaps(tmp_path: Path) -> None:
+    """Ranges without rows lie between the first ones and the last."""
+    tables = [rows([0, 1], 0.0), rows([2, 400], 50.0), rows([401], 90.0)]
+    write_sorted(tmp_path / "swap.parquet", [tables], BY, rows_at_once=4)
+    wanted = pd.concat(tables).sort_values(BY, ignore_index=True)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "swap.parquet"), wanted, check_exact=True)
+
+
 def test_a_row_that_comes_twice_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     twice = [*sweep(0), rows([3], 0.0)]
     with pytest.raises(ValueError, match="have the same position, head, donor_kind"):
