@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from audit.card.text_table import decoded, separator_of
+from audit.card.text_table import TextFile, open_text, separator_of
 from audit.errors import DataError
 from audit.extras import needs
 from audit.filenames import name_in_text, printable, whole_characters
@@ -113,7 +112,20 @@ def plain_text(value: Any) -> str | None:
 
 def stripped(values: Iterable[str | None]) -> Cells:
     """Return texts without outer blanks, missing where nothing else is there."""
-    return [None if pd.isna(value) else value.strip() or None for value in values]
+    return [value.strip() or None if isinstance(value, str) else None for value in values]
+
+
+class _Repeated:
+    """Holds the few texts that a column repeats once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def __call__(self, value: str | None) -> str | None:
+        """Return a text, the same object where it was met before."""
+        if value is None:
+            return None
+        return self._known.setdefault(value, value) if len(self._known) < REPEATED else self._known.get(value, value)
 
 
 def _shown_name(path: Path) -> str:
@@ -124,17 +136,16 @@ def _without_outer_blanks(values: Iterable[str | None]) -> Cells:
     """Return a column without outer blanks; but where these are all that tells two values apart, as it is."""
     found: Cells = [value if value is not None and value.strip() else None for value in values]
     bare = stripped(found)
-    return bare if len(set(bare)) == len(set(found)) else found
+    changed = any(one is not other for one, other in zip(bare, found, strict=True))
+    return found if changed and len(set(bare)) < len(set(found)) else bare
 
 
 def _read_text(path: Path) -> ReadTable:
     usual = Separator.TAB if path.suffix.lower() == ".tsv" else Separator.COMMA
-    text, encoding = decoded(path)
-    lines = list(io.StringIO(text, newline=""))
-    stated = lines[0].strip().strip('"') if lines else ""
-    before = 0
+    lines = open_text(path)
+    stated = next(iter(lines), "").strip().strip('"')
     if stated.lower().startswith("sep="):  # Excel's own line
-        lines, before = lines[1:], 1
+        lines = replace(lines, skipped=1)
         sign = stated[4:] or "\t"
         if sign not in list(Separator):
             raise DataError(f"{path}:1", f"columns are separated by '{sign}'", "save it with commas")
@@ -146,29 +157,19 @@ def _read_text(path: Path) -> ReadTable:
         header = [name.strip() for name in next(rows, [])]
         if not any(header):
             raise DataError(str(path), "the table is empty", "give a header and one row per image")
-        columns = _Columns(len(header))
+        columns: list[Cells] = [[] for _ in header]
+        once = [_Repeated() for _ in header]
         for row in rows:
             if any(map(str.strip, row)):
-                columns.add(_fitted(row, header, f"{path}:{rows.line_num + before}"))
+                fitted = _fitted(row, header, f"{path}:{rows.line_num + lines.skipped}")
+                for cells, same, value in zip(columns, once, fitted, strict=True):
+                    cells.append(same(value))
     except csv.Error as error:
-        where = f"{path}:{rows.line_num + before}"
+        where = f"{path}:{rows.line_num + lines.skipped}"
         raise DataError(where, f"not a well-formed table ({error})", "check the quotes in this row") from None
-    form = TableForm(file=_shown_name(path), kind=TableKind.TEXT, encoding=encoding, separator=separator)
-    frame = pd.DataFrame(dict(enumerate(columns.cells)), dtype=object)
+    form = TableForm(file=_shown_name(path), kind=TableKind.TEXT, encoding=lines.encoding, separator=separator)
+    frame = pd.DataFrame(dict(enumerate(columns)), dtype=object)
     return ReadTable(frame.set_axis(header, axis=1), form)
-
-
-class _Columns:
-    """Cells by column, row after row; the few texts that a column repeats are held once."""
-
-    def __init__(self, number: int) -> None:
-        self.cells: list[Cells] = [[] for _ in range(number)]
-        self._same: list[dict[str | None, str | None]] = [{} for _ in range(number)]
-
-    def add(self, row: Cells) -> None:
-        """Add a row."""
-        for cells, same, value in zip(self.cells, self._same, row, strict=True):
-            cells.append(same.setdefault(value, value) if len(same) < REPEATED else same.get(value, value))
 
 
 def _fitted(row: Sequence[str | None], header: Sequence[str], where: str) -> Cells:
@@ -181,14 +182,16 @@ def _fitted(row: Sequence[str | None], header: Sequence[str], where: str) -> Cel
 
 
 def _read_json_lines(path: Path) -> ReadTable:
-    text, encoding = decoded(path)
-    form = TableForm(file=_shown_name(path), kind=TableKind.JSON_LINES, encoding=encoding)
-    return ReadTable(pd.DataFrame(_json_rows(text, path), dtype=object), form)
+    lines = open_text(path, newline="\n")
+    form = TableForm(file=_shown_name(path), kind=TableKind.JSON_LINES, encoding=lines.encoding)
+    return ReadTable(pd.DataFrame(_json_columns(lines), dtype=object), form)
 
 
-def _json_rows(text: str, path: Path) -> list[dict[str, str | None]]:
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
+def _json_columns(lines: TextFile) -> dict[str, Cells]:
+    columns: dict[str, Cells] = {}
+    once: dict[str, _Repeated] = {}
+    rows = 0
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
@@ -196,11 +199,14 @@ def _json_rows(text: str, path: Path) -> list[dict[str, str | None]]:
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}", "is no JSON object", "write one object per line")
+            raise DataError(f"{lines.path}:{number}", "is no JSON object", "write one object per line")
         flat = {k: v for k, v in row.items() if not isinstance(v, dict | list)}
-        rows.append({whole_characters(k).strip(): plain_text(v) for k, v in flat.items()})
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return [{name: row.get(name) for name in names} for row in rows]
+        for name, value in {whole_characters(k).strip(): plain_text(v) for k, v in flat.items()}.items():
+            columns.setdefault(name, [None] * rows).append(once.setdefault(name, _Repeated())(value))
+        rows += 1
+        for cells in columns.values():
+            cells += [None] * (rows - len(cells))
+    return columns
 
 
 def _read_excel(path: Path) -> ReadTable:
@@ -244,7 +250,7 @@ def _read_parquet(path: Path) -> ReadTable:
         reason = " ".join(str(error).split())[:120]
         raise DataError(str(path), f"not a readable Parquet file ({reason})", "write it again") from None
     names = [str(name).strip() for name in frame.columns]
-    columns = [[plain_text(value) for value in frame.iloc[:, place].array] for place in range(len(names))]
+    columns = [list(map(_Repeated(), map(plain_text, frame.iloc[:, place].array))) for place in range(len(names))]
     texts = pd.DataFrame(dict(enumerate(columns)), dtype=object)
     texts.columns = pd.Index(names)
     return ReadTable(texts, TableForm(file=_shown_name(path), kind=TableKind.PARQUET))

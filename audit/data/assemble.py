@@ -24,7 +24,7 @@ from audit.data.groups import (
 )
 from audit.data.leaks import leak_warnings, thumbnail
 from audit.data.names import settled
-from audit.data.quality import duplicate_warnings, fingerprint, inspect_images
+from audit.data.quality import duplicate_warnings, fingerprint, inspect_images, same_content
 from audit.data.readers import RawTable, read_raw
 from audit.data.readers.raw import DETAIL, KIND, require_columns
 from audit.data.readers.table import read_keys
@@ -65,6 +65,11 @@ def read_samples(card: Card, *, card_path: Path, data_root: Path | None, progres
     """
     if card.data.reader == "synthetic":
         return _read_rendered(card)
+    return _assembled(_read_rows(card, card_path, data_root), card, progress)
+
+
+def _read_rows(card: Card, card_path: Path, data_root: Path | None) -> Rows:
+    """Read what the card names, and choose its columns."""
     if card.data.reader == "table" and card.data.path is not None and not card.model.sees_images:
         raw = read_keys(card.data, resolve(card.data.path, card_path=card_path, data_root=data_root))
     else:
@@ -72,7 +77,7 @@ def read_samples(card: Card, *, card_path: Path, data_root: Path | None, progres
     if card.data.not_detected_list is not None:
         path = resolve(card.data.not_detected_list, card_path=card_path, data_root=data_root)
         raw = mark_listed(raw, card.data.image, path)
-    return _assembled(raw, card, progress)
+    return chosen_columns(raw, card)
 
 
 def samples_from_frame(
@@ -131,7 +136,7 @@ def samples_from_frame(
         if strange:
             fix = "name its class in model.classes, or the labels to keep in data.labels"
             raise DataError(where, f"the model has no output for {len(strange)} labels ({_few(strange)})", fix)
-    return _assembled(RawTable(texts, source, where), card, progress)
+    return _assembled(chosen_columns(RawTable(texts, source, where), card), card, progress)
 
 
 def as_texts(frame: pd.DataFrame) -> pd.DataFrame:
@@ -149,31 +154,36 @@ def _read_rendered(card: Card) -> Samples:
     rendered = rendered_samples(card.data, card.groups, card.match_on)
     samples = _thinned(rendered, card)
     if len(samples.frame) < len(rendered.frame):
-        digests = pd.Series(rendered.fingerprint, index=samples.frame["image"])
+        whole = np.frombuffer(bytes.fromhex(rendered.fingerprint), dtype=np.uint8)
+        digests = np.broadcast_to(whole, (len(samples.frame), len(whole)))
         samples = replace(samples, fingerprint=fingerprint(samples.frame, digests))
     return permute_attributes(samples, card.groups)
 
 
-def _assembled(raw: RawTable, card: Card, progress: Progress | None) -> Samples:
-    rows = chosen_columns(raw, card)
+def _assembled(rows: Rows, card: Card, progress: Progress | None) -> Samples:
     rows = settle_names(rows)
     rows = merge_repeats(rows)
-    seen = sorted(set(rows.frame["label"].dropna()))
+    seen = sorted(rows.frame["label"].dropna().unique())
     rows = leave_out_unusable(rows)
     check_labels(rows, seen)  # what is wrong with labels and groups shows before any file is opened
     tell_groups(rows)
     rows = leave_out_unknown(rows)
+    rows = replace(rows, raw=replace(rows.raw, frame=pd.DataFrame()))  # nothing asks for the whole table again
     rows = part_undetected(rows)
     if card.model.sees_images:
         rows = open_images(rows, progress)
     rows = check_labels(rows, seen)
     rows = tell_groups(rows)
     rows = assign_rows(rows)
+    rows = warn_of_images(rows)
     samples = _thinned(_samples_of(rows), card)
+    digests = rows.digests
+    if len(digests) and len(samples.frame) < len(digests):
+        digests = digests[rows.frame["image"].isin(samples.frame["image"]).to_numpy()]
     samples = permute_attributes(samples, card.groups)
     if card.training != "none":
-        _check_trained(samples.frame, raw.where)
-    return replace(samples, fingerprint=fingerprint(samples.frame, rows.digests))
+        _check_trained(samples.frame, rows.raw.where)
+    return replace(samples, fingerprint=fingerprint(samples.frame, digests))
 
 
 def chosen_columns(raw: RawTable, card: Card) -> Rows:
@@ -203,7 +213,7 @@ def chosen_columns(raw: RawTable, card: Card) -> Rows:
             chosen[pair_column(name)] = _joined(raw.frame[group.pair]).fillna("")
     for column in card.match_on:
         chosen[column] = _bare(raw.frame[column]).fillna(UNKNOWN)
-    return Rows(pd.DataFrame(chosen), raw, card, warnings=raw.warnings)
+    return Rows(pd.DataFrame(chosen), replace(raw, frame=raw.frame[[spec.image]]), card, warnings=raw.warnings)
 
 
 def _bare(values: pd.Series) -> pd.Series:
@@ -249,9 +259,13 @@ def settle_names(rows: Rows) -> Rows:
 
 def merge_repeats(rows: Rows) -> Rows:
     """Merge rows that repeat another; raise ``DataError`` where two differ on one image."""
-    merged = rows.frame.drop_duplicates()
-    named = merged[merged["image"].notna()]
-    twice = named[named["image"].duplicated(keep=False)]
+    named = rows.frame["image"].notna()
+    repeated = named & rows.frame["image"].duplicated(keep=False)
+    if not repeated.any():
+        return rows
+    again = rows.frame[repeated].duplicated()
+    merged = rows.frame[repeated][~again]
+    twice = merged[merged["image"].duplicated(keep=False)]
     if len(twice):
         image = twice["image"].iloc[0]
         both = twice[twice["image"] == image].drop(columns="image").astype(object).fillna("")
@@ -261,9 +275,10 @@ def merge_repeats(rows: Rows) -> Rows:
             f"image '{printable(image)}' occurs twice, with {column} {values} ({twice['image'].nunique()} such images)"
         )
         raise DataError(rows.raw.where, what, "keep one row per image")
-    dropped = int(rows.frame["image"].notna().sum()) - len(named)
-    rows = replace(rows, frame=pd.concat([named, rows.frame[rows.frame["image"].isna()]]))
-    return rows.warned(DataWarning(code=DataWarningCode.REPEATED_ROWS, images=dropped)) if dropped else rows
+    kept = np.ones(len(rows.frame), dtype=bool)
+    kept[np.flatnonzero(repeated)[again]] = False
+    told = DataWarning(code=DataWarningCode.REPEATED_ROWS, images=int(again.sum()))
+    return replace(rows, frame=rows.frame[kept]).warned(told)
 
 
 def leave_out_unusable(rows: Rows) -> Rows:
@@ -273,11 +288,14 @@ def leave_out_unusable(rows: Rows) -> Rows:
     rows = rows.without(rows.frame["label"].isna(), LeftOut.NO_VALUE, of=card.data.label)
     kept = kept_labels(card)
     key = "model.classes" if card.data.labels is None else "data.labels"
-    for label in sorted(set(rows.frame["label"]) - set(kept)) if kept is not None else []:
+    for label in sorted(set(rows.frame["label"].unique()) - set(kept)) if kept is not None else []:
         which = rows.frame["label"] == label
         rows = rows.without(which, LeftOut.LABEL_NOT_KEPT, of=key, names=[label], chosen=True)
     rows = rows.without(rows.frame["subject"].isna(), LeftOut.NO_SUBJECT)
-    return replace(rows, frame=rows.frame.sort_values("image", ignore_index=True))
+    images = rows.frame["image"].to_numpy(dtype=object)
+    if (images[1:] < images[:-1]).any():
+        return replace(rows, frame=rows.frame.sort_values("image", ignore_index=True))
+    return replace(rows, frame=rows.frame.reset_index(drop=True))
 
 
 def kept_labels(card: Card) -> list[str] | None:
@@ -305,7 +323,7 @@ def leave_out_unknown(rows: Rows) -> Rows:
 def check_labels(rows: Rows, seen: Sequence[str]) -> Rows:
     """Set the class names in the order of the model's outputs; ``seen`` are the labels before any was left out."""
     card, where = rows.card, rows.raw.where
-    present = sorted(set(rows.frame["label"]))
+    present = sorted(rows.frame["label"].unique())
     for label in card.data.labels or []:
         if label not in present:
             what = f"no image has the label '{label}'"
@@ -344,13 +362,12 @@ def open_images(rows: Rows, progress: Progress | None = None) -> Rows:
         opening=opening_of(rows.card),
         progress=progress,
     )
-    readable = rows.frame["image"].isin(found.digests.index)
-    errors = rows.frame["image"].map(found.unreadable)[~readable]
-    kinds, details = errors.map(lambda error: error.kind), errors.map(lambda error: error.detail)
-    bad = rows.excluded_rows(rows.frame[~readable], kinds, details, None)
+    left_out = rows.frame[~found.readable]
+    errors = [found.unreadable[key] for key in left_out["image"]]
+    bad = rows.excluded_rows(left_out, [e.kind for e in errors], [e.detail for e in errors], None)
     rows = replace(
         rows,
-        frame=rows.frame[readable],
+        frame=rows.frame if found.readable.all() else rows.frame[found.readable],
         quarantined=bad,
         lost=(*rows.lost, *bad),
         digests=found.digests,
@@ -360,25 +377,31 @@ def open_images(rows: Rows, progress: Progress | None = None) -> Rows:
 
 
 def assign_rows(rows: Rows) -> Rows:
-    """Assign each row to a split, and warn of what the images give away."""
+    """Assign each row to a split."""
     card, frame = rows.card, rows.frame
     frame = frame.assign(split=assign_splits(frame, card.data, card.groups, trains=card.training != "none"))
     pairs = [pair_column(name) for name, group in card.groups.items() if group.pair]
     columns: Sequence[str] = ["image", "label", "subject", "split", *card.groups, *card.match_on, *pairs]
     frame = frame[columns].astype(str).reset_index(drop=True)
-    rows = replace(rows, frame=frame).warned(
+    return replace(rows, frame=frame).warned(
         *empty_group_warnings(frame, rows.attributes), *disagreement_warnings(frame, rows.attributes)
     )
-    if rows.digests.empty:  # no image was opened
+
+
+def warn_of_images(rows: Rows) -> Rows:
+    """Warn of what the images give away; what they look like is forgotten then."""
+    if not len(rows.digests):  # no image was opened
         return rows
 
     def thumb(key: str) -> npt.NDArray[np.float64]:
-        return thumbnail(open_image(rows.raw.source, key, opening_of(card)))
+        return thumbnail(open_image(rows.raw.source, key, opening_of(rows.card)))
 
-    return rows.warned(
-        *duplicate_warnings(frame, rows.digests),
-        *leak_warnings(frame, rows.looks, rows.digests, rows.attributes, card.match_on, thumb),
-    )
+    content = same_content(rows.digests)
+    told = [
+        *duplicate_warnings(rows.frame, content),
+        *leak_warnings(rows.frame, rows.looks, content, rows.attributes, rows.card.match_on, thumb),
+    ]
+    return replace(rows, looks=pd.DataFrame()).warned(*told)
 
 
 def _samples_of(rows: Rows) -> Samples:
@@ -420,9 +443,9 @@ def _thinned(samples: Samples, card: Card) -> Samples:
 
 def _check_trained(frame: pd.DataFrame, where: str) -> None:
     """Refuse a label that some split holds and the training split does not."""
-    trained = set(frame.loc[frame["split"] == "train", "label"])
+    trained = set(frame["label"][frame["split"] == "train"].unique())
     for split in SPLITS[1:]:
-        unseen = sorted(set(frame.loc[frame["split"] == split, "label"]) - trained)
+        unseen = sorted(set(frame["label"][frame["split"] == split].unique()) - trained)
         if unseen:
             what = f"label '{unseen[0]}' is in '{split}' but in no training image"
             raise DataError(where, what, "add training images of it, or leave it out of data.labels")

@@ -95,6 +95,8 @@ def permute_attributes(samples: Samples, specs: Mapping[str, GroupSpec]) -> Samp
     Labels go round within split and label (the subject's commonest), so that all counts stay nearly as they were and
     nothing but chance ties group to image.
     """
+    if all(spec.permuted is None for spec in specs.values()):
+        return samples
     frame, infos, warnings = samples.frame, dict(samples.attributes), [*samples.warnings]
     subjects = pd.factorize(frame["subject"])[0].astype(np.int64)
     for number, (name, spec) in enumerate(specs.items()):
@@ -179,22 +181,27 @@ def disagreement_warnings(frame: pd.DataFrame, attributes: Mapping[str, Attribut
     attributes : mapping of str to AttributeInfo
         The card's groups.
     """
+    subject, subjects = pd.factorize(frame["subject"])
     for name in attributes:
-        known = frame[frame[name] != UNKNOWN]
-        several = known.groupby("subject")[name].nunique() > 1
-        if several.any():
+        known = (frame[name] != UNKNOWN).to_numpy(dtype=bool)
+        group, groups = pd.factorize(frame[name])
+        seen = np.unique(subject[known] * len(groups) + group[known])  # each subject once in each of its groups
+        of, times = np.unique(seen // max(1, len(groups)), return_counts=True)
+        several = subjects[of[times > 1]]
+        if len(several):
             yield DataWarning(
                 code=DataWarningCode.SUBJECT_IN_SEVERAL_GROUPS,
                 of=name,
-                images=int(several.sum()),
-                total=len(several),
-                subjects=[printable(subject) for subject in sorted(several.index[several])[:3]],
+                images=len(several),
+                total=len(of),
+                subjects=[printable(each) for each in sorted(several)[:3]],
             )
 
 
 def empty_group_warnings(frame: pd.DataFrame, attributes: Mapping[str, AttributeInfo]) -> Iterator[DataWarning]:
     """Yield a warning for each attribute with groups that are named and have no image."""
     for name, info in attributes.items():
-        absent = [group for group in info.groups if group not in set(frame[name])]
+        present = set(frame[name].unique())
+        absent = [group for group in info.groups if group not in present]
         if absent:
             yield DataWarning(code=DataWarningCode.EMPTY_GROUPS, of=name, total=len(info.groups), names=absent)

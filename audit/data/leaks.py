@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ THUMB_SIDE = 16  # pixels that these are compared on once more: aligned faces sh
 # Correlation of two such thumbnails of one picture; in 4,346 aligned photographs that of two people was .91 at most.
 ALIKE = 0.97
 COMPARED_AT_MOST = 500_000_000  # pairs of hashes: some ten seconds
+PAIRS_AT_ONCE = 1 << 18
 FOUND_AT_MOST = 20_000  # pairs whose thumbnails are compared
 PLAIN_BITS = 6  # an image with fewer set or unset bits has next to no structure, and is like any other such image
 THUMBS_HELD = 4096
@@ -40,7 +41,6 @@ STATISTICS = ("brightness", "contrast", "sharpness", "pixels")
 COLUMNS = (*STATISTICS, "gray", "bits")
 TINY = 1e-9  # differences that are rounding
 CONSTANT_APART = 1e9  # stands for infinitely many standard deviations
-T = TypeVar("T", pd.Series, pd.DataFrame)
 Look = Mapping[str, float | int]
 Thumb = Callable[[str], npt.NDArray[np.float64]]
 GRAY_LEVELS = 2.0  # mean difference of the channels up to which an image is gray; JPEG adds a little
@@ -77,20 +77,10 @@ def look_at(image: Image.Image) -> Look:
     }
 
 
-def of_images(about: T, images: pd.Series) -> T:
-    """Return what is known of images by key for a column of keys, under its index.
-
-    Where it is in the same order already nothing is looked up, which would take several times the memory.
-    """
-    if len(about) == len(images) and bool((about.index == pd.Index(images)).all()):
-        return about.set_axis(images.index, axis=0)
-    return about.reindex(images).set_axis(images.index, axis=0)
-
-
 def leak_warnings(
     frame: pd.DataFrame,
     looks: pd.DataFrame,
-    digests: pd.Series,
+    content: npt.NDArray[np.int64],
     attributes: Mapping[str, AttributeInfo],
     nuisance: Sequence[str],
     thumb: Thumb,
@@ -102,19 +92,19 @@ def leak_warnings(
     frame : pandas.DataFrame
         Samples: ``image``, ``label``, ``split``, the attributes and the nuisance columns.
     looks : pandas.DataFrame
-        COLUMNS, by image.
-    digests : pandas.Series
-        SHA-256 by image: copies to the byte are reported elsewhere.
+        COLUMNS, row by row.
+    content : numpy.ndarray of int (N,)
+        The same number for images of the same bytes: such copies are reported elsewhere.
     attributes : mapping of str to AttributeInfo
     nuisance : sequence of str
         Columns that donors are matched on, such as who labelled the image.
     thumb : callable
         From an image's key to its ``thumbnail``.
     """
-    seen = of_images(looks, frame["image"])
-    copies = list(_near_copies(frame, seen, of_images(digests, frame["image"]), thumb))
-    frame = frame[~frame["split"].isin(HELD_BACK)]
-    seen = seen.loc[frame.index]
+    copies = list(_near_copies(frame, looks["bits"].to_numpy(dtype=np.uint64), content, thumb))
+    seen, held_back = looks, frame["split"].isin(HELD_BACK).to_numpy()
+    if held_back.any():
+        frame, seen = frame[~held_back], looks[~held_back]
     return [
         *copies,
         *(warning for name, info in attributes.items() for warning in _sources(frame, seen, name, info)),
@@ -161,33 +151,90 @@ def near_pairs(
     """
     ones = np.bitwise_count(bits)
     structured = np.flatnonzero((ones >= PLAIN_BITS) & (ones <= 64 - PLAIN_BITS))
-    sharing = sorted(_sharing_a_part(bits, structured), key=len)
-    sizes = np.array([len(members) for members in sharing], dtype=np.int64)
-    each = sizes * (sizes - 1) // 2
+    shared = _Shared.of(bits, structured)
+    each = shared.sizes * (shared.sizes - 1) // 2
     allowed = int(np.searchsorted(np.cumsum(each), compared_at_most, side="right"))
     found: set[tuple[int, int]] = set()
     compared = 0
-    for members, pairs in zip(sharing[:allowed], each[:allowed].tolist(), strict=True):
+    for pairs, of in _near(bits, shared, allowed, differ):
+        found |= pairs
+        compared += of
         if len(found) > found_at_most:
             break
-        for place in range(len(members) - 1):
-            rest = members[place + 1 :]
-            near = np.bitwise_count(bits[rest] ^ bits[members[place]]) <= NEAR_BITS
-            for codes in differ:
-                near &= codes[rest] != codes[members[place]]
-            found |= {(int(members[place]), int(other)) for other in rest[near]}
-        compared += pairs
     return NearPairs(found, compared, int(each.sum()))
 
 
-def _sharing_a_part(bits: npt.NDArray[np.uint64], structured: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield places, in order, whose hashes are equal in one of NEAR_BITS + 1 parts; two at least."""
-    width = 64 // (NEAR_BITS + 1)
-    for part in range(NEAR_BITS + 1):
-        codes = bits[structured] >> np.uint64(part * width) & np.uint64((1 << width) - 1)
-        order = np.argsort(codes, kind="stable")
-        ends = np.flatnonzero(np.diff(codes[order])) + 1
-        yield from (structured[some] for some in np.split(order, ends) if len(some) > 1)
+@dataclass(frozen=True)
+class _Shared:
+    """Groups of images whose hashes are equal in one of NEAR_BITS + 1 parts; the smaller come first.
+
+    Parameters
+    ----------
+    places : numpy.ndarray of int
+        Of images, group after group for each part.
+    starts, sizes : numpy.ndarray of int (G,)
+        Where in ``places`` a group begins, and how many are in it, two at least.
+    """
+
+    places: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, bits: npt.NDArray[np.uint64], structured: npt.NDArray[np.int64]) -> _Shared:
+        """Find the groups among the places ``structured``."""
+        width = 64 // (NEAR_BITS + 1)
+        places, starts = [], []
+        for part in range(NEAR_BITS + 1):
+            codes = (bits[structured] >> np.uint64(part * width) & np.uint64((1 << width) - 1)).astype(np.uint16)
+            order = np.argsort(codes, kind="stable")
+            begins = np.flatnonzero(np.diff(codes[order], prepend=np.int64(-1)))
+            places.append(structured[order])
+            starts.append(begins + part * len(structured))
+        begun = np.concatenate(starts)
+        sizes = np.diff(begun, append=(NEAR_BITS + 1) * len(structured))
+        order = np.argsort(sizes, kind="stable")
+        order = order[sizes[order] > 1]
+        return cls(np.concatenate(places), begun[order], sizes[order])
+
+    def alike_in_size(self, groups: int) -> Iterator[range]:
+        """Yield the first groups in order, such as are of one size together, but not too many at once."""
+        ends = [*(np.flatnonzero(np.diff(self.sizes[:groups])) + 1), groups] if groups else []
+        for start, end in pairwise([0, *map(int, ends)]):
+            step = max(1, PAIRS_AT_ONCE // int(self.sizes[start]) ** 2)
+            yield from (range(first, min(first + step, end)) for first in range(start, end, step))
+
+    def members(self, groups: range) -> npt.NDArray[np.int64]:
+        """Return the places (groups, size) of groups of one size."""
+        size = int(self.sizes[groups.start])
+        found: npt.NDArray[np.int64] = self.places[self.starts[groups.start : groups.stop, None] + np.arange(size)]
+        return found
+
+
+def _near(
+    bits: npt.NDArray[np.uint64], shared: _Shared, groups: int, differ: Sequence[npt.NDArray[np.int64]]
+) -> Iterator[tuple[set[tuple[int, int]], int]]:
+    """Yield the near pairs of the first groups, group after group, and among how many they were found.
+
+    Of a large group a part is yielded for each image, which is compared with those after it.
+    """
+    for some in shared.alike_in_size(groups):
+        members = shared.members(some)
+        size = members.shape[1]
+        pairs: list[set[tuple[int, int]]] = [set() for _ in some]
+        for place in range(size - 1):
+            first, rest = members[:, place, None], members[:, place + 1 :]
+            near = np.bitwise_count(bits[rest] ^ bits[first]) <= NEAR_BITS
+            if near.any():
+                for codes in differ:
+                    near &= codes[rest] != codes[first]
+                for group, other in zip(*np.nonzero(near), strict=True):
+                    pairs[group].add((int(first[group, 0]), int(rest[group, other])))
+            if len(some) == 1:
+                yield pairs[0], size - 1 - place
+                pairs = [set()]
+        if len(some) > 1:
+            yield from ((found, size * (size - 1) // 2) for found in pairs)
 
 
 def thumbnail(image: Image.Image) -> npt.NDArray[np.float64]:
@@ -202,10 +249,12 @@ def _alike(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> b
     return spread > 0 and float(((first - first.mean()) * (second - second.mean())).mean()) >= ALIKE * spread
 
 
-def _near_copies(frame: pd.DataFrame, seen: pd.DataFrame, content: pd.Series, thumb: Thumb) -> Iterator[DataWarning]:
+def _near_copies(
+    frame: pd.DataFrame, bits: npt.NDArray[np.uint64], content: npt.NDArray[np.int64], thumb: Thumb
+) -> Iterator[DataWarning]:
     """Look for near-copies; the pairs that may be some are opened once more."""
-    differ = [pd.factorize(column)[0].astype(np.int64) for column in (frame["split"], frame["subject"], content)]
-    near = near_pairs(seen["bits"].to_numpy(dtype=np.uint64), differ)
+    differ = [content, *(pd.factorize(frame[column])[0].astype(np.int64) for column in ("split", "subject"))]
+    near = near_pairs(bits, differ)
     keys, again = frame["image"], lru_cache(THUMBS_HELD)(thumb)
     torn = {(a, b) for a, b in sorted(near.pairs) if _alike(again(keys.iloc[a]), again(keys.iloc[b]))}
     if torn:

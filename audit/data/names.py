@@ -42,7 +42,7 @@ class Names:
 
     def of(self, values: pd.Series) -> pd.Series:
         """Return a column under its new names."""
-        return values.map(lambda name: self.new.get(name, name)).astype(object)
+        return values.map(lambda name: self.new.get(name, name)).astype(object) if self.new else values
 
 
 def settled(
@@ -68,14 +68,15 @@ def settled(
     """
     merged = merged_names(values, merge, kept, where)
     warnings = list(merge_warnings(of, values, merged))
-    found = values.dropna().map(lambda name: merged.get(name, name))
+    given = values.dropna().unique()
+    found = list(dict.fromkeys(merged.get(name, name) for name in given))
     if edges is not None:
         groups, names = binned(found, edges, f"groups.{of}.bins")
-        new = {name: groups.get(merged.get(name, name), merged.get(name, name)) for name in set(values.dropna())}
+        new = {name: groups.get(merged.get(name, name), merged.get(name, name)) for name in given}
         return Names(new, tuple(warnings), names)
-    warnings += similar_name_warnings(of, found.unique(), kept)
+    warnings += similar_name_warnings(of, found, kept)
     if kept is None and of != "label":
-        warnings += number_warnings(of, found.unique())
+        warnings += number_warnings(of, found)
     return Names(merged, tuple(warnings))
 
 
@@ -191,13 +192,12 @@ def bin_names(edges: Sequence[float], *, whole: bool) -> list[str]:
     return [f"under {written[0]}", *between, f"{written[-1]} and over"]
 
 
-def binned(values: pd.Series, edges: Sequence[float], where: str) -> tuple[dict[str, str], list[str]]:
+def binned(values: Iterable[str], edges: Sequence[float], where: str) -> tuple[dict[str, str], list[str]]:
     """Put numbers into half-open bins.
 
     Parameters
     ----------
-    values : pandas.Series
-        Texts, or missing.
+    values : iterable of str
     edges : sequence of float
         Rising.
     where : str
@@ -210,7 +210,7 @@ def binned(values: pd.Series, edges: Sequence[float], where: str) -> tuple[dict[
     names : list of str
         Of all groups, from low to high.
     """
-    numbers = numbers_of(values.dropna(), where)
+    numbers = numbers_of(values, where)
     whole = all(float(number).is_integer() for number in [*edges, *numbers.values()])
     names = bin_names(edges, whole=whole)
     cut = pd.cut(pd.Series(numbers, dtype=float), [-np.inf, *edges, np.inf], right=False, labels=names)

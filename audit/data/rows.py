@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
@@ -11,6 +11,7 @@ from statsmodels.stats.multitest import multipletests
 
 from audit.card.schema import Card
 from audit.data.groups import group_column
+from audit.data.quality import Digests, no_digests
 from audit.data.readers.raw import RawTable
 from audit.data.samples import EXAMPLES, UNKNOWN
 from audit.filenames import printable
@@ -27,7 +28,7 @@ class Rows:
         The rows that are left. From ``chosen_columns`` on: ``image``, ``label``, ``subject``, the attributes, the
         nuisance columns, and ``given_split`` where the data say it.
     raw : RawTable
-        Where they are from.
+        Where they are from; of its table the column of images, as long as it is needed.
     card : Card
     labels : tuple of str
         Class names in the order of the model's outputs, once they are checked.
@@ -38,10 +39,10 @@ class Rows:
     lost : tuple of ExcludedRow
         Those of them that nobody chose to leave out.
     warnings : tuple of DataWarning
-    digests : pandas.Series
-        SHA-256 of each image, once they are opened.
+    digests : numpy.ndarray of uint8 (N, 32)
+        SHA-256 of the image of each row, once they are opened: no row is left out from then on.
     looks : pandas.DataFrame
-        Statistics of each image, likewise.
+        Statistics of the image of each row, likewise.
     undetected : pandas.DataFrame or None
         Rows of images that never reached the classifier; None where the card does not say which.
     """
@@ -55,7 +56,7 @@ class Rows:
     quarantined: tuple[ExcludedRow, ...] = ()
     lost: tuple[ExcludedRow, ...] = ()
     warnings: tuple[DataWarning, ...] = ()
-    digests: pd.Series = field(default_factory=lambda: pd.Series(dtype=object))
+    digests: Digests = field(default_factory=no_digests)
     looks: pd.DataFrame = field(default_factory=pd.DataFrame)
     undetected: pd.DataFrame | None = None
 
@@ -95,7 +96,7 @@ class Rows:
         return ExcludedRow(kind=kind, detail=detail, images=len(left_out), examples=names[:examples], by_group=by_group)
 
     def excluded_rows(
-        self, left_out: pd.DataFrame, kinds: pd.Series, details: pd.Series, examples: int | None = EXAMPLES
+        self, left_out: pd.DataFrame, kinds: Iterable[LeftOut], details: Iterable[str], examples: int | None = EXAMPLES
     ) -> tuple[ExcludedRow, ...]:
         """Count images by why they are left out."""
         why = list(zip(kinds, details, strict=True))

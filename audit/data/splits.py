@@ -50,10 +50,12 @@ def assign_splits(frame: pd.DataFrame, spec: DataSpec, attributes: Iterable[str]
     """
     shares = split_shares(spec.shares, trains=trains)
     if GIVEN in frame:
-        of_subject = _given_splits(frame, spec, list(attributes), shares)
+        splits = frame["subject"].map(_given_splits(frame, spec, list(attributes), shares)).rename("split")
     else:
-        of_subject = assign_subjects(strata_of(frame, list(attributes)), shares, spec.seed)
-    splits = frame["subject"].map(of_subject).rename("split")
+        number, subjects = pd.factorize(frame["subject"], sort=True)
+        strata = pd.Series(_strata(number, frame, list(attributes)), index=subjects, dtype=object)
+        assigned = assign_subjects(strata, shares, spec.seed).to_numpy()[number]
+        splits = pd.Series(assigned, index=frame.index, name="split", dtype=object)
     _check_none_empty(splits, frame, shares)
     return splits
 
@@ -92,8 +94,13 @@ def strata_of(frame: pd.DataFrame, attributes: Sequence[str]) -> pd.Series:
     pandas.Series
         Stratum by subject; of equally common values the first in the alphabet counts.
     """
-    subject, subjects = pd.factorize(frame["subject"], sort=True)
-    codes = np.zeros(len(subjects), dtype=np.int64)
+    number, subjects = pd.factorize(frame["subject"], sort=True)
+    return pd.Series(_strata(number, frame, attributes), index=subjects, dtype=object)
+
+
+def _strata(subject: npt.NDArray[np.int64], frame: pd.DataFrame, attributes: Sequence[str]) -> npt.NDArray[np.object_]:
+    """Return the stratum of each subject, from the subject's number of each image."""
+    codes = np.zeros(int(subject.max(initial=-1)) + 1, dtype=np.int64)
     names = np.array([""], dtype=object)
     for column in ("label", *attributes):
         value, values = pd.factorize(frame[column], sort=True)
@@ -101,7 +108,8 @@ def strata_of(frame: pd.DataFrame, attributes: Sequence[str]) -> pd.Series:
         joined = [f"{before}|{after}" if before else str(after) for before in names for after in values]
         used, codes = np.unique(codes * len(values) + of_subject, return_inverse=True)
         names = np.array(joined, dtype=object)[used]
-    return pd.Series(names[codes], index=subjects)
+    strata: npt.NDArray[np.object_] = names[codes]
+    return strata
 
 
 def _commonest(subject: npt.NDArray[np.int64], value: npt.NDArray[np.int64], values: int) -> npt.NDArray[np.int64]:
@@ -131,8 +139,9 @@ def assign_subjects(strata: pd.Series, shares: np.ndarray, seed: int) -> pd.Seri
         Split by subject. Each goes to the split that is furthest behind its quota, so the counts differ from
         the shares by less than one subject overall.
     """
-    chance = np.array([bytes.fromhex(_chance(seed, subject)) for subject in strata.index], dtype="S32")
-    order = np.lexsort((chance, np.unique(strata.to_numpy(dtype=object), return_inverse=True)[1]))
+    drawn = (bytes.fromhex(_chance(seed, subject)) for subject in strata.index)
+    chance = np.fromiter(drawn, dtype="S32", count=len(strata))
+    order = np.lexsort((chance, pd.factorize(strata, sort=True)[0]))
     assigned = np.zeros(len(shares))
     answer = np.empty(len(strata), dtype=np.int8)
     for position, place in enumerate(order, start=1):
@@ -141,7 +150,7 @@ def assign_subjects(strata: pd.Series, shares: np.ndarray, seed: int) -> pd.Seri
         chosen = int(np.argmax(np.round(behind, 9)))  # rounded, so that equal arrears tie on every machine
         assigned[chosen] += 1
         answer[place] = chosen
-    return pd.Series(np.array(SPLITS, dtype=object)[answer], index=strata.index)
+    return pd.Series(np.array(SPLITS, dtype=object)[answer], index=strata.index, dtype=object)
 
 
 def thin_training(

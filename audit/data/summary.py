@@ -125,7 +125,7 @@ def detectable_difference(rate: float, n_group: int, n_reference: int, alpha: fl
 
 def _splits_of(frame: pd.DataFrame) -> list[str]:
     """Return the splits that are reported; those that are held back only where they hold an image."""
-    present = set(frame["split"])
+    present = set(frame["split"].unique())
     return [split for split in SPLITS if split not in HELD_BACK or split in present]
 
 
@@ -195,7 +195,7 @@ def _small_cells(samples: Samples, card: Card) -> Iterator[DataWarning]:
 
 def _known_cells(samples: Samples, info: AttributeInfo) -> list[CountRow]:
     """Return the counts of groups that have an image; of others a warning of their own says that they have none."""
-    present = set(samples.frame[info.attribute]) - {UNKNOWN}
+    present = set(samples.frame[info.attribute].unique()) - {UNKNOWN}
     return [row for row in _count_rows(samples, info) if row.group in present]
 
 

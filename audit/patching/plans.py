@@ -155,7 +155,8 @@ def _assign_pairs(recipients: pd.DataFrame, pairs: pd.DataFrame, rng: np.random.
     """
     inside = list(zip(pairs["subject_group"], pairs["subject_reference"], strict=True))
     codes, subjects = pd.factorize(recipients["subject"])
-    sides = recipients.groupby("subject")["side"].agg(lambda s: "both" if s.nunique() > 1 else s.iloc[0])
+    of_subject = recipients.groupby("subject")["side"]
+    sides = of_subject.first().where(of_subject.nunique() == 1, "both")
     kind = sides.loc[subjects].to_numpy()
     pair_of = np.full(len(subjects), -1, dtype=np.int64)
     for kind_of in ("both", "group", "reference"):
