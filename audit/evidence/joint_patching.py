@@ -18,6 +18,7 @@ from audit.evidence.effects import Scalar, SwapEffects, lay_out
 from audit.evidence.effects_store import Settings, StoredEffects
 from audit.evidence.sampled import Sampled
 from audit.evidence.stats import Array
+from audit.evidence.stored_rows import Rows, distinct, some
 from audit.records import Contrast, Estimate, HeadRow, JointRow, Localisation, Verdict
 from audit.units import name_of, parse_name
 
@@ -63,7 +64,7 @@ def sets_to_patch(heads: Sequence[HeadRow], localisation: Mapping[str, Localisat
 
 def judge_together(
     stored: StoredEffects,
-    table: pd.DataFrame,
+    table: Rows,
     contrasts: Sequence[Contrast],
     outcomes: Sequence[str],
     seed: int,
@@ -75,7 +76,7 @@ def judge_together(
     ----------
     stored : StoredEffects
         Single heads.
-    table : pandas.DataFrame
+    table : Rows
         Rows of the joint sweep: columns of Design A with ``set`` in place of layer and head.
     contrasts, outcomes
         The questions.
@@ -90,11 +91,9 @@ def judge_together(
     rows: list[JointRow] = []
     own = stored.unpatched[stored.unpatched["seed"] == seed]
     for contrast in contrasts:
-        part = table[table["contrast"] == str(contrast)]
-        if part.empty:
-            continue
-        for outcome in outcomes:
-            names = sorted(part["set"].unique())
+        part = some(table, contrast=str(contrast))
+        names = sorted(distinct(part, ["set"])["set"])
+        for outcome in outcomes if names else ():
             scales = [_scale(stored, part, own, contrast, outcome, seed, scalar) for scalar in SCALES]
             rows += _rows(scales, [parse_set(n) for n in names], stored, contrast, outcome, settings)
     return rows
@@ -110,7 +109,7 @@ class _Scale:
 
 def _scale(
     stored: StoredEffects,
-    part: pd.DataFrame,
+    part: Rows,
     own: pd.DataFrame,
     contrast: Contrast,
     outcome: str,
@@ -121,8 +120,8 @@ def _scale(
     shares = stored.label_shares(contrast, outcome)
     sets = lay_out(part, own, stored.frame["subject"], outcome, by=["set"], scalar=scalar, **shares)
     patched = stored.sampled(seed, contrast, "confirmation", outcome, scalar=scalar)
-    some = patched.take(np.sort(part["position"].unique()))
-    return _Scale(sets, some.combined() if isinstance(some, Sampled) else some)
+    singles = patched.take(np.sort(distinct(part, ["position"])["position"].to_numpy(dtype=np.int64)))
+    return _Scale(sets, singles.combined() if isinstance(singles, Sampled) else singles)
 
 
 def parse_set(name: str) -> HeadSet:

@@ -29,6 +29,7 @@ from audit.evidence.joint_patching import judge_together
 from audit.evidence.outcome import KNOWS_LABELS, has_gap, localisation, without_gap
 from audit.evidence.pairs import judge_pairs, with_natural
 from audit.evidence.prompts import prompt_sensitivity
+from audit.evidence.stored_rows import Rows
 from audit.pipeline.context import Scope
 from audit.pipeline.run_sweeps import Swept, head_settings, localisable
 from audit.records import (
@@ -252,7 +253,7 @@ def _with_commands(scope: Scope, findings: Sequence[Finding]) -> list[Finding]:
     return [f.model_copy(update={"reproduce": f"vit-audit reproduce {run} {f.id}{data}"}) for f in findings]
 
 
-def judge_sets(scope: Scope, swept: Swept, table: pd.DataFrame, judged: Judged) -> Judged:
+def judge_sets(scope: Scope, swept: Swept, table: Rows, judged: Judged) -> Judged:
     """Add what sets of heads do together."""
     contrasts = swept.effects.patched_in_both_splits(scope.contrasts)
     rows = judge_together(swept.effects, table, contrasts, list(scope.outcomes), scope.seeds[0], head_settings(scope))

@@ -23,11 +23,12 @@ from audit.patching.sweep import RECIPIENTS_AT_ONCE, DonorKind, side_by_side, sw
 from audit.pipeline.context import RunContext
 from audit.progress import Progress
 from audit.work.pool import run_tasks
-from audit.work.tasks import Task, merge, read_results
+from audit.work.tasks import Task, read_results
 
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 PATCH = ["position", "layer", "head", "donor_kind"]  # what tells one patch of a sweep from the others
+PATCH_OF_SET = ["position", "set", "donor_kind"]  # likewise, of sets of heads
 
 
 def sweep_in_blocks(
@@ -147,8 +148,8 @@ def sweep_sets_in_blocks(
     sets: Mapping[str, Sequence[Site]],
     units: Rows,
     progress: Progress,
-) -> pd.DataFrame:
-    """Run :func:`audit.patching.sweep.sweep_together` block by block."""
+) -> Iterator[pd.DataFrame]:
+    """Yield the rows of :func:`audit.patching.sweep.sweep_together` block by block."""
     what = _made_of(context, stage, model, donors, context.compute.exact)
     what |= {"sets": {name: [[s.layer, s.head] for s in sites] for name, sites in sets.items()}}
     blocks = list(side_by_side(block_size(context), len(recipients), units))
@@ -160,8 +161,7 @@ def sweep_sets_in_blocks(
         name = f"{stage}, block {number + 1} of {len(blocks)}"
         of_block = what | _images(some, given, positions)
         tasks.append(Task(name, of_block, patches, patches, perform, memory, smaller))
-    run_tasks(tasks, context.work / stage, context.workers, progress)
-    return merge(tasks, context.work / stage, ["position", "set", "donor_kind"])
+    yield from _done(context, stage, tasks, progress)
 
 
 def _together(

@@ -22,7 +22,7 @@ from audit.evidence.effects_store import Part, StoredEffects, first_order_of
 from audit.evidence.heads import decide_early, discover, found_heads
 from audit.evidence.sampled import LEAST, FirstOrder, Sampled, draw
 from audit.evidence.stats import Array
-from audit.evidence.stored_rows import Rows, StoredRows
+from audit.evidence.stored_rows import Rows, StoredRows, columns_of
 from audit.models.adapters.registry import Model
 from audit.patching.sites import Site, sites_of
 from audit.pipeline.context import RunContext
@@ -32,11 +32,13 @@ from audit.pipeline.run_sweeps import (
     head_settings,
     no_swaps,
     patch_part,
+    stage_of,
     swept_layers,
 )
 from audit.pipeline.train_models import AuditedModels
+from audit.pipeline.write_rows import write_in_turn
 from audit.records import Contrast, ContrastRow, Effort
-from audit.store import write_table, write_text
+from audit.store import write_text
 
 Asked = Mapping[Contrast, Sequence[str]]  # the outcomes in which a gap was detected
 Mask = npt.NDArray[np.bool_]
@@ -60,12 +62,12 @@ class SampledSweep:
 
 @dataclass
 class PartlyPatched:
-    """One contrast and split of one model on its way."""
+    """One contrast and split of one model on its way; its rows lie in files until all parts are put together."""
 
     plan: Plan
-    estimates: pd.DataFrame
+    estimates: StoredRows
     chosen: Mask  # (R, K), patched so far
-    patched: list[pd.DataFrame] = field(default_factory=list)
+    patched: StoredRows = field(default_factory=lambda: StoredRows([]))
     found_early: int = 0
     given_up_early: int = 0
     found: list[tuple[int, int]] = field(default_factory=list)
@@ -97,8 +99,8 @@ def sweep_sampled(
         tables, counts = _files(context, seed)
         if not counts.is_file():
             parts = Sampling(context, models.by_seed[seed], seed, asked, unpatched, gaps).run(wanted)
-            write_table(tables["swap"], pd.concat([t for part in parts for t in part.patched], ignore_index=True))
-            write_table(tables["first-order"], pd.concat([part.estimates for part in parts], ignore_index=True))
+            _put_together(tables["swap"], [part.patched for part in parts])
+            _put_together(tables["first-order"], [part.estimates for part in parts])
             write_text(counts, json.dumps([_effort(part, seed).model_dump() for part in parts], indent=1))
         swap.append(tables["swap"])
         first_order.append(tables["first-order"])
@@ -113,6 +115,12 @@ def _files(context: RunContext, seed: int) -> tuple[dict[str, Path], Path]:
     folder = context.run / "effects"
     tables = {name: folder / f"{name}-seed-{seed}.parquet" for name in ("swap", "first-order")}
     return tables, folder / f"effort-seed-{seed}.json"
+
+
+def _put_together(path: Path, rows: Sequence[StoredRows]) -> None:
+    """Write the rows of all parts into one file."""
+    every = StoredRows([file for part in rows for file in part.files])
+    write_in_turn(path, every.read(columns_of(every)))
 
 
 def _effort(part: PartlyPatched, seed: int) -> Effort:
@@ -153,9 +161,16 @@ class Sampling:
 
     def begin(self, plan: Plan) -> PartlyPatched:
         """Estimate a part to first order."""
-        estimates = pd.concat(estimate_part(self.context, self.model, self.seed, plan), ignore_index=True)
+        file = self._file(plan, "first-order")
+        write_in_turn(file, estimate_part(self.context, self.model, self.seed, plan))
         heads = len(sites_of(self.model, swept_layers(self.context)))
-        return PartlyPatched(plan, estimates, np.zeros((len(plan.rows), heads), dtype=bool))
+        return PartlyPatched(plan, StoredRows([file]), np.zeros((len(plan.rows), heads), dtype=bool))
+
+    def _file(self, plan: Plan, name: str) -> Path:
+        """Return where rows of a part lie until all parts are put together."""
+        folder = self.context.work / f"{stage_of(plan, self.seed)}-in-part"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{name}.parquet"
 
     def _first_share(self, part: PartlyPatched) -> float:
         """Return the share of recipients in which ``LEAST`` of those have their part who count in each question."""
@@ -173,7 +188,9 @@ class Sampling:
         wanted = draw(cell, share, seed=self.context.card.audit.seed) | part.chosen
         if (wanted != part.chosen).any():
             new = patch_part(self.context, self.model, self.seed, part.plan, wanted & ~part.chosen)
-            part.patched += [table.assign(look=np.int8(look)) for table in new]
+            file = self._file(part.plan, f"patched-{len(part.patched.files)}")
+            write_in_turn(file, (table.assign(look=np.int8(look)) for table in new))
+            part.patched = StoredRows([*part.patched.files, file])
             part.chosen = wanted
 
     def _search(self, parts: Sequence[PartlyPatched]) -> None:
@@ -224,7 +241,7 @@ class Sampling:
     def laid_out(self, part: PartlyPatched, outcome: str) -> Sampled:
         """Return what a part has so far, for the statistics."""
         effects = lay_out(
-            pd.concat(part.patched),
+            part.patched,
             self.unpatched[self.unpatched["seed"] == self.seed],
             self.context.samples.frame["subject"],
             outcome,

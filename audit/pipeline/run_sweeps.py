@@ -17,18 +17,18 @@ from audit.data.samples import AUDIT_SPLITS
 from audit.evidence.effects_store import Settings, StoredEffects
 from audit.evidence.joint_patching import HeadSet
 from audit.evidence.power import Feasibility, feasibility, plan_contrast
-from audit.evidence.stored_rows import Rows, StoredRows, columns_of, read
+from audit.evidence.stored_rows import Rows, StoredRows, columns_of, distinct, read
 from audit.models.adapters.registry import Model
 from audit.patching.plans import draw_evenly
 from audit.patching.sites import Site, sites_of
 from audit.patching.sweep import DonorKind, measure_unpatched
 from audit.pipeline.context import RunContext, Scope
-from audit.pipeline.in_blocks import PATCH, estimate_in_blocks, sweep_in_blocks, sweep_sets_in_blocks
+from audit.pipeline.in_blocks import PATCH, PATCH_OF_SET, estimate_in_blocks, sweep_in_blocks, sweep_sets_in_blocks
 from audit.pipeline.run_controls import trained_layers
 from audit.pipeline.train_models import AuditedModels, reseed_of
 from audit.pipeline.write_rows import write_sorted
 from audit.records import Contrast, ContrastRow, Effort, PatchChoice, SearchPrecision
-from audit.store import folder_name, write_table
+from audit.store import folder_name
 from audit.units import UNITS
 
 SWAP_KINDS = ("cross", "placebo")
@@ -177,7 +177,7 @@ def patch_part(
     Discovery is computed as precisely as the user asked. Where that is less than float32, some recipients are computed
     in float32 as well, in columns ``float32:<outcome>``.
     """
-    stage = _stage(plan, seed)
+    stage = stage_of(plan, seed)
     run = partial(
         sweep_in_blocks,
         context,
@@ -228,7 +228,7 @@ def estimate_part(context: RunContext, model: Model, seed: int, plan: Plan) -> I
     """Estimate one contrast and split of Design A by attribution patching, block by block."""
     tables = estimate_in_blocks(
         context,
-        f"{_stage(plan, seed)}-first-order",
+        f"{stage_of(plan, seed)}-first-order",
         model,
         plan.rows,
         pd.factorize(context.samples.frame["subject"])[0].astype(np.int64),
@@ -239,7 +239,7 @@ def estimate_part(context: RunContext, model: Model, seed: int, plan: Plan) -> I
     yield from (with_image_keys(context, _described(table, plan, seed)) for table in tables)
 
 
-def _stage(plan: Plan, seed: int) -> str:
+def stage_of(plan: Plan, seed: int) -> str:
     """Name a sweep of Design A as the folder of its pieces; the names of groups may hold what no folder's may."""
     told = hashlib.sha256(str(plan.contrast).encode()).hexdigest()[:8]
     return f"{folder_name(str(plan.contrast))}-{told}-{plan.split}-seed-{seed}"
@@ -253,40 +253,46 @@ def _described(table: pd.DataFrame, plan: Plan, seed: int) -> pd.DataFrame:
 
 def sweep_sets(
     context: RunContext, models: AuditedModels, swept: Swept, wanted: Mapping[str, Sequence[HeadSet]]
-) -> pd.DataFrame:
+) -> Rows:
     """Patch sets of heads at once, for the first seed on the confirmation split, by contrast."""
     path = context.run / "effects" / "together.parquet"
     if path.is_file():
-        stored = pd.read_parquet(path)
-        if set(zip(stored["contrast"], stored["set"], strict=True)) == {
+        stored = StoredRows([path])
+        found = distinct(stored, ["contrast", "set"])
+        if set(zip(found["contrast"], found["set"], strict=True)) == {
             (c, str(s)) for c, ss in wanted.items() for s in ss
         }:
             return stored
-    parts = []
-    for plan in swept.plans:
-        sets = {str(s): [Site(*head) for head in s.heads] for s in wanted.get(str(plan.contrast), [])}
-        if plan.split != "confirmation" or not sets:
-            continue
-        rng = np.random.default_rng(context.card.audit.seed)
-        part = Plan(plan.contrast, plan.split, draw_evenly(plan.rows, ["label", "side"], swept.most_images, rng))
-        table = sweep_sets_in_blocks(
-            context,
-            f"{_stage(plan, context.seeds[0])}-together",
-            models.primary,
-            part.column("recipient"),
-            part.donors(models.primary),
-            sets=sets,
-            units=part.column("unit"),
-            progress=context.step(f"patching: {plan.contrast}, {UNITS[context.unit].plural} together"),
-        )
-        table = table.assign(position=part.rows.index.to_numpy()[table["position"]])
-        parts.append(_described(table, plan, context.seeds[0]))
-    if not parts:
+    asked = [plan for plan in swept.plans if plan.split == "confirmation" and wanted.get(str(plan.contrast))]
+    if not asked:
         return pd.DataFrame(columns=["contrast", "set"])
-    together = with_class_names(pd.concat(parts, ignore_index=True), context.samples.labels)
-    together = with_image_keys(context, together)
-    write_table(path, together)
-    return together
+    parts = (
+        _patch_sets(context, models.primary, plan, wanted[str(plan.contrast)], swept.most_images) for plan in asked
+    )
+    write_sorted(path, parts, PATCH_OF_SET)
+    return StoredRows([path])
+
+
+def _patch_sets(
+    context: RunContext, model: Model, plan: Plan, sets: Sequence[HeadSet], most_images: int | None
+) -> Iterator[pd.DataFrame]:
+    """Patch sets of heads in one contrast, block by block."""
+    rng = np.random.default_rng(context.card.audit.seed)
+    part = Plan(plan.contrast, plan.split, draw_evenly(plan.rows, ["label", "side"], most_images, rng))
+    tables = sweep_sets_in_blocks(
+        context,
+        f"{stage_of(plan, context.seeds[0])}-together",
+        model,
+        part.column("recipient"),
+        part.donors(model),
+        sets={str(s): [Site(*head) for head in s.heads] for s in sets},
+        units=part.column("unit"),
+        progress=context.step(f"patching: {plan.contrast}, {UNITS[context.unit].plural} together"),
+    )
+    positions = part.rows.index.to_numpy()
+    for table in tables:
+        placed = _described(table.assign(position=positions[table["position"]]), plan, context.seeds[0])
+        yield with_image_keys(context, with_class_names(placed, context.samples.labels))
 
 
 def no_swaps(context: RunContext) -> pd.DataFrame:

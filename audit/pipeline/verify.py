@@ -269,7 +269,7 @@ def _judged(opened: OpenedRun, trips: Mapping[str, Control]) -> Judged:
     pairs = None if any(not c.passed for c in trips.values()) else opened.table("pairs")
     hashes = {"data": audit.data.fingerprint, **_hashes(scope, audit)}
     judged = judge_effects(named, rates, swept, pairs, hashes)
-    together = opened.table("together")
+    together = opened.stored("together")
     return judge_sets(scope, swept, pd.DataFrame(columns=["contrast", "set"]) if together is None else together, judged)
 
 

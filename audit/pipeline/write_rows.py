@@ -48,16 +48,54 @@ def write_sorted(
     ValueError
         If two rows of a sweep are alike in ``by``, a later sweep has more columns, or there is nothing to write.
     """
+    sorted_rows = (rows for sweep in sweeps for rows in _sorted(sweep, list(by), path, rows_at_once))
+    _write(path, sorted_rows, without)
+
+
+def write_in_turn(path: Path, tables: Iterable[pd.DataFrame], *, rows_at_once: int = ROWS_AT_ONCE) -> None:
+    """Write tables into one Parquet file in the order in which they are made, whole or not at all.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+    tables : iterable of pandas.DataFrame
+        Made while they are written. What the first has no column of, no other may have.
+    rows_at_once : int
+        About so many rows are held at a time.
+
+    Raises
+    ------
+    UnfinishedError
+        If it cannot be written.
+    ValueError
+        If a later table has more columns, or there is nothing to write.
+    """
+    _write(path, _gathered(tables, rows_at_once), None)
+
+
+def _gathered(tables: Iterable[pd.DataFrame], at_once: int) -> Iterator[pd.DataFrame]:
+    """Yield the rows of several tables together, about so many."""
+    held: list[pd.DataFrame] = []
+    for table in tables:
+        held.append(table)
+        if sum(map(len, held)) >= at_once:
+            yield pd.concat(held, ignore_index=True)
+            held = []
+    if held:
+        yield pd.concat(held, ignore_index=True)
+
+
+def _write(path: Path, parts: Iterable[pd.DataFrame], without: pd.DataFrame | None) -> None:
+    """Write rows part by part; ``without`` where there is none."""
     with atomic_write(path) as temporary, ExitStack() as stack:
         writer: pq.ParquetWriter | None = None
-        for sweep in sweeps:
-            for rows in _sorted(sweep, list(by), path, rows_at_once):
-                if writer is None:
-                    table = pa.Table.from_pandas(rows, preserve_index=False)
-                    writer = stack.enter_context(pq.ParquetWriter(temporary, table.schema, compression="zstd"))
-                else:
-                    table = _like(writer.schema, rows)
-                writer.write_table(table)
+        for rows in parts:
+            if writer is None:
+                table = pa.Table.from_pandas(rows, preserve_index=False)
+                writer = stack.enter_context(pq.ParquetWriter(temporary, table.schema, compression="zstd"))
+            else:
+                table = _like(writer.schema, rows)
+            writer.write_table(table)
         if writer is None:
             if without is None:
                 raise ValueError(f"{path}: no rows")

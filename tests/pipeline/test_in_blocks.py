@@ -76,11 +76,12 @@ def test_blocks_find_what_one_sweep_finds(workers: Workers, tmp_path: Path) -> N
 
 def test_blocks_of_sets_find_what_one_sweep_finds(tmp_path: Path) -> None:
     sets = {"two": [Site(0, 1), Site(1, 2)], "one": [Site(1, 0)]}
-    found = sweep_sets_in_blocks(
+    blocks = sweep_sets_in_blocks(
         context(tmp_path), "stage", MODEL, ROWS, DONORS, sets=sets, units=UNITS, progress=silent
     )
     whole = sweep_together(MODEL, PIXELS, ROWS, DONORS, sets=sets, outcomes=OUTCOMES, units=UNITS)
     by = ["position", "set", "donor_kind"]
+    found = pd.concat(blocks).sort_values(by, ignore_index=True)
     pd.testing.assert_frame_equal(found, whole.sort_values(by, ignore_index=True), rtol=0, atol=0)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from audit.errors import UnfinishedError
-from audit.pipeline.write_rows import write_sorted
+from audit.pipeline.write_rows import write_in_turn, write_sorted
 from tests.limits import files_of_at_most
 
 pytestmark = pytest.mark.unit
@@ -47,6 +47,16 @@ def test_positions_of_which_nothing_is_patched_leave_gaps(tmp_path: Path) -> Non
     write_sorted(tmp_path / "swap.parquet", [tables], BY, rows_at_once=4)
     wanted = pd.concat(tables).sort_values(BY, ignore_index=True)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "swap.parquet"), wanted, check_exact=True)
+
+
+@pytest.mark.parametrize("at_once", [1, 50, 10**6])
+def test_rows_that_are_not_sorted_stay_in_the_order_in_which_they_came(tmp_path: Path, at_once: int) -> None:
+    write_in_turn(tmp_path / "part.parquet", iter(sweep(0)), rows_at_once=at_once)
+    wanted = pd.concat(sweep(0), ignore_index=True)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "part.parquet"), wanted, check_exact=True)
+    with pytest.raises(ValueError, match="no rows"):
+        write_in_turn(tmp_path / "none.parquet", [])
+    assert parts_of(tmp_path) == ["part.parquet"]
 
 
 def test_a_row_that_comes_twice_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
