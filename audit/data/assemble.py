@@ -175,7 +175,7 @@ def _assembled(rows: Rows, card: Card, progress: Progress | None) -> Samples:
     rows = check_labels(rows, seen)
     rows = tell_groups(rows)
     rows = assign_rows(rows)
-    rows = warn_of_images(rows)
+    rows = warn_of_rows(rows)
     samples = _thinned(_samples_of(rows), card)
     digests = rows.digests
     if len(digests) and len(samples.frame) < len(digests):
@@ -382,14 +382,14 @@ def assign_rows(rows: Rows) -> Rows:
     frame = frame.assign(split=assign_splits(frame, card.data, card.groups, trains=card.training != "none"))
     pairs = [pair_column(name) for name, group in card.groups.items() if group.pair]
     columns: Sequence[str] = ["image", "label", "subject", "split", *card.groups, *card.match_on, *pairs]
-    frame = frame[columns].astype(str).reset_index(drop=True)
-    return replace(rows, frame=frame).warned(
-        *empty_group_warnings(frame, rows.attributes), *disagreement_warnings(frame, rows.attributes)
+    return replace(rows, frame=frame[columns].astype(str).reset_index(drop=True))
+
+
+def warn_of_rows(rows: Rows) -> Rows:
+    """Warn of groups, and of what the images give away; what these look like is forgotten then."""
+    rows = rows.warned(
+        *empty_group_warnings(rows.frame, rows.attributes), *disagreement_warnings(rows.frame, rows.attributes)
     )
-
-
-def warn_of_images(rows: Rows) -> Rows:
-    """Warn of what the images give away; what they look like is forgotten then."""
     if not len(rows.digests):  # no image was opened
         return rows
 

@@ -240,8 +240,12 @@ def fingerprint(frame: pd.DataFrame, digests: Digests) -> str:
 
 def same_content(digests: Digests) -> npt.NDArray[np.int64]:
     """Return a number (N,) for each image, the same for images of the same bytes."""
-    whole = np.ascontiguousarray(digests).view(f"S{DIGEST_BYTES}").reshape(-1)
-    return np.unique(whole, return_inverse=True)[1].astype(np.int64)
+    rows = np.ascontiguousarray(digests)
+    begun, number, times = np.unique(rows[:, :8].copy().view("<u8")[:, 0], return_inverse=True, return_counts=True)
+    alike = np.flatnonzero(times[number] > 1)  # they begin alike: few, and looked at whole
+    number = number.astype(np.int64)
+    number[alike] = len(begun) + np.unique(rows[alike].view(f"S{DIGEST_BYTES}"), return_inverse=True)[1].reshape(-1)
+    return number
 
 
 def duplicate_warnings(frame: pd.DataFrame, content: npt.NDArray[np.int64]) -> list[DataWarning]:

@@ -21,7 +21,8 @@ from audit.evidence.stats import Array, Codes
 from audit.evidence.stored_rows import Grid, Rows, columns_of, distinct
 
 CHUNK = 500  # permutations at once; fewer of more than 8,388 donor pairs
-SIGNS = 1 << 22  # drawn at once
+SIGNS = 1 << 22  # of one family, drawn before those of the next
+SIGNS_HELD = 1 << 19  # of them
 Scalar = Literal["p", "m", "called"]
 
 
@@ -259,10 +260,7 @@ def permute_donor_labels(
     step = max(1, min(CHUNK, SIGNS // max(len(f) for f in families))) if families else CHUNK
     for start in range(0, permutations, step):
         n = min(step, permutations - start)
-        drawn = [
-            np.abs(_divide(rng.choice((-1.0, 1.0), size=(n, len(f))) @ f, s))
-            for f, s in zip(families, scales, strict=True)
-        ]
+        drawn = [np.abs(_divide(_swapped(f, n, rng), s)) for f, s in zip(families, scales, strict=True)]
         highest = np.max([d.max(axis=1) for d in drawn], axis=0)
         maxima.append(highest)
         for i, d in enumerate(drawn):
@@ -274,6 +272,13 @@ def permute_donor_labels(
         PermutationResult(t, (1 + b) / (permutations + 1), (1 + m) / (permutations + 1), critical)
         for t, b, m in zip(observed, beyond, beyond_max, strict=True)
     ]
+
+
+def _swapped(family: Array, permutations: int, rng: np.random.Generator) -> Array:
+    """Return sums (permutations, K) of contributions with signs drawn at random, of which a part is held at a time."""
+    step = max(1, SIGNS_HELD // len(family))
+    parts = (min(step, permutations - start) for start in range(0, permutations, step))
+    return np.concatenate([rng.choice((-1.0, 1.0), size=(n, len(family))) @ family for n in parts])
 
 
 def _divide(sums: Array, scale: Array) -> Array:

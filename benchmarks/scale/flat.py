@@ -82,13 +82,16 @@ def measure(work: Path, sizes: tuple[int, int]) -> dict[str, Any]:
 
 
 def _peaks(folder: Path, images: int) -> dict[str, Any]:
-    write_images(folder, images)
     begun = time.monotonic()
-    mb = {"check": _child("check", folder)["mb"]}
-    told = _child("run", folder)
-    mb |= {stage: told[stage] for stage in ("training", "sweep")}
-    mb |= {stage: _child(stage, folder)["mb"] for stage in ("statistics", "verify")}
-    return {"mb": mb, "minutes": round((time.monotonic() - begun) / 60, 1)}
+    write_images(folder, images)
+    minutes = {"images": round((time.monotonic() - begun) / 60, 1)}
+    mb: dict[str, float] = {}
+    for part in ("check", "run", "statistics", "verify"):
+        begun = time.monotonic()
+        told = _child(part, folder)
+        minutes[part] = round((time.monotonic() - begun) / 60, 1)
+        mb |= {part: told["mb"]} if "mb" in told else {stage: told[stage] for stage in ("training", "sweep")}
+    return {"mb": mb, "minutes": minutes}
 
 
 def _child(stage: str, folder: Path) -> dict[str, Any]:

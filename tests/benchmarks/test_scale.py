@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from audit.card.schema import Card
+from audit.data.assemble import samples_from_frame
 from audit.data.pixels import ImagesOnDemand, centred_square, mirrored, select
 from audit.evidence.effects import lay_out
 from audit.evidence.stored_rows import StoredRows
@@ -28,7 +30,7 @@ from audit.models.finetune import Recipe, finetune, make_views
 from audit.models.predict import predict_logits
 from audit.patching.sweep import DonorKind, measure_unpatched, sweep_in_parts
 from audit.pipeline.write_rows import write_sorted
-from benchmarks.scale.flat import Peak
+from benchmarks.scale.flat import CARD, Peak
 from tests.models_for_tests import tiny
 import pandas as pd
 
@@ -40,6 +42,10 @@ class Drawn:
 
 def work(n):
     model, every = tiny(classes=2), np.arange(n)
+    columns = {"image": [f"{k:08d}" for k in every], "expression": "neutral", "skin_tone": "lighter"}
+    table = pd.DataFrame(columns)
+    table.loc[every % 2 == 1, "expression"], table.loc[every % 3 == 1, "skin_tone"] = "smiling", "darker"
+    yield "check", lambda: samples_from_frame(table, Drawn(), card=Card.model_validate(CARD))
     images = ImagesOnDemand(Drawn(), range(n), centred_square(32))
     yield "predictions", lambda: predict_logits(model, images)
     views = make_views(model, [images, mirrored(images)], 1, kept_at_most=0)
@@ -79,7 +85,7 @@ def test_ten_times_the_images_take_no_more_memory(tmp_path: Path) -> None:
     run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert run.returncode == 0, run.stderr
     peaks = json.loads(run.stdout)
-    assert set(peaks) == {"predictions", "training", "sweep", "statistics"}
+    assert set(peaks) == {"check", "predictions", "training", "sweep", "statistics"}
     grown = {name: large - small for name, (small, large) in peaks.items()}
     assert max(grown.values()) < (LARGE - SMALL) * SIDE * SIDE * 3 / 2**20, grown
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from audit.data.decode import decode_image
-from audit.data.quality import fingerprint, inspect_images
+from audit.data.quality import fingerprint, inspect_images, same_content
 from audit.data.sources import FileSource, safe_key
 from audit.errors import DataError
 from audit.records import LeftOut
@@ -163,3 +163,12 @@ def test_the_fingerprint_is_a_known_one() -> None:
     frame = pd.DataFrame({"image": ["a"], "label": ["x"]})
     expected = hashlib.sha256(b"image,label,sha256\na,x,00\n").hexdigest()
     assert fingerprint(frame, np.zeros((1, 1), dtype=np.uint8)) == expected
+
+
+def test_images_are_of_one_content_where_all_bytes_of_their_hashes_are() -> None:
+    """The second begins as the first does, and is another; the fourth is the first once more."""
+    digests = np.zeros((5, 32), dtype=np.uint8)
+    digests[1, 31], digests[2, 0], digests[4, 9] = 1, 1, 1
+    first, second, third, fourth, fifth = same_content(digests)
+    assert first == fourth
+    assert len({first, second, third, fifth}) == 4
