@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -20,6 +21,7 @@ from audit.models.weight_sets import State, WeightSet, as_numbers, find_sets, se
 
 StateDict = Mapping[str, torch.Tensor]
 PREPROCESSING = "vit-audit.preprocessing"  # in a file's metadata: how images are made for the model
+METADATA = "__metadata__"  # in a safetensors file's header
 STARTED_FROM = "started_from"  # in a file's metadata: hash_state of the weights before training
 PARTS = 6  # in which a file is read
 SHOWN = 5  # names of tensors in one message
@@ -205,6 +207,20 @@ def save_weights(
             if found is None:
                 raise
             raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata of a safetensors file in order: the library writes them in another each time."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        if METADATA in header:
+            header[METADATA] = dict(sorted(header[METADATA].items()))
+            sorted_header = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+            if len(sorted_header) <= length:
+                file.seek(8)
+                file.write(sorted_header.ljust(length))
 
 
 def started_from(path: Path) -> str:

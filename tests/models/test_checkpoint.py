@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from audit.errors import ModelError
-from audit.models.checkpoint import hash_state, open_checkpoint, save_weights
+from audit.models.checkpoint import hash_state, open_checkpoint, save_weights, started_from
 
 pytestmark = pytest.mark.unit
 
@@ -45,6 +46,18 @@ def test_safetensors_come_back_as_saved(tmp_path: Path) -> None:
     save_weights(STATE, tmp_path / "deep" / "w.safetensors")
     assert same(read_weights(tmp_path / "deep" / "w.safetensors"), STATE)
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["w.safetensors"]  # no partial file is left
+
+
+def test_the_same_weights_are_the_same_file(tmp_path: Path) -> None:
+    """The library writes metadata in an order that is drawn for each file."""
+    about = '{"résize": "\\n\\"x\\""}'
+    for i in range(12):
+        save_weights(STATE, tmp_path / f"{i}.safetensors", started_from="a" * 64, preprocessing=about)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    with safe_open(tmp_path / "0.safetensors", "pt") as opened:
+        assert opened.metadata() == {"started_from": "a" * 64, "vit-audit.preprocessing": about}
+    assert started_from(tmp_path / "0.safetensors") == "a" * 64
+    assert same(read_weights(tmp_path / "0.safetensors"), STATE)
 
 
 @pytest.mark.parametrize(
