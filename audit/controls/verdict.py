@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from audit.records import Bound, Control, Estimate
+from audit.records import Bound, ChanceReason, Control, Estimate
 
 Relation = Literal["==", "<=", "<", ">=", ">"]
 Role = Literal["colour", "blur"]
@@ -43,6 +43,7 @@ class About(TypedDict, total=False):
     figures: dict[str, float]
     names: list[str]
     n: int | None
+    reason: ChanceReason | None
 
 
 def judge(
