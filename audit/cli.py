@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 import shlex
@@ -18,8 +17,7 @@ from typing import Any
 import click
 
 import vit_audit as va
-from audit.batching import is_exhausted
-from audit.errors import AuditError, InputError
+from audit.errors import DISK_FIXES, AuditError, InputError, is_exhausted
 from audit.exit_codes import ExitCode, as_text
 from audit.resources import DATA_VARIABLE
 
@@ -115,9 +113,9 @@ def in_one_line(error: BaseException) -> tuple[str, ExitCode]:
         return STOPPED, ExitCode.UNFINISHED
     if is_exhausted(error):  # where there is no batch to halve, as of images that are read
         return EXHAUSTED, ExitCode.UNFINISHED
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
-        place = error.filename or "the disk"
-        return f"{place}: {os.strerror(error.errno)}; make room or choose another --out", ExitCode.UNFINISHED
+    if isinstance(error, OSError) and error.errno in DISK_FIXES:
+        said = f"{error.filename or 'the disk'}: {os.strerror(error.errno)}"
+        return f"{said}; {DISK_FIXES[error.errno]} or choose another --out", ExitCode.UNFINISHED
     what = " ".join(f"{type(error).__name__}: {error}".split())
     return f"internal error: {what}; run again with --debug and report it", ExitCode.UNFINISHED
 

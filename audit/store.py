@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -19,7 +18,7 @@ from typing import IO
 
 import pandas as pd
 
-from audit.errors import InputError, NotWrittenError, UnfinishedError
+from audit.errors import DISK_FIXES, InputError, NotWrittenError, UnfinishedError
 
 CACHE_VARIABLE = "VIT_AUDIT_CACHE"
 SAMPLES = "effects/samples.parquet"  # of a run: what statistics need to know of every image
@@ -33,13 +32,6 @@ TRIES = 3  # of a file that cannot be written
 PAUSE = 0.2  # seconds before the second; what is in the way may pass
 DAY = 86_400.0  # seconds; no file takes as long to write
 _locks: list[IO[str]] = []  # held by this process
-FIXES = {
-    errno.ENOSPC: "make room",
-    errno.EDQUOT: "make room",
-    errno.EROFS: "make it writable",
-    errno.EACCES: "make it writable",
-    errno.EPERM: "make it writable",
-}
 
 
 def cache_folder() -> Path:
@@ -66,8 +58,10 @@ def open_cache() -> Path:
             pass
         clear_unfinished(folder, older_than=DAY)
     except OSError as error:
-        if error.errno in FIXES:
-            raise not_written(folder, error, f"{FIXES[error.errno]} or name another with {CACHE_VARIABLE}") from error
+        if error.errno in DISK_FIXES:
+            raise not_written(
+                folder, error, f"{DISK_FIXES[error.errno]} or name another with {CACHE_VARIABLE}"
+            ) from error
         what = f"the cache cannot be written ({error.strerror})"
         raise InputError(str(folder), what, f"name another folder with {CACHE_VARIABLE}") from error
     return folder
@@ -218,7 +212,7 @@ def patiently(write: Callable[[], None]) -> None:
 def not_written(path: Path, error: OSError, fix: str = "") -> NotWrittenError:
     """Return what to tell of a file or folder that cannot be written."""
     what = f"cannot be written ({os.strerror(error.errno) if error.errno else error})"
-    least = FIXES.get(error.errno or 0, "make room, or look at the disk")
+    least = DISK_FIXES.get(error.errno or 0, "make room, or look at the disk")
     return NotWrittenError(str(path), what, fix or f"{least} or name another place, and give the command again")
 
 

@@ -104,6 +104,11 @@ def test_version() -> None:
             "/x/y: No space left on device; make room or choose another --out",
             5,
         ),
+        (
+            OSError(errno.EPERM, "Operation not permitted", "/x/y"),
+            "/x/y: Operation not permitted; make it writable or choose another --out",
+            5,
+        ),
     ],
 )
 def test_failures_in_one_line(error: BaseException, line: str, code: int) -> None:

@@ -13,10 +13,9 @@ from typing import Literal
 
 import pandas as pd
 
-from audit.batching import is_exhausted
 from audit.controls.control_images import ControlSet
 from audit.controls.verdict import numbers_table
-from audit.errors import AuditError, InputError
+from audit.errors import InputError, is_internal
 from audit.evidence.joint_patching import sets_to_patch
 from audit.pipeline.analyze import EMPTY, Rates, judge_effects, judge_rates, judge_sets
 from audit.pipeline.attention_maps import look
@@ -140,10 +139,8 @@ def _traceback_kept(run: Path) -> Iterator[None]:
     """Add the traceback of an internal error to the log."""
     try:
         yield
-    except AuditError:
-        raise
     except Exception as error:
-        if not is_exhausted(error) and not isinstance(error, OSError):
+        if is_internal(error):
             text = "".join(traceback.format_exception(error))
             with suppress(OSError), (run / LOG).open("a", encoding="utf-8") as log:
                 log.write(json.dumps({"at": now().isoformat(), "error": repr(error), "traceback": text}) + "\n")
