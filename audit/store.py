@@ -52,11 +52,26 @@ def open_cache() -> Path:
         If the disk is full or may not be written to.
     """
     folder = cache_folder()
-    try:
+    with _told_of_cache(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
         clear_unfinished(folder, older_than=DAY)
+    return folder
+
+
+def check_cache() -> None:
+    """Raise as ``open_cache`` does where there is no cache folder to be had; nothing is left behind."""
+    folder = cache_folder()
+    with _told_of_cache(folder), tempfile.TemporaryFile(dir=_nearest(folder)):
+        pass
+
+
+@contextmanager
+def _told_of_cache(folder: Path) -> Iterator[None]:
+    """Say of an error that it is the cache's."""
+    try:
+        yield
     except OSError as error:
         if error.errno in DISK_FIXES:
             raise not_written(
@@ -64,11 +79,10 @@ def open_cache() -> Path:
             ) from error
         what = f"the cache cannot be written ({error.strerror})"
         raise InputError(str(folder), what, f"name another folder with {CACHE_VARIABLE}") from error
-    return folder
 
 
 def check_writable(folder: Path) -> None:
-    """Raise where nothing can be written to a folder, or where it cannot be made; nothing is left behind.
+    """Raise where nothing can be written to a folder of runs, or where it cannot be made; nothing is left behind.
 
     Raises
     ------
@@ -77,7 +91,7 @@ def check_writable(folder: Path) -> None:
     UnfinishedError
         If the disk is full or may not be written to.
     """
-    nearest = next(parent for parent in (folder, *folder.absolute().parents) if os.path.lexists(parent))
+    nearest = _nearest(folder)
     if nearest.is_file():
         raise InputError(str(nearest), "is a file, and runs go to a folder", "name a folder with --out")
     try:
@@ -85,6 +99,11 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise not_written(folder, error) from error
+
+
+def _nearest(folder: Path) -> Path:
+    """Return what there is of a path: itself, or the first folder above it that is there."""
+    return next(parent for parent in (folder, *folder.absolute().parents) if os.path.lexists(parent))
 
 
 def folder_name(name: str) -> str:

@@ -37,7 +37,7 @@ from audit.pipeline.run_controls import (
 )
 from audit.pipeline.run_pairs import sweep_pairs
 from audit.pipeline.run_sweeps import UNPATCHED, measure_images, sweep_sets, what_can_be_asked
-from audit.pipeline.train_models import AuditedModels, train_audited, training_jobs
+from audit.pipeline.train_models import AuditedModels, train_audited
 from audit.progress import Step
 from audit.records import Audit, Control, ControlReport, LegalAnswer, NotRun, NotRunCode
 from audit.report import answers, load_audit, render_run
@@ -86,9 +86,8 @@ def run_audit(inputs: Inputs, options: Options, step: Step) -> Path:
         asked = prepare_black_box(inputs, inputs.box, options, step)
         return _run(asked, options, lambda: measure_black_box(asked))
     context = prepare(inputs, options, step)
-    training_jobs(context)  # what is wrong with the training sample or the control images shows
     with still_there(context.samples):
-        images = control_images(context)  # before anything is written
+        images = control_images(context)
 
     def measure() -> Audit:
         with still_there(context.samples):  # images that are not held are opened all along
