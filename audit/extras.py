@@ -44,7 +44,7 @@ def needs(package: str, where: str, *, error: type[InputError] = InputError, oth
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Let transformers report nothing but errors and draw no bar, for the length of a block."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
     logger = logging.getLogger("transformers")
