@@ -19,14 +19,13 @@ from typing import TypeVar
 
 import psutil
 
-from audit.errors import InputError, MemoryExhaustedError, UnfinishedError
+from audit.errors import InputError, MemoryExhaustedError, UnfinishedError, is_exhausted
 
 # From glibc's malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _KEEP = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**28))
 _DEFAULTS = ((_MMAP_MAX, 2**16), (_TRIM_THRESHOLD, 2**17), (_TOP_PAD, 2**17))
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-SAYINGS = ("out of memory", "not enough memory", "allocate memory", "bad_alloc", "alloc_failed")  # of torch and below
 PLANNED = 0.5  # of a limit, for what tasks compute; the rest is for Python, models and images
 LEAST = 2**30  # Python, torch and a small model alone take most of it
 Part = TypeVar("Part")
@@ -226,12 +225,6 @@ def room() -> int:
     """Return the bytes that this process may still take: what is left of the limit, else of the machine's memory."""
     limit = _limit.get()
     return available() if limit is None else max(0, limit - used())
-
-
-def is_exhausted(error: BaseException) -> bool:
-    """Tell whether an error means that memory ran out: Python's, or torch's on a processor or an accelerator."""
-    said = any(words in str(error).lower() for words in SAYINGS)
-    return isinstance(error, MemoryError | MemoryExhaustedError) or (isinstance(error, RuntimeError) and said)
 
 
 def in_halves(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 import shlex
@@ -18,8 +17,7 @@ from typing import Any
 import click
 
 import vit_audit as va
-from audit.batching import is_exhausted
-from audit.errors import AuditError, InputError
+from audit.errors import DISK_FIXES, AuditError, InputError, is_exhausted
 from audit.exit_codes import ExitCode, as_text
 from audit.resources import DATA_VARIABLE
 
@@ -115,9 +113,9 @@ def in_one_line(error: BaseException) -> tuple[str, ExitCode]:
         return STOPPED, ExitCode.UNFINISHED
     if is_exhausted(error):  # where there is no batch to halve, as of images that are read
         return EXHAUSTED, ExitCode.UNFINISHED
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
-        place = error.filename or "the disk"
-        return f"{place}: {os.strerror(error.errno)}; make room or choose another --out", ExitCode.UNFINISHED
+    if isinstance(error, OSError) and error.errno in DISK_FIXES:
+        said = f"{error.filename or 'the disk'}: {os.strerror(error.errno)}"
+        return f"{said}; {DISK_FIXES[error.errno]} or choose another --out", ExitCode.UNFINISHED
     what = " ".join(f"{type(error).__name__}: {error}".split())
     return f"internal error: {what}; run again with --debug and report it", ExitCode.UNFINISHED
 
@@ -137,6 +135,9 @@ device_option = click.option(
     default="cpu",
     show_default=True,
     help="Where the model is run and patched; auto takes an accelerator where there is one.",
+)
+out_option = click.option(
+    "--out", type=click.Path(path_type=Path), default=RUNS, show_default=True, help="Where runs go."
 )
 
 
@@ -182,7 +183,7 @@ def entry() -> None:
 @main.command(epilog=as_text(), short_help="Run a whole audit of a card.")
 @click.argument("card", type=click.Path(path_type=Path))
 @data_option
-@click.option("--out", type=click.Path(path_type=Path), default=RUNS, show_default=True, help="Where runs go.")
+@out_option
 @click.option("--report/--no-report", default=True, help="Leave out HTML and PDF; 'render' makes them later.")
 @click.option(
     "--device",
@@ -210,14 +211,12 @@ def run(card: Path, data_root: Path | None, out: Path, *, report: bool, **option
 
     CARD is a YAML file or the name of a built-in card. Run the same command again to resume after an interruption.
     """
-    from audit.api.running import check_options
     from audit.terminal import progress, summary
 
-    check_options(**options)  # before every image is opened
     command = "vit-audit run " + shlex.quote(card.as_posix() if not card.is_absolute() else card.name)
     command += " --data FOLDER" if data_root is not None else ""  # where it lies here is nobody else's business
     with progress() as callback:
-        plan = va.plan(card, data_root=data_root, callback=callback)
+        plan = va.plan(card, data_root=data_root, runs=out, callback=callback, **options)
         result = va.audit(plan, runs=out, report=report, command=command, callback=callback, **options)
     click.echo(summary(result.record, result.folder, report=report))
     sys.exit(result.exit_code)
@@ -231,20 +230,21 @@ def run(card: Path, data_root: Path | None, out: Path, *, report: bool, **option
     type=click.Path(path_type=Path, file_okay=False),
     help="Write three of the images as the model sees them to this folder, outside any run.",
 )
+@out_option
 @device_option
 @reported
-def check(card: Path, data_root: Path | None, show: Path | None, device: str) -> None:
+def check(card: Path, data_root: Path | None, show: Path | None, out: Path, device: str) -> None:
     """Check CARD, its model and its data without training: faults, counts, and what the audit could detect."""
-    from audit.api.running import check_options
-    from audit.terminal import as_deployed, data_summary, progress, weights_summary, wrapped
+    from audit.terminal import as_deployed, data_summary, not_opened_summary, progress, weights_summary, wrapped
 
-    check_options(device)
     with progress() as callback:
-        plan = va.plan(card, data_root=data_root, callback=callback)
+        plan = va.plan(card, data_root=data_root, runs=out, device=device, callback=callback)
     click.echo(data_summary(plan.data, plan.card.name, plan.preprocessing, plan.held))
     click.echo(f"\n{wrapped(plan.outputs)}")
     if plan.weights:
         click.echo(f"\n{weights_summary(plan.weights)}")
+    if plan.not_opened:
+        click.echo(f"\n{not_opened_summary(plan.not_opened)}")
     if (served := plan.served(device=device)) is not None:
         click.echo(f"\n{as_deployed(served)}")
     if show is not None:

@@ -14,9 +14,19 @@ AuditError
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 from audit.exit_codes import ExitCode
+
+DISK_FIXES = {  # what to do where a disk refuses, by the number of the error
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "make it writable",
+    errno.EPERM: "make it writable",
+}
+EXHAUSTED = ("out of memory", "not enough memory", "allocate memory", "bad_alloc", "alloc_failed")  # of torch and below
 
 
 class AuditError(Exception):
@@ -164,3 +174,20 @@ class DivergedError(UnfinishedError):
         self.epoch, self.loss = epoch, loss
         where = f"training, epoch {epoch}" if section == "training" else f"{section}, training, epoch {epoch}"
         super().__init__(where, f"the loss is {loss}", f"lower {section}.learning_rate")
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Tell whether an error means that memory ran out: Python's, or torch's on a processor or an accelerator."""
+    said = any(words in str(error).lower() for words in EXHAUSTED)
+    return isinstance(error, MemoryError | MemoryExhaustedError) or (isinstance(error, RuntimeError) and said)
+
+
+def is_refused(error: BaseException) -> bool:
+    """Tell whether an error means that a disk is full, or may not be written to."""
+    return isinstance(error, OSError) and error.errno in DISK_FIXES
+
+
+def is_internal(error: Exception) -> bool:
+    """Tell whether an error is a fault of the tool: none of its own, nor memory, the disk, or a reader that is gone."""
+    expected = isinstance(error, AuditError | BrokenPipeError)
+    return not (expected or is_exhausted(error) or is_refused(error))

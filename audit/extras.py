@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -35,3 +39,24 @@ def needs(package: str, where: str, *, error: type[InputError] = InputError, oth
         said = "is not installed" if absent else f"cannot be imported ({' '.join(str(fault).split())[:200]})"
         fix = f"pip install 'vit-audit[{EXTRAS[package]}]'" + (f", or {otherwise}" if otherwise else "")
         raise error(where, f"needs {package}, which {said}", fix) from None
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Let transformers report nothing but errors and draw no bar, for the length of a block."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+    logger = logging.getLogger("transformers")
+    level, bars, hub_has_none = logger.level, is_progress_bar_enabled(), are_progress_bars_disabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a variable of the environment decides on bars
+        logger.setLevel(logging.ERROR)
+        disable_progress_bar()  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+            if bars:
+                enable_progress_bar()  # type: ignore[no-untyped-call]
+            (disable_progress_bars if hub_has_none else enable_progress_bars)()  # which both of these change

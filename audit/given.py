@@ -5,8 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from audit.errors import InputError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+
+def said_of(fault: ErrorDetails) -> str:
+    """Return what is wrong in a record or a card: in our own words where a check of ours found it."""
+    own = fault.get("ctx", {}).get("error")
+    return str(own) if isinstance(own, Exception) else fault["msg"]
 
 
 def check_choice(where: str, given: object, choices: Collection[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -19,7 +18,7 @@ from typing import IO
 
 import pandas as pd
 
-from audit.errors import InputError, NotWrittenError, UnfinishedError
+from audit.errors import DISK_FIXES, InputError, NotWrittenError, UnfinishedError
 
 CACHE_VARIABLE = "VIT_AUDIT_CACHE"
 SAMPLES = "effects/samples.parquet"  # of a run: what statistics need to know of every image
@@ -33,13 +32,6 @@ TRIES = 3  # of a file that cannot be written
 PAUSE = 0.2  # seconds before the second; what is in the way may pass
 DAY = 86_400.0  # seconds; no file takes as long to write
 _locks: list[IO[str]] = []  # held by this process
-FIXES = {
-    errno.ENOSPC: "make room",
-    errno.EDQUOT: "make room",
-    errno.EROFS: "make it writable",
-    errno.EACCES: "make it writable",
-    errno.EPERM: "make it writable",
-}
 
 
 def cache_folder() -> Path:
@@ -60,21 +52,37 @@ def open_cache() -> Path:
         If the disk is full or may not be written to.
     """
     folder = cache_folder()
-    try:
+    with _told_of_cache(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
         clear_unfinished(folder, older_than=DAY)
-    except OSError as error:
-        if error.errno in FIXES:
-            raise not_written(folder, error, f"{FIXES[error.errno]} or name another with {CACHE_VARIABLE}") from error
-        what = f"the cache cannot be written ({error.strerror})"
-        raise InputError(str(folder), what, f"name another folder with {CACHE_VARIABLE}") from error
     return folder
 
 
+def check_cache() -> None:
+    """Raise as ``open_cache`` does where there is no cache folder to be had; nothing is left behind."""
+    folder = cache_folder()
+    with _told_of_cache(folder), tempfile.TemporaryFile(dir=_nearest(folder)):
+        pass
+
+
+@contextmanager
+def _told_of_cache(folder: Path) -> Iterator[None]:
+    """Say of an error that it is the cache's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FIXES:
+            raise not_written(
+                folder, error, f"{DISK_FIXES[error.errno]} or name another with {CACHE_VARIABLE}"
+            ) from error
+        what = f"the cache cannot be written ({error.strerror})"
+        raise InputError(str(folder), what, f"name another folder with {CACHE_VARIABLE}") from error
+
+
 def check_writable(folder: Path) -> None:
-    """Raise where nothing can be written to a folder, or where it cannot be made; nothing is left behind.
+    """Raise where nothing can be written to a folder of runs, or where it cannot be made; nothing is left behind.
 
     Raises
     ------
@@ -83,7 +91,7 @@ def check_writable(folder: Path) -> None:
     UnfinishedError
         If the disk is full or may not be written to.
     """
-    nearest = next(parent for parent in (folder, *folder.absolute().parents) if os.path.lexists(parent))
+    nearest = _nearest(folder)
     if nearest.is_file():
         raise InputError(str(nearest), "is a file, and runs go to a folder", "name a folder with --out")
     try:
@@ -91,6 +99,11 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise not_written(folder, error) from error
+
+
+def _nearest(folder: Path) -> Path:
+    """Return what there is of a path: itself, or the first folder above it that is there."""
+    return next(parent for parent in (folder, *folder.absolute().parents) if os.path.lexists(parent))
 
 
 def folder_name(name: str) -> str:
@@ -218,7 +231,7 @@ def patiently(write: Callable[[], None]) -> None:
 def not_written(path: Path, error: OSError, fix: str = "") -> NotWrittenError:
     """Return what to tell of a file or folder that cannot be written."""
     what = f"cannot be written ({os.strerror(error.errno) if error.errno else error})"
-    least = FIXES.get(error.errno or 0, "make room, or look at the disk")
+    least = DISK_FIXES.get(error.errno or 0, "make room, or look at the disk")
     return NotWrittenError(str(path), what, fix or f"{least} or name another place, and give the command again")
 
 

@@ -43,6 +43,7 @@ from audit.report.text import (
     left_out_sentence,
     limit_sentences,
     loaded_sentence,
+    not_opened_sentence,
     note_sentences,
     preprocessing_sentence,
     removed_words,
@@ -260,6 +261,11 @@ def as_deployed(control: Control) -> str:
 def weights_summary(opened: Mapping[str, LoadedWeights]) -> str:
     """Say how each file of weights was read, a line for each field of the card."""
     return "\n".join(wrapped(f"{field}: {loaded_sentence(weights)}") for field, weights in opened.items())
+
+
+def not_opened_summary(not_opened: Mapping[str, str]) -> str:
+    """Say what only a run can open, a line for each field of the card."""
+    return "\n".join(wrapped(not_opened_sentence(field, named)) for field, named in not_opened.items())
 
 
 def _left_out(row: ExcludedRow) -> str:

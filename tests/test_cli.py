@@ -104,6 +104,11 @@ def test_version() -> None:
             "/x/y: No space left on device; make room or choose another --out",
             5,
         ),
+        (
+            OSError(errno.EPERM, "Operation not permitted", "/x/y"),
+            "/x/y: Operation not permitted; make it writable or choose another --out",
+            5,
+        ),
     ],
 )
 def test_failures_in_one_line(error: BaseException, line: str, code: int) -> None:
@@ -141,14 +146,18 @@ def test_a_signal_ends_a_command_and_says_how_to_resume(
     assert invoke("check", "nothing").exit_code == 2  # the next command is told of its own fault
 
 
-def test_a_file_is_no_folder_for_runs_or_for_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_a_file_is_no_folder_for_runs_or_for_the_cache(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "file"
     file.write_text("", encoding="utf-8")
-    result = invoke("run", "synthetic-expressions", "--out", str(file))
+    assert "no such card" in invoke(command, "no such card").stderr
+    result = invoke(command, "no such card", "--out", str(file))  # told of before anything is opened
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1] == f"{file}: is a file, and runs go to a folder; name a folder with --out"
     monkeypatch.setenv("VIT_AUDIT_CACHE", str(file))
-    result = invoke("run", "synthetic-expressions", "--out", str(tmp_path / "out"))
+    result = invoke(command, "synthetic-expressions", "--out", str(tmp_path / "out"))
     assert result.exit_code == 2
     assert "the cache cannot be written" in result.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -9,10 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from audit.cli import main
+import vit_audit as va
+from audit.cli import in_one_line, main
 from audit.exit_codes import ExitCode, as_markdown, as_text
 from tests.small_world import write_card
 
@@ -71,3 +74,40 @@ def test_an_internal_error_leaves_its_traceback_in_the_log(tmp_path: Path, monke
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     (logged,) = [line for line in lines if "traceback" in line]
     assert "in broken" in logged["traceback"]
+
+
+@pytest.mark.parametrize(
+    ("error", "internal"),
+    [
+        (RuntimeError("a bug"), True),
+        (OSError(errno.EIO, "Input/output error"), True),
+        (OSError("no number"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (PermissionError(errno.EPERM, "Operation not permitted"), False),
+        (MemoryError(), False),
+    ],
+    ids=repr,
+)
+def test_what_is_called_an_internal_error_is_what_the_log_has_a_traceback_of(
+    error: Exception, internal: bool, tmp_path: Path
+) -> None:
+    def broken(step: str, _done: int, _total: int) -> None:
+        if step.startswith("rates"):  # the run has its folder by then
+            raise error
+
+    n = 200
+    table = pd.DataFrame({"image": [f"{i}.jpg" for i in range(n)], "label": ["no", "yes"] * (n // 2)})
+    table = table.assign(group=["a", "a", "b", "b"] * (n // 4))
+    table.to_csv(tmp_path / "table.csv", index=False)
+    answers = table[["image"]].assign(predicted=table["label"])
+    card = {
+        "name": "broken",
+        "data": {"path": str(tmp_path / "table.csv")},
+        "groups": {"group": {"column": "group"}},
+    }
+    plan = va.plan(card, va.predictions(answers, classes=["no", "yes"]))
+    with pytest.raises(type(error)):
+        va.audit(plan, tmp_path / "run", callback=broken)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["error"] for line in lines if "traceback" in line] == [repr(error)] * internal
+    assert ("internal error" in in_one_line(error)[0]) == internal

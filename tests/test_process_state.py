@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 import resource
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 from PIL import ImageFile
+from transformers.utils.logging import is_progress_bar_enabled
 
+import vit_audit as va
 from audit.batching import max_batch_size, used
+from audit.card.schema import Download
+from audit.data.fetch import fetch_one
 from audit.process_state import run_state
+from tests.data.loopback import serving
+from tests.models.small_towers import write_hf
 
 pytestmark = pytest.mark.unit
 MIB = 2**20
@@ -31,6 +41,8 @@ def state() -> dict[str, Any]:
         "environment": dict(os.environ),
         "batch": max_batch_size(10_000, 1.0),
         "truncated": ImageFile.LOAD_TRUNCATED_IMAGES,
+        "levels": {name: logging.getLogger(name).level for name in ("transformers", "huggingface_hub", "pooch")},
+        "bars": (is_progress_bar_enabled(), are_progress_bars_disabled()),
     }
 
 
@@ -90,3 +102,20 @@ def test_the_variable_of_cublas_comes_back(value: str | None, monkeypatch: pytes
         monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", value)
     succeed()
     assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == value
+
+
+def test_loggers_and_bars_of_libraries_are_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIT_AUDIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("VIT_AUDIT_OFFLINE", raising=False)
+    write_hf(tmp_path / "clip", "clip")
+    pytest.importorskip("requests")  # whose import sets filters of warnings
+    prompts = {"cat": ["a cat"], "dog": ["a dog"]}
+    before = state()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the library says of its own parts
+        va.load_model({"name": "huggingface", "weights": "clip", "prompts": prompts}, folder=tmp_path)
+    assert state() == before
+    with serving({"/a.csv": b"a"}) as address:
+        digest = "sha256:" + hashlib.sha256(b"a").hexdigest()
+        fetch_one(Download(url=f"{address}/a.csv", hash=digest), tmp_path)
+    assert state() == before

@@ -20,7 +20,7 @@ from audit.card.schema import PREDICTIONS, Decision, ModelSpec, Output, Preproce
 from audit.controls.identities import Subject, run_identities
 from audit.data.assemble import as_texts
 from audit.errors import InputError, ModelError
-from audit.given import as_path, check_kind
+from audit.given import as_path, check_kind, said_of
 from audit.models.adapters.registry import Model
 from audit.models.black_box import IN_MEMORY, PredictionTable, hash_table, predictions_of
 from audit.models.build import UNUSED, Backbone, Reading, with_class_names
@@ -194,7 +194,7 @@ def predictions(
         spec = ModelSpec(name=PREDICTIONS, path=IN_MEMORY, classes=named, scores=scores)
     except ValidationError as error:
         first = error.errors()[0]
-        what = f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}"
+        what = f"{first['loc'][0]}: {said_of(first)}"
         raise ModelError("predictions", what, "correct what was given") from None
     texts = as_texts(frame)
     return Predictions(predictions_of(spec, texts, hash_table(texts), image, "predictions"))
@@ -347,7 +347,9 @@ def wrap(
         backbone.preprocessing(backbone.build_as_is(len(names)))
     except ValidationError as error:
         fault = error.errors()[0]
-        raise ModelError(".".join(map(str, fault["loc"])), fault["msg"], "as docs/card.md has it under model") from None
+        raise ModelError(
+            ".".join(map(str, fault["loc"])), said_of(fault), "as docs/card.md has it under model"
+        ) from None
     return Net(backbone, tuple(names))
 
 

@@ -14,6 +14,7 @@ import audit.card.schema
 from audit.api.cards import Card, load_card
 from audit.api.data import Data
 from audit.api.models import Net, Predictions
+from audit.api.options import check_options
 from audit.api.progress import Callback, as_step
 from audit.card.load import resolve, with_classes
 from audit.data.pixels import ImagesOnDemand, fits, size_of
@@ -32,6 +33,7 @@ from audit.pipeline.show_images import write_examples
 from audit.process_state import run_state
 from audit.records import Access, Control, DataReport, LoadedWeights, PreprocessingInfo
 from audit.report.text import called_sentence
+from audit.store import check_writable
 
 __all__ = ["Plan", "plan"]
 
@@ -161,6 +163,11 @@ class Plan:
         return {each.field: as_record(each.loaded) for each in opened if each.loaded is not None}
 
     @property
+    def not_opened(self) -> dict[str, str]:
+        """What only a run can open, by the card's field: weights or images that it fetches, trains or draws."""
+        return dict(self.inputs.not_opened)
+
+    @property
     def outputs(self) -> str:
         """How the model's outputs are read, in words."""
         box, read = self.inputs.box, asdict(self.inputs.readout)
@@ -191,9 +198,16 @@ def plan(
     data: Data | None = None,
     *,
     data_root: str | Path | None = None,
+    runs: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+    memory: str | None = None,
+    workers: int | None = None,
     callback: Callback | None = None,
 ) -> Plan:
     """Open and check everything that an audit will use.
+
+    Of what only a run can open it is known which that is, see :attr:`Plan.not_opened`.
 
     Parameters
     ----------
@@ -205,6 +219,10 @@ def plan(
         By default the card's.
     data_root : str or pathlib.Path, optional
         Folder that paths of the card are relative to, where that is not the card's own.
+    runs : str or pathlib.Path, optional
+        Where runs will go; where that is given, whether it can be written to is tried.
+    device, precision, memory, workers : optional
+        What :func:`vit_audit.audit` will be given: what cannot be had is refused before any image is opened.
     callback : callable, optional
         Called with the name of a step, what is done of it, and in all.
 
@@ -216,6 +234,8 @@ def plan(
     ------
     InputError
         Whatever is wrong with card, model or data; nothing is written.
+    UnfinishedError
+        If the folder of runs, or that of the cache, cannot be written to.
 
     Examples
     --------
@@ -224,6 +244,9 @@ def plan(
     >>> list(plan.power().columns)[:3]
     ['attribute', 'group', 'reference']
     """
+    check_options(device, precision, memory, workers)
+    if runs is not None:
+        check_writable(as_path("runs", runs))
     full = _full_card(card, net, data)
     root = None if data_root is None else as_path("data_root", data_root)
     if root is not None and not root.is_dir():

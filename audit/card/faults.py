@@ -12,6 +12,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from audit.given import said_of
+
 PathParts = tuple[str | int, ...]
 
 # pydantic's error types, in the words of somebody who writes YAML
@@ -161,7 +163,7 @@ def _message(found: list[ErrorDetails], path: PathParts, model: type[BaseModel])
     if kind == "missing":
         return f"required key is missing; write '{path[-1]}: ...'"
     if kind == "value_error":
-        return _own_words(first)
+        return said_of(first)
     if kind == "literal_error" and len(found) == 1:
         choices = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
         return _join(f"{_shown(first['input'])} is not one of {', '.join(choices)}", _close(first, choices))
@@ -204,10 +206,6 @@ def _bounds(found: ErrorDetails) -> str:
     if found["type"] == "too_long":
         return f"too many entries ({ctx.get('actual_length')}); give at most {ctx.get('max_length')}"
     return found["msg"]
-
-
-def _own_words(found: ErrorDetails) -> str:
-    return str(found.get("ctx", {}).get("error", found["msg"]))
 
 
 def _close(found: ErrorDetails, choices: list[str]) -> str:

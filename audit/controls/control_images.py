@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,8 +16,10 @@ import pandas as pd
 from audit.card.load import find_card, load_card, resolve
 from audit.card.schema import Card, DataSpec
 from audit.data.pixels import Geometry, Pixels, load_pixels
+from audit.data.readers.cifar100 import is_to_be_fetched
 from audit.data.readers.control import read_control_images
-from audit.data.samples import AUDIT_SPLITS, Samples
+from audit.data.samples import AUDIT_SPLITS, ImageSource, Samples
+from audit.data.sources import open_image, opening_of
 from audit.data.synthetic.shapes import sample_shapes
 from audit.errors import DataError
 
@@ -80,10 +83,28 @@ class ControlSet:
         return np.array_equal(self.targets["colour"][0], self.targets["blur"][0])
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """Real images of the controls, found and drawn, and not opened.
+
+    Parameters
+    ----------
+    name : str
+    source : ImageSource
+    train, evaluate : pandas.DataFrame
+        Columns ``image`` and ``label``.
+    """
+
+    name: str
+    source: ImageSource
+    train: pd.DataFrame
+    evaluate: pd.DataFrame
+
+
 def load_control_set(
     card: Card, samples: Samples, geometry: Geometry, *, card_path: Path, data_root: Path | None
 ) -> ControlSet:
-    """Load what ``controls.card`` names, as the audited model sees images.
+    """Load what ``controls.card`` names, as the audited model sees images; CIFAR-100 is fetched where it is not there.
 
     Parameters
     ----------
@@ -99,7 +120,41 @@ def load_control_set(
     if spec.card == "rendered":
         return rendered_set(spec.train_images, spec.eval_images, geometry.shape[0], spec.seed)
     if spec.card == "same":
-        return _same(card, samples, geometry)
+        return _real(_same(card, samples), geometry)
+    return _real(_other(card, *_found(card, card_path, data_root)), geometry)
+
+
+def check_control_set(card: Card, samples: Samples, *, card_path: Path, data_root: Path | None) -> bool:
+    """Open all that ``load_control_set`` will, each image for itself; return False where that is still to be fetched.
+
+    Raises
+    ------
+    InputError
+        Whatever is wrong with the images of the controls.
+    """
+    if card.controls.card == "rendered":
+        return True
+    if card.controls.card == "same":
+        _same(card, samples)  # whose images were opened as the audit's
+        return True
+    data, path = _found(card, card_path, data_root)
+    if is_to_be_fetched(data, path):
+        return False
+    chosen = _other(card, data, path)
+    keys = [*chosen.train["image"], *chosen.evaluate["image"]]
+    with ThreadPoolExecutor() as pool:
+        try:
+            for _ in pool.map(lambda key: open_image(chosen.source, key, opening_of(card)).size, keys):
+                pass
+        except BaseException:  # the others are not waited for
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return True
+
+
+def _found(card: Card, card_path: Path, data_root: Path | None) -> tuple[DataSpec, Path]:
+    """Return how another set is read, and where it lies."""
+    spec = card.controls
     if spec.card == "cifar100":
         data = DataSpec(reader="cifar100", path=spec.path or "cifar100", seed=spec.seed)
     else:
@@ -113,11 +168,17 @@ def load_control_set(
         missing_ok=may_download,
         inside=spec.path is not None and not card.data.links,
     )
+    return data, path
+
+
+def _other(card: Card, data: DataSpec, path: Path) -> Chosen:
+    """Draw images of another set."""
+    spec = card.controls
     images = read_control_images(data.model_copy(update={"path": str(path.resolve())}), base=path.parent)
     frame = images.frame
     train = _take(frame[frame["split"] == "train"], spec.train_images, spec.seed)
     evaluate = _take(frame[frame["split"] == "test"], spec.eval_images, spec.seed)
-    return _real(spec.card, images.source, train, evaluate, geometry)
+    return Chosen(spec.card, images.source, train, evaluate)
 
 
 def rendered_set(n_train: int, n_eval: int, size: int, seed: int) -> ControlSet:
@@ -145,13 +206,14 @@ def _resized(pixels: Pixels, size: int) -> Pixels:
     return np.stack([np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BICUBIC)) for p in pixels])
 
 
-def _same(card: Card, samples: Samples, geometry: Geometry) -> ControlSet:
+def _same(card: Card, samples: Samples) -> Chosen:
+    """Draw images of the audit's own."""
     spec = card.controls
     train = _take(samples.of_split("train"), spec.train_images, spec.seed)
     if not len(train):
         raise DataError("controls.card", "'same' needs a training split, and this card has none", "use 'rendered'")
     evaluate = _take(samples.of_split(*AUDIT_SPLITS), spec.eval_images, spec.seed)
-    return _real("this audit's own images", samples.source, train, evaluate, geometry)
+    return Chosen("this audit's own images", samples.source, train, evaluate)
 
 
 def _take(frame: pd.DataFrame, at_most: int, seed: int) -> pd.DataFrame:
@@ -161,12 +223,13 @@ def _take(frame: pd.DataFrame, at_most: int, seed: int) -> pd.DataFrame:
     return frame.loc[turn.index[:at_most]]
 
 
-def _real(name: str, source: object, train: pd.DataFrame, evaluate: pd.DataFrame, geometry: Geometry) -> ControlSet:
-    labels = sorted(set(train["label"]))
-    codes = [pd.Index(labels).get_indexer(pd.Index(part["label"])).astype(np.int64) for part in (train, evaluate)]
-    pixels = [load_pixels(source, part["image"].tolist(), geometry) for part in (train, evaluate)]  # type: ignore[arg-type]
+def _real(chosen: Chosen, geometry: Geometry) -> ControlSet:
+    labels = sorted(set(chosen.train["label"]))
+    parts = chosen.train, chosen.evaluate
+    codes = [pd.Index(labels).get_indexer(pd.Index(part["label"])).astype(np.int64) for part in parts]
+    pixels = [load_pixels(chosen.source, part["image"].tolist(), geometry) for part in parts]
     return ControlSet(
-        name=f"{name}, {len(labels)} classes",
+        name=f"{chosen.name}, {len(labels)} classes",
         train=pixels[0],
         evaluate=pixels[1],
         targets=dict.fromkeys(ROLES, (codes[0], codes[1])),

@@ -1,4 +1,4 @@
-"""Downloads that a card names: by pooch, checked by their hashes, there whole or not at all.
+"""Downloads that a card names: checked by their hashes, there whole or not at all.
 
 Nothing is fetched while an audit runs, but for CIFAR-100 where a card's controls ask for it and it is not there.
 """
@@ -6,7 +6,6 @@ Nothing is fetched while an audit runs, but for CIFAR-100 where a card's control
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import shutil
 import tempfile
@@ -120,35 +119,33 @@ def _receipt(folder: Path) -> list[str]:
 
 
 def _same(target: Path, download: Download) -> Path:
-    import pooch
-
-    kind, _, digest = download.hash.partition(":")
-    if not target.is_file() or pooch.file_hash(str(target), alg=kind) != digest:
+    if not target.is_file() or not _is_meant(target, download):
         raise DataError(str(target), f"is there, and is not what {download.url} has", "move it away")
     return target
 
 
+def _is_meant(file: Path, download: Download) -> bool:
+    """Tell whether a file has the hash that the card names."""
+    import pooch
+
+    kind, _, digest = download.hash.partition(":")
+    return bool(pooch.file_hash(str(file), alg=kind) == digest)
+
+
 def _retrieved(download: Download, folder: Path, tick: Tick | None) -> Path:
     """Return the file as it was downloaded, once its hash agrees."""
-    import pooch
     from requests.exceptions import RequestException
 
-    pooch.get_logger().setLevel(logging.WARNING)  # it reports every file, to the terminal
-
-    def deliver(url: str, file: str, _caller: object) -> None:
-        _stream(url, Path(file), tick)
-
+    file = folder / "download"
     try:
-        found = pooch.retrieve(download.url, download.hash, fname="download", path=folder, downloader=deliver)
+        _stream(download.url, file, tick)
     except RequestException as error:
         fix = "give the same command again later, or fetch it by hand"
         raise UnfinishedError(download.url, f"could not be fetched ({_in_words(error)})", fix) from None
-    except ValueError as error:
-        if "does not match" not in str(error):
-            raise
+    if not _is_meant(file, download):
         what = f"what the server sends is not the file that was meant: its hash is not {download.hash}"
-        raise DataError(download.url, what, "do not use it; ask who wrote the card") from None
-    return Path(found)
+        raise DataError(download.url, what, "do not use it; ask who wrote the card")
+    return file
 
 
 def _stream(url: str, file: Path, tick: Tick | None) -> None:

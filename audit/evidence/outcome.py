@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from audit.evidence.disparity import primary_gaps
-from audit.evidence.stats import is_more
+from audit.evidence.stats import is_at_most, is_more
 from audit.exit_codes import ExitCode
 from audit.records import (
     ContrastRow,
@@ -81,9 +81,10 @@ def _verdict(outcome: Outcome, reasons: list[Reason], *steps: NextStep) -> Audit
 
 def _passed(contrasts: Sequence[ContrastRow]) -> list[Reason]:
     """Say what was tested and what could have been seen."""
-    least = max(c.smallest_detectable or 0.0 for c in contrasts)
+    detectable = [_detectable(c) for c in contrasts]
+    least = max(gap or 0.0 for gap in detectable)
     small = sum(c.state == State.DISPARITY for c in contrasts)
-    untested = sum(c.smallest_detectable is None for c in contrasts)
+    untested = detectable.count(None)
     reasons = [
         Reason(code=ReasonCode.NO_GAP_ABOVE_POLICY),
         Reason(code=ReasonCode.SMALLER_GAPS, count=small),
@@ -102,7 +103,13 @@ def _is_blind(row: ContrastRow, gap_above: float) -> bool:
     """Tell whether a group's standardised gap (not an intersection's) could have been missed at the policy's size."""
     if " x " in row.attribute or row.metric != Metric.STANDARDISED_GAP:
         return False
-    return row.smallest_detectable is None or row.smallest_detectable > max(gap_above, NO_GAP)
+    return not is_at_most(row.smallest_detectable, max(gap_above, NO_GAP))
+
+
+def _detectable(row: ContrastRow) -> float | None:
+    """Return the smallest gap that could have been seen; None where that is missing or not finite."""
+    found = row.smallest_detectable
+    return found if is_at_most(found, math.inf) else None
 
 
 def _not_excluded(row: ContrastRow, gap_above: float) -> Reason:
@@ -111,14 +118,15 @@ def _not_excluded(row: ContrastRow, gap_above: float) -> Reason:
     The detectable gap falls with the square root of the number of images, both groups growing alike.
     """
     missing: dict[str, int] = {}
-    if row.smallest_detectable is not None and gap_above > NO_GAP:
-        factor = (row.smallest_detectable / gap_above) ** 2 - 1
+    detectable = _detectable(row)
+    if detectable is not None and gap_above > NO_GAP:
+        factor = (detectable / gap_above) ** 2 - 1
         sizes = ((row.group, row.n_group), (row.reference, row.n_reference))
         missing = {group: math.ceil(factor * n) for group, n in sizes}
     return Reason(
         code=ReasonCode.GAP_NOT_EXCLUDED,
         contrast=row.id,
-        smallest_detectable=row.smallest_detectable,
+        smallest_detectable=detectable,
         missing=missing,
     )
 

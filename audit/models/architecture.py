@@ -26,6 +26,7 @@ from audit.models.converters import (
     read_conversion,
 )
 from audit.models.converters.timm_folder import reserved_among
+from audit.models.pretrained import kept_by_timm, not_loaded
 from audit.units import Unit
 
 SUPPORTED = (
@@ -175,6 +176,8 @@ def _of_timm(spec: ModelSpec, classes: int, pretrained: bool) -> Model:
     try:
         model = timm.create_model(spec.name, pretrained=pretrained, num_classes=classes, **options)
     except Exception as error:  # whatever odd arguments make of an architecture
+        if pretrained and (kept := kept_by_timm(spec.name)):
+            raise not_loaded(kept, error, "take back model.overrides, or " if options else "") from error
         if pretrained and isinstance(error, OSError | RuntimeError):
             what = f"pretrained weights of {spec.name} could not be fetched ({type(error).__name__})"
             fix = "connect to the network once, or name a weights FILE"

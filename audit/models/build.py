@@ -264,8 +264,9 @@ class Backbone:
         if self.weights is None:
             what = f"'{self.spec.weights}' with training: none"
             raise ModelError("model.weights", what, "name the weights file to audit")
-        model = self._with_texts(make_architecture(self.spec, classes, weights=self.weights))
-        report = self._load(model, keep_classifier=True)
+        with torch.random.fork_rng(devices=[]):  # whatever is drawn is replaced by what is loaded
+            model = self._with_texts(make_architecture(self.spec, classes, weights=self.weights))
+            report = self._load(model, keep_classifier=True)
         return _frozen(model), report
 
     def build_stored(self, tensors: Mapping[str, torch.Tensor], classes: int) -> Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from audit.models.adapters.registry import Model
 from audit.models.architecture import make_architecture, try_pass
 from audit.models.build import Backbone, LoadReport, check_model
 from audit.models.checkpoint import check_finite
+from audit.models.converters import kept_weights
 from audit.models.predict import predict_logits
 from audit.models.preprocessing import Preprocessing, preprocessing_of
 from audit.models.readout import READING, Readout, readout_of, readout_of_card
@@ -58,8 +60,8 @@ class PreflightReport:
     Parameters
     ----------
     opened : tuple of Opened
-    not_opened : tuple of str
-        Fields of the card whose weights the run trains, draws or fetches.
+    not_opened : mapping of str to str
+        Weights that the run trains ("rendered"), draws ("none") or fetches ("pretrained"), by the card's field.
     preprocessing : Preprocessing
         What is done to images before the model sees them.
     classes : int
@@ -71,7 +73,7 @@ class PreflightReport:
     """
 
     opened: tuple[Opened, ...]
-    not_opened: tuple[str, ...]
+    not_opened: Mapping[str, str]
     preprocessing: Preprocessing
     classes: int
     images: int
@@ -84,9 +86,10 @@ def preflight_model(
     card_path: Path,
     data_root: Path | None,
     samples: Samples | None = None,
-    fetch: bool = False,
 ) -> PreflightReport:
     """Open and load all weights that a card names, and run the audited model on a few images.
+
+    Pretrained weights are opened where they lie on this machine; none are fetched.
 
     Parameters
     ----------
@@ -96,8 +99,6 @@ def preflight_model(
         Where weights are looked for.
     samples : Samples, optional
         The audit's images and labels; without them a blank image is tried.
-    fetch : bool
-        Whether pretrained weights are fetched too.
 
     Raises
     ------
@@ -107,19 +108,29 @@ def preflight_model(
     """
     check_model(card, card_path=card_path, data_root=data_root)
     classes = _classes_of(card, samples)
-    opened: list[Opened] = []
-    own, taken, preprocessing = _open(card.model, "model.weights", card, classes, card_path, data_root, fetch=fetch)
-    opened += [taken] if taken is not None else []
-    closed = [] if taken is not None else [f"model.weights: {card.model.weights}"]
-    if card.controls.weights is not None:
-        spec = spec_of_controls(card)
-        _, of_controls, _ = _open(spec, "controls.weights", card, classes, card_path, data_root, fetch=fetch)
-        opened += [of_controls] if of_controls is not None else []
-        closed += [] if of_controls is not None else [f"controls.weights: {spec.weights}"]
+    own, taken, preprocessing = _open(card.model, "model.weights", card, classes, card_path, data_root)
+    of_controls = preflight_controls(card, classes, card_path=card_path, data_root=data_root)
+    opened = tuple(each for each in (taken, of_controls) if each is not None)
+    named = {"model.weights": card.model.weights, "controls.weights": card.controls.weights}
     preprocessing = preprocessing.opened(opening_of(card))
-    tried = _try_images(own, card.model, samples, preprocessing)
-    readout = readout_of(own) if card.training == "none" else readout_of_card(card.model)
-    return PreflightReport(tuple(opened), tuple(closed), preprocessing, classes, tried, readout)
+    return PreflightReport(
+        opened,
+        {field: weights for field, weights in named.items() if weights and field not in {o.field for o in opened}},
+        preprocessing,
+        classes,
+        _try_images(own, card.model, samples, preprocessing),
+        readout_of(own) if card.training == "none" else readout_of_card(card.model),
+    )
+
+
+def preflight_controls(card: Card, classes: int, *, card_path: Path, data_root: Path | None) -> Opened | None:
+    """Open the weights that the control models start from; None where that is what the audited model starts from.
+
+    None also where they are not to be opened yet.
+    """
+    if card.controls.weights is None:
+        return None
+    return _open(spec_of_controls(card), "controls.weights", card, classes, card_path, data_root)[1]
 
 
 def spec_of_controls(card: Card) -> ModelSpec:
@@ -145,12 +156,10 @@ def _open(
     classes: int,
     card_path: Path,
     data_root: Path | None,
-    *,
-    fetch: bool,
 ) -> tuple[Model, Opened | None, Preprocessing]:
     """Load the weights of a field; where the run makes or fetches them, return a model of random ones."""
     as_is = field == "model.weights" and card.training == "none"
-    if spec.weights in NOT_FILES and not (fetch and spec.weights == "pretrained"):
+    if spec.weights in NOT_FILES and not (spec.weights == "pretrained" and kept_weights(spec.name)):
         if as_is:
             what = f"'{spec.weights}' with training: none"
             raise ModelError("model.weights", what, "name the weights file to audit")

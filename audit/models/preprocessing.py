@@ -10,7 +10,6 @@ import copy
 import hashlib
 import inspect
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -31,7 +30,7 @@ from audit.card.schema import ModelSpec, PreprocessSpec
 from audit.data.decode import Opening
 from audit.data.pixels import Geometry, Pixels, centred_square
 from audit.errors import ModelError
-from audit.extras import needs
+from audit.extras import needs, quiet_transformers
 from audit.models.adapters.registry import Model, adapter
 from audit.models.carried import Carried
 from audit.models.converters import is_foreign
@@ -395,12 +394,13 @@ def open_processor(folder: Path | None) -> tuple[Any, bool]:
 
     if folder is None:
         raise ModelError("model.weights", "name: huggingface needs a folder", "name one that holds config.json")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     place = str(folder / "preprocessor_config.json")
     try:
-        if (folder / "preprocessor_config.json").is_file():
-            return AutoImageProcessor.from_pretrained(folder, local_files_only=True), True  # type: ignore[no-untyped-call]
-        kinds = IMAGE_PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder, local_files_only=True))]
+        with quiet_transformers():
+            if (folder / "preprocessor_config.json").is_file():
+                processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)  # type: ignore[no-untyped-call]
+                return processor, True
+            kinds = IMAGE_PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder, local_files_only=True))]
     except Exception as error:  # whatever odd settings make of a processor
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ModelError(

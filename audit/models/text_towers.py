@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from audit.errors import ModelError
-from audit.extras import needs
+from audit.extras import needs, quiet_transformers
 from audit.models.checkpoint import hash_state, listed, save_weights
 from audit.models.converters import HUGGING_FACE, OPEN_CLIP
 from audit.models.converters.conversion import Conversion
@@ -103,12 +102,10 @@ def _embed(name: str, folder: Path, weights: Path, own: State, texts: list[str])
 
 def _of_transformers(folder: Path) -> Embed:
     from transformers import AutoModel, AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
 
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    disable_progress_bar()  # type: ignore[no-untyped-call]
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model, said = AutoModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    with quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model, said = AutoModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
     if missing := sorted(key for key in said["missing_keys"] if COUNTS not in key):
         raise ModelError(str(folder), f"the text tower lacks {listed(missing)}", "name the whole model")
     longest = int(model.config.text_config.max_position_embeddings)

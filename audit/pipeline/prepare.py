@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import timm
@@ -20,6 +20,7 @@ import audit.work
 from audit import __version__
 from audit.card.load import resolve, with_classes
 from audit.card.schema import PREDICTIONS, Card, ModelSpec
+from audit.controls.control_images import check_control_set
 from audit.controls.verdict import MeasuredControl
 from audit.data.assemble import read_samples
 from audit.data.pixels import Cache, Geometry, Images, ImagesOnDemand, fits, load_pixels
@@ -34,16 +35,22 @@ from audit.models.build import Backbone, check_model, with_class_names
 from audit.models.checkpoint import hash_state
 from audit.models.device import CPU, Compute, idle_cores, open_device, open_precision, seen_alone
 from audit.models.onnx_file import OnnxModel
-from audit.models.preflight import NOT_FILES, PreflightReport, preflight_model, spec_of_controls
+from audit.models.preflight import (
+    NOT_FILES,
+    PreflightReport,
+    preflight_controls,
+    preflight_model,
+    spec_of_controls,
+)
 from audit.models.preprocessing import Preprocessing
 from audit.models.readout import SOFTMAX, Readout, readout_of
 from audit.models.rendered_base import rendered_base
 from audit.pipeline.check_served import compare_served
 from audit.pipeline.context import BlackBoxRun, RunContext
-from audit.pipeline.train_models import ARCHITECTURE
+from audit.pipeline.train_models import ARCHITECTURE, training_jobs
 from audit.progress import Step
 from audit.records import PreprocessingInfo
-from audit.store import WORK, now, open_cache, question_hash, run_folder, source_hash
+from audit.store import WORK, check_cache, now, open_cache, question_hash, run_folder, source_hash
 from audit.units import Unit
 from audit.work.pool import Workers
 
@@ -76,6 +83,8 @@ class Inputs:
         What was opened of the card's weights.
     readout : Readout
         How the audited model is read.
+    not_opened : mapping of str to str
+        What only a run can open, since it fetches, trains or draws it: what the card names, by its field.
     """
 
     card: Card
@@ -89,6 +98,7 @@ class Inputs:
     preprocessing: Preprocessing | None = None
     opened: PreflightReport | None = None
     readout: Readout = SOFTMAX
+    not_opened: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def unit(self) -> Unit:
@@ -177,7 +187,7 @@ def open_inputs(
         tick = step("data: opening every image" if card.model.sees_images else "data: reading the table")
         samples = read_samples(card, card_path=card_path, data_root=data_root, progress=lambda done: tick(done, 0))
     audited_outcomes(card, samples.labels)  # a wrong name shows before anything is trained
-    seen, opened = None, None
+    seen, opened, not_opened = None, None, {}
     if box is not None:
         with still_there(samples):
             samples = box.check(samples)
@@ -190,6 +200,10 @@ def open_inputs(
         seen = backbone.preprocessing(backbone.build(2)).opened(opening_of(card))
         if readout is None:
             readout = readout_of(backbone.build_as_is(len(samples.labels)))
+    if box is None and finished is None:
+        training_jobs(card, samples)  # what is wrong with the training sample shows
+        not_opened = _check_controls(card, samples, opened, card_path=card_path, data_root=data_root, step=step)
+        check_cache()
     return Inputs(
         card=card,
         content=content,
@@ -202,7 +216,30 @@ def open_inputs(
         preprocessing=seen,
         opened=opened,
         readout=readout or SOFTMAX,
+        not_opened=not_opened,
     )
+
+
+def _check_controls(
+    card: Card,
+    samples: Samples,
+    opened: PreflightReport | None,
+    *,
+    card_path: Path,
+    data_root: Path | None,
+    step: Step,
+) -> dict[str, str]:
+    """Open what the colour and blur controls use; return what of all that a run uses only the run can open."""
+    if opened is not None:
+        not_opened = dict(opened.not_opened)
+    else:
+        closed = preflight_controls(card, len(samples.labels), card_path=card_path, data_root=data_root) is None
+        not_opened = {"controls.weights": card.controls.weights} if closed and card.controls.weights else {}
+    if card.controls.card not in ("rendered", "same"):
+        step("controls: opening their images")
+    if not check_control_set(card, samples, card_path=card_path, data_root=data_root):
+        not_opened["controls.card"] = card.controls.card
+    return not_opened
 
 
 def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:

@@ -13,10 +13,9 @@ from typing import Literal
 
 import pandas as pd
 
-from audit.batching import is_exhausted
 from audit.controls.control_images import ControlSet
 from audit.controls.verdict import numbers_table
-from audit.errors import AuditError, InputError
+from audit.errors import InputError, is_internal
 from audit.evidence.joint_patching import sets_to_patch
 from audit.pipeline.analyze import EMPTY, Rates, judge_effects, judge_rates, judge_sets
 from audit.pipeline.attention_maps import look
@@ -38,7 +37,7 @@ from audit.pipeline.run_controls import (
 )
 from audit.pipeline.run_pairs import sweep_pairs
 from audit.pipeline.run_sweeps import UNPATCHED, measure_images, sweep_sets, what_can_be_asked
-from audit.pipeline.train_models import AuditedModels, train_audited, training_jobs
+from audit.pipeline.train_models import AuditedModels, train_audited
 from audit.progress import Step
 from audit.records import Audit, Control, ControlReport, LegalAnswer, NotRun, NotRunCode
 from audit.report import answers, load_audit, render_run
@@ -87,9 +86,8 @@ def run_audit(inputs: Inputs, options: Options, step: Step) -> Path:
         asked = prepare_black_box(inputs, inputs.box, options, step)
         return _run(asked, options, lambda: measure_black_box(asked))
     context = prepare(inputs, options, step)
-    training_jobs(context)  # what is wrong with the training sample or the control images shows
     with still_there(context.samples):
-        images = control_images(context)  # before anything is written
+        images = control_images(context)
 
     def measure() -> Audit:
         with still_there(context.samples):  # images that are not held are opened all along
@@ -140,10 +138,8 @@ def _traceback_kept(run: Path) -> Iterator[None]:
     """Add the traceback of an internal error to the log."""
     try:
         yield
-    except AuditError:
-        raise
     except Exception as error:
-        if not is_exhausted(error) and not isinstance(error, OSError):
+        if is_internal(error):
             text = "".join(traceback.format_exception(error))
             with suppress(OSError), (run / LOG).open("a", encoding="utf-8") as log:
                 log.write(json.dumps({"at": now().isoformat(), "error": repr(error), "traceback": text}) + "\n")

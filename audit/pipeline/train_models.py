@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from audit.card.schema import ModelSpec, TrainingSpec
+from audit.card.schema import Card, ModelSpec, TrainingSpec
 from audit.data.pixels import mirrored, select
+from audit.data.samples import Samples
 from audit.data.splits import balanced_training
 from audit.models.adapters.registry import Model
 from audit.models.checkpoint import hash_state, save_weights, started_from
@@ -83,7 +84,7 @@ def train_audited(context: RunContext) -> AuditedModels:
         save_weights(model.state_dict(), path, started_from=start, preprocessing=carried)
         return AuditedModels({0: model}, [], "", {"audited": start})
     train = np.flatnonzero(context.samples.frame["split"] == "train")
-    jobs = training_jobs(context)
+    jobs = training_jobs(context.card, context.samples)
     files = {name: context.run / "models" / f"{name}.safetensors" for name, _, _ in jobs}
     models = {name: with_readout(context.backbone.build(classes), context.readout) for name in files}
     absent = [name for name, path in files.items() if not path.is_file()]
@@ -115,7 +116,7 @@ def train_audited(context: RunContext) -> AuditedModels:
     return AuditedModels(by_seed, balanced, next(iter(context.samples.attributes)), starts)
 
 
-def training_jobs(context: RunContext) -> list[tuple[str, int, Rows]]:
+def training_jobs(card: Card, samples: Samples) -> list[tuple[str, int, Rows]]:
     """Return what is to be trained: name, seed, rows; nothing where the user's own model is audited.
 
     Raises
@@ -123,15 +124,15 @@ def training_jobs(context: RunContext) -> list[tuple[str, int, Rows]]:
     DataError
         If a balanced sample is asked for and some group has no training image of some label.
     """
-    training = context.training
-    if training is None:
+    if card.training == "none":
         return []
-    train = np.flatnonzero(context.samples.frame["split"] == "train")
+    training = card.training
+    train = np.flatnonzero(samples.frame["split"] == "train")
     jobs = [(f"seed-{seed}", seed, train) for seed in training.seeds]
     if training.balanced_seeds:
-        attribute, info = next(iter(context.samples.attributes.items()))
+        attribute, info = next(iter(samples.attributes.items()))
         groups = list(info.groups)
-        chosen = balanced_training(context.samples.frame, attribute, groups, context.card.audit.seed)
+        chosen = balanced_training(samples.frame, attribute, groups, card.audit.seed)
         rows = np.asarray(chosen, dtype=np.int64)
         jobs += [(f"balanced-{k}", 1000 + k, rows) for k in range(training.balanced_seeds)]
         # Design C compares with a second seed; where the card gives one only, another is trained for that alone.

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from audit.errors import InputError
+from audit.given import said_of
 from audit.records import SCHEMA_VERSION, Audit, Decision
 from audit.report.csv_files import csv_tables
 from audit.report.exports import exports
@@ -62,7 +63,7 @@ def _parsed(content: bytes, path: Path) -> Audit:
         _refuse_other_version(content, path)
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        what = f"damaged at {place}: {first['msg']}" if place else f"damaged: {first['msg']}"
+        what = f"damaged at {place}: {said_of(first)}" if place else f"damaged: {said_of(first)}"
         raise InputError(str(path), " ".join(what.split()), _FIX) from None
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from audit.errors import InputError
+from audit.given import said_of
 from audit.records import Audit, Decision, Review
 
 DECISIONS = "decisions.jsonl"
@@ -49,7 +50,7 @@ def _first(error: ValidationError) -> str:
     """Say what the first fault is, and where."""
     fault = error.errors()[0]
     place = ".".join(map(str, fault["loc"]))
-    return " ".join(f"{place}: {fault['msg'].removeprefix('Value error, ')}".removeprefix(": ").split())
+    return " ".join(f"{place}: {said_of(fault)}".removeprefix(": ").split())
 
 
 def read_decisions(run: Path, audit_sha256: str) -> list[Decision]:

@@ -474,6 +474,12 @@ def loaded_sentence(weights: LoadedWeights) -> str:
     return one_line(str(say.loaded(weights)))
 
 
+def not_opened_sentence(field: str, named: str) -> str:
+    """Say of what a card names that only a run can open it, and why."""
+    say: Any = environment().get_template("text/weights.j2").module
+    return one_line(str(say.not_opened(field, named)))
+
+
 def detection_sentences(report: DataReport) -> list[str]:
     """Say for each attribute how many images never reached the classifier; nothing where that is not known."""
     rows = report.detection

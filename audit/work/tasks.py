@@ -21,8 +21,8 @@ from typing import Protocol
 import pandas as pd
 import torch
 
-from audit.batching import as_planned, is_exhausted
-from audit.errors import MemoryExhaustedError, UnfinishedError
+from audit.batching import as_planned
+from audit.errors import MemoryExhaustedError, UnfinishedError, is_exhausted
 from audit.progress import Progress
 from audit.store import file_hash, patiently, write_table, write_text
 

@@ -60,24 +60,27 @@ def test_what_is_not_read_is_counted_with_its_reason(tmp_path: Path) -> None:
     write_folder(root, names, rows=names[2:])
     for name in ("happiness/a.heic", "neutral/Thumbs.db", "neutral/noend", "neutral/.hidden.png", "README.md"):
         (root / name).write_bytes(b"x")
-    write_images(root, ["lone.png", "neutral/.thumbs/a.png", ".trash/b.png"])
+    for name in ("photo.heic", "noend", "LICENSE", "notes.txt", "card.yaml", ".DS_Store", "faces.zip"):
+        (root / name).write_bytes(b"x")
+    write_images(root, ["lone.png", "neutral/.thumbs/a.png", ".trash/b.png", ".hidden.png"])
     (root / ".git").mkdir()
     (root / ".git" / "index").write_bytes(b"x")
     (root / "neutral" / "loop").symlink_to(root / "neutral", target_is_directory=True)
     (root / "neutral" / "gone.png").symlink_to("nowhere.png")
     samples = read(tmp_path, folder_card(tmp_path))
     assert left_out(samples) == {
-        "hidden file": 3,
+        "hidden file": 4,
         "in no class folder": 1,
         "link in a circle": 1,
         "no row in groups.csv": 3,  # two, and the link to nowhere
-        "no suffix": 1,
+        "no suffix": 2,
         "suffix '.db' is no image's": 1,
-        "suffix '.heic' is no image's": 1,
+        "suffix '.heic' is no image's": 2,
+        "suffix '.zip' is no image's": 1,
     }
     assert len(samples.frame) == 38
     report = describe_data(samples, folder_card(tmp_path))
-    assert sum(row.images for row in report.excluded) == 11
+    assert sum(row.images for row in report.excluded) == 15
 
 
 def test_a_file_that_is_not_read_counts_in_the_group_of_its_row(tmp_path: Path) -> None:
@@ -109,10 +112,45 @@ def test_images_that_no_row_names_are_told_of(tmp_path: Path) -> None:
     write_faces(tmp_path)
     write_images(tmp_path, ["images/zz.png", "more/a.tif"])
     (tmp_path / "notes.txt").write_text("x")
-    (warning,) = read(tmp_path).warnings
+    samples = read(tmp_path)
+    assert not samples.excluded
+    (warning,) = samples.warnings
     assert (warning.code, warning.images) == (DataWarningCode.UNNAMED_FILES, 2)
     assert warning.examples == ["images/zz.png", "more/a.tif"]
     assert warning_sentence(warning).startswith("2 images in the data's folder are named by no row (e.g. images/zz")
+
+
+def test_what_lies_beside_a_table_and_is_no_image_is_counted(tmp_path: Path) -> None:
+    write_faces(tmp_path)
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / ".git").mkdir()
+    for name in ("images/a.heic", "images/b.HEIC", "raw.dng", "images/noend", "images/._a.png"):
+        (tmp_path / name).write_bytes(b"x")
+    for name in ("README", "LICENCE.md", "more.csv", "card.yaml", "runs/a/e.npz", "runs/a/.lock", ".git/HEAD", "w.pt"):
+        (tmp_path / name).write_bytes(b"x")
+    samples = read(tmp_path)
+    assert left_out(samples) == {
+        "hidden file": 1,
+        "no suffix": 1,
+        "suffix '.dng' is no image's": 1,
+        "suffix '.heic' is no image's": 2,
+    }
+    assert not samples.warnings
+    assert sum(row.images for row in describe_data(samples, card_of(tmp_path)).excluded) == 5
+
+
+def test_a_row_may_name_a_file_of_any_suffix(tmp_path: Path) -> None:
+    """What a row names is opened, and set aside in its group where it is no image."""
+    frame = face_table(60)
+    first = frame["image"][0]
+    write_faces(tmp_path, frame)
+    (tmp_path / first).rename(tmp_path / "photo.heic")
+    (tmp_path / "photo.heic").write_bytes(b"x")
+    frame.assign(image=["photo.heic", *frame["image"][1:]]).to_csv(tmp_path / "faces.csv", index=False)
+    samples = read(tmp_path)
+    assert not samples.excluded
+    (row,) = samples.quarantined
+    assert (row.images, row.examples, sum(row.by_group["gender"].values())) == (1, ["photo.heic"], 1)
 
 
 def lossy(folder: Path, women: int, men: int, people: int = 60) -> Samples:

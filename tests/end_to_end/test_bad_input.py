@@ -136,6 +136,30 @@ def missing_controls(_: Path) -> dict[str, Any]:
     return {"controls": {"card": "cifar100", "path": "gone"}, "model": {"weights": "none"}}
 
 
+def no_training_cell(folder: Path) -> dict[str, Any]:
+    """Put all smiling faces of one group into the other splits."""
+
+    def parted(table: pd.DataFrame) -> pd.DataFrame:
+        parts = pd.Series(["train", "train", "discovery", "confirmation"] * 40)
+        kept_out = (table["expression"] == "smiling") & (table["tone"] == "darker")
+        return table.assign(part=parts.where(~(kept_out & (parts == "train")), "discovery"))
+
+    edit_table(folder, parted)
+    return {"data": {**TABLE, "split": "part"}, "model": {"weights": "none"}}
+
+
+def damaged_control_image(folder: Path) -> dict[str, Any]:
+    for number, image in enumerate(sorted((folder / "images").iterdir())[:24]):
+        place = folder / "objects" / ("train" if number % 3 else "test") / ("cups" if number % 2 else "pens")
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number}.png").write_bytes(image.read_bytes() if number != 7 else b"no image")
+    return {"controls": {"card": "cifar100", "path": "objects"}, "model": {"weights": "none"}}
+
+
+def missing_control_weights(_: Path) -> dict[str, Any]:
+    return {"controls": {"weights": "gone.safetensors"}, "model": {"weights": "none"}}
+
+
 FAULTS: list[tuple[Damage, list[str]]] = [
     (unknown_key, ["card.yaml:", "unknown key 'grups'", "did you mean 'groups'?"]),
     (missing_table, ["faces.csv", "no such file or folder", "--data"]),
@@ -190,12 +214,26 @@ def test_every_fault_of_a_card_at_once(tmp_path: Path, invoke: Invoke) -> None:
     assert all(line.startswith(f"{card}:") for line in lines)
 
 
-@pytest.mark.parametrize("damage", [unsupported_model, unknown_model])
-def test_check_refuses_a_model_before_a_run_does(folder: Path, invoke: Invoke, damage: Damage) -> None:
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (unsupported_model, "'xcit_tiny_12_p16_224' is not supported"),
+        (unknown_model, "did you mean vit_tiny_patch16_224"),
+        (missing_controls, "'gone': no such file or folder"),
+        (no_training_cell, "no training image"),
+        (damaged_control_image, "train/cups/7.png"),
+        (missing_control_weights, "gone.safetensors"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_check_refuses_what_a_run_would(folder: Path, invoke: Invoke, damage: Damage, said: str) -> None:
     card = write_card(folder / "card.yaml", **{"data": TABLE, "groups": TONE, **damage(folder)})
     result = invoke("check", card)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.splitlines() == invoke("run", card, "--out", folder / "out").stderr.splitlines()[-1:]
+    assert (result.exit_code, result.stdout) == (2, ""), result.output
+    (line,) = result.stderr.splitlines()[-1:]
+    assert said in line
+    assert [line] == invoke("run", card, "--out", folder / "out").stderr.splitlines()[-1:]
+    assert not (folder / "out").exists()
 
 
 @pytest.mark.parametrize("command", ["run", "check"])

@@ -65,6 +65,16 @@ def test_inconclusive_where_an_attribute_could_not_be_seen(row: ContrastRow) -> 
     assert verdict.next_steps == ["add images"]
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_shows_nothing(number: float) -> None:
+    verdict = decide(controls(), [quiet(smallest_detectable=number), quiet(attribute="hair")], gap_above=0.1)
+    assert (verdict.outcome, verdict.exit_code) == ("INCONCLUSIVE", 4)
+    (reason,) = verdict.reasons
+    assert (reason.code, reason.smallest_detectable, reason.missing) == ("gap not excluded", None, {})
+    rare = quiet(metric="tpr_gap", smallest_detectable=number)
+    assert decide(controls(), [quiet(), rare], gap_above=0.1).reasons[-1] == Reason(code="untested", count=1)
+
+
 def test_inconclusive_says_how_many_images_are_missing() -> None:
     """The detectable gap falls with the square root of n: twice the policy's gap needs four times the images."""
     (reason,) = decide(controls(), [quiet(smallest_detectable=0.2)], gap_above=0.1).reasons

@@ -14,6 +14,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torchvision.models import ResNet18_Weights, resnet18
 
 from audit.card.schema import Card
 from audit.data.samples import Samples
@@ -90,13 +91,32 @@ def test_what_fits_is_reported(tmp_path: Path) -> None:
         ("controls.weights", "base.safetensors", "raw"),
     ]
     assert report.opened[0].tensors == len(weights())
-    assert (report.preprocessing.geometry.shape[0], report.classes, report.images, report.not_opened) == (32, 3, 4, ())
+    assert (report.preprocessing.geometry.shape[0], report.classes, report.images, report.not_opened) == (32, 3, 4, {})
 
 
 def test_what_the_run_makes_itself_is_not_opened(tmp_path: Path) -> None:
     save_file(weights(), tmp_path / "w.safetensors")
     report = opened(tmp_path, card(controls={"weights": "rendered"}))
-    assert report.not_opened == ("controls.weights: rendered",)
+    assert report.not_opened == {"controls.weights": "rendered"}
+
+
+def test_pretrained_weights_are_opened_where_they_are_and_never_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    given = {"data": {"path": "t.csv"}, "groups": {"g": {"column": "g"}}, "model": {"name": "torchvision/resnet18"}}
+    pretrained = Card.model_validate(given)
+    report = opened(tmp_path, pretrained)
+    assert (report.opened, report.not_opened) == ((), {"model.weights": "pretrained"})
+    kept = tmp_path / "hub" / "checkpoints" / ResNet18_Weights.DEFAULT.url.rsplit("/", 1)[-1]
+    kept.parent.mkdir(parents=True)
+    torch.save(resnet18().state_dict(), kept)
+    report = opened(tmp_path, pretrained)
+    assert [(o.field, o.weights) for o in report.opened] == [("model.weights", "pretrained")]
+    assert report.not_opened == {}
+    kept.write_bytes(b"broken off")
+    error = refusal(tmp_path, pretrained)
+    assert (error.where, error.fix) == (str(kept), "remove the file, so that it is fetched again")
 
 
 @pytest.mark.parametrize("field", ["model", "controls"])

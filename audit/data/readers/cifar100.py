@@ -128,7 +128,7 @@ def cifar100_images(path: Path) -> tuple[pd.DataFrame, ByteSource]:
     DataError
         If nothing is there and the download fails or is off, or the files are damaged.
     """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if _is_absent(path):
         _download(path)
     for folder in (path, path / BINARY_FOLDER):
         if (folder / "train.bin").is_file():
@@ -137,6 +137,15 @@ def cifar100_images(path: Path) -> tuple[pd.DataFrame, ByteSource]:
         if (folder / "train").is_file():
             return _from_python(folder)
     return class_folders(path).images, FileSource(path)
+
+
+def is_to_be_fetched(spec: DataSpec, path: Path) -> bool:
+    """Tell whether a set is CIFAR-100, does not lie at ``path``, and may be downloaded."""
+    return spec.reader == "cifar100" and _is_absent(path) and not os.environ.get(OFFLINE_ENV)
+
+
+def _is_absent(path: Path) -> bool:
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
 def _download(path: Path) -> None:

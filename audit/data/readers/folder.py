@@ -12,7 +12,7 @@ from audit.card.schema import DataSpec
 from audit.data.decode import IMAGE_SUFFIXES
 from audit.data.readers.raw import DETAIL, KIND, RawTable, require_columns
 from audit.data.readers.table import with_safe_paths
-from audit.data.readers.walk import files_below
+from audit.data.readers.walk import files_below, tells_of_data
 from audit.data.sources import FileSource
 from audit.data.splits import GIVEN, UNASSIGNED
 from audit.errors import DataError
@@ -31,7 +31,8 @@ class ClassFolders:
     images : pandas.DataFrame
         Columns ``image`` (relative path) and ``label``; ``given_split`` where there are split folders. Sorted by image.
     left_out : pandas.DataFrame
-        Columns ``image``, KIND and DETAIL: every other file in a class folder, and images that are in none.
+        Columns ``image``, KIND and DETAIL: every other file in a class folder, and what lies in none and tells of no
+        data.
     """
 
     images: pd.DataFrame
@@ -81,8 +82,8 @@ def class_folders(path: Path) -> ClassFolders:
     Parameters
     ----------
     path : pathlib.Path
-        ``<class>/**/*`` or ``{train,test,val}/<class>/**/*``. Files beside the class folders that are no images by
-        their suffix, such as ``groups.csv``, are passed over.
+        ``<class>/**/*`` or ``{train,test,val}/<class>/**/*``. Texts and tables beside the class folders, such as
+        ``groups.csv``, are passed over.
 
     Returns
     -------
@@ -101,10 +102,10 @@ def class_folders(path: Path) -> ClassFolders:
     left_out: list[tuple[str, LeftOut, str]] = []
     for key, why in files_below(path):
         folders = key.split("/")[:-1]
-        is_image = key.lower().endswith(IMAGE_SUFFIXES)
+        in_a_class = bool(folders) and not folders[0].startswith(".")
         if why is None and len(folders) > level:
             rows.append((key, folders[level], folders[0]))
-        elif is_image or (folders and not folders[0].startswith(".")):
+        elif in_a_class or not tells_of_data(key):
             left_out.append((printable(key), *(why or (LeftOut.NO_CLASS_FOLDER, ""))))
     if not rows:
         suffixes = ", ".join(IMAGE_SUFFIXES)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
+
 from audit.card.load import resolve
 from audit.card.schema import DataSpec
 from audit.data.readers.actions import read_coco, read_facet, read_imsitu, read_stanford40
@@ -27,10 +29,11 @@ from audit.data.readers.expressions import (
 )
 from audit.data.readers.folder import GROUPS_FILE, join_groups, read_folder
 from audit.data.readers.hf import read_huggingface
-from audit.data.readers.raw import RawTable
+from audit.data.readers.raw import DETAIL, KIND, RawTable
 from audit.data.readers.table import read_image_table
-from audit.data.readers.walk import unnamed_images
+from audit.data.readers.walk import unnamed_files
 from audit.data.sources import FileSource
+from audit.filenames import printable
 
 PUBLISHED: Mapping[str, Callable[[Path], RawTable]] = {
     "rafdb": read_rafdb,
@@ -83,14 +86,19 @@ def read_raw(spec: DataSpec, card_path: Path, data_root: Path | None) -> RawTabl
 
 
 def _with_unnamed(raw: RawTable, spec: DataSpec) -> RawTable:
-    """Tell of images in the data's folder that no row names."""
+    """Tell of images in the data's folder that no row names, and count what else lies there."""
     source = raw.source
     if isinstance(source, FileSource):
-        return replace(raw, warnings=unnamed_images(source.root, raw.frame[spec.image].dropna()))
-    if isinstance(source, CropSource):
-        files = [crop.file for crop in source.crops.values()]
-        return replace(raw, warnings=unnamed_images(source.files.root, files))
-    return raw
+        warnings, others = unnamed_files(source.root, raw.frame[spec.image].dropna())
+    elif isinstance(source, CropSource):
+        warnings, others = unnamed_files(source.files.root, [crop.file for crop in source.crops.values()])
+    else:
+        return raw
+    if not others:
+        return replace(raw, warnings=warnings)
+    rows = [(printable(key), kind, detail) for key, (kind, detail) in others]
+    left_out = pd.DataFrame(rows, columns=[spec.image, KIND, DETAIL], dtype=object)
+    return replace(raw, warnings=warnings, left_out=left_out)
 
 
 def _with_links(raw: RawTable) -> RawTable:

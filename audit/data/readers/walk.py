@@ -14,6 +14,14 @@ from audit.filenames import name_in_text, printable
 from audit.records import DataWarning, DataWarningCode, LeftOut
 
 MOST_FILES = 200_000  # that are looked at beside a table
+# What tells of data, or was made of it: no one takes these for images.
+TELLING = (
+    ".csv", ".tsv", ".xlsx", ".xls", ".parquet", ".arrow", ".json", ".jsonl", ".ndjson", ".xml", ".mat", ".lst",
+    ".yaml", ".yml", ".toml", ".txt", ".md", ".rst", ".bib", ".html", ".pdf", ".py", ".ipynb", ".log",
+    ".npy", ".npz", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".part",
+)  # fmt: skip
+ABOUT = ("readme", "license", "licence", "copying", "notice", "citation", "authors", "makefile")
+SYSTEM_FILES = (".ds_store", "thumbs.db", "desktop.ini", ".fetched", ".lock", ".gitignore", ".gitattributes")
 Why = tuple[LeftOut, str]  # why a file is not read, and a detail of it
 
 
@@ -83,8 +91,17 @@ def _no_image(entry: os.DirEntry[str]) -> Why | None:
     return None if entry.is_file() or entry.is_symlink() else (LeftOut.NO_FILE, "")
 
 
-def unnamed_images(folder: Path, named: Collection[str]) -> tuple[DataWarning, ...]:
-    """Return a warning where a folder holds images that a table does not name.
+def tells_of_data(key: str) -> bool:
+    """Tell whether a file is no part of the data by its name: texts, tables, cards, weights, what a system leaves."""
+    path = PurePosixPath(key)
+    name, is_image = path.name.lower(), path.suffix.lower() in IMAGE_SUFFIXES
+    inside_hidden = any(folder.startswith(".") for folder in path.parts[:-1])
+    described = name in SYSTEM_FILES or path.suffix.lower() in TELLING or name.split(".")[0] in ABOUT
+    return not is_image and (inside_hidden or described)
+
+
+def unnamed_files(folder: Path, named: Collection[str]) -> tuple[tuple[DataWarning, ...], list[tuple[str, Why]]]:
+    """Return a warning where a folder holds images that a table does not name, and what else lies there and why.
 
     Parameters
     ----------
@@ -96,16 +113,16 @@ def unnamed_images(folder: Path, named: Collection[str]) -> tuple[DataWarning, .
     try:
         files = list(islice(files_below(folder), MOST_FILES))
     except DataError:  # a folder beside the table, which nothing needs
-        return ()
+        return (), []
     known = set(named)
     unnamed = sorted(key for key, why in files if why is None and key not in known)
+    others = [(key, why) for key, why in files if why is not None and key not in known and not tells_of_data(key)]
     if not unnamed:
-        return ()
-    return (
-        DataWarning(
-            code=DataWarningCode.UNNAMED_FILES,
-            images=len(unnamed),
-            examples=[printable(key) for key in unnamed[:EXAMPLES]],
-            numbers={"looked_at": float(len(files))},
-        ),
+        return (), others
+    warning = DataWarning(
+        code=DataWarningCode.UNNAMED_FILES,
+        images=len(unnamed),
+        examples=[printable(key) for key in unnamed[:EXAMPLES]],
+        numbers={"looked_at": float(len(files))},
     )
+    return (warning,), others

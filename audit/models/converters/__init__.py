@@ -14,7 +14,8 @@ from audit.models.converters.conversion import Conversion, State
 from audit.models.converters.huggingface import find_weights, read_folder
 from audit.models.converters.huggingface import kept_configuration as kept_folder
 from audit.models.converters.open_clip import kept_open_clip, read_open_clip
-from audit.models.converters.torchvision import fetch, read_model
+from audit.models.converters.torchvision import fetch, kept, read_model
+from audit.models.pretrained import kept_by_timm
 
 HUGGING_FACE, TORCHVISION, OPEN_CLIP = "huggingface", "torchvision/", "open_clip/"
 
@@ -58,6 +59,11 @@ def kept_configuration(name: str, folder: Path) -> dict[str, bytes]:
 def fetch_weights(name: str) -> State:
     """Fetch torchvision's own weights of a model."""
     return fetch(name.removeprefix(TORCHVISION))
+
+
+def kept_weights(name: str) -> Path | None:
+    """Return the file of a card's pretrained weights on this machine, or None where they would have to be fetched."""
+    return kept(name.removeprefix(TORCHVISION)) if name.startswith(TORCHVISION) else kept_by_timm(name)
 
 
 def class_names(name: str, folder: Path) -> list[str]:

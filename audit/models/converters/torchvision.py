@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from audit.errors import ModelError
 from audit.models.converters.conversion import Conversion, State
+from audit.models.pretrained import kept_by_torch, not_loaded
 
 SIDE = 224  # of the images that torchvision's ResNets are trained on
 NAMES: Mapping[str, str] = {
@@ -112,11 +114,20 @@ def convert_vit(model: VisionTransformer, **pixels: Any) -> Conversion:
     )
 
 
+def kept(name: str) -> Path | None:
+    """Return the file of a model's pretrained weights, or None where they would have to be fetched."""
+    return kept_by_torch(get_model_weights(name).DEFAULT.url)
+
+
 def fetch(name: str) -> State:
     """Fetch the pretrained weights of a model by name."""
     try:
         state: State = dict(get_model_weights(name).DEFAULT.get_state_dict(progress=False, check_hash=True))
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # whatever a file that is not whole makes torch say
+        if (file := kept(name)) is not None:
+            raise not_loaded(file, error) from error
+        if not isinstance(error, OSError | RuntimeError):
+            raise
         what = f"pretrained weights of torchvision/{name} could not be fetched ({type(error).__name__})"
         raise ModelError("model.weights", what, "connect to the network once, or name a weights FILE") from error
     return state
