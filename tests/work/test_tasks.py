@@ -138,7 +138,7 @@ def test_a_result_says_what_it_is(tmp_path: Path) -> None:
     done(tmp_path, 2)
     known = json.loads(result_files(tmp_path, task(0).key)[1].read_text(encoding="utf-8"))
     assert (known["rows"], known["threads"], known["device"]) == (8, 1, "cpu")
-    assert set(known) == {"format", "sha256", "rows", "seconds", "device", "threads", "versions"}
+    assert set(known) == {"format", "sha256", "rows", "seconds", "leaves", "device", "threads", "versions"}
 
 
 def test_a_killed_worker_costs_its_task_and_nothing_else(tmp_path: Path) -> None:
