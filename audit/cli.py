@@ -135,7 +135,7 @@ device_option = click.option(
     type=click.Choice(["auto", "cpu", "cuda", "mps"]),
     default="cpu",
     show_default=True,
-    help="Where the model is run and patched; auto takes an accelerator where there is one. Training is on the CPU.",
+    help="Where the model is run and patched; auto takes an accelerator where there is one.",
 )
 run_argument = click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
 
@@ -242,7 +242,7 @@ def check(card: Path, data_root: Path | None, show: Path | None, device: str) ->
 )
 @reported
 def init(path: Path, out: Path) -> None:
-    """Write a first card for PATH, a CSV or Parquet table or a folder of class folders."""
+    """Write a first card for PATH, a table (CSV, Excel, Parquet or JSON lines) or a folder of class folders."""
     if out.exists():
         raise InputError(str(out), "exists already", "remove it, or name another with --out")
     va.first_card(path, out=out)
