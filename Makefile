@@ -13,6 +13,7 @@ PANGO := libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0 fonts-dejavu-core
 CODE := audit tests
 DISPARITY_FOUND := 1
 # PyTorch's wheels without CUDA, for machines of Linux that have no NVIDIA GPU; on others pip takes such wheels anyway.
+# Torch is taken from there alone, before the rest: of two indices pip takes the later version, which may be one with CUDA.
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 LOWEST_EXTRAS := dev,onnx,hf,clip,excel
 LOWEST_TESTS ?=
@@ -87,16 +88,20 @@ $(STAMP): pyproject.toml
 			$(PYTHON) -m pip --python $(BIN)/python install --quiet pip; \
 		fi; \
 	fi
-	@torch="torch with CUDA: about 3 GB where nothing is there yet, 7 GB on the disk"; index=(); \
+	@torch="torch with CUDA: about 3 GB where nothing is there yet, 7 GB on the disk"; cpu=(); \
 	answers='import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=5)'; \
 	if [ "$$(uname -s)" != Linux ]; then \
 		torch="about 500 MB where nothing is there yet"; \
 	elif ! command -v nvidia-smi >/dev/null && $(BIN)/python -c "$$answers" $(CPU_WHEELS)/torch/ 2>/dev/null; then \
-		index=(--extra-index-url $(CPU_WHEELS)); \
+		mapfile -t cpu < <($(PYTHON) -c 'import re, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+			print("\n".join(d for d in p["dependencies"] if re.match("torch(vision)?[^a-z]", d)))'); \
 		torch="no NVIDIA GPU, so torch for the CPU: about 500 MB where nothing is there yet"; \
 	fi; \
 	echo "pip fetches what is missing of some 110 packages ($$torch)"; \
-	$(BIN)/python -m pip install --disable-pip-version-check "$${index[@]}" --editable '.[dev]'
+	if [ $${#cpu[@]} -gt 0 ]; then \
+		$(BIN)/python -m pip install --disable-pip-version-check --index-url $(CPU_WHEELS) "$${cpu[@]}"; \
+	fi; \
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 $(VENV)/.browser: $(STAMP)

@@ -261,7 +261,7 @@ def check(card: Path, data_root: Path | None, show: Path | None, out: Path, devi
 )
 @reported
 def init(path: Path, out: Path) -> None:
-    """Write a first card for PATH, a CSV or Parquet table or a folder of class folders."""
+    """Write a first card for PATH, a table (CSV, Excel, Parquet or JSON lines) or a folder of class folders."""
     if out.exists():
         raise InputError(str(out), "exists already", "remove it, or name another with --out")
     va.first_card(path, out=out)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +20,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("make") is None or sys.platform != "linux", reason="set up with make, on Linux"),
 ]
 ROOT = Path(__file__).parent.parent
+DEPENDENCIES = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
 NOWHERE = "http://127.0.0.1:9/whl/cpu"  # nothing listens there
 PYTHON = """#!/bin/sh
 case "$*" in
@@ -82,8 +84,12 @@ def set_up(folder: Path, wheels: str) -> list[str]:
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is an NVIDIA GPU")
 def test_without_a_gpu_torch_comes_from_the_cpu_index_where_it_answers(tmp_path: Path, index: str) -> None:
     said = set_up(tmp_path, index)
-    assert "torch for the CPU: about 500 MB" in said[-2]
-    assert said[-1] == f"python -m pip install --disable-pip-version-check --extra-index-url {index} --editable .[dev]"
+    assert "torch for the CPU: about 500 MB" in said[-3]
+    asked = [d for d in DEPENDENCIES if re.match(r"torch(vision)?[<>=]", d)]
+    assert len(asked) == 2
+    # Of two indices pip takes the later version, so torch comes from that one alone.
+    assert said[-2] == f"python -m pip install --disable-pip-version-check --index-url {index} {' '.join(asked)}"
+    assert said[-1] == "python -m pip install --disable-pip-version-check --editable .[dev]"
 
 
 @pytest.mark.parametrize("where", ["no GPU, no network", "a GPU"])

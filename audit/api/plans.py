@@ -27,7 +27,7 @@ from audit.models.build import Backbone
 from audit.models.device import CPU, computing_on
 from audit.models.preprocessing import Preprocessing
 from audit.pipeline.build_record import as_record
-from audit.pipeline.check_served import compare_served
+from audit.pipeline.check_served import compare_box_served, compare_served
 from audit.pipeline.prepare import Inputs, open_black_box, open_inputs
 from audit.pipeline.show_images import write_examples
 from audit.process_state import run_state
@@ -114,6 +114,14 @@ class Plan:
         """
         if self.card.model.served is None:
             return None
+        if self.inputs.box is not None:
+            return compare_box_served(
+                self.card,
+                self.inputs.samples,
+                self.inputs.box,
+                card_path=self.inputs.card_path,
+                data_root=self.inputs.data_root,
+            )
         backbone = self.inputs.backbone or self._backbone()
         with computing_on(device) as opened:
             return compare_served(

@@ -358,9 +358,13 @@ def _bad_model(card: Card) -> Iterator[tuple[PathParts, str]]:
         yield ("model", "path"), f"is of name: {PREDICTIONS}; a model's own file goes to 'weights'"
     if model.name == ONNX and model.preprocess == "test":
         yield ("model", "preprocess"), "an ONNX file has no test size; state it as a mapping, or write legacy"
-    for field in ("served", "output_key"):
-        if model.is_black_box and getattr(model, field) is not None:
-            yield ("model", field), f"is of a model whose inside is given, not of name: {model.name}; remove it"
+    if model.is_black_box and model.output_key is not None:
+        yield ("model", "output_key"), f"is of a model whose inside is given, not of name: {model.name}; remove it"
+    if model.name == PREDICTIONS and model.served is not None:
+        yield (
+            ("model", "served"),
+            "is compared with a model that runs here, and predictions were made elsewhere; remove it",
+        )
     for field in sorted(model.model_fields_set & OF_AN_INSIDE) if model.is_black_box else ():
         if model.name == PREDICTIONS or field not in OF_A_FILE:
             yield ("model", field), f"is not read with name: {model.name}; remove it"

@@ -31,7 +31,15 @@ def _distinct(names: list[str]) -> list[str]:
     return names
 
 
+def _several(classes: list[str]) -> list[str]:
+    if len(classes) < 2:
+        raise ValueError(f"fewer than two classes; {BOTH}")
+    return classes
+
+
+BOTH = "name both that one logit tells apart, its own second, and write output: sigmoid"
 Names = Annotated[list[str], AfterValidator(_distinct)]
+Classes = Annotated[Names, AfterValidator(_several)]
 
 
 class CardPart(BaseModel):
@@ -204,7 +212,7 @@ class ModelSpec(CardPart):
         "pretrained"  # pretrained | rendered (a small base trained here) | none | a file or folder of weights
     )
     state: Literal["ema", "raw"] | None = None  # which weights of a file that holds averaged ones beside others
-    classes: Names | None = None  # class names of the user's own checkpoint, in the order of its outputs
+    classes: Classes | None = None  # class names of the user's own checkpoint, in the order of its outputs
     # Of a zero-shot classifier (CLIP, SigLIP): for each class, in order, what describes it, one text or several.
     prompts: Prompts | None = None
     output: Output | None = None  # of the logits; default: the checkpoint's own, else softmax

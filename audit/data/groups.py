@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from audit.card.faults import did_you_mean
+from audit.card.faults import closest, did_you_mean
 from audit.card.schema import GroupSpec
 from audit.data.samples import EXAMPLES, UNKNOWN, Samples
 from audit.data.splits import strata_of
@@ -137,7 +137,9 @@ def attribute_info(name: str, spec: GroupSpec, raw: pd.Series, known: pd.Series)
     Raises
     ------
     DataError
-        If nobody has an annotation, there is only one group, or the reference has no image.
+        If nobody has an annotation, or there is only one group and the card names no other. If a group that it names
+        has no image: where that leaves one group and a value that is not kept is spelt nearly so, and where it is the
+        reference and not among the card's groups.
     """
     where = f"groups.{name} (column '{spec.column}')"
     counts = known[known != UNKNOWN].value_counts()
@@ -148,16 +150,17 @@ def attribute_info(name: str, spec: GroupSpec, raw: pd.Series, known: pd.Series)
             what = f"no image has one of {', '.join(spec.values)}"
             raise DataError(where, what, f"the column holds {', '.join(found)}")
         raise DataError(where, "no image has a group", "fill in the column, or remove this attribute")
-    if len(present) == 1:
-        absent = [value for value in spec.values or [] if value not in present]
-        if absent and spec.bins is None:
-            hint = did_you_mean(absent[0], raw.dropna().unique())
-            raise DataError(where, f"no image has the group '{absent[0]}'", hint)
+    others = raw[raw.notna() & (known == UNKNOWN) & (raw != UNKNOWN)].value_counts()
+    absent = [value for value in spec.values or [] if value not in present]
+    if len(present) == 1 and not absent:
         what = f"one group only ('{present[0]}', {counts.iloc[0]} images)"
         raise DataError(where, what, "annotate a second group, or remove this attribute")
-    if spec.reference is not None and spec.reference not in present:
+    misspelt = [value for value in absent if len(present) == 1 and closest(value, others.index)]
+    if misspelt:
+        hint = did_you_mean(misspelt[0], others.index)
+        raise DataError(where, f"no image has the group '{misspelt[0]}'", hint)
+    if spec.reference is not None and spec.reference not in (*present, *absent):
         raise DataError(where, f"no image has the reference '{spec.reference}'", did_you_mean(spec.reference, present))
-    others = raw[raw.notna() & (known == UNKNOWN) & (raw != UNKNOWN)].value_counts()
     return AttributeInfo(
         attribute=name,
         assigned_by=spec.assigned_by,

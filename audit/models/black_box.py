@@ -23,7 +23,7 @@ from audit.filenames import printable
 from audit.models.preprocessing import Preprocessing
 from audit.models.readout import Readout, readout_of_card
 from audit.progress import Progress
-from audit.records import Access, DataWarning, DataWarningCode
+from audit.records import Access, DataWarning, DataWarningCode, TableForm
 from audit.store import file_hash
 
 Floats = npt.NDArray[np.float64]
@@ -103,6 +103,8 @@ class PredictionTable(BlackBox):
         The table, for messages.
     answers : pandas.DataFrame
         By image: ``predicted`` as class number, and a column for each class with its probability, if these are known.
+    form : TableForm, optional
+        How the file was read; None where the table was given in Python.
     """
 
     spec: ModelSpec
@@ -110,12 +112,13 @@ class PredictionTable(BlackBox):
     sha256: str
     where: str
     answers: pd.DataFrame
+    form: TableForm | None = None
     access: Access = Access.PREDICTIONS
     side: int | None = None
     preprocessing: Preprocessing | None = None
 
     def check(self, samples: Samples) -> Samples:
-        """Raise where an audited image has no prediction, or a column may be no class."""
+        """Raise where an audited image has no prediction, or a column may be no class; add how the table was read."""
         if self.spec.classes is None:
             strange = [name for name in self.classes if name not in set(samples.frame["label"])]
             if strange:
@@ -128,6 +131,8 @@ class PredictionTable(BlackBox):
             what = f"no prediction for {len(missing)} of {len(audited)} images ({_few(missing.tolist())})"
             fix = "add them, or name those that never reached the classifier with data.not_detected"
             raise ModelError(self.where, what, fix)
+        if self.form is not None:
+            samples = replace(samples, tables=(*samples.tables, self.form))
         others = sorted(set(self.answers.index) - set(samples.frame["image"]))
         if not others:
             return samples
@@ -171,7 +176,8 @@ def read_predictions(spec: ModelSpec, path: Path, image: str) -> PredictionTable
     ModelError
         If an image occurs twice, a class is unknown, or a value is no number, or no probability.
     """
-    return predictions_of(spec, read_table(path).frame, file_hash(path), image, str(path))
+    table = read_table(path)
+    return replace(predictions_of(spec, table.frame, file_hash(path), image, str(path)), form=table.form)
 
 
 def predictions_of(spec: ModelSpec, frame: pd.DataFrame, sha256: str, image: str, where: str) -> PredictionTable:

@@ -6,8 +6,11 @@ transformers are described by their shapes and then compared with timm's model.
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from audit.models.checkpoint import Checkpoint
 from audit.models.known_shapes import Known, Shapes, hash_shapes, known_models
 from audit.models.weight_sets import WeightSet
 
-HUGGING_FACE = "huggingface"
+HUGGING_FACE, OPEN_CLIP = "huggingface", "open_clip/"
 # A tensor at the beginning of each kind of model, and another that tells it from a part of itself.
 MARKS = (
     ("patch_embed.proj.weight", ""),
@@ -26,6 +29,7 @@ MARKS = (
     ("conv_proj.weight", "encoder.pos_embedding"),
 )
 OF_HUGGING_FACE = re.compile(r"embeddings\.patch_embeddings?\.(projection\.)?weight$")
+TOWERS = ("visual.class_embedding", "visual.trunk.patch_embed.proj.weight")  # open_clip's own, or one of timm's
 CLASSIFIERS = ("head.fc.weight", "head.weight", "heads.head.weight", "fc.weight", "classifier.weight")
 HEAD_WIDTH = 64  # of most vision transformers; nothing in the shapes tells
 PLAIN_VIT = "vit_base_patch16_224"  # whose arguments describe other vision transformers
@@ -91,6 +95,12 @@ def find_prefix(shapes: Shapes) -> str:
         and (not second or name.removesuffix(mark) + second in shapes)
     ]  # fmt: skip
     return min(found, key=len, default="")
+
+
+def prefix_of_open_clip(shapes: Shapes) -> str | None:
+    """Return what is before the names of an open_clip model of images and texts; None where there is none."""
+    found = [name.removesuffix("logit_scale") for name in shapes if re.search(r"(^|\.)logit_scale$", name)]
+    return next((before for before in found if any(before + tower in shapes for tower in TOWERS)), None)
 
 
 def classifiers_beside(shapes: Shapes) -> list[str]:
@@ -237,3 +247,54 @@ def describe_folder(path: Path, chosen: WeightSet, name: str = HUGGING_FACE) -> 
         left_over=tuple(sorted(name for name in chosen.tensors if not conversion.takes(name))),
     )
     return made, len(found[heads[0]]) if heads else None
+
+
+def describe_open_clip(path: Path, chosen: WeightSet, before: str) -> Architecture:
+    """Say which of open_clip's models has these shapes, and compare its image tower's weights."""
+    shapes: Shapes = {name: tuple(tensor.shape) for name, tensor in chosen.tensors.items()}
+    if before:
+        why = f"open_clip's model under '{before}' lies beside other tensors: save its state_dict alone"
+        return Architecture(why=why, left_over=tuple(sorted(shapes)))
+    names = [name for name, config in _configurations() if _is_made_by(config, shapes)]
+    if not names:
+        why = "its names are open_clip's, its shapes those of no model that is known here: write name: open_clip/NAME"
+        return Architecture(
+            why=f"{why} and prompts, or put its open_clip_config.json beside it", left_over=tuple(shapes)
+        )
+    first, *others = (OPEN_CLIP + name for name in sorted(names, key=lambda name: (len(name), name)))
+    made, _ = describe_folder(path, chosen, first)
+    return dataclasses.replace(made, also=tuple(others))
+
+
+def _configurations() -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield what open_clip says of each of its models, where it is installed; to import it takes seconds."""
+    found = importlib.util.find_spec("open_clip")
+    for folder in (found.submodule_search_locations or ()) if found is not None else ():
+        for file in sorted((Path(folder) / "model_configs").glob("*.json")):
+            yield file.stem, json.loads(file.read_bytes())
+
+
+def _is_made_by(config: Mapping[str, Any], shapes: Shapes) -> bool:
+    """Tell whether an open_clip configuration makes towers of these shapes, as far as it says."""
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    before = "" if "token_embedding.weight" in shapes else "text."
+    said = {
+        f"{before}token_embedding.weight": (text.get("vocab_size", 49408), text.get("width", 512)),
+        f"{before}positional_embedding": (text.get("context_length", 77), text.get("width", 512)),
+    }
+    size, layers = vision.get("image_size", 224), vision.get("layers", 12)
+    if "timm_model_name" in vision:
+        trunk = {n.removeprefix("visual.trunk."): shape for n, shape in shapes.items() if n.startswith("visual.trunk.")}
+        digest, positions = hash_shapes(trunk), trunk.get("pos_embed", (1, 0))[1]
+        known = [k for k in known_models() if k.shapes == digest and k.name == vision["timm_model_name"]]
+        fits = any(k.side_of(positions) == size for k in known)
+    else:
+        found = {name.split(".")[3] for name in shapes if name.startswith("visual.transformer.resblocks.")}
+        fits = layers == len(found) and isinstance(size, int)  # else a ResNet, or images that are no squares
+    if fits and "timm_model_name" not in vision:
+        width, patch = vision.get("width", 768), vision.get("patch_size", 16)
+        said["visual.conv1.weight"] = (width, 3, patch, patch)
+        said["visual.positional_embedding"] = ((size // patch) ** 2 + 1, width)
+        said["visual.proj"] = (width, config["embed_dim"])
+    fits = fits and "hf_model_name" not in text  # whose text tower's shapes the configuration does not say
+    return fits and all(shapes.get(name) == shape for name, shape in said.items())

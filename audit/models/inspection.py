@@ -23,8 +23,10 @@ from audit.models.guess import (
     classifiers_beside,
     count_classes,
     describe_folder,
+    describe_open_clip,
     find_prefix,
     guess_architecture,
+    prefix_of_open_clip,
 )
 from audit.models.known_shapes import Shapes, known_models
 from audit.models.weight_sets import WeightSet
@@ -103,7 +105,9 @@ class Inspection:
         section: dict[str, Any] = {"name": made.name, "weights": str(self.path)}
         if len({s.state for s in self.sets}) > 1:
             section["state"] = self.chosen.state
-        if self.classes is not None and made.name != HUGGING_FACE:
+        if self.classes == 1:
+            section |= {"classes": self._pair, "output": "sigmoid"}
+        elif self.classes is not None and made.name != HUGGING_FACE:
             section["classes"] = list(self.class_names or [f"class {i}" for i in range(self.classes)])
         if self._other_side is not None:
             section["image_size"] = self._other_side
@@ -114,6 +118,11 @@ class Inspection:
         as_is = self.classes is not None or made.reads_text
         card: dict[str, Any] = {"model": section} | ({"training": "none"} if as_is else {})
         return yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
+
+    @property
+    def _pair(self) -> list[str]:
+        """The two classes of a single logit, which is that of the second."""
+        return ["class 0", "class 1"] if self.class_names is None else [f"not {self.class_names[0]}", *self.class_names]
 
     @property
     def _other_side(self) -> int | None:
@@ -171,6 +180,9 @@ def inspect_weights(path: Path) -> Inspection:
     elif "model_type" in config and "architecture" not in config:
         made, classes = describe_folder(path, chosen)
         names = _class_names(config, classes)
+    elif (before := prefix_of_open_clip(shapes)) is not None:
+        prefix, classes, names = "", None, None
+        made = describe_open_clip(path, chosen, before)
     else:
         made = guess_architecture(inside, checkpoint, str(config.get("architecture", "")))
         beside = tuple(sorted(n for n in shapes if not n.startswith(prefix) and n not in classifiers_beside(shapes)))
@@ -207,6 +219,10 @@ def preprocessing_of(path: Path, config: Mapping[str, Any], name: str) -> Prepro
     of_open_clip = processor.with_name(OPEN_CLIP_CONFIG)
     if name.startswith("open_clip/") and of_open_clip.is_file():
         return Preprocessing(of_open_clip.name, _json(of_open_clip).get("preprocess_cfg") or {})
+    if name.startswith("open_clip/"):
+        from audit.models.converters.open_clip import MEAN, STD  # slow to import, and imported by now
+
+        return Preprocessing("open_clip's default; the file itself says nothing", {"mean": MEAN, "std": STD})
     given = config.get("pretrained_cfg")
     of_timm = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
     if isinstance(given, dict):
@@ -280,7 +296,8 @@ def _lines(found: Inspection) -> list[tuple[str, str]]:
         lines.append(("before all names", found.stripped))
     lines.append(("model", made.name or f"not known: {made.why}"))
     if made.also:
-        lines.append(("same shapes", f"{_some(made.also)}; shapes do not tell these apart"))
+        told = "; name the one that it was trained as" if made.reads_text else ""
+        lines.append(("same shapes", f"{_some(made.also)}; shapes do not tell these apart{told}"))
     sizes = [
         (made.layers, f"{made.layers} layers"),
         (made.units, f"{made.units} {made.unit}s" + ("" if made.units_known else " (a guess: shapes do not tell)")),
@@ -299,7 +316,7 @@ def _lines(found: Inspection) -> list[tuple[str, str]]:
         lines.append(("images", f"{settings} ({found.preprocessing.source})"))
     lines += [("missing", _some(made.missing))] if made.missing else []
     lines += [("left over", _some(made.left_over))] if made.left_over else []
-    if made.doubtful:
+    if made.doubtful and made.name:
         fix = f"name the output in use under model.output_key, or {SAVE}"
         lines.append(("no card", f"{_some(made.doubtful)} may be part of the model; {fix}"))
     return lines

@@ -106,3 +106,4 @@ class BlackBoxRun(Run):
     """A run of a model whose inside is not given."""
 
     box: BlackBox
+    served: MeasuredControl | None  # as of a model whose inside is given

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import timm
@@ -19,6 +19,7 @@ import audit.pipeline
 import audit.work
 from audit import __version__
 from audit.card.load import resolve, with_classes
+from audit.card.read_table import read_table
 from audit.card.schema import PREDICTIONS, Card, ModelSpec
 from audit.controls.control_images import check_control_set
 from audit.controls.verdict import MeasuredControl
@@ -45,7 +46,7 @@ from audit.models.preflight import (
 from audit.models.preprocessing import Preprocessing
 from audit.models.readout import SOFTMAX, Readout, readout_of
 from audit.models.rendered_base import rendered_base
-from audit.pipeline.check_served import compare_served
+from audit.pipeline.check_served import compare_box_served, compare_served
 from audit.pipeline.context import BlackBoxRun, RunContext
 from audit.pipeline.train_models import ARCHITECTURE, training_jobs
 from audit.progress import Step
@@ -186,6 +187,9 @@ def open_inputs(
     if samples is None:
         tick = step("data: opening every image" if card.model.sees_images else "data: reading the table")
         samples = read_samples(card, card_path=card_path, data_root=data_root, progress=lambda done: tick(done, 0))
+    if card.model.served is not None and finished is None:
+        form = read_table(resolve(card.model.served, card_path=card_path, data_root=data_root)).form
+        samples = replace(samples, tables=(*samples.tables, form))
     audited_outcomes(card, samples.labels)  # a wrong name shows before anything is trained
     seen, opened, not_opened = None, None, {}
     if box is not None:
@@ -327,7 +331,12 @@ def open_black_box(card: Card, *, card_path: Path, data_root: Path | None) -> Bl
 def prepare_black_box(inputs: Inputs, box: BlackBox, options: Options, step: Step) -> BlackBoxRun:
     """Find the run directory of a model whose inside is not given; nothing is written yet."""
     seen = None if box.preprocessing is None else box.preprocessing.info
-    key = question_key(inputs, options, box.sha256, seen)
+    served = None
+    if inputs.finished is None:
+        served = compare_box_served(
+            inputs.card, inputs.samples, box, card_path=inputs.card_path, data_root=inputs.data_root
+        )
+    key = question_key(inputs, options, box.sha256, seen, served)
     return BlackBoxRun(
         card=inputs.card,
         run=options.run or run_folder(options.out, inputs.card.name, key),
@@ -343,6 +352,7 @@ def prepare_black_box(inputs: Inputs, box: BlackBox, options: Options, step: Ste
         started=now().isoformat(),
         readout=inputs.readout,
         box=box,
+        served=served,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from audit.card import load_card
 from audit.data import Samples, describe_data
 from audit.data.names import alike, bin_names, binned
 from audit.errors import CardError, DataError
-from audit.records import DataWarning, DataWarningCode
+from audit.records import DataWarning, DataWarningCode, Shortfall
 from audit.report.text import attribute_note, left_out_sentence, warning_sentence
 from tests.data.faces import card_of, face_table, read, write_faces, write_images
 
@@ -229,6 +230,34 @@ def test_a_bin_without_an_image_is_one_too(tmp_path: Path) -> None:
     samples = faces(tmp_path, gender=["20", "50"], bins=[18, 45])
     (warning,) = coded(samples, DataWarningCode.EMPTY_GROUPS)
     assert warning.names == ["under 18"]
+
+
+ONE_LEFT: dict[str, tuple[list[str | None], dict[str, Any], str, list[str]]] = {
+    "values": (["male"], {"values": ["male", "female"]}, "male", ["female"]),
+    "reference": (["female", "nb"], {"values": ["male", "female", "nb"], "reference": "male"}, "male", ["male"]),
+    "both": (["female"], {"values": ["male", "female"], "reference": "male"}, "male", ["male"]),
+    "bins": (["20", "30"], {"bins": [18, 45]}, "18 to 44", ["under 18", "45 and over"]),
+}
+
+
+@pytest.mark.parametrize("case", ONE_LEFT)
+def test_groups_that_are_declared_stay_where_one_is_left(case: str, tmp_path: Path) -> None:
+    gender, fields, reference, absent = ONE_LEFT[case]
+    samples = faces(tmp_path, gender=gender, **fields)
+    (warning,) = coded(samples, DataWarningCode.EMPTY_GROUPS)
+    assert warning.names == absent
+    assert samples.attributes["gender"].reference == reference
+    report = describe_data(samples, card_of(tmp_path))
+    assert {row.group for row in report.counts if not row.images} >= set(absent)
+    short = {limit.shortfall for limit in report.limits if {limit.group, limit.reference} & set(absent)}
+    assert short == {Shortfall.SUBJECTS}
+
+
+def test_a_misspelt_group_and_a_reference_of_no_group_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no image has the group 'femal'; did you mean 'female'\?"):
+        faces(tmp_path, values=["male", "femal"])
+    with pytest.raises(DataError, match=r"no image has the reference 'nb'"):
+        faces(tmp_path, reference="nb")
 
 
 def test_images_without_a_group_are_left_out_on_request(tmp_path: Path) -> None:

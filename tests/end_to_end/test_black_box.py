@@ -63,7 +63,8 @@ def write(folder: Path, table: pd.DataFrame, predictions: pd.DataFrame, **change
         "audit": {"outcomes": ["happy"]},
     }
     for part, change in changes.items():
-        card[part] = {**card[part], **change} if isinstance(card.get(part), dict) else change
+        together = isinstance(card.get(part), dict) and part != "groups"
+        card[part] = {**card[part], **change} if together else change
     (folder / "card.yaml").write_text(yaml.safe_dump(card, sort_keys=False), encoding="utf-8")
     return folder / "card.yaml"
 
@@ -83,6 +84,63 @@ def ran(invoke: Invoke, card: Path, out: Path, *options: str) -> tuple[int, str,
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
     return people()
+
+
+ONE_LEFT = {"column": "gender", "values": ["male", "female"], "reference": "male"}
+
+
+@pytest.mark.parametrize("left", ["male", "female"])
+def test_where_one_declared_group_is_left_nothing_can_be_compared(
+    left: str, table: pd.DataFrame, tmp_path: Path, invoke: Invoke
+) -> None:
+    """The group that is gone is named throughout: an audit without it is no evidence that all are treated alike."""
+    gone = {"male": "female", "female": "male"}[left]
+    card = write(tmp_path, table.assign(gender=left), scores_of(table), groups={"gender": ONE_LEFT})
+    warning = f"gender: no image of {gone}, which the card names: nothing is known of it"
+    checked = invoke("check", card)
+    assert checked.exit_code == ExitCode.DONE
+    assert warning in " ".join(checked.output.split())
+    code, _, folder, record = ran(invoke, card, tmp_path / "out")
+    assert (code, record["outcome"]) == (ExitCode.TOO_LITTLE_DATA, "INCONCLUSIVE")
+    assert [reason["code"] for reason in record["reasons"]] == ["nothing compared"]
+    assert {row["images"] for row in record["data"]["counts"] if row["group"] == gone} == {0}
+    page = " ".join((folder / "report.html").read_text(encoding="utf-8").split())
+    assert warning in page
+    assert "No two groups could be compared." in page
+
+
+def test_an_empty_reference_leaves_the_other_attribute_to_be_audited(
+    table: pd.DataFrame, tmp_path: Path, invoke: Invoke
+) -> None:
+    groups = {**GROUPS, "gender": {**ONE_LEFT, "values": ["male", "female", "nb"]}}
+    gender = table["gender"].replace("male", "nb")
+    card = write(tmp_path, table.assign(gender=gender), scores_of(table), groups=groups)
+    code, _, folder, record = ran(invoke, card, tmp_path / "out")
+    assert code in (ExitCode.DONE, ExitCode.DISPARITY, ExitCode.TOO_LITTLE_DATA)
+    of_gender = [row for row in record["contrasts"] if row["attribute"] == "gender"]
+    assert {(row["group"], row["state"]) for row in of_gender} == {
+        ("female", "not estimable"),
+        ("nb", "not estimable"),
+    }
+    assert {row["images"] for row in record["rates"] if row["group"] == "male"} == {0}
+    assert {row["state"] for row in record["contrasts"] if row["attribute"] == "age"} & {
+        "no disparity detected",
+        "disparity",
+    }
+    assert "no data: no image of this group" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_a_table_of_predictions_was_taken_for_is_said_as_of_any_other(
+    table: pd.DataFrame, tmp_path: Path, invoke: Invoke
+) -> None:
+    card = write(tmp_path, table, scores_of(table))
+    text = scores_of(table).to_csv(index=False, sep=";", decimal=",")
+    (tmp_path / "predictions.csv").write_bytes(text.encode("utf-16"))
+    taken = "predictions.csv: text in UTF-16, columns separated by semicolons"
+    assert f"table: {taken}" in " ".join(invoke("check", card).stdout.split())
+    _, _, folder, record = ran(invoke, card, tmp_path / "out")
+    assert [form["file"] for form in record["data"]["tables"]] == ["table.csv", "predictions.csv"]
+    assert taken in " ".join((folder / "report.html").read_text(encoding="utf-8").split())
 
 
 @pytest.mark.usefixtures("no_pdf")
@@ -454,6 +512,43 @@ def test_an_onnx_file_answers_as_the_model_that_it_was_made_of(
     assert "internal error" not in said
 
 
+@pytest.mark.parametrize("as_served", [True, False])
+def test_an_onnx_file_that_answers_otherwise_than_the_deployed_model_is_invalid(
+    as_served: bool, pictures: Path, tmp_path: Path, invoke: Invoke
+) -> None:
+    """Nothing in such a file says how its images are made, so this is where a wrong pipeline shows."""
+    model = {
+        "name": "vit_tiny_patch16_224", "weights": str(pictures / "model.safetensors"), "classes": ["no", "yes"],
+        "image_size": 32, "overrides": {"patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2},
+        "preprocess": "legacy", **({} if as_served else {"mean": [0.0] * 3, "std": [1.0] * 3}),
+    }  # fmt: skip
+    images = pd.read_csv(pictures / "table.csv")["image"]
+    logits = va.load_model(model).predict([pictures / name for name in images])
+    pd.DataFrame(logits, columns=["no", "yes"]).assign(image=images).to_csv(tmp_path / "served.csv", index=False)
+    card = onnx_card(pictures, tmp_path, "free.onnx", served="served.csv")
+    checked = invoke("check", card)
+    assert ("as deployed: NO" in checked.stdout) != as_served
+    assert "table: served.csv: text in UTF-8, columns separated by commas" in " ".join(checked.stdout.split())
+    assert (checked.exit_code == ExitCode.INVALID) != as_served
+    code, _, folder, record = ran(invoke, card, tmp_path / "out", "--no-report")
+    first = record["controls"]["controls"][0]
+    assert (first["id"], first["passed"]) == ("served", as_served)
+    assert (code == ExitCode.INVALID) != as_served
+    assert [form["file"] for form in record["data"]["tables"]] == ["table.csv", "served.csv"]
+    if not as_served:
+        assert record["contrasts"] == record["rates"] == []
+    assert invoke("verify", folder).exit_code == 0
+
+
+def test_predictions_cannot_be_compared_with_served_answers(
+    table: pd.DataFrame, tmp_path: Path, invoke: Invoke
+) -> None:
+    card = write(tmp_path, table, scores_of(table), model={"served": "served.csv"})
+    result = invoke("check", card)
+    assert result.exit_code == ExitCode.BAD_INPUT
+    assert "predictions were made elsewhere" in result.stderr
+
+
 @pytest.mark.parametrize("name", OTHER_LAYOUTS)
 def test_an_onnx_file_is_given_images_as_it_takes_them(
     pictures: Path, tmp_path: Path, invoke: Invoke, name: str
@@ -502,7 +597,6 @@ def test_an_onnx_file_of_one_output_says_how_likely_the_second_class_is(
         ({"classes": None}, "model.classes"),
         ({"preprocess": "test"}, "has no test size"),
         ({"preprocess": {"crop": 48}}, "the model takes 32 x 32 pixels"),
-        ({"served": "answers.csv"}, "is of a model whose inside is given"),
     ],
 )
 def test_an_onnx_file_that_does_not_fit_is_one_line(

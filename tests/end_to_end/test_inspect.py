@@ -6,83 +6,79 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
-import timm
 import torch
 import yaml
-from PIL import Image
+from safetensors.torch import load_file
 
 from audit.exit_codes import ExitCode
-from tests.end_to_end.conftest import Invoke, write_card
-from tests.models_for_tests import enlarged
+from tests.end_to_end.conftest import SMALL_CARD, TABLE, TONE, Invoke, Run
 
 pytestmark = pytest.mark.end_to_end
-LABELS = ["neutral", "happiness"]
+LABELS = ["neutral", "smiling"]
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write 80 pictures of noise, whose labels and groups take turns."""
-    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    number = np.arange(80)
-    for i in number:
-        Image.fromarray(rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)).save(folder / f"{i}.png")
-    labels, groups = np.array(LABELS)[number // 2 % 2], np.array(["a", "b"])[number % 2]
-    table = {"file": [f"{i}.png" for i in number], "label": labels, "group": groups, "person": number}
-    pd.DataFrame(table).to_csv(folder / "table.csv", index=False)
-    return folder
-
-
-def pasted(snippet: str, pictures: Path, place: Path) -> Path:
-    """Paste what ``inspect`` printed into a card; its classes are named by whoever knows them."""
-    sections: dict[str, Any] = yaml.safe_load(snippet)
-    assert sections["model"]["classes"] == ["class 0", "class 1"]
-    sections["model"]["classes"] = LABELS
-    return write_card(
-        place / "card.yaml",
-        data={
-            "reader": "table",
-            "path": str(pictures / "table.csv"),
-            "image": "file",
-            "label": "label",
-            "subject": "person",
-        },
-        groups={"skin_tone": {"column": "group", "assigned_by": "made up", "reference": "a"}},
-        controls={"weights": "rendered"},
-        audit={"min_group_size": 10, "outcomes": ["happiness"]},
-        **sections,
-    )
-
-
-def lightning(folder: Path) -> Path:
-    sizes: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1}
-    model = enlarged(timm.create_model("vit_tiny_patch16_224", num_classes=2, **sizes), 0)
-    state = {f"net.backbone.{k}": v.half() for k, v in model.state_dict().items()}
-    torch.save({"state_dict": {**state, "criterion.weight": torch.ones(2)}}, folder / "last.ckpt")
+def lightning(weights: Path, folder: Path) -> Path:
+    """Write weights as a checkpoint of Lightning: under an attribute of its module, half as long, settings beside."""
+    state = {f"net.backbone.{name}": tensor.half() for name, tensor in load_file(weights).items()}
+    content = {
+        "state_dict": {**state, "criterion.weight": torch.ones(2)},
+        "hyper_parameters": {"num_heads": SMALL_CARD["model"]["overrides"]["num_heads"], "lr": 1e-3},
+        "pytorch-lightning_version": "2.5.0",
+        "epoch": 3,
+    }
+    torch.save(content, folder / "last.ckpt")
     return folder / "last.ckpt"
 
 
-def test_the_printed_card_is_accepted_and_the_record_says_how_weights_were_read(
-    pictures: Path, tmp_path: Path, invoke: Invoke
+def pasted(snippet: str, folder: Path) -> Path:
+    """Paste what ``inspect`` printed into a card; its classes are named by whoever knows them."""
+    sections: dict[str, Any] = yaml.safe_load(snippet)
+    assert sections["model"]["classes"] == ["class 0", "class 1"]
+    path = folder / "pasted.yaml"
+    card = {
+        "name": "A checkpoint of Lightning",
+        "data": TABLE,
+        "groups": TONE,
+        "model": {**sections["model"], "classes": LABELS},
+        "training": sections["training"],
+        "controls": {**SMALL_CARD["controls"], "weights": "rendered"},
+        "audit": {**SMALL_CARD["audit"], "min_group_size": 20},
+    }
+    path.write_text(yaml.safe_dump(card, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def test_a_checkpoint_of_lightning_is_audited_by_the_card_that_is_printed(
+    small_run: Run, face_folder: Path, tmp_path: Path, invoke: Invoke
 ) -> None:
-    said = invoke("inspect", lightning(tmp_path))
+    """The model is that of the small audit, which knows its labels: every control passes, and groups are compared."""
+    said = invoke("inspect", lightning(small_run.folder / "models" / "seed-0.safetensors", tmp_path))
     assert said.exit_code == ExitCode.DONE
     for line in ("before all names: net.backbone.", "left over: criterion.weight", "classes: 2"):
         assert line in said.stdout.splitlines()
-    card = pasted(said.stdout.partition("card:\n")[2], pictures, tmp_path)
+    card = pasted(said.stdout.partition("card:\n")[2], face_folder)
     checked = invoke("check", card)
     assert checked.exit_code == ExitCode.DONE, checked.output
     line = next(line for line in checked.stdout.splitlines() if line.startswith("model.weights: "))
     read = "PyTorch, its entry 'state_dict'; 'net.backbone.' taken off the names of tensors"
     assert line.startswith(f"model.weights: {read}; left over: 1 tensor (criterion.weight); stored as float16")
     assert line.endswith("loaded as float32")
-    invoke("run", card, "--out", tmp_path / "out", "--no-report")
-    (record,) = (tmp_path / "out").glob("*/audit.json")
-    loaded = json.loads(record.read_text(encoding="utf-8"))["model"]["loaded"]
+    done = invoke("run", card, "--out", tmp_path / "out")
+    (folder,) = (tmp_path / "out").iterdir()
+    record = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+    assert (done.exit_code, record["outcome"]) == (ExitCode.DISPARITY, "DISPARITY FOUND"), done.output
+    controls = record["controls"]
+    assert controls["valid"] and {c["channel"] for c in controls["controls"]} >= {"colour", "blur"}
+    assert [c["id"] for c in controls["controls"] if not c["passed"] and c["gates"] == "audit"] == []
+    assert record["heads"] and record["rates"]
+    loaded = record["model"]["loaded"]
     assert (loaded["stripped"], loaded["left_over"]) == ("net.backbone.", ["criterion.weight"])
-    assert loaded["stored"]["float16"] == len(timm.create_model("vit_tiny_patch16_224", depth=2).state_dict())
+    assert loaded["stored"]["float16"] == len(load_file(small_run.folder / "models" / "seed-0.safetensors"))
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "A checkpoint of Lightning" in page and "DISPARITY FOUND" in page
+    assert (folder / "report.pdf").read_bytes().startswith(b"%PDF")
+    assert invoke("verify", folder).exit_code == ExitCode.DONE
 
 
 @pytest.mark.parametrize("content", [b"hello", b""])

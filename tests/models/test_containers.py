@@ -313,15 +313,16 @@ def test_eight_bits_with_a_scale_elsewhere_are_refused(kind: str, tmp_path: Path
 def test_a_pickle_that_needs_code_is_refused_with_the_lines_that_convert_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # the lines name whole paths
     settings = {"pool": torch.nn.Identity(), "cut": torch.nn.functional.relu}
     for content in (made(), {"model": made(), "epoch": 3}, {"state_dict": state(), "hyper_parameters": settings}):
-        torch.save(content, "w.pth")
-        error = refusal(Path("w.pth"))
+        torch.save(content, tmp_path / "w.pth")
+        error = refusal(tmp_path / "w.pth")
         assert "its pickle runs code (" in error.what
         _, lines = error.fix.split(": ", 1)
         exec(lines, {})  # whoever trusts it
-        assert same_logits(opened(Path("w-weights.pth"))[0])
+        assert same_logits(opened(tmp_path / "w-weights.pth")[0])
 
 
 def test_the_lines_that_convert_a_pickle_keep_averaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import timm
 import torch
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 import vit_audit as va
 from audit.models.known_shapes import known_models, measure
 from audit.models.supported import names_like
+from tests.models.small_towers import OPEN_CLIP
 from tests.models_for_tests import OLDER_TIMM
 
 with warnings.catch_warnings():
@@ -199,6 +201,84 @@ def test_a_timm_folder_names_its_model_classes_and_pixels(tmp_path: Path) -> Non
 def test_hugging_faces_names_without_a_folder_say_what_to_name(tmp_path: Path) -> None:
     torch.save({"vit.embeddings.patch_embeddings.projection.weight": torch.zeros(32, 3, 8, 8)}, tmp_path / "w.ckpt")
     assert "name the folder that holds its config.json" in str(va.inspect_checkpoint(tmp_path / "w.ckpt"))
+
+
+@pytest.mark.parametrize("kind", ["file", "timm folder", "Hugging Face folder"])
+def test_a_single_logit_is_a_pair_of_classes_read_by_a_sigmoid(kind: str, tmp_path: Path) -> None:
+    if kind == "Hugging Face folder":
+        shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
+        config = hf.ViTConfig(
+            **shape, id2label={0: "yes"}, label2id={"yes": 0}, problem_type="multi_label_classification"
+        )
+        settings = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 32, "width": 32}}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+        hf.ViTForImageClassification(config).save_pretrained(tmp_path)
+    else:
+        model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=1)
+        torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    if kind == "timm folder":
+        config = {
+            "architecture": "vit_tiny_patch16_224",
+            "label_names": ["yes"],
+            "model_args": {"depth": 1, "img_size": 32},
+        }
+        (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    path = tmp_path / "pytorch_model.bin" if kind == "file" else tmp_path
+    section = yaml.safe_load(va.inspect_checkpoint(path).card)["model"]
+    assert section["classes"] == (["class 0", "class 1"] if kind == "file" else ["not yes", "yes"])
+    assert section["output"] == "sigmoid"
+    assert va.load_model(section).classes == tuple(section["classes"])
+
+
+def test_one_class_is_refused_in_a_line(tmp_path: Path) -> None:
+    weights = saved(tmp_path / "w.pth", "vit_tiny_patch16_224", num_classes=1)
+    with pytest.raises(va.CardError, match=r"model.classes: fewer than two classes; .*output: sigmoid") as said:
+        va.load_model({"name": "vit_tiny_patch16_224", "weights": str(weights), "classes": ["yes"]})
+    assert len(str(said.value).splitlines()) == 1
+
+
+def open_clip_state(config: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Return weights of the shapes of a model of open_clip's, all of them one zero."""
+    given = dict(config)
+    with torch.device("meta"):
+        made = open_clip.CustomTextCLIP if given.pop("custom_text", False) else open_clip.CLIP
+        state = made(**given).state_dict()
+    return {k: torch.zeros(()).expand(v.shape) for k, v in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "also", "side", "layers"),
+    [
+        ("ViT-B-32", ("open_clip/ViT-B-32-quickgelu",), 224, 12),
+        ("ViT-B-16-SigLIP-256", (), 256, 12),
+    ],
+)
+def test_open_clips_file_without_its_configuration_is_known_by_its_shapes(
+    name: str, also: tuple[str, ...], side: int, layers: int, tmp_path: Path
+) -> None:
+    torch.save(open_clip_state(open_clip.get_model_config(name)), tmp_path / "w.pth")
+    found = va.inspect_checkpoint(tmp_path / "w.pth")
+    made = found.architecture
+    assert (made.name, made.also, made.side, made.layers, made.missing) == (f"open_clip/{name}", also, side, layers, ())
+    section = yaml.safe_load(found.card)["model"]
+    assert (section["name"], list(section["prompts"])) == (f"open_clip/{name}", ["class 0", "class 1"])
+    assert ("name the one that it was trained as" in str(found)) == bool(also)
+
+
+@pytest.mark.parametrize("before", ["", "clip."])
+def test_open_clips_file_of_other_shapes_asks_for_its_name(before: str, tmp_path: Path) -> None:
+    state = {before + name: tensor for name, tensor in open_clip_state(OPEN_CLIP["own tower"]).items()}
+    torch.save({**state, "criterion.weight": torch.zeros(2)} if before else state, tmp_path / "w.pth")
+    found = va.inspect_checkpoint(tmp_path / "w.pth")
+    said = "under 'clip.' lies beside other tensors: save its state_dict alone" if before else "name: open_clip/NAME"
+    (line,) = [line for line in str(found).splitlines() if line.startswith("model: ")]
+    assert said in line
+    assert (found.card, "output_key" in str(found)) == ("", False)
+
+
+def test_a_path_to_nothing_is_to_be_corrected(tmp_path: Path) -> None:
+    with pytest.raises(va.ModelError, match=r"no such weights file; correct the path$"):
+        va.inspect_checkpoint(tmp_path / "w.pth")
 
 
 def test_the_table_of_shapes_is_that_of_the_models() -> None:

@@ -100,8 +100,9 @@ def test_open_clip_vit_b_32_by_name(files: list[Path], tmp_path: Path) -> None:
     config = open_clip.get_model_config("ViT-B-32")
     model = make_open_clip(config)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "own.safetensors")
-    weights = str(tmp_path / "own.safetensors")
-    net = va.load_model({"name": "open_clip/ViT-B-32", "weights": weights, "prompts": ONE})
+    found = va.inspect_checkpoint(tmp_path / "own.safetensors")
+    net = va.load_model({**yaml.safe_load(found.card)["model"], "prompts": ONE})
+    assert net.spec.name == "open_clip/ViT-B-32"
     near(net.predict(files), open_clip_logits(model, transform_of(config, {}), files, ONE, 77))
 
 

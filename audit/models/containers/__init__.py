@@ -66,7 +66,7 @@ def open_container(path: Path) -> Container:
         parts = [part for part in found.iterdir() if part.is_file()]
         return Container(found, "torch.distributed", read_distributed(found), sum(p.stat().st_size for p in parts))
     if not found.is_file():
-        raise ModelError(str(path), "no such weights file", "correct model.weights in the card")
+        raise ModelError(str(path), "no such weights file", "correct the path")
     if found.name.endswith(INDEX):
         content, size = read_sharded(found)
         return Container(found, "sharded", content, size)

@@ -61,7 +61,7 @@ def read_pytorch(path: Path) -> object:
         called = CALLED.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if called is not None:
             what = f"cannot be read as weights alone: its pickle runs code ({called[1]})"
-            fix = CONVERT.format(old=path.name, new=f"{path.stem}-weights.pth")
+            fix = CONVERT.format(old=str(path), new=str(path.with_name(f"{path.stem}-weights.pth")))
             raise ModelError(str(path), what, fix) from error
         # Its kind only: what torch says of a pickle is to load it unsafely, in colours.
         what = f"cannot be read as weights ({type(error).__name__})"

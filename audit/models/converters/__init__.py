@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from audit.card.schema import BOTH
 from audit.errors import ModelError
 from audit.models.converters.conversion import Conversion, State
 from audit.models.converters.huggingface import find_weights, read_folder
@@ -81,4 +82,6 @@ def class_names(name: str, folder: Path) -> list[str]:
     if twice:
         what = f"calls two outputs '{twice[0]}'"
         raise ModelError(str(folder / "config.json"), what, "name each output once, in order, under model.classes")
+    if len(classes) < 2:
+        raise ModelError(str(folder / "config.json"), "names fewer than two classes", f"under model.classes, {BOTH}")
     return classes
