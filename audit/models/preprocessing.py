@@ -7,10 +7,8 @@ each channel. The geometry runs once an image; the normalisation runs with the m
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
-import json
-import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -37,11 +35,14 @@ from audit.models.carried import Carried
 from audit.models.converters import is_foreign
 from audit.models.converters.huggingface import side_of
 from audit.models.converters.open_clip import read_configuration
+from audit.models.converters.processors import CONFIG, folder_of, open_processor, read_json
 from audit.models.converters.timm_folder import is_timm_folder
+from audit.models.source_digest import digest_of
 from audit.records import PreprocessingInfo, PreprocessingSource
 
 MAKES_ITS_OWN = "rendered"  # weights that are trained here, on whole images
 TEST_FIELDS = {"test_input_size": "input_size", "test_crop_pct": "crop_pct"}
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 INTEGERS = 1e-3  # how far bytes that come back as shares may be from whole numbers
 Transform = Callable[[Image.Image], torch.Tensor]
 
@@ -88,8 +89,9 @@ class Preprocess:
 
     Notes
     -----
-    The record names it by the SHA-256 of its source and of its ``repr``; where the source cannot be read, it says that
-    the run cannot be reproduced from the record alone.
+    The record names it by the SHA-256 of its source and settings. Where these might not tell it from another (a lambda,
+    a partial function, a closure, a method, an object without a ``repr`` of its own, source that cannot be read), the
+    record says that the run cannot be reproduced from it alone, and no later run takes up what it has measured.
 
     Examples
     --------
@@ -109,14 +111,8 @@ class Preprocess:
 
     @property
     def digest(self) -> str | None:
-        """SHA-256 over source and repr; None where there is no source."""
-        steps = self.fn.transforms if isinstance(self.fn, tv.Compose) else [self.fn]
-        try:
-            sources = [inspect.getsource(s if inspect.isroutine(s) else type(s)) for s in steps]
-        except (OSError, TypeError):
-            return None
-        stable = repr(self.fn) if " at 0x" not in repr(self.fn) else ""
-        return hashlib.sha256("\n".join([*sources, stable]).encode()).hexdigest()
+        """SHA-256 over source and settings; None where they might not tell it from another (:func:`digest_of`)."""
+        return digest_of(self.fn)
 
     @property
     def normalisation(self) -> tuple[list[float], list[float]] | None:
@@ -292,7 +288,7 @@ def _of_huggingface(
 
     ``default`` is the library's for a module that was given in memory, beside which nothing lies.
     """
-    config = json.loads((folder / "config.json").read_text("utf-8")) if folder is not None else {}
+    config = read_json(folder_of(folder) / CONFIG) if folder is not None else {}
     if is_timm_folder(config):
         return _of_timm_folder(config, shape)
     processor, carried = (default, False) if default is not None and folder is None else open_processor(folder)
@@ -381,40 +377,6 @@ def _plain(value: Any) -> str:
     return str(getattr(value, "name", value)).lower()
 
 
-def open_processor(folder: Path | None) -> tuple[Any, bool]:
-    """Return the image processor of a folder, and whether the folder itself names it.
-
-    Raises
-    ------
-    ModelError
-        If ``transformers`` is not installed, or knows no processor for the folder.
-    """
-    needs("transformers", "model.name: huggingface", error=ModelError)
-    from transformers import AutoConfig, AutoImageProcessor
-    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
-
-    if folder is None:
-        raise ModelError("model.weights", "name: huggingface needs a folder", "name one that holds config.json")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    place = str(folder / "preprocessor_config.json")
-    try:
-        if (folder / "preprocessor_config.json").is_file():
-            return AutoImageProcessor.from_pretrained(folder, local_files_only=True), True  # type: ignore[no-untyped-call]
-        kinds = IMAGE_PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder, local_files_only=True))]
-    except Exception as error:  # whatever odd settings make of a processor
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ModelError(
-            place, f"gives no image processor ({said})", "restore the file, or state model.preprocess"
-        ) from None
-    return _first_kind(kinds)(), False
-
-
-def _first_kind(kinds: Any) -> Any:
-    """Return the processor class that transformers would take, of one or several backends."""
-    candidates = list(kinds.values()) if isinstance(kinds, dict) else [k for k in kinds if k is not None]
-    return candidates[-1] if not isinstance(kinds, dict) else candidates[0]
-
-
 def _stated(
     spec: PreprocessSpec, shape: tuple[int, int, int], said: tuple[tuple[float, ...], tuple[float, ...]]
 ) -> Preprocessing:
@@ -473,11 +435,7 @@ def _of_compose(
     """Part a transform that ends with its normalisation into geometry and normalisation."""
     *steps, last = transform.transforms
     mean, std = (tuple(float(v) for v in torch.as_tensor(v).flatten()) for v in (last.mean, last.std))
-    named = [
-        step.__name__ if inspect.isfunction(step) else _one_line(step)
-        for step in steps
-        if not isinstance(step, tv.ToTensor) and "ToTensor" not in repr(step)
-    ]
+    named = [_one_line(step) for step in steps if not isinstance(step, tv.ToTensor) and "ToTensor" not in repr(step)]
     info = PreprocessingInfo(source=source, library=library, steps=named)
     return Preprocessing(_bytes_of(tv.Compose(steps), shape), mean, std, info)
 
@@ -503,7 +461,8 @@ def _as_bytes(made: torch.Tensor, what: str) -> Pixels:
 
 
 def _one_line(step: object) -> str:
-    return " ".join(repr(step).split())
+    """Return how a step is named in a record: the same in every process."""
+    return step.__name__ if inspect.isfunction(step) else " ".join(ADDRESS.sub("", repr(step)).split())
 
 
 def _checked(made: Preprocessing, shape: tuple[int, int, int]) -> Preprocessing:

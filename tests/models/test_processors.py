@@ -1,0 +1,76 @@
+"""Image processors of Hugging Face folders: which file names one, and what the library takes where none does."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import vit_audit as va
+from audit.models.converters import kept_configuration
+from tests.models.small_towers import write_tokenizer
+from tests.models.test_preprocessing import MLP, SIDE, THREE, drawn, files, library_logits, near
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import transformers as hf
+
+__all__ = ["files"]
+pytestmark = pytest.mark.unit
+in_one_file = pytest.mark.skipif(
+    not hasattr(hf, "ViTImageProcessorPil"), reason="before version 5 transformers does not save it in one file"
+)
+
+
+def processor_of(folder: Path) -> Callable[[Image.Image], torch.Tensor]:
+    """Return what the folder's own processor makes of an image."""
+    processor = hf.AutoImageProcessor.from_pretrained(folder)
+    return lambda image: processor(image, return_tensors="pt")["pixel_values"][0]
+
+
+def whole_clip(folder: Path) -> Any:
+    """Save a CLIP with its whole processor, whose images are not those that CLIP's are by default."""
+    write_tokenizer(folder)
+    tokenizer = hf.CLIPTokenizer.from_pretrained(folder)
+    half: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2}
+    images = hf.CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 40, "width": 40}, **half)
+    hf.CLIPProcessor(images, tokenizer).save_pretrained(folder)
+    model = drawn(hf.CLIPForImageClassification(hf.CLIPConfig(vision_config=MLP | {"image_size": 40}, **THREE)))
+    model.save_pretrained(folder)
+    return model
+
+
+@in_one_file
+def test_a_whole_processor_in_one_file(files: list[Path], tmp_path: Path) -> None:
+    model = whole_clip(tmp_path)
+    assert not (tmp_path / "preprocessor_config.json").exists()
+    net = va.load_model({"name": "huggingface", "weights": str(tmp_path)})
+    near(net.predict(files), library_logits(model, processor_of(tmp_path), files))
+    seen = net.preprocessing
+    assert (seen.source, seen.input_size, seen.mean) == ("weights", [3, 40, 40], [0.5] * 3)
+    found = va.inspect_checkpoint(tmp_path).preprocessing
+    assert found is not None
+    assert (found.source, found.settings["image_mean"]) == ("processor_config.json", [0.5] * 3)
+
+
+@in_one_file
+def test_a_run_keeps_the_whole_processor(tmp_path: Path) -> None:
+    whole_clip(tmp_path)
+    kept = kept_configuration("huggingface", tmp_path)
+    assert set(kept) == {"config.json", "processor_config.json"}
+    assert json.loads(kept["processor_config.json"])["image_processor"]["image_mean"] == [0.5] * 3
+
+
+def test_what_the_file_leaves_open_the_processors_class_says(files: list[Path], tmp_path: Path) -> None:
+    model = drawn(hf.ViTForImageClassification(hf.ViTConfig(**MLP, **THREE)))
+    model.save_pretrained(tmp_path)
+    stated = {"image_processor_type": "ViTImageProcessor", "size": SIDE}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(stated), encoding="utf-8")
+    found = va.load_model({"name": "huggingface", "weights": str(tmp_path)}).predict(files)
+    near(found, library_logits(model, processor_of(tmp_path), files))
