@@ -1,7 +1,8 @@
 """What a deployed pipeline does to an image before the model sees it, by the library's own code.
 
 Each library's preprocessing is a geometry, which turns an image into bytes of the model's size, and a normalisation of
-each channel. The geometry runs once an image; the normalisation runs with the model (``transforms.as_input``).
+each channel. The geometry runs once an image; the normalisation runs with the model (``transforms.as_input``). Where a
+library resizes without rounding to bytes, the geometry gives normalised numbers, as a user's own function may.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from audit.extras import needs
 from audit.models.adapters.registry import Model, adapter
 from audit.models.carried import Carried
 from audit.models.converters import is_foreign
-from audit.models.converters.huggingface import side_of
+from audit.models.converters.huggingface import rescaled_by, side_of
 from audit.models.converters.open_clip import read_configuration
 from audit.models.converters.processors import CONFIG, folder_of, open_processor, read_json
 from audit.models.converters.timm_folder import is_timm_folder
@@ -43,6 +44,7 @@ from audit.records import PreprocessingInfo, PreprocessingSource
 MAKES_ITS_OWN = "rendered"  # weights that are trained here, on whole images
 TEST_FIELDS = {"test_input_size": "input_size", "test_crop_pct": "crop_pct"}
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+ROUNDED = 1e-5  # of shares: by more, bytes are not what a processor normalises
 INTEGERS = 1e-3  # how far bytes that come back as shares may be from whole numbers
 Transform = Callable[[Image.Image], torch.Tensor]
 
@@ -296,19 +298,42 @@ def _of_huggingface(
 
     settings = processor.to_dict()
     sizes = _sizes_for(settings, shape[0])
-    options = {**sizes, "do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
+    library = f"transformers {transformers.__version__} ({type(processor).__name__}, {_backend_of(processor)} backend)"
 
-    def fit(image: Image.Image) -> Pixels:
-        return _as_bytes(processor(images=image, **options)["pixel_values"][0], type(processor).__name__)
+    def of_bytes(image: Image.Image) -> Pixels:
+        made = processor(images=image, **sizes, do_rescale=False, do_normalize=False, return_tensors="pt")
+        return _as_bytes(made["pixel_values"][0], type(processor).__name__)
 
-    settings = {k: v for k, v in {**settings, **sizes}.items() if k in SHOWN_SETTINGS and v is not None}
-    backend = getattr(processor, "backend", None) or ("torchvision" if "Fast" in type(processor).__name__ else "pil")
+    def shares(image: Image.Image) -> Pixels:
+        made = processor(images=image, **sizes, do_normalize=False, return_tensors="pt")["pixel_values"][0]
+        return (made.float() / rescaled_by(settings)).permute(1, 2, 0).contiguous().numpy()
+
+    mean, std = (np.asarray(v, dtype=np.float32) for v in said)
+    geometry = Geometry(of_bytes, shape, Opening.AS_STORED)
+    if _rounds(of_bytes, shares, library):
+        geometry = Geometry(lambda image: (shares(image) - mean) / std, shape, Opening.AS_STORED, np.float32)
+    shown = {k: v for k, v in {**settings, **sizes}.items() if k in SHOWN_SETTINGS and v is not None}
     info = PreprocessingInfo(
         source=PreprocessingSource.WEIGHTS if carried else PreprocessingSource.LIBRARY_DEFAULT,
-        library=f"transformers {transformers.__version__} ({type(processor).__name__}, {backend} backend)",
-        steps=[f"{name}={_plain(value)}" for name, value in sorted(settings.items())],
+        library=library,
+        steps=[f"{name}={_plain(value)}" for name, value in sorted(shown.items())],
     )
-    return Preprocessing(Geometry(fit, shape, Opening.AS_STORED), *said, info)
+    return Preprocessing(geometry, *said, info)
+
+
+def _backend_of(processor: Any) -> str:
+    return getattr(processor, "backend", None) or ("torchvision" if "Fast" in type(processor).__name__ else "pil")
+
+
+def _rounds(of_bytes: Callable[[Image.Image], Pixels], shares: Callable[[Image.Image], Pixels], library: str) -> bool:
+    """Tell whether bytes are not what a processor normalises, as of one that rescales before it resizes."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 160, 3), dtype=np.uint8))
+    wanted = _fitted(shares, noise, library)
+    try:
+        found = _fitted(of_bytes, noise, library)
+    except ModelError:  # no bytes come out of it
+        return True
+    return float(np.abs(found / np.float32(255) - wanted).max()) > ROUNDED
 
 
 def _of_open_clip(spec: ModelSpec, folder: Path | None, shape: tuple[int, int, int]) -> Preprocessing:
@@ -465,6 +490,22 @@ def _one_line(step: object) -> str:
     return step.__name__ if inspect.isfunction(step) else " ".join(ADDRESS.sub("", repr(step)).split())
 
 
+def _fitted(fit: Callable[[Image.Image], Pixels], image: Image.Image, library: str) -> Pixels:
+    """Return what a library makes of an image.
+
+    Raises
+    ------
+    ModelError
+        If this version of it does not take the settings.
+    """
+    try:
+        return fit(image)
+    except (KeyError, TypeError, ValueError) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        what = f"{library} does not take its own settings ({said})"
+        raise ModelError("model.preprocess", what, "take a later version of it, or state model.preprocess") from error
+
+
 def _checked(made: Preprocessing, shape: tuple[int, int, int]) -> Preprocessing:
     """Return a preprocessing that gives what the model takes, with that written down.
 
@@ -472,12 +513,7 @@ def _checked(made: Preprocessing, shape: tuple[int, int, int]) -> Preprocessing:
     ------
     ModelError
     """
-    try:
-        tried = made.geometry.fit(Image.new("RGB", (shape[1] + 17, shape[0] + 5)))
-    except (KeyError, TypeError, ValueError) as error:  # settings that this version of the library does not take
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        what = f"{made.info.library} does not take its own settings ({said})"
-        raise ModelError("model.preprocess", what, "take a later version of it, or state model.preprocess") from error
+    tried = _fitted(made.geometry.fit, Image.new("RGB", (shape[1] + 17, shape[0] + 5)), made.info.library)
     seen_as_luma = shape[2] == 1 and tried.shape == (*shape[:2], 3)
     if tried.shape != shape and not seen_as_luma:
         given, taken = (f"{h} x {w} pixels, {c} channels" for h, w, c in (tried.shape, shape))

@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import vit_audit as va
+from audit.card.schema import ModelSpec
+from audit.models.build import Backbone
 from audit.models.converters import kept_configuration
+from audit.models.predict import predict
 from tests.models.small_towers import write_tokenizer
-from tests.models.test_preprocessing import MLP, SIDE, THREE, drawn, files, library_logits, near
+from tests.models.test_preprocessing import MLP, SIDE, THREE, drawn, files, library_logits, near, rgb
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -74,3 +78,38 @@ def test_what_the_file_leaves_open_the_processors_class_says(files: list[Path], 
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(stated), encoding="utf-8")
     found = va.load_model({"name": "huggingface", "weights": str(tmp_path)}).predict(files)
     near(found, library_logits(model, processor_of(tmp_path), files))
+
+
+class Pooled(nn.Module):
+    """What an image tower gives of an image."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self.tower(pixel_values=images).pooler_output
+        return made
+
+
+@pytest.mark.skipif(not hasattr(hf, "DINOv3ViTModel"), reason="this transformers has no DINOv3")
+def test_dinov3_from_file_to_logits(files: list[Path], tmp_path: Path) -> None:
+    """Its processor rescales before it resizes, so what the model sees was never rounded to bytes."""
+    tower = hf.DINOv3ViTModel(hf.DINOv3ViTConfig(**MLP, num_register_tokens=4))
+    frequencies = {name: buffer.clone() for name, buffer in tower.named_buffers()}  # constants, which no file holds
+    drawn(tower)
+    for name, buffer in frequencies.items():
+        tower.get_buffer(name).copy_(buffer)
+    tower.save_pretrained(tmp_path)
+    hf.DINOv3ViTImageProcessor(size=SIDE).save_pretrained(tmp_path)
+    backbone = Backbone(ModelSpec(name="huggingface", weights=str(tmp_path)), tmp_path)
+    model = backbone.build(3)
+    drawn(model.get_classifier())
+    seen = backbone.preprocessing(model)
+    process = processor_of(tmp_path)
+    for file in files:
+        made = torch.from_numpy(seen.geometry.fit(rgb(file))).permute(2, 0, 1)
+        torch.testing.assert_close(made, process(rgb(file)), rtol=0, atol=1e-6)
+    whole = nn.Sequential(Pooled(tower), model.get_classifier())
+    near(predict(model, files, seen), library_logits(whole, process, files))
+    assert seen.info.mean == pytest.approx([0.485, 0.456, 0.406])

@@ -123,12 +123,10 @@ def _normalisation(processor: Mapping[str, Any], where: str) -> tuple[tuple[floa
     """
     if not processor:
         return None, None
-    factor = processor.get("rescale_factor", 1 / BYTES) if processor.get("do_rescale", True) else 1.0
     normalises = processor.get("do_normalize", True)
     given = [processor.get(f"image_{n}") if normalises else [d] * 3 for n, d in (("mean", 0.0), ("std", 1.0))]
     try:
-        scale = BYTES * float(factor)
-        scale = 1.0 if math.isclose(scale, 1.0) else scale
+        scale = rescaled_by(processor)
         mean, std = (
             None if v is None else tuple(float(x) / scale for x in (v if isinstance(v, list) else [v] * 3))
             for v in given
@@ -139,6 +137,13 @@ def _normalisation(processor: Mapping[str, Any], where: str) -> tuple[tuple[floa
     if any(v is not None and len(v) != 3 for v in (mean, std)) or (std is not None and min(std) <= 0):
         raise ModelError(where, "image_mean and image_std are not three numbers each", "restore the file")
     return mean, std
+
+
+def rescaled_by(processor: Mapping[str, Any]) -> float:
+    """Return what a processor makes of a pixel of 255 before it normalises: 1 by most settings."""
+    factor = processor.get("rescale_factor", 1 / BYTES) if processor.get("do_rescale", True) else 1.0
+    scale = BYTES * float(factor)
+    return 1.0 if math.isclose(scale, 1.0) else scale
 
 
 def side_of(processor: Mapping[str, Any]) -> int | None:
