@@ -361,10 +361,12 @@ def _of_open_clip(spec: ModelSpec, folder: Path | None, shape: tuple[int, int, i
 
 def _of_timm_folder(config: Mapping[str, Any], shape: tuple[int, int, int]) -> Preprocessing:
     """Return timm's evaluation transform of the configuration that a folder holds."""
-    stated = {**timm_config(str(config["architecture"])), **(config.get("pretrained_cfg") or {})}
+    carried = config.get("pretrained_cfg") or {}
+    stated = {**timm_config(str(config["architecture"])), **carried}
     resolved = resolve_data_config({"input_size": (shape[2], shape[0], shape[1])}, pretrained_cfg=stated)
     transform = create_transform(**resolved, is_training=False)
-    return _of_compose(transform, shape, PreprocessingSource.WEIGHTS, f"timm {timm.__version__}")
+    source = PreprocessingSource.WEIGHTS if carried else PreprocessingSource.LIBRARY_DEFAULT
+    return _of_compose(transform, shape, source, f"timm {timm.__version__}")
 
 
 def timm_config(name: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def digest_of(fn: Callable[..., Any]) -> str | None:
         None where that might not tell two of them apart: lambdas, partial functions, closures, methods, objects whose
         ``repr`` is Python's own, and what reads a variable that is no constant.
     """
-    steps = fn.transforms if type(fn) is tv.Compose else [fn]
+    steps = fn.transforms if isinstance(fn, tv.Compose) and type(fn) is tv.Compose else [fn]
     try:
         said = [_function(step, set()) if isinstance(step, FunctionType) else _object(step) for step in steps]
     except (_UnsaidError, RecursionError):

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 import vit_audit as va
@@ -113,3 +115,27 @@ def test_dinov3_from_file_to_logits(files: list[Path], tmp_path: Path) -> None:
     whole = nn.Sequential(Pooled(tower), model.get_classifier())
     near(predict(model, files, seen), library_logits(whole, process, files))
     assert seen.info.mean == pytest.approx([0.485, 0.456, 0.406])
+
+
+def test_a_folder_without_a_processor_gets_the_class_and_backend_that_the_library_takes(tmp_path: Path) -> None:
+    hf.CLIPForImageClassification(hf.CLIPConfig(vision_config=MLP, **THREE)).save_pretrained(tmp_path)
+    card = {"name": "huggingface", "weights": str(tmp_path), "mean": [0.5] * 3, "std": [0.5] * 3}
+    default = va.load_model(card).preprocessing
+    hf.CLIPImageProcessor().save_pretrained(tmp_path)
+    named = va.load_model({**card, "image_size": 32}).preprocessing
+    assert (default.source, named.source) == ("library default", "weights")
+    assert default.library == named.library
+    assert "backend" in default.library
+
+
+@pytest.mark.parametrize(("carried", "source"), [({"crop_pct": 0.8}, "weights"), ({}, "library default")])
+def test_a_timm_folder_carries_its_preprocessing_or_says_that_it_does_not(
+    carried: dict[str, Any], source: str, tmp_path: Path
+) -> None:
+    sizes = {"img_size": 32, "patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 2}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=3, **sizes)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 3, "model_args": sizes}
+    config |= {"label_names": ["calm", "glad", "sad"]} | ({"pretrained_cfg": carried} if carried else {})
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert va.load_model({"name": "huggingface", "weights": str(tmp_path)}).preprocessing.source == source
