@@ -306,12 +306,18 @@ def _of_huggingface(
 
     def shares(image: Image.Image) -> Pixels:
         made = processor(images=image, **sizes, do_normalize=False, return_tensors="pt")["pixel_values"][0]
-        return (made.float() / rescaled_by(settings)).permute(1, 2, 0).contiguous().numpy()
+        pixels: Pixels = (made.float() / rescaled_by(settings)).permute(1, 2, 0).contiguous().numpy()
+        return pixels
+
+    def normalised(image: Image.Image) -> Pixels:
+        made: Any = (shares(image) - mean) / std
+        pixels: Pixels = made
+        return pixels
 
     mean, std = (np.asarray(v, dtype=np.float32) for v in said)
     geometry = Geometry(of_bytes, shape, Opening.AS_STORED)
     if _rounds(of_bytes, shares, library):
-        geometry = Geometry(lambda image: (shares(image) - mean) / std, shape, Opening.AS_STORED, np.float32)
+        geometry = Geometry(normalised, shape, Opening.AS_STORED, np.float32)
     shown = {k: v for k, v in {**settings, **sizes}.items() if k in SHOWN_SETTINGS and v is not None}
     info = PreprocessingInfo(
         source=PreprocessingSource.WEIGHTS if carried else PreprocessingSource.LIBRARY_DEFAULT,
