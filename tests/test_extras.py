@@ -12,6 +12,7 @@ import pytest
 import transformers as hf
 
 from audit.extras import EXTRAS
+from tests.models.small_towers import OPEN_CLIP, write_open_clip
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parent.parent
@@ -66,6 +67,23 @@ def test_a_hugging_face_folder_without_transformers(tmp_path: Path) -> None:
     )
     assert said == (
         "audit.errors.ModelError: model.name: huggingface: needs transformers, which is not installed; "
+        "pip install 'vit-audit[hf]'"
+    )
+
+
+def test_a_tokenizer_of_hugging_face_without_transformers(tmp_path: Path) -> None:
+    config = OPEN_CLIP["own tower"]
+    config = {**config, "text_cfg": {**config["text_cfg"], "hf_tokenizer_name": "of/none"}}
+    write_open_clip(tmp_path, config)
+    said = without(
+        "transformers",
+        "import os, vit_audit as va; os.environ['VIT_AUDIT_CACHE'] = sys.argv[1] + '/cache'; "
+        "prompts = {'happy': ['joy'], 'sad': ['tears']}; "
+        "va.load_model({'name': 'open_clip/own', 'weights': sys.argv[1], 'prompts': prompts})",
+        tmp_path,
+    )
+    assert said == (
+        "audit.errors.ModelError: model.prompts of open_clip/own: needs transformers, which is not installed; "
         "pip install 'vit-audit[hf]'"
     )
 

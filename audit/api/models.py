@@ -346,10 +346,7 @@ def wrap(
         )
         backbone.preprocessing(backbone.build_as_is(len(names)))
     except ValidationError as error:
-        fault = error.errors()[0]
-        raise ModelError(
-            ".".join(map(str, fault["loc"])), said_of(fault), "as docs/card.md has it under model"
-        ) from None
+        raise _fault(error) from None
     return Net(backbone, tuple(names))
 
 
@@ -362,10 +359,14 @@ def adapt(
     heads: int,
     qkv: Sequence[str],
     image_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     classifier: str | None = None,
     channels: int = 3,
+    preprocess: Preprocess | Mapping[str, Any] | str = "deployed",
+    output: Output | None = None,
+    decision: Decision | None = None,
+    threshold: float | None = None,
 ) -> Net:
     """Take a transformer of no known family: its blocks, and in each what its heads write through.
 
@@ -386,11 +387,16 @@ def adapt(
     image_size : int
         Side in pixels.
     mean, std : sequence of float
-        By which pixels of 0 to 1 are normalised, one number a channel.
+        By which pixels of 0 to 1 are normalised, one number a channel; needed but with a ``Preprocess``.
     classifier : str, optional
         Name of the linear layer that gives the logits; by default the last one that runs.
     channels : int
         Of an image.
+    preprocess : Preprocess, mapping or str
+        Your own, or what is done: ``{"resize": 256, "crop": 224, ...}``. No library says it of such a module: by
+        default a centred square ("legacy").
+    output, decision, threshold : optional
+        How its logits are read, as in :func:`wrap`.
 
     Returns
     -------
@@ -411,7 +417,8 @@ def adapt(
     """
     names, size = _checked(module, classes), (channels, image_size, image_size)
     layout = Layout(blocks, classifier, projection, heads, qkv, channels)
-    net = _of_parts(module, layout, names, mean, std, image_size, None)
+    reading: Reading = {"output": output, "decision": decision, "threshold": threshold}
+    net = _of_parts(module, layout, names, mean, std, image_size, None, preprocess, reading)
     generator = torch.Generator().manual_seed(0)
     images, donors = (torch.randn(IDENTITY_IMAGES, *size, generator=generator) for _ in range(2))
     failed = [c.id for c in run_identities(Subject(net.module, images, donors)) if not c.passed]
@@ -440,15 +447,20 @@ def _of_parts(
     std: Sequence[float] | None,
     image_size: int | None,
     channel_slices: int | None,
-    preprocess: Preprocess | Mapping[str, Any] | str = "legacy",
-    reading: Reading | None = None,
+    preprocess: Preprocess | Mapping[str, Any] | str,
+    reading: Reading,
 ) -> Net:
     own = preprocess if isinstance(preprocess, Preprocess) else None
-    if own is not None and own.normalisation is not None:
-        mean, std = own.normalisation
+    if own is not None:
+        mean, std = own.normalisation or ([v[0]] * layout.channels for v in UNUSED)
     if mean is None or std is None or image_size is None:
         fix = "give mean and std, a number for each channel, and image_size"
         raise ModelError("mean, std, image_size", "nothing beside the module says what images it reads", fix)
+    try:
+        stated = PreprocessSpec(**preprocess) if isinstance(preprocess, Mapping) else preprocess
+        ModelSpec(classes=names, **reading, **({} if own is not None else {"preprocess": stated}))  # raises
+    except ValidationError as error:
+        raise _fault(error) from None
     backbone = Backbone.from_parts(
         module,
         layout,
@@ -457,11 +469,17 @@ def _of_parts(
         std=std,
         image_size=image_size,
         channel_slices=channel_slices,
-        preprocess=PreprocessSpec(**preprocess) if isinstance(preprocess, Mapping) else preprocess,  # type: ignore[arg-type]
+        preprocess=stated,  # type: ignore[arg-type]  # a word that is none of them has been refused
         reading=reading,
     )
     backbone.preprocessing(backbone.build_as_is(len(names)))
     return Net(backbone, tuple(names))
+
+
+def _fault(error: ValidationError) -> ModelError:
+    fault = error.errors()[0]
+    place = ".".join(map(str, fault["loc"])) or "model"
+    return ModelError(place, said_of(fault), "as docs/card.md has it under model")
 
 
 def supported_models(pattern: str | None = None) -> pd.DataFrame:

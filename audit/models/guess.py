@@ -278,7 +278,7 @@ def _is_made_by(config: Mapping[str, Any], shapes: Shapes) -> bool:
     """Tell whether an open_clip configuration makes towers of these shapes, as far as it says."""
     vision, text = config["vision_cfg"], config["text_cfg"]
     before = "" if "token_embedding.weight" in shapes else "text."
-    said = {
+    said: dict[str, tuple[int, ...]] = {
         f"{before}token_embedding.weight": (text.get("vocab_size", 49408), text.get("width", 512)),
         f"{before}positional_embedding": (text.get("context_length", 77), text.get("width", 512)),
     }

@@ -211,12 +211,14 @@ def inspect_weights(path: Path) -> Inspection:
 
 def preprocessing_of(path: Path, config: Mapping[str, Any], name: str) -> Preprocessing | None:
     """Return how images are made for the model of a folder or a name, as far as anything says so."""
-    processor = path / "preprocessor_config.json" if path.is_dir() else path.parent / "preprocessor_config.json"
-    if name == HUGGING_FACE and processor.is_file():
+    from audit.models.converters.processors import processor_file, stated_settings  # takes timm along
+
+    folder = path if path.is_dir() else path.parent
+    if name == HUGGING_FACE and (processor := processor_file(folder)) is not None:
         kept = ("size", "crop_size", "do_center_crop", "resample", "image_mean", "image_std", "rescale_factor")
-        settings = _json(processor)
+        settings = stated_settings(processor)
         return Preprocessing(processor.name, {key: settings[key] for key in kept if settings.get(key) is not None})
-    of_open_clip = processor.with_name(OPEN_CLIP_CONFIG)
+    of_open_clip = folder / OPEN_CLIP_CONFIG
     if name.startswith("open_clip/") and of_open_clip.is_file():
         return Preprocessing(of_open_clip.name, _json(of_open_clip).get("preprocess_cfg") or {})
     if name.startswith("open_clip/"):

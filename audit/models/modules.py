@@ -24,11 +24,11 @@ from audit.models.checkpoint import StateDict, check_finite, open_checkpoint
 from audit.models.converters import HUGGING_FACE, TORCHVISION
 from audit.models.converters.conversion import Conversion
 from audit.models.converters.huggingface import find_weights, read_folder
+from audit.models.converters.processors import open_processor
 from audit.models.converters.torchvision import convert_resnet, convert_vit
 from audit.models.load import load_tensors
 from audit.models.named import AdaptedNetwork, PlainNetwork, grouped
 from audit.models.outputs import OneOutput, body_within, keys_of, one_head, with_pair
-from audit.models.preprocessing import open_processor
 from audit.models.readout import readout_of, readout_of_card, with_readout
 
 WHERE = "the given module"

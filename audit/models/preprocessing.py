@@ -1,15 +1,15 @@
 """What a deployed pipeline does to an image before the model sees it, by the library's own code.
 
 Each library's preprocessing is a geometry, which turns an image into bytes of the model's size, and a normalisation of
-each channel. The geometry runs once an image; the normalisation runs with the model (``transforms.as_input``).
+each channel. The geometry runs once an image; the normalisation runs with the model (``transforms.as_input``). Where a
+library resizes without rounding to bytes, the geometry gives normalised numbers, as a user's own function may.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
-import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -30,17 +30,21 @@ from audit.card.schema import ModelSpec, PreprocessSpec
 from audit.data.decode import Opening
 from audit.data.pixels import Geometry, Pixels, centred_square
 from audit.errors import ModelError
-from audit.extras import needs, quiet_transformers
+from audit.extras import needs
 from audit.models.adapters.registry import Model, adapter
 from audit.models.carried import Carried
 from audit.models.converters import is_foreign
-from audit.models.converters.huggingface import side_of
+from audit.models.converters.huggingface import rescaled_by, side_of
 from audit.models.converters.open_clip import read_configuration
+from audit.models.converters.processors import CONFIG, folder_of, open_processor, read_json
 from audit.models.converters.timm_folder import is_timm_folder
+from audit.models.source_digest import digest_of
 from audit.records import PreprocessingInfo, PreprocessingSource
 
 MAKES_ITS_OWN = "rendered"  # weights that are trained here, on whole images
 TEST_FIELDS = {"test_input_size": "input_size", "test_crop_pct": "crop_pct"}
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+ROUNDED = 1e-5  # of shares: by more, bytes are not what a processor normalises
 INTEGERS = 1e-3  # how far bytes that come back as shares may be from whole numbers
 Transform = Callable[[Image.Image], torch.Tensor]
 
@@ -87,8 +91,9 @@ class Preprocess:
 
     Notes
     -----
-    The record names it by the SHA-256 of its source and of its ``repr``; where the source cannot be read, it says that
-    the run cannot be reproduced from the record alone.
+    The record names it by the SHA-256 of its source and settings. Where these might not tell it from another (a lambda,
+    a partial function, a closure, a method, an object without a ``repr`` of its own, source that cannot be read), the
+    record says that the run cannot be reproduced from it alone, and no later run takes up what it has measured.
 
     Examples
     --------
@@ -108,14 +113,8 @@ class Preprocess:
 
     @property
     def digest(self) -> str | None:
-        """SHA-256 over source and repr; None where there is no source."""
-        steps = self.fn.transforms if isinstance(self.fn, tv.Compose) else [self.fn]
-        try:
-            sources = [inspect.getsource(s if inspect.isroutine(s) else type(s)) for s in steps]
-        except (OSError, TypeError):
-            return None
-        stable = repr(self.fn) if " at 0x" not in repr(self.fn) else ""
-        return hashlib.sha256("\n".join([*sources, stable]).encode()).hexdigest()
+        """SHA-256 over source and settings; None where they might not tell it from another (:func:`digest_of`)."""
+        return digest_of(self.fn)
 
     @property
     def normalisation(self) -> tuple[list[float], list[float]] | None:
@@ -291,7 +290,7 @@ def _of_huggingface(
 
     ``default`` is the library's for a module that was given in memory, beside which nothing lies.
     """
-    config = json.loads((folder / "config.json").read_text("utf-8")) if folder is not None else {}
+    config = read_json(folder_of(folder) / CONFIG) if folder is not None else {}
     if is_timm_folder(config):
         return _of_timm_folder(config, shape)
     processor, carried = (default, False) if default is not None and folder is None else open_processor(folder)
@@ -299,19 +298,48 @@ def _of_huggingface(
 
     settings = processor.to_dict()
     sizes = _sizes_for(settings, shape[0])
-    options = {**sizes, "do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
+    library = f"transformers {transformers.__version__} ({type(processor).__name__}, {_backend_of(processor)} backend)"
 
-    def fit(image: Image.Image) -> Pixels:
-        return _as_bytes(processor(images=image, **options)["pixel_values"][0], type(processor).__name__)
+    def of_bytes(image: Image.Image) -> Pixels:
+        made = processor(images=image, **sizes, do_rescale=False, do_normalize=False, return_tensors="pt")
+        return _as_bytes(made["pixel_values"][0], type(processor).__name__)
 
-    settings = {k: v for k, v in {**settings, **sizes}.items() if k in SHOWN_SETTINGS and v is not None}
-    backend = getattr(processor, "backend", None) or ("torchvision" if "Fast" in type(processor).__name__ else "pil")
+    def shares(image: Image.Image) -> Pixels:
+        made = processor(images=image, **sizes, do_normalize=False, return_tensors="pt")["pixel_values"][0]
+        pixels: Pixels = (made.float() / rescaled_by(settings)).permute(1, 2, 0).contiguous().numpy()
+        return pixels
+
+    def normalised(image: Image.Image) -> Pixels:
+        made: Any = (shares(image) - mean) / std
+        pixels: Pixels = made
+        return pixels
+
+    mean, std = (np.asarray(v, dtype=np.float32) for v in said)
+    geometry = Geometry(of_bytes, shape, Opening.AS_STORED)
+    if _rounds(of_bytes, shares, library):
+        geometry = Geometry(normalised, shape, Opening.AS_STORED, np.float32)
+    shown = {k: v for k, v in {**settings, **sizes}.items() if k in SHOWN_SETTINGS and v is not None}
     info = PreprocessingInfo(
         source=PreprocessingSource.WEIGHTS if carried else PreprocessingSource.LIBRARY_DEFAULT,
-        library=f"transformers {transformers.__version__} ({type(processor).__name__}, {backend} backend)",
-        steps=[f"{name}={_plain(value)}" for name, value in sorted(settings.items())],
+        library=library,
+        steps=[f"{name}={_plain(value)}" for name, value in sorted(shown.items())],
     )
-    return Preprocessing(Geometry(fit, shape, Opening.AS_STORED), *said, info)
+    return Preprocessing(geometry, *said, info)
+
+
+def _backend_of(processor: Any) -> str:
+    return getattr(processor, "backend", None) or ("torchvision" if "Fast" in type(processor).__name__ else "pil")
+
+
+def _rounds(of_bytes: Callable[[Image.Image], Pixels], shares: Callable[[Image.Image], Pixels], library: str) -> bool:
+    """Tell whether bytes are not what a processor normalises, as of one that rescales before it resizes."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 160, 3), dtype=np.uint8))
+    wanted = _fitted(shares, noise, library)
+    try:
+        found = _fitted(of_bytes, noise, library)
+    except ModelError:  # no bytes come out of it
+        return True
+    return float(np.abs(found / np.float32(255) - wanted).max()) > ROUNDED
 
 
 def _of_open_clip(spec: ModelSpec, folder: Path | None, shape: tuple[int, int, int]) -> Preprocessing:
@@ -339,10 +367,12 @@ def _of_open_clip(spec: ModelSpec, folder: Path | None, shape: tuple[int, int, i
 
 def _of_timm_folder(config: Mapping[str, Any], shape: tuple[int, int, int]) -> Preprocessing:
     """Return timm's evaluation transform of the configuration that a folder holds."""
-    stated = {**timm_config(str(config["architecture"])), **(config.get("pretrained_cfg") or {})}
+    carried = config.get("pretrained_cfg") or {}
+    stated = {**timm_config(str(config["architecture"])), **carried}
     resolved = resolve_data_config({"input_size": (shape[2], shape[0], shape[1])}, pretrained_cfg=stated)
     transform = create_transform(**resolved, is_training=False)
-    return _of_compose(transform, shape, PreprocessingSource.WEIGHTS, f"timm {timm.__version__}")
+    source = PreprocessingSource.WEIGHTS if carried else PreprocessingSource.LIBRARY_DEFAULT
+    return _of_compose(transform, shape, source, f"timm {timm.__version__}")
 
 
 def timm_config(name: str) -> dict[str, Any]:
@@ -378,41 +408,6 @@ def _plain(value: Any) -> str:
             return f"{sizes['height']}x{sizes['width']}"
         return ", ".join(f"{k} {v}" for k, v in sizes.items())
     return str(getattr(value, "name", value)).lower()
-
-
-def open_processor(folder: Path | None) -> tuple[Any, bool]:
-    """Return the image processor of a folder, and whether the folder itself names it.
-
-    Raises
-    ------
-    ModelError
-        If ``transformers`` is not installed, or knows no processor for the folder.
-    """
-    needs("transformers", "model.name: huggingface", error=ModelError)
-    from transformers import AutoConfig, AutoImageProcessor
-    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
-
-    if folder is None:
-        raise ModelError("model.weights", "name: huggingface needs a folder", "name one that holds config.json")
-    place = str(folder / "preprocessor_config.json")
-    try:
-        with quiet_transformers():
-            if (folder / "preprocessor_config.json").is_file():
-                processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)  # type: ignore[no-untyped-call]
-                return processor, True
-            kinds = IMAGE_PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder, local_files_only=True))]
-    except Exception as error:  # whatever odd settings make of a processor
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ModelError(
-            place, f"gives no image processor ({said})", "restore the file, or state model.preprocess"
-        ) from None
-    return _first_kind(kinds)(), False
-
-
-def _first_kind(kinds: Any) -> Any:
-    """Return the processor class that transformers would take, of one or several backends."""
-    candidates = list(kinds.values()) if isinstance(kinds, dict) else [k for k in kinds if k is not None]
-    return candidates[-1] if not isinstance(kinds, dict) else candidates[0]
 
 
 def _stated(
@@ -473,11 +468,7 @@ def _of_compose(
     """Part a transform that ends with its normalisation into geometry and normalisation."""
     *steps, last = transform.transforms
     mean, std = (tuple(float(v) for v in torch.as_tensor(v).flatten()) for v in (last.mean, last.std))
-    named = [
-        step.__name__ if inspect.isfunction(step) else _one_line(step)
-        for step in steps
-        if not isinstance(step, tv.ToTensor) and "ToTensor" not in repr(step)
-    ]
+    named = [_one_line(step) for step in steps if not isinstance(step, tv.ToTensor) and "ToTensor" not in repr(step)]
     info = PreprocessingInfo(source=source, library=library, steps=named)
     return Preprocessing(_bytes_of(tv.Compose(steps), shape), mean, std, info)
 
@@ -503,7 +494,24 @@ def _as_bytes(made: torch.Tensor, what: str) -> Pixels:
 
 
 def _one_line(step: object) -> str:
-    return " ".join(repr(step).split())
+    """Return how a step is named in a record: the same in every process."""
+    return step.__name__ if inspect.isfunction(step) else " ".join(ADDRESS.sub("", repr(step)).split())
+
+
+def _fitted(fit: Callable[[Image.Image], Pixels], image: Image.Image, library: str) -> Pixels:
+    """Return what a library makes of an image.
+
+    Raises
+    ------
+    ModelError
+        If this version of it does not take the settings.
+    """
+    try:
+        return fit(image)
+    except (KeyError, TypeError, ValueError) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        what = f"{library} does not take its own settings ({said})"
+        raise ModelError("model.preprocess", what, "take a later version of it, or state model.preprocess") from error
 
 
 def _checked(made: Preprocessing, shape: tuple[int, int, int]) -> Preprocessing:
@@ -513,12 +521,7 @@ def _checked(made: Preprocessing, shape: tuple[int, int, int]) -> Preprocessing:
     ------
     ModelError
     """
-    try:
-        tried = made.geometry.fit(Image.new("RGB", (shape[1] + 17, shape[0] + 5)))
-    except (KeyError, TypeError, ValueError) as error:  # settings that this version of the library does not take
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        what = f"{made.info.library} does not take its own settings ({said})"
-        raise ModelError("model.preprocess", what, "take a later version of it, or state model.preprocess") from error
+    tried = _fitted(made.geometry.fit, Image.new("RGB", (shape[1] + 17, shape[0] + 5)), made.info.library)
     seen_as_luma = shape[2] == 1 and tried.shape == (*shape[:2], 3)
     if tried.shape != shape and not seen_as_luma:
         given, taken = (f"{h} x {w} pixels, {c} channels" for h, w, c in (tried.shape, shape))

@@ -22,6 +22,7 @@ from audit.models.converters.open_clip import read_configuration
 State = Mapping[str, torch.Tensor]
 Embed = Callable[[list[str]], torch.Tensor]
 DESCRIBES = (".json", ".txt", ".model")  # files beside the weights that say how text becomes tokens
+OF_HUGGING_FACE = ("hf_tokenizer_name", "hf_model_name")  # of open_clip's text towers: what transformers makes
 COUNTS = "position_ids"  # numbers from 0 up, which older files hold
 
 
@@ -128,6 +129,8 @@ def _of_open_clip(name: str, folder: Path, weights: Path, own: State) -> Embed:
     from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
     config = dict(read_configuration(name, weights)["model_cfg"])
+    if any(config["text_cfg"].get(key) for key in OF_HUGGING_FACE):
+        needs("transformers", f"model.prompts of {OPEN_CLIP}{name}", error=ModelError)
     whole = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
     config["vision_cfg"] = {**config["vision_cfg"], "timm_model_pretrained": False}
     text = config["text_cfg"]

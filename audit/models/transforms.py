@@ -62,7 +62,7 @@ def corrupt_pixels(pixels: Pixels, corruption: Corruption) -> Pixels:
 def as_input(model: Model, pixels: Pixels) -> torch.Tensor:
     """Turn pixels (B, H, W, channels) into float32 (B, channels, H, W), bytes normalised as the model was pretrained.
 
-    Floating-point pixels are what a user's own preprocessing gives, normalised already. A model of one channel is
+    Floating-point pixels are normalised already, as a user's own preprocessing gives them. A model of one channel is
     shown the luma of pixels that have three. What comes out is where the model is; to an accelerator it travels as
     bytes, from pinned memory, while that computes.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -363,7 +364,10 @@ def question_key(
     preprocessing: PreprocessingInfo | None,
     served: MeasuredControl | None = None,
 ) -> str:
-    """Return the hash of all that a run's numbers depend on; ``weights`` is that of the weights."""
+    """Return the hash of all that a run's numbers depend on; ``weights`` is that of the weights.
+
+    Where nothing tells the preprocessing from another, the hash is a new one each time: no other run is taken up.
+    """
     rooms = (audit.data, audit.models, audit.patching, audit.batching, audit.evidence, audit.pipeline, audit.work)
     return question_hash(
         {
@@ -371,6 +375,7 @@ def question_key(
             "data": inputs.samples.fingerprint,
             "weights": weights,
             "preprocessing": None if preprocessing is None else preprocessing.model_dump(mode="json"),
+            "once": uuid.uuid4().hex if preprocessing is not None and preprocessing.is_unnamed else None,
             "served": None if served is None else served.numbers,
             "version": [__version__, source_hash(rooms)],
             "libraries": [torch.__version__, timm.__version__, torch.get_num_threads()],

@@ -42,7 +42,7 @@ def write_examples(samples: Samples, preprocessing: Preprocessing, folder: Path,
 
 
 def _as_picture(pixels: Pixels) -> Image.Image:
-    """Return pixels as a picture; floating-point ones, of a user's own function, from the least to the largest."""
+    """Return pixels as a picture; floating-point ones, which are normalised, from the least to the largest."""
     if pixels.dtype != np.uint8:
         span = float(np.ptp(pixels)) or 1.0
         pixels = np.round((pixels - pixels.min()) / span * 255).astype(np.uint8)

@@ -602,7 +602,12 @@ class PreprocessingInfo(Record):
     mean: list[float] = []  # of each channel, 0 to 1
     std: list[float] = []
     opening: str = "as stored"  # how files become RGB: as stored, turned by EXIF, or careful (legacy)
-    sha256: str | None = None  # of a callable's source and repr; None where there is no source
+    sha256: str | None = None  # of a callable's source and settings; None where they do not tell it from another
+
+    @property
+    def is_unnamed(self) -> bool:
+        """Whether nothing in the record tells it from another."""
+        return self.source == PreprocessingSource.CALLABLE and self.sha256 is None
 
 
 class LoadedWeights(Record):

@@ -18,6 +18,7 @@ import vit_audit as va
 from audit.controls.identities import Subject, every_site_is_live, run_identities
 from audit.errors import ModelError
 from audit.models.adapters.registry import Model, adapter
+from audit.models.readout import Readout, readout_of
 from audit.models.transforms import as_input
 from audit.patching.engine import Donor, patch_attention, patch_layer, patch_together, transplant_layer
 from audit.patching.hooks import donor_head_outputs, patch_with_hooks
@@ -378,3 +379,31 @@ def test_a_published_classifier_of_gray_images_is_patched() -> None:
     assert len(sites_of(model)) == 4 * 8
     subject = Subject(model, images_for(model, 2), images_for(model, 2, 1))
     assert [c.id for c in run_identities(subject) if not c.passed] == []
+
+
+def squashed(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(image.resize((16, 16))) / 100.0).permute(2, 0, 1).float()
+
+
+@unit
+def test_an_adapted_transformer_is_fed_and_read_as_is_said() -> None:
+    module, fed = drawn(Transformer()), {k: v for k, v in PARTS.items() if k not in ("mean", "std")}
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
+    reading: dict[str, Any] = {"output": "sigmoid", "decision": "threshold", "threshold": 0.25}
+    own = va.adapt(module, NAMES, qkv=["attention.qkv"], **fed, preprocess=va.Preprocess(squashed), **reading)
+    with torch.inference_mode():
+        np.testing.assert_allclose(own.predict([picture]), module(squashed(picture)[None]).numpy(), atol=1e-5)
+    assert own.preprocessing.source == "callable"
+    assert readout_of(own.module) == Readout("sigmoid", "threshold", 0.25)
+    stated = va.adapt(module, NAMES, qkv=["attention.qkv"], **PARTS, preprocess={"mode": "squash"})
+    assert (stated.preprocessing.source, stated.spec.output) == ("card", None)
+    assert va.adapt(module, NAMES, qkv=["attention.qkv"], **PARTS).preprocessing.source == "legacy"
+
+
+@unit
+@pytest.mark.parametrize(
+    "wrong", [{"preprocess": "squash"}, {"preprocess": {"crop": "x"}}, {"output": "logits"}], ids=str
+)
+def test_a_wrong_word_for_an_adapted_transformer_is_one_line(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match=r"as docs/card\.md has it under model"):
+        va.adapt(drawn(Transformer()), NAMES, qkv=["attention.qkv"], **PARTS, **wrong)

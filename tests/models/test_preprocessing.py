@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -250,3 +252,92 @@ def test_the_backends_of_a_hugging_face_processor_differ_by_one_grey_level_at_mo
     seen = [[np.asarray(p(images=i, return_tensors="np")["pixel_values"][0], float) for i in opened] for p in made]
     differences = [float(np.abs(a - b).max()) for a, b in zip(*seen, strict=True)]
     assert 0 < max(differences) <= 1
+
+
+def shifted(image: Image.Image, by: int = 0) -> torch.Tensor:
+    """Return an image, squashed, with ``by`` added."""
+    return halved(image) + by
+
+
+def shifting(by: int) -> Callable[[Image.Image], torch.Tensor]:
+    def inside(image: Image.Image) -> torch.Tensor:
+        return shifted(image, by)
+
+    return inside
+
+
+class Shift:
+    """Adds what it is made with, and does not say so."""
+
+    def __init__(self, by: int) -> None:
+        self.by = by
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        return shifted(image, self.by)
+
+
+class ShiftModule(nn.Module):
+    """Likewise; torch's own ``repr`` of it names no setting."""
+
+    def __init__(self, by: int) -> None:
+        super().__init__()
+        self.by = by
+
+    def forward(self, image: Image.Image) -> torch.Tensor:
+        return shifted(image, self.by)
+
+
+def ended(*steps: Any) -> tv.Compose:
+    return tv.Compose([tv.Resize((32, 32)), *steps, tv.ToTensor(), tv.Normalize([0.5] * 3, [0.5] * 3)])
+
+
+def mirrored(image: Image.Image) -> Image.Image:
+    return ImageOps.mirror(image)
+
+
+def flipped(image: Image.Image) -> Image.Image:
+    return ImageOps.flip(image)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        functools.partial(shifted, by=1),
+        shifting(1),
+        Shift(1),
+        Shift(1).__call__,
+        lambda image: shifted(image, 1),
+        ended(tv.Lambda(mirrored)),
+        ended(functools.partial(ImageOps.fit, size=(32, 32))),
+    ],
+    ids=["partial", "closure", "object", "method", "lambda", "Lambda in a Compose", "partial in a Compose"],
+)
+def test_a_function_that_nothing_tells_from_another_has_no_hash(fn: Any) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=3)
+    seen = va.wrap(model, CLASSES, preprocess=va.Preprocess(fn)).preprocessing
+    assert seen.sha256 is None
+    assert seen.is_unnamed
+    assert "0x" not in " ".join(seen.steps)
+
+
+def test_what_a_function_does_is_in_its_hash(tmp_path: Path) -> None:
+    made = [va.Preprocess(fn).digest for fn in (halved, shifted, ShiftModule(1), ShiftModule(2))]
+    made += [va.Preprocess(ended(step)).digest for step in (mirrored, flipped, tv.CenterCrop(30), tv.CenterCrop(32))]
+    assert None not in made
+    assert len(set(made)) == len(made)
+    assert va.Preprocess(ShiftModule(1)).digest == made[2]
+    read = []
+    for side in (24, 32):  # the same source, another constant of its module
+        (tmp_path / f"own{side}.py").write_text(
+            f"SIDE = {side}\n\n\ndef fit(image):\n    return image.resize((SIDE, 32))\n", encoding="utf-8"
+        )
+        sys.path.insert(0, str(tmp_path))
+        read.append(va.Preprocess(__import__(f"own{side}").fit).digest)
+        sys.path.remove(str(tmp_path))
+    assert None not in read
+    assert len(set(read)) == 2
+
+
+def test_a_function_is_named_alike_in_every_process() -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=3)
+    assert va.wrap(model, CLASSES, preprocess=va.Preprocess(halved)).preprocessing.steps == ["halved"]

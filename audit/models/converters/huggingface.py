@@ -14,9 +14,16 @@ from audit.errors import ModelError
 from audit.models.containers import find_in_folder
 from audit.models.converters.conversion import Conversion
 from audit.models.converters.kinds import DEFAULTS, KINDS
+from audit.models.converters.processors import (
+    CONFIG,
+    PROCESSORS,
+    folder_of,
+    processor_file,
+    processor_settings,
+    read_json,
+)
 from audit.models.converters.timm_folder import KIND, is_timm_folder, read_timm
 
-CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 BYTES = 255.0  # pixels are divided by it before they are normalised
 
 
@@ -28,11 +35,12 @@ def read_folder(folder: Path) -> Conversion:
     ModelError
         If it is of a kind that cannot be converted, its outputs are no classes, or a file is damaged.
     """
-    folder = _folder_of(folder)
-    config = _json(folder / CONFIG)
-    processor = _json(folder / PROCESSOR) if (folder / PROCESSOR).is_file() else {}
+    folder = folder_of(folder)
+    config = read_json(folder / CONFIG)
     found = _of_kind(config, str(folder / CONFIG))
-    mean, std = _normalisation(processor, str(folder / PROCESSOR))
+    file = processor_file(folder)
+    processor = {} if file is None or is_timm_folder(config) else processor_settings(file)
+    mean, std = _normalisation(processor, str(file))
     mean, std = mean or found.mean, std or found.std
     side = side_of(processor) or found.image_size  # published DINOv2: 224 against the 518 it was trained at
     found = dataclasses.replace(found, output=_output(config, str(folder / CONFIG)))
@@ -80,35 +88,20 @@ def find_weights(folder: Path) -> Path:
     return find_in_folder(folder) if folder.is_dir() else folder
 
 
-def _folder_of(named: Path) -> Path:
-    """Return the folder that a card names, or that of the file or index that it names."""
-    return named.parent if named.is_file() else named
-
-
 def kept_configuration(folder: Path) -> dict[str, bytes]:
     """Return what a run keeps of a folder, so that its model can be built again: files by name.
 
     Private entries, such as the path that the model was once loaded from, are left out.
     """
-    kept, folder = {}, _folder_of(folder)
-    for name in (CONFIG, PROCESSOR):
-        if name == CONFIG or (folder / name).is_file():
-            public = {key: value for key, value in _json(folder / name).items() if not key.startswith("_")}
-            kept[name] = (json.dumps(public, indent=1) + "\n").encode()
-    return kept
+    folder = folder_of(folder)
+    there = [CONFIG, *(name for name in PROCESSORS if (folder / name).is_file())]
+    return {name: (json.dumps(_public(read_json(folder / name)), indent=1) + "\n").encode() for name in there}
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ModelError(str(path), "no such file", "name a folder that save_pretrained wrote") from None
-    except (OSError, ValueError, RecursionError) as error:
-        what = f"cannot be read as JSON ({type(error).__name__})"
-        raise ModelError(str(path), what, "restore the file") from None
+def _public(content: Any) -> Any:
     if not isinstance(content, dict):
-        raise ModelError(str(path), "holds no mapping", "restore the file")
-    return content
+        return content
+    return {key: _public(value) for key, value in content.items() if not key.startswith("_")}
 
 
 def _labels(config: Mapping[str, Any]) -> list[str] | None:
@@ -130,12 +123,10 @@ def _normalisation(processor: Mapping[str, Any], where: str) -> tuple[tuple[floa
     """
     if not processor:
         return None, None
-    factor = processor.get("rescale_factor", 1 / BYTES) if processor.get("do_rescale", True) else 1.0
     normalises = processor.get("do_normalize", True)
     given = [processor.get(f"image_{n}") if normalises else [d] * 3 for n, d in (("mean", 0.0), ("std", 1.0))]
     try:
-        scale = BYTES * float(factor)
-        scale = 1.0 if math.isclose(scale, 1.0) else scale
+        scale = rescaled_by(processor)
         mean, std = (
             None if v is None else tuple(float(x) / scale for x in (v if isinstance(v, list) else [v] * 3))
             for v in given
@@ -146,6 +137,13 @@ def _normalisation(processor: Mapping[str, Any], where: str) -> tuple[tuple[floa
     if any(v is not None and len(v) != 3 for v in (mean, std)) or (std is not None and min(std) <= 0):
         raise ModelError(where, "image_mean and image_std are not three numbers each", "restore the file")
     return mean, std
+
+
+def rescaled_by(processor: Mapping[str, Any]) -> float:
+    """Return what a processor makes of a pixel of 255 before it normalises: 1 by most settings."""
+    factor = processor.get("rescale_factor", 1 / BYTES) if processor.get("do_rescale", True) else 1.0
+    scale = BYTES * float(factor)
+    return 1.0 if math.isclose(scale, 1.0) else scale
 
 
 def side_of(processor: Mapping[str, Any]) -> int | None:
