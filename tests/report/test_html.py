@@ -343,7 +343,7 @@ def test_heads_that_move_the_prediction_without_a_gap_are_told_and_not_called_a_
     assert "shown to be under 0.50" in first[-1]
     assert not any("shown" in row[-1] for row in others)
     assert any("+1.20 [" in cell and cell.strip().endswith("]; 0.031") for cell in first)
-    assert "points; mean of seeds; raw p" in table.xpath("string(thead)")
+    assert "points of mean probability; mean of seeds; raw p" in table.xpath("string(thead)")
 
 
 def test_page_one_says_who_gets_which_error_and_how_often(page) -> None:

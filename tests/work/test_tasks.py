@@ -352,7 +352,8 @@ def test_results_of_other_code_are_neither_taken_nor_merged(tmp_path: Path) -> N
     assert new["image"].tolist() == list(range(16, 40))
     assert len(list(tmp_path.iterdir())) == 12
     known = result_files(tmp_path, of_version(1)[0].key)[1]
-    known.write_text(known.read_text(encoding="utf-8").replace('"format": 1', '"format": 0'), encoding="utf-8")
+    changed = json.loads(known.read_text(encoding="utf-8")) | {"format": 0}
+    known.write_text(json.dumps(changed), encoding="utf-8")
     assert not is_done(of_version(1)[0], tmp_path)
 
 
