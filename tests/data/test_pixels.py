@@ -132,6 +132,7 @@ def test_what_is_left_off_leaves_no_process(folder: Path) -> None:
 
 
 ENDLESS = """
+import signal
 import sys
 from pathlib import Path
 import numpy as np
@@ -139,6 +140,7 @@ from audit.data.ahead import ahead
 from audit.data.pixels import ImagesOnDemand, centred_square
 from audit.data.sources import FileSource
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 images = ImagesOnDemand(FileSource(Path(sys.argv[1])), [f"{i}.png" for i in range(20)], centred_square(32), 2)
 for _ in ahead([images], [[np.array([i % 20])] for i in range(10**4)]):
     print("one", flush=True)
