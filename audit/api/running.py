@@ -41,7 +41,7 @@ def audit(
     runs : str or pathlib.Path
     device : {"auto", "cpu", "cuda", "mps"}, or several such as "cuda:0,cuda:1"
         Where models are trained, asked and patched; "auto" takes an accelerator where there is one. Of several, a
-        process trains and patches on each, started anew: a script that calls this needs ``if __name__ == "__main__"``.
+        process trains and patches on each, spawned: a script that calls this needs ``if __name__ == "__main__"``.
     precision : {"float32", "bf16", "fp16"}
         In what models are trained and heads searched for; findings are computed in float32. On "mps" nothing else is.
     memory : str, optional

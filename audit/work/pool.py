@@ -1,7 +1,7 @@
 """Workers: as many processes as are wanted do the tasks of a stage, one thread each.
 
 Workers are forked, so that they have the models and images that the stage has, without a copy. Those of several
-accelerators are started anew, for a process that has used one cannot be forked: each sees its own device alone, and is
+accelerators are spawned, for a process that has used one cannot be forked: each sees its own device alone, and is
 sent models and images through a pipe. A worker that is killed
 takes nothing along but the task that it had, which another does again. A task that fails is tried again once the others
 are done, and does not keep them from being done; where results cannot be written or memory does not suffice, no other
@@ -57,7 +57,7 @@ class Workers:
     """How many processes do the tasks, and on what kind of device.
 
     ``alone``: for each process what its environment has more than this one's, so that it sees its own device alone.
-    Such processes are started anew.
+    Such processes are spawned.
     """
 
     number: int = 1
@@ -316,7 +316,7 @@ _lasting = ExitStack()
 
 
 def _sent(given: _Given, context: BaseContext) -> tuple[Callable[..., None], tuple[object, ...]]:
-    """Return what processes that are started anew begin with; tensors on a device go to that which each of them sees.
+    """Return what spawned processes begin with; tensors on a device go to that which each of them sees.
 
     Raises
     ------
@@ -350,7 +350,7 @@ def _begin_alone(
     turns: Synchronized[int],
     settings: _Torch,
 ) -> None:
-    """Prepare a worker that is started anew: its own device, before any is used, and the tasks."""
+    """Prepare a spawned worker: its own device, before any is used, and the tasks."""
     global _given
     with turns.get_lock():
         turn, turns.value = turns.value, turns.value + 1

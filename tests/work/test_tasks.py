@@ -277,7 +277,7 @@ def sees(model: torch.nn.Linear, block: int, progress: Progress) -> pd.DataFrame
 
 
 def test_processes_of_several_devices_see_their_own_and_do_the_same(tmp_path: Path) -> None:
-    """Environments stand in for devices; processes are started anew, and have everything sent to them."""
+    """Environments stand in for devices; processes are spawned, and have everything sent to them."""
     model = torch.nn.Linear(2, 3)
     model.weight.data, model.bias.data = torch.ones(3, 2), torch.arange(3.0)
     planned = [Task(f"{i}", {"block": i}, 1, 1, partial(sees, model, i)) for i in range(8)]
