@@ -51,6 +51,10 @@ QUOTED: dict[str, tuple[str, ...]] = {
         "kills", "mutations", "lost", "different", "unclean", "tracebacks", "hangs", "seed", "date", "code", "hardware",
     ),
     "preprocessing": ("cases", "date", "hardware", "versions", "seed", "resamples"),
+    "whole_audit": (
+        "minutes", "processor_minutes", "seconds_by_stage", "seconds_by_step", "outcome", "effort", "heads_found", "date",
+        "code", "hardware", "versions", "load_average_before",
+    ),
     "bootstrap": ("date", "hardware", "version", "numpy", "runs", "resamples", "seed", "cost", "labels"),
 }  # fmt: skip
 ROWS: dict[str, set[str]] = {

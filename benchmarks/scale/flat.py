@@ -147,7 +147,7 @@ class Peak:
 
 
 class _Watched:
-    """Notes the peak of this process step by step, as the run tells of its steps."""
+    """Notes the peak of this process step by step, as the run tells of its steps, or that of a worker if it is higher."""
 
     def __init__(self) -> None:
         self._step, self._peak, self._mb = "", Peak(), {"training": 0.0, "sweep": 0.0}
@@ -160,13 +160,18 @@ class _Watched:
     def _note(self) -> None:
         stage = {"training": "training", "patching": "sweep"}.get(self._step.split(":")[0])
         if stage is not None:
-            self._mb[stage] = max(self._mb[stage], self._peak.mb())
+            self._mb[stage] = max(self._mb[stage], self._peak.mb(), _highest_of_workers())
         self._peak.begin()
 
     def peaks(self) -> dict[str, float]:
         """Return the peaks, in MB."""
         self._note()
         return self._mb
+
+
+def _highest_of_workers() -> float:
+    """Return the highest peak among the processes that have ended so far, in MB."""
+    return round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, 1)
 
 
 if __name__ == "__main__":
