@@ -52,8 +52,8 @@ QUOTED: dict[str, tuple[str, ...]] = {
     ),
     "preprocessing": ("cases", "date", "hardware", "versions", "seed", "resamples"),
     "whole_audit": (
-        "minutes", "processor_minutes", "seconds_by_stage", "seconds_by_step", "outcome", "effort", "heads_found", "date",
-        "code", "hardware", "versions", "load_average_before",
+        "minutes", "processor_minutes", "seconds_by_stage", "seconds_by_step", "outcome", "effort", "heads_found",
+        "date", "code", "hardware", "versions", "load_average_before",
     ),
     "bootstrap": ("date", "hardware", "version", "numpy", "runs", "resamples", "seed", "cost", "labels"),
 }  # fmt: skip

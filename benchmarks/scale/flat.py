@@ -147,7 +147,7 @@ class Peak:
 
 
 class _Watched:
-    """Notes the peak of this process step by step, as the run tells of its steps, or that of a worker if it is higher."""
+    """Notes the peak of this process, or of a worker if it is higher, as the run tells of its steps."""
 
     def __init__(self) -> None:
         self._step, self._peak, self._mb = "", Peak(), {"training": 0.0, "sweep": 0.0}
