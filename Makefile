@@ -19,7 +19,7 @@ LOWEST_EXTRAS := dev,onnx,hf,clip,excel
 LOWEST_TESTS ?=
 JUNIT_SCHEMA := $(VENV)/schemas/junit-10.xsd
 
-.PHONY: help demo test quick test-browser check lowest format clean setup pango chromium
+.PHONY: help demo test quick long test-browser check lowest format clean setup pango chromium
 
 help: ## show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ test: setup $(JUNIT_SCHEMA) ## run all tests
 quick: setup ## run the tests to run after each change, in about a minute
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'unit and not property and not slow' --numprocesses auto --dist loadfile \
 		--no-loadscope-reorder
+
+long: setup ## run the tests that take minutes, at full size
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 
 test-browser: setup chromium $(VENV)/.browser ## try the report's page in chromium: accessibility, and all it offers
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/browser

@@ -123,6 +123,7 @@ def test_a_sweep_stays_within_its_limit() -> None:
     assert peak_of_sweep(limit, 32, depth=8) <= 1.2 * limit < free
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
 def test_ten_times_the_images_take_hardly_more_memory() -> None:
     """Of the last layer's heads, which are quick, and beside the images' own bytes: here they are one image.

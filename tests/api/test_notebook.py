@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 pytestmark = pytest.mark.end_to_end
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "own_module.ipynb"
@@ -14,6 +12,9 @@ MOST_LINES = 25
 
 
 def test_own_module_notebook_runs_in_a_kernel(tmp_path: Path) -> None:
+    import nbformat  # which takes seconds that others need not wait for
+    from nbclient import NotebookClient
+
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert sum(bool(line.strip()) for cell in code for line in cell.source.splitlines()) <= MOST_LINES

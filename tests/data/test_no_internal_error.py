@@ -163,7 +163,7 @@ sys.stdout.buffer.write(describe_data(samples, card).model_dump_json().encode())
 
 
 @pytest.mark.parametrize("suffix", ["csv", "xlsx", "parquet", "jsonl"])
-@pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
 def test_names_are_found_in_every_locale(locale: str, suffix: str, tmp_path: Path) -> None:
     """One name with an umlaut is read, one is missing: in an ASCII locale too."""
     folder = tmp_path / "Bücher"

@@ -43,7 +43,7 @@ STAGES = {
     "manifest": ("manifest.json",),
 }  # fmt: skip
 CODES = (errno.ENOSPC, errno.EROFS)
-PIECES = 3  # of each sweep: a table, what is known of it, and the next table
+PIECES = 3  # of the first stage that has some: a table, what is known of it, and the next table; of others the first
 ALONE = (f"{CONTROL_NUMBERS} again", "effects/together.parquet", "manifest.json")  # the one file of its stage
 
 
@@ -77,9 +77,11 @@ class Disk:
         return f"cache/{name}" if folders[0] == "cache" else name
 
     def stands_for(self, name: str) -> bool:
-        """Tell whether files like this one were refused: the models before the donors, of each sweep three pieces."""
-        folder = name.rpartition("/")[0] + "/"
-        pieces = name.startswith(f"{store.WORK}/") and sum(other.startswith(folder) for other in self.failed) >= PIECES
+        """Tell whether files like this one were refused: the models before the donors, and enough pieces."""
+        folders = [other.rpartition("/")[0] for other in self.failed if other.startswith(f"{store.WORK}/")]
+        folder = name.rpartition("/")[0]
+        most = PIECES if folder in folders[:1] else 1
+        pieces = name.startswith(f"{store.WORK}/") and folders.count(folder) >= most
         return "_donor_" in name or (pieces and name not in self.failed)
 
     def next_attempt(self) -> None:

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pandas as pd
 import pytest
 import torch
@@ -102,6 +101,8 @@ def test_run_directory_is_complete(small_run: Run) -> None:
 
 
 def test_record_fits_its_schema(small_run: Run) -> None:
+    import jsonschema  # which takes seconds that others need not wait for
+
     schema = json.loads((small_run.folder / "audit.schema.json").read_text(encoding="utf-8"))
     assert list(jsonschema.Draft202012Validator(schema).iter_errors(small_run.record)) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,18 @@ def test_each_family_of_timm_has_models_by_its_names() -> None:
     assert names_like("regnet*") == []
 
 
+@pytest.mark.property
+@pytest.mark.skipif(OLDER_TIMM, reason="the documentation names the models of timm 1.0.31")
+def test_models_that_the_documentation_names_as_refused_are_and_the_first_of_each_family_is_not() -> None:
+    (text,) = re.findall(r"models \d+ are refused(.*?)\n\n[A-Z]", (DOCS / "models.md").read_text("utf-8"), re.DOTALL)
+    named = sorted(set(re.findall(r"`(\w+)`", text)) & set(names_like("*")))
+    assert len(named) > 9
+    assert [name for name in named if not dict(refusals(name))[name]] == []
+    first = [names_like(pattern)[0] for made in FAMILIES.values() for pattern in made.named]
+    assert [name for name in first if dict(refusals(name))[name] and name not in named] == []
+
+
+@pytest.mark.long
 @pytest.mark.property
 @pytest.mark.skipif(OLDER_TIMM, reason="the documentation counts the models of timm 1.0.31")
 def test_what_is_refused_among_timms_models_is_what_the_documentation_says() -> None:

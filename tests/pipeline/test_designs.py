@@ -25,7 +25,7 @@ from audit.patching.plans import plan_group_swap
 from audit.patching.sweep import DonorKind, measure_unpatched, sweep
 from audit.records import Contrast, Estimate
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [pytest.mark.end_to_end, pytest.mark.long]
 
 CONTRAST = Contrast("skin_tone", "darker", "lighter")
 SWAPPED = Contrast("skin_tone", "lighter", "darker")

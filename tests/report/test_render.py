@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jsonschema
 import pdfua
 import pikepdf
 import pypdf
@@ -65,6 +64,8 @@ def test_rendering_again_gives_the_same_bytes(run_dir: Path) -> None:
 
 
 def test_record_round_trips_and_meets_its_schema(run_dir: Path) -> None:
+    import jsonschema  # which takes seconds that others need not wait for
+
     audit = load_audit(run_dir / "audit.json")
     assert audit == examples()["single_layer"]
     schema = json.loads((run_dir / "audit.schema.json").read_text(encoding="utf-8"))
