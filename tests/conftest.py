@@ -13,7 +13,8 @@ from audit.models.device import CPU, CUDA, MPS, devices_here, open_device
 from tests import small_world
 from tests.small_world import Invoke, Run, World, write_card
 
-# What `make quick` leaves out: modules that print PDFs, open CLIPs or try the benchmarks, unit tests of over a second.
+# What `make quick` leaves out: modules that print PDFs, open CLIPs or try the benchmarks, and tests of over a second
+# with all their cases.
 SLOW_PLACES = (
     "tests/models/test_preprocessing.py",
     "tests/models/test_zero_shot.py",
@@ -22,19 +23,27 @@ SLOW_PLACES = (
     "tests/benchmarks/",
 )
 SLOW = {
-    "test_a_hugging_face_folder_without_transformers",
-    "test_a_workbook_without_openpyxl",
-    "test_processes_end_with_them",
-    "test_a_closed_pipe_is_none_of_them",
     "test_a_block_that_memory_does_not_suffice_for_is_not_cut_and_the_line_names_a_smaller_one",
     "test_a_changed_recipe_trains_again",
+    "test_a_classifier_of_hugging_face_gives_its_own_logits",
+    "test_a_closed_pipe_is_none_of_them",
+    "test_a_corruption_takes_its_own_label_and_no_other",
+    "test_a_folder_that_names_an_architecture_of_timms_is_read",
+    "test_a_hugging_face_folder_without_transformers",
+    "test_a_lightning_prefix_is_taken_off_and_the_averaged_weights_are_asked_for",
     "test_a_model_of_torchvision_gives_its_own_logits",
     "test_a_model_trains_in_parts_of_a_batch_as_it_does_in_whole_ones",
+    "test_a_name_tells_the_number_of_heads_where_no_argument_was_changed",
     "test_a_signal_that_comes_when_all_is_done_changes_no_exit_code",
     "test_a_sweep_stays_within_its_limit",
+    "test_a_sweep_that_runs_out_of_memory_goes_on_in_halves",
+    "test_a_tokenizer_of_hugging_face_without_transformers",
     "test_a_transplanted_head_is_a_model_with_that_heads_weights",
+    "test_a_workbook_without_openpyxl",
     "test_an_internal_error_leaves_its_traceback_in_the_log",
     "test_an_interrupted_run_leaves_no_process",
+    "test_batch_boundaries_do_not_matter",
+    "test_blocks_are_planned_in_memory_of_a_few_kilobytes_each",
     "test_blocks_find_what_one_sweep_finds",
     "test_both_models_of_each_test_have_learnt_the_toy",
     "test_broken_pipe_is_no_internal_error",
@@ -42,29 +51,41 @@ SLOW = {
     "test_closed_output_is_no_internal_error",
     "test_damaged_archives_are_refused_or_unpacked",
     "test_each_set_is_read_with_its_own_card",
+    "test_every_family_comes_back_from_its_own_weights",
     "test_every_identity_holds_on_every_kind_of_model",
+    "test_every_precision_learns_the_toy_on_every_device",
+    "test_examples_run",
+    "test_few_images_are_trained_on_where_they_are_enough",
     "test_few_seeds_have_scipys_exact_p",
+    "test_heads_are_judged_the_same_to_the_bit",
     "test_help_is_quick_and_imports_nothing_heavy",
     "test_hostile_text_stays_text_in_the_pdf",
     "test_identities_hold_on_a_model_of_torchvision",
     "test_init_writes_a_card_that_check_accepts",
     "test_many_tasks_are_planned_and_merged_in_bounded_memory_and_time",
     "test_metadata_with_any_part_replaced_are_read_or_refused",
+    "test_models_as_they_are_pass_the_check",
+    "test_models_of_each_device_and_precision_are_kept_apart",
     "test_models_of_torchvision_give_their_own_logits",
     "test_no_call_runs_what_a_file_says",
     "test_only_what_may_pass_is_tried_again_and_the_rest_goes_on",
     "test_opening_takes_no_more_than_two_and_a_half_times_the_file",
     "test_operations_are_those_that_torch_counts",
+    "test_other_formats_say_the_same",
     "test_page_is_well_formed_with_unique_ids_and_live_links",
     "test_pdf_holds_outcome_and_findings",
     "test_policy_is_crossed_by_the_gap_or_by_the_ratio",
-    "test_processes_of_several_devices_see_their_own_and_do_the_same",
+    "test_positions_at_another_size_are_those_of_hugging_face",
+    "test_pretrained_weights_are_opened_where_they_are_and_never_fetched",
     "test_pretrained_weights_of_torchvision_without_network",
+    "test_processes_end_with_them",
+    "test_processes_of_several_devices_see_their_own_and_do_the_same",
     "test_rates_are_fairlearns_and_those_of_plain_masks",
     "test_relabelling_the_groups_turns_the_sign",
     "test_render_by_path_and_by_name",
     "test_rendering_again_gives_the_same_bytes",
     "test_rivals_see_a_group_that_is_plainly_there",
+    "test_rows_are_sorted_sweep_by_sweep_however_few_are_held",
     "test_ten_times_the_images_take_hardly_more_memory",
     "test_the_largest_report_stays_readable",
     "test_the_page_shows_decisions_as_text",
@@ -72,11 +93,15 @@ SLOW = {
     "test_the_pdf_uses_no_forbidden_word",
     "test_the_printed_page_runs_nothing",
     "test_the_same_face_has_the_same_pixels_in_another_process",
+    "test_the_search_for_near_copies_is_bounded",
+    "test_timms_models_are_known_by_their_shapes",
     "test_unknown_group_is_shown_and_never_compared",
     "test_unsupported_models_are_refused_by_name_with_the_list",
-    "test_what_reads_aloud_goes_through_each_page_once_and_forwards",
     "test_what_is_random_in_training_is_the_same_whoever_trains",
+    "test_what_reads_aloud_goes_through_each_page_once_and_forwards",
+    "test_whatever_is_before_all_names_is_taken_off",
     "test_where_the_disk_is_full_it_is_named_and_no_task_is_done_in_vain",
+    "test_with_less_precision_the_engine_gives_nearly_the_same",
     "test_work_goes_on_with_fewer_images_at_once_and_finds_the_same",
     "test_work_that_fits_for_no_image_ends_in_a_line",
 }
@@ -88,6 +113,13 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     if request.param not in devices_here():
         pytest.skip(f"not run: no {request.param} device")
     return open_device(request.param)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no module of which nothing is asked for: what these need takes as long as many tests."""
+    place = collection_path.relative_to(config.rootpath).as_posix()
+    quick = "not slow" in config.getoption("markexpr")
+    return True if quick and place.startswith((*SLOW_PLACES, "tests/end_to_end/")) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
