@@ -49,7 +49,8 @@ class PixelCache:
         self.is_full = False
         self._writer = os.getpid()
         try:
-            self.folder.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
+            folder.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
+            self.folder.mkdir(mode=OWNER_ONLY, exist_ok=True)
             self.folder.chmod(OWNER_ONLY)
         except OSError as error:
             raise not_written(self.folder, error) from error

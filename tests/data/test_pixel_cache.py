@@ -115,8 +115,8 @@ def test_a_file_that_is_not_as_it_was_written_is_made_again(images: Counted, kep
 
 def test_nobody_else_may_read_it(images: Counted, kept: Path) -> None:
     load_pixels(images, KEYS, opened(kept))
-    modes = {path.is_dir(): stat.S_IMODE(path.stat().st_mode) for path in kept.rglob("*")}
-    assert modes == {True: 0o700, False: 0o600}
+    modes = {(path.is_dir(), stat.S_IMODE(path.stat().st_mode)) for path in [kept, *kept.rglob("*")]}
+    assert modes == {(True, 0o700), (False, 0o600)}
 
 
 def test_processes_that_decode_read_what_the_run_has_kept(images: Counted, kept: Path) -> None:
