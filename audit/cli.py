@@ -205,6 +205,11 @@ def entry() -> None:
     type=click.IntRange(min=1),
     help="Processes that train and patch, one thread each; no result depends on it.",
 )
+@click.option(
+    "--cache-dir",
+    type=click.Path(path_type=Path),
+    help="Keep decoded images, people's too, in this folder outside any run, for later runs; no result depends on it.",
+)
 @reported
 def run(card: Path, data_root: Path | None, out: Path, *, report: bool, **options: Any) -> None:
     """Run a whole audit of CARD: controls, models, patching, evidence, report.

@@ -24,6 +24,7 @@ CACHE_VARIABLE = "VIT_AUDIT_CACHE"
 SAMPLES = "effects/samples.parquet"  # of a run: what statistics need to know of every image
 UNDETECTED = "effects/undetected.parquet"  # of a run: images that never reached the classifier, where they are known
 LOCK = ".lock"
+OF_RUNS = ("audit.json", "manifest.json", "preregistration.json", "log.jsonl")  # what a run directory holds
 WORK = "work"  # of a run: pieces of sweeps, until they are put together
 ORPHANED = 3.0  # seconds that workers of a killed run may live on; their run's folder is waited for as long
 DIGEST_CHUNK = 1 << 20
@@ -81,8 +82,10 @@ def _told_of_cache(folder: Path) -> Iterator[None]:
         raise InputError(str(folder), what, f"name another folder with {CACHE_VARIABLE}") from error
 
 
-def check_writable(folder: Path) -> None:
-    """Raise where nothing can be written to a folder of runs, or where it cannot be made; nothing is left behind.
+def check_writable(folder: Path, holds: str = "runs", option: str = "--out") -> None:
+    """Raise where nothing can be written to a folder, or where it cannot be made; nothing is left behind.
+
+    ``holds`` is what goes there, and ``option`` names the folder.
 
     Raises
     ------
@@ -93,12 +96,18 @@ def check_writable(folder: Path) -> None:
     """
     nearest = _nearest(folder)
     if nearest.is_file():
-        raise InputError(str(nearest), "is a file, and runs go to a folder", "name a folder with --out")
+        raise InputError(str(nearest), f"is a file, and {holds} go to a folder", f"name a folder with {option}")
     try:
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         raise not_written(folder, error) from error
+
+
+def run_around(folder: Path) -> Path | None:
+    """Return the run directory that a folder is or lies in, if any."""
+    above = (folder.resolve(), *folder.resolve().parents)
+    return next((place for place in above if any((place / name).exists() for name in OF_RUNS)), None)
 
 
 def _nearest(folder: Path) -> Path:

@@ -14,7 +14,7 @@ import audit.card.schema
 from audit.api.cards import Card, load_card
 from audit.api.data import Data
 from audit.api.models import Net, Predictions
-from audit.api.options import check_options
+from audit.api.options import check_cache_dir, check_options
 from audit.api.progress import Callback, as_step
 from audit.card.load import resolve, with_classes
 from audit.data.pixels import ImagesOnDemand, fits, size_of
@@ -211,6 +211,7 @@ def plan(
     precision: str = "float32",
     memory: str | None = None,
     workers: int | None = None,
+    cache_dir: str | Path | None = None,
     callback: Callback | None = None,
 ) -> Plan:
     """Open and check everything that an audit will use.
@@ -229,7 +230,7 @@ def plan(
         Folder that paths of the card are relative to, where that is not the card's own.
     runs : str or pathlib.Path, optional
         Where runs will go; where that is given, whether it can be written to is tried.
-    device, precision, memory, workers : optional
+    device, precision, memory, workers, cache_dir : optional
         What :func:`vit_audit.audit` will be given: what cannot be had is refused before any image is opened.
     callback : callable, optional
         Called with the name of a step, what is done of it, and in all.
@@ -259,6 +260,7 @@ def plan(
     root = None if data_root is None else as_path("data_root", data_root)
     if root is not None and not root.is_dir():
         raise InputError(str(root), "no such data folder", "correct --data or VIT_AUDIT_DATA")
+    check_cache_dir(cache_dir, None if runs is None else Path(runs), full, card_path=full.path, data_root=root)
     step = as_step(callback)
     with run_state(fail_in_time=False):  # the small rendered base may be trained here
         samples, box = None, None

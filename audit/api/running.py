@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from audit.api.options import check_options
+from audit.api.options import check_cache_dir, check_options
 from audit.api.plans import Plan
 from audit.api.progress import Callback, as_step
 from audit.api.results import RUNS, Result, open_run
@@ -26,6 +26,7 @@ def audit(
     precision: str = "float32",
     memory: str | None = None,
     workers: int | None = None,
+    cache_dir: str | Path | None = None,
     report: bool = True,
     command: str = "vit_audit.audit(plan)",
     callback: Callback | None = None,
@@ -49,6 +50,9 @@ def audit(
     workers : int, optional
         How many processes train models (four at most) and patch, one thread each; no result depends on it. By default
         as many as torch would use threads; on an accelerator one.
+    cache_dir : str or pathlib.Path, optional
+        Keep decoded images, people's too, in this folder outside any run, for this run and for later ones that see
+        images in the same way; no result depends on it. Nothing else reads it, and nothing removes it.
     report : bool
         Whether HTML, PDF and tables are made.
     command : str
@@ -82,15 +86,25 @@ def audit(
     check_kind("plan", plan, Plan, "give what vit_audit.plan returned")
     chosen, limit = check_options(device, precision, memory, workers)
     numbers = numbered_devices(device)
+    own, inputs = None if out is None else as_path("out", out), plan.inputs
+    kept = check_cache_dir(
+        cache_dir,
+        own or as_path("runs", runs),
+        inputs.card,
+        card_path=inputs.card_path,
+        data_root=inputs.data_root,
+        source=inputs.samples.source,
+    )
     options = Options(
         command,
         as_path("runs", runs),
-        run=None if out is None else as_path("out", out),
+        run=own,
         report=report,
         device=chosen,
         precision=precision,
         workers=workers,
         devices=numbers,
+        cache_dir=kept,
     )
     with run_state(memory=limit, fail_in_time=options.device == CPU), first_of(numbers):
         folder = run_audit(plan.inputs, options, as_step(callback))

@@ -1,33 +1,41 @@
 """From image files to arrays: images decoded and brought to the model's size, all at once or as they are asked for.
 
-Images that fit into memory are decoded once and held. Others are decoded whenever a batch of them is needed, and
-nothing decoded is written to disk. Their bits do not depend on which it is.
+Images that fit into memory are decoded once and held. Others are decoded whenever a batch of them is needed; what is
+decoded is written to a folder that a person names, or nowhere. Their bits do not depend on which it is.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import math
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
+from PIL import __version__ as pillow_version
 
-from audit.batching import room
-from audit.data.decode import Opening
+from audit.batching import batches, room
+from audit.data.decode import Opening, decode_image
+from audit.data.pixel_cache import PixelCache
 from audit.data.samples import ImageSource
-from audit.data.sources import open_image
+from audit.data.sources import ByteSource, open_image
+from audit.progress import Progress
 
 Pixels = npt.NDArray[np.uint8]  # of a preprocessing that gives no bytes: float32
 Rows = npt.NDArray[np.int64]
 Cache = Literal["auto", "memory", "none"]
 TOLD_EVERY = 64  # images
 HELD_SHARE = 0.25  # of the memory that is left
+KEPT_AT_ONCE = 256  # images
 
 
 @dataclass(frozen=True)
@@ -44,12 +52,15 @@ class Geometry:
         How files become RGB.
     dtype : type
         uint8, or float32 where the preprocessing gives no bytes.
+    cache : PixelCache, optional
+        Where the arrays are kept.
     """
 
     fit: Callable[[Image.Image], Pixels]
     shape: tuple[int, int, int]
     opening: Opening = Opening.CAREFUL
     dtype: type[np.uint8] | type[np.float32] = np.uint8
+    cache: PixelCache | None = None
 
 
 def centred_square(size: int) -> Geometry:
@@ -89,19 +100,68 @@ def load_pixels(
     out: Pixels = np.zeros((len(keys), *geometry.shape), dtype=geometry.dtype)
     places = [place for place, key in enumerate(keys) if key is not None]
 
-    def fitted(place: int) -> None:
-        out[place] = geometry.fit(open_image(source, str(keys[place]), geometry.opening))
+    def fitted(place: int) -> Path | None:
+        """Fill in an image; return the file in which it is to be kept, where it is not yet."""
+        key, cache = str(keys[place]), geometry.cache
+        if cache is None or not isinstance(source, ByteSource):
+            out[place] = geometry.fit(open_image(source, key, geometry.opening))
+            return None
+        content = source.read(key)
+        file = cache.file_of(content)
+        if cache.read(file, out[place]):
+            return None
+        out[place] = geometry.fit(source.decode(key, content, geometry.opening))
+        return file
 
     # A process that decodes for another one is one of as many as there are cores.
     with ThreadPoolExecutor(1 if multiprocessing.parent_process() else os.cpu_count()) as pool:
         try:
-            for done, _ in enumerate(pool.map(fitted, places), start=1):
+            for done, (place, file) in enumerate(zip(places, pool.map(fitted, places), strict=True), start=1):
+                if geometry.cache is not None and file is not None:
+                    geometry.cache.write(file, out[place])
                 if progress is not None and done % TOLD_EVERY == 0:
                     progress(done)
         except BaseException:  # an image that cannot be opened, or an interrupted run: the others are not waited for
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return out
+
+
+def with_cache(geometry: Geometry, folder: Path, made_by: Mapping[str, object]) -> Geometry:
+    """Return the geometry with its arrays kept in a folder, by all that they depend on.
+
+    Parameters
+    ----------
+    geometry : Geometry
+    folder : pathlib.Path
+    made_by : mapping of str to object
+        What is known of the preprocessing and its code; what it makes of a picture of noise is added, since a library
+        may have settings that nobody names.
+
+    Raises
+    ------
+    UnfinishedError
+        If the folder cannot be written to.
+    """
+    picture = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(picture, "JPEG")
+    tried = geometry.fit(decode_image("noise", picture.getvalue(), geometry.opening))
+    known = [made_by, pillow_version, geometry.shape, str(np.dtype(geometry.dtype))]
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode() + tried.tobytes())
+    return replace(geometry, cache=PixelCache(folder, digest.hexdigest()))
+
+
+def keep(images: ImagesOnDemand, progress: Progress) -> None:
+    """Decode the images that their cache does not hold yet, while there is room."""
+    cache = images.geometry.cache
+    if cache is None or not isinstance(images.source, ByteSource):
+        return
+    for part in batches(len(images), KEPT_AT_ONCE):
+        if cache.is_full:
+            return
+        images[part]
+        progress(part.stop, len(images))
 
 
 class Images(Protocol):

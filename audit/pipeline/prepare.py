@@ -15,6 +15,7 @@ import audit.batching
 import audit.data
 import audit.evidence
 import audit.models
+import audit.models.preprocessing
 import audit.patching
 import audit.pipeline
 import audit.work
@@ -25,11 +26,11 @@ from audit.card.schema import PREDICTIONS, Card, ModelSpec
 from audit.controls.control_images import check_control_set
 from audit.controls.verdict import MeasuredControl
 from audit.data.assemble import read_samples
-from audit.data.pixels import Cache, Geometry, Images, ImagesOnDemand, fits, load_pixels
+from audit.data.pixels import Cache, Geometry, Images, ImagesOnDemand, fits, keep, load_pixels, with_cache
 from audit.data.samples import Samples
 from audit.data.sources import opening_of
 from audit.data.summary import audited_outcomes
-from audit.errors import DataError, UnfinishedError
+from audit.errors import DataError, InputError, UnfinishedError
 from audit.models.adapters.registry import adapter
 from audit.models.architecture import unit_of
 from audit.models.black_box import BlackBox, read_predictions
@@ -139,6 +140,8 @@ class Options:
         Of training, and of Design A on the discovery split.
     devices : tuple of int
         Which accelerators of that kind, where they are named one by one; one process works on each.
+    cache_dir : pathlib.Path, optional
+        Folder outside any run directory where decoded images are kept; nowhere where not given.
     """
 
     command: str
@@ -150,6 +153,7 @@ class Options:
     device: str = CPU
     precision: str = "float32"
     devices: tuple[int, ...] = ()
+    cache_dir: Path | None = None
 
 
 def open_inputs(
@@ -256,6 +260,7 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
     own = card.training == "none" and inputs.finished is None
     model = backbone.build_as_is(len(samples.labels)) if own else backbone.build(len(samples.labels))
     preprocessing = backbone.preprocessing(model, weights=card.model.weights).opened(opening_of(card))
+    preprocessing = _kept(preprocessing, options)
     pixels = _decoded(samples, preprocessing.geometry, card.data.cache, step, compute)
     served = None
     if own:
@@ -307,11 +312,27 @@ def _workers(options: Options, compute: Compute) -> Workers:
 def _decoded(samples: Samples, geometry: Geometry, cache: Cache, step: Step, compute: Compute) -> Images:
     """Decode the images where they are held in memory; else they are decoded as they are needed."""
     images = ImagesOnDemand(samples.source, samples.keys, geometry, idle_cores(compute.device))
-    if not fits(images, cache):
+    held = fits(images, cache)
+    if not held and geometry.cache is None:
         return images
     tick = step("data: decoding images")
     with still_there(samples):
+        if not held:
+            keep(images, tick)
+            return images
         return load_pixels(samples.source, images.keys, geometry, progress=lambda n: tick(n, len(images)))
+
+
+def _kept(preprocessing: Preprocessing, options: Options) -> Preprocessing:
+    """Let decoded images be kept where that is asked for."""
+    if options.cache_dir is None:
+        return preprocessing
+    if preprocessing.info.is_unnamed:
+        what = "nothing tells the preprocessing, which is a function, from another whose images would be kept there"
+        raise InputError("--cache-dir", what, "define it in a module, with no closure, or leave the folder out")
+    code = source_hash((audit.data, audit.models.preprocessing))
+    made_by = {"preprocessing": preprocessing.info.model_dump(mode="json"), "code": code, "torch": torch.__version__}
+    return replace(preprocessing, geometry=with_cache(preprocessing.geometry, options.cache_dir, made_by))
 
 
 def open_black_box(card: Card, *, card_path: Path, data_root: Path | None) -> BlackBox:
@@ -331,6 +352,8 @@ def open_black_box(card: Card, *, card_path: Path, data_root: Path | None) -> Bl
 
 def prepare_black_box(inputs: Inputs, box: BlackBox, options: Options, step: Step) -> BlackBoxRun:
     """Find the run directory of a model whose inside is not given; nothing is written yet."""
+    if isinstance(box, OnnxModel):
+        box = replace(box, preprocessing=_kept(box.preprocessing, options))
     seen = None if box.preprocessing is None else box.preprocessing.info
     served = None
     if inputs.finished is None:

@@ -11,8 +11,7 @@ from audit.data.pixels import Pixels, load_pixels
 from audit.data.samples import HELD_BACK, Samples
 from audit.errors import InputError
 from audit.models.preprocessing import Preprocessing
-
-OF_RUNS = ("audit.json", "manifest.json", "preregistration.json", "log.jsonl")  # what a run directory holds
+from audit.store import run_around
 
 
 def write_examples(samples: Samples, preprocessing: Preprocessing, folder: Path, images: int) -> list[Path]:
@@ -23,10 +22,7 @@ def write_examples(samples: Samples, preprocessing: Preprocessing, folder: Path,
     InputError
         If the folder is inside a run directory or cannot be written to.
     """
-    inside = next(
-        (p for p in (folder.resolve(), *folder.resolve().parents) if any((p / n).exists() for n in OF_RUNS)), None
-    )
-    if inside is not None:
+    if (inside := run_around(folder)) is not None:
         raise InputError(str(folder), f"is inside the run directory {inside}", "name a folder outside it")
     open_rows = samples.frame[~samples.frame["split"].isin(HELD_BACK)]
     places = open_rows.index[np.unique(np.linspace(0, len(open_rows) - 1, images, dtype=int))]

@@ -578,8 +578,9 @@ def test_an_onnx_file_of_one_output_says_how_likely_the_second_class_is(
     answers, records = {}, {}
     for file, read in ((name, {"output": "sigmoid", "threshold": 0.5}), ("free.onnx", {})):
         folder, card = tmp_path / file, onnx_card(pictures, tmp_path, file, **read)
-        _, _, run, records[file] = ran(invoke, card, folder, "--no-report")
+        _, _, run, records[file] = ran(invoke, card, folder, "--no-report", "--cache-dir", str(tmp_path / "kept"))
         answers[file] = pd.read_parquet(run / "effects" / "unpatched.parquet").set_index("image")
+    assert len([path for path in (tmp_path / "kept").rglob("*") if path.is_file()]) == len(answers[name])
     assert records[name]["model"]["one_logit"]
     np.testing.assert_allclose(answers[name]["p:yes"], answers["free.onnx"]["p:yes"], atol=1e-5)
     assert (answers[name]["predicted"] == answers["free.onnx"]["predicted"]).all()
