@@ -43,6 +43,7 @@ def trained(net: nn.Sequential) -> nn.Sequential:
     return net.eval()
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_a_network_of_gray_images_is_audited(tmp_path: Path) -> None:
     table = sample_faces(120, 5, split="discovery")
     source = SyntheticSource(table)

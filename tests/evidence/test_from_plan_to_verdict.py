@@ -77,8 +77,11 @@ SHARING = {
     "two images a person, for some of either label": {"sizes": (110, 110), "images_each": 2, "mixed": 0.15},
 }
 
+LONG = ("each pair serves six images", "three images a person")
+CASES = [pytest.param(SHARING[name], marks=[pytest.mark.long] if name in LONG else [], id=name) for name in SHARING]
 
-@pytest.mark.parametrize("sharing", SHARING.values(), ids=SHARING)
+
+@pytest.mark.parametrize("sharing", CASES)
 def test_where_heads_carry_nothing_of_the_group_none_is_found_too_often(sharing: dict[str, Any]) -> None:
     rng, runs = np.random.default_rng(4), 40
     found = confirmed = 0
@@ -94,7 +97,7 @@ def test_where_heads_carry_nothing_of_the_group_none_is_found_too_often(sharing:
     assert plausible(sum(covered), len(covered), 0.92, 0.97)
 
 
-@pytest.mark.parametrize("sharing", SHARING.values(), ids=SHARING)
+@pytest.mark.parametrize("sharing", CASES)
 def test_a_head_that_carries_something_is_found_and_its_interval_covers(sharing: dict[str, Any]) -> None:
     rng, runs, carried = np.random.default_rng(5), 15, 1.2
     named: list[set[str]] = []
