@@ -12,8 +12,9 @@ over several such seeds. Heads are ranked on some images (``ranking``), and the 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,19 +24,20 @@ import numpy.typing as npt
 from audit.controls.control_images import Role
 from audit.controls.control_models import corrupt
 from audit.controls.criteria import HALF, judge_form, judge_noising, judge_null
+from audit.controls.looks import Found, Look, Measurement, measure_here
 from audit.controls.measure import (
     Array,
     ControlDonor,
     Exchange,
     Index,
     Shift,
-    count_batches,
     measure_exchanges,
     measure_random_direction,
 )
-from audit.controls.ranking import HeadEffects, measure_ranking
+from audit.controls.ranking import HeadEffects, Ranking, measure_rankings
 from audit.controls.spec import CALLED, Channel, ChannelSpec
 from audit.data.pixels import Pixels
+from audit.models.adapters.registry import Model
 from audit.patching.sites import Site
 from audit.records import Control, HeadGrid
 from audit.store import write_bytes
@@ -109,9 +111,6 @@ class Measured:
             if name.endswith("/joint")
         }
 
-        def of(part: str) -> dict[str, Shift]:
-            return {n.removeprefix(f"{part}/"): s for n, s in shifts.items() if n.startswith(f"{part}/")}
-
         return Measured(
             spec=ChannelSpec(
                 role, *CALLED[role], range(*held["layers"].tolist()), int(held["seeds"]), held["unit"].item()
@@ -119,11 +118,16 @@ class Measured:
             **{name: _heads_of(held, name) for name in HEADS},
             rest=held["rest"],
             random_direction=held["random_direction"],
-            clean=of("clean"),
-            corrupted=of("corrupted"),
-            noising=of("noising"),
+            clean=_of("clean", shifts),
+            corrupted=_of("corrupted", shifts),
+            noising=_of("noising", shifts),
             on_input=shifts["on_input"],
         )
+
+
+def _of(part: str, shifts: Mapping[str, Shift]) -> dict[str, Shift]:
+    """Return the shifts of one exchange, by donor."""
+    return {n.removeprefix(f"{part}/"): s for n, s in shifts.items() if n.startswith(f"{part}/")}
 
 
 def _heads_of(held: Mapping[str, npt.NDArray[Any]], name: str) -> HeadEffects:
@@ -134,47 +138,118 @@ def _heads_of(held: Mapping[str, npt.NDArray[Any]], name: str) -> HeadEffects:
     return HeadEffects(*(held[f"{name}/{f}"] for f in HeadEffects.FIELDS))
 
 
-def count_steps(channel: Channel) -> int:
-    """Return how often ``measure_channel`` calls its ``tick``."""
-    return 2 + count_batches(channel.corrupted, len(channel.targets))
+def measure_channels(tried: Sequence[Channel], *, seed: int = 0, look: Look = measure_here) -> list[Measured]:
+    """Measure channels in both forms with their nulls, in three looks that all of them take together."""
+    trials = [_Trial(channel, seed) for channel in tried]
+    ranked = measure_rankings([r for trial in trials for r in trial.rankings()], look)
+    effects = [(*on_models, *on_input) for on_models, on_input in zip(ranked[::2], ranked[1::2], strict=True)]
+    last = [trial.last_look(heads, on_input) for trial, (heads, _, on_input) in zip(trials, effects, strict=True)]
+    found = look("all images", [m for asked in last for m in asked])
+    return [trial.measured(of_heads, found) for trial, of_heads in zip(trials, effects, strict=True)]
 
 
-def measure_channel(channel: Channel, *, seed: int = 0, tick: Callable[[], None] | None = None) -> Measured:
-    """Measure one channel in both forms with its nulls; ``tick`` is called ``count_steps`` times."""
-    tick = tick or (lambda: None)
-    layers, targets = channel.spec.layers, channel.targets
-    pixels, corrupted_pixels = channel.pixels, corrupt(channel.pixels, channel.spec.corruption)
-    one_clean = channel.clean[0]
-    order = np.random.default_rng(seed).permutation(len(targets))
-    choose, rest = np.split(order, [min(len(order) // 2, CHOOSE_AT_MOST)])
+@dataclass(frozen=True)
+class _Trial:
+    """A channel that is measured: the images that heads are ranked on, and the rest."""
 
-    some = pixels[choose]
-    heads, null_heads = measure_ranking(
-        channel.corrupted, some, _twins(channel, some), targets[choose], layers, sums=(_effect_of_twins, _null_of_twins)
-    )
-    tick()
-    whole = {"clean": ControlDonor(one_clean, some)}
-    (input_heads,) = measure_ranking(
-        one_clean, corrupted_pixels[choose], whole, targets[choose], layers, sums=(lambda found: found["clean"],)
-    )
-    tick()
-    site, input_site = heads.best(layers), input_heads.best(layers)
-    random_direction = measure_random_direction(
-        channel.corrupted, pixels[rest], one_clean, targets[rest], site, seed=seed
-    )
-    shifts = measure_exchanges(_exchanges(channel, corrupted_pixels, site, input_site), targets, layers, tick=tick)
-    return Measured(
-        channel.spec,
-        heads,
-        null_heads,
-        input_heads,
-        rest,
-        random_direction,
-        clean=shifts["clean"],
-        corrupted=shifts["corrupted"],
-        noising=shifts["noising"],
-        on_input=shifts["input"]["clean"],
-    )
+    channel: Channel
+    seed: int
+
+    @cached_property
+    def parts(self) -> tuple[Index, Index]:
+        """Places of the images that heads are ranked on, and of the others."""
+        order = np.random.default_rng(self.seed).permutation(len(self.channel.targets))
+        choose, rest = np.split(order, [min(len(order) // 2, CHOOSE_AT_MOST)])
+        return choose, rest
+
+    @cached_property
+    def corrupted_pixels(self) -> Pixels:
+        """The images as the recipient was trained on them."""
+        return corrupt(self.channel.pixels, self.channel.spec.corruption)
+
+    def _name(self, what: str) -> str:
+        return f"{self.channel.spec.name}, {what}"
+
+    def rankings(self) -> tuple[Ranking, Ranking]:
+        """Return what heads are ranked by, between models and from image to image."""
+        channel, (choose, _) = self.channel, self.parts
+        some, targets, layers = channel.pixels[choose], channel.targets[choose], channel.spec.layers
+        recipient, donors = ControlDonor(channel.corrupted, some), _twins(channel, some)
+        receiving = ControlDonor(channel.clean[0], self.corrupted_pixels[choose])
+        whole = {"clean": ControlDonor(channel.clean[0], some)}
+        sums = _effect_of_twins, _null_of_twins
+        return (
+            Ranking(self._name("models"), recipient, donors, targets, layers, sums),
+            Ranking(self._name("input"), receiving, whole, targets, layers, (lambda found: found["clean"],)),
+        )
+
+    def last_look(self, heads: HeadEffects, on_input: HeadEffects) -> list[Measurement]:
+        """Return what is measured once the best heads are known."""
+        channel, rest = self.channel, self.parts[1]
+        layers, targets, model = channel.spec.layers, channel.targets, channel.corrupted
+        site, input_site = heads.best(layers), on_input.best(layers)
+        exchanges = _exchanges(channel, self.corrupted_pixels, site, input_site)
+        others = channel.pixels[rest], channel.clean[0], targets[rest]
+        aside = partial(_random_direction, model, *others, site, seed=self.seed)
+        pairs = [f"{name}/{donor}" for name, exchange in exchanges.items() for donor in exchange.donors]
+        best = {"best": [[s.layer, s.head] for s in (site, input_site)]}
+        return [
+            Measurement(
+                self._name("exchanges"),
+                model,
+                range(len(targets)),
+                dict.fromkeys(pairs, (len(FIELDS),)),
+                partial(_shifts, exchanges, targets, layers),
+                patches=2 * len(pairs),
+                made_of=best,
+            ),
+            Measurement(
+                self._name("random direction"),
+                model,
+                range(len(rest)),
+                {"shift": ()},
+                aside,
+                patches=3,
+                made_of=best,
+                whole=True,
+            ),
+        ]
+
+    def measured(self, effects: Sequence[HeadEffects], found: Mapping[str, Found]) -> Measured:
+        """Return what was found of heads, and at the last look."""
+        heads, null_heads, input_heads = effects
+        every = found[self._name("exchanges")]
+        shifts = {name: Shift(*np.ascontiguousarray(columns.T)) for name, columns in every.items()}
+        return Measured(
+            self.channel.spec,
+            heads,
+            null_heads,
+            input_heads,
+            self.parts[1],
+            found[self._name("random direction")]["shift"],
+            clean=_of("clean", shifts),
+            corrupted=_of("corrupted", shifts),
+            noising=_of("noising", shifts),
+            on_input=shifts["input/clean"],
+        )
+
+
+def _shifts(exchanges: Mapping[str, Exchange], targets: Index, layers: range, *, images: range) -> Found:
+    """Return the shifts of exchanges (images, FIELDS), by exchange and donor."""
+    found = measure_exchanges(exchanges, targets, layers, images=images)
+    return {
+        f"{name}/{donor}": np.stack([getattr(shift, f) for f in FIELDS], axis=1)
+        for name, shifts in found.items()
+        for donor, shift in shifts.items()
+    }
+
+
+def _random_direction(
+    recipient: Model, pixels: Pixels, donor: Model, targets: Index, site: Site, *, seed: int, images: range
+) -> Found:
+    """Return the shift by a random direction, of all images."""
+    assert len(images) == len(targets)
+    return {"shift": measure_random_direction(recipient, pixels, donor, targets, site, seed=seed)}
 
 
 def _exchanges(channel: Channel, corrupted_pixels: Pixels, site: Site, input_site: Site) -> dict[str, Exchange]:
