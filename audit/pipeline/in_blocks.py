@@ -88,7 +88,7 @@ def plan_sweep(
     what = _made_of(context, stage, model, donors, Compute(context.compute.device, precision))
     blocks = list(side_by_side(block_size(context), len(recipients), units, np.asarray(asked.any(axis=1))))
     tasks, outcomes = [], context.outcomes
-    memory, smaller = _memory(context, model, 1 + len(donors)), _smaller(block_size(context))
+    memory, smaller = _memory(block_size(context), model, 1 + len(donors)), _smaller(block_size(context))
     for number, positions in enumerate(blocks):
         mask = asked[positions]
         given = _of_block(donors, positions)
@@ -157,7 +157,7 @@ def sweep_sets_in_blocks(
     what = _made_of(context, stage, model, donors, context.compute.exact)
     what |= {"sets": {name: [[s.layer, s.head] for s in sites] for name, sites in sets.items()}}
     blocks = list(side_by_side(block_size(context), len(recipients), units))
-    tasks, memory, smaller = [], _memory(context, model, 1 + len(donors)), _smaller(block_size(context))
+    tasks, memory, smaller = [], _memory(block_size(context), model, 1 + len(donors)), _smaller(block_size(context))
     for number, positions in enumerate(blocks):
         some, given = recipients[positions], _of_block(donors, positions)
         perform = partial(_together, model, context.pixels, some, given, sets, context.outcomes, positions)
@@ -198,7 +198,7 @@ def estimate_in_blocks(
     recipients = plan["recipient"].to_numpy(dtype=np.int64)
     what = _made_of(context, stage, model, donors, context.compute.exact) | {"layers": [layers.start, layers.stop]}
     blocks = list(side_by_side(BLOCK, len(plan), plan["unit"].to_numpy(dtype=np.int64)))
-    tasks, memory, smaller = [], _memory(context, model, GRAPH + len(donors)), _smaller(block_size(context))
+    tasks, memory, smaller = [], _memory(block_size(context), model, GRAPH + len(donors)), _smaller(block_size(context))
     at_once = context.card.audit.block
     for number, positions in enumerate(blocks):
         perform = partial(
@@ -252,7 +252,7 @@ def plan_measurement(context: RunContext, measurement: Measurement, made_of: Map
     images, at_once = measurement.images, min(block_size(context), BATCH)
     parts = [images[part] for part in batches(len(images), len(images) if measurement.whole else at_once)]
     width, tasks = sum(map(math.prod, measurement.shapes.values())), []
-    memory, smaller = _memory(context, measurement.model, HELD), _smaller(at_once)
+    memory, smaller = _memory(at_once, measurement.model, HELD), _smaller(at_once)
     for number, part in enumerate(parts):
         about = {
             "question": context.question,
@@ -300,9 +300,9 @@ def _smaller(size: int) -> str:
     return f"plan smaller blocks: audit.block: {size // 2} in the card"
 
 
-def _memory(context: RunContext, model: Model, passes: float) -> int:
+def _memory(size: int, model: Model, passes: float) -> int:
     """Return the bytes that a block holds, about: twice its recorded passes, and no more than a limit leaves tasks."""
-    wanted, limit = int(2 * block_size(context) * passes * trace_bytes(model)), limit_of_memory()
+    wanted, limit = int(2 * size * passes * trace_bytes(model)), limit_of_memory()
     return wanted if limit is None else min(wanted, int(PLANNED * limit))
 
 

@@ -19,13 +19,14 @@ import audit.pipeline.in_blocks
 import audit.records
 from audit import __version__
 from audit.batching import limit_of_memory
-from audit.controls.colour_blur import judge_channel, measure_channels
+from audit.controls.colour_blur import judge_channel
 from audit.controls.control_images import ControlSet, Role, load_control_set
 from audit.controls.control_models import ControlModels, corrupt, train_enough
 from audit.controls.identities import Subject, round_trip, run_identities
 from audit.controls.initialisation import Pair, Task, run_initialisation
 from audit.controls.looks import Found, Look, Measurement
 from audit.controls.spec import Channel, channels, roles_of
+from audit.controls.trials import measure_channels
 from audit.controls.verdict import MeasuredControl, numbers_table
 from audit.data.samples import AUDIT_SPLITS
 from audit.models.adapters.registry import Model, adapter

@@ -30,12 +30,12 @@ import timm  # noqa: E402
 import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from audit.controls.colour_blur import measure_channels  # noqa: E402
 from audit.controls.control_images import rendered_set  # noqa: E402
 from audit.controls.control_models import corrupt  # noqa: E402
 from audit.controls.identities import Subject, run_identities  # noqa: E402
 from audit.controls.initialisation import Pair, Task, run_initialisation  # noqa: E402
 from audit.controls.spec import Channel, ChannelSpec  # noqa: E402
+from audit.controls.trials import measure_channels  # noqa: E402
 from audit.models.adapters.registry import Model  # noqa: E402
 from audit.models.predict import predict_logits  # noqa: E402
 

@@ -22,9 +22,9 @@ import torch
 
 from audit.batching import memory_limit
 from audit.card.schema import AuditSpec
-from audit.controls.colour_blur import measure_channels
 from audit.controls.looks import Found, Look, Measure, Measurement, measure_here
 from audit.controls.spec import Channel, ChannelSpec
+from audit.controls.trials import measure_channels
 from audit.errors import MemoryExhaustedError
 from audit.models.device import ON_CPU
 from audit.patching.sites import Site
