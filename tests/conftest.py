@@ -49,6 +49,8 @@ SLOW = {
     "test_broken_pipe_is_no_internal_error",
     "test_check_counts_the_built_in_data",
     "test_closed_output_is_no_internal_error",
+    "test_controls_go_on_after_workers_are_killed_and_nothing_is_measured_twice",
+    "test_controls_in_blocks_find_what_one_process_finds_to_the_byte",
     "test_damaged_archives_are_refused_or_unpacked",
     "test_each_set_is_read_with_its_own_card",
     "test_every_family_comes_back_from_its_own_weights",

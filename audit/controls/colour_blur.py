@@ -12,7 +12,7 @@ over several such seeds. Heads are ranked on some images (``ranking``), and the 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,29 +21,16 @@ import numpy as np
 import numpy.typing as npt
 
 from audit.controls.control_images import Role
-from audit.controls.control_models import corrupt
 from audit.controls.criteria import HALF, judge_form, judge_noising, judge_null
-from audit.controls.measure import (
-    Array,
-    ControlDonor,
-    Exchange,
-    Index,
-    Shift,
-    count_batches,
-    measure_exchanges,
-    measure_random_direction,
-)
-from audit.controls.ranking import HeadEffects, measure_ranking
-from audit.controls.spec import CALLED, Channel, ChannelSpec
-from audit.data.pixels import Pixels
-from audit.patching.sites import Site
+from audit.controls.measure import Array, Index, Shift
+from audit.controls.ranking import HeadEffects
+from audit.controls.spec import CALLED, ChannelSpec
 from audit.records import Control, HeadGrid
 from audit.store import write_bytes
 
 GridKind = Literal["effect", "null", "input"]
 HEADS = ("heads", "null_heads", "input_heads")
 SHIFTS, FIELDS = ("clean", "corrupted", "noising"), ("joint", "total", "single")
-CHOOSE_AT_MOST = 100  # images on which every head is tried, to rank them; at most half of all
 
 
 @dataclass(frozen=True)
@@ -109,9 +96,6 @@ class Measured:
             if name.endswith("/joint")
         }
 
-        def of(part: str) -> dict[str, Shift]:
-            return {n.removeprefix(f"{part}/"): s for n, s in shifts.items() if n.startswith(f"{part}/")}
-
         return Measured(
             spec=ChannelSpec(
                 role, *CALLED[role], range(*held["layers"].tolist()), int(held["seeds"]), held["unit"].item()
@@ -119,11 +103,16 @@ class Measured:
             **{name: _heads_of(held, name) for name in HEADS},
             rest=held["rest"],
             random_direction=held["random_direction"],
-            clean=of("clean"),
-            corrupted=of("corrupted"),
-            noising=of("noising"),
+            clean=shifts_of("clean", shifts),
+            corrupted=shifts_of("corrupted", shifts),
+            noising=shifts_of("noising", shifts),
             on_input=shifts["on_input"],
         )
+
+
+def shifts_of(part: str, shifts: Mapping[str, Shift]) -> dict[str, Shift]:
+    """Return the shifts of one exchange, by donor."""
+    return {n.removeprefix(f"{part}/"): s for n, s in shifts.items() if n.startswith(f"{part}/")}
 
 
 def _heads_of(held: Mapping[str, npt.NDArray[Any]], name: str) -> HeadEffects:
@@ -132,82 +121,6 @@ def _heads_of(held: Mapping[str, npt.NDArray[Any]], name: str) -> HeadEffects:
         values = held[name]
         return HeadEffects(values, np.where(np.isnan(values).all(0), 0, len(values)))
     return HeadEffects(*(held[f"{name}/{f}"] for f in HeadEffects.FIELDS))
-
-
-def count_steps(channel: Channel) -> int:
-    """Return how often ``measure_channel`` calls its ``tick``."""
-    return 2 + count_batches(channel.corrupted, len(channel.targets))
-
-
-def measure_channel(channel: Channel, *, seed: int = 0, tick: Callable[[], None] | None = None) -> Measured:
-    """Measure one channel in both forms with its nulls; ``tick`` is called ``count_steps`` times."""
-    tick = tick or (lambda: None)
-    layers, targets = channel.spec.layers, channel.targets
-    pixels, corrupted_pixels = channel.pixels, corrupt(channel.pixels, channel.spec.corruption)
-    one_clean = channel.clean[0]
-    order = np.random.default_rng(seed).permutation(len(targets))
-    choose, rest = np.split(order, [min(len(order) // 2, CHOOSE_AT_MOST)])
-
-    some = pixels[choose]
-    heads, null_heads = measure_ranking(
-        channel.corrupted, some, _twins(channel, some), targets[choose], layers, sums=(_effect_of_twins, _null_of_twins)
-    )
-    tick()
-    whole = {"clean": ControlDonor(one_clean, some)}
-    (input_heads,) = measure_ranking(
-        one_clean, corrupted_pixels[choose], whole, targets[choose], layers, sums=(lambda found: found["clean"],)
-    )
-    tick()
-    site, input_site = heads.best(layers), input_heads.best(layers)
-    random_direction = measure_random_direction(
-        channel.corrupted, pixels[rest], one_clean, targets[rest], site, seed=seed
-    )
-    shifts = measure_exchanges(_exchanges(channel, corrupted_pixels, site, input_site), targets, layers, tick=tick)
-    return Measured(
-        channel.spec,
-        heads,
-        null_heads,
-        input_heads,
-        rest,
-        random_direction,
-        clean=shifts["clean"],
-        corrupted=shifts["corrupted"],
-        noising=shifts["noising"],
-        on_input=shifts["input"]["clean"],
-    )
-
-
-def _exchanges(channel: Channel, corrupted_pixels: Pixels, site: Site, input_site: Site) -> dict[str, Exchange]:
-    """Return who gives to whom: on clean images, on corrupted ones, from one into the other, and the other way round.
-
-    The other way round the first clean model receives, so the twins of its own seed are no donors.
-    """
-    pixels, one_clean = channel.pixels, channel.clean[0]
-    others = {
-        "shuffled": ControlDonor(one_clean, pixels[others_of_another_class(channel.targets)]),
-        "untrained": ControlDonor(channel.untrained, pixels),
-    }
-    corrupted_inputs = {"input": ControlDonor(one_clean, corrupted_pixels)}
-    return {
-        "clean": Exchange(ControlDonor(channel.corrupted, pixels), _twins(channel, pixels) | others, site),
-        "corrupted": Exchange(
-            ControlDonor(channel.corrupted, corrupted_pixels), _twins(channel, corrupted_pixels), site
-        ),
-        "input": Exchange(
-            ControlDonor(one_clean, corrupted_pixels), {"clean": ControlDonor(one_clean, pixels)}, input_site
-        ),
-        "noising": Exchange(ControlDonor(one_clean, pixels), _twins(channel, pixels, start=1) | corrupted_inputs, site),
-    }
-
-
-def _null_of_twins(found: Mapping[str, Array]) -> Array:
-    null: Array = np.mean([v for name, v in found.items() if name.startswith("null")], axis=0)
-    return null
-
-
-def _effect_of_twins(found: Mapping[str, Array]) -> Array:
-    clean: Array = np.mean([v for name, v in found.items() if name.startswith("clean")], axis=0)
-    return clean - _null_of_twins(found)
 
 
 def judge_channel(measured: Measured) -> ChannelResult:
@@ -233,14 +146,6 @@ def judge_channel(measured: Measured) -> ChannelResult:
     return ChannelResult(controls, grids)
 
 
-def _twins(channel: Channel, pixels: Pixels, *, start: int = 0) -> dict[str, ControlDonor]:
-    """Return clean donors and their null twins, from the ``start``-th seed on, all looking at ``pixels``."""
-    named = [("clean", channel.clean), ("null", channel.null)]
-    return {
-        f"{kind}-{k}": ControlDonor(m, pixels) for kind, models in named for k, m in enumerate(models) if k >= start
-    }
-
-
 def _beyond_null(shifts: Mapping[str, Shift]) -> Shift:
     """Return the clean donors' mean shift minus their null twins'."""
     clean, null = ([s for name, s in shifts.items() if name.startswith(kind)] for kind in ("clean", "null"))
@@ -256,15 +161,6 @@ def _odd_ones_out(shifts: Mapping[str, Shift]) -> list[Shift]:
 def _worst(controls: Sequence[Control]) -> Control:
     """Return the control that comes closest to failing; one without a number first."""
     return min(controls, key=lambda c: -np.inf if c.estimate.low is None else c.estimate.low)
-
-
-def others_of_another_class(targets: Index) -> Index:
-    """Return for each image another one of a different class, as far as possible."""
-    order = np.argsort(targets, kind="stable")
-    jump = int(np.bincount(targets).max())
-    partner = np.empty_like(order)
-    partner[order] = np.roll(order, -jump)
-    return partner
 
 
 def _grids(channel: ChannelSpec, heads: HeadEffects, null: HeadEffects, on_input: HeadEffects) -> list[HeadGrid]:

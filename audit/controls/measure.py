@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from audit.batching import batches, in_batches, max_batch_size
+from audit.batching import in_batches, max_batch_size
 from audit.data.pixels import Pixels
 from audit.models.adapters.registry import Model, adapter
 from audit.models.device import device_of, in_double, memory_of, send
 from audit.models.readout import class_log_odds
 from audit.models.transforms import as_input
 from audit.patching.attribution import attribute_pairs, linearise
-from audit.patching.engine import Donor, Patches, add_to_stream, patch, patch_attention, patch_layer
+from audit.patching.engine import Donor, add_to_stream, patch_attention, patch_layer
 from audit.patching.sites import Site, Trace, head_outputs, heads_of, record, same_up_to, trace_bytes
 
 Array = npt.NDArray[np.float64]
@@ -98,14 +98,17 @@ def measure_heads(
     targets: Index,
     layers: range,
     *,
-    chosen: Mask | None = None,
+    heads: Mask | None = None,
+    images: range | None = None,
 ) -> dict[str, Array]:
     """Patch heads of ``layers`` one by one, image i of a donor donating to image i.
 
     Parameters
     ----------
-    chosen : numpy.ndarray of bool (N, layers, heads), optional
-        Which heads are patched on which image; by default all.
+    heads : numpy.ndarray of bool (layers, heads), optional
+        Which are patched; by default all.
+    images : range, optional
+        Which images are patched; by default all.
 
     Returns
     -------
@@ -114,30 +117,32 @@ def measure_heads(
         layer has fewer heads.
     """
     there = existing(recipient, layers)
-    asked = np.broadcast_to(there, (len(targets), *there.shape)) if chosen is None else chosen & there
-    rows = np.flatnonzero(asked.any(axis=(1, 2)))
+    asked = there if heads is None else heads & there
     sharing = _sharing(recipient, pixels, donors, layers.start)
-    found = {name: np.full(asked.shape, np.nan) for name in donors}
 
-    def measured(part: slice) -> None:
-        some = rows[part]
-        truth, own = targets[some], record(recipient, as_input(recipient, pixels[some]))
-        base = _true_class(_finish(recipient, own), truth)
+    def measured(part: slice) -> dict[str, Array]:
+        truth, own = targets[part], record(recipient, as_input(recipient, pixels[part]))
+        base, found = _true_class(_finish(recipient, own), truth), {}
         for name, given in donors.items():
-            donor = _donor(given, some, own if name in sharing else None, layers.start)
-            for place, layer in enumerate(layers):
-                head, at = np.nonzero(asked[some, place].T)
-                if len(head):
-                    to = torch.from_numpy(at)
-                    logits = patch(recipient, own, donor, layer, Patches(torch.from_numpy(head), to, to))
-                    found[name][some[at], place, head] = _true_class(logits, truth[at]) - base[at]
+            donor = _donor(given, part, own if name in sharing else None, layers.start)
+            found[name] = np.full((len(truth), *there.shape), np.nan)
+            for layer, some, values in zip(layers, asked, np.moveaxis(found[name], 1, 0), strict=True):
+                if some.any():
+                    logits = patch_layer(recipient, own, donor, layer, np.flatnonzero(some).tolist())
+                    values[:, some] = (_true_class(logits, truth) - base).T
+        return found
 
-    in_batches(measured, len(rows), BATCH)
-    return found
+    return _joined(_in_batches(measured, recipient, targets, images), donors)
 
 
 def estimate_heads(
-    recipient: Model, pixels: Pixels, donors: Mapping[str, ControlDonor], targets: Index, layers: range
+    recipient: Model,
+    pixels: Pixels,
+    donors: Mapping[str, ControlDonor],
+    targets: Index,
+    layers: range,
+    *,
+    images: range | None = None,
 ) -> dict[str, Array]:
     """Estimate to first order what ``measure_heads`` measures, for the price of one backward pass."""
     there = existing(recipient, layers)
@@ -156,8 +161,20 @@ def estimate_heads(
             ).numpy()
         return found
 
-    parts = in_batches(estimated, len(targets), BATCH)
+    return _joined(_in_batches(estimated, recipient, targets, images), donors)
+
+
+def _joined(parts: Sequence[Mapping[str, Array]], donors: Iterable[str]) -> dict[str, Array]:
+    """Put what several batches found in a row, by donor."""
     return {name: np.concatenate([part[name] for part in parts]) for name in donors}
+
+
+def _in_batches(work: Callable[[slice], Result], model: Model, targets: Index, images: range | None) -> list[Result]:
+    """Do some work on ``images``, by default on all that have a target, batch by batch."""
+    some = range(len(targets)) if images is None else images
+    return in_batches(
+        lambda part: work(slice(some.start + part.start, some.start + part.stop)), len(some), _at_once(model)
+    )
 
 
 def existing(model: Model, layers: range) -> Mask:
@@ -181,7 +198,7 @@ def measure_shifts(
 
 
 def measure_exchanges(
-    exchanges: Mapping[str, Exchange], targets: Index, layers: range, *, tick: Callable[[], None] | None = None
+    exchanges: Mapping[str, Exchange], targets: Index, layers: range, *, images: range | None = None
 ) -> dict[str, dict[str, Shift]]:
     """Measure the shifts of several exchanges; each model goes once over all that it looks at in any of them.
 
@@ -191,8 +208,8 @@ def measure_exchanges(
     targets : numpy.ndarray of int (N,)
     layers : range
         Whose heads are patched jointly.
-    tick : callable, optional
-        Called after each batch, ``count_batches`` times.
+    images : range, optional
+        Which images are patched; by default all.
 
     Returns
     -------
@@ -227,25 +244,23 @@ def measure_exchanges(
                     alone = patch_layer(model, own, donor, exchange.site.layer, [exchange.site.head])[0]
                     shift = Shift(joint, reached - before, _true_class(alone, truth) - before)
                     found[name] |= dict.fromkeys(asked, shift)
-        if tick is not None:
-            tick()
         return found
 
-    parts = in_batches(measured, len(targets), _at_once(next(iter(receiving.values())).model))
+    parts = _in_batches(measured, next(iter(receiving.values())).model, targets, images)
     return {
         name: {d: Shift.concatenate([part[name][d] for part in parts]) for d in exchange.donors}
         for name, exchange in exchanges.items()
     }
 
 
-def count_batches(model: Model, images: int) -> int:
-    """Return in how many batches ``measure_exchanges`` takes so many images."""
-    return len(list(batches(images, _at_once(model))))
-
-
 def _at_once(model: Model) -> int:
     """Return how many images are taken at once: as many as pay, or as fit into memory with all that is held of them."""
-    return max_batch_size(BATCH, HELD * trace_bytes(model), share=0.5, free=memory_of(device_of(model)))
+    return max_batch_size(BATCH, held_of_image(model), share=0.5, free=memory_of(device_of(model)))
+
+
+def held_of_image(model: Model) -> int:
+    """Return the bytes that are held of each image that is measured, about."""
+    return HELD * trace_bytes(model)
 
 
 Key = tuple[int, int]  # a model and what it looks at
@@ -304,7 +319,7 @@ def measure_random_direction(
         logits = add_to_stream(recipient, own, site.layer, body.to_stream(site.layer, added).unsqueeze(0))[0]
         return _true_class(logits, truth) - base
 
-    return np.concatenate(in_batches(measured, len(targets), BATCH))
+    return np.concatenate(_in_batches(measured, recipient, targets, None))
 
 
 def _sharing(recipient: Model, pixels: Pixels, donors: Mapping[str, ControlDonor], start: int) -> set[str]:
@@ -312,7 +327,7 @@ def _sharing(recipient: Model, pixels: Pixels, donors: Mapping[str, ControlDonor
     return {n for n, g in donors.items() if g.pixels is pixels and same_up_to(recipient, g.model, start)}
 
 
-def _donor(donor: ControlDonor, part: slice | Index, prefix: Trace | None, start: int) -> Donor:
+def _donor(donor: ControlDonor, part: slice, prefix: Trace | None, start: int) -> Donor:
     images = as_input(donor.model, donor.pixels[part])
     return Donor(donor.model, record(donor.model, images, prefix=prefix, start=start))
 
@@ -328,5 +343,6 @@ def _true_class(logits: torch.Tensor, truth: Index) -> Array:
 
 
 def _gathered(logits: torch.Tensor, truth: Index) -> torch.Tensor:
-    """Return the log-odds (N,) of the true class."""
-    return class_log_odds(logits).gather(-1, torch.from_numpy(truth).to(logits.device).unsqueeze(-1)).squeeze(-1)
+    """Return the log-odds (..., N) of the true class, from logits (..., N, classes)."""
+    number = torch.from_numpy(truth).to(logits.device).expand(logits.shape[:-1])
+    return class_log_odds(logits).gather(-1, number.unsqueeze(-1)).squeeze(-1)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import ClassVar
 
 import numpy as np
 
+from audit.controls.looks import Found, Look, Measure, Measurement, measure_here
 from audit.controls.measure import Array, ControlDonor, Index, Mask, estimate_heads, existing, measure_heads
-from audit.data.pixels import Pixels
-from audit.models.adapters.registry import Model
 from audit.patching.sites import Site
 
 SCREENED = 12  # images on which every head is patched
@@ -58,22 +58,15 @@ class HeadEffects:
         return Site(layers[int(row)], int(head))
 
 
-def measure_ranking(
-    recipient: Model,
-    pixels: Pixels,
-    donors: Mapping[str, ControlDonor],
-    targets: Index,
-    layers: range,
-    *,
-    sums: Sequence[SumUp],
-    screened: int = SCREENED,
-    finalists: int = FINALISTS,
-) -> list[HeadEffects]:
-    """Measure the effect of every head, to find the best.
+@dataclass(frozen=True)
+class Ranking:
+    """What heads are ranked by.
 
     Parameters
     ----------
-    recipient, pixels, donors, targets, layers
+    name : str
+        Tells it from the others.
+    recipient, donors, targets, layers
         As of ``measure_heads``; the images in random order.
     sums : sequence of callable
         Each from the shifts by donor to an effect; the heads that are largest in the first one go on.
@@ -81,27 +74,94 @@ def measure_ranking(
         Images, the first ones, on which every head is patched.
     finalists : int
         Heads that are patched on all images.
-
-    Returns
-    -------
-    list of HeadEffects
-        One for each of ``sums``.
     """
-    there = existing(recipient, layers)
-    chosen: Mask = np.zeros((len(targets), *there.shape), dtype=bool)
-    chosen[:screened] = there
-    if len(targets) <= screened or there.sum() <= finalists:
-        chosen[:] = there
-        exact = measure_heads(recipient, pixels, donors, targets, layers)
-        return [_combined(of(exact), np.zeros(chosen.shape), chosen, there) for of in sums]
-    first_order = estimate_heads(recipient, pixels, donors, targets, layers)
-    exact = measure_heads(recipient, pixels, donors, targets, layers, chosen=chosen)
-    so_far = _combined(sums[0](exact), sums[0](first_order), chosen, there).values.mean(0)
-    later = chosen.copy()
-    later[screened:] = largest(so_far, there, finalists)
-    more = measure_heads(recipient, pixels, donors, targets, layers, chosen=later & ~chosen)
-    exact = {name: np.where(chosen, found, more[name]) for name, found in exact.items()}
-    return [_combined(of(exact), of(first_order), later, there) for of in sums]
+
+    name: str
+    recipient: ControlDonor
+    donors: Mapping[str, ControlDonor]
+    targets: Index
+    layers: range
+    sums: Sequence[SumUp]
+    screened: int = SCREENED
+    finalists: int = FINALISTS
+
+    @cached_property
+    def there(self) -> Mask:
+        """Which of (layers, heads) there are."""
+        return existing(self.recipient.model, self.layers)
+
+    @property
+    def few(self) -> int:
+        """On how many images every head is patched: on all where images or heads are few."""
+        n = len(self.targets)
+        return n if self.there.sum() <= self.finalists else min(n, self.screened)
+
+    def first_look(self) -> list[Measurement]:
+        """Return what is measured of all heads: exactly on a few images, to first order on all."""
+        exact = self._of_heads("every head", range(self.few), self.there)
+        if self.few == len(self.targets):
+            return [exact]
+        estimated = self._measured(
+            "first order", range(len(self.targets)), estimate_heads, patches=2 * len(self.donors)
+        )
+        return [exact, estimated]
+
+    def second_look(self, found: Mapping[str, Found]) -> list[Measurement]:
+        """Return what is measured of the largest heads: the images that they were not patched on."""
+        if self.few == len(self.targets):
+            return []
+        return [self._of_heads("largest heads", range(self.few, len(self.targets)), self._largest(found))]
+
+    def effects(self, found: Mapping[str, Found]) -> list[HeadEffects]:
+        """Return the effects of heads after both looks, one for each of ``sums``."""
+        return self._combined(found, self._largest(found), self.sums)
+
+    def _of_heads(self, what: str, images: range, heads: Mask) -> Measurement:
+        measure = partial(measure_heads, heads=heads)
+        made_of = {"heads": np.argwhere(heads).tolist()}
+        return self._measured(what, images, measure, patches=int(heads.sum()) * len(self.donors), made_of=made_of)
+
+    def _measured(
+        self,
+        what: str,
+        images: range,
+        measure: Callable[..., Found],
+        *,
+        patches: int,
+        made_of: Mapping[str, object] | None = None,
+    ) -> Measurement:
+        model, pixels = self.recipient.model, self.recipient.pixels
+        of_images: Measure = partial(measure, model, pixels, self.donors, self.targets, self.layers)
+        shapes = dict.fromkeys(self.donors, self.there.shape)
+        return Measurement(f"{self.name}: {what}", model, images, shapes, of_images, patches, made_of or {})
+
+    def _largest(self, found: Mapping[str, Found]) -> Mask:
+        """Tell which heads are the largest after the first look."""
+        nothing = np.zeros_like(self.there)
+        (effects,) = self._combined(found, nothing, self.sums[:1])
+        return largest(effects.values.mean(0), self.there, self.finalists)
+
+    def _combined(self, found: Mapping[str, Found], on_all: Mask, sums: Sequence[SumUp]) -> list[HeadEffects]:
+        """Combine what was found, with the heads ``on_all`` patched on all images, the others on few."""
+        few, chosen = self.few, np.broadcast_to(on_all, (len(self.targets), *self.there.shape)).copy()
+        chosen[:few] = self.there
+        exact = {name: np.full(chosen.shape, np.nan) for name in self.donors}
+        for name, values in exact.items():
+            values[:few] = found[f"{self.name}: every head"][name]
+            if on_all.any() and few < len(chosen):
+                values[few:] = found[f"{self.name}: largest heads"][name]
+        nothing = dict.fromkeys(self.donors, np.zeros(chosen.shape))
+        first_order = found.get(f"{self.name}: first order", nothing)
+        return [_combined(of(exact), of(first_order), chosen, self.there) for of in sums]
+
+
+def measure_rankings(rankings: Sequence[Ranking], look: Look = measure_here) -> list[list[HeadEffects]]:
+    """Measure the effect of every head, to find the best; return for each ranking one for each of its ``sums``."""
+    found = look("a few images", [m for ranking in rankings for m in ranking.first_look()])
+    more = [m for ranking in rankings for m in ranking.second_look(found)]
+    if more:
+        found = found | look("the largest heads", more)
+    return [ranking.effects(found) for ranking in rankings]
 
 
 def largest(means: Array, there: Mask, count: int) -> Mask:

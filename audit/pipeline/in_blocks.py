@@ -1,8 +1,9 @@
-"""Sweeps in pieces: blocks of recipients, whose results any number of workers computes alike."""
+"""Sweeps, and what is measured of control models, in pieces: blocks of images that any number of workers does alike."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,9 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from audit.batching import PLANNED, batch_size_limit, limit_of_memory
+from audit.batching import PLANNED, batch_size_limit, batches, limit_of_memory
+from audit.controls.looks import Found, Measurement
+from audit.controls.measure import BATCH, HELD
 from audit.data.pixels import Images
 from audit.models.adapters.registry import Model
 from audit.models.checkpoint import hash_state
@@ -23,12 +26,13 @@ from audit.patching.sweep import RECIPIENTS_AT_ONCE, DonorKind, side_by_side, sw
 from audit.pipeline.context import RunContext
 from audit.progress import Progress
 from audit.work.pool import run_tasks
-from audit.work.tasks import Task, read_results
+from audit.work.tasks import Task, merge, read_results
 
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 PATCH = ["position", "layer", "head", "donor_kind"]  # what tells one patch of a sweep from the others
 PATCH_OF_SET = ["position", "set", "donor_kind"]  # likewise, of sets of heads
+NUMBER = ["name", "image", "place"]  # likewise, one number of a measurement from the others
 
 
 def sweep_in_blocks(
@@ -84,7 +88,7 @@ def plan_sweep(
     what = _made_of(context, stage, model, donors, Compute(context.compute.device, precision))
     blocks = list(side_by_side(block_size(context), len(recipients), units, np.asarray(asked.any(axis=1))))
     tasks, outcomes = [], context.outcomes
-    memory, smaller = _memory(context, model, 1 + len(donors)), _smaller(context)
+    memory, smaller = _memory(block_size(context), model, 1 + len(donors)), _smaller(block_size(context))
     for number, positions in enumerate(blocks):
         mask = asked[positions]
         given = _of_block(donors, positions)
@@ -153,7 +157,7 @@ def sweep_sets_in_blocks(
     what = _made_of(context, stage, model, donors, context.compute.exact)
     what |= {"sets": {name: [[s.layer, s.head] for s in sites] for name, sites in sets.items()}}
     blocks = list(side_by_side(block_size(context), len(recipients), units))
-    tasks, memory, smaller = [], _memory(context, model, 1 + len(donors)), _smaller(context)
+    tasks, memory, smaller = [], _memory(block_size(context), model, 1 + len(donors)), _smaller(block_size(context))
     for number, positions in enumerate(blocks):
         some, given = recipients[positions], _of_block(donors, positions)
         perform = partial(_together, model, context.pixels, some, given, sets, context.outcomes, positions)
@@ -194,7 +198,7 @@ def estimate_in_blocks(
     recipients = plan["recipient"].to_numpy(dtype=np.int64)
     what = _made_of(context, stage, model, donors, context.compute.exact) | {"layers": [layers.start, layers.stop]}
     blocks = list(side_by_side(BLOCK, len(plan), plan["unit"].to_numpy(dtype=np.int64)))
-    tasks, memory, smaller = [], _memory(context, model, GRAPH + len(donors)), _smaller(context)
+    tasks, memory, smaller = [], _memory(block_size(context), model, GRAPH + len(donors)), _smaller(block_size(context))
     at_once = context.card.audit.block
     for number, positions in enumerate(blocks):
         perform = partial(
@@ -227,22 +231,78 @@ def _estimated(
     return table.assign(position=positions[table["position"]])
 
 
+def measure_in_blocks(
+    context: RunContext,
+    stage: str,
+    asked: Sequence[Measurement],
+    *,
+    made_of: Mapping[str, object],
+    progress: Progress,
+) -> dict[str, Found]:
+    """Return what measurements find, by their names; ``made_of`` is what all of them depend on."""
+    planned = {measurement.name: plan_measurement(context, measurement, made_of) for measurement in asked}
+    folder, every = context.work / stage, [task for tasks in planned.values() for task in tasks]
+    every.sort(key=lambda task: -task.size)  # begun last, a large one would be waited for
+    run_tasks(every, folder, context.workers, progress)
+    return {m.name: _laid_out(m, merge(planned[m.name], folder, NUMBER)) for m in asked}
+
+
+def plan_measurement(context: RunContext, measurement: Measurement, made_of: Mapping[str, object]) -> list[Task]:
+    """Return the tasks of one of the measurements of :func:`measure_in_blocks`."""
+    images, at_once = measurement.images, min(block_size(context), BATCH)
+    parts = [images[part] for part in batches(len(images), len(images) if measurement.whole else at_once)]
+    width, tasks = sum(map(math.prod, measurement.shapes.values())), []
+    memory, smaller = _memory(at_once, measurement.model, HELD), _smaller(at_once)
+    for number, part in enumerate(parts):
+        about = {
+            "question": context.question,
+            "measured": dict(made_of),
+            "name": measurement.name,
+            "decided": dict(measurement.made_of),
+            "images": [part.start, part.stop],
+            "at_once": at_once,
+            "memory": limit_of_memory(),
+        }
+        name = f"{measurement.name}, block {number + 1} of {len(parts)}"
+        perform = partial(_measured, measurement, part)
+        tasks.append(Task(name, about, measurement.patches * len(part), width * len(part), perform, memory, smaller))
+    return tasks
+
+
+def _measured(measurement: Measurement, images: range, progress: Progress) -> pd.DataFrame:
+    """Return one row for each number."""
+    found = measurement.measure(images=images)
+    parts = []
+    for name, shape in measurement.shapes.items():
+        values, width = found[name], math.prod(shape)
+        index = {"name": name, "image": np.repeat(images, width), "place": np.tile(np.arange(width), len(images))}
+        parts.append(pd.DataFrame({**index, "value": values.reshape(-1)}))
+    patches = measurement.patches * len(images)
+    progress(patches, patches)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _laid_out(measurement: Measurement, table: pd.DataFrame) -> Found:
+    """Return the numbers of a sorted table as arrays."""
+    values, n = table.groupby("name")["value"], len(measurement.images)
+    return {name: values.get_group(name).to_numpy().reshape(n, *shape) for name, shape in measurement.shapes.items()}
+
+
 def block_size(context: RunContext) -> int:
     """Return how many recipients a block holds: as the card says, else a constant of the device's kind."""
     default = RECIPIENTS_AT_ONCE if context.compute.device.type == CPU else 2 * RECIPIENTS_AT_ONCE
     return context.card.audit.block or default
 
 
-def _smaller(context: RunContext) -> str:
-    size = block_size(context)
+def _smaller(size: int) -> str:
     if size == 1:
         return "take a smaller model or image_size, or a larger machine"
     return f"plan smaller blocks: audit.block: {size // 2} in the card"
 
 
-def _memory(context: RunContext, model: Model, passes: float) -> int:
+def _memory(size: int, model: Model, passes: float) -> int:
     """Return the bytes that a block holds, about: twice its recorded passes, and no more than a limit leaves tasks."""
-    wanted, limit = int(2 * block_size(context) * passes * trace_bytes(model)), limit_of_memory()
+    wanted, limit = int(2 * size * passes * trace_bytes(model)), limit_of_memory()
     return wanted if limit is None else min(wanted, int(PLANNED * limit))
 
 

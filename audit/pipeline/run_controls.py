@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,27 +15,34 @@ import audit.batching
 import audit.controls
 import audit.models
 import audit.patching
+import audit.pipeline.in_blocks
 import audit.records
 from audit import __version__
-from audit.controls.colour_blur import count_steps, judge_channel, measure_channel
+from audit.batching import limit_of_memory
+from audit.controls.colour_blur import judge_channel
 from audit.controls.control_images import ControlSet, Role, load_control_set
 from audit.controls.control_models import ControlModels, corrupt, train_enough
 from audit.controls.identities import Subject, round_trip, run_identities
 from audit.controls.initialisation import Pair, Task, run_initialisation
+from audit.controls.looks import Found, Look, Measurement
 from audit.controls.spec import Channel, channels, roles_of
+from audit.controls.trials import measure_channels
 from audit.controls.verdict import MeasuredControl, numbers_table
 from audit.data.samples import AUDIT_SPLITS
-from audit.models.adapters.registry import adapter
+from audit.models.adapters.registry import Model, adapter
+from audit.models.checkpoint import hash_state
 from audit.models.device import held_on
 from audit.models.finetune import prefix_blocks
 from audit.models.transforms import as_input
 from audit.pipeline.context import RunContext
+from audit.pipeline.in_blocks import block_size, measure_in_blocks
 from audit.pipeline.train_models import AuditedModels, reseed_of
 from audit.records import Control, ControlReport, ControlSetup, HeadGrid, NotRun, NotRunCode
 from audit.store import source_hash, write_bytes, write_table, write_text
 
 IDENTITY_IMAGES = 4
 BARRIER_IMAGES = 600
+PATCHING = "controls-patching"  # the folder of its pieces
 CONTROL_EFFECTS = "effects/control-{}.npz"  # of the run; by channel
 CONTROL_NUMBERS = "effects/controls.parquet"  # of the run; of the identities and the same-initialisation gates
 
@@ -78,13 +86,16 @@ def check_known_effects(context: RunContext, images: ControlSet) -> ControlRepor
     )
     layers = range(prefix_blocks(model, context.card.model.train_blocks), adapter(model).depth)
     seeds = context.card.controls.donor_seeds
-    kept = trained.folder / f"judged-{images.judging_fingerprint[:24]}-{seeds}-{instrument_hash()[:16]}.json"
+    kept = trained.folder / f"judged-{images.judging_fingerprint[:24]}-{seeds}-{_measured_by(context)[:16]}.json"
     if kept.is_file():
         report = ControlReport.model_validate_json(kept.read_text(encoding="utf-8"))
     else:
         untrained = backbone.build_untrained(images.classes)
-        with held_on(context.compute.device, *trained.models.values(), untrained):
-            report = _judge(context, trained, channels(trained, images, layers, untrained=untrained), kept)
+        every = {**trained.models, "untrained": untrained}
+        look = functools.partial(_look, context, {"kept": kept.name, "models": _hashes(every)})
+        with held_on(context.compute.device, *every.values()):
+            tried = channels(trained, images, layers, untrained=untrained)
+            report = _judge(context, trained, tried, kept, look)
         left_out = [] if "colour" in roles else [NotRun(code=NotRunCode.NOT_APPLICABLE, design="colour")]
         report = report.model_copy(update={"setup": _setup(context, images, trained), "not_run": left_out})
         write_text(kept, report.model_dump_json(indent=1))
@@ -132,50 +143,68 @@ def add_numbers(context: RunContext, controls: Sequence[Control]) -> None:
 @functools.cache
 def instrument_hash() -> str:
     """SHA-256 over the source of all that measures, and of its records: measurements by other code are made again."""
-    return source_hash((audit.controls, audit.patching, audit.models, audit.batching, audit.records))
+    of_code = audit.controls, audit.patching, audit.models, audit.batching, audit.records, audit.pipeline.in_blocks
+    return source_hash(of_code)
 
 
-def _judge(context: RunContext, trained: ControlModels, tried: list[Channel], kept: Path) -> ControlReport:
+def _measured_by(context: RunContext) -> str:
+    """Return the SHA-256 of what measurements depend on beside models and images: code, and the sizes of batches."""
+    what = [instrument_hash(), block_size(context), limit_of_memory()]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+def _hashes(models: Mapping[str, Model]) -> dict[str, str]:
+    return {name: hash_state(model.state_dict()) for name, model in models.items()}
+
+
+def _look(
+    context: RunContext, made_of: Mapping[str, object], at: str, asked: Sequence[Measurement]
+) -> dict[str, Found]:
+    """Measure in tasks, which several processes share."""
+    progress = context.step(f"controls: patching, {at}")
+    return measure_in_blocks(context, PATCHING, asked, made_of=made_of, progress=progress)
+
+
+def _judge(
+    context: RunContext, trained: ControlModels, tried: Sequence[Channel], kept: Path, look: Look
+) -> ControlReport:
     """Measure and judge every channel."""
     controls: list[Control] = []
     grids: list[HeadGrid] = []
-    tick = _counter(context, "controls: patching", sum(map(count_steps, tried)))
-    for channel in tried:
-        some, every = slice(BARRIER_IMAGES), (channel.corrupted, *channel.clean, *channel.null)
-        clean_images = Task(channel.pixels[some], channel.targets[some])
-        clean_images = clean_images.after_frozen_blocks(every, channel.spec.layers.start)
-        corrupted_images = Task(corrupt(clean_images.pixels, channel.spec.corruption), clean_images.targets)
-        clean, null = (
-            trained.donors(channel.spec.name, "clean"),
-            trained.donors(channel.spec.name, channel.spec.corruption),
-        )
-        for recipient, donors, task, words in (
-            (channel.spec.corruption, clean, clean_images, "models"),
-            (channel.spec.corruption, null, corrupted_images, "null models"),
-            (clean[0], (*clean[1:], *null[1:]), clean_images, "donors"),
-        ):
-            pairs = [_pair(trained, recipient, donor) for donor in donors]
-            controls += run_initialisation(pairs, task, words, layers=channel.spec.layers, channel=channel.spec.name)
-        measured = measure_channel(channel, seed=context.card.controls.seed, tick=tick)
+    context.step("controls: same initialisation")(0, 1)
+    gates = [_gates(trained, channel) for channel in tried]
+    every = measure_channels(tried, seed=context.card.controls.seed, look=look)
+    for channel, gate, measured in zip(tried, gates, every, strict=True):
         measured.save(measured_file(kept, channel.spec.name))
         result = judge_channel(measured)
-        controls += result.controls
+        controls += [*gate, *result.controls]
         grids += result.grids
     write_table(numbers_file(kept), numbers_table(controls))
     return ControlReport(valid=all(c.passed for c in controls), controls=controls, grids=grids)
 
 
+def _gates(trained: ControlModels, channel: Channel) -> list[MeasuredControl]:
+    """Run the same-initialisation gate on the models of a channel."""
+    some, every = slice(BARRIER_IMAGES), (channel.corrupted, *channel.clean, *channel.null)
+    clean_images = Task(channel.pixels[some], channel.targets[some])
+    clean_images = clean_images.after_frozen_blocks(every, channel.spec.layers.start)
+    corrupted_images = Task(corrupt(clean_images.pixels, channel.spec.corruption), clean_images.targets)
+    role, corruption = channel.spec.name, channel.spec.corruption
+    clean, null = trained.donors(role, "clean"), trained.donors(role, corruption)
+    controls: list[MeasuredControl] = []
+    for recipient, donors, task, words in (
+        (corruption, clean, clean_images, "models"),
+        (corruption, null, corrupted_images, "null models"),
+        (clean[0], (*clean[1:], *null[1:]), clean_images, "donors"),
+    ):
+        pairs = [_pair(trained, recipient, donor) for donor in donors]
+        controls += run_initialisation(pairs, task, words, layers=channel.spec.layers, channel=role)
+    return controls
+
+
 def _pair(trained: ControlModels, recipient: str, donor: str) -> Pair:
     models, starts = trained.models, trained.started_from
     return Pair(models[recipient], models[donor], starts[recipient], starts[donor])
-
-
-def _counter(context: RunContext, name: str, total: int) -> Callable[[], None]:
-    """Return a function that moves a step on by one."""
-    update = context.step(name)
-    done = itertools.count(1)
-    update(0, total)
-    return lambda: update(min(next(done), total), total)
 
 
 def check_own_model(context: RunContext, models: AuditedModels) -> list[MeasuredControl]:

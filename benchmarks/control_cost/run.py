@@ -30,12 +30,12 @@ import timm  # noqa: E402
 import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from audit.controls.colour_blur import measure_channel  # noqa: E402
 from audit.controls.control_images import rendered_set  # noqa: E402
 from audit.controls.control_models import corrupt  # noqa: E402
 from audit.controls.identities import Subject, run_identities  # noqa: E402
 from audit.controls.initialisation import Pair, Task, run_initialisation  # noqa: E402
 from audit.controls.spec import Channel, ChannelSpec  # noqa: E402
+from audit.controls.trials import measure_channels  # noqa: E402
 from audit.models.adapters.registry import Model  # noqa: E402
 from audit.models.predict import predict_logits  # noqa: E402
 
@@ -118,7 +118,7 @@ def block_passes(trained: int) -> dict[str, int]:
         unit = operations(lambda: block(tokens))
     channel = channel_of(DEPTH - trained)
     counted = {
-        "effects and nulls, single heads included": 2 * operations(lambda: measure_channel(channel, seed=SEED)),
+        "effects and nulls, single heads included": 2 * operations(lambda: measure_channels([channel], seed=SEED)),
         "same-initialisation gates": 2 * operations(lambda: gates(channel)),
         "identities": operations(identities),
     }

@@ -19,7 +19,7 @@ from audit.controls.measure import (
     measure_heads,
     measure_shifts,
 )
-from audit.controls.ranking import HeadEffects, largest, measure_ranking
+from audit.controls.ranking import HeadEffects, Ranking, largest, measure_rankings
 from audit.models.adapters.registry import Model, adapter
 from audit.patching.sites import Site
 from tests.models_for_tests import noise_pixels, tiny
@@ -48,8 +48,14 @@ def null(found: Mapping[str, Array]) -> Array:
     return found["null"]
 
 
+def ranking(donors: Mapping[str, ControlDonor] = DONORS, **options: int) -> Ranking:
+    recipient = ControlDonor(RECIPIENT, PIXELS)
+    return Ranking("which", recipient, donors, TARGETS, LAYERS, (difference, null), **options)
+
+
 def ranked(**options: int) -> list[HeadEffects]:
-    return measure_ranking(RECIPIENT, PIXELS, DONORS, TARGETS, LAYERS, sums=(difference, null), **options)
+    (effects,) = measure_rankings([ranking(**options)])
+    return effects
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +112,21 @@ def test_layers_of_unequal_width_are_estimated_head_by_head(family: str) -> None
 
 
 def test_heads_that_are_not_asked_for_are_not_numbers(exact: dict[str, Array]) -> None:
-    chosen = np.random.default_rng(0).random((N, 3, 4)) < 0.3
-    found = measure_heads(RECIPIENT, PIXELS, DONORS, TARGETS, LAYERS, chosen=chosen)
+    heads = np.random.default_rng(0).random((3, 4)) < 0.3
+    found = measure_heads(RECIPIENT, PIXELS, DONORS, TARGETS, LAYERS, heads=heads)
     for name, values in found.items():
-        assert np.array_equal(np.isnan(values), ~chosen)
-        np.testing.assert_allclose(values[chosen], exact[name][chosen], atol=1e-5)
+        assert np.array_equal(np.isnan(values), np.broadcast_to(~heads, values.shape))
+        np.testing.assert_allclose(values[:, heads], exact[name][:, heads], atol=1e-5)
+
+
+def test_some_images_are_measured_as_among_all(exact: dict[str, Array]) -> None:
+    some = range(5, 18)
+    given = RECIPIENT, PIXELS, DONORS, TARGETS, LAYERS
+    found, estimated = measure_heads(*given, images=some), estimate_heads(*given, images=some)
+    every = estimate_heads(*given)
+    for name in DONORS:
+        np.testing.assert_allclose(found[name], exact[name][5:18], atol=1e-5)
+        np.testing.assert_allclose(estimated[name], every[name][5:18], atol=1e-5)
 
 
 def test_a_head_that_gives_no_number_is_a_finalist_and_the_best() -> None:
@@ -119,9 +135,7 @@ def test_a_head_that_gives_no_number_is_a_finalist_and_the_best() -> None:
     with torch.no_grad():
         broken.blocks[2].attn.proj.weight[:, 8:16] = float("nan")
     donors = {"clean": ControlDonor(broken, PIXELS), "null": DONORS["null"]}
-    (effects,) = measure_ranking(
-        RECIPIENT, PIXELS, donors, TARGETS, LAYERS, sums=(difference,), screened=6, finalists=2
-    )
+    ((effects, _),) = measure_rankings([ranking(donors, screened=6, finalists=2)])
     assert effects.best(LAYERS) == Site(2, 1)
 
 
@@ -155,11 +169,9 @@ def test_exchanges_measured_together_are_those_measured_one_by_one() -> None:
     passes: list[int] = []
     models = (RECIPIENT, *(d.model for d in DONORS.values()))
     handles = [m.patch_embed.register_forward_hook(lambda *_: passes.append(1)) for m in models]
-    ticks: list[None] = []
-    found = measure_exchanges(exchanges, TARGETS, LAYERS, tick=lambda: ticks.append(None))
+    found = measure_exchanges(exchanges, TARGETS, LAYERS)
     for handle in handles:
         handle.remove()
-    assert len(ticks) == 1  # of 24 images
     assert len(passes) == 5  # three models on the images, two of them on the other ones
     for name, e in exchanges.items():
         alone = measure_shifts(e.recipient.model, e.recipient.pixels, e.donors, TARGETS, LAYERS, e.site)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from audit.store import WORK, locked
 from tests.end_to_end.conftest import Invoke, Run
+from tests.small_world import World
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.scale]
 
@@ -36,22 +38,31 @@ def begun(invoke: Invoke, card: Path, out: Path) -> psutil.Process:
     return psutil.Process(coordinator)
 
 
-def while_patching(process: psutil.Process, out: Path, pieces: int) -> list[psutil.Process]:
-    """Wait until so many pieces lie there, and return the workers."""
+def while_patching(process: psutil.Process, out: Path, stage: str, pieces: int) -> list[psutil.Process]:
+    """Wait until so many pieces of a stage lie there, and return the workers."""
     deadline = time.monotonic() + 120
-    while len(list(out.glob(f"*/{WORK}/*/*.json"))) < pieces:
+    while len(list(out.glob(f"*/{WORK}/{stage}/*.json"))) < pieces:
         assert process.status() != psutil.STATUS_ZOMBIE, "the audit ended before it was to be disturbed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return process.children()
 
 
+@pytest.fixture
+def controls_to_be_measured(small_run: Run, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the trained control models, and forget what was measured of them."""
+    shutil.copytree(world.shared / "cache", tmp_path / "cache", ignore=shutil.ignore_patterns("judged-*"))
+    monkeypatch.setenv("VIT_AUDIT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("controls_to_be_measured")
 def test_workers_and_a_coordinator_are_killed_and_the_record_is_that_of_one_process(
     invoke: Invoke, small_run: Run, tmp_path: Path
 ) -> None:
+    """The coordinator and a worker are killed while controls are measured, another worker while heads are patched."""
     out = tmp_path / "out"
     first = begun(invoke, small_run.card, out)
-    while_patching(first, out, 2)
+    while_patching(first, out, "controls-patching", 2)
     first.send_signal(signal.SIGKILL)
     os.waitpid(first.pid, 0)
 
@@ -64,9 +75,10 @@ def test_workers_and_a_coordinator_are_killed_and_the_record_is_that_of_one_proc
     assert of_other_code.is_file()
 
     second = begun(invoke, small_run.card, out)
-    workers = while_patching(second, out, 4)
-    if workers:
-        workers[0].send_signal(signal.SIGKILL)
+    for stage, pieces in (("controls-patching", 4), ("*-seed-0", 2)):
+        workers = while_patching(second, out, stage, pieces)
+        if workers:
+            workers[0].send_signal(signal.SIGKILL)
     _, status = os.waitpid(second.pid, 0)
     (folder,) = out.iterdir()
     said = (tmp_path / "said").read_text(encoding="utf-8")

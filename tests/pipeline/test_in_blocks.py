@@ -1,11 +1,16 @@
-"""Sweeps in blocks: what a sweep in one piece finds, and a list of ten thousand blocks in bounded memory."""
+"""Sweeps and controls in blocks: what one piece finds, and a list of ten thousand blocks in bounded memory."""
 
 from __future__ import annotations
 
+import os
+import pickle
 import re
+import signal
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,12 +22,23 @@ import torch
 
 from audit.batching import memory_limit
 from audit.card.schema import AuditSpec
+from audit.controls.looks import Found, Look, Measure, Measurement, measure_here
+from audit.controls.spec import Channel, ChannelSpec
+from audit.controls.trials import measure_channels
 from audit.errors import MemoryExhaustedError
 from audit.models.device import ON_CPU
 from audit.patching.sites import Site
 from audit.patching.sweep import DonorKind, sweep, sweep_together
 from audit.pipeline.context import RunContext
-from audit.pipeline.in_blocks import PATCH, estimate_in_blocks, plan_sweep, sweep_in_blocks, sweep_sets_in_blocks
+from audit.pipeline.in_blocks import (
+    PATCH,
+    estimate_in_blocks,
+    measure_in_blocks,
+    plan_measurement,
+    plan_sweep,
+    sweep_in_blocks,
+    sweep_sets_in_blocks,
+)
 from audit.work.pool import Workers
 from tests.models_for_tests import noise_pixels, tiny
 
@@ -205,3 +221,128 @@ def test_blocks_are_planned_in_memory_of_a_few_kilobytes_each(blocks: int, tmp_p
         tracemalloc.stop()
     assert len(keys) == blocks
     assert peak < 8_000 * blocks
+
+
+# Controls
+
+CHANNEL = Channel(
+    spec=ChannelSpec("colour", "colour", "gray", LAYERS, 2),
+    clean=(tiny(seed=11), tiny(seed=12)),
+    corrupted=MODEL,
+    null=(tiny(seed=13), tiny(seed=14)),
+    untrained=tiny(seed=15),
+    pixels=PIXELS,
+    targets=ROWS % 3,
+)
+OTHER = replace(CHANNEL, spec=ChannelSpec("blur", "fine detail", "blur", LAYERS, 2), targets=(ROWS + 1) % 3)
+MADE_OF = {"models": "whose"}
+
+
+def looking(work: Path, workers: Workers = ONE, block: int | None = None) -> Look:
+    """Return how control models are measured in tasks."""
+    of = context(work, workers, block)
+    return lambda _at, asked: measure_in_blocks(of, "stage", asked, made_of=MADE_OF, progress=silent)
+
+
+def measured(look: Look, folder: Path) -> list[bytes]:
+    """Measure both channels; return their files."""
+    files = []
+    for channel in measure_channels([CHANNEL, OTHER], seed=3, look=look):
+        channel.save(folder / "measured.npz")
+        files.append((folder / "measured.npz").read_bytes())
+    return files
+
+
+@pytest.fixture(scope="module")
+def in_one_piece(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    return measured(measure_here, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize("workers", [Workers(1), Workers(2), Workers(7)])
+def test_controls_in_blocks_find_what_one_process_finds_to_the_byte(
+    workers: Workers, in_one_piece: list[bytes], tmp_path: Path
+) -> None:
+    """Each look of both channels is one list of tasks; of both ways, batches hold the same images."""
+    looks: list[list[str]] = []
+    look = looking(tmp_path, workers)
+
+    def noted(at: str, asked: Sequence[Measurement]) -> dict[str, Found]:
+        looks.append([m.name for m in asked])
+        return look(at, asked)
+
+    assert measured(noted, tmp_path) == in_one_piece
+    assert len(set(in_one_piece)) == 2
+    assert [len(names) for names in looks] == [8, 4, 4]
+    assert len({name for names in looks for name in names}) == 16
+
+
+def test_what_controls_measure_can_be_sent_to_other_processes(in_one_piece: list[bytes], tmp_path: Path) -> None:
+    def sent(at: str, asked: Sequence[Measurement]) -> dict[str, Found]:
+        return measure_here(at, pickle.loads(pickle.dumps(asked)))
+
+    assert measured(sent, tmp_path) == in_one_piece
+
+
+def struck(measure: Measure, mark: Path, *, images: range) -> Found:
+    """Measure, but end this process the first time."""
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return measure(images=images)
+
+
+def refused(*, images: range) -> Found:
+    raise AssertionError(images)
+
+
+def test_controls_go_on_after_workers_are_killed_and_nothing_is_measured_twice(
+    in_one_piece: list[bytes], tmp_path: Path
+) -> None:
+    look, marks = looking(tmp_path, Workers(2)), tmp_path / "marks"
+    marks.mkdir()
+
+    def deadly(at: str, asked: Sequence[Measurement]) -> dict[str, Found]:
+        first, *others = asked
+        return look(at, [replace(first, measure=partial(struck, first.measure, marks / at)), *others])
+
+    assert measured(deadly, tmp_path) == in_one_piece
+    assert len(list(marks.iterdir())) == 3
+
+    def done(at: str, asked: Sequence[Measurement]) -> dict[str, Found]:
+        return look(at, [replace(m, measure=refused) for m in asked])
+
+    assert measured(done, tmp_path) == in_one_piece
+
+
+def test_what_is_measured_of_controls_is_in_the_key(tmp_path: Path) -> None:
+    """What all measurements are made of, what was decided, the images, and how many are taken at once."""
+    plain = Measurement("colour", MODEL, range(40), {"shift": ()}, refused, 1)
+
+    def keys(measurement: Measurement = plain, made_of: str = "whose", block: int | None = None) -> set[str]:
+        tasks = plan_measurement(context(tmp_path, block=block), measurement, {"models": made_of})
+        assert sum(task.rows for task in tasks) == len(measurement.images)
+        return {task.key for task in tasks}
+
+    assert len(keys()) == 2
+    assert len(keys(replace(plain, whole=True))) == 1
+    assert keys() == keys(block=64)  # so many go through at once at most
+    for other in (
+        keys(replace(plain, name="blur")),
+        keys(replace(plain, made_of={"heads": [[0, 1]]})),
+        keys(replace(plain, images=range(1, 39))),
+        keys(made_of="others'"),
+        keys(block=16),
+    ):
+        assert not other & keys()
+    with memory_limit(2**32):
+        limited = keys()
+    assert not limited & keys()
+
+
+def test_where_memory_does_not_suffice_for_controls_the_line_names_a_smaller_block(tmp_path: Path) -> None:
+    what = r"^\w+, exchanges, block 1 of 2: memory does not suffice; plan smaller blocks: audit.block: 16 in the card$"
+    with room_for(20):
+        with pytest.raises(MemoryExhaustedError) as told:
+            measured(looking(tmp_path / "32"), tmp_path)
+        assert len(measured(looking(tmp_path / "16", block=16), tmp_path)) == 2
+    assert re.match(what, str(told.value))
