@@ -44,20 +44,11 @@ RATES = {
 
 @dataclass(frozen=True)
 class Question:
-    """What is compared: an attribute or intersection, its groups, the reference, and the thresholds.
+    """What is compared: an attribute or intersection, its groups, the reference, and the thresholds."""
 
-    Parameters
-    ----------
-    attribute : str
-        Column of the group; for an intersection such as ``gender x skin_tone`` a joined column.
-    reference : str
-    groups : sequence of str
-        Reported even where no image is of the group.
-    """
-
-    attribute: str
+    attribute: str  # column of the group; for an intersection such as ``gender x skin_tone`` a joined column
     reference: str
-    groups: Sequence[str]
+    groups: Sequence[str]  # reported even where no image is of the group
 
 
 @dataclass(frozen=True)

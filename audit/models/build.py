@@ -48,56 +48,27 @@ IN_MEMORY = "in memory"  # a card's model.weights, of a module that was given
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What of a file of weights became a model's.
+    """What of a file of weights became a model's."""
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        What was opened.
-    kind : str
-        "safetensors", "PyTorch", "sharded" or "torch.distributed".
-    set_name : str
-        Where in the file the weights are; "" for the file itself.
-    state : {"ema", "raw"}
-    stripped : str
-        What was before the names of all tensors.
-    classifier : str
-        The file's name of the classifier, where it stood outside the model; else "".
-    left_over : tuple of str
-        Tensors of these weights that are no part of the model.
-    stored : mapping of str to int
-        How many tensors are stored in each type; floating-point ones are loaded as float32.
-    """
-
-    path: Path
-    kind: str
-    set_name: str
+    path: Path  # what was opened
+    kind: str  # "safetensors", "PyTorch", "sharded" or "torch.distributed"
+    set_name: str  # where in the file the weights are; "" for the file itself
     state: State
-    stripped: str
-    classifier: str
-    left_over: tuple[str, ...]
-    stored: Mapping[str, int]
+    stripped: str  # what was before the names of all tensors
+    classifier: str  # the file's name of the classifier, where it stood outside the model; else ""
+    left_over: tuple[str, ...]  # tensors of these weights that are no part of the model
+    stored: Mapping[str, int]  # how many tensors are stored in each type; floating-point ones are loaded as float32
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A recipe for fresh copies of one initialisation: same weights each time, any number of classes.
+    """A recipe for fresh copies of one initialisation: same weights each time, any number of classes."""
 
-    Parameters
-    ----------
-    spec : ModelSpec
-        The card's model.
-    weights : pathlib.Path, optional
-        The weights file (of Hugging Face: the folder), found; None for ``pretrained`` and ``none``.
-    module : torch.nn.Module, optional
-        The model itself, where it was given in Python; every copy is one of it. See ``from_module``.
-    preprocess : Preprocess, optional
-        The user's own preprocessing, in place of that which the weights or the card name.
-    """
-
-    spec: ModelSpec
-    weights: Path | None
+    spec: ModelSpec  # the card's model
+    weights: Path | None  # the weights file (of Hugging Face: the folder), found; None for ``pretrained`` and ``none``
+    # the model itself, where it was given in Python; every copy is one of it. See ``from_module``.
     module: Model | None = None
+    # the user's own preprocessing, in place of that which the weights or the card name
     preprocess: Preprocess | None = None
 
     @classmethod

@@ -20,23 +20,13 @@ COUNTED = "num_batches_tracked"  # by batch norms of late versions of torch; not
 
 @dataclass(frozen=True)
 class Fitted:
-    """Tensors under a model's names, and how they came to have them.
-
-    Parameters
-    ----------
-    tensors : dict of str to torch.Tensor
-    stripped : str
-        What was before the names of all of the model's tensors, "" where nothing.
-    classifier : str
-        Name of the module in the file that is the model's classifier, where it stood outside the model; else "".
-    left_over : tuple of str
-        Names of tensors in the file that are no part of the model.
-    """
+    """Tensors under a model's names, and how they came to have them."""
 
     tensors: dict[str, torch.Tensor]
-    stripped: str
+    stripped: str  # what was before the names of all of the model's tensors, "" where nothing
+    # name of the module in the file that is the model's classifier, where it stood outside the model; else ""
     classifier: str
-    left_over: tuple[str, ...]
+    left_over: tuple[str, ...]  # names of tensors in the file that are no part of the model
 
 
 def fit_names(

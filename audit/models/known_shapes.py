@@ -23,37 +23,16 @@ VARIES = re.compile(r"pos_embed$|pos_embedding$|relative_position|num_batches_tr
 
 @dataclass(frozen=True)
 class Known:
-    """A model that can be patched, as its name alone makes it.
+    """A model that can be patched, as its name alone makes it."""
 
-    Parameters
-    ----------
-    name : str
-        As a card has it.
-    shapes : str
-        Of its tensors, as :func:`hash_shapes` sums them up.
-    unit : str
-    layers : int
-    units : int
-        Of the first layer.
-    side : int
-        Of its images, in pixels.
-    positions : int
-        Rows of its table of positions; 0 where it has none.
-    patch : int
-        Side of a patch, in pixels; 0 of convolutional networks.
-    mean, std : list of float
-    interpolation : str
-    crop_pct : float
-    """
-
-    name: str
-    shapes: str
+    name: str  # as a card has it
+    shapes: str  # of its tensors, as :func:`hash_shapes` sums them up
     unit: str
     layers: int
-    units: int
-    side: int
-    positions: int
-    patch: int
+    units: int  # of the first layer
+    side: int  # of its images, in pixels
+    positions: int  # rows of its table of positions; 0 where it has none
+    patch: int  # side of a patch, in pixels; 0 of convolutional networks
     mean: list[float]
     std: list[float]
     interpolation: str

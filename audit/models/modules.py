@@ -86,25 +86,15 @@ def _refuse_several(module: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the parts of a module of no known family are named; ``va.wrap`` and ``va.adapt`` say what each is.
+    """How the parts of a module of no known family are named; ``va.wrap`` and ``va.adapt`` say what each is."""
 
-    Parameters
-    ----------
-    parts : sequence of str, optional
-        Stages or blocks; those of a row of modules are found.
-    classifier : str, optional
-    projection, heads, inner
-        Of a transformer's blocks; None where slices of channels are patched.
-    channels : int
-        Of an image.
-    """
-
-    parts: Sequence[str] | None = None
+    parts: Sequence[str] | None = None  # stages or blocks; those of a row of modules are found
     classifier: str | None = None
+    # of a transformer's blocks; None where slices of channels are patched
     projection: str | None = None
     heads: int = 0
     inner: Sequence[str] = ()
-    channels: int = 3
+    channels: int = 3  # of an image
 
     def named(self, module: nn.Module, side: int) -> PlainNetwork | AdaptedNetwork | None:
         """Return the module with its parts named; None where nothing names or finds them.

@@ -51,25 +51,14 @@ Transform = Callable[[Image.Image], torch.Tensor]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images become what a model sees.
+    """How images become what a model sees."""
 
-    Parameters
-    ----------
-    geometry : Geometry
-        From a file to pixels of the model's size.
-    mean, std : tuple of float
-        By which pixels between 0 and 1 are normalised, one each a channel.
-    info : PreprocessingInfo
-        What the record says of it.
-    carried : Carried, optional
-        What weights that are saved carry of it, where a card can name them.
-    """
-
-    geometry: Geometry
+    geometry: Geometry  # from a file to pixels of the model's size
+    # by which pixels between 0 and 1 are normalised, one each a channel
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    info: PreprocessingInfo
-    carried: Carried | None = None
+    info: PreprocessingInfo  # what the record says of it
+    carried: Carried | None = None  # what weights that are saved carry of it, where a card can name them
 
     def opened(self, opening: Opening) -> Preprocessing:
         """Return the same with files opened in another way; a legacy pipeline has its own."""

@@ -48,17 +48,10 @@ def _continue(model: Model, layer: int, stream: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Patches:
-    """M patches of one layer, each of one head. The numbers are in main memory, wherever the model is.
+    """M patches of one layer, each of one head. The numbers are in main memory, wherever the model is."""
 
-    Parameters
-    ----------
-    head : torch.Tensor of int (M,)
-        0-based.
-    recipient, donor : torch.Tensor of int (M,)
-        Rows of the recipients' trace and of the donors'.
-    """
-
-    head: torch.Tensor
+    head: torch.Tensor  # (M,), 0-based
+    # (M,), rows of the recipients' trace and of the donors'
     recipient: torch.Tensor
     donor: torch.Tensor
 

@@ -29,21 +29,11 @@ VERSIONS = ("own", "edited")
 
 @dataclass(frozen=True)
 class Pairs:
-    """Images as they are and their twins of the other group, row by row.
+    """Images as they are and their twins of the other group, row by row."""
 
-    Parameters
-    ----------
-    rows : pandas.DataFrame
-        Of the samples, with ``side`` ("group" or "reference").
-    images : Images
-        N as they are, then their N twins.
-    back : numpy.ndarray or None
-        The first few edited there and back again, where the source can do that.
-    """
-
-    rows: pd.DataFrame
-    images: Images
-    back: Pixels | None
+    rows: pd.DataFrame  # of the samples, with ``side`` ("group" or "reference")
+    images: Images  # N as they are, then their N twins
+    back: Pixels | None  # the first few edited there and back again, where the source can do that
 
 
 def sweep_pairs(context: RunContext, models: AuditedModels, swept: Swept) -> pd.DataFrame | None:
