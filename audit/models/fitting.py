@@ -65,13 +65,7 @@ def fit_names(
 
 
 def _prefix(tensors: Tensors, wanted: set[str], where: str, conversion: Conversion | None) -> str:
-    """Return what is before the names of the model's tensors: that under which most of them are found.
-
-    Raises
-    ------
-    ModelError
-        If several modules are the model as well as each other.
-    """
+    """Return what is before the names of the model's tensors: that under which most of them are found."""
     counts = Counter(p for name in tensors for p in _beginnings(name))
     likely = ["", *(p for p, count in counts.items() if 2 * count >= len(wanted))]
     empty = {name: tensor.to("meta") for name, tensor in tensors.items()}
@@ -117,15 +111,7 @@ def _classifier_of(model: Model, tensors: Tensors) -> str:
 
 
 def _check_left_over(beside: Tensors, where: str, *, alone: bool) -> None:
-    """Raise where something beside a whole model may take part in its answers.
-
-    Parameters
-    ----------
-    beside : mapping of str to torch.Tensor
-    where : str
-    alone : bool
-        Whether the model with its classifier is a module of its own; then a vector beside it is no part of it.
-    """
+    """Raise where something beside a whole model may take part in its answers; a vector beside a module of its own does not."""
     doubtful = [n for n, t in beside.items() if not STRANGERS.search(n) and not (alone and t.ndim < 2)]
     if doubtful:
         what = f"holds more than the model, which may be part of it: {listed(sorted(doubtful))}"

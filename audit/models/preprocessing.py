@@ -488,13 +488,7 @@ def _one_line(step: object) -> str:
 
 
 def _fitted(fit: Callable[[Image.Image], Pixels], image: Image.Image, library: str) -> Pixels:
-    """Return what a library makes of an image.
-
-    Raises
-    ------
-    ModelError
-        If this version of it does not take the settings.
-    """
+    """Return what a library makes of an image, or say that this version of it does not take the settings."""
     try:
         return fit(image)
     except (KeyError, TypeError, ValueError) as error:
@@ -504,12 +498,7 @@ def _fitted(fit: Callable[[Image.Image], Pixels], image: Image.Image, library: s
 
 
 def _checked(made: Preprocessing, shape: tuple[int, int, int]) -> Preprocessing:
-    """Return a preprocessing that gives what the model takes, with that written down.
-
-    Raises
-    ------
-    ModelError
-    """
+    """Return a preprocessing that gives what the model takes, with that written down."""
     tried = _fitted(made.geometry.fit, Image.new("RGB", (shape[1] + 17, shape[0] + 5)), made.info.library)
     seen_as_luma = shape[2] == 1 and tried.shape == (*shape[:2], 3)
     if tried.shape != shape and not seen_as_luma:
