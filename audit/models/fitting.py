@@ -111,7 +111,7 @@ def _classifier_of(model: Model, tensors: Tensors) -> str:
 
 
 def _check_left_over(beside: Tensors, where: str, *, alone: bool) -> None:
-    """Raise where something beside a whole model may take part in its answers; a vector beside a module of its own does not."""
+    """Raise where something beside a whole model may be part of it; a vector beside a whole module is not."""
     doubtful = [n for n, t in beside.items() if not STRANGERS.search(n) and not (alone and t.ndim < 2)]
     if doubtful:
         what = f"holds more than the model, which may be part of it: {listed(sorted(doubtful))}"
