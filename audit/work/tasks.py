@@ -147,26 +147,3 @@ def read_results(tasks: Sequence[Task], folder: Path) -> Iterator[pd.DataFrame]:
         if content is None:
             raise UnfinishedError(str(folder / task.key), f"the result of {task.name} is missing", "run again")
         yield pd.read_parquet(io.BytesIO(content))
-
-
-def merge(tasks: Sequence[Task], folder: Path, by: Sequence[str]) -> pd.DataFrame:
-    """Put the results of all tasks together, sorted.
-
-    Parameters
-    ----------
-    tasks : sequence of Task
-    folder : pathlib.Path
-    by : sequence of str
-        Columns that tell the rows apart, by which they are sorted.
-
-    Raises
-    ------
-    UnfinishedError
-        If a result is missing or damaged, or two rows are alike in ``by``.
-    """
-    merged = pd.concat(read_results(tasks, folder), ignore_index=True).sort_values(
-        list(by), kind="stable", ignore_index=True
-    )
-    if merged.duplicated(list(by)).any():
-        raise UnfinishedError(str(folder), f"two results have the same {', '.join(by)}", "please report this")
-    return merged

@@ -22,7 +22,7 @@ import torch
 from audit.errors import DivergedError, InputError, MemoryExhaustedError, NotWrittenError, UnfinishedError
 from audit.progress import Progress
 from audit.work.pool import Workers, run_tasks
-from audit.work.tasks import Task, do_task, is_done, list_hash, merge, result_files
+from audit.work.tasks import Task, do_task, is_done, list_hash, read_results, result_files
 from tests.limits import files_of_at_most
 
 pytestmark = pytest.mark.unit
@@ -98,10 +98,15 @@ def silent(_done: int, _total: int) -> None:
     """Tell nobody."""
 
 
+def merge(planned: list[Task], folder: Path) -> pd.DataFrame:
+    """Return the results of all tasks, sorted."""
+    return pd.concat(read_results(planned, folder)).sort_values(BY, kind="stable", ignore_index=True)
+
+
 def done(folder: Path, number: int, planned: list[Task] | None = None) -> pd.DataFrame:
     planned = planned or tasks()
     run_tasks(planned, folder, Workers(number), silent)
-    return merge(planned, folder, BY)
+    return merge(planned, folder)
 
 
 @pytest.mark.parametrize("number", [2, 7])
@@ -165,7 +170,7 @@ def test_a_task_that_kills_every_worker_is_named_and_the_others_are_done(tmp_pat
     planned = [task(block, deadly) for block in range(6)]
     with pytest.raises(UnfinishedError, match=r"^block 3: its worker was ended 3 times; .*fewer --workers"):
         run_tasks(planned, tmp_path, Workers(2), silent)
-    assert len(merge([t for t in planned if t.name != "block 3"], tmp_path, BY)) == 40
+    assert len(merge([t for t in planned if t.name != "block 3"], tmp_path)) == 40
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -180,7 +185,7 @@ def test_a_task_that_fails_is_named_and_the_others_are_done(number: int, tmp_pat
         run_tasks(planned, tmp_path, Workers(number), silent)
     assert told.value.__notes__ == ["in the task block 2, and 1 more"]
     assert told.value.where == "face-2.png"
-    assert len(merge([t for t in planned if t.name not in ("block 2", "block 4")], tmp_path, BY)) == 32
+    assert len(merge([t for t in planned if t.name not in ("block 2", "block 4")], tmp_path)) == 32
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -221,7 +226,7 @@ def test_only_what_may_pass_is_tried_again_and_the_rest_goes_on(
         run_tasks(planned, tmp_path / "work", Workers(number), silent)
     assert told.value.__notes__ == ["in the task block 1"]
     assert (tmp_path / "tried").read_text(encoding="ascii") == "." * tries
-    assert len(merge([t for t in planned if t.name != "block 1"], tmp_path / "work", BY)) == 24
+    assert len(merge([t for t in planned if t.name != "block 1"], tmp_path / "work")) == 24
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -243,7 +248,7 @@ def test_where_the_disk_is_full_it_is_named_and_no_task_is_done_in_vain(number: 
     assert {path: path.read_bytes() for path in work.iterdir()} == kept
     assert len(list(begun.iterdir())) < 24
     with pytest.raises(UnfinishedError, match="is missing; run again"):
-        merge(planned, work, BY)
+        merge(planned, work)
     pd.testing.assert_frame_equal(done(work, number, planned), done(tmp_path / "b", 1, tasks(24)), rtol=0, atol=0)
 
 
@@ -284,7 +289,7 @@ def test_processes_of_several_devices_see_their_own_and_do_the_same(tmp_path: Pa
     seen: list[int] = []
     each = tuple({"STAND_IN": name} for name in ("cuda:0", "cuda:1"))
     run_tasks(planned, tmp_path, Workers(2, alone=each), lambda done, _total: seen.append(done))
-    found = merge(planned, tmp_path, BY)
+    found = merge(planned, tmp_path)
     assert set(found["device"]) == {"cuda:0", "cuda:1"}
     assert found["value"].tolist() == [6.0 * i + 3.0 for i in range(8)]
     assert (seen[-1], "STAND_IN" in os.environ) == (8, False)
@@ -324,7 +329,7 @@ def test_a_table_without_what_is_known_of_it_is_no_result(tmp_path: Path) -> Non
     assert [path.suffix for path in tmp_path.iterdir()] == [".parquet"]
     assert not is_done(task(0), tmp_path)
     with pytest.raises(UnfinishedError, match="the result of block 0 is missing"):
-        merge([task(0)], tmp_path, BY)
+        merge([task(0)], tmp_path)
     run_tasks([task(0)], tmp_path, Workers(1), silent)
     assert is_done(task(0), tmp_path)
 
@@ -412,11 +417,7 @@ def test_results_are_merged_whole_or_not_at_all(tmp_path: Path) -> None:
     planned = tasks(3)
     run_tasks(planned[:2], tmp_path, Workers(1), silent)
     with pytest.raises(UnfinishedError, match=r"the result of block 2 is missing; run again$"):
-        merge(planned, tmp_path, BY)
-    twice = [task(0), Task("copy", {"block": "copy"}, 4, 8, lambda progress: squares(0, progress))]
-    run_tasks(twice, tmp_path, Workers(1), silent)
-    with pytest.raises(UnfinishedError, match="two results have the same image, layer"):
-        merge(twice, tmp_path, BY)
+        merge(planned, tmp_path)
     with pytest.raises(ValueError, match="two tasks of a stage have one key"):
         list_hash([task(0), task(0)])
 
