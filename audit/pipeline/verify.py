@@ -87,20 +87,9 @@ class Verified:
 
 
 def verify_run(run: Path, step: Step, *, key: Path | None = None) -> Verified:
-    """Check a run directory.
+    """Check a run directory, as :func:`vit_audit.verify` describes it.
 
-    Parameters
-    ----------
-    run : pathlib.Path
-    step : callable
-        Given the name of a step, returns a callback (done, total).
-    key : pathlib.Path, optional
-        An Ed25519 public key: the signature is asked for, and checked.
-
-    Returns
-    -------
-    Verified
-        Faults of files first, then of figures, then of pages.
+    Faults of files come first, then those of figures, then those of pages.
     """
     tick = step("verify: hashes, figures, pages")
     files = hash_files(run)
