@@ -163,6 +163,14 @@ def words_of(unit: Unit) -> Mapping[str, Any]:
     return MappingProxyType(words)
 
 
+@cache
+def glossary(unit: Unit) -> tuple[tuple[str, str], ...]:
+    """Return terms and their meanings, from ``templates/glossary.yaml``, for a kind of part that is patched."""
+    content = data_file("glossary.yaml")
+    terms = of_unit({**content["terms"], **content[unit]}, unit)
+    return tuple((term, terms[term]) for term in sorted(terms, key=str.casefold))
+
+
 class Sentences:
     """The sentences of one audit."""
 

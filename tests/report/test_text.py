@@ -45,9 +45,9 @@ from audit.report.text import (
     source_sentence,
     warning_sentence,
 )
-from audit.report.wording import forbidden_words
 from audit.terminal import shared_summary, summary
 from tests.evidence.rows import CONTEXT, around, contrast_row, contrast_rows, controls, head_row, head_rows
+from tests.report.forbidden import forbidden_words
 
 from .examples import examples
 from .test_html import PARTS
