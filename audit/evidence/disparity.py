@@ -308,10 +308,6 @@ def primary_gaps(rows: Iterable[ContrastRow]) -> dict[str, ContrastRow]:
 
     The rule is fixed before the run: the label-standardised gap; where that is not detected, but a gap in the true or
     the false positives is, the one of these with the smaller adjusted p-value.
-
-    Returns
-    -------
-    dict of str to ContrastRow
     """
     chosen: dict[str, ContrastRow] = {}
     for row in sorted(rows, key=_rank):

@@ -114,10 +114,6 @@ def label_shares_of(audited: pd.DataFrame, contrast: Contrast, outcome: str, met
     metric : Metric
         Label-standardised: shares among images of known group, for both sides. Of the outcome's own images: that label
         alone. Of the others: each side's own mix of the other labels.
-
-    Returns
-    -------
-    LabelShares
     """
     groups, labels = audited[contrast.attribute], audited["label"]
     if metric == Metric.STANDARDISED_GAP:

@@ -47,10 +47,6 @@ def plan_group_swap(
         Of the pairing.
     max_images : int, optional
         At most so many recipients, drawn evenly over label x group.
-
-    Returns
-    -------
-    GroupSwapPlan
     """
     rng = np.random.default_rng(seed)
     sides = {contrast.group: "group", contrast.reference: "reference"}

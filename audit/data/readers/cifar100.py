@@ -86,10 +86,6 @@ def read_cifar100(spec: DataSpec, path: Path) -> RawTable:
     path : pathlib.Path
         See ``cifar100_images``.
 
-    Returns
-    -------
-    RawTable
-
     Raises
     ------
     DataError
@@ -209,10 +205,6 @@ def unpickle_arrays(content: bytes, where: str) -> dict[str, Any]:
         The pickle.
     where : str
         The file, for the message.
-
-    Returns
-    -------
-    dict
 
     Raises
     ------

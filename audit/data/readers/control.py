@@ -37,10 +37,6 @@ def read_control_images(spec: DataSpec, *, base: Path) -> ControlImages:
     base : pathlib.Path
         The folder that ``spec.path`` is relative to; an absolute path stands for itself.
 
-    Returns
-    -------
-    ControlImages
-
     Raises
     ------
     DataError

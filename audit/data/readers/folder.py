@@ -79,10 +79,6 @@ def class_folders(path: Path) -> ClassFolders:
         ``<class>/**/*`` or ``{train,test,val}/<class>/**/*``. Texts and tables beside the class folders, such as
         ``groups.csv``, are passed over.
 
-    Returns
-    -------
-    ClassFolders
-
     Raises
     ------
     DataError

@@ -31,12 +31,7 @@ class Sizes:
 
 
 class Adapter(ABC):
-    """Where the parts of a model are, and how its stream lies.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    """
+    """Where the parts of a model are, and how its stream lies."""
 
     called: ClassVar[str]  # the family, in the table of supported models
     named: ClassVar[tuple[str, ...]]  # timm's names, as a shell matches them

@@ -22,12 +22,7 @@ from audit.units import Unit
 
 
 class Heads(Adapter):
-    """timm's ``VisionTransformer``, and what the other families have in common with it.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    """
+    """timm's ``VisionTransformer``, and what the other families have in common with it."""
 
     called: ClassVar[str] = "ViT, DeiT, DeiT III, DINOv2 (with registers), CLIP and SigLIP image towers, FlexiViT"
     named: ClassVar[tuple[str, ...]] = ("vit_*", "deit_*", "deit3_*", "flexivit_*")
