@@ -26,7 +26,7 @@ from audit.models.converters.conversion import Conversion
 from audit.models.converters.huggingface import find_weights, read_folder
 from audit.models.converters.processors import open_processor
 from audit.models.converters.torchvision import convert_resnet, convert_vit
-from audit.models.load import load_tensors
+from audit.models.load import fit_tensors
 from audit.models.named import AdaptedNetwork, PlainNetwork, grouped
 from audit.models.outputs import OneOutput, body_within, keys_of, one_head, with_pair
 from audit.models.readout import readout_of, readout_of_card, with_readout
@@ -197,7 +197,7 @@ def _convert(conversion: Conversion, state: StateDict, kind: str) -> Model:
     if classifier is None:
         raise ModelError(WHERE, f"a {kind} has no classifier", "give the model with its classifier")
     model = conversion.create(len(classifier), None)
-    load_tensors(model, tensors, WHERE, keep_classifier=True)
+    model.load_state_dict(fit_tensors(model, tensors, WHERE, keep_classifier=True).tensors, strict=False)
     return with_readout(model, readout_of_card(ModelSpec(), own=conversion.output))
 
 
