@@ -75,32 +75,6 @@ def _holds_zero(estimate: Estimate) -> bool:
     return estimate.low is None or estimate.high is None or estimate.low <= 0 <= estimate.high
 
 
-FILTERS: Mapping[str, Any] = {
-    "agreeing": _agreeing,
-    "count": formats.count,
-    "decimal": formats.decimal,
-    "difference": formats.difference,
-    "holds_zero": _holds_zero,
-    "label": formats.label,
-    "measured": formats.measured,
-    "level_note": formats.level_note,
-    "p": formats.p_value,
-    "percent": formats.percent,
-    "plural": formats.plural,
-    "points": formats.points,
-    "precise": repr,
-    "quantity": formats.quantity,
-    "rate": formats.rate,
-    "rate_interval": formats.rate_interval,
-    "interval_of": formats.interval_of,
-    "ratio": formats.ratio,
-    "short": formats.short_hash,
-    "size": formats.size,
-    "slug": formats.slug,
-    "spread": formats.spread,
-}
-
-
 def finalised(value: object) -> object:
     """Make visible what could mislead in whatever a template prints."""
     return formats.clean(value) if type(value) is str else value
@@ -286,26 +260,6 @@ class Sentences:
         """Return the warnings that belong to the outcome: they may change what it means."""
         return [f"{warning_sentence(w)}." for w in self.audit.data.warnings if _is_first(w)]
 
-    def attribute_note(self, info: AttributeInfo) -> str:
-        """Say what the card says of an attribute, and what was made of its column."""
-        return attribute_note(info)
-
-    def source(self) -> str:
-        """Say where the images are from."""
-        return source_sentence(self.audit.data.source)
-
-    def left_out(self, row: ExcludedRow) -> str:
-        """Say why images were left out."""
-        return left_out_sentence(row)
-
-    def limits(self) -> list[str]:
-        """Say what the sizes of the data let the audit detect."""
-        return limit_sentences(self.audit.data)
-
-    def untested(self, row: ContrastRow) -> str:
-        """Say why a comparison could not be tested; "" where it was."""
-        return untested_sentence(row)
-
     def localisation(self, question: str, rows: Sequence[HeadRow]) -> str:
         """Say where in the model a question's gap was found."""
         where = self.audit.localisation.get(question)
@@ -318,10 +272,6 @@ class Sentences:
     def origin(self) -> str:
         """Say where the audited model comes from."""
         return one_line(str(self._method.origin(self.audit.model)))
-
-    def called(self) -> str:
-        """Say how the model's outputs are read."""
-        return called_sentence(self.audit.model)
 
     def no_sensitivity(self) -> str:
         """Say why the texts of a zero-shot model's prompts were not tried one by one; "" where they were."""
@@ -397,10 +347,6 @@ class Sentences:
     def picture(self, part: str, *about: object) -> str:
         """Return what a grid, a picture or a set of heads is called: a macro of ``text/pictures.j2``."""
         return one_line(str(getattr(self._pictures, part)(*about)))
-
-    def detection(self) -> list[str]:
-        """Say for each attribute how many images never reached the classifier."""
-        return detection_sentences(self.audit.data)
 
     def where(self, gap: ContrastRow) -> Localisation | None:
         """Return where in the model a gap was found; None where that was not asked."""
@@ -549,3 +495,36 @@ def because(row: ComparedFinding, unit: Unit) -> str:
 @cache
 def _diff_templates(unit: Unit) -> Any:
     return environment().get_template("text/diff.j2").make_module({"unit": UNITS[unit]})
+
+
+FILTERS: Mapping[str, Any] = {
+    "agreeing": _agreeing,
+    "attribute_note": attribute_note,
+    "called": called_sentence,
+    "count": formats.count,
+    "decimal": formats.decimal,
+    "detection": detection_sentences,
+    "difference": formats.difference,
+    "holds_zero": _holds_zero,
+    "label": formats.label,
+    "left_out": left_out_sentence,
+    "limits": limit_sentences,
+    "measured": formats.measured,
+    "level_note": formats.level_note,
+    "p": formats.p_value,
+    "percent": formats.percent,
+    "plural": formats.plural,
+    "points": formats.points,
+    "precise": repr,
+    "quantity": formats.quantity,
+    "rate": formats.rate,
+    "rate_interval": formats.rate_interval,
+    "interval_of": formats.interval_of,
+    "ratio": formats.ratio,
+    "short": formats.short_hash,
+    "size": formats.size,
+    "slug": formats.slug,
+    "source": source_sentence,
+    "spread": formats.spread,
+    "untested": untested_sentence,
+}

@@ -37,6 +37,7 @@ from audit.records import (
 from audit.report.html import render_html
 from audit.report.text import (
     Sentences,
+    called_sentence,
     data_file,
     finding_title,
     left_out_sentence,
@@ -434,7 +435,7 @@ def test_every_control_has_its_words(check: str, unit: str, judged: str) -> None
 def test_how_outputs_are_read_is_said(reading: dict[str, object], said: list[str]) -> None:
     model = AUDIT.model.model_copy(update={"classes": ["no", "yes"], **reading})
     page = render_html(AUDIT.model_copy(update={"model": model}), "0" * 64)
-    sentence = Sentences(AUDIT.model_copy(update={"model": model})).called()
+    sentence = called_sentence(model)
     assert all(part in sentence for part in said)
     assert page.count(str(escape(sentence))) == (
         2 if reading.keys() & {"output", "decision"} else 1
