@@ -39,7 +39,6 @@ from audit.records import (
     Reason,
     ReasonCode,
     RunComparison,
-    SearchPrecision,
     SharedCopy,
     TableForm,
 )
@@ -248,14 +247,6 @@ class Sentences:
         keys = [*NOT_SHOWN, *(["emotion"] if self.audit.task == "emotion" else [])]
         return [one_line(str(self._outcome.not_shown(key))) for key in keys]
 
-    def warnings(self) -> list[str]:
-        """Return all warnings about the data."""
-        return [warning_sentence(w) for w in self.audit.data.warnings]
-
-    def tables(self) -> str:
-        """Say how the tables of the data were read."""
-        return "; ".join(map(table_sentence, self.audit.data.tables))
-
     def first_warnings(self) -> list[str]:
         """Return the warnings that belong to the outcome: they may change what it means."""
         return [f"{warning_sentence(w)}." for w in self.audit.data.warnings if _is_first(w)]
@@ -265,14 +256,6 @@ class Sentences:
         where = self.audit.localisation.get(question)
         return one_line(str(self._outcome.localisation(where, rows)))
 
-    def size(self) -> str:
-        """Say what the audited model is built of, and the size of its images, as far as these were given."""
-        return one_line(str(self._method.size(self.audit.model)))
-
-    def origin(self) -> str:
-        """Say where the audited model comes from."""
-        return one_line(str(self._method.origin(self.audit.model)))
-
     def no_sensitivity(self) -> str:
         """Say why the texts of a zero-shot model's prompts were not tried one by one; "" where they were."""
         found = self.audit.prompt_sensitivity
@@ -281,10 +264,6 @@ class Sentences:
     def prompts(self) -> str:
         """Say by what a zero-shot model's classes are described; "" of other models."""
         return "" if self.audit.model.prompts is None else one_line(str(self._method.prompts(self.audit.model)))
-
-    def training(self) -> str:
-        """Say how the audited model was trained."""
-        return one_line(str(self._method.training(self.audit.model.training)))
 
     def setup(self) -> str:
         """Say what the known effects were measured on; "" where they were not."""
@@ -300,26 +279,14 @@ class Sentences:
         """Say which controls were not run, or failed and left out what they gate."""
         return [one_line(str(self._method.not_run(row))) for row in self.audit.controls.not_run]
 
-    def engine(self) -> str:
-        """Say what patched, and how well it agrees with plain hooks."""
-        return one_line(str(self._method.engine(self.audit.method.engine)))
-
     def patches(self) -> str:
         """Say whether all patches were made; "" where none was."""
         choice = self.audit.method.patches
         return "" if choice is None else one_line(str(self._method.patches(choice)))
 
-    def precision(self, found: SearchPrecision) -> str:
-        """Say how precisely heads were searched for."""
-        return one_line(str(self._outcome.precision(found)))
-
     def kind(self, control: Control, where: str) -> str:
         """Say in one line what all controls of a kind show."""
         return filled(data_file("words.yaml")["kinds"][control.kind], unit=self.unit, where=where, c=control)
-
-    def family(self) -> str:
-        """Say over which tests is adjusted."""
-        return one_line(str(self._outcome.family()))
 
     def control(self, part: str, control: Control) -> str:
         """Return one part of a control: "title", "where", "statistic", "meaning" or "fix"."""
@@ -343,6 +310,14 @@ class Sentences:
         """Return title and caption of a grid of heads."""
         corruption = data_file("controls.yaml")["channels"].get(grid.channel, {}).get("corruption", "")
         return self.picture("grid_title", grid, corruption), self.picture("grid_caption", grid, corruption)
+
+    def of_method(self, part: str, *about: object) -> str:
+        """Say something of model or method: a macro of ``text/method.j2`` ("size", "origin", "training", "engine")."""
+        return one_line(str(getattr(self._method, part)(*about)))
+
+    def of_outcome(self, part: str, *about: object) -> str:
+        """Say something of the outcome: a macro of ``text/outcome.j2`` ("precision", "family")."""
+        return one_line(str(getattr(self._outcome, part)(*about)))
 
     def picture(self, part: str, *about: object) -> str:
         """Return what a grid, a picture or a set of heads is called: a macro of ``text/pictures.j2``."""
@@ -526,5 +501,7 @@ FILTERS: Mapping[str, Any] = {
     "slug": formats.slug,
     "source": source_sentence,
     "spread": formats.spread,
+    "table_form": table_sentence,
     "untested": untested_sentence,
+    "warning": warning_sentence,
 }
