@@ -156,6 +156,24 @@ class Conversion:
         return f"blocks.{number}.{part}" if part else ""
 
 
+@dataclass(frozen=True)
+class SameNames(Conversion):
+    """A conversion to a model whose tensors have the names that they have in the checkpoint, behind its prefix."""
+
+    def renamed(self, state: Mapping[str, torch.Tensor]) -> State:
+        """Return the tensors without the prefix."""
+        return {name.removeprefix(self.prefix): tensor for name, tensor in state.items()}
+
+    def resampled(self, model: nn.Module, tensors: State) -> State:
+        """Return the tensors: timm resamples what it has to."""
+        del model
+        return tensors
+
+    def takes(self, name: str) -> bool:
+        """Tell whether a tensor is one of timm's: all are."""
+        return bool(name)
+
+
 def _looked_up(name: str, names: Names) -> str:
     """Return the new name of a tensor, named itself or by its module, or ""."""
     if name in names:
