@@ -12,7 +12,7 @@ import re
 import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
@@ -30,6 +30,7 @@ PLANNED = 0.5  # of a limit, for what tasks compute; the rest is for Python, mod
 LEAST = 2**30  # Python, torch and a small model alone take most of it
 Part = TypeVar("Part")
 Result = TypeVar("Result")
+Value = TypeVar("Value")
 # By controllers, version 2 first: the limit, what is used of it, and where it is mounted.
 CGROUPS = {
     "": ("memory.max", "memory.current", "/sys/fs/cgroup"),
@@ -152,36 +153,31 @@ def parse_size(text: str) -> int:
 
 
 @contextmanager
-def memory_limit(size: int | None) -> Iterator[None]:
+def _during(variable: ContextVar[Value], value: Value) -> Iterator[None]:
+    """Give a variable a value for the length of a block."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+def memory_limit(size: int | None) -> AbstractContextManager[None]:
     """Let as many images be computed at once as this process can hold in so many bytes; None: no limit."""
-    token = _limit.set(size)
-    try:
-        yield
-    finally:
-        _limit.reset(token)
+    return _during(_limit, size)
 
 
-@contextmanager
-def batch_size_limit(number: int | None) -> Iterator[None]:
+def batch_size_limit(number: int | None) -> AbstractContextManager[None]:
     """Let at most so many images, or patches, be computed at once (None: any); results depend on it by rounding."""
-    token = _most.set(number)
-    try:
-        yield
-    finally:
-        _most.reset(token)
+    return _during(_most, number)
 
 
-@contextmanager
-def as_planned() -> Iterator[None]:
+def as_planned() -> AbstractContextManager[None]:
     """Let the sizes of batches depend on nothing that changes from run to run, for the length of a block.
 
     Nothing is cut where memory runs out, and of a limit it counts what was asked for, not what is left of it.
     """
-    token = _planned.set(True)
-    try:
-        yield
-    finally:
-        _planned.reset(token)
+    return _during(_planned, True)
 
 
 def limit_of_memory() -> int | None:

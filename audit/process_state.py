@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -43,8 +43,7 @@ def run_state(
     """
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
-        for restore in (_restore_torch(), _restore_environment(), _restore_pillow()):
-            stack.callback(restore)
+        stack.enter_context(_put_back())
         devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
         stack.enter_context(torch.random.fork_rng(devices))
         stack.enter_context(freed_memory_kept())
@@ -57,36 +56,20 @@ def run_state(
         yield
 
 
-def _restore_torch() -> Callable[[], None]:
-    """Return what puts torch's settings back as they are now."""
+@contextmanager
+def _put_back() -> Iterator[None]:
+    """Put back afterwards what a run sets of torch, Pillow and the environment."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    threads = torch.get_num_threads()
+    threads, truncated, cublas = torch.get_num_threads(), ImageFile.LOAD_TRUNCATED_IMAGES, os.environ.get(CUBLAS)
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-
-    def restore() -> None:
+    try:
+        yield
+    finally:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.set_num_threads(threads)
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
-
-    return restore
-
-
-def _restore_environment() -> Callable[[], None]:
-    before = os.environ.get(CUBLAS)
-
-    def restore() -> None:
+        ImageFile.LOAD_TRUNCATED_IMAGES = truncated
         os.environ.pop(CUBLAS, None)
-        if before is not None:
-            os.environ[CUBLAS] = before
-
-    return restore
-
-
-def _restore_pillow() -> Callable[[], None]:
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-
-    def restore() -> None:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
-
-    return restore
+        if cublas is not None:
+            os.environ[CUBLAS] = cublas

@@ -27,7 +27,6 @@ LOCK = ".lock"
 OF_RUNS = ("audit.json", "manifest.json", "preregistration.json", "log.jsonl")  # what a run directory holds
 WORK = "work"  # of a run: pieces of sweeps, until they are put together
 ORPHANED = 3.0  # seconds that workers of a killed run may live on; their run's folder is waited for as long
-DIGEST_CHUNK = 1 << 20
 UNFINISHED = ".part"  # how the names of half-written files end
 TRIES = 3  # of a file that cannot be written
 PAUSE = 0.2  # seconds before the second; what is in the way may pass
@@ -279,8 +278,5 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(DIGEST_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -27,8 +27,8 @@ from audit.errors import DataError
 from audit.exit_codes import as_text
 from audit.models.device import devices_here
 from audit.records import Audit, Localisation, LocalisationStatus, Reason, ReasonCode
-from audit.report.wording import NO_CERTIFICATE, forbidden_words
 from tests.report.examples import examples
+from tests.report.forbidden import NO_CERTIFICATE, forbidden_words
 from tests.small_world import without_pdf
 
 pytestmark = pytest.mark.unit

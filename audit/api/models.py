@@ -334,8 +334,8 @@ def wrap(
         backbone = Backbone.from_module(
             module,
             names,
-            mean=mean,
-            std=std,
+            mean=None if mean is None else list(mean),
+            std=None if std is None else list(std),
             image_size=image_size,
             channel_slices=channel_slices,
             preprocess=stated,  # type: ignore[arg-type]  # a word that is none of them is refused by the schema

@@ -26,24 +26,9 @@ _FEWEST_IMAGES = 30  # of a group that is named where there are many
 
 
 def first_card(path: Path, *, card_folder: Path | None = None) -> str:
-    """Write the text of a first card.
+    """Write the text of a first card, as :func:`vit_audit.first_card` describes it.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        A table of images, as ``read_table`` opens it, or a folder of class folders.
-    card_folder : pathlib.Path, optional
-        Where the card will lie, for the relative path in it; by default the current folder.
-
-    Returns
-    -------
-    str
-        YAML that ``load_card`` accepts, with a comment on every line that was guessed.
-
-    Raises
-    ------
-    DataError
-        If there is nothing there, or no image, label or group column can be recognised; the columns are listed.
+    ``card_folder`` is where the card will lie, for the relative path in it; by default the current folder.
     """
     where = _relative(path, card_folder or Path.cwd())
     if path.is_dir():

@@ -28,25 +28,7 @@ _WRITE_ONE = "'vit-audit init PATH' writes a first card"
 
 
 def load_card(path: Path) -> Card:
-    """Read and check a card.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        A YAML file in UTF-8, with or without a byte order mark.
-
-    Returns
-    -------
-    Card
-        Complete, with every default filled in.
-
-    Raises
-    ------
-    CardError
-        With every fault found, each with its line.
-    InputError
-        If the file is not there or is no file.
-    """
+    """Read and check a card, as :func:`vit_audit.load_card` describes it."""
     text = _read_text(path)
     root, data = _parse(text, path)
     lines = Lines(root)

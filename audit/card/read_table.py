@@ -32,16 +32,9 @@ Cells = list[str | None]
 
 @dataclass(frozen=True)
 class ReadTable:
-    """A table, and how it was read.
+    """A table, and how it was read."""
 
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        Texts; missing where a cell is empty.
-    form : TableForm
-    """
-
-    frame: pd.DataFrame
+    frame: pd.DataFrame  # texts; missing where a cell is empty
     form: TableForm
 
 

@@ -27,22 +27,12 @@ _NO_TEXT = "\0\1\2\3\4\5\6\7\x08"
 
 @dataclass(frozen=True)
 class TextFile:
-    """A file of text that is read line by line, so that no more than a line of it is held.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-    encoding : TextEncoding
-    newline : str
-        What ends a line, as ``open`` takes it.
-    skipped : int
-        Lines at the beginning that are passed over.
-    """
+    """A file of text that is read line by line, so that no more than a line of it is held."""
 
     path: Path
     encoding: TextEncoding
-    newline: str = ""
-    skipped: int = 0
+    newline: str = ""  # what ends a line, as ``open`` takes it
+    skipped: int = 0  # lines at the beginning that are passed over
 
     def __iter__(self) -> Iterator[str]:
         """Yield the lines with their ends."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from audit.data.assemble import read_samples, samples_from_frame
 from audit.data.readers import ControlImages, read_control_images
 from audit.data.samples import AUDIT_SPLITS, HELD_BACK, SPLITS, UNKNOWN, ImageSource, Samples
-from audit.data.summary import counts_table, describe_data
+from audit.data.summary import describe_data
 
 __all__ = [
     "AUDIT_SPLITS",
@@ -15,7 +15,6 @@ __all__ = [
     "ControlImages",
     "ImageSource",
     "Samples",
-    "counts_table",
     "describe_data",
     "read_control_images",
     "read_samples",

@@ -45,22 +45,12 @@ class GroupPermutation:
 
     Within a subject its groups change names with each other, so that images of one subject in one group, which resemble
     each other, stay in one group. What does not depend on chance is computed once, however many are drawn.
-
-    Parameters
-    ----------
-    own : numpy.ndarray of int (sides,)
-        Group of each subject's side: its images of one group.
-    of_image : numpy.ndarray of int (N,)
-        Side of each image.
-    alone : numpy.ndarray of bool (sides,)
-        Whether its subject has no other side.
-    several, subject : numpy.ndarray of int
-        Sides that have others, and whose they are.
     """
 
-    own: Codes
-    of_image: Codes
-    alone: npt.NDArray[np.bool_]
+    own: Codes  # group of each subject's side: its images of one group
+    of_image: Codes  # (N,), side of each image
+    alone: npt.NDArray[np.bool_]  # whether its subject has no other side
+    # sides that have others, and whose they are
     several: Codes
     subject: Codes
 

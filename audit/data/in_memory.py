@@ -32,20 +32,11 @@ class MapDataset(Protocol):
 
 @dataclass(frozen=True)
 class DatasetSource(ByteSource):
-    """An image source over a map-style dataset.
+    """An image source over a map-style dataset."""
 
-    Parameters
-    ----------
-    dataset : MapDataset
-        Items are images, tuples that begin with one, or mappings that hold one under ``image``.
-    places : mapping of str to int
-        Index of each key.
-    image, key : str
-        Fields of an item that is a mapping.
-    """
-
-    dataset: MapDataset
-    places: Mapping[str, int]
+    dataset: MapDataset  # items are images, tuples that begin with one, or mappings that hold one under ``image``
+    places: Mapping[str, int]  # index of each key
+    # fields of an item that is a mapping
     image: str = "image"
     key: str = "key"
 

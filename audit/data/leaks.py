@@ -114,17 +114,10 @@ def leak_warnings(
 
 @dataclass(frozen=True)
 class NearPairs:
-    """Pairs of images whose hashes are nearly alike.
+    """Pairs of images whose hashes are nearly alike."""
 
-    Parameters
-    ----------
-    pairs : set of (int, int)
-        Places of the images, the smaller first.
-    compared, of : int
-        How many pairs were compared, and how many share a part of their hashes: more than a limit are not compared.
-    """
-
-    pairs: set[tuple[int, int]]
+    pairs: set[tuple[int, int]]  # places of the images, the smaller first
+    # how many pairs were compared, and how many share a part of their hashes: more than a limit are not compared
     compared: int
     of: int
 
@@ -166,17 +159,10 @@ def near_pairs(
 
 @dataclass(frozen=True)
 class _Shared:
-    """Groups of images whose hashes are equal in one of NEAR_BITS + 1 parts; the smaller come first.
+    """Groups of images whose hashes are equal in one of NEAR_BITS + 1 parts; the smaller come first."""
 
-    Parameters
-    ----------
-    places : numpy.ndarray of int
-        Of images, group after group for each part.
-    starts, sizes : numpy.ndarray of int (G,)
-        Where in ``places`` a group begins, and how many are in it, two at least.
-    """
-
-    places: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]  # of images, group after group for each part
+    # (G,), where in ``places`` a group begins, and how many are in it, two at least
     starts: npt.NDArray[np.int64]
     sizes: npt.NDArray[np.int64]
 

@@ -24,21 +24,11 @@ MOST_NUMBERS = 12  # groups that are numbers without a word about bins
 
 @dataclass(frozen=True)
 class Names:
-    """What names in a column become.
+    """What names in a column become."""
 
-    Parameters
-    ----------
-    new : mapping of str to str
-        Of each name that changes.
-    warnings : tuple of DataWarning
-        What was merged, what is alike and was not, and numbers that may better be bins.
-    bins : list of str or None
-        The groups that bins make, from low to high.
-    """
-
-    new: Mapping[str, str]
-    warnings: tuple[DataWarning, ...]
-    bins: list[str] | None = None
+    new: Mapping[str, str]  # of each name that changes
+    warnings: tuple[DataWarning, ...]  # what was merged, what is alike and was not, and numbers that may better be bins
+    bins: list[str] | None = None  # the groups that bins make, from low to high
 
     def of(self, values: pd.Series) -> pd.Series:
         """Return a column under its new names."""

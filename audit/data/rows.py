@@ -20,44 +20,24 @@ from audit.records import AttributeInfo, DataWarning, DataWarningCode, ExcludedR
 
 @dataclass(frozen=True)
 class Rows:
-    """A table on its way to samples: each step returns the next.
+    """A table on its way to samples: each step returns the next."""
 
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        The rows that are left. From ``chosen_columns`` on: ``image``, ``label``, ``subject``, the attributes, the
-        nuisance columns, and ``given_split`` where the data say it.
-    raw : RawTable
-        Where they are from; of its table the column of images, as long as it is needed.
-    card : Card
-    labels : tuple of str
-        Class names in the order of the model's outputs, once they are checked.
-    attributes : mapping of str to AttributeInfo
-        Once groups are known.
-    excluded, quarantined : tuple of ExcludedRow
-        What was left out so far.
-    lost : tuple of ExcludedRow
-        Those of them that nobody chose to leave out.
-    warnings : tuple of DataWarning
-    digests : numpy.ndarray of uint8 (N, 32)
-        SHA-256 of the image of each row, once they are opened: no row is left out from then on.
-    looks : pandas.DataFrame
-        Statistics of the image of each row, likewise.
-    undetected : pandas.DataFrame or None
-        Rows of images that never reached the classifier; None where the card does not say which.
-    """
-
+    # the rows that are left. From ``chosen_columns`` on: ``image``, ``label``, ``subject``, the attributes, the
+    # nuisance columns, and ``given_split`` where the data say it.
     frame: pd.DataFrame
-    raw: RawTable
+    raw: RawTable  # where they are from; of its table the column of images, as long as it is needed
     card: Card
-    labels: tuple[str, ...] = ()
-    attributes: Mapping[str, AttributeInfo] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()  # class names in the order of the model's outputs, once they are checked
+    attributes: Mapping[str, AttributeInfo] = field(default_factory=dict)  # once groups are known
+    # what was left out so far
     excluded: tuple[ExcludedRow, ...] = ()
     quarantined: tuple[ExcludedRow, ...] = ()
-    lost: tuple[ExcludedRow, ...] = ()
+    lost: tuple[ExcludedRow, ...] = ()  # those of them that nobody chose to leave out
     warnings: tuple[DataWarning, ...] = ()
+    # (N, 32), SHA-256 of the image of each row, once they are opened: no row is left out from then on
     digests: Digests = field(default_factory=no_digests)
-    looks: pd.DataFrame = field(default_factory=pd.DataFrame)
+    looks: pd.DataFrame = field(default_factory=pd.DataFrame)  # statistics of the image of each row, likewise
+    # rows of images that never reached the classifier; None where the card does not say which
     undetected: pd.DataFrame | None = None
 
     def without(

@@ -49,56 +49,30 @@ def pair_column(attribute: str) -> str:
 
 @dataclass(frozen=True)
 class Samples:
-    """Images with labels, groups, subjects and splits.
+    """Images with labels, groups, subjects and splits."""
 
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        One row per image, index 0..n-1. Columns: ``image`` (key for ``source``), ``label``, ``subject``,
-        ``split`` (one of SPLITS), one column per attribute of ``attributes`` (string, ``unknown`` where missing)
-        and one per ``nuisance`` name (string). Sorted by image key, so that it does not depend on file order.
-    source : ImageSource
-        Opens the pixels of a key.
-    labels : tuple of str
-        Class names in the order of the model's outputs.
-    attributes : mapping of str to AttributeInfo
-        The card's groups.
-    nuisance : tuple of str
-        The card's ``match_on`` columns.
-    excluded, quarantined : sequence of ExcludedRow
-        What was left out, and why.
-    warnings : sequence of DataWarning
-        What is odd about what was not.
-    tables : sequence of TableForm
-        How the tables were read.
-    undetected : pandas.DataFrame or None
-        Images that never reached the classifier: ``image``, ``label``, ``subject`` and the attributes. None where the
-        card does not say which.
-    opened : bool
-        Whether images were opened.
-    fingerprint : str
-        SHA-256 over the rows and the bytes of the images.
-    origin : DataSource
-        Where they are from, for people.
-    licence, citation : str
-        As the data's own metadata say, for what the card does not.
-    """
-
+    # one row per image, index 0..n-1. Columns: ``image`` (key for ``source``), ``label``, ``subject``, ``split`` (one
+    # of SPLITS), one column per attribute of ``attributes`` (string, ``unknown`` where missing) and one per
+    # ``nuisance`` name (string). Sorted by image key, so that it does not depend on file order.
     frame: pd.DataFrame
-    source: ImageSource
-    labels: tuple[str, ...]
-    attributes: Mapping[str, AttributeInfo]
-    nuisance: tuple[str, ...] = ()
+    source: ImageSource  # opens the pixels of a key
+    labels: tuple[str, ...]  # class names in the order of the model's outputs
+    attributes: Mapping[str, AttributeInfo]  # the card's groups
+    nuisance: tuple[str, ...] = ()  # the card's ``match_on`` columns
+    # what was left out, and why
     excluded: Sequence[ExcludedRow] = ()
     quarantined: Sequence[ExcludedRow] = ()
-    fingerprint: str = ""
-    origin: DataSource = IN_MEMORY
+    fingerprint: str = ""  # SHA-256 over the rows and the bytes of the images
+    origin: DataSource = IN_MEMORY  # where they are from, for people
+    # as the data's own metadata say, for what the card does not
     licence: str = ""
     citation: str = ""
-    warnings: Sequence[DataWarning] = ()
-    tables: Sequence[TableForm] = ()
+    warnings: Sequence[DataWarning] = ()  # what is odd about what was not
+    tables: Sequence[TableForm] = ()  # how the tables were read
+    # images that never reached the classifier: ``image``, ``label``, ``subject`` and the attributes. None where the
+    # card does not say which.
     undetected: pd.DataFrame | None = None
-    opened: bool = True
+    opened: bool = True  # whether images were opened
 
     def of_split(self, *splits: str) -> pd.DataFrame:
         """Return the rows of the named splits, index kept; the sealed one is ``audit.data.sealed``'s to open."""

@@ -18,18 +18,10 @@ EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Served:
-    """Answers of the deployed model.
+    """Answers of the deployed model."""
 
-    Parameters
-    ----------
-    probabilities : pandas.DataFrame
-        A row an image, by key; a column a class, in the order of the model's outputs.
-    logits : bool
-        Whether the file has logits, of which these are made.
-    """
-
-    probabilities: pd.DataFrame
-    logits: bool
+    probabilities: pd.DataFrame  # a row an image, by key; a column a class, in the order of the model's outputs
+    logits: bool  # whether the file has logits, of which these are made
 
 
 def read_served(

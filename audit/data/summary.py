@@ -68,26 +68,6 @@ def describe_data(samples: Samples, card: Card) -> DataReport:
     )
 
 
-def counts_table(report: DataReport) -> pd.DataFrame:
-    """Pivot the counts for printing.
-
-    Parameters
-    ----------
-    report : DataReport
-        From ``describe_data``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index (attribute, group, label) in the report's order, one column per split; images, int.
-    """
-    rows = pd.DataFrame([row.model_dump() for row in report.counts])
-    wide = rows.pivot_table(
-        index=["attribute", "group", "label"], columns="split", values="images", aggfunc="sum", sort=False
-    )
-    return wide.reindex(columns=list(report.splits), fill_value=0).fillna(0).astype(int).rename_axis(columns=None)
-
-
 def detectable_difference(rate: float, n_group: int, n_reference: int, alpha: float) -> float | None:
     """Return the smallest difference of two proportions that a test finds with 80% power.
 

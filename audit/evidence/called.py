@@ -14,10 +14,6 @@ def is_called(table: pd.DataFrame, outcome: str) -> pd.Series:
         Stored predictions: ``called:<outcome>`` where an image may be called several classes or none; else
         ``predicted``.
     outcome : str
-
-    Returns
-    -------
-    pandas.Series of bool
     """
     column = f"called:{outcome}"
     return table[column].astype(bool) if column in table else table["predicted"] == outcome

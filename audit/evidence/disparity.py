@@ -44,20 +44,11 @@ RATES = {
 
 @dataclass(frozen=True)
 class Question:
-    """What is compared: an attribute or intersection, its groups, the reference, and the thresholds.
+    """What is compared: an attribute or intersection, its groups, the reference, and the thresholds."""
 
-    Parameters
-    ----------
-    attribute : str
-        Column of the group; for an intersection such as ``gender x skin_tone`` a joined column.
-    reference : str
-    groups : sequence of str
-        Reported even where no image is of the group.
-    """
-
-    attribute: str
+    attribute: str  # column of the group; for an intersection such as ``gender x skin_tone`` a joined column
     reference: str
-    groups: Sequence[str]
+    groups: Sequence[str]  # reported even where no image is of the group
 
 
 @dataclass(frozen=True)
@@ -317,10 +308,6 @@ def primary_gaps(rows: Iterable[ContrastRow]) -> dict[str, ContrastRow]:
 
     The rule is fixed before the run: the label-standardised gap; where that is not detected, but a gap in the true or
     the false positives is, the one of these with the smaller adjusted p-value.
-
-    Returns
-    -------
-    dict of str to ContrastRow
     """
     chosen: dict[str, ContrastRow] = {}
     for row in sorted(rows, key=_rank):

@@ -31,46 +31,28 @@ _BY_RECIPIENT = ("cross", "placebo", "unpatched", "is_group", "label", "subject"
 
 @dataclass(frozen=True)
 class SwapEffects:
-    """Design A of one contrast, split and outcome, laid out for arithmetic.
+    """Design A of one contrast, split and outcome, laid out for arithmetic."""
 
-    Parameters
-    ----------
-    cross, placebo : numpy.ndarray (R, K)
-        p_c of recipient r with head k patched from the cross-group donor, and from the same-group placebo.
-    unpatched : numpy.ndarray (R,)
-        p_c of the recipient as it is.
-    is_group : numpy.ndarray of bool (R,)
-        Whether the recipient is of the group (else of the reference).
-    label, subject, unit : numpy.ndarray of int (R,)
-        Codes of label, recipient's subject, and donor pair.
-    heads : sequence of (layer, head)
-        Of the K columns; empty where a column is a set of heads.
-    shares : mapping of int to float, optional
-        Weight of each label's code, as the audited gap has them; shares among these recipients by default.
-    group_shares : mapping of int to float, optional
-        Weights on the side of the group, where they are others than ``shares``.
-    tested : numpy.ndarray (R, K), optional
-        What the permutation test sums over a donor pair, where that is not ``difference``: its sum over all recipients
-        of a label and side is the same, and swapping the labels of the donor pair changes its sign.
-    counts : bool
-        Whether values say if an image is called the outcome (0 or 1), so that differences count changes of class.
-    measured : numpy.ndarray of bool (R, K), optional
-        Where a value rests on a patch; everywhere by default.
-    """
-
+    # (R, K), p_c of recipient r with head k patched from the cross-group donor, and from the same-group placebo
     cross: Array
     placebo: Array
-    unpatched: Array
-    is_group: npt.NDArray[np.bool_]
+    unpatched: Array  # (R,), p_c of the recipient as it is
+    is_group: npt.NDArray[np.bool_]  # (R,), whether the recipient is of the group (else of the reference)
+    # (R,), codes of label, recipient's subject, and donor pair
     label: Codes
     subject: Codes
     unit: Codes
-    heads: Sequence[tuple[int, int]]
+    heads: Sequence[tuple[int, int]]  # (layer, head) of the K columns; empty where a column is a set of heads
+    # weight of each label's code, as the audited gap has them; shares among these recipients by default
     shares: Mapping[int, float] | None = None
+    # weights on the side of the group, where they are others than ``shares``
     group_shares: Mapping[int, float] | None = None
+    # (R, K), what the permutation test sums over a donor pair, where that is not ``difference``: its sum over all
+    # recipients of a label and side is the same, and swapping the labels of the donor pair changes its sign
     tested: Array | None = None
+    # whether values say if an image is called the outcome (0 or 1), so that differences count changes of class
     counts: bool = False
-    measured: npt.NDArray[np.bool_] | None = None
+    measured: npt.NDArray[np.bool_] | None = None  # (R, K), where a value rests on a patch; everywhere by default
 
     @property
     def difference(self) -> Array:

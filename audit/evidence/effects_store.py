@@ -42,39 +42,23 @@ class LabelShares(TypedDict):
 
 @dataclass(frozen=True)
 class StoredEffects:
-    """What the sweeps left behind.
+    """What the sweeps left behind."""
 
-    Parameters
-    ----------
-    swap : Rows
-        Design A: columns of a sweep, and ``seed``, ``contrast``, ``split``, ``unit``, ``side``, ``label``; where not
-        every head of every recipient is patched, ``look`` (1 or 2) says when it was.
-    reference : Rows, optional
-        Design C of the first seed: donor kinds "balanced-<k>" and "reseed", each image its own donor.
-    unpatched : pandas.DataFrame
-        ``seed``, ``recipient``, ``predicted``, ``p:<outcome>``.
-    frame : pandas.DataFrame
-        The samples.
-    balanced_on : str
-        The attribute on which the reference models' training sample was balanced.
-    transplant : Rows, optional
-        As ``reference``, with weights transplanted.
-    first_order : Rows, optional
-        Design A by attribution patching: ``seed``, ``contrast``, ``split``, ``position``, ``recipient``, ``unit``,
-        ``side``, ``label``, ``donor_kind``, ``layer``, ``head``, and ``own:``, ``pair:`` and ``both:<outcome>``,
-        estimated changes of p. The first seed's confirmation split at least; all that is patched in part.
-    gaps : mapping of str to ContrastRow
-        By question ("contrast:outcome") the gap that heads are asked about (``disparity.primary_gaps``): its metric
-        says which images count how much. Without one: the label-standardised gap.
-    """
-
+    # Design A: columns of a sweep, and ``seed``, ``contrast``, ``split``, ``unit``, ``side``, ``label``; where not
+    # every head of every recipient is patched, ``look`` (1 or 2) says when it was
     swap: Rows
+    # Design C of the first seed: donor kinds "balanced-<k>" and "reseed", each image its own donor
     reference: Rows | None
-    unpatched: pd.DataFrame
-    frame: pd.DataFrame
-    balanced_on: str = ""
-    transplant: Rows | None = None
+    unpatched: pd.DataFrame  # ``seed``, ``recipient``, ``predicted``, ``p:<outcome>``
+    frame: pd.DataFrame  # the samples
+    balanced_on: str = ""  # the attribute on which the reference models' training sample was balanced
+    transplant: Rows | None = None  # as ``reference``, with weights transplanted
+    # Design A by attribution patching: ``seed``, ``contrast``, ``split``, ``position``, ``recipient``, ``unit``,
+    # ``side``, ``label``, ``donor_kind``, ``layer``, ``head``, and ``own:``, ``pair:`` and ``both:<outcome>``,
+    # estimated changes of p. The first seed's confirmation split at least; all that is patched in part.
     first_order: Rows | None = None
+    # by question ("contrast:outcome") the gap that heads are asked about (``disparity.primary_gaps``): its metric
+    # says which images count how much. Without one: the label-standardised gap.
     gaps: Mapping[str, ContrastRow] = field(default_factory=dict)
 
     def metric(self, contrast: Contrast, outcome: str) -> Metric:
@@ -130,10 +114,6 @@ def label_shares_of(audited: pd.DataFrame, contrast: Contrast, outcome: str, met
     metric : Metric
         Label-standardised: shares among images of known group, for both sides. Of the outcome's own images: that label
         alone. Of the others: each side's own mix of the other labels.
-
-    Returns
-    -------
-    LabelShares
     """
     groups, labels = audited[contrast.attribute], audited["label"]
     if metric == Metric.STANDARDISED_GAP:

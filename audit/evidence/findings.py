@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from audit.evidence.confidence import confidence_of
 from audit.evidence.outcome import main_gaps, question_of
@@ -97,6 +97,13 @@ def _size(row: ContrastRow) -> float:
     return abs(row.estimate.value or 0.0)
 
 
+def _of_question(gap: ContrastRow, context: Context) -> dict[str, Any]:
+    """Return the fields of a finding that are its question's, or the run's."""
+    asked = {name: getattr(gap, name) for name in ("attribute", "group", "reference", "outcome", "metric")}
+    unknown, hashes = context.unknown.get(gap.attribute, 0), dict(context.hashes)
+    return {**asked, "unknown": unknown, "hashes": hashes, "reproduce": "", "tolerance": MAX_TOLERANCE}
+
+
 def _disparity(row: ContrastRow, above: Sequence[ContrastRow], where: Localisation | None, context: Context) -> Finding:
     """Write up one group against its reference; ``above`` are the question's gaps above policy, in any metric."""
     value = row.estimate.value or 0.0
@@ -109,14 +116,9 @@ def _disparity(row: ContrastRow, above: Sequence[ContrastRow], where: Localisati
         kind="disparity",
         severity=severity,
         confidence=_confidence(row.estimate, row.p_adjusted, row.by_seed, value, context.alpha),
-        attribute=row.attribute,
-        group=row.group,
-        reference=row.reference,
-        outcome=row.outcome,
-        metric=row.metric,
+        **_of_question(row, context),
         n_group=row.n_group,
         n_reference=row.n_reference,
-        unknown=context.unknown.get(row.attribute, 0),
         estimate=row.estimate,
         by_seed=row.by_seed,
         p_raw=row.p_raw,
@@ -124,10 +126,7 @@ def _disparity(row: ContrastRow, above: Sequence[ContrastRow], where: Localisati
         family_size=row.family_size,
         heads=[] if where is None else where.heads,
         alternatives=ALTERNATIVES,
-        hashes=dict(context.hashes),
-        reproduce="",
         expected=value,
-        tolerance=MAX_TOLERANCE,
         worst_metric=worst.metric,
         worst=worst.estimate.value,
         ratio=worst.ratio,
@@ -151,14 +150,9 @@ def _head(row: HeadRow, gap: ContrastRow, context: Context, *, family: int) -> F
             context.alpha,
             sampled=row.patched_share < 1,
         ),
-        attribute=gap.attribute,
-        group=gap.group,
-        reference=gap.reference,
-        outcome=row.outcome,
-        metric=gap.metric,
+        **_of_question(gap, context),
         n_group=row.n_group,
         n_reference=row.n_reference,
-        unknown=context.unknown.get(gap.attribute, 0),
         estimate=row.confirmation_rate or Estimate(value=None),
         by_seed=row.by_seed,
         p_raw=row.confirmation_p,
@@ -166,10 +160,7 @@ def _head(row: HeadRow, gap: ContrastRow, context: Context, *, family: int) -> F
         family_size=family,
         heads=[row.name],
         alternatives=HEAD_ALTERNATIVES,
-        hashes=dict(context.hashes),
-        reproduce="",
         expected=row.confirmation.value or 0.0,
-        tolerance=MAX_TOLERANCE,
         direction=row.direction,
         probability=row.confirmation,
         discovery=row.discovery,

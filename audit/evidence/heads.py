@@ -46,10 +46,6 @@ def localise(
     Discovery: swaps of donor labels, adjusted by max-|T| over heads x outcomes x contrasts; where heads were looked at
     twice, alpha is spent on both looks. Confirmation: the same swaps on the other split for the found heads only, Holm
     over those, same sign asked for.
-
-    Returns
-    -------
-    tuple of (list of HeadRow, list of Stability)
     """
     if not contrasts:
         return [], []

@@ -83,10 +83,6 @@ def judge_together(
     seed : int
         Of the audited model.
     settings : Settings
-
-    Returns
-    -------
-    list of JointRow
     """
     rows: list[JointRow] = []
     own = stored.unpatched[stored.unpatched["seed"] == seed]

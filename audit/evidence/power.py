@@ -25,26 +25,14 @@ HALF = 0.5  # the rate at which a difference is hardest to see
 
 @dataclass(frozen=True)
 class Feasibility:
-    """What of one question in one metric can be estimated.
-
-    Parameters
-    ----------
-    contrast : Contrast
-    outcome : str
-    metric : Metric
-    gap : Shortfall or None
-        What is too little to test the gap; None where there is enough.
-    heads : Shortfall or None
-        What is too little to ask which heads carry it; never None where ``gap`` is not.
-    clusters : tuple of int
-        Independent groups of donor pairs and recipients on the discovery and the confirmation split.
-    """
+    """What of one question in one metric can be estimated."""
 
     contrast: Contrast
     outcome: str
     metric: Metric
-    gap: Shortfall | None
-    heads: Shortfall | None
+    gap: Shortfall | None  # what is too little to test the gap; None where there is enough
+    heads: Shortfall | None  # what is too little to ask which heads carry it; never None where ``gap`` is not
+    # independent groups of donor pairs and recipients on the discovery and the confirmation split
     clusters: tuple[int, int]
 
     @property

@@ -45,16 +45,9 @@ class FirstOrder:
 
 @dataclass(frozen=True)
 class Sampled:
-    """Design A of one contrast, split and outcome, some of it patched.
+    """Design A of one contrast, split and outcome, some of it patched."""
 
-    Parameters
-    ----------
-    effects : SwapEffects
-        As laid out; cross and placebo are not numbers where nothing was patched.
-    first_order : FirstOrder
-    """
-
-    effects: SwapEffects
+    effects: SwapEffects  # as laid out; cross and placebo are not numbers where nothing was patched
     first_order: FirstOrder
 
     @cached_property

@@ -25,17 +25,10 @@ DONOR_KIND: Final = "donor_kind"
 
 @dataclass(frozen=True)
 class StoredRows:
-    """Rows of Parquet files, one file after the other.
-
-    Parameters
-    ----------
-    files : sequence of pathlib.Path
-    where : mapping of str to (str or int)
-        Columns and the values that they have in these rows.
-    """
+    """Rows of Parquet files, one file after the other."""
 
     files: Sequence[Path]
-    where: Mapping[str, str | int] = field(default_factory=dict)
+    where: Mapping[str, str | int] = field(default_factory=dict)  # columns and the values that they have in these rows
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -93,24 +86,12 @@ def distinct(rows: Rows, columns: Sequence[str], by: Sequence[str] | None = None
 
 @dataclass(frozen=True)
 class Grid:
-    """Where values lie in arrays (R, K): by image or position, and by what was patched.
+    """Where values lie in arrays (R, K): by image or position, and by what was patched."""
 
-    Parameters
-    ----------
-    name : str
-        Column that tells one of the R from the other.
-    index : numpy.ndarray (R,)
-        Its values, sorted.
-    by : sequence of str
-        Columns that say what was patched.
-    patched : pandas.Index
-        Each combination of their values, sorted.
-    """
-
-    name: str
-    index: Codes
-    by: Sequence[str]
-    patched: pd.Index
+    name: str  # column that tells one of the R from the other
+    index: Codes  # (R,), its values, sorted
+    by: Sequence[str]  # columns that say what was patched
+    patched: pd.Index  # each combination of their values, sorted
 
     @staticmethod
     def of(rows: Rows, name: str, by: Sequence[str], kind: str) -> Grid:

@@ -34,20 +34,11 @@ IN_MEMORY = "in memory"  # model.path of predictions that were given in Python
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model says of N images.
+    """What a model says of N images."""
 
-    Parameters
-    ----------
-    predicted : numpy.ndarray of int (N,)
-        Class numbers.
-    probabilities : numpy.ndarray (N, classes) or None
-        None where only the answers are known.
-    called : numpy.ndarray of bool (N, classes) or None
-        Where an image may be called several classes or none: which.
-    """
-
-    predicted: npt.NDArray[np.int64]
-    probabilities: Floats | None
+    predicted: npt.NDArray[np.int64]  # (N,), class numbers
+    probabilities: Floats | None  # (N, classes), None where only the answers are known
+    # (N, classes), where an image may be called several classes or none: which
     called: npt.NDArray[np.bool_] | None = None
 
 
@@ -91,28 +82,15 @@ class BlackBox(ABC):
 
 @dataclass(frozen=True)
 class PredictionTable(BlackBox):
-    """Predictions that were made elsewhere, one row an image.
-
-    Parameters
-    ----------
-    spec : ModelSpec
-    classes : tuple of str
-    sha256 : str
-        Of the table's file.
-    where : str
-        The table, for messages.
-    answers : pandas.DataFrame
-        By image: ``predicted`` as class number, and a column for each class with its probability, if these are known.
-    form : TableForm, optional
-        How the file was read; None where the table was given in Python.
-    """
+    """Predictions that were made elsewhere, one row an image."""
 
     spec: ModelSpec
     classes: tuple[str, ...]
-    sha256: str
-    where: str
+    sha256: str  # of the table's file
+    where: str  # the table, for messages
+    # by image: ``predicted`` as class number, and a column for each class with its probability, if these are known
     answers: pd.DataFrame
-    form: TableForm | None = None
+    form: TableForm | None = None  # how the file was read; None where the table was given in Python
     access: Access = Access.PREDICTIONS
     side: int | None = None
     preprocessing: Preprocessing | None = None

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import nn
@@ -48,56 +48,27 @@ IN_MEMORY = "in memory"  # a card's model.weights, of a module that was given
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What of a file of weights became a model's.
+    """What of a file of weights became a model's."""
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        What was opened.
-    kind : str
-        "safetensors", "PyTorch", "sharded" or "torch.distributed".
-    set_name : str
-        Where in the file the weights are; "" for the file itself.
-    state : {"ema", "raw"}
-    stripped : str
-        What was before the names of all tensors.
-    classifier : str
-        The file's name of the classifier, where it stood outside the model; else "".
-    left_over : tuple of str
-        Tensors of these weights that are no part of the model.
-    stored : mapping of str to int
-        How many tensors are stored in each type; floating-point ones are loaded as float32.
-    """
-
-    path: Path
-    kind: str
-    set_name: str
+    path: Path  # what was opened
+    kind: str  # "safetensors", "PyTorch", "sharded" or "torch.distributed"
+    set_name: str  # where in the file the weights are; "" for the file itself
     state: State
-    stripped: str
-    classifier: str
-    left_over: tuple[str, ...]
-    stored: Mapping[str, int]
+    stripped: str  # what was before the names of all tensors
+    classifier: str  # the file's name of the classifier, where it stood outside the model; else ""
+    left_over: tuple[str, ...]  # tensors of these weights that are no part of the model
+    stored: Mapping[str, int]  # how many tensors are stored in each type; floating-point ones are loaded as float32
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A recipe for fresh copies of one initialisation: same weights each time, any number of classes.
+    """A recipe for fresh copies of one initialisation: same weights each time, any number of classes."""
 
-    Parameters
-    ----------
-    spec : ModelSpec
-        The card's model.
-    weights : pathlib.Path, optional
-        The weights file (of Hugging Face: the folder), found; None for ``pretrained`` and ``none``.
-    module : torch.nn.Module, optional
-        The model itself, where it was given in Python; every copy is one of it. See ``from_module``.
-    preprocess : Preprocess, optional
-        The user's own preprocessing, in place of that which the weights or the card name.
-    """
-
-    spec: ModelSpec
-    weights: Path | None
+    spec: ModelSpec  # the card's model
+    weights: Path | None  # the weights file (of Hugging Face: the folder), found; None for ``pretrained`` and ``none``
+    # the model itself, where it was given in Python; every copy is one of it. See ``from_module``.
     module: Model | None = None
+    # the user's own preprocessing, in place of that which the weights or the card name
     preprocess: Preprocess | None = None
 
     @classmethod
@@ -106,15 +77,8 @@ class Backbone:
         module: nn.Module,
         classes: Sequence[str] | None = None,
         *,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        image_size: int | None = None,
-        channel_slices: int | None = None,
         preprocess: Preprocess | PreprocessSpec | Named = "deployed",
-        output: Output | None = None,
-        decision: Decision | None = None,
-        threshold: float | None = None,
-        output_key: str | None = None,
+        **stated: Any,
     ) -> Backbone:
         """Take a model that is in memory: timm's, Hugging Face's or torchvision's, with its own weights.
 
@@ -124,19 +88,10 @@ class Backbone:
             Is copied, and stays as it is.
         classes : sequence of str, optional
             What its outputs mean, in order; of Hugging Face's, those of its configuration where not given.
-        mean, std : sequence of float, optional
-            Of red, green and blue, 0 to 1, by which its pixels are normalised; those of timm's configuration where it
-            has one.
-        image_size : int, optional
-            Side in pixels; the model's own where not given.
-        channel_slices : int, optional
-            Of a convolutional network, as in a card.
         preprocess : Preprocess, PreprocessSpec or {"deployed", "test", "legacy"}
             The user's own, or as in a card.
-        output, decision, threshold : optional
-            How its logits are read, as in a card; of Hugging Face's, as its configuration says where not given.
-        output_key : str, optional
-            Which output of a module that returns several: its key, or its place (from "0").
+        **stated
+            Other fields of a card's model, which are the module's own where not given; see ``vit_audit.wrap``.
 
         Raises
         ------
@@ -146,19 +101,8 @@ class Backbone:
         """
         own = preprocess if isinstance(preprocess, Preprocess) else None
         if own is not None:
-            mean, std = own.normalisation or UNUSED
-        given = {
-            "mean": None if mean is None else list(mean),
-            "std": None if std is None else list(std),
-            "image_size": image_size,
-            "channel_slices": channel_slices,
-            "preprocess": "deployed" if isinstance(preprocess, Preprocess) else preprocess,
-            "output": output,
-            "decision": decision,
-            "threshold": threshold,
-            "output_key": output_key,
-        }
-        spec, adopted = adopt(module, classes, given)
+            stated["mean"], stated["std"] = own.normalisation or UNUSED
+        spec, adopted = adopt(module, classes, {**stated, "preprocess": "deployed" if own is not None else preprocess})
         return cls(spec.model_copy(update={"weights": IN_MEMORY}), None, adopted, own)
 
     def preprocessing(self, model: Model, *, weights: str | None = None) -> Preprocessing:

@@ -13,25 +13,15 @@ from audit.models.checkpoint import PREPROCESSING, stored_preprocessing
 
 
 class Carried(CardPart):
-    """How images were made for a model while it was trained or audited.
+    """How images were made for a model while it was trained or audited."""
 
-    Parameters
-    ----------
-    preprocess : {"deployed", "legacy", "callable"} or PreprocessSpec
-        "deployed" is timm's own, of ``config``; a callable cannot be made again.
-    mean, std : list of float
-        By which pixels between 0 and 1 are normalised.
-    image_size : int, optional
-        Side in pixels, where it is not what the name says.
-    config : mapping
-        timm's settings of the evaluation transform.
-    """
-
+    # "deployed" is timm's own, of ``config``; a callable cannot be made again
     preprocess: Literal["deployed", "legacy", "callable"] | PreprocessSpec
+    # by which pixels between 0 and 1 are normalised
     mean: list[float]
     std: list[float]
-    image_size: int | None = None
-    config: dict[str, float | str] = Field(default_factory=dict)
+    image_size: int | None = None  # side in pixels, where it is not what the name says
+    config: dict[str, float | str] = Field(default_factory=dict)  # timm's settings of the evaluation transform
 
     @property
     def text(self) -> str:

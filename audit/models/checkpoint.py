@@ -36,29 +36,14 @@ SAVE = "save the state_dict of the model that is in use as .safetensors, and nam
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a weights file holds.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-    kind : str
-        Of the file or folder.
-    size : int
-        Bytes on disk.
-    sets : tuple of WeightSet
-        One at least.
-    heads : int, optional
-        Attention heads of each layer, where the settings stored beside the weights name them.
-    architecture : str, optional
-        timm's name of the model, where they name that.
-    """
+    """What a weights file holds."""
 
     path: Path
-    kind: str
-    size: int
-    sets: tuple[WeightSet, ...]
-    heads: int | None = None
-    architecture: str | None = None
+    kind: str  # of the file or folder
+    size: int  # bytes on disk
+    sets: tuple[WeightSet, ...]  # one at least
+    heads: int | None = None  # attention heads of each layer, where the settings stored beside the weights name them
+    architecture: str | None = None  # timm's name of the model, where they name that
 
     def take(self, state: State | None) -> WeightSet:
         """Return the set that the card asks for, or the only one, after a look at every value.

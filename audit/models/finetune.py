@@ -58,22 +58,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Views:
-    """Training input: each image in one or more views, of which every epoch draws one.
+    """Training input: each image in one or more views, of which every epoch draws one."""
 
-    Parameters
-    ----------
-    data : sequence of Images or torch.Tensor
-        A view each: images, or features (N, tokens, width) that leave the frozen prefix.
-    prefix : int
-        Blocks of the frozen prefix; 0 where the whole model trains. Of images it is computed whenever a batch of them
-        is trained on.
-    dtype : torch.dtype
-        What features are rounded to.
-    """
-
+    # a view each: images, or features (N, tokens, width) that leave the frozen prefix
     data: Sequence[Images | torch.Tensor]
+    # blocks of the frozen prefix; 0 where the whole model trains. Of images it is computed whenever a batch of them
+    # is trained on.
     prefix: int
-    dtype: torch.dtype = torch.float16
+    dtype: torch.dtype = torch.float16  # what features are rounded to
 
     def __len__(self) -> int:
         return len(self.data[0])

@@ -20,23 +20,13 @@ COUNTED = "num_batches_tracked"  # by batch norms of late versions of torch; not
 
 @dataclass(frozen=True)
 class Fitted:
-    """Tensors under a model's names, and how they came to have them.
-
-    Parameters
-    ----------
-    tensors : dict of str to torch.Tensor
-    stripped : str
-        What was before the names of all of the model's tensors, "" where nothing.
-    classifier : str
-        Name of the module in the file that is the model's classifier, where it stood outside the model; else "".
-    left_over : tuple of str
-        Names of tensors in the file that are no part of the model.
-    """
+    """Tensors under a model's names, and how they came to have them."""
 
     tensors: dict[str, torch.Tensor]
-    stripped: str
+    stripped: str  # what was before the names of all of the model's tensors, "" where nothing
+    # name of the module in the file that is the model's classifier, where it stood outside the model; else ""
     classifier: str
-    left_over: tuple[str, ...]
+    left_over: tuple[str, ...]  # names of tensors in the file that are no part of the model
 
 
 def fit_names(
@@ -75,13 +65,7 @@ def fit_names(
 
 
 def _prefix(tensors: Tensors, wanted: set[str], where: str, conversion: Conversion | None) -> str:
-    """Return what is before the names of the model's tensors: that under which most of them are found.
-
-    Raises
-    ------
-    ModelError
-        If several modules are the model as well as each other.
-    """
+    """Return what is before the names of the model's tensors: that under which most of them are found."""
     counts = Counter(p for name in tensors for p in _beginnings(name))
     likely = ["", *(p for p, count in counts.items() if 2 * count >= len(wanted))]
     empty = {name: tensor.to("meta") for name, tensor in tensors.items()}
@@ -127,15 +111,7 @@ def _classifier_of(model: Model, tensors: Tensors) -> str:
 
 
 def _check_left_over(beside: Tensors, where: str, *, alone: bool) -> None:
-    """Raise where something beside a whole model may take part in its answers.
-
-    Parameters
-    ----------
-    beside : mapping of str to torch.Tensor
-    where : str
-    alone : bool
-        Whether the model with its classifier is a module of its own; then a vector beside it is no part of it.
-    """
+    """Raise where something beside a whole model may be part of it; a vector beside a whole module is not."""
     doubtful = [n for n, t in beside.items() if not STRANGERS.search(n) and not (alone and t.ndim < 2)]
     if doubtful:
         what = f"holds more than the model, which may be part of it: {listed(sorted(doubtful))}"

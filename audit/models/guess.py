@@ -37,52 +37,30 @@ PLAIN_VIT = "vit_base_patch16_224"  # whose arguments describe other vision tran
 
 @dataclass(frozen=True)
 class Architecture:
-    """Which model a set of weights seems to be.
+    """Which model a set of weights seems to be."""
 
-    Parameters
-    ----------
-    name : str
-        As a card has it; "" where no model that can be audited has these shapes.
-    also : tuple of str
-        Other models of the same shapes, between which a file does not tell.
-    unit : str
-        What is patched: "head" or "slice".
-    layers, units, side : int, optional
-        Layers, units of the first layer, side of the images in pixels.
-    units_known : bool
-        Whether the number of units follows from the file or the name; else it is the usual one for the width.
-    width, patch, registers : int, optional
-        Of vision transformers.
-    layer_scale : bool, optional
-    reads_text : bool
-        Whether a text tower lies beside it, so that texts can take the place of a classifier.
-    overrides : mapping
-        Arguments of timm's model where it is not as the name alone makes it.
-    missing, left_over : tuple of str
-        Tensors that the model needs and the file lacks; tensors of the file that are no part of it.
-    doubtful : tuple of str
-        Those of the left over that may take part in its answers all the same, so that it is not audited.
-    why : str
-        Why no name was found.
-    """
-
-    name: str = ""
-    also: tuple[str, ...] = ()
-    unit: str = "head"
+    name: str = ""  # as a card has it; "" where no model that can be audited has these shapes
+    also: tuple[str, ...] = ()  # other models of the same shapes, between which a file does not tell
+    unit: str = "head"  # what is patched: "head" or "slice"
     layers: int | None = None
-    units: int | None = None
+    units: int | None = None  # of the first layer
+    # whether the number of units follows from the file or the name; else it is the usual one for the width
     units_known: bool = True
-    side: int | None = None
+    side: int | None = None  # of the images, in pixels
+    # of vision transformers
     width: int | None = None
     patch: int | None = None
     registers: int | None = None
     layer_scale: bool | None = None
-    reads_text: bool = False
+    reads_text: bool = False  # whether a text tower lies beside it, so that texts can take the place of a classifier
+    # arguments of timm's model where it is not as the name alone makes it
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    # tensors that the model needs and the file lacks; tensors of the file that are no part of it
     missing: tuple[str, ...] = ()
     left_over: tuple[str, ...] = ()
+    # those of the left over that may take part in its answers all the same, so that it is not audited
     doubtful: tuple[str, ...] = ()
-    why: str = ""
+    why: str = ""  # why no name was found
 
 
 def find_prefix(shapes: Shapes) -> str:

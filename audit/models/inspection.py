@@ -37,18 +37,10 @@ OPEN_CLIP_CONFIG = "open_clip_config.json"
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images are made for a model, as far as the checkpoint or its name says.
+    """How images are made for a model, as far as the checkpoint or its name says."""
 
-    Parameters
-    ----------
-    source : str
-        What says so: a file of the folder, or the library's default for the name.
-    settings : mapping
-        As the source names them.
-    """
-
-    source: str
-    settings: Mapping[str, Any]
+    source: str  # what says so: a file of the folder, or the library's default for the name
+    settings: Mapping[str, Any]  # as the source names them
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,6 @@ PUBLISHED_SWIN = "layers.0.downsample.reduction.weight"  # in Microsoft's files;
 COUNTED = "num_batches_tracked"  # by batch norms of late versions of torch; nothing is computed from it
 
 
-def load_tensors(
-    model: Model, tensors: Tensors, where: str, *, keep_classifier: bool, conversion: Conversion | None = None
-) -> Fitted:
-    """Give a model the tensors of a file, as :func:`fit_tensors` makes them fit."""
-    fitted = fit_tensors(model, tensors, where, keep_classifier=keep_classifier, conversion=conversion)
-    model.load_state_dict(fitted.tensors, strict=False)
-    return fitted
-
-
 def fit_tensors(
     model: Model,
     tensors: Tensors,

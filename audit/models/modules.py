@@ -26,7 +26,7 @@ from audit.models.converters.conversion import Conversion
 from audit.models.converters.huggingface import find_weights, read_folder
 from audit.models.converters.processors import open_processor
 from audit.models.converters.torchvision import convert_resnet, convert_vit
-from audit.models.load import load_tensors
+from audit.models.load import fit_tensors
 from audit.models.named import AdaptedNetwork, PlainNetwork, grouped
 from audit.models.outputs import OneOutput, body_within, keys_of, one_head, with_pair
 from audit.models.readout import readout_of, readout_of_card, with_readout
@@ -86,25 +86,15 @@ def _refuse_several(module: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the parts of a module of no known family are named; ``va.wrap`` and ``va.adapt`` say what each is.
+    """How the parts of a module of no known family are named; ``va.wrap`` and ``va.adapt`` say what each is."""
 
-    Parameters
-    ----------
-    parts : sequence of str, optional
-        Stages or blocks; those of a row of modules are found.
-    classifier : str, optional
-    projection, heads, inner
-        Of a transformer's blocks; None where slices of channels are patched.
-    channels : int
-        Of an image.
-    """
-
-    parts: Sequence[str] | None = None
+    parts: Sequence[str] | None = None  # stages or blocks; those of a row of modules are found
     classifier: str | None = None
+    # of a transformer's blocks; None where slices of channels are patched
     projection: str | None = None
     heads: int = 0
     inner: Sequence[str] = ()
-    channels: int = 3
+    channels: int = 3  # of an image
 
     def named(self, module: nn.Module, side: int) -> PlainNetwork | AdaptedNetwork | None:
         """Return the module with its parts named; None where nothing names or finds them.
@@ -207,7 +197,7 @@ def _convert(conversion: Conversion, state: StateDict, kind: str) -> Model:
     if classifier is None:
         raise ModelError(WHERE, f"a {kind} has no classifier", "give the model with its classifier")
     model = conversion.create(len(classifier), None)
-    load_tensors(model, tensors, WHERE, keep_classifier=True)
+    model.load_state_dict(fit_tensors(model, tensors, WHERE, keep_classifier=True).tensors, strict=False)
     return with_readout(model, readout_of_card(ModelSpec(), own=conversion.output))
 
 

@@ -251,13 +251,7 @@ class NamedNetwork(nn.Module):
 
 
 def _part(network: nn.Module, name: str) -> nn.Module:
-    """Return a module by name.
-
-    Raises
-    ------
-    ModelError
-        If there is none.
-    """
+    """Return a module by name; raise ``ModelError`` where there is none."""
     try:
         return network.get_submodule(name)
     except AttributeError:

@@ -49,36 +49,18 @@ class Layout:
 
 @dataclass(frozen=True)
 class OnnxModel(BlackBox):
-    """A model in an ONNX file.
+    """A model in an ONNX file."""
 
-    Parameters
-    ----------
-    spec : ModelSpec
-        Its classes, and how its outputs are read.
-    classes : tuple of str
-    sha256 : str
-        Of the file.
-    layout : Layout
-        Of its input.
-    preprocessing : Preprocessing
-    where : str
-        The file, for messages.
-    session : onnxruntime.InferenceSession
-    input_name, output_name : str
-    one_logit : bool
-        Whether it has one output, of the second of two classes.
-    """
-
-    spec: ModelSpec
+    spec: ModelSpec  # its classes, and how its outputs are read
     classes: tuple[str, ...]
-    sha256: str
-    layout: Layout
+    sha256: str  # of the file
+    layout: Layout  # of its input
     preprocessing: Preprocessing
-    where: str
+    where: str  # the file, for messages
     session: Any
     input_name: str
     output_name: str
-    one_logit: bool
+    one_logit: bool  # whether it has one output, of the second of two classes
     access: Access = Access.ANSWERS
 
     @property

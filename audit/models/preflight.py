@@ -30,54 +30,26 @@ TRIED = 4  # images
 
 @dataclass(frozen=True)
 class Opened:
-    """Weights that were opened and fit.
+    """Weights that were opened and fit."""
 
-    Parameters
-    ----------
-    field : str
-        Of the card: "model.weights" or "controls.weights".
-    weights : str
-        The file or folder, or "pretrained".
-    state : {"ema", "raw"} or None
-        Which of a file's weights.
-    tensors : int
-        How many the model has.
-    loaded : LoadReport, optional
-        What of a file became the model's.
-    """
-
-    field: str
-    weights: str
-    state: State | None
-    tensors: int
-    loaded: LoadReport | None = None
+    field: str  # of the card: "model.weights" or "controls.weights"
+    weights: str  # the file or folder, or "pretrained"
+    state: State | None  # which of a file's weights
+    tensors: int  # how many the model has
+    loaded: LoadReport | None = None  # what of a file became the model's
 
 
 @dataclass(frozen=True)
 class PreflightReport:
-    """What was opened, and what could not be because the run makes it itself.
-
-    Parameters
-    ----------
-    opened : tuple of Opened
-    not_opened : mapping of str to str
-        Weights that the run trains ("rendered"), draws ("none") or fetches ("pretrained"), by the card's field.
-    preprocessing : Preprocessing
-        What is done to images before the model sees them.
-    classes : int
-        Outputs of the audited model.
-    images : int
-        How many of the audit's own images passed through it, with finite logits.
-    readout : Readout
-        How its logits are read.
-    """
+    """What was opened, and what could not be because the run makes it itself."""
 
     opened: tuple[Opened, ...]
+    # weights that the run trains ("rendered"), draws ("none") or fetches ("pretrained"), by the card's field
     not_opened: Mapping[str, str]
-    preprocessing: Preprocessing
-    classes: int
-    images: int
-    readout: Readout
+    preprocessing: Preprocessing  # what is done to images before the model sees them
+    classes: int  # outputs of the audited model
+    images: int  # how many of the audit's own images passed through it, with finite logits
+    readout: Readout  # how its logits are read
 
 
 def preflight_model(

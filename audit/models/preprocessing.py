@@ -51,25 +51,14 @@ Transform = Callable[[Image.Image], torch.Tensor]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images become what a model sees.
+    """How images become what a model sees."""
 
-    Parameters
-    ----------
-    geometry : Geometry
-        From a file to pixels of the model's size.
-    mean, std : tuple of float
-        By which pixels between 0 and 1 are normalised, one each a channel.
-    info : PreprocessingInfo
-        What the record says of it.
-    carried : Carried, optional
-        What weights that are saved carry of it, where a card can name them.
-    """
-
-    geometry: Geometry
+    geometry: Geometry  # from a file to pixels of the model's size
+    # by which pixels between 0 and 1 are normalised, one each a channel
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    info: PreprocessingInfo
-    carried: Carried | None = None
+    info: PreprocessingInfo  # what the record says of it
+    carried: Carried | None = None  # what weights that are saved carry of it, where a card can name them
 
     def opened(self, opening: Opening) -> Preprocessing:
         """Return the same with files opened in another way; a legacy pipeline has its own."""
@@ -499,13 +488,7 @@ def _one_line(step: object) -> str:
 
 
 def _fitted(fit: Callable[[Image.Image], Pixels], image: Image.Image, library: str) -> Pixels:
-    """Return what a library makes of an image.
-
-    Raises
-    ------
-    ModelError
-        If this version of it does not take the settings.
-    """
+    """Return what a library makes of an image, or say that this version of it does not take the settings."""
     try:
         return fit(image)
     except (KeyError, TypeError, ValueError) as error:
@@ -515,12 +498,7 @@ def _fitted(fit: Callable[[Image.Image], Pixels], image: Image.Image, library: s
 
 
 def _checked(made: Preprocessing, shape: tuple[int, int, int]) -> Preprocessing:
-    """Return a preprocessing that gives what the model takes, with that written down.
-
-    Raises
-    ------
-    ModelError
-    """
+    """Return a preprocessing that gives what the model takes, with that written down."""
     tried = _fitted(made.geometry.fit, Image.new("RGB", (shape[1] + 17, shape[0] + 5)), made.info.library)
     seen_as_luma = shape[2] == 1 and tried.shape == (*shape[:2], 3)
     if tried.shape != shape and not seen_as_luma:

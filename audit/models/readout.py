@@ -21,24 +21,14 @@ READING = (
 
 @dataclass(frozen=True)
 class Readout:
-    """From logits to probabilities, log-odds and what an image is called.
+    """From logits to probabilities, log-odds and what an image is called."""
 
-    Parameters
-    ----------
-    output : {"softmax", "sigmoid"}
-        Whether classes exclude each other, or each logit is a question of its own.
-    decision : {"argmax", "threshold"}
-        Whether an image is called the class of the highest logit, or each class whose probability is high enough.
-    threshold : float, optional
-        How high, in (0, 1); None with argmax.
-    one_logit : bool
-        Whether the network has one output z, the log-odds of the second of two classes; its model here has the logits
-        0 and z, which a softmax reads as that sigmoid.
-    """
-
-    output: Output = "softmax"
+    output: Output = "softmax"  # whether classes exclude each other, or each logit is a question of its own
+    # whether an image is called the class of the highest logit, or each class whose probability is high enough
     decision: Decision = "argmax"
-    threshold: float | None = None
+    threshold: float | None = None  # how high, in (0, 1); None with argmax
+    # whether the network has one output z, the log-odds of the second of two classes; its model here has the logits 0
+    # and z, which a softmax reads as that sigmoid
     one_logit: bool = False
 
     @property

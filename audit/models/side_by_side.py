@@ -33,35 +33,16 @@ AT_ONCE = 4  # models; bounds memory on machines of many cores
 
 @dataclass(frozen=True)
 class Training:
-    """A model, what it is trained on, and where its weights go.
+    """A model, what it is trained on, and where its weights go."""
 
-    Parameters
-    ----------
-    name : str
-        For messages.
-    model : Model
-        As training begins; afterwards it is trained.
-    views : Views
-        Shared by all; None where the weights are there.
-    targets : numpy.ndarray
-        As of ``finetune``.
-    recipe : Recipe
-    path : pathlib.Path
-        Of the weights: a model whose weights are there is not trained again.
-    rows : numpy.ndarray of int, optional
-        Train on these rows only.
-    carried : str, optional
-        How images are made for the model, kept with its weights.
-    """
-
-    name: str
-    model: Model
-    views: Views | None
-    targets: npt.NDArray[np.int64] | npt.NDArray[np.float32]
+    name: str  # for messages
+    model: Model  # as training begins; afterwards it is trained
+    views: Views | None  # shared by all; None where the weights are there
+    targets: npt.NDArray[np.int64] | npt.NDArray[np.float32]  # as of ``finetune``
     recipe: Recipe
-    path: Path
-    rows: npt.NDArray[np.int64] | None = None
-    carried: str | None = None
+    path: Path  # of the weights: a model whose weights are there is not trained again
+    rows: npt.NDArray[np.int64] | None = None  # train on these rows only
+    carried: str | None = None  # how images are made for the model, kept with its weights
 
     @property
     def steps(self) -> int:

@@ -43,37 +43,17 @@ def families() -> list[Row]:
     rows = [
         Row("timm", made.called, ", ".join(made.named), UNITS[made.unit].full, made.notes) for made in FAMILIES.values()
     ]
-    rows.append(
-        Row(
-            "torchvision",
-            "ViT",
-            ", ".join(TORCHVISION + name for name in torchvision_names() if name.startswith("vit_")),
-            UNITS["head"].full,
-            "converted to timm's ViT; weights: pretrained, or a FILE in torchvision's names",
-        )
-    )
-    rows.append(
-        Row(
-            "torchvision",
-            "ResNet",
-            ", ".join(TORCHVISION + name for name in torchvision_names() if not name.startswith("vit_")),
-            UNITS["slice"].full,
-            "converted to timm's ResNet; weights: pretrained, or a FILE in torchvision's names",
-        )
-    )
+    of_torchvision: Mapping[Unit, str] = {"head": "ViT", "slice": "ResNet"}
+    for unit, family in of_torchvision.items():
+        names = ", ".join(TORCHVISION + n for n in torchvision_names() if n.startswith("vit_") == (unit == "head"))
+        notes = f"converted to timm's {family}; weights: pretrained, or a FILE in torchvision's names"
+        rows.append(Row("torchvision", family, names, UNITS[unit].full, notes))
     made = "converted to timm's model; weights: a folder with config.json of model_type"
     for unit, family in HUGGING_FACE_FAMILIES.items():
         kinds = ", ".join(kind for kind in KINDS if (kind in SLICED) == (unit == "slice"))
         rows.append(Row("Hugging Face", family, HUGGING_FACE, UNITS[unit].full, f"{made} {kinds}"))
-    rows.append(
-        Row(
-            "open_clip",
-            "CLIP and SigLIP image towers",
-            f"{OPEN_CLIP}ViT-*",
-            UNITS["head"].full,
-            "open_clip's own vision transformer, or timm's as trunk; a folder with open_clip_config.json, or a FILE",
-        )
-    )
+    notes = "open_clip's own vision transformer, or timm's as trunk; a folder with open_clip_config.json, or a FILE"
+    rows.append(Row("open_clip", "CLIP and SigLIP image towers", f"{OPEN_CLIP}ViT-*", UNITS["head"].full, notes))
     notes = f"a folder with config.json that names an architecture, pushed to the Hub by timm or of model_type {KIND}"
     rows.append(Row("Hugging Face", "any of timm's above", HUGGING_FACE, "as above", notes))
     return rows

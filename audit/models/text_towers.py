@@ -71,13 +71,7 @@ def _described(folder: Path) -> dict[str, str]:
 
 
 def _library(name: str) -> Any:
-    """Return the module of a model's library.
-
-    Raises
-    ------
-    ModelError
-        If it is not installed.
-    """
+    """Return the module of a model's library."""
     return needs("transformers" if name == HUGGING_FACE else "open_clip", "model.prompts", error=ModelError)
 
 

@@ -31,25 +31,13 @@ SCALES = re.compile(r"\.(weight_scale\w*|scale_weight|SCB|absmax|scales)$")  # b
 
 @dataclass(frozen=True)
 class WeightSet:
-    """One set of weights of a file: every tensor on the CPU, of the type that was stored.
+    """One set of weights of a file: every tensor on the CPU, of the type that was stored."""
 
-    Parameters
-    ----------
-    name : str
-        Where it is in the file; "" for the file itself.
-    state : {"ema", "raw"}
-    tensors : dict of str to torch.Tensor
-    stripped : tuple of str
-        What was before all of its names, the outermost first.
-    stored : mapping of str to int
-        How many tensors are stored in each type.
-    """
-
-    name: str
+    name: str  # where it is in the file; "" for the file itself
     state: State
     tensors: dict[str, torch.Tensor]
-    stripped: tuple[str, ...]
-    stored: Mapping[str, int]
+    stripped: tuple[str, ...]  # what was before all of its names, the outermost first
+    stored: Mapping[str, int]  # how many tensors are stored in each type
 
 
 def find_sets(content: object, path: Path) -> list[WeightSet]:

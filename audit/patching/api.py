@@ -33,39 +33,9 @@ def patch_heads(
     donor_model: Model | None = None,
     scale: Scale = "log_odds",
 ) -> torch.Tensor:
-    """Patch heads one at a time, donor i into recipient i, and return what each patch changes.
+    """Do what :func:`vit_audit.patch_heads` does, which describes it, with a model in evaluation mode.
 
-    What a head adds to the residual stream, ``u_h = W_O[:, h] z_h``, is replaced by what it adds for the donor; all
-    that follows is computed again (activation patching; Vig et al. 2020, Zhang and Nanda 2024). Of a convolutional
-    network slices of channels take the place of heads.
-
-    Parameters
-    ----------
-    model : Model
-        timm's, as ``Backbone.build_as_is`` returns it; in evaluation mode.
-    recipients, donors : torch.Tensor (N, 3, H, W)
-        Images as the model reads them: normalised, of its size.
-    heads : sequence of (layer, head), optional
-        All heads, layer by layer, where not given.
-    donor_model : Model, optional
-        Whose heads donate, of the same start as ``model``; ``model`` itself where not given.
-    scale : {"log_odds", "probability", "logit"}
-        Of which number of each class the change is given: the log-odds in nats, ``l_c - logsumexp over j != c of l_j``,
-        the softmax, or the logit. Of a model with a sigmoid for each class log-odds are the logits.
-
-    Returns
-    -------
-    torch.Tensor (N, heads, classes), float64, on the CPU
-        Patched minus unpatched. A head that is patched with itself changes nothing: exactly 0.
-
-    Raises
-    ------
-    InputError
-        If recipients and donors differ in shape, or there is no such head.
-
-    See Also
-    --------
-    attribution : the same to first order, at the price of one backward pass a class.
+    The heads of ``donor_model``, of the same start as ``model``, donate where it is given.
     """
     sites = _sites(model, recipients, donors, heads)
     check_choice("scale", scale, get_args(Scale))
@@ -93,25 +63,7 @@ def attribution(
     *,
     scale: Scale = "log_odds",
 ) -> torch.Tensor:
-    """Estimate to first order what ``patch_heads`` returns (attribution patching; Nanda 2023).
-
-    The gradient of each class's number with respect to the residual stream, times the change of what the head adds.
-    It errs where the model is far from linear between recipient and donor.
-
-    Parameters
-    ----------
-    model, recipients, donors, heads, scale
-        As of :func:`patch_heads`. Probabilities are carried over from log-odds by the logistic function.
-
-    Returns
-    -------
-    torch.Tensor (N, heads, classes), float64, on the CPU
-
-    Raises
-    ------
-    InputError
-        If recipients and donors differ in shape, or there is no such head.
-    """
+    """Do what :func:`vit_audit.attribution` does, which describes it, with a model in evaluation mode."""
     sites = _sites(model, recipients, donors, heads)
     check_choice("scale", scale, get_args(Scale))
     every = sites_of(model, layers := range(min(s.layer for s in sites), adapter(model).depth))

@@ -46,19 +46,19 @@ def _continue(model: Model, layer: int, stream: torch.Tensor) -> torch.Tensor:
     return finish(model, adapter(model).after(layer, _read(model, layer, stream.contiguous())), layer + 1)
 
 
+def _continue_all(model: Model, layer: int, streams: torch.Tensor) -> torch.Tensor:
+    """Return logits (K, B, classes) of K streams (K, B, tokens, width), as many images at once as pay."""
+    parts = streams.flatten(0, 1).split(rows_at_once(model, layer))
+    logits: torch.Tensor = torch.cat([_continue(model, layer, part) for part in parts]).unflatten(0, streams.shape[:2])
+    return logits
+
+
 @dataclass(frozen=True)
 class Patches:
-    """M patches of one layer, each of one head. The numbers are in main memory, wherever the model is.
+    """M patches of one layer, each of one head. The numbers are in main memory, wherever the model is."""
 
-    Parameters
-    ----------
-    head : torch.Tensor of int (M,)
-        0-based.
-    recipient, donor : torch.Tensor of int (M,)
-        Rows of the recipients' trace and of the donors'.
-    """
-
-    head: torch.Tensor
+    head: torch.Tensor  # (M,), 0-based
+    # (M,), rows of the recipients' trace and of the donors'
     recipient: torch.Tensor
     donor: torch.Tensor
 
@@ -235,10 +235,7 @@ def _unpatched(model: Model, recipient: Trace, layer: int) -> torch.Tensor:
 def add_to_stream(model: Model, recipient: Trace, layer: int, change: torch.Tensor) -> torch.Tensor:
     """Return logits (K, B, classes) with each of ``change`` (K, B, tokens, width) added after a layer's attention."""
     after = _read(model, layer, _unpatched(model, recipient, layer))
-    patched = (after.unsqueeze(0) + _read(model, layer, change)).flatten(0, 1)
-    logits = [_continue(model, layer, part) for part in patched.split(rows_at_once(model, layer))]
-    patched_logits: torch.Tensor = torch.cat(logits).unflatten(0, (change.shape[0], -1))
-    return patched_logits
+    return _continue_all(model, layer, after.unsqueeze(0) + _read(model, layer, change))
 
 
 @torch.inference_mode()
@@ -309,7 +306,4 @@ def _outputs_of(donor: Donor, layer: int, heads: list[int]) -> dict[Site, torch.
 def continue_unpatched(model: Model, recipient: Trace, layer: int, copies: int) -> torch.Tensor:
     """Return (copies, B, classes) logits by the engine's own path with no patch: the yardstick of a self-patch."""
     after = _unpatched(model, recipient, layer)
-    stream = after.unsqueeze(0).expand(copies, *after.shape).flatten(0, 1)
-    logits = [_continue(model, layer, part) for part in stream.split(rows_at_once(model, layer))]
-    unpatched: torch.Tensor = torch.cat(logits).unflatten(0, (copies, -1))
-    return unpatched
+    return _continue_all(model, layer, after.unsqueeze(0).expand(copies, *after.shape))

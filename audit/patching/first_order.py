@@ -18,7 +18,7 @@ Expectations of all three are the same, whatever first order misses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -82,23 +82,8 @@ def sweep_first_order(
         Columns ``position`` (row of the plan), ``recipient``, ``donor_kind``, ``layer``, ``head``, and for each outcome
         ``own:``, ``pair:`` and ``both:``, estimated changes of its probability.
     """
-    parts = estimate_in_parts(model, images, plan, subjects, kinds, layers=layers, outcomes=outcomes, progress=progress)
-    return pd.concat(parts, ignore_index=True)
-
-
-def estimate_in_parts(
-    model: Model,
-    images: Images,
-    plan: pd.DataFrame,
-    subjects: Rows,
-    kinds: Sequence[str],
-    *,
-    layers: range,
-    outcomes: Mapping[str, int],
-    progress: Progress | None = None,
-) -> Iterator[pd.DataFrame]:
-    """Yield the rows of :func:`sweep_first_order`, a batch at a time: all of them may be more than memory holds."""
     scalars = {name: _log_odds_of(model, number) for name, number in outcomes.items()}
+    parts: list[pd.DataFrame] = []
     done = 0
     every = list(side_by_side(BLOCK, len(plan), plan["unit"].to_numpy(dtype=np.int64)))
     taken = plan[["recipient", *kinds]].to_numpy(dtype=np.int64)
@@ -113,10 +98,11 @@ def estimate_in_parts(
         for name, of_outcome in moved.items():
             averages = [average(of_outcome, alike, at, batch) for at in places]
             values |= {f"{a}:{name}": np.stack([k[a] for k in averages]) for a in AVERAGES}
-        yield _table(batch, positions, kinds, model, layers, values)
+        parts.append(_table(batch, positions, kinds, model, layers, values))
         done += len(positions)
         if progress is not None:
             progress(done, len(plan))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _moved(

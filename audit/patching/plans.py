@@ -22,19 +22,12 @@ PLAN_COLUMNS = ["recipient", "cross", "placebo", "unit", "side", "label", "strat
 
 @dataclass(frozen=True)
 class GroupSwapPlan:
-    """Recipients with their two donors.
+    """Recipients with their two donors."""
 
-    Parameters
-    ----------
-    rows : pandas.DataFrame
-        ``recipient``, ``cross``, ``placebo``: index values of the samples; ``unit``: the donor pair; ``side``:
-        "group" or "reference", the recipient's; ``label``: the recipient's and both donors'.
-    without_donor : int
-        Recipients that no donor pair matches.
-    """
-
+    # ``recipient``, ``cross``, ``placebo``: index values of the samples; ``unit``: the donor pair; ``side``: "group"
+    # or "reference", the recipient's; ``label``: the recipient's and both donors'
     rows: pd.DataFrame
-    without_donor: int
+    without_donor: int  # recipients that no donor pair matches
 
 
 def plan_group_swap(
@@ -54,10 +47,6 @@ def plan_group_swap(
         Of the pairing.
     max_images : int, optional
         At most so many recipients, drawn evenly over label x group.
-
-    Returns
-    -------
-    GroupSwapPlan
     """
     rng = np.random.default_rng(seed)
     sides = {contrast.group: "group", contrast.reference: "reference"}

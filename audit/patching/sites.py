@@ -45,24 +45,14 @@ def bias_output(model: Model, layer: int) -> torch.Tensor | float:
 
 @dataclass(frozen=True)
 class Trace:
-    """One forward pass of B images, kept at every layer.
+    """One forward pass of B images, kept at every layer."""
 
-    Parameters
-    ----------
-    entering : list of torch.Tensor (B, tokens, width)
-        The residual stream before each block.
-    attention : list of torch.Tensor (B, tokens, width)
-        What each block's attention adds to it, LayerScale and bias included.
-    head_activations : list of torch.Tensor (B, tokens, heads * head width)
-        The input of each output projection (z in the literature).
-    leaving : torch.Tensor (B, tokens, width)
-        The residual stream after the last block.
-    """
-
-    entering: list[torch.Tensor]
+    entering: list[torch.Tensor]  # (B, tokens, width), the residual stream before each block
+    # (B, tokens, width), what each block's attention adds to it, LayerScale and bias included
     attention: list[torch.Tensor]
+    # (B, tokens, heads * head width), the input of each output projection (z in the literature)
     head_activations: list[torch.Tensor]
-    leaving: torch.Tensor
+    leaving: torch.Tensor  # (B, tokens, width), the residual stream after the last block
 
     def take(self, rows: torch.Tensor) -> Trace:
         """Return the trace of some of the images."""

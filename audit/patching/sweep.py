@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -109,40 +109,11 @@ def sweep(
         ``head``, ``predicted``, and ``p:<outcome>`` (probability), ``m:<outcome>`` (log-odds, nats); where an image may
         be called several classes or none, ``called:<outcome>``.
     """
-    parts = sweep_in_parts(
-        model,
-        images,
-        recipients,
-        donors,
-        layers=layers,
-        outcomes=outcomes,
-        chosen=chosen,
-        units=units,
-        precision=precision,
-        progress=progress,
-    )
-    return pd.concat(parts, ignore_index=True)
-
-
-def sweep_in_parts(
-    model: Model,
-    images: Images,
-    recipients: Rows,
-    donors: Sequence[DonorKind],
-    *,
-    layers: range,
-    outcomes: Mapping[str, int],
-    chosen: npt.NDArray[np.bool_] | None = None,
-    units: Rows | None = None,
-    precision: torch.dtype = torch.float32,
-    progress: Progress | None = None,
-) -> Iterator[pd.DataFrame]:
-    """Yield the rows of :func:`sweep`, a batch of recipients at a time: all of them may be more than memory holds."""
     sites = sites_of(model, layers)
     asked = np.ones((len(recipients), len(sites)), dtype=bool) if chosen is None else chosen
     total, done = int(asked.sum()) * len(donors), 0
 
-    def measured(positions: Rows, seen: Images) -> list[pd.DataFrame]:
+    def measured(seen: Images, positions: Rows) -> list[pd.DataFrame]:
         nonlocal done
         batch = Batch(model, seen, recipients, donors, positions, layers.start)
         computed = []
@@ -158,16 +129,26 @@ def sweep_in_parts(
         # Only now are results waited for: an accelerator has a whole batch to do until then.
         return [batch.table(patches, logits, layer, outcomes) for patches, logits, layer in computed]
 
-    at_once = recipients_at_once(model, len(donors))
-    every = list(side_by_side(at_once, len(recipients), units, asked.sum(axis=1) > 0))
-    for positions, (seen,) in zip(every, ahead([images], _needed(every, recipients, donors)), strict=True):
-        for tables in in_halves(partial(measured, seen=seen), positions, halves):
-            yield from tables
+    return _batch_by_batch(measured, model, images, recipients, donors, units, asked.sum(axis=1) > 0)
 
 
-def _needed(parts: Sequence[Rows], recipients: Rows, donors: Sequence[DonorKind]) -> list[list[Rows]]:
-    """Return for each batch of positions the rows of the images that it takes."""
-    return [[np.concatenate([recipients[part], *(kind.rows[part] for kind in donors)])] for part in parts]
+def _batch_by_batch(
+    measured: Callable[[Images, Rows], list[pd.DataFrame]],
+    model: Model,
+    images: Images,
+    recipients: Rows,
+    donors: Sequence[DonorKind],
+    units: Rows | None,
+    asked: npt.NDArray[np.bool_] | None = None,
+) -> pd.DataFrame:
+    """Measure batches of positions, of images that are decoded ahead, and put the rows together."""
+    every = list(side_by_side(recipients_at_once(model, len(donors)), len(recipients), units, asked))
+    needed = [[np.concatenate([recipients[part], *(kind.rows[part] for kind in donors)])] for part in every]
+    parts: list[pd.DataFrame] = []
+    for positions, (seen,) in zip(every, ahead([images], needed), strict=True):
+        for tables in in_halves(partial(measured, seen), positions, halves):
+            parts += tables
+    return pd.concat(parts, ignore_index=True)
 
 
 def halves(positions: Rows) -> tuple[Rows, Rows] | None:
@@ -312,9 +293,8 @@ def sweep_together(
         As of :func:`sweep`, with ``set`` in place of layer and head.
     """
     total, done = len(recipients) * len(donors) * len(sets), 0
-    parts: list[pd.DataFrame] = []
 
-    def measured(positions: Rows, seen: Images) -> list[pd.DataFrame]:
+    def measured(seen: Images, positions: Rows) -> list[pd.DataFrame]:
         nonlocal done
         tables = []
         batch = Batch(model, seen, recipients, donors, positions, 0)
@@ -332,7 +312,4 @@ def sweep_together(
                     progress(min(done, total), total)  # what was computed again counts twice
         return tables
 
-    every_part = list(side_by_side(recipients_at_once(model, len(donors)), len(recipients), units))
-    for positions, (seen,) in zip(every_part, ahead([images], _needed(every_part, recipients, donors)), strict=True):
-        parts += [t for tables in in_halves(partial(measured, seen=seen), positions, halves) for t in tables]
-    return pd.concat(parts, ignore_index=True)
+    return _batch_by_batch(measured, model, images, recipients, donors, units)

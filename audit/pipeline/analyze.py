@@ -60,7 +60,7 @@ JOINED = " x "
 
 @dataclass(frozen=True)
 class Judged:
-    """Everything that the report says about groups and heads."""
+    """Everything that the report says about groups and heads, under the names that the record has for it."""
 
     rates: list[RateRow]
     contrasts: list[ContrastRow]
@@ -72,7 +72,7 @@ class Judged:
     joint: list[JointRow] = field(default_factory=list)
     agreement: list[Agreement] = field(default_factory=list)
     ranges: list[RangeRow] = field(default_factory=list)
-    prompts: PromptSensitivity | None = None
+    prompt_sensitivity: PromptSensitivity | None = None
     pairs: list[PairRow] = field(default_factory=list)
     attention: list[AttentionMap] = field(default_factory=list)
     accuracy: list[AccuracyRow] = field(default_factory=list)
@@ -202,7 +202,7 @@ def judge_effects(
         agreement=agreements(heads),
         pairs=[n.row for n in natural],
         ranges=rates.ranges,
-        prompts=rates.prompts,
+        prompt_sensitivity=rates.prompts,
         accuracy=rates.accuracy,
     )
 

@@ -7,7 +7,7 @@ import json
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -124,20 +124,7 @@ def record_audit(
         legal=list(legal),
         controls=controls,
         data=data,
-        rates=shown.rates,
-        contrasts=shown.contrasts,
-        ranges=shown.ranges,
-        prompt_sensitivity=shown.prompts,
-        findings=shown.findings,
-        heads=shown.heads,
-        joint=shown.joint,
-        pairs=shown.pairs,
-        attention=shown.attention,
-        grids=shown.grids,
-        stability=shown.stability,
-        accuracy=judged.accuracy,
-        agreement=shown.agreement,
-        localisation=shown.localisation,
+        **vars(replace(shown, accuracy=judged.accuracy)),
         method=_method(context, fixed, controls, models, swept),
         provenance=_provenance(context, models, fixed),
         synthetic=card.data.reader == "synthetic",

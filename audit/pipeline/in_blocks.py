@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -35,37 +36,13 @@ PATCH_OF_SET = ["position", "set", "donor_kind"]  # likewise, of sets of heads
 NUMBER = ["name", "image", "place"]  # likewise, one number of a measurement from the others
 
 
-def sweep_in_blocks(
-    context: RunContext,
-    stage: str,
-    model: Model,
-    recipients: Rows,
-    donors: Sequence[DonorKind],
-    *,
-    layers: range,
-    images: Images | None = None,
-    chosen: Mask | None = None,
-    units: Rows | None = None,
-    precision: torch.dtype = torch.float32,
-    progress: Progress,
-) -> Iterator[pd.DataFrame]:
-    """Yield the rows of :func:`audit.patching.sweep.sweep` block by block; of the audit's images where none are given.
+def do_blocks(context: RunContext, stage: str, tasks: Sequence[Task], progress: Progress) -> Iterator[pd.DataFrame]:
+    """Do the tasks of a sweep, and yield their rows block by block.
 
     ``stage`` names the sweep among those of the run: it is where its pieces are kept until all are done.
     """
-    tasks = plan_sweep(
-        context,
-        stage,
-        model,
-        recipients,
-        donors,
-        layers=layers,
-        images=images,
-        chosen=chosen,
-        units=units,
-        precision=precision,
-    )
-    yield from _done(context, stage, tasks, progress)
+    run_tasks(tasks, context.work / stage, context.workers, progress)
+    yield from read_results(tasks, context.work / stage)
 
 
 def plan_sweep(
@@ -81,7 +58,10 @@ def plan_sweep(
     units: Rows | None = None,
     precision: torch.dtype = torch.float32,
 ) -> list[Task]:
-    """Return the tasks of :func:`sweep_in_blocks`; each holds no more than its own block."""
+    """Return the tasks of :func:`audit.patching.sweep.sweep`; each holds no more than its own block.
+
+    The images are the audit's where none are given.
+    """
     sites = sites_of(model, layers)
     asked = np.ones((len(recipients), len(sites)), dtype=bool) if chosen is None else chosen
     seen = context.pixels if images is None else images
@@ -92,13 +72,12 @@ def plan_sweep(
     for number, positions in enumerate(blocks):
         mask = asked[positions]
         given = _of_block(donors, positions)
-        perform = partial(
-            _swept,
+        measure = partial(
+            sweep,
             model,
             seen,
             recipients[positions],
             given,
-            positions,
             layers=layers,
             outcomes=outcomes,
             chosen=mask,
@@ -111,34 +90,17 @@ def plan_sweep(
             **_images(recipients[positions], given, positions),
         }
         name = f"{stage}, block {number + 1} of {len(blocks)}"
+        perform = partial(_placed, positions, measure)
         tasks.append(Task(name, what | of_block, patches, patches, perform, memory, smaller))
     return tasks
 
 
-def _swept(
-    model: Model,
-    images: Images,
-    recipients: Rows,
-    donors: Sequence[DonorKind],
-    positions: Rows,
-    *,
-    layers: range,
-    outcomes: Mapping[str, int],
-    chosen: Mask,
-    precision: torch.dtype,
-    progress: Progress,
+def _placed(
+    positions: Rows, measure: Callable[..., pd.DataFrame], at_most: int | None = None, *, progress: Progress
 ) -> pd.DataFrame:
-    table = sweep(
-        model,
-        images,
-        recipients,
-        donors,
-        layers=layers,
-        outcomes=outcomes,
-        chosen=chosen,
-        precision=precision,
-        progress=progress,
-    )
+    """Measure a block, so many images at once, and give its rows their places among all recipients."""
+    with nullcontext() if at_most is None else batch_size_limit(at_most):
+        table = measure(progress=progress)
     return table.assign(position=positions[table["position"]])
 
 
@@ -160,26 +122,12 @@ def sweep_sets_in_blocks(
     tasks, memory, smaller = [], _memory(block_size(context), model, 1 + len(donors)), _smaller(block_size(context))
     for number, positions in enumerate(blocks):
         some, given = recipients[positions], _of_block(donors, positions)
-        perform = partial(_together, model, context.pixels, some, given, sets, context.outcomes, positions)
+        measure = partial(sweep_together, model, context.pixels, some, given, sets=sets, outcomes=context.outcomes)
         patches = len(positions) * len(donors) * len(sets)
         name = f"{stage}, block {number + 1} of {len(blocks)}"
         of_block = what | _images(some, given, positions)
-        tasks.append(Task(name, of_block, patches, patches, perform, memory, smaller))
-    yield from _done(context, stage, tasks, progress)
-
-
-def _together(
-    model: Model,
-    images: Images,
-    recipients: Rows,
-    donors: Sequence[DonorKind],
-    sets: Mapping[str, Sequence[Site]],
-    outcomes: Mapping[str, int],
-    positions: Rows,
-    progress: Progress,
-) -> pd.DataFrame:
-    table = sweep_together(model, images, recipients, donors, sets=sets, outcomes=outcomes, progress=progress)
-    return table.assign(position=positions[table["position"]])
+        tasks.append(Task(name, of_block, patches, patches, partial(_placed, positions, measure), memory, smaller))
+    yield from do_blocks(context, stage, tasks, progress)
 
 
 def estimate_in_blocks(
@@ -199,36 +147,23 @@ def estimate_in_blocks(
     what = _made_of(context, stage, model, donors, context.compute.exact) | {"layers": [layers.start, layers.stop]}
     blocks = list(side_by_side(BLOCK, len(plan), plan["unit"].to_numpy(dtype=np.int64)))
     tasks, memory, smaller = [], _memory(block_size(context), model, GRAPH + len(donors)), _smaller(block_size(context))
-    at_once = context.card.audit.block
     for number, positions in enumerate(blocks):
-        perform = partial(
-            _estimated, model, context.pixels, plan, subjects, kinds, layers, context.outcomes, positions, at_once
+        measure = partial(
+            sweep_first_order,
+            model,
+            context.pixels,
+            plan.iloc[positions].reset_index(drop=True),
+            subjects,
+            kinds,
+            layers=layers,
+            outcomes=context.outcomes,
         )
+        perform = partial(_placed, positions, measure, context.card.audit.block)
         rows = len(positions) * len(kinds) * len(sites_of(model, layers))
         name = f"{stage}, block {number + 1} of {len(blocks)}"
         of_block = _images(recipients[positions], _of_block(donors, positions), positions)
         tasks.append(Task(name, what | of_block, len(positions), rows, perform, memory, smaller))
-    yield from _done(context, stage, tasks, progress)
-
-
-def _estimated(
-    model: Model,
-    images: Images,
-    plan: pd.DataFrame,
-    subjects: Rows,
-    kinds: Sequence[str],
-    layers: range,
-    outcomes: Mapping[str, int],
-    positions: Rows,
-    at_once: int | None,
-    progress: Progress,
-) -> pd.DataFrame:
-    some = plan.iloc[positions].reset_index(drop=True)
-    with batch_size_limit(at_once):
-        table = sweep_first_order(
-            model, images, some, subjects, kinds, layers=layers, outcomes=outcomes, progress=progress
-        )
-    return table.assign(position=positions[table["position"]])
+    yield from do_blocks(context, stage, tasks, progress)
 
 
 def measure_in_blocks(
@@ -338,9 +273,3 @@ def _images(recipients: Rows, donors: Sequence[DonorKind], positions: Rows) -> d
 
 def _hash(numbers: npt.NDArray[np.generic]) -> str:
     return hashlib.sha256(np.ascontiguousarray(numbers).tobytes()).hexdigest()
-
-
-def _done(context: RunContext, stage: str, tasks: Sequence[Task], progress: Progress) -> Iterator[pd.DataFrame]:
-    """Do the tasks and yield their results."""
-    run_tasks(tasks, context.work / stage, context.workers, progress)
-    yield from read_results(tasks, context.work / stage)

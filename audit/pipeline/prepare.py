@@ -60,47 +60,23 @@ from audit.work.pool import Workers
 
 @dataclass(frozen=True)
 class Inputs:
-    """A card with its data and its model, opened.
+    """A card with its data and its model, opened."""
 
-    Parameters
-    ----------
-    card : Card
-        With the class names that the model's own files give.
-    content : bytes
-        Of the card's file, as it was read.
-    card_path : pathlib.Path
-        The card's file; relative paths in it start at its folder.
-    data_root : pathlib.Path or None
-        Where the data lie, where not there.
-    samples : Samples
-    backbone : Backbone, optional
-        The model, where it was given in Python.
-    box : BlackBox, optional
-        The model, where its inside is not given.
-    finished : pathlib.Path, optional
-        A finished run whose models are measured again, whatever became of the card's weights.
-    preprocessing : Preprocessing, optional
-        What is done to images before the model sees them; None of a finished run, whose models say it, and of
-        predictions.
-    opened : PreflightReport, optional
-        What was opened of the card's weights.
-    readout : Readout
-        How the audited model is read.
-    not_opened : mapping of str to str
-        What only a run can open, since it fetches, trains or draws it: what the card names, by its field.
-    """
-
-    card: Card
-    content: bytes
-    card_path: Path
-    data_root: Path | None
+    card: Card  # with the class names that the model's own files give
+    content: bytes  # of the card's file, as it was read
+    card_path: Path  # the card's file; relative paths in it start at its folder
+    data_root: Path | None  # where the data lie, where not there
     samples: Samples
-    backbone: Backbone | None = None
-    box: BlackBox | None = None
+    backbone: Backbone | None = None  # the model, where it was given in Python
+    box: BlackBox | None = None  # the model, where its inside is not given
+    # a finished run whose models are measured again, whatever became of the card's weights
     finished: Path | None = None
+    # what is done to images before the model sees them; None of a finished run, whose models say it, and of
+    # predictions
     preprocessing: Preprocessing | None = None
-    opened: PreflightReport | None = None
-    readout: Readout = SOFTMAX
+    opened: PreflightReport | None = None  # what was opened of the card's weights
+    readout: Readout = SOFTMAX  # how the audited model is read
+    # what only a run can open, since it fetches, trains or draws it: what the card names, by its field
     not_opened: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -118,41 +94,21 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Options:
-    """How an audit is run; none of it changes what is asked.
+    """How an audit is run; none of it changes what is asked."""
 
-    Parameters
-    ----------
-    command : str
-        What repeats the run, for the record.
-    out : pathlib.Path
-        Folder that holds runs, each in a folder of its own that is named by card, date and hash.
-    run : pathlib.Path, optional
-        The run's own folder, where it is to have another name.
-    report : bool
-        Whether HTML, PDF and tables are made.
-    workers : int, optional
-        How many processes train and patch; as many as torch has threads where not given, and one on an accelerator.
-    work : pathlib.Path, optional
-        Where pieces of sweeps are kept until they are put together; in the run's folder where not given.
-    device : str
-        Where models are trained, asked and patched.
-    precision : str
-        Of training, and of Design A on the discovery split.
-    devices : tuple of int
-        Which accelerators of that kind, where they are named one by one; one process works on each.
-    cache_dir : pathlib.Path, optional
-        Folder outside any run directory where decoded images are kept; nowhere where not given.
-    """
-
-    command: str
-    out: Path
-    run: Path | None = None
-    report: bool = True
+    command: str  # what repeats the run, for the record
+    out: Path  # folder that holds runs, each in a folder of its own that is named by card, date and hash
+    run: Path | None = None  # the run's own folder, where it is to have another name
+    report: bool = True  # whether HTML, PDF and tables are made
+    # how many processes train and patch; as many as torch has threads where not given, and one on an accelerator
     workers: int | None = None
+    # where pieces of sweeps are kept until they are put together; in the run's folder where not given
     work: Path | None = None
-    device: str = CPU
-    precision: str = "float32"
+    device: str = CPU  # where models are trained, asked and patched
+    precision: str = "float32"  # of training, and of Design A on the discovery split
+    # which accelerators of that kind, where they are named one by one; one process works on each
     devices: tuple[int, ...] = ()
+    # folder outside any run directory where decoded images are kept; nowhere where not given
     cache_dir: Path | None = None
 
 

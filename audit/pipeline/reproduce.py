@@ -72,29 +72,9 @@ def reproduce_finding(
     box: BlackBox | None = None,
     device: str = CPU,
 ) -> Reproduction:
-    """Measure one finding again.
+    """Measure one finding again, as ``vit_audit.Result.reproduce`` describes it.
 
-    Parameters
-    ----------
-    run : pathlib.Path
-        A run directory with its models.
-    finding_id : str
-        Such as ``F-3fa9c1d2``.
-    data_root : pathlib.Path, optional
-        Where the images lie.
-    samples : Samples, optional
-        The data, where they were given in Python.
-    backbone : Backbone, optional
-        The model's architecture, where it was given in Python.
-    box : BlackBox, optional
-        The model's answers, where they were given in Python.
-    device : str, optional
-        Where it is measured.
-
-    Raises
-    ------
-    InputError
-        If the run has no such finding, or its data have changed.
+    ``samples``, ``backbone`` and ``box`` are what was given in Python.
     """
     audit = load_audit(run / "audit.json")
     finding = next((f for f in audit.findings if f.id == finding_id), None)

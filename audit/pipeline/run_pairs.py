@@ -17,7 +17,7 @@ from audit.patching.plans import draw_evenly, find_twins
 from audit.patching.sites import Site
 from audit.patching.sweep import DonorKind, measure_unpatched, sweep
 from audit.pipeline.context import RunContext
-from audit.pipeline.in_blocks import PATCH, sweep_in_blocks
+from audit.pipeline.in_blocks import PATCH, do_blocks, plan_sweep
 from audit.pipeline.run_sweeps import Swept, choose, swept_layers
 from audit.pipeline.train_models import AuditedModels
 from audit.records import Contrast
@@ -29,21 +29,11 @@ VERSIONS = ("own", "edited")
 
 @dataclass(frozen=True)
 class Pairs:
-    """Images as they are and their twins of the other group, row by row.
+    """Images as they are and their twins of the other group, row by row."""
 
-    Parameters
-    ----------
-    rows : pandas.DataFrame
-        Of the samples, with ``side`` ("group" or "reference").
-    images : Images
-        N as they are, then their N twins.
-    back : numpy.ndarray or None
-        The first few edited there and back again, where the source can do that.
-    """
-
-    rows: pd.DataFrame
-    images: Images
-    back: Pixels | None
+    rows: pd.DataFrame  # of the samples, with ``side`` ("group" or "reference")
+    images: Images  # N as they are, then their N twins
+    back: Pixels | None  # the first few edited there and back again, where the source can do that
 
 
 def sweep_pairs(context: RunContext, models: AuditedModels, swept: Swept) -> pd.DataFrame | None:
@@ -115,7 +105,7 @@ def _sweep_contrast(
     n, model, layers = len(pairs.rows), models.primary, swept_layers(context)
     every = np.arange(2 * n, dtype=np.int64)
     stage = f"pairs-{hashlib.sha256(str(contrast).encode()).hexdigest()[:8]}"
-    blocks = sweep_in_blocks(
+    tasks = plan_sweep(
         context,
         stage,
         model,
@@ -125,8 +115,8 @@ def _sweep_contrast(
         images=pairs.images,
         chosen=choose(model, layers, 2 * n, heads),
         units=every % n,
-        progress=context.step(f"patching: {contrast}, exact pairs"),
     )
+    blocks = do_blocks(context, stage, tasks, context.step(f"patching: {contrast}, exact pairs"))
     patched = pd.concat(blocks, ignore_index=True).sort_values(PATCH, ignore_index=True)
     unpatched = measure_unpatched(model, pairs.images, every, context.outcomes).assign(
         position=every, layer=-1, head=-1

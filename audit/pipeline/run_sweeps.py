@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,14 @@ from audit.patching.plans import draw_evenly
 from audit.patching.sites import Site, sites_of
 from audit.patching.sweep import DonorKind, measure_unpatched
 from audit.pipeline.context import RunContext, Scope
-from audit.pipeline.in_blocks import PATCH, PATCH_OF_SET, estimate_in_blocks, sweep_in_blocks, sweep_sets_in_blocks
+from audit.pipeline.in_blocks import (
+    PATCH,
+    PATCH_OF_SET,
+    do_blocks,
+    estimate_in_blocks,
+    plan_sweep,
+    sweep_sets_in_blocks,
+)
 from audit.pipeline.run_controls import trained_layers
 from audit.pipeline.train_models import AuditedModels, reseed_of
 from audit.pipeline.write_rows import write_sorted
@@ -177,19 +184,16 @@ def patch_part(
     Discovery is computed as precisely as the user asked. Where that is less than float32, some recipients are computed
     in float32 as well, in columns ``float32:<outcome>``.
     """
-    stage = stage_of(plan, seed)
-    run = partial(
-        sweep_in_blocks,
-        context,
-        model=model,
-        recipients=plan.column("recipient"),
-        donors=plan.donors(model),
-        layers=swept_layers(context),
-        units=plan.column("unit"),
-        progress=context.step(f"patching: {plan.contrast}, {plan.split}, seed {seed}"),
-    )
+    stage, layers, units = stage_of(plan, seed), swept_layers(context), plan.column("unit")
+    tick = context.step(f"patching: {plan.contrast}, {plan.split}, seed {seed}")
+
+    def run(name: str, **asked: Any) -> Iterator[pd.DataFrame]:
+        recipients, donors = plan.column("recipient"), plan.donors(model)
+        tasks = plan_sweep(context, name, model, recipients, donors, layers=layers, units=units, **asked)
+        return do_blocks(context, name, tasks, tick)
+
     if plan.split == "discovery" and context.compute.precision != torch.float32:
-        every = np.ones((len(plan.rows), len(sites_of(model, swept_layers(context)))), dtype=bool)
+        every = np.ones((len(plan.rows), len(sites_of(model, layers))), dtype=bool)
         again = pd.concat(run(f"{stage}-again", chosen=_few(every if chosen is None else chosen)), ignore_index=True)
         names = {f"p:{name}": f"{IN_FLOAT32}{name}" for name in context.outcomes}
         exact = again[[*PATCH, *names]].rename(columns=names)
@@ -331,16 +335,12 @@ def sweep_reference(
     if path.is_file():
         return StoredRows([path])
     donors = {f"balanced-{k}": m for k, m in enumerate(models.balanced)} | {"reseed": models.by_seed[reseed]}
-    tables = sweep_in_blocks(
-        context,
-        "transplant" if weights_only else "reference",
-        models.primary,
-        rows,
-        [DonorKind(name, m, rows, weights_only=weights_only) for name, m in donors.items()],
-        layers=swept_layers(context),
-        chosen=choose(models.primary, swept_layers(context), len(rows), heads),
-        progress=context.step("patching: " + ("weight transplant" if weights_only else "balanced reference model")),
-    )
+    stage, layers = "transplant" if weights_only else "reference", swept_layers(context)
+    kinds = [DonorKind(name, m, rows, weights_only=weights_only) for name, m in donors.items()]
+    chosen = choose(models.primary, layers, len(rows), heads)
+    tasks = plan_sweep(context, stage, models.primary, rows, kinds, layers=layers, chosen=chosen)
+    tick = context.step("patching: " + ("weight transplant" if weights_only else "balanced reference model"))
+    tables = do_blocks(context, stage, tasks, tick)
     named = (with_image_keys(context, with_class_names(table, context.samples.labels)) for table in tables)
     write_sorted(path, [named], PATCH)
     return StoredRows([path])

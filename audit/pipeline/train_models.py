@@ -30,21 +30,12 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class AuditedModels:
-    """The audited models by seed, the balanced reference models, and what each was trained from.
-
-    Parameters
-    ----------
-    by_seed : mapping of int to Model
-    balanced : list of Model
-    balanced_on : str
-        The attribute on which the references' sample is balanced.
-    started_from : mapping of str to str
-        SHA-256 of the weights before training, by the name of the file ("seed-0", "balanced-0", "audited").
-    """
+    """The audited models by seed, the balanced reference models, and what each was trained from."""
 
     by_seed: Mapping[int, Model]
     balanced: list[Model]
-    balanced_on: str
+    balanced_on: str  # the attribute on which the references' sample is balanced
+    # SHA-256 of the weights before training, by the name of the file ("seed-0", "balanced-0", "audited")
     started_from: Mapping[str, str]
 
     @contextmanager

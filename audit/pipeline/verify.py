@@ -87,20 +87,9 @@ class Verified:
 
 
 def verify_run(run: Path, step: Step, *, key: Path | None = None) -> Verified:
-    """Check a run directory.
+    """Check a run directory, as :func:`vit_audit.verify` describes it.
 
-    Parameters
-    ----------
-    run : pathlib.Path
-    step : callable
-        Given the name of a step, returns a callback (done, total).
-    key : pathlib.Path, optional
-        An Ed25519 public key: the signature is asked for, and checked.
-
-    Returns
-    -------
-    Verified
-        Faults of files first, then of figures, then of pages.
+    Faults of files come first, then those of figures, then those of pages.
     """
     tick = step("verify: hashes, figures, pages")
     files = hash_files(run)
@@ -215,7 +204,7 @@ def derive(run: Path, audit: Audit) -> dict[str, Any]:
     # Nothing may be said where a control failed, and there is nothing to say where nothing was measured or differs.
     judged = _judged(opened, trips) if valid and measured is not None and measured.comparable else EMPTY
     derived |= {name: [_plain(row) for row in getattr(judged, name)] for name in JUDGED}
-    derived["prompt_sensitivity"] = None if judged.prompts is None else _plain(judged.prompts)
+    derived["prompt_sensitivity"] = None if judged.prompt_sensitivity is None else _plain(judged.prompt_sensitivity)
     shown_accuracy = measured is not None and measured.labels.id in {c.id for c in controls}
     derived["accuracy"] = [_plain(row) for row in measured.accuracy] if measured and shown_accuracy else []
     derived["localisation"] = {key: _plain(where) for key, where in judged.localisation.items()}

@@ -1,170 +1,85 @@
 """Frozen records that pass between the stages, a module for each file that they make up."""
 
-from audit.records.audit_json import (
-    AccuracyRow,
-    Agreement,
-    AttentionMap,
-    AttributeInfo,
-    Audit,
-    ContrastRow,
-    Control,
-    ControlReport,
-    ControlSetup,
-    CountRow,
-    DataReport,
-    DataSource,
-    DataWarning,
-    DetectionRow,
-    Effort,
-    EngineReport,
-    ExcludedRow,
-    Finding,
-    GapLimit,
-    HeadGrid,
-    HeadLimit,
-    HeadRow,
-    IntersectionSize,
-    JointRow,
-    LabelShareRow,
-    LegalAnswer,
-    LoadedWeights,
-    MethodReport,
-    ModelInfo,
-    NotRun,
-    PairRow,
-    PatchChoice,
-    PreprocessingInfo,
-    PromptGap,
-    PromptSensitivity,
-    Provenance,
-    RangeRow,
-    RateRow,
-    Reason,
-    SearchPrecision,
-    Stability,
-    TableForm,
-    TrainingRun,
-)
-from audit.records.base import (
-    SCHEMA_VERSION,
-    Access,
-    Bound,
-    ChanceReason,
-    Confidence,
-    Contrast,
-    DataWarningCode,
-    Design,
-    Direction,
-    Estimate,
-    FindingState,
-    LeftOut,
-    Localisation,
-    LocalisationStatus,
-    Metric,
-    NextStep,
-    NoteCode,
-    NotRunCode,
-    Outcome,
-    PreprocessingSource,
-    ReasonCode,
-    Record,
-    Removed,
-    Separator,
-    Shortfall,
-    SourceKind,
-    State,
-    TableKind,
-    TextEncoding,
-    Verdict,
-    WhyNoSensitivity,
-    WhyUntested,
-)
-from audit.records.diff_json import ComparedFinding, ComparisonNote, RunComparison, RunName, Untested
-from audit.records.review_json import Decision, Review
-from audit.records.shareable_json import SharedCopy
-
-__all__ = [
-    "SCHEMA_VERSION",
-    "Access",
-    "AccuracyRow",
-    "Agreement",
-    "AttentionMap",
-    "AttributeInfo",
-    "Audit",
-    "Bound",
-    "ChanceReason",
-    "ComparedFinding",
-    "ComparisonNote",
-    "Confidence",
-    "Contrast",
-    "ContrastRow",
-    "Control",
-    "ControlReport",
-    "ControlSetup",
-    "CountRow",
-    "DataReport",
-    "DataSource",
-    "DataWarning",
-    "DataWarningCode",
-    "Decision",
-    "Design",
-    "DetectionRow",
-    "Direction",
-    "Effort",
-    "EngineReport",
-    "Estimate",
-    "ExcludedRow",
-    "Finding",
-    "FindingState",
-    "GapLimit",
-    "HeadGrid",
-    "HeadLimit",
-    "HeadRow",
-    "IntersectionSize",
-    "JointRow",
-    "LabelShareRow",
-    "LeftOut",
-    "LegalAnswer",
-    "LoadedWeights",
-    "Localisation",
-    "LocalisationStatus",
-    "MethodReport",
-    "Metric",
-    "ModelInfo",
-    "NextStep",
-    "NotRun",
-    "NotRunCode",
-    "NoteCode",
-    "Outcome",
-    "PairRow",
-    "PatchChoice",
-    "PreprocessingInfo",
-    "PreprocessingSource",
-    "PromptGap",
-    "PromptSensitivity",
-    "Provenance",
-    "RangeRow",
-    "RateRow",
-    "Reason",
-    "ReasonCode",
-    "Record",
-    "Removed",
-    "Review",
-    "RunComparison",
-    "RunName",
-    "SearchPrecision",
-    "Separator",
-    "SharedCopy",
-    "Shortfall",
-    "SourceKind",
-    "Stability",
-    "State",
-    "TableForm",
-    "TableKind",
-    "TextEncoding",
-    "TrainingRun",
-    "Untested",
-    "Verdict",
-    "WhyNoSensitivity",
-    "WhyUntested",
-]
+from audit.records.audit_json import AccuracyRow as AccuracyRow
+from audit.records.audit_json import Agreement as Agreement
+from audit.records.audit_json import AttentionMap as AttentionMap
+from audit.records.audit_json import AttributeInfo as AttributeInfo
+from audit.records.audit_json import Audit as Audit
+from audit.records.audit_json import ContrastRow as ContrastRow
+from audit.records.audit_json import Control as Control
+from audit.records.audit_json import ControlReport as ControlReport
+from audit.records.audit_json import ControlSetup as ControlSetup
+from audit.records.audit_json import CountRow as CountRow
+from audit.records.audit_json import DataReport as DataReport
+from audit.records.audit_json import DataSource as DataSource
+from audit.records.audit_json import DataWarning as DataWarning
+from audit.records.audit_json import DetectionRow as DetectionRow
+from audit.records.audit_json import Effort as Effort
+from audit.records.audit_json import EngineReport as EngineReport
+from audit.records.audit_json import ExcludedRow as ExcludedRow
+from audit.records.audit_json import Finding as Finding
+from audit.records.audit_json import GapLimit as GapLimit
+from audit.records.audit_json import HeadGrid as HeadGrid
+from audit.records.audit_json import HeadLimit as HeadLimit
+from audit.records.audit_json import HeadRow as HeadRow
+from audit.records.audit_json import IntersectionSize as IntersectionSize
+from audit.records.audit_json import JointRow as JointRow
+from audit.records.audit_json import LabelShareRow as LabelShareRow
+from audit.records.audit_json import LegalAnswer as LegalAnswer
+from audit.records.audit_json import LoadedWeights as LoadedWeights
+from audit.records.audit_json import MethodReport as MethodReport
+from audit.records.audit_json import ModelInfo as ModelInfo
+from audit.records.audit_json import NotRun as NotRun
+from audit.records.audit_json import PairRow as PairRow
+from audit.records.audit_json import PatchChoice as PatchChoice
+from audit.records.audit_json import PreprocessingInfo as PreprocessingInfo
+from audit.records.audit_json import PromptGap as PromptGap
+from audit.records.audit_json import PromptSensitivity as PromptSensitivity
+from audit.records.audit_json import Provenance as Provenance
+from audit.records.audit_json import RangeRow as RangeRow
+from audit.records.audit_json import RateRow as RateRow
+from audit.records.audit_json import Reason as Reason
+from audit.records.audit_json import SearchPrecision as SearchPrecision
+from audit.records.audit_json import Stability as Stability
+from audit.records.audit_json import TableForm as TableForm
+from audit.records.audit_json import TrainingRun as TrainingRun
+from audit.records.base import SCHEMA_VERSION as SCHEMA_VERSION
+from audit.records.base import Access as Access
+from audit.records.base import Bound as Bound
+from audit.records.base import ChanceReason as ChanceReason
+from audit.records.base import Confidence as Confidence
+from audit.records.base import Contrast as Contrast
+from audit.records.base import DataWarningCode as DataWarningCode
+from audit.records.base import Design as Design
+from audit.records.base import Direction as Direction
+from audit.records.base import Estimate as Estimate
+from audit.records.base import FindingState as FindingState
+from audit.records.base import LeftOut as LeftOut
+from audit.records.base import Localisation as Localisation
+from audit.records.base import LocalisationStatus as LocalisationStatus
+from audit.records.base import Metric as Metric
+from audit.records.base import NextStep as NextStep
+from audit.records.base import NoteCode as NoteCode
+from audit.records.base import NotRunCode as NotRunCode
+from audit.records.base import Outcome as Outcome
+from audit.records.base import PreprocessingSource as PreprocessingSource
+from audit.records.base import ReasonCode as ReasonCode
+from audit.records.base import Record as Record
+from audit.records.base import Removed as Removed
+from audit.records.base import Separator as Separator
+from audit.records.base import Shortfall as Shortfall
+from audit.records.base import SourceKind as SourceKind
+from audit.records.base import State as State
+from audit.records.base import TableKind as TableKind
+from audit.records.base import TextEncoding as TextEncoding
+from audit.records.base import Verdict as Verdict
+from audit.records.base import WhyNoSensitivity as WhyNoSensitivity
+from audit.records.base import WhyUntested as WhyUntested
+from audit.records.diff_json import ComparedFinding as ComparedFinding
+from audit.records.diff_json import ComparisonNote as ComparisonNote
+from audit.records.diff_json import RunComparison as RunComparison
+from audit.records.diff_json import RunName as RunName
+from audit.records.diff_json import Untested as Untested
+from audit.records.review_json import Decision as Decision
+from audit.records.review_json import Review as Review
+from audit.records.shareable_json import SharedCopy as SharedCopy

@@ -30,7 +30,7 @@ from audit.records import (
     RateRow,
     Record,
 )
-from audit.report.text import Sentences
+from audit.report.text import Sentences, left_out_sentence
 
 Row = TypeVar("Row", bound=Record)
 
@@ -70,7 +70,7 @@ def csv_tables(audit: Audit) -> dict[str, str]:
         "findings.csv": _table(Finding, audit.findings if shown else [], ("title", "wording"), text.finding),
         "excluded.csv": _csv(
             ["list", *_columns(ExcludedRow), "reason"],
-            [[name, *_values(row), text.left_out(row)] for name, row in left_out],
+            [[name, *_values(row), left_out_sentence(row)] for name, row in left_out],
         ),
     }
 

@@ -25,11 +25,11 @@ from audit.report.text import (
     data_file,
     finalised,
     finding_title,
+    glossary,
     note_sentences,
     of_unit,
     words_of,
 )
-from audit.report.wording import glossary
 from audit.resources import resource_dir
 
 UNFOLDED = 12  # findings that are open when the page is

@@ -117,19 +117,7 @@ def holds(run: Path, name: str) -> bool:
 
 
 def sign(run: Path, key: Path) -> Path:
-    """Sign a run's manifest.
-
-    Parameters
-    ----------
-    run : pathlib.Path
-        A run directory.
-    key : pathlib.Path
-        An Ed25519 private key, PEM, not encrypted.
-
-    Returns
-    -------
-    pathlib.Path
-        The envelope.
+    """Sign a run's manifest with an Ed25519 private key (PEM, not encrypted), and return the envelope.
 
     Raises
     ------

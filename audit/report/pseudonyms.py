@@ -33,14 +33,9 @@ _PLAIN_WORD = re.compile(r"[a-z]+|[\d\W]+")  # a word or number of any sentence,
 
 @dataclass(frozen=True)
 class Pseudonyms:
-    """Draws other names, and remembers whom it gave one.
+    """Draws other names, and remembers whom it gave one."""
 
-    Parameters
-    ----------
-    key : bytes
-        Secret; drawn again unless given.
-    """
-
+    # secret; drawn again unless given
     key: bytes = field(default_factory=lambda: secrets.token_bytes(KEY_BYTES), repr=False)
     given: dict[tuple[str, str], str] = field(default_factory=dict, repr=False)
 

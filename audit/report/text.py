@@ -39,7 +39,6 @@ from audit.records import (
     Reason,
     ReasonCode,
     RunComparison,
-    SearchPrecision,
     SharedCopy,
     TableForm,
 )
@@ -73,32 +72,6 @@ def _agreeing(values: Sequence[float], value: float) -> int:
 
 def _holds_zero(estimate: Estimate) -> bool:
     return estimate.low is None or estimate.high is None or estimate.low <= 0 <= estimate.high
-
-
-FILTERS: Mapping[str, Any] = {
-    "agreeing": _agreeing,
-    "count": formats.count,
-    "decimal": formats.decimal,
-    "difference": formats.difference,
-    "holds_zero": _holds_zero,
-    "label": formats.label,
-    "measured": formats.measured,
-    "level_note": formats.level_note,
-    "p": formats.p_value,
-    "percent": formats.percent,
-    "plural": formats.plural,
-    "points": formats.points,
-    "precise": repr,
-    "quantity": formats.quantity,
-    "rate": formats.rate,
-    "rate_interval": formats.rate_interval,
-    "interval_of": formats.interval_of,
-    "ratio": formats.ratio,
-    "short": formats.short_hash,
-    "size": formats.size,
-    "slug": formats.slug,
-    "spread": formats.spread,
-}
 
 
 def finalised(value: object) -> object:
@@ -161,6 +134,14 @@ def words_of(unit: Unit) -> Mapping[str, Any]:
     """Return ``words.yaml`` for a kind of part that is patched."""
     words: dict[str, Any] = of_unit(dict(data_file("words.yaml")), unit)
     return MappingProxyType(words)
+
+
+@cache
+def glossary(unit: Unit) -> tuple[tuple[str, str], ...]:
+    """Return terms and their meanings, from ``templates/glossary.yaml``, for a kind of part that is patched."""
+    content = data_file("glossary.yaml")
+    terms = of_unit({**content["terms"], **content[unit]}, unit)
+    return tuple((term, terms[term]) for term in sorted(terms, key=str.casefold))
 
 
 class Sentences:
@@ -266,54 +247,14 @@ class Sentences:
         keys = [*NOT_SHOWN, *(["emotion"] if self.audit.task == "emotion" else [])]
         return [one_line(str(self._outcome.not_shown(key))) for key in keys]
 
-    def warnings(self) -> list[str]:
-        """Return all warnings about the data."""
-        return [warning_sentence(w) for w in self.audit.data.warnings]
-
-    def tables(self) -> str:
-        """Say how the tables of the data were read."""
-        return "; ".join(map(table_sentence, self.audit.data.tables))
-
     def first_warnings(self) -> list[str]:
         """Return the warnings that belong to the outcome: they may change what it means."""
         return [f"{warning_sentence(w)}." for w in self.audit.data.warnings if _is_first(w)]
-
-    def attribute_note(self, info: AttributeInfo) -> str:
-        """Say what the card says of an attribute, and what was made of its column."""
-        return attribute_note(info)
-
-    def source(self) -> str:
-        """Say where the images are from."""
-        return source_sentence(self.audit.data.source)
-
-    def left_out(self, row: ExcludedRow) -> str:
-        """Say why images were left out."""
-        return left_out_sentence(row)
-
-    def limits(self) -> list[str]:
-        """Say what the sizes of the data let the audit detect."""
-        return limit_sentences(self.audit.data)
-
-    def untested(self, row: ContrastRow) -> str:
-        """Say why a comparison could not be tested; "" where it was."""
-        return untested_sentence(row)
 
     def localisation(self, question: str, rows: Sequence[HeadRow]) -> str:
         """Say where in the model a question's gap was found."""
         where = self.audit.localisation.get(question)
         return one_line(str(self._outcome.localisation(where, rows)))
-
-    def size(self) -> str:
-        """Say what the audited model is built of, and the size of its images, as far as these were given."""
-        return one_line(str(self._method.size(self.audit.model)))
-
-    def origin(self) -> str:
-        """Say where the audited model comes from."""
-        return one_line(str(self._method.origin(self.audit.model)))
-
-    def called(self) -> str:
-        """Say how the model's outputs are read."""
-        return called_sentence(self.audit.model)
 
     def no_sensitivity(self) -> str:
         """Say why the texts of a zero-shot model's prompts were not tried one by one; "" where they were."""
@@ -323,10 +264,6 @@ class Sentences:
     def prompts(self) -> str:
         """Say by what a zero-shot model's classes are described; "" of other models."""
         return "" if self.audit.model.prompts is None else one_line(str(self._method.prompts(self.audit.model)))
-
-    def training(self) -> str:
-        """Say how the audited model was trained."""
-        return one_line(str(self._method.training(self.audit.model.training)))
 
     def setup(self) -> str:
         """Say what the known effects were measured on; "" where they were not."""
@@ -342,26 +279,14 @@ class Sentences:
         """Say which controls were not run, or failed and left out what they gate."""
         return [one_line(str(self._method.not_run(row))) for row in self.audit.controls.not_run]
 
-    def engine(self) -> str:
-        """Say what patched, and how well it agrees with plain hooks."""
-        return one_line(str(self._method.engine(self.audit.method.engine)))
-
     def patches(self) -> str:
         """Say whether all patches were made; "" where none was."""
         choice = self.audit.method.patches
         return "" if choice is None else one_line(str(self._method.patches(choice)))
 
-    def precision(self, found: SearchPrecision) -> str:
-        """Say how precisely heads were searched for."""
-        return one_line(str(self._outcome.precision(found)))
-
     def kind(self, control: Control, where: str) -> str:
         """Say in one line what all controls of a kind show."""
         return filled(data_file("words.yaml")["kinds"][control.kind], unit=self.unit, where=where, c=control)
-
-    def family(self) -> str:
-        """Say over which tests is adjusted."""
-        return one_line(str(self._outcome.family()))
 
     def control(self, part: str, control: Control) -> str:
         """Return one part of a control: "title", "where", "statistic", "meaning" or "fix"."""
@@ -386,13 +311,17 @@ class Sentences:
         corruption = data_file("controls.yaml")["channels"].get(grid.channel, {}).get("corruption", "")
         return self.picture("grid_title", grid, corruption), self.picture("grid_caption", grid, corruption)
 
+    def of_method(self, part: str, *about: object) -> str:
+        """Say something of model or method: a macro of ``text/method.j2`` ("size", "origin", "training", "engine")."""
+        return one_line(str(getattr(self._method, part)(*about)))
+
+    def of_outcome(self, part: str, *about: object) -> str:
+        """Say something of the outcome: a macro of ``text/outcome.j2`` ("precision", "family")."""
+        return one_line(str(getattr(self._outcome, part)(*about)))
+
     def picture(self, part: str, *about: object) -> str:
         """Return what a grid, a picture or a set of heads is called: a macro of ``text/pictures.j2``."""
         return one_line(str(getattr(self._pictures, part)(*about)))
-
-    def detection(self) -> list[str]:
-        """Say for each attribute how many images never reached the classifier."""
-        return detection_sentences(self.audit.data)
 
     def where(self, gap: ContrastRow) -> Localisation | None:
         """Return where in the model a gap was found; None where that was not asked."""
@@ -541,3 +470,38 @@ def because(row: ComparedFinding, unit: Unit) -> str:
 @cache
 def _diff_templates(unit: Unit) -> Any:
     return environment().get_template("text/diff.j2").make_module({"unit": UNITS[unit]})
+
+
+FILTERS: Mapping[str, Any] = {
+    "agreeing": _agreeing,
+    "attribute_note": attribute_note,
+    "called": called_sentence,
+    "count": formats.count,
+    "decimal": formats.decimal,
+    "detection": detection_sentences,
+    "difference": formats.difference,
+    "holds_zero": _holds_zero,
+    "label": formats.label,
+    "left_out": left_out_sentence,
+    "limits": limit_sentences,
+    "measured": formats.measured,
+    "level_note": formats.level_note,
+    "p": formats.p_value,
+    "percent": formats.percent,
+    "plural": formats.plural,
+    "points": formats.points,
+    "precise": repr,
+    "quantity": formats.quantity,
+    "rate": formats.rate,
+    "rate_interval": formats.rate_interval,
+    "interval_of": formats.interval_of,
+    "ratio": formats.ratio,
+    "short": formats.short_hash,
+    "size": formats.size,
+    "slug": formats.slug,
+    "source": source_sentence,
+    "spread": formats.spread,
+    "table_form": table_sentence,
+    "untested": untested_sentence,
+    "warning": warning_sentence,
+}

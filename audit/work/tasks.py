@@ -39,36 +39,18 @@ class Perform(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """A piece of a stage.
+    """A piece of a stage."""
 
-    Parameters
-    ----------
-    name : str
-        For messages: "skin_tone:darker, discovery, block 3 of 12".
-    made_of : mapping
-        All that the result depends on, as JSON takes it; the key is its hash.
-    size : int
-        How much work it is, in the units of the stage's progress.
-    rows : int
-        How many rows its result has.
-    perform : callable
-        Does the work; as ``progress`` it is given what to call with the units done and in all.
-    memory : int
-        Bytes that the work holds, about; as many processes work at once as there is room for.
-    smaller : str
-        What to change where memory does not suffice, for the message.
-    leaves : pathlib.Path, optional
-        A file that the work writes beside its table; without it there is no whole result.
-    """
-
-    name: str
-    made_of: Mapping[str, object]
-    size: int
-    rows: int
+    name: str  # for messages: "skin_tone:darker, discovery, block 3 of 12"
+    made_of: Mapping[str, object]  # all that the result depends on, as JSON takes it; the key is its hash
+    size: int  # how much work it is, in the units of the stage's progress
+    rows: int  # how many rows its result has
+    # does the work; as ``progress`` it is given what to call with the units done and in all
     perform: Perform = field(compare=False)
-    memory: int = 1
+    memory: int = 1  # bytes that the work holds, about; as many processes work at once as there is room for
+    # what to change where memory does not suffice, for the message
     smaller: str = "take a smaller model or image_size, or a larger machine"
-    leaves: Path | None = None
+    leaves: Path | None = None  # a file that the work writes beside its table; without it there is no whole result
 
     @cached_property
     def key(self) -> str:

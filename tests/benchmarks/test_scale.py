@@ -28,7 +28,7 @@ from audit.evidence.effects import lay_out
 from audit.evidence.stored_rows import StoredRows
 from audit.models.finetune import Recipe, finetune, make_views
 from audit.models.predict import predict_logits
-from audit.patching.sweep import DonorKind, measure_unpatched, sweep_in_parts
+from audit.patching.sweep import DonorKind, measure_unpatched, sweep
 from audit.pipeline.write_rows import write_sorted
 from benchmarks.scale.flat import CARD, Peak
 from tests.models_for_tests import tiny
@@ -56,9 +56,13 @@ def work(n):
     about = {"side": np.where(every % 2, "group", "reference"), "label": "smile", "unit": every // 2}
     plan = pd.DataFrame(about)
 
+    def block(rows):
+        given = [DonorKind(kind.name, model, kind.rows[rows]) for kind in donors]
+        found = sweep(model, images, rows, given, layers=range(1, 2), outcomes={"smile": 1})
+        return found.assign(position=rows[found["position"]]).join(plan, on="position")
+
     def swept():
-        found = sweep_in_parts(model, images, every, donors, layers=range(1, 2), outcomes={"smile": 1})
-        parts = (part.join(plan, on="position") for part in found)
+        parts = (block(every[start : start + 32]) for start in range(0, n, 32))
         write_sorted(path, [parts], ["position", "layer", "head", "donor_kind"], rows_at_once=4096)
 
     yield "sweep", swept

@@ -17,8 +17,9 @@ import yaml
 from safetensors.torch import save_file
 
 import vit_audit as va
-from audit.models.known_shapes import known_models, measure
+from audit.models.known_shapes import known_models
 from audit.models.supported import names_like
+from benchmarks.known_shapes import measure
 from tests.models.small_towers import OPEN_CLIP
 from tests.models_for_tests import OLDER_TIMM
 

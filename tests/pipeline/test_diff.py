@@ -20,9 +20,9 @@ from audit.records import (
 )
 from audit.report.html import render_diff
 from audit.report.text import because, counted_findings, data_file, note_sentences
-from audit.report.wording import forbidden_words
 from audit.terminal import diff_summary
 from tests.report.examples import examples
+from tests.report.forbidden import forbidden_words
 
 pytestmark = pytest.mark.unit
 

@@ -32,11 +32,11 @@ from audit.patching.sweep import DonorKind, sweep, sweep_together
 from audit.pipeline.context import RunContext
 from audit.pipeline.in_blocks import (
     PATCH,
+    do_blocks,
     estimate_in_blocks,
     measure_in_blocks,
     plan_measurement,
     plan_sweep,
-    sweep_in_blocks,
     sweep_sets_in_blocks,
 )
 from audit.work.pool import Workers
@@ -73,18 +73,9 @@ def context(work: Path, workers: Workers = ONE, block: int | None = None) -> Run
 def test_blocks_find_what_one_sweep_finds(workers: Workers, tmp_path: Path) -> None:
     """Of both, batches hold the same recipients, so that they round alike."""
     whole = sweep(MODEL, PIXELS, ROWS, DONORS, layers=LAYERS, outcomes=OUTCOMES, chosen=HEADS, units=UNITS)
-    blocks = sweep_in_blocks(
-        context(tmp_path, workers=workers),
-        "stage",
-        MODEL,
-        ROWS,
-        DONORS,
-        layers=LAYERS,
-        chosen=HEADS,
-        units=UNITS,
-        progress=silent,
-    )
-    found = pd.concat(blocks, ignore_index=True)
+    of = context(tmp_path, workers=workers)
+    tasks = plan_sweep(of, "stage", MODEL, ROWS, DONORS, layers=LAYERS, chosen=HEADS, units=UNITS)
+    found = pd.concat(do_blocks(of, "stage", tasks, silent), ignore_index=True)
     in_order = [table.sort_values(PATCH, ignore_index=True) for table in (found, whole)]
     pd.testing.assert_frame_equal(*in_order, rtol=0, atol=0)
     assert len(found) == 2 * HEADS.sum()
@@ -124,7 +115,7 @@ def test_a_block_that_memory_does_not_suffice_for_is_not_cut_and_the_line_names_
 
     def swept(block: int | None) -> pd.DataFrame:
         of = context(tmp_path / str(block), Workers(workers), block)
-        blocks = sweep_in_blocks(of, "stage", MODEL, ROWS, DONORS, layers=LAYERS, progress=silent)
+        blocks = do_blocks(of, "stage", plan_sweep(of, "stage", MODEL, ROWS, DONORS, layers=LAYERS), silent)
         return pd.concat(blocks, ignore_index=True).sort_values(PATCH, ignore_index=True)
 
     whole = swept(None)

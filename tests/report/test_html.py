@@ -8,13 +8,14 @@ import pytest
 from lxml import html as lxml_html
 
 from audit.records import Decision, Localisation, LocalisationStatus
-from audit.report import formats, wording
+from audit.report import formats
 from audit.report.html import render_html
 from audit.report.page import Page
-from audit.report.text import Sentences, words_of
+from audit.report.text import Sentences, data_file, glossary, words_of
 from audit.units import UNITS
 
 from .examples import HOSTILE, estimate, examples
+from .forbidden import NO_CERTIFICATE, forbidden_words
 
 pytestmark = pytest.mark.unit
 NAMES = sorted(examples())
@@ -78,13 +79,13 @@ def test_the_printed_page_runs_nothing() -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "hostile"])
 def test_report_uses_no_forbidden_word(page, name) -> None:
-    assert wording.forbidden_words(page(name).text) == []
+    assert forbidden_words(page(name).text) == []
 
 
 def test_forbidden_words_are_found() -> None:
-    text = "It is fair, certified and proves that the\n model is UNBIASED. " + wording.NO_CERTIFICATE
-    assert wording.forbidden_words(text) == ["fair", "certified", "proves", "UNBIASED"]
-    assert wording.forbidden_words("fairlearn 0.12; legal compliance; fairface") == []
+    text = "It is fair, certified and proves that the\n model is UNBIASED. " + NO_CERTIFICATE
+    assert forbidden_words(text) == ["fair", "certified", "proves", "UNBIASED"]
+    assert forbidden_words("fairlearn 0.12; legal compliance; fairface") == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,7 +93,7 @@ def test_outcome_stands_in_words_and_symbol(page, name) -> None:
     page = page(name)
     symbol = words_of("head")["outcomes"][page.audit.outcome]["symbol"]
     assert page.tree.xpath("string(//*[@class='outcome-word'])").split() == [symbol, *page.audit.outcome.split()]
-    assert wording.NO_CERTIFICATE in page.text
+    assert NO_CERTIFICATE in page.text
 
 
 def test_rates_agree_with_the_records(page) -> None:
@@ -318,12 +319,12 @@ def test_hostile_text_stays_text(page) -> None:
 
 def test_glossary_and_screen_are_complete(page) -> None:
     text = page("disparity").text
-    assert all(isinstance(term, str) and term in text for term, _ in wording.glossary("head"))
-    terms = {unit: [term for term, _ in wording.glossary(unit)] for unit in UNITS}
+    assert all(isinstance(term, str) and term in text for term, _ in glossary("head"))
+    terms = {unit: [term for term, _ in glossary(unit)] for unit in UNITS}
     assert set(terms["head"]) ^ set(terms["slice"]) == {"Attention head", "Slice of channels"}
     assert all(listed == sorted(listed, key=str.casefold) for listed in terms.values())
     assert text.count("not answered") >= 6
-    assert wording.EMOTION_NOTE in text
+    assert data_file("words.yaml")["fixed"]["emotion"] in text
 
 
 def test_heads_that_move_the_prediction_without_a_gap_are_told_and_not_called_a_finding() -> None:

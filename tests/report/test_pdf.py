@@ -12,11 +12,11 @@ import pypdf
 import pytest
 from lxml import html as lxml_html
 
-from audit.report import wording
 from audit.report.html import render_html
 from audit.report.pdf import render_pdf
 
 from .examples import HOSTILE, examples
+from .forbidden import NO_CERTIFICATE, forbidden_words
 
 pytestmark = pytest.mark.unit
 NAMES = ["disparity", "hostile", "inconclusive", "invalid", "passed"]
@@ -53,8 +53,8 @@ def elements(pdf: pikepdf.Pdf) -> Iterator[Any]:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "hostile"])
 def test_the_pdf_uses_no_forbidden_word(name: str) -> None:
-    assert wording.NO_CERTIFICATE in text_of(name)
-    assert wording.forbidden_words(text_of(name)) == []
+    assert NO_CERTIFICATE in text_of(name)
+    assert forbidden_words(text_of(name)) == []
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "hostile"])  # which has words from right to left

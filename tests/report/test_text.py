@@ -37,6 +37,7 @@ from audit.records import (
 from audit.report.html import render_html
 from audit.report.text import (
     Sentences,
+    called_sentence,
     data_file,
     finding_title,
     left_out_sentence,
@@ -45,9 +46,9 @@ from audit.report.text import (
     source_sentence,
     warning_sentence,
 )
-from audit.report.wording import forbidden_words
 from audit.terminal import shared_summary, summary
 from tests.evidence.rows import CONTEXT, around, contrast_row, contrast_rows, controls, head_row, head_rows
+from tests.report.forbidden import forbidden_words
 
 from .examples import examples
 from .test_html import PARTS
@@ -348,8 +349,8 @@ def test_what_was_not_run_is_said(code: NotRunCode) -> None:
 
 def test_how_the_audit_was_made_is_said_from_numbers() -> None:
     say = Sentences(AUDIT)
-    assert say.origin() == "trained by this audit from weights 'vit_small.safetensors'"
-    assert say.training() == (
+    assert say.of_method("origin", AUDIT.model) == "trained by this audit from weights 'vit_small.safetensors'"
+    assert say.of_method("training", AUDIT.model.training) == (
         "the last 6 blocks fine-tuned on 2,173 images for 3 epochs, batches of 64, AdamW, learning rate 5 × 10⁻⁴ with "
         "cosine schedule, weight decay 0.05"
     )
@@ -357,7 +358,7 @@ def test_how_the_audit_was_made_is_said_from_numbers() -> None:
         "Images: rendered patterns; 600 for training, 300 for judging. Models: 5 of this audit's backbone. Colour and "
         "blur were measured on 2026-03-01, by vit-audit 0.2.0."
     )
-    assert say.engine() == (
+    assert say.of_method("engine", AUDIT.method.engine) == (
         "exact patching, float32 unless stated otherwise, CPU; largest difference from plain hooks in this run: 2.3 × "
         "10⁻⁶ in a logit"
     )
@@ -373,13 +374,14 @@ def test_how_the_audit_was_made_is_said_from_numbers() -> None:
 )
 def test_blocks_that_are_run_whole_are_named(layers: list[int], words: str) -> None:
     engine = EngineReport(device="CPU", largest_difference=None, whole_blocks=layers)
-    said = Sentences(with_(method=AUDIT.method.model_copy(update={"engine": engine, "patches": None}))).engine()
+    said = Sentences(AUDIT).of_method("engine", engine)
     assert "not measured, the audit ended before" in said and words in said and " ;" not in said
 
 
 def test_a_model_audited_as_it_is_was_not_trained() -> None:
-    say = Sentences(with_(model=AUDIT.model.model_copy(update={"training": None})))
-    assert (say.origin(), say.training()) == ("the user's own checkpoint", "not trained by this audit")
+    say, own = Sentences(AUDIT), AUDIT.model.model_copy(update={"training": None})
+    assert say.of_method("origin", own) == "the user's own checkpoint"
+    assert say.of_method("training", None) == "not trained by this audit"
 
 
 @pytest.mark.parametrize("check", data_file("controls.yaml")["checks"])
@@ -434,7 +436,7 @@ def test_every_control_has_its_words(check: str, unit: str, judged: str) -> None
 def test_how_outputs_are_read_is_said(reading: dict[str, object], said: list[str]) -> None:
     model = AUDIT.model.model_copy(update={"classes": ["no", "yes"], **reading})
     page = render_html(AUDIT.model_copy(update={"model": model}), "0" * 64)
-    sentence = Sentences(AUDIT.model_copy(update={"model": model})).called()
+    sentence = called_sentence(model)
     assert all(part in sentence for part in said)
     assert page.count(str(escape(sentence))) == (
         2 if reading.keys() & {"output", "decision"} else 1

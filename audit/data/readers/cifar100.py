@@ -45,15 +45,9 @@ Planes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class ArraySource(ByteSource):
-    """Images that lie in arrays, one a split.
+    """Images that lie in arrays, one a split."""
 
-    Parameters
-    ----------
-    planes : dict of str to numpy.ndarray, each of shape (n, 3072), uint8
-        Red, green and blue planes of 32 x 32. Keys of images are ``SPLIT/POSITION``.
-    """
-
-    planes: dict[str, Planes]
+    planes: dict[str, Planes]  # (n, 3072), red, green and blue by split; keys of images are ``SPLIT/POSITION``
 
     def read(self, key: str) -> bytes:
         """Return the 3,072 bytes of an image; raise ``DataError`` where there is none."""
@@ -91,10 +85,6 @@ def read_cifar100(spec: DataSpec, path: Path) -> RawTable:
         Names the image and label columns of the answer.
     path : pathlib.Path
         See ``cifar100_images``.
-
-    Returns
-    -------
-    RawTable
 
     Raises
     ------
@@ -215,10 +205,6 @@ def unpickle_arrays(content: bytes, where: str) -> dict[str, Any]:
         The pickle.
     where : str
         The file, for the message.
-
-    Returns
-    -------
-    dict
 
     Raises
     ------

@@ -21,18 +21,10 @@ TEST_SHARE = 0.2  # of each class, where the folders do not say
 
 @dataclass(frozen=True)
 class ControlImages:
-    """Labelled images without groups.
+    """Labelled images without groups."""
 
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        Columns ``image``, ``label``, ``split`` ("train" or "test"); sorted by image.
-    source : ByteSource
-        Opens the images.
-    """
-
-    frame: pd.DataFrame
-    source: ByteSource
+    frame: pd.DataFrame  # columns ``image``, ``label``, ``split`` ("train" or "test"); sorted by image
+    source: ByteSource  # opens the images
 
 
 def read_control_images(spec: DataSpec, *, base: Path) -> ControlImages:
@@ -44,10 +36,6 @@ def read_control_images(spec: DataSpec, *, base: Path) -> ControlImages:
         ``reader``, ``path``, ``labels`` (keep these) and ``seed``.
     base : pathlib.Path
         The folder that ``spec.path`` is relative to; an absolute path stands for itself.
-
-    Returns
-    -------
-    ControlImages
 
     Raises
     ------

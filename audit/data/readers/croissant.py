@@ -8,7 +8,6 @@ else is left out, and named. Nothing is downloaded: files are looked for beside 
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -26,6 +25,7 @@ from audit.data.readers.raw import About, RawTable
 from audit.data.readers.table import with_safe_paths
 from audit.data.sources import FileSource, safe_key
 from audit.errors import DataError
+from audit.store import file_hash
 
 NAMES = ("croissant.json", "metadata.json")
 MAX_BYTES = 10_000_000
@@ -198,9 +198,7 @@ def _table(parts: Mapping[str, Mapping[str, Any]], name: str, file: Path) -> pd.
 def _check_sha256(path: Path, stated: Any, file: Path) -> None:
     if not isinstance(stated, str) or not SHA256.fullmatch(stated.lower()):
         raise DataError(str(file), f"the sha256 of '{path.name}' is not 64 hexadecimal digits", "correct the metadata")
-    with path.open("rb") as content:
-        found = hashlib.file_digest(content, "sha256").hexdigest()
-    if found != stated.lower():
+    if file_hash(path) != stated.lower():
         raise DataError(str(path), f"its SHA-256 is not the one that {file.name} states", "download it again")
 
 

@@ -19,15 +19,9 @@ FER_SIDE = 48
 
 @dataclass(frozen=True)
 class PixelSource(ByteSource):
-    """Gray images stored as numbers in a table.
+    """Gray images stored as numbers in a table."""
 
-    Parameters
-    ----------
-    pixels : mapping of str to str
-        By key, 48 x 48 numbers parted by blanks, row by row.
-    """
-
-    pixels: Mapping[str, str]
+    pixels: Mapping[str, str]  # by key, 48 x 48 numbers parted by blanks, row by row
 
     def read(self, key: str) -> bytes:
         """Return the stored numbers; raise ``DataError`` where there are none."""
@@ -50,37 +44,19 @@ class PixelSource(ByteSource):
 
 @dataclass(frozen=True)
 class Crop:
-    """A part of an image.
+    """A part of an image."""
 
-    Parameters
-    ----------
-    file : str
-        The image, relative to its folder.
-    box : tuple of float
-        Left, top, right, bottom in pixels.
-    in_shares : bool
-        Whether the box is given in shares of the image's width and height instead.
-    """
-
-    file: str
-    box: tuple[float, float, float, float]
-    in_shares: bool = False
+    file: str  # the image, relative to its folder
+    box: tuple[float, float, float, float]  # left, top, right, bottom in pixels
+    in_shares: bool = False  # whether the box is given in shares of the image's width and height instead
 
 
 @dataclass(frozen=True)
 class CropSource(ByteSource):
-    """Faces or people cut out of photographs.
+    """Faces or people cut out of photographs."""
 
-    Parameters
-    ----------
-    files : FileSource
-        The photographs.
-    crops : mapping of str to Crop
-        By key.
-    """
-
-    files: FileSource
-    crops: Mapping[str, Crop]
+    files: FileSource  # the photographs
+    crops: Mapping[str, Crop]  # by key
 
     def read(self, key: str) -> bytes:
         """Return the box in a line, then the photograph: two people of one photograph are not the same image."""

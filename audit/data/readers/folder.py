@@ -24,18 +24,12 @@ GROUPS_FILE = "groups.csv"
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """What class folders hold.
+    """What class folders hold."""
 
-    Parameters
-    ----------
-    images : pandas.DataFrame
-        Columns ``image`` (relative path) and ``label``; ``given_split`` where there are split folders. Sorted by image.
-    left_out : pandas.DataFrame
-        Columns ``image``, KIND and DETAIL: every other file in a class folder, and what lies in none and tells of no
-        data.
-    """
-
+    # columns ``image`` (relative path) and ``label``; ``given_split`` where there are split folders. Sorted by image.
     images: pd.DataFrame
+    # columns ``image``, KIND and DETAIL: every other file in a class folder, and what lies in none and tells of no
+    # data
     left_out: pd.DataFrame
 
 
@@ -84,10 +78,6 @@ def class_folders(path: Path) -> ClassFolders:
     path : pathlib.Path
         ``<class>/**/*`` or ``{train,test,val}/<class>/**/*``. Texts and tables beside the class folders, such as
         ``groups.csv``, are passed over.
-
-    Returns
-    -------
-    ClassFolders
 
     Raises
     ------

@@ -72,10 +72,6 @@ def json_of(path: Path, keys: Collection[str] | None = None, *, most: int = MAX_
     most : int
         Bytes; a larger file is refused before it is read.
 
-    Returns
-    -------
-    Any
-
     Raises
     ------
     DataError

@@ -69,10 +69,6 @@ def read_raw(spec: DataSpec, card_path: Path, data_root: Path | None) -> RawTabl
     card_path, data_root : pathlib.Path
         Where relative paths start.
 
-    Returns
-    -------
-    RawTable
-
     Raises
     ------
     DataError

@@ -17,14 +17,9 @@ KIND, DETAIL = "left_out:kind", "left_out:detail"  # columns of what is left out
 
 @dataclass(frozen=True)
 class About:
-    """What a set's own metadata say of it.
+    """What a set's own metadata say of it."""
 
-    Parameters
-    ----------
-    name, licence, citation : str
-        Empty where they say nothing.
-    """
-
+    # empty where they say nothing
     name: str = ""
     licence: str = ""
     citation: str = ""
@@ -32,34 +27,18 @@ class About:
 
 @dataclass(frozen=True)
 class RawTable:
-    """Rows as they were found, before anything is chosen or left out.
+    """Rows as they were found, before anything is chosen or left out."""
 
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        Text columns, missing where a cell was empty; ``given_split`` where folders or files say the split.
-    source : ByteSource
-        Opens the images.
-    where : str
-        The file or folder, for messages.
-    about : About
-        What stands in for what the card does not say.
-    left_out : pandas.DataFrame or None
-        Files that are not read: the image column, KIND (a ``LeftOut``), DETAIL, and the columns of ``frame`` that are
-        known of them.
-    warnings : tuple of DataWarning
-        What was odd on reading.
-    tables : tuple of TableForm
-        How its tables were read.
-    """
-
+    # text columns, missing where a cell was empty; ``given_split`` where folders or files say the split
     frame: pd.DataFrame
-    source: ImageSource
-    where: str
-    about: About = About()
+    source: ImageSource  # opens the images
+    where: str  # the file or folder, for messages
+    about: About = About()  # what stands in for what the card does not say
+    # files that are not read: the image column, KIND (a ``LeftOut``), DETAIL, and the columns of ``frame`` that are
+    # known of them
     left_out: pd.DataFrame | None = None
-    warnings: tuple[DataWarning, ...] = ()
-    tables: tuple[TableForm, ...] = ()
+    warnings: tuple[DataWarning, ...] = ()  # what was odd on reading
+    tables: tuple[TableForm, ...] = ()  # how its tables were read
 
 
 def require_columns(frame: pd.DataFrame, needed: Sequence[tuple[str, str]], where: str) -> None:

@@ -25,56 +25,34 @@ GROUPS: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Face:
-    """Everything that decides the pixels of one rendered face.
+    """Everything that decides the pixels of one rendered face."""
 
-    Parameters
-    ----------
-    intensity : float
-        Expression, -1 (deep frown) to 1 (broad smile), continuous and ambiguous near 0.
-    monk_tone : int
-        Skin tone on the Monk scale, 1 (lightest) to 10 (darkest).
-    hair_extent : float
-        How far the hair reaches down beside the face, 0 (short cap) to 1 (below the shoulders), in steps of
-        1/256 and never 0.5, so that every face has a group and a mirror image in the other.
-    shift_x, shift_y : float
-        Displacement of the head in pixels of the 64 px image.
-    tilt_deg : float
-        Roll of the head in degrees, clockwise.
-    scale : float
-        Size of the head, 1 = standard.
-    light_angle_deg, light_gradient : float
-        Direction the light comes from, and how much brighter that edge is than the middle (fraction).
-    brightness : float
-        Overall factor on the pixel values.
-    background, hair_colour, clothes : str
-        Colours as ``#rrggbb``.
-    glasses, earrings, hat : bool
-        Accessories.
-    face_width, mouth_width : float
-        Full widths in pixels at scale 1.
-    noise_seed : int
-        Seed of this face's pixel noise, 0 or more.
-    """
-
-    intensity: float
-    monk_tone: int
+    intensity: float  # expression, -1 (deep frown) to 1 (broad smile), continuous and ambiguous near 0
+    monk_tone: int  # skin tone on the Monk scale, 1 (lightest) to 10 (darkest)
+    # how far the hair reaches down beside the face, 0 (short cap) to 1 (below the shoulders), in steps of 1/256 and
+    # never 0.5, so that every face has a group and a mirror image in the other
     hair_extent: float
+    # displacement of the head in pixels of the 64 px image
     shift_x: float = 0.0
     shift_y: float = 0.0
-    tilt_deg: float = 0.0
-    scale: float = 1.0
+    tilt_deg: float = 0.0  # roll of the head in degrees, clockwise
+    scale: float = 1.0  # size of the head, 1 = standard
+    # direction the light comes from, and how much brighter that edge is than the middle (fraction)
     light_angle_deg: float = 0.0
     light_gradient: float = 0.0
-    brightness: float = 1.0
+    brightness: float = 1.0  # overall factor on the pixel values
+    # colours as ``#rrggbb``
     background: str = "#8c98a4"
     hair_colour: str = "#4a3222"
     clothes: str = "#3c4a64"
+    # accessories
     glasses: bool = False
     earrings: bool = False
     hat: bool = False
+    # full widths in pixels at scale 1
     face_width: float = 38.0
     mouth_width: float = 20.5
-    noise_seed: int = 0
+    noise_seed: int = 0  # seed of this face's pixel noise, 0 or more
 
     def __post_init__(self) -> None:
         _require(-1.0 <= self.intensity <= 1.0, "intensity", self.intensity, "a number in [-1, 1]")

@@ -152,24 +152,13 @@ def _sampled(rendered: Rendered, shares: Shares) -> pd.DataFrame:
                 f"{images} images a split are too few to fill every cell",
                 f"give at least {_FEWEST if name == 'train_images' else 2 * _FEWEST}",
             )
-    train = sample_faces(
-        rendered.train_images,
-        rendered.seed,
-        association=rendered.association,
-        attribute=rendered.attribute,
-        split="train",
-    )
-    audits = [
-        sample_faces(
-            images,
-            rendered.seed,
-            association=rendered.audit_association,
-            attribute=rendered.attribute,
-            split=split,
-        )
-        for split, images in sizes.items()
+    asked = [("train", rendered.train_images, rendered.association)]
+    asked += [(split, images, rendered.audit_association) for split, images in sizes.items()]
+    drawn = [
+        sample_faces(images, rendered.seed, association=association, attribute=rendered.attribute, split=split)
+        for split, images, association in asked
     ]
-    return pd.concat([train, *audits]).sort_values("image", ignore_index=True)
+    return pd.concat(drawn).sort_values("image", ignore_index=True)
 
 
 def _fingerprint(faces: pd.DataFrame) -> str:

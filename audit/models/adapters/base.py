@@ -31,12 +31,7 @@ class Sizes:
 
 
 class Adapter(ABC):
-    """Where the parts of a model are, and how its stream lies.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    """
+    """Where the parts of a model are, and how its stream lies."""
 
     called: ClassVar[str]  # the family, in the table of supported models
     named: ClassVar[tuple[str, ...]]  # timm's names, as a shell matches them
@@ -44,6 +39,13 @@ class Adapter(ABC):
     unit: ClassVar[Unit]
     mark: ClassVar[str]  # a tensor that weights of the family have
     resampled: ClassVar[tuple[str, ...]] = ()  # parts of the names of tensors that another image size changes
+    # Names of modules: of the model, but for ``writes`` and ``adds``, which are of a block.
+    begins: ClassVar[str]  # whose output is the stream that enters the first layer
+    ends: ClassVar[str]  # whose input is the stream that leaves the last layer
+    follow: ClassVar[tuple[str, ...]]  # that follow the last block, where the model has them
+    scores: ClassVar[tuple[str, ...]]  # linear layers that give the logits, where the model has them
+    writes: ClassVar[str]  # whose output is what the units add to the stream
+    adds: ClassVar[tuple[str, ...]]  # whose outputs are added to the stream, in order
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model
@@ -161,30 +163,34 @@ class Adapter(ABC):
 
     # Parts and weights
 
-    @abstractmethod
     def stem(self) -> nn.Module:
         """Return the module whose output is the stream that enters the first layer."""
+        module: nn.Module = self.model.get_submodule(self.begins)
+        return module
 
-    @abstractmethod
     def end(self) -> nn.Module:
         """Return the module whose input is the stream that leaves the last layer."""
+        module: nn.Module = self.model.get_submodule(self.ends)
+        return module
 
     @property
-    @abstractmethod
     def last(self) -> tuple[str, ...]:
         """Names of the model's parts that follow the last block."""
+        return tuple(name for name in self.follow if getattr(self.model, name, None) is not None)
 
-    @abstractmethod
     def classifiers(self) -> dict[str, Any]:
         """Return the linear layers that give the logits, by their names in the model."""
+        modules = dict(self.model.named_modules())
+        return {name: modules[name] for name in self.scores if name in modules}
 
-    @abstractmethod
     def output_module(self, layer: int) -> nn.Module:
         """Return the module whose output is what the units add to the stream."""
+        module: nn.Module = self.blocks[layer].get_submodule(self.writes)
+        return module
 
-    @abstractmethod
     def branches(self, layer: int) -> Sequence[nn.Module]:
         """Return the modules whose outputs are added to the stream, in order."""
+        return [self.blocks[layer].get_submodule(name) for name in self.adds]
 
     @abstractmethod
     def branch(self, layer: int) -> Sequence[nn.Parameter]:

@@ -25,13 +25,7 @@ LEAST_SIDE = 32  # pixels; the image shrinks by this much
 
 
 class Channels(Staged):
-    """What convolutional networks have in common.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Its attribute ``channel_slices``, where it has one, says into how many slices each block's write is parted.
-    """
+    """What convolutional networks have in common; a model's ``channel_slices`` says into how many it is cut."""
 
     unit: ClassVar[Unit] = "slice"
     shortcut: ClassVar[str]  # the block's part through which the stream goes around the branch

@@ -20,6 +20,11 @@ class ConvNext(DownsampledStages, Channels):
     named: ClassVar[tuple[str, ...]] = ("convnext_*", "convnextv2_*")
     notes: ClassVar[str] = "LayerScale and global response norm belong to the slice"
     mark: ClassVar[str] = "stages.0.blocks.0.conv_dw.weight"
+    begins: ClassVar[str] = "stages.0.downsample"
+    ends: ClassVar[str] = "norm_pre"
+    follow: ClassVar[tuple[str, ...]] = ("norm_pre", "head")
+    scores: ClassVar[tuple[str, ...]] = ("head.fc",)
+    writes: ClassVar[str] = "drop_path"
     shortcut: ClassVar[str] = "shortcut"
     held_in: ClassVar[str] = "stages"
 
@@ -54,11 +59,6 @@ class ConvNext(DownsampledStages, Channels):
         """Return how many places a layer writes to; what does not fill a stride is left out."""
         return (self.side // self.reduction(layer)) ** 2
 
-    def output_module(self, layer: int) -> nn.Module:
-        """Return the module whose output is added to the stream."""
-        module: nn.Module = self.blocks[layer].drop_path
-        return module
-
     def reduction(self, layer: int) -> int:
         """Return by how much the image has shrunk after a layer."""
         return int(self.model.feature_info[self.where(layer)[0]]["reduction"])
@@ -67,25 +67,6 @@ class ConvNext(DownsampledStages, Channels):
         """Return the sizes of a layer, for estimates of memory."""
         hidden = int(self.blocks[layer].mlp.fc1.weight.shape[0])
         return Sizes(self.tokens(layer), self.width(layer), 0, hidden)
-
-    def stem(self) -> nn.Module:
-        """Return the module whose output is the stream that enters the first layer."""
-        module: nn.Module = self.model.stages[0].downsample
-        return module
-
-    def end(self) -> nn.Module:
-        """Return the module whose input is the stream that leaves the last layer."""
-        module: nn.Module = self.model.norm_pre
-        return module
-
-    @property
-    def last(self) -> tuple[str, ...]:
-        """Names of the model's parts that follow the last block."""
-        return ("norm_pre", "head")
-
-    def classifiers(self) -> dict[str, Any]:
-        """Return the linear layer that gives the logits, by its name in the model."""
-        return {"head.fc": self.model.head.fc}
 
     @torch.no_grad()
     def reparameterize_(self, layer: int, generator: torch.Generator) -> None:

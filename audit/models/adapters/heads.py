@@ -22,12 +22,7 @@ from audit.units import Unit
 
 
 class Heads(Adapter):
-    """timm's ``VisionTransformer``, and what the other families have in common with it.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    """
+    """timm's ``VisionTransformer``, and what the other families have in common with it."""
 
     called: ClassVar[str] = "ViT, DeiT, DeiT III, DINOv2 (with registers), CLIP and SigLIP image towers, FlexiViT"
     named: ClassVar[tuple[str, ...]] = ("vit_*", "deit_*", "deit3_*", "flexivit_*")
@@ -35,6 +30,12 @@ class Heads(Adapter):
     mark: ClassVar[str] = "patch_embed.proj.weight"
     resampled: ClassVar[tuple[str, ...]] = ("pos_embed", "patch_embed", "relative_position_bias_table")
     notes: ClassVar[str] = "token, average, maximum and attention pools; query and key norms; LayerScale"
+    begins: ClassVar[str] = "norm_pre"
+    ends: ClassVar[str] = "norm"
+    follow: ClassVar[tuple[str, ...]] = ("attn_pool", "norm", "fc_norm", "head", "head_dist")
+    scores: ClassVar[tuple[str, ...]] = ("head", "head_dist")
+    writes: ClassVar[str] = "ls1"
+    adds: ClassVar[tuple[str, ...]] = ("ls1", "ls2")
     attentions: ClassVar[tuple[Any, ...]] = (Attention,)
     parts: ClassVar[tuple[str, ...]] = ("norm1", "norm2", "mlp", "ls1", "ls2")  # that every block must have
 
@@ -73,20 +74,6 @@ class Heads(Adapter):
     def projection(self, layer: int) -> Any:
         """Return the linear layer whose input is z."""
         return self.blocks[layer].attn.proj
-
-    def output_module(self, layer: int) -> nn.Module:
-        """Return the module whose output is what attention adds to the stream."""
-        module: nn.Module = self.blocks[layer].ls1
-        return module
-
-    def written_after(self, layer: int) -> nn.Module:
-        """Return the module whose output is what the MLP adds to the stream."""
-        module: nn.Module = self.blocks[layer].ls2
-        return module
-
-    def branches(self, layer: int) -> Sequence[nn.Module]:
-        """Return the modules whose outputs are added to the stream, in order."""
-        return [self.output_module(layer), self.written_after(layer)]
 
     def branch(self, layer: int) -> Sequence[nn.Parameter]:
         """Return the parameters that make what the heads write."""
@@ -177,26 +164,6 @@ class Heads(Adapter):
         """Turn what enters the projection into z (images, tokens, heads * head width)."""
         del layer, images
         return entered
-
-    def stem(self) -> nn.Module:
-        """Return the module whose output is the stream that enters the first layer."""
-        module: nn.Module = self.model.norm_pre
-        return module
-
-    def end(self) -> nn.Module:
-        """Return the module whose input is the stream that leaves the last layer."""
-        module: nn.Module = self.model.norm
-        return module
-
-    def classifiers(self) -> dict[str, Any]:
-        """Return the linear layers that give the logits, by their names in the model."""
-        return {name: part for name in ("head", "head_dist") if (part := getattr(self.model, name, None)) is not None}
-
-    @property
-    def last(self) -> tuple[str, ...]:
-        """Names of the model's parts that follow the last block."""
-        parts = ("attn_pool", "norm", "fc_norm", "head", "head_dist")
-        return tuple(name for name in parts if getattr(self.model, name, None) is not None)
 
     def names(self, layer: int) -> tuple[str, ...]:
         """Return how the names of a layer's tensors begin."""

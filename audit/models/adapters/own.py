@@ -19,21 +19,13 @@ class Named:
     """What the adapters of both kinds of networks have alike: parts that their owner has named."""
 
     model: Any
-
-    def stem(self) -> nn.Module:
-        """Return the module through which images enter."""
-        module: nn.Module = self.model.entry
-        return module
-
-    def end(self) -> nn.Module:
-        """Return the module through which the logits leave."""
-        module: nn.Module = self.model.exit
-        return module
+    begins: ClassVar[str] = "entry"
+    ends: ClassVar[str] = "exit"
 
     @property
     def last(self) -> tuple[str, ...]:
         """Names of the model's parts that follow the last part."""
-        return last_of(self.model)
+        return tuple(f"network.{name}" for name in self.model.segment(len(self.model.parts)))
 
     def classifiers(self) -> dict[str, Any]:
         """Return the linear layer that gives the logits, by its name in the model."""
@@ -44,8 +36,10 @@ class Named:
         return [self.model.get_submodule(name.rstrip(".")) for name in self.names(layer)]
 
     def names(self, layer: int) -> tuple[str, ...]:
-        """Return how the names of a part's tensors begin."""
-        return names_of(self.model, layer)
+        """Return how the names of a part's tensors begin, and of what runs between it and the next."""
+        part = self.model.parts[layer]
+        leading = [name for name in self.model.segment(layer) if name != part and not name.startswith(f"{part}.")]
+        return tuple(f"network.{name}." for name in (part, *leading))
 
 
 class Plain(Named, Channels):
@@ -58,6 +52,7 @@ class Plain(Named, Channels):
     named: ClassVar[tuple[str, ...]] = ()
     notes: ClassVar[str] = ""
     mark: ClassVar[str] = ""
+    writes: ClassVar[str] = ""  # the stage itself
 
     @property
     def stages(self) -> Sequence[Sequence[Any]]:
@@ -114,11 +109,6 @@ class Plain(Named, Channels):
         made = [m for m in self.blocks[layer].modules() if isinstance(m, nn.Conv2d | nn.Linear)]
         return made[-1] if made else None
 
-    def output_module(self, layer: int) -> nn.Module:
-        """Return the stage."""
-        module: nn.Module = self.blocks[layer]
-        return module
-
     def reduction(self, layer: int) -> int:
         """Return by how much the image has shrunk after a stage."""
         return self.side // max(self._shape(layer)[1:] or (1,))
@@ -164,6 +154,7 @@ class Adapted(Named, Heads):
     named: ClassVar[tuple[str, ...]] = ()
     notes: ClassVar[str] = ""
     mark: ClassVar[str] = ""
+    adds: ClassVar[tuple[str, ...]] = ("",)  # the block itself, all of which a donor's may replace
     resampled: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -223,10 +214,6 @@ class Adapted(Named, Heads):
         """Return the projection: what it puts out is what the heads write."""
         module: nn.Module = self.projection(layer)
         return module
-
-    def branches(self, layer: int) -> Sequence[nn.Module]:
-        """Return the block, all of which a donor's may replace."""
-        return [self.blocks[layer]]
 
     def branch(self, layer: int) -> Sequence[nn.Parameter]:
         """Return the parameters that make what the heads write."""
@@ -312,15 +299,3 @@ class Adapted(Named, Heads):
         """Return the shape that a block's projection puts out."""
         rows = self.model.rows[layer]
         return (images * rows[0], *rows[1:], int(self.projection(layer).out_features))
-
-
-def last_of(model: Any) -> tuple[str, ...]:
-    """Return the modules with weights that run after the last part."""
-    return tuple(f"network.{name}" for name in model.segment(len(model.parts)))
-
-
-def names_of(model: Any, layer: int) -> tuple[str, ...]:
-    """Return how the names of the tensors of a part begin, and of what runs between it and the next."""
-    part = model.parts[layer]
-    leading = [name for name in model.segment(layer) if name != part and not name.startswith(f"{part}.")]
-    return tuple(f"network.{name}." for name in (part, *leading))

@@ -9,7 +9,6 @@ import torch
 from timm.layers.attention import AttentionRope
 from timm.models.beit import Attention as BeitAttention
 from timm.models.eva import EvaAttention, EvaBlock
-from torch import nn
 
 from audit.models.adapters.heads import Heads
 
@@ -20,6 +19,9 @@ class Biased(Heads):
     called: ClassVar[str] = "BEiT, BEiT v2"
     named: ClassVar[tuple[str, ...]] = ("beit_*", "beitv2_*")
     notes: ClassVar[str] = "relative positions of each block or shared by all"
+    begins: ClassVar[str] = "pos_drop"
+    writes: ClassVar[str] = "drop_path1"
+    adds: ClassVar[tuple[str, ...]] = ("drop_path1", "drop_path2")
     attentions: ClassVar[tuple[Any, ...]] = (BeitAttention,)
     parts: ClassVar[tuple[str, ...]] = ("norm1", "norm2", "mlp", "drop_path1", "drop_path2")
 
@@ -37,16 +39,6 @@ class Biased(Heads):
         shared = self.model.rel_pos_bias
         return {} if shared is None else {"shared_rel_pos_bias": shared()}
 
-    def output_module(self, layer: int) -> nn.Module:
-        """Return the module whose output is what attention adds to the stream."""
-        module: nn.Module = self.blocks[layer].drop_path1
-        return module
-
-    def written_after(self, layer: int) -> nn.Module:
-        """Return the module whose output is what the MLP adds to the stream."""
-        module: nn.Module = self.blocks[layer].drop_path2
-        return module
-
     def scale(self, layer: int) -> torch.Tensor | None:
         """Return LayerScale's gamma (width,) of the attention branch, or None."""
         gamma = getattr(self.blocks[layer], "gamma_1", None)
@@ -59,11 +51,6 @@ class Biased(Heads):
         out: torch.Tensor = stream + block.drop_path2(added if gamma is None else gamma * added)
         return out
 
-    def stem(self) -> nn.Module:
-        """Return the module whose output is the stream that enters the first layer."""
-        module: nn.Module = self.model.pos_drop
-        return module
-
 
 class Rotary(Biased):
     """EVA and what else timm builds on it (RoPE ViT, DINOv3, Perception Encoder): rotary positions."""
@@ -71,6 +58,7 @@ class Rotary(Biased):
     called: ClassVar[str] = "EVA, EVA-02, RoPE ViT, DINOv3, Perception Encoder"
     named: ClassVar[tuple[str, ...]] = ("eva_*", "eva02_*", "vit_*_rope_*", "vit_*_dinov3*", "vit_pe_*")
     notes: ClassVar[str] = "rotary positions; query and key norms"
+    begins: ClassVar[str] = "norm_pre"
     attentions: ClassVar[tuple[Any, ...]] = (EvaAttention, AttentionRope)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
@@ -87,11 +75,6 @@ class Rotary(Biased):
         shape = {} if getattr(rope, "feat_shape", None) else {"shape": self.model.patch_embed.grid_size}
         places = rope.get_embed(**shape)
         return {"rope": places[layer] if getattr(self.model, "rope_mixed", False) else places}
-
-    def stem(self) -> nn.Module:
-        """Return the module whose output is the stream that enters the first layer."""
-        module: nn.Module = self.model.norm_pre
-        return module
 
     def inner_weights(self, layer: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the weights of queries, keys and values, each (heads * head width, width)."""

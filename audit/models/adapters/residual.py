@@ -24,6 +24,10 @@ class Residual(Channels):
     )  # fmt: skip
     notes: ClassVar[str] = "basic and bottleneck blocks; statistics of batch norms stay those of the weights"
     mark: ClassVar[str] = "layer1.0.conv1.weight"
+    begins: ClassVar[str] = "maxpool"
+    ends: ClassVar[str] = "global_pool"
+    follow: ClassVar[tuple[str, ...]] = ("global_pool", "fc")
+    scores: ClassVar[tuple[str, ...]] = ("fc",)
     shortcut: ClassVar[str] = "downsample"
 
     @property
@@ -78,25 +82,6 @@ class Residual(Channels):
     def sizes(self, layer: int) -> Sizes:
         """Return the sizes of a layer, for estimates of memory."""
         return Sizes(self.tokens(layer), self.width(layer), 0, self.width(layer))
-
-    def stem(self) -> nn.Module:
-        """Return the module whose output is the stream that enters the first layer."""
-        module: nn.Module = self.model.maxpool
-        return module
-
-    def end(self) -> nn.Module:
-        """Return the module whose input is the stream that leaves the last layer."""
-        module: nn.Module = self.model.global_pool
-        return module
-
-    @property
-    def last(self) -> tuple[str, ...]:
-        """Names of the model's parts that follow the last block."""
-        return ("global_pool", "fc")
-
-    def classifiers(self) -> dict[str, Any]:
-        """Return the linear layer that gives the logits, by its name in the model."""
-        return {"fc": self.model.fc}
 
     def names(self, layer: int) -> tuple[str, ...]:
         """Return how the names of a layer's tensors begin."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +24,8 @@ class Windowed(DownsampledStages, Biased):
     called: ClassVar[str] = "Swin"
     named: ClassVar[tuple[str, ...]] = ("swin_*",)
     notes: ClassVar[str] = "heads within windows; layers of all stages are counted through"
+    begins: ClassVar[str] = "patch_embed"
+    scores: ClassVar[tuple[str, ...]] = ("head.fc",)
     attentions: ClassVar[tuple[Any, ...]] = (WindowAttention,)
     held_in: ClassVar[str] = "layers"
 
@@ -87,15 +89,6 @@ class Windowed(DownsampledStages, Biased):
         del layer
         return entered.reshape(images, -1, entered.shape[-1])
 
-    def stem(self) -> nn.Module:
-        """Return the module whose output is the stream that enters the first layer."""
-        module: nn.Module = self.model.patch_embed
-        return module
-
-    def classifiers(self) -> dict[str, Any]:
-        """Return the linear layers that give the logits, by their names in the model."""
-        return {"head.fc": self.model.head.fc}
-
 
 class NormedWindows(Windowed):
     """Swin V2: what the heads of a layer have written together is normalised before it is added to the stream.
@@ -107,6 +100,7 @@ class NormedWindows(Windowed):
     called: ClassVar[str] = "Swin V2"
     named: ClassVar[tuple[str, ...]] = ("swinv2_tiny*", "swinv2_small*", "swinv2_base*", "swinv2_large*")
     notes: ClassVar[str] = "what heads write is added up before the norm that they share"
+    writes: ClassVar[str] = "attn.proj_drop"  # window by window
     attentions: ClassVar[tuple[Any, ...]] = (CosineAttention,)
     resampled: ClassVar[tuple[str, ...]] = ("patch_embed",)
 
@@ -131,11 +125,6 @@ class NormedWindows(Windowed):
         """Cut what is written into (B, rows, columns, 2 * width) into windows."""
         return super().from_stream(layer, stream[..., self._width(layer) :])
 
-    def output_module(self, layer: int) -> nn.Module:
-        """Return the module whose output is what attention writes, window by window."""
-        module: nn.Module = self.blocks[layer].attn.proj_drop
-        return module
-
     def from_output(self, layer: int, out: torch.Tensor, images: int) -> torch.Tensor:
         """Lay out windows (images * windows, tokens, width) as the stream is."""
         return self.to_stream(layer, self.head_activations_of(layer, out, images))
@@ -144,10 +133,6 @@ class NormedWindows(Windowed):
         """Lay out what is written as windows (images * windows, tokens, width)."""
         high, wide = self.blocks[layer].window_size
         return self.from_stream(layer, write).reshape(-1, high * wide, self._width(layer))
-
-    def branches(self, layer: int) -> Sequence[nn.Module]:
-        """Return the modules whose outputs are added to the stream, in order."""
-        return [self.blocks[layer].drop_path1, self.written_after(layer)]
 
     def bias(self, layer: int) -> torch.Tensor | float:
         """Return what the projection's bias, which belongs to no head, adds: (2 * width,)."""

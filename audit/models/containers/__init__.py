@@ -25,23 +25,12 @@ FIX = "name a .safetensors or PyTorch file, or a folder that save_pretrained or 
 
 @dataclass(frozen=True)
 class Container:
-    """What a file or folder of weights holds.
+    """What a file or folder of weights holds."""
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        What was opened: the file, the index of a sharded checkpoint, or the folder of a distributed one.
-    kind : str
-    content : mapping
-        Tensors by name, or mappings of such, beside whatever else was stored.
-    size : int
-        Bytes on disk.
-    """
-
-    path: Path
+    path: Path  # what was opened: the file, the index of a sharded checkpoint, or the folder of a distributed one
     kind: Kind
-    content: Mapping[object, object]
-    size: int
+    content: Mapping[object, object]  # tensors by name, or mappings of such, beside whatever else was stored
+    size: int  # bytes on disk
 
 
 def open_container(path: Path) -> Container:

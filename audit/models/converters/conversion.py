@@ -42,21 +42,11 @@ class ClassAndPatches(VisionTransformer):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class Joint:
-    """The space that images and texts share in a zero-shot model.
+    """The space that images and texts share in a zero-shot model."""
 
-    Parameters
-    ----------
-    width : int
-        Numbers in an embedding.
-    projection : str
-        The checkpoint's name of the matrix that leads from the image tower to it; "" where there is none.
-    biased : bool
-        Whether something is added to all logits, which are then questions of their own (a sigmoid each).
-    """
-
-    width: int
-    projection: str
-    biased: bool
+    width: int  # numbers in an embedding
+    projection: str  # the checkpoint's name of the matrix that leads from the image tower to it; "" where there is none
+    biased: bool  # whether something is added to all logits, which are then questions of their own (a sigmoid each)
 
     @property
     def projects(self) -> bool:
@@ -73,61 +63,31 @@ class Joint:
 
 @dataclass(frozen=True)
 class Conversion:
-    """How a checkpoint of another library becomes a timm model.
+    """How a checkpoint of another library becomes a timm model."""
 
-    Parameters
-    ----------
-    options : mapping
-        Keyword arguments of ``made``; image size and classes are added.
-    image_size : int
-        Side of the images that it is shown.
-    names : mapping of str to str
-        The checkpoint's names of tensors, or of the modules that hold them, to timm's. What is not named is left out.
-    layers : str
-        What names of a layer's tensors begin with, before the number of the layer; "" where ``names`` has them all.
-    parts : mapping of str to str
-        As ``names``, within a layer. "#q", "#k" and "#v" mark the thirds of a matrix that timm has in one.
-    prefix : str
-        What some checkpoints put before all names of the body.
-    made : callable
-        The timm class, or what makes one of its models.
-    head : str
-        The classifier's name in it.
-    unit : {"head", "slice"}
-        What is patched.
-    classes : list of str, optional
-        What its outputs mean.
-    mean, std : tuple of float, optional
-        By what pixels between 0 and 1 are normalised, where the folder says so.
-    output : {"softmax", "sigmoid"}
-        Whether its classes exclude each other.
-    antialias, align_corners : bool
-        How the library resamples the positions of patches to another image size.
-    fix : callable
-        Whatever renaming and joining does not do.
-    joint : Joint, optional
-        The space that its images share with texts, of a checkpoint that has both.
-    read : collection of str, optional
-        timm's names of the joined matrices that are read; others have a shape and no numbers. All where not given.
-    """
-
-    options: Mapping[str, Any]
-    image_size: int
+    options: Mapping[str, Any]  # keyword arguments of ``made``; image size and classes are added
+    image_size: int  # side of the images that it is shown
+    # the checkpoint's names of tensors, or of the modules that hold them, to timm's. What is not named is left out.
     names: Names
+    # what names of a layer's tensors begin with, before the number of the layer; "" where ``names`` has them all
     layers: str = ""
+    # as ``names``, within a layer. "#q", "#k" and "#v" mark the thirds of a matrix that timm has in one
     parts: Names = field(default_factory=dict)
-    prefix: str = ""
-    made: Callable[..., Any] = VisionTransformer
-    head: str = "head"
-    unit: Unit = "head"
-    classes: list[str] | None = None
+    prefix: str = ""  # what some checkpoints put before all names of the body
+    made: Callable[..., Any] = VisionTransformer  # the timm class, or what makes one of its models
+    head: str = "head"  # the classifier's name in it
+    unit: Unit = "head"  # what is patched
+    classes: list[str] | None = None  # what its outputs mean
+    # by what pixels between 0 and 1 are normalised, where the folder says so
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    output: Output = "softmax"
+    output: Output = "softmax"  # whether its classes exclude each other
+    # how the library resamples the positions of patches to another image size
     antialias: bool = False
     align_corners: bool = False
-    fix: Callable[[State], None] = field(default=lambda _state: None)
-    joint: Joint | None = None
+    fix: Callable[[State], None] = field(default=lambda _state: None)  # whatever renaming and joining does not do
+    joint: Joint | None = None  # the space that its images share with texts, of a checkpoint that has both
+    # timm's names of the joined matrices that are read; others have a shape and no numbers. All where not given.
     read: Collection[str] | None = None
 
     def reading_texts(self) -> Conversion:
@@ -194,6 +154,24 @@ class Conversion:
         number, _, rest = name.removeprefix(self.layers).partition(".")
         part = _looked_up(rest, self.parts)
         return f"blocks.{number}.{part}" if part else ""
+
+
+@dataclass(frozen=True)
+class SameNames(Conversion):
+    """A conversion to a model whose tensors have the names that they have in the checkpoint, behind its prefix."""
+
+    def renamed(self, state: Mapping[str, torch.Tensor]) -> State:
+        """Return the tensors without the prefix."""
+        return {name.removeprefix(self.prefix): tensor for name, tensor in state.items()}
+
+    def resampled(self, model: nn.Module, tensors: State) -> State:
+        """Return the tensors: timm resamples what it has to."""
+        del model
+        return tensors
+
+    def takes(self, name: str) -> bool:
+        """Tell whether a tensor is one of timm's: all are."""
+        return bool(name)
 
 
 def _looked_up(name: str, names: Names) -> str:

@@ -241,16 +241,7 @@ def _clip(config: Config) -> Conversion:
     options = _common(config, int(config["intermediate_size"])) | {"pre_norm": True, **pool}
     names = AROUND_CLIP if classifies else AROUND_CLIP | {"post_layernorm": "norm"}
     joint = Joint(int(config["projection_dim"]), "visual_projection.weight", biased=False)
-    return Conversion(
-        options,
-        side_of(config),
-        names,
-        CLIP_LAYERS,
-        CLIP_LIKE,
-        prefix=TOWER,
-        fix=_with_batch,
-        joint=joint if _reads_text(config) else None,
-    )
+    return _tower(config, options, names, joint, _with_batch)
 
 
 def _siglip(config: Config) -> Conversion:
@@ -261,21 +252,16 @@ def _siglip(config: Config) -> Conversion:
     options = _common(config, int(config["intermediate_size"])) | {"class_token": False, **pool}
     names = AROUND_CLIP | {"post_layernorm": "norm"} | ({} if classifies else ATTENTION_POOL)
     joint = Joint(int(config["hidden_size"]), "", biased=True)
-    return Conversion(
-        options,
-        side_of(config),
-        names,
-        CLIP_LAYERS,
-        CLIP_LIKE,
-        prefix=TOWER,
-        fix=_split_pool,
-        joint=joint if _reads_text(config) else None,
-    )
+    return _tower(config, options, names, joint, _split_pool)
 
 
-def _reads_text(config: Config) -> bool:
-    """Tell whether a checkpoint has a text tower beside that of images."""
-    return any(name in ("CLIPModel", "SiglipModel") for name in config.get("architectures") or [])
+def _tower(
+    config: Config, options: dict[str, Any], names: Mapping[str, str], joint: Joint, fix: Callable[[State], None]
+) -> Conversion:
+    """Return the conversion of an image tower; where one of texts is beside it, with the space that both share."""
+    reads_text = any(name in ("CLIPModel", "SiglipModel") for name in config.get("architectures") or [])
+    shared = joint if reads_text else None
+    return Conversion(options, side_of(config), names, CLIP_LAYERS, CLIP_LIKE, prefix=TOWER, fix=fix, joint=shared)
 
 
 def _with_batch(state: State) -> None:

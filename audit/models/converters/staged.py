@@ -226,18 +226,12 @@ def _made_swin_v2(*, block_eps: float, **options: Any) -> SwinTransformerV2:
 
 
 def _with_eps(model: Any, eps: float) -> Any:
-    """Give the norms of the blocks and the last one another width; those between stages keep torch's.
-
-    Raises
-    ------
-    ValueError
-        If shifted windows do not fill the image: Hugging Face pads it before the shift, timm after it.
-    """
+    """Give the norms of the blocks and the last one another width; those between stages keep torch's."""
     for stage in model.layers:
         for block in stage.blocks:
             block.norm1.eps = block.norm2.eps = eps
             unfilled = any(r % w for r, w in zip(block.input_resolution, block.window_size, strict=True))
-            if unfilled and any(block.shift_size):
+            if unfilled and any(block.shift_size):  # Hugging Face pads before the shift, timm after it
                 places = " x ".join(map(str, block.input_resolution))
                 raise ValueError(f"windows of {block.window_size[0]} do not fill {places} places: take another size")
     model.norm.eps = eps

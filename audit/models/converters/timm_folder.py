@@ -8,11 +8,10 @@ from typing import Any
 
 import timm
 import torch
-from torch import nn
 
 from audit.models.adapters.channels import Channels
 from audit.models.adapters.registry import ADAPTERS, adapter, family_of
-from audit.models.converters.conversion import Conversion, State
+from audit.models.converters.conversion import SameNames
 
 Config = Mapping[str, Any]
 KIND, PREFIX = "timm_wrapper", "timm_model."
@@ -33,9 +32,10 @@ def reserved_among(options: Mapping[str, Any]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class TimmFolder(Conversion):
+class TimmFolder(SameNames):
     """How such a folder becomes a model: its tensors have timm's names, and timm resamples them itself."""
 
+    prefix: str = PREFIX
     architecture: str = ""
     resizable: bool = True
 
@@ -51,19 +51,6 @@ class TimmFolder(Conversion):
             "input_size": (3, size, size),
         }
         return model
-
-    def resampled(self, model: nn.Module, tensors: State) -> State:
-        """Return the tensors: timm resamples them itself."""
-        del model
-        return tensors
-
-    def takes(self, name: str) -> bool:
-        """Tell whether a tensor is one of timm's: all are."""
-        return bool(name)
-
-    def renamed(self, state: Mapping[str, torch.Tensor]) -> State:
-        """Return a checkpoint's tensors under timm's names."""
-        return {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
 
 
 def read_timm(config: Config) -> TimmFolder:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,12 @@ from typing import Any
 import torch
 from timm.layers.norm import LayerNorm
 from timm.models import resnet as timm_resnet
-from torch import nn
 from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.models.vision_transformer import VisionTransformer
 
 from audit.errors import ModelError
-from audit.models.converters.conversion import Conversion, State
+from audit.models.converters.conversion import Conversion, SameNames, State
 from audit.models.pretrained import kept_by_torch, not_loaded
 
 SIDE = 224  # of the images that torchvision's ResNets are trained on
@@ -60,24 +58,6 @@ def read_model(name: str) -> Conversion:
     seen = get_model_weights(name).DEFAULT.transforms()
     pixels = {"mean": tuple(seen.mean), "std": tuple(seen.std)}
     return convert_vit(model, **pixels) if isinstance(model, VisionTransformer) else convert_resnet(model, **pixels)
-
-
-@dataclass(frozen=True)
-class SameNames(Conversion):
-    """A conversion to a model whose tensors have the names that they have in the checkpoint."""
-
-    def renamed(self, state: Mapping[str, torch.Tensor]) -> State:
-        """Return the tensors as they are."""
-        return dict(state)
-
-    def resampled(self, model: nn.Module, tensors: State) -> State:
-        """Return the tensors: there are no positions among them."""
-        del model
-        return tensors
-
-    def takes(self, name: str) -> bool:
-        """Tell whether a tensor is one of timm's: all are."""
-        return bool(name)
 
 
 def convert_resnet(model: ResNet, **pixels: Any) -> Conversion:
