@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-from audit.models.device import CPU, CUDA, MPS, devices_here, open_device
-from tests import small_world
-from tests.small_world import Invoke, Run, World, write_card
+# What takes seconds to import is imported where it is needed: the process that gives out tests needs none of it.
+if TYPE_CHECKING:
+    import torch
+
+    from tests.small_world import Invoke, Run, World
 
 # What `make quick` leaves out: modules that print PDFs, open CLIPs or try the benchmarks, and tests of over a second
 # with all their cases.
@@ -53,6 +55,7 @@ SLOW = {
     "test_controls_in_blocks_find_what_one_process_finds_to_the_byte",
     "test_damaged_archives_are_refused_or_unpacked",
     "test_each_set_is_read_with_its_own_card",
+    "test_engine_gives_what_hooks_give_between_two_models",
     "test_every_family_comes_back_from_its_own_weights",
     "test_every_identity_holds_on_every_kind_of_model",
     "test_every_precision_learns_the_toy_on_every_device",
@@ -74,6 +77,7 @@ SLOW = {
     "test_opening_takes_no_more_than_two_and_a_half_times_the_file",
     "test_operations_are_those_that_torch_counts",
     "test_other_formats_say_the_same",
+    "test_other_transformers_are_described_so_that_their_weights_fit",
     "test_page_is_well_formed_with_unique_ids_and_live_links",
     "test_pdf_holds_outcome_and_findings",
     "test_policy_is_crossed_by_the_gap_or_by_the_ratio",
@@ -88,17 +92,20 @@ SLOW = {
     "test_rendering_again_gives_the_same_bytes",
     "test_rivals_see_a_group_that_is_plainly_there",
     "test_rows_are_sorted_sweep_by_sweep_however_few_are_held",
+    "test_structure_serves_assistive_technology",
     "test_ten_times_the_images_take_hardly_more_memory",
     "test_the_largest_report_stays_readable",
     "test_the_page_shows_decisions_as_text",
     "test_the_pdf_passes_what_can_be_checked_of_pdf_ua",
     "test_the_pdf_uses_no_forbidden_word",
     "test_the_printed_page_runs_nothing",
+    "test_the_record_is_the_same_with_and_without",
     "test_the_same_face_has_the_same_pixels_in_another_process",
     "test_the_search_for_near_copies_is_bounded",
     "test_timms_models_are_known_by_their_shapes",
     "test_unknown_group_is_shown_and_never_compared",
     "test_unsupported_models_are_refused_by_name_with_the_list",
+    "test_what_is_a_parts_own_is_known",
     "test_what_is_random_in_training_is_the_same_whoever_trains",
     "test_what_reads_aloud_goes_through_each_page_once_and_forwards",
     "test_whatever_is_before_all_names_is_taken_off",
@@ -109,9 +116,11 @@ SLOW = {
 }
 
 
-@pytest.fixture(params=(CPU, CUDA, MPS))
+@pytest.fixture(params=("cpu", "cuda", "mps"))
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Every kind of device, one after the other; what cannot be run here is reported so."""
+    from audit.models.device import devices_here, open_device
+
     if request.param not in devices_here():
         pytest.skip(f"not run: no {request.param} device")
     return open_device(request.param)
@@ -145,6 +154,8 @@ def pytest_sessionfinish() -> None:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> World:
     """Return the folder that all processes of this session share."""
+    from tests.small_world import World
+
     own = tmp_path_factory.getbasetemp()
     return World(own.parent if hasattr(request.config, "workerinput") else own)
 
@@ -152,19 +163,24 @@ def world(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
 @pytest.fixture
 def no_pdf() -> Iterator[None]:
     """Leave the PDF out of what is printed."""
-    with small_world.without_pdf():
+    from tests.small_world import without_pdf
+
+    with without_pdf():
         yield
 
 
 @pytest.fixture(scope="session")
 def invoke() -> Invoke:
     """Return a call of the command line in this process."""
-    return small_world.invoke
+    from tests.small_world import invoke
+
+    return invoke
 
 
 @pytest.fixture(scope="session")
 def small_run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Run the small audit once."""
+    from tests.small_world import write_card
 
     def prepare(folder: Path) -> Path:
         return write_card(folder / "card.yaml")
