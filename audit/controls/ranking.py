@@ -160,7 +160,7 @@ def measure_rankings(rankings: Sequence[Ranking], look: Look = measure_here) -> 
     found = look("a few images", [m for ranking in rankings for m in ranking.first_look()])
     more = [m for ranking in rankings for m in ranking.second_look(found)]
     if more:
-        found = found | look("the largest heads", more)
+        found = found | look("the largest effects", more)
     return [ranking.effects(found) for ranking in rankings]
 
 

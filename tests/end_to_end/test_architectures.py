@@ -1,4 +1,4 @@
-"""Whole audits of models that are not timm's plain ViT: a Swin and a ConvNeXt that are trained, a folder as it is."""
+"""Whole audits of models that are not timm's plain ViT: three that are trained, and a folder as it is."""
 
 from __future__ import annotations
 
@@ -84,6 +84,7 @@ def test_a_convnext_is_trained_and_audited(invoke: Invoke, tmp_path: Path) -> No
     assert {h["name"] for h in record["heads"]} == {f"L{layer}C{k}" for layer in range(4) for k in range(4)}
 
 
+@pytest.mark.long
 def test_a_resnet_is_trained_and_audited_in_words_of_its_own(invoke: Invoke, tmp_path: Path) -> None:
     card = write_card(tmp_path / "card.yaml", model=RESNET, controls=LONGER)
     result = invoke("run", card, "--out", tmp_path / "out")
@@ -113,12 +114,12 @@ def trained_folder(where: Path) -> Path:
     )  # fmt: skip
     torch.manual_seed(0)
     model: Any = hf.ViTForImageClassification(config)
-    faces = sample_faces(1000, 3, split="train", association=0.5)
+    faces = sample_faces(600, 3, split="train", association=0.5)
     pixels = load_pixels(SyntheticSource(faces), faces["image"].tolist(), centred_square(64))
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
     targets = torch.from_numpy((faces["expression"] == "smiling").to_numpy().astype(np.int64))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    for _ in range(25):
+    for _ in range(20):
         for part in torch.randperm(len(images)).split(32):
             loss = F.cross_entropy(model(pixel_values=images[part]).logits, targets[part])
             optimizer.zero_grad()

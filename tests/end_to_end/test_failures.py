@@ -103,7 +103,9 @@ class Disk:
         if of_stage >= self.most:
             return False
         codes = self.failed.setdefault(name, [])
-        if code != CODES[of_stage % 2] or len(codes) == (2 if name in ALONE else 1):
+        if code != CODES[(of_stage + list(STAGES).index(stage_of(name))) % 2] or len(codes) == (
+            2 if name in ALONE else 1
+        ):
             return False
         codes.append(code)
         self.last = name
@@ -189,7 +191,7 @@ def record_of(root: Path) -> bytes:
     return record.read_bytes()
 
 
-@pytest.mark.parametrize("most", [2, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("most", [1, pytest.param(1000, marks=pytest.mark.long)])
 def test_every_write_of_every_stage_may_fail_and_nothing_is_lost(
     place: Path, undisturbed: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
@@ -214,13 +216,14 @@ def test_every_write_of_every_stage_may_fail_and_nothing_is_lost(
     assert result.exit_code in FINISHED, result.output[-300:]
     assert record_of(place) == record_of(undisturbed)
     for stage in STAGES:
-        assert {code for n, codes in disk.failed.items() if stage_of(n) == stage for code in codes} == set(CODES), stage
+        refused_in = {code for n, codes in disk.failed.items() if stage_of(n) == stage for code in codes}
+        assert len(refused_in) == min(most, len(CODES)), stage
     (run,) = (undisturbed / "out").iterdir()
     written = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
     passing = ("cache/", f"{store.WORK}/")
     refused = {name for name in disk.failed if not name.startswith(passing) and not name.endswith(" again")}
-    assert refused == written if most > 2 else refused < written
-    assert all(disk.failed.values()) or most == 2
+    assert refused == written if most > 1 else refused < written
+    assert all(disk.failed.values()) or most == 1
     stages = [json.loads(line) for line in next((place / "out").glob("*/log.jsonl")).read_text().splitlines()]
     assert len(stages) == 8  # its start, and seven stages
     assert invoke("verify", next((place / "out").iterdir())).exit_code == 0
@@ -242,7 +245,7 @@ def test_a_disk_that_is_really_full(
         pytest.skip("no small disk can be mounted here")
     try:
         where = []
-        for size in ("4k", "64k", "400k", "1100k", "2000k"):
+        for size in ("64k", "1100k", "2000k"):
             subprocess.run(["mount", "-o", f"remount,size={size}", str(place / "out")], check=True)
             line = told(invoke("run", place / "card.yaml", "--out", place / "out", "--no-report"))
             assert "cannot be written (No space left on device); make room" in line

@@ -42,7 +42,7 @@ def while_patching(process: psutil.Process, out: Path, stage: str, pieces: int) 
     """Wait until so many pieces of a stage lie there, and return the workers."""
     deadline = time.monotonic() + 120
     while len(list(out.glob(f"*/{WORK}/{stage}/*.json"))) < pieces:
-        assert process.status() != psutil.STATUS_ZOMBIE, "the audit ended before it was to be disturbed"
+        assert process.status() != psutil.STATUS_ZOMBIE, out.with_name("said").read_text(encoding="utf-8")
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return process.children()

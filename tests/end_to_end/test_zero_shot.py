@@ -99,7 +99,7 @@ def write_clip(folder: Path, name: str, *, association: float) -> None:
         save_file(state, folder / "open_clip_model.safetensors")
 
 
-@pytest.fixture(scope="module", params=["huggingface", "open_clip/own"])
+@pytest.fixture(scope="module", params=[pytest.param("huggingface", marks=pytest.mark.long), "open_clip/own"])
 def audited(invoke: Invoke, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """Audit such a model as it is; return the folder of the card."""
     place = tmp_path_factory.mktemp("clip")

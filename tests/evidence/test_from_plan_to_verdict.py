@@ -83,7 +83,7 @@ CASES = [pytest.param(SHARING[name], marks=[pytest.mark.long] if name in LONG el
 
 @pytest.mark.parametrize("sharing", CASES)
 def test_where_heads_carry_nothing_of_the_group_none_is_found_too_often(sharing: dict[str, Any]) -> None:
-    rng, runs = np.random.default_rng(4), 40
+    rng, runs = np.random.default_rng(4), 30
     found = confirmed = 0
     covered: list[bool] = []
     for _ in range(runs):

@@ -273,6 +273,7 @@ def test_designs_that_disagree_are_told() -> None:
     assert found.top10_recall == 1.0
 
 
+@pytest.mark.long
 @pytest.mark.property
 def test_smallest_detectable_effect_is_confirmed_about_eighty_percent_of_the_time() -> None:
     quiet = [audit({s: [] for s in SPLITS}, seed=100 + i)[0][0].smallest_detectable or 0.0 for i in range(10)]

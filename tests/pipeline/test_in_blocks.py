@@ -67,7 +67,7 @@ def context(work: Path, workers: Workers = ONE, block: int | None = None) -> Run
     [
         Workers(1),
         Workers(2),
-        pytest.param(Workers(2, alone=({"DEVICE": "0"}, {"DEVICE": "1"})), marks=pytest.mark.scale),
+        pytest.param(Workers(2, alone=({"DEVICE": "0"}, {"DEVICE": "1"})), marks=[pytest.mark.scale, pytest.mark.long]),
     ],
 )
 def test_blocks_find_what_one_sweep_finds(workers: Workers, tmp_path: Path) -> None:

@@ -51,7 +51,10 @@ def elements(pdf: pikepdf.Pdf) -> Iterator[Any]:
         waiting.extend(c for c in reversed(children) if isinstance(c, pikepdf.Dictionary) and "/S" in c)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "hostile"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n == "disparity" else [pytest.mark.long]) for n in NAMES if n != "hostile"],
+)
 def test_the_pdf_uses_no_forbidden_word(name: str) -> None:
     assert NO_CERTIFICATE in text_of(name)
     assert forbidden_words(text_of(name)) == []
