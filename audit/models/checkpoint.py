@@ -23,7 +23,7 @@ StateDict = Mapping[str, torch.Tensor]
 PREPROCESSING = "vit-audit.preprocessing"  # in a file's metadata: how images are made for the model
 METADATA = "__metadata__"  # in a safetensors file's header
 STARTED_FROM = "started_from"  # in a file's metadata: hash_state of the weights before training
-PARTS = 6  # in which a file is read
+PARTS = 12  # in which a file is read
 SHOWN = 5  # names of tensors in one message
 # What training code keeps beside a model, and what takes no part in its answers.
 STRANGERS = re.compile(
@@ -69,7 +69,7 @@ class Checkpoint:
         tensors : callable
             Returns them, given the opened file and the names of those that are read; each time under the same names.
         """
-        mapped = self.kind != "torch.distributed"  # which is read as a whole
+        mapped = self.kind != "torch.distributed"  # which keeps nothing of what was read
         for names in _parts(tensors(self, ())):
             held = tensors(open_checkpoint(self.path) if mapped else self, names)
             part = {name: held[name] for name in names}
