@@ -188,7 +188,7 @@ def save_weights(
         try:
             save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, metadata or None)
         except SafetensorError as error:  # which says in words alone what the system said
-            found = re.search(r"os error (\d+)", str(error))
+            found = re.search(r"(?:os error |Os { code: )(\d+)", str(error))  # safetensors 0.4 has the latter
             if found is None:
                 raise
             raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
