@@ -23,7 +23,7 @@ StateDict = Mapping[str, torch.Tensor]
 PREPROCESSING = "vit-audit.preprocessing"  # in a file's metadata: how images are made for the model
 METADATA = "__metadata__"  # in a safetensors file's header
 STARTED_FROM = "started_from"  # in a file's metadata: hash_state of the weights before training
-PARTS = 6  # in which a file is read
+PARTS = 12  # in which a file is read
 SHOWN = 5  # names of tensors in one message
 # What training code keeps beside a model, and what takes no part in its answers.
 STRANGERS = re.compile(
@@ -69,7 +69,7 @@ class Checkpoint:
         tensors : callable
             Returns them, given the opened file and the names of those that are read; each time under the same names.
         """
-        mapped = self.kind != "torch.distributed"  # which is read as a whole
+        mapped = self.kind != "torch.distributed"  # which keeps nothing of what was read
         for names in _parts(tensors(self, ())):
             held = tensors(open_checkpoint(self.path) if mapped else self, names)
             part = {name: held[name] for name in names}
@@ -188,7 +188,7 @@ def save_weights(
         try:
             save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, metadata or None)
         except SafetensorError as error:  # which says in words alone what the system said
-            found = re.search(r"os error (\d+)", str(error))
+            found = re.search(r"(?:os error |Os { code: )(\d+)", str(error))  # safetensors 0.4 has the latter
             if found is None:
                 raise
             raise OSError(int(found[1]), os.strerror(int(found[1]))) from error

@@ -311,7 +311,7 @@ def _of_huggingface(
     info = PreprocessingInfo(
         source=PreprocessingSource.WEIGHTS if carried else PreprocessingSource.LIBRARY_DEFAULT,
         library=library,
-        steps=[f"{name}={_plain(value)}" for name, value in sorted(shown.items())],
+        steps=[f"{name}={_plain(name, value)}" for name, value in sorted(shown.items())],
     )
     return Preprocessing(geometry, *said, info)
 
@@ -389,8 +389,10 @@ SHOWN_SETTINGS = (
 )  # fmt: skip
 
 
-def _plain(value: Any) -> str:
-    """Return a setting in a few letters: {'height': 224, 'width': 224} as 224x224."""
+def _plain(name: str, value: Any) -> str:
+    """Return a setting in a few letters: {'height': 224, 'width': 224} as 224x224, and Pillow's number as its name."""
+    if name == "resample" and isinstance(value, int):
+        value = Image.Resampling(value)
     if isinstance(value, dict):
         sizes = {k: v for k, v in value.items() if v is not None}
         if set(sizes) == {"height", "width"}:

@@ -171,6 +171,8 @@ def test_hugging_face_from_file_to_logits(
     near(net.predict(files), wanted)
     assert type(made).__name__.removesuffix("Fast") in net.preprocessing.library
     assert net.preprocessing.source == "weights"
+    (how,) = [step for step in net.preprocessing.steps if step.startswith("resample")]
+    assert how in ("resample=bilinear", "resample=lanczos", "resample=bicubic")  # not Pillow's number
 
 
 def test_the_processor_says_the_size_where_the_configuration_differs(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Folders of ``torch.distributed.checkpoint``: ``.metadata`` beside ``__0_0.distcp`` and so on.
 
 ``.metadata`` is a pickle, which torch reads with no restriction. Here it may name the classes that describe a
-checkpoint and nothing else. Of the tensors only those of the model are read, not the optimizer's.
+checkpoint and nothing else. Of the tensors only those of the model are read, not the optimizer's, each whenever its
+numbers are asked for.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import pathlib
 import pickle
 import re
 import warnings
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +23,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
+from torch.utils._pytree import tree_map_only
 
 from audit.errors import ModelError
 
@@ -74,13 +78,37 @@ class _Reader(FileSystemReader):
         return self.described
 
 
+class _Stored(torch.Tensor):
+    """A tensor that is left in its file: whatever needs its numbers reads them, and nothing keeps them here."""
+
+    read: Callable[[], torch.Tensor]
+
+    @staticmethod
+    def __new__(cls, held: TensorStorageMetadata, read: Callable[[], torch.Tensor]) -> _Stored:
+        made: _Stored = torch.Tensor._make_wrapper_subclass(cls, held.size, dtype=held.properties.dtype)
+        made.read = read
+        return made
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]  # torch has it as the static method that turns it off
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Compute with what is in the file; shapes alone need nothing of it."""
+        kwargs = kwargs or {}
+        if kwargs.get("device") == torch.device("meta"):
+            return torch.empty(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype, device="meta")
+        args, kwargs = tree_map_only(cls, lambda stored: stored.read(), (args, kwargs))
+        return func(*args, **kwargs)
+
+
 def read_distributed(folder: Path) -> dict[object, object]:
-    """Return the model's tensors of a checkpoint, nested as they were when they were saved.
+    """Return the model's tensors of a checkpoint, nested as when they were saved; each is read when it is used.
 
     Raises
     ------
     ModelError
-        If the checkpoint is damaged, or its description names anything but classes that describe one.
+        If the checkpoint is damaged, or its description names anything but classes that describe one. A damaged tensor
+        is found when it is read.
     """
     described = _describe(folder)
     wanted = {
@@ -89,19 +117,29 @@ def read_distributed(folder: Path) -> dict[object, object]:
         if isinstance(held, TensorStorageMetadata) and not OPTIMIZER.search(name)
     }
     try:
-        _check_files(described)
+        _check_files(folder, described, wanted)
         if any(held.size.numel() * held.properties.dtype.itemsize > LARGEST for held in wanted.values()):
             raise ValueError("size")
-        tensors: dict[str, Any] = {
-            name: torch.empty(held.size, dtype=held.properties.dtype) for name, held in wanted.items()
-        }
+        tensors = {name: _Stored(held, partial(_read, folder, described, name, held)) for name, held in wanted.items()}
+    except Exception as error:  # a damaged description may raise anything while it is parsed
+        raise _unreadable(folder, error) from error
+    return _nested(tensors, described.planner_data)
+
+
+def _read(folder: Path, described: Metadata, name: str, held: TensorStorageMetadata) -> torch.Tensor:
+    tensor = torch.empty(held.size, dtype=held.properties.dtype)
+    try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is")
-            load(tensors, storage_reader=_Reader(folder, described))
-    except (Exception, CheckpointException) as error:  # a damaged checkpoint may raise anything while it is parsed
-        what = f"cannot be read as a torch.distributed checkpoint ({type(error).__name__})"
-        raise ModelError(str(folder), what, FIX) from error
-    return _nested(tensors, described.planner_data)
+            load({name: tensor}, storage_reader=_Reader(folder, described))
+    except (Exception, CheckpointException) as error:  # a damaged tensor may raise anything while it is parsed
+        raise _unreadable(folder, error) from error
+    return tensor
+
+
+def _unreadable(folder: Path, error: BaseException) -> ModelError:
+    what = f"cannot be read as a torch.distributed checkpoint ({type(error).__name__})"
+    return ModelError(str(folder), what, FIX)
 
 
 def _describe(folder: Path) -> Metadata:
@@ -118,11 +156,13 @@ def _describe(folder: Path) -> Metadata:
     return described
 
 
-def _check_files(described: Metadata) -> None:
-    """Raise where a part of a tensor is said to lie outside the folder."""
-    for place in described.storage_data.values():
+def _check_files(folder: Path, described: Metadata, wanted: Collection[str]) -> None:
+    """Raise where a part of a tensor is said to lie outside the folder, or beyond the end of its file."""
+    for part, place in described.storage_data.items():
         if Path(place.relative_path).name != place.relative_path:
             raise ValueError(place.relative_path)
+        if part.fqn in wanted and place.offset + place.length > (folder / place.relative_path).stat().st_size:
+            raise EOFError(place.relative_path)
 
 
 def _nested(tensors: dict[str, Any], paths: Any) -> dict[object, object]:
