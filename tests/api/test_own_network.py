@@ -123,6 +123,7 @@ def published() -> nn.Sequential:
     return module.eval()
 
 
+@pytest.mark.long
 @pytest.mark.real_data
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no published classifier and photographs beside the checkout")
 def test_a_published_classifier_is_audited_on_photographs(tmp_path: Path) -> None:
