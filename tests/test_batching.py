@@ -116,6 +116,7 @@ def test_on_an_accelerator_as_many_fit_as_it_has_room_for_and_one_is_always_trie
         assert 1 <= batching.max_batch_size(100, 10 * MIB, free=105 * MIB) <= 4
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
 def test_a_sweep_stays_within_its_limit() -> None:
     free = peak_of_sweep(0, 32, depth=8)

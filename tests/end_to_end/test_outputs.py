@@ -80,7 +80,8 @@ def differences(a: Any, b: Any, place: str = "") -> Iterator[str]:
         yield f"{place}: {a} and {b}"
 
 
-@pytest.mark.parametrize("reading", [{"decision": "argmax"}, pytest.param({"threshold": 0.5}, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("reading", [{"decision": "argmax"}, {"threshold": 0.5}])
 def test_one_logit_gives_the_numbers_of_its_softmax(
     reading: dict[str, Any],
     invoke: Invoke,

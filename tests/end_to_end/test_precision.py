@@ -11,7 +11,7 @@ from audit.records import Audit
 from tests.end_to_end.conftest import Invoke, Run
 from tests.small_world import without_pdf, write_card
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [pytest.mark.end_to_end, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

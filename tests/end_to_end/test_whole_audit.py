@@ -514,6 +514,7 @@ def test_any_failed_control_of_the_audit_makes_it_invalid(small_run: Run) -> Non
         assert ((verdict.outcome, verdict.exit_code) == ("INVALID", 3)) == (control.gates == "audit"), control.id
 
 
+@pytest.mark.long
 def test_own_model_may_share_the_controls_of_what_it_was_fine_tuned_from(
     own_run: Run, small_run: Run, invoke: Invoke, tmp_path: Path
 ) -> None:
