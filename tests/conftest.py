@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from tests.small_world import Invoke, Run, World
 
-# What `make quick` leaves out: modules that print PDFs, open CLIPs or try the benchmarks, and tests of over a second
-# with all their cases.
+# What `make quick` leaves out: modules that print PDFs, open CLIPs or try the benchmarks, and tests of about a
+# second and more, with all their cases.
 SLOW_PLACES = (
     "tests/models/test_preprocessing.py",
     "tests/models/test_zero_shot.py",
@@ -26,17 +26,22 @@ SLOW_PLACES = (
 )
 SLOW = {
     "test_a_block_that_memory_does_not_suffice_for_is_not_cut_and_the_line_names_a_smaller_one",
+    "test_a_card_that_says_nothing_of_images_sees_those_of_the_run",
     "test_a_changed_recipe_trains_again",
     "test_a_classifier_of_hugging_face_gives_its_own_logits",
     "test_a_closed_pipe_is_none_of_them",
     "test_a_corruption_takes_its_own_label_and_no_other",
+    "test_a_file_is_no_folder_for_runs_or_for_the_cache",
     "test_a_folder_that_names_an_architecture_of_timms_is_read",
     "test_a_hugging_face_folder_without_transformers",
     "test_a_lightning_prefix_is_taken_off_and_the_averaged_weights_are_asked_for",
+    "test_a_model_of_hugging_face_gives_its_own_logits",
+    "test_a_model_of_timm_is_taken_as_it_is",
     "test_a_model_of_torchvision_gives_its_own_logits",
     "test_a_model_trains_in_parts_of_a_batch_as_it_does_in_whole_ones",
     "test_a_name_tells_the_number_of_heads_where_no_argument_was_changed",
     "test_a_signal_that_comes_when_all_is_done_changes_no_exit_code",
+    "test_a_state_dict_of_torchvision_is_read",
     "test_a_sweep_stays_within_its_limit",
     "test_a_sweep_that_runs_out_of_memory_goes_on_in_halves",
     "test_a_tokenizer_of_hugging_face_without_transformers",
@@ -44,6 +49,7 @@ SLOW = {
     "test_a_workbook_without_openpyxl",
     "test_an_internal_error_leaves_its_traceback_in_the_log",
     "test_an_interrupted_run_leaves_no_process",
+    "test_any_number_of_workers_gives_the_same_to_the_byte",
     "test_batch_boundaries_do_not_matter",
     "test_blocks_are_planned_in_memory_of_a_few_kilobytes_each",
     "test_blocks_find_what_one_sweep_finds",
@@ -62,6 +68,7 @@ SLOW = {
     "test_examples_run",
     "test_few_images_are_trained_on_where_they_are_enough",
     "test_few_seeds_have_scipys_exact_p",
+    "test_harmless_differences_of_a_table_change_nothing",
     "test_heads_are_judged_the_same_to_the_bit",
     "test_help_is_quick_and_imports_nothing_heavy",
     "test_hostile_text_stays_text_in_the_pdf",
@@ -94,6 +101,7 @@ SLOW = {
     "test_rows_are_sorted_sweep_by_sweep_however_few_are_held",
     "test_structure_serves_assistive_technology",
     "test_ten_times_the_images_take_hardly_more_memory",
+    "test_text_in_an_image_that_unfolds_to_gigabytes_is_refused",
     "test_the_largest_report_stays_readable",
     "test_the_page_shows_decisions_as_text",
     "test_the_pdf_passes_what_can_be_checked_of_pdf_ua",
@@ -103,12 +111,18 @@ SLOW = {
     "test_the_same_face_has_the_same_pixels_in_another_process",
     "test_the_search_for_near_copies_is_bounded",
     "test_timms_models_are_known_by_their_shapes",
+    "test_two_seeds_from_one_base_pass",
     "test_unknown_group_is_shown_and_never_compared",
     "test_unsupported_models_are_refused_by_name_with_the_list",
+    "test_warnings_that_change_what_the_outcome_means_are_shown_with_it",
+    "test_weights_from_before_norms_counted_batches_are_read",
+    "test_what_controls_measure_can_be_sent_to_other_processes",
+    "test_what_fails_once_is_tried_again_and_nobody_hears_of_it",
     "test_what_is_a_parts_own_is_known",
     "test_what_is_random_in_training_is_the_same_whoever_trains",
     "test_what_reads_aloud_goes_through_each_page_once_and_forwards",
     "test_whatever_is_before_all_names_is_taken_off",
+    "test_where_memory_does_not_suffice_for_controls_the_line_names_a_smaller_block",
     "test_where_the_disk_is_full_it_is_named_and_no_task_is_done_in_vain",
     "test_with_less_precision_the_engine_gives_nearly_the_same",
     "test_work_goes_on_with_fewer_images_at_once_and_finds_the_same",
