@@ -35,8 +35,8 @@ demo: setup ## audit the built-in rendered data, in which a disparity is planted
 test: setup $(JUNIT_SCHEMA) ## run all tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-# Known answers of every room, without those that take more than a second.
-quick: setup ## run the tests to run after each change, in about a minute
+# Known answers of every room, without those that take about a second or more.
+quick: setup ## run the tests to run after each change, in a minute and a half
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'unit and not property and not slow' --numprocesses auto --dist loadfile \
 		--no-loadscope-reorder
 
