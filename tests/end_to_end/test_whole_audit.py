@@ -177,6 +177,7 @@ def test_second_run_takes_up_what_is_there(small_run: Run, world: World, invoke:
     assert without_times(small_run.record) == without_times(before)
 
 
+@pytest.mark.long
 def test_a_run_without_report_is_rendered_later(small_run: Run, invoke: Invoke, tmp_path: Path) -> None:
     shutil.copytree(small_run.folder, tmp_path / small_run.folder.name)
     folder = tmp_path / small_run.folder.name
@@ -191,6 +192,7 @@ def test_a_run_without_report_is_rendered_later(small_run: Run, invoke: Invoke, 
     assert (folder / "report.pdf").is_file()
 
 
+@pytest.mark.long
 def test_render_repeats_the_report_without_torch(small_run: Run) -> None:
     before = {name: (small_run.folder / name).read_bytes() for name in ("report.html", "report.pdf", "manifest.json")}
     done = subprocess.run(
