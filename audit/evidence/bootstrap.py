@@ -259,3 +259,45 @@ def _unseen(cells: _Cells, effects: SwapEffects, columns: int) -> Array:
     variance = (cells.weight[:, None] ** 2 * pseudo / (clusters + pseudo) ** 2).sum(axis=0, keepdims=True)
     unseen: Array = np.sqrt(variance)
     return unseen
+
+
+def gaps_and_shares(
+    values: Array, effects: SwapEffects, bootstrap: Bootstrap, *, level: float = 0.95
+) -> tuple[list[Estimate], list[Estimate]]:
+    """Return the label-standardised gap of each of K columns, and its share of the first column's, drawn jointly.
+
+    Parameters
+    ----------
+    values : numpy.ndarray (R, K)
+        The first column is the whole.
+    effects : SwapEffects
+        Its labels, sides and label weights.
+    bootstrap : Bootstrap
+    level : float
+
+    Returns
+    -------
+    tuple of list of Estimate
+        Gaps, exactly 0 where both sides have the same values in the same order; shares, without a value where the
+        interval of the whole holds 0.
+    """
+    gaps = np.zeros(values.shape[1])
+    for label, share in effects.label_weights().items():
+        of_group, of_reference = (
+            values[(effects.label == label) & (effects.is_group == side)].mean(axis=0) for side in (True, False)
+        )
+        gaps += share * (of_group - of_reference)
+    nothing = [Estimate(value=None, level=level)] * values.shape[1]
+    if not effects.weighted.any():
+        return nothing, nothing
+    found = influences(values, effects.gap_weights(), effects, bootstrap.clusters)
+    if found is None:
+        return [Estimate(value=float(v), level=level) for v in gaps], nothing
+    draws = bootstrap.draw(found)
+    estimates = _intervals(gaps, draws, level)
+    if not excludes_zero(estimates[0]):
+        return estimates, nothing
+    shares = gaps / gaps[0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        apart = (gaps + draws) / (gaps[0] + draws[:, :1]) - shares
+    return estimates, _intervals(shares, apart, level)

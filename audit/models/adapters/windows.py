@@ -77,6 +77,10 @@ class Windowed(DownsampledStages, Biased):
 
     def from_stream(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
         """Cut (B, rows, columns, width) into windows."""
+        return self.windows_of(layer, stream)
+
+    def windows_of(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
+        """Cut anything (B, rows, columns, numbers) that lies as a layer's tokens into windows: (B, tokens, numbers)."""
         block = self.blocks[layer]
         rows, columns, high, wide = self._padded(block)
         shifted = torch.roll(stream, shifts=tuple(-s for s in block.shift_size), dims=(1, 2))
