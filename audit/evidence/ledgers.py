@@ -36,7 +36,7 @@ class Family(StrEnum):
     MLP = "MLP"
     SLICES = "slices"
     BEHIND = "behind the last layer"
-    BETWEEN = "between stages"
+    BIASES = "biases on the way"
     HELD = "what is held"
     CLIPPED = "beyond the clip"
 
@@ -49,7 +49,7 @@ FAMILIES = {
     Kind.ATTENTION_BIAS: Family.ATTENTION,
     Kind.MLP: Family.MLP,
     Kind.SLICE: Family.SLICES,
-    Kind.BETWEEN: Family.BETWEEN,
+    Kind.BIASES: Family.BIASES,
     Kind.POOL: Family.BEHIND,
     Kind.POOL_MLP: Family.BEHIND,
     Kind.CONSTANT: Family.BEHIND,

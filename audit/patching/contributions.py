@@ -26,7 +26,7 @@ class Kind(StrEnum):
     SLICE = "slice"  # of a convolutional block's channels
     ATTENTION_BIAS = "attention bias"  # of a layer's output projection; belongs to no head
     MLP = "MLP"
-    BETWEEN = "between stages"  # biases of what leads from a stage to the next, through what is held
+    BIASES = "biases on the way"  # of what the stream passes on its way to the logits, through what is held
     POOL = "pool"  # biases and positions of an attention pool, through its held attention
     POOL_MLP = "pool's MLP"
     CONSTANT = "constant"  # biases of the final norm and the classifier
@@ -41,7 +41,7 @@ class Refusal(StrEnum):
     UNKNOWN_NORM = "a norm is neither a LayerNorm nor an RMSNorm"
     UNKNOWN_BLOCKS = "what a block makes of its heads' writes is its own code's"
     UNKNOWN_STAGES = "what leads from a stage to the next is of no known kind"
-    NOT_PIECEWISE_LINEAR = "what follows a stage is not piecewise linear"
+    CURVED = "what leads from a layer to the logits is curved, though norms are held"
 
 
 class NotSummedError(ModelError):
@@ -84,15 +84,17 @@ class Written(Contributions):
     """What was written, with what its centring needs beside it.
 
     ``sums`` has each part's share of the logits, divided by the scale that the held norms gave it in each image
-    (``scales``), added up over the images of each label.
+    (``scales``), added up over the images of each label. Of a convolutional network each part's share of the log-odds
+    stands there, with a scale of 1: gates that are held differ from place to place, and stay with the slices.
     """
 
     logits: Array  # (N, classes)
     classes: tuple[int, ...]  # the outcomes'
     exclusive: bool  # whether the classes' probabilities sum to 1
+    by_class: bool  # whether ``sums`` are of logits
     scales: Array  # (N, K)
     labels: Codes  # (N,)
-    sums: Double  # (labels, K, classes)
+    sums: Double  # (labels, K, classes); (labels, K, O) of log-odds where parts are not known class by class
     counts: Codes  # (labels,), images
 
     def centred(self) -> Contributions:
@@ -111,7 +113,7 @@ class Written(Contributions):
             mean = self.sums[label] / self.counts[label]  # (K, classes)
             for o, number in enumerate(self.classes):
                 along = coefficients(self.logits[rows], number, exclusive=self.exclusive)
-                reference[rows, :, o] = (along @ mean.T) * self.scales[rows]
+                reference[rows, :, o] = (along @ mean.T if self.by_class else mean[:, o]) * self.scales[rows]
         reference[:, [c.kind == Kind.ENTROPY for c in self.components]] = 0.0
         values = np.concatenate([self.values - reference, reference.sum(axis=1, keepdims=True)], axis=1)
         return Contributions((*self.components, Component(Kind.HELD)), self.outcomes, values, self.log_odds)

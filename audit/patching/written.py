@@ -7,6 +7,9 @@ what is written at the end, not where it was first computed.
 
 Several classes that exclude each other: ``m_c = l_c - sum_j q_j l_j - H(q)`` with q, the softmax over the other
 classes, held; ``-H(q)`` is a part. Independent outputs: the logit itself.
+
+In convolutional networks gates and maxima behind a write are held as well (``held``). Without a residual stream, what
+the slices of one layer hand on is all there is at that depth: the parts are those of one layer.
 """
 
 from __future__ import annotations
@@ -24,8 +27,10 @@ from timm.models.eva import Eva
 from torch import nn
 
 from audit.batching import in_batches, max_batch_size
+from audit.errors import InputError
+from audit.models.adapters.channels import Channels
 from audit.models.adapters.heads import Heads
-from audit.models.adapters.own import Adapted
+from audit.models.adapters.own import Adapted, Plain
 from audit.models.adapters.registry import Model, adapter
 from audit.models.adapters.windows import NormedWindows, Windowed
 from audit.models.blocks import rows_read
@@ -41,8 +46,9 @@ from audit.patching.contributions import (
     coefficients,
     joined,
 )
+from audit.patching.held import parts_of
 from audit.patching.reading import Part, Reading, reading_of
-from audit.patching.sites import trace_bytes
+from audit.patching.sites import record, trace_bytes
 
 AT_ONCE = 64  # images
 BLOCKS_HELD = 4  # layers' worth of a trace that a pass holds at once where no more than a few tokens are kept
@@ -53,10 +59,13 @@ def written(
     images: torch.Tensor,
     outcomes: Mapping[str, int],
     labels: Sequence[int] | Codes | None = None,
+    *,
+    cut: int | None = None,
 ) -> Written:
     """Return what every part of a network writes into the log-odds of some classes, image by image.
 
-    One forward pass a batch; memory is bounded by the batch.
+    One forward pass a batch (of a convolutional network, one back through what goes around the branches for each
+    outcome besides); memory is bounded by the batch.
 
     Parameters
     ----------
@@ -68,6 +77,9 @@ def written(
         Names and class numbers.
     labels : sequence of int (N,), optional
         Codes from 0: writes are centred on their means over the images of one label. By default all have one.
+    cut : int, optional
+        Of a network without a residual stream, the layer whose slices are the parts; by default the last. Each layer is
+        one complete cut, and layers are never added.
 
     Returns
     -------
@@ -79,11 +91,15 @@ def written(
     NotSummedError
         If the log-odds are no exact sum for a network of this kind; ``reason`` says why.
     """
+    depth = adapter(model).depth
+    if cut is not None and not (isinstance(adapter(model), Plain) and 0 <= cut < depth):
+        raise InputError("cut", f"is {cut}", "name a layer of a network without a residual stream, counted from 0")
+    last = depth - 1 if cut is None else cut
     codes = np.zeros(len(images), dtype=np.int64) if labels is None else np.asarray(labels, dtype=np.int64)
     device, highest = device_of(model), int(codes.max(initial=0)) + 1
 
     def batch(part: slice) -> Written:
-        return _summed(model, images[part].to(device), outcomes, codes[part], highest)
+        return _summed(model, images[part].to(device), outcomes, codes[part], highest, last)
 
     return joined(in_batches(batch, len(images), images_at_once(model)))
 
@@ -105,17 +121,35 @@ def _rows(model: Model) -> int | None:
 
 @torch.no_grad()
 def _summed(
-    model: Model, images: torch.Tensor, outcomes: Mapping[str, int], labels: npt.NDArray[np.int64], highest: int
+    model: Model,
+    images: torch.Tensor,
+    outcomes: Mapping[str, int],
+    labels: npt.NDArray[np.int64],
+    highest: int,
+    cut: int,
 ) -> Written:
     """Return what is written for one batch."""
-    logits, parts = _parts(model, images)
-    exclusive, classes = readout_of(model).exclusive, tuple(outcomes.values())
-    added = torch.stack([p.logits for p in parts], dim=1)  # (B, K, classes)
+    body, exclusive, classes = adapter(model), readout_of(model).exclusive, tuple(outcomes.values())
+
+    def along_of(logits: torch.Tensor) -> npt.NDArray[np.float64]:
+        given = logits.double().cpu().numpy()
+        return np.stack([coefficients(given, number, exclusive=exclusive) for number in classes], axis=2)
+
+    if isinstance(body, Channels):
+        trace = record(model, images)
+        logits = body.classify(trace.leaving)
+        along = along_of(logits)
+        of_outcomes = [parts_of(body, trace, a, cut) for a in torch.from_numpy(along).to(logits).unbind(2)]
+        parts = of_outcomes[0]
+        added = torch.stack([torch.cat([p.logits for p in of], dim=1) for of in of_outcomes], dim=2)  # (B, K, O)
+        values = added.cpu().numpy()
+    else:
+        logits, parts = _parts(model, images)
+        along = along_of(logits)
+        added = torch.stack([p.logits for p in parts], dim=1)  # (B, K, classes)
+        values = (added @ torch.from_numpy(along).to(added)).cpu().numpy()
     scales = torch.stack([p.scale.expand(len(images)) for p in parts], dim=1)
     components = [p.component for p in parts]
-    given = logits.double().cpu().numpy()
-    along = np.stack([coefficients(given, number, exclusive=exclusive) for number in classes], axis=2)
-    values = (added @ torch.from_numpy(along).to(added)).cpu().numpy()
     by_label = torch.zeros(highest, *added.shape[1:], dtype=torch.float64)
     by_label.index_add_(0, torch.from_numpy(labels), (added / scales.unsqueeze(-1)).cpu().double())
     scales_of, sums = scales.cpu().numpy(), by_label.numpy()
@@ -133,6 +167,7 @@ def _summed(
         logits=logits.cpu().numpy(),
         classes=classes,
         exclusive=exclusive,
+        by_class=not isinstance(body, Channels),
         scales=scales_of,
         labels=labels,
         sums=sums,
@@ -164,8 +199,7 @@ def _parts(model: Model, images: torch.Tensor) -> tuple[torch.Tensor, list[Part]
     body = adapter(model)
     if isinstance(body, Adapted):
         raise NotSummedError(Refusal.UNKNOWN_BLOCKS, type(model).__name__)
-    if not isinstance(body, Heads):
-        raise NotSummedError(Refusal.NOT_PIECEWISE_LINEAR, type(model).__name__)
+    assert isinstance(body, Heads)  # all others are convolutional
     kept = _Pass()
     with _listening(body, kept, _rows(model), len(images)):
         logits = model(images)
@@ -184,7 +218,7 @@ def _of_layer(body: Heads, layer: int, kept: _Pass, read: Reading) -> tuple[list
     if layer in kept.merged:
         after, scale = read.constant, read.scale
         read = read.through_merging(body.modules(layer)[1], kept.merged[layer])
-        between = [Part(Component(Kind.BETWEEN, layer), read.constant - after, scale)]
+        between = [Part(Component(Kind.BIASES, layer), read.constant - after, scale)]
         read = replace(read, constant=torch.zeros_like(after))
     heads, at_heads = read, read.weights
     if isinstance(body, NormedWindows):

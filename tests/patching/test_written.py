@@ -178,7 +178,7 @@ class Fixed(nn.Module):
 
     def __init__(self, value: torch.Tensor) -> None:
         super().__init__()
-        self.value = value
+        self.value, self.fc1 = value, nn.Linear(32, 8)
 
     def forward(self, entering: torch.Tensor) -> torch.Tensor:
         """Return the value for every token."""
