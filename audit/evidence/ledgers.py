@@ -10,9 +10,8 @@ own by the share in which the held norms differ between the groups.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,40 +20,41 @@ import pandas as pd
 from audit.evidence.bootstrap import Bootstrap, draw_bootstrap, gaps_and_shares
 from audit.evidence.disparity import Question, label_shares
 from audit.evidence.effects import SwapEffects, by_code
-from audit.evidence.stats import Array, excludes_zero
-from audit.patching.contributions import Component, Contributions, Kind
-from audit.records import Estimate, Shortfall
+from audit.evidence.stats import Array, Codes, excludes_zero
+from audit.evidence.stored_rows import Rows, read
+from audit.patching.contributions import Component, Contributions
+from audit.records import (
+    Contrast,
+    ContrastRow,
+    Estimate,
+    LedgerImages,
+    LedgerLevel,
+    LedgerRow,
+    LedgerTotal,
+    Metric,
+    PartFamily,
+    PartKind,
+    WhyNoLedger,
+)
 
+CLOSES = 1e-4  # of a sum in float32: |sum - log-odds| as a share of the largest log-odds of all images, or of 1 nat
 CLIP = 4.0  # nats, beyond which no decision hangs on an image: a probability of 1.8% or 98.2%
 
 
-class Family(StrEnum):
-    """What parts are together, over layers or within one."""
-
-    EMBEDDING = "embedding"
-    ATTENTION = "attention"
-    MLP = "MLP"
-    SLICES = "slices"
-    BEHIND = "behind the last layer"
-    BIASES = "biases on the way"
-    HELD = "what is held"
-    CLIPPED = "beyond the clip"
-
-
-Key = tuple[Family | None, int | None, Component | None]
+Key = tuple[PartFamily | None, int | None, Component | None]
 FAMILIES = {
-    Kind.TOKENS: Family.EMBEDDING,
-    Kind.PATCHES: Family.EMBEDDING,
-    Kind.HEAD: Family.ATTENTION,
-    Kind.ATTENTION_BIAS: Family.ATTENTION,
-    Kind.MLP: Family.MLP,
-    Kind.SLICE: Family.SLICES,
-    Kind.BIASES: Family.BIASES,
-    Kind.POOL: Family.BEHIND,
-    Kind.POOL_MLP: Family.BEHIND,
-    Kind.CONSTANT: Family.BEHIND,
-    Kind.ENTROPY: Family.BEHIND,
-    Kind.HELD: Family.HELD,
+    PartKind.TOKENS: PartFamily.EMBEDDING,
+    PartKind.PATCHES: PartFamily.EMBEDDING,
+    PartKind.HEAD: PartFamily.ATTENTION,
+    PartKind.ATTENTION_BIAS: PartFamily.ATTENTION,
+    PartKind.MLP: PartFamily.MLP,
+    PartKind.SLICE: PartFamily.SLICES,
+    PartKind.BIASES: PartFamily.BIASES,
+    PartKind.POOL: PartFamily.BEHIND,
+    PartKind.POOL_MLP: PartFamily.BEHIND,
+    PartKind.CONSTANT: PartFamily.BEHIND,
+    PartKind.ENTROPY: PartFamily.BEHIND,
+    PartKind.HELD: PartFamily.HELD,
 }
 
 
@@ -62,7 +62,7 @@ FAMILIES = {
 class Row:
     """A part of a gap: its own gap, and its share of the whole where that may be said."""
 
-    family: Family | None  # None where it is a whole layer
+    family: PartFamily | None  # None where it is a whole layer
     layer: int | None  # None where it is in none, or in all
     component: Component | None  # None where it is a sum of several
     gap: Estimate  # nats
@@ -89,11 +89,10 @@ class WrittenLedger:
     outcome: str
     group: str
     reference: str
-    whole: Ledger | None
-    near: Ledger | None  # of log-odds clipped at +-``clip``
+    whole: Ledger
+    near: Ledger  # of log-odds clipped at +-``clip``
     clip: float
     kept: float  # share of the weight that images near the decision have
-    shortfall: Shortfall | None  # why there is no ledger
 
 
 def written_ledger(
@@ -107,7 +106,7 @@ def written_ledger(
     resamples: int,
     seed: int,
     clip: float = CLIP,
-) -> WrittenLedger:
+) -> WrittenLedger | None:
     """Part a gap of log-odds into what was written by every part of the network.
 
     Parameters
@@ -131,8 +130,8 @@ def written_ledger(
 
     Returns
     -------
-    WrittenLedger
-        Without a ledger where a label with weight is missing in the group or the reference.
+    WrittenLedger or None
+        None where a label with weight is missing in the group or the reference.
     """
     pair = frame[question.attribute].isin([group, question.reference]).to_numpy()
     effects = _laid_out(frame[pair], question, group, label_shares(frame, question))
@@ -140,7 +139,7 @@ def written_ledger(
     values = np.asarray(contributions.values[pair, :, place], dtype=np.float64)
     log_odds = np.asarray(contributions.log_odds[pair, place], dtype=np.float64)
     if effects.lacks_a_cell or not effects.weighted.any():
-        return WrittenLedger(outcome, group, question.reference, None, None, clip, 0.0, Shortfall.LABELS)
+        return None
     bootstrap = draw_bootstrap(effects, resamples=resamples, seed=seed)
 
     def ledger(parts: Array, total: Array, clipped: Array | None) -> Ledger:
@@ -157,7 +156,6 @@ def written_ledger(
         near=ledger(inside, np.clip(log_odds, -clip, clip), outside),
         clip=clip,
         kept=float(weights[near].sum() / weights.sum()),
-        shortfall=None,
     )
 
 
@@ -220,7 +218,7 @@ def _ledger(
         shares = [Estimate(value=None)] * len(gaps)
     found = iter(zip(gaps[1:], shares[1:], strict=True))
     rows = [tuple(Row(*key, *next(found)) for key in level) for level in levels]
-    beyond = None if clipped is None else Row(Family.CLIPPED, None, None, *next(found))
+    beyond = None if clipped is None else Row(PartFamily.CLIPPED, None, None, *next(found))
     parts = [row.gap.value or 0.0 for row in (*rows[0], *([] if beyond is None else [beyond]))]
     closure = abs(math.fsum(parts) - (whole.value or 0.0))
     components_of, in_layers, families, layers = rows
@@ -234,3 +232,147 @@ def _grouped(keys: Sequence[Key | None]) -> dict[Key, list[int]]:
         if key is not None:
             groups.setdefault(key, []).append(place)
     return groups
+
+
+def judge_written(
+    contributions: Contributions | WhyNoLedger,
+    frame: pd.DataFrame,
+    asked: Sequence[tuple[Question, Contrast, ContrastRow]],
+    *,
+    resamples: int,
+    seed: int,
+) -> tuple[list[LedgerTotal], list[LedgerRow]]:
+    """Give each detected gap, as log-odds, as a sum of what was written.
+
+    Parameters
+    ----------
+    contributions : Contributions or WhyNoLedger
+        Of N images, centred on the means of their labels; or why there are none.
+    frame : pandas.DataFrame
+        The same N images: ``label``, ``subject``, and the columns of the attributes.
+    asked : sequence of (Question, Contrast, ContrastRow)
+        What is compared, and the gap in rates that was detected: its metric says which images count.
+    resamples, seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    tuple of list
+        Gaps, and their rows; a gap without rows says why. Where the sum of some image is further than ``CLOSES`` from
+        its log-odds, there are none.
+    """
+    totals: list[LedgerTotal] = []
+    rows: list[LedgerRow] = []
+    closure = None if isinstance(contributions, WhyNoLedger) else contributions.closure
+    for question, contrast, gap in asked:
+        named = {"contrast": str(contrast), "outcome": gap.outcome}
+        found = _judged(contributions, frame, question, contrast.group, gap, resamples=resamples, seed=seed)
+        if isinstance(found, WhyNoLedger):
+            nothing = Estimate(value=None)
+            totals.append(LedgerTotal(**named, metric=gap.metric, images="all", gap=nothing, why_not=found))
+            continue
+        each: list[tuple[LedgerImages, Ledger, dict[str, float]]] = [
+            ("all", found.whole, {}),
+            ("near the decision", found.near, {"clip": found.clip, "kept": found.kept}),
+        ]
+        for images, part, near in each:
+            totals.append(
+                LedgerTotal(
+                    **named,
+                    metric=gap.metric,
+                    images=images,
+                    gap=part.total,
+                    closure=part.closure,
+                    closure_of_images=closure,
+                    **near,
+                )
+            )
+            rows += _flat(part, named, images)
+    return totals, rows
+
+
+def _judged(
+    contributions: Contributions | WhyNoLedger,
+    frame: pd.DataFrame,
+    question: Question,
+    group: str,
+    gap: ContrastRow,
+    *,
+    resamples: int,
+    seed: int,
+) -> WrittenLedger | WhyNoLedger:
+    """Let the images count that count in the gap: all, each label at its common share, or those of one truth alone."""
+    if isinstance(contributions, WhyNoLedger):
+        return contributions
+    if not contributions.closure <= CLOSES:
+        return WhyNoLedger.NOT_CLOSED
+    truth = (frame["label"] == gap.outcome).to_numpy()
+    if gap.metric == Metric.STANDARDISED_GAP:
+        counted = np.ones(len(frame), dtype=bool)
+    else:
+        counted = truth if gap.metric == Metric.TPR_GAP else ~truth
+        frame = frame[counted].assign(label="")
+    some = replace(contributions, values=contributions.values[counted], log_odds=contributions.log_odds[counted])
+    rate = gap.estimate.value
+    found = written_ledger(some, gap.outcome, frame, question, group, rate_gap=rate, resamples=resamples, seed=seed)
+    return WhyNoLedger.LABELS if found is None else found
+
+
+def _flat(part: Ledger, named: dict[str, str], images: LedgerImages) -> list[LedgerRow]:
+    """Return the rows of all levels, one after the other."""
+    levels: list[tuple[LedgerLevel, Sequence[Row]]] = [
+        ("part", part.components),
+        ("family in layer", part.in_layers),
+        ("family", [*part.families, *([] if part.clipped is None else [part.clipped])]),
+        ("layer", part.layers),
+    ]
+    return [
+        LedgerRow(
+            **named,
+            images=images,
+            level=level,
+            family=row.family,
+            part=None if row.component is None else row.component.kind,
+            layer=row.layer,
+            head=None if row.component is None else row.component.index,
+            gap=row.gap,
+            share=row.share,
+        )
+        for level, rows in levels
+        for row in rows
+    ]
+
+
+def gather(table: Rows, outcomes: Sequence[str], log_odds: Callable[[Codes], Array]) -> tuple[Codes, Contributions]:
+    """Put together what was stored of the parts.
+
+    Parameters
+    ----------
+    table : Rows
+        A row for each image and part, image by image: ``recipient``, ``part``, ``layer``, ``head`` (-1: none) and
+        ``m:<outcome>``.
+    outcomes : sequence of str
+    log_odds : callable
+        From recipients to their log-odds (N, outcomes), as the model answered.
+
+    Returns
+    -------
+    tuple of numpy.ndarray (N,) and Contributions
+        Recipients, and what was written into each.
+    """
+    names = ["part", "layer", "head"]
+    components: tuple[Component, ...] = ()
+    recipients: list[Codes] = []
+    values: list[npt.NDArray[np.float32]] = []
+    for part in read(table, ["recipient", *names, *(f"m:{name}" for name in outcomes)]):
+        if not components:
+            first = part.loc[part["recipient"] == part["recipient"].iloc[0], names]
+            components = tuple(
+                Component(PartKind(kind), *(None if at < 0 else int(at) for at in places))
+                for kind, *places in first.itertuples(index=False)
+            )
+        recipients.append(part["recipient"].to_numpy(dtype=np.int64))
+        values.append(part[[f"m:{name}" for name in outcomes]].to_numpy(dtype=np.float32))
+    every = np.concatenate(recipients).reshape(-1, len(components))[:, 0]
+    parts = np.concatenate(values).reshape(len(every), len(components), len(outcomes))
+    return every, Contributions(components, tuple(outcomes), parts, log_odds(every))

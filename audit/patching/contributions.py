@@ -4,50 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import logsumexp
 
 from audit.errors import ModelError
+from audit.records import PartKind, WhyNoLedger
 
 Array = npt.NDArray[np.floating]
 Double = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 
 
-class Kind(StrEnum):
-    """What a part of the sum is."""
-
-    TOKENS = "prefix tokens"  # class token and registers, as they enter the first layer
-    PATCHES = "patches"  # patches with their positions, as they enter the first layer; of a CNN the stem
-    HEAD = "head"
-    SLICE = "slice"  # of a convolutional block's channels
-    ATTENTION_BIAS = "attention bias"  # of a layer's output projection; belongs to no head
-    MLP = "MLP"
-    BIASES = "biases on the way"  # of what the stream passes on its way to the logits, through what is held
-    POOL = "pool"  # biases and positions of an attention pool, through its held attention
-    POOL_MLP = "pool's MLP"
-    CONSTANT = "constant"  # biases of the final norm and the classifier
-    ENTROPY = "entropy of the others"  # -H(q), q the softmax over the other classes
-    HELD = "what is held"  # what differs between images in what is held: the scale of the norm, the other classes
-
-
-class Refusal(StrEnum):
-    """Why a network's log-odds are not given as a sum."""
-
-    NONLINEAR_POOL = "what follows the stream is not linear once norms are held"
-    UNKNOWN_NORM = "a norm is neither a LayerNorm nor an RMSNorm"
-    UNKNOWN_BLOCKS = "what a block makes of its heads' writes is its own code's"
-    UNKNOWN_STAGES = "what leads from a stage to the next is of no known kind"
-    CURVED = "what leads from a layer to the logits is curved, though norms are held"
-
-
 class NotSummedError(ModelError):
     """A network whose log-odds cannot be given as an exact sum of what was written; ``reason`` says why."""
 
-    def __init__(self, reason: Refusal, part: str) -> None:
+    def __init__(self, reason: WhyNoLedger, part: str) -> None:
         self.reason = reason
         super().__init__(part, reason.value, "ask for the other ledgers, which need no such sum")
 
@@ -56,7 +29,7 @@ class NotSummedError(ModelError):
 class Component:
     """A part of the sum; layers and units are counted from 0."""
 
-    kind: Kind
+    kind: PartKind
     layer: int | None = None
     index: int | None = None
 
@@ -114,9 +87,9 @@ class Written(Contributions):
             for o, number in enumerate(self.classes):
                 along = coefficients(self.logits[rows], number, exclusive=self.exclusive)
                 reference[rows, :, o] = (along @ mean.T if self.by_class else mean[:, o]) * self.scales[rows]
-        reference[:, [c.kind == Kind.ENTROPY for c in self.components]] = 0.0
+        reference[:, [c.kind == PartKind.ENTROPY for c in self.components]] = 0.0
         values = np.concatenate([self.values - reference, reference.sum(axis=1, keepdims=True)], axis=1)
-        return Contributions((*self.components, Component(Kind.HELD)), self.outcomes, values, self.log_odds)
+        return Contributions((*self.components, Component(PartKind.HELD)), self.outcomes, values, self.log_odds)
 
 
 def coefficients(logits: Array, number: int, *, exclusive: bool) -> Double:

@@ -20,9 +20,10 @@ from torch import nn
 from audit.models.adapters.base import Adapter
 from audit.models.adapters.channels import Channels
 from audit.models.adapters.own import Plain
-from audit.patching.contributions import Component, Kind, NotSummedError, Refusal
+from audit.patching.contributions import Component, NotSummedError
 from audit.patching.reading import Part
 from audit.patching.sites import Trace
+from audit.records import PartKind, WhyNoLedger
 
 CURVED = 1e-5  # share of the gradient that its own gradient may reach by rounding
 Path = Callable[[torch.Tensor], torch.Tensor]
@@ -55,7 +56,7 @@ def _of_cut(body: Plain, write: torch.Tensor, along: torch.Tensor, cut: int) -> 
         return body.classify(stream)
 
     slope, biases = _pull_back(rest, write, along)
-    return [*_slices(body, cut, write, slope), _part(Kind.BIASES, cut, biases)]
+    return [*_slices(body, cut, write, slope), _part(PartKind.BIASES, cut, biases)]
 
 
 def _of_stream(body: Channels, trace: Trace, along: torch.Tensor) -> list[Part]:
@@ -68,19 +69,19 @@ def _of_stream(body: Channels, trace: Trace, along: torch.Tensor) -> list[Part]:
         slope, behind = _pull_back(lambda s, i=layer: body.after(i, s), added, slope)  # type: ignore[misc]
         own = _slices(body, layer, write, slope)
         slope, around = _pull_back(lambda s, i=layer: body.residual_input(i, s), entering, slope)  # type: ignore[misc]
-        layers.append([*own, _part(Kind.BIASES, layer, around + behind)])
-    stem = _part(Kind.PATCHES, None, (slope * trace.entering[0]).flatten(1).sum(1))
-    return [stem, *(part for own in reversed(layers) for part in own), _part(Kind.CONSTANT, None, constant)]
+        layers.append([*own, _part(PartKind.BIASES, layer, around + behind)])
+    stem = _part(PartKind.PATCHES, None, (slope * trace.entering[0]).flatten(1).sum(1))
+    return [stem, *(part for own in reversed(layers) for part in own), _part(PartKind.CONSTANT, None, constant)]
 
 
 def _slices(body: Adapter, layer: int, write: torch.Tensor, slope: torch.Tensor) -> list[Part]:
     """Return what each slice of channels of a write adds."""
     by_channel = (slope * write).flatten(2).sum(2) if write.ndim > 2 else slope * write
     each = by_channel.unflatten(1, (body.units(layer), -1)).sum(2)
-    return [_part(Kind.SLICE, layer, each[:, k], k) for k in range(each.shape[1])]
+    return [_part(PartKind.SLICE, layer, each[:, k], k) for k in range(each.shape[1])]
 
 
-def _part(kind: Kind, layer: int | None, added: torch.Tensor, index: int | None = None) -> Part:
+def _part(kind: PartKind, layer: int | None, added: torch.Tensor, index: int | None = None) -> Part:
     return Part(Component(kind, layer, index), added.unsqueeze(1), torch.ones_like(added))
 
 
@@ -109,7 +110,7 @@ def _check_straight(path: Path, entering: torch.Tensor, slope: torch.Tensor) -> 
         drawn = torch.randn(first.shape, generator=torch.Generator().manual_seed(0)).to(first)
         (second,) = torch.autograd.grad((first * drawn).sum(), start, allow_unused=True)
     if second is not None and bool(second.abs().max() * start.abs().max() > CURVED * first.abs().max()):
-        raise NotSummedError(Refusal.CURVED, "the path from a layer to the logits")
+        raise NotSummedError(WhyNoLedger.CURVED, "the path from a layer to the logits")
 
 
 @contextmanager

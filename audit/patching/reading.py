@@ -30,7 +30,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from audit.models.zero_shot import ZeroShotHead
-from audit.patching.contributions import Component, Kind, NotSummedError, Refusal
+from audit.patching.contributions import Component, NotSummedError
+from audit.records import PartKind, WhyNoLedger
 
 SQUARE = ((0, 0), (1, 0), (0, 1), (1, 1))  # row and column of the four tokens that are merged, in their order
 LEAST_LENGTH = 1e-12  # that F.normalize divides by
@@ -90,7 +91,7 @@ class Reading:
     def through_merging(self, merging: nn.Module, entering: torch.Tensor) -> Reading:
         """Return what the logits read of what enters the merging of 2 x 2 tokens (B, rows, columns, W)."""
         if type(merging) not in (PatchMerging, NormedMerging):
-            raise NotSummedError(Refusal.UNKNOWN_STAGES, type(merging).__name__)
+            raise NotSummedError(WhyNoLedger.UNKNOWN_STAGES, type(merging).__name__)
         made: Any = merging
         rows, columns = entering.shape[1:3]
         padded = F.pad(entering, (0, 0, 0, columns % 2, 0, rows % 2))
@@ -115,7 +116,7 @@ def _held_scale(norm: nn.Module, entering: torch.Tensor) -> tuple[torch.Tensor, 
         return torch.rsqrt(entering.var(-1, unbiased=False) + eps), True
     if type(norm) is RmsNorm or isinstance(norm, nn.RMSNorm):
         return torch.rsqrt(entering.square().mean(-1) + eps), False
-    raise NotSummedError(Refusal.UNKNOWN_NORM, type(norm).__name__)
+    raise NotSummedError(WhyNoLedger.UNKNOWN_NORM, type(norm).__name__)
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def reading_of(model: Any, leaving: torch.Tensor) -> tuple[Reading, list[Part]]:
 
 def _finished(read: Reading, scale: torch.Tensor) -> tuple[Reading, list[Part]]:
     """Part a reading from its constant, to which the held norms give a scale of its own."""
-    constant = Part(Component(Kind.CONSTANT), read.constant, scale.expand(len(read.constant)))
+    constant = Part(Component(PartKind.CONSTANT), read.constant, scale.expand(len(read.constant)))
     return replace(read, constant=torch.zeros_like(read.constant)), [constant]
 
 
@@ -190,7 +191,7 @@ def _pool(model: Any, normed: torch.Tensor, prefix: int) -> torch.Tensor:
         "avgmax": lambda: 0.5 * (seen.amax(1) + seen.mean(1)),
     }
     if kind not in made:
-        raise NotSummedError(Refusal.NONLINEAR_POOL, f"pool '{kind}'")
+        raise NotSummedError(WhyNoLedger.NONLINEAR_POOL, f"pool '{kind}'")
     return made[kind]()
 
 
@@ -205,7 +206,7 @@ def _of_classifier(classifier: nn.Module, features: torch.Tensor) -> Reading:
         constant = features.new_zeros(len(features), len(directions)) + (0.0 if bias is None else bias)
         return Reading(one * (classifier.logit_scale.exp() / length)[:, None, None], directions.unsqueeze(0), constant)
     if type(classifier) is not nn.Linear:
-        raise NotSummedError(Refusal.NONLINEAR_POOL, f"classifier {type(classifier).__name__}")
+        raise NotSummedError(WhyNoLedger.NONLINEAR_POOL, f"classifier {type(classifier).__name__}")
     constant = features.new_zeros(len(features), classifier.out_features)
     constant = constant if classifier.bias is None else constant + classifier.bias
     return Reading(one, classifier.weight.unsqueeze(0), constant)
@@ -228,7 +229,7 @@ def _through_pool(read: Reading, kind: str, tokens: torch.Tensor, prefix: int) -
         share = F.pad(seen.new_full((seen.shape[1],), 1 / seen.shape[1]), (prefix, 0))
         return replace(read, weights=read.weights * share)
     if kind != "max":
-        raise NotSummedError(Refusal.NONLINEAR_POOL, f"pool '{kind}'")
+        raise NotSummedError(WhyNoLedger.NONLINEAR_POOL, f"pool '{kind}'")
     routes, classes, width = read.directions.shape
     places = F.one_hot(seen.argmax(1) + prefix, tokens.shape[1]).to(tokens)  # (B, W, T)
     weights = (read.weights.unsqueeze(2) * places.unsqueeze(1)).flatten(1, 2)
@@ -251,7 +252,7 @@ def _through_attention(read: Reading, pool: nn.Module, tokens: torch.Tensor) -> 
     Its attention is held; its MLP is a part of its own.
     """
     if type(pool) is not AttentionPoolLatent or pool.latent_len != 1:
-        raise NotSummedError(Refusal.NONLINEAR_POOL, f"pool {type(pool).__name__}")
+        raise NotSummedError(WhyNoLedger.NONLINEAR_POOL, f"pool {type(pool).__name__}")
     p: Any = pool
     placed = tokens if p.pos_embed is None else tokens + p.pos_embed
     heads = p.num_heads
@@ -265,7 +266,7 @@ def _through_attention(read: Reading, pool: nn.Module, tokens: torch.Tensor) -> 
         values = F.linear(placed, value_weight, value_bias).unflatten(-1, (heads, -1))
         seen = p.proj(torch.einsum("bht,bthd->bhd", shares, values).flatten(1))
         added = read.of(p.mlp(p.norm(seen)).unsqueeze(1))
-        parts.append(Part(Component(Kind.POOL_MLP), added, read.scale))
+        parts.append(Part(Component(PartKind.POOL_MLP), added, read.scale))
     if isinstance(p.proj, nn.Linear):
         before = before.through_linear(p.proj.weight, p.proj.bias)
     if value_bias is not None:
@@ -276,5 +277,5 @@ def _through_attention(read: Reading, pool: nn.Module, tokens: torch.Tensor) -> 
     if p.pos_embed is not None:
         placed_at = through.of(p.pos_embed.expand_as(tokens))
         through = replace(through, constant=through.constant + placed_at)
-    parts.append(Part(Component(Kind.POOL), through.constant - read.constant, read.scale))
+    parts.append(Part(Component(PartKind.POOL), through.constant - read.constant, read.scale))
     return replace(through, constant=read.constant), parts

@@ -36,19 +36,11 @@ from audit.models.adapters.windows import NormedWindows, Windowed
 from audit.models.blocks import rows_read
 from audit.models.device import device_of, memory_of
 from audit.models.readout import readout_of
-from audit.patching.contributions import (
-    Codes,
-    Component,
-    Kind,
-    NotSummedError,
-    Refusal,
-    Written,
-    coefficients,
-    joined,
-)
+from audit.patching.contributions import Codes, Component, NotSummedError, Written, coefficients, joined
 from audit.patching.held import parts_of
 from audit.patching.reading import Part, Reading, reading_of
 from audit.patching.sites import record, trace_bytes
+from audit.records import PartKind, WhyNoLedger
 
 AT_ONCE = 64  # images
 BLOCKS_HELD = 4  # layers' worth of a trace that a pass holds at once where no more than a few tokens are kept
@@ -156,7 +148,7 @@ def _summed(
     if exclusive and logits.shape[1] > 2:
         entropy = np.stack([_entropy(along[..., o], number) for o, number in enumerate(classes)], axis=1)
         values = np.concatenate([values, -entropy[:, None].astype(values.dtype)], axis=1)
-        components.append(Component(Kind.ENTROPY))
+        components.append(Component(PartKind.ENTROPY))
         scales_of, sums = np.pad(scales_of, ((0, 0), (0, 1)), constant_values=1), np.pad(sums, ((0, 0), (0, 1), (0, 0)))
     log_odds = readout_of(model).log_odds(logits)[:, list(classes)]
     return Written(
@@ -198,7 +190,7 @@ def _parts(model: Model, images: torch.Tensor) -> tuple[torch.Tensor, list[Part]
     """Return the logits and what each part adds to them, in the order of the pass."""
     body = adapter(model)
     if isinstance(body, Adapted):
-        raise NotSummedError(Refusal.UNKNOWN_BLOCKS, type(model).__name__)
+        raise NotSummedError(WhyNoLedger.UNKNOWN_BLOCKS, type(model).__name__)
     assert isinstance(body, Heads)  # all others are convolutional
     kept = _Pass()
     with _listening(body, kept, _rows(model), len(images)):
@@ -218,7 +210,7 @@ def _of_layer(body: Heads, layer: int, kept: _Pass, read: Reading) -> tuple[list
     if layer in kept.merged:
         after, scale = read.constant, read.scale
         read = read.through_merging(body.modules(layer)[1], kept.merged[layer])
-        between = [Part(Component(Kind.BIASES, layer), read.constant - after, scale)]
+        between = [Part(Component(PartKind.BIASES, layer), read.constant - after, scale)]
         read = replace(read, constant=torch.zeros_like(after))
     heads, at_heads = read, read.weights
     if isinstance(body, NormedWindows):
@@ -231,19 +223,19 @@ def _of_layer(body: Heads, layer: int, kept: _Pass, read: Reading) -> tuple[list
     projection, gamma = body.projection(layer), body.scale(layer)
     out = projection.weight if gamma is None else projection.weight * gamma.unsqueeze(1)
     each = replace(heads, weights=at_heads).of_units(kept.head_activations[layer], out, body.units(layer))
-    parts = [Part(Component(Kind.HEAD, layer, h), each[:, h], heads.scale) for h in range(each.shape[1])]
+    parts = [Part(Component(PartKind.HEAD, layer, h), each[:, h], heads.scale) for h in range(each.shape[1])]
     bias = heads.constant
     if projection.bias is not None:
         bias = bias + heads.of_all(projection.bias if gamma is None else projection.bias * gamma)
-    parts.append(Part(Component(Kind.ATTENTION_BIAS, layer), bias, heads.scale))
-    parts.append(Part(Component(Kind.MLP, layer), read.of(kept.mlp[layer]), read.scale))
+    parts.append(Part(Component(PartKind.ATTENTION_BIAS, layer), bias, heads.scale))
+    parts.append(Part(Component(PartKind.MLP, layer), read.of(kept.mlp[layer]), read.scale))
     return [*parts, *between], read
 
 
 def _of_entering(model: Model, entering: torch.Tensor, read: Reading) -> list[Part]:
     """Return what the embedding adds to the logits: tokens that stand before the patches, and patches."""
     prefix = int(getattr(model, "num_prefix_tokens", 0))
-    ends = [(Kind.TOKENS, slice(0, prefix)), (Kind.PATCHES, slice(prefix, None))]
+    ends = [(PartKind.TOKENS, slice(0, prefix)), (PartKind.PATCHES, slice(prefix, None))]
     return [
         Part(Component(kind), replace(read, weights=read.weights[..., at]).of(entering[:, at]), read.scale)
         for kind, at in ends

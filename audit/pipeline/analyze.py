@@ -26,10 +26,12 @@ from audit.evidence.disparity import (
 from audit.evidence.findings import Context, make_findings
 from audit.evidence.heads import localise
 from audit.evidence.joint_patching import judge_together
+from audit.evidence.ledgers import gather, judge_written
 from audit.evidence.outcome import KNOWS_LABELS, has_gap, localisation, without_gap
 from audit.evidence.pairs import judge_pairs, with_natural
 from audit.evidence.prompts import prompt_sensitivity
 from audit.evidence.stored_rows import Rows
+from audit.patching.contributions import Contributions
 from audit.pipeline.context import Scope
 from audit.pipeline.run_sweeps import Swept, head_settings, localisable
 from audit.records import (
@@ -45,6 +47,8 @@ from audit.records import (
     HeadGrid,
     HeadRow,
     JointRow,
+    LedgerRow,
+    LedgerTotal,
     Localisation,
     LocalisationStatus,
     PairRow,
@@ -53,6 +57,7 @@ from audit.records import (
     RateRow,
     Stability,
     Verdict,
+    WhyNoLedger,
 )
 
 JOINED = " x "
@@ -76,6 +81,8 @@ class Judged:
     pairs: list[PairRow] = field(default_factory=list)
     attention: list[AttentionMap] = field(default_factory=list)
     accuracy: list[AccuracyRow] = field(default_factory=list)
+    ledgers: list[LedgerTotal] = field(default_factory=list)
+    ledger: list[LedgerRow] = field(default_factory=list)
 
 
 EMPTY = Judged([], [], [], [], {}, [], [])
@@ -259,6 +266,29 @@ def judge_sets(scope: Scope, swept: Swept, table: Rows, judged: Judged) -> Judge
     rows = judge_together(swept.effects, table, contrasts, list(scope.outcomes), scope.seeds[0], head_settings(scope))
     asked = [r for r in rows if judged.localisation[f"{r.contrast}:{r.outcome}"].was_asked]
     return replace(judged, joint=asked)
+
+
+def judge_writers(scope: Scope, rates: Rates, table: Rows | WhyNoLedger, judged: Judged) -> Judged:
+    """Add who writes the gaps that were detected into the log-odds."""
+    detected = rates.asked(scope.contrasts)
+    if not detected:
+        return judged
+    frame, gaps = predictions(scope, rates.unpatched, scope.seeds[0]), primary_gaps(rates.contrasts)
+    by_attribute = {question.attribute: question for question in questions(scope)}
+    asked = [
+        (by_attribute[contrast.attribute], contrast, gaps[f"{contrast}:{outcome}"])
+        for contrast, found in detected.items()
+        for outcome in found
+    ]
+    outcomes = list(scope.outcomes)
+    if isinstance(table, WhyNoLedger):
+        given: Contributions | WhyNoLedger = table
+    else:
+        columns = [f"m:{name}" for name in outcomes]
+        recipients, given = gather(table, outcomes, lambda rows: frame.loc[rows, columns].to_numpy(dtype=np.float64))
+        frame = frame.loc[recipients]
+    totals, rows = judge_written(given, frame, asked, resamples=scope.card.audit.bootstrap, seed=scope.card.audit.seed)
+    return replace(judged, ledgers=totals, ledger=rows)
 
 
 def predictions(scope: Scope, unpatched: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -68,7 +68,7 @@ def plan_sweep(
     what = _made_of(context, stage, model, donors, Compute(context.compute.device, precision))
     blocks = list(side_by_side(block_size(context), len(recipients), units, np.asarray(asked.any(axis=1))))
     tasks, outcomes = [], context.outcomes
-    memory, smaller = _memory(block_size(context), model, 1 + len(donors)), _smaller(block_size(context))
+    memory, smaller = memory_of_block(block_size(context), model, 1 + len(donors))
     for number, positions in enumerate(blocks):
         mask = asked[positions]
         given = _of_block(donors, positions)
@@ -119,7 +119,8 @@ def sweep_sets_in_blocks(
     what = _made_of(context, stage, model, donors, context.compute.exact)
     what |= {"sets": {name: [[s.layer, s.head] for s in sites] for name, sites in sets.items()}}
     blocks = list(side_by_side(block_size(context), len(recipients), units))
-    tasks, memory, smaller = [], _memory(block_size(context), model, 1 + len(donors)), _smaller(block_size(context))
+    memory, smaller = memory_of_block(block_size(context), model, 1 + len(donors))
+    tasks = []
     for number, positions in enumerate(blocks):
         some, given = recipients[positions], _of_block(donors, positions)
         measure = partial(sweep_together, model, context.pixels, some, given, sets=sets, outcomes=context.outcomes)
@@ -146,7 +147,8 @@ def estimate_in_blocks(
     recipients = plan["recipient"].to_numpy(dtype=np.int64)
     what = _made_of(context, stage, model, donors, context.compute.exact) | {"layers": [layers.start, layers.stop]}
     blocks = list(side_by_side(BLOCK, len(plan), plan["unit"].to_numpy(dtype=np.int64)))
-    tasks, memory, smaller = [], _memory(block_size(context), model, GRAPH + len(donors)), _smaller(block_size(context))
+    memory, smaller = memory_of_block(block_size(context), model, GRAPH + len(donors))
+    tasks = []
     for number, positions in enumerate(blocks):
         measure = partial(
             sweep_first_order,
@@ -187,7 +189,7 @@ def plan_measurement(context: RunContext, measurement: Measurement, made_of: Map
     images, at_once = measurement.images, min(block_size(context), BATCH)
     parts = [images[part] for part in batches(len(images), len(images) if measurement.whole else at_once)]
     width, tasks = sum(map(math.prod, measurement.shapes.values())), []
-    memory, smaller = _memory(at_once, measurement.model, HELD), _smaller(at_once)
+    memory, smaller = memory_of_block(at_once, measurement.model, HELD)
     for number, part in enumerate(parts):
         about = {
             "question": context.question,
@@ -229,16 +231,16 @@ def block_size(context: RunContext) -> int:
     return context.card.audit.block or default
 
 
-def _smaller(size: int) -> str:
-    if size == 1:
-        return "take a smaller model or image_size, or a larger machine"
-    return f"plan smaller blocks: audit.block: {size // 2} in the card"
+def memory_of_block(size: int, model: Model, passes: float) -> tuple[int, str]:
+    """Return the bytes that a block of images holds, about, and what to change where there are not so many.
 
-
-def _memory(size: int, model: Model, passes: float) -> int:
-    """Return the bytes that a block holds, about: twice its recorded passes, and no more than a limit leaves tasks."""
+    Twice its recorded passes, and no more than a limit leaves tasks.
+    """
     wanted, limit = int(2 * size * passes * trace_bytes(model)), limit_of_memory()
-    return wanted if limit is None else min(wanted, int(PLANNED * limit))
+    memory = wanted if limit is None else min(wanted, int(PLANNED * limit))
+    if size == 1:
+        return memory, "take a smaller model or image_size, or a larger machine"
+    return memory, f"plan smaller blocks: audit.block: {size // 2} in the card"
 
 
 def _made_of(

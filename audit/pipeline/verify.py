@@ -29,7 +29,7 @@ from audit.evidence.outcome import decide
 from audit.models.checkpoint import hash_state
 from audit.models.device import FLOAT32
 from audit.models.readout import READING
-from audit.pipeline.analyze import EMPTY, Judged, judge_answers, judge_effects, judge_rates, judge_sets
+from audit.pipeline.analyze import EMPTY, Judged, judge_answers, judge_effects, judge_rates, judge_sets, judge_writers
 from audit.pipeline.attention_maps import TABLE, maps_of
 from audit.pipeline.build_record import PRECISION, REGISTRATION, accuracies, method_of, model_file_name, training_run
 from audit.pipeline.context import Scope
@@ -55,7 +55,7 @@ HASHED = ("card", "data", "preregistration", "base weights")  # and each model's
 AT_MOST = 20  # differences of the record that are named one by one
 JUDGED = (
     "rates", "contrasts", "ranges", "findings", "heads", "joint", "pairs", "grids", "stability", "agreement",
-    "accuracy",
+    "accuracy", "ledgers", "ledger",
 )  # fmt: skip
 
 
@@ -259,7 +259,11 @@ def _judged(opened: OpenedRun, trips: Mapping[str, Control]) -> Judged:
     hashes = {"data": audit.data.fingerprint, **_hashes(scope, audit)}
     judged = judge_effects(named, rates, swept, pairs, hashes)
     together = opened.stored("together")
-    return judge_sets(scope, swept, pd.DataFrame(columns=["contrast", "set"]) if together is None else together, judged)
+    judged = judge_sets(
+        scope, swept, pd.DataFrame(columns=["contrast", "set"]) if together is None else together, judged
+    )
+    written = opened.stored("written") or next((t.why_not for t in audit.ledgers if t.why_not is not None), None)
+    return judged if written is None else judge_writers(scope, rates, written, judged)
 
 
 def _weights(scope: Scope) -> dict[int, dict[str, torch.Tensor]]:

@@ -40,6 +40,7 @@ from audit.records.base import (
     Verdict,
     WhyNoSensitivity,
 )
+from audit.records.ledger_rows import LedgerRow, LedgerTotal
 from audit.units import Unit
 
 FORMER_REASONS = {  # what ``Control.form`` said of a model at chance before there was ``Control.reason``
@@ -734,6 +735,8 @@ class Audit(Record):
     findings: list[Finding]
     heads: list[HeadRow]
     joint: list[JointRow] = []
+    ledgers: list[LedgerTotal] = []  # gaps of log-odds that are given as sums
+    ledger: list[LedgerRow] = []  # their parts
     pairs: list[PairRow] = []
     attention: list[AttentionMap] = []
     grids: list[HeadGrid]

@@ -14,8 +14,9 @@ from torch import nn
 from audit.errors import InputError
 from audit.models.adapters.registry import adapter
 from audit.models.named import AdaptedNetwork, PlainNetwork
-from audit.patching.contributions import Component, Kind, NotSummedError, Refusal, Written
+from audit.patching.contributions import Component, NotSummedError, Written
 from audit.patching.written import written
+from audit.records import PartKind, WhyNoLedger
 from tests.models_for_tests import CONVOLUTIONAL, enlarged, hooks_left, noise_images, tiny
 
 pytestmark = pytest.mark.unit
@@ -35,11 +36,11 @@ def test_the_parts_sum_to_the_log_odds(family: str) -> None:
     exact = written(model.double(), IMAGES.double(), outcomes, LABELS)
     assert exact.closure < 1e-10 > exact.centred().closure
     body = adapter(model)
-    assert len([c for c in exact.components if c.kind == Kind.SLICE]) == sum(map(body.units, range(body.depth)))
+    assert len([c for c in exact.components if c.kind == PartKind.SLICE]) == sum(map(body.units, range(body.depth)))
     assert hooks_left(model) == 0
 
 
-def of_kind(found: Written, *kinds: Kind) -> npt.NDArray[np.floating]:
+def of_kind(found: Written, *kinds: PartKind) -> npt.NDArray[np.floating]:
     return found.values[:, [i for i, c in enumerate(found.components) if c.kind in kinds], 0]
 
 
@@ -55,8 +56,8 @@ def test_a_stream_that_passes_no_biases_leaves_no_rest(family: str) -> None:
             if "downsample" in name and name.endswith("running_mean"):
                 statistic.zero_()
     found = written(model, IMAGES.double(), {"b": 1})
-    np.testing.assert_allclose(of_kind(found, Kind.BIASES, Kind.CONSTANT), 0.0, atol=1e-11)
-    sums = of_kind(found, Kind.PATCHES, Kind.SLICE).sum(1)
+    np.testing.assert_allclose(of_kind(found, PartKind.BIASES, PartKind.CONSTANT), 0.0, atol=1e-11)
+    sums = of_kind(found, PartKind.PATCHES, PartKind.SLICE).sum(1)
     np.testing.assert_allclose(sums, found.log_odds[:, 0], atol=1e-11)
 
 
@@ -79,11 +80,11 @@ def plain(activation: type[nn.Module] = nn.ReLU, *, biased: bool = True) -> Any:
 def test_a_network_without_stream_is_cut_layer_by_layer(cut: int) -> None:
     model = plain()
     found = written(model, IMAGES.double(), {"b": 1}, cut=cut)
-    slices = [Component(Kind.SLICE, cut, k) for k in range(8)]
-    assert list(found.components) == [*slices, Component(Kind.BIASES, cut)]
+    slices = [Component(PartKind.SLICE, cut, k) for k in range(8)]
+    assert list(found.components) == [*slices, Component(PartKind.BIASES, cut)]
     assert found.closure < 1e-10
     bare = written(plain(biased=False), IMAGES.double(), {"b": 1}, cut=cut)
-    np.testing.assert_allclose(of_kind(bare, Kind.BIASES), 0.0, atol=1e-11)
+    np.testing.assert_allclose(of_kind(bare, PartKind.BIASES), 0.0, atol=1e-11)
     # A little more of one slice changes the log-odds by as much of its part: no gate turns.
     stage: Any = model.network.get_submodule(model.parts[cut])
     width, little = model.leaving[cut][0] // 8, 1e-9
@@ -120,7 +121,7 @@ def test_a_curved_path_is_refused(family: str, options: dict[str, Any]) -> None:
     model = tiny(family, **options)
     with pytest.raises(NotSummedError) as caught:
         written(model, IMAGES, {"a": 0})
-    assert caught.value.reason == Refusal.CURVED
+    assert caught.value.reason == WhyNoLedger.CURVED
     assert hooks_left(model) == 0
 
 
@@ -128,7 +129,7 @@ def test_a_curved_row_of_stages_and_a_network_of_unknown_blocks_are_refused() ->
     for activation in (nn.GELU, nn.Tanh):
         with pytest.raises(NotSummedError) as caught:
             written(plain(activation), IMAGES.double(), {"b": 1}, cut=1)
-        assert caught.value.reason == Refusal.CURVED
+        assert caught.value.reason == WhyNoLedger.CURVED
     block = nn.ModuleDict({"qkv": nn.Linear(8, 24), "out": nn.Linear(8, 8)})
 
     class Blocks(nn.Module):
@@ -150,7 +151,7 @@ def test_a_curved_row_of_stages_and_a_network_of_unknown_blocks_are_refused() ->
     )  # fmt: skip
     with pytest.raises(NotSummedError) as caught:
         written(model, IMAGES, {"a": 0})
-    assert caught.value.reason == Refusal.UNKNOWN_BLOCKS
+    assert caught.value.reason == WhyNoLedger.UNKNOWN_BLOCKS
 
 
 class Curved(nn.Module):

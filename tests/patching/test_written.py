@@ -15,9 +15,10 @@ from audit.batching import batch_size_limit
 from audit.models.converters.conversion import Joint
 from audit.models.readout import Readout, class_log_odds, with_readout
 from audit.models.zero_shot import with_zero_shot_head
-from audit.patching.contributions import Component, Contributions, Kind, NotSummedError, Refusal, Written, joined
+from audit.patching.contributions import Component, Contributions, NotSummedError, Written, joined
 from audit.patching.sites import bias_output, head_outputs, record
 from audit.patching.written import written
+from audit.records import PartKind, WhyNoLedger
 from tests.models_for_tests import CONVOLUTIONAL, FAMILIES, enlarged, hooks_left, noise_images, tiny
 
 pytestmark = pytest.mark.unit
@@ -60,11 +61,11 @@ def test_the_parts_sum_to_the_log_odds(kind: str, classes: int) -> None:
     exact = written(model.double(), IMAGES.double(), outcomes, LABELS)
     closes(exact, 1e-10)
     closes(exact.centred(), 1e-10)
-    assert [c.kind for c in exact.components].count(Kind.ENTROPY) == (classes > 2)
+    assert [c.kind for c in exact.components].count(PartKind.ENTROPY) == (classes > 2)
     assert hooks_left(model) == 0
 
 
-def of_kind(found: Contributions, *kinds: Kind) -> npt.NDArray[np.floating]:
+def of_kind(found: Contributions, *kinds: PartKind) -> npt.NDArray[np.floating]:
     """Return the parts (N, K) of some kinds, of the first outcome."""
     return found.values[:, [i for i, c in enumerate(found.components) if c.kind in kinds], 0]
 
@@ -95,13 +96,13 @@ def test_each_part_is_its_write_along_what_the_held_norm_leaves(kind: str) -> No
 
     found = written(model, images, {"second": 1})
     heads = [of(head_outputs(model, i, z)) for i, z in enumerate(trace.head_activations)]
-    np.testing.assert_allclose(of_kind(found, Kind.HEAD), np.concatenate(heads).T, atol=1e-10)
+    np.testing.assert_allclose(of_kind(found, PartKind.HEAD), np.concatenate(heads).T, atol=1e-10)
     biases = [of(torch.as_tensor(bias_output(model, i)).expand_as(trace.leaving)) for i in range(len(heads))]
-    np.testing.assert_allclose(of_kind(found, Kind.ATTENTION_BIAS), np.stack(biases, 1), atol=1e-10)
+    np.testing.assert_allclose(of_kind(found, PartKind.ATTENTION_BIAS), np.stack(biases, 1), atol=1e-10)
     ends = [*trace.entering[1:], trace.leaving]
     mlps = [of(e - b - a) for e, b, a in zip(ends, trace.entering, trace.attention, strict=True)]
-    np.testing.assert_allclose(of_kind(found, Kind.MLP), np.stack(mlps, 1), atol=1e-10)
-    entering = of_kind(found, Kind.TOKENS, Kind.PATCHES).sum(1)
+    np.testing.assert_allclose(of_kind(found, PartKind.MLP), np.stack(mlps, 1), atol=1e-10)
+    entering = of_kind(found, PartKind.TOKENS, PartKind.PATCHES).sum(1)
     np.testing.assert_allclose(entering, of(trace.entering[0]), atol=1e-10)
 
 
@@ -113,9 +114,9 @@ def test_a_silenced_head_writes_nothing(family: str) -> None:
     with torch.no_grad():
         adapted.attn.proj.weight[:, per_head : 2 * per_head] = 0.0
     found = written(model, IMAGES.double(), {"second": 1})
-    heads = [c for c in found.components if c.kind == Kind.HEAD]
-    silent = {c for c, of in zip(heads, of_kind(found, Kind.HEAD).T, strict=True) if np.abs(of).max() < 1e-14}
-    assert silent == {Component(Kind.HEAD, 1, 1)}
+    heads = [c for c in found.components if c.kind == PartKind.HEAD]
+    silent = {c for c, of in zip(heads, of_kind(found, PartKind.HEAD).T, strict=True) if np.abs(of).max() < 1e-14}
+    assert silent == {Component(PartKind.HEAD, 1, 1)}
     closes(found, 1e-10)
 
 
@@ -146,13 +147,13 @@ def test_what_is_no_sum_is_refused_with_the_reason() -> None:
     model.head = nn.Sequential(nn.Linear(32, 8), nn.Tanh(), nn.Linear(8, 3))
     with pytest.raises(NotSummedError) as caught:
         written(model, IMAGES, {"a": 0})
-    assert caught.value.reason == Refusal.NONLINEAR_POOL
+    assert caught.value.reason == WhyNoLedger.NONLINEAR_POOL
     for norm in (timm.layers.SimpleNorm(32), nn.GroupNorm(1, 32)):
         model = tiny("class token")
         model.norm = norm if isinstance(norm, timm.layers.SimpleNorm) else nn.Sequential(nn.Tanh())
         with pytest.raises(NotSummedError) as caught:
             written(model, IMAGES, {"a": 0})
-        assert caught.value.reason == Refusal.UNKNOWN_NORM
+        assert caught.value.reason == WhyNoLedger.UNKNOWN_NORM
         assert hooks_left(model) == 0
 
 
@@ -222,9 +223,9 @@ def test_a_model_whose_only_path_is_one_head(normed: bool) -> None:
     found: Written = written(model, IMAGES.double(), {"b": 1}, LABELS)
     centred = found.centred()
     told = {c for k, c in enumerate(centred.components) if np.abs(centred.values[:, k]).max() > 1e-12}
-    assert told >= {Component(Kind.HEAD, 1, 2), Component(Kind.HELD)}
-    assert told == {Component(Kind.HEAD, 1, 2), Component(Kind.HELD)}
+    assert told >= {Component(PartKind.HEAD, 1, 2), Component(PartKind.HELD)}
+    assert told == {Component(PartKind.HEAD, 1, 2), Component(PartKind.HELD)}
     closes(centred, 1e-10)
     of_label = centred.values[np.array(LABELS) == 1, :, 0]
-    held = of_label[:, centred.components.index(Component(Kind.HELD))]
+    held = of_label[:, centred.components.index(Component(PartKind.HELD))]
     assert bool(np.ptp(held) < 1e-12) is not normed  # without a norm nothing that is held differs
