@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit.api.progress import Callback, as_step
-from audit.api.tables import Gaps, Heads, Rates, Table, figure_size
+from audit.api.tables import Gaps, Heads, Ledger, Rates, Table, figure_size
 from audit.errors import InputError, UnfinishedError
 from audit.exit_codes import ExitCode
 from audit.given import as_path, check_kind
@@ -108,6 +108,14 @@ class Result:
     def joint(self) -> Table[JointRow]:
         """Sets of heads patched together."""
         return Table([] if self.record.is_invalid else self.record.joint)
+
+    @property
+    def ledger(self) -> Ledger:
+        """Who writes the gaps into the log-odds; empty where a control failed, no gap was detected, or no sum exists.
+
+        ``record.ledgers`` has the whole gaps, and why one is not given as a sum.
+        """
+        return Ledger([] if self.record.is_invalid else self.record.ledger)
 
     @property
     def controls(self) -> Table[Control]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from audit.errors import InputError
 from audit.given import check_choice
-from audit.records import ContrastRow, Estimate, HeadRow, RateRow, Record
+from audit.records import ContrastRow, Estimate, HeadRow, LedgerRow, RateRow, Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,13 +82,15 @@ def _axes(ax: Axes | None, rows: int) -> Axes:
     return axes
 
 
-def _intervals(axes: Axes, names: Sequence[str], estimates: Sequence[Estimate], **style: Any) -> None:
-    """Draw one estimate per line, from the top, in percent."""
+def _intervals(
+    axes: Axes, names: Sequence[str], estimates: Sequence[Estimate], *, scale: float = 100, **style: Any
+) -> None:
+    """Draw one estimate per line, from the top, by default in percent."""
     for place, estimate in enumerate(estimates):
         if estimate.value is not None:
-            axes.plot(100 * estimate.value, place, "o", **style)
+            axes.plot(scale * estimate.value, place, "o", **style)
             if estimate.low is not None and estimate.high is not None:
-                axes.plot([100 * estimate.low, 100 * estimate.high], [place, place], "-", **style)
+                axes.plot([scale * estimate.low, scale * estimate.high], [place, place], "-", **style)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(max(len(names), 1) - 0.5, -0.5)
 
@@ -156,4 +158,32 @@ class Heads(Table[HeadRow]):
         _intervals(axes, names, [row.confirmation for row in largest], color="#b5561c")
         axes.axvline(0, color="0.6", linewidth=0.8)
         axes.set_xlabel("mediated gap in mean probability, percentage points (gray: placebo)")
+        return axes
+
+
+class Ledger(Table[LedgerRow]):
+    """Parts that sum to a gap of log-odds, at every level, over all images and near the decision."""
+
+    def plot(self, ax: Axes | None = None, *, most: int = HEADS_DRAWN) -> Axes:
+        """Draw what the parts of each layer write, from input to output, in nats; returns the Axes.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+        most : int
+            How many parts, the largest.
+        """
+        if not isinstance(most, Integral) or most < 1:
+            raise InputError("most", f"is {most!r}", "give the number of parts to draw, 1 or more")
+        rows = [row for row in self if (row.images, row.level) == ("all", "family in layer")]
+        largest = sorted(rows, key=lambda row: -abs(row.gap.value or 0.0))[:most]
+        drawn = [row for row in rows if row in largest]
+        axes = _axes(ax, len(drawn))
+        names = [
+            f"{'' if row.layer is None else f'L{row.layer} '}{row.family}: {row.contrast}, {row.outcome}"
+            for row in drawn
+        ]
+        _intervals(axes, names, [row.gap for row in drawn], scale=1, color="#b5561c")
+        axes.axvline(0, color="0.6", linewidth=0.8)
+        axes.set_xlabel("written into the gap, nats")
         return axes

@@ -40,7 +40,7 @@ from audit.records.base import (
     Verdict,
     WhyNoSensitivity,
 )
-from audit.records.ledger_rows import LedgerRow, LedgerTotal
+from audit.records.ledger_rows import LedgerLevel, LedgerRow, LedgerTotal
 from audit.units import Unit
 
 FORMER_REASONS = {  # what ``Control.form`` said of a model at chance before there was ``Control.reason``
@@ -751,3 +751,12 @@ class Audit(Record):
     def is_invalid(self) -> bool:
         """Tell whether a control failed, so that nothing about groups may be said."""
         return self.outcome == "INVALID" or not self.controls.valid
+
+    def parts_of(self, total: LedgerTotal, level: LedgerLevel) -> list[LedgerRow]:
+        """Return the rows of a sum, at one level, in the order of the network."""
+        own = (total.contrast, total.outcome, total.images, level)
+        return [r for r in self.ledger if (r.contrast, r.outcome, r.images, r.level) == own]
+
+    def families_of(self, total: LedgerTotal) -> list[LedgerRow]:
+        """Return the coarsest rows of a sum, larger before smaller."""
+        return sorted(self.parts_of(total, "family"), key=lambda r: -abs(r.gap.value or 0.0))

@@ -18,15 +18,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
 from audit.records import Estimate
 from audit.report import formats
-from audit.report.text import bars_in_words, forest_in_words
+from audit.report.text import bars_in_words, forest_in_words, parts_in_words
 
 INK, MUTED, RULE = "#1c2733", "#566372", "#d4dae1"
 GROUP, REFERENCE, EFFECT, REFERENCE_MODEL = "#2f6da8", "#8794a3", "#c05a12", "#5b4b9a"
+_SERIES = (GROUP, EFFECT, REFERENCE, REFERENCE_MODEL)
 _DARK = {
     INK: "#e8edf2",
     MUTED: "#a9b5c2",
@@ -86,6 +88,16 @@ class HeadEffect:
     placebo: Estimate
     design_c: Estimate | None
     null_bound: float | None = None  # chance alone stays within +- this, over all heads
+
+
+@dataclass(frozen=True)
+class PartBar:
+    """One part of a sum, in nats; ``place`` says where in the network: parts of one place are drawn side by side."""
+
+    name: str
+    place: str
+    series: str  # "attention", "MLP" or another
+    gap: Estimate
 
 
 @cache
@@ -150,6 +162,48 @@ def shares_picture(bars: tuple[Bar, ...], title: str) -> Picture | None:
         _name_rows(axes, [_drawn(bar.name) for bar in drawn])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.3g}%".replace("-", formats.MINUS)))
         return _picture(figure, title, bars_in_words(title, bars))
+
+
+@_drawn_once
+def parts_picture(bars: tuple[PartBar, ...], title: str) -> Picture | None:
+    """Draw a network from input to output, and what each part of it adds to a gap, in nats, with intervals.
+
+    Returns
+    -------
+    Picture or None
+        None where there is no part.
+    """
+    drawn = [bar for bar in bars if bar.gap.value is not None]
+    if not drawn:
+        return None
+    places = list(dict.fromkeys(bar.place for bar in drawn))
+    colours = dict(zip(dict.fromkeys(b.series for b in drawn), _SERIES, strict=False))
+    with mpl.rc_context(_SETTINGS):
+        figure, axes = _axes(6.6, 2.6)
+        for place, name in enumerate(places):
+            here = [bar for bar in drawn if bar.place == name]
+            width = 0.8 / len(here)
+            for number, bar in enumerate(here):
+                x = place + (number - (len(here) - 1) / 2) * width
+                axes.bar(x, bar.gap.value or 0.0, width=0.9 * width, color=colours[bar.series], linewidth=0)
+                if bar.gap.low is not None and bar.gap.high is not None:
+                    axes.plot([x, x], [bar.gap.low, bar.gap.high], color=INK, linewidth=1.1)
+        axes.axhline(0, color=MUTED, linewidth=1)
+        axes.grid(visible=False, axis="x")
+        axes.grid(axis="y", color=RULE, linewidth=0.6)
+        axes.set_xticks(range(len(places)), [_drawn(name) for name in places], rotation=90 if len(places) > 9 else 0)
+        axes.set_ylabel("nats")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.3g}".replace("-", formats.MINUS)))
+        handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
+        axes.legend(
+            handles=handles,
+            frameon=False,
+            ncols=len(handles),
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            borderaxespad=0.1,
+        )
+        return _picture(figure, title, parts_in_words(title, bars))
 
 
 def attention_picture(weights: Sequence[Sequence[float]], largest: float, title: str, alt: str) -> Picture:

@@ -19,6 +19,8 @@ from audit.records import (
     HeadGrid,
     HeadRow,
     JointRow,
+    LedgerRow,
+    LedgerTotal,
     Metric,
     Outcome,
     PromptGap,
@@ -35,6 +37,7 @@ from audit.report.text import Sentences
 TOP_FINDINGS = 3
 SEVERITY_ORDER = {"high": 0, "medium": 1, "low": 2}
 STEPS = 5  # colour steps on each side of zero
+PARTS_LISTED = 12  # of a sum; the CSV table lists all of them
 FOREST_HEADS = 12  # heads drawn; the table lists all of them
 FOUND = (Verdict.CONFIRMED, Verdict.CONFIRMED_NO_GAP, Verdict.NOT_CONFIRMED)
 NAMES = {2: (("top", "bottom"), ("left", "right")), 3: (("top", "middle", "bottom"), ("left", "centre", "right"))}
@@ -101,6 +104,7 @@ class Page:
                 "/rates": audit.rates, "/contrasts": audit.contrasts, "/ranges": audit.ranges, "/heads": audit.heads,
                 "/prompt_sensitivity/gaps": audit.prompt_sensitivity.gaps if audit.prompt_sensitivity else [],
                 "/grids": audit.grids, "/pairs": audit.pairs, "/joint": audit.joint, "/findings": audit.findings,
+                "/ledgers": audit.ledgers, "/ledger": audit.ledger,
                 "/attention": audit.attention, "/agreement": audit.agreement, "/stability": audit.stability,
                 "/accuracy": audit.accuracy, "/controls/controls": controls.controls,
                 "/controls/grids": controls.grids, "/data/attributes": data.attributes, "/data/counts": data.counts,
@@ -162,6 +166,35 @@ class Page:
         """Return the sets of heads of one block, larger before smaller."""
         rows = [r for r in self.audit.joint if (r.contrast, r.outcome) == (contrast, outcome)]
         return sorted(rows, key=lambda r: (-len(r.heads), r.heads))
+
+    def ledgers(self) -> list[LedgerTotal]:
+        """Return the gaps that are given as a sum, or why they are not; over all images."""
+        return [] if self.is_invalid else [t for t in self.audit.ledgers if t.images == "all"]
+
+    def near(self, total: LedgerTotal) -> LedgerTotal | None:
+        """Return the same of log-odds near the decision."""
+        own = (total.contrast, total.outcome)
+        return next((t for t in self.audit.ledgers if (t.contrast, t.outcome) == own and t.images != "all"), None)
+
+    def writers(self, total: LedgerTotal) -> list[tuple[LedgerRow, LedgerRow | None]]:
+        """Return the largest parts, each with what it is near the decision."""
+        near, most = self.near(total), PARTS_LISTED
+        beside = {(r.part, r.layer, r.head): r for r in self.audit.parts_of(near, "part")} if near else {}
+        rows = sorted(self.audit.parts_of(total, "part"), key=lambda r: -abs(r.gap.value or 0.0))[:most]
+        return [(r, beside.get((r.part, r.layer, r.head))) for r in rows]
+
+    def parts_picture(self, total: LedgerTotal, title: str) -> Picture | None:
+        """Draw what is written from input to output."""
+        bars = tuple(
+            figures.PartBar(
+                self.text.ledger("name", r),
+                str(self.text.words["parts"][r.family]) if r.layer is None else f"L{r.layer}",
+                str(r.family) if r.layer is not None else "other",
+                r.gap,
+            )
+            for r in self.audit.parts_of(total, "family in layer")
+        )
+        return figures.parts_picture(bars, title)
 
     def grids_of(self, contrast: str, outcome: str) -> list[HeadGrid]:
         """Return the grids of one block."""

@@ -169,6 +169,7 @@ class Sentences:
         self._method: Any = environment().get_template("text/method.j2").make_module(values)
         self._outcome: Any = environment().get_template("text/outcome.j2").make_module(values)
         self._pictures: Any = environment().get_template("text/pictures.j2").make_module(values)
+        self._ledger: Any = environment().get_template("text/ledger.j2").make_module(values)
         self._summary: Any = environment().get_template("text/summary.j2").make_module(values)
 
     def _contrast_of(self, key: str) -> ContrastRow | Undefined:
@@ -323,6 +324,10 @@ class Sentences:
         """Return what a grid, a picture or a set of heads is called: a macro of ``text/pictures.j2``."""
         return one_line(str(getattr(self._pictures, part)(*about)))
 
+    def ledger(self, part: str, *about: object) -> str:
+        """Say something of a sum of parts: a macro of ``text/ledger.j2`` ("name", "nats", "answer", "short")."""
+        return one_line(str(getattr(self._ledger, part)(*about)))
+
     def where(self, gap: ContrastRow) -> Localisation | None:
         """Return where in the model a gap was found; None where that was not asked."""
         return self.audit.localisation.get(question_of(gap))
@@ -335,7 +340,10 @@ class Sentences:
         top: Sequence[Finding],
     ) -> list[str]:
         """Say in a dozen lines what an audit found; ``heads`` are those of the largest gap, largest first."""
-        lines = str(self._summary.summary(asked, gap, heads, top)).splitlines()
+        ledgers = {f"{t.contrast}:{t.outcome}": t for t in self.audit.ledgers if t.images == "all"}
+        ledger = None if gap is None else ledgers.get(question_of(gap))
+        families = [] if ledger is None else self.audit.families_of(ledger)
+        lines = str(self._summary.summary(asked, gap, heads, top, ledger, families)).splitlines()
         return [line for line in lines if line.strip()]
 
     def contrast(self, key: str) -> str:
@@ -357,6 +365,12 @@ def forest_in_words(title: str, heads: Sequence[object]) -> str:
     """Say what a forest plot shows; each head has ``name``, ``effect``, ``placebo``, ``design_c``, ``null_bound``."""
     templates: Any = environment().get_template("text/pictures.j2").module
     return one_line(str(templates.forest(title, heads)))
+
+
+def parts_in_words(title: str, bars: Sequence[object]) -> str:
+    """Say what a picture of the parts of a sum shows; each has ``name`` and ``gap``."""
+    templates: Any = environment().get_template("text/ledger.j2").module
+    return one_line(str(templates.parts(title, bars)))
 
 
 def called_sentence(model: object) -> str:
