@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
 from typing import Any
@@ -25,8 +25,9 @@ from audit.models.device import computing_on, device_of
 from audit.models.modules import as_patchable
 from audit.patching import api
 from audit.patching.api import Head, Scale
+from audit.patching.contributions import Written
 
-__all__ = ["Disparity", "attribution", "disparity", "patch_heads", "sweep"]
+__all__ = ["Disparity", "attribution", "disparity", "patch_heads", "sweep", "written"]
 
 
 def patch_heads(
@@ -189,6 +190,72 @@ def sweep(
     """
     with _opened(model, device) as opened:
         return api.sweep_heads(opened, images, recipients, donors, layers=layers, scale=scale, progress=progress)
+
+
+def written(
+    model: Net | nn.Module,
+    images: torch.Tensor,
+    outcomes: Mapping[str, int],
+    labels: Sequence[int] | npt.NDArray[np.int64] | None = None,
+    *,
+    cut: int | None = None,
+    device: str | None = None,
+) -> Written:
+    """Give the log-odds of classes as an exact sum of what every part of the network wrote, image by image.
+
+    With the statistics of each image's own norms held as they were, log-odds are a sum over the embedding, every head
+    (slice of channels), attention biases, every MLP, and constants (direct logit attribution; Elhage et al. 2021). It
+    says what is written at the end, not where it was first computed, nor what would change without it: that is what
+    :func:`patch_heads` measures. Of several classes that exclude each other the softmax over the other classes is held
+    as well, and its entropy is a part.
+
+    Parameters
+    ----------
+    model : Net or torch.nn.Module
+        Of a supported family.
+    images : torch.Tensor (N, 3, H, W)
+        As the model reads them.
+    outcomes : mapping of str to int
+        Names and class numbers, counted from 0.
+    labels : sequence of int (N,), optional
+        From 0. ``centred()`` counts what a part writes from its mean over the images of one label; by default all have
+        one.
+    cut : int, optional
+        Of a network without a residual stream, the layer whose slices are the parts; by default the last. Each layer is
+        one complete cut; layers are never added.
+    device : {"auto", "cpu", "cuda", "mps"}, optional
+        As of :func:`patch_heads`.
+
+    Returns
+    -------
+    Written
+        ``components``; ``values`` (N, components, outcomes) and ``log_odds`` (N, outcomes) in nats, as NumPy arrays in
+        the model's precision; ``closure``, the largest difference between sum and log-odds as a share of the largest
+        log-odds (or of 1 nat); ``to_frame(outcome)``; ``centred()``.
+
+    Raises
+    ------
+    InputError
+        If images or labels do not fit, or there is no such class or layer.
+    ModelError
+        If the model cannot be parted, or its log-odds are no such sum (what follows the stream is curved).
+
+    References
+    ----------
+    Elhage et al. 2021, "A mathematical framework for transformer circuits", Transformer Circuits Thread.
+
+    Examples
+    --------
+    >>> import timm, torch, vit_audit as va
+    >>> model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=3)
+    >>> found = va.written(model, torch.randn(4, 3, 32, 32), {"happy": 1})
+    >>> found.values.shape, found.closure < 1e-4
+    ((4, 13, 1), True)
+    >>> found.to_frame("happy")["head"].shape
+    (4, 6)
+    """
+    with _opened(model, device) as opened:
+        return api.written_parts(opened, images, outcomes, labels, cut=cut)
 
 
 @contextmanager

@@ -1,10 +1,12 @@
-"""Patching on tensors: what each head carries from donors to recipients, exactly and to first order."""
+"""On tensors: what heads carry from donors to recipients, exactly and to first order, and what each part writes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.special import expit
 
@@ -15,9 +17,11 @@ from audit.models.adapters.registry import Model, adapter, input_channels
 from audit.models.device import device_of, in_double
 from audit.models.readout import readout_of
 from audit.patching.attribution import attribute, linearise
+from audit.patching.contributions import Written
 from audit.patching.engine import Donor, Patches, continue_unpatched, patch, patch_layer
 from audit.patching.sites import Site, heads_of, record, sites_of
 from audit.patching.sweep import recipients_at_once
+from audit.patching.written import written
 from audit.progress import Progress
 
 Scale = Literal["log_odds", "probability", "logit"]
@@ -138,6 +142,27 @@ def sweep_heads(
         return torch.cat(columns).transpose(0, 1)
 
     return torch.cat(in_batches(effects, len(recipients), recipients_at_once(model, 1)))
+
+
+def written_parts(
+    model: Model,
+    images: torch.Tensor,
+    outcomes: Mapping[str, int],
+    labels: Sequence[int] | npt.NDArray[np.int64] | None = None,
+    *,
+    cut: int | None = None,
+) -> Written:
+    """Do what :func:`vit_audit.written` does, which describes it, with a model in evaluation mode."""
+    _check_images(model, "images", images)
+    check_kind("outcomes", outcomes, Mapping, "give names and class numbers, such as {'happy': 1}")
+    classes = _classes(model, images.to(device_of(model))) if len(images) else 0
+    if not len(outcomes) or not all(isinstance(c, int) and 0 <= c < classes for c in outcomes.values()):
+        fix = "name an image or more, and classes by their numbers, counted from 0"
+        raise InputError("outcomes", f"are {dict(outcomes)}, of {len(images)} images and {classes} classes", fix)
+    codes = None if labels is None else np.asarray(labels)
+    if codes is not None and (codes.shape != (len(images),) or codes.dtype.kind not in "iu" or codes.min() < 0):
+        raise InputError("labels", f"are {codes.dtype} {codes.shape}", "give a number from 0 for each image")
+    return written(model, images, outcomes, codes, cut=cut)
 
 
 def _of_scale(model: Model, scale: Scale) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy.special import logsumexp
 
 from audit.errors import ModelError
@@ -50,6 +51,19 @@ class Contributions:
             return 0.0
         apart = np.abs(self.values.sum(axis=1, dtype=np.float64) - self.log_odds).max()
         return float(apart / max(1.0, float(np.abs(self.log_odds).max())))
+
+    def to_frame(self, outcome: str | None = None) -> pd.DataFrame:
+        """Return what each part adds to the log-odds of an outcome (by default the first): a row for each image.
+
+        Columns are parts, by kind, layer and index; -1 where a part is in no layer, or the only one of its kind there.
+        """
+        place = 0 if outcome is None else self.outcomes.index(outcome)
+        names = [
+            (c.kind.value, -1 if c.layer is None else c.layer, -1 if c.index is None else c.index)
+            for c in self.components
+        ]
+        columns = pd.MultiIndex.from_tuples(names, names=["part", "layer", "index"])
+        return pd.DataFrame(self.values[:, :, place], columns=columns)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import torch
 
 from audit.errors import InputError
 from audit.models.readout import class_log_odds
-from audit.patching.api import Scale, attribution, patch_heads
+from audit.patching.api import Scale, attribution, patch_heads, written_parts
+from audit.patching.contributions import Component, Kind
 from audit.patching.hooks import donor_head_outputs, patch_with_hooks
 from audit.patching.sites import Site, sites_of
 from tests.models_for_tests import hooks_left, noise_images, tiny
@@ -46,6 +47,24 @@ def test_effects_are_those_of_plain_hooks(family: str) -> None:
             wanted = (patch_with_hooks(model, RECIPIENTS, outputs) - before).double()
             torch.testing.assert_close(found[:, place], wanted, rtol=1e-3, atol=1e-4)
     assert hooks_left(model) == 0
+
+
+def test_what_is_written_comes_as_a_frame_or_not_at_all() -> None:
+    model = tiny()
+    found = written_parts(model, RECIPIENTS, {"b": 1, "c": 2}, [0, 1, 0, 1, 0])
+    frame = found.to_frame("c")
+    assert frame["head"].shape == (5, 8)
+    place = found.components.index(Component(Kind.HEAD, 1, 2))
+    assert frame[("head", 1, 2)].to_list() == found.values[:, place, 1].tolist()
+    with pytest.raises(InputError, match=r"outcomes: are \{'d': 3\}, of 5 images and 3 classes"):
+        written_parts(model, RECIPIENTS, {"d": 3})
+    with pytest.raises(InputError, match="of 0 images"):
+        written_parts(model, RECIPIENTS[:0], {"b": 1})
+    for labels in ([0, 1], [0, 0, 0, 0, -1], [0.5] * 5):
+        with pytest.raises(InputError, match="labels: "):
+            written_parts(model, RECIPIENTS, {"b": 1}, labels)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="images: are"):
+        written_parts(model, RECIPIENTS[..., :16], {"b": 1})
 
 
 def test_scales_agree() -> None:
