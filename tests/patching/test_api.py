@@ -10,9 +10,10 @@ import torch
 from audit.errors import InputError
 from audit.models.readout import class_log_odds
 from audit.patching.api import Scale, attribution, patch_heads, written_parts
-from audit.patching.contributions import Component, Kind
+from audit.patching.contributions import Component
 from audit.patching.hooks import donor_head_outputs, patch_with_hooks
 from audit.patching.sites import Site, sites_of
+from audit.records import PartKind
 from tests.models_for_tests import hooks_left, noise_images, tiny
 
 pytestmark = pytest.mark.unit
@@ -54,7 +55,7 @@ def test_what_is_written_comes_as_a_frame_or_not_at_all() -> None:
     found = written_parts(model, RECIPIENTS, {"b": 1, "c": 2}, [0, 1, 0, 1, 0])
     frame = found.to_frame("c")
     assert frame["head"].shape == (5, 8)
-    place = found.components.index(Component(Kind.HEAD, 1, 2))
+    place = found.components.index(Component(PartKind.HEAD, 1, 2))
     assert frame[("head", 1, 2)].to_list() == found.values[:, place, 1].tolist()
     with pytest.raises(InputError, match=r"outcomes: are \{'d': 3\}, of 5 images and 3 classes"):
         written_parts(model, RECIPIENTS, {"d": 3})
