@@ -39,6 +39,7 @@ STAGES = {
     "patching": ("effects/unpatched", "effects/swap", "effects/first-order", "effects/reference", "effects/transplant",
                  "effects/pairs"),
     "evidence, heads together": ("effects/together", "effects/attention"),
+    "ledgers": ("effects/written",),
     "record": ("card.yaml", "log.jsonl again", "audit.json"),
     "manifest": ("manifest.json",),
 }  # fmt: skip
@@ -225,7 +226,7 @@ def test_every_write_of_every_stage_may_fail_and_nothing_is_lost(
     assert refused == written if most > 1 else refused < written
     assert all(disk.failed.values()) or most == 1
     stages = [json.loads(line) for line in next((place / "out").glob("*/log.jsonl")).read_text().splitlines()]
-    assert len(stages) == 8  # its start, and seven stages
+    assert len(stages) == 9  # its start, and eight stages
     assert invoke("verify", next((place / "out").iterdir())).exit_code == 0
 
 

@@ -80,6 +80,7 @@ def test_run_directory_is_complete(small_run: Run) -> None:
         "report.html", "report.pdf", "exports/junit.xml", "exports/model-card.cdx.json",
         "effects/swap-seed-0.parquet", "effects/together.parquet", "effects/samples.parquet",
         "effects/control-colour.npz", "effects/control-blur.npz", "effects/attention.parquet",
+        "effects/written.parquet",
         "effects/unpatched.parquet", "models/seed-0.safetensors", "models/seed-1.safetensors",
         "models/balanced-0.safetensors",
     }  # fmt: skip
@@ -138,6 +139,42 @@ def test_sets_of_heads_are_patched_beside_single_ones(small_run: Run) -> None:
     assert len(record["joint"]) == len(set(map(str, (row["heads"] for row in record["joint"]))))
     if len(confirmed) > 1:
         assert sorted(h["name"] for h in confirmed) in [sorted(row["heads"]) for row in record["joint"]]
+
+
+def test_who_writes_the_gap_sums_to_it_and_is_computed_again_from_the_tables(small_run: Run) -> None:
+    record, effects = small_run.record, small_run.folder / "effects"
+    whole, near = record["ledgers"]
+    assert (whole["images"], near["images"], whole["why_not"]) == ("all", "near the decision", None)
+    assert whole["closure_of_images"] < 1e-4 and whole["closure"] < 1e-6
+    samples = pd.read_parquet(effects / "samples.parquet").set_index("image")
+    answers = pd.read_parquet(effects / "unpatched.parquet").query("seed == 0").set_index("image")
+    known = samples.loc[answers.index]
+    shares = known["label"].value_counts(normalize=True)
+    written = pd.read_parquet(effects / "written.parquet")
+    parts = written.pivot(index="image", columns="place", values="m:smiling").loc[answers.index]
+    apart = (parts.sum(axis=1) - answers["m:smiling"]).abs().max()
+    assert apart <= 1e-4 * max(1, answers["m:smiling"].abs().max())
+
+    def gap(values: pd.Series) -> float:
+        cells = values.groupby([known["label"], known["skin_tone"]]).mean().unstack()
+        return float((cells["darker"] - cells["lighter"]) @ shares)
+
+    rows = [r for r in record["ledger"] if (r["images"], r["level"]) == ("all", "part")]
+    assert [r["gap"]["value"] for r in rows] == pytest.approx([gap(parts[place]) for place in parts], abs=1e-5)
+    assert whole["gap"]["value"] == pytest.approx(gap(answers["m:smiling"]), abs=1e-5)
+    for level in ("part", "family in layer", "family"):
+        summed = sum(r["gap"]["value"] for r in record["ledger"] if (r["images"], r["level"]) == ("all", level))
+        assert summed == pytest.approx(whole["gap"]["value"], abs=1e-5)
+    assert sum(line.startswith("written by: ") for line in small_run.result.stdout.splitlines()) == 1
+    page = (small_run.folder / "report.html").read_text(encoding="utf-8")
+    assert "Who writes the gap into the answer" in page
+
+
+def test_who_writes_the_gap_is_a_table_and_a_picture_in_python(small_run: Run) -> None:
+    result = va.open_run(small_run.folder)
+    table = result.ledger.to_frame()
+    assert set(table["level"]) == {"part", "family in layer", "family", "layer"}
+    assert len(result.ledger.plot(most=3).get_yticklabels()) == 3
 
 
 def test_exact_pairs_are_drawn_and_patched(small_run: Run) -> None:

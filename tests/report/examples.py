@@ -34,6 +34,8 @@ from audit.records import (
     IntersectionSize,
     JointRow,
     LabelShareRow,
+    LedgerRow,
+    LedgerTotal,
     LeftOut,
     Localisation,
     MethodReport,
@@ -292,6 +294,45 @@ def joint_rows(contrast_id: str, outcome: str, layers: int, heads: int) -> list[
     ]  # fmt: skip
 
 
+def ledgers(contrast_id: str, outcome: str, layers: int, heads: int) -> tuple[list[LedgerTotal], list[LedgerRow]]:
+    """Return a sum over a network whose last layer's attention writes most."""
+    named: dict[str, Any] = {"contrast": contrast_id, "outcome": outcome}
+    totals = [
+        LedgerTotal(
+            **named, metric=Metric.STANDARDISED_GAP, images="all", gap=estimate(0.93, 0.21), closure=2e-8,
+            closure_of_images=4e-7,
+        ),
+        LedgerTotal(
+            **named, metric=Metric.STANDARDISED_GAP, images="near the decision", gap=estimate(0.41, 0.1), clip=4.0,
+            kept=0.83, closure=2e-8, closure_of_images=4e-7,
+        ),
+    ]  # fmt: skip
+    rows = []
+    for images, scale in (("all", 1.0), ("near the decision", 0.44)):
+        about: dict[str, Any] = named | {"images": images}
+
+        def row(level: str, value: float, about: Any = about, scale: float = scale, **what: Any) -> LedgerRow:
+            share = estimate(value / 0.93, 0.05)
+            return LedgerRow(**about, level=level, gap=estimate(scale * value, 0.04), share=share, **what)
+
+        last = layers - 1
+        rows += [
+            *(row("part", 0.13, family="attention", part="head", layer=last, head=h) for h in range(heads)),
+            *(row("part", 0.01, family="MLP", part="MLP", layer=i) for i in range(layers)),
+            row("part", 0.02, family="embedding", part="patches"),
+            row("part", -0.05, family="what is held", part="what is held"),
+            row("family in layer", 0.02, family="embedding"),
+            *(row("family in layer", 0.52, family="attention", layer=i) for i in (last,)),
+            *(row("family in layer", 0.01, family="MLP", layer=i) for i in range(layers)),
+            row("family in layer", -0.05, family="what is held"),
+            row("family", 0.02, family="embedding"),
+            row("family", 0.52, family="attention"),
+            row("family", 0.04, family="MLP"),
+            row("family", -0.05, family="what is held"),
+        ]
+    return totals, rows
+
+
 def disparity_finding(number: int, attribute: str, group: str, reference: str, outcome: str) -> Finding:
     return Finding(
         id=f"F-{number:08x}", kind="disparity",
@@ -381,6 +422,8 @@ def base(
         ] if planted else [],
         attention=attention_maps(contrast_id, groups, head_name) if planted else [],
         joint=joint_rows(contrast_id, outcome, layers, heads) if planted else [],
+        ledgers=ledgers(contrast_id, outcome, layers, heads)[0] if planted else [],
+        ledger=ledgers(contrast_id, outcome, layers, heads)[1] if planted else [],
         grids=[grid(f"bias:{contrast_id}:{outcome}", "gap", layers, heads, random.Random(5), 0.0285, contrast=contrast_id, outcome=outcome)],
         stability=[
             Stability(
@@ -477,7 +520,7 @@ def examples() -> dict[str, Audit]:
             ], next_steps=["add images"],
         ),
         "not_localisable": base(planted=False),
-        "no_heads": changed(quiet, outcome="PASSED", exit_code=0, heads=[], joint=[], agreement=[], grids=[], stability=[], localisation={}),
+        "no_heads": changed(quiet, outcome="PASSED", exit_code=0, heads=[], joint=[], ledgers=[], ledger=[], agreement=[], grids=[], stability=[], localisation={}),
         "no_design_c": base(design_c=False),
         "single_layer": base(layers=1, heads=3),
         "hostile": base(

@@ -36,6 +36,8 @@ def test_rows_are_complete() -> None:
         "ranges.csv": 1,
         "heads.csv": 72,
         "heads_together.csv": 2,
+        "ledger.csv": len(audit.ledger),
+        "ledger_totals.csv": 2,
         "exact_pairs.csv": 1,
         "agreement.csv": 4,
         "attention.csv": len(audit.attention),
