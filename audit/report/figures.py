@@ -28,7 +28,7 @@ from audit.report.text import bars_in_words, forest_in_words, parts_in_words
 
 INK, MUTED, RULE = "#1c2733", "#566372", "#d4dae1"
 GROUP, REFERENCE, EFFECT, REFERENCE_MODEL = "#2f6da8", "#8794a3", "#c05a12", "#5b4b9a"
-_SERIES = (GROUP, EFFECT, REFERENCE, REFERENCE_MODEL)
+_SERIES = {"attention": GROUP, "slices": GROUP, "MLP": EFFECT, "biases on the way": REFERENCE_MODEL}
 _DARK = {
     INK: "#e8edf2",
     MUTED: "#a9b5c2",
@@ -177,7 +177,7 @@ def parts_picture(bars: tuple[PartBar, ...], title: str) -> Picture | None:
     if not drawn:
         return None
     places = list(dict.fromkeys(bar.place for bar in drawn))
-    colours = dict(zip(dict.fromkeys(b.series for b in drawn), _SERIES, strict=False))
+    colours = {name: _SERIES.get(name, REFERENCE) for name in dict.fromkeys(bar.series for bar in drawn)}
     with mpl.rc_context(_SETTINGS):
         figure, axes = _axes(6.6, 2.6)
         for place, name in enumerate(places):

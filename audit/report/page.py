@@ -32,7 +32,7 @@ from audit.report import figures
 from audit.report.figures import Picture
 from audit.report.pointers import places
 from audit.report.reviews import by_finding
-from audit.report.text import Sentences
+from audit.report.text import LEAST_NATS, Sentences
 
 TOP_FINDINGS = 3
 SEVERITY_ORDER = {"high": 0, "medium": 1, "low": 2}
@@ -180,7 +180,8 @@ class Page:
         """Return the largest parts, each with what it is near the decision."""
         near, most = self.near(total), PARTS_LISTED
         beside = {(r.part, r.layer, r.head): r for r in self.audit.parts_of(near, "part")} if near else {}
-        rows = sorted(self.audit.parts_of(total, "part"), key=lambda r: -abs(r.gap.value or 0.0))[:most]
+        shown = (r for r in self.audit.parts_of(total, "part") if abs(r.gap.value or 0.0) >= LEAST_NATS)
+        rows = sorted(shown, key=lambda r: -abs(r.gap.value or 0.0))[:most]
         return [(r, beside.get((r.part, r.layer, r.head))) for r in rows]
 
     def parts_picture(self, total: LedgerTotal, title: str) -> Picture | None:

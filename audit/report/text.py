@@ -46,6 +46,7 @@ from audit.report import formats
 from audit.resources import resource_dir
 from audit.units import UNITS, Unit
 
+LEAST_NATS = 0.005  # less is printed as 0
 NOT_SHOWN = ("law", "groups", "route", "other data")
 
 
@@ -74,6 +75,11 @@ def _holds_zero(estimate: Estimate) -> bool:
     return estimate.low is None or estimate.high is None or estimate.low <= 0 <= estimate.high
 
 
+def _is_shown(value: float | None) -> bool:
+    """Tell whether a number of nats is other than 0 where it is printed."""
+    return value is not None and abs(value) >= LEAST_NATS
+
+
 def finalised(value: object) -> object:
     """Make visible what could mislead in whatever a template prints."""
     return formats.clean(value) if type(value) is str else value
@@ -90,6 +96,7 @@ def environment() -> Environment:
         finalize=finalised,
     )
     made.filters.update(FILTERS)
+    made.tests["shown"] = _is_shown
     return made
 
 
