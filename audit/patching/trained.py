@@ -53,11 +53,13 @@ class Answers:
     def take(self, hybrids: Sequence[int]) -> Answers:
         """Return the answers of some hybrids, in their order."""
         columns = list(hybrids)
-        called, probability, log_odds = (
-            {name: values[:, columns] for name, values in held.items()}
-            for held in (self.called, self.probability, self.log_odds)
+        return Answers(
+            predicted=self.predicted[:, columns],
+            called={name: values[:, columns] for name, values in self.called.items()},
+            probability={name: values[:, columns] for name, values in self.probability.items()},
+            log_odds={name: values[:, columns] for name, values in self.log_odds.items()},
+            logits=self.logits[:, columns],
         )
-        return Answers(self.predicted[:, columns], called, probability, log_odds, self.logits[:, columns])
 
 
 @dataclass(frozen=True)
