@@ -9,7 +9,7 @@ null, rows between two models trained alike, and the accuracy of the hybrids on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import factorial
 from typing import Literal, get_args
@@ -215,9 +215,10 @@ def ledger_of_paths(paths: Sequence[Along], compared: Compared, *, nulls: Sequen
     _check_alike([*paths, *nulls] if paths else [])
     names, same = paths[0].players, tuple(all(flags) for flags in zip(*(p.same for p in paths), strict=True))
     found = _ledger([path.values for path in paths], names, same, compared, _steps)
-    null = [_null([n.values.on(scale) for n in nulls], compared, len(names)) for scale in SCALES]
-    rows = [found.rows[0], *(_with_null(row, [n[k] for n in null]) for k, row in enumerate(found.players))]
-    by_training = _with_null(found.by_training, [n[-1] for n in null])
+    null = {scale: _null([n.values.on(scale) for n in nulls], compared, len(names)) for scale in SCALES}
+    spreads = [{scale: null[scale][k] for scale in SCALES} for k in range(len(names) + 1)]
+    rows = [found.rows[0], *map(_with_null, found.players, spreads[:-1])]
+    by_training = _with_null(found.by_training, spreads[-1])
     return replace(found, rows=tuple(rows), by_training=by_training, accuracy=_accuracies(paths, compared))
 
 
@@ -245,8 +246,9 @@ def ledger_of_sets(sets: Sequence[OfSets], compared: Compared) -> Trained:
         return np.column_stack([values[:, ends[0]], values @ coefficients.T, values[:, ends[1]]])
 
     found = _ledger([s.values for s in sets], first.players, (False,) * number, compared, columns)
-    by_scale = [_order_errors([s.values.on(scale) for s in sets], drawn, number, compared) for scale in SCALES]
-    rows = [found.rows[0], *(_with_order(row, [e[k] for e in by_scale]) for k, row in enumerate(found.players))]
+    error = {scale: _order_errors([s.values.on(scale) for s in sets], drawn, number, compared) for scale in SCALES}
+    errors = [{scale: error[scale][k] for scale in SCALES} for k in range(number)]
+    rows = [found.rows[0], *map(_with_order, found.players, errors)]
     return replace(found, rows=tuple(rows))
 
 
@@ -317,19 +319,17 @@ def _missed(rows: Iterable[Row], total: Row, scale: Scale) -> float | None:
     return None if whole is None or len(known) < len(parts) else abs(sum(known) - whole)
 
 
-def _changed(row: Row, changes: Iterable[dict[str, float | None]]) -> Row:
-    rate, probability, log_odds = (
-        replace(row.on(scale), **change) for scale, change in zip(SCALES, changes, strict=True)
-    )
+def _changed(row: Row, change: Callable[[Amount, Scale], Amount]) -> Row:
+    rate, probability, log_odds = (change(row.on(scale), scale) for scale in SCALES)
     return replace(row, rate=rate, probability=probability, log_odds=log_odds)
 
 
-def _with_null(row: Row, spread: Sequence[float | None]) -> Row:
-    return _changed(row, [{"null": value} for value in spread])
+def _with_null(row: Row, spread: Mapping[Scale, float | None]) -> Row:
+    return _changed(row, lambda amount, scale: replace(amount, null=spread[scale]))
 
 
-def _with_order(row: Row, errors: Sequence[float | None]) -> Row:
-    return _changed(row, [{"order_error": value} for value in errors])
+def _with_order(row: Row, errors: Mapping[Scale, float | None]) -> Row:
+    return _changed(row, lambda amount, scale: replace(amount, order_error=errors[scale]))
 
 
 def _null(values: Sequence[Array], compared: Compared, players: int) -> list[float | None]:

@@ -9,9 +9,10 @@ where the stream that enters the first block that is exchanged was kept.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress, pairwise, product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from audit.models.adapters.registry import Model, adapter
 from audit.models.device import device_of, in_double, memory_of
 from audit.models.load import COUNTED
 from audit.models.named import NamedNetwork
-from audit.models.readout import readout_of
+from audit.models.readout import Readout, readout_of
 from audit.models.transforms import as_input
 from audit.patching.players import MOST_PLAYERS, Player, are_same, check_reference
 from audit.patching.sites import trace_bytes
@@ -48,7 +49,7 @@ class Answers:
     called: Mapping[str, Mask]  # (N, H), whether the image is called the outcome
     probability: Mapping[str, Array]  # (N, H)
     log_odds: Mapping[str, Array]  # (N, H), nats
-    logits: torch.Tensor  # (N, H, classes)
+    logits: Mapping[str, npt.NDArray[np.float32]]  # (N, H), the outcome's own
 
     def take(self, hybrids: Sequence[int]) -> Answers:
         """Return the answers of some hybrids, in their order."""
@@ -58,7 +59,7 @@ class Answers:
             called={name: values[:, columns] for name, values in self.called.items()},
             probability={name: values[:, columns] for name, values in self.probability.items()},
             log_odds={name: values[:, columns] for name, values in self.log_odds.items()},
-            logits=self.logits[:, columns],
+            logits={name: values[:, columns] for name, values in self.logits.items()},
         )
 
 
@@ -148,10 +149,9 @@ def paths(
     InputError
         If an order leaves weights out, or has some twice, or there is no image.
     """
-    check_reference(reference, audited)
     every = list(dict.fromkeys(player for order in orders for player in order))
-    same = dict(zip(every, are_same(reference, audited, every), strict=True))
     walker = _Walker(reference, audited, every)
+    same = dict(zip(every, are_same(reference, audited, every), strict=True))
     chains: list[list[Taken]] = []
     for order in orders:
         walker.check_whole(order)
@@ -162,7 +162,7 @@ def paths(
     # Every other path is walked back, from the model where the one before ends.
     walk = [taken for number, chain in enumerate(chains) for taken in chain[:: -1 if number % 2 else 1]]
     place = {taken: number for number, taken in enumerate(dict.fromkeys(walk))}
-    answers = _answers(walker, list(place), images, rows, outcomes, audited, progress)
+    answers = _answers(walker, list(place), images, rows, outcomes, progress)
     return [
         Path(
             tuple(player.name for player in order),
@@ -206,7 +206,6 @@ def shapley(
     InputError
         If the players leave weights out, or there are too many images, or none.
     """
-    check_reference(reference, audited)
     walker, number = _Walker(reference, audited, players), len(players)
     walker.check_whole(players)
     if (n := len(images) if rows is None else len(rows)) > MOST_IMAGES:
@@ -220,7 +219,7 @@ def shapley(
             sets = every
     held = sorted({tuple(k in taken for k in range(number)) for taken in sets})  # the last players change most often
     walk = [frozenset(compress(range(number), row)) for row in held]
-    answers = _answers(walker, walk, images, rows, outcomes, audited, progress)
+    answers = _answers(walker, walk, images, rows, outcomes, progress)
     members = np.array(held, dtype=np.bool_).reshape(len(held), number)
     return Coalitions(tuple(p.name for p in players), members, orders if sets is chains else None, answers)
 
@@ -239,7 +238,8 @@ class _Walker:
     def __init__(self, reference: Model, audited: Model, players: Sequence[Player]) -> None:
         check_reference(reference, audited)
         self.model: Model = copy.deepcopy(reference).eval()
-        self.model.readout = readout_of(audited)
+        self.readout = readout_of(audited)
+        self.model.readout = self.readout
         self.players = list(players)
         self._own, self._theirs, self._ours = (m.state_dict() for m in (self.model, reference, audited))
         self._taken: Taken = frozenset()
@@ -264,12 +264,12 @@ class _Walker:
         for piece in (piece for player in order for piece in player.pieces):
             held[piece.name] += piece.of(self._own).numel()
         if twice := next((name for name, numbers in held.items() if numbers > self._own[name].numel()), None):
-            raise InputError("order", f"exchanges {twice} twice", "give each player once")
+            raise InputError("players", f"exchange {twice} twice", "give each player once")
         self.exchange(frozenset(self.players.index(player) for player in order))
         left = next((n for n, t in self._own.items() if not (n.endswith(COUNTED) or torch.equal(t, self._ours[n]))), "")
         self.exchange(frozenset())
         if left:
-            raise InputError("order", f"no player takes {left} along", "give all players that differ")
+            raise InputError("players", f"leave out {left}, which differs", "give all players that differ")
 
     def first_changed(self, before: Taken, after: Taken) -> int:
         """Return the first block that must be run again between two hybrids; past the depth where none."""
@@ -285,7 +285,7 @@ class _Walker:
         """Yield the logits (B, classes) of each hybrid, those of the last one to the bit where nothing is exchanged."""
         body = adapter(self.model)
         kept: dict[int, torch.Tensor] = {}
-        starts = {max(0, player.first) for player in self.players}
+        starts = {self.first_changed(before, after) for before, after in pairwise(walk)}
         given: torch.Tensor | None = None
         for taken in walk:
             first = -1 if given is None else self.first_changed(self._taken, taken)
@@ -310,7 +310,6 @@ def _answers(
     images: torch.Tensor | Images,
     rows: Rows | None,
     outcomes: Mapping[str, int],
-    audited: Model,
     progress: Progress | None,
 ) -> Answers:
     """Return what the hybrids of a walk answer, image by image."""
@@ -320,42 +319,56 @@ def _answers(
     device = device_of(walker.model)
     size = max_batch_size(BATCH, trace_bytes(walker.model), share=0.5, free=memory_of(device))
 
-    def logits_of(part: torch.Tensor) -> torch.Tensor:
+    def answers_to(part: torch.Tensor) -> list[Answers]:
         nonlocal done
-        found = torch.stack([logits.cpu() for logits in walker.logits(part, walk)], dim=1)
+        found = [_read(logits, outcomes, walker.readout) for logits in walker.logits(part, walk)]
         done += len(part)
         if progress is not None:
             progress(done, total)
         return found
 
-    def of_pixels(pixels: Pixels) -> torch.Tensor:
-        return logits_of(as_input(walker.model, pixels))
+    def of_pixels(pixels: Pixels) -> list[Answers]:
+        return answers_to(as_input(walker.model, pixels))
 
     if isinstance(images, torch.Tensor):
         given = images if rows is None else images[torch.from_numpy(rows)]
-        parts = in_batches(lambda part: logits_of(given[part].to(device)), total, size)
+        parts = in_batches(lambda part: answers_to(given[part].to(device)), total, size)
     else:
         parts = in_image_batches(of_pixels, images, rows, size=size)
-    return _read(torch.cat(parts), outcomes, audited)
+    return _put_together(parts, outcomes)
 
 
-def _read(logits: torch.Tensor, outcomes: Mapping[str, int], audited: Model) -> Answers:
-    """Read logits (N, H, classes) as the audited model's are read."""
-    readout, shape = readout_of(audited), logits.shape[:2]
-    flat = in_double(logits.flatten(0, 1))
-    predicted, called = readout.predicted(flat), readout.called(flat)
-    p, m = readout.probabilities(flat), readout.log_odds(flat)
-
-    def by_outcome(values: torch.Tensor) -> dict[str, Array]:
-        return {name: values[:, number].reshape(shape).numpy() for name, number in outcomes.items()}
+def _read(logits: torch.Tensor, outcomes: Mapping[str, int], readout: Readout) -> Answers:
+    """Read the logits (B, classes) of one hybrid."""
+    exact = in_double(logits)
+    predicted, called = readout.predicted(exact), readout.called(exact)
+    p, m = readout.probabilities(exact), readout.log_odds(exact)
 
     def is_called(number: int) -> torch.Tensor:
         return predicted == number if called is None else called[:, number]
 
     return Answers(
-        predicted=predicted.reshape(shape).numpy(),
-        called={name: is_called(number).reshape(shape).numpy() for name, number in outcomes.items()},
-        probability=by_outcome(p),
-        log_odds=by_outcome(m),
-        logits=logits,
+        predicted=predicted.numpy(),
+        called={name: is_called(number).numpy() for name, number in outcomes.items()},
+        probability={name: p[:, number].numpy() for name, number in outcomes.items()},
+        log_odds={name: m[:, number].numpy() for name, number in outcomes.items()},
+        logits={name: logits[:, number].float().cpu().numpy() for name, number in outcomes.items()},
+    )
+
+
+def _put_together(parts: Sequence[Sequence[Answers]], outcomes: Mapping[str, int]) -> Answers:
+    """Put the answers of each batch and hybrid side by side."""
+
+    def laid_out(of: Callable[[Answers], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        return np.concatenate([np.stack([of(answers) for answers in part], axis=1) for part in parts])
+
+    def by_outcome(of: Callable[[Answers], Mapping[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
+        return {name: laid_out(lambda answers, name=name: of(answers)[name]) for name in outcomes}
+
+    return Answers(
+        predicted=laid_out(lambda answers: answers.predicted),
+        called=by_outcome(lambda answers: answers.called),
+        probability=by_outcome(lambda answers: answers.probability),
+        log_odds=by_outcome(lambda answers: answers.log_odds),
+        logits=by_outcome(lambda answers: answers.logits),
     )

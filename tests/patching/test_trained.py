@@ -16,13 +16,13 @@ from audit.models.adapters.registry import Model, adapter
 from audit.models.readout import Readout, with_readout
 from audit.models.transforms import as_input
 from audit.patching.players import Player, merge, players_of, split_heads
-from audit.patching.trained import Path, draw_orders, hybrid, path, paths, shapley
+from audit.patching.trained import Coalitions, Path, draw_orders, hybrid, path, paths, shapley
 from tests.models.test_named import KINDS, images_for
 from tests.models_for_tests import hooks_left, noise_images, noise_pixels, tiny
 from tests.patching.test_players import EVERY, images_for_tiny, made
 
 pytestmark = pytest.mark.unit
-OUTCOMES = {"glad": 1, "sad": 2}
+OUTCOMES = {"calm": 0, "glad": 1, "sad": 2}  # all classes, so that all logits are kept
 
 
 def images_of(family: str, model: Model) -> torch.Tensor:
@@ -43,9 +43,14 @@ def run_whole(reference: Model, audited: Model, players: Sequence[Player], image
     return logits
 
 
+def logits_of(found: Path | Coalitions) -> torch.Tensor:
+    """Return the logits (N, hybrids, classes)."""
+    return torch.from_numpy(np.stack([found.answers.logits[name] for name in OUTCOMES], axis=-1))
+
+
 def gaps(found: Path) -> list[float]:
     """Return by how much each player moves the largest logit."""
-    steps = found.answers.logits.diff(dim=1).abs().amax(dim=(0, 2))
+    steps = logits_of(found).diff(dim=1).abs().amax(dim=(0, 2))
     return [float(step) for step in steps]
 
 
@@ -57,7 +62,7 @@ def test_a_path_is_every_hybrid_run_whole_and_ends_at_the_audited_model_to_the_b
     drawn = [order[k] for k in draw_orders(len(order), 1, seed=0)[0]]
     found = paths(reference, audited, images, [order, order[::-1], drawn], OUTCOMES)
     for own, by in zip(found, (order, order[::-1], drawn), strict=True):
-        logits = own.answers.logits
+        logits = logits_of(own)
         assert own.players == tuple(p.name for p in by)
         assert not any(own.same)
         assert torch.equal(logits[:, 0], reference(images))
@@ -91,7 +96,7 @@ def test_between_a_model_and_itself_every_row_is_nothing(family: str) -> None:
     found = path(model, copy.deepcopy(model), images_of(family, model), players_of(model), OUTCOMES)
     assert all(found.same)
     assert set(gaps(found)) == {0.0}
-    assert found.answers.logits.shape[1] == len(found.players) + 1
+    assert logits_of(found).shape[1] == len(found.players) + 1
     for values in found.answers.probability.values():
         assert not np.diff(values, axis=1).any()
 
@@ -112,7 +117,7 @@ def test_where_one_player_differs_it_has_all_of_the_difference(family: str) -> N
             assert {name for name, by in moved.items() if by} == {player.name}
             assert [name for name, same in zip(found.players, found.same, strict=True) if not same] == [player.name]
             with torch.inference_mode():
-                assert torch.equal(found.answers.logits[:, -1], audited(images))
+                assert torch.equal(logits_of(found)[:, -1], audited(images))
 
 
 def test_any_order_sums_to_the_same_total() -> None:
@@ -135,7 +140,7 @@ def test_heads_of_a_block_share_out_what_its_attention_does(family: str) -> None
     split = path(reference, audited, images, split_heads(audited, players, [1]), OUTCOMES)
     after = [split.players.index(name) + 1 for name in whole.players if name != "L1 attention"]
     kept = [whole.players.index(name) + 1 for name in whole.players if name != "L1 attention"]
-    assert torch.equal(split.answers.logits[:, [0, *after]], whole.answers.logits[:, [0, *kept]])
+    assert torch.equal(logits_of(split)[:, [0, *after]], logits_of(whole)[:, [0, *kept]])
     heads = [name for name in split.players if name.startswith("L1") and name not in whole.players]
     assert heads[:-1] == [f"L1H{h}" for h in range(adapter(audited).units(1))]
     assert min(gaps(split)) > 0
@@ -165,7 +170,7 @@ def test_a_path_takes_the_forward_passes_that_it_says() -> None:
     calls.clear()
     both = paths(reference, audited, noise_images(2), [players, players[::-1]], OUTCOMES)
     assert len(calls) <= 6 + 2 * 3 * 4
-    assert torch.equal(both[0].answers.logits[:, -1], both[1].answers.logits[:, -1])
+    assert torch.equal(logits_of(both[0])[:, -1], logits_of(both[1])[:, -1])
     calls.clear()
     found = shapley(reference, audited, noise_images(2), merge(differing(players)), OUTCOMES, seed=0)
     assert found.orders is None
@@ -182,7 +187,7 @@ def test_images_are_made_as_the_model_reads_them_and_batches_do_not_matter() -> 
     from_pixels = path(reference, audited, pixels, players_of(audited), OUTCOMES, rows=rows)
     images = as_input(audited, pixels)
     from_images = path(reference, audited, images, players_of(audited), OUTCOMES, rows=rows)
-    assert torch.equal(from_pixels.answers.logits, from_images.answers.logits)
+    assert torch.equal(logits_of(from_pixels), logits_of(from_images))
     seen: list[tuple[int, int]] = []
     path(reference, audited, images, players_of(audited), OUTCOMES, progress=lambda *at: seen.append(at))
     assert seen == [(64, 70), (70, 70)]
@@ -191,13 +196,14 @@ def test_images_are_made_as_the_model_reads_them_and_batches_do_not_matter() -> 
 def test_answers_are_read_as_the_audited_models_are() -> None:
     reference = tiny()
     audited = with_readout(tiny(seed=1), Readout(output="sigmoid", decision="threshold", threshold=0.3))
-    answers = path(reference, audited, noise_images(5), players_of(audited), OUTCOMES).answers
+    found = path(reference, audited, noise_images(5), players_of(audited), OUTCOMES)
+    answers = found.answers
     for name, number in OUTCOMES.items():
-        logits = answers.logits[..., number].double()
+        logits = logits_of(found)[..., number].double()
         np.testing.assert_allclose(answers.probability[name], logits.sigmoid().numpy(), rtol=1e-12)
         np.testing.assert_array_equal(answers.called[name], answers.probability[name] >= 0.3)
         np.testing.assert_array_equal(answers.log_odds[name], logits.numpy())
-    np.testing.assert_array_equal(answers.predicted, answers.logits.argmax(-1).numpy())
+    np.testing.assert_array_equal(answers.predicted, logits_of(found).argmax(-1).numpy())
     softmax = path(reference, tiny(seed=1), noise_images(5), players_of(reference), OUTCOMES).answers
     np.testing.assert_array_equal(softmax.called["sad"], softmax.predicted == 2)
 
@@ -210,7 +216,7 @@ def test_all_sets_of_players_are_measured_where_that_costs_no_more() -> None:
     assert found.players == ("embedding", "L0", "L1", "classifier")
     assert found.orders is None
     assert len(found.members) == len({tuple(row) for row in found.members.tolist()}) == 16
-    for row, logits in zip(found.members, found.answers.logits.unbind(1), strict=True):
+    for row, logits in zip(found.members, logits_of(found).unbind(1), strict=True):
         members = [p for p, is_member in zip(players, row, strict=True) if is_member]
         torch.testing.assert_close(logits, run_whole(reference, audited, members, images), rtol=0, atol=1e-6)
 
@@ -227,7 +233,7 @@ def test_more_players_are_measured_along_drawn_orders_and_their_reverse() -> Non
         for k in range(11):
             assert tuple(p in order[:k] for p in range(10)) in held
     again = shapley(reference, audited, images, players, OUTCOMES, seed=5, pairs=2)
-    assert torch.equal(found.answers.logits, again.answers.logits)
+    assert torch.equal(logits_of(found), logits_of(again))
     few = shapley(reference, audited, images, merge(players, 6), OUTCOMES, seed=5, pairs=1)
     assert few.orders is not None  # one pair is cheaper than all 64 sets
     assert math.prod(found.members[-1]) == 1
@@ -240,11 +246,11 @@ def test_what_cannot_be_walked_is_refused_in_a_line() -> None:
         path(None, audited, images, players, OUTCOMES)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match=r"blocks\.1\.norm1\.weight"):
         path(tiny(depth=1), audited, images, players, OUTCOMES)
-    with pytest.raises(InputError, match=r"order: no player takes norm\.weight along"):
+    with pytest.raises(InputError, match=r"players: leave out norm\.weight, which differs"):
         path(reference, audited, images, players[:-1], OUTCOMES)
-    with pytest.raises(InputError, match=r"order: exchanges cls_token twice"):
+    with pytest.raises(InputError, match=r"players: exchange cls_token twice"):
         path(reference, audited, images, [players[0], *players], OUTCOMES)
-    with pytest.raises(InputError, match=r"order: exchanges blocks.1.attn.qkv.weight twice"):
+    with pytest.raises(InputError, match=r"players: exchange blocks.1.attn.qkv.weight twice"):
         path(reference, audited, images, [*players, split_heads(audited, players, [1])[3]], OUTCOMES)
     with pytest.raises(InputError, match="images: there are none"):
         path(reference, audited, images[:0], players, OUTCOMES)
@@ -263,4 +269,4 @@ def test_frozen_blocks_are_left_out_and_may_be() -> None:
     given = path(reference, audited, images, players, OUTCOMES)
     only = path(reference, audited, images, [p for p in players if p.name in ("L2 MLP", "classifier")], OUTCOMES)
     assert [n for n, same in zip(given.players, given.same, strict=True) if not same] == ["L2 MLP", "classifier"]
-    assert torch.equal(given.answers.logits[:, [0, -2, -1]], only.answers.logits)
+    assert torch.equal(logits_of(given)[:, [0, -2, -1]], logits_of(only))
