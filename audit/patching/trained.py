@@ -204,12 +204,14 @@ def shapley(
     ModelError
         If there is no reference, or it is built otherwise.
     InputError
-        If the players leave weights out, or there are too many images, or none.
+        If the players leave weights out, or there are too many images, or none, or no pairs.
     """
     walker, number = _Walker(reference, audited, players), len(players)
     walker.check_whole(players)
     if (n := len(images) if rows is None else len(rows)) > MOST_IMAGES:
         raise InputError("images", f"are {n}", f"draw {MOST_IMAGES} or less")
+    if pairs < 1:
+        raise InputError("pairs", f"are {pairs}", "draw one or more")
     orders = draw_orders(number, pairs, seed)
     chains = [frozenset(order[:k].tolist()) for order in orders for k in range(number + 1)]
     sets = chains

@@ -256,6 +256,8 @@ def test_what_cannot_be_walked_is_refused_in_a_line() -> None:
         path(reference, audited, images[:0], players, OUTCOMES)
     with pytest.raises(InputError, match="images: are 501; draw 500 or less"):
         shapley(reference, audited, noise_images(501), merge(players), OUTCOMES, seed=0)
+    with pytest.raises(InputError, match="pairs: are 0"):
+        shapley(reference, audited, images, merge(players), OUTCOMES, seed=0, pairs=0)
 
 
 def test_frozen_blocks_are_left_out_and_may_be() -> None:
