@@ -365,7 +365,10 @@ def _put_together(parts: Sequence[Sequence[Answers]], outcomes: Mapping[str, int
         return np.concatenate([np.stack([of(answers) for answers in part], axis=1) for part in parts])
 
     def by_outcome(of: Callable[[Answers], Mapping[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
-        return {name: laid_out(lambda answers, name=name: of(answers)[name]) for name in outcomes}
+        def of_one(name: str) -> npt.NDArray[Any]:
+            return laid_out(lambda answers: of(answers)[name])
+
+        return {name: of_one(name) for name in outcomes}
 
     return Answers(
         predicted=laid_out(lambda answers: answers.predicted),
