@@ -46,6 +46,9 @@ class Adapter(ABC):
     scores: ClassVar[tuple[str, ...]]  # linear layers that give the logits, where the model has them
     writes: ClassVar[str]  # whose output is what the units add to the stream
     adds: ClassVar[tuple[str, ...]]  # whose outputs are added to the stream, in order
+    # How the names, within a block, of the tensors of its attention and of its MLP begin, each with the norm and the
+    # scale that are its own; empty where a block is not parted so.
+    halves: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model

@@ -36,6 +36,10 @@ class Heads(Adapter):
     scores: ClassVar[tuple[str, ...]] = ("head", "head_dist")
     writes: ClassVar[str] = "ls1"
     adds: ClassVar[tuple[str, ...]] = ("ls1", "ls2")
+    halves: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("norm1.", "attn.", "ls1.", "gamma_1"),
+        ("norm2.", "mlp.", "ls2.", "gamma_2"),
+    )
     attentions: ClassVar[tuple[Any, ...]] = (Attention,)
     parts: ClassVar[tuple[str, ...]] = ("norm1", "norm2", "mlp", "ls1", "ls2")  # that every block must have
 

@@ -155,6 +155,7 @@ class Adapted(Named, Heads):
     notes: ClassVar[str] = ""
     mark: ClassVar[str] = ""
     adds: ClassVar[tuple[str, ...]] = ("",)  # the block itself, all of which a donor's may replace
+    halves: ClassVar[tuple[tuple[str, ...], ...]] = ()  # what else a block holds is not known
     resampled: ClassVar[tuple[str, ...]] = ()
 
     @property
