@@ -23,11 +23,13 @@ from audit.evidence.bootstrap import Bootstrap, weighted_estimates
 from audit.evidence.effects import SwapEffects, by_code
 from audit.evidence.effects_store import label_shares_of
 from audit.evidence.stats import Array, Codes, as_difference, as_fraction, combine_cells
-from audit.records import Contrast, Estimate, Metric
+from audit.evidence.stored_rows import Rows, columns_of, read
+from audit.records import Contrast, Estimate, HybridOrder, Metric, TrainedAmount, TrainedRow, TrainedTotal
 
 Scale = Literal["rate", "probability", "log_odds"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 Mask = npt.NDArray[np.bool_]
+BETWEEN_REFERENCES = "null"  # in place of a reference's name
 IN_REFERENCE = "already in the reference"
 BY_TRAINING = "put there by training"
 TOTAL = "audited model"
@@ -391,3 +393,135 @@ def _order_errors(values: Sequence[Array], drawn: Array | None, players: int, co
         return [None] * players
     gaps = compared.weights @ np.mean(values, axis=0)
     return [float(v) for v in (drawn @ gaps).std(axis=0, ddof=1) / np.sqrt(len(drawn))]
+
+
+# What is recorded
+
+
+def judge_trained(
+    table: Rows,
+    frame: pd.DataFrame,
+    asked: Sequence[tuple[Contrast, str, Metric]],
+    *,
+    resamples: int,
+    seed: int,
+) -> tuple[list[TrainedTotal], list[TrainedRow]]:
+    """Share out each detected gap, in every order that was measured.
+
+    Parameters
+    ----------
+    table : Rows
+        What hybrids answer: ``recipient``, ``reference``, ``order``, ``step``, ``exchanged``, ``players``, ``orders``,
+        ``same``, ``predicted``, and ``called:``, ``p:`` and ``m:<outcome>``.
+    frame : pandas.DataFrame
+        All audited images: ``label``, ``subject`` and attributes.
+    asked : sequence of (Contrast, outcome, Metric)
+    resamples, seed : int
+        Of the bootstrap over subjects.
+    """
+    totals: list[TrainedTotal] = []
+    rows: list[TrainedRow] = []
+    by_order: dict[HybridOrder, pd.DataFrame] = {}
+    for part in read(table, columns_of(table)):
+        for name, some_rows in part.groupby("order", sort=False):
+            order = HybridOrder(str(name))
+            by_order[order] = pd.concat([by_order[order], some_rows]) if order in by_order else some_rows
+    for contrast, outcome, metric in asked:
+        for order in HybridOrder:
+            if order not in by_order:
+                continue
+            answers = by_order[order]
+            recipients = np.sort(answers["recipient"].unique())
+            images = frame.loc[recipients]
+            compared = compare(images, contrast, outcome, audited=frame, metric=metric, resamples=resamples, seed=seed)
+            found = _shared_out(answers, images, compared, outcome, order)
+            if found.total.rate.estimate.value is not None:
+                totals.append(_total(found, contrast, outcome, metric, order, answers, len(images)))
+                rows += _recorded(found, contrast, outcome, order)
+    return totals, rows
+
+
+def _shared_out(
+    answers: pd.DataFrame, images: pd.DataFrame, compared: Compared, outcome: str, order: HybridOrder
+) -> Trained:
+    """Put a gap's answers together, and share it out."""
+    labels = images["label"].to_numpy()
+    parts = {str(name): part for name, part in answers.groupby("reference", sort=False)}
+    values = {name: _values(part, labels, outcome) for name, part in parts.items()}
+    references = [name for name in parts if name != BETWEEN_REFERENCES]
+    if order != HybridOrder.SHAPLEY:
+        along = {name: Along(*_players(part), values[name]) for name, part in parts.items()}
+        nulls = [along[BETWEEN_REFERENCES]] if BETWEEN_REFERENCES in along else []
+        return ledger_of_paths([along[name] for name in references], compared, nulls=nulls)
+    first = parts[references[0]].drop_duplicates("step").sort_values("step")
+    players = tuple(str(first["players"].iloc[0]).split("|"))
+    members = np.array([[bit == "1" for bit in row] for row in first["exchanged"]], dtype=np.bool_)
+    drawn = str(first["orders"].iloc[0])
+    orders = np.array([order.split(",") for order in drawn.split("|")], dtype=np.int64) if drawn else None
+    return ledger_of_sets([OfSets(players, members, orders, values[name]) for name in references], compared)
+
+
+def _players(part: pd.DataFrame) -> tuple[tuple[str, ...], tuple[bool, ...]]:
+    steps = part.drop_duplicates("step").sort_values("step").iloc[1:]
+    return tuple(steps["exchanged"]), tuple(bool(same) for same in steps["same"])
+
+
+def _values(part: pd.DataFrame, labels: npt.NDArray[np.object_], outcome: str) -> Values:
+    """Lay answers out by image and hybrid."""
+
+    def wide(column: str) -> Array:
+        values: Array = part.pivot(index="recipient", columns="step", values=column).to_numpy()
+        return values
+
+    return Values(
+        called=wide(f"called:{outcome}").astype(np.bool_),
+        probability=wide(f"p:{outcome}").astype(np.float64),
+        log_odds=wide(f"m:{outcome}").astype(np.float64),
+        right=wide("predicted") == labels[:, None],
+    )
+
+
+def _total(
+    found: Trained,
+    contrast: Contrast,
+    outcome: str,
+    metric: Metric,
+    order: HybridOrder,
+    answers: pd.DataFrame,
+    images: int,
+) -> TrainedTotal:
+    return TrainedTotal(
+        contrast=str(contrast),
+        outcome=outcome,
+        metric=metric,
+        order=order,
+        images=images,
+        references=int((answers["reference"].unique() != BETWEEN_REFERENCES).sum()),
+        rate=found.total.rate.estimate,
+        probability=found.total.probability.estimate,
+        log_odds=found.total.log_odds.estimate,
+        by_training=_amount(found.by_training.rate),
+        closure=found.closure["rate"],
+    )
+
+
+def _recorded(found: Trained, contrast: Contrast, outcome: str, order: HybridOrder) -> list[TrainedRow]:
+    accuracy = {after.after: after.estimate for after in found.accuracy}
+    return [
+        TrainedRow(
+            contrast=str(contrast),
+            outcome=outcome,
+            order=order,
+            player="" if row.name == IN_REFERENCE else row.name,
+            same_weights=row.same_weights,
+            rate=_amount(row.rate),
+            probability=_amount(row.probability),
+            log_odds=_amount(row.log_odds),
+            accuracy=accuracy.get("" if row.name == IN_REFERENCE else row.name),
+        )
+        for row in found.rows
+    ]
+
+
+def _amount(amount: Amount) -> TrainedAmount:
+    return TrainedAmount(gap=amount.estimate, between=amount.between, null=amount.null, order_error=amount.order_error)

@@ -31,6 +31,7 @@ from audit.evidence.outcome import KNOWS_LABELS, has_gap, localisation, without_
 from audit.evidence.pairs import judge_pairs, with_natural
 from audit.evidence.prompts import prompt_sensitivity
 from audit.evidence.stored_rows import Rows
+from audit.evidence.trained import judge_trained
 from audit.patching.contributions import Contributions
 from audit.pipeline.context import Scope
 from audit.pipeline.run_sweeps import Swept, head_settings, localisable
@@ -56,6 +57,8 @@ from audit.records import (
     RangeRow,
     RateRow,
     Stability,
+    TrainedRow,
+    TrainedTotal,
     Verdict,
     WhyNoLedger,
 )
@@ -83,6 +86,8 @@ class Judged:
     accuracy: list[AccuracyRow] = field(default_factory=list)
     ledgers: list[LedgerTotal] = field(default_factory=list)
     ledger: list[LedgerRow] = field(default_factory=list)
+    trained: list[TrainedTotal] = field(default_factory=list)
+    trained_parts: list[TrainedRow] = field(default_factory=list)
 
 
 EMPTY = Judged([], [], [], [], {}, [], [])
@@ -289,6 +294,20 @@ def judge_writers(scope: Scope, rates: Rates, table: Rows | WhyNoLedger, judged:
         frame = frame.loc[recipients]
     totals, rows = judge_written(given, frame, asked, resamples=scope.card.audit.bootstrap, seed=scope.card.audit.seed)
     return replace(judged, ledgers=totals, ledger=rows)
+
+
+def judge_training(scope: Scope, rates: Rates, table: Rows, balanced_on: str, judged: Judged) -> Judged:
+    """Add which trained weights put the gaps there, of the attribute on which the reference models are balanced."""
+    frame, gaps = predictions(scope, rates.unpatched, scope.seeds[0]), primary_gaps(rates.contrasts)
+    asked = [
+        (contrast, outcome, gaps[f"{contrast}:{outcome}"].metric)
+        for contrast, found in rates.asked(scope.contrasts).items()
+        for outcome in found
+        if contrast.attribute == balanced_on
+    ]
+    spec = scope.card.audit
+    totals, rows = judge_trained(table, frame, asked, resamples=spec.bootstrap, seed=spec.seed)
+    return replace(judged, trained=totals, trained_parts=rows)
 
 
 def predictions(scope: Scope, unpatched: pd.DataFrame, seed: int) -> pd.DataFrame:

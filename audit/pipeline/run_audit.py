@@ -17,7 +17,7 @@ from audit.controls.control_images import ControlSet
 from audit.controls.verdict import numbers_table
 from audit.errors import InputError, is_internal
 from audit.evidence.joint_patching import sets_to_patch
-from audit.pipeline.analyze import EMPTY, Rates, judge_effects, judge_rates, judge_sets, judge_writers
+from audit.pipeline.analyze import EMPTY, Rates, judge_effects, judge_rates, judge_sets, judge_training, judge_writers
 from audit.pipeline.attention_maps import look
 from audit.pipeline.build_record import REGISTRATION, record_audit, register
 from audit.pipeline.context import Run, RunContext
@@ -37,6 +37,7 @@ from audit.pipeline.run_controls import (
 )
 from audit.pipeline.run_pairs import sweep_pairs
 from audit.pipeline.run_sweeps import UNPATCHED, measure_images, sweep_sets, what_can_be_asked
+from audit.pipeline.run_trained import measure_trained
 from audit.pipeline.run_written import measure_written
 from audit.pipeline.train_models import AuditedModels, train_audited
 from audit.progress import Step
@@ -223,6 +224,8 @@ def _measure(context: RunContext, images: ControlSet) -> Audit:
     with context.stage("ledgers"), models.on(context.compute.device):
         if rates.asked(context.contrasts):
             judged = judge_writers(context, rates, measure_written(context, models), judged)
+            if design_c and (hybrids := measure_trained(context, models)) is not None:
+                judged = judge_training(context, rates, hybrids, models.balanced_on, judged)
     return record_audit(context, legal, controls, models, swept, judged)
 
 

@@ -29,7 +29,16 @@ from audit.evidence.outcome import decide
 from audit.models.checkpoint import hash_state
 from audit.models.device import FLOAT32
 from audit.models.readout import READING
-from audit.pipeline.analyze import EMPTY, Judged, judge_answers, judge_effects, judge_rates, judge_sets, judge_writers
+from audit.pipeline.analyze import (
+    EMPTY,
+    Judged,
+    judge_answers,
+    judge_effects,
+    judge_rates,
+    judge_sets,
+    judge_training,
+    judge_writers,
+)
 from audit.pipeline.attention_maps import TABLE, maps_of
 from audit.pipeline.build_record import PRECISION, REGISTRATION, accuracies, method_of, model_file_name, training_run
 from audit.pipeline.context import Scope
@@ -55,7 +64,7 @@ HASHED = ("card", "data", "preregistration", "base weights")  # and each model's
 AT_MOST = 20  # differences of the record that are named one by one
 JUDGED = (
     "rates", "contrasts", "ranges", "findings", "heads", "joint", "pairs", "grids", "stability", "agreement",
-    "accuracy", "ledgers", "ledger",
+    "accuracy", "ledgers", "ledger", "trained", "trained_parts",
 )  # fmt: skip
 
 
@@ -263,7 +272,10 @@ def _judged(opened: OpenedRun, trips: Mapping[str, Control]) -> Judged:
         scope, swept, pd.DataFrame(columns=["contrast", "set"]) if together is None else together, judged
     )
     written = opened.stored("written") or next((t.why_not for t in audit.ledgers if t.why_not is not None), None)
-    return judged if written is None else judge_writers(scope, rates, written, judged)
+    judged = judged if written is None else judge_writers(scope, rates, written, judged)
+    hybrids = opened.stored("trained")
+    balanced_on = next(iter(scope.samples.attributes))
+    return judged if hybrids is None else judge_training(scope, rates, hybrids, balanced_on, judged)
 
 
 def _weights(scope: Scope) -> dict[int, dict[str, torch.Tensor]]:

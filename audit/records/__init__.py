@@ -80,12 +80,16 @@ from audit.records.diff_json import ComparisonNote as ComparisonNote
 from audit.records.diff_json import RunComparison as RunComparison
 from audit.records.diff_json import RunName as RunName
 from audit.records.diff_json import Untested as Untested
+from audit.records.ledger_rows import HybridOrder as HybridOrder
 from audit.records.ledger_rows import LedgerImages as LedgerImages
 from audit.records.ledger_rows import LedgerLevel as LedgerLevel
 from audit.records.ledger_rows import LedgerRow as LedgerRow
 from audit.records.ledger_rows import LedgerTotal as LedgerTotal
 from audit.records.ledger_rows import PartFamily as PartFamily
 from audit.records.ledger_rows import PartKind as PartKind
+from audit.records.ledger_rows import TrainedAmount as TrainedAmount
+from audit.records.ledger_rows import TrainedRow as TrainedRow
+from audit.records.ledger_rows import TrainedTotal as TrainedTotal
 from audit.records.ledger_rows import WhyNoLedger as WhyNoLedger
 from audit.records.review_json import Decision as Decision
 from audit.records.review_json import Review as Review

@@ -40,7 +40,7 @@ from audit.records.base import (
     Verdict,
     WhyNoSensitivity,
 )
-from audit.records.ledger_rows import LedgerLevel, LedgerRow, LedgerTotal
+from audit.records.ledger_rows import LedgerLevel, LedgerRow, LedgerTotal, TrainedRow, TrainedTotal
 from audit.units import Unit
 
 FORMER_REASONS = {  # what ``Control.form`` said of a model at chance before there was ``Control.reason``
@@ -737,6 +737,8 @@ class Audit(Record):
     joint: list[JointRow] = []
     ledgers: list[LedgerTotal] = []  # gaps of log-odds that are given as sums
     ledger: list[LedgerRow] = []  # their parts
+    trained: list[TrainedTotal] = []  # gaps shared out between a reference model's parts and those trained otherwise
+    trained_parts: list[TrainedRow] = []
     pairs: list[PairRow] = []
     attention: list[AttentionMap] = []
     grids: list[HeadGrid]

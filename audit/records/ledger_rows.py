@@ -50,6 +50,14 @@ class WhyNoLedger(StrEnum):
     LABELS = "a label with weight is missing in a group"
 
 
+class HybridOrder(StrEnum):
+    """In which order parts of a reference model are exchanged for those of the audited model."""
+
+    INPUT_FIRST = "input first"
+    OUTPUT_FIRST = "output first"
+    SHAPLEY = "all orders"  # the mean over all of them, or over some that are drawn (Shapley 1953)
+
+
 LedgerLevel = Literal["part", "family in layer", "family", "layer"]
 LedgerImages = Literal["all", "near the decision"]
 
@@ -82,3 +90,42 @@ class LedgerTotal(Record):
     closure: float | None = None  # |sum of the parts - gap|, nats
     closure_of_images: float | None = None  # largest |sum - log-odds| of an image, over the largest |log-odds| or 1 nat
     why_not: WhyNoLedger | None = None
+
+
+class TrainedAmount(Record):
+    """What a part's training adds to a gap, on one scale."""
+
+    gap: Estimate  # mean over the references; the interval is over subjects
+    between: float | None = None  # standard deviation between references; None of one
+    null: float | None = None  # root mean square of this row between two references
+    order_error: float | None = None  # standard error for having drawn some orders of many; 0 where none was drawn
+
+
+class TrainedRow(Record):
+    """What exchanging a part of a reference model for the audited model's changes: rows of an order sum to the gap."""
+
+    contrast: str
+    outcome: str
+    order: HybridOrder
+    player: str  # "": what is in the reference already
+    same_weights: bool = False  # both models have the same weights there: 0, not measured
+    rate: TrainedAmount  # fractions
+    probability: TrainedAmount
+    log_odds: TrainedAmount  # nats
+    accuracy: Estimate | None = None  # of the hybrid after this exchange; None of a mean over orders
+
+
+class TrainedTotal(Record):
+    """A gap whose growth from a reference to the audited model is shared out."""
+
+    contrast: str
+    outcome: str
+    metric: Metric
+    order: HybridOrder
+    images: int
+    references: int
+    rate: Estimate  # the audited model's gap, on these images
+    probability: Estimate
+    log_odds: Estimate  # nats
+    by_training: TrainedAmount  # in rates: the sum of all parts
+    closure: float | None  # |sum of rows - gap|, in rates
