@@ -26,6 +26,7 @@ from audit.records import (
     Outcome,
     RunComparison,
     SharedCopy,
+    TrainedRow,
 )
 from audit.report import render_run
 from audit.report.html import render_diff, render_html
@@ -116,6 +117,14 @@ class Result:
         ``record.ledgers`` has the whole gaps, and why one is not given as a sum.
         """
         return Ledger([] if self.record.is_invalid else self.record.ledger)
+
+    @property
+    def trained(self) -> Table[TrainedRow]:
+        """Which trained weights put the gaps there, from the balanced reference models to the audited one.
+
+        Empty where a control failed, no gap was detected, or the model was not trained by the audit.
+        """
+        return Table([] if self.record.is_invalid else self.record.trained_parts)
 
     @property
     def controls(self) -> Table[Control]:

@@ -24,7 +24,7 @@ from audit.evidence.effects import SwapEffects, by_code
 from audit.evidence.effects_store import label_shares_of
 from audit.evidence.stats import Array, Codes, as_difference, as_fraction, combine_cells
 from audit.evidence.stored_rows import Rows, columns_of, read
-from audit.records import Contrast, Estimate, HybridOrder, Metric, TrainedAmount, TrainedRow, TrainedTotal
+from audit.records import Contrast, Estimate, HybridOrder, Metric, TrainedRow, TrainedTotal
 
 Scale = Literal["rate", "probability", "log_odds"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -500,7 +500,7 @@ def _total(
         rate=found.total.rate.estimate,
         probability=found.total.probability.estimate,
         log_odds=found.total.log_odds.estimate,
-        by_training=_amount(found.by_training.rate),
+        by_training=found.by_training.rate.estimate,
         closure=found.closure["rate"],
     )
 
@@ -514,14 +514,13 @@ def _recorded(found: Trained, contrast: Contrast, outcome: str, order: HybridOrd
             order=order,
             player="" if row.name == IN_REFERENCE else row.name,
             same_weights=row.same_weights,
-            rate=_amount(row.rate),
-            probability=_amount(row.probability),
-            log_odds=_amount(row.log_odds),
+            rate=row.rate.estimate,
+            probability=row.probability.estimate,
+            log_odds=row.log_odds.estimate,
+            between=row.rate.between,
+            null=row.rate.null,
+            order_error=row.rate.order_error,
             accuracy=accuracy.get("" if row.name == IN_REFERENCE else row.name),
         )
         for row in found.rows
     ]
-
-
-def _amount(amount: Amount) -> TrainedAmount:
-    return TrainedAmount(gap=amount.estimate, between=amount.between, null=amount.null, order_error=amount.order_error)

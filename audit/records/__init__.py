@@ -87,7 +87,6 @@ from audit.records.ledger_rows import LedgerRow as LedgerRow
 from audit.records.ledger_rows import LedgerTotal as LedgerTotal
 from audit.records.ledger_rows import PartFamily as PartFamily
 from audit.records.ledger_rows import PartKind as PartKind
-from audit.records.ledger_rows import TrainedAmount as TrainedAmount
 from audit.records.ledger_rows import TrainedRow as TrainedRow
 from audit.records.ledger_rows import TrainedTotal as TrainedTotal
 from audit.records.ledger_rows import WhyNoLedger as WhyNoLedger

@@ -762,3 +762,8 @@ class Audit(Record):
     def families_of(self, total: LedgerTotal) -> list[LedgerRow]:
         """Return the coarsest rows of a sum, larger before smaller."""
         return sorted(self.parts_of(total, "family"), key=lambda r: -abs(r.gap.value or 0.0))
+
+    def trained_of(self, total: TrainedTotal) -> list[TrainedRow]:
+        """Return what of a gap is in the reference, and what each part's training put there."""
+        own = (total.contrast, total.outcome, total.order)
+        return [r for r in self.trained_parts if (r.contrast, r.outcome, r.order) == own]

@@ -92,15 +92,6 @@ class LedgerTotal(Record):
     why_not: WhyNoLedger | None = None
 
 
-class TrainedAmount(Record):
-    """What a part's training adds to a gap, on one scale."""
-
-    gap: Estimate  # mean over the references; the interval is over subjects
-    between: float | None = None  # standard deviation between references; None of one
-    null: float | None = None  # root mean square of this row between two references
-    order_error: float | None = None  # standard error for having drawn some orders of many; 0 where none was drawn
-
-
 class TrainedRow(Record):
     """What exchanging a part of a reference model for the audited model's changes: rows of an order sum to the gap."""
 
@@ -109,9 +100,12 @@ class TrainedRow(Record):
     order: HybridOrder
     player: str  # "": what is in the reference already
     same_weights: bool = False  # both models have the same weights there: 0, not measured
-    rate: TrainedAmount  # fractions
-    probability: TrainedAmount
-    log_odds: TrainedAmount  # nats
+    rate: Estimate  # fractions; mean over the references, the interval is over subjects
+    probability: Estimate
+    log_odds: Estimate  # nats
+    between: float | None = None  # standard deviation of the rate between references; None of one
+    null: float | None = None  # root mean square of this row, in rates, between two references
+    order_error: float | None = None  # standard error of the rate for having drawn some orders of many; 0: all
     accuracy: Estimate | None = None  # of the hybrid after this exchange; None of a mean over orders
 
 
@@ -127,5 +121,5 @@ class TrainedTotal(Record):
     rate: Estimate  # the audited model's gap, on these images
     probability: Estimate
     log_odds: Estimate  # nats
-    by_training: TrainedAmount  # in rates: the sum of all parts
+    by_training: Estimate  # in rates: the sum of all parts
     closure: float | None  # |sum of rows - gap|, in rates

@@ -31,6 +31,8 @@ from audit.records import (
     RangeRow,
     RateRow,
     Record,
+    TrainedRow,
+    TrainedTotal,
 )
 from audit.report.text import Sentences, left_out_sentence
 
@@ -63,6 +65,8 @@ def csv_tables(audit: Audit) -> dict[str, str]:
         "heads_together.csv": _table(JointRow, audit.joint if shown else []),
         "ledger.csv": _table(LedgerRow, audit.ledger if shown else []),
         "ledger_totals.csv": _table(LedgerTotal, audit.ledgers if shown else []),
+        "trained.csv": _table(TrainedRow, audit.trained_parts if shown else []),
+        "trained_totals.csv": _table(TrainedTotal, audit.trained if shown else []),
         "exact_pairs.csv": _table(PairRow, audit.pairs if shown else []),
         "agreement.csv": _table(Agreement, audit.agreement if shown else []),
         "attention.csv": _table(AttentionMap, audit.attention if shown else []),

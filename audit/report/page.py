@@ -18,6 +18,7 @@ from audit.records import (
     Finding,
     HeadGrid,
     HeadRow,
+    HybridOrder,
     JointRow,
     LedgerRow,
     LedgerTotal,
@@ -26,6 +27,8 @@ from audit.records import (
     PromptGap,
     RangeRow,
     RateRow,
+    TrainedRow,
+    TrainedTotal,
     Verdict,
 )
 from audit.report import figures
@@ -105,6 +108,7 @@ class Page:
                 "/prompt_sensitivity/gaps": audit.prompt_sensitivity.gaps if audit.prompt_sensitivity else [],
                 "/grids": audit.grids, "/pairs": audit.pairs, "/joint": audit.joint, "/findings": audit.findings,
                 "/ledgers": audit.ledgers, "/ledger": audit.ledger,
+                "/trained": audit.trained, "/trained_parts": audit.trained_parts,
                 "/attention": audit.attention, "/agreement": audit.agreement, "/stability": audit.stability,
                 "/accuracy": audit.accuracy, "/controls/controls": controls.controls,
                 "/controls/grids": controls.grids, "/data/attributes": data.attributes, "/data/counts": data.counts,
@@ -183,6 +187,21 @@ class Page:
         shown = (r for r in self.audit.parts_of(total, "part") if abs(r.gap.value or 0.0) >= LEAST_NATS)
         rows = sorted(shown, key=lambda r: -abs(r.gap.value or 0.0))[:most]
         return [(r, beside.get((r.part, r.layer, r.head))) for r in rows]
+
+    def trained(self, contrast: str, outcome: str) -> list[TrainedTotal]:
+        """Return in which orders a gap was shared out between reference and training."""
+        own = (contrast, outcome)
+        return [] if self.is_invalid else [t for t in self.audit.trained if (t.contrast, t.outcome) == own]
+
+    def trained_blocks(self) -> list[tuple[str, str]]:
+        """Return each contrast and outcome whose gap was shared out so."""
+        return [] if self.is_invalid else list(dict.fromkeys((t.contrast, t.outcome) for t in self.audit.trained))
+
+    def on_paths(self, contrast: str, outcome: str) -> list[tuple[TrainedRow, TrainedRow | None]]:
+        """Return the rows of the path from input to output, each beside its row on the way back."""
+        both = {t.order: self.audit.trained_of(t) for t in self.trained(contrast, outcome)}
+        back = {r.player: r for r in both.get(HybridOrder.OUTPUT_FIRST, [])}
+        return [(r, back.get(r.player)) for r in both.get(HybridOrder.INPUT_FIRST, [])]
 
     def parts_picture(self, total: LedgerTotal, title: str) -> Picture | None:
         """Draw what is written from input to output."""

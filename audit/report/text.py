@@ -350,7 +350,9 @@ class Sentences:
         ledgers = {f"{t.contrast}:{t.outcome}": t for t in self.audit.ledgers if t.images == "all"}
         ledger = None if gap is None else ledgers.get(question_of(gap))
         families = [] if ledger is None else self.audit.families_of(ledger)
-        lines = str(self._summary.summary(asked, gap, heads, top, ledger, families)).splitlines()
+        mean = {f"{t.contrast}:{t.outcome}": t for t in self.audit.trained}  # the last order of each
+        trained = None if gap is None else mean.get(question_of(gap))
+        lines = str(self._summary.summary(asked, gap, heads, top, ledger, families, trained)).splitlines()
         return [line for line in lines if line.strip()]
 
     def contrast(self, key: str) -> str:
