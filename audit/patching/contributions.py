@@ -38,7 +38,7 @@ class Kind(StrEnum):
 class Refusal(StrEnum):
     """Why a network's log-odds are not given as a sum."""
 
-    NONLINEAR_POOL = "what follows the stream is not linear once norms are held"
+    NONLINEAR_POOL = "what follows the stream is not linear once norms are held, or of no known kind"
     UNKNOWN_NORM = "a norm is neither a LayerNorm nor an RMSNorm"
     UNKNOWN_BLOCKS = "what a block makes of its heads' writes is its own code's"
     UNKNOWN_STAGES = "what leads from a stage to the next is of no known kind"
