@@ -6,6 +6,7 @@ AuditError
 │   ├── DataError       ... the images, the table, the groups
 │   │   └── ImageError  ... one image (audit/data/decode.py)
 │   └── ModelError      ... the architecture or the weights
+│       └── NotSummedError  ... log-odds that are no sum (audit/patching/contributions.py)
 └── UnfinishedError     exit 5: the input may be right, but the run could not finish
     ├── MemoryExhaustedError  ... for want of memory
     ├── NotWrittenError       ... for want of a disk

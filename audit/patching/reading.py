@@ -148,7 +148,8 @@ def reading_of(model: Any, leaving: torch.Tensor) -> tuple[Reading, list[Part]]:
     if isinstance(model, VisionTransformer | Eva | Beit):
         return _of_transformer(model, leaving)
     head = model.head  # of Swin
-    kind = str(head.global_pool.pool_type).removeprefix("fast").removeprefix("catavg") or "avg"
+    named = str(head.global_pool.pool_type)
+    kind = "avg" if named == "fast" else named.removeprefix("fast")
     normed = model.norm(leaving)
     read = _of_classifier(head.fc, head.global_pool(normed.unsqueeze(1)))
     return _finished(_through_pool(read, kind, normed, 0).through_norm(model.norm, leaving), read.scale)

@@ -34,7 +34,7 @@ from audit.models.adapters.own import Adapted, Plain
 from audit.models.adapters.registry import Model, adapter
 from audit.models.adapters.windows import NormedWindows, Windowed
 from audit.models.blocks import rows_read
-from audit.models.device import device_of, memory_of
+from audit.models.device import device_of, in_double, memory_of
 from audit.models.readout import readout_of
 from audit.patching.contributions import Codes, Component, NotSummedError, Written, coefficients, joined
 from audit.patching.held import parts_of
@@ -124,7 +124,7 @@ def _summed(
     body, exclusive, classes = adapter(model), readout_of(model).exclusive, tuple(outcomes.values())
 
     def along_of(logits: torch.Tensor) -> npt.NDArray[np.float64]:
-        given = logits.double().cpu().numpy()
+        given = in_double(logits).numpy()
         return np.stack([coefficients(given, number, exclusive=exclusive) for number in classes], axis=2)
 
     if isinstance(body, Channels):
@@ -143,7 +143,7 @@ def _summed(
     scales = torch.stack([p.scale.expand(len(images)) for p in parts], dim=1)
     components = [p.component for p in parts]
     by_label = torch.zeros(highest, *added.shape[1:], dtype=torch.float64)
-    by_label.index_add_(0, torch.from_numpy(labels), (added / scales.unsqueeze(-1)).cpu().double())
+    by_label.index_add_(0, torch.from_numpy(labels), in_double(added / scales.unsqueeze(-1)))
     scales_of, sums = scales.cpu().numpy(), by_label.numpy()
     if exclusive and logits.shape[1] > 2:
         entropy = np.stack([_entropy(along[..., o], number) for o, number in enumerate(classes)], axis=1)

@@ -41,7 +41,7 @@ class PartFamily(StrEnum):
 class WhyNoLedger(StrEnum):
     """Why a gap of log-odds is not given as a sum of what was written."""
 
-    NONLINEAR_POOL = "what follows the stream is not linear once norms are held"
+    NONLINEAR_POOL = "what follows the stream is not linear once norms are held, or of no known kind"
     UNKNOWN_NORM = "a norm is neither a LayerNorm nor an RMSNorm"
     UNKNOWN_BLOCKS = "what a block makes of its heads' writes is its own code's"
     UNKNOWN_STAGES = "what leads from a stage to the next is of no known kind"

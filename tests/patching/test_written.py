@@ -148,6 +148,9 @@ def test_what_is_no_sum_is_refused_with_the_reason() -> None:
     with pytest.raises(NotSummedError) as caught:
         written(model, IMAGES, {"a": 0})
     assert caught.value.reason == WhyNoLedger.NONLINEAR_POOL
+    for family, pool in (("swin", "catavgmax"), ("average pool", "prr")):
+        with pytest.raises(NotSummedError, match=r"pool '?(catavgmax|AttentionPoolPrr)"):
+            written(tiny(family, global_pool=pool), IMAGES, {"a": 0})
     for norm in (timm.layers.SimpleNorm(32), nn.GroupNorm(1, 32)):
         model = tiny("class token")
         model.norm = norm if isinstance(norm, timm.layers.SimpleNorm) else nn.Sequential(nn.Tanh())
