@@ -41,7 +41,7 @@ quick: setup ## run the tests to run after each change, in a minute and a half
 		--no-loadscope-reorder
 
 long: setup ## run the tests that take minutes, at full size
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long --numprocesses auto --dist load
 
 test-browser: setup chromium $(VENV)/.browser ## try the report's page in chromium: accessibility, and all it offers
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/browser

@@ -24,6 +24,18 @@ SLOW_PLACES = (
     "tests/report/test_render.py",
     "tests/benchmarks/",
 )
+# Of the architectures that a test goes through, these are tried by `make quick`.
+QUICK_FAMILIES = (
+    "class token",
+    "average pool, registers",
+    "attention pool",
+    "LayerScale",
+    "beit",
+    "dinov3",
+    "swin v2",
+    "resnet, bottleneck",
+    "convnext",
+)
 SLOW = {
     "test_a_block_that_memory_does_not_suffice_for_is_not_cut_and_the_line_names_a_smaller_one",
     "test_a_card_that_says_nothing_of_images_sees_those_of_the_run",
@@ -32,8 +44,12 @@ SLOW = {
     "test_a_closed_pipe_is_none_of_them",
     "test_a_corruption_takes_its_own_label_and_no_other",
     "test_a_file_is_no_folder_for_runs_or_for_the_cache",
+    "test_a_folder_says_how_it_is_read",
     "test_a_folder_that_names_an_architecture_of_timms_is_read",
+    "test_a_gap_among_one_label_is_not_localised_as_a_standardised_gap_of_the_other_sign",
     "test_a_hugging_face_folder_without_transformers",
+    "test_a_hugging_face_model_that_lightning_saved",
+    "test_a_killed_worker_costs_its_task_and_nothing_else",
     "test_a_lightning_prefix_is_taken_off_and_the_averaged_weights_are_asked_for",
     "test_a_model_of_hugging_face_gives_its_own_logits",
     "test_a_model_of_timm_is_taken_as_it_is",
@@ -41,16 +57,21 @@ SLOW = {
     "test_a_model_trains_in_parts_of_a_batch_as_it_does_in_whole_ones",
     "test_a_name_tells_the_number_of_heads_where_no_argument_was_changed",
     "test_a_path_is_every_hybrid_run_whole_and_ends_at_the_audited_model_to_the_bit",
+    "test_a_pickle_that_needs_code_is_refused_with_the_lines_that_convert_it",
     "test_a_signal_that_comes_when_all_is_done_changes_no_exit_code",
     "test_a_state_dict_of_torchvision_is_read",
+    "test_a_stranger_fails_by_its_heads_and_by_the_barrier",
     "test_a_sweep_stays_within_its_limit",
     "test_a_sweep_that_runs_out_of_memory_goes_on_in_halves",
     "test_a_tokenizer_of_hugging_face_without_transformers",
     "test_a_transplanted_head_is_a_model_with_that_heads_weights",
     "test_a_workbook_without_openpyxl",
+    "test_an_adapted_transformer_is_fed_and_read_as_is_said",
     "test_an_internal_error_leaves_its_traceback_in_the_log",
     "test_an_interrupted_run_leaves_no_process",
+    "test_another_architecture_size_or_recipe_is_another_base",
     "test_any_number_of_workers_gives_the_same_to_the_byte",
+    "test_averaged_weights_are_found_at_any_depth",
     "test_batch_boundaries_do_not_matter",
     "test_blocks_are_planned_in_memory_of_a_few_kilobytes_each",
     "test_blocks_find_what_one_sweep_finds",
@@ -65,6 +86,7 @@ SLOW = {
     "test_engine_gives_what_hooks_give_between_two_models",
     "test_every_family_comes_back_from_its_own_weights",
     "test_every_identity_holds_on_every_kind_of_model",
+    "test_every_metric_weighs_images_as_the_comparison_of_groups_does",
     "test_every_precision_learns_the_toy_on_every_device",
     "test_examples_run",
     "test_few_images_are_trained_on_where_they_are_enough",
@@ -78,11 +100,17 @@ SLOW = {
     "test_intervals_hold_the_truth_and_pairing_makes_them_narrow",
     "test_many_tasks_are_planned_and_merged_in_bounded_memory_and_time",
     "test_metadata_with_any_part_replaced_are_read_or_refused",
+    "test_models_are_listed_by_name",
     "test_models_as_they_are_pass_the_check",
     "test_models_of_each_device_and_precision_are_kept_apart",
     "test_models_of_torchvision_give_their_own_logits",
     "test_no_call_runs_what_a_file_says",
+    "test_norms_that_learn_get_no_last_batch_of_one",
+    "test_nothing_is_fetched_and_nothing_runs",
+    "test_one_stranger_among_the_donors_is_enough",
     "test_only_what_may_pass_is_tried_again_and_the_rest_goes_on",
+    "test_open_clips_file_of_other_shapes_asks_for_its_name",
+    "test_open_clips_file_without_its_configuration_is_known_by_its_shapes",
     "test_opening_takes_no_more_than_two_and_a_half_times_the_file",
     "test_operations_are_those_that_torch_counts",
     "test_other_formats_say_the_same",
@@ -105,13 +133,17 @@ SLOW = {
     "test_ten_times_the_images_take_hardly_more_memory",
     "test_text_in_an_image_that_unfolds_to_gigabytes_is_refused",
     "test_the_largest_report_stays_readable",
+    "test_the_model_card_is_valid_cyclonedx",
     "test_the_page_shows_decisions_as_text",
     "test_the_pdf_passes_what_can_be_checked_of_pdf_ua",
     "test_the_pdf_uses_no_forbidden_word",
     "test_the_printed_page_runs_nothing",
+    "test_the_printer_opens_neither_the_network_nor_the_disk",
     "test_the_record_is_the_same_with_and_without",
     "test_the_same_face_has_the_same_pixels_in_another_process",
     "test_the_search_for_near_copies_is_bounded",
+    "test_the_second_call_loads_the_same_models",
+    "test_the_table_of_shapes_is_that_of_the_models",
     "test_timms_models_are_known_by_their_shapes",
     "test_two_seeds_from_one_base_pass",
     "test_unknown_group_is_shown_and_never_compared",
@@ -152,8 +184,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the slow ones."""
     for item in items:
-        if item.nodeid.startswith(SLOW_PLACES) or item.name.split("[")[0] in SLOW:
+        if item.nodeid.startswith(SLOW_PLACES) or item.name.split("[")[0] in SLOW or not _in_quick_family(item):
             item.add_marker(pytest.mark.slow)
+
+
+def _in_quick_family(item: pytest.Item) -> bool:
+    family = (
+        item.callspec.params.get("family") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
+    )
+    return not isinstance(family, str) or family in QUICK_FAMILIES
 
 
 def pytest_collection_finish() -> None:

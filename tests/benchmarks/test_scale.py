@@ -82,6 +82,7 @@ print(json.dumps({name: peaks[1:] for name, peaks in mb.items()}))
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak of a process is read from /proc")
 def test_ten_times_the_images_take_no_more_memory(tmp_path: Path) -> None:
     """The pixels alone would take 21 MB more."""

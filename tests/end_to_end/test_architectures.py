@@ -131,6 +131,7 @@ def trained_folder(where: Path) -> Path:
     return where
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_pdf")
 def test_a_hugging_face_folder_is_audited_as_it_is(invoke: Invoke, tmp_path: Path) -> None:
     trained_folder(tmp_path / "my-vit")

@@ -102,6 +102,7 @@ def test_words_that_are_code_elsewhere_stay_words(folder: Path, tmp_path: Path, 
     assert invoke("verify", run).exit_code == 0
 
 
+@pytest.mark.long
 def test_a_run_and_all_that_follows_need_no_network(
     small_run: Run, tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:

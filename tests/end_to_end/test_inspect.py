@@ -49,6 +49,7 @@ def pasted(snippet: str, folder: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_pdf")
 def test_a_checkpoint_of_lightning_is_audited_by_the_card_that_is_printed(
     small_run: Run, face_folder: Path, tmp_path: Path, invoke: Invoke

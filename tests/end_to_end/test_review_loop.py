@@ -392,6 +392,7 @@ def test_a_run_beside_itself_has_lost_and_gained_nothing(
     assert "Gone" in (tmp_path / "diff" / "diff.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_another_seed_is_compared_person_by_person(invoke: Invoke, tmp_path: Path) -> None:
     groups = {name: {"column": name, "reference": r} for name, r in (("skin_tone", "lighter"), ("hair_length", "long"))}
     crossed = {"groups": groups, "intersections": [["skin_tone", "hair_length"]]}

@@ -8,7 +8,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import pytest
 import timm
 import torch
@@ -240,6 +239,8 @@ def test_one_class_is_refused_in_a_line(tmp_path: Path) -> None:
 
 def open_clip_state(config: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Return weights of the shapes of a model of open_clip's, all of them one zero."""
+    import open_clip  # takes seconds
+
     given = dict(config)
     with torch.device("meta"):
         made = open_clip.CustomTextCLIP if given.pop("custom_text", False) else open_clip.CLIP
@@ -257,6 +258,8 @@ def open_clip_state(config: dict[str, Any]) -> dict[str, torch.Tensor]:
 def test_open_clips_file_without_its_configuration_is_known_by_its_shapes(
     name: str, also: tuple[str, ...], side: int, layers: int, tmp_path: Path
 ) -> None:
+    import open_clip
+
     torch.save(open_clip_state(open_clip.get_model_config(name)), tmp_path / "w.pth")
     found = va.inspect_checkpoint(tmp_path / "w.pth")
     made = found.architecture

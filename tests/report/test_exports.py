@@ -11,8 +11,6 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from google.protobuf.json_format import MessageToDict, Parse
 from in_toto_attestation.predicates.test_result.v0 import test_result_pb2
 from in_toto_attestation.v1.statement import Statement
@@ -31,6 +29,9 @@ DIGEST = sha256(b"audit").hexdigest()
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_model_card_is_valid_cyclonedx(name: str) -> None:
+    from cyclonedx.schema import SchemaVersion  # takes seconds
+    from cyclonedx.validation.json import JsonStrictValidator
+
     text = model_card(examples()[name], DIGEST)
     fault = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
     assert fault is None, str(fault)
