@@ -7,12 +7,13 @@ enters layer l, counted from 0; the last depth is where it leaves the last layer
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from audit.errors import InputError
-from audit.units import Unit, name_of
+from audit.units import Unit, name_of, parse_name
 
 
 class Kind(StrEnum):
@@ -31,6 +32,9 @@ class Kind(StrEnum):
 
 WRITES = (Kind.ATTENTION, Kind.MLP, Kind.LAYER)
 STREAM = (Kind.CLASS_TOKEN, Kind.PATCH_TOKENS, Kind.RESIDUAL)
+ALL = {Kind.ATTENTION: "all attention", Kind.MLP: "all MLPs", Kind.LAYER: "all layers"}
+OF_LAYER = re.compile(rf"L(\d+)(?: ({Kind.ATTENTION}|{Kind.MLP}))?")
+OF_STREAM = re.compile(rf"({'|'.join(STREAM)}) at (\d+)")
 
 
 @dataclass(frozen=True)
@@ -67,16 +71,39 @@ class Part:
                 raise InputError(f"part '{self.kind}'", f"has a {name}", f"leave {name} out")
 
     def __str__(self) -> str:
-        """Return the name of the part: ``L7H2``, ``L7 attention``, ``all MLP``, ``class token at 5``."""
+        """Return the name of the part: ``L7H2``, ``L7 attention``, ``all MLPs``, ``class token at 5``."""
         if self.kind is Kind.HEAD and self.layer is not None and self.head is not None:
             return name_of(self.unit, self.layer, self.head)
         if self.kind in STREAM:
             return f"{self.kind} at {self.layer}"
         if self.kind is Kind.EMBEDDING:
             return str(self.kind)
-        if self.kind is Kind.LAYER:
-            return "all layers" if self.layer is None else f"L{self.layer}"
-        return f"all {self.kind}" if self.layer is None else f"L{self.layer} {self.kind}"
+        if self.kind is Kind.LAYER and self.layer is not None:
+            return f"L{self.layer}"
+        return ALL[self.kind] if self.layer is None else f"L{self.layer} {self.kind}"
+
+
+def parse_part(name: str) -> Part:
+    """Return the part of a name, as ``str(part)`` gives it.
+
+    Raises
+    ------
+    InputError
+        If it is no name of a part.
+    """
+    for kind, text in {**ALL, Kind.EMBEDDING: Kind.EMBEDDING}.items():
+        if name == text:
+            return Part(kind)
+    if found := OF_STREAM.fullmatch(name):
+        return Part(Kind(found[1]), int(found[2]))
+    if found := OF_LAYER.fullmatch(name):
+        return Part(Kind(found[2] or Kind.LAYER), int(found[1]))
+    try:
+        layer, head = parse_name(name)
+    except ValueError:
+        fix = f"name one as L7H2, L7 attention, L7 MLP, L7, {', '.join(ALL.values())}, embedding, residual stream at 5"
+        raise InputError(f"part '{name}'", "is none", fix) from None
+    return Part(Kind.HEAD, layer, head, "slice" if "C" in name else "head")
 
 
 @dataclass(frozen=True)

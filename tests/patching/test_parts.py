@@ -12,9 +12,11 @@ from audit.errors import InputError
 from audit.models.adapters.heads import Heads
 from audit.models.adapters.registry import Model, adapter
 from audit.models.named import AdaptedNetwork, PlainNetwork
+from audit.patching.api import patch_heads
+from audit.patching.api import patch_parts as patch_by_name
 from audit.patching.engine import Donor
 from audit.patching.hooks import patch_parts_with_hooks
-from audit.patching.parts import Kind, Part
+from audit.patching.parts import Kind, Part, parse_part
 from audit.patching.patch_parts import both_directions, layers_run, patch_parts
 from audit.patching.sites import Trace, bias_output, head_part, kinds_of, parts_of, record, sites_of
 from tests.models_for_tests import FAMILIES, enlarged, hooks_left, noise_images, tiny
@@ -285,7 +287,7 @@ def test_layers_that_run_are_those_from_the_first_part_on() -> None:
 def test_parts_of_each_kind_of_model() -> None:
     names = [str(part) for part in parts_of(tiny("one layer"))]
     assert names == [
-        "embedding", "all attention", "all MLP", "all layers", "L0 attention", "L0 MLP", "L0", "class token at 0",
+        "embedding", "all attention", "all MLPs", "all layers", "L0 attention", "L0 MLP", "L0", "class token at 0",
         "class token at 1", "patch tokens at 0", "patch tokens at 1", "residual stream at 0", "residual stream at 1",
     ]  # fmt: skip
     assert kinds_of(made("swin")) == [
@@ -349,3 +351,42 @@ def test_hooks_are_gone_after_an_exception() -> None:
         with pytest.raises(RuntimeError):
             patch_parts_with_hooks(model, model, IMAGES, DONORS[:2], [part])
         assert hooks_left(model) == 0
+
+
+@pytest.mark.parametrize("family", ["class token", "swin", "resnet, basic", "plain", "adapted"])
+def test_a_name_is_that_of_one_part(family: str) -> None:
+    model = made(family)
+    for part in [*parts_of(model), *(head_part(model, site) for site in sites_of(model))]:
+        assert parse_part(str(part)) == part
+
+
+@pytest.mark.parametrize("name", ["", "L7 head", "attention", "L-1", "class token", "residual stream at last", "L1H"])
+def test_what_names_no_part_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="is none"):
+        parse_part(name)
+
+
+@pytest.mark.parametrize("family", ["class token", "resnet, basic"])
+def test_parts_by_name_give_what_they_change(family: str) -> None:
+    model = made(family)
+    last = f"residual stream at {adapter(model).depth}"
+    gap = (logits_of(model, DONORS) - logits_of(model, IMAGES)).double()
+    for direction in ("denoising", "noising"):
+        found = patch_by_name(model, IMAGES, DONORS, [last], direction=direction, scale="logit")
+        assert (found.dtype, tuple(found.shape)) == (torch.float64, (3, 3))
+        assert relative(found, gap) < 1e-4
+        for part in ("all layers", "L1", last, (0, 1)):
+            itself = patch_by_name(model, IMAGES, IMAGES, [part], direction=direction, scale="probability")
+            assert float(itself.abs().max()) == 0.0
+    one = patch_by_name(model, IMAGES, DONORS, [(1, 2)], scale="log_odds")
+    torch.testing.assert_close(one, patch_heads(model, IMAGES, DONORS, [(1, 2)])[:, 0], rtol=1e-3, atol=1e-5)
+    backward = patch_by_name(model, DONORS, IMAGES, [(1, 2)], scale="logit")
+    assert torch.equal(patch_by_name(model, IMAGES, DONORS, [(1, 2)], direction="noising", scale="logit"), -backward)
+
+
+@pytest.mark.parametrize(
+    ("parts", "named"), [(["L9"], "part 'L9'"), ("L0H0", "parts"), ([3], "heads"), (["all of it"], "is none")]
+)
+def test_parts_by_name_are_checked(parts: Any, named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        patch_by_name(tiny(), IMAGES, DONORS, parts)
