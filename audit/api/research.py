@@ -24,10 +24,11 @@ from audit.models.architecture import why_not_patchable
 from audit.models.device import computing_on, device_of
 from audit.models.modules import as_patchable
 from audit.patching import api
-from audit.patching.api import Head, Scale
+from audit.patching.api import Direction, Head, Scale
 from audit.patching.contributions import Written
+from audit.patching.parts import Part
 
-__all__ = ["Disparity", "attribution", "disparity", "patch_heads", "sweep", "written"]
+__all__ = ["Disparity", "attribution", "disparity", "patch_heads", "patch_parts", "sweep", "written"]
 
 
 def patch_heads(
@@ -87,6 +88,72 @@ def patch_heads(
     """
     with _opened(model, device) as opened:
         return api.patch_heads(opened, recipients, donors, heads, scale=scale)
+
+
+def patch_parts(
+    model: Net | nn.Module,
+    recipients: torch.Tensor,
+    donors: torch.Tensor,
+    parts: Sequence[Part | Head | str],
+    *,
+    direction: Direction = "denoising",
+    scale: Scale = "log_odds",
+    device: str | None = None,
+) -> torch.Tensor:
+    """Patch several parts at once, donor i into recipient i, and return what that changes, exactly.
+
+    Heads, attention, MLPs and layers write what they write for the donor; of the residual stream the donor's is taken
+    at a depth. All else is computed again, so that the effect is the joint one of all parts.
+
+    Parameters
+    ----------
+    model : Net or torch.nn.Module
+        Of a supported family.
+    recipients, donors : torch.Tensor (N, 3, H, W)
+        Images as the model reads them: normalised, of its size.
+    parts : sequence of str or (layer, head)
+        ``L7H2`` (a head; ``L7C2`` a slice of channels), ``L7 attention``, ``L7 MLP``, ``L7`` (both; all that a
+        convolutional block adds), ``all attention``, ``all MLPs``, ``all layers``, ``embedding``; of the stream that
+        enters layer 7, ``class token at 7`` (with registers), ``patch tokens at 7``, ``residual stream at 7``.
+        Counted from 0; the stream at the last depth is what leaves the last layer.
+    direction : {"denoising", "noising"}
+        What the donor's parts give a recipient that has all else, or what the donor loses with the recipient's parts.
+        Where all paths add up, the two are equal.
+    scale : {"log_odds", "probability", "logit"}
+        As of :func:`patch_heads`.
+    device : {"auto", "cpu", "cuda", "mps"}, optional
+        As of :func:`patch_heads`.
+
+    Returns
+    -------
+    torch.Tensor (N, classes), float64, on the CPU
+        Patched minus recipient (denoising), or donor minus patched (noising); exactly 0 for an image that donates to
+        itself.
+
+    Raises
+    ------
+    InputError
+        If recipients and donors differ in shape, or the model has no such part.
+    ModelError
+        If the model cannot be patched.
+
+    References
+    ----------
+    Zhang & Nanda 2024, "Towards best practices of activation patching in language models", ICLR.
+
+    Examples
+    --------
+    >>> import timm, torch, vit_audit as va
+    >>> model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=3)
+    >>> images = torch.randn(4, 3, 32, 32)
+    >>> tuple(va.patch_parts(model, images, images.flip(0), ["L0H1", "L1 MLP", "class token at 1"]).shape)
+    (4, 3)
+    >>> whole = va.patch_parts(model, images, images.flip(0), ["residual stream at 2"])
+    >>> torch.equal(whole, va.patch_parts(model, images, images.flip(0), ["embedding"]))
+    True
+    """
+    with _opened(model, device) as opened:
+        return api.patch_parts(opened, recipients, donors, parts, direction=direction, scale=scale)
 
 
 def attribution(

@@ -16,16 +16,19 @@ from audit.given import check_choice, check_kind
 from audit.models.adapters.registry import Model, adapter, input_channels
 from audit.models.device import device_of, in_double
 from audit.models.readout import readout_of
+from audit.patching import patch_parts as jointly
 from audit.patching.attribution import attribute, linearise
 from audit.patching.contributions import Written
 from audit.patching.engine import Donor, Patches, continue_unpatched, patch, patch_layer
-from audit.patching.sites import Site, heads_of, record, sites_of
+from audit.patching.parts import Kind, Part, parse_part
+from audit.patching.sites import Site, check_parts, head_part, heads_of, record, sites_of
 from audit.patching.sweep import recipients_at_once
 from audit.patching.written import written
 from audit.progress import Progress
 
 Scale = Literal["log_odds", "probability", "logit"]
 Head = tuple[int, int] | Site  # layer and head, counted from 0
+Direction = Literal["denoising", "noising"]
 
 
 def patch_heads(
@@ -55,6 +58,37 @@ def patch_heads(
             change = patched - of_scale(in_double(continue_unpatched(model, trace, layer, len(asked))))
             found |= {Site(layer, head): of_head for head, of_head in zip(asked, change, strict=True)}
         return torch.stack([found[site] for site in sites], dim=1)
+
+    return torch.cat(in_batches(effects, len(recipients), recipients_at_once(model, 1)))
+
+
+def patch_parts(
+    model: Model,
+    recipients: torch.Tensor,
+    donors: torch.Tensor,
+    parts: Sequence[Part | Head | str],
+    *,
+    direction: Direction = "denoising",
+    scale: Scale = "log_odds",
+) -> torch.Tensor:
+    """Do what :func:`vit_audit.patch_parts` does, which describes it, with a model in evaluation mode."""
+    _check_pairs(model, recipients, donors)
+    check_choice("scale", scale, get_args(Scale))
+    check_choice("direction", direction, get_args(Direction))
+    check_kind("parts", parts, tuple | list, "give a list of parts")
+    asked = [_part(model, part) for part in parts]
+    check_parts(model, asked)
+    of_scale, mlp = _of_scale(model, scale), any(part.kind in (Kind.MLP, Kind.LAYER) for part in asked)
+
+    def effects(rows: slice) -> torch.Tensor:
+        own, given = (record(model, t[rows].to(device_of(model)), mlp=mlp) for t in (recipients, donors))
+        sign = 1.0
+        if direction == "noising":
+            own, given, sign = given, own, -1.0
+        patched, base = (
+            of_scale(in_double(jointly.patch_parts(model, own, Donor(model, given), these))) for these in (asked, ())
+        )
+        return sign * (patched - base)
 
     return torch.cat(in_batches(effects, len(recipients), recipients_at_once(model, 1)))
 
@@ -217,15 +251,9 @@ def _check_tensor(name: str, images: torch.Tensor) -> None:
 
 def _sites(model: Model, recipients: torch.Tensor, donors: torch.Tensor, heads: Sequence[Head] | None) -> list[Site]:
     """Return the heads that are asked for, once it is known that there is something to patch."""
-    _check_tensor("recipients", recipients)
-    _check_tensor("donors", donors)
     if heads is not None:
         check_kind("heads", heads, Iterable, "name pairs (layer, head), both counted from 0")
-    if recipients.shape != donors.shape or not len(recipients):
-        what = f"are {tuple(donors.shape)}, the recipients {tuple(recipients.shape)}"
-        raise InputError("donors", what, "give one donor for each recipient, and one recipient at least")
-    _check_images(model, "recipients", recipients)
-    _check_images(model, "donors", donors)
+    _check_pairs(model, recipients, donors)
     every = sites_of(model)
     sites = every if heads is None else [_site(head) for head in heads]
     unknown = [site for site in sites if site not in every]
@@ -233,6 +261,24 @@ def _sites(model: Model, recipients: torch.Tensor, donors: torch.Tensor, heads: 
         what = f"the model has no layer {unknown[0].layer}, head {unknown[0].head}" if unknown else "none is named"
         raise InputError("heads", what, f"name pairs (layer, head) of {len(every)}, both counted from 0")
     return sites
+
+
+def _check_pairs(model: Model, recipients: torch.Tensor, donors: torch.Tensor) -> None:
+    """Raise unless there is a donor for each recipient, both as the model reads them."""
+    _check_tensor("recipients", recipients)
+    _check_tensor("donors", donors)
+    if recipients.shape != donors.shape or not len(recipients):
+        what = f"are {tuple(donors.shape)}, the recipients {tuple(recipients.shape)}"
+        raise InputError("donors", what, "give one donor for each recipient, and one recipient at least")
+    _check_images(model, "recipients", recipients)
+    _check_images(model, "donors", donors)
+
+
+def _part(model: Model, given: Part | Head | str) -> Part:
+    """Return a part that is given as such, by its name, or as a head."""
+    if isinstance(given, Part):
+        return given
+    return parse_part(given) if isinstance(given, str) else head_part(model, _site(given))
 
 
 def _site(head: Head) -> Site:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from audit.models.adapters.heads import Heads
 from audit.models.adapters.registry import Model, adapter
+from audit.patching.parts import STREAM, WRITES, Kind, Part
 from audit.patching.sites import Site
 
 HeadOutputs = Mapping[Site, torch.Tensor]  # what each head shall add to the residual stream: (B, tokens, width)
@@ -158,3 +159,73 @@ def patch_everything(
     with _hooked(*[(p, give(i)) for i, p in enumerate(parts)], before=[(body.end(), end("patched"))]):
         logits = model(images)
     return ends["patched"], ends["donor"], logits
+
+
+@torch.inference_mode()
+def patch_parts_with_hooks(
+    model: Model, donor: Model, images: torch.Tensor, donor_images: torch.Tensor, parts: Sequence[Part]
+) -> torch.Tensor:
+    """Return the logits (B, classes) of ``images`` with parts of ``donor`` on ``donor_images``: two whole passes."""
+    single = [one for part in parts for one in _by_layer(model, part)]
+    heads = [Site(part.layer or 0, part.head or 0) for part in single if part.kind is Kind.HEAD]
+    given = donor_head_outputs(donor, donor_images, heads)
+    single = [part for part in single if part.kind is not Kind.HEAD]
+    caught: list[list[torch.Tensor]] = [[] for _ in single]
+    with ExitStack() as stack:
+        for part, kept in zip(single, caught, strict=True):
+            stack.enter_context(_at(donor, part, lambda value, kept=kept: kept.append(value.clone())))
+        donor(donor_images)
+    with ExitStack() as stack:
+        stack.enter_context(replacing_head_outputs(model, given, images=len(images)))
+        for part, (value,) in zip(single, caught, strict=True):
+            tokens = _tokens(model, part)
+
+            def give(own: torch.Tensor, value: torch.Tensor = value, tokens: slice | None = tokens) -> torch.Tensor:
+                if tokens is None:
+                    return value
+                mixed = own.clone()
+                mixed[:, tokens] = value[:, tokens]
+                return mixed
+
+            stack.enter_context(_at(model, part, give))
+        logits: torch.Tensor = model(images)
+    return logits
+
+
+def _by_layer(model: Model, part: Part) -> list[Part]:
+    """Return a part layer by layer, attention and MLP apart; what a convolutional block adds stands for attention."""
+    body = adapter(model)
+    if part.kind is Kind.LAYER:
+        kinds = (Kind.ATTENTION, Kind.MLP)[: len(body.branches(0))]
+        return [one for kind in kinds for one in _by_layer(model, Part(kind, part.layer))]
+    if part.kind in WRITES and part.layer is None:
+        return [Part(part.kind, layer) for layer in range(body.depth)]
+    return [part]
+
+
+def _tokens(model: Model, part: Part) -> slice | None:
+    """Return which tokens of the stream a part is; None of all."""
+    first = adapter(model).prefix_tokens
+    return {Kind.CLASS_TOKEN: slice(first), Kind.PATCH_TOKENS: slice(first, None)}.get(part.kind)
+
+
+@contextmanager
+def _at(model: Model, part: Part, change: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
+    """Hand what a part puts out to ``change``, and what that returns, if anything, to what follows."""
+    body, layer = adapter(model), part.layer or 0
+
+    def out_hook(_module: nn.Module, _args: object, out: torch.Tensor) -> torch.Tensor | None:
+        return change(out)
+
+    def in_hook(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        changed = change(args[0])
+        return None if changed is None else (changed, *args[1:])
+
+    if part.kind in (*STREAM, Kind.EMBEDDING):
+        module = body.end() if layer == body.depth else body.blocks[layer]
+        with _hooked(before=[(module, in_hook)]):
+            yield
+        return
+    module = body.branches(layer)[1] if part.kind is Kind.MLP else body.output_module(layer)
+    with _hooked((module, out_hook)):
+        yield

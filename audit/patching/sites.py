@@ -10,13 +10,16 @@ where the stream has them, which in a convolutional network come after the width
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
+from audit.errors import InputError
+from audit.models.adapters.heads import Heads
 from audit.models.adapters.registry import Model, adapter
+from audit.patching.parts import STREAM, WRITES, Kind, Part
 
 
 @dataclass(frozen=True, order=True)
@@ -38,6 +41,60 @@ def sites_of(model: Model, layers: range | None = None) -> list[Site]:
     return [Site(i, h) for i in (range(body.depth) if layers is None else layers) for h in range(body.units(i))]
 
 
+def kinds_of(model: Model) -> list[Kind]:
+    """Return which kinds of parts of a model can be patched."""
+    body = adapter(model)
+    apart = isinstance(body, Heads)
+    found = {
+        Kind.ATTENTION: apart,
+        Kind.MLP: apart and body.mlp(0) is not None,
+        Kind.LAYER: body.writes_apart,
+        Kind.CLASS_TOKEN: body.prefix_tokens > 0,
+        Kind.PATCH_TOKENS: body.prefix_tokens > 0,
+    }
+    return [kind for kind in Kind if found.get(kind, True)]
+
+
+def parts_of(model: Model) -> list[Part]:
+    """Return all parts larger than heads: of all layers, layer by layer, and of the stream depth by depth."""
+    depth, kinds = adapter(model).depth, kinds_of(model)
+    writes = [kind for kind in WRITES if kind in kinds]
+    stream = [kind for kind in STREAM if kind in kinds]
+    return [
+        Part(Kind.EMBEDDING),
+        *(Part(kind) for kind in writes),
+        *(Part(kind, layer) for kind in writes for layer in range(depth)),
+        *(Part(kind, at) for kind in stream for at in range(depth + 1)),
+    ]
+
+
+def head_part(model: Model, site: Site) -> Part:
+    """Return a head, or slice of channels, as a part."""
+    return Part(Kind.HEAD, site.layer, site.head, adapter(model).unit)
+
+
+def check_parts(model: Model, parts: Iterable[Part]) -> None:
+    """Raise unless a model has these parts.
+
+    Raises
+    ------
+    InputError
+        Naming the part, and what there is.
+    """
+    body, kinds = adapter(model), kinds_of(model)
+    for part in parts:
+        if part.kind not in kinds:
+            what = f"cannot be told apart in a {type(model).__name__}"
+            raise InputError(f"part '{part}'", what, f"choose from {', '.join(kinds)}")
+        last = body.depth if part.kind in STREAM else body.depth - 1
+        if not 0 <= (part.layer or 0) <= last:
+            where = "depth" if part.kind in STREAM else "layer"
+            raise InputError(f"part '{part}'", f"has a {where} beyond {last}", "count from 0")
+        if part.kind is Kind.HEAD and not 0 <= (part.head or 0) < body.units(part.layer or 0):
+            units = body.units(part.layer or 0)
+            raise InputError(f"part '{part}'", f"is none of the layer's {units}", "count from 0")
+
+
 def bias_output(model: Model, layer: int) -> torch.Tensor | float:
     """Return what the output projection's bias, which belongs to no head, adds to the residual stream: (width,)."""
     return adapter(model).bias(layer)
@@ -53,6 +110,12 @@ class Trace:
     # (B, tokens, heads * head width), the input of each output projection (z in the literature)
     head_activations: list[torch.Tensor]
     leaving: torch.Tensor  # (B, tokens, width), the residual stream after the last block
+    # what each block's MLP adds, as its module puts it out, images first; empty where it was not asked for
+    mlp: list[torch.Tensor] = field(default_factory=list)
+
+    def stream(self, depth: int) -> torch.Tensor:
+        """Return the residual stream that enters layer ``depth``, or leaves the last one."""
+        return self.leaving if depth == len(self.entering) else self.entering[depth]
 
     def take(self, rows: torch.Tensor) -> Trace:
         """Return the trace of some of the images."""
@@ -62,6 +125,7 @@ class Trace:
             [t[rows] for t in self.attention],
             [t[rows] for t in self.head_activations],
             self.leaving[rows],
+            [t[rows] for t in self.mlp],
         )
 
 
@@ -73,7 +137,9 @@ def trace_bytes(model: Model) -> int:
 
 
 @torch.inference_mode()
-def record(model: Model, images: torch.Tensor, *, prefix: Trace | None = None, start: int = 0) -> Trace:
+def record(
+    model: Model, images: torch.Tensor, *, prefix: Trace | None = None, start: int = 0, mlp: bool = False
+) -> Trace:
     """Run ``images`` (B, 3, H, W) through the model and keep what patching needs.
 
     Parameters
@@ -83,8 +149,11 @@ def record(model: Model, images: torch.Tensor, *, prefix: Trace | None = None, s
         taken over, not computed again.
     start : int
         First block that is run where ``prefix`` is given.
+    mlp : bool
+        Whether to keep what MLPs add, too, which takes a third more memory; of a ``prefix`` it must be there.
     """
     body = adapter(model)
+    mlps: list[torch.Tensor] = [] if prefix is None or not mlp else prefix.mlp[:start]
     if prefix is None:
         entering, attention, head_activations, start = [], [], [], 0
         stream = body.embed(images)
@@ -95,11 +164,11 @@ def record(model: Model, images: torch.Tensor, *, prefix: Trace | None = None, s
             prefix.head_activations[:start],
         )
         stream = prefix.entering[start]
-    with listening(model, head_activations, attention, images=len(images)):
+    with listening(model, head_activations, attention, images=len(images), mlp=mlps if mlp else None):
         for layer in range(start, body.depth):
             entering.append(stream)
             stream = body.run(layer, stream)
-    return Trace(entering, attention, head_activations, stream)
+    return Trace(entering, attention, head_activations, stream, mlps)
 
 
 def same_up_to(a: Model, b: Model, start: int) -> bool:
@@ -117,16 +186,28 @@ def _after(model: Model, start: int) -> tuple[str, ...]:
 
 @contextmanager
 def listening(
-    model: Model, head_activations: list[torch.Tensor], attention: list[torch.Tensor], *, images: int
+    model: Model,
+    head_activations: list[torch.Tensor],
+    attention: list[torch.Tensor],
+    *,
+    images: int,
+    mlp: list[torch.Tensor] | None = None,
 ) -> Iterator[None]:
-    """Append what each layer's heads hold and what they add to the stream; hooks are gone afterwards."""
+    """Append what each layer's heads hold and what they and its MLP add to the stream; hooks are gone afterwards."""
     body = adapter(model)
     handles = [h for layer in range(body.depth) for h in body.listen(layer, head_activations, attention, images=images)]
+    modules = [body.mlp(layer) for layer in range(body.depth)] if mlp is not None else []
+    handles += [module.register_forward_hook(_keeping(mlp)) for module in modules if module is not None]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _keeping(kept: list[torch.Tensor] | None) -> Callable[..., None]:
+    """Return a hook that appends what a module puts out."""
+    return lambda _module, _args, out: None if kept is None else kept.append(out)
 
 
 @torch.inference_mode()

@@ -195,6 +195,21 @@ class Adapter(ABC):
         """Return the modules whose outputs are added to the stream, in order."""
         return [self.blocks[layer].get_submodule(name) for name in self.adds]
 
+    def mlp(self, layer: int) -> nn.Module | None:
+        """Return the module whose output is what a layer's MLP adds to the stream; None where it is not set apart."""
+        added = self.branches(layer)
+        return added[1] if len(added) == 2 else None
+
+    @property
+    def writes_apart(self) -> bool:
+        """Tell whether all that a layer adds to the stream is known."""
+        return True
+
+    @property
+    def prefix_tokens(self) -> int:
+        """How many tokens, the first of the stream, are of no patch; 0 where the stream is parted otherwise."""
+        return 0
+
     @abstractmethod
     def branch(self, layer: int) -> Sequence[nn.Parameter]:
         """Return the parameters that make what the units write."""

@@ -107,6 +107,11 @@ class Heads(Adapter):
         hidden = 2 * block.mlp.fc2.in_features if first is None else first.out_features
         return Sizes(self.tokens(layer), int(width), int(inner), int(hidden))
 
+    @property
+    def prefix_tokens(self) -> int:
+        """How many tokens, the first of the stream, are of no patch."""
+        return int(self.model.num_prefix_tokens)
+
     def to_stream(self, layer: int, tokens: torch.Tensor) -> torch.Tensor:
         """Lay out (..., tokens, width), in the order of z, as the stream is."""
         del layer

@@ -226,6 +226,16 @@ class Adapted(Named, Heads):
         del layer
         return None
 
+    @property
+    def writes_apart(self) -> bool:
+        """Return False: what a block adds besides what its heads write is its own code's."""
+        return False
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Return 0: how the stream is laid out is not known."""
+        return 0
+
     def tokens(self, layer: int) -> int:
         """Return how many rows enter a block's projection, of one image."""
         return int(self.model.shapes[layer][1])

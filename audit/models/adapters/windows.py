@@ -55,6 +55,11 @@ class Windowed(DownsampledStages, Biased):
         rows, columns = self.blocks[layer].input_resolution
         return int(rows * columns)
 
+    @property
+    def prefix_tokens(self) -> int:
+        """Return 0: all tokens are of patches."""
+        return 0
+
     def scale(self, layer: int) -> torch.Tensor | None:
         """Return None: there is no LayerScale."""
         del layer
