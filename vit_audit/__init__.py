@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from audit.api.data import Data, fetch, rendered_faces
     from audit.api.models import Net, Predictions, Preprocess, adapt, load_model, predictions, supported_models, wrap
     from audit.api.plans import Plan, plan
-    from audit.api.research import attribution, disparity, patch_heads, sweep, written
+    from audit.api.research import attribution, disparity, patch_heads, patch_parts, sweep, written
     from audit.api.results import Result, diff, open_run, verify
     from audit.api.running import audit
     from audit.errors import AuditError, CardError, DataError, InputError, ModelError, UnfinishedError
