@@ -39,7 +39,7 @@ STAGES = {
     "patching": ("effects/unpatched", "effects/swap", "effects/first-order", "effects/reference", "effects/transplant",
                  "effects/pairs", f"{store.WORK}/"),
     "evidence, heads together": ("effects/together", "effects/attention"),
-    "ledgers": ("effects/written",),
+    "ledgers": ("effects/written", "effects/trained", f"{store.WORK}/written", f"{store.WORK}/trained"),
     "record": ("card.yaml", "log.jsonl again", "audit.json"),
     "manifest": ("manifest.json",),
 }  # fmt: skip

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -80,7 +81,7 @@ def test_run_directory_is_complete(small_run: Run) -> None:
         "report.html", "report.pdf", "exports/junit.xml", "exports/model-card.cdx.json",
         "effects/swap-seed-0.parquet", "effects/together.parquet", "effects/samples.parquet",
         "effects/control-colour.npz", "effects/control-blur.npz", "effects/attention.parquet",
-        "effects/written.parquet",
+        "effects/written.parquet", "effects/trained.parquet",
         "effects/unpatched.parquet", "models/seed-0.safetensors", "models/seed-1.safetensors",
         "models/balanced-0.safetensors",
     }  # fmt: skip
@@ -175,6 +176,25 @@ def test_who_writes_the_gap_is_a_table_and_a_picture_in_python(small_run: Run) -
     table = result.ledger.to_frame()
     assert set(table["level"]) == {"part", "family in layer", "family", "layer"}
     assert len(result.ledger.plot(most=3).get_yticklabels()) == 3
+
+
+def test_what_training_put_there_sums_to_the_gap_and_ends_at_the_audited_model(small_run: Run) -> None:
+    record = small_run.record
+    hybrids = pd.read_parquet(small_run.folder / "effects" / "trained.parquet")
+    answers = pd.read_parquet(small_run.folder / "effects" / "unpatched.parquet").query("seed == 0").set_index("image")
+    assert [t["order"] for t in record["trained"]] == ["input first", "output first", "all orders"]
+    for total in record["trained"]:
+        rows = [r for r in record["trained_parts"] if r["order"] == total["order"]]
+        assert (rows[0]["player"], total["references"]) == ("", 1)
+        for scale in ("rate", "probability", "log_odds"):
+            summed = sum(r[scale]["value"] for r in rows)
+            assert summed == pytest.approx(total[scale]["value"], abs=1e-9)
+        last = hybrids[hybrids["order"] == total["order"]]
+        last = last[last["step"] == last["step"].max()].set_index("image")
+        assert (last["predicted"] == answers.loc[last.index, "predicted"]).all()
+        np.testing.assert_allclose(last["m:smiling"], answers.loc[last.index, "m:smiling"], atol=1e-4)
+    assert sum(line.startswith("trained into it: ") for line in small_run.result.stdout.splitlines()) == 1
+    assert len(va.open_run(small_run.folder).trained.to_frame()) == len(record["trained_parts"])
 
 
 def test_exact_pairs_are_drawn_and_patched(small_run: Run) -> None:

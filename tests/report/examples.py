@@ -31,6 +31,7 @@ from audit.records import (
     GapLimit,
     HeadGrid,
     HeadRow,
+    HybridOrder,
     IntersectionSize,
     JointRow,
     LabelShareRow,
@@ -54,6 +55,8 @@ from audit.records import (
     SourceKind,
     Stability,
     State,
+    TrainedRow,
+    TrainedTotal,
     TrainingRun,
 )
 from audit.report.legal import answers
@@ -333,6 +336,31 @@ def ledgers(contrast_id: str, outcome: str, layers: int, heads: int) -> tuple[li
     return totals, rows
 
 
+def trained(contrast_id: str, outcome: str) -> tuple[list[TrainedTotal], list[TrainedRow]]:
+    """Return a gap that the classifier's training made, in two orders and on average."""
+    named: dict[str, Any] = {"contrast": contrast_id, "outcome": outcome}
+    totals = [
+        TrainedTotal(
+            **named, metric=Metric.STANDARDISED_GAP, order=order, images=420, references=2, rate=estimate(0.0572, 0.019),
+            probability=estimate(0.0411, 0.01), log_odds=estimate(0.93, 0.2), by_training=estimate(0.0412, 0.02),
+            closure=0.0,
+        )
+        for order in HybridOrder
+    ]  # fmt: skip
+    rows = [
+        TrainedRow(
+            **named, order=order, player=player, same_weights=player == "embedding", rate=estimate(value, 0.01),
+            probability=estimate(0.7 * value, 0.01), log_odds=estimate(16 * value, 0.1), between=0.004,
+            null=0.006 if order != HybridOrder.SHAPLEY else None,
+            order_error=0.001 if order == HybridOrder.SHAPLEY else None,
+            accuracy=None if order == HybridOrder.SHAPLEY else estimate(0.88, 0.02),
+        )
+        for order in HybridOrder
+        for player, value in (("", 0.016), ("embedding", 0.0), ("L2", 0.0012), ("classifier", 0.04))
+    ]  # fmt: skip
+    return totals, rows
+
+
 def disparity_finding(number: int, attribute: str, group: str, reference: str, outcome: str) -> Finding:
     return Finding(
         id=f"F-{number:08x}", kind="disparity",
@@ -424,6 +452,8 @@ def base(
         joint=joint_rows(contrast_id, outcome, layers, heads) if planted else [],
         ledgers=ledgers(contrast_id, outcome, layers, heads)[0] if planted else [],
         ledger=ledgers(contrast_id, outcome, layers, heads)[1] if planted else [],
+        trained=trained(contrast_id, outcome)[0] if planted else [],
+        trained_parts=trained(contrast_id, outcome)[1] if planted else [],
         grids=[grid(f"bias:{contrast_id}:{outcome}", "gap", layers, heads, random.Random(5), 0.0285, contrast=contrast_id, outcome=outcome)],
         stability=[
             Stability(
@@ -520,7 +550,7 @@ def examples() -> dict[str, Audit]:
             ], next_steps=["add images"],
         ),
         "not_localisable": base(planted=False),
-        "no_heads": changed(quiet, outcome="PASSED", exit_code=0, heads=[], joint=[], ledgers=[], ledger=[], agreement=[], grids=[], stability=[], localisation={}),
+        "no_heads": changed(quiet, outcome="PASSED", exit_code=0, heads=[], joint=[], ledgers=[], ledger=[], trained=[], trained_parts=[], agreement=[], grids=[], stability=[], localisation={}),
         "no_design_c": base(design_c=False),
         "single_layer": base(layers=1, heads=3),
         "hostile": base(

@@ -38,6 +38,8 @@ def test_rows_are_complete() -> None:
         "heads_together.csv": 2,
         "ledger.csv": len(audit.ledger),
         "ledger_totals.csv": 2,
+        "trained.csv": 12,
+        "trained_totals.csv": 3,
         "exact_pairs.csv": 1,
         "agreement.csv": 4,
         "attention.csv": len(audit.attention),
