@@ -221,11 +221,11 @@ def _at(model: Model, part: Part, change: Callable[[torch.Tensor], torch.Tensor 
         changed = change(args[0])
         return None if changed is None else (changed, *args[1:])
 
-    if part.kind in (*STREAM, Kind.EMBEDDING):
-        module = body.end() if layer == body.depth else body.blocks[layer]
-        with _hooked(before=[(module, in_hook)]):
+    if part.kind in (*STREAM, Kind.EMBEDDING) and layer < body.depth:
+        with _hooked(before=[(body.blocks[layer], in_hook)]):
             yield
         return
-    module = body.branches(layer)[1] if part.kind is Kind.MLP else body.output_module(layer)
+    written = {Kind.ATTENTION: body.output_module, Kind.MLP: lambda at: body.branches(at)[1]}.get(part.kind)
+    module = body.blocks[-1] if written is None else written(layer)
     with _hooked((module, out_hook)):
         yield

@@ -91,10 +91,12 @@ def _run(model: Model, layer: int, stream: torch.Tensor, donor: Donor, step: Ste
         module = body.mlp(layer)
         if step.mlp and module is not None:
             stack.enter_context(_replacing(module, lambda _out: donor.trace.mlp[layer]))
-        if step.attention:  # nothing is left to attend to
-            written = body.residual_input(layer, stream) + donor.trace.attention[layer]
-            return body.after(layer, written)
-        if step.heads:
+        if step.attention and body.writes_apart:  # nothing is left to attend to
+            return body.after(layer, body.residual_input(layer, stream) + donor.trace.attention[layer])
+        if step.attention:  # a block of unknown code rounds as the stream lies in memory, so that it runs as it is
+            given = body.to_output(layer, donor.trace.attention[layer])
+            stack.enter_context(_replacing(body.output_module(layer), lambda _out: given))
+        elif step.heads:
             stack.enter_context(_replacing_heads(model, layer, donor, step.heads, len(stream)))
         return body.run(layer, stream)
 
