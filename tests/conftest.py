@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # second and more, with all their cases.
 SLOW_PLACES = (
     "tests/models/test_preprocessing.py",
+    "tests/models/test_sent.py",
     "tests/models/test_zero_shot.py",
     "tests/report/test_pdf.py",
     "tests/report/test_render.py",

@@ -45,7 +45,7 @@ class Geometry:
     Parameters
     ----------
     fit : callable
-        From an RGB image to an array of ``shape``.
+        From an RGB image to an array of ``shape``; one that pickles, for other processes decode as well.
     shape : tuple of int
         Height, width, channels.
     opening : Opening
@@ -65,13 +65,17 @@ class Geometry:
 
 def centred_square(size: int) -> Geometry:
     """Crop to a centred square and resize it, bicubic, to ``size`` pixels a side."""
+    return Geometry(_CentredSquare(size), (size, size, 3))
 
-    def fit(image: Image.Image) -> Pixels:
-        if image.size != (size, size):
-            image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+
+@dataclass(frozen=True)
+class _CentredSquare:
+    size: int
+
+    def __call__(self, image: Image.Image) -> Pixels:
+        if image.size != (self.size, self.size):
+            image = ImageOps.fit(image, (self.size, self.size), Image.Resampling.BICUBIC)
         return np.asarray(image)
-
-    return Geometry(fit, (size, size, 3))
 
 
 def load_pixels(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -358,11 +358,14 @@ def ranges(
         labels = pd.factorize(part["label"], sort=True)[0].astype(np.int64)
         subjects = pd.factorize(part["subject"])[0].astype(np.int64)
         strata = _label_profiles(labels, subjects)
-        permutations = _permute_within(strata, codes, subjects, np.random.default_rng(seed).spawn(RESHUFFLES))
-        for outcome in outcomes:
-            chosen = is_called(part, outcome).to_numpy().astype(np.float64)
-            rates = _rates_at_common_shares(chosen, codes, labels, len(groups))
-            drawn = np.array([np.ptp(_rates_at_common_shares(chosen, d, labels, len(groups))) for d in permutations])
+        called = {outcome: is_called(part, outcome).to_numpy().astype(np.float64) for outcome in outcomes}
+        widest_drawn: dict[str, list[float]] = {outcome: [] for outcome in outcomes}
+        for drawn_codes in _permute_within(strata, codes, subjects, np.random.default_rng(seed).spawn(RESHUFFLES)):
+            for outcome, chosen in called.items():
+                rates = _rates_at_common_shares(chosen, drawn_codes, labels, len(groups))
+                widest_drawn[outcome].append(float(np.ptp(rates)))
+        for outcome, chosen in called.items():
+            rates, drawn = _rates_at_common_shares(chosen, codes, labels, len(groups)), np.array(widest_drawn[outcome])
             widest, by_chance = float(np.ptp(rates)), float(np.nanmean(drawn))
             rows.append(
                 RangeRow(
@@ -389,16 +392,19 @@ def _label_profiles(labels: Codes, subjects: Codes) -> Codes:
     return of_image
 
 
-def _permute_within(strata: Codes, groups: Codes, subjects: Codes, rngs: Sequence[np.random.Generator]) -> list[Codes]:
-    """Permute groups within each stratum, once for each generator; no subject is in two strata."""
+def _permute_within(
+    strata: Codes, groups: Codes, subjects: Codes, rngs: Sequence[np.random.Generator]
+) -> Iterator[Codes]:
+    """Yield the groups permuted within each stratum, for one generator after the other; no subject is in two strata.
+
+    All permutations together would take kilobytes of each image.
+    """
     parts = [(rows := strata == k, GroupPermutation.of(groups[rows], subjects[rows])) for k in np.unique(strata)]
-    found = []
     for rng in rngs:
         assigned = groups.copy()
         for rows, permutation in parts:
             assigned[rows] = permutation.draw(rng)
-        found.append(assigned)
-    return found
+        yield assigned
 
 
 def _rates_at_common_shares(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import timm
 import torch
 import torchvision
@@ -289,24 +290,11 @@ def _of_huggingface(
     sizes = _sizes_for(settings, shape[0])
     library = f"transformers {transformers.__version__} ({type(processor).__name__}, {_backend_of(processor)} backend)"
 
-    def of_bytes(image: Image.Image) -> Pixels:
-        made = processor(images=image, **sizes, do_rescale=False, do_normalize=False, return_tensors="pt")
-        return _as_bytes(made["pixel_values"][0], type(processor).__name__)
-
-    def shares(image: Image.Image) -> Pixels:
-        made = processor(images=image, **sizes, do_normalize=False, return_tensors="pt")["pixel_values"][0]
-        pixels: Pixels = (made.float() / rescaled_by(settings)).permute(1, 2, 0).contiguous().numpy()
-        return pixels
-
-    def normalised(image: Image.Image) -> Pixels:
-        made: Any = (shares(image) - mean) / std
-        pixels: Pixels = made
-        return pixels
-
     mean, std = (np.asarray(v, dtype=np.float32) for v in said)
-    geometry = Geometry(of_bytes, shape, Opening.AS_STORED)
-    if _rounds(of_bytes, shares, library):
-        geometry = Geometry(normalised, shape, Opening.AS_STORED, np.float32)
+    processed = _Processed(processor, sizes, rescaled_by(settings), mean, std)
+    geometry = Geometry(processed.as_bytes, shape, Opening.AS_STORED)
+    if _rounds(processed.as_bytes, processed.shares, library):
+        geometry = Geometry(processed.normalised, shape, Opening.AS_STORED, np.float32)
     shown = {k: v for k, v in {**settings, **sizes}.items() if k in SHOWN_SETTINGS and v is not None}
     info = PreprocessingInfo(
         source=PreprocessingSource.WEIGHTS if carried else PreprocessingSource.LIBRARY_DEFAULT,
@@ -314,6 +302,35 @@ def _of_huggingface(
         steps=[f"{name}={_plain(name, value)}" for name, value in sorted(shown.items())],
     )
     return Preprocessing(geometry, *said, info)
+
+
+@dataclass(frozen=True)
+class _Processed:
+    """What a Hugging Face image processor makes of an image."""
+
+    processor: Any
+    sizes: Mapping[str, Any]  # that it is called with
+    rescaled: float  # what it multiplies grey levels by, as shares of a byte's range
+    # by which shares are normalised, one each a channel
+    mean: npt.NDArray[np.float32]
+    std: npt.NDArray[np.float32]
+
+    def as_bytes(self, image: Image.Image) -> Pixels:
+        """Return grey levels."""
+        made = self.processor(images=image, **self.sizes, do_rescale=False, do_normalize=False, return_tensors="pt")
+        return _as_bytes(made["pixel_values"][0], type(self.processor).__name__)
+
+    def shares(self, image: Image.Image) -> Pixels:
+        """Return shares, before they are normalised."""
+        made = self.processor(images=image, **self.sizes, do_normalize=False, return_tensors="pt")["pixel_values"][0]
+        pixels: Pixels = (made.float() / self.rescaled).permute(1, 2, 0).contiguous().numpy()
+        return pixels
+
+    def normalised(self, image: Image.Image) -> Pixels:
+        """Return what the model takes."""
+        made: Any = (self.shares(image) - self.mean) / self.std
+        pixels: Pixels = made
+        return pixels
 
 
 def _backend_of(processor: Any) -> str:
@@ -442,15 +459,22 @@ def _of_callable(given: Preprocess) -> Preprocessing:
     if isinstance(given.fn, tv.Compose) and given.normalisation is not None:
         made = _of_compose(given.fn, shape, PreprocessingSource.CALLABLE, library)
         return Preprocessing(made.geometry, made.mean, made.std, made.info.model_copy(update={"sha256": given.digest}))
-
-    def fit(image: Image.Image) -> Pixels:
-        return given.fn(image).permute(1, 2, 0).float().numpy()
-
     info = PreprocessingInfo(
         source=PreprocessingSource.CALLABLE, library=library, steps=[_one_line(given.fn)], sha256=given.digest
     )
-    geometry = Geometry(fit, shape, Opening.AS_STORED, np.float32)
+    geometry = Geometry(_AsGiven(given.fn), shape, Opening.AS_STORED, np.float32)
     return Preprocessing(geometry, (0.0,) * shape[2], (1.0,) * shape[2], info)
+
+
+@dataclass(frozen=True)
+class _AsGiven:
+    """What a user's own function makes of an image."""
+
+    fn: Transform
+
+    def __call__(self, image: Image.Image) -> Pixels:
+        pixels: Pixels = self.fn(image).permute(1, 2, 0).float().numpy()
+        return pixels
 
 
 def _of_compose(
@@ -466,12 +490,19 @@ def _of_compose(
 
 def _bytes_of(transform: Transform, shape: tuple[int, int, int]) -> Geometry:
     """Return the geometry of a transform that gives shares from 0 to 1, each a byte by 255."""
+    return Geometry(_OfShares(transform, shape[2]), shape, Opening.AS_STORED)
 
-    def fit(image: Image.Image) -> Pixels:
-        seen = image.convert("L") if shape[2] == 1 else image
-        return _as_bytes(transform(seen) * 255, "the transform")
 
-    return Geometry(fit, shape, Opening.AS_STORED)
+@dataclass(frozen=True)
+class _OfShares:
+    """Bytes of a transform that gives shares from 0 to 1."""
+
+    transform: Transform
+    channels: int
+
+    def __call__(self, image: Image.Image) -> Pixels:
+        seen = image.convert("L") if self.channels == 1 else image
+        return _as_bytes(self.transform(seen) * 255, "the transform")
 
 
 def _as_bytes(made: torch.Tensor, what: str) -> Pixels:

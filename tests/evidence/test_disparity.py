@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -347,6 +348,20 @@ def test_widest_difference_by_hand() -> None:
     assert 0 < row.by_chance < 0.25
     assert row.corrected == pytest.approx(row.widest - row.by_chance)
     assert row.p < 0.01
+
+
+def test_permutations_are_not_held_at_once() -> None:
+    """A thousand of them, of one code an image, would take 8,000 bytes of each image."""
+    n = 3000
+    about = {"group": np.tile(["a", "b", "c"], n // 3), "label": np.repeat(LABELS[:2], n // 2)}
+    frame = pd.DataFrame({**about, "predicted": np.tile(LABELS[:2], n // 2), "subject": np.arange(n).astype(str)})
+    tracemalloc.start()
+    try:
+        ranges(frame, [THREE], LABELS[:2], LIMITS, seed=0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak / n < 1000
 
 
 @pytest.mark.property
