@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -173,7 +174,7 @@ def patch_parts_with_hooks(
     caught: list[list[torch.Tensor]] = [[] for _ in single]
     with ExitStack() as stack:
         for part, kept in zip(single, caught, strict=True):
-            stack.enter_context(_at(donor, part, lambda value, kept=kept: kept.append(value.clone())))
+            stack.enter_context(_at(donor, part, partial(_keep_in, kept)))
         donor(donor_images)
     with ExitStack() as stack:
         stack.enter_context(replacing_head_outputs(model, given, images=len(images)))
@@ -209,6 +210,10 @@ def _tokens(model: Model, part: Part) -> slice | None:
     return {Kind.CLASS_TOKEN: slice(first), Kind.PATCH_TOKENS: slice(first, None)}.get(part.kind)
 
 
+def _keep_in(kept: list[torch.Tensor], value: torch.Tensor) -> None:
+    kept.append(value.clone())
+
+
 @contextmanager
 def _at(model: Model, part: Part, change: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
     """Hand what a part puts out to ``change``, and what that returns, if anything, to what follows."""
@@ -225,7 +230,9 @@ def _at(model: Model, part: Part, change: Callable[[torch.Tensor], torch.Tensor 
         with _hooked(before=[(body.blocks[layer], in_hook)]):
             yield
         return
-    written = {Kind.ATTENTION: body.output_module, Kind.MLP: lambda at: body.branches(at)[1]}.get(part.kind)
-    module = body.blocks[-1] if written is None else written(layer)
+    if part.kind is Kind.ATTENTION:
+        module = body.output_module(layer)
+    else:
+        module = body.branches(layer)[1] if part.kind is Kind.MLP else body.blocks[-1]
     with _hooked((module, out_hook)):
         yield
