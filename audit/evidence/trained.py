@@ -418,6 +418,11 @@ def judge_trained(
     asked : sequence of (Contrast, outcome, Metric)
     resamples, seed : int
         Of the bootstrap over subjects.
+
+    Returns
+    -------
+    tuple of list
+        Gaps, and their rows; nothing of a gap where the images that were drawn lack a label that counts.
     """
     totals: list[TrainedTotal] = []
     rows: list[TrainedRow] = []
@@ -434,6 +439,8 @@ def judge_trained(
             recipients = np.sort(answers["recipient"].unique())
             images = frame.loc[recipients]
             compared = compare(images, contrast, outcome, audited=frame, metric=metric, resamples=resamples, seed=seed)
+            if compared.effects.lacks_a_cell:  # among the images that were drawn
+                continue
             found = _shared_out(answers, images, compared, outcome, order)
             if found.total.rate.estimate.value is not None:
                 totals.append(_total(found, contrast, outcome, metric, order, answers, len(images)))
