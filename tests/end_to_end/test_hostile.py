@@ -156,6 +156,7 @@ def test_secrets_and_folders_of_this_machine_are_in_no_file_of_a_run(
     assert [x for x in [*SECRETS.values(), *map(str, places)] if x in said] == []
 
 
+@pytest.mark.long
 def test_an_absolute_path_of_a_card_stands_in_the_card_alone(named_run: Run, named_folder: Path) -> None:
     """The run keeps its card as it was written; what is read and handed on does not repeat where the files lay."""
     holding = {name for name, content in files_of(named_run.folder).items() if str(named_folder).encode() in content}

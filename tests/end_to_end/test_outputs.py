@@ -131,6 +131,7 @@ def test_sigmoids_at_a_threshold_are_counted_one_by_one(
     assert "called each class whose probability is 0.6 or more: several, or none" in page
 
 
+@pytest.mark.long
 def test_sigmoids_read_by_argmax_are_called_what_a_softmax_calls_them(
     invoke: Invoke, state: dict[str, torch.Tensor], softmax: dict[str, Any], tmp_path: Path
 ) -> None:
