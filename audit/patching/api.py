@@ -71,7 +71,7 @@ def patch_parts(
     _check_pairs(model, recipients, donors)
     check_choice("scale", scale, get_args(Scale))
     check_choice("direction", direction, get_args(Direction))
-    check_kind("parts", parts, tuple | list, "give a list of parts")
+    check_kind("parts", parts, (tuple, list), "give a list of parts")
     asked = [_part(model, part) for part in parts]
     check_parts(model, asked)
     of_scale, mlp = _of_scale(model, scale), any(part.kind in (Kind.MLP, Kind.LAYER) for part in asked)

@@ -173,7 +173,7 @@ def patch_parts_with_hooks(
     caught: list[list[torch.Tensor]] = [[] for _ in single]
     with ExitStack() as stack:
         for part, kept in zip(single, caught, strict=True):
-            stack.enter_context(_at(donor, part, lambda value, kept=kept: kept.append(value.clone())))
+            stack.enter_context(_at(donor, part, _keep(kept)))
         donor(donor_images)
     with ExitStack() as stack:
         stack.enter_context(replacing_head_outputs(model, given, images=len(images)))
@@ -190,6 +190,11 @@ def patch_parts_with_hooks(
             stack.enter_context(_at(model, part, give))
         logits: torch.Tensor = model(images)
     return logits
+
+
+def _keep(kept: list[torch.Tensor]) -> Callable[[torch.Tensor], None]:
+    """Return what appends a copy of a value, which may be added to in place."""
+    return lambda value: kept.append(value.clone())
 
 
 def _by_layer(model: Model, part: Part) -> list[Part]:
@@ -225,7 +230,8 @@ def _at(model: Model, part: Part, change: Callable[[torch.Tensor], torch.Tensor 
         with _hooked(before=[(body.blocks[layer], in_hook)]):
             yield
         return
-    written = {Kind.ATTENTION: body.output_module, Kind.MLP: lambda at: body.branches(at)[1]}.get(part.kind)
-    module = body.blocks[-1] if written is None else written(layer)
+    module = body.blocks[-1]
+    if part.kind in WRITES:
+        module = body.branches(layer)[1] if part.kind is Kind.MLP else body.output_module(layer)
     with _hooked((module, out_hook)):
         yield
