@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -174,7 +173,7 @@ def patch_parts_with_hooks(
     caught: list[list[torch.Tensor]] = [[] for _ in single]
     with ExitStack() as stack:
         for part, kept in zip(single, caught, strict=True):
-            stack.enter_context(_at(donor, part, partial(_keep_in, kept)))
+            stack.enter_context(_at(donor, part, _keep(kept)))
         donor(donor_images)
     with ExitStack() as stack:
         stack.enter_context(replacing_head_outputs(model, given, images=len(images)))
@@ -191,6 +190,11 @@ def patch_parts_with_hooks(
             stack.enter_context(_at(model, part, give))
         logits: torch.Tensor = model(images)
     return logits
+
+
+def _keep(kept: list[torch.Tensor]) -> Callable[[torch.Tensor], None]:
+    """Return what appends a copy of a value, which may be added to in place."""
+    return lambda value: kept.append(value.clone())
 
 
 def _by_layer(model: Model, part: Part) -> list[Part]:
@@ -210,10 +214,6 @@ def _tokens(model: Model, part: Part) -> slice | None:
     return {Kind.CLASS_TOKEN: slice(first), Kind.PATCH_TOKENS: slice(first, None)}.get(part.kind)
 
 
-def _keep_in(kept: list[torch.Tensor], value: torch.Tensor) -> None:
-    kept.append(value.clone())
-
-
 @contextmanager
 def _at(model: Model, part: Part, change: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
     """Hand what a part puts out to ``change``, and what that returns, if anything, to what follows."""
@@ -230,9 +230,8 @@ def _at(model: Model, part: Part, change: Callable[[torch.Tensor], torch.Tensor 
         with _hooked(before=[(body.blocks[layer], in_hook)]):
             yield
         return
-    if part.kind is Kind.ATTENTION:
-        module = body.output_module(layer)
-    else:
-        module = body.branches(layer)[1] if part.kind is Kind.MLP else body.blocks[-1]
+    module = body.blocks[-1]
+    if part.kind in WRITES:
+        module = body.branches(layer)[1] if part.kind is Kind.MLP else body.output_module(layer)
     with _hooked((module, out_hook)):
         yield

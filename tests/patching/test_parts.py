@@ -180,7 +180,8 @@ def test_all_parts_together_are_the_donor(family: str) -> None:
     model = made(family)
     own, given = traced(model, IMAGES), Donor(model, traced(model, DONORS))
     kinds, wanted = kinds_of(model), logits_of(model, DONORS)
-    writes = [k for k in (Kind.ATTENTION, Kind.MLP) if k in kinds] or [Kind.LAYER]
+    writes: list[Kind] = [k for k in (Kind.ATTENTION, Kind.MLP) if k in kinds]
+    writes = writes or [Kind.LAYER]
     everything = [Part(Kind.EMBEDDING), *map(Part, writes)]
     assert relative(patch_parts(model, own, given, everything), wanted) < 1e-5
     if isinstance(adapter(model), Heads) and Kind.LAYER in kinds:
