@@ -124,7 +124,7 @@ class NearPairs:
 
 def near_pairs(
     bits: npt.NDArray[np.uint64],
-    differ: Sequence[npt.NDArray[np.int64]] = (),
+    differ: Sequence[npt.NDArray[np.integer]] = (),
     *,
     compared_at_most: int = COMPARED_AT_MOST,
     found_at_most: int = FOUND_AT_MOST,
@@ -143,9 +143,10 @@ def near_pairs(
         Pairs.
     """
     ones = np.bitwise_count(bits)
-    structured = np.flatnonzero((ones >= PLAIN_BITS) & (ones <= 64 - PLAIN_BITS))
+    structured = np.flatnonzero((ones >= PLAIN_BITS) & (ones <= 64 - PLAIN_BITS)).astype(np.int32)
     shared = _Shared.of(bits, structured)
-    each = shared.sizes * (shared.sizes - 1) // 2
+    sizes = shared.sizes.astype(np.int64)
+    each = sizes * (sizes - 1) // 2
     allowed = int(np.searchsorted(np.cumsum(each), compared_at_most, side="right"))
     found: set[tuple[int, int]] = set()
     compared = 0
@@ -161,27 +162,28 @@ def near_pairs(
 class _Shared:
     """Groups of images whose hashes are equal in one of NEAR_BITS + 1 parts; the smaller come first."""
 
-    places: npt.NDArray[np.int64]  # of images, group after group for each part
+    places: npt.NDArray[np.int32]  # of images, group after group for each part
     # (G,), where in ``places`` a group begins, and how many are in it, two at least
-    starts: npt.NDArray[np.int64]
-    sizes: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int32]
+    sizes: npt.NDArray[np.int32]
 
     @classmethod
-    def of(cls, bits: npt.NDArray[np.uint64], structured: npt.NDArray[np.int64]) -> _Shared:
+    def of(cls, bits: npt.NDArray[np.uint64], structured: npt.NDArray[np.int32]) -> _Shared:
         """Find the groups among the places ``structured``."""
-        width = 64 // (NEAR_BITS + 1)
-        places, starts = [], []
+        width, n = 64 // (NEAR_BITS + 1), len(structured)
+        places, starts = np.empty((NEAR_BITS + 1) * n, dtype=np.int32), []
         for part in range(NEAR_BITS + 1):
             codes = (bits[structured] >> np.uint64(part * width) & np.uint64((1 << width) - 1)).astype(np.uint16)
-            order = np.argsort(codes, kind="stable")
-            begins = np.flatnonzero(np.diff(codes[order], prepend=np.int64(-1)))
-            places.append(structured[order])
-            starts.append(begins + part * len(structured))
+            order = np.argsort(codes, kind="stable").astype(np.int32)
+            first = np.ones(n, dtype=bool)
+            first[1:] = codes[order[1:]] != codes[order[:-1]]
+            places[part * n : (part + 1) * n] = structured[order]
+            starts.append((np.flatnonzero(first) + part * n).astype(np.int32))
         begun = np.concatenate(starts)
-        sizes = np.diff(begun, append=(NEAR_BITS + 1) * len(structured))
-        order = np.argsort(sizes, kind="stable")
-        order = order[sizes[order] > 1]
-        return cls(np.concatenate(places), begun[order], sizes[order])
+        sizes = np.diff(begun, append=np.int32(len(places)))
+        several = np.flatnonzero(sizes > 1).astype(np.int32)
+        several = several[np.argsort(sizes[several], kind="stable")]
+        return cls(places, begun[several], sizes[several])
 
     def alike_in_size(self, groups: int) -> Iterator[range]:
         """Yield the first groups in order, such as are of one size together, but not too many at once."""
@@ -190,15 +192,15 @@ class _Shared:
             step = max(1, PAIRS_AT_ONCE // int(self.sizes[start]) ** 2)
             yield from (range(first, min(first + step, end)) for first in range(start, end, step))
 
-    def members(self, groups: range) -> npt.NDArray[np.int64]:
+    def members(self, groups: range) -> npt.NDArray[np.int32]:
         """Return the places (groups, size) of groups of one size."""
         size = int(self.sizes[groups.start])
-        found: npt.NDArray[np.int64] = self.places[self.starts[groups.start : groups.stop, None] + np.arange(size)]
+        found: npt.NDArray[np.int32] = self.places[self.starts[groups.start : groups.stop, None] + np.arange(size)]
         return found
 
 
 def _near(
-    bits: npt.NDArray[np.uint64], shared: _Shared, groups: int, differ: Sequence[npt.NDArray[np.int64]]
+    bits: npt.NDArray[np.uint64], shared: _Shared, groups: int, differ: Sequence[npt.NDArray[np.integer]]
 ) -> Iterator[tuple[set[tuple[int, int]], int]]:
     """Yield the near pairs of the first groups, group after group, and among how many they were found.
 
@@ -239,7 +241,8 @@ def _near_copies(
     frame: pd.DataFrame, bits: npt.NDArray[np.uint64], content: npt.NDArray[np.int64], thumb: Thumb
 ) -> Iterator[DataWarning]:
     """Look for near-copies; the pairs that may be some are opened once more."""
-    differ = [content, *(pd.factorize(frame[column])[0].astype(np.int64) for column in ("split", "subject"))]
+    differ: list[npt.NDArray[np.integer]] = [content]
+    differ += [pd.factorize(frame[column])[0].astype(np.int32) for column in ("split", "subject")]
     near = near_pairs(bits, differ)
     keys, again = frame["image"], lru_cache(THUMBS_HELD)(thumb)
     torn = {(a, b) for a, b in sorted(near.pairs) if _alike(again(keys.iloc[a]), again(keys.iloc[b]))}
@@ -260,17 +263,18 @@ def _near_copies(
 
 def _sources(frame: pd.DataFrame, seen: pd.DataFrame, name: str, info: AttributeInfo) -> Iterator[DataWarning]:
     """Compare the images of each group with those of the reference."""
-    of_group = {g: seen[(frame[name] == g).to_numpy()] for g in info.groups if g != UNKNOWN}
-    reference = of_group.pop(info.reference, seen.iloc[:0])
-    for group, images in of_group.items():
-        if min(len(images), len(reference)) < LEAST:
+    of_group = {g: (frame[name] == g).to_numpy() for g in info.groups if g != UNKNOWN}
+    reference = of_group.pop(info.reference, np.zeros(len(frame), dtype=bool))
+    values = {statistic: seen[statistic].to_numpy() for statistic in (*STATISTICS, "gray")}
+    for group, own in of_group.items():
+        if min(own.sum(), reference.sum()) < LEAST:
             continue
         apart = {
             statistic: standardised
             for statistic in STATISTICS
-            if abs(standardised := _apart(images[statistic].to_numpy(), reference[statistic].to_numpy())) >= APART
+            if abs(standardised := _apart(values[statistic][own], values[statistic][reference])) >= APART
         }
-        gray = float(images["gray"].mean() - reference["gray"].mean())
+        gray = float(values["gray"][own].mean() - values["gray"][reference].mean())
         if abs(gray) >= GRAY_APART:
             apart["gray"] = gray
         if apart:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, overload, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
+from pandas.api.extensions import ExtensionArray
 from PIL import Image
 
 from audit.card.schema import Shares
@@ -48,6 +51,32 @@ def pair_column(attribute: str) -> str:
 
 
 @dataclass(frozen=True)
+class Keys(Sequence[str | None]):
+    """The key of each image, None for those that are held back.
+
+    Read from the table whenever one is asked for: held as texts, they would take some 75 bytes of each image.
+    """
+
+    images: ExtensionArray
+    held_back: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.held_back)
+
+    @overload
+    def __getitem__(self, place: int) -> str | None: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[str | None]: ...
+
+    def __getitem__(self, place: int | slice) -> str | list[str | None] | None:
+        """Return one key, or those of a slice."""
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        return None if self.held_back[place] else str(self.images[place])
+
+
+@dataclass(frozen=True)
 class Samples:
     """Images with labels, groups, subjects and splits."""
 
@@ -81,10 +110,9 @@ class Samples:
         return self.frame[self.frame["split"].isin(splits)]
 
     @property
-    def keys(self) -> list[str | None]:
+    def keys(self) -> Keys:
         """The key of each image, None for those that are held back."""
-        held_back = self.frame["split"].isin(HELD_BACK)
-        return [None if held else str(key) for key, held in zip(self.frame["image"], held_back, strict=True)]
+        return Keys(self.frame["image"].array, self.frame["split"].isin(HELD_BACK).to_numpy(dtype=bool))
 
     @property
     def contrasts(self) -> list[Contrast]:

@@ -230,9 +230,11 @@ def influences(values: Array, weights: Array, effects: SwapEffects, clusters: Co
     held = np.bincount(cells.part) / cells.size[cells.cell_of]
     alone = held > WHOLE
     lonely, of_side = cells.cell_of[alone], cells.share_of_side
-    used = values[cells.used]
-    means = _sums(cells.cell, used, len(cells.size)) / cells.size[:, None]
-    deviations = cells.sum_by_part(used - means[cells.cell])
+    apart_from_mean = values[cells.used]
+    means = _sums(cells.cell, apart_from_mean, len(cells.size)) / cells.size[:, None]
+    for column in range(values.shape[1]):  # one at a time: of many images each further array (N, K) would be felt
+        apart_from_mean[:, column] -= means[cells.cell, column]
+    deviations = cells.sum_by_part(apart_from_mean)
     deviations *= (cells.weight / cells.size)[cells.cell_of, None]
     deviations /= np.sqrt(np.where(alone, 1.0, 1 - held))[:, None]
     side_means = _sums(cells.side, of_side[:, None] * means, 2)

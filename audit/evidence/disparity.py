@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,8 +82,8 @@ def rates_by_group(frame: pd.DataFrame, question: Question, outcomes: Sequence[s
     groups = [*question.groups] + ([UNKNOWN] if (frame[question.attribute] == UNKNOWN).any() else [])
     rows: list[RateRow] = []
     for outcome in outcomes:
-        metrics = _metric_frame(frame, question, outcome)
-        selection = metrics.by_group["selection_rate"]
+        metrics = _by_group(frame, question, outcome)
+        selection = metrics["selection_rate"]
         known = selection[selection.index.isin(question.groups)]
         for group in groups:
             part = frame[frame[question.attribute] == group]
@@ -91,7 +91,7 @@ def rates_by_group(frame: pd.DataFrame, question: Question, outcomes: Sequence[s
             if group in selection.index:
                 row = row.model_copy(
                     update={
-                        **_fairlearn_values(row, metrics.by_group.loc[group]),
+                        **_fairlearn_values(row, {name: float(metrics[name].loc[group]) for name in RATES}),
                         "impact_ratio": _ratio(selection[group], selection.get(question.reference)),
                         "impact_ratio_highest": _ratio(selection[group], known.max() if len(known) else None),
                         **_raw_differences(frame, question, group, outcome),
@@ -116,20 +116,23 @@ def _raw_differences(frame: pd.DataFrame, question: Question, group: str, outcom
     return {"difference": as_difference(found.interval()), "equalised_odds": odds}
 
 
-def _metric_frame(frame: pd.DataFrame, question: Question, outcome: str) -> MetricFrame:
-    return MetricFrame(
+def _by_group(frame: pd.DataFrame, question: Question, outcome: str) -> pd.DataFrame:
+    """Return fairlearn's rates by group, which is given numbers: a text of each image's own takes more memory."""
+    codes, names = pd.factorize(frame[question.attribute], sort=True)
+    by_code: pd.DataFrame = MetricFrame(
         metrics=RATES,
         y_true=(frame["label"] == outcome).astype(int),
         y_pred=is_called(frame, outcome).astype(int),
-        sensitive_features=frame[question.attribute],
-    )
+        sensitive_features=codes,
+    ).by_group
+    return by_code.set_axis(names[by_code.index.to_numpy(dtype=np.int64)], axis=0)
 
 
-def _fairlearn_values(row: RateRow, rates: pd.Series) -> dict[str, Estimate]:
+def _fairlearn_values(row: RateRow, rates: Mapping[str, float]) -> dict[str, Estimate]:
     """Return fairlearn's rates with our intervals; a rate over no image keeps no value (fairlearn gives 0)."""
     intervals: dict[str, Estimate] = {name: getattr(row, name) for name in RATES}
     return {
-        name: interval.model_copy(update={"value": float(rates[name])})
+        name: interval.model_copy(update={"value": rates[name]})
         for name, interval in intervals.items()
         if interval.value is not None
     }

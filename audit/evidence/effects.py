@@ -152,12 +152,12 @@ def lay_out(
         return is_called(table, outcome) if scalar == "called" else table[value]
 
     patched = grid.fill(effects, needed, values)
-    own = unpatched.set_index("recipient")
+    own = pd.Series(values(unpatched).to_numpy(dtype=np.float64), index=unpatched["recipient"])
     label, names = pd.factorize(rows["label"], sort=True)
     return SwapEffects(
         cross=patched["cross"],
         placebo=patched["placebo"],
-        unpatched=values(own).loc[rows["recipient"]].to_numpy(dtype=np.float64),
+        unpatched=own.loc[rows["recipient"]].to_numpy(),
         is_group=(rows["side"] == "group").to_numpy(),
         label=label.astype(np.int64),
         subject=pd.factorize(subjects.loc[rows["recipient"]])[0].astype(np.int64),
@@ -186,8 +186,8 @@ def mediated_gaps(effects: SwapEffects) -> Array:
 
 def unit_sums(effects: SwapEffects) -> Array:
     """Return each donor pair's contribution (U, K) to the mediated gaps; their sum is the estimate."""
-    differences = effects.difference if effects.tested is None else effects.tested
-    contributions = effects.mediated_weights()[:, None] * differences
+    contributions = effects.difference if effects.tested is None else effects.tested.copy()
+    contributions *= effects.mediated_weights()[:, None]
     codes = np.unique(effects.unit, return_inverse=True)[1]
     sums = np.zeros((codes.max() + 1, contributions.shape[1]))
     np.add.at(sums, codes, contributions)

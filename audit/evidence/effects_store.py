@@ -68,8 +68,13 @@ class StoredEffects:
 
     def label_shares(self, contrast: Contrast, outcome: str) -> LabelShares:
         """Return what labels weigh in the audited gap of a question."""
-        audited = self.frame.loc[self.unpatched["recipient"].unique()]
+        audited = self.frame[["label", contrast.attribute]].loc[self.unpatched["recipient"].unique()]
         return label_shares_of(audited, contrast, outcome, self.metric(contrast, outcome))
+
+    def own(self, seed: int) -> pd.DataFrame:
+        """Return what one seed's model answers to images as they are, without their names."""
+        named = [name for name in self.unpatched.columns if name not in ("seed", "image")]
+        return self.unpatched.loc[self.unpatched["seed"] == seed, named]
 
     def patched_in_both_splits(self, contrasts: Sequence[Contrast]) -> list[Contrast]:
         """Return those of ``contrasts`` that found recipients and donors in both splits."""
@@ -93,7 +98,7 @@ class StoredEffects:
         rows = _part(self.swap, seed, contrast, split)
         if first_look:
             rows = some(rows, look=1)
-        own, subjects = self.unpatched[self.unpatched["seed"] == seed], self.frame["subject"]
+        own, subjects = self.own(seed), self.frame["subject"]
         shares = self.label_shares(contrast, outcome)
         estimates = None if self.first_order is None else _part(self.first_order, seed, contrast, split)
         if estimates is None or count(estimates) <= count(rows):

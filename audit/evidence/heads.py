@@ -247,10 +247,7 @@ def _columns(
     errors = np.maximum(spread, of_discovery)
     by_seed = np.array([mediated_gaps(stored.of(s, part.contrast, "confirmation", part.outcome)) for s in seeds])
     resamples = draw_bootstrap(part.confirmation, resamples=settings.bootstrap, seed=settings.seed + 1)
-    called, log_odds = (
-        stored.of(seeds[0], part.contrast, "confirmation", part.outcome, scalar=scalar) for scalar in ("called", "m")
-    )
-    estimates = _estimates(part, settings, resamples)
+    estimates = _estimates(part, settings, resamples) | _on_other_scales(part, stored, seeds[0], resamples)
     beside = {
         "design_c": design_c(part, stored, stored.reference, settings),
         "transplant": design_c(part, stored, stored.transplant, settings),
@@ -258,9 +255,6 @@ def _columns(
     }
     return {
         **estimates,
-        "confirmation_rate": _mediated(called, resamples),
-        "share_of_gap": share_of_gap(called, resamples),
-        "confirmation_log_odds": _mediated(log_odds, resamples),
         "null_bound": (critical * spread).tolist(),
         "discovery_p": first.raw.tolist(),
         "discovery_p_adjusted": first.adjusted.tolist(),
@@ -301,6 +295,15 @@ def _estimates(part: Part, settings: Settings, boot_b: Bootstrap) -> dict[str, l
         "iie_backward": weighted_estimates(b.difference, group, b, boot_b),
         "placebo": weighted_estimates(b.placebo - b.unpatched[:, None], (group + reference) / 2, b, boot_b),
     }
+
+
+def _on_other_scales(part: Part, stored: StoredEffects, seed: int, resamples: Bootstrap) -> dict[str, list[Estimate]]:
+    """Estimate in the rate of being called the outcome and in log-odds; the effects of one scale are held at a time."""
+    called = stored.of(seed, part.contrast, "confirmation", part.outcome, scalar="called")
+    rates = {"confirmation_rate": _mediated(called, resamples), "share_of_gap": share_of_gap(called, resamples)}
+    del called
+    log_odds = stored.of(seed, part.contrast, "confirmation", part.outcome, scalar="m")
+    return rates | {"confirmation_log_odds": _mediated(log_odds, resamples)}
 
 
 def _mediated(effects: SwapEffects, bootstrap: Bootstrap) -> list[Estimate]:

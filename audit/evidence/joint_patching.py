@@ -6,14 +6,14 @@ much, together they do less than the sum. Where another head makes up for a patc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
-from audit.evidence.bootstrap import draw_bootstrap, share_of_gap, weighted_estimates
+from audit.evidence.bootstrap import Bootstrap, draw_bootstrap, share_of_gap, weighted_estimates
 from audit.evidence.effects import Scalar, SwapEffects, lay_out
 from audit.evidence.effects_store import Settings, StoredEffects
 from audit.evidence.sampled import Sampled
@@ -90,34 +90,41 @@ def judge_together(
         part = some(table, contrast=str(contrast))
         names = sorted(distinct(part, ["set"])["set"])
         for outcome in outcomes if names else ():
-            scales = [_scale(stored, part, own, contrast, outcome, seed, scalar) for scalar in SCALES]
-            rows += _rows(scales, [parse_set(n) for n in names], stored, contrast, outcome, settings)
+            sets = [parse_set(name) for name in names]
+            scales = (_scale(stored, part, own, sets, contrast, outcome, seed, scalar) for scalar in SCALES)
+            rows += _rows(scales, sets, stored, contrast, outcome, settings)
     return rows
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """Sets of heads and single heads, of the same recipients."""
+    """What sets of heads do, and the sum (R, sets) of what their heads do one by one, of the same recipients."""
 
     sets: SwapEffects
-    singles: SwapEffects
+    summed: Array
+    heads: int  # that there are
 
 
 def _scale(
     stored: StoredEffects,
     part: Rows,
     own: pd.DataFrame,
+    sets: Sequence[HeadSet],
     contrast: Contrast,
     outcome: str,
     seed: int,
     scalar: Scalar,
 ) -> _Scale:
-    """Lay out what was patched together, and single heads for the same recipients."""
+    """Lay out what was patched together, and add up single heads for the same recipients."""
     shares = stored.label_shares(contrast, outcome)
-    sets = lay_out(part, own, stored.frame["subject"], outcome, by=["set"], scalar=scalar, **shares)
-    patched = stored.sampled(seed, contrast, "confirmation", outcome, scalar=scalar)
-    singles = patched.take(np.sort(distinct(part, ["position"])["position"].to_numpy(dtype=np.int64)))
-    return _Scale(sets, singles.combined() if isinstance(singles, Sampled) else singles)
+    singles = stored.sampled(seed, contrast, "confirmation", outcome, scalar=scalar)
+    singles = singles.take(np.sort(distinct(part, ["position"])["position"].to_numpy(dtype=np.int64)))
+    one_by_one = singles.combined() if isinstance(singles, Sampled) else singles
+    summed, heads = _summed(one_by_one, sets), len(one_by_one.heads)
+    del singles, one_by_one
+    return _Scale(
+        lay_out(part, own, stored.frame["subject"], outcome, by=["set"], scalar=scalar, **shares), summed, heads
+    )
 
 
 def parse_set(name: str) -> HeadSet:
@@ -126,33 +133,32 @@ def parse_set(name: str) -> HeadSet:
 
 
 def _rows(
-    scales: Sequence[_Scale],
+    scales: Iterator[_Scale],
     sets: Sequence[HeadSet],
     stored: StoredEffects,
     contrast: Contrast,
     outcome: str,
     settings: Settings,
 ) -> list[JointRow]:
-    """Estimate in mean probability, and what is a share of the gap in the rate of being called so."""
-    probability, rate = scales
-    together = probability.sets
-    bootstrap = draw_bootstrap(together, resamples=settings.bootstrap, seed=settings.seed + 1)
-    weights = together.mediated_weights()
+    """Estimate in mean probability, and what is a share of the gap in the rate of being called so.
 
-    def estimate(values: Array) -> list[Estimate]:
-        return weighted_estimates(values, weights, together, bootstrap)
-
-    summed, summed_rate = (_summed(scale.singles, sets) for scale in scales)
-    joint, sums, beyond = (estimate(v) for v in (together.difference, summed, together.difference - summed))
+    The effects of the second scale are laid out when those of the first are done with.
+    """
+    probability = next(scales)
+    bootstrap = draw_bootstrap(probability.sets, resamples=settings.bootstrap, seed=settings.seed + 1)
+    weights, heads_swept = probability.sets.mediated_weights(), probability.heads
+    joint, sums, beyond = _in_probability(probability, weights, bootstrap)
+    del probability
+    rate = next(scales)
     called = weighted_estimates(rate.sets.difference, weights, rate.sets, bootstrap)
     shares = share_of_gap(rate.sets, bootstrap)
-    sum_shares = share_of_gap(replace(rate.sets, cross=rate.sets.placebo + summed_rate), bootstrap)
+    sum_shares = share_of_gap(replace(rate.sets, cross=rate.sets.placebo + rate.summed), bootstrap)
     return [
         JointRow(
             contrast=str(contrast),
             outcome=outcome,
             heads=[name_of(settings.unit, layer, head) for layer, head in heads.heads],
-            all_heads=len(heads.heads) == len(probability.singles.heads),
+            all_heads=len(heads.heads) == heads_swept,
             metric=stored.metric(contrast, outcome),
             together=joint[s],
             together_rate=called[s],
@@ -163,6 +169,13 @@ def _rows(
         )
         for s, heads in enumerate(sets)
     ]
+
+
+def _in_probability(scale: _Scale, weights: Array, bootstrap: Bootstrap) -> Iterator[list[Estimate]]:
+    """Yield what sets of heads do together, the sums of what their heads do one by one, and the differences."""
+    together = scale.sets.difference
+    for values in (together, scale.summed, together - scale.summed):
+        yield weighted_estimates(values, weights, scale.sets, bootstrap)
 
 
 def _summed(singles: SwapEffects, sets: Sequence[HeadSet]) -> Array:

@@ -56,12 +56,15 @@ def plan_contrast(
     spec : AuditSpec
         Its seed and ``max_images``.
     """
-    return {
-        split: plan_group_swap(
-            frame[frame["split"] == split], contrast, nuisance, seed=spec.seed + number, max_images=spec.max_images
+    columns = list(dict.fromkeys(["label", "subject", contrast.attribute, *nuisance]))
+    plans = {}
+    for number, split in enumerate(AUDIT_SPLITS):
+        part = frame.loc[frame["split"] == split, columns]
+        numbered = part.assign(subject=pd.factorize(part["subject"])[0].astype(np.int32))  # names take more memory
+        plans[split] = plan_group_swap(
+            numbered, contrast, nuisance, seed=spec.seed + number, max_images=spec.max_images
         )
-        for number, split in enumerate(AUDIT_SPLITS)
-    }
+    return plans
 
 
 def feasibility(
@@ -91,7 +94,9 @@ def feasibility(
         A gap needs ``min_group_size`` subjects in both groups, and every label that it weighs in both. Heads need that
         on either split among the recipients that found donors, and thirty independent clusters of them.
     """
-    audited = frame[frame["split"].isin(AUDIT_SPLITS)]
+    attributes = list(dict.fromkeys(contrast.attribute for contrast in contrasts_asked))
+    audited = frame.loc[frame["split"].isin(AUDIT_SPLITS), ["label", "subject", *attributes]]
+    audited = audited.assign(subject=pd.factorize(audited["subject"])[0].astype(np.int32))
     gaps = _gaps(audited, contrasts_asked, outcomes, spec)
     found: list[Feasibility] = []
     for contrast in contrasts_asked:
@@ -102,7 +107,9 @@ def feasibility(
         for outcome, metric in product(outcomes, Metric):
             shares = label_shares_of(audited, contrast, outcome, metric)
             if str(shares) not in known:
-                known[str(shares)] = _heads([_laid_out(p.rows, frame["subject"], shares) for p in plans.values()], spec)
+                known[str(shares)] = _heads(
+                    [_laid_out(p.rows, audited["subject"], shares) for p in plans.values()], spec
+                )
             heads, clusters = known[str(shares)]
             gap = gaps[contrast, outcome, metric]
             found.append(Feasibility(contrast, outcome, metric, gap, gap or heads, clusters))

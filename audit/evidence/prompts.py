@@ -23,7 +23,7 @@ def why_not_alone(prompts: Mapping[str, Sequence[str]]) -> WhyNoSensitivity | No
 
 def prompt_sensitivity(
     prompts: Mapping[str, Sequence[str]],
-    frames: Sequence[pd.DataFrame],
+    frames: Iterable[pd.DataFrame],
     compared: Sequence[ContrastRow],
     questions: Iterable[Question],
     outcomes: Sequence[str],
@@ -35,7 +35,7 @@ def prompt_sensitivity(
     ----------
     prompts : mapping of str to sequence of str
         The card's.
-    frames : sequence of pandas.DataFrame
+    frames : iterable of pandas.DataFrame
         Audit images with the predictions of each text alone, as ``contrasts`` takes them.
     compared : sequence of ContrastRow
         The audited model's.

@@ -8,7 +8,6 @@ import pandas as pd
 from audit.evidence.bootstrap import Bootstrap, weighted_estimates
 from audit.evidence.effects import SwapEffects, by_code
 from audit.evidence.effects_store import Part, Settings, StoredEffects
-from audit.evidence.stats import Array
 from audit.evidence.stored_rows import Grid, Rows, read, some
 from audit.records import Estimate
 
@@ -79,6 +78,7 @@ def attribution(part: Part, stored: StoredEffects) -> list[float] | None:
     table = some(table, seed=seed)
     grid = Grid.of(table, "position", ["layer", "head"], "cross")
     kinds = grid.fill(table, [value], lambda rows: rows[value])
-    change: Array = kinds["cross"] - kinds["placebo"]
+    change = kinds["cross"]
+    change -= kinds.pop("placebo")
     estimates: list[float] = (part.confirmation.mediated_weights() @ change).tolist()
     return estimates

@@ -127,14 +127,16 @@ def combine_cells(y: Array, cells: Codes, weights: Sequence[float], subjects: Co
     counts = np.bincount(cells, minlength=k)
     means = np.bincount(cells, weights=y, minlength=k) / counts
     pull = np.zeros((of_subject.max() + 1, k))  # of each subject on each cell's mean
-    np.add.at(pull, (of_subject, cells), (y - means[cells]) / counts[cells])
+    deviations = y - means[cells]
+    deviations /= counts[cells]
+    np.add.at(pull, (of_subject, cells), deviations)
     seen = np.zeros_like(pull, dtype=bool)
     seen[of_subject, cells] = True
     clusters, in_cell = len(pull), seen.sum(axis=0)
     correction = clusters / (clusters - 1) * (n - 1) / (n - k) if clusters > 1 and n > k else 1.0
     adjusted = (means * in_cell + 1) / (in_cell + 2)
     spread = float(((pull @ w) ** 2).sum())
-    certain = ((pull**2).sum(axis=0) < NO_SPREAD) | (spread < NO_SPREAD)
+    certain = (np.square(pull, out=pull).sum(axis=0) < NO_SPREAD) | (spread < NO_SPREAD)
     hidden = np.where(certain, adjusted * (1 - adjusted) / (in_cell + 2), 0.0)
     error = float(np.sqrt(correction * spread + (w**2 * hidden).sum()))
     value = float(w @ means)

@@ -125,27 +125,42 @@ class Rates:
 
 def judge_rates(scope: Scope, unpatched: pd.DataFrame, each_text: pd.DataFrame | None = None) -> Rates:
     """Compare the groups; ``each_text`` are a zero-shot model's predictions with each text of its prompts alone."""
-    outcomes, asked = list(scope.outcomes), questions(scope)
-    by_seed = [predictions(scope, unpatched, seed) for seed in scope.seeds]
+    outcomes, asked, about = list(scope.outcomes), questions(scope), _compared(scope)
+    first = predictions(scope, unpatched, scope.seeds[0], about)
     limits = Thresholds(
         alpha=scope.card.audit.alpha,
         min_group_size=scope.card.audit.min_group_size,
         impact_ratio_below=scope.card.policy.impact_ratio_below,
         gap_above=scope.card.policy.gap_above,
     )
-    compared = [contrasts(f, asked, outcomes, limits) for f in by_seed]
-    right = accuracy(by_seed[0], {name: info.groups for name, info in scope.samples.attributes.items()})
+    right = accuracy(first, {name: info.groups for name, info in scope.samples.attributes.items()})
+    rates = [row for question in asked for row in rates_by_group(first, question, outcomes)]
+    widest = ranges(first, asked, outcomes, limits, seed=scope.card.audit.seed)
+    known = _knows_labels(right[0], first, scope.samples.labels)
+    compared, constant = [contrasts(first, asked, outcomes, limits)], first["predicted"].nunique() == 1
+    del first  # one seed's are held at a time
+    for seed in scope.seeds[1:]:
+        frame = predictions(scope, unpatched, seed, about)
+        compared.append(contrasts(frame, asked, outcomes, limits))
+        constant = constant and frame["predicted"].nunique() == 1
     return Rates(
         unpatched,
-        [row for question in asked for row in rates_by_group(by_seed[0], question, outcomes)],
+        rates,
         with_seeds(compared[0], compared),
-        ranges(by_seed[0], asked, outcomes, limits, seed=scope.card.audit.seed),
+        widest,
         limits,
         right,
-        _knows_labels(right[0], by_seed[0], scope.samples.labels),
+        known,
         _by_text(scope, each_text, compared[0], asked, limits),
-        all(frame["predicted"].nunique() == 1 for frame in by_seed),
+        bool(constant),
     )
+
+
+def _compared(scope: Scope) -> pd.DataFrame:
+    """Return of the samples what a comparison of groups looks at, with a number in place of each subject's name."""
+    frame = scope.samples.frame
+    some = frame[["label", "subject", *scope.samples.attributes]]
+    return some.assign(subject=pd.factorize(frame["subject"])[0].astype(np.int32))
 
 
 def _by_text(
@@ -160,7 +175,7 @@ def _by_text(
     if prompts is None:
         return None
     parts = [] if table is None else [part.drop(columns="text") for _, part in table.groupby("text")]
-    frames = [predictions(scope, part, scope.seeds[0]) for part in parts]
+    frames = (predictions(scope, part, scope.seeds[0], _compared(scope)) for part in parts)
     return prompt_sensitivity(prompts, frames, compared, asked, list(scope.outcomes), limits)
 
 
@@ -310,10 +325,11 @@ def judge_training(scope: Scope, rates: Rates, table: Rows, balanced_on: str, ju
     return replace(judged, trained=totals, trained_parts=rows)
 
 
-def predictions(scope: Scope, unpatched: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Join the samples with one seed's predictions; intersections get columns of their own."""
+def predictions(scope: Scope, unpatched: pd.DataFrame, seed: int, samples: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Join samples, or columns of theirs, with one seed's predictions; intersections get columns of their own."""
     own = unpatched[unpatched["seed"] == seed].set_index("recipient").drop(columns=["seed", "image"], errors="ignore")
-    frame = scope.samples.frame.drop(columns="predicted", errors="ignore").join(own, how="inner")
+    every = scope.samples.frame if samples is None else samples
+    frame = every.drop(columns="predicted", errors="ignore").join(own, how="inner")
     for combination in scope.card.intersections:
         known = (frame[combination] != UNKNOWN).all(axis=1)
         joined = frame[combination].agg(JOINED.join, axis=1)

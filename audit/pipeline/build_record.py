@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from sklearn.metrics import recall_score
@@ -219,11 +221,19 @@ def accuracies(scope: Scope) -> tuple[list[float], list[float]]:
     plain, balanced = [], []
     for seed in scope.seeds:
         part = own[own["seed"] == seed]
-        labels = truth.loc[part["recipient"]].to_numpy()
-        plain.append(float((labels == part["predicted"].to_numpy()).mean()))
-        seen = sorted(set(labels))  # a class may be predicted that no image has
-        balanced.append(float(recall_score(labels, part["predicted"], labels=seen, average="macro", zero_division=0)))
+        labels, seen = pd.factorize(truth.loc[part["recipient"]], sort=True)
+        predicted = _places(part["predicted"], seen)  # a class may be predicted that no image has
+        plain.append(float((labels == predicted).mean()))
+        known = range(len(seen))
+        balanced.append(float(recall_score(labels, predicted, labels=known, average="macro", zero_division=0)))
     return plain, balanced
+
+
+def _places(values: pd.Series, names: pd.Index) -> npt.NDArray[np.int64]:
+    """Return the place of each value among some names, -1 where it is none of them; no text is made of each value."""
+    codes, found = pd.factorize(values)
+    places: npt.NDArray[np.int64] = names.get_indexer(pd.Index(found))[codes].astype(np.int64)
+    return places
 
 
 def training_run(scope: Scope, precision: str) -> TrainingRun | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -66,41 +66,100 @@ def plan_sweep(
     asked = np.ones((len(recipients), len(sites)), dtype=bool) if chosen is None else chosen
     seen = context.pixels if images is None else images
     what = _made_of(context, stage, model, donors, Compute(context.compute.device, precision))
+    what |= {"layers": [layers.start, layers.stop]}
     blocks = list(side_by_side(block_size(context), len(recipients), units, np.asarray(asked.any(axis=1))))
-    tasks, outcomes = [], context.outcomes
     memory, smaller = memory_of_block(block_size(context), model, 1 + len(donors))
+    every = _Sweep(model, seen, recipients, donors, layers, context.outcomes, asked, precision)
+    tasks = []
     for number, positions in enumerate(blocks):
-        mask = asked[positions]
-        given = _of_block(donors, positions)
-        measure = partial(
-            sweep,
-            model,
-            seen,
-            recipients[positions],
-            given,
-            layers=layers,
-            outcomes=outcomes,
-            chosen=mask,
-            precision=precision,
-        )
-        patches = int(mask.sum()) * len(donors)
-        of_block = {
-            "layers": [layers.start, layers.stop],
-            "heads": _hash(np.packbits(mask)),
-            **_images(recipients[positions], given, positions),
-        }
+        patches = int(asked[positions].sum()) * len(donors)
+        own = {"block": _hash(np.packbits(asked[positions]), *_images(recipients, donors, positions))}
         name = f"{stage}, block {number + 1} of {len(blocks)}"
-        perform = partial(_placed, positions, measure)
-        tasks.append(Task(name, what | of_block, patches, patches, perform, memory, smaller))
+        tasks.append(Task(name, what | own, patches, patches, partial(every.block, positions), memory, smaller))
     return tasks
 
 
-def _placed(
-    positions: Rows, measure: Callable[..., pd.DataFrame], at_most: int | None = None, *, progress: Progress
-) -> pd.DataFrame:
-    """Measure a block, so many images at once, and give its rows their places among all recipients."""
-    with nullcontext() if at_most is None else batch_size_limit(at_most):
-        table = measure(progress=progress)
+@dataclass(frozen=True)
+class _Sweep:
+    """What the blocks of a sweep have in common: thousands of tasks are held, and take their parts when done."""
+
+    model: Model
+    images: Images
+    recipients: Rows
+    donors: Sequence[DonorKind]
+    layers: range
+    outcomes: Mapping[str, int]
+    asked: Mask
+    precision: torch.dtype
+
+    def block(self, positions: Rows, *, progress: Progress) -> pd.DataFrame:
+        """Patch some of the recipients."""
+        table = sweep(
+            self.model,
+            self.images,
+            self.recipients[positions],
+            _of_block(self.donors, positions),
+            layers=self.layers,
+            outcomes=self.outcomes,
+            chosen=self.asked[positions],
+            precision=self.precision,
+            progress=progress,
+        )
+        return _placed(table, positions)
+
+
+@dataclass(frozen=True)
+class _SweepOfSets:
+    """Likewise, of sets of heads."""
+
+    model: Model
+    images: Images
+    recipients: Rows
+    donors: Sequence[DonorKind]
+    sets: Mapping[str, Sequence[Site]]
+    outcomes: Mapping[str, int]
+
+    def block(self, positions: Rows, *, progress: Progress) -> pd.DataFrame:
+        """Patch some of the recipients."""
+        some, given = self.recipients[positions], _of_block(self.donors, positions)
+        table = sweep_together(
+            self.model, self.images, some, given, sets=self.sets, outcomes=self.outcomes, progress=progress
+        )
+        return _placed(table, positions)
+
+
+@dataclass(frozen=True)
+class _Estimates:
+    """Likewise, of estimates to first order; so many images at once as a card says."""
+
+    model: Model
+    images: Images
+    plan: pd.DataFrame
+    subjects: Rows
+    kinds: Sequence[str]
+    layers: range
+    outcomes: Mapping[str, int]
+    at_most: int | None
+
+    def block(self, positions: Rows, *, progress: Progress) -> pd.DataFrame:
+        """Estimate the patches of some of the recipients."""
+        some = self.plan.iloc[positions].reset_index(drop=True)
+        with nullcontext() if self.at_most is None else batch_size_limit(self.at_most):
+            table = sweep_first_order(
+                self.model,
+                self.images,
+                some,
+                self.subjects,
+                self.kinds,
+                layers=self.layers,
+                outcomes=self.outcomes,
+                progress=progress,
+            )
+        return _placed(table, positions)
+
+
+def _placed(table: pd.DataFrame, positions: Rows) -> pd.DataFrame:
+    """Give the rows of a block their places among all recipients."""
     return table.assign(position=positions[table["position"]])
 
 
@@ -120,14 +179,13 @@ def sweep_sets_in_blocks(
     what |= {"sets": {name: [[s.layer, s.head] for s in sites] for name, sites in sets.items()}}
     blocks = list(side_by_side(block_size(context), len(recipients), units))
     memory, smaller = memory_of_block(block_size(context), model, 1 + len(donors))
+    every = _SweepOfSets(model, context.pixels, recipients, donors, sets, context.outcomes)
     tasks = []
     for number, positions in enumerate(blocks):
-        some, given = recipients[positions], _of_block(donors, positions)
-        measure = partial(sweep_together, model, context.pixels, some, given, sets=sets, outcomes=context.outcomes)
         patches = len(positions) * len(donors) * len(sets)
+        own = {"block": _hash(*_images(recipients, donors, positions))}
         name = f"{stage}, block {number + 1} of {len(blocks)}"
-        of_block = what | _images(some, given, positions)
-        tasks.append(Task(name, of_block, patches, patches, partial(_placed, positions, measure), memory, smaller))
+        tasks.append(Task(name, what | own, patches, patches, partial(every.block, positions), memory, smaller))
     yield from do_blocks(context, stage, tasks, progress)
 
 
@@ -148,23 +206,14 @@ def estimate_in_blocks(
     what = _made_of(context, stage, model, donors, context.compute.exact) | {"layers": [layers.start, layers.stop]}
     blocks = list(side_by_side(BLOCK, len(plan), plan["unit"].to_numpy(dtype=np.int64)))
     memory, smaller = memory_of_block(block_size(context), model, GRAPH + len(donors))
+    at_most, heads = context.card.audit.block, len(sites_of(model, layers))
+    every = _Estimates(model, context.pixels, plan, subjects, kinds, layers, context.outcomes, at_most)
     tasks = []
     for number, positions in enumerate(blocks):
-        measure = partial(
-            sweep_first_order,
-            model,
-            context.pixels,
-            plan.iloc[positions].reset_index(drop=True),
-            subjects,
-            kinds,
-            layers=layers,
-            outcomes=context.outcomes,
-        )
-        perform = partial(_placed, positions, measure, context.card.audit.block)
-        rows = len(positions) * len(kinds) * len(sites_of(model, layers))
+        rows = len(positions) * len(kinds) * heads
+        own = {"block": _hash(*_images(recipients, donors, positions))}
         name = f"{stage}, block {number + 1} of {len(blocks)}"
-        of_block = _images(recipients[positions], _of_block(donors, positions), positions)
-        tasks.append(Task(name, what | of_block, len(positions), rows, perform, memory, smaller))
+        tasks.append(Task(name, what | own, len(positions), rows, partial(every.block, positions), memory, smaller))
     yield from do_blocks(context, stage, tasks, progress)
 
 
@@ -264,14 +313,15 @@ def _of_block(donors: Sequence[DonorKind], positions: Rows) -> list[DonorKind]:
     return [replace(kind, rows=kind.rows[positions]) for kind in donors]
 
 
-def _images(recipients: Rows, donors: Sequence[DonorKind], positions: Rows) -> dict[str, object]:
-    """Return which images a block has, as rows of the sample, each list as its hash: thousands of blocks are held."""
-    return {
-        "positions": _hash(positions),
-        "recipients": _hash(recipients),
-        "given": [_hash(kind.rows) for kind in donors],
-    }
+def _images(recipients: Rows, donors: Sequence[DonorKind], positions: Rows) -> list[Rows]:
+    """Return which images a block has, as rows of the sample: its places, recipients and donors."""
+    return [positions, recipients[positions], *(kind.rows[positions] for kind in donors)]
 
 
-def _hash(numbers: npt.NDArray[np.generic]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(numbers).tobytes()).hexdigest()
+def _hash(*lists: npt.NDArray[np.generic]) -> str:
+    """Return the SHA-256 of lists of numbers: of thousands of blocks nothing longer is held."""
+    digest = hashlib.sha256()
+    for numbers in lists:
+        digest.update(f"{numbers.dtype}{numbers.shape}".encode())
+        digest.update(np.ascontiguousarray(numbers).tobytes())
+    return digest.hexdigest()

@@ -49,9 +49,14 @@ class OpenedRun:
         return self.stored(*(f"{name}-seed-{seed}" for seed in self.scope.seeds))
 
     @cached_property
+    def unpatched(self) -> pd.DataFrame | None:
+        """What the models answered to images as they are; None where that is not stored."""
+        return self.table("unpatched")
+
+    @cached_property
     def effects(self) -> StoredEffects:
         """Gather what the sweeps left behind."""
-        swap, reference, unpatched = self.of_seeds("swap"), self.stored("reference"), self.table("unpatched")
+        swap, reference, unpatched = self.of_seeds("swap"), self.stored("reference"), self.unpatched
         if unpatched is None:
             raise InputError(str(self.scope.run), "no effects/unpatched.parquet", "restore it, or audit again")
         return StoredEffects(

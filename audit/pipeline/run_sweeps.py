@@ -101,9 +101,9 @@ def with_class_names(table: pd.DataFrame, labels: tuple[str, ...]) -> pd.DataFra
 
 def with_image_keys(scope: Scope, table: pd.DataFrame) -> pd.DataFrame:
     """Name the images of a table by their keys, in addition to their rows."""
-    keys = scope.samples.frame["image"]
+    keys = scope.samples.frame["image"].array  # of which some are copied as they lie in memory, not as Python's texts
     named = {"recipient": "image", "donor": "donor_image"}
-    return table.assign(**{name: keys.loc[table[row]].to_numpy() for row, name in named.items() if row in table})
+    return table.assign(**{name: keys.take(table[row].to_numpy()) for row, name in named.items() if row in table})
 
 
 def measure_images(context: RunContext, models: AuditedModels) -> pd.DataFrame:

@@ -32,6 +32,7 @@ from audit.models.readout import READING
 from audit.pipeline.analyze import (
     EMPTY,
     Judged,
+    Rates,
     judge_answers,
     judge_effects,
     judge_rates,
@@ -196,7 +197,7 @@ def derive(run: Path, audit: Audit) -> dict[str, Any]:
     scope, card = opened.scope, opened.scope.card
     trips = _round_trips(run)
     results = _channels(run)
-    unpatched = opened.table("unpatched")
+    unpatched = opened.unpatched
     measured = None if unpatched is None else judge_rates(scope, unpatched, opened.table("texts"))
     again = trips | {c.id: c for result in results for c in result.controls}
     if measured is not None and any(c.id == measured.labels.id for c in audit.controls.controls):
@@ -211,7 +212,7 @@ def derive(run: Path, audit: Audit) -> dict[str, Any]:
     report = audit.controls.model_copy(update=update)
     derived: dict[str, Any] = {"controls": _plain(report), "data": _data(scope, audit)}
     # Nothing may be said where a control failed, and there is nothing to say where nothing was measured or differs.
-    judged = _judged(opened, trips) if valid and measured is not None and measured.comparable else EMPTY
+    judged = _judged(opened, trips, measured) if valid and measured is not None and measured.comparable else EMPTY
     derived |= {name: [_plain(row) for row in getattr(judged, name)] for name in JUDGED}
     derived["prompt_sensitivity"] = None if judged.prompt_sensitivity is None else _plain(judged.prompt_sensitivity)
     shown_accuracy = measured is not None and measured.labels.id in {c.id for c in controls}
@@ -255,11 +256,10 @@ def _round_trips(run: Path) -> dict[str, Control]:
     return {c.id: c.model_copy(update={"gates": "Design B"}) for c in trips}
 
 
-def _judged(opened: OpenedRun, trips: Mapping[str, Control]) -> Judged:
+def _judged(opened: OpenedRun, trips: Mapping[str, Control], rates: Rates) -> Judged:
     """Judge the stored effects as the run did."""
     scope, audit, effects = opened.scope, opened.audit, opened.effects
     named = replace(scope, run=Path(audit.audit_id))  # whatever the folder is called now
-    rates = judge_rates(scope, effects.unpatched, opened.table("texts"))
     if not audit.model.has_inside:
         return judge_answers(named, rates, {"data": audit.data.fingerprint, **_hashes(scope, audit)})
     plans, without = make_plans(scope)

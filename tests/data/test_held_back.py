@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,17 @@ def test_no_pixel_of_theirs_is_read(tmp_path: Path) -> None:
     black = (pixels == 0).all(axis=(1, 2, 3))
     assert np.array_equal(black, samples.frame["split"].isin(HELD_BACK))
     assert samples.keys.count(None) == 20
+
+
+def test_keys_are_those_of_the_table_and_can_be_sent(tmp_path: Path) -> None:
+    samples = held_back(tmp_path)
+    held = samples.frame["split"].isin(HELD_BACK)
+    wanted = [None if out else key for key, out in zip(samples.frame["image"], held, strict=True)]
+    for keys in (samples.keys, pickle.loads(pickle.dumps(samples.keys))):
+        assert list(keys) == wanted
+        assert keys[5:40:3] == wanted[5:40:3]
+        assert (len(keys), keys[-1]) == (len(wanted), wanted[-1])
+        assert {type(key) for key in keys} == {str, type(None)}
 
 
 def test_the_sealed_rows_are_opened_at_one_place_and_each_time_is_counted(tmp_path: Path) -> None:
