@@ -175,7 +175,7 @@ class Ledger(Table[LedgerRow]):
         """
         if not isinstance(most, Integral) or most < 1:
             raise InputError("most", f"is {most!r}", "give the number of parts to draw, 1 or more")
-        rows = [row for row in self if (row.images, row.level) == ("all", "family in layer")]
+        rows = [row for row in self if (row.among, row.level) == ("all", "family in layer")]
         largest = sorted(rows, key=lambda row: -abs(row.gap.value or 0.0))[:most]
         drawn = [row for row in rows if row in largest]
         axes = _axes(ax, len(drawn))

@@ -269,7 +269,7 @@ def judge_written(
         found = _judged(contributions, frame, question, contrast.group, gap, resamples=resamples, seed=seed)
         if isinstance(found, WhyNoLedger):
             nothing = Estimate(value=None)
-            totals.append(LedgerTotal(**named, metric=gap.metric, images="all", gap=nothing, why_not=found))
+            totals.append(LedgerTotal(**named, metric=gap.metric, among="all", gap=nothing, why_not=found))
             continue
         each: list[tuple[LedgerImages, Ledger, dict[str, float]]] = [
             ("all", found.whole, {}),
@@ -280,7 +280,7 @@ def judge_written(
                 LedgerTotal(
                     **named,
                     metric=gap.metric,
-                    images=images,
+                    among=images,
                     gap=part.total,
                     closure=part.closure,
                     closure_of_images=closure,
@@ -329,7 +329,7 @@ def _flat(part: Ledger, named: dict[str, str], images: LedgerImages) -> list[Led
     return [
         LedgerRow(
             **named,
-            images=images,
+            among=images,
             level=level,
             family=row.family,
             part=None if row.component is None else row.component.kind,

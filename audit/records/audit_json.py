@@ -756,8 +756,8 @@ class Audit(Record):
 
     def parts_of(self, total: LedgerTotal, level: LedgerLevel) -> list[LedgerRow]:
         """Return the rows of a sum, at one level, in the order of the network."""
-        own = (total.contrast, total.outcome, total.images, level)
-        return [r for r in self.ledger if (r.contrast, r.outcome, r.images, r.level) == own]
+        own = (total.contrast, total.outcome, total.among, level)
+        return [r for r in self.ledger if (r.contrast, r.outcome, r.among, r.level) == own]
 
     def families_of(self, total: LedgerTotal) -> list[LedgerRow]:
         """Return the coarsest rows of a sum, larger before smaller."""

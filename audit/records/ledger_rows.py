@@ -67,7 +67,7 @@ class LedgerRow(Record):
 
     contrast: str
     outcome: str
-    images: LedgerImages
+    among: LedgerImages
     level: LedgerLevel  # rows of one level sum to the gap; those of "layer" alone do not
     family: PartFamily | None = None  # None: a whole layer
     part: PartKind | None = None  # None: several
@@ -83,7 +83,7 @@ class LedgerTotal(Record):
     contrast: str
     outcome: str
     metric: Metric  # of the gap in rates: which labels count
-    images: LedgerImages
+    among: LedgerImages
     gap: Estimate  # nats, group minus reference
     clip: float | None = None  # nats; log-odds beyond it count as this
     kept: float | None = None  # share of the weight of images within it

@@ -173,12 +173,12 @@ class Page:
 
     def ledgers(self) -> list[LedgerTotal]:
         """Return the gaps that are given as a sum, or why they are not; over all images."""
-        return [] if self.is_invalid else [t for t in self.audit.ledgers if t.images == "all"]
+        return [] if self.is_invalid else [t for t in self.audit.ledgers if t.among == "all"]
 
     def near(self, total: LedgerTotal) -> LedgerTotal | None:
         """Return the same of log-odds near the decision."""
         own = (total.contrast, total.outcome)
-        return next((t for t in self.audit.ledgers if (t.contrast, t.outcome) == own and t.images != "all"), None)
+        return next((t for t in self.audit.ledgers if (t.contrast, t.outcome) == own and t.among != "all"), None)
 
     def writers(self, total: LedgerTotal) -> list[tuple[LedgerRow, LedgerRow | None]]:
         """Return the largest parts, each with what it is near the decision."""

@@ -145,7 +145,7 @@ def test_sets_of_heads_are_patched_beside_single_ones(small_run: Run) -> None:
 def test_who_writes_the_gap_sums_to_it_and_is_computed_again_from_the_tables(small_run: Run) -> None:
     record, effects = small_run.record, small_run.folder / "effects"
     whole, near = record["ledgers"]
-    assert (whole["images"], near["images"], whole["why_not"]) == ("all", "near the decision", None)
+    assert (whole["among"], near["among"], whole["why_not"]) == ("all", "near the decision", None)
     assert whole["closure_of_images"] < 1e-4 and whole["closure"] < 1e-6
     samples = pd.read_parquet(effects / "samples.parquet").set_index("image")
     answers = pd.read_parquet(effects / "unpatched.parquet").query("seed == 0").set_index("image")
@@ -160,11 +160,11 @@ def test_who_writes_the_gap_sums_to_it_and_is_computed_again_from_the_tables(sma
         cells = values.groupby([known["label"], known["skin_tone"]]).mean().unstack()
         return float((cells["darker"] - cells["lighter"]) @ shares)
 
-    rows = [r for r in record["ledger"] if (r["images"], r["level"]) == ("all", "part")]
+    rows = [r for r in record["ledger"] if (r["among"], r["level"]) == ("all", "part")]
     assert [r["gap"]["value"] for r in rows] == pytest.approx([gap(parts[place]) for place in parts], abs=1e-5)
     assert whole["gap"]["value"] == pytest.approx(gap(answers["m:smiling"]), abs=1e-5)
     for level in ("part", "family in layer", "family"):
-        summed = sum(r["gap"]["value"] for r in record["ledger"] if (r["images"], r["level"]) == ("all", level))
+        summed = sum(r["gap"]["value"] for r in record["ledger"] if (r["among"], r["level"]) == ("all", level))
         assert summed == pytest.approx(whole["gap"]["value"], abs=1e-5)
     assert sum(line.startswith("written by: ") for line in small_run.result.stdout.splitlines()) == 1
     page = (small_run.folder / "report.html").read_text(encoding="utf-8")

@@ -302,17 +302,17 @@ def ledgers(contrast_id: str, outcome: str, layers: int, heads: int) -> tuple[li
     named: dict[str, Any] = {"contrast": contrast_id, "outcome": outcome}
     totals = [
         LedgerTotal(
-            **named, metric=Metric.STANDARDISED_GAP, images="all", gap=estimate(0.93, 0.21), closure=2e-8,
+            **named, metric=Metric.STANDARDISED_GAP, among="all", gap=estimate(0.93, 0.21), closure=2e-8,
             closure_of_images=4e-7,
         ),
         LedgerTotal(
-            **named, metric=Metric.STANDARDISED_GAP, images="near the decision", gap=estimate(0.41, 0.1), clip=4.0,
+            **named, metric=Metric.STANDARDISED_GAP, among="near the decision", gap=estimate(0.41, 0.1), clip=4.0,
             kept=0.83, closure=2e-8, closure_of_images=4e-7,
         ),
     ]  # fmt: skip
     rows = []
     for images, scale in (("all", 1.0), ("near the decision", 0.44)):
-        about: dict[str, Any] = named | {"images": images}
+        about: dict[str, Any] = named | {"among": images}
 
         def row(level: str, value: float, about: Any = about, scale: float = scale, **what: Any) -> LedgerRow:
             share = estimate(value / 0.93, 0.05)
