@@ -17,7 +17,7 @@ from audit.evidence.stored_rows import StoredRows
 from audit.evidence.trained import BETWEEN_REFERENCES, draw_images
 from audit.models.adapters.registry import Model
 from audit.models.checkpoint import hash_state
-from audit.patching.players import merge, players_of
+from audit.patching.players import are_same, merge, players_of
 from audit.patching.trained import MOST_IMAGES, Answers, paths, shapley
 from audit.pipeline.context import RunContext
 from audit.pipeline.in_blocks import block_size, memory_of_block
@@ -51,7 +51,9 @@ class Exchange:
         """Return a row for each image and hybrid."""
         players = players_of(self.audited)
         if self.in_sets:
-            found = shapley(self.reference, self.audited, images, merge(players), outcomes, seed=seed, rows=rows)
+            same = are_same(self.reference, self.audited, players)
+            trained = merge([player for player, is_same in zip(players, same, strict=True) if not is_same])
+            found = shapley(self.reference, self.audited, images, trained, outcomes, seed=seed, rows=rows)
             sets = ["".join("1" if taken else "0" for taken in row) for row in found.members]
             drawn = "" if found.orders is None else "|".join(",".join(map(str, order)) for order in found.orders)
             told = {"players": "|".join(found.players), "orders": drawn}

@@ -208,7 +208,7 @@ class Page:
         bars = tuple(
             figures.PartBar(
                 self.text.ledger("name", r),
-                str(self.text.words["parts"][r.family]) if r.layer is None else f"L{r.layer}",
+                str(self.text.words["places"][r.family]) if r.layer is None else f"L{r.layer}",
                 str(r.family) if r.layer is not None else "other",
                 r.gap,
             )

@@ -347,7 +347,8 @@ class Sentences:
         top: Sequence[Finding],
     ) -> list[str]:
         """Say in a dozen lines what an audit found; ``heads`` are those of the largest gap, largest first."""
-        ledgers = {f"{t.contrast}:{t.outcome}": t for t in self.audit.ledgers if t.among == "all"}
+        # the one that speaks for the decisions: near them, which is recorded after that of all images
+        ledgers = {f"{t.contrast}:{t.outcome}": t for t in self.audit.ledgers if t.kept is None or t.kept < 1}
         ledger = None if gap is None else ledgers.get(question_of(gap))
         families = [] if ledger is None else self.audit.families_of(ledger)
         mean = {f"{t.contrast}:{t.outcome}": t for t in self.audit.trained}  # the last order of each
