@@ -99,6 +99,9 @@ def without_pdf() -> Iterator[None]:
         yield
 
 
+SMALL_BASE = partial(rendered_base, faces=400, recipe=replace(RECIPE, epochs=4))
+
+
 @dataclass(frozen=True)
 class World:
     """A folder that all processes of a test session share: trained models, and audits that many tests look at."""
@@ -111,8 +114,7 @@ class World:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("VIT_AUDIT_CACHE", str(self.shared / "cache"))
             patch.delenv("VIT_AUDIT_DATA", raising=False)
-            small_base = partial(rendered_base, faces=400, recipe=replace(RECIPE, epochs=4))
-            patch.setattr("audit.pipeline.prepare.rendered_base", small_base)
+            patch.setattr("audit.pipeline.prepare.rendered_base", SMALL_BASE)
             yield
 
     def audited(self, name: str, prepare: Callable[[Path], Path], own: Path) -> Run:

@@ -18,6 +18,7 @@ from audit.store import WORK, locked
 from tests.end_to_end.conftest import Invoke, Run
 from tests.small_world import World
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.end_to_end, pytest.mark.scale]
 
 
@@ -31,9 +32,15 @@ def record_of(folder: Path) -> dict[str, Any]:
 
 def begun(card: Path, out: Path) -> psutil.Popen:
     """Begin the audit in a process of its own, by two workers; a fork of this one has what tests left of torch."""
-    command = [sys.executable, "-c", "from audit.cli import main; main()", "run", str(card), "--out", str(out)]
+    code = (
+        "from audit.cli import main; from audit.pipeline import prepare; from tests.small_world import SMALL_BASE; "
+        "prepare.rendered_base = SMALL_BASE; main()"
+    )
+    command = [sys.executable, "-c", code, "run", str(card), "--out", str(out)]
     with out.with_name("said").open("w", encoding="utf-8") as said:
-        return psutil.Popen([*command, "--no-report", "--workers", "2"], stdout=said, stderr=subprocess.STDOUT)
+        return psutil.Popen(
+            [*command, "--no-report", "--workers", "2"], stdout=said, stderr=subprocess.STDOUT, cwd=ROOT
+        )
 
 
 def while_patching(process: psutil.Process, out: Path, stage: str, pieces: int) -> list[psutil.Process]:
