@@ -22,9 +22,9 @@ import psutil
 from audit.errors import InputError, MemoryExhaustedError, UnfinishedError, is_exhausted
 
 # From glibc's malloc.h.
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
 _KEEP = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**28))
-_DEFAULTS = ((_MMAP_MAX, 2**16), (_TRIM_THRESHOLD, 2**17), (_TOP_PAD, 2**17))
+_DEFAULTS = ((_MMAP_THRESHOLD, 2**17), (_MMAP_MAX, 2**16), (_TRIM_THRESHOLD, 2**17), (_TOP_PAD, 2**17))
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 PLANNED = 0.5  # of a limit, for what tasks compute; the rest is for Python, models and images
 LEAST = 2**30  # Python, torch and a small model alone take most of it
@@ -40,6 +40,7 @@ _limit: ContextVar[int | None] = ContextVar("memory limit", default=None)
 _most: ContextVar[int | None] = ContextVar("batch size limit", default=None)
 _planned: ContextVar[bool] = ContextVar("sizes are those of the plan", default=False)
 _keeping = 0  # blocks in which freed memory is kept
+_returning = 0  # blocks within them in which it is handed back
 
 
 class _Mallinfo(ctypes.Structure):
@@ -78,7 +79,48 @@ def freed_memory_kept() -> Iterator[None]:
     finally:
         _keeping -= 1
         if not _keeping and _tell_glibc(_DEFAULTS):
-            ctypes.CDLL(None).malloc_trim(0)
+            _trim()
+
+
+@contextmanager
+def freed_memory_returned() -> Iterator[None]:
+    """Let glibc hand freed memory back at once for the length of a block, also where a run keeps it.
+
+    For what takes a few arrays that grow with the data, each of another size: kept, they leave holes that the next ones
+    do not fit into, and the process would hold about twice what they take. What is kept goes back first. Blocks may be
+    nested.
+    """
+    global _returning
+    _returning += 1
+    if _tell_glibc(_DEFAULTS):
+        _trim()
+    try:
+        yield
+    finally:
+        _returning -= 1
+        if _keeping and not _returning:
+            keep_freed_memory()
+
+
+def _trim() -> None:
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def arrow_in_one_heap() -> Iterator[None]:
+    """Let Arrow take its memory from the C library, as NumPy and torch do, for the length of a block.
+
+    The pool that it has of its own keeps what is freed, and no one else can use it: the texts of a table and the
+    numbers that are made of them would be held side by side, though they are needed in turn.
+    """
+    import pyarrow as pa
+
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from PIL import ImageFile
 
-from audit.batching import failing_in_time, freed_memory_kept, memory_limit
+from audit.batching import arrow_in_one_heap, failing_in_time, freed_memory_kept, memory_limit
 
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
@@ -26,8 +26,9 @@ def run_state(
     """Compute as a run does, for the length of a block; all is as it was before afterwards, also after an exception.
 
     Restored are: deterministic algorithms, threads, the random state (of accelerators in use too) and the precision of
-    products of torch; what the C library does with freed memory; the limits of memory; filters of warnings; whether
-    Pillow reads truncated images; and the environment variable that cuBLAS reads. Blocks may be nested.
+    products of torch; what the C library does with freed memory; where Arrow takes its own; the limits of memory;
+    filters of warnings; whether Pillow reads truncated images; and the environment variable that cuBLAS reads. Blocks
+    may be nested.
 
     Parameters
     ----------
@@ -47,6 +48,7 @@ def run_state(
         devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
         stack.enter_context(torch.random.fork_rng(devices))
         stack.enter_context(freed_memory_kept())
+        stack.enter_context(arrow_in_one_heap())
         stack.enter_context(memory_limit(memory))
         if fail_in_time:
             stack.enter_context(failing_in_time())

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
@@ -40,6 +41,7 @@ def state() -> dict[str, Any]:
         "filters": list(warnings.filters),
         "environment": dict(os.environ),
         "batch": max_batch_size(10_000, 1.0),
+        "arrow": pa.default_memory_pool().backend_name,
         "truncated": ImageFile.LOAD_TRUNCATED_IMAGES,
         "levels": {name: logging.getLogger(name).level for name in ("transformers", "huggingface_hub", "pooch")},
         "bars": (is_progress_bar_enabled(), are_progress_bars_disabled()),
@@ -55,6 +57,7 @@ def disturb() -> None:
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":16:8"
     warnings.filterwarnings("ignore", message="anything")
     ImageFile.LOAD_TRUNCATED_IMAGES = not ImageFile.LOAD_TRUNCATED_IMAGES
+    pa.set_memory_pool(pa.system_memory_pool())
 
 
 def succeed() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from audit.batching import freed_memory_returned
 from audit.card.faults import did_you_mean
 from audit.card.load import resolve, shown_path
 from audit.card.read_table import plain_text, stripped
@@ -65,7 +66,8 @@ def read_samples(card: Card, *, card_path: Path, data_root: Path | None, progres
     """
     if card.data.reader == "synthetic":
         return _read_rendered(card)
-    return _assembled(_read_rows(card, card_path, data_root), card, progress)
+    with freed_memory_returned():
+        return _assembled(_read_rows(card, card_path, data_root), card, progress)
 
 
 def _read_rows(card: Card, card_path: Path, data_root: Path | None) -> Rows:
@@ -136,7 +138,8 @@ def samples_from_frame(
         if strange:
             fix = "name its class in model.classes, or the labels to keep in data.labels"
             raise DataError(where, f"the model has no output for {len(strange)} labels ({_few(strange)})", fix)
-    return _assembled(chosen_columns(RawTable(texts, source, where), card), card, progress)
+    with freed_memory_returned():
+        return _assembled(chosen_columns(RawTable(texts, source, where), card), card, progress)
 
 
 def as_texts(frame: pd.DataFrame) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from audit.batching import freed_memory_returned
 from audit.controls.verdict import judge
 from audit.data.samples import UNKNOWN
 from audit.evidence.accuracy import LikelyReason, accuracy, is_above_chance, likely_reason
@@ -123,6 +124,7 @@ class Rates:
         return {c: [outcome for of, outcome in gaps if of == c] for c in contrasts if any(of == c for of, _ in gaps)}
 
 
+@freed_memory_returned()
 def judge_rates(scope: Scope, unpatched: pd.DataFrame, each_text: pd.DataFrame | None = None) -> Rates:
     """Compare the groups; ``each_text`` are a zero-shot model's predictions with each text of its prompts alone."""
     outcomes, asked, about = list(scope.outcomes), questions(scope), _compared(scope)
@@ -202,6 +204,7 @@ def _knows_labels(right: AccuracyRow, frame: pd.DataFrame, labels: Sequence[str]
     )
 
 
+@freed_memory_returned()
 def judge_effects(
     scope: Scope, rates: Rates, swept: Swept, pairs: pd.DataFrame | None, hashes: dict[str, str]
 ) -> Judged:
@@ -280,6 +283,7 @@ def _with_commands(scope: Scope, findings: Sequence[Finding]) -> list[Finding]:
     return [f.model_copy(update={"reproduce": f"vit-audit reproduce {run} {f.id}{data}"}) for f in findings]
 
 
+@freed_memory_returned()
 def judge_sets(scope: Scope, swept: Swept, table: Rows, judged: Judged) -> Judged:
     """Add what sets of heads do together."""
     contrasts = swept.effects.patched_in_both_splits(scope.contrasts)

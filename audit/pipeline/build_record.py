@@ -19,6 +19,7 @@ import torch
 from sklearn.metrics import recall_score
 
 from audit import __version__
+from audit.batching import freed_memory_returned
 from audit.card.schema import Card
 from audit.data.sealed import count_openings
 from audit.data.summary import describe_data
@@ -90,6 +91,7 @@ def register(context: Run) -> None:
         write_text(path, json.dumps(registration(context), indent=1, sort_keys=True) + "\n")
 
 
+@freed_memory_returned()
 def record_audit(
     context: Run,
     legal: Sequence[LegalAnswer],

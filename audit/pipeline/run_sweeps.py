@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
+from audit.batching import freed_memory_returned
 from audit.data.samples import AUDIT_SPLITS
 from audit.evidence.effects_store import Settings, StoredEffects
 from audit.evidence.joint_patching import HeadSet
@@ -120,6 +121,7 @@ def measure_images(context: RunContext, models: AuditedModels) -> pd.DataFrame:
     return with_image_keys(context, table)
 
 
+@freed_memory_returned()
 def make_plans(scope: Scope) -> tuple[list[Plan], dict[str, int]]:
     """Match recipients and donors for every contrast and audit split.
 
@@ -136,6 +138,7 @@ def make_plans(scope: Scope) -> tuple[list[Plan], dict[str, int]]:
     return plans, without
 
 
+@freed_memory_returned()
 def what_can_be_asked(scope: Scope) -> list[Feasibility]:
     """Tell of every question and metric whether it can be estimated, from the samples and the card alone."""
     samples = scope.samples

@@ -16,6 +16,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file
 
+from audit.batching import arrow_in_one_heap, freed_memory_returned
 from audit.card.load import load_card
 from audit.card.schema import Card
 from audit.controls.colour_blur import ChannelResult, Measured, judge_channel
@@ -96,6 +97,8 @@ class Verified:
         return not self.faults
 
 
+@arrow_in_one_heap()
+@freed_memory_returned()
 def verify_run(run: Path, step: Step, *, key: Path | None = None) -> Verified:
     """Check a run directory, as :func:`vit_audit.verify` describes it.
 
@@ -187,6 +190,8 @@ def _signature(run: Path, key: Path | None) -> Iterator[Fault]:
             yield Fault(SIGNATURE, wrong)
 
 
+@arrow_in_one_heap()
+@freed_memory_returned()
 def derive(run: Path, audit: Audit) -> dict[str, Any]:
     """Derive from the effects of a run all that its record says of groups and heads, as plain data.
 
