@@ -60,3 +60,9 @@ def parse_name(name: str) -> tuple[int, int]:
     if match is None:
         raise ValueError(f"'{name}' names no head and no slice of channels")
     return int(match[1]), int(match[2])
+
+
+def layers_in(name: str) -> tuple[int, int] | None:
+    """Return the first and the last layer of a part's name, such as ``L3 attention`` or ``L0 to L2``; None: in none."""
+    found = [int(layer) for layer in re.findall(r"L(\d+)", name)]
+    return (min(found), max(found)) if found else None

@@ -17,15 +17,18 @@ from audit.exit_codes import ExitCode
 from audit.given import as_path, check_kind
 from audit.records import (
     Audit,
+    CarriedRow,
     ComparedFinding,
     Control,
     Decision,
     Finding,
+    GapAnswer,
     JointRow,
     LocalisationStatus,
     Outcome,
     RunComparison,
     SharedCopy,
+    SmallestSetRow,
     TrainedRow,
 )
 from audit.report import render_run
@@ -125,6 +128,24 @@ class Result:
         Empty where a control failed, no gap was detected, or the model was not trained by the audit.
         """
         return Table([] if self.record.is_invalid else self.record.trained_parts)
+
+    @property
+    def answers(self) -> Table[GapAnswer]:
+        """Where each gap runs: one answer from all ledgers, at the finest level that the data support.
+
+        Empty where a control failed, no gap was detected, or there were too few people to ask.
+        """
+        return Table([] if self.record.is_invalid else self.record.answers)
+
+    @property
+    def smallest(self) -> Table[SmallestSetRow]:
+        """The smallest set of heads that carries each gap, beside random sets."""
+        return Table([] if self.record.is_invalid else self.record.smallest)
+
+    @property
+    def carried(self) -> Table[CarriedRow]:
+        """What attention, MLPs, single layers and tokens carry of each gap, in both directions."""
+        return Table([] if self.record.is_invalid else self.record.carried)
 
     @property
     def controls(self) -> Table[Control]:

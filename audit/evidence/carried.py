@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from itertools import combinations, product
 from math import comb, prod
 from typing import Generic, TypeVar
@@ -20,7 +19,7 @@ from scipy import stats
 from audit.evidence.bootstrap import Bootstrap, draw_bootstrap, influences, share_of_gap, weighted_estimates
 from audit.evidence.effects import SwapEffects, mediated_gaps
 from audit.evidence.stats import Array, Codes
-from audit.records import Estimate
+from audit.records import Estimate, WhyStopped
 
 STRONGEST = 12  # candidates that are tried at each step
 RANDOM_SETS = 20
@@ -89,15 +88,6 @@ def noising(recipients: SwapEffects, donors: tuple[Array, Array], noised: tuple[
     return replace(recipients, cross=cross, placebo=placebo, measured=None, tested=None)
 
 
-class Stop(StrEnum):
-    """Why no more was added to a set."""
-
-    NOISE = "the next adds no more than its noise"
-    WHOLE = "the set carries all of it"
-    NONE_LEFT = "no candidate is left"
-    TOO_LITTLE = "too little data"
-
-
 @dataclass(frozen=True)
 class Added(Generic[C]):
     """One step: what was added, its gain with standard error, and what the set then carried, in the gap's direction."""
@@ -113,7 +103,7 @@ class SmallestSet(Generic[C]):
     """A set built up step by step on the discovery split. Its numbers there are biased upward by the choice."""
 
     steps: Sequence[Added[C]]
-    stopped: Stop
+    stopped: WhyStopped
     limit: float  # standard errors that a gain must exceed
     tried: Sequence[C]  # the strongest candidates alone
     patched: int  # sets that were patched jointly to choose it
@@ -161,7 +151,7 @@ def smallest_set(
     errors = _errors(singles.difference, weights, singles, clusters)
     alone = weights @ singles.difference
     if errors is None or not np.isfinite(alone).any():
-        return SmallestSet((), Stop.TOO_LITTLE, np.inf, (), 0)
+        return SmallestSet((), WhyStopped.TOO_LITTLE, np.inf, (), 0)
     order = [int(k) for k in np.argsort(-np.nan_to_num(alone, nan=-np.inf), kind="stable")[:strongest]]
     left = [candidates[k] for k in order]
     tried, steps, patched = tuple(left), list[Added[C]](), 0
@@ -173,17 +163,53 @@ def smallest_set(
         assert found is not None  # as of singles
         beyond = np.flatnonzero(gains > limit * found)
         if not len(beyond):
-            return SmallestSet(steps, Stop.NOISE, limit, tried, patched)
+            return SmallestSet(steps, WhyStopped.NOISE, limit, tried, patched)
         best = int(beyond[np.argmax(gains[beyond])])
         carried = values[:, best]
         joint = float(weights @ carried)
         steps.append(Added(left.pop(best), float(gains[best]), float(found[best]), joint))
         if joint >= (abs(gap) if whole is None else whole):
-            return SmallestSet(steps, Stop.WHOLE, limit, tried, patched)
+            return SmallestSet(steps, WhyStopped.WHOLE, limit, tried, patched)
         if not left:
-            return SmallestSet(steps, Stop.NONE_LEFT, limit, tried, patched)
+            return SmallestSet(steps, WhyStopped.NONE_LEFT, limit, tried, patched)
         values = measure([(*(step.member for step in steps), one) for one in left]).difference
         patched += len(left)
+
+
+def beyond_noise(effects: SwapEffects, bootstrap: Bootstrap, alpha: float) -> list[bool]:
+    """Tell of each column whether it carries in the direction of the gap, tested with all columns (Bonferroni).
+
+    Parameters
+    ----------
+    effects : SwapEffects
+        A column for each part.
+    bootstrap : Bootstrap
+        Its clusters.
+    alpha : float
+        Of all columns together, two-sided.
+    """
+    direction = -1.0 if float(effects.gap_weights() @ effects.unpatched) < 0 else 1.0
+    weights, columns = direction * effects.mediated_weights(), effects.difference.shape[1]
+    errors = _errors(effects.difference, weights, effects, bootstrap.clusters)
+    if errors is None:
+        return [False] * columns
+    limit = _limit(alpha, columns, effects, bootstrap.clusters)
+    return [bool(found) for found in weights @ effects.difference > limit * errors]
+
+
+def pairs_needed(effects: SwapEffects, bootstrap: Bootstrap, alpha: float, share: float) -> int | None:
+    """Return with how many donor pairs a column that carries a share of the gap would be beyond noise.
+
+    The noise of a column is the median over columns, and falls with the square root of the number of pairs. None where
+    no noise could be told, or there is no gap.
+    """
+    gap, columns = float(effects.gap_weights() @ effects.unpatched), effects.difference.shape[1]
+    errors = _errors(effects.difference, effects.mediated_weights(), effects, bootstrap.clusters)
+    if errors is None or gap == 0 or not columns:
+        return None
+    limit = _limit(alpha, columns, effects, bootstrap.clusters)
+    pairs = len(np.unique(effects.unit[effects.weighted]))
+    return int(np.ceil(pairs * (limit * float(np.median(errors)) / (share * gap)) ** 2))
 
 
 def _errors(values: Array, weights: Array, effects: SwapEffects, clusters: Codes) -> Array | None:

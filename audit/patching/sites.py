@@ -21,6 +21,8 @@ from audit.models.adapters.heads import Heads
 from audit.models.adapters.registry import Model, adapter
 from audit.patching.parts import STREAM, WRITES, Kind, Part
 
+DEPTHS = 3  # at which an audit asks tokens
+
 
 @dataclass(frozen=True, order=True)
 class Site:
@@ -53,6 +55,21 @@ def kinds_of(model: Model) -> list[Kind]:
         Kind.PATCH_TOKENS: body.prefix_tokens > 0,
     }
     return [kind for kind in Kind if found.get(kind, True)]
+
+
+def parts_swept(model: Model) -> list[Part]:
+    """Return the parts that an audit asks: all attention, all MLPs, each layer, and tokens at a few depths.
+
+    The whole stream is none of them: whatever the depth, it is the donor's answer. Of a network whose layers do not
+    write apart, each layer's attention is asked in the layer's place.
+    """
+    depth, kinds = adapter(model).depth, kinds_of(model)
+    whole = [kind for kind in (Kind.ATTENTION, Kind.MLP) if kind in kinds]
+    of_layer = Kind.LAYER if Kind.LAYER in kinds else Kind.ATTENTION
+    layers = [Part(of_layer, layer) for layer in range(depth)] if of_layer in kinds else []
+    depths = sorted({round(depth * k / (DEPTHS + 1)) for k in range(1, DEPTHS + 1)} - {0, depth})
+    tokens = [Part(kind, at) for kind in (Kind.CLASS_TOKEN, Kind.PATCH_TOKENS) if kind in kinds for at in depths]
+    return [*map(Part, whole), *layers, *tokens]
 
 
 def parts_of(model: Model) -> list[Part]:

@@ -18,7 +18,9 @@ from audit.models.adapters.registry import Model
 from audit.models.device import CPU, device_of, in_double, memory_of
 from audit.models.readout import SOFTMAX, Readout, readout_of
 from audit.models.transforms import as_input
+from audit.patching import patch_parts as jointly
 from audit.patching.engine import Donor, Patches, patch, patch_together, transplant_layer
+from audit.patching.parts import Part
 from audit.patching.sites import Site, Trace, record, same_up_to, sites_of, trace_bytes
 from audit.progress import Progress
 
@@ -199,6 +201,7 @@ class Batch:
     donors: Sequence[DonorKind]
     positions: Rows
     start: int  # the first patched layer
+    mlp: bool = False  # whether what MLPs add is kept, too
 
     @cached_property
     def images(self) -> Rows:
@@ -209,7 +212,7 @@ class Batch:
     @cached_property
     def trace(self) -> Trace:
         """The recipients' own model on ``images``."""
-        return record(self.model, as_input(self.model, self.pixels[self.images]))
+        return record(self.model, as_input(self.model, self.pixels[self.images]), mlp=self.mlp)
 
     def _is_own(self, kind: DonorKind) -> bool:
         return kind.model is self.model and not kind.weights_only
@@ -307,6 +310,51 @@ def sweep_together(
             for name, sites in sets.items():
                 table = batch.table(asked, patch_together(model, own, given, sites), -1, outcomes)
                 tables.append(table.drop(columns=["layer", "head"]).assign(set=name))
+                done += len(positions)
+                if progress is not None:
+                    progress(min(done, total), total)  # what was computed again counts twice
+        return tables
+
+    return _batch_by_batch(measured, model, images, recipients, donors, units)
+
+
+def sweep_parts(
+    model: Model,
+    images: Images,
+    recipients: Rows,
+    donors: Sequence[DonorKind],
+    *,
+    parts: Sequence[Part],
+    outcomes: Mapping[str, int],
+    units: Rows | None = None,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Patch parts one by one, in both directions, for every recipient and every donor kind.
+
+    Parameters are those of :func:`sweep`; every donor's model is the recipients' own.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As of :func:`sweep`, with ``set`` (the part's name) in place of layer and head, and ``direction``: of a row of
+        "denoising" the answer is the recipient's with the donor's part, of "noising" the donor's with the recipient's.
+    """
+    total, done = len(recipients) * len(donors) * len(parts), 0
+
+    def measured(seen: Images, positions: Rows) -> list[pd.DataFrame]:
+        nonlocal done
+        tables = []
+        batch = Batch(model, seen, recipients, donors, positions, 0, mlp=True)
+        every = np.arange(len(positions))
+        own = batch.trace.take(batch.places(batch.images, recipients[positions]))
+        for number, kind in enumerate(donors):
+            given = batch.trace.take(batch.places(batch.images, kind.rows[positions]))
+            asked = _Asked(np.full(len(every), number), every, every)
+            for part in parts:
+                for direction, into, out_of in (("denoising", own, given), ("noising", given, own)):
+                    logits = jointly.patch_parts(model, into, Donor(model, out_of), [part])
+                    table = batch.table(asked, logits, -1, outcomes).drop(columns=["layer", "head"])
+                    tables.append(table.assign(set=str(part), direction=direction))
                 done += len(positions)
                 if progress is not None:
                     progress(min(done, total), total)  # what was computed again counts twice

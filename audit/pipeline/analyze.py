@@ -27,13 +27,10 @@ from audit.evidence.disparity import (
 from audit.evidence.findings import Context, make_findings
 from audit.evidence.heads import localise
 from audit.evidence.joint_patching import judge_together
-from audit.evidence.ledgers import gather, judge_written
 from audit.evidence.outcome import KNOWS_LABELS, has_gap, localisation, without_gap
 from audit.evidence.pairs import judge_pairs, with_natural
 from audit.evidence.prompts import prompt_sensitivity
 from audit.evidence.stored_rows import Rows
-from audit.evidence.trained import judge_trained
-from audit.patching.contributions import Contributions
 from audit.pipeline.context import Scope
 from audit.pipeline.run_sweeps import Swept, head_settings, localisable
 from audit.records import (
@@ -41,11 +38,13 @@ from audit.records import (
     Agreement,
     AttentionMap,
     Bound,
+    CarriedRow,
     ChanceReason,
     Contrast,
     ContrastRow,
     Control,
     Finding,
+    GapAnswer,
     HeadGrid,
     HeadRow,
     JointRow,
@@ -57,11 +56,11 @@ from audit.records import (
     PromptSensitivity,
     RangeRow,
     RateRow,
+    SmallestSetRow,
     Stability,
     TrainedRow,
     TrainedTotal,
     Verdict,
-    WhyNoLedger,
 )
 
 JOINED = " x "
@@ -89,6 +88,9 @@ class Judged:
     ledger: list[LedgerRow] = field(default_factory=list)
     trained: list[TrainedTotal] = field(default_factory=list)
     trained_parts: list[TrainedRow] = field(default_factory=list)
+    carried: list[CarriedRow] = field(default_factory=list)
+    smallest: list[SmallestSetRow] = field(default_factory=list)
+    answers: list[GapAnswer] = field(default_factory=list)
 
 
 EMPTY = Judged([], [], [], [], {}, [], [])
@@ -290,43 +292,6 @@ def judge_sets(scope: Scope, swept: Swept, table: Rows, judged: Judged) -> Judge
     rows = judge_together(swept.effects, table, contrasts, list(scope.outcomes), scope.seeds[0], head_settings(scope))
     asked = [r for r in rows if judged.localisation[f"{r.contrast}:{r.outcome}"].was_asked]
     return replace(judged, joint=asked)
-
-
-def judge_writers(scope: Scope, rates: Rates, table: Rows | WhyNoLedger, judged: Judged) -> Judged:
-    """Add who writes the gaps that were detected into the log-odds."""
-    detected = rates.asked(scope.contrasts)
-    if not detected:
-        return judged
-    frame, gaps = predictions(scope, rates.unpatched, scope.seeds[0]), primary_gaps(rates.contrasts)
-    by_attribute = {question.attribute: question for question in questions(scope)}
-    asked = [
-        (by_attribute[contrast.attribute], contrast, gaps[f"{contrast}:{outcome}"])
-        for contrast, found in detected.items()
-        for outcome in found
-    ]
-    outcomes = list(scope.outcomes)
-    if isinstance(table, WhyNoLedger):
-        given: Contributions | WhyNoLedger = table
-    else:
-        columns = [f"m:{name}" for name in outcomes]
-        recipients, given = gather(table, outcomes, lambda rows: frame.loc[rows, columns].to_numpy(dtype=np.float64))
-        frame = frame.loc[recipients]
-    totals, rows = judge_written(given, frame, asked, resamples=scope.card.audit.bootstrap, seed=scope.card.audit.seed)
-    return replace(judged, ledgers=totals, ledger=rows)
-
-
-def judge_training(scope: Scope, rates: Rates, table: Rows, balanced_on: str, judged: Judged) -> Judged:
-    """Add which trained weights put the gaps there, of the attribute on which the reference models are balanced."""
-    frame, gaps = predictions(scope, rates.unpatched, scope.seeds[0]), primary_gaps(rates.contrasts)
-    asked = [
-        (contrast, outcome, gaps[f"{contrast}:{outcome}"].metric)
-        for contrast, found in rates.asked(scope.contrasts).items()
-        for outcome in found
-        if contrast.attribute == balanced_on
-    ]
-    spec = scope.card.audit
-    totals, rows = judge_trained(table, frame, asked, resamples=spec.bootstrap, seed=spec.seed)
-    return replace(judged, trained=totals, trained_parts=rows)
 
 
 def predictions(scope: Scope, unpatched: pd.DataFrame, seed: int, samples: pd.DataFrame | None = None) -> pd.DataFrame:

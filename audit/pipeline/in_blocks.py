@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,8 +22,9 @@ from audit.models.adapters.registry import Model
 from audit.models.checkpoint import hash_state
 from audit.models.device import CPU, Compute
 from audit.patching.first_order import BLOCK, GRAPH, sweep_first_order
+from audit.patching.parts import Part
 from audit.patching.sites import Site, sites_of, trace_bytes
-from audit.patching.sweep import RECIPIENTS_AT_ONCE, DonorKind, side_by_side, sweep, sweep_together
+from audit.patching.sweep import RECIPIENTS_AT_ONCE, DonorKind, side_by_side, sweep, sweep_parts, sweep_together
 from audit.pipeline.context import RunContext
 from audit.progress import Progress
 from audit.work.pool import run_tasks
@@ -34,6 +35,7 @@ Mask = npt.NDArray[np.bool_]
 PATCH = ["position", "layer", "head", "donor_kind"]  # what tells one patch of a sweep from the others
 PATCH_OF_SET = ["position", "set", "donor_kind"]  # likewise, of sets of heads
 NUMBER = ["name", "image", "place"]  # likewise, one number of a measurement from the others
+WITH_MLPS = 4 / 3  # of a pass's memory, where what MLPs add is kept
 
 
 def do_blocks(context: RunContext, stage: str, tasks: Sequence[Task], progress: Progress) -> Iterator[pd.DataFrame]:
@@ -109,22 +111,20 @@ class _Sweep:
 
 
 @dataclass(frozen=True)
-class _SweepOfSets:
-    """Likewise, of sets of heads."""
+class _Jointly:
+    """Likewise, of sets of heads or of larger parts, which ``patched`` patches."""
 
     model: Model
     images: Images
     recipients: Rows
     donors: Sequence[DonorKind]
-    sets: Mapping[str, Sequence[Site]]
     outcomes: Mapping[str, int]
+    patched: Callable[..., pd.DataFrame]
 
     def block(self, positions: Rows, *, progress: Progress) -> pd.DataFrame:
         """Patch some of the recipients."""
         some, given = self.recipients[positions], _of_block(self.donors, positions)
-        table = sweep_together(
-            self.model, self.images, some, given, sets=self.sets, outcomes=self.outcomes, progress=progress
-        )
+        table = self.patched(self.model, self.images, some, given, outcomes=self.outcomes, progress=progress)
         return _placed(table, positions)
 
 
@@ -175,18 +175,58 @@ def sweep_sets_in_blocks(
     progress: Progress,
 ) -> Iterator[pd.DataFrame]:
     """Yield the rows of :func:`audit.patching.sweep.sweep_together` block by block."""
-    what = _made_of(context, stage, model, donors, context.compute.exact)
-    what |= {"sets": {name: [[s.layer, s.head] for s in sites] for name, sites in sets.items()}}
-    blocks = list(side_by_side(block_size(context), len(recipients), units))
-    memory, smaller = memory_of_block(block_size(context), model, 1 + len(donors))
-    every = _SweepOfSets(model, context.pixels, recipients, donors, sets, context.outcomes)
+    every = _Jointly(
+        model, context.pixels, recipients, donors, context.outcomes, partial(sweep_together, sets=dict(sets))
+    )
+    what = {"sets": {name: [[s.layer, s.head] for s in sites] for name, sites in sets.items()}}
+    tasks = _plan_jointly(context, stage, every, what, units, answers=len(sets), passes=1.0)
+    yield from do_blocks(context, stage, tasks, progress)
+
+
+def sweep_parts_in_blocks(
+    context: RunContext,
+    stage: str,
+    model: Model,
+    recipients: Rows,
+    donors: Sequence[DonorKind],
+    *,
+    parts: Sequence[Part],
+    units: Rows,
+    progress: Progress,
+) -> Iterator[pd.DataFrame]:
+    """Yield the rows of :func:`audit.patching.sweep.sweep_parts` block by block."""
+    every = _Jointly(
+        model, context.pixels, recipients, donors, context.outcomes, partial(sweep_parts, parts=list(parts))
+    )
+    what = {"parts": [str(part) for part in parts]}
+    tasks = _plan_jointly(context, stage, every, what, units, answers=2 * len(parts), passes=WITH_MLPS)
+    yield from do_blocks(context, stage, tasks, progress)
+
+
+def _plan_jointly(
+    context: RunContext,
+    stage: str,
+    every: _Jointly,
+    what: Mapping[str, object],
+    units: Rows,
+    *,
+    answers: int,
+    passes: float,
+) -> list[Task]:
+    """Return the tasks.
+
+    ``answers`` are those for each recipient and donor, ``passes`` is the memory of a recorded pass over a plain one's.
+    """
+    about = _made_of(context, stage, every.model, every.donors, context.compute.exact) | dict(what)
+    blocks = list(side_by_side(block_size(context), len(every.recipients), units))
+    memory, smaller = memory_of_block(block_size(context), every.model, passes * (1 + len(every.donors)))
     tasks = []
     for number, positions in enumerate(blocks):
-        patches = len(positions) * len(donors) * len(sets)
-        own = {"block": _hash(*_images(recipients, donors, positions))}
+        patches = len(positions) * len(every.donors) * answers
+        own = {"block": _hash(*_images(every.recipients, every.donors, positions))}
         name = f"{stage}, block {number + 1} of {len(blocks)}"
-        tasks.append(Task(name, what | own, patches, patches, partial(every.block, positions), memory, smaller))
-    yield from do_blocks(context, stage, tasks, progress)
+        tasks.append(Task(name, about | own, patches, patches, partial(every.block, positions), memory, smaller))
+    return tasks
 
 
 def estimate_in_blocks(

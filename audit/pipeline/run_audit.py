@@ -17,14 +17,29 @@ from audit.controls.control_images import ControlSet
 from audit.controls.verdict import numbers_table
 from audit.errors import InputError, is_internal
 from audit.evidence.joint_patching import sets_to_patch
-from audit.pipeline.analyze import EMPTY, Rates, judge_effects, judge_rates, judge_sets, judge_training, judge_writers
+from audit.pipeline.analyze import (
+    EMPTY,
+    Judged,
+    Rates,
+    judge_effects,
+    judge_rates,
+    judge_sets,
+)
 from audit.pipeline.attention_maps import look
 from audit.pipeline.build_record import REGISTRATION, record_audit, register
 from audit.pipeline.context import Run, RunContext
+from audit.pipeline.judge_ledgers import (
+    judge_carriers,
+    judge_training,
+    judge_writers,
+    questions_of_heads,
+    with_answers,
+)
 from audit.pipeline.measure_texts import measure_each_text
 from audit.pipeline.patch_heads import patch_heads
 from audit.pipeline.prepare import Inputs, Options, prepare, prepare_black_box, still_there
 from audit.pipeline.run_black_box import measure_black_box
+from audit.pipeline.run_carried import find_smallest, measure_parts
 from audit.pipeline.run_controls import (
     CONTROL_NUMBERS,
     add_numbers,
@@ -36,7 +51,7 @@ from audit.pipeline.run_controls import (
     pairs_as_given,
 )
 from audit.pipeline.run_pairs import sweep_pairs
-from audit.pipeline.run_sweeps import UNPATCHED, measure_images, sweep_sets, what_can_be_asked
+from audit.pipeline.run_sweeps import UNPATCHED, Swept, measure_images, sweep_sets, what_can_be_asked
 from audit.pipeline.run_trained import measure_trained
 from audit.pipeline.run_written import measure_written
 from audit.pipeline.train_models import AuditedModels, train_audited
@@ -226,7 +241,17 @@ def _measure(context: RunContext, images: ControlSet) -> Audit:
             judged = judge_writers(context, rates, measure_written(context, models), judged)
             if design_c and (hybrids := measure_trained(context, models)) is not None:
                 judged = judge_training(context, rates, hybrids, models.balanced_on, judged)
+            judged = _with_carriers(context, models, swept, judged)
     return record_audit(context, legal, controls, models, swept, judged)
+
+
+def _with_carriers(context: RunContext, models: AuditedModels, swept: Swept, judged: Judged) -> Judged:
+    """Add what carries the gaps, and where they run."""
+    asked = questions_of_heads(context, swept, judged)
+    contrasts = list(dict.fromkeys(contrast for contrast, _ in asked))
+    judged = judge_carriers(context, swept, measure_parts(context, models, swept, contrasts), judged)
+    judged = replace(judged, smallest=find_smallest(context, models, swept, asked))
+    return with_answers(context, swept, judged)
 
 
 def _models(context: RunContext) -> AuditedModels:

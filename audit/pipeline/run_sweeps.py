@@ -205,7 +205,7 @@ def patch_part(
     else:
         tables = run(stage, chosen=chosen)
     for table in tables:
-        yield with_image_keys(context, with_class_names(_described(table, plan, seed), context.samples.labels))
+        yield with_image_keys(context, with_class_names(described(table, plan, seed), context.samples.labels))
 
 
 def _few(chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -243,7 +243,7 @@ def estimate_part(context: RunContext, model: Model, seed: int, plan: Plan) -> I
         layers=swept_layers(context),
         progress=context.step(f"patching: {plan.contrast}, {plan.split}, seed {seed}, first order"),
     )
-    yield from (with_image_keys(context, _described(table, plan, seed)) for table in tables)
+    yield from (with_image_keys(context, described(table, plan, seed)) for table in tables)
 
 
 def stage_of(plan: Plan, seed: int) -> str:
@@ -252,7 +252,7 @@ def stage_of(plan: Plan, seed: int) -> str:
     return f"{folder_name(str(plan.contrast))}-{told}-{plan.split}-seed-{seed}"
 
 
-def _described(table: pd.DataFrame, plan: Plan, seed: int) -> pd.DataFrame:
+def described(table: pd.DataFrame, plan: Plan, seed: int) -> pd.DataFrame:
     """Say of each row what it is part of."""
     about = plan.rows[["unit", "side", "label"]]
     return table.join(about, on="position").assign(contrast=str(plan.contrast), split=plan.split, seed=seed)
@@ -298,7 +298,7 @@ def _patch_sets(
     )
     positions = part.rows.index.to_numpy()
     for table in tables:
-        placed = _described(table.assign(position=positions[table["position"]]), plan, context.seeds[0])
+        placed = described(table.assign(position=positions[table["position"]]), plan, context.seeds[0])
         yield with_image_keys(context, with_class_names(placed, context.samples.labels))
 
 

@@ -27,6 +27,7 @@ from audit.data.summary import describe_data
 from audit.errors import InputError
 from audit.evidence.detection import with_detection
 from audit.evidence.outcome import decide
+from audit.evidence.smallest import StoredSets, judge_smallest
 from audit.models.checkpoint import hash_state
 from audit.models.device import FLOAT32
 from audit.models.readout import READING
@@ -38,15 +39,20 @@ from audit.pipeline.analyze import (
     judge_effects,
     judge_rates,
     judge_sets,
-    judge_training,
-    judge_writers,
 )
 from audit.pipeline.attention_maps import TABLE, maps_of
 from audit.pipeline.build_record import PRECISION, REGISTRATION, accuracies, method_of, model_file_name, training_run
 from audit.pipeline.context import Scope
+from audit.pipeline.judge_ledgers import (
+    judge_carriers,
+    judge_training,
+    judge_writers,
+    questions_of_heads,
+    with_answers,
+)
 from audit.pipeline.load_run import OpenedRun, open_run
 from audit.pipeline.run_controls import CONTROL_EFFECTS, CONTROL_NUMBERS, check_round_trips
-from audit.pipeline.run_sweeps import Swept, make_plans, search_precision
+from audit.pipeline.run_sweeps import Swept, head_settings, make_plans, search_precision
 from audit.pipeline.train_models import weights_name
 from audit.progress import Step
 from audit.records import Audit, Control, Effort, SharedCopy
@@ -66,7 +72,7 @@ HASHED = ("card", "data", "preregistration", "base weights")  # and each model's
 AT_MOST = 20  # differences of the record that are named one by one
 JUDGED = (
     "rates", "contrasts", "ranges", "findings", "heads", "joint", "pairs", "grids", "stability", "agreement",
-    "accuracy", "ledgers", "ledger", "trained", "trained_parts",
+    "accuracy", "ledgers", "ledger", "trained", "trained_parts", "carried", "smallest", "answers",
 )  # fmt: skip
 
 
@@ -280,7 +286,15 @@ def _judged(opened: OpenedRun, trips: Mapping[str, Control], rates: Rates) -> Ju
     judged = judged if written is None else judge_writers(scope, rates, written, judged)
     hybrids = opened.stored("trained")
     balanced_on = next(iter(scope.samples.attributes))
-    return judged if hybrids is None else judge_training(scope, rates, hybrids, balanced_on, judged)
+    judged = judged if hybrids is None else judge_training(scope, rates, hybrids, balanced_on, judged)
+    parts, sets = opened.stored("parts"), opened.stored("smallest")
+    if parts is None and sets is None and not audit.answers:  # of a version that did not ask
+        return judged
+    judged = judge_carriers(scope, swept, parts, judged)
+    look = StoredSets(pd.DataFrame(columns=["contrast", "split", "set"]) if sets is None else sets)
+    asked = questions_of_heads(scope, swept, judged)
+    smallest = judge_smallest(effects, asked, scope.seeds[0], head_settings(scope), look)
+    return with_answers(scope, swept, replace(judged, smallest=smallest))
 
 
 def _weights(scope: Scope) -> dict[int, dict[str, torch.Tensor]]:

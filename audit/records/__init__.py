@@ -80,6 +80,10 @@ from audit.records.diff_json import ComparisonNote as ComparisonNote
 from audit.records.diff_json import RunComparison as RunComparison
 from audit.records.diff_json import RunName as RunName
 from audit.records.diff_json import Untested as Untested
+from audit.records.ledger_rows import AnswerLevel as AnswerLevel
+from audit.records.ledger_rows import CarriedKind as CarriedKind
+from audit.records.ledger_rows import CarriedRow as CarriedRow
+from audit.records.ledger_rows import GapAnswer as GapAnswer
 from audit.records.ledger_rows import HybridOrder as HybridOrder
 from audit.records.ledger_rows import LedgerImages as LedgerImages
 from audit.records.ledger_rows import LedgerLevel as LedgerLevel
@@ -87,9 +91,13 @@ from audit.records.ledger_rows import LedgerRow as LedgerRow
 from audit.records.ledger_rows import LedgerTotal as LedgerTotal
 from audit.records.ledger_rows import PartFamily as PartFamily
 from audit.records.ledger_rows import PartKind as PartKind
+from audit.records.ledger_rows import Reading as Reading
+from audit.records.ledger_rows import SetStep as SetStep
+from audit.records.ledger_rows import SmallestSetRow as SmallestSetRow
 from audit.records.ledger_rows import TrainedRow as TrainedRow
 from audit.records.ledger_rows import TrainedTotal as TrainedTotal
 from audit.records.ledger_rows import WhyNoLedger as WhyNoLedger
+from audit.records.ledger_rows import WhyStopped as WhyStopped
 from audit.records.review_json import Decision as Decision
 from audit.records.review_json import Review as Review
 from audit.records.shareable_json import SharedCopy as SharedCopy

@@ -40,7 +40,16 @@ from audit.records.base import (
     Verdict,
     WhyNoSensitivity,
 )
-from audit.records.ledger_rows import LedgerLevel, LedgerRow, LedgerTotal, TrainedRow, TrainedTotal
+from audit.records.ledger_rows import (
+    CarriedRow,
+    GapAnswer,
+    LedgerLevel,
+    LedgerRow,
+    LedgerTotal,
+    SmallestSetRow,
+    TrainedRow,
+    TrainedTotal,
+)
 from audit.units import Unit
 
 FORMER_REASONS = {  # what ``Control.form`` said of a model at chance before there was ``Control.reason``
@@ -739,6 +748,9 @@ class Audit(Record):
     ledger: list[LedgerRow] = []  # their parts
     trained: list[TrainedTotal] = []  # gaps shared out between a reference model's parts and those trained otherwise
     trained_parts: list[TrainedRow] = []
+    carried: list[CarriedRow] = []  # what attention, MLPs, layers and tokens carry of a gap
+    smallest: list[SmallestSetRow] = []  # of heads, by gap
+    answers: list[GapAnswer] = []  # where each gap runs
     pairs: list[PairRow] = []
     attention: list[AttentionMap] = []
     grids: list[HeadGrid]
@@ -767,3 +779,15 @@ class Audit(Record):
         """Return what of a gap is in the reference, and what each part's training put there."""
         own = (total.contrast, total.outcome, total.order)
         return [r for r in self.trained_parts if (r.contrast, r.outcome, r.order) == own]
+
+    def answer_to(self, contrast: str, outcome: str) -> GapAnswer | None:
+        """Return where the gap of a question runs; None where that was not asked."""
+        return next((a for a in self.answers if (a.contrast, a.outcome) == (contrast, outcome)), None)
+
+    def smallest_of(self, contrast: str, outcome: str) -> SmallestSetRow | None:
+        """Return the smallest set of heads that carries a gap; None where it was not asked for."""
+        return next((s for s in self.smallest if (s.contrast, s.outcome) == (contrast, outcome)), None)
+
+    def carried_of(self, contrast: str, outcome: str) -> list[CarriedRow]:
+        """Return what parts carry of a gap, in the order of the network."""
+        return [r for r in self.carried if (r.contrast, r.outcome) == (contrast, outcome)]

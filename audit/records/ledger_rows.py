@@ -123,3 +123,116 @@ class TrainedTotal(Record):
     log_odds: Estimate  # nats
     by_training: Estimate  # in rates: the sum of all parts
     closure: float | None  # |sum of rows - gap|, in rates
+
+
+class CarriedKind(StrEnum):
+    """What a part is that is patched as a whole."""
+
+    ATTENTION = "attention"
+    MLP = "MLP"
+    LAYER = "layer"
+    CLASS_TOKEN = "class token"  # noqa: S105
+    PATCH_TOKENS = "patch tokens"
+
+
+class CarriedRow(Record):
+    """What a part carries of a gap, beyond the placebo, on the confirmation split."""
+
+    contrast: str
+    outcome: str
+    metric: Metric  # of the gap: which labels count
+    part: CarriedKind
+    layer: int | None = None  # 0-based; of tokens the depth: they are those that enter this layer; None: all layers
+    recipients: int
+    denoised: Estimate  # the donor's part in the recipient, what it suffices for; mean probability, fractions
+    denoised_rate: Estimate
+    share_of_gap: Estimate  # of ``denoised_rate``
+    noised: Estimate  # the recipient's part in the donor, what it is needed for; mean probability, fractions
+    apart: Estimate  # ``denoised`` minus ``noised``: below 0 others carry the same, above 0 it needs others
+    beyond_noise: bool  # whether it carries in the direction of the gap, tested with all parts of its kind
+
+
+class WhyStopped(StrEnum):
+    """Why no more heads were added to a set."""
+
+    NOISE = "the next adds no more than its noise"
+    WHOLE = "the set carries all of it"
+    NONE_LEFT = "no candidate is left"
+    TOO_LITTLE = "too little data"
+
+
+class SetStep(Record):
+    """A head that was added to the smallest set, in mean probability on the discovery split: biased by the choice."""
+
+    head: str
+    gain: float  # in the direction of the gap
+    error: float  # its standard error
+    joint: float  # of the set so far
+
+
+class SmallestSetRow(Record):
+    """The smallest set of heads that carries a gap: chosen on the discovery split, measured on the confirmation split.
+
+    Estimates are of mean probability beyond the placebo, as fractions, where they are not said to be of rates.
+    """
+
+    contrast: str
+    outcome: str
+    metric: Metric  # of the gap: which labels count
+    heads: list[str]  # in the order in which they were added; empty: none
+    steps: list[SetStep]
+    stopped: WhyStopped
+    limit: float | None = None  # standard errors that a gain must exceed
+    tried: int  # heads, the strongest ones
+    patched: int  # sets, to choose it
+    recipients: int  # of the confirmation split
+    together: Estimate = Estimate(value=None)
+    together_rate: Estimate = Estimate(value=None)
+    share_of_gap: Estimate = Estimate(value=None)  # of ``together_rate``
+    sum_of_singles: Estimate = Estimate(value=None)
+    redundancy: Estimate = Estimate(value=None)  # sum of singles minus together
+    random: list[float] = []  # what random sets of as many heads of each layer carry
+    beyond_random: Estimate = Estimate(value=None)  # ``together`` minus their mean
+    p_random: float | None = None  # share of these sets, this one among them, that carry as much
+    confirmed: bool = False  # intervals of ``together`` and ``beyond_random`` exclude 0, in the direction of the gap
+
+
+class AnswerLevel(StrEnum):
+    """The finest level at which it can be said where a gap runs."""
+
+    HEADS = "localised to heads"
+    LAYERS = "localised to layers"
+    PARTS = "localised to parts"
+    WRITTEN_LATE = "written late, not localised"
+    NOT_LOCALISABLE = "not localisable"
+
+
+class Reading(StrEnum):
+    """What it means where ledgers name different places."""
+
+    SAME = "the same place"
+    CONDUIT = "carried earlier than written"
+    ORIGIN = "trained elsewhere"
+    BOTH = "carried earlier than written, and trained elsewhere"
+
+
+class GapAnswer(Record):
+    """Where a gap runs: one answer from all ledgers."""
+
+    contrast: str
+    outcome: str
+    metric: Metric
+    level: AnswerLevel
+    heads: list[str] = []  # the smallest set, or where none was confirmed the heads that were, one by one
+    jointly: bool = False  # whether ``heads`` were confirmed as a set
+    layers: list[int] = []  # 0-based, that carry it
+    parts: list[CarriedKind] = []
+    # of the gap in rates, that heads carry together, or of several parts the largest; of the log-odds gap, where it is
+    # written late
+    share: Estimate
+    not_attributed: Estimate  # the rest of that gap; without a value where several parts were patched one by one
+    written_in: int | None = None  # 0-based layer that writes most of it
+    trained_in: str | None = None  # the player that training changed most
+    reading: Reading | None = None
+    pairs: int | None = None  # donor pairs of the discovery split
+    pairs_needed: int | None = None  # with which a head that carries half of the gap would show

@@ -15,6 +15,7 @@ from audit.records import (
     Agreement,
     AttentionMap,
     Audit,
+    CarriedRow,
     ContrastRow,
     Control,
     CountRow,
@@ -22,6 +23,7 @@ from audit.records import (
     Estimate,
     ExcludedRow,
     Finding,
+    GapAnswer,
     HeadRow,
     JointRow,
     LabelShareRow,
@@ -31,6 +33,7 @@ from audit.records import (
     RangeRow,
     RateRow,
     Record,
+    SmallestSetRow,
     TrainedRow,
     TrainedTotal,
 )
@@ -67,6 +70,9 @@ def csv_tables(audit: Audit) -> dict[str, str]:
         "ledger_totals.csv": _table(LedgerTotal, audit.ledgers if shown else []),
         "trained.csv": _table(TrainedRow, audit.trained_parts if shown else []),
         "trained_totals.csv": _table(TrainedTotal, audit.trained if shown else []),
+        "carried.csv": _table(CarriedRow, audit.carried if shown else []),
+        "smallest_sets.csv": _table(SmallestSetRow, audit.smallest if shown else []),
+        "where.csv": _table(GapAnswer, audit.answers if shown else []),
         "exact_pairs.csv": _table(PairRow, audit.pairs if shown else []),
         "agreement.csv": _table(Agreement, audit.agreement if shown else []),
         "attention.csv": _table(AttentionMap, audit.attention if shown else []),
@@ -117,7 +123,8 @@ def _values(row: Record) -> list[Any]:
         if _is_estimate(field):
             values += [value.value, value.low, value.high, value.level] if value else [None] * 4
         else:
-            values.append(json.dumps(value, ensure_ascii=False) if isinstance(value, (list, tuple, dict)) else value)
+            several = isinstance(value, (list, tuple, dict))
+            values.append(json.dumps(value, ensure_ascii=False, default=Record.model_dump) if several else value)
     return values
 
 

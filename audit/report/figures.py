@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -24,11 +24,11 @@ from PIL import Image
 
 from audit.records import Estimate
 from audit.report import formats
-from audit.report.text import bars_in_words, forest_in_words, parts_in_words
+from audit.report.text import bars_in_words, forest_in_words, network_in_words
 
 INK, MUTED, RULE = "#1c2733", "#566372", "#d4dae1"
 GROUP, REFERENCE, EFFECT, REFERENCE_MODEL = "#2f6da8", "#8794a3", "#c05a12", "#5b4b9a"
-_SERIES = {"attention": GROUP, "slices": GROUP, "MLP": EFFECT, "biases on the way": REFERENCE_MODEL}
+_SERIES = {"attention": GROUP, "slices": GROUP, "MLP": EFFECT, "layer": REFERENCE_MODEL}
 _DARK = {
     INK: "#e8edf2",
     MUTED: "#a9b5c2",
@@ -53,6 +53,7 @@ _SETTINGS: Any = {
 }
 _PIXELS = 96  # CSS pixels an inch
 _NAME_CHARACTERS = 24
+MOST_PLACES = 18  # of a network that are named; of more every second
 SQUARE = 10  # pixels of a patch where attention is drawn
 _drawn_once = lru_cache(maxsize=256)  # a page on screen and in print shows the same pictures
 
@@ -92,12 +93,25 @@ class HeadEffect:
 
 @dataclass(frozen=True)
 class PartBar:
-    """One part of a sum, in nats; ``place`` says where in the network: parts of one place are drawn side by side."""
+    """One part of a ledger, from layer ``start`` to ``stop``: -1 is the input, the depth what follows the layers.
+
+    Beyond the depth are parts that are at no place.
+    """
 
     name: str
-    place: str
+    start: int
+    stop: int
     series: str  # "attention", "MLP" or another
     gap: Estimate
+
+
+@dataclass(frozen=True)
+class LedgerPanel:
+    """One ledger of a picture; in points estimates are fractions, in nats they are as they are."""
+
+    label: str
+    unit: Literal["nats", "points"]
+    bars: tuple[PartBar, ...]
 
 
 @cache
@@ -165,45 +179,67 @@ def shares_picture(bars: tuple[Bar, ...], title: str) -> Picture | None:
 
 
 @_drawn_once
-def parts_picture(bars: tuple[PartBar, ...], title: str) -> Picture | None:
-    """Draw a network from input to output, and what each part of it adds to a gap, in nats, with intervals.
+def network_picture(panels: tuple[LedgerPanel, ...], places: tuple[str, ...], title: str) -> Picture | None:
+    """Draw a network from input to output, and below each other what each ledger has of its parts, with intervals.
+
+    Parameters
+    ----------
+    panels : tuple of LedgerPanel
+    places : tuple of str
+        What the places are called, from the input on.
+    title : str
 
     Returns
     -------
     Picture or None
         None where there is no part.
     """
-    drawn = [bar for bar in bars if bar.gap.value is not None]
-    if not drawn:
+    panels = tuple(panel for panel in panels if any(bar.gap.value is not None for bar in panel.bars))
+    if not panels:
         return None
-    places = list(dict.fromkeys(bar.place for bar in drawn))
-    colours = {name: _SERIES.get(name, REFERENCE) for name in dict.fromkeys(bar.series for bar in drawn)}
+    series = dict.fromkeys(bar.series for panel in panels for bar in panel.bars)
+    colours = {name: _SERIES.get(name, REFERENCE) for name in series}
     with mpl.rc_context(_SETTINGS):
-        figure, axes = _axes(6.6, 2.6)
-        for place, name in enumerate(places):
-            here = [bar for bar in drawn if bar.place == name]
-            width = 0.8 / len(here)
-            for number, bar in enumerate(here):
-                x = place + (number - (len(here) - 1) / 2) * width
-                axes.bar(x, bar.gap.value or 0.0, width=0.9 * width, color=colours[bar.series], linewidth=0)
-                if bar.gap.low is not None and bar.gap.high is not None:
-                    axes.plot([x, x], [bar.gap.low, bar.gap.high], color=INK, linewidth=1.1)
-        axes.axhline(0, color=MUTED, linewidth=1)
-        axes.grid(visible=False, axis="x")
-        axes.grid(axis="y", color=RULE, linewidth=0.6)
-        axes.set_xticks(range(len(places)), [_drawn(name) for name in places], rotation=90 if len(places) > 9 else 0)
-        axes.set_ylabel("nats")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.3g}".replace("-", formats.MINUS)))
-        handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
-        axes.legend(
-            handles=handles,
+        figure = Figure(figsize=(6.6, 0.7 + 1.55 * len(panels)), layout="constrained")
+        every = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, panel in zip(every, panels, strict=True):
+            _draw_ledger(axes, panel, colours)
+        step = 1 if len(places) <= MOST_PLACES else 2
+        named = list(enumerate(places, start=-1))
+        named = [named[0], *named[1 :: step]] if step > 1 else named
+        every[-1].set_xticks([x for x, _ in named], [_drawn(name) for _, name in named])
+        figure.legend(
+            handles=[Patch(color=colour, label=name) for name, colour in colours.items()],
             frameon=False,
-            ncols=len(handles),
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            borderaxespad=0.1,
+            ncols=len(colours),
+            loc="outside upper left",
         )
-        return _picture(figure, title, parts_in_words(title, bars))
+        return _picture(figure, title, network_in_words(title, panels))
+
+
+def _draw_ledger(axes: Axes, panel: LedgerPanel, colours: Mapping[str, str]) -> None:
+    """Draw the parts of one ledger; those of one place side by side."""
+    drawn, scale = [bar for bar in panel.bars if bar.gap.value is not None], 100 if panel.unit == "points" else 1
+    whiskers: list[tuple[float, float, float]] = []
+    for place in dict.fromkeys((bar.start, bar.stop) for bar in drawn):
+        here = [bar for bar in drawn if (bar.start, bar.stop) == place]
+        width = 0.8 * (place[1] - place[0] + 1) / len(here)
+        for number, bar in enumerate(here):
+            x = sum(place) / 2 + (number - (len(here) - 1) / 2) * width
+            axes.bar(x, scale * (bar.gap.value or 0.0), width=0.9 * width, color=colours[bar.series], linewidth=0)
+            if bar.gap.low is not None and bar.gap.high is not None:
+                whiskers.append((x, scale * bar.gap.low, scale * bar.gap.high))
+    if whiskers:
+        axes.vlines(*zip(*whiskers, strict=True), color=INK, linewidth=1.1)
+    axes.axhline(0, color=MUTED, linewidth=1)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color=RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="x", length=0)
+    axes.set_title(panel.label, loc="left", fontsize=8.5, color=INK)
+    axes.set_ylabel(panel.unit)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.3g}".replace("-", formats.MINUS)))
 
 
 def attention_picture(weights: Sequence[Sequence[float]], largest: float, title: str, alt: str) -> Picture:

@@ -31,7 +31,7 @@ from audit.records import (
     TrainedTotal,
     Verdict,
 )
-from audit.report import figures
+from audit.report import figures, network
 from audit.report.figures import Picture
 from audit.report.pointers import places
 from audit.report.reviews import by_finding
@@ -109,6 +109,7 @@ class Page:
                 "/grids": audit.grids, "/pairs": audit.pairs, "/joint": audit.joint, "/findings": audit.findings,
                 "/ledgers": audit.ledgers, "/ledger": audit.ledger,
                 "/trained": audit.trained, "/trained_parts": audit.trained_parts,
+                "/carried": audit.carried, "/smallest": audit.smallest, "/answers": audit.answers,
                 "/attention": audit.attention, "/agreement": audit.agreement, "/stability": audit.stability,
                 "/accuracy": audit.accuracy, "/controls/controls": controls.controls,
                 "/controls/grids": controls.grids, "/data/attributes": data.attributes, "/data/counts": data.counts,
@@ -203,18 +204,17 @@ class Page:
         back = {r.player: r for r in both.get(HybridOrder.OUTPUT_FIRST, [])}
         return [(r, back.get(r.player)) for r in both.get(HybridOrder.INPUT_FIRST, [])]
 
-    def parts_picture(self, total: LedgerTotal, title: str) -> Picture | None:
-        """Draw what is written from input to output."""
-        bars = tuple(
-            figures.PartBar(
-                self.text.ledger("name", r),
-                str(self.text.words["places"][r.family]) if r.layer is None else f"L{r.layer}",
-                str(r.family) if r.layer is not None else "other",
-                r.gap,
-            )
-            for r in self.audit.parts_of(total, "family in layer")
-        )
-        return figures.parts_picture(bars, title)
+    def gap_blocks(self) -> list[tuple[str, str]]:
+        """Return each contrast and outcome of which a ledger is known."""
+        audit = self.audit
+        known = [(a.contrast, a.outcome) for a in audit.answers]
+        known += [(total.contrast, total.outcome) for total in audit.ledgers]
+        known += [(total.contrast, total.outcome) for total in audit.trained]
+        return [] if self.is_invalid else list(dict.fromkeys(known))
+
+    def network_picture(self, contrast: str, outcome: str, title: str) -> Picture | None:
+        """Draw what each ledger has of a gap, from input to output."""
+        return network.picture(self.audit, self.text, contrast, outcome, title)
 
     def grids_of(self, contrast: str, outcome: str) -> list[HeadGrid]:
         """Return the grids of one block."""

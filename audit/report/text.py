@@ -27,6 +27,7 @@ from audit.records import (
     ExcludedRow,
     Finding,
     FindingState,
+    GapAnswer,
     HeadGrid,
     HeadRow,
     LoadedWeights,
@@ -339,6 +340,10 @@ class Sentences:
         """Return where in the model a gap was found; None where that was not asked."""
         return self.audit.localisation.get(question_of(gap))
 
+    def answer_to(self, key: str) -> GapAnswer | None:
+        """Return where the gap of a question runs, by "contrast:outcome"; None where that was not asked."""
+        return next((a for a in self.audit.answers if f"{a.contrast}:{a.outcome}" == key), None)
+
     def summary(
         self,
         asked: Sequence[tuple[str, str]],
@@ -353,7 +358,8 @@ class Sentences:
         families = [] if ledger is None else self.audit.families_of(ledger)
         mean = {f"{t.contrast}:{t.outcome}": t for t in self.audit.trained}  # the last order of each
         trained = None if gap is None else mean.get(question_of(gap))
-        lines = str(self._summary.summary(asked, gap, heads, top, ledger, families, trained)).splitlines()
+        located = None if gap is None else self.answer_to(question_of(gap))
+        lines = str(self._summary.summary(asked, gap, heads, top, located, ledger, families, trained)).splitlines()
         return [line for line in lines if line.strip()]
 
     def contrast(self, key: str) -> str:
@@ -377,10 +383,10 @@ def forest_in_words(title: str, heads: Sequence[object]) -> str:
     return one_line(str(templates.forest(title, heads)))
 
 
-def parts_in_words(title: str, bars: Sequence[object]) -> str:
-    """Say what a picture of the parts of a sum shows; each has ``name`` and ``gap``."""
+def network_in_words(title: str, panels: Sequence[object]) -> str:
+    """Say what a picture of ledgers shows; each has ``label``, ``unit`` and ``bars`` with ``name`` and ``gap``."""
     templates: Any = environment().get_template("text/ledger.j2").module
-    return one_line(str(templates.parts(title, bars)))
+    return one_line(str(templates.network(title, panels)))
 
 
 def called_sentence(model: object) -> str:

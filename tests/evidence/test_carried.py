@@ -13,7 +13,6 @@ from scipy import stats
 from audit.evidence.bootstrap import draw_bootstrap
 from audit.evidence.carried import (
     SmallestSet,
-    Stop,
     carried_jointly,
     confirm_set,
     noising,
@@ -21,6 +20,7 @@ from audit.evidence.carried import (
     smallest_set,
 )
 from audit.evidence.effects import SwapEffects, mediated_gaps
+from audit.records import WhyStopped
 from tests.evidence.simulate import Floats, plausible
 
 pytestmark = pytest.mark.unit
@@ -107,7 +107,7 @@ def test_two_planted_heads_of_twelve_are_the_set(sign: float) -> None:
     game = Game(additive({(2, 3): 0.08, (0, 1): 0.05}), sign=sign)
     found = game.chosen()
     assert found.members == ((2, 3), (0, 1))
-    assert found.stopped is Stop.NOISE
+    assert found.stopped is WhyStopped.NOISE
     assert [step.joint for step in found.steps] == pytest.approx([0.08, 0.13], abs=0.02)
     assert [step.gain for step in found.steps] == pytest.approx([0.08, 0.05], abs=0.02)
 
@@ -116,13 +116,13 @@ def test_of_two_heads_that_carry_the_same_one_is_enough() -> None:
     found = Game(redundant).chosen()
     assert len(found.members) == 1
     assert found.members[0] in {(1, 1), (2, 2)}
-    assert found.stopped is Stop.NOISE
+    assert found.stopped is WhyStopped.NOISE
 
 
 def test_a_set_that_saturates_stops_there() -> None:
     found = Game(saturating).chosen()
     assert len(found.members) == 2
-    assert found.stopped is Stop.NOISE
+    assert found.stopped is WhyStopped.NOISE
     assert found.steps[-1].joint == pytest.approx(0.12, abs=0.02)
 
 
@@ -130,7 +130,7 @@ def test_a_set_that_carries_all_of_the_gap_stops_there() -> None:
     game = Game(additive({(0, 0): 0.15, (0, 1): 0.1, (0, 2): 0.1}))
     found = game.chosen()
     assert found.members == ((0, 0), (0, 1))
-    assert found.stopped is Stop.WHOLE
+    assert found.stopped is WhyStopped.WHOLE
     assert smallest_set(game, game.singles(), HEADS, whole=0.1).members == ((0, 0),)
 
 
@@ -147,7 +147,7 @@ def test_heads_that_matter_only_with_another_are_found_once_it_is_there() -> Non
 
 def test_where_nothing_is_there_the_set_is_empty() -> None:
     exact = Game(lambda _heads: 0.0, noise=0.0).chosen()
-    assert (exact.members, exact.stopped, exact.patched) == ((), Stop.NOISE, 0)
+    assert (exact.members, exact.stopped, exact.patched) == ((), WhyStopped.NOISE, 0)
 
 
 @pytest.mark.property
@@ -175,12 +175,12 @@ def test_how_much_is_patched_is_known_beforehand() -> None:
 
 def test_candidates_may_run_out() -> None:
     found = Game(additive({(2, 3): 0.05, (0, 1): 0.05})).chosen(strongest=2)
-    assert (len(found.members), found.stopped, found.patched) == (2, Stop.NONE_LEFT, 1)
+    assert (len(found.members), found.stopped, found.patched) == (2, WhyStopped.NONE_LEFT, 1)
 
 
 def test_of_one_cluster_nothing_is_chosen() -> None:
     found = Game(additive({(0, 0): 0.1}), units=1).chosen()
-    assert (found.members, found.stopped) == ((), Stop.TOO_LITTLE)
+    assert (found.members, found.stopped) == ((), WhyStopped.TOO_LITTLE)
 
 
 def test_joint_singles_and_redundancy_by_hand() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,14 +13,16 @@ from audit.errors import InputError
 from audit.models.adapters.heads import Heads
 from audit.models.adapters.registry import Model, adapter
 from audit.models.named import AdaptedNetwork, PlainNetwork
+from audit.models.transforms import as_input
 from audit.patching.api import patch_heads
 from audit.patching.api import patch_parts as patch_by_name
 from audit.patching.engine import Donor
 from audit.patching.hooks import patch_parts_with_hooks
 from audit.patching.parts import Kind, Part, parse_part
 from audit.patching.patch_parts import both_directions, layers_run, patch_parts
-from audit.patching.sites import Trace, bias_output, head_part, kinds_of, parts_of, record, sites_of
-from tests.models_for_tests import FAMILIES, enlarged, hooks_left, noise_images, tiny
+from audit.patching.sites import Trace, bias_output, head_part, kinds_of, parts_of, parts_swept, record, sites_of
+from audit.patching.sweep import DonorKind, sweep_parts
+from tests.models_for_tests import FAMILIES, enlarged, hooks_left, noise_images, noise_pixels, tiny
 
 pytestmark = pytest.mark.unit
 IMAGES, DONORS = noise_images(3), noise_images(3, seed=1)
@@ -391,3 +394,29 @@ def test_parts_by_name_give_what_they_change(family: str) -> None:
 def test_parts_by_name_are_checked(parts: Any, named: str) -> None:
     with pytest.raises(InputError, match=named):
         patch_by_name(tiny(), IMAGES, DONORS, parts)
+
+
+@pytest.mark.parametrize("family", ["class token", "resnet, basic"])
+def test_a_sweep_of_parts_is_what_patching_them_one_by_one_gives(family: str) -> None:
+    model, pixels = made(family), noise_pixels(6)
+    parts, recipients, others = parts_swept(model), np.arange(3), np.arange(3, 6)
+    kinds = [DonorKind("cross", model, others), DonorKind("placebo", model, recipients)]
+    table = sweep_parts(model, pixels, recipients, kinds, parts=parts, outcomes={"first": 0})
+    assert len(table) == 2 * 2 * 3 * len(parts)
+    found = table.set_index(["donor_kind", "direction", "set", "position"])["p:first"].sort_index()
+    images = as_input(model, pixels)
+    as_they_are = logits_of(model, images).double().softmax(-1)[:, 0].numpy()
+    for part in parts:
+        for direction, base, sign in (("denoising", recipients, 1.0), ("noising", others, -1.0)):
+            change = patch_by_name(model, images[:3], images[3:], [part], direction=direction, scale="probability")
+            expected = as_they_are[base] + sign * change[:, 0].numpy()
+            assert found.loc["cross", direction, str(part)].to_numpy() == pytest.approx(expected, abs=1e-5)
+            itself = found.loc["placebo", direction, str(part)].to_numpy()
+            assert itself == pytest.approx(as_they_are[recipients], abs=1e-6)
+
+
+def test_an_audit_asks_all_attention_all_mlps_each_layer_and_tokens() -> None:
+    assert [str(part) for part in parts_swept(made("class token"))] == [
+        "all attention", "all MLPs", "L0", "L1", "class token at 1", "patch tokens at 1",
+    ]  # fmt: skip
+    assert {part.kind for part in parts_swept(made("resnet, basic"))} == {Kind.LAYER}

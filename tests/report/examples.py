@@ -10,9 +10,12 @@ from typing import Any, Literal, get_args
 from audit.records import (
     AccuracyRow,
     Agreement,
+    AnswerLevel,
     AttentionMap,
     AttributeInfo,
     Audit,
+    CarriedKind,
+    CarriedRow,
     ContrastRow,
     Control,
     ControlReport,
@@ -28,6 +31,7 @@ from audit.records import (
     Estimate,
     ExcludedRow,
     Finding,
+    GapAnswer,
     GapLimit,
     HeadGrid,
     HeadRow,
@@ -50,14 +54,18 @@ from audit.records import (
     Provenance,
     RangeRow,
     RateRow,
+    Reading,
     Reason,
+    SetStep,
     Shortfall,
+    SmallestSetRow,
     SourceKind,
     Stability,
     State,
     TrainedRow,
     TrainedTotal,
     TrainingRun,
+    WhyStopped,
 )
 from audit.report.legal import answers
 from audit.report.text import method_hash
@@ -361,6 +369,45 @@ def trained(contrast_id: str, outcome: str) -> tuple[list[TrainedTotal], list[Tr
     return totals, rows
 
 
+def carried(contrast_id: str, outcome: str, layers: int) -> list[CarriedRow]:
+    """Return what whole parts carry: attention, and the last layer."""
+
+    def row(part: str, value: float, layer: int | None = None) -> CarriedRow:
+        return CarriedRow(
+            contrast=contrast_id, outcome=outcome, metric=Metric.STANDARDISED_GAP, part=CarriedKind(part), layer=layer,
+            recipients=200, denoised=estimate(0.7 * value, 0.008), denoised_rate=estimate(value, 0.01),
+            share_of_gap=estimate(value / 0.0572, 0.1), noised=estimate(0.5 * value, 0.008),
+            apart=estimate(0.2 * value, 0.008), beyond_noise=value > 0.02,
+        )  # fmt: skip
+
+    whole = [row("attention", 0.05), row("MLP", 0.004)]
+    return [
+        *whole,
+        *(row("layer", 0.04 if i == layers - 1 else 0.002, i) for i in range(layers)),
+        row("class token", 0.03, 2),
+    ]
+
+
+def smallest(contrast_id: str, outcome: str, head: str) -> SmallestSetRow:
+    """Return a set of one head that is confirmed beyond random sets."""
+    return SmallestSetRow(
+        contrast=contrast_id, outcome=outcome, metric=Metric.STANDARDISED_GAP, heads=[head],
+        steps=[SetStep(head=head, gain=0.031, error=0.004, joint=0.031)], stopped=WhyStopped.NOISE, limit=3.4, tried=8,
+        patched=7, recipients=200, together=estimate(0.0285, 0.007), together_rate=estimate(0.0399, 0.011),
+        share_of_gap=estimate(0.7, 0.12), sum_of_singles=estimate(0.0285, 0.007), redundancy=estimate(0.0, 0.0),
+        random=[0.002, -0.001, 0.004], beyond_random=estimate(0.0268, 0.007), p_random=0.25, confirmed=True,
+    )  # fmt: skip
+
+
+def gap_answer(contrast_id: str, outcome: str, head: str) -> GapAnswer:
+    """Return where a gap runs: through one head, which another layer's training feeds."""
+    return GapAnswer(
+        contrast=contrast_id, outcome=outcome, metric=Metric.STANDARDISED_GAP, level=AnswerLevel.HEADS, heads=[head],
+        jointly=True, layers=[int(head[1])], share=estimate(0.7, 0.12), not_attributed=estimate(0.3, 0.12),
+        written_in=int(head[1]), trained_in="classifier", reading=Reading.SAME,
+    )  # fmt: skip
+
+
 def disparity_finding(number: int, attribute: str, group: str, reference: str, outcome: str) -> Finding:
     return Finding(
         id=f"F-{number:08x}", kind="disparity",
@@ -454,6 +501,9 @@ def base(
         ledger=ledgers(contrast_id, outcome, layers, heads)[1] if planted else [],
         trained=trained(contrast_id, outcome)[0] if planted else [],
         trained_parts=trained(contrast_id, outcome)[1] if planted else [],
+        carried=carried(contrast_id, outcome, layers) if planted else [],
+        smallest=[smallest(contrast_id, outcome, head_name)] if planted else [],
+        answers=[gap_answer(contrast_id, outcome, head_name)] if planted else [],
         grids=[grid(f"bias:{contrast_id}:{outcome}", "gap", layers, heads, random.Random(5), 0.0285, contrast=contrast_id, outcome=outcome)],
         stability=[
             Stability(
@@ -550,7 +600,7 @@ def examples() -> dict[str, Audit]:
             ], next_steps=["add images"],
         ),
         "not_localisable": base(planted=False),
-        "no_heads": changed(quiet, outcome="PASSED", exit_code=0, heads=[], joint=[], ledgers=[], ledger=[], trained=[], trained_parts=[], agreement=[], grids=[], stability=[], localisation={}),
+        "no_heads": changed(quiet, outcome="PASSED", exit_code=0, heads=[], joint=[], ledgers=[], ledger=[], trained=[], trained_parts=[], carried=[], smallest=[], answers=[], agreement=[], grids=[], stability=[], localisation={}),
         "no_design_c": base(design_c=False),
         "single_layer": base(layers=1, heads=3),
         "hostile": base(

@@ -1,0 +1,1 @@
+"""Where the gaps of real models on photographs run."""
