@@ -100,6 +100,8 @@ def told(result: va.Result) -> dict[str, Any]:
     def rows(name: str) -> list[dict[str, Any]]:
         return [row.model_dump(mode="json") for row in getattr(record, name)]
 
+    lines = map(json.loads, (result.folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    stages = {line["stage"]: line["seconds"] for line in lines if "stage" in line}
     families = [row for row in rows("ledger") if row["level"] == "family"]
     by_layer = [row for row in rows("ledger") if row["level"] == "layer"]
     return {
@@ -118,6 +120,7 @@ def told(result: va.Result) -> dict[str, Any]:
         "written_layers": sorted(by_layer, key=lambda row: -abs(row["gap"]["value"] or 0))[: 2 * LISTED],
         "trained_totals": rows("trained"),
         "trained": [row for row in rows("trained_parts") if row["order"] == "all orders"],
+        "seconds_by_stage": stages,
         "figures_verified": result.verify().figures,
     }
 

@@ -30,7 +30,7 @@ from audit.evidence.outcome import decide
 from audit.exit_codes import ExitCode
 from audit.models.adapters.heads import Heads
 from audit.models.checkpoint import started_from
-from audit.records import Audit
+from audit.records import AnswerLevel, Audit
 from tests.end_to_end.conftest import TABLE, TONE, Invoke, Run, write_card
 from tests.small_world import SMALL_CARD, World, without_pdf
 
@@ -176,6 +176,40 @@ def test_who_writes_the_gap_is_a_table_and_a_picture_in_python(small_run: Run) -
     table = result.ledger.to_frame()
     assert set(table["level"]) == {"part", "family in layer", "family", "layer"}
     assert len(result.ledger.plot(most=3).get_yticklabels()) == 3
+
+
+def test_where_the_gap_runs_is_one_answer_whose_numbers_are_those_of_the_tables(small_run: Run) -> None:
+    record, effects = small_run.record, small_run.folder / "effects"
+    (where,), (smallest,) = record["answers"], record["smallest"]
+    assert where["level"] in [str(level) for level in AnswerLevel]
+    patched = pd.read_parquet(effects / "parts.parquet")
+    cells = (
+        patched.groupby(["set", "direction", "donor_kind", "label", "side"])["p:smiling"].mean().unstack("donor_kind")
+    )
+    audited = pd.read_parquet(effects / "samples.parquet").query("split != 'train'")
+    shares = audited["label"].value_counts(normalize=True)
+    moved = (cells["cross"] - cells["placebo"]).xs("denoising", level="direction").unstack("side")
+    by_hand = {
+        name: float(((rows["reference"] - rows["group"]) / 2).droplevel("set") @ shares)
+        for name, rows in moved.groupby("set")
+    }
+    named = {"attention": "all attention", "MLP": "all MLPs"}
+    for row in record["carried"]:
+        place = row["part"] if row["part"] in named else "L" if row["part"] == "layer" else f"{row['part']} at "
+        name = named.get(row["part"], f"{place}{row['layer']}")
+        assert row["denoised"]["value"] == pytest.approx(by_hand[name], abs=1e-6)
+    assert {"attention", "MLP", "layer", "class token", "patch tokens"} == {row["part"] for row in record["carried"]}
+    if smallest["heads"]:
+        sets = pd.read_parquet(effects / "smallest.parquet").query("split == 'confirmation'")["set"].unique()
+        assert "+".join(sorted(smallest["heads"])) in sets
+        assert len(sets) == 1 + len(smallest["random"])
+    (carried_by,) = (line for line in small_run.result.stdout.splitlines() if line.startswith("carried by: "))
+    assert not where["heads"] or where["heads"][0] in carried_by
+    assert "Where the gap runs" in (small_run.folder / "report.html").read_text(encoding="utf-8")
+    result = va.open_run(small_run.folder)
+    assert [row.level for row in result.answers] == [where["level"]]
+    assert len(result.carried.to_frame()) == len(record["carried"])
+    assert [row.heads for row in result.smallest] == [smallest["heads"]]
 
 
 def test_what_training_put_there_sums_to_the_gap_and_ends_at_the_audited_model(small_run: Run) -> None:
