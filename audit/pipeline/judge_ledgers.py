@@ -13,7 +13,7 @@ from audit.evidence.disparity import primary_gaps
 from audit.evidence.gap_answer import Ledgers, Pairs, answer
 from audit.evidence.ledgers import gather, judge_written
 from audit.evidence.stored_rows import Rows
-from audit.evidence.trained import judge_trained
+from audit.evidence.trained_rows import judge_trained
 from audit.patching.contributions import Contributions
 from audit.pipeline.analyze import Judged, Rates, predictions, questions
 from audit.pipeline.context import Scope

@@ -17,6 +17,8 @@ from audit.controls.control_images import ControlSet
 from audit.controls.verdict import numbers_table
 from audit.errors import InputError, is_internal
 from audit.evidence.joint_patching import sets_to_patch
+from audit.evidence.stored_rows import StoredRows
+from audit.evidence.trained_rows import layer_to_part
 from audit.pipeline.analyze import (
     EMPTY,
     Judged,
@@ -52,7 +54,7 @@ from audit.pipeline.run_controls import (
 )
 from audit.pipeline.run_pairs import sweep_pairs
 from audit.pipeline.run_sweeps import UNPATCHED, Swept, measure_images, sweep_sets, what_can_be_asked
-from audit.pipeline.run_trained import measure_trained
+from audit.pipeline.run_trained import measure_heads, measure_trained
 from audit.pipeline.run_written import measure_written
 from audit.pipeline.train_models import AuditedModels, train_audited
 from audit.progress import Step
@@ -241,6 +243,10 @@ def _measure(context: RunContext, images: ControlSet) -> Audit:
             judged = judge_writers(context, rates, measure_written(context, models), judged)
             if design_c and (hybrids := measure_trained(context, models)) is not None:
                 judged = judge_training(context, rates, hybrids, models.balanced_on, judged)
+                layer = layer_to_part(judged.trained_parts)
+                if layer is not None:
+                    both = StoredRows([*hybrids.files, *measure_heads(context, models, layer).files])
+                    judged = judge_training(context, rates, both, models.balanced_on, judged)
             judged = _with_carriers(context, models, swept, judged)
     return record_audit(context, legal, controls, models, swept, judged)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from audit.evidence.stored_rows import StoredRows
 from audit.evidence.trained import BETWEEN_REFERENCES, draw_images
 from audit.models.adapters.registry import Model
 from audit.models.checkpoint import hash_state
-from audit.patching.players import are_same, merge, players_of
+from audit.patching.players import are_same, merge, players_of, split_heads
 from audit.patching.trained import MOST_IMAGES, Answers, paths, shapley
 from audit.pipeline.context import RunContext
 from audit.pipeline.in_blocks import block_size, memory_of_block
@@ -30,6 +31,7 @@ from audit.work.pool import run_tasks
 from audit.work.tasks import Task, read_results
 
 TRAINED = "effects/trained.parquet"
+TRAINED_HEADS = "effects/trained_heads.parquet"
 STAGE = "trained"
 IN_A_PATH = 1500  # images; a path takes a few forward passes of each
 PASSES = 2.0  # recorded passes' worth of memory that an image takes
@@ -46,6 +48,7 @@ class Exchange:
     audited: Model
     rows: Rows
     in_sets: bool
+    layer: int | None = None  # whose heads are exchanged one by one
 
     def measure(self, images: Images, rows: Rows, outcomes: Mapping[str, int], seed: int) -> pd.DataFrame:
         """Return a row for each image and hybrid."""
@@ -58,6 +61,11 @@ class Exchange:
             drawn = "" if found.orders is None else "|".join(",".join(map(str, order)) for order in found.orders)
             told = {"players": "|".join(found.players), "orders": drawn}
             return _table(self.name, HybridOrder.SHAPLEY, rows, sets, (False,) * len(sets), found.answers, **told)
+        if self.layer is not None:
+            parted = split_heads(self.audited, players, [self.layer])
+            (path,) = paths(self.reference, self.audited, images, [parted], outcomes, rows=rows)
+            exchanged = ["", *path.players]
+            return _table(self.name, HybridOrder.HEADS, rows, exchanged, (False, *path.same), path.answers)
         both = paths(self.reference, self.audited, images, [players, players[::-1]], outcomes, rows=rows)
         return pd.concat(
             [
@@ -85,7 +93,23 @@ def measure_trained(context: RunContext, models: AuditedModels) -> StoredRows | 
         return StoredRows([path])
     if not models.balanced:
         return None
-    asked = _exchanges(context, models)
+    return _measured(context, path, _exchanges(context, models))
+
+
+def measure_heads(context: RunContext, models: AuditedModels, layer: int) -> StoredRows:
+    """Return what hybrids answer on the path from input to output, heads of one layer exchanged one by one."""
+    path = context.run / TRAINED_HEADS
+    if path.is_file():
+        return StoredRows([path])
+    rows = _drawn(context, models, MOST_IMAGES)
+    asked = [
+        Exchange(f"balanced-{number}", reference, models.primary, rows, in_sets=False, layer=layer)
+        for number, reference in enumerate(models.balanced)
+    ]
+    return _measured(context, path, asked)
+
+
+def _measured(context: RunContext, path: Path, asked: Sequence[Exchange]) -> StoredRows:
     tasks = [task for exchange in asked for task in _plan(context, exchange)]
     run_tasks(tasks, context.work / STAGE, context.workers, context.step("ledger: which trained weights put it there"))
     tables = read_results(tasks, context.work / STAGE)
@@ -93,11 +117,18 @@ def measure_trained(context: RunContext, models: AuditedModels) -> StoredRows | 
     return StoredRows([path])
 
 
-def _exchanges(context: RunContext, models: AuditedModels) -> list[Exchange]:
-    """Return every reference's paths and sets; between the first two references, the paths that show chance."""
+def _drawn(context: RunContext, models: AuditedModels, most: int) -> Rows:
+    """Return some of the images kept out of training, the fewer among the more."""
     frame, every, seed = context.samples.frame, audit_rows(context), context.card.audit.seed
     rows = every[draw_images(frame.loc[every], models.balanced_on, IN_A_PATH, seed)]
-    few = rows[draw_images(frame.loc[rows], models.balanced_on, MOST_IMAGES, seed)]
+    if most < IN_A_PATH:
+        rows = rows[draw_images(frame.loc[rows], models.balanced_on, most, seed)]
+    return np.asarray(rows, dtype=np.int64)
+
+
+def _exchanges(context: RunContext, models: AuditedModels) -> list[Exchange]:
+    """Return every reference's paths and sets; between the first two references, the paths that show chance."""
+    rows, few = (_drawn(context, models, most) for most in (IN_A_PATH, MOST_IMAGES))
     found = []
     for number, reference in enumerate(models.balanced):
         name = f"balanced-{number}"
@@ -122,13 +153,15 @@ def _plan(context: RunContext, exchange: Exchange) -> list[Task]:
             "stage": STAGE,
             "models": [hash_state(m.state_dict()) for m in (exchange.reference, exchange.audited)],
             "in_sets": exchange.in_sets,
+            "layer": exchange.layer,
             "seed": seed,
             "outcomes": dict(context.outcomes),
             "images": hashlib.sha256(rows.tobytes()).hexdigest(),
             "computed": context.compute.exact.name,
             "memory": limit_of_memory(),
         }
-        name = f"{exchange.name}, {'sets' if exchange.in_sets else 'paths'}, block {number + 1} of {len(starts)}"
+        what = "sets" if exchange.in_sets else "paths" if exchange.layer is None else "heads"
+        name = f"{exchange.name}, {what}, block {number + 1} of {len(starts)}"
         perform = partial(_perform, exchange, context.pixels, rows, context.outcomes, seed)
         tasks.append(Task(name, made_of, len(rows) * len(one), len(rows) * len(one), perform, memory, smaller))
     return tasks

@@ -284,7 +284,7 @@ def _judged(opened: OpenedRun, trips: Mapping[str, Control], rates: Rates) -> Ju
     )
     written = opened.stored("written") or next((t.why_not for t in audit.ledgers if t.why_not is not None), None)
     judged = judged if written is None else judge_writers(scope, rates, written, judged)
-    hybrids = opened.stored("trained")
+    hybrids = opened.stored("trained", "trained_heads")
     balanced_on = next(iter(scope.samples.attributes))
     judged = judged if hybrids is None else judge_training(scope, rates, hybrids, balanced_on, judged)
     parts, sets = opened.stored("parts"), opened.stored("smallest")

@@ -55,6 +55,7 @@ class HybridOrder(StrEnum):
 
     INPUT_FIRST = "input first"
     OUTPUT_FIRST = "output first"
+    HEADS = "heads of a layer"  # input first, with the attention of one layer parted into its heads
     SHAPLEY = "all orders"  # the mean over all of them, or over some that are drawn (Shapley 1953)
 
 

@@ -206,7 +206,7 @@ def network_picture(panels: tuple[LedgerPanel, ...], places: tuple[str, ...], ti
             _draw_ledger(axes, panel, colours)
         step = 1 if len(places) <= MOST_PLACES else 2
         named = list(enumerate(places, start=-1))
-        named = [named[0], *named[1 :: step]] if step > 1 else named
+        named = [named[0], *named[1::step]] if step > 1 else named
         every[-1].set_xticks([x for x, _ in named], [_drawn(name) for _, name in named])
         figure.legend(
             handles=[Patch(color=colour, label=name) for name, colour in colours.items()],

@@ -204,6 +204,12 @@ class Page:
         back = {r.player: r for r in both.get(HybridOrder.OUTPUT_FIRST, [])}
         return [(r, back.get(r.player)) for r in both.get(HybridOrder.INPUT_FIRST, [])]
 
+    def trained_heads(self, contrast: str, outcome: str) -> list[TrainedRow]:
+        """Return the heads that were exchanged one by one, and what is left of their layer's attention."""
+        whole = {r.player for r in self.audit.trained_parts if r.order == HybridOrder.INPUT_FIRST}
+        totals = [t for t in self.trained(contrast, outcome) if t.order == HybridOrder.HEADS]
+        return [r for total in totals for r in self.audit.trained_of(total) if r.player not in whole]
+
     def gap_blocks(self) -> list[tuple[str, str]]:
         """Return each contrast and outcome of which a ledger is known."""
         audit = self.audit

@@ -216,7 +216,15 @@ def test_what_training_put_there_sums_to_the_gap_and_ends_at_the_audited_model(s
     record = small_run.record
     hybrids = pd.read_parquet(small_run.folder / "effects" / "trained.parquet")
     answers = pd.read_parquet(small_run.folder / "effects" / "unpatched.parquet").query("seed == 0").set_index("image")
-    assert [t["order"] for t in record["trained"]] == ["input first", "output first", "all orders"]
+    assert [t["order"] for t in record["trained"]] == ["input first", "output first", "heads of a layer", "all orders"]
+    by_order = {
+        order: {r["player"]: r["rate"]["value"] for r in record["trained_parts"] if r["order"] == order}
+        for order in ("input first", "heads of a layer")
+    }
+    whole, parted = by_order.values()
+    ((attention, value),) = ((name, value) for name, value in whole.items() if name not in parted)
+    assert attention.endswith(" attention")
+    assert sum(parted[name] for name in parted.keys() - whole.keys()) == pytest.approx(value, abs=1e-9)
     for total in record["trained"]:
         rows = [r for r in record["trained_parts"] if r["order"] == total["order"]]
         assert (rows[0]["player"], total["references"]) == ("", 1)
