@@ -82,6 +82,7 @@ class NamedNetwork(nn.Module):
         if not isinstance(_part(network, self.classifier_name), nn.Linear):
             raise ModelError(self.classifier_name, "gives the logits, and is no Linear", "name the one that does")
         self._check_order()
+        self._check_logits()
 
     if TYPE_CHECKING:
 
@@ -168,6 +169,26 @@ class NamedNetwork(nn.Module):
                 put_part(self.network, name, module)
 
     @torch.no_grad()
+    def _check_logits(self) -> None:
+        """Refuse a network that gives probabilities: read as logits, they would be made probabilities a second time."""
+        seen: list[torch.Tensor] = []
+        classifier = self.network.get_submodule(self.classifier_name)
+        handle = classifier.register_forward_hook(lambda _module, _args, out: seen.append(out.detach()))
+        try:
+            size: tuple[int, ...] = self.pretrained_cfg["input_size"]
+            images = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
+            with torch.inference_mode():
+                given = self(images.to(next(classifier.parameters())))
+        finally:
+            handle.remove()
+        logits = seen[-1]
+        if given.shape != logits.shape or torch.allclose(given, logits):
+            return
+        for output, read in (("sigmoid", logits.sigmoid()), ("softmax", logits.softmax(-1))):
+            if torch.allclose(given, read):
+                what = f"what it gives goes through a {output} before it leaves the network: it gives no logits"
+                raise ModelError(self.classifier_name, what, f"give all but the {output}, with output='{output}'")
+
     def _first_pass(self) -> tuple[list[tuple[int, ...]], dict[str, int]]:
         """Return the shape of what leaves each part, of one image, and in which segment modules with weights run."""
         begun, finished = -1, 0

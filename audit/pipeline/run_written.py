@@ -59,7 +59,10 @@ def measure_written(context: RunContext, models: AuditedModels) -> Rows | WhyNoL
         return refused.reason
     tasks = _plan(context, model, rows, targets, probe)
     folder = context.work / STAGE
-    run_tasks(tasks, folder, context.workers, context.step("ledger: who writes the log-odds"))
+    try:
+        run_tasks(tasks, folder, context.workers, context.step("ledger: who writes the log-odds"))
+    except NotSummedError as refused:  # of an image that is not the first
+        return refused.reason
     write_sorted(path, [_tables(context, tasks, rows, targets, probe)], PART_OF_IMAGE)
     return StoredRows([path])
 

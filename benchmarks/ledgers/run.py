@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))  # so that the script runs from anywhere
 import click  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
+from torch import nn  # noqa: E402
 from torchvision import transforms as tv  # noqa: E402
 
 import vit_audit as va  # noqa: E402
@@ -74,8 +75,10 @@ def published(shared: Path, cut: list[Any]) -> va.Plan:
     faces = pd.read_csv(folder / "faces.csv", dtype=str)
     faces = faces[faces["expression"].isin(["happiness", "neutral"]) & faces["gender"].isin(["female", "male"])]
     seen = tv.Compose([*cut, tv.ToTensor(), tv.Normalize([0.5], [0.5])])
+    module = fer2013(shared)
+    module.linear = nn.Sequential(*list(module.get_submodule("linear").children())[:-1])  # logits, without the sigmoid
     net = va.wrap(
-        fer2013(shared), CLASSES, stages=[f"conv_{i}" for i in range(1, 5)], mean=[0.5], std=[0.5], image_size=48,
+        module, CLASSES, stages=[f"conv_{i}" for i in range(1, 5)], mean=[0.5], std=[0.5], image_size=48,
         channels=1, preprocess=va.Preprocess(seen), output="sigmoid", decision="argmax",
     )  # fmt: skip
     data = va.Data.from_frame(

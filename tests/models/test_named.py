@@ -386,6 +386,18 @@ def squashed(image: Image.Image) -> torch.Tensor:
 
 
 @unit
+@unit
+@pytest.mark.parametrize(("last", "output"), [(nn.Sigmoid(), "sigmoid"), (nn.Softmax(dim=1), "softmax")])
+def test_a_network_that_gives_probabilities_is_refused(last: nn.Module, output: str) -> None:
+    network = Plain()
+    network.linear.append(last)
+    with pytest.raises(ModelError, match=rf"^linear\.2: .* {output} .*output='{output}'"):
+        va.wrap(network, NAMES, stages=["conv_1", "conv_2", "conv_3"], **GRAY)
+    network.linear[-1] = nn.LogSoftmax(dim=1)  # gives logits, too
+    assert va.wrap(network, NAMES, stages=["conv_1", "conv_2", "conv_3"], **GRAY).unit == "slice"
+
+
+@unit
 def test_an_adapted_transformer_is_fed_and_read_as_is_said() -> None:
     module, fed = drawn(Transformer()), {k: v for k, v in PARTS.items() if k not in ("mean", "std")}
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from audit.batching import memory_limit
 from audit.card.schema import AuditSpec
@@ -27,8 +28,9 @@ from audit.controls.spec import Channel, ChannelSpec
 from audit.controls.trials import measure_channels
 from audit.errors import MemoryExhaustedError
 from audit.models.device import ON_CPU
-from audit.patching.sites import Site
-from audit.patching.sweep import DonorKind, sweep, sweep_together
+from audit.models.named import PlainNetwork
+from audit.patching.sites import Site, parts_swept
+from audit.patching.sweep import DonorKind, sweep, sweep_parts, sweep_together
 from audit.pipeline.context import RunContext
 from audit.pipeline.in_blocks import (
     PATCH,
@@ -37,8 +39,12 @@ from audit.pipeline.in_blocks import (
     measure_in_blocks,
     plan_measurement,
     plan_sweep,
+    sweep_parts_in_blocks,
     sweep_sets_in_blocks,
 )
+from audit.pipeline.run_written import measure_written
+from audit.pipeline.train_models import AuditedModels
+from audit.records import WhyNoLedger
 from audit.work.pool import Workers
 from tests.models_for_tests import noise_pixels, tiny
 
@@ -79,6 +85,50 @@ def test_blocks_find_what_one_sweep_finds(workers: Workers, tmp_path: Path) -> N
     in_order = [table.sort_values(PATCH, ignore_index=True) for table in (found, whole)]
     pd.testing.assert_frame_equal(*in_order, rtol=0, atol=0)
     assert len(found) == 2 * HEADS.sum()
+
+
+def test_blocks_of_parts_find_what_one_sweep_finds(tmp_path: Path) -> None:
+    parts, own = parts_swept(MODEL), DONORS[:1]
+    blocks = sweep_parts_in_blocks(
+        context(tmp_path), "stage", MODEL, ROWS, own, parts=parts, units=UNITS, progress=silent
+    )
+    whole = sweep_parts(MODEL, PIXELS, ROWS, own, parts=parts, outcomes=OUTCOMES, units=UNITS)
+    by = ["position", "set", "direction", "donor_kind"]
+    in_order = [t.sort_values(by, ignore_index=True) for t in (pd.concat(blocks, ignore_index=True), whole)]
+    pd.testing.assert_frame_equal(*in_order, rtol=0, atol=0)
+
+
+class Bent(nn.Module):
+    """A stage, and logits that bend with how bright it is, beyond some brightness."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage, self.linear = nn.Conv2d(3, 8, 16, 16), nn.Linear(32, 3)
+        with torch.no_grad():
+            self.stage.weight.abs_()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits."""
+        stream = self.stage(images)
+        logits: torch.Tensor = self.linear(stream.flatten(1))
+        return logits + nn.functional.relu(stream.mean((1, 2, 3)) - 1.0).square()[:, None] * logits.new_tensor(
+            [1, -1, 0]
+        )
+
+
+def test_a_network_that_is_no_sum_on_a_later_image_has_no_ledger_and_the_run_goes_on(tmp_path: Path) -> None:
+    network = PlainNetwork(Bent().eval(), ["stage"], classifier=None, input_size=(3, 32, 32))
+    pixels = np.full((40, 32, 32, 3), 128, dtype=np.uint8)
+    pixels[32:] = 255
+    frame = pd.DataFrame({"split": "discovery", "image": [str(i) for i in range(40)]})
+    needed = {
+        "run": tmp_path, "samples": SimpleNamespace(frame=frame), "targets": np.zeros(40, dtype=np.int64),
+        "pixels": pixels, "step": lambda _name: silent,
+    }  # fmt: skip
+    of = cast(RunContext, SimpleNamespace(**(vars(context(tmp_path / "work")) | needed)))
+    network.pretrained_cfg |= {"mean": [0.5] * 3, "std": [0.5] * 3}
+    models = cast(AuditedModels, SimpleNamespace(primary=network))
+    assert measure_written(of, models) is WhyNoLedger.CURVED
 
 
 def test_blocks_of_sets_find_what_one_sweep_finds(tmp_path: Path) -> None:
