@@ -69,6 +69,11 @@ class Sampled:
             share[rows] = self.chosen[rows].mean(axis=0)
         return share
 
+    @cached_property
+    def lift(self) -> Array:
+        """How many recipients of its label and side each patched one counts for, (R, K); 0 of those not patched."""
+        return np.divide(1.0, self.share, out=np.zeros(self.share.shape), where=self.chosen)
+
     @property
     def exact(self) -> Array:
         """Exact differences between the two donors where patched, else 0."""
@@ -82,7 +87,7 @@ class Sampled:
         0 where every recipient is patched: there is nothing left to estimate.
         """
         own = self.first_order.own[0] - self.first_order.own[1]
-        weight = np.where(self.chosen, (self.effects.mediated_weights() ** 2)[:, None] / self.share, 0.0)
+        weight = (self.effects.mediated_weights() ** 2)[:, None] * self.lift
         together, alone = (weight * self.exact * own).sum(axis=0), (weight * own**2).sum(axis=0)
         slope = np.divide(together, alone, out=np.zeros_like(alone), where=alone > 0)
         coefficient: Array = np.where(self.chosen.all(axis=0), 0.0, slope)
@@ -104,13 +109,13 @@ class Sampled:
 
     def where_patched(self) -> tuple[Array, Array]:
         """Return the mediated gaps (K,) by exact patches and to first order, both of the patched recipients alone."""
-        weights = self.effects.mediated_weights()[:, None] * np.where(self.chosen, 1 / self.share, 0.0)
+        weights = self.effects.mediated_weights()[:, None] * self.lift
         own = self.first_order.own[0] - self.first_order.own[1]
         return (weights * self.exact).sum(axis=0), (weights * own).sum(axis=0)
 
     def combined(self) -> SwapEffects:
         """Return the effects with a value for every recipient: first order, corrected where patched."""
-        coefficient, lifted = self.control_variate_coefficient, np.where(self.chosen, 1 / self.share, 0.0)
+        coefficient, lifted = self.control_variate_coefficient, self.lift
         base = self.effects.unpatched[:, None]
 
         def corrected(exact: Array, own: Array, average: Array) -> Array:

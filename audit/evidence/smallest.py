@@ -13,9 +13,8 @@ from audit.evidence.carried import Measure, SmallestSet, confirm_set, smallest_s
 from audit.evidence.effects import Scalar, SwapEffects, lay_out
 from audit.evidence.effects_store import Settings, StoredEffects, shortfall
 from audit.evidence.joint_patching import HeadSet
-from audit.evidence.stats import Codes, excludes_zero
+from audit.evidence.stats import Array, Codes, excludes_zero
 from audit.evidence.stored_rows import Rows, columns_of, read, some
-from audit.patching.plans import draw_evenly
 from audit.records import Contrast, Estimate, SetStep, SmallestSetRow, WhyStopped
 from audit.units import name_of
 
@@ -77,12 +76,11 @@ class _Question:
     def singles(self, split: str) -> tuple[SwapEffects, Codes]:
         """Return each head alone for some of the recipients, evenly over labels and sides, and where these are."""
         found = self.stored.sampled(self.seed, self.contrast, split, self.outcome)
-        effects = found if isinstance(found, SwapEffects) else found.effects
-        cells = pd.DataFrame({"label": effects.label, "side": effects.is_group})
-        rng = np.random.default_rng(self.settings.seed)
-        places = draw_evenly(cells, ["label", "side"], MOST, rng).index.to_numpy(dtype=np.int64)
-        some_of_them = found.take(places)
-        return (some_of_them if isinstance(some_of_them, SwapEffects) else some_of_them.combined()), places
+        if isinstance(found, SwapEffects):
+            places = _drawn(found, np.zeros(len(found.label)), self.settings.seed)
+            return found.take(places), places
+        places = _drawn(found.effects, found.chosen.sum(axis=1), self.settings.seed)
+        return found.take(places).combined(), places
 
     def measure(self, split: str, places: Codes, scalar: Scalar = "p") -> Measure[Head]:
         """Return what patches sets jointly."""
@@ -98,6 +96,15 @@ class _Question:
             return _columns(found, order)
 
         return patched
+
+
+def _drawn(effects: SwapEffects, patched: Array, seed: int) -> Codes:
+    """Draw recipients evenly over labels and sides; those for whom more heads were patched, at random, come first."""
+    order = np.random.default_rng(seed).permutation(len(effects.label))
+    order = order[np.argsort(-patched[order], kind="stable")]
+    cells = pd.DataFrame({"label": effects.label, "side": effects.is_group}).iloc[order]
+    place = cells.groupby(["label", "side"]).cumcount()
+    return np.sort(place.sort_values(kind="stable").index[:MOST].to_numpy(dtype=np.int64))
 
 
 def _columns(effects: SwapEffects, order: Sequence[int]) -> SwapEffects:
