@@ -145,6 +145,7 @@ Reader = Literal[
     "imsitu",
     "coco",
     "facet",
+    "flickr8k",
 ]
 
 

@@ -290,6 +290,28 @@ def facet(root: Path) -> None:
     (base / "annotations" / "annotations.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
+def flickr8k(root: Path) -> None:
+    """Write 216 photographs, 36 of each kind and gender, with five captions each."""
+    base, verbs = root / "Flickr8k", {"sport": "rides a bike", "move": "walks along", "still": "sits outside"}
+    lines, splits = [], {"train": [], "dev": [], "test": []}  # type: ignore[var-annotated]
+    for number in range(216):
+        name = f"{1000 + number}_ab12.jpg"
+        image(base / "Flicker8k_Dataset" / name, number)
+        verb, who = list(verbs.values())[number % 3], ("man", "woman")[number // 3 % 2]
+        said = [
+            f"A {who} {verb} .",
+            f"An adult {who} {verb} .",
+            f"The {who} is here .",
+            "A dog .",
+            "Somebody outside .",
+        ]
+        lines += [f"{name}#{place}\t{text}" for place, text in enumerate(said)]
+        splits[("train", "train", "dev", "test")[number // 6 % 4]].append(name)
+    (base / "Flickr8k.token.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for split, names in splits.items():
+        (base / f"Flickr_8k.{split}Images.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+
+
 SETS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "rafdb": ("raf-db", rafdb),
     "celeba": ("celeba", celeba),
@@ -304,6 +326,7 @@ SETS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "imsitu": ("imsitu", imsitu),
     "coco": ("coco-sports", coco),
     "facet": ("facet", facet),
+    "flickr8k": ("flickr8k-actions", flickr8k),
 }
 
 

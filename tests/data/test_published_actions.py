@@ -7,15 +7,17 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit.data.readers.actions import facet_box, fields_of, most_marked, objects_of
+from audit.data.readers.captions import read_flickr8k
 from audit.data.readers.layout import json_of, named
 from audit.errors import DataError
 from audit.report.text import left_out_sentence
-from tests.data.published_sets import assert_named, coco, facet, imsitu, read_set, stanford40, write_json
+from tests.data.published_sets import assert_named, coco, facet, flickr8k, imsitu, read_set, stanford40, write_json
 
 pytestmark = pytest.mark.unit
 
@@ -93,6 +95,31 @@ def test_coco_tells_gender_by_single_words_of_captions_and_sports_by_gear(tmp_pa
     assert set(rows.loc[rows.index.str.startswith("val2014/"), "split"]) == {"discovery", "confirmation"}
 
 
+def test_flickr8k_tells_actions_and_people_by_what_two_captions_name_and_none_gainsays(tmp_path: Path) -> None:
+    flickr8k(tmp_path)
+    base = tmp_path / "Flickr8k"
+    listed = base / "Flickr8k.token.txt"
+    lines = listed.read_text(encoding="utf-8").splitlines()
+    lines[3] = lines[3].replace("A dog .", "A woman watches .")  # another gender
+    lines[5 + 0] = lines[5 + 0].replace("walks along", "is there")  # named once
+    lines[10 + 3] = lines[10 + 3].replace("A dog .", "Soccer .")  # another kind
+    lines[15 + 4] = lines[15 + 4].replace("Somebody outside .", "A climber .")  # another action, of the same kind
+    listed.write_text("\n".join(lines), encoding="utf-8")
+    samples = read_set("flickr8k", tmp_path)
+    rows = samples.frame.set_index("image")
+    assert rows.loc["1000_ab12.jpg", ["label", "gender", "age"]].tolist() == ["sport", "unknown", "adult"]
+    assert not {"1001_ab12.jpg", "1002_ab12.jpg"} & set(rows.index)
+    assert rows.loc["1003_ab12.jpg", ["label", "gender"]].tolist() == ["sport", "woman"]
+    assert [(left_out_sentence(row), row.images) for row in samples.excluded] == [("no value in column 'kind'", 2)]
+    assert rows["split"].value_counts()["train"] == pytest.approx(len(rows) / 2, abs=2)
+    raw = read_flickr8k(base).frame.set_index("image")
+    assert raw.loc["1003_ab12.jpg", ["action", "kind"]].tolist() == [None, "sport"]
+    table = ["image,caption", *(f'{line.split("#")[0]},"{line.partition(chr(9))[2]}"' for line in lines)]
+    listed.unlink()
+    (base / "captions.txt").write_text("\n".join(table), encoding="utf-8")
+    pd.testing.assert_frame_equal(read_flickr8k(base).frame, raw.reset_index(), check_dtype=False)
+
+
 def test_facet_is_cut_to_people_and_its_tones_are_binned_by_most_marks(tmp_path: Path) -> None:
     facet(tmp_path)
     listed = tmp_path / "FACET" / "annotations" / "annotations.csv"
@@ -130,6 +157,8 @@ def test_facet_is_cut_to_people_and_its_tones_are_binned_by_most_marks(tmp_path:
         ("imsitu", "imSitu/dev.json", '{"a.jpg": {"verb": 3, "frames": []}}', "'a.jpg' has no verb with its frames"),
         ("imsitu", "imSitu/dev.json", '{"a.jpg"', "cannot be read as JSON (JSONDecodeError)"),
         ("imsitu", "imSitu/dev.json", "[" * 200_000, "cannot be read as JSON (RecursionError)"),
+        ("flickr8k", "Flickr8k/Flickr8k.token.txt", None, "no such file"),
+        ("flickr8k", "Flickr8k/Flickr8k.token.txt", "1.jpg A man .", "is no NAME.jpg#NUMBER, tab, caption"),
         ("coco", "COCO/annotations/captions_val2014.json", None, "no such file"),
         ("coco", "COCO/annotations/captions_val2014.json", "[]", "has no list 'annotations'"),
         (

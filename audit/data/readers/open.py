@@ -16,6 +16,7 @@ from audit.card.load import resolve
 from audit.card.schema import DataSpec
 from audit.data.readers.actions import read_coco, read_facet, read_imsitu, read_stanford40
 from audit.data.readers.appearance import read_fairface, read_miap, read_utkface
+from audit.data.readers.captions import read_flickr8k
 from audit.data.readers.cifar100 import read_cifar100
 from audit.data.readers.croissant import read_croissant
 from audit.data.readers.embedded import CropSource
@@ -49,6 +50,7 @@ PUBLISHED: Mapping[str, Callable[[Path], RawTable]] = {
     "imsitu": read_imsitu,
     "coco": read_coco,
     "facet": read_facet,
+    "flickr8k": read_flickr8k,
 }
 READERS: Mapping[str, Callable[[DataSpec, Path], RawTable]] = {
     "table": read_image_table,
