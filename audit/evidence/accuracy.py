@@ -61,13 +61,25 @@ def _row(part: pd.DataFrame, attribute: str, group: str) -> AccuracyRow:
     )
 
 
-def is_above_chance(row: AccuracyRow, classes: int) -> bool:
+def chance(frame: pd.DataFrame) -> float:
+    """Return the balanced accuracy of a model that answers as often as this one does, whatever an image shows.
+
+    One over the number of labels seen, where all answers are among them. A model of more classes that gives some of its
+    answers to others would hit less often by chance: that share of each label's images, the labels counted alike, over
+    the number of labels.
+    """
+    labels = frame["label"].unique()
+    among = frame["predicted"].isin(labels).groupby(frame["label"], observed=True).mean()
+    return float(among.mean()) / len(labels)
+
+
+def is_above_chance(row: AccuracyRow, by_chance: float) -> bool:
     """Tell whether the interval of balanced accuracy shows that the model does better than chance.
 
-    Whoever ignores the images has a balanced accuracy of ``1 / classes``. False where it could not be measured.
+    False where it could not be measured.
     """
     low = row.balanced_accuracy.low
-    return low is not None and bool(np.isfinite(low)) and low > 1 / classes + ROUNDING
+    return low is not None and bool(np.isfinite(low)) and low > by_chance + ROUNDING
 
 
 @dataclass(frozen=True)

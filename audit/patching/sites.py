@@ -18,6 +18,7 @@ import torch
 
 from audit.errors import InputError
 from audit.models.adapters.heads import Heads
+from audit.models.adapters.own import Plain
 from audit.models.adapters.registry import Model, adapter
 from audit.patching.parts import STREAM, WRITES, Kind, Part
 
@@ -60,13 +61,14 @@ def kinds_of(model: Model) -> list[Kind]:
 def parts_swept(model: Model) -> list[Part]:
     """Return the parts that an audit asks: all attention, all MLPs, each layer, and tokens at a few depths.
 
-    The whole stream is none of them: whatever the depth, it is the donor's answer. Of a network whose layers do not
-    write apart, each layer's attention is asked in the layer's place.
+    The whole stream is none of them: whatever the depth, it is the donor's answer, and so is any layer of a network
+    without residuals. Of a network whose layers do not write apart, each layer's attention is asked in its place.
     """
     depth, kinds = adapter(model).depth, kinds_of(model)
     whole = [kind for kind in (Kind.ATTENTION, Kind.MLP) if kind in kinds]
     of_layer = Kind.LAYER if Kind.LAYER in kinds else Kind.ATTENTION
-    layers = [Part(of_layer, layer) for layer in range(depth)] if of_layer in kinds else []
+    asked = of_layer in kinds and not isinstance(adapter(model), Plain)
+    layers = [Part(of_layer, layer) for layer in range(depth)] if asked else []
     depths = sorted({round(depth * k / (DEPTHS + 1)) for k in range(1, DEPTHS + 1)} - {0, depth})
     tokens = [Part(kind, at) for kind in (Kind.CLASS_TOKEN, Kind.PATCH_TOKENS) if kind in kinds for at in depths]
     return [*map(Part, whole), *layers, *tokens]

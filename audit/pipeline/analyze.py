@@ -13,7 +13,7 @@ import pandas as pd
 from audit.batching import freed_memory_returned
 from audit.controls.verdict import judge
 from audit.data.samples import UNKNOWN
-from audit.evidence.accuracy import LikelyReason, accuracy, is_above_chance, likely_reason
+from audit.evidence.accuracy import LikelyReason, accuracy, chance, is_above_chance, likely_reason
 from audit.evidence.agreement import agreements
 from audit.evidence.disparity import (
     Question,
@@ -185,9 +185,9 @@ def _by_text(
 
 def _knows_labels(right: AccuracyRow, frame: pd.DataFrame, labels: Sequence[str]) -> Control:
     """Judge whether the model may know the labels at all; where it is not shown to, name the likeliest reason."""
-    seen = int(frame["label"].nunique())
+    by_chance = chance(frame)
     guessed = LikelyReason(ChanceReason.UNRELATED)
-    known = is_above_chance(right, seen)
+    known = is_above_chance(right, by_chance)
     if not known:
         table = pd.crosstab(frame["label"], frame["predicted"])
         guessed = likely_reason(table.reindex(index=list(labels), columns=list(labels), fill_value=0).to_numpy())
@@ -195,7 +195,7 @@ def _knows_labels(right: AccuracyRow, frame: pd.DataFrame, labels: Sequence[str]
     return judge(
         right.balanced_accuracy,
         ">",
-        1 / seen,
+        by_chance,
         judged=Bound.HIGH,
         id=KNOWS_LABELS,
         check=KNOWS_LABELS,

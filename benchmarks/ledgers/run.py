@@ -29,7 +29,7 @@ from torchvision import transforms as tv  # noqa: E402
 
 import vit_audit as va  # noqa: E402
 from benchmarks.preprocessing.run import fer2013  # noqa: E402
-from benchmarks.whole_audit.run import VIT, card  # noqa: E402
+from benchmarks.whole_audit.run import VIT, Watch, card  # noqa: E402
 
 OUT = Path(__file__).with_name("results.json")
 CLASSES = ["anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"]
@@ -153,9 +153,12 @@ def main(shared: Path, work: Path, only: tuple[str, ...], out: Path) -> None:
     for number, (name, plan) in enumerate(CASES.items()):
         if only and name not in only:
             continue
-        result = va.audit(plan(shared.resolve()), work / f"case-{number}", report=False)
+        watch = Watch()
+        result = va.audit(plan(shared.resolve()), work / f"case-{number}", report=False, callback=watch)
+        watch.note()
         kept = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {"cases": {}}
-        kept["cases"][name] = told(result) | made_with()
+        steps = {step: round(taken, 1) for step, (taken, _) in watch.seconds.items() if taken >= 1}
+        kept["cases"][name] = told(result) | {"seconds_by_step": steps} | made_with()
         out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
         click.echo(f"{name}: {[row['level'] for row in kept['cases'][name]['answers']]}")
 

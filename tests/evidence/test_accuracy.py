@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from audit.evidence.accuracy import accuracy, is_above_chance, likely_reason
+from audit.evidence.accuracy import accuracy, chance, is_above_chance, likely_reason
 from audit.records import ChanceReason
 from tests.evidence.simulate import predictions
 
@@ -64,13 +64,28 @@ def test_unknown_and_empty_groups_have_rows() -> None:
     ],
 )
 def test_chance(rows: list[tuple[str, str, str, int]], above: bool) -> None:
-    (row,) = accuracy(predictions(rows), {})
-    assert is_above_chance(row, 2) == above
+    images = predictions(rows)
+    (row,) = accuracy(images, {})
+    assert chance(images) == 0.5
+    assert is_above_chance(row, chance(images)) == above
+
+
+@pytest.mark.parametrize(("hits", "above"), [(40, True), (10, False), (0, False)])
+def test_chance_of_a_model_with_more_classes_than_the_data_has_labels(hits: int, above: bool) -> None:
+    """Of 100 images of either label 40 are called so or otherwise, 20 of them by either name; the rest by others."""
+    rows = [("a", label, label, hits) for label in ("smile", "frown")]
+    rows += [("a", "smile", "frown", 20 - min(hits, 20)), ("a", "frown", "smile", 20 - min(hits, 20))]
+    rows += [("a", label, "sneer", 100 - hits - 20 + min(hits, 20)) for label in ("smile", "frown")]
+    images = predictions([row for row in rows if row[3]])
+    (row,) = accuracy(images, {})
+    expected = sum((hits + 20 - min(hits, 20)) / 100 for _ in range(2)) / 2 / 2
+    assert chance(images) == pytest.approx(expected)
+    assert is_above_chance(row, chance(images)) == above
 
 
 def test_what_was_not_measured_is_not_above_chance() -> None:
     (row,) = accuracy(frame().iloc[:0], {})
-    assert not is_above_chance(row, 2)
+    assert not is_above_chance(row, 0.5)
 
 
 def test_reasons() -> None:

@@ -420,3 +420,4 @@ def test_an_audit_asks_all_attention_all_mlps_each_layer_and_tokens() -> None:
         "all attention", "all MLPs", "L0", "L1", "class token at 1", "patch tokens at 1",
     ]  # fmt: skip
     assert {part.kind for part in parts_swept(made("resnet, basic"))} == {Kind.LAYER}
+    assert parts_swept(made("plain")) == []  # every layer hands on all there is
