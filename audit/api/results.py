@@ -25,6 +25,7 @@ from audit.records import (
     LocalisationStatus,
     Outcome,
     RunComparison,
+    SensitivityRow,
     SharedCopy,
     TrainedRow,
 )
@@ -125,6 +126,11 @@ class Result:
         Empty where a control failed, no gap was detected, or the model was not trained by the audit.
         """
         return Table([] if self.record.is_invalid else self.record.trained_parts)
+
+    @property
+    def sensitivity(self) -> Table[SensitivityRow]:
+        """How wrong labels, groups or sampling may be before a detected gap vanishes; empty where a control failed."""
+        return Table([] if self.record.is_invalid else self.record.sensitivity)
 
     @property
     def controls(self) -> Table[Control]:

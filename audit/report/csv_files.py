@@ -31,6 +31,7 @@ from audit.records import (
     RangeRow,
     RateRow,
     Record,
+    SensitivityRow,
     TrainedRow,
     TrainedTotal,
 )
@@ -67,6 +68,7 @@ def csv_tables(audit: Audit) -> dict[str, str]:
         "ledger_totals.csv": _table(LedgerTotal, audit.ledgers if shown else []),
         "trained.csv": _table(TrainedRow, audit.trained_parts if shown else []),
         "trained_totals.csv": _table(TrainedTotal, audit.trained if shown else []),
+        "sensitivity.csv": _table(SensitivityRow, audit.sensitivity if shown else []),
         "exact_pairs.csv": _table(PairRow, audit.pairs if shown else []),
         "agreement.csv": _table(Agreement, audit.agreement if shown else []),
         "attention.csv": _table(AttentionMap, audit.attention if shown else []),

@@ -40,6 +40,7 @@ def test_rows_are_complete() -> None:
         "ledger_totals.csv": 2,
         "trained.csv": 12,
         "trained_totals.csv": 3,
+        "sensitivity.csv": 5,
         "exact_pairs.csv": 1,
         "agreement.csv": 4,
         "attention.csv": len(audit.attention),
