@@ -200,7 +200,7 @@ ONE_FAULT = {
     ),
     "groups less than never wrong": (
         GOOD + "    error: -0.1\n",
-        "dataset.yaml:8 groups.gender.error: the number -0.1 is out of range; it must be at least 0",
+        "dataset.yaml:8 groups.gender.error: the number -0.1 is out of range; it must be at least 0.0",
     ),
     "one group wrong more often than right": (
         GOOD + "    error: {female: 0.02, male: 0.7}\n",
