@@ -224,7 +224,7 @@ def bounds_picture(gap: Estimate, lines: tuple[ErrorLine, ...], title: str) -> P
     """Draw a gap with its interval, and between what bounds it lies by how much is wrong, with the tipping points."""
     styles = ((EFFECT, "-", "o"), (GROUP, (0, (5, 2)), "s"))
     with mpl.rc_context(_SETTINGS):
-        figure, axes = _axes(5.6, 2.5)
+        figure, axes = _axes(5.6, 2.7)
         axes.axhline(0, color=MUTED, linewidth=1)
         axes.spines["left"].set_visible(True)
         for line, (colour, dashes, marker) in zip(lines, styles, strict=False):
@@ -246,7 +246,7 @@ def bounds_picture(gap: Estimate, lines: tuple[ErrorLine, ...], title: str) -> P
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.3g}%"))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.3g}".replace("-", formats.MINUS)))
-        axes.legend(frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1)
+        axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1)
         return _picture(figure, title, bounds_in_words(title, gap, lines))
 
 
