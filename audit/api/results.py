@@ -27,6 +27,7 @@ from audit.records import (
     LocalisationStatus,
     Outcome,
     RunComparison,
+    SensitivityRow,
     SharedCopy,
     SmallestSetRow,
     TrainedRow,
@@ -146,6 +147,11 @@ class Result:
     def carried(self) -> Table[CarriedRow]:
         """What attention, MLPs, single layers and tokens carry of each gap, in both directions."""
         return Table([] if self.record.is_invalid else self.record.carried)
+
+    @property
+    def sensitivity(self) -> Table[SensitivityRow]:
+        """How wrong labels, groups or sampling may be before a detected gap vanishes; empty where a control failed."""
+        return Table([] if self.record.is_invalid else self.record.sensitivity)
 
     @property
     def controls(self) -> Table[Control]:

@@ -34,6 +34,13 @@ _EXPECTED = {
     "model_attributes_type": "a mapping (key: value)",
 }
 
+_RELATIONS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+}
+
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return a hint at the closest choice, or the list of choices where none is close.
@@ -167,6 +174,9 @@ def _message(found: list[ErrorDetails], path: PathParts, model: type[BaseModel])
     if kind == "literal_error" and len(found) == 1:
         choices = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
         return _join(f"{_shown(first['input'])} is not one of {', '.join(choices)}", _close(first, choices))
+    for each in found:
+        if each["type"] in _RELATIONS:  # of the right type: another member of a union asks for another one
+            return _bounds(each)
     if expected := _expected(found):
         return _join(f"expected {expected}, got {_shown(first['input'])}", _mend_type(found))
     return _bounds(first)
@@ -192,14 +202,8 @@ def _mend_type(found: list[ErrorDetails]) -> str:
 def _bounds(found: ErrorDetails) -> str:
     given = _shown(found["input"])
     ctx: Mapping[str, Any] = found.get("ctx", {})
-    words = {
-        "greater_than_equal": ("at least", "ge"),
-        "greater_than": ("more than", "gt"),
-        "less_than_equal": ("at most", "le"),
-        "less_than": ("less than", "lt"),
-    }
-    if found["type"] in words:
-        relation, key = words[found["type"]]
+    if found["type"] in _RELATIONS:
+        relation, key = _RELATIONS[found["type"]]
         return f"{given} is out of range; it must be {relation} {ctx.get(key)}"
     if found["type"] == "too_short":
         return f"too few entries ({ctx.get('actual_length')}); give at least {ctx.get('min_length')}"

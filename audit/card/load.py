@@ -384,6 +384,10 @@ def _bad_groups(card: Card) -> Iterator[tuple[PathParts, str]]:
         if name in RESERVED or " x " in name or ":" in name:
             what = f"'{name}' cannot name an attribute: {', '.join(RESERVED)}, ' x ' and ':' mean something else"
             yield ("groups", name), f"{what}; rename it ('column' may stay as it is)"
+        for named in group.error if isinstance(group.error, Mapping) else ():
+            if group.values is not None and named not in group.values:
+                hint = did_you_mean(named, group.values)
+                yield ("groups", name, "error", named), f"'{named}' is no such group; {hint}"
         if group.bins is not None and group.values is not None:
             yield ("groups", name, "values"), "bins make the groups; leave values out"
         if group.bins is not None and any(a >= b for a, b in pairwise(group.bins)):

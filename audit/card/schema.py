@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+ErrorShare = Annotated[float, Field(ge=0, le=0.5)]  # of annotations that are thought to be wrong
 Channels = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=3)]
 Means = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1, max_length=3)]
 Positive = Annotated[int, Field(ge=1)]
@@ -158,6 +159,7 @@ class DataSpec(CardPart):
     label: str = "label"
     subject: str | list[str] | None = None  # unit of splitting and inference; the image where absent
     labels: Names | None = None  # keep these, in this order; the rest is counted and listed
+    label_error: ErrorShare | None = None  # estimated share of wrong labels: bounds on every detected gap
     merge_labels: Merge = False  # true: what differs in case, blanks or the form of a letter only
     not_detected: str | None = None  # a column, true of images that never reached the classifier
     not_detected_list: str | None = None  # or a file that lists them, one a line
@@ -180,6 +182,7 @@ class GroupSpec(CardPart):
 
     column: str
     assigned_by: str = "not stated"
+    error: ErrorShare | dict[str, ErrorShare] | None = None  # estimated share of wrong annotations, or that of groups
     reference: str | None = None  # default: the group with the most images
     values: Names | None = None  # keep these groups; other values count as unknown
     merge: Merge = False  # true: groups that differ in case, blanks or the form of a letter only

@@ -151,6 +151,9 @@ def attribute_info(name: str, spec: GroupSpec, raw: pd.Series, known: pd.Series)
         raise DataError(where, f"no image has the group '{misspelt[0]}'", hint)
     if spec.reference is not None and spec.reference not in (*present, *absent):
         raise DataError(where, f"no image has the reference '{spec.reference}'", did_you_mean(spec.reference, present))
+    for group in spec.error if isinstance(spec.error, Mapping) else ():
+        if group not in (*present, *absent):
+            raise DataError(f"groups.{name}.error", f"no image has the group '{group}'", did_you_mean(group, present))
     return AttributeInfo(
         attribute=name,
         assigned_by=spec.assigned_by,

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from audit.batching import freed_memory_returned
+from audit.card.schema import Card
 from audit.controls.verdict import judge
 from audit.data.samples import UNKNOWN
 from audit.evidence.accuracy import LikelyReason, accuracy, chance, is_above_chance, likely_reason
@@ -27,9 +28,10 @@ from audit.evidence.disparity import (
 from audit.evidence.findings import Context, make_findings
 from audit.evidence.heads import localise
 from audit.evidence.joint_patching import judge_together
-from audit.evidence.outcome import KNOWS_LABELS, has_gap, localisation, without_gap
+from audit.evidence.outcome import KNOWS_LABELS, has_gap, localisation, main_gaps, without_gap
 from audit.evidence.pairs import judge_pairs, with_natural
 from audit.evidence.prompts import prompt_sensitivity
+from audit.evidence.sensitivity import DeclaredErrors, sensitivities
 from audit.evidence.stored_rows import Rows
 from audit.pipeline.context import Scope
 from audit.pipeline.run_sweeps import Swept, head_settings, localisable
@@ -56,6 +58,7 @@ from audit.records import (
     PromptSensitivity,
     RangeRow,
     RateRow,
+    SensitivityRow,
     SmallestSetRow,
     Stability,
     TrainedRow,
@@ -91,6 +94,7 @@ class Judged:
     carried: list[CarriedRow] = field(default_factory=list)
     smallest: list[SmallestSetRow] = field(default_factory=list)
     answers: list[GapAnswer] = field(default_factory=list)
+    sensitivity: list[SensitivityRow] = field(default_factory=list)
 
 
 EMPTY = Judged([], [], [], [], {}, [], [])
@@ -108,6 +112,7 @@ class Rates:
     accuracy: list[AccuracyRow]
     labels: Control  # whether the model knows them
     prompts: PromptSensitivity | None  # of a zero-shot model
+    sensitivity: list[SensitivityRow]
     constant: bool  # whether each model gave all images one answer, so that no group can differ from another
 
     @property
@@ -142,6 +147,7 @@ def judge_rates(scope: Scope, unpatched: pd.DataFrame, each_text: pd.DataFrame |
     widest = ranges(first, asked, outcomes, limits, seed=scope.card.audit.seed)
     known = _knows_labels(right[0], first, scope.samples.labels)
     compared, constant = [contrasts(first, asked, outcomes, limits)], first["predicted"].nunique() == 1
+    fragile = sensitivities(first, asked, main_gaps(compared[0]).values(), _declared_errors(scope.card))
     del first  # one seed's are held at a time
     for seed in scope.seeds[1:]:
         frame = predictions(scope, unpatched, seed, about)
@@ -156,6 +162,7 @@ def judge_rates(scope: Scope, unpatched: pd.DataFrame, each_text: pd.DataFrame |
         right,
         known,
         _by_text(scope, each_text, compared[0], asked, limits),
+        fragile,
         bool(constant),
     )
 
@@ -165,6 +172,12 @@ def _compared(scope: Scope) -> pd.DataFrame:
     frame = scope.samples.frame
     some = frame[["label", "subject", *scope.samples.attributes]]
     return some.assign(subject=pd.factorize(frame["subject"])[0].astype(np.int32))
+
+
+def _declared_errors(card: Card) -> DeclaredErrors:
+    """Return what the card estimates of wrong labels and annotations of groups."""
+    groups = {name: spec.error for name, spec in card.groups.items() if spec.error is not None}
+    return DeclaredErrors(card.data.label_error, groups)
 
 
 def _by_text(
@@ -235,6 +248,7 @@ def judge_effects(
         pairs=[n.row for n in natural],
         ranges=rates.ranges,
         prompt_sensitivity=rates.prompts,
+        sensitivity=rates.sensitivity,
         accuracy=rates.accuracy,
     )
 
@@ -254,6 +268,7 @@ def judge_answers(scope: Scope, rates: Rates, hashes: dict[str, str]) -> Judged:
         localisation=where,
         findings=_with_commands(scope, found),
         ranges=rates.ranges,
+        sensitivity=rates.sensitivity,
         accuracy=rates.accuracy,
     )
 

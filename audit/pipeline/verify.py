@@ -73,6 +73,7 @@ AT_MOST = 20  # differences of the record that are named one by one
 JUDGED = (
     "rates", "contrasts", "ranges", "findings", "heads", "joint", "pairs", "grids", "stability", "agreement",
     "accuracy", "ledgers", "ledger", "trained", "trained_parts", "carried", "smallest", "answers",
+    "sensitivity",
 )  # fmt: skip
 
 

@@ -100,4 +100,6 @@ from audit.records.ledger_rows import WhyNoLedger as WhyNoLedger
 from audit.records.ledger_rows import WhyStopped as WhyStopped
 from audit.records.review_json import Decision as Decision
 from audit.records.review_json import Review as Review
+from audit.records.sensitivity_rows import SensitivityKind as SensitivityKind
+from audit.records.sensitivity_rows import SensitivityRow as SensitivityRow
 from audit.records.shareable_json import SharedCopy as SharedCopy

@@ -50,6 +50,7 @@ from audit.records.ledger_rows import (
     TrainedRow,
     TrainedTotal,
 )
+from audit.records.sensitivity_rows import SensitivityRow
 from audit.units import Unit
 
 FORMER_REASONS = {  # what ``Control.form`` said of a model at chance before there was ``Control.reason``
@@ -751,6 +752,7 @@ class Audit(Record):
     carried: list[CarriedRow] = []  # what attention, MLPs, layers and tokens carry of a gap
     smallest: list[SmallestSetRow] = []  # of heads, by gap
     answers: list[GapAnswer] = []  # where each gap runs
+    sensitivity: list[SensitivityRow] = []  # how wrong annotations may be before a detected gap vanishes
     pairs: list[PairRow] = []
     attention: list[AttentionMap] = []
     grids: list[HeadGrid]
@@ -774,6 +776,11 @@ class Audit(Record):
     def families_of(self, total: LedgerTotal) -> list[LedgerRow]:
         """Return the coarsest rows of a sum, larger before smaller."""
         return sorted(self.parts_of(total, "family"), key=lambda r: -abs(r.gap.value or 0.0))
+
+    def sensitivity_of(self, gap: ContrastRow) -> list[SensitivityRow]:
+        """Return how wrong annotations may be before a gap vanishes; nothing of one that was not looked at."""
+        own = (f"{gap.attribute}:{gap.group}-{gap.reference}", gap.outcome, gap.metric)
+        return [r for r in self.sensitivity if (r.contrast, r.outcome, r.metric) == own]
 
     def trained_of(self, total: TrainedTotal) -> list[TrainedRow]:
         """Return what of a gap is in the reference, and what each part's training put there."""

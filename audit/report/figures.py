@@ -24,7 +24,7 @@ from PIL import Image
 
 from audit.records import Estimate
 from audit.report import formats
-from audit.report.text import bars_in_words, forest_in_words, network_in_words
+from audit.report.text import bars_in_words, bounds_in_words, forest_in_words, network_in_words
 
 INK, MUTED, RULE = "#1c2733", "#566372", "#d4dae1"
 GROUP, REFERENCE, EFFECT, REFERENCE_MODEL = "#2f6da8", "#8794a3", "#c05a12", "#5b4b9a"
@@ -112,6 +112,19 @@ class LedgerPanel:
     label: str
     unit: Literal["nats", "points"]
     bars: tuple[PartBar, ...]
+
+
+@dataclass(frozen=True)
+class ErrorLine:
+    """Bounds on a gap, fractions in [-1, 1], by the share of annotations that are wrong."""
+
+    name: str
+    shares: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    tipping: float | None
+    tipping_of_interval: float | None
+    declared: float | None
 
 
 @cache
@@ -240,6 +253,37 @@ def _draw_ledger(axes: Axes, panel: LedgerPanel, colours: Mapping[str, str]) -> 
     axes.set_ylabel(panel.unit)
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.3g}".replace("-", formats.MINUS)))
+
+
+@_drawn_once
+def bounds_picture(gap: Estimate, lines: tuple[ErrorLine, ...], title: str) -> Picture:
+    """Draw a gap with its interval, and between what bounds it lies by how much is wrong, with the tipping points."""
+    styles = ((EFFECT, "-", "o"), (GROUP, (0, (5, 2)), "s"))
+    with mpl.rc_context(_SETTINGS):
+        figure, axes = _axes(5.6, 2.7)
+        axes.axhline(0, color=MUTED, linewidth=1)
+        axes.spines["left"].set_visible(True)
+        for line, (colour, dashes, marker) in zip(lines, styles, strict=False):
+            axes.fill_between(line.shares, line.low, line.high, color=colour, alpha=0.14, linewidth=0)
+            axes.plot(line.shares, line.low, color=colour, linestyle=dashes, linewidth=1.5, label=_drawn(line.name))
+            axes.plot(line.shares, line.high, color=colour, linestyle=dashes, linewidth=1.5)
+            if line.tipping is not None and line.tipping <= line.shares[-1]:
+                axes.plot([line.tipping], [0], marker, color=colour, markersize=5)
+            if line.declared is not None:
+                axes.axvline(
+                    line.declared, color=colour, linewidth=1, linestyle=(0, (1, 2)), label="the card's estimate"
+                )
+        if gap.low is not None and gap.high is not None:
+            axes.plot([0, 0], [gap.low, gap.high], color=INK, linewidth=2.2, clip_on=False)
+        axes.plot([0], [gap.value or 0.0], "o", color=INK, markersize=4.6, clip_on=False)
+        axes.set_xlim(0, None)
+        axes.set_xlabel("share that is wrong")
+        axes.set_ylabel("gap, points")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.3g}%"))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.3g}".replace("-", formats.MINUS)))
+        axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1)
+        return _picture(figure, title, bounds_in_words(title, gap, lines))
 
 
 def attention_picture(weights: Sequence[Sequence[float]], largest: float, title: str, alt: str) -> Picture:

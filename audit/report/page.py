@@ -27,6 +27,7 @@ from audit.records import (
     PromptGap,
     RangeRow,
     RateRow,
+    SensitivityKind,
     TrainedRow,
     TrainedTotal,
     Verdict,
@@ -41,6 +42,7 @@ TOP_FINDINGS = 3
 SEVERITY_ORDER = {"high": 0, "medium": 1, "low": 2}
 STEPS = 5  # colour steps on each side of zero
 PARTS_LISTED = 12  # of a sum; the CSV table lists all of them
+GAPS_DRAWN = 24  # with bounds by what is wrong; sentence and table have all of them
 FOREST_HEADS = 12  # heads drawn; the table lists all of them
 FOUND = (Verdict.CONFIRMED, Verdict.CONFIRMED_NO_GAP, Verdict.NOT_CONFIRMED)
 NAMES = {2: (("top", "bottom"), ("left", "right")), 3: (("top", "middle", "bottom"), ("left", "centre", "right"))}
@@ -108,6 +110,7 @@ class Page:
                 "/prompt_sensitivity/gaps": audit.prompt_sensitivity.gaps if audit.prompt_sensitivity else [],
                 "/grids": audit.grids, "/pairs": audit.pairs, "/joint": audit.joint, "/findings": audit.findings,
                 "/ledgers": audit.ledgers, "/ledger": audit.ledger,
+                "/sensitivity": audit.sensitivity,
                 "/trained": audit.trained, "/trained_parts": audit.trained_parts,
                 "/carried": audit.carried, "/smallest": audit.smallest, "/answers": audit.answers,
                 "/attention": audit.attention, "/agreement": audit.agreement, "/stability": audit.stability,
@@ -221,6 +224,27 @@ class Page:
     def network_picture(self, contrast: str, outcome: str, title: str) -> Picture | None:
         """Draw what each ledger has of a gap, from input to output."""
         return network.picture(self.audit, self.text, contrast, outcome, title)
+
+    def sensitivity_picture(self, gap: ContrastRow) -> Picture | None:
+        """Draw the bounds on a gap by how many labels, and annotations of its groups, are wrong."""
+        largest = sorted(dict.fromkeys(-abs(r.gap.value or 0.0) for r in self.audit.sensitivity))[:GAPS_DRAWN]
+        if -abs(gap.estimate.value or 0.0) not in largest:
+            return None
+        names = {SensitivityKind.LABELS: "labels", SensitivityKind.GROUPS: f"annotations of {gap.attribute}"}
+        lines = tuple(
+            figures.ErrorLine(
+                names[r.kind],
+                tuple(r.amounts),
+                tuple(r.low),
+                tuple(r.high),
+                r.tipping,
+                r.tipping_of_interval,
+                r.declared,
+            )
+            for r in self.audit.sensitivity_of(gap)
+            if r.kind in names
+        )
+        return figures.bounds_picture(gap.estimate, lines, self.text.sensitivity("title", gap)) if lines else None
 
     def grids_of(self, contrast: str, outcome: str) -> list[HeadGrid]:
         """Return the grids of one block."""

@@ -178,6 +178,7 @@ class Sentences:
         self._outcome: Any = environment().get_template("text/outcome.j2").make_module(values)
         self._pictures: Any = environment().get_template("text/pictures.j2").make_module(values)
         self._ledger: Any = environment().get_template("text/ledger.j2").make_module(values)
+        self._sensitivity: Any = environment().get_template("text/sensitivity.j2").make_module(values)
         self._summary: Any = environment().get_template("text/summary.j2").make_module(values)
 
     def _contrast_of(self, key: str) -> ContrastRow | Undefined:
@@ -336,6 +337,14 @@ class Sentences:
         """Say something of a sum of parts: a macro of ``text/ledger.j2`` ("name", "nats", "answer", "short")."""
         return one_line(str(getattr(self._ledger, part)(*about)))
 
+    def sensitivity(self, part: str, gap: ContrastRow) -> str:
+        """Say how wrong annotations may be before a gap vanishes: a macro of ``text/sensitivity.j2``.
+
+        These are "answer", "at_random", "declared" and "short"; "" of a gap that was not looked at.
+        """
+        rows = self.audit.sensitivity_of(gap)
+        return one_line(str(getattr(self._sensitivity, part)(gap, rows))) if rows else ""
+
     def where(self, gap: ContrastRow) -> Localisation | None:
         """Return where in the model a gap was found; None where that was not asked."""
         return self.audit.localisation.get(question_of(gap))
@@ -387,6 +396,12 @@ def network_in_words(title: str, panels: Sequence[object]) -> str:
     """Say what a picture of ledgers shows; each has ``label``, ``unit`` and ``bars`` with ``name`` and ``gap``."""
     templates: Any = environment().get_template("text/ledger.j2").module
     return one_line(str(templates.network(title, panels)))
+
+
+def bounds_in_words(title: str, gap: Estimate, lines: Sequence[object]) -> str:
+    """Say what a picture of the bounds on a gap shows; each line has ``name``, ``shares``, ``low``, ``high``."""
+    templates: Any = environment().get_template("text/sensitivity.j2").module
+    return one_line(str(templates.bounds(title, gap, lines)))
 
 
 def called_sentence(model: object) -> str:

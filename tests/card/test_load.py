@@ -86,6 +86,14 @@ def test_what_may_be_text_or_a_list_is_text_and_numbers_stay_numbers(tmp_path: P
     assert card.audit.alpha == 0.01
 
 
+def test_errors_of_annotations_are_shares_of_all_or_by_group(tmp_path: Path) -> None:
+    text = GOOD.replace("  path:", "  label_error: 0.03\n  path:") + "    error: {no: 0.02, 1: 0}\n"
+    card = load_card(write(tmp_path, text + "  race: {column: race, error: 0.5}\n"))
+    assert card.data.label_error == 0.03
+    assert card.groups["gender"].error == {"no": 0.02, "1": 0}
+    assert card.groups["race"].error == 0.5
+
+
 @pytest.mark.parametrize("nothing", ["", "null", "~"])
 def test_what_may_be_left_out_is_left_out_by_nothing(tmp_path: Path, nothing: str) -> None:
     text = GOOD.replace("  path:", f"  subject: {nothing}\n  path:") + f"    reference: {nothing}\n"
@@ -185,6 +193,22 @@ ONE_FAULT = {
     "range": (
         GOOD + "audit:\n  alpha: 0.9\n",
         "dataset.yaml:9 audit.alpha: the number 0.9 is out of range; it must be less than 0.5",
+    ),
+    "most labels wrong": (
+        GOOD.replace("  path:", "  label_error: 0.6\n  path:"),
+        "dataset.yaml:3 data.label_error: the number 0.6 is out of range; it must be at most 0.5",
+    ),
+    "groups less than never wrong": (
+        GOOD + "    error: -0.1\n",
+        "dataset.yaml:8 groups.gender.error: the number -0.1 is out of range; it must be at least 0.0",
+    ),
+    "one group wrong more often than right": (
+        GOOD + "    error: {female: 0.02, male: 0.7}\n",
+        "dataset.yaml:8 groups.gender.error.male: the number 0.7 is out of range; it must be at most 0.5",
+    ),
+    "error of a group that is none": (
+        GOOD + "    values: [female, male]\n    error: {femal: 0.02}\n",
+        "dataset.yaml:9 groups.gender.error.femal: 'femal' is no such group; did you mean 'female'?",
     ),
     "part between parts": (
         GOOD + "intersections: [[gender, race]]\n",

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.card.schema import GroupSpec
-from audit.data.groups import permute_attributes, permute_groups
+from audit.data.groups import attribute_info, permute_attributes, permute_groups
 from audit.data.samples import Samples
 from audit.data.synthetic import SyntheticSource, sample_faces
+from audit.errors import DataError
 from audit.records import AttributeInfo, DataWarningCode
 from audit.report.text import attribute_note
 
@@ -34,6 +35,13 @@ def test_dealing_goes_over_people_of_one_group_and_within_people_of_several(seed
         else:
             assert set(own) == set(new)
     assert sorted(before) == sorted(after)
+
+
+def test_an_error_of_a_group_that_no_image_has_is_refused() -> None:
+    column = pd.Series(["female", "male", "female"])
+    assert attribute_info("gender", GroupSpec(column="g", error={"male": 0.1}), column, column).reference == "female"
+    with pytest.raises(DataError, match=r"groups.gender.error: no image has the group 'mal'; did you mean 'male'"):
+        attribute_info("gender", GroupSpec(column="g", error={"mal": 0.1}), column, column)
 
 
 def test_every_deal_comes_up() -> None:

@@ -111,6 +111,7 @@ def test_keys_that_cannot_be_opened_are_refused(key: str, message: str) -> None:
         ({"skin": GroupSpec(column="tilt_deg")}, (), "groups.skin"),
         (GROUPS, ("glases",), "match_on: .*did you mean 'glasses'"),
         ({"skin_tone": GroupSpec(column="skin_tone", reference="light")}, (), "did you mean 'lighter'"),
+        ({"skin_tone": GroupSpec(column="skin_tone", error={"light": 0.1})}, (), "error: .*did you mean 'lighter'"),
         ({"skin_tone": GroupSpec(column="skin_tone", values=["lihgter"])}, (), "did you mean 'lighter'"),
         ({"hair_length": GroupSpec(column="skin_tone")}, (), "the name is taken"),
     ],

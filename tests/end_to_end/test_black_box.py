@@ -608,3 +608,23 @@ def test_an_onnx_file_that_does_not_fit_is_one_line(
     assert result.exit_code == ExitCode.BAD_INPUT, result.output
     assert words in result.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_how_wrong_annotations_may_be_is_recorded_told_and_derived_again(
+    table: pd.DataFrame, tmp_path: Path, invoke: Invoke
+) -> None:
+    groups = {**GROUPS, "gender": {**GROUPS["gender"], "error": {"female": 0.02}}}
+    card = write(tmp_path, table, scores_of(table), groups=groups, data={"label_error": 0.4})
+    _, said, folder, record = ran(invoke, card, tmp_path / "out")
+    gaps = {(r["contrast"], r["outcome"]) for r in record["sensitivity"]}
+    assert gaps == {("gender:female-male", "happy")}
+    rows = {r["kind"]: r for r in record["sensitivity"]}
+    assert 0 < rows["labels"]["tipping_of_interval"] < rows["labels"]["tipping"] < 0.4
+    assert (rows["labels"]["declared"], rows["labels"]["survives"]) == (0.4, False)
+    assert (rows["groups"]["declared"], rows["groups"]["declared_reference"]) == (0.02, 0)
+    assert "would vanish with: " in said
+    assert "does not survive the errors that the card estimates" in said
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Labels that are wrong at random" in page
+    assert va.verify(folder).holds
+    assert len(va.open_run(folder).sensitivity.to_frame()) == 5

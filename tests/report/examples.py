@@ -56,6 +56,8 @@ from audit.records import (
     RateRow,
     Reading,
     Reason,
+    SensitivityKind,
+    SensitivityRow,
     SetStep,
     Shortfall,
     SmallestSetRow,
@@ -305,6 +307,36 @@ def joint_rows(contrast_id: str, outcome: str, layers: int, heads: int) -> list[
     ]  # fmt: skip
 
 
+def sensitivity_rows(contrast_id: str, outcome: str) -> list[SensitivityRow]:
+    """Return how wrong annotations may be before a gap of 5.7 points vanishes; those of groups are estimated by the card."""
+    value = 0.0572
+    at: dict[SensitivityKind, Any] = {
+        SensitivityKind.LABELS: {"tipping": 0.0613, "tipping_of_interval": 0.0409},
+        SensitivityKind.LABELS_AT_RANDOM: {"tipping": None, "tipping_of_interval": None},
+        SensitivityKind.GROUPS: {
+            "tipping": 0.0314, "tipping_of_interval": 0.0211, "declared": 0.02, "declared_reference": 0.01,
+            "low_at_declared": 0.0304, "high_at_declared": 0.0841, "survives": False,
+        },
+        SensitivityKind.GROUPS_AT_RANDOM: {
+            "tipping": None, "tipping_of_interval": None, "declared": 0.02, "declared_reference": 0.01,
+            "low_at_declared": 0.0588, "high_at_declared": 0.0588, "survives": True,
+        },
+        SensitivityKind.SAMPLING: {"tipping": 1.31, "tipping_of_interval": 1.19},
+    }  # fmt: skip
+    amounts = [0.0765 * k / 20 for k in range(21)]
+    rows = []
+    for kind, found in at.items():
+        spread = 0.0 if "random" in kind else value / found["tipping"]
+        rows.append(
+            SensitivityRow(
+                contrast=contrast_id, outcome=outcome, metric=Metric.STANDARDISED_GAP, kind=kind,
+                gap=estimate(value, 0.019), amounts=[1 + a for a in amounts] if kind == "sampling" else amounts,
+                low=[value - spread * a for a in amounts], high=[value + spread * a for a in amounts], **found,
+            )
+        )  # fmt: skip
+    return rows
+
+
 def ledgers(contrast_id: str, outcome: str, layers: int, heads: int) -> tuple[list[LedgerTotal], list[LedgerRow]]:
     """Return a sum over a network whose last layer's attention writes most."""
     named: dict[str, Any] = {"contrast": contrast_id, "outcome": outcome}
@@ -499,6 +531,7 @@ def base(
         joint=joint_rows(contrast_id, outcome, layers, heads) if planted else [],
         ledgers=ledgers(contrast_id, outcome, layers, heads)[0] if planted else [],
         ledger=ledgers(contrast_id, outcome, layers, heads)[1] if planted else [],
+        sensitivity=sensitivity_rows(contrast_id, outcome) if state == State.DISPARITY else [],
         trained=trained(contrast_id, outcome)[0] if planted else [],
         trained_parts=trained(contrast_id, outcome)[1] if planted else [],
         carried=carried(contrast_id, outcome, layers) if planted else [],

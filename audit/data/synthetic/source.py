@@ -208,6 +208,8 @@ def _attribute_info(frame: pd.DataFrame, attribute: str, group: GroupSpec) -> At
     names = sorted(known.unique())
     if group.reference is not None:
         _check_group(group.reference, names, f"groups.{attribute}.reference")
+    for named in group.error if isinstance(group.error, Mapping) else ():
+        _check_group(named, names, f"groups.{attribute}.error")
     audited = known[frame.loc[known.index, "split"].isin(AUDIT_SPLITS)].value_counts()
     largest = min(names, key=lambda name: (-int(audited.get(name, 0)), name))
     stated = group.assigned_by != GroupSpec.model_fields["assigned_by"].default
