@@ -14,6 +14,7 @@ from audit.batching import freed_memory_returned
 from audit.controls.verdict import judge
 from audit.data.samples import UNKNOWN
 from audit.evidence.accuracy import LikelyReason, accuracy, is_above_chance, likely_reason
+from audit.evidence.adjusted import adjusted_gaps
 from audit.evidence.agreement import agreements
 from audit.evidence.disparity import (
     Question,
@@ -38,6 +39,7 @@ from audit.pipeline.context import Scope
 from audit.pipeline.run_sweeps import Swept, head_settings, localisable
 from audit.records import (
     AccuracyRow,
+    AdjustedRow,
     Agreement,
     AttentionMap,
     Bound,
@@ -81,6 +83,7 @@ class Judged:
     joint: list[JointRow] = field(default_factory=list)
     agreement: list[Agreement] = field(default_factory=list)
     ranges: list[RangeRow] = field(default_factory=list)
+    adjusted: list[AdjustedRow] = field(default_factory=list)
     prompt_sensitivity: PromptSensitivity | None = None
     pairs: list[PairRow] = field(default_factory=list)
     attention: list[AttentionMap] = field(default_factory=list)
@@ -102,6 +105,7 @@ class Rates:
     rates: list[RateRow]
     contrasts: list[ContrastRow]
     ranges: list[RangeRow]
+    adjusted: list[AdjustedRow]
     limits: Thresholds
     accuracy: list[AccuracyRow]
     labels: Control  # whether the model knows them
@@ -138,6 +142,8 @@ def judge_rates(scope: Scope, unpatched: pd.DataFrame, each_text: pd.DataFrame |
     right = accuracy(first, {name: info.groups for name, info in scope.samples.attributes.items()})
     rates = [row for question in asked for row in rates_by_group(first, question, outcomes)]
     widest = ranges(first, asked, outcomes, limits, seed=scope.card.audit.seed)
+    calipers = scope.samples.calipers
+    adjusted = adjusted_gaps(first, asked, outcomes, calipers, min_group_size=limits.min_group_size)
     known = _knows_labels(right[0], first, scope.samples.labels)
     compared, constant = [contrasts(first, asked, outcomes, limits)], first["predicted"].nunique() == 1
     del first  # one seed's are held at a time
@@ -150,6 +156,7 @@ def judge_rates(scope: Scope, unpatched: pd.DataFrame, each_text: pd.DataFrame |
         rates,
         with_seeds(compared[0], compared),
         widest,
+        adjusted,
         limits,
         right,
         known,
@@ -161,7 +168,7 @@ def judge_rates(scope: Scope, unpatched: pd.DataFrame, each_text: pd.DataFrame |
 def _compared(scope: Scope) -> pd.DataFrame:
     """Return of the samples what a comparison of groups looks at, with a number in place of each subject's name."""
     frame = scope.samples.frame
-    some = frame[["label", "subject", *scope.samples.attributes]]
+    some = frame[["label", "subject", *scope.samples.attributes, *scope.samples.calipers]]
     return some.assign(subject=pd.factorize(frame["subject"])[0].astype(np.int32))
 
 
@@ -232,6 +239,7 @@ def judge_effects(
         agreement=agreements(heads),
         pairs=[n.row for n in natural],
         ranges=rates.ranges,
+        adjusted=rates.adjusted,
         prompt_sensitivity=rates.prompts,
         accuracy=rates.accuracy,
     )
@@ -252,6 +260,7 @@ def judge_answers(scope: Scope, rates: Rates, hashes: dict[str, str]) -> Judged:
         localisation=where,
         findings=_with_commands(scope, found),
         ranges=rates.ranges,
+        adjusted=rates.adjusted,
         accuracy=rates.accuracy,
     )
 
@@ -268,6 +277,7 @@ def _context(scope: Scope, limits: Thresholds, hashes: dict[str, str]) -> Contex
         name=scope.card.name,
         model=scope.card.model.name,
         matched_on=scope.samples.nuisance,
+        calipers=scope.samples.calipers,
         unknown={a: info.unknown_images for a, info in scope.samples.attributes.items()},
         alpha=limits.alpha,
         gap_above=limits.gap_above,

@@ -65,8 +65,8 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of norms:
 HASHED = ("card", "data", "preregistration", "base weights")  # and each model's weights
 AT_MOST = 20  # differences of the record that are named one by one
 JUDGED = (
-    "rates", "contrasts", "ranges", "findings", "heads", "joint", "pairs", "grids", "stability", "agreement",
-    "accuracy", "ledgers", "ledger", "trained", "trained_parts",
+    "rates", "contrasts", "ranges", "adjusted", "findings", "heads", "joint", "pairs", "grids", "stability",
+    "agreement", "accuracy", "ledgers", "ledger", "trained", "trained_parts",
 )  # fmt: skip
 
 
