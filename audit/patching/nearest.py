@@ -62,8 +62,9 @@ class Near:
     ) -> Places:
         """Return for each recipient the nearest pair of donors that it is not in (its place in ``pairs``), or -1.
 
-        Both donors are alike with it. Of pairs that are equally near, the one that fewest of the recipient's kind have
-        so far. Images of one subject with the same covariates have the same pair.
+        Both donors are alike with it. A pair serves no more than its share of each kind of recipients, unless no other
+        is alike; of pairs that are equally near, the one that serves fewest. Images of one subject with the same
+        covariates have the same pair.
         """
         values = [self.at(pairs[f"row_{side}"]) for side in ("group", "reference")]
         order = np.argsort(values[0][:, 0], kind="stable")
@@ -73,19 +74,22 @@ class Near:
         codes = pd.factorize(recipients["subject"])[0]
         keys, of_key = np.unique(np.column_stack([codes, own]), axis=0, return_inverse=True)
         first = np.unique(of_key, return_index=True)[1]
-        uses = {kind: np.zeros(len(pairs), dtype=np.int64) for kind in set(kinds)}
+        share = {kind: -(-int((kinds[first] == kind).sum()) // len(pairs)) for kind in set(kinds)}
+        uses = {kind: np.zeros(len(pairs), dtype=np.int64) for kind in share}
         chosen = np.full(len(keys), -1, dtype=np.int64)
         for key in rng.permutation(len(keys)):
             place = first[key]
             window = _window(group[:, 0], own[place, 0])
             apart = np.maximum(np.abs(group[window] - own[place]), np.abs(reference[window] - own[place])).max(axis=1)
             apart[(inside[window] == subjects[place]).any(axis=1)] = np.inf
-            if len(apart) and apart.min() <= JUST_WITHIN:
-                ties = window.start + np.flatnonzero(apart <= apart.min() + TIE)
-                used = uses[kinds[place]]
+            used = uses[kinds[place]][window]
+            free = np.where(used < share[kinds[place]], apart, np.inf)
+            apart = free if free.min(initial=np.inf) <= JUST_WITHIN else apart
+            if apart.min(initial=np.inf) <= JUST_WITHIN:
+                ties = np.flatnonzero(apart <= apart.min() + TIE)
                 pair = ties[used[ties].argmin()]
-                used[pair] += 1
-                chosen[key] = order[pair]
+                used[pair] += 1  # a view
+                chosen[key] = order[window][pair]
         result: Places = chosen[of_key.reshape(-1)]
         return result
 

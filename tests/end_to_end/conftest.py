@@ -121,7 +121,7 @@ def named_run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
     def prepare(folder: Path) -> Path:
         write_named_folder(folder)
         data = {**TABLE, "path": str(folder / "faces.csv"), "labels": ["neutral", "smiling"]}
-        matched = ["by", {"years": {"caliper": 8}}]
+        matched = ["by", {"years": {"caliper": 20}}]
         card = write_card(
             folder / "cards" / "people.yaml", name="People with names", data=data, groups=TONE, match_on=matched,
             audit={"min_group_size": 4}, report={"run_by": "Ottoline Quimby"},

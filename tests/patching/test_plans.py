@@ -212,6 +212,17 @@ def test_two_covariates_and_a_category_all_count() -> None:
 
 
 @pytest.mark.unit
+def test_donors_within_the_caliper_are_used_evenly() -> None:
+    """Most are of one age, and no few pairs nearby serve all of them."""
+    ages = [30] * 30 + [*range(24, 34)]
+    frame = aged(*[("happy", f"{g[0]}{i}", g, age) for i, age in enumerate(ages) for g in ("female", "male")])
+    plan = plan_group_swap(frame, GENDER, [], seed=0, calipers={"age": 10}).rows
+    assert len(plan) == 80
+    assert plan["unit"].nunique() >= 36
+    assert plan.groupby(["side", "unit"]).size().max() <= 2
+
+
+@pytest.mark.unit
 def test_equally_near_donors_are_used_evenly() -> None:
     frame = aged(*[("happy", f"{g[0]}{i}", g, 30) for i in range(20) for g in ("female", "male")])
     plan = plan_group_swap(frame, GENDER, [], seed=0, calipers={"age": 5}).rows
