@@ -16,6 +16,7 @@ from audit.errors import InputError, UnfinishedError
 from audit.exit_codes import ExitCode
 from audit.given import as_path, check_kind
 from audit.records import (
+    AdjustedRow,
     Audit,
     CarriedRow,
     ComparedFinding,
@@ -103,6 +104,14 @@ class Result:
     def gaps(self) -> Gaps:
         """Every group against its reference; empty where a control failed."""
         return Gaps([] if self.record.is_invalid else self.record.contrasts)
+
+    @property
+    def adjusted(self) -> Table[AdjustedRow]:
+        """Gaps before and after groups are made alike in the card's covariates.
+
+        Empty where a control failed, or the card names none.
+        """
+        return Table([] if self.record.is_invalid else self.record.adjusted)
 
     @property
     def heads(self) -> Heads:

@@ -403,9 +403,11 @@ def _bad_groups(card: Card) -> Iterator[tuple[PathParts, str]]:
         elif group.values and group.reference is not None and group.reference not in group.values:
             hint = did_you_mean(group.reference, group.values)
             yield ("groups", name, "reference"), f"'{group.reference}' is not among values; {hint}"
-    for position, column in enumerate(card.match_on):
-        if column in (*RESERVED, *card.groups):
-            yield ("match_on", position), f"'{column}' is a group or a column of every table; name a nuisance"
+    for position, entry in enumerate(card.match_on):
+        for column in [entry] if isinstance(entry, str) else entry:
+            if column in (*RESERVED, *card.groups):
+                fix = "name a nuisance, or rename the group ('column' may stay as it is)"
+                yield ("match_on", position), f"'{column}' is a group or a column of every table; {fix}"
 
 
 def _bad_data(card: Card) -> Iterator[tuple[PathParts, str]]:

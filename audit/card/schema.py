@@ -195,6 +195,27 @@ class GroupSpec(CardPart):
     note: str = ""
 
 
+class CovariateSpec(CardPart):
+    """A column of numbers that donors are matched on, and that gaps are adjusted for."""
+
+    caliper: Annotated[float, Field(gt=0, allow_inf_nan=False)]  # how far apart a recipient and its donors may be
+
+    @model_validator(mode="before")
+    @classmethod
+    def _says_caliper(cls, given: object) -> object:
+        if not isinstance(given, Mapping | CovariateSpec):
+            raise ValueError("say how far apart donors may be: {caliper: 5}")
+        return given
+
+
+MatchEntry = str | Annotated[dict[str, CovariateSpec], Field(min_length=1)]
+
+
+def _columns_once(entries: list[MatchEntry]) -> list[MatchEntry]:
+    _distinct([column for entry in entries for column in ([entry] if isinstance(entry, str) else entry)])
+    return entries
+
+
 class PreprocessSpec(CardPart):
     """Preprocessing that the card states, in place of what the weights carry."""
 
@@ -343,7 +364,8 @@ class Card(CardPart):
     data: DataSpec
     groups: Annotated[dict[str, GroupSpec], Field(min_length=1)]
     intersections: list[Annotated[Names, Field(min_length=2, max_length=3)]] = []
-    match_on: Names = []  # nuisance columns that donors are matched on
+    # Nuisance columns that donors are matched on: by name the same value, ``{age: {caliper: 5}}`` the nearest number.
+    match_on: Annotated[list[MatchEntry], AfterValidator(_columns_once)] = []
     model: ModelSpec = ModelSpec()
     training: Literal["none"] | TrainingSpec = TrainingSpec()
     controls: ControlsSpec = ControlsSpec()
@@ -351,6 +373,17 @@ class Card(CardPart):
     policy: PolicySpec = PolicySpec()
     legal: dict[str, str] = {}  # answers to the legal screen, by clause id
     report: ReportSpec = ReportSpec()
+
+    @property
+    def categories(self) -> list[str]:
+        """Columns of ``match_on`` in which donors have the same value."""
+        return [entry for entry in self.match_on if isinstance(entry, str)]
+
+    @property
+    def calipers(self) -> dict[str, float]:
+        """Columns of ``match_on`` that hold numbers, each with how far apart donors may be."""
+        numbers = [entry for entry in self.match_on if not isinstance(entry, str)]
+        return {column: spec.caliper for entry in numbers for column, spec in entry.items()}
 
     @model_validator(mode="before")
     @classmethod

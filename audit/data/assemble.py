@@ -15,6 +15,7 @@ from audit.card.faults import did_you_mean
 from audit.card.load import resolve, shown_path
 from audit.card.read_table import plain_text, stripped
 from audit.card.schema import Card
+from audit.data.covariates import covariate_column, missing_warnings
 from audit.data.detected import NOT_DETECTED, mark_listed, part_undetected
 from audit.data.groups import (
     attribute_info,
@@ -154,7 +155,7 @@ def _few(names: Sequence[str]) -> str:
 def _read_rendered(card: Card) -> Samples:
     from audit.data.synthetic import rendered_samples
 
-    rendered = rendered_samples(card.data, card.groups, card.match_on)
+    rendered = rendered_samples(card.data, card.groups, card.categories, card.calipers)
     samples = _thinned(rendered, card)
     if len(samples.frame) < len(rendered.frame):
         whole = np.frombuffer(bytes.fromhex(rendered.fingerprint), dtype=np.uint8)
@@ -197,7 +198,7 @@ def chosen_columns(raw: RawTable, card: Card) -> Rows:
     needed = [(spec.label, "data.label"), *((column, "data.subject") for column in subject)]
     needed += [(group.column, f"groups.{name}.column") for name, group in card.groups.items()]
     needed += [(column, f"groups.{name}.pair") for name, group in card.groups.items() for column in group.pair or []]
-    needed += [(column, "match_on") for column in card.match_on]
+    needed += [(column, "match_on") for column in [*card.categories, *card.calipers]]
     if spec.split is not None:
         needed.append((spec.split, "data.split"))
     if spec.not_detected is not None:
@@ -215,8 +216,10 @@ def chosen_columns(raw: RawTable, card: Card) -> Rows:
         chosen[name] = raw.frame[group.column]
         if group.pair:
             chosen[pair_column(name)] = _joined(raw.frame[group.pair]).fillna("")
-    for column in card.match_on:
+    for column in card.categories:
         chosen[column] = _bare(raw.frame[column]).fillna(UNKNOWN)
+    for column in card.calipers:
+        chosen[column] = _bare(raw.frame[column])
     return Rows(pd.DataFrame(chosen), replace(raw, frame=raw.frame[[spec.image]]), card, warnings=raw.warnings)
 
 
@@ -235,7 +238,7 @@ def _joined(parts: pd.DataFrame) -> pd.Series:
 
 
 def settle_names(rows: Rows) -> Rows:
-    """Merge names and put numbers into bins, as the card asks; count the files that a reader found and did not read.
+    """Merge names, put numbers into bins and read covariates; count the files that a reader found and did not read.
 
     From here on the card of the rows names the groups that bins make.
     """
@@ -254,6 +257,9 @@ def settle_names(rows: Rows) -> Rows:
         if also is not None:
             unread[name] = names.of(also)
         specs[name] = spec.model_copy(update={"values": names.bins or spec.values})
+    for column in card.calipers:
+        read, told = covariate_column(frame[column], column)
+        frame, warnings = frame.assign(**{column: read}), [*warnings, *told]
     rows = replace(rows, frame=frame, card=card.model_copy(update={"groups": specs})).warned(*warnings)
     if left_out is None:
         return rows
@@ -393,14 +399,25 @@ def assign_rows(rows: Rows) -> Rows:
     card, frame = rows.card, rows.frame
     frame = frame.assign(split=assign_splits(frame, card.data, card.groups, trains=card.training != "none"))
     pairs = [pair_column(name) for name, group in card.groups.items() if group.pair]
-    columns: Sequence[str] = ["image", "label", "subject", "split", *card.groups, *card.match_on, *pairs]
+    columns: Sequence[str] = [
+        "image",
+        "label",
+        "subject",
+        "split",
+        *card.groups,
+        *card.categories,
+        *card.calipers,
+        *pairs,
+    ]
     return replace(rows, frame=frame[columns].astype(str).reset_index(drop=True))
 
 
 def warn_of_rows(rows: Rows) -> Rows:
-    """Warn of groups, and of what the images give away; what these look like is forgotten then."""
+    """Warn of groups, of covariates, and of what the images give away; what these look like is forgotten then."""
     rows = rows.warned(
-        *empty_group_warnings(rows.frame, rows.attributes), *disagreement_warnings(rows.frame, rows.attributes)
+        *empty_group_warnings(rows.frame, rows.attributes),
+        *disagreement_warnings(rows.frame, rows.attributes),
+        *missing_warnings(rows.frame, rows.card.calipers),
     )
     if not len(rows.digests):  # no image was opened
         return rows
@@ -411,7 +428,7 @@ def warn_of_rows(rows: Rows) -> Rows:
     content = same_content(rows.digests)
     told = [
         *duplicate_warnings(rows.frame, content),
-        *leak_warnings(rows.frame, rows.looks, content, rows.attributes, rows.card.match_on, thumb),
+        *leak_warnings(rows.frame, rows.looks, content, rows.attributes, rows.card.categories, thumb),
     ]
     return replace(rows, looks=pd.DataFrame()).warned(*told)
 
@@ -427,7 +444,8 @@ def _samples_of(rows: Rows) -> Samples:
         source=rows.raw.source,
         labels=rows.labels,
         attributes=rows.attributes,
-        nuisance=tuple(rows.card.match_on),
+        nuisance=tuple(rows.card.categories),
+        calipers=rows.card.calipers,
         excluded=rows.excluded,
         quarantined=rows.quarantined,
         origin=origin,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, overload, runtime_checkable
 
 import numpy as np
@@ -81,13 +81,15 @@ class Samples:
     """Images with labels, groups, subjects and splits."""
 
     # one row per image, index 0..n-1. Columns: ``image`` (key for ``source``), ``label``, ``subject``, ``split`` (one
-    # of SPLITS), one column per attribute of ``attributes`` (string, ``unknown`` where missing) and one per
-    # ``nuisance`` name (string). Sorted by image key, so that it does not depend on file order.
+    # of SPLITS), one column per attribute of ``attributes`` (string, ``unknown`` where missing), one per ``nuisance``
+    # name (string) and one per covariate of ``calipers`` (a number, as text or not; ``unknown`` where missing). Sorted
+    # by image key, so that it does not depend on file order.
     frame: pd.DataFrame
     source: ImageSource  # opens the pixels of a key
     labels: tuple[str, ...]  # class names in the order of the model's outputs
     attributes: Mapping[str, AttributeInfo]  # the card's groups
-    nuisance: tuple[str, ...] = ()  # the card's ``match_on`` columns
+    nuisance: tuple[str, ...] = ()  # the card's ``match_on`` columns of categories
+    calipers: Mapping[str, float] = field(default_factory=dict)  # those of numbers, with how far apart donors may be
     # what was left out, and why
     excluded: Sequence[ExcludedRow] = ()
     quarantined: Sequence[ExcludedRow] = ()

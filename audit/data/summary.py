@@ -10,6 +10,7 @@ from statsmodels.stats.power import NormalIndPower
 
 from audit.card.faults import did_you_mean
 from audit.card.schema import Card
+from audit.data.covariates import covariate_info
 from audit.data.samples import AUDIT_SPLITS, HELD_BACK, OTHERS, SPLITS, UNKNOWN, Samples
 from audit.errors import DataError
 from audit.records import (
@@ -55,6 +56,7 @@ def describe_data(samples: Samples, card: Card) -> DataReport:
         fingerprint=samples.fingerprint,
         attributes=list(samples.attributes.values()),
         counts=[row for info in samples.attributes.values() for row in _count_rows(samples, info)],
+        covariates=[covariate_info(frame, column, caliper) for column, caliper in samples.calipers.items()],
         label_shares=[row for column in samples.nuisance for row in _label_shares(samples, column)],
         excluded=list(samples.excluded),
         quarantined=list(samples.quarantined),

@@ -26,6 +26,7 @@ class Context:
     name: str
     model: str
     matched_on: Sequence[str]
+    calipers: Mapping[str, float]
     unknown: Mapping[str, int]  # images of unknown group, by attribute
     alpha: float
     gap_above: float
@@ -168,6 +169,7 @@ def _head(row: HeadRow, gap: ContrastRow, context: Context, *, family: int) -> F
         placebo=row.placebo,
         share_of_gap=share,
         matched_on=list(context.matched_on),
+        calipers=dict(context.calipers),
         patched_share=row.patched_share,
         percentile_in_layer=row.percentile_in_layer,
         accuracy_change=row.accuracy_change,

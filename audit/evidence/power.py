@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -42,27 +42,33 @@ class Feasibility:
 
 
 def plan_contrast(
-    frame: pd.DataFrame, contrast: Contrast, nuisance: Sequence[str], spec: AuditSpec
+    frame: pd.DataFrame,
+    contrast: Contrast,
+    nuisance: Sequence[str],
+    spec: AuditSpec,
+    calipers: Mapping[str, float],
 ) -> dict[str, GroupSwapPlan]:
     """Match recipients and donors on both audit splits, as every stage of the audit does.
 
     Parameters
     ----------
     frame : pandas.DataFrame
-        The samples: ``label``, ``subject``, ``split``, the contrast's attribute and the nuisance columns.
+        The samples: ``label``, ``subject``, ``split``, the contrast's attribute, the nuisance columns and covariates.
     contrast : Contrast
     nuisance : sequence of str
-        The card's ``match_on``.
+        Categories of the card's ``match_on``.
     spec : AuditSpec
         Its seed and ``max_images``.
+    calipers : mapping of str to float
+        Numbers of the card's ``match_on``.
     """
-    columns = list(dict.fromkeys(["label", "subject", contrast.attribute, *nuisance]))
+    columns = list(dict.fromkeys(["label", "subject", contrast.attribute, *nuisance, *calipers]))
     plans = {}
     for number, split in enumerate(AUDIT_SPLITS):
         part = frame.loc[frame["split"] == split, columns]
         numbered = part.assign(subject=pd.factorize(part["subject"])[0].astype(np.int32))  # names take more memory
         plans[split] = plan_group_swap(
-            numbered, contrast, nuisance, seed=spec.seed + number, max_images=spec.max_images
+            numbered, contrast, nuisance, seed=spec.seed + number, max_images=spec.max_images, calipers=calipers
         )
     return plans
 
@@ -73,20 +79,24 @@ def feasibility(
     outcomes: Sequence[str],
     nuisance: Sequence[str],
     spec: AuditSpec,
+    calipers: Mapping[str, float],
 ) -> list[Feasibility]:
     """Tell of every contrast, outcome and metric whether its gap can be tested and its heads be asked for.
 
     Parameters
     ----------
     frame : pandas.DataFrame
-        The samples: ``label``, ``subject``, ``split``, attributes and nuisance columns; no prediction is needed.
+        The samples: ``label``, ``subject``, ``split``, attributes, nuisance columns and covariates; no prediction is
+        needed.
     contrasts_asked : sequence of Contrast
     outcomes : sequence of str
         Audited labels.
     nuisance : sequence of str
-        The card's ``match_on``.
+        Categories of the card's ``match_on``.
     spec : AuditSpec
         Its seed and limits.
+    calipers : mapping of str to float
+        Numbers of the card's ``match_on``.
 
     Returns
     -------
@@ -100,7 +110,7 @@ def feasibility(
     gaps = _gaps(audited, contrasts_asked, outcomes, spec)
     found: list[Feasibility] = []
     for contrast in contrasts_asked:
-        plans = plan_contrast(frame, contrast, nuisance, spec)
+        plans = plan_contrast(frame, contrast, nuisance, spec, calipers)
         known: dict[
             str, tuple[Shortfall | None, tuple[int, int]]
         ] = {}  # the standardised gap's is that of all outcomes
@@ -149,7 +159,8 @@ def detectable_gaps(samples: Samples, card: Card) -> pd.DataFrame:
     outcomes = audited_outcomes(card, samples.labels)
     level = card.audit.alpha / gaps_tested(samples, card)
     rows = []
-    for found in feasibility(samples.frame, samples.contrasts, outcomes, samples.nuisance, card.audit):
+    asked = feasibility(samples.frame, samples.contrasts, outcomes, samples.nuisance, card.audit, samples.calipers)
+    for found in asked:
         contrast = found.contrast
         is_outcome = audited["label"] == found.outcome
         kept = {Metric.TPR_GAP: is_outcome, Metric.FPR_GAP: ~is_outcome}.get(found.metric, is_outcome | True)
@@ -226,7 +237,8 @@ def detectable_head_effects(samples: Samples, spec: AuditSpec, unit: Unit) -> li
     list of HeadLimit
         One per contrast, of its label-standardised gap.
     """
-    asked = feasibility(samples.frame, samples.contrasts, samples.labels[:1], samples.nuisance, spec)
+    outcomes = samples.labels[:1]
+    asked = feasibility(samples.frame, samples.contrasts, outcomes, samples.nuisance, spec, samples.calipers)
     return [
         HeadLimit(
             attribute=found.contrast.attribute,

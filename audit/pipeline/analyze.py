@@ -15,6 +15,7 @@ from audit.card.schema import Card
 from audit.controls.verdict import judge
 from audit.data.samples import UNKNOWN
 from audit.evidence.accuracy import LikelyReason, accuracy, chance, is_above_chance, likely_reason
+from audit.evidence.adjusted import adjusted_gaps
 from audit.evidence.agreement import agreements
 from audit.evidence.disparity import (
     Question,
@@ -37,6 +38,7 @@ from audit.pipeline.context import Scope
 from audit.pipeline.run_sweeps import Swept, head_settings, localisable
 from audit.records import (
     AccuracyRow,
+    AdjustedRow,
     Agreement,
     AttentionMap,
     Bound,
@@ -83,6 +85,7 @@ class Judged:
     joint: list[JointRow] = field(default_factory=list)
     agreement: list[Agreement] = field(default_factory=list)
     ranges: list[RangeRow] = field(default_factory=list)
+    adjusted: list[AdjustedRow] = field(default_factory=list)
     prompt_sensitivity: PromptSensitivity | None = None
     pairs: list[PairRow] = field(default_factory=list)
     attention: list[AttentionMap] = field(default_factory=list)
@@ -108,6 +111,7 @@ class Rates:
     rates: list[RateRow]
     contrasts: list[ContrastRow]
     ranges: list[RangeRow]
+    adjusted: list[AdjustedRow]
     limits: Thresholds
     accuracy: list[AccuracyRow]
     labels: Control  # whether the model knows them
@@ -145,6 +149,8 @@ def judge_rates(scope: Scope, unpatched: pd.DataFrame, each_text: pd.DataFrame |
     right = accuracy(first, {name: info.groups for name, info in scope.samples.attributes.items()})
     rates = [row for question in asked for row in rates_by_group(first, question, outcomes)]
     widest = ranges(first, asked, outcomes, limits, seed=scope.card.audit.seed)
+    calipers = scope.samples.calipers
+    adjusted = adjusted_gaps(first, asked, outcomes, calipers, min_group_size=limits.min_group_size)
     known = _knows_labels(right[0], first, scope.samples.labels)
     compared, constant = [contrasts(first, asked, outcomes, limits)], first["predicted"].nunique() == 1
     fragile = sensitivities(first, asked, main_gaps(compared[0]).values(), _declared_errors(scope.card))
@@ -158,6 +164,7 @@ def judge_rates(scope: Scope, unpatched: pd.DataFrame, each_text: pd.DataFrame |
         rates,
         with_seeds(compared[0], compared),
         widest,
+        adjusted,
         limits,
         right,
         known,
@@ -170,7 +177,7 @@ def judge_rates(scope: Scope, unpatched: pd.DataFrame, each_text: pd.DataFrame |
 def _compared(scope: Scope) -> pd.DataFrame:
     """Return of the samples what a comparison of groups looks at, with a number in place of each subject's name."""
     frame = scope.samples.frame
-    some = frame[["label", "subject", *scope.samples.attributes]]
+    some = frame[["label", "subject", *scope.samples.attributes, *scope.samples.calipers]]
     return some.assign(subject=pd.factorize(frame["subject"])[0].astype(np.int32))
 
 
@@ -247,6 +254,7 @@ def judge_effects(
         agreement=agreements(heads),
         pairs=[n.row for n in natural],
         ranges=rates.ranges,
+        adjusted=rates.adjusted,
         prompt_sensitivity=rates.prompts,
         sensitivity=rates.sensitivity,
         accuracy=rates.accuracy,
@@ -269,6 +277,7 @@ def judge_answers(scope: Scope, rates: Rates, hashes: dict[str, str]) -> Judged:
         findings=_with_commands(scope, found),
         ranges=rates.ranges,
         sensitivity=rates.sensitivity,
+        adjusted=rates.adjusted,
         accuracy=rates.accuracy,
     )
 
@@ -285,6 +294,7 @@ def _context(scope: Scope, limits: Thresholds, hashes: dict[str, str]) -> Contex
         name=scope.card.name,
         model=scope.card.model.name,
         matched_on=scope.samples.nuisance,
+        calipers=scope.samples.calipers,
         unknown={a: info.unknown_images for a, info in scope.samples.attributes.items()},
         alpha=limits.alpha,
         gap_above=limits.gap_above,

@@ -131,7 +131,8 @@ def make_plans(scope: Scope) -> tuple[list[Plan], dict[str, int]]:
     without: dict[str, int] = {}
     able = {found.contrast for found in what_can_be_asked(scope) if found.heads is None}
     for contrast in scope.contrasts:
-        both = plan_contrast(scope.samples.frame, contrast, scope.samples.nuisance, scope.card.audit)
+        samples = scope.samples
+        both = plan_contrast(samples.frame, contrast, samples.nuisance, scope.card.audit, samples.calipers)
         without |= {f"{contrast} {split}": plan.without_donor for split, plan in both.items()}
         if contrast in able:
             plans += [Plan(contrast, split, plan.rows) for split, plan in both.items()]
@@ -141,8 +142,8 @@ def make_plans(scope: Scope) -> tuple[list[Plan], dict[str, int]]:
 @freed_memory_returned()
 def what_can_be_asked(scope: Scope) -> list[Feasibility]:
     """Tell of every question and metric whether it can be estimated, from the samples and the card alone."""
-    samples = scope.samples
-    return feasibility(samples.frame, scope.contrasts, list(scope.outcomes), samples.nuisance, scope.card.audit)
+    samples, outcomes = scope.samples, list(scope.outcomes)
+    return feasibility(samples.frame, scope.contrasts, outcomes, samples.nuisance, scope.card.audit, samples.calipers)
 
 
 def localisable(scope: Scope, gaps: Mapping[str, ContrastRow]) -> set[str]:

@@ -71,9 +71,8 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of norms:
 HASHED = ("card", "data", "preregistration", "base weights")  # and each model's weights
 AT_MOST = 20  # differences of the record that are named one by one
 JUDGED = (
-    "rates", "contrasts", "ranges", "findings", "heads", "joint", "pairs", "grids", "stability", "agreement",
-    "accuracy", "ledgers", "ledger", "trained", "trained_parts", "carried", "smallest", "answers",
-    "sensitivity",
+    "rates", "contrasts", "ranges", "adjusted", "sensitivity", "accuracy", "findings", "heads", "joint", "pairs",
+    "grids", "stability", "agreement", "ledgers", "ledger", "trained", "trained_parts", "carried", "smallest", "answers",
 )  # fmt: skip
 
 

@@ -75,6 +75,8 @@ from audit.records.base import TextEncoding as TextEncoding
 from audit.records.base import Verdict as Verdict
 from audit.records.base import WhyNoSensitivity as WhyNoSensitivity
 from audit.records.base import WhyUntested as WhyUntested
+from audit.records.covariate_rows import AdjustedRow as AdjustedRow
+from audit.records.covariate_rows import CovariateInfo as CovariateInfo
 from audit.records.diff_json import ComparedFinding as ComparedFinding
 from audit.records.diff_json import ComparisonNote as ComparisonNote
 from audit.records.diff_json import RunComparison as RunComparison

@@ -40,6 +40,7 @@ from audit.records.base import (
     Verdict,
     WhyNoSensitivity,
 )
+from audit.records.covariate_rows import AdjustedRow, CovariateInfo
 from audit.records.ledger_rows import (
     CarriedRow,
     GapAnswer,
@@ -292,6 +293,7 @@ class DataReport(Record):
     attributes: list[AttributeInfo]
     counts: list[CountRow]
     label_shares: list[LabelShareRow] = []
+    covariates: list[CovariateInfo] = []
     excluded: list[ExcludedRow]
     quarantined: list[ExcludedRow]
     splits: dict[str, int]
@@ -519,6 +521,7 @@ class Finding(Record):
     placebo: Estimate | None = None
     share_of_gap: float | None = None
     matched_on: list[str] = []  # besides the label
+    calipers: dict[str, float] = {}  # covariates of the donors, and how far apart they may be
     patched_share: float = 1.0
     percentile_in_layer: float | None = None  # by size among the heads of its layer
     accuracy_change: float | None = None
@@ -741,6 +744,7 @@ class Audit(Record):
     contrasts: list[ContrastRow]
     accuracy: list[AccuracyRow] = []
     ranges: list[RangeRow] = []
+    adjusted: list[AdjustedRow] = []  # where the card names covariates
     prompt_sensitivity: PromptSensitivity | None = None  # None: not a zero-shot model, or nothing may be said
     findings: list[Finding]
     heads: list[HeadRow]

@@ -100,6 +100,8 @@ class DataWarningCode(StrEnum):
     NULL_RUN = "groups permuted"
     UNUSED_PREDICTIONS = "predictions of other images"
     UNEVEN_DETECTION = "detection differs between groups"
+    NO_NUMBER = "covariate is no number"
+    COVARIATE_MISSING = "covariate missing"
 
 
 class PreprocessingSource(StrEnum):

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from audit.records import (
     AccuracyRow,
+    AdjustedRow,
     Agreement,
     AttentionMap,
     Audit,
@@ -65,6 +66,7 @@ def csv_tables(audit: Audit) -> dict[str, str]:
         "rates.csv": _table(RateRow, audit.rates),
         "contrasts.csv": _table(ContrastRow, audit.contrasts if shown else []),
         "ranges.csv": _table(RangeRow, audit.ranges if shown else []),
+        "adjusted.csv": _table(AdjustedRow, audit.adjusted if shown else []),
         "heads.csv": _table(HeadRow, audit.heads if shown else []),
         "heads_together.csv": _table(JointRow, audit.joint if shown else []),
         "ledger.csv": _table(LedgerRow, audit.ledger if shown else []),

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from audit.records import (
+    AdjustedRow,
     AttentionMap,
     Audit,
     ContrastRow,
@@ -41,6 +42,7 @@ from audit.report.text import LEAST_NATS, Sentences
 TOP_FINDINGS = 3
 SEVERITY_ORDER = {"high": 0, "medium": 1, "low": 2}
 STEPS = 5  # colour steps on each side of zero
+LABELS_LISTED = 4  # beside all together; of more, the outcome's own
 PARTS_LISTED = 12  # of a sum; the CSV table lists all of them
 GAPS_DRAWN = 24  # with bounds by what is wrong; sentence and table have all of them
 FOREST_HEADS = 12  # heads drawn; the table lists all of them
@@ -107,6 +109,7 @@ class Page:
         self.place = places(
             {
                 "/rates": audit.rates, "/contrasts": audit.contrasts, "/ranges": audit.ranges, "/heads": audit.heads,
+                "/adjusted": audit.adjusted,
                 "/prompt_sensitivity/gaps": audit.prompt_sensitivity.gaps if audit.prompt_sensitivity else [],
                 "/grids": audit.grids, "/pairs": audit.pairs, "/joint": audit.joint, "/findings": audit.findings,
                 "/ledgers": audit.ledgers, "/ledger": audit.ledger,
@@ -117,7 +120,7 @@ class Page:
                 "/accuracy": audit.accuracy, "/controls/controls": controls.controls,
                 "/controls/grids": controls.grids, "/data/attributes": data.attributes, "/data/counts": data.counts,
                 "/data/label_shares": data.label_shares, "/data/excluded": data.excluded,
-                "/data/detection": data.detection,
+                "/data/detection": data.detection, "/data/covariates": data.covariates,
                 "/data/quarantined": data.quarantined, "/legal": audit.legal, "/method/effort": audit.method.effort,
             }
         )  # fmt: skip
@@ -146,6 +149,13 @@ class Page:
         """Return the widest difference, where there are more than two groups to choose from."""
         rows = [] if self.is_invalid else self.audit.ranges
         return [r for r in rows if (r.attribute, r.outcome) == (attribute, outcome) and r.groups > 2]
+
+    def adjusted(self, attribute: str, outcome: str) -> list[AdjustedRow]:
+        """Return the gaps before and after groups are made alike in covariates: of all labels, and of few each."""
+        rows = [] if self.is_invalid else self.audit.adjusted
+        own = [r for r in rows if (r.attribute, r.outcome) == (attribute, outcome)]
+        few = len({r.label for r in own}) - 1 <= LABELS_LISTED
+        return [r for r in own if few or r.label in ("", outcome)]
 
     def prompt_gaps(self, attribute: str, outcome: str) -> list[PromptGap]:
         """Return a zero-shot model's gaps with each text alone, of one block."""

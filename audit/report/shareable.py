@@ -181,9 +181,9 @@ def _table(run: Path, name: str, names: Pseudonyms, card: Card) -> pd.DataFrame:
     if name != SAMPLES:
         return names.table(table, NAMING, str(run / name))
     kinds = {"image": IMAGE, "subject": SUBJECT}
-    kinds |= {column: f"{VALUE}:{column}" for column in card.match_on}  # who labelled an image, say
+    kinds |= {column: f"{VALUE}:{column}" for column in card.categories}  # who labelled an image, say
     kinds |= {pair_column(name): f"{PAIR}:{name}" for name, group in card.groups.items() if group.pair}
-    plain = ["label", "split", *card.groups]
+    plain = ["label", "split", *card.groups, *card.calipers]  # of covariates, the gaps adjusted for them depend
     return names.table(table[[*kinds, *plain]], kinds, str(run / name), plain=plain)
 
 

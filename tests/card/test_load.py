@@ -488,7 +488,10 @@ def test_a_card_made_in_python_has_the_same_faults(tmp_path: Path) -> None:
         check_card({**plain, "modle": {}, "match_on": ["label"], "audit": {"alpha": 2}}, "settings")
     assert sorted(caught.value.faults) == [
         "settings audit.alpha: the number 2 is out of range; it must be less than 0.5",
-        "settings match_on[0]: 'label' is a group or a column of every table; name a nuisance",
+        (
+            "settings match_on[0]: 'label' is a group or a column of every table; name a nuisance, or rename the group "
+            "('column' may stay as it is)"
+        ),
         "settings modle: unknown key 'modle'; did you mean 'model'?",
     ]
 
@@ -527,3 +530,31 @@ NOT_TOGETHER = {
 def test_what_does_not_go_together_is_named(tmp_path: Path, more: str, expected: str) -> None:
     (fault,) = faults(tmp_path, GOOD + more)
     assert expected in fault
+
+
+@pytest.mark.parametrize(
+    ("match_on", "said"),
+    [
+        ([{"age": 5}], "match_on[0].age: say how far apart donors may be: {caliper: 5}"),
+        (
+            [{"age": {"caliper": 5, "clipper": 1}}],
+            "match_on[0].age.clipper: unknown key 'clipper'; did you mean 'caliper'?",
+        ),
+        ([{"age": {"caliper": 0}}], "match_on[0].age.caliper: the number 0 is out of range; it must be more than 0.0"),
+        ([{"age": {"caliper": "five"}}], "match_on[0].age.caliper: expected a number, got 'five'"),
+        (["age", {"age": {"caliper": 5}}], "match_on: 'age' occurs twice; name each once"),
+        ([{"label": {"caliper": 5}}], "match_on[0]: 'label' is a group or a column of every table"),
+    ],
+)
+def test_what_is_wrong_with_a_covariate(match_on: list[object], said: str) -> None:
+    with pytest.raises(CardError) as raised:
+        check_card({"data": {"path": "a.csv"}, "groups": {"gender": {"column": "gender"}}, "match_on": match_on})
+    assert str(raised.value).startswith(f"card {said}")
+
+
+def test_covariates_and_categories_of_match_on() -> None:
+    plain = {"data": {"path": "a.csv"}, "groups": {"gender": {"column": "gender"}}}
+    card = check_card({**plain, "match_on": ["source", {"age": {"caliper": 5}}, "pose"]})
+    assert (card.categories, card.calipers) == (["source", "pose"], {"age": 5.0})
+    named = check_card({**plain, "match_on": ["age"]})
+    assert named.model_dump()["match_on"] == ["age"]  # so that the question of a run stays what it was

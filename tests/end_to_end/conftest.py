@@ -87,8 +87,8 @@ def write_named_folder(folder: Path) -> None:
     """Write 320 faces of 300 people whose names are in file names and table, as collections of photographs have them.
 
     Twenty people have two images, all others one: donors match enough people that are independent of each other. Two
-    files are damaged, one image has a label that is left out, one person is seen in two groups, and one image is nearly
-    another person's.
+    files are damaged, one image has a label that is left out, one person is seen in two groups, one image is nearly
+    another person's, and of one person no age is known.
     """
     faces = sample_faces(320, 7, split="discovery")
     source = SyntheticSource(faces)
@@ -104,9 +104,11 @@ def write_named_folder(folder: Path) -> None:
         image.save(file)
         tone = rows[-1]["tone"] if second else face.skin_tone
         asked = {"file": file.relative_to(folder).as_posix(), "expression": face.expression, "tone": tone}
-        rows.append({**asked, "who": f"{first} {last}", "by": ANNOTATORS[face.expression == "smiling"]})
+        years = 20 + person * 7 % 41
+        rows.append({**asked, "who": f"{first} {last}", "by": ANNOTATORS[face.expression == "smiling"], "years": years})
     rows[11]["tone"] = "darker" if rows[10]["tone"] == "lighter" else "lighter"
     rows[77]["expression"] = "sleeping"
+    rows[99]["years"] = ""
     for number in (131, 152):
         (folder / rows[number]["file"]).write_bytes(b"no image")
     pd.DataFrame(rows).to_csv(folder / "faces.csv", index=False)
@@ -119,8 +121,9 @@ def named_run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
     def prepare(folder: Path) -> Path:
         write_named_folder(folder)
         data = {**TABLE, "path": str(folder / "faces.csv"), "labels": ["neutral", "smiling"]}
+        matched = ["by", {"years": {"caliper": 20}}]
         card = write_card(
-            folder / "cards" / "people.yaml", name="People with names", data=data, groups=TONE, match_on=["by"],
+            folder / "cards" / "people.yaml", name="People with names", data=data, groups=TONE, match_on=matched,
             audit={"min_group_size": 4}, report={"run_by": "Ottoline Quimby"},
         )  # fmt: skip
         card.write_text("# written by Ottoline Quimby\n" + card.read_text(encoding="utf-8"), encoding="utf-8")

@@ -628,3 +628,51 @@ def test_how_wrong_annotations_may_be_is_recorded_told_and_derived_again(
     assert "Labels that are wrong at random" in page
     assert va.verify(folder).holds
     assert len(va.open_run(folder).sensitivity.to_frame()) == 5
+
+
+def test_gaps_are_given_before_and_after_groups_are_alike_in_a_covariate(
+    table: pd.DataFrame, tmp_path: Path, invoke: Invoke
+) -> None:
+    """Read with decimal commas, counted where it is missing, kept in a copy that names nobody, and derived again."""
+    rng = np.random.default_rng(0)
+    years = (40 + 6 * (table["gender"] == "female") + rng.normal(0, 8, len(table))).round(1)
+    cells = [str(each).replace(".", ",") for each in years]
+    cells[:3] = ["", "n.n.", ""]
+    card = write(
+        tmp_path, table.assign(years=cells), scores_of(table), columns=["years"], match_on=[{"years": {"caliper": 5}}],
+    )  # fmt: skip
+    checked = " ".join(invoke("check", card).output.split())
+    assert "years: 3 of 600 images have no number" in checked
+    assert "years: 1 images hold what is no number (n.n.)" in checked
+    _, said, folder, record = ran(invoke, card, tmp_path / "out")
+    assert record["data"]["covariates"] == [
+        {"column": "years", "caliper": 5, "images": 597, "missing": 3, "lowest": years.min(), "highest": years.max()}
+    ]
+    rows = [row for row in record["adjusted"] if row["attribute"] == "gender"]
+    assert [row["label"] for row in rows] == ["", *CLASSES]
+    whole = rows[0]
+    assert whole["without_covariate"] == 3
+    assert whole["mean_group"]["years"] - whole["mean_reference"]["years"] == pytest.approx(6, abs=2)
+    before, after, part = (whole[name]["value"] for name in ("before", "after", "part"))
+    assert part == pytest.approx(before - after)
+    assert whole["part"]["low"] < 0 < whole["part"]["high"]  # answers depend on group and label alone
+    page = " ".join((folder / "report.html").read_text(encoding="utf-8").split())
+    assert "Before and after both groups have the same years" in page
+    assert "with the same years in both groups" in said
+    frame = va.open_run(folder).adjusted.to_frame()
+    assert list(frame["after"].dropna()) == [r["after"]["value"] for r in record["adjusted"] if r["after"]["value"]]
+    assert (folder / "tables" / "adjusted.csv").read_text(encoding="utf-8").count("\n") == 1 + len(record["adjusted"])
+    assert invoke("verify", folder).exit_code == 0
+    assert invoke("export", folder, tmp_path / "copy", "--shareable").exit_code == 0
+    assert invoke("verify", tmp_path / "copy").exit_code == 0
+    assert not frame.empty
+    forged = record | {"adjusted": [whole | {"after": whole["before"]}, *record["adjusted"][1:]]}
+    (folder / "audit.json").write_text(json.dumps(forged), encoding="utf-8")
+    assert "adjusted" in invoke("verify", folder).output
+
+
+def test_without_covariates_nothing_is_adjusted(table: pd.DataFrame, tmp_path: Path, invoke: Invoke) -> None:
+    _, said, folder, record = ran(invoke, write(tmp_path, table, scores_of(table)), tmp_path / "out")
+    assert record["adjusted"] == record["data"]["covariates"] == []
+    assert "adjusted" not in said
+    assert "Before and after" not in (folder / "report.html").read_text(encoding="utf-8")

@@ -208,7 +208,7 @@ def test_equal_names_stay_equal_and_two_copies_have_nothing_in_common(
         codes = [pd.factorize(table[column])[0].tolist() for table in (own, first, second)]
         assert codes[0] == codes[1] == codes[2]
         assert len({*own[column]} | {*first[column]} | {*second[column]}) == 3 * own[column].nunique()
-    plain = ["label", "split", "skin_tone"]
+    plain = ["label", "split", "skin_tone", "years"]
     pd.testing.assert_frame_equal(own[plain], first[plain])
     swaps = [pd.read_parquet(folder / "effects" / "swap-seed-0.parquet") for folder in folders]
     numbers = swaps[0].select_dtypes("number").columns

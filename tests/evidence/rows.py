@@ -25,6 +25,7 @@ CONTEXT = Context(
     name="card",
     model="vit",
     matched_on=["hair_length"],
+    calipers={},
     unknown={"tone": 7},
     alpha=0.05,
     gap_above=0.1,

@@ -44,7 +44,7 @@ def what_sweeps_leave(frame: pd.DataFrame, rng: np.random.Generator) -> tuple[St
     own = frame.assign(recipient=frame.index, seed=0, predicted=rng.permutation(frame["label"]))
     own = own.assign(**{"p:y0": rng.random(len(own)), "m:y0": rng.normal(0, 1, len(own))})
     parts = []
-    for split, plan in plan_contrast(frame, TONE, [], SPEC).items():
+    for split, plan in plan_contrast(frame, TONE, [], SPEC, {}).items():
         about = plan.rows[["recipient", "unit", "side", "label"]].reset_index(names="position")
         for kind in ("cross", "placebo"):
             for head in range(2):
@@ -66,7 +66,7 @@ def test_what_is_estimable_gives_finite_intervals_and_nothing_else_is_patched(
 ) -> None:
     rng = np.random.default_rng(seed)
     frame = table(rng, images=images, labels=labels, several=several, rare=rare)
-    found = {f.metric: f for f in feasibility(frame, [TONE], ["y0"], [], SPEC)}
+    found = {f.metric: f for f in feasibility(frame, [TONE], ["y0"], [], SPEC, {})}
     assert set(found) == set(Metric)
     stored, own = what_sweeps_leave(frame, rng)
     question = Question("tone", "light", ["dark", "light"])
@@ -118,7 +118,7 @@ def plenty() -> pd.DataFrame:
 
 
 def shortfalls(frame: pd.DataFrame) -> dict[Metric, tuple[Shortfall | None, Shortfall | None]]:
-    return {f.metric: (f.gap, f.heads) for f in feasibility(frame, [TONE], ["y0"], [], SPEC)}
+    return {f.metric: (f.gap, f.heads) for f in feasibility(frame, [TONE], ["y0"], [], SPEC, {})}
 
 
 @pytest.mark.unit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -146,6 +147,89 @@ def test_nuisance_columns_are_matched_exactly() -> None:
     assert plan.without_donor == 0
 
 
+def aged(*rows: tuple[str, str, str, float | str]) -> pd.DataFrame:
+    """Return images of (label, subject, gender, age)."""
+    return pd.DataFrame(rows, columns=["label", "subject", "gender", "age"]).astype({"age": str})
+
+
+def check_ages(frame: pd.DataFrame, plan: pd.DataFrame, caliper: float) -> None:
+    """Assert that recipient, donor and placebo are within a caliper of each other."""
+    ages = frame["age"].astype(float)
+    three = np.stack([ages.loc[plan[column]].to_numpy() for column in ("recipient", "cross", "placebo")])
+    assert (np.ptp(three, axis=0) <= 2 * caliper + 1e-6).all()
+    for donor in three[1:]:
+        assert (np.abs(donor - three[0]) <= caliper + 1e-6).all()
+    assert (np.abs(three[1] - three[2]) <= caliper + 1e-6).all()
+
+
+@pytest.mark.unit
+def test_donors_are_the_nearest_in_a_covariate() -> None:
+    ages = (20, 21, 40, 41, 60, 61)
+    frame = aged(*[("happy", f"{g}{a}", g, a) for g in ("female", "male") for a in ages])
+    plan = plan_group_swap(frame, GENDER, [], seed=0, calipers={"age": 5})
+    check_plan(frame, plan.rows, GENDER, [])
+    check_ages(frame, plan.rows, 1)  # nearer than the caliper asks, since there is one
+    assert plan.without_donor == 0
+    assert len(plan.rows) == 12
+
+
+@pytest.mark.unit
+def test_a_recipient_without_a_donor_within_the_caliper_is_counted() -> None:
+    frame = aged(
+        *[("happy", f"{g}{i}", g, 30) for g in ("female", "male") for i in range(3)],
+        ("happy", "old", "female", 36),
+        ("happy", "edge", "female", 35),
+        ("happy", "unknown", "female", "unknown"),
+    )
+    frame["age"] = frame["age"].replace("unknown", "nan")
+    plan = plan_group_swap(frame, GENDER, [], seed=0, calipers={"age": 5})
+    check_plan(frame, plan.rows, GENDER, [])
+    assert plan.without_donor == 2
+    assert set(frame.index) - set(plan.rows["recipient"]) == {6, 8}
+    assert plan_group_swap(frame, GENDER, [], seed=0).without_donor == 0
+
+
+@pytest.mark.unit
+def test_two_covariates_and_a_category_all_count() -> None:
+    rng = np.random.default_rng(0)
+    n = 120
+    frame = pd.DataFrame(
+        {
+            "label": rng.choice(["happy", "sad"], n),
+            "subject": [f"s{i}" for i in range(n)],
+            "gender": rng.choice(["female", "male"], n),
+            "source": rng.choice(["a", "b"], n),
+            "age": rng.uniform(20, 60, n),
+            "pose": rng.uniform(-1, 1, n),
+        }
+    )
+    plan = plan_group_swap(frame, GENDER, ["source"], seed=0, calipers={"age": 8, "pose": 0.5})
+    check_plan(frame, plan.rows, GENDER, ["source"])
+    check_ages(frame, plan.rows, 8)
+    check_ages(frame.assign(age=frame["pose"]), plan.rows, 0.5)
+    assert 30 < len(plan.rows) < n
+    assert len(plan.rows) + plan.without_donor == n
+
+
+@pytest.mark.unit
+def test_donors_within_the_caliper_are_used_evenly() -> None:
+    """Most are of one age, and no few pairs nearby serve all of them."""
+    ages = [30] * 30 + [*range(24, 34)]
+    frame = aged(*[("happy", f"{g[0]}{i}", g, age) for i, age in enumerate(ages) for g in ("female", "male")])
+    plan = plan_group_swap(frame, GENDER, [], seed=0, calipers={"age": 10}).rows
+    assert len(plan) == 80
+    assert plan["unit"].nunique() >= 36
+    assert plan.groupby(["side", "unit"]).size().max() <= 2
+
+
+@pytest.mark.unit
+def test_equally_near_donors_are_used_evenly() -> None:
+    frame = aged(*[("happy", f"{g[0]}{i}", g, 30) for i in range(20) for g in ("female", "male")])
+    plan = plan_group_swap(frame, GENDER, [], seed=0, calipers={"age": 5}).rows
+    assert plan["unit"].nunique() == 20
+    assert plan.groupby(["side", "unit"]).size().between(1, 2).all()
+
+
 @pytest.mark.unit
 def test_the_seed_draws_again() -> None:
     frame = people(*[("happy", f"{g[0]}{i}", g) for i in range(20) for g in ("female", "male")])
@@ -190,13 +274,23 @@ def test_an_even_draw(frame: pd.DataFrame, at_most: int, seed: int) -> None:
     nuisance=st.sampled_from([[], ["tone"]]),
     seed=st.integers(0, 3),
     at_most=st.sampled_from([None, 7]),
+    caliper=st.sampled_from([None, 0.5, 3.0]),
 )
-def test_what_every_plan_owes(frame: pd.DataFrame, nuisance: list[str], seed: int, at_most: int | None) -> None:
-    plan = plan_group_swap(frame, GENDER, nuisance, seed=seed, max_images=at_most)
+def test_what_every_plan_owes(
+    frame: pd.DataFrame, nuisance: list[str], seed: int, at_most: int | None, caliper: float | None
+) -> None:
+    ages = np.random.default_rng(seed).integers(20, 30, len(frame))
+    frame = frame.assign(age=np.where(ages == 29, np.nan, ages))
+    asked: dict[str, Any] = {
+        "seed": seed, "max_images": at_most, "calipers": {} if caliper is None else {"age": caliper},
+    }  # fmt: skip
+    plan = plan_group_swap(frame, GENDER, nuisance, **asked)
     check_plan(frame, plan.rows, GENDER, nuisance)
+    if caliper is not None:
+        check_ages(frame, plan.rows, caliper)
     wanted = len(frame) if at_most is None else min(at_most, len(frame))
     assert len(plan.rows) + plan.without_donor == wanted
-    again = plan_group_swap(frame.sample(frac=1, random_state=seed), GENDER, nuisance, seed=seed, max_images=at_most)
+    again = plan_group_swap(frame.sample(frac=1, random_state=seed), GENDER, nuisance, **asked)
     pd.testing.assert_frame_equal(again.rows, plan.rows)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from audit.records import (
     AccuracyRow,
+    AdjustedRow,
     Agreement,
     AnswerLevel,
     AttentionMap,
@@ -21,6 +22,7 @@ from audit.records import (
     ControlReport,
     ControlSetup,
     CountRow,
+    CovariateInfo,
     DataReport,
     DataSource,
     DataWarning,
@@ -192,6 +194,7 @@ def data(attribute: str, groups: list[str], labels: list[str], labels_note: str 
             )
         ],
         counts=counts,
+        covariates=[CovariateInfo(column="age", caliper=5, images=1130, missing=12, lowest=18.0, highest=90.5)],
         label_shares=[
             LabelShareRow(column="annotator", value=value, images=images, shares=dict.fromkeys(labels, 1 / len(labels)))
             for value, images in (("A.", 1204), ("B.", 871))
@@ -467,6 +470,24 @@ def head_finding(attribute: str, group: str, reference: str, outcome: str, head:
     )  # fmt: skip
 
 
+def adjusted(attribute: str, group: str, reference: str, outcome: str) -> list[AdjustedRow]:
+    about = {
+        "attribute": attribute, "group": group, "reference": reference, "outcome": outcome, "covariates": ["age"],
+        "without_covariate": 12, "mean_group": {"age": 61.74}, "mean_reference": {"age": 58.03},
+    }  # fmt: skip
+    nothing = Estimate(value=None)
+    return [
+        AdjustedRow(
+            **about, label="", n_group=251, n_reference=262, without_counterpart=3, before=estimate(0.0712, 0.018),
+            after=estimate(0.0934, 0.019), part=estimate(-0.0222, 0.006),
+        ),
+        AdjustedRow(
+            **about, label=outcome, n_group=21, n_reference=142, without_counterpart=1, before=nothing, after=nothing,
+            part=nothing, shortfall="subjects", fewest_subjects=21, subjects_needed=30,
+        ),
+    ]  # fmt: skip
+
+
 def base(
     *, attribute: str = "gender", groups: tuple[str, ...] = ("female", "male"), outcome: str = "happiness",
     layers: int = 4, heads: int = 4, planted: bool = True, design_c: bool = True, state: State = State.DISPARITY,
@@ -513,6 +534,7 @@ def base(
                 widest=0.0712, by_chance=0.0223, corrected=0.0489, p=0.004,
             )
         ],
+        adjusted=adjusted(attribute, group, reference, outcome),
         findings=cards,
         heads=head_rows(contrast_id, outcome, layers, heads, planted, design_c),
         agreement=[

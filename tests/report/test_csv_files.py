@@ -34,6 +34,7 @@ def test_rows_are_complete() -> None:
         "rates.csv": len(audit.rates),
         "contrasts.csv": len(audit.contrasts),
         "ranges.csv": 1,
+        "adjusted.csv": 2,
         "heads.csv": 72,
         "heads_together.csv": 2,
         "ledger.csv": len(audit.ledger),

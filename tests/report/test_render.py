@@ -47,6 +47,7 @@ def test_rendering_again_gives_the_same_bytes(run_dir: Path) -> None:
             "rates",
             "contrasts",
             "ranges",
+            "adjusted",
             "heads",
             "heads_together",
             "ledger",

@@ -456,3 +456,26 @@ def test_a_grid_says_where_its_numbers_are_estimated() -> None:
     assert (
         "100 images. The largest heads are patched on all of them, the others on 12; the rest is estimated" in caption
     )
+
+
+def test_a_gap_before_and_after_covariates_is_said_with_what_goes_with_them() -> None:
+    whole, by_label = AUDIT.adjusted
+    text = Sentences(AUDIT)
+    assert text.of_outcome("adjusted", whole) == (
+        "'happiness', gender female against male: +7.1 points [+5.3, +8.9]; with the same age in both groups "
+        "+9.3 points [+7.4, +11.2], so that −2.2 points [−2.8, −1.6] goes with age; 12 images without age left out"
+    )
+    assert text.of_outcome("adjusted", by_label).endswith(
+        "labelled 'happiness': not adjusted for age: 21 subjects in the smaller group, fewer than 30; "
+        "12 images without age left out"
+    )
+    assert "adjusted: 'happiness'" in summary(AUDIT, Path("run"))
+    assert "adjusted" not in summary(with_(adjusted=[]), Path("run"))
+
+
+def test_donors_that_are_near_in_a_number_are_said_to_be() -> None:
+    head = next(f for f in AUDIT.findings if f.kind == "head")
+    near = head.model_copy(update={"matched_on": ["annotator"], "calipers": {"age": 5.0}})
+    for part in ("intervention", "placebo"):
+        assert "same label, annotator, age within 5" in Sentences(AUDIT).finding(part, near)
+        assert "within" not in Sentences(AUDIT).finding(part, head)

@@ -94,7 +94,12 @@ class SyntheticSource:
         return render(self.face(key))
 
 
-def rendered_samples(spec: DataSpec, groups: Mapping[str, GroupSpec], match_on: Sequence[str]) -> Samples:
+def rendered_samples(
+    spec: DataSpec,
+    groups: Mapping[str, GroupSpec],
+    match_on: Sequence[str],
+    calipers: Mapping[str, float] | None = None,
+) -> Samples:
     """Build the samples of the built-in faces.
 
     Parameters
@@ -105,6 +110,8 @@ def rendered_samples(spec: DataSpec, groups: Mapping[str, GroupSpec], match_on: 
         The card's attributes; columns are those of ``CATEGORICAL``.
     match_on : sequence of str
         Nuisance columns, also of ``CATEGORICAL``.
+    calipers : mapping of str to float, optional
+        Those that hold numbers: any of the faces' parameters that is one.
 
     Returns
     -------
@@ -127,12 +134,15 @@ def rendered_samples(spec: DataSpec, groups: Mapping[str, GroupSpec], match_on: 
     for column in match_on:
         if column not in groups:
             frame[column] = _categorical(faces, column, "match_on")
+    for column in calipers or {}:
+        frame[column] = _numeric(faces, column, "match_on")
     return Samples(
         frame=frame,
         source=SyntheticSource(faces),
         labels=labels,
         attributes={name: _attribute_info(frame, name, group) for name, group in groups.items()},
         nuisance=tuple(match_on),
+        calipers=calipers or {},
         fingerprint=fingerprint,
         origin=DataSource(kind=SourceKind.RENDERED, version=RENDERER_VERSION, seed=spec.rendered.seed),
     )
@@ -182,6 +192,13 @@ def _categorical(faces: pd.DataFrame, column: str, where: str) -> pd.Series[str]
     if column not in CATEGORICAL:
         raise DataError(where, f"the rendered faces have no groups '{column}'", suggestion(column, CATEGORICAL))
     return faces[column].astype(str)
+
+
+def _numeric(faces: pd.DataFrame, column: str, where: str) -> pd.Series[float]:
+    known = list(faces.select_dtypes("number").columns)
+    if column not in known:
+        raise DataError(where, f"the rendered faces have no number '{column}'", suggestion(column, known))
+    return faces[column].astype(float)
 
 
 def _with_attribute(frame: pd.DataFrame, attribute: str, values: pd.Series[str], group: GroupSpec) -> pd.DataFrame:
