@@ -72,7 +72,8 @@ HASHED = ("card", "data", "preregistration", "base weights")  # and each model's
 AT_MOST = 20  # differences of the record that are named one by one
 JUDGED = (
     "rates", "contrasts", "ranges", "adjusted", "sensitivity", "accuracy", "findings", "heads", "joint", "pairs",
-    "grids", "stability", "agreement", "ledgers", "ledger", "trained", "trained_parts", "carried", "smallest", "answers",
+    "grids", "stability", "agreement", "ledgers", "ledger", "trained", "trained_parts", "carried", "smallest",
+    "answers",
 )  # fmt: skip
 
 
