@@ -26,6 +26,7 @@ from audit.records import (
     JointRow,
     LocalisationStatus,
     Outcome,
+    ReadRow,
     RunComparison,
     SharedCopy,
     SmallestSetRow,
@@ -146,6 +147,14 @@ class Result:
     def carried(self) -> Table[CarriedRow]:
         """What attention, MLPs, single layers and tokens carry of each gap, in both directions."""
         return Table([] if self.record.is_invalid else self.record.carried)
+
+    @property
+    def read(self) -> Table[ReadRow]:
+        """What the largest writers of each gap read, one step back; empty unless ``audit.ledger.depth`` asks for it.
+
+        ``record.read_writers`` has the writers, and why one is not given so; ``record.read_maps`` where in the image.
+        """
+        return Table([] if self.record.is_invalid else self.record.read)
 
     @property
     def controls(self) -> Table[Control]:

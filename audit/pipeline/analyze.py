@@ -56,6 +56,9 @@ from audit.records import (
     PromptSensitivity,
     RangeRow,
     RateRow,
+    ReadMap,
+    ReadRow,
+    ReadWriter,
     SmallestSetRow,
     Stability,
     TrainedRow,
@@ -91,6 +94,9 @@ class Judged:
     carried: list[CarriedRow] = field(default_factory=list)
     smallest: list[SmallestSetRow] = field(default_factory=list)
     answers: list[GapAnswer] = field(default_factory=list)
+    read_writers: list[ReadWriter] = field(default_factory=list)
+    read: list[ReadRow] = field(default_factory=list)
+    read_maps: list[ReadMap] = field(default_factory=list)
 
 
 EMPTY = Judged([], [], [], [], {}, [], [])

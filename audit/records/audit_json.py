@@ -50,6 +50,7 @@ from audit.records.ledger_rows import (
     TrainedRow,
     TrainedTotal,
 )
+from audit.records.read_rows import ReadMap, ReadRow, ReadWriter
 from audit.units import Unit
 
 FORMER_REASONS = {  # what ``Control.form`` said of a model at chance before there was ``Control.reason``
@@ -751,6 +752,9 @@ class Audit(Record):
     carried: list[CarriedRow] = []  # what attention, MLPs, layers and tokens carry of a gap
     smallest: list[SmallestSetRow] = []  # of heads, by gap
     answers: list[GapAnswer] = []  # where each gap runs
+    read_writers: list[ReadWriter] = []  # the largest writers of the ledger, where the card asks what they read
+    read: list[ReadRow] = []  # what they read
+    read_maps: list[ReadMap] = []  # and where in the image
     pairs: list[PairRow] = []
     attention: list[AttentionMap] = []
     grids: list[HeadGrid]
@@ -774,6 +778,11 @@ class Audit(Record):
     def families_of(self, total: LedgerTotal) -> list[LedgerRow]:
         """Return the coarsest rows of a sum, larger before smaller."""
         return sorted(self.parts_of(total, "family"), key=lambda r: -abs(r.gap.value or 0.0))
+
+    def read_by(self, writer: ReadWriter) -> list[ReadRow]:
+        """Return what a writer reads, in the order of the network."""
+        own = (writer.contrast, writer.outcome, writer.among, writer.part, writer.layer, writer.head)
+        return [r for r in self.read if (r.contrast, r.outcome, r.among, r.part, r.layer, r.head) == own]
 
     def trained_of(self, total: TrainedTotal) -> list[TrainedRow]:
         """Return what of a gap is in the reference, and what each part's training put there."""
