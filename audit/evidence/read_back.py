@@ -68,10 +68,10 @@ class Readings:
 def largest_writers(ledger: Sequence[LedgerRow], contrast: str, outcome: str) -> tuple[Component, ...]:
     """Return the heads and MLPs that write most of a gap beyond noise: near the decision, where there is that sum."""
     parts = [r for r in ledger if (r.contrast, r.outcome, r.level) == (contrast, outcome, "part")]
-    near = [r for r in parts if r.among != "all" and r.gap.value is not None]
+    near = [r for r in parts if r.among != "all"]
     shown = [
         r
-        for r in near or parts
+        for r in (near if any(r.gap.value for r in near) else parts)
         if r.part in (PartKind.HEAD, PartKind.MLP) and r.gap.value is not None and excludes_zero(r.gap)
     ]
     largest = sorted(shown, key=lambda r: -abs(r.gap.value or 0.0))[:WRITERS]

@@ -194,7 +194,10 @@ class Page:
         return [(r, beside.get((r.part, r.layer, r.head))) for r in rows]
 
     def readers(self, total: LedgerTotal) -> list[tuple[ReadWriter, list[ReadRow]]]:
-        """Return the writers whose reading was asked, with what they read, largest first; near the decision if known."""
+        """Return the writers whose reading was asked, with what they read, largest first.
+
+        Near the decision, where that differs from all images.
+        """
         near = self.near(total)
         among = near.among if near is not None and near.kept is not None and near.kept < 1 else total.among
         own = (total.contrast, total.outcome)

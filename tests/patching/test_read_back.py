@@ -161,3 +161,21 @@ def test_what_is_read_does_not_depend_on_how_many_images_are_taken_at_once() -> 
             np.testing.assert_allclose(other.values, one.values, atol=1e-12)
             np.testing.assert_allclose(other.places, one.places, atol=1e-12)
         np.testing.assert_allclose(sum_of_writes(model, images, 1).flat(), mean, atol=1e-12)
+
+
+def test_groups_that_differ_in_one_patch_differ_there_alone() -> None:
+    """Every patch is read alike, and all images are one but for a patch, which is bright in one group."""
+    model = tiny("one layer, average pool", classes=2, num_heads=1).double()
+    with torch.no_grad():
+        model.blocks[0].attn.qkv.weight[:64], model.blocks[0].attn.qkv.bias[:64] = 0.0, 0.0
+    images = IMAGES[:1].double().repeat(6, 1, 1, 1)
+    is_group = np.array([True, False] * 3)
+    images[is_group, :, 8:16, 16:24] += 1.0  # row 1 and column 2 of the 4 x 4 patches
+    mean = sum_of_writes(model, images, 0).flat() / len(images)
+    (found,) = read_back(model, images, {"second": 1}, [Component(PartKind.HEAD, 0, 0)], mean)
+    gap = found.places[is_group, 0].mean(0) - found.places[~is_group, 0].mean(0)
+    patches = gap[-16:].reshape(4, 4)
+    assert abs(patches[1, 2]) > 1e-3
+    patches[1, 2] = 0.0
+    np.testing.assert_allclose(gap[:-16], 0.0, atol=1e-12)
+    np.testing.assert_allclose(patches, 0.0, atol=1e-12)
