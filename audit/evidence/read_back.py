@@ -56,7 +56,7 @@ class Readings:
 
     entries: tuple[tuple[Component, Component], ...]  # writer and source, K
     outcomes: tuple[str, ...]
-    values: Array  # (N, K, O), nats
+    values: npt.NDArray[np.floating]  # (N, K, O), nats
 
     def of(self, writer: Component, outcome: str) -> tuple[list[Component], Array]:
         """Return the sources of a writer, and what they add (N, sources)."""
@@ -241,9 +241,9 @@ def maps_read(table: pd.DataFrame) -> list[ReadMap]:
         ``contrast``, ``asked`` (the outcome), ``part``, ``layer``, ``head`` (-1: none), ``side`` ("group" or
         "reference"), ``images``, ``row``, ``column`` (-1: of no patch) and ``value``.
     """
-    maps = []
-    for key, rows in table.groupby(["contrast", "asked", "part", "layer", "head"], sort=False):
-        contrast, outcome, kind, layer, head = key
+    named, maps = ["contrast", "asked", "part", "layer", "head"], []
+    for contrast, outcome, kind, layer, head in table[named].drop_duplicates().itertuples(index=False, name=None):
+        rows = table[(table[named] == [contrast, outcome, kind, layer, head]).all(axis=1)]
         sides = dict(iter(rows.groupby("side")))
         gap = sides["group"]["value"].to_numpy() - sides["reference"]["value"].to_numpy()
         places = sides["group"].assign(value=gap)

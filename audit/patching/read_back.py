@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +69,7 @@ class Writes:
         """Return the writes of one image from their numbers, on the device and in the precision of these."""
         one = [part[0] for part in self.every]
         parts = np.split(numbers, np.cumsum([part.numel() for part in one])[:-1])
-        return self.with_parts([torch.from_numpy(n).to(p).reshape(p.shape) for n, p in zip(parts, one, strict=True)])
+        return self.with_parts([torch.tensor(n).to(p).reshape(p.shape) for n, p in zip(parts, one, strict=True)])
 
     def minus(self, mean: Writes) -> Writes:
         """Return these, counted from their mean."""
@@ -170,8 +170,9 @@ def _images_at_once(model: Model) -> int:
 
 
 def _joined(parts: Sequence[Read]) -> Read:
-    names = ("values", "places", "reference", "own")
-    return replace(parts[0], **{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
+    numbers = ("values", "places", "reference", "own")
+    together = (np.concatenate([getattr(part, name) for part in parts]) for name in numbers)
+    return Read(parts[0].writer, parts[0].sources, *together)
 
 
 @torch.no_grad()

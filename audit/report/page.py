@@ -27,6 +27,7 @@ from audit.records import (
     PromptGap,
     RangeRow,
     RateRow,
+    ReadMap,
     ReadRow,
     ReadWriter,
     TrainedRow,
@@ -213,14 +214,17 @@ class Page:
         rows = sorted(every, key=lambda r: -abs(r.gap.value or 0.0))[:SOURCES_LISTED]
         return [(r, beside.get((r.source, r.source_layer, r.source_head))) for r in rows]
 
-    def read_picture(self, writer: ReadWriter) -> Picture | None:
-        """Draw where in the image a writer reads what differs between the groups, over all images."""
+    def read_map(self, writer: ReadWriter) -> ReadMap | None:
+        """Return where in the image a writer reads what differs between the groups, over all images."""
         own = (writer.contrast, writer.outcome, writer.part, writer.layer, writer.head)
         maps = (m for m in self.audit.read_maps if (m.contrast, m.outcome, m.part, m.layer, m.head) == own)
-        seen = next(maps, None)
-        if seen is None:
-            return None
+        return next(maps, None)
+
+    def read_picture(self, writer: ReadWriter, seen: ReadMap) -> Picture | None:
+        """Draw it; None where nothing is read at any patch."""
         largest = max(abs(v) for row in seen.values for v in row)
+        if largest == 0:
+            return None
         about = (writer, seen, _most(seen.values), largest)
         title, alt = (self.text.ledger(part, *about) for part in ("read_title", "read_map"))
         return figures.difference_picture(seen.values, largest, title, alt)

@@ -447,8 +447,10 @@ def reading(
         unknown = {"part": PartKind.HEAD, "layer": 1, "head": 0, "why_not": WhyNotRead.NOT_PLAIN}
         writers.append(ReadWriter(**about, **unknown, metric=Metric.STANDARDISED_GAP, gap=whole))
     values = [[0.001 * (row - column) for column in range(7)] for row in range(7)]
+    nowhere = [[0.0] * 7] * 7
     maps = [
-        ReadMap(**named, **part, images_group=611, images_reference=589, prefix=0.0021, values=values) for part in parts
+        ReadMap(**named, **part, images_group=611, images_reference=589, prefix=0.0021, values=shown)
+        for part, shown in zip(parts, (values, nowhere), strict=True)
     ]
     return writers, rows, maps
 
