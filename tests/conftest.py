@@ -239,6 +239,6 @@ def small_run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
     from tests.small_world import write_card
 
     def prepare(folder: Path) -> Path:
-        return write_card(folder / "card.yaml")
+        return write_card(folder / "card.yaml", audit={"ledger": {"depth": 2}})
 
     return world.audited("small", prepare, tmp_path_factory.mktemp("small"))

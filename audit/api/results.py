@@ -27,6 +27,7 @@ from audit.records import (
     JointRow,
     LocalisationStatus,
     Outcome,
+    ReadRow,
     RunComparison,
     SensitivityRow,
     SharedCopy,
@@ -161,6 +162,14 @@ class Result:
     def sensitivity(self) -> Table[SensitivityRow]:
         """How wrong labels, groups or sampling may be before a detected gap vanishes; empty where a control failed."""
         return Table([] if self.record.is_invalid else self.record.sensitivity)
+
+    @property
+    def read(self) -> Table[ReadRow]:
+        """What the largest writers of each gap read, one step back; empty unless ``audit.ledger.depth`` asks for it.
+
+        ``record.read_writers`` has the writers, and why one is not given so; ``record.read_maps`` where in the image.
+        """
+        return Table([] if self.record.is_invalid else self.record.read)
 
     @property
     def controls(self) -> Table[Control]:

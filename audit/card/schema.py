@@ -319,6 +319,12 @@ class ControlsSpec(CardPart):
     seed: int = 0
 
 
+class LedgerSpec(CardPart):
+    """How far back it is asked who writes a gap into the answer."""
+
+    depth: Annotated[int, Field(ge=1, le=2)] = 1  # 2: also what the largest writers read
+
+
 class AuditSpec(CardPart):
     """What is tested, and how strictly."""
 
@@ -337,6 +343,7 @@ class AuditSpec(CardPart):
     bootstrap: Annotated[int, Field(ge=200, le=1_000_000)] = 2000
     max_images: Positive | None = None  # recipients a split at most, balanced over group x label
     seed: int = 0
+    ledger: LedgerSpec = LedgerSpec()
 
 
 class PolicySpec(CardPart):

@@ -134,7 +134,7 @@ def written_ledger(
         None where a label with weight is missing in the group or the reference.
     """
     pair = frame[question.attribute].isin([group, question.reference]).to_numpy()
-    effects = _laid_out(frame[pair], question, group, label_shares(frame, question))
+    effects = laid_out(frame[pair], question, group, label_shares(frame, question))
     place = contributions.outcomes.index(outcome)
     values = np.asarray(contributions.values[pair, :, place], dtype=np.float64)
     log_odds = np.asarray(contributions.log_odds[pair, place], dtype=np.float64)
@@ -147,7 +147,7 @@ def written_ledger(
 
     near = np.abs(log_odds) <= clip
     weights = np.abs(effects.gap_weights())
-    inside, outside = _near(values, log_odds, near, effects.label, clip)
+    inside, outside = near_the_decision(values, log_odds, near, effects.label, clip)
     return WrittenLedger(
         outcome=outcome,
         group=group,
@@ -159,7 +159,7 @@ def written_ledger(
     )
 
 
-def _laid_out(pair: pd.DataFrame, question: Question, group: str, shares: dict[str, float]) -> SwapEffects:
+def laid_out(pair: pd.DataFrame, question: Question, group: str, shares: dict[str, float]) -> SwapEffects:
     """Lay images out as the label-standardised gap has them; the subject is the cluster."""
     label, names = pd.factorize(pair["label"], sort=True)
     subject = pd.factorize(pair["subject"])[0].astype(np.int64)
@@ -177,7 +177,7 @@ def _laid_out(pair: pd.DataFrame, question: Question, group: str, shares: dict[s
     )
 
 
-def _near(
+def near_the_decision(
     values: Array, log_odds: Array, near: npt.NDArray[np.bool_], label: npt.NDArray[np.int64], clip: float
 ) -> tuple[Array, Array]:
     """Return what the parts add to the clipped log-odds of images near the decision, and what belongs to no part.
@@ -306,16 +306,20 @@ def _judged(
         return contributions
     if not contributions.closure <= CLOSES:
         return WhyNoLedger.NOT_CLOSED
-    truth = (frame["label"] == gap.outcome).to_numpy()
-    if gap.metric == Metric.STANDARDISED_GAP:
-        counted = np.ones(len(frame), dtype=bool)
-    else:
-        counted = truth if gap.metric == Metric.TPR_GAP else ~truth
-        frame = frame[counted].assign(label="")
+    counted, frame = counted_images(frame, gap)
     some = replace(contributions, values=contributions.values[counted], log_odds=contributions.log_odds[counted])
     rate = gap.estimate.value
     found = written_ledger(some, gap.outcome, frame, question, group, rate_gap=rate, resamples=resamples, seed=seed)
     return WhyNoLedger.LABELS if found is None else found
+
+
+def counted_images(frame: pd.DataFrame, gap: ContrastRow) -> tuple[npt.NDArray[np.bool_], pd.DataFrame]:
+    """Return which images count in a gap, and these; those of one truth alone have one label."""
+    truth = (frame["label"] == gap.outcome).to_numpy()
+    if gap.metric == Metric.STANDARDISED_GAP:
+        return np.ones(len(frame), dtype=bool), frame
+    counted = truth if gap.metric == Metric.TPR_GAP else ~truth
+    return counted, frame[counted].assign(label="")
 
 
 def _flat(part: Ledger, named: dict[str, str], images: LedgerImages) -> list[LedgerRow]:

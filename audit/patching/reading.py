@@ -80,7 +80,7 @@ class Reading:
         """Return what the logits read of the input (B, T, W) of a norm, given what they read of its output."""
         if isinstance(norm, nn.Identity):
             return self
-        scale, centres = _held_scale(norm, entering)
+        scale, centres = held_scale(norm, entering)
         gain, shift = getattr(norm, "weight", None), getattr(norm, "bias", None)
         directions = self.directions if gain is None else self.directions * gain
         if centres:
@@ -109,7 +109,7 @@ class Reading:
         return Reading(apart[..., :rows, :columns].flatten(3).flatten(1, 2), directions, before.constant)
 
 
-def _held_scale(norm: nn.Module, entering: torch.Tensor) -> tuple[torch.Tensor, bool]:
+def held_scale(norm: nn.Module, entering: torch.Tensor) -> tuple[torch.Tensor, bool]:
     """Return what a norm divides each token by, inverted (B, T), and whether it takes the mean away."""
     eps: float = getattr(norm, "eps", 0.0) or torch.finfo(entering.dtype).eps
     if isinstance(norm, nn.LayerNorm):

@@ -175,7 +175,7 @@ def _entropy(along: npt.NDArray[np.float64], number: int) -> npt.NDArray[np.floa
 
 
 @dataclass
-class _Pass:
+class Pass:
     """What one forward pass leaves behind, tokens as rows: (B, T, W)."""
 
     entering: list[torch.Tensor] = field(default_factory=list)
@@ -192,8 +192,8 @@ def _parts(model: Model, images: torch.Tensor) -> tuple[torch.Tensor, list[Part]
     if isinstance(body, Adapted):
         raise NotSummedError(WhyNoLedger.UNKNOWN_BLOCKS, type(model).__name__)
     assert isinstance(body, Heads)  # all others are convolutional
-    kept = _Pass()
-    with _listening(body, kept, _rows(model), len(images)):
+    kept = Pass()
+    with listening(body, kept, _rows(model), len(images)):
         logits = model(images)
     read, behind = reading_of(model, kept.leaving[0])
     layers: list[list[Part]] = []
@@ -204,7 +204,7 @@ def _parts(model: Model, images: torch.Tensor) -> tuple[torch.Tensor, list[Part]
     return logits, [*entering, *(part for own in reversed(layers) for part in own), *behind]
 
 
-def _of_layer(body: Heads, layer: int, kept: _Pass, read: Reading) -> tuple[list[Part], Reading]:
+def _of_layer(body: Heads, layer: int, kept: Pass, read: Reading) -> tuple[list[Part], Reading]:
     """Return what a layer adds to the logits, and what they read of the stream that enters it."""
     between: list[Part] = []
     if layer in kept.merged:
@@ -244,7 +244,7 @@ def _of_entering(model: Model, entering: torch.Tensor, read: Reading) -> list[Pa
 
 
 @contextmanager
-def _listening(body: Heads, kept: _Pass, rows: int | None, images: int) -> Iterator[None]:
+def listening(body: Heads, kept: Pass, rows: int | None, images: int) -> Iterator[None]:
     """Keep what a pass writes for the length of a block, of the first ``rows`` tokens where no others are read."""
 
     def few(tokens: torch.Tensor) -> torch.Tensor:

@@ -60,6 +60,9 @@ from audit.records import (
     PromptSensitivity,
     RangeRow,
     RateRow,
+    ReadMap,
+    ReadRow,
+    ReadWriter,
     SensitivityRow,
     SmallestSetRow,
     Stability,
@@ -98,6 +101,9 @@ class Judged:
     smallest: list[SmallestSetRow] = field(default_factory=list)
     answers: list[GapAnswer] = field(default_factory=list)
     sensitivity: list[SensitivityRow] = field(default_factory=list)
+    read_writers: list[ReadWriter] = field(default_factory=list)
+    read: list[ReadRow] = field(default_factory=list)
+    read_maps: list[ReadMap] = field(default_factory=list)
 
 
 EMPTY = Judged([], [], [], [], {}, [], [])

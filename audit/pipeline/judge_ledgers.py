@@ -5,45 +5,93 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
 from audit.evidence.bootstrap import draw_bootstrap
 from audit.evidence.carried import pairs_needed
 from audit.evidence.carried_parts import judge_parts
-from audit.evidence.disparity import primary_gaps
+from audit.evidence.disparity import Question, primary_gaps
 from audit.evidence.gap_answer import Ledgers, Pairs, answer
 from audit.evidence.ledgers import gather, judge_written
-from audit.evidence.stored_rows import Rows
+from audit.evidence.read_back import Asked, Readings, gather_read, judge_read, largest_writers, maps_read
+from audit.evidence.stored_rows import Rows, columns_of
 from audit.evidence.trained_rows import judge_trained
 from audit.patching.contributions import Contributions
 from audit.pipeline.analyze import Judged, Rates, predictions, questions
 from audit.pipeline.context import Scope
 from audit.pipeline.run_sweeps import Swept, head_settings
-from audit.records import Contrast, WhyNoLedger
+from audit.records import Contrast, ContrastRow, PartKind, WhyNoLedger, WhyNotRead
 
 HALF = 0.5  # of the gap: a head that carries so much would show with as many donor pairs as are said
 
 
 def judge_writers(scope: Scope, rates: Rates, table: Rows | WhyNoLedger, judged: Judged) -> Judged:
     """Add who writes the gaps that were detected into the log-odds."""
-    detected = rates.asked(scope.contrasts)
+    detected = _detected(scope, rates)
     if not detected:
         return judged
-    frame, gaps = predictions(scope, rates.unpatched, scope.seeds[0]), primary_gaps(rates.contrasts)
-    by_attribute = {question.attribute: question for question in questions(scope)}
-    asked = [
-        (by_attribute[contrast.attribute], contrast, gaps[f"{contrast}:{outcome}"])
-        for contrast, found in detected.items()
-        for outcome in found
-    ]
-    outcomes = list(scope.outcomes)
+    frame = predictions(scope, rates.unpatched, scope.seeds[0])
     if isinstance(table, WhyNoLedger):
         given: Contributions | WhyNoLedger = table
     else:
-        columns = [f"m:{name}" for name in outcomes]
-        recipients, given = gather(table, outcomes, lambda rows: frame.loc[rows, columns].to_numpy(dtype=np.float64))
-        frame = frame.loc[recipients]
-    totals, rows = judge_written(given, frame, asked, resamples=scope.card.audit.bootstrap, seed=scope.card.audit.seed)
+        frame, given = _contributions(scope, frame, table)
+    spec = scope.card.audit
+    totals, rows = judge_written(given, frame, detected, resamples=spec.bootstrap, seed=spec.seed)
     return replace(judged, ledgers=totals, ledger=rows)
+
+
+def _detected(scope: Scope, rates: Rates) -> list[tuple[Question, Contrast, ContrastRow]]:
+    """Return the gaps that were detected, in rates, with what is compared."""
+    gaps = primary_gaps(rates.contrasts)
+    by_attribute = {question.attribute: question for question in questions(scope)}
+    return [
+        (by_attribute[contrast.attribute], contrast, gaps[f"{contrast}:{outcome}"])
+        for contrast, found in rates.asked(scope.contrasts).items()
+        for outcome in found
+    ]
+
+
+def _contributions(scope: Scope, frame: pd.DataFrame, table: Rows) -> tuple[pd.DataFrame, Contributions]:
+    """Put together what was stored of the parts, with the same images' answers."""
+    columns = [f"m:{name}" for name in scope.outcomes]
+    recipients, given = gather(
+        table, list(scope.outcomes), lambda rows: frame.loc[rows, columns].to_numpy(dtype=np.float64)
+    )
+    return frame.loc[recipients], given
+
+
+def asked_to_read(scope: Scope, rates: Rates, judged: Judged) -> list[Asked]:
+    """Return the gaps that are given as a sum, and the largest writers of each, where the card asks what they read."""
+    if scope.card.audit.ledger.depth < 2:
+        return []
+    given = {(row.contrast, row.outcome) for row in judged.ledger}
+    sliced = {(row.contrast, row.outcome) for row in judged.ledger if row.part == PartKind.SLICE}
+    return [
+        Asked(question, contrast, gap, largest_writers(judged.ledger, *key), key in sliced)
+        for question, contrast, gap in _detected(scope, rates)
+        if (key := (str(contrast), gap.outcome)) in given
+    ]
+
+
+def judge_reading(
+    scope: Scope,
+    rates: Rates,
+    written: Rows,
+    table: Rows | WhyNotRead,
+    maps: pd.DataFrame | None,
+    judged: Judged,
+) -> Judged:
+    """Add what the largest writers read."""
+    asked = asked_to_read(scope, rates, judged)
+    frame, given = _contributions(scope, predictions(scope, rates.unpatched, scope.seeds[0]), written)
+    if isinstance(table, WhyNotRead):
+        readings: Readings | WhyNotRead = table
+    else:
+        readings = gather_read(table, [name for name in scope.outcomes if f"m:{name}" in columns_of(table)])
+    spec = scope.card.audit
+    writers, rows = judge_read(readings, given, frame, asked, resamples=spec.bootstrap, seed=spec.seed)
+    found = [] if maps is None else maps_read(maps)
+    return replace(judged, read_writers=writers, read=rows, read_maps=found)
 
 
 def judge_training(scope: Scope, rates: Rates, table: Rows, balanced_on: str, judged: Judged) -> Judged:

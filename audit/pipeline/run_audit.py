@@ -26,12 +26,15 @@ from audit.pipeline.analyze import (
     judge_effects,
     judge_rates,
     judge_sets,
+    predictions,
 )
 from audit.pipeline.attention_maps import look
 from audit.pipeline.build_record import REGISTRATION, record_audit, register
 from audit.pipeline.context import Run, RunContext
 from audit.pipeline.judge_ledgers import (
+    asked_to_read,
     judge_carriers,
+    judge_reading,
     judge_training,
     judge_writers,
     questions_of_heads,
@@ -53,12 +56,13 @@ from audit.pipeline.run_controls import (
     pairs_as_given,
 )
 from audit.pipeline.run_pairs import sweep_pairs
+from audit.pipeline.run_read_back import READ_MAPS, measure_read
 from audit.pipeline.run_sweeps import UNPATCHED, Swept, measure_images, sweep_sets, what_can_be_asked
 from audit.pipeline.run_trained import measure_heads, measure_trained
 from audit.pipeline.run_written import measure_written
 from audit.pipeline.train_models import AuditedModels, train_audited
 from audit.progress import Step
-from audit.records import Audit, Control, ControlReport, LegalAnswer, NotRun, NotRunCode
+from audit.records import Audit, Control, ControlReport, LegalAnswer, NotRun, NotRunCode, WhyNoLedger
 from audit.report import answers, load_audit, render_run
 from audit.report.manifest import check_kept, write_manifest
 from audit.report.render import clear_pages
@@ -240,7 +244,7 @@ def _measure(context: RunContext, images: ControlSet) -> Audit:
         judged = replace(judged, attention=look(context, models, judged.findings))
     with context.stage("ledgers"), models.on(context.compute.device):
         if rates.asked(context.contrasts):
-            judged = judge_writers(context, rates, measure_written(context, models), judged)
+            judged = _with_writers(context, models, rates, judged)
             if design_c and (hybrids := measure_trained(context, models)) is not None:
                 judged = judge_training(context, rates, hybrids, models.balanced_on, judged)
                 layer = layer_to_part(judged.trained_parts)
@@ -249,6 +253,19 @@ def _measure(context: RunContext, images: ControlSet) -> Audit:
                     judged = judge_training(context, rates, both, models.balanced_on, judged)
             judged = _with_carriers(context, models, swept, judged)
     return record_audit(context, legal, controls, models, swept, judged)
+
+
+def _with_writers(context: RunContext, models: AuditedModels, rates: Rates, judged: Judged) -> Judged:
+    """Add who writes the gaps and, where the card asks, what the largest writers read."""
+    written = measure_written(context, models)
+    judged = judge_writers(context, rates, written, judged)
+    asked = asked_to_read(context, rates, judged)
+    if not asked or isinstance(written, WhyNoLedger):
+        return judged
+    frame = predictions(context, rates.unpatched, context.seeds[0])
+    read = measure_read(context, models, asked, frame, written)
+    maps = context.run / READ_MAPS
+    return judge_reading(context, rates, written, read, pd.read_parquet(maps) if maps.is_file() else None, judged)
 
 
 def _with_carriers(context: RunContext, models: AuditedModels, swept: Swept, judged: Judged) -> Judged:

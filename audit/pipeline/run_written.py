@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,6 +21,7 @@ from audit.models.transforms import as_input
 from audit.patching.contributions import Contributions, NotSummedError, Written
 from audit.patching.written import written
 from audit.pipeline.context import RunContext
+from audit.pipeline.flat_numbers import flattened, numbers_in, restored
 from audit.pipeline.in_blocks import block_size, memory_of_block
 from audit.pipeline.run_sweeps import audit_rows, with_image_keys
 from audit.pipeline.train_models import AuditedModels
@@ -93,7 +93,7 @@ def _plan(
         images = part.stop - part.start
         name = f"{STAGE}, block {number + 1} of {len(starts)}"
         perform = partial(_numbers_of_block, context.pixels, model, context.outcomes, rows[part], targets[part])
-        numbers = sum(map(math.prod, _shapes(probe, images, int(targets[part].max()) + 1).values()))
+        numbers = numbers_in(_shapes(probe, images, int(targets[part].max()) + 1))
         tasks.append(Task(name, made_of, images, numbers, perform, memory, smaller))
     return tasks
 
@@ -110,12 +110,7 @@ def _numbers_of_block(
     """Return all that is kept of a block, a number a row."""
     found = written(model, as_input(model, images[rows]), outcomes, targets)
     progress(len(rows), len(rows))
-    parts = [
-        pd.DataFrame({"name": name, "place": np.arange(values.size), "value": values.reshape(-1).astype(np.float64)})
-        for name in NUMBERS
-        for values in [getattr(found, name)]
-    ]
-    return pd.concat(parts, ignore_index=True)
+    return flattened({name: getattr(found, name) for name in NUMBERS})
 
 
 def _shapes(probe: Written, images: int, labels: int) -> dict[str, tuple[int, ...]]:
@@ -133,8 +128,7 @@ def _shapes(probe: Written, images: int, labels: int) -> dict[str, tuple[int, ..
 
 def _read_block(table: pd.DataFrame, probe: Written, targets: npt.NDArray[np.int64]) -> Written:
     """Put together again what was kept of a block."""
-    by_name, shapes = table.groupby("name")["value"], _shapes(probe, len(targets), int(targets.max()) + 1)
-    found: dict[str, Any] = {name: by_name.get_group(name).to_numpy().reshape(shape) for name, shape in shapes.items()}
+    found: dict[str, Any] = dict(restored(table, _shapes(probe, len(targets), int(targets.max()) + 1)))
     return replace(probe, labels=targets, **found | {"counts": found["counts"].astype(np.int64)})
 
 

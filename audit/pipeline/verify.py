@@ -28,6 +28,7 @@ from audit.errors import InputError
 from audit.evidence.detection import with_detection
 from audit.evidence.outcome import decide
 from audit.evidence.smallest import StoredSets, judge_smallest
+from audit.evidence.stored_rows import Rows, StoredRows
 from audit.models.checkpoint import hash_state
 from audit.models.device import FLOAT32
 from audit.models.readout import READING
@@ -44,7 +45,9 @@ from audit.pipeline.attention_maps import TABLE, maps_of
 from audit.pipeline.build_record import PRECISION, REGISTRATION, accuracies, method_of, model_file_name, training_run
 from audit.pipeline.context import Scope
 from audit.pipeline.judge_ledgers import (
+    asked_to_read,
     judge_carriers,
+    judge_reading,
     judge_training,
     judge_writers,
     questions_of_heads,
@@ -55,7 +58,7 @@ from audit.pipeline.run_controls import CONTROL_EFFECTS, CONTROL_NUMBERS, check_
 from audit.pipeline.run_sweeps import Swept, head_settings, make_plans, search_precision
 from audit.pipeline.train_models import weights_name
 from audit.progress import Step
-from audit.records import Audit, Control, Effort, SharedCopy
+from audit.records import Audit, Control, Effort, SharedCopy, WhyNotRead
 from audit.report import answers
 from audit.report.exports import PRINTED_WITH, printed_with, statement
 from audit.report.formats import clean
@@ -73,7 +76,7 @@ AT_MOST = 20  # differences of the record that are named one by one
 JUDGED = (
     "rates", "contrasts", "ranges", "adjusted", "sensitivity", "accuracy", "findings", "heads", "joint", "pairs",
     "grids", "stability", "agreement", "ledgers", "ledger", "trained", "trained_parts", "carried", "smallest",
-    "answers",
+    "answers", "read_writers", "read", "read_maps",
 )  # fmt: skip
 
 
@@ -285,6 +288,7 @@ def _judged(opened: OpenedRun, trips: Mapping[str, Control], rates: Rates) -> Ju
     )
     written = opened.stored("written") or next((t.why_not for t in audit.ledgers if t.why_not is not None), None)
     judged = judged if written is None else judge_writers(scope, rates, written, judged)
+    judged = judged if not isinstance(written, StoredRows) else _with_reading(opened, rates, written, judged)
     hybrids = opened.stored("trained", "trained_heads")
     balanced_on = next(iter(scope.samples.attributes))
     judged = judged if hybrids is None else judge_training(scope, rates, hybrids, balanced_on, judged)
@@ -296,6 +300,14 @@ def _judged(opened: OpenedRun, trips: Mapping[str, Control], rates: Rates) -> Ju
     asked = questions_of_heads(scope, swept, judged)
     smallest = judge_smallest(effects, asked, scope.seeds[0], head_settings(scope), look)
     return with_answers(scope, swept, replace(judged, smallest=smallest))
+
+
+def _with_reading(opened: OpenedRun, rates: Rates, written: Rows, judged: Judged) -> Judged:
+    """Judge what the largest writers read as the run did; why that is not known is taken from the record."""
+    if not asked_to_read(opened.scope, rates, judged):
+        return judged
+    read = opened.stored("read") or WhyNotRead.NOT_PLAIN
+    return judge_reading(opened.scope, rates, written, read, opened.table("read_maps"), judged)
 
 
 def _weights(scope: Scope) -> dict[int, dict[str, torch.Tensor]]:

@@ -100,6 +100,10 @@ from audit.records.ledger_rows import TrainedRow as TrainedRow
 from audit.records.ledger_rows import TrainedTotal as TrainedTotal
 from audit.records.ledger_rows import WhyNoLedger as WhyNoLedger
 from audit.records.ledger_rows import WhyStopped as WhyStopped
+from audit.records.read_rows import ReadMap as ReadMap
+from audit.records.read_rows import ReadRow as ReadRow
+from audit.records.read_rows import ReadWriter as ReadWriter
+from audit.records.read_rows import WhyNotRead as WhyNotRead
 from audit.records.review_json import Decision as Decision
 from audit.records.review_json import Review as Review
 from audit.records.sensitivity_rows import SensitivityKind as SensitivityKind

@@ -51,6 +51,7 @@ from audit.records.ledger_rows import (
     TrainedRow,
     TrainedTotal,
 )
+from audit.records.read_rows import ReadMap, ReadRow, ReadWriter
 from audit.records.sensitivity_rows import SensitivityRow
 from audit.units import Unit
 
@@ -757,6 +758,9 @@ class Audit(Record):
     smallest: list[SmallestSetRow] = []  # of heads, by gap
     answers: list[GapAnswer] = []  # where each gap runs
     sensitivity: list[SensitivityRow] = []  # how wrong annotations may be before a detected gap vanishes
+    read_writers: list[ReadWriter] = []  # the largest writers of the ledger, where the card asks what they read
+    read: list[ReadRow] = []  # what they read
+    read_maps: list[ReadMap] = []  # and where in the image
     pairs: list[PairRow] = []
     attention: list[AttentionMap] = []
     grids: list[HeadGrid]
@@ -785,6 +789,11 @@ class Audit(Record):
         """Return how wrong annotations may be before a gap vanishes; nothing of one that was not looked at."""
         own = (f"{gap.attribute}:{gap.group}-{gap.reference}", gap.outcome, gap.metric)
         return [r for r in self.sensitivity if (r.contrast, r.outcome, r.metric) == own]
+
+    def read_by(self, writer: ReadWriter) -> list[ReadRow]:
+        """Return what a writer reads, in the order of the network."""
+        own = (writer.contrast, writer.outcome, writer.among, writer.part, writer.layer, writer.head)
+        return [r for r in self.read if (r.contrast, r.outcome, r.among, r.part, r.layer, r.head) == own]
 
     def trained_of(self, total: TrainedTotal) -> list[TrainedRow]:
         """Return what of a gap is in the reference, and what each part's training put there."""

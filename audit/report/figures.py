@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
@@ -288,9 +289,18 @@ def bounds_picture(gap: Estimate, lines: tuple[ErrorLine, ...], title: str) -> P
 
 def attention_picture(weights: Sequence[Sequence[float]], largest: float, title: str, alt: str) -> Picture:
     """Draw where a head looks, one square per patch, from dark (nothing) to light (``largest``), in cividis."""
-    shares = np.array(weights, dtype=np.float64) / (largest or 1.0)
-    colours = (255 * mpl.colormaps["cividis"](shares)[..., :3]).round().astype(np.uint8)
-    squares = Image.fromarray(colours).resize(
+    return _squares(np.array(weights, dtype=np.float64) / (largest or 1.0), "cividis", title, alt)
+
+
+def difference_picture(values: Sequence[Sequence[float]], largest: float, title: str, alt: str) -> Picture:
+    """Draw a difference by patch, one square each, from violet (-``largest``) over white (0) to orange."""
+    return _squares(0.5 + np.array(values, dtype=np.float64) / (2 * largest or 1.0), "PuOr_r", title, alt)
+
+
+def _squares(shares: npt.NDArray[np.float64], colours: str, title: str, alt: str) -> Picture:
+    """Draw numbers from 0 to 1 as squares."""
+    painted = (255 * mpl.colormaps[colours](shares)[..., :3]).round().astype(np.uint8)
+    squares = Image.fromarray(painted).resize(
         (SQUARE * shares.shape[1], SQUARE * shares.shape[0]), Image.Resampling.NEAREST
     )
     page = io.BytesIO()

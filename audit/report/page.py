@@ -28,6 +28,9 @@ from audit.records import (
     PromptGap,
     RangeRow,
     RateRow,
+    ReadMap,
+    ReadRow,
+    ReadWriter,
     SensitivityKind,
     TrainedRow,
     TrainedTotal,
@@ -45,6 +48,7 @@ STEPS = 5  # colour steps on each side of zero
 LABELS_LISTED = 4  # beside all together; of more, the outcome's own
 PARTS_LISTED = 12  # of a sum; the CSV table lists all of them
 GAPS_DRAWN = 24  # with bounds by what is wrong; sentence and table have all of them
+SOURCES_LISTED = 8  # of what a writer reads, likewise
 FOREST_HEADS = 12  # heads drawn; the table lists all of them
 FOUND = (Verdict.CONFIRMED, Verdict.CONFIRMED_NO_GAP, Verdict.NOT_CONFIRMED)
 NAMES = {2: (("top", "bottom"), ("left", "right")), 3: (("top", "middle", "bottom"), ("left", "centre", "right"))}
@@ -116,6 +120,7 @@ class Page:
                 "/sensitivity": audit.sensitivity,
                 "/trained": audit.trained, "/trained_parts": audit.trained_parts,
                 "/carried": audit.carried, "/smallest": audit.smallest, "/answers": audit.answers,
+                "/read_writers": audit.read_writers, "/read": audit.read, "/read_maps": audit.read_maps,
                 "/attention": audit.attention, "/agreement": audit.agreement, "/stability": audit.stability,
                 "/accuracy": audit.accuracy, "/controls/controls": controls.controls,
                 "/controls/grids": controls.grids, "/data/attributes": data.attributes, "/data/counts": data.counts,
@@ -201,6 +206,41 @@ class Page:
         shown = (r for r in self.audit.parts_of(total, "part") if abs(r.gap.value or 0.0) >= LEAST_NATS)
         rows = sorted(shown, key=lambda r: -abs(r.gap.value or 0.0))[:most]
         return [(r, beside.get((r.part, r.layer, r.head))) for r in rows]
+
+    def readers(self, total: LedgerTotal) -> list[tuple[ReadWriter, list[ReadRow]]]:
+        """Return the writers whose reading was asked, with what they read, largest first.
+
+        Near the decision, where that differs from all images.
+        """
+        near = self.near(total)
+        among = near.among if near is not None and near.kept is not None and near.kept < 1 else total.among
+        own = (total.contrast, total.outcome)
+        found = [w for w in self.audit.read_writers if (w.contrast, w.outcome) == own]
+        shown = [w for w in found if w.among == among or w.part is None]
+        return [(w, sorted(self.audit.read_by(w), key=lambda r: -abs(r.gap.value or 0.0))) for w in shown]
+
+    def sources(self, writer: ReadWriter) -> list[tuple[ReadRow, ReadRow | None]]:
+        """Return the largest of what a writer reads over all images, each with what it is near the decision."""
+        every = self.audit.read_by(writer.model_copy(update={"among": "all"}))
+        near = self.audit.read_by(writer.model_copy(update={"among": "near the decision"}))
+        beside = {(r.source, r.source_layer, r.source_head): r for r in near}
+        rows = sorted(every, key=lambda r: -abs(r.gap.value or 0.0))[:SOURCES_LISTED]
+        return [(r, beside.get((r.source, r.source_layer, r.source_head))) for r in rows]
+
+    def read_map(self, writer: ReadWriter) -> ReadMap | None:
+        """Return where in the image a writer reads what differs between the groups, over all images."""
+        own = (writer.contrast, writer.outcome, writer.part, writer.layer, writer.head)
+        maps = (m for m in self.audit.read_maps if (m.contrast, m.outcome, m.part, m.layer, m.head) == own)
+        return next(maps, None)
+
+    def read_picture(self, writer: ReadWriter, seen: ReadMap) -> Picture | None:
+        """Draw it; None where nothing is read at any patch."""
+        largest = max(abs(v) for row in seen.values for v in row)
+        if largest == 0:
+            return None
+        about = (writer, seen, _most(seen.values), largest)
+        title, alt = (self.text.ledger(part, *about) for part in ("read_title", "read_map"))
+        return figures.difference_picture(seen.values, largest, title, alt)
 
     def trained(self, contrast: str, outcome: str) -> list[TrainedTotal]:
         """Return in which orders a gap was shared out between reference and training."""
@@ -343,7 +383,7 @@ class Page:
                 seen.weights,
                 largest,
                 self.text.picture("attention_title", seen),
-                self.text.picture("attention", seen, _most(seen)),
+                self.text.picture("attention", seen, _most(seen.weights)),
             )
             for seen in maps
         ]
@@ -359,9 +399,9 @@ def _headline(row: HeadRow) -> Estimate:
     return row.confirmation if row.confirmation.value is not None else row.discovery
 
 
-def _most(seen: AttentionMap) -> tuple[float, str, str]:
-    """Return the largest share of attention on a region, and its row and column."""
-    down, across = NAMES[_parts(len(seen.weights))]
-    shares = region_shares(seen.weights)
-    share, i, j = max((share, -i, -j) for i, row in enumerate(shares) for j, share in enumerate(row))
-    return share, down[-i], across[-j]
+def _most(values: Sequence[Sequence[float]]) -> tuple[float, str, str]:
+    """Return the largest sum over a region of the image, either way, and the region's row and column."""
+    down, across = NAMES[_parts(len(values))]
+    places = [(abs(v), -i, -j, v) for i, row in enumerate(region_shares(values)) for j, v in enumerate(row)]
+    _, i, j, value = max(places)
+    return value, down[-i], across[-j]

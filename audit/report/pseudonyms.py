@@ -25,9 +25,9 @@ IMAGE, SUBJECT, PAIR, VALUE = "image", "subject", "pair", "value"
 NAMING = {"image": IMAGE, "donor_image": IMAGE, "subject": SUBJECT}  # columns of effects
 # Columns of effects with text that names nobody.
 PLAIN = {
-    "contrast", "control", "direction", "donor_kind", "exchanged", "form", "gates", "group", "judged", "label",
-    "order", "orders", "part", "players", "predicted", "reduced", "reference", "relation", "set", "setting", "side",
-    "split", "version",
+    "asked", "contrast", "control", "direction", "donor_kind", "exchanged", "form", "gates", "group", "judged",
+    "label", "order", "orders", "part", "players", "predicted", "read_part", "reduced", "reference", "relation",
+    "set", "setting", "side", "split", "version",
 }  # fmt: skip
 _PLAIN_WORD = re.compile(r"[a-z]+|[\d\W]+")  # a word or number of any sentence, which is no name in it
 

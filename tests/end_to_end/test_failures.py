@@ -39,8 +39,8 @@ STAGES = {
     "patching": ("effects/unpatched", "effects/swap", "effects/first-order", "effects/reference", "effects/transplant",
                  "effects/pairs", f"{store.WORK}/"),
     "evidence, heads together": ("effects/together", "effects/attention"),
-    "ledgers": ("effects/written", "effects/trained", "effects/parts", "effects/smallest", f"{store.WORK}/written",
-                f"{store.WORK}/trained"),
+    "ledgers": ("effects/written", "effects/read", "effects/trained", "effects/parts", "effects/smallest",
+                f"{store.WORK}/written", f"{store.WORK}/read", f"{store.WORK}/trained"),
     "record": ("card.yaml", "log.jsonl again", "audit.json"),
     "manifest": ("manifest.json",),
 }  # fmt: skip

@@ -51,12 +51,16 @@ from audit.records import (
     NotRun,
     NotRunCode,
     PairRow,
+    PartKind,
     PatchChoice,
     PreprocessingInfo,
     Provenance,
     RangeRow,
     RateRow,
     Reading,
+    ReadMap,
+    ReadRow,
+    ReadWriter,
     Reason,
     SensitivityKind,
     SensitivityRow,
@@ -69,6 +73,7 @@ from audit.records import (
     TrainedRow,
     TrainedTotal,
     TrainingRun,
+    WhyNotRead,
     WhyStopped,
 )
 from audit.report.legal import answers
@@ -443,6 +448,48 @@ def gap_answer(contrast_id: str, outcome: str, head: str) -> GapAnswer:
     )  # fmt: skip
 
 
+def reading(
+    contrast_id: str, outcome: str, layers: int, heads: int
+) -> tuple[list[ReadWriter], list[ReadRow], list[ReadMap]]:
+    """Return what a head and an MLP of the last layer read, and a writer of which that is not known."""
+    named: dict[str, Any] = {"contrast": contrast_id, "outcome": outcome}
+    last = layers - 1
+    parts: list[dict[str, Any]] = [
+        {"part": PartKind.HEAD, "layer": last, "head": heads - 1},
+        {"part": PartKind.MLP, "layer": last},
+    ]
+    writers, rows = [], []
+    for among, scale in (("all", 1.0), ("near the decision", 0.5)):
+        about: dict[str, Any] = named | {"among": among}
+        whole = estimate(scale * 0.13, 0.04)
+        for part in parts:
+            writers.append(
+                ReadWriter(
+                    **about, **part, metric=Metric.STANDARDISED_GAP, gap=whole, closure=3e-9, closure_of_images=2e-7
+                )
+            )
+            sources: list[tuple[dict[str, Any], float]] = [
+                ({"source": PartKind.TOKENS}, 0.001),
+                ({"source": PartKind.PATCHES}, 0.07),
+                *(({"source": PartKind.HEAD, "source_layer": 0, "source_head": h}, 0.01) for h in range(heads)),
+                ({"source": PartKind.MLP, "source_layer": 0}, 0.03),
+                ({"source": PartKind.HELD}, -0.011),
+            ]
+            rows += [
+                ReadRow(**about, **part, **source, gap=estimate(scale * value, 0.02), share=estimate(value / 0.13, 0.1))
+                for source, value in sources
+            ]
+        unknown = {"part": PartKind.HEAD, "layer": 1, "head": 0, "why_not": WhyNotRead.NOT_PLAIN}
+        writers.append(ReadWriter(**about, **unknown, metric=Metric.STANDARDISED_GAP, gap=whole))
+    values = [[0.001 * (row - column) for column in range(7)] for row in range(7)]
+    nowhere = [[0.0] * 7] * 7
+    maps = [
+        ReadMap(**named, **part, images_group=611, images_reference=589, prefix=0.0021, values=shown)
+        for part, shown in zip(parts, (values, nowhere), strict=True)
+    ]
+    return writers, rows, maps
+
+
 def disparity_finding(number: int, attribute: str, group: str, reference: str, outcome: str) -> Finding:
     return Finding(
         id=f"F-{number:08x}", kind="disparity",
@@ -559,6 +606,9 @@ def base(
         carried=carried(contrast_id, outcome, layers) if planted else [],
         smallest=[smallest(contrast_id, outcome, head_name)] if planted else [],
         answers=[gap_answer(contrast_id, outcome, head_name)] if planted else [],
+        read_writers=reading(contrast_id, outcome, layers, heads)[0] if planted else [],
+        read=reading(contrast_id, outcome, layers, heads)[1] if planted else [],
+        read_maps=reading(contrast_id, outcome, layers, heads)[2] if planted else [],
         grids=[grid(f"bias:{contrast_id}:{outcome}", "gap", layers, heads, random.Random(5), 0.0285, contrast=contrast_id, outcome=outcome)],
         stability=[
             Stability(
@@ -655,7 +705,7 @@ def examples() -> dict[str, Audit]:
             ], next_steps=["add images"],
         ),
         "not_localisable": base(planted=False),
-        "no_heads": changed(quiet, outcome="PASSED", exit_code=0, heads=[], joint=[], ledgers=[], ledger=[], trained=[], trained_parts=[], carried=[], smallest=[], answers=[], agreement=[], grids=[], stability=[], localisation={}),
+        "no_heads": changed(quiet, outcome="PASSED", exit_code=0, heads=[], joint=[], ledgers=[], ledger=[], trained=[], trained_parts=[], carried=[], smallest=[], answers=[], read_writers=[], read=[], read_maps=[], agreement=[], grids=[], stability=[], localisation={}),
         "no_design_c": base(design_c=False),
         "single_layer": base(layers=1, heads=3),
         "hostile": base(
