@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,14 @@ def enlarged(model: Model, seed: int) -> Any:
             elif name.endswith("running_var"):
                 statistic.copy_(1 + noise.abs())
     return model
+
+
+def hugging_face() -> Any:
+    """Import transformers, for whose seconds other tests need not wait."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import transformers
+    return transformers
 
 
 def noise_images(n: int, *, seed: int = 0, size: int = 32) -> torch.Tensor:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from audit.cli import main
+from audit.data.synthetic import Face, render
 from audit.models.rendered_base import RECIPE, rendered_base
 from audit.report.render import printed
 
@@ -99,6 +102,12 @@ def without_pdf() -> Iterator[None]:
         yield
 
 
+@cache
+def drawn_once(face: Face) -> Image.Image:
+    """Draw a face, of which the audits of a session have many in common."""
+    return render(face)
+
+
 SMALL_BASE = partial(rendered_base, faces=400, recipe=replace(RECIPE, epochs=4))
 
 
@@ -110,11 +119,13 @@ class World:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Keep trained models in the shared cache, and train the rendered base on few faces."""
+        """Keep trained models in the shared cache, train the rendered base on few faces, wait for no disk."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("VIT_AUDIT_CACHE", str(self.shared / "cache"))
             patch.delenv("VIT_AUDIT_DATA", raising=False)
             patch.setattr("audit.pipeline.prepare.rendered_base", SMALL_BASE)
+            patch.setattr(os, "fsync", lambda _descriptor: None)
+            patch.setattr("audit.data.synthetic.source.render", lambda face: drawn_once(face).copy())
             yield
 
     def audited(self, name: str, prepare: Callable[[Path], Path], own: Path) -> Run:

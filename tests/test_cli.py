@@ -29,7 +29,7 @@ from audit.models.device import devices_here
 from audit.records import Audit, Localisation, LocalisationStatus, Reason, ReasonCode
 from tests.report.examples import examples
 from tests.report.forbidden import NO_CERTIFICATE, forbidden_words
-from tests.small_world import without_pdf
+from tests.small_world import without_pdf, write_card
 
 pytestmark = pytest.mark.unit
 
@@ -390,11 +390,15 @@ def test_closed_output_is_no_internal_error() -> None:
     assert done.stderr == ""
 
 
-def test_broken_pipe_is_no_internal_error() -> None:
+def test_broken_pipe_is_no_internal_error(tmp_path: Path) -> None:
+    rendered = {"train_images": 16, "audit_images": 16}
+    card = write_card(
+        tmp_path / "card.yaml", data={"reader": "synthetic", "rendered": rendered}, model={"weights": "none"}
+    )
     read, write = os.pipe()
     os.close(read)
     script = Path(sys.executable).with_name("vit-audit")
-    done = subprocess.run([script, "check", "synthetic-balanced"], stdout=write, stderr=subprocess.PIPE, check=False)
+    done = subprocess.run([script, "check", card], stdout=write, stderr=subprocess.PIPE, check=False)
     os.close(write)
     assert b"internal error" not in done.stderr
     assert b"Traceback" not in done.stderr

@@ -43,7 +43,7 @@ def test_docs_and_help_hold_the_table() -> None:
         (["run"], ExitCode.BAD_INPUT),
         (["no-such-command"], ExitCode.BAD_INPUT),
         (["run", "no-such-card"], ExitCode.BAD_INPUT),
-        (["verify", "no-such-run"], ExitCode.BAD_INPUT),
+        pytest.param(["verify", "no-such-run"], ExitCode.BAD_INPUT, marks=pytest.mark.long),  # as in test_cli.py
     ],
 )
 def test_processes_end_with_them(arguments: list[str], code: ExitCode) -> None:

@@ -6,11 +6,14 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import openpyxl
 import pytest
 import transformers as hf
 
+import vit_audit as va
+from audit.errors import ModelError
 from audit.extras import EXTRAS
 from tests.models.small_towers import OPEN_CLIP, write_open_clip
 
@@ -54,37 +57,33 @@ def test_a_workbook_without_openpyxl(tmp_path: Path) -> None:
     )
 
 
-def test_a_hugging_face_folder_without_transformers(tmp_path: Path) -> None:
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **model: Any) -> str:
+    """Return what is said where a model of a folder cannot be opened for lack of transformers."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setenv("VIT_AUDIT_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ModelError) as caught:
+        va.load_model({"weights": str(tmp_path), **model})
+    return str(caught.value)
+
+
+def test_a_hugging_face_folder_without_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
     hf.ViTForImageClassification(
         hf.ViTConfig(**shape, image_size=32, patch_size=8, id2label={0: "no", 1: "yes"})
     ).save_pretrained(tmp_path)
-    said = without(
-        "transformers",
-        "import vit_audit as va; half = [0.5] * 3; "
-        "va.load_model({'name': 'huggingface', 'weights': sys.argv[1], 'mean': half, 'std': half})",
-        tmp_path,
-    )
-    assert said == (
-        "audit.errors.ModelError: model.name: huggingface: needs transformers, which is not installed; "
-        "pip install 'vit-audit[hf]'"
+    half = [0.5] * 3
+    assert refused(tmp_path, monkeypatch, name="huggingface", mean=half, std=half) == (
+        "model.name: huggingface: needs transformers, which is not installed; pip install 'vit-audit[hf]'"
     )
 
 
-def test_a_tokenizer_of_hugging_face_without_transformers(tmp_path: Path) -> None:
+def test_a_tokenizer_of_hugging_face_without_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = OPEN_CLIP["own tower"]
     config = {**config, "text_cfg": {**config["text_cfg"], "hf_tokenizer_name": "of/none"}}
     write_open_clip(tmp_path, config)
-    said = without(
-        "transformers",
-        "import os, vit_audit as va; os.environ['VIT_AUDIT_CACHE'] = sys.argv[1] + '/cache'; "
-        "prompts = {'happy': ['joy'], 'sad': ['tears']}; "
-        "va.load_model({'name': 'open_clip/own', 'weights': sys.argv[1], 'prompts': prompts})",
-        tmp_path,
-    )
-    assert said == (
-        "audit.errors.ModelError: model.prompts of open_clip/own: needs transformers, which is not installed; "
-        "pip install 'vit-audit[hf]'"
+    prompts = {"happy": ["joy"], "sad": ["tears"]}
+    assert refused(tmp_path, monkeypatch, name="open_clip/own", prompts=prompts) == (
+        "model.prompts of open_clip/own: needs transformers, which is not installed; pip install 'vit-audit[hf]'"
     )
 
 

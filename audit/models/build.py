@@ -27,6 +27,7 @@ from audit.models.outputs import FIELD, as_pair, has_one_logit, take_output
 from audit.models.preprocessing import Preprocess, Preprocessing, preprocessing_of
 from audit.models.readout import SOFTMAX, Readout, readout_of_card, with_readout
 from audit.models.text_towers import embed_prompts
+from audit.models.undrawn import Undrawn, without_memory
 from audit.models.weight_sets import State
 from audit.models.zero_shot import together, with_zero_shot_head
 from audit.units import Unit
@@ -208,9 +209,9 @@ class Backbone:
         if self.weights is None:
             what = f"'{self.spec.weights}' with training: none"
             raise ModelError("model.weights", what, "name the weights file to audit")
-        with torch.random.fork_rng(devices=[]):  # whatever is drawn is replaced by what is loaded
+        with torch.random.fork_rng(devices=[]), Undrawn():  # all of it is replaced by what is loaded
             model = self._with_texts(make_architecture(self.spec, classes, weights=self.weights))
-            report = self._load(model, keep_classifier=True)
+        report = self._load(model, keep_classifier=True)
         return _frozen(model), report
 
     def build_stored(self, tensors: Mapping[str, torch.Tensor], classes: int) -> Model:
@@ -264,7 +265,7 @@ class Backbone:
         """Return what of the file of weights becomes the model's, which is not made; None where there is no file."""
         if self.weights is None or self.spec.weights in ("none", "rendered"):
             return None
-        with torch.device("meta"):
+        with without_memory():
             model = make_architecture(self.spec, classes, weights=self.weights)
             model = self._with_texts(model) if as_is else model
         checkpoint = open_checkpoint(weights_file(self.spec.name, self.weights))
@@ -372,7 +373,7 @@ def check_model(card: Card, *, card_path: Path, data_root: Path | None) -> None:
     spec = card.model
     named = spec.weights not in ("pretrained", "rendered", "none")
     weights = resolve(spec.weights, card_path=card_path, data_root=data_root) if named else None
-    with torch.device("meta"):
+    with without_memory():
         try_pass(make_architecture(spec, 2, weights=weights).eval(), 2)
 
 

@@ -23,7 +23,8 @@ StateDict = Mapping[str, torch.Tensor]
 PREPROCESSING = "vit-audit.preprocessing"  # in a file's metadata: how images are made for the model
 METADATA = "__metadata__"  # in a safetensors file's header
 STARTED_FROM = "started_from"  # in a file's metadata: hash_state of the weights before training
-PARTS = 12  # in which a file is read
+PARTS = 12  # in which a file is read at most
+PART_BYTES = 16 << 20  # at least: a small file is read at once
 SHOWN = 5  # names of tensors in one message
 # What training code keeps beside a model, and what takes no part in its answers.
 STRANGERS = re.compile(
@@ -99,11 +100,12 @@ class Checkpoint:
 
 
 def _parts(tensors: StateDict) -> list[list[str]]:
-    """Cut names in parts of about equal bytes; parts of a layer stay together."""
+    """Cut names in parts of about equal bytes, few where these are few; parts of a layer stay together."""
     whole, done = sum(t.nbytes for t in tensors.values()), 0
     parts: dict[int, list[str]] = {}
+    count = min(PARTS, 1 + whole // PART_BYTES)
     for name in sorted(tensors):
-        parts.setdefault(PARTS * done // (whole + 1), []).append(name)
+        parts.setdefault(count * done // (whole + 1), []).append(name)
         done += tensors[name].nbytes
     return list(parts.values())
 

@@ -184,10 +184,11 @@ def _described(inside: Shapes, checkpoint: Checkpoint, positions: int) -> Archit
 def _made_by_timm(overrides: Mapping[str, Any], side: int) -> set[str]:
     """Return the names of the tensors of timm's model of these arguments; none where it refuses them."""
     import timm
-    import torch
+
+    from audit.models.undrawn import without_memory
 
     try:
-        with torch.device("meta"):
+        with without_memory():
             model = timm.create_model(PLAIN_VIT, img_size=side, num_classes=2, **overrides)
     except (TypeError, AssertionError, ValueError, ZeroDivisionError):
         return set()
@@ -196,16 +197,15 @@ def _made_by_timm(overrides: Mapping[str, Any], side: int) -> set[str]:
 
 def describe_folder(path: Path, chosen: WeightSet, name: str = HUGGING_FACE) -> tuple[Architecture, int | None]:
     """Describe the model of a Hugging Face or open_clip folder by its configuration, and compare its weights."""
-    import torch
-
     from audit.models.adapters.registry import adapter
     from audit.models.converters import read_conversion
+    from audit.models.undrawn import without_memory
 
     try:
         conversion = read_conversion(name, path if path.is_dir() else path.parent)
     except ModelError as error:
         return Architecture(why=f"{error.what}; {error.fix}", left_over=tuple(sorted(chosen.tensors))), None
-    with torch.device("meta"):
+    with without_memory():
         model = conversion.create(2, None)
     found = conversion.renamed({name: tensor.to("meta") for name, tensor in chosen.tensors.items()})
     body, options = adapter(model), conversion.options

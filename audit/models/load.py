@@ -14,6 +14,7 @@ from audit.models.adapters.registry import ADAPTERS, Model, adapter
 from audit.models.checkpoint import Checkpoint, listed
 from audit.models.converters.conversion import Conversion
 from audit.models.fitting import Fitted, fit_names
+from audit.models.undrawn import without_memory
 
 Tensors = Mapping[str, torch.Tensor]
 Filter = Callable[[Tensors, Model], dict[str, torch.Tensor]]
@@ -115,7 +116,7 @@ def _heads_of(name: str | None) -> set[int]:
     """Return the numbers of heads of timm's model of a name; none where there is no such model."""
     if name is None or not timm.is_model(name):
         return set()
-    with torch.device("meta"):
+    with without_memory():
         model = timm.create_model(name)
     if not isinstance(model, tuple(ADAPTERS)):
         return set()

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import timm
-import torch
 
 from audit.models.adapters.registry import FAMILIES
 from audit.models.architecture import why_not_patchable
@@ -16,6 +15,7 @@ from audit.models.converters import HUGGING_FACE, OPEN_CLIP, TORCHVISION
 from audit.models.converters.kinds import KINDS
 from audit.models.converters.timm_folder import KIND
 from audit.models.converters.torchvision import torchvision_names
+from audit.models.undrawn import without_memory
 from audit.units import UNITS, Unit
 
 MODULES = (*(kind.__module__.rsplit(".", 1)[1] for kind in FAMILIES), "deit")  # timm's, in which such models are
@@ -70,6 +70,6 @@ def refusals(pattern: str) -> Iterator[tuple[str, str]]:
     Models are made without memory for their weights, so that the largest takes a fraction of a second.
     """
     for name in names_like(pattern):
-        with warnings.catch_warnings(), torch.device("meta"):
+        with warnings.catch_warnings(), without_memory():
             warnings.simplefilter("ignore")
             yield name, why_not_patchable(timm.create_model(name))

@@ -68,7 +68,11 @@ def counted(work: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize(
     ("case", "above_bound"),
-    [(Case(TINY, 2, 1), 1.02), (Case("vit_medium_patch16_gap_256", 1, 1, depth=3), 1.04), (Case(DEMO, 2, 1), 1.08)],
+    [
+        pytest.param(Case(TINY, 2, 1), 1.02, marks=pytest.mark.long),
+        (Case("vit_medium_patch16_gap_256", 1, 1, depth=3), 1.04),
+        (Case(DEMO, 2, 1), 1.08),
+    ],
     ids=["class token", "average pool", "demo: few layers, so the last one weighs more"],
 )
 def test_operations_are_those_that_torch_counts(case: Case, above_bound: float) -> None:

@@ -89,6 +89,7 @@ def table() -> pd.DataFrame:
 ONE_LEFT = {"column": "gender", "values": ["male", "female"], "reference": "male"}
 
 
+@pytest.mark.usefixtures("no_pdf")
 @pytest.mark.parametrize("left", ["male", "female"])
 def test_where_one_declared_group_is_left_nothing_can_be_compared(
     left: str, table: pd.DataFrame, tmp_path: Path, invoke: Invoke
@@ -109,6 +110,7 @@ def test_where_one_declared_group_is_left_nothing_can_be_compared(
     assert "No two groups could be compared." in page
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_an_empty_reference_leaves_the_other_attribute_to_be_audited(
     table: pd.DataFrame, tmp_path: Path, invoke: Invoke
 ) -> None:

@@ -20,6 +20,7 @@ from audit.records import RunComparison
 from audit.report.manifest import MANIFEST, write_manifest
 from audit.report.render import Source, read_run
 from tests.end_to_end.conftest import Invoke, Run, write_card
+from tests.small_world import without_pdf
 
 pytestmark = pytest.mark.end_to_end
 
@@ -41,6 +42,7 @@ def printed_to_fit(copy: Path, invoke: Invoke) -> None:
     assert invoke("render", copy).exit_code == 0
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_a_run_as_it_was_written_is_verified_whatever_it_is_called(copy: Path, invoke: Invoke) -> None:
     copy = copy.rename(copy.with_name("renamed"))
     before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
@@ -50,13 +52,20 @@ def test_a_run_as_it_was_written_is_verified_whatever_it_is_called(copy: Path, i
     assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
 
 
-def test_one_changed_byte_in_any_file_is_named(copy: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+DERIVED = ("swap-seed-0.parquet", "control-blur.npz", "seed-0.safetensors")  # one of each kind
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_one_changed_byte_in_any_file_is_named(
+    every: bool, copy: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Figures are derived while a file of effects or models is damaged: one of each kind, or, as is long, every one."""
     monkeypatch.setattr("audit.pipeline.verify._pages", lambda _run, _source: [])  # hashes alone must suffice
-    files = sorted(
-        (p for p in copy.rglob("*") if p.is_file()), key=lambda p: p.parent.name not in ("effects", "models")
-    )
-    for path in files:
-        if path.parent.name not in ("effects", "models"):  # nothing is derived from the others
+    files = [p for p in copy.rglob("*") if p.is_file()]
+    derived = [p for p in files if p.name in DERIVED or (every and p.parent.name in ("effects", "models"))]
+    assert len(derived) >= len(DERIVED)
+    for path in sorted(files, key=lambda p: p not in derived):
+        if path not in derived:
             monkeypatch.setattr("audit.pipeline.verify.derive", lambda _run, _audit: {})
         whole = path.read_bytes()
         at = len(whole) // 2
@@ -145,8 +154,14 @@ def test_decisions_are_merged_shown_and_verified(copy: Path, invoke: Invoke, tmp
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("1 decisions added, 1 in all")
     assert "which images move most?" in (copy / "report.html").read_text(encoding="utf-8")
-    assert invoke("review", copy, path).stdout.startswith("0 decisions added, 1 in all")
     assert invoke("verify", copy).exit_code == 0
+    with without_pdf():
+        check_second_review(copy, invoke, path, review)
+
+
+def check_second_review(copy: Path, invoke: Invoke, path: Path, review: dict[str, Any]) -> None:
+    """Assert that a review is added once, and none to a record that was changed or to that of another audit."""
+    assert invoke("review", copy, path).stdout.startswith("0 decisions added, 1 in all")
     whole = (copy / "audit.json").read_bytes()
     (copy / "audit.json").write_bytes(whole.replace(b"smiling", b"smilimg", 1))
     corrupted = invoke("verify", copy)
@@ -414,13 +429,11 @@ def test_another_seed_is_compared_person_by_person(invoke: Invoke, tmp_path: Pat
         assert 0 < row.p <= 1
 
 
-def test_runs_of_other_images_are_not_paired(small_run: Run, invoke: Invoke, tmp_path: Path) -> None:
-    rendered = {"train_images": 400, "audit_images": 240, "association": 0.9, "seed": 9}
-    card = write_card(tmp_path / "card.yaml", data={"reader": "synthetic", "rendered": rendered})
-    assert invoke("run", card, "--out", tmp_path / "out", "--no-report").exit_code in (0, 1, 4)
-    (other,) = (tmp_path / "out").iterdir()
-    result = invoke("diff", small_run.folder, other, "--out", tmp_path / "diff")
+def test_runs_of_other_images_are_not_paired(small_run: Run, named_run: Run, invoke: Invoke, tmp_path: Path) -> None:
+    result = invoke("diff", small_run.folder, named_run.folder, "--out", tmp_path / "diff")
+    assert result.exit_code == 0, result.output
     found = RunComparison.model_validate_json((tmp_path / "diff" / "diff.json").read_bytes())
     assert not found.same_images
+    assert found.findings
     assert all(row.change is None for row in found.findings)
     assert "did not measure the same images" in result.stdout

@@ -67,6 +67,7 @@ def test_a_finding_reproduces(sampled_run: Run, invoke: Invoke) -> None:
     assert invoke("verify", sampled_run.folder).stdout.startswith("verified: ")
 
 
+@pytest.mark.long
 def test_what_is_there_is_not_patched_again(sampled_run: Run, invoke: Invoke) -> None:
     patched = [
         p

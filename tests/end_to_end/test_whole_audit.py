@@ -37,6 +37,7 @@ from tests.small_world import SMALL_CARD, World, without_pdf
 pytestmark = pytest.mark.end_to_end
 # Effects that need no audited model.
 BEFORE_MODELS = {"samples.parquet", "controls.parquet", "control-colour.npz", "control-blur.npz"}
+FOLDERS = ("tables", "exports")  # of what is printed
 NO_TORCH = """
 import sys
 class Forbid:
@@ -375,8 +376,8 @@ def with_independent_donor(trained: ControlModels) -> ControlModels:
 @pytest.mark.parametrize(
     ("damage", "title"),
     [
-        (with_independent_donor, "The models were trained from the same weights"),
-        (with_null_that_knows, "carries less than half of its effect"),
+        pytest.param(with_independent_donor, "The models were trained from the same weights", marks=pytest.mark.long),
+        pytest.param(with_null_that_knows, "carries less than half of its effect", marks=pytest.mark.long),
         (with_stranger, "Heads of one model correspond to their namesakes in the other"),
     ],
 )
@@ -434,6 +435,7 @@ def test_engine_that_takes_the_wrong_head_is_caught(
     check_invalid(result, tmp_path / "out", "The fast engine agrees with the slow reference")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_pdf")
 def test_a_stranger_in_design_c_is_shown_and_left_out(
     small_run: Run, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -456,16 +458,20 @@ def test_a_stranger_in_design_c_is_shown_and_left_out(
     assert "Design C is left out" in (folder / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_an_edit_that_cannot_be_undone_is_shown_and_left_out(
     small_run: Run, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def with_glasses(_self: SyntheticSource, key: str, attribute: str, group: str) -> str:
         return edited_key(key, glasses="yes", **{attribute: group})
 
+    folder = tmp_path / small_run.folder.name
+    later = shutil.ignore_patterns("pairs.parquet", "audit*.json", "card.yaml", "report.*", "manifest.json", *FOLDERS)
+    shutil.copytree(small_run.folder, folder, ignore=later)  # an attempt to which pairs were lacking
     monkeypatch.setattr(SyntheticSource, "edited", with_glasses)
     result = invoke("run", small_run.card, "--out", tmp_path, "--no-report")
     assert result.exit_code == small_run.result.exit_code, result.output
-    (folder,) = tmp_path.iterdir()
+    assert [p.name for p in tmp_path.iterdir()] == [folder.name]
     record = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     failed = [c for c in record["controls"]["controls"] if not c["passed"]]
     assert [c["check"] for c in failed] == ["round_trip"]
@@ -476,6 +482,7 @@ def test_an_edit_that_cannot_be_undone_is_shown_and_left_out(
     assert (left_out["design"], left_out["failed"]) == ("Design B", 1)
 
 
+@pytest.mark.long
 def test_groups_that_mean_nothing_pass(invoke: Invoke, tmp_path: Path) -> None:
     """Groups assigned at random; the rates of 240 faces are coarse, so the policy is too."""
     assigned = {"skin_tone": {"column": "skin_tone", "reference": "lighter", "permuted": 3}}
@@ -490,6 +497,7 @@ def test_groups_that_mean_nothing_pass(invoke: Invoke, tmp_path: Path) -> None:
     assert not any(where["status"] == "localised" for where in record["localisation"].values())
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_pdf")
 def test_unfinished_run_keeps_whole_stages_and_goes_on(
     small_run: Run, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -522,7 +530,7 @@ def write_served(folder: Path, model: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def own_run(small_run: Run, face_folder: Path, invoke: Invoke, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Audit a checkpoint that the user already has, on image files and a table."""
+    """Audit a checkpoint that the user already has, on image files and a table; controls start from what it did."""
     shutil.copy(small_run.folder / "models" / "seed-0.safetensors", face_folder / "mine.safetensors")
     model = {"weights": "mine.safetensors", "classes": ["neutral", "smiling"], "preprocess": {"resize": 64}}
     write_served(face_folder, {**SMALL_CARD["model"], **model})
@@ -533,6 +541,7 @@ def own_run(small_run: Run, face_folder: Path, invoke: Invoke, tmp_path_factory:
         groups=TONE,
         model={**model, "served": "served.csv"},
         training="none",
+        controls={"weights": "rendered"},
         audit={"min_group_size": 20},
     )
     out = tmp_path_factory.mktemp("own")
@@ -615,21 +624,26 @@ def test_any_failed_control_of_the_audit_makes_it_invalid(small_run: Run) -> Non
         assert ((verdict.outcome, verdict.exit_code) == ("INVALID", 3)) == (control.gates == "audit"), control.id
 
 
+def test_own_model_may_share_the_controls_of_what_it_was_fine_tuned_from(own_run: Run, small_run: Run) -> None:
+    assert own_run.record["controls"]["setup"]["weights"] == "rendered"
+    shared, own = (
+        [c for c in run.record["controls"]["controls"] if c["kind"] in ("effect", "null")]
+        for run in (own_run, small_run)
+    )
+    assert shared == own
+
+
 @pytest.mark.long
-def test_own_model_may_share_the_controls_of_what_it_was_fine_tuned_from(
-    own_run: Run, small_run: Run, invoke: Invoke, tmp_path: Path
-) -> None:
+def test_controls_of_an_own_model_may_start_from_its_own_weights(own_run: Run, invoke: Invoke, tmp_path: Path) -> None:
     card = yaml.safe_load(own_run.card.read_text(encoding="utf-8"))
-    card["controls"]["weights"] = "rendered"
-    shared = own_run.card.with_name("shared.yaml")
-    shared.write_text(yaml.safe_dump(card, sort_keys=False), encoding="utf-8")
-    result = invoke("run", shared, "--out", tmp_path, "--no-report")
+    del card["controls"]["weights"]
+    apart = own_run.card.with_name("apart.yaml")
+    apart.write_text(yaml.safe_dump(card, sort_keys=False), encoding="utf-8")
+    result = invoke("run", apart, "--out", tmp_path, "--no-report")
     assert result.exit_code == own_run.result.exit_code, result.output
     (folder,) = tmp_path.iterdir()
     record = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
-    assert record["controls"]["setup"]["weights"] == "rendered"
-    effects = [c for c in record["controls"]["controls"] if c["kind"] in ("effect", "null")]
-    assert effects == [c for c in small_run.record["controls"]["controls"] if c["kind"] in ("effect", "null")]
+    assert record["controls"]["setup"]["weights"] != "rendered"
     assert [h["confirmation"] for h in record["heads"]] == [h["confirmation"] for h in own_run.record["heads"]]
 
 

@@ -51,7 +51,7 @@ def counted(group: str, smile: tuple[int, int], frown: tuple[int, int]) -> list[
     return [(group, label, said, n) for (label, said), n in zip(cells, [*smile, *frown], strict=True)]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(audits())
 def test_rates_are_fairlearns_and_those_of_plain_masks(frame: pd.DataFrame) -> None:
     for outcome in LABELS:

@@ -283,6 +283,7 @@ def test_smallest_detectable_effect_is_confirmed_about_eighty_percent_of_the_tim
     assert stats.binom.sf(found, 60, 0.95) > 0.001
 
 
+@pytest.mark.long  # as tests/evidence/test_from_plan_to_verdict.py tries with donors that are shared
 @pytest.mark.property
 def test_heads_without_effect_are_confirmed_far_less_often_than_alpha() -> None:
     wrong = sum("confirmed" in verdicts(audit({s: [] for s in SPLITS}, seed=500 + i)[0]) for i in range(60))

@@ -56,7 +56,7 @@ def what_sweeps_leave(frame: pd.DataFrame, rng: np.random.Generator) -> tuple[St
 
 
 @pytest.mark.property
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     st.integers(0, 10_000), st.integers(20, 500), st.integers(2, 12), st.sampled_from([0.0, 0.3]),
     st.sampled_from([0.02, 1.0]),

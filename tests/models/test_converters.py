@@ -29,6 +29,7 @@ from audit.models.build import Backbone, with_class_names
 from audit.models.converters import HUGGING_FACE, read_conversion
 from audit.models.converters.kinds import KINDS
 from audit.models.converters.torchvision import convert_vit
+from audit.models.undrawn import Undrawn
 from tests.models_for_tests import OLDER_TIMM, noise_images
 
 with warnings.catch_warnings():
@@ -262,9 +263,11 @@ def test_an_image_tower_starts_a_new_classifier(kind: str, folder: Callable[[Any
         backbone.build_as_is(5)
 
 
-@pytest.mark.parametrize("name", ["vit_b_16", "vit_b_32"])
+@pytest.mark.parametrize("name", [pytest.param("vit_b_16", marks=[pytest.mark.long]), "vit_b_32"])
 def test_a_model_of_torchvision_gives_its_own_logits(name: str, tmp_path: Path) -> None:
-    original = drawn(get_model(name, num_classes=3))
+    with Undrawn():
+        made = get_model(name, num_classes=3)
+    original = drawn(made)
     save_file(original.state_dict(), tmp_path / "w.safetensors")
     named = ModelSpec(name=f"torchvision/{name}", weights="w.safetensors")
     model = Backbone(named, tmp_path / "w.safetensors").build_as_is(3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,7 @@ import vit_audit as va
 from audit.models.known_shapes import known_models
 from audit.models.supported import names_like
 from benchmarks.known_shapes import measure
-from tests.models.small_towers import OPEN_CLIP
-from tests.models_for_tests import OLDER_TIMM
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    import transformers as hf
+from tests.models_for_tests import OLDER_TIMM, hugging_face
 
 pytestmark = pytest.mark.unit
 
@@ -174,6 +168,7 @@ def test_a_card_is_given_where_it_works(beside: str, card: bool, tmp_path: Path)
 def test_a_hugging_face_folder_is_described_by_its_configuration(tmp_path: Path) -> None:
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
     named = {"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}}
+    hf = hugging_face()
     hf.ViTForImageClassification(hf.ViTConfig(**shape, **named)).save_pretrained(tmp_path)
     settings = {"image_mean": [0.4] * 3, "image_std": [0.2] * 3, "size": {"height": 32, "width": 32}}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
@@ -206,6 +201,7 @@ def test_hugging_faces_names_without_a_folder_say_what_to_name(tmp_path: Path) -
 @pytest.mark.parametrize("kind", ["file", "timm folder", "Hugging Face folder"])
 def test_a_single_logit_is_a_pair_of_classes_read_by_a_sigmoid(kind: str, tmp_path: Path) -> None:
     if kind == "Hugging Face folder":
+        hf = hugging_face()
         shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
         config = hf.ViTConfig(
             **shape, id2label={0: "yes"}, label2id={"yes": 0}, problem_type="multi_label_classification"
@@ -271,6 +267,8 @@ def test_open_clips_file_without_its_configuration_is_known_by_its_shapes(
 
 @pytest.mark.parametrize("before", ["", "clip."])
 def test_open_clips_file_of_other_shapes_asks_for_its_name(before: str, tmp_path: Path) -> None:
+    from tests.models.small_towers import OPEN_CLIP
+
     state = {before + name: tensor for name, tensor in open_clip_state(OPEN_CLIP["own tower"]).items()}
     torch.save({**state, "criterion.weight": torch.zeros(2)} if before else state, tmp_path / "w.pth")
     found = va.inspect_checkpoint(tmp_path / "w.pth")

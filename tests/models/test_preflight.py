@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,7 @@ from audit.models.checkpoint import hash_state
 from audit.models.predict import predict_logits
 from audit.models.preflight import PreflightReport, preflight_model
 from audit.models.readout import Readout
-from tests.models_for_tests import enlarged, noise_pixels
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    import transformers as hf
+from tests.models_for_tests import enlarged, hugging_face, noise_pixels
 
 pytestmark = pytest.mark.unit
 BODY: dict[str, Any] = {"patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 4}
@@ -217,6 +212,7 @@ def hf_folder(path: Path, **processor: Any) -> Card:
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
     names = {"id2label": dict(enumerate(LABELS)), "label2id": {n: i for i, n in enumerate(LABELS)}}
     torch.manual_seed(0)
+    hf = hugging_face()
     model = hf.ViTForImageClassification(hf.ViTConfig(**shape, intermediate_size=64, **names))
     with torch.no_grad():
         for weight in model.parameters():
@@ -252,7 +248,7 @@ def test_a_folder_says_how_its_outputs_are_read(tmp_path: Path) -> None:
 )
 def test_pixels_are_rescaled_as_the_folder_says(processor: dict[str, Any], tmp_path: Path) -> None:
     """The known answer: the original library's processor and model."""
-    given, pixels = hf_folder(tmp_path, **processor), noise_pixels(3)
+    hf, given, pixels = hugging_face(), hf_folder(tmp_path, **processor), noise_pixels(3)
     model = Backbone(given.model, tmp_path / "vit").build_as_is(3)
     settings = json.loads((tmp_path / "vit/preprocessor_config.json").read_text(encoding="utf-8"))
     theirs = hf.ViTImageProcessor(**settings, do_resize=False)

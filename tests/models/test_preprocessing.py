@@ -23,6 +23,7 @@ from torchvision import transforms as tv
 from torchvision.models import ResNet50_Weights, ViT_B_16_Weights, resnet50, vit_b_16
 
 import vit_audit as va
+from audit.models.undrawn import Undrawn
 from tests.models.awkward_images import write_awkward_images
 
 with warnings.catch_warnings():
@@ -150,7 +151,9 @@ TORCHVISION = {"vit_b_16": (vit_b_16, ViT_B_16_Weights), "resnet50": (resnet50, 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision_from_file_to_logits(name: str, files: list[Path], tmp_path: Path) -> None:
     make, published = TORCHVISION[name]
-    model = drawn(make(num_classes=3))
+    with Undrawn():
+        made = make(num_classes=3)
+    model = drawn(made)
     save_file(model.state_dict(), tmp_path / "own.safetensors")
     net = va.load_model(
         {"name": f"torchvision/{name}", "weights": str(tmp_path / "own.safetensors"), "classes": CLASSES}

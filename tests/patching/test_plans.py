@@ -268,7 +268,7 @@ def test_an_even_draw(frame: pd.DataFrame, at_most: int, seed: int) -> None:
 
 
 @pytest.mark.property
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(
     frame=subject_tables(max_subjects=16),
     nuisance=st.sampled_from([[], ["tone"]]),

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import timm
-import torch
 
 from audit.models.adapters.channels import Channels
 from audit.models.adapters.registry import ADAPTERS, adapter, family_of
 from audit.models.converters.conversion import SameNames
+from audit.models.undrawn import without_memory
 
 Config = Mapping[str, Any]
 KIND, PREFIX = "timm_wrapper", "timm_model."
@@ -74,7 +74,7 @@ def read_timm(config: Config) -> TimmFolder:
         raise ValueError(f"architecture {name} is of no known family")
     if "global_pool" in config and "global_pool" not in options and not issubclass(family, Channels):
         options["global_pool"] = str(config["global_pool"])
-    with torch.device("meta"):
+    with without_memory():
         model: Any = timm.create_model(name, **options)
     if not isinstance(model, tuple(ADAPTERS)):  # of a module that holds other classes too
         raise ValueError(f"architecture {name} is of no known family")

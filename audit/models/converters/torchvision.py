@@ -17,6 +17,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 from audit.errors import ModelError
 from audit.models.converters.conversion import Conversion, SameNames, State
 from audit.models.pretrained import kept_by_torch, not_loaded
+from audit.models.undrawn import without_memory
 
 SIDE = 224  # of the images that torchvision's ResNets are trained on
 NAMES: Mapping[str, str] = {
@@ -53,7 +54,7 @@ def read_model(name: str) -> Conversion:
     if name not in torchvision_names():
         supported = ", ".join(f"torchvision/{m}" for m in torchvision_names())
         raise ModelError("model.name", f"'torchvision/{name}' is not converted", f"supported: {supported}")
-    with torch.device("meta"):
+    with without_memory():
         model = get_model(name)
     seen = get_model_weights(name).DEFAULT.transforms()
     pixels = {"mean": tuple(seen.mean), "std": tuple(seen.std)}
