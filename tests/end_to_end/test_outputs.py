@@ -102,7 +102,6 @@ def test_one_logit_gives_the_numbers_of_its_softmax(
         assert invoke("reproduce", folder, finding["id"]).exit_code == 0
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("no_pdf")
 def test_sigmoids_at_a_threshold_are_counted_one_by_one(
     invoke: Invoke, state: dict[str, torch.Tensor], tmp_path: Path

@@ -189,7 +189,6 @@ print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text(
 """
 
 
-@pytest.mark.long
 @property_test
 def test_memory_stays_under_a_gigabyte() -> None:
     """20,000 recipients, 10,000 draws and 144 heads; the whole process, in MiB."""
