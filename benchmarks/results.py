@@ -55,6 +55,7 @@ QUOTED: dict[str, tuple[str, ...]] = {
         "minutes", "processor_minutes", "seconds_by_stage", "seconds_by_step", "outcome", "effort", "heads_found",
         "date", "code", "hardware", "versions", "load_average_before",
     ),
+    "ledgers": ("cases",),
     "bootstrap": ("date", "hardware", "version", "numpy", "runs", "resamples", "seed", "cost", "labels"),
 }  # fmt: skip
 ROWS: dict[str, set[str]] = {
