@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -282,8 +281,11 @@ def _map_of(plan: _Plan, asked: Asked, frame: pd.DataFrame, sums: Sums, context:
         images = int(counts[weights > 0].sum())
         for place, writer in enumerate(plan.writers):
             if writer in asked.writers:
-                about: dict[str, Any] = {"contrast": str(asked.contrast), "asked": asked.gap.outcome}
-                about["part"] = str(writer.kind)
+                about: dict[str, str | int] = {
+                    "contrast": str(asked.contrast),
+                    "asked": asked.gap.outcome,
+                    "part": str(writer.kind),
+                }
                 about |= {"layer": _number(writer.layer), "head": _number(writer.index), "side": side, "images": images}
                 parts.append(_laid_out(plan.model, mean[place, outcome]).assign(**about))
     return pd.concat(parts, ignore_index=True)

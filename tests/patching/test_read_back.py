@@ -86,12 +86,14 @@ def test_each_source_counts_by_the_gradient_with_what_is_held_held(writer: Compo
     named = {Component(PartKind.TOKENS): prefix, Component(PartKind.PATCHES): first - prefix}
     named |= {c: u.clone() for c, u in sources if not (c.kind == PartKind.MLP and c.layer == layer)}
     factors = torch.ones(len(named), dtype=torch.float64, requires_grad=True)
-    biases = sum(torch.as_tensor(body.bias(i)).detach() for i in range(layer + (writer.kind == PartKind.MLP)))
-    stream = sum((f * u for f, u in zip(factors, named.values(), strict=True)), start=biases)  # type: ignore[arg-type]
+    biases = [torch.as_tensor(body.bias(i)).detach() for i in range(layer + (writer.kind == PartKind.MLP))]
+    written_before = [f * u for f, u in zip(factors, named.values(), strict=True)]
+    stream = torch.stack(written_before).sum(0) + torch.stack(biases).sum(0)
 
     def held(norm: Any, entering: torch.Tensor) -> torch.Tensor:
         scale = (entering.var(-1, unbiased=False, keepdim=True) + norm.eps).rsqrt().detach()
-        return (entering - entering.mean(-1, keepdim=True)) * scale * norm.weight + norm.bias
+        normed: torch.Tensor = (entering - entering.mean(-1, keepdim=True)) * scale * norm.weight + norm.bias
+        return normed
 
     if writer.kind == PartKind.HEAD:
         of_head = slice(8 * (writer.index or 0), 8 * (writer.index or 0) + 8)
