@@ -363,6 +363,7 @@ def test_summary_names_three_heads_and_counts_the_rest() -> None:
         update={
             "heads": heads,
             "contrasts": [gap],
+            "answers": [],  # of a version that gave none
             "localisation": {
                 f"{row.contrast}:{row.outcome}": Localisation(
                     status=LocalisationStatus.LOCALISED, heads=[h.name for h in heads]

@@ -429,7 +429,7 @@ def test_a_result_with_other_rows_than_planned_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak of a process is read from /proc")
-@pytest.mark.parametrize("most", [400, pytest.param(10_000, marks=[pytest.mark.scale, pytest.mark.long])])
+@pytest.mark.parametrize("most", [1_000, pytest.param(10_000, marks=[pytest.mark.scale, pytest.mark.long])])
 def test_many_tasks_are_planned_and_merged_in_bounded_memory_and_time(most: int, tmp_path: Path) -> None:
     """Ten times the tasks, most of whose results are written by hand; their tables would take 72 bytes a row."""
     command = [sys.executable, "-c", MANY, str(tmp_path), str(ROWS), str(most // 10), str(most)]
