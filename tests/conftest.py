@@ -29,6 +29,8 @@ SLOW_PLACES = (
     "tests/report/test_pdf.py",
     "tests/report/test_render.py",
     "tests/benchmarks/",
+    "tests/evidence/test_one_path.py",
+    "tests/pipeline/test_held.py",
     "tests/test_extras.py",
     "tests/test_process_state.py",
 )
