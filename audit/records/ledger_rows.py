@@ -149,7 +149,7 @@ class CarriedRow(Record):
     denoised_rate: Estimate
     share_of_gap: Estimate  # of ``denoised_rate``
     noised: Estimate  # the recipient's part in the donor, what it is needed for; mean probability, fractions
-    apart: Estimate  # ``denoised`` minus ``noised``: below 0 others carry the same, above 0 it needs others
+    apart: Estimate  # `denoised` minus `noised`: of the gap's sign, others carry the same; of the other, it needs others
     beyond_noise: bool  # whether it carries in the direction of the gap, tested with all parts of its kind
 
 
@@ -191,7 +191,8 @@ class SmallestSetRow(Record):
     together_rate: Estimate = Estimate(value=None)
     share_of_gap: Estimate = Estimate(value=None)  # of ``together_rate``
     sum_of_singles: Estimate = Estimate(value=None)
-    redundancy: Estimate = Estimate(value=None)  # sum of singles minus together
+    # sum of singles minus together: of the sign of ``together``, counted more than once; of the other, others make up
+    redundancy: Estimate = Estimate(value=None)
     random: list[float] = []  # what random sets of as many heads of each layer carry
     beyond_random: Estimate = Estimate(value=None)  # ``together`` minus their mean
     p_random: float | None = None  # share of these sets, this one among them, that carry as much

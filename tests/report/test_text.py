@@ -479,3 +479,22 @@ def test_donors_that_are_near_in_a_number_are_said_to_be() -> None:
     for part in ("intervention", "placebo"):
         assert "same label, annotator, age within 5" in Sentences(AUDIT).finding(part, near)
         assert "within" not in Sentences(AUDIT).finding(part, head)
+
+
+@pytest.mark.parametrize(
+    ("together", "redundancy", "said"),
+    [
+        (-0.16, Estimate(value=-0.04, low=-0.06, high=-0.02), "is counted more than once"),
+        (-0.16, Estimate(value=0.04, low=0.02, high=0.06), "is what others make up for"),
+        (0.16, Estimate(value=0.04, low=0.02, high=0.06), "is counted more than once"),
+        (0.16, Estimate(value=0.04, low=-0.01, high=0.09), "may be chance"),
+    ],
+)
+def test_what_heads_do_beyond_the_sum_is_told_in_the_direction_of_the_gap(
+    together: float, redundancy: Estimate, said: str
+) -> None:
+    audit = examples()["disparity"]
+    one = audit.smallest[0]
+    both = {"heads": ["L0H1", "L1H0"], "together": Estimate(value=together, low=together, high=together)}
+    text = Sentences(audit).ledger("smallest", one.model_copy(update=both | {"redundancy": redundancy}))
+    assert said in text
