@@ -149,9 +149,8 @@ class CarriedRow(Record):
     denoised_rate: Estimate
     share_of_gap: Estimate  # of ``denoised_rate``
     noised: Estimate  # the recipient's part in the donor, what it is needed for; mean probability, fractions
-    apart: (
-        Estimate  # ``denoised`` minus ``noised``: of the sign of the gap, others carry the same; else it needs others
-    )
+    # ``denoised`` minus ``noised``: of the sign of the gap, others carry the same; of the other, it needs others
+    apart: Estimate
     beyond_noise: bool  # whether it carries in the direction of the gap, tested with all parts of its kind
 
 
