@@ -50,6 +50,11 @@ class Exchange:
     in_sets: bool
     layer: int | None = None  # whose heads are exchanged one by one
 
+    @property
+    def what(self) -> str:
+        """What is exchanged, as progress tells it."""
+        return "sets" if self.in_sets else "paths" if self.layer is None else "heads"
+
     def measure(self, images: Images, rows: Rows, outcomes: Mapping[str, int], seed: int) -> pd.DataFrame:
         """Return a row for each image and hybrid."""
         players = players_of(self.audited)
@@ -110,9 +115,12 @@ def measure_heads(context: RunContext, models: AuditedModels, layer: int) -> Sto
 
 
 def _measured(context: RunContext, path: Path, asked: Sequence[Exchange]) -> StoredRows:
-    tasks = [task for exchange in asked for task in _plan(context, exchange)]
-    run_tasks(tasks, context.work / STAGE, context.workers, context.step("ledger: which trained weights put it there"))
-    tables = read_results(tasks, context.work / STAGE)
+    planned = [(exchange.what, task) for exchange in asked for task in _plan(context, exchange)]
+    for kind in dict.fromkeys(what for what, _ in planned):
+        some = [task for what, task in planned if what == kind]
+        step = context.step(f"ledger: which trained weights put it there, {kind}")
+        run_tasks(some, context.work / STAGE, context.workers, step)
+    tables = read_results([task for _, task in planned], context.work / STAGE)
     write_in_turn(path, (with_image_keys(context, with_class_names(t, context.samples.labels)) for t in tables))
     return StoredRows([path])
 
@@ -160,8 +168,7 @@ def _plan(context: RunContext, exchange: Exchange) -> list[Task]:
             "computed": context.compute.exact.name,
             "memory": limit_of_memory(),
         }
-        what = "sets" if exchange.in_sets else "paths" if exchange.layer is None else "heads"
-        name = f"{exchange.name}, {what}, block {number + 1} of {len(starts)}"
+        name = f"{exchange.name}, {exchange.what}, block {number + 1} of {len(starts)}"
         perform = partial(_perform, exchange, context.pixels, rows, context.outcomes, seed)
         tasks.append(Task(name, made_of, len(rows) * len(one), len(rows) * len(one), perform, memory, smaller))
     return tasks
