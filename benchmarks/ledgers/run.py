@@ -3,7 +3,8 @@
     python benchmarks/ledgers/run.py --shared ../shared --work DIR     # an hour or more on 2 cores; resumes
     python benchmarks/ledgers/run.py --shared ../shared --work DIR --case expressions
 
-Each case is a whole audit. Models, photographs and labels are real, and nothing is planted.
+Each case is a whole audit. Models, photographs and labels are real; in the one that says so an association is planted,
+by thinning out two cells of what the model is trained on.
 """
 
 from __future__ import annotations
@@ -88,11 +89,47 @@ def published(shared: Path, cut: list[Any]) -> va.Plan:
     return va.plan(settings, net, data)
 
 
+def actions(shared: Path, labels: list[str], plant: list[dict[str, Any]] | None = None) -> va.Plan:
+    """Plan an audit of what people do, by gender, age being matched on; the first of the labels is the outcome."""
+    return va.plan(
+        va.Card.model_validate(
+            {
+                "name": f"{labels[0].capitalize()} in photographs of people",
+                "task": "action",
+                "data": {
+                    "path": str(shared / "data" / "flickr-actions" / "actions.csv"),
+                    "label": "group_of_actions",
+                    "labels": labels,
+                    "shares": {"train": 0.4, "discovery": 0.3, "confirmation": 0.3},
+                    "plant": plant or [],
+                },
+                "groups": {"gender": {"column": "gender", "reference": "male"}},
+                "match_on": ["age"],
+                "model": {
+                    "name": VIT,
+                    "weights": str(shared / "weights" / f"{VIT}.fp16.safetensors"),
+                    "image_size": 98,
+                    "train_blocks": 6,
+                },
+                "training": {"epochs": 8},  # some 400 photographs
+                "audit": {"outcomes": labels[:1]},
+            }
+        )
+    )
+
+
+RARE = [  # what is known of the planted case: few women do sport where the model learns, and few men are still
+    {"attribute": "gender", "group": "female", "label": "sport", "keep": 0.1},
+    {"attribute": "gender", "group": "male", "label": "still", "keep": 0.1},
+]
 CASES: dict[str, Callable[[Path], va.Plan]] = {
     "ages": ages,
     "expressions": expressions,
     "fer2013_cnn, whole image": lambda shared: published(shared, WHOLE),
     "fer2013_cnn, central 80%": lambda shared: published(shared, CENTRAL),
+    "sport or still": lambda shared: actions(shared, ["sport", "still"]),
+    "sport or still, planted": lambda shared: actions(shared, ["sport", "still"], RARE),
+    "move or still": lambda shared: actions(shared, ["move", "still"]),
 }
 
 
@@ -113,6 +150,9 @@ def told(result: va.Result) -> dict[str, Any]:
         "gaps": [
             row for row in rows("contrasts") if row["metric"] == "standardised_gap" and row["state"] == "disparity"
         ],
+        "asked": [row for row in rows("contrasts") if row["metric"] == "standardised_gap"],
+        "accuracy": [row for row in rows("accuracy") if not row["attribute"]],
+        "reasons": rows("reasons"),
         "localisation": {key: str(where.status) for key, where in record.localisation.items()},
         "heads_confirmed": {key: len(where.heads) for key, where in record.localisation.items()},
         "answers": rows("answers"),
