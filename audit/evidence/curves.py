@@ -62,9 +62,14 @@ def standardised_difference(called: Array, is_group: Flags, covariates: Array, s
     Difference
         With fewer than ten subjects in a group for each term, curves are lines; with fewer for these, constant.
     """
-    fewest = min(len(np.unique(subjects[own])) for own in (is_group, ~is_group))
-    design = _design(covariates, fewest // SUBJECTS_A_TERM)
+    design = spline_design(covariates, is_group, subjects)
     return Difference.of(*(_rate(design, called, own, subjects) for own in (is_group, ~is_group)))
+
+
+def spline_design(covariates: Array, is_group: Flags, subjects: Codes) -> Array:
+    """Return the terms (N, T) on which curves are fitted: with few subjects lines, with fewer a constant alone."""
+    fewest = min(len(np.unique(subjects[own])) for own in (is_group, ~is_group))
+    return _design(covariates, fewest // SUBJECTS_A_TERM)
 
 
 def _plain_rate(called: Array, own: Flags) -> Difference:

@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from audit.data.covariates import numbers
+from audit.evidence.adjusted_parts import at_equal_covariates
 from audit.evidence.bootstrap import Bootstrap, draw_bootstrap, gaps_and_shares
 from audit.evidence.disparity import Question, label_shares
 from audit.evidence.effects import SwapEffects, by_code
@@ -67,6 +69,7 @@ class Row:
     component: Component | None  # None where it is a sum of several
     gap: Estimate  # nats
     share: Estimate  # without a value where the whole's interval holds 0, or the whole has not the rate gap's sign
+    adjusted: Estimate | None = None  # the gap with both groups at equal covariates; None where there are none
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Ledger:
     """Parts that sum to a gap, from fine to coarse; rows of one level sum to it."""
 
     total: Estimate  # nats
+    adjusted: Estimate | None  # likewise, with both groups at equal covariates; None where there are none
     components: tuple[Row, ...]
     in_layers: tuple[Row, ...]  # families within layers
     families: tuple[Row, ...]
@@ -106,6 +110,7 @@ def written_ledger(
     resamples: int,
     seed: int,
     clip: float = CLIP,
+    covariates: Sequence[str] = (),
 ) -> WrittenLedger | None:
     """Part a gap of log-odds into what was written by every part of the network.
 
@@ -127,6 +132,8 @@ def written_ledger(
         Of the bootstrap.
     clip : float
         Nats.
+    covariates : sequence of str
+        Columns of the frame for which gaps are adjusted.
 
     Returns
     -------
@@ -141,9 +148,10 @@ def written_ledger(
     if effects.lacks_a_cell or not effects.weighted.any():
         return None
     bootstrap = draw_bootstrap(effects, resamples=resamples, seed=seed)
+    known = numbers(frame[pair], covariates) if covariates else None
 
     def ledger(parts: Array, total: Array, clipped: Array | None) -> Ledger:
-        return _ledger(contributions.components, parts, total, clipped, effects, bootstrap, rate_gap)
+        return _ledger(contributions.components, parts, total, clipped, effects, bootstrap, rate_gap, known)
 
     near = np.abs(log_odds) <= clip
     weights = np.abs(effects.gap_weights())
@@ -202,6 +210,7 @@ def _ledger(
     effects: SwapEffects,
     bootstrap: Bootstrap,
     rate_gap: float | None,
+    covariates: Array | None,
 ) -> Ledger:
     """Estimate all rows of a ledger with the same draws."""
     levels = [
@@ -212,17 +221,21 @@ def _ledger(
     ]
     columns = [total, *(values[:, places].sum(axis=1) for level in levels for places in level.values())]
     columns += [] if clipped is None else [clipped]
-    gaps, shares = gaps_and_shares(np.stack(columns, axis=1), effects, bootstrap)
+    table = np.stack(columns, axis=1)
+    gaps, shares = gaps_and_shares(table, effects, bootstrap)
+    adjusted: list[Estimate | None] = [None] * len(gaps)
+    if covariates is not None:
+        adjusted = list(at_equal_covariates(table, effects, covariates))
     whole = gaps[0]
     if rate_gap is None or whole.value is None or not excludes_zero(whole) or whole.value * rate_gap <= 0:
         shares = [Estimate(value=None)] * len(gaps)
-    found = iter(zip(gaps[1:], shares[1:], strict=True))
+    found = iter(zip(gaps[1:], shares[1:], adjusted[1:], strict=True))
     rows = [tuple(Row(*key, *next(found)) for key in level) for level in levels]
     beyond = None if clipped is None else Row(PartFamily.CLIPPED, None, None, *next(found))
     parts = [row.gap.value or 0.0 for row in (*rows[0], *([] if beyond is None else [beyond]))]
     closure = abs(math.fsum(parts) - (whole.value or 0.0))
     components_of, in_layers, families, layers = rows
-    return Ledger(whole, components_of, in_layers, families, layers, beyond, closure)
+    return Ledger(whole, adjusted[0], components_of, in_layers, families, layers, beyond, closure)
 
 
 def _grouped(keys: Sequence[Key | None]) -> dict[Key, list[int]]:
@@ -241,6 +254,7 @@ def judge_written(
     *,
     resamples: int,
     seed: int,
+    covariates: Sequence[str] = (),
 ) -> tuple[list[LedgerTotal], list[LedgerRow]]:
     """Give each detected gap, as log-odds, as a sum of what was written.
 
@@ -254,6 +268,8 @@ def judge_written(
         What is compared, and the gap in rates that was detected: its metric says which images count.
     resamples, seed : int
         Of the bootstrap.
+    covariates : sequence of str
+        Columns of the frame for which gaps are adjusted besides.
 
     Returns
     -------
@@ -266,7 +282,16 @@ def judge_written(
     closure = None if isinstance(contributions, WhyNoLedger) else contributions.closure
     for question, contrast, gap in asked:
         named = {"contrast": str(contrast), "outcome": gap.outcome}
-        found = _judged(contributions, frame, question, contrast.group, gap, resamples=resamples, seed=seed)
+        found = _judged(
+            contributions,
+            frame,
+            question,
+            contrast.group,
+            gap,
+            resamples=resamples,
+            seed=seed,
+            covariates=covariates,
+        )
         if isinstance(found, WhyNoLedger):
             nothing = Estimate(value=None)
             totals.append(LedgerTotal(**named, metric=gap.metric, among="all", gap=nothing, why_not=found))
@@ -282,6 +307,7 @@ def judge_written(
                     metric=gap.metric,
                     among=images,
                     gap=part.total,
+                    adjusted=part.adjusted,
                     closure=part.closure,
                     closure_of_images=closure,
                     **near,
@@ -300,6 +326,7 @@ def _judged(
     *,
     resamples: int,
     seed: int,
+    covariates: Sequence[str],
 ) -> WrittenLedger | WhyNoLedger:
     """Let the images count that count in the gap: all, each label at its common share, or those of one truth alone."""
     if isinstance(contributions, WhyNoLedger):
@@ -309,7 +336,17 @@ def _judged(
     counted, frame = counted_images(frame, gap)
     some = replace(contributions, values=contributions.values[counted], log_odds=contributions.log_odds[counted])
     rate = gap.estimate.value
-    found = written_ledger(some, gap.outcome, frame, question, group, rate_gap=rate, resamples=resamples, seed=seed)
+    found = written_ledger(
+        some,
+        gap.outcome,
+        frame,
+        question,
+        group,
+        rate_gap=rate,
+        resamples=resamples,
+        seed=seed,
+        covariates=covariates,
+    )
     return WhyNoLedger.LABELS if found is None else found
 
 
@@ -341,6 +378,7 @@ def _flat(part: Ledger, named: dict[str, str], images: LedgerImages) -> list[Led
             head=None if row.component is None else row.component.index,
             gap=row.gap,
             share=row.share,
+            adjusted=row.adjusted,
         )
         for level, rows in levels
         for row in rows

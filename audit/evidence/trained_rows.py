@@ -36,6 +36,7 @@ def judge_trained(
     *,
     resamples: int,
     seed: int,
+    covariates: Sequence[str] = (),
 ) -> tuple[list[TrainedTotal], list[TrainedRow]]:
     """Share out each detected gap, in every order that was measured.
 
@@ -49,6 +50,8 @@ def judge_trained(
     asked : sequence of (Contrast, outcome, Metric)
     resamples, seed : int
         Of the bootstrap over subjects.
+    covariates : sequence of str
+        Columns of the frame for which gaps are adjusted besides.
 
     Returns
     -------
@@ -69,7 +72,16 @@ def judge_trained(
             answers = by_order[order]
             recipients = np.sort(answers["recipient"].unique())
             images = frame.loc[recipients]
-            compared = compare(images, contrast, outcome, audited=frame, metric=metric, resamples=resamples, seed=seed)
+            compared = compare(
+                images,
+                contrast,
+                outcome,
+                audited=frame,
+                metric=metric,
+                resamples=resamples,
+                seed=seed,
+                covariates=covariates,
+            )
             if compared.effects.lacks_a_cell:  # among the images that were drawn
                 continue
             found = _shared_out(answers, images, compared, outcome, order)
@@ -138,6 +150,7 @@ def _total(
         rate=found.total.rate.estimate,
         probability=found.total.probability.estimate,
         log_odds=found.total.log_odds.estimate,
+        adjusted=found.total.rate.adjusted,
         by_training=found.by_training.rate.estimate,
         closure=found.closure["rate"],
     )
@@ -155,6 +168,7 @@ def _recorded(found: Trained, contrast: Contrast, outcome: str, order: HybridOrd
             rate=row.rate.estimate,
             probability=row.probability.estimate,
             log_odds=row.log_odds.estimate,
+            adjusted=row.rate.adjusted,
             between=row.rate.between,
             null=row.rate.null,
             order_error=row.rate.order_error,

@@ -35,8 +35,10 @@ def judge_writers(scope: Scope, rates: Rates, table: Rows | WhyNoLedger, judged:
         given: Contributions | WhyNoLedger = table
     else:
         frame, given = _contributions(scope, frame, table)
-    spec = scope.card.audit
-    totals, rows = judge_written(given, frame, detected, resamples=spec.bootstrap, seed=spec.seed)
+    spec, covariates = scope.card.audit, list(scope.samples.calipers)
+    totals, rows = judge_written(
+        given, frame, detected, resamples=spec.bootstrap, seed=spec.seed, covariates=covariates
+    )
     return replace(judged, ledgers=totals, ledger=rows)
 
 
@@ -103,8 +105,8 @@ def judge_training(scope: Scope, rates: Rates, table: Rows, balanced_on: str, ju
         for outcome in found
         if contrast.attribute == balanced_on
     ]
-    spec = scope.card.audit
-    totals, rows = judge_trained(table, frame, asked, resamples=spec.bootstrap, seed=spec.seed)
+    spec, covariates = scope.card.audit, list(scope.samples.calipers)
+    totals, rows = judge_trained(table, frame, asked, resamples=spec.bootstrap, seed=spec.seed, covariates=covariates)
     return replace(judged, trained=totals, trained_parts=rows)
 
 

@@ -76,6 +76,7 @@ class LedgerRow(Record):
     head: int | None = None  # or slice; 0-based
     gap: Estimate  # nats, group minus reference
     share: Estimate  # of the whole; without a value where its interval holds 0, or it has not the sign of the rate gap
+    adjusted: Estimate | None = None  # the gap with both groups at equal covariates, where the card names some
 
 
 class LedgerTotal(Record):
@@ -86,6 +87,7 @@ class LedgerTotal(Record):
     metric: Metric  # of the gap in rates: which labels count
     among: LedgerImages
     gap: Estimate  # nats, group minus reference
+    adjusted: Estimate | None = None  # with both groups at equal covariates, where the card names some
     clip: float | None = None  # nats; log-odds beyond it count as this
     kept: float | None = None  # share of the weight of images within it
     closure: float | None = None  # |sum of the parts - gap|, nats
@@ -104,6 +106,7 @@ class TrainedRow(Record):
     rate: Estimate  # fractions; mean over the references, the interval is over subjects
     probability: Estimate
     log_odds: Estimate  # nats
+    adjusted: Estimate | None = None  # of the rate, with both groups at equal covariates, where the card names some
     between: float | None = None  # standard deviation of the rate between references; None of one
     null: float | None = None  # root mean square of this row, in rates, between two references
     order_error: float | None = None  # standard error of the rate for having drawn some orders of many; 0: all
@@ -122,6 +125,7 @@ class TrainedTotal(Record):
     rate: Estimate  # the audited model's gap, on these images
     probability: Estimate
     log_odds: Estimate  # nats
+    adjusted: Estimate | None = None  # of the rate, with both groups at equal covariates, where the card names some
     by_training: Estimate  # in rates: the sum of all parts
     closure: float | None  # |sum of rows - gap|, in rates
 

@@ -223,3 +223,26 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
         if row.component != PARTS[6]
     ]
     assert 0.88 <= np.mean(held) <= 0.99
+
+
+def test_rows_at_equal_covariates_close_at_every_level_and_lose_what_goes_with_them() -> None:
+    given, frame = sample(200)
+    age = np.random.default_rng(4).normal(40, 8, len(frame)) + 6 * (frame["gender"] == "woman").to_numpy()
+    given.values[:, 2] = 0.2 * age[:, None]
+    whole = replace(given, log_odds=given.values.sum(axis=1))
+    found = written_ledger(
+        whole, "happy", frame.assign(age=age.astype(str)), QUESTION, "woman",
+        rate_gap=0.1, resamples=100, seed=1, covariates=["age"],
+    )  # fmt: skip
+    assert found is not None
+    for part in (found.whole, found.near):
+        clipped = part.clipped.adjusted.value if part.clipped and part.clipped.adjusted else 0.0
+        for level in ("components", "in_layers", "families"):
+            summed = sum(row.adjusted.value for row in getattr(part, level))
+            assert part.adjusted is not None
+            assert summed + (clipped or 0.0) == pytest.approx(part.adjusted.value, abs=1e-9)
+    (follows,) = (row for row in found.whole.components if row.component == PARTS[2])
+    assert follows.adjusted is not None
+    assert follows.gap.value == pytest.approx(1.2, abs=0.5)
+    assert follows.adjusted.value == pytest.approx(0.0, abs=1e-9)
+    assert ledger(given, frame).whole.adjusted is None

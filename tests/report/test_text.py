@@ -498,3 +498,15 @@ def test_what_heads_do_beyond_the_sum_is_told_in_the_direction_of_the_gap(
     both = {"heads": ["L0H1", "L1H0"], "together": Estimate(value=together, low=together, high=together)}
     text = Sentences(audit).ledger("smallest", one.model_copy(update=both | {"redundancy": redundancy}))
     assert said in text
+
+
+def test_sums_at_equal_covariates_are_told_where_the_card_names_some() -> None:
+    audit = examples()["disparity"]
+    text, total = Sentences(audit), audit.ledgers[0]
+    families = [row for row in audit.ledger if (row.among, row.level) == ("all", "family")]
+    assert "With both groups at equal covariates it is +1.21 [+0.97, +1.45] nats: " in text.ledger(
+        "answer", total, families
+    )
+    assert "covariates" not in text.ledger("answer", total.model_copy(update={"adjusted": None}), families)
+    unknown = total.model_copy(update={"adjusted": Estimate(value=None)})
+    assert "it is not known" in text.ledger("answer", unknown, families)
