@@ -86,12 +86,13 @@ class _Curves:
     @classmethod
     def of(cls, covariates: Array, is_group: Flags, subjects: Codes) -> _Curves:
         design = spline_design(covariates, is_group, subjects)
-        sides = []
+        sides: list[tuple[float, Flags, Array, Array]] = []
         for sign, own in ((1.0, is_group), (-1.0, ~is_group)):
             solved = np.linalg.pinv(design[own])
             of_subject = np.unique(subjects[own], return_inverse=True)[1]
             of_image = np.einsum("ij,ji->i", design[own], solved)
-            sides.append((sign, own, solved, np.bincount(of_subject, weights=of_image)[of_subject]))
+            leverage: Array = np.bincount(of_subject, weights=of_image)[of_subject]
+            sides.append((sign, own, solved, leverage))
         return cls(design, tuple(sides))
 
     def difference(self, columns: Array) -> tuple[Array, Array]:

@@ -135,8 +135,8 @@ def compare(
         shares=by_code(shares["label_shares"], names),
         group_shares=by_code(shares["group_shares"], names),
     )
-    known = numbers(images, covariates) if covariates else None
-    return Compared(effects, Bootstrap(effects.subject, resamples, seed), known)
+    adjusted_for = numbers(images, covariates) if covariates else None
+    return Compared(effects, Bootstrap(effects.subject, resamples, seed), adjusted_for)
 
 
 def draw_images(images: pd.DataFrame, attribute: str, most: int, seed: int) -> Codes:
