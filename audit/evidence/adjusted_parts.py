@@ -88,10 +88,10 @@ class _Curves:
         design = spline_design(covariates, is_group, subjects)
         sides: list[tuple[float, Flags, Array, Array]] = []
         for sign, own in ((1.0, is_group), (-1.0, ~is_group)):
-            solved = np.linalg.pinv(design[own])
+            solved: Array = np.asarray(np.linalg.pinv(design[own]), dtype=np.float64)
             of_subject = np.unique(subjects[own], return_inverse=True)[1]
             of_image = np.einsum("ij,ji->i", design[own], solved)
-            leverage: Array = np.bincount(of_subject, weights=of_image)[of_subject]
+            leverage = np.bincount(of_subject, weights=of_image).astype(np.float64)[of_subject]
             sides.append((sign, own, solved, leverage))
         return cls(design, tuple(sides))
 
