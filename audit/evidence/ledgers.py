@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from audit.data.covariates import numbers
+from audit.data.covariates import NO_COVARIATES, Covariates
 from audit.evidence.adjusted_parts import at_equal_covariates
 from audit.evidence.bootstrap import Bootstrap, draw_bootstrap, gaps_and_shares
 from audit.evidence.disparity import Question, label_shares
@@ -110,7 +110,7 @@ def written_ledger(
     resamples: int,
     seed: int,
     clip: float = CLIP,
-    covariates: Sequence[str] = (),
+    covariates: Covariates = NO_COVARIATES,
 ) -> WrittenLedger | None:
     """Part a gap of log-odds into what was written by every part of the network.
 
@@ -132,8 +132,8 @@ def written_ledger(
         Of the bootstrap.
     clip : float
         Nats.
-    covariates : sequence of str
-        Columns of the frame for which gaps are adjusted.
+    covariates : Covariates
+        Gaps are adjusted for them besides.
 
     Returns
     -------
@@ -148,7 +148,7 @@ def written_ledger(
     if effects.lacks_a_cell or not effects.weighted.any():
         return None
     bootstrap = draw_bootstrap(effects, resamples=resamples, seed=seed)
-    known = numbers(frame[pair], covariates) if covariates else None
+    known = covariates.values(frame[pair]) if covariates.terms else None
 
     def ledger(parts: Array, total: Array, clipped: Array | None) -> Ledger:
         return _ledger(contributions.components, parts, total, clipped, effects, bootstrap, rate_gap, known)
@@ -254,7 +254,7 @@ def judge_written(
     *,
     resamples: int,
     seed: int,
-    covariates: Sequence[str] = (),
+    covariates: Covariates = NO_COVARIATES,
 ) -> tuple[list[LedgerTotal], list[LedgerRow]]:
     """Give each detected gap, as log-odds, as a sum of what was written.
 
@@ -268,8 +268,8 @@ def judge_written(
         What is compared, and the gap in rates that was detected: its metric says which images count.
     resamples, seed : int
         Of the bootstrap.
-    covariates : sequence of str
-        Columns of the frame for which gaps are adjusted besides.
+    covariates : Covariates
+        Gaps are adjusted for them besides.
 
     Returns
     -------
@@ -326,7 +326,7 @@ def _judged(
     *,
     resamples: int,
     seed: int,
-    covariates: Sequence[str],
+    covariates: Covariates,
 ) -> WrittenLedger | WhyNoLedger:
     """Let the images count that count in the gap: all, each label at its common share, or those of one truth alone."""
     if isinstance(contributions, WhyNoLedger):

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from audit.data.covariates import numbers
+from audit.data.covariates import NO_COVARIATES, Covariates
 from audit.errors import InputError
 from audit.evidence.adjusted_parts import at_equal_covariates
 from audit.evidence.bootstrap import Bootstrap, weighted_estimates
@@ -98,7 +98,7 @@ def compare(
     metric: Metric = Metric.STANDARDISED_GAP,
     resamples: int = 2000,
     seed: int = 0,
-    covariates: Sequence[str] = (),
+    covariates: Covariates = NO_COVARIATES,
 ) -> Compared:
     """Return the gap of a contrast and outcome, weighted as the audit has it.
 
@@ -114,8 +114,8 @@ def compare(
     metric : Metric
     resamples, seed : int
         Of the bootstrap over subjects.
-    covariates : sequence of str
-        Columns of the images for which gaps are adjusted besides.
+    covariates : Covariates
+        Gaps are adjusted for them besides.
     """
     shares = label_shares_of(images if audited is None else audited, contrast, outcome, metric)
     groups = images[contrast.attribute]
@@ -135,7 +135,7 @@ def compare(
         shares=by_code(shares["label_shares"], names),
         group_shares=by_code(shares["group_shares"], names),
     )
-    adjusted_for = numbers(images, covariates) if covariates else None
+    adjusted_for = covariates.values(images) if covariates.terms else None
     return Compared(effects, Bootstrap(effects.subject, resamples, seed), adjusted_for)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from audit.data.covariates import NO_COVARIATES, Covariates
 from audit.evidence.stats import Array, excludes_zero
 from audit.evidence.stored_rows import Rows, columns_of, read
 from audit.evidence.trained import (
@@ -36,7 +37,7 @@ def judge_trained(
     *,
     resamples: int,
     seed: int,
-    covariates: Sequence[str] = (),
+    covariates: Covariates = NO_COVARIATES,
 ) -> tuple[list[TrainedTotal], list[TrainedRow]]:
     """Share out each detected gap, in every order that was measured.
 
@@ -50,8 +51,8 @@ def judge_trained(
     asked : sequence of (Contrast, outcome, Metric)
     resamples, seed : int
         Of the bootstrap over subjects.
-    covariates : sequence of str
-        Columns of the frame for which gaps are adjusted besides.
+    covariates : Covariates
+        Gaps are adjusted for them besides.
 
     Returns
     -------

@@ -17,7 +17,7 @@ from audit.evidence.read_back import Asked, Readings, gather_read, judge_read, l
 from audit.evidence.stored_rows import Rows, columns_of
 from audit.evidence.trained_rows import judge_trained
 from audit.patching.contributions import Contributions
-from audit.pipeline.analyze import Judged, Rates, predictions, questions
+from audit.pipeline.analyze import Judged, Rates, covariates_of, predictions, questions
 from audit.pipeline.context import Scope
 from audit.pipeline.run_sweeps import Swept, head_settings
 from audit.records import Contrast, ContrastRow, PartKind, WhyNoLedger, WhyNotRead
@@ -35,7 +35,7 @@ def judge_writers(scope: Scope, rates: Rates, table: Rows | WhyNoLedger, judged:
         given: Contributions | WhyNoLedger = table
     else:
         frame, given = _contributions(scope, frame, table)
-    spec, covariates = scope.card.audit, list(scope.samples.calipers)
+    spec, covariates = scope.card.audit, covariates_of(scope)
     totals, rows = judge_written(
         given, frame, detected, resamples=spec.bootstrap, seed=spec.seed, covariates=covariates
     )
@@ -105,7 +105,7 @@ def judge_training(scope: Scope, rates: Rates, table: Rows, balanced_on: str, ju
         for outcome in found
         if contrast.attribute == balanced_on
     ]
-    spec, covariates = scope.card.audit, list(scope.samples.calipers)
+    spec, covariates = scope.card.audit, covariates_of(scope)
     totals, rows = judge_trained(table, frame, asked, resamples=spec.bootstrap, seed=spec.seed, covariates=covariates)
     return replace(judged, trained=totals, trained_parts=rows)
 

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
+from audit.data.covariates import Covariates
 from audit.evidence.adjusted_parts import at_equal_covariates
 from audit.evidence.disparity import Question
 from audit.evidence.effects import SwapEffects
@@ -85,7 +86,9 @@ def test_no_value_where_a_label_has_nobody_with_a_covariate_in_a_group() -> None
 
 def test_labels_that_sides_weigh_differently_are_taken_as_one() -> None:
     frame, age = people(600)
-    compared = compare(frame, CONTRAST, "other", metric=Metric.FPR_GAP, covariates=["age"])
+    compared = compare(
+        frame, CONTRAST, "other", metric=Metric.FPR_GAP, covariates=Covariates.of(frame, {"age": 5.0}, ())
+    )
     assert compared.covariates is not None
     (found,) = at_equal_covariates(0.1 * age, compared.effects, compared.covariates)
     assert found.value == pytest.approx(0.0, abs=1e-9)

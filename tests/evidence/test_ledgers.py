@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
+from audit.data.covariates import Covariates
 from audit.evidence.disparity import Question, Thresholds, contrasts
 from audit.evidence.ledgers import Ledger, WrittenLedger, written_ledger
 from audit.patching.contributions import Component, Contributions
@@ -229,10 +230,10 @@ def test_rows_at_equal_covariates_close_at_every_level_and_lose_what_goes_with_t
     given, frame = sample(200)
     age = np.random.default_rng(4).normal(40, 8, len(frame)) + 6 * (frame["gender"] == "woman").to_numpy()
     given.values[:, 2] = 0.2 * age[:, None]
-    whole = replace(given, log_odds=given.values.sum(axis=1))
+    whole, aged = replace(given, log_odds=given.values.sum(axis=1)), frame.assign(age=age.astype(str))
     found = written_ledger(
-        whole, "happy", frame.assign(age=age.astype(str)), QUESTION, "woman",
-        rate_gap=0.1, resamples=100, seed=1, covariates=["age"],
+        whole, "happy", aged, QUESTION, "woman",
+        rate_gap=0.1, resamples=100, seed=1, covariates=Covariates.of(aged, {"age": 5.0}, ()),
     )  # fmt: skip
     assert found is not None
     for part in (found.whole, found.near):
