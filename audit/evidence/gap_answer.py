@@ -29,6 +29,7 @@ from audit.records import (
     Reading,
     SmallestSetRow,
     TrainedRow,
+    WhyNotTrained,
 )
 from audit.units import layers_in, parse_name
 
@@ -78,7 +79,15 @@ class _Carrier:
         return sorted({parse_name(name)[0] for name in self.heads})
 
 
-def answer(ledgers: Ledgers, key: str, contrast: str, outcome: str, pairs: Pairs) -> GapAnswer:
+def answer(
+    ledgers: Ledgers,
+    key: str,
+    contrast: str,
+    outcome: str,
+    pairs: Pairs,
+    *,
+    why_not_trained: WhyNotTrained | None = None,
+) -> GapAnswer:
     """Answer one question.
 
     Parameters
@@ -89,6 +98,8 @@ def answer(ledgers: Ledgers, key: str, contrast: str, outcome: str, pairs: Pairs
     contrast, outcome : str
     pairs : Pairs
         Said where the answer is not of heads.
+    why_not_trained : WhyNotTrained, optional
+        Why there is no ledger of what training put there; said where there is none.
     """
     where = ledgers.localisation[key]
     assert where.metric is not None  # of a question in which a gap was detected
@@ -117,6 +128,8 @@ def answer(ledgers: Ledgers, key: str, contrast: str, outcome: str, pairs: Pairs
         not_attributed=_rest(carrier.share) if len(carrier.rows) <= 1 else NONE,
         written_in=written,
         trained_in=None if trained is None else trained.player,
+        patched=where.was_asked,
+        why_not_trained=None if own.trained else why_not_trained,
         reading=_reading(carrier.layers, written, None if trained is None else layers_in(trained.player)),
         pairs=None if at_heads else pairs.here,
         pairs_needed=None if at_heads else pairs.needed,

@@ -94,8 +94,9 @@ class WrittenLedger:
     group: str
     reference: str
     whole: Ledger
-    near: Ledger  # of log-odds clipped at +-``clip``
+    near: Ledger  # of log-odds clipped at +-``clip`` from where the decision lies
     clip: float
+    decision: float  # log-odds from which on an image is called the outcome
     kept: float  # share of the weight that images near the decision have
 
 
@@ -153,16 +154,18 @@ def written_ledger(
     def ledger(parts: Array, total: Array, clipped: Array | None) -> Ledger:
         return _ledger(contributions.components, parts, total, clipped, effects, bootstrap, rate_gap, known)
 
-    near = np.abs(log_odds) <= clip
+    beyond = contributions.from_decision(outcome)[pair]
+    near = np.abs(beyond) <= clip
     weights = np.abs(effects.gap_weights())
-    inside, outside = near_the_decision(values, log_odds, near, effects.label, clip)
+    inside, outside = near_the_decision(values, beyond, near, effects.label, clip)
     return WrittenLedger(
         outcome=outcome,
         group=group,
         reference=question.reference,
         whole=ledger(values, log_odds, None),
-        near=ledger(inside, np.clip(log_odds, -clip, clip), outside),
+        near=ledger(inside, np.clip(beyond, -clip, clip), outside),
         clip=clip,
+        decision=contributions.decision[place] if contributions.decision else 0.0,
         kept=float(weights[near].sum() / weights.sum()),
     )
 
@@ -186,19 +189,19 @@ def laid_out(pair: pd.DataFrame, question: Question, group: str, shares: dict[st
 
 
 def near_the_decision(
-    values: Array, log_odds: Array, near: npt.NDArray[np.bool_], label: npt.NDArray[np.int64], clip: float
+    values: Array, beyond: Array, near: npt.NDArray[np.bool_], label: npt.NDArray[np.int64], clip: float
 ) -> tuple[Array, Array]:
     """Return what the parts add to the clipped log-odds of images near the decision, and what belongs to no part.
 
     Parts are counted from their means over the images of the same label near the decision, so that a part has no gap
     for the number of images there alone. The rest is these means, and the clipped log-odds of all other images: what
-    differs between groups in how many are beyond, and on which side.
+    differs between groups in how many are beyond, and on which side. ``beyond`` are log-odds from the decision.
     """
-    inside, outside = np.zeros_like(values), np.clip(log_odds, -clip, clip)
+    inside, outside = np.zeros_like(values), np.clip(beyond, -clip, clip)
     for code in np.unique(label[near]):
         rows = near & (label == code)
         inside[rows] = values[rows] - values[rows].mean(axis=0)
-        outside[rows] = log_odds[rows].mean()
+        outside[rows] = beyond[rows].mean()
     return inside, outside
 
 
@@ -298,7 +301,7 @@ def judge_written(
             continue
         each: list[tuple[LedgerImages, Ledger, dict[str, float]]] = [
             ("all", found.whole, {}),
-            ("near the decision", found.near, {"clip": found.clip, "kept": found.kept}),
+            ("near the decision", found.near, {"clip": found.clip, "kept": found.kept, "decision": found.decision}),
         ]
         for images, part, near in each:
             totals.append(

@@ -156,7 +156,7 @@ class _Sums:
 
     asked: Asked
     rows: npt.NDArray[np.int64]  # images of both groups that count
-    log_odds: Array
+    beyond: Array  # their log-odds, from where the decision lies
     frame: pd.DataFrame  # of these images
     shares: Mapping[str, float]
     resamples: int
@@ -167,16 +167,15 @@ class _Sums:
         counted, some = counted_images(frame, asked.gap)
         pair = some[asked.question.attribute].isin([asked.contrast.group, asked.question.reference]).to_numpy()
         rows = np.flatnonzero(counted)[pair]
-        place = contributions.outcomes.index(asked.gap.outcome)
-        log_odds = np.asarray(contributions.log_odds[rows, place], dtype=np.float64)
-        return cls(asked, rows, log_odds, some[pair], label_shares(some, asked.question), resamples, seed)
+        beyond = contributions.from_decision(asked.gap.outcome)[rows]
+        return cls(asked, rows, beyond, some[pair], label_shares(some, asked.question), resamples, seed)
 
     def estimates(self, values: Array) -> list[tuple[LedgerImages, list[Estimate], list[Estimate]]]:
         """Return gaps and shares of columns, the first of which is the whole, over all images and near the decision."""
         effects = laid_out(self.frame, self.asked.question, self.asked.contrast.group, dict(self.shares))
         bootstrap = draw_bootstrap(effects, resamples=self.resamples, seed=self.seed)
-        near = np.abs(self.log_odds) <= CLIP
-        inside, _ = near_the_decision(values, self.log_odds, near, effects.label, CLIP)
+        near = np.abs(self.beyond) <= CLIP
+        inside, _ = near_the_decision(values, self.beyond, near, effects.label, CLIP)
         kinds: list[tuple[LedgerImages, Array]] = [("all", values), ("near the decision", inside)]
         return [(among, *gaps_and_shares(columns, effects, bootstrap)) for among, columns in kinds]
 

@@ -247,3 +247,16 @@ def test_rows_at_equal_covariates_close_at_every_level_and_lose_what_goes_with_t
     assert follows.gap.value == pytest.approx(1.2, abs=0.5)
     assert follows.adjusted.value == pytest.approx(0.0, abs=1e-9)
     assert ledger(given, frame).whole.adjusted is None
+
+
+def test_near_the_decision_is_near_a_threshold_that_is_not_even() -> None:
+    """With the decision at -4.6 nats, of log-odds around it all are near; shifted by as much nothing else changes."""
+    given, frame = sample(200, gap=1.5)
+    shifted = given.values.copy()
+    shifted[:, 6] -= 4.6
+    apart = replace(given, values=shifted, log_odds=shifted.sum(axis=1), decision=(-4.6, 0.0))
+    one, other = ledger(given, frame), ledger(apart, frame)
+    assert (one.decision, other.decision) == (0.0, -4.6)
+    assert other.kept == pytest.approx(one.kept)
+    np.testing.assert_allclose(gaps(other.near), gaps(one.near), atol=1e-9)
+    assert ledger(replace(apart, decision=()), frame).kept < other.kept
