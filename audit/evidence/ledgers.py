@@ -313,11 +313,20 @@ def judge_written(
                     adjusted=part.adjusted,
                     closure=part.closure,
                     closure_of_images=closure,
+                    cut=_cut(contributions),
                     **near,
                 )
             )
             rows += _flat(part, named, images)
     return totals, rows
+
+
+def _cut(contributions: Contributions | WhyNoLedger) -> int | None:
+    """Return the one stage whose slices are the parts; None of residual networks, whose layers all add to the whole."""
+    if isinstance(contributions, WhyNoLedger):
+        return None
+    layers = {part.layer for part in contributions.components if part.kind is PartKind.SLICE}
+    return next(iter(layers)) if len(layers) == 1 else None
 
 
 def _judged(

@@ -90,6 +90,7 @@ class LedgerTotal(Record):
     adjusted: Estimate | None = None  # with both groups at equal covariates, where the card names some
     clip: float | None = None  # nats; log-odds further than this from where the decision lies count as this
     decision: float = 0.0  # log-odds from which on an image is called the outcome
+    cut: int | None = None  # of a network whose stages follow one another: the stage whose slices sum to the whole
     kept: float | None = None  # share of the weight of images within it
     closure: float | None = None  # |sum of the parts - gap|, nats
     closure_of_images: float | None = None  # largest |sum - log-odds| of an image, over the largest |log-odds| or 1 nat
