@@ -243,6 +243,7 @@ class GapAnswer(Record):
     level: AnswerLevel
     heads: list[str] = []  # the smallest set, or where none was confirmed the heads that were, one by one
     jointly: bool = False  # whether ``heads`` were confirmed as a set
+    one_by_one: int = 0  # how many heads are confirmed by themselves, whatever the answer is
     layers: list[int] = []  # 0-based, that carry it
     parts: list[CarriedKind] = []
     # of the gap in rates, that heads carry together, or of several parts the largest; of the log-odds gap, where it is

@@ -141,3 +141,14 @@ def test_why_training_is_not_told_of_is_said_where_it_is_not() -> None:
         known = Ledgers(where, every, [], [], [], [], [], rows)
         found = answer(known, "q", *KEY.values(), Pairs(), why_not_trained=WhyNotTrained.NO_TRAINING)
         assert found.why_not_trained is why
+
+
+def test_many_heads_that_are_confirmed_by_themselves_are_no_place() -> None:
+    many = ("L0H1", "L1H0", "L2H1", "L4H2")
+    spread = answered(LocalisationStatus.LOCALISED, many, written=[written(5)])
+    assert (spread.level, spread.one_by_one, spread.heads) == (AnswerLevel.WRITTEN_LATE, 4, [])
+    assert answered(LocalisationStatus.LOCALISED, many, carried=[carried("layer", 2)]).level is AnswerLevel.LAYERS
+    assert answered(LocalisationStatus.LOCALISED, many).heads == list(many)
+    assert answered(LocalisationStatus.LOCALISED, many[:3], written=[written(5)]).heads == list(many[:3])
+    jointly = answered(smallest=[set_of(*many)], written=[written(5)])
+    assert (jointly.level, jointly.heads) == (AnswerLevel.HEADS, list(many))
