@@ -387,7 +387,7 @@ def adapt(
     image_size : int
         Side in pixels.
     mean, std : sequence of float
-        By which pixels of 0 to 1 are normalised, one number a channel; needed but with a ``Preprocess``.
+        By which pixels of 0 to 1 are normalised, one number for each channel; needed but with a ``Preprocess``.
     classifier : str, optional
         Name of the linear layer that gives the logits; by default the last one that runs.
     channels : int

@@ -162,7 +162,7 @@ class DataSpec(CardPart):
     label_error: ErrorShare | None = None  # estimated share of wrong labels: bounds on every detected gap
     merge_labels: Merge = False  # true: what differs in case, blanks or the form of a letter only
     not_detected: str | None = None  # a column, true of images that never reached the classifier
-    not_detected_list: str | None = None  # or a file that lists them, one a line
+    not_detected_list: str | None = None  # or a file that lists them, one to a line
     split: str | None = None  # a column that names each image's split, instead of drawing
     shares: Shares = Shares(train=0.5, discovery=0.25, confirmation=0.25)  # of subjects
     seed: int = 0  # of the split
@@ -250,7 +250,7 @@ class ModelSpec(CardPart):
     # What is done to an image before the model sees it: as the weights or their library say; at timm's test size; as
     # stated; or a centred square resized bicubic, as before version 0.2.
     preprocess: Literal["deployed", "test", "legacy"] | PreprocessSpec = "deployed"
-    served: str | None = None  # a table of what production answered: image, one logit or probability a class
+    served: str | None = None  # a table of what production answered: image, one logit or probability for each class
     served_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.001  # of a probability; beyond it the audit is INVALID
     train_blocks: Positive | None = None  # fine-tune the last so many blocks; default: all
     channel_slices: Annotated[int, Field(ge=1, strict=True)] | None = (

@@ -1,8 +1,8 @@
 """What a deployed pipeline does to an image before the model sees it, by the library's own code.
 
 Each library's preprocessing is a geometry, which turns an image into bytes of the model's size, and a normalisation of
-each channel. The geometry runs once an image; the normalisation runs with the model (``transforms.as_input``). Where a
-library resizes without rounding to bytes, the geometry gives normalised numbers, as a user's own function may.
+each channel. The geometry runs once for each image; the normalisation runs with the model (``transforms.as_input``).
+Where a library resizes without rounding to bytes, the geometry gives normalised numbers, as a user's own function may.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Preprocessing:
     """How images become what a model sees."""
 
     geometry: Geometry  # from a file to pixels of the model's size
-    # by which pixels between 0 and 1 are normalised, one each a channel
+    # by which pixels between 0 and 1 are normalised, one for each channel
     mean: tuple[float, ...]
     std: tuple[float, ...]
     info: PreprocessingInfo  # what the record says of it
@@ -311,7 +311,7 @@ class _Processed:
     processor: Any
     sizes: Mapping[str, Any]  # that it is called with
     rescaled: float  # what it multiplies grey levels by, as shares of a byte's range
-    # by which shares are normalised, one each a channel
+    # by which shares are normalised, one for each channel
     mean: npt.NDArray[np.float32]
     std: npt.NDArray[np.float32]
 
@@ -541,7 +541,7 @@ def _checked(made: Preprocessing, shape: tuple[int, int, int]) -> Preprocessing:
     sizes: Sequence[int] = (len(made.mean), len(made.std))
     if any(n not in (1, shape[2]) for n in sizes):
         what = f"mean and std have {sizes[0]} and {sizes[1]} numbers for {shape[2]} channels"
-        raise ModelError("model.preprocess", what, "give one number a channel")
+        raise ModelError("model.preprocess", what, "give one number for each channel")
     info = made.info.model_copy(
         update={
             "input_size": [shape[2], shape[0], shape[1]],

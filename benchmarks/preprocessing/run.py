@@ -151,7 +151,7 @@ def of_vit(frame: pd.DataFrame, folder: Path, shared: Path) -> dict[str, npt.NDA
 
 
 def gaps_of(frame: pd.DataFrame, called: dict[str, npt.NDArray[np.bool_]]) -> list[dict[str, Any]]:
-    """Return a row a pipeline: rates, gaps with intervals, and the change from the deployed pipeline, by person."""
+    """Return a row for each pipeline: rates, gaps with intervals, and the change from the deployed one, by person."""
     rows = []
     truth, positive = frame["truth"].to_numpy(), {True: "yes", False: "no"}
     weights = resampled_subjects(frame["subject"])

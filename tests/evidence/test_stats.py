@@ -108,7 +108,13 @@ def test_error_is_that_of_clustered_least_squares(seed: int, cells: int, nested:
         ([1, 0] * 10, [0] * 10 + [1] * 10, np.repeat(np.arange(10), 2).tolist()),
         ([1, 0, 1, 0], [0, 0, 1, 1], [0, 1, 0, 1]),
     ],
-    ids=["no spread", "one image a group", "one subject a group", "spread within subjects only", "pairs alike"],
+    ids=[
+        "no spread",
+        "one image in each group",
+        "one subject in each group",
+        "spread within subjects only",
+        "pairs alike",
+    ],
 )
 def test_cells_without_visible_spread_are_not_certain(y: list[int], cells: list[int], subjects: list[int]) -> None:
     found = combine_cells(np.array(y, dtype=float), np.array(cells), [1.0, -1.0], np.array(subjects))
