@@ -248,9 +248,9 @@ def test_few_seeds_have_scipys_exact_p(values: list[float]) -> None:
 def test_many_seeds_cost_no_more_than_few() -> None:
     values = np.random.default_rng(3).normal(0.5, 1, 22)
     tracemalloc.start()
-    begun = time.perf_counter()
+    begun = time.process_time()
     found = over_seeds(values.tolist())
-    seconds, peak = time.perf_counter() - begun, tracemalloc.get_traced_memory()[1]
+    seconds, peak = time.process_time() - begun, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert seconds < 1
     assert peak < 20e6
