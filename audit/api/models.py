@@ -98,6 +98,14 @@ class Net:
         ------
         DataError
             If a file cannot be read as an image.
+
+        Examples
+        --------
+        >>> import timm, vit_audit as va
+        >>> from PIL import Image
+        >>> module = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=2)
+        >>> va.wrap(module, ["no", "yes"]).predict([Image.new("RGB", (64, 48))]).shape
+        (1, 2)
         """
         check_kind("images", images, Collection, "give a list of files or images")
         model = self.module
