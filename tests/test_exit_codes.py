@@ -57,10 +57,17 @@ def ended(arguments: list[str], **streams: Any) -> subprocess.CompletedProcess[b
     return subprocess.run([*ENTRY, *arguments], **pipes, check=False)
 
 
-SAYS_IT_IN = [("stdout", ["datasets"]), ("stdout", ["run", "--help"]), ("stdout", ["--version"]), ("stderr", ["run"])]
+SAYS_IT_IN = [
+    ("stdout", ["run", "--help"]),
+    ("stdout", ["--version"]),
+    ("stderr", ["run"]),
+    ("stderr", ["init", "nothing", "--out", "/dev/null"]),
+    pytest.param("stdout", ["datasets"], marks=pytest.mark.long),
+    pytest.param("stderr", ["verify", "nothing"], marks=pytest.mark.long),
+]
 
 
-@pytest.mark.parametrize(("stream", "arguments"), [*SAYS_IT_IN, ("stderr", ["verify", "nothing"])])
+@pytest.mark.parametrize(("stream", "arguments"), SAYS_IT_IN)
 def test_a_closed_pipe_is_none_of_them(stream: str, arguments: list[str]) -> None:
     read, write = os.pipe()
     os.close(read)
@@ -72,7 +79,7 @@ def test_a_closed_pipe_is_none_of_them(stream: str, arguments: list[str]) -> Non
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-@pytest.mark.parametrize(("stream", "arguments"), [*SAYS_IT_IN, ("stderr", ["verify", "nothing"])])
+@pytest.mark.parametrize(("stream", "arguments"), SAYS_IT_IN)
 def test_what_cannot_be_shown_is_unfinished(stream: str, arguments: list[str]) -> None:
     with Path("/dev/full").open("wb") as full:
         process = ended(arguments, **{stream: full})
