@@ -85,7 +85,7 @@ class Card(audit.card.schema.Card):
         --------
         >>> import vit_audit as va
         >>> card = va.load_card("synthetic-expressions")
-        >>> va.load_card(card.save("mine.yaml")) == card
+        >>> va.load_card(card.save("mine.yaml")).to_yaml() == card.to_yaml()
         True
         """
         place = as_path("path", path)

@@ -337,7 +337,7 @@ class Result:
         Examples
         --------
         >>> sorted(result.share("runs/handed-on").other_names)
-        ['images', 'subjects']
+        ['image', 'subject']
         """
         return share_run(self.folder, as_path("folder", folder), models=models)
 

@@ -145,7 +145,7 @@ class Gaps(Table[ContrastRow]):
         Examples
         --------
         >>> [line.get_text() for line in result.gaps.plot().get_yticklabels()][:1]
-        ['f - m: yes, demographic_parity_difference']
+        ['m - f: yes, standardised_gap']
         """
         axes = _axes(ax, len(self))
         names = [f"{row.group} - {row.reference}: {row.outcome}, {row.metric}" for row in self]
