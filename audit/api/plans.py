@@ -228,7 +228,7 @@ def plan(
     *,
     data_root: str | Path | None = None,
     runs: str | Path | None = None,
-    device: str = "auto",
+    device: str = CPU,
     precision: str = "float32",
     memory: str | None = None,
     workers: int | None = None,

@@ -19,6 +19,7 @@ PathParts = tuple[str | int, ...]
 # pydantic's error types, in the words of somebody who writes YAML
 _EXPECTED = {
     "string_type": "text",
+    "string_pattern_mismatch": "an entry of torchvision's weights (as IMAGENET1K_V1)",  # the one pattern of a card
     "int_type": "a whole number",
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -227,6 +227,10 @@ class PreprocessSpec(CardPart):
     std: Channels | None = None
 
 
+Named = Literal["deployed", "test", "legacy"]  # preprocessings that the card names
+WeightsEntry = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]  # of torchvision, as IMAGENET1K_V1
+
+
 class ModelSpec(CardPart):
     """The vision transformer or convolutional network; or a model whose inside is not given."""
 
@@ -247,9 +251,9 @@ class ModelSpec(CardPart):
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None  # default: the model's own
     mean: Means | None = None  # of red, green and blue, 0 to 1, subtracted from pixels; default: timm's for the name
     std: Channels | None = None  # likewise, what pixels are divided by
-    # What is done to an image before the model sees it: as the weights or their library say; at timm's test size; as
-    # stated; or a centred square resized bicubic, as before version 0.2.
-    preprocess: Literal["deployed", "test", "legacy"] | PreprocessSpec = "deployed"
+    # What is done to an image before the model sees it: as the weights or their library say; at timm's test size; a
+    # centred square resized bicubic, as before version 0.2; as an entry of torchvision's weights says; or as stated.
+    preprocess: Named | WeightsEntry | PreprocessSpec = "deployed"
     served: str | None = None  # a table of what production answered: image, one logit or probability for each class
     served_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.001  # of a probability; beyond it the audit is INVALID
     train_blocks: Positive | None = None  # fine-tune the last so many blocks; default: all
@@ -269,6 +273,12 @@ class ModelSpec(CardPart):
         return self.preprocess == "legacy" or (self.name == ONNX and self.preprocess == "deployed")
 
     @property
+    def weights_entry(self) -> str | None:
+        """The entry of torchvision's weights whose preprocessing the card names."""
+        named = isinstance(self.preprocess, PreprocessSpec) or self.preprocess in get_args(Named)
+        return None if named else str(self.preprocess)
+
+    @property
     def sees_images(self) -> bool:
         """Tell whether images are opened; predictions stand for themselves."""
         return self.name != PREDICTIONS
@@ -280,6 +290,13 @@ class ModelSpec(CardPart):
         if isinstance(given, dict) and isinstance(given.get("prompts"), dict) and given.get("classes") is None:
             return {**given, "classes": [str(name) for name in given["prompts"]]}
         return given
+
+    @model_validator(mode="after")
+    def _entry_of_torchvision(self) -> ModelSpec:
+        if self.weights_entry is not None and not self.name.startswith("torchvision/"):
+            what = f"preprocess '{self.weights_entry}' is an entry of torchvision's weights"
+            raise ValueError(f"{what}, and the model '{self.name}'; write deployed, test or legacy, or state a mapping")
+        return self
 
 
 class TrainingSpec(CardPart):

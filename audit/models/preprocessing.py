@@ -34,7 +34,7 @@ from audit.errors import ModelError
 from audit.extras import needs
 from audit.models.adapters.registry import Model, adapter
 from audit.models.carried import Carried
-from audit.models.converters import is_foreign
+from audit.models.converters import TORCHVISION, is_foreign
 from audit.models.converters.huggingface import rescaled_by, side_of
 from audit.models.converters.open_clip import read_configuration
 from audit.models.converters.processors import CONFIG, folder_of, open_processor, read_json
@@ -176,7 +176,7 @@ def _made(spec: ModelSpec, model: Model, folder: Path | None, given: Preprocess 
         return _checked(_of_huggingface(folder, shape, said, getattr(model, "image_processor", None)), shape)
     if spec.name.startswith("open_clip/"):
         return _checked(_of_open_clip(spec, folder, shape), shape)
-    if spec.name.startswith("torchvision/"):
+    if spec.name.startswith(TORCHVISION):
         return _checked(_of_torchvision(spec, shape, said), shape)
     return _checked(_of_timm(spec, model, shape), shape)
 
@@ -248,9 +248,15 @@ def _resolved(spec: ModelSpec, model: Model, shape: tuple[int, int, int]) -> dic
 def _of_torchvision(
     spec: ModelSpec, shape: tuple[int, int, int], said: tuple[tuple[float, ...], tuple[float, ...]]
 ) -> Preprocessing:
-    """Return the transforms of torchvision's weights, without their normalisation."""
-    weights = get_model_weights(spec.name.removeprefix("torchvision/")).DEFAULT
+    """Return the transforms of torchvision's weights, those that the card names or the newest."""
+    published, entry = get_model_weights(spec.name.removeprefix(TORCHVISION)), spec.weights_entry
+    if entry is not None and entry not in published.__members__:
+        there = ", ".join(each.name for each in published)
+        raise ModelError("model.preprocess", f"{published.__name__} has no entry '{entry}'", f"it has {there}")
+    weights = published[entry or "DEFAULT"]
     preset = copy.copy(weights.transforms())
+    if entry is not None:
+        said = tuple(spec.mean or preset.mean), tuple(spec.std or preset.std)
     preset.mean, preset.std = [0.0] * shape[2], [1.0] * shape[2]
     if preset.crop_size[0] != shape[0]:
         preset.resize_size = [round(preset.resize_size[0] * shape[0] / preset.crop_size[0])]
@@ -261,9 +267,9 @@ def _of_torchvision(
         f"interpolation={preset.interpolation.value}",
         f"antialias={preset.antialias}",
     ]
-    carried = spec.weights == "pretrained"
+    source = PreprocessingSource.WEIGHTS if spec.weights == "pretrained" else PreprocessingSource.LIBRARY_DEFAULT
     info = PreprocessingInfo(
-        source=PreprocessingSource.WEIGHTS if carried else PreprocessingSource.LIBRARY_DEFAULT,
+        source=source if entry is None else PreprocessingSource.CARD,
         library=f"torchvision {torchvision.__version__} ({weights})",
         steps=steps,
     )
