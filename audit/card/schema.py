@@ -162,7 +162,7 @@ class DataSpec(CardPart):
     label_error: ErrorShare | None = None  # estimated share of wrong labels: bounds on every detected gap
     merge_labels: Merge = False  # true: what differs in case, blanks or the form of a letter only
     not_detected: str | None = None  # a column, true of images that never reached the classifier
-    not_detected_list: str | None = None  # or a file that lists them, one to a line
+    not_detected_list: str | None = None  # or a file that lists them, one per line
     split: str | None = None  # a column that names each image's split, instead of drawing
     shares: Shares = Shares(train=0.5, discovery=0.25, confirmation=0.25)  # of subjects
     seed: int = 0  # of the split
@@ -358,7 +358,7 @@ class AuditSpec(CardPart):
     block: Annotated[int, Field(ge=1, le=4096)] | None = None
     permutations: Annotated[int, Field(ge=200, le=1_000_000)] = 5000
     bootstrap: Annotated[int, Field(ge=200, le=1_000_000)] = 2000
-    max_images: Positive | None = None  # recipients a split at most, balanced over group x label
+    max_images: Positive | None = None  # recipients per split at most, balanced over group x label
     seed: int = 0
     ledger: LedgerSpec = LedgerSpec()
 

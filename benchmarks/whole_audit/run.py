@@ -3,7 +3,7 @@
     python benchmarks/whole_audit/run.py --shared ../shared --json FILE
 
 Faces of UTKFace (``utkface-ages/``: 9,002 photographs of people over or under 40), a ViT-S of DINOv2 at 98 px whose
-last six blocks are fine-tuned, one attribute, 800 recipients a split, all 72 heads; nothing is in the cache before.
+last six blocks are fine-tuned, one attribute, 800 recipients per split, all 72 heads; nothing is in the cache before.
 """
 
 from __future__ import annotations
