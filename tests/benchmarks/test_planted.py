@@ -356,7 +356,7 @@ def test_truth_of_a_head_that_carries_all_is_the_gap_itself() -> None:
     """Where a donor's head decides the whole answer, the mediated gap is the gap, sign and all."""
     model, n, head = tiny_base(), 64, (1, 0)
     columns = [np.arange(n) < n // 2, *(np.arange(n) // k % 2 == 0 for k in (2, 4))]
-    darker, stream = torch.from_numpy(columns[0]), stream_of(model, n)
+    darker, stream = torch.from_numpy(columns[0]), stream_of(model, n).clone()
     stream[darker, 1:] += torch.randn(stream.shape[2], generator=torch.Generator().manual_seed(0))
     stream[:, 0] = 0  # the class token is what is written into it
     with torch.no_grad():
