@@ -357,7 +357,8 @@ def test_truth_of_a_head_that_carries_all_is_the_gap_itself() -> None:
     model, n, head = tiny_base(), 64, (1, 0)
     columns = [np.arange(n) < n // 2, *(np.arange(n) // k % 2 == 0 for k in (2, 4))]
     darker, stream = torch.from_numpy(columns[0]), stream_of(model, n).clone()
-    stream[darker, 1:] += torch.randn(stream.shape[2], generator=torch.Generator().manual_seed(0))
+    tone = 10 * stream.std() * torch.randn(stream.shape[2], generator=torch.Generator().manual_seed(0))
+    stream[:, 1:] += torch.where(darker, 1, -1)[:, None, None] * tone
     stream[:, 0] = 0  # the class token is what is written into it
     with torch.no_grad():
         for layer in models.LAYERS:
