@@ -21,7 +21,7 @@ from audit.evidence.effects import SwapEffects
 from audit.evidence.stats import Array, Codes, components, excludes_zero
 from audit.records import Estimate
 
-MULTIPLIERS = 2**22  # at once
+MULTIPLIERS = 2**20  # at once
 KEPT = 2**25  # draws at once
 INFLUENCES = 2**24  # of clusters on sums, held at once
 WHOLE = 1 - 1e-9  # a share that is all of it

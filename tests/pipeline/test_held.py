@@ -28,7 +28,7 @@ from benchmarks.scale.flat import CARD
 pytestmark = [pytest.mark.unit, pytest.mark.scale]
 LABELS, TONES = ("neutral", "smiling"), ["darker", "lighter"]
 SMALL, LARGE = 2_000, 6_000
-AUDITED = CARD | {"audit": CARD["audit"] | {"ledger": {"depth": 2}}}
+AUDITED = CARD | {"audit": CARD["audit"] | {"ledger": {"depth": 2}, "bootstrap": 2_000}}
 PARTS = [
     Component(PartKind.TOKENS),
     *(Component(PartKind.HEAD, layer, head) for layer in range(2) for head in range(2)),
@@ -83,7 +83,7 @@ def store(path: Path, recipients: pd.Series, named: list[tuple[str, list[Compone
             "head": [c.index for c in parts],
         }
         columns |= {f"{prefix}{name}": np.tile(pd.Series(of).fillna(-1), images) for name, of in told.items()}
-    pd.DataFrame(columns | {"m:smiling": values.reshape(-1)}).to_parquet(path, row_group_size=4096)
+    pd.DataFrame(columns | {"m:smiling": values.reshape(-1)}).to_parquet(path, row_group_size=1024)
     return StoredRows([path])
 
 
