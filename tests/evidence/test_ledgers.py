@@ -247,3 +247,19 @@ def test_rows_at_equal_covariates_close_at_every_level_and_lose_what_goes_with_t
     assert follows.gap.value == pytest.approx(1.2, abs=0.5)
     assert follows.adjusted.value == pytest.approx(0.0, abs=1e-9)
     assert ledger(given, frame).whole.adjusted is None
+
+
+def test_rows_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, frame = sample(200, gap=2.0)
+    whole = ledger(given, frame)
+    monkeypatch.setattr("audit.evidence.bootstrap.INFLUENCES", 3 * 200)
+    parted = ledger(given, frame)
+    for a, b in ((whole.whole, parted.whole), (whole.near, parted.near)):
+        for level in ("components", "in_layers", "families", "layers"):
+            for row, other in zip(getattr(a, level), getattr(b, level), strict=True):
+                for of in ("gap", "share"):
+                    one, again = (getattr(r, of) for r in (row, other))
+                    assert (again.value, again.low, again.high) == pytest.approx(
+                        (one.value, one.low, one.high), abs=1e-6
+                    )
+        assert a.clipped is None or a.clipped.gap.value == pytest.approx(b.clipped.gap.value, abs=1e-12)
