@@ -7,8 +7,9 @@ curve is linear in what it is fitted to, so curves of parts sum to the curve of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from scipy.stats import norm
@@ -18,16 +19,17 @@ from audit.evidence.effects import SwapEffects
 from audit.evidence.stats import NO_SPREAD, Array, Codes
 from audit.records import Estimate
 
-AT_ONCE = 32  # columns, so that memory grows with images alone
+AT_ONCE = 4  # columns, so that memory grows with images alone
 LEVEL = 0.95
 
 
-def at_equal_covariates(columns: Array, effects: SwapEffects, covariates: Array) -> list[Estimate]:
+def at_equal_covariates(columns: Iterable[Array], effects: SwapEffects, covariates: Array) -> list[Estimate]:
     """Return each column's gap with both groups at the same covariates.
 
     Parameters
     ----------
-    columns : numpy.ndarray (N, K)
+    columns : iterable of numpy.ndarray (N,)
+        Few are held at a time.
     effects : SwapEffects
         Labels, sides, subjects and weights of the same N images. Where sides weigh labels differently (a gap in false
         positives), all labels with a weight are one.
@@ -44,12 +46,11 @@ def at_equal_covariates(columns: Array, effects: SwapEffects, covariates: Array)
     strata = [(weight, rows & known) for weight, rows in _strata(effects)]
     is_group, subjects = effects.is_group, np.unique(effects.subject, return_inverse=True)[1]
     if not strata or any(not (rows & (is_group == side)).any() for _, rows in strata for side in (True, False)):
-        return [Estimate(value=None)] * columns.shape[1]
+        return [Estimate(value=None) for _ in columns]
     curves = [(weight, rows, _Curves.of(covariates[rows], is_group[rows], subjects[rows])) for weight, rows in strata]
     clusters = len(np.unique(subjects[known]))
     found: list[Estimate] = []
-    for start in range(0, columns.shape[1], AT_ONCE):
-        some = columns[:, start : start + AT_ONCE]
+    for some in _side_by_side(columns):
         value, influence = np.zeros(some.shape[1]), np.zeros(some.shape)
         for weight, rows, fitted in curves:
             gap, moved = fitted.difference(some[rows])
@@ -64,6 +65,13 @@ def at_equal_covariates(columns: Array, effects: SwapEffects, covariates: Array)
             for v, h in zip(value, half, strict=True)
         ]
     return found
+
+
+def _side_by_side(columns: Iterable[Array]) -> Iterator[Array]:
+    """Yield tables (N, ``AT_ONCE``) of the columns."""
+    rest = iter(columns)
+    for first in rest:
+        yield np.stack([first, *islice(rest, AT_ONCE - 1)], axis=1)
 
 
 def _strata(effects: SwapEffects) -> Iterator[tuple[float, Flags]]:

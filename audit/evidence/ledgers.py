@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +20,11 @@ import pandas as pd
 
 from audit.data.covariates import NO_COVARIATES, Covariates
 from audit.evidence.adjusted_parts import at_equal_covariates
-from audit.evidence.bootstrap import Bootstrap, draw_bootstrap, gaps_and_shares
+from audit.evidence.bootstrap import Bootstrap, Column, draw_bootstrap, gaps_and_shares
 from audit.evidence.disparity import Question, label_shares
 from audit.evidence.effects import SwapEffects, by_code
 from audit.evidence.stats import Array, Codes, excludes_zero
-from audit.evidence.stored_rows import Rows, read
+from audit.evidence.stored_rows import Rows, by_image
 from audit.patching.contributions import Component, Contributions
 from audit.records import (
     Contrast,
@@ -43,6 +44,7 @@ CLOSES = 1e-4  # of a sum in float32: |sum - log-odds| as a share of the largest
 CLIP = 4.0  # nats, beyond which no decision hangs on an image: a probability of 1.8% or 98.2%
 
 
+Part = Callable[[int], Array]  # from a part's number to what it adds to each image
 Key = tuple[PartFamily | None, int | None, Component | None]
 FAMILIES = {
     PartKind.TOKENS: PartFamily.EMBEDDING,
@@ -144,25 +146,31 @@ def written_ledger(
     pair = frame[question.attribute].isin([group, question.reference]).to_numpy()
     effects = laid_out(frame[pair], question, group, label_shares(frame, question))
     place = contributions.outcomes.index(outcome)
-    values = np.asarray(contributions.values[pair, :, place], dtype=np.float64)
+    rows = np.flatnonzero(pair)
     log_odds = np.asarray(contributions.log_odds[pair, place], dtype=np.float64)
     if effects.lacks_a_cell or not effects.weighted.any():
         return None
     bootstrap = draw_bootstrap(effects, resamples=resamples, seed=seed)
     known = covariates.values(frame[pair]) if covariates.terms else None
 
-    def ledger(parts: Array, total: Array, clipped: Array | None) -> Ledger:
+    def part(number: int) -> Array:
+        return contributions.values[rows, number, place].astype(np.float64)
+
+    def inside(number: int) -> Array:
+        return near_the_decision(part(number), beyond, near, effects.label, clip)[0]
+
+    def ledger(parts: Part, total: Array, clipped: Array | None) -> Ledger:
         return _ledger(contributions.components, parts, total, clipped, effects, bootstrap, rate_gap, known)
 
     beyond = contributions.from_decision(outcome)[pair]
     near = np.abs(beyond) <= clip
     weights = np.abs(effects.gap_weights())
-    inside, outside = near_the_decision(values, beyond, near, effects.label, clip)
+    _, outside = near_the_decision(beyond, beyond, near, effects.label, clip)
     return WrittenLedger(
         outcome=outcome,
         group=group,
         reference=question.reference,
-        whole=ledger(values, log_odds, None),
+        whole=ledger(part, log_odds, None),
         near=ledger(inside, np.clip(beyond, -clip, clip), outside),
         clip=clip,
         decision=contributions.decision[place] if contributions.decision else 0.0,
@@ -207,7 +215,7 @@ def near_the_decision(
 
 def _ledger(
     components: Sequence[Component],
-    values: Array,
+    parts: Part,
     total: Array,
     clipped: Array | None,
     effects: SwapEffects,
@@ -215,30 +223,33 @@ def _ledger(
     rate_gap: float | None,
     covariates: Array | None,
 ) -> Ledger:
-    """Estimate all rows of a ledger with the same draws."""
+    """Estimate all rows of a ledger with the same draws; a column is made when it is asked for."""
     levels = [
         _grouped([(FAMILIES[c.kind], c.layer, c) for c in components]),
         _grouped([(FAMILIES[c.kind], c.layer, None) for c in components]),
         _grouped([(FAMILIES[c.kind], None, None) for c in components]),
         _grouped([None if c.layer is None else (None, c.layer, None) for c in components]),
     ]
-    columns = [total, *(values[:, places].sum(axis=1) for level in levels for places in level.values())]
-    columns += [] if clipped is None else [clipped]
-    table = np.stack(columns, axis=1)
-    gaps, shares = gaps_and_shares(table, effects, bootstrap)
+    columns: list[Column] = [lambda: total, *(partial(_sum, parts, k) for level in levels for k in level.values())]
+    columns += [] if clipped is None else [lambda: clipped]
+    gaps, shares = gaps_and_shares(columns, effects, bootstrap)
     adjusted: list[Estimate | None] = [None] * len(gaps)
     if covariates is not None:
-        adjusted = list(at_equal_covariates(table, effects, covariates))
+        adjusted = list(at_equal_covariates((column() for column in columns), effects, covariates))
     whole = gaps[0]
     if rate_gap is None or whole.value is None or not excludes_zero(whole) or whole.value * rate_gap <= 0:
         shares = [Estimate(value=None)] * len(gaps)
     found = iter(zip(gaps[1:], shares[1:], adjusted[1:], strict=True))
     rows = [tuple(Row(*key, *next(found)) for key in level) for level in levels]
     beyond = None if clipped is None else Row(PartFamily.CLIPPED, None, None, *next(found))
-    parts = [row.gap.value or 0.0 for row in (*rows[0], *([] if beyond is None else [beyond]))]
-    closure = abs(math.fsum(parts) - (whole.value or 0.0))
+    summed = [row.gap.value or 0.0 for row in (*rows[0], *([] if beyond is None else [beyond]))]
+    closure = abs(math.fsum(summed) - (whole.value or 0.0))
     components_of, in_layers, families, layers = rows
     return Ledger(whole, adjusted[0], components_of, in_layers, families, layers, beyond, closure)
+
+
+def _sum(parts: Part, numbers: Sequence[int]) -> Array:
+    return reduce(np.add, map(parts, numbers))
 
 
 def _grouped(keys: Sequence[Key | None]) -> dict[Key, list[int]]:
@@ -346,7 +357,9 @@ def _judged(
     if not contributions.closure <= CLOSES:
         return WhyNoLedger.NOT_CLOSED
     counted, frame = counted_images(frame, gap)
-    some = replace(contributions, values=contributions.values[counted], log_odds=contributions.log_odds[counted])
+    some = contributions
+    if not counted.all():
+        some = replace(some, values=some.values[counted], log_odds=some.log_odds[counted])
     rate = gap.estimate.value
     found = written_ledger(
         some,
@@ -414,19 +427,9 @@ def gather(table: Rows, outcomes: Sequence[str], log_odds: Callable[[Codes], Arr
     tuple of numpy.ndarray (N,) and Contributions
         Recipients, and what was written into each.
     """
-    names = ["part", "layer", "head"]
-    components: tuple[Component, ...] = ()
-    recipients: list[Codes] = []
-    values: list[npt.NDArray[np.float32]] = []
-    for part in read(table, ["recipient", *names, *(f"m:{name}" for name in outcomes)]):
-        if not components:
-            first = part.loc[part["recipient"] == part["recipient"].iloc[0], names]
-            components = tuple(
-                Component(PartKind(kind), *(None if at < 0 else int(at) for at in places))
-                for kind, *places in first.itertuples(index=False)
-            )
-        recipients.append(part["recipient"].to_numpy(dtype=np.int64))
-        values.append(part[[f"m:{name}" for name in outcomes]].to_numpy(dtype=np.float32))
-    every = np.concatenate(recipients).reshape(-1, len(components))[:, 0]
-    parts = np.concatenate(values).reshape(len(every), len(components), len(outcomes))
-    return every, Contributions(components, tuple(outcomes), parts, log_odds(every))
+    every, named, values = by_image(table, ["part", "layer", "head"], [f"m:{name}" for name in outcomes])
+    components = tuple(
+        Component(PartKind(kind), *(None if at < 0 else int(at) for at in places))
+        for kind, *places in named.itertuples(index=False)
+    )
+    return every, Contributions(components, tuple(outcomes), values, log_odds(every))

@@ -305,7 +305,7 @@ def _amounts(columns: Array, compared: Compared, scale: Scale) -> list[Amount]:
     found = weighted_estimates(mean, weights, effects, compared.bootstrap)
     adjusted: list[Estimate | None] = [None] * len(found)
     if scale == "rate" and compared.covariates is not None:
-        adjusted = list(at_equal_covariates(mean, effects, compared.covariates))
+        adjusted = list(at_equal_covariates(mean.T, effects, compared.covariates))
     by_reference = weights @ columns
     between = by_reference.std(axis=0, ddof=1) if len(columns) > 1 else None
     last = len(found) - 2  # the gap of the audited model; that of the reference is the first

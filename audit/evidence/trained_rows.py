@@ -10,7 +10,7 @@ import pandas as pd
 
 from audit.data.covariates import NO_COVARIATES, Covariates
 from audit.evidence.stats import Array, excludes_zero
-from audit.evidence.stored_rows import Rows, columns_of, read
+from audit.evidence.stored_rows import Rows, columns_of, read, some
 from audit.evidence.trained import (
     BETWEEN_REFERENCES,
     IN_REFERENCE,
@@ -61,16 +61,11 @@ def judge_trained(
     """
     totals: list[TrainedTotal] = []
     rows: list[TrainedRow] = []
-    by_order: dict[HybridOrder, pd.DataFrame] = {}
-    for part in read(table, columns_of(table)):
-        for name, some_rows in part.groupby("order", sort=False):
-            order = HybridOrder(str(name))
-            by_order[order] = pd.concat([by_order[order], some_rows]) if order in by_order else some_rows
     for contrast, outcome, metric in asked:
         for order in HybridOrder:
-            if order not in by_order:
+            answers = _answers(table, order, outcome)
+            if answers.empty:
                 continue
-            answers = by_order[order]
             recipients = np.sort(answers["recipient"].unique())
             images = frame.loc[recipients]
             compared = compare(
@@ -90,6 +85,14 @@ def judge_trained(
                 totals.append(_total(found, contrast, outcome, metric, order, answers, len(images)))
                 rows += _recorded(found, contrast, outcome, order)
     return totals, rows
+
+
+def _answers(table: Rows, order: HybridOrder, outcome: str) -> pd.DataFrame:
+    """Return what hybrids of one order answer, of one outcome."""
+    others = [name for name in columns_of(table) if ":" in name and name.partition(":")[2] != outcome]
+    columns = [name for name in columns_of(table) if name not in (*others, "order", "image")]
+    parts = list(read(some(table, order=str(order)), columns))
+    return pd.concat(parts) if parts else pd.DataFrame(columns=columns)
 
 
 def _shared_out(

@@ -145,7 +145,7 @@ class Rates:
 @freed_memory_returned()
 def judge_rates(scope: Scope, unpatched: pd.DataFrame, each_text: pd.DataFrame | None = None) -> Rates:
     """Compare the groups; ``each_text`` are a zero-shot model's predictions with each text of its prompts alone."""
-    outcomes, asked, about = list(scope.outcomes), questions(scope), _compared(scope)
+    outcomes, asked, about = list(scope.outcomes), questions(scope), what_is_compared(scope)
     first = predictions(scope, unpatched, scope.seeds[0], about)
     limits = Thresholds(
         alpha=scope.card.audit.alpha,
@@ -181,7 +181,7 @@ def judge_rates(scope: Scope, unpatched: pd.DataFrame, each_text: pd.DataFrame |
     )
 
 
-def _compared(scope: Scope) -> pd.DataFrame:
+def what_is_compared(scope: Scope) -> pd.DataFrame:
     """Return of the samples what a comparison of groups looks at, with a number in place of each subject's name."""
     frame = scope.samples.frame
     some = frame[["label", "subject", *scope.samples.attributes, *covariates_of(scope).columns]]
@@ -211,7 +211,7 @@ def _by_text(
     if prompts is None:
         return None
     parts = [] if table is None else [part.drop(columns="text") for _, part in table.groupby("text")]
-    frames = (predictions(scope, part, scope.seeds[0], _compared(scope)) for part in parts)
+    frames = (predictions(scope, part, scope.seeds[0], what_is_compared(scope)) for part in parts)
     return prompt_sensitivity(prompts, frames, compared, asked, list(scope.outcomes), limits)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from audit.batching import freed_memory_returned
 from audit.evidence.bootstrap import draw_bootstrap
 from audit.evidence.carried import pairs_needed
 from audit.evidence.carried_parts import judge_parts
@@ -17,7 +18,7 @@ from audit.evidence.read_back import Asked, Readings, gather_read, judge_read, l
 from audit.evidence.stored_rows import Rows, columns_of
 from audit.evidence.trained_rows import judge_trained
 from audit.patching.contributions import Contributions
-from audit.pipeline.analyze import Judged, Rates, covariates_of, predictions, questions
+from audit.pipeline.analyze import Judged, Rates, covariates_of, predictions, questions, what_is_compared
 from audit.pipeline.context import Scope
 from audit.pipeline.run_sweeps import Swept, head_settings
 from audit.records import (
@@ -33,12 +34,13 @@ from audit.records import (
 HALF = 0.5  # of the gap: a head that carries so much would show with as many donor pairs as are said
 
 
+@freed_memory_returned()
 def judge_writers(scope: Scope, rates: Rates, table: Rows | WhyNoLedger, judged: Judged) -> Judged:
     """Add who writes the gaps that were detected into the log-odds."""
     detected = _detected(scope, rates)
     if not detected:
         return judged
-    frame = predictions(scope, rates.unpatched, scope.seeds[0])
+    frame = _answers(scope, rates)
     if isinstance(table, WhyNoLedger):
         given: Contributions | WhyNoLedger = table
     else:
@@ -48,6 +50,11 @@ def judge_writers(scope: Scope, rates: Rates, table: Rows | WhyNoLedger, judged:
         given, frame, detected, resamples=spec.bootstrap, seed=spec.seed, covariates=covariates
     )
     return replace(judged, ledgers=totals, ledger=rows)
+
+
+def _answers(scope: Scope, rates: Rates) -> pd.DataFrame:
+    """Return of the images kept out of training what is compared, and the first seed's answers."""
+    return predictions(scope, rates.unpatched, scope.seeds[0], what_is_compared(scope))
 
 
 def _detected(scope: Scope, rates: Rates) -> list[tuple[Question, Contrast, ContrastRow]]:
@@ -85,6 +92,7 @@ def asked_to_read(scope: Scope, rates: Rates, judged: Judged) -> list[Asked]:
     ]
 
 
+@freed_memory_returned()
 def judge_reading(
     scope: Scope,
     rates: Rates,
@@ -95,7 +103,7 @@ def judge_reading(
 ) -> Judged:
     """Add what the largest writers read."""
     asked = asked_to_read(scope, rates, judged)
-    frame, given = _contributions(scope, predictions(scope, rates.unpatched, scope.seeds[0]), written)
+    frame, given = _contributions(scope, _answers(scope, rates), written)
     if isinstance(table, WhyNotRead):
         readings: Readings | WhyNotRead = table
     else:
@@ -106,9 +114,10 @@ def judge_reading(
     return replace(judged, read_writers=writers, read=rows, read_maps=found)
 
 
+@freed_memory_returned()
 def judge_training(scope: Scope, rates: Rates, table: Rows, balanced_on: str, judged: Judged) -> Judged:
     """Add which trained weights put the gaps there, of the attribute on which the reference models are balanced."""
-    frame, gaps = predictions(scope, rates.unpatched, scope.seeds[0]), primary_gaps(rates.contrasts)
+    frame, gaps = _answers(scope, rates), primary_gaps(rates.contrasts)
     asked = [
         (contrast, outcome, gaps[f"{contrast}:{outcome}"].metric)
         for contrast, found in rates.asked(scope.contrasts).items()
@@ -130,6 +139,7 @@ def questions_of_heads(scope: Scope, swept: Swept, judged: Judged) -> list[tuple
     ]
 
 
+@freed_memory_returned()
 def judge_carriers(scope: Scope, swept: Swept, table: Rows | None, judged: Judged) -> Judged:
     """Add what whole parts carry of the gaps whose heads were asked for."""
     asked = questions_of_heads(scope, swept, judged)

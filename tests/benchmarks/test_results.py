@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 import pytest
+from jinja2 import UndefinedError
 
 import vit_audit as va
 from audit.report.exports import PRINTED_WITH, printed_with
@@ -34,6 +35,7 @@ def test_pages_figures_and_sources_are_one(stored: dict[str, Any]) -> None:
         (("planted", "coverage", "estimate"), {"README.md", "planted"}),
         (("sweep", "max_abs_diff", "demo, 64 images"), {"README.md", "sweep"}),
         (("faults", "lost"), {"README.md", "faults"}),
+        (("scale", "identical_records"), {"docs/results.md", "scale"}),
         (("synthetic-expressions", "controls", "passed"), {"docs/results.md", "reports/sample"}),
         (("synthetic-balanced", "rates", 0, "images"), {"docs/results.md"}),
     ],
@@ -84,6 +86,19 @@ def test_a_case_without_a_gap_is_one_list(stored: dict[str, Any]) -> None:
     text = results.worded("ledgers", {"ledgers": {"cases": {"made up": case}}})
     (listed,) = re.findall(r"(?:^- .*\n)+", text, re.M)
     assert listed.count("\n") == 4
+
+
+def test_memory_is_said_not_to_be_measured_until_it_is(stored: dict[str, Any]) -> None:
+    known = {**stored["scale"], "memory_ratio_10x": {"check": 1.0911, "ledgers": 1.2}}
+    known["flat"] = {"peaks": {"2000": {}, "20000": {}}, "date": "2026-01-31", "hardware": "one", "code": "abc"}
+    unknown = results.worded("scale", {"scale": known | {"memory_ratio_10x": None, "flat": None}})
+    assert "over without | not measured |" in unknown
+    told = results.worded("scale", {"scale": known})
+    assert "not measured" not in told
+    assert "with 20,000 images over that with 2,000: check | 1.10 |" in told
+    lacking = {key: value for key, value in known.items() if key != "audits"}
+    with pytest.raises(UndefinedError, match="audits"):
+        results.worded("scale", {"scale": lacking})
 
 
 @pytest.mark.unit

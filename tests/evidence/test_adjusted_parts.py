@@ -45,7 +45,7 @@ def effects_of(frame: pd.DataFrame) -> SwapEffects:
 def test_what_follows_a_covariate_has_no_gap_at_equal_covariates_and_what_does_not_keeps_its_own() -> None:
     frame, age = people()
     female = (frame["gender"] == "female").to_numpy()
-    of_age, of_group = at_equal_covariates(np.column_stack([0.1 * age[:, 0], 2.0 * female]), effects_of(frame), age)
+    of_age, of_group = at_equal_covariates([0.1 * age[:, 0], 2.0 * female], effects_of(frame), age)
     assert of_age.value == pytest.approx(0.0, abs=1e-9)
     assert of_group.value == pytest.approx(2.0)
 
@@ -53,7 +53,7 @@ def test_what_follows_a_covariate_has_no_gap_at_equal_covariates_and_what_does_n
 def test_parts_sum_to_the_whole() -> None:
     frame, age = people(200)
     parts = np.random.default_rng(1).normal(size=(len(frame), 40)) + 0.05 * age
-    found = at_equal_covariates(np.column_stack([parts, parts.sum(axis=1)]), effects_of(frame), age)
+    found = at_equal_covariates([*parts.T, parts.sum(axis=1)], effects_of(frame), age)
     assert sum(row.value or np.nan for row in found[:-1]) == pytest.approx(found[-1].value, abs=1e-10)
 
 
@@ -61,7 +61,7 @@ def test_groups_exchanged_flip_the_sign_and_nothing_else() -> None:
     frame, age = people(200)
     values = np.random.default_rng(2).normal(size=(len(frame), 1))
     turned = laid_out(frame, Question("gender", "female", ["female", "male"]), "male", SHARES)
-    (one,), (other,) = (at_equal_covariates(values, e, age) for e in (effects_of(frame), turned))
+    (one,), (other,) = (at_equal_covariates(values.T, e, age) for e in (effects_of(frame), turned))
     assert one.value == pytest.approx(-(other.value or np.nan))
     assert one.low == pytest.approx(-(other.high or np.nan))
 
@@ -72,15 +72,15 @@ def test_images_without_a_covariate_are_left_out() -> None:
     known = np.arange(len(frame)) >= 40
     wild = np.where(known[:, None], values, 1e6)
     unknown = np.where(known[:, None], age, np.nan)
-    with_unknown = at_equal_covariates(wild, effects_of(frame), unknown)
-    without = at_equal_covariates(values[known], effects_of(frame[known]), age[known])
+    with_unknown = at_equal_covariates(wild.T, effects_of(frame), unknown)
+    without = at_equal_covariates(values[known].T, effects_of(frame[known]), age[known])
     assert [row.value for row in with_unknown] == pytest.approx([row.value for row in without])
 
 
 def test_no_value_where_a_label_has_nobody_with_a_covariate_in_a_group() -> None:
     frame, age = people(200)
     lacking = ((frame["gender"] == "female") & (frame["label"] == "old")).to_numpy()
-    (found,) = at_equal_covariates(np.ones((len(frame), 1)), effects_of(frame), np.where(lacking[:, None], np.nan, age))
+    (found,) = at_equal_covariates([np.ones(len(frame))], effects_of(frame), np.where(lacking[:, None], np.nan, age))
     assert found.value is None
 
 
@@ -90,7 +90,7 @@ def test_labels_that_sides_weigh_differently_are_taken_as_one() -> None:
         frame, CONTRAST, "other", metric=Metric.FPR_GAP, covariates=Covariates.of(frame, {"age": 5.0}, ())
     )
     assert compared.covariates is not None
-    (found,) = at_equal_covariates(0.1 * age, compared.effects, compared.covariates)
+    (found,) = at_equal_covariates(0.1 * age.T, compared.effects, compared.covariates)
     assert found.value == pytest.approx(0.0, abs=1e-9)
 
 
@@ -104,7 +104,7 @@ def test_intervals_hold_the_truth(number: int) -> None:
         female = (frame["gender"] == "female").to_numpy()
         shared = rng.normal(size=len(frame) // 2).repeat(2)
         values = 0.5 * female + 0.05 * age[:, 0] + shared + rng.normal(size=len(frame))
-        (found,) = at_equal_covariates(values[:, None], effects_of(frame), age)
+        (found,) = at_equal_covariates([values], effects_of(frame), age)
         assert found.low is not None and found.high is not None
         held.append(found.low < 0.5 < found.high)
         widths.append(found.high - found.low)

@@ -274,3 +274,19 @@ def test_the_record_says_at_which_stage_a_plain_network_is_cut(layers: tuple[int
     asked = [(QUESTION, Contrast("gender", "woman", "man"), gap)]
     totals, _ = judge_written(given, frame, asked, resamples=50, seed=0)
     assert [total.cut for total in totals] == [cut, cut]
+
+
+def test_rows_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, frame = sample(200, gap=2.0)
+    whole = ledger(given, frame)
+    monkeypatch.setattr("audit.evidence.bootstrap.INFLUENCES", 3 * 200)
+    parted = ledger(given, frame)
+    for a, b in ((whole.whole, parted.whole), (whole.near, parted.near)):
+        for level in ("components", "in_layers", "families", "layers"):
+            for row, other in zip(getattr(a, level), getattr(b, level), strict=True):
+                for of in ("gap", "share"):
+                    one, again = (getattr(r, of) for r in (row, other))
+                    assert (again.value, again.low, again.high) == pytest.approx(
+                        (one.value, one.low, one.high), abs=1e-6
+                    )
+        assert a.clipped is None or a.clipped.gap.value == pytest.approx(b.clipped.gap.value, abs=1e-12)
