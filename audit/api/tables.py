@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
 
 import pandas as pd
 
 from audit.errors import InputError
 from audit.given import check_choice
-from audit.records import ContrastRow, Estimate, HeadRow, LedgerRow, RateRow, Record
+from audit.records import ContrastRow, Estimate, HeadRow, LedgerImages, LedgerRow, RateRow, Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -164,7 +164,9 @@ class Heads(Table[HeadRow]):
 class Ledger(Table[LedgerRow]):
     """Parts that sum to a gap of log-odds, at every level, over all images and near the decision."""
 
-    def plot(self, ax: Axes | None = None, *, most: int = HEADS_DRAWN) -> Axes:
+    def plot(
+        self, ax: Axes | None = None, *, most: int = HEADS_DRAWN, among: LedgerImages = "near the decision"
+    ) -> Axes:
         """Draw what the parts of each layer write, from input to output, in nats; returns the Axes.
 
         Parameters
@@ -172,10 +174,14 @@ class Ledger(Table[LedgerRow]):
         ax : matplotlib.axes.Axes, optional
         most : int
             How many parts, the largest.
+        among : {"near the decision", "all"}
+            Which images; on those far from it no decision hangs.
         """
         if not isinstance(most, Integral) or most < 1:
             raise InputError("most", f"is {most!r}", "give the number of parts to draw, 1 or more")
-        rows = [row for row in self if (row.among, row.level) == ("all", "family in layer")]
+        if among not in get_args(LedgerImages):
+            raise InputError("among", f"is {among!r}", f"choose from {', '.join(get_args(LedgerImages))}")
+        rows = [row for row in self if (row.among, row.level) == (among, "family in layer")]
         largest = sorted(rows, key=lambda row: -abs(row.gap.value or 0.0))[:most]
         drawn = [row for row in rows if row in largest]
         axes = _axes(ax, len(drawn))
@@ -185,5 +191,5 @@ class Ledger(Table[LedgerRow]):
         ]
         _intervals(axes, names, [row.gap for row in drawn], scale=1, color="#b5561c")
         axes.axvline(0, color="0.6", linewidth=0.8)
-        axes.set_xlabel("written into the gap, nats")
+        axes.set_xlabel(f"written into the gap, nats ({among if among == 'near the decision' else 'all images'})")
         return axes

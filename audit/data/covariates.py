@@ -71,7 +71,10 @@ class Term:
         """Return the term (N,) of samples, not a number where it is unknown."""
         if self.value is None:
             return numbers(frame, [self.column])[:, 0]
-        return (frame[self.column] == self.value).to_numpy().astype(np.float64)
+        column = frame[self.column]
+        found: npt.NDArray[np.float64] = (column == self.value).to_numpy().astype(np.float64)
+        found[(column == UNKNOWN).to_numpy()] = np.nan
+        return found
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Covariates:
         """Return those of samples; a category of one value, or of over ``MOST_CATEGORIES``, is left out."""
         terms = [Term(column, None, caliper) for column, caliper in calipers.items()]
         for column in categories:
-            counts = frame[column].value_counts()
+            counts = frame[column].value_counts().drop(UNKNOWN, errors="ignore")
             if 1 < len(counts) <= MOST_CATEGORIES:
                 values = sorted(counts.index, key=lambda value: (-counts[value], value))
                 terms += [Term(column, str(value), APART) for value in values[1:]]

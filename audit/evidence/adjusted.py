@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 from audit.data.covariates import JUST_WITHIN, Covariates
 from audit.evidence.called import is_called
-from audit.evidence.curves import Difference, Flags, plain_difference, standardised_difference
+from audit.evidence.curves import Difference, Flags, has_room, plain_difference, standardised_difference
 from audit.evidence.disparity import Question, label_shares
 from audit.evidence.stats import NO_SPREAD, Array, Codes, as_difference, combine_cells
 from audit.records import AdjustedRow, Estimate, Shortfall
@@ -153,6 +153,7 @@ class _Pair:
             outcome="",
             label=label,
             covariates=self.asked.columns,
+            no_room=self._no_room(weights),
             n_group=sizes[0],
             n_reference=sizes[1],
             without_covariate=sum(self.left_out.get(name, 0) for name in weights),
@@ -163,6 +164,17 @@ class _Pair:
             after=Estimate(value=None),
             part=Estimate(value=None),
         ).model_copy(update=short)
+
+    def _no_room(self, weights: Mapping[str, float]) -> list[str]:
+        """Return the columns of which some label's curves lack a term."""
+        ones = [one for one in map(self.labels.__getitem__, weights) if one.has_both()]
+        found = {
+            term.column
+            for one in ones
+            for term, fits in zip(self.asked.terms, has_room(one.covariates, one.is_group, one.subjects), strict=True)
+            if not fits
+        }
+        return [column for column in self.asked.columns if column in found]
 
     def _means(self, weights: Mapping[str, float], side: int) -> dict[str, float]:
         """Return one group's mean of each number, labels weighted; none where it lacks a label."""

@@ -96,8 +96,9 @@ class WrittenLedger:
     group: str
     reference: str
     whole: Ledger
-    near: Ledger  # of log-odds clipped at +-``clip``
+    near: Ledger  # of log-odds clipped at +-``clip`` from where the decision lies
     clip: float
+    decision: float  # log-odds from which on an image is called the outcome
     kept: float  # share of the weight that images near the decision have
 
 
@@ -153,24 +154,26 @@ def written_ledger(
     known = covariates.values(frame[pair]) if covariates.terms else None
 
     def part(number: int) -> Array:
-        return contributions.values[rows, number, place].astype(np.float64)
+        return np.asarray(contributions.values[rows, number, place], dtype=np.float64)
 
     def inside(number: int) -> Array:
-        return near_the_decision(part(number), log_odds, near, effects.label, clip)[0]
+        return near_the_decision(part(number), beyond, near, effects.label, clip)[0]
 
     def ledger(parts: Part, total: Array, clipped: Array | None) -> Ledger:
         return _ledger(contributions.components, parts, total, clipped, effects, bootstrap, rate_gap, known)
 
-    near = np.abs(log_odds) <= clip
+    beyond = contributions.from_decision(outcome)[pair]
+    near = np.abs(beyond) <= clip
     weights = np.abs(effects.gap_weights())
-    _, outside = near_the_decision(log_odds, log_odds, near, effects.label, clip)
+    _, outside = near_the_decision(beyond, beyond, near, effects.label, clip)
     return WrittenLedger(
         outcome=outcome,
         group=group,
         reference=question.reference,
         whole=ledger(part, log_odds, None),
-        near=ledger(inside, np.clip(log_odds, -clip, clip), outside),
+        near=ledger(inside, np.clip(beyond, -clip, clip), outside),
         clip=clip,
+        decision=contributions.decision[place] if contributions.decision else 0.0,
         kept=float(weights[near].sum() / weights.sum()),
     )
 
@@ -194,19 +197,19 @@ def laid_out(pair: pd.DataFrame, question: Question, group: str, shares: dict[st
 
 
 def near_the_decision(
-    values: Array, log_odds: Array, near: npt.NDArray[np.bool_], label: npt.NDArray[np.int64], clip: float
+    values: Array, beyond: Array, near: npt.NDArray[np.bool_], label: npt.NDArray[np.int64], clip: float
 ) -> tuple[Array, Array]:
     """Return what the parts add to the clipped log-odds of images near the decision, and what belongs to no part.
 
     Parts are counted from their means over the images of the same label near the decision, so that a part has no gap
     for the number of images there alone. The rest is these means, and the clipped log-odds of all other images: what
-    differs between groups in how many are beyond, and on which side.
+    differs between groups in how many are beyond, and on which side. ``beyond`` are log-odds from the decision.
     """
-    inside, outside = np.zeros_like(values), np.clip(log_odds, -clip, clip)
+    inside, outside = np.zeros_like(values), np.clip(beyond, -clip, clip)
     for code in np.unique(label[near]):
         rows = near & (label == code)
         inside[rows] = values[rows] - values[rows].mean(axis=0)
-        outside[rows] = log_odds[rows].mean()
+        outside[rows] = beyond[rows].mean()
     return inside, outside
 
 
@@ -309,7 +312,7 @@ def judge_written(
             continue
         each: list[tuple[LedgerImages, Ledger, dict[str, float]]] = [
             ("all", found.whole, {}),
-            ("near the decision", found.near, {"clip": found.clip, "kept": found.kept}),
+            ("near the decision", found.near, {"clip": found.clip, "kept": found.kept, "decision": found.decision}),
         ]
         for images, part, near in each:
             totals.append(
@@ -321,11 +324,20 @@ def judge_written(
                     adjusted=part.adjusted,
                     closure=part.closure,
                     closure_of_images=closure,
+                    cut=_cut(contributions),
                     **near,
                 )
             )
             rows += _flat(part, named, images)
     return totals, rows
+
+
+def _cut(contributions: Contributions | WhyNoLedger) -> int | None:
+    """Return the one stage whose slices are the parts; None of residual networks, whose layers all add to the whole."""
+    if isinstance(contributions, WhyNoLedger):
+        return None
+    layers = {part.layer for part in contributions.components if part.kind is PartKind.SLICE}
+    return next(iter(layers)) if len(layers) == 1 else None
 
 
 def _judged(

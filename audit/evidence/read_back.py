@@ -149,7 +149,7 @@ class _Sums:
 
     asked: Asked
     rows: npt.NDArray[np.int64]  # images of both groups that count
-    log_odds: Array
+    beyond: Array  # their log-odds, from where the decision lies
     frame: pd.DataFrame  # of these images
     shares: Mapping[str, float]
     resamples: int
@@ -160,21 +160,20 @@ class _Sums:
         counted, some = counted_images(frame, asked.gap)
         pair = some[asked.question.attribute].isin([asked.contrast.group, asked.question.reference]).to_numpy()
         rows = np.flatnonzero(counted)[pair]
-        place = contributions.outcomes.index(asked.gap.outcome)
-        log_odds = np.asarray(contributions.log_odds[rows, place], dtype=np.float64)
-        return cls(asked, rows, log_odds, some[pair], label_shares(some, asked.question), resamples, seed)
+        beyond = contributions.from_decision(asked.gap.outcome)[rows]
+        return cls(asked, rows, beyond, some[pair], label_shares(some, asked.question), resamples, seed)
 
     def estimates(self, parts: Sequence[Array]) -> list[tuple[LedgerImages, list[Estimate], list[Estimate]]]:
         """Return gaps and shares of parts (N,), the first of them the whole, over all images and near the decision."""
         effects = laid_out(self.frame, self.asked.question, self.asked.contrast.group, dict(self.shares))
         bootstrap = draw_bootstrap(effects, resamples=self.resamples, seed=self.seed)
-        near = np.abs(self.log_odds) <= CLIP
+        near = np.abs(self.beyond) <= CLIP
 
         def values(part: Array) -> Array:
-            return part[self.rows].astype(np.float64)
+            return np.asarray(part[self.rows], dtype=np.float64)
 
         def inside(part: Array) -> Array:
-            return near_the_decision(values(part), self.log_odds, near, effects.label, CLIP)[0]
+            return near_the_decision(values(part), self.beyond, near, effects.label, CLIP)[0]
 
         kinds: list[tuple[LedgerImages, Callable[[Array], Array]]] = [("all", values), ("near the decision", inside)]
         columns = [(among, [partial(kind, part) for part in parts]) for among, kind in kinds]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from audit.card.schema import Decision, ModelSpec, Output
 from audit.models.adapters.registry import Model
 
 EVEN = 0.5  # the threshold where none is named
+PAIR = 2  # classes, one of which is what the other is not
 READING = (
     "output",
     "decision",
@@ -64,12 +66,22 @@ class Readout:
             return None
         return self._reached(logits, probabilities)
 
+    def decision_at(self, place: int, classes: int) -> float:
+        """Return the log-odds from which on an image is called the class at a place, in nats.
+
+        With argmax 0, where no other class can have a higher probability.
+        """
+        if self.decision == "argmax" or self.threshold is None:
+            return 0.0
+        at = math.log(self.threshold / (1 - self.threshold))
+        return -at if self.exclusive and classes == PAIR and place == 0 else at
+
     def _reached(self, logits: torch.Tensor, probabilities: torch.Tensor | None) -> torch.Tensor:
         found = self.probabilities(logits) if probabilities is None else probabilities
         return found >= (self.threshold or EVEN)
 
     def _is_pair(self, logits: torch.Tensor) -> bool:
-        return self.exclusive and logits.shape[-1] == 2
+        return self.exclusive and logits.shape[-1] == PAIR
 
 
 SOFTMAX = Readout()

@@ -21,7 +21,15 @@ from audit.patching.contributions import Contributions
 from audit.pipeline.analyze import Judged, Rates, covariates_of, predictions, questions, what_is_compared
 from audit.pipeline.context import Scope
 from audit.pipeline.run_sweeps import Swept, head_settings
-from audit.records import Contrast, ContrastRow, PartKind, WhyNoLedger, WhyNotRead
+from audit.records import (
+    Contrast,
+    ContrastRow,
+    LocalisationStatus,
+    PartKind,
+    WhyNoLedger,
+    WhyNotRead,
+    WhyNotTrained,
+)
 
 HALF = 0.5  # of the gap: a head that carries so much would show with as many donor pairs as are said
 
@@ -66,7 +74,9 @@ def _contributions(scope: Scope, frame: pd.DataFrame, table: Rows) -> tuple[pd.D
     recipients, given = gather(
         table, list(scope.outcomes), lambda rows: frame.loc[rows, columns].to_numpy(dtype=np.float64)
     )
-    return frame.loc[recipients], given
+    classes = len(scope.samples.labels)
+    at = tuple(scope.readout.decision_at(place, classes) for place in scope.outcomes.values())
+    return frame.loc[recipients], replace(given, decision=at)
 
 
 def asked_to_read(scope: Scope, rates: Rates, judged: Judged) -> list[Asked]:
@@ -142,7 +152,7 @@ def judge_carriers(scope: Scope, swept: Swept, table: Rows | None, judged: Judge
 
 
 def with_answers(scope: Scope, swept: Swept, judged: Judged) -> Judged:
-    """Add where each gap runs."""
+    """Add where each detected gap runs, at least by who writes it where nothing could be patched."""
     known = Ledgers(
         localisation=judged.localisation,
         heads=judged.heads,
@@ -153,11 +163,38 @@ def with_answers(scope: Scope, swept: Swept, judged: Judged) -> Judged:
         written=judged.ledger,
         trained=judged.trained_parts,
     )
+    patched = questions_of_heads(scope, swept, judged)
     found = [
-        answer(known, f"{contrast}:{outcome}", str(contrast), outcome, _pairs(scope, swept, contrast, outcome))
-        for contrast, outcome in questions_of_heads(scope, swept, judged)
+        answer(
+            known,
+            f"{contrast}:{outcome}",
+            str(contrast),
+            outcome,
+            _pairs(scope, swept, contrast, outcome) if (contrast, outcome) in patched else Pairs(),
+            why_not_trained=_why_not_trained(scope, contrast),
+        )
+        for contrast in scope.contrasts
+        for outcome in scope.outcomes
+        if (contrast, outcome) in patched or _too_few_to_patch(judged, f"{contrast}:{outcome}")
     ]
     return replace(judged, answers=found)
+
+
+def _too_few_to_patch(judged: Judged, key: str) -> bool:
+    """Tell whether a gap was detected where too few subjects can be patched."""
+    where = judged.localisation.get(key)
+    return where is not None and where.metric is not None and where.status is LocalisationStatus.TOO_LITTLE_DATA
+
+
+def _why_not_trained(scope: Scope, contrast: Contrast) -> WhyNotTrained:
+    """Return why a gap has no ledger of what training put there, where it has none."""
+    if scope.training is None:
+        return WhyNotTrained.NO_TRAINING
+    if not scope.training.balanced_seeds:
+        return WhyNotTrained.NO_REFERENCE
+    if contrast.attribute != next(iter(scope.samples.attributes)):
+        return WhyNotTrained.OTHER_ATTRIBUTE
+    return WhyNotTrained.NOT_COMPARED
 
 
 def _pairs(scope: Scope, swept: Swept, contrast: Contrast, outcome: str) -> Pairs:

@@ -88,7 +88,9 @@ class LedgerTotal(Record):
     among: LedgerImages
     gap: Estimate  # nats, group minus reference
     adjusted: Estimate | None = None  # with both groups at equal covariates, where the card names some
-    clip: float | None = None  # nats; log-odds beyond it count as this
+    clip: float | None = None  # nats; log-odds further than this from where the decision lies count as this
+    decision: float = 0.0  # log-odds from which on an image is called the outcome
+    cut: int | None = None  # of a network whose stages follow one another: the stage whose slices sum to the whole
     kept: float | None = None  # share of the weight of images within it
     closure: float | None = None  # |sum of the parts - gap|, nats
     closure_of_images: float | None = None  # largest |sum - log-odds| of an image, over the largest |log-odds| or 1 nat
@@ -223,6 +225,15 @@ class Reading(StrEnum):
     BOTH = "carried earlier than written, and trained elsewhere"
 
 
+class WhyNotTrained(StrEnum):
+    """Why it is not said which trained weights put a gap there."""
+
+    NO_TRAINING = "the audit did not train the model"
+    NO_REFERENCE = "no balanced reference was asked for"
+    OTHER_ATTRIBUTE = "the references are balanced on another attribute"
+    NOT_COMPARED = "the references could not be compared with the audited model"
+
+
 class GapAnswer(Record):
     """Where a gap runs: one answer from all ledgers."""
 
@@ -232,6 +243,7 @@ class GapAnswer(Record):
     level: AnswerLevel
     heads: list[str] = []  # the smallest set, or where none was confirmed the heads that were, one by one
     jointly: bool = False  # whether ``heads`` were confirmed as a set
+    one_by_one: int = 0  # how many heads are confirmed by themselves, whatever the answer is
     layers: list[int] = []  # 0-based, that carry it
     parts: list[CarriedKind] = []
     # of the gap in rates, that heads carry together, or of several parts the largest; of the log-odds gap, where it is
@@ -241,5 +253,7 @@ class GapAnswer(Record):
     written_in: int | None = None  # 0-based layer that writes most of it
     trained_in: str | None = None  # the player that training changed most
     reading: Reading | None = None
+    patched: bool = True  # whether there were subjects enough to patch heads and parts
+    why_not_trained: WhyNotTrained | None = None
     pairs: int | None = None  # donor pairs of the discovery split
     pairs_needed: int | None = None  # with which a head that carries half of the gap would show

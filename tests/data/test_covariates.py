@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -82,6 +83,8 @@ def test_of_a_category_every_value_but_the_most_common_is_a_term() -> None:
     values = found.values(frame)
     assert values[:, 0].tolist() == [(20 + i) / 5 for i in range(8)]
     assert values[:, 1].tolist() == [0, 0, 0, 0, 0, 2, 2, 0]
+    unknown = found.values(frame.assign(stage=["unknown", *stages[1:]]))
+    assert np.isnan(unknown[0, 1:]).all() and not np.isnan(unknown[1:]).any()
 
 
 def test_a_category_of_many_values_is_left_out() -> None:

@@ -240,3 +240,15 @@ def test_a_gap_that_is_all_a_categorys_goes_with_it() -> None:
     assert (whole.covariates, whole.mean_group, whole.without_counterpart) == (["stage"], {}, 0)
     assert whole.before.value is not None and whole.after.value is not None
     assert whole.before.value > 0.04 > abs(whole.after.value)
+
+
+@pytest.mark.unit
+def test_where_categories_find_no_room_numbers_are_adjusted_for_all_the_same() -> None:
+    frame = drawn(young, n=400)
+    crowded = frame.assign(who=[f"annotator {i % 12}" for i in range(len(frame))])
+    asked = Covariates.of(crowded, AGE, ["who"])
+    _, row, _ = adjusted_gaps(crowded, [QUESTION], ["over 40"], asked, min_group_size=30)
+    _, alone, _ = adjusted_gaps(frame, [QUESTION], ["over 40"], Covariates.of(frame, AGE, ()), min_group_size=30)
+    assert (row.covariates, row.no_room, alone.no_room) == (["age", "who"], ["who"], [])
+    assert row.after.value == pytest.approx(alone.after.value, abs=0.02)
+    assert row.before.value != pytest.approx(row.after.value, abs=0.005)

@@ -11,9 +11,9 @@ import pytest
 
 from audit.data.covariates import Covariates
 from audit.evidence.disparity import Question, Thresholds, contrasts
-from audit.evidence.ledgers import Ledger, WrittenLedger, written_ledger
+from audit.evidence.ledgers import Ledger, WrittenLedger, judge_written, written_ledger
 from audit.patching.contributions import Component, Contributions
-from audit.records import PartFamily, PartKind
+from audit.records import Contrast, PartFamily, PartKind
 
 pytestmark = pytest.mark.unit
 PARTS = (
@@ -263,3 +263,30 @@ def test_rows_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch: pytest.Mo
                         (one.value, one.low, one.high), abs=1e-6
                     )
         assert a.clipped is None or a.clipped.gap.value == pytest.approx(b.clipped.gap.value, abs=1e-12)
+
+
+def test_near_the_decision_is_near_a_threshold_that_is_not_even() -> None:
+    """With the decision at -4.6 nats, of log-odds around it all are near; shifted by as much nothing else changes."""
+    given, frame = sample(200, gap=1.5)
+    shifted = given.values.copy()
+    shifted[:, 6] -= 4.6
+    apart = replace(given, values=shifted, log_odds=shifted.sum(axis=1), decision=(-4.6, 0.0))
+    one, other = ledger(given, frame), ledger(apart, frame)
+    assert (one.decision, other.decision) == (0.0, -4.6)
+    assert other.kept == pytest.approx(one.kept)
+    np.testing.assert_allclose(gaps(other.near), gaps(one.near), atol=1e-9)
+    assert ledger(replace(apart, decision=()), frame).kept < other.kept
+
+
+@pytest.mark.parametrize(("layers", "cut"), [((3, 3, 3), 3), ((1, 2, 3), None)])
+def test_the_record_says_at_which_stage_a_plain_network_is_cut(layers: tuple[int, ...], cut: int | None) -> None:
+    _, frame = sample(200)
+    frame["predicted"] = frame["label"]
+    rows = contrasts(frame, [QUESTION], ["happy"], Thresholds(0.05, 5, 0.8, 0.1))
+    gap = next(row for row in rows if row.metric == "standardised_gap")
+    parts = tuple(Component(PartKind.SLICE, layer, index) for index, layer in enumerate(layers))
+    values = np.random.default_rng(0).normal(size=(len(frame), len(parts), 1))
+    given = Contributions(parts, ("happy",), values, values.sum(axis=1))
+    asked = [(QUESTION, Contrast("gender", "woman", "man"), gap)]
+    totals, _ = judge_written(given, frame, asked, resamples=50, seed=0)
+    assert [total.cut for total in totals] == [cut, cut]
