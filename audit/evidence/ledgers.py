@@ -154,7 +154,7 @@ def written_ledger(
     known = covariates.values(frame[pair]) if covariates.terms else None
 
     def part(number: int) -> Array:
-        return contributions.values[rows, number, place].astype(np.float64)
+        return np.asarray(contributions.values[rows, number, place], dtype=np.float64)
 
     def inside(number: int) -> Array:
         return near_the_decision(part(number), beyond, near, effects.label, clip)[0]

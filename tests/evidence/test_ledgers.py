@@ -249,6 +249,22 @@ def test_rows_at_equal_covariates_close_at_every_level_and_lose_what_goes_with_t
     assert ledger(given, frame).whole.adjusted is None
 
 
+def test_rows_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, frame = sample(200, gap=2.0)
+    whole = ledger(given, frame)
+    monkeypatch.setattr("audit.evidence.bootstrap.INFLUENCES", 3 * 200)
+    parted = ledger(given, frame)
+    for a, b in ((whole.whole, parted.whole), (whole.near, parted.near)):
+        for level in ("components", "in_layers", "families", "layers"):
+            for row, other in zip(getattr(a, level), getattr(b, level), strict=True):
+                for of in ("gap", "share"):
+                    one, again = (getattr(r, of) for r in (row, other))
+                    assert (again.value, again.low, again.high) == pytest.approx(
+                        (one.value, one.low, one.high), abs=1e-6
+                    )
+        assert a.clipped is None or a.clipped.gap.value == pytest.approx(b.clipped.gap.value, abs=1e-12)
+
+
 def test_near_the_decision_is_near_a_threshold_that_is_not_even() -> None:
     """With the decision at -4.6 nats, of log-odds around it all are near; shifted by as much nothing else changes."""
     given, frame = sample(200, gap=1.5)
@@ -274,19 +290,3 @@ def test_the_record_says_at_which_stage_a_plain_network_is_cut(layers: tuple[int
     asked = [(QUESTION, Contrast("gender", "woman", "man"), gap)]
     totals, _ = judge_written(given, frame, asked, resamples=50, seed=0)
     assert [total.cut for total in totals] == [cut, cut]
-
-
-def test_rows_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    given, frame = sample(200, gap=2.0)
-    whole = ledger(given, frame)
-    monkeypatch.setattr("audit.evidence.bootstrap.INFLUENCES", 3 * 200)
-    parted = ledger(given, frame)
-    for a, b in ((whole.whole, parted.whole), (whole.near, parted.near)):
-        for level in ("components", "in_layers", "families", "layers"):
-            for row, other in zip(getattr(a, level), getattr(b, level), strict=True):
-                for of in ("gap", "share"):
-                    one, again = (getattr(r, of) for r in (row, other))
-                    assert (again.value, again.low, again.high) == pytest.approx(
-                        (one.value, one.low, one.high), abs=1e-6
-                    )
-        assert a.clipped is None or a.clipped.gap.value == pytest.approx(b.clipped.gap.value, abs=1e-12)
