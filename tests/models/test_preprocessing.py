@@ -177,12 +177,12 @@ def test_a_card_names_the_transforms_of_an_older_entry_of_torchvisions(
     made = preprocessing_of(spec, Backbone(spec, None).build(3))
     assert (made.info.source, f"({published[entry]})" in made.info.library) == ("card", True)
     transform, newest = published[entry].transforms(), published.DEFAULT.transforms()
-    for file in files:
-        image = Image.open(file).convert("RGB")
+    images = [rgb(file) for file in files]
+    for image in images:
         shares = torch.from_numpy(made.geometry.fit(image)).permute(2, 0, 1) / 255
         seen = (shares - torch.tensor(made.mean)[:, None, None]) / torch.tensor(made.std)[:, None, None]
         torch.testing.assert_close(seen, transform(image), rtol=0, atol=1e-6)
-    assert any(not torch.equal(transform(i), newest(i)) for i in [Image.open(f).convert("RGB") for f in files])
+    assert any(not torch.equal(transform(i), newest(i)) for i in images)
 
 
 def test_an_entry_that_torchvision_does_not_have_is_one_line_with_those_that_it_has() -> None:
