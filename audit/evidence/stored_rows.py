@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from audit.evidence.stats import Array, Codes
 
-ROWS_AT_ONCE: Final = 1 << 16
+ROWS_AT_ONCE: Final = 1 << 14
 PARTS_HELD: Final = 64
 DONOR_KIND: Final = "donor_kind"
 
