@@ -125,13 +125,13 @@ def peak_of(work: Callable[[], object]) -> int:
 
 Prepare = Callable[[Scope, pd.DataFrame, Path], Callable[[], object]]
 # Work, by how many times more images it is measured, and the bytes that an image may take. As many rows as are read at
-# once are held anyway; ledgers hold what eight parts write, and what the writers read of each.
+# once are held anyway, and how many that are at once depends on threads of Arrow; ledgers hold what eight parts write.
 WORK: dict[str, tuple[Prepare, int, int]] = {
     "rates of groups": (rates_prepared, 1, 250),
     "what can be asked": (lambda scope, _answers, _folder: partial(what_can_be_asked, scope), 1, 250),
     "who donates to whom": (lambda scope, _answers, _folder: partial(make_plans, scope), 1, 250),
-    "who writes a gap": (writers_prepared, 2, 350),
-    "what the largest writers read": (reading_prepared, 2, 500),
+    "who writes a gap": (writers_prepared, 2, 500),
+    "what the largest writers read": (reading_prepared, 2, 1000),
 }
 
 
