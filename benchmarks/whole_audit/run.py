@@ -109,7 +109,7 @@ def measure(shared: Path, most_images: int, work: Path) -> dict[str, Any]:
 @click.option(
     "--shared", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of data and weights."
 )
-@click.option("--most-images", default=800, show_default=True, help="Recipients a split.")
+@click.option("--most-images", default=800, show_default=True, help="Recipients per split.")
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Write the result there.")
 @click.option("--work", type=click.Path(path_type=Path), help="Keep the run there; it resumes.")
 def main(shared: Path, most_images: int, out: Path | None, work: Path | None) -> None:
