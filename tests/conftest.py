@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("whatever else runs", deadline=None)
+settings.load_profile("whatever else runs")
 
 # What takes seconds to import is imported where it is needed: the process that gives out tests needs none of it.
 if TYPE_CHECKING:

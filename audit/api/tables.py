@@ -46,6 +46,13 @@ class Table(Sequence[Row], Generic[Row]):
         pandas.DataFrame
             An estimate ``x`` fills the columns ``x``, ``x_low`` and ``x_high``; rates are in [0, 1], gaps in [-1, 1];
             what is not estimable is missing.
+
+        Examples
+        --------
+        ``result`` is that of the example of :func:`vit_audit.audit`.
+
+        >>> result.rates.to_frame()[["group", "selection_rate"]].round(2).values.tolist()
+        [['f', 0.0], ['m', 0.5]]
         """
         return pd.DataFrame([flat(row) for row in self._rows])
 
@@ -115,6 +122,11 @@ class Rates(Table[RateRow]):
         ------
         InputError
             If there is no such rate.
+
+        Examples
+        --------
+        >>> result.rates.plot(rate="accuracy").get_xlabel()
+        'accuracy, percent'
         """
         check_choice("rate", rate, RATES)
         axes = _axes(ax, len(self))
@@ -128,7 +140,13 @@ class Gaps(Table[ContrastRow]):
     """Every group against its reference, in each gap."""
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw every gap with its interval, in percentage points; returns the Axes."""
+        """Draw every gap with its interval, in percentage points; returns the Axes.
+
+        Examples
+        --------
+        >>> [line.get_text() for line in result.gaps.plot().get_yticklabels()][:1]
+        ['m - f: yes, standardised_gap']
+        """
         axes = _axes(ax, len(self))
         names = [f"{row.group} - {row.reference}: {row.outcome}, {row.metric}" for row in self]
         _intervals(axes, names, [row.estimate for row in self], color="#1f4e79")
@@ -148,6 +166,11 @@ class Heads(Table[HeadRow]):
         ax : matplotlib.axes.Axes, optional
         most : int
             How many heads.
+
+        Examples
+        --------
+        >>> len(result.heads.plot(most=5).get_yticklabels())  # of predictions, none
+        0
         """
         if not isinstance(most, Integral) or most < 1:
             raise InputError("most", f"is {most!r}", "give the number of heads to draw, 1 or more")
@@ -176,6 +199,11 @@ class Ledger(Table[LedgerRow]):
             How many parts, the largest.
         among : {"near the decision", "all"}
             Which images; on those far from it no decision hangs.
+
+        Examples
+        --------
+        >>> result.ledger.plot().get_xlabel()
+        'written into the gap, nats (near the decision)'
         """
         if not isinstance(most, Integral) or most < 1:
             raise InputError("most", f"is {most!r}", "give the number of parts to draw, 1 or more")

@@ -21,6 +21,7 @@ from audit.evidence.disparity import Question, label_shares
 from audit.evidence.ledgers import CLIP, CLOSES, counted_images, laid_out, near_the_decision
 from audit.evidence.stats import Array, Codes, excludes_zero
 from audit.evidence.stored_rows import Rows, by_image
+from audit.patching.contributions import Array as Floats
 from audit.patching.contributions import Component, Contributions
 from audit.records import (
     Contrast,
@@ -59,7 +60,7 @@ class Readings:
     outcomes: tuple[str, ...]
     values: npt.NDArray[np.floating]  # (N, K, O), nats
 
-    def of(self, writer: Component, outcome: str) -> dict[Component, Array]:
+    def of(self, writer: Component, outcome: str) -> dict[Component, Floats]:
         """Return the sources of a writer, and what each adds (N,), as it is held."""
         place = self.outcomes.index(outcome)
         return {source: self.values[:, i, place] for i, (own, source) in enumerate(self.entries) if own == writer}
@@ -163,19 +164,19 @@ class _Sums:
         beyond = contributions.from_decision(asked.gap.outcome)[rows]
         return cls(asked, rows, beyond, some[pair], label_shares(some, asked.question), resamples, seed)
 
-    def estimates(self, parts: Sequence[Array]) -> list[tuple[LedgerImages, list[Estimate], list[Estimate]]]:
+    def estimates(self, parts: Sequence[Floats]) -> list[tuple[LedgerImages, list[Estimate], list[Estimate]]]:
         """Return gaps and shares of parts (N,), the first of them the whole, over all images and near the decision."""
         effects = laid_out(self.frame, self.asked.question, self.asked.contrast.group, dict(self.shares))
         bootstrap = draw_bootstrap(effects, resamples=self.resamples, seed=self.seed)
         near = np.abs(self.beyond) <= CLIP
 
-        def values(part: Array) -> Array:
+        def values(part: Floats) -> Array:
             return np.asarray(part[self.rows], dtype=np.float64)
 
-        def inside(part: Array) -> Array:
+        def inside(part: Floats) -> Array:
             return near_the_decision(values(part), self.beyond, near, effects.label, CLIP)[0]
 
-        kinds: list[tuple[LedgerImages, Callable[[Array], Array]]] = [("all", values), ("near the decision", inside)]
+        kinds: list[tuple[LedgerImages, Callable[[Floats], Array]]] = [("all", values), ("near the decision", inside)]
         columns = [(among, [partial(kind, part) for part in parts]) for among, kind in kinds]
         return [(among, *gaps_and_shares(some, effects, bootstrap)) for among, some in columns]
 
@@ -219,7 +220,7 @@ def _of_writer(
     return writers, rows
 
 
-def _apart(whole: Array, parts: Iterable[Array]) -> float:
+def _apart(whole: Floats, parts: Iterable[Floats]) -> float:
     """Return the largest |sum of parts - whole|, as a share of the largest |whole| or of 1 nat."""
     total = np.zeros(len(whole))
     for part in parts:
