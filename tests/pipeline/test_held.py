@@ -123,8 +123,8 @@ def peak_of(work: Callable[[], object]) -> int:
         pa.set_memory_pool(before)
 
 
-# What is done, with how many times the images, and the bytes that an image may take. Of more images there are as many rows
-# as are read at once, which are held whatever there is.
+# What is done, with how many times the images, and the bytes that an image may take. Ledgers are tried with more,
+# of which there are more rows than are read at once.
 WORK: dict[str, tuple[Callable[[Scope, pd.DataFrame, Path], Callable[[], object]], int, int]] = {
     "rates of groups": (rates_prepared, 1, 250),
     "what can be asked": (lambda scope, _answers, _folder: partial(what_can_be_asked, scope), 1, 250),
