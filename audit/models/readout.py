@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +64,17 @@ class Readout:
         if self.decision == "argmax" or self._is_pair(logits):
             return None
         return self._reached(logits, probabilities)
+
+    def margins(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return how far logits (N, classes) are from the decision of each class: above 0 where it is called so."""
+        if self.decision == "argmax":
+            of_class = ~torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
+            others = logits.unsqueeze(-2).expand(*logits.shape, logits.shape[-1]).masked_fill(~of_class, -torch.inf)
+            return logits - others.amax(-1)
+        least = math.log((self.threshold or EVEN) / (1 - (self.threshold or EVEN)))
+        if self._is_pair(logits):
+            return self.log_odds(logits) - logits.new_tensor([-least, least])
+        return self.log_odds(logits) - least
 
     def _reached(self, logits: torch.Tensor, probabilities: torch.Tensor | None) -> torch.Tensor:
         found = self.probabilities(logits) if probabilities is None else probabilities

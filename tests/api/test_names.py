@@ -22,7 +22,7 @@ NAMES = [
     "Net", "Outcome", "Plan", "Predictions", "Preprocess", "Result", "UnfinishedError", "__version__", "adapt",
     "attribution", "audit", "built_in_cards", "diff", "disparity", "fetch", "first_card", "inspect_checkpoint",
     "load_card", "load_model", "open_run", "patch_heads", "patch_parts", "plan", "predictions", "rendered_faces",
-    "supported_models", "sweep", "verify", "wrap", "written",
+    "shift_means", "supported_models", "sweep", "verify", "wrap", "written",
 ]  # fmt: skip
 MODULES = sorted({getattr(va, name).__module__ for name in NAMES if name != "__version__"})
 RAISES_NOTHING = {"built_in_cards"}
