@@ -59,10 +59,8 @@ def move_means(
         for name, given in (("labels", asked.labels), ("groups", asked.groups), ("subjects", asked.subjects))
     )
     names, reference = _two(group, asked.reference)
-    is_group, codes, people = (
-        (group != reference),
-        *(pd.factorize(c, sort=True)[0].astype(np.int64) for c in (label, subject)),
-    )
+    is_group = np.asarray(group != reference)
+    codes, people = (pd.factorize(column, sort=True)[0].astype(np.int64) for column in (label, subject))
     layout = _layout(codes, is_group, people)
     shifts = draw_shifts(
         codes, is_group, people, np.abs(layout.gap_weights()), deals=asked.deals, again=asked.again, seed=asked.seed

@@ -120,11 +120,12 @@ def check_shiftable(model: Model, parts: Sequence[Part]) -> None:
 
 
 def parts_shifted(model: Model) -> list[Part]:
-    """Return the parts that an audit asks: the embedding, what each layer adds, and the stream before the last one."""
+    """Return the parts asked by default: embedding, what each layer adds, and the stream that enters the last one."""
     body, kinds = adapter(model), kinds_of(model)
     asked = [kind for kind in (Kind.ATTENTION, Kind.MLP) if kind in kinds] or [Kind.LAYER]
     layers = [Part(kind, layer) for layer in range(body.depth) for kind in asked if kind in kinds]
-    return [Part(Kind.EMBEDDING), *layers, Part(Kind.RESIDUAL, body.depth - 1)]
+    stream = [Part(Kind.RESIDUAL, body.depth - 1)] if body.depth > 1 else []
+    return [Part(Kind.EMBEDDING), *layers, *stream]
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ class _Look:
 
     def _slopes(self, logits: torch.Tensor, given: torch.Tensor, counts: Array, width: Array) -> torch.Tensor:
         """Return the slopes (outcomes * 3, numbers) of the weighted means of log-odds, probability and rate."""
-        readout, rows = readout_of(self.model), []
+        readout, rows = readout_of(self.model), list[torch.Tensor]()
         log_odds, margins = readout.log_odds(logits), readout.margins(logits)
         alike = logits.shape[-1] == 2 or readout.decision == "threshold"  # the decision is one on the log-odds
         for place, number in enumerate(self.outcomes):

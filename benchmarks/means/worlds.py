@@ -18,7 +18,7 @@ from audit.patching.shifts import draw_shifts
 SIDE, PATCH = 16, 4
 SPREAD = 1.5  # nats: standard deviation of the log-odds over images of no group
 SEEN = 512  # images by which a model is brought to that spread
-TRUTH = 12_000  # images by which the truth is known
+TRUTH = 5_000  # images by which the truth is known
 Array = npt.NDArray[np.float64]
 
 
@@ -31,20 +31,18 @@ class World:
     images : int
         Evenly over two labels and two groups.
     group : float
-        How strongly the group's pattern shows, in standard deviations of the noise of a pixel.
+        How strongly the group's pattern shows: by how many nats it moves the log-odds to first order. The pattern is
+        the mean slope of the log-odds with respect to the pixels.
     a_person : int
         Images of one person, of one label.
     alike : float
-        How strongly what the images of a person share shows, likewise.
-    unused : bool
-        Whether the classifier does not read what differs between the groups' mean features.
+        How strongly what the images of a person share shows, in standard deviations of the noise of a pixel.
     """
 
-    images: int = 160
+    images: int = 120
     group: float = 0.0
     a_person: int = 1
     alike: float = 0.5
-    unused: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,26 +69,22 @@ class Maker:
     def __init__(self, world: World, seed: int) -> None:
         self.world = world
         generator = torch.Generator().manual_seed(seed)
-        shape = (3, SIDE, SIDE)
-        self.of_label, self.of_group = (torch.randn(shape, generator=generator) for _ in range(2))
+        self.of_label, self.of_group = torch.randn((3, SIDE, SIDE), generator=generator), torch.zeros(3, SIDE, SIDE)
         self.model = made(generator)
         self._settle(np.random.default_rng(seed))
 
     def _settle(self, rng: np.random.Generator) -> None:
-        """Bring the log-odds to one spread; where the group is unused, turn the classifier off its direction."""
-        sample = self.draw(rng, SEEN)
+        """Bring the log-odds to one spread, and let the group show where they look."""
+        images, head = self.draw(rng, SEEN).images.requires_grad_(), self.model.head
+        with torch.enable_grad():
+            odds = self.model(images).diff(dim=1)
+            (slope,) = torch.autograd.grad(odds.sum(), images)
         with torch.no_grad():
-            features = self.model.forward_head(self.model.forward_features(sample.images), pre_logits=True)
-            head = self.model.head
-            if self.world.unused:
-                apart = features[torch.from_numpy(sample.is_group)].mean(0)
-                apart = apart - features[torch.from_numpy(~sample.is_group)].mean(0)
-                apart = apart / apart.norm()
-                head.weight -= (head.weight @ apart)[:, None] * apart
-            odds = (features @ head.weight.T).diff(dim=1)
-            head.weight *= SPREAD / odds.std()
-            odds = (features @ head.weight.T).diff(dim=1)
-            head.bias.copy_(torch.tensor([odds.mean(), 0.0]))
+            louder = SPREAD / odds.std()
+            self.of_group = slope.mean(0) / (louder * slope.mean(0).square().sum())
+            head.weight *= louder
+            head.bias.zero_()
+            head.bias[0] = self.model(images).diff(dim=1).mean()
 
     def draw(self, rng: np.random.Generator, images: int) -> Sample:
         """Draw people and their pictures."""
@@ -109,8 +103,11 @@ class Maker:
     def truth(self, rng: np.random.Generator) -> tuple[list[Part], Array, Array]:
         """Return the parts, and what each takes of the gap in log-odds, probability and rate (parts, 3); the gaps (3,).
 
-        With the means of a crowd: what is left of their noise is a small part of that of a sample.
+        Exactly nothing without a group; else with a crowd, of which the noise is a small part of that of a sample.
         """
+        if not self.world.group:
+            parts = parts_shifted(self.model)
+            return parts, np.zeros((len(parts), 3)), np.zeros(3)
         sample, parts = self.draw(rng, TRUTH), parts_shifted(self.model)
         layout = sample.layout()
         weights = layout.gap_weights()

