@@ -1,6 +1,6 @@
 """Count how often intervals of the mean-shift patch hold the truth, and what it finds beside donor pairs.
 
-    python benchmarks/means/run.py --work DIR     # ten minutes or so on one core; resumes
+    python benchmarks/means/run.py --work DIR     # a few minutes on one core; resumes
 
 Writes results.json and the tables of README.md, both beside this file.
 """
@@ -38,6 +38,7 @@ from audit.patching.shifts import SCALES, draw_shifts  # noqa: E402
 from audit.patching.sites import record  # noqa: E402
 from audit.records import Contrast, Estimate  # noqa: E402
 from audit.store import write_text  # noqa: E402
+from benchmarks.means.formula import Formula, count  # noqa: E402
 from benchmarks.means.worlds import Maker, Sample, World  # noqa: E402
 
 HERE = Path(__file__).parent
@@ -46,6 +47,11 @@ WORLDS = {
     "no group": World(),
     "no group, four images of a person": World(a_person=4),
     "group": World(group=0.8),
+}
+FORMULAS = {
+    "no group": Formula(),
+    "no group, four images of a person": Formula(a_person=4),
+    "group": Formula(group=0.8),
 }
 NULL = "no group"
 DEALS = 5
@@ -223,6 +229,11 @@ COVERAGE = (
     "| 95% intervals hold the truth | probability | log-odds | rate | without the means' noise: probability "
     "| log-odds | rate | beyond the placebo, probability |\n|---|---|---|---|---|---|---|---|"
 )
+BY_FORMULA = (
+    "| by a formula: 95% intervals hold the truth | draws | probability | log-odds | without the means' noise: "
+    "probability | log-odds | taken in the direction of the gap | the placebo's interval holds 0 |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
 FOUND = (
     "| found in the direction of the gap | means, part by part | pairs | means at equal passes | any part: means "
     "| pairs | the placebo's interval holds 0 |\n|---|---|---|---|---|---|---|"
@@ -262,7 +273,16 @@ def tables(results: Figures) -> str:
         f"{s['models']} models and {s['models'] * s['runs']} draws of images a row, six parts each, {DEALS} deals of "
         f"the groups, {RESAMPLES} draws of the bootstrap, seed {s['seed']}; settled with seed 1."
     )
-    return "\n".join([made, "", *lines])
+    return "\n".join([made, "", formula_table(results["formulas"]), "", *lines])
+
+
+def formula_table(rows: Figures) -> str:
+    """Return the table of the formulas."""
+    lines = [BY_FORMULA]
+    for name, row in rows.items():
+        cells = [row["coverage"][k][of] for k in ("with", "without") for of in ("probability", "log_odds")]
+        lines.append(_line(name, [f"{row['runs']:,}", *map(_pct, [*cells, row["taken"], row["placebo_quiet"]])]))
+    return "\n".join(lines)
 
 
 def _line(name: str, cells: Iterable[str]) -> str:
@@ -274,14 +294,22 @@ def _pct(value: float | None) -> str:
 
 
 @click.command()
-@click.option("--models", default=6, show_default=True, help="Models of a world.")
+@click.option("--models", default=2, show_default=True, help="Models of a world.")
 @click.option("--runs", default=10, show_default=True, help="Draws of images for each model.")
+@click.option("--draws", default=200, show_default=True, help="Draws of each formula.")
 @click.option("--seed", default=11, show_default=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="What is done lies there; it resumes.")
 @click.option("--json", "out", type=click.Path(path_type=Path), default=HERE / "results.json")
-def main(models: int, runs: int, seed: int, work: Path, out: Path) -> None:
+def main(models: int, runs: int, draws: int, seed: int, work: Path, out: Path) -> None:
     """Count, and write what came out."""
     torch.set_num_threads(1)
+    formulas = {}
+    for place, (name, formula) in enumerate(FORMULAS.items()):
+        own = seed + 100 * place
+        path = work / f"formula-{own}-{draws}.json"
+        if not path.is_file():
+            write_text(path, json.dumps(count(formula, draws, own)))
+        formulas[name] = json.loads(path.read_text(encoding="utf-8"))
     done: dict[str, list[Figures]] = {name: [] for name in WORLDS}
     for number in range(models):  # world after world, so that what is done of all is alike
         for place, (name, world) in enumerate(WORLDS.items()):
@@ -297,7 +325,8 @@ def main(models: int, runs: int, seed: int, work: Path, out: Path) -> None:
         "hardware": platform.processor() or platform.machine(),
         "version": __version__,
         "torch": torch.__version__,
-        "settings": {"models": models, "runs": runs, "seed": seed},
+        "settings": {"models": models, "runs": runs, "draws": draws, "seed": seed},
+        "formulas": formulas,
         "worlds": worlds,
     }
     out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks.means import run
+from benchmarks.means.formula import Formula, count
 from benchmarks.means.worlds import SPREAD, Maker, World
 
 pytestmark = pytest.mark.unit
@@ -34,16 +35,23 @@ def test_images_of_a_person_share_label_and_group() -> None:
         assert len(set(sample.label[own])) == len(set(sample.is_group[own])) == 1
 
 
+def test_the_formula_gives_its_gap_and_intervals_that_hold_it() -> None:
+    found = count(Formula(group=0.8), 12, 1)
+    assert found["true"][0] == pytest.approx(0.8, abs=0.02)
+    assert found["coverage"]["with"]["log_odds"] >= 0.75
+    assert found["coverage"]["without"]["log_odds"] < found["coverage"]["with"]["log_odds"]
+
+
 @pytest.mark.long
 def test_a_small_run_fills_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "WORLDS", {"no group": World(images=48), "group": World(images=48, group=2.0)})
     out = tmp_path / "results.json"
-    asked = ["--models", "1", "--runs", "2", "--seed", "1", "--work", str(tmp_path), "--json", str(out)]
+    asked = ["--models", "1", "--runs", "2", "--draws", "2", "--seed", "1", "--work", str(tmp_path), "--json", str(out)]
     result = CliRunner().invoke(run.main, asked, catch_exceptions=False)
     assert result.exit_code == 0
     results = json.loads(out.read_text(encoding="utf-8"))
     text = run.tables(results)
-    assert text.count("\n| no group |") == text.count("\n| group |") == 3
+    assert text.count("\n| no group |") == text.count("\n| group |") == 4
     assert results["worlds"]["group"]["power"]["means"] is not None
     assert "nan" not in text
 
