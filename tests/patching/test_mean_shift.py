@@ -50,7 +50,9 @@ def test_equal_means_change_not_one_bit(family: str) -> None:
     model = tiny(family)
     images = noise_images(4)[np.array([0, 0, 1, 1, 2, 2, 3, 3])]
     found = measured(model, images, shifts_of(LABEL, HALF, IN_GROUP), every_part(model), [0, 1, 2])
-    assert np.array_equal(found.patched, np.broadcast_to(found.unpatched[:, None, None], found.patched.shape))
+    own = np.broadcast_to(found.unpatched[:, None, None], found.patched.shape)
+    # windows of one image round otherwise in another place of the batch, so that its two means are not quite equal
+    np.testing.assert_allclose(found.patched, own, rtol=0, atol=1e-5 if "swin" in family else 0)
     assert hooks_left(model) == 0
 
 
