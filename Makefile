@@ -17,9 +17,10 @@ DISPARITY_FOUND := 1
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 LOWEST_EXTRAS := dev,onnx,hf,clip,excel
 LOWEST_TESTS ?=
+NIGHTLY := lowest long test-browser
 JUNIT_SCHEMA := $(VENV)/schemas/junit-10.xsd
 
-.PHONY: help demo test quick long test-browser check lowest format clean setup pango chromium
+.PHONY: help demo test quick long test-browser check lowest nightly format clean setup pango chromium
 
 help: ## show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,7 +37,7 @@ test: setup $(JUNIT_SCHEMA) ## run all tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # Known answers of every room, without those that take about a second or more.
-quick: setup ## run the tests to run after each change, in a minute and a half
+quick: setup ## run the quick ones, after each change
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'unit and not property and not slow' --numprocesses auto --dist loadfile \
 		--no-loadscope-reorder
 
@@ -65,12 +66,24 @@ lowest: pango ## run the tests with the oldest versions that pyproject.toml allo
 		--constraint .venv-lowest/constraints.txt --editable '.[$(LOWEST_EXTRAS)]'
 	@OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses 2 --dist loadfile $(LOWEST_TESTS)
 
+# One after the other, whatever becomes of each; what they say is in .nightly.
+nightly: ## run what is too long for each change (oldest versions, long tests, the page in chromium), a line for each
+	@mkdir -p .nightly; worst=0; \
+	for target in $(NIGHTLY); do \
+		code=0; $(MAKE) --no-print-directory $$target >.nightly/$$target.log 2>&1 || code=$$?; \
+		said=$$(grep -E '[0-9]+ (passed|failed|skipped|errors?).* in [0-9]' .nightly/$$target.log | tail -n 1 \
+			| sed -E 's/^=* *| *=*$$//g' || true); \
+		[ -n "$$said" ] || said=$$(tail -n 1 .nightly/$$target.log); \
+		echo "$$target: $$([ $$code -eq 0 ] && echo done || echo "FAILED, exit code $$code"), $$said"; \
+		[ $$code -eq 0 ] || worst=1; \
+	done; exit $$worst
+
 format: setup ## format the code and fix what the linter can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 clean: ## remove the environment and all caches; reports stay
-	rm -rf $(VENV) .venv-lowest .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-lowest .nightly .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup: pango $(STAMP) ## install what is missing; the other targets do this by themselves

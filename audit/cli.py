@@ -10,9 +10,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -27,6 +27,7 @@ EXHAUSTED = (
     "training.batch_size, image_size or model, and give the same command again"
 )
 STOPPING = (signal.SIGTERM, signal.SIGINT)
+OUTPUT = "standard output"
 STOPPED = "stopped; what was finished is kept, give the same command again to resume"
 _stopping = threading.Event()  # somebody asked for the command's end
 
@@ -99,8 +100,13 @@ def _ended_by_pipe() -> Iterator[None]:
         _end_by_pipe()
 
 
+def _drop(stream: TextIO) -> None:
+    """Send what a stream still holds nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _end_by_pipe() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered goes nowhere
+    _drop(sys.stdout)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGPIPE)
 
@@ -114,7 +120,7 @@ def in_one_line(error: BaseException) -> tuple[str, ExitCode]:
     if is_exhausted(error):  # where there is no batch to halve, as of images that are read
         return EXHAUSTED, ExitCode.UNFINISHED
     if isinstance(error, OSError) and error.errno in DISK_FIXES:
-        said = f"{error.filename or 'the disk'}: {os.strerror(error.errno)}"
+        said = f"{error.filename or f'the disk or {OUTPUT}'}: {os.strerror(error.errno)}"
         return f"{said}; {DISK_FIXES[error.errno]} or choose another --out", ExitCode.UNFINISHED
     what = " ".join(f"{type(error).__name__}: {error}".split())
     return f"internal error: {what}; run again with --debug and report it", ExitCode.UNFINISHED
@@ -166,18 +172,36 @@ def entry() -> None:
         if getattr(sys, stream) is None:  # a shell closed it: command >&-
             setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     try:
-        code = main(standalone_mode=False) or ExitCode.DONE
-    except click.ClickException as error:
-        error.show()
-        code = ExitCode.BAD_INPUT
-    except (click.Abort, KeyboardInterrupt):
-        click.echo(STOPPED, err=True)
-        code = ExitCode.UNFINISHED
-    except SystemExit as error:
-        code = error.code
+        with _ended_by_pipe():
+            code = _ended()
+    except OSError as error:  # what is to be shown cannot be
+        code = _unshown(error)
     for number in STOPPING:  # what is over ends with its own code, whatever comes while Python is taken down
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
+
+
+def _ended() -> Any:
+    """Run the command line, and return its exit code."""
+    try:
+        return main(standalone_mode=False) or ExitCode.DONE
+    except click.ClickException as error:
+        error.show()
+        return ExitCode.BAD_INPUT
+    except (click.Abort, KeyboardInterrupt):
+        click.echo(STOPPED, err=True)
+        return ExitCode.UNFINISHED
+    except SystemExit as error:
+        return error.code
+
+
+def _unshown(error: OSError) -> ExitCode:
+    """End where standard output or standard error takes nothing: say so if the latter does."""
+    with suppress(OSError):
+        click.echo(f"{OUTPUT}: {error.strerror}; send it where it can be written", err=True)
+    for stream in (sys.stdout, sys.stderr):
+        _drop(stream)
+    return ExitCode.UNFINISHED
 
 
 @main.command(epilog=as_text(), short_help="Run a whole audit of a card.")

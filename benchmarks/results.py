@@ -50,14 +50,17 @@ QUOTED: dict[str, tuple[str, ...]] = {
     "faults": (
         "kills", "mutations", "lost", "different", "unclean", "tracebacks", "hangs", "seed", "date", "code", "hardware",
     ),
-    "preprocessing": ("cases", "date", "hardware", "versions", "seed", "resamples"),
+    "preprocessing": ("cases", "date", "code", "hardware", "versions", "seed", "resamples"),
     "whole_audit": (
         "minutes", "processor_minutes", "seconds_by_stage", "seconds_by_step", "outcome", "effort", "heads_found",
         "date", "code", "hardware", "versions", "load_average_before",
     ),
     "ledgers": ("cases",),
-    "bootstrap": ("date", "hardware", "version", "numpy", "runs", "resamples", "seed", "cost", "labels"),
+    "scale": ("efficiency_2_workers", "kills", "audits", "identical_records", "workers"),
+    "bootstrap": ("date", "code", "hardware", "version", "numpy", "runs", "resamples", "seed", "cost", "labels"),
 }  # fmt: skip
+# What a benchmark has measured on some machines only: None where there is none.
+IF_MEASURED: dict[str, tuple[str, ...]] = {"scale": ("memory_ratio_10x", "flat")}
 ROWS: dict[str, set[str]] = {
     "accuracy": {"attribute", "group", "images", "accuracy", "balanced_accuracy"},
     "rates": {
@@ -107,7 +110,8 @@ def of_benchmark(name: str) -> Figures:
     """Return what is quoted of another benchmark's results.json."""
     path = ROOT / "benchmarks" / name / "results.json"
     whole = json.loads(path.read_text(encoding="utf-8"))
-    return {key: whole[key] for key in QUOTED[name]}
+    found = {key: whole.get(key) if key == "code" else whole[key] for key in QUOTED[name]}
+    return found | {key: whole.get(key) for key in IF_MEASURED.get(name, ())}
 
 
 def run_audit(card: str, runs: Path, *, sample: bool) -> Figures:
@@ -211,7 +215,7 @@ def words() -> Environment:
     )
     environment.filters |= {
         "down": down, "up": up, "share": share_of, "counted": counted, "interval": interval, "p": p_value,
-        "points": points, "correlation": correlation, "largest": largest,
+        "points": points, "correlation": correlation, "largest": largest, "thousands": "{:,}".format,
     }  # fmt: skip
     environment.globals["named"] = NAMED
     return environment

@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("whatever else runs", deadline=None)
+settings.load_profile("whatever else runs")
 
 # What takes seconds to import is imported where it is needed: the process that gives out tests needs none of it.
 if TYPE_CHECKING:
@@ -166,11 +170,21 @@ SLOW = {
 @pytest.fixture(params=("cpu", "cuda", "mps"))
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Every kind of device, one after the other; what cannot be run here is reported so."""
+    return _opened(request.param)
+
+
+@pytest.fixture(params=("cuda", "mps"))
+def accelerator(request: pytest.FixtureRequest) -> torch.device:
+    """Every kind of device but the processor; what cannot be run here is reported so."""
+    return _opened(request.param)
+
+
+def _opened(name: str) -> torch.device:
     from audit.models.device import devices_here, open_device
 
-    if request.param not in devices_here():
-        pytest.skip(f"not run: no {request.param} device")
-    return open_device(request.param)
+    if name not in devices_here():
+        pytest.skip(f"not run: no {name} device")
+    return open_device(name)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

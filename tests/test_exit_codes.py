@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -50,14 +52,52 @@ def test_processes_end_with_them(arguments: list[str], code: ExitCode) -> None:
     assert subprocess.run([*ENTRY, *arguments], capture_output=True, check=False).returncode == code
 
 
-@pytest.mark.parametrize("arguments", [["datasets"], ["run", "--help"]])
-def test_a_closed_pipe_is_none_of_them(arguments: list[str]) -> None:
+def ended(arguments: list[str], **streams: Any) -> subprocess.CompletedProcess[bytes]:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    return subprocess.run([*ENTRY, *arguments], **pipes, check=False)
+
+
+SAYS_IT_IN = [
+    ("stdout", ["run", "--help"]),
+    ("stdout", ["--version"]),
+    ("stderr", ["run"]),
+    ("stderr", ["init", "nothing", "--out", "/dev/null"]),
+    pytest.param("stdout", ["datasets"], marks=pytest.mark.long),
+    pytest.param("stderr", ["verify", "nothing"], marks=pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize(("stream", "arguments"), SAYS_IT_IN)
+def test_a_closed_pipe_is_none_of_them(stream: str, arguments: list[str]) -> None:
     read, write = os.pipe()
     os.close(read)
-    ended = subprocess.run([*ENTRY, *arguments], stdout=write, stderr=subprocess.PIPE, check=False)
+    process = ended(arguments, **{stream: write})
     os.close(write)
-    assert ended.returncode == -signal.SIGPIPE
-    assert ended.stderr == b""
+    assert process.returncode == -signal.SIGPIPE
+    assert not process.stdout
+    assert not process.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize(("stream", "arguments"), SAYS_IT_IN)
+def test_what_cannot_be_shown_is_unfinished(stream: str, arguments: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        process = ended(arguments, **{stream: full})
+    assert process.returncode == ExitCode.UNFINISHED
+    assert not process.stdout
+    if stream == "stdout":  # the other can say why
+        (line,) = process.stderr.decode().splitlines()
+        assert "No space left on device" in line
+
+
+@pytest.mark.parametrize(
+    ("closed", "arguments", "code"),
+    [(">&-", "--version", ExitCode.DONE), ("2>&-", "run", ExitCode.BAD_INPUT), (">&- 2>&-", "run", ExitCode.BAD_INPUT)],
+)
+def test_a_stream_that_a_shell_has_closed_is_done_without(closed: str, arguments: str, code: ExitCode) -> None:
+    command = f"{shlex.join([*ENTRY, arguments])} {closed}"
+    process = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+    assert (process.returncode, process.stdout, process.stderr) == (code, b"", b"")
 
 
 def test_an_internal_error_leaves_its_traceback_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,9 +107,9 @@ def test_an_internal_error_leaves_its_traceback_in_the_log(tmp_path: Path, monke
     monkeypatch.setattr("audit.pipeline.run_audit.check_known_effects", broken)
     monkeypatch.setenv("VIT_AUDIT_CACHE", str(tmp_path / "cache"))
     card = write_card(tmp_path / "card.yaml", model={"weights": "none"})
-    ended = CliRunner().invoke(main, ["run", str(card), "--out", str(tmp_path / "out")])
-    assert ended.exit_code == ExitCode.UNFINISHED
-    assert "internal error: RuntimeError: a bug" in ended.stderr
+    process = CliRunner().invoke(main, ["run", str(card), "--out", str(tmp_path / "out")])
+    assert process.exit_code == ExitCode.UNFINISHED
+    assert "internal error: RuntimeError: a bug" in process.stderr
     (run,) = (tmp_path / "out").iterdir()
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     (logged,) = [line for line in lines if "traceback" in line]

@@ -60,19 +60,19 @@ def test_no_call_runs_what_a_file_says() -> None:
 def test_a_card_of_50_megabytes_is_refused_at_once(tmp_path: Path) -> None:
     path = tmp_path / "card.yaml"
     path.write_bytes(b"# " + b"x" * 50_000_000)
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(CardError, match="50,000,002 bytes is over the limit"):
         load_card(path)
-    assert time.monotonic() - begun < 0.5
+    assert time.process_time() - begun < 0.5
 
 
 def test_a_billion_laughs_are_refused_at_once(tmp_path: Path) -> None:
     lines = ["a0: &a0 [ha, ha]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
     (tmp_path / "card.yaml").write_text("\n".join(lines), encoding="utf-8")
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(CardError, match=r"card.yaml:2 card: alias '\*a0' is not allowed"):
         load_card(tmp_path / "card.yaml")
-    assert time.monotonic() - begun < 0.5
+    assert time.process_time() - begun < 0.5
 
 
 @pytest.mark.parametrize("tag", ["!!python/object/apply:os.system [touch x]", "!!python/name:os.system", "!x y"])

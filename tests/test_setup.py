@@ -117,3 +117,27 @@ def test_the_oldest_versions_are_installed_with_every_extra_that_tests_use(tmp_p
     names = [line.split("==")[0] for line in pinned]
     assert len(names) == len(set(names))  # dev asks for no other version than the extra of that name
     assert {"torch", "torchvision", "timm", "transformers", "open-clip-torch", "onnxruntime", "openpyxl"} <= set(names)
+
+
+NIGHT = """#!/bin/sh
+case $2 in
+  lowest) echo "===== 3 passed, 1 skipped in 2.00s (0:00:02) ====="; echo bye ;;
+  long) echo "== 1 failed, 2 passed in 9.00s =="; exit 2 ;;
+  *) echo "make: the tests of the page need a browser" >&2; exit 1 ;;
+esac
+"""
+
+
+def test_each_nightly_step_runs_whatever_became_of_the_others(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    program(tmp_path / "night", NIGHT)
+    done = subprocess.run(
+        ["make", "--silent", "nightly", f"MAKE={tmp_path / 'night'}"],
+        cwd=tmp_path, env={**os.environ, "MAKEFLAGS": ""}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert done.stdout.splitlines() == [
+        "lowest: done, 3 passed, 1 skipped in 2.00s (0:00:02)",
+        "long: FAILED, exit code 2, 1 failed, 2 passed in 9.00s",
+        "test-browser: FAILED, exit code 1, make: the tests of the page need a browser",
+    ]

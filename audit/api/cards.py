@@ -63,11 +63,31 @@ class Card(audit.card.schema.Card):
         return self._content if self._content is not None else self.to_yaml().encode()
 
     def to_yaml(self) -> str:
-        """Return the card as the text of a YAML file; what has its default is left out."""
+        """Return the card as the text of a YAML file; what has its default is left out.
+
+        Examples
+        --------
+        >>> import vit_audit as va
+        >>> print(va.Card(data={"path": "faces.csv"}, groups={"gender": {"column": "gender"}}).to_yaml())
+        data:
+          path: faces.csv
+        groups:
+          gender:
+            column: gender
+        <BLANKLINE>
+        """
         return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
 
     def save(self, path: str | Path) -> Path:
-        """Write the card to a YAML file, whole or not at all."""
+        """Write the card to a YAML file, whole or not at all.
+
+        Examples
+        --------
+        >>> import vit_audit as va
+        >>> card = va.load_card("synthetic-expressions")
+        >>> va.load_card(card.save("mine.yaml")).to_yaml() == card.to_yaml()
+        True
+        """
         place = as_path("path", path)
         write_text(place, self.to_yaml())
         return place

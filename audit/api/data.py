@@ -158,7 +158,15 @@ class Data:
         return cls(rows, DatasetSource(dataset, places, image, key), sections)
 
     def open(self, card: Card, *, progress: Callable[[int], None] | None = None) -> Samples:
-        """Open every image and divide them into splits, as ``card`` says."""
+        """Open every image and divide them into splits, as ``card`` says.
+
+        Examples
+        --------
+        ``data`` and ``plan`` are those of the example of :func:`vit_audit.audit`.
+
+        >>> data.open(plan.card).labels
+        ('no', 'yes')
+        """
         return samples_from_frame(self.table, self.source, card=card, where="table", progress=progress)
 
 

@@ -98,6 +98,14 @@ class Net:
         ------
         DataError
             If a file cannot be read as an image.
+
+        Examples
+        --------
+        >>> import timm, vit_audit as va
+        >>> from PIL import Image
+        >>> module = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=2)
+        >>> va.wrap(module, ["no", "yes"]).predict([Image.new("RGB", (64, 48))]).shape
+        (1, 2)
         """
         check_kind("images", images, Collection, "give a list of files or images")
         model = self.module
@@ -387,7 +395,7 @@ def adapt(
     image_size : int
         Side in pixels.
     mean, std : sequence of float
-        By which pixels of 0 to 1 are normalised, one number a channel; needed but with a ``Preprocess``.
+        By which pixels of 0 to 1 are normalised, one number for each channel; needed but with a ``Preprocess``.
     classifier : str, optional
         Name of the linear layer that gives the logits; by default the last one that runs.
     channels : int

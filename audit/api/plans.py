@@ -33,6 +33,7 @@ from audit.pipeline.show_images import write_examples
 from audit.process_state import run_state
 from audit.records import Access, Control, DataReport, LoadedWeights, PreprocessingInfo
 from audit.report.text import called_sentence
+from audit.resources import DATA_VARIABLE
 from audit.store import check_writable
 
 __all__ = ["Plan", "plan"]
@@ -111,6 +112,13 @@ class Plan:
         Control or None
             ``estimate.value`` is the largest difference of a probability, ``passed`` whether it is within
             ``model.served_tolerance``.
+
+        Examples
+        --------
+        ``plan`` is that of the example of :func:`vit_audit.audit`, whose card names no such table.
+
+        >>> plan.served() is None
+        True
         """
         if self.card.model.served is None:
             return None
@@ -161,6 +169,12 @@ class Plan:
         ------
         InputError
             If the folder is inside a run directory or cannot be written to.
+
+        Examples
+        --------
+        >>> import vit_audit as va
+        >>> [path.suffix for path in va.plan("synthetic-balanced").show("shown", images=2)]
+        ['.png', '.png']
         """
         return write_examples(self.inputs.samples, self._preprocessing, Path(folder), images)
 
@@ -192,6 +206,13 @@ class Plan:
             ``attribute``, ``group``, ``reference``, ``outcome``, ``metric``, ``subjects_group``,
             ``subjects_reference``, ``detectable_gap`` (in [0, 1], at 80% power and the family's level, at the least
             favourable rate; missing where none could be detected), and ``estimable``.
+
+        Examples
+        --------
+        ``plan`` is that of the example of :func:`vit_audit.audit`.
+
+        >>> plan.power()["subjects_group"].tolist()[:1]
+        [200]
         """
         return detectable_gaps(self.inputs.samples, self.card)
 
@@ -207,7 +228,7 @@ def plan(
     *,
     data_root: str | Path | None = None,
     runs: str | Path | None = None,
-    device: str = "auto",
+    device: str = CPU,
     precision: str = "float32",
     memory: str | None = None,
     workers: int | None = None,
@@ -259,7 +280,7 @@ def plan(
     full = _full_card(card, net, data)
     root = None if data_root is None else as_path("data_root", data_root)
     if root is not None and not root.is_dir():
-        raise InputError(str(root), "no such data folder", "correct --data or VIT_AUDIT_DATA")
+        raise InputError(str(root), "no such data folder", f"correct --data or {DATA_VARIABLE}")
     check_cache_dir(cache_dir, None if runs is None else Path(runs), full, card_path=full.path, data_root=root)
     step = as_step(callback)
     with run_state(fail_in_time=False):  # the small rendered base may be trained here

@@ -17,6 +17,7 @@ from torch import nn
 from audit.api.models import Net
 from audit.api.moving import Moving, move_means
 from audit.api.tables import Gaps, MovedMeans, Rates
+from audit.data.samples import UNKNOWN
 from audit.errors import DataError, ModelError
 from audit.evidence.disparity import Question, Thresholds, contrasts, rates_by_group
 from audit.given import check_kind
@@ -461,7 +462,8 @@ def disparity(
     y_true, y_pred : array-like (N,)
         Labels and predicted labels.
     groups : array-like (N,) or pandas.DataFrame (N, attributes)
-        Group of each image; missing values are groups of their own, called "unknown".
+        Group of each image. Missing values, and those that are called so, are the group "unknown": it has rates, and
+        is compared with none.
     subjects : array-like (N,), optional
         Who is in the picture; by default each image is a subject of its own.
     outcomes : sequence of str, optional
@@ -561,11 +563,11 @@ def _groups(groups: Sequence[Any] | npt.NDArray[Any] | pd.Series | pd.DataFrame)
     if taken or len(set(names)) < len(names):
         name = [*taken, *(name for name in names if names.count(name) > 1)][0]
         raise DataError("groups", f"'{name}' cannot name an attribute, or occurs twice", "rename the column")
-    return table.reset_index(drop=True).astype(object).where(lambda g: g.notna(), "unknown").astype(str)
+    return table.reset_index(drop=True).astype(object).where(lambda g: g.notna(), UNKNOWN).astype(str)
 
 
 def _question(groups: pd.Series, name: str, reference: str | None) -> Question:
-    known = groups[groups != "unknown"].value_counts()
+    known = groups[groups != UNKNOWN].value_counts()
     if len(known) < 2:
         raise DataError(f"groups, {name}", f"{len(known)} group only", "give two")
     largest = str(known.index[0])

@@ -258,7 +258,14 @@ class Result:
         return Result(target)
 
     def render(self) -> list[Path]:
-        """Write every page, table and export of the run directory again; returns the files."""
+        """Write every page, table and export of the run directory again; returns the files.
+
+        Examples
+        --------
+        >>> written = result.save("runs/printed").render()
+        >>> "report.html" in {path.name for path in written}
+        True
+        """
         with locked(self.folder):
             check_kept(self.folder)
             written = render_run(self.folder)
@@ -277,6 +284,20 @@ class Result:
         ------
         InputError
             If the review is of another audit.
+
+        Examples
+        --------
+        What the page saves, here written by hand:
+
+        >>> import hashlib, json
+        >>> copy = result.save("runs/reviewed")
+        >>> decision = {"finding": copy.findings[0].id, "decision": "accept", "name": "R. Viewer", "role": "auditor",
+        ...             "reason": "seen", "decided": "2026-01-31T12:00:00Z"}
+        >>> digest = hashlib.sha256((copy.folder / "audit.json").read_bytes()).hexdigest()
+        >>> with open("review.json", "w") as file:
+        ...     json.dump({"audit_sha256": digest, "decisions": [decision]}, file)
+        >>> [added.decision for added in copy.review("review.json")]
+        ['accept']
         """
         with locked(self.folder):
             source = read_run(self.folder)
@@ -290,7 +311,18 @@ class Result:
         return new
 
     def sign(self, key: str | Path) -> Path:
-        """Sign the manifest with an Ed25519 private key (PEM); returns the signature's file."""
+        """Sign the manifest with an Ed25519 private key (PEM); returns the signature's file.
+
+        Examples
+        --------
+        >>> from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        >>> from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+        >>> with open("key.pem", "wb") as file:
+        ...     made = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        ...     _ = file.write(made)
+        >>> result.save("runs/signed").sign("key.pem").name
+        'manifest.dsse.json'
+        """
         with locked(self.folder):
             return sign_manifest(self.folder, as_path("key", key))
 
@@ -301,15 +333,32 @@ class Result:
         -------
         SharedCopy
             What the copy lacks.
+
+        Examples
+        --------
+        >>> sorted(result.share("runs/handed-on").other_names)
+        ['image', 'subject']
         """
         return share_run(self.folder, as_path("folder", folder), models=models)
 
     def verify(self, *, key: str | Path | None = None, callback: Callback | None = None) -> Verified:
-        """Check this run as :func:`vit_audit.verify` does."""
+        """Check this run as :func:`vit_audit.verify` does.
+
+        Examples
+        --------
+        >>> result.verify().faults
+        []
+        """
         return verify(self.folder, key=key, callback=callback)
 
     def diff(self, other: Result | str | Path) -> Comparison:
-        """Compare with a later run as :func:`vit_audit.diff` does."""
+        """Compare with a later run as :func:`vit_audit.diff` does.
+
+        Examples
+        --------
+        >>> result.diff(result).findings.to_frame()["state"].tolist()
+        ['persisting']
+        """
         return diff(self, other)
 
     def reproduce(
@@ -340,6 +389,14 @@ class Result:
         -------
         Reproduction
             ``expected``, ``obtained``, ``tolerance`` and whether it ``holds``.
+
+        Examples
+        --------
+        ``data`` and ``answers`` are those of the example of :func:`vit_audit.audit`.
+
+        >>> import vit_audit as va
+        >>> result.reproduce(result.findings[0].id, data=data, net=va.predictions(answers, classes=["no", "yes"])).holds
+        True
         """
         from audit.api.data import Data
         from audit.api.models import Net, Predictions
@@ -504,6 +561,11 @@ class Comparison:
         -------
         pathlib.Path
             The folder.
+
+        Examples
+        --------
+        >>> result.diff(result).save("compared").name
+        'compared'
         """
         runs = (self.record.before, self.record.after)
         hashes = "-".join(run.audit_sha256[:8] for run in runs)

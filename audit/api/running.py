@@ -22,7 +22,7 @@ def audit(
     out: str | Path | None = None,
     *,
     runs: str | Path = RUNS,
-    device: str = "auto",
+    device: str = CPU,
     precision: str = "float32",
     memory: str | None = None,
     workers: int | None = None,

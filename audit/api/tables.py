@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
 
 import pandas as pd
 
 from audit.errors import InputError
 from audit.given import check_choice
-from audit.records import ContrastRow, Estimate, HeadRow, LedgerRow, MeanShiftRow, RateRow, Record
+from audit.records import (
+    ContrastRow,
+    Estimate,
+    HeadRow,
+    LedgerImages,
+    LedgerRow,
+    MeanShiftRow,
+    RateRow,
+    Record,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,6 +55,13 @@ class Table(Sequence[Row], Generic[Row]):
         pandas.DataFrame
             An estimate ``x`` fills the columns ``x``, ``x_low`` and ``x_high``; rates are in [0, 1], gaps in [-1, 1];
             what is not estimable is missing.
+
+        Examples
+        --------
+        ``result`` is that of the example of :func:`vit_audit.audit`.
+
+        >>> result.rates.to_frame()[["group", "selection_rate"]].round(2).values.tolist()
+        [['f', 0.0], ['m', 0.5]]
         """
         return pd.DataFrame([flat(row) for row in self._rows])
 
@@ -115,6 +131,11 @@ class Rates(Table[RateRow]):
         ------
         InputError
             If there is no such rate.
+
+        Examples
+        --------
+        >>> result.rates.plot(rate="accuracy").get_xlabel()
+        'accuracy, percent'
         """
         check_choice("rate", rate, RATES)
         axes = _axes(ax, len(self))
@@ -128,7 +149,13 @@ class Gaps(Table[ContrastRow]):
     """Every group against its reference, in each gap."""
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw every gap with its interval, in percentage points; returns the Axes."""
+        """Draw every gap with its interval, in percentage points; returns the Axes.
+
+        Examples
+        --------
+        >>> [line.get_text() for line in result.gaps.plot().get_yticklabels()][:1]
+        ['m - f: yes, standardised_gap']
+        """
         axes = _axes(ax, len(self))
         names = [f"{row.group} - {row.reference}: {row.outcome}, {row.metric}" for row in self]
         _intervals(axes, names, [row.estimate for row in self], color="#1f4e79")
@@ -148,6 +175,11 @@ class Heads(Table[HeadRow]):
         ax : matplotlib.axes.Axes, optional
         most : int
             How many heads.
+
+        Examples
+        --------
+        >>> len(result.heads.plot(most=5).get_yticklabels())  # of predictions, none
+        0
         """
         if not isinstance(most, Integral) or most < 1:
             raise InputError("most", f"is {most!r}", "give the number of heads to draw, 1 or more")
@@ -164,7 +196,9 @@ class Heads(Table[HeadRow]):
 class Ledger(Table[LedgerRow]):
     """Parts that sum to a gap of log-odds, at every level, over all images and near the decision."""
 
-    def plot(self, ax: Axes | None = None, *, most: int = HEADS_DRAWN) -> Axes:
+    def plot(
+        self, ax: Axes | None = None, *, most: int = HEADS_DRAWN, among: LedgerImages = "near the decision"
+    ) -> Axes:
         """Draw what the parts of each layer write, from input to output, in nats; returns the Axes.
 
         Parameters
@@ -172,10 +206,19 @@ class Ledger(Table[LedgerRow]):
         ax : matplotlib.axes.Axes, optional
         most : int
             How many parts, the largest.
+        among : {"near the decision", "all"}
+            Which images; on those far from it no decision hangs.
+
+        Examples
+        --------
+        >>> result.ledger.plot().get_xlabel()
+        'written into the gap, nats (near the decision)'
         """
         if not isinstance(most, Integral) or most < 1:
             raise InputError("most", f"is {most!r}", "give the number of parts to draw, 1 or more")
-        rows = [row for row in self if (row.among, row.level) == ("all", "family in layer")]
+        if among not in get_args(LedgerImages):
+            raise InputError("among", f"is {among!r}", f"choose from {', '.join(get_args(LedgerImages))}")
+        rows = [row for row in self if (row.among, row.level) == (among, "family in layer")]
         largest = sorted(rows, key=lambda row: -abs(row.gap.value or 0.0))[:most]
         drawn = [row for row in rows if row in largest]
         axes = _axes(ax, len(drawn))
@@ -185,7 +228,7 @@ class Ledger(Table[LedgerRow]):
         ]
         _intervals(axes, names, [row.gap for row in drawn], scale=1, color="#b5561c")
         axes.axvline(0, color="0.6", linewidth=0.8)
-        axes.set_xlabel("written into the gap, nats")
+        axes.set_xlabel(f"written into the gap, nats ({among if among == 'near the decision' else 'all images'})")
         return axes
 
 

@@ -19,6 +19,7 @@ PathParts = tuple[str | int, ...]
 # pydantic's error types, in the words of somebody who writes YAML
 _EXPECTED = {
     "string_type": "text",
+    "string_pattern_mismatch": "an entry of torchvision's weights (as IMAGENET1K_V1)",  # the one pattern of a card
     "int_type": "a whole number",
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",
@@ -178,7 +179,7 @@ def _message(found: list[ErrorDetails], path: PathParts, model: type[BaseModel])
         if each["type"] in _RELATIONS:  # of the right type: another member of a union asks for another one
             return _bounds(each)
     if expected := _expected(found):
-        return _join(f"expected {expected}, got {_shown(first['input'])}", _mend_type(found))
+        return _join(f"expected {expected}, got {_shown(first['input'])}", _fix_of_type(found))
     return _bounds(first)
 
 
@@ -192,7 +193,7 @@ def _expected(found: list[ErrorDetails]) -> str:
     return " or ".join(dict.fromkeys(words))
 
 
-def _mend_type(found: list[ErrorDetails]) -> str:
+def _fix_of_type(found: list[ErrorDetails]) -> str:
     wants_text = any(each["type"] == "string_type" for each in found)
     if wants_text and not isinstance(found[0]["input"], (Mapping, list, type(None))):
         return "put it in quotes"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -162,7 +162,7 @@ class DataSpec(CardPart):
     label_error: ErrorShare | None = None  # estimated share of wrong labels: bounds on every detected gap
     merge_labels: Merge = False  # true: what differs in case, blanks or the form of a letter only
     not_detected: str | None = None  # a column, true of images that never reached the classifier
-    not_detected_list: str | None = None  # or a file that lists them, one a line
+    not_detected_list: str | None = None  # or a file that lists them, one per line
     split: str | None = None  # a column that names each image's split, instead of drawing
     shares: Shares = Shares(train=0.5, discovery=0.25, confirmation=0.25)  # of subjects
     seed: int = 0  # of the split
@@ -227,6 +227,10 @@ class PreprocessSpec(CardPart):
     std: Channels | None = None
 
 
+Named = Literal["deployed", "test", "legacy"]  # preprocessings that the card names
+WeightsEntry = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]  # of torchvision, as IMAGENET1K_V1
+
+
 class ModelSpec(CardPart):
     """The vision transformer or convolutional network; or a model whose inside is not given."""
 
@@ -247,10 +251,10 @@ class ModelSpec(CardPart):
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None  # default: the model's own
     mean: Means | None = None  # of red, green and blue, 0 to 1, subtracted from pixels; default: timm's for the name
     std: Channels | None = None  # likewise, what pixels are divided by
-    # What is done to an image before the model sees it: as the weights or their library say; at timm's test size; as
-    # stated; or a centred square resized bicubic, as before version 0.2.
-    preprocess: Literal["deployed", "test", "legacy"] | PreprocessSpec = "deployed"
-    served: str | None = None  # a table of what production answered: image, one logit or probability a class
+    # What is done to an image before the model sees it: as the weights or their library say; at timm's test size; a
+    # centred square resized bicubic, as before version 0.2; as an entry of torchvision's weights says; or as stated.
+    preprocess: Named | WeightsEntry | PreprocessSpec = "deployed"
+    served: str | None = None  # a table of what production answered: image, one logit or probability for each class
     served_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.001  # of a probability; beyond it the audit is INVALID
     train_blocks: Positive | None = None  # fine-tune the last so many blocks; default: all
     channel_slices: Annotated[int, Field(ge=1, strict=True)] | None = (
@@ -269,6 +273,12 @@ class ModelSpec(CardPart):
         return self.preprocess == "legacy" or (self.name == ONNX and self.preprocess == "deployed")
 
     @property
+    def weights_entry(self) -> str | None:
+        """The entry of torchvision's weights whose preprocessing the card names."""
+        named = isinstance(self.preprocess, PreprocessSpec) or self.preprocess in get_args(Named)
+        return None if named else str(self.preprocess)
+
+    @property
     def sees_images(self) -> bool:
         """Tell whether images are opened; predictions stand for themselves."""
         return self.name != PREDICTIONS
@@ -280,6 +290,13 @@ class ModelSpec(CardPart):
         if isinstance(given, dict) and isinstance(given.get("prompts"), dict) and given.get("classes") is None:
             return {**given, "classes": [str(name) for name in given["prompts"]]}
         return given
+
+    @model_validator(mode="after")
+    def _entry_of_torchvision(self) -> ModelSpec:
+        if self.weights_entry is not None and not self.name.startswith("torchvision/"):
+            what = f"preprocess '{self.weights_entry}' is an entry of torchvision's weights"
+            raise ValueError(f"{what}, and the model '{self.name}'; write deployed, test or legacy, or state a mapping")
+        return self
 
 
 class TrainingSpec(CardPart):
@@ -341,7 +358,7 @@ class AuditSpec(CardPart):
     block: Annotated[int, Field(ge=1, le=4096)] | None = None
     permutations: Annotated[int, Field(ge=200, le=1_000_000)] = 5000
     bootstrap: Annotated[int, Field(ge=200, le=1_000_000)] = 2000
-    max_images: Positive | None = None  # recipients a split at most, balanced over group x label
+    max_images: Positive | None = None  # recipients per split at most, balanced over group x label
     seed: int = 0
     ledger: LedgerSpec = LedgerSpec()
 

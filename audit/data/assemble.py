@@ -23,6 +23,7 @@ from audit.data.groups import (
     empty_group_warnings,
     group_column,
     permute_attributes,
+    unknown_warnings,
 )
 from audit.data.leaks import leak_warnings, thumbnail
 from audit.data.names import settled
@@ -217,7 +218,7 @@ def chosen_columns(raw: RawTable, card: Card) -> Rows:
         if group.pair:
             chosen[pair_column(name)] = _joined(raw.frame[group.pair]).fillna("")
     for column in card.categories:
-        chosen[column] = _bare(raw.frame[column]).fillna(UNKNOWN)
+        chosen[column] = _bare(raw.frame[column])
     for column in card.calipers:
         chosen[column] = _bare(raw.frame[column])
     return Rows(pd.DataFrame(chosen), replace(raw, frame=raw.frame[[spec.image]]), card, warnings=raw.warnings)
@@ -356,11 +357,13 @@ def check_labels(rows: Rows, seen: Sequence[str]) -> Rows:
 
 def tell_groups(rows: Rows) -> Rows:
     """Fill in "unknown", and describe each attribute."""
-    known = {name: group_column(rows.frame[name], group) for name, group in rows.card.groups.items()}
-    attributes = {
-        name: attribute_info(name, rows.card.groups[name], rows.frame[name], column) for name, column in known.items()
-    }
-    return replace(rows, frame=rows.frame.assign(**known), attributes=attributes)
+    groups, categories = rows.card.groups, rows.card.categories
+    known = {name: group_column(rows.frame[name], group) for name, group in groups.items()}
+    attributes = {name: attribute_info(name, groups[name], rows.frame[name], column) for name, column in known.items()}
+    kept = [name for name, group in groups.items() if group.values is None or UNKNOWN in group.values]
+    told = unknown_warnings(rows.frame, [*kept, *categories])
+    filled = {name: rows.frame[name].fillna(UNKNOWN) for name in categories}
+    return replace(rows.warned(*told), frame=rows.frame.assign(**known, **filled), attributes=attributes)
 
 
 def open_images(rows: Rows, progress: Progress | None = None) -> Rows:

@@ -27,7 +27,7 @@ def mark_listed(raw: RawTable, image: str, path: Path) -> RawTable:
     image : str
         Its column of images.
     path : pathlib.Path
-        One image a line, in UTF-8.
+        One image per line, in UTF-8.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def mark_listed(raw: RawTable, image: str, path: Path) -> RawTable:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError):
-        raise DataError(str(path), "cannot be read as text", "write one image a line, in UTF-8") from None
+        raise DataError(str(path), "cannot be read as text", "write one image per line, in UTF-8") from None
     listed = {line for line in lines if line}
     unknown = sorted(listed - set(raw.frame[image].dropna())) if image in raw.frame else []
     if unknown:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -165,6 +165,17 @@ def attribute_info(name: str, spec: GroupSpec, raw: pd.Series, known: pd.Series)
         not_kept_values=len(others),
         not_kept_images=int(others.sum()),
     )
+
+
+def unknown_warnings(frame: pd.DataFrame, columns: Iterable[str]) -> Iterator[DataWarning]:
+    """Yield a warning for each column in which a value is the word that stands for a missing one."""
+    for name in columns:
+        called = frame[name] == UNKNOWN
+        if called.any():
+            without = called | frame[name].isna()
+            yield DataWarning(
+                code=DataWarningCode.CALLED_UNKNOWN, of=name, images=int(called.sum()), total=int(without.sum())
+            )
 
 
 def disagreement_warnings(frame: pd.DataFrame, attributes: Mapping[str, AttributeInfo]) -> Iterator[DataWarning]:

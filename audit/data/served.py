@@ -20,14 +20,15 @@ EXAMPLES = 3
 class Served:
     """Answers of the deployed model."""
 
-    probabilities: pd.DataFrame  # a row an image, by key; a column a class, in the order of the model's outputs
+    # a row for each image, by key; a column for each class, in the order of the model's outputs
+    probabilities: pd.DataFrame
     logits: bool  # whether the file has logits, of which these are made
 
 
 def read_served(
     path: Path, image: str, classes: Sequence[str], keys: Sequence[str], *, exclusive: bool = True
 ) -> Served:
-    """Read a table of answers, of any form: the image's column, and one logit or probability a class.
+    """Read a table of answers, of any form: the image's column, and one logit or probability for each class.
 
     Parameters
     ----------

@@ -10,9 +10,9 @@ import pandas as pd
 from scipy.spatial import KDTree
 from scipy.stats import norm
 
-from audit.data.covariates import JUST_WITHIN, numbers
+from audit.data.covariates import JUST_WITHIN, Covariates
 from audit.evidence.called import is_called
-from audit.evidence.curves import Difference, Flags, plain_difference, standardised_difference
+from audit.evidence.curves import Difference, Flags, has_room, plain_difference, standardised_difference
 from audit.evidence.disparity import Question, label_shares
 from audit.evidence.stats import NO_SPREAD, Array, Codes, as_difference, combine_cells
 from audit.records import AdjustedRow, Estimate, Shortfall
@@ -24,7 +24,7 @@ def adjusted_gaps(
     frame: pd.DataFrame,
     questions: Sequence[Question],
     outcomes: Sequence[str],
-    calipers: Mapping[str, float],
+    covariates: Covariates,
     *,
     min_group_size: int,
 ) -> list[AdjustedRow]:
@@ -36,8 +36,7 @@ def adjusted_gaps(
         Audit images: ``label``, ``predicted``, ``subject``, the attributes' columns and the covariates'.
     questions : sequence of Question
     outcomes : sequence of str
-    calipers : mapping of str to float
-        The covariates, each with how far apart two images may be and still count as alike.
+    covariates : Covariates
     min_group_size : int
         Subjects that a group needs.
 
@@ -47,15 +46,15 @@ def adjusted_gaps(
         For each group and outcome one of all labels at their common shares, then one of each label by itself; none
         where there is no covariate.
     """
-    if not calipers:
+    if not covariates.terms:
         return []
-    given = numbers(frame, calipers)
+    given = covariates.values(frame)
     return [
         row
         for question in questions
         for group in question.groups
         if group != question.reference
-        for row in _Pair.of(frame, given, question, group, calipers).rows(outcomes, min_group_size)
+        for row in _Pair.of(frame, given, question, group, covariates).rows(outcomes, min_group_size)
     ]
 
 
@@ -94,7 +93,7 @@ class _Pair:
 
     question: Question
     group: str
-    calipers: Mapping[str, float]
+    asked: Covariates
     frame: pd.DataFrame  # (N,)
     is_group: Flags
     subjects: Codes
@@ -103,22 +102,20 @@ class _Pair:
     left_out: Mapping[str, int]  # images without a covariate, by label
 
     @classmethod
-    def of(
-        cls, frame: pd.DataFrame, given: Array, question: Question, group: str, calipers: Mapping[str, float]
-    ) -> _Pair:
+    def of(cls, frame: pd.DataFrame, given: Array, question: Question, group: str, covariates: Covariates) -> _Pair:
         in_pair = frame[question.attribute].isin([group, question.reference]).to_numpy(dtype=bool)
         known = ~np.isnan(given).any(axis=1)
         shares = label_shares(frame, question)
         own = frame[in_pair & known]
         is_group = (own[question.attribute] == group).to_numpy(dtype=bool)
-        scaled = given[in_pair & known] / list(calipers.values())
+        scaled = given[in_pair & known]
         subjects = pd.factorize(own["subject"])[0].astype(np.int64)
         labels = {}
         for label in shares:
             rows = (own["label"] == label).to_numpy(dtype=bool)
             labels[label] = _OneLabel(rows, is_group[rows], scaled[rows], subjects[rows])
         left_out = {str(k): int(n) for k, n in frame.loc[in_pair & ~known, "label"].value_counts().items()}
-        return cls(question, group, calipers, own, is_group, subjects, shares, labels, left_out)
+        return cls(question, group, covariates, own, is_group, subjects, shares, labels, left_out)
 
     def rows(self, outcomes: Sequence[str], min_group_size: int) -> Iterator[AdjustedRow]:
         """Yield the rows of each outcome: all labels together, then each."""
@@ -155,7 +152,8 @@ class _Pair:
             reference=self.question.reference,
             outcome="",
             label=label,
-            covariates=list(self.calipers),
+            covariates=self.asked.columns,
+            no_room=self._no_room(weights),
             n_group=sizes[0],
             n_reference=sizes[1],
             without_covariate=sum(self.left_out.get(name, 0) for name in weights),
@@ -167,15 +165,30 @@ class _Pair:
             part=Estimate(value=None),
         ).model_copy(update=short)
 
+    def _no_room(self, weights: Mapping[str, float]) -> list[str]:
+        """Return the columns of which some label's curves lack a term."""
+        ones = [one for one in map(self.labels.__getitem__, weights) if one.has_both()]
+        found = {
+            term.column
+            for one in ones
+            for term, fits in zip(self.asked.terms, has_room(one.covariates, one.is_group, one.subjects), strict=True)
+            if not fits
+        }
+        return [column for column in self.asked.columns if column in found]
+
     def _means(self, weights: Mapping[str, float], side: int) -> dict[str, float]:
-        """Return one group's mean of each covariate, labels weighted; none where it lacks a label."""
+        """Return one group's mean of each number, labels weighted; none where it lacks a label."""
         if not all(self.labels[name].sides[side].any() for name in weights):
             return {}
-        scaled = sum(
-            weight * self.labels[name].covariates[self.labels[name].sides[side]].mean(axis=0)
-            for name, weight in weights.items()
+        means = np.sum(
+            [
+                weight * self.labels[name].covariates[self.labels[name].sides[side]].mean(axis=0)
+                for name, weight in weights.items()
+            ],
+            axis=0,
         )
-        return dict(zip(self.calipers, (scaled * list(self.calipers.values())).tolist(), strict=True))
+        terms = zip(self.asked.terms, means, strict=True)
+        return {term.column: float(mean * term.caliper) for term, mean in terms if term.value is None}
 
     def _estimates(
         self, called: Array, after: Mapping[str, Difference], weights: Mapping[str, float]

@@ -10,7 +10,7 @@ intervals hold the truth.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,12 +21,14 @@ from audit.evidence.effects import SwapEffects
 from audit.evidence.stats import Array, Codes, components, excludes_zero
 from audit.records import Estimate
 
-MULTIPLIERS = 2**22  # at once
+MULTIPLIERS = 2**20  # at once
 KEPT = 2**25  # draws at once
+INFLUENCES = 2**24  # of clusters on sums, held at once
 WHOLE = 1 - 1e-9  # a share that is all of it
 PSEUDO = 2.0  # changes of class, one either way, that are added to all cells together
 
 Draws = npt.NDArray[np.float32]
+Column = Callable[[], Array]  # makes (R,), so that not all columns of many need be held
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Bootstrap:
     resamples: int
     seed: int
 
-    def draw(self, influence: Array) -> Draws:
+    def draw(self, influence: Array | Draws) -> Draws:
         """Return deviations (B, M) from M estimates.
 
         Parameters
@@ -46,7 +48,7 @@ class Bootstrap:
             All calls with as many rows meet the same multipliers.
         """
         rng = np.random.default_rng(self.seed)
-        scale = influence.astype(np.float32)
+        scale = influence.astype(np.float32, copy=False)
         draws = np.empty((self.resamples, scale.shape[1]), dtype=np.float32)
         step = max(1, MULTIPLIERS // len(scale))
         for start in range(0, self.resamples, step):
@@ -174,6 +176,12 @@ class _Cells:
         share: Array = np.abs(self.weight) / total[self.side]
         return share
 
+    @property
+    def show_a_spread(self) -> bool:
+        """Whether somebody has weight, and no side is one cluster."""
+        side = self.side[self.cell_of]
+        return len(side) > 0 and all(len(np.unique(self.cluster_of[side == one])) > 1 for one in np.unique(side))
+
 
 def _sums(codes: Codes, values: Array, count: int) -> Array:
     """Sum rows (N, K) by code to (count, K)."""
@@ -223,10 +231,10 @@ def influences(values: Array, weights: Array, effects: SwapEffects, clusters: Co
         tell a spread from.
     """
     cells = _cells(weights, effects, clusters)
-    if not len(cells.cell):
-        return None
-    if any(len(np.unique(cells.cluster_of[cells.side[cells.cell_of] == side])) < 2 for side in np.unique(cells.side)):
-        return None
+    return _influences(values, cells, effects, int(clusters.max()) + 1) if cells.show_a_spread else None
+
+
+def _influences(values: Array, cells: _Cells, effects: SwapEffects, clusters: int) -> Array:
     held = np.bincount(cells.part) / cells.size[cells.cell_of]
     alone = held > WHOLE
     lonely, of_side = cells.cell_of[alone], cells.share_of_side
@@ -240,8 +248,10 @@ def influences(values: Array, weights: Array, effects: SwapEffects, clusters: Co
     side_means = _sums(cells.side, of_side[:, None] * means, 2)
     apart = means[lonely] - side_means[cells.side[lonely]]
     deviations[alone] = (cells.weight[lonely] / np.sqrt(1 - of_side[lonely]))[:, None] * apart
-    by_cluster = _sums(cells.cluster_of, deviations, int(clusters.max()) + 1)
-    return np.vstack([by_cluster, _unseen(cells, effects, values.shape[1])])
+    del apart_from_mean
+    by_cluster = _sums(cells.cluster_of, deviations, clusters + 1)
+    by_cluster[-1:] = _unseen(cells, effects, values.shape[1])
+    return by_cluster
 
 
 def _unseen(cells: _Cells, effects: SwapEffects, columns: int) -> Array:
@@ -264,14 +274,14 @@ def _unseen(cells: _Cells, effects: SwapEffects, columns: int) -> Array:
 
 
 def gaps_and_shares(
-    values: Array, effects: SwapEffects, bootstrap: Bootstrap, *, level: float = 0.95
+    columns: Sequence[Column], effects: SwapEffects, bootstrap: Bootstrap, *, level: float = 0.95
 ) -> tuple[list[Estimate], list[Estimate]]:
     """Return the label-standardised gap of each of K columns, and its share of the first column's, drawn jointly.
 
     Parameters
     ----------
-    values : numpy.ndarray (R, K)
-        The first column is the whole.
+    columns : sequence of callable
+        Each makes a column (R,) when it is asked for; one is held at a time. The first is the whole.
     effects : SwapEffects
         Its labels, sides and label weights.
     bootstrap : Bootstrap
@@ -283,17 +293,35 @@ def gaps_and_shares(
         Gaps, exactly 0 where both sides have the same values in the same order; shares, without a value where the
         interval of the whole holds 0.
     """
-    gaps = np.zeros(values.shape[1])
-    for label, share in effects.label_weights().items():
-        of_group, of_reference = (
-            values[(effects.label == label) & (effects.is_group == side)].mean(axis=0) for side in (True, False)
-        )
-        gaps += share * (of_group - of_reference)
-    nothing = [Estimate(value=None, level=level)] * values.shape[1]
-    if not effects.weighted.any():
+    cells = _cells(effects.gap_weights(), effects, bootstrap.clusters)
+    at_once = max(1, INFLUENCES // len(bootstrap.clusters))
+    gaps, shares = _gaps_and_shares(columns[: 1 + at_once], cells, effects, bootstrap, level)
+    for start in range(1 + at_once, len(columns), at_once):
+        some = [columns[0], *columns[start : start + at_once]]
+        more_gaps, more_shares = _gaps_and_shares(some, cells, effects, bootstrap, level)
+        gaps, shares = gaps + more_gaps[1:], shares + more_shares[1:]
+    return gaps, shares
+
+
+def _gaps_and_shares(
+    columns: Sequence[Column], cells: _Cells, effects: SwapEffects, bootstrap: Bootstrap, level: float
+) -> tuple[list[Estimate], list[Estimate]]:
+    """Do so of as many columns as may be drawn at once."""
+    nothing = [Estimate(value=None, level=level)] * len(columns)
+    if not len(cells.cell):
         return nothing, nothing
-    found = influences(values, effects.gap_weights(), effects, bootstrap.clusters)
-    if found is None:
+    gaps, clusters, is_known = np.zeros(len(columns)), int(bootstrap.clusters.max()) + 1, cells.show_a_spread
+    found = np.empty((clusters + 1, len(columns) if is_known else 0), dtype=np.float32, order="F")
+    sides = [
+        (share, *((effects.label == label) & (effects.is_group == side) for side in (True, False)))
+        for label, share in effects.label_weights().items()
+    ]
+    for k, column in enumerate(columns):
+        values = column()
+        gaps[k] = sum(share * (values[group].mean() - values[reference].mean()) for share, group, reference in sides)
+        if is_known:
+            found[:, k] = _influences(values[:, None], cells, effects, clusters)[:, 0]
+    if not is_known:
         return [Estimate(value=float(v), level=level) for v in gaps], nothing
     draws = bootstrap.draw(found)
     estimates = intervals(gaps, draws, level)

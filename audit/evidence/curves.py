@@ -62,9 +62,17 @@ def standardised_difference(called: Array, is_group: Flags, covariates: Array, s
     Difference
         With fewer than ten subjects in a group for each term, curves are lines; with fewer for these, constant.
     """
-    fewest = min(len(np.unique(subjects[own])) for own in (is_group, ~is_group))
-    design = _design(covariates, fewest // SUBJECTS_A_TERM)
+    design = spline_design(covariates, is_group, subjects)
     return Difference.of(*(_rate(design, called, own, subjects) for own in (is_group, ~is_group)))
+
+
+def spline_design(covariates: Array, is_group: Flags, subjects: Codes) -> Array:
+    """Return the terms (N, T) on which curves are fitted; the fewer subjects, the fewer."""
+    return _design(covariates, _most_terms(is_group, subjects))
+
+
+def _most_terms(is_group: Flags, subjects: Codes) -> int:
+    return min(len(np.unique(subjects[own])) for own in (is_group, ~is_group)) // SUBJECTS_A_TERM
 
 
 def _plain_rate(called: Array, own: Flags) -> Difference:
@@ -115,17 +123,41 @@ def _fitted(x: Array, y: Array) -> Array:
 def _design(covariates: Array, most: int) -> Array:
     """Return a column of ones and at most so many terms of the covariates, uncorrelated and standardised.
 
-    A line for each covariate, and a bend for each, where there is room for all of either.
+    While there is room for all of a kind: a line for each number, then whether a category is a value of its, then a
+    bend for each number.
     """
-    lines = [column for column in covariates.T if np.ptp(column) > 0]
-    bends = [bend for column in lines if (bend := _bend(column)) is not None]
-    terms = [*lines, *bends] if len(lines) + len(bends) <= most else lines if len(lines) <= most else []
+    columns = [column for column in covariates.T if np.ptp(column) > 0]
+    kinds = [
+        [column for column in columns if not _is_category(column)],
+        [column for column in columns if _is_category(column)],
+        [bend for column in columns if (bend := _bend(column)) is not None],
+    ]
+    terms: list[Array] = []
+    for kind in kinds:
+        if len(terms) + len(kind) > most:
+            break
+        terms += kind
     ones = np.ones((len(covariates), 1))
     if not terms:
         return ones
     table = np.column_stack([(term - term.mean()) / term.std() for term in terms])
     left, sizes, _ = np.linalg.svd(table, full_matrices=False)
     return np.hstack([ones, left[:, sizes > SAME * sizes[0]] * np.sqrt(len(table))])
+
+
+def has_room(covariates: Array, is_group: Flags, subjects: Codes) -> npt.NDArray[np.bool_]:
+    """Tell of each covariate (C,) whether curves have a term of it, or it is the same in all images."""
+    most = _most_terms(is_group, subjects)
+    varies = np.array([np.ptp(column) > 0 for column in covariates.T], dtype=np.bool_)
+    category = np.array([_is_category(column) for column in covariates.T], dtype=np.bool_)
+    lines = int((varies & ~category).sum())
+    room = np.where(category, int(varies.sum()) <= most, lines <= most)
+    found: npt.NDArray[np.bool_] = ~varies | room
+    return found
+
+
+def _is_category(column: Array) -> bool:
+    return len(np.unique(column)) <= 2
 
 
 def _bend(values: Array) -> Array | None:

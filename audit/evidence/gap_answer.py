@@ -1,9 +1,10 @@
 """Where a gap runs: one answer from what carries it, who writes it, and which trained weights put it there.
 
 The finest level that the data support comes first. Heads: the smallest set, where it is confirmed beyond random sets,
-or else heads that are confirmed one by one; where these are most heads of their layers, the layers say as much. Layers,
-then attention, MLPs or tokens as a whole: those that carry beyond their noise. Where no part carries it beyond noise,
-but one of the last third of the layers writes most of the gap in log-odds, it is written late and not localised.
+or else heads that are confirmed one by one, while they are few; where they are most heads of their layers, the layers
+say as much. Layers, then attention, MLPs or tokens as a whole: those that carry beyond their noise. Where no part
+carries it beyond noise, but one of the last third of the layers writes more of the gap in log-odds than any other, it
+is written late and not localised, however many heads are confirmed by themselves.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ from audit.records import (
     Reading,
     SmallestSetRow,
     TrainedRow,
+    WhyNotTrained,
 )
 from audit.units import layers_in, parse_name
 
 NONE = Estimate(value=None)
 LAYERS = (CarriedKind.LAYER, CarriedKind.ATTENTION)  # the latter where layers do not write apart
 MOST = 1 / 2  # of the heads of their layers: more of them are no finer an answer than the layers
+FEW = 1 / 8  # of all heads: more of them, each confirmed by itself, say that it is spread, not where it is
 LATE = 2 / 3  # of the depth: layers from there on are late
 
 
@@ -78,7 +81,15 @@ class _Carrier:
         return sorted({parse_name(name)[0] for name in self.heads})
 
 
-def answer(ledgers: Ledgers, key: str, contrast: str, outcome: str, pairs: Pairs) -> GapAnswer:
+def answer(
+    ledgers: Ledgers,
+    key: str,
+    contrast: str,
+    outcome: str,
+    pairs: Pairs,
+    *,
+    why_not_trained: WhyNotTrained | None = None,
+) -> GapAnswer:
     """Answer one question.
 
     Parameters
@@ -89,20 +100,21 @@ def answer(ledgers: Ledgers, key: str, contrast: str, outcome: str, pairs: Pairs
     contrast, outcome : str
     pairs : Pairs
         Said where the answer is not of heads.
+    why_not_trained : WhyNotTrained, optional
+        Why there is no ledger of what training put there; said where there is none.
     """
     where = ledgers.localisation[key]
     assert where.metric is not None  # of a question in which a gap was detected
     own = _of_question(ledgers, contrast, outcome)
     heads = _by_heads(own, where)
-    carrier = heads if heads is not None and _is_few(heads, own) else _by_parts(own) or heads
+    carrier = heads if heads is not None and _is_few(heads, own) else _by_parts(own)
     written, share = _writer(own)
     trained = _trained(own)
     if carrier is None:
         depth = 1 + max((r.layer for r in own.written if r.layer is not None), default=0)
         late = written is not None and written >= LATE * depth - 1e-9
-        carrier = _Carrier(
-            AnswerLevel.WRITTEN_LATE if late else AnswerLevel.NOT_LOCALISABLE, share=share if late else NONE
-        )
+        carrier = _Carrier(AnswerLevel.WRITTEN_LATE, share=share) if late else heads
+    carrier = carrier or _Carrier(AnswerLevel.NOT_LOCALISABLE)
     at_heads = carrier.level is AnswerLevel.HEADS
     return GapAnswer(
         contrast=contrast,
@@ -111,12 +123,15 @@ def answer(ledgers: Ledgers, key: str, contrast: str, outcome: str, pairs: Pairs
         level=carrier.level,
         heads=list(carrier.heads),
         jointly=carrier.jointly,
+        one_by_one=len(where.heads),
         layers=carrier.layers,
         parts=[row.part for row in carrier.rows] if carrier.level is AnswerLevel.PARTS else [],
         share=carrier.share,
         not_attributed=_rest(carrier.share) if len(carrier.rows) <= 1 else NONE,
         written_in=written,
         trained_in=None if trained is None else trained.player,
+        patched=where.was_asked,
+        why_not_trained=None if own.trained else why_not_trained,
         reading=_reading(carrier.layers, written, None if trained is None else layers_in(trained.player)),
         pairs=None if at_heads else pairs.here,
         pairs_needed=None if at_heads else pairs.needed,
@@ -154,9 +169,11 @@ def _by_heads(own: Ledgers, where: Localisation) -> _Carrier | None:
 
 
 def _is_few(carrier: _Carrier, own: Ledgers) -> bool:
-    """Tell whether heads are no more than half of those of their layers."""
-    every = {(row.layer, row.head) for row in own.heads if row.layer in carrier.layers}
-    return len(carrier.heads) <= MOST * len(every)
+    """Tell whether heads are no more than half of those of their layers, and few of all, if not confirmed as a set."""
+    of_layers = {(row.layer, row.head) for row in own.heads if row.layer in carrier.layers}
+    every = {(row.layer, row.head) for row in own.heads}
+    few = carrier.jointly or len(carrier.heads) <= max(1.0, FEW * len(every))
+    return few and len(carrier.heads) <= MOST * len(of_layers)
 
 
 def _by_parts(own: Ledgers) -> _Carrier | None:

@@ -12,16 +12,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from audit.evidence.bootstrap import Bootstrap, draw_bootstrap, gaps_and_shares
+from audit.data.covariates import NO_COVARIATES, Covariates
+from audit.evidence.adjusted_parts import at_equal_covariates
+from audit.evidence.bootstrap import Bootstrap, Column, draw_bootstrap, gaps_and_shares
 from audit.evidence.disparity import Question, label_shares
 from audit.evidence.effects import SwapEffects, by_code
 from audit.evidence.stats import Array, Codes, excludes_zero
-from audit.evidence.stored_rows import Rows, read
+from audit.evidence.stored_rows import Rows, by_image
 from audit.patching.contributions import Component, Contributions
 from audit.records import (
     Contrast,
@@ -41,6 +44,7 @@ CLOSES = 1e-4  # of a sum in float32: |sum - log-odds| as a share of the largest
 CLIP = 4.0  # nats, beyond which no decision hangs on an image: a probability of 1.8% or 98.2%
 
 
+Part = Callable[[int], Array]  # from a part's number to what it adds to each image
 Key = tuple[PartFamily | None, int | None, Component | None]
 FAMILIES = {
     PartKind.TOKENS: PartFamily.EMBEDDING,
@@ -67,6 +71,7 @@ class Row:
     component: Component | None  # None where it is a sum of several
     gap: Estimate  # nats
     share: Estimate  # without a value where the whole's interval holds 0, or the whole has not the rate gap's sign
+    adjusted: Estimate | None = None  # the gap with both groups at equal covariates; None where there are none
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class Ledger:
     """Parts that sum to a gap, from fine to coarse; rows of one level sum to it."""
 
     total: Estimate  # nats
+    adjusted: Estimate | None  # likewise, with both groups at equal covariates; None where there are none
     components: tuple[Row, ...]
     in_layers: tuple[Row, ...]  # families within layers
     families: tuple[Row, ...]
@@ -90,8 +96,9 @@ class WrittenLedger:
     group: str
     reference: str
     whole: Ledger
-    near: Ledger  # of log-odds clipped at +-``clip``
+    near: Ledger  # of log-odds clipped at +-``clip`` from where the decision lies
     clip: float
+    decision: float  # log-odds from which on an image is called the outcome
     kept: float  # share of the weight that images near the decision have
 
 
@@ -106,6 +113,7 @@ def written_ledger(
     resamples: int,
     seed: int,
     clip: float = CLIP,
+    covariates: Covariates = NO_COVARIATES,
 ) -> WrittenLedger | None:
     """Part a gap of log-odds into what was written by every part of the network.
 
@@ -127,6 +135,8 @@ def written_ledger(
         Of the bootstrap.
     clip : float
         Nats.
+    covariates : Covariates
+        Gaps are adjusted for them besides.
 
     Returns
     -------
@@ -136,25 +146,34 @@ def written_ledger(
     pair = frame[question.attribute].isin([group, question.reference]).to_numpy()
     effects = laid_out(frame[pair], question, group, label_shares(frame, question))
     place = contributions.outcomes.index(outcome)
-    values = np.asarray(contributions.values[pair, :, place], dtype=np.float64)
+    rows = np.flatnonzero(pair)
     log_odds = np.asarray(contributions.log_odds[pair, place], dtype=np.float64)
     if effects.lacks_a_cell or not effects.weighted.any():
         return None
     bootstrap = draw_bootstrap(effects, resamples=resamples, seed=seed)
+    known = covariates.values(frame[pair]) if covariates.terms else None
 
-    def ledger(parts: Array, total: Array, clipped: Array | None) -> Ledger:
-        return _ledger(contributions.components, parts, total, clipped, effects, bootstrap, rate_gap)
+    def part(number: int) -> Array:
+        return np.asarray(contributions.values[rows, number, place], dtype=np.float64)
 
-    near = np.abs(log_odds) <= clip
+    def inside(number: int) -> Array:
+        return near_the_decision(part(number), beyond, near, effects.label, clip)[0]
+
+    def ledger(parts: Part, total: Array, clipped: Array | None) -> Ledger:
+        return _ledger(contributions.components, parts, total, clipped, effects, bootstrap, rate_gap, known)
+
+    beyond = contributions.from_decision(outcome)[pair]
+    near = np.abs(beyond) <= clip
     weights = np.abs(effects.gap_weights())
-    inside, outside = near_the_decision(values, log_odds, near, effects.label, clip)
+    _, outside = near_the_decision(beyond, beyond, near, effects.label, clip)
     return WrittenLedger(
         outcome=outcome,
         group=group,
         reference=question.reference,
-        whole=ledger(values, log_odds, None),
-        near=ledger(inside, np.clip(log_odds, -clip, clip), outside),
+        whole=ledger(part, log_odds, None),
+        near=ledger(inside, np.clip(beyond, -clip, clip), outside),
         clip=clip,
+        decision=contributions.decision[place] if contributions.decision else 0.0,
         kept=float(weights[near].sum() / weights.sum()),
     )
 
@@ -178,51 +197,59 @@ def laid_out(pair: pd.DataFrame, question: Question, group: str, shares: dict[st
 
 
 def near_the_decision(
-    values: Array, log_odds: Array, near: npt.NDArray[np.bool_], label: npt.NDArray[np.int64], clip: float
+    values: Array, beyond: Array, near: npt.NDArray[np.bool_], label: npt.NDArray[np.int64], clip: float
 ) -> tuple[Array, Array]:
     """Return what the parts add to the clipped log-odds of images near the decision, and what belongs to no part.
 
     Parts are counted from their means over the images of the same label near the decision, so that a part has no gap
     for the number of images there alone. The rest is these means, and the clipped log-odds of all other images: what
-    differs between groups in how many are beyond, and on which side.
+    differs between groups in how many are beyond, and on which side. ``beyond`` are log-odds from the decision.
     """
-    inside, outside = np.zeros_like(values), np.clip(log_odds, -clip, clip)
+    inside, outside = np.zeros_like(values), np.clip(beyond, -clip, clip)
     for code in np.unique(label[near]):
         rows = near & (label == code)
         inside[rows] = values[rows] - values[rows].mean(axis=0)
-        outside[rows] = log_odds[rows].mean()
+        outside[rows] = beyond[rows].mean()
     return inside, outside
 
 
 def _ledger(
     components: Sequence[Component],
-    values: Array,
+    parts: Part,
     total: Array,
     clipped: Array | None,
     effects: SwapEffects,
     bootstrap: Bootstrap,
     rate_gap: float | None,
+    covariates: Array | None,
 ) -> Ledger:
-    """Estimate all rows of a ledger with the same draws."""
+    """Estimate all rows of a ledger with the same draws; a column is made when it is asked for."""
     levels = [
         _grouped([(FAMILIES[c.kind], c.layer, c) for c in components]),
         _grouped([(FAMILIES[c.kind], c.layer, None) for c in components]),
         _grouped([(FAMILIES[c.kind], None, None) for c in components]),
         _grouped([None if c.layer is None else (None, c.layer, None) for c in components]),
     ]
-    columns = [total, *(values[:, places].sum(axis=1) for level in levels for places in level.values())]
-    columns += [] if clipped is None else [clipped]
-    gaps, shares = gaps_and_shares(np.stack(columns, axis=1), effects, bootstrap)
+    columns: list[Column] = [lambda: total, *(partial(_sum, parts, k) for level in levels for k in level.values())]
+    columns += [] if clipped is None else [lambda: clipped]
+    gaps, shares = gaps_and_shares(columns, effects, bootstrap)
+    adjusted: list[Estimate | None] = [None] * len(gaps)
+    if covariates is not None:
+        adjusted = list(at_equal_covariates((column() for column in columns), effects, covariates))
     whole = gaps[0]
     if rate_gap is None or whole.value is None or not excludes_zero(whole) or whole.value * rate_gap <= 0:
         shares = [Estimate(value=None)] * len(gaps)
-    found = iter(zip(gaps[1:], shares[1:], strict=True))
+    found = iter(zip(gaps[1:], shares[1:], adjusted[1:], strict=True))
     rows = [tuple(Row(*key, *next(found)) for key in level) for level in levels]
     beyond = None if clipped is None else Row(PartFamily.CLIPPED, None, None, *next(found))
-    parts = [row.gap.value or 0.0 for row in (*rows[0], *([] if beyond is None else [beyond]))]
-    closure = abs(math.fsum(parts) - (whole.value or 0.0))
+    summed = [row.gap.value or 0.0 for row in (*rows[0], *([] if beyond is None else [beyond]))]
+    closure = abs(math.fsum(summed) - (whole.value or 0.0))
     components_of, in_layers, families, layers = rows
-    return Ledger(whole, components_of, in_layers, families, layers, beyond, closure)
+    return Ledger(whole, adjusted[0], components_of, in_layers, families, layers, beyond, closure)
+
+
+def _sum(parts: Part, numbers: Sequence[int]) -> Array:
+    return reduce(np.add, map(parts, numbers))
 
 
 def _grouped(keys: Sequence[Key | None]) -> dict[Key, list[int]]:
@@ -241,6 +268,7 @@ def judge_written(
     *,
     resamples: int,
     seed: int,
+    covariates: Covariates = NO_COVARIATES,
 ) -> tuple[list[LedgerTotal], list[LedgerRow]]:
     """Give each detected gap, as log-odds, as a sum of what was written.
 
@@ -254,6 +282,8 @@ def judge_written(
         What is compared, and the gap in rates that was detected: its metric says which images count.
     resamples, seed : int
         Of the bootstrap.
+    covariates : Covariates
+        Gaps are adjusted for them besides.
 
     Returns
     -------
@@ -266,14 +296,23 @@ def judge_written(
     closure = None if isinstance(contributions, WhyNoLedger) else contributions.closure
     for question, contrast, gap in asked:
         named = {"contrast": str(contrast), "outcome": gap.outcome}
-        found = _judged(contributions, frame, question, contrast.group, gap, resamples=resamples, seed=seed)
+        found = _judged(
+            contributions,
+            frame,
+            question,
+            contrast.group,
+            gap,
+            resamples=resamples,
+            seed=seed,
+            covariates=covariates,
+        )
         if isinstance(found, WhyNoLedger):
             nothing = Estimate(value=None)
             totals.append(LedgerTotal(**named, metric=gap.metric, among="all", gap=nothing, why_not=found))
             continue
         each: list[tuple[LedgerImages, Ledger, dict[str, float]]] = [
             ("all", found.whole, {}),
-            ("near the decision", found.near, {"clip": found.clip, "kept": found.kept}),
+            ("near the decision", found.near, {"clip": found.clip, "kept": found.kept, "decision": found.decision}),
         ]
         for images, part, near in each:
             totals.append(
@@ -282,13 +321,23 @@ def judge_written(
                     metric=gap.metric,
                     among=images,
                     gap=part.total,
+                    adjusted=part.adjusted,
                     closure=part.closure,
                     closure_of_images=closure,
+                    cut=_cut(contributions),
                     **near,
                 )
             )
             rows += _flat(part, named, images)
     return totals, rows
+
+
+def _cut(contributions: Contributions | WhyNoLedger) -> int | None:
+    """Return the one stage whose slices are the parts; None of residual networks, whose layers all add to the whole."""
+    if isinstance(contributions, WhyNoLedger):
+        return None
+    layers = {part.layer for part in contributions.components if part.kind is PartKind.SLICE}
+    return next(iter(layers)) if len(layers) == 1 else None
 
 
 def _judged(
@@ -300,6 +349,7 @@ def _judged(
     *,
     resamples: int,
     seed: int,
+    covariates: Covariates,
 ) -> WrittenLedger | WhyNoLedger:
     """Let the images count that count in the gap: all, each label at its common share, or those of one truth alone."""
     if isinstance(contributions, WhyNoLedger):
@@ -307,9 +357,21 @@ def _judged(
     if not contributions.closure <= CLOSES:
         return WhyNoLedger.NOT_CLOSED
     counted, frame = counted_images(frame, gap)
-    some = replace(contributions, values=contributions.values[counted], log_odds=contributions.log_odds[counted])
+    some = contributions
+    if not counted.all():
+        some = replace(some, values=some.values[counted], log_odds=some.log_odds[counted])
     rate = gap.estimate.value
-    found = written_ledger(some, gap.outcome, frame, question, group, rate_gap=rate, resamples=resamples, seed=seed)
+    found = written_ledger(
+        some,
+        gap.outcome,
+        frame,
+        question,
+        group,
+        rate_gap=rate,
+        resamples=resamples,
+        seed=seed,
+        covariates=covariates,
+    )
     return WhyNoLedger.LABELS if found is None else found
 
 
@@ -341,6 +403,7 @@ def _flat(part: Ledger, named: dict[str, str], images: LedgerImages) -> list[Led
             head=None if row.component is None else row.component.index,
             gap=row.gap,
             share=row.share,
+            adjusted=row.adjusted,
         )
         for level, rows in levels
         for row in rows
@@ -364,19 +427,9 @@ def gather(table: Rows, outcomes: Sequence[str], log_odds: Callable[[Codes], Arr
     tuple of numpy.ndarray (N,) and Contributions
         Recipients, and what was written into each.
     """
-    names = ["part", "layer", "head"]
-    components: tuple[Component, ...] = ()
-    recipients: list[Codes] = []
-    values: list[npt.NDArray[np.float32]] = []
-    for part in read(table, ["recipient", *names, *(f"m:{name}" for name in outcomes)]):
-        if not components:
-            first = part.loc[part["recipient"] == part["recipient"].iloc[0], names]
-            components = tuple(
-                Component(PartKind(kind), *(None if at < 0 else int(at) for at in places))
-                for kind, *places in first.itertuples(index=False)
-            )
-        recipients.append(part["recipient"].to_numpy(dtype=np.int64))
-        values.append(part[[f"m:{name}" for name in outcomes]].to_numpy(dtype=np.float32))
-    every = np.concatenate(recipients).reshape(-1, len(components))[:, 0]
-    parts = np.concatenate(values).reshape(len(every), len(components), len(outcomes))
-    return every, Contributions(components, tuple(outcomes), parts, log_odds(every))
+    every, named, values = by_image(table, ["part", "layer", "head"], [f"m:{name}" for name in outcomes])
+    components = tuple(
+        Component(PartKind(kind), *(None if at < 0 else int(at) for at in places))
+        for kind, *places in named.itertuples(index=False)
+    )
+    return every, Contributions(components, tuple(outcomes), values, log_odds(every))

@@ -8,8 +8,9 @@ row of its own, so that the rows of a writer sum to its gap.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,8 @@ from audit.evidence.bootstrap import draw_bootstrap, gaps_and_shares
 from audit.evidence.disparity import Question, label_shares
 from audit.evidence.ledgers import CLIP, CLOSES, counted_images, laid_out, near_the_decision
 from audit.evidence.stats import Array, Codes, excludes_zero
-from audit.evidence.stored_rows import Rows, read
+from audit.evidence.stored_rows import Rows, by_image
+from audit.patching.contributions import Array as Floats
 from audit.patching.contributions import Component, Contributions
 from audit.records import (
     Contrast,
@@ -58,11 +60,10 @@ class Readings:
     outcomes: tuple[str, ...]
     values: npt.NDArray[np.floating]  # (N, K, O), nats
 
-    def of(self, writer: Component, outcome: str) -> tuple[list[Component], Array]:
-        """Return the sources of a writer, and what they add (N, sources)."""
-        places = [i for i, (own, _) in enumerate(self.entries) if own == writer]
-        values = self.values[:, places, self.outcomes.index(outcome)]
-        return [self.entries[i][1] for i in places], np.asarray(values, dtype=np.float64)
+    def of(self, writer: Component, outcome: str) -> dict[Component, Floats]:
+        """Return the sources of a writer, and what each adds (N,), as it is held."""
+        place = self.outcomes.index(outcome)
+        return {source: self.values[:, i, place] for i, (own, source) in enumerate(self.entries) if own == writer}
 
 
 def largest_writers(ledger: Sequence[LedgerRow], contrast: str, outcome: str) -> tuple[Component, ...]:
@@ -89,17 +90,10 @@ def gather_read(table: Rows, outcomes: Sequence[str]) -> Readings:
     outcomes : sequence of str
     """
     names = ["part", "layer", "head", "read_part", "read_layer", "read_head"]
-    entries: tuple[tuple[Component, Component], ...] = ()
-    values: list[npt.NDArray[np.float32]] = []
-    for part in read(table, ["recipient", *names, *(f"m:{name}" for name in outcomes)]):
-        if not entries:
-            first = part.loc[part["recipient"] == part["recipient"].iloc[0], names]
-            entries = tuple(
-                (_component(*row[:3]), _component(*row[3:])) for row in first.itertuples(index=False, name=None)
-            )
-        values.append(part[[f"m:{name}" for name in outcomes]].to_numpy(dtype=np.float32))
-    every = np.concatenate(values)
-    return Readings(entries, tuple(outcomes), every.reshape(-1, len(entries), len(outcomes)))
+    _, named, values = by_image(table, names, [f"m:{name}" for name in outcomes])
+    rows = named.itertuples(index=False, name=None)
+    entries = tuple((_component(*row[:3]), _component(*row[3:])) for row in rows)
+    return Readings(entries, tuple(outcomes), values)
 
 
 def _component(kind: str, layer: int, index: int) -> Component:
@@ -156,7 +150,7 @@ class _Sums:
 
     asked: Asked
     rows: npt.NDArray[np.int64]  # images of both groups that count
-    log_odds: Array
+    beyond: Array  # their log-odds, from where the decision lies
     frame: pd.DataFrame  # of these images
     shares: Mapping[str, float]
     resamples: int
@@ -167,18 +161,24 @@ class _Sums:
         counted, some = counted_images(frame, asked.gap)
         pair = some[asked.question.attribute].isin([asked.contrast.group, asked.question.reference]).to_numpy()
         rows = np.flatnonzero(counted)[pair]
-        place = contributions.outcomes.index(asked.gap.outcome)
-        log_odds = np.asarray(contributions.log_odds[rows, place], dtype=np.float64)
-        return cls(asked, rows, log_odds, some[pair], label_shares(some, asked.question), resamples, seed)
+        beyond = contributions.from_decision(asked.gap.outcome)[rows]
+        return cls(asked, rows, beyond, some[pair], label_shares(some, asked.question), resamples, seed)
 
-    def estimates(self, values: Array) -> list[tuple[LedgerImages, list[Estimate], list[Estimate]]]:
-        """Return gaps and shares of columns, the first of which is the whole, over all images and near the decision."""
+    def estimates(self, parts: Sequence[Floats]) -> list[tuple[LedgerImages, list[Estimate], list[Estimate]]]:
+        """Return gaps and shares of parts (N,), the first of them the whole, over all images and near the decision."""
         effects = laid_out(self.frame, self.asked.question, self.asked.contrast.group, dict(self.shares))
         bootstrap = draw_bootstrap(effects, resamples=self.resamples, seed=self.seed)
-        near = np.abs(self.log_odds) <= CLIP
-        inside, _ = near_the_decision(values, self.log_odds, near, effects.label, CLIP)
-        kinds: list[tuple[LedgerImages, Array]] = [("all", values), ("near the decision", inside)]
-        return [(among, *gaps_and_shares(columns, effects, bootstrap)) for among, columns in kinds]
+        near = np.abs(self.beyond) <= CLIP
+
+        def values(part: Floats) -> Array:
+            return np.asarray(part[self.rows], dtype=np.float64)
+
+        def inside(part: Floats) -> Array:
+            return near_the_decision(values(part), self.beyond, near, effects.label, CLIP)[0]
+
+        kinds: list[tuple[LedgerImages, Callable[[Floats], Array]]] = [("all", values), ("near the decision", inside)]
+        columns = [(among, [partial(kind, part) for part in parts]) for among, kind in kinds]
+        return [(among, *gaps_and_shares(some, effects, bootstrap)) for among, some in columns]
 
 
 def _of_writer(
@@ -191,15 +191,15 @@ def _of_writer(
     """Return what is said of one writer, over all images and near the decision."""
     outcome = sums.asked.gap.outcome
     place = contributions.outcomes.index(outcome)
-    own = np.asarray(contributions.values[:, contributions.components.index(writer), place], dtype=np.float64)
-    sources, values = ([], own[:, None][:, :0]) if isinstance(readings, WhyNotRead) else readings.of(writer, outcome)
-    apart = float(np.abs(values.sum(axis=1) - own).max() / max(1.0, float(np.abs(own).max()))) if sources else None
+    own = contributions.values[:, contributions.components.index(writer), place]
+    sources = {} if isinstance(readings, WhyNotRead) else readings.of(writer, outcome)
+    apart = _apart(own, sources.values()) if sources else None
     why_not = readings if isinstance(readings, WhyNotRead) else None if sources else WhyNotRead.NOT_PLAIN
     why_not = why_not if apart is None or apart <= CLOSES else WhyNotRead.NOT_CLOSED
     part = {"part": writer.kind, "layer": writer.layer, "head": writer.index}
     writers: list[ReadWriter] = []
     rows: list[ReadRow] = []
-    for among, gaps, shares in sums.estimates(np.column_stack([own, values])[sums.rows]):
+    for among, gaps, shares in sums.estimates([own, *sources.values()]):
         about = {**named, "among": among, **part}
         closure = None if why_not else abs(math.fsum(gap.value or 0.0 for gap in gaps[1:]) - (gaps[0].value or 0.0))
         writers.append(
@@ -218,6 +218,14 @@ def _of_writer(
                 for s, gap, share in zip(sources, gaps[1:], shares[1:], strict=True)
             ]
     return writers, rows
+
+
+def _apart(whole: Floats, parts: Iterable[Floats]) -> float:
+    """Return the largest |sum of parts - whole|, as a share of the largest |whole| or of 1 nat."""
+    total = np.zeros(len(whole))
+    for part in parts:
+        total += part
+    return float(np.abs(total - whole).max() / max(1.0, float(np.abs(whole).max())))
 
 
 def group_weights(

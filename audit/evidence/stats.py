@@ -183,7 +183,7 @@ def over_seeds(values: Sequence[float], *, level: float = 0.95) -> OverSeeds | N
     Parameters
     ----------
     values : sequence of float
-        One estimate a seed.
+        One estimate for each seed.
     level : float
 
     Returns

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from audit.evidence.stats import Array, Codes
 
-ROWS_AT_ONCE: Final = 1 << 16
+ROWS_AT_ONCE: Final = 1 << 14
 PARTS_HELD: Final = 64
 DONOR_KIND: Final = "donor_kind"
 
@@ -71,6 +71,37 @@ def read(rows: Rows, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
 def count(rows: Rows) -> int:
     """Return how many rows there are."""
     return len(rows) if isinstance(rows, pd.DataFrame) else sum(map(len, rows.read(list(rows.where))))
+
+
+def by_image(
+    rows: Rows, names: Sequence[str], values: Sequence[str]
+) -> tuple[Codes, pd.DataFrame, npt.NDArray[np.float32]]:
+    """Put together what was stored of each image, in as many rows of each, side by side and in one order.
+
+    Parameters
+    ----------
+    rows : Rows
+        With ``recipient``.
+    names : sequence of str
+        Columns that tell one row of an image from another.
+    values : sequence of str
+        Columns of numbers.
+
+    Returns
+    -------
+    tuple of numpy.ndarray (N,), pandas.DataFrame and numpy.ndarray (N, K, values)
+        Recipients, the K names, and the numbers.
+    """
+    found, at = np.empty((count(rows), len(values)), dtype=np.float32), 0
+    named, recipients = pd.DataFrame(columns=list(names)), []
+    for part in read(rows, ["recipient", *names, *values]):
+        images = part["recipient"].to_numpy(dtype=np.int64)
+        if not at:
+            named = part.loc[images == images[0], list(names)]
+        recipients.append(images[-at % len(named) :: len(named)].copy())
+        found[at : at + len(part)] = part[list(values)].to_numpy(dtype=np.float32)
+        at += len(part)
+    return np.concatenate(recipients), named, found.reshape(-1, len(named), len(values))
 
 
 def distinct(rows: Rows, columns: Sequence[str], by: Sequence[str] | None = None) -> pd.DataFrame:

@@ -18,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from audit.data.covariates import NO_COVARIATES, Covariates
 from audit.errors import InputError
+from audit.evidence.adjusted_parts import at_equal_covariates
 from audit.evidence.bootstrap import Bootstrap, weighted_estimates
 from audit.evidence.effects import SwapEffects, by_code
 from audit.evidence.effects_store import label_shares_of
@@ -79,6 +81,7 @@ class Compared:
 
     effects: SwapEffects  # labels, sides, subjects and weights; no patches
     bootstrap: Bootstrap
+    covariates: Array | None = None  # (N, C), for which gaps are adjusted besides
 
     @property
     def weights(self) -> Array:
@@ -95,6 +98,7 @@ def compare(
     metric: Metric = Metric.STANDARDISED_GAP,
     resamples: int = 2000,
     seed: int = 0,
+    covariates: Covariates = NO_COVARIATES,
 ) -> Compared:
     """Return the gap of a contrast and outcome, weighted as the audit has it.
 
@@ -110,6 +114,8 @@ def compare(
     metric : Metric
     resamples, seed : int
         Of the bootstrap over subjects.
+    covariates : Covariates
+        Gaps are adjusted for them besides.
     """
     shares = label_shares_of(images if audited is None else audited, contrast, outcome, metric)
     groups = images[contrast.attribute]
@@ -129,7 +135,8 @@ def compare(
         shares=by_code(shares["label_shares"], names),
         group_shares=by_code(shares["group_shares"], names),
     )
-    return Compared(effects, Bootstrap(effects.subject, resamples, seed))
+    adjusted_for = covariates.values(images) if covariates.terms else None
+    return Compared(effects, Bootstrap(effects.subject, resamples, seed), adjusted_for)
 
 
 def draw_images(images: pd.DataFrame, attribute: str, most: int, seed: int) -> Codes:
@@ -155,6 +162,7 @@ class Amount:
     between: float | None  # standard deviation between references; None of one
     null: float | None = None  # root mean square of this row between two models trained alike
     order_error: float | None = None  # standard error for having drawn some orders of many; 0 where none was drawn
+    adjusted: Estimate | None = None  # of a rate, with both groups at equal covariates
 
 
 @dataclass(frozen=True)
@@ -293,7 +301,11 @@ def _ledger(
 def _amounts(columns: Array, compared: Compared, scale: Scale) -> list[Amount]:
     """Estimate the gap of each column (references, N, K), of the mean over references and of each."""
     effects, weights = replace(compared.effects, counts=scale == "rate"), compared.weights
-    found = weighted_estimates(columns.mean(axis=0), weights, effects, compared.bootstrap)
+    mean = columns.mean(axis=0)
+    found = weighted_estimates(mean, weights, effects, compared.bootstrap)
+    adjusted: list[Estimate | None] = [None] * len(found)
+    if scale == "rate" and compared.covariates is not None:
+        adjusted = list(at_equal_covariates(mean.T, effects, compared.covariates))
     by_reference = weights @ columns
     between = by_reference.std(axis=0, ddof=1) if len(columns) > 1 else None
     last = len(found) - 2  # the gap of the audited model; that of the reference is the first
@@ -302,6 +314,7 @@ def _amounts(columns: Array, compared: Compared, scale: Scale) -> list[Amount]:
             as_difference(estimate) if scale != "log_odds" and k in (0, last) else estimate,
             tuple(float(v) for v in by_reference[:, k]),
             None if between is None else float(between[k]),
+            adjusted=adjusted[k],
         )
         for k, estimate in enumerate(found)
     ]
@@ -310,7 +323,8 @@ def _amounts(columns: Array, compared: Compared, scale: Scale) -> list[Amount]:
 def _nothing(amount: Amount) -> Amount:
     """Return what is known of a row without measuring it."""
     known = amount.estimate.value is not None
-    return replace(amount, estimate=NOTHING if known else amount.estimate)
+    adjusted = None if amount.adjusted is None or amount.adjusted.value is None else NOTHING
+    return replace(amount, estimate=NOTHING if known else amount.estimate, adjusted=adjusted)
 
 
 def _missed(rows: Iterable[Row], total: Row, scale: Scale) -> float | None:

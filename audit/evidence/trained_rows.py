@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from audit.data.covariates import NO_COVARIATES, Covariates
 from audit.evidence.stats import Array, excludes_zero
-from audit.evidence.stored_rows import Rows, columns_of, read
+from audit.evidence.stored_rows import Rows, columns_of, read, some
 from audit.evidence.trained import (
     BETWEEN_REFERENCES,
     IN_REFERENCE,
@@ -36,6 +37,7 @@ def judge_trained(
     *,
     resamples: int,
     seed: int,
+    covariates: Covariates = NO_COVARIATES,
 ) -> tuple[list[TrainedTotal], list[TrainedRow]]:
     """Share out each detected gap, in every order that was measured.
 
@@ -49,6 +51,8 @@ def judge_trained(
     asked : sequence of (Contrast, outcome, Metric)
     resamples, seed : int
         Of the bootstrap over subjects.
+    covariates : Covariates
+        Gaps are adjusted for them besides.
 
     Returns
     -------
@@ -57,19 +61,23 @@ def judge_trained(
     """
     totals: list[TrainedTotal] = []
     rows: list[TrainedRow] = []
-    by_order: dict[HybridOrder, pd.DataFrame] = {}
-    for part in read(table, columns_of(table)):
-        for name, some_rows in part.groupby("order", sort=False):
-            order = HybridOrder(str(name))
-            by_order[order] = pd.concat([by_order[order], some_rows]) if order in by_order else some_rows
     for contrast, outcome, metric in asked:
         for order in HybridOrder:
-            if order not in by_order:
+            answers = _answers(table, order, outcome)
+            if answers.empty:
                 continue
-            answers = by_order[order]
             recipients = np.sort(answers["recipient"].unique())
             images = frame.loc[recipients]
-            compared = compare(images, contrast, outcome, audited=frame, metric=metric, resamples=resamples, seed=seed)
+            compared = compare(
+                images,
+                contrast,
+                outcome,
+                audited=frame,
+                metric=metric,
+                resamples=resamples,
+                seed=seed,
+                covariates=covariates,
+            )
             if compared.effects.lacks_a_cell:  # among the images that were drawn
                 continue
             found = _shared_out(answers, images, compared, outcome, order)
@@ -77,6 +85,14 @@ def judge_trained(
                 totals.append(_total(found, contrast, outcome, metric, order, answers, len(images)))
                 rows += _recorded(found, contrast, outcome, order)
     return totals, rows
+
+
+def _answers(table: Rows, order: HybridOrder, outcome: str) -> pd.DataFrame:
+    """Return what hybrids of one order answer, of one outcome."""
+    others = [name for name in columns_of(table) if ":" in name and name.partition(":")[2] != outcome]
+    columns = [name for name in columns_of(table) if name not in (*others, "order", "image")]
+    parts = list(read(some(table, order=str(order)), columns))
+    return pd.concat(parts) if parts else pd.DataFrame(columns=columns)
 
 
 def _shared_out(
@@ -138,6 +154,7 @@ def _total(
         rate=found.total.rate.estimate,
         probability=found.total.probability.estimate,
         log_odds=found.total.log_odds.estimate,
+        adjusted=found.total.rate.adjusted,
         by_training=found.by_training.rate.estimate,
         closure=found.closure["rate"],
     )
@@ -155,6 +172,7 @@ def _recorded(found: Trained, contrast: Contrast, outcome: str, order: HybridOrd
             rate=row.rate.estimate,
             probability=row.probability.estimate,
             log_odds=row.log_odds.estimate,
+            adjusted=row.rate.adjusted,
             between=row.rate.between,
             null=row.rate.null,
             order_error=row.rate.order_error,

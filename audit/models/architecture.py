@@ -151,7 +151,8 @@ def try_pass(model: Model, classes: int) -> None:
         what = f"an image of {side} x {side} pixels does not pass through it ({type(error).__name__})"
         raise ModelError("model", what, "correct image_size or overrides") from error
     if logits.shape != (1, classes):
-        raise ModelError("model.overrides", "the model gives no logits, one a class", "remove what takes the pool away")
+        what = "the model gives no logits, one for each class"
+        raise ModelError("model.overrides", what, "remove what takes the pool away")
 
 
 def _of_timm(spec: ModelSpec, classes: int, pretrained: bool) -> Model:

@@ -82,7 +82,7 @@ class BlackBox(ABC):
 
 @dataclass(frozen=True)
 class PredictionTable(BlackBox):
-    """Predictions that were made elsewhere, one row an image."""
+    """Predictions that were made elsewhere, one row for each image."""
 
     spec: ModelSpec
     classes: tuple[str, ...]

@@ -7,13 +7,13 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
 
 from audit.card.load import resolve
-from audit.card.schema import Card, Decision, ModelSpec, Output, PreprocessSpec
+from audit.card.schema import Card, Decision, ModelSpec, Named, Output, PreprocessSpec
 from audit.errors import ModelError
 from audit.models.adapters.registry import Model, adapter
 from audit.models.architecture import make_architecture, try_pass, unit_of
@@ -31,8 +31,6 @@ from audit.models.undrawn import Undrawn, without_memory
 from audit.models.weight_sets import State
 from audit.models.zero_shot import together, with_zero_shot_head
 from audit.units import Unit
-
-Named = Literal["deployed", "test", "legacy"]  # preprocessings of a card
 
 
 class Reading(TypedDict):

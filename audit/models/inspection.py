@@ -132,6 +132,13 @@ class Inspection:
         -------
         pandas.DataFrame
             Columns ``set``, ``state``, ``tensors``, ``parameters``, ``stored``, ``stripped``.
+
+        Examples
+        --------
+        >>> import timm, torch, vit_audit as va
+        >>> torch.save(timm.create_model("vit_tiny_patch16_224", num_classes=3).state_dict(), "three.pth")
+        >>> va.inspect_checkpoint("three.pth").to_frame()["tensors"].tolist()
+        [152]
         """
         import pandas as pd
 

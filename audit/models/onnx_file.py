@@ -147,7 +147,7 @@ class OnnxModel(BlackBox):
             scores = scores[:, None]
         if scores.shape != (len(images), 1 if self.one_logit else len(self.classes)):
             what = f"gives {tuple(scores.shape)} for {len(images)} images and {len(self.classes)} classes"
-            raise ModelError(self.where, what, "correct model.classes, or export it with logits, one a class")
+            raise ModelError(self.where, what, "correct model.classes, or export it with logits, one for each class")
         if not np.isfinite(scores).all():
             raise ModelError(self.where, "gives values that are not finite", "correct model.mean and model.std")
         return np.asarray(scores[:count], dtype=np.float64)
@@ -189,7 +189,7 @@ def _layout(given: Any, spec: ModelSpec, where: str) -> Layout:
 
 
 def _output(outputs: Any, spec: ModelSpec, where: str) -> tuple[str, bool]:
-    """Return the name of the output that has a number a class, or one for two classes, and whether it has but one."""
+    """Name the output that has a number for each class, or one for two classes; tell whether it has but one."""
     classes, pair = len(spec.classes or ()), spec.output == "sigmoid" and len(spec.classes or ()) == 2
     fits = [o.name for o in outputs if len(o.shape) == 2 and (o.shape[1] == classes or not isinstance(o.shape[1], int))]
     exact = [o.name for o in outputs if len(o.shape) == 2 and o.shape[1] == classes]

@@ -118,7 +118,7 @@ class OneOutput(nn.Module):
     whole : torch.nn.Module
         Returns a mapping or a sequence of outputs.
     key : str
-        Of a sequence a place, from "0".
+        Of a sequence for each place, from "0".
     """
 
     def __init__(self, whole: nn.Module, key: str) -> None:

@@ -1,8 +1,8 @@
 """What a deployed pipeline does to an image before the model sees it, by the library's own code.
 
 Each library's preprocessing is a geometry, which turns an image into bytes of the model's size, and a normalisation of
-each channel. The geometry runs once an image; the normalisation runs with the model (``transforms.as_input``). Where a
-library resizes without rounding to bytes, the geometry gives normalised numbers, as a user's own function may.
+each channel. The geometry runs once for each image; the normalisation runs with the model (``transforms.as_input``).
+Where a library resizes without rounding to bytes, the geometry gives normalised numbers, as a user's own function may.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from audit.errors import ModelError
 from audit.extras import needs
 from audit.models.adapters.registry import Model, adapter
 from audit.models.carried import Carried
-from audit.models.converters import is_foreign
+from audit.models.converters import TORCHVISION, is_foreign
 from audit.models.converters.huggingface import rescaled_by, side_of
 from audit.models.converters.open_clip import read_configuration
 from audit.models.converters.processors import CONFIG, folder_of, open_processor, read_json
@@ -55,7 +55,7 @@ class Preprocessing:
     """How images become what a model sees."""
 
     geometry: Geometry  # from a file to pixels of the model's size
-    # by which pixels between 0 and 1 are normalised, one each a channel
+    # by which pixels between 0 and 1 are normalised, one for each channel
     mean: tuple[float, ...]
     std: tuple[float, ...]
     info: PreprocessingInfo  # what the record says of it
@@ -176,7 +176,7 @@ def _made(spec: ModelSpec, model: Model, folder: Path | None, given: Preprocess 
         return _checked(_of_huggingface(folder, shape, said, getattr(model, "image_processor", None)), shape)
     if spec.name.startswith("open_clip/"):
         return _checked(_of_open_clip(spec, folder, shape), shape)
-    if spec.name.startswith("torchvision/"):
+    if spec.name.startswith(TORCHVISION):
         return _checked(_of_torchvision(spec, shape, said), shape)
     return _checked(_of_timm(spec, model, shape), shape)
 
@@ -248,9 +248,15 @@ def _resolved(spec: ModelSpec, model: Model, shape: tuple[int, int, int]) -> dic
 def _of_torchvision(
     spec: ModelSpec, shape: tuple[int, int, int], said: tuple[tuple[float, ...], tuple[float, ...]]
 ) -> Preprocessing:
-    """Return the transforms of torchvision's weights, without their normalisation."""
-    weights = get_model_weights(spec.name.removeprefix("torchvision/")).DEFAULT
+    """Return the transforms of torchvision's weights, those that the card names or the newest."""
+    published, entry = get_model_weights(spec.name.removeprefix(TORCHVISION)), spec.weights_entry
+    if entry is not None and entry not in published.__members__:
+        there = ", ".join(each.name for each in published)
+        raise ModelError("model.preprocess", f"{published.__name__} has no entry '{entry}'", f"it has {there}")
+    weights = published[entry or "DEFAULT"]
     preset = copy.copy(weights.transforms())
+    if entry is not None:
+        said = tuple(spec.mean or preset.mean), tuple(spec.std or preset.std)
     preset.mean, preset.std = [0.0] * shape[2], [1.0] * shape[2]
     if preset.crop_size[0] != shape[0]:
         preset.resize_size = [round(preset.resize_size[0] * shape[0] / preset.crop_size[0])]
@@ -261,9 +267,9 @@ def _of_torchvision(
         f"interpolation={preset.interpolation.value}",
         f"antialias={preset.antialias}",
     ]
-    carried = spec.weights == "pretrained"
+    source = PreprocessingSource.WEIGHTS if spec.weights == "pretrained" else PreprocessingSource.LIBRARY_DEFAULT
     info = PreprocessingInfo(
-        source=PreprocessingSource.WEIGHTS if carried else PreprocessingSource.LIBRARY_DEFAULT,
+        source=source if entry is None else PreprocessingSource.CARD,
         library=f"torchvision {torchvision.__version__} ({weights})",
         steps=steps,
     )
@@ -311,7 +317,7 @@ class _Processed:
     processor: Any
     sizes: Mapping[str, Any]  # that it is called with
     rescaled: float  # what it multiplies grey levels by, as shares of a byte's range
-    # by which shares are normalised, one each a channel
+    # by which shares are normalised, one for each channel
     mean: npt.NDArray[np.float32]
     std: npt.NDArray[np.float32]
 
@@ -541,7 +547,7 @@ def _checked(made: Preprocessing, shape: tuple[int, int, int]) -> Preprocessing:
     sizes: Sequence[int] = (len(made.mean), len(made.std))
     if any(n not in (1, shape[2]) for n in sizes):
         what = f"mean and std have {sizes[0]} and {sizes[1]} numbers for {shape[2]} channels"
-        raise ModelError("model.preprocess", what, "give one number a channel")
+        raise ModelError("model.preprocess", what, "give one number for each channel")
     info = made.info.model_copy(
         update={
             "input_size": [shape[2], shape[0], shape[1]],

@@ -11,6 +11,7 @@ from audit.card.schema import Decision, ModelSpec, Output
 from audit.models.adapters.registry import Model
 
 EVEN = 0.5  # the threshold where none is named
+PAIR = 2  # classes, one of which is what the other is not
 READING = (
     "output",
     "decision",
@@ -67,21 +68,29 @@ class Readout:
 
     def margins(self, logits: torch.Tensor) -> torch.Tensor:
         """Return how far logits (N, classes) are from the decision of each class: above 0 where it is called so."""
+        classes = logits.shape[-1]
         if self.decision == "argmax":
-            of_class = ~torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
-            others = logits.unsqueeze(-2).expand(*logits.shape, logits.shape[-1]).masked_fill(~of_class, -torch.inf)
+            of_class = ~torch.eye(classes, dtype=torch.bool, device=logits.device)
+            others = logits.unsqueeze(-2).expand(*logits.shape, classes).masked_fill(~of_class, -torch.inf)
             return logits - others.amax(-1)
-        least = math.log((self.threshold or EVEN) / (1 - (self.threshold or EVEN)))
-        if self._is_pair(logits):
-            return self.log_odds(logits) - logits.new_tensor([-least, least])
-        return self.log_odds(logits) - least
+        return self.log_odds(logits) - logits.new_tensor([self.decision_at(k, classes) for k in range(classes)])
+
+    def decision_at(self, place: int, classes: int) -> float:
+        """Return the log-odds from which on an image is called the class at a place, in nats.
+
+        With argmax 0, where no other class can have a higher probability.
+        """
+        if self.decision == "argmax" or self.threshold is None:
+            return 0.0
+        at = math.log(self.threshold / (1 - self.threshold))
+        return -at if self.exclusive and classes == PAIR and place == 0 else at
 
     def _reached(self, logits: torch.Tensor, probabilities: torch.Tensor | None) -> torch.Tensor:
         found = self.probabilities(logits) if probabilities is None else probabilities
         return found >= (self.threshold or EVEN)
 
     def _is_pair(self, logits: torch.Tensor) -> bool:
-        return self.exclusive and logits.shape[-1] == 2
+        return self.exclusive and logits.shape[-1] == PAIR
 
 
 SOFTMAX = Readout()

@@ -98,7 +98,7 @@ def _embed(name: str, folder: Path, weights: Path, own: State, texts: list[str])
 def _of_transformers(folder: Path) -> Embed:
     from transformers import AutoModel, AutoTokenizer
 
-    with quiet_transformers():
+    with quiet_transformers(), torch.random.fork_rng([]):  # before version 5 weights are drawn, then replaced
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model, said = AutoModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
     if missing := sorted(key for key in said["missing_keys"] if COUNTS not in key):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,14 @@ class Contributions:
     outcomes: tuple[str, ...]
     values: Array  # (N, K, O), nats
     log_odds: Array  # (N, O), nats, of the model's own pass
+    # log-odds at which an image begins to be called the outcome, where they are not 0
+    decision: tuple[float, ...] = field(default=(), kw_only=True)
+
+    def from_decision(self, outcome: str) -> Double:
+        """Return how far each image's log-odds (N,) lie beyond where the decision does, in nats."""
+        place = self.outcomes.index(outcome)
+        found: Double = self.log_odds[:, place].astype(np.float64)
+        return found - self.decision[place] if self.decision else found
 
     @property
     def closure(self) -> float:

@@ -13,6 +13,7 @@ import pandas as pd
 from audit.batching import freed_memory_returned
 from audit.card.schema import Card
 from audit.controls.verdict import judge
+from audit.data.covariates import Covariates
 from audit.data.samples import UNKNOWN
 from audit.evidence.accuracy import LikelyReason, accuracy, chance, is_above_chance, likely_reason
 from audit.evidence.adjusted import adjusted_gaps
@@ -144,7 +145,7 @@ class Rates:
 @freed_memory_returned()
 def judge_rates(scope: Scope, unpatched: pd.DataFrame, each_text: pd.DataFrame | None = None) -> Rates:
     """Compare the groups; ``each_text`` are a zero-shot model's predictions with each text of its prompts alone."""
-    outcomes, asked, about = list(scope.outcomes), questions(scope), _compared(scope)
+    outcomes, asked, about = list(scope.outcomes), questions(scope), what_is_compared(scope)
     first = predictions(scope, unpatched, scope.seeds[0], about)
     limits = Thresholds(
         alpha=scope.card.audit.alpha,
@@ -155,8 +156,8 @@ def judge_rates(scope: Scope, unpatched: pd.DataFrame, each_text: pd.DataFrame |
     right = accuracy(first, {name: info.groups for name, info in scope.samples.attributes.items()})
     rates = [row for question in asked for row in rates_by_group(first, question, outcomes)]
     widest = ranges(first, asked, outcomes, limits, seed=scope.card.audit.seed)
-    calipers = scope.samples.calipers
-    adjusted = adjusted_gaps(first, asked, outcomes, calipers, min_group_size=limits.min_group_size)
+    covariates = covariates_of(scope)
+    adjusted = adjusted_gaps(first, asked, outcomes, covariates, min_group_size=limits.min_group_size)
     known = _knows_labels(right[0], first, scope.samples.labels)
     compared, constant = [contrasts(first, asked, outcomes, limits)], first["predicted"].nunique() == 1
     fragile = sensitivities(first, asked, main_gaps(compared[0]).values(), _declared_errors(scope.card))
@@ -180,11 +181,16 @@ def judge_rates(scope: Scope, unpatched: pd.DataFrame, each_text: pd.DataFrame |
     )
 
 
-def _compared(scope: Scope) -> pd.DataFrame:
+def what_is_compared(scope: Scope) -> pd.DataFrame:
     """Return of the samples what a comparison of groups looks at, with a number in place of each subject's name."""
     frame = scope.samples.frame
-    some = frame[["label", "subject", *scope.samples.attributes, *scope.samples.calipers]]
+    some = frame[["label", "subject", *scope.samples.attributes, *covariates_of(scope).columns]]
     return some.assign(subject=pd.factorize(frame["subject"])[0].astype(np.int32))
+
+
+def covariates_of(scope: Scope) -> Covariates:
+    """Return what gaps are adjusted for: what donors are matched on."""
+    return Covariates.of(scope.samples.frame, scope.samples.calipers, scope.samples.nuisance)
 
 
 def _declared_errors(card: Card) -> DeclaredErrors:
@@ -205,7 +211,7 @@ def _by_text(
     if prompts is None:
         return None
     parts = [] if table is None else [part.drop(columns="text") for _, part in table.groupby("text")]
-    frames = (predictions(scope, part, scope.seeds[0], _compared(scope)) for part in parts)
+    frames = (predictions(scope, part, scope.seeds[0], what_is_compared(scope)) for part in parts)
     return prompt_sensitivity(prompts, frames, compared, asked, list(scope.outcomes), limits)
 
 

@@ -35,6 +35,7 @@ class Scope:
     run: Path
     samples: Samples
     unit: Unit  # what of the model is patched
+    readout: Readout = SOFTMAX  # of the audited models
 
     @property
     def training(self) -> TrainingSpec | None:
@@ -76,7 +77,6 @@ class Run(Scope):
     command: str
     started: str
     compute: Compute = ON_CPU  # precision: of training, and of Design A on the discovery split
-    readout: Readout = SOFTMAX  # of the audited models
     stages: list[tuple[str, float]] = field(default_factory=list)
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Arrays as the table of a task's result, a number a row, and back."""
+"""Arrays as the table of a task's result, a number for each row, and back."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from audit.batching import freed_memory_returned
 from audit.evidence.bootstrap import draw_bootstrap
 from audit.evidence.carried import pairs_needed
 from audit.evidence.carried_parts import judge_parts
@@ -17,27 +18,43 @@ from audit.evidence.read_back import Asked, Readings, gather_read, judge_read, l
 from audit.evidence.stored_rows import Rows, columns_of
 from audit.evidence.trained_rows import judge_trained
 from audit.patching.contributions import Contributions
-from audit.pipeline.analyze import Judged, Rates, predictions, questions
+from audit.pipeline.analyze import Judged, Rates, covariates_of, predictions, questions, what_is_compared
 from audit.pipeline.context import Scope
 from audit.pipeline.run_sweeps import Swept, head_settings
-from audit.records import Contrast, ContrastRow, PartKind, WhyNoLedger, WhyNotRead
+from audit.records import (
+    Contrast,
+    ContrastRow,
+    LocalisationStatus,
+    PartKind,
+    WhyNoLedger,
+    WhyNotRead,
+    WhyNotTrained,
+)
 
 HALF = 0.5  # of the gap: a head that carries so much would show with as many donor pairs as are said
 
 
+@freed_memory_returned()
 def judge_writers(scope: Scope, rates: Rates, table: Rows | WhyNoLedger, judged: Judged) -> Judged:
     """Add who writes the gaps that were detected into the log-odds."""
     detected = _detected(scope, rates)
     if not detected:
         return judged
-    frame = predictions(scope, rates.unpatched, scope.seeds[0])
+    frame = _answers(scope, rates)
     if isinstance(table, WhyNoLedger):
         given: Contributions | WhyNoLedger = table
     else:
         frame, given = _contributions(scope, frame, table)
-    spec = scope.card.audit
-    totals, rows = judge_written(given, frame, detected, resamples=spec.bootstrap, seed=spec.seed)
+    spec, covariates = scope.card.audit, covariates_of(scope)
+    totals, rows = judge_written(
+        given, frame, detected, resamples=spec.bootstrap, seed=spec.seed, covariates=covariates
+    )
     return replace(judged, ledgers=totals, ledger=rows)
+
+
+def _answers(scope: Scope, rates: Rates) -> pd.DataFrame:
+    """Return of the images kept out of training what is compared, and the first seed's answers."""
+    return predictions(scope, rates.unpatched, scope.seeds[0], what_is_compared(scope))
 
 
 def _detected(scope: Scope, rates: Rates) -> list[tuple[Question, Contrast, ContrastRow]]:
@@ -57,7 +74,9 @@ def _contributions(scope: Scope, frame: pd.DataFrame, table: Rows) -> tuple[pd.D
     recipients, given = gather(
         table, list(scope.outcomes), lambda rows: frame.loc[rows, columns].to_numpy(dtype=np.float64)
     )
-    return frame.loc[recipients], given
+    classes = len(scope.samples.labels)
+    at = tuple(scope.readout.decision_at(place, classes) for place in scope.outcomes.values())
+    return frame.loc[recipients], replace(given, decision=at)
 
 
 def asked_to_read(scope: Scope, rates: Rates, judged: Judged) -> list[Asked]:
@@ -73,6 +92,7 @@ def asked_to_read(scope: Scope, rates: Rates, judged: Judged) -> list[Asked]:
     ]
 
 
+@freed_memory_returned()
 def judge_reading(
     scope: Scope,
     rates: Rates,
@@ -83,7 +103,7 @@ def judge_reading(
 ) -> Judged:
     """Add what the largest writers read."""
     asked = asked_to_read(scope, rates, judged)
-    frame, given = _contributions(scope, predictions(scope, rates.unpatched, scope.seeds[0]), written)
+    frame, given = _contributions(scope, _answers(scope, rates), written)
     if isinstance(table, WhyNotRead):
         readings: Readings | WhyNotRead = table
     else:
@@ -94,17 +114,18 @@ def judge_reading(
     return replace(judged, read_writers=writers, read=rows, read_maps=found)
 
 
+@freed_memory_returned()
 def judge_training(scope: Scope, rates: Rates, table: Rows, balanced_on: str, judged: Judged) -> Judged:
     """Add which trained weights put the gaps there, of the attribute on which the reference models are balanced."""
-    frame, gaps = predictions(scope, rates.unpatched, scope.seeds[0]), primary_gaps(rates.contrasts)
+    frame, gaps = _answers(scope, rates), primary_gaps(rates.contrasts)
     asked = [
         (contrast, outcome, gaps[f"{contrast}:{outcome}"].metric)
         for contrast, found in rates.asked(scope.contrasts).items()
         for outcome in found
         if contrast.attribute == balanced_on
     ]
-    spec = scope.card.audit
-    totals, rows = judge_trained(table, frame, asked, resamples=spec.bootstrap, seed=spec.seed)
+    spec, covariates = scope.card.audit, covariates_of(scope)
+    totals, rows = judge_trained(table, frame, asked, resamples=spec.bootstrap, seed=spec.seed, covariates=covariates)
     return replace(judged, trained=totals, trained_parts=rows)
 
 
@@ -118,6 +139,7 @@ def questions_of_heads(scope: Scope, swept: Swept, judged: Judged) -> list[tuple
     ]
 
 
+@freed_memory_returned()
 def judge_carriers(scope: Scope, swept: Swept, table: Rows | None, judged: Judged) -> Judged:
     """Add what whole parts carry of the gaps whose heads were asked for."""
     asked = questions_of_heads(scope, swept, judged)
@@ -130,7 +152,7 @@ def judge_carriers(scope: Scope, swept: Swept, table: Rows | None, judged: Judge
 
 
 def with_answers(scope: Scope, swept: Swept, judged: Judged) -> Judged:
-    """Add where each gap runs."""
+    """Add where each detected gap runs, at least by who writes it where nothing could be patched."""
     known = Ledgers(
         localisation=judged.localisation,
         heads=judged.heads,
@@ -141,11 +163,38 @@ def with_answers(scope: Scope, swept: Swept, judged: Judged) -> Judged:
         written=judged.ledger,
         trained=judged.trained_parts,
     )
+    patched = questions_of_heads(scope, swept, judged)
     found = [
-        answer(known, f"{contrast}:{outcome}", str(contrast), outcome, _pairs(scope, swept, contrast, outcome))
-        for contrast, outcome in questions_of_heads(scope, swept, judged)
+        answer(
+            known,
+            f"{contrast}:{outcome}",
+            str(contrast),
+            outcome,
+            _pairs(scope, swept, contrast, outcome) if (contrast, outcome) in patched else Pairs(),
+            why_not_trained=_why_not_trained(scope, contrast),
+        )
+        for contrast in scope.contrasts
+        for outcome in scope.outcomes
+        if (contrast, outcome) in patched or _too_few_to_patch(judged, f"{contrast}:{outcome}")
     ]
     return replace(judged, answers=found)
+
+
+def _too_few_to_patch(judged: Judged, key: str) -> bool:
+    """Tell whether a gap was detected where too few subjects can be patched."""
+    where = judged.localisation.get(key)
+    return where is not None and where.metric is not None and where.status is LocalisationStatus.TOO_LITTLE_DATA
+
+
+def _why_not_trained(scope: Scope, contrast: Contrast) -> WhyNotTrained:
+    """Return why a gap has no ledger of what training put there, where it has none."""
+    if scope.training is None:
+        return WhyNotTrained.NO_TRAINING
+    if not scope.training.balanced_seeds:
+        return WhyNotTrained.NO_REFERENCE
+    if contrast.attribute != next(iter(scope.samples.attributes)):
+        return WhyNotTrained.OTHER_ATTRIBUTE
+    return WhyNotTrained.NOT_COMPARED
 
 
 def _pairs(scope: Scope, swept: Swept, contrast: Contrast, outcome: str) -> Pairs:

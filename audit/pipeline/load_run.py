@@ -15,8 +15,9 @@ from audit.errors import DataError, InputError
 from audit.evidence.disparity import primary_gaps
 from audit.evidence.effects_store import StoredEffects
 from audit.evidence.stored_rows import StoredRows
+from audit.models.readout import Readout
 from audit.pipeline.context import Scope
-from audit.records import Audit
+from audit.records import Audit, ModelInfo
 from audit.report.render import Source, read_run
 from audit.store import SAMPLES, UNDETECTED
 
@@ -109,4 +110,9 @@ def open_run(run: Path) -> OpenedRun:
         undetected=pd.read_parquet(run / UNDETECTED) if (run / UNDETECTED).is_file() else None,
         opened=data.images_opened,
     )
-    return OpenedRun(source, Scope(card, run, samples, source.audit.model.unit))
+    return OpenedRun(source, Scope(card, run, samples, source.audit.model.unit, readout_of_record(source.audit.model)))
+
+
+def readout_of_record(model: ModelInfo) -> Readout:
+    """Return how a record says that its model is read."""
+    return Readout(model.output, model.decision, model.threshold, model.one_logit)

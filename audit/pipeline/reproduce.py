@@ -22,11 +22,12 @@ from audit.models.adapters.registry import Model
 from audit.models.black_box import BlackBox
 from audit.models.build import Backbone
 from audit.models.device import CPU, resolve_device
-from audit.models.readout import Readout, with_readout
+from audit.models.readout import with_readout
 from audit.patching.sites import Site, sites_of
 from audit.patching.sweep import measure_unpatched
 from audit.pipeline.analyze import predictions, questions
 from audit.pipeline.context import RunContext, Scope
+from audit.pipeline.load_run import readout_of_record
 from audit.pipeline.prepare import Options, open_inputs, prepare, prepare_black_box, still_there
 from audit.pipeline.run_black_box import ask_black_box
 from audit.pipeline.run_sweeps import (
@@ -40,7 +41,7 @@ from audit.pipeline.run_sweeps import (
 )
 from audit.process_state import run_state
 from audit.progress import silent
-from audit.records import Contrast, ContrastRow, Finding, ModelInfo, PreprocessingSource
+from audit.records import Contrast, ContrastRow, Finding, PreprocessingSource
 from audit.report import load_audit
 from audit.report.text import source_sentence
 from audit.units import Unit, parse_name
@@ -129,11 +130,6 @@ def _model(context: RunContext, run: Path) -> Model:
         raise InputError(str(path), "missing", fix)
     model = context.backbone.build_stored(load_file(path), len(context.samples.labels))
     return with_readout(model.eval(), context.readout).to(context.compute.device)
-
-
-def readout_of_record(model: ModelInfo) -> Readout:
-    """Return how a record says that its model is read."""
-    return Readout(model.output, model.decision, model.threshold, model.one_logit)
 
 
 def _unpatched(context: RunContext, run: Path) -> pd.DataFrame:

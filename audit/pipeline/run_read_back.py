@@ -178,7 +178,7 @@ def _plan_means(context: RunContext, plan: _Plan) -> dict[int, Task]:
 def _mean_of_writes(
     images: Images, model: Model, rows: Numbers, layer: int, size: int, *, progress: Progress
 ) -> pd.DataFrame:
-    """Return the mean over images of one label, a number a row."""
+    """Return the mean over images of one label, a number for each row."""
     total = np.zeros(0)
     for start in range(0, len(rows), size):
         part = rows[start : start + size]

@@ -33,7 +33,7 @@ from audit.work.tasks import Task, read_results
 TRAINED = "effects/trained.parquet"
 TRAINED_HEADS = "effects/trained_heads.parquet"
 STAGE = "trained"
-IN_A_PATH = 1500  # images; a path takes a few forward passes of each
+IN_A_PATH = 1200  # images; a path takes a few forward passes of each, and both orders at most a tenth of an audit
 PASSES = 2.0  # recorded passes' worth of memory that an image takes
 
 Rows = npt.NDArray[np.int64]

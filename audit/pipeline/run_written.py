@@ -107,7 +107,7 @@ def _numbers_of_block(
     *,
     progress: Progress,
 ) -> pd.DataFrame:
-    """Return all that is kept of a block, a number a row."""
+    """Return all that is kept of a block, a number for each row."""
     found = written(model, as_input(model, images[rows]), outcomes, targets)
     progress(len(rows), len(rows))
     return flattened({name: getattr(found, name) for name in NUMBERS})

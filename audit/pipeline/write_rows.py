@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from audit.store import UNFINISHED, atomic_write
 
-ROWS_AT_ONCE: Final = 1 << 16  # that are held
-ROW_GROUP: Final = 1 << 13  # of what is sorted in pieces: a piece is read again a few of them at a time
+ROWS_AT_ONCE: Final = 1 << 14  # that are held
+ROW_GROUP: Final = 1 << 11  # of what is sorted in pieces: a piece is read again a few of them at a time
 
 
 def write_sorted(
@@ -112,7 +112,7 @@ def _like(schema: pa.Schema, rows: pd.DataFrame) -> pa.Table:
 def _sorted(tables: Iterable[pd.DataFrame], by: list[str], path: Path, at_once: int) -> Iterator[pd.DataFrame]:
     """Yield the rows of one sweep in their order: of all its tables at once, or of sorted pieces, range by range."""
     with ExitStack() as stack:
-        pieces: list[Path] = []
+        pieces: list[tuple[Path, int, int]] = []  # each with the first and last place in it
         held: list[pd.DataFrame] = []
         total, last = 0, -1
         for table in tables:
@@ -129,20 +129,22 @@ def _sorted(tables: Iterable[pd.DataFrame], by: list[str], path: Path, at_once: 
             pieces.append(_piece(held, by, path, stack))
         width = max(1, at_once * (last + 1) // total)
         for start in range(0, last + 1, width):
-            inside = [(by[0], ">=", start), (by[0], "<", start + width)]
-            parts = [pd.read_parquet(piece, filters=inside) for piece in pieces]
+            end = start + width
+            inside = [(by[0], ">=", start), (by[0], "<", end)]
+            parts = [pd.read_parquet(piece, filters=inside) for piece, a, b in pieces if a < end and b >= start]
             if some := [part for part in parts if len(part)]:
                 yield _in_order(some, by)
 
 
-def _piece(tables: Sequence[pd.DataFrame], by: list[str], path: Path, stack: ExitStack) -> Path:
+def _piece(tables: Sequence[pd.DataFrame], by: list[str], path: Path, stack: ExitStack) -> tuple[Path, int, int]:
     """Write some tables, sorted, into a file that is gone with the stack, or cleared where the run is killed."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
     os.close(handle)
     piece = Path(name)
     stack.callback(piece.unlink, missing_ok=True)
-    _in_order(tables, by).to_parquet(piece, index=False, row_group_size=ROW_GROUP)
-    return piece
+    rows = _in_order(tables, by)
+    rows.to_parquet(piece, index=False, row_group_size=ROW_GROUP)
+    return piece, int(rows[by[0]].iloc[0]), int(rows[by[0]].iloc[-1])
 
 
 def _in_order(tables: Sequence[pd.DataFrame], by: list[str]) -> pd.DataFrame:

@@ -100,6 +100,7 @@ from audit.records.ledger_rows import SmallestSetRow as SmallestSetRow
 from audit.records.ledger_rows import TrainedRow as TrainedRow
 from audit.records.ledger_rows import TrainedTotal as TrainedTotal
 from audit.records.ledger_rows import WhyNoLedger as WhyNoLedger
+from audit.records.ledger_rows import WhyNotTrained as WhyNotTrained
 from audit.records.ledger_rows import WhyStopped as WhyStopped
 from audit.records.read_rows import ReadMap as ReadMap
 from audit.records.read_rows import ReadRow as ReadRow

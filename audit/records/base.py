@@ -102,6 +102,7 @@ class DataWarningCode(StrEnum):
     UNEVEN_DETECTION = "detection differs between groups"
     NO_NUMBER = "covariate is no number"
     COVARIATE_MISSING = "covariate missing"
+    CALLED_UNKNOWN = "value called unknown"
 
 
 class PreprocessingSource(StrEnum):

@@ -25,6 +25,7 @@ class AdjustedRow(Record):
     outcome: str
     label: str  # the gap among images of this label; "" for all labels at their common shares
     covariates: list[str]
+    no_room: list[str] = []  # of these, those for which a label has too few subjects: there it is not adjusted for them
     n_group: int  # images with every covariate
     n_reference: int
     without_covariate: int  # images of both groups that lack one, and are left out here

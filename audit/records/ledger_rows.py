@@ -76,6 +76,7 @@ class LedgerRow(Record):
     head: int | None = None  # or slice; 0-based
     gap: Estimate  # nats, group minus reference
     share: Estimate  # of the whole; without a value where its interval holds 0, or it has not the sign of the rate gap
+    adjusted: Estimate | None = None  # the gap with both groups at equal covariates, where the card names some
 
 
 class LedgerTotal(Record):
@@ -86,7 +87,10 @@ class LedgerTotal(Record):
     metric: Metric  # of the gap in rates: which labels count
     among: LedgerImages
     gap: Estimate  # nats, group minus reference
-    clip: float | None = None  # nats; log-odds beyond it count as this
+    adjusted: Estimate | None = None  # with both groups at equal covariates, where the card names some
+    clip: float | None = None  # nats; log-odds further than this from where the decision lies count as this
+    decision: float = 0.0  # log-odds from which on an image is called the outcome
+    cut: int | None = None  # of a network whose stages follow one another: the stage whose slices sum to the whole
     kept: float | None = None  # share of the weight of images within it
     closure: float | None = None  # |sum of the parts - gap|, nats
     closure_of_images: float | None = None  # largest |sum - log-odds| of an image, over the largest |log-odds| or 1 nat
@@ -104,6 +108,7 @@ class TrainedRow(Record):
     rate: Estimate  # fractions; mean over the references, the interval is over subjects
     probability: Estimate
     log_odds: Estimate  # nats
+    adjusted: Estimate | None = None  # of the rate, with both groups at equal covariates, where the card names some
     between: float | None = None  # standard deviation of the rate between references; None of one
     null: float | None = None  # root mean square of this row, in rates, between two references
     order_error: float | None = None  # standard error of the rate for having drawn some orders of many; 0: all
@@ -122,6 +127,7 @@ class TrainedTotal(Record):
     rate: Estimate  # the audited model's gap, on these images
     probability: Estimate
     log_odds: Estimate  # nats
+    adjusted: Estimate | None = None  # of the rate, with both groups at equal covariates, where the card names some
     by_training: Estimate  # in rates: the sum of all parts
     closure: float | None  # |sum of rows - gap|, in rates
 
@@ -243,6 +249,15 @@ class Reading(StrEnum):
     BOTH = "carried earlier than written, and trained elsewhere"
 
 
+class WhyNotTrained(StrEnum):
+    """Why it is not said which trained weights put a gap there."""
+
+    NO_TRAINING = "the audit did not train the model"
+    NO_REFERENCE = "no balanced reference was asked for"
+    OTHER_ATTRIBUTE = "the references are balanced on another attribute"
+    NOT_COMPARED = "the references could not be compared with the audited model"
+
+
 class GapAnswer(Record):
     """Where a gap runs: one answer from all ledgers."""
 
@@ -252,6 +267,7 @@ class GapAnswer(Record):
     level: AnswerLevel
     heads: list[str] = []  # the smallest set, or where none was confirmed the heads that were, one by one
     jointly: bool = False  # whether ``heads`` were confirmed as a set
+    one_by_one: int = 0  # how many heads are confirmed by themselves, whatever the answer is
     layers: list[int] = []  # 0-based, that carry it
     parts: list[CarriedKind] = []
     # of the gap in rates, that heads carry together, or of several parts the largest; of the log-odds gap, where it is
@@ -261,5 +277,7 @@ class GapAnswer(Record):
     written_in: int | None = None  # 0-based layer that writes most of it
     trained_in: str | None = None  # the player that training changed most
     reading: Reading | None = None
+    patched: bool = True  # whether there were subjects enough to patch heads and parts
+    why_not_trained: WhyNotTrained | None = None
     pairs: int | None = None  # donor pairs of the discovery split
     pairs_needed: int | None = None  # with which a head that carries half of the gap would show

@@ -81,6 +81,11 @@ def _is_shown(value: float | None) -> bool:
     return value is not None and abs(value) >= LEAST_NATS
 
 
+def _is_sure(e: Estimate) -> bool:
+    """Tell whether an interval excludes 0."""
+    return e.low is not None and e.high is not None and not e.low <= 0 <= e.high
+
+
 def finalised(value: object) -> object:
     """Make visible what could mislead in whatever a template prints."""
     return formats.clean(value) if type(value) is str else value
@@ -98,6 +103,7 @@ def environment() -> Environment:
     )
     made.filters.update(FILTERS)
     made.tests["shown"] = _is_shown
+    made.tests["sure"] = _is_sure
     return made
 
 

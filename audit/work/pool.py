@@ -41,7 +41,7 @@ from audit.progress import Progress
 from audit.store import clear_unfinished, let_go_of_locks
 from audit.work.tasks import Task, do_task, is_done, list_hash
 
-TRIES = 3  # of a task that fails by what may pass, or whose worker is killed
+TRIES = 3  # of a task that fails by what may pass, or whose worker is killed while no other task is done
 PAUSE = 0.2  # seconds before the second; what is in the way may pass
 THREADS = 1  # of a worker; part of what results are, to the bit
 AHEAD = 2  # tasks that each worker is given at once
@@ -129,7 +129,8 @@ class _Stage:
         self.progress(self._without(left), self.total)
         while left:
             over, troubles = self._round(left, number, here=here)
-            tries.update(task.key for task, _ in troubles)
+            # A worker that is ended ends all: a task counts as tried where nothing else came of it.
+            tries.update(task.key for task, error in troubles if not (over and isinstance(error, BrokenProcessPool)))
             for task, error in troubles:
                 if tries[task.key] < TRIES and _may_pass(error, number):
                     continue
@@ -144,7 +145,7 @@ class _Stage:
             if any(isinstance(error, MemoryExhaustedError) for _, error in troubles):
                 number = max(1, number // 2)
             if left:
-                time.sleep(PAUSE * max(tries.values()))
+                time.sleep(PAUSE * max(tries.values(), default=1))
         return failed + [trouble for task in suspects for trouble in self._by_itself(task)]
 
     def _round(self, tasks: Sequence[Task], number: int, *, here: bool) -> tuple[set[str], Failures]:
@@ -166,7 +167,7 @@ class _Stage:
         if done or not isinstance(troubles[0][1], BrokenProcessPool):
             return troubles
         fix = "look at the machine's memory, and run again with fewer --workers: what is done is kept"
-        return [(task, UnfinishedError(task.name, f"its worker was ended {TRIES} times", fix))]
+        return [(task, UnfinishedError(task.name, "its worker was ended every time", fix))]
 
     def _without(self, left: Sequence[Task]) -> int:
         """Return the size of all but some tasks."""

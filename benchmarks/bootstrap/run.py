@@ -36,6 +36,7 @@ from benchmarks.bootstrap.worlds import (  # noqa: E402
     Labels,
     sizes_of_forty_labels,
 )
+from benchmarks.commits import commit_here  # noqa: E402
 
 HERE = Path(__file__).parent
 Figures = dict[str, Any]
@@ -234,6 +235,7 @@ def main(runs: int, runs_of_changes: int, resamples: int, seed: int, *, cost_onl
     cost = subprocess.run([sys.executable, __file__, "--cost-only"], capture_output=True, text=True, check=True)
     results: Figures = {
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "code": commit_here(),
         "hardware": _processor(),
         "version": __version__,
         "numpy": np.__version__,

@@ -3,7 +3,8 @@
     python benchmarks/ledgers/run.py --shared ../shared --work DIR     # an hour or more on 2 cores; resumes
     python benchmarks/ledgers/run.py --shared ../shared --work DIR --case expressions
 
-Each case is a whole audit. Models, photographs and labels are real, and nothing is planted.
+Each case is a whole audit. Models, photographs and labels are real; in the one that says so an association is planted,
+by thinning out two cells of what the model is trained on.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from torch import nn  # noqa: E402
 from torchvision import transforms as tv  # noqa: E402
 
 import vit_audit as va  # noqa: E402
+from audit.pipeline.verify import derive  # noqa: E402
 from benchmarks.preprocessing.run import fer2013  # noqa: E402
 from benchmarks.whole_audit.run import VIT, Watch, card  # noqa: E402
 
@@ -88,17 +90,54 @@ def published(shared: Path, cut: list[Any]) -> va.Plan:
     return va.plan(settings, net, data)
 
 
+def actions(shared: Path, labels: list[str], plant: list[dict[str, Any]] | None = None) -> va.Plan:
+    """Plan an audit of what people do, by gender, age being matched on; the first of the labels is the outcome."""
+    return va.plan(
+        va.Card.model_validate(
+            {
+                "name": f"{labels[0].capitalize()} in photographs of people",
+                "task": "action",
+                "data": {
+                    "path": str(shared / "data" / "flickr-actions" / "actions.csv"),
+                    "label": "group_of_actions",
+                    "labels": labels,
+                    "shares": {"train": 0.4, "discovery": 0.3, "confirmation": 0.3},
+                    "plant": plant or [],
+                },
+                "groups": {"gender": {"column": "gender", "reference": "male"}},
+                "match_on": ["age"],
+                "model": {
+                    "name": VIT,
+                    "weights": str(shared / "weights" / f"{VIT}.fp16.safetensors"),
+                    "image_size": 98,
+                    "train_blocks": 6,
+                },
+                "training": {"epochs": 8},  # some 400 photographs
+                "audit": {"outcomes": labels[:1]},
+            }
+        )
+    )
+
+
+RARE = [  # what is known of the planted case: few women do sport where the model learns, and few men are still
+    {"attribute": "gender", "group": "female", "label": "sport", "keep": 0.1},
+    {"attribute": "gender", "group": "male", "label": "still", "keep": 0.1},
+]
 CASES: dict[str, Callable[[Path], va.Plan]] = {
     "ages": ages,
     "expressions": expressions,
     "fer2013_cnn, whole image": lambda shared: published(shared, WHOLE),
     "fer2013_cnn, central 80%": lambda shared: published(shared, CENTRAL),
+    "sport or still": lambda shared: actions(shared, ["sport", "still"]),
+    "sport or still, planted": lambda shared: actions(shared, ["sport", "still"], RARE),
+    "move or still": lambda shared: actions(shared, ["move", "still"]),
 }
 
 
 def told(result: va.Result) -> dict[str, Any]:
-    """Return what is kept of an audit."""
-    record = result.record
+    """Return what is kept of an audit, as this code judges what was measured."""
+    folder = result.folder
+    record = result.record.model_validate(result.record.model_dump(mode="json") | derive(folder, result.record))
 
     def rows(name: str) -> list[dict[str, Any]]:
         return [row.model_dump(mode="json") for row in getattr(record, name)]
@@ -113,6 +152,9 @@ def told(result: va.Result) -> dict[str, Any]:
         "gaps": [
             row for row in rows("contrasts") if row["metric"] == "standardised_gap" and row["state"] == "disparity"
         ],
+        "asked": [row for row in rows("contrasts") if row["metric"] == "standardised_gap"],
+        "accuracy": [row for row in rows("accuracy") if not row["attribute"]],
+        "reasons": rows("reasons"),
         "localisation": {key: str(where.status) for key, where in record.localisation.items()},
         "heads_confirmed": {key: len(where.heads) for key, where in record.localisation.items()},
         "answers": rows("answers"),
@@ -147,18 +189,25 @@ def made_with() -> dict[str, Any]:
 )
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="The runs lie there; they resume.")
 @click.option("--case", "only", type=click.Choice(list(CASES)), multiple=True, help="These; others stay as they are.")
+@click.option("--judge-again", is_flag=True, help="Measure nothing; judge what finished runs hold by this code.")
 @click.option("--json", "out", type=click.Path(path_type=Path), default=OUT, help="The results.")
-def main(shared: Path, work: Path, only: tuple[str, ...], out: Path) -> None:
+def main(shared: Path, work: Path, only: tuple[str, ...], judge_again: bool, out: Path) -> None:
     """Audit, and keep what the ledgers say."""
     for number, (name, plan) in enumerate(CASES.items()):
         if only and name not in only:
             continue
-        watch = Watch()
-        result = va.audit(plan(shared.resolve()), work / f"case-{number}", report=False, callback=watch)
-        watch.note()
         kept = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {"cases": {}}
-        steps = {step: round(taken, 1) for step, (taken, _) in watch.seconds.items() if taken >= 1}
-        kept["cases"][name] = told(result) | {"seconds_by_step": steps} | made_with()
+        folder = work / f"case-{number}"
+        if judge_again:
+            before = kept["cases"][name]
+            measured = {key: before[key] for key in ("seconds_by_step", *made_with())}
+            kept["cases"][name] = told(va.open_run(folder)) | measured | {"judged_with": made_with()["code"]}
+        else:
+            watch = Watch()
+            result = va.audit(plan(shared.resolve()), folder, report=False, callback=watch)
+            watch.note()
+            steps = {step: round(taken, 1) for step, (taken, _) in watch.seconds.items() if taken >= 1}
+            kept["cases"][name] = told(result) | {"seconds_by_step": steps} | made_with()
         out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
         click.echo(f"{name}: {[row['level'] for row in kept['cases'][name]['answers']]}")
 

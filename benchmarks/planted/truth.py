@@ -170,7 +170,7 @@ def standard_error(values: Floats, side: Bools, label: Bools, labels: Sequence[b
 
 
 def draw_donors(crowd: Crowd, rng: np.random.Generator, *, other: bool) -> npt.NDArray[np.int64]:
-    """Deal each face a donor of equal label and hair, of the other group or of its own but not itself."""
+    """Give each face a donor of equal label and hair, of the other group or of its own but not itself."""
     stratum = 2 * crowd.smiling + crowd.long_hair
     donors = np.empty(len(stratum), dtype=np.int64)
     for s in np.unique(stratum):

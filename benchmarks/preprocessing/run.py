@@ -41,6 +41,7 @@ from audit.models.finetune import Recipe, finetune, make_views  # noqa: E402
 from audit.models.predict import predict_logits  # noqa: E402
 from audit.models.preprocessing import preprocessing_of  # noqa: E402
 from audit.store import write_text  # noqa: E402
+from benchmarks.commits import commit_here  # noqa: E402
 
 SEED = 3
 RESAMPLES = 2000
@@ -151,7 +152,7 @@ def of_vit(frame: pd.DataFrame, folder: Path, shared: Path) -> dict[str, npt.NDA
 
 
 def gaps_of(frame: pd.DataFrame, called: dict[str, npt.NDArray[np.bool_]]) -> list[dict[str, Any]]:
-    """Return a row a pipeline: rates, gaps with intervals, and the change from the deployed pipeline, by person."""
+    """Return a row for each pipeline: rates, gaps with intervals, and the change from the deployed one, by person."""
     rows = []
     truth, positive = frame["truth"].to_numpy(), {True: "yes", False: "no"}
     weights = resampled_subjects(frame["subject"])
@@ -239,6 +240,7 @@ def main(*, shared: Path, out: Path) -> None:
         found = {
             "cases": done,
             "date": time.strftime("%Y-%m-%d"),
+            "code": commit_here(),
             "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
             "versions": {"vit-audit": __version__, "torch": torch.__version__},
             "seed": SEED,

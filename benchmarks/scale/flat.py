@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("check", "training", "sweep", "statistics", "verify")
+STAGES = ("check", "training", "sweep", "ledgers", "statistics", "verify")
+OF_STEP = {"training": "training", "patching": "sweep", "ledger": "ledgers"}  # by what a step is called
 BANK, SIDE = 512, 64  # faces that are drawn, and pixels of a side
 CARD: dict[str, Any] = {
     "name": "Flat memory",
@@ -76,7 +77,7 @@ def measure(work: Path, sizes: tuple[int, int]) -> dict[str, Any]:
     found = {str(images): _peaks(work / str(images), images) for images in sizes}
     small, large = (found[str(images)]["mb"] for images in sizes)
     return {
-        "memory_ratio_10x": {stage: round(large[stage] / small[stage], 3) for stage in STAGES},
+        "memory_ratio_10x": {stage: round(large[stage] / small[stage], 3) for stage in STAGES if small[stage]},
         "peaks": found,
     }
 
@@ -90,7 +91,7 @@ def _peaks(folder: Path, images: int) -> dict[str, Any]:
         begun = time.monotonic()
         told = _child(part, folder)
         minutes[part] = round((time.monotonic() - begun) / 60, 1)
-        mb |= {part: told["mb"]} if "mb" in told else {stage: told[stage] for stage in ("training", "sweep")}
+        mb |= {part: told["mb"]} if "mb" in told else told
     return {"mb": mb, "minutes": minutes}
 
 
@@ -114,7 +115,7 @@ def run_stage(stage: str, folder: Path) -> dict[str, float]:
         plan = va.plan(folder / "card.yaml")
         print(data_summary(plan.data, plan.card.name, plan.preprocessing, plan.held))
     elif stage == "run":
-        watched = _Watched()
+        watched = Watched()
         va.audit(va.plan(folder / "card.yaml"), folder / "run", callback=watched, device="cpu")
         return watched.peaks()
     elif stage == "statistics":
@@ -146,11 +147,11 @@ class Peak:
         return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024, 1)
 
 
-class _Watched:
+class Watched:
     """Notes the peak of this process, or of a worker if it is higher, as the run tells of its steps."""
 
     def __init__(self) -> None:
-        self._step, self._peak, self._mb = "", Peak(), {"training": 0.0, "sweep": 0.0}
+        self._step, self._peak, self._mb = "", Peak(), dict.fromkeys(OF_STEP.values(), 0.0)
 
     def __call__(self, step: str, _done: int, _total: int) -> None:
         if step != self._step:
@@ -158,7 +159,7 @@ class _Watched:
             self._step = step
 
     def _note(self) -> None:
-        stage = {"training": "training", "patching": "sweep"}.get(self._step.split(":")[0])
+        stage = OF_STEP.get(self._step.split(":")[0])
         if stage is not None:
             self._mb[stage] = max(self._mb[stage], self._peak.mb(), _highest_of_workers())
         self._peak.begin()

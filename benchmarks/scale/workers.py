@@ -186,6 +186,9 @@ def main(target: Path, kills: int, seed: int, quick: bool) -> None:
     click.echo(str(measured))
     with tempfile.TemporaryDirectory() as work:
         found = records(Path(work), 2 if quick else kills, seed, click.echo)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
     results = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
     results |= {
         "efficiency_2_workers": measured["ratio"],
@@ -195,6 +198,7 @@ def main(target: Path, kills: int, seed: int, quick: bool) -> None:
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
             "torch": torch.__version__,
+            "code": commit,
             "seed": seed,
             "load_average": os.getloadavg()[0],
         },

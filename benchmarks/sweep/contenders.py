@@ -106,7 +106,7 @@ def transformer_lens(model: VisionTransformer) -> Sweep:
 
 
 def nnsight(model: VisionTransformer) -> Sweep:
-    """Patch with nnsight: one trace for the donors, one a head with z assigned in place."""
+    """Patch with nnsight: one trace for the donors, one for each head with z assigned in place."""
     from nnsight import NNsight, save
 
     traced = NNsight(model)

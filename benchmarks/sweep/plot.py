@@ -12,7 +12,7 @@ AXES = {"images": "images", "heads": "heads per layer", "depth": "layers"}
 
 
 def plot_cost(series: Mapping[str, Mapping[str, Sequence[float]]], title: str, path: Path) -> None:
-    """Write an SVG with one panel a quantity and one line a contender, from ``race.cost_series``."""
+    """Write an SVG with one panel for each quantity and one line for each contender, from ``race.cost_series``."""
     figure = Figure(figsize=(9.0, 3.2), layout="constrained")
     panels = figure.subplots(1, len(series), squeeze=False)[0]
     for panel, (quantity, found) in zip(panels, series.items(), strict=True):

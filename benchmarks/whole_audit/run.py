@@ -3,7 +3,7 @@
     python benchmarks/whole_audit/run.py --shared ../shared --json FILE
 
 Faces of UTKFace (``utkface-ages/``: 9,002 photographs of people over or under 40), a ViT-S of DINOv2 at 98 px whose
-last six blocks are fine-tuned, one attribute, 800 recipients a split, all 72 heads; nothing is in the cache before.
+last six blocks are fine-tuned, one attribute, 800 recipients per split, all 72 heads; nothing is in the cache before.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ import click  # noqa: E402
 import torch  # noqa: E402
 
 import vit_audit as va  # noqa: E402
+from benchmarks.commits import commit_here  # noqa: E402
 
 VIT = "vit_small_patch14_dinov2"
 
@@ -114,14 +114,11 @@ def measure(shared: Path, most_images: int, work: Path) -> dict[str, Any]:
 @click.option("--work", type=click.Path(path_type=Path), help="Keep the run there; it resumes.")
 def main(shared: Path, most_images: int, out: Path | None, work: Path | None) -> None:
     """Audit the photographs once, and say where the minutes went."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
     with tempfile.TemporaryDirectory() as place:
         found = measure(shared.resolve(), most_images, Path(place) if work is None else work)
     about = {
         "date": datetime.now(UTC).date().isoformat(),
-        "code": commit.stdout.strip(),
+        "code": commit_here(),
         "hardware": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "versions": {"torch": torch.__version__},
     }

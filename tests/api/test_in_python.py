@@ -80,7 +80,17 @@ def test_own_module_and_frame_are_audited(result: va.Result) -> None:
     assert (rates["selection_rate"] >= rates["selection_rate_low"] - 1e-9).all()
     assert (rates["selection_rate"] <= rates["selection_rate_high"] + 1e-9).all()
     assert len(result.controls.to_frame()) == len(result.record.controls.controls)
-    assert "outcome" not in result._repr_html_().lower() or result.outcome in result._repr_html_()
+
+
+def test_a_notebook_shows_the_outcome_rates_and_gaps(result: va.Result) -> None:
+    shown, controls = result._repr_html_(), result.controls
+    passed = sum(control.passed for control in controls)
+    assert f": {result.outcome}</h3>" in shown
+    assert f"{passed} of {len(controls)} controls passed; {len(result.findings)} findings" in shown
+    assert shown.count("<table") == 1
+    for group in ("lighter", "darker"):
+        assert f"<td>{group}</td>" in shown
+    assert ("<svg" in shown) == bool(result.gaps)
 
 
 def test_opened_again_it_is_the_same(result: va.Result) -> None:
@@ -283,6 +293,12 @@ TRUTH, PREDICTED, GROUP = ["no", "yes"] * 40, ["no", "yes"] * 20 + ["no"] * 40, 
 )
 def test_disparity_refuses_what_has_no_answer(arguments: Any, options: Any, said: str) -> None:
     assert said in refused(lambda: va.disparity(*arguments, **options))
+
+
+def test_a_group_called_unknown_is_what_is_missing() -> None:
+    found = va.disparity(TRUTH * 2, PREDICTED * 2, [*GROUP, *["unknown", None] * 40])
+    assert found.rates.to_frame().set_index("group")["images"].to_dict() == {"a": 40, "b": 40, "unknown": 80}
+    assert set(found.gaps.to_frame()["group"]) == {"b"}
 
 
 @pytest.mark.parametrize("predicted", [np.array([0.0, 1.0] * 40), np.array([False, True] * 40), torch.arange(80) % 2])

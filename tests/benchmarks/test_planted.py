@@ -352,20 +352,29 @@ def test_attribution_as_the_audit_stores_it() -> None:
     assert found.scores[(2, 1)] == pytest.approx(0.1, abs=0.01)
 
 
-def test_truth_of_a_head_that_carries_all_is_the_gap_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truth_of_a_head_that_carries_all_is_the_gap_itself() -> None:
     """Where a donor's head decides the whole answer, the mediated gap is the gap, sign and all."""
-    model, n = tiny_base(), 64
+    model, n, head = tiny_base(), 64, (1, 0)
     columns = [np.arange(n) < n // 2, *(np.arange(n) // k % 2 == 0 for k in (2, 4))]
-    crowd = truth.Crowd(stream_of(model, n).half(), *columns)
-    with torch.inference_mode():
-        p = models.run_tail(model, crowd.stream.float())[0].double().softmax(-1)[:, 1].numpy()
-    p = p + 0.2 * crowd.darker
-    streams = (p, {1: torch.zeros(1)}, {(1, 0): torch.zeros(1)})
-    monkeypatch.setattr(truth, "_run", lambda *_: streams)
-    monkeypatch.setattr(truth, "_patched", lambda _model, _stream, _z, donors, _head: p[donors.numpy()])
-    found = truth.measure(model, crowd, [(1, 0)])
+    darker, stream = torch.from_numpy(columns[0]), stream_of(model, n).clone()
+    tone = 10 * stream.std() * torch.randn(stream.shape[2], generator=torch.Generator().manual_seed(0))
+    stream[:, 1:] += torch.where(darker, 1, -1)[:, None, None] * tone
+    stream[:, 0] = 0  # the class token is what is written into it
+    with torch.no_grad():
+        for layer in models.LAYERS:
+            attn, mlp = model.blocks[layer].attn, model.blocks[layer].mlp
+            attn.proj.weight[:, attn.head_dim if layer == head[0] else 0 :] = 0
+            for part in (mlp.fc2.weight, mlp.fc2.bias, attn.proj.bias):
+                part.zero_()
+        apart = models.run_tail(model, stream)[0].diff(dim=1)[:, 0]
+        slope = 2 / (apart[darker].mean() - apart[~darker].mean())
+        model.head.weight *= slope
+        model.head.bias *= slope
+        model.head.bias[1] -= slope * apart.mean()
+    found = truth.measure(model, truth.Crowd(stream.half(), *columns), [head, (2, 1)])
     assert found.mean > 0.1
-    assert found.mediated[(1, 0)] == pytest.approx(found.mean, abs=3 * found.error[(1, 0)])
+    assert found.mediated[head] == pytest.approx(found.mean, abs=3 * found.error[head])
+    assert found.mediated[(2, 1)] == pytest.approx(0, abs=1e-6)  # it writes nothing
 
 
 def test_an_interval_is_widened_by_what_is_not_known_of_the_truth() -> None:

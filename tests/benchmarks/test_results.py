@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 import pytest
+from jinja2 import UndefinedError
 
 import vit_audit as va
 from audit.report.exports import PRINTED_WITH, printed_with
@@ -34,6 +35,7 @@ def test_pages_figures_and_sources_are_one(stored: dict[str, Any]) -> None:
         (("planted", "coverage", "estimate"), {"README.md", "planted"}),
         (("sweep", "max_abs_diff", "demo, 64 images"), {"README.md", "sweep"}),
         (("faults", "lost"), {"README.md", "faults"}),
+        (("scale", "identical_records"), {"docs/results.md", "scale"}),
         (("synthetic-expressions", "controls", "passed"), {"docs/results.md", "reports/sample"}),
         (("synthetic-balanced", "rates", 0, "images"), {"docs/results.md"}),
     ],
@@ -57,6 +59,46 @@ def test_markers_are_filled_and_all_else_stays(stored: dict[str, Any]) -> None:
         r"above\n<!-- results:faults -->\nAfter \d+ kills .*\n<!-- /results:faults -->\nbelow 1.0\n", again, re.S
     )
     assert results.filled(again, stored) == again
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("name", [*results.AUDITS, *results.QUOTED])
+def test_each_section_names_its_code_and_is_plain_prose(name: str, stored: dict[str, Any]) -> None:
+    text = results.worded(name, stored)
+    assert re.search(r"code of commit [0-9a-f]{7}|commit not recorded|sources with the hash [0-9a-f]{8}", text)
+    assert not re.search(r"\S  +\S", text.replace("|  |", ""))
+    assert "\n\n\n" not in text
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("name", ["preprocessing", "bootstrap"])
+def test_a_commit_is_named_once_it_is_recorded(name: str, stored: dict[str, Any]) -> None:
+    stored[name]["code"] = "0a1b2c3"
+    assert "code of commit 0a1b2c3" in results.worded(name, stored)
+
+
+@pytest.mark.unit
+def test_a_case_without_a_gap_is_one_list(stored: dict[str, Any]) -> None:
+    (case,) = [c for c in stored["ledgers"]["cases"].values() if not c["gaps"]]
+    asked = {"group": "old", "n_group": 12, "reference": "young", "n_reference": 900, "outcome": "yes",
+             "estimate": {"value": 0.1, "low": -0.1, "high": 0.3}, "smallest_detectable": 0.4}  # fmt: skip
+    case |= {"asked": [asked, asked], "reasons": [{"missing": {"old": 50}}]}
+    text = results.worded("ledgers", {"ledgers": {"cases": {"made up": case}}})
+    (listed,) = re.findall(r"(?:^- .*\n)+", text, re.M)
+    assert listed.count("\n") == 4
+
+
+def test_memory_is_said_not_to_be_measured_until_it_is(stored: dict[str, Any]) -> None:
+    known = {**stored["scale"], "memory_ratio_10x": {"check": 1.0911, "ledgers": 1.2}}
+    known["flat"] = {"peaks": {"2000": {}, "20000": {}}, "date": "2026-01-31", "hardware": "one", "code": "abc"}
+    unknown = results.worded("scale", {"scale": known | {"memory_ratio_10x": None, "flat": None}})
+    assert "over without | not measured |" in unknown
+    told = results.worded("scale", {"scale": known})
+    assert "not measured" not in told
+    assert "with 20,000 images over that with 2,000: check | 1.10 |" in told
+    lacking = {key: value for key, value in known.items() if key != "audits"}
+    with pytest.raises(UndefinedError, match="audits"):
+        results.worded("scale", {"scale": lacking})
 
 
 @pytest.mark.unit

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks.scale.flat import CARD, STAGES
+from benchmarks.scale.flat import CARD, STAGES, Watched
 
 pytestmark = pytest.mark.scale
 SMALL, LARGE = 800, 8_000
@@ -97,4 +98,17 @@ def test_ten_times_the_images_take_no_more_memory(tmp_path: Path) -> None:
 
 def test_the_measurement_holds_no_images_and_covers_the_stages() -> None:
     assert CARD["data"]["cache"] == "none"
-    assert STAGES == ("check", "training", "sweep", "statistics", "verify")
+    assert STAGES == ("check", "training", "sweep", "ledgers", "statistics", "verify")
+
+
+def test_the_peak_of_each_stage_is_that_of_its_steps() -> None:
+    """What is held while a ledger's step is the last that was told, its statistics too, is the ledgers'."""
+    watched = Watched()
+    for step, size in (("training: 1 model", 0), ("patching: heads", 0), ("ledger: who writes", 60), ("report", 0)):
+        watched(step, 0, 1)
+        held = np.ones(size << 17)
+        watched(step, 1, 1)
+        del held
+    found = watched.peaks()
+    assert set(found) == {"training", "sweep", "ledgers"}
+    assert found["ledgers"] > found["sweep"] + 50

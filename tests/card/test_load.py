@@ -391,10 +391,10 @@ def test_paths_start_at_the_data_root_then_at_the_card(tmp_path: Path, monkeypat
 def test_what_is_nested_too_deep_is_refused_at_once(opening: str, tmp_path: Path) -> None:
     path = tmp_path / "deep.yaml"
     path.write_text(opening * 20_000, encoding="utf-8")
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(CardError, match="nested too deep"):
         load_card(path)
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 def test_a_list_that_is_too_short_is_named(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from audit.data import Samples, read_samples
 
 
 def face_table(subjects: int = 24) -> pd.DataFrame:
-    """Return two images a subject: one neutral, one happy; groups alternate between subjects."""
+    """Return two images of each subject: one neutral, one happy; groups alternate between subjects."""
     rows = [
         {
             "image": f"images/{subject:02d}-{label}.png",
@@ -31,7 +31,7 @@ def face_table(subjects: int = 24) -> pd.DataFrame:
 
 
 def write_images(folder: Path, names: list[str]) -> None:
-    """Write one image of 12 x 10 px a name, all different."""
+    """Write one image of 12 x 10 px for each name, all different."""
     for number, name in enumerate(names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from audit.data.covariates import covariate_column, numbers
+from audit.data.covariates import Covariates, covariate_column, numbers
 from audit.data.summary import describe_data
 from audit.errors import DataError
 from audit.records import DataWarningCode
@@ -70,3 +71,23 @@ def test_a_covariate_that_is_no_column_is_named(tmp_path: Path) -> None:
     write_faces(tmp_path, face_table().assign(age=30))
     with pytest.raises(DataError, match=r"no column 'agge' \(match_on\).*did you mean 'age'"):
         read(tmp_path, card_of(tmp_path, match_on=[{"agge": {"caliper": 5}}]))
+
+
+def test_of_a_category_every_value_but_the_most_common_is_a_term() -> None:
+    stages = ["adult"] * 5 + ["child"] * 2 + ["mixed"]
+    frame = pd.DataFrame({"stage": stages, "years": [str(20 + i) for i in range(8)], "who": list("abcdefgh")})
+    found = Covariates.of(frame.assign(same="x"), {"years": 5.0}, ["stage", "same"])
+    terms = [("years", None), ("stage", "child"), ("stage", "mixed")]
+    assert [(term.column, term.value) for term in found.terms] == terms
+    assert found.columns == ["years", "stage"]
+    values = found.values(frame)
+    assert values[:, 0].tolist() == [(20 + i) / 5 for i in range(8)]
+    assert values[:, 1].tolist() == [0, 0, 0, 0, 0, 2, 2, 0]
+    unknown = found.values(frame.assign(stage=["unknown", *stages[1:]]))
+    assert np.isnan(unknown[0, 1:]).all() and not np.isnan(unknown[1:]).any()
+
+
+def test_a_category_of_many_values_is_left_out() -> None:
+    frame = pd.DataFrame({"who": [f"annotator {i % 13}" for i in range(39)]})
+    assert Covariates.of(frame, {}, ["who"]).terms == ()
+    assert Covariates.of(frame.head(12), {}, ["who"]).columns == ["who"]

@@ -35,10 +35,11 @@ def hash_of(content: bytes, kind: str = "sha256") -> str:
 
 
 def zipped(files: dict[str, bytes]) -> bytes:
+    """Return a zip archive of the same bytes at any hour: parameters of tests are made of them, in every process."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for name, content in files.items():
-            archive.writestr(name, content)
+            archive.writestr(zipfile.ZipInfo(name), content)
     return packed.getvalue()
 
 
@@ -156,6 +157,7 @@ def test_archives_are_unpacked_side_by_side_and_once(tmp_path: Path) -> None:
         (zipped({"good": b"1", "set/mine": b"2"}), "is there already"),
         (TEXT, "is neither a zip nor a tar archive"),
     ],
+    ids=["climbs", "not relative", "there already", "no archive"],
 )
 def test_archives_that_reach_elsewhere_leave_nothing(body: bytes, what: str, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.unit
 
 
 @given(st.integers(0, 1000), st.booleans())
-def test_dealing_goes_over_people_of_one_group_and_within_people_of_several(seed: int, within: bool) -> None:
+def test_groups_are_permuted_over_people_of_one_group_and_within_people_of_several(seed: int, within: bool) -> None:
     rng = np.random.default_rng(seed)
     subjects = np.sort(rng.integers(0, 8, 30))
     groups = rng.integers(0, 3, 30) if within else rng.integers(0, 3, 8)[subjects]
@@ -44,7 +44,7 @@ def test_an_error_of_a_group_that_no_image_has_is_refused() -> None:
         attribute_info("gender", GroupSpec(column="g", error={"mal": 0.1}), column, column)
 
 
-def test_every_deal_comes_up() -> None:
+def test_every_permutation_comes_up() -> None:
     subjects, groups = np.array([0, 0, 0, 1, 2]), np.array([0, 0, 1, 0, 1])
     rng = np.random.default_rng(0)
     seen = {tuple(permute_groups(groups, subjects, rng)) for _ in range(200)}

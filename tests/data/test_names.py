@@ -276,6 +276,31 @@ def test_images_without_a_group_are_left_out_on_request(tmp_path: Path) -> None:
     assert len(whole.frame) == 48
 
 
+def test_a_value_called_unknown_counts_as_missing_and_is_pointed_out(tmp_path: Path) -> None:
+    both = faces(tmp_path, gender=["male", "female", None, "unknown"])
+    assert counts(both) == {"male": 12, "female": 12, "unknown": 24}
+    (warning,) = coded(both, DataWarningCode.CALLED_UNKNOWN)
+    assert (warning.of, warning.images, warning.total) == ("gender", 12, 24)
+    assert warning_sentence(warning) == (
+        "gender: 12 images with the value 'unknown', which is this tool's word for a missing one: they count as images "
+        "without a value, as 12 with none do; give it another name where it means something else"
+    )
+    assert not coded(faces(tmp_path, gender=["male", "female", None]), DataWarningCode.CALLED_UNKNOWN)
+    assert not coded(faces(tmp_path, gender=["male", "female", "Unknown"]), DataWarningCode.CALLED_UNKNOWN)
+    kept = faces(tmp_path, gender=["male", "female", "unknown"], values=["male", "female"])  # as was asked for
+    assert not coded(kept, DataWarningCode.CALLED_UNKNOWN)
+
+
+def test_a_category_called_unknown_is_pointed_out_too(tmp_path: Path) -> None:
+    frame = face_table()
+    frame["source"] = [[None, "unknown", "a", "b"][k % 4] for k in range(len(frame))]
+    write_faces(tmp_path, frame)
+    samples = read(tmp_path, card_of(tmp_path))
+    assert counts(samples, "source") == {"unknown": 24, "a": 12, "b": 12}
+    (warning,) = coded(samples, DataWarningCode.CALLED_UNKNOWN)
+    assert (warning.of, warning.images, warning.total) == ("source", 12, 24)
+
+
 def test_a_file_that_is_not_read_counts_in_its_bin(tmp_path: Path) -> None:
     root = tmp_path / "set"
     names = [f"{label}/{k}.png" for label in ("happiness", "neutral") for k in range(20)]

@@ -185,7 +185,7 @@ FAULTS: list[tuple[Damage, list[str]]] = [
 
 
 @pytest.mark.parametrize(("damage", "words"), FAULTS, ids=lambda value: getattr(value, "__name__", ""))
-def test_one_line_names_place_and_mend(
+def test_one_line_names_place_and_fix(
     folder: Path, tmp_path: Path, invoke: Invoke, damage: Damage, words: list[str]
 ) -> None:
     card = write_card(folder / "card.yaml", **{"data": TABLE, "groups": TONE, **damage(folder)})

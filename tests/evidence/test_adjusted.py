@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
+from audit.data.covariates import Covariates
 from audit.evidence.adjusted import adjusted_gaps
 from audit.evidence.curves import plain_difference, standardised_difference
 from audit.evidence.disparity import Question, Thresholds, contrasts
@@ -43,7 +44,7 @@ def drawn(rate: Rate, n: int = 4000, seed: int = 0, older: float = 4.0) -> pd.Da
 
 def rows_of(frame: pd.DataFrame, question: Question = QUESTION) -> dict[str, AdjustedRow]:
     """Return the rows of "over 40", by label."""
-    rows = adjusted_gaps(frame, [question], ["over 40"], AGE, min_group_size=30)
+    rows = adjusted_gaps(frame, [question], ["over 40"], Covariates.of(frame, AGE, ()), min_group_size=30)
     return {row.label: row for row in rows}
 
 
@@ -170,14 +171,16 @@ def test_a_covariate_that_is_given_twice_counts_once() -> None:
     frame = drawn(young, n=600)
     twice = frame.assign(months=(frame["age"].astype(float) * 12).astype(str))
     one = rows_of(frame)[""]
-    (both, *_) = adjusted_gaps(twice, [QUESTION], ["over 40"], {**AGE, "months": 60.0}, min_group_size=30)
+    (both, *_) = adjusted_gaps(
+        twice, [QUESTION], ["over 40"], Covariates.of(twice, {**AGE, "months": 60.0}, ()), min_group_size=30
+    )
     assert both.after.value == pytest.approx(one.after.value, abs=0.01)
     assert both.covariates == ["age", "months"]
 
 
 @pytest.mark.unit
 def test_no_covariate_no_rows() -> None:
-    assert adjusted_gaps(drawn(young, n=80), [QUESTION], ["over 40"], {}, min_group_size=30) == []
+    assert adjusted_gaps(drawn(young, n=80), [QUESTION], ["over 40"], Covariates(), min_group_size=30) == []
 
 
 @pytest.mark.unit
@@ -214,3 +217,38 @@ def test_intervals_hold_the_truth() -> None:
             error = np.sqrt((np.bincount(subjects, weights=moved) ** 2).sum() * 150 / 149)
             held[sample, column] = abs(miss) < 1.96 * error
     assert ((held.mean(axis=0) > 0.92) & (held.mean(axis=0) < 0.98)).all()
+
+
+@pytest.mark.unit
+def test_a_gap_that_is_all_a_categorys_goes_with_it() -> None:
+    """Half of the children and a tenth of the adults are called so; more women than men are children."""
+    rng, n = np.random.default_rng(0), 6000
+    female = rng.random(n) < 0.5
+    child = rng.random(n) < np.where(female, 0.5, 0.3)
+    called = rng.random(n) < np.where(child, 0.5, 0.1)
+    frame = pd.DataFrame(
+        {
+            "label": LABELS[0],
+            "predicted": np.where(called, *LABELS),
+            "subject": np.arange(n),
+            "gender": np.where(female, "female", "male"),
+            "stage": np.where(child, "child", "adult"),
+        }
+    )
+    whole, _ = adjusted_gaps(frame, [QUESTION], LABELS[:1], Covariates.of(frame, {}, ["stage"]), min_group_size=30)
+    holds(whole, before=0.08, after=0.0, part=0.08)
+    assert (whole.covariates, whole.mean_group, whole.without_counterpart) == (["stage"], {}, 0)
+    assert whole.before.value is not None and whole.after.value is not None
+    assert whole.before.value > 0.04 > abs(whole.after.value)
+
+
+@pytest.mark.unit
+def test_where_categories_find_no_room_numbers_are_adjusted_for_all_the_same() -> None:
+    frame = drawn(young, n=400)
+    crowded = frame.assign(who=[f"annotator {i % 12}" for i in range(len(frame))])
+    asked = Covariates.of(crowded, AGE, ["who"])
+    _, row, _ = adjusted_gaps(crowded, [QUESTION], ["over 40"], asked, min_group_size=30)
+    _, alone, _ = adjusted_gaps(frame, [QUESTION], ["over 40"], Covariates.of(frame, AGE, ()), min_group_size=30)
+    assert (row.covariates, row.no_room, alone.no_room) == (["age", "who"], ["who"], [])
+    assert row.after.value == pytest.approx(alone.after.value, abs=0.02)
+    assert row.before.value != pytest.approx(row.after.value, abs=0.005)

@@ -351,7 +351,7 @@ def test_widest_difference_by_hand() -> None:
 
 
 def test_permutations_are_not_held_at_once() -> None:
-    """A thousand of them, of one code an image, would take 8,000 bytes of each image."""
+    """A thousand of them, of one code for each image, would take 8,000 bytes of each image."""
     n = 3000
     about = {"group": np.tile(["a", "b", "c"], n // 3), "label": np.repeat(LABELS[:2], n // 2)}
     frame = pd.DataFrame({**about, "predicted": np.tile(LABELS[:2], n // 2), "subject": np.arange(n).astype(str)})

@@ -22,6 +22,7 @@ from audit.records import (
     Reading,
     SmallestSetRow,
     TrainedRow,
+    WhyNotTrained,
     WhyStopped,
 )
 from tests.report.examples import head_rows
@@ -123,3 +124,31 @@ def test_ledgers_that_differ_are_read(written_in: int, trained_in: str, reading:
         trained=[trained(""), trained(trained_in)],
     )
     assert (found.written_in, found.trained_in, found.reading) == (written_in, trained_in, reading)
+
+
+def test_where_too_few_have_donors_who_writes_it_is_the_answer() -> None:
+    late = answered(LocalisationStatus.TOO_LITTLE_DATA, written=[written(5)])
+    assert (late.level, late.patched, late.written_in) == (AnswerLevel.WRITTEN_LATE, False, 5)
+    nothing = answered(LocalisationStatus.TOO_LITTLE_DATA)
+    assert (nothing.level, nothing.patched) == (AnswerLevel.NOT_LOCALISABLE, False)
+    assert answered(written=[written(5)]).patched
+
+
+def test_why_training_is_not_told_of_is_said_where_it_is_not() -> None:
+    every = head_rows(KEY["contrast"], KEY["outcome"], LAYERS, HEADS, planted=False, design_c=False)
+    where = {"q": Localisation(status=LocalisationStatus.NOT_LOCALISABLE, metric=METRIC)}
+    for rows, why in ([], WhyNotTrained.NO_TRAINING), ([trained("L2")], None):
+        known = Ledgers(where, every, [], [], [], [], [], rows)
+        found = answer(known, "q", *KEY.values(), Pairs(), why_not_trained=WhyNotTrained.NO_TRAINING)
+        assert found.why_not_trained is why
+
+
+def test_many_heads_that_are_confirmed_by_themselves_are_no_place() -> None:
+    many = ("L0H1", "L1H0", "L2H1", "L4H2")
+    spread = answered(LocalisationStatus.LOCALISED, many, written=[written(5)])
+    assert (spread.level, spread.one_by_one, spread.heads) == (AnswerLevel.WRITTEN_LATE, 4, [])
+    assert answered(LocalisationStatus.LOCALISED, many, carried=[carried("layer", 2)]).level is AnswerLevel.LAYERS
+    assert answered(LocalisationStatus.LOCALISED, many).heads == list(many)
+    assert answered(LocalisationStatus.LOCALISED, many[:3], written=[written(5)]).heads == list(many[:3])
+    jointly = answered(smallest=[set_of(*many)], written=[written(5)])
+    assert (jointly.level, jointly.heads) == (AnswerLevel.HEADS, list(many))

@@ -9,10 +9,11 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
+from audit.data.covariates import Covariates
 from audit.evidence.disparity import Question, Thresholds, contrasts
-from audit.evidence.ledgers import Ledger, WrittenLedger, written_ledger
+from audit.evidence.ledgers import Ledger, WrittenLedger, judge_written, written_ledger
 from audit.patching.contributions import Component, Contributions
-from audit.records import PartFamily, PartKind
+from audit.records import Contrast, PartFamily, PartKind
 
 pytestmark = pytest.mark.unit
 PARTS = (
@@ -223,3 +224,69 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
         if row.component != PARTS[6]
     ]
     assert 0.88 <= np.mean(held) <= 0.99
+
+
+def test_rows_at_equal_covariates_close_at_every_level_and_lose_what_goes_with_them() -> None:
+    given, frame = sample(200)
+    age = np.random.default_rng(4).normal(40, 8, len(frame)) + 6 * (frame["gender"] == "woman").to_numpy()
+    given.values[:, 2] = 0.2 * age[:, None]
+    whole, aged = replace(given, log_odds=given.values.sum(axis=1)), frame.assign(age=age.astype(str))
+    found = written_ledger(
+        whole, "happy", aged, QUESTION, "woman",
+        rate_gap=0.1, resamples=100, seed=1, covariates=Covariates.of(aged, {"age": 5.0}, ()),
+    )  # fmt: skip
+    assert found is not None
+    for part in (found.whole, found.near):
+        clipped = part.clipped.adjusted.value if part.clipped and part.clipped.adjusted else 0.0
+        for level in ("components", "in_layers", "families"):
+            summed = sum(row.adjusted.value for row in getattr(part, level))
+            assert part.adjusted is not None
+            assert summed + (clipped or 0.0) == pytest.approx(part.adjusted.value, abs=1e-9)
+    (follows,) = (row for row in found.whole.components if row.component == PARTS[2])
+    assert follows.adjusted is not None
+    assert follows.gap.value == pytest.approx(1.2, abs=0.5)
+    assert follows.adjusted.value == pytest.approx(0.0, abs=1e-9)
+    assert ledger(given, frame).whole.adjusted is None
+
+
+def test_rows_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, frame = sample(200, gap=2.0)
+    whole = ledger(given, frame)
+    monkeypatch.setattr("audit.evidence.bootstrap.INFLUENCES", 3 * 200)
+    parted = ledger(given, frame)
+    for a, b in ((whole.whole, parted.whole), (whole.near, parted.near)):
+        for level in ("components", "in_layers", "families", "layers"):
+            for row, other in zip(getattr(a, level), getattr(b, level), strict=True):
+                for of in ("gap", "share"):
+                    one, again = (getattr(r, of) for r in (row, other))
+                    assert (again.value, again.low, again.high) == pytest.approx(
+                        (one.value, one.low, one.high), abs=1e-6
+                    )
+        assert a.clipped is None or a.clipped.gap.value == pytest.approx(b.clipped.gap.value, abs=1e-12)
+
+
+def test_near_the_decision_is_near_a_threshold_that_is_not_even() -> None:
+    """With the decision at -4.6 nats, of log-odds around it all are near; shifted by as much nothing else changes."""
+    given, frame = sample(200, gap=1.5)
+    shifted = given.values.copy()
+    shifted[:, 6] -= 4.6
+    apart = replace(given, values=shifted, log_odds=shifted.sum(axis=1), decision=(-4.6, 0.0))
+    one, other = ledger(given, frame), ledger(apart, frame)
+    assert (one.decision, other.decision) == (0.0, -4.6)
+    assert other.kept == pytest.approx(one.kept)
+    np.testing.assert_allclose(gaps(other.near), gaps(one.near), atol=1e-9)
+    assert ledger(replace(apart, decision=()), frame).kept < other.kept
+
+
+@pytest.mark.parametrize(("layers", "cut"), [((3, 3, 3), 3), ((1, 2, 3), None)])
+def test_the_record_says_at_which_stage_a_plain_network_is_cut(layers: tuple[int, ...], cut: int | None) -> None:
+    _, frame = sample(200)
+    frame["predicted"] = frame["label"]
+    rows = contrasts(frame, [QUESTION], ["happy"], Thresholds(0.05, 5, 0.8, 0.1))
+    gap = next(row for row in rows if row.metric == "standardised_gap")
+    parts = tuple(Component(PartKind.SLICE, layer, index) for index, layer in enumerate(layers))
+    values = np.random.default_rng(0).normal(size=(len(frame), len(parts), 1))
+    given = Contributions(parts, ("happy",), values, values.sum(axis=1))
+    asked = [(QUESTION, Contrast("gender", "woman", "man"), gap)]
+    totals, _ = judge_written(given, frame, asked, resamples=50, seed=0)
+    assert [total.cut for total in totals] == [cut, cut]

@@ -108,7 +108,7 @@ def test_same_seed_same_p_and_chunks_leave_no_gap() -> None:
     np.testing.assert_allclose(counted, np.round(counted), atol=1e-9)
 
 
-@pytest.mark.parametrize("per_unit", [1, 4], ids=["each donor used once a side", "donors shared by recipients"])
+@pytest.mark.parametrize("per_unit", [1, 4], ids=["each donor used once on each side", "donors shared by recipients"])
 def test_whole_family_is_wrong_at_most_alpha_of_the_time(per_unit: int) -> None:
     rng = np.random.default_rng(8)
     wrong = 0

@@ -11,7 +11,7 @@ import pytest
 
 from audit.evidence.effects_store import StoredEffects
 from audit.evidence.heads import localise
-from audit.evidence.stored_rows import Grid, Rows, StoredRows, columns_of, count, distinct, read, some
+from audit.evidence.stored_rows import Grid, Rows, StoredRows, by_image, columns_of, count, distinct, read, some
 from tests.evidence.simulate import swap_effects
 from tests.evidence.test_heads import SETTINGS, SPLITS, TONE, simulated, with_reference
 
@@ -86,3 +86,21 @@ def test_a_patch_that_is_stored_twice_is_refused(tmp_path: Path) -> None:
             grid.fill(each, ["p:x"], lambda rows: rows["p:x"])
         once = Grid.of(some(each, position=2), "position", ["layer", "head"], "cross")
         assert once.fill(some(each, position=2), ["p:x"], lambda rows: rows["p:x"])["cross"].tolist() == [[0.2]]
+
+
+def test_rows_of_an_image_that_lie_in_two_groups_are_put_together(tmp_path: Path) -> None:
+    """Three rows an image, in groups that hold whole images only by chance."""
+    values = np.random.default_rng(0).normal(size=(900, 3, 2)).astype(np.float32)
+    table = pd.DataFrame(
+        {
+            "recipient": np.repeat(np.arange(900) * 2 + 5, 3),
+            "part": np.tile(["head", "MLP", "held"], 900),
+            **{f"m:{k}": values[..., k].reshape(-1) for k in range(2)},
+        }
+    )
+    for rows in (table, stored(table, tmp_path, "parts", 2)):
+        recipients, named, found = by_image(rows, ["part"], ["m:1", "m:0"])
+        np.testing.assert_array_equal(recipients, np.arange(900) * 2 + 5)
+        assert list(named["part"]) == ["head", "MLP", "held"]
+        np.testing.assert_array_equal(found, values[..., ::-1])
+        assert found.dtype == np.float32

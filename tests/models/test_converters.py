@@ -13,7 +13,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from timm.models._hub import save_for_hf
+from timm.models import save_for_hf
 from torch import nn
 from torchvision.models import get_model
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionTransformer
@@ -328,6 +328,7 @@ def test_class_names_come_from_the_folder(folder: Callable[[Any], Path], tmp_pat
     ("change", "what"),
     [
         ({"model_type": "levit"}, "model_type 'levit' cannot be converted"),
+        ({"model_type": "siglip2"}, "model_type 'siglip2' cannot be converted"),  # NaFlex
         ({"model_type": None}, "model_type 'None' cannot be converted"),
         ({"hidden_size": "wide"}, "is not the configuration of a vit model"),
         ({"hidden_size": 0}, "is not the configuration of a vit model"),

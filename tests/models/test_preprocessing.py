@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ import pytest
 import timm
 import torch
 from PIL import Image, ImageOps
+from pydantic import ValidationError
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 from torch import nn
@@ -23,6 +25,10 @@ from torchvision import transforms as tv
 from torchvision.models import ResNet50_Weights, ViT_B_16_Weights, resnet50, vit_b_16
 
 import vit_audit as va
+from audit.card.schema import ModelSpec
+from audit.errors import ModelError
+from audit.models.build import Backbone
+from audit.models.preprocessing import preprocessing_of
 from audit.models.undrawn import Undrawn
 from tests.models.awkward_images import write_awkward_images
 
@@ -138,9 +144,10 @@ def test_timm_from_file_to_logits(
     near(net.predict(files), library_logits(model, create_transform(**config, is_training=False), files))
 
 
-def test_timm_squashes_where_its_configuration_says_so(files: list[Path]) -> None:
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit3_small_patch16_224.fb_in1k"])
+def test_timm_squashes_where_its_configuration_says_so(name: str, files: list[Path]) -> None:
     overlay = {"crop_mode": "squash", "crop_pct": 1.0}
-    model = drawn(timm.create_model("vit_tiny_patch16_224", depth=2, num_classes=3, pretrained_cfg_overlay=overlay))
+    model = drawn(timm.create_model(name, depth=2, num_classes=3, pretrained_cfg_overlay=overlay))
     transform = create_transform(**resolve_data_config({}, model=model), is_training=False)
     near(va.wrap(model, CLASSES).predict(files), library_logits(model, transform, files))
 
@@ -159,6 +166,34 @@ def test_torchvision_from_file_to_logits(name: str, files: list[Path], tmp_path:
         {"name": f"torchvision/{name}", "weights": str(tmp_path / "own.safetensors"), "classes": CLASSES}
     )
     near(net.predict(files), library_logits(model, published.DEFAULT.transforms(), files))
+
+
+@pytest.mark.parametrize(("name", "entry"), [("resnet50", "IMAGENET1K_V1"), ("vit_b_16", "IMAGENET1K_SWAG_LINEAR_V1")])
+def test_a_card_names_the_transforms_of_an_older_entry_of_torchvisions(
+    name: str, entry: str, files: list[Path]
+) -> None:
+    published = TORCHVISION[name][1]
+    spec = ModelSpec(name=f"torchvision/{name}", weights="none", preprocess=entry)
+    made = preprocessing_of(spec, Backbone(spec, None).build(3))
+    assert (made.info.source, f"({published[entry]})" in made.info.library) == ("card", True)
+    transform, newest = published[entry].transforms(), published.DEFAULT.transforms()
+    images = [rgb(file) for file in files]
+    for image in images:
+        shares = torch.from_numpy(made.geometry.fit(image)).permute(2, 0, 1) / 255
+        seen = (shares - torch.tensor(made.mean)[:, None, None]) / torch.tensor(made.std)[:, None, None]
+        torch.testing.assert_close(seen, transform(image), rtol=0, atol=1e-6)
+    assert any(not torch.equal(transform(i), newest(i)) for i in images)
+
+
+def test_an_entry_that_torchvision_does_not_have_is_one_line_with_those_that_it_has() -> None:
+    spec = ModelSpec(name="torchvision/resnet50", weights="none", preprocess="IMAGENET1K_V9")
+    what = "model.preprocess: ResNet50_Weights has no entry 'IMAGENET1K_V9'; it has IMAGENET1K_V1, IMAGENET1K_V2"
+    with pytest.raises(ModelError, match=f"^{re.escape(what)}$"):
+        preprocessing_of(spec, Backbone(spec, None).build(3))
+    with pytest.raises(
+        ValidationError, match=r"is an entry of torchvision's weights, and the model 'vit_tiny_patch16_224'"
+    ):
+        ModelSpec(name="vit_tiny_patch16_224", preprocess="IMAGENET1K_V1")
 
 
 @pytest.mark.parametrize(("make", "processor"), HUGGING_FACE.values(), ids=HUGGING_FACE)

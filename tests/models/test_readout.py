@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -157,3 +158,14 @@ def test_attribution_of_a_sigmoid_is_that_of_its_logit() -> None:
     images, others = noise_images(3), noise_images(3, seed=1)
     odds, raw = (attribution(model, images, others, scale=s) for s in ("log_odds", "logit"))
     torch.testing.assert_close(odds, raw, rtol=0, atol=0)
+
+
+def test_the_decision_lies_at_the_log_odds_of_the_threshold() -> None:
+    at = math.log(0.2 / 0.8)
+    several = Readout("sigmoid", "threshold", 0.2)
+    pair = Readout("softmax", "threshold", 0.2)
+    assert [several.decision_at(place, 3) for place in range(3)] == pytest.approx([at] * 3)
+    assert [pair.decision_at(place, 2) for place in range(2)] == pytest.approx([-at, at])
+    assert Readout().decision_at(0, 5) == 0.0
+    logits = torch.tensor([[0.0, at + 0.01], [0.0, at - 0.01]])
+    assert pair.predicted(logits).tolist() == [1, 0]

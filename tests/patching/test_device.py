@@ -1,23 +1,34 @@
-"""On an accelerator sweeps give what they give on the processor."""
+"""On an accelerator sweeps and ledgers give what they give on the processor."""
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
 import timm
 import torch
 
-from audit.models.adapters.registry import adapter
-from audit.models.device import CPU, CUDA, device_of, open_device
+from audit.models.adapters.registry import Model, adapter
+from audit.models.device import CPU, CUDA, device_of, devices_here, open_device
+from audit.models.transforms import as_input
+from audit.patching.contributions import Component, NotSummedError
 from audit.patching.first_order import sweep_first_order
-from audit.patching.sites import Site
-from audit.patching.sweep import DonorKind, measure_unpatched, sweep, sweep_together
+from audit.patching.players import merge, players_of
+from audit.patching.read_back import can_read, read_back
+from audit.patching.sites import Site, parts_swept
+from audit.patching.sweep import DonorKind, measure_unpatched, sweep, sweep_parts, sweep_together
+from audit.patching.trained import Answers, paths, shapley
+from audit.patching.written import written
+from audit.records import PartKind
 from tests.models_for_tests import FAMILIES, noise_pixels, tiny
 
 pytestmark = pytest.mark.unit
 OUTCOMES = {"happiness": 2}
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+TOLERANCE = 1e-4  # nats, or of the largest number where that is above 1
+needs_cuda = pytest.mark.skipif(CUDA not in devices_here(), reason=f"not run: no {CUDA} device")
+
+Numbers = npt.NDArray[np.floating]
 
 
 def plan() -> pd.DataFrame:
@@ -51,16 +62,57 @@ def every_sweep(family: str, device: torch.device) -> list[pd.DataFrame]:
     ]  # fmt: skip
 
 
-@needs_cuda
+def every_ledger(family: str, device: torch.device) -> dict[str, Numbers]:
+    """Return what each ledger measures; of written parts nothing where a network's log-odds are no sum."""
+    model, reference = tiny(family).to(device), tiny(family, seed=3).to(device)
+    pixels, rows, players = noise_pixels(8), np.arange(4), players_of(model)
+    swept = sweep_parts(
+        model, pixels, rows, [DonorKind("cross", model, rows + 4)], parts=parts_swept(model), outcomes=OUTCOMES
+    )
+    forth, back = paths(reference, model, pixels, [players, players[::-1]], OUTCOMES, rows=rows)
+    sets = shapley(reference, model, pixels, merge(players), OUTCOMES, seed=0, pairs=1, rows=rows)
+    found = {
+        "parts": swept[[f"{of}:happiness" for of in ("p", "m")]].to_numpy(),
+        **{name: log_odds_of(of.answers) for name, of in {"forth": forth, "back": back, "sets": sets}.items()},
+    }
+    try:
+        sums = written(model, as_input(model, pixels[rows]), OUTCOMES).centred()
+    except NotSummedError:
+        return found
+    found |= {"written": sums.values, "log-odds": sums.log_odds}
+    if readers := readers_of(model, sums.components):
+        read = read_back(model, as_input(model, pixels[rows]), OUTCOMES, readers)
+        found["read"] = np.concatenate([one.values.reshape(-1) for one in read])
+    return found
+
+
+def log_odds_of(answers: Answers) -> Numbers:
+    return answers.log_odds["happiness"]
+
+
+def readers_of(model: Model, components: tuple[Component, ...]) -> list[Component]:
+    """Return the parts of the last layer whose reading can be said."""
+    last = [c for c in components if c.layer == adapter(model).depth - 1]
+    return [c for c in last if c.kind in (PartKind.HEAD, PartKind.MLP) and can_read(model, c)]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_sweeps_on_an_accelerator_are_those_on_the_processor(family: str) -> None:
-    for here, there in zip(every_sweep(family, open_device(CPU)), every_sweep(family, open_device(CUDA)), strict=True):
-        pd.testing.assert_frame_equal(there, here, rtol=0, atol=1e-4)
+def test_sweeps_on_an_accelerator_are_those_on_the_processor(family: str, accelerator: torch.device) -> None:
+    for here, there in zip(every_sweep(family, open_device(CPU)), every_sweep(family, accelerator), strict=True):
+        pd.testing.assert_frame_equal(there, here, rtol=0, atol=TOLERANCE)
 
 
-@needs_cuda
-def test_sweeps_on_an_accelerator_repeat_to_the_last_bit() -> None:
-    for first, again in zip(*(every_sweep("class token", open_device(CUDA)) for _ in range(2)), strict=True):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ledgers_on_an_accelerator_are_those_on_the_processor(family: str, accelerator: torch.device) -> None:
+    here, there = every_ledger(family, open_device(CPU)), every_ledger(family, accelerator)
+    assert there.keys() == here.keys()
+    for name, numbers in here.items():
+        apart = np.abs(there[name] - numbers).max()
+        assert apart <= TOLERANCE * max(1.0, float(np.abs(numbers).max())), name
+
+
+def test_sweeps_on_an_accelerator_repeat_to_the_last_bit(accelerator: torch.device) -> None:
+    for first, again in zip(*(every_sweep("class token", accelerator) for _ in range(2)), strict=True):
         pd.testing.assert_frame_equal(first, again, rtol=0, atol=0)
 
 
@@ -98,3 +150,16 @@ def test_on_the_processor_everything_sweeps() -> None:
     unpatched, single, together, estimated = every_sweep("class token", open_device(CPU))
     assert [len(t) for t in (unpatched, single, together, estimated)] == [4, 4 * 3 * 8, 4, 4 * 2 * 8]
     assert not any(t.isna().any(axis=None) for t in (unpatched, single, together, estimated))
+
+
+@pytest.mark.parametrize("family", ["class token", "resnet, bottleneck"])
+def test_on_the_processor_every_ledger_measures_and_repeats(family: str) -> None:
+    found, again = (every_ledger(family, open_device(CPU)) for _ in range(2))
+    assert {"parts", "forth", "back", "sets", "written", "log-odds"} <= found.keys()
+    assert ("read" in found) == (family == "class token")
+    players = len(players_of(tiny(family)))
+    assert found["forth"].shape == found["back"].shape == (4, players + 1)
+    np.testing.assert_allclose(found["written"].sum(axis=1), found["log-odds"], atol=TOLERANCE)
+    np.testing.assert_allclose(found["forth"][:, -1], found["log-odds"][:, 0], atol=TOLERANCE)
+    for name, numbers in found.items():
+        np.testing.assert_array_equal(numbers, again[name])

@@ -19,7 +19,7 @@ from audit.patching.contributions import Component, Contributions, NotSummedErro
 from audit.patching.sites import bias_output, head_outputs, record
 from audit.patching.written import written
 from audit.records import PartKind, WhyNoLedger
-from tests.models_for_tests import CONVOLUTIONAL, FAMILIES, enlarged, hooks_left, noise_images, tiny
+from tests.models_for_tests import CONVOLUTIONAL, FAMILIES, OLDER_TIMM, enlarged, hooks_left, noise_images, tiny
 
 pytestmark = pytest.mark.unit
 IMAGES = noise_images(6)
@@ -37,6 +37,8 @@ POOLS: dict[str, tuple[str, dict[str, Any]]] = {
     "class token of BEiT": ("beit", {"global_pool": "token", "use_fc_norm": False}),
     "maximum in Swin": ("swin", {"global_pool": "max"}),
 }
+if OLDER_TIMM:  # which builds no such model
+    POOLS = {name: made for name, made in POOLS.items() if name not in ("class token of BEiT", "maximum in Swin")}
 KINDS = {**{family: (family, {}) for family in TRANSFORMERS}, **POOLS}
 
 
@@ -58,6 +60,8 @@ def test_the_parts_sum_to_the_log_odds(kind: str, classes: int) -> None:
     assert found.values.dtype == np.float32
     closes(found, 1e-4)
     closes(found.centred(), 1e-4)
+    if kind == "rotary by layer" and OLDER_TIMM:
+        return  # it rotates by layer in single precision alone
     exact = written(model.double(), IMAGES.double(), outcomes, LABELS)
     closes(exact, 1e-10)
     closes(exact.centred(), 1e-10)
@@ -148,7 +152,8 @@ def test_what_is_no_sum_is_refused_with_the_reason() -> None:
     with pytest.raises(NotSummedError) as caught:
         written(model, IMAGES, {"a": 0})
     assert caught.value.reason == WhyNoLedger.NONLINEAR_POOL
-    for family, pool in (("swin", "catavgmax"), ("average pool", "prr")):
+    pools = () if OLDER_TIMM else (("swin", "catavgmax"), ("average pool", "prr"))
+    for family, pool in pools:
         with pytest.raises(NotSummedError, match=r"pool '?(catavgmax|AttentionPoolPrr)"):
             written(tiny(family, global_pool=pool), IMAGES, {"a": 0})
     for norm in (timm.layers.SimpleNorm(32), nn.GroupNorm(1, 32)):

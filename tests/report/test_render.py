@@ -162,7 +162,7 @@ def test_foreign_date_does_not_stop_the_pdf() -> None:
     ("content", "what"),
     [(b"", "damaged"), (b"{}", "audit_id"), (b'{"audit_id": 1', "damaged"), (b"\xff\xfe", "damaged")],
 )
-def test_damaged_record_names_place_and_mend(tmp_path: Path, content: bytes, what: str) -> None:
+def test_damaged_record_names_place_and_fix(tmp_path: Path, content: bytes, what: str) -> None:
     path = tmp_path / "audit.json"
     path.write_bytes(content)
     with pytest.raises(InputError) as caught:

@@ -498,3 +498,28 @@ def test_what_heads_do_beyond_the_sum_is_told_in_the_direction_of_the_gap(
     both = {"heads": ["L0H1", "L1H0"], "together": Estimate(value=together, low=together, high=together)}
     text = Sentences(audit).ledger("smallest", one.model_copy(update=both | {"redundancy": redundancy}))
     assert said in text
+
+
+def test_sums_at_equal_covariates_are_told_where_the_card_names_some() -> None:
+    audit = examples()["disparity"]
+    text, total = Sentences(audit), audit.ledgers[0]
+    families = [row for row in audit.ledger if (row.among, row.level) == ("all", "family")]
+    assert "With both groups at equal covariates it is +1.21 [+0.97, +1.45] nats: " in text.ledger(
+        "answer", total, families
+    )
+    assert "covariates" not in text.ledger("answer", total.model_copy(update={"adjusted": None}), families)
+    unknown = total.model_copy(update={"adjusted": Estimate(value=None)})
+    assert "it is not known" in text.ledger("answer", unknown, families)
+
+
+def test_sums_disagree_where_only_images_far_from_the_decision_have_a_sure_one() -> None:
+    audit = examples()["disparity"]
+    near = next(t for t in audit.ledgers if t.among != "all")
+    whole = audit.families_of(audit.ledgers[0])
+    chance = Estimate(value=0.04, low=-0.01, high=0.1)
+    same = [row.model_copy(update={"gap": chance}) for row in audit.families_of(near)]
+    beyond = same[0].model_copy(update={"family": "beyond the clip", "gap": Estimate(value=0.57, low=0.4, high=0.7)})
+    text = Sentences(audit)
+    said = text.ledger("disagreement", [beyond, *same], whole)
+    assert "near the decision +0.04 [−0.01, +0.10], which may be chance; images far from" in said
+    assert text.ledger("disagreement", audit.families_of(near), whole) == ""

@@ -156,6 +156,26 @@ def test_a_killed_worker_costs_its_task_and_nothing_else(tmp_path: Path) -> None
     assert len(list(tmp_path.glob("killed-*"))) == 3
 
 
+def test_kills_cost_no_task_while_others_are_done(tmp_path: Path) -> None:
+    """The worker of the first task is ended more often than a task is tried, each time once another is done."""
+    work = tmp_path / "a"
+
+    def deadly(block: int, progress: Progress) -> pd.DataFrame:
+        if block != 0:
+            time.sleep(0.02)
+        elif len(list(tmp_path.glob("killed-*"))) < 5:
+            (tmp_path / f"killed-{time.monotonic_ns()}").touch()
+            there = len(list(work.glob("*.json")))
+            while len(list(work.glob("*.json"))) == there:
+                time.sleep(0.005)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return squares(block, progress)
+
+    planned = [task(block, deadly) for block in range(60)]
+    pd.testing.assert_frame_equal(done(work, 2, planned), done(tmp_path / "b", 1, tasks(60)), rtol=0, atol=0)
+    assert len(list(tmp_path.glob("killed-*"))) == 5
+
+
 def test_a_task_that_kills_every_worker_is_named_and_the_others_are_done(tmp_path: Path) -> None:
     def deadly(block: int, progress: Progress) -> pd.DataFrame:
         if block == 3:
@@ -163,7 +183,7 @@ def test_a_task_that_kills_every_worker_is_named_and_the_others_are_done(tmp_pat
         return squares(block, progress)
 
     planned = [task(block, deadly) for block in range(6)]
-    with pytest.raises(UnfinishedError, match=r"^block 3: its worker was ended 3 times; .*fewer --workers"):
+    with pytest.raises(UnfinishedError, match=r"^block 3: its worker was ended every time; .*fewer --workers"):
         run_tasks(planned, tmp_path, Workers(2), silent)
     assert len(merge([t for t in planned if t.name != "block 3"], tmp_path, BY)) == 40
 

@@ -1,8 +1,9 @@
 """What people do in photographs, and who they are taken for, as the captions of Flickr8k say.
 
-Layout after Hodosh, Young & Hockenmaier 2013, as published with the set: ``Flickr8k.token.txt``, a caption a line after
-``NAME.jpg#NUMBER``, lists of the three splits, and the photographs; or ``captions.txt``, the table of a common copy.
-Words of captions tell gender as in Zhao, Wang, Yatskar, Ordonez & Chang 2017; which words is this tool's own choice.
+Layout after Hodosh, Young & Hockenmaier 2013, as published with the set: ``Flickr8k.token.txt``, one caption per line
+after ``NAME.jpg#NUMBER``, lists of the three splits, and the photographs; or ``captions.txt``, the table of a common
+copy. Words of captions tell gender as in Zhao, Wang, Yatskar, Ordonez & Chang 2017; which words is this tool's own
+choice.
 """
 
 from __future__ import annotations

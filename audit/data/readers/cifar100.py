@@ -45,7 +45,7 @@ Planes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class ArraySource(ByteSource):
-    """Images that lie in arrays, one a split."""
+    """Images that lie in arrays, one for each split."""
 
     planes: dict[str, Planes]  # (n, 3072), red, green and blue by split; keys of images are ``SPLIT/POSITION``
 

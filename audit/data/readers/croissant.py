@@ -48,7 +48,7 @@ def read_croissant(spec: DataSpec, path: Path) -> RawTable:
     Returns
     -------
     RawTable
-        A column a field, and what the metadata say of licence and citation.
+        A column for each field, and what the metadata say of licence and citation.
 
     Raises
     ------

@@ -18,7 +18,7 @@ from audit.errors import DataError
 from audit.records import AttributeInfo, DataSource, SourceKind
 
 CATEGORICAL = (*GROUPS, "monk_tone")  # columns that can serve as groups or for matching
-_FEWEST = 8  # images a split: one in each label x skin_tone x hair_length cell
+_FEWEST = 8  # images per split: one in each label x skin_tone x hair_length cell
 _DRAWN = "drawn by the renderer, not annotated"
 
 
@@ -159,7 +159,7 @@ def _sampled(rendered: Rendered, shares: Shares) -> pd.DataFrame:
         if images < _FEWEST:
             raise DataError(
                 f"data.rendered.{name}",
-                f"{images} images a split are too few to fill every cell",
+                f"{images} images per split are too few to fill every cell",
                 f"give at least {_FEWEST if name == 'train_images' else 2 * _FEWEST}",
             )
     asked = [("train", rendered.train_images, rendered.association)]
