@@ -108,6 +108,7 @@ SLOW = {
     "test_images_of_any_shape_go_through_the_folders_own_processor",
     "test_init_writes_a_card_that_check_accepts",
     "test_intervals_hold_the_truth_and_pairing_makes_them_narrow",
+    "test_intervals_hold_the_truth_once_they_have_the_noise_of_the_means",
     "test_many_tasks_are_planned_and_merged_in_bounded_memory_and_time",
     "test_metadata_with_any_part_replaced_are_read_or_refused",
     "test_models_are_listed_by_name",
@@ -160,6 +161,7 @@ SLOW = {
     "test_where_no_pair_knows_the_task_there_is_no_barrier_to_measure",
     "test_where_the_disk_is_full_it_is_named_and_no_task_is_done_in_vain",
     "test_with_less_precision_the_engine_gives_nearly_the_same",
+    "test_without_a_group_nothing_is_taken",
     "test_work_goes_on_with_fewer_images_at_once_and_finds_the_same",
     "test_work_that_fits_for_no_image_ends_in_a_line",
 }

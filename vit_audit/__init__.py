@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from audit.api.data import Data, fetch, rendered_faces
     from audit.api.models import Net, Predictions, Preprocess, adapt, load_model, predictions, supported_models, wrap
     from audit.api.plans import Plan, plan
-    from audit.api.research import attribution, disparity, patch_heads, patch_parts, sweep, written
+    from audit.api.research import attribution, disparity, patch_heads, patch_parts, shift_means, sweep, written
     from audit.api.results import Result, diff, open_run, verify
     from audit.api.running import audit
     from audit.errors import AuditError, CardError, DataError, InputError, ModelError, UnfinishedError
@@ -43,7 +43,7 @@ _HOMES = {
         "wrap",
     ),
     "audit.api.plans": ("Plan", "plan"),
-    "audit.api.research": ("attribution", "disparity", "patch_heads", "patch_parts", "sweep", "written"),
+    "audit.api.research": ("attribution", "disparity", "patch_heads", "patch_parts", "shift_means", "sweep", "written"),
     "audit.api.results": ("Result", "diff", "open_run", "verify"),
     "audit.api.running": ("audit",),
     "audit.errors": ("AuditError", "CardError", "DataError", "InputError", "ModelError", "UnfinishedError"),
@@ -87,6 +87,7 @@ __all__ = [
     "plan",
     "predictions",
     "rendered_faces",
+    "shift_means",
     "supported_models",
     "sweep",
     "verify",

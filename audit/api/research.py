@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from audit.api.models import Net
-from audit.api.tables import Gaps, Rates
+from audit.api.moving import Moving, move_means
+from audit.api.tables import Gaps, MovedMeans, Rates
 from audit.data.samples import UNKNOWN
 from audit.errors import DataError, ModelError
 from audit.evidence.disparity import Question, Thresholds, contrasts, rates_by_group
@@ -29,7 +30,7 @@ from audit.patching.api import Direction, Head, Scale
 from audit.patching.contributions import Written
 from audit.patching.parts import Part
 
-__all__ = ["Disparity", "attribution", "disparity", "patch_heads", "patch_parts", "sweep", "written"]
+__all__ = ["Disparity", "attribution", "disparity", "patch_heads", "patch_parts", "shift_means", "sweep", "written"]
 
 
 def patch_heads(
@@ -324,6 +325,89 @@ def written(
     """
     with _opened(model, device) as opened:
         return api.written_parts(opened, images, outcomes, labels, cut=cut)
+
+
+def shift_means(
+    model: Net | nn.Module,
+    images: torch.Tensor,
+    labels: Sequence[Any] | npt.NDArray[Any],
+    groups: Sequence[Any] | npt.NDArray[Any],
+    outcomes: Mapping[str, int],
+    parts: Sequence[Part | Head | str] | None = None,
+    *,
+    reference: Any = None,
+    subjects: Sequence[Any] | npt.NDArray[Any] | None = None,
+    deals: int = 5,
+    again: int = 1,
+    resamples: int = 2000,
+    seed: int = 0,
+    device: str | None = None,
+) -> MovedMeans:
+    """Move what a part puts out to the midpoint of two groups' means of equal label, and return what the gap loses.
+
+    In images of a group, half of the difference of the groups' means of that label is added to what the part puts out,
+    token by token; all that follows is computed again. Means are of one half of the subjects, moved are images of the
+    other, and the other way about. Intervals hold the noise of the means as well as that of the moved images.
+
+    Parameters
+    ----------
+    model : Net or torch.nn.Module
+        Of a supported family.
+    images : torch.Tensor (N, 3, H, W)
+        As the model reads them: normalised, of its size.
+    labels : array-like (N,)
+        Groups are compared, and averaged, at equal labels; each counts by its share of the images.
+    groups : array-like (N,)
+        Two groups.
+    outcomes : mapping of str to int
+        Names and class numbers, counted from 0.
+    parts : sequence of str or (layer, head), optional
+        As of :func:`patch_parts`, but one layer or depth each; by default the embedding, attention and MLP of each
+        layer (of a convolutional network what each block adds), and the stream that enters the last layer.
+    reference : optional
+        The group that the other is compared with; by default the larger.
+    subjects : array-like (N,), optional
+        Who is in the picture; by default each image is a subject of its own.
+    deals : int
+        How often groups are dealt at random among the donors, as the placebo.
+    again : int
+        How often means are drawn again and patched, to check the first order that intervals rest on.
+    resamples : int
+        Draws of the bootstrap.
+    seed : int
+    device : {"auto", "cpu", "cuda", "mps"}, optional
+        As of :func:`patch_heads`.
+
+    Returns
+    -------
+    MovedMeans
+        A row for each outcome and part; ``to_frame()`` gives a data frame. Gap as it is minus gap with the part moved,
+        in mean probability, rate and log-odds.
+
+    Raises
+    ------
+    InputError
+        If lengths differ, there are not two groups, no label has both groups in both halves, or the model has no such
+        part.
+    ModelError
+        If the model cannot be patched.
+
+    References
+    ----------
+    docs/method.md has the estimand, and what a simulation says of its intervals.
+
+    Examples
+    --------
+    >>> import timm, torch, vit_audit as va
+    >>> model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=2)
+    >>> images, labels, groups = torch.randn(24, 3, 32, 32), [0, 1] * 12, ["a", "a", "b", "b"] * 6
+    >>> moved = va.shift_means(model, images, labels, groups, {"happy": 1}, ["embedding", "L1 attention"])
+    >>> moved.to_frame()["part"].tolist()
+    ['embedding', 'L1 attention']
+    """
+    with _opened(model, device) as opened:
+        asked = Moving(labels, groups, subjects, reference, deals, again, resamples, seed)
+        return MovedMeans(move_means(opened, images, asked, outcomes, parts))
 
 
 @contextmanager

@@ -10,7 +10,16 @@ import pandas as pd
 
 from audit.errors import InputError
 from audit.given import check_choice
-from audit.records import ContrastRow, Estimate, HeadRow, LedgerImages, LedgerRow, RateRow, Record
+from audit.records import (
+    ContrastRow,
+    Estimate,
+    HeadRow,
+    LedgerImages,
+    LedgerRow,
+    MeanShiftRow,
+    RateRow,
+    Record,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -220,4 +229,18 @@ class Ledger(Table[LedgerRow]):
         _intervals(axes, names, [row.gap for row in drawn], scale=1, color="#b5561c")
         axes.axvline(0, color="0.6", linewidth=0.8)
         axes.set_xlabel(f"written into the gap, nats ({among if among == 'near the decision' else 'all images'})")
+        return axes
+
+
+class MovedMeans(Table[MeanShiftRow]):
+    """What each part takes of a gap where its output is moved to the midpoint of the groups' means."""
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw what parts take in mean probability, in percentage points, beside the placebo; returns the Axes."""
+        axes = _axes(ax, len(self))
+        names = [f"{row.part}: {row.contrast}, {row.outcome}" for row in self]
+        _intervals(axes, names, [row.placebo for row in self], color="0.7")
+        _intervals(axes, names, [row.probability for row in self], color="#b5561c")
+        axes.axvline(0, color="0.6", linewidth=0.8)
+        axes.set_xlabel("gap in mean probability that goes, percentage points (gray: placebo)")
         return axes

@@ -96,11 +96,11 @@ def weighted_estimates(
         return [Estimate(value=float(v) if known else None, level=level) for v in weights @ values]
     estimates: list[Estimate] = []
     for part in bootstrap.blocks(values.shape[1]):
-        estimates += _intervals(weights @ values[:, part], bootstrap.draw(found[:, part]), level)
+        estimates += intervals(weights @ values[:, part], bootstrap.draw(found[:, part]), level)
     return estimates
 
 
-def _intervals(values: Array, deviations: Draws | Array, level: float) -> list[Estimate]:
+def intervals(values: Array, deviations: Draws | Array, level: float = 0.95) -> list[Estimate]:
     """Return percentile intervals around K values from deviations (B, K)."""
     low, high = np.quantile(deviations, [(1 - level) / 2, (1 + level) / 2], axis=0).astype(np.float64)
     return [
@@ -148,7 +148,7 @@ def share_of_gap(effects: SwapEffects, bootstrap: Bootstrap) -> list[Estimate]:
         effect = mediated @ values[:, part]
         draws = bootstrap.draw(np.hstack([above[:, part], below]))
         drawn = (effect + draws[:, :-1]) / (gap.value + draws[:, -1:])
-        estimates += _intervals(effect / gap.value, drawn - effect / gap.value, 0.95)
+        estimates += intervals(effect / gap.value, drawn - effect / gap.value, 0.95)
     return estimates
 
 
@@ -324,10 +324,15 @@ def _gaps_and_shares(
     if not is_known:
         return [Estimate(value=float(v), level=level) for v in gaps], nothing
     draws = bootstrap.draw(found)
-    estimates = _intervals(gaps, draws, level)
+    estimates = intervals(gaps, draws, level)
     if not excludes_zero(estimates[0]):
         return estimates, nothing
-    shares = gaps / gaps[0]
+    return estimates, shares_of(gaps, draws, level)
+
+
+def shares_of(values: Array, deviations: Draws, level: float = 0.95) -> list[Estimate]:
+    """Return each of K values as a share of the first, of the same draws (B, K)."""
+    shares = values / values[0]
     with np.errstate(divide="ignore", invalid="ignore"):
-        apart = (gaps + draws) / (gaps[0] + draws[:, :1]) - shares
-    return estimates, _intervals(shares, apart, level)
+        apart = (values + deviations) / (values[0] + deviations[:, :1]) - shares
+    return intervals(shares, apart, level)

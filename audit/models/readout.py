@@ -66,6 +66,15 @@ class Readout:
             return None
         return self._reached(logits, probabilities)
 
+    def margins(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return how far logits (N, classes) are from the decision of each class: above 0 where it is called so."""
+        classes = logits.shape[-1]
+        if self.decision == "argmax":
+            of_class = ~torch.eye(classes, dtype=torch.bool, device=logits.device)
+            others = logits.unsqueeze(-2).expand(*logits.shape, classes).masked_fill(~of_class, -torch.inf)
+            return logits - others.amax(-1)
+        return self.log_odds(logits) - logits.new_tensor([self.decision_at(k, classes) for k in range(classes)])
+
     def decision_at(self, place: int, classes: int) -> float:
         """Return the log-odds from which on an image is called the class at a place, in nats.
 

@@ -76,7 +76,7 @@ def patch_parts(
     check_choice("scale", scale, get_args(Scale))
     check_choice("direction", direction, get_args(Direction))
     check_kind("parts", parts, (tuple, list), "give a list of parts")
-    asked = [_part(model, part) for part in parts]
+    asked = [part_of(model, part) for part in parts]
     check_parts(model, asked)
     of_scale, mlp = _of_scale(model, scale), any(part.kind in (Kind.MLP, Kind.LAYER) for part in asked)
 
@@ -140,7 +140,7 @@ def sweep_heads(
 
     Pairs that share images cost least side by side.
     """
-    _check_images(model, "images", images)
+    check_images(model, "images", images)
     check_choice("scale", scale, get_args(Scale))
     recipients, donors = _rows("recipients", recipients), _rows("donors", donors)
     if recipients.shape != donors.shape or recipients.ndim != 1 or not len(recipients):
@@ -187,16 +187,21 @@ def written_parts(
     cut: int | None = None,
 ) -> Written:
     """Do what :func:`vit_audit.written` does, which describes it, with a model in evaluation mode."""
-    _check_images(model, "images", images)
+    check_images(model, "images", images)
+    check_outcomes(model, images, outcomes)
+    codes = None if labels is None else np.asarray(labels)
+    if codes is not None and (codes.shape != (len(images),) or codes.dtype.kind not in "iu" or codes.min() < 0):
+        raise InputError("labels", f"are {codes.dtype} {codes.shape}", "give a number from 0 for each image")
+    return written(model, images, outcomes, codes, cut=cut)
+
+
+def check_outcomes(model: Model, images: torch.Tensor, outcomes: Mapping[str, int]) -> None:
+    """Raise unless these name classes of the model, and there is an image."""
     check_kind("outcomes", outcomes, Mapping, "give names and class numbers, such as {'happy': 1}")
     classes = _classes(model, images.to(device_of(model))) if len(images) else 0
     if not len(outcomes) or not all(isinstance(c, int) and 0 <= c < classes for c in outcomes.values()):
         fix = "name an image or more, and classes by their numbers, counted from 0"
         raise InputError("outcomes", f"are {dict(outcomes)}, of {len(images)} images and {classes} classes", fix)
-    codes = None if labels is None else np.asarray(labels)
-    if codes is not None and (codes.shape != (len(images),) or codes.dtype.kind not in "iu" or codes.min() < 0):
-        raise InputError("labels", f"are {codes.dtype} {codes.shape}", "give a number from 0 for each image")
-    return written(model, images, outcomes, codes, cut=cut)
 
 
 def _of_scale(model: Model, scale: Scale) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -232,7 +237,7 @@ def _rows(name: str, given: torch.Tensor) -> torch.Tensor:
     return rows.long()
 
 
-def _check_images(model: Model, name: str, images: torch.Tensor) -> None:
+def check_images(model: Model, name: str, images: torch.Tensor) -> None:
     """Raise unless these are images of the size that the model reads."""
     _check_tensor(name, images)
     side, channels = adapter(model).side, input_channels(model)
@@ -270,11 +275,11 @@ def _check_pairs(model: Model, recipients: torch.Tensor, donors: torch.Tensor) -
     if recipients.shape != donors.shape or not len(recipients):
         what = f"are {tuple(donors.shape)}, the recipients {tuple(recipients.shape)}"
         raise InputError("donors", what, "give one donor for each recipient, and one recipient at least")
-    _check_images(model, "recipients", recipients)
-    _check_images(model, "donors", donors)
+    check_images(model, "recipients", recipients)
+    check_images(model, "donors", donors)
 
 
-def _part(model: Model, given: Part | Head | str) -> Part:
+def part_of(model: Model, given: Part | Head | str) -> Part:
     """Return a part that is given as such, by its name, or as a head."""
     if isinstance(given, Part):
         return given

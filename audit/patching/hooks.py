@@ -192,6 +192,38 @@ def patch_parts_with_hooks(
     return logits
 
 
+@torch.inference_mode()
+def output_with_hooks(model: Model, images: torch.Tensor, part: Part) -> torch.Tensor:
+    """Return what a part of one layer or depth puts out, images first; of a head what it writes."""
+    if part.kind is Kind.HEAD:
+        site = Site(part.layer or 0, part.head or 0)
+        return donor_head_outputs(model, images, [site])[site]
+    caught: list[torch.Tensor] = []
+    (one,) = _by_layer(model, part)
+    with _at(model, one, _keep(caught)):
+        model(images)
+    return caught[0][:, _tokens(model, part) or slice(None)]
+
+
+@torch.inference_mode()
+def shift_with_hooks(model: Model, images: torch.Tensor, part: Part, shift: torch.Tensor) -> torch.Tensor:
+    """Return the logits (B, classes) where a part puts out ``shift`` more, laid out as ``output_with_hooks`` has it."""
+    if part.kind is Kind.HEAD:
+        site = Site(part.layer or 0, part.head or 0)
+        return patch_with_hooks(model, images, {site: output_with_hooks(model, images, part) + shift})
+    tokens = _tokens(model, part) or slice(None)
+
+    def more(own: torch.Tensor) -> torch.Tensor:
+        moved = own.clone()
+        moved[:, tokens] += shift
+        return moved
+
+    (one,) = _by_layer(model, part)
+    with _at(model, one, more):
+        logits: torch.Tensor = model(images)
+    return logits
+
+
 def _keep(kept: list[torch.Tensor]) -> Callable[[torch.Tensor], None]:
     """Return what appends a copy of a value, which may be added to in place."""
     return lambda value: kept.append(value.clone())

@@ -49,9 +49,15 @@ def patch_parts(model: Model, recipient: Trace, donor: Donor, parts: Iterable[Pa
     """
     asked, body = list(parts), adapter(model)
     check_parts(model, asked)
-    steps = steps_of(asked, body.depth)
-    if any(step.mlp for step in steps) and body.mlp(0) is not None and not donor.trace.mlp:
+    if any(step.mlp for step in steps_of(asked, body.depth)) and body.mlp(0) is not None and not donor.trace.mlp:
         raise InputError("donor", "was recorded without what MLPs add", "record it with mlp=True")
+    return run_given(model, recipient, donor, asked)
+
+
+def run_given(model: Model, recipient: Trace, donor: Donor, parts: Iterable[Part]) -> torch.Tensor:
+    """Do what :func:`patch_parts` does, without its checks, and with gradients where they are wanted."""
+    body = adapter(model)
+    steps = steps_of(parts, body.depth)
     start = _first(steps)
     stream = recipient.stream(start)
     for layer in range(start, body.depth):

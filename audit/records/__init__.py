@@ -91,6 +91,7 @@ from audit.records.ledger_rows import LedgerImages as LedgerImages
 from audit.records.ledger_rows import LedgerLevel as LedgerLevel
 from audit.records.ledger_rows import LedgerRow as LedgerRow
 from audit.records.ledger_rows import LedgerTotal as LedgerTotal
+from audit.records.ledger_rows import MeanShiftRow as MeanShiftRow
 from audit.records.ledger_rows import PartFamily as PartFamily
 from audit.records.ledger_rows import PartKind as PartKind
 from audit.records.ledger_rows import Reading as Reading

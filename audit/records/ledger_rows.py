@@ -160,6 +160,30 @@ class CarriedRow(Record):
     beyond_noise: bool  # whether it carries in the direction of the gap, tested with all parts of its kind
 
 
+class MeanShiftRow(Record):
+    """What a part takes of a gap where its output is moved to the midpoint of both groups' means of equal label.
+
+    Gap as it is minus gap with the part moved. Intervals hold the noise of the means. No audit rests on it.
+    """
+
+    contrast: str
+    outcome: str
+    metric: Metric  # of the gap: which labels count
+    part: str  # "embedding", "L7 attention", "L7 MLP", "L7H2", "residual stream at 11"
+    moved: int  # images, by the means of the other half of the subjects
+    donors: int  # images whose outputs are in the means
+    probability: Estimate  # fractions
+    rate: Estimate
+    log_odds: Estimate  # nats
+    placebo: Estimate  # of ``probability``, with groups dealt at random among the donors; mean of several deals
+    beyond: Estimate  # ``probability`` minus ``placebo``
+    share_of_gap: Estimate  # of ``rate``; without a value where the gap's own interval holds 0
+    # how far exact patches with means of subjects drawn again are from the first order that the intervals rest on: root
+    # mean square, in standard errors of ``probability``; None where none was made
+    off_first_order: float | None = None
+    takes: bool  # whether ``probability`` and ``beyond`` exclude 0 in the direction of the gap
+
+
 class WhyStopped(StrEnum):
     """Why no more heads were added to a set."""
 

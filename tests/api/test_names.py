@@ -26,7 +26,7 @@ NAMES = [
     "Net", "Outcome", "Plan", "Predictions", "Preprocess", "Result", "UnfinishedError", "__version__", "adapt",
     "attribution", "audit", "built_in_cards", "diff", "disparity", "fetch", "first_card", "inspect_checkpoint",
     "load_card", "load_model", "open_run", "patch_heads", "patch_parts", "plan", "predictions", "rendered_faces",
-    "supported_models", "sweep", "verify", "wrap", "written",
+    "shift_means", "supported_models", "sweep", "verify", "wrap", "written",
 ]  # fmt: skip
 TABLES = [Table, Rates, Gaps, Heads, Ledger, Comparison]  # what a result gives
 CLASSES = [*(item for name in NAMES if inspect.isclass(item := getattr(va, name))), *TABLES]
