@@ -92,15 +92,16 @@ def judge_shifts(moved: MovedMeans, *, resamples: int, seed: int, of_means: bool
     images, columns = moved.images, moved.images.cross.shape[1]
     weights = images.gap_weights()
     if not weights.any():
-        return [MeanShift(*[Estimate(value=None)] * 4)] * columns
+        nothing = Estimate(value=None)
+        return [MeanShift(nothing, nothing, nothing, nothing)] * columns
     own = images.unpatched[:, None]
     effects, placebos = own - images.cross, own - images.placebo
     values = np.hstack([own, effects, placebos, effects - placebos])
     estimates = weights @ values
     found = _influences(moved, values, of_means=of_means)
     if found is None:
-        known = [[Estimate(value=float(v)) for v in estimates[1 + k :: columns][:3]] for k in range(columns)]
-        return [MeanShift(*three, Estimate(value=None)) for three in known]
+        known = [Estimate(value=float(v)) for v in estimates]
+        return [_of_part(known, k, columns, Estimate(value=None)) for k in range(columns)]
     people = max(int(images.subject.max()), int(moved.donors[:, 3].max())) + 1
     draws = Bootstrap(np.arange(people), resamples, seed).draw(found)
     ends = intervals(estimates, draws)
@@ -108,7 +109,13 @@ def judge_shifts(moved: MovedMeans, *, resamples: int, seed: int, of_means: bool
         shares = shares_of(estimates[: 1 + columns], draws[:, : 1 + columns])[1:]
     else:
         shares = [Estimate(value=None)] * columns
-    return [MeanShift(*ends[1 + k :: columns][:3], shares[k]) for k in range(columns)]
+    return [_of_part(ends, k, columns, shares[k]) for k in range(columns)]
+
+
+def _of_part(found: Sequence[Estimate], part: int, parts: int, share: Estimate) -> MeanShift:
+    """Return one part's estimates: after the gap come all effects, all placebos, all differences."""
+    effect, placebo, beyond = found[1 + part :: parts][:3]
+    return MeanShift(effect, placebo, beyond, share)
 
 
 def _influences(moved: MovedMeans, values: Array, *, of_means: bool) -> Array | None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -122,8 +123,9 @@ def check_shiftable(model: Model, parts: Sequence[Part]) -> None:
 def parts_shifted(model: Model) -> list[Part]:
     """Return the parts asked by default: embedding, what each layer adds, and the stream that enters the last one."""
     body, kinds = adapter(model), kinds_of(model)
-    asked = [kind for kind in (Kind.ATTENTION, Kind.MLP) if kind in kinds] or [Kind.LAYER]
-    layers = [Part(kind, layer) for layer in range(body.depth) for kind in asked if kind in kinds]
+    apart: list[Kind] = [kind for kind in (Kind.ATTENTION, Kind.MLP) if kind in kinds]
+    asked = apart or [kind for kind in (Kind.LAYER,) if kind in kinds]
+    layers = [Part(kind, layer) for layer in range(body.depth) for kind in asked]
     stream = [Part(Kind.RESIDUAL, body.depth - 1)] if body.depth > 1 else []
     return [Part(Kind.EMBEDDING), *layers, *stream]
 
@@ -277,7 +279,7 @@ class _Look:
         whole = held if isinstance(held, torch.Tensor) else held[at]
         changed = whole.clone()
         self._of(changed, part).add_(given)
-        moved = changed if isinstance(held, torch.Tensor) else [*held[:at], changed, *held[at + 1 :]]
+        moved: Any = changed if isinstance(held, torch.Tensor) else [*held[:at], changed, *held[at + 1 :]]
         return run_given(self.model, trace, Donor(self.model, replace(trace, **{name: moved})), [part])
 
     def _output(self, trace: Trace, part: Part) -> torch.Tensor:
