@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from audit.evidence.effects_store import Settings
@@ -76,10 +79,20 @@ class Bench:
         return Settings(0.05, self.size.permutations, self.size.bootstrap, seed, 30)
 
 
-def prepare(world: World, size: Size, seed: int) -> Bench:
-    """Make what all models are made from, and the reference."""
-    base, reference = (models.make_base(world, size.steps, seed * 1000 + k) for k in (1, 2))
-    return Bench(world, base, reference, size, seed)
+def prepare(world: World, size: Size, seed: int, folder: Path) -> Bench:
+    """Make what all models are made from, and the reference; or take up the weights that a folder has of them."""
+    made = []
+    for number, name in enumerate(("base", "reference"), start=1):
+        path = folder / f"{name}.pt"
+        if path.is_file():
+            model = copy.deepcopy(world.base)
+            model.load_state_dict(torch.load(path, weights_only=True))
+        else:
+            model = models.make_base(world, size.steps, seed * 1000 + number)
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(model.state_dict(), path)
+        made.append(model)
+    return Bench(world, made[0], made[1], size, seed)
 
 
 def describe(bench: Bench) -> Row:

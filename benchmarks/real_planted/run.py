@@ -1,7 +1,7 @@
 """Measure the tool in a pretrained ViT on photographs: gaps planted in known parts, and groups that mean nothing.
 
     python benchmarks/real_planted/run.py --shared ../shared --minutes 60    # goes on where it stopped
-    python benchmarks/real_planted/run.py --table                            # the tables of results.json
+    python benchmarks/real_planted/run.py --table                            # writes README.md's tables
 
 Every model leaves a row in the work folder as soon as it is done; the same command resumes after an interruption.
 """
@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -32,7 +33,8 @@ from audit.store import write_text  # noqa: E402
 from benchmarks.real_planted import measure, models, photographs, summary  # noqa: E402
 from benchmarks.real_planted.measure import Bench, Size  # noqa: E402
 
-OUT = Path(__file__).with_name("results.json")
+OUT, PAGE = (Path(__file__).with_name(name) for name in ("results.json", "README.md"))
+FIGURES = re.compile(r"(<!-- figures -->\n).*?(<!-- /figures -->)", re.DOTALL)
 PUBLISHED_SEED = 11
 HEADS = 6
 FULL = Size(
@@ -42,12 +44,12 @@ FULL = Size(
 )  # fmt: skip
 
 
-def bench_of(shared: Path, size: Size, seed: int) -> Bench:
+def bench_of(shared: Path, work: Path, size: Size, seed: int) -> Bench:
     """Open the photographs, and make what all models share."""
     frame = photographs.split(photographs.read_table(shared), size.splits, seed)
     pixels = photographs.open_photographs(frame["path"].tolist(), size.side)
     world = photographs.make_world(photographs.pretrained(shared, size.side, seed), pixels, frame, size.blocks)
-    return measure.prepare(world, size, seed)
+    return measure.prepare(world, size, seed, work)
 
 
 def rows_of(plans: list[models.Plan], work: Path, shared: Path, size: Size, seed: int, until: float) -> Iterator[Any]:
@@ -61,8 +63,9 @@ def rows_of(plans: list[models.Plan], work: Path, shared: Path, size: Size, seed
     todo = [plan for plan in plans if not (work / "rows" / f"{plan.name}.json").is_file()]
     if not todo or time.monotonic() > until:
         return
-    bench = bench_of(shared, size, seed)
-    write_text(work / "bench.json", json.dumps(measure.describe(bench), indent=1))
+    bench = bench_of(shared, work, size, seed)
+    if not (work / "bench.json").is_file():
+        write_text(work / "bench.json", json.dumps(measure.describe(bench), indent=1))
     for plan in todo:
         if time.monotonic() > until:
             return
@@ -99,20 +102,47 @@ def made_with(rows: list[Any], planned: int, code: str, size: Size, seed: int) -
     }
 
 
+def told(results: dict[str, Any]) -> str:
+    """Say with what results were made."""
+    made, size = results["made_with"], results["made_with"]["size"]
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    lines = [
+        f"{made['date']}, {made['hardware']}, {versions}; seed {made['seed']};",
+        f"sources with the hash {made['code'][:8]}. {made['models_done']} of {made['models_planned']} models,",
+        f"{made['processor_minutes_of_models']} minutes of one processor;",
+        f"{results['models']['heads planted']} different heads planted. Photographs of {size['side']} pixels:",
+        f"{size['train']} to train on, {2 * size['audit']} audited, {size['truth']} for the truth.",
+    ]
+    for name, model in results["base_and_reference"].items():
+        gap, error = 100 * model["gap"], 100 * model["gap_error"]
+        lines.append(f"The {name} is right on {100 * model['accuracy']:.1f}% of the latter;")
+        lines.append(f"its gap is {gap:.1f} points (standard error {error:.1f}).")
+    return "\n".join(lines) + "\n"
+
+
+def write_page(results: dict[str, Any]) -> None:
+    """Write the tables between the marks of README.md."""
+    text = f"{told(results)}\n{summary.table(results)}"
+    page = FIGURES.sub(lambda found: f"{found[1]}{text}{found[2]}", PAGE.read_text(encoding="utf-8"))
+    write_text(PAGE, page)
+
+
 @click.command()
 @click.option("--shared", type=click.Path(exists=True, path_type=Path), help="Folder of data and weights.")
 @click.option("--work", type=click.Path(path_type=Path), help="Where rows are kept.")
 @click.option("--seed", default=PUBLISHED_SEED, show_default=True, help="Of everything; the published run has 11.")
 @click.option("--minutes", type=float, help="Begin no model after so long; figures are of those that are done.")
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Results; default: here for the published seed.")
-@click.option("--table", "only_table", is_flag=True, help="Print the tables of results.json; run nothing.")
+@click.option(
+    "--table", "only_table", is_flag=True, help="Write the tables of results.json into README.md; run nothing."
+)
 def main(
     *, shared: Path | None, work: Path | None, seed: int, minutes: float | None, out: Path | None, only_table: bool
 ) -> None:
     """Make the models, audit them, and write the figures."""
     begun = time.monotonic()
     if only_table:
-        click.echo(summary.table(json.loads((out or OUT).read_text(encoding="utf-8"))))
+        write_page(json.loads((out or OUT).read_text(encoding="utf-8")))
         return
     if shared is None:
         raise click.UsageError("--shared is missing: name the folder of data and weights")
@@ -127,8 +157,8 @@ def main(
         rows.append(row)
         click.echo(f"{len(rows)}/{len(plans)} {row['name']} ({(time.monotonic() - begun) / 60:.1f} min)", err=True)
     results = summary.summarise(sorted(rows, key=lambda row: str(row["name"])))
-    about = work / "bench.json"
-    results["base_and_reference"] = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
+    worth = work / "bench.json"
+    results["base_and_reference"] = json.loads(worth.read_text(encoding="utf-8")) if worth.is_file() else {}
     results["made_with"] = made_with(rows, len(plans), code, FULL, seed)
     write_text(out, json.dumps(results, indent=1) + "\n")
     click.echo(summary.table(results))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +57,8 @@ def pixels_and_table() -> tuple[npt.NDArray[np.uint8], pd.DataFrame]:
 @cache
 def bench() -> measure.Bench:
     pixels, frame = pixels_and_table()
-    return measure.prepare(photographs.make_world(whole(), pixels, frame, SIZE.blocks), SIZE, 1)
+    with TemporaryDirectory() as folder:
+        return measure.prepare(photographs.make_world(whole(), pixels, frame, SIZE.blocks), SIZE, 1, Path(folder))
 
 
 def test_splits_are_apart_and_alike() -> None:
