@@ -44,15 +44,17 @@ FULL = Size(
 )  # fmt: skip
 
 
-def bench_of(shared: Path, work: Path, size: Size, seed: int) -> Bench:
+def bench_of(shared: Path, made: Path, size: Size, seed: int) -> Bench:
     """Open the photographs, and make what all models share."""
     frame = photographs.split(photographs.read_table(shared), size.splits, seed)
     pixels = photographs.open_photographs(frame["path"].tolist(), size.side)
     world = photographs.make_world(photographs.pretrained(shared, size.side, seed), pixels, frame, size.blocks)
-    return measure.prepare(world, size, seed, work)
+    return measure.prepare(world, size, seed, made)
 
 
-def rows_of(plans: list[models.Plan], work: Path, shared: Path, size: Size, seed: int, until: float) -> Iterator[Any]:
+def rows_of(
+    plans: list[models.Plan], work: Path, made: Path, shared: Path, size: Size, seed: int, until: float
+) -> Iterator[Any]:
     """Yield every model's row: those that are stored, then the others, each stored as soon as it is made.
 
     No model is begun after ``until``, a time of ``time.monotonic``.
@@ -63,7 +65,7 @@ def rows_of(plans: list[models.Plan], work: Path, shared: Path, size: Size, seed
     todo = [plan for plan in plans if not (work / "rows" / f"{plan.name}.json").is_file()]
     if not todo or time.monotonic() > until:
         return
-    bench = bench_of(shared, work, size, seed)
+    bench = bench_of(shared, made, size, seed)
     if not (work / "bench.json").is_file():
         write_text(work / "bench.json", json.dumps(measure.describe(bench), indent=1))
     for plan in todo:
@@ -74,15 +76,17 @@ def rows_of(plans: list[models.Plan], work: Path, shared: Path, size: Size, seed
         yield row
 
 
-def code_hash(size: Size) -> str:
+def code_hash(size: Size, *, rooms: str = "*", of: tuple[str, ...] = ("*",)) -> str:
     """SHA-256 over the code that makes the rows, and the sizes: rows of other code are not mixed in.
 
-    How rows are summed up has no part in them.
+    How rows are summed up has no part in them. Models are made of less: ``rooms`` of the package, and modules ``of``
+    this benchmark.
     """
     digest = hashlib.sha256(repr((size, torch.__version__)).encode())
-    own = [path for path in Path(__file__).parent.glob("*.py") if path.name not in ("run.py", "summary.py")]
+    own = [path for name in of for path in Path(__file__).parent.glob(f"{name}.py")]
     borrowed = [ROOT / "benchmarks" / "planted" / name for name in ("measure.py", "rivals.py", "truth.py")]
-    for source in [*sorted((ROOT / "audit").glob("**/*.py")), *sorted(own), *borrowed]:
+    rows = [path for path in own if path.name not in ("run.py", "summary.py")] + (borrowed if of == ("*",) else [])
+    for source in [*sorted((ROOT / "audit").glob(f"{rooms}/**/*.py")), *sorted(rows)]:
         digest.update(source.read_bytes())
     return digest.hexdigest()
 
@@ -147,13 +151,14 @@ def main(
     if shared is None:
         raise click.UsageError("--shared is missing: name the folder of data and weights")
     torch.set_num_threads(1)
-    code = code_hash(FULL)
-    work = (work or Path(__file__).parent / "work") / f"{seed}-{code[:8]}"
+    code, made_by = code_hash(FULL), code_hash(FULL, rooms="models", of=("models", "photographs"))
+    work = work or Path(__file__).parent / "work"
+    made, work = work / f"models-{seed}-{made_by[:8]}", work / f"{seed}-{code[:8]}"
     plans = models.plans(passes=FULL.passes, seed=seed, layers=FULL.blocks, heads=HEADS)
     rows: list[Any] = []
     until = math.inf if minutes is None else begun + 60 * minutes
     out = out or (OUT if seed == PUBLISHED_SEED else work / "results.json")
-    for row in rows_of(plans, work, shared.resolve(), FULL, seed, until):
+    for row in rows_of(plans, work, made, shared.resolve(), FULL, seed, until):
         rows.append(row)
         click.echo(f"{len(rows)}/{len(plans)} {row['name']} ({(time.monotonic() - begun) / 60:.1f} min)", err=True)
     results = summary.summarise(sorted(rows, key=lambda row: str(row["name"])))
