@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ import torch  # noqa: E402
 
 from audit import __version__  # noqa: E402
 from audit.store import write_text  # noqa: E402
+from benchmarks.ledgers.run import made_with as with_what  # noqa: E402
 from benchmarks.real_planted import measure, models, photographs, summary  # noqa: E402
 from benchmarks.real_planted.measure import Bench, Size  # noqa: E402
 
@@ -93,11 +93,13 @@ def code_hash(size: Size, *, rooms: str = "*", of: tuple[str, ...] = ("*",)) -> 
 
 def made_with(rows: list[Any], planned: int, code: str, size: Size, seed: int) -> dict[str, Any]:
     """Return with what the rows were made."""
+    today = with_what()
     return {
         "models_planned": planned,
         "models_done": len(rows),
         "processor_minutes_of_models": round(sum(row["seconds"] for row in rows) / 60, 1),
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": today["date"],
+        "commit": today["code"],
         "code": code,
         "seed": seed,
         "size": asdict(size),
@@ -112,7 +114,8 @@ def told(results: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     lines = [
         f"{made['date']}, {made['hardware']}, {versions}; seed {made['seed']};",
-        f"sources with the hash {made['code'][:8]}. {made['models_done']} of {made['models_planned']} models,",
+        f"code of commit {made['commit']}, sources with the hash {made['code'][:8]}.",
+        f"{made['models_done']} of {made['models_planned']} models,",
         f"{made['processor_minutes_of_models']} minutes of one processor;",
         f"{results['models']['heads planted']} different heads planted. Photographs of {size['side']} pixels:",
         f"{size['train']} to train on, {2 * size['audit']} audited, {size['truth']} for the truth.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from audit.patching.parts import parse_part
 from audit.patching.sites import Site
 from benchmarks.planted.rivals import TOOL
 from benchmarks.real_planted import ledgers, measure, models, nulls, photographs, rivals, run, summary, truth
-from benchmarks.real_planted.audit_heads import AUDITED, judge, make_plans, sweep_plans
+from benchmarks.real_planted.audit_heads import AUDITED, answer, judge, make_plans, sweep_plans
 from tests.models_for_tests import enlarged
 
 pytestmark = pytest.mark.unit
@@ -202,7 +203,7 @@ def test_one_model_of_a_kind_and_its_figures() -> None:
     assert "planted head first" in summary.table(results)
 
 
-def planted_row(**changes: object) -> dict[str, object]:
+def planted_row(**changes: Any) -> dict[str, Any]:
     part = {"value": 0.3, "low": 0.1, "high": 0.5}
     return {
         "kind": "one head", "dose": 4.0, "planted": ["L1H0"], "detected": True, "named": ["L1H0", "L2H1"],
@@ -219,7 +220,7 @@ def planted_row(**changes: object) -> dict[str, object]:
 
 
 def test_figures_by_hand() -> None:
-    quiet: dict[str, object] = {"enough": True, "detected": False, "named": [], "confirmed": []}
+    quiet: dict[str, Any] = {"enough": True, "detected": False, "named": [], "confirmed": []}
     audits = [{**quiet, "detected": True, "named": ["L0H0"], "confirmed": ["L0H0"], "discovered": ["L0H0"]}]
     audits += [{**quiet, "discovered": ["L0H0"]}] * 3 + [{**quiet, "enough": False, "discovered": []}]
     mlp = planted_row(kind="one MLP", planted=["L1 MLP"], named=["L2H1"])
@@ -266,7 +267,7 @@ def test_ledgers_name_their_parts_as_plans_do() -> None:
 
 def test_judging_is_the_tools_own() -> None:
     shared = bench()
-    answers = measure.answer(shared.base, shared.world)
+    answers = answer(shared.base, shared.world)
     plans = make_plans(shared.frame, recipients=40, seed=0)
     found = judge(shared.frame, answers, sweep_plans(shared.base, shared.world, plans), shared.settings(0))
     assert {row.name for row in found.rows} == {f"L{layer}H{head}" for layer in range(2) for head in range(3)}
