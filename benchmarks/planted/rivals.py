@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from audit.data.pixels import Pixels
 from audit.models.transforms import as_input
 from audit.patching.engine import add_to_stream
-from audit.patching.sites import Trace, head_outputs, record
+from audit.patching.sites import Trace, head_outputs, heads_of, record
 from benchmarks.planted.models import HEADS, LAYERS, Head
 
 Array = npt.NDArray[np.float64]
@@ -50,7 +50,13 @@ class Ranking:
 
 
 def rank_rivals(
-    model: VisionTransformer, pixels: Pixels, is_group: Sides, smiling: Sides, *, seed: int
+    model: VisionTransformer,
+    pixels: Pixels,
+    is_group: Sides,
+    smiling: Sides,
+    *,
+    seed: int,
+    layers: Sequence[int] = LAYERS,
 ) -> dict[str, Ranking]:
     """Rank the trained heads by each rival that needs nothing but the model and the faces.
 
@@ -60,9 +66,11 @@ def rank_rivals(
     pixels : numpy.ndarray (N, H, W, 3), uint8
         Audited faces.
     is_group, smiling : numpy.ndarray of bool (N,)
-        Group and label of each.
+        Group and label of each; the class that goes with the label is the second.
     seed : int
         Of the random ranking.
+    layers : sequence of int
+        Whose heads are ranked.
 
     Returns
     -------
@@ -77,24 +85,24 @@ def rank_rivals(
     weights = gap_weights(is_group, smiling)
     before = _probability(model, trace)
     differences, attended, probed, ablated, p_probe, p_ablation = ({} for _ in range(6))
-    for layer in LAYERS:
-        outputs = head_outputs(model, layer, trace.head_activations[layer])
+    for layer in layers:
+        heads, outputs = heads_of(model, layer), head_outputs(model, layer, trace.head_activations[layer])
         attention = _class_token_attention(model, layer, trace.entering[layer])
         signed = torch.from_numpy(weights).float()
-        for head in range(HEADS):
+        for head in range(heads):
             key = (layer, head)
-            seen = outputs[head][:, : _tokens_seen(layer, outputs.shape[2])]
+            seen = outputs[head][:, : 1 if layer == layers[-1] else None]  # what can still reach the classifier
             differences[key] = float((signed[:, None, None] * seen).sum(0).norm())
             attended[key] = float((signed[:, None] * attention[:, head]).sum(0).abs().sum())
-            probed[key] = _probe(trace.head_activations[layer].unflatten(-1, (HEADS, -1))[:, :, head], is_group)
+            probed[key] = _probe(trace.head_activations[layer].unflatten(-1, (heads, -1))[:, :, head], is_group)
             right = round(probed[key] * len(is_group))
             p_probe[key] = float(stats.binomtest(right, len(is_group), 0.5, alternative="greater").pvalue)
             after = _in_batches(model, trace, layer, outputs[head].mean(0, keepdim=True) - outputs[head])
             change = after.double().softmax(-1)[:, 1].numpy() - before
             ablated[key], p_ablation[key] = abs(float(weights @ change)), contrast_p(change, is_group, smiling)
-    random = np.random.default_rng(seed).random(len(EVERY))
+    random = np.random.default_rng(seed).random(len(probed))
     return {
-        "random": Ranking(dict(zip(EVERY, random.tolist(), strict=True))),
+        "random": Ranking(dict(zip(probed, random.tolist(), strict=True))),
         "write difference": Ranking(differences),
         "attention weight": Ranking(attended),
         "linear probe": Ranking(probed, _significant(p_probe)),
@@ -102,19 +110,21 @@ def rank_rivals(
     }
 
 
-def rank_by_attribution(table: pd.DataFrame) -> Ranking:
+def rank_by_attribution(table: pd.DataFrame, outcome: str = "smiling") -> Ranking:
     """Rank by attribution patching, as the audit stored it; test: normal, faces independent.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        ``position``, ``side``, ``label``, ``donor_kind``, ``layer``, ``head``, ``own:smiling``: the estimated change.
+        ``position``, ``side``, ``label``, ``donor_kind``, ``layer``, ``head``, ``own:<outcome>``: the estimated change.
+    outcome : str
+        Also the name of its label.
     """
-    wide = table.pivot(index="position", columns=["donor_kind", "layer", "head"], values="own:smiling").sort_index()
+    wide = table.pivot(index="position", columns=["donor_kind", "layer", "head"], values=f"own:{outcome}").sort_index()
     about = table.drop_duplicates("position").sort_values("position")
-    is_group, smiling = (about["side"] == "group").to_numpy(), (about["label"] == "smiling").to_numpy()
+    is_group, smiling = (about["side"] == "group").to_numpy(), (about["label"] == outcome).to_numpy()
     weights, scores, p = gap_weights(is_group, smiling), {}, {}
-    for key in EVERY:
+    for key in ((int(layer), int(head)) for layer, head in wide["cross"].columns):
         difference = (wide[("cross", *key)] - wide[("placebo", *key)]).to_numpy(dtype=np.float64)
         scores[key], p[key] = abs(float(weights @ difference)) / 2, contrast_p(difference, is_group, smiling)
     return Ranking(scores, _significant(p))
@@ -156,11 +166,6 @@ def _significant(p: Mapping[Head, float]) -> list[Head]:
     return [head for head, value in p.items() if value <= ALPHA / len(p)]
 
 
-def _tokens_seen(layer: int, tokens: int) -> int:
-    """Return of how many tokens what a layer writes can still reach the classifier."""
-    return 1 if layer == LAYERS[-1] else tokens
-
-
 def _probe(z: torch.Tensor, is_group: Sides) -> float:
     """Return the accuracy with which the group is told from z (N, tokens, width) of faces left out of the fit."""
     features = torch.cat([z[:, 0], z.mean(1)], dim=1).numpy()
@@ -194,5 +199,6 @@ def _probability(model: VisionTransformer, trace: Trace) -> Array:
 def _class_token_attention(model: VisionTransformer, layer: int, entering: torch.Tensor) -> torch.Tensor:
     """Return the class token's attention to all tokens: (N, heads, tokens)."""
     block = model.blocks[layer]
-    qkv = block.attn.qkv(block.norm1(entering)).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+    heads = heads_of(model, layer)
+    qkv = block.attn.qkv(block.norm1(entering)).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     return F.softmax(qkv[0][:, :, :1] @ qkv[1].mT * block.attn.scale, dim=-1)[:, :, 0]

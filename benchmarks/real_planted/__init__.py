@@ -1,0 +1,1 @@
+"""Is the tool right in a pretrained ViT on photographs?"""
