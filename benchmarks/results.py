@@ -46,6 +46,10 @@ QUOTED: dict[str, tuple[str, ...]] = {
         "models", "false_positive_rate", "false_positive_rate_without_a_gap_gate", "hit_at_1", "power", "coverage",
         "coverage_of_gaps", "auroc", "rivals", "sampled", "made_with",
     ),
+    "real_planted": (
+        "models", "false_positive_rate", "false_positive_rate_without_a_gap_gate", "planted_mlps", "hit_at_1", "rivals",
+        "coverage", "coverage_of_gaps", "written", "trained", "carried", "made_with",
+    ),
     "sweep": ("ratio_fastest_peer", "ratio_nnsight_skip", "ratio_floor", "max_abs_diff", "made_with"),
     "faults": (
         "kills", "mutations", "lost", "different", "unclean", "tracebacks", "hangs", "seed", "date", "code", "hardware",
