@@ -26,7 +26,8 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     rows : sequence of mapping
         As ``measure.measure`` returns them.
     """
-    audits = [audit for r in rows for audit in r.get("audits", ()) if audit["enough"]]
+    audits = [audit for r in rows for audit in r.get("audits", ())]
+    enough = [audit for audit in audits if audit["enough"]]
     planted = [r for r in rows if r["kind"] in PLANTED]
     of_heads = [r for r in planted if r["kind"] in HEADS]
     detected = [r for r in of_heads if r["detected"]]
@@ -39,10 +40,14 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         },
         "false_positive_rate": share([bool(a["named"]) for a in audits]),
         "false_positive_rate_without_a_gap_gate": {
-            "confirmed": share([bool(a["confirmed"]) for a in audits]),
+            "confirmed": share([bool(a["confirmed"]) for a in enough]),
             "discovered": share([bool(a["discovered"]) for a in audits]),
         },
+        "false_positive_rate_where_a_gap_is_detected_by_chance": share(
+            [bool(a["named"]) for a in audits if a["detected"]]
+        ),
         "gap_detected_where_groups_mean_nothing": share([a["detected"] for a in audits]),
+        "donors_enough_where_groups_mean_nothing": share([a["enough"] for a in audits]),
         "planted_mlps": {
             "a_head_is_named": share([bool(r["named"]) for r in mlps if r["detected"]]),
             "named_heads_that_carry_something": share(_carrying(mlps)),
@@ -166,7 +171,9 @@ def table(results: Mapping[str, Any]) -> str:
     named = [
         ("groups permuted: a head is named", results["false_positive_rate"]),
         ("groups permuted: a gap is detected", results["gap_detected_where_groups_mean_nothing"]),
-        ("groups permuted, gap or no gap: a head is confirmed", gate["confirmed"]),
+        ("- in these a head is named", results["false_positive_rate_where_a_gap_is_detected_by_chance"]),
+        ("groups permuted: donors are enough to confirm heads", results["donors_enough_where_groups_mean_nothing"]),
+        ("- in these, gap or no gap, a head is confirmed", gate["confirmed"]),
         ("groups permuted, gap or no gap: a head is discovered", gate["discovered"]),
         ("gap planted in an MLP: a head is named", mlps["a_head_is_named"]),
         ("- of these heads, the truth is beyond 2 standard errors", mlps["named_heads_that_carry_something"]),
