@@ -14,6 +14,7 @@ from audit.evidence.disparity import Thresholds, contrasts, primary_gaps
 from audit.evidence.effects_store import Settings, StoredEffects
 from audit.evidence.heads import localise
 from audit.evidence.outcome import has_gap, localisation, without_gap
+from audit.evidence.stats import is_at_most
 from audit.models.adapters.registry import adapter
 from audit.patching.plans import plan_group_swap
 from audit.patching.sweep import measure_unpatched, sweep
@@ -103,7 +104,7 @@ def judge(frame: pd.DataFrame, answers: pd.DataFrame, swap: pd.DataFrame, settin
     where = localisation(rows, compared)
     rows = without_gap(rows, where)
     confirmed = [r.name for r in rows if r.verdict in (Verdict.CONFIRMED, Verdict.CONFIRMED_NO_GAP)]
-    discovered = [r.name for r in rows if r.discovery_p_adjusted <= settings.alpha]
+    discovered = [r.name for r in rows if is_at_most(r.discovery_p_adjusted, settings.alpha)]
     return Heads(stored, gaps[KEY], rows, list(where[KEY].heads), confirmed, discovered)
 
 

@@ -14,7 +14,9 @@ import pandas as pd
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from audit.evidence.disparity import label_shares
 from audit.evidence.effects_store import Settings
+from audit.evidence.trained_rows import layer_to_part
 from audit.patching.parts import Kind, Part, parse_part
 from audit.patching.sites import sites_of
 from audit.pipeline.run_sweeps import Plan as DonorPlan
@@ -23,8 +25,17 @@ from audit.units import name_of
 from benchmarks.planted.measure import covers
 from benchmarks.planted.rivals import TOOL
 from benchmarks.real_planted import ledgers, models, nulls, rivals, truth
-from benchmarks.real_planted.audit_heads import AUDITED, Heads, answer, is_of_group, judge, make_plans, sweep_plans
-from benchmarks.real_planted.photographs import CONTRAST, OUTCOME, World
+from benchmarks.real_planted.audit_heads import (
+    AUDITED,
+    Heads,
+    answer,
+    codes_of,
+    is_of_group,
+    judge,
+    make_plans,
+    sweep_plans,
+)
+from benchmarks.real_planted.photographs import CONTRAST, OUTCOME, QUESTION, World
 
 Row = dict[str, Any]
 Z = 1.959964
@@ -99,13 +110,13 @@ def describe(bench: Bench) -> Row:
     """Say what the base and the reference are worth: accuracy and gap on the photographs of the truth."""
     rows = bench.world.rows("truth")
     frame = bench.world.frame.loc[rows]
-    shares = frame["label"].value_counts(normalize=True).to_dict()
+    shares = label_shares(frame, QUESTION)
     about = {}
     for name, model in (("base", bench.base), ("reference", bench.reference)):
         found = answer(model, bench.world, ("truth",))
-        called = (found["predicted"] == OUTCOME).to_numpy(dtype=np.float64)
+        called = (found["predicted"] == OUTCOME).to_numpy().astype(np.float64)
         right = (found["predicted"].to_numpy() == frame["label"].to_numpy()).mean()
-        gap = truth.standardised_gap(called, is_of_group(frame), (frame["label"] == OUTCOME).to_numpy(), shares)
+        gap = truth.standardised_gap(called, is_of_group(frame), codes_of(frame) == 1, shares)
         about[name] = {"accuracy": float(right), "gap": gap.value, "gap_error": gap.error}
     return about
 
@@ -217,7 +228,7 @@ def _ledgers(
     paths = ledgers.exchanged(bench.reference, model, world, rows, seed=seed)
     sets = ledgers.exchanged(bench.reference, model, world, rows, seed=seed, in_sets=True)
     totals, weights = ledgers.judge_weights(pd.concat([paths, sets]), frame, gap.metric, **few)
-    layer = ledgers.layer_to_part(weights)
+    layer = layer_to_part(weights)
     if layer is not None:
         parted = ledgers.exchanged(bench.reference, model, world, rows, seed=seed, layer=layer)
         weights += ledgers.judge_weights(parted, frame, gap.metric, **few)[1]

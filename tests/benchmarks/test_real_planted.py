@@ -231,8 +231,10 @@ def test_figures_by_hand() -> None:
         {"kind": "permuted groups", "audits": audits},
     ]
     found = summary.summarise(rows)
-    assert found["false_positive_rate"]["estimate"] == 0.25
-    assert found["false_positive_rate_without_a_gap_gate"]["discovered"]["estimate"] == 1.0
+    assert found["false_positive_rate"]["estimate"] == pytest.approx(1 / 5)
+    assert found["false_positive_rate_where_a_gap_is_detected_by_chance"]["estimate"] == 1.0
+    assert found["false_positive_rate_without_a_gap_gate"]["confirmed"]["estimate"] == 0.25
+    assert found["false_positive_rate_without_a_gap_gate"]["discovered"]["estimate"] == pytest.approx(4 / 5)
     assert found["hit_at_1"] == {"estimate": 1.0, "low": pytest.approx(0.025), "high": 1.0, "n": 1}
     assert found["coverage"]["estimate"] == pytest.approx(4 / 6)
     assert found["planted_mlps"]["a_head_is_named"]["estimate"] == 1.0
