@@ -46,7 +46,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         "import sys\nfrom audit.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
         "print('heavy:', sorted({'torch', 'timm', 'pandas', 'numpy', 'pydantic', 'rich'} & set(sys.modules)))"
     )
-    code += "import time\nprint(time.process_time())"  # other work on the machine is not what is measured
+    code += "\nimport time\nprint(time.process_time())"  # other work on the machine is not what is measured
     took = []
     for _ in range(3):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
