@@ -24,7 +24,7 @@ import torch
 from audit.batching import batches, max_batch_size
 from audit.errors import InputError
 from audit.models.adapters.registry import Model, adapter
-from audit.models.device import MPS, device_of, in_double, memory_of
+from audit.models.device import device_of, in_double, memory_of
 from audit.models.readout import readout_of
 from audit.patching.engine import Donor
 from audit.patching.parts import STREAM, Kind, Part
@@ -251,10 +251,10 @@ class _Look:
             of_margin = slope
             if not alike:
                 (of_margin,) = torch.autograd.grad(margins[:, number].sum(), given, retain_graph=True)
-            p = torch.sigmoid(log_odds[:, number].detach().double())
+            p = torch.sigmoid(in_double(log_odds[:, number].detach()))
             near = torch.zeros_like(p)
             if width[place] > 0:
-                z = margins[:, number].detach().double() / width[place]
+                z = in_double(margins[:, number].detach()) / width[place]
                 near = torch.exp(-z * z / 2) / (math.sqrt(2 * math.pi) * width[place])
             counted = torch.from_numpy(counts).to(p)
             rows += [
@@ -305,7 +305,7 @@ class _Look:
         called = readout.called(exact)
         if called is None:
             called = readout.predicted(exact)[:, None] == torch.arange(exact.shape[1])
-        three = [readout.log_odds(exact), readout.probabilities(exact), called.double()]
+        three = [readout.log_odds(exact), readout.probabilities(exact), called.to(exact)]
         found: Array = torch.stack(three, dim=-1)[:, chosen].numpy()
         return found
 
@@ -321,6 +321,5 @@ def _place(part: Part, depth: int) -> tuple[str, int]:
 
 
 def _flat(out: torch.Tensor) -> torch.Tensor:
-    """Return rows of numbers in double precision, on the processor where the accelerator has none."""
-    flat = out.detach().flatten(1)
-    return flat.cpu().double() if flat.device.type == MPS else flat.double()
+    """Return rows of numbers in double precision, on the processor."""
+    return in_double(out.detach().flatten(1))

@@ -79,7 +79,7 @@ def test_a_commit_is_named_once_it_is_recorded(name: str, stored: dict[str, Any]
 
 @pytest.mark.unit
 def test_a_case_without_a_gap_is_one_list(stored: dict[str, Any]) -> None:
-    (case,) = [c for c in stored["ledgers"]["cases"].values() if not c["gaps"]]
+    case = next(c for c in stored["ledgers"]["cases"].values() if not c["gaps"])
     asked = {"group": "old", "n_group": 12, "reference": "young", "n_reference": 900, "outcome": "yes",
              "estimate": {"value": 0.1, "low": -0.1, "high": 0.3}, "smallest_detectable": 0.4}  # fmt: skip
     case |= {"asked": [asked, asked], "reasons": [{"missing": {"old": 50}}]}

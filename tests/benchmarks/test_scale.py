@@ -104,11 +104,11 @@ def test_the_measurement_holds_no_images_and_covers_the_stages() -> None:
 def test_the_peak_of_each_stage_is_that_of_its_steps() -> None:
     """What is held while a ledger's step is the last that was told, its statistics too, is the ledgers'."""
     watched = Watched()
-    for step, size in (("training: 1 model", 0), ("patching: heads", 0), ("ledger: who writes", 60), ("report", 0)):
+    for step, size in (("training: 1 model", 0), ("patching: heads", 0), ("ledger: who writes", 400), ("report", 0)):
         watched(step, 0, 1)
         held = np.ones(size << 17)
         watched(step, 1, 1)
         del held
     found = watched.peaks()
     assert set(found) == {"training", "sweep", "ledgers"}
-    assert found["ledgers"] > found["sweep"] + 50
+    assert found["ledgers"] > found["sweep"] + 200  # the rest may lie in what was freed before
