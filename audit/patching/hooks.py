@@ -202,7 +202,7 @@ def output_with_hooks(model: Model, images: torch.Tensor, part: Part) -> torch.T
     (one,) = _by_layer(model, part)
     with _at(model, one, _keep(caught)):
         model(images)
-    return caught[0][:, _tokens(model, part) or slice(None)]
+    return _images_first(caught[0], len(images))[:, _tokens(model, part) or slice(None)]
 
 
 @torch.inference_mode()
@@ -215,13 +215,18 @@ def shift_with_hooks(model: Model, images: torch.Tensor, part: Part, shift: torc
 
     def more(own: torch.Tensor) -> torch.Tensor:
         moved = own.clone()
-        moved[:, tokens] += shift
+        _images_first(moved, len(images))[:, tokens] += shift
         return moved
 
     (one,) = _by_layer(model, part)
     with _at(model, one, more):
         logits: torch.Tensor = model(images)
     return logits
+
+
+def _images_first(value: torch.Tensor, images: int) -> torch.Tensor:
+    """Return a view with a row for each image, where windows of images stand one after the other."""
+    return value if len(value) == images else value.view(images, -1, value.shape[-1])
 
 
 def _keep(kept: list[torch.Tensor]) -> Callable[[torch.Tensor], None]:
