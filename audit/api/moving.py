@@ -32,7 +32,7 @@ class Moving:
     groups: Any
     subjects: Any
     reference: Any
-    deals: int
+    shuffles: int
     again: int
     resamples: int
     seed: int
@@ -48,7 +48,7 @@ def move_means(
     """Do what :func:`vit_audit.shift_means` does, which describes it, with a model in evaluation mode."""
     check_images(model, "images", images)
     check_outcomes(model, images, outcomes)
-    for name, least in (("deals", 0), ("again", 0), ("resamples", 1)):
+    for name, least in (("shuffles", 0), ("again", 0), ("resamples", 1)):
         given = getattr(asked, name)
         if not isinstance(given, int) or given < least:
             raise InputError(name, f"is {given!r}", f"give a whole number, {least} or more")
@@ -63,7 +63,13 @@ def move_means(
     codes, people = (pd.factorize(column, sort=True)[0].astype(np.int64) for column in (label, subject))
     layout = _layout(codes, is_group, people)
     shifts = draw_shifts(
-        codes, is_group, people, np.abs(layout.gap_weights()), deals=asked.deals, again=asked.again, seed=asked.seed
+        codes,
+        is_group,
+        people,
+        np.abs(layout.gap_weights()),
+        shuffles=asked.shuffles,
+        again=asked.again,
+        seed=asked.seed,
     )
     device = device_of(model)
     moved = measure_shifts(

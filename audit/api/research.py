@@ -337,7 +337,7 @@ def shift_means(
     *,
     reference: Any = None,
     subjects: Sequence[Any] | npt.NDArray[Any] | None = None,
-    deals: int = 5,
+    shuffles: int = 5,
     again: int = 1,
     resamples: int = 2000,
     seed: int = 0,
@@ -368,8 +368,8 @@ def shift_means(
         The group that the other is compared with; by default the larger.
     subjects : array-like (N,), optional
         Who is in the picture; by default each image is a subject of its own.
-    deals : int
-        How often groups are dealt at random among the donors, as the placebo.
+    shuffles : int
+        How often groups are shuffled at random among the donors, as the placebo.
     again : int
         How often means are drawn again and patched, to check the first order that intervals rest on.
     resamples : int
@@ -406,7 +406,7 @@ def shift_means(
     ['embedding', 'L1 attention']
     """
     with _opened(model, device) as opened:
-        asked = Moving(labels, groups, subjects, reference, deals, again, resamples, seed)
+        asked = Moving(labels, groups, subjects, reference, shuffles, again, resamples, seed)
         return MovedMeans(move_means(opened, images, asked, outcomes, parts))
 
 

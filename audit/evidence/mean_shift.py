@@ -4,7 +4,7 @@ The effect depends on the means at first order, so that an interval over the mov
 image enters twice, where it was moved and as a part of the means that others were moved by: its influence as a donor is
 its pull (the gradient times its output), and both are resampled together, subject by subject (``bootstrap``).
 
-Groups that are dealt at random show what means of so few images do by themselves: their effect, drawn several times, is
+Groups that are shuffled show what means of so few images do by themselves: their effect, drawn several times, is
 the placebo. A part takes something where its effect, and its effect beyond the placebo, exclude 0 in the direction of
 the gap.
 """
@@ -42,9 +42,9 @@ class MovedMeans:
     ----------
     images : SwapEffects
         Those that were moved: ``unpatched``, ``cross`` (R, K) with the groups as they are, ``placebo`` (R, K) the mean
-        over groups dealt at random; their labels, sides and label weights.
-    dealt : numpy.ndarray (R, K, D)
-        With each of the groups dealt at random.
+        over groups shuffled at random; their labels, sides and label weights.
+    shuffled : numpy.ndarray (R, K, D)
+        With each of the groups shuffled at random.
     donors : numpy.ndarray of int (N, 4)
         Of every image whose output is part of a mean: code of the label as in ``images``, half, side (1: group),
         subject as in ``images``.
@@ -53,7 +53,7 @@ class MovedMeans:
     """
 
     images: SwapEffects
-    dealt: Array
+    shuffled: Array
     donors: Codes
     pulls: Array
 
@@ -63,7 +63,7 @@ class MeanShift:
     """What one part takes of the gap, by what of it moves; fractions, or nats."""
 
     effect: Estimate  # gap as it is minus gap with the part moved
-    placebo: Estimate  # likewise with groups dealt at random
+    placebo: Estimate  # likewise with groups shuffled at random
     beyond: Estimate  # effect minus placebo
     share: Estimate  # effect over gap, without a value where the gap's interval holds 0
 
@@ -138,14 +138,14 @@ def _influences(moved: MovedMeans, values: Array, *, of_means: bool) -> Array | 
         of_donors = _padded(of_donors, people)
         found[:, 1 : 1 + columns] += of_donors
         found[:, 1 + 2 * columns :] += of_donors
-    return np.vstack([found, _of_deals(moved)])
+    return np.vstack([found, _of_shuffles(moved)])
 
 
-def _of_deals(moved: MovedMeans) -> Array:
-    """Return the standard error (1, 1 + 3 K) that placebos have for so many deals of the groups."""
-    deals, columns = moved.dealt.shape[2], moved.dealt.shape[1]
-    each = np.einsum("r,rkd->kd", moved.images.gap_weights(), moved.dealt)
-    error = each.std(axis=1, ddof=1) / np.sqrt(deals) if deals > 1 else np.zeros(columns)
+def _of_shuffles(moved: MovedMeans) -> Array:
+    """Return the standard error (1, 1 + 3 K) that placebos have for so many shuffles of the groups."""
+    shuffles, columns = moved.shuffled.shape[2], moved.shuffled.shape[1]
+    each = np.einsum("r,rkd->kd", moved.images.gap_weights(), moved.shuffled)
+    error = each.std(axis=1, ddof=1) / np.sqrt(shuffles) if shuffles > 1 else np.zeros(columns)
     row = np.zeros((1, 1 + 3 * columns))
     row[0, 1 + columns : 1 + 2 * columns], row[0, 1 + 2 * columns :] = error, -error
     return row
@@ -228,16 +228,16 @@ def judge_moved(
 def means_of(moved: Moved, shifts: Shifts, images: SwapEffects, outcome: int, scale: int) -> MovedMeans:
     """Lay out one scale of one outcome, by their places."""
     patched = moved.patched[:, :, :, outcome, scale]
-    dealt = patched[:, :, 1 : 1 + shifts.deals]
+    shuffled = patched[:, :, 1 : 1 + shifts.shuffles]
     at_rest = replace(images, unpatched=moved.unpatched[:, outcome, scale], counts=SCALES[scale] == "rate")
     layout = replace(
         at_rest.take(moved.rows),
         cross=patched[:, :, 0],
-        placebo=dealt.mean(axis=2) if shifts.deals else np.full(patched.shape[:2], np.nan),
+        placebo=shuffled.mean(axis=2) if shifts.shuffles else np.full(patched.shape[:2], np.nan),
     )
     who = np.stack([shifts.label, shifts.half, shifts.is_group, images.subject], axis=1)
     donates = shifts.coefficients[:, 0] != 0
-    return MovedMeans(layout, dealt, who[donates], moved.pulls[donates, :, outcome, scale])
+    return MovedMeans(layout, shuffled, who[donates], moved.pulls[donates, :, outcome, scale])
 
 
 def _off_first_order(
@@ -245,10 +245,10 @@ def _off_first_order(
 ) -> list[float | None]:
     """Return how far exact effects of means drawn again are from first order: root mean square, in standard errors."""
     exact, weights = moved.patched[:, :, :, outcome, 1], means.images.gap_weights()
-    first, again = shifts.coefficients[:, :1], shifts.coefficients[:, 1 + shifts.deals :]
+    first, again = shifts.coefficients[:, :1], shifts.coefficients[:, 1 + shifts.shuffles :]
     if not again.shape[1]:
         return [None] * len(found)
-    by_patching = -np.einsum("r,rkd->dk", weights, exact[:, :, 1 + shifts.deals :] - exact[:, :, :1])
+    by_patching = -np.einsum("r,rkd->dk", weights, exact[:, :, 1 + shifts.shuffles :] - exact[:, :, :1])
     by_pull = -2 * (again - first).T @ moved.pulls[:, :, outcome, 1]
     off = np.sqrt(((by_patching - by_pull) ** 2).mean(axis=0))
     errors: list[float | None] = []

@@ -27,10 +27,10 @@ class Shifts:
     weights : numpy.ndarray (N,)
         How much each image counts in its side of the gap; 0 of those that are not moved.
     coefficients : numpy.ndarray (N, S)
-        By which outputs sum to D, label by label and half by half: of the groups as they are, of groups dealt at
+        By which outputs sum to D, label by label and half by half: of the groups as they are, of groups shuffled at
         random, and of the groups with their subjects drawn again.
-    deals : int
-        How many columns are of groups dealt at random.
+    shuffles : int
+        How many columns are of groups shuffled at random.
     """
 
     label: Codes
@@ -38,7 +38,7 @@ class Shifts:
     is_group: Sides
     weights: Array
     coefficients: Array
-    deals: int = 0
+    shuffles: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Moved:
 
 
 def draw_shifts(
-    labels: Codes, is_group: Sides, subjects: Codes, weights: Array, *, deals: int, again: int, seed: int
+    labels: Codes, is_group: Sides, subjects: Codes, weights: Array, *, shuffles: int, again: int, seed: int
 ) -> Shifts:
     """Cut subjects in halves, and draw who is averaged with whom.
 
@@ -61,20 +61,20 @@ def draw_shifts(
     labels, is_group, weights
         As of :class:`Shifts`; images of a label without weight do nothing.
     subjects : numpy.ndarray of int (N,)
-    deals, again : int
-        How often groups are dealt at random, and means drawn again.
+    shuffles, again : int
+        How often groups are shuffled at random, and means drawn again.
     seed : int
     """
     rng = np.random.default_rng(seed)
     halves = halves_of(labels, is_group, subjects, rng)
     columns = [coefficients_of(labels, halves, is_group)]
     columns += [
-        coefficients_of(labels, halves, random_groups(labels, halves, is_group, subjects, rng)) for _ in range(deals)
+        coefficients_of(labels, halves, random_groups(labels, halves, is_group, subjects, rng)) for _ in range(shuffles)
     ]
     columns += [
         coefficients_of(labels, halves, is_group, drawn_again(halves, is_group, subjects, rng)) for _ in range(again)
     ]
-    return Shifts(labels, halves, is_group, weights, np.stack(columns, axis=1), deals)
+    return Shifts(labels, halves, is_group, weights, np.stack(columns, axis=1), shuffles)
 
 
 def halves_of(labels: Codes, is_group: Sides, subjects: Codes, rng: np.random.Generator) -> Codes:
@@ -101,7 +101,7 @@ def coefficients_of(labels: Codes, halves: Codes, is_group: Sides, counts: Array
 
 
 def random_groups(labels: Codes, halves: Codes, is_group: Sides, subjects: Codes, rng: np.random.Generator) -> Sides:
-    """Deal the groups anew among the subjects of a label and half: (N,)."""
+    """Shuffle the groups anew among the subjects of a label and half: (N,)."""
     found = is_group.copy()
     for cell in _cells(labels, halves):
         names, of_image = np.unique(np.stack([subjects, is_group])[:, cell], axis=1, return_inverse=True)

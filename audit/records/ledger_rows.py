@@ -175,7 +175,7 @@ class MeanShiftRow(Record):
     probability: Estimate  # fractions
     rate: Estimate
     log_odds: Estimate  # nats
-    placebo: Estimate  # of ``probability``, with groups dealt at random among the donors; mean of several deals
+    placebo: Estimate  # of ``probability``, with groups shuffled at random among the donors; mean of several shuffles
     beyond: Estimate  # ``probability`` minus ``placebo``
     share_of_gap: Estimate  # of ``rate``; without a value where the gap's own interval holds 0
     # how far exact patches with means of subjects drawn again are from the first order that the intervals rest on: root

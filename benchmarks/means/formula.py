@@ -20,7 +20,7 @@ from audit.evidence.stats import Array, excludes_zero
 from audit.patching.shifts import SCALES, Moved, Shifts, draw_shifts
 
 NUMBERS = 12  # that the part puts out
-DEALS, RESAMPLES = 5, 500
+SHUFFLES, RESAMPLES = 5, 500
 CROWD = 200_000  # images by which the truth is known
 COUNTED = SCALES[:2]  # a rate has no exact slope
 
@@ -89,7 +89,7 @@ def truth(world: Formula, rng: np.random.Generator) -> Array:
         return np.zeros(len(COUNTED))
     out, r, layout = world.draw(rng, CROWD)
     weights = layout.gap_weights()
-    shifts = draw_shifts(layout.label, layout.is_group, layout.subject, np.abs(weights), deals=0, again=0, seed=0)
+    shifts = draw_shifts(layout.label, layout.is_group, layout.subject, np.abs(weights), shuffles=0, again=0, seed=0)
     moved = move(out, r, shifts)
     effects: Array = weights @ (moved.unpatched[:, 0] - moved.patched[:, 0, 0, 0])
     return effects[: len(COUNTED)]
@@ -105,7 +105,7 @@ def count(world: Formula, runs: int, seed: int) -> dict[str, Any]:
         out, r, layout = world.draw(rng, world.images)
         weights = np.abs(layout.gap_weights())
         shifts = draw_shifts(
-            layout.label, layout.is_group, layout.subject, weights, deals=DEALS, again=0, seed=seed * 10_000 + run
+            layout.label, layout.is_group, layout.subject, weights, shuffles=SHUFFLES, again=0, seed=seed * 10_000 + run
         )
         moved = move(out, r, shifts)
         for scale, of in enumerate(COUNTED):

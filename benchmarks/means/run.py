@@ -54,9 +54,9 @@ FORMULAS = {
     "group": Formula(group=0.8),
 }
 NULL = "no group"
-DEALS = 5
+SHUFFLES = 5
 RESAMPLES = 500
-SPARING = "means at equal passes"  # one forward, one backward that counts as two, and the deals; a pair takes two
+SPARING = "means at equal passes"  # one forward, one backward that counts as two, and the shuffles; a pair takes two
 FEWER = 4  # as many times fewer images are moved for that
 SCALE = SCALES.index("probability")  # tests are made on it
 LEAST_TRUE = 0.1  # of the gap: parts that truly take so much of it count in the power
@@ -69,7 +69,7 @@ def measure(maker: Maker, sample: Sample, parts: list[Part], seed: int, *, moved
     shown = layout.take(np.flatnonzero(kept))
     weights = np.zeros(len(kept))
     weights[kept] = np.abs(shown.gap_weights())
-    shifts = draw_shifts(sample.label, sample.is_group, sample.subject, weights, deals=DEALS, again=1, seed=seed)
+    shifts = draw_shifts(sample.label, sample.is_group, sample.subject, weights, shuffles=SHUFFLES, again=1, seed=seed)
     images = sample.images
     found = measure_shifts(maker.model, lambda rows: images[torch.from_numpy(rows)], shifts, parts, [1])
     means = [means_of(found, shifts, layout, 0, scale) for scale in range(len(SCALES))]
@@ -270,8 +270,8 @@ def tables(results: Figures) -> str:
         lines.append(_line(name, cells))
     made = (
         f"{results['date']}, {results['hardware']}, vit-audit {results['version']}, torch {results['torch']}. "
-        f"{s['models']} models and {s['models'] * s['runs']} draws of images a row, six parts each, {DEALS} deals of "
-        f"the groups, {RESAMPLES} draws of the bootstrap, seed {s['seed']}; settled with seed 1."
+        f"{s['models']} models and {s['models'] * s['runs']} draws of images a row, six parts each, {SHUFFLES} shuffles "
+        f"of the groups, {RESAMPLES} draws of the bootstrap, seed {s['seed']}; settled with seed 1."
     )
     return "\n".join([made, "", formula_table(results["formulas"]), "", *lines])
 

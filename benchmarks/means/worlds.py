@@ -111,7 +111,9 @@ class Maker:
         sample, parts = self.draw(rng, TRUTH), parts_shifted(self.model)
         layout = sample.layout()
         weights = layout.gap_weights()
-        shifts = draw_shifts(sample.label, sample.is_group, sample.subject, np.abs(weights), deals=0, again=0, seed=0)
+        shifts = draw_shifts(
+            sample.label, sample.is_group, sample.subject, np.abs(weights), shuffles=0, again=0, seed=0
+        )
         found = measure_shifts(
             self.model, lambda rows: sample.images[torch.from_numpy(rows)], shifts, parts, [1], influence=False
         )

@@ -46,7 +46,7 @@ def test_each_part_and_outcome_has_a_row_that_relabelling_turns() -> None:
         ({"outcomes": {"glad": 3}}, "outcomes: are"),
         ({"parts": ["all attention"]}, "is of all layers"),
         ({"parts": "L1 attention"}, "parts"),
-        ({"deals": -1}, "deals: is -1"),
+        ({"shuffles": -1}, "shuffles: is -1"),
     ],
 )
 def test_what_does_not_fit_is_refused(given: dict[str, Any], said: str) -> None:

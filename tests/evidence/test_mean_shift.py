@@ -31,7 +31,7 @@ def linear_world(
         subject=person, unit=person, heads=[], shares={0: 0.5, 1: 0.5},
     )  # fmt: skip
     weights = np.abs(layout.gap_weights())
-    shifts = draw_shifts(label, is_group, person, weights, deals=5, again=1, seed=int(rng.integers(1000)))
+    shifts = draw_shifts(label, is_group, person, weights, shuffles=5, again=1, seed=int(rng.integers(1000)))
     return out, shifts, layout
 
 
@@ -109,7 +109,7 @@ def test_placebos_are_quiet_and_without_a_gap_there_is_no_share() -> None:
     assert whole.placebo.low < 0 < whole.placebo.high
     if not whole.effect.low > 0:  # type: ignore[operator]
         assert whole.share.value is None
-    assert means.dealt.shape[2] == 5
+    assert means.shuffled.shape[2] == 5
 
 
 def test_means_of_subjects_drawn_again_move_a_linear_answer_as_pulls_say() -> None:

@@ -232,13 +232,13 @@ def test_halves_are_equal_and_hold_subjects_whole() -> None:
         for side in (False, True):
             sizes = np.bincount(half[(label == y) & (is_group == side)], minlength=2)
             assert abs(sizes[0] - sizes[1]) <= 2
-    dealt = random_groups(label, half, is_group, subjects, rng)
+    shuffled = random_groups(label, half, is_group, subjects, rng)
     for y in range(3):
         for h in (0, 1):
             cell = (label == y) & (half == h)
-            assert dealt[cell].sum() == is_group[cell].sum()
-    assert all(len(set(dealt[(subjects == s)])) == 1 for s in range(60))
-    assert (dealt != is_group).any()
+            assert shuffled[cell].sum() == is_group[cell].sum()
+    assert all(len(set(shuffled[(subjects == s)])) == 1 for s in range(60))
+    assert (shuffled != is_group).any()
 
 
 def test_a_label_that_a_half_lacks_in_a_group_is_not_moved() -> None:
