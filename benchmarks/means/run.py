@@ -270,8 +270,8 @@ def tables(results: Figures) -> str:
         lines.append(_line(name, cells))
     made = (
         f"{results['date']}, {results['hardware']}, vit-audit {results['version']}, torch {results['torch']}. "
-        f"{s['models']} models and {s['models'] * s['runs']} draws of images a row, six parts each, {SHUFFLES} shuffles "
-        f"of the groups, {RESAMPLES} draws of the bootstrap, seed {s['seed']}; settled with seed 1."
+        f"{s['models']} models and {s['models'] * s['runs']} draws of images a row, six parts each, {SHUFFLES} "
+        f"shuffles of the groups, {RESAMPLES} draws of the bootstrap, seed {s['seed']}; settled with seed 1."
     )
     return "\n".join([made, "", formula_table(results["formulas"]), "", *lines])
 
