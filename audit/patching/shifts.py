@@ -101,7 +101,7 @@ def coefficients_of(labels: Codes, halves: Codes, is_group: Sides, counts: Array
 
 
 def random_groups(labels: Codes, halves: Codes, is_group: Sides, subjects: Codes, rng: np.random.Generator) -> Sides:
-    """Shuffle the groups anew among the subjects of a label and half: (N,)."""
+    """Shuffle the groups among the subjects of a label and half: (N,)."""
     found = is_group.copy()
     for cell in _cells(labels, halves):
         names, of_image = np.unique(np.stack([subjects, is_group])[:, cell], axis=1, return_inverse=True)

@@ -1,7 +1,7 @@
 """Groups that mean nothing: audits, and ledgers, of one model with groups permuted within label and split.
 
 For audits every donor of a stratum is patched into every recipient once, a stratum being a few photographs of one
-label. Each audit permutes the groups, draws its pairs of donors anew within the strata (``match_on`` of a card), and
+label. Each audit permutes the groups, draws new pairs of donors within the strata (``match_on`` of a card), and
 reads what it needs from what was patched.
 """
 
