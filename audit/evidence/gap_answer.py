@@ -107,7 +107,8 @@ def answer(
     assert where.metric is not None  # of a question in which a gap was detected
     own = _of_question(ledgers, contrast, outcome)
     heads = _by_heads(own, where)
-    carrier = heads if heads is not None and _is_few(heads, own) else _by_parts(own)
+    few = heads if heads is not None and _are_few(heads, own) else None
+    carrier = few if few is not None and _are_finer(few, own) else _by_parts(own) or few
     written, share = _writer(own)
     trained = _trained(own)
     if carrier is None:
@@ -168,12 +169,16 @@ def _by_heads(own: Ledgers, where: Localisation) -> _Carrier | None:
     return _Carrier(AnswerLevel.HEADS, heads=where.heads, share=shares[0] if shares else NONE)
 
 
-def _is_few(carrier: _Carrier, own: Ledgers) -> bool:
-    """Tell whether heads are no more than half of those of their layers, and few of all, if not confirmed as a set."""
-    of_layers = {(row.layer, row.head) for row in own.heads if row.layer in carrier.layers}
+def _are_few(carrier: _Carrier, own: Ledgers) -> bool:
+    """Tell whether heads are a place: confirmed as a set, or few of all."""
     every = {(row.layer, row.head) for row in own.heads}
-    few = carrier.jointly or len(carrier.heads) <= max(1.0, FEW * len(every))
-    return few and len(carrier.heads) <= MOST * len(of_layers)
+    return carrier.jointly or len(carrier.heads) <= max(1.0, FEW * len(every))
+
+
+def _are_finer(carrier: _Carrier, own: Ledgers) -> bool:
+    """Tell whether heads are no more than half of those of their layers."""
+    every = {(row.layer, row.head) for row in own.heads if row.layer in carrier.layers}
+    return len(carrier.heads) <= MOST * len(every)
 
 
 def _by_parts(own: Ledgers) -> _Carrier | None:

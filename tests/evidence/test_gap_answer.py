@@ -152,3 +152,9 @@ def test_many_heads_that_are_confirmed_by_themselves_are_no_place() -> None:
     assert answered(LocalisationStatus.LOCALISED, many[:3], written=[written(5)]).heads == list(many[:3])
     jointly = answered(smallest=[set_of(*many)], written=[written(5)])
     assert (jointly.level, jointly.heads) == (AnswerLevel.HEADS, list(many))
+
+
+def test_a_confirmed_set_of_most_heads_of_its_layer_comes_before_who_writes_it_late() -> None:
+    most = ("L0H0", "L0H1", "L0H2")
+    found = answered(smallest=[set_of(*most)], written=[written(5)])
+    assert (found.level, found.heads, found.jointly) == (AnswerLevel.HEADS, list(most), True)

@@ -401,7 +401,7 @@ def test_a_folder_of_several_files_is_not_chosen_from(tmp_path: Path) -> None:
     assert "holds 2 files of weights: a.pth, b.pth" in refusal(tmp_path).what
 
 
-FIXED = 10e6  # bytes; what opening takes of a file of any size
+FIXED = 8e6  # bytes; what opening takes of a file of any size
 MEASURE = """
 import ctypes, gc, sys
 from pathlib import Path
