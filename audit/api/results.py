@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from audit.api.pictures import plot_ledgers
 from audit.api.progress import Callback, as_step
 from audit.api.tables import Gaps, Heads, Ledger, Rates, Table, figure_size
 from audit.errors import InputError, UnfinishedError
@@ -44,6 +45,8 @@ from audit.report.shareable import share_run
 from audit.store import folder_name, locked, write_bytes, write_text
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from audit.api.data import Data
     from audit.api.models import Net, Predictions
     from audit.pipeline.reproduce import Reproduction
@@ -421,6 +424,37 @@ class Result:
 
     def __repr__(self) -> str:
         return f"Result({self.outcome}, {len(self.findings)} findings, {self.folder})"
+
+    def plot_ledgers(self, contrast: str | None = None, outcome: str | None = None) -> list[Axes]:
+        """Draw the network from input to output, and what each ledger has of a gap, with intervals.
+
+        Parameters
+        ----------
+        contrast, outcome : str, optional
+            Of which gap, as ``answers`` names them; by default the first.
+
+        Returns
+        -------
+        list of matplotlib.axes.Axes
+            One below the other, those that there are of: carried (points), written (nats), trained (points).
+
+        Raises
+        ------
+        InputError
+            If no ledger has that gap.
+
+        Examples
+        --------
+        Of predictions nothing is known of the network; of a model there are up to three Axes.
+
+        >>> import vit_audit as va
+        >>> try:
+        ...     result.plot_ledgers()
+        ... except va.InputError as error:
+        ...     print(error)
+        contrast, outcome: no gap of these is in the ledgers; ledgers are of gaps that were detected; see result.gaps
+        """
+        return plot_ledgers(self.record, contrast, outcome)
 
     def _repr_html_(self) -> str:
         """Show outcome, controls, main table and plot in a notebook."""

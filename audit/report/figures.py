@@ -208,27 +208,37 @@ def network_picture(panels: tuple[LedgerPanel, ...], places: tuple[str, ...], ti
     Picture or None
         None where there is no part.
     """
-    panels = tuple(panel for panel in panels if any(bar.gap.value is not None for bar in panel.bars))
     if not panels:
         return None
+    with mpl.rc_context(_SETTINGS):
+        figure = Figure(figsize=network_size(len(panels)), layout="constrained")
+        draw_network(figure, panels, places)
+        return _picture(figure, title, network_in_words(title, panels))
+
+
+def network_size(panels: int) -> tuple[float, float]:
+    """Return width and height, in inches, of the picture of a network with so many ledgers."""
+    return 6.6, 0.7 + 1.55 * panels
+
+
+def draw_network(figure: Figure, panels: Sequence[LedgerPanel], places: Sequence[str]) -> list[Axes]:
+    """Draw each ledger into an Axes of its own, below each other; all share the network's places."""
     series = dict.fromkeys(bar.series for panel in panels for bar in panel.bars)
     colours = {name: _SERIES.get(name, REFERENCE) for name in series}
-    with mpl.rc_context(_SETTINGS):
-        figure = Figure(figsize=(6.6, 0.7 + 1.55 * len(panels)), layout="constrained")
-        every = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, panel in zip(every, panels, strict=True):
-            _draw_ledger(axes, panel, colours)
-        step = 1 if len(places) <= MOST_PLACES else 2
-        named = list(enumerate(places, start=-1))
-        named = [named[0], *named[1::step]] if step > 1 else named
-        every[-1].set_xticks([x for x, _ in named], [_drawn(name) for _, name in named])
-        figure.legend(
-            handles=[Patch(color=colour, label=name) for name, colour in colours.items()],
-            frameon=False,
-            ncols=len(colours),
-            loc="outside upper left",
-        )
-        return _picture(figure, title, network_in_words(title, panels))
+    every: list[Axes] = list(figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0])
+    for axes, panel in zip(every, panels, strict=True):
+        _draw_ledger(axes, panel, colours)
+    step = 1 if len(places) <= MOST_PLACES else 2
+    named = list(enumerate(places, start=-1))
+    named = [named[0], *named[1::step]] if step > 1 else named
+    every[-1].set_xticks([x for x, _ in named], [_drawn(name) for _, name in named])
+    figure.legend(
+        handles=[Patch(color=colour, label=name) for name, colour in colours.items()],
+        frameon=False,
+        ncols=len(colours),
+        loc="outside upper left",
+    )
+    return every
 
 
 def _draw_ledger(axes: Axes, panel: LedgerPanel, colours: Mapping[str, str]) -> None:

@@ -14,6 +14,13 @@ LAST = (PartFamily.BIASES, PartFamily.HELD, PartFamily.CLIPPED)  # at no place: 
 
 def picture(audit: Audit, text: Sentences, contrast: str, outcome: str, title: str) -> Picture | None:
     """Draw all that is known of where a gap runs; None where nothing is."""
+    return network_picture(*ledger_panels(audit, text, contrast, outcome), title)
+
+
+def ledger_panels(
+    audit: Audit, text: Sentences, contrast: str, outcome: str
+) -> tuple[tuple[LedgerPanel, ...], tuple[str, ...]]:
+    """Return what each ledger has of a gap, and what the places of the network are called, from the input on."""
     own = (contrast, outcome)
     totals = [t for t in audit.ledgers if (t.contrast, t.outcome) == own and t.why_not is None]
     near = [t for t in totals if t.among != "all" and (t.kept or 0.0) < 1] or totals
@@ -32,7 +39,8 @@ def picture(audit: Audit, text: Sentences, contrast: str, outcome: str, title: s
         LedgerPanel(words["written"], "nats", tuple(_written(text, row, depth, here) for row in written)),
         LedgerPanel(words["trained"], "points", tuple(_trained(text, row, depth) for row in shared if row.player)),
     )
-    return network_picture(panels, tuple(map(str, places)), title)
+    known = tuple(panel for panel in panels if any(bar.gap.value is not None for bar in panel.bars))
+    return known, tuple(map(str, places))
 
 
 def _depth(written: list[LedgerRow], shared: list[TrainedRow], carried: list[CarriedRow]) -> int:

@@ -177,6 +177,9 @@ def test_who_writes_the_gap_is_a_table_and_a_picture_in_python(small_run: Run) -
     table = result.ledger.to_frame()
     assert set(table["level"]) == {"part", "family in layer", "family", "layer"}
     assert len(result.ledger.plot(most=3).get_yticklabels()) == 3
+    assert [axes.get_ylabel() for axes in result.plot_ledgers()] == ["points", "nats", "points"]
+    with pytest.raises(va.InputError, match="no gap of these is in the ledgers; choose from: "):
+        result.plot_ledgers("gender:a-b")
 
 
 def test_where_the_gap_runs_is_one_answer_whose_numbers_are_those_of_the_tables(small_run: Run) -> None:
