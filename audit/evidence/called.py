@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 
@@ -17,3 +19,18 @@ def is_called(table: pd.DataFrame, outcome: str) -> pd.Series:
     """
     column = f"called:{outcome}"
     return table[column].astype(bool) if column in table else table["predicted"] == outcome
+
+
+def is_called_its_label(table: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Tell for each row whether it is called its own label.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        As :func:`is_called` takes it, with ``label``.
+    """
+    right = np.zeros(len(table), dtype=bool)
+    for label in table["label"].unique():
+        own = (table["label"] == label).to_numpy()
+        right[own] = is_called(table, label).to_numpy()[own]
+    return right

@@ -19,6 +19,9 @@ from fairlearn.metrics import (
 from audit.data.groups import GroupPermutation
 from audit.data.samples import UNKNOWN
 from audit.evidence.called import is_called
+from audit.evidence.gap_cells import Question as Question
+from audit.evidence.gap_cells import gap_cells
+from audit.evidence.gap_cells import label_shares as label_shares
 from audit.evidence.stats import (
     Codes,
     Combination,
@@ -43,15 +46,6 @@ RATES = {
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is compared: an attribute or intersection, its groups, the reference, and the thresholds."""
-
-    attribute: str  # column of the group; for an intersection such as ``gender x skin_tone`` a joined column
-    reference: str
-    groups: Sequence[str]  # reported even where no image is of the group
-
-
-@dataclass(frozen=True)
 class Thresholds:
     """Strictness and policy of the card."""
 
@@ -59,12 +53,6 @@ class Thresholds:
     min_group_size: int
     impact_ratio_below: float
     gap_above: float
-
-
-def label_shares(frame: pd.DataFrame, question: Question) -> dict[str, float]:
-    """Return the common label weights: shares of each label among images of known group."""
-    known = frame[frame[question.attribute].isin(question.groups)]
-    return {str(k): float(v) for k, v in known["label"].value_counts(normalize=True).sort_index().items()}
 
 
 def rates_by_group(frame: pd.DataFrame, question: Question, outcomes: Sequence[str]) -> list[RateRow]:
@@ -226,16 +214,8 @@ def _draft(
     frame: pd.DataFrame, question: Question, group: str, outcome: str, metric: Metric, limits: Thresholds
 ) -> _Draft:
     """Estimate one gap, or say why not."""
-    pair = frame[frame[question.attribute].isin([group, question.reference])]
-    keep = {
-        Metric.STANDARDISED_GAP: np.ones(len(pair), dtype=bool),
-        Metric.TPR_GAP: (pair["label"] == outcome).to_numpy(),
-        Metric.FPR_GAP: (pair["label"] != outcome).to_numpy(),
-    }[metric]
-    part = pair[keep]
-    shares = label_shares(frame, question) if metric == Metric.STANDARDISED_GAP else {"": 1.0}
-    labels = part["label"] if metric == Metric.STANDARDISED_GAP else pd.Series("", index=part.index)
-    is_group = (part[question.attribute] == group).to_numpy()
+    laid = gap_cells(frame, question, group, outcome, metric)
+    part, is_group = frame.iloc[laid.rows], laid.is_group
     sizes = [int(part.loc[side, "subject"].nunique()) for side in (is_group, ~is_group)]
     row = ContrastRow(
         id=f"{question.attribute}:{group}-{question.reference}:{outcome}:{metric}",
@@ -256,18 +236,16 @@ def _draft(
         n_group=int(is_group.sum()),
         n_reference=int((~is_group).sum()),
     )
-    names = list(shares)
-    cells = pd.Index(names).get_indexer(pd.Index(labels)) + len(names) * ~is_group
-    if len(np.unique(cells)) < 2 * len(names):
+    if not laid.none_empty:
         return _Draft(row.model_copy(update={"shortfall": Shortfall.LABELS}), None)
     chosen = is_called(part, outcome).to_numpy().astype(np.float64)
-    weights = np.array([*shares.values()])
     subjects = pd.factorize(part["subject"])[0].astype(np.int64)
-    found = combine_cells(chosen, cells.astype(np.int64), [*weights, *-weights], subjects)
+    found = combine_cells(chosen, laid.cells, list(laid.weights), subjects)
     ratio = None
     if metric == Metric.STANDARDISED_GAP:
-        means = np.bincount(cells, weights=chosen) / np.bincount(cells)
-        ratio = _ratio(float(weights @ means[: len(names)]), float(weights @ means[len(names) :]))
+        means = np.bincount(laid.cells, weights=chosen) / np.bincount(laid.cells)
+        weights, (of_group, of_reference) = laid.weights[: len(means) // 2], np.split(means, 2)
+        ratio = _ratio(float(weights @ of_group), float(weights @ of_reference))
     if not np.isfinite([found.value, found.error, found.p]).all():
         return _Draft(row.model_copy(update={"shortfall": Shortfall.SPREAD}), None)
     row = row.model_copy(update={"estimate": as_difference(found.interval()), "ratio": ratio})

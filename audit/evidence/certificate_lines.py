@@ -1,0 +1,312 @@
+"""The lines of a repair's certificate: each a margin, a test on sealed images, and what it would take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+from audit.evidence.called import is_called, is_called_its_label
+from audit.evidence.gap_cells import GapCells, Question, gap_cells
+from audit.evidence.paired import PairedCounts, combine_changes, power_above, power_within
+from audit.evidence.stats import POWER, Codes, Combination, as_difference, combine_cells, equivalence_p, is_at_most
+from audit.records import (
+    Aim,
+    CertificateLine,
+    Estimate,
+    HarmfulError,
+    LineKind,
+    LineState,
+    Margins,
+    Shortfall,
+)
+
+Mask = npt.NDArray[np.bool_]
+Power = Callable[[float], float]  # of a line, with so many times the images; it never falls
+MOST_TIMES = 1e6  # as many images as there are: more are not asked for
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """Sealed images and what both models call them, laid out as the lines need them."""
+
+    frame: pd.DataFrame  # of the repaired model
+    label: npt.NDArray[np.object_]
+    subjects: Codes
+    right: tuple[Mask, Mask]  # before and after the repair: whether an image is called its label
+    called: tuple[Mask, Mask]  # ... and whether it is called the outcome
+
+    @classmethod
+    def of(cls, before: pd.DataFrame, after: pd.DataFrame, outcome: str) -> Sealed:
+        """Lay out two frames of the same images."""
+        return cls(
+            after,
+            after["label"].to_numpy(dtype=object),
+            pd.factorize(after["subject"])[0].astype(np.int64),
+            (is_called_its_label(before), is_called_its_label(after)),
+            (is_called(before, outcome).to_numpy(), is_called(after, outcome).to_numpy()),
+        )
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A line, and its power; None where no number of such images would do."""
+
+    line: CertificateLine
+    power: Power | None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What all lines have in common."""
+
+    aim: Aim
+    margins: Margins
+    alpha: float  # of each line
+    min_subjects: int
+
+    @property
+    def level(self) -> float:
+        """Of the intervals that decide: both ends one-sided at alpha."""
+        return 1 - 2 * self.alpha
+
+
+@dataclass(frozen=True)
+class _Test:
+    """What a test says of a number and its margin."""
+
+    estimate: Estimate
+    before: float
+    after: float
+    p: float  # small: within the margin
+    p_beyond: float  # small: beyond it
+    power: Power
+
+
+def draft_lines(sealed: Sealed, questions: Sequence[Question], rules: Rules) -> list[Draft]:
+    """Draft every line: the aimed gap, cells and errors of every group, every other gap.
+
+    Parameters
+    ----------
+    sealed : Sealed
+    questions : sequence of Question
+        Every attribute and intersection, the aimed one among them.
+    rules : Rules
+    """
+    aim = rules.aim
+    aimed = replace(next(q for q in questions if q.attribute == aim.attribute), reference=aim.reference)
+    drafts = [_gap_line(sealed, aimed, aim.group, rules, aimed=True)]
+    for question in questions:
+        for group in question.groups:
+            drafts += _cell_lines(sealed, question, group, rules)
+            drafts += _error_lines(sealed, question, group, rules)
+    for question in (aimed if q.attribute == aim.attribute else q for q in questions):
+        others = (g for g in question.groups if g != question.reference and (question, g) != (aimed, aim.group))
+        drafts += [_gap_line(sealed, question, group, rules, aimed=False) for group in others]
+    return drafts
+
+
+def harmful(aim: Aim) -> list[HarmfulError]:
+    """Return the errors that are judged one by one."""
+    return [e for e in (HarmfulError.MISSED, HarmfulError.FALSE_ALARM) if aim.harm in (e, HarmfulError.BOTH)]
+
+
+def _cell_lines(sealed: Sealed, question: Question, group: str, rules: Rules) -> Iterator[Draft]:
+    """Draft the accuracy of each label in a group."""
+    of_group = (sealed.frame[question.attribute] == group).to_numpy()
+    for label in sorted(pd.unique(sealed.label)):
+        named = {"kind": LineKind.CELL_ACCURACY, "attribute": question.attribute, "group": group, "label": label}
+        yield _paired_line(
+            sealed, of_group & (sealed.label == label), sealed.right, rules.margins.accuracy, named, rules
+        )
+
+
+def _error_lines(sealed: Sealed, question: Question, group: str, rules: Rules) -> Iterator[Draft]:
+    """Draft the harmful errors of a group."""
+    of_group = (sealed.frame[question.attribute] == group).to_numpy()
+    is_outcome = sealed.label == rules.aim.outcome
+    named = {
+        "kind": LineKind.GROUP_ERROR,
+        "attribute": question.attribute,
+        "group": group,
+        "outcome": rules.aim.outcome,
+    }
+    for error in harmful(rules.aim):
+        missed = error == HarmfulError.MISSED
+        wrong = [~called if missed else called for called in sealed.called]
+        among = of_group & (is_outcome if missed else ~is_outcome)
+        yield _paired_line(sealed, among, (wrong[0], wrong[1]), rules.margins.error, named | {"error": error}, rules)
+
+
+def _paired_line(
+    sealed: Sealed, among: Mask, rates: tuple[Mask, Mask], margin: float, named: dict[str, object], rules: Rules
+) -> Draft:
+    """Draft a line about a rate of one cell: an accuracy that may not fall, or an error that may not rise."""
+    before, after = (rate[among].astype(np.int64) for rate in rates)
+    subjects, n = sealed.subjects[among], len(before)
+    sizes = (n, len(np.unique(subjects)))
+    if n == 0:
+        return _finish(named, None, margin, sizes, rules)
+    bad_if_high = named["kind"] == LineKind.GROUP_ERROR
+    change = after - before
+    counts = PairedCounts.of(-change if bad_if_high else change, subjects)
+    estimate = (counts.reversed() if bad_if_high else counts).interval(rules.level)
+    changed = (counts.gained + counts.lost + 1) / (counts.size + 2)  # as Agresti & Min (2005) count
+    test = _Test(
+        estimate,
+        float(before.mean()),
+        float(after.mean()),
+        counts.p_above(-margin),
+        counts.reversed().p_above(margin),
+        lambda times: power_above(times * counts.size, changed, margin, rules.alpha),
+    )
+    return _finish(named, test, margin, sizes, rules)
+
+
+def _gap_line(sealed: Sealed, question: Question, group: str, rules: Rules, *, aimed: bool) -> Draft:
+    """Draft a line about a gap: the aimed one's size, or how far another widened."""
+    aim, margin = rules.aim, rules.margins.gap
+    named: dict[str, object] = {
+        "kind": LineKind.GAP if aimed else LineKind.OTHER_GAP,
+        "attribute": question.attribute,
+        "group": group,
+        "reference": question.reference,
+        "outcome": aim.outcome,
+        "metric": aim.metric,
+    }
+    laid = gap_cells(sealed.frame, question, group, aim.outcome, aim.metric)
+    subjects = sealed.subjects[laid.rows]
+    of_side = [len(np.unique(subjects[side])) for side in (laid.is_group, ~laid.is_group)]
+    sizes = (len(laid.rows), min(of_side))
+    if not laid.none_empty:
+        return _finish(named, None, margin, sizes, rules)
+    before, after = (called[laid.rows].astype(np.float64) for called in sealed.called)
+    gap = combine_cells(after, laid.cells, list(laid.weights), subjects)
+    if aimed:
+        earlier = combine_cells(before, laid.cells, list(laid.weights), subjects).value
+        test = _within(gap, earlier, margin, rules)
+    else:
+        change = combine_changes(after - before, laid.cells, list(laid.weights), subjects)
+        test = _widened(gap.value, change, _total(before + after, laid, subjects), margin, rules)
+    return _finish(named, test, margin, sizes, rules)
+
+
+def _total(both: npt.NDArray[np.float64], laid: GapCells, subjects: Codes) -> Combination:
+    """Return the gaps of both models added up."""
+    mean = combine_cells(both / 2, laid.cells, list(laid.weights), subjects)
+    return Combination(2 * mean.value, 2 * mean.error, mean.p)
+
+
+def _within(gap: Combination, before: float, margin: float, rules: Rules) -> _Test:
+    """Test that a gap is within its margin of 0 (two one-sided tests, Schuirmann 1987)."""
+    beyond = float(stats.norm.sf((abs(gap.value) - margin) / gap.error)) if gap.error > 0 else 1.0
+    return _Test(
+        as_difference(gap.interval(rules.level)),
+        before,
+        gap.value,
+        equivalence_p(gap.value, gap.error, margin),
+        beyond,
+        lambda times: power_within(gap.error / math.sqrt(times), margin, rules.alpha),
+    )
+
+
+def _widened(after: float, change: Combination, total: Combination, margin: float, rules: Rules) -> _Test:
+    """Test that the absolute value of a gap grew by less than a margin.
+
+    The gap before may be of either sign, and so may the gap after. A gap after of 0 or more has grown too much only if
+    it exceeds both the gap before and its opposite by the margin; so it is enough to show that it does not exceed one
+    of them, at half the level since there are two to choose from. The same holds of a gap after under 0.
+    """
+    z, z_half = (float(stats.norm.isf(a)) for a in (rules.alpha, rules.alpha / 2))
+    parts = [(change.value, change.error), (total.value, total.error)]
+    sides = [parts, [(-value, error) for value, error in parts]]
+    p = max(2 * min(float(stats.norm.sf((margin - v) / e)) for v, e in side) for side in sides)
+    beyond = min(max(float(stats.norm.sf((v - margin) / e)) for v, e in side) for side in sides)
+    before = after - change.value
+    estimate = Estimate(
+        value=abs(after) - abs(before),
+        low=max(min(v - z * e for v, e in side) for side in sides),
+        high=max(min(v + z_half * e for v, e in side) for side in sides),
+        level=rules.level,
+    )
+    return _Test(
+        as_difference(estimate),
+        before,
+        after,
+        min(p, 1.0),
+        beyond,
+        lambda times: power_within(change.error / math.sqrt(times), margin, rules.alpha / 2),
+    )
+
+
+def _finish(named: dict[str, object], test: _Test | None, margin: float, sizes: tuple[int, int], rules: Rules) -> Draft:
+    """Grade a line, and say with how many images it would be shown."""
+    images, subjects = sizes
+    short = Shortfall.LABELS if test is None else Shortfall.SUBJECTS if subjects < rules.min_subjects else None
+    state = LineState.NOT_SHOWN
+    if test is not None and short is None:
+        if is_at_most(test.p, rules.alpha):
+            state = LineState.SHOWN
+        elif is_at_most(test.p_beyond, rules.alpha):
+            state = LineState.FAILED
+    power = None if test is None else _with_enough(test.power, subjects, rules.min_subjects)
+    times = None if power is None or state != LineState.NOT_SHOWN else times_needed([power])
+    line = CertificateLine.model_validate(
+        {
+            **named,
+            "estimate": Estimate(value=None, level=rules.level) if test is None else test.estimate,
+            "before": None if test is None else test.before,
+            "after": None if test is None else test.after,
+            "margin": margin,
+            "p": None if test is None or short else test.p,
+            "state": state,
+            "shortfall": short,
+            "images": images,
+            "subjects": subjects,
+            "needed_images": scaled(images, times),
+            "needed_subjects": scaled(subjects, times),
+        }
+    )
+    return Draft(line, power)
+
+
+def _with_enough(power: Power, subjects: int, least: int) -> Power:
+    """Return a power that is 0 where subjects are too few to be tested."""
+    return lambda times: power(times) if times * subjects >= least else 0.0
+
+
+def times_needed(powers: Sequence[Power]) -> float | None:
+    """Return how many times the images make all lines together reach 80% power, at least.
+
+    A certificate misses what any line misses: the sum of what they miss bounds it (Bonferroni).
+
+    Parameters
+    ----------
+    powers : sequence of callable
+
+    Returns
+    -------
+    float or None
+        None where a million times as many would not do.
+    """
+
+    def enough(times: float) -> bool:
+        return sum(1 - power(times) for power in powers) <= 1 - POWER
+
+    low, high = 1 / MOST_TIMES, MOST_TIMES
+    if not enough(high):
+        return None
+    while high / low > 1.0005:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def scaled(number: int, times: float | None) -> int | None:
+    """Return a number of images or subjects times a factor, as a whole number not under it."""
+    return None if times is None else math.ceil(number * times)
