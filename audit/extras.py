@@ -11,7 +11,13 @@ from typing import Any
 
 from audit.errors import InputError
 
-EXTRAS = {"transformers": "hf", "open_clip": "clip", "openpyxl": "excel", "onnxruntime": "onnx"}
+EXTRAS = {
+    "transformers": "hf",
+    "open_clip": "clip",
+    "openpyxl": "excel",
+    "onnxruntime": "onnx",
+    "concept_erasure": "repair",
+}
 
 
 def needs(package: str, where: str, *, error: type[InputError] = InputError, otherwise: str = "") -> Any:

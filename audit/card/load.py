@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from audit.card.faults import Lines, PathParts, closest, did_you_mean, faults_of, spell
+from audit.card.repair_spec import NEED_GROUP
 from audit.card.schema import ONNX, PREDICTIONS, Card, Shares
 from audit.card.text_values import keep_text
 from audit.errors import CardError, DataError, InputError
@@ -310,6 +311,7 @@ def _disagreements(card: Card) -> Iterator[tuple[PathParts, str]]:
                 yield ("intersections", place, position), what
     yield from _bad_prompts(card)
     yield from _bad_model(card)
+    yield from _bad_repair(card)
     own = card.training == "none" and card.model.name not in ("huggingface", PREDICTIONS)
     if own and card.model.classes is None:
         of_fault = ("model", "classes") if "model" in card.model_fields_set else ("training",)
@@ -355,6 +357,23 @@ def _bad_model(card: Card) -> Iterator[tuple[PathParts, str]]:
         yield ("model", field), "preprocess states it too; give it once"
     if not model.is_black_box and model.scores is not None:
         yield ("model", "scores"), f"is of name: {PREDICTIONS} and name: {ONNX}; remove it"
+
+
+def _bad_repair(card: Card) -> Iterator[tuple[PathParts, str]]:
+    """Yield what of the repair names no group or label, and methods that nothing allows."""
+    repair = card.repair
+    if repair is None:
+        return
+    if repair.attribute is not None and repair.attribute not in card.groups:
+        hint = did_you_mean(repair.attribute, card.groups)
+        yield ("repair", "attribute"), f"'{repair.attribute}' is not under groups; {hint}"
+    if repair.outcome is not None and card.data.labels is not None and repair.outcome not in card.data.labels:
+        hint = did_you_mean(repair.outcome, card.data.labels)
+        yield ("repair", "outcome"), f"'{repair.outcome}' is not in data.labels; {hint}"
+    for name in NEED_GROUP if not repair.legal_basis.strip() else ():
+        if name in (repair.methods or ()):
+            fix = "state the legal_basis, or leave it out"
+            yield ("repair", "methods"), f"'{name}' treats people by their group, which few laws allow; {fix}"
 
 
 def _bad_prompts(card: Card) -> Iterator[tuple[PathParts, str]]:

@@ -8,6 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from audit.card.repair_spec import RepairSpec
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 ErrorShare = Annotated[float, Field(ge=0, le=0.5)]  # of annotations that are thought to be wrong
 Channels = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=3)]
@@ -397,6 +399,11 @@ class Card(CardPart):
     policy: PolicySpec = PolicySpec()
     legal: dict[str, str] = {}  # answers to the legal screen, by clause id
     report: ReportSpec = ReportSpec()
+    repair: RepairSpec | None = None  # of a finished run; no audit depends on it
+
+    def asked(self) -> dict[str, Any]:
+        """Return what an audit's numbers depend on, as plain data: all but how its gaps would be repaired."""
+        return self.model_dump(exclude={"repair"})
 
     @property
     def categories(self) -> list[str]:

@@ -63,7 +63,7 @@ def registration(context: Run) -> dict[str, object]:
     return {
         "question": context.question,
         "version": __version__,
-        "card": context.card.model_dump(),
+        "card": context.card.asked(),
         "data": context.samples.fingerprint,
         "base weights": context.weights,
         "method": method_hash(),

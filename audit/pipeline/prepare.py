@@ -350,7 +350,7 @@ def question_key(
     rooms = (audit.data, audit.models, audit.patching, audit.batching, audit.evidence, audit.pipeline, audit.work)
     return question_hash(
         {
-            "card": inputs.card.model_dump(),
+            "card": inputs.card.asked(),
             "data": inputs.samples.fingerprint,
             "weights": weights,
             "preprocessing": None if preprocessing is None else preprocessing.model_dump(mode="json"),
