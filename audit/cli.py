@@ -461,6 +461,56 @@ def diff(before: Path, after: Path, out: Path | None) -> None:
     click.echo(f"report: {folder / 'diff.html'}")
 
 
+@main.command(epilog=as_text(), short_help="Repair the model of a run, and certify it.")
+@run_argument
+@click.option("--method", "methods", multiple=True, help="A method that competes; may be given several times.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the repair; default: RUN-repair.")
+@click.option("--card", type=click.Path(path_type=Path), help="A card whose section 'repair' counts.")
+@click.option(
+    "--sealed", type=click.Path(path_type=Path), help="A table of other people's images, for the certificate."
+)
+@click.option("--reaudit/--no-reaudit", default=True, help="Leave out the audit of a model whose certificate is shown.")
+@click.option("--report/--no-report", default=True, help="Leave out HTML and PDF.")
+@data_option
+@device_option
+@reported
+def repair(
+    run_dir: Path,
+    methods: tuple[str, ...],
+    out: Path | None,
+    card: Path | None,
+    sealed: Path | None,
+    data_root: Path | None,
+    *,
+    reaudit: bool,
+    report: bool,
+    device: str,
+) -> None:
+    """Repair the model of RUN: try methods, choose one, and say what sealed images show of it.
+
+    RUN is a run directory, or the name of one in reports/. The run's own weights stay as they are. Give the same command
+    again to resume after an interruption.
+    """
+    from audit.terminal import progress, repair_summary
+
+    with progress() as callback:
+        result = va.repair(
+            run_dir,
+            out,
+            methods=list(methods) or None,
+            card=card,
+            sealed=sealed,
+            data_root=data_root,
+            reaudit=reaudit,
+            device=device,
+            report=report,
+            command=f"vit-audit repair {shlex.quote(run_dir.name)}",
+            callback=callback,
+        )
+    click.echo(repair_summary(result.record, result.folder, report=report))
+    sys.exit(result.exit_code)
+
+
 @main.command(epilog=as_text(), short_help="Measure one finding of a run again.")
 @run_argument
 @click.argument("finding")

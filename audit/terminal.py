@@ -33,9 +33,12 @@ from audit.records import (
     RunComparison,
     SharedCopy,
 )
+from audit.records.repair_json import LineState
+from audit.records.repair_run import Repair
 from audit.report.formats import clean
 from audit.report.text import (
     Sentences,
+    certificate_line,
     counted_findings,
     data_file,
     detection_sentences,
@@ -43,10 +46,13 @@ from audit.report.text import (
     left_out_sentence,
     limit_sentences,
     loaded_sentence,
+    method_line,
     not_opened_sentence,
     note_sentences,
     preprocessing_sentence,
     removed_words,
+    repair_line,
+    repair_notes,
     served_sentence,
     source_sentence,
     table_sentence,
@@ -197,6 +203,15 @@ def summary(audit: Audit, folder: Path, *, report: bool = True) -> str:
     gap, top = (None, []) if audit.is_invalid else (_largest_gap(audit), top_findings(audit))
     lines = text.summary(list(asked), gap, _heads(audit, gap), top)
     where = f"report: {folder / 'report.html'}" if report else f"run: {folder}"
+    return "\n".join([*map(wrapped, lines), where])
+
+
+def repair_summary(record: Repair, folder: Path, *, report: bool = True) -> str:
+    """Return what came of a repair: state, a line for each method, and the lines of the certificate that are not shown."""
+    lines = [repair_line(record), *repair_notes(record), *map(method_line, record.rows)]
+    if record.certificate is not None:
+        lines += [certificate_line(line) for line in record.certificate.lines if line.state != LineState.SHOWN]
+    where = f"report: {folder / 'repair.html'}" if report else f"repair: {folder}"
     return "\n".join([*map(wrapped, lines), where])
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from audit.api.data import Data, fetch, rendered_faces
     from audit.api.models import Net, Predictions, Preprocess, adapt, load_model, predictions, supported_models, wrap
     from audit.api.plans import Plan, plan
+    from audit.api.repairing import RepairResult, open_repair, repair
     from audit.api.research import attribution, disparity, patch_heads, patch_parts, shift_means, sweep, written
     from audit.api.results import Result, diff, open_run, verify
     from audit.api.running import audit
@@ -43,6 +44,7 @@ _HOMES = {
         "wrap",
     ),
     "audit.api.plans": ("Plan", "plan"),
+    "audit.api.repairing": ("RepairResult", "open_repair", "repair"),
     "audit.api.research": ("attribution", "disparity", "patch_heads", "patch_parts", "shift_means", "sweep", "written"),
     "audit.api.results": ("Result", "diff", "open_run", "verify"),
     "audit.api.running": ("audit",),
@@ -67,6 +69,7 @@ __all__ = [
     "Plan",
     "Predictions",
     "Preprocess",
+    "RepairResult",
     "Result",
     "UnfinishedError",
     "__version__",
@@ -81,12 +84,14 @@ __all__ = [
     "inspect_checkpoint",
     "load_card",
     "load_model",
+    "open_repair",
     "open_run",
     "patch_heads",
     "patch_parts",
     "plan",
     "predictions",
     "rendered_faces",
+    "repair",
     "shift_means",
     "supported_models",
     "sweep",

@@ -10,9 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from safetensors.torch import load_file
 
-from audit.card.load import load_card
 from audit.data.samples import Samples
 from audit.errors import InputError
 from audit.evidence.disparity import Thresholds, contrasts, primary_gaps
@@ -22,13 +20,12 @@ from audit.models.adapters.registry import Model
 from audit.models.black_box import BlackBox
 from audit.models.build import Backbone
 from audit.models.device import CPU, resolve_device
-from audit.models.readout import with_readout
 from audit.patching.sites import Site, sites_of
 from audit.patching.sweep import measure_unpatched
 from audit.pipeline.analyze import predictions, questions
 from audit.pipeline.context import RunContext, Scope
-from audit.pipeline.load_run import readout_of_record
-from audit.pipeline.prepare import Options, open_inputs, prepare, prepare_black_box, still_there
+from audit.pipeline.prepare import Options, prepare, prepare_black_box, still_there
+from audit.pipeline.reopen import audited_name, reopen, stored_model
 from audit.pipeline.run_black_box import ask_black_box
 from audit.pipeline.run_sweeps import (
     Plan,
@@ -41,9 +38,8 @@ from audit.pipeline.run_sweeps import (
 )
 from audit.process_state import run_state
 from audit.progress import silent
-from audit.records import Contrast, ContrastRow, Finding, PreprocessingSource
+from audit.records import Contrast, ContrastRow, Finding
 from audit.report import load_audit
-from audit.report.text import source_sentence
 from audit.units import Unit, parse_name
 
 
@@ -82,27 +78,16 @@ def reproduce_finding(
     if finding is None:
         known = ", ".join(f.id for f in audit.findings) or "none"
         raise InputError(str(run), f"no finding '{finding_id}'", f"it has: {known}")
-    seen = audit.model.preprocessing
-    if seen is not None and seen.source == PreprocessingSource.CALLABLE and backbone is None:
-        fix = "give the same model again, in Python: vit_audit.open_run(...).reproduce(..., net=...)"
-        raise InputError(str(run), "images were preprocessed by a function that was given in Python", fix)
-    path = run / "card.yaml"
-    inputs = open_inputs(
-        load_card(path),
-        path.read_bytes(),
-        card_path=path,
-        data_root=data_root,
+    inputs = reopen(
+        run,
+        audit,
+        data_root,
         step=silent,
         samples=samples,
         backbone=backbone,
         box=box,
-        finished=run,
-        readout=readout_of_record(audit.model),
+        again="vit_audit.open_run(...).reproduce(..., net=...)",
     )
-    if inputs.samples.fingerprint != audit.data.fingerprint:
-        raise InputError(
-            source_sentence(audit.data.source), "the data have changed since the run", "restore them, or audit again"
-        )
     options = Options("vit-audit reproduce", run.parent, run=run, device=resolve_device(device))
     if inputs.box is not None:
         if inputs.box.sha256 != audit.model.weights_sha256:
@@ -123,13 +108,7 @@ def reproduce_finding(
 
 def _model(context: RunContext, run: Path) -> Model:
     """Load the primary model of a run."""
-    name = "audited" if context.training is None else f"seed-{context.seeds[0]}"
-    path = run / "models" / f"{name}.safetensors"
-    if not path.is_file():
-        fix = "restore it; a shareable copy has its models only where it was made with --models"
-        raise InputError(str(path), "missing", fix)
-    model = context.backbone.build_stored(load_file(path), len(context.samples.labels))
-    return with_readout(model.eval(), context.readout).to(context.compute.device)
+    return stored_model(context, run, audited_name(context, context.seeds[0]))
 
 
 def _unpatched(context: RunContext, run: Path) -> pd.DataFrame:

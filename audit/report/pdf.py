@@ -18,7 +18,9 @@ from audit.errors import UnfinishedError
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-def render_pdf(html: str, audit_json: bytes, audit_sha256: str, started: str) -> bytes:
+def render_pdf(
+    html: str, audit_json: bytes, audit_sha256: str, started: str, *, name: str = "audit.json"
+) -> bytes:
     """Print the HTML of a report to PDF.
 
     Parameters
@@ -31,6 +33,8 @@ def render_pdf(html: str, audit_json: bytes, audit_sha256: str, started: str) ->
         Identifier of the PDF.
     started : str
         ISO 8601 start of the audit: the only date that the file carries.
+    name : str
+        What the attachment is called.
 
     Returns
     -------
@@ -44,7 +48,7 @@ def render_pdf(html: str, audit_json: bytes, audit_sha256: str, started: str) ->
     """
     moment = _moment(started)
     with _source_date(moment), _collecting_later():
-        return _finished(_printed(html, audit_json, audit_sha256, moment))
+        return _finished(_printed(html, audit_json, audit_sha256, moment, name))
 
 
 @contextmanager
@@ -59,7 +63,7 @@ def _collecting_later() -> Iterator[None]:
             gc.enable()
 
 
-def _printed(html: str, audit_json: bytes, audit_sha256: str, moment: datetime) -> bytes:
+def _printed(html: str, audit_json: bytes, audit_sha256: str, moment: datetime, name: str) -> bytes:
     try:
         from weasyprint import HTML, Attachment  # slow to import, and needs Pango
         from weasyprint.urls import URLFetcher
@@ -73,7 +77,7 @@ def _printed(html: str, audit_json: bytes, audit_sha256: str, moment: datetime) 
     fetcher = URLFetcher(allowed_protocols=["data"], allow_redirects=False)
     attachment = Attachment(
         file_obj=io.BytesIO(audit_json),
-        name="audit.json",
+        name=name,
         description="The record that this report is printed from",
         relationship="Source",
         created=moment,

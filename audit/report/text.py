@@ -43,6 +43,8 @@ from audit.records import (
     SharedCopy,
     TableForm,
 )
+from audit.records.repair_json import CertificateLine
+from audit.records.repair_run import Repair, RepairRow
 from audit.report import formats
 from audit.resources import resource_dir
 from audit.units import UNITS, Unit
@@ -402,6 +404,37 @@ def network_in_words(title: str, panels: Sequence[object]) -> str:
     """Say what a picture of ledgers shows; each has ``label``, ``unit`` and ``bars`` with ``name`` and ``gap``."""
     templates: Any = environment().get_template("text/ledger.j2").module
     return one_line(str(templates.network(title, panels)))
+
+
+def trades_in_words(title: str, trades: Sequence[object]) -> str:
+    """Say what a picture of repairs shows; each has ``name``, ``gap`` and ``paid``."""
+    templates: Any = environment().get_template("text/repair.j2").module
+    return one_line(str(templates.trades(title, trades)))
+
+
+def repair_notes(record: Repair) -> list[str]:
+    """Say what a reader of a repair must know first."""
+    templates: Any = environment().get_template("text/repair.j2").module
+    lines = str(templates.notes(record, data_file("words.yaml")["repair"]["notes"])).splitlines()
+    return [one_line(line) for line in lines if line.strip()]
+
+
+def repair_line(record: Repair) -> str:
+    """Say what came of a repair in one line."""
+    said = data_file("words.yaml")["repair"]
+    return f"{record.state}: {one_line(said['states'][record.state]['means'])}"
+
+
+def method_line(row: RepairRow) -> str:
+    """Say what a method leaves of the gap, and what it costs."""
+    templates: Any = environment().get_template("text/repair.j2").module
+    return one_line(str(templates.method(row, data_file("words.yaml")["repair"])))
+
+
+def certificate_line(line: CertificateLine) -> str:
+    """Say what sealed images show of one claim."""
+    templates: Any = environment().get_template("text/repair.j2").module
+    return one_line(str(templates.line(line, data_file("words.yaml")["repair"])))
 
 
 def bounds_in_words(title: str, gap: Estimate, lines: Sequence[object]) -> str:

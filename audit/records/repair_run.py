@@ -1,0 +1,168 @@
+"""Records of ``repair.json``: what was planned before any sealed image was opened, and what each method did."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from audit.records.base import Estimate, Outcome, Record
+from audit.records.repair_json import Aim, Certificate, CertificateState, Margins
+from audit.records.repair_methods import Method, WhyNotOffered
+
+REPAIR_VERSION = "1"
+
+
+class HeadsFrom(StrEnum):
+    """Why the heads that a repair edits are those."""
+
+    SMALLEST_SET = "smallest set"  # that was confirmed to carry the gap jointly
+    ONE_BY_ONE = "one by one"  # confirmed by themselves
+    NONE = "none"
+
+
+class FittedOn(StrEnum):
+    """Which images methods were fitted and their strengths chosen on."""
+
+    REPAIR = "repair"  # a split that no audit reads
+    AUDITED = "audited"  # those of the audit, where nothing was held back: their gap is known too well
+
+
+class SealedFrom(StrEnum):
+    """Where the sealed images are from."""
+
+    SPLIT = "split"  # of the audited data
+    TABLE = "table"  # another table, of other people
+    NONE = "none"  # there are none: nothing can be certified
+
+
+class RepairPlan(Record):
+    """What is fixed, and written to the disk, before any method is run."""
+
+    audit_sha256: str  # of the audit.json that is repaired
+    aim: Aim
+    methods: list[Method]
+    margins: Margins
+    candidates: int  # how many of the methods are judged on sealed images, the best on ``fitted_on``
+    heads: list[str]
+    heads_from: HeadsFrom
+    random_draws: int
+    seed: int
+    legal_basis: str
+    fitted_on: FittedOn
+    sealed_from: SealedFrom
+    images: dict[str, int]  # of each split that is read
+    reaudit: bool  # whether the repaired model is audited again, as a certificate asks
+    registered: str = ""  # ISO 8601, UTC: when it was written down
+
+
+class CellChange(Record):
+    """The group x label cell that loses most accuracy."""
+
+    group: str
+    label: str
+    change: Estimate  # after minus before, same images
+
+
+class Figures(Record):
+    """A repaired model on one split."""
+
+    images: int
+    gap: Estimate  # the aimed one
+    accuracy: Estimate
+    worst: CellChange | None  # None of the audited model itself
+
+
+class RepairRow(Record):
+    """One method."""
+
+    method: Method
+    not_offered: WhyNotOffered | None = None
+    group_at_training: bool
+    group_at_prediction: bool
+    settings: dict[str, Any] = {}
+    seconds: float | None = None
+    heads: list[str] = []
+    weights: str | None = None  # file, relative to the folder of the repair
+    weights_sha256: str | None = None
+    fitted: Figures | None = None  # on the images it was chosen on: better than it is elsewhere
+    sealed: Figures | None = None  # of candidates
+
+
+class RandomRow(Record):
+    """The same edit at random heads of the same layers that write about as much."""
+
+    method: Method
+    draws: int
+    gap: float  # absolute, left by the edit at the named heads, on the images it was chosen on
+    smallest: float | None  # absolute gap that is left at the best of the random ones
+    median: float | None
+    p: float | None  # (1 + random ones at least as good) / (1 + draws)
+    not_offered: WhyNotOffered | None = None
+
+
+class Reaudit(Record):
+    """The repaired model, audited again."""
+
+    folder: str  # relative to that of the repair
+    audit_sha256: str
+    outcome: str
+    exit_code: int
+    controls_passed: int
+    controls: int
+    confirmed: list[str]  # heads that carry the aimed gap now, and are not among those that were edited
+
+
+class RepairState(StrEnum):
+    """The answer of a repair."""
+
+    CERTIFIED = "CERTIFIED"
+    NOT_SHOWN = "NOT SHOWN"
+    FAILED = "FAILED"
+    NOTHING_TO_REPAIR = "NOTHING TO REPAIR"  # no gap was detected
+    NOT_CERTIFIABLE = "NOT CERTIFIABLE"  # there are no sealed images
+    NO_METHOD_HELPS = "NO METHOD HELPS"  # none leaves a smaller gap at the accuracy that is asked for
+
+
+class Judgement(Record):
+    """A candidate's certificate, and that of the same method on the models of every other seed."""
+
+    method: Method
+    certificate: Certificate
+
+
+class Repair(Record):
+    """The whole of ``repair.json``."""
+
+    repair_version: str = REPAIR_VERSION
+    name: str
+    state: RepairState
+    exit_code: int
+    plan: RepairPlan | None  # None where there is nothing to repair
+    audited: Figures | None  # the audited model on the images that methods were fitted on
+    rows: list[RepairRow] = []
+    random: list[RandomRow] = []
+    recommended: Method | None = None  # the first candidate
+    certificates: list[Judgement] = []
+    reaudit: Reaudit | None = None
+    started_from: dict[str, str] = {}  # SHA-256 of the audited weights
+    stages: dict[str, float]  # seconds
+    versions: dict[str, str]
+    command: str
+    started: str  # ISO 8601, UTC
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """The certificate of the recommended method."""
+        return next((j.certificate for j in self.certificates if j.method == self.recommended), None)
+
+
+def state_of_repair(certificate: CertificateState, reaudit: Reaudit | None) -> RepairState:
+    """Return the answer of a repair that was judged on sealed images.
+
+    It is certified where every line is shown, and the repaired model's own audit is valid and names no other head.
+    """
+    taken_over = reaudit is not None and (reaudit.outcome == Outcome.INVALID or bool(reaudit.confirmed))
+    if certificate == CertificateState.FAILED or taken_over:
+        return RepairState.FAILED
+    shown = certificate == CertificateState.CERTIFIED and reaudit is not None
+    return RepairState.CERTIFIED if shown else RepairState.NOT_SHOWN
