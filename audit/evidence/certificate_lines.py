@@ -254,7 +254,7 @@ def _finish(named: dict[str, object], test: _Test | None, margin: float, sizes: 
             state = LineState.SHOWN
         elif is_at_most(test.p_beyond, rules.alpha):
             state = LineState.FAILED
-    power = None if test is None else _with_enough(test.power, subjects, rules.min_subjects)
+    power = None if test is None else with_enough(test.power, subjects, rules.min_subjects)
     times = None if power is None or state != LineState.NOT_SHOWN else times_needed([power])
     line = CertificateLine.model_validate(
         {
@@ -275,8 +275,8 @@ def _finish(named: dict[str, object], test: _Test | None, margin: float, sizes: 
     return Draft(line, power)
 
 
-def _with_enough(power: Power, subjects: int, least: int) -> Power:
-    """Return a power that is 0 where subjects are too few to be tested."""
+def with_enough(power: Power, subjects: int, least: int) -> Power:
+    """Return a power that is 0 where there are fewer subjects than are tested."""
     return lambda times: power(times) if times * subjects >= least else 0.0
 
 
