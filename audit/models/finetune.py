@@ -32,6 +32,14 @@ from audit.progress import Progress
 PREFIX_BATCH = 64
 KEPT_AT_MOST = 1 << 30  # bytes that features of frozen blocks take in memory
 CLIP_NORM = 1.0
+# From logits (B, classes) in float32, targets (B,) or (B, classes) and the rows of the batch to the mean loss.
+Objective = Callable[[torch.Tensor, torch.Tensor, npt.NDArray[np.int64]], torch.Tensor]
+
+
+def cross_entropy(logits: torch.Tensor, targets: torch.Tensor, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+    """Return the mean cross-entropy in nats, which does not depend on the rows."""
+    del rows
+    return F.cross_entropy(logits, targets)
 
 
 @dataclass(frozen=True)
@@ -159,6 +167,7 @@ def finetune(
     *,
     rows: npt.NDArray[np.int64] | None = None,
     precision: torch.dtype = torch.float32,
+    objective: Objective = cross_entropy,
     progress: Progress | None = None,
 ) -> list[float]:
     """Train ``model`` in place, where it is, and leave it in evaluation mode.
@@ -177,13 +186,15 @@ def finetune(
         Train on these rows only.
     precision : torch.dtype
         Of the matrix products (autocast); weights, loss and gradients stay float32.
+    objective : callable, optional
+        What is made small.
     progress : callable, optional
         Called after each step with the steps done and the steps in all.
 
     Returns
     -------
     list of float
-        Mean cross-entropy (nats) of each epoch.
+        Mean loss of each epoch (of cross-entropy, nats).
 
     Raises
     ------
@@ -193,7 +204,7 @@ def finetune(
     rows = np.arange(len(views)) if rows is None else rows
     _freeze(model, views.prefix, recipe)
     steps = _steps_an_epoch(len(rows), recipe)
-    take = _stepper(model, recipe, steps, precision)
+    take = _stepper(model, recipe, steps, precision, objective)
     order = np.random.default_rng(recipe.seed)
     _set_training(model, recipe)
     losses = []
@@ -272,8 +283,9 @@ def loss_and_gradient(
     *,
     precision: torch.dtype = torch.float32,
     scale: Callable[[torch.Tensor], torch.Tensor] = lambda loss: loss,
+    objective: Objective = cross_entropy,
 ) -> tuple[float, list[torch.Tensor | None]]:
-    """Return the mean cross-entropy of a batch and its gradient by every trained parameter.
+    """Return the mean loss of a batch and its gradient by every trained parameter.
 
     The gradient is that of the loss multiplied by what ``scale`` does to it. Where memory does not suffice they are
     those of its halves, weighted by their sizes and added up one by one. Norms that learn statistics take those of a
@@ -288,7 +300,7 @@ def loss_and_gradient(
             with computing_in(precision, device):
                 logits = finish(model, _stream(model, part), part.views.prefix)
             targets = send(torch.from_numpy(part.targets[part.rows]), device, pinned=True)
-            loss = F.cross_entropy(logits.float(), targets) * (len(part) / len(batch))
+            loss = objective(logits.float(), targets, part.rows) * (len(part) / len(batch))
             gradient = torch.autograd.grad(scale(loss), trained, allow_unused=True)
         if not total:
             total.extend(gradient)
@@ -319,7 +331,9 @@ def _trained(model: Model) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def _stepper(model: Model, recipe: Recipe, steps: int, precision: torch.dtype) -> Callable[[Batch, int], float]:
+def _stepper(
+    model: Model, recipe: Recipe, steps: int, precision: torch.dtype, objective: Objective
+) -> Callable[[Batch, int], float]:
     """Return the function that takes a step, at timm's cosine rate of its number, and returns the loss before it.
 
     In float16 the loss is scaled so that small gradients do not vanish, and a step whose gradients overflow is left
@@ -341,7 +355,9 @@ def _stepper(model: Model, recipe: Recipe, steps: int, precision: torch.dtype) -
 
     def take(batch: Batch, done: int) -> float:
         _set_rate(optimizer, scheduler, recipe, done, steps)
-        loss, gradient = loss_and_gradient(model, batch, recipe, precision=precision, scale=scaler.scale)
+        loss, gradient = loss_and_gradient(
+            model, batch, recipe, precision=precision, scale=scaler.scale, objective=objective
+        )
         for parameter, slope in zip(trained, gradient, strict=True):
             parameter.grad = None if slope is None else _laid_out_like(parameter, slope)
         scaler.unscale_(optimizer)

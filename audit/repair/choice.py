@@ -1,0 +1,190 @@
+"""How strong a repair is: one rule for all methods, on the repair split.
+
+Of all candidates, the audited model among them, the one with the smallest absolute aimed gap of which no group x label
+cell loses more accuracy than the margin; of equals the more accurate, then the weaker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from audit.models.predict import Floats
+from audit.models.readout import Readout
+from audit.records import Metric
+from audit.repair.base import UNKNOWN_GROUP, Aim, Codes, Plain, RepairInput, Split
+from audit.repair.seen import State
+
+Flags = npt.NDArray[np.bool_]
+GRID = (0.0, 0.25, 0.5, 0.75, 1.0)  # strengths between the audited model and the whole repair
+ROUNDING = 1e-9
+IN_A_CELL = 5  # images at least, for a cell to be balanced with others
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A candidate, and how it does on the images on which it was chosen."""
+
+    place: int
+    gap: float  # aimed, in share of images, -1 to 1
+    gap_before: float
+    accuracy: float
+    largest_loss: float  # of accuracy, over all cells
+    allowed: int  # candidates whose cells all keep their accuracy
+
+    def told(self) -> dict[str, Plain]:
+        """Return it as plain data."""
+        return {
+            "gap_on_repair": self.gap,
+            "gap_before": self.gap_before,
+            "accuracy_on_repair": self.accuracy,
+            "largest_loss": self.largest_loss,
+            "candidates_allowed": self.allowed,
+        }
+
+
+def called(readout: Readout, logits: Floats, outcome: int) -> Flags:
+    """Tell which rows of logits (N, classes) are called the outcome."""
+    given = torch.from_numpy(logits)
+    several = readout.called(given)
+    found = readout.predicted(given) == outcome if several is None else several[:, outcome]
+    return found.numpy()
+
+
+def label_weights(split: Split, aim: Aim) -> dict[int, float]:
+    """Return the weight of each label in the aimed gap; they sum to 1.
+
+    Shares of labels among images of known group, of labels that both groups have; of the outcome alone, or of all
+    others, where the gap is one of true or false positive rates.
+    """
+    known = split.groups != UNKNOWN_GROUP
+    counts = np.bincount(split.targets[known], minlength=int(split.targets.max(initial=0)) + 1)
+    counted = {
+        label: float(count)
+        for label, count in enumerate(counts)
+        if all(np.any((split.groups == g) & (split.targets == label)) for g in (aim.group, aim.reference))
+        and not (aim.metric is Metric.TPR_GAP and label != aim.outcome)
+        and not (aim.metric is Metric.FPR_GAP and label == aim.outcome)
+    }
+    total = sum(counted.values())
+    return {label: count / total for label, count in counted.items()}
+
+
+def gap_of(values: npt.NDArray[np.float64] | Flags, split: Split, aim: Aim) -> float:
+    """Return the group's mean minus the reference's at equal labels, of decisions or of any number (N,)."""
+    gap = 0.0
+    for label, weight in label_weights(split, aim).items():
+        means = [float(np.mean(values[cell_of(split, group, label)])) for group in (aim.group, aim.reference)]
+        gap += weight * (means[0] - means[1])
+    return gap
+
+
+def cell_of(split: Split, group: int, label: int) -> Flags:
+    """Tell which images are of a group and label."""
+    return (split.groups == group) & (split.targets == label)
+
+
+def cells_of(split: Split) -> list[tuple[int, int]]:
+    """Return every group x label that has an image, of known groups."""
+    known = split.groups != UNKNOWN_GROUP
+    return sorted({(int(g), int(y)) for g, y in zip(split.groups[known], split.targets[known], strict=True)})
+
+
+def choose(candidates: Iterable[Floats], before: Floats, split: Split, given: RepairInput) -> Choice:
+    """Choose among candidates.
+
+    Parameters
+    ----------
+    candidates : iterable of numpy.ndarray (N, classes)
+        Logits, weakest first; the first one should be the audited model's.
+    before : numpy.ndarray (N, classes)
+        Of the audited model.
+    split : Split
+        What is known of the same N images.
+    given : RepairInput
+        Aim, margin, and how logits are read.
+
+    Raises
+    ------
+    ValueError
+        If no candidate keeps the accuracy of every cell, as the audited model does.
+    """
+    readout, aim = given.readout, given.aim
+    cells = [cell_of(split, *cell) for cell in cells_of(split)]
+
+    def right(logits: Floats) -> Flags:
+        found: Flags = readout.predicted(torch.from_numpy(logits)).numpy() == split.targets
+        return found
+
+    had = right(before)
+    found: list[tuple[tuple[float, float, int], Choice]] = []
+    gap_before = gap_of(called(readout, before, aim.outcome), split, aim)
+    for place, logits in enumerate(candidates):
+        has = right(logits)
+        loss = max((float(had[cell].mean() - has[cell].mean()) for cell in cells), default=0.0)
+        gap, accuracy = gap_of(called(readout, logits, aim.outcome), split, aim), float(has.mean())
+        if loss <= given.accuracy_margin + ROUNDING:
+            rank = (round(abs(gap), 12), -accuracy, place)
+            found.append((rank, Choice(place, gap, gap_before, accuracy, loss, 0)))
+    if not found:
+        raise ValueError("no candidate keeps the accuracy of every cell")
+    best = min(found, key=lambda one: one[0])[1]
+    return Choice(best.place, best.gap, best.gap_before, best.accuracy, best.largest_loss, len(found))
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How far a repair goes, the weights there, and how it was chosen."""
+
+    value: float
+    state: State
+    told: dict[str, Plain]
+
+
+def choose_strength(
+    given: RepairInput, made: Callable[[float], State], rows: Codes, grid: Sequence[float] = GRID
+) -> Strength:
+    """Choose how far to go from the audited model (0) to a whole repair (1).
+
+    Parameters
+    ----------
+    given : RepairInput
+    made : callable
+        Weights at a strength; at 0 those of the audited model.
+    rows : numpy.ndarray
+        Of the repair split: images on which nothing of the repair was fitted.
+    grid : sequence of float
+        From 0 on.
+    """
+    logits = (given.seen.answer(made(strength), rows) for strength in grid)
+    choice = choose(logits, given.seen.logits[rows], given.data.repair.take(rows), given)
+    strength = grid[choice.place]
+    told: dict[str, Plain] = {"strength": strength, "strengths_tried": list(grid), "chosen_on_images": len(rows)}
+    return Strength(strength, made(strength), told | choice.told())
+
+
+def halves(split: Split, seed: int) -> tuple[Codes, Codes]:
+    """Return rows to fit on and rows to choose on: half of the subjects each, alike in cells of group x label."""
+    order = np.random.default_rng([seed, 0]).permutation(len(split))
+    first = order[np.unique(split.subjects[order], return_index=True)[1]]  # one image of each subject, drawn
+    cells = split.groups[first] * (int(split.targets.max(initial=0)) + 1) + split.targets[first]
+    mixed = np.random.default_rng([seed, 1]).permutation(len(first))
+    by_cell = mixed[np.argsort(cells[mixed], kind="stable")]
+    fit = np.isin(split.subjects, split.subjects[first[by_cell[::2]]])
+    return np.flatnonzero(fit).astype(np.int64), np.flatnonzero(~fit).astype(np.int64)
+
+
+def balanced_rows(split: Split, rows: Codes, draw: np.random.Generator) -> Codes:
+    """Return rows of which every group x label cell has as many, drawn without replacement.
+
+    Images of unknown group are left out, and cells of fewer than ``IN_A_CELL`` images, where others have more.
+    """
+    some = split.take(rows)
+    cells = [np.flatnonzero(cell_of(some, *cell)) for cell in cells_of(some)]
+    counted = [cell for cell in cells if len(cell) >= IN_A_CELL] or cells
+    size = min(map(len, counted))
+    return rows[np.sort(np.concatenate([draw.choice(cell, size, replace=False) for cell in counted]))]
