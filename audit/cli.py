@@ -488,8 +488,8 @@ def repair(
 ) -> None:
     """Repair the model of RUN: try methods, choose one, and say what sealed images show of it.
 
-    RUN is a run directory, or the name of one in reports/. The run's own weights stay as they are. Give the same command
-    again to resume after an interruption.
+    RUN is a run directory, or the name of one in reports/. The run's own weights stay as they are. Give the same
+    command again to resume after an interruption.
     """
     from audit.terminal import progress, repair_summary
 

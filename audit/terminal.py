@@ -207,7 +207,7 @@ def summary(audit: Audit, folder: Path, *, report: bool = True) -> str:
 
 
 def repair_summary(record: Repair, folder: Path, *, report: bool = True) -> str:
-    """Return what came of a repair: state, a line for each method, and the lines of the certificate that are not shown."""
+    """Return what came of a repair: its state, a line for each method, and what the certificate does not show."""
     lines = [repair_line(record), *repair_notes(record), *map(method_line, record.rows)]
     if record.certificate is not None:
         lines += [certificate_line(line) for line in record.certificate.lines if line.state != LineState.SHOWN]

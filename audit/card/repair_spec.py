@@ -46,6 +46,7 @@ class RepairSpec(BaseModel):
     accuracy_margin: Margin = 0.02  # that no group x label cell may lose
     error_margin: Margin = 0.02  # that no group's harmful error may rise by
     alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
+    candidates: Annotated[int, Field(ge=1, le=20)] = 1  # how many are judged on sealed images; they share alpha
     random_draws: Annotated[int, Field(ge=1, le=10_000)] = 20  # sets of heads that the named ones are compared with
     # On what law a method that uses the group of each person rests; empty: these methods are off.
     legal_basis: str = ""

@@ -84,9 +84,7 @@ def make_plan(
         metric=gap.metric,
         harm=HarmfulError(spec.harmful_error),
     )
-    margins = Margins(
-        gap=spec.gap_margin, accuracy=spec.accuracy_margin, error=spec.error_margin, alpha=spec.alpha
-    )
+    margins = Margins(gap=spec.gap_margin, accuracy=spec.accuracy_margin, error=spec.error_margin, alpha=spec.alpha)
     return RepairPlan(
         audit_sha256=digest,
         aim=aim,

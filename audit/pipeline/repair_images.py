@@ -112,10 +112,10 @@ def _worst(
 ) -> CellChange | None:
     """Return the group x label cell that loses most accuracy, with the interval of its change."""
     change = pd.Series(after.astype(np.float64) - before.astype(np.float64), index=frame.index)
-    cells = change.groupby([frame[attribute], frame["label"]]).mean()
-    if cells.empty:
+    if frame.empty:
         return None
-    group, label = cells.idxmin()
+    cells = change.groupby([frame[attribute], frame["label"]]).mean()
+    group, label = cells.index[int(np.argmin(cells.to_numpy()))]
     cell = (frame[attribute] == group) & (frame["label"] == label)
     subjects = pd.factorize(frame.loc[cell, "subject"])[0].astype(np.int64)
     # combine_cells takes outcomes in [0, 1]: the share that is newly right, less the share that is newly wrong

@@ -56,7 +56,7 @@ from audit.records.repair_run import (
     SealedFrom,
     state_of_repair,
 )
-from audit.repair.base import Aim, RepairData, RepairInput, Repaired
+from audit.repair.base import Aim, RepairData, Repaired, RepairInput
 from audit.repair.random_heads import matched_sets
 from audit.repair.registry import OFFERS, repair, repair_at_random, why_not
 from audit.repair.seen import State
@@ -200,7 +200,8 @@ class _Line:
         chosen = self._candidates(rows, abs(before.gap.value or 0.0))
         with self._stage("random heads"):
             random = self._at_random(rows)
-        judged, reaudit = [], None
+        judged: list[Judgement] = []
+        reaudit: Reaudit | None = None
         if chosen and plan.sealed_from != SealedFrom.NONE:
             with self._stage("certificates"):
                 judged, rows = self._judge(chosen, rows)

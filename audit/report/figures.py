@@ -287,7 +287,9 @@ def trade_picture(trades: tuple[Trade, ...], margin: float, title: str) -> Pictu
         axes.spines["left"].set_visible(True)
         axes.axhline(-100 * margin, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
         placed = [(100 * abs(t.gap.value or 0.0), 100 * (t.paid.value or 0.0), t) for t in drawn]
-        best = sorted((x, y) for x, y, _ in placed if not any(a <= x and b >= y and (a, b) != (x, y) for a, b, _ in placed))
+        best = sorted(
+            (x, y) for x, y, _ in placed if not any(a <= x and b >= y and (a, b) != (x, y) for a, b, _ in placed)
+        )
         axes.plot(*zip(*best, strict=True), color=RULE, linewidth=1.4, zorder=0)
         for x, y, trade in placed:
             colour = EFFECT if trade.is_recommended else GROUP

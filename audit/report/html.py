@@ -29,8 +29,8 @@ from audit.report.text import (
     finding_title,
     glossary,
     note_sentences,
-    repair_notes,
     of_unit,
+    repair_notes,
     words_of,
 )
 from audit.resources import resource_dir
@@ -186,7 +186,12 @@ def render_repair(record: Repair, *, for_print: bool = False) -> str:
     words = words_of("head")
     rows = [row for row in record.rows if row.fitted is not None and row.fitted.worst is not None]
     trades = tuple(
-        Trade(words["repair"]["methods"][row.method]["name"], row.fitted.gap, row.fitted.worst.change, row.method == record.recommended)
+        Trade(
+            words["repair"]["methods"][row.method]["name"],
+            row.fitted.gap,
+            row.fitted.worst.change,
+            row.method == record.recommended,
+        )
         for row in rows
         if row.fitted is not None and row.fitted.worst is not None
     )

@@ -18,9 +18,7 @@ from audit.errors import UnfinishedError
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-def render_pdf(
-    html: str, audit_json: bytes, audit_sha256: str, started: str, *, name: str = "audit.json"
-) -> bytes:
+def render_pdf(html: str, audit_json: bytes, audit_sha256: str, started: str, *, name: str = "audit.json") -> bytes:
     """Print the HTML of a report to PDF.
 
     Parameters

@@ -1,0 +1,157 @@
+"""A repair through the command line: planned first, certified on images that nothing else has read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import vit_audit as va
+from audit.exit_codes import ExitCode
+from audit.records.repair_methods import Method, WhyNotOffered
+from audit.records.repair_run import RepairState
+from audit.store import file_hash
+from tests.end_to_end.conftest import Invoke, Run, World, write_card
+
+pytestmark = pytest.mark.end_to_end
+SHARES = {"train": 0.2, "discovery": 0.1, "confirmation": 0.1, "repair": 0.2, "sealed": 0.4}
+CHEAP = ["untouched", "global_threshold", "dfr", "oxonfair", "heads_to_reference", "threshold_optimizer"]
+
+
+@pytest.fixture(scope="module")
+def held_back_run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Run the small audit on images of which most are held back."""
+
+    def prepare(folder: Path) -> Path:
+        rendered = {"train_images": 400, "audit_images": 160, "association": 0.9}
+        data = {"reader": "synthetic", "rendered": rendered, "shares": SHARES}
+        repair = {"methods": CHEAP, "random_draws": 3, "gap_margin": 0.5, "accuracy_margin": 0.5, "error_margin": 0.5}
+        return write_card(folder / "card.yaml", data=data, repair=repair)
+
+    return world.audited("held back", prepare, tmp_path_factory.mktemp("held-back"))
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((folder / "repair.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+def test_a_repair_is_planned_then_judged_on_images_that_nobody_has_read(
+    held_back_run: Run, invoke: Invoke, tmp_path: Path
+) -> None:
+    run, out = held_back_run.folder, tmp_path / "repair"
+    weights = {path.name: file_hash(path) for path in sorted((run / "models").glob("*.safetensors"))}
+    said = invoke("repair", run, "--out", out, "--no-reaudit")
+    record = record_of(out)
+    assert said.exit_code == record["exit_code"], said.output
+    assert record["state"] in said.stdout
+    assert weights == {path.name: file_hash(path) for path in sorted((run / "models").glob("*.safetensors"))}
+    rows = {row["method"]: row for row in record["rows"]}
+    assert list(rows) == CHEAP
+    assert rows["threshold_optimizer"]["not_offered"] == WhyNotOffered.NO_LEGAL_BASIS
+    untouched = rows["untouched"]["fitted"]
+    assert untouched == record["audited"] | {"worst": untouched["worst"]}
+    assert untouched["worst"]["change"]["value"] == 0
+    chosen = rows[record["recommended"]]
+    assert abs(chosen["fitted"]["gap"]["value"]) < abs(untouched["gap"]["value"])
+    (judged,) = record["certificates"]
+    assert judged["certificate"]["sealed_openings"] == 1
+    assert judged["certificate"]["images"] == chosen["sealed"]["images"]
+    assert len((run / "sealed.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+    assert va.verify(run).holds  # the audit is what it was
+    assert (out / "repair.pdf").read_bytes()[:5] == b"%PDF-"
+    page = (out / "repair.html").read_text(encoding="utf-8")
+    assert "Newly wrong" in page
+    assert record["plan"]["audit_sha256"] in page.replace("<wbr>", "")
+
+
+def test_the_same_repair_again_takes_what_is_there_and_says_the_same(
+    held_back_run: Run, invoke: Invoke, tmp_path: Path
+) -> None:
+    run, out = held_back_run.folder, tmp_path / "repair"
+    invoke("repair", run, "--out", out, "--no-reaudit", "--no-report")
+    first, rows = record_of(out), {path.name: path.stat().st_mtime_ns for path in (out / "methods").iterdir()}
+    invoke("repair", run, "--out", out, "--no-reaudit", "--no-report")
+    again = record_of(out)
+    assert rows == {path.name: path.stat().st_mtime_ns for path in (out / "methods").iterdir()}
+    opened = [r["certificates"][0]["certificate"].pop("sealed_openings") for r in (first, again)]
+    assert opened[1] == opened[0] + 1  # every opening counts
+    for record in (first, again):
+        record.pop("stages")
+    assert first == again
+
+
+def test_another_plan_for_the_same_folder_is_refused(held_back_run: Run, invoke: Invoke, tmp_path: Path) -> None:
+    run, out = held_back_run.folder, tmp_path / "repair"
+    common = ("repair", run, "--out", out, "--no-reaudit", "--no-report")
+    invoke(*common, "--method", "untouched")
+    before = {path: file_hash(path) for path in out.rglob("*.json")}
+    said = invoke(*common, "--method", "global_threshold")
+    assert said.exit_code == ExitCode.BAD_INPUT
+    assert said.stderr.strip().splitlines()[-1].endswith("holds a repair that was planned otherwise; name another --out")
+    assert before == {path: file_hash(path) for path in out.rglob("*.json")}
+
+
+def test_the_audited_model_alone_is_no_repair(held_back_run: Run, tmp_path: Path) -> None:
+    found = va.repair(held_back_run.folder, tmp_path / "repair", methods=["untouched"], report=False)
+    assert (found.state, found.exit_code) == (RepairState.NO_METHOD_HELPS, ExitCode.TOO_LITTLE_DATA)
+    assert (found.weights, found.certificate, len(found.lines)) == (None, None, 0)
+    assert not (held_back_run.folder / "sealed.jsonl").is_file() or found.record.plan is not None
+
+
+def test_a_repaired_file_is_a_model_of_its_own(held_back_run: Run, tmp_path: Path) -> None:
+    found = va.repair(held_back_run.folder, tmp_path / "repair", methods=["global_threshold"], report=False, reaudit=False)
+    assert found.weights is not None
+    card = yaml.safe_load((held_back_run.folder / "card.yaml").read_text(encoding="utf-8"))
+    model = card["model"] | {"weights": str(found.weights), "classes": ["neutral", "smiling"]}
+    repaired = va.load_model(model)
+    assert repaired.classes == ["neutral", "smiling"]
+    assert va.open_repair(found.folder).record == found.record
+
+
+def test_without_images_that_were_held_back_nothing_is_certified(small_run: Run, invoke: Invoke, tmp_path: Path) -> None:
+    out = tmp_path / "repair"
+    said = invoke("repair", small_run.folder, "--out", out, "--method", "global_threshold", "--no-report")
+    record = record_of(out)
+    assert (said.exit_code, record["state"]) == (ExitCode.TOO_LITTLE_DATA, RepairState.NOT_CERTIFIABLE)
+    assert record["plan"]["fitted_on"] == "audited"
+    assert "No images were held back for the repair" in " ".join(said.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("named", "line"),
+    [
+        (("--method", "magic"), "methods: "),
+        (("--sealed", "none.csv"), "none.csv: no such table; correct --sealed"),
+        (("--card", "none.yaml"), "none.yaml"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(
+    small_run: Run, invoke: Invoke, tmp_path: Path, named: tuple[str, str], line: str
+) -> None:
+    said = invoke("repair", small_run.folder, "--out", tmp_path / "repair", *named)
+    assert said.exit_code == ExitCode.BAD_INPUT
+    assert line in said.stderr.strip().splitlines()[-1]
+    assert not (tmp_path / "repair").exists()
+
+
+def test_weights_that_changed_since_the_run_are_refused(small_run: Run, invoke: Invoke, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    va.open_run(small_run.folder).save(run)
+    path = run / "models" / "seed-0.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    said = invoke("repair", run, "--out", tmp_path / "repair", "--method", "untouched")
+    assert said.exit_code == ExitCode.BAD_INPUT
+    assert "seed-0.safetensors: has changed since the run; restore it, or audit again" in said.stderr
+
+
+def test_every_method_is_said_in_words() -> None:
+    words = yaml.safe_load((Path(__file__).parents[2] / "templates/words.yaml").read_text(encoding="utf-8"))["repair"]
+    assert set(words["methods"]) == set(Method)
+    assert set(words["not_offered"]) == set(WhyNotOffered)
+    assert set(words["states"]) == set(RepairState)
