@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
+from scipy.special import ndtr, ndtri
 
 from audit.evidence.called import is_called, is_called_its_label
 from audit.evidence.gap_cells import GapCells, Question, gap_cells
@@ -36,7 +36,7 @@ class Sealed:
     """Sealed images and what both models call them, laid out as the lines need them."""
 
     frame: pd.DataFrame  # of the repaired model
-    label: npt.NDArray[np.object_]
+    labelled: dict[str, Mask]  # by label, in order
     subjects: Codes
     right: tuple[Mask, Mask]  # before and after the repair: whether an image is called its label
     called: tuple[Mask, Mask]  # ... and whether it is called the outcome
@@ -44,9 +44,10 @@ class Sealed:
     @classmethod
     def of(cls, before: pd.DataFrame, after: pd.DataFrame, outcome: str) -> Sealed:
         """Lay out two frames of the same images."""
+        label = after["label"].to_numpy(dtype=object)
         return cls(
             after,
-            after["label"].to_numpy(dtype=object),
+            {str(name): label == name for name in sorted(pd.unique(label))},
             pd.factorize(after["subject"])[0].astype(np.int64),
             (is_called_its_label(before), is_called_its_label(after)),
             (is_called(before, outcome).to_numpy(), is_called(after, outcome).to_numpy()),
@@ -102,9 +103,10 @@ def draft_lines(sealed: Sealed, questions: Sequence[Question], rules: Rules) -> 
     aimed = replace(next(q for q in questions if q.attribute == aim.attribute), reference=aim.reference)
     drafts = [_gap_line(sealed, aimed, aim.group, rules, aimed=True)]
     for question in questions:
+        column = sealed.frame[question.attribute].to_numpy(dtype=object)
         for group in question.groups:
-            drafts += _cell_lines(sealed, question, group, rules)
-            drafts += _error_lines(sealed, question, group, rules)
+            drafts += _cell_lines(sealed, question.attribute, group, column == group, rules)
+            drafts += _error_lines(sealed, question.attribute, group, column == group, rules)
     for question in (aimed if q.attribute == aim.attribute else q for q in questions):
         others = (g for g in question.groups if g != question.reference and (question, g) != (aimed, aim.group))
         drafts += [_gap_line(sealed, question, group, rules, aimed=False) for group in others]
@@ -116,31 +118,24 @@ def harmful(aim: Aim) -> list[HarmfulError]:
     return [e for e in (HarmfulError.MISSED, HarmfulError.FALSE_ALARM) if aim.harm in (e, HarmfulError.BOTH)]
 
 
-def _cell_lines(sealed: Sealed, question: Question, group: str, rules: Rules) -> Iterator[Draft]:
+def _cell_lines(sealed: Sealed, attribute: str, group: str, of_group: Mask, rules: Rules) -> Iterator[Draft]:
     """Draft the accuracy of each label in a group."""
-    of_group = (sealed.frame[question.attribute] == group).to_numpy()
-    for label in sorted(pd.unique(sealed.label)):
-        named = {"kind": LineKind.CELL_ACCURACY, "attribute": question.attribute, "group": group, "label": label}
-        yield _paired_line(
-            sealed, of_group & (sealed.label == label), sealed.right, rules.margins.accuracy, named, rules
-        )
+    for label, labelled in sealed.labelled.items():
+        named = {"kind": LineKind.CELL_ACCURACY, "attribute": attribute, "group": group, "label": label}
+        yield _paired_line(sealed, of_group & labelled, sealed.right, rules.margins.accuracy, named, rules)
 
 
-def _error_lines(sealed: Sealed, question: Question, group: str, rules: Rules) -> Iterator[Draft]:
+def _error_lines(sealed: Sealed, attribute: str, group: str, of_group: Mask, rules: Rules) -> Iterator[Draft]:
     """Draft the harmful errors of a group."""
-    of_group = (sealed.frame[question.attribute] == group).to_numpy()
-    is_outcome = sealed.label == rules.aim.outcome
-    named = {
-        "kind": LineKind.GROUP_ERROR,
-        "attribute": question.attribute,
-        "group": group,
-        "outcome": rules.aim.outcome,
-    }
+    outcome = rules.aim.outcome
+    is_outcome = sealed.labelled.get(outcome, np.zeros(len(of_group), dtype=bool))
     for error in harmful(rules.aim):
         missed = error == HarmfulError.MISSED
-        wrong = [~called if missed else called for called in sealed.called]
+        before, after = (~called if missed else called for called in sealed.called)
         among = of_group & (is_outcome if missed else ~is_outcome)
-        yield _paired_line(sealed, among, (wrong[0], wrong[1]), rules.margins.error, named | {"error": error}, rules)
+        named = {"kind": LineKind.GROUP_ERROR, "attribute": attribute, "group": group}
+        about = named | {"outcome": outcome, "error": error}
+        yield _paired_line(sealed, among, (before, after), rules.margins.error, about, rules)
 
 
 def _paired_line(
@@ -149,7 +144,7 @@ def _paired_line(
     """Draft a line about a rate of one cell: an accuracy that may not fall, or an error that may not rise."""
     before, after = (rate[among].astype(np.int64) for rate in rates)
     subjects, n = sealed.subjects[among], len(before)
-    sizes = (n, len(np.unique(subjects)))
+    sizes = (n, len(pd.unique(subjects)))
     if n == 0:
         return _finish(named, None, margin, sizes, rules)
     bad_if_high = named["kind"] == LineKind.GROUP_ERROR
@@ -181,7 +176,7 @@ def _gap_line(sealed: Sealed, question: Question, group: str, rules: Rules, *, a
     }
     laid = gap_cells(sealed.frame, question, group, aim.outcome, aim.metric)
     subjects = sealed.subjects[laid.rows]
-    of_side = [len(np.unique(subjects[side])) for side in (laid.is_group, ~laid.is_group)]
+    of_side = [len(pd.unique(subjects[side])) for side in (laid.is_group, ~laid.is_group)]
     sizes = (len(laid.rows), min(of_side))
     if not laid.none_empty:
         return _finish(named, None, margin, sizes, rules)
@@ -204,7 +199,7 @@ def _total(both: npt.NDArray[np.float64], laid: GapCells, subjects: Codes) -> Co
 
 def _within(gap: Combination, before: float, margin: float, rules: Rules) -> _Test:
     """Test that a gap is within its margin of 0 (two one-sided tests, Schuirmann 1987)."""
-    beyond = float(stats.norm.sf((abs(gap.value) - margin) / gap.error)) if gap.error > 0 else 1.0
+    beyond = float(ndtr(-(abs(gap.value) - margin) / gap.error)) if gap.error > 0 else 1.0
     return _Test(
         as_difference(gap.interval(rules.level)),
         before,
@@ -222,11 +217,11 @@ def _widened(after: float, change: Combination, total: Combination, margin: floa
     it exceeds both the gap before and its opposite by the margin; so it is enough to show that it does not exceed one
     of them, at half the level since there are two to choose from. The same holds of a gap after under 0.
     """
-    z, z_half = (float(stats.norm.isf(a)) for a in (rules.alpha, rules.alpha / 2))
+    z, z_half = (-float(ndtri(a)) for a in (rules.alpha, rules.alpha / 2))
     parts = [(change.value, change.error), (total.value, total.error)]
     sides = [parts, [(-value, error) for value, error in parts]]
-    p = max(2 * min(float(stats.norm.sf((margin - v) / e)) for v, e in side) for side in sides)
-    beyond = min(max(float(stats.norm.sf((v - margin) / e)) for v, e in side) for side in sides)
+    p = max(2 * min(float(ndtr(-(margin - v) / e)) for v, e in side) for side in sides)
+    beyond = min(max(float(ndtr(-(v - margin) / e)) for v, e in side) for side in sides)
     before = after - change.value
     estimate = Estimate(
         value=abs(after) - abs(before),

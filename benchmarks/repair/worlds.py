@@ -82,7 +82,8 @@ class World:
             for label in LABELS
             for _ in range(self.images_each)
         ]
-        return pd.DataFrame(rows, columns=["gender", "tone", "subject", "label"])
+        frame = pd.DataFrame(rows, columns=["gender", "tone", "subject", "label"]).astype("category")
+        return frame.assign(label=pd.Categorical(frame["label"], LABELS))
 
     def draw(self, layout: pd.DataFrame, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Draw what both models say of a layout, before and after the repair."""
@@ -94,11 +95,11 @@ class World:
         label = block % len(LABELS)
         limits = np.array([_limits(cell) for cell in self._in_order()])[key * len(LABELS) + label]
         what = (u[:, None] >= limits).sum(axis=1)  # 0 newly wrong, 1 wrong as before, 2 newly right, 3 right as before
-        said = layout["label"].to_numpy(dtype=object)
-        other = np.where(said == LABELS[0], LABELS[1], LABELS[0])
-        before = np.where((what == 1) | (what == 2), other, said)
-        after = np.where(what <= 1, other, said)
-        return layout.assign(predicted=before), layout.assign(predicted=after)
+        before = np.where((what == 1) | (what == 2), 1 - label, label)
+        after = np.where(what <= 1, 1 - label, label)
+        said = (pd.Categorical.from_codes(codes, LABELS) for codes in (before, after))
+        first, second = (layout.assign(predicted=answers) for answers in said)
+        return first, second
 
     def _in_order(self) -> Sequence[Cell]:
         return [self.cell(gender, tone, label) for gender in GENDERS for tone in TONES for label in LABELS]
