@@ -21,7 +21,7 @@ from audit.models.readout import Readout, readout_of
 from audit.patching.sites import Site
 from audit.records import Metric
 from audit.records.repair_methods import Method
-from audit.repair.seen import Seen, State
+from audit.repair.seen import LastLayer, Seen, State, last_layer_of
 
 Codes = npt.NDArray[np.int64]
 Plain: TypeAlias = int | float | str | list[int] | list[float] | list[str]
@@ -126,6 +126,11 @@ class RepairInput:
     def see(self, images: Images) -> Seen:
         """Return other images likewise, such as those of the sealed split."""
         return Seen(self.model, images, min([site.layer for site in self.heads], default=adapter(self.model).depth))
+
+    @cached_property
+    def last(self) -> LastLayer | None:
+        """The audited model's last layer, where it is linear with a bias."""
+        return last_layer_of(self.model)
 
     @property
     def readout(self) -> Readout:

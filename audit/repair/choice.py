@@ -6,7 +6,7 @@ cell loses more accuracy than the margin; of equals the more accurate, then the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from audit.models.predict import Floats
 from audit.models.readout import Readout
 from audit.records import Metric
 from audit.repair.base import UNKNOWN_GROUP, Aim, Codes, Plain, RepairInput, Split
-from audit.repair.seen import State
+from audit.repair.seen import State, last_layer_in
 
 Flags = npt.NDArray[np.bool_]
 GRID = (0.0, 0.25, 0.5, 0.75, 1.0)  # strengths between the audited model and the whole repair
@@ -74,13 +74,19 @@ def label_weights(split: Split, aim: Aim) -> dict[int, float]:
     return {label: count / total for label, count in counted.items()}
 
 
-def gap_of(values: npt.NDArray[np.float64] | Flags, split: Split, aim: Aim) -> float:
-    """Return the group's mean minus the reference's at equal labels, of decisions or of any number (N,)."""
-    gap = 0.0
+def gap_of(values: npt.NDArray[np.float64] | Flags, split: Split, aim: Aim) -> npt.NDArray[np.float64]:
+    """Return the group's mean minus the reference's at equal labels, of decisions or of any numbers (N, ...): (...)."""
+    return np.tensordot(_pulls(split, aim), values, 1)
+
+
+def _pulls(split: Split, aim: Aim) -> npt.NDArray[np.float64]:
+    """Return what each image (N,) counts in the aimed gap."""
+    pulls = np.zeros(len(split))
     for label, weight in label_weights(split, aim).items():
-        means = [float(np.mean(values[cell_of(split, group, label)])) for group in (aim.group, aim.reference)]
-        gap += weight * (means[0] - means[1])
-    return gap
+        for sign, group in ((1, aim.group), (-1, aim.reference)):
+            cell = cell_of(split, group, label)
+            pulls[cell] = sign * weight / cell.sum()
+    return pulls
 
 
 def cell_of(split: Split, group: int, label: int) -> Flags:
@@ -114,19 +120,20 @@ def choose(candidates: Iterable[Floats], before: Floats, split: Split, given: Re
         If no candidate keeps the accuracy of every cell, as the audited model does.
     """
     readout, aim = given.readout, given.aim
-    cells = [cell_of(split, *cell) for cell in cells_of(split)]
+    cells = np.stack([cell_of(split, *cell) / cell_of(split, *cell).sum() for cell in cells_of(split)])
+    pulls = _pulls(split, aim)
 
     def right(logits: Floats) -> Flags:
         found: Flags = readout.predicted(torch.from_numpy(logits)).numpy() == split.targets
         return found
 
-    had = right(before)
+    had = cells @ right(before)
     found: list[tuple[tuple[float, float, int], Choice]] = []
-    gap_before = gap_of(called(readout, before, aim.outcome), split, aim)
+    gap_before = float(pulls @ called(readout, before, aim.outcome))
     for place, logits in enumerate(candidates):
         has = right(logits)
-        loss = max((float(had[cell].mean() - has[cell].mean()) for cell in cells), default=0.0)
-        gap, accuracy = gap_of(called(readout, logits, aim.outcome), split, aim), float(has.mean())
+        loss = float((had - cells @ has).max())
+        gap, accuracy = float(pulls @ called(readout, logits, aim.outcome)), float(has.mean())
         if loss <= given.accuracy_margin + ROUNDING:
             rank = (round(abs(gap), 12), -accuracy, place)
             found.append((rank, Choice(place, gap, gap_before, accuracy, loss, 0)))
@@ -141,14 +148,23 @@ class Strength:
     """How far a repair goes, the weights there, and how it was chosen."""
 
     value: float
-    state: State
+    shift: float  # of the outcome's logit, in nats
     told: dict[str, Plain]
+
+    def of(self, given: RepairInput, made: Callable[[float], State]) -> State:
+        """Return the weights of a repair at this strength, the shift folded into the bias."""
+        state, outcome = made(self.value), given.aim.outcome
+        last = last_layer_in(given.model, state) if self.shift else None
+        return state if last is None else last.shifted(outcome, self.shift, given.readout).folded_into(state)
 
 
 def choose_strength(
     given: RepairInput, made: Callable[[float], State], rows: Codes, grid: Sequence[float] = GRID
 ) -> Strength:
     """Choose how far to go from the audited model (0) to a whole repair (1).
+
+    Each strength is a candidate as it is, and with the outcome's logit shifted so that as many of the images are called
+    the outcome as before: what closes a gap may move everybody.
 
     Parameters
     ----------
@@ -160,11 +176,39 @@ def choose_strength(
     grid : sequence of float
         From 0 on.
     """
-    logits = (given.seen.answer(made(strength), rows) for strength in grid)
-    choice = choose(logits, given.seen.logits[rows], given.data.repair.take(rows), given)
-    strength = grid[choice.place]
-    told: dict[str, Plain] = {"strength": strength, "strengths_tried": list(grid), "chosen_on_images": len(rows)}
-    return Strength(strength, made(strength), told | choice.told())
+    before, outcome, readout = given.seen.logits[rows], given.aim.outcome, given.readout
+    shifts = given.last is not None
+    tried = [(strength, kept) for strength in grid for kept in ((False, True) if shifts and strength else (False,))]
+    moved: list[float] = []
+
+    def candidates() -> Iterator[Floats]:
+        wanted = int(called(readout, before, outcome).sum())
+        for strength in grid:
+            logits = given.seen.answer(made(strength), rows)
+            moved.append(0.0)
+            yield logits
+            if shifts and strength:
+                moved.append(_shift_to(readout.margins(torch.from_numpy(logits))[:, outcome].numpy(), wanted))
+                shifted = logits.copy()
+                shifted[:, outcome] += np.float32(moved[-1])
+                yield shifted
+
+    choice = choose(candidates(), before, given.data.repair.take(rows), given)
+    strength, shift = tried[choice.place][0], moved[choice.place]
+    told: dict[str, Plain] = {
+        "strength": strength,
+        "shift": shift,
+        "strengths_tried": list(grid),
+        "chosen_on_images": len(rows),
+    }
+    return Strength(strength, shift, told | choice.told())
+
+
+def _shift_to(margins: Floats, wanted: int) -> float:
+    """Return what is added to margins (N,) so that so many are above 0: the middle of the two next to it."""
+    falling = np.sort(margins)[::-1].astype(np.float64)
+    ends = [falling[max(wanted - 1, 0)], falling[min(wanted, len(falling) - 1)]]
+    return -float(np.mean(ends)) if 0 < wanted < len(falling) else 0.0
 
 
 def halves(split: Split, seed: int) -> tuple[Codes, Codes]:

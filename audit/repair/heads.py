@@ -1,7 +1,8 @@
 """Repairs at given heads: their weights moved to a balanced reference, trained alone, or emptied of the group.
 
-What is edited are a head's values and output (``head_weights``); every other number of the model stays, to the bit.
-The edits take the heads from what they are given, confirmed ones, the set of a ledger, or random ones alike.
+What is edited are a head's values and output (``head_weights``); all other weights stay as they are, to the bit.
+The edits take the heads from what they are given, confirmed ones, the set of a ledger, or random ones alike. Beside
+them the outcome's bias may be shifted, as ``choice`` says.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from audit.models.adapters.registry import Model, adapter
 from audit.models.predict import finish
 from audit.patching.sites import Site
 from audit.repair.base import Plain, RepairInput, Split, state_of
-from audit.repair.choice import Strength, cell_of, choose_strength, gap_of, halves, label_weights
+from audit.repair.choice import cell_of, choose_strength, gap_of, halves, label_weights
 from audit.repair.head_weights import head_pieces, mixed, value_pieces
 from audit.repair.seen import Rows, State, run_as_read, run_blocks, with_state
 
 Made = tuple[State, dict[str, Plain]]
 Array = npt.NDArray[np.float64]
-EPOCHS = 4
+STEPS = 80  # at least; whole epochs are trained
 BATCH = 32
-STEP = 0.01  # of the learning rate, in root mean squares of the tensor that is trained
+STEP = 0.05  # of the learning rate, in root mean squares of the tensor that is trained
 GAP_WEIGHT = 4.0  # of the gap penalty, by that of staying as one was
 RIDGE = 1e-4  # of the mean variance, added to what a head holds before it is inverted
 NO_DIFFERENCE = 1e-9  # squared, in units of the spread
@@ -46,14 +47,18 @@ def heads_to_reference(given: RepairInput) -> Made:
     """
     assert given.reference is not None  # which the registry has checked
     own, other = state_of(given.model), state_of(given.reference)
-    chosen = _choose(given, own, other, np.arange(len(given.data.repair), dtype=np.int64))
-    return chosen.state, chosen.told | named(given)
+    return _between(given, own, other, np.arange(len(given.data.repair), dtype=np.int64))
 
 
-def _choose(given: RepairInput, own: State, other: State, rows: Rows) -> Strength:
+def _between(given: RepairInput, own: State, other: State, rows: Rows) -> Made:
     """Choose how far the heads go from the audited weights to others."""
     pieces = [piece for site in given.heads for piece in head_pieces(given.model, site)]
-    return choose_strength(given, lambda strength: mixed(own, other, pieces, strength), rows)
+
+    def made(strength: float) -> State:
+        return mixed(own, other, pieces, strength)
+
+    chosen = choose_strength(given, made, rows)
+    return chosen.of(given, made), chosen.told | named(given)
 
 
 # Removal of the difference of groups
@@ -68,15 +73,18 @@ def heads_shifted(given: RepairInput) -> Made:
     the group; this one is linear, and since the shares of attention sum to 1 it is folded into weights and bias of the
     head's values. Layer by layer, each fitted on what the layers before it have become, on half of the subjects.
     """
-    own = state_of(given.model)
     fit, held = halves(given.data.repair, given.seed)
-    emptied = {name: tensor.clone() for name, tensor in own.items()}
+    return _between(given, state_of(given.model), emptied(given, fit), held)
+
+
+def emptied(given: RepairInput, rows: Rows) -> State:
+    """Return weights of which the heads hold no difference of the groups, as rows of the repair split show it."""
+    state = state_of(given.model)
     for layer in sorted({site.layer for site in given.heads}):
         sites = [site for site in given.heads if site.layer == layer]
-        for site, (removed, mean) in zip(sites, _differences(given, emptied, sites, fit), strict=True):
-            _fold(given.model, emptied, site, removed, mean)
-    chosen = _choose(given, own, emptied, held)
-    return chosen.state, chosen.told | named(given)
+        for site, (removed, mean) in zip(sites, _differences(given, state, sites, rows), strict=True):
+            _fold(given.model, state, site, removed, mean)
+    return state
 
 
 def _fold(model: Model, state: State, site: Site, removed: Array, mean: Array) -> None:
@@ -102,11 +110,8 @@ def _differences(given: RepairInput, state: State, sites: list[Site], rows: Rows
     for place in range(len(sites)):
         mean = total[place] / count
         spread = second[place] / count - np.outer(mean, mean)
-        differences = [
-            np.array([gap_of(of_image[:, kind, place, i], split, given.aim) for i in range(len(mean))])
-            for kind in range(of_image.shape[1])
-        ]
-        found.append((_removing(np.stack(differences, axis=1), spread), of_image[:, :, place].mean((0, 1))))
+        differences = gap_of(of_image[:, :, place], split, given.aim).T  # (head width, kinds)
+        found.append((_removing(differences, spread), of_image[:, :, place].mean((0, 1))))
     return found
 
 
@@ -168,8 +173,8 @@ def heads_finetuned(given: RepairInput) -> Made:
     fit, held = halves(split, given.seed)
     model = with_state(given.model, own)
     losses = _train(given, model, fit, _Distilled(given, fit))
-    chosen = _choose(given, own, state_of(model), held)
-    return chosen.state, chosen.told | named(given) | {"epochs": EPOCHS, "losses": losses}
+    state, told = _between(given, own, state_of(model), held)
+    return state, told | {"epochs": len(losses), "losses": losses}
 
 
 class _Distilled:
@@ -232,9 +237,10 @@ def _train(
     rates = [STEP * float(part.detach().square().mean().sqrt()) for part in own]
     optimizer = torch.optim.Adam([{"params": [part], "lr": rate} for part, rate in zip(own, rates, strict=True)])
     parts = [slice(start, start + BATCH) for start in range(0, len(rows), BATCH)]
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * len(parts))
+    epochs = -(-STEPS // len(parts))
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(parts))
     order, losses, first = np.random.default_rng([given.seed, 6]), [], min(site.layer for site in given.heads)
-    for epoch in range(EPOCHS):
+    for epoch in range(epochs):
         drawn, total = order.permutation(len(rows)), 0.0
         for part in parts:
             places = drawn[part]
@@ -259,5 +265,5 @@ def _train(
 def at(given: RepairInput, sites: tuple[Site, ...]) -> RepairInput:
     """Return the same question at other heads; what was computed of the images is kept."""
     other = replace(given, heads=sites)
-    other.__dict__["seen"] = given.seen
+    other.__dict__.update(seen=given.seen, last=given.last)
     return other

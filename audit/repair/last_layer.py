@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from audit.extras import needs
-from audit.models.readout import Readout
+from audit.models.predict import Floats
 from audit.repair.base import Codes, Plain, RepairInput, state_of
 from audit.repair.choice import (
     balanced_rows,
@@ -25,7 +25,7 @@ from audit.repair.choice import (
     choose_strength,
     halves,
 )
-from audit.repair.seen import LastLayer, State, last_layer_of
+from audit.repair.seen import LastLayer, State
 
 Made = tuple[State, dict[str, Plain]]
 Array = npt.NDArray[np.float64]
@@ -44,23 +44,8 @@ L1: dict[str, object] = {"l1_ratio": 1.0} if NEW_NAMES else {"penalty": "l1"}
 
 def last_layer(given: RepairInput) -> LastLayer:
     """Return the audited model's last layer, which the registry has checked to be linear."""
-    found = last_layer_of(given.model)
-    assert found is not None
-    return found
-
-
-def shifted(last: LastLayer, outcome: int, shift: float, readout: Readout) -> LastLayer:
-    """Return a last layer whose logit of the outcome is higher by ``shift`` (nats)."""
-    bias = last.bias.clone()
-    bias[outcome] += shift
-    return _as_pair(LastLayer(last.names, last.weight, bias), readout)
-
-
-def _as_pair(last: LastLayer, readout: Readout) -> LastLayer:
-    """Keep the first logit of a model of one logit at 0, which changes no probability."""
-    if not readout.one_logit:
-        return last
-    return LastLayer(last.names, last.weight - last.weight[:1], last.bias - last.bias[:1])
+    assert given.last is not None
+    return given.last
 
 
 def global_threshold(given: RepairInput) -> Made:
@@ -71,7 +56,7 @@ def global_threshold(given: RepairInput) -> Made:
     shifts = [0.0, *sorted((float(shift) for shift in tried), key=abs)]
     features, before = given.seen.features, given.seen.logits
     candidates = (
-        before if shift == 0 else shifted(last, outcome, shift, given.readout).logits(features).numpy()
+        before if shift == 0 else last.shifted(outcome, shift, given.readout).logits(features).numpy()
         for shift in shifts
     )
     choice = choose(candidates, before, given.data.repair, given)
@@ -79,7 +64,7 @@ def global_threshold(given: RepairInput) -> Made:
     told: dict[str, Plain] = {"shift": shift, "shifts_tried": len(shifts), "chosen_on_images": len(before)}
     if shift == 0:
         return state, told | choice.told()
-    return shifted(last, outcome, shift, given.readout).folded_into(state), told | choice.told()
+    return last.shifted(outcome, shift, given.readout).folded_into(state), told | choice.told()
 
 
 def dfr(given: RepairInput) -> Made:
@@ -103,7 +88,7 @@ def dfr(given: RepairInput) -> Made:
     best, penalty = some[int(np.argmax(scores))]
     chosen = choose_strength(given, _between(given, best), held)
     whole = _fit_dfr(given, np.arange(len(split), dtype=np.int64), penalty, RETRAINS)
-    return _between(given, whole)(chosen.value), chosen.told | {"inverse_penalty": penalty, "retrains": RETRAINS}
+    return chosen.of(given, _between(given, whole)), chosen.told | {"inverse_penalty": penalty, "retrains": RETRAINS}
 
 
 def _between(given: RepairInput, other: LastLayer) -> Callable[[float], State]:
@@ -114,7 +99,7 @@ def _between(given: RepairInput, other: LastLayer) -> Callable[[float], State]:
         if strength == 0:
             return state
         weight, bias = own.weight.lerp(other.weight, strength), own.bias.lerp(other.bias, strength)
-        return _as_pair(LastLayer(own.names, weight, bias), given.readout).folded_into(state)
+        return LastLayer(own.names, weight, bias).as_read(given.readout).folded_into(state)
 
     return made
 
@@ -182,8 +167,8 @@ def oxonfair(given: RepairInput) -> Made:
     last, state = last_layer(given), state_of(given.model)
     fit, held = halves(split, given.seed)
     head_weight, head_bias = _group_head(given, fit)
-    features, before = given.seen.features[torch.from_numpy(held)], given.seen.logits[held]
-    scores = (features @ head_weight + head_bias).numpy()
+    before = given.seen.logits[held]
+    scores = (given.seen.features[torch.from_numpy(held)] @ head_weight + head_bias).numpy()
     margins = readout.margins(torch.from_numpy(before))[:, aim.outcome].numpy()
     scale = float(margins.std() / max(float(scores.std()), 1e-12))
     amounts = np.linspace(-FURTHEST, FURTHEST, WEIGHTS) * scale
@@ -197,13 +182,12 @@ def oxonfair(given: RepairInput) -> Made:
         *sorted(tried, key=lambda pair: (abs(pair[0]) / scale + abs(pair[1]) / max(margins.std(), 1e-12), pair)),
     ]
 
-    def made(amount: float, shift: float) -> LastLayer:
-        weight, bias = last.weight.clone(), last.bias.clone()
-        weight[aim.outcome] += amount * head_weight
-        bias[aim.outcome] += amount * head_bias + shift
-        return _as_pair(LastLayer(last.names, weight, bias), readout)
+    def moved(amount: float, shift: float) -> Floats:
+        logits = before.copy()
+        logits[:, aim.outcome] += (amount * scores + shift).astype(np.float32)
+        return logits
 
-    candidates = (before if pair == (0.0, 0.0) else made(*pair).logits(features).numpy() for pair in tried)
+    candidates = (moved(*pair) for pair in tried)
     choice = choose(candidates, before, split.take(held), given)
     amount, shift = tried[choice.place]
     known = np.isin(split.groups[held], (aim.group, aim.reference))
@@ -215,8 +199,12 @@ def oxonfair(given: RepairInput) -> Made:
         "candidates_tried": len(tried),
         "chosen_on_images": len(held),
     }
-    repaired = state if choice.place == 0 else made(amount, shift).folded_into(state)
-    return repaired, told | choice.told()
+    if choice.place == 0:
+        return state, told | choice.told()
+    weight, bias = last.weight.clone(), last.bias.clone()
+    weight[aim.outcome] += amount * head_weight
+    bias[aim.outcome] += amount * head_bias + shift
+    return LastLayer(last.names, weight, bias).as_read(readout).folded_into(state), told | choice.told()
 
 
 def _group_head(given: RepairInput, rows: Codes) -> tuple[torch.Tensor, torch.Tensor]:
@@ -244,7 +232,7 @@ def leace(given: RepairInput) -> Made:
     fit, held = halves(split, given.seed)
     chosen = choose_strength(given, _between(given, erased(given, fit)), held)
     whole = erased(given, np.arange(len(split), dtype=np.int64))
-    return _between(given, whole)(chosen.value), chosen.told
+    return chosen.of(given, _between(given, whole)), chosen.told
 
 
 def erased(given: RepairInput, rows: Codes) -> LastLayer:

@@ -20,7 +20,7 @@ from audit.repair.heads import at, heads_finetuned, heads_shifted, heads_to_refe
 from audit.repair.last_layer import dfr, global_threshold, leace, oxonfair
 from audit.repair.random_heads import MatchedSets
 from audit.repair.retraining import continued, group_dro
-from audit.repair.seen import State, last_layer_of
+from audit.repair.seen import State
 
 LEAST = 10  # images of group or reference with the outcome, and without, on the repair split
 Make = Callable[[RepairInput], tuple[State, dict[str, Plain]]]
@@ -85,7 +85,7 @@ def why_not(method: Method, given: RepairInput) -> WhyNotOffered | None:
         **_at_heads(method, given),
     }
     found = next((reason for reason, holds in reasons.items() if holds), None)
-    if found is None and offer.needs_last_layer and last_layer_of(given.model) is None:
+    if found is None and offer.needs_last_layer and given.last is None:
         return Why.NO_LINEAR_CLASSIFIER
     return found
 

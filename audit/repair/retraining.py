@@ -111,13 +111,13 @@ def group_dro(given: RepairInput) -> Made:
         training.targets,
         replace(recipe, seed=given.seed),
         rows=rows,
-        objective=_worst_cells(cell, len(cells)),
+        objective=worst_cells(cell, len(cells)),
         precision=given.compute.precision,
     )
     return _between(given, state_of(model), {"epochs": recipe.epochs, "losses": losses, "cells": len(cells)})
 
 
-def _worst_cells(cell: Rows, cells: int) -> Objective:
+def worst_cells(cell: Rows, cells: int, *, step: float = STEP) -> Objective:
     """Return the loss of Group DRO, which remembers the weight of each cell from one batch to the next."""
     weights = torch.full((cells,), 1 / cells, dtype=torch.float64)
 
@@ -126,7 +126,7 @@ def _worst_cells(cell: Rows, cells: int) -> Objective:
         of_row = torch.from_numpy(cell[rows]).to(each.device)
         there = of_row.unique()
         means = torch.stack([each[of_row == number].mean() for number in there])
-        weights[there.cpu()] *= torch.exp(STEP * means.detach().cpu().double())
+        weights[there.cpu()] *= torch.exp(step * means.detach().cpu().double())
         weights.div_(weights.sum())
         return (weights[there.cpu()].to(means) * means).sum()
 
@@ -153,4 +153,4 @@ def _between(given: RepairInput, whole: State, told: dict[str, Plain]) -> Made:
         }
 
     chosen = choose_strength(given, made, np.arange(len(given.data.repair), dtype=np.int64), HALFWAY)
-    return chosen.state, chosen.told | told
+    return chosen.of(given, made), chosen.told | told

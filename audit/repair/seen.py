@@ -21,6 +21,7 @@ from audit.models.blocks import is_plain, leading_rows, rows_read
 from audit.models.device import device_of
 from audit.models.finetune import KEPT_AT_MOST
 from audit.models.predict import Floats, finish, predict_logits
+from audit.models.readout import Readout
 from audit.models.transforms import as_input
 
 State: TypeAlias = Mapping[str, torch.Tensor]
@@ -44,13 +45,26 @@ class LastLayer:
         """Return the logits (N, classes) of features (N, D)."""
         return features @ self.weight.T + self.bias
 
+    def shifted(self, outcome: int, shift: float, readout: Readout) -> LastLayer:
+        """Return a last layer whose logit of the outcome is higher by ``shift`` (nats), or the others' lower."""
+        bias = self.bias.clone()
+        bias[outcome] += shift
+        return LastLayer(self.names, self.weight, bias).as_read(readout)
+
+    def as_read(self, readout: Readout) -> LastLayer:
+        """Return a last layer of the same probabilities whose first logit is 0, where the model has one logit."""
+        if not readout.one_logit:
+            return self
+        return LastLayer(self.names, self.weight - self.weight[:1], self.bias - self.bias[:1])
+
     def folded_into(self, state: State) -> dict[str, torch.Tensor]:
         """Return a copy of weights with this last layer in them."""
         new = {name: tensor.clone() for name, tensor in state.items()}
         widths = [state[f"{name}.weight"].shape[1] for name in self.names]
+        mean = torch.stack([state[f"{name}.bias"] / len(widths) for name in self.names]).sum(0)
         for name, part in zip(self.names, self.weight.split(widths, dim=1), strict=True):
             new[f"{name}.weight"] = (part * len(widths)).contiguous()
-            new[f"{name}.bias"] = self.bias.clone()
+            new[f"{name}.bias"] = self.bias.clone() if len(widths) == 1 else new[f"{name}.bias"] + (self.bias - mean)
         return new
 
 

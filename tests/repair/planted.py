@@ -54,12 +54,12 @@ def planted_model(*, group_weight: float = GROUP_WEIGHT, seed: int = 0) -> Any:
             site = Site(layer, head)
             reads = {LABEL: RED, PLANTED: BLUE}.get(site, GREEN)
             values = block.attn.qkv.weight[2 * 32 + head * HEAD : 2 * 32 + (head + 1) * HEAD]
-            values[:2, reads] = torch.tensor([1.0, 0.5])
+            values[:, reads] = HEAD**-0.5
             values[:, GREEN] += 0.02 * torch.randn(HEAD, generator=noise)
             writes = block.attn.proj.weight[:, head * HEAD : (head + 1) * HEAD]
             scale = {LABEL: 1.0, PLANTED: group_weight}.get(site, 0.0)
-            writes[OUTCOME, 0] = scale
-            writes[NOWHERE + head, 0] = 1.0
+            writes[OUTCOME] = scale * HEAD**-0.5
+            writes[NOWHERE + head] = HEAD**-0.5
     model.head.weight[1, OUTCOME], model.head.weight[0, OUTCOME] = 6.0, -6.0
     centre = -(100 / 255 - 0.5) / 0.5 * 16 / 17 * (1.0 + group_weight) * 6.0
     model.head.bias[1], model.head.bias[0] = centre, -centre
