@@ -35,6 +35,9 @@ SLOW_PLACES = (
     "tests/benchmarks/",
     "tests/evidence/test_one_path.py",
     "tests/pipeline/test_held.py",
+    "tests/repair/test_heads.py",
+    "tests/repair/test_last_layer.py",
+    "tests/repair/test_retraining.py",
     "tests/test_extras.py",
     "tests/test_process_state.py",
 )

@@ -104,8 +104,8 @@ def _differences(given: RepairInput, state: State, sites: list[Site], rows: Rows
     held = _held(given, state, sites, rows)
     of_image = np.concatenate([by_kind for _, by_kind in held])  # (N, kinds, heads, head width)
     count = sum(len(z) for z, _ in held)
-    total = sum(z.sum(0) for z, _ in held)
-    second = sum(np.einsum("nhi,nhj->hij", z, z) for z, _ in held)
+    total = np.sum([z.sum(0) for z, _ in held], axis=0)
+    second = np.sum([np.einsum("nhi,nhj->hij", z, z) for z, _ in held], axis=0)
     found = []
     for place in range(len(sites)):
         mean = total[place] / count
@@ -174,7 +174,8 @@ def heads_finetuned(given: RepairInput) -> Made:
     model = with_state(given.model, own)
     losses = _train(given, model, fit, _Distilled(given, fit))
     state, told = _between(given, own, state_of(model), held)
-    return state, told | {"epochs": len(losses), "losses": losses}
+    trained: dict[str, Plain] = {"epochs": len(losses), "losses": losses}
+    return state, told | trained
 
 
 class _Distilled:
@@ -239,7 +240,8 @@ def _train(
     parts = [slice(start, start + BATCH) for start in range(0, len(rows), BATCH)]
     epochs = -(-STEPS // len(parts))
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(parts))
-    order, losses, first = np.random.default_rng([given.seed, 6]), [], min(site.layer for site in given.heads)
+    order, first = np.random.default_rng([given.seed, 6]), min(site.layer for site in given.heads)
+    losses: list[float] = []
     for epoch in range(epochs):
         drawn, total = order.permutation(len(rows)), 0.0
         for part in parts:

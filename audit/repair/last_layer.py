@@ -109,7 +109,7 @@ def _fit_dfr(given: RepairInput, rows: Codes, penalty: float, retrains: int) -> 
     split = given.data.repair
     features = given.seen.features.double().numpy()
     scaler = StandardScaler().fit(features[rows])
-    weights, biases = [], []
+    weights, biases = list[Array](), list[Array]()
     for number in range(retrains):
         draw = np.random.default_rng([given.seed, 2, number])
         balanced = balanced_rows(split, rows, draw)

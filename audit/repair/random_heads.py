@@ -88,7 +88,7 @@ def _drawn(
 @torch.inference_mode()
 def write_norms(given: RepairInput, layers: list[int]) -> dict[Site, float]:
     """Return how much the heads of some layers, and the named ones, write: the root mean square norm over tokens."""
-    body, norms = adapter(given.model), {}
+    body, norms = adapter(given.model), dict[Site, float]()
     rows = np.arange(min(MEASURED, len(given.data.repair)), dtype=np.int64)
     for layer in sorted({*layers, *(site.layer for site in given.heads)}):
         squares, tokens = torch.zeros(body.units(layer), dtype=torch.float64), 0

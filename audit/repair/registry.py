@@ -11,6 +11,7 @@ import numpy as np
 
 from audit.errors import InputError
 from audit.patching.players import check_reference
+from audit.patching.sites import sites_of
 from audit.records.repair_methods import AT_HEADS, Method, WhyNotOffered
 from audit.repair.base import Plain, Repaired, RepairInput, Supervision, state_of
 from audit.repair.by_group import threshold_optimizer
@@ -97,6 +98,7 @@ def _at_heads(method: Method, given: RepairInput) -> dict[WhyNotOffered, bool]:
         Why.NO_CONFIRMED_HEAD: not given.heads,
         Why.HEADS_NOT_SEPARABLE: not separates_heads(given.model),
         Why.NO_REFERENCE: OFFERS[method].needs_reference and given.reference is None,
+        Why.NO_OTHER_HEAD: method is Method.RANDOM_HEADS and len(sites_of(given.model)) == len(given.heads),
     }
 
 
@@ -137,7 +139,11 @@ def repair(method: Method, given: RepairInput) -> Repaired:
         If it is not offered (``why_not`` says beforehand), or the reference is built otherwise than the model.
     DivergedError
         If the loss of a training is not finite.
+    ValueError
+        Of ``RANDOM_HEADS``.
     """
+    if method is Method.RANDOM_HEADS:
+        raise ValueError("random heads are many repairs; use repair_at_random")
     why = why_not(method, given)
     if why is not None:
         raise InputError("repair.methods", f"{method} is not offered ({why})", "leave it out")

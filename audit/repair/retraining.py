@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from audit.data.pixels import Images, Pixels, Rows, mirrored
+from audit.models.device import device_of
 from audit.models.finetune import Objective, Recipe, finetune, make_views
 from audit.repair.base import Plain, RepairInput, Split, state_of
 from audit.repair.choice import UNKNOWN_GROUP, cells_of, choose_strength
@@ -98,7 +99,8 @@ def group_dro(given: RepairInput) -> Made:
     places = [np.flatnonzero((training.groups == g) & (training.targets == y)) for g, y in cells]
     size = int((training.groups != UNKNOWN_GROUP).sum()) // len(cells)
     rows = np.sort(np.concatenate([draw.choice(of_cell, max(1, size)) for of_cell in places]))
-    model = copy.deepcopy(given.model if given.start is None else given.start)
+    begun = given.model if given.start is None else given.start
+    model = copy.deepcopy(begun).to(device_of(given.model))
     views = make_views(
         model, [training.images, mirrored(training.images)] if given.flip else [training.images], recipe.train_blocks
     )

@@ -15,7 +15,7 @@ from torch import nn
 
 from audit.batching import batches
 from audit.data.ahead import in_image_batches
-from audit.data.pixels import Images, Pixels
+from audit.data.pixels import Images, Pixels, select
 from audit.models.adapters.registry import Model, adapter, input_channels
 from audit.models.blocks import is_plain, leading_rows, rows_read
 from audit.models.device import device_of
@@ -27,6 +27,7 @@ from audit.models.transforms import as_input
 State: TypeAlias = Mapping[str, torch.Tensor]
 Rows = npt.NDArray[np.int64]
 AT_ONCE = 64  # images
+EMBEDDING = -1  # in place of a block: what comes before all of them
 SAME = 1e-4  # of the largest logit: how far the classifier's own product may be from the logits
 
 
@@ -151,6 +152,8 @@ class Seen:
         if last is not None and self._looked[1] is not None and _only(self.model, state, last.names):
             return last.logits(self.features[torch.from_numpy(rows)]).numpy()
         model = with_state(self.model, state)
+        if first == EMBEDDING:
+            return predict_logits(model, select(self.images, rows), batch=AT_ONCE)
         parts = [finish(model, stream, first).cpu().numpy() for _, stream in self.entering(first, rows)]
         return np.concatenate(parts).astype(np.float32)
 
@@ -252,7 +255,7 @@ def with_state(model: Model, state: State) -> Model:
 def first_changed(model: Model, state: State) -> int | None:
     """Return the first block that weights differ from a model's in; the depth: after all blocks; None: nowhere.
 
-    0 where what comes before the blocks differs.
+    ``EMBEDDING`` where what comes before the blocks differs.
     """
     body = adapter(model)
     own = model.state_dict()
@@ -264,7 +267,7 @@ def first_changed(model: Model, state: State) -> int | None:
     begins |= {f"{name}.": body.depth for name in body.last}
     for name in changed:
         found = [begin for begin in begins if name.startswith(begin)]
-        places.append(begins[max(found, key=len)] if found else 0)
+        places.append(begins[max(found, key=len)] if found else EMBEDDING)
     return min(places)
 
 

@@ -308,3 +308,18 @@ def test_progress_counts_every_step() -> None:
     views = make_views(model, [PIXELS], None)
     finetune(model, views, TARGETS, replace(RECIPE, batch_size=10), progress=lambda *n: seen.append(n))
     assert seen == [(i, 6) for i in range(1, 7)]
+
+
+def test_another_objective_is_what_is_made_small() -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def towards_the_first(logits: torch.Tensor, targets: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        assert np.array_equal(targets.numpy(), TARGETS[rows])
+        asked.append(tuple(logits.shape))
+        return -logits.log_softmax(-1)[:, 0].mean()
+
+    model = fresh()
+    losses = finetune(model, make_views(model, [PIXELS], None), TARGETS, RECIPE, objective=towards_the_first)
+    assert asked == [(8, 2)] * 6
+    assert losses[1] < losses[0]
+    assert predict_logits(model, PIXELS).argmax(1).tolist() == [0] * 24

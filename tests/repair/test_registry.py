@@ -11,6 +11,7 @@ import torch
 
 from audit.errors import InputError
 from audit.models.checkpoint import hash_state
+from audit.patching.sites import Site
 from audit.records.repair_methods import AT_HEADS, Method, WhyNotOffered
 from audit.repair.base import RepairInput, state_of
 from audit.repair.registry import MAKERS, OFFERS, offered, repair
@@ -40,6 +41,13 @@ def test_every_method_says_what_it_must_be_told_and_can_be_made() -> None:
 
 def test_without_a_confirmed_head_none_at_heads_is() -> None:
     assert reasons(heads=()) == dict.fromkeys((*AT_HEADS, Method.RANDOM_HEADS), WhyNotOffered.NO_CONFIRMED_HEAD)
+
+
+def test_where_every_head_is_named_none_is_left_to_draw() -> None:
+    named = tuple(Site(layer, head) for layer in range(2) for head in range(4))
+    assert reasons(heads=named) == {Method.RANDOM_HEADS: WhyNotOffered.NO_OTHER_HEAD}
+    with pytest.raises(ValueError, match="many repairs"):
+        repair(Method.RANDOM_HEADS, WORLD.given)
 
 
 def test_without_a_reference_none_is_moved_to() -> None:

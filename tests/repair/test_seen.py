@@ -9,7 +9,7 @@ import torch
 from audit.models.adapters.registry import adapter
 from audit.models.predict import predict_logits
 from audit.repair.base import state_of
-from audit.repair.seen import Seen, first_changed, last_layer_of, with_state
+from audit.repair.seen import EMBEDDING, Seen, first_changed, last_layer_of, with_state
 from tests.models_for_tests import noise_pixels, tiny
 
 pytestmark = pytest.mark.unit
@@ -46,7 +46,7 @@ def test_logits_that_are_changed_after_the_last_layer_are_not_taken_for_its_prod
 @pytest.mark.parametrize("start", [0, 1, 3])
 @pytest.mark.parametrize(
     ("changed", "first"),
-    [("head.bias", 3), ("blocks.2.mlp.fc1.weight", 2), ("blocks.1.attn.qkv.weight", 1), ("pos_embed", 0)],
+    [("head.bias", 3), ("blocks.2.mlp.fc1.weight", 2), ("blocks.1.attn.qkv.weight", 1), ("pos_embed", EMBEDDING)],
 )
 def test_answers_of_other_weights_are_those_of_a_whole_pass(changed: str, first: int, start: int) -> None:
     model = tiny("three layers")
