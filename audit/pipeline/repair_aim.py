@@ -15,14 +15,15 @@ from audit.records.repair_run import FittedOn, HeadsFrom, RepairPlan, SealedFrom
 
 
 def aimed_gap(audit: Audit, spec: RepairSpec, where: Path) -> ContrastRow | None:
-    """Return the largest detected gap among those that are asked for; None where none was detected.
+    """Return the largest detected gap of a single attribute among those asked for; None where none was detected.
 
     Raises
     ------
     InputError
         If the attribute or the outcome that is asked for was not audited.
     """
-    audited = {"attribute": {r.attribute for r in audit.contrasts}, "outcome": {r.outcome for r in audit.contrasts}}
+    single = {info.attribute for info in audit.data.attributes}
+    audited = {"attribute": single, "outcome": {row.outcome for row in audit.contrasts}}
     for field, known in audited.items():
         named = getattr(spec, field)
         if named is not None and named not in known:
@@ -30,7 +31,9 @@ def aimed_gap(audit: Audit, spec: RepairSpec, where: Path) -> ContrastRow | None
     gaps = [
         row
         for row in main_gaps(audit.contrasts).values()
-        if spec.attribute in (None, row.attribute) and spec.outcome in (None, row.outcome)
+        if row.attribute in single
+        and spec.attribute in (None, row.attribute)
+        and spec.outcome in (None, row.outcome)
     ]
     return max(gaps, key=lambda row: abs(row.estimate.value or 0.0), default=None)
 

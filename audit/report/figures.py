@@ -11,6 +11,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import cycle
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -55,6 +56,7 @@ _SETTINGS: Any = {
 _PIXELS = 96  # CSS pixels an inch
 _NAME_CHARACTERS = 24
 MOST_PLACES = 18  # of a network that are named; of more every second
+TRADE_MARKS = "os^vDP*X<>hp"  # of methods
 SQUARE = 10  # pixels of a patch where attention is drawn
 _drawn_once = lru_cache(maxsize=256)  # a page on screen and in print shows the same pictures
 
@@ -291,17 +293,18 @@ def trade_picture(trades: tuple[Trade, ...], margin: float, title: str) -> Pictu
             (x, y) for x, y, _ in placed if not any(a <= x and b >= y and (a, b) != (x, y) for a, b, _ in placed)
         )
         axes.plot(*zip(*best, strict=True), color=RULE, linewidth=1.4, zorder=0)
-        for x, y, trade in placed:
+        marks = cycle(TRADE_MARKS)
+        for (x, y, trade), mark in zip(sorted(placed, key=lambda one: one[:2]), marks, strict=False):
             colour = EFFECT if trade.is_recommended else GROUP
             if trade.paid.low is not None and trade.paid.high is not None:
-                axes.plot([x, x], [100 * trade.paid.low, 100 * trade.paid.high], color=colour, linewidth=0.9)
-            axes.plot([x], [y], "o", color=colour, markersize=5)
-            axes.annotate(_drawn(trade.name), (x, y), xytext=(5, 3), textcoords="offset points", fontsize=7.5)
+                axes.plot([x, x], [100 * trade.paid.low, 100 * trade.paid.high], color=colour, linewidth=0.7)
+            axes.plot([x], [y], mark, color=colour, markersize=5.5, label=_drawn(trade.name))
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, fontsize=8)
         axes.set_xlabel("gap that is left, absolute, points")
         axes.set_ylabel("largest loss of a group and label, points")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.3g}"))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.3g}".replace("-", formats.MINUS)))
-        axes.margins(x=0.14)
+        axes.margins(x=0.06)
         return _picture(figure, title, trades_in_words(title, drawn))
 
 

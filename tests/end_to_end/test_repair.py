@@ -28,7 +28,8 @@ def held_back_run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run
     def prepare(folder: Path) -> Path:
         rendered = {"train_images": 400, "audit_images": 160, "association": 0.9}
         data = {"reader": "synthetic", "rendered": rendered, "shares": SHARES}
-        repair = {"methods": CHEAP, "random_draws": 3, "gap_margin": 0.5, "accuracy_margin": 0.5, "error_margin": 0.5}
+        margins = {"gap_margin": 0.5, "accuracy_margin": 0.5, "error_margin": 0.5}
+        repair = {"methods": CHEAP, "random_draws": 3, "legal_basis": "Consent", **margins}
         return write_card(folder / "card.yaml", data=data, repair=repair)
 
     return world.audited("held back", prepare, tmp_path_factory.mktemp("held-back"))
@@ -51,7 +52,9 @@ def test_a_repair_is_planned_then_judged_on_images_that_nobody_has_read(
     assert weights == {path.name: file_hash(path) for path in sorted((run / "models").glob("*.safetensors"))}
     rows = {row["method"]: row for row in record["rows"]}
     assert list(rows) == CHEAP
-    assert rows["threshold_optimizer"]["not_offered"] == WhyNotOffered.NO_LEGAL_BASIS
+    asks = rows["threshold_optimizer"]
+    assert (asks["group_at_prediction"], asks["weights"], asks["sealed"]) == (True, None, None)
+    assert record["recommended"] != "threshold_optimizer"
     untouched = rows["untouched"]["fitted"]
     assert untouched == record["audited"] | {"worst": untouched["worst"]}
     assert untouched["worst"]["change"]["value"] == 0
@@ -91,7 +94,9 @@ def test_another_plan_for_the_same_folder_is_refused(held_back_run: Run, invoke:
     before = {path: file_hash(path) for path in out.rglob("*.json")}
     said = invoke(*common, "--method", "global_threshold")
     assert said.exit_code == ExitCode.BAD_INPUT
-    assert said.stderr.strip().splitlines()[-1].endswith("holds a repair that was planned otherwise; name another --out")
+    assert (
+        said.stderr.strip().splitlines()[-1].endswith("holds a repair that was planned otherwise; name another --out")
+    )
     assert before == {path: file_hash(path) for path in out.rglob("*.json")}
 
 
@@ -103,16 +108,20 @@ def test_the_audited_model_alone_is_no_repair(held_back_run: Run, tmp_path: Path
 
 
 def test_a_repaired_file_is_a_model_of_its_own(held_back_run: Run, tmp_path: Path) -> None:
-    found = va.repair(held_back_run.folder, tmp_path / "repair", methods=["global_threshold"], report=False, reaudit=False)
+    found = va.repair(
+        held_back_run.folder, tmp_path / "repair", methods=["global_threshold"], report=False, reaudit=False
+    )
     assert found.weights is not None
     card = yaml.safe_load((held_back_run.folder / "card.yaml").read_text(encoding="utf-8"))
     model = card["model"] | {"weights": str(found.weights), "classes": ["neutral", "smiling"]}
     repaired = va.load_model(model)
-    assert repaired.classes == ["neutral", "smiling"]
+    assert repaired.classes == ("neutral", "smiling")
     assert va.open_repair(found.folder).record == found.record
 
 
-def test_without_images_that_were_held_back_nothing_is_certified(small_run: Run, invoke: Invoke, tmp_path: Path) -> None:
+def test_without_images_that_were_held_back_nothing_is_certified(
+    small_run: Run, invoke: Invoke, tmp_path: Path
+) -> None:
     out = tmp_path / "repair"
     said = invoke("repair", small_run.folder, "--out", out, "--method", "global_threshold", "--no-report")
     record = record_of(out)
