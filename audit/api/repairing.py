@@ -20,7 +20,8 @@ from audit.errors import InputError
 from audit.exit_codes import ExitCode
 from audit.given import as_path
 from audit.models.device import CPU
-from audit.pipeline.run_repair import RECORD, RepairOptions, repair_run
+from audit.pipeline.repair_setup import RepairOptions
+from audit.pipeline.run_repair import RECORD, repair_run
 from audit.records.repair_json import Certificate, CertificateLine
 from audit.records.repair_run import Repair, RepairRow, RepairState
 

@@ -31,9 +31,7 @@ def aimed_gap(audit: Audit, spec: RepairSpec, where: Path) -> ContrastRow | None
     gaps = [
         row
         for row in main_gaps(audit.contrasts).values()
-        if row.attribute in single
-        and spec.attribute in (None, row.attribute)
-        and spec.outcome in (None, row.outcome)
+        if row.attribute in single and spec.attribute in (None, row.attribute) and spec.outcome in (None, row.outcome)
     ]
     return max(gaps, key=lambda row: abs(row.estimate.value or 0.0), default=None)
 
@@ -62,6 +60,7 @@ def make_plan(
     fitted_on: FittedOn,
     sealed_from: SealedFrom,
     reaudit: bool,
+    code: str,
 ) -> RepairPlan:
     """Return what is fixed before any method is run.
 
@@ -75,7 +74,7 @@ def make_plan(
     spec : RepairSpec
     images : mapping of str to int
         How many images each split has that is read.
-    fitted_on, sealed_from, reaudit
+    fitted_on, sealed_from, reaudit, code
         As :class:`RepairPlan` has them.
     """
     heads, origin = named_heads(audit, gap)
@@ -103,4 +102,5 @@ def make_plan(
         sealed_from=sealed_from,
         images=dict(images),
         reaudit=reaudit,
+        code=code,
     )

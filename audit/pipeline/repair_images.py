@@ -44,13 +44,13 @@ class Part:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def split(self, attribute: str) -> Split:
-        """Return the images with what a repair is told of them."""
+    def split(self, attribute: str, *, opened: bool = True) -> Split:
+        """Return the images with what a repair is told of them; those of the whole run where none shall be opened."""
         frame = self.context.samples.frame.iloc[self.rows]
         groups = list(self.context.samples.attributes[attribute].groups)
         codes = pd.Index(groups).get_indexer(pd.Index(frame[attribute])).astype(np.int64)
         return Split(
-            self._images(),
+            self._images() if opened else self.context.pixels,
             self.context.targets[self.rows],
             np.where(codes < 0, UNKNOWN_GROUP, codes),
             pd.factorize(frame["subject"])[0].astype(np.int64),

@@ -52,6 +52,7 @@ class RepairPlan(Record):
     sealed_from: SealedFrom
     images: dict[str, int]  # of each split that is read
     reaudit: bool  # whether the repaired model is audited again, as a certificate asks
+    code: str  # SHA-256 of the source that fits, measures and judges
     registered: str = ""  # ISO 8601, UTC: when it was written down
 
 

@@ -1,0 +1,138 @@
+"""The methods of a repair side by side, the candidates among them, and the same edit at random heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from audit.models.checkpoint import hash_state, save_weights
+from audit.models.predict import Floats
+from audit.pipeline.repair_images import figures
+from audit.pipeline.repair_setup import Setup
+from audit.records.repair_methods import AT_HEADS, Method
+from audit.records.repair_run import Figures, RandomRow, RepairRow
+from audit.repair.base import Repaired
+from audit.repair.random_heads import matched_sets
+from audit.repair.registry import OFFERS, repair, repair_at_random, why_not
+from audit.store import write_text
+from audit.units import name_of
+
+WEIGHTS, ROWS = "weights", "methods"  # folders of a repair
+ROUNDING = 1e-9
+
+
+def run_methods(setup: Setup) -> list[RepairRow]:
+    """Run every method of the plan, in order; what is stored is not done again."""
+    return [_row(setup, method) for method in setup.plan.methods]
+
+
+def stored_state(setup: Setup, method: Method) -> dict[str, torch.Tensor]:
+    """Return the weights that a method left."""
+    return load_file(setup.options.out / WEIGHTS / f"{method}.safetensors")
+
+
+def on_fitted(setup: Setup, logits: Floats, before: Floats | None = None) -> Figures:
+    """Return how a model does on the images that methods are fitted on."""
+    return figures(setup.fitted, logits, before, setup.gap)
+
+
+def _row(setup: Setup, method: Method) -> RepairRow:
+    path = setup.options.out / ROWS / f"{method}.json"
+    if path.is_file():
+        return RepairRow.model_validate_json(path.read_text(encoding="utf-8"))
+    supervision = OFFERS[method].supervision
+    row = RepairRow(
+        method=method,
+        group_at_training=supervision.group_at_training,
+        group_at_prediction=supervision.group_at_prediction,
+        not_offered=why_not(method, setup.given),
+    )
+    if row.not_offered is None:
+        tick = setup.step(f"repair: {method}")
+        tick(0, 1)
+        row = _told(setup, row, repair(method, setup.given))
+        tick(1, 1)
+    write_text(path, row.model_dump_json(indent=1) + "\n")
+    return row
+
+
+def _told(setup: Setup, row: RepairRow, made: Repaired) -> RepairRow:
+    """Save a repaired model's weights, and say how it does on the images it was chosen on."""
+    file, digest, given = None, None, setup.given
+    if made.state is not None and made.method is not Method.UNTOUCHED:
+        file = f"{WEIGHTS}/{made.method}.safetensors"
+        carried = setup.context.preprocessing.carried
+        save_weights(
+            made.state,
+            setup.options.out / file,
+            started_from=setup.hash_of(setup.context.seeds[0]),
+            preprocessing=None if carried is None else carried.text,
+        )
+        digest = hash_state(made.state)
+    logits = made.answer(given.seen, given.data.repair.groups)
+    return row.model_copy(
+        update={
+            "settings": dict(made.settings),
+            "seconds": round(made.seconds, 2),
+            "heads": [name_of(setup.context.unit, site.layer, site.head) for site in made.heads],
+            "weights": file,
+            "weights_sha256": digest,
+            "fitted": on_fitted(setup, logits, given.seen.logits),
+        }
+    )
+
+
+def candidates(setup: Setup, rows: Sequence[RepairRow], before: Figures) -> list[Method]:
+    """Return the methods that are judged on sealed images: those that leave the smallest gap and no cell behind."""
+    had = abs(before.gap.value or 0.0)
+    able = [
+        (gap, place, row.method)
+        for place, row in enumerate(rows)
+        if row.weights is not None
+        and (gap := _left(row)) is not None
+        and gap < had - ROUNDING
+        and _paid(row) <= setup.spec.accuracy_margin + ROUNDING
+    ]
+    return [method for _, _, method in sorted(able)[: setup.spec.candidates]]
+
+
+def at_random(setup: Setup, rows: Sequence[RepairRow]) -> list[RandomRow]:
+    """Make the best edit at the named heads at random ones of the same layers, too."""
+    edits = [(gap, row.method) for row in rows if row.method in AT_HEADS and (gap := _left(row)) is not None]
+    if not edits:
+        return []
+    left, best = min(edits)
+    path = setup.options.out / ROWS / f"{Method.RANDOM_HEADS}.json"
+    if path.is_file():
+        return [RandomRow.model_validate_json(path.read_text(encoding="utf-8"))]
+    sets = matched_sets(setup.given, setup.spec.random_draws)
+    tick, gaps = setup.step("repair: random heads"), []
+    for done, made in enumerate(repair_at_random(best, setup.given, sets), start=1):
+        gaps.append(abs(on_fitted(setup, made.answer(setup.given.seen)).gap.value or 0.0))
+        tick(done, len(sets.sets))
+    as_good = sum(gap <= left + ROUNDING for gap in gaps)
+    row = RandomRow(
+        method=best,
+        draws=len(gaps),
+        gap=left,
+        smallest=min(gaps, default=None),
+        median=float(np.median(gaps)) if gaps else None,
+        p=(1 + as_good) / (1 + len(gaps)) if gaps else None,
+    )
+    write_text(path, row.model_dump_json(indent=1) + "\n")
+    return [row]
+
+
+def _left(row: RepairRow) -> float | None:
+    """Return what a method leaves of the gap, absolute; None where it is not known."""
+    value = None if row.fitted is None else row.fitted.gap.value
+    return None if value is None else abs(value)
+
+
+def _paid(row: RepairRow) -> float:
+    """Return the accuracy that the group and label lose that lose most."""
+    worst = None if row.fitted is None else row.fitted.worst
+    return 0.0 if worst is None else -(worst.change.value or 0.0)
