@@ -170,7 +170,7 @@ class GapChange:
         true = (self.gained - self.lost) / self.sizes + np.sign(self.weights) * missing
         true = np.clip(true, -1 + EDGE, 1 - EDGE)
         cells = zip(self.gained, self.lost, self.sizes, true, self.weights, strict=True)
-        return sum(w**2 / n * score_variance(float(b), float(c), float(n), float(d)) for b, c, n, d, w in cells)
+        return float(sum(w**2 / n * score_variance(float(b), float(c), float(n), float(d)) for b, c, n, d, w in cells))
 
     def power(self, margin: float, alpha: float) -> Callable[[float], float]:
         """Return the power to show a rise under the margin and a fall under it, if there is neither.

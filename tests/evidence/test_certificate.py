@@ -168,6 +168,31 @@ def test_the_number_of_one_line_suffices_four_times_in_five(changed: float, marg
     assert plausible(sum(shown), len(shown), 0.76, 0.86)
 
 
+def test_what_a_certificate_says_is_needed_suffices_four_times_in_five() -> None:
+    """Of images that change as often one way as the other, and groups with the same rates."""
+    before, after = models(100, EVERYWHERE)
+    for gender in ("female", "male"):
+        cell = np.flatnonzero(
+            (after["gender"] == gender) & (after["label"] == "smile") & (after["predicted"] == "smile")
+        )
+        for frame, few in ((before, cell[:6]), (after, cell[6:12])):
+            frame.iloc[few, frame.columns.get_loc("predicted")] = "frown"
+    found = judge((before, after), margins=MARGINS.model_copy(update={"gap": 0.03}))
+    assert found.state == CertificateState.NOT_SHOWN
+    cell_line = line(found, LineKind.CELL_ACCURACY, "female", label="smile")
+    assert (cell_line.images, cell_line.before, cell_line.after) == (200, pytest.approx(0.92), pytest.approx(0.92))
+    assert cell_line.needed_images is not None
+    changes = _draws(cell_line.needed_images, 0.03, 0.03, 1000, seed=5)
+    shown = [PairedCounts(g, m, cell_line.needed_images).p_above(-0.02) <= 0.05 for g, m in zip(*changes, strict=True)]
+    assert plausible(sum(shown), 1000, 0.78, 0.9)
+    gap_line = line(found, LineKind.GAP, "female")
+    assert gap_line.needed_images is not None
+    each, rng = -(-gap_line.needed_images // 2), np.random.default_rng(6)
+    rates = rng.binomial(each, 0.92, (1000, 2)) / each
+    within = [two_cells((a, b), (each, each)).p_within(0.03) <= 0.05 for a, b in rates]
+    assert plausible(sum(within), 1000, 0.77, 0.85)
+
+
 def _draws(n: int, gained: float, lost: float, runs: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
     drawn = np.random.default_rng(seed).multinomial(n, [gained, lost, 1 - gained - lost], size=runs)
     return drawn[:, 0], drawn[:, 1]
