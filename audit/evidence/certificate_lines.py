@@ -12,9 +12,10 @@ import pandas as pd
 from scipy.special import ndtr, ndtri
 
 from audit.evidence.called import is_called, is_called_its_label
-from audit.evidence.gap_cells import GapCells, Question, gap_cells
-from audit.evidence.paired import PairedCounts, combine_changes, power_above, power_within
-from audit.evidence.stats import POWER, Codes, Combination, as_difference, combine_cells, equivalence_p, is_at_most
+from audit.evidence.gap_cells import Question, gap_cells
+from audit.evidence.gap_score import GapChange, GapScore, solve
+from audit.evidence.paired import PairedCounts, power_above
+from audit.evidence.stats import POWER, Codes, as_difference, is_at_most
 from audit.records import (
     Aim,
     CertificateLine,
@@ -181,62 +182,43 @@ def _gap_line(sealed: Sealed, question: Question, group: str, rules: Rules, *, a
     if not laid.none_empty:
         return _finish(named, None, margin, sizes, rules)
     before, after = (called[laid.rows].astype(np.float64) for called in sealed.called)
-    gap = combine_cells(after, laid.cells, list(laid.weights), subjects)
     if aimed:
-        earlier = combine_cells(before, laid.cells, list(laid.weights), subjects).value
-        test = _within(gap, earlier, margin, rules)
+        gap = GapScore.of(after, laid.cells, laid.weights, subjects)
+        earlier = GapScore.of(before, laid.cells, laid.weights, subjects)
+        test = _within(gap, earlier.value, margin, rules)
     else:
-        change = combine_changes(after - before, laid.cells, list(laid.weights), subjects)
-        test = _widened(gap.value, change, _total(before + after, laid, subjects), margin, rules)
+        change = GapChange.of((after - before).astype(np.int64), laid.cells, laid.weights, subjects)
+        mean = GapScore.of((before + after) / 2, laid.cells, laid.weights, subjects)
+        test = _widened(change, mean, margin, rules)
     return _finish(named, test, margin, sizes, rules)
 
 
-def _total(both: npt.NDArray[np.float64], laid: GapCells, subjects: Codes) -> Combination:
-    """Return the gaps of both models added up."""
-    mean = combine_cells(both / 2, laid.cells, list(laid.weights), subjects)
-    return Combination(2 * mean.value, 2 * mean.error, mean.p)
-
-
-def _within(gap: Combination, before: float, margin: float, rules: Rules) -> _Test:
+def _within(gap: GapScore, before: float, margin: float, rules: Rules) -> _Test:
     """Test that a gap is within its margin of 0 (two one-sided tests, Schuirmann 1987)."""
-    beyond = float(ndtr(-(abs(gap.value) - margin) / gap.error)) if gap.error > 0 else 1.0
-    return _Test(
-        as_difference(gap.interval(rules.level)),
-        before,
-        gap.value,
-        equivalence_p(gap.value, gap.error, margin),
-        beyond,
-        lambda times: power_within(gap.error / math.sqrt(times), margin, rules.alpha),
-    )
+    power = gap.power(margin, rules.alpha)
+    return _Test(gap.interval(rules.level), before, gap.value, gap.p_within(margin), gap.p_beyond(margin), power)
 
 
-def _widened(after: float, change: Combination, total: Combination, margin: float, rules: Rules) -> _Test:
+def _widened(change: GapChange, mean: GapScore, margin: float, rules: Rules) -> _Test:
     """Test that the absolute value of a gap grew by less than a margin.
 
     The gap before may be of either sign, and so may the gap after. A gap after of 0 or more has grown too much only if
     it exceeds both the gap before and its opposite by the margin; so it is enough to show that it does not exceed one
     of them, at half the level since there are two to choose from. The same holds of a gap after under 0.
     """
-    z, z_half = (-float(ndtri(a)) for a in (rules.alpha, rules.alpha / 2))
-    parts = [(change.value, change.error), (total.value, total.error)]
-    sides = [parts, [(-value, error) for value, error in parts]]
-    p = max(2 * min(float(ndtr(-(margin - v) / e)) for v, e in side) for side in sides)
-    beyond = min(max(float(ndtr(-(v - margin) / e)) for v, e in side) for side in sides)
-    before = after - change.value
+    scores = (change.z, lambda total: mean.z(total / 2))
+    after, before = mean.value + change.value / 2, mean.value - change.value / 2
+    p = max(2 * min(float(ndtr(side * z(side * margin))) for z in scores) for side in (1, -1))
+    beyond = min(max(float(ndtr(-side * z(side * margin))) for z in scores) for side in (1, -1))
+    at, at_half = (-float(ndtri(alpha)) for alpha in (rules.alpha, rules.alpha / 2))
     estimate = Estimate(
         value=abs(after) - abs(before),
-        low=max(min(v - z * e for v, e in side) for side in sides),
-        high=max(min(v + z_half * e for v, e in side) for side in sides),
+        low=max(min(side * solve(z, side * at) for z in scores) for side in (1, -1)),
+        high=max(min(side * solve(z, -side * at_half) for z in scores) for side in (1, -1)),
         level=rules.level,
     )
-    return _Test(
-        as_difference(estimate),
-        before,
-        after,
-        min(p, 1.0),
-        beyond,
-        lambda times: power_within(change.error / math.sqrt(times), margin, rules.alpha / 2),
-    )
+    power = change.power(margin, rules.alpha / 2)
+    return _Test(as_difference(estimate), before, after, min(p, 1.0), beyond, power)
 
 
 def _finish(named: dict[str, object], test: _Test | None, margin: float, sizes: tuple[int, int], rules: Rules) -> Draft:

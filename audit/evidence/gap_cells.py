@@ -34,12 +34,15 @@ class GapCells:
         Labels of the group first, then the same of the reference; one cell each where labels are not kept apart.
     weights : numpy.ndarray, shape (K,)
     is_group : numpy.ndarray of bool, shape (N,)
+    labels : list of str
+        Of each group's cells, in order; one that is empty, or the outcome's, where labels are not kept apart.
     """
 
     rows: Codes
     cells: Codes
     weights: Array
     is_group: npt.NDArray[np.bool_]
+    labels: list[str]
 
     @property
     def none_empty(self) -> bool:
@@ -76,4 +79,5 @@ def gap_cells(frame: pd.DataFrame, question: Question, group: str, outcome: str,
     is_group = of_group[rows]
     cells = pd.Index([*shares]).get_indexer(pd.Index(labels)) + len(shares) * ~is_group
     weights = np.array([*shares.values()])
-    return GapCells(rows, cells.astype(np.int64), np.concatenate([weights, -weights]), is_group)
+    named = [outcome] if metric == Metric.TPR_GAP else [*shares]
+    return GapCells(rows, cells.astype(np.int64), np.concatenate([weights, -weights]), is_group, named)

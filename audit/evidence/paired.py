@@ -1,9 +1,8 @@
-"""Two models on the same images: what changed, tested image by image and robust to images of one subject."""
+"""Two models on the same images: what changed, tested cell by cell and robust to images of one subject."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy.typing as npt
 from scipy import optimize
 from scipy.special import ndtr, ndtri
 
-from audit.evidence.stats import NO_SPREAD, Array, Codes, Combination
+from audit.evidence.stats import NO_SPREAD, Codes
 from audit.records import Estimate
 
 HALF_AN_IMAGE = 0.5  # correction for continuity: gains less losses move in whole images
@@ -125,38 +124,3 @@ def power_above(size: float, changed: float, margin: float, alpha: float) -> flo
     limit = -float(ndtri(alpha)) * math.sqrt(size * score_variance(half, half, size, -margin))
     spare = size * margin - HALF_AN_IMAGE - limit
     return float(ndtr(spare / math.sqrt(size * changed))) if changed > 0 else float(spare >= 0)
-
-
-def power_within(error: float, margin: float, alpha: float) -> float:
-    """Return the power of two one-sided tests that a value with this standard error, truly 0, is within a margin."""
-    return max(0.0, 2 * float(ndtr(margin / error + ndtri(alpha))) - 1)
-
-
-def combine_changes(change: Array, cells: Codes, weights: Sequence[float], subjects: Codes) -> Combination:
-    """Estimate ``sum_k weights[k] * mean(change | cell k)``, robust to correlation within subjects.
-
-    Parameters
-    ----------
-    change : numpy.ndarray, shape (N,)
-        In [-1, 1]: after minus before on the same images.
-    cells : numpy.ndarray of int, shape (N,)
-        0..K-1; no cell may be empty.
-    weights : sequence of float, length K
-    subjects : numpy.ndarray of int, shape (N,)
-
-    Returns
-    -------
-    Combination
-        Cluster-robust (Liang & Zeger 1986); every cell has the variance of one more subject that changes, half of it
-        either way (Agresti & Min 2005), so that a cell without a change is not certain.
-    """
-    n, k, w = len(change), len(weights), np.asarray(weights, dtype=np.float64)
-    of_subject = np.unique(subjects, return_inverse=True)[1]
-    counts = np.bincount(cells, minlength=k)
-    means = np.bincount(cells, weights=change, minlength=k) / counts
-    pull = np.bincount(of_subject, weights=(w / counts)[cells] * (change - means[cells]))
-    clusters, in_cell = len(pull), np.bincount(np.unique(of_subject * k + cells) % k, minlength=k)
-    correction = clusters / (clusters - 1) * (n - 1) / (n - k) if clusters > 1 and n > k else 1.0
-    error = math.sqrt(correction * float(pull @ pull) + float((w**2 / (in_cell + 2) ** 2).sum()))
-    value = float(w @ means)
-    return Combination(value, error, float(2 * ndtr(-abs(value) / error)))

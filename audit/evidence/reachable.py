@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,8 +11,9 @@ import pandas as pd
 
 from audit.evidence.called import is_called_its_label
 from audit.evidence.certificate_lines import Power, harmful, scaled, times_needed, with_enough
-from audit.evidence.gap_cells import GapCells, Question, gap_cells
-from audit.evidence.paired import PairedCounts, power_above, power_within
+from audit.evidence.gap_cells import Question, gap_cells
+from audit.evidence.gap_score import GapChange, GapScore
+from audit.evidence.paired import PairedCounts, power_above
 from audit.evidence.stats import POWER
 from audit.records import Aim, Expected, HarmfulError, LineKind, Margins, Reach, ReachLine
 
@@ -166,20 +166,16 @@ def _plan_gap(scope: _Scope, question: Question, group: str, kind: LineKind) -> 
     named: dict[str, object] = {"kind": kind, "attribute": question.attribute, "group": group}
     if not laid.none_empty:
         return _planned(named, len(part), subjects, None, scope)
-    aimed = kind == LineKind.GAP
-    spread = scope.expected.error * (1 - scope.expected.error) if aimed else scope.expected.changed
-    error = math.sqrt(spread * _squares(laid) * scope.effect(part["subject"]))
-    alpha = scope.alpha if aimed else scope.alpha / 2
-
-    def power(times: float) -> float:
-        return power_within(max(error, 1e-12) / math.sqrt(times), scope.margins.gap, alpha)
-
+    images = np.bincount(laid.cells) / scope.effect(part["subject"])
+    if kind == LineKind.GAP:
+        wrong = np.full(len(images), scope.expected.error)
+        is_outcome = [label == scope.aim.outcome for label in laid.labels]
+        rates = np.where(np.tile(is_outcome, 2), 1 - wrong, wrong)
+        power = GapScore(rates, images, laid.weights).power(scope.margins.gap, scope.alpha)
+        return _planned(named, len(part), subjects, power, scope)
+    half = images * scope.expected.changed / 2
+    power = GapChange(half, half, images, laid.weights).power(scope.margins.gap, scope.alpha / 2)
     return _planned(named, len(part), subjects, power, scope)
-
-
-def _squares(laid: GapCells) -> float:
-    """Return what the variance of one image is multiplied by in that of a gap."""
-    return float((laid.weights**2 / np.bincount(laid.cells)).sum())
 
 
 def _planned(named: dict[str, object], images: int, subjects: int, power: Power | None, scope: _Scope) -> _Plan:

@@ -143,6 +143,21 @@ def combine_cells(y: Array, cells: Codes, weights: Sequence[float], subjects: Co
     return Combination(value, error, float(2 * stats.norm.sf(abs(value) / error)) if error > 0 else np.nan)
 
 
+def cluster_variance(y: Array, cells: Codes, weights: Array, subjects: Codes) -> float:
+    """Return the cluster-robust variance (Liang & Zeger 1986) of ``sum_k weights[k] * mean(y | cell k)``.
+
+    As in :func:`combine_cells`, but a cell whose images agree counts as certain.
+    """
+    n, k = len(y), len(weights)
+    of_subject = np.unique(subjects, return_inverse=True)[1]
+    counts = np.bincount(cells, minlength=k)
+    means = np.bincount(cells, weights=y, minlength=k) / counts
+    pull = np.bincount(of_subject, weights=(weights / counts)[cells] * (y - means[cells]))
+    clusters = len(pull)
+    correction = clusters / (clusters - 1) * (n - 1) / (n - k) if clusters > 1 and n > k else 1.0
+    return correction * float(pull @ pull)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return Holm's (1979) adjusted p-values, in the order given."""
     p = np.asarray(p_values, dtype=np.float64)
