@@ -15,6 +15,7 @@ from audit.evidence.paired import HALF_AN_IMAGE, score_variance
 from audit.evidence.stats import NO_SPREAD, Array, Codes, cluster_variance
 from audit.records import Estimate
 
+ROUNDING = 1e-12
 EDGE = 1e-6  # how near to -1 and 1 a gap is looked for
 
 
@@ -99,10 +100,13 @@ class GapScore:
 
     def rates_at(self, gap: float) -> Array:
         """Return the likeliest true rates under which the gap is this one, in (-1, 1)."""
-        most = 1.0
-        while self._moved(most) @ self.weights > gap or self._moved(-most) @ self.weights < gap:
+        away = self.value - gap
+        if abs(away) < ROUNDING:
+            return self.rates
+        most = 2 * away / max(self.variance(self.rates), NO_SPREAD**0.5)  # at first order half of it would do
+        while away * (float(self._moved(most) @ self.weights) - gap) > 0:
             most *= 4
-        pull = optimize.brentq(lambda x: float(self._moved(x) @ self.weights) - gap, -most, most, xtol=1e-9 * most)
+        pull = optimize.brentq(lambda x: float(self._moved(x) @ self.weights) - gap, 0, most, rtol=1e-9)
         return self._moved(float(pull))
 
     def _moved(self, pull: float) -> Array:

@@ -41,7 +41,6 @@ def boundaries() -> dict[str, tuple[World, Aim, Margins]]:
         "gap, one image a person": (World(cells=GAP_AT_MARGIN), MISSED, MARGINS),
         "gap, four alike images a person": (World(4, 0.7, GAP_AT_MARGIN), MISSED, MARGINS),
         "cell that only loses, one image a person": (World(cells=LOST), MISSED, wide),
-        "cell that only loses, four alike images a person": (World(4, 0.7, LOST), MISSED, wide),
         "cell that loses and gains, two alike images a person": (World(2, 0.7, LOST_AND_GAINED), MISSED, wide),
         "error of a group, two alike images a person": (
             World(2, 0.7, LEVELLED),
