@@ -264,7 +264,15 @@ def run(card: Path, data_root: Path | None, out: Path, *, report: bool, **option
 @reported
 def check(card: Path, data_root: Path | None, show: Path | None, out: Path, device: str) -> None:
     """Check CARD, its model and its data without training: faults, counts, and what the audit could detect."""
-    from audit.terminal import as_deployed, data_summary, not_opened_summary, progress, weights_summary, wrapped
+    from audit.terminal import (
+        as_deployed,
+        data_summary,
+        not_opened_summary,
+        progress,
+        reach_summary,
+        weights_summary,
+        wrapped,
+    )
 
     with progress() as callback:
         plan = va.plan(card, data_root=data_root, runs=out, device=device, callback=callback)
@@ -276,6 +284,8 @@ def check(card: Path, data_root: Path | None, show: Path | None, out: Path, devi
         click.echo(f"\n{not_opened_summary(plan.not_opened)}")
     if (served := plan.served(device=device)) is not None:
         click.echo(f"\n{as_deployed(served)}")
+    if (reach := plan.reach) is not None:
+        click.echo(f"\n{reach_summary(reach)}")
     if show is not None:
         for file in plan.show(show):
             click.echo(f"wrote {file}")

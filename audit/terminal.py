@@ -33,7 +33,7 @@ from audit.records import (
     RunComparison,
     SharedCopy,
 )
-from audit.records.repair_json import LineState
+from audit.records.repair_json import LineState, Reach
 from audit.records.repair_run import Repair
 from audit.report.formats import clean
 from audit.report.text import (
@@ -50,6 +50,7 @@ from audit.report.text import (
     not_opened_sentence,
     note_sentences,
     preprocessing_sentence,
+    reach_line,
     removed_words,
     repair_line,
     repair_notes,
@@ -204,6 +205,11 @@ def summary(audit: Audit, folder: Path, *, report: bool = True) -> str:
     lines = text.summary(list(asked), gap, _heads(audit, gap), top)
     where = f"report: {folder / 'report.html'}" if report else f"run: {folder}"
     return "\n".join([*map(wrapped, lines), where])
+
+
+def reach_summary(reach: Reach) -> str:
+    """Return whether a repair could be certified with the sealed images."""
+    return wrapped(reach_line(reach))
 
 
 def repair_summary(record: Repair, folder: Path, *, report: bool = True) -> str:

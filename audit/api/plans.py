@@ -28,10 +28,13 @@ from audit.models.device import CPU, computing_on
 from audit.models.preprocessing import Preprocessing
 from audit.pipeline.build_record import as_record
 from audit.pipeline.check_served import compare_box_served, compare_served
+from audit.pipeline.context import Scope
 from audit.pipeline.prepare import Inputs, open_black_box, open_inputs
+from audit.pipeline.repair_aim import planned_reach
 from audit.pipeline.show_images import write_examples
 from audit.process_state import run_state
 from audit.records import Access, Control, DataReport, LoadedWeights, PreprocessingInfo
+from audit.records.repair_json import Reach
 from audit.report.text import called_sentence
 from audit.resources import DATA_VARIABLE
 from audit.store import check_writable
@@ -215,6 +218,16 @@ class Plan:
         [200]
         """
         return detectable_gaps(self.inputs.samples, self.card)
+
+    @property
+    def reach(self) -> Reach | None:
+        """Whether a repair could be certified with the sealed images; None where the card seals none.
+
+        It is assumed that a repair changes the answer to 5% of images, leaves no gap, costs nothing, and is wrong on a
+        fifth of the images.
+        """
+        inputs = self.inputs
+        return planned_reach(Scope(inputs.card, Path(), inputs.samples, inputs.unit, inputs.readout))
 
     def _repr_html_(self) -> str:
         html: str = self.power().to_html(float_format="{:.3f}".format, border=0)

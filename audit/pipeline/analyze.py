@@ -335,12 +335,16 @@ def predictions(scope: Scope, unpatched: pd.DataFrame, seed: int, samples: pd.Da
     """Join samples, or columns of theirs, with one seed's predictions; intersections get columns of their own."""
     own = unpatched[unpatched["seed"] == seed].set_index("recipient").drop(columns=["seed", "image"], errors="ignore")
     every = scope.samples.frame if samples is None else samples
-    frame = every.drop(columns="predicted", errors="ignore").join(own, how="inner")
+    return with_intersections(scope, every.drop(columns="predicted", errors="ignore").join(own, how="inner"))
+
+
+def with_intersections(scope: Scope, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return samples with a column for each intersection of the card."""
+    columns = {}
     for combination in scope.card.intersections:
         known = (frame[combination] != UNKNOWN).all(axis=1)
-        joined = frame[combination].agg(JOINED.join, axis=1)
-        frame[JOINED.join(combination)] = joined.where(known, UNKNOWN)
-    return frame
+        columns[JOINED.join(combination)] = frame[combination].agg(JOINED.join, axis=1).where(known, UNKNOWN)
+    return frame.assign(**columns)
 
 
 def questions(scope: Scope) -> list[Question]:

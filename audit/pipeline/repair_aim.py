@@ -8,10 +8,15 @@ from pathlib import Path
 from audit.card.repair_spec import RepairSpec
 from audit.errors import InputError
 from audit.evidence.outcome import main_gaps
-from audit.records import Audit, ContrastRow, Verdict
-from audit.records.repair_json import Aim, HarmfulError, Margins
+from audit.evidence.reachable import reachable
+from audit.pipeline.analyze import questions, with_intersections
+from audit.pipeline.context import Scope
+from audit.records import Audit, ContrastRow, Metric, Verdict
+from audit.records.repair_json import Aim, Expected, HarmfulError, Margins, Reach
 from audit.records.repair_methods import Method
 from audit.records.repair_run import FittedOn, HeadsFrom, RepairPlan, SealedFrom
+
+EXPECTED = Expected(changed=0.05, error=0.2)  # what is assumed of a repair before one is made
 
 
 def aimed_gap(audit: Audit, spec: RepairSpec, where: Path) -> ContrastRow | None:
@@ -50,6 +55,11 @@ def named_heads(audit: Audit, gap: ContrastRow) -> tuple[list[str], HeadsFrom]:
     return alone, HeadsFrom.ONE_BY_ONE if alone else HeadsFrom.NONE
 
 
+def margins_of(spec: RepairSpec) -> Margins:
+    """Return the margins that a card asks for."""
+    return Margins(gap=spec.gap_margin, accuracy=spec.accuracy_margin, error=spec.error_margin, alpha=spec.alpha)
+
+
 def make_plan(
     audit: Audit,
     digest: str,
@@ -86,12 +96,11 @@ def make_plan(
         metric=gap.metric,
         harm=HarmfulError(spec.harmful_error),
     )
-    margins = Margins(gap=spec.gap_margin, accuracy=spec.accuracy_margin, error=spec.error_margin, alpha=spec.alpha)
     return RepairPlan(
         audit_sha256=digest,
         aim=aim,
         methods=[Method(name) for name in spec.competing],
-        margins=margins,
+        margins=margins_of(spec),
         candidates=spec.candidates,
         heads=heads,
         heads_from=origin,
@@ -104,3 +113,38 @@ def make_plan(
         reaudit=reaudit,
         code=code,
     )
+
+
+def planned_reach(scope: Scope) -> Reach | None:
+    """Return whether a certificate can be had with the sealed images there are; None where the card seals none.
+
+    Of the groups that may be aimed at it is the one that takes most images. Only labels, groups and subjects are looked
+    at; what a repair changes is not known yet, so ``EXPECTED`` is assumed of it.
+    """
+    frame, spec = scope.samples.frame, scope.card.repair or RepairSpec()
+    sealed = frame[frame["split"] == "sealed"]
+    attribute = spec.attribute or next(iter(scope.samples.attributes))
+    info = scope.samples.attributes.get(attribute)
+    groups = [] if info is None else [group for group in info.groups if group != info.reference]
+    if not len(sealed) or info is None or not groups:
+        return None
+    found = [
+        reachable(
+            with_intersections(scope, sealed),
+            questions(scope),
+            Aim(
+                attribute=attribute,
+                group=group,
+                reference=info.reference,
+                outcome=spec.outcome or next(iter(scope.outcomes)),
+                metric=Metric.STANDARDISED_GAP,
+                harm=HarmfulError(spec.harmful_error),
+            ),
+            margins_of(spec),
+            EXPECTED,
+            min_subjects=scope.card.audit.min_group_size,
+            candidates=spec.candidates,
+        )
+        for group in groups
+    ]
+    return max(found, key=lambda reach: (reach.needed_images is None, reach.needed_images or 0))

@@ -43,7 +43,7 @@ from audit.records import (
     SharedCopy,
     TableForm,
 )
-from audit.records.repair_json import CertificateLine
+from audit.records.repair_json import CertificateLine, Reach
 from audit.records.repair_run import Repair, RepairRow
 from audit.report import formats
 from audit.resources import resource_dir
@@ -435,6 +435,12 @@ def certificate_line(line: CertificateLine) -> str:
     """Say what sealed images show of one claim."""
     templates: Any = environment().get_template("text/repair.j2").module
     return one_line(str(templates.line(line, data_file("words.yaml")["repair"])))
+
+
+def reach_line(reach: Reach) -> str:
+    """Say whether a repair could be certified with the sealed images."""
+    templates: Any = environment().get_template("text/repair.j2").module
+    return one_line(str(templates.reach(reach)))
 
 
 def bounds_in_words(title: str, gap: Estimate, lines: Sequence[object]) -> str:

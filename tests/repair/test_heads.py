@@ -152,18 +152,6 @@ def test_a_head_that_holds_no_difference_is_left_as_it_is() -> None:
     assert all(torch.allclose(state[name], tensor, atol=1e-6) for name, tensor in state_of(given.model).items())
 
 
-def test_the_same_seed_gives_the_same_bytes_and_the_audited_model_stays() -> None:
-    audited = state_of(WORLD.given.model)
-    for method in AT_HEADS:
-        first, again = (repair(method, replace(WORLD.given)) for _ in range(2))
-        assert first.state is not None
-        assert again.state is not None
-        assert same(first.state, again.state)
-        assert first.settings == again.settings
-    assert same(state_of(WORLD.given.model), audited)
-    assert not any(p.grad is not None for p in WORLD.given.model.parameters())
-
-
 def test_a_reference_of_another_shape_is_refused() -> None:
     given = replace(WORLD.given, reference=tiny(classes=2, depth=1))
     with pytest.raises(ModelError, match="missing in the reference"):

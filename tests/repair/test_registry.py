@@ -113,6 +113,15 @@ def test_no_method_changes_the_audited_model(method: Method) -> None:
         assert not own & {t.data_ptr() for t in made.state.values()}
 
 
+@pytest.mark.parametrize("method", [m for m in MAKERS if m is not Method.UNTOUCHED])
+def test_the_same_seed_gives_the_same_bytes(method: Method) -> None:
+    first, again = (repair(method, replace(WORLD.given)) for _ in range(2))
+    assert first.state is not None
+    assert again.state is not None
+    assert hash_state(first.state) == hash_state(again.state)
+    assert first.settings == again.settings
+
+
 def test_untouched_is_the_audited_model_to_the_bit() -> None:
     made = repair(Method.UNTOUCHED, WORLD.given)
     assert made.state is not None
