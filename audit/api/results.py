@@ -359,7 +359,7 @@ class Result:
 
         Examples
         --------
-        >>> result.diff(result).findings.to_frame()["state"].tolist()
+        >>> result.diff(result).findings.to_frame()["state"].astype(str).tolist()
         ['persisting']
         """
         return diff(self, other)
