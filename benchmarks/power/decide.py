@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -103,11 +104,14 @@ def decide(halves: Halves, rule: Rule) -> Confirmed:
     for first in range(rule.roles):
         found[first], confirmed[first] = _one_role(halves, first, rule.level)
     from_first = confirmed[1] & ~confirmed[0]
-    each, at_once = (
-        (np.where(from_first, low[0], low[1]), np.where(from_first, high[0], high[1]))
-        for low, high in (tuple(zip(*pair, strict=True)) for pair in (halves.each, halves.at_once))
-    )
+    each, at_once = (_quoted(from_first, *of_halves) for of_halves in (halves.each, halves.at_once))
     return Confirmed(found[0] | found[1], confirmed[0] | confirmed[1], each, at_once)
+
+
+def _quoted(from_first: Mask, first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Return the ends of the first half's intervals where they are quoted, else of the second's."""
+    low, high = (np.where(from_first, a, b) for a, b in zip(first, second, strict=True))
+    return low, high
 
 
 def _one_role(halves: Halves, first: int, level: float) -> tuple[Mask, Mask]:
@@ -123,7 +127,7 @@ def decide_at_once(halves: Halves, level: float = ALPHA) -> Confirmed:
     """Confirm what is beyond chance among all images, without a second look at other people."""
     first, second = halves.effects
     apart = {name: getattr(first, name).max() + 1 + getattr(second, name) for name in ("subject", "unit")}
-    columns = {
+    columns: dict[str, Any] = {
         name: np.concatenate([getattr(first, name), apart.get(name, getattr(second, name))])
         for name in ("cross", "placebo", "unpatched", "is_group", "label", "subject", "unit")
     }

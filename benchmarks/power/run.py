@@ -102,7 +102,7 @@ def of_simulation(seed: int) -> Figures:
     return _averaged([shares(effects) | spared(effects)])
 
 
-def spared(effects: SwapEffects) -> Mapping[str, float]:
+def spared(effects: SwapEffects) -> dict[str, float]:
     """Return how wide intervals would be with two pairs a recipient on average, more where answers move.
 
     Beside one pair each, and beside two each, as far as recipients of a pair share nothing: from effects of one pair.
