@@ -39,7 +39,15 @@ class RepairResult:
     Parameters
     ----------
     folder : pathlib.Path
-        As :func:`vit_audit.repair` returned it.
+        That of the repair.
+
+    Examples
+    --------
+    Made by :func:`vit_audit.repair`, or by :func:`vit_audit.open_repair` of a finished one.
+
+    >>> import vit_audit as va
+    >>> va.RepairResult(result.folder / "repair").folder.name
+    'repair'
     """
 
     folder: Path
@@ -176,10 +184,11 @@ def repair(
     Examples
     --------
     >>> import vit_audit as va
-    >>> va.repair(result)  # an audit of predictions
-    Traceback (most recent call last):
-        ...
-    audit.errors.InputError: runs/smiles: audits predictions, not a model; repair a run whose model was given
+    >>> try:
+    ...     va.repair(result)  # an audit of predictions
+    ... except va.InputError as error:
+    ...     print(error.what)
+    audits predictions, not a model
     """
     folder = run.folder if isinstance(run, Result) else open_run(run).folder
     chosen, _ = check_options(device, "float32", None, None)

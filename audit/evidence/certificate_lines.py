@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -140,7 +140,7 @@ def _error_lines(sealed: Sealed, attribute: str, group: str, of_group: Mask, rul
 
 
 def _paired_line(
-    sealed: Sealed, among: Mask, rates: tuple[Mask, Mask], margin: float, named: dict[str, object], rules: Rules
+    sealed: Sealed, among: Mask, rates: tuple[Mask, Mask], margin: float, named: Mapping[str, object], rules: Rules
 ) -> Draft:
     """Draft a line about a rate of one cell: an accuracy that may not fall, or an error that may not rise."""
     before, after = (rate[among].astype(np.int64) for rate in rates)
@@ -221,7 +221,9 @@ def _widened(change: GapChange, mean: GapScore, margin: float, rules: Rules) -> 
     return _Test(as_difference(estimate), before, after, min(p, 1.0), beyond, power)
 
 
-def _finish(named: dict[str, object], test: _Test | None, margin: float, sizes: tuple[int, int], rules: Rules) -> Draft:
+def _finish(
+    named: Mapping[str, object], test: _Test | None, margin: float, sizes: tuple[int, int], rules: Rules
+) -> Draft:
     """Grade a line, and say with how many images it would be shown."""
     images, subjects = sizes
     short = Shortfall.LABELS if test is None else Shortfall.SUBJECTS if subjects < rules.min_subjects else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -149,7 +149,7 @@ def _plan_cells(scope: _Scope, question: Question, group: str) -> Iterator[_Plan
         yield _plan_paired(scope, among, scope.margins.error, named | {"kind": LineKind.GROUP_ERROR, "error": error})
 
 
-def _plan_paired(scope: _Scope, among: Mask, margin: float, named: dict[str, object]) -> _Plan:
+def _plan_paired(scope: _Scope, among: Mask, margin: float, named: Mapping[str, object]) -> _Plan:
     part = scope.frame["subject"][among]
     size = len(part) / scope.effect(part)
 
@@ -178,7 +178,7 @@ def _plan_gap(scope: _Scope, question: Question, group: str, kind: LineKind) -> 
     return _planned(named, len(part), subjects, power, scope)
 
 
-def _planned(named: dict[str, object], images: int, subjects: int, power: Power | None, scope: _Scope) -> _Plan:
+def _planned(named: Mapping[str, object], images: int, subjects: int, power: Power | None, scope: _Scope) -> _Plan:
     enough = None if power is None else with_enough(power, subjects, scope.min_subjects)
     line = ReachLine.model_validate(
         {

@@ -11,6 +11,7 @@ import torch
 from fairlearn.postprocessing import ThresholdOptimizer
 from sklearn.base import BaseEstimator, ClassifierMixin
 
+from audit.models.device import in_double
 from audit.models.predict import Floats
 from audit.models.readout import Readout
 from audit.repair.base import Codes, Plain, RepairInput
@@ -74,7 +75,7 @@ class ByGroup:
 
 
 def _scores(readout: Readout, logits: Floats, outcome: int) -> npt.NDArray[np.float64]:
-    scores: npt.NDArray[np.float64] = readout.margins(torch.from_numpy(logits))[:, [outcome]].double().numpy()
+    scores: npt.NDArray[np.float64] = in_double(readout.margins(torch.from_numpy(logits))[:, [outcome]]).numpy()
     return scores
 
 
@@ -102,4 +103,5 @@ def threshold_optimizer(given: RepairInput) -> tuple[ByGroup, dict[str, Plain]]:
     before = given.seen.logits
     wide = RepairInput(given.model, given.data, aim, 1.0, given.seed)  # a ceiling is not refused for a cell
     choice = choose([rule(before, split.groups)], before, split, wide)
-    return rule, {"constraints": CONSTRAINTS[aim.harmful_error], "chosen_on_images": len(pair)} | choice.told()
+    told: dict[str, Plain] = {"constraints": CONSTRAINTS[aim.harmful_error], "chosen_on_images": len(pair)}
+    return rule, told | choice.told()

@@ -91,7 +91,8 @@ def _pulls(split: Split, aim: Aim) -> npt.NDArray[np.float64]:
 
 def cell_of(split: Split, group: int, label: int) -> Flags:
     """Tell which images are of a group and label."""
-    return (split.groups == group) & (split.targets == label)
+    cell: Flags = (split.groups == group) & (split.targets == label)
+    return cell
 
 
 def cells_of(split: Split) -> list[tuple[int, int]]:
@@ -231,4 +232,5 @@ def balanced_rows(split: Split, rows: Codes, draw: np.random.Generator) -> Codes
     cells = [np.flatnonzero(cell_of(some, *cell)) for cell in cells_of(some)]
     counted = [cell for cell in cells if len(cell) >= IN_A_CELL] or cells
     size = min(map(len, counted))
-    return rows[np.sort(np.concatenate([draw.choice(cell, size, replace=False) for cell in counted]))]
+    drawn: Codes = rows[np.sort(np.concatenate([draw.choice(cell, size, replace=False) for cell in counted]))]
+    return drawn

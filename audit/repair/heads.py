@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from audit.errors import DivergedError
 from audit.models.adapters.registry import Model, adapter
+from audit.models.device import in_double
 from audit.models.predict import finish
 from audit.patching.sites import Site
 from audit.repair.base import Plain, RepairInput, Split, state_of
@@ -93,9 +94,9 @@ def _fold(model: Model, state: State, site: Site, removed: Array, mean: Array) -
     for piece in value_pieces(model, site):
         values = piece.of(state)
         if values.ndim == 2:
-            values.copy_(take @ values.double())
+            values.copy_(take @ in_double(values))
         else:
-            values.copy_(take @ values.double() + torch.from_numpy(removed @ mean))
+            values.copy_(take @ in_double(values) + torch.from_numpy(removed @ mean))
 
 
 def _differences(given: RepairInput, state: State, sites: list[Site], rows: Rows) -> list[tuple[Array, Array]]:
@@ -132,7 +133,7 @@ def _held(given: RepairInput, state: State, sites: list[Site], rows: Rows) -> li
     model, body = with_state(given.model, state), adapter(given.model)
     found = []
     for z in activations(given, model, layer, rows):
-        own = z.unflatten(-1, (body.units(layer), -1))[:, :, heads].double().cpu().numpy()
+        own = in_double(z.unflatten(-1, (body.units(layer), -1))[:, :, heads]).numpy()
         prefix = min(body.prefix_tokens, own.shape[1])
         kinds = [own[:, :prefix], own[:, prefix:]]
         by_kind = np.stack([kind.mean(1) for kind in kinds if kind.shape[1]], axis=1)
@@ -184,7 +185,7 @@ class _Distilled:
     def __init__(self, given: RepairInput, rows: Rows) -> None:
         split, aim = given.data.repair.take(rows), given.aim
         logits = torch.from_numpy(given.seen.logits[rows])
-        log_odds = given.readout.log_odds(logits)[:, aim.outcome].double().numpy()
+        log_odds = in_double(given.readout.log_odds(logits)[:, aim.outcome]).numpy()
         self.goal = torch.from_numpy(_levelled(log_odds, split, given)).float()
         self.scale = max(float(np.var(log_odds)), 1e-12)
         self.logits, self.readout, self.outcome = logits, given.readout, aim.outcome

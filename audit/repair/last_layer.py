@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from audit.extras import needs
+from audit.models.device import in_double
 from audit.models.predict import Floats
 from audit.repair.base import Codes, Plain, RepairInput, state_of
 from audit.repair.choice import (
@@ -107,7 +108,7 @@ def _between(given: RepairInput, other: LastLayer) -> Callable[[float], State]:
 def _fit_dfr(given: RepairInput, rows: Codes, penalty: float, retrains: int) -> LastLayer:
     """Return the mean of last layers, each trained on another balanced draw of some rows."""
     split = given.data.repair
-    features = given.seen.features.double().numpy()
+    features = in_double(given.seen.features).numpy()
     scaler = StandardScaler().fit(features[rows])
     weights, biases = list[Array](), list[Array]()
     for number in range(retrains):
@@ -119,8 +120,8 @@ def _fit_dfr(given: RepairInput, rows: Codes, penalty: float, retrains: int) -> 
         weight = weight / scaler.scale_
         weights.append(weight)
         biases.append(bias - weight @ scaler.mean_)
-    weight, bias = (torch.from_numpy(np.mean(found, axis=0)).float() for found in (weights, biases))
-    return LastLayer(last_layer(given).names, weight, bias)
+    means = [torch.from_numpy(np.mean(found, axis=0)).float() for found in (weights, biases)]
+    return LastLayer(last_layer(given).names, means[0], means[1])
 
 
 def _logistic(x: Array, targets: Codes, penalty: float, given: RepairInput, seed: int) -> tuple[Array, Array]:
@@ -209,7 +210,7 @@ def _group_head(given: RepairInput, rows: Codes) -> tuple[torch.Tensor, torch.Te
     split, aim = given.data.repair, given.aim
     pair = rows[np.isin(split.groups[rows], (aim.group, aim.reference))]
     some = balanced_rows(split, pair, np.random.default_rng([given.seed, 3]))
-    features = given.seen.features.double().numpy()[some]
+    features = in_double(given.seen.features).numpy()[some]
     scaler = StandardScaler().fit(features)
     model = LogisticRegression(C=0.1, max_iter=ITERATIONS).fit(
         scaler.transform(features), split.groups[some] == aim.group
@@ -239,14 +240,14 @@ def erased(given: RepairInput, rows: Codes) -> LastLayer:
     """
     split, last = given.data.repair, last_layer(given)
     some = balanced_for_erasure(given, rows)
-    features = given.seen.features[torch.from_numpy(some)].double()
+    features = in_double(given.seen.features[torch.from_numpy(some)])
     names = np.unique(split.groups[some])
     concept = torch.from_numpy((split.groups[some][:, None] == names[None, :]).astype(np.float64))
     eraser = _eraser(features, concept)
     removed = eraser.proj_left @ eraser.proj_right
-    weight = last.weight.double()
+    weight = in_double(last.weight)
     kept = weight - weight @ removed
-    bias = last.bias.double() + weight @ removed @ features.mean(0)
+    bias = in_double(last.bias) + weight @ removed @ features.mean(0)
     return LastLayer(last.names, kept.float(), bias.float())
 
 

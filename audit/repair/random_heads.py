@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from audit.models.adapters.registry import adapter
+from audit.models.device import in_double
 from audit.patching.sites import Site
 from audit.repair.base import RepairInput
 from audit.repair.heads import activations
@@ -94,7 +95,7 @@ def write_norms(given: RepairInput, layers: list[int]) -> dict[Site, float]:
         squares, tokens = torch.zeros(body.units(layer), dtype=torch.float64), 0
         for z in activations(given, given.model, layer, rows):
             written = body.head_outputs(layer, z).flatten(1, -2)  # (heads, images * tokens, width)
-            squares += written.double().square().sum((1, 2)).cpu()
+            squares += in_double(written).square().sum((1, 2))
             tokens += written.shape[1]
         norms |= {Site(layer, head): float((squares[head] / tokens).sqrt()) for head in range(body.units(layer))}
     return norms

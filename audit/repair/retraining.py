@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from audit.data.pixels import Images, Pixels, Rows, mirrored
-from audit.models.device import device_of
+from audit.models.device import device_of, in_double
 from audit.models.finetune import Objective, Recipe, finetune, make_views
-from audit.repair.base import Plain, RepairInput, Split, state_of
-from audit.repair.choice import UNKNOWN_GROUP, cells_of, choose_strength
+from audit.repair.base import UNKNOWN_GROUP, Plain, RepairInput, Split, state_of
+from audit.repair.choice import cells_of, choose_strength
 from audit.repair.seen import State
 
 Made = tuple[State, dict[str, Plain]]
@@ -128,7 +128,7 @@ def worst_cells(cell: Rows, cells: int, *, step: float = STEP) -> Objective:
         of_row = torch.from_numpy(cell[rows]).to(each.device)
         there = of_row.unique()
         means = torch.stack([each[of_row == number].mean() for number in there])
-        weights[there.cpu()] *= torch.exp(step * means.detach().cpu().double())
+        weights[there.cpu()] *= torch.exp(step * in_double(means.detach()))
         weights.div_(weights.sum())
         return (weights[there.cpu()].to(means) * means).sum()
 
