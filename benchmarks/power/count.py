@@ -115,7 +115,8 @@ def summed(draws: Sequence[Figures], truth: Array, levels: Sequence[str] | None 
         told["power"] = mean(confirmed[:, true].mean(axis=1))
         told["any_true"] = rate(int(confirmed[:, true].any(axis=1).sum()), len(draws))
     if some.any():
-        right = int((~at_once | ~confirmed).all(axis=1)[some].sum())
+        held = np.asarray((~at_once | ~confirmed).all(axis=1))
+        right = int(held[some].sum())
         told["coverage_of_confirmed"] = rate(int((~missed)[confirmed].sum()), int(confirmed.sum()))
         told["all_confirmed_held_at_once"] = rate(right, int(some.sum()))
     if levels is not None:

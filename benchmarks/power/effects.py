@@ -127,7 +127,7 @@ def draw(world: World, half: pd.DataFrame, rows: pd.DataFrame, sets: Array, rng:
         placebo=patched["placebo"],
         unpatched=own_p[at["recipient"]],
         is_group=(rows["side"] == "group").to_numpy(),
-        label=(rows["label"] == "y").to_numpy(dtype=np.int64),
+        label=(rows["label"] == "y").to_numpy().astype(np.int64),
         subject=subject[at["recipient"]],
         unit=rows["unit"].to_numpy(dtype=np.int64),
         heads=[(k // HEADS, k % HEADS) for k in range(sets.shape[1])],

@@ -97,7 +97,7 @@ class World:
         what = (u[:, None] >= limits).sum(axis=1)  # 0 newly wrong, 1 wrong as before, 2 newly right, 3 right as before
         before = np.where((what == 1) | (what == 2), 1 - label, label)
         after = np.where(what <= 1, 1 - label, label)
-        said = (pd.Categorical.from_codes(codes, list(LABELS)) for codes in (before, after))
+        said = (pd.Categorical(np.array(LABELS)[codes], categories=list(LABELS)) for codes in (before, after))
         first, second = (layout.assign(predicted=answers) for answers in said)
         return first, second
 
