@@ -11,7 +11,6 @@ import pandas as pd
 
 from audit.data.sealed import OPENINGS, count_openings, open_sealed
 from audit.evidence.certificate import certify, with_seeds
-from audit.models.build import Backbone
 from audit.pipeline.analyze import questions
 from audit.pipeline.prepare import Options
 from audit.pipeline.repair_images import Part, figures, sealed_table
@@ -23,6 +22,7 @@ from audit.records.repair_json import Certificate
 from audit.records.repair_methods import Method
 from audit.records.repair_run import Judgement, Reaudit, RepairRow
 from audit.repair.registry import repair
+from audit.repair.seen import with_state
 from audit.report import load_audit
 from audit.report.manifest import write_manifest
 from audit.store import file_hash, locked, write_text
@@ -88,7 +88,10 @@ def audit_again(setup: Setup, method: Method) -> Reaudit:
     path = given.out / WEIGHTS / f"{method}.safetensors"
     model = card.model.model_copy(update={"weights": str(path.resolve())})
     asked = card.model_copy(update={"model": model, "training": "none", "repair": None})
-    inputs = replace(setup.inputs, card=asked, finished=None, backbone=Backbone(model, path))
+    repaired = with_state(setup.given.model, stored_state(setup, method))
+    inputs = replace(
+        setup.inputs, card=asked, finished=None, backbone=replace(setup.context.backbone, module=repaired)
+    )
     folder = given.out / REAUDITED
     options = Options(given.command, given.out, run=folder, report=given.report, device=given.device)
     run_audit(inputs, options, setup.step)

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
 import vit_audit as va
+from audit.data.synthetic import SyntheticSource, sample_faces
 from audit.exit_codes import ExitCode
 from audit.records.repair_methods import Method, WhyNotOffered
 from audit.records.repair_run import RepairState
@@ -69,6 +71,25 @@ def test_a_repair_is_planned_then_judged_on_images_that_nobody_has_read(
     page = (out / "repair.html").read_text(encoding="utf-8")
     assert "Newly wrong" in page
     assert record["plan"]["audit_sha256"] in page.replace("<wbr>", "")
+
+
+@pytest.mark.long
+def test_a_model_whose_certificate_is_shown_is_audited_again(
+    held_back_run: Run, invoke: Invoke, tmp_path: Path
+) -> None:
+    out = tmp_path / "repair"
+    said = invoke("repair", held_back_run.folder, "--out", out, "--method", "global_threshold", "--no-report")
+    record = record_of(out)
+    assert record["certificates"][0]["certificate"]["state"] == "CERTIFIED"  # its margins are wide
+    again = va.open_run(out / record["reaudit"]["folder"])
+    assert again.record.model.weights.endswith("global_threshold.safetensors")
+    assert (again.outcome, again.exit_code) == (record["reaudit"]["outcome"], record["reaudit"]["exit_code"])
+    assert record["reaudit"]["controls"] == len(again.controls)
+    confirmed = {row.name for row in again.heads if row.verdict == "confirmed"}
+    assert set(record["reaudit"]["confirmed"]) == confirmed - set(record["plan"]["heads"])
+    clean = again.outcome != "INVALID" and not record["reaudit"]["confirmed"]
+    assert record["state"] == ("CERTIFIED" if clean else "FAILED")
+    assert said.exit_code == (ExitCode.DONE if clean else ExitCode.REPAIR_FAILED)
 
 
 def test_the_same_repair_again_takes_what_is_there_and_says_the_same(
@@ -164,3 +185,28 @@ def test_every_method_is_said_in_words() -> None:
     assert set(words["methods"]) == set(Method)
     assert set(words["not_offered"]) == set(WhyNotOffered)
     assert set(words["states"]) == set(RepairState)
+
+
+def test_other_peoples_images_of_a_table_are_a_sealed_split(named_run: Run, invoke: Invoke, tmp_path: Path) -> None:
+    known = pd.read_csv(named_run.card.parent.parent / "faces.csv")
+    source = SyntheticSource(faces := sample_faces(120, 99, split="sealed"))
+    rows = []
+    for number, face in enumerate(faces.itertuples()):
+        file = tmp_path / "others" / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        source.open(face.image).save(file)
+        asked = {"expression": face.expression, "tone": face.skin_tone, "by": known["by"][0], "years": 30}
+        rows.append({"file": str(file), "who": f"other {number}", **asked})
+    pd.DataFrame(rows).to_csv(tmp_path / "others.csv", index=False)
+    common = ("repair", named_run.folder, "--method", "global_threshold", "--no-report", "--no-reaudit")
+    said = invoke(*common, "--out", tmp_path / "repair", "--sealed", tmp_path / "others.csv")
+    record = record_of(tmp_path / "repair")
+    assert said.exit_code == record["exit_code"], said.output
+    assert record["plan"]["sealed_from"] == "table"
+    if record["recommended"]:
+        assert record["certificates"][0]["certificate"]["images"] == 120
+    assert not (named_run.folder / "sealed.jsonl").exists()
+    known.head(40).to_csv(tmp_path / "known.csv", index=False)
+    said = invoke(*common, "--out", tmp_path / "other", "--sealed", tmp_path / "known.csv")
+    assert said.exit_code == ExitCode.BAD_INPUT
+    assert "of the audit are in it" in said.stderr

@@ -1,0 +1,216 @@
+"""Every method of repair on models whose gap is known, and how often certificates are given at a margin.
+
+    python benchmarks/repair/run.py --work DIR                                  # rendered faces, simulated sealed sets
+    python benchmarks/repair/run.py --work DIR --shared FOLDER --case expressions
+
+Writes results.json and the table of README.md, both beside this file. Audits and methods that are done are taken up.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT))  # so that the script runs from anywhere
+
+import vit_audit as va  # noqa: E402
+from audit import __version__  # noqa: E402
+from audit.api.repairing import RepairResult  # noqa: E402
+from audit.records.repair_run import Figures as OnSplit  # noqa: E402
+from benchmarks.commits import commit_here  # noqa: E402
+from benchmarks.ledgers.run import expressions  # noqa: E402
+from benchmarks.repair.boundary import boundary_certified, null_gap_certified  # noqa: E402
+
+Figures = dict[str, Any]
+HELD_BACK = {"train": 0.3, "discovery": 0.1, "confirmation": 0.1, "repair": 0.15, "sealed": 0.35}
+HEADS = ("heads_to_reference", "heads_finetuned", "heads_shifted")
+REPAIR = {"candidates": 12, "legal_basis": "a benchmark, in which nobody is judged"}
+RENDERED: dict[str, tuple[str, dict[str, Any]]] = {
+    "rendered": ("synthetic-expressions", {"association": 0.85, "attribute": "skin_tone", "audit_images": 480}),
+    "rendered, no gap planted": ("synthetic-balanced", {"audit_images": 480}),
+}
+PHOTOGRAPHS = {"expressions": expressions}
+HEADER = (
+    "| method | gap that is left | accuracy | largest loss of a group and label | gap, sealed | certificate | seconds |"
+)
+CASES = (*RENDERED, *PHOTOGRAPHS)
+
+
+def card_of(case: str, shared: Path | None) -> va.Card:
+    """Return the card of a case, with most images held back."""
+    if case in PHOTOGRAPHS:
+        assert shared is not None
+        card = PHOTOGRAPHS[case](shared.resolve()).card
+        asked = card.model_dump(exclude_unset=True)
+    else:
+        named, rendered = RENDERED[case]
+        asked = yaml.safe_load((ROOT / "datasets" / f"{named}.yaml").read_text(encoding="utf-8"))
+        asked["data"]["rendered"] = {**asked["data"].get("rendered", {}), **rendered}
+    asked["data"]["shares"] = HELD_BACK
+    return va.Card.model_validate({**asked, "repair": REPAIR})
+
+
+def repaired(case: str, work: Path, shared: Path | None) -> RepairResult:
+    """Audit and repair a case, or take up what is done of it."""
+    place = work / case.replace(", ", "-").replace(" ", "-")
+    run = va.audit(va.plan(card_of(case, shared)), place / "run", report=False, callback=_tell)
+    return va.repair(run, place / "repair", reaudit=False, report=False, callback=_tell)
+
+
+def _tell(step: str, done: int, total: int) -> None:
+    if done == total == 0:  # a step begins
+        click.echo(f"{datetime.datetime.now(tz=datetime.UTC):%H:%M:%S} {step}", err=True)
+
+
+def told(result: RepairResult) -> Figures:
+    """Return what is kept of a repair."""
+    record = result.record
+    found: Figures = {"state": record.state, "recommended": record.recommended, "audited": _of(record.audited)}
+    if record.plan is not None:
+        found["plan"] = {
+            "heads": record.plan.heads,
+            "images": record.plan.images,
+            "margins": record.plan.margins.model_dump(),
+        }
+    judged = {one.method: one.certificate.state for one in record.certificates}
+    found["methods"] = {
+        str(row.method): {
+            "not_offered": row.not_offered,
+            "fitted": _of(row.fitted),
+            "sealed": _of(row.sealed),
+            "certificate": judged.get(row.method),
+            "seconds": row.seconds,
+            "settings": row.settings,
+        }
+        for row in record.rows
+    }
+    found["random_heads"] = [row.model_dump(mode="json") for row in record.random]
+    return found
+
+
+def _of(figures: OnSplit | None) -> Figures | None:
+    return None if figures is None else figures.model_dump(mode="json")
+
+
+def by_method(cases: Mapping[str, Figures]) -> dict[str, Figures]:
+    """Return for every method what it left and cost in each case; of the edits at heads the one that left least."""
+    methods: dict[str, Figures] = {}
+    for case, found in cases.items():
+        rows = dict(found["methods"])
+        edits = [rows.pop(name) | {"edit": name} for name in HEADS if name in rows]
+        able = [row for row in edits if row["fitted"] is not None]
+        if able:
+            rows["heads"] = min(able, key=lambda row: abs(row["fitted"]["gap"]["value"]))
+        elif edits:
+            rows["heads"] = edits[0]
+        rows["random_heads"] = {"draws": found["random_heads"]}
+        for name, row in rows.items():
+            methods.setdefault(name, {})[case] = row
+    return methods
+
+
+def table(results: Figures) -> str:
+    """Return the results as Markdown."""
+    lines = []
+    for case, found in results["cases"].items():
+        if found["audited"] is None:
+            lines += [f"**{case}**: {found['state']}.", ""]
+            continue
+        audited = found["audited"]
+        begun = (
+            f"**{case}**: gap {_points(audited['gap'])} on {audited['images']:,} images held back for the repair; "
+            f"{found['plan']['images']['sealed']:,} sealed. State of the recommended method, "
+            f"`{found['recommended']}`: {found['state']}."
+        )
+        lines += [begun, "", HEADER, "|---|---|---|---|---|---|---|"]
+        for name, row in found["methods"].items():
+            if row["fitted"] is None:
+                lines.append(f"| `{name}` | not offered: {row['not_offered']} | | | | | |")
+                continue
+            sealed = "" if row["sealed"] is None else _points(row["sealed"]["gap"])
+            worst = row["fitted"]["worst"]
+            lines.append(
+                f"| `{name}` | {_points(row['fitted']['gap'])} | {100 * row['fitted']['accuracy']['value']:.1f}% | "
+                f"{100 * worst['change']['value']:+.1f} ({worst['group']}, {worst['label']}) | {sealed} | "
+                f"{row['certificate'] or ''} | {row['seconds']:.1f} |"
+            )
+        for row in found["random_heads"]:
+            lines.append(
+                f"| random heads, `{row['method']}` | best {100 * (row['smallest'] or 0):.1f}, median "
+                f"{100 * (row['median'] or 0):.1f} of {row['draws']} | | | | p {row['p'] or 1:.2f} | |"
+            )
+        lines.append("")
+    for key, what in (
+        ("boundary_certified", "at a margin, alpha 5%"),
+        ("null_gap_certified", "no gap, planned images, aim 80%"),
+    ):
+        if key not in results:
+            continue
+        lines += [
+            f"Certificates given, {what}:",
+            "",
+            "| situation | sets | certified | 95% interval |",
+            "|---|---|---|---|",
+        ]
+        for name, one in results[key]["situations"].items():
+            lines.append(f"| {name} | {one['n']:,} | {100 * one['estimate']:.1f}% | {_percent(one)} |")
+        lines.append("")
+    made = results["made_with"]
+    return "\n".join(
+        [*lines, f"{made['date']}, {made['hardware']}, code of commit {made['code']}; seeds in results.json."]
+    )
+
+
+def _points(estimate: Mapping[str, float]) -> str:
+    return f"{100 * estimate['value']:+.1f} [{100 * estimate['low']:+.1f}, {100 * estimate['high']:+.1f}]"
+
+
+def _percent(one: Mapping[str, float]) -> str:
+    return f"[{100 * one['low']:.1f}, {100 * one['high']:.1f}]"
+
+
+@click.command()
+@click.option("--work", type=click.Path(path_type=Path), required=True, help="Runs and repairs lie there; it resumes.")
+@click.option("--shared", type=click.Path(path_type=Path, exists=True), help="Folder of the photographs.")
+@click.option("--case", "only", multiple=True, type=click.Choice([*CASES, "simulated"]), help="These; others stay.")
+@click.option("--sets", default=1000, show_default=True, help="Of simulated sealed sets, in each situation.")
+@click.option("--json", "out", type=click.Path(path_type=Path), default=HERE / "results.json")
+def main(work: Path, shared: Path | None, only: tuple[str, ...], sets: int, out: Path) -> None:
+    """Repair, simulate, and write what came out."""
+    kept: Figures = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {"cases": {}}
+    default = [case for case in CASES if case not in PHOTOGRAPHS or shared is not None]
+    for case in only or (*default, "simulated"):
+        if case == "simulated":
+            kept |= {"boundary_certified": boundary_certified(sets), "null_gap_certified": null_gap_certified(sets)}
+        else:
+            kept["cases"][case] = told(repaired(case, work, shared))
+    kept["methods"] = by_method(kept["cases"])
+    kept["recommended"] = {case: found["recommended"] for case, found in kept["cases"].items()}
+    kept["made_with"] = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "hardware": platform.processor() or platform.machine(),
+        "version": __version__,
+        "code": commit_here(),
+    }
+    out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    page = HERE / "README.md"
+    if out == HERE / "results.json" and page.is_file():
+        text = page.read_text(encoding="utf-8")
+        between = f"<!-- figures: begin -->\n{table(kept)}\n<!-- figures: end -->"
+        marked = r"<!-- figures: begin -->.*<!-- figures: end -->"
+        page.write_text(re.sub(marked, lambda _: between, text, flags=re.DOTALL), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
