@@ -42,7 +42,7 @@ RENDERED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 PHOTOGRAPHS = {"expressions": expressions}
 HEADER = (
-    "| method | gap that is left | accuracy | largest loss of a group and label | gap, sealed | certificate | seconds |"
+    "| method | gap that is left | accuracy | largest loss, by group and label | gap, sealed | certificate | seconds |"
 )
 CASES = (*RENDERED, *PHOTOGRAPHS)
 
