@@ -359,7 +359,7 @@ class Result:
 
         Examples
         --------
-        >>> result.diff(result).findings.to_frame()["state"].astype(str).tolist()
+        >>> [str(found.state) for found in result.diff(result).findings]
         ['persisting']
         """
         return diff(self, other)
