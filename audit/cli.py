@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -514,11 +514,18 @@ def repair(
             reaudit=reaudit,
             device=device,
             report=report,
-            command=f"vit-audit repair {shlex.quote(run_dir.name)}",
+            command=f"vit-audit repair {shlex.quote(run_dir.name)}{_given(methods, card, sealed, reaudit=reaudit)}",
             callback=callback,
         )
     click.echo(repair_summary(result.record, result.folder, report=report))
     sys.exit(result.exit_code)
+
+
+def _given(methods: Sequence[str], card: Path | None, sealed: Path | None, *, reaudit: bool) -> str:
+    """Return the options of a repair that its result depends on; where files lie here is nobody else's business."""
+    named = [f"--method {shlex.quote(method)}" for method in methods]
+    files = [f"--{name} {shlex.quote(path.name)}" for name, path in (("card", card), ("sealed", sealed)) if path]
+    return "".join(f" {option}" for option in [*named, *files, *([] if reaudit else ["--no-reaudit"])])
 
 
 @main.command(epilog=as_text(), short_help="Measure one finding of a run again.")

@@ -227,6 +227,8 @@ class Plan:
         fifth of the images.
         """
         inputs = self.inputs
+        if inputs.box is not None:
+            return None
         return planned_reach(Scope(inputs.card, Path(), inputs.samples, inputs.unit, inputs.readout))
 
     def _repr_html_(self) -> str:

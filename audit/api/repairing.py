@@ -46,8 +46,8 @@ class RepairResult:
     Made by :func:`vit_audit.repair`, or by :func:`vit_audit.open_repair` of a finished one.
 
     >>> import vit_audit as va
-    >>> va.RepairResult(result.folder / "repair").folder.name
-    'repair'
+    >>> va.RepairResult(result.folder.with_name("smiles-repair")).folder.name
+    'smiles-repair'
     """
 
     folder: Path

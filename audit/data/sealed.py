@@ -31,14 +31,20 @@ def open_sealed(samples: Samples, run: Path, *, purpose: str) -> pd.DataFrame:
     pandas.DataFrame
         Rows of ``samples.frame``, index kept; empty where ``data.shares.sealed`` is 0.
     """
-    path = run / OPENINGS
-    before = path.read_text("utf-8") if path.is_file() else ""
-    line = json.dumps({"opened": datetime.now(UTC).isoformat(timespec="seconds"), "purpose": purpose})
-    write_text(path, f"{before}{line}\n")
+    note_opening(run, purpose=purpose)
     return samples.frame[samples.frame["split"] == "sealed"]
 
 
-def count_openings(run: Path) -> int:
-    """Return how often the sealed rows of a run were read."""
+def note_opening(run: Path, *, purpose: str, table: str = "") -> None:
+    """Write down that sealed rows are read: a run's own, or those of a table (its SHA-256)."""
     path = run / OPENINGS
-    return len(path.read_text("utf-8").splitlines()) if path.is_file() else 0
+    before = path.read_text("utf-8") if path.is_file() else ""
+    line = {"opened": datetime.now(UTC).isoformat(timespec="seconds"), "purpose": purpose}
+    write_text(path, f"{before}{json.dumps(line | ({'table': table} if table else {}))}\n")
+
+
+def count_openings(run: Path, *, table: str = "") -> int:
+    """Return how often the sealed rows of a run, or of a table (its SHA-256), were read."""
+    path = run / OPENINGS
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    return sum(json.loads(line).get("table", "") == table for line in lines)

@@ -69,6 +69,7 @@ def make_plan(
     *,
     fitted_on: FittedOn,
     sealed_from: SealedFrom,
+    sealed_table: str,
     reaudit: bool,
     code: str,
 ) -> RepairPlan:
@@ -84,7 +85,7 @@ def make_plan(
     spec : RepairSpec
     images : mapping of str to int
         How many images each split has that is read.
-    fitted_on, sealed_from, reaudit, code
+    fitted_on, sealed_from, sealed_table, reaudit, code
         As :class:`RepairPlan` has them.
     """
     heads, origin = named_heads(audit, gap)
@@ -110,6 +111,7 @@ def make_plan(
         fitted_on=fitted_on,
         sealed_from=sealed_from,
         images=dict(images),
+        sealed_table=sealed_table,
         reaudit=reaudit,
         code=code,
     )

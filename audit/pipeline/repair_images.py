@@ -136,9 +136,12 @@ def sealed_table(context: RunContext, table: Path) -> Samples:
     card = context.card
     data = card.data.model_copy(
         update={
+            "reader": "table",
             "path": str(table.resolve()),
             "split": None,
-            "labels": list(context.samples.labels),
+            "plant": [],
+            "balance_training": False,
+            "labels": card.data.labels if context.training is None else list(context.samples.labels),
             "shares": Shares(train=0.0, discovery=0.5, confirmation=0.5, repair=0.0, sealed=0.0),
         }
     )
@@ -153,4 +156,4 @@ def sealed_table(context: RunContext, table: Path) -> Samples:
         if known:
             named = f"{len(known)} {what} of the audit are in it (e.g. {', '.join(map(str, known[:3]))})"
             raise DataError(str(path), named, "seal people whom nobody has used")
-    return replace(samples, frame=samples.frame.assign(split="sealed"))
+    return replace(samples, frame=samples.frame.assign(split="sealed"), attributes=context.samples.attributes)

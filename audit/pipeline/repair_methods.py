@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from audit.errors import DivergedError, InputError, ModelError
 from audit.models.checkpoint import hash_state, save_weights
 from audit.models.predict import Floats
 from audit.pipeline.repair_images import figures
 from audit.pipeline.repair_setup import Setup
-from audit.records.repair_methods import AT_HEADS, Method
+from audit.records.repair_methods import AT_HEADS, Method, WhyNotOffered
 from audit.records.repair_run import Figures, RandomRow, RepairRow
 from audit.repair.base import Repaired
 from audit.repair.random_heads import matched_sets
@@ -29,9 +30,31 @@ def run_methods(setup: Setup) -> list[RepairRow]:
     return [_row(setup, method) for method in setup.plan.methods]
 
 
-def stored_state(setup: Setup, method: Method) -> dict[str, torch.Tensor]:
-    """Return the weights that a method left."""
-    return load_file(setup.options.out / WEIGHTS / f"{method}.safetensors")
+def stored_state(setup: Setup, row: RepairRow) -> dict[str, torch.Tensor]:
+    """Return the weights that a method left.
+
+    Raises
+    ------
+    InputError
+        If they are missing, or are others.
+    """
+    path = setup.options.out / str(row.weights)
+    if not path.is_file():
+        raise InputError(str(path), "missing", "restore it, or name another --out")
+    state = load_file(path)
+    if hash_state(state) != row.weights_sha256:
+        raise InputError(str(path), "has changed since it was written", "restore it, or name another --out")
+    return state
+
+
+def state_of_seed(setup: Setup, method: Method, seed: int) -> dict[str, torch.Tensor]:
+    """Return the weights that a method makes of another seed's model; what is stored is not done again."""
+    path = setup.options.out / WEIGHTS / f"{method}-seed-{seed}.safetensors"
+    if not path.is_file():
+        state = repair(method, setup.given_of(seed)).state
+        assert state is not None  # candidates are methods that leave weights
+        save_weights(state, path, started_from=setup.hash_of(seed))
+    return load_file(path)
 
 
 def on_fitted(setup: Setup, logits: Floats, before: Floats | None = None) -> Figures:
@@ -53,10 +76,24 @@ def _row(setup: Setup, method: Method) -> RepairRow:
     if row.not_offered is None:
         tick = setup.step(f"repair: {method}")
         tick(0, 1)
-        row = _told(setup, row, repair(method, setup.given))
+        made = _made(setup, method)
+        if isinstance(made, WhyNotOffered):
+            row = row.model_copy(update={"not_offered": made})
+        else:
+            row = _told(setup, row, made)
         tick(1, 1)
     write_text(path, row.model_dump_json(indent=1) + "\n")
     return row
+
+
+def _made(setup: Setup, method: Method) -> Repaired | WhyNotOffered:
+    """Run a method, or say why it came to nothing: the others go on."""
+    try:
+        return repair(method, setup.given)
+    except DivergedError:
+        return WhyNotOffered.DIVERGED
+    except ModelError:
+        return WhyNotOffered.OTHER_REFERENCE
 
 
 def _told(setup: Setup, row: RepairRow, made: Repaired) -> RepairRow:
@@ -100,27 +137,31 @@ def candidates(setup: Setup, rows: Sequence[RepairRow], before: Figures) -> list
 
 
 def at_random(setup: Setup, rows: Sequence[RepairRow]) -> list[RandomRow]:
-    """Make the best edit at the named heads at random ones of the same layers, too."""
+    """Make the first edit at the named heads that is offered at random ones, too.
+
+    The first, not the best: the best of several would be compared with one of each random set.
+    """
     edits = [(gap, row.method) for row in rows if row.method in AT_HEADS and (gap := _left(row)) is not None]
     if not edits:
         return []
-    left, best = min(edits)
+    left, edit = edits[0]
     path = setup.options.out / ROWS / f"{Method.RANDOM_HEADS}.json"
     if path.is_file():
         return [RandomRow.model_validate_json(path.read_text(encoding="utf-8"))]
     sets = matched_sets(setup.given, setup.spec.random_draws)
     tick, gaps = setup.step("repair: random heads"), []
-    for done, made in enumerate(repair_at_random(best, setup.given, sets), start=1):
+    for done, made in enumerate(repair_at_random(edit, setup.given, sets), start=1):
         gaps.append(abs(on_fitted(setup, made.answer(setup.given.seen)).gap.value or 0.0))
         tick(done, len(sets.sets))
     as_good = sum(gap <= left + ROUNDING for gap in gaps)
     row = RandomRow(
-        method=best,
+        method=edit,
         draws=len(gaps),
         gap=left,
         smallest=min(gaps, default=None),
         median=float(np.median(gaps)) if gaps else None,
         p=(1 + as_good) / (1 + len(gaps)) if gaps else None,
+        layers_apart=sets.layers_apart,
     )
     write_text(path, row.model_dump_json(indent=1) + "\n")
     return [row]

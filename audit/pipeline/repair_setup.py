@@ -88,16 +88,18 @@ class Setup:
             {"train": len(self.of("train")), "fitted": len(self.fitted), "sealed": len(self.of("sealed"))},
             fitted_on=FittedOn.REPAIR if len(self.of("repair")) else FittedOn.AUDITED,
             sealed_from=self._sealed_from(),
+            sealed_table="" if self.options.sealed is None else file_hash(self.options.sealed),
             reaudit=self.options.reaudit,
             code=source_hash((audit.repair, audit.models, audit.evidence, audit.pipeline)),
         )
         path = self.options.out / REGISTERED
         if path.is_file():
             before = RepairPlan.model_validate_json(path.read_text(encoding="utf-8"))
-            if before.model_copy(update={"registered": ""}) != plan:
+            later = {"registered": "", "reaudit": plan.reaudit}  # an audit may follow
+            if before.model_copy(update=later) != plan:
                 what = "holds a repair that was planned otherwise"
                 raise InputError(str(self.options.out), what, "name another --out")
-            return before
+            return before.model_copy(update={"reaudit": plan.reaudit})
         plan = plan.model_copy(update={"registered": now().isoformat()})
         write_text(path, plan.model_dump_json(indent=1) + "\n")
         return plan

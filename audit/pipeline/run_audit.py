@@ -185,10 +185,11 @@ def _kept_record(run: Path) -> Audit | None:
 
 
 def _without_times(audit: Audit) -> dict[str, object]:
-    """Return a record but for when it was made, and when the control models were measured."""
+    """Return a record but for when it was made, when control models were measured, and openings of sealed images."""
     plain = audit.model_dump()
     plain["provenance"].pop("started")
     plain["controls"].pop("setup")
+    plain["data"].pop("sealed_opened")  # certificates since then are not the audit's
     return plain
 
 

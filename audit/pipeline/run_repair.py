@@ -26,7 +26,7 @@ from audit.pipeline.reopen import audited_name, reopen, weights_of
 from audit.pipeline.repair_aim import aimed_gap
 from audit.pipeline.repair_certificate import audit_again, judge
 from audit.pipeline.repair_methods import at_random, candidates, on_fitted, run_methods
-from audit.pipeline.repair_setup import RepairOptions, Setup
+from audit.pipeline.repair_setup import REGISTERED, RepairOptions, Setup
 from audit.pipeline.train_models import weights_name
 from audit.process_state import run_state
 from audit.progress import Step
@@ -35,7 +35,7 @@ from audit.records.repair_json import CertificateState
 from audit.records.repair_run import Judgement, Reaudit, Repair, RepairState, SealedFrom, state_of_repair
 from audit.report import load_audit
 from audit.report.repair_page import write_repair_pages
-from audit.store import check_writable, locked, write_text
+from audit.store import check_writable, locked, run_around, write_text
 
 RECORD = "repair.json"
 EXITS = {
@@ -84,6 +84,8 @@ def repair_run(
     gap = aimed_gap(audit, spec, run)
     check_writable(options.out)
     if gap is None:
+        if (options.out / REGISTERED).is_file():
+            raise InputError(str(options.out), "holds a repair that was planned otherwise", "name another --out")
         with locked(options.out):
             return _written(_nothing(audit, options), options)
     inputs = reopen(
@@ -99,6 +101,7 @@ def repair_run(
         opened = Options("vit-audit repair", run.parent, run=run, device=options.device, work=Path(work))
         context = prepare(inputs, opened, step)
         _check_weights(context, run, audit)
+        check_writable(run, "counts of openings", "--out")
         with locked(options.out):
             return _written(_repaired(Setup(audit, gap, spec, context, inputs, options, step)), options)
 
@@ -108,8 +111,9 @@ def _refuse(run: Path, audit: Audit, options: RepairOptions) -> None:
         raise InputError(str(run), "is INVALID, so nothing is known that could be repaired", "see its failed controls")
     if not audit.model.has_inside:
         raise InputError(str(run), "audits predictions, not a model", "repair a run whose model was given")
-    if (options.out / "audit.json").is_file():
-        raise InputError(str(options.out), "is a run", "name another folder with --out")
+    around = run_around(options.out)
+    if around is not None:
+        raise InputError(str(options.out), f"is in the run directory {around.name}", "name another folder with --out")
     if options.sealed is not None and not options.sealed.is_file():
         raise InputError(str(options.sealed), "no such table", "correct --sealed")
 
@@ -131,17 +135,18 @@ def _repaired(setup: Setup) -> Repair:
     chosen = candidates(setup, rows, before)
     with _timed(seconds, "random heads"):
         random = at_random(setup, rows)
-    judged: list[Judgement] = []
+    recommended, judged = chosen[0] if chosen else None, list[Judgement]()
     reaudit: Reaudit | None = None
     state = RepairState.NOT_CERTIFIABLE if chosen else RepairState.NO_METHOD_HELPS
     if chosen and plan.sealed_from != SealedFrom.NONE:
         with _timed(seconds, "certificates"):
             judged, rows = judge(setup, chosen, rows)
-        certificate = judged[0].certificate
-        if plan.reaudit and certificate.state == CertificateState.CERTIFIED:
+        best = next((one for one in judged if one.certificate.state == CertificateState.CERTIFIED), judged[0])
+        recommended = best.method
+        if plan.reaudit and best.certificate.state == CertificateState.CERTIFIED:
             with _timed(seconds, "audit of the repaired model"):
-                reaudit = audit_again(setup, chosen[0])
-        state = state_of_repair(certificate.state, reaudit)
+                reaudit = audit_again(setup, best.method)
+        state = state_of_repair(best.certificate, reaudit)
     return Repair(
         name=setup.audit.name,
         state=state,
@@ -150,7 +155,7 @@ def _repaired(setup: Setup) -> Repair:
         audited=before,
         rows=rows,
         random=random,
-        recommended=chosen[0] if chosen else None,
+        recommended=recommended,
         certificates=judged,
         reaudit=reaudit,
         started_from={weights_name(seed): setup.hash_of(seed) for seed in setup.context.seeds},

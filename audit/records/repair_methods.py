@@ -37,4 +37,6 @@ class WhyNotOffered(StrEnum):
     PIXELS_NOT_BYTES = "pixels are not bytes"  # so that they cannot be augmented
     CELL_TOO_SMALL = "a cell is too small"  # of group x label, on the repair split
     NO_LEGAL_BASIS = "no legal basis"  # stated in the card, for a method that needs the group at prediction
+    DIVERGED = "training diverged"
+    OTHER_REFERENCE = "reference is built otherwise"  # than the model
     EXTRA_MISSING = "package is missing"

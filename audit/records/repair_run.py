@@ -51,6 +51,7 @@ class RepairPlan(Record):
     fitted_on: FittedOn
     sealed_from: SealedFrom
     images: dict[str, int]  # of each split that is read
+    sealed_table: str = ""  # SHA-256 of the table of other people's images
     reaudit: bool  # whether the repaired model is audited again, as a certificate asks
     code: str  # SHA-256 of the source that fits, measures and judges
     registered: str = ""  # ISO 8601, UTC: when it was written down
@@ -98,6 +99,7 @@ class RandomRow(Record):
     smallest: float | None  # absolute gap that is left at the best of the random ones
     median: float | None
     p: float | None  # (1 + random ones at least as good) / (1 + draws)
+    layers_apart: int = 0  # between a named head and one that stands for it
     not_offered: WhyNotOffered | None = None
 
 
@@ -131,6 +133,13 @@ class Judgement(Record):
     certificate: Certificate
 
 
+class Judged(Record):
+    """What sealed images showed of all candidates."""
+
+    certificates: list[Judgement]
+    sealed: dict[Method, Figures]
+
+
 class Repair(Record):
     """The whole of ``repair.json``."""
 
@@ -142,7 +151,7 @@ class Repair(Record):
     audited: Figures | None  # the audited model on the images that methods were fitted on
     rows: list[RepairRow] = []
     random: list[RandomRow] = []
-    recommended: Method | None = None  # the first candidate
+    recommended: Method | None = None  # the first candidate that is certified; where none is, the first
     certificates: list[Judgement] = []
     reaudit: Reaudit | None = None
     started_from: dict[str, str] = {}  # SHA-256 of the audited weights
@@ -157,13 +166,14 @@ class Repair(Record):
         return next((j.certificate for j in self.certificates if j.method == self.recommended), None)
 
 
-def state_of_repair(certificate: CertificateState, reaudit: Reaudit | None) -> RepairState:
+def state_of_repair(certificate: Certificate, reaudit: Reaudit | None) -> RepairState:
     """Return the answer of a repair that was judged on sealed images.
 
-    It is certified where every line is shown, and the repaired model's own audit is valid and names no other head.
+    It is certified where every line is shown, no seed's certificate failed, and the repaired model's own audit is valid
+    and names no other head.
     """
     taken_over = reaudit is not None and (reaudit.outcome == Outcome.INVALID or bool(reaudit.confirmed))
-    if certificate == CertificateState.FAILED or taken_over:
+    if CertificateState.FAILED in (certificate.state, *certificate.by_seed) or taken_over:
         return RepairState.FAILED
-    shown = certificate == CertificateState.CERTIFIED and reaudit is not None
+    shown = certificate.state == CertificateState.CERTIFIED and reaudit is not None
     return RepairState.CERTIFIED if shown else RepairState.NOT_SHOWN

@@ -55,6 +55,17 @@ def called(readout: Readout, logits: Floats, outcome: int) -> Flags:
     return found.numpy()
 
 
+def right(readout: Readout, logits: Floats, targets: Codes) -> Flags:
+    """Tell which rows of logits (N, classes) are called their own label."""
+    given = torch.from_numpy(logits)
+    several = readout.called(given)
+    if several is None:
+        found: Flags = readout.predicted(given).numpy() == targets
+        return found
+    own: Flags = several.numpy()[np.arange(len(targets)), targets]
+    return own
+
+
 def label_weights(split: Split, aim: Aim) -> dict[int, float]:
     """Return the weight of each label in the aimed gap; they sum to 1.
 
@@ -124,15 +135,11 @@ def choose(candidates: Iterable[Floats], before: Floats, split: Split, given: Re
     cells = np.stack([cell_of(split, *cell) / cell_of(split, *cell).sum() for cell in cells_of(split)])
     pulls = _pulls(split, aim)
 
-    def right(logits: Floats) -> Flags:
-        found: Flags = readout.predicted(torch.from_numpy(logits)).numpy() == split.targets
-        return found
-
-    had = cells @ right(before)
+    had = cells @ right(readout, before, split.targets)
     found: list[tuple[tuple[float, float, int], Choice]] = []
     gap_before = float(pulls @ called(readout, before, aim.outcome))
     for place, logits in enumerate(candidates):
-        has = right(logits)
+        has = right(readout, logits, split.targets)
         loss = float((had - cells @ has).max())
         gap, accuracy = float(pulls @ called(readout, logits, aim.outcome)), float(has.mean())
         if loss <= given.accuracy_margin + ROUNDING:

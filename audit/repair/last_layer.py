@@ -25,6 +25,7 @@ from audit.repair.choice import (
     choose,
     choose_strength,
     halves,
+    right,
 )
 from audit.repair.seen import LastLayer, State
 
@@ -81,9 +82,9 @@ def dfr(given: RepairInput) -> Made:
 
     def worst(last: LastLayer) -> float:
         logits = last.logits(seen.features[torch.from_numpy(held)])
-        right = given.readout.predicted(logits).numpy() == split.targets[held]
         of_held = split.take(held)
-        return min(float(right[cell_of(of_held, *cell)].mean()) for cell in cells_of(of_held))
+        is_right = right(given.readout, logits.numpy(), of_held.targets)
+        return min(float(is_right[cell_of(of_held, *cell)].mean()) for cell in cells_of(of_held))
 
     scores = [round(worst(last), 12) for last, _ in some]
     best, penalty = some[int(np.argmax(scores))]

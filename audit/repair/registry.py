@@ -23,7 +23,7 @@ from audit.repair.random_heads import MatchedSets
 from audit.repair.retraining import continued, group_dro
 from audit.repair.seen import State
 
-LEAST = 10  # images of group or reference with the outcome, and without, on the repair split
+LEAST = 10  # subjects of group or reference with the outcome, and without, on the repair split
 Make = Callable[[RepairInput], tuple[State, dict[str, Plain]]]
 Why = WhyNotOffered
 
@@ -110,12 +110,13 @@ def _there(package: str) -> bool:
 
 
 def smallest_cell(given: RepairInput) -> int:
-    """Return the fewest images, on the repair split, of group or reference with the outcome or with another label."""
+    """Return the fewest subjects, on the repair split, of group or reference with the outcome or with another label."""
     split, aim = given.data.repair, given.aim
     sizes = []
     for group in (aim.group, aim.reference):
-        with_outcome = int(cell_of(split, group, aim.outcome).sum())
-        sizes += [with_outcome, int((split.groups == group).sum()) - with_outcome]
+        with_outcome = cell_of(split, group, aim.outcome)
+        without = (split.groups == group) & ~with_outcome
+        sizes += [len(np.unique(split.subjects[cell])) for cell in (with_outcome, without)]
     return min(sizes)
 
 

@@ -415,7 +415,7 @@ def trades_in_words(title: str, trades: Sequence[object]) -> str:
 def repair_notes(record: Repair) -> list[str]:
     """Say what a reader of a repair must know first."""
     templates: Any = environment().get_template("text/repair.j2").module
-    lines = str(templates.notes(record, data_file("words.yaml")["repair"]["notes"])).splitlines()
+    lines = str(templates.notes(record, data_file("words.yaml")["repair"])).splitlines()
     return [one_line(line) for line in lines if line.strip()]
 
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import vit_audit as va
+from audit.data.sealed import count_openings
 from audit.data.synthetic import SyntheticSource, sample_faces
 from audit.exit_codes import ExitCode
 from audit.records.repair_methods import Method, WhyNotOffered
@@ -65,7 +66,7 @@ def test_a_repair_is_planned_then_judged_on_images_that_nobody_has_read(
     (judged,) = record["certificates"]
     assert judged["certificate"]["sealed_openings"] == 1
     assert judged["certificate"]["images"] == chosen["sealed"]["images"]
-    assert len((run / "sealed.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+    assert count_openings(run) == 1
     assert va.verify(run).holds  # the audit is what it was
     assert (out / "repair.pdf").read_bytes()[:5] == b"%PDF-"
     page = (out / "repair.html").read_text(encoding="utf-8")
@@ -101,11 +102,20 @@ def test_the_same_repair_again_takes_what_is_there_and_says_the_same(
     invoke("repair", run, "--out", out, "--no-reaudit", "--no-report")
     again = record_of(out)
     assert rows == {path.name: path.stat().st_mtime_ns for path in (out / "methods").iterdir()}
-    opened = [r["certificates"][0]["certificate"].pop("sealed_openings") for r in (first, again)]
-    assert opened[1] == opened[0] + 1  # every opening counts
     for record in (first, again):
         record.pop("stages")
-    assert first == again
+    assert first == again  # the sealed images were not opened again
+    invoke("repair", run, "--out", tmp_path / "another", "--no-reaudit", "--no-report")
+    opened = [r["certificates"][0]["certificate"]["sealed_openings"] for r in (again, record_of(tmp_path / "another"))]
+    assert opened[1] == opened[0] + 1  # of every repair it counts
+    (weights,) = (out / "weights").glob(f"{again['recommended']}.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    (out / "certificates.json").unlink()
+    said = invoke("repair", run, "--out", out, "--no-reaudit", "--no-report")
+    assert said.exit_code == ExitCode.BAD_INPUT
+    assert "has changed since it was written" in said.stderr
 
 
 def test_another_plan_for_the_same_folder_is_refused(held_back_run: Run, invoke: Invoke, tmp_path: Path) -> None:
@@ -122,10 +132,11 @@ def test_another_plan_for_the_same_folder_is_refused(held_back_run: Run, invoke:
 
 
 def test_the_audited_model_alone_is_no_repair(held_back_run: Run, tmp_path: Path) -> None:
+    opened = count_openings(held_back_run.folder)
     found = va.repair(held_back_run.folder, tmp_path / "repair", methods=["untouched"], report=False)
     assert (found.state, found.exit_code) == (RepairState.NO_METHOD_HELPS, ExitCode.TOO_LITTLE_DATA)
     assert (found.weights, found.certificate, len(found.lines)) == (None, None, 0)
-    assert not (held_back_run.folder / "sealed.jsonl").is_file() or found.record.plan is not None
+    assert count_openings(held_back_run.folder) == opened
 
 
 def test_a_repaired_file_is_a_model_of_its_own(held_back_run: Run, tmp_path: Path) -> None:
@@ -205,7 +216,8 @@ def test_other_peoples_images_of_a_table_are_a_sealed_split(named_run: Run, invo
     assert record["plan"]["sealed_from"] == "table"
     if record["recommended"]:
         assert record["certificates"][0]["certificate"]["images"] == 120
-    assert not (named_run.folder / "sealed.jsonl").exists()
+    assert count_openings(named_run.folder) == 0  # these are another table's
+    assert count_openings(named_run.folder, table=record["plan"]["sealed_table"]) == bool(record["recommended"])
     known.head(40).to_csv(tmp_path / "known.csv", index=False)
     said = invoke(*common, "--out", tmp_path / "other", "--sealed", tmp_path / "known.csv")
     assert said.exit_code == ExitCode.BAD_INPUT

@@ -126,7 +126,8 @@ def test_what_a_reader_must_know_first_is_said() -> None:
     assert any("L0H3" in note for note in notes)
     assert any("levelling down" in note for note in notes)
     assert any("4,321 sealed images" in note for note in notes)
-    assert any("random heads of the same layers" in note for note in notes)
+    assert any("the same edit at random heads" in note for note in notes)
+    assert any("Sealed images were opened 2 times." in note for note in notes)
     assert not any("No images were held back" in note for note in notes)
 
 
@@ -161,4 +162,12 @@ def test_a_model_is_certified_by_its_lines_and_by_its_own_audit(
             folder="audit", audit_sha256="c" * 64, outcome=outcome, exit_code=0, controls_passed=1, controls=1,
             confirmed=confirmed,
         )  # fmt: skip
-    assert state_of_repair(shown, again) == state
+    assert state_of_repair(certificate(shown), again) == state
+
+
+def test_a_seed_whose_certificate_failed_fails_the_repair() -> None:
+    found = certificate(CertificateState.CERTIFIED)
+    torn = found.model_copy(update={"by_seed": [CertificateState.CERTIFIED, CertificateState.FAILED]})
+    assert state_of_repair(torn, None) == RepairState.FAILED
+    weak = found.model_copy(update={"by_seed": [CertificateState.CERTIFIED, CertificateState.NOT_SHOWN]})
+    assert state_of_repair(weak, None) == RepairState.NOT_SHOWN  # it was not audited again
