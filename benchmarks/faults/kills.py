@@ -41,12 +41,13 @@ CARD: dict[str, Any] = {
     },
     "audit": {"outcomes": ["smiling"], "permutations": 200, "bootstrap": 200, "min_group_size": 10},
 }  # fmt: skip
-CODE = "from audit.cli import main; main()"
+CODE = "from audit.cli import entry; entry()"  # as the installed command does
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 FINISHED = {0, 1, 3, 4}  # exit codes of an audit that came to its end
 UNFINISHED = 5
 DISTURBED = 8  # signals that a run gets, before it is let to its end
 START = "start"  # before a run has told of anything
+TOLD = 40  # lines that are kept of a run that ended as it should not
 LOOK = 0.02  # seconds between two looks at what a run has told
 AT_MOST = 300.0  # seconds until an attempt counts as hanging
 EPOCH = "1790000000"  # SOURCE_DATE_EPOCH: all runs begin at one moment
@@ -179,7 +180,7 @@ def _attempt(
         found.faults += unreadable
         if kind != signal.SIGKILL and stage != START and code not in FINISHED and not said_how_to_go_on(code, place):
             found.unclean += 1
-            found.faults.append(f"on {kind.name} in {stage}: exit {code}: {_last_line(place)}")
+            found.faults.append(f"on {kind.name} in {stage}: exit {code}: {_last_lines(place)}")
         return code in FINISHED  # the signal may have come too late
     if code not in FINISHED:
         found.lost += 1
@@ -223,6 +224,11 @@ def _number(order: list[str], step: str, otherwise: int) -> int:
 def _last_line(place: Path) -> str:
     lines = (place / "stderr.txt").read_text(encoding="utf-8", errors="replace").splitlines()
     return lines[-1] if lines else ""
+
+
+def _last_lines(place: Path) -> str:
+    """Return the end of what a run said, from which it can be found out why it ended as it did."""
+    return "\n".join((place / "stderr.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-TOLD:])
 
 
 def read_stage(place: Path) -> str:
