@@ -14,7 +14,7 @@ from audit.data.sealed import OPENINGS, count_openings, note_opening, open_seale
 from audit.evidence.certificate import certify, with_seeds
 from audit.pipeline.analyze import questions
 from audit.pipeline.prepare import Options
-from audit.pipeline.repair_images import Part, figures, sealed_table
+from audit.pipeline.repair_images import Part, figures
 from audit.pipeline.repair_methods import WEIGHTS, state_of_seed, stored_state
 from audit.pipeline.repair_setup import Setup
 from audit.pipeline.run_audit import run_audit
@@ -67,8 +67,7 @@ def _judged(setup: Setup, chosen: Sequence[Method], rows: Mapping[Method, Repair
 
 def _open(setup: Setup) -> tuple[Part, int]:
     """Return the sealed images, and how often they were opened; the run keeps the count."""
-    context, table, purpose = setup.context, setup.options.sealed, f"certificate of {setup.options.out.name}"
-    others = None if table is None else sealed_table(context, table)
+    context, others, purpose = setup.context, setup.others, f"certificate of {setup.options.out.name}"
     with locked(context.run):
         if others is None:
             rows = open_sealed(context.samples, context.run, purpose=purpose).index.to_numpy(dtype=np.int64)

@@ -14,7 +14,7 @@ import audit.pipeline
 import audit.repair
 from audit.card.repair_spec import RepairSpec
 from audit.data.pixels import select
-from audit.data.samples import AUDIT_SPLITS
+from audit.data.samples import AUDIT_SPLITS, Samples
 from audit.errors import InputError
 from audit.models.device import CPU
 from audit.patching.sites import Site
@@ -22,7 +22,7 @@ from audit.pipeline.context import RunContext
 from audit.pipeline.prepare import Inputs
 from audit.pipeline.reopen import audited_name, stored_model
 from audit.pipeline.repair_aim import make_plan
-from audit.pipeline.repair_images import Part
+from audit.pipeline.repair_images import Part, sealed_table
 from audit.pipeline.train_models import recipe_of, weights_name
 from audit.progress import Step
 from audit.records import Audit, ContrastRow
@@ -103,6 +103,11 @@ class Setup:
         plan = plan.model_copy(update={"registered": now().isoformat()})
         write_text(path, plan.model_dump_json(indent=1) + "\n")
         return plan
+
+    @cached_property
+    def others(self) -> Samples | None:
+        """The table of other people's images, read and checked; None where there is none."""
+        return None if self.options.sealed is None else sealed_table(self.context, self.options.sealed)
 
     def _sealed_from(self) -> SealedFrom:
         if self.options.sealed is not None:

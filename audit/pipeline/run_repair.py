@@ -128,6 +128,7 @@ def _check_weights(context: RunContext, run: Path, audit: Audit) -> None:
 
 def _repaired(setup: Setup) -> Repair:
     """Do everything, in order."""
+    _ = setup.others  # what is wrong with that table shows before anything is done
     plan, seconds = setup.plan, dict[str, float]()
     with _timed(seconds, "methods"):
         rows = run_methods(setup)
