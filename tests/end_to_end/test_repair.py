@@ -207,10 +207,11 @@ def test_other_peoples_images_of_a_table_are_a_sealed_split(named_run: Run, invo
         file.parent.mkdir(exist_ok=True)
         source.open(face.image).save(file)
         asked = {"expression": face.expression, "tone": face.skin_tone, "by": known["by"][0], "years": 30}
-        rows.append({"file": str(file), "who": f"other {number}", **asked})
+        rows.append({"file": file.relative_to(tmp_path).as_posix(), "who": f"other {number}", **asked})
     pd.DataFrame(rows).to_csv(tmp_path / "others.csv", index=False)
     common = ("repair", named_run.folder, "--method", "global_threshold", "--no-report", "--no-reaudit")
     said = invoke(*common, "--out", tmp_path / "repair", "--sealed", tmp_path / "others.csv")
+    assert said.exit_code != ExitCode.BAD_INPUT, said.stderr
     record = record_of(tmp_path / "repair")
     assert said.exit_code == record["exit_code"], said.output
     assert record["plan"]["sealed_from"] == "table"
@@ -218,7 +219,8 @@ def test_other_peoples_images_of_a_table_are_a_sealed_split(named_run: Run, invo
         assert record["certificates"][0]["certificate"]["images"] == 120
     assert count_openings(named_run.folder) == 0  # these are another table's
     assert count_openings(named_run.folder, table=record["plan"]["sealed_table"]) == bool(record["recommended"])
-    known.head(40).to_csv(tmp_path / "known.csv", index=False)
-    said = invoke(*common, "--out", tmp_path / "other", "--sealed", tmp_path / "known.csv")
+    again = named_run.card.parent.parent / "some-of-them.csv"
+    known.head(40).to_csv(again, index=False)
+    said = invoke(*common, "--out", tmp_path / "other", "--sealed", again)
     assert said.exit_code == ExitCode.BAD_INPUT
     assert "of the audit are in it" in said.stderr
