@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime
 import json
 import platform
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -40,6 +39,7 @@ from audit.records import Contrast, Estimate  # noqa: E402
 from audit.store import write_text  # noqa: E402
 from benchmarks.means.formula import Formula, count  # noqa: E402
 from benchmarks.means.worlds import Maker, Sample, World  # noqa: E402
+from benchmarks.pages import write_figures  # noqa: E402
 
 HERE = Path(__file__).parent
 Figures = dict[str, Any]
@@ -330,12 +330,8 @@ def main(models: int, runs: int, draws: int, seed: int, work: Path, out: Path) -
         "worlds": worlds,
     }
     out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    page = HERE / "README.md"
-    if out == HERE / "results.json" and page.is_file():
-        text = page.read_text(encoding="utf-8")
-        between = f"<!-- figures: begin -->\n{tables(results)}\n<!-- figures: end -->"
-        marked = r"<!-- figures: begin -->.*<!-- figures: end -->"
-        page.write_text(re.sub(marked, lambda _: between, text, flags=re.DOTALL), encoding="utf-8")
+    if out == HERE / "results.json":
+        write_figures(HERE / "README.md", tables(results))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime
 import json
 import platform
-import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +27,7 @@ from audit import __version__  # noqa: E402
 from audit.evidence.effects import SwapEffects, lay_out  # noqa: E402
 from audit.evidence.stats import Array  # noqa: E402
 from audit.store import write_text  # noqa: E402
+from benchmarks.pages import write_figures  # noqa: E402
 from benchmarks.power.count import SETTINGS, Arm, Figures, one_draw, summed  # noqa: E402
 from benchmarks.power.decide import RULES  # noqa: E402
 from benchmarks.power.effects import HEADS, MLPS, World, draw, heads_alone, people, shares, tree  # noqa: E402
@@ -228,12 +228,8 @@ def main(parts: int, seed: int, work: Path, out: Path) -> None:
         **told,
     }  # fmt: skip
     out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    page = HERE / "README.md"
-    if out == HERE / "results.json" and page.is_file():
-        text = page.read_text(encoding="utf-8")
-        between = f"<!-- figures: begin -->\n{tables(results)}\n<!-- figures: end -->"
-        marked = r"<!-- figures: begin -->.*<!-- figures: end -->"
-        page.write_text(re.sub(marked, lambda _: between, text, flags=re.DOTALL), encoding="utf-8")
+    if out == HERE / "results.json":
+        write_figures(HERE / "README.md", tables(results))
 
 
 if __name__ == "__main__":

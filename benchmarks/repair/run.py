@@ -11,7 +11,6 @@ from __future__ import annotations
 import datetime
 import json
 import platform
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +29,7 @@ from audit.api.repairing import RepairResult  # noqa: E402
 from audit.records.repair_run import Figures as OnSplit  # noqa: E402
 from benchmarks.commits import commit_here  # noqa: E402
 from benchmarks.ledgers.run import expressions  # noqa: E402
+from benchmarks.pages import write_figures  # noqa: E402
 from benchmarks.repair.boundary import boundary_certified, null_gap_certified  # noqa: E402
 
 Figures = dict[str, Any]
@@ -204,12 +204,8 @@ def main(work: Path, shared: Path | None, only: tuple[str, ...], sets: int, out:
         "code": commit_here(),
     }
     out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    page = HERE / "README.md"
-    if out == HERE / "results.json" and page.is_file():
-        text = page.read_text(encoding="utf-8")
-        between = f"<!-- figures: begin -->\n{table(kept)}\n<!-- figures: end -->"
-        marked = r"<!-- figures: begin -->.*<!-- figures: end -->"
-        page.write_text(re.sub(marked, lambda _: between, text, flags=re.DOTALL), encoding="utf-8")
+    if out == HERE / "results.json":
+        write_figures(HERE / "README.md", table(kept))
 
 
 if __name__ == "__main__":
