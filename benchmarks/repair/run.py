@@ -14,7 +14,7 @@ import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import yaml
@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))  # so that the script runs from anywhere
 import vit_audit as va  # noqa: E402
 from audit import __version__  # noqa: E402
 from audit.api.repairing import RepairResult  # noqa: E402
+from audit.card.repair_spec import RepairMethod  # noqa: E402
 from audit.records.repair_run import Figures as OnSplit  # noqa: E402
 from benchmarks.commits import commit_here  # noqa: E402
 from benchmarks.ledgers.run import expressions  # noqa: E402
@@ -35,7 +36,12 @@ from benchmarks.repair.boundary import boundary_certified, null_gap_certified  #
 Figures = dict[str, Any]
 HELD_BACK = {"train": 0.3, "discovery": 0.1, "confirmation": 0.1, "repair": 0.15, "sealed": 0.35}
 HEADS = ("heads_to_reference", "heads_finetuned", "heads_shifted")
-REPAIR = {"candidates": 12, "legal_basis": "a benchmark, in which nobody is judged"}
+# All methods, also the one that needs each person's group when it decides.
+REPAIR = {
+    "methods": list(get_args(RepairMethod)),
+    "candidates": 12,
+    "legal_basis": "a benchmark, in which nobody is judged",
+}
 RENDERED: dict[str, tuple[str, dict[str, Any]]] = {
     "rendered": ("synthetic-expressions", {"association": 0.85, "attribute": "skin_tone", "audit_images": 480}),
     "rendered, no gap planted": ("synthetic-balanced", {"audit_images": 480}),
