@@ -88,6 +88,9 @@ def test_a_model_whose_certificate_is_shown_is_audited_again(
     assert record["reaudit"]["controls"] == len(again.controls)
     confirmed = {row.name for row in again.heads if row.verdict == "confirmed"}
     assert set(record["reaudit"]["confirmed"]) == confirmed - set(record["plan"]["heads"])
+    setup = again.record.controls.setup
+    assert setup is not None
+    assert setup.weights == "rendered"  # what the first audit's control models started from
     clean = again.outcome != "INVALID" and not record["reaudit"]["confirmed"]
     assert record["state"] == ("CERTIFIED" if clean else "FAILED")
     assert said.exit_code == (ExitCode.DONE if clean else ExitCode.REPAIR_FAILED)
