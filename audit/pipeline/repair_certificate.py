@@ -100,8 +100,8 @@ def audit_again(setup: Setup, method: Method) -> Reaudit:
     model = card.model.model_copy(update={"weights": str(path.resolve()), "served": None})
     # control models start from what the audited model was trained from, as in the first audit, not from its repair
     start = card.controls.weights or (None if setup.context.training is None else card.model.weights)
-    controls = card.controls.model_copy(update={"weights": start})
-    asked = card.model_copy(update={"model": model, "training": "none", "controls": controls, "repair": None})
+    instrument = card.controls.model_copy(update={"weights": start})
+    asked = card.model_copy(update={"model": model, "training": "none", "controls": instrument, "repair": None})
     repaired = with_state(setup.given.model, load_file(path))
     inputs = replace(setup.inputs, card=asked, finished=None, backbone=replace(setup.context.backbone, module=repaired))
     folder = given.out / REAUDITED
