@@ -157,6 +157,7 @@ def test_findings_fold_and_a_link_unfolds_its_own(opened: Opener) -> None:
     assert page.locator("details.finding-body[open]").count() == 0
     assert button.inner_text() == "Unfold all findings"
     page.locator(".contents a[href^='#finding-']").nth(3).click()
+    page.locator("details.finding-body[open]").first.wait_for()  # the page hears of the link after the click
     assert page.locator("details.finding-body[open]").count() == 1
     button.click()
     button.click()
