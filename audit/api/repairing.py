@@ -214,7 +214,7 @@ def repair(
 def _spec(folder: Path, card: Card | str | Path | None, methods: Sequence[str] | None) -> RepairSpec:
     """Return how is repaired: as a card says, with the methods that are named."""
     given = card if isinstance(card, Card) else load_card(folder / "card.yaml" if card is None else card)
-    spec = given.repair or RepairSpec()
+    spec = given.to_repair
     if methods is None:
         return spec
     try:

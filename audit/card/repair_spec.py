@@ -41,7 +41,7 @@ class RepairSpec(BaseModel):
     attribute: str | None = None  # whose gap is aimed at; default: that of the largest detected gap
     outcome: str | None = None  # likewise, the label
     # Which error does harm: people of the outcome who are not called so, others who are, or either.
-    harmful_error: HarmfulError = "both"
+    harmful_error: HarmfulError | None = None  # default: policy.harmful_error
     gap_margin: Margin = 0.05  # a repaired gap lies within it, on either side of 0
     accuracy_margin: Margin = 0.02  # that no group x label cell may lose
     error_margin: Margin = 0.02  # that no group's harmful error may rise by

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import date
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from audit.card.repair_spec import RepairSpec
+from audit.card.repair_spec import HarmfulError, RepairSpec
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 ErrorShare = Annotated[float, Field(ge=0, le=0.5)]  # of annotations that are thought to be wrong
@@ -25,6 +26,19 @@ Drawn = Annotated[int, Field(ge=1, le=1_000_000)]  # images that are rendered: a
 Prompt = Annotated[str, Field(min_length=1)]
 Prompts = Annotated[dict[str, Annotated[list[Prompt], Field(min_length=1)]], Field(min_length=2)]
 Merge = bool | dict[str, str]  # or what into what
+
+
+def _day(given: object) -> object:
+    """Check a day, "2027-03-01"; YAML reads one as a date, and a card made in Python may hold either."""
+    if isinstance(given, str) and given:
+        try:
+            return date.fromisoformat(given).isoformat()
+        except ValueError:
+            raise ValueError(f"'{given}' is no day; write it as 2027-03-01") from None
+    return given.isoformat() if isinstance(given, date) else given
+
+
+Day = Annotated[str, BeforeValidator(_day)]
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -162,6 +176,7 @@ class DataSpec(CardPart):
     subject: str | list[str] | None = None  # unit of splitting and inference; the image where absent
     labels: Names | None = None  # keep these, in this order; the rest is counted and listed
     label_error: ErrorShare | None = None  # estimated share of wrong labels: bounds on every detected gap
+    display: dict[str, str] = {}  # what the report calls a label: {happiness: happy}
     merge_labels: Merge = False  # true: what differs in case, blanks or the form of a letter only
     not_detected: str | None = None  # a column, true of images that never reached the classifier
     not_detected_list: str | None = None  # or a file that lists them, one per line
@@ -186,6 +201,7 @@ class GroupSpec(CardPart):
     assigned_by: str = "not stated"
     error: ErrorShare | dict[str, ErrorShare] | None = None  # estimated share of wrong annotations, or that of groups
     reference: str | None = None  # default: the group with the most images
+    display: dict[str, str] = {}  # what the report calls people of a group, in the plural: {darker: darker faces}
     values: Names | None = None  # keep these groups; other values count as unknown
     merge: Merge = False  # true: groups that differ in case, blanks or the form of a letter only
     bins: Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)] | None = (
@@ -371,12 +387,16 @@ class PolicySpec(CardPart):
     impact_ratio_below: Share = 0.8
     gap_above: Share = 0.1
     head_share_above: Share = 0.05  # a confirmed head that carries less of the gap gets no finding of its own
+    # Which error does harm in this use: people of the outcome who are not called so, others who are, or either.
+    harmful_error: HarmfulError = "both"
 
 
 class ReportSpec(CardPart):
     """What the report says about the audit itself."""
 
     run_by: str = ""
+    owner: str = ""  # who decides about the model: a person or an office
+    decide_by: Day = ""  # when that is due
 
 
 class Card(CardPart):
@@ -404,6 +424,12 @@ class Card(CardPart):
     def asked(self) -> dict[str, Any]:
         """Return what an audit's numbers depend on, as plain data: all but how its gaps would be repaired."""
         return self.model_dump(exclude={"repair"})
+
+    @property
+    def to_repair(self) -> RepairSpec:
+        """How a gap is repaired; the error that harms is that of the policy where ``repair`` names none."""
+        spec = self.repair or RepairSpec()
+        return spec.model_copy(update={"harmful_error": spec.harmful_error or self.policy.harmful_error})
 
     @property
     def categories(self) -> list[str]:

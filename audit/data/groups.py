@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -154,17 +154,26 @@ def attribute_info(name: str, spec: GroupSpec, raw: pd.Series, known: pd.Series)
     for group in spec.error if isinstance(spec.error, Mapping) else ():
         if group not in (*present, *absent):
             raise DataError(f"groups.{name}.error", f"no image has the group '{group}'", did_you_mean(group, present))
+    check_display(f"groups.{name}.display", spec.display, (*present, *absent))
     return AttributeInfo(
         attribute=name,
         assigned_by=spec.assigned_by,
         reference=spec.reference or max(present, key=lambda group: counts[group]),
         groups=list(spec.values or present),
+        display=dict(spec.display),
         unknown_images=int((known == UNKNOWN).sum()),
         note=spec.note,
         not_kept={str(value): int(images) for value, images in others.head(EXAMPLES).items()},
         not_kept_values=len(others),
         not_kept_images=int(others.sum()),
     )
+
+
+def check_display(where: str, display: Mapping[str, str], known: Collection[str]) -> None:
+    """Check that what a card gives a name to is there."""
+    for name in display:
+        if name not in known:
+            raise DataError(where, f"there is no '{name}' to give a name to", did_you_mean(name, list(known)))
 
 
 def unknown_warnings(frame: pd.DataFrame, columns: Iterable[str]) -> Iterator[DataWarning]:

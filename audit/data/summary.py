@@ -11,6 +11,7 @@ from statsmodels.stats.power import NormalIndPower
 from audit.card.faults import did_you_mean
 from audit.card.schema import Card
 from audit.data.covariates import covariate_info
+from audit.data.groups import check_display
 from audit.data.samples import AUDIT_SPLITS, HELD_BACK, OTHERS, SPLITS, UNKNOWN, Samples
 from audit.errors import DataError
 from audit.records import (
@@ -47,12 +48,14 @@ def describe_data(samples: Samples, card: Card) -> DataReport:
         image are rows with 0.
     """
     frame = samples.frame
+    check_display("data.display", card.data.display, samples.labels)
     return DataReport(
         source=samples.origin,
         tables=list(samples.tables),
         images=len(frame),
         subjects=int(frame["subject"].nunique()),
         labels=list(samples.labels),
+        display=dict(card.data.display),
         fingerprint=samples.fingerprint,
         attributes=list(samples.attributes.values()),
         counts=[row for info in samples.attributes.values() for row in _count_rows(samples, info)],

@@ -95,7 +95,7 @@ def make_plan(
         reference=gap.reference,
         outcome=gap.outcome,
         metric=gap.metric,
-        harm=HarmfulError(spec.harmful_error),
+        harm=HarmfulError(spec.harmful_error or HarmfulError.BOTH),
     )
     return RepairPlan(
         audit_sha256=digest,
@@ -123,7 +123,7 @@ def planned_reach(scope: Scope) -> Reach | None:
     Of the groups that may be aimed at it is the one that takes most images. Only labels, groups and subjects are looked
     at; what a repair changes is not known yet, so ``EXPECTED`` is assumed of it.
     """
-    frame, spec = scope.samples.frame, scope.card.repair or RepairSpec()
+    frame, spec = scope.samples.frame, scope.card.to_repair
     sealed = frame[frame["split"] == "sealed"]
     attribute = spec.attribute or next(iter(scope.samples.attributes))
     info = scope.samples.attributes.get(attribute)
@@ -140,7 +140,7 @@ def planned_reach(scope: Scope) -> Reach | None:
                 reference=info.reference,
                 outcome=spec.outcome or next(iter(scope.outcomes)),
                 metric=Metric.STANDARDISED_GAP,
-                harm=HarmfulError(spec.harmful_error),
+                harm=HarmfulError(spec.harmful_error or HarmfulError.BOTH),
             ),
             margins_of(spec),
             EXPECTED,

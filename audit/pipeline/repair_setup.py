@@ -135,7 +135,7 @@ class Setup:
                 groups.index(self.gap.group),
                 groups.index(self.gap.reference),
                 context.samples.labels.index(self.gap.outcome),
-                self.spec.harmful_error,
+                self.spec.harmful_error or "both",
                 self.gap.metric,
             ),
             self.spec.accuracy_margin,

@@ -13,7 +13,6 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from audit.card.load import load_card
-from audit.card.repair_spec import RepairSpec
 from audit.data.samples import Samples
 from audit.errors import InputError
 from audit.exit_codes import ExitCode
@@ -80,7 +79,7 @@ def repair_run(
     """
     audit, card = load_audit(run / "audit.json"), load_card(run / "card.yaml")
     _refuse(run, audit, options)
-    spec = options.spec or card.repair or RepairSpec()
+    spec = options.spec or card.to_repair
     gap = aimed_gap(audit, spec, run)
     check_writable(options.out)
     if gap is None:

@@ -243,6 +243,8 @@ def derive(run: Path, audit: Audit) -> dict[str, Any]:
         "task": card.task,
         "intended_use": card.intended_use,
         "out_of_scope": card.out_of_scope,
+        "owner": card.report.owner,
+        "decide_by": card.report.decide_by,
         "legal": [_plain(answer) for answer in answers(card.legal, card.task)],
         "synthetic": card.data.reader == "synthetic",
         "outcome": verdict.outcome,

@@ -54,6 +54,7 @@ from audit.records.base import Design as Design
 from audit.records.base import Direction as Direction
 from audit.records.base import Estimate as Estimate
 from audit.records.base import FindingState as FindingState
+from audit.records.base import HarmfulError as HarmfulError
 from audit.records.base import LeftOut as LeftOut
 from audit.records.base import Localisation as Localisation
 from audit.records.base import LocalisationStatus as LocalisationStatus
@@ -112,7 +113,6 @@ from audit.records.repair_json import CertificateLine as CertificateLine
 from audit.records.repair_json import CertificateState as CertificateState
 from audit.records.repair_json import Changed as Changed
 from audit.records.repair_json import Expected as Expected
-from audit.records.repair_json import HarmfulError as HarmfulError
 from audit.records.repair_json import LineKind as LineKind
 from audit.records.repair_json import LineState as LineState
 from audit.records.repair_json import Margins as Margins

@@ -21,6 +21,7 @@ from audit.records.base import (
     Design,
     Direction,
     Estimate,
+    HarmfulError,
     LeftOut,
     Localisation,
     LocalisationStatus,
@@ -207,6 +208,7 @@ class AttributeInfo(Record):
     assigned_by: str
     reference: str
     groups: list[str]
+    display: dict[str, str] = {}  # what the report calls a group, where the card says
     unknown_images: int
     note: str = ""  # of the card
     not_kept: dict[str, int] = {}  # images by value that is no group of the card, the commonest five
@@ -290,6 +292,7 @@ class DataReport(Record):
     images: int
     subjects: int
     labels: list[str]
+    display: dict[str, str] = {}  # what the report calls a label, where the card says
     fingerprint: str  # SHA-256 over table and images
     attributes: list[AttributeInfo]
     counts: list[CountRow]
@@ -702,6 +705,7 @@ class MethodReport(Record):
     preregistration_sha256: str  # of preregistration.json, written before anything was measured
     words_sha256: str  # of templates/method.yaml: hypotheses, measures, designs and estimands
     thresholds: dict[str, float]
+    harmful_error: HarmfulError = HarmfulError.BOTH  # in the use of this model, by the card
     layers: int  # that were searched; heads of these x outcomes x contrasts are one family
     first_look: float | None = None  # share of alpha that is spent on the first of two looks at discovery
     permutations: int
@@ -737,6 +741,8 @@ class Audit(Record):
     next_steps: list[NextStep]
     intended_use: str
     out_of_scope: str
+    owner: str = ""  # who decides about the model, by the card
+    decide_by: str = ""  # ISO 8601 date; "" where the card says none
     model: ModelInfo
     legal: list[LegalAnswer]
     controls: ControlReport

@@ -300,6 +300,14 @@ class NextStep(StrEnum):
     REPEAT = "repeat"
 
 
+class HarmfulError(StrEnum):
+    """Which error about the outcome harms."""
+
+    MISSED = "missed"  # of the outcome, and not called so
+    FALSE_ALARM = "false_alarm"  # called the outcome, and of another label
+    BOTH = "both"
+
+
 class Confidence(StrEnum):
     """How sure a finding is, by the rule that docs/method.md prints."""
 

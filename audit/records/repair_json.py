@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from audit.records.base import Estimate, Metric, Record, Shortfall
+from audit.records.base import Estimate, HarmfulError, Metric, Record, Shortfall
 
 
 class CertificateState(StrEnum):
@@ -32,14 +32,6 @@ class LineKind(StrEnum):
     CELL_ACCURACY = "cell accuracy"  # of a group and label: lowered by less than the margin
     GROUP_ERROR = "group error"  # a harmful error of a group: raised by less than the margin; else levelling down
     OTHER_GAP = "other gap"  # of another group, attribute or intersection: widened by less than the margin
-
-
-class HarmfulError(StrEnum):
-    """Which error about the outcome harms."""
-
-    MISSED = "missed"  # of the outcome, and not called so
-    FALSE_ALARM = "false_alarm"  # called the outcome, and of another label
-    BOTH = "both"
 
 
 class Aim(Record):

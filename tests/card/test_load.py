@@ -86,6 +86,22 @@ def test_what_may_be_text_or_a_list_is_text_and_numbers_stay_numbers(tmp_path: P
     assert card.audit.alpha == 0.01
 
 
+def test_who_decides_and_what_groups_are_called_is_read(tmp_path: Path) -> None:
+    text = (
+        GOOD.replace("  path:", "  display: {happiness: happy}\n  path:")
+        + "    display: {no: people without a beard}\n"
+    )
+    card = load_card(write(tmp_path, text + "report: {owner: Ethics board, decide_by: 2027-03-01}\n"))
+    assert card.data.display == {"happiness": "happy"}
+    assert card.groups["gender"].display == {"no": "people without a beard"}
+    assert (card.report.owner, card.report.decide_by) == ("Ethics board", "2027-03-01")
+    assert card.policy.harmful_error == "both"
+    with pytest.raises(CardError) as caught:
+        load_card(write(tmp_path, text + "report: {decide_by: soon}\npolicy: {harmful_error: all}\n"))
+    assert any("report.decide_by: 'soon' is no day; write it as 2027-03-01" in fault for fault in caught.value.faults)
+    assert any("policy.harmful_error" in fault for fault in caught.value.faults)
+
+
 def test_errors_of_annotations_are_shares_of_all_or_by_group(tmp_path: Path) -> None:
     text = GOOD.replace("  path:", "  label_error: 0.03\n  path:") + "    error: {no: 0.02, 1: 0}\n"
     card = load_card(write(tmp_path, text + "  race: {column: race, error: 0.5}\n"))

@@ -64,3 +64,10 @@ def test_a_stated_basis_lets_the_group_be_used() -> None:
     stated = card(methods=["threshold_optimizer"], legal_basis="positive action, Article 157(4) TFEU")
     assert stated.repair is not None
     assert stated.repair.competing == ["threshold_optimizer"]
+
+
+def test_the_error_that_harms_is_that_of_the_policy_unless_the_repair_names_another() -> None:
+    policy = {"harmful_error": "missed"}
+    assert va.Card(data=DATA, groups=GROUPS, policy=policy).to_repair.harmful_error == "missed"
+    other = va.Card(data=DATA, groups=GROUPS, policy=policy, repair={"harmful_error": "false_alarm"})
+    assert other.to_repair.harmful_error == "false_alarm"

@@ -10,6 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from audit.card.schema import DataSpec, GroupSpec, Rendered, Shares
+from audit.data.groups import check_display
 from audit.data.samples import AUDIT_SPLITS, HELD_BACK, UNKNOWN, Samples
 from audit.data.synthetic.drawing import RENDERER_VERSION, render
 from audit.data.synthetic.faces import GROUPS, Face, edit, face_of_row, suggestion
@@ -227,6 +228,7 @@ def _attribute_info(frame: pd.DataFrame, attribute: str, group: GroupSpec) -> At
         _check_group(group.reference, names, f"groups.{attribute}.reference")
     for named in group.error if isinstance(group.error, Mapping) else ():
         _check_group(named, names, f"groups.{attribute}.error")
+    check_display(f"groups.{attribute}.display", group.display, names)
     audited = known[frame.loc[known.index, "split"].isin(AUDIT_SPLITS)].value_counts()
     largest = min(names, key=lambda name: (-int(audited.get(name, 0)), name))
     stated = group.assigned_by != GroupSpec.model_fields["assigned_by"].default
@@ -235,6 +237,7 @@ def _attribute_info(frame: pd.DataFrame, attribute: str, group: GroupSpec) -> At
         assigned_by=group.assigned_by if stated else _DRAWN,
         reference=group.reference or largest,
         groups=names,
+        display=dict(group.display),
         unknown_images=int((frame[attribute] == UNKNOWN).sum()),
         note=group.note,
     )
