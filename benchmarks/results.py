@@ -65,6 +65,10 @@ QUOTED: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 # What a benchmark has measured on some machines only: None where there is none.
 IF_MEASURED: dict[str, tuple[str, ...]] = {"scale": ("memory_ratio_10x", "flat")}
+# How often the tool is wrong, as a report has it beside each claim about a part of the network.
+WRONG = ROOT / "templates" / "error_rates.json"
+RATES = ("false_positive_rate", "hit_at_1", "coverage")
+TRUTH_KNOWN = {"rendered": "planted", "photographs": "real_planted"}
 ROWS: dict[str, set[str]] = {
     "accuracy": {"attribute", "group", "images", "accuracy", "balanced_accuracy"},
     "rates": {
@@ -116,6 +120,19 @@ def of_benchmark(name: str) -> Figures:
     whole = json.loads(path.read_text(encoding="utf-8"))
     found = {key: whole.get(key) if key == "code" else whole[key] for key in QUOTED[name]}
     return found | {key: whole.get(key) for key in IF_MEASURED.get(name, ())}
+
+
+def error_rates(stored: Figures) -> Figures:
+    """Return how often this tool is wrong where the truth is known, and of which version and day that is."""
+    return {
+        where: {
+            **{rate: stored[name][rate] for rate in RATES},
+            "version": stored[name]["made_with"]["versions"]["vit-audit"],
+            "date": stored[name]["made_with"].get("date")
+            or _git("log", "-1", "--format=%cs", "--", f"benchmarks/{name}/results.json"),
+        }
+        for where, name in TRUTH_KNOWN.items()
+    }
 
 
 def run_audit(card: str, runs: Path, *, sample: bool) -> Figures:
@@ -246,6 +263,9 @@ def differences(stored: Figures) -> Iterator[str]:
     for name in QUOTED:
         if stored[name] != of_benchmark(name):
             yield f"results.json has other figures than benchmarks/{name}/results.json: --only {name} takes them over"
+    printed = json.loads(WRONG.read_text(encoding="utf-8"))
+    if any(printed[w][rate] != stored[name][rate] for w, name in TRUTH_KNOWN.items() for rate in RATES):
+        yield f"{WRONG.relative_to(ROOT)} has other figures than results.json"
     of_sample = of_audit(va.open_run(SAMPLE))
     if {key: stored[DEMO][key] for key in of_sample} != of_sample:
         yield f"results.json has other figures of {DEMO} than reports/sample: --sample makes both"
@@ -268,6 +288,7 @@ def main(only: Sequence[str], runs: Path, *, check: bool, sample: bool) -> None:
     for name in [DEMO] if sample else only or [*AUDITS, *QUOTED]:
         stored[name] = of_benchmark(name) if name in QUOTED else run_audit(name, runs, sample=sample)
     STORED.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+    WRONG.write_text(json.dumps(error_rates(stored), indent=1) + "\n", encoding="utf-8")
     for page in PAGES:
         page.write_text(filled(page.read_text(encoding="utf-8"), stored), encoding="utf-8")
 

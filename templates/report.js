@@ -230,8 +230,11 @@
   // A link to something inside a fold opens the fold.
   const reveal = () => {
     const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-    const body = target?.closest("details") ?? target?.closest("article")?.querySelector("details");
-    if (body) { body.open = true; target.scrollIntoView(); }
+    const body = target?.closest("article")?.querySelector("details");
+    const folds = [...(body ? [body] : [])];
+    for (let fold = target?.closest("details"); fold; fold = fold.parentElement.closest("details")) folds.push(fold);
+    folds.forEach((fold) => { fold.open = true; });
+    if (folds.length) target.scrollIntoView();
   };
   addEventListener("hashchange", reveal);
   reveal();

@@ -203,6 +203,17 @@ def size(value: float | None, digits: int = 1) -> str:
     return NOT_AVAILABLE if value is None else decimal(100 * abs(value), digits)
 
 
+def magnitude(estimate: Estimate) -> str:
+    """Write a difference that is not 0 without its sign: "3.1 points [1.2, 4.9]"."""
+    if estimate.value is None or estimate.value >= 0:
+        return spread(estimate).replace("+", "")
+    turned = {
+        "low": None if estimate.high is None else -estimate.high,
+        "high": None if estimate.low is None else -estimate.low,
+    }
+    return spread(estimate.model_copy(update={"value": -estimate.value, **turned})).replace("+", "")
+
+
 def spread(estimate: Estimate | None) -> str:
     """Write "+3.1 points [+1.2, +4.9]"."""
     if estimate is None or estimate.value is None:

@@ -16,6 +16,7 @@ from audit.records import AttentionMap, Audit, Decision, FindingState, RateRow, 
 from audit.records.repair_run import Repair
 from audit.report.figures import Trade, trade_picture
 from audit.report.formats import clean, label
+from audit.report.glossed import linked
 from audit.report.legal import checked_on, clause_of
 from audit.report.page import Page
 from audit.report.pointers import spelled
@@ -31,6 +32,7 @@ from audit.report.text import (
     note_sentences,
     of_unit,
     repair_notes,
+    term_forms,
     words_of,
 )
 from audit.resources import resource_dir
@@ -54,6 +56,7 @@ def environment() -> Environment:
     made.filters.update(FILTERS)
     made.filters["breakable"] = _breakable
     made.filters.update(HELPERS)
+    made.filters["with_terms"] = lambda page, unit: linked(page, term_forms(unit))
     made.globals.update(named=_named, numbered=_numbered, described=_described, crossed=_crossed, gridded=_gridded)
     made.globals.update(spelled=spelled, unfolded=UNFOLDED, drawn=DRAWN, printed_heads=PRINTED_HEADS)
     return made
@@ -160,6 +163,7 @@ def render_html(audit: Audit, digest: str, decisions: Sequence[Decision] = (), *
         "law_checked": checked_on(),
         "crosswalk": data_file("crosswalk.yaml")["rows"],
         "in_order": in_order,
+        "error_rates": data_file("error_rates.json"),
     }
     return _page("report.html.j2", style, script, for_print=for_print, **named)
 

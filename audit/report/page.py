@@ -37,6 +37,7 @@ from audit.records import (
     Verdict,
 )
 from audit.report import figures, network
+from audit.report.core import Core
 from audit.report.figures import Picture
 from audit.report.pointers import places
 from audit.report.reviews import by_finding
@@ -107,6 +108,7 @@ class Page:
         self.is_invalid = audit.is_invalid
         self.outcome = Outcome.INVALID if audit.is_invalid else audit.outcome
         self.findings = [] if self.is_invalid else ordered_findings(audit)
+        self.core = Core(audit, self.findings)
         self.top = [] if self.is_invalid else top_findings(audit, decisions)
         self.decided = by_finding(decisions)
         data, controls = audit.data, audit.controls

@@ -160,6 +160,13 @@ def glossary(unit: Unit) -> tuple[tuple[str, str], ...]:
     return tuple((term, terms[term]) for term in sorted(terms, key=str.casefold))
 
 
+@cache
+def term_forms(unit: Unit) -> Mapping[str, Sequence[str]]:
+    """Return the words that stand for each term of the glossary: its own, and those that it names."""
+    forms: Mapping[str, list[str]] = data_file("glossary.yaml")["forms"]
+    return MappingProxyType({term: (term, f"{term}s", *forms.get(term, ())) for term, _ in glossary(unit)})
+
+
 class Sentences:
     """The sentences of one audit."""
 
@@ -180,6 +187,8 @@ class Sentences:
             "contrast_of": self._contrast_of,
             "rates_of": self.rates_of,
             "attribute_of": self.attribute_of,
+            "named_group": self.named_group,
+            "named_label": lambda outcome: formats.label(audit.data.display.get(outcome, outcome)),
         }
         self._finding: Any = environment().get_template("text/finding.j2").make_module(values)
         self._method: Any = environment().get_template("text/method.j2").make_module(values)
@@ -187,6 +196,7 @@ class Sentences:
         self._pictures: Any = environment().get_template("text/pictures.j2").make_module(values)
         self._ledger: Any = environment().get_template("text/ledger.j2").make_module(values)
         self._sensitivity: Any = environment().get_template("text/sensitivity.j2").make_module(values)
+        self._core: Any = environment().get_template("text/core.j2").make_module(values)
         self._summary: Any = environment().get_template("text/summary.j2").make_module(values)
 
     def _contrast_of(self, key: str) -> ContrastRow | Undefined:
@@ -336,6 +346,16 @@ class Sentences:
     def of_outcome(self, part: str, *about: object) -> str:
         """Say something of the outcome: a macro of ``text/outcome.j2`` ("precision", "family")."""
         return one_line(str(getattr(self._outcome, part)(*about)))
+
+    def named_group(self, attribute: str, group: str) -> str:
+        """Return what people of a group are called, in the plural: as the card says, or "images of 'darker'"."""
+        info = self.attribute_of(attribute)
+        said = None if info is None else info.display.get(group)
+        return f"images of '{formats.label(group)}'" if said is None else formats.label(said)
+
+    def core(self, part: str, *about: object) -> str:
+        """Say something of the first eleven sections: a macro of ``text/core.j2`` ("headline", "missed", "owner")."""
+        return one_line(str(getattr(self._core, part)(*about)))
 
     def picture(self, part: str, *about: object) -> str:
         """Return what a grid, a picture or a set of heads is called: a macro of ``text/pictures.j2``."""
@@ -574,6 +594,7 @@ FILTERS: Mapping[str, Any] = {
     "label": formats.label,
     "left_out": left_out_sentence,
     "limits": limit_sentences,
+    "magnitude": formats.magnitude,
     "measured": formats.measured,
     "level_note": formats.level_note,
     "p": formats.p_value,
@@ -586,6 +607,7 @@ FILTERS: Mapping[str, Any] = {
     "rate_interval": formats.rate_interval,
     "interval_of": formats.interval_of,
     "ratio": formats.ratio,
+    "sentence": lambda text: text[:1].upper() + text[1:],
     "short": formats.short_hash,
     "size": formats.size,
     "slug": formats.slug,
