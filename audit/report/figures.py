@@ -1,76 +1,47 @@
-"""Pictures as deterministic SVG: group rates with intervals, and heads with their placebo.
-
-Text is drawn as outlines with the font that comes with matplotlib, so that a figure looks the same on every
-machine, on screen and in the PDF; its numbers are given in words in ``alt`` and in the table next to it.
-"""
+"""Pictures of rates with intervals, of heads with their placebo, of a network and of repairs; ``drawn`` has others."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
 from itertools import cycle
-from typing import Any, Literal
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
 from audit.records import Estimate
 from audit.report import formats
+from audit.report.drawn.base import (
+    EFFECT,
+    GROUP,
+    INK,
+    MUTED,
+    REFERENCE,
+    REFERENCE_MODEL,
+    RULE,
+    SETTINGS,
+    Picture,
+    as_picture,
+    clear_figure,
+    drawn_name,
+    drawn_once,
+    name_rows,
+    pixels_as_picture,
+    plain_axes,
+)
 from audit.report.text import bars_in_words, bounds_in_words, forest_in_words, network_in_words, trades_in_words
 
-INK, MUTED, RULE = "#1c2733", "#566372", "#d4dae1"
-GROUP, REFERENCE, EFFECT, REFERENCE_MODEL = "#2f6da8", "#8794a3", "#c05a12", "#5b4b9a"
 _SERIES = {"attention": GROUP, "slices": GROUP, "MLP": EFFECT, "layer": REFERENCE_MODEL}
-_DARK = {
-    INK: "#e8edf2",
-    MUTED: "#a9b5c2",
-    RULE: "#3a4552",
-    GROUP: "#74aee2",
-    REFERENCE: "#8f9cab",
-    EFFECT: "#f0954e",
-    REFERENCE_MODEL: "#b0a2ee",
-}
-_SETTINGS: Any = {
-    "svg.fonttype": "path",
-    "svg.hashsalt": "vit-audit",
-    "font.family": "DejaVu Sans",
-    "font.size": 8.5,
-    "text.parse_math": False,
-    "axes.edgecolor": RULE,
-    "axes.linewidth": 0.8,
-    "text.color": INK,
-    "axes.labelcolor": MUTED,
-    "xtick.color": MUTED,
-    "ytick.color": INK,
-}
-_PIXELS = 96  # CSS pixels an inch
-_NAME_CHARACTERS = 24
 MOST_PLACES = 18  # of a network that are named; of more every second
 TRADE_MARKS = "os^vDP*X<>hp"  # of methods
 SQUARE = 10  # pixels of a patch where attention is drawn
-_drawn_once = lru_cache(maxsize=256)  # a page on screen and in print shows the same pictures
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure as ``data:`` addresses for light and dark pages, with its description in words."""
-
-    light: str
-    dark: str
-    alt: str
-    caption: str = ""
-    width: int = 0
-    height: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,18 +101,7 @@ class ErrorLine:
     declared: float | None
 
 
-@cache
-def _drawable() -> frozenset[int]:
-    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
-
-
-def _drawn(name: str) -> str:
-    """Shorten a name and replace what the font lacks: an empty box is honest, a warning is not."""
-    shown = formats.cut(formats.clean(name).strip(), _NAME_CHARACTERS)
-    return "".join(c if ord(c) in _drawable() else "□" for c in shown)
-
-
-@_drawn_once
+@drawn_once
 def rates_picture(bars: tuple[Bar, ...], title: str, compact: bool = False) -> Picture | None:
     """Draw one horizontal bar a group with its interval.
 
@@ -162,19 +122,19 @@ def rates_picture(bars: tuple[Bar, ...], title: str, compact: bool = False) -> P
     drawn = [bar for bar in bars if bar.rate.value is not None]
     if not drawn:
         return None
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(SETTINGS):
         height = 0.42 + 0.34 * len(drawn)
-        figure, axes = _axes(3.5 if compact else 5.6, height)
+        figure, axes = plain_axes(3.5 if compact else 5.6, height)
         for position, bar in enumerate(drawn):
             _draw_bar(axes, position, bar)
         top = max(bar.rate.high or bar.rate.value or 0.0 for bar in drawn)
         axes.set_xlim(0, min(1.0, max(top * 1.04, 0.02)) if top < 0.96 else 1.0)
-        _name_rows(axes, [_drawn(bar.name) for bar in drawn])
+        name_rows(axes, [drawn_name(bar.name) for bar in drawn])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.3g}%"))
-        return _picture(figure, title, bars_in_words(title, bars))
+        return as_picture(figure, title, bars_in_words(title, bars))
 
 
-@_drawn_once
+@drawn_once
 def shares_picture(bars: tuple[Bar, ...], title: str) -> Picture | None:
     """Draw what share of a gap heads carry, one bar per head or set, with its interval; as ``rates_picture``.
 
@@ -183,18 +143,18 @@ def shares_picture(bars: tuple[Bar, ...], title: str) -> Picture | None:
     drawn = [bar for bar in bars if bar.rate.value is not None]
     if not drawn:
         return None
-    with mpl.rc_context(_SETTINGS):
-        figure, axes = _axes(6.6, 0.42 + 0.34 * len(drawn))
+    with mpl.rc_context(SETTINGS):
+        figure, axes = plain_axes(6.6, 0.42 + 0.34 * len(drawn))
         axes.axvline(0, color=MUTED, linewidth=1)
         axes.axvline(1, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
         for position, bar in enumerate(drawn):
             _draw_bar(axes, position, bar)
-        _name_rows(axes, [_drawn(bar.name) for bar in drawn])
+        name_rows(axes, [drawn_name(bar.name) for bar in drawn])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.3g}%".replace("-", formats.MINUS)))
-        return _picture(figure, title, bars_in_words(title, bars))
+        return as_picture(figure, title, bars_in_words(title, bars))
 
 
-@_drawn_once
+@drawn_once
 def network_picture(panels: tuple[LedgerPanel, ...], places: tuple[str, ...], title: str) -> Picture | None:
     """Draw a network from input to output, and below each other what each ledger has of its parts, with intervals.
 
@@ -212,10 +172,10 @@ def network_picture(panels: tuple[LedgerPanel, ...], places: tuple[str, ...], ti
     """
     if not panels:
         return None
-    with mpl.rc_context(_SETTINGS):
-        figure = Figure(figsize=network_size(len(panels)), layout="constrained")
+    with mpl.rc_context(SETTINGS):
+        figure = clear_figure(*network_size(len(panels)))
         draw_network(figure, panels, places)
-        return _picture(figure, title, network_in_words(title, panels))
+        return as_picture(figure, title, network_in_words(title, panels))
 
 
 def network_size(panels: int) -> tuple[float, float]:
@@ -233,7 +193,7 @@ def draw_network(figure: Figure, panels: Sequence[LedgerPanel], places: Sequence
     step = 1 if len(places) <= MOST_PLACES else 2
     named = list(enumerate(places, start=-1))
     named = [named[0], *named[1::step]] if step > 1 else named
-    every[-1].set_xticks([x for x, _ in named], [_drawn(name) for _, name in named])
+    every[-1].set_xticks([x for x, _ in named], [drawn_name(name) for _, name in named])
     figure.legend(
         handles=[Patch(color=colour, label=name) for name, colour in colours.items()],
         frameon=False,
@@ -278,14 +238,14 @@ class Trade:
     is_recommended: bool
 
 
-@_drawn_once
+@drawn_once
 def trade_picture(trades: tuple[Trade, ...], margin: float, title: str) -> Picture | None:
     """Draw what each repair leaves of a gap against what it costs, with intervals, and the best at each price."""
     drawn = [trade for trade in trades if trade.gap.value is not None and trade.paid.value is not None]
     if not drawn:
         return None
-    with mpl.rc_context(_SETTINGS):
-        figure, axes = _axes(6.6, 3.4)
+    with mpl.rc_context(SETTINGS):
+        figure, axes = plain_axes(6.6, 3.4)
         axes.spines["left"].set_visible(True)
         axes.axhline(-100 * margin, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
         placed = [(100 * abs(t.gap.value or 0.0), 100 * (t.paid.value or 0.0), t) for t in drawn]
@@ -298,27 +258,27 @@ def trade_picture(trades: tuple[Trade, ...], margin: float, title: str) -> Pictu
             colour = EFFECT if trade.is_recommended else GROUP
             if trade.paid.low is not None and trade.paid.high is not None:
                 axes.plot([x, x], [100 * trade.paid.low, 100 * trade.paid.high], color=colour, linewidth=0.7)
-            axes.plot([x], [y], mark, color=colour, markersize=5.5, label=_drawn(trade.name))
+            axes.plot([x], [y], mark, color=colour, markersize=5.5, label=drawn_name(trade.name))
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, fontsize=8)
         axes.set_xlabel("gap that is left, absolute, points")
         axes.set_ylabel("largest loss of a group and label, points")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.3g}"))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.3g}".replace("-", formats.MINUS)))
         axes.margins(x=0.06)
-        return _picture(figure, title, trades_in_words(title, drawn))
+        return as_picture(figure, title, trades_in_words(title, drawn))
 
 
-@_drawn_once
+@drawn_once
 def bounds_picture(gap: Estimate, lines: tuple[ErrorLine, ...], title: str) -> Picture:
     """Draw a gap with its interval, and between what bounds it lies by how much is wrong, with the tipping points."""
     styles = ((EFFECT, "-", "o"), (GROUP, (0, (5, 2)), "s"))
-    with mpl.rc_context(_SETTINGS):
-        figure, axes = _axes(5.6, 2.7)
+    with mpl.rc_context(SETTINGS):
+        figure, axes = plain_axes(5.6, 2.7)
         axes.axhline(0, color=MUTED, linewidth=1)
         axes.spines["left"].set_visible(True)
         for line, (colour, dashes, marker) in zip(lines, styles, strict=False):
             axes.fill_between(line.shares, line.low, line.high, color=colour, alpha=0.14, linewidth=0)
-            axes.plot(line.shares, line.low, color=colour, linestyle=dashes, linewidth=1.5, label=_drawn(line.name))
+            axes.plot(line.shares, line.low, color=colour, linestyle=dashes, linewidth=1.5, label=drawn_name(line.name))
             axes.plot(line.shares, line.high, color=colour, linestyle=dashes, linewidth=1.5)
             if line.tipping is not None and line.tipping <= line.shares[-1]:
                 axes.plot([line.tipping], [0], marker, color=colour, markersize=5)
@@ -336,7 +296,7 @@ def bounds_picture(gap: Estimate, lines: tuple[ErrorLine, ...], title: str) -> P
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.3g}".replace("-", formats.MINUS)))
         axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1)
-        return _picture(figure, title, bounds_in_words(title, gap, lines))
+        return as_picture(figure, title, bounds_in_words(title, gap, lines))
 
 
 def attention_picture(weights: Sequence[Sequence[float]], largest: float, title: str, alt: str) -> Picture:
@@ -355,10 +315,7 @@ def _squares(shares: npt.NDArray[np.float64], colours: str, title: str, alt: str
     squares = Image.fromarray(painted).resize(
         (SQUARE * shares.shape[1], SQUARE * shares.shape[0]), Image.Resampling.NEAREST
     )
-    page = io.BytesIO()
-    squares.save(page, format="PNG", optimize=True)
-    address = "data:image/png;base64," + base64.b64encode(page.getvalue()).decode("ascii")
-    return Picture(address, address, alt, caption=title, width=squares.width, height=squares.height)
+    return pixels_as_picture(np.asarray(squares), title, alt)
 
 
 def _draw_bar(axes: Axes, position: int, bar: Bar) -> None:
@@ -371,7 +328,7 @@ def _draw_bar(axes: Axes, position: int, bar: Bar) -> None:
             axes.plot([end, end], [position - 0.13, position + 0.13], color=INK, linewidth=1.3)
 
 
-@_drawn_once
+@drawn_once
 def forest_picture(heads: tuple[HeadEffect, ...], title: str, compact: bool = False) -> Picture | None:
     """Draw heads with their effect, the placebo, where it ran Design C, and the range of chance, in points.
 
@@ -393,12 +350,12 @@ def forest_picture(heads: tuple[HeadEffect, ...], title: str, compact: bool = Fa
     if not drawn:
         return None
     has_c = any(head.design_c is not None for head in drawn)
-    with mpl.rc_context(_SETTINGS):
-        figure, axes = _axes(3.5 if compact else 6.6, (1.12 if compact else 0.92) + 0.36 * len(drawn))
+    with mpl.rc_context(SETTINGS):
+        figure, axes = plain_axes(3.5 if compact else 6.6, (1.12 if compact else 0.92) + 0.36 * len(drawn))
         axes.axvline(0, color=MUTED, linewidth=1)
         for position, head in enumerate(drawn):
             _draw_head(axes, position, head, has_c)
-        _name_rows(axes, [f"{head.symbol} {head.name}" for head in drawn])
+        name_rows(axes, [f"{head.symbol} {head.name}" for head in drawn])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: formats.decimal(x, 1, signed=True)))
         axes.set_xlabel("points of mean probability")
         axes.margins(x=0.06)
@@ -413,7 +370,7 @@ def forest_picture(heads: tuple[HeadEffect, ...], title: str, compact: bool = Fa
             borderaxespad=0.2,
             labelcolor=INK,
         )
-        return _picture(figure, title, forest_in_words(title, drawn))
+        return as_picture(figure, title, forest_in_words(title, drawn))
 
 
 def _draw_head(axes: Axes, position: int, head: HeadEffect, has_c: bool) -> None:
@@ -441,37 +398,3 @@ def _draw_estimate(axes: Axes, y: float, estimate: Estimate, colour: str, marker
     axes.plot(x, [y] * len(x), marker, color=colour, markersize=4.6, label=name or "_", linestyle="none")
     if x and estimate.low is not None and estimate.high is not None:
         axes.plot([100 * estimate.low, 100 * estimate.high], [y, y], color=colour, linewidth=1.5)
-
-
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.patch.set_alpha(0)
-    axes = figure.add_subplot()
-    axes.patch.set_alpha(0)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.grid(axis="x", color=RULE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _name_rows(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-
-
-def _picture(figure: Figure, title: str, alt: str) -> Picture:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Title": formats.clean(title)})
-    svg = buffer.getvalue()
-    width, height = figure.get_size_inches() * _PIXELS
-    dark = svg
-    for light_colour, dark_colour in _DARK.items():
-        dark = dark.replace(light_colour, dark_colour)
-    return Picture(_data_address(svg), _data_address(dark), alt, width=round(width), height=round(height))
-
-
-def _data_address(svg: str) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode("ascii")

@@ -207,11 +207,8 @@ def magnitude(estimate: Estimate) -> str:
     """Write a difference that is not 0 without its sign: "3.1 points [1.2, 4.9]"."""
     if estimate.value is None or estimate.value >= 0:
         return spread(estimate).replace("+", "")
-    turned = {
-        "low": None if estimate.high is None else -estimate.high,
-        "high": None if estimate.low is None else -estimate.low,
-    }
-    return spread(estimate.model_copy(update={"value": -estimate.value, **turned})).replace("+", "")
+    low, high = (None if end is None else -end for end in (estimate.high, estimate.low))
+    return spread(Estimate(value=-estimate.value, low=low, high=high, level=estimate.level)).replace("+", "")
 
 
 def spread(estimate: Estimate | None) -> str:

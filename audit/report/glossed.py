@@ -13,9 +13,8 @@ _TAG = re.compile(r"(<[^>]*>)")
 _NAME = re.compile(r"</?([a-z0-9]+)")
 # What a link does not belong into: other links, headings and what names rows and columns.
 PLAIN = frozenset(
-    ("a", "button", "caption", "code", "dfn", "dt", "h1", "h2", "h3", "h4", "h5", "output", "th", "template")
+    ["a", "button", "caption", "code", "dfn", "dt", "h1", "h2", "h3", "h4", "h5", "output", "th", "template"]
 )
-VOID = frozenset(("br", "col", "hr", "img", "input", "source", "wbr"))
 
 
 def linked(page: str, forms: Mapping[str, Sequence[str]]) -> Markup:
@@ -37,7 +36,7 @@ def linked(page: str, forms: Mapping[str, Sequence[str]]) -> Markup:
     for index, part in enumerate(parts):
         if index % 2:
             name = _NAME.match(part)
-            if name is not None and name[1] in PLAIN and name[1] not in VOID:
+            if name is not None and name[1] in PLAIN:
                 depth += -1 if part.startswith("</") else 1
         elif not depth and unseen and part.strip():
             parts[index] = _linked(part, unseen)

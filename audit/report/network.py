@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from audit.records import Audit, CarriedKind, CarriedRow, HybridOrder, LedgerRow, PartFamily, TrainedRow
-from audit.report.figures import LedgerPanel, PartBar, Picture, network_picture
+from audit.report.drawn.base import Picture
+from audit.report.figures import LedgerPanel, PartBar, network_picture
 from audit.report.text import Sentences
 from audit.units import layers_in
 

@@ -38,7 +38,8 @@ from audit.records import (
 )
 from audit.report import figures, network
 from audit.report.core import Core
-from audit.report.figures import Picture
+from audit.report.drawn.base import Picture
+from audit.report.drawn.page import CorePictures
 from audit.report.pointers import places
 from audit.report.reviews import by_finding
 from audit.report.text import LEAST_NATS, Sentences
@@ -99,7 +100,7 @@ def _parts(side: int) -> int:
     return 2 if side % 3 and side % 2 == 0 else 3
 
 
-class Page:
+class Page(CorePictures):
     """One audit, as the templates ask for it; where it is invalid there are no findings, heads or comparisons."""
 
     def __init__(self, audit: Audit, digest: str, decisions: Sequence[Decision] = ()) -> None:

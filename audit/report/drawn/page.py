@@ -1,0 +1,23 @@
+"""The pictures of the core pages, as the templates ask for them."""
+
+from __future__ import annotations
+
+from audit.records import Audit
+from audit.report.drawn import errors, training
+from audit.report.drawn.base import Picture
+from audit.report.text import Sentences
+
+
+class CorePictures:
+    """Pictures of one audit; each is None where what it shows is not in the record."""
+
+    audit: Audit
+    text: Sentences
+
+    def errors_picture(self, attribute: str, outcome: str) -> Picture | None:
+        """Draw how often each known group is missed, and how often it gets a false alarm, with the policy's zone."""
+        return errors.picture(self.audit, self.text, attribute, outcome)
+
+    def training_picture(self, attribute: str) -> Picture | None:
+        """Draw how many training images of each group have each label."""
+        return training.picture(self.audit, self.text, attribute)

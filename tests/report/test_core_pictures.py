@@ -1,0 +1,104 @@
+"""The pictures of the core pages: their numbers are the record's, and what is not in the record is not drawn."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+
+import pytest
+
+from audit.records import Audit
+from audit.report import formats
+from audit.report.drawn.base import Picture
+from audit.report.drawn.errors import errors_picture
+from audit.report.drawn.training import training_picture
+from audit.report.page import Page
+
+from .examples import changed, examples
+
+pytestmark = pytest.mark.unit
+
+
+def page_of(audit: Audit) -> Page:
+    return Page(audit, "0" * 64)
+
+
+def drawn(picture: Picture | None) -> Picture:
+    assert picture is not None
+    return picture
+
+
+def svg(address: str) -> str:
+    return base64.b64decode(address.partition(",")[2]).decode()
+
+
+def without(audit: Audit, rows: str, **update: object) -> Audit:
+    """Return a record whose rows of one kind have other values."""
+    return changed(audit, **{rows: [row.model_dump() | update for row in getattr(audit, rows)]})
+
+
+def test_errors_are_told_with_their_numerators_and_the_zone_of_the_policy() -> None:
+    audit = examples()["disparity"]
+    rows = [r for r in audit.rates if (r.attribute, r.outcome) == ("gender", "happiness") and r.group != "unknown"]
+    alt = drawn(page_of(audit).errors_picture("gender", "happiness")).alt
+    missed, alarms = alt.split("False alarms")
+    for row in rows:
+        assert f"{formats.rate(row.false_negative_rate)}, {row.false_negatives} of {row.positives}" in missed
+        assert f"{formats.rate(row.false_positive_rate)}, {row.false_positives} of {row.negatives}" in alarms
+    reference = next(r for r in rows if r.is_reference)
+    assert f"{reference.group} (reference)" in missed
+    centre, gap = reference.false_positive_rate.value or 0.0, audit.method.thresholds["policy.gap_above"]
+    allowed = f"{formats.percent(max(0.0, centre - gap))} to {formats.percent(centre + gap)}"
+    assert f"The policy allows {allowed}" in alarms
+
+
+def test_errors_that_cannot_be_estimated_are_not_drawn() -> None:
+    audit = without(
+        examples()["disparity"], "rates", false_negative_rate={"value": None}, false_positive_rate={"value": None}
+    )
+    assert page_of(audit).errors_picture("gender", "happiness") is None
+    assert page_of(examples()["disparity"]).errors_picture("no such attribute", "happiness") is None
+
+
+def test_an_invalid_audit_says_nothing_of_the_policy() -> None:
+    assert "policy" not in drawn(page_of(examples()["invalid"]).errors_picture("gender", "happiness")).alt
+
+
+def test_training_images_are_counted_by_group_and_label() -> None:
+    audit = examples()["disparity"]
+    alt = drawn(page_of(audit).training_picture("gender")).alt
+    rows = [r for r in audit.data.counts if (r.attribute, r.split) == ("gender", "train")]
+    for group in {r.group for r in rows}:
+        own = [r for r in rows if r.group == group]
+        of = sum(r.images for r in own)
+        told = ", ".join(f"{r.images} {r.label} ({formats.percent(r.images / of, 0)})" for r in own)
+        assert f"{group}: {told}." in alt
+
+
+def test_a_model_that_was_not_trained_here_has_no_picture_of_its_training() -> None:
+    audit = examples()["disparity"]
+    counts = [r.model_dump() for r in audit.data.counts if r.split != "train"]
+    assert page_of(changed(audit, data=audit.data.model_dump() | {"counts": counts})).training_picture("gender") is None
+
+
+PICTURES: dict[str, Callable[[Page], Picture | None]] = {
+    "errors": lambda page: page.errors_picture(*page.rate_blocks()[0]),
+    "training": lambda page: page.training_picture(page.audit.data.attributes[0].attribute),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_have_the_same_bytes_each_time_and_other_colours_on_dark_pages(name: str) -> None:
+    audit = examples()["many"]
+    first = drawn(PICTURES[name](page_of(audit)))
+    errors_picture.cache_clear()
+    training_picture.cache_clear()
+    again = drawn(PICTURES[name](page_of(audit)))
+    assert (first.light, first.dark, first.alt) == (again.light, again.dark, again.alt)
+    assert first.narrow is not None and first.narrow.width < 360
+    assert "#1c2733" in svg(first.light) and "#1c2733" not in svg(first.dark)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_names_from_the_data_harm_no_picture(name: str) -> None:
+    assert "\u202e" not in drawn(PICTURES[name](page_of(examples()["hostile"]))).alt
