@@ -11,10 +11,12 @@ from audit.report.formats import slug
 
 _TAG = re.compile(r"(<[^>]*>)")
 _NAME = re.compile(r"</?([a-z0-9]+)")
-# What a link does not belong into: other links, headings and what names rows and columns.
+# What a link does not belong into: other links, headings, what names rows and columns, and places in a record.
 PLAIN = frozenset(
-    ["a", "button", "caption", "code", "dfn", "dt", "h1", "h2", "h3", "h4", "h5", "output", "th", "template"]
+    ("a", "button", "caption", "code", "dfn", "dt", "output", "th", "template", *(f"h{n}" for n in range(1, 6)))
 )
+PLACES = '<span class="source"'
+VOID = frozenset(("br", "col", "hr", "img", "input", "meta", "source", "wbr"))
 
 
 def linked(page: str, forms: Mapping[str, Sequence[str]]) -> Markup:
@@ -32,13 +34,15 @@ def linked(page: str, forms: Mapping[str, Sequence[str]]) -> Markup:
     Markup
     """
     unseen = {form.casefold(): term for term, words in forms.items() for form in words}
-    depth, parts = 0, _TAG.split(page)
+    parts, inside = _TAG.split(page), [False]  # of each open element, whether it stays as it is
     for index, part in enumerate(parts):
-        if index % 2:
-            name = _NAME.match(part)
-            if name is not None and name[1] in PLAIN:
-                depth += -1 if part.startswith("</") else 1
-        elif not depth and unseen and part.strip():
+        name = _NAME.match(part) if index % 2 else None
+        if name is not None and name[1] not in VOID:
+            if part.startswith("</"):
+                inside.pop()
+            else:
+                inside.append(inside[-1] or name[1] in PLAIN or part.startswith(PLACES))
+        elif not index % 2 and not inside[-1] and unseen and part.strip():
             parts[index] = _linked(part, unseen)
     return Markup("".join(parts))  # noqa: S704 - what came in was escaped by the templates
 

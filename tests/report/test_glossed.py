@@ -28,6 +28,8 @@ def test_a_longer_term_is_no_shorter_one() -> None:
 def test_headings_links_captions_and_parts_of_words_stay_as_they_are() -> None:
     page = "<h2>Heads</h2><a href='#x'>gap</a><table><caption>Interval</caption></table><p>header, gap-free, ungap</p>"
     assert linked(page, FORMS) == page
+    place = '<p><span class="source">In <span class="x">gap</span>, heads</span></p>'
+    assert linked(place, FORMS) == place
 
 
 def test_text_is_unchanged_but_for_links() -> None:
