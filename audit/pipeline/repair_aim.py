@@ -12,7 +12,8 @@ from audit.evidence.reachable import reachable
 from audit.pipeline.analyze import questions, with_intersections
 from audit.pipeline.context import Scope
 from audit.records import Audit, ContrastRow, Metric, Verdict
-from audit.records.repair_json import Aim, Expected, HarmfulError, Margins, Reach
+from audit.records.base import HarmfulError
+from audit.records.repair_json import Aim, Expected, Margins, Reach
 from audit.records.repair_methods import Method
 from audit.records.repair_run import FittedOn, HeadsFrom, RepairPlan, SealedFrom
 

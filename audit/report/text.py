@@ -350,8 +350,8 @@ class Sentences:
     def named_group(self, attribute: str, group: str) -> str:
         """Return what people of a group are called, in the plural: as the card says, or "images of 'darker'"."""
         info = self.attribute_of(attribute)
-        said = None if info is None else info.display.get(group)
-        return f"images of '{formats.label(group)}'" if said is None else formats.label(said)
+        said = "" if info is None else info.display.get(group, "")
+        return formats.label(said) if said else f"images of '{formats.label(group)}'"
 
     def core(self, part: str, *about: object) -> str:
         """Say something of the first eleven sections: a macro of ``text/core.j2`` ("headline", "missed", "owner")."""
