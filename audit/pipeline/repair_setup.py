@@ -31,6 +31,7 @@ from audit.repair.base import Aim, RepairData, RepairInput
 from audit.store import file_hash, now, source_hash, write_text
 from audit.units import parse_name
 
+REFERENCE = "models/balanced-0.safetensors"  # of a run: what the heads are moved towards
 REGISTERED = "preregistered.json"
 
 
@@ -152,7 +153,7 @@ class Setup:
     def _has_reference(self) -> bool:
         """Tell whether there is a reference model, and one that is balanced on the attribute of the gap."""
         balanced = next(iter(self.context.samples.attributes)) == self.gap.attribute
-        return balanced and (self.context.run / "models" / "balanced-0.safetensors").is_file()
+        return balanced and (self.context.run / REFERENCE).is_file()
 
     def hash_of(self, seed: int) -> str:
         """Return the SHA-256 of a seed's audited weights."""

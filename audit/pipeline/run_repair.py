@@ -25,7 +25,7 @@ from audit.pipeline.reopen import audited_name, reopen, weights_of
 from audit.pipeline.repair_aim import aimed_gap
 from audit.pipeline.repair_certificate import audit_again, judge
 from audit.pipeline.repair_methods import at_random, candidates, on_fitted, run_methods
-from audit.pipeline.repair_setup import REGISTERED, RepairOptions, Setup
+from audit.pipeline.repair_setup import REFERENCE, REGISTERED, RepairOptions, Setup
 from audit.pipeline.train_models import weights_name
 from audit.process_state import run_state
 from audit.progress import Step
@@ -33,8 +33,9 @@ from audit.records import Audit
 from audit.records.repair_json import CertificateState
 from audit.records.repair_run import Judgement, Reaudit, Repair, RepairState, SealedFrom, state_of_repair
 from audit.report import load_audit
+from audit.report.manifest import MANIFEST, manifest_rows
 from audit.report.repair_page import write_repair_pages
-from audit.store import check_writable, locked, run_around, write_text
+from audit.store import check_writable, file_hash, locked, run_around, write_text
 
 RECORD = "repair.json"
 EXITS = {
@@ -118,11 +119,15 @@ def _refuse(run: Path, audit: Audit, options: RepairOptions) -> None:
 
 
 def _check_weights(context: RunContext, run: Path, audit: Audit) -> None:
-    """Refuse weights that are not those that were audited."""
+    """Refuse weights that are not those that were audited, and a reference that is not the one beside them."""
     for seed in context.seeds:
         path = weights_of(run, audited_name(context, seed))
         if hash_state(load_file(path)) != audit.provenance.hashes[weights_name(seed)]:
             raise InputError(str(path), "has changed since the run", "restore it, or audit again")
+    path = run / REFERENCE
+    listed = manifest_rows((run / MANIFEST).read_bytes()) if path.is_file() else {}
+    if path.is_file() and file_hash(path) != listed.get(REFERENCE):
+        raise InputError(str(path), "has changed since the run", "restore it, or audit again")
 
 
 def _repaired(setup: Setup) -> Repair:

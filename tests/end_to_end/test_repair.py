@@ -182,16 +182,19 @@ def test_what_cannot_be_is_refused_in_a_line(
     assert not (tmp_path / "repair").exists()
 
 
-def test_weights_that_changed_since_the_run_are_refused(small_run: Run, invoke: Invoke, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["seed-0", "balanced-0"])
+def test_weights_that_changed_since_the_run_are_refused(
+    small_run: Run, invoke: Invoke, tmp_path: Path, name: str
+) -> None:
     run = tmp_path / "run"
     va.open_run(small_run.folder).save(run)
-    path = run / "models" / "seed-0.safetensors"
+    path = run / "models" / f"{name}.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     said = invoke("repair", run, "--out", tmp_path / "repair", "--method", "untouched")
     assert said.exit_code == ExitCode.BAD_INPUT
-    assert "seed-0.safetensors: has changed since the run; restore it, or audit again" in said.stderr
+    assert f"{name}.safetensors: has changed since the run; restore it, or audit again" in said.stderr
 
 
 def test_every_method_is_said_in_words() -> None:
