@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,7 @@ from audit.records import Audit
 from audit.report import formats
 from audit.report.drawn.base import Picture
 from audit.report.drawn.errors import errors_picture
+from audit.report.drawn.network import network_picture
 from audit.report.drawn.power import is_undecided, power_picture
 from audit.report.drawn.seeds import seeds_picture
 from audit.report.drawn.training import training_picture
@@ -131,6 +133,7 @@ def test_without_a_second_seed_or_a_valid_audit_nothing_is_said_of_seeds_and_pow
 
 PICTURES: dict[str, Callable[[Page], Picture | None]] = {
     "errors": lambda page: page.errors_picture(*page.rate_blocks()[0]),
+    "network": lambda page: page.network_picture(*page.gap_blocks()[0], "The network"),
     "power": lambda page: page.power_picture(),
     "seeds": lambda page: page.seeds_picture(*page.rate_blocks()[0]),
     "training": lambda page: page.training_picture(page.audit.data.attributes[0].attribute),
@@ -141,12 +144,15 @@ PICTURES: dict[str, Callable[[Page], Picture | None]] = {
 def test_pictures_have_the_same_bytes_each_time_and_other_colours_on_dark_pages(name: str) -> None:
     audit = examples()["many"]
     first = drawn(PICTURES[name](page_of(audit)))
-    for drawer in (errors_picture, power_picture, seeds_picture, training_picture):
+    for drawer in (errors_picture, network_picture, power_picture, seeds_picture, training_picture):
         drawer.cache_clear()
     again = drawn(PICTURES[name](page_of(audit)))
     assert (first.light, first.dark, first.alt) == (again.light, again.dark, again.alt)
     assert first.narrow is not None and first.narrow.width < 360
-    assert "#1c2733" in svg(first.light) and "#1c2733" not in svg(first.dark)
+    assert "#1c2733" in svg(first.light)
+    assert not {"#1c2733", "#ffffff"} & set(
+        re.findall("#[0-9a-f]{6}", svg(first.dark))
+    )  # ink and paper of a light page
 
 
 @pytest.mark.parametrize("name", PICTURES)
