@@ -24,8 +24,7 @@ def plot_ledgers(audit: Audit, contrast: str | None, outcome: str | None) -> lis
         raise InputError("contrast, outcome", "no gap of these is in the ledgers", fix)
     import matplotlib.pyplot as plt  # so that a notebook shows the figure
 
-    from audit.report.figures import draw_network, network_size
-    from audit.report.network import ledger_panels
+    from audit.report.drawn.network import draw_network, ledger_panels, network_size
     from audit.report.text import Sentences
 
     panels, places = ledger_panels(audit, Sentences(audit), *chosen[0])

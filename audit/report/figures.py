@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
@@ -29,17 +26,14 @@ from audit.report.drawn.base import (
     SETTINGS,
     Picture,
     as_picture,
-    clear_figure,
     drawn_name,
     drawn_once,
     name_rows,
     pixels_as_picture,
     plain_axes,
 )
-from audit.report.text import bars_in_words, bounds_in_words, forest_in_words, network_in_words, trades_in_words
+from audit.report.text import bars_in_words, bounds_in_words, forest_in_words, trades_in_words
 
-_SERIES = {"attention": GROUP, "slices": GROUP, "MLP": EFFECT, "layer": REFERENCE_MODEL}
-MOST_PLACES = 18  # of a network that are named; of more every second
 TRADE_MARKS = "os^vDP*X<>hp"  # of methods
 SQUARE = 10  # pixels of a patch where attention is drawn
 
@@ -63,29 +57,6 @@ class HeadEffect:
     placebo: Estimate
     design_c: Estimate | None
     null_bound: float | None = None  # chance alone stays within +- this, over all heads
-
-
-@dataclass(frozen=True)
-class PartBar:
-    """One part of a ledger, from layer ``start`` to ``stop``: -1 is the input, the depth what follows the layers.
-
-    Beyond the depth are parts that are at no place.
-    """
-
-    name: str
-    start: int
-    stop: int
-    series: str  # "attention", "MLP" or another
-    gap: Estimate
-
-
-@dataclass(frozen=True)
-class LedgerPanel:
-    """One ledger of a picture; in points estimates are fractions, in nats they are as they are."""
-
-    label: str
-    unit: Literal["nats", "points"]
-    bars: tuple[PartBar, ...]
 
 
 @dataclass(frozen=True)
@@ -152,80 +123,6 @@ def shares_picture(bars: tuple[Bar, ...], title: str) -> Picture | None:
         name_rows(axes, [drawn_name(bar.name) for bar in drawn])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.3g}%".replace("-", formats.MINUS)))
         return as_picture(figure, title, bars_in_words(title, bars))
-
-
-@drawn_once
-def network_picture(panels: tuple[LedgerPanel, ...], places: tuple[str, ...], title: str) -> Picture | None:
-    """Draw a network from input to output, and below each other what each ledger has of its parts, with intervals.
-
-    Parameters
-    ----------
-    panels : tuple of LedgerPanel
-    places : tuple of str
-        What the places are called, from the input on.
-    title : str
-
-    Returns
-    -------
-    Picture or None
-        None where there is no part.
-    """
-    if not panels:
-        return None
-    with mpl.rc_context(SETTINGS):
-        figure = clear_figure(*network_size(len(panels)))
-        draw_network(figure, panels, places)
-        return as_picture(figure, title, network_in_words(title, panels))
-
-
-def network_size(panels: int) -> tuple[float, float]:
-    """Return width and height, in inches, of the picture of a network with so many ledgers."""
-    return 6.6, 0.7 + 1.55 * panels
-
-
-def draw_network(figure: Figure, panels: Sequence[LedgerPanel], places: Sequence[str]) -> list[Axes]:
-    """Draw each ledger into an Axes of its own, below each other; all share the network's places."""
-    series = dict.fromkeys(bar.series for panel in panels for bar in panel.bars)
-    colours = {name: _SERIES.get(name, REFERENCE) for name in series}
-    every: list[Axes] = list(figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0])
-    for axes, panel in zip(every, panels, strict=True):
-        _draw_ledger(axes, panel, colours)
-    step = 1 if len(places) <= MOST_PLACES else 2
-    named = list(enumerate(places, start=-1))
-    named = [named[0], *named[1::step]] if step > 1 else named
-    every[-1].set_xticks([x for x, _ in named], [drawn_name(name) for _, name in named])
-    figure.legend(
-        handles=[Patch(color=colour, label=name) for name, colour in colours.items()],
-        frameon=False,
-        ncols=len(colours),
-        loc="outside upper left",
-    )
-    return every
-
-
-def _draw_ledger(axes: Axes, panel: LedgerPanel, colours: Mapping[str, str]) -> None:
-    """Draw the parts of one ledger; those of one place side by side."""
-    drawn, scale = [bar for bar in panel.bars if bar.gap.value is not None], 100 if panel.unit == "points" else 1
-    whiskers: list[tuple[float, float, float]] = []
-    for place in dict.fromkeys((bar.start, bar.stop) for bar in drawn):
-        here = [bar for bar in drawn if (bar.start, bar.stop) == place]
-        width = 0.8 * (place[1] - place[0] + 1) / len(here)
-        for number, bar in enumerate(here):
-            x = sum(place) / 2 + (number - (len(here) - 1) / 2) * width
-            axes.bar(x, scale * (bar.gap.value or 0.0), width=0.9 * width, color=colours[bar.series], linewidth=0)
-            if bar.gap.low is not None and bar.gap.high is not None:
-                whiskers.append((x, scale * bar.gap.low, scale * bar.gap.high))
-    if whiskers:
-        axes.vlines(*zip(*whiskers, strict=True), color=INK, linewidth=1.1)
-    axes.axhline(0, color=MUTED, linewidth=1)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color=RULE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(axis="x", length=0)
-    axes.set_title(panel.label, loc="left", fontsize=8.5, color=INK)
-    axes.set_ylabel(panel.unit)
-    axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.3g}".replace("-", formats.MINUS)))
 
 
 @dataclass(frozen=True)

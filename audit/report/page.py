@@ -36,8 +36,9 @@ from audit.records import (
     TrainedTotal,
     Verdict,
 )
-from audit.report import figures, network
+from audit.report import figures
 from audit.report.core import Core
+from audit.report.drawn import network
 from audit.report.drawn.base import Picture
 from audit.report.drawn.page import CorePictures
 from audit.report.pointers import places

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,9 @@ from audit.records import Audit
 from audit.report import formats
 from audit.report.drawn.base import Picture
 from audit.report.drawn.errors import errors_picture
+from audit.report.drawn.network import network_picture
+from audit.report.drawn.power import is_undecided, power_picture
+from audit.report.drawn.seeds import seeds_picture
 from audit.report.drawn.training import training_picture
 from audit.report.page import Page
 
@@ -81,8 +85,57 @@ def test_a_model_that_was_not_trained_here_has_no_picture_of_its_training() -> N
     assert page_of(changed(audit, data=audit.data.model_dump() | {"counts": counts})).training_picture("gender") is None
 
 
+def test_detectable_gaps_are_told_cell_by_cell_and_the_undecided_ones_marked() -> None:
+    audit = examples()["disparity"]
+    alt = drawn(page_of(audit).power_picture()).alt
+    assert f"the policy allows {formats.size(audit.method.thresholds['policy.gap_above'], 0)}" in alt
+    for row in audit.contrasts:
+        seen = "no gap, however large" if row.smallest_detectable is None else formats.size(row.smallest_detectable)
+        assert seen in alt
+    assert alt.count("(undecided)") == sum(row.state in ("too little data", "not estimable") for row in audit.contrasts)
+
+
+@pytest.mark.parametrize(
+    ("state", "detectable", "within", "expected"),
+    [
+        ("disparity", 0.3, None, False),
+        ("no disparity detected", 0.05, None, False),
+        ("no disparity detected", 0.3, None, True),
+        ("no disparity detected", 0.3, True, False),  # shown to be small all the same
+        ("no disparity detected", None, None, True),
+        ("too little data", 0.05, None, True),
+        ("not estimable", None, None, True),
+    ],
+)
+def test_a_cell_is_undecided_where_neither_a_gap_nor_its_absence_is_shown(
+    state: str, detectable: float | None, within: bool | None, expected: bool
+) -> None:
+    row = examples()["disparity"].contrasts[0]
+    found = row.model_copy(update={"state": state, "smallest_detectable": detectable, "within_margin": within})
+    assert is_undecided(found, 0.1) == expected
+
+
+def test_gaps_of_other_seeds_stand_beside_the_audited_models() -> None:
+    audit = without(examples()["disparity"], "contrasts", by_seed=[0.0572, 0.0311, -0.0123])
+    row = next(r for r in audit.contrasts if r.metric == "standardised_gap")
+    alt = drawn(page_of(audit).seeds_picture(row.attribute, row.outcome)).alt
+    assert f"{formats.difference(row.estimate)}, other seeds +3.1, −1.2" in alt
+
+
+def test_without_a_second_seed_or_a_valid_audit_nothing_is_said_of_seeds_and_power() -> None:
+    one = page_of(without(examples()["disparity"], "contrasts", by_seed=[0.0572]))
+    assert one.seeds_picture("gender", "happiness") is None
+    invalid = page_of(examples()["invalid"])
+    assert invalid.seeds_picture("gender", "happiness") is None
+    assert invalid.power_picture() is None
+    assert page_of(changed(examples()["disparity"], contrasts=[])).power_picture() is None
+
+
 PICTURES: dict[str, Callable[[Page], Picture | None]] = {
     "errors": lambda page: page.errors_picture(*page.rate_blocks()[0]),
+    "network": lambda page: page.network_picture(*page.gap_blocks()[0], "The network"),
+    "power": lambda page: page.power_picture(),
+    "seeds": lambda page: page.seeds_picture(*page.rate_blocks()[0]),
     "training": lambda page: page.training_picture(page.audit.data.attributes[0].attribute),
 }
 
@@ -91,12 +144,15 @@ PICTURES: dict[str, Callable[[Page], Picture | None]] = {
 def test_pictures_have_the_same_bytes_each_time_and_other_colours_on_dark_pages(name: str) -> None:
     audit = examples()["many"]
     first = drawn(PICTURES[name](page_of(audit)))
-    errors_picture.cache_clear()
-    training_picture.cache_clear()
+    for drawer in (errors_picture, network_picture, power_picture, seeds_picture, training_picture):
+        drawer.cache_clear()
     again = drawn(PICTURES[name](page_of(audit)))
     assert (first.light, first.dark, first.alt) == (again.light, again.dark, again.alt)
     assert first.narrow is not None and first.narrow.width < 360
-    assert "#1c2733" in svg(first.light) and "#1c2733" not in svg(first.dark)
+    assert "#1c2733" in svg(first.light)
+    assert not {"#1c2733", "#ffffff"} & set(
+        re.findall("#[0-9a-f]{6}", svg(first.dark))
+    )  # ink and paper of a light page
 
 
 @pytest.mark.parametrize("name", PICTURES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
@@ -21,8 +22,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import blended_transform_factory
 from PIL import Image
 
+from audit.records import Metric
 from audit.report import formats
 
 INK, MUTED, RULE = "#1c2733", "#566372", "#d4dae1"
@@ -52,7 +55,13 @@ SETTINGS: Any = {
     "ytick.color": INK,
 }
 _PIXELS = 96  # CSS pixels an inch
-WIDE_NAME, NARROW_NAME = 24, 14  # characters
+NAME, WIDE_NAME, NARROW_NAME = 24, 28, 15  # characters
+WIDE_HEADING, NARROW_HEADING = 80, 46
+METRIC_SIGNS = {  # of gaps, wherever they are drawn beside each other
+    Metric.STANDARDISED_GAP: ("o", GROUP),
+    Metric.TPR_GAP: ("^", EFFECT),
+    Metric.FPR_GAP: ("s", REFERENCE_MODEL),
+}
 T = TypeVar("T")
 drawn_once = lru_cache(maxsize=256)  # a page on screen and in print shows the same pictures
 
@@ -75,7 +84,7 @@ def _drawable() -> frozenset[int]:
     return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
 
 
-def drawn_name(name: str, most: int = WIDE_NAME) -> str:
+def drawn_name(name: str, most: int = NAME) -> str:
     """Shorten a name and replace what the font lacks: an empty box is honest, a warning is not."""
     shown = formats.cut(formats.clean(name).strip(), most)
     return "".join(c if ord(c) in _drawable() else "□" for c in shown)
@@ -97,6 +106,13 @@ def clear_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0)
     return figure
+
+
+def row_name(name: str, is_narrow: bool) -> str:
+    """Return the name of a row as it is drawn: in one line, or on a narrow picture in two short ones."""
+    if not is_narrow:
+        return drawn_name(name, WIDE_NAME)
+    return "\n".join(textwrap.wrap(drawn_name(name, 2 * NARROW_NAME), NARROW_NAME, max_lines=2, placeholder="…"))
 
 
 def plain_axes(width: float, height: float) -> tuple[Figure, Axes]:
@@ -147,6 +163,22 @@ def first_of(rows: Sequence[T], most: int, key: Callable[[T], Any]) -> list[T]:
 def beside(axes: Axes, row: float, numbers: str) -> None:
     """Write the numbers of a row to the right of it."""
     axes.text(1.02, row, numbers, transform=axes.get_yaxis_transform(), fontsize=7.5, color=INK, va="center")
+
+
+def name_blocks(axes: Axes, names: Sequence[str], headings: Sequence[int], is_narrow: bool) -> None:
+    """Name rows as ``name_rows`` does, some of them as headings of those below, from the figure's left edge on."""
+    name_rows(axes, ["" if row in headings else row_name(name, is_narrow) for row, name in enumerate(names)])
+    across = blended_transform_factory(axes.figure.transFigure, axes.transData)
+    for row in headings:
+        heading = drawn_name(names[row], NARROW_HEADING if is_narrow else WIDE_HEADING)
+        said = axes.text(0.006, row, heading, transform=across, fontsize=8, fontweight="bold", va="center")
+        said.set_in_layout(False)  # it reaches over what is drawn
+
+
+def in_points(axes: Axes) -> None:
+    """Write the fractions below an Axes in percentage points."""
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.3g}".replace("-", formats.MINUS)))
+    axes.set_xlabel("points")
 
 
 def percents(axes: Axes) -> None:

@@ -17,8 +17,6 @@ from audit.report.drawn.base import (
     EFFECT,
     GROUP,
     MUTED,
-    NARROW_NAME,
-    WIDE_NAME,
     ZONE,
     Picture,
     bare,
@@ -31,6 +29,7 @@ from audit.report.drawn.base import (
     key_above,
     name_rows,
     percents,
+    row_name,
 )
 from audit.report.text import Sentences
 
@@ -132,7 +131,7 @@ def _draw(panels: Sequence[ErrorPanel], words: Sequence[str], is_narrow: bool) -
     ends = [e for p in panels for d in p.dots for e in (d.rate.value, d.rate.high) if e is not None]
     ends += [zone[1] for p in panels if (zone := p.zone) is not None]
     every[0].set_xlim(0, min(1.0, 1.04 * max(0.05, *ends)))
-    name_rows(every[0], [drawn_name(dot.name, NARROW_NAME if is_narrow else WIDE_NAME) for dot in panels[0].dots])
+    name_rows(every[0], [row_name(dot.name, is_narrow) for dot in panels[0].dots])
     signs: list[Line2D | Patch] = [_sign(False, words[0]), _sign(True, words[1])]
     signs += [Patch(facecolor=ZONE, edgecolor=MUTED, linestyle=(0, (3, 2)), label=words[2])] if panels[0].zone else []
     key_above(figure, signs, 1 if is_narrow else len(signs))

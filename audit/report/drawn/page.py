@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from audit.records import Audit
-from audit.report.drawn import errors, training
+from audit.report.drawn import errors, power, seeds, training
 from audit.report.drawn.base import Picture
 from audit.report.text import Sentences
 
@@ -21,3 +21,11 @@ class CorePictures:
     def training_picture(self, attribute: str) -> Picture | None:
         """Draw how many training images of each group have each label."""
         return training.picture(self.audit, self.text, attribute)
+
+    def power_picture(self) -> Picture | None:
+        """Draw the smallest gap that each comparison could have seen, beside the policy's."""
+        return power.picture(self.audit, self.text)
+
+    def seeds_picture(self, attribute: str, outcome: str) -> Picture | None:
+        """Draw the gaps of this run's model beside those of the same model trained with other seeds."""
+        return seeds.picture(self.audit, self.text, attribute, outcome)

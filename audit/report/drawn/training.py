@@ -17,8 +17,6 @@ from audit.report import formats
 from audit.report.drawn.base import (
     GROUP,
     MUTED,
-    NARROW_NAME,
-    WIDE_NAME,
     Picture,
     bare,
     beside,
@@ -28,6 +26,7 @@ from audit.report.drawn.base import (
     first_of,
     for_both,
     name_rows,
+    row_name,
 )
 from audit.report.text import Sentences
 
@@ -86,7 +85,7 @@ def _draw(groups: Sequence[TrainedGroup], labels: Sequence[str], unit: str, is_n
         axes.tick_params(labelbottom=True)
         _draw_label(axes, groups, number, label)
     every[0].set_xlim(0, 1.02 * max(images for group in groups for images in group.images))
-    name_rows(every[0], [drawn_name(group.name, NARROW_NAME if is_narrow else WIDE_NAME) for group in groups])
+    name_rows(every[0], [row_name(group.name, is_narrow) for group in groups])
     figure.supxlabel(unit, fontsize=7.5, color=MUTED)
     return figure
 
