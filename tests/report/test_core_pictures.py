@@ -11,6 +11,7 @@ import pytest
 from audit.records import Audit
 from audit.report import formats
 from audit.report.drawn.base import Picture
+from audit.report.drawn.controls import controls_picture
 from audit.report.drawn.errors import errors_picture
 from audit.report.drawn.network import network_picture
 from audit.report.drawn.power import is_undecided, power_picture
@@ -131,7 +132,44 @@ def test_without_a_second_seed_or_a_valid_audit_nothing_is_said_of_seeds_and_pow
     assert page_of(changed(examples()["disparity"], contrasts=[])).power_picture() is None
 
 
+def test_controls_are_shares_of_the_effect_that_they_are_compared_with() -> None:
+    audit = examples()["invalid"]
+    alt = drawn(page_of(audit).controls_picture()).alt
+    by_id = {c.id: c for c in audit.controls.controls}
+    whole, head = by_id["colour_gap"].estimate.value, by_id["colour_head"].estimate.value
+    assert whole and head
+    assert f"one head alone {formats.percent(head / whole)}" in alt
+    null = by_id["colour_null_other_seed"]  # half of the effect minus it
+    share = 0.5 - (null.estimate.value or 0.0) / null.figures["effect"]
+    assert not null.passed
+    assert f"another seed {formats.percent(share)}" in alt
+    assert alt.count("failed") == sum(not c.passed for c in audit.controls.controls)
+    identities = [c for c in audit.controls.controls if c.kind == "identity"]
+    assert f"patching is exact: {len(identities)} of {len(identities)} passed" in alt
+
+
+def test_a_control_without_an_effect_to_compare_with_says_so() -> None:
+    audit = examples()["disparity"]
+    rows = [c.model_dump() | ({"estimate": {"value": -0.1}, "passed": False} if c.check == "gap" else {})
+            for c in audit.controls.controls]  # fmt: skip
+    alt = drawn(
+        page_of(changed(audit, controls=audit.controls.model_dump() | {"controls": rows})).controls_picture()
+    ).alt
+    assert alt.count("the whole effect n/a, failed") == 2
+
+
+@pytest.mark.parametrize(("kept", "told"), [("identity", "6 of 6 passed"), ("effect", "the whole effect"), ("", None)])
+def test_controls_of_one_kind_alone_can_be_drawn(kept: str, told: str | None) -> None:
+    held = examples()["disparity"].controls
+    rows = [c.model_dump() for c in held.controls if c.kind == kept]
+    picture = page_of(
+        changed(examples()["disparity"], controls=held.model_dump() | {"controls": rows})
+    ).controls_picture()
+    assert (picture is None) if told is None else told in drawn(picture).alt
+
+
 PICTURES: dict[str, Callable[[Page], Picture | None]] = {
+    "controls": lambda page: page.controls_picture(),
     "errors": lambda page: page.errors_picture(*page.rate_blocks()[0]),
     "network": lambda page: page.network_picture(*page.gap_blocks()[0], "The network"),
     "power": lambda page: page.power_picture(),
@@ -144,7 +182,7 @@ PICTURES: dict[str, Callable[[Page], Picture | None]] = {
 def test_pictures_have_the_same_bytes_each_time_and_other_colours_on_dark_pages(name: str) -> None:
     audit = examples()["many"]
     first = drawn(PICTURES[name](page_of(audit)))
-    for drawer in (errors_picture, network_picture, power_picture, seeds_picture, training_picture):
+    for drawer in (controls_picture, errors_picture, network_picture, power_picture, seeds_picture, training_picture):
         drawer.cache_clear()
     again = drawn(PICTURES[name](page_of(audit)))
     assert (first.light, first.dark, first.alt) == (again.light, again.dark, again.alt)

@@ -55,7 +55,7 @@ SETTINGS: Any = {
     "ytick.color": INK,
 }
 _PIXELS = 96  # CSS pixels an inch
-NAME, WIDE_NAME, NARROW_NAME = 24, 28, 15  # characters
+NAME, WIDE_NAME, NARROW_NAME = 24, 28, 17  # characters
 WIDE_HEADING, NARROW_HEADING = 80, 46
 METRIC_SIGNS = {  # of gaps, wherever they are drawn beside each other
     Metric.STANDARDISED_GAP: ("o", GROUP),

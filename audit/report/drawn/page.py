@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from audit.records import Audit
-from audit.report.drawn import errors, power, seeds, training
+from audit.report.drawn import controls, errors, power, seeds, training
 from audit.report.drawn.base import Picture
 from audit.report.text import Sentences
 
@@ -29,3 +29,7 @@ class CorePictures:
     def seeds_picture(self, attribute: str, outcome: str) -> Picture | None:
         """Draw the gaps of this run's model beside those of the same model trained with other seeds."""
         return seeds.picture(self.audit, self.text, attribute, outcome)
+
+    def controls_picture(self) -> Picture | None:
+        """Draw the controls: effects and nulls with their thresholds, and how many of the other checks passed."""
+        return controls.picture(self.audit, self.text)
