@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit.errors import InputError
+from audit.progress import Progress
 from audit.report.exports import statement
 from audit.report.render import load_audit
 from audit.report.reviews import DECISIONS
@@ -27,11 +28,16 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 MAKE_KEYS = "openssl genpkey -algorithm ed25519 -out key.pem; openssl pkey -in key.pem -pubout -out public.pem"
 
 
-def hash_files(run: Path) -> dict[str, str]:
+def hash_files(run: Path, progress: Progress | None = None) -> dict[str, str]:
     """Return the SHA-256 of every file of a run by its relative name; manifest, signature and links aside."""
     left_out = {run / name for name in (MANIFEST, SIGNATURE, LOCK)}
     files = sorted(p for p in run.rglob("*") if p.is_file() and not p.is_symlink() and p not in left_out)
-    return {p.relative_to(run).as_posix(): file_hash(p) for p in files}
+    hashes = {}
+    for done, path in enumerate(files, start=1):
+        hashes[path.relative_to(run).as_posix()] = file_hash(path)
+        if progress is not None:
+            progress(done, len(files))
+    return hashes
 
 
 def manifest_rows(content: bytes) -> dict[str, str]:

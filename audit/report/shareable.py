@@ -103,6 +103,14 @@ def read_mark(run: Path) -> SharedCopy | None:
         raise InputError(str(path), "damaged", "ask for the copy once more") from None
 
 
+def mark_of(run: Path) -> SharedCopy | None:
+    """Read what a shareable copy has lost; None where a run is none, or does not say so legibly."""
+    try:
+        return read_mark(run)
+    except InputError:
+        return None
+
+
 def refuse_copy(run: Path, fix: str) -> None:
     """Refuse to measure in a shareable copy.
 

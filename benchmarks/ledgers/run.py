@@ -29,7 +29,7 @@ from torch import nn  # noqa: E402
 from torchvision import transforms as tv  # noqa: E402
 
 import vit_audit as va  # noqa: E402
-from audit.pipeline.verify import derive  # noqa: E402
+from audit.pipeline.derive import derive  # noqa: E402
 from benchmarks.preprocessing.run import fer2013  # noqa: E402
 from benchmarks.whole_audit.run import VIT, Watch, card  # noqa: E402
 

@@ -119,7 +119,7 @@ def run_stage(stage: str, folder: Path) -> dict[str, float]:
         va.audit(va.plan(folder / "card.yaml"), folder / "run", callback=watched, device="cpu")
         return watched.peaks()
     elif stage == "statistics":
-        from audit.pipeline.verify import derive
+        from audit.pipeline.derive import derive
         from audit.report import load_audit
 
         print(len(derive(folder / "run", load_audit(folder / "run" / "audit.json"))["heads"]), "heads")

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from audit.exit_codes import ExitCode
-from audit.pipeline.verify import preregistration_faults
+from audit.pipeline.derive import preregistration_faults
 from audit.records import RunComparison
 from audit.report.manifest import MANIFEST, write_manifest
 from audit.report.render import Source, read_run
@@ -60,13 +60,13 @@ def test_one_changed_byte_in_any_file_is_named(
     every: bool, copy: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Figures are derived while a file of effects or models is damaged: one of each kind, or, as is long, every one."""
-    monkeypatch.setattr("audit.pipeline.verify.printed", lambda _source, **_named: {})  # hashes alone must suffice
+    monkeypatch.setattr("audit.pipeline.print_again.printed", lambda _source, **_named: {})  # hashes alone must suffice
     files = [p for p in copy.rglob("*") if p.is_file()]
     derived = [p for p in files if p.name in DERIVED or (every and p.parent.name in ("effects", "models"))]
     assert len(derived) >= len(DERIVED)
     for path in sorted(files, key=lambda p: p not in derived):
         if path not in derived:
-            monkeypatch.setattr("audit.pipeline.verify.derive", lambda _run, _audit: {})
+            monkeypatch.setattr("audit.pipeline.derive.derive", lambda _run, _audit: {})
         whole = path.read_bytes()
         at = len(whole) // 2
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
