@@ -42,7 +42,14 @@ from audit.records import DataSource, DataWarning, DataWarningCode, LeftOut, Sou
 Progress = Callable[[int], None]
 
 
-def read_samples(card: Card, *, card_path: Path, data_root: Path | None, progress: Progress | None = None) -> Samples:
+def read_samples(
+    card: Card,
+    *,
+    card_path: Path,
+    data_root: Path | None,
+    progress: Progress | None = None,
+    unread_before: frozenset[str] | None = None,
+) -> Samples:
     """Read everything that a card's ``data`` and ``groups`` name.
 
     Parameters
@@ -55,6 +62,9 @@ def read_samples(card: Card, *, card_path: Path, data_root: Path | None, progres
         ``--data``.
     progress : callable, optional
         Called with the number of images opened so far.
+    unread_before : frozenset of str, optional
+        Printable names of the images that a finished run could not read. Of all others the bytes are hashed; images are
+        not decoded, and not warned of, once more.
 
     Returns
     -------
@@ -69,7 +79,7 @@ def read_samples(card: Card, *, card_path: Path, data_root: Path | None, progres
     if card.data.reader == "synthetic":
         return _read_rendered(card)
     with freed_memory_returned():
-        return _assembled(_read_rows(card, card_path, data_root), card, progress)
+        return _assembled(_read_rows(card, card_path, data_root), card, progress, unread_before)
 
 
 def _read_rows(card: Card, card_path: Path, data_root: Path | None) -> Rows:
@@ -165,7 +175,9 @@ def _read_rendered(card: Card) -> Samples:
     return permute_attributes(samples, card.groups)
 
 
-def _assembled(rows: Rows, card: Card, progress: Progress | None) -> Samples:
+def _assembled(
+    rows: Rows, card: Card, progress: Progress | None, unread_before: frozenset[str] | None = None
+) -> Samples:
     rows = settle_names(rows)
     rows = merge_repeats(rows)
     seen = sorted(rows.frame["label"].dropna().unique())
@@ -176,12 +188,12 @@ def _assembled(rows: Rows, card: Card, progress: Progress | None) -> Samples:
     rows = replace(rows, raw=replace(rows.raw, frame=pd.DataFrame()))  # nothing asks for the whole table again
     rows = part_undetected(rows)
     if card.model.sees_images:
-        rows = open_images(rows, progress)
+        rows = open_images(rows, progress, unread_before)
     rows = check_labels(rows, seen)
     rows = tell_groups(rows)
     rows = as_columns_of_text(rows)
     rows = assign_rows(rows)
-    rows = warn_of_rows(rows)
+    rows = warn_of_rows(rows) if unread_before is None else replace(rows, looks=pd.DataFrame())
     samples = _thinned(_samples_of(rows), card)
     digests = rows.digests
     if len(digests) and len(samples.frame) < len(digests):
@@ -366,7 +378,7 @@ def tell_groups(rows: Rows) -> Rows:
     return replace(rows.warned(*told), frame=rows.frame.assign(**known, **filled), attributes=attributes)
 
 
-def open_images(rows: Rows, progress: Progress | None = None) -> Rows:
+def open_images(rows: Rows, progress: Progress | None = None, unread_before: frozenset[str] | None = None) -> Rows:
     """Open every image once, and set aside what cannot be read."""
     found = inspect_images(
         rows.raw.source,
@@ -374,6 +386,7 @@ def open_images(rows: Rows, progress: Progress | None = None) -> Rows:
         rows.raw.where,
         opening=opening_of(rows.card),
         progress=progress,
+        unread_before=unread_before,
     )
     left_out = rows.frame[~found.readable]
     errors = [found.unreadable[key] for key in left_out["image"]]

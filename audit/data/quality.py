@@ -55,7 +55,7 @@ class Inspection:
     unreadable : mapping of str to ImageError
         Why an image cannot be read, by key.
     looks : pandas.DataFrame
-        Statistics of each readable image, in their order.
+        Statistics of each readable image, in their order; 0 of those that were not decoded.
     warnings : tuple of DataWarning
         What was decided on opening: metadata ignored, images turned or not, transparency and depth.
     """
@@ -70,7 +70,7 @@ class Inspection:
 @dataclass(frozen=True)
 class _Seen:
     digest: bytes
-    look: Look
+    look: Look | None  # None where it was not decoded
     remarks: tuple[str, ...]
 
 
@@ -82,6 +82,7 @@ def inspect_images(
     opening: Opening = Opening.CAREFUL,
     progress: Callable[[int], None] | None = None,
     workers: int = 2,
+    unread_before: frozenset[str] | None = None,
 ) -> Inspection:
     """Open every image once: decode it, hash it, and set aside what cannot be read.
 
@@ -99,6 +100,9 @@ def inspect_images(
         Called with the number of images done.
     workers : int
         Threads; Pillow decodes outside Python's lock.
+    unread_before : frozenset of str, optional
+        Printable names of the images that a finished run could not read. Of all others, which it has looked at, the
+        bytes are hashed and nothing is decoded.
 
     Returns
     -------
@@ -113,7 +117,7 @@ def inspect_images(
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("ignore")  # remarks on metadata; bombs are refused by size
         for part in batches(len(keys), AT_ONCE):
-            answers = pool.map(lambda key: _seen(source, key, opening), keys[part])
+            answers = pool.map(lambda key: _seen(source, key, opening, unread_before), keys[part])
             for place, answer in enumerate(answers, part.start):
                 found.take(place, keys[place], answer)
                 if progress is not None:
@@ -158,8 +162,9 @@ class _Found:
             return
         self.readable[place] = True
         self.digests[place] = np.frombuffer(answer.digest, dtype=np.uint8)
-        self.looks[place] = [answer.look[name] for name in COLUMNS[:-1]]
-        self.bits[place] = int(answer.look["bits"])
+        if answer.look is not None:
+            self.looks[place] = [answer.look[name] for name in COLUMNS[:-1]]
+            self.bits[place] = int(answer.look["bits"])
         for remark in answer.remarks:
             self.remarks.setdefault(remark, []).append(key)
 
@@ -169,10 +174,12 @@ def _of(which: npt.NDArray[np.bool_], values: npt.NDArray[Any]) -> npt.NDArray[A
     return values if which.all() else values[which]
 
 
-def _seen(source: ImageSource, key: str, opening: Opening) -> _Seen | ImageError:
+def _seen(source: ImageSource, key: str, opening: Opening, unread_before: frozenset[str] | None) -> _Seen | ImageError:
     try:
         if isinstance(source, ByteSource):
             content = source.read(key)
+            if unread_before is not None and printable(key) not in unread_before:
+                return _Seen(hashlib.sha256(content).digest(), None, ())
             image = source.decode(key, content, opening)
         else:
             image = _opened(source, key)

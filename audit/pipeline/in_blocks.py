@@ -238,16 +238,20 @@ def estimate_in_blocks(
     kinds: Sequence[str],
     *,
     layers: range,
+    outcomes: Mapping[str, int],
     progress: Progress,
 ) -> Iterator[pd.DataFrame]:
     """Yield the rows of :func:`audit.patching.first_order.sweep_first_order` block by block."""
     donors = [DonorKind(kind, model, plan[kind].to_numpy(dtype=np.int64)) for kind in kinds]
     recipients = plan["recipient"].to_numpy(dtype=np.int64)
-    what = _made_of(context, stage, model, donors, context.compute.exact) | {"layers": [layers.start, layers.stop]}
+    what = _made_of(context, stage, model, donors, context.compute.exact) | {
+        "layers": [layers.start, layers.stop],
+        "outcomes": dict(outcomes),
+    }
     blocks = list(side_by_side(BLOCK, len(plan), plan["unit"].to_numpy(dtype=np.int64)))
     memory, smaller = memory_of_block(block_size(context), model, GRAPH + len(donors))
     at_most, heads = context.card.audit.block, len(sites_of(model, layers))
-    every = _Estimates(model, context.pixels, plan, subjects, kinds, layers, context.outcomes, at_most)
+    every = _Estimates(model, context.pixels, plan, subjects, kinds, layers, outcomes, at_most)
     tasks = []
     for number, positions in enumerate(blocks):
         rows = len(positions) * len(kinds) * heads

@@ -110,6 +110,8 @@ class Options:
     devices: tuple[int, ...] = ()
     # folder outside any run directory where decoded images are kept; nowhere where not given
     cache_dir: Path | None = None
+    # whether images that fit into memory are decoded at once; of some of them, when they are asked for
+    decode_all: bool = True
 
 
 def open_inputs(
@@ -124,10 +126,11 @@ def open_inputs(
     box: BlackBox | None = None,
     finished: Path | None = None,
     readout: Readout | None = None,
+    unread_before: frozenset[str] | None = None,
 ) -> Inputs:
     """Open and check a card's model and data; ``samples``, ``backbone`` and ``box`` are what was given in Python.
 
-    ``readout`` is that of the models of a ``finished`` run.
+    ``readout`` is that of the models of a ``finished`` run, and ``unread_before`` the images that it could not read.
 
     Raises
     ------
@@ -147,7 +150,13 @@ def open_inputs(
         raise DataError(str(card_path), "its images were given in Python, not as files", fix)
     if samples is None:
         tick = step("data: opening every image" if card.model.sees_images else "data: reading the table")
-        samples = read_samples(card, card_path=card_path, data_root=data_root, progress=lambda done: tick(done, 0))
+        samples = read_samples(
+            card,
+            card_path=card_path,
+            data_root=data_root,
+            progress=lambda done: tick(done, 0),
+            unread_before=unread_before,
+        )
     if card.model.served is not None and finished is None:
         form = read_table(resolve(card.model.served, card_path=card_path, data_root=data_root)).form
         samples = replace(samples, tables=(*samples.tables, form))
@@ -217,7 +226,8 @@ def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
     model = backbone.build_as_is(len(samples.labels)) if own else backbone.build(len(samples.labels))
     preprocessing = backbone.preprocessing(model, weights=card.model.weights).opened(opening_of(card))
     preprocessing = _kept(preprocessing, options)
-    pixels = _decoded(samples, preprocessing.geometry, card.data.cache, step, compute)
+    kept_in_memory = card.data.cache if options.decode_all else "none"
+    pixels = _decoded(samples, preprocessing.geometry, kept_in_memory, step, compute)
     served = None
     if own:
         served = compare_served(

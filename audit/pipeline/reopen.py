@@ -18,6 +18,7 @@ from audit.pipeline.load_run import readout_of_record
 from audit.pipeline.prepare import Inputs, open_inputs
 from audit.progress import Step
 from audit.records import Audit, PreprocessingSource
+from audit.report.shareable import MARK
 from audit.report.text import source_sentence
 
 
@@ -67,12 +68,21 @@ def reopen(
         box=box,
         finished=run,
         readout=readout_of_record(audit.model),
+        unread_before=_unread(run, audit),
     )
     if inputs.samples.fingerprint != audit.data.fingerprint:
         raise InputError(
             source_sentence(audit.data.source), "the data have changed since the run", "restore them, or audit again"
         )
     return inputs
+
+
+def _unread(run: Path, audit: Audit) -> frozenset[str] | None:
+    """Return the names of the images that a run could not read; None where its record does not name all of them."""
+    rows = audit.data.quarantined
+    if (run / MARK).is_file() or any(len(row.examples) < row.images for row in rows):
+        return None
+    return frozenset(name for row in rows for name in row.examples)
 
 
 def weights_of(run: Path, name: str) -> Path:

@@ -16,6 +16,7 @@ from audit.errors import InputError
 from audit.evidence.disparity import Thresholds, contrasts, primary_gaps
 from audit.evidence.effects import mediated_gaps
 from audit.evidence.effects_store import StoredEffects
+from audit.evidence.power import plan_contrast
 from audit.models.adapters.registry import Model
 from audit.models.black_box import BlackBox
 from audit.models.build import Backbone
@@ -31,7 +32,6 @@ from audit.pipeline.run_sweeps import (
     Plan,
     audit_rows,
     estimate_part,
-    make_plans,
     patch_part,
     swept_layers,
     with_class_names,
@@ -88,7 +88,7 @@ def reproduce_finding(
         box=box,
         again="vit_audit.open_run(...).reproduce(..., net=...)",
     )
-    options = Options("vit-audit reproduce", run.parent, run=run, device=resolve_device(device))
+    options = Options("vit-audit reproduce", run.parent, run=run, device=resolve_device(device), decode_all=False)
     if inputs.box is not None:
         if inputs.box.sha256 != audit.model.weights_sha256:
             raise InputError(audit.model.weights, "has changed since the run", "restore it, or audit again")
@@ -133,22 +133,33 @@ def _gap(context: Scope, unpatched: pd.DataFrame, finding: Finding) -> float:
 
 
 def _measure_head(context: RunContext, run: Path, finding: Finding, gaps: Mapping[str, ContrastRow]) -> float:
-    """Patch the finding's head again on the confirmation split: for all recipients, or those that the run drew."""
+    """Patch the finding's head again on the confirmation split: for all recipients, or those that the run drew.
+
+    Nothing else is measured. What images answer as they are drops out of the difference between two donors.
+    """
     contrast = Contrast(finding.attribute, finding.group, finding.reference)
     site, seed = Site(*parse_name(finding.heads[0])), context.seeds[0]
-    model, sites = _model(context, run), sites_of(_model(context, run), swept_layers(context))
-    (plan,) = (p for p in make_plans(context)[0] if (p.contrast, p.split) == (contrast, "confirmation"))
+    model = _model(context, run)
+    sites, plan = sites_of(model, swept_layers(context)), _plan(context, contrast)
     patched = _patched(run, seed, plan, site)
     chosen = np.zeros((len(plan.rows), len(sites)), dtype=bool)
     chosen[patched, sites.index(site)] = True
     table = pd.concat(patch_part(context, model, seed, plan, chosen), ignore_index=True)
     estimates = None
     if len(patched) < len(plan.rows):
-        estimates = pd.concat(estimate_part(context, model, seed, plan), ignore_index=True)
-        estimates = estimates[(estimates["layer"] == site.layer) & (estimates["head"] == site.head)]
-    unpatched = _unpatched(context, run)
-    stored = StoredEffects(table, None, unpatched, context.samples.frame, first_order=estimates, gaps=gaps)
+        layer, outcomes = range(site.layer, site.layer + 1), {finding.outcome: context.outcomes[finding.outcome]}
+        estimates = pd.concat(estimate_part(context, model, seed, plan, layer, outcomes), ignore_index=True)
+        estimates = estimates[estimates["head"] == site.head]
+    as_they_are = pd.DataFrame({"seed": seed, "recipient": audit_rows(context), f"p:{finding.outcome}": 0.0})
+    stored = StoredEffects(table, None, as_they_are, context.samples.frame, first_order=estimates, gaps=gaps)
     return float(mediated_gaps(stored.of(seed, contrast, "confirmation", finding.outcome))[0])
+
+
+def _plan(context: RunContext, contrast: Contrast) -> Plan:
+    """Match recipients and donors of a contrast's confirmation split, as the run did."""
+    samples = context.samples
+    both = plan_contrast(samples.frame, contrast, samples.nuisance, context.card.audit, samples.calipers)
+    return Plan(contrast, "confirmation", both["confirmation"].rows)
 
 
 def _patched(run: Path, seed: int, plan: Plan, site: Site) -> npt.NDArray[np.int64]:

@@ -232,8 +232,15 @@ def search_precision(swap: Rows, outcomes: Sequence[str], dtype: str) -> SearchP
     return SearchPrecision(dtype=dtype, largest_difference=float(together.max()), compared=len(together) // len(pairs))
 
 
-def estimate_part(context: RunContext, model: Model, seed: int, plan: Plan) -> Iterator[pd.DataFrame]:
-    """Estimate one contrast and split of Design A by attribution patching, block by block."""
+def estimate_part(
+    context: RunContext,
+    model: Model,
+    seed: int,
+    plan: Plan,
+    layers: range | None = None,
+    outcomes: Mapping[str, int] | None = None,
+) -> Iterator[pd.DataFrame]:
+    """Estimate one contrast and split of Design A by attribution patching, block by block: all of it, or a part."""
     tables = estimate_in_blocks(
         context,
         f"{stage_of(plan, seed)}-first-order",
@@ -241,7 +248,8 @@ def estimate_part(context: RunContext, model: Model, seed: int, plan: Plan) -> I
         plan.rows,
         pd.factorize(context.samples.frame["subject"])[0].astype(np.int64),
         SWAP_KINDS,
-        layers=swept_layers(context),
+        layers=layers or swept_layers(context),
+        outcomes=outcomes or context.outcomes,
         progress=context.step(f"patching: {plan.contrast}, {plan.split}, seed {seed}, first order"),
     )
     yield from (with_image_keys(context, described(table, plan, seed)) for table in tables)
