@@ -373,8 +373,12 @@ def render(run_dir: Path) -> None:
 
     RUN is a run directory, or the name of one in reports/.
     """
+    from audit.terminal import law_lines, wrapped
+
     for path in va.open_run(run_dir).render():
         click.echo(path)
+    for line in law_lines():
+        click.echo(wrapped(line), err=True)
 
 
 @main.command(short_help="Add a reviewer's decisions to a run.")

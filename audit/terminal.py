@@ -59,6 +59,7 @@ from audit.report.text import (
     table_sentence,
     warning_sentence,
 )
+from audit.store import now
 from audit.units import Unit
 
 if TYPE_CHECKING:
@@ -204,7 +205,14 @@ def summary(audit: Audit, folder: Path, *, report: bool = True) -> str:
     gap, top = (None, []) if audit.is_invalid else (_largest_gap(audit), top_findings(audit))
     lines = text.summary(list(asked), gap, _heads(audit, gap), top)
     where = f"report: {folder / 'report.html'}" if report else f"run: {folder}"
-    return "\n".join([*map(wrapped, lines), where])
+    return "\n".join([*map(wrapped, [*lines, *law_lines()]), where])
+
+
+def law_lines() -> list[str]:
+    """Say that the table of law is old today, where it is; pages count to the day of their audit instead."""
+    from audit.report.legal import stale_sentence
+
+    return [said] if (said := stale_sentence(now().date())) else []
 
 
 def reach_summary(reach: Reach) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import math
 import unicodedata
 from collections.abc import Callable, Iterable
+from datetime import date
 
 from audit.records import Estimate
 from audit.store import folder_name
@@ -14,6 +15,10 @@ MINUS = "\N{MINUS SIGN}"
 NOT_AVAILABLE = "n/a"
 LABEL_CHARACTERS = 60
 _KEPT_FORMAT_CHARACTERS = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"
+MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "December",
+)  # fmt: skip
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -175,6 +180,11 @@ def level_note(estimates: Iterable[Estimate]) -> str:
 def plural(number: int, one: str, many: str = "") -> str:
     """Write a count with its noun: "1 finding", "12 findings"."""
     return f"{count(number)} {one if number == 1 else many or one + 's'}"
+
+
+def day(value: date) -> str:
+    """Write a day, in English whatever the locale: "2 August 2026"."""
+    return f"{value.day} {MONTHS[value.month - 1]} {value.year}"
 
 
 def short_hash(digest: str) -> str:

@@ -17,7 +17,7 @@ from audit.records.repair_run import Repair
 from audit.report.figures import Trade, trade_picture
 from audit.report.formats import clean, label
 from audit.report.glossed import linked
-from audit.report.legal import checked_on, clause_of
+from audit.report.legal import applies_sentence, checked_sentence, clause_of, crosswalk
 from audit.report.page import Page
 from audit.report.pointers import spelled
 from audit.report.reviews import in_order
@@ -160,8 +160,9 @@ def render_html(audit: Audit, digest: str, decisions: Sequence[Decision] = (), *
         "method": of_unit(dict(data_file("method.yaml")), unit),
         "glossary": glossary(unit),
         "clause_of": clause_of,
-        "law_checked": checked_on(),
-        "crosswalk": data_file("crosswalk.yaml")["rows"],
+        "law_checked": checked_sentence(audit.provenance.started),
+        "applies": lambda clause: applies_sentence(clause, audit.provenance.started),
+        "crosswalk": crosswalk(),
         "in_order": in_order,
         "error_rates": data_file("error_rates.json"),
     }

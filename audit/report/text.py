@@ -587,6 +587,7 @@ FILTERS: Mapping[str, Any] = {
     "attribute_note": attribute_note,
     "called": called_sentence,
     "count": formats.count,
+    "day": formats.day,
     "decimal": formats.decimal,
     "detection": detection_sentences,
     "difference": formats.difference,

@@ -190,7 +190,9 @@ def test_estimates_of_blocks_take_as_few_images_at_once_as_the_card_says(tmp_pat
     def estimated(block: int | None) -> pd.DataFrame:
         of = context(tmp_path / str(block), ONE, block)
         kinds = ("cross", "placebo")
-        found = estimate_in_blocks(of, "stage", MODEL, plan, ROWS, kinds, layers=LAYERS, outcomes=of.outcomes, progress=silent)
+        found = estimate_in_blocks(
+            of, "stage", MODEL, plan, ROWS, kinds, layers=LAYERS, outcomes=of.outcomes, progress=silent
+        )
         return pd.concat(found, ignore_index=True)
 
     whole = estimated(None)
