@@ -38,6 +38,7 @@ from audit.records.repair_run import Repair
 from audit.report.formats import clean
 from audit.report.text import (
     Sentences,
+    because,
     certificate_line,
     counted_findings,
     data_file,
@@ -49,6 +50,7 @@ from audit.report.text import (
     method_line,
     not_opened_sentence,
     note_sentences,
+    policy_sentence,
     preprocessing_sentence,
     reach_line,
     removed_words,
@@ -396,9 +398,16 @@ def datasets_table(cards: Mapping[str, Card], *, markdown: bool = False) -> str:
 
 
 def diff_summary(comparison: RunComparison) -> list[str]:
-    """Say in a few lines what became of the findings."""
+    """Say in a few lines what became of the findings, and where both runs stand against their policy."""
+    unit, runs = comparison.unit, (comparison.before, comparison.after)
     first = f"{comparison.before.outcome} -> {comparison.after.outcome}; {counted_findings(comparison)}"
-    return [first, *map(clean, note_sentences(comparison))]
+    below = [row for row in comparison.findings if row.below is not None]
+    return [
+        first,
+        "policy: " + " -> ".join(policy_sentence(run, unit) for run in runs),
+        *(f"{finding_line(row.finding, unit)}: {row.state}: {clean(because(row, unit))}" for row in below),
+        *map(clean, note_sentences(comparison)),
+    ]
 
 
 def finding_line(finding: Finding, unit: Unit) -> str:

@@ -1,25 +1,21 @@
-"""Two runs side by side: which findings are new, gone, still there, or can no longer be tested."""
+"""Two runs side by side: findings, gaps against the policy, rates and heads; paired where the images are the same."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import numpy as np
-import pandas as pd
+from typing import Any
 
 from audit.errors import AuditError
-from audit.evidence.called import is_called
-from audit.evidence.effects import SwapEffects, by_code
-from audit.evidence.effects_store import LabelShares, label_shares_of
-from audit.evidence.run_change import Change, paired_change
-from audit.evidence.stored_rows import Rows, distinct, some
-from audit.pipeline.analyze import predictions
-from audit.pipeline.load_run import OpenedRun, open_run
+from audit.evidence.run_change import Change
+from audit.pipeline.load_run import open_run
+from audit.pipeline.paired_runs import Asked, PairedRuns
 from audit.records import (
     Audit,
     ComparedFinding,
+    ComparedGap,
+    ComparedHead,
+    ComparedRate,
     ComparisonNote,
     Contrast,
     Estimate,
@@ -27,18 +23,19 @@ from audit.records import (
     FindingState,
     HeadRow,
     LocalisationStatus,
-    Metric,
     NoteCode,
+    RateField,
+    RateRow,
     RunComparison,
     RunName,
     State,
     Untested,
     Verdict,
+    WhyBelow,
     WhyUntested,
 )
 from audit.report.render import Source, read_run
 from audit.report.shareable import refuse_copy
-from audit.units import name_of
 
 UNTESTED = {
     State.TOO_LITTLE_DATA: WhyUntested.TOO_LITTLE_DATA,
@@ -48,11 +45,11 @@ UNSEARCHED = {
     LocalisationStatus.NO_GAP: WhyUntested.NO_GAP,
     LocalisationStatus.TOO_LITTLE_DATA: WhyUntested.TOO_LITTLE_DATA,
 }
-Pairing = Callable[[Finding], Change | None]
+RATES: tuple[RateField, ...] = ("selection_rate", "true_positive_rate", "false_positive_rate")
 
 
 def compare_runs(before: Path, after: Path) -> RunComparison:
-    """Pair the findings of two runs by their ids, which are the same for the same question of the same card and model.
+    """Set two runs side by side; findings are paired by their ids, the same for the same question of card and model.
 
     Where both runs measured the same images, every number that both have is compared image by image.
 
@@ -63,34 +60,47 @@ def compare_runs(before: Path, after: Path) -> RunComparison:
     """
     first, second = read_run(before), read_run(after)
     same = first.audit.data.fingerprint == second.audit.data.fingerprint
-    notes: list[ComparisonNote] = []
-    pairing: Pairing = _not_paired
+    notes, paired = list(_notes(first.audit, second.audit, same=same)), None
     if same:
         try:
             for run in (before, after):
                 refuse_copy(run, "name the runs themselves")
-            pairing = partial(_paired, open_run(before), open_run(after))
+            paired = PairedRuns(open_run(before), open_run(after))
         except (AuditError, OSError, ValueError) as error:
             notes.append(ComparisonNote(code=NoteCode.NOT_OPENED, error=_in_one_line(error)))
-    else:
-        notes.append(ComparisonNote(code=NoteCode.OTHER_IMAGES))
-    known = {f.id: f for f in [*findings_of(second.audit), *findings_of(first.audit)]}
-    in_both = {f.id for f in findings_of(first.audit)} & {f.id for f in findings_of(second.audit)}
-    if known and not in_both and first.audit.name != second.audit.name:
-        notes.append(ComparisonNote(code=NoteCode.OTHER_NAMES))
     try:
-        findings = [_compared(f, first.audit, second.audit, pairing) for f in known.values()]
+        rows = _rows(first.audit, second.audit, paired)
     except (AuditError, OSError, ValueError, LookupError) as error:  # whatever a damaged table makes its reader raise
         notes.append(ComparisonNote(code=NoteCode.EFFECTS_UNREADABLE, error=_in_one_line(error)))
-        findings = [_compared(f, first.audit, second.audit, _not_paired) for f in known.values()]
+        rows = _rows(first.audit, second.audit, None)
     return RunComparison(
         before=_named(first),
         after=_named(second),
         unit=second.audit.model.unit,
         same_images=same,
-        findings=findings,
         notes=notes,
+        **rows,
     )
+
+
+def _notes(first: Audit, second: Audit, *, same: bool) -> Iterator[ComparisonNote]:
+    """Yield what a reader must know before any number is compared."""
+    if not same:
+        yield ComparisonNote(code=NoteCode.OTHER_IMAGES)
+    known, others = ({f.id for f in findings_of(audit)} for audit in (first, second))
+    if known | others and not known & others and first.name != second.name:
+        yield ComparisonNote(code=NoteCode.OTHER_NAMES)
+
+
+def _rows(first: Audit, second: Audit, paired: PairedRuns | None) -> dict[str, Any]:
+    """Compare all that either run says."""
+    known = {f.id: f for f in [*findings_of(second), *findings_of(first)]}
+    return {
+        "findings": [_compared(f, first, second, paired) for f in known.values()],
+        "gaps": list(_gaps(first, second, paired)),
+        "rates": list(_rates(first, second, paired)),
+        "heads": list(_heads(first, second, paired)),
+    }
 
 
 def findings_of(audit: Audit) -> list[Finding]:
@@ -102,12 +112,9 @@ def _in_one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _not_paired(_finding: Finding) -> Change | None:
-    return None
-
-
 def _named(source: Source) -> RunName:
     audit = source.audit
+    rows = [] if audit.is_invalid else audit.contrasts
     return RunName(
         audit_id=audit.audit_id,
         audit_sha256=source.digest,
@@ -116,39 +123,127 @@ def _named(source: Source) -> RunName:
         started=audit.provenance.started,
         weights_sha256=audit.model.weights_sha256,
         data_fingerprint=audit.data.fingerprint,
+        gap_above=next((row.equivalence_margin for row in rows if row.equivalence_margin is not None), None),
+        above_policy=None if audit.is_invalid else sum(row.above_policy for row in rows),
     )
 
 
-def _compared(finding: Finding, first: Audit, second: Audit, pairing: Pairing) -> ComparedFinding:
+Measure = Callable[[PairedRuns], Change | None]
+
+
+def _changed(
+    before: Estimate | None, after: Estimate | None, paired: PairedRuns | None, measure: Measure
+) -> dict[str, Any]:
+    """Return the fields of a number of both runs; its change where both have it and the images are the same."""
+    found: dict[str, Any] = {"before": before, "after": after}
+    change = measure(paired) if paired is not None and before is not None and after is not None else None
+    return found if change is None else found | {"change": change.estimate, "p": change.p, "images": change.images}
+
+
+def _gaps(first: Audit, second: Audit, paired: PairedRuns | None) -> Iterator[ComparedGap]:
+    """Compare every gap with its state and with the policy."""
+    before, after = ({} if a.is_invalid else {row.id: row for row in a.contrasts} for a in (first, second))
+    for name, row in (before | after).items():
+        was, now, asked = before.get(name), after.get(name), Asked.of(row)
+        yield ComparedGap(
+            id=name,
+            attribute=row.attribute,
+            group=row.group,
+            reference=row.reference,
+            outcome=row.outcome,
+            metric=row.metric,
+            before_state=was.state if was else None,
+            after_state=now.state if now else None,
+            before_above=was.above_policy if was else None,
+            after_above=now.above_policy if now else None,
+            **_changed(
+                was.estimate if was else None,
+                now.estimate if now else None,
+                paired,
+                lambda runs, asked=asked: runs.change(asked),
+            ),
+        )
+
+
+def _rates(first: Audit, second: Audit, paired: PairedRuns | None) -> Iterator[ComparedRate]:
+    """Compare every rate of every group."""
+    before, after = ({(r.attribute, r.group, r.outcome): r for r in audit.rates} for audit in (first, second))
+    for key in before | after:
+        for rate in RATES:
+            yield ComparedRate(
+                attribute=key[0],
+                group=key[1],
+                outcome=key[2],
+                rate=rate,
+                **_changed(
+                    _rate_of(before.get(key), rate),
+                    _rate_of(after.get(key), rate),
+                    paired,
+                    lambda runs, key=key, rate=rate: runs.rate_change(*key, rate),
+                ),
+            )
+
+
+def _rate_of(row: RateRow | None, rate: RateField) -> Estimate | None:
+    found: Estimate | None = None if row is None else getattr(row, rate)
+    return found
+
+
+def _heads(first: Audit, second: Audit, paired: PairedRuns | None) -> Iterator[ComparedHead]:
+    """Compare every head that either run confirms."""
+    before, after = (
+        {} if a.is_invalid else {(h.contrast, h.outcome, h.name): h for h in a.heads} for a in (first, second)
+    )
+    contrasts = {str(c): c for audit in (first, second) for c in _contrasts(audit)}
+    for key, row in (before | after).items():
+        was, now = before.get(key), after.get(key)
+        if not any(h is not None and h.verdict == Verdict.CONFIRMED for h in (was, now)):
+            continue
+        asked = Asked.of_head(row, contrasts[row.contrast])
+        yield ComparedHead(
+            contrast=row.contrast,
+            outcome=row.outcome,
+            name=row.name,
+            before_verdict=was.verdict if was else None,
+            after_verdict=now.verdict if now else None,
+            **_changed(
+                was.confirmation if was else None,
+                now.confirmation if now else None,
+                paired,
+                lambda runs, asked=asked: runs.change(asked),
+            ),
+        )
+
+
+def _contrasts(audit: Audit) -> Iterator[Contrast]:
+    yield from (Contrast(row.attribute, row.group, row.reference) for row in audit.contrasts)
+
+
+def _compared(finding: Finding, first: Audit, second: Audit, paired: PairedRuns | None) -> ComparedFinding:
     """Say what became of one finding."""
     was, is_found = (any(f.id == finding.id for f in findings_of(audit)) for audit in (first, second))
-    before, after = number_of(first, finding), number_of(second, finding)
-    state, confirmed_only = FindingState.PERSISTING, False
     untested = None if was and is_found else _untested(second if was else first, finding)
+    state, below = FindingState.PERSISTING, None
     if was and not is_found:
-        confirmed_only = untested is None and _is_confirmed(second, finding)
-        if untested is not None:
-            state = FindingState.NO_LONGER_TESTABLE
-        elif not confirmed_only:
-            state = FindingState.GONE
+        state = FindingState.NO_LONGER_TESTABLE if untested is not None else FindingState.BELOW_THRESHOLD
+        below = _below(second, finding) if untested is None else None
     elif is_found and not was:
         state = FindingState.NEW
-    row = ComparedFinding(
+    pairing = None if state == FindingState.NO_LONGER_TESTABLE else paired
+    return ComparedFinding(
         id=finding.id,
         finding=finding,
         kind=finding.kind,
         state=state,
-        before=before,
-        after=after,
         untested=untested,
-        confirmed_only=confirmed_only,
+        below=below,
+        **_changed(
+            number_of(first, finding),
+            number_of(second, finding),
+            pairing,
+            lambda runs: runs.change(Asked.of(finding)),
+        ),
     )
-    if state == FindingState.NO_LONGER_TESTABLE:
-        return row
-    change = pairing(finding) if before is not None and after is not None else None
-    if change is None:
-        return row
-    return row.model_copy(update={"change": change.estimate, "p": change.p, "images": change.images})
 
 
 def number_of(audit: Audit, finding: Finding) -> Estimate | None:
@@ -169,10 +264,13 @@ def _head_of(audit: Audit, finding: Finding) -> HeadRow | None:
     return next((h for h in audit.heads if (h.contrast, h.outcome, [h.name]) == asked), None)
 
 
-def _is_confirmed(audit: Audit, finding: Finding) -> bool:
-    """Tell whether a finding's head is confirmed, finding or not."""
-    head = _head_of(audit, finding) if finding.kind == "head" else None
-    return head is not None and head.verdict == Verdict.CONFIRMED
+def _below(audit: Audit, finding: Finding) -> WhyBelow:
+    """Say what a run that asked a finding's question lacks for a finding."""
+    if finding.kind == "disparity":
+        return WhyBelow.NOT_DETECTED
+    head = _head_of(audit, finding)
+    confirmed = head is not None and head.verdict == Verdict.CONFIRMED
+    return WhyBelow.SMALL_SHARE if confirmed else WhyBelow.NOT_CONFIRMED
 
 
 def _untested(audit: Audit, finding: Finding) -> Untested | None:
@@ -199,95 +297,4 @@ def _untested(audit: Audit, finding: Finding) -> Untested | None:
         shortfall=row.shortfall,
         fewest_subjects=row.fewest_subjects,
         subjects_needed=row.subjects_needed,
-    )
-
-
-def _paired(first: OpenedRun, second: OpenedRun, finding: Finding) -> Change | None:
-    """Compare the two runs on the images that both measured; None where there are none."""
-    measure = _of_head if finding.kind == "head" else _of_rates
-    before, after = (measure(run, finding) for run in (first, second))
-    if before is None or after is None:
-        return None
-    rows = before.merge(after, left_index=True, right_index=True, suffixes=("", ":after"))
-    if rows["is_group"].nunique() < 2:
-        return None
-    label, names = pd.factorize(rows["label"], sort=True)
-    shares = _shares(second, finding)
-    effects = SwapEffects(
-        cross=rows[["value:after"]].to_numpy(dtype=np.float64),
-        placebo=rows[["value"]].to_numpy(dtype=np.float64),
-        unpatched=np.zeros(len(rows)),
-        is_group=rows["is_group"].to_numpy(dtype=bool),
-        label=label.astype(np.int64),
-        subject=pd.factorize(rows["subject"])[0].astype(np.int64),
-        unit=pd.factorize(rows["unit"])[0].astype(np.int64),
-        heads=[(0, 0)],
-        shares=by_code(shares["label_shares"], names),
-        group_shares=by_code(shares["group_shares"], names),
-        counts=finding.kind != "head",
-    )
-    weights = effects.mediated_weights() if finding.kind == "head" else effects.gap_weights()
-    return paired_change(effects, weights)
-
-
-def _shares(run: OpenedRun, finding: Finding) -> LabelShares:
-    """Return the weights of the labels, as the finding's measure has them."""
-    contrast = Contrast(finding.attribute, finding.group, finding.reference)
-    if finding.kind == "head":
-        return run.effects.label_shares(contrast, finding.outcome)
-    if finding.metric != Metric.STANDARDISED_GAP:
-        return {"label_shares": {finding.metric: 1.0}, "group_shares": None}  # all images are laid out as of one label
-    frame = predictions(run.scope, run.effects.unpatched, run.scope.seeds[0])
-    return label_shares_of(frame, contrast, finding.outcome, Metric.STANDARDISED_GAP)
-
-
-def _of_rates(run: OpenedRun, finding: Finding) -> pd.DataFrame | None:
-    """Return by image whether the first seed's model calls it the outcome, of the images that the measure is about."""
-    unpatched = run.table("unpatched")
-    if unpatched is None:
-        return None
-    frame = predictions(run.scope, unpatched, run.scope.seeds[0])
-    if finding.attribute not in frame:
-        return None
-    frame = frame[frame[finding.attribute].isin([finding.group, finding.reference])]
-    if finding.metric != Metric.STANDARDISED_GAP:
-        frame = frame[(frame["label"] == finding.outcome) == (finding.metric == Metric.TPR_GAP)]
-    # Rates of images with another label than the outcome are not standardised over these labels.
-    label = frame["label"] if finding.metric == Metric.STANDARDISED_GAP else finding.metric
-    called = is_called(frame, finding.outcome).astype(np.float64)
-    is_group = frame[finding.attribute] == finding.group
-    return pd.DataFrame(
-        {"value": called, "is_group": is_group, "label": label, "subject": frame["subject"], "unit": frame["image"]}
-    ).set_index(frame["image"])
-
-
-def _recipients(rows: Rows, seed: int, contrast: Contrast) -> pd.DataFrame:
-    """Return who receives on the confirmation split."""
-    part = some(rows, seed=seed, contrast=str(contrast), split="confirmation")
-    return distinct(part, ["position", "recipient", "label", "unit"], by=["position"]).sort_values("position")
-
-
-def _of_head(run: OpenedRun, finding: Finding) -> pd.DataFrame | None:
-    """Return by recipient what its cross-group donor does through the head beyond the placebo, first seed."""
-    contrast = Contrast(finding.attribute, finding.group, finding.reference)
-    stored, seed = run.effects, run.scope.seeds[0]
-    if contrast not in stored.patched_in_both_splits([contrast]):
-        return None
-    effects = stored.of(seed, contrast, "confirmation", finding.outcome)
-    named = [name_of(run.scope.unit, layer, head) for layer, head in effects.heads]
-    about = _recipients(stored.swap, seed, contrast)
-    if stored.first_order is not None and len(about) < len(effects.label):
-        about = _recipients(stored.first_order, seed, contrast)
-    if finding.heads[0] not in named or len(about) != len(effects.label):
-        return None
-    frame = run.scope.samples.frame.loc[about["recipient"]]
-    return pd.DataFrame(
-        {
-            "value": effects.difference[:, named.index(finding.heads[0])],
-            "is_group": effects.is_group,
-            "label": about["label"].to_numpy(),
-            "subject": frame["subject"].to_numpy(),
-            "unit": about["unit"].to_numpy(),
-        },
-        index=pd.Index(frame["image"].to_numpy(), name="image"),
     )

@@ -64,6 +64,7 @@ from audit.records.base import NoteCode as NoteCode
 from audit.records.base import NotRunCode as NotRunCode
 from audit.records.base import Outcome as Outcome
 from audit.records.base import PreprocessingSource as PreprocessingSource
+from audit.records.base import RateField as RateField
 from audit.records.base import ReasonCode as ReasonCode
 from audit.records.base import Record as Record
 from audit.records.base import Removed as Removed
@@ -74,11 +75,15 @@ from audit.records.base import State as State
 from audit.records.base import TableKind as TableKind
 from audit.records.base import TextEncoding as TextEncoding
 from audit.records.base import Verdict as Verdict
+from audit.records.base import WhyBelow as WhyBelow
 from audit.records.base import WhyNoSensitivity as WhyNoSensitivity
 from audit.records.base import WhyUntested as WhyUntested
 from audit.records.covariate_rows import AdjustedRow as AdjustedRow
 from audit.records.covariate_rows import CovariateInfo as CovariateInfo
 from audit.records.diff_json import ComparedFinding as ComparedFinding
+from audit.records.diff_json import ComparedGap as ComparedGap
+from audit.records.diff_json import ComparedHead as ComparedHead
+from audit.records.diff_json import ComparedRate as ComparedRate
 from audit.records.diff_json import ComparisonNote as ComparisonNote
 from audit.records.diff_json import RunComparison as RunComparison
 from audit.records.diff_json import RunName as RunName

@@ -251,7 +251,15 @@ class FindingState(StrEnum):
     NEW = "new"
     PERSISTING = "persisting"
     NO_LONGER_TESTABLE = "no longer testable"
-    GONE = "gone"
+    BELOW_THRESHOLD = "below the threshold now"
+
+
+class WhyBelow(StrEnum):
+    """What a run that asked a finding's question again lacks for a finding."""
+
+    NOT_DETECTED = "gap not detected"
+    NOT_CONFIRMED = "head not confirmed"
+    SMALL_SHARE = "small share of the gap"
 
 
 class WhyUntested(StrEnum):
@@ -316,6 +324,7 @@ class Confidence(StrEnum):
     LOW = "low"
 
 
+RateField = Literal["selection_rate", "true_positive_rate", "false_positive_rate"]  # fields of ``RateRow``
 Design = Literal["attribution patching", "Design B", "Design C", "weight transplant"]
 
 

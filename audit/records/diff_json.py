@@ -5,7 +5,20 @@ from __future__ import annotations
 from typing import Literal
 
 from audit.records.audit_json import Finding
-from audit.records.base import Estimate, FindingState, NoteCode, Outcome, Record, Shortfall, WhyUntested
+from audit.records.base import (
+    Estimate,
+    FindingState,
+    Metric,
+    NoteCode,
+    Outcome,
+    RateField,
+    Record,
+    Shortfall,
+    State,
+    Verdict,
+    WhyBelow,
+    WhyUntested,
+)
 from audit.units import Unit
 
 
@@ -19,6 +32,8 @@ class RunName(Record):
     started: str
     weights_sha256: str
     data_fingerprint: str
+    gap_above: float | None  # the policy's gap; None where nothing was compared
+    above_policy: int | None  # comparisons above policy; None where a control failed
 
 
 class Untested(Record):
@@ -30,20 +45,59 @@ class Untested(Record):
     subjects_needed: int | None = None
 
 
-class ComparedFinding(Record):
-    """What became of one finding between two runs."""
+class InBoth(Record):
+    """A number of both runs; None where a run did not measure it."""
+
+    before: Estimate | None
+    after: Estimate | None
+    change: Estimate | None = None  # after minus before, where both measured the same images
+    p: float | None = None  # of no change, by swapping the runs within people
+    images: int | None = None  # measured by both
+
+
+class ComparedFinding(InBoth):
+    """What became of one finding between two runs; numbers are there, finding or not."""
 
     id: str
     finding: Finding  # of the later run where both have it
     kind: Literal["disparity", "head"]
     state: FindingState
-    before: Estimate | None  # the first run's number, finding or not
-    after: Estimate | None
-    change: Estimate | None = None  # after minus before, where both measured the same images
-    p: float | None = None  # of no change, by swapping the runs within people
-    images: int | None = None  # measured by both
     untested: Untested | None = None  # in the later run; of a new finding, in the earlier one
-    confirmed_only: bool = False  # the later run confirms the head, which carries too small a share for a finding
+    below: WhyBelow | None = None  # what the later run lacks for a finding
+
+
+class ComparedGap(InBoth):
+    """One comparison of a group with its reference, and where it stands against the policy."""
+
+    id: str  # as in ``contrasts``
+    attribute: str
+    group: str
+    reference: str
+    outcome: str
+    metric: Metric
+    before_state: State | None
+    after_state: State | None
+    before_above: bool | None  # above policy
+    after_above: bool | None
+
+
+class ComparedRate(InBoth):
+    """One rate of one group."""
+
+    attribute: str
+    group: str
+    outcome: str
+    rate: RateField
+
+
+class ComparedHead(InBoth):
+    """A head that either run confirms: its mediated gap in mean probability, confirmation split."""
+
+    contrast: str
+    outcome: str
+    name: str
+    before_verdict: Verdict | None
+    after_verdict: Verdict | None
 
 
 class ComparisonNote(Record):
@@ -56,10 +110,13 @@ class ComparisonNote(Record):
 class RunComparison(Record):
     """The whole of ``diff.json``."""
 
-    diff_version: Literal["2.0"] = "2.0"
+    diff_version: Literal["3.0"] = "3.0"
     before: RunName
     after: RunName
     unit: Unit = "head"  # what was patched in the later run
     same_images: bool
     findings: list[ComparedFinding]
+    gaps: list[ComparedGap] = []
+    rates: list[ComparedRate] = []
+    heads: list[ComparedHead] = []
     notes: list[ComparisonNote] = []

@@ -31,11 +31,13 @@ from audit.report.text import (
     glossary,
     note_sentences,
     of_unit,
+    policy_sentence,
     repair_notes,
     term_forms,
     words_of,
 )
 from audit.resources import resource_dir
+from audit.units import UNITS
 
 UNFOLDED = 12  # findings that are open when the page is
 DRAWN = 24  # findings with a picture of their own; all of them are in the forest plots and tables
@@ -180,7 +182,9 @@ def render_diff(comparison: RunComparison) -> str:
         "notes": note_sentences(comparison),
         "title_of": lambda row: finding_title(row.finding, unit),
         "because": lambda row: because(row, unit),
+        "policy_of": lambda run: policy_sentence(run, unit),
         "words": words_of(unit),
+        "unit": UNITS[unit],
         "place": lambda _row: "",
     }
     return _page("diff.html.j2", _file("report.css"), _file("report.js"), for_print=False, **named)

@@ -40,6 +40,7 @@ from audit.records import (
     Reason,
     ReasonCode,
     RunComparison,
+    RunName,
     SharedCopy,
     TableForm,
 )
@@ -563,7 +564,7 @@ def finding_title(finding: Finding, unit: Unit) -> str:
 
 
 def counted_findings(comparison: RunComparison) -> str:
-    """Say in one line what became of the findings: "1 new, 2 persisting, 0 no longer testable, 3 gone"."""
+    """Say in one line what became of the findings: "1 new, 2 persisting, 0 no longer testable, 1 below ..."."""
     return str(_diff_templates(comparison.unit).counted(comparison.findings, list(FindingState)))
 
 
@@ -573,8 +574,13 @@ def note_sentences(comparison: RunComparison) -> list[str]:
 
 
 def because(row: ComparedFinding, unit: Unit) -> str:
-    """Say why a finding has the state that it has; "" where that says enough."""
-    return str(_diff_templates(unit).because(row))
+    """Say why a finding has the state that it has, with both numbers where it is below; "" where that says enough."""
+    return one_line(str(_diff_templates(unit).because(row)))
+
+
+def policy_sentence(run: RunName, unit: Unit) -> str:
+    """Say how many comparisons of a run are above its policy."""
+    return str(_diff_templates(unit).policy(run))
 
 
 @cache
