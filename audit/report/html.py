@@ -14,10 +14,11 @@ from markupsafe import Markup
 from audit.data.samples import SPLITS
 from audit.records import AttentionMap, Audit, Decision, FindingState, RateRow, RunComparison
 from audit.records.repair_run import Repair
+from audit.report.bias_audit import RACE, SEX, Category, bias_tables, category_of, missing_categories, selected
 from audit.report.figures import Trade, trade_picture
 from audit.report.formats import clean, label
 from audit.report.glossed import linked
-from audit.report.legal import applies_sentence, checked_sentence, clause_of, crosswalk
+from audit.report.legal import applies_sentence, checked_sentence, clause_of, crosswalk, day_of
 from audit.report.page import Page
 from audit.report.pointers import spelled
 from audit.report.reviews import in_order
@@ -26,6 +27,7 @@ from audit.report.text import (
     because,
     counted_findings,
     data_file,
+    export_sentence,
     finalised,
     finding_title,
     glossary,
@@ -188,6 +190,25 @@ def render_diff(comparison: RunComparison) -> str:
         "place": lambda _row: "",
     }
     return _page("diff.html.j2", _file("report.css"), _file("report.js"), for_print=False, **named)
+
+
+def render_bias_audit(audit: Audit) -> str:
+    """Print what Local Law 144 wants published of an audit as a whole HTML document, self-contained as a report is."""
+    words, tables = words_of(audit.model.unit), bias_tables(audit)
+    own, named_as = words["bias_audit"], {Category.SEX: SEX, Category.RACE: RACE}
+    lacking = [export_sentence("lacking", each, named_as.get(each, ())) for each in missing_categories(tables)]
+    named = {
+        "audit": audit,
+        "words": words,
+        "tables": tables,
+        "notes": [*lacking, own["not_candidates"], own["named_as"]],
+        "day": day_of(audit.provenance.started),
+        "law_checked": checked_sentence(audit.provenance.started),
+        "category_of": category_of,
+        "selected": selected,
+        "place": lambda _row: "",
+    }
+    return _page("bias_audit.html.j2", _file("report.css"), "", for_print=False, **named)
 
 
 def render_repair(record: Repair, *, for_print: bool = False) -> str:

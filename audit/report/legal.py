@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from audit.records import LegalAnswer
 from audit.records.base import Record
+from audit.report.formats import clean, day
 from audit.report.text import data_file, environment, one_line
 
 NOT_ANSWERED = "not answered"
@@ -22,7 +23,7 @@ Section = Literal["summary", "legal", "instrument", "data", "rates", "findings",
 class Start(Record):
     """A day from which a clause applies, and to what, where it has several."""
 
-    day: date = Field(alias="from")
+    since: date = Field(alias="from")
     to: str = ""
 
 
@@ -102,8 +103,8 @@ def checked_sentence(started: str) -> str:
     started : str
         ISO 8601 start of the audit; of what is none, the day of the check alone is said.
     """
-    day = _day_of(started)
-    age = None if day is None else (day - checked_on()).days
+    audited = _date_of(started)
+    age = None if audited is None else (audited - checked_on()).days
     return str(_templates().checked(checked_on(), age, STALE_DAYS))
 
 
@@ -115,10 +116,16 @@ def stale_sentence(today: date) -> str:
 
 def applies_sentence(row: Clause, started: str) -> str:
     """Say from when a clause applies, as of the day of an audit."""
-    return one_line(str(_templates().applies(row, _day_of(started))))
+    return one_line(str(_templates().applies(row, _date_of(started))))
 
 
-def _day_of(started: str) -> date | None:
+def day_of(started: str) -> str:
+    """Write the day of an audit: "2 August 2026"; as it is recorded where it is none."""
+    found = _date_of(started)
+    return clean(started) if found is None else day(found)
+
+
+def _date_of(started: str) -> date | None:
     try:
         return date.fromisoformat(started[:10])
     except ValueError:

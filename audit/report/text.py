@@ -563,6 +563,11 @@ def finding_title(finding: Finding, unit: Unit) -> str:
     return one_line(str(module.title(finding)))
 
 
+def export_sentence(part: str, *about: object) -> str:
+    """Return a sentence of an export: a macro of ``text/exports.j2`` ("lacking", "title", "outcome")."""
+    return one_line(str(getattr(environment().get_template("text/exports.j2").module, part)(*about)))
+
+
 def counted_findings(comparison: RunComparison) -> str:
     """Say in one line what became of the findings: "1 new, 2 persisting, 0 no longer testable, 1 below ..."."""
     return str(_diff_templates(comparison.unit).counted(comparison.findings, list(FindingState)))

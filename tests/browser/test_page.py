@@ -11,15 +11,22 @@ import pytest
 
 from audit.records import (
     ComparedFinding,
+    ComparedGap,
+    ComparedHead,
+    ComparedRate,
     ComparisonNote,
     Estimate,
     Finding,
     FindingState,
+    Metric,
     NoteCode,
     RunComparison,
     RunName,
     Shortfall,
+    State,
     Untested,
+    Verdict,
+    WhyBelow,
     WhyUntested,
 )
 from audit.report.html import render_diff
@@ -230,7 +237,7 @@ def compared() -> RunComparison:
     def run(name: str, outcome: Any) -> RunName:
         return RunName(
             audit_id=name, audit_sha256="a" * 64, name=HOSTILE[0], outcome=outcome, started="2026-03-01T09:30:00+00:00",
-            weights_sha256="b" * 64, data_fingerprint="c" * 64,
+            weights_sha256="b" * 64, data_fingerprint="c" * 64, gap_above=0.1, above_policy=2,
         )  # fmt: skip
 
     number = Estimate(value=0.05, low=0.03, high=0.07)
@@ -241,13 +248,27 @@ def compared() -> RunComparison:
         ComparedFinding(
             id=f"F-{k}", finding=hostile_finding(), kind="head", state=state, before=number, after=number,
             change=number, p=0.012, images=300, untested=few if state == FindingState.NO_LONGER_TESTABLE else None,
+            below=WhyBelow.NOT_CONFIRMED if state == FindingState.BELOW_THRESHOLD else None,
         )
         for k, state in enumerate(FindingState)
     ]  # fmt: skip
     notes = [ComparisonNote(code=code, error="a.parquet: damaged") for code in NoteCode]
-    return RunComparison(
-        before=run("a", "DISPARITY FOUND"), after=run("b", "PASSED"), same_images=True, findings=rows, notes=notes
+    gap = ComparedGap(
+        id=HOSTILE[0], attribute=HOSTILE[0], group=HOSTILE[1], reference=HOSTILE[0], outcome=HOSTILE[1],
+        metric=Metric.TPR_GAP, before=number, after=None, before_state=State.DISPARITY, after_state=None,
+        before_above=True, after_above=None,
+    )  # fmt: skip
+    rate = ComparedRate(
+        attribute=HOSTILE[0], group=HOSTILE[1], outcome=HOSTILE[1], rate="selection_rate", before=number, after=None
     )
+    head = ComparedHead(
+        contrast=HOSTILE[0], outcome=HOSTILE[1], name="L0H1", before=number, after=None,
+        before_verdict=Verdict.CONFIRMED, after_verdict=None,
+    )  # fmt: skip
+    return RunComparison(
+        before=run("a", "DISPARITY FOUND"), after=run("b", "PASSED"), same_images=True, findings=rows, notes=notes,
+        gaps=[gap], rates=[rate], heads=[head],
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -263,6 +284,6 @@ def test_a_comparison_is_accessible_too(opened: Opener, tmp_path: Path, dark: bo
         "new",
         "persisting",
         "no longer testable too little data: 12 subjects in the smaller group, fewer than 30",
-        "gone",
+        "below the threshold now 5.0 → 5.0 points, difference +5.0 [+3.0, +7.0]: the head is not confirmed",
     ]  # fmt: skip
-    assert json.loads(compared().model_dump_json())["diff_version"] == "2.0"
+    assert json.loads(compared().model_dump_json())["diff_version"] == "3.0"

@@ -45,7 +45,7 @@ def test_a_card_of_an_older_version_still_answers_under_the_former_id() -> None:
 
 
 def test_every_row_says_where_and_when_it_was_read_and_from_when_it_applies() -> None:
-    assert Clause.model_validate({**ROW, "screen": ("emotion",)}).applies_from[0].day == date(2025, 2, 2)
+    assert Clause.model_validate({**ROW, "screen": ("emotion",)}).applies_from[0].since == date(2025, 2, 2)
     for name in ("clause", "jurisdiction", "summary", "question", "source", "checked_on", "applies_from"):
         with pytest.raises(ValidationError, match=name if name != "applies_from" else "from which it applies"):
             Clause.model_validate({key: value for key, value in ROW.items() if key != name})
