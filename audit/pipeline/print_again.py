@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import multiprocessing
@@ -82,6 +83,7 @@ def _check_there(run: Path, source: Source, pipe: Connection) -> None:
     """Send the progress of printing, then the faults."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a keyboard it reaches both; the other process ends this one
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    gc.disable()  # this process ends before there is much to collect
     try:
         pipe.send(check_pages(run, source, lambda done, total: pipe.send((done, total))))
     except BrokenPipeError:  # nobody waits any more

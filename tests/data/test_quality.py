@@ -18,6 +18,7 @@ from audit.data.quality import fingerprint, inspect_images, same_content
 from audit.data.sources import FileSource, safe_key
 from audit.errors import DataError
 from audit.records import LeftOut
+from tests.data.faces import write_images
 
 pytestmark = pytest.mark.unit
 
@@ -152,6 +153,22 @@ def test_inspection_hashes_what_is_readable_and_lists_the_rest(tmp_path: Path) -
     assert list(found.readable) == [name != "07.png" for name in content]
     expected = [hashlib.sha256(data).digest() for name, data in content.items() if name != "07.png"]
     assert [row.tobytes() for row in found.digests] == expected
+
+
+def test_of_a_finished_run_the_bytes_are_hashed_and_only_what_it_could_not_read_is_decoded(tmp_path: Path) -> None:
+    names = [f"{k:02d}.png" for k in range(30)]
+    write_images(tmp_path, names)
+    (tmp_path / names[3]).write_bytes(b"no image")
+    source = FileSource(tmp_path)
+    first = inspect_images(source, names, "there")
+    again = inspect_images(source, names, "there", unread_before=frozenset(first.unreadable))
+    assert again.unreadable.keys() == first.unreadable.keys() == {names[3]}
+    assert (again.digests == first.digests).all()
+    assert not again.looks.to_numpy().any()
+    (tmp_path / names[5]).write_bytes(b"changed since")  # not decoded, so not set aside: its bytes tell
+    changed = inspect_images(source, names, "there", unread_before=frozenset(first.unreadable))
+    assert changed.readable.sum() == 29
+    assert (changed.digests != first.digests).any(axis=1).sum() == 1
 
 
 def test_no_image_at_all_is_an_error(tmp_path: Path) -> None:
