@@ -465,7 +465,10 @@ def sign(run_dir: Path, key: Path) -> None:
 )
 @reported
 def diff(before: Path, after: Path, out: Path | None) -> None:
-    """Say which findings of run B are new, which of run A are gone, still there, or can no longer be tested."""
+    """Say which findings of run B are new, which of run A are still there, below the threshold now, or no longer testable.
+
+    Gaps against the policy, rates and heads are set side by side as well.
+    """
     from audit.terminal import diff_summary
 
     change = va.diff(before, after)

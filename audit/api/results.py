@@ -21,6 +21,9 @@ from audit.records import (
     Audit,
     CarriedRow,
     ComparedFinding,
+    ComparedGap,
+    ComparedHead,
+    ComparedRate,
     Control,
     Decision,
     Finding,
@@ -583,6 +586,21 @@ class Comparison:
         """What became of each finding."""
         return Table(self.record.findings)
 
+    @property
+    def gaps(self) -> Table[ComparedGap]:
+        """Every gap of either run, and where it stands against the policy."""
+        return Table(self.record.gaps)
+
+    @property
+    def rates(self) -> Table[ComparedRate]:
+        """Every rate of every group."""
+        return Table(self.record.rates)
+
+    @property
+    def heads(self) -> Table[ComparedHead]:
+        """The heads that either run confirms."""
+        return Table(self.record.heads)
+
     def save(self, folder: str | Path | None = None) -> Path:
         """Write ``diff.html`` and ``diff.json``.
 
@@ -610,7 +628,9 @@ class Comparison:
 
 
 def diff(before: Result | str | Path, after: Result | str | Path) -> Comparison:
-    """Say which findings of the second run are new, which of the first are gone, still there, or no longer testable.
+    """Compare two runs: findings, gaps against the policy, rates, and heads.
+
+    Each finding is new, still there, below the threshold now, or no longer testable.
 
     Parameters
     ----------
