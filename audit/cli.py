@@ -465,7 +465,7 @@ def sign(run_dir: Path, key: Path) -> None:
 )
 @reported
 def diff(before: Path, after: Path, out: Path | None) -> None:
-    """Say which findings of run B are new, which of run A are still there, below the threshold now, or no longer testable.
+    """Say which findings of run B are new, still there, below the threshold now, or no longer testable.
 
     Gaps against the policy, rates and heads are set side by side as well.
     """
