@@ -57,7 +57,7 @@ def test_every_row_says_where_and_when_it_was_read_and_from_when_it_applies() ->
     assert checked_on() == min(row.checked_on for row in law())
 
 
-FROM_2027 = "from 2 December 2027 (uses of Annex III), from 2 August 2028 (products of Annex I)"
+FROM_2027 = "from 2 December 2027 (Annex III), 2 August 2028 (Annex I)"
 CORRECTIONS = [
     ("eu-ai-act-annex-iii-1-c", "applies", FROM_2027),
     ("eu-ai-act-annex-iii-1-c", "summary", "2026/1744, in force since 27 July 2026"),
