@@ -16,7 +16,7 @@ from audit.resources import resource_dir
 from tests.report.examples import examples
 
 pytestmark = pytest.mark.unit
-ROW: dict[str, Any] = dict(data_file("law.yaml")["rows"][0])
+ROW: dict[str, Any] = next(row for row in data_file("law.yaml")["rows"] if row["id"] == "eu-ai-act-5-1-f")
 ROWS = {row.id: row for row in law()}
 
 
@@ -96,6 +96,8 @@ def test_a_clause_applies_from_a_day_and_since_it() -> None:
     assert applies_sentence(row, "2026-12-31T23:59:59+00:00") == "from 1 January 2027"
     assert applies_sentence(row, "2027-01-01T00:00:00+00:00") == "since 1 January 2027"
     assert applies_sentence(ROWS["model-cards"], "2027-01-01") == "binds nobody by itself"
+    half = applies_sentence(ROWS["eu-ai-act-27"], "2028-01-01")
+    assert half == "since 2 December 2027 (Annex III), from 2 August 2028 (Annex I)"
 
 
 def test_the_age_of_the_table_is_that_of_the_day_of_the_audit() -> None:
