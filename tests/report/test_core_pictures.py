@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
 import pytest
+from PIL import Image
 
+from audit.data.synthetic.shapes import sample_shapes
 from audit.records import Audit
 from audit.report import formats
 from audit.report.drawn.base import Picture
@@ -166,6 +171,34 @@ def test_controls_of_one_kind_alone_can_be_drawn(kept: str, told: str | None) ->
         changed(examples()["disparity"], controls=held.model_dump() | {"controls": rows})
     ).controls_picture()
     assert (picture is None) if told is None else told in drawn(picture).alt
+
+
+def rendered_controls(**update: object) -> Page:
+    """Return the pages of an audit whose control images were rendered: 128 of them, 64 to judge on."""
+    held = examples()["disparity"].controls.model_dump()
+    setup = held["setup"] | {"evaluate": 64, "rendered": 128, "seed": 3} | update
+    return page_of(changed(examples()["disparity"], controls=held | {"setup": setup}))
+
+
+def pixels_of(picture: Picture) -> npt.NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.light.partition(",")[2]))))
+
+
+def test_control_images_are_those_that_were_evaluated_beside_what_is_taken_away() -> None:
+    colour, detail = rendered_controls().control_examples()
+    frame, pixels = sample_shapes(128, 3)
+    clean, gray, *_ = colour.pictures
+    assert np.array_equal(pixels_of(clean)[::2, ::2], pixels[64])
+    assert (pixels_of(gray)[..., 0] == pixels_of(gray)[..., 2]).all()
+    assert pixels_of(detail.pictures[1]).std() < pixels_of(detail.pictures[0]).std()
+    seen = frame.iloc[64]
+    assert f"A rendered {seen['shape']} with a {seen['texture']} pattern, {seen['hue']}." == clean.alt
+    assert gray.alt.endswith("in gray.") and detail.pictures[1].alt.endswith("blurred.")
+
+
+def test_without_a_seed_no_control_image_is_drawn() -> None:
+    assert rendered_controls(seed=None, rendered=None).control_examples() == []
+    assert page_of(examples()["disparity"]).control_examples() == []
 
 
 PICTURES: dict[str, Callable[[Page], Picture | None]] = {
