@@ -15,11 +15,12 @@ from PIL import Image
 from audit.data.synthetic.shapes import sample_shapes
 from audit.records import Audit
 from audit.report import formats
+from audit.report.core import is_open
 from audit.report.drawn.base import Picture
 from audit.report.drawn.controls import controls_picture
 from audit.report.drawn.errors import errors_picture
 from audit.report.drawn.network import network_picture
-from audit.report.drawn.power import is_undecided, power_picture
+from audit.report.drawn.power import power_picture
 from audit.report.drawn.seeds import seeds_picture
 from audit.report.drawn.training import training_picture
 from audit.report.page import Page
@@ -102,23 +103,22 @@ def test_detectable_gaps_are_told_cell_by_cell_and_the_undecided_ones_marked() -
 
 
 @pytest.mark.parametrize(
-    ("state", "detectable", "within", "expected"),
+    ("state", "detectable", "expected"),
     [
-        ("disparity", 0.3, None, False),
-        ("no disparity detected", 0.05, None, False),
-        ("no disparity detected", 0.3, None, True),
-        ("no disparity detected", 0.3, True, False),  # shown to be small all the same
-        ("no disparity detected", None, None, True),
-        ("too little data", 0.05, None, True),
-        ("not estimable", None, None, True),
+        ("disparity", 0.3, False),
+        ("no disparity detected", 0.05, False),
+        ("no disparity detected", 0.3, True),
+        ("no disparity detected", None, True),
+        ("too little data", 0.05, True),
+        ("not estimable", None, True),
     ],
 )
 def test_a_cell_is_undecided_where_neither_a_gap_nor_its_absence_is_shown(
-    state: str, detectable: float | None, within: bool | None, expected: bool
+    state: str, detectable: float | None, expected: bool
 ) -> None:
     row = examples()["disparity"].contrasts[0]
-    found = row.model_copy(update={"state": state, "smallest_detectable": detectable, "within_margin": within})
-    assert is_undecided(found, 0.1) == expected
+    found = row.model_copy(update={"state": state, "smallest_detectable": detectable})
+    assert is_open(found, 0.1) == expected
 
 
 def test_gaps_of_other_seeds_stand_beside_the_audited_models() -> None:
