@@ -15,18 +15,10 @@ from audit.records import Audit
 from audit.report.drawn.base import Picture, pixels_as_picture
 from audit.report.text import Sentences
 
-EXAMPLES = 2  # of each channel
+EXAMPLES = 2  # one of each channel
 ENLARGED = 2
 Pixels = npt.NDArray[np.uint8]
 TAKEN: Mapping[str, Callable[[Pixels], Pixels]] = {"colour": grayed, "blur": blurred}
-
-
-@dataclass(frozen=True)
-class ChannelExamples:
-    """Images of one channel, each before itself with colour or fine detail taken away."""
-
-    title: str
-    pictures: tuple[Picture, ...]
 
 
 @dataclass(frozen=True)
@@ -38,22 +30,18 @@ class Shape:
     texture: str
 
 
-def of_audit(audit: Audit, text: Sentences) -> list[ChannelExamples]:
-    """Return examples of each channel that was tried; none where the images were real."""
+def of_audit(audit: Audit, text: Sentences) -> list[Picture]:
+    """Return an image of each channel that was tried, and the same without it; none where the images were real."""
     setup = audit.controls.setup
     if setup is None or setup.rendered is None or setup.seed is None:
         return []
-    shapes, pixels = rendered(setup.rendered, setup.evaluate, setup.seed)
     channels = dict.fromkeys(c.channel for c in audit.controls.controls if c.channel is not None)
-    made = []
-    for channel in channels:
-        pictures = [
-            _picture(text, channel, shape, image, is_corrupted=is_corrupted)
-            for number, shape in enumerate(shapes)
-            for is_corrupted, image in ((False, pixels[number]), (True, TAKEN[channel](pixels[number : number + 1])[0]))
-        ]
-        made.append(ChannelExamples(text.picture("examples_title", channel), tuple(pictures)))
-    return made
+    shapes, pixels = rendered(setup.rendered, setup.evaluate, setup.seed)
+    pictures: list[Picture] = []
+    for channel, shape, image in zip(channels, shapes, pixels, strict=False):
+        pictures.append(_picture(text, channel, shape, image, is_corrupted=False))
+        pictures.append(_picture(text, channel, shape, TAKEN[channel](image[None])[0], is_corrupted=True))
+    return pictures
 
 
 def _picture(text: Sentences, channel: str, shape: Shape, image: Pixels, *, is_corrupted: bool) -> Picture:

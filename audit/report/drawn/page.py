@@ -5,7 +5,6 @@ from __future__ import annotations
 from audit.records import Audit
 from audit.report.drawn import controls, errors, examples, power, seeds, training
 from audit.report.drawn.base import Picture
-from audit.report.drawn.examples import ChannelExamples
 from audit.report.text import Sentences
 
 
@@ -35,6 +34,6 @@ class CorePictures:
         """Draw the controls: effects and nulls with their thresholds, and how many of the other checks passed."""
         return controls.picture(self.audit, self.text)
 
-    def control_examples(self) -> list[ChannelExamples]:
-        """Draw rendered images of the controls as they are and with what is taken away; [] where images were real."""
+    def control_examples(self) -> list[Picture]:
+        """Draw rendered images of the controls beside themselves without colour or detail; [] where they were real."""
         return examples.of_audit(self.audit, self.text)
