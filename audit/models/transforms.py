@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tvf
 
 from audit.data.pixels import Pixels
+from audit.data.synthetic.corrupted import BLUR_SHARE
 from audit.models.adapters.registry import Model
 from audit.models.device import device_of, send
 
 Corruption = Callable[[torch.Tensor], torch.Tensor]
-BLUR_SHARE = 1 / 14  # standard deviation of the Gaussian blur, as a share of the image's side
 CHUNK = 256
 
 

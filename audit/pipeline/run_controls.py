@@ -112,7 +112,7 @@ def check_known_effects(context: RunContext, images: ControlSet) -> ControlRepor
 
 def _setup(context: RunContext, images: ControlSet, trained: ControlModels) -> ControlSetup:
     """Return what the known effects are measured on, as of now."""
-    start = context.card.controls.weights
+    spec, start = context.card.controls, context.card.controls.weights
     return ControlSetup(
         images=images.name,
         train=len(images.train),
@@ -121,6 +121,8 @@ def _setup(context: RunContext, images: ControlSet, trained: ControlModels) -> C
         weights="" if start is None else Path(start).name,
         measured_on=context.started[:10],
         version=__version__,
+        rendered=spec.train_images + spec.eval_images if images.drawn else None,
+        seed=spec.seed if images.drawn else None,
     )
 
 

@@ -118,6 +118,8 @@ class ControlSetup(Record):
     weights: str  # file that the control models start from; "" for the audit's own backbone
     measured_on: str  # ISO 8601 date
     version: str  # of vit-audit
+    rendered: int | None = None  # images that were rendered, the evaluated ones last; None: real ones, or not recorded
+    seed: int | None = None  # that they were rendered with
 
 
 class NotRun(Record):

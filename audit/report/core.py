@@ -90,7 +90,7 @@ class Core:
         """Return what stays open, and all intersections: gaps at equal labels that are not told on page 1."""
         limit = self.audit.method.thresholds.get("policy.gap_above", 1.0)
         rows = [c for c in self._contrasts if c.metric == Metric.STANDARDISED_GAP]
-        return [c for c in rows if c.attribute not in self._attributes or _is_open(c, limit)]
+        return [c for c in rows if c.attribute not in self._attributes or is_open(c, limit)]
 
     def training(self, question: Question) -> list[tuple[str, int, int]]:
         """Return of each group how many training images have the label, of how many."""
@@ -126,7 +126,7 @@ class Core:
         return [f for f in self._findings if f.id not in nested]
 
 
-def _is_open(row: ContrastRow, limit: float) -> bool:
+def is_open(row: ContrastRow, limit: float) -> bool:
     """Tell whether a comparison says neither yes nor no."""
     if row.state == State.DISPARITY:
         return False

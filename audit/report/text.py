@@ -189,7 +189,7 @@ class Sentences:
             "rates_of": self.rates_of,
             "attribute_of": self.attribute_of,
             "named_group": self.named_group,
-            "named_label": lambda outcome: formats.label(audit.data.display.get(outcome, outcome)),
+            "named_label": self.label,
         }
         self._finding: Any = environment().get_template("text/finding.j2").make_module(values)
         self._method: Any = environment().get_template("text/method.j2").make_module(values)
@@ -347,6 +347,15 @@ class Sentences:
     def of_outcome(self, part: str, *about: object) -> str:
         """Say something of the outcome: a macro of ``text/outcome.j2`` ("precision", "family")."""
         return one_line(str(getattr(self._outcome, part)(*about)))
+
+    def label(self, outcome: str) -> str:
+        """Return what the report calls a label: as the card says, or as it is in the data."""
+        return formats.label(self.audit.data.display.get(outcome, outcome))
+
+    def group(self, attribute: str, group: str) -> str:
+        """Return what people of a group are called where a name stands alone, as in a picture."""
+        info = self.attribute_of(attribute)
+        return formats.label(group if info is None else info.display.get(group, group))
 
     def named_group(self, attribute: str, group: str) -> str:
         """Return what people of a group are called, in the plural: as the card says, or "images of 'darker'"."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torchvision.transforms.v2 import functional as tvf
 
 from audit.batching import batches
+from audit.data.synthetic.corrupted import blurred, grayed
 from audit.models.predict import predict_logits
-from audit.models.transforms import as_input, blur, corrupt_pixels, gray
+from audit.models.transforms import Corruption, as_input, blur, corrupt_pixels, gray
 from tests.models_for_tests import noise_pixels, tiny
 
 pytestmark = pytest.mark.unit
@@ -52,6 +56,12 @@ def test_blur_spreads_a_point_by_a_fourteenth_of_the_side() -> None:
     spread = np.sqrt((column * (at - centre) ** 2).sum() / column.sum())
     assert centre == pytest.approx(47.5, abs=0.1)
     assert spread == pytest.approx(np.sqrt((16**2 - 1) / 12 + (96 / 14) ** 2), rel=0.03)
+
+
+@pytest.mark.parametrize(("drawn", "seen"), [(grayed, gray), (blurred, blur)])
+def test_pictures_of_corrupted_images_are_what_models_see(drawn: Callable[..., Any], seen: Corruption) -> None:
+    pixels = noise_pixels(3)
+    assert np.abs(drawn(pixels).astype(int) - corrupt_pixels(pixels, seen)).max() <= 1  # rounded in other places
 
 
 def test_corrupting_in_chunks_is_corrupting_one_by_one() -> None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
 import pytest
+from PIL import Image
 
+from audit.data.synthetic.shapes import sample_shapes
 from audit.records import Audit
 from audit.report import formats
+from audit.report.core import is_open
 from audit.report.drawn.base import Picture
 from audit.report.drawn.controls import controls_picture
 from audit.report.drawn.errors import errors_picture
 from audit.report.drawn.network import network_picture
-from audit.report.drawn.power import is_undecided, power_picture
+from audit.report.drawn.power import power_picture
 from audit.report.drawn.seeds import seeds_picture
 from audit.report.drawn.training import training_picture
 from audit.report.page import Page
@@ -97,23 +103,22 @@ def test_detectable_gaps_are_told_cell_by_cell_and_the_undecided_ones_marked() -
 
 
 @pytest.mark.parametrize(
-    ("state", "detectable", "within", "expected"),
+    ("state", "detectable", "expected"),
     [
-        ("disparity", 0.3, None, False),
-        ("no disparity detected", 0.05, None, False),
-        ("no disparity detected", 0.3, None, True),
-        ("no disparity detected", 0.3, True, False),  # shown to be small all the same
-        ("no disparity detected", None, None, True),
-        ("too little data", 0.05, None, True),
-        ("not estimable", None, None, True),
+        ("disparity", 0.3, False),
+        ("no disparity detected", 0.05, False),
+        ("no disparity detected", 0.3, True),
+        ("no disparity detected", None, True),
+        ("too little data", 0.05, True),
+        ("not estimable", None, True),
     ],
 )
 def test_a_cell_is_undecided_where_neither_a_gap_nor_its_absence_is_shown(
-    state: str, detectable: float | None, within: bool | None, expected: bool
+    state: str, detectable: float | None, expected: bool
 ) -> None:
     row = examples()["disparity"].contrasts[0]
-    found = row.model_copy(update={"state": state, "smallest_detectable": detectable, "within_margin": within})
-    assert is_undecided(found, 0.1) == expected
+    found = row.model_copy(update={"state": state, "smallest_detectable": detectable})
+    assert is_open(found, 0.1) == expected
 
 
 def test_gaps_of_other_seeds_stand_beside_the_audited_models() -> None:
@@ -168,6 +173,34 @@ def test_controls_of_one_kind_alone_can_be_drawn(kept: str, told: str | None) ->
     assert (picture is None) if told is None else told in drawn(picture).alt
 
 
+def rendered_controls(**update: object) -> Page:
+    """Return the pages of an audit whose control images were rendered: 128 of them, 64 to judge on."""
+    held = examples()["disparity"].controls.model_dump()
+    setup = held["setup"] | {"evaluate": 64, "rendered": 128, "seed": 3} | update
+    return page_of(changed(examples()["disparity"], controls=held | {"setup": setup}))
+
+
+def pixels_of(picture: Picture) -> npt.NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.light.partition(",")[2]))))
+
+
+def test_control_images_are_those_that_were_evaluated_beside_what_is_taken_away() -> None:
+    clean, gray, sharp, blurred = rendered_controls().control_examples()
+    frame, pixels = sample_shapes(128, 3)
+    assert np.array_equal(pixels_of(clean)[::2, ::2], pixels[64])
+    assert np.array_equal(pixels_of(sharp)[::2, ::2], pixels[65])
+    assert (pixels_of(gray)[..., 0] == pixels_of(gray)[..., 2]).all()
+    assert pixels_of(blurred).std() < pixels_of(sharp).std()
+    told = [f"A rendered {r['shape']} with a {r['texture']} pattern, {r['hue']}" for _, r in frame[64:66].iterrows()]
+    assert [clean.alt, gray.alt] == [f"{told[0]}.", f"{told[0]}, in gray."]
+    assert [sharp.alt, blurred.alt] == [f"{told[1]}.", f"{told[1]}, blurred."]
+
+
+def test_without_a_seed_no_control_image_is_drawn() -> None:
+    assert rendered_controls(seed=None, rendered=None).control_examples() == []
+    assert page_of(examples()["disparity"]).control_examples() == []
+
+
 PICTURES: dict[str, Callable[[Page], Picture | None]] = {
     "controls": lambda page: page.controls_picture(),
     "errors": lambda page: page.errors_picture(*page.rate_blocks()[0]),
@@ -180,7 +213,7 @@ PICTURES: dict[str, Callable[[Page], Picture | None]] = {
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_pictures_have_the_same_bytes_each_time_and_other_colours_on_dark_pages(name: str) -> None:
-    audit = examples()["many"]
+    audit = examples()["disparity"]
     first = drawn(PICTURES[name](page_of(audit)))
     for drawer in (controls_picture, errors_picture, network_picture, power_picture, seeds_picture, training_picture):
         drawer.cache_clear()

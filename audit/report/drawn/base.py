@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -131,12 +132,24 @@ def as_picture(figure: Figure, title: str, alt: str) -> Picture:
     """Return a figure as a picture for light and for dark pages."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Title": formats.clean(title)})
-    svg = buffer.getvalue()
+    svg = _smaller(buffer.getvalue())
     width, height = figure.get_size_inches() * _PIXELS
     dark = svg
     for light_colour, dark_colour in _DARK.items():
         dark = dark.replace(light_colour, dark_colour)
     return Picture(_data_address(svg), _data_address(dark), alt, width=round(width), height=round(height))
+
+
+def _smaller(svg: str) -> str:
+    """Leave out of a figure what does not show: metadata, indents, long names of glyphs, thousandths of a point."""
+    head, title, body = svg.partition("</title>")
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r"(?<![\d.(])(-?\d+\.\d\d)\d+", r"\1", body)  # but a scale's, which stands after a bracket
+    body = re.sub(
+        r'"#DejaVuSans-(\w+)" transform="translate\((-?\d+(?:\.\d)?)\d* 0\)"', r'"#DejaVuSans-\1" x="\2"', body
+    )
+    body = re.sub(r' id="(?!DejaVuSans-)\w+_\d+"', "", body)  # of groups, to which nothing refers
+    return head + title + re.sub(r"\s*\n\s*", "\n", body.replace("DejaVuSans-", "g"))
 
 
 def pixels_as_picture(pixels: npt.NDArray[np.uint8], title: str, alt: str) -> Picture:

@@ -66,11 +66,11 @@ def picture(audit: Audit, text: Sentences, attribute: str, outcome: str) -> Pict
     """Draw the errors of an attribute's groups; None where none can be estimated."""
     rows = text.rates_of(attribute, outcome)
     gap = None if audit.is_invalid else audit.method.thresholds.get("policy.gap_above")
-    shown, short = _shown(rows), formats.cut(formats.clean(outcome), 16)
+    shown, short = _shown(rows), formats.cut(text.label(outcome), 16)
     missed, alarms = (
         tuple(
             Dot(
-                formats.label(row.group),
+                text.group(attribute, row.group),
                 row.false_negative_rate if kind == "missed" else row.false_positive_rate,
                 row.false_negatives if kind == "missed" else row.false_positives,
                 row.positives if kind == "missed" else row.negatives,

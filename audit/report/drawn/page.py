@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from audit.records import Audit
-from audit.report.drawn import controls, errors, power, seeds, training
+from audit.report.drawn import controls, errors, examples, power, seeds, training
 from audit.report.drawn.base import Picture
 from audit.report.text import Sentences
 
@@ -33,3 +33,7 @@ class CorePictures:
     def controls_picture(self) -> Picture | None:
         """Draw the controls: effects and nulls with their thresholds, and how many of the other checks passed."""
         return controls.picture(self.audit, self.text)
+
+    def control_examples(self) -> list[Picture]:
+        """Draw rendered images of the controls beside themselves without colour or detail; [] where they were real."""
+        return examples.of_audit(self.audit, self.text)

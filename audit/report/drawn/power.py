@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from audit.records import Audit, ContrastRow, Metric, State
+from audit.records import Audit, ContrastRow, Metric
 from audit.report import formats
+from audit.report.core import is_open
 from audit.report.drawn.base import (
     METRIC_SIGNS,
     MUTED,
@@ -33,7 +34,6 @@ from audit.report.drawn.base import (
 from audit.report.text import Sentences
 
 MOST_ROWS = 26  # groups that fit on a page; the table has all of them
-OPEN = (State.TOO_LITTLE_DATA, State.NOT_ESTIMABLE)
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ def picture(audit: Audit, text: Sentences) -> Picture | None:
         questions.setdefault((row.attribute, row.outcome, row.reference, row.group), []).append(row)
     rows = [
         PowerRow(
-            text.picture("block", attribute, outcome, reference),
-            formats.label(group),
-            tuple(Cell(row.metric, row.smallest_detectable, is_undecided(row, gap)) for row in found),
+            text.picture("block", attribute, outcome, text.group(attribute, reference)),
+            text.group(attribute, group),
+            tuple(Cell(row.metric, row.smallest_detectable, is_open(row, gap)) for row in found),
         )
         for (attribute, outcome, reference, group), found in questions.items()
     ]
@@ -82,14 +82,6 @@ def picture(audit: Audit, text: Sentences) -> Picture | None:
     title, left_out = text.picture("power_title"), len(rows) - len(shown)
     alt = text.picture("power", title, shown, gap, left_out, dict(signs))
     return power_picture(shown, gap, signs, words, title, alt)
-
-
-def is_undecided(row: ContrastRow, gap: float) -> bool:
-    """Tell whether neither a gap was detected nor one of the policy's size can be excluded."""
-    if row.state in OPEN:
-        return True
-    could_see = row.smallest_detectable is not None and row.smallest_detectable <= gap
-    return row.state == State.NOT_DETECTED and not could_see and not row.within_margin
 
 
 @drawn_once

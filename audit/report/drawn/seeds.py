@@ -69,7 +69,7 @@ def picture(audit: Audit, text: Sentences, attribute: str, outcome: str) -> Pict
     shown = first_of(groups, MOST_GROUPS, lambda pair: -widest[pair])
     blocks = tuple(
         SeedBlock(
-            text.picture("seed_block", *pair),
+            text.picture("seed_block", *(text.group(attribute, name) for name in pair)),
             tuple(
                 SeedRow(text.picture("metric_short", row.metric), row.estimate, tuple(row.by_seed), row.over_seeds)
                 for row in own

@@ -57,10 +57,12 @@ def picture(audit: Audit, text: Sentences, attribute: str) -> Picture | None:
     known = [group for group in total if group != UNKNOWN or total[group]]
     shown = first_of(known, MOST_GROUPS, lambda group: -total[group])
     groups = tuple(
-        TrainedGroup(formats.label(group), tuple(cells.get((group, label), 0) for label in labels), total[group])
+        TrainedGroup(
+            text.group(attribute, group), tuple(cells.get((group, label), 0) for label in labels), total[group]
+        )
         for group in shown
     )
-    names = tuple(formats.label(label) for label in labels)
+    names = tuple(text.label(label) for label in labels)
     title, unit = text.picture("training_title", attribute), text.picture("training_unit")
     left_out = (len(known) - len(shown), len(every) - len(labels))
     return training_picture(groups, names, unit, title, text.picture("training", title, groups, names, *left_out))
