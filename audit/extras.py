@@ -17,6 +17,10 @@ EXTRAS = {
     "openpyxl": "excel",
     "onnxruntime": "onnx",
     "concept_erasure": "repair",
+    "ray": "ray",
+    "fsspec": "cloud",
+    "s3fs": "s3",
+    "gcsfs": "gs",
 }
 
 

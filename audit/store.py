@@ -9,6 +9,7 @@ import os
 import re
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ TRIES = 3  # of a file that cannot be written
 PAUSE = 0.2  # seconds before the second; what is in the way may pass
 DAY = 86_400.0  # seconds; no file takes as long to write
 _locks: list[IO[str]] = []  # held by this process
+_holders: dict[Path, str] = {}  # what this process wrote into the locks that it holds, by folder
 
 
 def cache_folder() -> Path:
@@ -148,6 +150,8 @@ def run_folder(out: Path, name: str, key: str) -> Path:
 def locked(run: Path) -> Iterator[None]:
     """Hold the run directory; a second run in it is refused. The folder goes again if nothing was written.
 
+    Who holds it is written into the lock: where a disk gives one lock twice, ``check_lock`` tells the first of it.
+
     Raises
     ------
     UnfinishedError
@@ -155,7 +159,7 @@ def locked(run: Path) -> Iterator[None]:
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
-        handle = (run / LOCK).open("w")
+        handle = (run / LOCK).open("a+")  # what its holder wrote stays
     except OSError as error:
         raise UnfinishedError(str(run), f"cannot be written ({error.strerror})", "choose another --out") from error
     with handle:
@@ -165,11 +169,18 @@ def locked(run: Path) -> Iterator[None]:
         if not held:
             raise UnfinishedError(str(run), "another run is at work in this folder", "wait for it to end")
         _locks.append(handle)
+        holder = _holders[run.absolute()] = uuid.uuid4().hex
+        handle.truncate(0)
+        handle.write(holder)
+        handle.flush()
+        os.fsync(handle.fileno())
         try:
             yield
         finally:
             _locks.remove(handle)
-            (run / LOCK).unlink(missing_ok=True)  # by its holder alone, while it is held
+            if not _is_taken(run):
+                (run / LOCK).unlink(missing_ok=True)  # by its holder alone, while it is held
+            _holders.pop(run.absolute(), None)
             if not any(run.iterdir()):
                 run.rmdir()
 
@@ -181,6 +192,30 @@ def _is_ours(handle: IO[str], path: Path) -> bool:
         return os.path.samestat(os.fstat(handle.fileno()), path.stat())
     except (BlockingIOError, FileNotFoundError):
         return False  # or its holder has let go since it was opened, and removed it
+    except OSError as error:
+        what = f"its disk keeps no locks ({error.strerror})"
+        raise UnfinishedError(str(path.parent), what, "mount it with locks, or choose another --out") from error
+
+
+def check_lock(run: Path) -> None:
+    """Raise where another process has taken the lock that this one holds: the disk gave it twice.
+
+    Raises
+    ------
+    UnfinishedError
+        If so; what that one does is left alone.
+    """
+    if run.absolute() in _holders and _is_taken(run):
+        what = "another run took this folder, though its disk had given this one the lock"
+        raise UnfinishedError(str(run), what, "let that one end, and mount the disk with locks")
+
+
+def _is_taken(run: Path) -> bool:
+    """Tell whether the lock that this process holds names another."""
+    try:
+        return (run / LOCK).read_text(encoding="utf-8") not in ("", _holders.get(run.absolute(), ""))
+    except OSError:
+        return False
 
 
 def let_go_of_locks() -> None:
@@ -197,10 +232,11 @@ def now() -> datetime:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """Yield a name to write to; what was written there is at ``path`` afterwards, whole, or nothing is.
 
-    The content is on the disk before the name is, so that not even a power failure leaves half a file.
+    The content is on the disk before the name is, so that not even a power failure leaves half a file. ``mode`` says
+    who may read it.
 
     Raises
     ------
@@ -214,7 +250,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        temporary.chmod(0o644)
+        temporary.chmod(mode)
         _to_disk(temporary)
         temporary.replace(path)
         _to_disk(path.parent)
@@ -264,9 +300,9 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write a file, whole or not at all."""
-    with atomic_write(path) as temporary:
+    with atomic_write(path, mode) as temporary:
         temporary.write_bytes(content)
 
 

@@ -18,6 +18,7 @@ from audit import __version__
 if TYPE_CHECKING:
     from audit.api.cards import Card, built_in_cards, first_card, load_card
     from audit.api.checkpoints import Inspection, inspect_checkpoint
+    from audit.api.cluster import merge, submit, work
     from audit.api.data import Data, fetch, rendered_faces
     from audit.api.models import Net, Predictions, Preprocess, adapt, load_model, predictions, supported_models, wrap
     from audit.api.plans import Plan, plan
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "audit.api.cards": ("Card", "built_in_cards", "first_card", "load_card"),
     "audit.api.checkpoints": ("Inspection", "inspect_checkpoint"),
+    "audit.api.cluster": ("merge", "submit", "work"),
     "audit.api.data": ("Data", "fetch", "rendered_faces"),
     "audit.api.models": (
         "Net",
@@ -84,6 +86,7 @@ __all__ = [
     "inspect_checkpoint",
     "load_card",
     "load_model",
+    "merge",
     "open_repair",
     "open_run",
     "patch_heads",
@@ -93,9 +96,11 @@ __all__ = [
     "rendered_faces",
     "repair",
     "shift_means",
+    "submit",
     "supported_models",
     "sweep",
     "verify",
+    "work",
     "wrap",
     "written",
 ]

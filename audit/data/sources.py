@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, ClassVar
 
 from PIL import Image
 
 from audit.card.schema import Card
 from audit.data.decode import REPAIR, ImageError, Opening, decode_image
 from audit.data.samples import ImageSource
-from audit.errors import DataError
+from audit.errors import DataError, InputError
 from audit.filenames import name_on_disk, printable
 from audit.records import LeftOut
 
@@ -20,6 +21,15 @@ _ODD, _STEPS = frozenset("\\:\0"), frozenset(("", ".", ".."))  # signs and parts
 
 class ByteSource(ABC):
     """An image source that can also say which bytes are behind a key."""
+
+    held: ClassVar[bool] = False  # whether the images' bytes are held in memory, and in no file that could be opened
+
+    def reduce_elsewhere(self) -> Any:
+        """Return how another machine has this source; one that holds images is sent to none."""
+        if self.held:
+            fix = "save its images as files with a table, or leave --shards or --ray out"
+            raise InputError("data", "images that are held in memory are sent to no other machine", fix)
+        return NotImplemented
 
     @abstractmethod
     def read(self, key: str) -> bytes:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import pyarrow as pa
@@ -34,6 +34,7 @@ METADATA = ("metadata.csv", "metadata.jsonl")
 class BytesSource(ByteSource):
     """Encoded images by key."""
 
+    held: ClassVar[bool] = True
     content: Mapping[str, bytes]
 
     def read(self, key: str) -> bytes:
