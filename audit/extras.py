@@ -18,7 +18,7 @@ EXTRAS = {
     "onnxruntime": "onnx",
     "concept_erasure": "repair",
     "ray": "ray",
-    "fsspec": "cloud",
+    "fsspec": "s3",
     "s3fs": "s3",
     "gcsfs": "gs",
 }

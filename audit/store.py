@@ -20,6 +20,7 @@ from typing import IO
 import pandas as pd
 
 from audit.errors import DISK_FIXES, InputError, NotWrittenError, UnfinishedError
+from audit.remote import is_address
 
 CACHE_VARIABLE = "VIT_AUDIT_CACHE"
 SAMPLES = "effects/samples.parquet"  # of a run: what statistics need to know of every image
@@ -95,6 +96,9 @@ def check_writable(folder: Path, holds: str = "runs", option: str = "--out") -> 
     UnfinishedError
         If the disk is full or may not be written to.
     """
+    if is_address(str(folder)):
+        what = f"is an address, and {holds} lie on a disk: files are locked and renamed, which no object store does"
+        raise InputError(str(folder), what, f"name a folder with {option}; copy it to the store when all is done")
     nearest = _nearest(folder)
     if nearest.is_file():
         raise InputError(str(nearest), f"is a file, and {holds} go to a folder", f"name a folder with {option}")
