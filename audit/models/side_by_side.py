@@ -101,6 +101,7 @@ def train_side_by_side(
         name = f"training of {training.name}"
         rows = training.recipe.epochs
         opens = training.views is not None and all(can_be_sent(images) for images in training.views.data)
+        opens = opens and threads == THREADS  # as many as this machine has are no other's
         task = Task(name, about, training.steps, rows, perform, smaller=smaller, leaves=training.path, portable=opens)
         tasks.append(task)
     some = workers or Workers()

@@ -26,6 +26,7 @@ LOCAL = "local"
 POLL = 0.25  # seconds between two looks at how far the tasks are
 RETRIES = 3  # of a task whose worker or node is lost
 AHEAD = 2  # tasks for each processor or accelerator of the cluster that are given out at once
+OF_ONE_TASK = ("WorkerCrashedError", "NodeDiedError", "OutOfMemoryError")  # of Ray: others may still be done
 SEEN = ".ray"  # how the file ends by which a node knows that it sees the run's folder
 LAYOUT = "put runs and data where all nodes see them under the same path"
 _opened: dict[str, list[Task]] = {}  # of this worker: the list that it has opened last
@@ -73,13 +74,15 @@ class OnRay:
                 "here": str(Path.cwd()),
             }
         )
-        gpus = 0 if self.device == "cpu" else 1
+        kind, gpus = ("CPU", 0) if self.device == "cpu" else ("GPU", 1)
+        if not ray.cluster_resources().get(kind):
+            raise InputError("--ray", f"no node of the cluster has a {kind}", "add one, or choose another --device")
         remote = ray.remote(
             num_cpus=what.threads, num_gpus=gpus, max_retries=RETRIES, scheduling_strategy="SPREAD", max_calls=0
         )(_work)
         waiting, pending, done = list(reversed(range(len(what.tasks)))), {}, 0
         while waiting or pending:
-            most = AHEAD * max(1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1)))
+            most = AHEAD * max(1, int(ray.cluster_resources().get(kind, 1)))
             while waiting and len(pending) < most:
                 place = waiting.pop()
                 pending[remote.remote(content, about, place)] = place
@@ -99,8 +102,8 @@ class OnRay:
                 fix = "install vit-audit with the same extras on all nodes"
                 raise InputError("--ray", f"a node cannot import what tasks need ({error.cause})", fix) from error
             return
-        except (self.ray.exceptions.WorkerCrashedError, self.ray.exceptions.NodeDiedError):
-            return  # more often than it is tried again
+        except tuple(getattr(self.ray.exceptions, name) for name in OF_ONE_TASK):
+            return  # lost more often than it is tried again: who plans does it
         if refused is not None:
             raise InputError(*refused)
         if not is_done(task, folder):

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from audit.data.in_memory import DatasetSource
-from audit.data.pixels import ImagesHeld, ImagesOnce, ImagesOnDemand, Images, centred_square, load_pixels
+from audit.data.pixels import Images, ImagesHeld, ImagesOnce, ImagesOnDemand, centred_square, load_pixels
 from audit.data.sources import FileSource
 from audit.errors import InputError, UnfinishedError, WaitingError
 from audit.progress import Progress, silent
@@ -129,7 +129,7 @@ def test_no_pixel_is_in_a_list_and_the_worker_opens_what_it_needs(run: Path, tmp
     work_on(run, Shard(1, 1), Workers(1), silent, wait=False)
     planned(run, [task])
     in_memory = ImagesOnDemand(DatasetSource([], {}), [], centred_square(16))
-    with pytest.raises(InputError, match="^data: images that are held in memory are sent to no other machine; save"):
+    with pytest.raises(InputError, match=r"^data: images that are held in memory are sent to no other machine; save"):
         planned(run, [Task("sum", {"sum": 1}, 1, 1, Sum(in_memory), portable=True)])
 
 
@@ -164,7 +164,7 @@ def test_what_machines_differ_in_is_told_in_a_line(run: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/", "-1/2"])
 def test_a_share_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="^--shard: .* write I/N, the first of eight as 1/8"):
+    with pytest.raises(InputError, match=r"^--shard: .* write I/N, the first of eight as 1/8"):
         Shard.read(text)
 
 
