@@ -18,7 +18,6 @@ EXTRAS = {
     "onnxruntime": "onnx",
     "concept_erasure": "repair",
     "ray": "ray",
-    "fsspec": "s3",
     "s3fs": "s3",
     "gcsfs": "gs",
 }

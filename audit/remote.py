@@ -126,7 +126,8 @@ class RemotePath:
 
     def _files(self) -> Any:
         """Return the store; asked for each time, for one that was opened before a fork answers nobody after it."""
-        fsspec = needs("fsspec", self.address, error=DataError)
+        import fsspec
+
         scheme = self.address.partition("://")[0]
         if scheme in PACKAGES:
             needs(PACKAGES[scheme], self.address, error=DataError)

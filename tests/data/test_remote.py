@@ -183,7 +183,7 @@ def test_an_object_that_was_cut_is_counted(moto: tuple[str, int], tmp_path: Path
     cut.write_bytes(cut.read_bytes()[:40])
     upload(moto, tmp_path)
     found = samples(tmp_path, "table", f"s3://{BUCKET}/faces.csv")
-    assert [(row.kind, row.count) for row in found.quarantined] == [(LeftOut.DAMAGED, 1)]
+    assert [(row.kind, row.images) for row in found.quarantined] == [(LeftOut.DAMAGED, 1)]
 
 
 def test_a_tar_file_that_was_cut_has_its_images_counted_or_is_refused(tmp_path: Path) -> None:
