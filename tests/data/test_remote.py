@@ -173,14 +173,14 @@ def test_processes_that_were_forked_open_for_themselves(moto: tuple[str, int], t
     upload(moto, tmp_path)
     assert opened("a.png") == len(png(0))
     with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
-        assert list(pool.map(opened, ["a.png"] * 4, timeout=60)) == [len(png(0))] * 4
+        assert list(pool.map(opened, ["a.png"] * 4, timeout=300)) == [len(png(0))] * 4
 
 
 @pytest.mark.usefixtures("faults")
 def test_an_object_that_was_cut_is_counted(moto: tuple[str, int], tmp_path: Path) -> None:
     write_faces(tmp_path)
     cut = tmp_path / "images" / "00-neutral.png"
-    cut.write_bytes(cut.read_bytes()[:40])
+    cut.write_bytes(cut.read_bytes()[:200])
     upload(moto, tmp_path)
     found = samples(tmp_path, "table", f"s3://{BUCKET}/faces.csv")
     assert [(row.kind, row.images) for row in found.quarantined] == [(LeftOut.DAMAGED, 1)]
@@ -194,7 +194,7 @@ def test_a_tar_file_that_was_cut_has_its_images_counted_or_is_refused(tmp_path: 
     file.write_bytes(file.read_bytes()[: last.offset_data + 20])
     found = samples(tmp_path, "webdataset", ".")
     assert len(found.frame) == 47
-    with pytest.raises(DataError, match=r"faces-0001.tar/?.*20 of \d+ bytes"):
+    with pytest.raises(DataError, match=r"^faces-0001/00047.png: .* \(20 of \d+ bytes\); upload the tar file again"):
         found.source.open(f"faces-0001/{last.name}")
     file.write_bytes(b"no tar" * 200)
     with pytest.raises(DataError, match=r"faces-0001.tar: is no tar file .*; write it again, not compressed"):
