@@ -80,7 +80,8 @@ class OnRay:
         remote = ray.remote(
             num_cpus=what.threads, num_gpus=gpus, max_retries=RETRIES, scheduling_strategy="SPREAD", max_calls=0
         )(_work)
-        waiting, pending, done = list(reversed(range(len(what.tasks)))), {}, 0
+        waiting, done = list(reversed(range(len(what.tasks)))), 0
+        pending: dict[Any, int] = {}
         while waiting or pending:
             most = AHEAD * max(1, int(ray.cluster_resources().get(kind, 1)))
             while waiting and len(pending) < most:

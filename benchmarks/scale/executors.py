@@ -171,7 +171,7 @@ def by_slurm(world: World, out: Path, kills: int) -> tuple[Path, int]:
 
 
 def _is_job(command: list[str] | None, run: Path) -> bool:
-    return bool(command) and COMMAND in (command or []) and str(run) in (command or []) and "submit" not in command[:3]
+    return command is not None and COMMAND in command and str(run) in command
 
 
 def by_ray(world: World, out: Path, kills: int) -> tuple[Path, int]:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from audit.card.read_table import read_table
 from audit.card.schema import DataSpec
 from audit.data.readers.parquet import ParquetSource, Shard, encoded_images, read_parquet_file
-from audit.data.readers.raw import RawTable
+from audit.data.readers.raw import RawTable, files_of
 from audit.data.readers.table import with_safe_paths
 from audit.data.sources import FileSource
 from audit.data.splits import GIVEN
@@ -51,7 +51,7 @@ def read_huggingface(spec: DataSpec, path: Place) -> RawTable:
     DataError
         If it is neither, or its image column holds no images.
     """
-    files: list[Place] = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    files = files_of(path, "*.parquet")
     if files:
         return _from_parquet(spec, path, files)
     if isinstance(path, RemotePath):

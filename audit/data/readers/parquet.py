@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
@@ -35,10 +36,18 @@ class _Groups:
     """Groups of rows that were read last; read by one thread at a time, for the others mostly want the same."""
 
     read: OrderedDict[tuple[str, int], pa.ChunkedArray] = field(default_factory=OrderedDict)
-    lock: Any = field(default_factory=threading.Lock)
+    _lock: Any = field(default_factory=threading.Lock)
+    _process: int = field(default_factory=os.getpid)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Groups, ()
+
+    @property
+    def lock(self) -> Any:
+        """The lock of this process: in a forked one nobody would give back what a thread of the other held."""
+        if self._process != os.getpid():
+            self._lock, self._process = threading.Lock(), os.getpid()
+        return self._lock
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, ClassVar
 
@@ -17,7 +17,7 @@ import pandas as pd
 from audit.card.read_table import plain_text
 from audit.card.schema import DataSpec
 from audit.data.decode import IMAGE_SUFFIXES, REPAIR, ImageError
-from audit.data.readers.raw import RawTable
+from audit.data.readers.raw import RawTable, files_of
 from audit.data.sources import ByteSource
 from audit.errors import DataError
 from audit.filenames import printable, whole_characters
@@ -90,7 +90,7 @@ def read_webdataset(spec: DataSpec, path: Place) -> RawTable:
     DataError
         If there is no tar file, one is none, or two samples have one name.
     """
-    files: Sequence[Place] = [path] if path.is_file() else sorted(path.rglob("*.tar"))
+    files = files_of(path, "*.tar")
     if not files:
         raise DataError(str(path), "holds no *.tar", "name a folder of tar files (not compressed), or one")
     shards = {file.stem: file for file in files}
