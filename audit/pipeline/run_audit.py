@@ -139,7 +139,6 @@ def _run(context: Run, options: Options, measure: Callable[[], Audit]) -> Path:
             _lay_out(context, options.again)
         audit = measure()
         check_lock(context.run)
-        shutil.rmtree(context.run / WORK, ignore_errors=True)  # all of it is in the run's tables
         kept = _kept_record(context.run)
         if kept is None or _without_times(kept) != _without_times(audit):
             if (context.run / DECISIONS).is_file():
@@ -152,6 +151,7 @@ def _run(context: Run, options: Options, measure: Callable[[], Audit]) -> Path:
         if options.report:
             render_run(context.run, progress=context.step("report: HTML and PDF"))
         write_manifest(context.run)
+        shutil.rmtree(context.run / WORK, ignore_errors=True)  # all of it is in the run's tables
     return context.run
 
 

@@ -142,7 +142,7 @@ def by_shards(world: World, out: Path, kills: int) -> tuple[Path, int]:
         *(partial(world.start, "work", str(run), "--wait", "--shard", f"{k}/2") for k in (1, 2)),
     ]
     processes = [start() for start in starts]
-    while not (run / "audit.json").is_file() or processes[0].poll() is None:
+    while (run / WORK).is_dir():  # until the record is made, and the run whole
         if done < kills and at_work(run):
             time.sleep(world.rng.uniform(0, AFTER))
             place = world.rng.randrange(len(processes))
@@ -150,10 +150,10 @@ def by_shards(world: World, out: Path, kills: int) -> tuple[Path, int]:
             processes[place].wait()
             done += 1
         for place, start in enumerate(starts):
-            if processes[place].poll() is not None and not (run / "audit.json").is_file():
+            if processes[place].poll() is not None and (run / WORK).is_dir():
                 processes[place] = start()
         time.sleep(0.1)
-    for process in processes[1:]:
+    for process in processes:
         process.wait()
     return run, done
 
@@ -162,7 +162,7 @@ def by_slurm(world: World, out: Path, kills: int) -> tuple[Path, int]:
     """Audit by arrays of jobs; kill jobs' processes, or those that go on, and submit again where nobody does."""
     run, done = world.laid_out(out), 0
     submit = ["submit", str(run), "--slurm", "--jobs", "2", "--workers", "1"]
-    while not (run / "audit.json").is_file():
+    while (run / WORK).is_dir():
         queued = subprocess.run(["squeue", "--noheader", "--format=%i"], capture_output=True, text=True, check=True)
         if not queued.stdout.strip() and world.run(*submit) not in FINISHED:
             raise SystemExit(f"SLURM took no job, see {world.folder}/said.txt")
