@@ -291,9 +291,14 @@ def _to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def clear_unfinished(folder: Path, *, older_than: float = 0.0) -> None:
-    """Remove what processes that were killed have left half-written; ``older_than`` in seconds spares those at work."""
+def clear_unfinished(folder: Path, *, older_than: float = 0.0, spared: str = "") -> None:
+    """Remove what processes that were killed have left half-written.
+
+    Those at work are spared by ``older_than`` in seconds, or by ``spared``, the folder that they write to.
+    """
     for left in folder.rglob(f".*{UNFINISHED}"):
+        if spared and folder / spared in left.parents:
+            continue
         with suppress(OSError):  # another process may have finished it
             if left.stat().st_mtime <= time.time() - older_than:
                 left.unlink()

@@ -127,9 +127,7 @@ def _run(context: Run, options: Options, measure: Callable[[], Audit]) -> Path:
         refuse_copy(context.run, "name another --out")
         check_kept(context.run, record=False)
         _check_question(context)
-        for folder in context.run.iterdir():
-            if folder.name != WORK and folder.is_dir():  # where others may be at work
-                clear_unfinished(folder)
+        clear_unfinished(context.run, spared=WORK)  # where others may be writing
         context.started = _begun(context)
         register(context)
         write_table(context.run / SAMPLES, context.samples.frame.drop(columns="predicted", errors="ignore"))
