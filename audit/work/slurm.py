@@ -109,11 +109,16 @@ class SlurmJobs:
             f"#!/bin/sh\nexport PYTHONPATH={shlex.quote(str(source))} PYTHONDONTWRITEBYTECODE=1\n{python} {line}\n"
             f"code=$?\n[ $code -eq {int(ExitCode.WAITING)} ] && exit 0  # the next jobs are submitted\nexit $code\n",
         )
+        said = "%A_%a" if any(option.startswith("--array") for option in options) else "%j"
         sizes = [f"--gpus={self.gpus}"] if self.gpus else []
-        sizes += [f"--cpus-per-task={self.cpus}", f"--job-name=vit-audit-{name}", f"--output={folder}/{name}-%A_%a.out"]
+        sizes += [
+            f"--cpus-per-task={self.cpus}",
+            f"--job-name=vit-audit-{name}",
+            f"--output={folder}/{name}-{said}.out",
+        ]
         sizes += [f"--{key}={value}" for key, value in self._given().items() if key not in ("gpus", "cpus", "jobs")]
-        said = _slurm("sbatch", "--parsable", *sizes, *self.further, *options, str(script))
-        return said.split(";")[0].strip()
+        number = _slurm("sbatch", "--parsable", *sizes, *self.further, *options, str(script))
+        return number.split(";")[0].strip()
 
 
 def submit_first(asked: SlurmJobs) -> str:
