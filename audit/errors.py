@@ -149,7 +149,14 @@ class UnfinishedError(AuditError):
 
 
 class WaitingError(AuditError):
-    """Tasks lie ready for other machines, and nobody waits here."""
+    """Tasks lie ready for other machines, and nobody waits here.
+
+    Examples
+    --------
+    >>> import vit_audit as va
+    >>> va.WaitingError("runs/smiles", "12 tasks are to be done").exit_code
+    <ExitCode.WAITING: 9>
+    """
 
     exit_code = ExitCode.WAITING
 

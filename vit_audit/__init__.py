@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     from audit.api.research import attribution, disparity, patch_heads, patch_parts, shift_means, sweep, written
     from audit.api.results import Result, diff, open_run, verify
     from audit.api.running import audit
-    from audit.errors import AuditError, CardError, DataError, InputError, ModelError, UnfinishedError
+    from audit.errors import (
+        AuditError,
+        CardError,
+        DataError,
+        InputError,
+        ModelError,
+        UnfinishedError,
+        WaitingError,
+    )
     from audit.exit_codes import ExitCode
     from audit.records import Outcome
 
@@ -50,7 +58,15 @@ _HOMES = {
     "audit.api.research": ("attribution", "disparity", "patch_heads", "patch_parts", "shift_means", "sweep", "written"),
     "audit.api.results": ("Result", "diff", "open_run", "verify"),
     "audit.api.running": ("audit",),
-    "audit.errors": ("AuditError", "CardError", "DataError", "InputError", "ModelError", "UnfinishedError"),
+    "audit.errors": (
+        "AuditError",
+        "CardError",
+        "DataError",
+        "InputError",
+        "ModelError",
+        "UnfinishedError",
+        "WaitingError",
+    ),
     "audit.exit_codes": ("ExitCode",),
     "audit.records": ("Outcome",),
 }
@@ -74,6 +90,7 @@ __all__ = [
     "RepairResult",
     "Result",
     "UnfinishedError",
+    "WaitingError",
     "__version__",
     "adapt",
     "attribution",
