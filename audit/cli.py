@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -20,6 +20,9 @@ import vit_audit as va
 from audit.errors import DISK_FIXES, AuditError, InputError, is_exhausted
 from audit.exit_codes import ExitCode, as_text
 from audit.resources import DATA_VARIABLE
+
+if TYPE_CHECKING:
+    from audit.api.results import Result
 
 RUNS = Path("reports")
 EXHAUSTED = (
@@ -234,8 +237,12 @@ def _unshown(error: OSError) -> ExitCode:
     type=click.Path(path_type=Path),
     help="Keep decoded images, people's too, in this folder outside any run, for later runs; no result depends on it.",
 )
+@click.option("--shards", is_flag=True, help="Lay the run out for work and merge, or submit; do nothing else yet.")
+@click.option("--ray", metavar="ADDRESS", help="Have a Ray cluster do tasks; 'local' starts one here.")
 @reported
-def run(card: Path, data_root: Path | None, out: Path, *, report: bool, **options: Any) -> None:
+def run(
+    card: Path, data_root: Path | None, out: Path, *, report: bool, shards: bool, ray: str | None, **options: Any
+) -> None:
     """Run a whole audit of CARD: controls, models, patching, evidence, report.
 
     CARD is a YAML file or the name of a built-in card. Run the same command again to resume after an interruption.
@@ -246,8 +253,77 @@ def run(card: Path, data_root: Path | None, out: Path, *, report: bool, **option
     command += " --data FOLDER" if data_root is not None else ""  # where it lies here is nobody else's business
     with progress() as callback:
         plan = va.plan(card, data_root=data_root, runs=out, callback=callback, **options)
-        result = va.audit(plan, runs=out, report=report, command=command, callback=callback, **options)
+        result = va.audit(
+            plan, runs=out, report=report, command=command, callback=callback, shards=shards, ray=ray, **options
+        )
     click.echo(summary(result.record, result.folder, report=report))
+    sys.exit(result.exit_code)
+
+
+@main.command(epilog=as_text(), short_help="Do a share of a run's tasks.")
+@run_argument
+@click.option("--shard", metavar="I/N", required=True, help="Which share of the tasks: 2/8 is the second of eight.")
+@click.option("--wait", is_flag=True, help="Go on with later stages until the run is over.")
+@click.option("--device", type=Devices(DEVICES), default="cpu", show_default=True, help="What the tasks are done on.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, one thread each.")
+@reported
+def work(run_dir: Path, shard: str, **options: Any) -> None:
+    """Do a share of the tasks that are posted in RUN, which was laid out by run --shards."""
+    from audit.terminal import progress
+
+    with progress() as callback:
+        done = va.work(run_dir, shard, callback=callback, **options)
+    click.echo(f"{done} tasks done")
+
+
+@main.command(epilog=as_text(), short_help="Go on with a run that several machines work on.")
+@run_argument
+@click.option("--wait", is_flag=True, help="Wait for those who work, rather than end where tasks are to be done.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes for what is done here.")
+@reported
+def merge(run_dir: Path, **options: Any) -> None:
+    """Go on with RUN, which was laid out by run --shards: put together what is done, and post what comes next."""
+    from audit.terminal import progress
+
+    with progress() as callback:
+        result = va.merge(run_dir, callback=callback, **options)
+    _end_with(result)
+
+
+@main.command(epilog=as_text(), short_help="Have SLURM do a run.")
+@run_argument
+@click.option("--slurm", is_flag=True, required=True, help="The scheduler; there is no other yet.")
+@click.option("--account", help="As sbatch takes it.")
+@click.option("--partition", help="As sbatch takes it.")
+@click.option("--time", help="As sbatch takes it, of each job.")
+@click.option("--gpus", type=click.IntRange(min=0), default=0, show_default=True, help="Of each job.")
+@click.option("--cpus", type=click.IntRange(min=1), default=1, show_default=True, help="Of each job.")
+@click.option("--jobs", type=click.IntRange(min=1), default=16, show_default=True, help="Of an array, at most.")
+@click.option("--sbatch", multiple=True, help="A further option of sbatch; may be given several times.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes for what the job that goes on does by itself.")
+@click.option("--here", is_flag=True, help="Go on in this process, as the jobs do.")
+@reported
+def submit(run_dir: Path, *, slurm: bool, **options: Any) -> None:
+    """Have SLURM do RUN, which was laid out by run --shards: an array for each list of tasks, and a job that goes on.
+
+    The jobs run a copy of the source that is made now.
+    """
+    del slurm
+    from audit.terminal import progress
+
+    with progress() as callback:
+        done = va.submit(run_dir, callback=callback, **options)
+    if isinstance(done, str):
+        click.echo(f"submitted job {done}; squeue shows it, and {run_dir}/work/slurm what it says")
+    else:
+        _end_with(done)
+
+
+def _end_with(result: Result) -> None:
+    """Show what came of a run, and end with its code."""
+    from audit.terminal import summary
+
+    click.echo(summary(result.record, result.folder, report=(result.folder / "report.html").is_file()))
     sys.exit(result.exit_code)
 
 

@@ -7,6 +7,7 @@ AuditError
 │   │   └── ImageError  ... one image (audit/data/decode.py)
 │   └── ModelError      ... the architecture or the weights
 │       └── NotSummedError  ... log-odds that are no sum (audit/patching/contributions.py)
+├── WaitingError        exit 9: tasks lie ready for other machines
 └── UnfinishedError     exit 5: the input may be right, but the run could not finish
     ├── MemoryExhaustedError  ... for want of memory
     ├── NotWrittenError       ... for want of a disk
@@ -145,6 +146,19 @@ class UnfinishedError(AuditError):
     """
 
     may_pass = True
+
+
+class WaitingError(AuditError):
+    """Tasks lie ready for other machines, and nobody waits here.
+
+    Examples
+    --------
+    >>> import vit_audit as va
+    >>> va.WaitingError("runs/smiles", "12 tasks are to be done").exit_code
+    <ExitCode.WAITING: 9>
+    """
+
+    exit_code = ExitCode.WAITING
 
 
 class MemoryExhaustedError(UnfinishedError):

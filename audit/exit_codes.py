@@ -24,6 +24,7 @@ class ExitCode(IntEnum):
     NOT_VERIFIED = 6
     REPAIR_FAILED = 7
     WORSE_THAN_BASELINE = 8
+    WAITING = 9
 
     @property
     def meaning(self) -> str:
@@ -42,6 +43,7 @@ _MEANINGS = {
     ExitCode.NOT_VERIFIED: "a record that does not verify or reproduce",
     ExitCode.REPAIR_FAILED: "a repair that failed its certificate",
     ExitCode.WORSE_THAN_BASELINE: "worse than the baseline (gate)",
+    ExitCode.WAITING: "tasks lie ready for other machines: work and merge (run --shards, merge, submit)",
 }
 
 

@@ -17,6 +17,9 @@ EXTRAS = {
     "openpyxl": "excel",
     "onnxruntime": "onnx",
     "concept_erasure": "repair",
+    "ray": "ray",
+    "s3fs": "s3",
+    "gcsfs": "gs",
 }
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from typing import IO
 import pandas as pd
 
 from audit.errors import DISK_FIXES, InputError, NotWrittenError, UnfinishedError
+from audit.remote import is_address
 
 CACHE_VARIABLE = "VIT_AUDIT_CACHE"
 SAMPLES = "effects/samples.parquet"  # of a run: what statistics need to know of every image
@@ -32,6 +34,7 @@ TRIES = 3  # of a file that cannot be written
 PAUSE = 0.2  # seconds before the second; what is in the way may pass
 DAY = 86_400.0  # seconds; no file takes as long to write
 _locks: list[IO[str]] = []  # held by this process
+_holders: dict[Path, str] = {}  # what this process wrote into the locks that it holds, by folder
 
 
 def cache_folder() -> Path:
@@ -93,6 +96,9 @@ def check_writable(folder: Path, holds: str = "runs", option: str = "--out") -> 
     UnfinishedError
         If the disk is full or may not be written to.
     """
+    if is_address(str(folder)):
+        what = f"is an address, and {holds} lie on a disk: files are locked and renamed, which no object store does"
+        raise InputError(str(folder), what, f"name a folder with {option}; copy it to the store when all is done")
     nearest = _nearest(folder)
     if nearest.is_file():
         raise InputError(str(nearest), f"is a file, and {holds} go to a folder", f"name a folder with {option}")
@@ -148,6 +154,8 @@ def run_folder(out: Path, name: str, key: str) -> Path:
 def locked(run: Path) -> Iterator[None]:
     """Hold the run directory; a second run in it is refused. The folder goes again if nothing was written.
 
+    Who holds it is written into the lock: where a disk gives one lock twice, ``check_lock`` tells the first of it.
+
     Raises
     ------
     UnfinishedError
@@ -155,7 +163,7 @@ def locked(run: Path) -> Iterator[None]:
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
-        handle = (run / LOCK).open("w")
+        handle = (run / LOCK).open("a+")  # what its holder wrote stays
     except OSError as error:
         raise UnfinishedError(str(run), f"cannot be written ({error.strerror})", "choose another --out") from error
     with handle:
@@ -165,11 +173,18 @@ def locked(run: Path) -> Iterator[None]:
         if not held:
             raise UnfinishedError(str(run), "another run is at work in this folder", "wait for it to end")
         _locks.append(handle)
+        holder = _holders[run.absolute()] = uuid.uuid4().hex
+        handle.truncate(0)
+        handle.write(holder)
+        handle.flush()
+        os.fsync(handle.fileno())
         try:
             yield
         finally:
             _locks.remove(handle)
-            (run / LOCK).unlink(missing_ok=True)  # by its holder alone, while it is held
+            if not _is_taken(run):
+                (run / LOCK).unlink(missing_ok=True)  # by its holder alone, while it is held
+            _holders.pop(run.absolute(), None)
             if not any(run.iterdir()):
                 run.rmdir()
 
@@ -181,6 +196,30 @@ def _is_ours(handle: IO[str], path: Path) -> bool:
         return os.path.samestat(os.fstat(handle.fileno()), path.stat())
     except (BlockingIOError, FileNotFoundError):
         return False  # or its holder has let go since it was opened, and removed it
+    except OSError as error:
+        what = f"its disk keeps no locks ({error.strerror})"
+        raise UnfinishedError(str(path.parent), what, "mount it with locks, or choose another --out") from error
+
+
+def check_lock(run: Path) -> None:
+    """Raise where another process has taken the lock that this one holds: the disk gave it twice.
+
+    Raises
+    ------
+    UnfinishedError
+        If so; what that one does is left alone.
+    """
+    if run.absolute() in _holders and _is_taken(run):
+        what = "another run took this folder, though its disk had given this one the lock"
+        raise UnfinishedError(str(run), what, "let that one end, and mount the disk with locks")
+
+
+def _is_taken(run: Path) -> bool:
+    """Tell whether the lock that this process holds names another."""
+    try:
+        return (run / LOCK).read_text(encoding="utf-8") not in ("", _holders.get(run.absolute(), ""))
+    except OSError:
+        return False
 
 
 def let_go_of_locks() -> None:
@@ -197,10 +236,11 @@ def now() -> datetime:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """Yield a name to write to; what was written there is at ``path`` afterwards, whole, or nothing is.
 
-    The content is on the disk before the name is, so that not even a power failure leaves half a file.
+    The content is on the disk before the name is, so that not even a power failure leaves half a file. ``mode`` says
+    who may read it.
 
     Raises
     ------
@@ -214,7 +254,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        temporary.chmod(0o644)
+        temporary.chmod(mode)
         _to_disk(temporary)
         temporary.replace(path)
         _to_disk(path.parent)
@@ -251,9 +291,14 @@ def _to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def clear_unfinished(folder: Path, *, older_than: float = 0.0) -> None:
-    """Remove what processes that were killed have left half-written; ``older_than`` in seconds spares those at work."""
+def clear_unfinished(folder: Path, *, older_than: float = 0.0, spared: str = "") -> None:
+    """Remove what processes that were killed have left half-written.
+
+    Those at work are spared by ``older_than`` in seconds, or by ``spared``, the folder that they write to.
+    """
     for left in folder.rglob(f".*{UNFINISHED}"):
+        if spared and folder / spared in left.parents:
+            continue
         with suppress(OSError):  # another process may have finished it
             if left.stat().st_mtime <= time.time() - older_than:
                 left.unlink()
@@ -264,9 +309,9 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write a file, whole or not at all."""
-    with atomic_write(path) as temporary:
+    with atomic_write(path, mode) as temporary:
         temporary.write_bytes(content)
 
 

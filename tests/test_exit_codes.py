@@ -27,7 +27,7 @@ pytestmark = pytest.mark.unit
 
 
 def test_codes_are_these() -> None:
-    assert [code.value for code in ExitCode] == list(range(9))
+    assert [code.value for code in ExitCode] == list(range(10))
     assert len({code.meaning for code in ExitCode}) == len(ExitCode)
 
 

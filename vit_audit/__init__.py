@@ -18,6 +18,7 @@ from audit import __version__
 if TYPE_CHECKING:
     from audit.api.cards import Card, built_in_cards, first_card, load_card
     from audit.api.checkpoints import Inspection, inspect_checkpoint
+    from audit.api.cluster import merge, submit, work
     from audit.api.data import Data, fetch, rendered_faces
     from audit.api.models import Net, Predictions, Preprocess, adapt, load_model, predictions, supported_models, wrap
     from audit.api.plans import Plan, plan
@@ -25,13 +26,22 @@ if TYPE_CHECKING:
     from audit.api.research import attribution, disparity, patch_heads, patch_parts, shift_means, sweep, written
     from audit.api.results import Result, diff, open_run, verify
     from audit.api.running import audit
-    from audit.errors import AuditError, CardError, DataError, InputError, ModelError, UnfinishedError
+    from audit.errors import (
+        AuditError,
+        CardError,
+        DataError,
+        InputError,
+        ModelError,
+        UnfinishedError,
+        WaitingError,
+    )
     from audit.exit_codes import ExitCode
     from audit.records import Outcome
 
 _HOMES = {
     "audit.api.cards": ("Card", "built_in_cards", "first_card", "load_card"),
     "audit.api.checkpoints": ("Inspection", "inspect_checkpoint"),
+    "audit.api.cluster": ("merge", "submit", "work"),
     "audit.api.data": ("Data", "fetch", "rendered_faces"),
     "audit.api.models": (
         "Net",
@@ -48,7 +58,15 @@ _HOMES = {
     "audit.api.research": ("attribution", "disparity", "patch_heads", "patch_parts", "shift_means", "sweep", "written"),
     "audit.api.results": ("Result", "diff", "open_run", "verify"),
     "audit.api.running": ("audit",),
-    "audit.errors": ("AuditError", "CardError", "DataError", "InputError", "ModelError", "UnfinishedError"),
+    "audit.errors": (
+        "AuditError",
+        "CardError",
+        "DataError",
+        "InputError",
+        "ModelError",
+        "UnfinishedError",
+        "WaitingError",
+    ),
     "audit.exit_codes": ("ExitCode",),
     "audit.records": ("Outcome",),
 }
@@ -72,6 +90,7 @@ __all__ = [
     "RepairResult",
     "Result",
     "UnfinishedError",
+    "WaitingError",
     "__version__",
     "adapt",
     "attribution",
@@ -84,6 +103,7 @@ __all__ = [
     "inspect_checkpoint",
     "load_card",
     "load_model",
+    "merge",
     "open_repair",
     "open_run",
     "patch_heads",
@@ -93,9 +113,11 @@ __all__ = [
     "rendered_faces",
     "repair",
     "shift_means",
+    "submit",
     "supported_models",
     "sweep",
     "verify",
+    "work",
     "wrap",
     "written",
 ]

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from audit.batching import parse_size
-from audit.card.load import resolve
+from audit.card.load import locate
 from audit.card.schema import Card
 from audit.data.samples import ImageSource
 from audit.data.sources import FileSource
@@ -67,8 +67,10 @@ def check_cache_dir(
     roots = [data_root] if data_root is not None else []
     roots += [source.root] if isinstance(source, FileSource) else []
     within = False
+    data = None
     if card.data.path is not None:
-        data = resolve(card.data.path, card_path=card_path, data_root=data_root, missing_ok=True)
+        data = locate(card.data.path, card_path=card_path, data_root=data_root, missing_ok=True)
+    if isinstance(data, Path):
         roots += [data.parent] if data.is_file() else []
         within = where.is_relative_to(data.resolve())
     if within or where in [root.resolve() for root in roots]:

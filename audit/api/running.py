@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from audit.api.options import check_cache_dir, check_options
 from audit.api.plans import Plan
 from audit.api.progress import Callback, as_step
 from audit.api.results import RUNS, Result, open_run
+from audit.errors import InputError
 from audit.given import as_path, check_kind
 from audit.models.device import CPU, first_of, numbered_devices
 from audit.pipeline.prepare import Options
 from audit.pipeline.run_audit import run_audit
 from audit.process_state import run_state
+from audit.work.executors import Executor
+from audit.work.on_ray import on_ray
 
 __all__ = ["audit"]
 
@@ -27,6 +36,8 @@ def audit(
     memory: str | None = None,
     workers: int | None = None,
     cache_dir: str | Path | None = None,
+    shards: bool = False,
+    ray: str | None = None,
     report: bool = True,
     command: str = "vit_audit.audit(plan)",
     callback: Callback | None = None,
@@ -53,6 +64,11 @@ def audit(
     cache_dir : str or pathlib.Path, optional
         Keep decoded images, people's too, in this folder outside any run, for this run and for later ones that see
         images in the same way; no result depends on it. Nothing else reads it, and nothing removes it.
+    shards : bool
+        Lay the run out for several machines only: :func:`vit_audit.merge` and :func:`vit_audit.work`, or
+        :func:`vit_audit.submit`, go on. Card, model and data must be files.
+    ray : str, optional
+        Have a Ray cluster do tasks: its address, or "local" for one that is started here. Needs ``vit-audit[ray]``.
     report : bool
         Whether HTML, PDF and tables are made.
     command : str
@@ -72,6 +88,8 @@ def audit(
         If the folder holds an audit of another question.
     UnfinishedError
         If the run cannot finish; finished stages are kept.
+    WaitingError
+        With ``shards``, once it is laid out.
 
     Examples
     --------
@@ -95,6 +113,9 @@ def audit(
         data_root=inputs.data_root,
         source=inputs.samples.source,
     )
+    again = None
+    if shards:
+        again = _how_to_go_on(plan, device, precision, memory, report=report, command=command)
     options = Options(
         command,
         as_path("runs", runs),
@@ -105,7 +126,87 @@ def audit(
         workers=workers,
         devices=numbers,
         cache_dir=kept,
+        again=again,
     )
-    with run_state(memory=limit, fail_in_time=options.device == CPU), first_of(numbers):
+    with ExitStack() as stack:
+        if ray is not None:
+            options = replace(options, executor=stack.enter_context(on_ray(ray, chosen)))
+        stack.enter_context(run_state(memory=limit, fail_in_time=options.device == CPU and ray is None))
+        stack.enter_context(first_of(numbers))
         folder = run_audit(plan.inputs, options, as_step(callback))
     return open_run(folder)
+
+
+def _how_to_go_on(
+    plan: Plan, device: str, precision: str, memory: str | None, *, report: bool, command: str
+) -> dict[str, object]:
+    """Return what another process needs to know to go on with a run.
+
+    Raises
+    ------
+    InputError
+        If card or model were given in Python.
+    """
+    inputs = plan.inputs
+    given = [
+        ("card", not inputs.card_path.is_file()),
+        ("model", inputs.backbone is not None),
+        ("data", inputs.card.data.reader == "frame"),
+    ]
+    for name, in_python in given:
+        if in_python:
+            raise InputError("--shards", f"the {name} was given in Python", "give files, which other machines can open")
+    return {
+        "card": str(inputs.card_path.absolute()),
+        "data_root": None if inputs.data_root is None else str(inputs.data_root.absolute()),
+        "device": device,
+        "precision": precision,
+        "memory": memory,
+        "threads": torch.get_num_threads(),
+        "report": report,
+        "command": command,
+    }
+
+
+def audit_on(
+    plan: Plan,
+    run: Path,
+    executor: Executor,
+    asked: Mapping[str, Any],
+    *,
+    workers: int | None,
+    callback: Callback | None,
+) -> Result:
+    """Go on with a run that was laid out, as it was asked for then.
+
+    Parameters
+    ----------
+    plan : Plan
+    run : pathlib.Path
+    executor : Executor
+    asked : mapping
+        What was kept of it.
+    workers : int, optional
+    callback : callable, optional
+
+    Returns
+    -------
+    Result
+    """
+    device, precision = asked["device"], asked["precision"]
+    chosen, limit = check_options(device, precision, asked["memory"], workers)
+    numbers = numbered_devices(device)
+    options = Options(
+        asked["command"],
+        run.parent,
+        run=run,
+        report=asked["report"],
+        device=chosen,
+        precision=precision,
+        workers=workers,
+        devices=numbers,
+        executor=executor,
+    )
+    lasting = run_state(memory=limit, threads=asked["threads"], fail_in_time=chosen == CPU)
+    with lasting, first_of(numbers):
+        return open_run(run_audit(plan.inputs, options, as_step(callback)))

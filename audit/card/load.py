@@ -14,10 +14,11 @@ from pydantic import ValidationError
 
 from audit.card.faults import Lines, PathParts, closest, did_you_mean, faults_of, spell
 from audit.card.repair_spec import NEED_GROUP
-from audit.card.schema import ONNX, PREDICTIONS, Card, Shares
+from audit.card.schema import AT_ADDRESSES, ONNX, PREDICTIONS, Card, Shares
 from audit.card.text_values import keep_text
 from audit.errors import CardError, DataError, InputError
 from audit.filenames import name_on_disk, printable
+from audit.remote import Place, RemotePath, is_address
 from audit.resources import DATA_VARIABLE, resource_dir
 
 AnyCard = TypeVar("AnyCard", bound=Card)
@@ -211,13 +212,26 @@ def resolve(
     )
 
 
+def locate(path: str, *, card_path: Path, data_root: Path | None, missing_ok: bool = False) -> Place:
+    """Return what ``data.path`` means: the address of a store as it is, else as ``resolve`` does.
+
+    Raises
+    ------
+    DataError
+        As ``resolve`` does.
+    """
+    if is_address(path):
+        return RemotePath(path)
+    return resolve(path, card_path=card_path, data_root=data_root, missing_ok=missing_ok)
+
+
 def _is_below(path: Path, root: Path) -> bool:
     return Path(os.path.normpath(path.absolute())).is_relative_to(os.path.normpath(root.absolute()))
 
 
 def shown_path(path: str) -> str:
     """Return a path of a card as a report may show it: where it is absolute, the folders are nobody else's business."""
-    return Path(path).name if Path(path).expanduser().is_absolute() else path
+    return Path(path).name if is_address(path) or Path(path).expanduser().is_absolute() else path
 
 
 def _is_card_name(path: Path) -> bool:
@@ -433,6 +447,9 @@ def _bad_data(card: Card) -> Iterator[tuple[PathParts, str]]:
     data = card.data
     if data.reader not in ("synthetic", "frame") and data.path is None:
         yield ("data",), f"reader '{data.reader}' needs 'path'; name the file or folder"
+    if data.path is not None and is_address(data.path) and data.reader not in AT_ADDRESSES:
+        fix = f"copy it to a disk, or use {', '.join(AT_ADDRESSES[:-1])} or {AT_ADDRESSES[-1]}"
+        yield ("data", "path"), f"is the address of a store, which reader '{data.reader}' does not open; {fix}"
     if data.labels is not None and len(data.labels) < 2:
         yield ("data", "labels"), "fewer than two labels; a classifier needs two"
     if data.not_detected is not None and data.not_detected_list is not None:

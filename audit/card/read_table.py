@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from audit.errors import DataError
 from audit.extras import needs
 from audit.filenames import name_in_text, printable, whole_characters
 from audit.records import Separator, TableForm, TableKind
+from audit.remote import Place
 
 JSON_SUFFIXES = (".jsonl", ".ndjson")
 TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx", ".parquet", *JSON_SUFFIXES)
@@ -38,12 +38,12 @@ class ReadTable:
     form: TableForm
 
 
-def read_table(path: Path) -> ReadTable:
+def read_table(path: Place) -> ReadTable:
     """Read a table without guessing types.
 
     Parameters
     ----------
-    path : pathlib.Path
+    path : pathlib.Path or RemotePath
         ``.csv`` or ``.tsv`` (their separator and encoding are found out), ``.xlsx`` (the first sheet), ``.parquet``,
         or JSON lines, ``.jsonl`` or ``.ndjson``.
 
@@ -121,7 +121,7 @@ class _Repeated:
         return self._known.setdefault(value, value) if len(self._known) < REPEATED else self._known.get(value, value)
 
 
-def _shown_name(path: Path) -> str:
+def _shown_name(path: Place) -> str:
     return name_in_text(path.name) or printable(path.name)
 
 
@@ -133,7 +133,7 @@ def _without_outer_blanks(values: Iterable[str | None]) -> Cells:
     return found if changed and len(set(bare)) < len(set(found)) else bare
 
 
-def _read_text(path: Path) -> ReadTable:
+def _read_text(path: Place) -> ReadTable:
     usual = Separator.TAB if path.suffix.lower() == ".tsv" else Separator.COMMA
     lines = open_text(path)
     stated = next(iter(lines), "").strip().strip('"')
@@ -174,7 +174,7 @@ def _fitted(row: Sequence[str | None], header: Sequence[str], where: str) -> Cel
     return ([*row] + [None] * len(header))[: len(header)]
 
 
-def _read_json_lines(path: Path) -> ReadTable:
+def _read_json_lines(path: Place) -> ReadTable:
     lines = open_text(path, newline="\n")
     form = TableForm(file=_shown_name(path), kind=TableKind.JSON_LINES, encoding=lines.encoding)
     return ReadTable(pd.DataFrame(_json_columns(lines), dtype=object), form)
@@ -202,7 +202,7 @@ def _json_columns(lines: TextFile) -> dict[str, Cells]:
     return columns
 
 
-def _read_excel(path: Path) -> ReadTable:
+def _read_excel(path: Place) -> ReadTable:
     load_workbook = needs("openpyxl", str(path), error=DataError, otherwise="save it as CSV").load_workbook
     try:
         with warnings.catch_warnings(), path.open("rb") as file:
@@ -220,7 +220,7 @@ def _read_excel(path: Path) -> ReadTable:
     return ReadTable(_with_header(rows, path), form)
 
 
-def _with_header(rows: Sequence[Cells], path: Path) -> pd.DataFrame:
+def _with_header(rows: Sequence[Cells], path: Place) -> pd.DataFrame:
     header = [(name or "").strip() for name in rows[0]] if rows else []
     if not any(header):
         raise DataError(str(path), "the first row of the first sheet is empty", "give a header and one row per image")
@@ -233,7 +233,7 @@ def _with_header(rows: Sequence[Cells], path: Path) -> pd.DataFrame:
     return pd.DataFrame(below, columns=header, dtype=object)
 
 
-def _read_parquet(path: Path) -> ReadTable:
+def _read_parquet(path: Place) -> ReadTable:
     try:
         with path.open("rb") as file:  # pyarrow cannot open each name in each locale
             frame = pd.read_parquet(file, dtype_backend="numpy_nullable")  # whole numbers stay whole beside gaps

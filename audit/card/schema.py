@@ -145,6 +145,7 @@ Reader = Literal[
     "table",
     "folder",
     "huggingface",
+    "webdataset",  # tar files, local or of a store
     "cifar100",
     "croissant",
     "frame",  # given in Python
@@ -165,12 +166,15 @@ Reader = Literal[
     "flickr8k",
 ]
 
+AT_ADDRESSES = ("table", "huggingface", "webdataset")  # readers of what lies in object stores, too
+
 
 class DataSpec(CardPart):
     """Where the images lie and which columns say what."""
 
     reader: Reader = "table"
-    path: str | None = None  # relative to --data / VIT_AUDIT_DATA where given, else to the card
+    # relative to --data / VIT_AUDIT_DATA where given, else to the card; or an address, as s3://bucket/faces.csv
+    path: str | None = None
     image: str = "image"  # column names of a table
     label: str = "label"
     subject: str | list[str] | None = None  # unit of splitting and inference; the image where absent

@@ -7,10 +7,10 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 from audit.errors import DataError
 from audit.records import Separator, TextEncoding
+from audit.remote import Place
 
 LOOKED_AT = 100  # rows that every sign splits, to see which one fits
 SNIFFED_BYTES = 1000
@@ -29,7 +29,7 @@ _NO_TEXT = "\0\1\2\3\4\5\6\7\x08"
 class TextFile:
     """A file of text that is read line by line, so that no more than a line of it is held."""
 
-    path: Path
+    path: Place
     encoding: TextEncoding
     newline: str = ""  # what ends a line, as ``open`` takes it
     skipped: int = 0  # lines at the beginning that are passed over
@@ -40,7 +40,7 @@ class TextFile:
             yield from islice(file, self.skipped, None)
 
 
-def open_text(path: Path, *, newline: str = "") -> TextFile:
+def open_text(path: Place, *, newline: str = "") -> TextFile:
     """Find out how a file of text is written.
 
     Its encoding is that of its mark; else UTF-16 where every other byte is zero, UTF-8 where it is that, windows-1252
@@ -66,7 +66,7 @@ def open_text(path: Path, *, newline: str = "") -> TextFile:
     return TextFile(path, possible[-1], newline)
 
 
-def _check_text(path: Path, encoding: TextEncoding) -> None:
+def _check_text(path: Place, encoding: TextEncoding) -> None:
     """Decode a file piece by piece; raise ``DataError`` where it holds signs that no text does."""
     decoder = codecs.getincrementaldecoder(encoding)()
     with path.open("rb") as file:
@@ -78,7 +78,7 @@ def _check_text(path: Path, encoding: TextEncoding) -> None:
         decoder.decode(b"", final=True)
 
 
-def _encodings_of(path: Path) -> Sequence[TextEncoding]:
+def _encodings_of(path: Place) -> Sequence[TextEncoding]:
     """Return the encodings that a file may have, the likeliest first."""
     with path.open("rb") as file:
         begun = file.read(SNIFFED_BYTES)

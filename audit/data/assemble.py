@@ -12,7 +12,7 @@ import pandas as pd
 
 from audit.batching import freed_memory_returned
 from audit.card.faults import did_you_mean
-from audit.card.load import resolve, shown_path
+from audit.card.load import locate, resolve, shown_path
 from audit.card.read_table import plain_text, stripped
 from audit.card.schema import Card
 from audit.data.covariates import covariate_column, missing_warnings
@@ -85,7 +85,7 @@ def read_samples(
 def _read_rows(card: Card, card_path: Path, data_root: Path | None) -> Rows:
     """Read what the card names, and choose its columns."""
     if card.data.reader == "table" and card.data.path is not None and not card.model.sees_images:
-        raw = read_keys(card.data, resolve(card.data.path, card_path=card_path, data_root=data_root))
+        raw = read_keys(card.data, locate(card.data.path, card_path=card_path, data_root=data_root))
     else:
         raw = read_raw(card.data, card_path, data_root)
     if card.data.not_detected_list is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -34,6 +34,7 @@ class MapDataset(Protocol):
 class DatasetSource(ByteSource):
     """An image source over a map-style dataset."""
 
+    held: ClassVar[bool] = True
     dataset: MapDataset  # items are images, tuples that begin with one, or mappings that hold one under ``image``
     places: Mapping[str, int]  # index of each key
     # fields of an item that is a mapping

@@ -14,7 +14,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -225,6 +225,86 @@ class ImagesOnDemand:
         some = np.arange(len(self))[rows]
         return load_pixels(self.source, [self.keys[row] for row in some], self.geometry)
 
+    def reduce_elsewhere(self) -> tuple[Any, ...]:
+        """Return how another machine has these images: it keeps none on a disk, and its tasks are its processes."""
+        return ImagesOnDemand, (self.source, self.keys, replace(self.geometry, cache=None))
+
+
+@dataclass(frozen=True)
+class ImagesHeld:
+    """Images that are decoded and held in memory; another machine opens them for itself.
+
+    Parameters
+    ----------
+    images : ImagesOnDemand
+        What decoded them.
+    pixels : numpy.ndarray
+        Of all rows.
+    """
+
+    images: ImagesOnDemand
+    pixels: Pixels
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Images, height, width, channels."""
+        return self.pixels.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the pixels."""
+        return self.pixels.dtype
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, rows: slice | Rows) -> Pixels:
+        """Return some of the images."""
+        found: Pixels = self.pixels[rows]
+        return found
+
+    def reduce_elsewhere(self) -> tuple[Any, ...]:
+        """Return how another machine has these images: it decodes those that it needs, and holds them."""
+        return ImagesOnce, (self.images,)
+
+
+@dataclass(frozen=True)
+class ImagesOnce:
+    """Images that are decoded when they are first asked for, and held from then on while memory has room for them.
+
+    Parameters
+    ----------
+    images : ImagesOnDemand
+    """
+
+    images: ImagesOnDemand
+    held: dict[int, Pixels] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Images, height, width, channels."""
+        return self.images.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the pixels."""
+        return self.images.dtype
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: slice | Rows) -> Pixels:
+        """Return some of the images."""
+        some = np.arange(len(self))[rows].tolist()
+        absent = sorted({row for row in some if row not in self.held})
+        fresh = dict(zip(absent, self.images[np.array(absent, dtype=np.int64)], strict=True))
+        if size_of(self.images) // max(1, len(self)) * (len(self.held) + len(fresh)) <= HELD_SHARE * room():
+            self.held.update(fresh)
+        out: Pixels = np.empty((len(some), *self.shape[1:]), dtype=self.dtype)
+        for place, row in enumerate(some):
+            out[place] = fresh[row] if row in fresh else self.held[row]
+        return out
+
 
 @dataclass(frozen=True)
 class View:
@@ -259,6 +339,13 @@ class View:
         """Return some of them as an array."""
         pixels = self.images[self.rows[rows]]
         return np.ascontiguousarray(pixels[:, :, ::-1]) if self.flipped else pixels
+
+
+def can_be_sent(images: Images | object) -> bool:
+    """Tell whether another machine is sent how images are opened, in place of the images."""
+    while isinstance(images, View):
+        images = images.images
+    return isinstance(images, ImagesHeld | ImagesOnDemand | ImagesOnce)
 
 
 def fits(images: Images, cache: Cache) -> bool:

@@ -36,6 +36,7 @@ from audit.records import DataWarning, DataWarningCode, LeftOut
 
 MAX_QUARANTINED_SHARE = 0.05
 AT_ONCE = 1024  # images that are waited for
+AT_LEAST = 2  # images that are opened side by side
 ROWS_AT_ONCE = 1 << 13  # of a table that is hashed
 DIGEST_BYTES = 32
 REASONS = 5  # named in an error, the commonest first
@@ -81,7 +82,7 @@ def inspect_images(
     *,
     opening: Opening = Opening.CAREFUL,
     progress: Callable[[int], None] | None = None,
-    workers: int = 2,
+    workers: int | None = None,
     unread_before: frozenset[str] | None = None,
 ) -> Inspection:
     """Open every image once: decode it, hash it, and set aside what cannot be read.
@@ -98,8 +99,8 @@ def inspect_images(
         How files become RGB.
     progress : callable, optional
         Called with the number of images done.
-    workers : int
-        Threads; Pillow decodes outside Python's lock.
+    workers : int, optional
+        Threads; Pillow decodes outside Python's lock. By default as many as suit the source.
     unread_before : frozenset of str, optional
         Printable names of the images that a finished run could not read. Of all others, which it has looked at, the
         bytes are hashed and nothing is decoded.
@@ -113,8 +114,8 @@ def inspect_images(
     DataError
         If more than 5% cannot be read, or none is left.
     """
-    found = _Found.of(len(keys))
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+    found, side_by_side = _Found.of(len(keys)), source.at_once if isinstance(source, ByteSource) else AT_LEAST
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers or side_by_side) as pool:
         warnings.simplefilter("ignore")  # remarks on metadata; bombs are refused by size
         for part in batches(len(keys), AT_ONCE):
             answers = pool.map(lambda key: _seen(source, key, opening, unread_before), keys[part])

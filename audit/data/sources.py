@@ -5,21 +5,33 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, ClassVar
 
 from PIL import Image
 
 from audit.card.schema import Card
 from audit.data.decode import REPAIR, ImageError, Opening, decode_image
 from audit.data.samples import ImageSource
-from audit.errors import DataError
+from audit.errors import DataError, InputError
 from audit.filenames import name_on_disk, printable
 from audit.records import LeftOut
+from audit.remote import RemotePath
 
 _ODD, _STEPS = frozenset("\\:\0"), frozenset(("", ".", ".."))  # signs and parts without which a path is as it should be
 
 
 class ByteSource(ABC):
     """An image source that can also say which bytes are behind a key."""
+
+    held: ClassVar[bool] = False  # whether the images' bytes are held in memory, and in no file that could be opened
+    at_once: ClassVar[int] = 2  # images that are read side by side when each is opened once
+
+    def reduce_elsewhere(self) -> Any:
+        """Return how another machine has this source; one that holds images is sent to none."""
+        if self.held:
+            fix = "save its images as files with a table, or leave --shards or --ray out"
+            raise InputError("data", "images that are held in memory are sent to no other machine", fix)
+        return NotImplemented
 
     @abstractmethod
     def read(self, key: str) -> bytes:
@@ -77,6 +89,28 @@ class FileSource(ByteSource):
         except (OSError, RuntimeError) as error:  # the latter of links that lead in a circle
             detail = getattr(error, "strerror", None) or LeftOut.LINK_IN_CIRCLE
             raise ImageError(key, LeftOut.NOT_OPENED, REPAIR, detail) from None
+
+
+@dataclass(frozen=True)
+class RemoteSource(ByteSource):
+    """Images that lie as files in one folder of a store; each is read when it is asked for, and kept nowhere.
+
+    Parameters
+    ----------
+    root : RemotePath
+        Keys are relative to it, with forward slashes.
+    """
+
+    at_once: ClassVar[int] = 16
+
+    root: RemotePath
+
+    def read(self, key: str) -> bytes:
+        """Return the bytes of the file; raise ``DataError`` where it is missing or the store refuses."""
+        try:
+            return (self.root / safe_key(key, str(self.root))).read_bytes()
+        except FileNotFoundError:
+            raise ImageError(key, LeftOut.MISSING, "check the path, relative to the table") from None
 
 
 def safe_key(value: str, where: str) -> str:

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 
+from audit.data.pixels import can_be_sent
 from audit.models.adapters.registry import Model
 from audit.models.checkpoint import hash_state, save_weights
 from audit.models.device import ON_CPU, Compute, held_on
@@ -99,7 +100,10 @@ def train_side_by_side(
         perform = partial(_train, training, compute)
         name = f"training of {training.name}"
         rows = training.recipe.epochs
-        tasks.append(Task(name, about, training.steps, rows, perform, smaller=smaller, leaves=training.path))
+        opens = training.views is not None and all(can_be_sent(images) for images in training.views.data)
+        opens = opens and threads == THREADS  # as many as this machine has are no other's
+        task = Task(name, about, training.steps, rows, perform, smaller=smaller, leaves=training.path, portable=opens)
+        tasks.append(task)
     some = workers or Workers()
     run_tasks(tasks, folder, replace(some, number=min(some.number, AT_ONCE)), progress, threads=threads)
     for training in trainings:

@@ -23,6 +23,7 @@ from audit.models.preprocessing import Preprocessing
 from audit.models.readout import SOFTMAX, Readout
 from audit.progress import Step
 from audit.records import Contrast
+from audit.store import check_lock
 from audit.units import Unit
 from audit.work.pool import Workers
 
@@ -83,7 +84,9 @@ class Run(Scope):
     def stage(self, name: str) -> Iterator[None]:
         """Time a stage."""
         begun = time.monotonic()
+        check_lock(self.run)
         yield
+        check_lock(self.run)
         self.stages.append((name, round(time.monotonic() - begun, 1)))
 
 

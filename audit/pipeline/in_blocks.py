@@ -77,7 +77,8 @@ def plan_sweep(
         patches = int(asked[positions].sum()) * len(donors)
         own = {"block": _hash(np.packbits(asked[positions]), *_images(recipients, donors, positions))}
         name = f"{stage}, block {number + 1} of {len(blocks)}"
-        tasks.append(Task(name, what | own, patches, patches, partial(every.block, positions), memory, smaller))
+        perform = partial(every.block, positions)
+        tasks.append(Task(name, what | own, patches, patches, perform, memory, smaller, portable=True))
     return tasks
 
 
@@ -225,7 +226,8 @@ def _plan_jointly(
         patches = len(positions) * len(every.donors) * answers
         own = {"block": _hash(*_images(every.recipients, every.donors, positions))}
         name = f"{stage}, block {number + 1} of {len(blocks)}"
-        tasks.append(Task(name, about | own, patches, patches, partial(every.block, positions), memory, smaller))
+        perform = partial(every.block, positions)
+        tasks.append(Task(name, about | own, patches, patches, perform, memory, smaller, portable=True))
     return tasks
 
 
@@ -257,7 +259,8 @@ def estimate_in_blocks(
         rows = len(positions) * len(kinds) * heads
         own = {"block": _hash(*_images(recipients, donors, positions))}
         name = f"{stage}, block {number + 1} of {len(blocks)}"
-        tasks.append(Task(name, what | own, len(positions), rows, partial(every.block, positions), memory, smaller))
+        perform = partial(every.block, positions)
+        tasks.append(Task(name, what | own, len(positions), rows, perform, memory, smaller, portable=True))
     yield from do_blocks(context, stage, tasks, progress)
 
 
@@ -282,6 +285,7 @@ def plan_measurement(context: RunContext, measurement: Measurement, made_of: Map
     images, at_once = measurement.images, min(block_size(context), BATCH)
     parts = [images[part] for part in batches(len(images), len(images) if measurement.whole else at_once)]
     width, tasks = sum(map(math.prod, measurement.shapes.values())), []
+    drawn = context.card.controls.card == "rendered"  # tasks hold the controls' images, which show nobody
     memory, smaller = memory_of_block(at_once, measurement.model, HELD)
     for number, part in enumerate(parts):
         about = {
@@ -295,7 +299,8 @@ def plan_measurement(context: RunContext, measurement: Measurement, made_of: Map
         }
         name = f"{measurement.name}, block {number + 1} of {len(parts)}"
         perform = partial(_measured, measurement, part)
-        tasks.append(Task(name, about, measurement.patches * len(part), width * len(part), perform, memory, smaller))
+        size, rows = measurement.patches * len(part), width * len(part)
+        tasks.append(Task(name, about, size, rows, perform, memory, smaller, portable=drawn))
     return tasks
 
 

@@ -26,7 +26,7 @@ from audit.card.schema import PREDICTIONS, Card, ModelSpec
 from audit.controls.control_images import check_control_set
 from audit.controls.verdict import MeasuredControl
 from audit.data.assemble import read_samples
-from audit.data.pixels import Cache, Geometry, Images, ImagesOnDemand, fits, keep, load_pixels, with_cache
+from audit.data.pixels import Cache, Geometry, Images, ImagesHeld, ImagesOnDemand, fits, keep, load_pixels, with_cache
 from audit.data.samples import Samples
 from audit.data.sources import opening_of
 from audit.data.summary import audited_outcomes
@@ -55,6 +55,7 @@ from audit.progress import Step
 from audit.records import PreprocessingInfo
 from audit.store import WORK, check_cache, now, open_cache, question_hash, run_folder, source_hash
 from audit.units import Unit
+from audit.work.executors import Executor
 from audit.work.pool import Workers
 
 
@@ -112,6 +113,9 @@ class Options:
     cache_dir: Path | None = None
     # whether images that fit into memory are decoded at once; of some of them, when they are asked for
     decode_all: bool = True
+    executor: Executor | None = None  # has tasks done on other machines; none where not given
+    # what is kept for whoever goes on with the run, which is then laid out only; it is done here where not given
+    again: Mapping[str, object] | None = None
 
 
 def open_inputs(
@@ -272,7 +276,7 @@ def _workers(options: Options, compute: Compute) -> Workers:
     """Return who does the tasks; where nobody says, as many processes as torch would use threads."""
     alone = seen_alone(options.devices) if options.workers != 1 else ()
     default = torch.get_num_threads() if compute.device.type == CPU else max(1, len(alone))
-    return Workers(options.workers or default, compute.device.type, alone)
+    return Workers(options.workers or default, compute.device.type, alone, options.executor)
 
 
 def _decoded(samples: Samples, geometry: Geometry, cache: Cache, step: Step, compute: Compute) -> Images:
@@ -286,7 +290,8 @@ def _decoded(samples: Samples, geometry: Geometry, cache: Cache, step: Step, com
         if not held:
             keep(images, tick)
             return images
-        return load_pixels(samples.source, images.keys, geometry, progress=lambda n: tick(n, len(images)))
+        pixels = load_pixels(samples.source, images.keys, geometry, progress=lambda n: tick(n, len(images)))
+        return ImagesHeld(images, pixels)
 
 
 def _kept(preprocessing: Preprocessing, options: Options) -> Preprocessing:

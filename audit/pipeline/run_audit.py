@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import pandas as pd
 
 from audit.controls.control_images import ControlSet
 from audit.controls.verdict import numbers_table
-from audit.errors import InputError, is_internal
+from audit.errors import InputError, WaitingError, is_internal
 from audit.evidence.joint_patching import sets_to_patch
 from audit.evidence.stored_rows import StoredRows
 from audit.evidence.trained_rows import layer_to_part
@@ -72,6 +72,7 @@ from audit.store import (
     SAMPLES,
     UNDETECTED,
     WORK,
+    check_lock,
     check_writable,
     clear_unfinished,
     locked,
@@ -80,6 +81,7 @@ from audit.store import (
     write_table,
     write_text,
 )
+from audit.work.shards import PLAN
 
 LOG = "log.jsonl"
 
@@ -125,14 +127,16 @@ def _run(context: Run, options: Options, measure: Callable[[], Audit]) -> Path:
         refuse_copy(context.run, "name another --out")
         check_kept(context.run, record=False)
         _check_question(context)
-        clear_unfinished(context.run)
+        clear_unfinished(context.run, spared=WORK)  # where others may be writing
         context.started = _begun(context)
         register(context)
         write_table(context.run / SAMPLES, context.samples.frame.drop(columns="predicted", errors="ignore"))
         if context.samples.undetected is not None:
             write_table(context.run / UNDETECTED, context.samples.undetected)
+        if options.again is not None:
+            _lay_out(context, options.again)
         audit = measure()
-        shutil.rmtree(context.run / WORK, ignore_errors=True)  # all of it is in the run's tables
+        check_lock(context.run)
         kept = _kept_record(context.run)
         if kept is None or _without_times(kept) != _without_times(audit):
             if (context.run / DECISIONS).is_file():
@@ -145,7 +149,15 @@ def _run(context: Run, options: Options, measure: Callable[[], Audit]) -> Path:
         if options.report:
             render_run(context.run, progress=context.step("report: HTML and PDF"))
         write_manifest(context.run)
+        shutil.rmtree(context.run / WORK, ignore_errors=True)  # all of it is in the run's tables
     return context.run
+
+
+def _lay_out(context: Run, again: Mapping[str, object]) -> None:
+    """Write what goes on with the run, and leave it to that."""
+    write_bytes(context.run / WORK / "card.yaml", context.card_content)
+    write_text(context.run / WORK / PLAN, json.dumps(again, indent=1) + "\n")
+    raise WaitingError(str(context.run), "is laid out", f"go on: vit-audit merge {context.run}, or submit")
 
 
 def _check_question(context: Run) -> None:

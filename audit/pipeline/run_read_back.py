@@ -171,7 +171,7 @@ def _plan_means(context: RunContext, plan: _Plan) -> dict[int, Task]:
         made_of = _made_of(context, plan, positions) | {"stage": MEANS, "layer": layer, "block": size}
         perform = partial(_mean_of_writes, context.pixels, plan.model, plan.rows[positions], layer, size)
         name = f"{MEANS}, label {context.samples.labels[label]}"
-        tasks[int(label)] = Task(name, made_of, len(positions), one, perform, memory, smaller)
+        tasks[int(label)] = Task(name, made_of, len(positions), one, perform, memory, smaller, portable=True)
     return tasks
 
 
@@ -204,7 +204,8 @@ def _plan_blocks(context: RunContext, plan: _Plan, means: Mapping[int, Task]) ->
             name = f"{STAGE}, label {context.samples.labels[label]}, block {1 + start // size}"
             made_of = _made_of(context, plan, positions) | asked | own
             numbers = numbers_in(plan.shapes(len(positions)))
-            blocks.append((positions, Task(name, made_of, len(positions), numbers, perform, memory, smaller)))
+            task = Task(name, made_of, len(positions), numbers, perform, memory, smaller, portable=True)
+            blocks.append((positions, task))
     return blocks
 
 

@@ -170,7 +170,8 @@ def _plan(context: RunContext, exchange: Exchange) -> list[Task]:
         }
         name = f"{exchange.name}, {exchange.what}, block {number + 1} of {len(starts)}"
         perform = partial(_perform, exchange, context.pixels, rows, context.outcomes, seed)
-        tasks.append(Task(name, made_of, len(rows) * len(one), len(rows) * len(one), perform, memory, smaller))
+        answers = len(rows) * len(one)
+        tasks.append(Task(name, made_of, answers, answers, perform, memory, smaller, portable=True))
     return tasks
 
 

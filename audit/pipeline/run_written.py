@@ -94,7 +94,7 @@ def _plan(
         name = f"{STAGE}, block {number + 1} of {len(starts)}"
         perform = partial(_numbers_of_block, context.pixels, model, context.outcomes, rows[part], targets[part])
         numbers = numbers_in(_shapes(probe, images, int(targets[part].max()) + 1))
-        tasks.append(Task(name, made_of, images, numbers, perform, memory, smaller))
+        tasks.append(Task(name, made_of, images, numbers, perform, memory, smaller, portable=True))
     return tasks
 
 

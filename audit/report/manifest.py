@@ -18,7 +18,7 @@ from audit.progress import Progress
 from audit.report.exports import statement
 from audit.report.render import load_audit
 from audit.report.reviews import DECISIONS
-from audit.store import LOCK, file_hash, write_text
+from audit.store import LOCK, WORK, file_hash, write_text
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -31,7 +31,11 @@ MAKE_KEYS = "openssl genpkey -algorithm ed25519 -out key.pem; openssl pkey -in k
 def hash_files(run: Path, progress: Progress | None = None) -> dict[str, str]:
     """Return the SHA-256 of every file of a run by its relative name; manifest, signature and links aside."""
     left_out = {run / name for name in (MANIFEST, SIGNATURE, LOCK)}
-    files = sorted(p for p in run.rglob("*") if p.is_file() and not p.is_symlink() and p not in left_out)
+    files = sorted(
+        p
+        for p in run.rglob("*")
+        if p.is_file() and not p.is_symlink() and p not in left_out and run / WORK not in p.parents
+    )
     hashes = {}
     for done, path in enumerate(files, start=1):
         hashes[path.relative_to(run).as_posix()] = file_hash(path)

@@ -6,7 +6,8 @@ sent models and images through a pipe. A worker that is killed
 takes nothing along but the task that it had, which another does again. A task that fails is tried again once the others
 are done, and does not keep them from being done; where results cannot be written or memory does not suffice, no other
 task is begun in vain. On one accelerator, which one process keeps busy, the
-tasks are done here.
+tasks are done here. Where an executor does tasks on other machines, those it leaves, and those that failed there, are
+done here afterwards, so that what is wrong with them is told here.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from multiprocessing.sharedctypes import Synchronized
@@ -34,11 +35,12 @@ from typing import Any
 
 import torch
 
-from audit.batching import limit_of_memory, room, share_memory
+from audit.batching import room, share_memory
 from audit.errors import AuditError, InputError, MemoryExhaustedError, NotWrittenError, UnfinishedError
-from audit.process_state import run_state
 from audit.progress import Progress
 from audit.store import clear_unfinished, let_go_of_locks
+from audit.work.executors import Elsewhere, Executor
+from audit.work.settings import TorchSettings, threads_of_torch
 from audit.work.tasks import Task, do_task, is_done, list_hash
 
 TRIES = 3  # of a task that fails by what may pass, or whose worker is killed while no other task is done
@@ -57,12 +59,15 @@ class Workers:
     """How many processes do the tasks, and on what kind of device.
 
     ``alone``: for each process what its environment has more than this one's, so that it sees its own device alone.
-    Such processes are spawned.
+    Such processes are spawned. ``executor`` does what it can elsewhere before; ``shared`` tells that others write to
+    the same folders meanwhile.
     """
 
     number: int = 1
     device: str = "cpu"
     alone: tuple[Mapping[str, str], ...] = ()
+    executor: Executor | None = None
+    shared: bool = False
 
     def about(self, threads: int = THREADS) -> dict[str, object]:
         """Return what is kept beside a result: on what it was computed."""
@@ -79,7 +84,7 @@ def run_tasks(
     ----------
     tasks : sequence of Task
     folder : pathlib.Path
-        Where results are kept; nobody else's meanwhile.
+        Where results are kept.
     workers : Workers
         Fewer work at once where memory does not suffice for all.
     progress : callable
@@ -97,11 +102,18 @@ def run_tasks(
         If a task ends its worker every time.
     """
     list_hash(tasks)
-    clear_unfinished(folder)
     if threads > THREADS and len(tasks) > 1:
         raise ValueError(f"{len(tasks)} tasks of {threads} threads each")
+    if not (workers.shared or workers.executor):
+        clear_unfinished(folder)
+    left = [task for task in tasks if not is_done(task, folder)]
+    if workers.executor is not None and any(task.portable for task in left):
+        elsewhere = Elsewhere([task for task in left if task.portable], folder, workers.device, threads)
+        before = sum(task.size for task in tasks) - elsewhere.size
+        workers.executor.do(elsewhere, lambda done, _total: progress(before + done, before + elsewhere.size))
+        left = [task for task in left if not is_done(task, folder)]
     stage = _Stage(folder, workers, progress, sum(task.size for task in tasks), threads)
-    failed = stage.do([task for task in tasks if not is_done(task, folder)])
+    failed = stage.do(left)
     if failed:
         places = {task.key: place for place, task in enumerate(tasks)}
         task, error = min(failed, key=lambda of: places[of[0].key])
@@ -178,7 +190,7 @@ class _Stage:
         done = self._without(tasks)
         for task in tasks:
             try:
-                with _threads(self.threads):
+                with threads_of_torch(self.threads):
                     do_task(task, self.folder, self._beyond(done), about=self.workers.about(self.threads))
             except Exception as error:
                 yield task, error
@@ -260,16 +272,6 @@ def _pool(
     pool.shutdown()
 
 
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @dataclass(frozen=True)
 class _Given:
     """What workers have from the process that starts them."""
@@ -291,29 +293,6 @@ def _begin(coordinator: int, number: int) -> None:
     share_memory(number)
     let_go_of_locks()
     threading.Thread(target=_end_with, args=(coordinator,), daemon=True).start()
-
-
-@dataclass(frozen=True)
-class _Torch:
-    """What of torch's settings results depend on, and what was asked of memory."""
-
-    deterministic: bool
-    tf32: tuple[bool, bool]
-    memory: int | None
-
-    @classmethod
-    def here(cls) -> _Torch:
-        """Return those of this process."""
-        tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-        return cls(torch.are_deterministic_algorithms_enabled(), tf32, limit_of_memory())
-
-    def take(self) -> None:
-        """Let this process have them, for the rest of its life."""
-        _lasting.enter_context(run_state(deterministic=self.deterministic, memory=self.memory, fail_in_time=False))
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = self.tf32
-
-
-_lasting = ExitStack()
 
 
 def _sent(given: _Given, context: BaseContext) -> tuple[Callable[..., None], tuple[object, ...]]:
@@ -338,7 +317,7 @@ def _sent(given: _Given, context: BaseContext) -> tuple[Callable[..., None], tup
         given.workers,
         given.done,
         turns,
-        _Torch.here(),
+        TorchSettings.here(),
     )
 
 
@@ -349,7 +328,7 @@ def _begin_alone(
     workers: Workers,
     done: Synchronized[int],
     turns: Synchronized[int],
-    settings: _Torch,
+    settings: TorchSettings,
 ) -> None:
     """Prepare a spawned worker: its own device, before any is used, and the tasks."""
     global _given

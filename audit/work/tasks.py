@@ -51,6 +51,8 @@ class Task:
     # what to change where memory does not suffice, for the message
     smaller: str = "take a smaller model or image_size, or a larger machine"
     leaves: Path | None = None  # a file that the work writes beside its table; without it there is no whole result
+    # whether other machines may do it: it holds no image and no feature of one, and opens images by itself
+    portable: bool = False
 
     @cached_property
     def key(self) -> str:

@@ -13,7 +13,7 @@ import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,7 @@ Planes = npt.NDArray[np.uint8]
 class ArraySource(ByteSource):
     """Images that lie in arrays, one for each split."""
 
+    held: ClassVar[bool] = True
     planes: dict[str, Planes]  # (n, 3072), red, green and blue by split; keys of images are ``SPLIT/POSITION``
 
     def read(self, key: str) -> bytes:

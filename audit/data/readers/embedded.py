@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ FER_SIDE = 48
 class PixelSource(ByteSource):
     """Gray images stored as numbers in a table."""
 
+    held: ClassVar[bool] = True
     pixels: Mapping[str, str]  # by key, 48 x 48 numbers parted by blanks, row by row
 
     def read(self, key: str) -> bytes:

@@ -8,10 +8,9 @@ them. Nothing of ``datasets`` is needed, and no script that a folder may hold is
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -19,38 +18,27 @@ import pyarrow.parquet as pq
 
 from audit.card.read_table import read_table
 from audit.card.schema import DataSpec
-from audit.data.readers.raw import RawTable
+from audit.data.readers.parquet import ParquetSource, Shard, encoded_images, read_parquet_file
+from audit.data.readers.raw import RawTable, files_of
 from audit.data.readers.table import with_safe_paths
-from audit.data.sources import ByteSource, FileSource
+from audit.data.sources import FileSource
 from audit.data.splits import GIVEN
 from audit.errors import DataError
 from audit.filenames import whole_characters
+from audit.remote import Place, RemotePath
 
 SPLIT_NAMES = {"train": "train", "test": "test", "validation": "val", "val": "val", "valid": "val", "dev": "val"}
 METADATA = ("metadata.csv", "metadata.jsonl")
 
 
-@dataclass(frozen=True)
-class BytesSource(ByteSource):
-    """Encoded images by key."""
-
-    content: Mapping[str, bytes]
-
-    def read(self, key: str) -> bytes:
-        """Return the encoded image; raise ``DataError`` where there is none."""
-        if key not in self.content:
-            raise DataError(key, "no such image", "use the keys that 'vit-audit check' lists")
-        return self.content[key]
-
-
-def read_huggingface(spec: DataSpec, path: Path) -> RawTable:
+def read_huggingface(spec: DataSpec, path: Place) -> RawTable:
     """Read a dataset of Hugging Face's.
 
     Parameters
     ----------
     spec : DataSpec
         Names the image column; in a folder of images that is ``file_name``, whatever it names.
-    path : pathlib.Path
+    path : pathlib.Path or RemotePath
         The folder, or one Parquet file.
 
     Returns
@@ -63,9 +51,11 @@ def read_huggingface(spec: DataSpec, path: Path) -> RawTable:
     DataError
         If it is neither, or its image column holds no images.
     """
-    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    files = files_of(path, "*.parquet")
     if files:
         return _from_parquet(spec, path, files)
+    if isinstance(path, RemotePath):
+        raise DataError(str(path), "holds no *.parquet", "name a folder of Parquet files, or a table")
     listed = sorted(p for name in METADATA for p in path.rglob(name))
     if not listed:
         what = f"holds no *.parquet and no {' or '.join(METADATA)}"
@@ -73,36 +63,45 @@ def read_huggingface(spec: DataSpec, path: Path) -> RawTable:
     return _from_folder(spec, path, listed)
 
 
-def _from_parquet(spec: DataSpec, path: Path, files: list[Path]) -> RawTable:
-    content: dict[str, bytes] = {}
+def _from_parquet(spec: DataSpec, path: Place, files: Sequence[Place]) -> RawTable:
     parts: list[pd.DataFrame] = []
+    shards: dict[str, list[Shard]] = {}
     rows: dict[str, int] = {}
     for file in files:
-        table = _opened(file)
-        if spec.image not in table.column_names:
-            known = ", ".join(table.column_names)
-            raise DataError(str(file), f"no column '{spec.image}' (data.image)", f"it has: {known}")
         split = _split_of(file)
-        frame = _named(table).drop(columns=spec.image)
-        keys = []
-        for image in table.column(spec.image).to_pylist():
-            encoded = image.get("bytes") if isinstance(image, dict) else image
-            number = rows[split] = rows.get(split, -1) + 1
-            keys.append(f"{split}/{number:07d}" if isinstance(encoded, bytes) else None)
-            if isinstance(encoded, bytes):
-                content[f"{split}/{number:07d}"] = encoded
-        parts.append(frame.assign(**{spec.image: pd.Series(keys, dtype=object), GIVEN: SPLIT_NAMES.get(split)}))
-    if not content:
+        first = rows.get(split, 0)
+        table, absent, groups = _opened(file, spec.image)
+        keys = [None if gone else f"{split}/{first + row:07d}" for row, gone in enumerate(absent)]
+        shards.setdefault(split, []).append(Shard(file, first, groups))
+        rows[split] = first + len(keys)
+        images = pd.Series(keys, dtype=object)
+        parts.append(_named(table).assign(**{spec.image: images, GIVEN: SPLIT_NAMES.get(split)}))
+    if all(part[spec.image].isna().all() for part in parts):
         raise DataError(str(path), f"column '{spec.image}' holds no images", "name the column of images (data.image)")
-    return RawTable(_with_splits(pd.concat(parts, ignore_index=True)), BytesSource(content), str(path))
+    source = ParquetSource({split: tuple(of_split) for split, of_split in shards.items()}, spec.image)
+    return RawTable(_with_splits(pd.concat(parts, ignore_index=True)), source, str(path))
 
 
-def _opened(file: Path) -> pa.Table:
-    try:
-        with file.open("rb") as opened:  # pyarrow cannot open each name in each locale
-            return pq.read_table(opened)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(str(file), f"cannot be read as Parquet ({type(error).__name__})", "download it again") from None
+def _opened(file: Place, image: str) -> tuple[pa.Table, list[bool], tuple[int, ...]]:
+    """Return a file's other columns, which rows have no image, and how many rows each of its groups has."""
+
+    def read(opened: IO[bytes]) -> tuple[pa.Table, list[bool], tuple[int, ...]]:
+        parquet = pq.ParquetFile(opened)
+        names = parquet.schema_arrow.names
+        if image not in names:
+            raise DataError(str(file), f"no column '{image}' (data.image)", f"it has: {', '.join(names)}")
+        groups = range(parquet.num_row_groups)
+        absent = [gone for group in groups for gone in _absent(parquet.read_row_group(group, [image]).column(0))]
+        other = parquet.read(columns=[name for name in names if name != image])
+        return other, absent, tuple(parquet.metadata.row_group(group).num_rows for group in groups)
+
+    return read_parquet_file(file, read)
+
+
+def _absent(images: pa.ChunkedArray) -> list[bool]:
+    """Tell of each row whether it holds no encoded image."""
+    encoded = encoded_images(images)
+    return [True] * len(images) if encoded is None else encoded.is_null().to_pylist()
 
 
 def _named(table: pa.Table) -> pd.DataFrame:
@@ -136,7 +135,7 @@ def _features(table: pa.Table) -> dict[str, Any]:
     return {k: v for k, v in features.items() if isinstance(v, dict)} if isinstance(features, dict) else {}
 
 
-def _split_of(file: Path) -> str:
+def _split_of(file: Place) -> str:
     """Return the split that a file's name or folder begins with; "all" where they name none."""
     for part in (file.stem.split("-")[0], file.parent.name):
         if part.lower() in SPLIT_NAMES:
@@ -144,7 +143,7 @@ def _split_of(file: Path) -> str:
     return "all"
 
 
-def _from_folder(spec: DataSpec, path: Path, listed: list[Path]) -> RawTable:
+def _from_folder(spec: DataSpec, path: Path, listed: Sequence[Path]) -> RawTable:
     parts = []
     for file in listed:
         frame = read_table(file).frame

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from audit.card.load import resolve
+from audit.card.load import locate
 from audit.card.schema import DataSpec
 from audit.data.readers.actions import read_coco, read_facet, read_imsitu, read_stanford40
 from audit.data.readers.appearance import read_fairface, read_miap, read_utkface
@@ -33,8 +33,10 @@ from audit.data.readers.hf import read_huggingface
 from audit.data.readers.raw import DETAIL, KIND, RawTable
 from audit.data.readers.table import read_image_table
 from audit.data.readers.walk import unnamed_files
+from audit.data.readers.webdataset import read_webdataset
 from audit.data.sources import FileSource
 from audit.filenames import printable
+from audit.remote import Place
 
 PUBLISHED: Mapping[str, Callable[[Path], RawTable]] = {
     "rafdb": read_rafdb,
@@ -52,10 +54,13 @@ PUBLISHED: Mapping[str, Callable[[Path], RawTable]] = {
     "facet": read_facet,
     "flickr8k": read_flickr8k,
 }
-READERS: Mapping[str, Callable[[DataSpec, Path], RawTable]] = {
+READERS_OF_PLACES: Mapping[str, Callable[[DataSpec, Place], RawTable]] = {  # of this machine, or of a store
     "table": read_image_table,
-    "folder": read_folder,
     "huggingface": read_huggingface,
+    "webdataset": read_webdataset,
+}
+READERS: Mapping[str, Callable[[DataSpec, Path], RawTable]] = {
+    "folder": read_folder,
     "croissant": read_croissant,
     "cifar100": read_cifar100,
 }
@@ -77,8 +82,13 @@ def read_raw(spec: DataSpec, card_path: Path, data_root: Path | None) -> RawTabl
         If it cannot be read.
     """
     assert spec.path is not None  # the schema asks for it
-    path = resolve(spec.path, card_path=card_path, data_root=data_root, missing_ok=spec.reader == "cifar100")
-    raw = READERS.get(spec.reader, _read_published)(spec, path)
+    absent = spec.reader == "cifar100"
+    place = locate(spec.path, card_path=card_path, data_root=data_root, missing_ok=absent)
+    if spec.reader in READERS_OF_PLACES:
+        raw = READERS_OF_PLACES[spec.reader](spec, place)
+    else:
+        assert isinstance(place, Path)  # the schema names the readers of addresses
+        raw = READERS.get(spec.reader, _read_published)(spec, place)
     raw = _with_links(raw) if spec.links else raw
     return raw if spec.reader == "folder" else _with_unnamed(raw, spec)  # which counts them itself
 

@@ -11,6 +11,7 @@ from audit.card.faults import closest, did_you_mean
 from audit.data.samples import ImageSource
 from audit.errors import DataError
 from audit.records import DataWarning, TableForm
+from audit.remote import Place
 
 KIND, DETAIL = "left_out:kind", "left_out:detail"  # columns of what is left out
 
@@ -39,6 +40,14 @@ class RawTable:
     left_out: pd.DataFrame | None = None
     warnings: tuple[DataWarning, ...] = ()  # what was odd on reading
     tables: tuple[TableForm, ...] = ()  # how its tables were read
+
+
+def files_of(path: Place, pattern: str) -> list[Place]:
+    """Return the file that is named, or the files of a pattern below a folder, in order."""
+    if path.is_file():
+        return [path]
+    found: list[Place] = [*path.rglob(pattern)]
+    return sorted(found, key=lambda file: str(file).split("/"))
 
 
 def require_columns(frame: pd.DataFrame, needed: Sequence[tuple[str, str]], where: str) -> None:

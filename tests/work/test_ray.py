@@ -1,0 +1,94 @@
+"""Ray: two nodes on loopback, one of which is lost; and what is said where there is no cluster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from audit.errors import InputError, UnfinishedError
+from audit.progress import Progress
+from audit.work.on_ray import on_ray
+from audit.work.pool import Workers, run_tasks
+from audit.work.tasks import Task, merge, result_files
+from tests.work.test_shards import bad, counted, quiet
+
+pytestmark = [pytest.mark.unit, pytest.mark.cluster]
+N = 24
+
+
+def slow(block: int, *, progress: Progress) -> pd.DataFrame:
+    time.sleep(0.5)
+    return counted(block, progress=progress)
+
+
+def tasks() -> list[Task]:
+    return [Task(f"block {i}", {"block": i}, 1, 1, partial(slow, i), portable=True) for i in range(N)]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Start a head and a second node."""
+    found = pytest.importorskip("ray.cluster_utils").Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    yield found
+    found.shutdown()
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")
+def test_a_node_is_lost_and_the_results_are_those_of_one_process_to_the_byte(cluster: Any, tmp_path: Path) -> None:
+    second = cluster.add_node(num_cpus=1)
+    lost: list[int] = []
+
+    def told(done: int, total: int) -> None:
+        if done >= 4 and not lost:
+            lost.append(done)
+            cluster.remove_node(second, allow_graceful=False)
+
+    with on_ray(cluster.address, "cpu") as executor:
+        run_tasks(tasks(), tmp_path / "ray", Workers(1, executor=executor), told)
+        failing = [Task("block 9", {"block": 9, "bad": True}, 1, 1, partial(bad, 9), portable=True)]
+        with pytest.raises(ValueError, match="block 9 is odd"):
+            run_tasks(failing, tmp_path / "ray", Workers(1, executor=executor), quiet)
+    assert lost
+    fast = [Task(t.name, t.made_of, 1, 1, partial(counted, i)) for i, t in enumerate(tasks())]
+    run_tasks(fast, tmp_path / "one", Workers(1), quiet)
+    for task in fast:
+        ray, one = (result_files(tmp_path / name, task.key)[0].read_bytes() for name in ("ray", "one"))
+        assert ray == one
+    assert len(merge(tasks(), tmp_path / "ray", ["image"])) == N
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")
+def test_a_node_with_another_version_and_a_cluster_without_an_accelerator_are_a_line(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        on_ray(cluster.address, "cuda") as executor,
+        pytest.raises(InputError, match="no node of the cluster has"),
+    ):
+        run_tasks(tasks(), tmp_path, Workers(1, "cuda", executor=executor), quiet)
+    monkeypatch.setattr("audit.work.on_ray.made_with", lambda: {"torch": "0.1"})
+    with (
+        on_ray(cluster.address, "cpu") as executor,
+        pytest.raises(InputError, match=r"torch is .* here, and 0.1"),
+    ):
+        run_tasks(tasks(), tmp_path, Workers(1, executor=executor), quiet)
+    assert not list(tmp_path.glob("*.json"))
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")
+def test_an_address_where_no_cluster_is_ends_in_a_line() -> None:
+    pytest.importorskip("ray")
+    said = r"^--ray 127.0.0.1:9: no Ray cluster answers there"
+    with pytest.raises(UnfinishedError, match=said), on_ray("127.0.0.1:9", "cpu"):
+        pass
