@@ -22,7 +22,7 @@ html_title = f"vit-audit {release}"
 html_theme = "furo"
 html_show_copyright = False
 html_extra_path = ["_root"]
-templates_path = ["_templates"]
+templates_path = [str(ROOT / "docs" / "_templates")]  # absolute: autosummary looks beside the sources
 
 extensions = [
     "myst_parser",
@@ -54,6 +54,10 @@ myst_links_external_new_tab = False
 autosummary_generate = True
 autosummary_imported_members = True
 autosummary_ignore_module_all = False
+autosummary_filename_map = {  # where file names do not tell capitals apart
+    "vit_audit.Plan": "vit_audit.Plan-class",
+    "vit_audit.Predictions": "vit_audit.Predictions-class",
+}
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # numpydoc has them in words, with shapes and units
 numpydoc_show_class_members = False
@@ -66,7 +70,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": False,  # each failure is named, and any one is a warning, so an error
     "download_all_examples": False,
     "show_memory": False,
-    "min_reported_time": 0,
+    "write_computation_times": False,
     "image_scrapers": ("matplotlib",),
     "capture_repr": ("_repr_html_", "__repr__"),
     "ignore_repr_types": r"matplotlib\.",

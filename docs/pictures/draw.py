@@ -47,7 +47,7 @@ def draw(folder: Path) -> list[Path]:
 
 def photograph(folder: Path, browser: str) -> Path:
     """Take the first screen of the report to a folder; returns the file."""
-    page, target = va.open_run(SAMPLE).report(folder / "report.html"), folder / "report.png"
+    page, target = SAMPLE / "report.html", folder / "report.png"
     size = ",".join(map(str, SCREEN))
     taken = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--window-size={size}", f"--screenshot={target}"]
     subprocess.run([browser, *taken, page.as_uri()], check=True, capture_output=True, timeout=300)
