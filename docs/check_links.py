@@ -1,0 +1,70 @@
+"""Check that every link inside the built pages leads to a file, and to a place in it: python docs/check_links.py FOLDER."""
+
+from __future__ import annotations
+
+import re
+import sys
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+
+class Page(HTMLParser):
+    """What a page links to, and the places that can be linked to in it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.places: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note links and places of an element."""
+        for name, value in attrs:
+            if name in ("href", "src") and value:
+                self.links.append(value)
+            elif name == "id" or (tag, name) == ("a", "name"):
+                self.places.add(value or "")
+
+
+@cache
+def opened(path: Path) -> Page:
+    """Return a page, read once."""
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def fault_of(page: Path, link: str, root: Path) -> str | None:
+    """Return what is wrong with a link of a page; None where it leads somewhere, or out of the site."""
+    parts = urlsplit(link)
+    if parts.scheme or parts.netloc:
+        return None
+    target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+    if not target.is_relative_to(root):
+        return "leads out of the site"
+    if target.is_dir():
+        target /= "index.html"
+    if not target.is_file():
+        return "no such file"
+    if parts.fragment and target.suffix == ".html" and unquote(parts.fragment) not in opened(target).places:
+        return "no such place in the file"
+    return None
+
+
+def faults(root: Path) -> list[str]:
+    """Return a line for each link that leads nowhere, in every page and in llms.txt."""
+    said = []
+    for page in sorted(root.rglob("*.html")):
+        if "_downloads" not in page.parts:  # a report, whose links are to the files of its own run
+            said += [(page, link) for link in opened(page).links]
+    text = root / "llms.txt"
+    said += [(text, link) for link in re.findall(r"\]\(([^)]+)\)", text.read_text(encoding="utf-8"))]
+    wrong = [(page, link, fault_of(page, link, root)) for page, link in said]
+    return [f"{page.relative_to(root)}: {link}: {fault}" for page, link, fault in wrong if fault]
+
+
+if __name__ == "__main__":
+    found = faults(Path(sys.argv[1]).resolve())
+    for line in found:
+        print(line, file=sys.stderr)
+    sys.exit(bool(found))
