@@ -215,7 +215,7 @@ def by_ray(world: World, out: Path, kills: int) -> tuple[Path, int]:
         if process.returncode not in FINISHED:
             raise SystemExit(f"an audit by Ray ended with {process.returncode}, see {world.folder}/said.txt")
     finally:
-        cluster.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
     (run,) = (path for path in out.iterdir() if path.is_dir())
     return run, done
 

@@ -20,7 +20,7 @@ def blurred(pixels: Pixels) -> Pixels:
     """Return images (N, H, W, channels) after a Gaussian blur, mirrored at their edges and cut at 3 sigma."""
     sigma = pixels.shape[2] * BLUR_SHARE
     down, along = (_blurring(length, sigma) for length in pixels.shape[1:3])
-    found = np.einsum("ih,nhwc,jw->nijc", down, pixels.astype(np.float64), along, optimize=True)
+    found: NDArray[np.float64] = np.einsum("ih,nhwc,jw->nijc", down, pixels.astype(np.float64), along, optimize=True)
     return np.rint(found).astype(np.uint8)
 
 
