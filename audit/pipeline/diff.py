@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def _gaps(first: Audit, second: Audit, paired: PairedRuns | None) -> Iterator[Co
                 was.estimate if was else None,
                 now.estimate if now else None,
                 paired,
-                lambda runs, asked=asked: runs.change(asked),
+                partial(PairedRuns.change, asked=asked),
             ),
         )
 
@@ -179,7 +180,7 @@ def _rates(first: Audit, second: Audit, paired: PairedRuns | None) -> Iterator[C
                     _rate_of(before.get(key), rate),
                     _rate_of(after.get(key), rate),
                     paired,
-                    lambda runs, key=key, rate=rate: runs.rate_change(*key, rate),
+                    partial(PairedRuns.rate_change, attribute=key[0], group=key[1], outcome=key[2], rate=rate),
                 ),
             )
 
@@ -210,7 +211,7 @@ def _heads(first: Audit, second: Audit, paired: PairedRuns | None) -> Iterator[C
                 was.confirmation if was else None,
                 now.confirmation if now else None,
                 paired,
-                lambda runs, asked=asked: runs.change(asked),
+                partial(PairedRuns.change, asked=asked),
             ),
         )
 
@@ -241,7 +242,7 @@ def _compared(finding: Finding, first: Audit, second: Audit, paired: PairedRuns 
             number_of(first, finding),
             number_of(second, finding),
             pairing,
-            lambda runs: runs.change(Asked.of(finding)),
+            partial(PairedRuns.change, asked=Asked.of(finding)),
         ),
     )
 

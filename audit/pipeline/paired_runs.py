@@ -90,7 +90,7 @@ class PairedRuns:
         before, after = (_of_rate(side, attribute, group, outcome, rate) for side in self._sides)
         if before is None or after is None:
             return None
-        rows = before.join(after["called"], how="inner", rsuffix=":after")
+        rows = before.merge(after[["called"]], left_index=True, right_index=True, suffixes=("", ":after"))
         if rows.empty:
             return None
         moved = rows["called:after"].to_numpy(dtype=np.int64) - rows["called"].to_numpy(dtype=np.int64)

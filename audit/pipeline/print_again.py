@@ -65,11 +65,13 @@ def printing_again(run: Path, source: Source) -> Iterator[Wait]:
 
     def there(tick: Progress) -> list[Fault]:
         try:
-            while not isinstance(told := ours.recv(), list):
+            while True:
+                told = ours.recv()
+                if isinstance(told, list):
+                    return told
                 tick(*told)
         except EOFError:
             return here(tick)
-        return told
 
     try:
         yield there

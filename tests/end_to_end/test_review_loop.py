@@ -404,7 +404,48 @@ def test_a_run_beside_itself_has_lost_and_gained_nothing(
         assert row.change is not None
         assert (row.change.value, row.p) == (0.0, 1.0)
         assert row.images
-    assert "Gone" in (tmp_path / "diff" / "diff.html").read_text(encoding="utf-8")
+    assert "“Below the threshold now” means" in (tmp_path / "diff" / "diff.html").read_text(encoding="utf-8")
+    assert (
+        {gap.change.value for gap in found.gaps if gap.change}
+        == {rate.change.value for rate in found.rates if rate.change}
+        == {0.0}
+    )
+    assert found.before.above_policy == found.after.above_policy is not None
+
+
+def test_a_finding_that_falls_below_the_threshold_is_told_with_both_numbers_and_the_paired_interval(
+    small_run: Run, copy: Path, invoke: Invoke, tmp_path: Path
+) -> None:
+    """In the second run four images of the group are called otherwise, and no finding comes of it."""
+    record = json.loads((copy / "audit.json").read_text(encoding="utf-8"))
+    lost = next(f for f in record["findings"] if f["kind"] == "disparity")
+    record["findings"] = [f for f in record["findings"] if f["id"] != lost["id"]]
+    asked = "{attribute}:{group}-{reference}:{outcome}:{metric}".format(**lost)
+    row = next(c for c in record["contrasts"] if c["id"] == asked)
+    before, row["estimate"]["value"], row["above_policy"] = row["estimate"]["value"], 0.01, False
+    (copy / "audit.json").write_text(json.dumps(record), encoding="utf-8")
+    answers, samples = (pd.read_parquet(copy / "effects" / f"{name}.parquet") for name in ("unpatched", "samples"))
+    first = answers["seed"] == answers["seed"].iloc[0]
+    members = answers["recipient"].map(samples[lost["attribute"]] == lost["group"]) & first
+    turned = answers.index[members & (answers["predicted"] == lost["outcome"])][:4]
+    answers.loc[turned, "predicted"] = next(label for label in record["data"]["labels"] if label != lost["outcome"])
+    answers.to_parquet(copy / "effects" / "unpatched.parquet")
+    result = invoke("diff", small_run.folder, copy, "--out", tmp_path / "diff")
+    found = RunComparison.model_validate_json((tmp_path / "diff" / "diff.json").read_bytes())
+    finding = next(f for f in found.findings if f.id == lost["id"])
+    assert (finding.state, finding.below) == ("below the threshold now", "gap not detected")
+    assert finding.change is not None and finding.change.low is not None and finding.change.high is not None
+    assert finding.change.low < (finding.change.value or 0.0) < finding.change.high
+    sign = -1 if before < 0 else 1
+    numbers = [f"{100 * sign * value:.1f}".replace("-", "−") for value in (before, 0.01)]
+    line = next(line for line in " ".join(result.stdout.split()).split("F-") if "below the threshold now: " in line)
+    assert f"below the threshold now: {numbers[0]} → {numbers[1]} points, difference " in line
+    assert "[" in line.split("difference ")[1]
+    group = (lost["attribute"], lost["group"], lost["outcome"])
+    rate = next(r for r in found.rates if (r.attribute, r.group, r.outcome) == group and r.rate == "selection_rate")
+    assert rate.change is not None
+    assert rate.change.value == pytest.approx(-len(turned) / members.sum())
+    assert rate.images == members.sum()
 
 
 @pytest.mark.long

@@ -1,7 +1,7 @@
 """Law as dated data: whole rows, what the screens ask, how old the table is, and that nothing claims conformity."""
 
 import re
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from audit.report.html import render_html
 from audit.report.legal import Clause, applies_sentence, checked_on, checked_sentence, crosswalk, stale_sentence
 from audit.report.text import data_file
 from audit.resources import resource_dir
+from audit.terminal import law_lines
 from tests.report.examples import examples
 
 pytestmark = pytest.mark.unit
@@ -116,6 +117,14 @@ def test_the_age_of_the_table_is_that_of_the_day_of_the_audit() -> None:
     assert "before" not in checked_sentence("some day")
     assert stale_sentence(date.fromordinal(checked.toordinal() + 180)) == ""
     assert "181 days ago" in stale_sentence(date.fromordinal(checked.toordinal() + 181))
+
+
+def test_the_terminal_says_it_of_today(monkeypatch: pytest.MonkeyPatch) -> None:
+    for days, lines in ((180, 0), (181, 1)):
+        today = datetime.fromordinal(checked_on().toordinal() + days).replace(tzinfo=UTC)
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", str(int(today.timestamp())))
+        assert len(law_lines()) == lines
+    assert law_lines()[0].startswith("law: the table was last checked on 27 November 2026, 181 days ago")
 
 
 def test_a_report_says_that_its_table_was_old() -> None:
