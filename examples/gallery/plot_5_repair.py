@@ -2,13 +2,13 @@
 Repair a detected gap
 =====================
 
-Methods compete on images that no audit has read; the chosen one is judged on sealed images, line by line. What is shown is
-certified, what is not shown is said to be so.
+Methods compete on images that no audit has read; the chosen one is judged on sealed images, line by line. What is shown
+is certified, what is not shown is said to be so.
 """
 
 # %%
-# A model that learnt to call lighter faces smiling, and audited faces of which some are held back: a part for the repair,
-# and a sealed part that is opened once, for the certificate.
+# A model that learnt to call lighter faces smiling, and audited faces of which some are held back: a part for the
+# repair, and a sealed part that is opened once, for the certificate.
 import tempfile
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 import vit_audit as va
 
 folder = Path(tempfile.mkdtemp())
-train = va.rendered_faces(folder / "train", 600, association=0.8, seed=1)
+train = va.rendered_faces(folder / "train", 800, association=0.5, seed=1)
 frame = va.rendered_faces(folder / "audit", 1600, seed=3)
 
 torch.manual_seed(0)
@@ -68,8 +68,8 @@ result = va.audit(va.plan(settings, net, data), out=folder / "run", report=False
 result.gaps.plot()
 
 # %%
-# The repair. The audited model competes as well, and stays as it is. By default a repaired model whose lines are all shown
-# is audited again as a whole, controls included; that is left out here, so nothing is certified yet.
+# The repair. The audited model competes as well, and stays as it is. By default a repaired model whose lines are all
+# shown is audited again as a whole, controls included; that is left out here, so nothing is certified yet.
 repaired = va.repair(result, folder / "repair", net=net, data=data, reaudit=False, report=False)
 print(repaired.state)
 
