@@ -44,7 +44,11 @@ answers.head()
 # many images can show.
 net = va.predictions(answers, classes=["neutral", "smiling"], image="path")
 data = va.Data.from_frame(
-    faces, images="path", label="expression", groups={"skin_tone": "skin_tone"}, root=folder / "audit"
+    faces,
+    images="path",
+    label="expression",
+    groups={"skin_tone": {"column": "skin_tone", "reference": "lighter"}},
+    root=folder / "audit",
 )
 plan = va.plan({"name": "Smiles by skin tone", "audit": {"outcomes": ["smiling"]}}, net, data)
 plan.power()

@@ -41,7 +41,11 @@ for order in [torch.randperm(len(truth)) for _ in range(12)]:
 # here they are small, as the model is.
 net = va.wrap(module, classes=["neutral", "smiling"])
 data = va.Data.from_frame(
-    frame, images="path", label="expression", groups={"skin_tone": "skin_tone"}, root=folder / "audit"
+    frame,
+    images="path",
+    label="expression",
+    groups={"skin_tone": {"column": "skin_tone", "reference": "lighter"}},
+    root=folder / "audit",
 )
 settings = {
     "name": "Own module",
