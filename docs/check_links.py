@@ -1,4 +1,4 @@
-"""Check that every link inside the built pages leads to a file, and to a place in it: python docs/check_links.py FOLDER."""
+"""Check that every link inside built pages leads to a file, and to a place in it: python docs/check_links.py FOLDER."""
 
 from __future__ import annotations
 
@@ -51,20 +51,26 @@ def fault_of(page: Path, link: str, root: Path) -> str | None:
     return None
 
 
-def faults(root: Path) -> list[str]:
-    """Return a line for each link that leads nowhere, in every page and in llms.txt."""
+def links_in(root: Path) -> list[tuple[Path, str]]:
+    """Return every link of every page and of llms.txt, with the file that has it."""
     said = []
     for page in sorted(root.rglob("*.html")):
         if "_downloads" not in page.parts:  # a report, whose links are to the files of its own run
             said += [(page, link) for link in opened(page).links]
     text = root / "llms.txt"
-    said += [(text, link) for link in re.findall(r"\]\(([^)]+)\)", text.read_text(encoding="utf-8"))]
-    wrong = [(page, link, fault_of(page, link, root)) for page, link in said]
-    return [f"{page.relative_to(root)}: {link}: {fault}" for page, link, fault in wrong if fault]
+    return said + [(text, link) for link in re.findall(r"\]\(([^)]+)\)", text.read_text(encoding="utf-8"))]
+
+
+def main(root: Path) -> int:
+    """Say which links lead nowhere; returns 1 where one does."""
+    said = links_in(root)
+    wrong = [(page, link, fault) for page, link in said if (fault := fault_of(page, link, root))]
+    for page, link, fault in wrong:
+        print(f"{page.relative_to(root)}: {link}: {fault}", file=sys.stderr)
+    if not wrong:
+        print(f"{len(said)} links in {len({page for page, _ in said})} pages lead somewhere")
+    return bool(wrong)
 
 
 if __name__ == "__main__":
-    found = faults(Path(sys.argv[1]).resolve())
-    for line in found:
-        print(line, file=sys.stderr)
-    sys.exit(bool(found))
+    sys.exit(main(Path(sys.argv[1]).resolve()))

@@ -1,4 +1,4 @@
-"""Settings of the documentation site: ``make docs`` builds it from the repository's root, so that every page may link to any.
+"""Settings of the documentation site, which ``make docs`` builds from the repository's root: any page may link to any.
 
 Written from code while it is built: the reference of the Python interface, of the command line and of the record; the
 gallery is run. Everything else is the Markdown that one reads in the repository.

@@ -94,6 +94,7 @@ SLOW = {
     "test_broken_pipe_is_no_internal_error",
     "test_check_counts_the_built_in_data",
     "test_closed_output_is_no_internal_error",
+    "test_commands_of_the_documents_run",
     "test_conditions_of_one_task_share_norm_and_classifier",
     "test_conditions_of_two_tasks_train_attention_only",
     "test_controls_go_on_after_workers_are_killed_and_nothing_is_measured_twice",

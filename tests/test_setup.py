@@ -123,6 +123,7 @@ NIGHT = """#!/bin/sh
 case $2 in
   lowest) echo "===== 3 passed, 1 skipped in 2.00s (0:00:02) ====="; echo bye ;;
   long) echo "== 1 failed, 2 passed in 9.00s =="; exit 2 ;;
+  docs) echo "900 links in 60 pages lead somewhere" ;;
   *) echo "make: the tests of the page need a browser" >&2; exit 1 ;;
 esac
 """
@@ -140,4 +141,5 @@ def test_each_nightly_step_runs_whatever_became_of_the_others(tmp_path: Path) ->
         "lowest: done, 3 passed, 1 skipped in 2.00s (0:00:02)",
         "long: FAILED, exit code 2, 1 failed, 2 passed in 9.00s",
         "test-browser: FAILED, exit code 1, make: the tests of the page need a browser",
+        "docs: done, 900 links in 60 pages lead somewhere",
     ]

@@ -14,12 +14,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, get_args
 
+from pydantic import BaseModel
+from sphinx.application import Sphinx
+
 from audit.records import Audit, RunComparison
 from audit.records.repair_run import Repair
 from audit.records.review_json import Review
 from audit.records.shareable_json import SharedCopy
-from pydantic import BaseModel
-from sphinx.application import Sphinx
 
 FILES: dict[str, type[BaseModel]] = {
     "audit.json": Audit,
@@ -85,7 +86,9 @@ def rows_of(record: type[Any], known: Mapping[str, type[Any]]) -> Iterator[str]:
     for name in record.model_fields:
         named = [known[word] for word in re.findall(r"\w+", types[name]) if word in known]
         meaning = meanings[name] or (summary(named[0]) if named else "")
-        linked = re.sub(r"\w+", lambda word: f"[{word[0]}](#{word[0].lower()})" if word[0] in known else word[0], cell(types[name]))
+        linked = re.sub(
+            r"\w+", lambda word: f"[{word[0]}](#{word[0].lower()})" if word[0] in known else word[0], cell(types[name])
+        )
         yield f"| `{name}` | {linked} | {cell(meaning)} |"
 
 
@@ -102,7 +105,10 @@ def summary(record: type[Any]) -> str:
 def page_of(file: str, model: type[BaseModel]) -> str:
     """Return the page of a file."""
     schema = f"{file.removesuffix('.json')}.schema.json"
-    parts = [f"# Every field of {file}", f"Written from the code of this version. As JSON Schema: [{schema}]({schema})."]
+    parts = [
+        f"# Every field of {file}",
+        f"Written from the code of this version. As JSON Schema: [{schema}]({schema}).",
+    ]
     known = {record.__name__: record for record in records_in(model)}
     for name, record in known.items():
         parts += [f"## {name}", summary(record), "\n".join(rows_of(record, known))]

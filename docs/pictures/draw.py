@@ -53,7 +53,9 @@ def photograph(folder: Path, browser: str) -> Path:
     subprocess.run([browser, *taken, page.as_uri()], check=True, capture_output=True, timeout=300)
     about = PngInfo()
     about.add_text("Source", drawn_from())
-    Image.open(target).convert("P", palette=Image.Palette.ADAPTIVE, colors=64).save(target, pnginfo=about, optimize=True)
+    Image.open(target).convert("P", palette=Image.Palette.ADAPTIVE, colors=64).save(
+        target, pnginfo=about, optimize=True
+    )
     return target
 
 

@@ -40,11 +40,15 @@ answers[list(classifier.classes_)] = classifier.predict_proba(pixels(folder / "a
 answers.head()
 
 # %%
-# The audit needs these answers, labels and groups. ``plan.power()`` says before anything is looked at which gaps so many
-# images can show.
+# The audit needs these answers, labels and groups. ``plan.power()`` says before anything is looked at which gaps so
+# many images can show.
 net = va.predictions(answers, classes=["neutral", "smiling"], image="path")
 data = va.Data.from_frame(
-    faces, images="path", label="expression", groups={"skin_tone": "skin_tone"}, root=folder / "audit"
+    faces,
+    images="path",
+    label="expression",
+    groups={"skin_tone": {"column": "skin_tone", "reference": "lighter"}},
+    root=folder / "audit",
 )
 plan = va.plan({"name": "Smiles by skin tone", "audit": {"outcomes": ["smiling"]}}, net, data)
 plan.power()
@@ -62,8 +66,8 @@ result.rates.plot(rate="true_positive_rate")
 result.gaps.plot()
 
 # %%
-# How wrong the annotations may be: ``tipping`` is the share of wrong ones, in each group and label, at which the gap may be
-# 0.
+# How wrong the annotations may be: ``tipping`` is the share of wrong ones, in each group and label, at which the gap
+# may be 0.
 result.sensitivity.to_frame()[["metric", "kind", "tipping", "tipping_of_interval"]]
 
 # %%

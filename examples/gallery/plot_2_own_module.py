@@ -7,8 +7,8 @@ known in advance, then gaps between groups, then which heads carry them.
 """
 
 # %%
-# A data frame of image files with a label and a group, and a model that was trained where smiles go with lighter skin. Put
-# your own in their place.
+# A data frame of image files with a label and a group, and a model that was trained where smiles go with lighter
+# skin. Put your own in their place.
 import tempfile
 from pathlib import Path
 
@@ -37,11 +37,15 @@ for order in [torch.randperm(len(truth)) for _ in range(12)]:
         optimiser.step()
 
 # %%
-# The plan opens everything and trains nothing. The controls train models of the same architecture on drawn faces; here they
-# are small, as the model is.
+# The plan opens everything and trains nothing. The controls train models of the same architecture on drawn faces;
+# here they are small, as the model is.
 net = va.wrap(module, classes=["neutral", "smiling"])
 data = va.Data.from_frame(
-    frame, images="path", label="expression", groups={"skin_tone": "skin_tone"}, root=folder / "audit"
+    frame,
+    images="path",
+    label="expression",
+    groups={"skin_tone": {"column": "skin_tone", "reference": "lighter"}},
+    root=folder / "audit",
 )
 settings = {
     "name": "Own module",

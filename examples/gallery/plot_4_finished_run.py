@@ -2,8 +2,8 @@
 Read a finished run
 ===================
 
-A run directory is whole by itself: it is opened without the model, the images, or torch. This one is the demonstration's
-shareable copy, which comes with the sources.
+A run directory is whole by itself: it is opened without the model, the images, or torch. This one is the shareable
+copy of the demonstration, which comes with the sources.
 """
 
 # %%
@@ -13,7 +13,9 @@ from pathlib import Path
 import vit_audit as va
 
 sample = next(
-    folder / "reports" / "sample" for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "reports/sample").is_dir()
+    folder / "reports" / "sample"
+    for folder in (Path.cwd(), *Path.cwd().parents)
+    if (folder / "reports/sample").is_dir()
 )
 result = va.open_run(sample)
 print(result.outcome, f"exit code {int(result.exit_code)}", sep=", ")
@@ -39,7 +41,8 @@ result.gaps.to_frame()[columns]
 result.heads.plot()
 
 # %%
-# Three ledgers of the largest gap: what carries it, who writes it into the log-odds, which trained weights put it there.
+# Three ledgers of the largest gap: what carries it, who writes it into the log-odds, which trained weights put it
+# there.
 result.plot_ledgers()
 
 # %%
@@ -47,9 +50,13 @@ result.plot_ledgers()
 result.ledger.plot()
 
 # %%
-# One answer for each gap.
-result.answers.to_frame()[["group", "outcome", "level"]] if "group" in result.answers.to_frame() else result.answers.to_frame()
+# One answer for each gap, at the finest level that the data support.
+for answer in result.answers:
+    share = (
+        f"{answer.share.value:.0%} [{answer.share.low:.0%}, {answer.share.high:.0%}]" if answer.share else "not given"
+    )
+    print(f"{answer.contrast}, {answer.outcome}: {answer.level}; share of the gap: {share}")
 
 # %%
-# The whole record is there as well: every field is in :doc:`the reference of the record </docs/record-fields>`.
-print(result.record.provenance)
+# The whole record is there as well: :doc:`every field </docs/record-fields>`.
+print(result.record.provenance.command, result.record.provenance.versions["torch"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def executed(name: str, folder: Path) -> list[Any]:
 
 def said(cell: Any, kind: str = "text/html") -> str:
     """Return what a cell shows, or what it prints."""
-    return "".join(str(output.get("data", {}).get(kind, output.get("text", ""))) for output in cell.outputs)
+    return "".join(str(output.get("data", {}).get(kind) or output.get("text", "")) for output in cell.outputs)
 
 
 def test_own_module_notebook_runs_in_a_kernel(tmp_path: Path) -> None:
@@ -48,3 +49,15 @@ def test_the_hugging_face_notebook_answers_as_transformers_does(tmp_path: Path) 
     assert classes == "('neutral', 'smiling')"
     assert float(difference) < 1e-5
     assert va.open_run(tmp_path / "runs" / "hugging-face").outcome == "DISPARITY FOUND"
+
+
+@pytest.mark.long
+def test_the_notebook_of_a_repair_ends_with_its_certificate(tmp_path: Path) -> None:
+    code = executed("finding_to_repair.ipynb", tmp_path)
+    repaired = va.open_repair(tmp_path / "runs" / "repair")
+    (named,) = [cell for cell in code if "repaired.state" in cell.source]
+    assert str(repaired.state) in said(named)
+    assert repaired.certificate is not None
+    assert repaired.certificate.sealed_openings == 1
+    assert {str(line.state) for line in repaired.lines} <= set(re.findall(r"failed|shown|not shown", said(code[-1])))
+    assert (tmp_path / "runs" / "repair" / "repair.html").is_file()
