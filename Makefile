@@ -41,7 +41,7 @@ quick: setup ## run the quick ones, after each change
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'unit and not property and not slow' --numprocesses auto --dist loadfile \
 		--no-loadscope-reorder
 
-long: setup ## run the tests that take minutes, at full size
+long: setup .venv-mlflow/.installed ## run the tests that take minutes, at full size
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long --numprocesses auto --dist load
 
 test-browser: setup chromium $(VENV)/.browser ## try the report's page in chromium: accessibility, and all it offers
@@ -90,7 +90,7 @@ format: setup ## format the code and fix what the linter can
 	@$(BIN)/ruff format .
 
 clean: ## remove the environment and all caches; reports stay
-	rm -rf $(VENV) .venv-lowest .nightly .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist \
+	rm -rf $(VENV) .venv-lowest .venv-mlflow .nightly .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist \
 		docs/gallery docs/generated
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -126,6 +126,12 @@ $(STAMP): pyproject.toml
 		$(BIN)/python -m pip install --disable-pip-version-check --index-url $(CPU_WHEELS) "$${cpu[@]}"; \
 	fi; \
 	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# The server of MLflow, for a test, asks for older packages than we do.
+.venv-mlflow/.installed:
+	@$(PYTHON) -m venv .venv-mlflow
+	@.venv-mlflow/bin/python -m pip install --quiet --disable-pip-version-check mlflow
 	@touch $@
 
 $(VENV)/.browser: $(STAMP)

@@ -369,6 +369,26 @@ def check(card: Path, data_root: Path | None, show: Path | None, out: Path, devi
         sys.exit(ExitCode.INVALID)
 
 
+@main.command("check-card", short_help="Check cards alone: no image, no model.")
+@click.argument("cards", metavar="CARD...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@reported
+def check_card(cards: tuple[Path, ...]) -> None:
+    """Check each CARD alone, as a pre-commit hook does: every fault with its line and the fix.
+
+    No image, model or torch is loaded; 'vit-audit check' looks at these, too.
+    """
+    faults = []
+    for card in cards:
+        try:
+            va.load_card(card)
+        except InputError as error:
+            faults.append(str(error))
+    for fault in faults:
+        click.echo(fault, err=True)
+    if faults:
+        sys.exit(ExitCode.BAD_INPUT)
+
+
 @main.command(short_help="Write a first card for a table or class folders.")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
@@ -455,6 +475,19 @@ def render(run_dir: Path) -> None:
         click.echo(path)
     for line in law_lines():
         click.echo(wrapped(line), err=True)
+
+
+@main.command("card-section", short_help="A section on a run for the model's card.")
+@run_argument
+@click.option("--readme", type=click.Path(path_type=Path), help="Write it into this card, in place of an earlier one.")
+@reported
+def card_section(run_dir: Path, readme: Path | None) -> None:
+    """Print a section on RUN in Markdown for the model's card, README.md on Hugging Face."""
+    result = va.open_run(run_dir)
+    if readme is None:
+        click.echo(result.card_section(), nl=False)
+    else:
+        click.echo(f"wrote {result.update_card(readme)}")
 
 
 @main.command(short_help="Add a reviewer's decisions to a run.")
@@ -552,6 +585,39 @@ def diff(before: Path, after: Path, out: Path | None) -> None:
     for line in diff_summary(change.record):
         click.echo(line)
     click.echo(f"report: {folder / 'diff.html'}")
+
+
+@main.command(epilog=as_text(), short_help="Decide whether a run passes, for continuous integration.")
+@run_argument
+@click.option("--baseline", metavar="RUN0", type=click.Path(path_type=Path), help="An earlier run to compare with.")
+@click.option("--policy/--no-policy", default=True, help="Whether a gap above the card's policy stops the run.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    show_default=True,
+    help="By so much a gap may be larger than in the baseline, as 0.02 for two points.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for gate.json, junit.xml, gate.sarif and summary.md."
+)
+@reported
+def gate(run_dir: Path, baseline: Path | None, tolerance: float, out: Path | None, *, policy: bool) -> None:
+    """Decide whether RUN passes: its controls, its policy, and its gaps beside those of an earlier run.
+
+    A gap that is larger than in the baseline beyond noise stops the run. Where both runs measured the same images
+    they are compared person by person.
+    """
+    from audit.terminal import wrapped
+
+    found = va.gate(run_dir, baseline, policy=policy, tolerance=tolerance)
+    if out is not None:
+        found.save(out)
+    for line in found.lines():
+        click.echo(wrapped(line))
+    if out is not None:
+        click.echo(f"summary: {out / 'summary.md'}")
+    sys.exit(found.exit_code)
 
 
 @main.command(epilog=as_text(), short_help="Repair the model of a run, and certify it.")

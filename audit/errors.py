@@ -202,6 +202,11 @@ def is_refused(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in DISK_FIXES
 
 
+def one_line_of(error: Exception) -> str:
+    """Return what an error says, in one line; its kind where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def is_internal(error: Exception) -> bool:
     """Tell whether an error is a fault of the tool: none of its own, nor memory, the disk, or a reader that is gone."""
     expected = isinstance(error, AuditError | BrokenPipeError)

@@ -20,6 +20,9 @@ EXTRAS = {
     "ray": "ray",
     "s3fs": "s3",
     "gcsfs": "gs",
+    "mlflow": "mlflow",
+    "wandb": "wandb",
+    "tensorboard": "tensorboard",
 }
 
 

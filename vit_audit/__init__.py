@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from audit.api.checkpoints import Inspection, inspect_checkpoint
     from audit.api.cluster import merge, submit, work
     from audit.api.data import Data, fetch, rendered_faces
+    from audit.api.gating import GateResult, gate
     from audit.api.models import Net, Predictions, Preprocess, adapt, load_model, predictions, supported_models, wrap
     from audit.api.plans import Plan, plan
     from audit.api.repairing import RepairResult, open_repair, repair
     from audit.api.research import attribution, disparity, patch_heads, patch_parts, shift_means, sweep, written
     from audit.api.results import Result, diff, open_run, verify
     from audit.api.running import audit
+    from audit.api.tracking import MLflowTracker, TensorBoardTracker, Tracker, WandbTracker
     from audit.errors import (
         AuditError,
         CardError,
@@ -43,6 +45,7 @@ _HOMES = {
     "audit.api.checkpoints": ("Inspection", "inspect_checkpoint"),
     "audit.api.cluster": ("merge", "submit", "work"),
     "audit.api.data": ("Data", "fetch", "rendered_faces"),
+    "audit.api.gating": ("GateResult", "gate"),
     "audit.api.models": (
         "Net",
         "Predictions",
@@ -58,6 +61,7 @@ _HOMES = {
     "audit.api.research": ("attribution", "disparity", "patch_heads", "patch_parts", "shift_means", "sweep", "written"),
     "audit.api.results": ("Result", "diff", "open_run", "verify"),
     "audit.api.running": ("audit",),
+    "audit.api.tracking": ("MLflowTracker", "TensorBoardTracker", "Tracker", "WandbTracker"),
     "audit.errors": (
         "AuditError",
         "CardError",
@@ -79,8 +83,10 @@ __all__ = [
     "Data",
     "DataError",
     "ExitCode",
+    "GateResult",
     "InputError",
     "Inspection",
+    "MLflowTracker",
     "ModelError",
     "Net",
     "Outcome",
@@ -89,8 +95,11 @@ __all__ = [
     "Preprocess",
     "RepairResult",
     "Result",
+    "TensorBoardTracker",
+    "Tracker",
     "UnfinishedError",
     "WaitingError",
+    "WandbTracker",
     "__version__",
     "adapt",
     "attribution",
@@ -100,6 +109,7 @@ __all__ = [
     "disparity",
     "fetch",
     "first_card",
+    "gate",
     "inspect_checkpoint",
     "load_card",
     "load_model",

@@ -12,6 +12,7 @@ import pandas as pd
 
 from audit.card.schema import Card
 from audit.data.assemble import samples_from_frame
+from audit.data.hub_table import is_hub_dataset, table_of
 from audit.data.in_memory import SHOWN, DatasetSource, MapDataset, dataset_keys
 from audit.data.samples import Samples
 from audit.data.sources import ByteSource, FileSource
@@ -107,8 +108,8 @@ class Data:
         cls,
         dataset: MapDataset,
         *,
-        table: pd.DataFrame,
-        key: str,
+        table: pd.DataFrame | None = None,
+        key: str | None = None,
         label: str,
         groups: Groups,
         subject: str | Sequence[str] | None = None,
@@ -117,17 +118,20 @@ class Data:
         keys: Sequence[Any] | None = None,
         **options: Any,
     ) -> Data:
-        """Take images from a map-style dataset, and labels and groups from a table.
+        """Take images from a map-style dataset, and labels and groups from a table or from its own columns.
 
         Parameters
         ----------
         dataset : MapDataset
-            Items are PIL images, arrays (H, W, 3) of bytes or tensors (3, H, W), not yet normalised; or tuples that
-            begin with one; or mappings that hold one under ``image`` and its key under ``key``.
-        table : pandas.DataFrame
-            One row per image, with its key in the column ``key``.
-        key : str
-            Column of the table, and field of the items, that says which image is which.
+            As ``torch.utils.data.Dataset`` or ``datasets.Dataset``. Items are PIL images, arrays (H, W, 3) of bytes or
+            tensors (3, H, W), not yet normalised; or tuples that begin with one; or mappings that hold one under
+            ``image`` and its key under ``key``.
+        table : pandas.DataFrame, optional
+            One row per image, with its key in the column ``key``. Of a ``datasets.Dataset`` its own columns, unless
+            they are elsewhere; a ClassLabel counts by its names.
+        key : str, optional
+            Column of the table, and field of the items, that says which image is which. Of a ``datasets.Dataset``
+            without one, the row.
         label, groups, subject, split, **options
             As of :meth:`from_frame`.
         image : str
@@ -149,6 +153,12 @@ class Data:
         >>> data.source.open("1").size
         (8, 8)
         """
+        if is_hub_dataset(dataset) and table is None:
+            table, key = table_of(dataset, image, key)
+            keys = list(table[key]) if keys is None else keys
+        if table is None or key is None:
+            missing = "table" if table is None else "key"
+            raise InputError(missing, "is missing", "give a pandas.DataFrame as table=, and its column of keys as key=")
         fields = {"image": key, "label": label, "subject": subject, "split": split, **options}
         sections = _sections(table, fields, groups)
         held = dataset_keys(dataset, key, keys)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from audit.api.pictures import plot_ledgers
 from audit.api.progress import Callback, as_step
 from audit.api.tables import Gaps, Heads, Ledger, Rates, Table, figure_size
-from audit.errors import InputError, UnfinishedError
+from audit.errors import InputError, UnfinishedError, one_line_of
 from audit.exit_codes import ExitCode
 from audit.given import as_path, check_kind
 from audit.records import (
@@ -39,6 +39,7 @@ from audit.records import (
     TrainedRow,
 )
 from audit.report import render_run
+from audit.report.card_section import card_section, with_section
 from audit.report.html import render_diff, render_html
 from audit.report.manifest import check_kept, holds, write_manifest
 from audit.report.manifest import sign as sign_manifest
@@ -51,7 +52,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from audit.api.data import Data
+    from audit.api.gating import GateResult
     from audit.api.models import Net, Predictions
+    from audit.api.tracking import Tracker
     from audit.pipeline.reproduce import Reproduction
     from audit.pipeline.verify import Verified
 
@@ -91,6 +94,11 @@ class Result:
     def record(self) -> Audit:
         """The whole of ``audit.json``."""
         return self._source.audit
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of ``audit.json``, by which reviews, gates and trackers name the run."""
+        return self._source.digest
 
     @property
     def outcome(self) -> Outcome:
@@ -366,6 +374,70 @@ class Result:
         ['persisting']
         """
         return diff(self, other)
+
+    def card_section(self) -> str:
+        """Return a section on the audit in Markdown, for the model's card (``README.md`` on Hugging Face).
+
+        Examples
+        --------
+        >>> print(result.card_section().splitlines()[1])
+        ## Differences between groups: DISPARITY FOUND
+        """
+        return card_section(self.record, self.digest)
+
+    def update_card(self, readme: str | Path) -> Path:
+        """Write the section into a model's card, in place of an earlier one or at its end.
+
+        Parameters
+        ----------
+        readme : str or pathlib.Path
+            A Markdown file; made where there is none. What else it holds stays.
+
+        Raises
+        ------
+        InputError
+            If it cannot be read as UTF-8, or does not hold one pair of the section's marks or none.
+
+        Examples
+        --------
+        >>> result.update_card("README.md").read_text().startswith("<!-- vit-audit -->")
+        True
+        """
+        path = as_path("readme", readme)
+        try:
+            card = path.read_text(encoding="utf-8") if path.exists() else ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(str(path), f"cannot be read ({one_line_of(error)})", "name a file of UTF-8 text") from None
+        write_text(path, with_section(card, self.card_section(), str(path)))
+        return path
+
+    def track(self, *trackers: Tracker) -> list[str]:
+        """Log this run to experiment trackers; returns where each did.
+
+        Examples
+        --------
+        >>> import vit_audit as va
+        >>> result.track(va.TensorBoardTracker("runs/tensorboard"))  # doctest: +SKIP
+        ['runs/tensorboard']
+        """
+        from audit.api.tracking import check_trackers, track
+
+        check_trackers(trackers)
+        return track(self, trackers)
+
+    def gate(
+        self, baseline: Result | str | Path | None = None, *, policy: bool = True, tolerance: float = 0.0
+    ) -> GateResult:
+        """Decide whether this run passes as :func:`vit_audit.gate` does.
+
+        Examples
+        --------
+        >>> result.gate(result, policy=False).passed
+        True
+        """
+        from audit.api.gating import gate
+
+        return gate(self, baseline, policy=policy, tolerance=tolerance)
 
     def reproduce(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from audit.api.options import check_cache_dir, check_options
 from audit.api.plans import Plan
 from audit.api.progress import Callback, as_step
 from audit.api.results import RUNS, Result, open_run
+from audit.api.tracking import Tracker, check_trackers, track
 from audit.errors import InputError
 from audit.given import as_path, check_kind
 from audit.models.device import CPU, first_of, numbered_devices
@@ -41,6 +42,7 @@ def audit(
     report: bool = True,
     command: str = "vit_audit.audit(plan)",
     callback: Callback | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> Result:
     """Run a whole audit: controls, models, patching, evidence, report. An interrupted one resumes where it stopped.
 
@@ -76,6 +78,9 @@ def audit(
     callback : callable, optional
         Called with the name of a step, what is done of it, and in all. Steps are also logged to
         ``logging.getLogger("vit_audit")``.
+    trackers : sequence of Tracker
+        Where the finished run is logged, as ``[va.MLflowTracker(...)]``; whether each can be reached is asked before
+        anything is done.
 
     Returns
     -------
@@ -85,9 +90,9 @@ def audit(
     Raises
     ------
     InputError
-        If the folder holds an audit of another question.
+        If the folder holds an audit of another question, or a tracker cannot log.
     UnfinishedError
-        If the run cannot finish; finished stages are kept.
+        If the run cannot finish, or is finished and could not be logged; finished stages are kept.
     WaitingError
         With ``shards``, once it is laid out.
 
@@ -102,6 +107,7 @@ def audit(
     <Outcome.DISPARITY_FOUND: 'DISPARITY FOUND'>
     """
     check_kind("plan", plan, Plan, "give what vit_audit.plan returned")
+    check_trackers(trackers)
     chosen, limit = check_options(device, precision, memory, workers)
     numbers = numbered_devices(device)
     own, inputs = None if out is None else as_path("out", out), plan.inputs
@@ -114,6 +120,9 @@ def audit(
         source=inputs.samples.source,
     )
     again = None
+    if shards and trackers:
+        fix = "log the run once it is finished: result.track(...)"
+        raise InputError("trackers", "are not handed to those who go on with a run that is laid out", fix)
     if shards:
         again = _how_to_go_on(plan, device, precision, memory, report=report, command=command)
     options = Options(
@@ -134,7 +143,9 @@ def audit(
         stack.enter_context(run_state(memory=limit, fail_in_time=options.device == CPU and ray is None))
         stack.enter_context(first_of(numbers))
         folder = run_audit(plan.inputs, options, as_step(callback))
-    return open_run(folder)
+    result = open_run(folder)
+    track(result, trackers)
+    return result
 
 
 def _how_to_go_on(

@@ -13,8 +13,9 @@ import yaml
 from pydantic import ValidationError
 
 from audit.card.faults import Lines, PathParts, closest, did_you_mean, faults_of, spell
+from audit.card.reader_names import OF_PLACES
 from audit.card.repair_spec import NEED_GROUP
-from audit.card.schema import AT_ADDRESSES, ONNX, PREDICTIONS, Card, Shares
+from audit.card.schema import ONNX, PREDICTIONS, Card, Shares
 from audit.card.text_values import keep_text
 from audit.errors import CardError, DataError, InputError
 from audit.filenames import name_on_disk, printable
@@ -447,8 +448,9 @@ def _bad_data(card: Card) -> Iterator[tuple[PathParts, str]]:
     data = card.data
     if data.reader not in ("synthetic", "frame") and data.path is None:
         yield ("data",), f"reader '{data.reader}' needs 'path'; name the file or folder"
-    if data.path is not None and is_address(data.path) and data.reader not in AT_ADDRESSES:
-        fix = f"copy it to a disk, or use {', '.join(AT_ADDRESSES[:-1])} or {AT_ADDRESSES[-1]}"
+    if data.path is not None and is_address(data.path) and data.reader not in OF_PLACES:
+        *first, last = OF_PLACES
+        fix = f"copy it to a disk, or use {', '.join(first)} or {last}"
         yield ("data", "path"), f"is the address of a store, which reader '{data.reader}' does not open; {fix}"
     if data.labels is not None and len(data.labels) < 2:
         yield ("data", "labels"), "fewer than two labels; a classifier needs two"

@@ -8,7 +8,9 @@ from datetime import date
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
+from audit.card.reader_names import reader_names
 from audit.card.repair_spec import HarmfulError, RepairSpec
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -141,32 +143,16 @@ class Download(CardPart):
         return to
 
 
-Reader = Literal[
-    "table",
-    "folder",
-    "huggingface",
-    "webdataset",  # tar files, local or of a store
-    "cifar100",
-    "croissant",
-    "frame",  # given in Python
-    "synthetic",
-    "rafdb",
-    "affectnet",
-    "expw",
-    "stanford40",
-    "celeba",
-    "utkface",
-    "fairface",
-    "fer2013",
-    "lfw",
-    "miap",
-    "imsitu",
-    "coco",
-    "facet",
-    "flickr8k",
-]
+def _known_reader(name: str) -> str:
+    known = reader_names()
+    if name not in known:
+        raise PydanticCustomError(
+            "literal_error", "is no reader", {"expected": ", ".join(f"'{other}'" for other in known)}
+        )
+    return name
 
-AT_ADDRESSES = ("table", "huggingface", "webdataset")  # readers of what lies in object stores, too
+
+Reader = Annotated[str, AfterValidator(_known_reader)]
 
 
 class DataSpec(CardPart):

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from audit.errors import AuditError
+from audit.errors import AuditError, one_line_of
 from audit.evidence.run_change import Change
 from audit.pipeline.load_run import open_run
 from audit.pipeline.paired_runs import Asked, PairedRuns
@@ -28,14 +28,13 @@ from audit.records import (
     RateField,
     RateRow,
     RunComparison,
-    RunName,
     State,
     Untested,
     Verdict,
     WhyBelow,
     WhyUntested,
 )
-from audit.report.render import Source, read_run
+from audit.report.render import read_run
 from audit.report.shareable import refuse_copy
 
 UNTESTED = {
@@ -68,15 +67,15 @@ def compare_runs(before: Path, after: Path) -> RunComparison:
                 refuse_copy(run, "name the runs themselves")
             paired = PairedRuns(open_run(before), open_run(after))
         except (AuditError, OSError, ValueError) as error:
-            notes.append(ComparisonNote(code=NoteCode.NOT_OPENED, error=_in_one_line(error)))
+            notes.append(ComparisonNote(code=NoteCode.NOT_OPENED, error=one_line_of(error)))
     try:
         rows = _rows(first.audit, second.audit, paired)
     except (AuditError, OSError, ValueError, LookupError) as error:  # whatever a damaged table makes its reader raise
-        notes.append(ComparisonNote(code=NoteCode.EFFECTS_UNREADABLE, error=_in_one_line(error)))
+        notes.append(ComparisonNote(code=NoteCode.EFFECTS_UNREADABLE, error=one_line_of(error)))
         rows = _rows(first.audit, second.audit, None)
     return RunComparison(
-        before=_named(first),
-        after=_named(second),
+        before=first.run_name,
+        after=second.run_name,
         unit=second.audit.model.unit,
         same_images=same,
         notes=notes,
@@ -107,26 +106,6 @@ def _rows(first: Audit, second: Audit, paired: PairedRuns | None) -> dict[str, A
 def findings_of(audit: Audit) -> list[Finding]:
     """Return what a run found; nothing where a control failed, whatever its record holds."""
     return [] if audit.is_invalid else audit.findings
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _named(source: Source) -> RunName:
-    audit = source.audit
-    rows = [] if audit.is_invalid else audit.contrasts
-    return RunName(
-        audit_id=audit.audit_id,
-        audit_sha256=source.digest,
-        name=audit.name,
-        outcome=audit.outcome,
-        started=audit.provenance.started,
-        weights_sha256=audit.model.weights_sha256,
-        data_fingerprint=audit.data.fingerprint,
-        gap_above=next((row.equivalence_margin for row in rows if row.equivalence_margin is not None), None),
-        above_policy=None if audit.is_invalid else sum(row.above_policy for row in rows),
-    )
 
 
 Measure = Callable[[PairedRuns], Change | None]

@@ -88,6 +88,10 @@ from audit.records.diff_json import ComparisonNote as ComparisonNote
 from audit.records.diff_json import RunComparison as RunComparison
 from audit.records.diff_json import RunName as RunName
 from audit.records.diff_json import Untested as Untested
+from audit.records.gate_json import GapCheck as GapCheck
+from audit.records.gate_json import GapState as GapState
+from audit.records.gate_json import Gate as Gate
+from audit.records.gate_json import GateVerdict as GateVerdict
 from audit.records.ledger_rows import AnswerLevel as AnswerLevel
 from audit.records.ledger_rows import CarriedKind as CarriedKind
 from audit.records.ledger_rows import CarriedRow as CarriedRow

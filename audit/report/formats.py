@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from datetime import date
@@ -15,6 +16,7 @@ MINUS = "\N{MINUS SIGN}"
 NOT_AVAILABLE = "n/a"
 LABEL_CHARACTERS = 60
 _KEPT_FORMAT_CHARACTERS = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"
+_MARKUP = re.compile(r"[\\`*_{}\[\]<>#|~@!$&]|(?<=:)/")
 MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
     "December",
@@ -48,6 +50,11 @@ def _visible(character: str) -> str:
     if hidden and character not in _KEPT_FORMAT_CHARACTERS:
         return f"\\u{ord(character):04x}"
     return character
+
+
+def markdown(text: str) -> str:
+    """Write foreign text in Markdown: cleaned, and every sign of markup, HTML or a link taken as it is."""
+    return _MARKUP.sub(r"\\\g<0>", clean(text))
 
 
 def label(text: str, limit: int = LABEL_CHARACTERS) -> str:

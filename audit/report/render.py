@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from audit.errors import InputError
 from audit.given import said_of
-from audit.records import SCHEMA_VERSION, Audit, Decision
+from audit.records import SCHEMA_VERSION, Audit, Decision, RunName
 from audit.report.csv_files import csv_tables
 from audit.report.exports import exports
 from audit.report.formats import clean
@@ -144,6 +144,23 @@ class Source:
     def digest(self) -> str:
         """SHA-256 of ``audit.json``."""
         return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def run_name(self) -> RunName:
+        """Which run it is, as records of several runs name it."""
+        audit = self.audit
+        rows = [] if audit.is_invalid else audit.contrasts
+        return RunName(
+            audit_id=audit.audit_id,
+            audit_sha256=self.digest,
+            name=audit.name,
+            outcome=audit.outcome,
+            started=audit.provenance.started,
+            weights_sha256=audit.model.weights_sha256,
+            data_fingerprint=audit.data.fingerprint,
+            gap_above=next((row.equivalence_margin for row in rows if row.equivalence_margin is not None), None),
+            above_policy=None if audit.is_invalid else sum(row.above_policy for row in rows),
+        )
 
 
 def read_run(run_dir: Path) -> Source:

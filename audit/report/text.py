@@ -17,6 +17,7 @@ from audit.records import (
     AttributeInfo,
     Audit,
     ComparedFinding,
+    ComparisonNote,
     ContrastRow,
     Control,
     DataReport,
@@ -587,6 +588,11 @@ def note_sentences(comparison: RunComparison) -> list[str]:
     return [str(_diff_templates(comparison.unit).note(note, comparison)) for note in comparison.notes]
 
 
+def comparison_note(note: ComparisonNote, unit: Unit) -> str:
+    """Say what a reader of a comparison must know; of notes that name no run."""
+    return str(_diff_templates(unit).note(note, None))
+
+
 def because(row: ComparedFinding, unit: Unit) -> str:
     """Say why a finding has the state that it has, with both numbers where it is below; "" where that says enough."""
     return one_line(str(_diff_templates(unit).because(row)))
@@ -616,6 +622,7 @@ FILTERS: Mapping[str, Any] = {
     "left_out": left_out_sentence,
     "limits": limit_sentences,
     "magnitude": formats.magnitude,
+    "md": formats.markdown,
     "measured": formats.measured,
     "level_note": formats.level_note,
     "p": formats.p_value,

@@ -6,64 +6,25 @@ columns have one vocabulary; which of them is the label, and which are groups, t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from audit.card.load import locate
+from audit.card.reader_names import OF_PLACES, PUBLISHED, READERS
 from audit.card.schema import DataSpec
-from audit.data.readers.actions import read_coco, read_facet, read_imsitu, read_stanford40
-from audit.data.readers.appearance import read_fairface, read_miap, read_utkface
-from audit.data.readers.captions import read_flickr8k
-from audit.data.readers.cifar100 import read_cifar100
-from audit.data.readers.croissant import read_croissant
 from audit.data.readers.embedded import CropSource
-from audit.data.readers.expressions import (
-    read_affectnet,
-    read_celeba,
-    read_expw,
-    read_fer2013,
-    read_lfw,
-    read_rafdb,
-)
-from audit.data.readers.folder import GROUPS_FILE, join_groups, read_folder
-from audit.data.readers.hf import read_huggingface
+from audit.data.readers.folder import GROUPS_FILE, join_groups
 from audit.data.readers.raw import DETAIL, KIND, RawTable
-from audit.data.readers.table import read_image_table
+from audit.data.readers.table import with_safe_paths
 from audit.data.readers.walk import unnamed_files
-from audit.data.readers.webdataset import read_webdataset
 from audit.data.sources import FileSource
+from audit.errors import AuditError, DataError, one_line_of
 from audit.filenames import printable
-from audit.remote import Place
-
-PUBLISHED: Mapping[str, Callable[[Path], RawTable]] = {
-    "rafdb": read_rafdb,
-    "celeba": read_celeba,
-    "utkface": read_utkface,
-    "fairface": read_fairface,
-    "fer2013": read_fer2013,
-    "affectnet": read_affectnet,
-    "expw": read_expw,
-    "lfw": read_lfw,
-    "miap": read_miap,
-    "stanford40": read_stanford40,
-    "imsitu": read_imsitu,
-    "coco": read_coco,
-    "facet": read_facet,
-    "flickr8k": read_flickr8k,
-}
-READERS_OF_PLACES: Mapping[str, Callable[[DataSpec, Place], RawTable]] = {  # of this machine, or of a store
-    "table": read_image_table,
-    "huggingface": read_huggingface,
-    "webdataset": read_webdataset,
-}
-READERS: Mapping[str, Callable[[DataSpec, Path], RawTable]] = {
-    "folder": read_folder,
-    "croissant": read_croissant,
-    "cifar100": read_cifar100,
-}
+from audit.plugins import DATASETS, broken, load_plugin, package_of, plugins
 
 
 def read_raw(spec: DataSpec, card_path: Path, data_root: Path | None) -> RawTable:
@@ -84,11 +45,11 @@ def read_raw(spec: DataSpec, card_path: Path, data_root: Path | None) -> RawTabl
     assert spec.path is not None  # the schema asks for it
     absent = spec.reader == "cifar100"
     place = locate(spec.path, card_path=card_path, data_root=data_root, missing_ok=absent)
-    if spec.reader in READERS_OF_PLACES:
-        raw = READERS_OF_PLACES[spec.reader](spec, place)
+    if spec.reader in OF_PLACES:
+        raw = _named(OF_PLACES[spec.reader])(spec, place)
     else:
         assert isinstance(place, Path)  # the schema names the readers of addresses
-        raw = READERS.get(spec.reader, _read_published)(spec, place)
+        raw = _named(READERS[spec.reader])(spec, place) if spec.reader in READERS else _read_published(spec, place)
     raw = _with_links(raw) if spec.links else raw
     return raw if spec.reader == "folder" else _with_unnamed(raw, spec)  # which counts them itself
 
@@ -119,10 +80,33 @@ def _with_links(raw: RawTable) -> RawTable:
     return raw
 
 
+def _named(place: str) -> Any:
+    """Return what "module:name" says."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
 def _read_published(spec: DataSpec, path: Path) -> RawTable:
     """Read a set as it is published; a ``groups.csv`` in its folder adds columns to the images that it names."""
-    raw = PUBLISHED[spec.reader](path)
+    raw = _named(PUBLISHED[spec.reader])(path) if spec.reader in PUBLISHED else _read_plugin(spec.reader, path)
     frame = raw.frame.rename(columns={"image": spec.image})
     if (path / GROUPS_FILE).is_file():
         frame = join_groups(frame, spec, path)
     return RawTable(frame, raw.source, raw.where)
+
+
+def _read_plugin(reader: str, path: Path) -> RawTable:
+    """Read what another package reads: a data frame with a column ``image`` of files below the path."""
+    point = plugins(DATASETS)[reader]
+    read = load_plugin(point)
+    try:
+        frame = read(path)
+    except AuditError:
+        raise
+    except Exception as error:
+        what = f"cannot be read by {package_of(point)} ({type(error).__name__}: {one_line_of(error)[:200]})"
+        raise DataError(str(path), what, "compare the folder with what that package asks for") from error
+    if not isinstance(frame, pd.DataFrame) or "image" not in frame or not frame.columns.is_unique:
+        raise broken(point, "gives no pandas.DataFrame with a column 'image', each column once")
+    text = frame.astype(object).map(lambda value: None if pd.isna(value) else str(value)).reset_index(drop=True)
+    return RawTable(with_safe_paths(text, "image", path), FileSource(path), str(path))

@@ -24,12 +24,28 @@ from audit.models.adapters.positions import Biased, Rotary
 from audit.models.adapters.residual import Residual
 from audit.models.adapters.windows import NormedWindows, Windowed
 from audit.models.named import AdaptedNetwork, NamedNetwork, PlainNetwork
+from audit.plugins import MODELS, broken, load_plugin, plugins
 
 Model: TypeAlias = (
     VisionTransformer | Beit | Eva | SwinTransformer | SwinTransformerV2 | ResNet | ConvNeXt | NamedNetwork
 )
 
-FAMILIES: Mapping[type[nn.Module], type[Adapter]] = {  # timm's
+
+def _of_other_packages() -> dict[type[nn.Module], type[Adapter]]:
+    """Return the families that other packages declare: each a pair of a class that timm makes, and its adapter."""
+    found: dict[type[nn.Module], type[Adapter]] = {}
+    for point in plugins(MODELS).values():
+        family = load_plugin(point)
+        match family:
+            case (type() as kind, type() as made) if issubclass(kind, nn.Module) and issubclass(made, Adapter):
+                found[kind] = made
+            case _:
+                raise broken(point, "is no pair of a torch.nn.Module's class and an Adapter's class")
+    return found
+
+
+FAMILIES: Mapping[type[nn.Module], type[Adapter]] = {  # timm's, and those of other packages, which may derive from them
+    **_of_other_packages(),
     VisionTransformer: Heads,
     Beit: Biased,
     Eva: Rotary,
@@ -64,4 +80,4 @@ def family_of(name: str) -> type[Adapter] | None:
     """Return which family a timm model is of, by the module that makes it, or None if of none that is known."""
     module = inspect.getmodule(timm.model_entrypoint(name))
     made = {inspect.getmodule(kind): found for kind, found in FAMILIES.items()}
-    return FAMILIES[VisionTransformer] if name.startswith("deit") else made.get(module)
+    return made.get(module, FAMILIES[VisionTransformer] if name.startswith("deit") else None)

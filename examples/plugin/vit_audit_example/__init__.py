@@ -1,0 +1,1 @@
+"""A reader, a family of models and an export for vit-audit."""
