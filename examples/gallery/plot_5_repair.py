@@ -75,7 +75,7 @@ repaired = va.repair(result, folder / "repair", net=net, data=data, reaudit=Fals
 print(repaired.state)
 
 # %%
-# What each method leaves of the gap on the images that it was chosen on, and what sealed images show of the one that was
+# What each method leaves of the gap on the images that it was chosen on, and what sealed images show of the one that is
 # recommended. What is chosen on images looks better there than it is, so only the sealed ones count.
 rows = [row for row in repaired.methods if row.fitted is not None]
 fig, ax = plt.subplots(figsize=(6.4, 3), layout="constrained")
