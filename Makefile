@@ -15,7 +15,7 @@ DISPARITY_FOUND := 1
 # PyTorch's wheels without CUDA, for machines of Linux that have no NVIDIA GPU; on others pip takes such wheels anyway.
 # Torch is taken from there alone, before the rest: of two indices pip takes the later version, which may be one with CUDA.
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
-LOWEST_EXTRAS := dev,onnx,hf,clip,excel,repair
+LOWEST_EXTRAS := dev,onnx,hf,clip,excel,repair,sign
 LOWEST_TESTS ?=
 NIGHTLY := lowest long test-browser docs
 JUNIT_SCHEMA := $(VENV)/schemas/junit-10.xsd

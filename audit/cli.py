@@ -256,7 +256,7 @@ def run(
         result = va.audit(
             plan, runs=out, report=report, command=command, callback=callback, shards=shards, ray=ray, **options
         )
-    click.echo(summary(result.record, result.folder, report=report))
+    click.echo(summary(result.record, result.folder, result.decisions, report=report))
     sys.exit(result.exit_code)
 
 
@@ -323,7 +323,9 @@ def _end_with(result: Result) -> None:
     """Show what came of a run, and end with its code."""
     from audit.terminal import summary
 
-    click.echo(summary(result.record, result.folder, report=(result.folder / "report.html").is_file()))
+    click.echo(
+        summary(result.record, result.folder, result.decisions, report=(result.folder / "report.html").is_file())
+    )
     sys.exit(result.exit_code)
 
 
@@ -490,20 +492,54 @@ def card_section(run_dir: Path, readme: Path | None) -> None:
         click.echo(f"wrote {result.update_card(readme)}")
 
 
-@main.command(short_help="Add a reviewer's decisions to a run.")
+@main.command(short_help="Add reviewers' decisions to a run.")
 @run_argument
-@click.argument("review_json", metavar="REVIEW", type=click.Path(path_type=Path))
+@click.argument("review_json", metavar="[REVIEW]", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--from",
+    "earlier",
+    metavar="EARLIER",
+    type=click.Path(path_type=Path),
+    help="Take over what was decided of this run.",
+)
 @reported
-def review(run_dir: Path, review_json: Path) -> None:
+def review(run_dir: Path, review_json: Path | None, earlier: Path | None) -> None:
     """Add the decisions in REVIEW, the review.json that a report's page saved, to RUN, and write its reports again.
 
-    Decisions are only ever added: a later one about the same finding counts, the earlier one stays on record.
+    With --from EARLIER, take over what was decided of an earlier run about findings that RUN has, too.
+    Decisions are only ever added: of a reviewer's about the same thing the last one counts, all stay on record.
     """
+    from audit.terminal import left_line, reviewed_lines, wrapped
+
     result = va.open_run(run_dir)
-    new = result.review(review_json)
+    if review_json is None and earlier is None:
+        raise InputError("review", "what is to be added was not said", "name a review.json, or --from EARLIER, or both")
+    new, left = [], []
+    if earlier is not None:
+        taken = result.carry_over(earlier)
+        new, left = [*taken.added], [*taken.left]
+    if review_json is not None:
+        new += result.review(review_json)
     click.echo(f"{len(new)} decisions added, {len(result.decisions)} in all: {result.folder / 'decisions.jsonl'}")
+    for line in [*map(left_line, left), *reviewed_lines(result.record, result.decisions)]:
+        click.echo(wrapped(line))
     if new:
         click.echo(f"report: {result.folder / 'report.html'}")
+
+
+@main.command(short_help="Serve a run's report to this machine, to decide in it.")
+@run_argument
+@click.option("--port", type=click.IntRange(0, 65_535), default=0, help="Which port; by default one that is free.")
+@reported
+def serve(run_dir: Path, port: int) -> None:
+    """Serve the report of RUN to browsers on this machine, with forms that save straight to RUN, until Ctrl-C.
+
+    Open the address that is printed: it holds a token, and whoever has it can decide.
+    """
+    with va.open_run(run_dir).serve(port) as served:
+        click.echo(served.url)
+        with suppress(KeyboardInterrupt):
+            served.wait()
 
 
 @main.command(epilog=as_text(), short_help="Check a run: hashes, figures, pages.")
@@ -555,15 +591,44 @@ def export(run_dir: Path, out: Path, *, shareable: bool, models: bool) -> None:
     click.echo(f"copy: {out}; check it: vit-audit verify {shlex.quote(str(out))}")
 
 
-@main.command(short_help="Sign the manifest of a run.")
+@main.command(short_help="Sign the manifest of a run, or its PDF.")
 @run_argument
 @click.option(
-    "--key", type=click.Path(path_type=Path), required=True, help="Private key (Ed25519, PEM, not encrypted)."
+    "--key",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Private key (PEM): of a manifest Ed25519, not encrypted; of a PDF any, or PKCS#12.",
+)
+@click.option("--pdf", is_flag=True, help="Sign the PDF: report.signed.pdf, beside report.pdf. Needs the extra 'sign'.")
+@click.option("--certificate", type=click.Path(path_type=Path), help="Of the key, for a PDF (PEM).")
+@click.option(
+    "--passphrase-file", type=click.Path(path_type=Path), help="Its first line opens an encrypted key, for a PDF."
 )
 @reported
-def sign(run_dir: Path, key: Path) -> None:
-    """Sign RUN's manifest, and with it every file of the run. A review that changes the run takes the signature off."""
-    click.echo(va.open_run(run_dir).sign(key))
+def sign(run_dir: Path, key: Path, *, pdf: bool, certificate: Path | None, passphrase_file: Path | None) -> None:
+    """Sign RUN's manifest, and with it every file of the run. A review that changes the run takes the signature off.
+
+    With --pdf, sign the PDF itself (PAdES); the manifest then holds the signed one, too, so sign the manifest last.
+    """
+    result = va.open_run(run_dir)
+    if not pdf:
+        if certificate is not None or passphrase_file is not None:
+            raise InputError(
+                "sign", "--certificate and --passphrase-file are of a PDF", "give --pdf, or leave them out"
+            )
+        click.echo(result.sign(key))
+        return
+    click.echo(result.sign_pdf(key, certificate, passphrase=_first_line(passphrase_file)))
+
+
+def _first_line(path: Path | None) -> str | None:
+    """Return the first line of a file; None where none is named."""
+    if path is None:
+        return None
+    try:
+        return next(iter(path.read_text(encoding="utf-8").splitlines()), "")
+    except (OSError, ValueError) as error:
+        raise InputError(str(path), f"cannot be read ({error})", "name a text file") from None
 
 
 @main.command(short_help="Compare the findings of two runs.")

@@ -17,6 +17,7 @@ EXTRAS = {
     "openpyxl": "excel",
     "onnxruntime": "onnx",
     "concept_erasure": "repair",
+    "pyhanko": "sign",
     "ray": "ray",
     "s3fs": "s3",
     "gcsfs": "gs",

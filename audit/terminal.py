@@ -24,6 +24,7 @@ from audit.records import (
     ContrastRow,
     Control,
     DataReport,
+    Decision,
     ExcludedRow,
     Finding,
     HeadRow,
@@ -36,6 +37,7 @@ from audit.records import (
 from audit.records.repair_json import LineState, Reach
 from audit.records.repair_run import Repair
 from audit.report.formats import clean
+from audit.report.reviewed import Reviewed
 from audit.report.text import (
     Sentences,
     because,
@@ -45,6 +47,7 @@ from audit.report.text import (
     detection_sentences,
     held_sentence,
     left_out_sentence,
+    left_sentence,
     limit_sentences,
     loaded_sentence,
     method_line,
@@ -184,7 +187,7 @@ def _lines() -> Step:
     return step
 
 
-def summary(audit: Audit, folder: Path, *, report: bool = True) -> str:
+def summary(audit: Audit, folder: Path, decisions: Sequence[Decision] = (), *, report: bool = True) -> str:
     """Return what page one of the report says, in a dozen lines, and the report's path.
 
     Parameters
@@ -192,6 +195,8 @@ def summary(audit: Audit, folder: Path, *, report: bool = True) -> str:
     audit : Audit
     folder : pathlib.Path
         The run directory.
+    decisions : sequence of Decision, optional
+        Of its reviewers.
     report : bool
         Whether the report was rendered.
 
@@ -202,10 +207,12 @@ def summary(audit: Audit, folder: Path, *, report: bool = True) -> str:
     """
     from audit.report.page import top_findings  # draws pictures, too: slow to import
 
-    text = Sentences(audit)
+    text, reviewed = Sentences(audit), Reviewed(audit, decisions)
     asked = dict.fromkeys((r.attribute, r.outcome) for r in audit.rates if text.attribute_of(r.attribute) is not None)
-    gap, top = (None, []) if audit.is_invalid else (_largest_gap(audit), top_findings(audit))
-    lines = text.summary(list(asked), gap, _heads(audit, gap), top)
+    gap, top = (None, []) if audit.is_invalid else (_largest_gap(audit, reviewed), top_findings(audit, decisions))
+    lines = text.summary(
+        list(asked), gap, _heads(audit, gap), top, reasons=reviewed.reasons, reviewed=reviewed.headline(text)
+    )
     where = f"report: {folder / 'report.html'}" if report else f"run: {folder}"
     return "\n".join([*map(wrapped, [*lines, *law_lines()]), where])
 
@@ -215,6 +222,16 @@ def law_lines() -> list[str]:
     from audit.report.legal import stale_sentence
 
     return [said] if (said := stale_sentence(now().date())) else []
+
+
+def reviewed_lines(audit: Audit, decisions: Sequence[Decision]) -> list[str]:
+    """Say what page one says of the review."""
+    return Reviewed(audit, decisions).headline(Sentences(audit))
+
+
+def left_line(decision: Decision) -> str:
+    """Say what of an earlier run was not taken over."""
+    return left_sentence(decision)
 
 
 def reach_summary(reach: Reach) -> str:
@@ -231,10 +248,14 @@ def repair_summary(record: Repair, folder: Path, *, report: bool = True) -> str:
     return "\n".join([*map(wrapped, lines), where])
 
 
-def _largest_gap(audit: Audit) -> ContrastRow | None:
-    """Return the largest gap of a single attribute in its question's main metric, whose heads were looked at."""
-    found = [c for c in main_gaps(audit.contrasts).values() if question_of(c) in audit.localisation]
-    standardised = [c for c in audit.contrasts if c.metric == Metric.STANDARDISED_GAP and c.estimate.value is not None]
+def _largest_gap(audit: Audit, reviewed: Reviewed) -> ContrastRow | None:
+    """Return the largest gap of a single attribute in its question's main metric, whose heads were looked at.
+
+    Gaps that reviewers reject are left out.
+    """
+    rows = [c for c in audit.contrasts if reviewed.counts_gap(c)]
+    found = [c for c in main_gaps(rows).values() if question_of(c) in audit.localisation]
+    standardised = [c for c in rows if c.metric == Metric.STANDARDISED_GAP and c.estimate.value is not None]
     examined = [c for c in standardised if question_of(c) in audit.localisation]
     return max(found or examined or standardised, key=lambda c: abs(c.estimate.value or 0.0), default=None)
 

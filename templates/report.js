@@ -1,5 +1,6 @@
 // What the page can do besides being read: sort and filter tables, walk the head grids, fold findings, record decisions.
-// Nothing is sent anywhere; a decision leaves the page as a file that its reader saves.
+// Nothing is sent anywhere: a decision leaves the page as a file that its reader saves. Only a page that 'vit-audit serve'
+// gives out saves to the run that it is of.
 (() => {
   "use strict";
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
@@ -138,95 +139,7 @@
     });
   });
 
-  // --- findings: folding and decisions --------------------------------------------------------------------------------
-  const bar = document.getElementById("review-bar");
-  const form = document.getElementById("decision-form");
-  const findings = all("article.finding");
-  if (bar === null || form === null || findings.length === 0) return;
-  bar.hidden = false;
-  const status = bar.querySelector("output");
-  const [save, fold] = all("button", bar);
-  const folds = all("details.finding-body");
-
-  const forms = findings.map((finding, number) => {
-    const place = finding.querySelector(".decision");
-    place.querySelector(".paper").hidden = true;
-    place.append(form.content.cloneNode(true));
-    all("input[type=radio]", place).forEach((choice) => { choice.name = `decision-${number}`; });
-    const [name, role, reason] = ["name", "role", "reason"].map((key) => place.querySelector(`[name=${key}]`));
-    const chosen = () => place.querySelector("input[type=radio]:checked");
-    return { id: finding.dataset.finding, finding, place, chosen, fields: { name, role, reason } };
-  });
-
-  let saved = true;
-  const decided = () => forms.filter((item) => item.chosen() !== null);
-  const tellCount = () => { status.textContent = `${decided().length} of ${forms.length} findings decided on this page`; };
-  tellCount();
-
-  forms.forEach((item) => {
-    item.place.addEventListener("input", () => { saved = false; item.changed = new Date().toISOString(); tellCount(); });
-    item.place.addEventListener("change", (event) => {
-      if (event.target.type !== "radio") return;
-      for (const key of ["name", "role"]) { // a reviewer is seldom two people
-        const before = forms.map((other) => other.fields[key].value.trim()).find((value) => value !== "");
-        if (item.fields[key].value.trim() === "" && before !== undefined) item.fields[key].value = before;
-      }
-    });
-  });
-
-  const missing = () => {
-    let first = null;
-    for (const item of forms) {
-      for (const field of Object.values(item.fields)) {
-        const lacks = item.chosen() !== null && field.value.trim() === "";
-        field.setAttribute("aria-invalid", String(lacks));
-        if (lacks && first === null) first = { item, field };
-      }
-    }
-    return first;
-  };
-
-  save.addEventListener("click", () => {
-    const lacking = missing();
-    if (lacking !== null) {
-      status.textContent = `${lacking.item.id}: name, role and reason are needed`;
-      const body = lacking.item.finding.querySelector("details.finding-body");
-      if (body !== null) body.open = true;
-      lacking.field.focus();
-      return;
-    }
-    if (decided().length === 0) {
-      status.textContent = "Nothing is decided yet: choose a decision in a finding first";
-      return;
-    }
-    const review = {
-      review_version: "1.0",
-      audit_sha256: bar.dataset.audit,
-      decisions: decided().map((item) => ({
-        finding: item.id,
-        decision: item.chosen().value,
-        name: item.fields.name.value.trim(),
-        role: item.fields.role.value.trim(),
-        reason: item.fields.reason.value.trim(),
-        decided: item.changed, // saved once more, it is the same decision
-      })),
-    };
-    const address = URL.createObjectURL(new Blob([JSON.stringify(review, null, 1) + "\n"], { type: "application/json" }));
-    make("a", { href: address, download: "review.json" }).click();
-    setTimeout(() => URL.revokeObjectURL(address), 60_000);
-    saved = true;
-    status.textContent = `review.json saved: ${review.decisions.length} decisions. Next: vit-audit review RUN review.json`;
-  });
-
-  fold.addEventListener("click", () => {
-    const open = folds.some((body) => body.open);
-    folds.forEach((body) => { body.open = !open; });
-    fold.textContent = open ? "Unfold all findings" : "Fold all findings";
-  });
-  fold.textContent = folds.some((body) => body.open) ? "Fold all findings" : "Unfold all findings";
-
-  addEventListener("beforeunload", (event) => { if (!saved) event.preventDefault(); });
-
+  // --- folds --------------------------------------------------------------------------------------------------------
   // A link to something inside a fold opens the fold.
   const reveal = () => {
     const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
@@ -238,4 +151,135 @@
   };
   addEventListener("hashchange", reveal);
   reveal();
+
+  const bar = document.getElementById("review-bar");
+  if (bar === null) return;
+  bar.hidden = false;
+  all(".section-reviews").forEach((block) => { block.hidden = false; });
+  const status = bar.querySelector("output");
+  const [save, fold] = all("button", bar);
+  const folds = all("details.finding-body");
+  const tellFold = () => { fold.textContent = folds.some((body) => body.open) ? "Fold all findings" : "Unfold all findings"; };
+  fold.addEventListener("click", () => {
+    const open = folds.some((body) => body.open);
+    folds.forEach((body) => { body.open = !open; });
+    tellFold();
+  });
+  tellFold();
+
+  // --- decisions ----------------------------------------------------------------------------------------------------
+  const NEEDED = ["name", "role", "reason"], WHO = ["name", "role", "independence"];
+  const FIELDS = [...WHO, "reason", "remedy", "owner", "due"], OWN = ["reason", "remedy", "owner", "due"];
+  const served = bar.dataset.served !== undefined;
+
+  const forms = all("[data-subject]").map((place, number) => {
+    const { subject, kind } = place.dataset;
+    const template = document.getElementById(subject === "report" && kind === "section" ? "opinion-form" : "decision-form");
+    all(".paper", place).forEach((paper) => { paper.hidden = true; });
+    place.append(template.content.cloneNode(true));
+    all("input[type=radio]", place).forEach((choice) => { choice.name = `decision-${number}`; });
+    const fields = Object.fromEntries(FIELDS.map((key) => [key, place.querySelector(`[name=${key}]`)]));
+    const chosen = () => place.querySelector("input[type=radio]:checked");
+    const value = (key) => fields[key].value.trim();
+    return { subject, kind, place, chosen, fields, value };
+  });
+
+  let saved = true;
+  const decided = () => forms.filter((item) => item.chosen() !== null);
+  const tellCount = () => {
+    const findings = decided().filter((item) => item.kind === "finding").length;
+    const rest = decided().length - findings;
+    status.textContent = `${findings} of ${folds.length} findings decided on this page` + (rest > 0 ? `, and ${rest} of the rest` : "");
+  };
+  tellCount();
+
+  forms.forEach((item) => {
+    item.place.addEventListener("input", () => { saved = false; item.changed = new Date().toISOString(); tellCount(); });
+    item.place.addEventListener("change", (event) => {
+      if (event.target.type !== "radio") return;
+      for (const key of WHO) { // a reviewer is seldom two people
+        const before = forms.map((other) => other.value(key)).find((value) => value !== "");
+        if (item.value(key) === "" && before !== undefined) item.fields[key].value = before;
+      }
+    });
+  });
+
+  // The first field that lacks something, and what is to be said of it.
+  const missing = () => {
+    let first = null;
+    for (const item of forms) {
+      const isChosen = item.chosen() !== null;
+      for (const key of NEEDED) {
+        const lacks = isChosen && item.value(key) === "";
+        item.fields[key].setAttribute("aria-invalid", String(lacks));
+        if (lacks) first ??= { item, field: item.fields[key], said: "name, role and reason are needed" };
+      }
+      if (isChosen || !OWN.some((key) => item.value(key) !== "")) continue;
+      first ??= { item, field: item.place.querySelector("input[type=radio]"), said: "choose a decision, or empty its fields" };
+    }
+    return first;
+  };
+
+  const asDecision = (item) => ({
+    [item.kind]: item.subject,
+    decision: item.chosen().value,
+    decided: item.changed, // saved once more, it is the same decision
+    ...Object.fromEntries(FIELDS.map((key) => [key, item.value(key)]).filter(([, value]) => value !== "")),
+  });
+
+  const toFile = (text, count) => {
+    const address = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+    make("a", { href: address, download: "review.json" }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 60_000);
+    saved = true;
+    status.textContent = `review.json saved: ${count} decisions. Next: vit-audit review RUN review.json`;
+  };
+
+  const NOTE = "vit-audit-saved"; // what the page that is loaded after a save says
+  const toRun = async (text) => {
+    save.disabled = true;
+    status.textContent = "Saving: the reports are written again";
+    try {
+      const answer = await fetch("decisions", { method: "POST", headers: { "Content-Type": "application/json" }, body: text });
+      const said = await answer.text();
+      if (!answer.ok) { status.textContent = `Not saved: ${said}`; return; }
+      saved = true;
+      sessionStorage.setItem(NOTE, said);
+      location.reload();
+    } catch {
+      status.textContent = "Not saved: vit-audit serve does not answer; what was entered is still on this page";
+    } finally {
+      save.disabled = false;
+    }
+  };
+  if (served && sessionStorage.getItem(NOTE) !== null) {
+    status.textContent = sessionStorage.getItem(NOTE);
+    sessionStorage.removeItem(NOTE);
+  }
+
+  save.addEventListener("click", () => {
+    const lacking = missing();
+    if (lacking !== null) {
+      status.textContent = `${lacking.item.subject}: ${lacking.said}`;
+      for (let body = lacking.field.closest("details"); body !== null; body = body.parentElement.closest("details")) body.open = true;
+      lacking.field.focus();
+      return;
+    }
+    if (decided().length === 0) {
+      status.textContent = "Nothing is decided yet: choose a decision in a finding or a section first";
+      return;
+    }
+    const review = { review_version: "1.1", audit_sha256: bar.dataset.audit, decisions: decided().map(asDecision) };
+    const text = JSON.stringify(review, null, 1) + "\n";
+    if (served) toRun(text); else toFile(text, review.decisions.length);
+  });
+
+  // Each section that can be commented on has a link to its form.
+  all(".section-review").forEach((form) => {
+    const section = document.getElementById(form.dataset.anchor);
+    const link = make("a", { href: `#${form.id}`, textContent: `Comment on: ${textOf(form.querySelector("summary")).toLowerCase()}` });
+    section?.append(make("p", { className: "comment-link" }, link));
+  });
+
+  addEventListener("beforeunload", (event) => { if (!saved) event.preventDefault(); });
 })();

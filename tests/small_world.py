@@ -97,7 +97,7 @@ def without_pdf() -> Iterator[None]:
         return printed(source, **{**named, "pdf": False})
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("report.render", "report.shareable", "pipeline.print_again", "api.results"):
+        for module in ("report.render", "report.shareable", "report.reviewing", "pipeline.print_again"):
             patch.setattr(f"audit.{module}.printed", others)
         yield
 

@@ -41,11 +41,15 @@ from audit.records import (
 from audit.report import render_run
 from audit.report.card_section import card_section, with_section
 from audit.report.html import render_diff, render_html
-from audit.report.manifest import check_kept, holds, write_manifest
+from audit.report.manifest import check_kept, write_manifest
 from audit.report.manifest import sign as sign_manifest
-from audit.report.render import Source, printed, read_run, write_files
-from audit.report.reviews import DECISIONS, merge, read_review
+from audit.report.render import Source, read_run
+from audit.report.reviewing import CarriedOver, add_review
+from audit.report.reviewing import carry_over as carry_over_decisions
+from audit.report.reviews import read_review
 from audit.report.shareable import share_run
+from audit.report.signed_pdf import SignWith
+from audit.report.signed_pdf import sign_pdf as sign_report
 from audit.store import folder_name, locked, write_bytes, write_text
 
 if TYPE_CHECKING:
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
     from audit.api.tracking import Tracker
     from audit.pipeline.reproduce import Reproduction
     from audit.pipeline.verify import Verified
+    from audit.report.serve import Served
 
 __all__ = ["Result", "diff", "open_run", "verify"]
 
@@ -197,7 +202,7 @@ class Result:
 
     @property
     def decisions(self) -> list[Decision]:
-        """What reviewers made of the findings."""
+        """What reviewers made of findings and sections."""
         return list(self._source.decisions)
 
     def report(self, path: str | Path) -> Path:
@@ -313,16 +318,70 @@ class Result:
         >>> [added.decision for added in copy.review("review.json")]
         ['accept']
         """
-        with locked(self.folder):
-            source = read_run(self.folder)
-            check_kept(self.folder)
-            text, new = merge(self.folder, read_review(as_path("path", path)), source.audit, source.digest)
-            if new or (source.decisions and not holds(self.folder, DECISIONS)):  # an earlier review was cut short
-                pages = printed(Source(source.audit, source.content, [*source.decisions, *new]))
-                write_files(self.folder, {DECISIONS: text.encode(), **pages})
-                write_manifest(self.folder, only=[DECISIONS, *pages])
+        new = add_review(self.folder, read_review(as_path("path", path)))
         self.__dict__.pop("_source", None)
         return new
+
+    def carry_over(self, earlier: Result | str | Path) -> CarriedOver:
+        """Take over what was decided of an earlier run about findings that this one has, too; writes the pages again.
+
+        Whoever decided stays, and each decision is marked with the hash of the record that it was made of. It counts
+        until somebody decides of this run.
+
+        Parameters
+        ----------
+        earlier : Result, str or pathlib.Path
+
+        Returns
+        -------
+        CarriedOver
+            ``added``, and what was ``left``: about findings that this run has not, sections, and the whole report.
+
+        Raises
+        ------
+        InputError
+            If the earlier run has the record of this one, or one of them was changed.
+
+        Examples
+        --------
+        >>> import vit_audit as va
+        >>> try:
+        ...     result.carry_over(result)
+        ... except va.InputError as error:
+        ...     print(str(error).split(": ")[1])
+        has the same record as this run; name the run of an earlier audit
+        """
+        taken = carry_over_decisions(self.folder, earlier.folder if isinstance(earlier, Result) else find_run(earlier))
+        self.__dict__.pop("_source", None)
+        return taken
+
+    def serve(self, port: int = 0) -> Served:
+        """Serve the report to a browser on this machine: decisions made in the page go straight into the run.
+
+        Parameters
+        ----------
+        port : int
+            0 takes one that is free.
+
+        Returns
+        -------
+        Served
+            With ``url``, which only those should have who may decide, ``wait()`` and ``close()``; a context manager.
+
+        Raises
+        ------
+        InputError
+            If the port is taken.
+
+        Examples
+        --------
+        >>> with result.serve() as served:
+        ...     print(served.url.split("/")[2].split(":")[0])
+        127.0.0.1
+        """
+        from audit.report.serve import Served
+
+        return Served(self.folder, port)
 
     def sign(self, key: str | Path) -> Path:
         """Sign the manifest with an Ed25519 private key (PEM); returns the signature's file.
@@ -339,6 +398,49 @@ class Result:
         """
         with locked(self.folder):
             return sign_manifest(self.folder, as_path("key", key))
+
+    def sign_pdf(
+        self, key: str | Path, certificate: str | Path | None = None, *, passphrase: str | None = None
+    ) -> Path:
+        """Write ``report.signed.pdf``: the report with one more signature in it (PAdES); needs the extra ``sign``.
+
+        ``report.pdf`` stays as it is, and so does a signature that is there. Sign the manifest after it.
+
+        Parameters
+        ----------
+        key : str or pathlib.Path
+            A private key (PEM), or a PKCS#12 archive that holds its certificate, too.
+        certificate : str or pathlib.Path, optional
+            Of the key (PEM), and those that lead to its root after it.
+        passphrase : str, optional
+            Of an encrypted key or archive.
+
+        Returns
+        -------
+        pathlib.Path
+            The file.
+
+        Raises
+        ------
+        InputError
+            If pyHanko is missing, there is no PDF, or key and certificate do not fit.
+
+        Examples
+        --------
+        >>> import vit_audit as va
+        >>> try:
+        ...     result.sign_pdf("no-key.pem", "no-certificate.pem")
+        ... except va.InputError as error:
+        ...     print(str(error).split(";")[0])
+        no-key.pem: cannot be read (No such file or directory)
+        """
+        given = SignWith(
+            as_path("key", key),
+            None if certificate is None else as_path("certificate", certificate),
+            None if passphrase is None else passphrase.encode(),
+        )
+        with locked(self.folder):
+            return sign_report(self.folder, given)
 
     def share(self, folder: str | Path, *, models: bool = False) -> SharedCopy:
         """Write a copy in which people and images have other names, and the models are left out unless asked for.

@@ -11,7 +11,16 @@ from audit.pipeline.print_again import Fault, printing_again
 from audit.progress import Step
 from audit.records import Audit, SharedCopy
 from audit.report.exports import statement
-from audit.report.manifest import MANIFEST, SIGNATURE, check_signature, hash_files, manifest_rows
+from audit.report.manifest import (
+    MANIFEST,
+    PDF,
+    SIGNATURE,
+    SIGNED_PDF,
+    check_signature,
+    hash_files,
+    is_signed_pdf,
+    manifest_rows,
+)
 from audit.report.render import read_run
 from audit.report.shareable import MARK, mark_of, read_mark
 
@@ -92,6 +101,8 @@ def _changed_files(run: Path, audit: Audit | None, files: Mapping[str, str]) -> 
 
 
 def _signature(run: Path, key: Path | None) -> Iterator[Fault]:
+    if (run / SIGNED_PDF).exists() and not is_signed_pdf(run):
+        yield Fault(SIGNED_PDF, f"does not begin with {PDF}, so it was signed of another one")
     if key is not None or (run / SIGNATURE).is_file():
         wrong = check_signature(run, key)
         if wrong is not None:

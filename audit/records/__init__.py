@@ -128,7 +128,9 @@ from audit.records.repair_json import Margins as Margins
 from audit.records.repair_json import Reach as Reach
 from audit.records.repair_json import ReachLine as ReachLine
 from audit.records.review_json import Decision as Decision
+from audit.records.review_json import Independence as Independence
 from audit.records.review_json import Review as Review
+from audit.records.review_json import Section as Section
 from audit.records.sensitivity_rows import SensitivityKind as SensitivityKind
 from audit.records.sensitivity_rows import SensitivityRow as SensitivityRow
 from audit.records.shareable_json import SharedCopy as SharedCopy

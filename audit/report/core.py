@@ -16,6 +16,7 @@ from audit.records import (
     TrainedRow,
     TrainedTotal,
 )
+from audit.report.reviewed import Reviewed
 
 Question = tuple[str, str]  # attribute and outcome
 Told = tuple[list[RateRow], int]  # rates, the worst first, and how many groups lie between those that are told
@@ -25,12 +26,17 @@ ERROR_OF = {HarmfulError.MISSED: Metric.TPR_GAP, HarmfulError.FALSE_ALARM: Metri
 
 
 class Core:
-    """What a reader decides by; where an audit is invalid, nothing that compares groups."""
+    """What a reader decides by; where an audit is invalid, nothing that compares groups.
 
-    def __init__(self, audit: Audit, findings: Sequence[Finding]) -> None:
+    Gaps that reviewers reject (``reviewed``) are not told on page 1; sections further on have them.
+    """
+
+    def __init__(self, audit: Audit, findings: Sequence[Finding], reviewed: Reviewed | None = None) -> None:
         self.audit, self._findings = audit, findings
+        self._reviewed = Reviewed(audit, ()) if reviewed is None else reviewed
         self._attributes = {a.attribute: a for a in audit.data.attributes}
         self._contrasts = [] if audit.is_invalid else audit.contrasts
+        self._counted = [c for c in self._contrasts if self._reviewed.counts_gap(c)]
 
     def questions(self) -> list[Question]:
         """Return attributes (no intersections) with outcomes: gaps above policy first, the largest of these first."""
@@ -40,7 +46,7 @@ class Core:
         return sorted(asked, key=self._rank)
 
     def _rank(self, question: Question) -> tuple[bool, bool, float]:
-        gaps = [c for c in self._contrasts if (c.attribute, c.outcome) == question]
+        gaps = [c for c in self._counted if (c.attribute, c.outcome) == question]
         above, found = any(c.above_policy for c in gaps), any(c.state == State.DISPARITY for c in gaps)
         return not above, not found, -max((round(abs(c.estimate.value or 0.0), 6) for c in gaps), default=0.0)
 
@@ -67,7 +73,7 @@ class Core:
 
     def gap_in(self, question: Question, error: HarmfulError) -> ContrastRow | None:
         """Return the comparison in one error that says most: a disparity before others, the largest first."""
-        own = [c for c in self._contrasts if (c.attribute, c.outcome, c.metric) == (*question, ERROR_OF[error])]
+        own = [c for c in self._counted if (c.attribute, c.outcome, c.metric) == (*question, ERROR_OF[error])]
         return min(own, key=lambda c: (c.state != State.DISPARITY, -abs(c.estimate.value or 0.0)), default=None)
 
     def primary(self, question: Question) -> list[ContrastRow]:
@@ -79,10 +85,15 @@ class Core:
         """Return the largest of these."""
         return max(self.primary(question), key=lambda c: abs(c.estimate.value or 0.0), default=None)
 
+    def headline(self, question: Question) -> ContrastRow | None:
+        """Return the largest of these that counts."""
+        counted = [c for c in self.primary(question) if self._reviewed.counts_gap(c)]
+        return max(counted, key=lambda c: abs(c.estimate.value or 0.0), default=None)
+
     def shown(self, question: Question) -> list[RateRow | ContrastRow]:
         """Return what page 1 quotes of a question."""
         rates = [row for error in self.errors() for row in self.told(question, error)[0]]
-        gaps = [*(self.gap_in(question, error) for error in self.errors()), self.largest(question)]
+        gaps = [*(self.gap_in(question, error) for error in self.errors()), self.headline(question)]
         found: dict[int, RateRow | ContrastRow] = {id(row): row for row in (*rates, *gaps) if row is not None}
         return list(found.values())
 

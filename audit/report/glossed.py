@@ -13,7 +13,19 @@ _TAG = re.compile(r"(<[^>]*>)")
 _NAME = re.compile(r"</?([a-z0-9]+)")
 # What a link does not belong into: other links, headings, what names rows and columns, and places in a record.
 PLAIN = frozenset(
-    ("a", "button", "caption", "code", "dfn", "dt", "output", "th", "template", *(f"h{n}" for n in range(1, 6)))
+    (
+        "a",
+        "button",
+        "caption",
+        "code",
+        "dfn",
+        "dt",
+        "output",
+        "summary",
+        "th",
+        "template",
+        *(f"h{n}" for n in range(1, 6)),
+    )
 )
 PLACES = '<span class="source"'
 VOID = frozenset(("br", "col", "hr", "img", "input", "meta", "source", "wbr"))

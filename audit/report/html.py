@@ -131,7 +131,9 @@ def _digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
-def render_html(audit: Audit, digest: str, decisions: Sequence[Decision] = (), *, for_print: bool = False) -> str:
+def render_html(
+    audit: Audit, digest: str, decisions: Sequence[Decision] = (), *, for_print: bool = False, served: bool = False
+) -> str:
     """Print the record of an audit into the report's template.
 
     Parameters
@@ -144,6 +146,8 @@ def render_html(audit: Audit, digest: str, decisions: Sequence[Decision] = (), *
         Of reviewers, in the order in which they came in.
     for_print : bool
         True for the PDF: everything unfolded, the print style sheet, a table of contents with page numbers.
+    served : bool
+        True for ``vit-audit serve``: the page may talk to where it came from, and saves decisions there.
 
     Returns
     -------
@@ -169,6 +173,7 @@ def render_html(audit: Audit, digest: str, decisions: Sequence[Decision] = (), *
         "crosswalk": crosswalk(),
         "in_order": in_order,
         "error_rates": data_file("error_rates.json"),
+        "served": served,
     }
     return _page("report.html.j2", style, script, for_print=for_print, **named)
 
@@ -245,8 +250,9 @@ def _page(template: str, style: str, script: str, **named: object) -> str:
     Style sheet and script are ours, ship with the package and hold no foreign text.
     """
     runs = f" script-src 'sha256-{_digest(script)}';" if script else ""
+    talks = " connect-src 'self';" if named.get("served") else ""
     policy = (
-        f"default-src 'none'; style-src 'sha256-{_digest(style)}';{runs} img-src data:; base-uri 'none'; "
+        f"default-src 'none'; style-src 'sha256-{_digest(style)}';{runs}{talks} img-src data:; base-uri 'none'; "
         "form-action 'none'"
     )
     return (

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.dsse.json"
+PDF, SIGNED_PDF = "report.pdf", "report.signed.pdf"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 MAKE_KEYS = "openssl genpkey -algorithm ed25519 -out key.pem; openssl pkey -in key.pem -pubout -out public.pem"
 
@@ -62,7 +63,7 @@ def manifest_rows(content: bytes) -> dict[str, str]:
 
 
 def write_manifest(run: Path, *, only: Iterable[str] | None = None) -> None:
-    """Write the hash of every file of a run; a signature that was made of another manifest goes.
+    """Write the hash of every file of a run; a signature that was made of another manifest or PDF goes.
 
     Parameters
     ----------
@@ -72,16 +73,25 @@ def write_manifest(run: Path, *, only: Iterable[str] | None = None) -> None:
         changed behind its back is still found. Without an old manifest every file is hashed.
     """
     path = run / MANIFEST
+    if not is_signed_pdf(run):
+        (run / SIGNED_PDF).unlink(missing_ok=True)
     rows = hash_files(run)
     if only is not None and path.is_file():
         try:
-            rows = manifest_rows(path.read_bytes()) | {name: rows[name] for name in only}
+            kept = manifest_rows(path.read_bytes()) | {name: rows[name] for name in only}
+            rows = {name: digest for name, digest in kept.items() if name != SIGNED_PDF or name in rows}
         except ValueError:
             raise InputError(str(path), "is no manifest", "restore it from a copy") from None
     text = statement(load_audit(run / "audit.json"), rows)
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         (run / SIGNATURE).unlink(missing_ok=True)
     write_text(path, text)
+
+
+def is_signed_pdf(run: Path) -> bool:
+    """Tell whether the PDF with signatures is the run's PDF and what was appended to it."""
+    plain, path = run / PDF, run / SIGNED_PDF
+    return plain.is_file() and path.is_file() and path.read_bytes().startswith(plain.read_bytes())
 
 
 def check_kept(run: Path, *, record: bool = True) -> None:

@@ -42,7 +42,7 @@ from audit.report.drawn import network
 from audit.report.drawn.base import Picture
 from audit.report.drawn.page import CorePictures
 from audit.report.pointers import places
-from audit.report.reviews import by_finding
+from audit.report.reviewed import Reviewed
 from audit.report.text import LEAST_NATS, Sentences
 
 TOP_FINDINGS = 3
@@ -74,12 +74,12 @@ def ordered_findings(audit: Audit) -> list[Finding]:
 def top_findings(audit: Audit, decisions: Sequence[Decision] = ()) -> list[Finding]:
     """Return the two or three findings of page one: the largest of each question, one head at least.
 
-    A finding whose last decision is "reject" is not among them.
+    What reviewers reject is not among them, nor a head of a gap that they reject.
     """
-    rejected = {name for name, made in by_finding(decisions).items() if made[-1].decision == "reject"}
+    reviewed = Reviewed(audit, decisions)
     chosen: dict[tuple[str, ...], Finding] = {}
     for finding in ordered_findings(audit):
-        if finding.id not in rejected:
+        if reviewed.counts(finding):
             chosen.setdefault((finding.kind, finding.attribute, finding.group, finding.outcome), finding)
     heads = [f for f in chosen.values() if f.kind == "head"][:1]
     disparities = [f for f in chosen.values() if f.kind == "disparity"][: TOP_FINDINGS - len(heads)]
@@ -105,14 +105,14 @@ class Page(CorePictures):
     """One audit, as the templates ask for it; where it is invalid there are no findings, heads or comparisons."""
 
     def __init__(self, audit: Audit, digest: str, decisions: Sequence[Decision] = ()) -> None:
-        self.audit, self.digest, self.decisions = audit, digest, decisions
+        self.audit, self.digest = audit, digest
         self.text = Sentences(audit)
         self.is_invalid = audit.is_invalid
         self.outcome = Outcome.INVALID if audit.is_invalid else audit.outcome
         self.findings = [] if self.is_invalid else ordered_findings(audit)
-        self.core = Core(audit, self.findings)
+        self.reviewed = Reviewed(audit, decisions)
+        self.core = Core(audit, self.findings, self.reviewed)
         self.top = [] if self.is_invalid else top_findings(audit, decisions)
-        self.decided = by_finding(decisions)
         data, controls = audit.data, audit.controls
         self.place = places(
             {
@@ -335,9 +335,9 @@ class Page(CorePictures):
                 cells.setdefault((row.group, row.label), {})[row.split] = row
         return cells
 
-    def decisions_of(self, finding: Finding) -> Sequence[Decision]:
-        """Return what reviewers decided about a finding, oldest first."""
-        return self.decided.get(finding.id, ())
+    def decisions_of(self, subject: str) -> Sequence[Decision]:
+        """Return what reviewers said of a finding, by its id, or of a section, by its name; oldest first."""
+        return self.reviewed.said.get(subject, ())
 
     def rates_picture(self, attribute: str, outcome: str, rate: RateName, compact: bool = False) -> Picture | None:
         """Draw one kind of rate of an attribute's groups for one outcome; None where nothing can be drawn."""

@@ -22,6 +22,7 @@ KEY_BYTES = 32
 DIGITS = 20  # hexadecimal ones of a name: two of a million names are alike once in 10^12 copies
 LEAST = 4  # characters of a name that is looked for in running text; among examples any is
 IMAGE, SUBJECT, PAIR, VALUE = "image", "subject", "pair", "value"
+RECORD = "record"  # the hash of an audit.json
 NAMING = {"image": IMAGE, "donor_image": IMAGE, "subject": SUBJECT}  # columns of effects
 # Columns of effects with text that names nobody.
 PLAIN = {
@@ -43,9 +44,13 @@ class Pseudonyms:
     def of(self, kind: str, name: str) -> str:
         """Return the other name of an image, a subject, a pair or a value."""
         if (kind, name) not in self.given:
-            digest = hmac.new(self.key, f"{kind}\0{name}".encode("utf-8", "surrogatepass"), hashlib.sha256)
-            self.given[kind, name] = f"{kind.split(':')[0]}-{digest.hexdigest()[:DIGITS]}"
+            self.given[kind, name] = f"{kind.split(':')[0]}-{self.digits(kind, name)}"
         return self.given[kind, name]
+
+    def digits(self, kind: str, name: str) -> str:
+        """Return the digits of another name."""
+        digest = hmac.new(self.key, f"{kind}\0{name}".encode("utf-8", "surrogatepass"), hashlib.sha256)
+        return digest.hexdigest()[:DIGITS]
 
     def column(self, kind: str, names: pd.Series) -> pd.Series:
         """Return a column under other names; what says that there is none stays."""

@@ -23,8 +23,8 @@ from audit.card.schema import Card
 from audit.data.samples import OTHERS, UNKNOWN, pair_column
 from audit.errors import InputError
 from audit.records import Audit, DataWarning, Decision, ExcludedRow, LabelShareRow, LeftOut, Removed, SharedCopy
-from audit.report.manifest import MANIFEST, SIGNATURE, manifest_rows, write_manifest
-from audit.report.pseudonyms import IMAGE, NAMING, PAIR, SUBJECT, VALUE, Pseudonyms
+from audit.report.manifest import MANIFEST, SIGNATURE, SIGNED_PDF, manifest_rows, write_manifest
+from audit.report.pseudonyms import IMAGE, NAMING, PAIR, RECORD, SUBJECT, VALUE, Pseudonyms
 from audit.report.render import Source, printed, read_run, write_files
 from audit.report.reviews import DECISIONS, chained
 from audit.store import SAMPLES, UNDETECTED, UNFINISHED, file_hash, not_written, write_bytes, write_table, write_text
@@ -294,14 +294,16 @@ def _warning(warning: DataWarning, names: Pseudonyms) -> DataWarning:
 
 
 def _decisions(decisions: Iterable[Decision], names: Pseudonyms) -> list[Decision]:
-    """Return reviewers' decisions with numbers for the reviewers' names."""
+    """Return reviewers' decisions with numbers for the names of reviewers and owners."""
     number: dict[str, int] = {}
+    owners: dict[str, int] = {}
     return [
         d.model_copy(
             update={
                 "name": f"reviewer {number.setdefault(d.name, len(number) + 1)}",
-                "role": names.in_text(d.role),
-                "reason": names.in_text(d.reason),
+                "owner": d.owner and f"owner {owners.setdefault(d.owner, len(owners) + 1)}",
+                "carried_from": d.carried_from and names.digits(RECORD, d.carried_from),
+                **{part: names.in_text(getattr(d, part)) for part in ("role", "reason", "remedy")},
             }
         )
         for d in decisions
@@ -318,6 +320,6 @@ def _removed(run: Path, source: Source, card: Card) -> list[Removed]:
         Removed.RUN_BY: bool(card.report.run_by),
         Removed.MESSAGES: any(r.kind == LeftOut.NOT_OPENED and r.detail for r in source.audit.data.quarantined),
         Removed.REVIEWERS: bool(source.decisions),
-        Removed.SIGNATURE: (run / SIGNATURE).is_file(),
+        Removed.SIGNATURE: (run / SIGNATURE).is_file() or (run / SIGNED_PDF).is_file(),
     }
     return [what for what, is_there in there.items() if is_there]

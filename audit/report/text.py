@@ -24,6 +24,7 @@ from audit.records import (
     DataSource,
     DataWarning,
     DataWarningCode,
+    Decision,
     Estimate,
     ExcludedRow,
     Finding,
@@ -200,6 +201,7 @@ class Sentences:
         self._sensitivity: Any = environment().get_template("text/sensitivity.j2").make_module(values)
         self._core: Any = environment().get_template("text/core.j2").make_module(values)
         self._summary: Any = environment().get_template("text/summary.j2").make_module(values)
+        self._review: Any = environment().get_template("text/review.j2").make_module(values)
 
     def _contrast_of(self, key: str) -> ContrastRow | Undefined:
         return self._contrasts.get(key) or StrictUndefined(name=f"comparison {key}")
@@ -260,9 +262,9 @@ class Sentences:
         """Say one reason of the outcome."""
         return one_line(str(self._outcome.reason(reason)))
 
-    def reasons(self) -> list[str]:
-        """Return all reasons of the outcome."""
-        return [self.reason(r) for r in self.audit.reasons]
+    def reasons(self, rows: Sequence[Reason] | None = None) -> list[str]:
+        """Return the reasons of the outcome: all of them, or some."""
+        return [self.reason(r) for r in (self.audit.reasons if rows is None else rows)]
 
     def next_steps(self) -> list[str]:
         """Return what to do next; where controls failed, what fixes them comes first."""
@@ -384,6 +386,10 @@ class Sentences:
         rows = self.audit.sensitivity_of(gap)
         return one_line(str(getattr(self._sensitivity, part)(gap, rows))) if rows else ""
 
+    def review(self, part: str, *about: object) -> str:
+        """Say what reviewers made of something: a macro of ``text/review.j2`` ("who", "rejected", "disputed")."""
+        return one_line(str(getattr(self._review, part)(*about)))
+
     def where(self, gap: ContrastRow) -> Localisation | None:
         """Return where in the model a gap was found; None where that was not asked."""
         return self.audit.localisation.get(question_of(gap))
@@ -398,8 +404,14 @@ class Sentences:
         gap: ContrastRow | None,
         heads: Sequence[HeadRow],
         top: Sequence[Finding],
+        *,
+        reasons: Sequence[Reason] | None = None,
+        reviewed: Sequence[str] = (),
     ) -> list[str]:
-        """Say in a dozen lines what an audit found; ``heads`` are those of the largest gap, largest first."""
+        """Say in a dozen lines what an audit found; ``heads`` are those of the largest gap, largest first.
+
+        ``reasons`` are those of the outcome that count, all unless given; ``reviewed`` is what reviewers made of it.
+        """
         # the one that speaks for the decisions: near them, which is recorded after that of all images
         ledgers = {f"{t.contrast}:{t.outcome}": t for t in self.audit.ledgers if t.kept is None or t.kept < 1}
         ledger = None if gap is None else ledgers.get(question_of(gap))
@@ -407,7 +419,9 @@ class Sentences:
         mean = {f"{t.contrast}:{t.outcome}": t for t in self.audit.trained}  # the last order of each
         trained = None if gap is None else mean.get(question_of(gap))
         located = None if gap is None else self.answer_to(question_of(gap))
-        lines = str(self._summary.summary(asked, gap, heads, top, located, ledger, families, trained)).splitlines()
+        why = self.reasons(reasons)
+        about = (asked, gap, heads, top, located, ledger, families, trained, why, reviewed)
+        lines = str(self._summary.summary(*about)).splitlines()
         return [line for line in lines if line.strip()]
 
     def contrast(self, key: str) -> str:
@@ -441,6 +455,18 @@ def trades_in_words(title: str, trades: Sequence[object]) -> str:
     """Say what a picture of repairs shows; each has ``name``, ``gap`` and ``paid``."""
     templates: Any = environment().get_template("text/repair.j2").module
     return one_line(str(templates.trades(title, trades)))
+
+
+def saved_sentence(new: int, disputed: int) -> str:
+    """Say what came of a save: decisions that are new in the run, and about how many things reviewers differ now."""
+    templates: Any = environment().get_template("text/review.j2").module
+    return one_line(str(templates.saved(new, disputed)))
+
+
+def left_sentence(decision: Decision) -> str:
+    """Say what of an earlier run was not taken over."""
+    templates: Any = environment().get_template("text/review.j2").make_module({"words": words_of("head")})
+    return one_line(str(templates.left(decision)))
 
 
 def repair_notes(record: Repair) -> list[str]:

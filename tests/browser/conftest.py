@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # installed by `make test-browser`
     from playwright.sync_api import Browser, Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PATIENCE = 120_000  # milliseconds, however busy the machine is
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
 
 
@@ -59,8 +60,11 @@ class Opener:
         file.write_text(render_html(audit, digest), encoding="utf-8")
         return self.open(file, audit, digest, dark=dark, scripts=scripts, narrow=narrow)
 
-    def open(
-        self, file: Path, audit: Audit, digest: str, *, dark: bool = False, scripts: bool = True, narrow: bool = False
+    def open(self, file: Path, audit: Audit, digest: str, **named: bool) -> Opened:
+        return self.address(file.as_uri(), audit, digest, **named)
+
+    def address(
+        self, address: str, audit: Audit, digest: str, *, dark: bool = False, scripts: bool = True, narrow: bool = False
     ) -> Opened:
         context = self.browser.new_context(
             color_scheme="dark" if dark else "light",
@@ -69,13 +73,14 @@ class Opener:
             reduced_motion="reduce",
         )
         self._contexts.append(context)
+        context.set_default_timeout(PATIENCE)
         page = context.new_page()
         opened = Opened(page, audit, digest, [], [])
         page.on("request", lambda request: opened.asked.append(request.url))
         page.on("console", lambda message: opened.errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: opened.errors.append(str(error)))
         page.on("dialog", lambda dialog: opened.errors.append(f"dialog: {dialog.message}"))
-        page.goto(file.as_uri())
+        page.goto(address)
         return opened
 
     def close(self) -> None:

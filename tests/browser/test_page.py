@@ -30,10 +30,12 @@ from audit.records import (
     WhyUntested,
 )
 from audit.report.html import render_diff
-from audit.report.reviews import merge, read_review
+from audit.report.reviews import merge, read_decisions, read_review
+from audit.report.serve import Served
 from audit.report.text import Sentences
 from tests.browser.conftest import Opened, Opener
 from tests.report.examples import HOSTILE, examples
+from tests.report.run_folder import digest_of, write_run
 
 pytestmark = pytest.mark.browser
 NAMES = sorted(examples())
@@ -200,10 +202,77 @@ def test_decisions_are_saved_as_a_review_that_the_tool_takes(opened: Opener, tmp
     assert [d.decision for d in review.decisions] == ["risk accepted", "reject"]
     assert review.decisions[0].reason == "known, and accepted until spring 😀"
     assert [d.finding for d in review.decisions] == [cards.nth(k).get_attribute("data-finding") for k in (0, 1)]
+    assert {d.name for d in review.decisions} == {"R. Reader"}
     _, new = merge(tmp_path, review, page.audit, page.digest)
     assert new == review.decisions
     assert "review.json saved: 2 decisions" in status.inner_text()
     assert page.errors == []
+
+
+def test_a_passed_audit_is_signed_off_and_a_section_commented_on(opened: Opener, tmp_path: Path) -> None:
+    page = opened("passed")
+    status, save = page.page.locator("#review-bar output"), page.page.locator("#review-bar button").nth(0)
+    page.page.get_by_role("link", name="Comment on: the data").click()
+    section = page.page.locator("#review-data")
+    section.get_by_label("Reason").wait_for()  # the link opened its fold
+    section.get_by_label("Reason").fill("who labelled them?")
+    save.click()
+    assert status.inner_text() == "data: choose a decision, or empty its fields"
+    section.get_by_label("needs more").check()
+    section.get_by_label("Name").fill("R. Reader")
+    section.get_by_label("Role").fill("compliance")
+    section.get_by_label("Independence").select_option(label="outside the organisation")
+    section.locator("summary", has_text="What is to be done").click()
+    section.get_by_label("To be done").fill("ask the supplier")
+    section.get_by_label("Owner").fill("D. Data")
+    section.get_by_label("Due").fill("2026-06-30")
+    opinion = page.page.locator("[data-subject=report]")
+    opinion.get_by_label("signed off, a risk accepted").check()
+    assert opinion.get_by_label("Independence").input_value() == "external"
+    opinion.get_by_label("Reason").fill("until June")
+    assert violations(page) == []
+    with page.page.expect_download() as download:
+        save.click()
+    path = tmp_path / "review.json"
+    download.value.save_as(path)
+    review = read_review(path)
+    asked, signed = review.decisions
+    assert (asked.section, asked.decision, asked.owner, asked.due) == ("data", "needs more", "D. Data", "2026-06-30")
+    assert (asked.remedy, asked.independence) == ("ask the supplier", "external")
+    assert (signed.section, signed.decision, signed.owner) == ("report", "risk accepted", "")
+    assert merge(tmp_path, review, page.audit, page.digest)[1] == review.decisions
+    assert page.errors == []
+
+
+@pytest.mark.usefixtures("no_pdf")
+def test_a_served_page_saves_to_the_run_and_shows_a_dispute(opened: Opener, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", examples()["single_layer"])
+    with Served(run) as served:
+        first, second = (opened.address(served.url, examples()["single_layer"], digest_of(run)) for _ in range(2))
+        for page, name, made in ((first, "R. Reader", "reject"), (second, "S. Second", "needs more")):
+            card = page.page.locator("article.finding").first
+            card.get_by_label(made).check()
+            card.get_by_label("Name").fill(name)
+            card.get_by_label("Role").fill("compliance")
+            card.get_by_label("Reason").fill("<img src=x onerror=alert(1)>")
+            page.page.locator("#review-bar button").nth(0).click()
+            page.page.get_by_text("Saved in the run: 1 decision.").wait_for()
+        assert "Reviewers disagree about 1 finding" in second.page.locator("#review-bar output").inner_text()
+        assert second.page.locator("#summary").get_by_text("Reviewers disagree about").is_visible()
+        assert violations(second) == []
+        assert {url.split("/")[2] for url in first.asked + second.asked if not url.startswith("data:")} == {
+            served.url.split("/")[2]
+        }
+    card = second.page.locator("article.finding").first
+    card.get_by_label("risk accepted").check()
+    card.get_by_label("Name").fill("S. Second")
+    card.get_by_label("Role").fill("compliance")
+    card.get_by_label("Reason").fill("kept")
+    assert first.errors == second.errors == []
+    second.page.locator("#review-bar button").nth(0).click()
+    second.page.get_by_text("Not saved: vit-audit serve does not answer").wait_for()
+    assert card.get_by_label("Reason").input_value() == "kept"
+    assert [d.name for d in read_decisions(run, digest_of(run))] == ["R. Reader", "S. Second"]
 
 
 def test_every_control_is_reached_with_the_keyboard(opened: Opener) -> None:
