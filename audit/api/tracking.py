@@ -276,10 +276,10 @@ class TensorBoardTracker:
         self.check()
         from torch.utils.tensorboard import SummaryWriter
 
-        with SummaryWriter(str(self.folder)) as writer:  # type: ignore[no-untyped-call]
+        with SummaryWriter(str(self.folder)) as writer:
             for name, value in numbers(result.record).items():
-                writer.add_scalar(name, value, self.step)  # type: ignore[no-untyped-call]
-            writer.add_text("vit-audit", card_section(result.record, result.digest), self.step)  # type: ignore[no-untyped-call]
+                writer.add_scalar(name, value, self.step)
+            writer.add_text("vit-audit", card_section(result.record, result.digest), self.step)
         return str(self.folder)
 
 

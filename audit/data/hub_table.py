@@ -54,9 +54,10 @@ def table_of(dataset: Any, image: str, key: str | None) -> tuple[pd.DataFrame, s
     kept = [name for name in dataset.column_names if name not in pictures]
     table: pd.DataFrame = dataset.with_format(None).select_columns(kept).to_pandas()
     for name in kept:
-        names = getattr(dataset.features[name], "names", None)  # of a ClassLabel, whose values are numbers
-        if names is not None:
-            table[name] = [names[k] if k is not None and 0 <= k < len(names) else None for k in _numbers(table[name])]
+        of_label = getattr(dataset.features[name], "names", None)  # of a ClassLabel, whose values are numbers
+        if of_label is not None:
+            known = range(len(of_label))
+            table[name] = [of_label[k] if k in known else None for k in _numbers(table[name])]
     if key is not None:
         return table, key
     if ROW in table:

@@ -91,7 +91,7 @@ def _signer(given: SignWith) -> Any:
     if certificates[0].public_key().public_bytes(*as_der) != key.public_key().public_bytes(*as_der):
         raise InputError(str(given.certificate or given.key), "is the certificate of another key", "name the key's own")
     first, *others = (Certificate.load(c.public_bytes(Encoding.DER)) for c in certificates)
-    store = SimpleCertificateStore()
+    store = SimpleCertificateStore()  # type: ignore[no-untyped-call]
     store.register_multiple(others)
     private = PrivateKeyInfo.load(key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
     return SimpleSigner(signing_cert=first, signing_key=private, cert_registry=store)
