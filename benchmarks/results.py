@@ -65,6 +65,7 @@ QUOTED: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 # What a benchmark has measured on some machines only: None where there is none.
 IF_MEASURED: dict[str, tuple[str, ...]] = {"scale": ("memory_ratio_10x", "flat")}
+OF_ALL = ("right", "fast")  # sections that several benchmarks go into
 # How often the tool is wrong, as a report has it beside each claim about a part of the network.
 WRONG = ROOT / "templates" / "error_rates.json"
 RATES = ("false_positive_rate", "hit_at_1", "coverage")
@@ -245,7 +246,8 @@ def words() -> Environment:
 def worded(name: str, stored: Figures) -> str:
     """Return the text between the markers of one name."""
     macro = "audit" if name in AUDITS else name
-    text: str = getattr(words().get_template("results.j2").module, macro)(stored[name])
+    about = stored if name in OF_ALL else stored[name]
+    text: str = getattr(words().get_template("results.j2").module, macro)(about)
     return text.strip("\n") + "\n"
 
 

@@ -42,7 +42,7 @@ def test_built_in_cards_load_and_say_what_they_are_for(path: Path) -> None:
 
 
 def test_every_command_and_option_is_documented() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     context = click.Context(main)
     for name in main.list_commands(context):
         command = main.get_command(context, name)
@@ -131,7 +131,7 @@ def test_no_path_of_a_machine_in_tracked_files() -> None:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
     if listed.returncode != 0:
         pytest.skip("not a git checkout")
-    own = re.compile(rb"(?<![\w.])/(?:home|root|work|Users)/\w+|C:\\Users")
+    own = re.compile(rb"(?<![\w.}])/(?:home|root|work|Users)/\w+|C:\\Users")
     faults = []
     for name in listed.stdout.decode().split("\0"):
         path = ROOT / name

@@ -32,9 +32,9 @@ def test_pages_figures_and_sources_are_one(stored: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("place", "of"),
     [
-        (("planted", "coverage", "estimate"), {"README.md", "planted"}),
-        (("sweep", "max_abs_diff", "demo, 64 images"), {"README.md", "sweep"}),
-        (("faults", "lost"), {"README.md", "faults"}),
+        (("planted", "coverage", "estimate"), {"README.md", "docs/results.md", "planted/", "error_rates.json"}),
+        (("sweep", "max_abs_diff", "demo, 64 images"), {"docs/results.md", "sweep/"}),
+        (("faults", "lost"), {"README.md", "docs/results.md", "faults/"}),
         (("scale", "identical_records"), {"docs/results.md", "scale"}),
         (("synthetic-expressions", "controls", "passed"), {"docs/results.md", "reports/sample"}),
         (("synthetic-balanced", "rates", 0, "images"), {"docs/results.md"}),
