@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from audit.data.samples import UNKNOWN
 from audit.records import Audit, RateRow
 
 # Names of attributes that are taken as the rule's categories; the page says which attribute stands for which.
 SEX = ("sex", "gender")
 RACE = ("race", "ethnicity", "race or ethnicity")
 SMALL_SHARE = 0.02  # of the images; the rule lets an auditor leave such a category's ratio out (6 RCNY 5-301(d))
-CROSSED = " x "  # between the attributes of an intersection
+CROSSED, ALSO = " x ", ", "  # between the attributes of an intersection, and between its groups
 
 
 class Category(StrEnum):
@@ -64,9 +65,11 @@ def _plain(name: str) -> str:
 
 
 def bias_tables(audit: Audit) -> list[BiasTable]:
-    """Return all tables, those of the rule's categories first."""
+    """Return all tables, those of the rule's categories first; images of unknown group are in none."""
     groups: dict[tuple[str, str], list[RateRow]] = {}
     for row in audit.rates:
+        if UNKNOWN in row.group.split(ALSO):
+            continue
         groups.setdefault((row.attribute, row.outcome), []).append(row)
     tables = [BiasTable(category_of(attribute), attribute, outcome, r) for (attribute, outcome), r in groups.items()]
     order = list(Category)

@@ -197,6 +197,14 @@ def test_the_public_summary_has_what_the_rule_wants_published() -> None:
     assert forbidden_words(said) == []
 
 
+def test_images_of_unknown_group_are_counted_and_have_no_rate() -> None:
+    audit = examples()["disparity"]
+    unknown = audit.rates[0].model_copy(update={"group": "unknown", "images": 12_345})
+    said = text_of(audit.model_copy(update={"rates": [*audit.rates, unknown]}))
+    assert "12,345" not in said
+    assert "Unknownimages" in said
+
+
 def test_a_summary_of_other_attributes_says_so() -> None:
     said = text_of(renamed(examples()["disparity"], gender="vendor", race="skin_tone"))
     for category in ("sex", "race or ethnicity", "both together"):
