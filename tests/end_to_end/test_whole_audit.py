@@ -22,7 +22,7 @@ from click.testing import Result
 from safetensors.torch import load_file, save_file
 
 import vit_audit as va
-from audit.controls.control_images import ControlSet
+from audit.controls.control_images import ControlSet, rendered_set
 from audit.controls.control_models import ControlModels, train_enough
 from audit.data.synthetic import SyntheticSource, edited_key
 from audit.errors import UnfinishedError
@@ -31,6 +31,7 @@ from audit.exit_codes import ExitCode
 from audit.models.adapters.heads import Heads
 from audit.models.checkpoint import started_from
 from audit.records import AnswerLevel, Audit
+from audit.report.drawn.examples import rendered
 from tests.end_to_end.conftest import TABLE, TONE, Invoke, Run, write_card
 from tests.small_world import SMALL_CARD, World, without_pdf
 
@@ -625,6 +626,14 @@ def test_any_failed_control_of_the_audit_makes_it_invalid(small_run: Run) -> Non
         failed = report.model_copy(update={"controls": broken})
         verdict = decide(failed, contrasts, gap_above=0.1)
         assert ((verdict.outcome, verdict.exit_code) == ("INVALID", 3)) == (control.gates == "audit"), control.id
+
+
+def test_control_images_can_be_rendered_again_from_the_record(small_run: Run) -> None:
+    setup, spec = Audit.model_validate(small_run.record).controls.setup, SMALL_CARD["controls"]
+    assert setup is not None and setup.rendered is not None and setup.seed is not None
+    used = rendered_set(spec["train_images"], spec["eval_images"], 64, setup.seed)
+    _, shown = rendered(setup.rendered, setup.evaluate, setup.seed)
+    assert np.array_equal(shown, used.evaluate[: len(shown)])
 
 
 def test_own_model_may_share_the_controls_of_what_it_was_fine_tuned_from(own_run: Run, small_run: Run) -> None:

@@ -137,10 +137,8 @@ def controls_picture(
 
 
 def _draw(panels: Sequence[ControlPanel], tallies: Sequence[Tally], words: Sequence[str], is_narrow: bool) -> Figure:
-    stacks: list[Sequence[ControlPanel]] = (
-        [[panel] for panel in panels] if is_narrow else [panels]
-    )  # that stand beside each other
-    stacks = [stack for stack in stacks if stack]
+    beside_each_other = [[panel] for panel in panels] if is_narrow else [list(panels)]
+    stacks = [stack for stack in beside_each_other if stack]
     lines = [_lines(stack) for stack in stacks]
     row = 0.27 if is_narrow else 0.215
     heights = [0.55 + row * len(names) for names in lines] + ([0.2 + row * len(tallies)] if tallies else [])
