@@ -37,7 +37,7 @@ card = {
     "name": "Pairs", "training": "none",
     "data": {"reader": "pairs", "path": "faces", "label": "label", "subject": "person"},
     "groups": {"gender": {"column": "group"}},
-    "model": {"name": "predictions", "path": "answers.csv"},
+    "model": {"name": "predictions", "path": "answers.csv", "classes": ["no", "yes"]},
 }
 result = va.audit(va.plan(card), "run", report=True)
 assert [row.images for row in result.record.rates if row.outcome == "yes"] == [40, 40]
@@ -55,12 +55,15 @@ net = va.load_model({
     "name": "scaled_vit_tiny", "weights": "scaled.safetensors", "classes": ["no", "yes"], "image_size": 32,
     "overrides": small, "mean": [0.5] * 3, "std": [0.5] * 3,
 })
+family = va.supported_models("scaled_vit_*")
+assert family["name"].tolist() == ["scaled_vit_tiny"] and not family["refused"].any(), family
 images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-network.eval()
-assert type(net.backbone.model if hasattr(net.backbone, "model") else net.module).__name__ == "ScaledViT"
+effects = va.patch_heads(net, images[:2], images[2:], heads=[(0, 0), (0, 1)])
+assert effects.abs().max() > 0 and va.patch_heads(net, images, images).abs().max() == 0
 """
 
 
+@pytest.mark.long
 def test_the_template_package_is_installed_and_used(tmp_path: Path) -> None:
     place = tmp_path / "installed"
     source = tmp_path / "plugin"
@@ -141,7 +144,7 @@ def test_readers_that_nobody_declares_are_refused_with_those_that_there_are(decl
             va.Card(data={"reader": "adde", "path": "x"}, groups={"g": {"column": "g"}})
         return str(caught.value)
 
-    assert "'adde' is not one of table, folder" in refused()
+    assert "'adde' is not one of table, huggingface" in refused()
     assert "'added'" not in refused()
     declare("datasets", "added", "")
     assert refused().endswith("flickr8k, added; did you mean 'added'?")

@@ -137,7 +137,11 @@ def _resampled(model: Model, tensors: Tensors) -> Tensors:
         return tensors
     tensors = {k: v.float() if any(part in k for part in parts) else v for k, v in tensors.items()}
     kind = next(kind for kind in ADAPTERS if isinstance(model, kind))
-    resample: Filter = importlib.import_module(kind.__module__).checkpoint_filter_fn
+    modules = (importlib.import_module(base.__module__) for base in kind.__mro__)  # a family may derive from timm's
+    found = (getattr(module, "checkpoint_filter_fn", None) for module in modules)
+    resample: Filter | None = next(filter(None, found), None)
+    if resample is None:
+        return tensors
     lent: Tensors = {}
     if PUBLISHED_SWIN not in tensors:  # timm before 1.0.31 knows its own Swin by the classifier alone
         own = model.state_dict()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.models import register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer
 
 from audit.models.adapters.heads import Heads
@@ -22,17 +22,17 @@ class ScaledViT(VisionTransformer):
         return super()._pos_embed(x * self.scale)
 
 
+default_cfgs = generate_default_cfgs(
+    {"scaled_vit_tiny.untrained": {"input_size": (3, 224, 224), "first_conv": "patch_embed.proj", "classifier": "head"}}
+)
+
+
 @register_model
 def scaled_vit_tiny(pretrained: bool = False, **named: Any) -> ScaledViT:
     """Return the network; the card's ``model.overrides`` change its arguments."""
-    if pretrained:
-        raise ValueError("there are no pretrained weights of scaled_vit_tiny")
-    return ScaledViT(**{"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 3, **_made_by_timm(named)})
-
-
-def _made_by_timm(named: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what timm's own factory would use up."""
-    return {key: value for key, value in named.items() if not key.startswith("pretrained")}
+    shape = {"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 3}
+    made: ScaledViT = build_model_with_cfg(ScaledViT, "scaled_vit_tiny", pretrained, **{**shape, **named})
+    return made
 
 
 class ScaledHeads(Heads):
