@@ -40,6 +40,7 @@ GALLERY = sorted((ROOT / "examples" / "gallery").glob("plot_*.py"))
 # Run one after the other in a folder that has what a reader would have, with what each of them ends with.
 RUN = {
     "vit-audit datasets": ExitCode.DONE,
+    "vit-audit card-section reports/sample": ExitCode.DONE,
     "vit-audit init photos/table.csv": ExitCode.DONE,
     "vit-audit init faces/faces.csv --out first.yaml": ExitCode.DONE,
     "vit-audit check dataset.yaml": ExitCode.DONE,
@@ -58,6 +59,17 @@ NOT_RUN = {
     "vit-audit sign RUN --key key.pem": "another word for FOLDER",
     "vit-audit export RUN COPY --shareable": "another word for FOLDER",
     "vit-audit diff RUN LATER": "other words for OLD and NEW",
+    "vit-audit review NEW --from FOLDER": "needs two runs: tests/report/test_reviewing.py",
+    "vit-audit sign FOLDER --pdf --key key.pem --certificate certificate.pem": "tests/report/test_reviewing.py",
+    "vit-audit gate reports/sample --baseline reports/sample --no-policy --out gate": "takes ten seconds: tests/test_ci.py",
+    "vit-audit run synthetic-expressions": "takes half an hour: `make demo`; its shareable copy is reports/sample",
+    "vit-audit run card.yaml --shards": "needs a model: tests/work/test_shards.py",
+    "vit-audit work reports/RUN --shard 1/8": "likewise",
+    "vit-audit merge reports/RUN": "likewise",
+    "vit-audit run card.yaml --ray auto": "needs a cluster: tests/work/test_ray.py",
+    "vit-audit submit reports/RUN --slurm --account lab --partition gpu --time 4:00:00 --gpus 1 --cpus 8 --jobs 32": (
+        "needs a cluster: tests/work/test_slurm.py"
+    ),
     "vit-audit check dataset.yaml --show seen": "needs a model: tests/api/test_names.py runs the example of Plan.show",
     "vit-audit inspect my-vit": "needs a folder of transformers: tests/end_to_end/test_inspect.py",
     "vit-audit inspect last.ckpt": "needs a checkpoint: tests/end_to_end/test_inspect.py",
@@ -152,7 +164,7 @@ def write_review(run: Path) -> None:
 
 @pytest.mark.usefixtures("no_pdf")
 def test_commands_of_the_documents_run(place: Path, invoke: Invoke) -> None:
-    words: dict[str, str] = {}
+    words = {"reports/sample": str(ROOT / "reports" / "sample")}
     for command, code in RUN.items():
         said = invoke(*[words.get(word, word) for word in shlex.split(command)[1:]])
         assert said.exit_code == code, f"{command}: {said.output}"
@@ -162,7 +174,7 @@ def test_commands_of_the_documents_run(place: Path, invoke: Invoke) -> None:
             (run,) = (place / "reports").iterdir()
             write_review(run)
             shutil.copytree(run, place / "OLD")
-            words = {"RUN": str(run), "FOLDER": str(run), "NEW": str(run), "FINDING": va.open_run(run).findings[0].id}
+            words |= {"RUN": str(run), "FOLDER": str(run), "NEW": str(run), "FINDING": va.open_run(run).findings[0].id}
     assert va.open_run(place / "COPY").outcome == "DISPARITY FOUND"
     assert va.load_card(place / "first.yaml").data.label == "expression"
 

@@ -75,8 +75,8 @@ repaired = va.repair(result, folder / "repair", net=net, data=data, reaudit=Fals
 print(repaired.state)
 
 # %%
-# What each method leaves of the gap on the images that it was chosen on, and what sealed images show of the one that is
-# recommended. What is chosen on images looks better there than it is, so only the sealed ones count.
+# What each method leaves of the gap on the images that it was chosen on, and what sealed images show of the one that
+# was recommended. What is chosen on images looks better there than it is, so only the sealed ones count.
 rows = [row for row in repaired.methods if row.fitted is not None]
 fig, ax = plt.subplots(figsize=(6.4, 3), layout="constrained")
 for place, row in enumerate(rows):
@@ -90,8 +90,8 @@ ax.invert_yaxis()
 ax.set_xlabel("gap, percentage points (blue: images it was chosen on, orange: sealed images)")
 
 # %%
-# The certificate, line by line: the gap within its margin, and no group that loses accuracy or gets more errors. A line
-# that is not shown may want more images; one that failed is shown not to hold.
+# The certificate, line by line: the gap within its margin, and no group that loses accuracy or gets more errors. A
+# line that is not shown may want more images; one that failed is shown not to hold.
 lines = repaired.lines.to_frame()
 lines[["kind", "group", "label", "error", "before", "after", "margin", "state"]]
 
