@@ -40,6 +40,7 @@ include_patterns = [
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "benchmarks/README.md",
     "benchmarks/*/README.md",
     "docs/**.md",
     "docs/gallery/**.rst",

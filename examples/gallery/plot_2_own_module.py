@@ -81,7 +81,7 @@ result.heads.plot()
 
 # %%
 # Where the gap runs, from input to output, by each ledger.
-result.plot_ledgers()
+axes = result.plot_ledgers()
 
 # %%
 # One answer for each gap, at the finest level that the data support.
@@ -89,5 +89,5 @@ for answer in result.answers:
     print(f"{answer.outcome}: {answer.level}")
 
 # %%
-# The report in one file, and the whole record checked again from what is stored.
-print(result.report(folder / "own.html").name, result.verify().holds)
+# The report in one file. ``result.verify()`` checks the whole record again from what is stored.
+print(result.report(folder / "own.html").name)

@@ -43,7 +43,7 @@ result.heads.plot()
 # %%
 # Three ledgers of the largest gap: what carries it, who writes it into the log-odds, which trained weights put it
 # there.
-result.plot_ledgers()
+axes = result.plot_ledgers()
 
 # %%
 # Who writes it, layer by layer. These rows sum to the gap in log-odds.

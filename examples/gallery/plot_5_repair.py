@@ -87,7 +87,7 @@ for place, row in enumerate(rows):
 ax.axvline(0, color="0.6", linewidth=0.8)
 ax.set_yticks(range(len(rows)), [row.method for row in rows])
 ax.invert_yaxis()
-ax.set_xlabel("gap, percentage points (blue: images it was chosen on, orange: sealed images)")
+ax.set_xlabel("gap, percentage points (blue: chosen on, orange: sealed)")
 
 # %%
 # The certificate, line by line: the gap within its margin, and no group that loses accuracy or gets more errors. A
