@@ -2,7 +2,7 @@
 
     python docs/pictures/draw.py
 
-The report's first screen is taken by chromium, where there is one.
+Page one of the report is taken by chromium, where there is one.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-from PIL import Image
+from PIL import Image, ImageChops
 from PIL.PngImagePlugin import PngInfo
 
 import vit_audit as va
 
 HERE = Path(__file__).parent
 SAMPLE = HERE.parents[1] / "reports" / "sample"
-SCREEN = (1100, 1000)  # px
+SCREEN = (1100, 1500)  # px, of which the blank margin is cut off
 
 
 def drawn_from() -> str:
@@ -46,16 +46,19 @@ def draw(folder: Path) -> list[Path]:
 
 
 def photograph(folder: Path, browser: str) -> Path:
-    """Take the first screen of the report to a folder; returns the file."""
-    page, target = SAMPLE / "report.html", folder / "report.png"
+    """Take page one of the report, below its contents, to a folder; returns the file."""
+    target = folder / "report.png"
     size = ",".join(map(str, SCREEN))
     taken = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--window-size={size}", f"--screenshot={target}"]
-    subprocess.run([browser, *taken, page.as_uri()], check=True, capture_output=True, timeout=300)
+    subprocess.run(
+        [browser, *taken, f"{(SAMPLE / 'report.html').as_uri()}#summary"], check=True, capture_output=True, timeout=300
+    )
     about = PngInfo()
     about.add_text("Source", drawn_from())
-    Image.open(target).convert("P", palette=Image.Palette.ADAPTIVE, colors=64).save(
-        target, pnginfo=about, optimize=True
-    )
+    picture = Image.open(target).convert("RGB")
+    blank = Image.new("RGB", picture.size, "white")
+    cut = picture.crop(ImageChops.difference(picture, blank).getbbox())
+    cut.convert("P", palette=Image.Palette.ADAPTIVE, colors=64).save(target, pnginfo=about, optimize=True)
     return target
 
 
