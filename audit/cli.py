@@ -314,7 +314,7 @@ def submit(run_dir: Path, *, slurm: bool, **options: Any) -> None:
     with progress() as callback:
         done = va.submit(run_dir, callback=callback, **options)
     if isinstance(done, str):
-        click.echo(f"submitted job {done}; squeue shows it, and {run_dir}/work/slurm what it says")
+        click.echo(f"submitted job {done}; squeue shows it, and {run_dir / 'work' / 'slurm'} what it says")
     else:
         _end_with(done)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from audit.batching import limit_of_memory
 from audit.process_state import run_state
 
 _lasting = ExitStack()
+atexit.register(_lasting.close)  # while torch is there to be told
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class TorchSettings:
         return cls(torch.are_deterministic_algorithms_enabled(), tf32, limit_of_memory())
 
     def take(self) -> None:
-        """Let this process have them, for the rest of its life."""
+        """Let this process have them, until it takes others or ends."""
+        _lasting.close()
         _lasting.enter_context(self.taken())
 
     @contextmanager

@@ -1,11 +1,12 @@
-"""Ray: two nodes on loopback, one of which is lost; and what is said where there is no cluster."""
+"""Ray: what tasks become, and, long, two nodes on loopback, one of which is lost."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -13,8 +14,9 @@ import pytest
 
 from audit.errors import InputError, UnfinishedError
 from audit.progress import Progress
-from audit.work.on_ray import on_ray
+from audit.work.on_ray import OnRay, on_ray
 from audit.work.pool import Workers, run_tasks
+from audit.work.settings import TorchSettings
 from audit.work.tasks import Task, merge, result_files
 from tests.work.test_shards import bad, counted, quiet
 
@@ -29,6 +31,74 @@ def slow(block: int, *, progress: Progress) -> pd.DataFrame:
 
 def tasks() -> list[Task]:
     return [Task(f"block {i}", {"block": i}, 1, 1, partial(slow, i), portable=True) for i in range(N)]
+
+
+class LostError(Exception):
+    """Anything that Ray raises."""
+
+
+class OfTaskError(LostError):
+    """What a task has raised."""
+
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
+
+
+class StandIn:
+    """Has of Ray what is used of it, in this process: the quick tests start no cluster."""
+
+    exceptions = SimpleNamespace(
+        RayError=LostError,
+        RayTaskError=OfTaskError,
+        WorkerCrashedError=LostError,
+        NodeDiedError=LostError,
+        OutOfMemoryError=LostError,
+    )
+
+    def put(self, what: Any) -> Any:
+        return what
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+    def remote(self, **_options: Any) -> Callable[[Callable[..., Any]], Any]:
+        return lambda work: SimpleNamespace(remote=partial(partial, work))
+
+    def wait(self, given: list[Any], **_options: Any) -> tuple[list[Any], list[Any]]:
+        return given[:1], given[1:]
+
+    def get(self, reference: partial[Any]) -> Any:
+        try:
+            return reference()
+        except Exception as error:
+            raise OfTaskError(error) from error
+
+
+def test_tasks_are_done_or_told_and_a_node_that_cannot_do_any_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = [Task(f"{i}", {"block": i}, 1, 1, partial(counted, i), portable=True) for i in range(5)]
+    workers = Workers(1, executor=OnRay(StandIn(), "cpu"))
+    monkeypatch.setattr(TorchSettings, "take", lambda _self: None)  # this process goes on
+    told: list[int] = []
+    run_tasks(fast, tmp_path / "ray", workers, lambda done, _total: told.append(done))
+    run_tasks(fast, tmp_path / "one", Workers(1), quiet)
+    for task in fast:
+        ray, one = (result_files(tmp_path / name, task.key)[0].read_bytes() for name in ("ray", "one"))
+        assert ray == one
+    assert (told[:5], len(list((tmp_path / "ray").iterdir()))) == ([1, 2, 3, 4, 5], 10)
+    with pytest.raises(ValueError, match="block 9 is odd"):
+        run_tasks([Task("9", {"block": 9}, 1, 1, partial(bad, 9), portable=True)], tmp_path / "ray", workers, quiet)
+    with pytest.raises(InputError, match=r"^--ray: no node of the cluster has a GPU; add one, or choose another"):
+        run_tasks(fast, tmp_path / "none", Workers(1, "cuda", executor=OnRay(StandIn(), "cuda")), quiet)
+    with monkeypatch.context() as unseen:
+        unseen.setattr("audit.work.on_ray.is_done", lambda *_: False)
+        with pytest.raises(InputError, match=r"^--ray: a node wrote the result of \d where this machine does not"):
+            run_tasks(fast, tmp_path / "unseen", workers, quiet)
+    monkeypatch.setattr("audit.work.on_ray.made_with", lambda: {"torch": "0.1"})
+    with pytest.raises(InputError, match=r": torch is .* here, and 0.1 where the run was planned; install the same"):
+        run_tasks(fast, tmp_path / "other", workers, quiet)
+    assert not list((tmp_path / "other").iterdir())
 
 
 @pytest.fixture(scope="module")

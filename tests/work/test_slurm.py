@@ -77,7 +77,7 @@ def test_an_array_over_what_is_left_and_a_job_that_goes_on_after_it(run: Path, s
     assert "--dependency=afterany:7 " in after
     work = (run / "work" / "slurm" / "stage.sh").read_text(encoding="utf-8")
     assert f'work {run} --device=cpu --workers=2 --shard "$SLURM_ARRAY_TASK_ID/4"' in work
-    assert f"PYTHONPATH={run}/work/source" in work
+    assert f"PYTHONPATH={run / 'work' / 'source'}" in work
     merge = (run / "work" / "slurm" / "merge.sh").read_text(encoding="utf-8")
     assert f"submit {run} --slurm --here --account=lab --partition=gpu --time=4:00:00 --gpus=0 --cpus=2" in merge
     assert "--sbatch=--qos=low" in merge
