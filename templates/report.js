@@ -142,7 +142,9 @@
   // --- folds --------------------------------------------------------------------------------------------------------
   // A link to something inside a fold opens the fold.
   const reveal = () => {
-    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    let name = location.hash.slice(1);
+    try { name = decodeURIComponent(name); } catch { return; }  // no address of ours
+    const target = document.getElementById(name);
     const body = target?.closest("article")?.querySelector("details");
     const folds = [...(body ? [body] : [])];
     for (let fold = target?.closest("details"); fold; fold = fold.parentElement.closest("details")) folds.push(fold);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from audit.evidence.disparity import primary_gaps
 from audit.records import (
     Audit,
     ContrastRow,
@@ -21,7 +22,6 @@ from audit.report.reviewed import Reviewed
 Question = tuple[str, str]  # attribute and outcome
 Told = tuple[list[RateRow], int]  # rates, the worst first, and how many groups lie between those that are told
 MOST_TOLD = 4  # groups in a sentence; of more, the worst two, the best and the reference
-MOST_UNDECIDED = 24  # rows of a table; all are in tables/contrasts.csv
 ERROR_OF = {HarmfulError.MISSED: Metric.TPR_GAP, HarmfulError.FALSE_ALARM: Metric.FPR_GAP}
 
 
@@ -73,22 +73,21 @@ class Core:
 
     def gap_in(self, question: Question, error: HarmfulError) -> ContrastRow | None:
         """Return the comparison in one error that says most: a disparity before others, the largest first."""
-        own = [c for c in self._counted if (c.attribute, c.outcome, c.metric) == (*question, ERROR_OF[error])]
-        return min(own, key=lambda c: (c.state != State.DISPARITY, -abs(c.estimate.value or 0.0)), default=None)
+        asked = (*question, ERROR_OF[error])
+        return _first([c for c in self._counted if (c.attribute, c.outcome, c.metric) == asked])
 
     def primary(self, question: Question) -> list[ContrastRow]:
-        """Return the comparisons of a question in the metric that is fixed before the run."""
-        metric = Metric.STANDARDISED_GAP
-        return [c for c in self._contrasts if (c.attribute, c.outcome, c.metric) == (*question, metric)]
+        """Return each group's gap in the metric of its question, by the rule that is fixed before the run."""
+        rows = [c for c in self._contrasts if (c.attribute, c.outcome) == question]
+        return list(primary_gaps(rows).values())
 
     def largest(self, question: Question) -> ContrastRow | None:
-        """Return the largest of these."""
-        return max(self.primary(question), key=lambda c: abs(c.estimate.value or 0.0), default=None)
+        """Return the largest of these, detected ones before others."""
+        return _first(self.primary(question))
 
     def headline(self, question: Question) -> ContrastRow | None:
-        """Return the largest of these that counts."""
-        counted = [c for c in self.primary(question) if self._reviewed.counts_gap(c)]
-        return max(counted, key=lambda c: abs(c.estimate.value or 0.0), default=None)
+        """Return the largest of these that no reviewer rejects."""
+        return _first([c for c in self.primary(question) if self._reviewed.counts_gap(c)])
 
     def shown(self, question: Question) -> list[RateRow | ContrastRow]:
         """Return what page 1 quotes of a question."""
@@ -98,10 +97,11 @@ class Core:
         return list(found.values())
 
     def undecided(self) -> list[ContrastRow]:
-        """Return what stays open, and all intersections: gaps at equal labels that are not told on page 1."""
-        limit = self.audit.method.thresholds.get("policy.gap_above", 1.0)
-        rows = [c for c in self._contrasts if c.metric == Metric.STANDARDISED_GAP]
-        return [c for c in rows if c.attribute not in self._attributes or is_open(c, limit)]
+        """Return what stays open in any metric, and the gaps of all combinations of groups."""
+        limit = self.audit.method.thresholds.get("policy.gap_above", 0.1)
+        combined = [c for c in self._contrasts if c.attribute not in self._attributes]
+        shown = {c.id for c in primary_gaps(combined).values()}
+        return [c for c in self._contrasts if c.id in shown or is_open(c, limit)]
 
     def training(self, question: Question) -> list[tuple[str, int, int]]:
         """Return of each group how many training images have the label, of how many."""
@@ -135,6 +135,13 @@ class Core:
         gaps = [f for f in self._findings if f.kind == "disparity"]
         nested = {f.id for gap in gaps for f in self.heads_of(gap)}
         return [f for f in self._findings if f.id not in nested]
+
+
+def _first(rows: Sequence[ContrastRow]) -> ContrastRow | None:
+    """Return what says most: what was detected, then what could be tested, the largest first."""
+    untested = (State.TOO_LITTLE_DATA, State.NOT_ESTIMABLE)
+    order = {State.DISPARITY: 0} | dict.fromkeys(untested, 2)
+    return min(rows, key=lambda c: (order.get(c.state, 1), -abs(c.estimate.value or 0.0)), default=None)
 
 
 def is_open(row: ContrastRow, limit: float) -> bool:

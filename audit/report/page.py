@@ -112,7 +112,6 @@ class Page(CorePictures):
         self.findings = [] if self.is_invalid else ordered_findings(audit)
         self.reviewed = Reviewed(audit, decisions)
         self.core = Core(audit, self.findings, self.reviewed)
-        self.top = [] if self.is_invalid else top_findings(audit, decisions)
         data, controls = audit.data, audit.controls
         self.place = places(
             {

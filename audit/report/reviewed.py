@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from audit.evidence.outcome import question_of
-from audit.records import Audit, ContrastRow, Decision, Finding, Reason, ReasonCode, Section
+from audit.records import Audit, ContrastRow, Decision, Finding, NextStep, Reason, ReasonCode, Section
 from audit.report.reviews import Standing, by_subject, standing
 from audit.report.text import Sentences
 
@@ -69,6 +69,11 @@ class Reviewed:
         """The reasons of the outcome but for gaps that were rejected."""
         gone = {c.id for c in self.audit.contrasts if not self.counts_gap(c)}
         return [r for r in self.audit.reasons if r.code != ReasonCode.GAP_ABOVE_POLICY or r.contrast not in gone]
+
+    @property
+    def next_steps(self) -> Sequence[NextStep]:
+        """What to do next; no training is changed for gaps that were all rejected."""
+        return [s for s in self.audit.next_steps if not (self.rejects_all and s == NextStep.BALANCE_TRAINING)]
 
     def decisions_on(self, subject: str) -> Sequence[Decision]:
         """Return what stands of a finding or section, a decision for each reviewer."""

@@ -224,8 +224,8 @@ def _without_machine(card: Mapping[str, Any]) -> dict[str, Any]:
             else each
             for each in data["download"]
         ]
-    if isinstance(changed.get("report"), dict) and changed["report"].get("run_by"):
-        changed["report"]["run_by"] = ""
+    if isinstance(changed.get("report"), dict):
+        changed["report"] |= {part: "" for part in ("run_by", "owner") if changed["report"].get(part)}
     return changed
 
 
@@ -261,7 +261,7 @@ def _record(audit: Audit, names: Pseudonyms, place: Path) -> Audit:
         }
     )
     method = audit.method.model_copy(update={"preregistration_sha256": registered})
-    return audit.model_copy(update={"data": data, "provenance": provenance, "method": method})
+    return audit.model_copy(update={"owner": "", "data": data, "provenance": provenance, "method": method})
 
 
 def _words(command: str) -> list[str]:
@@ -317,7 +317,7 @@ def _removed(run: Path, source: Source, card: Card) -> list[Removed]:
     there = {
         Removed.COMMENTS: True,
         Removed.FOLDERS: any(path is not None and bare(path) != path for path in paths),
-        Removed.RUN_BY: bool(card.report.run_by),
+        Removed.RUN_BY: bool(card.report.run_by or card.report.owner),
         Removed.MESSAGES: any(r.kind == LeftOut.NOT_OPENED and r.detail for r in source.audit.data.quarantined),
         Removed.REVIEWERS: bool(source.decisions),
         Removed.SIGNATURE: (run / SIGNATURE).is_file() or (run / SIGNED_PDF).is_file(),

@@ -266,12 +266,13 @@ class Sentences:
         """Return the reasons of the outcome: all of them, or some."""
         return [self.reason(r) for r in (self.audit.reasons if rows is None else rows)]
 
-    def next_steps(self) -> list[str]:
-        """Return what to do next; where controls failed, what fixes them comes first."""
+    def next_steps(self, steps: Sequence[NextStep] | None = None) -> list[str]:
+        """Return what to do next, by default all steps; where controls failed, what fixes them comes first."""
+        steps = self.audit.next_steps if steps is None else steps
         failed = [c for c in self.audit.controls.controls if not c.passed and c.gates == "audit"]
         fixes = dict.fromkeys(self.control("fix", c) for c in failed)
-        asked = [*fixes] if NextStep.FIX_CONTROLS in self.audit.next_steps else []
-        said = [one_line(str(self._outcome.step(step))) for step in self.audit.next_steps]
+        asked = [*fixes] if NextStep.FIX_CONTROLS in steps else []
+        said = [one_line(str(self._outcome.step(step))) for step in steps]
         return [f"{fix[:1].upper()}{fix[1:]}." for fix in asked] + said
 
     def not_shown(self) -> list[str]:

@@ -188,7 +188,7 @@ def test_sentences_are_short(name: str) -> None:
         for element in section.iter("p", "li"):
             if element.get("class") != "note":
                 text = " ".join(element.text_content().split())
-                lengths += [len(s.split()) for s in re.split(r"(?<=[.?!:;])\s+", text) if len(s.split()) > 2]
+                lengths += [len(s.split()) for s in re.split(r"(?<=[.?!])\s+", text) if len(s.split()) > 2]
     assert len(lengths) > 20
     assert sum(lengths) / len(lengths) < 22
 

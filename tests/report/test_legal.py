@@ -60,7 +60,7 @@ def test_every_row_says_where_and_when_it_was_read_and_from_when_it_applies() ->
 
 FROM_2027 = "from 2 December 2027 (Annex III), 2 August 2028 (Annex I)"
 CORRECTIONS = [
-    ("eu-ai-act-annex-iii-1-c", "applies", FROM_2027),
+    ("eu-ai-act-annex-iii-1-c", "applies", "from 2 December 2027 (Annex III)"),
     ("eu-ai-act-annex-iii-1-c", "summary", "2026/1744, in force since 27 July 2026"),
     ("eu-ai-act-4a", "applies", "since 27 July 2026"),
     ("eu-ai-act-4a", "summary", "Providers and deployers"),
@@ -97,7 +97,7 @@ def test_a_clause_applies_from_a_day_and_since_it() -> None:
     assert applies_sentence(row, "2026-12-31T23:59:59+00:00") == "from 1 January 2027"
     assert applies_sentence(row, "2027-01-01T00:00:00+00:00") == "since 1 January 2027"
     assert applies_sentence(ROWS["model-cards"], "2027-01-01") == "binds nobody by itself"
-    half = applies_sentence(ROWS["eu-ai-act-27"], "2028-01-01")
+    half = applies_sentence(ROWS["eu-ai-act-26"], "2028-01-01")
     assert half == "since 2 December 2027 (Annex III), from 2 August 2028 (Annex I)"
 
 
