@@ -16,6 +16,7 @@ from audit.errors import InputError, UnfinishedError
 from audit.progress import Progress
 from audit.work.on_ray import OnRay, on_ray
 from audit.work.pool import Workers, run_tasks
+from audit.work.sending import made_with
 from audit.work.settings import TorchSettings
 from audit.work.tasks import Task, merge, result_files
 from tests.work.test_shards import bad, counted, quiet
@@ -95,7 +96,7 @@ def test_tasks_are_done_or_told_and_a_node_that_cannot_do_any_is_a_line(
         unseen.setattr("audit.work.on_ray.is_done", lambda *_: False)
         with pytest.raises(InputError, match=r"^--ray: a node wrote the result of \d where this machine does not"):
             run_tasks(fast, tmp_path / "unseen", workers, quiet)
-    monkeypatch.setattr("audit.work.on_ray.made_with", lambda: {"torch": "0.1"})
+    monkeypatch.setattr("audit.work.on_ray.made_with", lambda: made_with() | {"torch": "0.1"})
     with pytest.raises(InputError, match=r": torch is .* here, and 0.1 where the run was planned; install the same"):
         run_tasks(fast, tmp_path / "other", workers, quiet)
     assert not list((tmp_path / "other").iterdir())
@@ -146,7 +147,7 @@ def test_a_node_with_another_version_and_a_cluster_without_an_accelerator_are_a_
         pytest.raises(InputError, match="no node of the cluster has"),
     ):
         run_tasks(tasks(), tmp_path, Workers(1, "cuda", executor=executor), quiet)
-    monkeypatch.setattr("audit.work.on_ray.made_with", lambda: {"torch": "0.1"})
+    monkeypatch.setattr("audit.work.on_ray.made_with", lambda: made_with() | {"torch": "0.1"})
     with (
         on_ray(cluster.address, "cpu") as executor,
         pytest.raises(InputError, match=r"torch is .* here, and 0.1"),
