@@ -166,7 +166,8 @@ def glossary(unit: Unit) -> tuple[tuple[str, str], ...]:
 @cache
 def term_forms(unit: Unit) -> Mapping[str, Sequence[str]]:
     """Return the words that stand for each term of the glossary: its own, and those that it names."""
-    forms: Mapping[str, list[str]] = data_file("glossary.yaml")["forms"]
+    content, noun = data_file("glossary.yaml"), UNITS[unit]
+    forms = {**content["forms"], **dict.fromkeys(content[unit], (noun.singular, noun.plural))}
     return MappingProxyType({term: (term, f"{term}s", *forms.get(term, ())) for term, _ in glossary(unit)})
 
 

@@ -124,7 +124,7 @@ def named_run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
         matched = ["by", {"years": {"caliper": 20}}]
         card = write_card(
             folder / "cards" / "people.yaml", name="People with names", data=data, groups=TONE, match_on=matched,
-            audit={"min_group_size": 4}, report={"run_by": "Ottoline Quimby"},
+            audit={"min_group_size": 4}, report={"run_by": "Ottoline Quimby", "owner": "Ottoline Quimby"},
         )  # fmt: skip
         card.write_text("# written by Ottoline Quimby\n" + card.read_text(encoding="utf-8"), encoding="utf-8")
         return card
