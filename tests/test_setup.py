@@ -110,7 +110,9 @@ def test_the_oldest_versions_are_installed_with_every_extra_that_tests_use(tmp_p
         cwd=tmp_path, env={**os.environ, "MAKEFLAGS": ""}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     install, run = done.stdout.splitlines()[-2:]
-    assert install.endswith("--constraint .venv-lowest/constraints.txt --editable .[dev,onnx,hf,clip,excel,repair,sign]")
+    assert install.endswith(
+        "--constraint .venv-lowest/constraints.txt --editable .[dev,onnx,hf,clip,excel,repair,sign]"
+    )
     assert run.endswith("-m pytest --numprocesses 2 --dist loadfile -m unit and not slow")
     pinned = (tmp_path / ".venv-lowest/constraints.txt").read_text(encoding="utf-8").splitlines()
     assert all(re.fullmatch(r"[\w.-]+==[\d.]+", line) for line in pinned)

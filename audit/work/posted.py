@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import socket
+import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -116,15 +117,19 @@ def open_list(posted: Posted) -> list[Task]:
     Raises
     ------
     InputError
-        If it is another user's, for tasks are programs, or was planned with other versions.
+        If it is another user's, or others may write it, for tasks are programs; or it was planned with other versions.
     UnfinishedError
         If it is damaged.
     """
     refuse_others(posted.made_with)
     with posted.path.open("rb") as file:
-        if os.fstat(file.fileno()).st_uid != os.getuid():
+        found = os.fstat(file.fileno())
+        if found.st_uid != os.getuid():
             what = "belongs to another user, and tasks are programs"
             raise InputError(str(posted.path), what, "work as the user who planned the run")
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            what = "may be written by others, and tasks are programs"
+            raise InputError(str(posted.path), what, "chmod 600 it, if nobody has")
         file.readline()
         content = file.read()
     if hashlib.sha256(content).hexdigest() != posted.sha256:
