@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -81,7 +80,7 @@ from audit.store import (
     write_table,
     write_text,
 )
-from audit.work.shards import PLAN
+from audit.work.shards import PLAN, clear_work
 
 LOG = "log.jsonl"
 
@@ -149,7 +148,7 @@ def _run(context: Run, options: Options, measure: Callable[[], Audit]) -> Path:
         if options.report:
             render_run(context.run, progress=context.step("report: HTML and PDF"))
         write_manifest(context.run)
-        shutil.rmtree(context.run / WORK, ignore_errors=True)  # all of it is in the run's tables
+        clear_work(context.run)  # all of it is in the run's tables
     return context.run
 
 

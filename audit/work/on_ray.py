@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -132,6 +134,7 @@ def on_ray(address: str, device: str) -> Iterator[OnRay]:
     """
     ray = needs("ray", "--ray")
     started = not ray.is_initialized()
+    before = signal.getsignal(signal.SIGTERM)  # Ray puts its own in the place of whoever stops this process
     if started:
         try:
             with warnings.catch_warnings():
@@ -147,6 +150,8 @@ def on_ray(address: str, device: str) -> Iterator[OnRay]:
             said = " ".join(str(error).split())[:200]
             fix = "look at 'ray status', correct the address, or give --ray local"
             raise UnfinishedError(f"--ray {address}", f"no Ray cluster answers there ({said})", fix) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
     try:
         yield OnRay(ray, device)
     finally:

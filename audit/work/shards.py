@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import audit
 from audit.errors import InputError, UnfinishedError, WaitingError
 from audit.progress import Progress, Step
 from audit.store import WORK
@@ -18,6 +19,7 @@ from audit.work.tasks import is_done
 POLL = 0.5  # seconds between two looks at what others have done
 CLOCKS = 300.0  # seconds that clocks may differ by: as object stores and Kerberos have it
 PLAN = "plan.json"  # in ``work``: what goes on with the run
+SCRIPTS = "slurm"  # likewise: scripts of jobs, and what they say
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,24 @@ class Shards:
         wait_for(asked, posted, progress)
 
 
+def clear_work(run: Path) -> None:
+    """Remove what a finished run has left of its tasks, but for the source that this process itself runs from.
+
+    Whoever ends a run by SLURM runs from a copy in ``work``, and reads templates until it has said what came out.
+    """
+    folder, own = run / WORK, Path(audit.__file__).resolve()
+    (folder / PLAN).unlink(missing_ok=True)
+    from_here = own.is_relative_to(folder.resolve())
+    for path in list(folder.iterdir()) if from_here else ():
+        if path.name != SCRIPTS and not own.is_relative_to(path.resolve()):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+    if not from_here:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def wait_for(what: Elsewhere, posted: Posted, progress: Progress) -> None:
     """Wait until every task of a list is done or has failed, and take the list away."""
     sizes = {task.key: task.size for task in what.tasks}
@@ -110,7 +130,7 @@ def work_on(run: Path, shard: Shard, workers: Workers, step: Step, *, wait: bool
             except UnfinishedError as error:
                 failure = error
         if is_over(run):
-            shutil.rmtree(run / WORK, ignore_errors=True)  # what was done twice
+            clear_work(run)  # what was done twice
             return done
         if not wait and not lists:
             break

@@ -83,7 +83,7 @@ class SlurmJobs:
         """Submit the job that goes on; return its number."""
         flags = [f"--{name}={value}" for name, value in self._given().items()]
         flags += [f"--sbatch={option}" for option in self.further]
-        flags += [] if self.workers is None else [f"--workers={self.workers}"]
+        flags += [f"--workers={self.workers or self.cpus}"]
         line = shlex.join(["submit", str(self.run), "--slurm", "--here", *flags])
         return self._submit("merge", line, *options)
 

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from audit.batching import memory_limit
-from audit.card.schema import AuditSpec
+from audit.card.schema import AuditSpec, ControlsSpec
 from audit.controls.looks import Found, Look, Measure, Measurement, measure_here
 from audit.controls.spec import Channel, ChannelSpec
 from audit.controls.trials import measure_channels
@@ -64,7 +64,7 @@ def silent(_done: int, _total: int) -> None:
 def context(work: Path, workers: Workers = ONE, block: int | None = None) -> RunContext:
     """Return of a run what sweeps use."""
     used = {"pixels": PIXELS, "compute": ON_CPU, "outcomes": OUTCOMES, "question": "whose", "work": work}
-    card = SimpleNamespace(audit=AuditSpec(block=block))
+    card = SimpleNamespace(audit=AuditSpec(block=block), controls=ControlsSpec())
     return cast(RunContext, SimpleNamespace(**used, card=card, workers=workers))
 
 
