@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any, ClassVar, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -182,6 +183,17 @@ class DataSpec(CardPart):
     licence: str = ""
     citation: str = ""
     download: list[Download] = []
+
+    @field_validator("path")
+    @classmethod
+    def _without_secrets(cls, path: str | None) -> str | None:
+        """Refuse an address that lets somebody in: paths are in records and reports."""
+        if path is None or "://" not in path:
+            return path
+        parts = urlsplit(path)
+        if "@" in parts.netloc or (parts.query and parts.scheme in ("http", "https")):
+            raise ValueError("names a user or a signature, which records would show; give the environment the key")
+        return path
 
 
 class GroupSpec(CardPart):

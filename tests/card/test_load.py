@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,13 @@ def test_who_decides_and_what_groups_are_called_is_read(tmp_path: Path) -> None:
         load_card(write(tmp_path, text + "report: {decide_by: soon}\npolicy: {harmful_error: all}\n"))
     assert any("report.decide_by: 'soon' is no day; write it as 2027-03-01" in fault for fault in caught.value.faults)
     assert any("policy.harmful_error" in fault for fault in caught.value.faults)
+
+
+@pytest.mark.parametrize("path", ["https://user:key@host/faces.tar", "https://host/faces.tar?X-Amz-Signature=1"])
+def test_an_address_that_lets_somebody_in_is_refused(tmp_path: Path, path: str) -> None:
+    text = re.sub(r"  path: .*", f"  path: '{path}'", GOOD)
+    with pytest.raises(CardError, match=r"data\.path: names a user or a signature, which records would show"):
+        load_card(write(tmp_path, text))
 
 
 def test_errors_of_annotations_are_shares_of_all_or_by_group(tmp_path: Path) -> None:
