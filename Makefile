@@ -50,8 +50,8 @@ test-browser: setup chromium $(VENV)/.browser ## try the report's page in chromi
 # Warnings are errors, and every link inside the site leads somewhere. The gallery trains its models in a cache of its own.
 docs: setup $(VENV)/.docs ## build the documentation, whose examples it runs: build/site/index.html
 	@rm -rf build/site docs/gallery docs/generated
-	@VIT_AUDIT_CACHE=$(CURDIR)/build/docs-cache MPLBACKEND=agg $(BIN)/python -m sphinx --builder html --conf-dir docs \
-		--fail-on-warning --keep-going --quiet . build/site
+	@OMP_NUM_THREADS=1 VIT_AUDIT_CACHE=$(CURDIR)/build/docs-cache MPLBACKEND=agg $(BIN)/python -m sphinx \
+		--builder html --conf-dir docs --fail-on-warning --keep-going --quiet . build/site
 	@$(BIN)/python docs/check_links.py build/site
 
 check: setup ## format, lint, types, import layers, tests
