@@ -39,6 +39,7 @@ source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 include_patterns = [
     "README.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "CHANGELOG.md",
     "benchmarks/README.md",
     "benchmarks/*/README.md",

@@ -210,7 +210,7 @@ def test_where_the_gap_runs_is_one_answer_whose_numbers_are_those_of_the_tables(
         assert len(sets) == 1 + len(smallest["random"])
     (carried_by,) = (line for line in small_run.result.stdout.splitlines() if line.startswith("carried by: "))
     assert not where["heads"] or where["heads"][0] in carried_by
-    assert "Where the gap runs" in (small_run.folder / "report.html").read_text(encoding="utf-8")
+    assert "Where in the network" in (small_run.folder / "report.html").read_text(encoding="utf-8")
     result = va.open_run(small_run.folder)
     assert [row.level for row in result.answers] == [where["level"]]
     assert len(result.carried.to_frame()) == len(record["carried"])
