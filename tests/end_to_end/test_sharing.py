@@ -257,9 +257,10 @@ def test_decisions_go_along_without_the_names_of_reviewers(small_run: Run, invok
     told = {"finding": source.audit.findings[0].id, "role": "compliance", "decided": "2026-03-02T10:00:00Z"}
     decisions = [
         {**told, "decision": "needs more", "name": "Perpetua Quill", "reason": "look at discovery-00002 first"},
-        {**told, "decision": "accept", "name": "Rufus Yarrow", "reason": "seen"},
+        {**told, "decision": "accept", "name": "Rufus Yarrow", "reason": "seen", "owner": "Otto Yarrow",
+         "remedy": "look at discovery-00002 again", "due": "2026-06-30"},
         {**told, "decision": "reject", "name": "Perpetua Quill", "reason": "seen again"},
-    ]
+    ]  # fmt: skip
     review = tmp_path / "review.json"
     review.write_text(json.dumps({"audit_sha256": source.digest, "decisions": decisions}))
     assert invoke("review", run, review).exit_code == 0
@@ -271,6 +272,9 @@ def test_decisions_go_along_without_the_names_of_reviewers(small_run: Run, invok
         "reviewer 1",
     ]
     assert re.fullmatch(r"look at image-\w{20} first", copied.decisions[0].reason)
+    asked = copied.decisions[1]
+    assert (asked.owner, asked.due) == ("owner 1", "2026-06-30")
+    assert re.fullmatch(r"look at image-\w{20} again", asked.remedy)
     assert not re.search("Quill|Yarrow|discovery-00002", words_of(tmp_path / "copy"))
     assert invoke("verify", tmp_path / "copy").exit_code == 0
 
