@@ -41,7 +41,7 @@ def work(
     run : str or pathlib.Path
         Laid out by ``vit-audit run CARD --shards``, on a disk that all machines see.
     shard : str
-        Which share: "2/8" is the second of eight. Tasks are dealt out in turn.
+        Which share: "2/8" is the second of eight. Tasks go to the shares in turn.
     wait : bool
         Go on with the lists of later stages until the run is over.
     device : {"auto", "cpu", "cuda", "mps"}, or several such as "cuda:0,cuda:1"

@@ -1,6 +1,6 @@
 """A run's report on the loopback, so that decisions made in the page go straight into the run.
 
-Only this machine can reach the server, and only whoever has its address: that holds a token, drawn anew each time. It
+Only this machine can reach the server, and only whoever has its address: that holds a token, a new one each time. It
 gives out the report and two files of the run by name, and nothing else of the disk.
 """
 
