@@ -84,16 +84,17 @@ def _signer(given: SignWith) -> Any:
     from asn1crypto.x509 import Certificate
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
     from pyhanko.sign.signers import SimpleSigner
+    from pyhanko_certvalidator.registry import SimpleCertificateStore
 
     key, certificates = _read_keys(given)
     as_der = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if certificates[0].public_key().public_bytes(*as_der) != key.public_key().public_bytes(*as_der):
         raise InputError(str(given.certificate or given.key), "is the certificate of another key", "name the key's own")
     first, *others = (Certificate.load(c.public_bytes(Encoding.DER)) for c in certificates)
+    store = SimpleCertificateStore()
+    store.register_multiple(others)
     private = PrivateKeyInfo.load(key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
-    signer = SimpleSigner(signing_cert=first, signing_key=private, cert_registry=None)
-    signer.cert_registry.register_multiple(others)
-    return signer
+    return SimpleSigner(signing_cert=first, signing_key=private, cert_registry=store)
 
 
 def _read_keys(given: SignWith) -> tuple[PrivateKeyTypes, list[x509.Certificate]]:
