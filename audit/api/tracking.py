@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from urllib.parse import urlsplit
 
 from audit.errors import AuditError, InputError, UnfinishedError, one_line_of
 from audit.extras import needs
@@ -22,6 +24,9 @@ __all__ = ["MLflowTracker", "TensorBoardTracker", "Tracker", "WandbTracker"]
 
 LONGEST_NAME = 200  # characters of a run's name
 AT_ONCE = 500  # numbers, in one request to MLflow
+ID = 32  # characters of a record's hash that name its run
+ANSWERS_WITHIN = 10.0  # seconds; MLflow's own client asks a dead server again and again, for minutes
+PORTS = {"http": 80, "https": 443}
 REGISTERED = re.compile(r"models:/(?P<name>[^/]+)/(?P<version>\d+)")
 
 
@@ -119,14 +124,27 @@ class MLflowTracker:
         """
         client = self._client()
         try:
+            self._connect()
             client.get_experiment_by_name(self.experiment)
             if found := REGISTERED.fullmatch(self.model):
                 client.get_model_version(found["name"], found["version"])
         except Exception as error:
-            raise InputError(self.tracking_uri, _short(error), "start the server, or correct the address") from error
+            what = _short(error).replace(self.tracking_uri, self._shown())
+            raise InputError(self._shown(), what, "start the server, or correct the address") from error
+
+    def _connect(self) -> None:
+        address = urlsplit(self.tracking_uri)
+        if address.scheme in PORTS and address.hostname:
+            port = address.port or PORTS[address.scheme]
+            socket.create_connection((address.hostname, port), timeout=ANSWERS_WITHIN).close()
+
+    def _shown(self) -> str:
+        """Return the address without a user's name and password."""
+        address = urlsplit(self.tracking_uri)
+        return address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()
 
     def log(self, result: Result) -> str:
-        """Log a finished run; returns its address.
+        """Log a finished run, unless the experiment has it; returns its address.
 
         Examples
         --------
@@ -137,6 +155,9 @@ class MLflowTracker:
         known = client.get_experiment_by_name(self.experiment)
         experiment = client.create_experiment(self.experiment) if known is None else known.experiment_id
         tags = told | ({"vit_audit.registered_model": self.model} if self.model else {})
+        where = f"{self._shown()}/#/experiments/{experiment}/runs/"
+        if logged := _same(client, experiment, tags):
+            return where + logged
         note = {"mlflow.note.content": card_section(audit, result.digest)}
         run = client.create_run(experiment, tags=tags | note, run_name=audit.name[:LONGEST_NAME]).info
         with _ended(client, run.run_id):
@@ -149,7 +170,15 @@ class MLflowTracker:
             if found := REGISTERED.fullmatch(self.model):
                 for key, value in ({"vit_audit.run_id": run.run_id} | told).items():
                     client.set_model_version_tag(found["name"], found["version"], key, value)
-        return f"{self.tracking_uri}/#/experiments/{experiment}/runs/{run.run_id}"
+        return f"{where}{run.run_id}"
+
+
+def _same(client: Any, experiment: str, tags: dict[str, str]) -> str | None:
+    """Return the identifier of a run of MLflow that holds the same audit, and all of it."""
+    names = ("vit_audit.audit_sha256", "vit_audit.registered_model")
+    asked = [f"tags.`{name}` = '{tags[name]}'" for name in names if name in tags]
+    found = client.search_runs([experiment], " and ".join([*asked, "attributes.status = 'FINISHED'"]), max_results=1)
+    return str(found[0].info.run_id) if found else None
 
 
 def _folder(root: str, name: str) -> str:
@@ -170,6 +199,8 @@ def _ended(client: Any, run: str) -> Iterator[None]:
 @dataclass(frozen=True)
 class WandbTracker:
     """Log to Weights & Biases: gaps, rates and counts in the summary, the report and its tables as an artifact.
+
+    An audit is one run there, by the hash of its record: logged again, it is that run.
 
     Parameters
     ----------
@@ -195,13 +226,20 @@ class WandbTracker:
         check_choice("mode", self.mode, ("offline", "online"))
 
     def check(self) -> None:
-        """Ask whether wandb is installed.
+        """Ask whether wandb is installed and, online, whether it knows who logs.
+
+        Raises
+        ------
+        InputError
+            If nobody is logged in.
 
         Examples
         --------
         >>> va.WandbTracker("smiles", "runs").check()  # doctest: +SKIP
         """
-        needs("wandb", "WandbTracker")
+        wandb = needs("wandb", "WandbTracker")
+        if self.mode == "online" and not wandb.login(prompt=False):
+            raise InputError("WandbTracker", "nobody is logged in", "run 'wandb login', or take mode='offline'")
 
     def log(self, result: Result) -> str:
         """Log a finished run; returns the folder of its files.
@@ -218,7 +256,7 @@ class WandbTracker:
         told = facts(audit, result.digest)
         run = wandb.init(
             project=self.project, dir=str(place), mode=self.mode, name=audit.name[:LONGEST_NAME], config=told,
-            job_type="audit", settings=quiet,
+            job_type="audit", settings=quiet, id=result.digest[:ID], resume="allow",
         )  # fmt: skip
         try:
             run.summary.update(numbers(audit) | {"outcome": str(audit.outcome)})

@@ -146,16 +146,41 @@ def test_a_server_of_mlflow_has_metrics_artifacts_and_the_models_version(sample:
         assert (kept / name).read_bytes() == path.read_bytes(), name
     tags = client.get_model_version("smiles", "1").tags
     assert (tags["vit_audit.run_id"], tags["vit_audit.outcome"]) == (run.info.run_id, "DISPARITY FOUND")
+    assert sample.track(tracker) == [where]  # it is there
+    assert len(client.search_runs([run.info.experiment_id])) == 1
     with pytest.raises(va.InputError, match=r"2.*not found; start the server, or correct the address"):
         va.MLflowTracker(server, model="models:/smiles/2").check()
 
 
 @quietly
+def test_a_server_that_does_not_answer_is_told_of_at_once_and_no_password_with_it() -> None:
+    pytest.importorskip("mlflow")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens there
+        port = taken.getsockname()[1]
+        begun = time.perf_counter()
+        with pytest.raises(va.InputError) as caught:
+            va.MLflowTracker(f"http://ann:secret@127.0.0.1:{port}").check()
+    assert time.perf_counter() - begun < 60  # its client would ask for minutes
+    assert str(caught.value).startswith(f"http://127.0.0.1:{port}: ")
+    assert str(caught.value).endswith("; start the server, or correct the address")
+    assert "secret" not in str(caught.value)
+
+
+@quietly
 @pytest.mark.long
-def test_a_server_that_does_not_answer_is_told_of_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(va.InputError, match="start the server, or correct the address"):
-        va.MLflowTracker("http://127.0.0.1:9").check()
+def test_nobody_logged_in_to_weights_and_biases_is_told_of_before_an_audit(tmp_path: Path) -> None:
+    """In a process of its own, which knows of no key."""
+    code = (
+        "import vit_audit as va\n"
+        "try: va.WandbTracker('audits', 'kept', mode='online').check()\n"
+        "except va.InputError as error: print(error)"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    environment |= {"PYTHONPATH": str(ROOT), "WANDB_CONFIG_DIR": str(tmp_path), "HOME": str(tmp_path)}
+    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path)
+    line = "WandbTracker: nobody is logged in; run 'wandb login', or take mode='offline'"
+    assert said.stdout.splitlines()[-1:] == [line], said.stderr
 
 
 @quietly
