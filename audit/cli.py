@@ -443,7 +443,7 @@ def inspect(checkpoint: Path) -> None:
 @data_option
 @reported
 def datasets(card: Path | None, data_root: Path | None, *, markdown: bool) -> None:
-    """List the built-in cards: what each is about, who assigned its groups, its licence.
+    """List the built-in cards: whether the people shown consented, who says their groups, and what each is about.
 
     No images come with them: each says where they lie. Copy one, or name it: vit-audit run raf-db --data FOLDER. Of
     sets that need no agreement, --fetch downloads what the card names with its hash; whoever does so accepts the

@@ -77,6 +77,7 @@ SECONDS_BETWEEN_LINES = 10.0
 ROOM_FOR_BAR = 60  # columns; in a narrower terminal the share done is shown as a number only
 WIDEST = 100  # columns that prose is wrapped at
 UNWRAPPED = 10_000  # where no terminal is at the other end, lines stay whole
+UNSTATED = "not stated"
 RATES_IN_WHOLES = 10  # from so many a second on
 
 
@@ -395,27 +396,57 @@ def models_table(families: pd.DataFrame, *, markdown: bool = False) -> str:
 
 
 def datasets_table(cards: Mapping[str, Card], *, markdown: bool = False) -> str:
-    """Lay out cards by name: for a terminal one paragraph each, or as a Markdown table."""
+    """Lay out cards by name: for a terminal who consented, who says the groups, and a paragraph each; or Markdown."""
     assigned = {
-        name: "; ".join(f"{group}: {spec.assigned_by}" for group, spec in card.groups.items())
+        name: "; ".join(
+            f"{group}: {spec.assigned_by}" + (f" ({spec.provenance})" if spec.provenance != UNSTATED else "")
+            for group, spec in card.groups.items()
+        )
         for name, card in cards.items()
     }
     if markdown:
-        lines = ["| card | what | groups, and who assigned them | licence | source |", "|---|---|---|---|---|"]
-        lines += [
-            f"| `{n}` | {c.description or c.name} | {assigned[n]} | {c.data.licence} | {c.data.citation} |"
+        titles = ("card", "what", "consent", "groups, and who assigned them", "licence", "layout tried on", "source")
+        rows = [
+            (
+                f"`{n}`",
+                c.description or c.name,
+                _consent(c),
+                assigned[n],
+                c.data.licence,
+                c.data.layout,
+                c.data.citation,
+            )
             for n, c in cards.items()
         ]
-        return "\n".join(lines)
-    return "\n".join(
-        f"{name}: {card.name} ({card.task})\n"
+        return "\n".join(f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *rows))
+    lines = [f"{'card':<24}{'task':<9}{'consent':<12}groups"]
+    lines += [f"{n:<24}{c.task:<9}{c.data.consent:<12}{_provenances(c)}" for n, c in cards.items()]
+    paragraphs = [
+        f"\n{name}: {card.name} ({card.task})\n"
         + "\n".join(
             wrapped(f"  {text}")
-            for text in (card.description, assigned[name], f"licence: {card.data.licence or 'not stated'}")
+            for text in (
+                card.description,
+                f"consent: {_consent(card)}",
+                assigned[name],
+                f"licence: {card.data.licence or UNSTATED}",
+                "" if card.data.layout == UNSTATED else f"layout tried on: {card.data.layout}",
+            )
             if text
         )
         for name, card in cards.items()
-    )
+    ]
+    return "\n".join([*lines, *paragraphs])
+
+
+def _consent(card: Card) -> str:
+    """Say whether the people shown consented, and by what that is known."""
+    return card.data.consent + (f": {card.data.consent_source}" if card.data.consent_source else "")
+
+
+def _provenances(card: Card) -> str:
+    """Name, once each, by whom the groups are."""
+    return ", ".join(dict.fromkeys(spec.provenance for spec in card.groups.values()))
 
 
 def diff_summary(comparison: RunComparison) -> list[str]:

@@ -7,7 +7,7 @@ import json
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time
 from typing import Any
@@ -26,6 +26,7 @@ JSON_SUFFIXES = (".jsonl", ".ndjson")
 TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx", ".parquet", *JSON_SUFFIXES)
 REPEATED = 4096  # different texts of a column that are looked for
 WHOLE_BELOW = 2**53  # a floating-point number holds every whole number up to it
+LONGEST_CELL = 16_000_000  # characters; outlines of people in published tables are longer than csv's own 131,072
 
 Cells = list[str | None]
 
@@ -38,7 +39,7 @@ class ReadTable:
     form: TableForm
 
 
-def read_table(path: Place) -> ReadTable:
+def read_table(path: Place, only: Collection[str] | None = None) -> ReadTable:
     """Read a table without guessing types.
 
     Parameters
@@ -46,6 +47,8 @@ def read_table(path: Place) -> ReadTable:
     path : pathlib.Path or RemotePath
         ``.csv`` or ``.tsv`` (their separator and encoding are found out), ``.xlsx`` (the first sheet), ``.parquet``,
         or JSON lines, ``.jsonl`` or ``.ndjson``.
+    only : collection of str, optional
+        Hold these columns of a text file and pass over its others.
 
     Returns
     -------
@@ -65,7 +68,7 @@ def read_table(path: Place) -> ReadTable:
         raise DataError(str(path), f"'{path.suffix}' is not a table", f"use {', '.join(TABLE_SUFFIXES)}")
     readers = {".xlsx": _read_excel, ".parquet": _read_parquet, **dict.fromkeys(JSON_SUFFIXES, _read_json_lines)}
     try:
-        table = readers.get(suffix, _read_text)(path)
+        table = readers[suffix](path) if suffix in readers else _read_text(path, only)
     except FileNotFoundError:
         raise DataError(str(path), "no such table", "check data.path and --data") from None
     except OSError as error:
@@ -133,7 +136,8 @@ def _without_outer_blanks(values: Iterable[str | None]) -> Cells:
     return found if changed and len(set(bare)) < len(set(found)) else bare
 
 
-def _read_text(path: Place) -> ReadTable:
+def _read_text(path: Place, only: Collection[str] | None) -> ReadTable:
+    csv.field_size_limit(LONGEST_CELL)
     usual = Separator.TAB if path.suffix.lower() == ".tsv" else Separator.COMMA
     lines = open_text(path)
     stated = next(iter(lines), "").strip().strip('"')
@@ -150,19 +154,20 @@ def _read_text(path: Place) -> ReadTable:
         header = [name.strip() for name in next(rows, [])]
         if not any(header):
             raise DataError(str(path), "the table is empty", "give a header and one row per image")
-        columns: list[Cells] = [[] for _ in header]
-        once = [_Repeated() for _ in header]
+        kept = [place for place, name in enumerate(header) if only is None or name in only]
+        columns: list[Cells] = [[] for _ in kept]
+        once = [_Repeated() for _ in kept]
         for row in rows:
             if any(map(str.strip, row)):
                 fitted = _fitted(row, header, f"{path}:{rows.line_num + lines.skipped}")
-                for cells, same, value in zip(columns, once, fitted, strict=True):
-                    cells.append(same(value))
+                for cells, same, place in zip(columns, once, kept, strict=True):
+                    cells.append(same(fitted[place]))
     except csv.Error as error:
         where = f"{path}:{rows.line_num + lines.skipped}"
         raise DataError(where, f"not a well-formed table ({error})", "check the quotes in this row") from None
     form = TableForm(file=_shown_name(path), kind=TableKind.TEXT, encoding=lines.encoding, separator=separator)
     frame = pd.DataFrame(dict(enumerate(columns)), dtype=object)
-    return ReadTable(frame.set_axis(header, axis=1), form)
+    return ReadTable(frame.set_axis([header[place] for place in kept], axis=1), form)
 
 
 def _fitted(row: Sequence[str | None], header: Sequence[str], where: str) -> Cells:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from audit.plugins import DATASETS, plugins
 
-_EXPRESSIONS, _ACTIONS, _APPEARANCE = (
-    f"audit.data.readers.{kind}" for kind in ("expressions", "actions", "appearance")
+_EXPRESSIONS, _ACTIONS, _APPEARANCE, _POSED = (
+    f"audit.data.readers.{kind}" for kind in ("expressions", "actions", "appearance", "posed")
 )
 OF_PLACES: Mapping[str, str] = {  # of what a card says of data, and a path or an address in an object store
     "table": "audit.data.readers.table:read_image_table",
@@ -34,6 +34,11 @@ PUBLISHED: Mapping[str, str] = {  # sets as they are published, of a folder
     "coco": f"{_ACTIONS}:read_coco",
     "facet": f"{_ACTIONS}:read_facet",
     "flickr8k": "audit.data.readers.captions:read_flickr8k",
+    "celebamask": f"{_EXPRESSIONS}:read_celebamask",
+    "emotic": "audit.data.readers.emotic:read_emotic",
+    "fhibe": f"{_POSED}:read_fhibe",
+    "casualconversations2": f"{_POSED}:read_casualconversations2",
+    "hagrid": f"{_POSED}:read_hagrid",
 }
 WITHOUT_PATH = ("frame", "synthetic")  # given in Python, and rendered
 

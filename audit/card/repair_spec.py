@@ -36,20 +36,31 @@ class RepairSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    # Which methods compete; by default all that need no group at prediction.
+    # which compete: `untouched`, `continued`, `global_threshold`, `dfr`, `oxonfair`, `threshold_optimizer`, `leace`,
+    # `group_dro`, `heads_to_reference`, `heads_finetuned`, `heads_shifted`. Those at heads bring their control at
+    # random heads along; default: all that need no group at prediction
     methods: Annotated[list[RepairMethod], AfterValidator(_once), Field(min_length=1)] | None = None
-    attribute: str | None = None  # whose gap is aimed at; default: that of the largest detected gap
-    outcome: str | None = None  # likewise, the label
-    # Which error does harm: people of the outcome who are not called so, others who are, or either.
-    harmful_error: HarmfulError | None = None  # default: policy.harmful_error
-    gap_margin: Margin = 0.05  # a repaired gap lies within it, on either side of 0
-    accuracy_margin: Margin = 0.02  # that no group x label cell may lose
-    error_margin: Margin = 0.02  # that no group's harmful error may rise by
+    # whose gap is aimed at; default: that of the largest detected gap
+    attribute: str | None = None
+    # the label that people are called; default: likewise
+    outcome: str | None = None
+    # which error does harm; as there; default: that of `policy`
+    harmful_error: HarmfulError | None = None
+    # a repaired gap lies within it, on either side of 0
+    gap_margin: Margin = 0.05
+    # accuracy that no group x label cell may lose
+    accuracy_margin: Margin = 0.02
+    # by which no group's harmful error may rise
+    error_margin: Margin = 0.02
+    # level of each line of the certificate; candidates share it
     alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
-    candidates: Annotated[int, Field(ge=1, le=20)] = 1  # how many are judged on sealed images; they share alpha
-    random_draws: Annotated[int, Field(ge=1, le=10_000)] = 20  # sets of heads that the named ones are compared with
-    # On what law a method that uses the group of each person rests; empty: these methods are off.
+    # how many methods are judged on sealed images, those that do best on the images they were fitted on
+    candidates: Annotated[int, Field(ge=1, le=20)] = 1
+    # sets of heads drawn at random that the named ones are compared with
+    random_draws: Annotated[int, Field(ge=1, le=10_000)] = 20
+    # on what law a method that uses each person's group at prediction rests; without one `threshold_optimizer` is off
     legal_basis: str = ""
+    # of draws, folds and trainings
     seed: int = 0
 
     @property

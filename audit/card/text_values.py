@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args, get_origin
+
 import yaml
 
 from audit.card.faults import inside, members
@@ -41,4 +43,8 @@ def keep_text(node: yaml.Node, annotation: object) -> None:
 
 def _is_text(annotation: object) -> bool:
     allowed = members(annotation)
-    return str in allowed and not any(kind in allowed for kind in _NOT_TEXT)
+    return any(map(_holds_text, allowed)) and not any(kind in allowed for kind in _NOT_TEXT)
+
+
+def _holds_text(kind: object) -> bool:
+    return kind is str or (get_origin(kind) is Literal and all(isinstance(value, str) for value in get_args(kind)))

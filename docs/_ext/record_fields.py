@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
-import io
 import json
 import re
-import textwrap
-import tokenize
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any, get_args
 
+from code_comments import cell, own_lines, summary
 from pydantic import BaseModel
 from sphinx.application import Sphinx
 
@@ -47,29 +43,6 @@ def records_in(model: type[Any]) -> Iterator[type[Any]]:
     yield from seen
 
 
-def own_lines(record: type[Any]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return what the source has of each field: its type, and the comment on its lines, or right above them."""
-    source = textwrap.dedent(inspect.getsource(record))
-    comments, alone = {}, set()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            comments[token.start[0]] = token.string.lstrip("# ")
-            if token.line.lstrip().startswith("#"):
-                alone.add(token.start[0])
-    types, meanings = {}, {}
-    (definition,) = ast.parse(source).body
-    for node in definition.body if isinstance(definition, ast.ClassDef) else ():
-        if isinstance(node, (ast.AnnAssign, ast.Assign)):
-            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-            first = node.lineno
-            while first - 1 in alone:
-                first -= 1
-            lines = range(first, (node.end_lineno or first) + 1)
-            meanings[ast.unparse(target)] = " ".join(comments[line] for line in lines if line in comments)
-            types[ast.unparse(target)] = ast.unparse(node.annotation) if isinstance(node, ast.AnnAssign) else ""
-    return types, meanings
-
-
 def rows_of(record: type[Any], known: Mapping[str, type[Any]]) -> Iterator[str]:
     """Yield a row of the table for each field of a record, or each value of an enumeration."""
     types: dict[str, str] = {}
@@ -90,16 +63,6 @@ def rows_of(record: type[Any], known: Mapping[str, type[Any]]) -> Iterator[str]:
             r"\w+", lambda word: f"[{word[0]}](#{word[0].lower()})" if word[0] in known else word[0], cell(types[name])
         )
         yield f"| `{name}` | {linked} | {cell(meaning)} |"
-
-
-def cell(text: str) -> str:
-    """Return a text as a cell of a table holds it."""
-    return re.sub(r"([\[\]|<>*])", r"\\\1", text)
-
-
-def summary(record: type[Any]) -> str:
-    """Return the first line of a record's docstring."""
-    return (inspect.getdoc(record) or "").split("\n\n")[0].replace("\n", " ").replace("``", "`")
 
 
 def page_of(file: str, model: type[BaseModel]) -> str:

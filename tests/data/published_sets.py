@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from audit.card.load import built_in_cards, load_card
 from audit.data import Samples, read_samples
@@ -312,6 +314,161 @@ def flickr8k(root: Path) -> None:
         (base / f"Flickr_8k.{split}Images.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
 
 
+def celebamask(root: Path) -> None:
+    """Write 60 photographs, whose names in CelebA are others."""
+    base = root / "CelebAMask-HQ"
+    attributes, mapping = ["60", "Male Smiling Young "], ["idx      orig_idx   orig_file"]
+    identities, splits = [], []
+    for number in range(60):
+        original = f"{500 - number:06d}.jpg"
+        image(base / "CelebA-HQ-img" / f"{number}.jpg", number * 4)
+        signs = [1 if number & bit else -1 for bit in (1, 2, 4)]
+        attributes.append(f"{number}.jpg  {signs[0]}  {signs[1]} {signs[2]}")
+        mapping.append(f"{number}          {499 - number}     {original}")
+        identities.append(f"{original} {number // 20 * 100 + number % 20}")
+        splits.append(f"{original} {number // 20}")
+    for file, rows in (
+        ("CelebAMask-HQ-attribute-anno", attributes),
+        ("CelebA-HQ-to-CelebA-mapping", mapping),
+        ("identity_CelebA", identities),
+        ("list_eval_partition", splits),
+    ):
+        (base / f"{file}.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def records(rows: list[dict[str, Any]]) -> np.ndarray:
+    """Return a row of MATLAB's records."""
+    answer = np.empty((1, len(rows)), dtype=[(name, object) for name in rows[0]])
+    for place, row in enumerate(rows):
+        answer[0, place] = tuple(row.values())
+    return answer
+
+
+def cells(names: tuple[str, ...]) -> np.ndarray:
+    """Return a row of MATLAB's cells."""
+    answer = np.empty((1, len(names)), dtype=object)
+    answer[0, :] = names
+    return answer
+
+
+def emotic(root: Path) -> None:
+    """Write 44 photographs of two people each, a dark one to the left and a bright one to the right."""
+    base, parts = root / "EMOTIC", {}
+    folders = ("mscoco/images", "framesdb/images", "emodb_small/images", "ade20k/images")
+    for part, (split, count) in enumerate((("train", 20), ("val", 12), ("test", 12))):
+        rows = []
+        for number in range(count):
+            name = f"photo_{split}_{number}.jpg"
+            photograph(base / "emotic" / folders[number % 4] / name, part * 40 + number)
+            people = []
+            for person, left in enumerate((0, 20)):
+                emotions = (("Happiness", "Peace"), ("Doubt/Confusion",))[number % 2]
+                felt, sizes = records([{"categories": cells(emotions)}]), records([{"valence": 5.0, "arousal": 4.0}])
+                one = {"body_bbox": np.array([[left, 0, left + 16, 16]]), "annotations_categories": felt}
+                if split == "train":
+                    one |= {"annotations_continuous": sizes}
+                else:  # of several annotators, and what they have together
+                    both = np.concatenate([felt, records([{"categories": cells(("Fatigue",))}])], axis=1)
+                    one |= {"annotations_categories": both, "combined_categories": cells((*emotions, "Fatigue"))}
+                    one |= {"annotations_continuous": sizes, "combined_continuous": sizes}
+                people.append(one | {"gender": ("Male", "Female")[person], "age": ("Adult", "Kid")[number // 2 % 2]})
+            size, origin = records([{"n_col": 40, "n_row": 20}]), records([{"name": "mscoco", "info": 1.0}])
+            rows.append(
+                {
+                    "filename": name,
+                    "folder": folders[number % 4],
+                    "image_size": size,
+                    "original_database": origin,
+                    "person": records(people),
+                }
+            )
+        parts[split] = records(rows)
+    (base / "Annotations").mkdir()
+    savemat(base / "Annotations" / "Annotations.mat", parts)
+
+
+def fhibe(root: Path) -> None:
+    """Write 120 people in two photographs each; person 0 and 1, and 1 and 2, also stand in one together."""
+    base = root / "FHIBE" / "fhibe.20250901.m_downsampled_public"
+    poses = ("0. Standing", "1. Sitting", "2. Walking", "15. Free-text")
+    tones = ("0. [102, 78, 65]", "2. [164, 131, 103]", "5. [198, 180, 157]")
+    header = (
+        "image_id,filepath,subject_id,is_primary,segments,consent,age,nationality,ancestry,pronoun,natural_skin_color"
+    )
+    rest = "apparent_skin_color,scene,action_body_pose,action_subject_object_interaction,face_bbox,person_bbox"
+    rows, shown = [f"{header},{rest}"], [((person,), shot) for person in range(120) for shot in (0, 1)]
+    for people, shot in [*shown, ((0, 1), 2), ((1, 2), 3)]:
+        name = f"{people[0]:04d}-{shot}"
+        path = f"data/raw/fhibe_downsampled/{people[0]:04d}/{name}/main_{name}.png"
+        photograph(base / path, people[0] * 4 + shot)
+        for place, person in enumerate(people):
+            region = ("['0. Africa', '5. Western Africa']", "['11. Asia']", "['0. Africa', '17. Europe']")[person % 3]
+            chosen = ("['0. She/her/hers']", "['1. He/him/his']", "['0. She/her/hers', '2. They/them/their']")[
+                0 if person % 7 else 2 if person else 1
+            ]
+            outline = "[]" if person else "[" + "{'x': 1.5, 'y': 2.5}, " * 8000 + "]"
+            cells_of_row = [
+                name, path, f"subject-{person:04d}", place == 0, outline, True, 20 + person % 50,
+                "['93. Indian']", region, "['1. He/him/his']" if person % 2 else chosen, tones[person % 3],
+                tones[(person + 1) % 3], "12. Indoor: Home or hotel", poses[(person + shot) % 4],
+                "['0. None']" if person % 5 else "['5. Eating', '21. Using an electronic device']",
+                "[1, 1, 4, 4]", f"[{20 * place}.5, 0, 16, 16]",
+            ]  # fmt: skip
+            rows.append(",".join('"' + str(cell).replace('"', '""') + '"' for cell in cells_of_row))
+    listed = base / "data" / "processed" / "fhibe_downsampled" / "fhibe_downsampled.csv"
+    listed.parent.mkdir(parents=True)
+    listed.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def casualconversations2(root: Path) -> None:
+    """Write two frames of each of 60 people's two videos."""
+    base, entries = root / "CasualConversations2", []
+    genders = ("cis man", "cis woman", "cis man", "cis woman", "non-binary")
+    for person in range(60):
+        for script in ("scripted", "nonscripted"):
+            video = f"{person:04d}_portuguese_{script}_1"
+            entries.append(
+                {
+                    "video_name": f"{video}.mp4",
+                    "subject_id": f"{person:04d}",
+                    "age": "prefer not to say" if person == 7 else str(20 + person % 50),
+                    "gender": genders[person % 5],
+                    "geo_location": {"country": "brazil", "state_region": "x"},
+                    "native_language": "portuguese",
+                    "monk_skin_tone": {"scale": f"scale {1 + person // 2 % 10}", "confidence": "high"},
+                    "fitzpatrick_skin_tone": {"type": "type iii", "confidence": "medium"},
+                }
+            )
+            for frame in range(2):
+                part = f"ccv2-frames-part-{1 + person // 30}"
+                shade = person * 6 + frame * 2 + (script == "scripted")
+                image(base / part / f"{person:04d}" / f"{video}_raw_frame{frame * 44:08d}.jpg", shade * 3)
+    write_json(base / "annotations" / "CasualConversationsV2.json", entries)
+
+
+def hagrid(root: Path) -> None:
+    """Write people who show each gesture once; some guesses are of no face, or of two."""
+    base = root / "HaGRID"
+    for part, (split, people) in enumerate((("train", range(14)), ("val", range(14, 26)), ("test", range(26, 40)))):
+        for place, gesture in enumerate(("call", "fist", "like", "ok", "palm", "peace")):
+            rows = {}
+            for person in people:
+                name = f"{part:08d}-{place:04d}-{person:04d}"
+                image(base / "hagrid_dataset" / gesture / f"{name}.jpg", (person * 6 + place) * 3)
+                guesses = {"age": [24.41 + person % 40], "gender": [("female", "male")[person % 2]], "race": ["White"]}
+                faces = {7: {"age": [], "gender": [], "race": []}, 8: {k: 2 * v for k, v in guesses.items()}}
+                rows[name] = {
+                    "bboxes": [[0.1, 0.2, 0.3, 0.4]],
+                    "labels": [gesture],
+                    "united_bbox": None,
+                    "united_label": None,
+                    "user_id": f"user{person}",
+                    "hand_landmarks": [[[0.1, 0.2]]],
+                    "meta": faces.get(person, guesses),
+                }
+            write_json(base / "hagrid_annotations" / split / f"{gesture}.json", rows)
+
+
 SETS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "rafdb": ("raf-db", rafdb),
     "celeba": ("celeba", celeba),
@@ -327,6 +484,11 @@ SETS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "coco": ("coco-sports", coco),
     "facet": ("facet", facet),
     "flickr8k": ("flickr8k-actions", flickr8k),
+    "celebamask": ("celebamask-hq", celebamask),
+    "emotic": ("emotic", emotic),
+    "fhibe": ("fhibe", fhibe),
+    "casualconversations2": ("casual-conversations-2", casualconversations2),
+    "hagrid": ("hagrid", hagrid),
 }
 
 

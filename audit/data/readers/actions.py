@@ -19,6 +19,7 @@ import pandas as pd
 from audit.data.readers.embedded import Crop, CropSource
 from audit.data.readers.layout import (
     AGAIN,
+    MONK_TONES,
     first_folder,
     images_by_name,
     json_of,
@@ -26,6 +27,7 @@ from audit.data.readers.layout import (
     need,
     numbers,
     table_with,
+    the_one,
 )
 from audit.data.readers.raw import RawTable
 from audit.data.readers.table import with_safe_paths
@@ -53,7 +55,6 @@ Box = tuple[float, float, float, float]
 NO_BOX: Box = (math.nan, math.nan, math.nan, math.nan)
 FACET_GENDERS = {"masc": "masculine", "fem": "feminine", "non_binary": "non-binary"}
 FACET_AGES = {"young": "young", "middle": "middle", "older": "older"}
-FACET_TONES = {"light": (1, 2, 3), "medium": (4, 5, 6), "dark": (7, 8, 9, 10)}  # of the ten of the Monk scale
 FACET_COLUMNS = (
     "person_id",
     "filename",
@@ -61,7 +62,7 @@ FACET_COLUMNS = (
     "class1",
     *(f"gender_presentation_{name}" for name in FACET_GENDERS),
     *(f"age_presentation_{name}" for name in FACET_AGES),
-    *(f"skin_tone_{tone}" for tones in FACET_TONES.values() for tone in tones),
+    *(f"skin_tone_{tone}" for tones in MONK_TONES.values() for tone in tones),
 )
 
 
@@ -99,7 +100,7 @@ def read_imsitu(path: Path) -> RawTable:
                 raise DataError(str(listed), f"'{image}' has no verb with its frames", AGAIN)
             agents = [frame.get("agent") for frame in frames if isinstance(frame, dict)]
             genders = {gender for agent in agents if isinstance(agent, str) for gender in nouns.get(agent, ())}
-            rows.append((image, said["verb"], _the_one(genders), split))
+            rows.append((image, said["verb"], the_one(genders), split))
     frame = pd.DataFrame(rows, columns=["image", "action", "gender", GIVEN], dtype=object)
     return RawTable(with_safe_paths(frame, "image", path), FileSource(images), str(path))
 
@@ -142,8 +143,8 @@ def _coco_part(path: Path, part: str) -> pd.DataFrame:
     columns: dict[str, list[str | None]] = {
         str(name): ["yes" if name in shown.get(image, ()) else "no" for image, _ in files] for name in names.values()
     }
-    columns["sport"] = [_the_one({SPORTS[n] for n in shown.get(image, ()) if n in SPORTS}) for image, _ in files]
-    columns["gender"] = [_the_one(genders.get(image, ())) for image, _ in files]
+    columns["sport"] = [the_one({SPORTS[n] for n in shown.get(image, ()) if n in SPORTS}) for image, _ in files]
+    columns["gender"] = [the_one(genders.get(image, ())) for image, _ in files]
     columns["image"] = [f"{part}/{name}" for _, name in files]
     return pd.DataFrame(columns, dtype=object)
 
@@ -167,8 +168,7 @@ def read_facet(path: Path) -> RawTable:
         for key, name, box in zip(keys, photographs, table["bounding_box"], strict=True)
     }
     tones = {
-        name: sum(numbers(table[f"skin_tone_{tone}"]).fillna(0) for tone in tones)
-        for name, tones in FACET_TONES.items()
+        name: sum(numbers(table[f"skin_tone_{tone}"]).fillna(0) for tone in tones) for name, tones in MONK_TONES.items()
     }
     columns = {
         "image": keys,
@@ -195,19 +195,13 @@ def _marked(table: pd.DataFrame, prefix: str, names: Mapping[str, str]) -> list[
     """Return the name of the one column among several that is 1, None where none or several are."""
     marks = [table[f"{prefix}_{column}"].isin(["1", "1.0"]) for column in names]
     rows = zip(*marks, strict=True)
-    return [_the_one({name for name, mark in zip(names.values(), row, strict=True) if mark}) for row in rows]
+    return [the_one({name for name, mark in zip(names.values(), row, strict=True) if mark}) for row in rows]
 
 
 def most_marked(counts: Mapping[str, float]) -> str | None:
     """Return the name that counts most, None where two do."""
     most = max(counts.values())
-    return _the_one({name for name, count in counts.items() if count == most})
-
-
-def _the_one(names: Iterable[str]) -> str | None:
-    """Return the one name that there is, None where there are several or none."""
-    found = list(names)
-    return found[0] if len(found) == 1 else None
+    return the_one({name for name, count in counts.items() if count == most})
 
 
 def objects_of(found: Any, path: Path) -> Iterable[tuple[str, dict[str, Any]]]:

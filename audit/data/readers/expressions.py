@@ -1,9 +1,10 @@
 """Expressions of faces, as the sets of them are published.
 
-Layouts follow the sets' own descriptions: RAF-DB (Li, Deng & Du 2017), CelebA (Liu et al. 2015), FER2013 (Goodfellow et
-al. 2013) with the votes of FERPlus (Barsoum et al. 2016), AffectNet (Mollahosseini, Hasani & Mahoor 2017), ExpW (Zhang,
-Luo, Loy & Tang 2018), LFW (Huang et al. 2007) with the expressions of muxspace/facial_expressions on GitHub
-(``legend.csv``) and the perceived gender of Afifi & Abdelhamed 2017 (``male_names.txt``, ``female_names.txt``).
+Layouts follow the sets' own descriptions: RAF-DB (Li, Deng & Du 2017), CelebA (Liu et al. 2015) and CelebAMask-HQ (Lee,
+Liu, Wu & Luo 2020), FER2013 (Goodfellow et al. 2013) with the votes of FERPlus (Barsoum et al. 2016), AffectNet
+(Mollahosseini, Hasani & Mahoor 2017), ExpW (Zhang, Luo, Loy & Tang 2018), LFW (Huang et al. 2007) with the expressions
+of muxspace/facial_expressions on GitHub (``legend.csv``) and the perceived gender of Afifi & Abdelhamed 2017
+(``male_names.txt``, ``female_names.txt``).
 """
 
 from __future__ import annotations
@@ -110,7 +111,31 @@ def read_celeba(path: Path) -> RawTable:
     A column for each of its 40 attributes in lower case, "yes" or "no", beside ``expression`` (smiling, not smiling),
     ``gender`` (male, female), ``age`` (young, not young) and ``person``.
     """
-    listed = need(path / "list_attr_celeba.txt")
+    frame = _celeba_attributes(need(path / "list_attr_celeba.txt"))
+    frame = _with_people(frame, frame["image"], path)
+    frame["image"] = "img_align_celeba/" + frame["image"]
+    return RawTable(frame, FileSource(path), str(path))
+
+
+def read_celebamask(path: Path) -> RawTable:
+    """CelebAMask-HQ: ``CelebAMask-HQ-attribute-anno.txt``, ``CelebA-HQ-to-CelebA-mapping.txt``, ``CelebA-HQ-img``.
+
+    CelebA's ``list_eval_partition.txt`` and ``identity_CelebA.txt`` beside them say the split and the person of each
+    photograph. Columns as of CelebA.
+    """
+    frame = _celeba_attributes(need(path / "CelebAMask-HQ-attribute-anno.txt"))
+    listed = need(path / "CelebA-HQ-to-CelebA-mapping.txt")
+    rows = [line.split() for line in lines_of(listed)]
+    if any(len(row) != 3 for row in rows):
+        raise DataError(str(listed), "is no table of idx, orig_idx and orig_file", AGAIN)
+    originals = {f"{number}.jpg": file for number, _, file in rows}  # a header, which some copies lack, names no image
+    frame = _with_people(frame, frame["image"].map(originals), path)
+    frame["image"] = "CelebA-HQ-img/" + frame["image"]
+    return RawTable(frame, FileSource(path), str(path))
+
+
+def _celeba_attributes(listed: Path) -> pd.DataFrame:
+    """Read a number of images, names of attributes, and a line for each image; "image" is its name."""
     lines = lines_of(listed)
     names = lines[1].split() if len(lines) > 1 else []
     rows = [line.split() for line in lines[2:]]
@@ -121,15 +146,18 @@ def read_celeba(path: Path) -> RawTable:
     absent = {"smiling", "male", "young"} - set(frame.columns)
     if absent:
         raise DataError(str(listed), f"names no attribute {', '.join(sorted(absent))}", AGAIN)
-    images = [row[0] for row in rows]
-    frame.insert(0, "image", [f"img_align_celeba/{name}" for name in images])
+    frame.insert(0, "image", [row[0] for row in rows])
     frame["expression"] = frame["smiling"].map({"yes": "smiling", "no": "not smiling"})
     frame["gender"] = frame["male"].map({"yes": "male", "no": "female"})
     frame["age"] = frame["young"].map({"yes": "young", "no": "not young"})
-    frame["person"] = pd.Series(images).map(pairs_of(need(path / "identity_CelebA.txt"))).to_numpy()
-    splits = pd.Series(images).map(pairs_of(need(path / "list_eval_partition.txt")))
-    frame[GIVEN] = splits.map(CELEBA_SPLITS).to_numpy()
-    return RawTable(frame, FileSource(path), str(path))
+    return frame
+
+
+def _with_people(frame: pd.DataFrame, originals: pd.Series, path: Path) -> pd.DataFrame:
+    """Add person and split, by the name that each photograph has in CelebA."""
+    people = originals.map(pairs_of(need(path / "identity_CelebA.txt")))
+    splits = originals.map(pairs_of(need(path / "list_eval_partition.txt"))).map(CELEBA_SPLITS)
+    return frame.assign(**{"person": people, GIVEN: splits})
 
 
 def read_fer2013(path: Path) -> RawTable:

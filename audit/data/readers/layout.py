@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from audit.errors import DataError
 from audit.filenames import whole_characters
 
 AGAIN = "download it again"
+MONK_TONES = {"light": (1, 2, 3), "medium": (4, 5, 6), "dark": (7, 8, 9, 10)}  # this tool's bins of the ten tones
 MAX_JSON_BYTES = 2_000_000_000  # COCO's largest file has 0.5 GB
 
 
@@ -51,9 +52,9 @@ def pairs_of(path: Path) -> dict[str, str]:
     return {row[0]: row[1] for row in rows}
 
 
-def table_with(path: Path, columns: Sequence[str], fix: str = AGAIN) -> pd.DataFrame:
-    """Read a table; raise ``DataError`` where it lacks one of the columns."""
-    table = read_table(need(path)).frame
+def table_with(path: Path, columns: Sequence[str], fix: str = AGAIN, *, alone: bool = False) -> pd.DataFrame:
+    """Read a table, of a large one these columns ``alone``; raise ``DataError`` where it lacks one of them."""
+    table = read_table(need(path), columns if alone else None).frame
     absent = [column for column in columns if column not in table.columns]
     if absent:
         raise DataError(str(path), f"has no column {', '.join(absent)}", fix)
@@ -124,3 +125,9 @@ def named(names: Sequence[str], code: str | None) -> str | None:
     """Return the name of a code that counts from 0, None where it has none."""
     known = code is not None and code.isascii() and code.isdecimal() and len(code) < 10
     return names[int(code)] if code is not None and known and int(code) < len(names) else None
+
+
+def the_one(names: Iterable[str]) -> str | None:
+    """Return the one name that there is, None where there are several or none."""
+    found = list(names)
+    return found[0] if len(found) == 1 else None
