@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What a command's exit code says; docs/exit-codes.md is printed from this table.
+    """What a command's exit code says; docs/exit-codes.md is written from this table.
 
     Examples
     --------

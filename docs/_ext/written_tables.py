@@ -151,19 +151,19 @@ def written(text: str, made: Mapping[str, Callable[[], str]]) -> str:
     return MARKED.sub(lambda found: f"{found[1]}{made[found[2]]()}{found[4]}", text)
 
 
-def main(check: bool) -> int:
-    """Write or compare every document; return how many differ."""
+def main(docs: Path, *, check: bool) -> int:
+    """Write, or compare, every document of a folder; return how many differ from the code afterwards."""
     made, differing = tables(), 0
-    for path in sorted(DOCS.glob("*.md")):
+    for path in sorted(docs.glob("*.md")):
         before = path.read_text(encoding="utf-8")
         after = written(before, made)
         if after != before:
             differing += 1
-            print(f"{path.relative_to(DOCS.parent)}: {'differs from the code' if check else 'written'}")
+            print(f"{path.name}: {'differs from the code' if check else 'written'}")
             if not check:
                 path.write_text(after, encoding="utf-8")
     return differing if check else 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("--check" in sys.argv))
+    raise SystemExit(main(DOCS, check="--check" in sys.argv))
