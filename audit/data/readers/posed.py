@@ -7,11 +7,10 @@ Conversations v2 (Porgali et al. 2023) is not documented in public; it is what p
 
 from __future__ import annotations
 
-import ast
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,7 @@ FHIBE_COLUMNS = (
     "scene",
 )
 FHIBE_NUMBER = re.compile(r"\d+\.\s*")  # before every option that could be chosen
+FHIBE_QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")  # each of several options, in one sort of quotes or the other
 FHIBE_OPEN = {"not listed", "free-text", "report string"}  # options that name nothing
 FHIBE_REGIONS = ("africa", "americas", "asia", "europe", "oceania")  # others are parts of these
 FHIBE_TONES = ("dark", "brown", "tan", "intermediate", "light", "very light")  # 0 to 5, of the Fitzpatrick scale
@@ -105,13 +105,9 @@ def _newest(path: Path) -> Path:
 
 def options_of(text: str | None) -> list[str]:
     """Return what was chosen, in lower case: of "0. Standing" the words, of "['1. He/him/his']" each item's."""
-    if not text:
-        return []
-    try:
-        chosen = ast.literal_eval(text) if text.startswith("[") else [text]
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return []
-    names = [FHIBE_NUMBER.sub("", item, count=1).strip().lower() for item in chosen if isinstance(item, str)]
+    text = text or ""
+    chosen = [one or other for one, other in FHIBE_QUOTED.findall(text)] if text.startswith("[") else [text]
+    names = [FHIBE_NUMBER.sub("", item, count=1).strip().lower() for item in chosen]
     return [name for name in names if name]
 
 
@@ -119,7 +115,7 @@ def _named_options(text: str | None) -> list[str]:
     return [name for name in options_of(text) if name not in FHIBE_OPEN]
 
 
-def _joined(names: Any) -> str | None:
+def _joined(names: Iterable[str]) -> str | None:
     """Return several names as one, None where there is none."""
     return " and ".join(dict.fromkeys(names)) or None
 
