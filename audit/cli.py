@@ -471,12 +471,11 @@ def render(run_dir: Path) -> None:
 
     RUN is a run directory, or the name of one in reports/.
     """
-    from audit.terminal import law_lines, wrapped
+    from audit.terminal import law_line, wrapped
 
     for path in va.open_run(run_dir).render():
         click.echo(path)
-    for line in law_lines():
-        click.echo(wrapped(line), err=True)
+    click.echo(wrapped(law_line()), err=True)
 
 
 @main.command("card-section", short_help="A section on a run for the model's card.")
@@ -551,7 +550,7 @@ def verify(run_dir: Path, key: Path | None) -> None:
 
     Names whatever is not as it was written, and exits with 6 then. Needs neither images nor a GPU.
     """
-    from audit.terminal import progress, shared_summary, wrapped
+    from audit.terminal import law_line, progress, shared_summary, wrapped
 
     with progress() as callback:
         found = va.verify(run_dir, key=key, callback=callback)
@@ -562,6 +561,7 @@ def verify(run_dir: Path, key: Path | None) -> None:
             click.echo(wrapped(line))
     if key is None and found.signed:
         click.echo("signature: there, not checked; name the public key with --key")
+    click.echo(wrapped(law_line()), err=True)
     checked = f"{found.files} files, {found.figures:,} figures"
     faults = "1 fault" if len(found.faults) == 1 else f"{len(found.faults)} faults"
     click.echo(f"verified: {checked}" if found.holds else f"NOT VERIFIED: {faults} in {checked}")
@@ -753,10 +753,12 @@ def reproduce(run_dir: Path, finding: str, data_root: Path | None, device: str) 
 
     RUN is a run directory, or the name of one in reports/. Exits with 6 where the number does not come out again.
     """
+    from audit.report.names import names_of
     from audit.terminal import finding_line
 
-    result = va.open_run(run_dir).reproduce(finding, data_root=data_root, device=device)
-    click.echo(finding_line(result.finding, result.unit))
+    run = va.open_run(run_dir)
+    result = run.reproduce(finding, data_root=data_root, device=device)
+    click.echo(finding_line(result.finding, result.unit, names_of(run.record)))
     click.echo(f"expected  {result.expected:+.6f}\nobtained  {result.obtained:+.6f}")
     click.echo(f"tolerance {result.tolerance:.0e}\n{'reproduced' if result.holds else 'NOT REPRODUCED'}")
     sys.exit(ExitCode.DONE if result.holds else ExitCode.NOT_VERIFIED)

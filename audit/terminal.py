@@ -37,6 +37,7 @@ from audit.records import (
 from audit.records.repair_json import LineState, Reach
 from audit.records.repair_run import Repair
 from audit.report.formats import clean
+from audit.report.names import Names, names_of_both
 from audit.report.reviewed import Reviewed
 from audit.report.text import (
     Sentences,
@@ -215,14 +216,21 @@ def summary(audit: Audit, folder: Path, decisions: Sequence[Decision] = (), *, r
         list(asked), gap, _heads(audit, gap), top, reasons=reviewed.reasons, reviewed=reviewed.headline(text)
     )
     where = f"report: {folder / 'report.html'}" if report else f"run: {folder}"
-    return "\n".join([*map(wrapped, [*lines, *law_lines()]), where])
+    return "\n".join([*map(wrapped, [*lines, *([law_line()] if law_is_old() else [])]), where])
 
 
-def law_lines() -> list[str]:
-    """Say that the table of law is old today, where it is; pages count to the day of their audit instead."""
-    from audit.report.legal import stale_sentence
+def law_line() -> str:
+    """Say how old the table of law is today; pages count to the day of their audit instead."""
+    from audit.report.legal import age_sentence
 
-    return [said] if (said := stale_sentence(now().date())) else []
+    return age_sentence(now().date())
+
+
+def law_is_old() -> bool:
+    """Tell whether that is longer ago than it should be."""
+    from audit.report.legal import is_stale
+
+    return is_stale(now().date())
 
 
 def reviewed_lines(audit: Audit, decisions: Sequence[Decision]) -> list[str]:
@@ -452,18 +460,19 @@ def _provenances(card: Card) -> str:
 def diff_summary(comparison: RunComparison) -> list[str]:
     """Say in a few lines what became of the findings, and where both runs stand against their policy."""
     unit, runs = comparison.unit, (comparison.before, comparison.after)
+    names = names_of_both(comparison)
     first = f"{comparison.before.outcome} -> {comparison.after.outcome}; {counted_findings(comparison)}"
     below = [row for row in comparison.findings if row.below is not None]
     return [
         first,
         "policy: " + " -> ".join(policy_sentence(run, unit) for run in runs),
-        *(f"{finding_line(row.finding, unit)}: {row.state}: {clean(because(row, unit))}" for row in below),
+        *(f"{finding_line(row.finding, unit, names)}: {row.state}: {clean(because(row, unit))}" for row in below),
         *map(clean, note_sentences(comparison)),
     ]
 
 
-def finding_line(finding: Finding, unit: Unit) -> str:
+def finding_line(finding: Finding, unit: Unit, names: Names) -> str:
     """Return a finding's title."""
     from audit.report.text import finding_title
 
-    return clean(finding_title(finding, unit))
+    return clean(finding_title(finding, unit, names))

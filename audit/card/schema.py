@@ -361,6 +361,9 @@ class ModelSpec(CardPart):
     # families](models.md)). What cannot be patched part by part is refused. `predictions` or `onnx`: a model [whose
     # inside is not at hand](models.md#a-model-whose-inside-is-not-at-hand); `training` is `none` then
     name: str = "vit_small_patch16_224"
+    # what report, terminal and exports call the model. Without it, its `name`; of a model that the audit builds itself
+    # (`weights: none` or `rendered`, trained) its size, since the name is then that of another model
+    display: str = ""
     # of `predictions`: the table of them, of any [form](#tables), looked for as `data.path` is
     path: str | None = None
     # what the values of `predictions` and `onnx` are. By default logits where a value is below 0 or above 1,

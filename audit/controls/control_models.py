@@ -106,7 +106,7 @@ def cache_key(backbone: Backbone, spec: ControlsSpec, images: ControlSet, comput
     """Return the hash of all that makes the control models what they are."""
     made_of = {
         "version": RECIPE_VERSION,
-        "model": backbone.spec.model_dump(exclude={"weights", "state", "classes", *READING}),
+        "model": backbone.spec.model_dump(exclude={"weights", "state", "classes", "display", *READING}),
         "body": backbone.body_hash(),
         "controls": spec.model_dump(exclude={"card", "path", "weights", "state", "eval_images", "donor_seeds"}),
         "images": images.training_fingerprint,

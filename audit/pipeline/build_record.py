@@ -151,6 +151,7 @@ def describe_model(context: Run, models: AuditedModels | None) -> ModelInfo:
     report = backbone.read_report(len(context.samples.labels), as_is=own)
     return ModelInfo(
         name=card.model.name,
+        display=card.model.display,
         weights=model_file_name(card),
         state=None if report is None else report.state,
         loaded=None if report is None else as_record(report),
@@ -189,6 +190,7 @@ def _black_box_info(context: BlackBoxRun) -> ModelInfo:
     accuracy, balanced = accuracies(context)
     return ModelInfo(
         name=context.card.model.name,
+        display=context.card.model.display,
         access=context.box.access,
         weights=model_file_name(context.card),
         weights_sha256=context.box.sha256,
@@ -313,7 +315,7 @@ def _provenance(context: Run, models: AuditedModels | None, fixed: str) -> Prove
     return Provenance(
         command=context.command,
         started=context.started,
-        run_by=context.card.report.run_by or "not stated",
+        run_by=context.card.report.run_by or None,
         hardware=_hardware(context),
         versions={"vit-audit": __version__, "python": sys.version.split()[0], **{p: version(p) for p in PACKAGES}},
         seeds=[] if training is None else training.seeds,

@@ -267,6 +267,7 @@ def _model(scope: Scope, audit: Audit) -> dict[str, Any]:
     update = {
         "parameters": next(iter(sizes), audit.model.parameters),
         "name": scope.card.model.name,
+        "display": scope.card.model.display,
         "weights": model_file_name(scope.card),
         "training": training_run(scope, _registered(scope.run).get(PRECISION, FLOAT32)),
         "seeds": [] if scope.training is None else scope.training.seeds,

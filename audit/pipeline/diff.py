@@ -19,6 +19,7 @@ from audit.records import (
     ComparedRate,
     ComparisonNote,
     Contrast,
+    Display,
     Estimate,
     Finding,
     FindingState,
@@ -79,8 +80,17 @@ def compare_runs(before: Path, after: Path) -> RunComparison:
         unit=second.audit.model.unit,
         same_images=same,
         notes=notes,
+        display=_display(first.audit, second.audit),
         **rows,
     )
+
+
+def _display(first: Audit, second: Audit) -> Display:
+    """Return what the cards call groups and labels, the later one where they differ."""
+    groups: dict[str, dict[str, str]] = {}
+    for info in (*first.data.attributes, *second.data.attributes):
+        groups.setdefault(info.attribute, {}).update(info.display)
+    return Display(groups=groups, labels=first.data.display | second.data.display)
 
 
 def _notes(first: Audit, second: Audit, *, same: bool) -> Iterator[ComparisonNote]:

@@ -85,6 +85,7 @@ from audit.records.diff_json import ComparedGap as ComparedGap
 from audit.records.diff_json import ComparedHead as ComparedHead
 from audit.records.diff_json import ComparedRate as ComparedRate
 from audit.records.diff_json import ComparisonNote as ComparisonNote
+from audit.records.diff_json import Display as Display
 from audit.records.diff_json import RunComparison as RunComparison
 from audit.records.diff_json import RunName as RunName
 from audit.records.diff_json import Untested as Untested

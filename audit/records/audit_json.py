@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from audit.records.base import (
     SCHEMA_VERSION,
@@ -644,7 +644,8 @@ class LoadedWeights(Record):
 class ModelInfo(Record):
     """The audited model."""
 
-    name: str
+    name: str  # as the card has it: what it is built as, or read by
+    display: str = ""  # what the report calls it, where the card says
     access: Access = Access.INSIDE
     weights: str  # name of the file that the model or its predictions were read from, or training started from
     state: Literal["ema", "raw"] | None = None  # which weights of its file; None where there was no file
@@ -673,6 +674,11 @@ class ModelInfo(Record):
     def has_inside(self) -> bool:
         """Tell whether its layers were given."""
         return self.access == Access.INSIDE
+
+    @property
+    def built_here(self) -> bool:
+        """Tell whether all its weights are of this audit, so that it has the pattern of ``name`` and nothing else."""
+        return self.training is not None and self.weights in ("rendered", "none")
 
 
 class LegalAnswer(Record):
@@ -723,11 +729,17 @@ class Provenance(Record):
 
     command: str
     started: str  # ISO 8601, UTC
-    run_by: str
+    run_by: str | None = None  # by the card; None where it does not say
     hardware: str
     versions: dict[str, str]
     seeds: list[int]
     hashes: dict[str, str]
+
+    @field_validator("run_by")
+    @classmethod
+    def _stated(cls, given: str | None) -> str | None:
+        """Read an earlier record, in which words stood for what was not said."""
+        return None if given == "not stated" else given
 
 
 class Audit(Record):

@@ -107,6 +107,13 @@ class ComparisonNote(Record):
     error: str = ""  # the message of what could not be read
 
 
+class Display(Record):
+    """What the cards call groups and labels; what is not here is called as in the data."""
+
+    groups: dict[str, dict[str, str]] = {}  # by attribute
+    labels: dict[str, str] = {}
+
+
 class RunComparison(Record):
     """The whole of ``diff.json``."""
 
@@ -120,3 +127,4 @@ class RunComparison(Record):
     rates: list[ComparedRate] = []
     heads: list[ComparedHead] = []
     notes: list[ComparisonNote] = []
+    display: Display = Display()

@@ -21,6 +21,7 @@ def card_section(audit: Audit, digest: str) -> str:
         audit=audit,
         digest=digest,
         words=text.words,
+        names=text.names,
         means=text.meaning(),
         reasons=text.reasons(),
         rows=rows[:SHOWN],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 from audit import __version__
@@ -13,21 +12,22 @@ from audit.records import Audit, GapCheck, GapState, Gate, GateVerdict, Outcome
 from audit.report.exports.junit import junit
 from audit.report.exports.names import control_name
 from audit.report.formats import clean, markdown, spread
+from audit.report.names import names_of
 from audit.report.text import Sentences, comparison_note, environment, one_line, words_of
-from audit.units import UNITS, Unit
+from audit.units import UNITS
 
 SARIF_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 SHOWN = 20  # comparisons in the summary; gate.json has all
 ORDER = [GapState.LARGER, GapState.TOO_LITTLE_DATA, GapState.NOT_LARGER, GapState.NOT_IN_BASELINE]
 
 
-@cache
-def _templates(unit: Unit) -> Any:
-    return environment().get_template("text/gate.j2").make_module({"unit": UNITS[unit]})
+def _templates(audit: Audit) -> Any:
+    values = {"unit": UNITS[audit.model.unit], "names": names_of(audit)}
+    return environment().get_template("text/gate.j2").make_module(values)
 
 
 def _said(gate: Gate, audit: Audit) -> dict[str, str]:
-    of = _templates(audit.model.unit)
+    of = _templates(audit)
     return {"verdict": one_line(str(of.verdict(gate))), "pairing": one_line(str(of.pairing(gate)))}
 
 
@@ -43,7 +43,7 @@ def _ordered(gate: Gate) -> list[GapCheck]:
 
 def gate_lines(gate: Gate, audit: Audit) -> list[str]:
     """Say in a few lines whether a run passes, and what stops it."""
-    of, said = _templates(audit.model.unit), _said(gate, audit)
+    of, said = _templates(audit), _said(gate, audit)
     stopping = [g for g in _ordered(gate) if g.state in (GapState.LARGER, GapState.TOO_LITTLE_DATA)]
     lines = [f"gate: {gate.verdict}: {said['verdict']}", *_reasons(gate, audit)]
     lines += [one_line(str(of.change(gap))) for gap in stopping]
@@ -66,6 +66,7 @@ def gate_markdown(gate: Gate, audit: Audit) -> str:
     page = environment().get_template("gate.md.j2").render(
         g=gate,
         name=audit.name,
+        names=names_of(audit),
         said={name: markdown(line) for name, line in _said(gate, audit).items()},
         words=words_of(audit.model.unit),
         reasons=_reasons(gate, audit),
@@ -78,7 +79,7 @@ def gate_markdown(gate: Gate, audit: Audit) -> str:
 
 def gate_junit(gate: Gate, audit: Audit) -> str:
     """Return JUnit XML: controls, the policy, and the gaps beside the baseline."""
-    of = _templates(audit.model.unit)
+    of = _templates(audit)
     return junit(audit, gate, {gap.id: one_line(str(of.change(gap))) for gap in gate.gaps})
 
 
@@ -93,7 +94,7 @@ def gate_sarif(gate: Gate, audit: Audit, place: str) -> str:
     place : str
         The file that results are shown at, relative to the root of the repository.
     """
-    of, words = _templates(audit.model.unit), words_of(audit.model.unit)["gate_rules"]
+    of, words = _templates(audit), words_of(audit.model.unit)["gate_rules"]
     text = Sentences(audit)
     failed = [c for c in audit.controls.controls if c.id in gate.controls_failed]
     results = [_result("control-failed", "error", c.id, control_name(text, c), place) for c in failed]

@@ -19,12 +19,15 @@ from audit.report.figures import Trade, trade_picture
 from audit.report.formats import clean, label
 from audit.report.glossed import linked
 from audit.report.legal import applies_sentence, checked_sentence, clause_of, crosswalk, day_of
+from audit.report.names import names_of_both
 from audit.report.page import Page
 from audit.report.pointers import spelled
 from audit.report.reviews import in_order
 from audit.report.text import (
     FILTERS,
+    Sentences,
     because,
+    contrast_in_words,
     counted_findings,
     data_file,
     export_sentence,
@@ -162,6 +165,7 @@ def render_html(
         "audit": audit,
         "page": page,
         "say": page.text,
+        "names": page.text.names,
         "place": page.place,
         "words": page.text.words,
         "unit": page.text.unit,
@@ -180,14 +184,16 @@ def render_html(
 
 def render_diff(comparison: RunComparison) -> str:
     """Print a comparison of two runs as a whole HTML document, self-contained as a report is."""
-    unit = comparison.unit
+    unit, names = comparison.unit, names_of_both(comparison)
     order = list(FindingState)
     named = {
         "comparison": comparison,
         "rows": sorted(comparison.findings, key=lambda f: (order.index(f.state), f.kind, f.id)),
         "counted": counted_findings(comparison),
         "notes": note_sentences(comparison),
-        "title_of": lambda row: finding_title(row.finding, unit),
+        "names": names,
+        "title_of": lambda row: finding_title(row.finding, unit, names),
+        "contrast_of": lambda key: contrast_in_words(key, comparison.gaps, names),
         "because": lambda row: because(row, unit),
         "policy_of": lambda run: policy_sentence(run, unit),
         "words": words_of(unit),
@@ -204,6 +210,8 @@ def render_bias_audit(audit: Audit) -> str:
     lacking = [export_sentence("lacking", each, named_as.get(each, ())) for each in missing_categories(tables)]
     named = {
         "audit": audit,
+        "say": (text := Sentences(audit)),
+        "names": text.names,
         "words": words,
         "tables": tables,
         "notes": [*lacking, own["not_candidates"], own["named_as"]],

@@ -103,15 +103,17 @@ def checked_sentence(started: str) -> str:
     started : str
         ISO 8601 start of the audit; of what is none, the day of the check alone is said.
     """
-    audited = _date_of(started)
-    age = None if audited is None else (audited - checked_on()).days
-    return str(_templates().checked(checked_on(), age, STALE_DAYS))
+    return one_line(str(_templates().checked(checked_on(), _date_of(started), STALE_DAYS)))
 
 
-def stale_sentence(today: date) -> str:
-    """Say that the table is old today; "" where it is not. For the terminal: no page speaks of today."""
-    age = (today - checked_on()).days
-    return str(_templates().stale(checked_on(), age)) if age > STALE_DAYS else ""
+def is_stale(today: date) -> bool:
+    """Tell whether the table is older than it should be."""
+    return (today - checked_on()).days > STALE_DAYS
+
+
+def age_sentence(today: date) -> str:
+    """Say how old the table is today. For the terminal: no page speaks of today."""
+    return one_line(str(_templates().today(checked_on(), (today - checked_on()).days, STALE_DAYS)))
 
 
 def applies_sentence(row: Clause, started: str) -> str:

@@ -283,7 +283,8 @@ class Page(CorePictures):
         largest = sorted(dict.fromkeys(-abs(r.gap.value or 0.0) for r in self.audit.sensitivity))[:GAPS_DRAWN]
         if -abs(gap.estimate.value or 0.0) not in largest:
             return None
-        names = {SensitivityKind.LABELS: "labels", SensitivityKind.GROUPS: f"annotations of {gap.attribute}"}
+        annotated = f"annotations of {self.text.names.attribute(gap.attribute)}"
+        names = {SensitivityKind.LABELS: "labels", SensitivityKind.GROUPS: annotated}
         lines = tuple(
             figures.ErrorLine(
                 names[r.kind],
@@ -340,7 +341,10 @@ class Page(CorePictures):
 
     def rates_picture(self, attribute: str, outcome: str, rate: RateName, compact: bool = False) -> Picture | None:
         """Draw one kind of rate of an attribute's groups for one outcome; None where nothing can be drawn."""
-        bars = tuple(figures.Bar(r.group, getattr(r, rate), r.is_reference) for r in self.rates(attribute, outcome))
+        bars = tuple(
+            figures.Bar(self.text.group(attribute, r.group), getattr(r, rate), r.is_reference)
+            for r in self.rates(attribute, outcome)
+        )
         title = self.text.picture("rates", self.text.words["rates"][rate], outcome, attribute)
         return figures.rates_picture(bars, title, compact)
 

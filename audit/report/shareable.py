@@ -256,7 +256,7 @@ def _record(audit: Audit, names: Pseudonyms, place: Path) -> Audit:
     provenance = audit.provenance.model_copy(
         update={
             "command": shlex.join(map(bare, _words(audit.provenance.command))),
-            "run_by": "not stated",
+            "run_by": None,
             "hashes": audit.provenance.hashes | hashes,
         }
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +17,7 @@ from audit.records import (
     AttributeInfo,
     Audit,
     ComparedFinding,
+    ComparedGap,
     ComparisonNote,
     ContrastRow,
     Control,
@@ -49,6 +50,7 @@ from audit.records import (
 from audit.records.repair_json import CertificateLine, Reach
 from audit.records.repair_run import Repair, RepairRow
 from audit.report import formats
+from audit.report.names import Names, names_of
 from audit.resources import resource_dir
 from audit.units import UNITS, Unit
 
@@ -178,6 +180,7 @@ class Sentences:
         self.audit = audit
         self.unit = UNITS[audit.model.unit]
         self.words = words_of(audit.model.unit)
+        self.names = names_of(audit)
         self._controls = {c.id: c for c in audit.controls.controls}
         self._contrasts = {c.id: c for c in audit.contrasts}
         values = {
@@ -191,8 +194,7 @@ class Sentences:
             "contrast_of": self._contrast_of,
             "rates_of": self.rates_of,
             "attribute_of": self.attribute_of,
-            "named_group": self.named_group,
-            "named_label": self.label,
+            "names": self.names,
         }
         self._finding: Any = environment().get_template("text/finding.j2").make_module(values)
         self._method: Any = environment().get_template("text/method.j2").make_module(values)
@@ -355,18 +357,19 @@ class Sentences:
 
     def label(self, outcome: str) -> str:
         """Return what the report calls a label: as the card says, or as it is in the data."""
-        return formats.label(self.audit.data.display.get(outcome, outcome))
+        return self.names.label(outcome)
 
     def group(self, attribute: str, group: str) -> str:
         """Return what people of a group are called where a name stands alone, as in a picture."""
-        info = self.attribute_of(attribute)
-        return formats.label(group if info is None else info.display.get(group, group))
+        return self.names.group(attribute, group)
 
-    def named_group(self, attribute: str, group: str) -> str:
-        """Return what people of a group are called, in the plural: as the card says, or "images of 'darker'"."""
-        info = self.attribute_of(attribute)
-        said = "" if info is None else info.display.get(group, "")
-        return formats.label(said) if said else f"images of '{formats.label(group)}'"
+    def group_and_value(self, attribute: str, group: str) -> str:
+        """Return what a group is called, and beside it how it is written in the data where that differs."""
+        return _with_value(self.group(attribute, group), group)
+
+    def labels_and_values(self) -> list[str]:
+        """Return the same of each label."""
+        return [_with_value(self.label(name), name) for name in self.audit.data.labels]
 
     def core(self, part: str, *about: object) -> str:
         """Say something of the first eleven sections: a macro of ``text/core.j2`` ("headline", "missed", "owner")."""
@@ -427,12 +430,22 @@ class Sentences:
         return [line for line in lines if line.strip()]
 
     def contrast(self, key: str) -> str:
-        """Write a contrast in words, "gender: female against male"; its id where the record holds no such rates."""
-        for row in self.audit.contrasts:
-            if key == f"{row.attribute}:{row.group}-{row.reference}":
-                groups = f"{formats.label(row.group)} against {formats.label(row.reference)}"
-                return f"{formats.label(row.attribute)}: {groups}"
-        return formats.label(key)
+        """Write a contrast in words, "gender: women against men"; its id where the record holds no such rates."""
+        return contrast_in_words(key, self.audit.contrasts, self.names)
+
+
+def contrast_in_words(key: str, rows: Iterable[ContrastRow | ComparedGap], names: Names) -> str:
+    """Write a contrast in words; its id where no comparison is of it."""
+    for row in rows:
+        if key == f"{row.attribute}:{row.group}-{row.reference}":
+            groups = " against ".join(names.group(row.attribute, group) for group in (row.group, row.reference))
+            return f"{names.attribute(row.attribute)}: {groups}"
+    return formats.label(key)
+
+
+def _with_value(shown: str, value: str) -> str:
+    written = formats.label(value)
+    return shown if shown == written else f"{shown} (in the data: {written})"
 
 
 def bars_in_words(title: str, bars: Sequence[object]) -> str:
@@ -595,9 +608,10 @@ def _data_templates() -> Any:
     return environment().get_template("text/data.j2").make_module({"units": UNITS})
 
 
-def finding_title(finding: Finding, unit: Unit) -> str:
+def finding_title(finding: Finding, unit: Unit, names: Names) -> str:
     """Return the title of a finding, whatever audit it is of."""
-    module: Any = environment().get_template("text/finding.j2").make_module({"unit": UNITS[unit]})
+    values = {"unit": UNITS[unit], "names": names}
+    module: Any = environment().get_template("text/finding.j2").make_module(values)
     return one_line(str(module.title(finding)))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from audit.records import Audit, Estimate
 from audit.report.formats import clean
+from audit.report.text import Sentences
 
 LONGEST = 40  # characters of one part of a name
 TOLD = re.compile(r"[^\w .-]")  # what the name of a number may not hold: MLflow is the strictest
@@ -59,7 +60,7 @@ def facts(audit: Audit, digest: str) -> dict[str, str]:
         "vit_audit.audit_sha256": digest,
         "vit_audit.weights_sha256": audit.model.weights_sha256,
         "vit_audit.data_fingerprint": audit.data.fingerprint,
-        "vit_audit.model": clean(audit.model.name),
+        "vit_audit.model": clean(Sentences(audit).core("model_called")),
         "vit_audit.version": audit.provenance.versions.get("vit-audit", ""),
     }
 

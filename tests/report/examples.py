@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+from audit.evidence.outcome import decide
 from audit.records import (
-    AccuracyRow,
     AdjustedRow,
     Agreement,
     AnswerLevel,
@@ -21,7 +22,6 @@ from audit.records import (
     Control,
     ControlReport,
     ControlSetup,
-    CountRow,
     CovariateInfo,
     DataReport,
     DataSource,
@@ -56,16 +56,13 @@ from audit.records import (
     PreprocessingInfo,
     Provenance,
     RangeRow,
-    RateRow,
     Reading,
     ReadMap,
     ReadRow,
     ReadWriter,
-    Reason,
     SensitivityKind,
     SensitivityRow,
     SetStep,
-    Shortfall,
     SmallestSetRow,
     SourceKind,
     Stability,
@@ -79,6 +76,21 @@ from audit.records import (
 from audit.report.legal import answers
 from audit.report.text import method_hash
 
+from .counted import (
+    ALPHA,
+    FEWEST,
+    GAP_ABOVE,
+    POWER,
+    RATIO_BELOW,
+    Counted,
+    accuracy_rows,
+    contrast_rows,
+    count_rows,
+    counted,
+    crossed,
+    rate_rows,
+)
+
 HOSTILE = (
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
@@ -86,6 +98,12 @@ HOSTILE = (
     '=HYPERLINK("//evil","x") 😀 $\\frac{a}{b}$',
     "x" * 10_000,
 )
+CARRIED = 0.7  # of the gap, by the head that carries it
+PROBABILITY = 0.72  # the gap in mean probability, as a share of that in rates
+ALONE = CARRIED * PROBABILITY  # what the head carries of it
+WRITTEN = 0.13  # nats, by each head of the last layer
+BEFORE = 0.28  # of the gap, in the reference model already
+RANDOM_SETS = [0.002, -0.001, 0.004, *(0.001 * (k % 5 - 2) for k in range(16))]
 HASHES = {name: f"{index:x}" * 64 for index, name in enumerate(("card", "data", "weights", "code"), start=1)}
 
 
@@ -108,6 +126,15 @@ def control(
     )  # fmt: skip
 
 
+def null(check: str, channel: Literal["colour", "blur"], *, effect: float, carried: float) -> Control:
+    """Return a control in which less than half of an effect may be carried; it is judged by half of it minus that."""
+    left, half = round(effect / 2 - carried, 3), 0.03
+    figures = {"null": carried, "effect": effect}
+    return control(
+        check, left, ">", 0.0, passed=left > half, half=half, n=150, channel=channel, kind="null", figures=figures
+    )
+
+
 def controls(valid: bool, layers: int, heads: int) -> ControlReport:
     effect: dict[str, Any] = {
         "kind": "effect",
@@ -115,7 +142,6 @@ def controls(valid: bool, layers: int, heads: int) -> ControlReport:
         "figures": {"seeds": 2, "joint": 0.91},
         "head": "L2H1",
     }
-    null: dict[str, Any] = {"kind": "null", "figures": {"null": 0.012, "effect": 0.31}, "head": "L2H1"}
     rows = [
         control("self_patch", 0.0, "==", 0.0),
         control("writes_sum", 3.1e-7, "<=", 1e-5),
@@ -127,12 +153,11 @@ def controls(valid: bool, layers: int, heads: int) -> ControlReport:
         control("heads_match", 0.97, ">=", 0.95, kind="initialisation", channel="colour", form="models"),
         control("gap", 1.42, ">", 0.0, half=0.21, n=300, channel="colour", **effect),
         control("head", 0.31, ">", 0.0, half=0.06, n=150, channel="colour", **effect),
-        control("null_nothing_to_carry", 0.012, ">", 0.0, half=0.003, n=150, channel="colour", **null),
+        null("null_nothing_to_carry", "colour", effect=1.42, carried=0.11),
         control("gap", 0.94, ">", 0.0, half=0.18, n=300, channel="blur", **effect),
         control("head", 0.22, ">", 0.0, half=0.05, n=150, channel="blur", **effect),
-        control("null_other_seed", 0.29 if valid else 0.02, ">", 0.0, passed=valid, half=0.03, n=150,
-                channel="colour", **null),
-        control("null_shuffled", 0.14, ">", 0.0, half=0.03, n=150, channel="blur", **null),
+        null("null_other_seed", "colour", effect=1.42, carried=0.42 if valid else 0.69),
+        null("null_shuffled", "blur", effect=0.94, carried=0.33),
     ]  # fmt: skip
     draw = random.Random(7)
     grids = [
@@ -174,35 +199,32 @@ def grid(
     )  # fmt: skip
 
 
-def data(attribute: str, groups: list[str], labels: list[str], labels_note: str = "") -> DataReport:
-    draw = random.Random(3)
-    counts = [
-        CountRow(
-            attribute=attribute, group=group, label=label, split=split,
-            images=(images := draw.randint(80, 400) if group != "unknown" else draw.randint(2, 30)),
-            subjects=images * 2 // 3,
-        )
-        for group in [*groups, "unknown"]
-        for label in labels
-        for split in ("train", "discovery", "confirmation")
-    ]  # fmt: skip
+def data(attribute: str, cells: Sequence[Counted], labels: list[str], labels_note: str = "") -> DataReport:
+    counts, groups = count_rows(attribute, cells, labels), [c.group for c in cells]
+    splits = {name: sum(r.images for r in counts if r.split == name) for name in ("train", "discovery", "confirmation")}
+    images, audited = sum(splits.values()), splits["discovery"] + splits["confirmation"]
+    shares = {name: sum(r.images for r in counts if r.label == name) / images for name in labels}
+    repeated = 87
     return DataReport(
         source=DataSource(kind=SourceKind.FILES, reader="table", path="faces.csv"),
-        images=4346,
-        subjects=3121,
+        images=images,
+        subjects=sum(r.subjects for r in counts),
         labels=labels,
         fingerprint="d" * 64,
         attributes=[
             AttributeInfo(
                 attribute=attribute, assigned_by="manual annotation of perceived " + attribute[:40],
-                reference=groups[-1], groups=groups, unknown_images=87, note=labels_note,
+                reference=groups[-1], groups=groups,
+                unknown_images=sum(r.images for r in counts if r.group == "unknown"), note=labels_note,
             )
         ],
         counts=counts,
-        covariates=[CovariateInfo(column="age", caliper=5, images=1130, missing=12, lowest=18.0, highest=90.5)],
+        covariates=[
+            CovariateInfo(column="age", caliper=5, images=audited - 12, missing=12, lowest=18.0, highest=90.5)
+        ],
         label_shares=[
-            LabelShareRow(column="annotator", value=value, images=images, shares=dict.fromkeys(labels, 1 / len(labels)))
-            for value, images in (("A.", 1204), ("B.", 871))
+            LabelShareRow(column="annotator", value=value, images=part, shares=shares)
+            for value, part in (("A.", images // 2), ("B.", images - images // 2))
         ],
         excluded=[ExcludedRow(
                 kind=LeftOut.LABEL_NOT_KEPT,
@@ -213,64 +235,30 @@ def data(attribute: str, groups: list[str], labels: list[str], labels_note: str 
                 by_group={attribute: {groups[0]: 100, groups[-1]: 12}},
             )],
         quarantined=[ExcludedRow(kind=LeftOut.DAMAGED, images=2, examples=["broken/3.jpg"])],
-        splits={"train": 2173, "discovery": 1086, "confirmation": 1087},
+        splits=splits,
         licence="research use only",
         citation="Example et al., 2020",
         limits=[
             GapLimit(
-                attribute=attribute, group=groups[0], reference=groups[-1], subjects_group=412, subjects_reference=433,
-                subjects_needed=30, in_both=3, detectable=dict.fromkeys(labels[1:], 0.0612), power=0.8, tests=6,
+                attribute=attribute, group=groups[0], reference=groups[-1], subjects_group=cells[0].subjects,
+                subjects_reference=cells[-1].subjects, subjects_needed=FEWEST,
+                detectable=dict.fromkeys(labels[1:], 0.0612), power=POWER, tests=len(Metric),
             )
         ],
-        intersections=[IntersectionSize(attributes=[attribute, "race"], groups=6, enough=5, subjects_needed=30)],
-        warnings=[DataWarning(code=DataWarningCode.REPEATED_ROWS, images=87)],
+        intersections=[IntersectionSize(attributes=[attribute, "race"], groups=4, enough=3, subjects_needed=FEWEST)],
+        warnings=[DataWarning(code=DataWarningCode.REPEATED_ROWS, images=repeated)],
     )  # fmt: skip
 
 
-def rate_rows(attribute: str, groups: list[str], outcome: str) -> list[RateRow]:
-    rows = []
-    for index, group in enumerate(groups):
-        value = 0.5123 - 0.0817 * index
-        positives, negatives = 540 - 60 * index, 664 + 43 * index
-        found, called = round((0.902 - 0.01 * index) * positives), round((0.153 - 0.05 * index) * negatives)
-        rows.append(
-            RateRow(
-                attribute=attribute, group=group, outcome=outcome, is_reference=index == len(groups) - 1,
-                images=1204 - 17 * index, subjects=871 - 9 * index, positives=positives,
-                negatives=negatives, true_positives=found, false_positives=called, false_negatives=positives - found,
-                false_negative_rate=estimate(0.098 + 0.01 * index),
-                selection_rate=estimate(value, 0.031), true_positive_rate=estimate(0.902 - 0.01 * index),
-                false_positive_rate=estimate(0.153 - 0.05 * index), mean_probability=estimate(value + 0.011),
-                standardised_rate=estimate(value - 0.02), accuracy=estimate(0.891, 0.014),
-                impact_ratio=1.1897 - 0.1897 * index, impact_ratio_highest=None if index == 2 else 1 - 0.159 * index,
-            )
-        )  # fmt: skip
-    return rows
-
-
-def contrast(attribute: str, group: str, reference: str, outcome: str, metric: Metric, state: State) -> ContrastRow:
-    value = (
-        None if state == "not estimable" else {"standardised_gap": 0.0572, "tpr_gap": 0.0104, "fpr_gap": 0.0883}[metric]
-    )
-    return ContrastRow(
-        id=f"{attribute}:{group}-{reference}:{outcome}:{metric}", attribute=attribute, group=group,
-        reference=reference, outcome=outcome, metric=metric, estimate=estimate(value, 0.019),
-        ratio=1.183 if metric == "standardised_gap" else None, p_raw=0.00021 if state == "disparity" else 0.41,
-        p_adjusted=0.0013 if state == "disparity" else 0.97, family_size=6,
-        smallest_detectable=None if state == "not estimable" else 0.0412, state=state,
-        above_policy=state == "disparity", by_seed=[0.0561, 0.0583], n_group=412, n_reference=433,
-        shortfall={"too little data": Shortfall.SUBJECTS, "not estimable": Shortfall.LABELS}.get(state),
-        **({"fewest_subjects": 12, "subjects_needed": 30} if state == "too little data" else {}),
-    )  # fmt: skip
-
-
-def head_rows(contrast_id: str, outcome: str, layers: int, heads: int, planted: bool, design_c: bool) -> list[HeadRow]:
+def head_rows(
+    contrast_id: str, outcome: str, layers: int, heads: int, planted: bool, design_c: bool, gap: float = 0.1
+) -> list[HeadRow]:
     draw = random.Random(11)
     rows = []
     for layer in range(layers):
         for head in range(heads):
             is_planted = planted and (layer, head) == (layers - 1, heads // 2)
-            value = 0.0285 if is_planted else draw.gauss(0, 0.0018)
+            value = ALONE * gap if is_planted else draw.gauss(0, 0.0018)
             rows.append(
                 HeadRow(
                     contrast=contrast_id, outcome=outcome, layer=layer, head=head, name=f"L{layer}H{head}",
@@ -279,12 +267,12 @@ def head_rows(contrast_id: str, outcome: str, layers: int, heads: int, planted: 
                     confirmation_p=0.0004 if is_planted else None,
                     confirmation_p_adjusted=0.0004 if is_planted else None,
                     iie_forward=estimate(value / 2, 0.005), iie_backward=estimate(-value / 2, 0.005),
-                    placebo=estimate(0.0011, 0.004), share_of_gap=estimate(0.44, 0.1) if is_planted else estimate(None),
+                    placebo=estimate(0.0011, 0.004), share_of_gap=estimate(CARRIED, 0.12) if is_planted else estimate(None),
                     percentile_in_layer=100.0 if is_planted else draw.random() * 99,
                     accuracy_change=-0.0012, design_c=estimate(value * 0.9, 0.008) if design_c else None,
                     transplant=estimate(value * 0.4, 0.007) if design_c else None, attribution=value * 0.8,
-                    natural_indirect=estimate(value * 0.7, 0.003), natural_direct=estimate(0.0433, 0.01),
-                    confirmation_rate=estimate(value * 1.4, 0.011), confirmation_log_odds=estimate(value * 9, 0.1),
+                    natural_indirect=estimate(value * 0.7, 0.003), natural_direct=estimate(PROBABILITY * gap - value * 0.7, 0.01),
+                    confirmation_rate=estimate(value * CARRIED / ALONE, 0.011), confirmation_log_odds=estimate(value * 9, 0.1),
                     direction="widens" if is_planted else "not determined", by_seed=[value, value * 0.93], verdict="confirmed" if is_planted else "no effect found",
                     smallest_detectable=0.0091,
                 )
@@ -303,31 +291,33 @@ def attention_maps(contrast_id: str, groups: tuple[str, ...], head: str) -> list
     ]  # fmt: skip
 
 
-def joint_rows(contrast_id: str, outcome: str, layers: int, heads: int) -> list[JointRow]:
+def joint_rows(contrast_id: str, outcome: str, layers: int, heads: int, gap: float) -> list[JointRow]:
     sets = [[f"L{i}H{h}" for i in range(layers) for h in range(heads)], ["L0H0", f"L{layers - 1}H{heads // 2}"]]
     return [
         JointRow(
             contrast=contrast_id, outcome=outcome, heads=names, all_heads=len(names) == layers * heads,
-            together_rate=estimate(0.0523, 0.011), together=estimate(0.0411, 0.008), sum_of_singles=estimate(0.1234, 0.021), beyond_sum=estimate(-0.0823, 0.015),
-            share_of_gap=estimate(0.72, 0.1), sum_share_of_gap=estimate(2.16, 0.3),
+            together_rate=estimate(0.9 * gap, 0.011), together=estimate(0.9 * PROBABILITY * gap, 0.008),
+            sum_of_singles=estimate(1.2 * PROBABILITY * gap, 0.021), beyond_sum=estimate(-0.3 * PROBABILITY * gap, 0.015),
+            share_of_gap=estimate(0.9, 0.1), sum_share_of_gap=estimate(1.2, 0.3),
         )
         for names in sets
     ]  # fmt: skip
 
 
-def sensitivity_rows(contrast_id: str, outcome: str) -> list[SensitivityRow]:
-    """Return how wrong annotations may be before a gap of 5.7 points vanishes; those of groups are estimated by the card."""
-    value = 0.0572
+def sensitivity_rows(contrast_id: str, outcome: str, gap: ContrastRow) -> list[SensitivityRow]:
+    """Return how wrong annotations may be before a gap vanishes; those of groups are estimated by the card."""
+    value = gap.estimate.value or 0.0
+    lost = value * 0.03 / 0.0314  # of the gap, where as many annotations are wrong as the card says
     at: dict[SensitivityKind, Any] = {
         SensitivityKind.LABELS: {"tipping": 0.0613, "tipping_of_interval": 0.0409},
         SensitivityKind.LABELS_AT_RANDOM: {"tipping": None, "tipping_of_interval": None},
         SensitivityKind.GROUPS: {
-            "tipping": 0.0314, "tipping_of_interval": 0.0211, "declared": 0.02, "declared_reference": 0.01,
-            "low_at_declared": 0.0304, "high_at_declared": 0.0841, "survives": False,
+            "tipping": 0.0314, "tipping_of_interval": 0.0211, "declared": 0.04, "declared_reference": 0.02,
+            "low_at_declared": value - lost, "high_at_declared": value + lost, "survives": False,
         },
         SensitivityKind.GROUPS_AT_RANDOM: {
-            "tipping": None, "tipping_of_interval": None, "declared": 0.02, "declared_reference": 0.01,
-            "low_at_declared": 0.0588, "high_at_declared": 0.0588, "survives": True,
+            "tipping": None, "tipping_of_interval": None, "declared": 0.04, "declared_reference": 0.02,
+            "low_at_declared": 1.06 * value, "high_at_declared": 1.06 * value, "survives": True,
         },
         SensitivityKind.SAMPLING: {"tipping": 1.31, "tipping_of_interval": 1.19},
     }  # fmt: skip
@@ -338,7 +328,7 @@ def sensitivity_rows(contrast_id: str, outcome: str) -> list[SensitivityRow]:
         rows.append(
             SensitivityRow(
                 contrast=contrast_id, outcome=outcome, metric=Metric.STANDARDISED_GAP, kind=kind,
-                gap=estimate(value, 0.019), amounts=[1 + a for a in amounts] if kind == "sampling" else amounts,
+                gap=gap.estimate, amounts=[1 + a for a in amounts] if kind == "sampling" else amounts,
                 low=[value - spread * a for a in amounts], high=[value + spread * a for a in amounts], **found,
             )
         )  # fmt: skip
@@ -348,14 +338,16 @@ def sensitivity_rows(contrast_id: str, outcome: str) -> list[SensitivityRow]:
 def ledgers(contrast_id: str, outcome: str, layers: int, heads: int) -> tuple[list[LedgerTotal], list[LedgerRow]]:
     """Return a sum over a network whose last layer's attention writes most."""
     named: dict[str, Any] = {"contrast": contrast_id, "outcome": outcome}
+    attention, mlp = WRITTEN * heads, 0.01 * layers
+    whole = attention + mlp + 0.02 - 0.05
     totals = [
         LedgerTotal(
-            **named, metric=Metric.STANDARDISED_GAP, among="all", gap=estimate(0.93, 0.21),
-            adjusted=estimate(1.21, 0.24), closure=2e-8, closure_of_images=4e-7,
+            **named, metric=Metric.STANDARDISED_GAP, among="all", gap=estimate(whole, 0.21),
+            adjusted=estimate(1.3 * whole, 0.24), closure=2e-8, closure_of_images=4e-7,
         ),
         LedgerTotal(
-            **named, metric=Metric.STANDARDISED_GAP, among="near the decision", gap=estimate(0.41, 0.1),
-            adjusted=estimate(0.52, 0.1), clip=4.0, kept=0.83, closure=2e-8, closure_of_images=4e-7,
+            **named, metric=Metric.STANDARDISED_GAP, among="near the decision", gap=estimate(0.44 * whole, 0.1),
+            adjusted=estimate(1.3 * 0.44 * whole, 0.1), clip=4.0, kept=0.83, closure=2e-8, closure_of_images=4e-7,
         ),
     ]  # fmt: skip
     rows = []
@@ -363,80 +355,86 @@ def ledgers(contrast_id: str, outcome: str, layers: int, heads: int) -> tuple[li
         about: dict[str, Any] = named | {"among": images}
 
         def row(level: str, value: float, about: Any = about, scale: float = scale, **what: Any) -> LedgerRow:
-            share = estimate(value / 0.93, 0.05)
+            share = estimate(value / whole, 0.05)
             gap, adjusted = estimate(scale * value, 0.04), estimate(1.3 * scale * value, 0.05)
             return LedgerRow(**about, level=level, gap=gap, adjusted=adjusted, share=share, **what)
 
         last = layers - 1
         rows += [
-            *(row("part", 0.13, family="attention", part="head", layer=last, head=h) for h in range(heads)),
+            *(row("part", WRITTEN, family="attention", part="head", layer=last, head=h) for h in range(heads)),
             *(row("part", 0.01, family="MLP", part="MLP", layer=i) for i in range(layers)),
             row("part", 0.02, family="embedding", part="patches"),
             row("part", -0.05, family="what is held", part="what is held"),
             row("family in layer", 0.02, family="embedding"),
-            *(row("family in layer", 0.52, family="attention", layer=i) for i in (last,)),
+            *(row("family in layer", attention, family="attention", layer=i) for i in (last,)),
             *(row("family in layer", 0.01, family="MLP", layer=i) for i in range(layers)),
             row("family in layer", -0.05, family="what is held"),
             row("family", 0.02, family="embedding"),
-            row("family", 0.52, family="attention"),
-            row("family", 0.04, family="MLP"),
+            row("family", attention, family="attention"),
+            row("family", mlp, family="MLP"),
             row("family", -0.05, family="what is held"),
         ]
     return totals, rows
 
 
-def trained(contrast_id: str, outcome: str) -> tuple[list[TrainedTotal], list[TrainedRow]]:
+def trained(
+    contrast_id: str, outcome: str, images: int, gap: float, log_odds: float
+) -> tuple[list[TrainedTotal], list[TrainedRow]]:
     """Return a gap that the classifier's training made, in two orders and on average."""
     named: dict[str, Any] = {"contrast": contrast_id, "outcome": outcome}
     totals = [
         TrainedTotal(
-            **named, metric=Metric.STANDARDISED_GAP, order=order, images=420, references=2, rate=estimate(0.0572, 0.019),
-            probability=estimate(0.0411, 0.01), log_odds=estimate(0.93, 0.2), by_training=estimate(0.0412, 0.02),
-            adjusted=estimate(0.0722, 0.02), closure=0.0,
+            **named, metric=Metric.STANDARDISED_GAP, order=order, images=images, references=2, rate=estimate(gap, 0.019),
+            probability=estimate(PROBABILITY * gap, 0.01), log_odds=estimate(log_odds, 0.2),
+            by_training=estimate((1 - BEFORE) * gap, 0.02), adjusted=estimate(1.3 * gap, 0.02), closure=0.0,
         )
         for order in HybridOrder
     ]  # fmt: skip
     rows = [
         TrainedRow(
             **named, order=order, player=player, same_weights=player == "embedding", rate=estimate(value, 0.01), adjusted=estimate(1.3 * value, 0.01),
-            probability=estimate(0.7 * value, 0.01), log_odds=estimate(16 * value, 0.1), between=0.004,
+            probability=estimate(PROBABILITY * value, 0.01), log_odds=estimate(log_odds / gap * value, 0.1), between=0.004,
             null=0.006 if order != HybridOrder.SHAPLEY else None,
             order_error=0.001 if order == HybridOrder.SHAPLEY else None,
             accuracy=None if order == HybridOrder.SHAPLEY else estimate(0.88, 0.02),
         )
         for order in HybridOrder
-        for player, value in (("", 0.016), ("embedding", 0.0), ("L2", 0.0012), ("classifier", 0.04))
+        for player, value in (
+            ("", BEFORE * gap), ("embedding", 0.0), ("L2", 0.02 * gap), ("classifier", (0.98 - BEFORE) * gap),
+        )
     ]  # fmt: skip
     return totals, rows
 
 
-def carried(contrast_id: str, outcome: str, layers: int) -> list[CarriedRow]:
+def carried(contrast_id: str, outcome: str, layers: int, gap: float) -> list[CarriedRow]:
     """Return what whole parts carry: attention, and the last layer."""
 
-    def row(part: str, value: float, layer: int | None = None) -> CarriedRow:
+    def row(part: str, of_gap: float, layer: int | None = None) -> CarriedRow:
+        value = of_gap * gap
         return CarriedRow(
             contrast=contrast_id, outcome=outcome, metric=Metric.STANDARDISED_GAP, part=CarriedKind(part), layer=layer,
-            recipients=200, denoised=estimate(0.7 * value, 0.008), denoised_rate=estimate(value, 0.01),
-            share_of_gap=estimate(value / 0.0572, 0.1), noised=estimate(0.5 * value, 0.008),
-            apart=estimate(0.2 * value, 0.008), beyond_noise=value > 0.02,
+            recipients=200, denoised=estimate(PROBABILITY * value, 0.008), denoised_rate=estimate(value, 0.01),
+            share_of_gap=estimate(of_gap, 0.1), noised=estimate(0.5 * value, 0.008),
+            apart=estimate(0.2 * value, 0.008), beyond_noise=of_gap > 0.4,
         )  # fmt: skip
 
-    whole = [row("attention", 0.05), row("MLP", 0.004)]
+    whole = [row("attention", 0.88), row("MLP", 0.07)]
     return [
         *whole,
-        *(row("layer", 0.04 if i == layers - 1 else 0.002, i) for i in range(layers)),
-        row("class token", 0.03, 2),
+        *(row("layer", CARRIED if i == layers - 1 else 0.03, i) for i in range(layers)),
+        row("class token", 0.52, 2),
     ]
 
 
-def smallest(contrast_id: str, outcome: str, head: str) -> SmallestSetRow:
+def smallest(contrast_id: str, outcome: str, head: str, gap: float) -> SmallestSetRow:
     """Return a set of one head that is confirmed beyond random sets."""
     return SmallestSetRow(
         contrast=contrast_id, outcome=outcome, metric=Metric.STANDARDISED_GAP, heads=[head],
-        steps=[SetStep(head=head, gain=0.031, error=0.004, joint=0.031)], stopped=WhyStopped.NOISE, limit=3.4, tried=8,
-        patched=7, recipients=200, together=estimate(0.0285, 0.007), together_rate=estimate(0.0399, 0.011),
-        share_of_gap=estimate(0.7, 0.12), sum_of_singles=estimate(0.0285, 0.007), redundancy=estimate(0.0, 0.0),
-        random=[0.002, -0.001, 0.004], beyond_random=estimate(0.0268, 0.007), p_random=0.25, confirmed=True,
+        steps=[SetStep(head=head, gain=1.1 * ALONE * gap, error=0.004, joint=1.1 * ALONE * gap)], stopped=WhyStopped.NOISE, limit=3.4, tried=8,
+        patched=7, recipients=200, together=estimate(ALONE * gap, 0.007), together_rate=estimate(CARRIED * gap, 0.011),
+        share_of_gap=estimate(CARRIED, 0.12), sum_of_singles=estimate(ALONE * gap, 0.007), redundancy=estimate(0.0, 0.0),
+        random=RANDOM_SETS, beyond_random=estimate(ALONE * gap - sum(RANDOM_SETS) / len(RANDOM_SETS), 0.007),
+        p_random=1 / (1 + len(RANDOM_SETS)), confirmed=True,
     )  # fmt: skip
 
 
@@ -444,7 +442,7 @@ def gap_answer(contrast_id: str, outcome: str, head: str) -> GapAnswer:
     """Return where a gap runs: through one head, which another layer's training feeds."""
     return GapAnswer(
         contrast=contrast_id, outcome=outcome, metric=Metric.STANDARDISED_GAP, level=AnswerLevel.HEADS, heads=[head],
-        jointly=True, layers=[int(head[1])], share=estimate(0.7, 0.12), not_attributed=estimate(0.3, 0.12),
+        jointly=True, layers=[int(head[1])], share=estimate(CARRIED, 0.12), not_attributed=estimate(1 - CARRIED, 0.12),
         written_in=int(head[1]), trained_in="classifier", reading=Reading.SAME,
     )  # fmt: skip
 
@@ -491,34 +489,39 @@ def reading(
     return writers, rows, maps
 
 
-def disparity_finding(number: int, attribute: str, group: str, reference: str, outcome: str) -> Finding:
+def disparity_finding(number: int, row: ContrastRow, worst: ContrastRow) -> Finding:
+    value = (row.estimate.value or 0.0) + (number - 1) / 1000
+    assert row.estimate.high is not None and row.p_raw is not None and row.p_adjusted is not None
     return Finding(
         id=f"F-{number:08x}", kind="disparity",
         severity="high" if number < 3 else "medium", confidence="high",
-        attribute=attribute, group=group, reference=reference, outcome=outcome, metric="standardised_gap",
-        n_group=412, n_reference=433, unknown=87, estimate=estimate(0.0572 + number / 1000, 0.019), p_raw=0.00021, p_adjusted=0.0013,
-        family_size=6, heads=["L0H1"], alternatives=["label quality", "correlates", "audit images"],
+        attribute=row.attribute, group=row.group, reference=row.reference, outcome=row.outcome, metric=row.metric,
+        n_group=row.n_group, n_reference=row.n_reference, unknown=62,
+        estimate=estimate(value, row.estimate.high - (row.estimate.value or 0.0)), p_raw=row.p_raw,
+        p_adjusted=row.p_adjusted, family_size=row.family_size, heads=["L0H1"], alternatives=["label quality", "correlates", "audit images"],
         hashes={"audit data": "d" * 64, "weights": "a" * 64}, reproduce="vit-audit run dataset.yaml --data faces",
-        expected=0.0572, tolerance=0.0005, by_seed=[0.0561, 0.0583], ratio=1.183, above_policy=True,
-        worst_metric="standardised_gap", worst=0.0572 + number / 1000, localisation="localised",
+        expected=value, tolerance=0.0005, by_seed=row.by_seed, ratio=row.ratio, above_policy=True,
+        worst_metric=worst.metric, worst=worst.estimate.value, localisation="localised",
     )  # fmt: skip
 
 
-def head_finding(attribute: str, group: str, reference: str, outcome: str, head: str) -> Finding:
-    base = disparity_finding(99, attribute, group, reference, outcome)
+def head_finding(gap: Finding, row: HeadRow) -> Finding:
+    base = gap
     return base.model_copy(
         update={
-            "id": "F-3fa9c1d2", "kind": "head", "severity": "high", "estimate": estimate(0.0399, 0.011),
-            "heads": [head], "expected": 0.0285, "probability": estimate(0.0285, 0.007),
-            "discovery": estimate(0.0314, 0.006), "discovery_p_adjusted": 0.004, "placebo": estimate(0.0011, 0.004),
-            "share_of_gap": 0.44, "direction": Direction.WIDENS, "percentile_in_layer": 100.0,
-            "accuracy_change": -0.0012, "by_seed": [0.0285, 0.0265], "localisation": None,
+            "id": "F-3fa9c1d2", "kind": "head", "severity": "high", "estimate": row.confirmation_rate,
+            "heads": [row.name], "expected": row.confirmation.value, "probability": row.confirmation,
+            "discovery": row.discovery, "p_raw": row.confirmation_p, "p_adjusted": row.confirmation_p_adjusted,
+            "discovery_p_adjusted": row.discovery_p_adjusted, "placebo": row.placebo,
+            "share_of_gap": row.share_of_gap.value, "direction": Direction.WIDENS,
+            "percentile_in_layer": row.percentile_in_layer, "accuracy_change": row.accuracy_change,
+            "by_seed": row.by_seed, "localisation": None, "ratio": None, "worst_metric": None, "worst": None,
             "alternatives": ["redundant heads", "passed on", "label quality"],
         }
     )  # fmt: skip
 
 
-def adjusted(attribute: str, group: str, reference: str, outcome: str) -> list[AdjustedRow]:
+def adjusted(attribute: str, group: str, reference: str, outcome: str, gap: float) -> list[AdjustedRow]:
     about = {
         "attribute": attribute, "group": group, "reference": reference, "outcome": outcome, "covariates": ["age"],
         "without_covariate": 12, "mean_group": {"age": 61.74}, "mean_reference": {"age": 58.03},
@@ -526,8 +529,8 @@ def adjusted(attribute: str, group: str, reference: str, outcome: str) -> list[A
     nothing = Estimate(value=None)
     return [
         AdjustedRow(
-            **about, label="", n_group=251, n_reference=262, without_counterpart=3, before=estimate(0.0712, 0.018),
-            after=estimate(0.0934, 0.019), part=estimate(-0.0222, 0.006),
+            **about, label="", n_group=251, n_reference=262, without_counterpart=3, before=estimate(gap, 0.018),
+            after=estimate(1.2 * gap, 0.019), part=estimate(-0.2 * gap, 0.006),
         ),
         AdjustedRow(
             **about, label=outcome, n_group=21, n_reference=142, without_counterpart=1, before=nothing, after=nothing,
@@ -539,52 +542,62 @@ def adjusted(attribute: str, group: str, reference: str, outcome: str) -> list[A
 def base(
     *, attribute: str = "gender", groups: tuple[str, ...] = ("female", "male"), outcome: str = "happiness",
     layers: int = 4, heads: int = 4, planted: bool = True, design_c: bool = True, state: State = State.DISPARITY,
-    findings: int = 1, valid: bool = True, name: str = "Expressions in news photographs",
+    findings: int = 1, valid: bool = True, name: str = "Expressions in news photographs", scale: float = 1.0,
 ) -> Audit:  # fmt: skip
     group, reference = groups[0], groups[-1]
     contrast_id = f"{attribute}:{group}-{reference}"
-    metrics = tuple(Metric)
-    states = (state, State.NOT_DETECTED, State.NOT_ESTIMABLE)
     head_name = f"L{layers - 1}H{heads // 2}"
-    cards = [disparity_finding(n, attribute, group, reference, outcome) for n in range(1, findings + 1)]
+    cells = counted(groups, state, scale)
+    both = crossed(cells)
+    contrasts = contrast_rows(attribute, cells, outcome, tuple(Metric))
+    contrasts += contrast_rows("gender x race", both, outcome, [Metric.STANDARDISED_GAP])
+    standardised, worst = contrasts[0], max(contrasts[:3], key=lambda c: (c.above_policy, abs(c.estimate.value or 0.0)))
+    gap = standardised.estimate.value or 0.0
+    accuracy = accuracy_rows(attribute, cells)
+    right, balanced = (accuracy[0].accuracy.value or 0.0, accuracy[0].balanced_accuracy.value or 0.0)
+    rows = head_rows(contrast_id, outcome, layers, heads, planted, design_c, gap)
+    cards = [disparity_finding(n, standardised, worst) for n in range(1, findings + 1)]
     if planted and findings:
-        cards.append(head_finding(attribute, group, reference, outcome, head_name))
+        cards.append(head_finding(cards[0], next(r for r in rows if r.name == head_name)))
+    report = controls(valid, layers, heads)
+    verdict = decide(report, contrasts, gap_above=GAP_ABOVE)
+    written, parts = ledgers(contrast_id, outcome, layers, heads)
+    shared, shares = trained(contrast_id, outcome, cells[0].images, gap, written[0].gap.value or 0.0)
+    counts = data(attribute, cells, ["neutral", outcome])
     return Audit(
         audit_id="expressions-20260301-9f8e7d6c",
         name=name,
         task="emotion",
-        outcome="DISPARITY FOUND",
-        exit_code=1,
-        reasons=[Reason(code="gap above policy", contrast=f"{contrast_id}:{outcome}:standardised_gap")],
-        next_steps=["review findings", "balance training"],
+        outcome=verdict.outcome,
+        exit_code=verdict.exit_code,
+        reasons=verdict.reasons,
+        next_steps=verdict.next_steps,
         intended_use="Sorting a press archive by facial expression.",
         out_of_scope="Decisions about people at work or in education.",
         model=ModelInfo(
-            name="vit_small_patch14_dinov2", weights="vit_small.safetensors",
-            weights_sha256="a" * 64, parameters=21_600_000, layers=layers, heads=heads, image_size=98,
+            name="vit_small_patch14_dinov2", display="Press archive sorter 3", weights="vit_small.safetensors",
+            weights_sha256="a" * 64, parameters=3_300_000, layers=layers, heads=heads, image_size=98,
             preprocessing=PreprocessingInfo(
                 source="library default", library="timm 1.0.31", steps=["Resize(size=98)", "CenterCrop(size=(98, 98))"],
                 input_size=[3, 98, 98], mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225],
             ),
-            classes=["neutral", outcome], training=TrainingRun(blocks=6, images=2173, epochs=3, batch_size=64, learning_rate=5e-4, weight_decay=0.05), seeds=[0, 1],
-            accuracy_by_seed=[0.8914, 0.8876], balanced_accuracy_by_seed=[0.8871, 0.8832],
+            classes=["neutral", outcome], training=TrainingRun(blocks=min(2, layers), images=counts.splits["train"], epochs=3, batch_size=64, learning_rate=5e-4, weight_decay=0.05), seeds=[0, 1],
+            accuracy_by_seed=[right, right - 0.0038], balanced_accuracy_by_seed=[balanced, balanced - 0.0039],
         ),
         legal=answers({"gdpr-9": "Public research collections; no link to identities is kept."}, "emotion"),
-        controls=controls(valid, layers, heads),
-        data=data(attribute, list(groups), ["neutral", outcome]),
-        rates=rate_rows(attribute, list(groups), outcome)
-        + rate_rows("gender x race", ["female, asian", "female, caucasian", "male, caucasian"], outcome),
-        contrasts=[contrast(attribute, group, reference, outcome, m, s) for m, s in zip(metrics, states, strict=True)]
-        + [contrast("gender x race", "female, asian", "male, caucasian", outcome, Metric.STANDARDISED_GAP, State.TOO_LITTLE_DATA)],
+        controls=report,
+        data=counts,
+        rates=rate_rows(attribute, cells, outcome) + rate_rows("gender x race", both, outcome),
+        contrasts=contrasts,
         ranges=[
             RangeRow(
                 attribute=attribute, outcome=outcome, highest=group, lowest=reference, groups=len(groups),
-                widest=0.0712, by_chance=0.0223, corrected=0.0489, p=0.004,
+                widest=abs(gap) + 0.01, by_chance=0.0223, corrected=abs(gap) - 0.0123, p=0.004,
             )
         ],
-        adjusted=adjusted(attribute, group, reference, outcome),
+        adjusted=adjusted(attribute, group, reference, outcome, gap),
         findings=cards,
-        heads=head_rows(contrast_id, outcome, layers, heads, planted, design_c),
+        heads=rows,
         agreement=[
             Agreement(
                 contrast=contrast_id, outcome=outcome, design=design, rank_correlation=0.83, sign_agreement=0.9,
@@ -594,18 +607,18 @@ def base(
         ] if planted else [],
         pairs=[
             PairRow(
-                contrast=contrast_id, outcome=outcome, pairs=400, subjects=380, total=estimate(0.0611, 0.012),
+                contrast=contrast_id, outcome=outcome, pairs=400, subjects=380, total=estimate(PROBABILITY * gap, 0.012),
             )
         ] if planted else [],
         attention=attention_maps(contrast_id, groups, head_name) if planted else [],
-        joint=joint_rows(contrast_id, outcome, layers, heads) if planted else [],
-        ledgers=ledgers(contrast_id, outcome, layers, heads)[0] if planted else [],
-        ledger=ledgers(contrast_id, outcome, layers, heads)[1] if planted else [],
-        sensitivity=sensitivity_rows(contrast_id, outcome) if state == State.DISPARITY else [],
-        trained=trained(contrast_id, outcome)[0] if planted else [],
-        trained_parts=trained(contrast_id, outcome)[1] if planted else [],
-        carried=carried(contrast_id, outcome, layers) if planted else [],
-        smallest=[smallest(contrast_id, outcome, head_name)] if planted else [],
+        joint=joint_rows(contrast_id, outcome, layers, heads, gap) if planted else [],
+        ledgers=written if planted else [],
+        ledger=parts if planted else [],
+        sensitivity=sensitivity_rows(contrast_id, outcome, standardised) if state == State.DISPARITY else [],
+        trained=shared if planted else [],
+        trained_parts=shares if planted else [],
+        carried=carried(contrast_id, outcome, layers, gap) if planted else [],
+        smallest=[smallest(contrast_id, outcome, head_name, gap)] if planted else [],
         answers=[gap_answer(contrast_id, outcome, head_name)] if planted else [],
         read_writers=reading(contrast_id, outcome, layers, heads)[0] if planted else [],
         read=reading(contrast_id, outcome, layers, heads)[1] if planted else [],
@@ -617,16 +630,7 @@ def base(
                 seeds_rank_correlation=0.83, heads=layers * heads, seeds=2,
             )
         ],
-        accuracy=[
-            AccuracyRow(images=2173, subjects=1560, accuracy=estimate(0.8914, 0.013), balanced_accuracy=estimate(0.8871, 0.014)),
-            *(
-                AccuracyRow(
-                    attribute=attribute, group=g, images=1080 - k, subjects=780 - k, accuracy=estimate(0.902 - k / 50, 0.013),
-                    balanced_accuracy=estimate(0.897 - k / 50, 0.014),
-                )
-                for k, g in enumerate(groups)
-            ),
-        ],
+        accuracy=accuracy,
         localisation={
             f"{contrast_id}:{outcome}": Localisation(
                 status="localised" if planted else "not localisable", metric="standardised_gap",
@@ -637,8 +641,8 @@ def base(
             preregistration_sha256="c" * 64,
             words_sha256=method_hash(), layers=layers,
             thresholds={
-                "alpha": 0.05, "policy.gap_above": 0.1, "policy.impact_ratio_below": 0.8, "policy.head_share_above": 0.05,
-                "min_group_size": 30,
+                "alpha": ALPHA, "policy.gap_above": GAP_ABOVE, "policy.impact_ratio_below": RATIO_BELOW, "policy.head_share_above": 0.05,
+                "min_group_size": FEWEST,
             },
             permutations=5000, bootstrap=2000,
             engine=EngineReport(device="CPU", largest_difference=2.3e-6),
@@ -664,12 +668,13 @@ def large(layers: int = 24, heads: int = 16, contrasts: int = 12, findings: int 
         )
         for name in names
     ]
+    gap, head = one.findings[0], one.findings[-1]
     rates = [
-        disparity_finding(k, "gender", f"group {k % contrasts}", "male", "happiness") for k in range(findings // 4)
+        gap.model_copy(update={"id": f"F-{k:08x}", "group": f"group {k % contrasts}"}) for k in range(findings // 4)
     ]
     found = [
-        head_finding("gender", f"group {k % contrasts}", "male", "happiness", f"L{k % layers}H{k % heads}").model_copy(
-            update={"id": f"F-{k:08x}"}
+        head.model_copy(
+            update={"id": f"F-{k:08x}", "group": f"group {k % contrasts}", "heads": [f"L{k % layers}H{k % heads}"]}
         )
         for k in range(len(rates), findings)
     ]
@@ -691,22 +696,12 @@ def examples() -> dict[str, Audit]:
     return {
         "disparity": base(),
         "many": base(findings=12, layers=12, heads=6, groups=("female", "other", "male")),
-        "passed": changed(quiet, outcome="PASSED", exit_code=0, reasons=[Reason(code="no gap above policy")], next_steps=["repeat"]),
-        "invalid": changed(
-            base(valid=False), outcome="INVALID", exit_code=3,
-            reasons=[Reason(code="control failed", control="colour_null_other_seed")], next_steps=["fix controls"],
-        ),
-        "inconclusive": changed(
-            base(planted=False, state=State.TOO_LITTLE_DATA, findings=0), outcome="INCONCLUSIVE", exit_code=4,
-            reasons=[
-                Reason(
-                    code="gap not excluded", contrast="gender:female-male:happiness:standardised_gap",
-                    smallest_detectable=0.132, missing={"female": 306, "male": 322},
-                )
-            ], next_steps=["add images"],
-        ),
+        "passed": quiet,
+        "invalid": base(valid=False),
+        "inconclusive": base(planted=False, state=State.NOT_DETECTED, findings=0, scale=1 / 9),
+        "too_few": base(planted=False, state=State.TOO_LITTLE_DATA, findings=0),
         "not_localisable": base(planted=False),
-        "no_heads": changed(quiet, outcome="PASSED", exit_code=0, heads=[], joint=[], ledgers=[], ledger=[], trained=[], trained_parts=[], carried=[], smallest=[], answers=[], read_writers=[], read=[], read_maps=[], agreement=[], grids=[], stability=[], localisation={}),
+        "no_heads": changed(quiet, heads=[], joint=[], ledgers=[], ledger=[], trained=[], trained_parts=[], carried=[], smallest=[], answers=[], read_writers=[], read=[], read_maps=[], agreement=[], grids=[], stability=[], localisation={}),
         "no_design_c": base(design_c=False),
         "single_layer": base(layers=1, heads=3),
         "hostile": base(

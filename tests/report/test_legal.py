@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from audit.report import answers, law
 from audit.report.html import render_html
-from audit.report.legal import Clause, applies_sentence, checked_on, checked_sentence, crosswalk, stale_sentence
+from audit.report.legal import Clause, applies_sentence, checked_on, checked_sentence, crosswalk
 from audit.report.text import data_file
 from audit.resources import resource_dir
-from audit.terminal import law_lines
+from audit.terminal import law_is_old, law_line
 from tests.report.examples import examples
 
 pytestmark = pytest.mark.unit
@@ -108,29 +108,33 @@ def test_the_age_of_the_table_is_that_of_the_day_of_the_audit() -> None:
     def said(days: int) -> str:
         return checked_sentence(f"{date.fromordinal(checked.toordinal() + days)}T10:00:00+00:00")
 
-    assert "last checked on 27 November 2026, 2 days before this audit; a lawyer must check it." in said(2)
-    assert "1 day before" in said(1)
-    assert "the day of this audit" in said(0)
-    assert "after the day of this audit" in said(-3)
-    assert "longer ago" not in said(180)
-    assert "181 days before this audit: longer ago than 180 days" in said(181)
-    assert "before" not in checked_sentence("some day")
-    assert stale_sentence(date.fromordinal(checked.toordinal() + 180)) == ""
-    assert "181 days ago" in stale_sentence(date.fromordinal(checked.toordinal() + 181))
+    assert "last checked on 27 November 2026; a lawyer must check it." in said(2)
+    assert "On the day of this audit, 29 November 2026, it was 2 days old." in said(2)
+    assert "it was 1 day old." in said(1)
+    assert "it was 0 days old." in said(0)
+    assert "after the day of this audit, 24 November 2026; a lawyer must check it." in said(-3)
+    assert "older than" not in said(180)
+    assert "it was 181 days old: older than 180 days" in said(181)
+    assert checked_sentence("some day").endswith("27 November 2026; a lawyer must check it.")
 
 
 def test_the_terminal_says_it_of_today(monkeypatch: pytest.MonkeyPatch) -> None:
-    for days, lines in ((180, 0), (181, 1)):
+    told = []
+    for days, is_old in ((-1, False), (1, False), (180, False), (181, True)):
         today = datetime.fromordinal(checked_on().toordinal() + days).replace(tzinfo=UTC)
         monkeypatch.setenv("SOURCE_DATE_EPOCH", str(int(today.timestamp())))
-        assert len(law_lines()) == lines
-    assert law_lines()[0].startswith("law: the table was last checked on 27 November 2026, 181 days ago")
+        assert law_is_old() == is_old
+        told.append(law_line())
+    first = "law: the table was last checked on 27 November 2026"
+    assert told[:2] == [f"{first}; a lawyer must check it", f"{first}, 1 day ago; a lawyer must check it"]
+    assert told[2] == f"{first}, 180 days ago; a lawyer must check it"
+    assert told[3] == f"{first}, 181 days ago; compare it with its sources (templates/law.yaml)"
 
 
 def test_a_report_says_that_its_table_was_old() -> None:
     audit = examples()["passed"]
     late = audit.model_copy(update={"provenance": audit.provenance.model_copy(update={"started": "2027-11-27"})})
-    assert "365 days before this audit: longer ago than 180 days" in render_html(late, "d" * 64)
+    assert "it was 365 days old: older than 180 days" in render_html(late, "d" * 64)
 
 
 CLAIMS = re.compile(

@@ -38,7 +38,7 @@ def model_card(audit: Audit, audit_sha256: str) -> str:
             {
                 "type": "machine-learning-model",
                 "bom-ref": "model",
-                "name": clean(model.name),
+                "name": clean(text.core("model_called")),
                 "description": text.of_method("origin", model),
                 "hashes": [{"alg": "SHA-256", "content": model.weights_sha256}],
                 "modelCard": {

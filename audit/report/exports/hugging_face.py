@@ -12,7 +12,7 @@ import yaml
 
 from audit.records import Audit, ContrastRow, Estimate, RateRow
 from audit.report.formats import clean
-from audit.report.text import source_sentence
+from audit.report.text import Sentences, source_sentence
 from audit.store import folder_name
 
 RATES = ("selection_rate", "true_positive_rate", "false_positive_rate")
@@ -26,13 +26,14 @@ def metadata(audit: Audit) -> str:
     Of an invalid audit there are accuracy and rates, and no gaps. A number that could not be estimated is left out: the
     format has no word for it.
     """
+    name = clean(Sentences(audit).core("model_called")) or "model"
     return yaml.safe_dump(
         {
             "pipeline_tag": TASK,
             "library_name": "timm" if audit.model.has_inside else "other",
             "tags": ["vit-audit", "fairness", "bias"],
             "metrics": METRICS,
-            "model-index": [{"name": clean(audit.model.name) or "model", "results": list(_results(audit))}],
+            "model-index": [{"name": name, "results": list(_results(audit))}],
         },
         sort_keys=False,
         allow_unicode=True,

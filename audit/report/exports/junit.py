@@ -33,7 +33,7 @@ def junit(audit: Audit, gate: Gate | None = None, changes: Mapping[str, str] = N
     invalid, with_policy = audit.is_invalid, gate is None or gate.with_policy
     for attribute in dict.fromkeys(row.attribute for row in audit.contrasts):
         rows = [row for row in audit.contrasts if row.attribute == attribute]
-        cases = [_contrast_case(row, invalid=invalid, with_policy=with_policy) for row in rows]
+        cases = [_contrast_case(text, row, invalid=invalid, with_policy=with_policy) for row in rows]
         _suite(suites, f"comparisons: {attribute}", audit, cases)
     if gate is not None and gate.baseline is not None:
         _suite(suites, "baseline", audit, [_gap_case(gap, changes[gap.id]) for gap in gate.gaps])
@@ -83,13 +83,13 @@ def _gap_case(gap: GapCheck, said: str) -> ET.Element:
     return case
 
 
-def _contrast_case(row: ContrastRow, *, invalid: bool, with_policy: bool) -> ET.Element:
+def _contrast_case(text: Sentences, row: ContrastRow, *, invalid: bool, with_policy: bool) -> ET.Element:
     case = _case(f"comparisons.{row.metric}", row.id)
     if invalid:
         ET.SubElement(case, "skipped", message="withheld: a control failed")
     elif row.above_policy and with_policy:
         message = f"gap {row.estimate.value!r}, adjusted p {row.p_adjusted!r}"
-        ET.SubElement(case, "failure", message=message, type=row.state).text = "above the policy of this audit"
+        ET.SubElement(case, "failure", message=message, type=row.state).text = text.core("headline", row)
     elif row.state in (State.TOO_LITTLE_DATA, State.NOT_ESTIMABLE):
         ET.SubElement(case, "skipped", message=clean(f"{row.state}: {untested_sentence(row)}"))
     return case
