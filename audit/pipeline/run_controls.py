@@ -22,6 +22,7 @@ from audit.batching import limit_of_memory
 from audit.controls.colour_blur import judge_channel
 from audit.controls.control_images import ControlSet, Role, load_control_set
 from audit.controls.control_models import ControlModels, corrupt, train_enough
+from audit.controls.example_looks import example_looks
 from audit.controls.identities import Subject, round_trip, run_identities
 from audit.controls.initialisation import Pair, Task, run_initialisation
 from audit.controls.looks import Found, Look, Measurement
@@ -96,8 +97,11 @@ def check_known_effects(context: RunContext, images: ControlSet) -> ControlRepor
         with held_on(context.compute.device, *every.values()):
             tried = channels(trained, images, layers, untrained=untrained)
             report = _judge(context, trained, tried, kept, look)
+            looks = example_looks(tried, report.controls) if images.drawn else []
         left_out = [] if "colour" in roles else [NotRun(code=NotRunCode.NOT_APPLICABLE, design="colour")]
-        report = report.model_copy(update={"setup": _setup(context, images, trained), "not_run": left_out})
+        report = report.model_copy(
+            update={"setup": _setup(context, images, trained), "not_run": left_out, "looks": looks}
+        )
         write_text(kept, report.model_dump_json(indent=1))
     # Beside the run's other effects, so that whoever has the run can judge again.
     write_bytes(context.run / CONTROL_NUMBERS, numbers_file(kept).read_bytes())

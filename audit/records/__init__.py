@@ -7,6 +7,7 @@ from audit.records.audit_json import AttributeInfo as AttributeInfo
 from audit.records.audit_json import Audit as Audit
 from audit.records.audit_json import ContrastRow as ContrastRow
 from audit.records.audit_json import Control as Control
+from audit.records.audit_json import ControlLook as ControlLook
 from audit.records.audit_json import ControlReport as ControlReport
 from audit.records.audit_json import ControlSetup as ControlSetup
 from audit.records.audit_json import CountRow as CountRow

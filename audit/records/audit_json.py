@@ -108,6 +108,15 @@ class HeadGrid(Record):
     patched: int | None = None  # on how few of them some heads were patched, and on the rest estimated
 
 
+class ControlLook(Record):
+    """Where a head of a clean control model looks in one rendered control image; of no other image."""
+
+    channel: Literal["colour", "blur"]
+    image: int  # its place among the evaluated images
+    name: str  # of the head that the channel's effect was found in
+    weights: list[list[float]]  # share of its attention by patch, row by row; the prefix tokens have the rest
+
+
 class ControlSetup(Record):
     """What the known effects were measured on, and when."""
 
@@ -140,6 +149,7 @@ class ControlReport(Record):
     grids: list[HeadGrid]
     setup: ControlSetup | None = None
     not_run: list[NotRun] = []
+    looks: list[ControlLook] = []
 
 
 class CountRow(Record):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
-
 from audit.records import (
     AdjustedRow,
     AttentionMap,
@@ -42,6 +40,7 @@ from audit.report.drawn import network
 from audit.report.drawn.base import Picture
 from audit.report.drawn.page import CorePictures
 from audit.report.pointers import places
+from audit.report.regions import largest_region, region_names, region_shares
 from audit.report.reviewed import Reviewed
 from audit.report.text import LEAST_NATS, Sentences
 
@@ -54,7 +53,6 @@ GAPS_DRAWN = 24  # with bounds by what is wrong; sentence and table have all of 
 SOURCES_LISTED = 8  # of what a writer reads, likewise
 FOREST_HEADS = 12  # heads drawn; the table lists all of them
 FOUND = (Verdict.CONFIRMED, Verdict.CONFIRMED_NO_GAP, Verdict.NOT_CONFIRMED)
-NAMES = {2: (("top", "bottom"), ("left", "right")), 3: (("top", "middle", "bottom"), ("left", "centre", "right"))}
 RateName = Literal["selection_rate", "standardised_rate", "true_positive_rate", "false_positive_rate"]
 RATE_OF: dict[Metric, RateName] = {
     Metric.STANDARDISED_GAP: "standardised_rate",
@@ -86,21 +84,6 @@ def top_findings(audit: Audit, decisions: Sequence[Decision] = ()) -> list[Findi
     return disparities + heads
 
 
-def region_shares(weights: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Return what share of a head's attention falls on each region, row by row; no patch is in two of them.
-
-    Three by three regions where the grid of patches divides so, two by two where it divides by two only.
-    """
-    grid = np.array(weights, dtype=np.float64)
-    parts = _parts(grid.shape[0])
-    rows = np.array_split(grid, parts, axis=0)
-    return [[float(part.sum()) for part in np.array_split(row, parts, axis=1)] for row in rows]
-
-
-def _parts(side: int) -> int:
-    return 2 if side % 3 and side % 2 == 0 else 3
-
-
 class Page(CorePictures):
     """One audit, as the templates ask for it; where it is invalid there are no findings, heads or comparisons."""
 
@@ -126,7 +109,8 @@ class Page(CorePictures):
                 "/read_writers": audit.read_writers, "/read": audit.read, "/read_maps": audit.read_maps,
                 "/attention": audit.attention, "/agreement": audit.agreement, "/stability": audit.stability,
                 "/accuracy": audit.accuracy, "/controls/controls": controls.controls,
-                "/controls/grids": controls.grids, "/data/attributes": data.attributes, "/data/counts": data.counts,
+                "/controls/grids": controls.grids, "/controls/looks": controls.looks,
+                "/data/attributes": data.attributes, "/data/counts": data.counts,
                 "/data/label_shares": data.label_shares, "/data/excluded": data.excluded,
                 "/data/detection": data.detection, "/data/covariates": data.covariates,
                 "/data/quarantined": data.quarantined, "/legal": audit.legal, "/method/effort": audit.method.effort,
@@ -241,7 +225,7 @@ class Page(CorePictures):
         largest = max(abs(v) for row in seen.values for v in row)
         if largest == 0:
             return None
-        about = (writer, seen, _most(seen.values), largest)
+        about = (writer, seen, largest_region(seen.values), largest)
         title, alt = (self.text.ledger(part, *about) for part in ("read_title", "read_map"))
         return figures.difference_picture(seen.values, largest, title, alt)
 
@@ -390,25 +374,17 @@ class Page(CorePictures):
                 seen.weights,
                 largest,
                 self.text.picture("attention_title", seen),
-                self.text.picture("attention", seen, _most(seen.weights)),
+                self.text.picture("attention", seen, largest_region(seen.weights)),
             )
             for seen in maps
         ]
 
     def regions(self, maps: Sequence[AttentionMap]) -> tuple[Sequence[str], Sequence[str], list[list[list[float]]]]:
         """Return names of rows and columns of regions, and the shares of each map on them."""
-        down, across = NAMES[_parts(len(maps[0].weights))]
+        down, across = region_names(maps[0].weights)
         return down, across, [region_shares(seen.weights) for seen in maps]
 
 
 def _headline(row: HeadRow) -> Estimate:
     """Return the estimate to show: on the confirmation split where there is one."""
     return row.confirmation if row.confirmation.value is not None else row.discovery
-
-
-def _most(values: Sequence[Sequence[float]]) -> tuple[float, str, str]:
-    """Return the largest sum over a region of the image, either way, and the region's row and column."""
-    down, across = NAMES[_parts(len(values))]
-    places = [(abs(v), -i, -j, v) for i, row in enumerate(region_shares(values)) for j, v in enumerate(row)]
-    _, i, j, value = max(places)
-    return value, down[-i], across[-j]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import pytest
+from lxml import html as lxml_html
 from PIL import Image
 
 from audit.data.synthetic.shapes import sample_shapes
@@ -23,6 +24,7 @@ from audit.report.drawn.network import network_picture
 from audit.report.drawn.power import power_picture
 from audit.report.drawn.seeds import seeds_picture
 from audit.report.drawn.training import training_picture
+from audit.report.html import render_html
 from audit.report.page import Page
 
 from .examples import changed, examples
@@ -199,6 +201,26 @@ def test_control_images_are_those_that_were_evaluated_beside_what_is_taken_away(
 def test_without_a_seed_no_control_image_is_drawn() -> None:
     assert rendered_controls(seed=None, rendered=None).control_examples() == []
     assert page_of(examples()["disparity"]).control_examples() == []
+
+
+def test_where_a_head_looks_is_lit_over_the_rendered_image_and_told() -> None:
+    weights = [[0.0, 0.0, 0.0, 0.1], [0.0] * 4, [0.0] * 4, [0.4, 0.0, 0.0, 0.0]]
+    look = {"channel": "colour", "image": 0, "name": "L2H1", "weights": weights}
+    held = examples()["disparity"].controls.model_dump() | {"looks": [look]}
+    setup = held["setup"] | {"evaluate": 64, "rendered": 128, "seed": 3}
+    page = page_of(changed(examples()["disparity"], controls=held | {"setup": setup}))
+    clean, gray, lit, *others = page.control_examples()
+    assert len(others) == 2  # of blur there is no look
+    before, after = (pixels_of(p).astype(float) for p in (clean, lit))
+    quarter = len(before) // 4
+    assert np.array_equal(after[3 * quarter :, :quarter], before[3 * quarter :, :quarter])
+    dark = before[:quarter, :quarter] * 0.15
+    np.testing.assert_allclose(after[:quarter, :quarter], dark, atol=0.5001)
+    assert np.array_equal(pixels_of(gray), pixels_of(rendered_controls().control_examples()[1]))
+    assert "on the bottom left, 40% of its attention" in lit.alt
+    told = lxml_html.document_fromstring(render_html(page.audit, "0" * 64)).get_element_by_id("trust").text_content()
+    assert "beside where a head that carries it looks" in told
+    assert "where head L2H1 looks" in told
 
 
 PICTURES: dict[str, Callable[[Page], Picture | None]] = {

@@ -11,12 +11,14 @@ import numpy.typing as npt
 
 from audit.data.synthetic.corrupted import blurred, grayed
 from audit.data.synthetic.shapes import sample_shapes
-from audit.records import Audit
+from audit.records import Audit, ControlLook
 from audit.report.drawn.base import Picture, pixels_as_picture
+from audit.report.regions import largest_region
 from audit.report.text import Sentences
 
 EXAMPLES = 2  # one of each channel
 ENLARGED = 2
+DARKEST = 0.15  # of the brightness, where a head does not look
 Pixels = npt.NDArray[np.uint8]
 TAKEN: Mapping[str, Callable[[Pixels], Pixels]] = {"colour": grayed, "blur": blurred}
 
@@ -31,17 +33,34 @@ class Shape:
 
 
 def of_audit(audit: Audit, text: Sentences) -> list[Picture]:
-    """Return an image of each channel that was tried, and the same without it; none where the images were real."""
+    """Return an image of each channel that was tried, the same without it, and where a head looks in it.
+
+    None where the images were real; a record of an earlier version has no looks.
+    """
     setup = audit.controls.setup
     if setup is None or setup.rendered is None or setup.seed is None:
         return []
     channels = dict.fromkeys(c.channel for c in audit.controls.controls if c.channel is not None)
     shapes, pixels = rendered(setup.rendered, setup.evaluate, setup.seed)
+    looks = {(look.channel, look.image): look for look in audit.controls.looks}
     pictures: list[Picture] = []
-    for channel, shape, image in zip(channels, shapes, pixels, strict=False):
+    for place, (channel, shape, image) in enumerate(zip(channels, shapes, pixels, strict=False)):
         pictures.append(_picture(text, channel, shape, image, is_corrupted=False))
         pictures.append(_picture(text, channel, shape, TAKEN[channel](image[None])[0], is_corrupted=True))
+        if (look := looks.get((channel, place))) is not None:
+            pictures.append(_look(text, look, shape, image))
     return pictures
+
+
+def _look(text: Sentences, look: ControlLook, shape: Shape, image: Pixels) -> Picture:
+    """Draw the image with its patches as bright as the head looks at them, the brightest as they are."""
+    weights = np.array(look.weights, dtype=np.float64)
+    large = image.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
+    down, across = (np.arange(n) * patches // n for n, patches in zip(large.shape, weights.shape, strict=False))
+    shade = DARKEST + (1 - DARKEST) * (weights / (weights.max() or 1.0))[np.ix_(down, across)][..., None]
+    title = text.picture("example_look_title", look)
+    alt = text.picture("example_look", look, shape, largest_region(look.weights))
+    return pixels_as_picture((large * shade).round().astype(np.uint8), title, alt)
 
 
 def _picture(text: Sentences, channel: str, shape: Shape, image: Pixels, *, is_corrupted: bool) -> Picture:
