@@ -20,6 +20,7 @@ from .forbidden import NO_CERTIFICATE, forbidden_words
 
 pytestmark = pytest.mark.unit
 NAMES = ["disparity", "hostile", "invalid", "inconclusive", "passed"]
+FOOT = 17 * 72 / 25.4  # points, that the running foot takes
 LONG = ("inconclusive", "passed")  # laid out as that of a disparity is
 CASES = [pytest.param(name, marks=[pytest.mark.long] if name in LONG else []) for name in NAMES]
 
@@ -104,6 +105,33 @@ def test_every_picture_is_told_in_words(name: str) -> None:
         figures = [str(e.Alt) for e in elements(pdf) if e.get("/S") == "/Figure"]
     assert figures == told
     assert all(figures)
+
+
+def filled(page: pypdf.PageObject) -> float:
+    """Return how much of a page is used, from its top to the lowest text or picture above the running foot."""
+    height = float(page.mediabox.height)
+    lowest = [height]
+
+    def place_of(part: Any, here: Any, place: Any, _font: Any, _size: Any) -> None:
+        y = here[1] * place[4] + here[3] * place[5] + here[5]
+        if part.strip() and y > FOOT:
+            lowest.append(y)
+
+    def place_of_picture(operator: bytes, given: Any, here: Any, _place: Any) -> None:
+        if operator == b"Do":
+            drawn: Any = page["/Resources"]["/XObject"][given[0]]
+            box = [0, 0, 1, 1] if drawn["/Subtype"] == "/Image" else [float(v) for v in drawn["/BBox"]]
+            lowest.extend(here[1] * x + here[3] * y + here[5] for x in box[::2] for y in box[1::2])
+
+    page.extract_text(visitor_operand_before=place_of_picture, visitor_text=place_of)
+    return 1 - min(lowest) / height
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_page_is_under_a_third_full(name: str) -> None:
+    *pages, _ = pypdf.PdfReader(io.BytesIO(printed(name)[1])).pages  # the last one ends where it ends
+    assert len(pages) > 15
+    assert {number: round(filled(page), 2) for number, page in enumerate(pages, 1) if filled(page) < 1 / 3} == {}
 
 
 def test_hostile_text_stays_text_in_the_pdf() -> None:
