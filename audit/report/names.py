@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from audit.records import Audit, RunComparison
+from audit.records import Audit, DataReport, RunComparison
 from audit.report.formats import label
 
 JOINED = " x "  # between the attributes of an intersection, and between its groups
@@ -51,7 +51,12 @@ class Names:
 
 def names_of(audit: Audit) -> Names:
     """Return what an audit's card calls groups and labels."""
-    return Names({a.attribute: a.display for a in audit.data.attributes}, audit.data.display)
+    return names_in(audit.data)
+
+
+def names_in(report: DataReport) -> Names:
+    """Return the same from what is said of the data alone, before anything is audited."""
+    return Names({a.attribute: a.display for a in report.attributes}, report.display)
 
 
 def names_of_both(comparison: RunComparison) -> Names:

@@ -50,7 +50,7 @@ from audit.records import (
 from audit.records.repair_json import CertificateLine, Reach
 from audit.records.repair_run import Repair, RepairRow
 from audit.report import formats
-from audit.report.names import Names, names_of
+from audit.report.names import Names, names_in, names_of
 from audit.resources import resource_dir
 from audit.units import UNITS, Unit
 
@@ -541,7 +541,7 @@ def limit_sentences(report: DataReport) -> list[str]:
     """Say what the sizes of the data let an audit detect."""
     say, told = _data_templates(), ((report.limits, "gap_limit"), (report.intersections, "intersection"))
     parts = (*told, (report.head_limits, "head_limit"))
-    return [str(getattr(say, macro)(row)).strip() for rows, macro in parts for row in rows]
+    return [str(getattr(say, macro)(row, names_in(report))).strip() for rows, macro in parts for row in rows]
 
 
 def preprocessing_sentence(info: PreprocessingInfo) -> str:
@@ -573,9 +573,9 @@ def not_opened_sentence(field: str, named: str) -> str:
 
 def detection_sentences(report: DataReport) -> list[str]:
     """Say for each attribute how many images never reached the classifier; nothing where that is not known."""
-    rows = report.detection
-    names = dict.fromkeys(row.attribute for row in rows)
-    return [str(_data_templates().detection([r for r in rows if r.attribute == name])).strip() for name in names]
+    say, names = _data_templates(), names_in(report)
+    every = [[r for r in report.detection if r.attribute == a.attribute] for a in report.attributes]
+    return [str(say.detection(rows, names)).strip() for rows in every if rows]
 
 
 def untested_sentence(row: ContrastRow) -> str:

@@ -44,11 +44,11 @@ def test_what_came_of_each_finding(tmp_path: Path) -> None:
     assert states("disparity", "disparity") == {(FindingState.PERSISTING, "")}
     below = {row.below: because(row, "head") for row in compared(tmp_path, "disparity", "passed").findings}
     assert {state for state, _ in states("disparity", "passed")} == {FindingState.BELOW_THRESHOLD}
-    assert below[WhyBelow.NOT_DETECTED] == "5.7 → 5.7 points, not paired: a gap is no longer detected"
+    assert below[WhyBelow.NOT_DETECTED] == "11.6 → 0.8 points, not paired: a gap is no longer detected"
     assert states("passed", "disparity") == {(FindingState.NEW, "")}
     assert states("invalid", "disparity") == {(FindingState.NEW, f"the run before could not test it: {invalid}")}
     assert states("disparity", "invalid") == {(FindingState.NO_LONGER_TESTABLE, invalid)}
-    assert states("disparity", "inconclusive") >= {
+    assert states("disparity", "too_few") >= {
         (FindingState.NO_LONGER_TESTABLE, "too little data: 12 subjects in the smaller group, fewer than 30")
     }
     empty = examples()["invalid"].model_copy(update={"findings": []})

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from audit import terminal
 from audit.errors import InputError
 from audit.records import Decision, Review, Section
+from audit.report import formats
 from audit.report.html import render_html
 from audit.report.reviews import (
     DECISIONS,
@@ -213,7 +214,7 @@ def test_a_rejected_gap_leaves_page_one_and_the_outcome_says_who_rejected_it(for
         tree = lxml_html.document_fromstring(render_html(audit, DIGEST, decisions, for_print=for_print))
         return " ".join(tree.get_element_by_id("summary").text_content().split())
 
-    claim = "5.7 points [3.8, 7.6] more often"
+    claim = f"{formats.magnitude(audit.contrasts[0].estimate)} more often"
     assert claim in shown()
     assert "A reviewer rejected" not in shown()
     rejected = decision(gap.id, decision="reject", independence="external")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from audit.records import Audit, ContrastRow
+from audit.report import formats
 from audit.report.page import Page
 from audit.report.text import Sentences
 
@@ -46,7 +47,7 @@ def test_what_the_card_estimates_is_said_to_be_survived_or_not(survives: bool, w
     sentence = told(audit, "declared")
     assert ("so the finding survives;" in sentence) == survives
     assert ("does not survive" in sentence) != survives
-    assert "2.0% of the annotations of gender are wrong where they say “female”, and 1.0%" in sentence
+    assert "4.0% of the annotations of gender are wrong where they say “female”, and 2.0%" in sentence
 
 
 def test_nothing_is_said_of_errors_that_the_card_does_not_estimate() -> None:
@@ -65,5 +66,6 @@ def test_the_picture_says_its_numbers() -> None:
     audit = examples()["disparity"]
     picture = Page(audit, "0" * 64).sensitivity_picture(gap_of(audit))
     assert picture is not None
-    for words in ("+5.7 points", "reached at 6.1%", "by the interval at 2.1%", "the card estimates 2.0%"):
+    gap = formats.points(gap_of(audit).estimate.value)
+    for words in (f"{gap} points", "reached at 6.1%", "by the interval at 2.1%", "the card estimates 4.0%"):
         assert words in picture.alt

@@ -35,7 +35,9 @@ from audit.records import (
     Shortfall,
     SourceKind,
 )
+from audit.report import formats
 from audit.report.html import render_html
+from audit.report.names import Names
 from audit.report.text import (
     Sentences,
     called_sentence,
@@ -66,7 +68,7 @@ def title(**changes: object) -> str:
     gap = contrast_row(estimate=around(-0.15))
     heads = [head_row(**changes)]
     found = make_findings([gap], heads, localisation(heads, [gap]), CONTEXT)
-    return finding_title(next(f for f in found if f.kind == "head"), "head")
+    return finding_title(next(f for f in found if f.kind == "head"), "head", Names())
 
 
 def is_sound(sentence: str) -> bool:
@@ -130,8 +132,10 @@ def test_a_head_whose_rate_is_not_known_is_said_to_be_so() -> None:
 def test_seeds_of_a_head_are_compared_in_mean_probability_and_of_a_gap_in_rates() -> None:
     say = Sentences(AUDIT)
     disparity, head = (next(f for f in AUDIT.findings if f.kind == kind) for kind in ("disparity", "head"))
-    assert say.finding("agreement", head).endswith("(+2.9, +2.6 points of mean probability)")
-    assert say.finding("agreement", disparity).endswith("(+5.6, +5.8 points)")
+    told = ", ".join(formats.points(v) for v in head.by_seed)
+    assert say.finding("agreement", head).endswith(f"({told} points of mean probability)")
+    told = ", ".join(formats.points(v) for v in disparity.by_seed)
+    assert say.finding("agreement", disparity).endswith(f"({told} points)")
 
 
 WARNING = {
@@ -236,7 +240,9 @@ def test_warnings_that_change_what_the_outcome_means_are_shown_with_it(
 
 
 def test_what_sizes_allow_is_said_from_numbers() -> None:
-    limit = AUDIT.data.limits[0].model_copy(update={"detectable": {"a": 0.0612, "b": None}, "absent": ["c"]})
+    limit = AUDIT.data.limits[0].model_copy(
+        update={"detectable": {"a": 0.0612, "b": None}, "absent": ["c"], "in_both": 3}
+    )
     heads = HeadLimit(
         attribute="gender", group="f", reference="m", unit="slice", shortfall=Shortfall.CLUSTERS, clusters=(29, 31),
         clusters_needed=30,
@@ -244,16 +250,21 @@ def test_what_sizes_allow_is_said_from_numbers() -> None:
     report = AUDIT.data.model_copy(update={"limits": [limit], "head_limits": [heads]})
     gaps, crossed, head = limit_sentences(report)
     assert gaps == (
-        "gender female (412 subjects) against male (433): gaps this audit can detect at 80% power, corrected over 6 "
-        "tests: a 6.1 points or more; b none, however large; no image labelled c outside the training split, so "
-        "nothing can be estimated; 3 subjects are in both groups, so smaller gaps may be detected"
+        f"gender female ({limit.subjects_group} subjects) against male ({limit.subjects_reference}): gaps this audit "
+        "can detect at 80% power, corrected over 3 tests: a 6.1 points or more; b none, however large; no image "
+        "labelled c outside the training split, so nothing can be estimated; 3 subjects are in both groups, so smaller "
+        "gaps may be detected"
     )
-    assert crossed == "gender x race: 5 of 6 groups have 30 subjects or more"
+    assert crossed == "gender and race: 3 of 4 groups have 30 subjects or more"
     assert head == (
-        "gender f against m: slices cannot be localised: too little data, too few independent groups of donor pairs "
-        "and recipients; 29 and 31 independent groups of donor pairs and recipients in discovery and confirmation, 30 "
-        "needed in each"
+        "gender f against m: slices cannot be localised: too little data, too few independent groups of people who are "
+        "patched, with their counterparts; 29 and 31 independent groups of people who are patched, with their "
+        "counterparts, in discovery and confirmation, 30 needed in each"
     )
+    info = report.attributes[0].model_copy(update={"display": {"female": "women"}})
+    named = report.model_copy(update={"attributes": [info], "display": {"a": "happy"}})
+    assert limit_sentences(named)[0].startswith(f"gender women ({limit.subjects_group} subjects) against male")
+    assert ": happy 6.1 points or more; b none" in limit_sentences(named)[0]
 
 
 def of_model(passed: bool, reason: str = "constant") -> Audit:
@@ -463,8 +474,9 @@ def test_a_gap_before_and_after_covariates_is_said_with_what_goes_with_them() ->
     whole, by_label = AUDIT.adjusted
     text = Sentences(AUDIT)
     assert text.of_outcome("adjusted", whole) == (
-        "'happiness', gender female against male: +7.1 points [+5.3, +8.9]; with the same age in both groups "
-        "+9.3 points [+7.4, +11.2], so that −2.2 points [−2.8, −1.6] goes with age; 12 images without age left out"
+        f"'happiness', gender female against male: {formats.spread(whole.before)}; with the same age in both groups "
+        f"{formats.spread(whole.after)}, so that {formats.spread(whole.part)} goes with age; "
+        "12 images without age left out"
     )
     assert text.of_outcome("adjusted", by_label).endswith(
         "labelled 'happiness': not adjusted for age: 21 subjects in the smaller group, fewer than 30; "
@@ -505,8 +517,11 @@ def test_sums_at_equal_covariates_are_told_where_the_card_names_some() -> None:
     audit = examples()["disparity"]
     text, total = Sentences(audit), audit.ledgers[0]
     families = [row for row in audit.ledger if (row.among, row.level) == ("all", "family")]
-    assert "With both groups at equal covariates it is +1.21 [+0.97, +1.45] nats: " in text.ledger(
-        "answer", total, families
+    assert total.adjusted is not None and total.adjusted.low is not None and total.adjusted.high is not None
+    low, high = (formats.decimal(v, 2, signed=True) for v in (total.adjusted.low, total.adjusted.high))
+    assert (
+        f"With both groups at equal covariates it is {text.ledger('value', total.adjusted)} [{low}, {high}] nats: "
+        in (text.ledger("answer", total, families))
     )
     assert "covariates" not in text.ledger("answer", total.model_copy(update={"adjusted": None}), families)
     unknown = total.model_copy(update={"adjusted": Estimate(value=None)})
