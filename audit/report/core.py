@@ -54,10 +54,14 @@ class Core:
         """Return the questions with a gap above policy."""
         return [q for q in self.questions() if not self._rank(q)[0]]
 
-    def errors(self) -> list[HarmfulError]:
-        """Return both errors, the one first that the card says does harm."""
-        both = [HarmfulError.MISSED, HarmfulError.FALSE_ALARM]
-        return both[::-1] if self.audit.method.harmful_error == HarmfulError.FALSE_ALARM else both
+    def errors(self, question: Question) -> list[HarmfulError]:
+        """Return both errors, the one first that the card says does harm; else the one in which groups differ most."""
+        both, harm = [HarmfulError.MISSED, HarmfulError.FALSE_ALARM], self.audit.method.harmful_error
+        if harm != HarmfulError.BOTH:
+            return sorted(both, key=lambda error: error != harm)
+        gaps = {error: self.gap_in(question, error) for error in both}
+        rows = [gap for gap in gaps.values() if gap is not None]
+        return sorted(both, key=lambda error: gaps[error] is None or gaps[error] is not _first(rows))
 
     def told(self, question: Question, error: HarmfulError) -> Told:
         """Return the groups of a question by how often they meet an error, the worst first, of many groups some."""
@@ -91,8 +95,8 @@ class Core:
 
     def shown(self, question: Question) -> list[RateRow | ContrastRow]:
         """Return what page 1 quotes of a question."""
-        rates = [row for error in self.errors() for row in self.told(question, error)[0]]
-        gaps = [*(self.gap_in(question, error) for error in self.errors()), self.headline(question)]
+        rates = [row for error in self.errors(question) for row in self.told(question, error)[0]]
+        gaps = [*(self.gap_in(question, error) for error in self.errors(question)), self.headline(question)]
         found: dict[int, RateRow | ContrastRow] = {id(row): row for row in (*rates, *gaps) if row is not None}
         return list(found.values())
 

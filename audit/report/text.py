@@ -55,6 +55,7 @@ from audit.resources import resource_dir
 from audit.units import UNITS, Unit
 
 LEAST_NATS = 0.005  # less is printed as 0
+OF_CONTROLS = ("kinds", "failed_kinds")  # sentences that name more than nouns
 NOT_SHOWN = ("law", "groups", "route", "other data")
 
 
@@ -146,7 +147,7 @@ def of_unit(value: Any, unit: Unit) -> Any:
     if isinstance(value, str):
         return filled(value, unit=UNITS[unit])
     if isinstance(value, Mapping):
-        return {key: inner if key == "kinds" else of_unit(inner, unit) for key, inner in value.items()}
+        return {key: inner if key in OF_CONTROLS else of_unit(inner, unit) for key, inner in value.items()}
     return [of_unit(inner, unit) for inner in value] if isinstance(value, list) else value
 
 
@@ -320,9 +321,11 @@ class Sentences:
         choice = self.audit.method.patches
         return "" if choice is None else one_line(str(self._method.patches(choice)))
 
-    def kind(self, control: Control, where: str) -> str:
-        """Say in one line what all controls of a kind show."""
-        return filled(data_file("words.yaml")["kinds"][control.kind], unit=self.unit, where=where, c=control)
+    def kind(self, control: Control) -> str:
+        """Say in one line what all controls of a kind and channel show; of one that failed, what that means."""
+        sentences = data_file("words.yaml")["kinds" if control.passed else "failed_kinds"]
+        where = data_file("controls.yaml")["channels"].get(control.channel, {}).get("carries", "")
+        return filled(sentences[control.kind], unit=self.unit, where=where, c=control)
 
     def control(self, part: str, control: Control) -> str:
         """Return one part of a control: "title", "where", "statistic", "meaning" or "fix"."""

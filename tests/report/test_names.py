@@ -85,7 +85,8 @@ def of_model(**update: object) -> Audit:
 def test_a_model_is_called_by_what_is_true_of_it(display: str, weights: str, called: str) -> None:
     audit = of_model(display=display, weights=weights)
     tree = lxml_html.document_fromstring(render_html(audit, "0" * 64))
-    assert f"{called[:1].upper()}{called[1:]}: 3,300,000 parameters" in tree.get_element_by_id("system").text_content()
+    shown = called.replace("a model of", "A model of")
+    assert f"{shown}: 3,300,000 parameters" in tree.get_element_by_id("system").text_content()
     assert summary(audit, Path("run")).count(f"audited: {called}") == 1
     assert f'"name": "{called}"' in model_card(audit, "0" * 64)
     provenance = tree.get_element_by_id("provenance").text_content()

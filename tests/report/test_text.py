@@ -419,7 +419,7 @@ def test_every_control_has_its_words(check: str, unit: str, judged: str) -> None
     assert ("head" in " ".join(said.values()).lower()) <= (unit == "head")
     end = {"low": "lower end of ", "high": "upper end of "}.get(judged, "")
     assert said["statistic"].startswith(end)
-    assert is_sound(say.kind(control, "blur"))
+    assert is_sound(say.kind(control))
 
 
 @pytest.mark.parametrize(
