@@ -370,9 +370,13 @@ class Sentences:
         """Return what a group is called, and beside it how it is written in the data where that differs."""
         return _with_value(self.group(attribute, group), group)
 
-    def labels_and_values(self) -> list[str]:
-        """Return the same of each label."""
-        return [_with_value(self.label(name), name) for name in self.audit.data.labels]
+    def labels(self, values: Iterable[str]) -> list[str]:
+        """Return what some labels are called."""
+        return [self.label(value) for value in values]
+
+    def labels_and_values(self, values: Iterable[str]) -> list[str]:
+        """Return the same, each with how it is written in the data where that differs."""
+        return [_with_value(self.label(value), value) for value in values]
 
     def core(self, part: str, *about: object) -> str:
         """Say something of the first eleven sections: a macro of ``text/core.j2`` ("headline", "missed", "owner")."""

@@ -70,14 +70,18 @@ def counted(groups: Sequence[str], state: State, scale: float = 1.0) -> list[Cou
 
 
 def crossed(cells: Sequence[Counted]) -> list[Counted]:
-    """Return groups by two attributes at once: few of the first group, all others of the same and of the reference."""
-    few = Counted("female x asian", 8, 7, 9, 3)
+    """Return groups by two attributes at once, which together are the first group and the reference.
+
+    Of the first there are too few people, of the third no image has the label.
+    """
+    few, unlabelled = Counted("female x asian", 8, 7, 9, 3), Counted("male x asian", 0, 0, 48, 4)
     first, last = cells[0], cells[-1]
     rest = Counted(
         "female x caucasian", max(1, first.positives - 8), max(1, first.found - 7), max(1, first.negatives - 9),
         max(0, first.called - 3),
     )  # fmt: skip
-    return [few, rest, Counted("male x caucasian", last.positives, last.found, last.negatives, last.called)]
+    negatives, called = last.negatives - unlabelled.negatives, last.called - unlabelled.called
+    return [few, rest, unlabelled, Counted("male x caucasian", last.positives, last.found, negatives, called)]
 
 
 def share(part: int, of: int) -> Estimate:
@@ -104,6 +108,8 @@ def _weight(cells: Sequence[Counted]) -> float:
 
 
 def _standardised(cell: Counted, weight: float) -> Estimate:
+    if not cell.positives:
+        return Estimate(value=None)
     right, wrong = share(cell.found, cell.positives), share(cell.called, cell.negatives)
     value = weight * cell.found / cell.positives + (1 - weight) * cell.called / cell.negatives
     return _of(value, math.hypot(weight * _error(right), (1 - weight) * _error(wrong)))
@@ -129,11 +135,17 @@ def rate_rows(attribute: str, cells: Sequence[Counted], outcome: str) -> list[Ra
     ]  # fmt: skip
 
 
+NOT_ESTIMABLE = {
+    "estimate": Estimate(value=None), "ratio": None, "p_raw": None, "p_adjusted": None, "smallest_detectable": None,
+    "state": State.NOT_ESTIMABLE, "above_policy": False, "by_seed": [], "shortfall": Shortfall.LABELS,
+}  # fmt: skip
+
+
 def contrast_rows(
-    attribute: str, cells: Sequence[Counted], outcome: str, metrics: Sequence[Metric]
+    attribute: str, cells: Sequence[Counted], outcome: str, metrics: Sequence[Metric], *, number: int = 0
 ) -> list[ContrastRow]:
-    """Return the comparisons of the first group with the last, the reference."""
-    group, reference = cells[0], cells[-1]
+    """Return the comparisons of a group with the last, the reference."""
+    group, reference = cells[number], cells[-1]
     few = group.subjects < FEWEST
     return [_contrast(attribute, group, reference, outcome, metric, _weight(cells), few=few) for metric in metrics]
 
@@ -149,6 +161,11 @@ def _contrast(
         else share(c.called, c.negatives)
         for c in (group, reference)
     ]
+    about = {"attribute": attribute, "group": group.group, "reference": reference.group, "outcome": outcome}
+    about |= {"id": f"{attribute}:{group.group}-{reference.group}:{outcome}:{metric}", "metric": metric}
+    about |= {"family_size": len(Metric), "n_group": group.images, "n_reference": reference.images}
+    if rates[0].value is None:
+        return ContrastRow.model_validate(about | NOT_ESTIMABLE)
     first, second = (r.value or 0.0 for r in rates)
     gap, error = first - second, math.hypot(*map(_error, rates))
     tests = len(Metric)
@@ -157,16 +174,17 @@ def _contrast(
     ratio = first / second if metric == Metric.STANDARDISED_GAP else None
     detected = not few and adjusted <= ALPHA
     odd = ratio is not None and not RATIO_BELOW <= ratio <= 1 / RATIO_BELOW
-    return ContrastRow(
-        id=f"{attribute}:{group.group}-{reference.group}:{outcome}:{metric}", attribute=attribute, group=group.group,
-        reference=reference.group, outcome=outcome, metric=metric, estimate=_of(gap, error), ratio=ratio,
-        p_raw=None if few else p, p_adjusted=None if few else adjusted, family_size=tests,
-        smallest_detectable=None if few else error * (NORMAL.inv_cdf(1 - ALPHA / (2 * tests)) + NORMAL.inv_cdf(POWER)),
-        state=State.TOO_LITTLE_DATA if few else State.DISPARITY if detected else State.NOT_DETECTED,
-        above_policy=detected and (abs(gap) > GAP_ABOVE or odd), by_seed=[gap, gap + 0.0022], n_group=group.images,
-        n_reference=reference.images,
-        shortfall=Shortfall.SUBJECTS if few else None, fewest_subjects=group.subjects if few else None,
-        subjects_needed=FEWEST if few else None,
+    seen = error * (NORMAL.inv_cdf(1 - ALPHA / (2 * tests)) + NORMAL.inv_cdf(POWER))
+    tested = {"p_raw": p, "p_adjusted": adjusted, "smallest_detectable": seen}
+    untested = {"shortfall": Shortfall.SUBJECTS, "fewest_subjects": group.subjects, "subjects_needed": FEWEST}
+    return ContrastRow.model_validate(
+        about
+        | {
+            "estimate": _of(gap, error), "ratio": ratio, "by_seed": [gap, gap + 0.0022],
+            "state": State.TOO_LITTLE_DATA if few else State.DISPARITY if detected else State.NOT_DETECTED,
+            "above_policy": detected and (abs(gap) > GAP_ABOVE or odd),
+        }
+        | (dict.fromkeys(tested) | untested if few else tested)
     )  # fmt: skip
 
 

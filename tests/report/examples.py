@@ -551,6 +551,7 @@ def base(
     both = crossed(cells)
     contrasts = contrast_rows(attribute, cells, outcome, tuple(Metric))
     contrasts += contrast_rows("gender x race", both, outcome, [Metric.STANDARDISED_GAP])
+    contrasts += contrast_rows("gender x race", both, outcome, [Metric.TPR_GAP], number=2)
     standardised, worst = contrasts[0], max(contrasts[:3], key=lambda c: (c.above_policy, abs(c.estimate.value or 0.0)))
     gap = standardised.estimate.value or 0.0
     accuracy = accuracy_rows(attribute, cells)

@@ -137,8 +137,10 @@ def test_every_contrast_keeps_its_state(page) -> None:
         assert row.state in cells[2]
         shown = "n/a" if row.estimate.value is None else f"{100 * row.estimate.value:+.1f}"
         assert cells[3].startswith(shown)
-    assert "could detect gaps of 4.1 points or more" in rows[1][2]
-    assert "a label has no image in one of the two groups" in rows[2][2]
+    assert f"could detect gaps of {formats.size(records[1].smallest_detectable)} points or more" in rows[1][2]
+    assert "above policy" in rows[2][2]
+    crossed = page.table("Compared with the reference - gender and race:")
+    assert "12 subjects in the smaller group, fewer than 30" in crossed[0][2]
 
 
 @pytest.mark.parametrize("name", ["disparity", "many", "not_localisable", "no_design_c", "single_layer"])
@@ -154,10 +156,11 @@ def test_every_head_is_listed_with_its_numbers(page, name) -> None:
 
 
 def test_heads_together_stand_beside_the_sum(page) -> None:
-    rows = page("disparity").table("Heads patched together")
+    rows, records = page("disparity").table("Heads patched together"), page("disparity").audit.joint
     assert [cells[0] for cells in rows] == ["All 16 heads that were tested", "L0H0, L3H2"]
-    for cells in rows:
-        assert [cells[k].split()[0] for k in (1, 2, 3, 4)] == ["+4.11", "+12.34", "−8.23", "+5.23"]
+    for cells, row in zip(rows, records, strict=True):
+        sizes = (row.together, row.sum_of_singles, row.beyond_sum, row.together_rate)
+        assert [cells[k].split()[0] for k in (1, 2, 3, 4)] == [formats.points(e.value, 2) for e in sizes]
     titles = columns(page("disparity").tree, "together-")
     assert [title.endswith("points of mean probability") for title in titles] == [False, *[True] * 3, *[False] * 3]
     assert titles[4] == "Together Label-standardised gap, points"
@@ -206,7 +209,9 @@ def test_designs_are_compared_and_transplanted_weights_stand_in_the_table_of_hea
 
 def test_the_widest_difference_is_shown_less_chance_where_there_are_several_groups(page) -> None:
     (cells,) = page("many").table("Widest difference between groups")
-    assert cells[1:] == ["3", "7.1", "2.2", "4.9", "0.004"]
+    (row,) = page("many").audit.ranges
+    sizes = [formats.size(v) for v in (row.widest, row.by_chance, row.corrected)]
+    assert cells[1:] == ["3", *sizes, "0.004"]
     assert "Widest difference between groups" not in page("disparity").text
 
 

@@ -363,9 +363,13 @@ def test_how_the_audit_was_made_is_said_from_numbers() -> None:
     say = Sentences(AUDIT)
     assert say.of_method("origin", AUDIT.model) == "trained by this audit from weights 'vit_small.safetensors'"
     assert say.of_method("training", AUDIT.model.training) == (
-        "the last 6 blocks fine-tuned on 2,173 images for 3 epochs, batches of 64, AdamW, learning rate 5 × 10⁻⁴ with "
+        "the last 2 blocks fine-tuned on 1,852 images for 3 epochs, batches of 64, AdamW, learning rate 5 × 10⁻⁴ with "
         "cosine schedule, weight decay 0.05"
     )
+    assert say.of_method("training_short", AUDIT.model.training) == (
+        "the last 2 blocks trained on 1,852 images for 3 epochs; settings in appendix E"
+    )
+    assert say.of_method("seen_short", AUDIT.model) == "98 × 98 pixels; every step in appendix E"
     assert say.setup() == (
         "Images: rendered patterns; 600 for training, 300 for judging. Models: 5 of this audit's backbone. Colour and "
         "blur were measured on 2026-03-01, by vit-audit 0.2.0."
