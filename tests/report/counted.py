@@ -14,6 +14,7 @@ Z = NORMAL.inv_cdf(0.975)
 ALPHA, POWER = 0.05, 0.8
 GAP_ABOVE, RATIO_BELOW = 0.1, 0.8  # the policy
 FEWEST = 30  # subjects in a group
+LEAST_P = 0.0012  # a smaller one is not printed with its digits
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _contrast(
     first, second = (r.value or 0.0 for r in rates)
     gap, error = first - second, math.hypot(*map(_error, rates))
     tests = len(Metric)
-    p = 2 * (1 - NORMAL.cdf(abs(gap) / error))
+    p = max(LEAST_P, 2 * (1 - NORMAL.cdf(abs(gap) / error)))
     adjusted = min(1.0, tests * p)
     ratio = first / second if metric == Metric.STANDARDISED_GAP else None
     detected = not few and adjusted <= ALPHA
