@@ -753,12 +753,11 @@ def reproduce(run_dir: Path, finding: str, data_root: Path | None, device: str) 
 
     RUN is a run directory, or the name of one in reports/. Exits with 6 where the number does not come out again.
     """
-    from audit.report.names import names_of
     from audit.terminal import finding_line
 
     run = va.open_run(run_dir)
     result = run.reproduce(finding, data_root=data_root, device=device)
-    click.echo(finding_line(result.finding, result.unit, names_of(run.record)))
+    click.echo(finding_line(run.record, result.finding))
     click.echo(f"expected  {result.expected:+.6f}\nobtained  {result.obtained:+.6f}")
     click.echo(f"tolerance {result.tolerance:.0e}\n{'reproduced' if result.holds else 'NOT REPRODUCED'}")
     sys.exit(ExitCode.DONE if result.holds else ExitCode.NOT_VERIFIED)

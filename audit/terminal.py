@@ -37,7 +37,7 @@ from audit.records import (
 from audit.records.repair_json import LineState, Reach
 from audit.records.repair_run import Repair
 from audit.report.formats import clean
-from audit.report.names import Names, names_of_both
+from audit.report.names import names_of_both
 from audit.report.reviewed import Reviewed
 from audit.report.text import (
     Sentences,
@@ -46,6 +46,7 @@ from audit.report.text import (
     counted_findings,
     data_file,
     detection_sentences,
+    finding_title,
     held_sentence,
     left_out_sentence,
     left_sentence,
@@ -66,7 +67,6 @@ from audit.report.text import (
     warning_sentence,
 )
 from audit.store import now
-from audit.units import Unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -466,13 +466,14 @@ def diff_summary(comparison: RunComparison) -> list[str]:
     return [
         first,
         "policy: " + " -> ".join(policy_sentence(run, unit) for run in runs),
-        *(f"{finding_line(row.finding, unit, names)}: {row.state}: {clean(because(row, unit))}" for row in below),
+        *(
+            f"{clean(finding_title(row.finding, unit, names))}: {row.state}: {clean(because(row, unit))}"
+            for row in below
+        ),
         *map(clean, note_sentences(comparison)),
     ]
 
 
-def finding_line(finding: Finding, unit: Unit, names: Names) -> str:
-    """Return a finding's title."""
-    from audit.report.text import finding_title
-
-    return clean(finding_title(finding, unit, names))
+def finding_line(audit: Audit, finding: Finding) -> str:
+    """Return the title of a finding of an audit."""
+    return clean(Sentences(audit).finding("title", finding))
