@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from audit.card.repair_spec import RepairSpec
 from audit.errors import DivergedError, InputError, ModelError
 from audit.models.checkpoint import hash_state, save_weights
 from audit.pipeline.repair_images import figures
@@ -123,7 +124,7 @@ def _told(setup: Setup, row: RepairRow, made: Repaired) -> RepairRow:
     )
 
 
-def candidates(setup: Setup, rows: Sequence[RepairRow], before: Figures) -> list[Method]:
+def candidates(spec: RepairSpec, rows: Sequence[RepairRow], before: Figures) -> list[Method]:
     """Return the methods that are judged on sealed images: those that leave the smallest gap and no cell behind.
 
     A cell is left behind where even the upper end of its change is a loss beyond the margin. Cells of the part that
@@ -136,9 +137,9 @@ def candidates(setup: Setup, rows: Sequence[RepairRow], before: Figures) -> list
         if row.weights is not None
         and (gap := _left(row)) is not None
         and gap < had - ROUNDING
-        and _paid_at_least(row) <= setup.spec.accuracy_margin + ROUNDING
+        and _paid_at_least(row) <= spec.accuracy_margin + ROUNDING
     ]
-    return [method for _, _, method in sorted(able)[: setup.spec.candidates]]
+    return [method for _, _, method in sorted(able)[: spec.candidates]]
 
 
 def at_random(setup: Setup, rows: Sequence[RepairRow]) -> list[RandomRow]:

@@ -138,7 +138,7 @@ def _repaired(setup: Setup) -> Repair:
     with _timed(seconds, "methods"):
         rows = run_methods(setup)
     before = ranked(setup)
-    chosen = candidates(setup, rows, before)
+    chosen = candidates(setup.spec, rows, before)
     with _timed(seconds, "random heads"):
         random = at_random(setup, rows)
     recommended, judged = chosen[0] if chosen else None, list[Judgement]()

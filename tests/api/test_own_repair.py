@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,7 +162,7 @@ def test_an_interrupted_repair_goes_on_where_it_was(
         if step == "repair: oxonfair":
             raise KeyboardInterrupt
 
-    asked = {"net": net, "data": data, "reaudit": False, "report": False}
+    asked: dict[str, Any] = {"net": net, "data": data, "reaudit": False, "report": False}
     with suppress(KeyboardInterrupt):
         va.repair(result, tmp_path / "repair", callback=interrupt, **asked)
     done = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "repair" / "methods").iterdir()}
