@@ -694,7 +694,7 @@ def gate(run_dir: Path, baseline: Path | None, tolerance: float, out: Path | Non
     "--sealed", type=click.Path(path_type=Path), help="A table of other people's images, for the certificate."
 )
 @click.option("--reaudit/--no-reaudit", default=True, help="Leave out the audit of a model whose certificate is shown.")
-@click.option("--report/--no-report", default=True, help="Leave out HTML and PDF.")
+@click.option("--report/--no-report", default=True, help="Leave out HTML and PDF, and the chapter in RUN's report.")
 @data_option
 @device_option
 @reported

@@ -146,7 +146,8 @@ def repair(
     Parameters
     ----------
     run : Result, str or pathlib.Path
-        The run. It is not changed, but for the count of how often its sealed images were opened.
+        The run. It is not changed, but for the count of how often its sealed images were opened and, where there is a
+        report, the chapter about the repair.
     out : str or pathlib.Path, optional
         The repair's own folder; by default one beside the run.
     methods : sequence of str, optional
@@ -163,7 +164,7 @@ def repair(
         Whether a model whose certificate shows every line is audited again; without that it is not certified.
     device : {"auto", "cpu", "cuda", "mps"}
     report : bool
-        Whether HTML and PDF are made.
+        Whether HTML and PDF are made, and a chapter in the report of the run.
     command : str
         What repeats the repair, for the record.
     callback : callable, optional

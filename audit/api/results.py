@@ -40,10 +40,10 @@ from audit.records import (
 )
 from audit.report import render_run
 from audit.report.card_section import card_section, with_section
-from audit.report.html import render_diff, render_html
+from audit.report.html import render_diff
 from audit.report.manifest import check_kept, write_manifest
 from audit.report.manifest import sign as sign_manifest
-from audit.report.render import Source, read_run
+from audit.report.render import Source, page_of, read_run
 from audit.report.reviewing import CarriedOver, add_review
 from audit.report.reviewing import carry_over as carry_over_decisions
 from audit.report.reviews import read_review
@@ -230,11 +230,11 @@ class Result:
         """
         target, source = as_path("path", path), self._source
         if target.suffix.lower() == ".html":
-            content = render_html(source.audit, source.digest, source.decisions).encode()
+            content = page_of(source).encode()
         elif target.suffix.lower() == ".pdf":
             from audit.report.pdf import render_pdf  # needs system libraries
 
-            page = render_html(source.audit, source.digest, source.decisions, for_print=True)
+            page = page_of(source, for_print=True)
             content = render_pdf(page, source.content, source.digest, source.audit.provenance.started)
         else:
             raise InputError(str(target), "is neither .html nor .pdf", "name the report with one of these endings")

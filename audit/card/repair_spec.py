@@ -54,7 +54,7 @@ class RepairSpec(BaseModel):
     error_margin: Margin = 0.02
     # level of each line of the certificate; candidates share it
     alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
-    # how many methods are judged on sealed images, those that do best on the images they were fitted on
+    # how many methods are judged on sealed images, those that do best on images that none was fitted on
     candidates: Annotated[int, Field(ge=1, le=20)] = 1
     # sets of heads drawn at random that the named ones are compared with
     random_draws: Annotated[int, Field(ge=1, le=10_000)] = 20

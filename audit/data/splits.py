@@ -153,6 +153,30 @@ def assign_subjects(strata: pd.Series, shares: np.ndarray, seed: int) -> pd.Seri
     return pd.Series(np.array(SPLITS, dtype=object)[answer], index=strata.index, dtype=object)
 
 
+def divide(frame: pd.DataFrame, attributes: Sequence[str], share: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Divide images in two, all of a subject to the same part, strata as alike as those of splits are.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Columns ``subject``, ``label`` and the attributes.
+    attributes : sequence of str
+        Columns besides the label, the one whose groups shall be most alike first.
+    share : float
+        Of subjects that the first part gets, 0 to 1.
+    seed : int
+        Of the shuffle within strata.
+
+    Returns
+    -------
+    numpy.ndarray (N,) of bool
+        Whether an image is in the first part.
+    """
+    parts = assign_subjects(strata_of(frame, attributes), np.array([share, 1 - share]), seed)
+    first: npt.NDArray[np.bool_] = (frame["subject"].map(parts) == SPLITS[0]).to_numpy(dtype=bool)
+    return first
+
+
 def thin_training(
     frame: pd.DataFrame, spec: DataSpec, attributes: Mapping[str, Sequence[str]]
 ) -> tuple[pd.DataFrame, list[ExcludedRow]]:

@@ -67,7 +67,7 @@ def certify(
     rules = Rules(aim, margins, margins.alpha / max(1, candidates), min_subjects)
     drafts = draft_lines(sealed, questions, rules)
     lines = [draft.line for draft in drafts]
-    state = _state(lines)
+    state = state_of_lines(lines)
     images, subjects = len(after), int(after["subject"].nunique())
     times = _times(drafts) if state == CertificateState.NOT_SHOWN else None
     return Certificate(
@@ -108,7 +108,8 @@ def _check(before: pd.DataFrame, after: pd.DataFrame, questions: Sequence[Questi
         raise DataError(f"repair of {aim.attribute}", what, "name two groups of an audited attribute")
 
 
-def _state(lines: Sequence[CertificateLine]) -> CertificateState:
+def state_of_lines(lines: Sequence[CertificateLine]) -> CertificateState:
+    """Return the answer of a certificate: all lines must hold."""
     states = {line.state for line in lines}
     if LineState.FAILED in states:
         return CertificateState.FAILED

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from audit.card.repair_spec import RepairSpec
 from audit.errors import DivergedError, InputError, ModelError
 from audit.models.checkpoint import hash_state, save_weights
-from audit.models.predict import Floats
 from audit.pipeline.repair_images import figures
 from audit.pipeline.repair_setup import Setup
 from audit.records.repair_methods import AT_HEADS, Method, WhyNotOffered
 from audit.records.repair_run import Figures, RandomRow, RepairRow
 from audit.repair.base import Repaired
-from audit.repair.random_heads import matched_sets
+from audit.repair.random_heads import matched_sets, p_value
 from audit.repair.registry import OFFERS, repair, repair_at_random, why_not
 from audit.store import write_text
 from audit.units import name_of
@@ -57,9 +57,12 @@ def state_of_seed(setup: Setup, method: Method, seed: int) -> dict[str, torch.Te
     return load_file(path)
 
 
-def on_fitted(setup: Setup, logits: Floats, before: Floats | None = None) -> Figures:
-    """Return how a model does on the images that methods are fitted on."""
-    return figures(setup.fitted, logits, before, setup.gap)
+def ranked(setup: Setup, made: Repaired | None = None) -> Figures:
+    """Return how a repaired model, or the audited one, does on the images that methods are ranked on."""
+    seen, groups = setup.to_choose
+    if made is None:
+        return figures(setup.choose, seen.logits, None, setup.gap)
+    return figures(setup.choose, made.answer(seen, groups), seen.logits, setup.gap)
 
 
 def _row(setup: Setup, method: Method) -> RepairRow:
@@ -97,8 +100,8 @@ def _made(setup: Setup, method: Method) -> Repaired | WhyNotOffered:
 
 
 def _told(setup: Setup, row: RepairRow, made: Repaired) -> RepairRow:
-    """Save a repaired model's weights, and say how it does on the images it was chosen on."""
-    file, digest, given = None, None, setup.given
+    """Save a repaired model's weights, and say how it does on images that it was not fitted on."""
+    file, digest = None, None
     if made.state is not None and made.method is not Method.UNTOUCHED:
         file = f"{WEIGHTS}/{made.method}.safetensors"
         carried = setup.context.preprocessing.carried
@@ -109,7 +112,6 @@ def _told(setup: Setup, row: RepairRow, made: Repaired) -> RepairRow:
             preprocessing=None if carried is None else carried.text,
         )
         digest = hash_state(made.state)
-    logits = made.answer(given.seen, given.data.repair.groups)
     return row.model_copy(
         update={
             "settings": dict(made.settings),
@@ -117,13 +119,17 @@ def _told(setup: Setup, row: RepairRow, made: Repaired) -> RepairRow:
             "heads": [name_of(setup.context.unit, site.layer, site.head) for site in made.heads],
             "weights": file,
             "weights_sha256": digest,
-            "fitted": on_fitted(setup, logits, given.seen.logits),
+            "ranked": ranked(setup, made),
         }
     )
 
 
-def candidates(setup: Setup, rows: Sequence[RepairRow], before: Figures) -> list[Method]:
-    """Return the methods that are judged on sealed images: those that leave the smallest gap and no cell behind."""
+def candidates(spec: RepairSpec, rows: Sequence[RepairRow], before: Figures) -> list[Method]:
+    """Return the methods that are judged on sealed images: those that leave the smallest gap and no cell behind.
+
+    A cell is left behind where even the upper end of its change is a loss beyond the margin. Cells of the part that
+    methods are ranked on are small: by the change itself, one image more or less would decide.
+    """
     had = abs(before.gap.value or 0.0)
     able = [
         (gap, place, row.method)
@@ -131,9 +137,9 @@ def candidates(setup: Setup, rows: Sequence[RepairRow], before: Figures) -> list
         if row.weights is not None
         and (gap := _left(row)) is not None
         and gap < had - ROUNDING
-        and _paid(row) <= setup.spec.accuracy_margin + ROUNDING
+        and _paid_at_least(row) <= spec.accuracy_margin + ROUNDING
     ]
-    return [method for _, _, method in sorted(able)[: setup.spec.candidates]]
+    return [method for _, _, method in sorted(able)[: spec.candidates]]
 
 
 def at_random(setup: Setup, rows: Sequence[RepairRow]) -> list[RandomRow]:
@@ -151,16 +157,15 @@ def at_random(setup: Setup, rows: Sequence[RepairRow]) -> list[RandomRow]:
     sets = matched_sets(setup.given, setup.spec.random_draws)
     tick, gaps = setup.step("repair: random heads"), []
     for done, made in enumerate(repair_at_random(edit, setup.given, sets), start=1):
-        gaps.append(abs(on_fitted(setup, made.answer(setup.given.seen)).gap.value or 0.0))
+        gaps.append(abs(ranked(setup, made).gap.value or 0.0))
         tick(done, len(sets.sets))
-    as_good = sum(gap <= left + ROUNDING for gap in gaps)
     row = RandomRow(
         method=edit,
         draws=len(gaps),
         gap=left,
         smallest=min(gaps, default=None),
         median=float(np.median(gaps)) if gaps else None,
-        p=(1 + as_good) / (1 + len(gaps)) if gaps else None,
+        p=p_value(left, gaps),
         layers_apart=sets.layers_apart,
     )
     write_text(path, row.model_dump_json(indent=1) + "\n")
@@ -169,11 +174,12 @@ def at_random(setup: Setup, rows: Sequence[RepairRow]) -> list[RandomRow]:
 
 def _left(row: RepairRow) -> float | None:
     """Return what a method leaves of the gap, absolute; None where it is not known."""
-    value = None if row.fitted is None else row.fitted.gap.value
+    value = None if row.ranked is None else row.ranked.gap.value
     return None if value is None else abs(value)
 
 
-def _paid(row: RepairRow) -> float:
-    """Return the accuracy that the group and label lose that lose most."""
-    worst = None if row.fitted is None else row.fitted.worst
-    return 0.0 if worst is None else -(worst.change.value or 0.0)
+def _paid_at_least(row: RepairRow) -> float:
+    """Return the accuracy that the group and label that lose most lose by the upper end of the change's interval."""
+    change = None if row.ranked is None or row.ranked.worst is None else row.ranked.worst.change
+    end = None if change is None else change.value if change.high is None else change.high
+    return -(end or 0.0)

@@ -15,6 +15,7 @@ import audit.repair
 from audit.card.repair_spec import RepairSpec
 from audit.data.pixels import select
 from audit.data.samples import AUDIT_SPLITS, Samples
+from audit.data.splits import divide
 from audit.errors import InputError
 from audit.models.device import CPU
 from audit.patching.sites import Site
@@ -27,12 +28,14 @@ from audit.pipeline.train_models import recipe_of, weights_name
 from audit.progress import Step
 from audit.records import Audit, ContrastRow
 from audit.records.repair_run import FittedOn, RepairPlan, SealedFrom
-from audit.repair.base import Aim, RepairData, RepairInput
+from audit.repair.base import Aim, Codes, RepairData, RepairInput
+from audit.repair.seen import Seen
 from audit.store import file_hash, now, source_hash, write_text
 from audit.units import parse_name
 
 REFERENCE = "models/balanced-0.safetensors"  # of a run: what the heads are moved towards
 REGISTERED = "preregistered.json"
+FIT_SHARE = 2 / 3  # of the people that a repair may read: half of them to fit on, half for strengths; the rest to rank
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,36 @@ class Setup:
         return Part(self.context, rows)
 
     @cached_property
-    def fitted(self) -> Part:
-        """The images that methods are fitted on: those held back for it, else those of the audit."""
-        held_back = self.of("repair")
-        return held_back if len(held_back) else self.of(*AUDIT_SPLITS)
+    def parts(self) -> tuple[Part, Part]:
+        """The images that methods are fitted on, and those that they are ranked on, of other people.
+
+        They are of those held back for it, else of those of the audit.
+        """
+        whole = self.of("repair") if self._held_back else self.of(*AUDIT_SPLITS)
+        frame, aimed = self.context.samples.frame.iloc[whole.rows], self.gap.attribute
+        attributes = [aimed, *(name for name in self.context.samples.attributes if name != aimed)]
+        fits = divide(frame, attributes, FIT_SHARE, self.spec.seed)
+        return Part(self.context, whole.rows[fits]), Part(self.context, whole.rows[~fits])
+
+    @property
+    def fit(self) -> Part:
+        """The images that methods are fitted on, and their strengths chosen."""
+        return self.parts[0]
+
+    @property
+    def choose(self) -> Part:
+        """The images that methods are ranked on, and one of them chosen."""
+        return self.parts[1]
+
+    @cached_property
+    def to_choose(self) -> tuple[Seen, Codes]:
+        """The images that methods are ranked on, with what the first seed's model makes of them, and their groups."""
+        split = self.choose.split(self.gap.attribute)
+        return self.given.see(split.images), split.groups
+
+    @property
+    def _held_back(self) -> bool:
+        return len(self.of("repair")) > 0
 
     @cached_property
     def plan(self) -> RepairPlan:
@@ -86,8 +115,13 @@ class Setup:
             file_hash(self.context.run / "audit.json"),
             self.gap,
             self.spec,
-            {"train": len(self.of("train")), "fitted": len(self.fitted), "sealed": len(self.of("sealed"))},
-            fitted_on=FittedOn.REPAIR if len(self.of("repair")) else FittedOn.AUDITED,
+            {
+                "train": len(self.of("train")),
+                "fit": len(self.fit),
+                "choose": len(self.choose),
+                "sealed": len(self.of("sealed")),
+            },
+            fitted_on=FittedOn.REPAIR if self._held_back else FittedOn.AUDITED,
             sealed_from=self._sealed_from(),
             sealed_table="" if self.options.sealed is None else file_hash(self.options.sealed),
             reaudit=self.options.reaudit,
@@ -130,7 +164,7 @@ class Setup:
             trained_on = replace(train.split(attribute, opened=False), images=select(context.pixels, train.rows))
         return RepairInput(
             stored_model(context, context.run, audited_name(context, seed)),
-            RepairData(self.fitted.split(attribute), trained_on),
+            RepairData(self.fit.split(attribute), trained_on),
             Aim(
                 attribute,
                 groups.index(self.gap.group),

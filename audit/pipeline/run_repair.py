@@ -24,17 +24,17 @@ from audit.pipeline.prepare import Options, prepare
 from audit.pipeline.reopen import audited_name, reopen, weights_of
 from audit.pipeline.repair_aim import aimed_gap
 from audit.pipeline.repair_certificate import audit_again, judge
-from audit.pipeline.repair_methods import at_random, candidates, on_fitted, run_methods
+from audit.pipeline.repair_methods import at_random, candidates, ranked, run_methods
 from audit.pipeline.repair_setup import REFERENCE, REGISTERED, RepairOptions, Setup
 from audit.pipeline.train_models import weights_name
 from audit.process_state import run_state
 from audit.progress import Step
 from audit.records import Audit
 from audit.records.repair_json import CertificateState
-from audit.records.repair_run import Judgement, Reaudit, Repair, RepairState, SealedFrom, state_of_repair
+from audit.records.repair_run import Judgement, Reaudit, Repair, RepairState, SealedFrom, best_of, state_of_repair
 from audit.report import load_audit
-from audit.report.manifest import MANIFEST, manifest_rows
-from audit.report.repair_page import write_repair_pages
+from audit.report.manifest import MANIFEST, check_kept, manifest_rows
+from audit.report.repair_page import add_repair, write_repair_pages
 from audit.store import check_writable, file_hash, locked, run_around, write_text
 
 RECORD = "repair.json"
@@ -80,6 +80,7 @@ def repair_run(
     """
     audit, card = load_audit(run / "audit.json"), load_card(run / "card.yaml")
     _refuse(run, audit, options)
+    check_kept(run)
     spec = options.spec or card.to_repair
     gap = aimed_gap(audit, spec, run)
     check_writable(options.out)
@@ -87,7 +88,7 @@ def repair_run(
         if (options.out / REGISTERED).is_file():
             raise InputError(str(options.out), "holds a repair that was planned otherwise", "name another --out")
         with locked(options.out):
-            return _written(_nothing(audit, options), options)
+            return _written(_nothing(audit, options), run, options)
     inputs = reopen(
         run,
         audit,
@@ -103,7 +104,7 @@ def repair_run(
         _check_weights(context, run, audit)
         check_writable(run, "counts of openings", "--out")
         with locked(options.out):
-            return _written(_repaired(Setup(audit, gap, spec, context, inputs, options, step)), options)
+            return _written(_repaired(Setup(audit, gap, spec, context, inputs, options, step)), run, options)
 
 
 def _refuse(run: Path, audit: Audit, options: RepairOptions) -> None:
@@ -136,8 +137,8 @@ def _repaired(setup: Setup) -> Repair:
     plan, seconds = setup.plan, dict[str, float]()
     with _timed(seconds, "methods"):
         rows = run_methods(setup)
-    before = on_fitted(setup, setup.given.seen.logits)
-    chosen = candidates(setup, rows, before)
+    before = ranked(setup)
+    chosen = candidates(setup.spec, rows, before)
     with _timed(seconds, "random heads"):
         random = at_random(setup, rows)
     recommended, judged = chosen[0] if chosen else None, list[Judgement]()
@@ -146,7 +147,7 @@ def _repaired(setup: Setup) -> Repair:
     if chosen and plan.sealed_from != SealedFrom.NONE:
         with _timed(seconds, "certificates"):
             judged, rows = judge(setup, chosen, rows)
-        best = next((one for one in judged if one.certificate.state == CertificateState.CERTIFIED), judged[0])
+        best = best_of(judged)
         recommended = best.method
         if plan.reaudit and best.certificate.state == CertificateState.CERTIFIED:
             with _timed(seconds, "audit of the repaired model"):
@@ -198,9 +199,11 @@ def _versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("vit-audit", "torch", "timm", "scikit-learn")}
 
 
-def _written(record: Repair, options: RepairOptions) -> Path:
-    """Write the record, and the pages that are printed from it."""
+def _written(record: Repair, run: Path, options: RepairOptions) -> Path:
+    """Write the record, the pages that are printed from it, and its chapter in the report of the run."""
     write_text(options.out / RECORD, json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
     if options.report:
         write_repair_pages(options.out, record)
+        if record.plan is not None:
+            add_repair(run, (options.out / RECORD).read_bytes())
     return options.out

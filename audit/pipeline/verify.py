@@ -8,6 +8,7 @@ from pathlib import Path
 
 from audit.errors import InputError
 from audit.pipeline.print_again import Fault, printing_again
+from audit.pipeline.verify_repairs import repair_faults
 from audit.progress import Step
 from audit.records import Audit, SharedCopy
 from audit.report.exports import statement
@@ -53,6 +54,7 @@ def verify_run(run: Path, step: Step, *, key: Path | None = None) -> Verified:
         unreadable = [*_changed_files(run, None, files), *_signature(run, key), Fault(error.where, error.what)]
         return Verified(unreadable, len(files), 0, (run / SIGNATURE).is_file())
     faults = [*_changed_files(run, source.audit, files), *_signature(run, key), *_marked(run)]
+    faults += repair_faults(run, source.repairs)
     with printing_again(run, source) as wait_for_pages:
         tick = step("verify: figures")
         from audit.pipeline.derive import check_figures  # torch takes seconds to import, in which pages are printed

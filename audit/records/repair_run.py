@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -21,7 +22,7 @@ class HeadsFrom(StrEnum):
 
 
 class FittedOn(StrEnum):
-    """Which images methods were fitted and their strengths chosen on."""
+    """Of which images the two parts are that methods were fitted on and ranked on."""
 
     REPAIR = "repair"  # a split that no audit reads
     AUDITED = "audited"  # those of the audit, where nothing was held back: their gap is known too well
@@ -42,7 +43,7 @@ class RepairPlan(Record):
     aim: Aim
     methods: list[Method]
     margins: Margins
-    candidates: int  # how many of the methods are judged on sealed images, the best on ``fitted_on``
+    candidates: int  # how many of the methods are judged on sealed images, those ranked first
     heads: list[str]
     heads_from: HeadsFrom
     random_draws: int
@@ -50,7 +51,7 @@ class RepairPlan(Record):
     legal_basis: str
     fitted_on: FittedOn
     sealed_from: SealedFrom
-    images: dict[str, int]  # of each split that is read
+    images: dict[str, int]  # of each split that is read; of what methods are fitted on, and of what they are ranked on
     sealed_table: str = ""  # SHA-256 of the table of other people's images
     reaudit: bool  # whether the repaired model is audited again, as a certificate asks
     code: str  # SHA-256 of the source that fits, measures and judges
@@ -86,7 +87,7 @@ class RepairRow(Record):
     heads: list[str] = []
     weights: str | None = None  # file, relative to the folder of the repair
     weights_sha256: str | None = None
-    fitted: Figures | None = None  # on the images it was chosen on: better than it is elsewhere
+    ranked: Figures | None = None  # on images of people that it was not fitted on
     sealed: Figures | None = None  # of candidates
 
 
@@ -95,7 +96,7 @@ class RandomRow(Record):
 
     method: Method
     draws: int
-    gap: float  # absolute, left by the edit at the named heads, on the images it was chosen on
+    gap: float  # absolute, left by the edit at the named heads, on the images that methods are ranked on
     smallest: float | None  # absolute gap that is left at the best of the random ones
     median: float | None
     p: float | None  # (1 + random ones at least as good) / (1 + draws)
@@ -148,7 +149,7 @@ class Repair(Record):
     state: RepairState
     exit_code: int
     plan: RepairPlan | None  # None where there is nothing to repair
-    audited: Figures | None  # the audited model on the images that methods were fitted on
+    audited: Figures | None  # the audited model on the images that methods are ranked on
     rows: list[RepairRow] = []
     random: list[RandomRow] = []
     recommended: Method | None = None  # the first candidate that is certified; where none is, the first
@@ -164,6 +165,11 @@ class Repair(Record):
     def certificate(self) -> Certificate | None:
         """The certificate of the recommended method."""
         return next((j.certificate for j in self.certificates if j.method == self.recommended), None)
+
+
+def best_of(certificates: Sequence[Judgement]) -> Judgement:
+    """Return the first candidate that is certified; where none is, the first."""
+    return next((one for one in certificates if one.certificate.state == CertificateState.CERTIFIED), certificates[0])
 
 
 def state_of_repair(certificate: Certificate, reaudit: Reaudit | None) -> RepairState:

@@ -58,7 +58,7 @@ class Split:
 class RepairData:
     """The splits that a repair may read."""
 
-    repair: Split
+    repair: Split  # what methods are fitted on: they are ranked on other people's images, which none of them reads
     training: Split | None = None  # None where the model is audited as it is
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
 
@@ -15,6 +16,7 @@ from audit.repair.base import RepairInput
 from audit.repair.heads import activations
 
 MEASURED = 64  # images on which it is measured how much heads write
+ROUNDING = 1e-9
 TRIES = 200  # draws for each set that is asked for, before it is taken that there is no other
 
 
@@ -31,6 +33,20 @@ class MatchedSets:
     def smallest_p(self) -> float:
         """The p-value of named heads that do better than every set."""
         return 1 / (len(self.sets) + 1)
+
+
+def p_value(left: float, random: Sequence[float]) -> float | None:
+    """Return how surely named heads leave less of a gap than random ones: the rank of theirs among all, as a share.
+
+    Parameters
+    ----------
+    left : float
+        Absolute gap that the edit leaves at the named heads.
+    random : sequence of float
+        Likewise at each set of random ones; None is returned where there is none.
+    """
+    as_good = sum(gap <= left + ROUNDING for gap in random)
+    return (1 + as_good) / (1 + len(random)) if random else None
 
 
 def matched_sets(given: RepairInput, draws: int) -> MatchedSets:

@@ -15,13 +15,13 @@ from audit.data.samples import SPLITS
 from audit.records import AttentionMap, Audit, Decision, FindingState, RateRow, RunComparison
 from audit.records.repair_run import Repair
 from audit.report.bias_audit import RACE, SEX, Category, bias_tables, category_of, missing_categories, selected
-from audit.report.figures import Trade, trade_picture
 from audit.report.formats import clean, label
 from audit.report.glossed import linked
 from audit.report.legal import applies_sentence, checked_sentence, clause_of, crosswalk, day_of
 from audit.report.names import names_of_both
 from audit.report.page import Page
 from audit.report.pointers import spelled
+from audit.report.repairs import Chapter, Kept, chapters_of
 from audit.report.reviews import in_order
 from audit.report.text import (
     FILTERS,
@@ -37,7 +37,6 @@ from audit.report.text import (
     note_sentences,
     of_unit,
     policy_sentence,
-    repair_notes,
     term_forms,
     words_of,
 )
@@ -135,7 +134,13 @@ def _digest(text: str) -> str:
 
 
 def render_html(
-    audit: Audit, digest: str, decisions: Sequence[Decision] = (), *, for_print: bool = False, served: bool = False
+    audit: Audit,
+    digest: str,
+    decisions: Sequence[Decision] = (),
+    *,
+    repairs: Sequence[Kept] = (),
+    for_print: bool = False,
+    served: bool = False,
 ) -> str:
     """Print the record of an audit into the report's template.
 
@@ -147,6 +152,8 @@ def render_html(
         SHA-256 of the bytes of ``audit.json``, which binds the report to them.
     decisions : sequence of Decision
         Of reviewers, in the order in which they came in.
+    repairs : sequence of Kept
+        Of the audited model, in the order in which they were planned.
     for_print : bool
         True for the PDF: everything unfolded, the print style sheet, a table of contents with page numbers.
     served : bool
@@ -178,6 +185,7 @@ def render_html(
         "in_order": in_order,
         "error_rates": data_file("error_rates.json"),
         "served": served,
+        "chapters": chapters_of(repairs),
     }
     return _page("report.html.j2", style, script, for_print=for_print, **named)
 
@@ -226,28 +234,7 @@ def render_bias_audit(audit: Audit) -> str:
 
 def render_repair(record: Repair, *, for_print: bool = False) -> str:
     """Print a repair as a whole HTML document, self-contained as a report is."""
-    words = words_of("head")
-    rows = [row for row in record.rows if row.fitted is not None and row.fitted.worst is not None]
-    trades = tuple(
-        Trade(
-            words["repair"]["methods"][row.method]["name"],
-            row.fitted.gap,
-            row.fitted.worst.change,
-            row.method == record.recommended,
-        )
-        for row in rows
-        if row.fitted is not None and row.fitted.worst is not None
-    )
-    margin = 0.0 if record.plan is None else record.plan.margins.accuracy
-    title = "What each method leaves of the gap, and what it costs"
-    named = {
-        "record": record,
-        "notes": repair_notes(record),
-        "picture": trade_picture(trades, margin, title),
-        "words": words,
-        "place": lambda _row: "",
-        "for_print": for_print,
-    }
+    named = {"chapter": Chapter(record), "words": words_of("head"), "place": lambda _row: "", "for_print": for_print}
     style = _file("report.css") + (_file("print.css") if for_print else "")
     return _page("repair.html.j2", style, "", **named)
 

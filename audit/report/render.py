@@ -19,6 +19,7 @@ from audit.report.exports import exports
 from audit.report.formats import clean
 from audit.report.html import render_html
 from audit.report.pdf import render_pdf
+from audit.report.repairs import Kept, read_kept
 from audit.report.reviews import read_decisions
 from audit.store import write_bytes
 
@@ -87,7 +88,7 @@ def audit_schema() -> str:
 
 
 def render_run(run_dir: Path, *, progress: Callable[[int, int], None] | None = None) -> list[Path]:
-    """Print every file that people and other tools read from a run's ``audit.json`` and its reviewers' decisions.
+    """Print every file that people and other tools read from a run's ``audit.json``, its reviews and its repairs.
 
     These are report.html, report.pdf, audit.schema.json, ``tables/`` and ``exports/``.
 
@@ -139,6 +140,7 @@ class Source:
     audit: Audit
     content: bytes  # of audit.json
     decisions: Sequence[Decision]
+    repairs: Sequence[Kept] = ()
 
     @property
     def digest(self) -> str:
@@ -164,17 +166,24 @@ class Source:
 
 
 def read_run(run_dir: Path) -> Source:
-    """Read the record of a run and its reviewers' decisions.
+    """Read the record of a run, its reviewers' decisions, and the repairs of its model.
 
     Raises
     ------
     InputError
-        If either is damaged, or the record is missing.
+        If one of them is damaged, or the record is missing.
     """
     path = run_dir / "audit.json"
     content = _read(path)
     audit = _parsed(content, path)
-    return Source(audit, content, read_decisions(run_dir, hashlib.sha256(content).hexdigest()))
+    digest = hashlib.sha256(content).hexdigest()
+    return Source(audit, content, read_decisions(run_dir, digest), read_kept(run_dir, digest))
+
+
+def page_of(source: Source, *, for_print: bool = False, served: bool = False) -> str:
+    """Return the report as HTML, for the screen, for paper, or served."""
+    shown = (source.audit, source.digest, source.decisions)
+    return render_html(*shown, repairs=source.repairs, for_print=for_print, served=served)
 
 
 def printed(
@@ -182,12 +191,11 @@ def printed(
 ) -> dict[str, bytes]:
     """Return every file by its name in the run directory; without ``pdf`` all but that."""
     tell = progress or (lambda _done, _total: None)
-    shown = (source.audit, source.digest, source.decisions)
     tell(1, DOCUMENTS)
-    files = {"report.html": render_html(*shown).encode()}
+    files = {"report.html": page_of(source).encode()}
     tell(2, DOCUMENTS)
     if pdf:
-        page = render_html(*shown, for_print=True)
+        page = page_of(source, for_print=True)
         files["report.pdf"] = render_pdf(page, source.content, source.digest, source.audit.provenance.started)
     tell(3, DOCUMENTS)
     files["audit.schema.json"] = audit_schema().encode()

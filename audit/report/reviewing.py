@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from audit.errors import InputError
@@ -75,7 +75,7 @@ def _written(run: Path, decide: Callable[[Source], tuple[str, list[Decision]]]) 
         check_kept(run)
         text, new = decide(source)
         if new or (source.decisions and not holds(run, DECISIONS)):  # an earlier review was cut short
-            pages = printed(Source(source.audit, source.content, [*source.decisions, *new]))
+            pages = printed(replace(source, decisions=[*source.decisions, *new]))
             write_files(run, {DECISIONS: text.encode(), **pages})
             write_manifest(run, only=[DECISIONS, *pages])
     return new

@@ -17,9 +17,8 @@ from types import TracebackType
 
 from audit.errors import AuditError, InputError, UnfinishedError
 from audit.records import Review
-from audit.report.html import render_html
 from audit.report.manifest import PDF
-from audit.report.render import read_run
+from audit.report.render import page_of, read_run
 from audit.report.reviewed import Reviewed
 from audit.report.reviewing import add_review
 from audit.report.reviews import LARGEST, parsed_review
@@ -96,7 +95,7 @@ class Served:
     def page(self) -> str:
         """Print the report as it stands, with forms that save here."""
         source = read_run(self.run)
-        return render_html(source.audit, source.digest, source.decisions, served=True)
+        return page_of(source, served=True)
 
     def save(self, review: Review) -> str:
         """Add a review to the run, one after the other, and say what came of it."""

@@ -504,6 +504,12 @@ def repair_line(record: Repair) -> str:
     return f"{record.state}: {one_line(said['states'][record.state]['means'])}"
 
 
+def repair_sentence(record: Repair) -> str:
+    """Say of which gap a repair was made, and what came of it."""
+    templates: Any = environment().get_template("text/repair.j2").module
+    return one_line(str(templates.told(record, data_file("words.yaml")["repair"])))
+
+
 def method_line(row: RepairRow) -> str:
     """Say what a method leaves of the gap, and what it costs."""
     templates: Any = environment().get_template("text/repair.j2").module

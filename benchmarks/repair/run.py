@@ -2,6 +2,7 @@
 
     python benchmarks/repair/run.py --work DIR                                  # rendered faces, simulated sealed sets
     python benchmarks/repair/run.py --work DIR --shared FOLDER --case expressions
+    python benchmarks/repair/run.py --work DIR --case costs                     # seconds on a ViT-S; no file is needed
 
 Writes results.json and the table of README.md, both beside this file. Audits and methods that are done are taken up.
 """
@@ -32,6 +33,7 @@ from benchmarks.commits import commit_here  # noqa: E402
 from benchmarks.ledgers.run import expressions  # noqa: E402
 from benchmarks.pages import write_figures  # noqa: E402
 from benchmarks.repair.boundary import boundary_certified, null_gap_certified  # noqa: E402
+from benchmarks.repair.costs import costs, costs_told  # noqa: E402
 
 Figures = dict[str, Any]
 HELD_BACK = {"train": 0.3, "discovery": 0.1, "confirmation": 0.1, "repair": 0.15, "sealed": 0.35}
@@ -51,6 +53,7 @@ HEADER = (
     "| method | gap that is left | accuracy | largest loss, by group and label | gap, sealed | certificate | seconds |"
 )
 CASES = (*RENDERED, *PHOTOGRAPHS)
+WITHOUT_AUDIT = ("simulated", "costs")
 
 
 def card_of(case: str, shared: Path | None) -> va.Card:
@@ -93,7 +96,7 @@ def told(result: RepairResult) -> Figures:
     found["methods"] = {
         str(row.method): {
             "not_offered": row.not_offered,
-            "fitted": _of(row.fitted),
+            "ranked": _of(row.ranked),
             "sealed": _of(row.sealed),
             "certificate": judged.get(row.method),
             "seconds": row.seconds,
@@ -115,9 +118,9 @@ def by_method(cases: Mapping[str, Figures]) -> dict[str, Figures]:
     for case, found in cases.items():
         rows = dict(found["methods"])
         edits = [rows.pop(name) | {"edit": name} for name in HEADS if name in rows]
-        able = [row for row in edits if row["fitted"] is not None]
+        able = [row for row in edits if row["ranked"] is not None]
         if able:
-            rows["heads"] = min(able, key=lambda row: abs(row["fitted"]["gap"]["value"]))
+            rows["heads"] = min(able, key=lambda row: abs(row["ranked"]["gap"]["value"]))
         elif edits:
             rows["heads"] = edits[0]
         rows["random_heads"] = {"draws": found["random_heads"]}
@@ -135,19 +138,19 @@ def table(results: Figures) -> str:
             continue
         audited = found["audited"]
         begun = (
-            f"**{case}**: gap {_points(audited['gap'])} on {audited['images']:,} images held back for the repair; "
-            f"{found['plan']['images']['sealed']:,} sealed. State of the recommended method, "
-            f"`{found['recommended']}`: {found['state']}."
+            f"**{case}**: gap {_points(audited['gap'])} on {audited['images']:,} images that methods are ranked on, "
+            f"fitted on {found['plan']['images']['fit']:,} others; {found['plan']['images']['sealed']:,} sealed. "
+            f"State of the recommended method, `{found['recommended']}`: {found['state']}."
         )
         lines += [begun, "", HEADER, "|---|---|---|---|---|---|---|"]
         for name, row in found["methods"].items():
-            if row["fitted"] is None:
+            if row["ranked"] is None:
                 lines.append(f"| `{name}` | not offered: {row['not_offered']} | | | | | |")
                 continue
             sealed = "" if row["sealed"] is None else _points(row["sealed"]["gap"])
-            worst = row["fitted"]["worst"]
+            worst = row["ranked"]["worst"]
             lines.append(
-                f"| `{name}` | {_points(row['fitted']['gap'])} | {100 * row['fitted']['accuracy']['value']:.1f}% | "
+                f"| `{name}` | {_points(row['ranked']['gap'])} | {100 * row['ranked']['accuracy']['value']:.1f}% | "
                 f"{100 * worst['change']['value']:+.1f} ({worst['group']}, {worst['label']}) | {sealed} | "
                 f"{row['certificate'] or ''} | {row['seconds']:.1f} |"
             )
@@ -172,6 +175,7 @@ def table(results: Figures) -> str:
         for name, one in results[key]["situations"].items():
             lines.append(f"| {name} | {one['n']:,} | {100 * one['estimate']:.1f}% | {_percent(one)} |")
         lines.append("")
+    lines += costs_told(results["costs"]) if "costs" in results else []
     made = results["made_with"]
     return "\n".join(
         [*lines, f"{made['date']}, {made['hardware']}, code of commit {made['code']}; seeds in results.json."]
@@ -189,15 +193,17 @@ def _percent(one: Mapping[str, float]) -> str:
 @click.command()
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Runs and repairs lie there; it resumes.")
 @click.option("--shared", type=click.Path(path_type=Path, exists=True), help="Folder of the photographs.")
-@click.option("--case", "only", multiple=True, type=click.Choice([*CASES, "simulated"]), help="These; others stay.")
+@click.option("--case", "only", multiple=True, type=click.Choice([*CASES, *WITHOUT_AUDIT]), help="These; others stay.")
 @click.option("--sets", default=1000, show_default=True, help="Of simulated sealed sets, in each situation.")
 @click.option("--json", "out", type=click.Path(path_type=Path), default=HERE / "results.json")
 def main(work: Path, shared: Path | None, only: tuple[str, ...], sets: int, out: Path) -> None:
     """Repair, simulate, and write what came out."""
     kept: Figures = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {"cases": {}}
     default = [case for case in CASES if case not in PHOTOGRAPHS or shared is not None]
-    for case in only or (*default, "simulated"):
-        if case == "simulated":
+    for case in only or (*default, *WITHOUT_AUDIT):
+        if case == "costs":
+            kept["costs"] = costs(tell=_tell)
+        elif case == "simulated":
             kept |= {"boundary_certified": boundary_certified(sets), "null_gap_certified": null_gap_certified(sets)}
         else:
             kept["cases"][case] = told(repaired(case, work, shared))

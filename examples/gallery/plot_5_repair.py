@@ -75,19 +75,19 @@ repaired = va.repair(result, folder / "repair", net=net, data=data, reaudit=Fals
 print(repaired.state)
 
 # %%
-# What each method leaves of the gap on the images that it was chosen on, and what sealed images show of the one that
-# was recommended. What is chosen on images looks better there than it is, so only the sealed ones count.
-rows = [row for row in repaired.methods if row.fitted is not None]
+# What each method leaves of the gap on images that it was not fitted on, and what sealed images show of the one that
+# was recommended. The best of several looks better there than it is, so only the sealed ones count.
+rows = [row for row in repaired.methods if row.ranked is not None]
 fig, ax = plt.subplots(figsize=(6.4, 3), layout="constrained")
 for place, row in enumerate(rows):
-    for figures, colour, shift in ((row.fitted, "#1f4e79", -0.1), (row.sealed, "#b5561c", 0.1)):
+    for figures, colour, shift in ((row.ranked, "#1f4e79", -0.1), (row.sealed, "#b5561c", 0.1)):
         if figures is not None:
             ax.plot([100 * figures.gap.low, 100 * figures.gap.high], [place + shift] * 2, color=colour)
             ax.plot(100 * figures.gap.value, place + shift, "o", color=colour)
 ax.axvline(0, color="0.6", linewidth=0.8)
 ax.set_yticks(range(len(rows)), [row.method for row in rows])
 ax.invert_yaxis()
-ax.set_xlabel("gap, percentage points (blue: chosen on, orange: sealed)")
+ax.set_xlabel("gap, percentage points (blue: to choose by, orange: sealed)")
 
 # %%
 # The certificate, line by line: the gap within its margin, and no group that loses accuracy or gets more errors. A

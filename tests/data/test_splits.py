@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from audit.card.schema import DataSpec, Plant
 from audit.data.samples import SPLITS
-from audit.data.splits import assign_splits, assign_subjects, balanced_training, split_shares, thin_training
+from audit.data.splits import (
+    assign_splits,
+    assign_subjects,
+    balanced_training,
+    divide,
+    split_shares,
+    thin_training,
+)
 from audit.errors import DataError
 from audit.records import LeftOut
 from audit.report.text import left_out_sentence
@@ -46,6 +53,27 @@ def test_the_order_of_rows_does_not_matter(table: pd.DataFrame, seed: int) -> No
     one = assign_splits(table, spec(seed=seed), ATTRIBUTES)
     other = assign_splits(shuffled, spec(seed=seed), ATTRIBUTES)
     pd.testing.assert_series_equal(one, other.sort_index())
+
+
+@settings(max_examples=60, deadline=None)
+@given(table=subject_tables(min_subjects=12), share=st.floats(0.2, 0.8), seed=st.integers(0, 9))
+def test_two_parts_share_no_subject_and_are_the_same_in_any_order(table: pd.DataFrame, share: float, seed: int) -> None:
+    first = pd.Series(divide(table, ATTRIBUTES, share, seed), index=table.index)
+    of_subject = first.groupby(table["subject"])
+    assert (of_subject.nunique() == 1).all()
+    subjects = of_subject.first()
+    assert abs(subjects.sum() - share * len(subjects)) < 1
+    shuffled = table.sample(frac=1, random_state=seed)
+    again = pd.Series(divide(shuffled, ATTRIBUTES, share, seed), index=shuffled.index)
+    pd.testing.assert_series_equal(first, again.sort_index())
+
+
+def test_another_seed_divides_otherwise_and_cells_are_alike() -> None:
+    rows = [(f"p{n}", f"y{n % 2}", f"g{n // 2 % 3}") for n in range(180)]
+    table = pd.DataFrame(rows, columns=["subject", "label", "gender"])
+    one, other = (divide(table, ["gender"], 2 / 3, seed) for seed in (0, 1))
+    assert not np.array_equal(one, other)
+    assert (table[one].groupby(["gender", "label"]).size() == 20).all()  # of 30 each
 
 
 @settings(max_examples=60, deadline=None)

@@ -58,11 +58,11 @@ def test_a_repair_is_planned_then_judged_on_images_that_nobody_has_read(
     asks = rows["threshold_optimizer"]
     assert (asks["group_at_prediction"], asks["weights"], asks["sealed"]) == (True, None, None)
     assert record["recommended"] != "threshold_optimizer"
-    untouched = rows["untouched"]["fitted"]
+    untouched = rows["untouched"]["ranked"]
     assert untouched == record["audited"] | {"worst": untouched["worst"]}
     assert untouched["worst"]["change"]["value"] == 0
     chosen = rows[record["recommended"]]
-    assert abs(chosen["fitted"]["gap"]["value"]) < abs(untouched["gap"]["value"])
+    assert abs(chosen["ranked"]["gap"]["value"]) < abs(untouched["gap"]["value"])
     (judged,) = record["certificates"]
     assert judged["certificate"]["sealed_openings"] == 1
     assert judged["certificate"]["images"] == chosen["sealed"]["images"]
@@ -72,6 +72,32 @@ def test_a_repair_is_planned_then_judged_on_images_that_nobody_has_read(
     page = (out / "repair.html").read_text(encoding="utf-8")
     assert "Newly wrong" in page
     assert record["plan"]["audit_sha256"] in page.replace("<wbr>", "")
+    images = record["plan"]["images"]
+    splits = pd.read_parquet(run / "effects" / "samples.parquet")["split"]
+    assert images["fit"] + images["choose"] == (splits == "repair").sum()
+    assert images["fit"] > images["choose"] > 0
+    assert {row["ranked"]["images"] for row in rows.values()} == {images["choose"]}
+    assert rows["global_threshold"]["settings"]["chosen_on_images"] == images["fit"]
+
+
+def test_the_report_of_the_run_has_a_chapter_on_it(held_back_run: Run, invoke: Invoke, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    va.open_run(held_back_run.folder).save(run)
+    audited = file_hash(run / "audit.json")
+    invoke("repair", run, "--out", tmp_path / "repair", "--no-reaudit", "--method", "dfr")
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert 'href="#repair"' in page
+    assert "Who pays" in page
+    (kept,) = (run / "repairs").iterdir()
+    assert kept.read_bytes() == (tmp_path / "repair" / "repair.json").read_bytes()
+    assert file_hash(run / "audit.json") == audited
+    assert va.verify(run).holds
+    invoke("render", run)
+    assert (run / "report.html").read_text(encoding="utf-8") == page
+    kept.write_bytes(kept.read_bytes().replace(b'"dfr"', b'"leace"'))
+    found = [str(fault) for fault in va.verify(run).faults]
+    assert any(fault.startswith(f"repairs/{kept.name}: changed") for fault in found)
+    assert any(fault.startswith("report.html: line") for fault in found)
 
 
 @pytest.mark.long
@@ -180,6 +206,14 @@ def test_what_cannot_be_is_refused_in_a_line(
     assert said.exit_code == ExitCode.BAD_INPUT
     assert line in said.stderr.strip().splitlines()[-1]
     assert not (tmp_path / "repair").exists()
+
+
+def test_a_repair_may_not_lie_in_the_run_whose_weights_it_reads(small_run: Run, invoke: Invoke) -> None:
+    before = {path: file_hash(path) for path in small_run.folder.rglob("*") if path.is_file()}
+    said = invoke("repair", small_run.folder, "--out", small_run.folder / "models", "--method", "untouched")
+    assert said.exit_code == ExitCode.BAD_INPUT
+    assert "is in the run directory" in said.stderr.strip().splitlines()[-1]
+    assert before == {path: file_hash(path) for path in small_run.folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("name", ["seed-0", "balanced-0"])

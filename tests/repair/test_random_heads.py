@@ -13,13 +13,14 @@ from audit.patching.sites import Site
 from audit.records.repair_methods import Method
 from audit.repair.base import Repaired
 from audit.repair.choice import called, gap_of
-from audit.repair.random_heads import matched_sets, write_norms
+from audit.repair.random_heads import matched_sets, p_value, write_norms
 from audit.repair.registry import repair, repair_at_random
 from tests.models_for_tests import tiny
 from tests.repair.planted import PLANTED, planted_world
 
 pytestmark = pytest.mark.unit
 WORLD = planted_world(accuracy_margin=0.15)
+WIDE = planted_world(160, accuracy_margin=0.15, heads_each=24)
 
 
 def gap_after(made: Repaired) -> float:
@@ -38,6 +39,28 @@ def test_the_named_head_halves_the_gap_and_no_random_head_does(edit: Method) -> 
     assert {one.method for one in made} == {Method.RANDOM_HEADS}
     assert {one.settings["edit"] for one in made} == {edit.value}
     assert min(abs(gap_after(one)) for one in made) > before / 2
+
+
+@pytest.mark.parametrize("edit", [Method.HEADS_TO_REFERENCE, Method.HEADS_SHIFTED])
+def test_a_head_that_beats_all_twenty_random_ones_has_the_smallest_p_there_is(edit: Method) -> None:
+    given = replace(WIDE.given, data=replace(WIDE.given.data))
+    sets = matched_sets(given, 20)
+    assert (len(sets.sets), sets.layers_apart) == (20, 0)  # its layer has heads enough
+
+    def left(made: Repaired) -> float:
+        logits = made.answer(given.see(WIDE.pixels))
+        return abs(float(gap_of(called(given.readout, logits, 1), WIDE.split, given.aim)))
+
+    random = [left(made) for made in repair_at_random(edit, given, sets)]
+    assert p_value(left(repair(edit, given)), random) == pytest.approx(1 / 21)
+    assert sets.smallest_p == pytest.approx(1 / 21)
+    assert p_value(left(repair(Method.UNTOUCHED, given)), random) == 1  # as good as a head that carries nothing
+
+
+def test_a_random_head_that_is_as_good_counts_against_the_named_one() -> None:
+    assert p_value(0.1, [0.1, 0.2, 0.3]) == 2 / 4
+    assert p_value(0.1, [0.05, 0.1]) == 1
+    assert p_value(0.1, []) is None
 
 
 def test_sets_are_of_the_same_layer_where_it_has_heads_enough() -> None:
