@@ -631,6 +631,75 @@ def _first_line(path: Path | None) -> str | None:
         raise InputError(str(path), f"cannot be read ({error})", "name a text file") from None
 
 
+@main.group(cls=Commands, short_help="Control models that a team trains once.")
+def controls() -> None:
+    """Share trained and measured control models: a team trains those of a backbone once.
+
+    STORE is a folder or an address that fsspec opens, as s3://BUCKET/controls.
+    """
+
+
+@controls.command("list", short_help="What is in a store, or in this machine's cache.")
+@click.argument("store", required=False)
+@reported
+def list_controls(store: str | None) -> None:
+    """List the control models of STORE, or of this machine's cache; no signature is checked."""
+    from audit.terminal import controls_lines
+
+    for held in va.list_controls(store):
+        click.echo("\n".join(controls_lines(held)))
+
+
+@controls.command("export", short_help="Copy control models to a store, signed.")
+@click.argument("places", metavar="[RUN] STORE", nargs=-1, required=True)
+@click.option("--all", "every", is_flag=True, help="All that are in the cache, in place of those that RUN used.")
+@click.option(
+    "--key", type=click.Path(path_type=Path), required=True, help="Private key (Ed25519, PEM, not encrypted)."
+)
+@reported
+def export_controls(places: tuple[str, ...], key: Path, *, every: bool) -> None:
+    """Copy the control models that RUN used from this machine's cache to STORE, with what was measured, signed.
+
+    With --all, copy all of the cache. What the store holds already is not copied again.
+    """
+    from audit.terminal import controls_lines, progress
+
+    if len(places) != (1 if every else 2):
+        raise InputError(
+            "controls export", "what is to be copied, and where to, was not said", "give RUN STORE, or --all STORE"
+        )
+    with progress() as callback:
+        done = va.export_controls(places[-1], key, run=None if every else places[0], callback=callback)
+    for held in done:
+        click.echo("\n".join(controls_lines(held)))
+
+
+@controls.command("import", short_help="Copy control models from a store, once they are checked.")
+@click.argument("store")
+@click.option(
+    "--trust",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    required=True,
+    help="Public key (Ed25519, PEM) of who exported them; may be given several times.",
+)
+@click.option(
+    "--hash", "hashes", multiple=True, help="Take these alone, by their hash or its first 12 digits at least."
+)
+@reported
+def import_controls(store: str, trust: tuple[Path, ...], hashes: tuple[str, ...]) -> None:
+    """Copy control models from STORE into this machine's cache, where audits of the same backbone find them.
+
+    Nothing is copied unless every signature is of a trusted key and every file is what its hash says.
+    """
+    from audit.terminal import controls_lines, progress
+
+    with progress() as callback:
+        done = va.import_controls(store, trust, hashes=hashes, callback=callback)
+    for held in done:
+        click.echo("\n".join(controls_lines(held)))
+
+
 @main.command(short_help="Compare the findings of two runs.")
 @click.argument("before", metavar="A", type=click.Path(path_type=Path))
 @click.argument("after", metavar="B", type=click.Path(path_type=Path))

@@ -1,6 +1,7 @@
-"""Files of object stores, by address: what fsspec opens (``s3://``, ``gs://``, ``hf://``), read and never copied.
+"""Files of object stores, by address: what fsspec opens (``s3://``, ``gs://``, ``hf://``).
 
-Whatever keeps a store from answering is tried again, and then told in one line.
+Images are read and never copied; control models that are shared are copied in both directions. Whatever keeps a store
+from answering is tried again, and then told in one line.
 """
 
 from __future__ import annotations
@@ -105,6 +106,25 @@ class RemotePath:
                 return use(file)
 
         return self.asked(used)
+
+    def size(self) -> int | None:
+        """Return its size in bytes; None where there is no such file."""
+        try:
+            return int(self.asked(lambda files: files.info(self.address))["size"] or 0)
+        except FileNotFoundError:
+            return None
+
+    def write_bytes(self, content: bytes) -> None:
+        """Write it; what was there before is replaced."""
+        self.asked(lambda files: files.pipe_file(self.address, content))
+
+    def upload(self, path: Path) -> None:
+        """Copy a file of this machine to it."""
+        self.asked(lambda files: files.put_file(str(path), self.address))
+
+    def download(self, path: Path) -> None:
+        """Copy it to a file of this machine."""
+        self.asked(lambda files: files.get_file(self.address, str(path)))
 
     def asked(self, question: Callable[[Any], ANSWER]) -> ANSWER:
         """Ask the store; what may pass is tried again.

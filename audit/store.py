@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import time
 import uuid
@@ -296,11 +297,15 @@ def clear_unfinished(folder: Path, *, older_than: float = 0.0, spared: str = "")
 
     Those at work are spared by ``older_than`` in seconds, or by ``spared``, the folder that they write to.
     """
-    for left in folder.rglob(f".*{UNFINISHED}"):
+    for left in list(folder.rglob(f".*{UNFINISHED}")):
         if spared and folder / spared in left.parents:
             continue
         with suppress(OSError):  # another process may have finished it
-            if left.stat().st_mtime <= time.time() - older_than:
+            if left.stat().st_mtime > time.time() - older_than:
+                continue
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
                 left.unlink()
 
 

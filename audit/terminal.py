@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from audit.card.schema import Card
+    from audit.pipeline.share_controls import StoredControls
 
 Callback = Callable[[str, int, int], None]
 SECONDS_BETWEEN_LINES = 10.0
@@ -455,6 +456,21 @@ def _consent(card: Card) -> str:
 def _provenances(card: Card) -> str:
     """Name, once each, by whom the groups are."""
     return ", ".join(dict.fromkeys(spec.provenance for spec in card.groups.values()))
+
+
+def controls_lines(held: StoredControls) -> list[str]:
+    """Say what control models are, for whom, and under which hash a store has them."""
+    made, size = held.made_of, held.made_of["model"].get("image_size")
+    days = [f"{day} by vit-audit {version}" for day, version in held.measured]
+    parts = [
+        f"{held.models} models, {held.size / 1e6:,.1f} MB",
+        f"on {made.get('computed')}, {made.get('threads')} threads, torch {made.get('torch')}, timm {made.get('timm')}",
+        f"measured on {', '.join(days)}" if days else "not measured",
+        f"signed by {', '.join(keyid[:12] for keyid in held.signed_by)}" if held.signed_by else "not signed",
+    ]
+    first = f"{held.model}{f' at {size} px' if size else ''}: {'; '.join(parts)}"
+    left = [f"  left, since it {held.left}"] if held.left else []
+    return [first, f"  {held.sha256}", *left]
 
 
 def diff_summary(comparison: RunComparison) -> list[str]:

@@ -35,6 +35,7 @@ SLOW_PLACES = (
     "tests/benchmarks/",
     "tests/evidence/test_one_path.py",
     "tests/pipeline/test_held.py",
+    "tests/pipeline/test_share_controls.py",
     "tests/repair/test_heads.py",
     "tests/repair/test_last_layer.py",
     "tests/repair/test_retraining.py",

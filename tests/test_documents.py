@@ -6,9 +6,11 @@ import ast
 import hashlib
 import inspect
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from PIL import Image
 import vit_audit as va
 from audit.cli import main
 from audit.exit_codes import ExitCode
+from audit.work.shards import Shard
 from tests.small_world import Invoke
 
 pytestmark = pytest.mark.unit
@@ -66,6 +69,16 @@ NOT_RUN = {
     "vit-audit run card.yaml --shards": "needs a model: tests/work/test_shards.py",
     "vit-audit work reports/RUN --shard 1/8": "likewise",
     "vit-audit merge reports/RUN": "likewise",
+    "vit-audit check card.yaml": "another word for dataset.yaml",
+    "vit-audit run card.yaml --workers 8": "needs a model: tests/end_to_end/test_workers.py",
+    f"vit-audit run card.yaml --device {','.join(f'cuda:{number}' for number in range(8))}": (
+        "needs eight GPUs: tests/models/test_device.py has stand-ins"
+    ),
+    "vit-audit controls export RUN s3://BUCKET/controls --key key.pem": (
+        "needs a store: tests/pipeline/test_share_controls.py"
+    ),
+    "vit-audit controls list s3://BUCKET/controls": "likewise",
+    "vit-audit controls import s3://BUCKET/controls --trust public.pem": "likewise",
     "vit-audit run card.yaml --ray auto": "needs a cluster: tests/work/test_ray.py",
     "vit-audit submit reports/RUN --slurm --account lab --partition gpu --time 4:00:00 --gpus 1 --cpus 8 --jobs 32": (
         "needs a cluster: tests/work/test_slurm.py"
@@ -121,7 +134,9 @@ def test_every_option_that_a_document_names_is_one(path: Path) -> None:
         if name not in main.list_commands(context):
             continue  # the name of the tool in a sentence
         command = main.get_command(context, name)
-        assert command is not None
+        if isinstance(command, click.Group) and words:
+            command = command.get_command(context, words.pop(0))
+        assert command is not None, typed
         known = {option for own in command.get_params(context) for option in (*own.opts, *own.secondary_opts)}
         assert {word.strip("[],.:;()") for word in words if word.strip("[(").startswith("--")} <= known, typed
 
@@ -222,6 +237,45 @@ CARDS = [
 def test_cards_of_the_documents_load(path: Path, text: str, tmp_path: Path) -> None:
     (tmp_path / "dataset.yaml").write_text(text, encoding="utf-8")
     assert va.load_card(tmp_path / "dataset.yaml").groups
+
+
+JOBS = [
+    yaml.safe_load(content)
+    for kind, content in blocks(ROOT / "docs" / "scale.md")
+    if kind == "yaml" and "apiVersion" in content
+]
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: str(job["metadata"]["name"]))
+def test_jobs_of_kubernetes_call_commands_that_there_are(job: dict[str, Any], tmp_path: Path) -> None:
+    """Each pod's command is run, with a program in the place of ours that says what it was given."""
+    program = tmp_path / "vit-audit"
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
+    pod = job["spec"]["template"]["spec"]
+    assert pod["restartPolicy"] == "Never"
+    (container,) = pod["containers"]
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    indexed = job["spec"].get("completionMode") == "Indexed"
+    count = job["spec"]["completions"] if indexed else 1
+    shards = []
+    for index in range(count):
+        own = {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | ({"JOB_COMPLETION_INDEX": str(index)} if indexed else {})
+        name, *given = subprocess.run(
+            container["command"], env=own, capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        command = main.get_command(click.Context(main), name)
+        assert command is not None
+        asked = command.make_context(name, given).params
+        assert (asked["run_dir"], asked["wait"]) == (Path("/runs/RUN"), True)
+        shards += [asked["shard"]] if indexed else []
+    assert [Shard.read(shard) for shard in shards] == [Shard(i + 1, count) for i in range(count) if indexed]
+    assert job["spec"].get("parallelism", 1) == count
+
+
+def test_there_is_a_job_that_works_and_one_that_puts_together() -> None:
+    assert [job["metadata"]["name"] for job in JOBS] == ["audit-work", "audit-merge"]
 
 
 def test_llms_txt_names_every_page() -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from audit.api.cards import Card, built_in_cards, first_card, load_card
     from audit.api.checkpoints import Inspection, inspect_checkpoint
     from audit.api.cluster import merge, submit, work
+    from audit.api.controls import StoredControls, export_controls, import_controls, list_controls
     from audit.api.data import Data, fetch, rendered_faces
     from audit.api.gating import GateResult, gate
     from audit.api.models import Net, Predictions, Preprocess, adapt, load_model, predictions, supported_models, wrap
@@ -44,6 +45,7 @@ _HOMES = {
     "audit.api.cards": ("Card", "built_in_cards", "first_card", "load_card"),
     "audit.api.checkpoints": ("Inspection", "inspect_checkpoint"),
     "audit.api.cluster": ("merge", "submit", "work"),
+    "audit.api.controls": ("StoredControls", "export_controls", "import_controls", "list_controls"),
     "audit.api.data": ("Data", "fetch", "rendered_faces"),
     "audit.api.gating": ("GateResult", "gate"),
     "audit.api.models": (
@@ -95,6 +97,7 @@ __all__ = [
     "Preprocess",
     "RepairResult",
     "Result",
+    "StoredControls",
     "TensorBoardTracker",
     "Tracker",
     "UnfinishedError",
@@ -107,10 +110,13 @@ __all__ = [
     "built_in_cards",
     "diff",
     "disparity",
+    "export_controls",
     "fetch",
     "first_card",
     "gate",
+    "import_controls",
     "inspect_checkpoint",
+    "list_controls",
     "load_card",
     "load_model",
     "merge",

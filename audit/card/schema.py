@@ -185,11 +185,11 @@ class DataSpec(CardPart):
 
     # `table` ([CSV, Excel, Parquet, JSON lines](#tables)), `folder` (one folder per class), `huggingface` (a folder
     # of Parquet files or of images with metadata, as `datasets` writes them), `webdataset` (tar files,
-    # [how](cluster.md#data-where-it-is)), `croissant` (a set beside its [Croissant metadata](datasets.md#croissant)),
+    # [how](scale.md#data-where-it-is)), `croissant` (a set beside its [Croissant metadata](datasets.md#croissant)),
     # `cifar100`, `synthetic` (faces rendered here), the name of a [set as it is published](datasets.md), or one that
     # [another package](trackers.md#packages-of-ones-own) declares
     reader: Reader = "table"
-    # file or folder, or of `table`, `huggingface` and `webdataset` an [address](cluster.md#data-where-it-is) such as
+    # file or folder, or of `table`, `huggingface` and `webdataset` an [address](scale.md#data-where-it-is) such as
     # `s3://BUCKET/faces.csv`; required but for `synthetic`. Of `folder`: the folder of the class folders, in which
     # images may lie at any depth, with a `groups.csv` beside them. Looked for below `--data` or `VIT_AUDIT_DATA`,
     # then beside the card

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from audit.card.schema import ControlsSpec
 from audit.controls.control_images import ROLES, ControlSet, Role
+from audit.controls.imported import MADE_OF, Imported, check_imported
 from audit.data.pixels import Pixels
 from audit.errors import DivergedError
 from audit.models.adapters.registry import Model, adapter
@@ -39,6 +40,7 @@ from audit.work.pool import Workers
 
 RECIPE_VERSION = 5  # raise when the training below changes: cached models are then made again
 BASE = "base.safetensors"
+TRAINED = "recipe.json"  # what was trained last; written once all of it is there
 WEIGHT_DECAY = 0.05
 WARMUP_SHARE = 0.1
 CORRUPTIONS: Mapping[str, Corruption] = {"gray": gray, "blur": blur}
@@ -90,6 +92,9 @@ class ControlModels:
     started_from: Mapping[str, str]
     folder: Path
     from_cache: bool
+    key: str
+    imported: Sequence[Imported] = ()  # what of them came from a store
+    tried: Sequence[str] = ()  # keys of those that were trained before on too few images
 
     def donors(self, role: Role, corruption: str) -> tuple[str, ...]:
         """Name the donors of a channel that were trained on ``corruption`` ("clean", "gray", "blur"), by seed."""
@@ -102,8 +107,29 @@ def corrupt(pixels: Pixels, corruption: str) -> Pixels:
     return pixels if corruption == "clean" else corrupt_pixels(pixels, CORRUPTIONS[corruption])
 
 
+def folder_of(cache: Path, key: str) -> Path:
+    """Return the folder of control models in a cache, by the key of ``cache_key``."""
+    return cache / f"controls-{key[:24]}"
+
+
 def cache_key(backbone: Backbone, spec: ControlsSpec, images: ControlSet, compute: Compute = ON_CPU) -> str:
     """Return the hash of all that makes the control models what they are."""
+    return key_of(all_that_makes(backbone, spec, images, compute))
+
+
+def key_of(made_of: Mapping[str, object]) -> str:
+    """Return the hash of what ``all_that_makes`` gives."""
+    return hashlib.sha256(_as_text(made_of).encode()).hexdigest()
+
+
+def _as_text(made_of: Mapping[str, object]) -> str:
+    return json.dumps(made_of, sort_keys=True)
+
+
+def all_that_makes(
+    backbone: Backbone, spec: ControlsSpec, images: ControlSet, compute: Compute = ON_CPU
+) -> dict[str, object]:
+    """Return all that makes the control models what they are."""
     made_of = {
         "version": RECIPE_VERSION,
         "model": backbone.spec.model_dump(exclude={"weights", "state", "classes", "display", *READING}),
@@ -117,7 +143,7 @@ def cache_key(backbone: Backbone, spec: ControlsSpec, images: ControlSet, comput
     }
     if _is_whole(backbone):
         made_of["base"] = "trained whole"
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+    return made_of
 
 
 def train_controls(
@@ -153,8 +179,10 @@ def train_controls(
     workers : Workers, optional
         How many models are trained at once; one by one where not given.
     """
-    key = cache_key(backbone, spec, images, compute)
-    folder = cache / f"controls-{key[:24]}"
+    made_of = all_that_makes(backbone, spec, images, compute)
+    key = key_of(made_of)
+    folder = folder_of(cache, key)
+    imported = check_imported(folder)
     wanted = conditions(images.one_task, spec.donor_seeds, roles)
     files = {c: folder / f"{c.name}.safetensors" for c in wanted}
     fresh = not all(path.is_file() for path in (folder / BASE, *files.values()))
@@ -176,9 +204,10 @@ def train_controls(
             )
     else:
         models = {c.name: _stored(backbone, images.classes, path) for c, path in files.items()}
-    write_text(folder / "recipe.json", json.dumps([asdict(c) for c in wanted], indent=1))
+    write_text(folder / MADE_OF, _as_text(made_of))
+    write_text(folder / TRAINED, json.dumps([asdict(c) for c in wanted], indent=1))
     starts = {c.name: started_from(path) for c, path in files.items()}
-    return ControlModels(models, starts, folder, from_cache=not fresh)
+    return ControlModels(models, starts, folder, not fresh, key, imported)
 
 
 def train_enough(
@@ -207,6 +236,7 @@ def train_enough(
         trained = train(images.trained_on(few))
         if _least_known(trained, images, few, roles) >= ENOUGH:
             return trained, images.trained_on(few)
+        return replace(train(images), tried=[trained.key]), images
     return train(images), images
 
 

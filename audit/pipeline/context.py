@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,6 +102,7 @@ class RunContext(Run):
     backbone: Backbone
     served: MeasuredControl | None  # whether it answers as the deployed model did, where that is known
     control_backbone: Backbone  # what the control models start from
+    instruments: Mapping[str, object] = field(default_factory=dict)  # which control models were used, and from where
 
 
 @dataclass(kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,26 +94,58 @@ def patch_heads(context: RunContext, models: AuditedModels, rates: Rates, *, des
 
 def estimate_cost(context: RunContext, models: AuditedModels, plans: Sequence[Plan]) -> Cost:
     """Count what Design A takes, every head of every recipient patched or a share of them."""
-    model, layers, depth = models.primary, swept_layers(context), adapter(models.primary).depth
-    tail = sum(heads_of(model, i) * (depth - i - 0.5) for i in layers) / depth  # forward passes a recipient and donor
+    model, layers = models.primary, swept_layers(context)
     sweeps = [p for p in plans for seed in context.seeds if p.split == "confirmation" or seed == context.seeds[0]]
-    recipients, images = sum(len(p.rows) for p in sweeps), sum(_images(p) for p in sweeps)
-    backward = len(context.outcomes) * (depth - layers.start) / depth
-    confirmation = [p for p in plans if p.split == "confirmation"]  # estimated to first order where all is patched, too
-    estimated = sum(_images(p) + backward * len(p.rows) for p in confirmation)
-    share = sum(max(LIKELY_SHARE * len(p.rows), min(LEAST, len(p.rows))) for p in sweeps)
+    every, sampled = count_passes(
+        {layer: heads_of(model, layer) for layer in layers},
+        adapter(model).depth,
+        len(context.outcomes),
+        list(map(_size, sweeps)),
+        [_size(p) for p in plans if p.split == "confirmation"],
+    )
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(as_input(model, context.pixels[:1]))
-    return Cost(
-        every=images + len(SWAP_KINDS) * tail * recipients + estimated,
-        sampled=images + backward * recipients + len(SWAP_KINDS) * tail * share,
-        forward=float(counter.get_total_flops()),
-    )
+    return Cost(every, sampled, forward=float(counter.get_total_flops()))
 
 
-def _images(plan: Plan) -> int:
-    """Count the images of a plan, each of which goes through the model once at least."""
-    return len(np.unique(plan.rows[["recipient", *SWAP_KINDS]]))
+@dataclass(frozen=True)
+class SweepSize:
+    """How many recipients a sweep has, and how many images, their donors among them."""
+
+    recipients: int
+    images: int
+
+
+def count_passes(
+    heads: Mapping[int, int], depth: int, outcomes: int, sweeps: Sequence[SweepSize], confirmation: Sequence[SweepSize]
+) -> tuple[float, float]:
+    """Count the forward passes of one image that Design A takes: with all patches, and with some of them.
+
+    Parameters
+    ----------
+    heads : mapping of int to int
+        How many are patched, by layer.
+    depth : int
+        Layers of the model.
+    outcomes : int
+        Those that are audited: first order takes a backward pass for each.
+    sweeps : sequence of SweepSize
+        One for each contrast, split and seed.
+    confirmation : sequence of SweepSize
+        Of each contrast the confirmation split, which is estimated to first order where all is patched, too.
+    """
+    tail = sum(n * (depth - i - 0.5) for i, n in heads.items()) / depth  # forward passes a recipient and donor
+    recipients, images = sum(s.recipients for s in sweeps), sum(s.images for s in sweeps)
+    backward = outcomes * (depth - min(heads, default=depth)) / depth
+    estimated = sum(s.images + backward * s.recipients for s in confirmation)
+    share = sum(max(LIKELY_SHARE * s.recipients, min(LEAST, s.recipients)) for s in sweeps)
+    every = images + len(SWAP_KINDS) * tail * recipients + estimated
+    return every, images + backward * recipients + len(SWAP_KINDS) * tail * share
+
+
+def _size(plan: Plan) -> SweepSize:
+    """Count the recipients and images of a plan; each image goes through the model once at least."""
+    return SweepSize(len(plan.rows), len(np.unique(plan.rows[["recipient", *SWAP_KINDS]])))
 
 
 def choose_patches(context: RunContext, cost: Cost) -> PatchChoice:

@@ -365,8 +365,10 @@ def _checks_failed(
 
 
 def _log(context: Run) -> str:
-    """Return the start, then the stages and their seconds, one JSON object per line."""
+    """Return the start, the control models that were used, then the stages and their seconds, a JSON object a line."""
     begun = json.dumps({"started": context.started}) + "\n"
+    if isinstance(context, RunContext) and context.instruments:
+        begun += json.dumps(context.instruments) + "\n"
     return (
         begun
         + "".join(_errors(context.run / LOG))

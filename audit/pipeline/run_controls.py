@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,7 @@ def check_known_effects(context: RunContext, images: ControlSet) -> ControlRepor
         work=context.work / "controls",
         workers=context.workers,
     )
+    context.instruments = {"controls": [*trained.tried, trained.key], "imported": list(map(asdict, trained.imported))}
     layers = range(prefix_blocks(model, context.card.model.train_blocks), adapter(model).depth)
     seeds = context.card.controls.donor_seeds
     kept = trained.folder / f"judged-{images.judging_fingerprint[:24]}-{seeds}-{_measured_by(context)[:16]}.json"

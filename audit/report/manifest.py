@@ -1,32 +1,25 @@
 """The manifest of a run: the hash of every file, as an in-toto Statement, and its signature, as a DSSE envelope.
 
-Sources: in-toto Attestation Framework v1; DSSE v1 (what is signed is the type and the payload with their lengths);
-Ed25519 (RFC 8032).
+Source: in-toto Attestation Framework v1.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from audit.errors import InputError
 from audit.progress import Progress
 from audit.report.exports import statement
 from audit.report.render import load_audit
 from audit.report.reviews import DECISIONS
+from audit.signing import envelope, is_signed, key_id, payload_of, private_key, public_key
 from audit.store import LOCK, WORK, file_hash, write_text
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.dsse.json"
 PDF, SIGNED_PDF = "report.pdf", "report.signed.pdf"
-PAYLOAD_TYPE = "application/vnd.in-toto+json"
-MAKE_KEYS = "openssl genpkey -algorithm ed25519 -out key.pem; openssl pkey -in key.pem -pubout -out public.pem"
 
 
 def hash_files(run: Path, progress: Progress | None = None) -> dict[str, str]:
@@ -144,27 +137,8 @@ def sign(run: Path, key: Path) -> Path:
     InputError
         If there is no manifest, or the key is none.
     """
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
     payload = _read(run / MANIFEST, "render the run again: vit-audit render RUN")
-    try:
-        private = load_pem_private_key(_read(key, f"make one: {MAKE_KEYS}"), password=None)
-    except (ValueError, TypeError) as error:
-        raise InputError(str(key), f"no private key in PEM, or encrypted ({error})", f"make one: {MAKE_KEYS}") from None
-    if not isinstance(private, Ed25519PrivateKey):
-        raise InputError(str(key), "no Ed25519 key", f"make one: {MAKE_KEYS}")
-    envelope = {
-        "payloadType": PAYLOAD_TYPE,
-        "payload": base64.b64encode(payload).decode("ascii"),
-        "signatures": [
-            {
-                "keyid": key_id(private.public_key()),
-                "sig": base64.b64encode(private.sign(signed(payload))).decode("ascii"),
-            }
-        ],
-    }
-    write_text(run / SIGNATURE, json.dumps(envelope, indent=1) + "\n")
+    write_text(run / SIGNATURE, envelope(payload, private_key(key)))
     return run / SIGNATURE
 
 
@@ -178,57 +152,18 @@ def check_signature(run: Path, key: Path | None) -> str | None:
     InputError
         If the key cannot be read.
     """
-    from cryptography.exceptions import InvalidSignature
-
-    public = None if key is None else _public_key(key)
+    public = None if key is None else public_key(key)
     if not (run / SIGNATURE).is_file():
         return "there is no signature"
     try:
-        envelope = json.loads((run / SIGNATURE).read_bytes())
-        payload, kind = base64.b64decode(envelope["payload"], validate=True), envelope["payloadType"]
-        signatures = [(s["keyid"], base64.b64decode(s["sig"], validate=True)) for s in envelope["signatures"]]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return "is no DSSE envelope"
-    if kind != PAYLOAD_TYPE or payload != (run / MANIFEST).read_bytes():
+        payload, signatures = payload_of((run / SIGNATURE).read_bytes())
+    except ValueError as error:
+        return str(error)
+    if payload != (run / MANIFEST).read_bytes():
         return f"is of another {MANIFEST}"
-    if public is None:
-        return None
-    for name, signature in signatures:
-        if name != key_id(public):
-            continue
-        try:
-            public.verify(signature, signed(payload))
-        except InvalidSignature:
-            continue
+    if public is None or is_signed(payload, signatures, public):
         return None
     return f"was not made with the key {key_id(public)[:12]}"
-
-
-def _public_key(key: Path) -> Ed25519PublicKey:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
-    try:
-        public = load_pem_public_key(_read(key, "name the public key, in PEM"))
-    except ValueError as error:
-        fix = "name the public key, not the private one"
-        raise InputError(str(key), f"no public key in PEM ({error})", fix) from None
-    if not isinstance(public, Ed25519PublicKey):
-        raise InputError(str(key), "no Ed25519 key", "name the public key that belongs to the signature")
-    return public
-
-
-def signed(payload: bytes) -> bytes:
-    """Return the bytes that a DSSE signature is made over."""
-    kind = PAYLOAD_TYPE.encode()
-    return b" ".join([b"DSSEv1", str(len(kind)).encode(), kind, str(len(payload)).encode(), payload])
-
-
-def key_id(public: Ed25519PublicKey) -> str:
-    """Name a key by the SHA-256 of its DER form."""
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def _read(path: Path, fix: str) -> bytes:

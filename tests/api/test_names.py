@@ -24,11 +24,12 @@ pytestmark = pytest.mark.unit
 NAMES = [
     "AuditError", "Card", "CardError", "Data", "DataError", "ExitCode", "GateResult", "InputError", "Inspection",
     "MLflowTracker", "ModelError", "Net", "Outcome", "Plan", "Predictions", "Preprocess", "RepairResult", "Result",
-    "TensorBoardTracker", "Tracker", "UnfinishedError", "WaitingError", "WandbTracker", "__version__", "adapt",
-    "attribution", "audit", "built_in_cards", "diff", "disparity", "fetch", "first_card", "gate",
-    "inspect_checkpoint", "load_card", "load_model", "merge", "open_repair", "open_run", "patch_heads",
-    "patch_parts", "plan", "predictions", "rendered_faces", "repair", "shift_means", "submit", "supported_models",
-    "sweep", "verify", "work", "wrap", "written",
+    "StoredControls", "TensorBoardTracker", "Tracker", "UnfinishedError", "WaitingError", "WandbTracker",
+    "__version__", "adapt", "attribution", "audit", "built_in_cards", "diff", "disparity", "export_controls",
+    "fetch", "first_card", "gate", "import_controls", "inspect_checkpoint", "list_controls", "load_card",
+    "load_model", "merge", "open_repair", "open_run", "patch_heads", "patch_parts", "plan", "predictions",
+    "rendered_faces", "repair", "shift_means", "submit", "supported_models", "sweep", "verify", "work", "wrap",
+    "written",
 ]  # fmt: skip
 TABLES = [Table, Rates, Gaps, Heads, Ledger, Comparison]  # what a result gives
 CLASSES = [*(item for name in NAMES if inspect.isclass(item := getattr(va, name))), *TABLES]

@@ -21,10 +21,10 @@ from audit.report.manifest import (
     holds,
     manifest_rows,
     sign,
-    signed,
     write_manifest,
 )
 from audit.report.reviews import DECISIONS
+from audit.signing import signed
 
 from .examples import examples
 
@@ -145,6 +145,8 @@ def test_the_envelope_is_dsse(run: Path, tmp_path: Path) -> None:
     assert "was not made with the key" in str(check_signature(run, public))
     (run / SIGNATURE).write_text(whole.replace('"payload": "', '"payload": "A'))
     assert check_signature(run, None) is not None
+    (run / SIGNATURE).write_text(whole.replace("in-toto+json", "another+json"))
+    assert check_signature(run, None) == check_signature(run, public) == "holds no in-toto Statement"
     for damaged in ("{}", "garbage", "[" * 200_000):
         (run / SIGNATURE).write_text(damaged, encoding="utf-8")
         for key in (None, public):
