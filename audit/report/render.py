@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from audit.errors import InputError
 from audit.given import said_of
 from audit.records import SCHEMA_VERSION, Audit, Decision, RunName
+from audit.records.earlier import Earlier, upgraded
 from audit.report.csv_files import csv_tables
 from audit.report.exports import exports
 from audit.report.formats import clean
@@ -42,9 +43,49 @@ def load_audit(path: Path) -> Audit:
     Raises
     ------
     InputError
-        If the file is missing, is not JSON, or is not a record of this version; it names the first fault.
+        If the file is missing, is not JSON, or is not a record of this version's form; it names the first fault.
     """
     return _parsed(_read(path), path)
+
+
+def load_earlier(content: bytes, path: Path) -> tuple[Audit, Earlier | None]:
+    """Read the content of an ``audit.json`` of this version's form or of an earlier one, and what it was before.
+
+    Raises
+    ------
+    InputError
+        As of ``load_audit``.
+    """
+    found = _earlier(content)
+    if found is None:
+        return _parsed(content, path), None
+    audit, earlier = found
+    return audit, earlier
+
+
+def _earlier(content: bytes) -> tuple[Audit, Earlier] | None:
+    """Read a record of an earlier form; None where it is none, or cannot be brought to this one."""
+    try:
+        found = upgraded(json.loads(content))
+        return None if found is None else (Audit.model_validate_json(json.dumps(found[0])), found[1])
+    except (ValueError, RecursionError):  # a ValidationError is a ValueError
+        return None
+
+
+def refuse_earlier(earlier: Earlier | None, place: Path) -> None:
+    """Refuse what takes more than to look at a record, where it is of an earlier form.
+
+    Raises
+    ------
+    InputError
+        If it is.
+    """
+    if earlier is not None:
+        form = clean(earlier.schema)
+        form = f"an earlier form of schema {form}" if earlier.schema == SCHEMA_VERSION else f"schema {form}"
+        maker = clean(earlier.version)
+        what = f"has {form}, made by vit-audit {maker}; this version can open it to be looked at, and no more"
+        raise InputError(str(place), what, f"install vit-audit {maker} for the rest, or run the audit again")
 
 
 def _read(path: Path) -> bytes:
@@ -60,6 +101,8 @@ def _parsed(content: bytes, path: Path) -> Audit:
     try:
         return Audit.model_validate_json(content)
     except ValidationError as error:
+        found = _earlier(content)
+        refuse_earlier(None if found is None else found[1], path)
         _refuse_other_version(content, path)
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -139,6 +182,7 @@ class Source:
     audit: Audit
     content: bytes  # of audit.json
     decisions: Sequence[Decision]
+    earlier: Earlier | None = None  # what the record was, where it had to be brought to this version's form
 
     @property
     def digest(self) -> str:
@@ -163,8 +207,14 @@ class Source:
         )
 
 
-def read_run(run_dir: Path) -> Source:
+def read_run(run_dir: Path, *, to_look: bool = False) -> Source:
     """Read the record of a run and its reviewers' decisions.
+
+    Parameters
+    ----------
+    run_dir : pathlib.Path
+    to_look : bool
+        Nothing will be printed, derived or decided of it: records of earlier forms are read, too.
 
     Raises
     ------
@@ -173,8 +223,8 @@ def read_run(run_dir: Path) -> Source:
     """
     path = run_dir / "audit.json"
     content = _read(path)
-    audit = _parsed(content, path)
-    return Source(audit, content, read_decisions(run_dir, hashlib.sha256(content).hexdigest()))
+    audit, earlier = load_earlier(content, path) if to_look else (_parsed(content, path), None)
+    return Source(audit, content, read_decisions(run_dir, hashlib.sha256(content).hexdigest()), earlier)
 
 
 def printed(
