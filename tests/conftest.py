@@ -35,6 +35,8 @@ SLOW_PLACES = (
     "tests/benchmarks/",
     "tests/evidence/test_one_path.py",
     "tests/pipeline/test_held.py",
+    "tests/release/test_sbom.py",
+    "tests/release/test_wheel.py",
     "tests/repair/test_heads.py",
     "tests/repair/test_last_layer.py",
     "tests/repair/test_retraining.py",

@@ -56,11 +56,7 @@ def load_earlier(content: bytes, path: Path) -> tuple[Audit, Earlier | None]:
     InputError
         As of ``load_audit``.
     """
-    found = _earlier(content)
-    if found is None:
-        return _parsed(content, path), None
-    audit, earlier = found
-    return audit, earlier
+    return _earlier(content) or (_parsed(content, path), None)
 
 
 def _earlier(content: bytes) -> tuple[Audit, Earlier] | None:
@@ -81,8 +77,8 @@ def refuse_earlier(earlier: Earlier | None, place: Path) -> None:
         If it is.
     """
     if earlier is not None:
-        form = clean(earlier.schema)
-        form = f"an earlier form of schema {form}" if earlier.schema == SCHEMA_VERSION else f"schema {form}"
+        form = "an earlier form of " if earlier.schema == SCHEMA_VERSION else ""
+        form += f"schema {clean(earlier.schema)}"
         maker = clean(earlier.version)
         what = f"has {form}, made by vit-audit {maker}; this version can open it to be looked at, and no more"
         raise InputError(str(place), what, f"install vit-audit {maker} for the rest, or run the audit again")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import vit_audit as va
+from audit.records import LocalisationStatus
 from audit.records.earlier import upgraded
 from audit.report import load_audit
 
@@ -67,7 +68,7 @@ def test_what_sentences_said_is_data(run: Path, old: dict[str, Any]) -> None:
     record = va.open_run(run).record
     where = record.localisation[QUESTION]
     confirmed = list(old["findings"][0]["heads"])
-    assert (where.status, where.heads) == (va.LocalisationStatus.LOCALISED, confirmed)
+    assert (where.status, where.heads) == (LocalisationStatus.LOCALISED, confirmed)
     training = record.model.training
     assert training is not None
     assert (training.blocks, training.images, training.epochs, training.batch_size) == (3, 2400, 3, 32)
@@ -140,7 +141,6 @@ WRITES: dict[str, Callable[[va.Result, Path], object]] = {
     "report": lambda result, out: result.report(out / "report.html"),
     "card_section": lambda result, _: result.card_section(),
     "serve": lambda result, _: result.serve(),
-    "share": lambda result, out: result.share(out / "copy"),
     "diff": lambda result, _: result.diff(result),
     "gate": lambda result, _: result.gate(),
     "reproduce": lambda result, _: result.reproduce(result.findings[0].id),
@@ -157,6 +157,13 @@ def test_nothing_is_made_of_it_and_one_line_says_so(what: str, tmp_path: Path) -
     assert "has schema 1.0, made by vit-audit 0.1.0; this version can open it to be looked at, and no more" in said
     assert "\n" not in said
     assert sorted(path.name for path in run.iterdir() if path.name != ".lock") == ["audit.json"]
+
+
+def test_no_copy_of_it_is_made_to_hand_on(tmp_path: Path) -> None:
+    run = laid_out(tmp_path, "of_0_1_0")
+    with pytest.raises(va.InputError):
+        va.open_run(run).share(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
 
 
 def test_a_review_of_it_is_refused(tmp_path: Path) -> None:
