@@ -18,10 +18,10 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends \
         libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0 fonts-dejavu-core \
     && rm -rf /var/lib/apt/lists/*
-RUN useradd --create-home --uid 10001 auditor && install --directory --owner auditor /work
+RUN useradd --create-home --uid 10001 auditor && install --directory --owner auditor /audits /var/cache/vit-audit
 COPY --from=wheel /wheels /wheels
-ENV PYTHONUNBUFFERED=1 VIT_AUDIT_CACHE=/home/auditor/.cache/vit-audit
-WORKDIR /work
+ENV PYTHONUNBUFFERED=1 VIT_AUDIT_CACHE=/var/cache/vit-audit
+WORKDIR /audits
 ENTRYPOINT ["vit-audit"]
 CMD ["--help"]
 # The demonstration's card: its faces are drawn, counted and split, and nothing is trained.
