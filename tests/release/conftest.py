@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +62,9 @@ def environment(tmp_path: Path) -> Environment:
     folder, shown = tmp_path / "venv", tmp_path / "packages"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     shown.mkdir()
-    for entry in Path(sysconfig.get_paths()["purelib"]).iterdir():
-        if "vit_audit" not in entry.name.replace("-", "_") and entry.suffix != ".pth":
+    places = [Path(place) for place in sys.path if Path(place).name == "site-packages"]
+    for entry in (entry for place in places for entry in place.iterdir()):
+        if "vit_audit" not in entry.name and entry.suffix != ".pth" and not (shown / entry.name).is_symlink():
             (shown / entry.name).symlink_to(entry)
     site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     (site / "shown.pth").write_text(f"{shown}\n", encoding="utf-8")
