@@ -16,6 +16,11 @@ ENGINE = re.compile(r", ([^,;]+); largest difference from plain hooks in this ru
 NOTHING: Plain = {"value": None}  # an estimate that is missing
 SENTENCES = ("title", "setting", "statistic", "meaning", "mend")  # of a control
 OF_METHOD = ("hypotheses", "metrics", "family", "estimands", "designs")  # now those of the tool's templates
+MIRRORED = (("value", "value"), ("low", "high"), ("high", "low"))  # of a rate and of one minus it
+OF_FINDING = (
+    "title", "severity_reason", "confidence_reason", "criterion", "condition", "cause", "effect", "recommendation",
+    "intervention", "placebo", "agreement_over_seeds", "replication", "other_explanations", "wording",
+)  # fmt: skip
 
 
 def from_1_0(held: Plain) -> Plain:
@@ -144,13 +149,6 @@ def with_counts(row: Plain) -> Plain:
         "false_negatives": positives - hits,
         "false_negative_rate": {**missed, "level": found["level"]},
     }
-
-
-MIRRORED = (("value", "value"), ("low", "high"), ("high", "low"))  # of a rate and of one minus it
-OF_FINDING = (
-    "title", "severity_reason", "confidence_reason", "criterion", "condition", "cause", "effect", "recommendation",
-    "intervention", "placebo", "agreement_over_seeds", "replication", "other_explanations", "wording",
-)  # fmt: skip
 
 
 def finding(row: Plain, contrasts: Iterable[Plain], heads: Iterable[Plain], where: Mapping[str, Plain]) -> Plain:
