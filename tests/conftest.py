@@ -36,6 +36,8 @@ SLOW_PLACES = (
     "tests/evidence/test_one_path.py",
     "tests/pipeline/test_held.py",
     "tests/pipeline/test_share_controls.py",
+    "tests/release/test_sbom.py",
+    "tests/release/test_wheel.py",
     "tests/repair/test_heads.py",
     "tests/repair/test_last_layer.py",
     "tests/repair/test_retraining.py",

@@ -1,4 +1,4 @@
-"""Packages that add readers, families and exports: the template is installed and used, and broken ones are named."""
+"""Packages that add readers, families, controls and exports: the template is used, and broken ones are named."""
 
 from __future__ import annotations
 
@@ -13,10 +13,18 @@ import pytest
 
 import vit_audit as va
 from audit.card.schema import DataSpec
+from audit.controls.added import run_added, versions_of_added
+from audit.controls.identities import Subject
+from audit.controls.verdict import judge_again, numbers_table
 from audit.data.readers import read_raw
 from audit.plugins import plugins
+from audit.records import ControlReport
 from audit.report.exports import exports
+from audit.report.html import render_html
+from audit.report.text import Sentences
+from tests.models_for_tests import noise_images, tiny
 from tests.report.examples import examples
+from tests.small_world import Invoke, World, write_card
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[1]
@@ -58,6 +66,14 @@ net = va.load_model({
 family = va.supported_models("scaled_vit_*")
 assert family["name"].tolist() == ["scaled_vit_tiny"] and not family["refused"].any(), family
 images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+from audit.controls.added import run_added
+from audit.controls.identities import Subject
+[control] = run_added(Subject(net.backbone.build_as_is(2).eval(), images[:2], images[2:]))
+assert (control.id, control.passed, control.added.title) == (
+    "added:blank", True, "What heads write depends on the picture"
+)
+assert control.added.package == "vit-audit-example 0.1.0" and len(control.numbers) == 2 and min(control.numbers) > 0
+
 effects = va.patch_heads(net, images[:2], images[2:], heads=[(0, 0), (0, 1)])
 assert effects.abs().max() > 0 and va.patch_heads(net, images, images).abs().max() == 0
 """
@@ -180,3 +196,72 @@ def test_a_family_that_is_none_is_named(declare: Declare, tmp_path: Path) -> Non
         "audit.errors.InputError: plug-in 'added' of added 1.2: is no pair of a torch.nn.Module's class and an "
         "Adapter's class; repair that package, or uninstall it"
     )
+
+
+CONTROL = """
+from audit.controls.added import AddedControl
+def measure(model, images, donors):
+    assert not model.training and images.shape == donors.shape
+    return {numbers}
+it = AddedControl(measure=measure, reduced="smallest", relation=">", threshold=0.5, title="A bell is heard",
+                  statistic="loudness, bels", meaning="It rings.", fix="ring louder")
+"""
+SUBJECT = Subject(tiny(), noise_images(2), noise_images(2, seed=1))
+
+
+@pytest.mark.parametrize(("numbers", "passed"), [([0.6, 2.0], True), ([0.5, 2.0], False), ([float("nan"), 2.0], False)])
+def test_a_control_of_a_package_is_judged_and_judged_again_from_its_numbers(
+    numbers: list[float], passed: bool, declare: Declare
+) -> None:
+    declare("controls", "bell", CONTROL.format(numbers=f"[float(v) for v in {[str(v) for v in numbers]}]"))
+    (control,) = run_added(SUBJECT)
+    assert (control.id, control.kind, control.gates, control.n) == ("added:bell", "effect", "audit", 2)
+    assert control.passed is passed
+    assert judge_again(control, numbers_table([control])).passed is passed
+    assert versions_of_added() == {"bell": "added 1.2"}
+
+
+def test_a_report_has_its_words_and_names_its_package(declare: Declare) -> None:
+    declare("controls", "bell", CONTROL.format(numbers="[0.1, 2.0]"))
+    controls = ControlReport(valid=False, controls=run_added(SUBJECT), grids=[])
+    audit = examples()["invalid"].model_copy(update={"controls": controls, "reasons": []})
+    say, (control,) = Sentences(audit), controls.controls
+    assert say.control("title", control) == "A bell is heard"
+    assert say.control("where", control) == "this audit's model, by added 1.2"
+    assert say.control("fix", control) == "ring louder"
+    page = render_html(audit, "0" * 64)
+    assert all(words in page for words in ("A bell is heard", "added 1.2", "loudness, bels", "ring louder"))
+
+
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        ("it = 3", "is no audit.controls.added.AddedControl"),
+        (CONTROL.format(numbers="[]"), "measures nothing (it gives no numbers)"),
+        (CONTROL.format(numbers="1 / 0"), "measures nothing (ZeroDivisionError: division by zero)"),
+        (CONTROL.format(numbers="[1]").replace("It rings.", ""), "has a meaning that is not one line of at most 300"),
+        (CONTROL.format(numbers="[1]").replace('">"', '"~"'), "compares by '~' what is summed up as 'smallest'"),
+    ],
+)
+def test_a_control_that_fails_is_named(code: str, line: str, declare: Declare) -> None:
+    declare("controls", "bell", code)
+    with pytest.raises(va.InputError) as caught:
+        run_added(SUBJECT)
+    assert str(caught.value).startswith(f"plug-in 'bell' of added 1.2: {line}")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("numbers", "outcome"), [("[0.6]", None), ("[0.4]", "INVALID")])
+def test_a_whole_audit_stands_or_falls_with_it(
+    numbers: str, outcome: str | None, declare: Declare, world: World, invoke: Invoke, tmp_path: Path
+) -> None:
+    declare("controls", "bell", CONTROL.format(numbers=numbers))
+    with world.entered():
+        said = invoke("run", write_card(tmp_path / "card.yaml"), "--out", tmp_path / "out")
+    (folder,) = (tmp_path / "out").iterdir()
+    result = va.open_run(folder)
+    control = next(c for c in result.record.controls.controls if c.id == "added:bell")
+    assert control.passed is (outcome is None)
+    assert (result.outcome == "INVALID") is (outcome is not None), said.output
+    assert "A bell is heard" in (folder / "report.html").read_text(encoding="utf-8")
+    assert result.verify().faults == []

@@ -66,18 +66,18 @@ def program(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def set_up(folder: Path, wheels: str) -> list[str]:
+def set_up(folder: Path, wheels: str, stamp: str = ".installed") -> list[str]:
     """Make the environment with a Python that installs nothing, and return what is printed."""
     shutil.copy(ROOT / "Makefile", folder)
     shutil.copy(ROOT / "pyproject.toml", folder)
     program(folder / ".venv" / "bin" / "python", PYTHON.format(python=sys.executable))
     paths = os.environ["PATH"] if not (folder / "gpu").is_dir() else f"{folder / 'gpu'}:{os.environ['PATH']}"
-    command = ["make", "--silent", ".venv/.installed", f"PYTHON={sys.executable}", f"CPU_WHEELS={wheels}"]
+    command = ["make", "--silent", f".venv/{stamp}", f"PYTHON={sys.executable}", f"CPU_WHEELS={wheels}"]
     done = subprocess.run(
         command, cwd=folder, env={**os.environ, "PATH": paths, "no_proxy": "*", "MAKEFLAGS": ""},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert (folder / ".venv" / ".installed").is_file()
+    assert (folder / ".venv" / stamp).is_file()
     return done.stdout.splitlines()
 
 
@@ -89,7 +89,7 @@ def test_without_a_gpu_torch_comes_from_the_cpu_index_where_it_answers(tmp_path:
     assert len(asked) == 2
     # Of two indices pip takes the later version, so torch comes from that one alone.
     assert said[-2] == f"python -m pip install --disable-pip-version-check --index-url {index} {' '.join(asked)}"
-    assert said[-1] == "python -m pip install --disable-pip-version-check --editable .[dev]"
+    assert said[-1] == "python -m pip install --disable-pip-version-check --editable ."
 
 
 @pytest.mark.parametrize("where", ["no GPU, no network", "a GPU"])
@@ -98,7 +98,22 @@ def test_otherwise_from_where_pip_looks_by_itself(where: str, tmp_path: Path, in
         program(tmp_path / "gpu" / "nvidia-smi", "#!/bin/sh\n")
     said = set_up(tmp_path, index if where == "a GPU" else NOWHERE)
     assert "torch with CUDA: about 3 GB" in said[-2]
-    assert said[-1] == "python -m pip install --disable-pip-version-check --editable .[dev]"
+    assert said[-1] == "python -m pip install --disable-pip-version-check --editable ."
+
+
+def test_tests_need_more_than_the_demonstration(tmp_path: Path) -> None:
+    said = set_up(tmp_path, NOWHERE, ".installed-dev")
+    assert [line for line in said if line.startswith("python ")] == [
+        "python -m pip install --disable-pip-version-check --editable .",
+        "python -m pip install --disable-pip-version-check --editable .[dev]",
+    ]
+    (tmp_path / ".venv" / "bin" / "vit-audit").write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    (tmp_path / ".venv" / "bin" / "vit-audit").chmod(0o755)
+    (tmp_path / ".venv" / ".installed-dev").unlink()
+    command = ["make", "--silent", "demo", f"PYTHON={sys.executable}", "PANGO="]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "MAKEFLAGS": ""}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")  # all that it needs is there, and nothing else is fetched
+    assert not (tmp_path / ".venv" / ".installed-dev").exists()
 
 
 def test_the_oldest_versions_are_installed_with_every_extra_that_tests_use(tmp_path: Path) -> None:

@@ -38,12 +38,13 @@ from audit.records import (
     SmallestSetRow,
     TrainedRow,
 )
+from audit.records.earlier import Earlier
 from audit.report import render_run
 from audit.report.card_section import card_section, with_section
 from audit.report.html import render_diff
 from audit.report.manifest import check_kept, write_manifest
 from audit.report.manifest import sign as sign_manifest
-from audit.report.render import Source, page_of, read_run
+from audit.report.render import Source, page_of, read_run, refuse_earlier
 from audit.report.reviewing import CarriedOver, add_review
 from audit.report.reviewing import carry_over as carry_over_decisions
 from audit.report.reviews import read_review
@@ -93,12 +94,30 @@ class Result:
 
     @cached_property
     def _source(self) -> Source:
-        return read_run(self.folder)
+        return read_run(self.folder, to_look=True)
+
+    def _to_print(self) -> Source:
+        """Return what pages are printed from; refuse a record of an earlier form."""
+        refuse_earlier(self._source.earlier, self.folder / "audit.json")
+        return self._source
 
     @property
     def record(self) -> Audit:
-        """The whole of ``audit.json``."""
+        """The whole of ``audit.json``, in the form of this version."""
         return self._source.audit
+
+    @property
+    def earlier(self) -> Earlier | None:
+        """Which form the record had, and what of it is left out, where an earlier version wrote it; else None.
+
+        Such a run can be looked at. What an earlier form did not hold is missing: an empty list, or None.
+
+        Examples
+        --------
+        >>> result.earlier is None
+        True
+        """
+        return self._source.earlier
 
     @property
     def digest(self) -> str:
@@ -228,7 +247,7 @@ class Result:
         >>> result.report("smiles.html").name
         'smiles.html'
         """
-        target, source = as_path("path", path), self._source
+        target, source = as_path("path", path), self._to_print()
         if target.suffix.lower() == ".html":
             content = page_of(source).encode()
         elif target.suffix.lower() == ".pdf":
@@ -485,7 +504,8 @@ class Result:
         >>> print(result.card_section().splitlines()[1])
         ## Differences between groups: DISPARITY FOUND
         """
-        return card_section(self.record, self.digest)
+        source = self._to_print()
+        return card_section(source.audit, source.digest)
 
     def update_card(self, readme: str | Path) -> Path:
         """Write the section into a model's card, in place of an earlier one or at its end.
@@ -525,6 +545,7 @@ class Result:
         from audit.api.tracking import check_trackers, track
 
         check_trackers(trackers)
+        self._to_print()
         return track(self, trackers)
 
     def gate(
@@ -660,7 +681,7 @@ def _as_svg(gaps: Gaps) -> str:
 
 
 def open_run(folder: str | Path) -> Result:
-    """Open a finished run.
+    """Open a finished run, also one of an earlier version to look at it (``Result.earlier``).
 
     Parameters
     ----------

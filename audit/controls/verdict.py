@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from audit.records import Bound, ChanceReason, Control, Estimate
+from audit.records import AddedWords, Bound, ChanceReason, Control, Estimate
 
 Relation = Literal["==", "<=", "<", ">=", ">"]
 Role = Literal["colour", "blur"]
@@ -44,6 +44,7 @@ class About(TypedDict, total=False):
     names: list[str]
     n: int | None
     reason: ChanceReason | None
+    added: AddedWords | None
 
 
 def judge(

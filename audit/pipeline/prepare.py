@@ -23,6 +23,7 @@ from audit import __version__
 from audit.card.load import resolve, with_classes
 from audit.card.read_table import read_table
 from audit.card.schema import PREDICTIONS, Card, ModelSpec
+from audit.controls.added import added_controls, versions_of_added
 from audit.controls.control_images import check_control_set
 from audit.controls.verdict import MeasuredControl
 from audit.data.assemble import read_samples
@@ -223,6 +224,8 @@ def _check_controls(
 def prepare(inputs: Inputs, options: Options, step: Step) -> RunContext:
     """Decode the images and find the weights to start from and the run directory; nothing is written yet."""
     card, samples = inputs.card, inputs.samples
+    if inputs.finished is None:
+        added_controls()  # one that cannot be run shows before anything is trained
     compute = Compute(open_device(options.device), open_precision(options.precision, options.device))
     cache = open_cache()
     backbone = inputs.backbone or _backbone(inputs, cache, step, compute)
@@ -371,6 +374,7 @@ def question_key(
             "preprocessing": None if preprocessing is None else preprocessing.model_dump(mode="json"),
             "once": uuid.uuid4().hex if preprocessing is not None and preprocessing.is_unnamed else None,
             "served": None if served is None else served.numbers,
+            **({"controls": added} if (added := versions_of_added()) else {}),
             "version": [__version__, source_hash(rooms)],
             "libraries": [torch.__version__, timm.__version__, torch.get_num_threads()],
             "computed": [options.device, options.precision],

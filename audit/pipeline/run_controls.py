@@ -20,6 +20,7 @@ import audit.pipeline.in_blocks
 import audit.records
 from audit import __version__
 from audit.batching import limit_of_memory
+from audit.controls.added import run_added
 from audit.controls.colour_blur import judge_channel
 from audit.controls.control_images import ControlSet, Role, load_control_set
 from audit.controls.control_models import ControlModels, corrupt, train_enough
@@ -216,13 +217,13 @@ def _pair(trained: ControlModels, recipient: str, donor: str) -> Pair:
 
 
 def check_own_model(context: RunContext, models: AuditedModels) -> list[MeasuredControl]:
-    """Run every identity on the audited model and a few of its own images."""
+    """Run every identity, and controls of other packages, on the audited model and a few of its own images."""
     rows = np.flatnonzero(context.samples.frame["split"].isin(AUDIT_SPLITS))
     chosen = np.random.default_rng(context.card.audit.seed).permutation(rows)[: 2 * IDENTITY_IMAGES]
     images = as_input(models.primary, context.pixels[chosen])
     half = len(chosen) // 2
     subject = Subject(models.primary, images[:half], images[half : 2 * half])
-    return run_identities(subject, precision=context.compute.precision)
+    return [*run_identities(subject, precision=context.compute.precision), *run_added(subject)]
 
 
 def check_reference_models(context: RunContext, models: AuditedModels) -> list[MeasuredControl]:

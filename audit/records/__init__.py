@@ -1,6 +1,7 @@
 """Frozen records that pass between the stages, a module for each file that they make up."""
 
 from audit.records.audit_json import AccuracyRow as AccuracyRow
+from audit.records.audit_json import AddedWords as AddedWords
 from audit.records.audit_json import Agreement as Agreement
 from audit.records.audit_json import AttentionMap as AttentionMap
 from audit.records.audit_json import AttributeInfo as AttributeInfo

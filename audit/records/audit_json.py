@@ -63,6 +63,16 @@ FORMER_REASONS = {  # what ``Control.form`` said of a model at chance before the
 }
 
 
+class AddedWords(Record):
+    """What is said of a control that another package adds, in its own words."""
+
+    package: str  # with its version
+    title: str
+    statistic: str
+    meaning: str
+    fix: str
+
+
 class Control(Record):
     """One check of the method: what was measured, and against what. Its words are in ``templates/controls.yaml``."""
 
@@ -76,6 +86,7 @@ class Control(Record):
     figures: dict[str, float] = {}  # further numbers that the words name
     names: list[str] = []  # likewise: classes in the order that would fit
     reason: ChanceReason | None = None  # the likeliest, where a model is not shown to be above chance
+    added: AddedWords | None = None  # of a control of another package
     estimate: Estimate
     judged: Bound = Bound.VALUE  # what of the estimate is compared with the threshold
     relation: Literal["==", "<=", "<", ">=", ">"]

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from audit.errors import InputError
 from audit.given import said_of
 from audit.records import SCHEMA_VERSION, Audit, Decision, RunName
+from audit.records.earlier import Earlier, upgraded
 from audit.report.csv_files import csv_tables
 from audit.report.exports import exports
 from audit.report.formats import clean
@@ -43,9 +44,45 @@ def load_audit(path: Path) -> Audit:
     Raises
     ------
     InputError
-        If the file is missing, is not JSON, or is not a record of this version; it names the first fault.
+        If the file is missing, is not JSON, or is not a record of this version's form; it names the first fault.
     """
     return _parsed(_read(path), path)
+
+
+def load_earlier(content: bytes, path: Path) -> tuple[Audit, Earlier | None]:
+    """Read the content of an ``audit.json`` of this version's form or of an earlier one, and what it was before.
+
+    Raises
+    ------
+    InputError
+        As of ``load_audit``.
+    """
+    return _earlier(content) or (_parsed(content, path), None)
+
+
+def _earlier(content: bytes) -> tuple[Audit, Earlier] | None:
+    """Read a record of an earlier form; None where it is none, or cannot be brought to this one."""
+    try:
+        found = upgraded(json.loads(content))
+        return None if found is None else (Audit.model_validate_json(json.dumps(found[0])), found[1])
+    except (ValueError, RecursionError):  # a ValidationError is a ValueError
+        return None
+
+
+def refuse_earlier(earlier: Earlier | None, place: Path) -> None:
+    """Refuse what takes more than to look at a record, where it is of an earlier form.
+
+    Raises
+    ------
+    InputError
+        If it is.
+    """
+    if earlier is not None:
+        form = "an earlier form of " if earlier.schema == SCHEMA_VERSION else ""
+        form += f"schema {clean(earlier.schema)}"
+        maker = clean(earlier.version)
+        what = f"has {form}, made by vit-audit {maker}; this version can open it to be looked at, and no more"
+        raise InputError(str(place), what, f"install vit-audit {maker} for the rest, or run the audit again")
 
 
 def _read(path: Path) -> bytes:
@@ -61,6 +98,8 @@ def _parsed(content: bytes, path: Path) -> Audit:
     try:
         return Audit.model_validate_json(content)
     except ValidationError as error:
+        found = _earlier(content)
+        refuse_earlier(None if found is None else found[1], path)
         _refuse_other_version(content, path)
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -141,6 +180,7 @@ class Source:
     content: bytes  # of audit.json
     decisions: Sequence[Decision]
     repairs: Sequence[Kept] = ()
+    earlier: Earlier | None = None  # what the record was, where it had to be brought to this version's form
 
     @property
     def digest(self) -> str:
@@ -165,8 +205,14 @@ class Source:
         )
 
 
-def read_run(run_dir: Path) -> Source:
+def read_run(run_dir: Path, *, to_look: bool = False) -> Source:
     """Read the record of a run, its reviewers' decisions, and the repairs of its model.
+
+    Parameters
+    ----------
+    run_dir : pathlib.Path
+    to_look : bool
+        Nothing will be printed, derived or decided of it: records of earlier forms are read, too.
 
     Raises
     ------
@@ -175,9 +221,9 @@ def read_run(run_dir: Path) -> Source:
     """
     path = run_dir / "audit.json"
     content = _read(path)
-    audit = _parsed(content, path)
+    audit, earlier = load_earlier(content, path) if to_look else (_parsed(content, path), None)
     digest = hashlib.sha256(content).hexdigest()
-    return Source(audit, content, read_decisions(run_dir, digest), read_kept(run_dir, digest))
+    return Source(audit, content, read_decisions(run_dir, digest), read_kept(run_dir, digest), earlier)
 
 
 def page_of(source: Source, *, for_print: bool = False, served: bool = False) -> str:

@@ -332,6 +332,9 @@ class Sentences:
         book = data_file("controls.yaml")
         entry = book["checks"].get(control.check, {})
         values = self._of_control(control)
+        if control.added is not None and part != "where":
+            said = formats.clean(str(getattr(control.added, part)))
+            return filled("{{ said.end(c) }}", **values) + said if part == "statistic" else said
         if part == "where":
             run = filled(entry.get("run", ""), **values)
             return filled(book["where"][control.kind], **values, run=run)

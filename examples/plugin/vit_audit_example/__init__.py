@@ -1,1 +1,1 @@
-"""A reader, a family of models and an export for vit-audit."""
+"""A reader, a family of models, a control and an export for vit-audit."""
