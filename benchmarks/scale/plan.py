@@ -215,7 +215,8 @@ def controls_hours(model: Model, m: Measured) -> float:
     trained = seen * (1 + BACKWARD) * model.forward
     larger = model.heads * model.sizes.depth / (72 * 12)  # more heads, each with more blocks behind it
     patched = sum(small.values()) * larger * model.forward / model.sizes.depth
-    return (trained + patched) / m.operations / HOUR
+    hours: float = (trained + patched) / m.operations / HOUR
+    return hours
 
 
 def walls(model: Model, m: Measured, a: Assumed) -> list[tuple[float, str]]:

@@ -142,7 +142,7 @@ def _celeba_attributes(listed: Path) -> pd.DataFrame:
     if not rows or any(len(row) != len(names) + 1 for row in rows):
         raise DataError(str(listed), "has another number of columns than its second line names", AGAIN)
     frame = pd.DataFrame([row[1:] for row in rows], columns=[name.lower() for name in names], dtype=object)
-    frame = frame.apply(lambda column: column.map({"1": "yes", "-1": "no"}))
+    frame = pd.DataFrame({name: frame[name].map({"1": "yes", "-1": "no"}) for name in frame})
     absent = {"smiling", "male", "young"} - set(frame.columns)
     if absent:
         raise DataError(str(listed), f"names no attribute {', '.join(sorted(absent))}", AGAIN)
