@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # installed by `make test-browser`
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PATIENCE = 120_000  # milliseconds, however busy the machine is
-WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
+WIDE, PHONE, SMALL_PHONE = 1280, 390, 320  # px across; WCAG 1.4.10 asks for the last
+WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,16 @@ class Opened:
     digest: str
     asked: list[str]
     errors: list[str]
+
+
+def violations(opened: Opened, *, within: str | None = None, folded: bool = False) -> list[str]:
+    """Run axe-core over everything with its folds opened, or over what a selector names."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    if not folded:
+        opened.page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    found = Axe().run(opened.page, context=within, options={"runOnly": {"type": "tag", "values": WCAG}})
+    return [f"{v['id']}: {v['help']}: {v['nodes'][0]['html'][:200]}" for v in found.response["violations"]]
 
 
 @pytest.fixture(scope="session")
@@ -52,24 +63,29 @@ class Opener:
         self.browser, self.folder = browser, folder
         self._contexts: list[object] = []
 
-    def __call__(self, name: str, *, dark: bool = False, scripts: bool = True, narrow: bool = False) -> Opened:
-        audit = examples()[name]
+    def __call__(self, name: str, *, dark: bool = False, scripts: bool = True, width: int = WIDE) -> Opened:
+        return self.audit(examples()[name], name, dark=dark, scripts=scripts, width=width)
+
+    def audit(self, audit: Audit, name: str, *, dark: bool = False, scripts: bool = True, width: int = WIDE) -> Opened:
+        """Open the page of any audit."""
         content = audit.model_dump_json().encode()
         digest = sha256(content).hexdigest()
         file = self.folder / f"{name}.html"
         file.write_text(render_html(audit, digest), encoding="utf-8")
-        return self.open(file, audit, digest, dark=dark, scripts=scripts, narrow=narrow)
+        return self.open(file, audit, digest, dark=dark, scripts=scripts, width=width)
 
-    def open(self, file: Path, audit: Audit, digest: str, **named: bool) -> Opened:
-        return self.address(file.as_uri(), audit, digest, **named)
+    def open(
+        self, file: Path, audit: Audit, digest: str, *, dark: bool = False, scripts: bool = True, width: int = WIDE
+    ) -> Opened:
+        return self.address(file.as_uri(), audit, digest, dark=dark, scripts=scripts, width=width)
 
     def address(
-        self, address: str, audit: Audit, digest: str, *, dark: bool = False, scripts: bool = True, narrow: bool = False
+        self, address: str, audit: Audit, digest: str, *, dark: bool = False, scripts: bool = True, width: int = WIDE
     ) -> Opened:
         context = self.browser.new_context(
             color_scheme="dark" if dark else "light",
             java_script_enabled=scripts,
-            viewport=NARROW if narrow else WIDE,
+            viewport={"width": width, "height": 900},
             reduced_motion="reduce",
         )
         self._contexts.append(context)
