@@ -21,7 +21,14 @@ if TYPE_CHECKING:  # installed by `make test-browser`
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PATIENCE = 120_000  # milliseconds, however busy the machine is
 WIDE, PHONE, SMALL_PHONE = 1280, 390, 320  # px across; WCAG 1.4.10 asks for the last
-WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+WCAG: dict[str, object] = {
+    "type": "tag",
+    "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+}
+OF_COLOURS: dict[str, object] = {
+    "type": "rule",
+    "values": ["color-contrast", "link-in-text-block"],
+}  # all that depends on the theme
 
 
 @dataclass(frozen=True)
@@ -35,13 +42,15 @@ class Opened:
     errors: list[str]
 
 
-def violations(opened: Opened, *, within: str | None = None, folded: bool = False) -> list[str]:
+def violations(
+    opened: Opened, *, rules: dict[str, object] = WCAG, within: str | None = None, folded: bool = False
+) -> list[str]:
     """Run axe-core over everything with its folds opened, or over what a selector names."""
     from axe_playwright_python.sync_playwright import Axe
 
     if not folded:
         opened.page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
-    found = Axe().run(opened.page, context=within, options={"runOnly": {"type": "tag", "values": WCAG}})
+    found = Axe().run(opened.page, context=within, options={"runOnly": rules})
     return [f"{v['id']}: {v['help']}: {v['nodes'][0]['html'][:200]}" for v in found.response["violations"]]
 
 
