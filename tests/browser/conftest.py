@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ import pytest
 
 from audit.records import Audit
 from audit.report.html import render_html
-from tests.report.examples import examples
+from tests.report.examples import examples, many_pairs
 
 if TYPE_CHECKING:  # installed by `make test-browser`
     from playwright.sync_api import Browser, Page
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # installed by `make test-browser`
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PATIENCE = 120_000  # milliseconds, however busy the machine is
 WIDE, PHONE, SMALL_PHONE = 1280, 390, 320  # px across; WCAG 1.4.10 asks for the last
+MANY_PAIRS = "many-pairs"
 WCAG: dict[str, object] = {
     "type": "tag",
     "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
@@ -65,6 +67,14 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
+@cache
+def printed(name: str) -> tuple[Audit, str, str]:
+    """Return an example or the audit of 144 heads and 6 pairs, its hash and its page, printed once for all tests."""
+    audit = many_pairs() if name == MANY_PAIRS else examples()[name]
+    digest = sha256(audit.model_dump_json().encode()).hexdigest()
+    return audit, digest, render_html(audit, digest)
+
+
 class Opener:
     """Opens the page of an example audit."""
 
@@ -73,10 +83,13 @@ class Opener:
         self._contexts: list[object] = []
 
     def __call__(self, name: str, *, dark: bool = False, scripts: bool = True, width: int = WIDE) -> Opened:
-        return self.audit(examples()[name], name, dark=dark, scripts=scripts, width=width)
+        audit, digest, page = printed(name)
+        file = self.folder / f"{name}.html"
+        file.write_text(page, encoding="utf-8")
+        return self.open(file, audit, digest, dark=dark, scripts=scripts, width=width)
 
     def audit(self, audit: Audit, name: str, *, dark: bool = False, scripts: bool = True, width: int = WIDE) -> Opened:
-        """Open the page of any audit."""
+        """Open the page of an audit that is no example."""
         content = audit.model_dump_json().encode()
         digest = sha256(content).hexdigest()
         file = self.folder / f"{name}.html"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from audit.report.formats import label
-from tests.browser.conftest import PHONE, SMALL_PHONE, WIDE, Opened, Opener, violations
-from tests.report.examples import HOSTILE, changed, examples, many_pairs
+from tests.browser.conftest import MANY_PAIRS, PHONE, SMALL_PHONE, WIDE, Opened, Opener, violations
+from tests.report.examples import HOSTILE, changed, examples
 
 pytestmark = pytest.mark.browser
 BLOCKS = ("picked-rates", "picked-gaps", "picked-head")
@@ -162,16 +162,15 @@ def timing(page: Opened) -> dict[str, float]:
 
 
 def test_a_page_of_144_heads_and_6_pairs_opens_at_once(opened: Opener) -> None:
-    audit = many_pairs()
-    pages = [opened.audit(audit, "many-pairs") for _ in range(3)]
+    pages = [opened(MANY_PAIRS) for _ in range(3)]
     measured = [timing(page) for page in pages]
     assert 0 < min(times["loaded"] for times in measured) < SLOWEST, measured
-    assert (opened.folder / "many-pairs.html").stat().st_size < LARGEST_PAGE
+    assert (opened.folder / f"{MANY_PAIRS}.html").stat().st_size < LARGEST_PAGE
     assert all(page.errors == [] for page in pages)
 
 
 def test_a_pick_is_answered_within_a_frame_or_two(opened: Opener) -> None:
-    page = opened.audit(many_pairs(), "many-pairs")
+    page = opened(MANY_PAIRS)
     took: float = page.page.evaluate(
         """() => {
           const pairs = document.getElementById("pick-pair");
