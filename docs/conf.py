@@ -32,6 +32,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_click",
     "sphinx_gallery.gen_gallery",
+    "example_reports",
     "llms_txt",
     "record_fields",
 ]

@@ -1,4 +1,5 @@
-// What the page can do besides being read: sort and filter tables, walk the head grids, fold findings, record decisions.
+// What the page can do besides being read: sort and filter tables, walk the head grids, fold findings, show what is picked,
+// record decisions.
 // Nothing is sent anywhere: a decision leaves the page as a file that its reader saves. Only a page that 'vit-audit serve'
 // gives out saves to the run that it is of.
 (() => {
@@ -153,6 +154,68 @@
   };
   addEventListener("hashchange", reveal);
   reveal();
+
+  // --- what is picked -----------------------------------------------------------------------------------------------
+  // Every number comes written from the block of data; a block of facts that changes is read out as a whole.
+  const picker = document.getElementById("picker");
+  if (picker !== null) {
+    const known = JSON.parse(document.getElementById("pick-data").textContent);
+    const [pairs, labels, groups, heads] = ["pair", "label", "group", "head"].map((of) => document.getElementById(`pick-${of}`));
+    const offer = (select, names, chosen = 0) => {
+      select.replaceChildren(...names.map((name, value) => new Option(name, value)));
+      select.selectedIndex = chosen;
+    };
+    const kept = (select, rows, otherwise) => select.options.length === rows.length ? select.selectedIndex : otherwise;
+    const put = (element, text) => { if (element && element.textContent !== text) element.textContent = text; };
+    const fill = (block, title, texts, place = "") => {
+      put(block.querySelector("h3 bdi"), title);
+      all("dd", block).forEach((value, number) => {
+        put(value, texts[number] ?? "");
+        value.parentElement.hidden = !texts[number];
+      });
+      put(block.querySelector(".pointer"), place);
+    };
+    const pair = () => known.pairs[pairs.value];
+    const label = () => pair().labels[labels.value];
+
+    const showRates = () => {
+      const [place, name, ...texts] = known.rates[label().groups[groups.value]];
+      fill(document.getElementById("picked-rates"), name, texts, `/rates/${place}`);
+    };
+    const showHead = () => {
+      const block = document.getElementById("picked-head");
+      if (block === null) return;
+      const isAsked = label().heads.length > 0;
+      heads.disabled = !isAsked;
+      block.classList.toggle("unasked", !isAsked);
+      const [place, name, verdict, ...texts] = label().heads[heads.value] ?? [];
+      fill(block, name ?? block.dataset.none, isAsked ? [known.verdicts[verdict], ...texts] : [], isAsked ? `/heads/${place}` : "");
+    };
+    const showLabel = (isSamePair) => {
+      const { groups: places, gaps, heads: rows, largest } = label();
+      offer(groups, places.map((place) => known.rates[place][1]), isSamePair ? kept(groups, places, 0) : 0);
+      const names = rows.map(([, name, verdict]) => `${name}, ${known.verdicts[verdict]}`);
+      if (heads !== null) offer(heads, names, isSamePair ? kept(heads, rows, largest) : largest);
+      const block = document.getElementById("picked-gaps");
+      if (block !== null) {
+        block.hidden = !gaps.some(Boolean);
+        fill(block, pair().name, gaps);
+      }
+      all(".picked-label", picker).forEach((element) => put(element, label().name));
+      showRates();
+      showHead();
+    };
+    const showPair = () => { offer(labels, pair().labels.map(({ name }) => name)); showLabel(false); };
+
+    offer(pairs, known.pairs.map(({ name }) => name));
+    showPair();
+    pairs.addEventListener("change", showPair);
+    labels.addEventListener("change", () => showLabel(true));
+    groups.addEventListener("change", showRates);
+    heads?.addEventListener("change", showHead);
+    all("#pick .unscripted").forEach((line) => { line.hidden = true; });
+    picker.hidden = false;
+  }
 
   const bar = document.getElementById("review-bar");
   if (bar === null) return;

@@ -286,6 +286,15 @@ def test_llms_txt_names_every_page() -> None:
     assert len(named) == len(set(named))
 
 
+def test_every_example_report_that_is_made_is_shown_once() -> None:
+    tree = ast.parse((ROOT / "docs" / "_ext" / "example_reports.py").read_text(encoding="utf-8"))
+    (made,) = [n.value for n in tree.body if isinstance(n, ast.AnnAssign) and ast.unparse(n.target) == "EXAMPLES"]
+    assert isinstance(made, ast.Dict)
+    shown = re.findall(r"```\{example-report\} (\w+)", (ROOT / "docs" / "reports.md").read_text(encoding="utf-8"))
+    assert shown == [ast.literal_eval(key) for key in made.keys if key is not None]
+    assert len(shown) == len(set(shown)) >= 4
+
+
 def test_pictures_are_of_the_sample() -> None:
     sample = hashlib.sha256((ROOT / "reports" / "sample" / "audit.json").read_bytes()).hexdigest()
     pictures = [path for path in (ROOT / "docs" / "pictures").iterdir() if path.suffix in (".svg", ".png")]

@@ -20,6 +20,7 @@ from audit.report.glossed import linked
 from audit.report.legal import applies_sentence, checked_sentence, clause_of, crosswalk, day_of
 from audit.report.names import names_of_both
 from audit.report.page import Page
+from audit.report.picker import picker_json
 from audit.report.pointers import spelled
 from audit.report.repairs import Chapter, Kept, chapters_of
 from audit.report.reviews import in_order
@@ -186,6 +187,7 @@ def render_html(
         "error_rates": data_file("error_rates.json"),
         "served": served,
         "chapters": chapters_of(repairs),
+        "picker": "" if for_print else picker_json(page),  # on paper nothing can be picked
     }
     return _page("report.html.j2", style, script, for_print=for_print, **named)
 

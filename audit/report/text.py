@@ -206,6 +206,7 @@ class Sentences:
         self._core: Any = environment().get_template("text/core.j2").make_module(values)
         self._summary: Any = environment().get_template("text/summary.j2").make_module(values)
         self._review: Any = environment().get_template("text/review.j2").make_module(values)
+        self._picker: Any = environment().get_template("text/picker.j2").make_module(values)
 
     def _contrast_of(self, key: str) -> ContrastRow | Undefined:
         return self._contrasts.get(key) or StrictUndefined(name=f"comparison {key}")
@@ -388,6 +389,10 @@ class Sentences:
     def picture(self, part: str, *about: object) -> str:
         """Return what a grid, a picture or a set of heads is called: a macro of ``text/pictures.j2``."""
         return one_line(str(getattr(self._pictures, part)(*about)))
+
+    def pick(self, part: str, *about: object) -> str:
+        """Say what can be picked on the page: a macro of ``text/picker.j2`` ("pair", "group", "gap", "verdict")."""
+        return one_line(str(getattr(self._picker, part)(*about)))
 
     def ledger(self, part: str, *about: object) -> str:
         """Say something of a sum of parts: a macro of ``text/ledger.j2`` ("name", "nats", "answer", "short")."""
