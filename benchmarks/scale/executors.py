@@ -1,13 +1,15 @@
 """Executors: what Ray costs, and whether anything but the time depends on who does the tasks, and on who is killed.
 
     python benchmarks/scale/executors.py --json benchmarks/scale/results.json
-    python benchmarks/scale/executors.py --only ray --kills 2       # one of them, with fewer kills
+    python benchmarks/scale/executors.py --only ray --kills 2                # one of them, with fewer kills
+    python benchmarks/scale/executors.py --work FOLDER --json FILE           # goes on where it was ended
 
 *Overhead*: tasks that take 5 s each, by two local workers and by a Ray cluster of two processors on this machine;
 the second stage is compared, for the first one starts Ray's workers. *Records*: one small audit by one process; then
-by shards (``merge --wait`` and two ``work --wait``), by SLURM (where ``sinfo`` answers) and by Ray (two nodes on
-loopback), whose workers, nodes and coordinators are killed at moments drawn at random; the number of audits whose
-``audit.json`` is that of one process to the byte.
+by two local workers, by shards (``merge --wait`` and two ``work --wait``), by a SLURM of two nodes (``slurm_here.py``,
+where it is installed) and by a Ray of two nodes on loopback. Workers, nodes and coordinators are killed in turn, at
+moments drawn at random, each once something was done since the last; counted are the audits whose ``audit.json`` is
+that of one process to the byte.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -33,6 +35,7 @@ from typing import Any
 import click
 import pandas as pd
 import psutil
+import torch
 import yaml
 
 from audit.progress import Progress, silent
@@ -40,6 +43,7 @@ from audit.store import WORK
 from audit.work.on_ray import on_ray
 from audit.work.pool import Workers, run_tasks
 from audit.work.tasks import Task
+from benchmarks.scale.slurm_here import NODES, Slurm, missing, slurm
 from benchmarks.scale.workers import CARD, EPOCH, FINISHED, ROOT
 
 SMALLER: dict[str, Any] = {  # than the other benchmarks', for it is audited many times
@@ -52,8 +56,11 @@ SMALLER: dict[str, Any] = {  # than the other benchmarks', for it is audited man
 COMMAND = "from audit.cli import entry; entry()"
 WAITING = 9  # the exit code of what others are to go on with
 SECONDS, TASKS = 5.0, 12
-AFTER = 2.0  # seconds between two kills, at most
+AFTER = 2.0  # seconds from what was done last to a kill, at most
+AT_ONCE = 3  # kills in one audit, at most
+LONGEST = 1800.0  # seconds that an audit may take
 Start = Callable[[], subprocess.Popen[bytes]]
+Counts = dict[str, int]
 
 
 def slept(number: int, *, progress: Progress) -> pd.DataFrame:
@@ -89,7 +96,6 @@ class World:
     """Where audits run: a card, a cache of control models, and how a command is started."""
 
     folder: Path
-    rng: random.Random
     cache: Path = field(init=False)
     card: Path = field(init=False)
 
@@ -98,197 +104,307 @@ class World:
         self.card.write_text(yaml.safe_dump(CARD | SMALLER, sort_keys=False), encoding="utf-8")
 
     @property
-    def env(self) -> dict[str, str]:
+    def own(self) -> dict[str, str]:
+        """What every process has in its environment; control models are trained once, and measured in each audit."""
         own = {"VIT_AUDIT_CACHE": str(self.cache), "SOURCE_DATE_EPOCH": EPOCH, "PYTHONPATH": str(ROOT)}
-        return os.environ | own | {"OMP_NUM_THREADS": "1"}
+        return own | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str, **more: str) -> subprocess.Popen[bytes]:
         said = (self.folder / "said.txt").open("ab")
         command = [sys.executable, "-c", COMMAND, *arguments]
-        return subprocess.Popen(command, env=self.env, stdout=said, stderr=said, start_new_session=True)
+        env = os.environ | self.own | more
+        return subprocess.Popen(command, env=env, stdout=said, stderr=said, start_new_session=True)
 
-    def run(self, *arguments: str) -> int:
-        return self.start(*arguments).wait()
+    def run(self, *arguments: str, **more: str) -> int:
+        return self.start(*arguments, **more).wait()
+
+    def audit_of(self, out: Path, *options: str) -> list[str]:
+        return ["run", str(self.card), "--out", str(out), "--no-report", "--workers", "1", *options]
 
     def laid_out(self, out: Path) -> Path:
         """Lay a run out for several machines."""
-        code = self.run("run", str(self.card), "--out", str(out), "--no-report", "--workers", "1", "--shards")
+        code = self.run(*self.audit_of(out, "--shards"))
         if code != WAITING:
             raise SystemExit(f"a run was not laid out: {code}, see {self.folder}/said.txt")
-        (run,) = (path for path in out.iterdir() if path.is_dir())
-        return run
+        return run_in(out)
+
+    def forget_measurements(self) -> None:
+        """Let the next audit measure the control models again, as a list of tasks."""
+        for path in self.cache.rglob("judged-*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def at_work(run: Path) -> bool:
-    """Tell whether pieces of some stage lie there."""
-    return any((run / WORK).glob("*/*.parquet"))
+def run_in(out: Path) -> Path:
+    """Return the one run in a folder."""
+    (run,) = (path for path in out.iterdir() if path.is_dir())
+    return run
 
 
-def killed(process: subprocess.Popen[bytes], *, whole: bool) -> None:
-    """Kill a process, or one of those that it has started."""
+@dataclass
+class Kills:
+    """Kills of several kinds in turn, at moments drawn at random, each once something was done since the last."""
+
+    rng: random.Random
+    wanted: int
+    kinds: tuple[str, ...]
+    before: int  # how many there were in other audits
+    done: Counts = field(default_factory=dict)
+    seen: frozenset[Path] = frozenset()
+
+    def due(self, out: Path) -> str | None:
+        """Return what is to be killed now, after some seconds; None where it is not yet time."""
+        there = frozenset(out.glob(f"*/{WORK}/*/*.json"))
+        if self.number >= self.wanted or not there - self.seen:
+            return None
+        self.seen |= there
+        time.sleep(self.rng.uniform(0, AFTER))
+        return self.kinds[(self.before + self.number) % len(self.kinds)]
+
+    @property
+    def number(self) -> int:
+        return sum(self.done.values())
+
+    def count(self, kind: str, *, killed: bool = True) -> None:
+        """Note a kill; where there was nothing to be killed, the next moment is taken."""
+        if killed:
+            self.done[kind] = self.done.get(kind, 0) + 1
+
+
+def kill(process: subprocess.Popen[bytes] | psutil.Process) -> bool:
+    """Kill a process with all that it has started; tell whether it was there."""
     with suppress(psutil.Error):
         one = psutil.Process(process.pid)
-        children = one.children(recursive=True)
-        if not whole and children:
-            one = random.choice(children)
-        one.kill()
+        every = [*one.children(recursive=True), one]
+        for each in every:
+            with suppress(psutil.Error):
+                each.kill()
+        return True
+    return False
 
 
-def by_shards(world: World, out: Path, kills: int) -> tuple[Path, int]:
-    """Audit by a coordinator and two workers that wait for each other; kill any of them, and start it again."""
-    run, done = world.laid_out(out), 0
+def in_time() -> Callable[[], None]:
+    """Return what ends the benchmark where an audit takes too long."""
+    deadline = time.monotonic() + LONGEST
+
+    def look() -> None:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"an audit has taken {LONGEST:.0f} s")
+        time.sleep(0.1)
+
+    return look
+
+
+def by_local(world: World, out: Path, kills: Kills) -> None:
+    """Audit by two processes of one machine; kill either, or the coordinator."""
+    given = [*world.audit_of(out), "--workers", "2"]
+    process, look = world.start(*given), in_time()
+    try:
+        while process.poll() is None:
+            look()
+            kind = kills.due(out)
+            if kind == "coordinator" and process.poll() is None:
+                process.kill()  # alone: its workers end by themselves
+                process.wait()
+                process = world.start(*given)
+                kills.count(kind)
+            elif kind == "worker":
+                with suppress(psutil.Error):
+                    workers = [p for p in psutil.Process(process.pid).children() if p.cmdline()[:1] == [sys.executable]]
+                    kills.count(kind, killed=bool(workers) and kill(kills.rng.choice(workers)))
+    finally:
+        kill(process)
+    if process.returncode not in FINISHED:
+        raise SystemExit(f"an audit ended with {process.returncode}, see {world.folder}/said.txt")
+
+
+def by_shards(world: World, out: Path, kills: Kills) -> None:
+    """Audit by a coordinator and two machines that wait for each other; kill any of them, and start it again."""
+    run, look = world.laid_out(out), in_time()
     starts: list[Start] = [
         partial(world.start, "merge", str(run), "--wait", "--workers", "1"),
         *(partial(world.start, "work", str(run), "--wait", "--shard", f"{k}/2") for k in (1, 2)),
     ]
     processes = [start() for start in starts]
-    while (run / WORK).is_dir():  # until the record is made, and the run whole
-        if done < kills and at_work(run):
-            time.sleep(world.rng.uniform(0, AFTER))
-            place = world.rng.randrange(len(processes))
-            killed(processes[place], whole=True)
-            processes[place].wait()
-            done += 1
-        for place, start in enumerate(starts):
-            if processes[place].poll() is not None and (run / WORK).is_dir():
-                processes[place] = start()
-        time.sleep(0.1)
-    for process in processes:
-        process.wait()
-    return run, done
+    try:
+        while (run / WORK).is_dir():  # until the record is made, and the run whole
+            look()
+            kind = kills.due(out)
+            if kind is not None:
+                place = 0 if kind == "coordinator" else kills.rng.choice((1, 2))
+                kills.count(kind, killed=processes[place].poll() is None and kill(processes[place]))
+                processes[place].wait()
+            for place, start in enumerate(starts):
+                ended = processes[place].poll()
+                if ended is not None and ended not in {-signal.SIGKILL, *FINISHED}:
+                    raise SystemExit(f"a process of shards ended with {ended}, see {world.folder}/said.txt")
+                if ended is not None and (run / WORK).is_dir():
+                    processes[place] = start()
+        codes = [process.wait() for process in processes]
+        if not set(codes) <= {0, *FINISHED}:
+            raise SystemExit(f"processes of shards ended with {codes}, see {world.folder}/said.txt")
+    finally:
+        for process in processes:
+            kill(process)
 
 
-def by_slurm(world: World, out: Path, kills: int) -> tuple[Path, int]:
-    """Audit by arrays of jobs; kill jobs' processes, or those that go on, and submit again where nobody does."""
-    run, done = world.laid_out(out), 0
+def by_slurm(world: World, out: Path, kills: Kills, cluster: Slurm) -> None:
+    """Audit by arrays of jobs; kill processes of jobs, nodes, or those that go on; submit again where nobody does."""
+    run, look = world.laid_out(out), in_time()
     submit = ["submit", str(run), "--slurm", "--jobs", "2", "--workers", "1"]
-    while (run / WORK).is_dir():
-        queued = subprocess.run(["squeue", "--noheader", "--format=%i"], capture_output=True, text=True, check=True)
-        if not queued.stdout.strip() and world.run(*submit) not in FINISHED:
+    while not (run / "manifest.json").is_file() or _at_work(cluster):
+        look()
+        if not _at_work(cluster) and world.run(*submit, **cluster.own) not in FINISHED:
             raise SystemExit(f"SLURM took no job, see {world.folder}/said.txt")
-        if done < kills and at_work(run):
-            time.sleep(world.rng.uniform(0, AFTER))
-            jobs = [p for p in psutil.process_iter(["cmdline"]) if _is_job(p.info["cmdline"], run)]
-            if jobs:
-                with suppress(psutil.Error):
-                    world.rng.choice(jobs).kill()
-                    done += 1
-        time.sleep(0.2)
-    return run, done
+        kind = kills.due(out)
+        if kind == "node":
+            node = kills.rng.choice(NODES)
+            busy = _at_work(cluster, f"--nodelist={node}")
+            if busy:
+                cluster.lose(node)
+            kills.count(kind, killed=busy)
+        elif kind is not None:
+            verb = "work" if kind == "worker" else "submit"
+            jobs = [p for p in psutil.process_iter(["cmdline"]) if _is_job(p.info["cmdline"], verb, run)]
+            kills.count(kind, killed=bool(jobs) and kill(kills.rng.choice(jobs)))
+        time.sleep(0.3)
 
 
-def _is_job(command: list[str] | None, run: Path) -> bool:
-    return command is not None and COMMAND in command and str(run) in command
+def _at_work(cluster: Slurm, *options: str) -> bool:
+    return bool(cluster.ask("squeue", "--noheader", "--format=%i", *options).strip())
 
 
-def by_ray(world: World, out: Path, kills: int) -> tuple[Path, int]:
+def _is_job(command: list[str] | None, verb: str, run: Path) -> bool:
+    return command is not None and command[1:5] == ["-c", COMMAND, verb, str(run)]
+
+
+def by_ray(world: World, out: Path, kills: Kills) -> None:
     """Audit by a cluster of two nodes on loopback; kill workers, the second node, or the coordinator."""
     from ray.cluster_utils import Cluster
 
-    done = 0
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    os.environ.update(environment)
+    os.environ.update(world.own)  # of nodes, too
+    look = in_time()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = cluster.add_node(num_cpus=1)
-    given = ["run", str(world.card), "--out", str(out), "--no-report", "--workers", "1", "--ray", cluster.address]
+    given = world.audit_of(out, "--ray", cluster.address)
+    process = world.start(*given)
     try:
-        process = world.start(*given)
         while process.poll() is None:
-            if done < kills and any(out.glob(f"*/{WORK}/*/*.parquet")):
-                time.sleep(world.rng.uniform(0, AFTER))
-                what = world.rng.choice(["worker", "node", "coordinator"])
-                if what == "worker":
-                    workers = [
-                        p for p in psutil.process_iter(["cmdline"]) if "ray::" in " ".join(p.info["cmdline"] or [])
-                    ]
-                    for worker in world.rng.sample(workers, min(1, len(workers))):
-                        worker.kill()
-                elif what == "node":
-                    cluster.remove_node(second, allow_graceful=False)
-                    second = cluster.add_node(num_cpus=1)
-                else:
-                    process.kill()
-                    process.wait()
-                    process = world.start(*given)
-                done += 1
-            time.sleep(0.1)
-        if process.returncode not in FINISHED:
-            raise SystemExit(f"an audit by Ray ended with {process.returncode}, see {world.folder}/said.txt")
-    finally:
-        cluster.shutdown()  # type: ignore[no-untyped-call]
-    (run,) = (path for path in out.iterdir() if path.is_dir())
-    return run, done
-
-
-def by_local(world: World, out: Path, kills: int) -> tuple[Path, int]:
-    """Audit by two processes of one machine; kill either, or the coordinator."""
-    given = ["run", str(world.card), "--out", str(out), "--no-report", "--workers", "2"]
-    process, done = world.start(*given), 0
-    while process.poll() is None:
-        if done < kills and any(out.glob(f"*/{WORK}/*/*.parquet")):
-            time.sleep(world.rng.uniform(0, AFTER))
-            whole = world.rng.random() < 0.5
-            killed(process, whole=whole)
-            done += 1
-            if whole:
+            look()
+            kind = kills.due(out)
+            if kind == "worker":
+                workers = [p for p in psutil.process_iter(["cmdline"]) if "ray::" in " ".join(p.info["cmdline"] or [])]
+                workers = [p for p in workers if "_work" in " ".join(p.info["cmdline"])]
+                kills.count(kind, killed=bool(workers) and kill(kills.rng.choice(workers)))
+            elif kind == "node":
+                cluster.remove_node(second, allow_graceful=False)
+                second = cluster.add_node(num_cpus=1)
+                kills.count(kind)
+            elif kind == "coordinator" and process.poll() is None:
+                kill(process)
                 process.wait()
                 process = world.start(*given)
-        time.sleep(0.1)
+                kills.count(kind)
+    finally:
+        kill(process)
+        cluster.shutdown()  # type: ignore[no-untyped-call]
     if process.returncode not in FINISHED:
-        raise SystemExit(f"an audit ended with {process.returncode}, see {world.folder}/said.txt")
-    (run,) = (path for path in out.iterdir() if path.is_dir())
-    return run, done
+        raise SystemExit(f"an audit by Ray ended with {process.returncode}, see {world.folder}/said.txt")
 
 
-EXECUTORS = {"local": by_local, "shards": by_shards, "slurm": by_slurm, "ray": by_ray}
+KINDS = {
+    "local": ("worker", "coordinator"),
+    "shards": ("node", "coordinator"),
+    "slurm": ("worker", "node", "coordinator"),
+    "ray": ("node", "worker", "coordinator"),
+}
 
 
-def records(folder: Path, names: list[str], kills: int, seed: int) -> dict[str, dict[str, int]]:
+@contextmanager
+def executor(name: str, folder: Path) -> Iterator[Callable[[World, Path, Kills], None]]:
+    """Yield what audits by an executor."""
+    if name == "slurm":
+        with slurm(folder / "slurm") as cluster:
+            yield partial(by_slurm, cluster=cluster)
+        return
+    yield {"local": by_local, "shards": by_shards, "ray": by_ray}[name]
+
+
+@dataclass
+class State:
+    """What was found so far, in a file: whoever ends the benchmark may go on with it."""
+
+    path: Path
+
+    def read(self) -> dict[str, Any]:
+        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
+
+    def add(self, name: str, found: dict[str, Any]) -> None:
+        self.path.write_text(json.dumps(self.read() | {name: found}, indent=1) + "\n", encoding="utf-8")
+
+
+def records(folder: Path, names: list[str], kills: int, seed: int) -> dict[str, dict[str, Any]]:
     """Audit by one process, then by each executor until so many were killed; count the records that are the same."""
-    world = World(folder, random.Random(seed))
-    out = folder / "one"
-    if world.run("run", str(world.card), "--out", str(out), "--no-report", "--workers", "1") not in FINISHED:
+    world, state, out = World(folder), State(folder / "state.json"), folder / "one"
+    if world.run(*world.audit_of(out)) not in FINISHED:
         raise SystemExit(f"the audit by one process did not finish, see {folder}/said.txt")
-    (one,) = (path for path in out.iterdir() if path.is_dir())
-    reference, found = (one / "audit.json").read_bytes(), dict[str, dict[str, int]]()
+    reference = (run_in(out) / "audit.json").read_bytes()
     for name in names:
-        told = found[name] = {"audits": 0, "identical": 0, "kills": 0}
-        share = -(-kills // len(names))
-        while told["audits"] == 0 or told["kills"] < share:
-            out = folder / f"{name}-{told['audits']}"
-            run, times = EXECUTORS[name](world, out, share - told["kills"])
-            told["audits"] += 1
-            told["kills"] += times
-            told["identical"] += (run / "audit.json").read_bytes() == reference
-            click.echo(f"{name}: {told}")
-            shutil.rmtree(out)
-            if not times:
-                break
-    return found
+        share = kills // len(names) + (names.index(name) < kills % len(names))
+        told = state.read().get(name, {"audits": 0, "identical": 0, "kills": {}, "seconds": []})
+        while told["audits"] == 0 or sum(told["kills"].values()) < share:
+            with executor(name, folder) as audited:
+                told = one_more(world, audited, name, told, reference, share, seed)
+            state.add(name, told)
+            click.echo(f"{datetime.now(UTC):%H:%M:%S} {name}: {told}")
+    return {name: state.read()[name] for name in names}
 
 
-def _slurm_answers() -> bool:
-    found = shutil.which("sinfo")
-    return found is not None and subprocess.run([found], capture_output=True, check=False).returncode == 0
+def one_more(
+    world: World,
+    audited: Callable[[World, Path, Kills], None],
+    name: str,
+    told: dict[str, Any],
+    reference: bytes,
+    share: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Audit once more by an executor; return what was found by it so far."""
+    out, before = world.folder / f"{name}-{told['audits']}", sum(told["kills"].values())
+    shutil.rmtree(out, ignore_errors=True)
+    world.forget_measurements()
+    rng, begun = random.Random(f"{seed} {name} {told['audits']}"), time.monotonic()
+    kills = Kills(rng, min(AT_ONCE, share - before), KINDS[name], before)
+    audited(world, out, kills)
+    same = (run_in(out) / "audit.json").read_bytes() == reference
+    if same:
+        shutil.rmtree(out)
+    every = {kind: told["kills"].get(kind, 0) + kills.done.get(kind, 0) for kind in KINDS[name]}
+    return {
+        "audits": told["audits"] + 1,
+        "identical": told["identical"] + same,
+        "kills": every,
+        "seconds": [*told["seconds"], round(time.monotonic() - begun)],
+    }
 
 
 @click.command()
 @click.option("--json", "target", type=click.Path(path_type=Path), help="Write the results into this file.")
-@click.option("--only", multiple=True, type=click.Choice([*EXECUTORS, "overhead"]), help="Only these.")
+@click.option("--only", multiple=True, type=click.Choice([*KINDS, "overhead"]), help="Only these.")
 @click.option("--kills", default=20, show_default=True, help="In all.")
 @click.option("--seed", default=28, show_default=True)
 @click.option("--tasks", default=TASKS, show_default=True, help="Of 5 s each, for the overhead.")
-@click.option("--work", type=click.Path(path_type=Path), help="Where audits run; a folder that is kept.")
+@click.option("--work", type=click.Path(path_type=Path), help="Where audits run; a folder that is kept, to go on with.")
 def main(target: Path | None, only: tuple[str, ...], kills: int, seed: int, tasks: int, work: Path | None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    names = [name for name in EXECUTORS if not only or name in only]
-    names = [name for name in names if name != "slurm" or _slurm_answers()]
+    names = [name for name in KINDS if not only or name in only]
+    names = [name for name in names if name != "slurm" or not missing()]
     result: dict[str, Any] = {}
     about = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
+        "torch": torch.__version__,
+        "code": _commit(),
         "load_average": round(os.getloadavg()[0], 1),
-        "seed": seed,
     }
     if not only or "overhead" in only:
         measured = overhead(tasks)
@@ -296,14 +412,19 @@ def main(target: Path | None, only: tuple[str, ...], kills: int, seed: int, task
         result |= {"ray_overhead": measured["ray_overhead"], "ray": {**measured, **about}}
     if names:
         with tempfile.TemporaryDirectory() as folder:
-            place = work or Path(folder)
+            place = (work or Path(folder)).absolute()
             place.mkdir(parents=True, exist_ok=True)
-            result |= {"executors": {**records(place, names, kills, seed), "about": about}}
+            result |= {"executors": {**records(place, names, kills, seed), "about": {**about, "seed": seed}}}
     if target is not None:
         before = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
         together = {**before.get("executors", {}), **result.get("executors", {})}
         results = before | result | ({"executors": together} if together else {})
         target.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def _commit() -> str:
+    asked = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from audit.work.executors import Elsewhere
 from audit.work.shards import PLAN
 from audit.work.slurm import SlurmJobs, snapshot, submit_first
 from tests.end_to_end.test_workers import record_of
-from tests.small_world import SMALL_CARD, write_card
+from tests.small_world import SMALL_CARD, invoke, write_card
 from tests.work.test_shards import quiet, tasks
 
 pytestmark = [pytest.mark.unit, pytest.mark.cluster]
@@ -81,6 +81,15 @@ def test_an_array_over_what_is_left_and_a_job_that_goes_on_after_it(run: Path, s
     merge = (run / "work" / "slurm" / "merge.sh").read_text(encoding="utf-8")
     assert f"submit {run} --slurm --here --account=lab --partition=gpu --time=4:00:00 --gpus=0 --cpus=2" in merge
     assert "--sbatch=--qos=low" in merge
+
+
+def test_accelerators_for_a_run_on_the_processor_are_refused_in_a_line(run: Path, said: Path) -> None:
+    told = invoke("submit", run, "--slurm", "--gpus", 2)
+    assert (told.exit_code, told.stderr) == (
+        2,
+        "--gpus: is 2, and the run was laid out for the cpu; leave it out, or lay the run out with --device cuda\n",
+    )
+    assert not said.exists()
 
 
 def test_few_tasks_are_left_to_the_job_that_goes_on(run: Path, said: Path) -> None:
