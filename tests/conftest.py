@@ -195,6 +195,7 @@ SLOW = {
     "test_where_no_pair_knows_the_task_there_is_no_barrier_to_measure",
     "test_where_the_disk_is_full_it_is_named_and_no_task_is_done_in_vain",
     "test_with_less_precision_the_engine_gives_nearly_the_same",
+    "test_who_waits_gives_up_once_nobody_works_and_not_before",
     "test_without_a_group_nothing_is_taken",
     "test_work_goes_on_with_fewer_images_at_once_and_finds_the_same",
     "test_work_that_fits_for_no_image_ends_in_a_line",
