@@ -33,6 +33,7 @@ SMALLER: dict[str, Any] = {  # than the other benchmarks', for it is audited man
 COMMAND = "from audit.cli import entry; entry()"
 WAITING = 9  # the exit code of what others are to go on with
 AFTER = 2.0  # seconds from what was done last to a kill, at most
+SOON = 30.0  # seconds that a job is waited for
 LONGEST = 1800.0  # seconds that an audit may take
 Start = Callable[[], subprocess.Popen[bytes]]
 
@@ -94,7 +95,7 @@ class Kills:
     wanted: int
     kinds: tuple[str, ...]
     before: int  # how many there were in other audits
-    done: field(default_factory=dict)
+    done: dict[str, int] = field(default_factory=dict)
     seen: frozenset[Path] = frozenset()
 
     def due(self, out: Path) -> str | None:
@@ -110,9 +111,9 @@ class Kills:
     def number(self) -> int:
         return sum(self.done.values())
 
-    def count(self, kind: str, *, killed: bool = True) -> None:
+    def count(self, kind: str, *, there: bool = True) -> None:
         """Note a kill; where there was nothing to be killed, the next moment is taken."""
-        if killed:
+        if there:
             self.done[kind] = self.done.get(kind, 0) + 1
 
 
@@ -156,7 +157,7 @@ def by_local(world: World, out: Path, kills: Kills) -> None:
             elif kind == "worker":
                 with suppress(psutil.Error):
                     workers = [p for p in psutil.Process(process.pid).children() if p.cmdline()[:1] == [sys.executable]]
-                    kills.count(kind, killed=bool(workers) and kill(kills.rng.choice(workers)))
+                    kills.count(kind, there=bool(workers) and kill(kills.rng.choice(workers)))
     finally:
         kill(process)
     if process.returncode not in FINISHED:
@@ -177,7 +178,7 @@ def by_shards(world: World, out: Path, kills: Kills) -> None:
             kind = kills.due(out)
             if kind is not None:
                 place = 0 if kind == "coordinator" else kills.rng.choice((1, 2))
-                kills.count(kind, killed=processes[place].poll() is None and kill(processes[place]))
+                kills.count(kind, there=processes[place].poll() is None and kill(processes[place]))
                 processes[place].wait()
             for place, start in enumerate(starts):
                 ended = processes[place].poll()
@@ -207,11 +208,11 @@ def by_slurm(world: World, out: Path, kills: Kills, cluster: Slurm) -> None:
             busy = _at_work(cluster, f"--nodelist={node}")
             if busy:
                 cluster.lose(node)
-            kills.count(kind, killed=busy)
+            kills.count(kind, there=busy)
         elif kind is not None:
             verb = "work" if kind == "worker" else "submit"
-            jobs = [p for p in psutil.process_iter(["cmdline"]) if _is_job(p.info["cmdline"], verb, run)]
-            kills.count(kind, killed=bool(jobs) and kill(kills.rng.choice(jobs)))
+            jobs = _jobs(verb, run)
+            kills.count(kind, there=bool(jobs) and kill(kills.rng.choice(jobs)))
         time.sleep(0.3)
 
 
@@ -219,8 +220,16 @@ def _at_work(cluster: Slurm, *options: str) -> bool:
     return bool(cluster.ask("squeue", "--noheader", "--format=%i", *options).strip())
 
 
-def _is_job(command: list[str] | None, verb: str, run: Path) -> bool:
-    return command is not None and command[1:5] == ["-c", COMMAND, verb, str(run)]
+def _jobs(verb: str, run: Path) -> list[psutil.Process]:
+    """Return the processes of jobs that do one thing; those that go on come once an array is over, and are waited for."""
+    deadline = time.monotonic() + SOON
+    while time.monotonic() < deadline:
+        every = [(process, process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+        found = [process for process, line in every if line[1:5] == ["-c", COMMAND, verb, str(run)]]
+        if found:
+            return found
+        time.sleep(0.2)
+    return []
 
 
 def by_ray(world: World, out: Path, kills: Kills) -> None:
@@ -240,7 +249,7 @@ def by_ray(world: World, out: Path, kills: Kills) -> None:
             if kind == "worker":
                 workers = [p for p in psutil.process_iter(["cmdline"]) if "ray::" in " ".join(p.info["cmdline"] or [])]
                 workers = [p for p in workers if "_work" in " ".join(p.info["cmdline"])]
-                kills.count(kind, killed=bool(workers) and kill(kills.rng.choice(workers)))
+                kills.count(kind, there=bool(workers) and kill(kills.rng.choice(workers)))
             elif kind == "node":
                 cluster.remove_node(second, allow_graceful=False)
                 second = cluster.add_node(num_cpus=1)
