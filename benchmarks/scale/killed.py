@@ -221,7 +221,7 @@ def _at_work(cluster: Slurm, *options: str) -> bool:
 
 
 def _jobs(verb: str, run: Path) -> list[psutil.Process]:
-    """Return the processes of jobs that do one thing; those that go on come once an array is over, and are waited for."""
+    """Return the processes of jobs that do one thing; those that go on come once an array is over."""
     deadline = time.monotonic() + SOON
     while time.monotonic() < deadline:
         every = [(process, process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]

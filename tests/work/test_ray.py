@@ -108,7 +108,7 @@ def test_tasks_are_done_or_told_and_a_node_that_cannot_do_any_is_a_line(
             r"^--ray: a node cannot import what tasks need \(No module named 'no_such_package'\)",
         ),
     ):
-        lacking = [Task(t.name, t.made_of, 1, 1, partial(perform, i), portable=True) for i, t in enumerate(fast)]
+        lacking = [Task(f"{i}", {said: i}, 1, 1, partial(perform, i), portable=True) for i in range(3)]
         with pytest.raises(InputError, match=said):
             run_tasks(lacking, tmp_path / "lacking", workers, quiet)
     assert not list((tmp_path / "lacking").iterdir())
