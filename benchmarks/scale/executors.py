@@ -77,7 +77,8 @@ class State:
     path: Path
 
     def read(self) -> dict[str, Any]:
-        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
+        found: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
+        return found
 
     def add(self, name: str, found: dict[str, Any]) -> None:
         self.path.write_text(json.dumps(self.read() | {name: found}, indent=1) + "\n", encoding="utf-8")
@@ -86,7 +87,7 @@ class State:
 def records(folder: Path, names: list[str], kills: int, seed: int) -> dict[str, dict[str, Any]]:
     """Audit by one process, then by each executor until so many were killed; count the records that are the same."""
     world, state, out = World(folder), State(folder / "state.json"), folder / "one"
-    if world.run(*world.audit_of(out)) not in FINISHED:
+    if not list(out.glob("*/manifest.json")) and world.run(*world.audit_of(out)) not in FINISHED:
         raise SystemExit(f"the audit by one process did not finish, see {folder}/said.txt")
     reference = (run_in(out) / "audit.json").read_bytes()
     for name in names:

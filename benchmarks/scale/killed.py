@@ -236,7 +236,9 @@ def by_ray(world: World, out: Path, kills: Kills) -> None:
     """Audit by a cluster of two nodes on loopback; kill workers, the second node, or the coordinator."""
     from ray.cluster_utils import Cluster
 
-    os.environ.update(world.own)  # of nodes, too
+    os.environ.update(
+        world.own | {"RAY_worker_niceness": "0"}
+    )  # of nodes, too; Ray's own is 15, and others are at work
     look = in_time()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = cluster.add_node(num_cpus=1)

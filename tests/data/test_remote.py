@@ -233,7 +233,8 @@ def test_each_way_in_which_a_store_refuses_is_a_line(
 
 def answer_of_s3(status: int, code: str) -> Exception:
     error = {"Error": {"Code": code, "Message": "m"}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    return pytest.importorskip("botocore.exceptions").ClientError(error, "GetObject")
+    made: Exception = import_module("botocore.exceptions").ClientError(error, "GetObject")
+    return made
 
 
 def below(error: Exception) -> Exception:
@@ -243,7 +244,7 @@ def below(error: Exception) -> Exception:
     return made
 
 
-PASSING = {
+PASSING: dict[str, Callable[[], Exception]] = {
     "503": lambda: answer_of_s3(503, "ServiceUnavailable"),
     "429": lambda: below(answer_of_s3(429, "TooManyRequestsException")),
     "slow down": lambda: answer_of_s3(400, "SlowDown"),
@@ -255,7 +256,7 @@ PASSING = {
     "no name": lambda: socket.gaierror(-3, "try again"),
     "Google's 500": lambda: answer_of_http(500),
 }
-LASTING = {
+LASTING: dict[str, Callable[[], Exception]] = {
     "400": lambda: answer_of_s3(400, "InvalidBucketName"),
     "a redirect": lambda: below(answer_of_s3(301, "PermanentRedirect")),
     "a fault of the code": lambda: KeyError("size"),
@@ -279,7 +280,7 @@ def test_only_what_may_pass_is_asked_again(
     make: Callable[[], Exception], tries: int, kind: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("audit.remote.PAUSE", 0.0)
-    asked = []
+    asked: list[int] = []
 
     def question(_files: Any) -> None:
         asked.append(1)
