@@ -34,7 +34,7 @@ COMMAND = "from audit.cli import entry; entry()"
 WAITING = 9  # the exit code of what others are to go on with
 AFTER = 2.0  # seconds from what was done last to a kill, at most
 SOON = 30.0  # seconds that a job is waited for
-LONGEST = 1800.0  # seconds that an audit may take
+LONGEST = 3600.0  # seconds that an audit may take
 Start = Callable[[], subprocess.Popen[bytes]]
 
 
