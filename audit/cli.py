@@ -269,16 +269,24 @@ def run(
 @reported
 def work(run_dir: Path, shard: str, **options: Any) -> None:
     """Do a share of the tasks that are posted in RUN, which was laid out by run --shards."""
-    from audit.terminal import progress
+    from audit.terminal import progress, share_summary
 
     with progress() as callback:
         done = va.work(run_dir, shard, callback=callback, **options)
-    click.echo(f"{done} tasks done")
+    click.echo(share_summary(run_dir, done))
 
 
 @main.command(epilog=as_text(), short_help="Go on with a run that several machines work on.")
 @run_argument
 @click.option("--wait", is_flag=True, help="Wait for those who work, rather than end where tasks are to be done.")
+@click.option(
+    "--patience",
+    type=click.FloatRange(min=30),
+    default=3600,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --wait: end after so long without anybody at work.",
+)
 @click.option("--workers", type=click.IntRange(min=1), help="Processes for what is done here.")
 @reported
 def merge(run_dir: Path, **options: Any) -> None:

@@ -55,6 +55,7 @@ class AuditError(Exception):
 
     exit_code: ExitCode = ExitCode.UNFINISHED
     may_pass: bool = False  # whether the same work may succeed when it is tried again
+    of_machine: bool = False  # whether all work on this machine meets it, and on another machine none may
 
     def __init__(self, where: str, what: str, fix: str = "") -> None:
         self.where, self.what, self.fix = where, what, fix
@@ -169,6 +170,7 @@ class NotWrittenError(UnfinishedError):
     """A file or folder cannot be written."""
 
     may_pass = False  # what took long to compute is written patiently
+    of_machine = True
 
 
 class DivergedError(UnfinishedError):
@@ -202,7 +204,12 @@ def is_refused(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in DISK_FIXES
 
 
-def one_line_of(error: Exception) -> str:
+def is_of_machine(error: BaseException) -> bool:
+    """Tell whether an error is the machine's, whatever is done there: a package is missing, or a disk refuses."""
+    return isinstance(error, ImportError) or is_refused(error) or (isinstance(error, AuditError) and error.of_machine)
+
+
+def one_line_of(error: BaseException) -> str:
     """Return what an error says, in one line; its kind where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
 

@@ -51,7 +51,9 @@ def needs(package: str, where: str, *, error: type[InputError] = InputError, oth
         absent = isinstance(fault, ModuleNotFoundError) and fault.name == package
         said = "is not installed" if absent else f"cannot be imported ({' '.join(str(fault).split())[:200]})"
         fix = f"pip install 'vit-audit[{EXTRAS[package]}]'" + (f", or {otherwise}" if otherwise else "")
-        raise error(where, f"needs {package}, which {said}", fix) from None
+        told = error(where, f"needs {package}, which {said}", fix)
+        told.of_machine = True
+        raise told from None
 
 
 @contextmanager

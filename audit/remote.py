@@ -1,11 +1,12 @@
 """Files of object stores, by address: what fsspec opens (``s3://``, ``gs://``, ``hf://``).
 
-Images are read and never copied; control models that are shared are copied in both directions. Whatever keeps a store
-from answering is tried again, and then told in one line.
+Images are read and never copied; control models that are shared are copied in both directions. What keeps a store
+from answering for the moment is tried again, and then told in one line; all else is told at once.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import re
 import time
@@ -26,6 +27,15 @@ PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}  # what 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/{1,2}(?=[^/])")  # a path has lost one of two slashes
 CLOCK = "RequestTimeTooSkewed"
 REFUSED = ("credential", "forbidden", "accessdenied", "invalidaccesskeyid", "signaturedoesnotmatch", "unauthorized")
+# What may pass. Classes are known by their names, so that no store's library is imported to tell.
+INTERRUPTED = {
+    "TimeoutError", "Timeout", "ConnectionError", "gaierror",  # Python's, those of requests and urllib3
+    "ClientConnectionError", "ClientPayloadError", "TransportError", "ProtocolError", "ChunkedEncodingError",
+    "HTTPClientError", "IncompleteRead", "IncompleteReadError", "ResponseStreamingError", "ResponseParserError",
+}  # fmt: skip
+BUSY = {errno.EBUSY, errno.EAGAIN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN}
+TOO_MUCH = ("slowdown", "throttl", "toomanyrequests", "too many requests", "limitexceeded", "requesttimeout")
+STATUSES = {408, 425, 429, *range(500, 600)}  # of HTTP
 ANSWER = TypeVar("ANSWER")
 
 
@@ -127,14 +137,14 @@ class RemotePath:
         self.asked(lambda files: files.get_file(self.address, str(path)))
 
     def asked(self, question: Callable[[Any], ANSWER]) -> ANSWER:
-        """Ask the store; what may pass is tried again.
+        """Ask the store; what may pass is tried again: time-outs, connections, answers of 429 and from 500 on.
 
         Raises
         ------
         FileNotFoundError
             If there is no such file.
         DataError
-            If the store refuses, or nothing that opens it is installed.
+            If the store refuses, what is asked cannot be, or nothing that opens the store is installed.
         UnfinishedError
             If it does not answer.
         """
@@ -174,9 +184,30 @@ class RemotePath:
             if isinstance(error, PermissionError) or any(word in said.lower() for word in REFUSED):
                 fix = "correct the credentials (of S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
                 raise DataError(self.address, f"access is refused ({said})", fix) from error
+            if not _may_pass(error):
+                fix = "correct the address, or the store's settings"
+                raise DataError(self.address, f"cannot be read ({said})", fix) from error
             if last:
                 fix = "run again when it does: what is done is kept"
                 raise UnfinishedError(self.address, f"does not answer ({said})", fix) from error
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Tell whether a store that fails so may answer the next time; of what an error was made from, too."""
+    below = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & INTERRUPTED or (isinstance(error, OSError) and error.errno in BUSY) or _statuses(error) & STATUSES:
+        return True
+    return any(word in str(error).lower() for word in TOO_MUCH) or (below is not None and _may_pass(below))
+
+
+def _statuses(error: BaseException) -> set[object]:
+    """Return what of an error may be the status of an HTTP answer, wherever libraries keep it."""
+    answer = getattr(error, "response", None)
+    if isinstance(answer, dict):  # of botocore
+        return {answer.get("ResponseMetadata", {}).get("HTTPStatusCode")}
+    kept = [getattr(error, name, None) for name in ("status", "status_code", "code")]
+    return {status for status in [*kept, getattr(answer, "status_code", None)] if isinstance(status, int)}
 
 
 Place = Path | RemotePath

@@ -249,6 +249,13 @@ def reach_summary(reach: Reach) -> str:
     return wrapped(reach_line(reach))
 
 
+def share_summary(run: Path, done: int) -> str:
+    """Say how many tasks of a run were done here, and whether the run is finished."""
+    from audit.work.shards import is_finished  # which needs torch, as no other summary does
+
+    return f"{done} tasks done" + ("; the run is finished" if is_finished(run) else "")
+
+
 def repair_summary(record: Repair, folder: Path, *, report: bool = True) -> str:
     """Return what came of a repair: its state, a line for each method, and what the certificate does not show."""
     lines = [repair_line(record), *repair_notes(record), *map(method_line, record.rows)]

@@ -64,7 +64,7 @@ QUOTED: dict[str, tuple[str, ...]] = {
     "bootstrap": ("date", "code", "hardware", "version", "numpy", "runs", "resamples", "seed", "cost", "labels"),
 }  # fmt: skip
 # What a benchmark has measured on some machines only: None where there is none.
-IF_MEASURED: dict[str, tuple[str, ...]] = {"scale": ("memory_ratio_10x", "flat")}
+IF_MEASURED: dict[str, tuple[str, ...]] = {"scale": ("memory_ratio_10x", "flat", "ray", "executors")}
 OF_ALL = ("right", "fast")  # sections that several benchmarks go into
 # How often the tool is wrong, as a report has it beside each claim about a part of the network.
 WRONG = ROOT / "templates" / "error_rates.json"
@@ -90,6 +90,7 @@ ROWS: dict[str, set[str]] = {
     "stability": {"contrast", "outcome", "split_half_rank_correlation", "seeds_rank_correlation", "heads"},
     "agreement": {"contrast", "outcome", "design", "rank_correlation"},
 }  # fmt: skip
+EXECUTORS = {"local": "two local workers", "shards": "shares", "slurm": "SLURM", "ray": "Ray"}
 NAMED = {"standardised_gap": "at equal labels", "tpr_gap": "true positives", "fpr_gap": "false positives"}
 
 
@@ -239,7 +240,7 @@ def words() -> Environment:
         "down": down, "up": up, "share": share_of, "counted": counted, "interval": interval, "p": p_value,
         "points": points, "correlation": correlation, "largest": largest, "thousands": "{:,}".format,
     }  # fmt: skip
-    environment.globals["named"] = NAMED
+    environment.globals |= {"named": NAMED, "executors": EXECUTORS}
     return environment
 
 

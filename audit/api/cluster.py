@@ -19,7 +19,7 @@ from audit.process_state import run_state
 from audit.store import WORK
 from audit.work.executors import Executor
 from audit.work.pool import Workers
-from audit.work.shards import PLAN, Shard, Shards, work_on
+from audit.work.shards import PATIENCE, PLAN, Shard, Shards, work_on
 from audit.work.slurm import SlurmJobs, submit_first
 
 __all__ = ["merge", "submit", "work"]
@@ -53,12 +53,13 @@ def work(
     Returns
     -------
     int
-        How many tasks were done.
+        How many tasks were done; 0 where the run is finished.
 
     Raises
     ------
     InputError
-        If nothing is laid out there, or this machine has other versions, another kind of device or another clock.
+        If nothing is laid out there, or this machine has other versions, another kind of device or another clock, or
+        lacks a package.
     UnfinishedError
         If a task failed, or results cannot be written.
 
@@ -79,7 +80,12 @@ def work(
 
 
 def merge(
-    run: str | Path, *, wait: bool = False, workers: int | None = None, callback: Callback | None = None
+    run: str | Path,
+    *,
+    wait: bool = False,
+    patience: float = PATIENCE,
+    workers: int | None = None,
+    callback: Callback | None = None,
 ) -> Result:
     """Go on with a run that was laid out: put together what is done, and post what is to be done next.
 
@@ -91,6 +97,8 @@ def merge(
     run : str or pathlib.Path
     wait : bool
         Wait for others to do what is posted; without it, end with the line that says what is to be done.
+    patience : float
+        With ``wait``, give up after so many seconds in which nobody works on what is posted.
     workers : int, optional
         Processes for what is done here.
     callback : callable, optional
@@ -104,7 +112,7 @@ def merge(
     Raises
     ------
     WaitingError
-        If tasks are to be done by others, and nobody waits.
+        If tasks are to be done by others, and nobody waits, or none of them works.
     InputError
         If nothing is laid out there, or card, data, weights or versions are others than then.
     UnfinishedError
@@ -118,7 +126,7 @@ def merge(
         ...
     audit.errors.InputError: ...runs/none: is no run that is laid out for several machines; ...
     """
-    return _go_on(as_path("run", run), Shards(wait=wait), workers, callback)
+    return _go_on(as_path("run", run), Shards(wait, patience), workers, callback)
 
 
 def submit(
@@ -168,7 +176,8 @@ def submit(
     WaitingError
         With ``here``: the next array is submitted, and the job that goes on after it.
     InputError
-        If nothing is laid out there, or ``sbatch`` is not installed.
+        If nothing is laid out there, ``sbatch`` is not installed, or accelerators are asked for though the run was laid
+        out for the processor.
     UnfinishedError
         If SLURM refuses or cannot be reached.
 
@@ -181,7 +190,10 @@ def submit(
     audit.errors.InputError: ...runs/none: is no run that is laid out for several machines; ...
     """
     folder = as_path("run", run).absolute()
-    read_plan(folder)
+    device = read_plan(folder)["device"]
+    if gpus and device == CPU:
+        fix = "leave it out, or lay the run out with --device cuda"
+        raise InputError("--gpus", f"is {gpus}, and the run was laid out for the {CPU}", fix)
     asked = SlurmJobs(folder, account, partition, time, gpus, cpus, jobs, tuple(sbatch), workers)
     return _go_on(folder, asked, workers, callback) if here else submit_first(asked)
 

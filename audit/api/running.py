@@ -124,7 +124,8 @@ def audit(
         fix = "log the run once it is finished: result.track(...)"
         raise InputError("trackers", "are not handed to those who go on with a run that is laid out", fix)
     if shards:
-        again = _how_to_go_on(plan, device, precision, memory, report=report, command=command)
+        meant = chosen if device == "auto" else device  # what there is where the run is laid out
+        again = _how_to_go_on(plan, meant, precision, memory, report=report, command=command)
     options = Options(
         command,
         as_path("runs", runs),

@@ -29,6 +29,8 @@ POLL = 0.25  # seconds between two looks at how far the tasks are
 RETRIES = 3  # of a task whose worker or node is lost
 AHEAD = 2  # tasks for each processor or accelerator of the cluster that are given out at once
 OF_ONE_TASK = ("WorkerCrashedError", "NodeDiedError", "OutOfMemoryError")  # of Ray: others may still be done
+NOT_IMPORTED = "failed to import on the worker"  # Ray's words where a node has no vit-audit
+SAID = 200  # signs of what Ray says
 SEEN = ".ray"  # how the file ends by which a node knows that it sees the run's folder
 LAYOUT = "put runs and data where all nodes see them under the same path"
 _opened: dict[str, list[Task]] = {}  # of this worker: the list that it has opened last
@@ -101,9 +103,7 @@ class OnRay:
         try:
             refused = self.ray.get(reference)
         except self.ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, ImportError):
-                fix = "install vit-audit with the same extras on all nodes"
-                raise InputError("--ray", f"a node cannot import what tasks need ({error.cause})", fix) from error
+            _refuse_node(error.cause)
             return
         except tuple(getattr(self.ray.exceptions, name) for name in OF_ONE_TASK):
             return  # lost more often than it is tried again: who plans does it
@@ -147,7 +147,7 @@ def on_ray(address: str, device: str) -> Iterator[OnRay]:
                     **({"_node_ip_address": "127.0.0.1"} if address == LOCAL else {}),
                 )
         except (ConnectionError, TimeoutError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-            said = " ".join(str(error).split())[:200]
+            said = " ".join(str(error).split())[:SAID]
             fix = "look at 'ray status', correct the address, or give --ray local"
             raise UnfinishedError(f"--ray {address}", f"no Ray cluster answers there ({said})", fix) from error
     if threading.current_thread() is threading.main_thread():
@@ -194,7 +194,18 @@ def _do(task: Task, folder: Path, about: dict[str, Any]) -> None:
         do_task(task, folder, lambda _done, _total: None, about=known)
 
 
+def _refuse_node(cause: BaseException) -> None:
+    """Raise what no task is at fault for: on that node, all others would meet it, too."""
+    if isinstance(cause, AuditError) and cause.of_machine:
+        raise cause
+    said = " ".join(str(cause).split())
+    if isinstance(cause, ImportError) or NOT_IMPORTED in said:
+        last = said[-SAID:]
+        fix = "install vit-audit with the same extras on all nodes"
+        raise InputError("--ray", f"a node cannot import what tasks need ({last})", fix)
+
+
 def _lost(error: Exception) -> AuditError:
-    said = " ".join(str(error).split())[:200]
+    said = " ".join(str(error).split())[:SAID]
     fix = "look at 'ray status', and run again: what is done is kept"
     return UnfinishedError("--ray", f"the cluster is lost ({said})", fix)

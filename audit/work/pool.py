@@ -36,7 +36,7 @@ from typing import Any
 import torch
 
 from audit.batching import room, share_memory
-from audit.errors import AuditError, InputError, MemoryExhaustedError, NotWrittenError, UnfinishedError
+from audit.errors import AuditError, InputError, MemoryExhaustedError, UnfinishedError, is_of_machine
 from audit.progress import Progress
 from audit.store import clear_unfinished, let_go_of_locks
 from audit.work.executors import Elsewhere, Executor
@@ -49,7 +49,6 @@ THREADS = 1  # of a worker; part of what results are, to the bit
 AHEAD = 2  # tasks that each worker is given at once
 POLL = 0.25  # seconds between two looks at how far the workers are
 WATCHED = 1.0  # seconds between two looks at whether the coordinator is still there
-COMMON = MemoryExhaustedError, NotWrittenError  # no task's own fault: others would meet it, too
 Failures = list[tuple[Task, BaseException]]
 Outcomes = Generator[tuple[Task, BaseException | None], None, None]  # None: done
 
@@ -101,6 +100,21 @@ def run_tasks(
     UnfinishedError
         If a task ends its worker every time.
     """
+    failed = try_tasks(tasks, folder, workers, progress, threads=threads)
+    if failed:
+        places = {task.key: place for place, task in enumerate(tasks)}
+        task, error = min(failed, key=lambda of: places[of[0].key])
+        error.add_note(f"in the task {task.name}" + (f", and {len(failed) - 1} more" if len(failed) > 1 else ""))
+        raise error
+
+
+def try_tasks(
+    tasks: Sequence[Task], folder: Path, workers: Workers, progress: Progress, *, threads: int = THREADS
+) -> Failures:
+    """Do all tasks as :func:`run_tasks` does, and return those that failed, each with its error.
+
+    A task that was not tried is not among them: after what all would meet, no other is begun.
+    """
     list_hash(tasks)
     if threads > THREADS and len(tasks) > 1:
         raise ValueError(f"{len(tasks)} tasks of {threads} threads each")
@@ -112,13 +126,7 @@ def run_tasks(
         before = sum(task.size for task in tasks) - elsewhere.size
         workers.executor.do(elsewhere, lambda done, _total: progress(before + done, before + elsewhere.size))
         left = [task for task in left if not is_done(task, folder)]
-    stage = _Stage(folder, workers, progress, sum(task.size for task in tasks), threads)
-    failed = stage.do(left)
-    if failed:
-        places = {task.key: place for place, task in enumerate(tasks)}
-        task, error = min(failed, key=lambda of: places[of[0].key])
-        error.add_note(f"in the task {task.name}" + (f", and {len(failed) - 1} more" if len(failed) > 1 else ""))
-        raise error
+    return _Stage(folder, workers, progress, sum(task.size for task in tasks), threads).do(left)
 
 
 @dataclass(frozen=True)
@@ -150,7 +158,7 @@ class _Stage:
                     suspects.append(task)
                 else:
                     failed.append((task, error))
-                if isinstance(error, COMMON):
+                if _is_common(error):
                     return failed
                 over.add(task.key)
             left = [task for task in left if task.key not in over and not is_done(task, self.folder)]
@@ -169,7 +177,7 @@ class _Stage:
                     done.add(task.key)
                 else:
                     troubles.append((task, error))
-                if isinstance(error, COMMON):
+                if error is not None and _is_common(error):
                     break
         return done, troubles
 
@@ -247,10 +255,17 @@ def _starting() -> Iterator[None]:
         raise UnfinishedError("workers", what, "run again with fewer --workers: what is done is kept") from error
 
 
+def _is_common(error: BaseException) -> bool:
+    """Tell whether an error is no task's own fault: others would meet it, too."""
+    return isinstance(error, MemoryExhaustedError) or is_of_machine(error)
+
+
 def _may_pass(error: BaseException, number: int) -> bool:
     """Tell whether a task that failed beside so many others may succeed when it is tried again."""
     if isinstance(error, MemoryExhaustedError):
         return number > 1
+    if isinstance(error, ImportError):
+        return False
     return not isinstance(error, AuditError) or error.may_pass
 
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from audit.errors import InputError, UnfinishedError
+from audit.errors import InputError, UnfinishedError, is_of_machine, one_line_of
 from audit.store import WORK, write_bytes, write_text
 from audit.work.executors import Elsewhere
 from audit.work.sending import made_with, pack, refuse_others, unpack
@@ -141,11 +141,14 @@ def open_list(posted: Posted) -> list[Task]:
         raise InputError(str(posted.path), what, "install what the run was planned with on all machines") from error
 
 
-def note_failures(tasks: Sequence[Task], folder: Path, error: BaseException) -> None:
-    """Say of tasks that are not done that they were tried here; whoever plans tries them again."""
-    line = json.dumps({"host": socket.gethostname(), "error": " ".join(str(error).split())})
-    for task in tasks:
-        if not is_done(task, folder):
+def note_failures(failed: Sequence[tuple[Task, BaseException]], folder: Path) -> None:
+    """Say of tasks that they were tried here and failed; whoever plans tries them again.
+
+    What any task would have met on this machine is no task's failure: another machine may do it.
+    """
+    for task, error in failed:
+        if not is_of_machine(error) and not is_done(task, folder):
+            line = json.dumps({"host": socket.gethostname(), "error": one_line_of(error)})
             with suppress(UnfinishedError):
                 write_text(folder / f"{task.key}{FAILED}", line + "\n")
 

@@ -12,7 +12,8 @@ import platform
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -22,7 +23,9 @@ from audit.errors import InputError
 from audit.store import source_hash
 from audit.work.tasks import Task
 
-LIBRARIES = ("torch", "timm", "numpy", "pandas", "pyarrow", "pillow")  # that results depend on, to the bit
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pandas", "pyarrow", "pillow")  # that all results depend on
+OF_SOME = {"transformers": "transformers", "open_clip": "open-clip-torch"}  # of models that import them: their packages
+PROCESSOR = "CPU capability"  # the instructions that torch chooses among its own functions by
 
 
 class Pickler(pickle.Pickler):
@@ -61,11 +64,18 @@ def unpack(content: bytes | memoryview, device: str) -> list[Task]:
 
 
 def made_with() -> dict[str, str]:
-    """Return the versions of all that results depend on."""
+    """Return the versions of all that results depend on, to the bit: what runs here, and what it runs on."""
+    return {**_always(), **{package: version(package) for module, package in OF_SOME.items() if module in sys.modules}}
+
+
+@cache
+def _always() -> dict[str, str]:
+    """Return them but for what only some models need; once a process, which runs what it has imported."""
     return {
         "vit-audit": audit.__version__,
         "code": source_hash((audit,)),
         "python": platform.python_version(),
+        PROCESSOR: torch.backends.cpu.get_cpu_capability(),
         **{name: version(name) for name in LIBRARIES},
     }
 
@@ -78,11 +88,25 @@ def refuse_others(planned: Mapping[str, str]) -> None:
     InputError
         With the first that differs.
     """
-    for name, here in made_with().items():
-        there = planned.get(name)
-        if there != here and name == "code":
+    own = made_with()
+    for name, there in planned.items():
+        here = own.get(name) or _installed(name)
+        if there == here:
+            continue
+        what = f"{name} is {here} here, and {there} where the run was planned"
+        fix = "install the same versions on all machines"
+        if name == "code":
             what = "vit-audit has other source code here than where the run was planned"
-            raise InputError(socket.gethostname(), what, "run the copy that the run was planned with")
-        if there != here:
-            what = f"{name} is {here} here, and {there} where the run was planned"
-            raise InputError(socket.gethostname(), what, "install the same versions on all machines")
+            fix = "run the copy that the run was planned with"
+        elif name == PROCESSOR:
+            fix = "take machines with processors of one kind"
+        error = InputError(socket.gethostname(), what, fix)
+        error.of_machine = True
+        raise error
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

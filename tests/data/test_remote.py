@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.client
 import io
 import multiprocessing
+import socket
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +48,8 @@ class Flaky(BaseHTTPRequestHandler):
         if fault is not None:
             self.faults.remove(fault)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if fault is not None and fault[1] == "503":
-            self.send_error(503)
+        if fault is not None and fault[1].isdecimal():
+            self.send_error(int(fault[1]))
             return
         if fault is not None and fault[1] == "skewed":
             self._answer(403, {}, b"<Error><Code>RequestTimeTooSkewed</Code><Message>clock</Message></Error>", "GET")
@@ -152,7 +154,7 @@ def test_a_store_gives_what_a_folder_gives_and_leaves_nothing_here(
     upload(moto, tmp_path / "data")
     here = samples(tmp_path / "data", reader, name or ".")
     before = sorted(tmp_path.rglob("*"))
-    faults += [("", "503"), (".png" if reader == "table" else "", "cut")]
+    faults += [("", "503"), ("", "429"), (".png" if reader == "table" else "", "cut")]
     there = samples(tmp_path / "data", reader, f"s3://{BUCKET}/{name}".rstrip("/"))
     assert not faults
     same(here, there)
@@ -219,12 +221,74 @@ def test_each_way_in_which_a_store_refuses_is_a_line(
     told(
         UnfinishedError, r"^s3://faces/faces.csv: does not answer \(.*\); run again when it does: what is done is kept"
     )
+    faults[:] = [("faces.csv", "400")]
+    told(DataError, r"^s3://faces/faces.csv: cannot be read \(.*\); correct the address, or the store's settings")
     faults[:] = [("faces.csv", "skewed")]
     told(DataError, r"^s3://faces/faces.csv: access is refused for this machine's clock \(.*\); set it by NTP")
     faults.clear()
     requests.post(f"http://{moto[0]}:{moto[1]}/moto-api/reset-auth", data=b"0", timeout=10)
     told(DataError, r"^s3://faces/faces.csv: access is refused \(.*\); correct the credentials")
     requests.post(f"http://{moto[0]}:{moto[1]}/moto-api/reset-auth", data=b"inf", timeout=10)
+
+
+def answer_of_s3(status: int, code: str) -> Exception:
+    error = {"Error": {"Code": code, "Message": "m"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    made: Exception = import_module("botocore.exceptions").ClientError(error, "GetObject")
+    return made
+
+
+def below(error: Exception) -> Exception:
+    """Return an error as s3fs makes it of the store's."""
+    made = OSError(5, "of the store")
+    made.__cause__ = error
+    return made
+
+
+PASSING: dict[str, Callable[[], Exception]] = {
+    "503": lambda: answer_of_s3(503, "ServiceUnavailable"),
+    "429": lambda: below(answer_of_s3(429, "TooManyRequestsException")),
+    "slow down": lambda: answer_of_s3(400, "SlowDown"),
+    "time-out": TimeoutError,
+    "reset": lambda: ConnectionResetError(104, "reset"),
+    "S3 is not reached": lambda: import_module("botocore.exceptions").EndpointConnectionError(endpoint_url="http://x"),
+    "cut": lambda: import_module("aiohttp").ClientPayloadError("cut"),
+    "not reached": lambda: requests.ConnectionError("no route"),
+    "no name": lambda: socket.gaierror(-3, "try again"),
+    "Google's 500": lambda: answer_of_http(500),
+}
+LASTING: dict[str, Callable[[], Exception]] = {
+    "400": lambda: answer_of_s3(400, "InvalidBucketName"),
+    "a redirect": lambda: below(answer_of_s3(301, "PermanentRedirect")),
+    "a fault of the code": lambda: KeyError("size"),
+    "a value": lambda: ValueError("cannot parse"),
+    "Google's 400": lambda: answer_of_http(400),
+}
+
+
+def answer_of_http(status: int) -> Exception:
+    answer = requests.Response()
+    answer.status_code = status
+    return requests.HTTPError(f"status {status}", response=answer)
+
+
+@pytest.mark.parametrize(
+    ("make", "tries", "kind", "said"),
+    [pytest.param(make, 4, UnfinishedError, "does not answer", id=name) for name, make in PASSING.items()]
+    + [pytest.param(make, 1, DataError, "cannot be read", id=name) for name, make in LASTING.items()],
+)
+def test_only_what_may_pass_is_asked_again(
+    make: Callable[[], Exception], tries: int, kind: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audit.remote.PAUSE", 0.0)
+    asked: list[int] = []
+
+    def question(_files: Any) -> None:
+        asked.append(1)
+        raise make()
+
+    with pytest.raises(kind, match=rf"^memory://faces.csv: {said} \("):
+        RemotePath("memory://faces.csv").asked(question)
+    assert len(asked) == tries
 
 
 def test_what_cannot_lie_in_a_store_is_refused(tmp_path: Path) -> None:

@@ -13,13 +13,14 @@ import pandas as pd
 import pytest
 
 from audit.errors import InputError, UnfinishedError
+from audit.extras import EXTRAS
 from audit.progress import Progress
 from audit.work.on_ray import OnRay, on_ray
 from audit.work.pool import Workers, run_tasks
 from audit.work.sending import made_with
 from audit.work.settings import TorchSettings
 from audit.work.tasks import Task, merge, result_files
-from tests.work.test_shards import bad, counted, quiet
+from tests.work.test_shards import bad, counted, imports_what_is_not_there, lacks_a_package, quiet
 
 pytestmark = [pytest.mark.unit, pytest.mark.cluster]
 N = 24
@@ -81,6 +82,7 @@ def test_tasks_are_done_or_told_and_a_node_that_cannot_do_any_is_a_line(
     fast = [Task(f"{i}", {"block": i}, 1, 1, partial(counted, i), portable=True) for i in range(5)]
     workers = Workers(1, executor=OnRay(StandIn(), "cpu"))
     monkeypatch.setattr(TorchSettings, "take", lambda _self: None)  # this process goes on
+    monkeypatch.setitem(EXTRAS, "no_such_package", "none")
     told: list[int] = []
     run_tasks(fast, tmp_path / "ray", workers, lambda done, _total: told.append(done))
     run_tasks(fast, tmp_path / "one", Workers(1), quiet)
@@ -96,6 +98,20 @@ def test_tasks_are_done_or_told_and_a_node_that_cannot_do_any_is_a_line(
         unseen.setattr("audit.work.on_ray.is_done", lambda *_: False)
         with pytest.raises(InputError, match=r"^--ray: a node wrote the result of \d where this machine does not"):
             run_tasks(fast, tmp_path / "unseen", workers, quiet)
+    for perform, said in (
+        (
+            lacks_a_package,
+            r"^model.name: needs no_such_package, which is not installed; pip install 'vit-audit\[none\]'",
+        ),
+        (
+            imports_what_is_not_there,
+            r"^--ray: a node cannot import what tasks need \(No module named 'no_such_package'\)",
+        ),
+    ):
+        lacking = [Task(f"{i}", {said: i}, 1, 1, partial(perform, i), portable=True) for i in range(3)]
+        with pytest.raises(InputError, match=said):
+            run_tasks(lacking, tmp_path / "lacking", workers, quiet)
+    assert not list((tmp_path / "lacking").iterdir())
     monkeypatch.setattr("audit.work.on_ray.made_with", lambda: made_with() | {"torch": "0.1"})
     with pytest.raises(InputError, match=r": torch is .* here, and 0.1 where the run was planned; install the same"):
         run_tasks(fast, tmp_path / "other", workers, quiet)

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from audit.data.in_memory import DatasetSource
 from audit.data.pixels import Images, ImagesHeld, ImagesOnce, ImagesOnDemand, centred_square, load_pixels
 from audit.data.sources import FileSource
-from audit.errors import InputError, UnfinishedError, WaitingError
+from audit.errors import InputError, NotWrittenError, UnfinishedError, WaitingError
+from audit.extras import EXTRAS, needs
 from audit.progress import Progress, silent
 from audit.store import check_lock, locked
 from audit.work import posted as lists
-from audit.work import sending
+from audit.work import sending, shards
 from audit.work.executors import Elsewhere
 from audit.work.pool import Workers, run_tasks
 from audit.work.shards import PLAN, Shard, Shards, check_clock, work_on
 from audit.work.tasks import Task, merge, result_files
+from tests.limits import files_of_at_most
 
 pytestmark = [pytest.mark.unit, pytest.mark.cluster]
 N = 7
@@ -99,6 +107,99 @@ def test_a_task_that_fails_elsewhere_is_tried_by_the_planner_who_tells_why(run: 
         planned(run, given)
 
 
+def test_a_machine_on_which_the_first_tasks_fail_leaves_the_others(run: Path) -> None:
+    given = [Task(f"block {i}", {"bad": i}, 1, 1, partial(bad, i), portable=True) for i in range(N)]
+    with pytest.raises(WaitingError):
+        planned(run, given)
+    for tried in (1, 2):
+        with pytest.raises(
+            UnfinishedError, match=rf"of {N + 1 - tried} tasks 1 failed on this machine, and the others"
+        ):
+            work_on(run, Shard(1, 1), Workers(1), silent, wait=tried == 2)
+        assert len(list(run.glob("work/stage/*.failed"))) == tried
+
+
+def lacks_a_package(_block: int, *, progress: Progress) -> pd.DataFrame:
+    return pd.DataFrame({"image": [needs("no_such_package", "model.name")]})
+
+
+def imports_what_is_not_there(_block: int, *, progress: Progress) -> pd.DataFrame:
+    return pd.DataFrame({"image": [import_module("no_such_package")]})
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize(
+    ("perform", "said"),
+    [
+        (
+            lacks_a_package,
+            r"^model.name: needs no_such_package, which is not installed; pip install 'vit-audit\[none\]'",
+        ),
+        (imports_what_is_not_there, r": cannot import what tasks need \(No module named 'no_such_package'\); install"),
+    ],
+)
+def test_a_machine_without_a_package_marks_no_task_and_ends_with_a_line(
+    number: int, perform: Callable[..., pd.DataFrame], said: str, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(EXTRAS, "no_such_package", "none")
+    given = [Task(f"block {i}", {"block": i}, 1, 1, partial(perform, i), portable=True) for i in range(N)]
+    with pytest.raises(WaitingError):
+        planned(run, given)
+    with pytest.raises(InputError, match=said) as caught:
+        work_on(run, Shard(1, 1), Workers(number), silent, wait=True)
+    assert "\n" not in str(caught.value)
+    assert [path.suffix for path in run.glob("work/stage/*")] == [".tasks"]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_machine_whose_disk_is_full_marks_no_task_and_another_does_them(number: int, run: Path) -> None:
+    with pytest.raises(WaitingError):
+        planned(run, tasks())
+    with files_of_at_most(500), pytest.raises(NotWrittenError, match=r"parquet: cannot be written \(File too large\)"):
+        work_on(run, Shard(1, 1), Workers(number), silent, wait=True)
+    assert [path.suffix for path in run.glob("work/stage/*")] == [".tasks"]
+    assert work_on(run, Shard(1, 1), Workers(1), silent, wait=False) == N
+
+
+def slow(block: int, *, progress: Progress) -> pd.DataFrame:
+    time.sleep(0.6)
+    return counted(block, progress=progress)
+
+
+def test_who_waits_gives_up_once_nobody_works_and_not_before(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task takes three times as long as is waited; the clock of the process that does it is three minutes behind."""
+    monkeypatch.setattr(shards, "POLL", 0.02)
+    monkeypatch.setattr(shards, "BEAT", 0.05)
+    given = [Task(f"block {i}", {"block": i}, 1, 1, partial(slow, i), portable=True) for i in range(2)]
+    with pytest.raises(WaitingError):
+        planned(run, given)
+    behind = time.time() - 180
+    worker = os.fork()
+    if worker == 0:
+        try:
+            monkeypatch.setattr(time, "time", lambda: behind)
+            work_on(run, Shard(1, 2), Workers(1), silent, wait=False)
+        finally:
+            os._exit(0)
+    with pytest.raises(WaitingError) as told:
+        run_tasks(given, run / "work" / "stage", Workers(executor=Shards(wait=True, patience=0.2)), quiet)
+    os.waitpid(worker, 0)
+    assert str(told.value) == (
+        "run, stage: 1 tasks are to be done, and for 0.2 s nobody has done any; look whether the workers live, then "
+        f"vit-audit work {run} --shard I/N for every I, then vit-audit merge {run} --wait again"
+    )
+    assert told.value.exit_code == 9
+    assert not list(run.glob("work/*.at-work"))
+    assert work_on(run, Shard(2, 2), Workers(1), silent, wait=False) == 1
+
+
+def test_work_in_a_run_that_is_finished_is_none(run: Path) -> None:
+    (run / "work" / PLAN).unlink()
+    (run / "audit.json").write_text("{}", encoding="utf-8")
+    for wait in (False, True):
+        assert work_on(run, Shard(1, 1), Workers(1), silent, wait=wait) == 0
+
+
 @dataclass(frozen=True)
 class Sum:
     images: Images
@@ -163,6 +264,43 @@ def test_what_machines_differ_in_is_told_in_a_line(run: Path, monkeypatch: pytes
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UnfinishedError, match="is damaged; plan again: vit-audit merge RUN"):
         work_on(run, Shard(1, 1), Workers(1), silent, wait=False)
+
+
+def test_what_must_agree_is_read_once_and_names_what_models_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = sending.made_with()
+    assert known["torchvision"] == version("torchvision")
+    assert known["CPU capability"] == torch.backends.cpu.get_cpu_capability()
+
+    def again(*_: object) -> str:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(sending, "source_hash", again)
+    monkeypatch.delitem(sys.modules, "transformers", raising=False)
+    assert "transformers" not in sending.made_with()
+    monkeypatch.setitem(sys.modules, "transformers", ModuleType("transformers"))
+    assert sending.made_with()["transformers"] == version("transformers")
+
+
+@pytest.mark.parametrize(
+    ("planned_with", "said"),
+    [
+        (
+            {"transformers": "0.1"},
+            "transformers is .* here, and 0.1 where the run was planned; install the same versions",
+        ),
+        ({"no-such-package": "2.0"}, "no-such-package is not installed here, and 2.0 where the run was planned"),
+        (
+            {"CPU capability": "VSX"},
+            "CPU capability is .* here, and VSX where .*; take machines with processors of one",
+        ),
+    ],
+)
+def test_another_version_of_what_a_model_needs_and_another_processor_are_refused(
+    planned_with: dict[str, str], said: str
+) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        sending.refuse_others(sending.made_with() | planned_with)
+    assert caught.value.of_machine
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/", "-1/2"])
