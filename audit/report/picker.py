@@ -14,7 +14,9 @@ from audit.report.page import Page
 
 Row = list[str | int]  # where in its list of the record a row is, its name, and the texts to show
 TEXTS_OF_RATES = 6
-IN_HTML = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}  # so that no name can end the block or begin markup
+IN_HTML = str.maketrans(
+    {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
+)  # so that no name can end the block or begin markup
 
 
 @dataclass
@@ -65,7 +67,7 @@ def picker_json(page: Page) -> Markup:
         "pairs": [asdict(pair) for pair in pairs.values()],
     }
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    return Markup(text.translate(str.maketrans(IN_HTML)))  # noqa: S704 - nothing in it is markup
+    return Markup(text.translate(IN_HTML))  # noqa: S704 - nothing in it is markup
 
 
 def _label(page: Page, attribute: str, outcome: str, gaps: Sequence[ContrastRow], verdicts: dict[str, int]) -> _Label:

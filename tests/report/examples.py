@@ -692,13 +692,16 @@ def many_pairs(layers: int = 12, heads: int = 12, pairs: int = 6) -> Audit:
     names = [f"group {k}" for k in range(pairs)]
     one = base(layers=layers, heads=heads, groups=(names[0], "male"))
     own, others = ([r for r in one.rates if (r.group == names[0]) == is_own] for is_own in (True, False))
-    metrics = dict(zip(Metric, (State.DISPARITY, State.NOT_DETECTED, State.NOT_ESTIMABLE), strict=True))
     ids = {name: f"gender:{name}-male" for name in names}
     (attribute,) = one.data.attributes
     return changed(
         one,
         rates=[row.model_copy(update={"group": name}) for name in names for row in own] + others,
-        contrasts=[contrast("gender", name, "male", "happiness", m, s) for name in names for m, s in metrics.items()],
+        contrasts=[
+            row.model_copy(update={"id": row.id.replace(names[0], name), "group": name})
+            for name in names
+            for row in one.contrasts
+        ],
         heads=[row.model_copy(update={"contrast": key}) for key in ids.values() for row in one.heads],
         grids=[
             grid(f"bias:{key}:happiness", "gap", layers, heads, random.Random(5), 0.0285, contrast=key, outcome="happiness")
