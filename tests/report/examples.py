@@ -701,6 +701,7 @@ def many_pairs(layers: int = 12, heads: int = 12, pairs: int = 6) -> Audit:
             row.model_copy(update={"id": row.id.replace(names[0], name), "group": name})
             for name in names
             for row in one.contrasts
+            if row.group == names[0]
         ],
         heads=[row.model_copy(update={"contrast": key}) for key in ids.values() for row in one.heads],
         grids=[
