@@ -60,7 +60,7 @@ QUOTED: dict[str, tuple[str, ...]] = {
         "date", "code", "hardware", "versions", "load_average_before",
     ),
     "ledgers": ("cases",),
-    "scale": ("efficiency_2_workers", "kills", "audits", "identical_records", "workers"),
+    "scale": ("efficiency_2_workers", "workers", "kills", "audits", "identical_records", "records"),
     "bootstrap": ("date", "code", "hardware", "version", "numpy", "runs", "resamples", "seed", "cost", "labels"),
 }  # fmt: skip
 # What a benchmark has measured on some machines only: None where there is none.

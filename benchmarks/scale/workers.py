@@ -1,6 +1,7 @@
 """Several workers: how much faster, and whether anything but the time depends on them.
 
     python benchmarks/scale/workers.py --json benchmarks/scale/results.json
+    python benchmarks/scale/workers.py --only records --seed 33    # efficiency wants a quiet machine, records do not
 
 *Efficiency*: one sweep, by one process whose torch has two threads, and by two workers of one thread each; in turns,
 the medians are compared. *Records*: one small audit by 1, 2 and 7 workers, and by 2 whose coordinator or one of them is
@@ -35,13 +36,16 @@ import timm
 import torch
 import yaml
 
-from audit.patching.sweep import DonorKind, side_by_side, sweep
-from audit.progress import Progress, silent
-from audit.store import WORK
-from audit.work.pool import Workers, run_tasks
-from audit.work.tasks import Task
-
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # so that the script runs from anywhere
+
+from audit.patching.sweep import DonorKind, side_by_side, sweep  # noqa: E402
+from audit.progress import Progress, silent  # noqa: E402
+from audit.store import WORK  # noqa: E402
+from audit.work.pool import Workers, run_tasks  # noqa: E402
+from audit.work.tasks import Task  # noqa: E402
+from benchmarks.commits import commit_here  # noqa: E402
+
 CARD: dict[str, Any] = {
     "name": "Scaled",
     "task": "emotion",
@@ -181,29 +185,31 @@ def records(work: Path, kills: int, seed: int, tell: Callable[[str], None]) -> d
 @click.option("--kills", default=20, show_default=True)
 @click.option("--seed", default=31, show_default=True)
 @click.option("--quick", is_flag=True, help="Two kills, one turn.")
-def main(target: Path, kills: int, seed: int, quick: bool) -> None:
-    measured = efficiency(1, 64) if quick else efficiency(TURNS, RECIPIENTS)
-    click.echo(str(measured))
-    with tempfile.TemporaryDirectory() as work:
-        found = records(Path(work), 2 if quick else kills, seed, click.echo)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
+@click.option("--only", type=click.Choice(["efficiency", "records"]), help="Measure this; the other's figures stay.")
+def main(target: Path, kills: int, seed: int, quick: bool, only: str | None) -> None:
+    """Measure, and write what came out beside what the file holds."""
     results = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
-    results |= {
-        "efficiency_2_workers": measured["ratio"],
-        **found,
-        "workers": {
-            **measured,
-            "date": f"{datetime.now(UTC):%Y-%m-%d}",
-            "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
-            "torch": torch.__version__,
-            "code": commit,
-            "seed": seed,
-            "load_average": os.getloadavg()[0],
-        },
-    }
+    about = made_with()
+    if only != "records":
+        measured = efficiency(1, 64) if quick else efficiency(TURNS, RECIPIENTS)
+        click.echo(str(measured))
+        results |= {"efficiency_2_workers": measured["ratio"], "workers": {**measured, **about}}
+    if only != "efficiency":
+        with tempfile.TemporaryDirectory() as work:
+            found = records(Path(work), 2 if quick else kills, seed, click.echo)
+        results |= found | {"records": {**about, "seed": seed}}
     target.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def made_with() -> dict[str, Any]:
+    """Return when, where and with what code it is measured."""
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
+        "torch": torch.__version__,
+        "code": commit_here(),
+        "load_average": round(os.getloadavg()[0], 1),
+    }
 
 
 if __name__ == "__main__":
