@@ -52,10 +52,10 @@ def test_the_page_opens_with_the_first_pair_and_its_largest_head(opened: Opener)
         "L3H2, confirmed: widens the gap",
     ]
     rates, gaps, head = (shown(page, block) for block in BLOCKS)
-    assert rates.startswith("female Images (subjects) 1,204 (871) Called “happiness” 51.2% [48.1, 54.3]")
+    assert rates.startswith("female Images (subjects) 1,204 (803) Called “happiness” 56.9% [54.1, 59.7]")
     assert rates.endswith("In audit.json: /rates/0")
-    assert "Label-standardised gap +5.7 points [+3.8, +7.6]; disparity, above the policy" in gaps
-    assert "confirmed: widens the gap" in head and "+2.85 [+2.15, +3.55]" in head
+    assert "Label-standardised gap +11.6 points [+8.8, +14.5]; disparity, above the policy" in gaps
+    assert "confirmed: widens the gap" in head and "+5.86 [+5.16, +6.56]" in head
     assert "Placebo: a donor of the same group +0.11 [−0.29, +0.51]" in head
     assert page.errors == []
 
@@ -76,11 +76,11 @@ def test_everything_is_picked_by_keyboard_and_only_what_changed_is_read_out(open
     press("ArrowDown")
     assert chosen(page, "group") == "male (reference)"
     assert heard(page) == {"picked-rates"}
-    assert shown(page, "picked-rates").startswith("male (reference) Images (subjects) 1,187 (862)")
+    assert shown(page, "picked-rates").startswith("male (reference) Images (subjects) 1,187 (792)")
     press("Shift+Tab")
     press("Shift+Tab")
     press("ArrowDown")
-    assert chosen(page, "pair") == "gender x race: female, asian against male, caucasian"
+    assert chosen(page, "pair") == "gender and race: female, asian against male, caucasian"
     assert heard(page) == set(BLOCKS)
     assert "too little data: 12 subjects in the smaller group, fewer than 30" in shown(page, "picked-gaps")
     assert shown(page, "picked-head") == "No head was tested for these groups and this label"
@@ -116,7 +116,7 @@ def test_every_control_has_a_name_and_every_answer_is_read_out_as_a_whole(opened
 def test_an_invalid_audit_offers_no_comparison(opened: Opener) -> None:
     page = opened("invalid")
     assert page.page.locator("#pick-head, #picked-head, #picked-gaps").count() == 0
-    page.page.get_by_label("Attribute", exact=True).select_option(label="gender x race")
+    page.page.get_by_label("Attribute", exact=True).select_option(label="gender and race")
     page.page.locator("#pick-group").select_option(label="female, caucasian")
     assert shown(page, "picked-rates").startswith("female, caucasian Images")
     assert page.errors == []
@@ -137,7 +137,7 @@ def test_without_scripts_a_line_says_where_the_tables_are(opened: Opener) -> Non
     line = " ".join(page.page.locator("#pick > p").first.inner_text().split())
     assert line.startswith("The same numbers stand in tables: rates and gaps in appendix C, heads in appendix A.")
     assert line.endswith("the page needs JavaScript, which is off.")
-    assert "1,204 (871)" not in page.page.locator("#pick").inner_text()
+    assert "1,204 (803)" not in page.page.locator("#pick").inner_text()
 
 
 @pytest.mark.parametrize("width", [WIDE, PHONE, SMALL_PHONE])

@@ -13,6 +13,7 @@ from audit.pipeline.print_again import check_pages
 from audit.records import Access, Audit, Metric
 from audit.report.formats import label
 from audit.report.html import render_html
+from audit.report.names import names_of
 from audit.report.page import Page
 from audit.report.picker import picker_json
 from audit.report.render import printed, read_run
@@ -32,12 +33,13 @@ def picked(audit: Audit) -> dict[str, Any]:
 
 def test_a_group_and_its_gaps_are_written_out() -> None:
     content = picked(examples()["disparity"])
-    first, second = content["pairs"]
+    first, second, third = content["pairs"]
     (happiness,) = first["labels"]
-    assert (first["name"], second["name"]) == (
+    assert [pair["name"] for pair in (first, second, third)] == [
         "gender: female against male",
-        "gender x race: female, asian against male, caucasian",
-    )
+        "gender and race: female, asian against male, caucasian",
+        "gender and race: male, asian against male, caucasian",
+    ]
     assert (happiness["name"], happiness["groups"]) == ("happiness", [0, 1])
     assert [content["rates"][place][1] for place in second["labels"][0]["groups"]] == [
         "female, asian",
@@ -46,18 +48,24 @@ def test_a_group_and_its_gaps_are_written_out() -> None:
     assert content["rates"][0] == [
         0,
         "female",
-        "1,204 (871)",
-        "51.2% [48.1, 54.3]",
-        "53 of 540: 9.8% [7.8, 11.8]",
-        "102 of 664: 15.3% [13.3, 17.3]",
-        "49.2% [47.2, 51.2]",
-        "89.1% [87.7, 90.5]",
+        "1,204 (803)",
+        "56.9% [54.1, 59.7]",
+        "54 of 540: 10.0% [7.5, 12.5]",
+        "199 of 664: 30.0% [26.5, 33.5]",
+        "55.6% [53.3, 57.8]",
+        "79.0% [76.7, 81.3]",
     ]
     assert happiness["gaps"] == [
-        "+5.7 points [+3.8, +7.6]; disparity, above the policy",
-        "+1.0 points [−0.9, +2.9]; no disparity detected: 4.1 points or more could have been seen",
-        "not estimable: a label has no image in one of the two groups",
+        "+11.6 points [+8.8, +14.5]; disparity, above the policy",
+        "+0.8 points [−2.9, +4.6]; no disparity detected: 6.2 points or more could have been seen",
+        "+19.6 points [+15.5, +23.8]; disparity, above the policy",
     ]
+    assert second["labels"][0]["gaps"] == [
+        "+12.4 points [−6.9, +31.7]; too little data: 12 subjects in the smaller group, fewer than 30",
+        "",
+        "",
+    ]
+    assert third["labels"][0]["gaps"][1] == "not estimable: a label has no image in one of the two groups"
 
 
 def test_a_head_has_its_verdict_its_effect_and_its_placebo() -> None:
@@ -66,7 +74,7 @@ def test_a_head_has_its_verdict_its_effect_and_its_placebo() -> None:
     assert len(happiness["heads"]) == 16
     place, name, verdict, *effects = happiness["heads"][happiness["largest"]]
     assert (place, name, content["verdicts"][verdict]) == (14, "L3H2", "confirmed: widens the gap")
-    assert effects == ["+2.85 [+2.15, +3.55]", "+3.99 [+2.89, +5.09]", "+0.11 [−0.29, +0.51]"]
+    assert effects == ["+5.86 [+5.16, +6.56]", "+8.13 [+7.03, +9.23]", "+0.11 [−0.29, +0.51]"]
     others = {content["verdicts"][row[2]] for row in happiness["heads"] if row[1] != "L3H2"}
     assert others == {"not found"}
 
@@ -84,7 +92,8 @@ def test_every_number_is_that_of_the_row_that_it_names(name: str) -> None:
     assert len(rows) == len(audit.rates) + (0 if audit.is_invalid else len(audit.heads))
     for parent, place, named, *texts in rows:
         part = resolve_pointer(record, f"{parent}/{place}")
-        assert named.removesuffix(" (reference)") == part["group" if parent == "/rates" else "name"]
+        own = names_of(audit).group(part["attribute"], part["group"]) if parent == "/rates" else part["name"]
+        assert named.removesuffix(" (reference)") == own
         shown = NUMBER.findall(" ".join(text for text in texts if isinstance(text, str)))
         assert shown and all(is_there(token, list(leaves(part))) for token in shown), (parent, place, texts)
 
@@ -101,9 +110,9 @@ def test_heads_are_written_as_in_their_table(page: Any, name: str) -> None:
 
 def test_an_invalid_audit_offers_rates_alone() -> None:
     content = picked(examples()["invalid"])
-    assert [pair["name"] for pair in content["pairs"]] == ["gender", "gender x race"]
+    assert [pair["name"] for pair in content["pairs"]] == ["gender", "gender and race"]
     labels = [about for pair in content["pairs"] for about in pair["labels"]]
-    assert [len(about["groups"]) for about in labels] == [2, 3]
+    assert [len(about["groups"]) for about in labels] == [2, 4]
     assert all(about["heads"] == [] and not any(about["gaps"]) for about in labels)
     assert content["verdicts"] == []
 
@@ -160,7 +169,7 @@ def test_a_number_that_was_changed_in_the_block_is_named(tmp_path: Path) -> None
     (run / "report.html").write_text(page, encoding="utf-8")
     assert check_pages(run, source, lambda _done, _total: None) == []
     block = page.index('id="pick-data"')
-    (run / "report.html").write_text(page[:block] + page[block:].replace("53 of 540", "35 of 540", 1), encoding="utf-8")
+    (run / "report.html").write_text(page[:block] + page[block:].replace("54 of 540", "45 of 540", 1), encoding="utf-8")
     (fault,) = check_pages(run, source, lambda _done, _total: None)
     assert fault.place == "report.html"
-    assert "35 of 540" in fault.what and "53 of 540" in fault.what
+    assert "45 of 540" in fault.what and "54 of 540" in fault.what
