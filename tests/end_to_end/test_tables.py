@@ -48,8 +48,8 @@ def test_a_group_without_an_image_is_a_row_without_data(table_run: Run) -> None:
     assert about == {"labels"}
     page = (table_run.folder / "report.html").read_text(encoding="utf-8")
     assert page.count("no data") > 10
-    assert "accuracy, skin_tone green: no data" in table_run.result.stdout
-    assert "Of 'green' there are no data." in table_run.result.stdout
+    assert "accuracy, skin tone green: no data" in table_run.result.stdout
+    assert "Of images of 'green' there are no data." in table_run.result.stdout
     assert "warning: skin_tone: no image of green, which the card names" in table_run.result.stdout
 
 

@@ -98,9 +98,12 @@ def test_run_directory_is_complete(small_run: Run) -> None:
     }
     opened = va.load_model(model | {"weights": str(small_run.folder / "models" / "seed-0.safetensors")})
     assert opened.preprocessing.steps == small_run.record["model"]["preprocessing"]["steps"]
-    begun, *stages = map(json.loads, (small_run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    begun, *lines = map(json.loads, (small_run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
     assert begun == {"started": small_run.record["provenance"]["started"]}
+    stages = [line for line in lines if "seconds" in line]
     assert stages and all(stage["seconds"] >= 0 for stage in stages)
+    (used,) = (line for line in lines if line not in stages)
+    assert len(used["controls"]) == 1 and used["imported"] == []
     assert (small_run.folder / "card.yaml").read_text(encoding="utf-8") == small_run.card.read_text(encoding="utf-8")
 
 
@@ -274,7 +277,7 @@ def test_second_run_takes_up_what_is_there(small_run: Run, world: World, invoke:
     effects = {name: when for name, when in effects.items() if name not in again}
     assert len(effects) >= 5
     assert effects.items() <= written(small_run.folder / "effects").items()
-    again_in_cache = {name for name in trained if name.endswith("recipe.json")}
+    again_in_cache = {name for name in trained if name.endswith(("recipe.json", "made-of.json"))}
     assert {n: t for n, t in trained.items() if n not in again_in_cache}.items() <= written(cache).items()
     assert result.exit_code == small_run.result.exit_code, result.output
     assert [p.name for p in small_run.out.iterdir()] == [small_run.folder.name]
