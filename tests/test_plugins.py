@@ -163,7 +163,7 @@ def test_readers_that_nobody_declares_are_refused_with_those_that_there_are(decl
     assert "'adde' is not one of table, huggingface" in refused()
     assert "'added'" not in refused()
     declare("datasets", "added", "")
-    assert refused().endswith("flickr8k, added; did you mean 'added'?")
+    assert refused().endswith("hagrid, added; did you mean 'added'?")
 
 
 def test_a_name_that_two_packages_declare_is_refused(declare: Declare, tmp_path: Path) -> None:

@@ -88,8 +88,8 @@ def test_the_report_of_the_run_has_a_chapter_on_it(held_back_run: Run, invoke: I
     page = (run / "report.html").read_text(encoding="utf-8")
     assert 'href="#repair"' in page
     assert "Who pays" in page
-    (kept,) = (run / "repairs").iterdir()
-    assert kept.read_bytes() == (tmp_path / "repair" / "repair.json").read_bytes()
+    record = (tmp_path / "repair" / "repair.json").read_bytes()
+    (kept,) = (path for path in (run / "repairs").iterdir() if path.read_bytes() == record)
     assert file_hash(run / "audit.json") == audited
     assert va.verify(run).holds
     invoke("render", run)
