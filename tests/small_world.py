@@ -28,8 +28,12 @@ Invoke = Callable[..., Result]
 SMALL_CARD: dict[str, Any] = {
     "name": "Small rendered audit",
     "task": "emotion",
-    "data": {"reader": "synthetic", "rendered": {"train_images": 400, "audit_images": 240, "association": 0.9}},
-    "groups": {"skin_tone": {"column": "skin_tone", "reference": "lighter"}},
+    "data": {
+        "reader": "synthetic",
+        "rendered": {"train_images": 400, "audit_images": 240, "association": 0.9},
+        "consent": "no people",
+    },
+    "groups": {"skin_tone": {"column": "skin_tone", "reference": "lighter", "provenance": "drawn"}},
     "model": {
         "name": "vit_tiny_patch16_224",
         "weights": "rendered",

@@ -300,7 +300,7 @@ def preregistration_faults(run: Path, audit: Audit) -> Iterator[Fault]:
     if held is not None and card.model.classes is None:  # a Hugging Face folder may have named them
         model = card.model.model_copy(update={"classes": held.model.classes})
         card = card.model_copy(update={"model": model})
-    if held != card.model_copy(update={"repair": None}):  # which has a preregistration of its own
+    if held is None or held.asked() != card.asked():  # a repair has a preregistration of its own
         yield Fault("card.yaml", "is not the card that preregistration.json holds")
     if fixed.get("data") != audit.data.fingerprint:
         yield Fault("audit.json, data.fingerprint", "is not that of preregistration.json")
