@@ -75,7 +75,7 @@ lowest: pango ## run the tests with the oldest versions that pyproject.toml allo
 	@OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses 2 --dist loadfile $(LOWEST_TESTS)
 
 # One after the other, whatever becomes of each; what they say is in .nightly.
-nightly: ## run what is too long for each change (oldest versions, long tests, the page in chromium), a line for each
+nightly: ## run what is too long for each change (oldest versions, long tests, the page in chromium, the documentation), a line for each
 	@mkdir -p .nightly; worst=0; \
 	for target in $(NIGHTLY); do \
 		code=0; $(MAKE) --no-print-directory $$target >.nightly/$$target.log 2>&1 || code=$$?; \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from collections.abc import Iterator, Sequence
@@ -107,6 +108,7 @@ class MLflowTracker:
             raise InputError("model", f"is {self.model!r}", "write models:/NAME/VERSION, the version as a number")
 
     def _client(self) -> Any:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing goes anywhere but to this address
         return needs("mlflow", "MLflowTracker").MlflowClient(tracking_uri=self.tracking_uri)
 
     def check(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -122,3 +124,17 @@ def test_its_steps_install_a_tool_that_passes_its_own_healthcheck(
     assert "smiling" in done.stdout
     entry = [word.strip('"') for word in all_of("ENTRYPOINT")[0].strip("[]").split(", ")]
     assert environment.run(*entry, "--version", folder=work).returncode == 0
+
+
+@pytest.mark.long
+def test_the_image_for_processors_is_built_and_is_healthy() -> None:
+    if (
+        shutil.which("docker") is None
+        or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("not run: Docker does not answer")
+    name = "vit-audit-tested:cpu"
+    subprocess.run(["docker", "build", "--target", "cpu", "--tag", name, str(ROOT)], check=True)
+    checked = ["docker", "run", "--rm", name, "check", "synthetic-expressions"]
+    said = subprocess.run(checked, capture_output=True, text=True, check=True)
+    assert "3600 images" in said.stdout
