@@ -55,16 +55,16 @@ QUOTED: dict[str, tuple[str, ...]] = {
         "kills", "mutations", "lost", "different", "unclean", "tracebacks", "hangs", "seed", "date", "code", "hardware",
     ),
     "preprocessing": ("cases", "date", "code", "hardware", "versions", "seed", "resamples"),
-    "whole_audit": (
-        "minutes", "processor_minutes", "seconds_by_stage", "seconds_by_step", "outcome", "effort", "heads_found",
-        "date", "code", "hardware", "versions", "load_average_before",
-    ),
+    "whole_audit": ("float32",),
     "ledgers": ("cases",),
     "scale": ("efficiency_2_workers", "workers", "kills", "audits", "identical_records", "records"),
     "bootstrap": ("date", "code", "hardware", "version", "numpy", "runs", "resamples", "seed", "cost", "labels"),
 }  # fmt: skip
 # What a benchmark has measured on some machines only: None where there is none.
-IF_MEASURED: dict[str, tuple[str, ...]] = {"scale": ("memory_ratio_10x", "flat", "ray", "executors")}
+IF_MEASURED: dict[str, tuple[str, ...]] = {
+    "scale": ("memory_ratio_10x", "flat", "ray", "executors"),
+    "whole_audit": ("bf16",),
+}
 OF_ALL = ("right", "fast")  # sections that several benchmarks go into
 # How often the tool is wrong, as a report has it beside each claim about a part of the network.
 WRONG = ROOT / "templates" / "error_rates.json"

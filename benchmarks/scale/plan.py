@@ -107,8 +107,8 @@ def sizes(name: str) -> Sizes:
 
 def measured() -> Measured:
     """Read what was measured."""
-    steps = _stored("whole_audit")["seconds_by_step"]
-    effort = _stored("whole_audit")["effort"]
+    steps = _stored("whole_audit")["float32"]["seconds_by_step"]
+    effort = _stored("whole_audit")["float32"]["effort"]
     cuda = json.loads((ROOT / "benchmarks" / "sweep" / "results-cuda.json").read_text(encoding="utf-8"))
     timed = cuda["cases"][f"{TIMED}, {TIMED_IMAGES} images"]["this tool"]["seconds"]
     cost = _stored("bootstrap")["cost"]

@@ -1,6 +1,7 @@
 """How long a whole audit of real photographs takes, and where the minutes go.
 
-    python benchmarks/whole_audit/run.py --shared ../shared --json FILE
+    python benchmarks/whole_audit/run.py --shared ../shared --json benchmarks/whole_audit/results.json
+    python benchmarks/whole_audit/run.py --shared ../shared --json benchmarks/whole_audit/results.json --precision bf16
 
 Faces of UTKFace (``utkface-ages/``: 9,002 photographs of people over or under 40), a ViT-S of DINOv2 at 98 px whose
 last six blocks are fine-tuned, one attribute, 800 recipients per split, all 72 heads; nothing is in the cache before.
@@ -80,11 +81,11 @@ def _busy() -> float:
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
-def measure(shared: Path, most_images: int, work: Path) -> dict[str, Any]:
+def measure(shared: Path, most_images: int, work: Path, precision: str) -> dict[str, Any]:
     """Audit once, and return where the time went."""
     os.environ["VIT_AUDIT_CACHE"] = str(work / "cache")
     load, begun, watch = os.getloadavg(), time.monotonic(), Watch()
-    result = va.audit(va.plan(card(shared, most_images)), work / "run", callback=watch)
+    result = va.audit(va.plan(card(shared, most_images)), work / "run", precision=precision, callback=watch)
     watch.note()
     whole = time.monotonic() - begun
     record = json.loads((work / "run" / "audit.json").read_bytes())
@@ -110,19 +111,23 @@ def measure(shared: Path, most_images: int, work: Path) -> dict[str, Any]:
     "--shared", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of data and weights."
 )
 @click.option("--most-images", default=800, show_default=True, help="Recipients per split.")
-@click.option("--json", "out", type=click.Path(path_type=Path), help="Write the result there.")
+@click.option("--precision", type=click.Choice(["float32", "bf16"]), default="float32", show_default=True)
+@click.option(
+    "--json", "out", type=click.Path(path_type=Path), help="Write the result there, beside the other precision's."
+)
 @click.option("--work", type=click.Path(path_type=Path), help="Keep the run there; it resumes.")
-def main(shared: Path, most_images: int, out: Path | None, work: Path | None) -> None:
+def main(shared: Path, most_images: int, precision: str, out: Path | None, work: Path | None) -> None:
     """Audit the photographs once, and say where the minutes went."""
     with tempfile.TemporaryDirectory() as place:
-        found = measure(shared.resolve(), most_images, Path(place) if work is None else work)
+        found = measure(shared.resolve(), most_images, Path(place) if work is None else work, precision)
     about = {
         "date": datetime.now(UTC).date().isoformat(),
         "code": commit_here(),
         "hardware": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "versions": {"torch": torch.__version__},
     }
-    text = json.dumps({**found, **about}, indent=1) + "\n"
+    kept = json.loads(out.read_bytes()) if out is not None and out.is_file() else {}
+    text = json.dumps({**kept, precision: {**found, **about}}, indent=1) + "\n"
     if out is not None:
         out.write_text(text, encoding="utf-8")
     click.echo(text)
