@@ -116,15 +116,15 @@ def test_page_one_says_what_is_decided_by_whom_and_until_when(name: str) -> None
     audit = with_(examples()[name], owner="Ethics board", decide_by="2027-03-01")
     front = sections(audit)["summary"].text_content()
     states = {
-        "DISPARITY FOUND": "Not met",
-        "PASSED": "Met, as far as",
+        "DISPARITY FOUND": "Not met by what was measured",
+        "PASSED": "No breach was detected",
         "INCONCLUSIVE": "Not known",
         "INVALID": "not valid",
     }
     assert states[OUTCOMES[name]] in front
     assert "Ethics board" in front
     assert "2027-03-01" in front
-    assert "the card names nobody" in sections(examples()[name])["summary"].text_content()
+    assert "the settings of this audit name nobody" in sections(examples()[name])["summary"].text_content()
 
 
 def test_a_gap_that_could_not_have_been_seen_is_undecided_and_one_that_could_is_not() -> None:

@@ -220,9 +220,8 @@ def test_a_rejected_gap_leaves_page_one_and_the_outcome_says_who_rejected_it(for
     rejected = decision(gap.id, decision="reject", independence="external")
     said = shown(rejected)
     assert "▲ DISPARITY FOUND" in said  # the audit's own answer
-    assert (
-        f"A reviewer rejected: {title} ({gap.id}). R. Reader, compliance (outside the organisation), 2026-03-02" in said
-    )
+    assert f"A reviewer rejected: {title} ({gap.id}), {formats.spread(gap.estimate)}." in said
+    assert "R. Reader, compliance (outside the organisation), 2026-03-02" in said
     assert "Every difference above the policy was rejected." in said
     assert "Not met by what was measured; reviewers reject every gap above it" in said
     rest = said.replace(title, "")
@@ -243,9 +242,12 @@ def test_an_audit_without_findings_is_signed_off(name: str) -> None:
     signed = of_section("report", independence="organisation", reason="may be used until June")
     tree = lxml_html.document_fromstring(render_html(examples()[name], DIGEST, [signed]))
     said = " ".join(tree.get_element_by_id("summary").text_content().split())
-    assert "Signed off: R. Reader, compliance (of the same organisation, outside the team), 2026-03-02." in said
+    assert (
+        "On the report as a whole: signed off. R. Reader, compliance (of the same organisation, outside the team), "
+        "2026-03-02: “may be used until June”."
+    ) in said
     assert "may be used until June" in tree.get_element_by_id("actions").text_content()
-    assert "finding" not in said.split("Signed off", 1)[1][:90]
+    assert "finding" not in said.split("signed off.", 1)[1][:90]
 
 
 def test_what_is_to_be_done_is_listed_by_day() -> None:
