@@ -30,7 +30,7 @@ from audit.api.repairing import RepairResult  # noqa: E402
 from audit.card.repair_spec import RepairMethod  # noqa: E402
 from audit.records.repair_run import Figures as OnSplit  # noqa: E402
 from benchmarks.commits import commit_here  # noqa: E402
-from benchmarks.ledgers.run import expressions  # noqa: E402
+from benchmarks.ledgers.run import ages, expressions  # noqa: E402
 from benchmarks.pages import write_figures  # noqa: E402
 from benchmarks.repair.boundary import boundary_certified, null_gap_certified  # noqa: E402
 from benchmarks.repair.costs import costs, costs_told  # noqa: E402
@@ -48,7 +48,8 @@ RENDERED: dict[str, tuple[str, dict[str, Any]]] = {
     "rendered": ("synthetic-expressions", {"association": 0.85, "attribute": "skin_tone", "audit_images": 480}),
     "rendered, no gap planted": ("synthetic-balanced", {"audit_images": 480}),
 }
-PHOTOGRAPHS = {"expressions": expressions}
+PHOTOGRAPHS = {"expressions": expressions, "ages": ages}
+MOST_IMAGES = 400  # recipients per split of an audit of photographs; a repair needs its heads, not their rank
 HEADER = (
     "| method | gap that is left | accuracy | largest loss, by group and label | gap, sealed | certificate | seconds |"
 )
@@ -62,6 +63,7 @@ def card_of(case: str, shared: Path | None) -> va.Card:
         assert shared is not None
         card = PHOTOGRAPHS[case](shared.resolve()).card
         asked = card.model_dump(exclude_unset=True)
+        asked["audit"]["max_images"] = MOST_IMAGES
     else:
         named, rendered = RENDERED[case]
         asked = yaml.safe_load((ROOT / "datasets" / f"{named}.yaml").read_text(encoding="utf-8"))
@@ -86,6 +88,7 @@ def told(result: RepairResult) -> Figures:
     """Return what is kept of a repair."""
     record = result.record
     found: Figures = {"state": record.state, "recommended": record.recommended, "audited": _of(record.audited)}
+    found["audited_sealed"] = _of(record.audited_sealed)
     if record.plan is not None:
         found["plan"] = {
             "heads": record.plan.heads,
@@ -139,7 +142,7 @@ def table(results: Figures) -> str:
         audited = found["audited"]
         begun = (
             f"**{case}**: gap {_points(audited['gap'])} on {audited['images']:,} images that methods are ranked on, "
-            f"fitted on {found['plan']['images']['fit']:,} others; {found['plan']['images']['sealed']:,} sealed. "
+            f"fitted on {found['plan']['images']['fit']:,} others; {_sealed(found)}. "
             f"State of the recommended method, `{found['recommended']}`: {found['state']}."
         )
         lines += [begun, "", HEADER, "|---|---|---|---|---|---|---|"]
@@ -179,6 +182,13 @@ def table(results: Figures) -> str:
     made = results["made_with"]
     return "\n".join(
         [*lines, f"{made['date']}, {made['hardware']}, code of commit {made['code']}; seeds in results.json."]
+    )
+
+
+def _sealed(found: Figures) -> str:
+    before = found["audited_sealed"]
+    return f"{found['plan']['images']['sealed']:,} sealed, " + (
+        "never opened" if before is None else f"where it is {_points(before['gap'])}"
     )
 
 
