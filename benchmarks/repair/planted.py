@@ -266,12 +266,12 @@ def planted_told(found: Figures) -> list[str]:
     rows = found["models"]
     images, draws = found["images"], found["draws"]
     begun = (
-        f"**planted**: a gap trained into one head of a ViT-S, {len(rows)} models; repairs are fitted on {images['fit']:,} "
-        f"photographs, and judged on {images['judged']:,} others. Gaps in points, with twice their standard error; p "
+        f"**planted**: a gap trained into one head of a ViT-S, {len(rows)} models; repairs are fitted on "
+        f"{images['fit']:,} photographs, and judged on {images['judged']:,} others. Gaps in points, with twice their standard error; p "
         f"against {draws} random sets of heads, {found['smallest_p']:.3f} at best."
     )
-    columns = ("planted in", "edit at", "gap before", "method", "gap after", "largest loss", "random: best, median", "p")
-    header = f"| {' | '.join(columns)} |"
+    columns = "planted in | edit at | gap before | method | gap after | largest loss | random: best, median | p"
+    header = f"| {columns} |"
     lines = [begun, "", header, "|---|---|---|---|---|---|---|---|"]
     for row in rows:
         before = _gap(row["methods"]["untouched"])
