@@ -267,8 +267,8 @@ def planted_told(found: Figures) -> list[str]:
     images, draws = found["images"], found["draws"]
     begun = (
         f"**planted**: a gap trained into one head of a ViT-S, {len(rows)} models; repairs are fitted on "
-        f"{images['fit']:,} photographs, and judged on {images['judged']:,} others. Gaps in points, with twice their standard error; p "
-        f"against {draws} random sets of heads, {found['smallest_p']:.3f} at best."
+        f"{images['fit']:,} photographs, and judged on {images['judged']:,} others. Gaps in points, with twice their "
+        f"standard error; p against {draws} random sets of heads, {found['smallest_p']:.3f} at best."
     )
     columns = "planted in | edit at | gap before | method | gap after | largest loss | random: best, median | p"
     header = f"| {columns} |"
