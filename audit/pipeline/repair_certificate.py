@@ -30,7 +30,7 @@ from audit.store import file_hash, locked, write_text
 CHOSEN, CERTIFICATES, REAUDITED = "chosen.json", "certificates.json", "audit"
 
 
-def judge(setup: Setup, chosen: Sequence[Method], rows: Sequence[RepairRow]) -> tuple[list[Judgement], list[RepairRow]]:
+def judge(setup: Setup, chosen: Sequence[Method], rows: Sequence[RepairRow]) -> Judged:
     """Open the sealed images, once, and certify the candidates, each method on every seed's model.
 
     Which these are, and all their weights, are on the disk before; what came out is kept, and not looked at again.
@@ -38,9 +38,7 @@ def judge(setup: Setup, chosen: Sequence[Method], rows: Sequence[RepairRow]) -> 
     path = setup.options.out / CERTIFICATES
     if not path.is_file():
         write_text(path, _judged(setup, chosen, {row.method: row for row in rows}).model_dump_json(indent=1) + "\n")
-    kept = Judged.model_validate_json(path.read_text(encoding="utf-8"))
-    filled = [row.model_copy(update={"sealed": kept.sealed.get(row.method)}) for row in rows]
-    return kept.certificates, filled
+    return Judged.model_validate_json(path.read_text(encoding="utf-8"))
 
 
 def _judged(setup: Setup, chosen: Sequence[Method], rows: Mapping[Method, RepairRow]) -> Judged:
@@ -52,17 +50,20 @@ def _judged(setup: Setup, chosen: Sequence[Method], rows: Mapping[Method, Repair
     images = sealed.split(setup.gap.attribute).images
     found: dict[Method, list[Certificate]] = {method: [] for method in chosen}
     told: dict[Method, Figures] = {}
+    audited: Figures | None = None
     for seed in seeds:
         given = setup.given if seed == seeds[0] else setup.given_of(seed)
         seen = given.see(images)
         before = sealed.frame(seen.logits)
+        if seed == seeds[0]:
+            audited = figures(sealed, seen.logits, None, setup.gap)
         for method in chosen:
             logits = seen.answer(states[seed, method])
             found[method].append(_certified(setup, before, sealed.frame(logits), openings))
             if seed == seeds[0]:
                 told[method] = figures(sealed, logits, seen.logits, setup.gap)
     every = [Judgement(method=method, certificate=with_seeds(each[0], each)) for method, each in found.items()]
-    return Judged(certificates=every, sealed=told)
+    return Judged(audited=audited, certificates=every, sealed=told)
 
 
 def _open(setup: Setup) -> tuple[Part, int]:

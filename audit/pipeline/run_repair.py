@@ -31,7 +31,7 @@ from audit.process_state import run_state
 from audit.progress import Step
 from audit.records import Audit
 from audit.records.repair_json import CertificateState
-from audit.records.repair_run import Judgement, Reaudit, Repair, RepairState, SealedFrom, best_of, state_of_repair
+from audit.records.repair_run import Judged, Reaudit, Repair, RepairState, SealedFrom, best_of, state_of_repair
 from audit.report import load_audit
 from audit.report.manifest import MANIFEST, check_kept, manifest_rows
 from audit.report.repair_page import add_repair, write_repair_pages
@@ -141,13 +141,14 @@ def _repaired(setup: Setup) -> Repair:
     chosen = candidates(setup.spec, rows, before)
     with _timed(seconds, "random heads"):
         random = at_random(setup, rows)
-    recommended, judged = chosen[0] if chosen else None, list[Judgement]()
+    recommended, judged = chosen[0] if chosen else None, Judged(certificates=[], sealed={})
     reaudit: Reaudit | None = None
     state = RepairState.NOT_CERTIFIABLE if chosen else RepairState.NO_METHOD_HELPS
     if chosen and plan.sealed_from != SealedFrom.NONE:
         with _timed(seconds, "certificates"):
-            judged, rows = judge(setup, chosen, rows)
-        best = best_of(judged)
+            judged = judge(setup, chosen, rows)
+        rows = [row.model_copy(update={"sealed": judged.sealed.get(row.method)}) for row in rows]
+        best = best_of(judged.certificates)
         recommended = best.method
         if plan.reaudit and best.certificate.state == CertificateState.CERTIFIED:
             with _timed(seconds, "audit of the repaired model"):
@@ -159,10 +160,11 @@ def _repaired(setup: Setup) -> Repair:
         exit_code=EXITS[state],
         plan=plan,
         audited=before,
+        audited_sealed=judged.audited,
         rows=rows,
         random=random,
         recommended=recommended,
-        certificates=judged,
+        certificates=judged.certificates,
         reaudit=reaudit,
         started_from={weights_name(seed): setup.hash_of(seed) for seed in setup.context.seeds},
         stages=seconds,

@@ -135,8 +135,9 @@ class Judgement(Record):
 
 
 class Judged(Record):
-    """What sealed images showed of all candidates."""
+    """What sealed images showed of the audited model and of all candidates."""
 
+    audited: Figures | None = None
     certificates: list[Judgement]
     sealed: dict[Method, Figures]
 
@@ -150,6 +151,7 @@ class Repair(Record):
     exit_code: int
     plan: RepairPlan | None  # None where there is nothing to repair
     audited: Figures | None  # the audited model on the images that methods are ranked on
+    audited_sealed: Figures | None = None  # and on the sealed ones; None where they stayed sealed
     rows: list[RepairRow] = []
     random: list[RandomRow] = []
     recommended: Method | None = None  # the first candidate that is certified; where none is, the first

@@ -2,6 +2,8 @@
 
     python benchmarks/repair/run.py --work DIR                                  # rendered faces, simulated sealed sets
     python benchmarks/repair/run.py --work DIR --shared FOLDER --case expressions
+    python benchmarks/repair/run.py --work DIR --shared FOLDER --case ages        # an hour or more on 2 cores
+    python benchmarks/repair/run.py --work DIR --shared FOLDER --case planted     # right heads against random ones
     python benchmarks/repair/run.py --work DIR --case costs                     # seconds on a ViT-S; no file is needed
 
 Writes results.json and the table of README.md, both beside this file. Audits and methods that are done are taken up.
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import platform
 import sys
 from collections.abc import Mapping
@@ -30,10 +33,11 @@ from audit.api.repairing import RepairResult  # noqa: E402
 from audit.card.repair_spec import RepairMethod  # noqa: E402
 from audit.records.repair_run import Figures as OnSplit  # noqa: E402
 from benchmarks.commits import commit_here  # noqa: E402
-from benchmarks.ledgers.run import expressions  # noqa: E402
+from benchmarks.ledgers.run import ages, expressions  # noqa: E402
 from benchmarks.pages import write_figures  # noqa: E402
 from benchmarks.repair.boundary import boundary_certified, null_gap_certified  # noqa: E402
 from benchmarks.repair.costs import costs, costs_told  # noqa: E402
+from benchmarks.repair.planted import ground, planted, planted_told  # noqa: E402
 
 Figures = dict[str, Any]
 HELD_BACK = {"train": 0.3, "discovery": 0.1, "confirmation": 0.1, "repair": 0.15, "sealed": 0.35}
@@ -48,26 +52,34 @@ RENDERED: dict[str, tuple[str, dict[str, Any]]] = {
     "rendered": ("synthetic-expressions", {"association": 0.85, "attribute": "skin_tone", "audit_images": 480}),
     "rendered, no gap planted": ("synthetic-balanced", {"audit_images": 480}),
 }
-PHOTOGRAPHS = {"expressions": expressions}
+PHOTOGRAPHS = {"expressions": expressions, "ages": ages}
+MOST_IMAGES = 400  # recipients per split of an audit of photographs; a repair needs its heads, not their rank
 HEADER = (
     "| method | gap that is left | accuracy | largest loss, by group and label | gap, sealed | certificate | seconds |"
 )
 CASES = (*RENDERED, *PHOTOGRAPHS)
 WITHOUT_AUDIT = ("simulated", "costs")
+PLANTED = "planted"
 
 
 def card_of(case: str, shared: Path | None) -> va.Card:
     """Return the card of a case, with most images held back."""
     if case in PHOTOGRAPHS:
-        assert shared is not None
-        card = PHOTOGRAPHS[case](shared.resolve()).card
+        card = PHOTOGRAPHS[case](_needed(shared).resolve()).card
         asked = card.model_dump(exclude_unset=True)
+        asked["audit"]["max_images"] = MOST_IMAGES
     else:
         named, rendered = RENDERED[case]
         asked = yaml.safe_load((ROOT / "datasets" / f"{named}.yaml").read_text(encoding="utf-8"))
         asked["data"]["rendered"] = {**asked["data"].get("rendered", {}), **rendered}
     asked["data"]["shares"] = HELD_BACK
     return va.Card.model_validate({**asked, "repair": REPAIR})
+
+
+def _needed(shared: Path | None) -> Path:
+    if shared is None:
+        raise click.UsageError("--shared FOLDER is needed: name the folder of the photographs")
+    return shared
 
 
 def repaired(case: str, work: Path, shared: Path | None) -> RepairResult:
@@ -86,6 +98,7 @@ def told(result: RepairResult) -> Figures:
     """Return what is kept of a repair."""
     record = result.record
     found: Figures = {"state": record.state, "recommended": record.recommended, "audited": _of(record.audited)}
+    found["audited_sealed"] = _of(record.audited_sealed)
     if record.plan is not None:
         found["plan"] = {
             "heads": record.plan.heads,
@@ -139,7 +152,7 @@ def table(results: Figures) -> str:
         audited = found["audited"]
         begun = (
             f"**{case}**: gap {_points(audited['gap'])} on {audited['images']:,} images that methods are ranked on, "
-            f"fitted on {found['plan']['images']['fit']:,} others; {found['plan']['images']['sealed']:,} sealed. "
+            f"fitted on {found['plan']['images']['fit']:,} others; {_sealed(found)}. "
             f"State of the recommended method, `{found['recommended']}`: {found['state']}."
         )
         lines += [begun, "", HEADER, "|---|---|---|---|---|---|---|"]
@@ -175,11 +188,26 @@ def table(results: Figures) -> str:
         for name, one in results[key]["situations"].items():
             lines.append(f"| {name} | {one['n']:,} | {100 * one['estimate']:.1f}% | {_percent(one)} |")
         lines.append("")
+    lines += planted_told(results[PLANTED]) if PLANTED in results else []
     lines += costs_told(results["costs"]) if "costs" in results else []
-    made = results["made_with"]
-    return "\n".join(
-        [*lines, f"{made['date']}, {made['hardware']}, code of commit {made['code']}; seeds in results.json."]
+    made = [f"{case} {one['date']}, {one['code']}, {one['hardware']}" for case, one in results["made_with"].items()]
+    return "\n".join([*lines, f"Date, code (commit) and hardware: {'; '.join(made)}. Seeds are in results.json."])
+
+
+def _sealed(found: Figures) -> str:
+    before = found["audited_sealed"]
+    return f"{found['plan']['images']['sealed']:,} sealed, " + (
+        "never opened" if before is None else f"where it is {_points(before['gap'])}"
     )
+
+
+def _made_with() -> Figures:
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "hardware": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "version": __version__,
+        "code": commit_here(),
+    }
 
 
 def _points(estimate: Mapping[str, float]) -> str:
@@ -193,28 +221,27 @@ def _percent(one: Mapping[str, float]) -> str:
 @click.command()
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Runs and repairs lie there; it resumes.")
 @click.option("--shared", type=click.Path(path_type=Path, exists=True), help="Folder of the photographs.")
-@click.option("--case", "only", multiple=True, type=click.Choice([*CASES, *WITHOUT_AUDIT]), help="These; others stay.")
+@click.option(
+    "--case", "only", multiple=True, type=click.Choice([*CASES, PLANTED, *WITHOUT_AUDIT]), help="These; others stay."
+)
 @click.option("--sets", default=1000, show_default=True, help="Of simulated sealed sets, in each situation.")
 @click.option("--json", "out", type=click.Path(path_type=Path), default=HERE / "results.json")
 def main(work: Path, shared: Path | None, only: tuple[str, ...], sets: int, out: Path) -> None:
     """Repair, simulate, and write what came out."""
     kept: Figures = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {"cases": {}}
     default = [case for case in CASES if case not in PHOTOGRAPHS or shared is not None]
-    for case in only or (*default, *WITHOUT_AUDIT):
-        if case == "costs":
+    for case in only or (*default, *([PLANTED] if shared else []), *WITHOUT_AUDIT):
+        if case == PLANTED:
+            kept[PLANTED] = planted(ground(_needed(shared).resolve()), _tell)
+        elif case == "costs":
             kept["costs"] = costs(tell=_tell)
         elif case == "simulated":
             kept |= {"boundary_certified": boundary_certified(sets), "null_gap_certified": null_gap_certified(sets)}
         else:
             kept["cases"][case] = told(repaired(case, work, shared))
+        kept.setdefault("made_with", {})[case] = _made_with()
     kept["methods"] = by_method(kept["cases"])
     kept["recommended"] = {case: found["recommended"] for case, found in kept["cases"].items()}
-    kept["made_with"] = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "hardware": platform.processor() or platform.machine(),
-        "version": __version__,
-        "code": commit_here(),
-    }
     out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     if out == HERE / "results.json":
         write_figures(HERE / "README.md", table(kept))

@@ -8,21 +8,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pytest
 import torch
-from timm.models.vision_transformer import VisionTransformer
 
-from audit.card.schema import ModelSpec
-from audit.models.build import Backbone
 from audit.models.transforms import as_input
 from audit.patching.parts import parse_part
 from audit.patching.sites import Site
 from benchmarks.planted.rivals import TOOL
 from benchmarks.real_planted import ledgers, measure, models, nulls, photographs, rivals, run, summary, truth
 from benchmarks.real_planted.audit_heads import AUDITED, answer, judge, make_plans, sweep_plans
-from tests.models_for_tests import enlarged
+from tests.benchmarks.noise import photographs_of_noise, whole
 
 pytestmark = pytest.mark.unit
 
@@ -33,37 +29,15 @@ SIZE = measure.Size(
 )  # fmt: skip
 
 
-def whole() -> VisionTransformer:
-    made_of = {"patch_size": 16, "depth": 3, "embed_dim": 24, "num_heads": 3}
-    spec = ModelSpec(name="vit_tiny_patch16_224", weights="none", image_size=32, overrides=made_of)
-    model = enlarged(Backbone(spec, None).build(2), 0).eval()
-    assert isinstance(model, VisionTransformer)
-    return model
-
-
-@cache
-def pixels_and_table() -> tuple[npt.NDArray[np.uint8], pd.DataFrame]:
-    """Noise, the upper part brighter for one group, the lower part darker for one label."""
-    rng = np.random.default_rng(0)
-    n = sum(SIZE.splits.values()) + 40
-    group, label = rng.choice(["male", "female"], n), rng.choice(list(photographs.LABELS), n)
-    pixels = rng.integers(0, 256, (n, 32, 32, 3)).astype(np.uint8)
-    pixels[group == "male", :8] = pixels[group == "male", :8] // 2 + 128
-    pixels[label == photographs.OUTCOME, 20:] //= 3
-    named = {"label": label, photographs.ATTRIBUTE: group, "subject": [str(row) for row in range(n)]}
-    frame = photographs.split(pd.DataFrame(named), SIZE.splits, 1)
-    return pixels[frame["subject"].to_numpy(dtype=np.int64)], frame
-
-
 @cache
 def bench() -> measure.Bench:
-    pixels, frame = pixels_and_table()
+    pixels, frame = photographs_of_noise(SIZE.splits)
     with TemporaryDirectory() as folder:
         return measure.prepare(photographs.make_world(whole(), pixels, frame, SIZE.blocks), SIZE, 1, Path(folder))
 
 
 def test_splits_are_apart_and_alike() -> None:
-    _, frame = pixels_and_table()
+    _, frame = photographs_of_noise(SIZE.splits)
     assert frame["split"].value_counts().to_dict() == SIZE.splits
     assert frame["subject"].is_unique
     shares = pd.crosstab(frame["split"], [frame["label"], frame[photographs.ATTRIBUTE]], normalize="index")
@@ -72,7 +46,7 @@ def test_splits_are_apart_and_alike() -> None:
 
 @torch.inference_mode()
 def test_the_tail_answers_as_the_whole_model() -> None:
-    pixels, frame = pixels_and_table()
+    pixels, frame = photographs_of_noise(SIZE.splits)
     model = whole()
     world = photographs.make_world(model, pixels, frame, SIZE.blocks)
     expected = model(as_input(model, pixels[:8]))

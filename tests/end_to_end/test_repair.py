@@ -65,7 +65,10 @@ def test_a_repair_is_planned_then_judged_on_images_that_nobody_has_read(
     assert abs(chosen["ranked"]["gap"]["value"]) < abs(untouched["gap"]["value"])
     (judged,) = record["certificates"]
     assert judged["certificate"]["sealed_openings"] == 1
-    assert judged["certificate"]["images"] == chosen["sealed"]["images"]
+    before = record["audited_sealed"]
+    assert judged["certificate"]["images"] == chosen["sealed"]["images"] == before["images"]
+    gap = next(line for line in judged["certificate"]["lines"] if line["kind"] == "gap")
+    assert (gap["before"], gap["after"]) == (before["gap"]["value"], chosen["sealed"]["gap"]["value"])
     assert count_openings(run) == 1
     assert va.verify(run).holds  # the audit is what it was
     assert (out / "repair.pdf").read_bytes()[:5] == b"%PDF-"

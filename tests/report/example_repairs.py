@@ -77,7 +77,8 @@ def repair(state: RepairState, **changes: object) -> Repair:
     ]
     random = RandomRow(method=Method.HEADS_SHIFTED, draws=19, gap=0.03, smallest=0.02, median=0.1, p=0.4)
     fields = {
-        "plan": plan, "audited": figures(-0.2), "rows": rows, "random": [random], "recommended": Method.DFR,
+        "plan": plan, "audited": figures(-0.2), "audited_sealed": figures(-0.18), "rows": rows,
+        "random": [random], "recommended": Method.DFR,
         "certificates": [Judgement(method=Method.DFR, certificate=certificate(CertificateState.NOT_SHOWN))],
     }  # fmt: skip
     base = {

@@ -1,0 +1,297 @@
+"""Does a repair at the head that carries a planted gap beat the same edit at twenty random sets of heads?
+
+Models are those of ``benchmarks/real_planted``: a ViT-S of DINOv2 on photographs of UTKFace, in which one head was
+trained on a sample whose label goes with the group. So the head that should be repaired is known. Every edit is made at
+that head, at the heads that an audit names, and at random heads matched by layer and write norm; gaps are those of
+photographs that neither training, audit nor repair has read.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from audit.data.pixels import Pixels
+from audit.evidence.disparity import label_shares
+from audit.evidence.effects_store import Settings
+from audit.models.finetune import Recipe
+from audit.models.readout import readout_of
+from audit.patching.parts import Kind, Part, parse_part
+from audit.patching.sites import Site
+from audit.records.repair_methods import AT_HEADS, Method
+from audit.repair.base import Aim, RepairData, Repaired, RepairInput, Split
+from audit.repair.choice import called, right
+from audit.repair.random_heads import matched_sets, p_value
+from audit.repair.registry import repair, repair_at_random
+from audit.repair.seen import Seen
+from audit.units import name_of
+from benchmarks.real_planted import models, photographs
+from benchmarks.real_planted.audit_heads import AUDITED, answer, judge, make_plans, sweep_plans
+from benchmarks.real_planted.models import Steps
+from benchmarks.real_planted.photographs import ATTRIBUTE, CONTRAST, QUESTION, World
+from benchmarks.real_planted.truth import standardised_gap
+
+OUTCOME = 1  # class number
+BESIDE = (Method.UNTOUCHED, Method.GLOBAL_THRESHOLD, Method.DFR, Method.OXONFAIR, Method.LEACE)  # at no head
+MOST_NAMED = 6  # heads; where an audit names more, it did not find a place
+STEPS = Steps(80, 60, 8)  # as in benchmarks/real_planted
+PUBLISHED_SEED = 12
+Figures = dict[str, Any]
+Tell = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is made and measured.
+
+    Parameters
+    ----------
+    planted : int
+        Models, each with another head planted.
+    dose : float
+        Log odds ratio of label and group in the sample on which the head is trained.
+    side : int
+        Of the photographs, in pixels.
+    train, audited, fit, judged : int
+        Photographs: to train on, of each audited split, that repairs are fitted on, and that they are judged on.
+    """
+
+    planted: int = 5
+    dose: float = 6.0
+    side: int = 56
+    blocks: int = 3
+    heads: int = 6
+    steps: Steps = STEPS
+    train: int = 1200
+    audited: int = 300
+    fit: int = 900
+    judged: int = 2000
+    recipients: int = 100
+    permutations: int = 2000
+    draws: int = 20
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Return how many photographs each split has."""
+        return {"train": self.train, **dict.fromkeys(AUDITED, self.audited), "fit": self.fit, "judged": self.judged}
+
+
+SIZES = Sizes()
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all models share: photographs, the pretrained model, and two that are trained evenly."""
+
+    sizes: Sizes
+    seed: int
+    world: World
+    pixels: Pixels
+    whole: VisionTransformer
+    base: VisionTransformer
+    reference: VisionTransformer
+
+    def model(self, tail: VisionTransformer) -> VisionTransformer:
+        """Return the pretrained model with trained blocks, norm and classifier in the place of its own."""
+        made = copy.deepcopy(self.whole)
+        kept = list(made.blocks)[: -len(tail.blocks)]
+        made.blocks = torch.nn.Sequential(*kept, *copy.deepcopy(list(tail.blocks)))
+        made.norm, made.head = copy.deepcopy(tail.norm), copy.deepcopy(tail.head)
+        return made.eval().requires_grad_(False)
+
+    def split(self, name: str) -> Split:
+        """Return the photographs of a split."""
+        rows = self.world.rows(name)
+        frame = self.world.frame.loc[rows]
+        return Split(
+            self.pixels[rows],
+            models.targets_of(self.world)[rows],
+            (frame[ATTRIBUTE] == CONTRAST.group).to_numpy().astype(np.int64),
+            np.arange(len(rows), dtype=np.int64),
+        )
+
+
+def ground(shared: Path, sizes: Sizes = SIZES, seed: int = PUBLISHED_SEED) -> Ground:
+    """Open the photographs, and train what all models are made from."""
+    frame = photographs.split(photographs.read_table(shared), sizes.splits, seed)
+    pixels = photographs.open_photographs(frame["path"].tolist(), sizes.side)
+    return ground_of(photographs.pretrained(shared, sizes.side, seed), pixels, frame, sizes, seed)
+
+
+def ground_of(whole: VisionTransformer, pixels: Pixels, frame: pd.DataFrame, sizes: Sizes, seed: int) -> Ground:
+    """Train what all models are made from on photographs that are open."""
+    world = photographs.make_world(whole, pixels, frame, sizes.blocks)
+    base, reference = (models.make_base(world, sizes.steps, seed * 1000 + number) for number in (1, 2))
+    return Ground(sizes, seed, world, pixels, whole, base, reference)
+
+
+def planted(given: Ground, tell: Tell = lambda _step, _done, _total: None) -> Figures:
+    """Plant a gap in one head after another, repair each, and count how often the right head beats all random ones.
+
+    Returns
+    -------
+    dict
+        ``models``, one row each (:func:`repaired`); ``beats_all``, for each edit in how many of them the planted head
+        left less of the gap than every random set; ``draws`` and ``smallest_p``.
+    """
+    sizes, seed = given.sizes, given.seed
+    rng = np.random.default_rng(seed)
+    every = [Part(Kind.HEAD, layer, head) for layer in range(sizes.blocks) for head in range(sizes.heads)]
+    chosen = [every[k] for k in rng.permutation(len(every))[: sizes.planted]]
+    rows = []
+    for number, part in enumerate(chosen):
+        tell(f"planted in {part}", 0, 0)
+        plan = models.Plan("one head", number, sizes.dose, (str(part),), seed * 100_000 + number)
+        rows.append(repaired(given, plan))
+    edits = {str(edit): [row["at_planted_heads"][edit] for row in rows] for edit in AT_HEADS}
+    return {
+        "seed": seed,
+        "draws": sizes.draws,
+        "smallest_p": round(1 / (1 + sizes.draws), 4),
+        "dose": sizes.dose,
+        "images": sizes.splits,
+        "beats_all": {
+            edit: {"models": len(found), "beaten_by_none": sum(one["p"] < 2 / (1 + sizes.draws) for one in found)}
+            for edit, found in edits.items()
+        },
+        "models": rows,
+    }
+
+
+def repaired(given: Ground, plan: models.Plan) -> Figures:
+    """Make one model, audit its heads, and repair it in every way."""
+    sizes = given.sizes
+    tail = models.make_model(given.base, given.world, plan, sizes.steps)
+    frame = given.world.frame.loc[given.world.rows(*AUDITED)]
+    swap = sweep_plans(tail, given.world, make_plans(frame, recipients=sizes.recipients, seed=plan.seed))
+    found = judge(frame, answer(tail, given.world), swap, Settings(0.05, sizes.permutations, 1000, plan.seed, 30))
+    frozen = len(given.whole.blocks) - sizes.blocks
+    training = given.split("train")
+    start = RepairInput(
+        given.model(tail),
+        RepairData(given.split("fit"), training),
+        Aim(ATTRIBUTE, group=1, reference=0, outcome=OUTCOME),
+        accuracy_margin=0.02,
+        seed=plan.seed,
+        recipe=Recipe(
+            epochs=2, batch_size=models.BATCH, learning_rate=models.BASE_RATE, weight_decay=models.WEIGHT_DECAY,
+            warmup_share=0.1, seed=plan.seed, train_blocks=sizes.blocks,
+        ),
+        reference=given.model(given.reference),
+    )  # fmt: skip
+    judged = given.split("judged")
+    seen = Seen(start.model, judged.images, frozen)
+    measure = _Measured(given, judged, seen)
+    planted_at, named_at = (_sites(names, frozen) for names in (plan.parts, found.named))
+    row: Figures = {
+        "planted": [_name(site) for site in planted_at],
+        "named": [_name(site) for site in named_at],
+        "methods": {str(method): measure.told(repair(method, start)) for method in BESIDE},
+        "at_planted_heads": _at(replace(start, heads=planted_at), measure, sizes.draws),
+    }
+    if 0 < len(named_at) <= MOST_NAMED and set(named_at) != set(planted_at):
+        row["at_named_heads"] = _at(replace(start, heads=named_at), measure, sizes.draws)
+    return row
+
+
+def _sites(names: Sequence[str], frozen: int) -> tuple[Site, ...]:
+    parts = map(parse_part, names)
+    return tuple(sorted(Site(frozen + (part.layer or 0), part.head or 0) for part in parts))
+
+
+def _name(site: Site) -> str:
+    return name_of("head", site.layer, site.head)
+
+
+def _at(start: RepairInput, measure: _Measured, draws: int) -> Figures:
+    """Make every edit at some heads, and at random sets like them."""
+    sets = matched_sets(start, draws)
+    told: Figures = {}
+    for edit in AT_HEADS:
+        named = measure.told(repair(edit, start))
+        random = [abs(measure.told(made)["gap"]) for made in repair_at_random(edit, start, sets)]
+        told[str(edit)] = {
+            **named,
+            "draws": len(random),
+            "layers_apart": sets.layers_apart,
+            "smallest": min(random),
+            "median": round(float(np.median(random)), 4),
+            "p": round(p_value(abs(named["gap"]), random) or 1.0, 4),
+        }
+    return told
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What a repair leaves on photographs that nothing else has read."""
+
+    given: Ground
+    split: Split
+    seen: Seen
+
+    def told(self, made: Repaired) -> Figures:
+        """Return gap with its standard error, accuracy, and the cell that loses most, in shares of photographs."""
+        frame = self.given.world.frame.loc[self.given.world.rows("judged")]
+        readout = readout_of(self.seen.model)
+        logits = made.answer(self.seen)
+        flags = called(readout, logits, OUTCOME).astype(np.float64)
+        shares = label_shares(frame, QUESTION)
+        gap = standardised_gap(flags, self.split.groups == 1, self.split.targets == OUTCOME, shares)
+        after = right(readout, logits, self.split.targets).astype(np.float64)
+        before = right(readout, self.seen.logits, self.split.targets).astype(np.float64)
+        losses = [
+            float((after - before)[(self.split.groups == group) & (self.split.targets == label)].mean())
+            for group in (0, 1)
+            for label in (0, 1)
+        ]
+        return {
+            "gap": round(gap.value, 4),
+            "gap_error": round(gap.error, 4),
+            "accuracy": round(float(after.mean()), 4),
+            "largest_loss": round(min(losses), 4),
+            "seconds": round(made.seconds, 1),
+        }
+
+
+def planted_told(found: Figures) -> list[str]:
+    """Return what came out as lines of Markdown."""
+    rows = found["models"]
+    images, draws = found["images"], found["draws"]
+    begun = (
+        f"**planted**: a gap trained into one head of a ViT-S, {len(rows)} models; repairs are fitted on "
+        f"{images['fit']:,} photographs, and judged on {images['judged']:,} others. Gaps in points, with twice their "
+        f"standard error; p against {draws} random sets of heads, {found['smallest_p']:.3f} at best."
+    )
+    columns = "planted in | edit at | gap before | method | gap after | largest loss | random: best, median | p"
+    header = f"| {columns} |"
+    lines = [begun, "", header, "|---|---|---|---|---|---|---|---|"]
+    for row in rows:
+        before = _gap(row["methods"]["untouched"])
+        begins = f"| {', '.join(row['planted'])} |"
+        lines += [
+            f"{begins} no head | {before} | `{method}` | {_gap(one)} | {100 * one['largest_loss']:+.1f} | | |"
+            for method, one in row["methods"].items()
+            if method != "untouched"
+        ]
+        for heads, edits in ((row["planted"], row["at_planted_heads"]), (row["named"], row.get("at_named_heads", {}))):
+            lines += [
+                f"{begins} {', '.join(heads)} | {before} | `{edit}` | {_gap(one)} | {100 * one['largest_loss']:+.1f} | "
+                f"{100 * one['smallest']:.1f}, {100 * one['median']:.1f} | {one['p']:.3f} |"
+                for edit, one in edits.items()
+            ]
+    counted = "; ".join(
+        f"`{edit}` {one['beaten_by_none']} of {one['models']}" for edit, one in found["beats_all"].items()
+    )
+    return [*lines, "", f"The edit at the planted head leaves less than at every random set: {counted}.", ""]
+
+
+def _gap(one: Figures) -> str:
+    return f"{100 * one['gap']:+.1f} ± {200 * one['gap_error']:.1f}"
