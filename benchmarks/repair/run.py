@@ -232,7 +232,7 @@ def main(work: Path, shared: Path | None, only: tuple[str, ...], sets: int, out:
     default = [case for case in CASES if case not in PHOTOGRAPHS or shared is not None]
     for case in only or (*default, *([PLANTED] if shared else []), *WITHOUT_AUDIT):
         if case == PLANTED:
-            kept[PLANTED] = planted(ground(_needed(shared).resolve()), _tell)
+            kept[PLANTED] = planted(ground(_needed(shared).resolve()), work / PLANTED, _tell)
         elif case == "costs":
             kept["costs"] = costs(tell=_tell)
         elif case == "simulated":

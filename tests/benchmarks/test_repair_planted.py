@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,9 +35,9 @@ def test_the_whole_model_answers_as_its_trained_blocks_do(given: Ground) -> None
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)  # features are rounded to float16
 
 
-def test_every_edit_is_compared_with_the_same_edit_at_random_heads(given: Ground) -> None:
+def test_every_edit_is_compared_with_the_same_edit_at_random_heads(given: Ground, tmp_path: Path) -> None:
     steps: list[str] = []
-    found = planted(given, lambda step, _done, _total: steps.append(step))
+    found = planted(given, tmp_path, lambda step, _done, _total: steps.append(step))
     (row,) = found["models"]
     assert len(steps) == len(row["planted"]) == 1
     layer, head = (int(part) for part in row["planted"][0][1:].split("H"))
@@ -51,6 +52,8 @@ def test_every_edit_is_compared_with_the_same_edit_at_random_heads(given: Ground
         assert as_good == pytest.approx(round(as_good), abs=1e-3)
         assert (as_good < 0.5) == (abs(one["gap"]) < one["smallest"])
         assert found["beats_all"][edit] == {"models": 1, "beaten_by_none": int(as_good < 0.5)}
+    assert planted(given, tmp_path, lambda step, _done, _total: steps.append(step)) == found
+    assert len(steps) == 1  # what is done is taken up
     said = "\n".join(planted_told(found))
     assert f"| {row['planted'][0]} | no head |" in said
 
