@@ -155,6 +155,10 @@ def trade_picture(trades: tuple[Trade, ...], margin: float, title: str) -> Pictu
             colour = EFFECT if trade.is_recommended else GROUP
             if trade.paid.low is not None and trade.paid.high is not None:
                 axes.plot([x, x], [100 * trade.paid.low, 100 * trade.paid.high], color=colour, linewidth=0.7)
+            if trade.gap.low is not None and trade.gap.high is not None:
+                ends = sorted((abs(trade.gap.low), abs(trade.gap.high)))
+                nearest = 0.0 if trade.gap.low <= 0 <= trade.gap.high else ends[0]
+                axes.plot([100 * nearest, 100 * ends[1]], [y, y], color=colour, linewidth=0.4, alpha=0.6)
             axes.plot([x], [y], mark, color=colour, markersize=5.5, label=drawn_name(trade.name))
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, fontsize=8)
         axes.set_xlabel("gap that is left, absolute, points")

@@ -7,8 +7,11 @@ import re
 import pytest
 from lxml import html as lxml_html
 
+from audit.records import Estimate
 from audit.records.repair_json import CertificateState, LineState
 from audit.records.repair_run import Reaudit, RepairState, state_of_repair
+from audit.report.drawn.base import Picture
+from audit.report.figures import Trade, trade_picture
 from audit.report.html import render_repair
 from audit.report.text import certificate_line, method_line, repair_line, repair_notes
 
@@ -52,6 +55,18 @@ def test_what_a_reader_must_know_first_is_said() -> None:
     assert any("the same edit at random heads" in note for note in notes)
     assert any("Sealed images were opened 2 times." in note for note in notes)
     assert not any("No images were held back" in note for note in notes)
+
+
+def test_the_picture_draws_both_intervals_and_says_them() -> None:
+    def drawn(gap: Estimate) -> Picture:
+        picture = trade_picture((Trade("DFR", gap, Estimate(value=-0.01, low=-0.02, high=0.0), True),), 0.02, "Price")
+        assert picture is not None
+        return picture
+
+    wide = drawn(Estimate(value=-0.08, low=-0.12, high=-0.04))
+    assert "gap −8.0 points [−12.0, −4.0], largest loss −1.0 points [−2.0, 0.0]" in wide.alt
+    assert wide.light != drawn(Estimate(value=-0.08, low=-0.12, high=0.02)).light  # drawn as far as 0
+    assert wide.light != drawn(Estimate(value=-0.08, low=None, high=None)).light
 
 
 def test_lines_of_the_terminal_have_the_numbers() -> None:
