@@ -1,4 +1,4 @@
-"""Every page of a run printed again from its record and compared, in another process while figures are derived."""
+"""Every page of a run printed again from its record and compared, in other processes while figures are derived."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import gc
 import io
 import json
 import multiprocessing
+import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,9 +20,11 @@ import pikepdf
 from audit.progress import Progress
 from audit.report.exports import PRINTED_WITH, printed_with
 from audit.report.formats import clean
+from audit.report.manifest import PDF
 from audit.report.render import Source, printed
 
 SHOWN = 40  # characters of a difference, to either side
+GIVEN_WAY = 10  # of niceness
 Wait = Callable[[Progress], list["Fault"]]
 
 
@@ -36,42 +39,85 @@ class Fault:
         return clean(" ".join(f"{self.place}: {self.what}".split()))
 
 
+@dataclass(frozen=True)
+class Part:
+    """Pages that are printed again together, and are of ``name`` where they cannot be."""
+
+    name: str
+    run: Path
+    printed: Callable[[], Mapping[str, bytes]]
+    gives_way: bool = False  # to other processes, where there are few processors
+
+    def check(self) -> list[Fault]:
+        """Print them here, and say where a file is not what comes out; one that is missing its hash has named."""
+        try:
+            return [
+                fault for name, again in self.printed().items() for fault in _differing(self.run / name, name, again)
+            ]
+        except Exception as error:  # a library that prints is missing, say
+            return [Fault(self.name, f"cannot be printed again ({error})")]
+
+
+def _parts(run: Path, source: Source) -> list[Part]:
+    """Return the pages and, of a run that has one, the PDF, which takes longer than all else together."""
+    pages = Part("report", run, lambda: printed(source, pdf=False), gives_way=True)
+    pdf = Part(PDF, run, lambda: printed(source, pages=False))
+    return [pages, pdf] if (run / PDF).is_file() else [pages]
+
+
 @contextmanager
 def printing_again(run: Path, source: Source) -> Iterator[Wait]:
-    """Print every page again in another process, and yield what waits for it and returns where a page differs.
+    """Print every page again in other processes, and yield what waits for them and returns where a page differs.
 
-    Where no process can be started, or it is ended by something else, pages are printed here when they are waited for.
+    Where no process can be started, or one is ended by something else, its pages are printed here when they are waited
+    for. Where pages were printed with other versions than are here, this is said once, instead of where they differ.
     """
+    other = _other_versions(run / "exports" / PRINTED_WITH)
+    if other:
+        what = f"cannot be compared: printed with {other}; install these versions, or render it again"
+        yield lambda _tick: [Fault("report", what)]
+        return
+    with ExitStack() as started:
+        # The longest begins first, and is waited for last.
+        waits = [started.enter_context(_elsewhere(part)) for part in reversed(_parts(run, source))][::-1]
 
-    def here(tick: Progress) -> list[Fault]:
-        return check_pages(run, source, tick)
+        def wait(tick: Progress) -> list[Fault]:
+            faults = []
+            for done, wait_for in enumerate(waits):
+                tick(done, len(waits))
+                faults += wait_for()
+            return faults
 
+        yield wait
+
+
+@contextmanager
+def _elsewhere(part: Part) -> Iterator[Callable[[], list[Fault]]]:
+    """Check a part in another process, and yield what waits for its faults."""
     if "fork" not in multiprocessing.get_all_start_methods() or multiprocessing.current_process().daemon:
-        yield here
+        yield part.check
         return
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_check_there, args=(run, source, theirs), daemon=True)
+    process = context.Process(target=_check_there, args=(part, theirs), daemon=True)
     try:
         with warnings.catch_warnings():
             # Threads of libraries hold nothing that is needed to print.
             warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
             process.start()
     except OSError:  # no memory, or too many processes
-        yield here
+        ours.close()
+        yield part.check
         return
     finally:
         theirs.close()
 
-    def there(tick: Progress) -> list[Fault]:
+    def there() -> list[Fault]:
         try:
-            while True:
-                told = ours.recv()
-                if isinstance(told, list):
-                    return told
-                tick(*told)
+            faults: list[Fault] = ours.recv()
         except EOFError:
-            return here(tick)
+            return part.check()
+        return faults
 
     try:
         yield there
@@ -81,42 +127,23 @@ def printing_again(run: Path, source: Source) -> Iterator[Wait]:
         ours.close()
 
 
-def _check_there(run: Path, source: Source, pipe: Connection) -> None:
-    """Send the progress of printing, then the faults."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a keyboard it reaches both; the other process ends this one
+def _check_there(part: Part, pipe: Connection) -> None:
+    """Send the faults of a part."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a keyboard it reaches all; the first process ends this one
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     gc.disable()  # this process ends before there is much to collect
+    if part.gives_way:
+        os.nice(GIVEN_WAY)
     try:
-        pipe.send(check_pages(run, source, lambda done, total: pipe.send((done, total))))
+        pipe.send(part.check())
     except BrokenPipeError:  # nobody waits any more
         return
 
 
-def check_pages(run: Path, source: Source, tick: Progress) -> list[Fault]:
-    """Print every page again here, and return where a page differs; a page that cannot be printed is a fault, too."""
-    try:
-        return list(_pages(run, source, tick))
-    except Exception as error:  # a library that prints is missing, say
-        return [Fault("report", f"cannot be printed again ({error})")]
-
-
-def _pages(run: Path, source: Source, tick: Progress) -> Iterator[Fault]:
-    """Print everything again, and say where a file is not what comes out; one that is missing its hash has named.
-
-    A run without a PDF has none printed. Where pages were printed with other versions than are here, this is said once,
-    instead of where they differ.
-    """
-    other = _other_versions(run / "exports" / PRINTED_WITH)
-    if other:
-        yield Fault("report", f"cannot be compared: printed with {other}; install these versions, or render it again")
-        return
-    for name, again in printed(source, progress=tick, pdf=(run / "report.pdf").is_file()).items():
-        path = run / name
-        if not path.is_file():
-            continue
-        if path.read_bytes() != again:
-            differ = _first_page if name.endswith(".pdf") else _first_line
-            yield Fault(name, differ(path.read_bytes(), again))
+def _differing(path: Path, name: str, again: bytes) -> Iterator[Fault]:
+    if path.is_file() and path.read_bytes() != again:
+        differ = _first_page if name.endswith(".pdf") else _first_line
+        yield Fault(name, differ(path.read_bytes(), again))
 
 
 def _other_versions(path: Path) -> str:

@@ -45,17 +45,18 @@ class Verified:
 def verify_run(run: Path, step: Step, *, key: Path | None = None) -> Verified:
     """Check a run directory, as :func:`vit_audit.verify` describes it.
 
-    Faults of files come first, then those of figures, then those of pages. Pages are printed while figures are derived.
+    Faults of files come first, then those of figures, then those of pages, which are printed from the start on.
     """
-    files = hash_files(run, step("verify: files"))
     try:
         source = read_run(run)
     except InputError as error:  # what its hash says of it comes first
+        files = hash_files(run, step("verify: files"))
         unreadable = [*_changed_files(run, None, files), *_signature(run, key), Fault(error.where, error.what)]
         return Verified(unreadable, len(files), 0, (run / SIGNATURE).is_file())
-    faults = [*_changed_files(run, source.audit, files), *_signature(run, key), *_marked(run)]
-    faults += repair_faults(run, source.repairs)
     with printing_again(run, source) as wait_for_pages:
+        files = hash_files(run, step("verify: files"))
+        faults = [*_changed_files(run, source.audit, files), *_signature(run, key), *_marked(run)]
+        faults += repair_faults(run, source.repairs)
         tick = step("verify: figures")
         from audit.pipeline.derive import check_figures  # torch takes seconds to import, in which pages are printed
 

@@ -233,17 +233,19 @@ def page_of(source: Source, *, for_print: bool = False, served: bool = False) ->
 
 
 def printed(
-    source: Source, *, progress: Callable[[int, int], None] | None = None, pdf: bool = True
+    source: Source, *, progress: Callable[[int, int], None] | None = None, pages: bool = True, pdf: bool = True
 ) -> dict[str, bytes]:
-    """Return every file by its name in the run directory; without ``pdf`` all but that."""
+    """Return every file by its name in the run directory; without ``pdf`` all but that, without ``pages`` only that."""
     tell = progress or (lambda _done, _total: None)
     tell(1, DOCUMENTS)
-    files = {"report.html": page_of(source).encode()}
+    files = {"report.html": page_of(source).encode()} if pages else {}
     tell(2, DOCUMENTS)
     if pdf:
         page = page_of(source, for_print=True)
         files["report.pdf"] = render_pdf(page, source.content, source.digest, source.audit.provenance.started)
     tell(3, DOCUMENTS)
-    files["audit.schema.json"] = audit_schema().encode()
-    files |= {f"tables/{name}": text.encode() for name, text in csv_tables(source.audit).items()}
-    return files | {f"exports/{name}": text.encode() for name, text in exports(source.audit, source.digest).items()}
+    if pages:
+        files["audit.schema.json"] = audit_schema().encode()
+        files |= {f"tables/{name}": text.encode() for name, text in csv_tables(source.audit).items()}
+        files |= {f"exports/{name}": text.encode() for name, text in exports(source.audit, source.digest).items()}
+    return files

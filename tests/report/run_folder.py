@@ -6,8 +6,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from audit.pipeline.print_again import Fault, printing_again
 from audit.records import Audit, Decision
 from audit.report.manifest import write_manifest
+from audit.report.render import read_run
 
 
 def write_run(folder: Path, audit: Audit) -> Path:
@@ -21,6 +23,12 @@ def write_run(folder: Path, audit: Audit) -> Path:
 def digest_of(run: Path) -> str:
     """Return the hash that a review of a run names."""
     return sha256((run / "audit.json").read_bytes()).hexdigest()
+
+
+def page_faults(run: Path) -> list[Fault]:
+    """Return where a page is not what the record prints."""
+    with printing_again(run, read_run(run)) as wait:
+        return wait(lambda _done, _total: None)
 
 
 def decision(subject: str, **update: Any) -> Decision:

@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from lxml import html as lxml_html
+from matplotlib.figure import Figure
 from PIL import Image
 
 from audit.data.synthetic.shapes import sample_shapes
 from audit.records import Audit
 from audit.report import formats
 from audit.report.core import is_open
-from audit.report.drawn.base import Picture
+from audit.report.drawn.base import Picture, for_both, plain_axes
 from audit.report.drawn.controls import controls_picture
 from audit.report.drawn.errors import errors_picture
 from audit.report.drawn.network import network_picture
@@ -246,6 +247,19 @@ def test_pictures_have_the_same_bytes_each_time_and_other_colours_on_dark_pages(
     assert not {"#1c2733", "#ffffff"} & set(
         re.findall("#[0-9a-f]{6}", svg(first.dark))
     )  # ink and paper of a light page
+
+
+def test_a_picture_is_drawn_for_narrow_screens_only_where_it_is_asked_for() -> None:
+    drawn: list[bool] = []
+
+    def draw(is_narrow: bool) -> Figure:
+        drawn.append(is_narrow)
+        return plain_axes(1 if is_narrow else 2, 1)[0]
+
+    picture = for_both(draw, "title", "alt")
+    assert drawn == [False]
+    assert [picture.narrow and picture.narrow.width for _ in range(2)] == [96, 96]
+    assert drawn == [False, True]
 
 
 @pytest.mark.parametrize("name", PICTURES)

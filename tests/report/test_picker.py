@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from jsonpointer import resolve_pointer
 
-from audit.pipeline.print_again import check_pages
 from audit.records import Access, Audit, Metric
 from audit.report.formats import label
 from audit.report.html import render_html
@@ -19,7 +18,7 @@ from audit.report.picker import picker_json
 from audit.report.render import printed, read_run
 from audit.report.text import data_file
 from tests.report.examples import HOSTILE, changed, examples, many_pairs
-from tests.report.run_folder import write_run
+from tests.report.run_folder import page_faults, write_run
 from tests.report.test_traceable import NUMBER, is_there, leaves
 
 pytestmark = pytest.mark.unit
@@ -167,9 +166,9 @@ def test_a_number_that_was_changed_in_the_block_is_named(tmp_path: Path) -> None
     source = read_run(run)
     page = printed(source, pdf=False)["report.html"].decode()
     (run / "report.html").write_text(page, encoding="utf-8")
-    assert check_pages(run, source, lambda _done, _total: None) == []
+    assert page_faults(run) == []
     block = page.index('id="pick-data"')
     (run / "report.html").write_text(page[:block] + page[block:].replace("54 of 540", "45 of 540", 1), encoding="utf-8")
-    (fault,) = check_pages(run, source, lambda _done, _total: None)
+    (fault,) = page_faults(run)
     assert fault.place == "report.html"
     assert "45 of 540" in fault.what and "54 of 540" in fault.what

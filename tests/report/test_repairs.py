@@ -13,7 +13,6 @@ from jsonpointer import resolve_pointer
 from lxml import html as lxml_html
 
 from audit.errors import InputError
-from audit.pipeline.print_again import check_pages
 from audit.records.repair_run import Repair, RepairState
 from audit.report.html import render_html
 from audit.report.manifest import MANIFEST, holds, manifest_rows, write_manifest
@@ -23,7 +22,7 @@ from audit.report.repairs import kept_name, kept_of
 
 from .example_repairs import HOSTILE, repair
 from .examples import examples
-from .run_folder import digest_of, write_run
+from .run_folder import digest_of, page_faults, write_run
 from .test_traceable import NUMBER, is_there, leaves, plain, rows
 
 pytestmark = pytest.mark.unit
@@ -121,7 +120,7 @@ def test_a_run_keeps_the_record_prints_it_and_its_manifest_holds_both(run: Path)
     assert b"Who pays" in (run / "report.html").read_bytes()
     assert not (run / "report.pdf").exists()  # it had none
     assert digest_of(run) == audited
-    assert check_pages(run, read_run(run), lambda _done, _total: None) == []
+    assert page_faults(run) == []
 
 
 def test_the_same_repair_again_takes_the_place_of_the_first_and_another_comes_beside_it(run: Path) -> None:

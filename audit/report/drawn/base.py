@@ -11,8 +11,8 @@ import io
 import re
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, lru_cache
 from typing import Any, TypeVar
 
 import matplotlib as mpl
@@ -77,7 +77,12 @@ class Picture:
     caption: str = ""
     width: int = 0
     height: int = 0
-    narrow: Picture | None = None  # the same for a narrow screen
+    draw_narrow: Callable[[], Picture] | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def narrow(self) -> Picture | None:
+        """The same for a narrow screen, drawn when it is asked for: paper never does."""
+        return None if self.draw_narrow is None else self.draw_narrow()
 
 
 @cache
@@ -162,9 +167,12 @@ def pixels_as_picture(pixels: npt.NDArray[np.uint8], title: str, alt: str) -> Pi
 
 def for_both(draw: Callable[[bool], Figure], title: str, alt: str) -> Picture:
     """Return what ``draw`` draws, wide and narrow, as one picture."""
-    with mpl.rc_context(SETTINGS):
-        wide, narrow = (as_picture(draw(is_narrow), title, alt) for is_narrow in (False, True))
-    return replace(wide, narrow=narrow)
+
+    def drawn(is_narrow: bool) -> Picture:
+        with mpl.rc_context(SETTINGS):
+            return as_picture(draw(is_narrow), title, alt)
+
+    return replace(drawn(False), draw_narrow=lambda: drawn(True))
 
 
 def first_of(rows: Sequence[T], most: int, key: Callable[[T], Any]) -> list[T]:
