@@ -13,7 +13,7 @@ from audit.records import Audit, RateRow
 SEX = ("sex", "gender")
 RACE = ("race", "ethnicity", "race or ethnicity")
 SMALL_SHARE = 0.02  # of the images; the rule lets an auditor leave such a category's ratio out (6 RCNY 5-301(d))
-CROSSED, ALSO = " x ", ", "  # between the attributes of an intersection, and between its groups
+CROSSED = " x "  # between the attributes of an intersection
 
 
 class Category(StrEnum):
@@ -68,7 +68,7 @@ def bias_tables(audit: Audit) -> list[BiasTable]:
     """Return all tables, those of the rule's categories first; images of unknown group are in none."""
     groups: dict[tuple[str, str], list[RateRow]] = {}
     for row in audit.rates:
-        if UNKNOWN in row.group.split(ALSO):
+        if row.group == UNKNOWN:  # of an intersection, too: whoever is unknown in one attribute is unknown in both
             continue
         groups.setdefault((row.attribute, row.outcome), []).append(row)
     tables = [BiasTable(category_of(attribute), attribute, outcome, r) for (attribute, outcome), r in groups.items()]

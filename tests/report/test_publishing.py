@@ -12,7 +12,7 @@ from lxml import html as lxml_html
 
 from audit.records import Audit
 from audit.report import formats
-from audit.report.bias_audit import Category, category_of
+from audit.report.bias_audit import Category, bias_tables, category_of
 from audit.report.exports import BIAS_AUDIT, HUGGING_FACE, OSCAL, exports
 from audit.report.exports.hugging_face import metadata
 from audit.report.exports.oscal import assessment_results
@@ -205,6 +205,23 @@ def test_images_of_unknown_group_are_counted_and_have_no_rate() -> None:
     said = text_of(audit.model_copy(update={"rates": [*audit.rates, unknown]}))
     assert "12,345" not in said
     assert "Unknownimages" in said
+
+
+def test_groups_of_two_attributes_are_each_in_the_summary_and_a_comma_hides_none() -> None:
+    """An intersection joins its groups with " x ", and is "unknown" where one of them is; a name may hold a comma."""
+    audit = examples()["disparity"]
+    single, both = (next(r for r in audit.rates if r.attribute == a) for a in ("gender", "gender x race"))
+    rows = [
+        single.model_copy(update={"group": "other, unknown", "images": 401}),
+        both.model_copy(update={"group": "female x white", "images": 503}),
+        both.model_copy(update={"group": "female x not, unknown", "images": 607}),
+        both.model_copy(update={"group": "unknown", "images": 12_345}),
+    ]
+    first, second = bias_tables(audit.model_copy(update={"rates": rows}))
+    assert (first.category, [row.images for row in first.rows]) == (Category.SEX, [401])
+    assert (second.category, [row.images for row in second.rows]) == (Category.BOTH, [503, 607])
+    said = text_of(audit.model_copy(update={"rates": rows}))
+    assert "female, white 503" in said and "other, unknown 401" in said and "12,345" not in said
 
 
 def test_a_summary_of_other_attributes_says_so() -> None:
