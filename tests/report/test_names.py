@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from lxml import html as lxml_html
 
 from audit.records import Audit
 from audit.report.exports.cyclonedx import model_card
+from audit.report.exports.oscal import assessment_results
 from audit.report.html import render_html
 from audit.report.names import Names
 from audit.report.text import Sentences
@@ -56,6 +58,19 @@ def test_names_of_the_card_are_used_wherever_a_person_reads(name: str) -> None:
     assert "women, asian" in shown
 
 
+def test_exports_call_groups_as_the_card_does_where_a_person_reads() -> None:
+    audit = named(examples()["disparity"])
+    observed = json.loads(assessment_results(audit, "0" * 64))["assessment-results"]["results"][0]["observations"]
+    gaps = {o["relevant-evidence"][0]["description"]: o for o in observed}
+    gap = gaps["comparison: gender:female-male:happiness:standardised_gap"]
+    assert gap["title"] == "Label-standardised gap: gender, women minus men, called “happy”"
+    assert gap["description"].startswith(gap["title"] + ": ")
+    card = json.loads(model_card(audit, "0" * 64))["components"][0]["modelCard"]
+    assert "gender: women" in {a["groupAtRisk"] for a in card["considerations"]["fairnessAssessments"]}
+    slices = {metric["slice"] for metric in card["quantitativeAnalysis"]["performanceMetrics"]}
+    assert "gender: female; outcome: happiness" in slices
+
+
 def test_a_finding_of_a_combination_is_titled_with_the_names_of_both() -> None:
     audit = named(examples()["disparity"])
     gap = audit.findings[0].model_copy(
@@ -87,6 +102,7 @@ def test_a_model_is_called_by_what_is_true_of_it(display: str, weights: str, cal
     tree = lxml_html.document_fromstring(render_html(audit, "0" * 64))
     shown = called.replace("a model of", "A model of")
     assert f"{shown}: 3,300,000 parameters" in tree.get_element_by_id("system").text_content()
+    assert tree.get_element_by_id("system").text_content().count("4 layers of 4 heads") == 1
     assert summary(audit, Path("run")).count(f"audited: {called}") == 1
     assert f'"name": "{called}"' in model_card(audit, "0" * 64)
     provenance = tree.get_element_by_id("provenance").text_content()

@@ -19,6 +19,7 @@ def model_card(audit: Audit, audit_sha256: str) -> str:
     """Return a CycloneDX 1.6 bill of materials whose one model carries its card."""
     model, data, versions = audit.model, audit.data, audit.provenance.versions
     text = Sentences(audit)
+    names = text.names
     classes = clean(", ".join(model.classes))
     made = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
@@ -60,7 +61,8 @@ def model_card(audit: Audit, audit_sha256: str) -> str:
                             for f in _findings(audit)
                         ],
                         "fairnessAssessments": [
-                            {"groupAtRisk": clean(f"{f.attribute}: {f.group}"), "harms": text.finding("effect", f),
+                            {"groupAtRisk": f"{names.attribute(f.attribute)}: {names.group(f.attribute, f.group)}",
+                             "harms": text.finding("effect", f),
                              "mitigationStrategy": text.finding("recommendation", f)}
                             for f in _findings(audit)
                             if f.kind == "disparity"

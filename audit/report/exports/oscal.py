@@ -118,7 +118,10 @@ class _Document:
         )
 
     def _observed_gap(self, row: ContrastRow) -> Part:
-        about = f"{row.attribute}: {row.group} minus {row.reference}, outcome {row.outcome}, {row.metric}"
+        names = self.text.names
+        group, reference = (names.group(row.attribute, group) for group in (row.group, row.reference))
+        metric, of_whom = self.text.words["metrics"][row.metric]["name"], names.attribute(row.attribute)
+        about = f"{metric}: {of_whom}, {group} minus {reference}, called “{names.label(row.outcome)}”"
         return self._observed(
             f"comparison: {row.id}",
             POLICY,
