@@ -170,6 +170,10 @@ def repair_at_random(edit: Method, given: RepairInput, sets: MatchedSets) -> Ite
         As for the named heads.
     sets : MatchedSets
     """
+    everywhere = tuple({*given.heads, *(site for heads in sets.sets for site in heads)})
+    first = min(site.layer for site in everywhere)
+    # Images are held where the first of all sets begins, or every draw before that would compute them again and again.
+    wide = given if first >= given.seen.start else replace(given, heads=everywhere)
     for heads in sets.sets:
-        made = repair(edit, at(given, heads))
+        made = repair(edit, at(wide, heads))
         yield replace(made, method=Method.RANDOM_HEADS, settings={**made.settings, "edit": edit.value})

@@ -221,6 +221,7 @@ def _name(site: Site) -> str:
 def _at(start: RepairInput, measure: _Measured, draws: int) -> Figures:
     """Make every edit at some heads, and at random sets like them."""
     sets = matched_sets(start, draws)
+    measure = measure.held_from(min(site.layer for heads in (start.heads, *sets.sets) for site in heads))
     told: Figures = {}
     for edit in AT_HEADS:
         named = measure.told(repair(edit, start))
@@ -243,6 +244,12 @@ class _Measured:
     given: Ground
     split: Split
     seen: Seen
+
+    def held_from(self, layer: int) -> _Measured:
+        """Return the same, with the photographs held as they enter a block, if they are not from an earlier one on."""
+        if layer >= self.seen.start:
+            return self
+        return replace(self, seen=Seen(self.seen.model, self.seen.images, layer))
 
     def told(self, made: Repaired) -> Figures:
         """Return gap with its standard error, accuracy, and the cell that loses most, in shares of photographs."""
