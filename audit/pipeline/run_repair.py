@@ -34,6 +34,7 @@ from audit.records.repair_json import CertificateState
 from audit.records.repair_run import Judged, Reaudit, Repair, RepairState, SealedFrom, best_of, state_of_repair
 from audit.report import load_audit
 from audit.report.manifest import MANIFEST, check_kept, manifest_rows
+from audit.report.names import names_of
 from audit.report.repair_page import add_repair, write_repair_pages
 from audit.store import check_writable, file_hash, locked, run_around, write_text
 
@@ -88,7 +89,7 @@ def repair_run(
         if (options.out / REGISTERED).is_file():
             raise InputError(str(options.out), "holds a repair that was planned otherwise", "name another --out")
         with locked(options.out):
-            return _written(_nothing(audit, options), run, options)
+            return _written(_nothing(audit, options), run, audit, options)
     inputs = reopen(
         run,
         audit,
@@ -104,7 +105,7 @@ def repair_run(
         _check_weights(context, run, audit)
         check_writable(run, "counts of openings", "--out")
         with locked(options.out):
-            return _written(_repaired(Setup(audit, gap, spec, context, inputs, options, step)), run, options)
+            return _written(_repaired(Setup(audit, gap, spec, context, inputs, options, step)), run, audit, options)
 
 
 def _refuse(run: Path, audit: Audit, options: RepairOptions) -> None:
@@ -201,11 +202,11 @@ def _versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("vit-audit", "torch", "timm", "scikit-learn")}
 
 
-def _written(record: Repair, run: Path, options: RepairOptions) -> Path:
+def _written(record: Repair, run: Path, audit: Audit, options: RepairOptions) -> Path:
     """Write the record, the pages that are printed from it, and its chapter in the report of the run."""
     write_text(options.out / RECORD, json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
     if options.report:
-        write_repair_pages(options.out, record)
+        write_repair_pages(options.out, record, names_of(audit))
         if record.plan is not None:
             add_repair(run, (options.out / RECORD).read_bytes())
     return options.out

@@ -18,7 +18,7 @@ from audit.report.bias_audit import RACE, SEX, Category, bias_tables, category_o
 from audit.report.formats import clean, label
 from audit.report.glossed import linked
 from audit.report.legal import applies_sentence, checked_sentence, clause_of, crosswalk, day_of
-from audit.report.names import names_of_both
+from audit.report.names import AS_IN_THE_DATA, Names, names_of_both
 from audit.report.page import Page
 from audit.report.picker import picker_json
 from audit.report.pointers import spelled
@@ -186,7 +186,7 @@ def render_html(
         "in_order": in_order,
         "error_rates": data_file("error_rates.json"),
         "served": served,
-        "chapters": chapters_of(repairs),
+        "chapters": chapters_of(repairs, page.text.names),
         "picker": "" if for_print else picker_json(page),  # on paper nothing can be picked
     }
     return _page("report.html.j2", style, script, for_print=for_print, **named)
@@ -234,9 +234,15 @@ def render_bias_audit(audit: Audit) -> str:
     return _page("bias_audit.html.j2", _file("report.css"), "", for_print=False, **named)
 
 
-def render_repair(record: Repair, *, for_print: bool = False) -> str:
+def render_repair(record: Repair, names: Names = AS_IN_THE_DATA, *, for_print: bool = False) -> str:
     """Print a repair as a whole HTML document, self-contained as a report is."""
-    named = {"chapter": Chapter(record), "words": words_of("head"), "place": lambda _row: "", "for_print": for_print}
+    named = {
+        "chapter": Chapter(record, names=names),
+        "names": names,
+        "words": words_of("head"),
+        "place": lambda _row: "",
+        "for_print": for_print,
+    }
     style = _file("report.css") + (_file("print.css") if for_print else "")
     return _page("repair.html.j2", style, "", **named)
 

@@ -49,6 +49,9 @@ class Names:
         return label(said) if said else f"images of '{self.group(attribute, group)}'"
 
 
+AS_IN_THE_DATA = Names()
+
+
 def names_of(audit: Audit) -> Names:
     """Return what an audit's card calls groups and labels."""
     return names_in(audit.data)

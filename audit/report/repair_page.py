@@ -9,6 +9,7 @@ from pathlib import Path
 from audit.records.repair_run import Repair
 from audit.report.html import render_repair
 from audit.report.manifest import check_kept, write_manifest
+from audit.report.names import Names
 from audit.report.render import printed, read_run, write_files
 from audit.report.repairs import in_order, kept_name, kept_of
 from audit.store import locked, write_bytes, write_text
@@ -16,13 +17,13 @@ from audit.store import locked, write_bytes, write_text
 PAGE, PRINTED = "repair.html", "repair.pdf"
 
 
-def write_repair_pages(folder: Path, record: Repair) -> list[Path]:
-    """Write both pages; the record lies in the folder already."""
+def write_repair_pages(folder: Path, record: Repair, names: Names) -> list[Path]:
+    """Write both pages, with what the run's card calls groups and labels; the record lies in the folder already."""
     from audit.report.pdf import render_pdf  # needs system libraries
 
     content = (folder / "repair.json").read_bytes()
-    write_text(folder / PAGE, render_repair(record))
-    page = render_repair(record, for_print=True)
+    write_text(folder / PAGE, render_repair(record, names))
+    page = render_repair(record, names, for_print=True)
     digest = hashlib.sha256(content).hexdigest()
     write_bytes(folder / PRINTED, render_pdf(page, content, digest, record.started, name="repair.json"))
     return [folder / PAGE, folder / PRINTED]

@@ -14,6 +14,7 @@ from audit.errors import InputError
 from audit.records.repair_run import Repair, RepairPlan, RepairRow
 from audit.report.drawn.base import Picture
 from audit.report.figures import Trade, trade_picture
+from audit.report.names import AS_IN_THE_DATA, Names
 from audit.report.pointers import Place, places
 from audit.report.text import data_file, repair_notes, repair_sentence
 
@@ -43,12 +44,15 @@ class Chapter:
         Of that file; "" on the page that lies beside it.
     key : str
         What the identifiers of its parts begin with.
+    names : Names
+        What the card of the run calls groups and labels.
     """
 
     record: Repair
     file: str = "repair.json"
     sha256: str = ""
     key: str = ""
+    names: Names = AS_IN_THE_DATA
 
     @cached_property
     def place(self) -> Place:
@@ -68,12 +72,12 @@ class Chapter:
     @property
     def notes(self) -> list[str]:
         """What a reader must know first."""
-        return repair_notes(self.record)
+        return repair_notes(self.record, self.names)
 
     @property
     def told(self) -> str:
         """What came of it, in a sentence or two."""
-        return repair_sentence(self.record)
+        return repair_sentence(self.record, self.names)
 
     @cached_property
     def picture(self) -> Picture | None:
@@ -88,9 +92,9 @@ class Chapter:
         return trade_picture(trades, margin, "What each method leaves of the gap, and what it costs")
 
 
-def chapters_of(kept: Sequence[Kept]) -> list[Chapter]:
+def chapters_of(kept: Sequence[Kept], names: Names) -> list[Chapter]:
     """Return what a report prints of the repairs that a run keeps."""
-    return [Chapter(one.record, one.file, one.sha256, f"repair-{k}-") for k, one in enumerate(kept, start=1)]
+    return [Chapter(one.record, one.file, one.sha256, f"repair-{k}-", names) for k, one in enumerate(kept, start=1)]
 
 
 def kept_name(plan: RepairPlan) -> str:

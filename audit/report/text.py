@@ -50,7 +50,7 @@ from audit.records import (
 from audit.records.repair_json import CertificateLine, Reach
 from audit.records.repair_run import Repair, RepairRow
 from audit.report import formats
-from audit.report.names import Names, names_in, names_of
+from audit.report.names import AS_IN_THE_DATA, Names, names_in, names_of
 from audit.resources import resource_dir
 from audit.units import UNITS, Unit
 
@@ -499,10 +499,10 @@ def left_sentence(decision: Decision) -> str:
     return one_line(str(templates.left(decision)))
 
 
-def repair_notes(record: Repair) -> list[str]:
+def repair_notes(record: Repair, names: Names = AS_IN_THE_DATA) -> list[str]:
     """Say what a reader of a repair must know first."""
     templates: Any = environment().get_template("text/repair.j2").module
-    lines = str(templates.notes(record, data_file("words.yaml")["repair"])).splitlines()
+    lines = str(templates.notes(record, data_file("words.yaml")["repair"], names)).splitlines()
     return [one_line(line) for line in lines if line.strip()]
 
 
@@ -512,10 +512,10 @@ def repair_line(record: Repair) -> str:
     return f"{record.state}: {one_line(said['states'][record.state]['means'])}"
 
 
-def repair_sentence(record: Repair) -> str:
+def repair_sentence(record: Repair, names: Names = AS_IN_THE_DATA) -> str:
     """Say of which gap a repair was made, and what came of it."""
     templates: Any = environment().get_template("text/repair.j2").module
-    return one_line(str(templates.told(record, data_file("words.yaml")["repair"])))
+    return one_line(str(templates.told(record, data_file("words.yaml")["repair"], names)))
 
 
 def method_line(row: RepairRow) -> str:

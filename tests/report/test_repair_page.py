@@ -13,7 +13,8 @@ from audit.records.repair_run import Reaudit, RepairState, state_of_repair
 from audit.report.drawn.base import Picture
 from audit.report.figures import Trade, trade_picture
 from audit.report.html import render_repair
-from audit.report.text import certificate_line, method_line, repair_line, repair_notes
+from audit.report.names import Names
+from audit.report.text import certificate_line, method_line, repair_line, repair_notes, repair_sentence
 
 from .example_repairs import HOSTILE, certificate, line, repair
 
@@ -32,6 +33,22 @@ def test_every_state_is_said_and_no_label_becomes_markup(state: RepairState, *, 
     assert ("not recommended" in text) == (state != RepairState.CERTIFIED)
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
+
+
+def test_names_of_the_card_take_the_place_of_values() -> None:
+    names = Names(
+        {"tone": {HOSTILE: "darker faces", "b": "lighter faces"}}, {"smiling": "a smile", "neutral": "no smile"}
+    )
+    page = render_repair(repair(RepairState.NOT_SHOWN), names)
+    (main,) = lxml_html.fromstring(page).xpath("//main")
+    text = " ".join(main.text_content().split())
+    assert "darker faces against lighter faces, called a smile" in text
+    assert "darker faces, no smile" in text  # the cell that loses most
+    assert HOSTILE not in text
+    assert "because lighter faces got more errors" in text
+    assert repair_sentence(repair(RepairState.FAILED), names).startswith(
+        "Darker faces against lighter faces, called a smile:"
+    )
 
 
 def test_nothing_to_repair_has_a_page_without_tables() -> None:
