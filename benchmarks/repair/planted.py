@@ -66,7 +66,7 @@ class Sizes:
         Photographs: to train on, of each audited split, that repairs are fitted on, and that they are judged on.
     """
 
-    planted: int = 3
+    planted: int = 2
     dose: float = 6.0
     side: int = 56
     blocks: int = 3
