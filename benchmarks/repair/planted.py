@@ -166,7 +166,7 @@ def planted(given: Ground, work: Path, tell: Tell = lambda _step, _done, _total:
         "dose": sizes.dose,
         "images": sizes.splits,
         "beats_all": {
-            edit: {"models": len(found), "beaten_by_none": sum(one["p"] < 2 / (1 + sizes.draws) for one in found)}
+            edit: {"models": len(found), "beaten_by_none": sum(abs(one["gap"]) < one["smallest"] for one in found)}
             for edit, found in edits.items()
         },
         "models": rows,

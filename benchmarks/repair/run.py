@@ -195,10 +195,8 @@ def table(results: Figures) -> str:
 
 
 def _sealed(found: Figures) -> str:
-    before = found["audited_sealed"]
-    return f"{found['plan']['images']['sealed']:,} sealed, " + (
-        "never opened" if before is None else f"where it is {_points(before['gap'])}"
-    )
+    before, images = found.get("audited_sealed"), f"{found['plan']['images']['sealed']:,} sealed"
+    return images if before is None else f"{images}, where it is {_points(before['gap'])}"
 
 
 def _made_with() -> Figures:
