@@ -808,7 +808,7 @@ def repair(
             command=f"vit-audit repair {shlex.quote(run_dir.name)}{_given(methods, card, sealed, reaudit=reaudit)}",
             callback=callback,
         )
-    click.echo(repair_summary(result.record, result.folder, report=report))
+    click.echo(repair_summary(result.record, va.open_run(run_dir).record, result.folder, report=report))
     sys.exit(result.exit_code)
 
 

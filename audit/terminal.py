@@ -37,7 +37,7 @@ from audit.records import (
 from audit.records.repair_json import LineState, Reach
 from audit.records.repair_run import Repair
 from audit.report.formats import clean
-from audit.report.names import names_of_both
+from audit.report.names import names_of, names_of_both
 from audit.report.reviewed import Reviewed
 from audit.report.text import (
     Sentences,
@@ -256,11 +256,24 @@ def share_summary(run: Path, done: int) -> str:
     return f"{done} tasks done" + ("; the run is finished" if is_finished(run) else "")
 
 
-def repair_summary(record: Repair, folder: Path, *, report: bool = True) -> str:
-    """Return what came of a repair: its state, a line for each method, and what the certificate does not show."""
-    lines = [repair_line(record), *repair_notes(record), *map(method_line, record.rows)]
+def repair_summary(record: Repair, audit: Audit, folder: Path, *, report: bool = True) -> str:
+    """Return what came of a repair: its state, a line for each method, and what the certificate does not show.
+
+    Parameters
+    ----------
+    record : Repair
+    audit : Audit
+        Of the run that was repaired: its card names groups and labels.
+    folder : pathlib.Path
+    report : bool
+        Whether pages were printed.
+    """
+    names = names_of(audit)
+    lines = [repair_line(record), *repair_notes(record, names)]
+    if record.plan is not None:
+        lines += [method_line(row, record.plan.aim.attribute, names) for row in record.rows]
     if record.certificate is not None:
-        lines += [certificate_line(line) for line in record.certificate.lines if line.state != LineState.SHOWN]
+        lines += [certificate_line(line, names) for line in record.certificate.lines if line.state != LineState.SHOWN]
     where = f"report: {folder / 'repair.html'}" if report else f"repair: {folder}"
     return "\n".join([*map(wrapped, lines), where])
 

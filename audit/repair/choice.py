@@ -1,13 +1,14 @@
 """How strong a repair is: one rule for all methods, on the repair split.
 
 Of all candidates, the audited model among them, the one with the smallest absolute aimed gap of which no group x label
-cell loses more accuracy than the margin; of equals the more accurate, then the weaker.
+cell loses more accuracy than the margin; of equals the more accurate, then the weaker. Beside it is told what half of
+the gap would cost: where the margin decides, whoever set it must see what it keeps out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ import torch
 from audit.models.predict import Floats
 from audit.models.readout import Readout
 from audit.records import Metric
+from audit.records.repair_methods import LOSS_AT_HALF
 from audit.repair.base import UNKNOWN_GROUP, Aim, Codes, Plain, RepairInput, Split
 from audit.repair.seen import State, last_layer_in
 
@@ -34,17 +36,19 @@ class Choice:
     gap_before: float
     accuracy: float
     largest_loss: float  # of accuracy, over all cells
-    allowed: int  # candidates whose cells all keep their accuracy
+    allowed: int = 0  # candidates whose cells all keep their accuracy
+    loss_at_half: float | None = None  # the least at which any of them, allowed or not, halves the gap; None: none does
 
     def told(self) -> dict[str, Plain]:
         """Return it as plain data."""
-        return {
+        told: dict[str, Plain] = {
             "gap_on_repair": self.gap,
             "gap_before": self.gap_before,
             "accuracy_on_repair": self.accuracy,
             "largest_loss": self.largest_loss,
             "candidates_allowed": self.allowed,
         }
+        return told if self.loss_at_half is None else told | {LOSS_AT_HALF: self.loss_at_half}
 
 
 def called(readout: Readout, logits: Floats, outcome: int) -> Flags:
@@ -136,19 +140,18 @@ def choose(candidates: Iterable[Floats], before: Floats, split: Split, given: Re
     pulls = _pulls(split, aim)
 
     had = cells @ right(readout, before, split.targets)
-    found: list[tuple[tuple[float, float, int], Choice]] = []
     gap_before = float(pulls @ called(readout, before, aim.outcome))
+    tried: list[Choice] = []
     for place, logits in enumerate(candidates):
         has = right(readout, logits, split.targets)
-        loss = float((had - cells @ has).max())
-        gap, accuracy = float(pulls @ called(readout, logits, aim.outcome)), float(has.mean())
-        if loss <= given.accuracy_margin + ROUNDING:
-            rank = (round(abs(gap), 12), -accuracy, place)
-            found.append((rank, Choice(place, gap, gap_before, accuracy, loss, 0)))
-    if not found:
+        gap, loss = float(pulls @ called(readout, logits, aim.outcome)), float((had - cells @ has).max())
+        tried.append(Choice(place, gap, gap_before, float(has.mean()), loss))
+    allowed = [one for one in tried if one.largest_loss <= given.accuracy_margin + ROUNDING]
+    if not allowed:
         raise ValueError("no candidate keeps the accuracy of every cell")
-    best = min(found, key=lambda one: one[0])[1]
-    return Choice(best.place, best.gap, best.gap_before, best.accuracy, best.largest_loss, len(found))
+    best = min(allowed, key=lambda one: (round(abs(one.gap), 12), -one.accuracy, one.place))
+    halved = [one.largest_loss for one in tried if abs(one.gap) <= abs(gap_before) / 2 + ROUNDING]
+    return replace(best, allowed=len(allowed), loss_at_half=min(halved, default=None))
 
 
 @dataclass(frozen=True)

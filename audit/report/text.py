@@ -48,6 +48,7 @@ from audit.records import (
     TableForm,
 )
 from audit.records.repair_json import CertificateLine, Reach
+from audit.records.repair_methods import LOSS_AT_HALF
 from audit.records.repair_run import Repair, RepairRow
 from audit.report import formats
 from audit.report.names import AS_IN_THE_DATA, Names, names_in, names_of
@@ -502,8 +503,14 @@ def left_sentence(decision: Decision) -> str:
 def repair_notes(record: Repair, names: Names = AS_IN_THE_DATA) -> list[str]:
     """Say what a reader of a repair must know first."""
     templates: Any = environment().get_template("text/repair.j2").module
-    lines = str(templates.notes(record, data_file("words.yaml")["repair"], names)).splitlines()
+    lines = str(templates.notes(record, data_file("words.yaml")["repair"], names, _half(record))).splitlines()
     return [one_line(line) for line in lines if line.strip()]
+
+
+def _half(record: Repair) -> tuple[float, RepairRow] | None:
+    """Return the least accuracy that a group and label would lose if the gap were halved, and the method."""
+    priced = [(row.settings.get(LOSS_AT_HALF), row) for row in record.rows if row.weights is not None]
+    return min(((loss, row) for loss, row in priced if loss is not None), key=lambda one: one[0], default=None)
 
 
 def repair_line(record: Repair) -> str:
@@ -518,16 +525,16 @@ def repair_sentence(record: Repair, names: Names = AS_IN_THE_DATA) -> str:
     return one_line(str(templates.told(record, data_file("words.yaml")["repair"], names)))
 
 
-def method_line(row: RepairRow) -> str:
-    """Say what a method leaves of the gap, and what it costs."""
+def method_line(row: RepairRow, attribute: str, names: Names = AS_IN_THE_DATA) -> str:
+    """Say what a method leaves of the gap between groups of an attribute, and what it costs."""
     templates: Any = environment().get_template("text/repair.j2").module
-    return one_line(str(templates.method(row, data_file("words.yaml")["repair"])))
+    return one_line(str(templates.method(row, data_file("words.yaml")["repair"], attribute, names)))
 
 
-def certificate_line(line: CertificateLine) -> str:
+def certificate_line(line: CertificateLine, names: Names = AS_IN_THE_DATA) -> str:
     """Say what sealed images show of one claim."""
     templates: Any = environment().get_template("text/repair.j2").module
-    return one_line(str(templates.line(line, data_file("words.yaml")["repair"])))
+    return one_line(str(templates.line(line, data_file("words.yaml")["repair"], names)))
 
 
 def reach_line(reach: Reach) -> str:

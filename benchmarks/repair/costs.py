@@ -27,6 +27,7 @@ from audit.repair.base import Aim, RepairData, RepairInput, Split
 from audit.repair.random_heads import matched_sets
 from audit.repair.registry import repair, repair_at_random, why_not
 
+SMALL, TABLE = (720, 240), (2700, 900)  # images to train on, and to fit on: of a table of 2,400, and of 9,000
 LAST_LAYER = (Method.GLOBAL_THRESHOLD, Method.DFR, Method.OXONFAIR, Method.LEACE)
 HEADS = (Site(8, 1), Site(10, 3))  # named ones: two of 72, in the last third, as audits mostly find them
 GOAL_SHARE, GOAL_SECONDS = 0.1, 300.0
@@ -52,8 +53,8 @@ class Sizes:
         Sets of random heads, of which the seconds of one are told.
     """
 
-    training: int = 720
-    fit: int = 240
+    training: int = SMALL[0]
+    fit: int = SMALL[1]
     name: str = "vit_small_patch16_224"
     overrides: tuple[tuple[str, int], ...] = ()
     side: int = 112

@@ -36,7 +36,7 @@ from benchmarks.commits import commit_here  # noqa: E402
 from benchmarks.ledgers.run import ages, expressions  # noqa: E402
 from benchmarks.pages import write_figures  # noqa: E402
 from benchmarks.repair.boundary import boundary_certified, null_gap_certified  # noqa: E402
-from benchmarks.repair.costs import costs, costs_told  # noqa: E402
+from benchmarks.repair.costs import SMALL, TABLE, Sizes, costs, costs_told  # noqa: E402
 from benchmarks.repair.planted import ground, planted, planted_told  # noqa: E402
 
 Figures = dict[str, Any]
@@ -189,7 +189,7 @@ def table(results: Figures) -> str:
             lines.append(f"| {name} | {one['n']:,} | {100 * one['estimate']:.1f}% | {_percent(one)} |")
         lines.append("")
     lines += planted_told(results[PLANTED]) if PLANTED in results else []
-    lines += costs_told(results["costs"]) if "costs" in results else []
+    lines += [line for found in results.get("costs", []) for line in costs_told(found)]
     made = [f"{case} {one['date']}, {one['code']}, {one['hardware']}" for case, one in results["made_with"].items()]
     return "\n".join([*lines, f"Date, code (commit) and hardware: {'; '.join(made)}. Seeds are in results.json."])
 
@@ -232,7 +232,7 @@ def main(work: Path, shared: Path | None, only: tuple[str, ...], sets: int, out:
         if case == PLANTED:
             kept[PLANTED] = planted(ground(_needed(shared).resolve()), work / PLANTED, _tell)
         elif case == "costs":
-            kept["costs"] = costs(tell=_tell)
+            kept["costs"] = [costs(Sizes(*images), _tell) for images in (SMALL, TABLE)]
         elif case == "simulated":
             kept |= {"boundary_certified": boundary_certified(sets), "null_gap_certified": null_gap_certified(sets)}
         else:

@@ -42,9 +42,11 @@ def test_every_edit_is_compared_with_the_same_edit_at_random_heads(given: Ground
     assert len(steps) == len(row["planted"]) == 1
     layer, head = (int(part) for part in row["planted"][0][1:].split("H"))
     assert (layer in (1, 2), head in range(3)) == (True, True)  # of the whole model, whose first block is frozen
-    assert list(row["methods"]) == [str(method) for method in BESIDE]
+    assert list(row["methods"]) == [str(method) for method in (*BESIDE, *AT_HEADS)]
+    assert list(row["methods_wide"]) == [str(method) for method in BESIDE]
     untouched = row["methods"]["untouched"]
     assert untouched["largest_loss"] == 0
+    assert row["undone"]["gap"] != untouched["gap"]
     assert list(row["at_planted_heads"]) == [str(edit) for edit in AT_HEADS]
     for edit, one in row["at_planted_heads"].items():
         assert one["draws"] == 2
@@ -55,7 +57,7 @@ def test_every_edit_is_compared_with_the_same_edit_at_random_heads(given: Ground
     assert planted(given, tmp_path, lambda step, _done, _total: steps.append(step)) == found
     assert len(steps) == 1  # what is done is taken up
     said = "\n".join(planted_told(found))
-    assert f"| {row['planted'][0]} | no head |" in said
+    assert f"| {row['planted'][0]} | {row['planted'][0]} | `heads_shifted` |" in said
 
 
 def test_random_sets_as_good_as_the_planted_head_are_told(given: Ground) -> None:
@@ -64,18 +66,25 @@ def test_random_sets_as_good_as_the_planted_head_are_told(given: Ground) -> None
     row = {
         "planted": ["L11H0"],
         "named": ["L10H3"],
-        "methods": {"untouched": one},
+        "undone": {**one, "gap": 0.01},
+        "methods": {"untouched": one, "heads_finetuned": {**one, "gap": 0.09}},
+        "methods_wide": {"untouched": one, "dfr": {**one, "gap": 0.08}},
         "at_planted_heads": {"heads_finetuned": edit},
-        "at_named_heads": {"heads_finetuned": {**edit, "p": 0.0476}},
+        "at_named_heads": {"heads_to_reference": {**edit, "p": 0.0476}},
     }
     told = {
         "models": [row],
         "images": dataclasses.replace(given.sizes, fit=900, judged=2000).splits,
+        "margins": [0.02, 0.15],
         "draws": 20,
         "smallest_p": 0.0476,
         "beats_all": {"heads_finetuned": {"models": 1, "beaten_by_none": 0}},
     }
     said = planted_told(told)
-    assert "| L11H0 | L11H0 | +10.0 ± 2.0 | `heads_finetuned` | +10.0 ± 2.0 | -2.0 | 5.0, 12.0 | 0.143 |" in said
-    assert "| L11H0 | L10H3 | +10.0 ± 2.0 | `heads_finetuned` | +10.0 ± 2.0 | -2.0 | 5.0, 12.0 | 0.048 |" in said
+    assert "| audited model |  | +10.0 ± 2.0 [-2.0] |" in said
+    assert "| planted head as it was before |  | +1.0 ± 2.0 [-2.0] |" in said
+    assert "| `heads_finetuned` | 2 | +9.0 ± 2.0 [-2.0] |" in said
+    assert "| `dfr` | 15 | +8.0 ± 2.0 [-2.0] |" in said
+    assert "| L11H0 | L11H0 | `heads_finetuned` | +10.0 ± 2.0 | 5.0 | 12.0 | 0.143 |" in said
+    assert "| L11H0 | L10H3 | `heads_to_reference` | +10.0 ± 2.0 | 5.0 | 12.0 | 0.048 |" in said
     assert "`heads_finetuned` 0 of 1." in said[-2]

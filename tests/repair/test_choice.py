@@ -62,6 +62,16 @@ def test_the_smallest_gap_is_chosen_of_those_that_keep_every_cell() -> None:
     assert choose([before, level_down], before, EIGHT, asked(0.5)).largest_loss == pytest.approx(1 / 3)
 
 
+def test_what_half_of_the_gap_would_cost_is_told_whatever_the_margin_is() -> None:
+    before = answering(np.array([1, 1, 1, 0, 1, 1, 0, 0]))
+    level_down = answering(np.array([1, 1, 0, 0, 1, 1, 0, 0]))  # gap 0, a third of a cell lost
+    nobody = answering(np.zeros(8, dtype=np.int64))  # gap 0, a whole cell lost
+    for margin in (0.05, 0.5):
+        told = choose([before, nobody, level_down], before, EIGHT, asked(margin)).told()
+        assert told["largest_loss_at_half_the_gap"] == pytest.approx(1 / 3)
+    assert "largest_loss_at_half_the_gap" not in choose([before], before, EIGHT, asked(0.05)).told()
+
+
 def test_of_equals_the_weaker_is_chosen() -> None:
     before = answering(TARGETS)
     assert choose([before, before.copy(), before.copy()], before, EIGHT, asked(0.1)).place == 0

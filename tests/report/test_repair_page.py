@@ -9,6 +9,7 @@ from lxml import html as lxml_html
 
 from audit.records import Estimate
 from audit.records.repair_json import CertificateState, LineState
+from audit.records.repair_methods import LOSS_AT_HALF
 from audit.records.repair_run import Reaudit, RepairState, state_of_repair
 from audit.report.drawn.base import Picture
 from audit.report.figures import Trade, trade_picture
@@ -74,6 +75,17 @@ def test_what_a_reader_must_know_first_is_said() -> None:
     assert not any("No images were held back" in note for note in notes)
 
 
+@pytest.mark.parametrize(("loss", "said"), [(0.07, True), (0.01, False), (None, False)])
+def test_what_half_of_the_gap_costs_is_said_where_it_is_more_than_the_margin(loss: float | None, *, said: bool) -> None:
+    record = repair(RepairState.NO_METHOD_HELPS)
+    settings = {} if loss is None else {LOSS_AT_HALF: loss}
+    rows = [record.rows[0].model_copy(update={"settings": settings}), *record.rows[1:]]
+    notes = repair_notes(record.model_copy(update={"rows": rows}))
+    told = "cost one group and label at least 7.0 points of accuracy (last layer (DFR)); the margin is 2.0."
+    assert any(told in note for note in notes) == said
+    assert any("half of the gap" in note for note in notes) == said
+
+
 def test_the_picture_draws_both_intervals_and_says_them() -> None:
     def drawn(gap: Estimate) -> Picture:
         picture = trade_picture((Trade("DFR", gap, Estimate(value=-0.01, low=-0.02, high=0.0), True),), 0.02, "Price")
@@ -89,12 +101,15 @@ def test_the_picture_draws_both_intervals_and_says_them() -> None:
 def test_lines_of_the_terminal_have_the_numbers() -> None:
     record = repair(RepairState.NOT_SHOWN)
     assert repair_line(record).startswith("NOT SHOWN: There is too little data")
-    first, second = map(method_line, record.rows)
+    first, second = (method_line(row, "tone") for row in record.rows)
     assert first.startswith("last layer (DFR): gap −3.0 points [−4.0, −2.0], accuracy 90.0%, largest loss −0.4 points")
     assert second == "group erased (LEACE): not offered, its package is not installed: pip install 'vit-audit[repair]'"
     said = certificate_line(line(LineState.NOT_SHOWN))
     assert "not shown: Accuracy, lowered by less than the margin" in said
     assert said.endswith("margin +2.0; 456 images would do")
+    names = Names({"tone": {HOSTILE: "darker faces"}}, {"neutral": "no smile"})
+    assert "(darker faces, no smile)" in method_line(record.rows[0], "tone", names)
+    assert "(darker faces, no smile)" in certificate_line(line(LineState.NOT_SHOWN), names)
 
 
 @pytest.mark.parametrize(
