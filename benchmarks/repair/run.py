@@ -85,7 +85,11 @@ def _needed(shared: Path | None) -> Path:
 def repaired(case: str, work: Path, shared: Path | None) -> RepairResult:
     """Audit and repair a case, or take up what is done of it."""
     place = work / case.replace(", ", "-").replace(" ", "-")
-    run = va.audit(va.plan(card_of(case, shared)), place / "run", report=False, callback=_tell)
+    folder = place / "run"
+    if (folder / "audit.json").is_file():  # finished, by whatever code: repairs are what is measured
+        run = va.open_run(folder)
+    else:
+        run = va.audit(va.plan(card_of(case, shared)), folder, report=False, callback=_tell)
     return va.repair(run, place / "repair", reaudit=False, report=False, callback=_tell)
 
 
