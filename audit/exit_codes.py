@@ -37,7 +37,8 @@ _MEANINGS = {
     ExitCode.DISPARITY: "a disparity above policy (run, gate)",
     ExitCode.BAD_INPUT: "bad input: one line per fault names the place and the fix; nothing is left behind",
     ExitCode.INVALID: "INVALID: a control failed, nothing is said about groups",
-    ExitCode.TOO_LITTLE_DATA: "too little data: INCONCLUSIVE, or a repair NOT SHOWN",
+    ExitCode.TOO_LITTLE_DATA: "too little data: INCONCLUSIVE, or a repair NOT SHOWN, NOT CERTIFIABLE or "
+    "NO METHOD HELPS",
     ExitCode.UNFINISHED: "could not finish; what is done is kept. The traceback of an internal error is in "
     "log.jsonl once a run has its folder; before that, and of other commands, --debug shows it",
     ExitCode.NOT_VERIFIED: "a record that does not verify or reproduce",

@@ -221,7 +221,9 @@ class Plan:
 
     @property
     def reach(self) -> Reach | None:
-        """Whether a repair could be certified with the sealed images; None where the card seals none.
+        """Whether a repair could be certified with the sealed images, and how many would do.
+
+        None where the card seals no images, and asks for no repair.
 
         It is assumed that a repair changes the answer to 5% of images, leaves no gap, costs nothing, and is wrong on a
         fifth of the images.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from audit.card.repair_spec import RepairSpec
+from audit.data.samples import AUDIT_SPLITS
 from audit.errors import InputError
 from audit.evidence.outcome import main_gaps
 from audit.evidence.reachable import reachable
@@ -26,7 +27,7 @@ def aimed_gap(audit: Audit, spec: RepairSpec, where: Path) -> ContrastRow | None
     Raises
     ------
     InputError
-        If the attribute or the outcome that is asked for was not audited.
+        If the attribute or the outcome that is asked for was not audited, or gaps were detected of others alone.
     """
     single = {info.attribute for info in audit.data.attributes}
     audited = {"attribute": single, "outcome": {row.outcome for row in audit.contrasts}}
@@ -39,6 +40,10 @@ def aimed_gap(audit: Audit, spec: RepairSpec, where: Path) -> ContrastRow | None
         for row in main_gaps(audit.contrasts).values()
         if row.attribute in single and spec.attribute in (None, row.attribute) and spec.outcome in (None, row.outcome)
     ]
+    elsewhere = {f"{row.attribute} ({row.outcome})" for row in main_gaps(audit.contrasts).values()}
+    if elsewhere and not gaps:
+        fix = "name another repair.attribute or repair.outcome; of an intersection, audit one column that has both"
+        raise InputError(str(where), f"has a gap, but of {', '.join(sorted(elsewhere))}, not of what is asked for", fix)
     return max(gaps, key=lambda row: abs(row.estimate.value or 0.0), default=None)
 
 
@@ -54,6 +59,18 @@ def named_heads(audit: Audit, gap: ContrastRow) -> tuple[list[str], HeadsFrom]:
         if (row.contrast, row.outcome, row.verdict) == (contrast, gap.outcome, Verdict.CONFIRMED)
     ]
     return alone, HeadsFrom.ONE_BY_ONE if alone else HeadsFrom.NONE
+
+
+def heads_with_effect(audit: Audit, gap: ContrastRow) -> set[str]:
+    """Return the heads of a question that are confirmed to tell its groups apart, one by one or in a set.
+
+    Those whose question has no gap are among them: effects of two heads may cancel.
+    """
+    contrast = f"{gap.attribute}:{gap.group}-{gap.reference}"
+    found = {Verdict.CONFIRMED, Verdict.CONFIRMED_NO_GAP}
+    alone = {h.name for h in audit.heads if (h.contrast, h.outcome) == (contrast, gap.outcome) and h.verdict in found}
+    answers = [a for a in audit.answers if (a.contrast, a.outcome) == (contrast, gap.outcome) and a.jointly]
+    return alone | {head for answer in answers for head in answer.heads}
 
 
 def margins_of(spec: RepairSpec) -> Margins:
@@ -119,13 +136,19 @@ def make_plan(
 
 
 def planned_reach(scope: Scope) -> Reach | None:
-    """Return whether a certificate can be had with the sealed images there are; None where the card seals none.
+    """Return whether a certificate can be had with the sealed images there are, and with how many it could.
+
+    Of a card that asks for a repair and seals none it is how many would do in the mix of the audited images; None of a
+    card that does neither.
 
     Of the groups that may be aimed at it is the one that takes most images. Only labels, groups and subjects are looked
     at; what a repair changes is not known yet, so ``EXPECTED`` is assumed of it.
     """
     frame, spec = scope.samples.frame, scope.card.to_repair
     sealed = frame[frame["split"] == "sealed"]
+    is_sealed = len(sealed) > 0
+    if not is_sealed and scope.card.repair is not None:
+        sealed = frame[frame["split"].isin(AUDIT_SPLITS)]
     attribute = spec.attribute or next(iter(scope.samples.attributes))
     info = scope.samples.attributes.get(attribute)
     groups = [] if info is None else [group for group in info.groups if group != info.reference]
@@ -150,4 +173,5 @@ def planned_reach(scope: Scope) -> Reach | None:
         )
         for group in groups
     ]
-    return max(found, key=lambda reach: (reach.needed_images is None, reach.needed_images or 0))
+    most = max(found, key=lambda reach: (reach.needed_images is None, reach.needed_images or 0))
+    return most.model_copy(update={"sealed": is_sealed})

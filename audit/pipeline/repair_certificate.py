@@ -8,17 +8,16 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from safetensors.torch import load_file
 
 from audit.data.sealed import OPENINGS, count_openings, note_opening, open_sealed
 from audit.evidence.certificate import certify, with_seeds
 from audit.pipeline.analyze import questions
 from audit.pipeline.prepare import Options
+from audit.pipeline.repair_aim import heads_with_effect
 from audit.pipeline.repair_images import Part, figures
-from audit.pipeline.repair_methods import WEIGHTS, state_of_seed, stored_state
+from audit.pipeline.repair_methods import state_of_seed, stored_state
 from audit.pipeline.repair_setup import Setup
 from audit.pipeline.run_audit import run_audit
-from audit.records import Verdict
 from audit.records.repair_json import Certificate
 from audit.records.repair_methods import Method
 from audit.records.repair_run import Figures, Judged, Judgement, Reaudit, RepairRow
@@ -93,31 +92,29 @@ def _certified(setup: Setup, before: pd.DataFrame, after: pd.DataFrame, openings
     )
 
 
-def audit_again(setup: Setup, method: Method) -> Reaudit:
-    """Audit a repaired model as it is, on the images of the audit, and look for heads that carry the gap now."""
-    card, given = setup.context.card, setup.options
-    path = given.out / WEIGHTS / f"{method}.safetensors"
+def audit_again(setup: Setup, row: RepairRow) -> Reaudit:
+    """Audit a method's model as it is, on the images of the audit, and look for heads that tell groups apart now.
+
+    Raises
+    ------
+    InputError
+        If its weights are not those that were certified.
+    """
+    card, given, state = setup.context.card, setup.options, stored_state(setup, row)
+    path = given.out / str(row.weights)
     # what production answered is another model's
     model = card.model.model_copy(update={"weights": str(path.resolve()), "served": None})
     # control models start from what the audited model was trained from, as in the first audit, not from its repair
     start = card.controls.weights or (None if setup.context.training is None else card.model.weights)
     instrument = card.controls.model_copy(update={"weights": start})
     asked = card.model_copy(update={"model": model, "training": "none", "controls": instrument, "repair": None})
-    repaired = with_state(setup.given.model, load_file(path))
+    repaired = with_state(setup.given.model, state)
     inputs = replace(setup.inputs, card=asked, finished=None, backbone=replace(setup.context.backbone, module=repaired))
     folder = given.out / REAUDITED
     options = Options(given.command, given.out, run=folder, report=given.report, device=given.device)
     run_audit(inputs, options, setup.step)
     again = load_audit(folder / "audit.json")
-    contrast = f"{setup.gap.attribute}:{setup.gap.group}-{setup.gap.reference}"
-    before, after = (
-        {
-            row.name
-            for row in audit.heads
-            if (row.contrast, row.outcome, row.verdict) == (contrast, setup.gap.outcome, Verdict.CONFIRMED)
-        }
-        for audit in (setup.audit, again)
-    )
+    before, after = (heads_with_effect(audit, setup.gap) for audit in (setup.audit, again))
     confirmed = sorted(after - before - set(setup.plan.heads))
     controls = again.controls.controls
     return Reaudit(

@@ -15,7 +15,7 @@ from audit.card.load import resolve
 from audit.card.schema import Shares
 from audit.data.assemble import read_samples
 from audit.data.pixels import Images, ImagesOnDemand, fits, load_pixels
-from audit.data.samples import Samples
+from audit.data.samples import UNKNOWN, Samples
 from audit.errors import DataError
 from audit.evidence.called import is_called_its_label
 from audit.evidence.disparity import Question, Thresholds, contrasts
@@ -90,12 +90,13 @@ def figures(part: Part, logits: Floats, before: Floats | None, gap: ContrastRow)
     frame = part.frame(logits)
     subjects = pd.factorize(frame["subject"])[0].astype(np.int64)
     right = is_called_its_label(frame)
-    worst = None if before is None else _worst(frame, right, is_called_its_label(part.frame(before)), gap.attribute)
+    cells = [] if before is None else cell_changes(frame, right, is_called_its_label(part.frame(before)), gap.attribute)
     return Figures(
         images=len(frame),
         gap=_gap(part, frame, gap),
         accuracy=rate_interval(right, subjects),
-        worst=worst,
+        worst=min(cells, key=lambda cell: cell.change.value or 0.0, default=None),
+        loss_shown=loss_shown(cells),
     )
 
 
@@ -107,22 +108,26 @@ def _gap(part: Part, frame: pd.DataFrame, gap: ContrastRow) -> Estimate:
     return next(r.estimate for r in rows if (r.group, r.metric) == (gap.group, gap.metric))
 
 
-def _worst(
+def loss_shown(cells: Sequence[CellChange]) -> float:
+    """Return the accuracy that some cell is shown to lose: its change's interval ends so far below 0."""
+    return max([0.0, *(-cell.change.high for cell in cells if cell.change.high is not None)])
+
+
+def cell_changes(
     frame: pd.DataFrame, after: npt.NDArray[np.bool_], before: npt.NDArray[np.bool_], attribute: str
-) -> CellChange | None:
-    """Return the group x label cell that loses most accuracy, with the interval of its change."""
-    change = pd.Series(after.astype(np.float64) - before.astype(np.float64), index=frame.index)
-    if frame.empty:
-        return None
-    cells = change.groupby([frame[attribute], frame["label"]]).mean()
-    group, label = cells.index[int(np.argmin(cells.to_numpy()))]
-    cell = (frame[attribute] == group) & (frame["label"] == label)
-    subjects = pd.factorize(frame.loc[cell, "subject"])[0].astype(np.int64)
-    # combine_cells takes outcomes in [0, 1]: the share that is newly right, less the share that is newly wrong
-    up, down = (change[cell] > 0).to_numpy(float), (change[cell] < 0).to_numpy(float)
-    values, kinds = np.concatenate([up, down]), np.repeat([0, 1], len(up))
-    found = combine_cells(values, kinds, [1.0, -1.0], np.concatenate([subjects, subjects]))
-    return CellChange(group=str(group), label=str(label), change=found.interval())
+) -> list[CellChange]:
+    """Return what every group x label cell gains in accuracy, with intervals; images of unknown group are left out."""
+    up, down = (after & ~before).astype(np.float64), (before & ~after).astype(np.float64)
+    groups, labels = frame[attribute].to_numpy(dtype=object), frame["label"].to_numpy(dtype=object)
+    found = []
+    for group, label in sorted(set(zip(groups, labels, strict=True)) - {(UNKNOWN, name) for name in set(labels)}):
+        rows = np.flatnonzero((groups == group) & (labels == label))
+        subjects = pd.factorize(frame["subject"].iloc[rows])[0].astype(np.int64)
+        # combine_cells takes outcomes in [0, 1]: the share that is newly right, less the share that is newly wrong
+        values, kinds = np.concatenate([up[rows], down[rows]]), np.repeat([0, 1], len(rows))
+        change = combine_cells(values, kinds, [1.0, -1.0], np.concatenate([subjects, subjects])).interval()
+        found.append(CellChange(group=str(group), label=str(label), change=change))
+    return found
 
 
 def sealed_table(context: RunContext, table: Path) -> Samples:

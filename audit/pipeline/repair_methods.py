@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -38,23 +41,35 @@ def stored_state(setup: Setup, row: RepairRow) -> dict[str, torch.Tensor]:
     InputError
         If they are missing, or are others.
     """
-    path = setup.options.out / str(row.weights)
-    if not path.is_file():
-        raise InputError(str(path), "missing", "restore it, or name another --out")
-    state = load_file(path)
-    if hash_state(state) != row.weights_sha256:
-        raise InputError(str(path), "has changed since it was written", "restore it, or name another --out")
-    return state
+    return _unchanged(setup.options.out / str(row.weights), row.weights_sha256)
 
 
 def state_of_seed(setup: Setup, method: Method, seed: int) -> dict[str, torch.Tensor]:
-    """Return the weights that a method makes of another seed's model; what is stored is not done again."""
-    path = setup.options.out / WEIGHTS / f"{method}-seed-{seed}.safetensors"
-    if not path.is_file():
+    """Return the weights that a method makes of another seed's model; what is stored is not done again.
+
+    Raises
+    ------
+    InputError
+        If what is stored is not what was made.
+    """
+    name = f"{method}-seed-{seed}"
+    path, digest = setup.options.out / WEIGHTS / f"{name}.safetensors", setup.options.out / ROWS / f"{name}.sha256"
+    if not digest.is_file():
         state = repair(method, setup.given_of(seed)).state
         assert state is not None  # candidates are methods that leave weights
         save_weights(state, path, started_from=setup.hash_of(seed))
-    return load_file(path)
+        write_text(digest, hash_state(state) + "\n")
+    return _unchanged(path, digest.read_text(encoding="utf-8").strip())
+
+
+def _unchanged(path: Path, digest: str | None) -> dict[str, torch.Tensor]:
+    """Open weights that a repair has saved, and refuse others."""
+    if not path.is_file():
+        raise InputError(str(path), "missing", "restore it, or name another --out")
+    state = load_file(path)
+    if hash_state(state) != digest:
+        raise InputError(str(path), "has changed since it was written", "restore it, or name another --out")
+    return state
 
 
 def ranked(setup: Setup, made: Repaired | None = None) -> Figures:
@@ -76,15 +91,13 @@ def _row(setup: Setup, method: Method) -> RepairRow:
         group_at_prediction=supervision.group_at_prediction,
         not_offered=why_not(method, setup.given),
     )
-    if row.not_offered is None:
-        tick = setup.step(f"repair: {method}")
-        tick(0, 1)
-        made = _made(setup, method)
-        if isinstance(made, WhyNotOffered):
-            row = row.model_copy(update={"not_offered": made})
-        else:
-            row = _told(setup, row, made)
-        tick(1, 1)
+    if row.not_offered is not None:
+        return row  # a package may be installed, or a legal basis be found, before it is asked for again
+    tick = setup.step(f"repair: {method}")
+    tick(0, 1)
+    made = _made(setup, method)
+    row = row.model_copy(update={"not_offered": made}) if isinstance(made, WhyNotOffered) else _told(setup, row, made)
+    tick(1, 1)
     write_text(path, row.model_dump_json(indent=1) + "\n")
     return row
 
@@ -127,7 +140,7 @@ def _told(setup: Setup, row: RepairRow, made: Repaired) -> RepairRow:
 def candidates(spec: RepairSpec, rows: Sequence[RepairRow], before: Figures) -> list[Method]:
     """Return the methods that are judged on sealed images: those that leave the smallest gap and no cell behind.
 
-    A cell is left behind where even the upper end of its change is a loss beyond the margin. Cells of the part that
+    A cell is left behind where even the upper end of its change is a loss beyond the margin; cells of the part that
     methods are ranked on are small: by the change itself, one image more or less would decide.
     """
     had = abs(before.gap.value or 0.0)
@@ -137,7 +150,8 @@ def candidates(spec: RepairSpec, rows: Sequence[RepairRow], before: Figures) -> 
         if row.weights is not None
         and (gap := _left(row)) is not None
         and gap < had - ROUNDING
-        and _paid_at_least(row) <= spec.accuracy_margin + ROUNDING
+        and row.ranked is not None
+        and row.ranked.loss_shown <= spec.accuracy_margin + ROUNDING
     ]
     return [method for _, _, method in sorted(able)[: spec.candidates]]
 
@@ -155,10 +169,13 @@ def at_random(setup: Setup, rows: Sequence[RepairRow]) -> list[RandomRow]:
     if path.is_file():
         return [RandomRow.model_validate_json(path.read_text(encoding="utf-8"))]
     sets = matched_sets(setup.given, setup.spec.random_draws)
-    tick, gaps = setup.step("repair: random heads"), []
-    for done, made in enumerate(repair_at_random(edit, setup.given, sets), start=1):
+    tick, drawn = setup.step("repair: random heads"), setup.options.out / ROWS / f"{Method.RANDOM_HEADS}-gaps.json"
+    gaps: list[float] = json.loads(drawn.read_text(encoding="utf-8")) if drawn.is_file() else []
+    left_over = replace(sets, sets=sets.sets[len(gaps) :])
+    for made in repair_at_random(edit, setup.given, left_over) if left_over.sets else ():
         gaps.append(abs(ranked(setup, made).gap.value or 0.0))
-        tick(done, len(sets.sets))
+        write_text(drawn, json.dumps(gaps) + "\n")
+        tick(len(gaps), len(sets.sets))
     row = RandomRow(
         method=edit,
         draws=len(gaps),
@@ -176,10 +193,3 @@ def _left(row: RepairRow) -> float | None:
     """Return what a method leaves of the gap, absolute; None where it is not known."""
     value = None if row.ranked is None else row.ranked.gap.value
     return None if value is None else abs(value)
-
-
-def _paid_at_least(row: RepairRow) -> float:
-    """Return the accuracy that the group and label that lose most lose by the upper end of the change's interval."""
-    change = None if row.ranked is None or row.ranked.worst is None else row.ranked.worst.change
-    end = None if change is None else change.value if change.high is None else change.high
-    return -(end or 0.0)

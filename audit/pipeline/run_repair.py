@@ -31,7 +31,16 @@ from audit.process_state import run_state
 from audit.progress import Step
 from audit.records import Audit
 from audit.records.repair_json import CertificateState
-from audit.records.repair_run import Judged, Reaudit, Repair, RepairState, SealedFrom, best_of, state_of_repair
+from audit.records.repair_run import (
+    Judged,
+    Reaudit,
+    Repair,
+    RepairState,
+    SealedFrom,
+    best_of,
+    state_of_repair,
+    states_of,
+)
 from audit.report import load_audit
 from audit.report.manifest import MANIFEST, check_kept, manifest_rows
 from audit.report.names import names_of
@@ -139,6 +148,9 @@ def _repaired(setup: Setup) -> Repair:
     with _timed(seconds, "methods"):
         rows = run_methods(setup)
     before = ranked(setup)
+    if before.gap.value is None:
+        what = "holds back too few images for a repair: those that methods are ranked on lack a group or a label"
+        raise InputError(str(setup.context.run), what, "audit with a larger data.shares.repair")
     chosen = candidates(setup.spec, rows, before)
     with _timed(seconds, "random heads"):
         random = at_random(setup, rows)
@@ -151,9 +163,9 @@ def _repaired(setup: Setup) -> Repair:
         rows = [row.model_copy(update={"sealed": judged.sealed.get(row.method)}) for row in rows]
         best = best_of(judged.certificates)
         recommended = best.method
-        if plan.reaudit and best.certificate.state == CertificateState.CERTIFIED:
+        if plan.reaudit and states_of(best.certificate) == {CertificateState.CERTIFIED}:
             with _timed(seconds, "audit of the repaired model"):
-                reaudit = audit_again(setup, best.method)
+                reaudit = audit_again(setup, next(row for row in rows if row.method == best.method))
         state = state_of_repair(best.certificate, reaudit)
     return Repair(
         name=setup.audit.name,

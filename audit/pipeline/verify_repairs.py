@@ -13,7 +13,7 @@ from audit.data.sealed import OPENINGS, count_openings
 from audit.evidence.certificate import state_of_lines
 from audit.pipeline.print_again import Fault
 from audit.records.repair_json import CertificateLine, LineKind, LineState
-from audit.records.repair_run import Judgement, best_of, state_of_repair
+from audit.records.repair_run import Judgement, RepairState, best_of, state_of_repair
 from audit.report.repairs import Kept, kept_name
 
 ROUNDING = 1e-9
@@ -37,7 +37,10 @@ def _faults(run: Path, kept: Kept) -> Iterator[Fault]:
         if judged.certificate.sealed_openings > opened:
             told = judged.certificate.sealed_openings
             yield Fault(kept.file, f"tells of {told} openings of sealed images, {OPENINGS} of {opened}")
-    if record.certificates:
+    certified = {RepairState.CERTIFIED, RepairState.NOT_SHOWN, RepairState.FAILED}
+    if (record.state in certified) != bool(record.certificates):
+        yield Fault(kept.file, f"says {record.state}, with {len(record.certificates)} certificates")
+    elif record.certificates:
         state = state_of_repair(best_of(record.certificates).certificate, record.reaudit)
         if state != record.state:
             yield Fault(kept.file, f"says {record.state}, its certificate gives {state}")

@@ -141,6 +141,7 @@ class ReachLine(Record):
 class Reach(Record):
     """Whether a certificate can be had with the sealed images there are, and with how many it could."""
 
+    sealed: bool = True  # whether there are sealed images; else audited ones are counted, in whose mix they would come
     expected: Expected
     margins: Margins
     candidates: int

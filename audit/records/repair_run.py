@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
+from pydantic import Field
+
 from audit.records.base import Estimate, Outcome, Record
 from audit.records.repair_json import Aim, Certificate, CertificateState, Margins
 from audit.records.repair_methods import Method, WhyNotOffered
@@ -73,6 +75,8 @@ class Figures(Record):
     gap: Estimate  # the aimed one
     accuracy: Estimate
     worst: CellChange | None  # None of the audited model itself
+    # Accuracy that some group and label is shown to lose, by the end of its change's interval that is nearer to 0.
+    loss_shown: float = Field(default=0.0, ge=0, le=1)
 
 
 class RepairRow(Record):
@@ -113,7 +117,7 @@ class Reaudit(Record):
     exit_code: int
     controls_passed: int
     controls: int
-    confirmed: list[str]  # heads that carry the aimed gap now, and are not among those that were edited
+    confirmed: list[str]  # heads with an effect by group now that had none confirmed before, and were not edited
 
 
 class RepairState(StrEnum):
@@ -154,7 +158,7 @@ class Repair(Record):
     audited_sealed: Figures | None = None  # and on the sealed ones; None where they stayed sealed
     rows: list[RepairRow] = []
     random: list[RandomRow] = []
-    recommended: Method | None = None  # the first candidate that is certified; where none is, the first
+    recommended: Method | None = None  # the first candidate that is certified; else the first that did not fail
     certificates: list[Judgement] = []
     reaudit: Reaudit | None = None
     started_from: dict[str, str] = {}  # SHA-256 of the audited weights
@@ -169,19 +173,30 @@ class Repair(Record):
         return next((j.certificate for j in self.certificates if j.method == self.recommended), None)
 
 
+def states_of(certificate: Certificate) -> set[CertificateState]:
+    """Return what came of a method on the models of all seeds."""
+    return {certificate.state, *certificate.by_seed}
+
+
 def best_of(certificates: Sequence[Judgement]) -> Judgement:
-    """Return the first candidate that is certified; where none is, the first."""
-    return next((one for one in certificates if one.certificate.state == CertificateState.CERTIFIED), certificates[0])
+    """Return the first candidate that is certified on every seed's model; else the first that did not fail."""
+
+    def rank(one: Judgement) -> int:
+        states = states_of(one.certificate)
+        return 2 if CertificateState.FAILED in states else int(states != {CertificateState.CERTIFIED})
+
+    return min(certificates, key=rank)
 
 
 def state_of_repair(certificate: Certificate, reaudit: Reaudit | None) -> RepairState:
     """Return the answer of a repair that was judged on sealed images.
 
-    It is certified where every line is shown, no seed's certificate failed, and the repaired model's own audit is valid
-    and names no other head.
+    It is certified where every line is shown on the model of every seed, and the repaired model's own audit is valid
+    and confirms no other head.
     """
+    states = states_of(certificate)
     taken_over = reaudit is not None and (reaudit.outcome == Outcome.INVALID or bool(reaudit.confirmed))
-    if CertificateState.FAILED in (certificate.state, *certificate.by_seed) or taken_over:
+    if CertificateState.FAILED in states or taken_over:
         return RepairState.FAILED
-    shown = certificate.state == CertificateState.CERTIFIED and reaudit is not None
+    shown = states == {CertificateState.CERTIFIED} and reaudit is not None
     return RepairState.CERTIFIED if shown else RepairState.NOT_SHOWN

@@ -1,7 +1,7 @@
 """Repairs at given heads: their weights moved to a balanced reference, trained alone, or emptied of the group.
 
 What is edited are a head's values and output (``head_weights``); all other weights stay as they are, to the bit.
-The edits take the heads from what they are given, confirmed ones, the set of a ledger, or random ones alike. Beside
+The edits take the heads from what they are given, confirmed ones or random ones alike. Beside
 them the outcome's bias may be shifted, as ``choice`` says.
 """
 

@@ -48,8 +48,8 @@ def untouched(given: RepairInput) -> tuple[State, dict[str, Plain]]:
 _GROUPS = Supervision(group_at_training=True)
 OFFERS: Mapping[Method, Offer] = {
     Method.UNTOUCHED: Offer(Supervision(repair_split=False)),
-    Method.CONTINUED: Offer(Supervision(), needs_training=True, needs_bytes=True),
-    Method.GLOBAL_THRESHOLD: Offer(Supervision(), needs_last_layer=True),
+    Method.CONTINUED: Offer(_GROUPS, needs_training=True, needs_bytes=True),
+    Method.GLOBAL_THRESHOLD: Offer(_GROUPS, needs_last_layer=True),
     Method.DFR: Offer(_GROUPS, needs_last_layer=True),
     Method.OXONFAIR: Offer(_GROUPS, needs_last_layer=True),
     Method.THRESHOLD_OPTIMIZER: Offer(Supervision(group_at_training=True, group_at_prediction=True)),

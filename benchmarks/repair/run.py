@@ -6,11 +6,13 @@
     python benchmarks/repair/run.py --work DIR --shared FOLDER --case planted     # right heads against random ones
     python benchmarks/repair/run.py --work DIR --case costs                     # seconds on a ViT-S; no file is needed
 
-Writes results.json and the table of README.md, both beside this file. Audits and methods that are done are taken up.
+Writes results.json, the tables and pictures of README.md beside this file, and the tables of docs/repair.md. Audits and
+methods that are done are taken up.
 """
 
 from __future__ import annotations
 
+import base64
 import datetime
 import json
 import os
@@ -31,7 +33,9 @@ import vit_audit as va  # noqa: E402
 from audit import __version__  # noqa: E402
 from audit.api.repairing import RepairResult  # noqa: E402
 from audit.card.repair_spec import RepairMethod  # noqa: E402
+from audit.records import Estimate  # noqa: E402
 from audit.records.repair_run import Figures as OnSplit  # noqa: E402
+from audit.report.figures import Trade, trade_picture  # noqa: E402
 from benchmarks.commits import commit_here  # noqa: E402
 from benchmarks.ledgers.run import ages, expressions  # noqa: E402
 from benchmarks.pages import write_figures  # noqa: E402
@@ -40,6 +44,7 @@ from benchmarks.repair.costs import SMALL, TABLE, Sizes, costs, costs_told  # no
 from benchmarks.repair.planted import ground, planted, planted_told  # noqa: E402
 
 Figures = dict[str, Any]
+DOCUMENT = ROOT / "docs" / "repair.md"
 HELD_BACK = {"train": 0.3, "discovery": 0.1, "confirmation": 0.1, "repair": 0.15, "sealed": 0.35}
 HEADS = ("heads_to_reference", "heads_finetuned", "heads_shifted")
 # All methods, also the one that needs each person's group when it decides.
@@ -84,7 +89,7 @@ def _needed(shared: Path | None) -> Path:
 
 def repaired(case: str, work: Path, shared: Path | None) -> RepairResult:
     """Audit and repair a case, or take up what is done of it."""
-    place = work / case.replace(", ", "-").replace(" ", "-")
+    place = work / drawn_as(case)
     folder = place / "run"
     if (folder / "audit.json").is_file():  # finished, by whatever code: repairs are what is measured
         run = va.open_run(folder)
@@ -148,8 +153,33 @@ def by_method(cases: Mapping[str, Figures]) -> dict[str, Figures]:
 
 def table(results: Figures) -> str:
     """Return the results as Markdown."""
+    lines = cases_told(results["cases"])
+    lines += [f"![{drawn_as(case)}]({drawn_as(case)}.svg)\n" for case in results["cases"] if drawn(case, results)]
+    for key, what in (
+        ("boundary_certified", "at a margin, alpha 5%"),
+        ("null_gap_certified", "no gap, planned images, aim 80%"),
+    ):
+        if key not in results:
+            continue
+        lines += [
+            f"Certificates given, {what}:",
+            "",
+            "| situation | sets | certified | 95% interval |",
+            "|---|---|---|---|",
+        ]
+        for name, one in results[key]["situations"].items():
+            lines.append(f"| {name} | {one['n']:,} | {100 * one['estimate']:.1f}% | {_percent(one)} |")
+        lines.append("")
+    lines += planted_told(results[PLANTED]) if PLANTED in results else []
+    lines += [line for found in results.get("costs", []) for line in costs_told(found)]
+    made = [f"{case} {one['date']}, {one['code']}, {one['hardware']}" for case, one in results["made_with"].items()]
+    return "\n".join([*lines, f"Date, code (commit) and hardware: {'; '.join(made)}. Seeds are in results.json."])
+
+
+def cases_told(cases: Mapping[str, Figures]) -> list[str]:
+    """Return what every method did in each case as lines of Markdown."""
     lines = []
-    for case, found in results["cases"].items():
+    for case, found in cases.items():
         if found["audited"] is None:
             lines += [f"**{case}**: {found['state']}.", ""]
             continue
@@ -177,25 +207,40 @@ def table(results: Figures) -> str:
                 f"{100 * (row['median'] or 0):.1f} of {row['draws']} | | | | p {row['p'] or 1:.2f} | |"
             )
         lines.append("")
-    for key, what in (
-        ("boundary_certified", "at a margin, alpha 5%"),
-        ("null_gap_certified", "no gap, planned images, aim 80%"),
-    ):
-        if key not in results:
-            continue
-        lines += [
-            f"Certificates given, {what}:",
-            "",
-            "| situation | sets | certified | 95% interval |",
-            "|---|---|---|---|",
-        ]
-        for name, one in results[key]["situations"].items():
-            lines.append(f"| {name} | {one['n']:,} | {100 * one['estimate']:.1f}% | {_percent(one)} |")
-        lines.append("")
-    lines += planted_told(results[PLANTED]) if PLANTED in results else []
-    lines += [line for found in results.get("costs", []) for line in costs_told(found)]
-    made = [f"{case} {one['date']}, {one['code']}, {one['hardware']}" for case, one in results["made_with"].items()]
-    return "\n".join([*lines, f"Date, code (commit) and hardware: {'; '.join(made)}. Seeds are in results.json."])
+    return lines
+
+
+def drawn(case: str, results: Figures) -> bytes | None:
+    """Return a picture (SVG) of what each method leaves in a case, and of what it costs; None where none was run."""
+    found = results["cases"][case]
+    trades = tuple(
+        Trade(
+            name,
+            Estimate.model_validate(row["ranked"]["gap"]),
+            Estimate.model_validate(row["ranked"]["worst"]["change"]),
+            name == found["recommended"],
+        )
+        for name, row in found["methods"].items()
+        if row["ranked"] is not None
+    )
+    margin = found["plan"]["margins"]["accuracy"] if trades else 0.0
+    picture = trade_picture(trades, margin, f"What each method leaves of the gap, and what it costs: {case}")
+    return None if picture is None else base64.b64decode(picture.light.partition(",")[2])
+
+
+def drawn_as(case: str) -> str:
+    """Return the name of a case as files have it."""
+    return case.replace(", ", "-").replace(" ", "-")
+
+
+def write_pages(results: Figures) -> None:
+    """Write tables to the page of this benchmark and to that on repairs, and the pictures."""
+    write_figures(HERE / "README.md", table(results))
+    write_figures(DOCUMENT, "\n".join(cases_told(results["cases"])))
+    for case in results["cases"]:
+        picture = drawn(case, results)
+        if picture is not None:
+            (HERE / f"{drawn_as(case)}.svg").write_bytes(picture)
 
 
 def _sealed(found: Figures) -> str:
@@ -221,16 +266,22 @@ def _percent(one: Mapping[str, float]) -> str:
 
 
 @click.command()
-@click.option("--work", type=click.Path(path_type=Path), required=True, help="Runs and repairs lie there; it resumes.")
+@click.option(
+    "--work", type=click.Path(path_type=Path), default=Path("work"), help="Runs and repairs lie there; it resumes."
+)
 @click.option("--shared", type=click.Path(path_type=Path, exists=True), help="Folder of the photographs.")
 @click.option(
     "--case", "only", multiple=True, type=click.Choice([*CASES, PLANTED, *WITHOUT_AUDIT]), help="These; others stay."
 )
 @click.option("--sets", default=1000, show_default=True, help="Of simulated sealed sets, in each situation.")
 @click.option("--json", "out", type=click.Path(path_type=Path), default=HERE / "results.json")
-def main(work: Path, shared: Path | None, only: tuple[str, ...], sets: int, out: Path) -> None:
+@click.option("--pages", is_flag=True, help="Write tables and pictures from results.json, and measure nothing.")
+def main(work: Path, shared: Path | None, only: tuple[str, ...], sets: int, out: Path, *, pages: bool) -> None:
     """Repair, simulate, and write what came out."""
     kept: Figures = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {"cases": {}}
+    if pages:
+        write_pages(kept)
+        return
     default = [case for case in CASES if case not in PHOTOGRAPHS or shared is not None]
     for case in only or (*default, *([PLANTED] if shared else []), *WITHOUT_AUDIT):
         if case == PLANTED:
@@ -246,7 +297,7 @@ def main(work: Path, shared: Path | None, only: tuple[str, ...], sets: int, out:
     kept["recommended"] = {case: found["recommended"] for case, found in kept["cases"].items()}
     out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     if out == HERE / "results.json":
-        write_figures(HERE / "README.md", table(kept))
+        write_pages(kept)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from timm.data import create_transform, resolve_data_config
 import vit_audit as va
 from audit.data.synthetic import SyntheticSource, sample_faces
 from audit.records import LeftOut
+from audit.report.text import reach_line
 from tests.small_world import SMALL_CARD, without_pdf
 
 pytestmark = pytest.mark.end_to_end
@@ -139,6 +140,29 @@ def test_a_map_style_dataset_gives_the_same_answers(result: va.Result, faces: tu
     files = va.plan(SETTINGS, va.wrap(tiny(), ["neutral", "smiling"]), data_of(faces))
     pd.testing.assert_frame_equal(plan.inputs.samples.frame, files.inputs.samples.frame)
     pd.testing.assert_frame_equal(plan.power(), files.power())
+
+
+def test_a_plan_says_with_how_many_sealed_images_a_repair_could_be_certified(
+    net: va.Net, faces: tuple[Path, pd.DataFrame]
+) -> None:
+    assert va.plan(SETTINGS, net, data_of(faces)).reach is None
+    none = va.plan({**SETTINGS, "repair": {}}, net, data_of(faces)).reach
+    assert none is not None
+    assert (none.sealed, none.images) == (False, 120)
+    assert none.needed_images is not None
+    assert f"with {none.needed_images:,} sealed images in the mix of the 120 audited images" in reach_line(none)
+    shares = {"train": 0, "discovery": 0.25, "confirmation": 0.25, "repair": 0.25, "sealed": 0.25}
+    some = va.plan({**SETTINGS, "repair": {}}, net, data_of(faces, shares=shares)).reach
+    assert some is not None
+    assert some.sealed
+    assert some.images < 60
+    assert not some.reachable
+    assert reach_line(some).startswith(f"sealed: {some.images} images of {some.subjects} subjects; a repair that")
+    wide = {"gap_margin": 0.5, "accuracy_margin": 0.5, "error_margin": 0.5}
+    easy = va.plan({**SETTINGS, "repair": wide}, net, data_of(faces)).reach
+    assert easy is not None
+    assert easy.needed_images is not None
+    assert easy.needed_images < none.needed_images
 
 
 def test_predictions_are_the_modules_own(faces: tuple[Path, pd.DataFrame]) -> None:

@@ -55,6 +55,12 @@ def test_an_answer_that_does_not_follow_is_found(tmp_path: Path) -> None:
     assert "says CERTIFIED of dfr, its lines give NOT SHOWN" in faults(tmp_path, better)
 
 
+def test_an_answer_that_sealed_images_give_needs_a_certificate(tmp_path: Path) -> None:
+    bare = repair(RepairState.CERTIFIED).model_copy(update={"certificates": []})
+    assert faults(tmp_path, bare) == ["says CERTIFIED, with 0 certificates"]
+    assert faults(tmp_path, repair(RepairState.NO_METHOD_HELPS)) == ["says NO METHOD HELPS, with 1 certificates"]
+
+
 @pytest.mark.parametrize(
     ("update", "said"),
     [

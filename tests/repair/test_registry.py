@@ -36,7 +36,7 @@ def test_every_method_says_what_it_must_be_told_and_can_be_made() -> None:
     assert set(Method) - set(MAKERS) == {Method.THRESHOLD_OPTIMIZER, Method.RANDOM_HEADS}
     assert [m for m in Method if OFFERS[m].supervision.group_at_prediction] == [Method.THRESHOLD_OPTIMIZER]
     blind = {m for m in Method if not OFFERS[m].supervision.group_at_training}
-    assert blind == {Method.UNTOUCHED, Method.CONTINUED, Method.GLOBAL_THRESHOLD}
+    assert blind == {Method.UNTOUCHED}  # all others choose by groups how far they go
 
 
 def test_without_a_confirmed_head_none_at_heads_is() -> None:

@@ -9,8 +9,8 @@ from lxml import html as lxml_html
 
 from audit.records import Estimate
 from audit.records.repair_json import CertificateState, LineState
-from audit.records.repair_methods import LOSS_AT_HALF
-from audit.records.repair_run import Reaudit, RepairState, state_of_repair
+from audit.records.repair_methods import LOSS_AT_HALF, Method
+from audit.records.repair_run import Judgement, Reaudit, RepairState, best_of, state_of_repair
 from audit.report.drawn.base import Picture
 from audit.report.figures import Trade, trade_picture
 from audit.report.html import render_repair
@@ -81,9 +81,9 @@ def test_what_half_of_the_gap_costs_is_said_where_it_is_more_than_the_margin(los
     settings = {} if loss is None else {LOSS_AT_HALF: loss}
     rows = [record.rows[0].model_copy(update={"settings": settings}), *record.rows[1:]]
     notes = repair_notes(record.model_copy(update={"rows": rows}))
-    told = "cost one group and label at least 7.0 points of accuracy (last layer (DFR)); the margin is 2.0."
+    told = "halved the gap cost one group and label 7.0 points of accuracy (last layer (DFR)); the margin is 2.0."
     assert any(told in note for note in notes) == said
-    assert any("half of the gap" in note for note in notes) == said
+    assert any("halved the gap" in note for note in notes) == said
 
 
 def test_the_picture_draws_both_intervals_and_says_them() -> None:
@@ -140,4 +140,27 @@ def test_a_seed_whose_certificate_failed_fails_the_repair() -> None:
     torn = found.model_copy(update={"by_seed": [CertificateState.CERTIFIED, CertificateState.FAILED]})
     assert state_of_repair(torn, None) == RepairState.FAILED
     weak = found.model_copy(update={"by_seed": [CertificateState.CERTIFIED, CertificateState.NOT_SHOWN]})
-    assert state_of_repair(weak, None) == RepairState.NOT_SHOWN  # it was not audited again
+    again = Reaudit(
+        folder="audit",
+        audit_sha256="c" * 64,
+        outcome="PASSED",
+        exit_code=0,
+        controls_passed=1,
+        controls=1,
+        confirmed=[],
+    )
+    assert state_of_repair(weak, again) == RepairState.NOT_SHOWN
+    assert state_of_repair(found, again) == RepairState.CERTIFIED
+    judged = [Judgement(method=Method.DFR, certificate=one) for one in (torn, weak, found)]
+    assert best_of(judged) is judged[2]
+    assert best_of(judged[:2]) is judged[1]
+    assert best_of(judged[:1]) is judged[0]
+
+
+def test_a_chosen_edit_at_heads_that_was_not_compared_with_random_ones_is_not_said_to_be_of_the_place() -> None:
+    record = repair(RepairState.NOT_SHOWN)
+    edit = record.rows[0].model_copy(update={"method": Method.HEADS_FINETUNED, "heads": ["L1H2"]})
+    told = record.model_copy(update={"rows": [edit], "recommended": Method.HEADS_FINETUNED})
+    assert any("only the first edit was" in note for note in repair_notes(told))
+    compared = told.model_copy(update={"random": [record.random[0].model_copy(update={"method": edit.method})]})
+    assert not any("only the first edit was" in note for note in repair_notes(compared))
