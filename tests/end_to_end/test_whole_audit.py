@@ -502,6 +502,11 @@ def test_groups_that_mean_nothing_pass(invoke: Invoke, tmp_path: Path) -> None:
     record = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     assert not record["findings"]
     assert not any(where["status"] == "localised" for where in record["localisation"].values())
+    repaired = invoke("repair", folder, "--out", tmp_path / "repair")
+    assert (repaired.exit_code, "NOTHING TO REPAIR: The audit detected no gap" in repaired.stdout) == (0, True)
+    written = {path.name for path in (tmp_path / "repair").iterdir()} - {".lock"}
+    assert written == {"repair.json", "repair.html", "repair.pdf"}
+    assert invoke("verify", folder).exit_code == 0
 
 
 @pytest.mark.long
