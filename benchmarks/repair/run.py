@@ -62,6 +62,7 @@ MOST_IMAGES = 400  # recipients per split of an audit of photographs; a repair n
 HEADER = (
     "| method | gap that is left | accuracy | largest loss, by group and label | gap, sealed | certificate | seconds |"
 )
+DRAWN = "What each method leaves of the gap, and what it costs"
 CASES = (*RENDERED, *PHOTOGRAPHS)
 WITHOUT_AUDIT = ("simulated", "costs")
 PLANTED = "planted"
@@ -154,7 +155,7 @@ def by_method(cases: Mapping[str, Figures]) -> dict[str, Figures]:
 def table(results: Figures) -> str:
     """Return the results as Markdown."""
     lines = cases_told(results["cases"])
-    lines += [f"![{drawn_as(case)}]({drawn_as(case)}.svg)\n" for case in results["cases"] if drawn(case, results)]
+    lines += [f"![{DRAWN}: {case}]({drawn_as(case)}.svg)\n" for case in results["cases"] if drawn(case, results)]
     for key, what in (
         ("boundary_certified", "at a margin, alpha 5%"),
         ("null_gap_certified", "no gap, planned images, aim 80%"),
@@ -224,7 +225,7 @@ def drawn(case: str, results: Figures) -> bytes | None:
         if row["ranked"] is not None
     )
     margin = found["plan"]["margins"]["accuracy"] if trades else 0.0
-    picture = trade_picture(trades, margin, f"What each method leaves of the gap, and what it costs: {case}")
+    picture = trade_picture(trades, margin, f"{DRAWN}: {case}")
     return None if picture is None else base64.b64decode(picture.light.partition(",")[2])
 
 
