@@ -108,7 +108,16 @@ def test_a_model_whose_certificate_is_shown_is_audited_again(
     held_back_run: Run, invoke: Invoke, tmp_path: Path
 ) -> None:
     out = tmp_path / "repair"
-    said = invoke("repair", held_back_run.folder, "--out", out, "--method", "global_threshold", "--no-report")
+    command = ("repair", held_back_run.folder, "--out", out, "--method", "global_threshold", "--no-report")
+    invoke(*command, "--no-reaudit")
+    weights = out / "weights" / "global_threshold.safetensors"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    said = invoke(*command)
+    assert (said.exit_code, (out / "audit").exists()) == (ExitCode.BAD_INPUT, False)
+    assert "global_threshold.safetensors: has changed since it was written" in said.stderr
+    weights.write_bytes(kept)
+    said = invoke(*command)
     record = record_of(out)
     assert record["certificates"][0]["certificate"]["state"] == "CERTIFIED"  # its margins are wide
     again = va.open_run(out / record["reaudit"]["folder"])
@@ -134,10 +143,16 @@ def test_the_same_repair_again_takes_what_is_there_and_says_the_same(
 ) -> None:
     run, out = held_back_run.folder, tmp_path / "repair"
     invoke("repair", run, "--out", out, "--no-reaudit", "--no-report")
-    first, rows = record_of(out), {path.name: path.stat().st_mtime_ns for path in (out / "methods").iterdir()}
+    first, methods = record_of(out), out / "methods"
+    rows = {path.name: path.stat().st_mtime_ns for path in methods.iterdir() if path.stem in CHEAP}
+    gaps = json.loads((methods / "random_heads-gaps.json").read_text(encoding="utf-8"))
+    assert len(gaps) == first["random"][0]["draws"] > 1
+    (methods / "random_heads-gaps.json").write_text(json.dumps(gaps[:1]), encoding="utf-8")  # ended after one of them
+    (methods / "random_heads.json").unlink()
     invoke("repair", run, "--out", out, "--no-reaudit", "--no-report")
     again = record_of(out)
-    assert rows == {path.name: path.stat().st_mtime_ns for path in (out / "methods").iterdir()}
+    assert rows == {path.name: path.stat().st_mtime_ns for path in methods.iterdir() if path.stem in CHEAP}
+    assert json.loads((methods / "random_heads-gaps.json").read_text(encoding="utf-8")) == gaps
     for record in (first, again):
         record.pop("stages")
     assert first == again  # the sealed images were not opened again
