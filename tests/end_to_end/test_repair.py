@@ -169,6 +169,39 @@ def test_the_same_repair_again_takes_what_is_there_and_says_the_same(
     assert "has changed since it was written" in said.stderr
 
 
+@pytest.mark.long
+def test_every_seeds_model_is_certified_by_weights_of_its_own(invoke: Invoke, tmp_path: Path) -> None:
+    rendered = {"train_images": 400, "audit_images": 160, "association": 0.9}
+    card = write_card(
+        tmp_path / "card.yaml",
+        data={"reader": "synthetic", "rendered": rendered, "shares": SHARES},
+        training={"seeds": [0, 1]},
+        repair={"methods": ["untouched", "global_threshold"], "gap_margin": 0.5, "accuracy_margin": 0.5},
+    )
+    invoke("run", card, "--out", tmp_path / "runs", "--no-report")
+    (run,) = (tmp_path / "runs").iterdir()
+    command = ("repair", run, "--out", tmp_path / "repair", "--no-reaudit", "--no-report")
+    invoke(*command)
+    first = record_of(tmp_path / "repair")
+    assert len(first["certificates"][0]["certificate"]["by_seed"]) == len(first["started_from"]) == 2
+    weights, certificates = (
+        tmp_path / "repair" / "weights" / "global_threshold-seed-1.safetensors",
+        tmp_path / "repair" / "certificates.json",
+    )
+    judged, kept, made = certificates.read_text(encoding="utf-8"), weights.read_bytes(), weights.stat().st_mtime_ns
+    certificates.unlink()
+    invoke(*command)
+    assert weights.stat().st_mtime_ns == made  # what is stored is not done again
+    (again,) = json.loads(certificates.read_text(encoding="utf-8"))["certificates"]
+    (before,) = json.loads(judged)["certificates"]
+    assert again["certificate"]["lines"] == before["certificate"]["lines"]
+    weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    certificates.unlink()
+    said = invoke(*command)
+    assert said.exit_code == ExitCode.BAD_INPUT
+    assert "global_threshold-seed-1.safetensors: has changed since it was written" in said.stderr
+
+
 def test_another_plan_for_the_same_folder_is_refused(held_back_run: Run, invoke: Invoke, tmp_path: Path) -> None:
     run, out = held_back_run.folder, tmp_path / "repair"
     common = ("repair", run, "--out", out, "--no-reaudit", "--no-report")
