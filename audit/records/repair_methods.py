@@ -25,6 +25,7 @@ class Method(StrEnum):
 # In the settings of a row: the accuracy that the group and label that lose most would lose at least if the gap were
 # halved, on the images by which strengths are chosen. Missing where no strength halves it.
 LOSS_AT_HALF = "largest_loss_at_half_the_gap"
+SMALLEST_CELL = "smallest_cell"  # images of the smallest group and label there
 AT_HEADS = (Method.HEADS_TO_REFERENCE, Method.HEADS_FINETUNED, Method.HEADS_SHIFTED)
 
 

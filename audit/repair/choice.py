@@ -17,7 +17,7 @@ import torch
 from audit.models.predict import Floats
 from audit.models.readout import Readout
 from audit.records import Metric
-from audit.records.repair_methods import LOSS_AT_HALF
+from audit.records.repair_methods import LOSS_AT_HALF, SMALLEST_CELL
 from audit.repair.base import UNKNOWN_GROUP, Aim, Codes, Plain, RepairInput, Split
 from audit.repair.seen import State, last_layer_in
 
@@ -37,6 +37,7 @@ class Choice:
     accuracy: float
     largest_loss: float  # of accuracy, over all cells
     allowed: int = 0  # candidates whose cells all keep their accuracy
+    smallest_cell: int = 0  # images of the group and label that has fewest
     loss_at_half: float | None = None  # the least at which any of them, allowed or not, halves the gap; None: none does
 
     def told(self) -> dict[str, Plain]:
@@ -47,6 +48,7 @@ class Choice:
             "accuracy_on_repair": self.accuracy,
             "largest_loss": self.largest_loss,
             "candidates_allowed": self.allowed,
+            SMALLEST_CELL: self.smallest_cell,
         }
         return told if self.loss_at_half is None else told | {LOSS_AT_HALF: self.loss_at_half}
 
@@ -151,7 +153,8 @@ def choose(candidates: Iterable[Floats], before: Floats, split: Split, given: Re
         raise ValueError("no candidate keeps the accuracy of every cell")
     best = min(allowed, key=lambda one: (round(abs(one.gap), 12), -one.accuracy, one.place))
     halved = [one.largest_loss for one in tried if abs(one.gap) <= abs(gap_before) / 2 + ROUNDING]
-    return replace(best, allowed=len(allowed), loss_at_half=min(halved, default=None))
+    smallest = min(int(cell_of(split, *cell).sum()) for cell in cells_of(split))
+    return replace(best, allowed=len(allowed), smallest_cell=smallest, loss_at_half=min(halved, default=None))
 
 
 @dataclass(frozen=True)

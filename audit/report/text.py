@@ -48,7 +48,7 @@ from audit.records import (
     TableForm,
 )
 from audit.records.repair_json import CertificateLine, Reach
-from audit.records.repair_methods import LOSS_AT_HALF
+from audit.records.repair_methods import LOSS_AT_HALF, SMALLEST_CELL
 from audit.records.repair_run import Repair, RepairRow
 from audit.report import formats
 from audit.report.names import AS_IN_THE_DATA, Names, names_in, names_of
@@ -503,7 +503,8 @@ def left_sentence(decision: Decision) -> str:
 def repair_notes(record: Repair, names: Names = AS_IN_THE_DATA) -> list[str]:
     """Say what a reader of a repair must know first."""
     templates: Any = environment().get_template("text/repair.j2").module
-    lines = str(templates.notes(record, data_file("words.yaml")["repair"], names, _half(record))).splitlines()
+    said = data_file("words.yaml")["repair"]
+    lines = str(templates.notes(record, said, names, _half(record), _smallest_cell(record))).splitlines()
     return [one_line(line) for line in lines if line.strip()]
 
 
@@ -511,6 +512,16 @@ def _half(record: Repair) -> tuple[float, RepairRow] | None:
     """Return the least accuracy that a group and label would lose if the gap were halved, and the method."""
     priced = [(row.settings.get(LOSS_AT_HALF), row) for row in record.rows if row.weights is not None]
     return min(((loss, row) for loss, row in priced if loss is not None), key=lambda one: one[0], default=None)
+
+
+def _smallest_cell(record: Repair) -> int | None:
+    """Return how many images the smallest group and label has where strengths are chosen; None where none is known."""
+    sizes = [
+        row.settings[SMALLEST_CELL]
+        for row in record.rows
+        if row.weights is not None and row.settings.get(SMALLEST_CELL)
+    ]
+    return min(sizes, default=None)
 
 
 def repair_line(record: Repair) -> str:

@@ -69,6 +69,7 @@ def test_what_half_of_the_gap_would_cost_is_told_whatever_the_margin_is() -> Non
     for margin in (0.05, 0.5):
         told = choose([before, nobody, level_down], before, EIGHT, asked(margin)).told()
         assert told["largest_loss_at_half_the_gap"] == pytest.approx(1 / 3)
+        assert told["smallest_cell"] == 1
     assert "largest_loss_at_half_the_gap" not in choose([before], before, EIGHT, asked(0.05)).told()
 
 

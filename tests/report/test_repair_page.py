@@ -9,7 +9,7 @@ from lxml import html as lxml_html
 
 from audit.records import Estimate
 from audit.records.repair_json import CertificateState, LineState
-from audit.records.repair_methods import LOSS_AT_HALF, Method
+from audit.records.repair_methods import LOSS_AT_HALF, SMALLEST_CELL, Method
 from audit.records.repair_run import Judgement, Reaudit, RepairState, best_of, state_of_repair
 from audit.report.drawn.base import Picture
 from audit.report.figures import Trade, trade_picture
@@ -84,6 +84,17 @@ def test_what_half_of_the_gap_costs_is_said_where_it_is_more_than_the_margin(los
     told = "halved the gap cost one group and label 7.0 points of accuracy (last layer (DFR)); the margin is 2.0."
     assert any(told in note for note in notes) == said
     assert any("halved the gap" in note for note in notes) == said
+
+
+@pytest.mark.parametrize(("images", "said"), [(30, True), (50, False), (None, False)])
+def test_cells_of_which_no_image_may_be_lost_are_said(images: int | None, *, said: bool) -> None:
+    record = repair(RepairState.NO_METHOD_HELPS)
+    settings = {} if images is None else {SMALLEST_CELL: images}
+    rows = [record.rows[0].model_copy(update={"settings": settings}), *record.rows[1:]]
+    notes = repair_notes(record.model_copy(update={"rows": rows}))
+    told = "has 30 images: one of them is 3.3 points of accuracy, more than the margin, so none may be lost."
+    assert any(told in note for note in notes) == said
+    assert any("may be lost" in note for note in notes) == said
 
 
 def test_the_picture_draws_both_intervals_and_says_them() -> None:
