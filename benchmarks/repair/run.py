@@ -203,10 +203,11 @@ def cases_told(cases: Mapping[str, Figures]) -> list[str]:
                 f"{row['certificate'] or ''} | {row['seconds']:.1f} |"
             )
         for row in found["random_heads"]:
-            lines.append(
-                f"| random heads, `{row['method']}` | best {100 * (row['smallest'] or 0):.1f}, median "
-                f"{100 * (row['median'] or 0):.1f} of {row['draws']} | | | | p {row['p'] or 1:.2f} | |"
-            )
+            told, p = "no other set to draw", ""
+            if row["draws"]:
+                told = f"best {100 * row['smallest']:.1f}, median {100 * row['median']:.1f} of {row['draws']}"
+                p = f"p {row['p']:.2f}"
+            lines.append(f"| random heads, `{row['method']}` | {told} | | | | {p} | |")
         lines.append("")
     return lines
 
