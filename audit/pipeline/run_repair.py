@@ -145,12 +145,12 @@ def _repaired(setup: Setup) -> Repair:
     """Do everything, in order."""
     _ = setup.others  # what is wrong with that table shows before anything is done
     plan, seconds = setup.plan, dict[str, float]()
-    with _timed(seconds, "methods"):
-        rows = run_methods(setup)
     before = ranked(setup)
     if before.gap.value is None:
-        what = "holds back too few images for a repair: those that methods are ranked on lack a group or a label"
+        what = "has too few images for a repair: those that methods are ranked on lack a group or a label"
         raise InputError(str(setup.context.run), what, "audit with a larger data.shares.repair")
+    with _timed(seconds, "methods"):
+        rows = run_methods(setup)
     chosen = candidates(setup.spec, rows, before)
     with _timed(seconds, "random heads"):
         random = at_random(setup, rows)

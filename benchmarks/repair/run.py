@@ -185,10 +185,12 @@ def cases_told(cases: Mapping[str, Figures]) -> list[str]:
             lines += [f"**{case}**: {found['state']}.", ""]
             continue
         audited = found["audited"]
+        chosen = found["recommended"]
+        ended = "No method is a candidate" if chosen is None else f"State of the chosen method, `{chosen}`"
         begun = (
             f"**{case}**: gap {_points(audited['gap'])} on {audited['images']:,} images that methods are ranked on, "
             f"fitted on {found['plan']['images']['fit']:,} others; {_sealed(found)}. "
-            f"State of the recommended method, `{found['recommended']}`: {found['state']}."
+            f"{ended}: {found['state']}."
         )
         lines += [begun, "", HEADER, "|---|---|---|---|---|---|---|"]
         for name, row in found["methods"].items():

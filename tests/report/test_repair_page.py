@@ -164,6 +164,13 @@ def test_a_seed_whose_certificate_failed_fails_the_repair() -> None:
     assert state_of_repair(found, again) == RepairState.CERTIFIED
     judged = [Judgement(method=Method.DFR, certificate=one) for one in (torn, weak, found)]
     assert best_of(judged) is judged[2]
+    for one, said in ((weak, True), (found, False)):
+        kept = repair(RepairState.NOT_SHOWN, certificates=[Judgement(method=Method.DFR, certificate=one)])
+        notes = repair_notes(kept)
+        assert (
+            "The certificate differs between the models of the training seeds: CERTIFIED, NOT SHOWN." in notes
+        ) == said
+        assert ("The repaired model was not audited again." in notes) != said
     assert best_of(judged[:2]) is judged[1]
     assert best_of(judged[:1]) is judged[0]
 
