@@ -371,7 +371,7 @@ def check(card: Path, data_root: Path | None, show: Path | None, out: Path, devi
     if (served := plan.served(device=device)) is not None:
         click.echo(f"\n{as_deployed(served)}")
     if (reach := plan.reach) is not None:
-        click.echo(f"\n{reach_summary(reach)}")
+        click.echo(f"\n{reach_summary(reach, plan.data)}")
     if show is not None:
         for file in plan.show(show):
             click.echo(f"wrote {file}")

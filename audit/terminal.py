@@ -37,7 +37,7 @@ from audit.records import (
 from audit.records.repair_json import LineState, Reach
 from audit.records.repair_run import Repair
 from audit.report.formats import clean
-from audit.report.names import names_of, names_of_both
+from audit.report.names import names_in, names_of, names_of_both
 from audit.report.reviewed import Reviewed
 from audit.report.text import (
     Sentences,
@@ -244,9 +244,9 @@ def left_line(decision: Decision) -> str:
     return left_sentence(decision)
 
 
-def reach_summary(reach: Reach) -> str:
-    """Return whether a repair could be certified with the sealed images."""
-    return wrapped(reach_line(reach))
+def reach_summary(reach: Reach, data: DataReport) -> str:
+    """Return whether a repair could be certified with the sealed images; what groups are called is with the data."""
+    return wrapped(reach_line(reach, names_in(data)))
 
 
 def share_summary(run: Path, done: int) -> str:

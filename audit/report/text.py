@@ -548,10 +548,10 @@ def certificate_line(line: CertificateLine, names: Names = AS_IN_THE_DATA) -> st
     return one_line(str(templates.line(line, data_file("words.yaml")["repair"], names)))
 
 
-def reach_line(reach: Reach) -> str:
+def reach_line(reach: Reach, names: Names = AS_IN_THE_DATA) -> str:
     """Say whether a repair could be certified with the sealed images."""
     templates: Any = environment().get_template("text/repair.j2").module
-    return one_line(str(templates.reach(reach)))
+    return one_line(str(templates.reach(reach, names)))
 
 
 def bounds_in_words(title: str, gap: Estimate, lines: Sequence[object]) -> str:
