@@ -59,7 +59,7 @@ class GateResult:
     @property
     def gaps(self) -> Table[GapCheck]:
         """Every gap of the run beside the baseline's; empty without one, or where a control failed."""
-        return Table(self.record.gaps)
+        return Table(self.record.gaps, GapCheck)
 
     def lines(self) -> list[str]:
         """Say in a few lines whether the run passes, and what stops it.

@@ -70,7 +70,7 @@ class RepairResult:
     @property
     def methods(self) -> Table[RepairRow]:
         """What each method leaves of the gap, and what it costs."""
-        return Table(self.record.rows)
+        return Table(self.record.rows, RepairRow)
 
     @property
     def certificate(self) -> Certificate | None:
@@ -80,7 +80,7 @@ class RepairResult:
     @property
     def lines(self) -> Table[CertificateLine]:
         """The lines of the certificate; empty where there is none."""
-        return Table([] if self.certificate is None else self.certificate.lines)
+        return Table([] if self.certificate is None else self.certificate.lines, CertificateLine)
 
     @property
     def weights(self) -> Path | None:

@@ -150,7 +150,7 @@ class Result:
 
         Empty where a control failed, or the card names none.
         """
-        return Table([] if self.record.is_invalid else self.record.adjusted)
+        return Table([] if self.record.is_invalid else self.record.adjusted, AdjustedRow)
 
     @property
     def heads(self) -> Heads:
@@ -160,7 +160,7 @@ class Result:
     @property
     def joint(self) -> Table[JointRow]:
         """Sets of heads patched together."""
-        return Table([] if self.record.is_invalid else self.record.joint)
+        return Table([] if self.record.is_invalid else self.record.joint, JointRow)
 
     @property
     def ledger(self) -> Ledger:
@@ -176,7 +176,7 @@ class Result:
 
         Empty where a control failed, no gap was detected, or the model was not trained by the audit.
         """
-        return Table([] if self.record.is_invalid else self.record.trained_parts)
+        return Table([] if self.record.is_invalid else self.record.trained_parts, TrainedRow)
 
     @property
     def answers(self) -> Table[GapAnswer]:
@@ -184,22 +184,22 @@ class Result:
 
         Empty where a control failed, no gap was detected, or there were too few people to ask.
         """
-        return Table([] if self.record.is_invalid else self.record.answers)
+        return Table([] if self.record.is_invalid else self.record.answers, GapAnswer)
 
     @property
     def smallest(self) -> Table[SmallestSetRow]:
         """The smallest set of heads that carries each gap, beside random sets."""
-        return Table([] if self.record.is_invalid else self.record.smallest)
+        return Table([] if self.record.is_invalid else self.record.smallest, SmallestSetRow)
 
     @property
     def carried(self) -> Table[CarriedRow]:
         """What attention, MLPs, single layers and tokens carry of each gap, in both directions."""
-        return Table([] if self.record.is_invalid else self.record.carried)
+        return Table([] if self.record.is_invalid else self.record.carried, CarriedRow)
 
     @property
     def sensitivity(self) -> Table[SensitivityRow]:
         """How wrong labels, groups or sampling may be before a detected gap vanishes; empty where a control failed."""
-        return Table([] if self.record.is_invalid else self.record.sensitivity)
+        return Table([] if self.record.is_invalid else self.record.sensitivity, SensitivityRow)
 
     @property
     def read(self) -> Table[ReadRow]:
@@ -207,12 +207,12 @@ class Result:
 
         ``record.read_writers`` has the writers, and why one is not given so; ``record.read_maps`` where in the image.
         """
-        return Table([] if self.record.is_invalid else self.record.read)
+        return Table([] if self.record.is_invalid else self.record.read, ReadRow)
 
     @property
     def controls(self) -> Table[Control]:
         """Every check of the instrument."""
-        return Table(self.record.controls.controls)
+        return Table(self.record.controls.controls, Control)
 
     @property
     def findings(self) -> list[Finding]:
@@ -779,22 +779,22 @@ class Comparison:
     @property
     def findings(self) -> Table[ComparedFinding]:
         """What became of each finding."""
-        return Table(self.record.findings)
+        return Table(self.record.findings, ComparedFinding)
 
     @property
     def gaps(self) -> Table[ComparedGap]:
         """Every gap of either run, and where it stands against the policy."""
-        return Table(self.record.gaps)
+        return Table(self.record.gaps, ComparedGap)
 
     @property
     def rates(self) -> Table[ComparedRate]:
         """Every rate of every group."""
-        return Table(self.record.rates)
+        return Table(self.record.rates, ComparedRate)
 
     @property
     def heads(self) -> Table[ComparedHead]:
         """The heads that either run confirms."""
-        return Table(self.record.heads)
+        return Table(self.record.heads, ComparedHead)
 
     def save(self, folder: str | Path | None = None) -> Path:
         """Write ``diff.html`` and ``diff.json``.

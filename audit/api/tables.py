@@ -32,8 +32,8 @@ RATES = ("selection_rate", "true_positive_rate", "false_positive_rate", "accurac
 class Table(Sequence[Row], Generic[Row]):
     """Records in order; ``to_frame()`` gives them as a data frame."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self._rows = tuple(rows)
+    def __init__(self, rows: Sequence[Row], of: type[Row]) -> None:
+        self._rows, self._of = tuple(rows), of
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -54,7 +54,7 @@ class Table(Sequence[Row], Generic[Row]):
         -------
         pandas.DataFrame
             An estimate ``x`` fills the columns ``x``, ``x_low`` and ``x_high``; rates are in [0, 1], gaps in [-1, 1];
-            what is not estimable is missing.
+            what is not estimable is missing. Columns are the same where there is no record.
 
         Examples
         --------
@@ -63,11 +63,25 @@ class Table(Sequence[Row], Generic[Row]):
         >>> result.rates.to_frame()[["group", "selection_rate"]].round(2).values.tolist()
         [['f', 0.0], ['m', 0.5]]
         """
+        if not self._rows:
+            return pd.DataFrame(columns=columns_of(self._of))
         return pd.DataFrame([flat(row) for row in self._rows])
 
     def _repr_html_(self) -> str:
         html: str = self.to_frame().to_html(max_rows=20, max_cols=12, float_format="{:.3f}".format, border=0)
         return html
+
+
+def columns_of(kind: type[Record]) -> list[str]:
+    """Return the columns of a data frame of such records, as :func:`flat` names them."""
+    found: list[str] = []
+    for name, field in kind.model_fields.items():
+        found += [name, f"{name}_low", f"{name}_high"] if _is_estimate(field.annotation) else [name]
+    return found
+
+
+def _is_estimate(annotation: Any) -> bool:
+    return Estimate in (annotation, *getattr(annotation, "__args__", ()))
 
 
 def flat(row: Record) -> dict[str, Any]:
@@ -77,7 +91,7 @@ def flat(row: Record) -> dict[str, Any]:
         value = getattr(row, name)
         if isinstance(value, Estimate):
             columns |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
-        elif value is None and Estimate in (field.annotation, *getattr(field.annotation, "__args__", ())):
+        elif value is None and _is_estimate(field.annotation):
             columns |= {name: None, f"{name}_low": None, f"{name}_high": None}
         else:
             columns[name] = value
@@ -114,6 +128,9 @@ def _intervals(
 class Rates(Table[RateRow]):
     """Rates of every group and outcome."""
 
+    def __init__(self, rows: Sequence[RateRow]) -> None:
+        super().__init__(rows, RateRow)
+
     def plot(self, ax: Axes | None = None, *, rate: str = "selection_rate") -> Axes:
         """Draw one kind of rate by group, with intervals.
 
@@ -148,6 +165,9 @@ class Rates(Table[RateRow]):
 class Gaps(Table[ContrastRow]):
     """Every group against its reference, in each gap."""
 
+    def __init__(self, rows: Sequence[ContrastRow]) -> None:
+        super().__init__(rows, ContrastRow)
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw every gap with its interval, in percentage points; returns the Axes.
 
@@ -166,6 +186,9 @@ class Gaps(Table[ContrastRow]):
 
 class Heads(Table[HeadRow]):
     """Every head of every question that was localised."""
+
+    def __init__(self, rows: Sequence[HeadRow]) -> None:
+        super().__init__(rows, HeadRow)
 
     def plot(self, ax: Axes | None = None, *, most: int = HEADS_DRAWN) -> Axes:
         """Draw the heads of the largest effects on the confirmation split, beside their placebo; returns the Axes.
@@ -195,6 +218,9 @@ class Heads(Table[HeadRow]):
 
 class Ledger(Table[LedgerRow]):
     """Parts that sum to a gap of log-odds, at every level, over all images and near the decision."""
+
+    def __init__(self, rows: Sequence[LedgerRow]) -> None:
+        super().__init__(rows, LedgerRow)
 
     def plot(
         self, ax: Axes | None = None, *, most: int = HEADS_DRAWN, among: LedgerImages = "near the decision"
@@ -234,6 +260,9 @@ class Ledger(Table[LedgerRow]):
 
 class MovedMeans(Table[MeanShiftRow]):
     """What each part takes of a gap where its output is moved to the midpoint of the groups' means."""
+
+    def __init__(self, rows: Sequence[MeanShiftRow]) -> None:
+        super().__init__(rows, MeanShiftRow)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw what parts take in mean probability, in percentage points, beside the placebo; returns the Axes."""

@@ -21,7 +21,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 import vit_audit as va
 
 folder = Path(tempfile.mkdtemp())
-train = va.rendered_faces(folder / "train", 800, association=0.3, seed=1)
+train = va.rendered_faces(folder / "train", 800, association=0.15, seed=1)
 frame = va.rendered_faces(folder / "audit", 1000, seed=3)
 
 torch.manual_seed(0)

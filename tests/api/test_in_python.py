@@ -17,6 +17,7 @@ import torch
 from timm.data import create_transform, resolve_data_config
 
 import vit_audit as va
+from audit.api.tables import Table
 from audit.data.synthetic import SyntheticSource, sample_faces
 from audit.records import LeftOut
 from audit.report.text import reach_line
@@ -140,6 +141,13 @@ def test_a_map_style_dataset_gives_the_same_answers(result: va.Result, faces: tu
     files = va.plan(SETTINGS, va.wrap(tiny(), ["neutral", "smiling"]), data_of(faces))
     pd.testing.assert_frame_equal(plan.inputs.samples.frame, files.inputs.samples.frame)
     pd.testing.assert_frame_equal(plan.power(), files.power())
+
+
+def test_a_table_without_rows_has_the_columns_of_one_with(result: va.Result) -> None:
+    for table in (result.rates, result.gaps, result.heads, result.controls):
+        empty = type(table)(()) if type(table) is not Table else Table((), type(table[0]))
+        assert list(empty.to_frame().columns) == list(table.to_frame().columns)
+        assert len(empty.to_frame()) == 0
 
 
 def test_a_plan_says_with_how_many_sealed_images_a_repair_could_be_certified(
