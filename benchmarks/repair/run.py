@@ -54,8 +54,8 @@ REPAIR = {
     "legal_basis": "a benchmark, in which nobody is judged",
 }
 RENDERED: dict[str, tuple[str, dict[str, Any]]] = {
-    "rendered": ("synthetic-expressions", {"association": 0.85, "attribute": "skin_tone", "audit_images": 480}),
-    "rendered, no gap planted": ("synthetic-balanced", {"audit_images": 480}),
+    "rendered": ("synthetic-expressions", {"association": 0.85, "attribute": "skin_tone", "audit_images": 4800}),
+    "rendered, no gap planted": ("synthetic-balanced", {"audit_images": 4800}),
 }
 PHOTOGRAPHS = {"expressions": expressions, "ages": ages}
 MOST_IMAGES = 400  # recipients per split of an audit of photographs; a repair needs its heads, not their rank
