@@ -22,8 +22,8 @@ class Method(StrEnum):
     RANDOM_HEADS = "random_heads"  # a control of the three before, asked for with any of them
 
 
-# In the settings of a row: the accuracy that the group and label that lose most would lose at least if the gap were
-# halved, on the images by which strengths are chosen. Missing where no strength halves it.
+# In the settings of a row: what the group and label that lose most lose in accuracy at the cheapest strength tried that
+# halves the gap, on the images by which strengths are chosen. Missing where none halves it.
 LOSS_AT_HALF = "largest_loss_at_half_the_gap"
 SMALLEST_CELL = "smallest_cell"  # images of the smallest group and label there
 AT_HEADS = (Method.HEADS_TO_REFERENCE, Method.HEADS_FINETUNED, Method.HEADS_SHIFTED)

@@ -64,7 +64,7 @@ def test_the_chapter_has_before_and_after_the_certificate_and_who_pays(*, for_pr
     for said in (
         "I Repair", "Before−20.0 points", "−18.0 points [−19.0, −17.0] on sealed images",
         "After−3.0 points", "fitted on 608, ranked on 300 of other people",
-        "What sealed images show of the recommended model", "Who pays", "456 images would do",
+        "What sealed images show of the chosen model", "Who pays", "456 images would do",
         "In repairs/0.json: /rows/0 to 1", "In repairs/0.json: /certificates/0/certificate/changed/0",
     ):  # fmt: skip
         assert said in text, (said, text)
